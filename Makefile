@@ -1,0 +1,36 @@
+# Every target installs what it needs into .venv first; that step does nothing when it is up to date.
+# Without a GPU, let pip find PyTorch's CPU wheels first (PIP_EXTRA_INDEX_URL or pip.conf): they are ten times smaller.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: install demo test lint format bench clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench,demo,test]"
+	touch $@
+
+demo: install
+	$(BIN)/accelerate launch recipes/demo/unlearn.py recipes/demo/demo.yaml
+
+test: install
+	$(BIN)/pytest -q tests
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install
+	$(BIN)/pytest -q -s -o python_files="bench_*.py" tests/benchmarks
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache out
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
