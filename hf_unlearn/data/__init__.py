@@ -1,0 +1,18 @@
+"""Data with known owners: speech by speaker, and its splits for unlearning."""
+
+from .sources import load_speech
+from .speech import SAMPLING_RATE, SpeechArguments, SpeechCollator, decode_audio, prepare
+from .splits import SpeakerSplits, load_splits, prepare_splits, split_by_speaker
+
+__all__ = [
+    "SAMPLING_RATE",
+    "SpeakerSplits",
+    "SpeechArguments",
+    "SpeechCollator",
+    "decode_audio",
+    "load_speech",
+    "load_splits",
+    "prepare",
+    "prepare_splits",
+    "split_by_speaker",
+]

@@ -1,0 +1,281 @@
+"""What Whisper trains on: features, labels and batches of speech with known speakers, and the options for them."""
+
+import io
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import datasets
+import fsspec
+import librosa
+import numpy as np
+import soundfile
+import torch
+from datasets import Array2D, Dataset, Features, List, Value
+from datasets.fingerprint import Hasher
+from transformers import WhisperFeatureExtractor, WhisperTokenizer
+
+from .sources import load_speech
+
+__all__ = ["SAMPLING_RATE", "SpeechArguments", "SpeechCollator", "decode_audio", "load_speech", "prepare"]
+
+logger = logging.getLogger(__name__)
+
+SAMPLING_RATE = 16_000  # Hz
+BATCH = 16  # utterances that are extracted, and written, at once
+
+
+@dataclass
+class SpeechArguments:
+    """The data of a speech recipe: where it is, who is forgotten, how much is retained."""
+
+    dataset: str = field(
+        default="openslr/librispeech_asr",
+        metadata={
+            "help": "Hub id; folder of the official LibriSpeech tree; folder with metadata.csv (file_name, speaker, "
+            "text, and split if it holds several); table of audio paths (csv, tsv, json, jsonl, parquet)"
+        },
+    )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration on the Hub: clean, other or all for LibriSpeech"}
+    )
+    train_split: str = field(
+        default="train.100",
+        metadata={"help": "Split that the model was trained on; train-clean-100 in a local LibriSpeech tree"},
+    )
+    test_split: str | None = field(
+        default=None, metadata={"help": "Split of unseen utterances; without it a share of train_split is held out"}
+    )
+    other_split: str | None = field(default=None, metadata={"help": "Split with speakers never trained on"})
+    audio_column: str = field(default="audio", metadata={"help": "Column of the audio or its path"})
+    text_column: str = field(default="text", metadata={"help": "Column of the transcript (Common Voice: sentence)"})
+    speaker_column: str = field(
+        default="speaker_id", metadata={"help": "Column of the speaker (Common Voice: client_id)"}
+    )
+    id_column: str = field(
+        default="id", metadata={"help": "Column of unique utterance ids; where there is none, audio paths are the ids"}
+    )
+    streaming: bool = field(default=False, metadata={"help": "Download only the utterances asked for from the Hub"})
+    forget_speakers: list[str] = field(default_factory=list, metadata={"help": "Ids of the speakers to forget"})
+    retain_speakers: list[str] = field(
+        default_factory=list, metadata={"help": "Ids of the speakers to retain; none: all others"}
+    )
+    held_out: float = field(
+        default=0.1,
+        metadata={"help": "Share of a speaker's utterances kept out of training, where test_split has none of them"},
+    )
+    retain_size: float = field(
+        default=48,
+        metadata={"help": "Utterances in the retain set; below 1, the share of the retained training utterances"},
+    )
+    max_utterances_per_speaker: int | None = field(default=None, metadata={"help": "Use at most so many of a speaker"})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on at most so many of each split"})
+    skip_bad_audio: bool = field(
+        default=False, metadata={"help": "Leave out broken, empty and too long audio, with one warning"}
+    )
+    language: str | None = field(default=None, metadata={"help": "Language token of a multilingual Whisper, e.g. en"})
+    task: str | None = field(default=None, metadata={"help": "Task token of a multilingual Whisper, e.g. transcribe"})
+    num_proc: int | None = field(default=None, metadata={"help": "Processes that extract features"})
+
+    def __post_init__(self):
+        self.forget_speakers = _as_ids(self.forget_speakers)
+        self.retain_speakers = _as_ids(self.retain_speakers)
+
+
+def _as_ids(speakers) -> list[str]:
+    # YAML reads 374 as a number, and one id as no list.
+    return [str(speaker) for speaker in (speakers if isinstance(speakers, (list, tuple)) else [speakers])]
+
+
+def decode_audio(audio: dict, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
+    """Mono float32 waveform (samples,) at `sampling_rate` Hz of {"bytes", "path"}: channels averaged, then resampled.
+
+    Raises ValueError, naming the file, where it is missing, not audio, empty, or has samples that are not finite.
+    """
+    name = _name(audio)
+    try:
+        if audio["bytes"] is not None:
+            samples, rate = soundfile.read(io.BytesIO(audio["bytes"]), dtype="float32", always_2d=True)
+        else:
+            with fsspec.open(audio["path"], "rb") as file:
+                samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise ValueError(f"cannot read the audio of {name}: {error}") from None
+    if samples.size == 0:
+        raise ValueError(f"the audio of {name} is empty")
+    if not np.isfinite(samples).all():
+        raise ValueError(f"the audio of {name} has samples that are NaN or infinite")
+    waveform = samples.mean(axis=1)
+    return waveform if rate == sampling_rate else librosa.resample(waveform, orig_sr=rate, target_sr=sampling_rate)
+
+
+def _name(audio: dict) -> str:
+    return audio["path"] or "embedded bytes"
+
+
+def prepare(
+    dataset: Dataset,
+    processor,
+    *,
+    max_label_length: int,
+    language: str | None = None,
+    task: str | None = None,
+    skip_bad_audio: bool = False,
+    num_proc: int | None = None,
+    description: str = "features",
+) -> Dataset:
+    """Rows of `load_speech` as input_features (n_mels, frames; float32), labels, id, speaker, text, duration (in s).
+
+    The result is on disk in the cache of `datasets`, under a name made of the rows, the state of their audio files and
+    the processor; a second call reads it. input_features come out as numpy arrays, all else as plain Python.
+
+    Args:
+        processor: WhisperProcessor. Its feature extractor's chunk_length (30 s in every released Whisper) is the
+            longest audio taken. `language` and `task`, where given, set the prefix tokens of its tokenizer.
+        max_label_length: most tokens of a transcript, special ones included (`model.config.max_target_positions`).
+        skip_bad_audio: leave out broken, empty and too long audio, with one warning, instead of raising.
+
+    Raises:
+        ValueError: bad audio (named), an empty transcript, labels over `max_label_length`, nothing left.
+    """
+    extractor = processor.feature_extractor
+    if not isinstance(extractor, WhisperFeatureExtractor):
+        raise ValueError(f"features are made with a WhisperFeatureExtractor, not with {type(extractor).__name__}")
+    labels = _tokenize(dataset, processor.tokenizer, max_label_length, language, task)
+    key = Hasher.hash([_audio_states(dataset), dataset["speaker"][:], labels, extractor.to_dict(), skip_bad_audio])
+    folder = os.path.join(datasets.config.HF_DATASETS_CACHE, "hf_unlearn")
+    os.makedirs(folder, exist_ok=True)
+    try:
+        features = dataset.map(
+            _extract,
+            batched=True,
+            batch_size=BATCH,
+            writer_batch_size=BATCH,
+            with_indices=True,
+            fn_kwargs={"labels": labels, "extractor": extractor, "skip_bad_audio": skip_bad_audio},
+            remove_columns=["audio"],
+            features=_feature_types(extractor),
+            num_proc=num_proc,
+            desc=description,
+            cache_file_name=os.path.join(folder, f"{key}.arrow"),
+            new_fingerprint=key,
+        )
+    except ValueError as error:
+        message = str(error)
+    else:
+        _report_skipped(dataset, features, description)
+        return features.with_format("numpy", columns=["input_features"], output_all_columns=True)
+    raise ValueError(message)
+
+
+def _tokenize(dataset: Dataset, tokenizer, max_label_length: int, language: str | None, task: str | None):
+    """Label ids of every transcript, special tokens included."""
+    if language is not None or task is not None:
+        if not isinstance(tokenizer, WhisperTokenizer):
+            raise ValueError(
+                "language and task are prompt tokens of Whisper's tokenizer, and "
+                f"{type(tokenizer).__name__} has none: leave both out"
+            )
+        tokenizer.set_prefix_tokens(language=language, task=task)
+    labels = []
+    for name, text in zip(dataset["id"], dataset["text"]):
+        if not text.strip() or not tokenizer(text, add_special_tokens=False).input_ids:
+            raise ValueError(f"utterance {name} has an empty transcript: {text!r}; leave it out of the data")
+        labels.append(tokenizer(text).input_ids)
+        if len(labels[-1]) > max_label_length:
+            raise ValueError(
+                f"utterance {name} has {len(labels[-1])} label tokens, over the {max_label_length} that the model "
+                "takes: leave it out of the data, or cut it in two"
+            )
+    return labels
+
+
+def _audio_states(dataset: Dataset) -> list[tuple]:
+    """What changes when the audio of a row does: the embedded bytes, or the file's place, size and time."""
+    states = []
+    for name, text, audio in zip(dataset["id"], dataset["text"], dataset["audio"]):
+        if audio["bytes"] is not None:
+            state = Hasher.hash_bytes(audio["bytes"])
+        elif os.path.exists(audio["path"]):
+            status = os.stat(audio["path"])
+            state = (audio["path"], status.st_size, status.st_mtime_ns)
+        else:
+            state = audio["path"]
+        states.append((name, text, state))
+    return states
+
+
+def _feature_types(extractor: WhisperFeatureExtractor) -> Features:
+    return Features(
+        {
+            "id": Value("string"),
+            "speaker": Value("string"),
+            "text": Value("string"),
+            "input_features": Array2D((extractor.feature_size, extractor.nb_max_frames), "float32"),
+            "labels": List(Value("int64")),
+            "duration": Value("float32"),
+        }
+    )
+
+
+def _extract(batch: dict, rows: list[int], labels, extractor: WhisperFeatureExtractor, skip_bad_audio: bool) -> dict:
+    """Features of a batch of rows; those with bad audio are dropped from it, or raise ValueError."""
+    kept = {name: [] for name in _feature_types(extractor)}
+    for row, name, speaker, text, audio in zip(rows, batch["id"], batch["speaker"], batch["text"], batch["audio"]):
+        try:
+            waveform = _decode_chunk(audio, extractor)
+        except ValueError as error:
+            if skip_bad_audio:
+                continue
+            raise ValueError(f"utterance {name}: {error}; remove it, or pass skip_bad_audio to leave it out") from None
+        features = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="np").input_features[0]
+        values = (name, speaker, text, features, labels[row], len(waveform) / extractor.sampling_rate)
+        for column, value in zip(kept.values(), values):
+            column.append(value)
+    return kept
+
+
+def _decode_chunk(audio: dict, extractor: WhisperFeatureExtractor) -> np.ndarray:
+    waveform = decode_audio(audio, extractor.sampling_rate)
+    if len(waveform) > extractor.n_samples:
+        seconds = len(waveform) / extractor.sampling_rate
+        raise ValueError(
+            f"the audio of {_name(audio)} is {seconds:.1f} s long, over the {extractor.chunk_length} s that the model "
+            "takes"
+        )
+    return waveform
+
+
+def _report_skipped(dataset: Dataset, features: Dataset, description: str) -> None:
+    skipped = sorted(set(dataset["id"]) - set(features["id"]))
+    if skipped and len(skipped) == len(dataset):
+        raise ValueError(f"{description}: all {len(dataset)} utterances have broken, empty or too long audio")
+    if skipped:
+        logger.warning(
+            "%s: skipped %d of %d utterances with broken, empty or too long audio: %s%s",
+            description, len(skipped), len(dataset), ", ".join(skipped[:5]), ", ..." if len(skipped) > 5 else "",
+        )  # fmt: skip
+
+
+@dataclass
+class SpeechCollator:
+    """Batches of prepared rows for any Trainer: input_features (n, n_mels, frames), labels (n, T) padded with -100.
+
+    Where every row of labels starts with `decoder_start_token_id` it is cut, since the model puts it there itself when
+    it shifts labels to decoder inputs. Columns other than input_features and labels are ignored.
+    """
+
+    processor: object
+    decoder_start_token_id: int
+
+    def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        labels = [torch.as_tensor(row["labels"], dtype=torch.long) for row in rows]
+        if all(len(row) and row[0] == self.decoder_start_token_id for row in labels):
+            labels = [row[1:] for row in labels]
+        return {
+            "input_features": torch.from_numpy(
+                np.stack([np.asarray(row["input_features"], np.float32) for row in rows])
+            ),
+            "labels": torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100),
+        }

@@ -1,0 +1,251 @@
+"""Splits by speaker: what is forgotten, what is retained, and what tells whether both worked."""
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+
+from .sources import check_speakers, load_speech
+from .speech import SpeechArguments, prepare
+
+
+@dataclass(frozen=True)
+class SpeakerSplits:
+    """Utterances by their part in unlearning; none is in two of forget, forget_test, retain_pool, test and other."""
+
+    forget: Dataset  # training utterances of the forgotten speakers
+    forget_test: Dataset  # their unseen utterances
+    retain: Dataset  # the retain set: a part of retain_pool balanced over speakers
+    retain_pool: Dataset  # all training utterances of the retained speakers
+    test: Dataset  # unseen utterances of the retained speakers
+    other: Dataset | None  # speakers never trained on
+    seed: int
+
+    def describe(self) -> dict:
+        """What results.json keeps: seed, numbers of utterances, speakers, ids of the forget and the retain set."""
+        parts = {name: part for name, part in vars(self).items() if isinstance(part, Dataset)}
+        return {
+            "seed": self.seed,
+            "utterances": {name: len(part) for name, part in parts.items()},
+            "speakers": {name: sorted(set(part["speaker"])) for name, part in parts.items()},
+            "forget_ids": list(self.forget["id"]),
+            "retain_ids": list(self.retain["id"]),
+        }
+
+    def evaluation(self, max_samples: int | None = None) -> dict[str, Dataset]:
+        """The splits to report, in this order, without empty ones: forget, forget_test, retain, test, other.
+
+        Each is bounded to `max_samples` by a choice that is balanced over speakers and depends on the seed only.
+        """
+        parts = [("forget", self.forget), ("forget_test", self.forget_test), ("retain", self.retain)]
+        parts += [("test", self.test), ("other", self.other)]
+        return {
+            name: _balanced(part, max_samples, self.seed) for name, part in parts if part is not None and len(part)
+        }
+
+
+def split_by_speaker(
+    train: Dataset,
+    *,
+    forget_speakers: Iterable[str],
+    retain_speakers: Iterable[str] | None = None,
+    retain_size: float,
+    held_out: float = 0.1,
+    test: Dataset | None = None,
+    other: Dataset | None = None,
+    seed: int = 0,
+) -> SpeakerSplits:
+    """Splits rows of `load_speech`; the result depends on the rows and the seed, not on the order of the rows.
+
+    Args:
+        train: what the original model was trained on, apart from what is held out here.
+        retain_speakers: None, or none named: all speakers of `train` that are not forgotten.
+        retain_size: size of the retain set in utterances; below 1, as a share of retain_pool.
+        held_out: share of each speaker's utterances, in [0, 1), taken out of `train` to be unseen: at least one where
+            it is not 0, and never all. A speaker with utterances in `test` keeps all of those in `train`.
+        test: unseen utterances. Those of speakers that are not in `train` go to other.
+        other: its utterances of speakers that were trained on are left out.
+
+    Raises:
+        ValueError: no or unknown speakers to forget, one both forgotten and retained, nobody retained, an utterance in
+            both `train` and `test`, `held_out` or `retain_size` out of range.
+    """
+    forget_speakers, retain_speakers = _check_roles(forget_speakers, retain_speakers or ())
+    check_speakers(forget_speakers | retain_speakers, train["speaker"], "the training split")
+    retain_speakers = retain_speakers or set(train["speaker"]) - forget_speakers
+    trained = forget_speakers | retain_speakers
+    held = _hold_out(train, trained - _speakers(test), held_out, seed)
+    held_rows = set(held)
+    seen = train.select([row for row in range(len(train)) if row not in held_rows])
+    unseen, others = train.select(held), [] if other is None else [_of(other, _speakers(other) - trained)]
+    if test is not None:
+        _check_apart(train, test)
+        unseen = concatenate_datasets([unseen, _of(test, trained)])
+        others.append(_of(test, _speakers(test) - trained))
+    if other is not None and not len(others[0]):
+        raise ValueError(
+            "every speaker of the other split is one that the model was trained on: name another other_split"
+        )
+    others = [rows for rows in others if len(rows)]
+    pool = _of(seen, retain_speakers)
+    return SpeakerSplits(
+        forget=_of(seen, forget_speakers),
+        forget_test=_of(unseen, forget_speakers),
+        retain=_balanced(pool, _retain_count(retain_size, len(pool)), seed),
+        retain_pool=pool,
+        test=_of(unseen, retain_speakers),
+        other=_by_id(concatenate_datasets(others)) if others else None,
+        seed=seed,
+    )
+
+
+def load_splits(args: SpeechArguments, seed: int) -> SpeakerSplits:
+    """The splits that `args` describe, not yet decoded. Raises as `load_speech` and `split_by_speaker` do."""
+    forget, retain = _check_roles(args.forget_speakers, args.retain_speakers)
+
+    def load(split: str | None, speakers: set[str] | None = None) -> Dataset | None:
+        return split and load_speech(
+            args.dataset,
+            split=split,
+            config=args.dataset_config,
+            audio_column=args.audio_column,
+            text_column=args.text_column,
+            speaker_column=args.speaker_column,
+            id_column=args.id_column,
+            streaming=args.streaming,
+            speakers=speakers,
+            max_utterances_per_speaker=args.max_utterances_per_speaker,
+        )
+
+    return split_by_speaker(
+        load(args.train_split, forget | retain if retain else None),
+        forget_speakers=forget,
+        retain_speakers=retain,
+        retain_size=args.retain_size,
+        held_out=args.held_out,
+        test=load(args.test_split),
+        other=load(args.other_split),
+        seed=seed,
+    )
+
+
+def prepare_splits(
+    splits: SpeakerSplits, processor, args: SpeechArguments, *, max_label_length: int, retain_pool: bool = True
+) -> SpeakerSplits:
+    """The same splits with features and labels; the ones only evaluated are first bounded to `args.max_eval_samples`.
+
+    `retain_pool=False` leaves retain_pool as it is: unlearning needs no more than retain, and features of all training
+    utterances take 1 MB each. Raises as `prepare` does.
+    """
+
+    def features(name: str, rows: Dataset | None) -> Dataset | None:
+        if rows is None or not len(rows):
+            return rows
+        return prepare(
+            rows,
+            processor,
+            max_label_length=max_label_length,
+            language=args.language,
+            task=args.task,
+            skip_bad_audio=args.skip_bad_audio,
+            num_proc=args.num_proc,
+            description=f"features of {name}",
+        )
+
+    parts = {"forget": features("forget", splits.forget)}
+    if retain_pool:
+        parts["retain_pool"] = features("retain_pool", splits.retain_pool)
+        retained = set(splits.retain["id"])
+        ids = parts["retain_pool"]["id"]
+        parts["retain"] = parts["retain_pool"].select([row for row, name in enumerate(ids) if name in retained])
+    else:
+        parts["retain"] = features("retain", splits.retain)
+    for name in ("forget_test", "test", "other"):
+        rows = getattr(splits, name)
+        parts[name] = features(name, rows and _balanced(rows, args.max_eval_samples, splits.seed))
+    return replace(splits, **parts)
+
+
+def _check_roles(forget_speakers: Iterable[str], retain_speakers: Iterable[str]) -> tuple[set[str], set[str]]:
+    forget, retain = {str(speaker) for speaker in forget_speakers}, {str(speaker) for speaker in retain_speakers}
+    if not forget:
+        raise ValueError("no speaker to forget: name one or more in forget_speakers")
+    if forget & retain:
+        raise ValueError(
+            f"speaker {', '.join(sorted(forget & retain))} is in both forget_speakers and retain_speakers"
+        )
+    return forget, retain
+
+
+def _check_apart(train: Dataset, test: Dataset) -> None:
+    shared = sorted(set(train["id"]) & set(test["id"]))
+    if shared:
+        raise ValueError(
+            f"{len(shared)} utterances are in both the training and the test split, '{shared[0]}' for one"
+        )
+
+
+def _retain_count(retain_size: float, available: int) -> int:
+    if available == 0:
+        raise ValueError("the retain set is empty: no training utterance is left of a speaker who is not forgotten")
+    count = round(retain_size * available) if retain_size < 1 else retain_size
+    if count != int(count) or count < 1:
+        raise ValueError(f"retain_size is {retain_size}, of {available} utterances: give a number, or a share below 1")
+    if count > available:
+        raise ValueError(f"retain_size is {retain_size:g}, but only {available} utterances can be retained")
+    return int(count)
+
+
+def _speakers(rows: Dataset | None) -> set[str]:
+    return set() if rows is None else set(rows["speaker"])
+
+
+def _of(rows: Dataset, speakers: set[str]) -> Dataset:
+    """The rows of these speakers, in the order of their ids."""
+    return _by_id(rows.select([row for row, speaker in enumerate(rows["speaker"]) if speaker in speakers]))
+
+
+def _by_id(rows: Dataset) -> Dataset:
+    ids = list(rows["id"])
+    return rows.select(sorted(range(len(ids)), key=ids.__getitem__))
+
+
+def _shuffled_rows(rows: Dataset, seed: int) -> dict[str, list[int]]:
+    """Row numbers of each speaker, shuffled by the seed and by nothing else: not row order, not the other speakers."""
+    ids, by_speaker = list(rows["id"]), {}
+    for row, speaker in enumerate(rows["speaker"]):
+        by_speaker.setdefault(speaker, []).append(row)
+    shuffled = {}
+    for speaker, own in by_speaker.items():
+        order = np.random.default_rng([seed, zlib.crc32(speaker.encode())]).permutation(len(own))
+        own = sorted(own, key=ids.__getitem__)
+        shuffled[speaker] = [own[position] for position in order]
+    return shuffled
+
+
+def _hold_out(rows: Dataset, speakers: set[str], share: float, seed: int) -> list[int]:
+    if not 0 <= share < 1:
+        raise ValueError(f"held_out is {share}: give the share of a speaker's utterances to keep unseen, in [0, 1)")
+    held = []
+    for speaker, own in _shuffled_rows(rows, seed).items():
+        if speaker in speakers and share > 0:
+            held += own[: min(max(1, round(share * len(own))), len(own) - 1)]
+    return held
+
+
+def _balanced(rows: Dataset, count: int | None, seed: int) -> Dataset:
+    """At most `count` rows (None: all), taken from the shuffled speakers in turn, in the order of their ids."""
+    if count is None:
+        return rows
+    if count < 1:
+        raise ValueError(f"a split cannot be bounded to {count} utterances: give a positive number, or none for all")
+    by_speaker = _shuffled_rows(rows, seed)
+    speakers = [sorted(by_speaker)[position] for position in np.random.default_rng(seed).permutation(len(by_speaker))]
+    turns = (
+        (turn, place, by_speaker[name][turn])
+        for place, name in enumerate(speakers)
+        for turn in range(len(by_speaker[name]))
+    )
+    return _by_id(rows.select([row for _, _, row in sorted(turns)[:count]]))
