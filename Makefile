@@ -32,5 +32,5 @@ bench: install
 	$(BIN)/pytest -q -s -o python_files="bench_*.py" tests/benchmarks
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache out
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

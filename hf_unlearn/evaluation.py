@@ -1,0 +1,95 @@
+"""WER, CER and loss of every split, measured by the trainer's own evaluation, so in one process or many."""
+
+from collections.abc import Callable
+
+import numpy as np
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase, ProcessorMixin, WhisperTokenizer
+from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+from .metrics.quality import CharacterErrorRate, WordErrorRate
+
+IGNORED = -100  # the label that losses skip, and Trainer's padding between batches and processes
+TIMINGS = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
+
+
+def asr_metrics(
+    processor: ProcessorMixin | PreTrainedTokenizerBase,
+    *,
+    normalize: bool | Callable[[str], str] = True,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Callable[[object], dict[str, float]]:
+    """A `compute_metrics` for speech recognition by `generate` (predict_with_generate=True).
+
+    Args:
+        processor: a processor or its tokenizer; decodes generated ids and labels, special tokens dropped.
+        normalize: True for Whisper's English normaliser, False for the texts as they are, or a function of a text.
+            The English normaliser writes numbers in digits and joins spoken ones ("one two three" is the one word
+            "123"), so connected digits need False. Other languages: BasicTextNormalizer.
+        resamples, seed: of the 95 % bootstrap intervals over utterances; resamples=0 leaves them out.
+
+    Returns:
+        function of an EvalPrediction -> {"wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high"}, in percent. A
+        reference that normalisation leaves empty ("um") adds no words, and what is predicted for it counts as
+        inserted. The function raises ValueError when it gets logits, or no reference has a word.
+    """
+    tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
+    clean = _normalizer(tokenizer) if normalize is True else normalize or str.strip
+    metrics = [WordErrorRate(), CharacterErrorRate()]
+
+    def compute_metrics(evaluated):
+        predictions, references = evaluated.predictions, evaluated.label_ids
+        if isinstance(predictions, tuple):
+            predictions = predictions[0]
+        predictions, references = (
+            [clean(text) for text in _decode(tokenizer, ids)] for ids in (predictions, references)
+        )
+        options = {"allow_empty": True, "resamples": resamples, "seed": seed}
+        rates = [metric.compute(predictions=predictions, references=references, **options) for metric in metrics]
+        return rates[0] | rates[1]
+
+    return compute_metrics
+
+
+def _normalizer(tokenizer):
+    """Whisper's English normaliser with the tokenizer's own spelling map (colour -> color) where it has one."""
+    spelling = tokenizer.english_spelling_normalizer if isinstance(tokenizer, WhisperTokenizer) else None
+    return EnglishTextNormalizer(spelling or {})
+
+
+def _decode(tokenizer, ids):
+    """Texts of (n, T) token ids; -100 is padding."""
+    ids = np.asarray(ids)
+    if ids.ndim != 2:
+        raise ValueError(
+            f"Token ids of shape (utterances, tokens) are needed, got {ids.shape}: scores instead of generated ids? "
+            "Set predict_with_generate=True."
+        )
+    return tokenizer.batch_decode([row[row != IGNORED].tolist() for row in ids], skip_special_tokens=True)
+
+
+def evaluate_splits(trainer, datasets: dict) -> dict[str, dict[str, float]]:
+    """What `trainer.evaluate` says of each split, under the split's name: loss, samples and the trainer's metrics.
+
+    Every process has to call it, and gets the same numbers. The trainer also logs them, as eval_<split>_<metric>.
+
+    Returns:
+        {"forget": {"samples": n, "loss": ..., "wer": ..., "wer_low": ..., "wer_high": ..., "cer": ...}, ...}
+
+    Raises:
+        ValueError: a split without samples.
+    """
+    for name, dataset in datasets.items():
+        if len(dataset) == 0:
+            raise ValueError(f"Split {name!r} has no samples to evaluate: leave it out, or widen its choice.")
+    quiet = trainer.args.disable_tqdm or not trainer.is_world_process_zero()
+    results, bar = {}, tqdm(datasets.items(), disable=quiet, unit="split")
+    for name, dataset in bar:
+        bar.set_description(f"evaluating {name} ({len(dataset)} samples)")
+        prefix = f"eval_{name}_"
+        metrics = trainer.evaluate(dataset, metric_key_prefix=prefix.removesuffix("_"))
+        metrics = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
+        kept = {key: float(value) for key, value in metrics.items() if key not in TIMINGS}
+        results[name] = {"samples": len(dataset)} | kept
+    return results

@@ -1,0 +1,136 @@
+"""Evaluation of a tiny Whisper through Seq2SeqTrainer, and of texts through compute_metrics."""
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    EvalPrediction,
+    PreTrainedTokenizerFast,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
+    default_data_collator,
+)
+
+from hf_unlearn.evaluation import asr_metrics, evaluate_splits
+from hf_unlearn.metrics.quality import error_rate, word_errors
+
+WORDS = ["<pad>", "<s>", "</s>", "<unk>", "cat", "sat", "mat", "um", "one", "two"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def ids(*texts, start=(1,), padding=-100, length=6):
+    rows = [[*start, *(WORDS.index(word) for word in text.split()), 2] for text in texts]
+    return np.array([row + [padding] * (length - len(row)) for row in rows])
+
+
+def test_rates_of_padded_ids(tokenizer):
+    evaluated = EvalPrediction(
+        predictions=ids("cat sat mat", "one one"), label_ids=ids("cat sat", "one two", start=())
+    )
+    rates = asr_metrics(tokenizer, normalize=False)(evaluated)
+    assert set(rates) == {"wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high"}
+    assert rates["wer"] == pytest.approx(50.0)
+    assert rates["cer"] == pytest.approx(100 * (4 + 3) / 14)  # " mat" inserted; two -> one
+    assert rates["wer_low"] <= rates["wer"] <= rates["wer_high"]
+
+
+def test_predictions_in_a_tuple_padded_with_the_pad_token(tokenizer):
+    predictions = ids("cat sat", "", padding=0)
+    evaluated = EvalPrediction(predictions=(predictions, np.zeros(1)), label_ids=ids("cat sat", "mat", start=()))
+    rates = asr_metrics(tokenizer, resamples=0)(evaluated)
+    assert rates == {"wer": pytest.approx(100 / 3), "cer": pytest.approx(30.0)}
+
+
+def test_reference_that_normalisation_empties_counts_insertions(tokenizer):
+    evaluated = EvalPrediction(predictions=ids("cat mat", "mat"), label_ids=ids("cat sat", "um", start=()))
+    assert asr_metrics(tokenizer)(evaluated)["wer"] == pytest.approx(100 * 2 / 2)
+
+
+def test_normaliser_joins_spoken_digits_unless_told_not_to(tokenizer):
+    evaluated = EvalPrediction(predictions=ids("one one"), label_ids=ids("one two", start=()))
+    rates = {choice: asr_metrics(tokenizer, normalize=choice)(evaluated)["wer"] for choice in (True, False, str.upper)}
+    assert rates == {True: 100.0, False: 50.0, str.upper: 50.0}
+
+
+def test_whisper_tokenizer_brings_its_spelling_map():
+    letters = {letter: i for i, letter in enumerate("colur")} | {"<|endoftext|>": 5}
+    tokenizer = WhisperTokenizer(vocab=letters, merges=[])
+    rows = {text: np.array([[letters[letter] for letter in text]]) for text in ("colour", "color")}
+    evaluated = EvalPrediction(predictions=rows["colour"], label_ids=rows["color"])
+    assert asr_metrics(tokenizer)(evaluated)["wer"] == 100.0
+    tokenizer.english_spelling_normalizer = {"colour": "color"}
+    assert asr_metrics(tokenizer)(evaluated)["wer"] == 0.0
+
+
+def test_scores_are_refused(tokenizer):
+    evaluated = EvalPrediction(predictions=np.zeros((2, 6, 10)), label_ids=ids("cat", "sat"))
+    with pytest.raises(ValueError, match="predict_with_generate=True"):
+        asr_metrics(tokenizer)(evaluated)
+
+
+@pytest.fixture(scope="module")
+def trainer(tokenizer, tmp_path_factory):
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        vocab_size=len(WORDS), num_mel_bins=4, d_model=8, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=8, decoder_ffn_dim=8, max_source_positions=10,
+        max_target_positions=12, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+        suppress_tokens=None, begin_suppress_tokens=None,
+    )  # fmt: skip
+    args = Seq2SeqTrainingArguments(
+        output_dir=str(tmp_path_factory.mktemp("out")), per_device_eval_batch_size=2, predict_with_generate=True,
+        generation_max_length=6, report_to="none", use_cpu=True,
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config)
+    return Seq2SeqTrainer(
+        model,
+        args,
+        data_collator=default_data_collator,
+        processing_class=tokenizer,
+        compute_metrics=asr_metrics(tokenizer),
+    )
+
+
+def utterances(*texts):
+    features = torch.randn(len(texts), 4, 20, generator=torch.Generator().manual_seed(1)).tolist()
+    labels = ids(*texts, start=()).tolist()
+    return [{"input_features": x, "labels": y} for x, y in zip(features, labels)]
+
+
+def test_splits_have_the_trainers_own_numbers(trainer, tokenizer):
+    splits = {"forget": utterances("cat sat", "mat", "one"), "test": utterances("two", "sat sat")}
+    results = evaluate_splits(trainer, splits)
+    assert list(results) == ["forget", "test"]
+    assert [result["samples"] for result in results.values()] == [3, 2]
+    for name, dataset in splits.items():
+        own = trainer.evaluate(dataset)
+        for key in ("loss", "wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high"):
+            assert results[name][key] == pytest.approx(own[f"eval_{key}"])
+    assert set(results["forget"]) == {"samples", "loss", "wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high"}
+    assert "eval_test_wer" in set().union(*trainer.state.log_history)
+
+
+def test_word_error_rate_is_that_of_generate(trainer, tokenizer):
+    dataset = utterances("cat sat", "mat one two")
+    features = torch.tensor([row["input_features"] for row in dataset])
+    texts = tokenizer.batch_decode(trainer.model.generate(features, max_length=6), skip_special_tokens=True)
+    expected = error_rate(*word_errors(texts, ["cat sat", "mat one two"]))
+    trainer.compute_metrics = asr_metrics(tokenizer, normalize=False)
+    assert evaluate_splits(trainer, {"test": dataset})["test"]["wer"] == pytest.approx(expected)
+
+
+def test_an_empty_split_is_refused(trainer):
+    with pytest.raises(ValueError, match="Split 'other' has no samples"):
+        evaluate_splits(trainer, {"other": []})
