@@ -1,0 +1,112 @@
+"""OrthoGrad (Shamsian et al., arXiv 2503.02312): forget orthogonally to the gradient of every retain sample.
+
+    u_perp = u - A^T (A A^T)^+ A u,      g = alpha mean_n(g_n) - (1 - alpha) u_perp
+
+with u the forget gradient and the retain samples' gradients g_n as rows of A. With c = K^+ b this is
+
+    g = -(1 - alpha) (u - sum_n w_n g_n),      w_n = c_n + alpha / ((1 - alpha) k)
+
+so beside the inner products K = A A^T and b = A u, all it takes is one weighted sum of the g_n, and that sum takes the place
+of the weight gradient which the backward pass of the retain batch computes anyway.
+
+(Another OrthoGrad, Prieto et al., arXiv 2501.04697, is an optimizer and has nothing to do with this one.)
+"""
+
+import torch
+from torch import Tensor
+
+from ..ops import Solution, solve
+from ..per_sample import ParameterRows
+from .base import Method, Step
+
+
+class OrthoGrad(Method):
+    """See the module's text.
+
+    Args:
+        alpha: weight of the mean retain gradient, in [0, 1). 0 ascends on u_perp alone.
+        granularity: "parameter" projects in each parameter tensor (as the authors' published code does), "model" in the
+            space of all trainable parameters together (the paper's equation).
+    """
+
+    edits_gradient = True
+    per_sample = True
+
+    def __init__(self, alpha: float = 0.5, granularity: str = "parameter"):
+        if not 0 <= alpha < 1:
+            raise ValueError(f"alpha is {alpha}, but must be in [0, 1): at 1 nothing would be forgotten")
+        if granularity not in ("parameter", "model"):
+            raise ValueError(f"granularity is {granularity!r}, but must be 'parameter' or 'model'")
+        self.alpha, self.granularity = alpha, granularity
+
+    def forget(self, step: Step) -> Tensor:
+        loss = step.forget_loss()
+        step.backward(loss)  # .grad holds u once the last micro-batch has been here
+        return loss.detach()
+
+    def retain(self, step: Step) -> dict[str, Tensor]:
+        project = self._per_parameter if self.granularity == "parameter" else self._whole_model
+        return project(step)
+
+    def _per_parameter(self, step: Step) -> dict[str, Tensor]:
+        solutions, squares, visited = [], [], set()
+
+        def visit(rows: ParameterRows, all_rows: ParameterRows) -> Tensor:
+            u = rows.parameter.grad
+            visited.add(rows.parameter)
+            squares.append(_square(u, rows.parameter))
+            solutions.append(solve(*all_rows.products(u), squares[-1]))
+            return rows.weighted(self._weights(step, solutions[-1].coefficients))
+
+        loss = step.visit_retain_samples(visit)
+        free = [_square(p.grad, p) for p in step.parameters if p not in visited]  # no retain sample depends on them
+        self._finish(step)
+        return {"retain_loss": loss, **_report(solutions, sum(squares) + sum(free), sum(free))}
+
+    def _whole_model(self, step: Step) -> dict[str, Tensor]:
+        square = sum(_square(p.grad, p) for p in step.parameters)
+        products, solutions = [], []
+
+        def measure(rows: ParameterRows, all_rows: ParameterRows) -> None:
+            products.append(all_rows.products(rows.parameter.grad))
+
+        def combine(rows: ParameterRows, all_rows: ParameterRows) -> Tensor:
+            if not solutions:
+                grams, dots = zip(*products)
+                solutions.append(solve(sum(grams), sum(dots), square))
+            return rows.weighted(self._weights(step, solutions[0].coefficients))
+
+        loss = step.visit_retain_samples(measure, combine)
+        self._finish(step)
+        return {"retain_loss": loss, **_report(solutions, square, 0)}
+
+    def _weights(self, step: Step, coefficients: Tensor) -> Tensor:
+        """-w_n for the samples of this process. Its rows are g_n / samples, and processes are averaged afterwards."""
+        own = coefficients[step.first_sample : step.first_sample + step.samples]
+        share = step.samples / step.all_samples  # of the mean over all retain samples
+        return -step.processes * (own + self.alpha / (1 - self.alpha) * share)
+
+    def _finish(self, step: Step) -> None:
+        gradients = [p.grad for p in step.parameters if p.grad is not None]
+        torch._foreach_mul_(gradients, self.alpha - 1)
+
+
+def _square(u: Tensor | None, parameter: Tensor) -> Tensor:
+    """|u|^2 in float64."""
+    if u is None:
+        return torch.zeros((), dtype=torch.float64, device=parameter.device)
+    return torch.linalg.vector_norm(u, dtype=torch.float64).square()
+
+
+def _report(solutions: list[Solution], square: Tensor, free: Tensor | int) -> dict[str, Tensor]:
+    """kept = |u_perp| / |u| over all parameters; the largest residual; the rank (its mean over projections)."""
+    kept = sum(solution.kept for solution in solutions) + free
+    return {
+        "kept": (kept / square).sqrt(),
+        "rank": torch.stack([solution.rank for solution in solutions]).mean(),
+        "residual": torch.stack([solution.residual for solution in solutions]).max(),
+    }
+
+
+def orthograd(config) -> OrthoGrad:
+    return OrthoGrad(config.alpha, config.granularity)

@@ -1,0 +1,171 @@
+"""Shows every sample's gradient of every parameter, once, during one backward pass, and lets a visitor decide what of it
+reaches `.grad`.
+
+While the engine records, each call of a torch function that joins a trainable parameter (or something computed from
+parameters alone: a cast, a weight norm, a slice of a position table) with sample data gets an identity behind its output,
+the `Tap`. In the backward pass the tap holds what the weight gradient is made of, the call's inputs X and the output's
+gradient B, and hands autograd any weighted sum of the per-sample gradients in place of their plain sum. So the gradient
+reaches `.grad` the way autograd, DistributedDataParallel and checkpointing expect.
+
+Working on function calls rather than on modules means that tied, reused and bare parameters are no special cases, and that
+no use of a parameter can be missed: what has no rule raises `Unsupported` and goes to the slow, exact path
+(`reference.py`).
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from .recorder import Call, Recorder, rows_of
+from .rules import Lookup, Rows, Unsupported
+
+
+# Values of G that one chunk may hold: few enough to stay in a CPU's caches, enough to fill a GPU.
+CHUNK = {"cpu": 2**20, "cuda": 2**26}
+
+
+class ParameterRows:
+    """The k rows of A that belong to one parameter, summed over its uses; they need not exist in memory."""
+
+    def __init__(self, parameter: nn.Parameter, uses: list[Rows], k: int):
+        self.parameter, self.uses, self.k = parameter, uses, k
+
+    def gathered(self, gather: Callable[[Tensor], Tensor], k: int) -> "ParameterRows":
+        """The k rows of all processes."""
+        return ParameterRows(self.parameter, [use.gathered(gather) for use in self.uses], k)
+
+    def products(self, u: Tensor | None) -> tuple[Tensor, Tensor]:
+        """K = A A^T (k, k) and b = A u (k,) in float64, for u of the parameter's shape (None: zero).
+
+        A is made for a few lines of the parameter at a time, so that memory does not grow with the parameter. float64:
+        the squared condition number of A must fit between rounding and `ops.projection.RANK_TOLERANCE`.
+        """
+        p, uses = self.parameter, self.uses
+        lines = p.shape[0] if p.ndim else 1
+        u = (torch.zeros_like(p) if u is None else u.detach()).reshape(lines, -1)
+        if len(uses) == 1 and isinstance(uses[0], Lookup):  # most lines of an embedding are looked up by nobody
+            compact, used = uses[0].compact()
+            uses, lines, u = [compact], len(used), u[used]
+        step = max(1, CHUNK[p.device.type if p.device.type in CHUNK else "cpu"] // (self.k * u.shape[1]))
+        gram = torch.zeros(self.k, self.k, dtype=torch.float64, device=p.device)
+        dots = torch.zeros(self.k, dtype=torch.float64, device=p.device)
+        for start in range(0, lines, step):
+            rows = sum(use.chunk(start, min(start + step, lines)) for use in uses).flatten(1).double()
+            gram.addmm_(rows, rows.T)
+            dots.addmv_(rows, u[start : start + step].flatten().double())
+        return gram, dots
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        """sum_n w_n G_n in the parameter's shape and dtype; weights (k,)."""
+        total = sum(use.weighted(weights) for use in self.uses)
+        return total.to(self.parameter.dtype).reshape(self.parameter.shape)
+
+
+Visitor = Callable[[ParameterRows], Tensor | None]
+
+
+class PerSampleEngine:
+    """Gives a visitor the per-sample gradients of every trainable parameter during one backward pass.
+
+    Args:
+        model: the module whose trainable parameters count; wrappers around it (DistributedDataParallel) do not matter.
+        slow: parameters that get no gradient here: they take the slow path.
+
+    Usage::
+
+        with engine.record(k):
+            loss = ...                                  # the mean over k samples of their losses
+        engine.backward(loss.backward, visit)
+
+    `visit(rows)` is called when the last use of a parameter has been met, and what it returns is added to `.grad` by
+    autograd. Since the loss is a mean, the rows are the gradients of L_n / k.
+
+    Raises:
+        Unsupported: while recording or in the backward pass, with the parameters that have to take the slow path.
+    """
+
+    def __init__(self, model: nn.Module, slow: Iterable[nn.Parameter] = ()):
+        self.model, self.slow = model, frozenset(id(p) for p in slow)
+        self._reset(0)
+
+    def _reset(self, k: int) -> None:
+        self.k = k
+        self.tracked: dict[int, tuple[Tensor, tuple[nn.Parameter, ...]]] = {}
+        self.constants: dict[int, Tensor] = {}
+        self._awaited: Counter[int] = Counter()
+        self._uses: dict[int, tuple[nn.Parameter, list[Rows]]] = {}
+        self._visited: set[int] = set()
+        self._visit: Visitor | None = None
+
+    @contextlib.contextmanager
+    def record(self, k: int):
+        """Within this context, forward passes over a batch of k samples are recorded."""
+        self._reset(k)
+        for p in self.model.parameters():
+            if p.requires_grad and id(p) not in self.slow:
+                self.tracked[id(p)] = (p, (p,))
+            else:
+                self.constants[id(p)] = p
+        self.constants.update((id(buffer), buffer) for buffer in self.model.buffers())
+        with _shielded(self.model, self.slow), Recorder(self):
+            yield
+
+    def backward(self, backward: Callable[[], None], visit: Visitor, again: bool = False) -> None:
+        """Runs `backward()` and shows `visit` the rows of each parameter.
+
+        Args:
+            again: the recorded graph is needed for another call of this method (`backward` must retain it, too).
+        """
+        awaited, self._visit = self._awaited.copy(), visit
+        try:
+            with _shielded(self.model, self.slow), Recorder(self):
+                backward()
+            for parameter, uses in self._uses.values():  # one of their uses is not part of the loss
+                gradient = visit(ParameterRows(parameter, uses, self.k))
+                if gradient is not None:
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+            self._awaited, self._uses, self._visited, self._visit = awaited, {}, set(), None
+        except BaseException:
+            again = False
+            raise
+        finally:
+            if not again:
+                self._reset(0)
+
+    def count(self, roots: tuple[nn.Parameter, ...]) -> None:
+        """Notes one more use of some parameters; what checkpoints compute again in the backward pass counts once."""
+        if self._visit is None:
+            self._awaited.update(id(root) for root in roots)
+
+    def receive(self, call: Call, B: Tensor, samples: tuple[Tensor, ...]) -> list[Tensor | None]:
+        """Files the rows of one call; returns the gradient of each of its parameters that has no more uses to come."""
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            for parameter, rows in rows_of(call, self.k, B, samples):
+                self._uses.setdefault(id(parameter), (parameter, []))[1].append(rows)
+            return [self._gradient(parameter) for parameter in call.roots]
+
+    def _gradient(self, parameter: nn.Parameter) -> Tensor | None:
+        key = id(parameter)
+        self._awaited[key] -= 1
+        if self._awaited[key] > 0 or key not in self._uses:
+            return None
+        if key in self._visited:
+            raise Unsupported("several re-entrant checkpoints share it", (parameter,))
+        self._visited.add(key)
+        return self._visit(ParameterRows(*self._uses.pop(key), self.k))
+
+
+@contextlib.contextmanager
+def _shielded(model: nn.Module, slow: frozenset[int]):
+    """Within this context autograd does not see the slow parameters."""
+    hidden = [p for p in model.parameters() if id(p) in slow]
+    for p in hidden:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in hidden:
+            p.requires_grad_(True)

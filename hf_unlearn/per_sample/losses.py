@@ -1,0 +1,124 @@
+"""Turns a model's own batch loss into the mean over its samples of the loss that each sample has alone.
+
+Models average over the tokens of a batch, so that a sample's share of the loss depends on the lengths of its neighbours
+and on padding. Here the loss of a batch is the mean over its samples of what the model returns for each sample alone
+(DESIGN: "padding and batch composition change nothing"). Nothing of the model is touched: its calls of
+`torch.nn.functional`'s loss functions are intercepted while it computes.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class SampleMeanLoss(TorchFunctionMode):
+    """Within this context, every loss function that reduces over the batch returns the mean over samples.
+
+    Args:
+        samples: number of samples k in the batch. Losses are laid out batch-first, as everywhere in transformers: the
+            leading axis is k, or k with other axes folded into it.
+    """
+
+    def __init__(self, samples: int):
+        super().__init__()
+        self.samples = samples
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        per_sample = LOSSES.get(func)
+        if per_sample is None:
+            return func(*args, **(kwargs or {}))
+        return per_sample(self.samples, *args, **(kwargs or {}))
+
+
+def _by_sample(values: Tensor, k: int) -> Tensor:
+    if values.ndim == 0 or values.numel() % k:
+        raise ValueError(
+            f"a loss with {values.numel()} values does not divide over the {k} samples of the batch: the loss of one "
+            "sample cannot be told from it. Let the model return a loss whose values are laid out batch-first."
+        )
+    return values.reshape(k, -1)
+
+
+def _label_mean(losses: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, k: int) -> Tensor:
+    """Mean over samples of each sample's mean over its own labels, class weights included."""
+    counted = (target != ignore_index).to(losses.dtype)
+    if weight is not None:
+        counted = counted * weight[target.clamp_min(0)]
+    # A sample without a single label has no loss: it weighs nothing instead of spoiling the batch with 0/0.
+    counts = _by_sample(counted, k).sum(1)
+    return (_by_sample(losses, k).sum(1) / torch.where(counts > 0, counts, 1)).mean()
+
+
+def _cross_entropy(
+    k,
+    input,
+    target,
+    weight=None,
+    size_average=None,
+    ignore_index=-100,
+    reduce=None,
+    reduction="mean",
+    label_smoothing=0.0,
+):
+    losses = F.cross_entropy(
+        input, target, weight, ignore_index=ignore_index, reduction="none", label_smoothing=label_smoothing
+    )
+    if reduction == "none":
+        return losses
+    if reduction == "sum":
+        return _by_sample(losses, k).sum(1).mean()
+    if target.is_floating_point():  # class probabilities: every position counts
+        return _by_sample(losses, k).mean(1).mean()
+    return _label_mean(losses, target, weight, ignore_index, k)
+
+
+def _nll_loss(k, input, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean"):
+    losses = F.nll_loss(input, target, weight, ignore_index=ignore_index, reduction="none")
+    if reduction == "none":
+        return losses
+    if reduction == "sum":
+        return _by_sample(losses, k).sum(1).mean()
+    return _label_mean(losses, target, weight, ignore_index, k)
+
+
+def _ctc_loss(k, log_probs, targets, input_lengths, target_lengths, blank=0, reduction="mean", zero_infinity=False):
+    losses = F.ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, "none", zero_infinity)  # (k,)
+    if reduction == "none":
+        return losses
+    if reduction == "mean":
+        losses = losses / torch.as_tensor(target_lengths, device=losses.device).clamp_min(1)
+    return losses.mean()
+
+
+def _elementwise(function: Callable) -> Callable:
+    """Per-sample form of a loss that has one value per element of its input (mse, l1, binary cross-entropy, ...)."""
+
+    def per_sample(k, input, target, *args, reduction="mean", size_average=None, reduce=None, **kwargs):
+        losses = function(input, target, *args, reduction="none", **kwargs)
+        if reduction == "none":
+            return losses
+        rows = _by_sample(losses, k)
+        return (rows.sum(1) if reduction == "sum" else rows.mean(1)).mean()
+
+    return per_sample
+
+
+LOSSES: dict[Callable, Callable] = {
+    F.cross_entropy: _cross_entropy,
+    F.nll_loss: _nll_loss,
+    F.ctc_loss: _ctc_loss,
+    **{
+        function: _elementwise(function)
+        for function in (
+            F.mse_loss,
+            F.l1_loss,
+            F.smooth_l1_loss,
+            F.huber_loss,
+            F.binary_cross_entropy,
+            F.binary_cross_entropy_with_logits,
+        )
+    },
+}

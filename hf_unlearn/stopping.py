@@ -1,0 +1,159 @@
+"""Stopping rules that a user can state: "stop when the forget WER reaches 90", "abort when the test WER is over 30"."""
+
+import operator
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils.data import Subset
+from transformers import TrainerCallback
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A condition on one metric of one split, such as `forget_wer >= 90`."""
+
+    metric: str
+    comparison: str
+    value: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Rule":
+        match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?)\s*", text)
+        if not match:
+            raise ValueError(
+                f"cannot read the rule {text!r}: write <split>_<metric> >= <number>, as in 'forget_wer >= 90'"
+            )
+        return cls(match[1], match[2], float(match[3]))
+
+    def holds(self, value: float) -> bool:
+        return OPERATORS[self.comparison](value, self.value)
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether one value is further in the direction of the rule than another."""
+        return value > than if self.comparison.startswith(">") else value < than
+
+    def split(self, names) -> str:
+        """The split that the metric belongs to."""
+        fitting = [name for name in names if self.metric.startswith(f"{name}_")]
+        if not fitting:
+            raise ValueError(
+                f"the rule on {self.metric!r} names no split of eval_dataset: those are {', '.join(names) or 'none'}"
+            )
+        return max(fitting, key=len)
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.comparison} {self.value:g}"
+
+
+class StoppingRules(TrainerCallback):
+    """Checks `stop_when` and `abort_when` every `check_steps` steps on a bounded sample of the splits that they name.
+
+    While `abort_when` does not hold, the model that has come furthest towards `stop_when` is kept in
+    `<output_dir>/best_checked.safetensors`; an abort restores it (the original model, if no check has passed). Checks are logged
+    as `check_<split>_<metric>`.
+    """
+
+    def __init__(self, trainer):
+        args, splits = trainer.args, trainer.eval_dataset
+        if not isinstance(splits, dict):
+            raise ValueError(
+                "stop_when and abort_when need eval_dataset to be a dict of splits, such as {'forget': ...}"
+            )
+        self.trainer = trainer
+        self.stop = Rule.parse(args.stop_when) if args.stop_when else None
+        self.abort = Rule.parse(args.abort_when) if args.abort_when else None
+        names = {rule.split(splits) for rule in (self.stop, self.abort) if rule}
+        self.splits = {name: _bounded(data, args.check_samples) for name, data in splits.items() if name in names}
+        self.best_step, self.best_value = 0, None
+        self.report = {"reason": "max_steps", "step": 0, "rule": args.stop_when, "abort_rule": args.abort_when}
+
+    @property
+    def _path(self) -> Path:
+        return Path(self.trainer.args.output_dir) / "best_checked.safetensors"
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        checked: dict[int, dict] = {}  # by a run that is resumed here
+        for row in state.log_history:
+            checked.setdefault(row["step"], {}).update(_checked(row))
+        for step, metrics in checked.items():
+            self._weigh(metrics, step)
+        if self.abort and self.best_value is None and not (state.global_step and self._path.exists()):
+            self._keep()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.report["step"] = state.global_step
+        if state.global_step % args.check_steps and state.global_step != state.max_steps:
+            return
+        metrics = _checked(self.trainer.evaluate(self.splits, metric_key_prefix="check"))
+        self._require(metrics)
+        if self.abort and self.abort.holds(metrics[self.abort.metric]):
+            self._restore()
+            self.report |= {"reason": "aborted", "value": metrics[self.abort.metric], "restored_step": self.best_step}
+            logger.warning(f"Aborted at step {state.global_step}: {self.abort.metric} is {metrics[self.abort.metric]:.4g} "
+                           f"({self.abort}). The model of step {self.best_step} is restored.")  # fmt: skip
+            control.should_training_stop = True
+        elif self._weigh(metrics, state.global_step) and self.abort:
+            self._keep()
+        if self.stop and not control.should_training_stop:
+            self.report["value"] = metrics[self.stop.metric]
+            if self.stop.holds(metrics[self.stop.metric]):
+                self.report["reason"] = "target reached"
+                control.should_training_stop = True
+
+    def _require(self, metrics) -> None:
+        for rule in (self.stop, self.abort):
+            if rule and rule.metric not in metrics:
+                raise ValueError(
+                    f"the rule {str(rule)!r} names a metric that evaluation does not give: {', '.join(metrics)}"
+                )
+
+    def _weigh(self, metrics: dict, step: int) -> bool:
+        """Whether the model of this step is the best so far (and then notes it)."""
+        metric = self.stop.metric if self.stop else self.abort.metric
+        if metric not in metrics or (
+            self.abort and self.abort.holds(metrics.get(self.abort.metric, self.abort.value))
+        ):
+            return False
+        value = metrics[metric]
+        if self.stop and self.best_value is not None and not self.stop.better(value, self.best_value):
+            return False
+        self.best_step, self.best_value = step, value
+        return True
+
+    def _keep(self) -> None:
+        if self.trainer.is_world_process_zero():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({name: p.detach().cpu().contiguous() for name, p in self._trained()}, self._path)
+
+    def _restore(self) -> None:
+        self.trainer.accelerator.wait_for_everyone()
+        tensors = load_file(self._path)
+        with torch.no_grad():
+            for name, p in self._trained():
+                p.copy_(tensors[name])
+
+    def _trained(self):
+        return [(name, p) for name, p in self.trainer.model.named_parameters() if p.requires_grad]
+
+
+def _checked(row: dict) -> dict:
+    return {key.removeprefix("check_"): value for key, value in row.items() if key.startswith("check_")}
+
+
+def _bounded(dataset, samples: int):
+    """At most so many samples, spread evenly over the dataset."""
+    if len(dataset) <= samples:
+        return dataset
+    chosen = np.linspace(0, len(dataset) - 1, samples).round().astype(int).tolist()
+    return dataset.select(chosen) if isinstance(dataset, datasets.Dataset) else Subset(dataset, chosen)
