@@ -85,7 +85,8 @@ def trainer(tokenizer, tmp_path_factory):
     torch.manual_seed(0)
     config = WhisperConfig(
         vocab_size=len(WORDS), num_mel_bins=4, d_model=8, encoder_layers=1, decoder_layers=1,
-        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=8, decoder_ffn_dim=8, max_source_positions=10,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=8, decoder_ffn_dim=8,
+        max_source_positions=10,
         max_target_positions=12, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
         suppress_tokens=None, begin_suppress_tokens=None,
     )  # fmt: skip

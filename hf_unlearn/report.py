@@ -1,0 +1,229 @@
+"""What a run tells its user: a table, a plot, results.json, and the environment that made them."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+SPLITS = {  # in the order of every report; the second is what one wants of the split's error rate
+    "forget": ("forgotten speaker", "up"),
+    "forget_test": ("forgotten speaker, held out", "up"),
+    "retain": ("retain set", "stay"),
+    "test": ("retained speakers, unseen", "stay"),
+    "other": ("other speakers", "stay"),
+}
+MODELS = ("original", "unlearned", "retrained")
+METRICS = {"wer": "WER (%)", "cer": "CER (%)", "loss": "Loss"}
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "evaluate", "jiwer", "librosa", "peft", "numpy")
+
+
+def results_table(results: dict, *, metrics=("wer", "cer", "loss"), markdown: bool = False) -> str:
+    """Splits x models, one table per metric, with the 95 % intervals where there are some; under 100 columns.
+
+    Args:
+        results: holds, for each of original / unlearned / retrained, {split: {metric: value}}; None leaves it out.
+
+    Raises:
+        ValueError: no model with metrics.
+    """
+    models = {name: results[name] for name in MODELS if results.get(name)}
+    if not models:
+        raise ValueError(f"results has none of {', '.join(MODELS)}: evaluate a model first (keys: {list(results)}).")
+    present = {split for splits in models.values() for split in splits}
+    splits = [split for split in SPLITS if split in present] + sorted(present - set(SPLITS))
+    tables = []
+    for metric in metrics:
+        if any(metric in values for model in models.values() for values in model.values()):
+            rows = [_row(split, models, metric) for split in splits]
+            tables.append(_align([[METRICS.get(metric, metric), "wanted", *models], *rows], markdown))
+    return "\n\n".join(tables)
+
+
+def _row(split, models, metric):
+    _, wanted = SPLITS.get(split, (split, ""))
+    return [split, wanted, *(_cell(model.get(split, {}), metric) for model in models.values())]
+
+
+def _cell(values, metric):
+    value, low, high = (values.get(key) for key in (metric, f"{metric}_low", f"{metric}_high"))
+    if value is None:
+        return "-"
+    if metric == "loss":
+        return f"{value:.3f}"
+    return f"{value:.1f}" if low is None or high is None else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _align(rows, markdown):
+    """Rows of cells as text: names to the left, numbers to the right, a rule under the first row."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [[*map(str.ljust, row[:2], widths), *map(str.rjust, row[2:], widths[2:])] for row in rows]
+    rule = ["-" * width for width in widths]
+    if not markdown:
+        return "\n".join("  ".join(line).rstrip() for line in [lines[0], rule, *lines[1:]])
+    rule[2:] = [dashes[:-1] + ":" for dashes in rule[2:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
+
+
+COLOURS = {  # Okabe & Ito: told apart with any colour vision
+    "forget": "#D55E00",
+    "forget_test": "#E69F00",
+    "retain": "#009E73",
+    "test": "#0072B2",
+    "other": "#CC79A7",
+}
+MARKERS = {"forget": "o", "forget_test": "^", "retain": "s", "test": "D", "other": "v"}
+
+
+def plot_history(
+    history: list[dict],
+    path,
+    *,
+    metric: str = "wer",
+    splits=("forget", "test", "retain"),
+    original: dict | None = None,
+    retrained: dict | None = None,
+    title: str = "Forgetting over the optimizer steps",
+) -> Path:
+    """PNG of `check_<split>_<metric>` over the steps, one line per split, and the other models as levels.
+
+    Args:
+        history: rows such as those of `trainer.state.log_history`; those without a step and a check are passed over.
+        original, retrained: {split: {metric: value}}, drawn as dotted and dashed levels in the split's colour.
+
+    Raises:
+        ValueError: no row of the history holds a check.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # drawn without pyplot: no window, no global state
+    from matplotlib.figure import Figure
+
+    curves = {split: _curve(history, f"check_{split}_{metric}") for split in splits}
+    curves = {split: curve for split, curve in curves.items() if curve}
+    if not curves:
+        raise ValueError(
+            f"No row of the history has a step and check_<split>_{metric}: set check_steps so that checks run."
+        )
+    figure = Figure(figsize=(8.5, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    ends = [_draw(axes, split, curve, metric, original, retrained) for split, curve in curves.items()]
+    top = axes.get_ylim()[1]
+    axes.set_ylim(0, top)
+    _label_ends(axes, ends, top)
+    axes.set_title(title, loc="left", fontweight="bold", pad=26)
+    axes.text(0, 1.03, _legend(original, retrained), transform=axes.transAxes, color="0.35", fontsize=9)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel(METRICS.get(metric, metric))
+    axes.grid(axis="y", color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
+    FigureCanvasAgg(figure).print_figure(path, dpi=150)
+    return Path(path)
+
+
+def _curve(history, key):
+    return [(row["step"], row[key]) for row in history if "step" in row and row.get(key) is not None]
+
+
+def _draw(axes, split, curve, metric, original, retrained):
+    """One split's curve and levels; returns (last value, label, colour) for the label at its end."""
+    colour, (meaning, wanted) = COLOURS.get(split, "0.3"), SPLITS.get(split, (split, ""))
+    steps, values = zip(*curve)
+    marker = {"marker": MARKERS.get(split, "."), "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.6}
+    axes.plot(steps, values, color=colour, linewidth=2, zorder=3, clip_on=False, **marker)
+    if split == "retain":  # trained on here and by both other models: three lines on top of each other
+        original = retrained = None
+    for levels, style in ((original, ":"), (retrained, (0, (6, 3)))):
+        level = ((levels or {}).get(split) or {}).get(metric)
+        if level is not None:
+            axes.axhline(level, color=colour, linestyle=style, linewidth=1.3, alpha=0.75)
+    wish = {"up": ": up is wanted", "stay": ": should stay"}.get(wanted, "")
+    end = f"{values[-1]:.2f}" if metric == "loss" else f"{values[-1]:.0f} %"
+    return values[-1], f"{meaning}\n{end}{wish}", colour
+
+
+def _label_ends(axes, ends, top):
+    """Each curve's label to the right of its end, moved apart where two would overlap."""
+    gap, height = 0.13 * top, -math.inf
+    for value, label, colour in sorted(ends):
+        height = max(value, height + gap)
+        axes.annotate(
+            label, (1, height), xycoords=("axes fraction", "data"), xytext=(10, 0), textcoords="offset points",
+            va="center", color=colour, fontsize=9, annotation_clip=False,
+        )  # fmt: skip
+
+
+def _legend(original, retrained):
+    kinds = ["solid: while unlearning"]
+    kinds += ["dotted: original model"] if original else []
+    kinds += ["dashed: retrained without the speaker"] if retrained else []
+    return "   ".join(kinds)
+
+
+def write_results(path, results: dict) -> None:
+    """Writes results.json whole or not at all, as strict JSON: what is no finite number becomes null."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_plain(results), indent=2, allow_nan=False, ensure_ascii=False)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _plain(value):
+    """`value` in JSON's types: NumPy numbers and arrays, tensors and paths converted, NaN and infinities as None."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+        return _plain(value.tolist())
+    raise TypeError(f"{value!r} ({type(value).__name__}) has no place in results.json: convert it first.")
+
+
+def environment() -> dict:
+    """Versions, hardware, CPU threads, UTC date, and the git commit where the package runs from a checkout."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "cpu_threads": torch.get_num_threads(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": _commit(),
+    }
+
+
+def _processor():
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _commit():
+    """Commit of the checkout that holds this very file, with + where it has been changed; None outside of one."""
+    here = Path(__file__)
+
+    def git(*command):
+        return subprocess.run(["git", "-C", here.parent, *command], capture_output=True, text=True, check=True).stdout
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # an installed copy can lie inside somebody else's checkout
+        changed = git("status", "--porcelain", "--untracked-files=no").strip()
+        return git("rev-parse", "HEAD").strip() + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,21 @@
+"""What setup.cfg and constraints.txt promise about the tree and about each other."""
+
+import configparser
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg")
+
+
+def test_every_package_is_installed():
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "hf_unlearn").rglob("__init__.py")}
+    assert set(SETUP["options"]["packages"].split()) == found | {"hf_unlearn.model_cards"}
+
+
+def test_every_requirement_has_a_tested_version():
+    wanted = SETUP["options"]["install_requires"] + "".join(SETUP["options.extras_require"].values())
+    names = {re.match(r"[\w-]+", line)[0] for line in wanted.splitlines() if line}
+    pinned = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert names <= pinned, f"without a line in constraints.txt: {names - pinned}"

@@ -1,0 +1,142 @@
+"""The table, the plot and results.json of a run."""
+
+import json
+import math
+import os
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Annotation
+
+from hf_unlearn import report
+from hf_unlearn.report import environment, plot_history, results_table, write_results
+
+
+def metrics(wer):
+    return {"samples": 9, "loss": wer / 100, "wer": wer, "wer_low": wer - 1, "wer_high": wer + 2, "cer": wer / 2}
+
+
+RESULTS = {
+    "original": {"test": metrics(10.0), "forget": metrics(1.25), "mine": metrics(3.0)},
+    "unlearned": {"test": metrics(12.0), "forget": metrics(104.0)},
+    "retrained": None,
+}
+
+
+def test_table_orders_splits_and_leaves_out_what_was_not_measured():
+    wer, cer, loss = results_table(RESULTS).split("\n\n")
+    assert [line.split()[0] for line in wer.splitlines()[2:]] == ["forget", "test", "mine"]
+    assert wer.splitlines()[0].split()[-2:] == ["original", "unlearned"]
+    assert "104.0 [103.0, 106.0]" in wer and wer.splitlines()[-1].endswith("-")
+    assert "52.0" in cer and "[" not in cer
+    assert "1.040" in loss
+
+
+def test_table_is_aligned_and_fits_100_columns():
+    full = {split: metrics(123.456) for split in report.SPLITS}
+    lines = results_table({model: full for model in report.MODELS}, metrics=["wer"]).splitlines()
+    assert len({len(line) for line in lines}) == 1 and len(lines[0]) < 100
+
+
+def test_markdown_table():
+    lines = results_table(RESULTS, metrics=["wer"], markdown=True).splitlines()
+    assert {line.count("|") for line in lines} == {5}
+    assert set(lines[1]) <= set("|-: ")
+
+
+def test_table_without_results_is_refused():
+    with pytest.raises(ValueError, match="has none of original, unlearned, retrained"):
+        results_table({"original": None, "seed": 0})
+
+
+HISTORY = [
+    {"step": 5, "loss": 1.0},
+    {"step": 10, "check_forget_wer": 20.0, "check_test_wer": 5.0},
+    {"step": 20, "check_forget_wer": 90.0, "check_test_wer": 6.0, "check_retain_wer": None},
+]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are drawn during a test."""
+    figures = []
+    printed = FigureCanvasAgg.print_figure
+    monkeypatch.setattr(
+        FigureCanvasAgg, "print_figure", lambda self, *a, **k: figures.append(self.figure) or printed(self, *a, **k)
+    )
+    return figures
+
+
+def test_plot_is_a_png(tmp_path):
+    path = plot_history(HISTORY, tmp_path / "history.png", original=RESULTS["original"])
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
+
+
+def test_plot_shows_curves_levels_and_wishes(tmp_path, drawn):
+    models = {"original": RESULTS["original"], "retrained": {"forget": metrics(60.0)}}
+    plot_history(HISTORY, tmp_path / "history.png", **models)
+    axes = drawn[0].axes[0]
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
+    assert ([10, 20], [20.0, 90.0]) in lines and ([10, 20], [5.0, 6.0]) in lines
+    levels = [ys[0] for xs, ys in lines if list(xs) == [0, 1]]
+    assert sorted(levels) == [1.25, 10.0, 60.0]
+    texts = " ".join(text.get_text() for text in axes.texts)
+    assert "90 %: up is wanted" in texts and "6 %: should stay" in texts and "dashed" in texts
+
+
+def test_labels_of_curves_that_end_together_do_not_overlap(tmp_path, drawn):
+    plot_history([{"step": 1, "check_forget_wer": 50.0, "check_test_wer": 50.0}], tmp_path / "history.png")
+    axes = drawn[0].axes[0]
+    heights = sorted(text.xy[1] for text in axes.texts if isinstance(text, Annotation))
+    assert heights[1] - heights[0] > 0.1 * axes.get_ylim()[1]
+
+
+def test_plot_without_checks_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="set check_steps"):
+        plot_history([{"step": 1, "loss": 2.0}], tmp_path / "history.png")
+
+
+def test_results_are_strict_json(tmp_path):
+    path = tmp_path / "new" / "results.json"
+    write_results(path, {"a": math.nan, "b": [np.float32(0.5), math.inf], "c": {1: path}, "d": torch.tensor([1, 2])})
+    assert json.loads(path.read_text()) == {"a": None, "b": [0.5, None], "c": {"1": str(path)}, "d": [1, 2]}
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    write_results(path, {"run": 1})
+    with pytest.raises(TypeError, match="has no place in results.json"):
+        write_results(path, {"run": object()})
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_results(path, {"run": 2})
+    assert json.loads(path.read_text()) == {"run": 1}
+    assert os.listdir(tmp_path) == ["results.json"]
+
+
+def test_environment_names_versions_and_no_machine():
+    found = environment()
+    assert found["packages"]["torch"] == torch.__version__
+    assert found["cpu_threads"] == torch.get_num_threads()
+    assert os.uname().nodename not in json.dumps(found["packages"]) and found["date"].endswith("+00:00")
+
+
+def test_commit_of_a_checkout_and_of_an_installed_copy(tmp_path, monkeypatch):
+    def git(*command):
+        identity = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
+        subprocess.run(["git", "-C", tmp_path, *identity, *command], check=True, capture_output=True)
+
+    module = tmp_path / "report.py"
+    module.write_text("1\n")
+    monkeypatch.setattr(report, "__file__", str(module))
+    assert report._commit() is None
+    git("init")
+    assert report._commit() is None  # inside a checkout, but no part of it
+    git("add", "report.py")
+    git("commit", "-m", "one")
+    assert len(report._commit()) == 40
+    module.write_text("2\n")
+    assert report._commit().endswith("+")
