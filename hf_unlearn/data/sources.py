@@ -65,7 +65,7 @@ def load_speech(
     elif streaming:
         dataset = _load_stream(source, config, split, columns, wanted, max_utterances_per_speaker)
     else:
-        dataset = _standardise(_load(source, config, split=split), columns, source)
+        dataset = _standardise(_load(source, config, split=split), columns, source, split)
     return _select(dataset, wanted, max_utterances_per_speaker, source)
 
 
@@ -83,7 +83,11 @@ def check_speakers(wanted: Iterable[str], known: Iterable[str], source: str | Pa
 def _load_local(source: Path, config: str | None, split: str, columns: dict[str, str]) -> Dataset:
     if librispeech.subsets(source):
         rows = Dataset.from_list(librispeech.read_subset(source, split))
-        return _standardise(rows, {name: name for name in columns}, source, source)
+        return _standardise(rows, {name: name for name in columns}, source, split, source)
+    if source.is_file() and source.suffix not in TABLES:
+        raise ValueError(
+            f"{source} is not a table of audio paths: give one that ends in {', '.join(TABLES)}, or a folder"
+        )
     shared = source if source.suffix in TABLES else _first_table(source, "metadata")
     own = _first_table(source, f"{split}/metadata", split)
     if shared:
@@ -93,7 +97,7 @@ def _load_local(source: Path, config: str | None, split: str, columns: dict[str,
     else:
         rows = _select_split(_load(str(source), config), split, source)
     table = shared or own
-    return _standardise(rows, columns, table or source, table.parent if table else source)
+    return _standardise(rows, columns, table or source, split, table.parent if table else source)
 
 
 def _first_table(folder: Path, *names: str) -> Path | None:
@@ -107,6 +111,7 @@ def _read_table(table: Path, columns: dict[str, str]) -> datasets.DatasetDict:
     if TABLES[table.suffix] == "csv":
         # As written: speaker 0011 is not 11, and the transcript "null" is a word.
         options["converters"] = dict.fromkeys([*columns.values(), "split", "file_name"], str)
+        options["keep_default_na"] = False
     if table.suffix == ".tsv":
         options |= {"sep": "\t", "quoting": 3}  # Common Voice quotes nothing
     tables = _load(TABLES[table.suffix], data_files=str(table), **options)
@@ -122,10 +127,10 @@ def _load(*args, **options):
     except DatasetGenerationError as error:
         if not isinstance(error.__cause__, ImportError):
             raise
-    raise ValueError(
-        f"datasets cannot list the audio files of {args[0]} without torchcodec: install it, pass streaming=True for a "
-        "set on the Hub, or write a metadata.csv (file_name, speaker, text) into a folder on disk"
-    )
+        raise ValueError(
+            f"datasets cannot list the audio files of {args[0]} without torchcodec: install it, pass streaming=True "
+            "for a set on the Hub, or write a metadata.csv (file_name, speaker, text) into a folder on disk"
+        ) from None
 
 
 def _select_split(tables: datasets.DatasetDict, split: str, source: str | Path) -> Dataset:
@@ -147,26 +152,34 @@ def _check_columns(names: list[str], columns: dict[str, str], source: str | Path
             raise ValueError(f"no {role} column '{columns[role]}' in {source}; its columns are {', '.join(names)}")
 
 
-def _standardise(rows: Dataset, columns: dict[str, str], source: str | Path, root: Path | None = None) -> Dataset:
+def _standardise(rows: Dataset, columns: dict[str, str], source, split: str, root: Path | None = None) -> Dataset:
     """Columns as in ROWS, without decoding or copying audio that `rows` embeds; paths are taken relative to `root`."""
     _check_columns(rows.column_names, columns, source)
+    if not len(rows):
+        raise ValueError(f"split '{split}' of {source} holds no utterances")
+    rows = rows.with_format(None)  # `cast` leaves a format behind that hides the columns flattened below
     feature = rows.features[columns["audio"]]
     if feature in (Value("string"), Value("large_string")):
-        paths = [_find_audio(path, root) for path in rows[columns["audio"]]]
+        paths = [path and _find_audio(path, root) for path in rows[columns["audio"]]]
         audio = Dataset.from_dict({"audio": paths}, Features({"audio": Value("string")}))
     elif (
         isinstance(feature, Audio) or feature == Value("binary") or (isinstance(feature, dict) and "bytes" in feature)
     ):
-        audio = rows.select_columns(columns["audio"]).rename_column(columns["audio"], "audio")
+        audio = rows.select_columns(columns["audio"])
+        if columns["audio"] != "audio":
+            audio = audio.rename_column(columns["audio"], "audio")
     else:
         raise ValueError(
             f"audio column '{columns['audio']}' of {source} holds {feature}, not audio files or their paths"
         )
     audio = audio.cast_column("audio", Audio(decode=False))
-    texts = {"text": ["" if text is None else str(text) for text in rows[columns["text"]]]}
-    texts["speaker"] = _speaker_names(rows, columns["speaker"], source)
-    texts["id"] = _unique_ids(rows, audio, columns["id"], source, root)
-    for name, values in texts.items():
+    paths = audio.flatten()["audio.path"]  # without the bytes
+    names = _speaker_names(rows[columns["speaker"]], rows.features[columns["speaker"]], columns["speaker"], source)
+    ids = list(rows[columns["id"]]) if columns["id"] in rows.column_names else [None] * len(rows)
+    ids = [_utterance_id(*row, root, split) for row in zip(ids, paths, range(len(rows)))]
+    _check_unique(ids, source)
+    texts = ["" if text is None else str(text) for text in rows[columns["text"]]]
+    for name, values in {"id": ids, "speaker": names, "text": texts}.items():
         audio = audio.add_column(name, values, feature=ROWS[name])
     return audio.select_columns(list(ROWS))
 
@@ -177,35 +190,31 @@ def _find_audio(path: str, root: Path | None) -> str:
     return str(next((place for place in places if place.is_file()), places[0] if places else path))
 
 
-def _speaker_names(rows: Dataset, column: str, source: str | Path) -> list[str]:
-    names, feature = list(rows[column]), rows.features[column]
-    if isinstance(feature, ClassLabel):
-        names = feature.int2str(names)
-    missing = sum(name in (None, "") for name in names)
+def _speaker_names(speakers: Iterable, feature, column: str, source: str | Path) -> list[str]:
+    speakers = list(speakers)
+    missing = sum(speaker in (None, "") for speaker in speakers)
     if missing:
-        raise ValueError(f"{missing} of {len(names)} rows of {source} have no speaker in column '{column}'")
-    return [str(name) for name in names]
+        raise ValueError(f"{missing} of {len(speakers)} rows read of {source} have no speaker in column '{column}'")
+    return feature.int2str(speakers) if isinstance(feature, ClassLabel) else [str(speaker) for speaker in speakers]
 
 
-def _unique_ids(rows: Dataset, audio: Dataset, column: str, source: str | Path, root: Path | None) -> list[str]:
-    if column in rows.column_names:
-        ids = [str(name) for name in rows[column]]
-    else:
-        paths = audio.flatten()["audio.path"]  # reads no bytes
-        ids = [f"{row:09d}" if path is None else _relative(path, root) for row, path in enumerate(paths)]
+def _utterance_id(name, path: str | None, row: int, root: Path | None, split: str) -> str:
+    """The id given, or else the path as it is on every machine, or else the row."""
+    if name is not None:
+        return str(name)
+    if not path:
+        return f"{split}-{row:09d}"
+    inside = root is not None and Path(path).is_relative_to(root)
+    return (Path(path).relative_to(root) if inside else Path(path)).as_posix()
+
+
+def _check_unique(ids: list[str], source: str | Path) -> None:
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:
         raise ValueError(
             f"{len(repeated)} utterance ids of {source} are not unique, among them '{repeated[0]}': name another "
             "id_column"
         )
-    return ids
-
-
-def _relative(path: str, root: Path | None) -> str:
-    """The path in a form that is the same on every machine."""
-    inside = root is not None and Path(path).is_relative_to(root)
-    return (Path(path).relative_to(root) if inside else Path(path)).as_posix()
 
 
 def _select(rows: Dataset, speakers: list[str] | None, limit: int | None, source: str | Path) -> Dataset:
@@ -224,42 +233,45 @@ def _select(rows: Dataset, speakers: list[str] | None, limit: int | None, source
 def _load_stream(source, config, split, columns, speakers, limit) -> Dataset:
     options = {"source": source, "config": config, "split": split, "columns": columns}
     try:
-        # Cached by these options, all plain values; a generator that raises leaves nothing in the cache.
+        # Cached by these options, all of them plain values. A generator that raises leaves nothing in the cache.
         rows = Dataset.from_generator(_stream, ROWS, gen_kwargs={**options, "speakers": speakers, "limit": limit})
     except DatasetGenerationError as error:
         if not isinstance(error.__cause__, ValueError):
             raise
-        message = str(error.__cause__)
-    else:
-        return _standardise(rows, {name: name for name in columns}, source)
-    raise ValueError(message)
+        raise ValueError(str(error.__cause__)) from None
+    return _standardise(rows, {name: name for name in columns}, source, split)
 
 
 def _stream(source, config, split, columns, speakers, limit) -> Iterator[dict]:
-    """Rows of the wanted speakers (None: of all), at most `limit` of each, reading no further than needed."""
-    counts, seen, number = Counter(), set(), -1
+    """Rows of the wanted speakers (None: of all), at most `limit` of each, read no further than needed."""
+    counts, seen, number = Counter(), set(), 0
+    stream = datasets.load_dataset(source, config, split=split, streaming=True)
     # Arrow batches, since plain iteration encodes every Audio anew and needs torchcodec for it.
-    for batch in (
-        datasets.load_dataset(source, config, split=split, streaming=True).with_format("arrow").iter(STREAM_BATCH)
-    ):
+    for batch in stream.with_format("arrow").iter(STREAM_BATCH):
         _check_columns(batch.column_names, columns, source)
-        for position, speaker in enumerate(map(str, batch[columns["speaker"]].to_pylist())):
-            number += 1
-            seen.add(speaker)
+        feature = (stream.features or {}).get(columns["speaker"])
+        names = _speaker_names(batch[columns["speaker"]].to_pylist(), feature, columns["speaker"], source)
+        seen.update(names)
+        for position, speaker in enumerate(names):
             if (speakers is None or speaker in speakers) and (limit is None or counts[speaker] < limit):
                 counts[speaker] += 1
                 row = batch.slice(position, 1).to_pylist()[0]
-                audio = _fetched(row[columns["audio"]])
-                utterance = row.get(columns["id"]) or audio["path"] or f"{number:09d}"
-                yield {"id": str(utterance), "speaker": speaker, "text": row[columns["text"]], "audio": audio}
+                audio = _fetched(row[columns["audio"]], source)
+                name = _utterance_id(row.get(columns["id"]), audio["path"], number + position, None, split)
+                yield {"id": name, "speaker": speaker, "text": row[columns["text"]], "audio": audio}
+        number += len(names)
         if speakers and limit and all(counts[speaker] >= limit for speaker in speakers):
             return
+    if number == 0:
+        raise ValueError(f"split '{split}' of {source} holds no utterances")
     check_speakers(speakers or (), seen, source)
 
 
-def _fetched(audio: dict) -> dict:
+def _fetched(audio: dict | None, source: str) -> dict:
     """The audio with its bytes, where so far it only names a remote file."""
-    if audio["bytes"] is None:
+    if not isinstance(audio, dict):
+        raise ValueError(f"the audio column of {source} holds {audio!r}, not audio files")
+    if audio["bytes"] is None and audio["path"]:
         with fsspec.open(audio["path"], "rb") as file:
             return {"bytes": file.read(), "path": audio["path"]}
     return audio

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import datasets
-import fsspec
 import librosa
 import numpy as np
 import soundfile
@@ -56,7 +55,13 @@ class SpeechArguments:
     id_column: str = field(
         default="id", metadata={"help": "Column of unique utterance ids; where there is none, audio paths are the ids"}
     )
-    streaming: bool = field(default=False, metadata={"help": "Download only the utterances asked for from the Hub"})
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep only the utterances asked for of a Hub set, and stop reading once all are there (which "
+            "takes retain_speakers and max_utterances_per_speaker)"
+        },
+    )
     forget_speakers: list[str] = field(default_factory=list, metadata={"help": "Ids of the speakers to forget"})
     retain_speakers: list[str] = field(
         default_factory=list, metadata={"help": "Ids of the speakers to retain; none: all others"}
@@ -85,7 +90,9 @@ class SpeechArguments:
 
 def _as_ids(speakers) -> list[str]:
     # YAML reads 374 as a number, and one id as no list.
-    return [str(speaker) for speaker in (speakers if isinstance(speakers, (list, tuple)) else [speakers])]
+    if speakers is None:
+        return []
+    return [str(speaker) for speaker in (speakers if isinstance(speakers, list | tuple) else [speakers])]
 
 
 def decode_audio(audio: dict, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
@@ -94,14 +101,15 @@ def decode_audio(audio: dict, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
     Raises ValueError, naming the file, where it is missing, not audio, empty, or has samples that are not finite.
     """
     name = _name(audio)
+    if audio["bytes"] is None and not audio["path"]:
+        raise ValueError("the audio has neither bytes nor a path")
     try:
-        if audio["bytes"] is not None:
-            samples, rate = soundfile.read(io.BytesIO(audio["bytes"]), dtype="float32", always_2d=True)
-        else:
-            with fsspec.open(audio["path"], "rb") as file:
-                samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise ValueError(f"cannot read the audio of {name}: {error}") from None
+        with open(audio["path"], "rb") if audio["bytes"] is None else io.BytesIO(audio["bytes"]) as file:
+            samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    except OSError as error:
+        raise ValueError(f"cannot open the audio of {name}: {error.strerror}") from None
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"cannot decode the audio of {name}: {error.error_string}") from None
     if samples.size == 0:
         raise ValueError(f"the audio of {name} is empty")
     if not np.isfinite(samples).all():
@@ -139,6 +147,8 @@ def prepare(
     Raises:
         ValueError: bad audio (named), an empty transcript, labels over `max_label_length`, nothing left.
     """
+    if not len(dataset):
+        raise ValueError(f"{description}: there are no utterances")
     extractor = processor.feature_extractor
     if not isinstance(extractor, WhisperFeatureExtractor):
         raise ValueError(f"features are made with a WhisperFeatureExtractor, not with {type(extractor).__name__}")
@@ -153,7 +163,12 @@ def prepare(
             batch_size=BATCH,
             writer_batch_size=BATCH,
             with_indices=True,
-            fn_kwargs={"labels": labels, "extractor": extractor, "skip_bad_audio": skip_bad_audio},
+            fn_kwargs={
+                "labels": labels,
+                "extractor": extractor,
+                "skip_bad_audio": skip_bad_audio,
+                "process": os.getpid(),
+            },
             remove_columns=["audio"],
             features=_feature_types(extractor),
             num_proc=num_proc,
@@ -162,11 +177,9 @@ def prepare(
             new_fingerprint=key,
         )
     except ValueError as error:
-        message = str(error)
-    else:
-        _report_skipped(dataset, features, description)
-        return features.with_format("numpy", columns=["input_features"], output_all_columns=True)
-    raise ValueError(message)
+        raise ValueError(str(error)) from None  # without the traceback of a worker process
+    _report_skipped(dataset, features, description)
+    return features.with_format("numpy", columns=["input_features"], output_all_columns=True)
 
 
 def _tokenize(dataset: Dataset, tokenizer, max_label_length: int, language: str | None, task: str | None):
@@ -178,14 +191,14 @@ def _tokenize(dataset: Dataset, tokenizer, max_label_length: int, language: str 
                 f"{type(tokenizer).__name__} has none: leave both out"
             )
         tokenizer.set_prefix_tokens(language=language, task=task)
-    labels = []
-    for name, text in zip(dataset["id"], dataset["text"]):
-        if not text.strip() or not tokenizer(text, add_special_tokens=False).input_ids:
-            raise ValueError(f"utterance {name} has an empty transcript: {text!r}; leave it out of the data")
-        labels.append(tokenizer(text).input_ids)
-        if len(labels[-1]) > max_label_length:
+    texts = list(dataset["text"])
+    labels, words = tokenizer(texts).input_ids, tokenizer(texts, add_special_tokens=False).input_ids
+    for name, text, label, word in zip(dataset["id"], texts, labels, words):
+        if not text.strip() or not word:
+            raise ValueError(f"utterance {name} has an empty transcript, {text!r}: leave it out of the data")
+        if len(label) > max_label_length:
             raise ValueError(
-                f"utterance {name} has {len(labels[-1])} label tokens, over the {max_label_length} that the model "
+                f"utterance {name} has {len(label)} label tokens, over the {max_label_length} that the model "
                 "takes: leave it out of the data, or cut it in two"
             )
     return labels
@@ -197,7 +210,7 @@ def _audio_states(dataset: Dataset) -> list[tuple]:
     for name, text, audio in zip(dataset["id"], dataset["text"], dataset["audio"]):
         if audio["bytes"] is not None:
             state = Hasher.hash_bytes(audio["bytes"])
-        elif os.path.exists(audio["path"]):
+        elif audio["path"] and os.path.exists(audio["path"]):
             status = os.stat(audio["path"])
             state = (audio["path"], status.st_size, status.st_mtime_ns)
         else:
@@ -219,8 +232,10 @@ def _feature_types(extractor: WhisperFeatureExtractor) -> Features:
     )
 
 
-def _extract(batch: dict, rows: list[int], labels, extractor: WhisperFeatureExtractor, skip_bad_audio: bool) -> dict:
+def _extract(batch: dict, rows: list[int], labels, extractor, skip_bad_audio: bool, process: int) -> dict:
     """Features of a batch of rows; those with bad audio are dropped from it, or raise ValueError."""
+    if os.getpid() != process:
+        torch.set_num_threads(1)  # a forked process waits forever for the threads that its parent had
     kept = {name: [] for name in _feature_types(extractor)}
     for row, name, speaker, text, audio in zip(rows, batch["id"], batch["speaker"], batch["text"], batch["audio"]):
         try:

@@ -183,7 +183,8 @@ def _check_apart(train: Dataset, test: Dataset) -> None:
     shared = sorted(set(train["id"]) & set(test["id"]))
     if shared:
         raise ValueError(
-            f"{len(shared)} utterances are in both the training and the test split, '{shared[0]}' for one"
+            f"{len(shared)} utterance ids are in both the training and the test split, among them '{shared[0]}': name "
+            "splits that do not overlap, or an id_column that is unique over both"
         )
 
 

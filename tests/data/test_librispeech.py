@@ -1,0 +1,147 @@
+"""LibriSpeech from the Hub (stood in for by a table of its columns) and from the official tree."""
+
+import datasets
+import pytest
+from datasets import ClassLabel
+
+from hf_unlearn.data import SpeechArguments, decode_audio, load_speech, load_splits
+from hf_unlearn.data.librispeech import read_subset, subsets
+
+HUB = {"source": "openslr/librispeech_asr", "config": "clean", "split": "train.100"}
+
+
+@pytest.fixture
+def hub(monkeypatch, hub_rows):
+    """`load_dataset` of the Hub id gives `hub.rows`, or nothing when `hub.empty`; `hub.calls` counts."""
+
+    class Hub:
+        rows, calls, empty = hub_rows, [], False
+
+        def load_dataset(self, path, name=None, *, split=None, streaming=False):
+            assert (path, name) == ("openslr/librispeech_asr", "clean")
+            self.calls.append(split)
+            if not streaming:
+                return self.rows.select([] if self.empty else range(len(self.rows)))
+            stream = self.rows.cast_column("audio", datasets.Audio(decode=False)).to_iterable_dataset()
+            return stream.cast_column("audio", self.rows.features["audio"]).take(0 if self.empty else len(self.rows))
+
+    hub = Hub()
+    monkeypatch.setattr(datasets, "load_dataset", hub.load_dataset)
+    return hub
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_hub(hub, streaming):
+    rows = load_speech(**HUB, streaming=streaming)
+    assert rows.column_names == ["id", "speaker", "text", "audio"]
+    assert rows["id"] == sorted(hub.rows["id"])
+    assert set(rows["speaker"]) == {"374", "1034", "2007"}
+    assert rows.features["audio"] == datasets.Audio(decode=False)
+    assert decode_audio(rows[0]["audio"]).shape == (3200,)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_hub_speakers_and_bound(hub, streaming):
+    rows = load_speech(**HUB, streaming=streaming, speakers=[374, "2007"], max_utterances_per_speaker=2)
+    assert list(rows["id"]) == ["2007-0", "2007-1", "374-0", "374-1"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_hub_refusals(hub, streaming):
+    with pytest.raises(ValueError, match="unknown speaker '37' in openslr.*nearest of its 3 ids: 374, "):
+        load_speech(**HUB, streaming=streaming, speakers=["37"])
+    with pytest.raises(ValueError, match="no speaker column 'who' in .*its columns are id, text, audio, speaker_id"):
+        load_speech(**HUB, streaming=streaming, speaker_column="who")
+    hub.rows = hub.rows.remove_columns("speaker_id").add_column("speaker_id", [1] * 11 + [None])
+    with pytest.raises(ValueError, match="1 of 12 rows .* have no speaker in column 'speaker_id'"):
+        load_speech(**HUB, streaming=streaming)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_hub_split_without_rows(hub, streaming):
+    hub.empty = True
+    with pytest.raises(ValueError, match="split 'train.100' of openslr/librispeech_asr holds no utterances"):
+        load_speech(**HUB, streaming=streaming)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_without_ids_paths_then_rows_serve(hub, streaming):
+    assert load_speech(**HUB, streaming=streaming, id_column="none")["id"][0] == "1034-0.flac"
+    bare = [
+        {"bytes": row["bytes"], "path": None}
+        for row in hub.rows.cast_column("audio", datasets.Audio(decode=False))["audio"]
+    ]
+    table = hub.rows.remove_columns("audio").add_column("audio", bare)
+    hub.rows = table.cast_column("audio", datasets.Audio(decode=False))
+    ids = load_speech(**HUB, streaming=streaming, id_column="neither")["id"]
+    assert ids[0] == "train.100-000000000" and ids[-1] == "train.100-000000011"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_class_labels_go_by_their_names(hub, streaming):
+    labels = hub.rows.remove_columns("speaker_id").add_column("speaker_id", [0, 1, 2] * 4)
+    hub.rows = labels.cast_column("speaker_id", ClassLabel(names=["ann", "bob", "cy"]))
+    assert set(load_speech(**HUB, streaming=streaming)["speaker"]) == {"ann", "bob", "cy"}
+
+
+def test_a_bounded_stream_is_read_no_further_than_needed(hub, monkeypatch):
+    monkeypatch.setattr("hf_unlearn.data.sources.STREAM_BATCH", 2)
+    read = []
+
+    def watched(table):
+        read.append(len(table))
+        return table
+
+    plain = hub.load_dataset
+
+    def load_dataset(*args, **options):
+        stream = plain(*args, **options).with_format("arrow")
+        return stream.map(watched, batched=True, batch_size=2, features=stream.features)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    load_speech(**HUB, streaming=True, speakers=["374"], max_utterances_per_speaker=2)
+    assert sum(read) <= 4  # of 12 rows; datasets reads one batch ahead
+
+
+def test_a_stream_is_read_once(hub):
+    first = load_speech(**HUB, streaming=True, speakers=["374"])
+    calls = len(hub.calls)
+    assert list(load_speech(**HUB, streaming=True, speakers=["374"])["id"]) == list(first["id"])
+    assert len(hub.calls) == calls
+
+
+def test_hub_splits(hub):
+    args = SpeechArguments(
+        dataset_config="clean",
+        forget_speakers=[374],
+        retain_speakers=[1034],
+        retain_size=2,
+        held_out=0.25,
+        streaming=True,
+    )
+    splits = load_splits(args, seed=1)
+    assert splits.describe()["utterances"] == {"forget": 3, "forget_test": 1, "retain": 2, "retain_pool": 3, "test": 1}
+
+
+def test_tree(tree):
+    assert set(subsets(tree)) == set(subsets(tree.parent)) == {"train-clean-100"}
+    rows = load_speech(tree.parent, split="train-clean-100")
+    assert list(rows["id"]) == [f"{speaker}-9-000{take}" for speaker in (14, 367) for take in range(3)]
+    assert rows[0]["speaker"] == "14" and rows[0]["text"] == "ONE TWO"
+    assert decode_audio(rows[0]["audio"]).shape == (3200,)
+    assert set(load_speech(tree, split="train-clean-100", speakers=[367])["speaker"]) == {"367"}
+
+
+def test_tree_refusals(tree):
+    with pytest.raises(ValueError, match="no subset 'train.100' in the LibriSpeech tree .* it holds train-clean-100"):
+        read_subset(tree, "train.100")
+    with pytest.raises(ValueError, match="unknown speaker '15' in .* nearest of its 2 ids: 14, "):
+        load_speech(tree, split="train-clean-100", speakers=["15"])
+
+
+def test_real_tree(shared):
+    rows = load_speech(shared("LibriSpeech"), split="test-other", max_utterances_per_speaker=2)
+    assert len(rows) == 20 and len(set(rows["speaker"])) == 10
+    assert rows[0]["text"].isupper()
+    waveform = decode_audio(rows[0]["audio"])
+    assert waveform.dtype == "float32" and 16_000 < len(waveform) < 35 * 16_000
