@@ -136,7 +136,7 @@ def _load(*args, **options):
 def _select_split(tables: datasets.DatasetDict, split: str, source: str | Path) -> Dataset:
     rows = next(iter(tables.values()))
     if len(tables) == 1 and "split" in rows.column_names:
-        names = list(rows["split"])
+        names = rows["split"][:]
         positions = [position for position, name in enumerate(names) if name == split]
         if positions:
             return rows.select(positions)
@@ -158,30 +158,34 @@ def _standardise(rows: Dataset, columns: dict[str, str], source, split: str, roo
     if not len(rows):
         raise ValueError(f"split '{split}' of {source} holds no utterances")
     rows = rows.with_format(None)  # `cast` leaves a format behind that hides the columns flattened below
-    feature = rows.features[columns["audio"]]
-    if feature in (Value("string"), Value("large_string")):
-        paths = [path and _find_audio(path, root) for path in rows[columns["audio"]]]
-        audio = Dataset.from_dict({"audio": paths}, Features({"audio": Value("string")}))
-    elif (
-        isinstance(feature, Audio) or feature == Value("binary") or (isinstance(feature, dict) and "bytes" in feature)
-    ):
-        audio = rows.select_columns(columns["audio"])
-        if columns["audio"] != "audio":
-            audio = audio.rename_column(columns["audio"], "audio")
-    else:
-        raise ValueError(
-            f"audio column '{columns['audio']}' of {source} holds {feature}, not audio files or their paths"
-        )
-    audio = audio.cast_column("audio", Audio(decode=False))
-    paths = audio.flatten()["audio.path"]  # without the bytes
-    names = _speaker_names(rows[columns["speaker"]], rows.features[columns["speaker"]], columns["speaker"], source)
-    ids = list(rows[columns["id"]]) if columns["id"] in rows.column_names else [None] * len(rows)
+    audio = _undecoded(rows, columns["audio"], source, root)
+    paths = audio.flatten()["audio.path"][:]  # without the bytes
+    ids = rows[columns["id"]][:] if columns["id"] in rows.column_names else [None] * len(rows)
     ids = [_utterance_id(*row, root, split) for row in zip(ids, paths, range(len(rows)))]
     _check_unique(ids, source)
-    texts = ["" if text is None else str(text) for text in rows[columns["text"]]]
-    for name, values in {"id": ids, "speaker": names, "text": texts}.items():
+    speakers, feature = rows[columns["speaker"]][:], rows.features[columns["speaker"]]
+    speakers = _speaker_names(speakers, feature, columns["speaker"], source)
+    texts = ["" if text is None else str(text) for text in rows[columns["text"]][:]]
+    for name, values in {"id": ids, "speaker": speakers, "text": texts}.items():
         audio = audio.add_column(name, values, feature=ROWS[name])
     return audio.select_columns(list(ROWS))
+
+
+def _undecoded(rows: Dataset, column: str, source: str | Path, root: Path | None) -> Dataset:
+    """The audio alone, as a column audio of {"bytes", "path"}."""
+    feature = rows.features[column]
+    if feature in (Value("string"), Value("large_string")):
+        paths = [path and _find_audio(path, root) for path in rows[column][:]]
+        audio = Dataset.from_dict({"audio": paths}, Features({"audio": Value("string")}))
+    elif isinstance(feature, Audio) or feature == Value("binary") or feature == ROWS["audio"]:
+        audio = rows.select_columns(column).rename_columns({column: "audio"})
+    else:
+        raise ValueError(f"audio column '{column}' of {source} holds {feature}, not audio files or their paths")
+    audio = audio.cast_column("audio", Audio(decode=False))
+    missing = audio.with_format("arrow")[:]["audio"].null_count
+    if missing:
+        raise ValueError(f"{missing} of {len(rows)} rows of {source} have no audio in column '{column}'")
+    return audio
 
 
 def _find_audio(path: str, root: Path | None) -> str:
@@ -190,8 +194,7 @@ def _find_audio(path: str, root: Path | None) -> str:
     return str(next((place for place in places if place.is_file()), places[0] if places else path))
 
 
-def _speaker_names(speakers: Iterable, feature, column: str, source: str | Path) -> list[str]:
-    speakers = list(speakers)
+def _speaker_names(speakers: list, feature, column: str, source: str | Path) -> list[str]:
     missing = sum(speaker in (None, "") for speaker in speakers)
     if missing:
         raise ValueError(f"{missing} of {len(speakers)} rows read of {source} have no speaker in column '{column}'")
@@ -220,7 +223,7 @@ def _check_unique(ids: list[str], source: str | Path) -> None:
 def _select(rows: Dataset, speakers: list[str] | None, limit: int | None, source: str | Path) -> Dataset:
     if limit is not None and limit < 1:
         raise ValueError(f"max_utterances_per_speaker is {limit}: give a positive number, or none to load all")
-    owners, ids, counts, positions = list(rows["speaker"]), list(rows["id"]), Counter(), []
+    owners, ids, counts, positions = rows["speaker"][:], rows["id"][:], Counter(), []
     check_speakers(speakers or (), owners, source)
     for position in sorted(range(len(ids)), key=ids.__getitem__):
         speaker = owners[position]

@@ -191,9 +191,9 @@ def _tokenize(dataset: Dataset, tokenizer, max_label_length: int, language: str 
                 f"{type(tokenizer).__name__} has none: leave both out"
             )
         tokenizer.set_prefix_tokens(language=language, task=task)
-    texts = list(dataset["text"])
+    texts = dataset["text"][:]
     labels, words = tokenizer(texts).input_ids, tokenizer(texts, add_special_tokens=False).input_ids
-    for name, text, label, word in zip(dataset["id"], texts, labels, words):
+    for name, text, label, word in zip(dataset["id"][:], texts, labels, words):
         if not text.strip() or not word:
             raise ValueError(f"utterance {name} has an empty transcript, {text!r}: leave it out of the data")
         if len(label) > max_label_length:
@@ -207,7 +207,7 @@ def _tokenize(dataset: Dataset, tokenizer, max_label_length: int, language: str 
 def _audio_states(dataset: Dataset) -> list[tuple]:
     """What changes when the audio of a row does: the embedded bytes, or the file's place, size and time."""
     states = []
-    for name, text, audio in zip(dataset["id"], dataset["text"], dataset["audio"]):
+    for name, text, audio in zip(dataset["id"][:], dataset["text"][:], dataset["audio"]):
         if audio["bytes"] is not None:
             state = Hasher.hash_bytes(audio["bytes"])
         elif audio["path"] and os.path.exists(audio["path"]):
@@ -263,7 +263,7 @@ def _decode_chunk(audio: dict, extractor: WhisperFeatureExtractor) -> np.ndarray
 
 
 def _report_skipped(dataset: Dataset, features: Dataset, description: str) -> None:
-    skipped = sorted(set(dataset["id"]) - set(features["id"]))
+    skipped = sorted(set(dataset["id"][:]) - set(features["id"][:]))
     if skipped and len(skipped) == len(dataset):
         raise ValueError(f"{description}: all {len(dataset)} utterances have broken, empty or too long audio")
     if skipped:

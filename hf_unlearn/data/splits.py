@@ -29,9 +29,9 @@ class SpeakerSplits:
         return {
             "seed": self.seed,
             "utterances": {name: len(part) for name, part in parts.items()},
-            "speakers": {name: sorted(set(part["speaker"])) for name, part in parts.items()},
-            "forget_ids": list(self.forget["id"]),
-            "retain_ids": list(self.retain["id"]),
+            "speakers": {name: sorted(set(part["speaker"][:])) for name, part in parts.items()},
+            "forget_ids": self.forget["id"][:],
+            "retain_ids": self.retain["id"][:],
         }
 
     def evaluation(self, max_samples: int | None = None) -> dict[str, Dataset]:
@@ -73,8 +73,8 @@ def split_by_speaker(
             both `train` and `test`, `held_out` or `retain_size` out of range.
     """
     forget_speakers, retain_speakers = _check_roles(forget_speakers, retain_speakers or ())
-    check_speakers(forget_speakers | retain_speakers, train["speaker"], "the training split")
-    retain_speakers = retain_speakers or set(train["speaker"]) - forget_speakers
+    check_speakers(forget_speakers | retain_speakers, train["speaker"][:], "the training split")
+    retain_speakers = retain_speakers or set(train["speaker"][:]) - forget_speakers
     trained = forget_speakers | retain_speakers
     held = _hold_out(train, trained - _speakers(test), held_out, seed)
     held_rows = set(held)
@@ -157,8 +157,8 @@ def prepare_splits(
     parts = {"forget": features("forget", splits.forget)}
     if retain_pool:
         parts["retain_pool"] = features("retain_pool", splits.retain_pool)
-        retained = set(splits.retain["id"])
-        ids = parts["retain_pool"]["id"]
+        retained = set(splits.retain["id"][:])
+        ids = parts["retain_pool"]["id"][:]
         parts["retain"] = parts["retain_pool"].select([row for row, name in enumerate(ids) if name in retained])
     else:
         parts["retain"] = features("retain", splits.retain)
@@ -180,7 +180,7 @@ def _check_roles(forget_speakers: Iterable[str], retain_speakers: Iterable[str])
 
 
 def _check_apart(train: Dataset, test: Dataset) -> None:
-    shared = sorted(set(train["id"]) & set(test["id"]))
+    shared = sorted(set(train["id"][:]) & set(test["id"][:]))
     if shared:
         raise ValueError(
             f"{len(shared)} utterance ids are in both the training and the test split, among them '{shared[0]}': name "
@@ -200,23 +200,23 @@ def _retain_count(retain_size: float, available: int) -> int:
 
 
 def _speakers(rows: Dataset | None) -> set[str]:
-    return set() if rows is None else set(rows["speaker"])
+    return set() if rows is None else set(rows["speaker"][:])
 
 
 def _of(rows: Dataset, speakers: set[str]) -> Dataset:
     """The rows of these speakers, in the order of their ids."""
-    return _by_id(rows.select([row for row, speaker in enumerate(rows["speaker"]) if speaker in speakers]))
+    return _by_id(rows.select([row for row, speaker in enumerate(rows["speaker"][:]) if speaker in speakers]))
 
 
 def _by_id(rows: Dataset) -> Dataset:
-    ids = list(rows["id"])
+    ids = rows["id"][:]
     return rows.select(sorted(range(len(ids)), key=ids.__getitem__))
 
 
 def _shuffled_rows(rows: Dataset, seed: int) -> dict[str, list[int]]:
     """Row numbers of each speaker, shuffled by the seed and by nothing else: not row order, not the other speakers."""
-    ids, by_speaker = list(rows["id"]), {}
-    for row, speaker in enumerate(rows["speaker"]):
+    ids, by_speaker = rows["id"][:], {}
+    for row, speaker in enumerate(rows["speaker"][:]):
         by_speaker.setdefault(speaker, []).append(row)
     shuffled = {}
     for speaker, own in by_speaker.items():

@@ -99,6 +99,12 @@ class TestSources:
         with pytest.raises(ValueError, match="1 utterance ids of .* are not unique, among them 'train': name another"):
             load_speech(folder, split="train", id_column="split", **FOLDER)
 
+    def test_rows_without_audio(self, tmp_path):
+        lines = [{"audio": "a.flac", "text": "one", "speaker": "a"}, {"audio": None, "text": "two", "speaker": "b"}]
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        with pytest.raises(ValueError, match="1 of 2 rows of .*rows.jsonl have no audio in column 'audio'"):
+            load_speech(tmp_path / "rows.jsonl", split="train", **FOLDER)
+
     def test_folder_of_sound_only(self, folder):
         (folder / "metadata.csv").unlink()
         with pytest.raises(ValueError, match="without torchcodec: install it, .* or write a metadata.csv"):
