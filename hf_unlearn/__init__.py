@@ -4,7 +4,6 @@ from .config import UnlearnConfig
 from .methods import METHODS, Method
 from .trainer import UnlearnTrainer
 
-
 __version__ = "0.1.0.dev0"
 
 __all__ = ["METHODS", "Method", "UnlearnConfig", "UnlearnTrainer"]

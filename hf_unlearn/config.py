@@ -41,7 +41,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
     abort_when: str | None = field(
         default=None,
         metadata={
-            "help": "Abort when this holds at a check, e.g. 'test_wer > 30', and restore the best model checked before."
+            "help": "Abort when this holds at a check, e.g. 'test_wer > 30', and restore the best checked model."
         },
     )
     check_steps: int = field(

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader, Sampler
 class RetainSampler(Sampler[list[int]]):
     """Batches of indices for the steps from `first_step` on, without end.
 
-    All processes of a step share one batch of `batch_size * processes` samples, which each takes its part of; an epoch is a
-    new permutation, and what does not fill a batch at its end is left for the next. A retain set smaller than that batch is
-    used whole in every step.
+    All processes of a step share one batch of `batch_size * processes` samples, which each takes its part of; an epoch
+    is a new permutation, and what does not fill a batch at its end is left for the next. A retain set smaller than
+    that batch is used whole in every step.
 
     Args:
         size: number of samples in the retain set.

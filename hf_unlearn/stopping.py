@@ -1,4 +1,4 @@
-"""Stopping rules that a user can state: "stop when the forget WER reaches 90", "abort when the test WER is over 30"."""
+"""Stopping rules that a user can state: "stop when the forget WER reaches 90, abort when the test WER is over 30"."""
 
 import operator
 import re
@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import Subset
 from transformers import TrainerCallback
 from transformers.utils import logging
-
 
 logger = logging.get_logger(__name__)
 
@@ -60,8 +59,8 @@ class StoppingRules(TrainerCallback):
     """Checks `stop_when` and `abort_when` every `check_steps` steps on a bounded sample of the splits that they name.
 
     While `abort_when` does not hold, the model that has come furthest towards `stop_when` is kept in
-    `<output_dir>/best_checked.safetensors`; an abort restores it (the original model, if no check has passed). Checks are logged
-    as `check_<split>_<metric>`.
+    `<output_dir>/best_checked.safetensors`; an abort restores it (the original model, if no check has passed). Checks
+    are logged as `check_<split>_<metric>`.
     """
 
     def __init__(self, trainer):
@@ -100,8 +99,10 @@ class StoppingRules(TrainerCallback):
         if self.abort and self.abort.holds(metrics[self.abort.metric]):
             self._restore()
             self.report |= {"reason": "aborted", "value": metrics[self.abort.metric], "restored_step": self.best_step}
-            logger.warning(f"Aborted at step {state.global_step}: {self.abort.metric} is {metrics[self.abort.metric]:.4g} "
-                           f"({self.abort}). The model of step {self.best_step} is restored.")  # fmt: skip
+            logger.warning(
+                f"Aborted at step {state.global_step}, since {self.abort} ({metrics[self.abort.metric]:.4g}). "
+                f"The model of step {self.best_step} is restored."
+            )
             control.should_training_stop = True
         elif self._weigh(metrics, state.global_step) and self.abort:
             self._keep()

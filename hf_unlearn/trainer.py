@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections import defaultdict
 
 import datasets
@@ -23,7 +24,6 @@ from .per_sample.rules import Dense
 from .retain import RetainSampler, retain_dataloader
 from .stopping import StoppingRules
 
-
 logger = logging.get_logger(__name__)
 
 
@@ -31,19 +31,20 @@ class UnlearnTrainer(Seq2SeqTrainer):
     """Makes a model forget `forget_dataset` while it keeps `retain_dataset`; in all else a `Seq2SeqTrainer`.
 
     Args:
-        forget_dataset: what is to be forgotten; `train_dataset` is its alias, so that existing code needs one new line.
+        forget_dataset: what is to be forgotten; `train_dataset` is its alias, so that existing code needs one new
+        line.
         retain_dataset: the (small) data that must be kept, with a length and indexed access.
         eval_dataset: best a dict of splits, `{"forget": ..., "retain": ..., "test": ...}`.
         peft_config: a `peft` configuration; the model is wrapped, and the adapter alone is trained.
         args, model, processing_class, data_collator, compute_metrics, callbacks, ...: as in `Seq2SeqTrainer`.
 
-    The loss of a batch is the mean over its samples of what the model returns for each sample alone, in training and in
-    evaluation, so that neither padding nor the composition of batches matters. Layers of the BatchNorm family keep their
-    running statistics, since samples must not interact.
+    The loss of a batch is the mean over its samples of what the model returns for each sample alone, in training and
+    in evaluation, so that neither padding nor the composition of batches matters. Layers of the BatchNorm family keep
+    their running statistics, since samples must not interact.
 
-    Logged per step: `forget_loss`, `retain_loss`, and for orthograd `kept` = |u_perp| / |u|, `rank` (numerical rank of the
-    retain gradients; its mean over the projections) and `residual` (the largest cosine left between u_perp and a retain
-    gradient).
+    Logged per step: `forget_loss`, `retain_loss`, and for orthograd `kept` = |u_perp| / |u|, `rank` (numerical rank of
+    the retain gradients; its mean over the projections) and `residual` (the largest cosine left between u_perp and a
+    retain gradient).
 
     Attributes:
         stopping: what ended the training, for reports: reason, step, rules and the value that decided.
@@ -100,8 +101,23 @@ class UnlearnTrainer(Seq2SeqTrainer):
             return super().compute_loss(model, inputs, return_outputs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
-        with SampleMeanLoss(find_batch_size(inputs)):  # with predict_with_generate, compute_loss is not called
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
+        with SampleMeanLoss(find_batch_size(inputs)) as losses:  # predict_with_generate does not call compute_loss
+            loss, *more = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
+        if loss is not None:
+            self._evaluated.append(self.accelerator.gather_for_metrics(losses.per_sample(loss)).cpu())
+        return loss, *more
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        """As in Trainer, but every sample counts once: Trainer weighs the last, smaller batch like the others, and
+        Seq2SeqTrainer keeps the samples that fill up the processes' last batches."""
+        self._evaluated: list[Tensor] = []
+        self.gather_function = self.accelerator.gather_for_metrics
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if self._evaluated:
+            output.metrics[f"{metric_key_prefix}_loss"] = float(torch.cat(self._evaluated).double().mean())
+        return output
 
     # ---- the step ---------------------------------------------------------------------------------------------------
 
@@ -162,19 +178,19 @@ class UnlearnTrainer(Seq2SeqTrainer):
             names = dict(self.model.named_parameters())
             self._engine = PerSampleEngine(self.model, [names[name] for name in slow])
             if slow:
-                listed = "; ".join(f"{name} ({reason})" for name, reason in slow.items())
-                logger.warning_once(
-                    "These parameters take the slow path, one forward and backward pass for each retain sample (exact, but "
-                    f"slower): {listed}"
+                reasons = defaultdict(list)
+                for name, reason in slow.items():
+                    reasons[reason].append(name)
+                logger.warning(
+                    "The per-sample gradients of these parameters are computed one sample at a time, which is exact "
+                    "but slow: " + "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
                 )
         return self._engine
 
     def _find_slow(self, loss_of, batch: dict, k: int) -> dict[str, str]:
         own = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
         precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, own)
-        if (
-            not self.args.gradient_checkpointing
-        ):  # that works in training mode only; without, eval mode has no randomness
+        if not _checkpoints(self.model):  # those work in training mode only; eval mode has no randomness
             self.model.eval()
         with torch.random.fork_rng(devices=[self.args.device] if self.args.device.type == "cuda" else []):
             slow = find_slow_parameters(self.model, loss_of, batch, k, precision)
@@ -186,7 +202,7 @@ class UnlearnTrainer(Seq2SeqTrainer):
         return slow
 
     def gather_samples(self, tensor: Tensor) -> Tensor:
-        """Tensors (k, T, ...) or (k, ...) of all processes, concatenated along the samples and padded with zeros in T."""
+        """Tensors (k, T, ...) or (k, ...) of all processes, concatenated along the samples, padded with zeros in T."""
         if self._gather_group is None:  # a group of its own, so that DDP's reductions in flight do not mix with these
             self._gather_group = dist.new_group()
         return _all_gather(tensor, self._gather_group)
@@ -259,7 +275,7 @@ class _TrainerStep:
                     with engine.record(k):
                         loss = self._loss(self.model, self.retain_batch)
                 visit = self._with_all_processes(visitor)
-                engine.backward(lambda: self.backward(loss, retain_graph=again), visit, again)
+                engine.backward(functools.partial(self.backward, loss, retain_graph=again), visit, again)
             self._visit_slow(engine, visit)
         return loss.detach()
 
@@ -324,19 +340,21 @@ def _check_data(method: Method, forget_dataset, retain_dataset) -> None:
         raise ValueError("retain_dataset is missing: this method needs samples to keep, if only a few dozen")
     if isinstance(retain_dataset, (torch.utils.data.IterableDataset, datasets.IterableDataset)):
         raise ValueError(
-            "retain_dataset is iterable only, but the retain batch of a step must not depend on what was read before: take "
-            "the samples into a list or a Dataset first"
+            "retain_dataset is iterable only, but the retain batch of a step must not depend on what was read before: "
+            "take the samples into a list or a Dataset first"
         )
     if len(retain_dataset) == 0:
         raise ValueError("retain_dataset is empty: give at least one sample to keep, or use method='gradient_ascent'")
 
 
+def _checkpoints(model: nn.Module) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
 def _with_adapter(model: nn.Module, args: UnlearnConfig, peft_config) -> nn.Module:
     from peft import get_peft_model
 
-    if (
-        args.gradient_checkpointing
-    ):  # else nothing before the first adapter would need a gradient, and checkpoints drop it
+    if args.gradient_checkpointing or _checkpoints(model):  # else checkpoints drop what comes before an adapter
         model.enable_input_require_grads()
     return get_peft_model(model, peft_config)
 

@@ -1,9 +1,8 @@
-"""The methods of unlearning, by the name that `UnlearnConfig.method` takes. A new one is one file and one line here."""
+"""The methods of unlearning, by the name that `UnlearnConfig.method` takes. A new one is one file and one line."""
 
 from .base import Method, Step
 from .orthograd import OrthoGrad, orthograd
 from .weighted import WeightedSum, finetune, gradient_ascent, gradient_difference
-
 
 # Each makes a method from an UnlearnConfig.
 METHODS = {

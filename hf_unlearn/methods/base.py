@@ -1,4 +1,4 @@
-"""What a method is: how one optimizer step turns forget and retain data into the gradient that the optimizer descends."""
+"""What a method is: how an optimizer step turns forget and retain data into the gradient that is descended."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -7,15 +7,14 @@ from torch import Tensor, nn
 
 from ..per_sample import ParameterRows
 
-
 Visitor = Callable[[ParameterRows, ParameterRows], Tensor | None]
 
 
 class Step(Protocol):
     """What the trainer offers to a method within one optimizer step (implemented in `trainer.py`).
 
-    samples, first_sample, all_samples: how many retain samples this process has, the place of its first among those of all
-        processes, and how many there are in all.
+    samples, first_sample, all_samples: how many retain samples this process has, the place of its first among those
+        of all processes, and how many there are in all.
     processes: number of processes, over which `.grad` is averaged.
     parameters: the trainable parameters.
     """
@@ -27,8 +26,8 @@ class Step(Protocol):
     parameters: list[nn.Parameter]
 
     def forget_loss(self) -> Tensor:
-        """The micro-batch's loss, scaled so that the sum over the step's micro-batches, averaged over processes, is the
-        mean over all forget samples."""
+        """The micro-batch's loss, scaled so that its sum over the step, averaged over processes, is the mean over all
+        forget samples."""
 
     def retain_loss(self) -> Tensor:
         """The retain batch's loss, scaled so that its average over processes is the mean over all retain samples."""
@@ -37,15 +36,15 @@ class Step(Protocol):
         """Adds the gradient of a loss to `.grad`."""
 
     def visit_retain_samples(self, *visitors: Visitor) -> Tensor:
-        """One backward pass over the retain batch for each visitor, which is shown every parameter's rows: those of this
-        process and those of all processes. The last visitor returns what this process adds to `.grad` (it is then
-        averaged over processes), the others return nothing. Returns the retain loss for the log.
+        """One backward pass over the retain batch for each visitor, which is shown every parameter's rows: those of
+        this process and those of all processes. The last visitor returns what this process adds to `.grad` (it is
+        then averaged over processes), the others return nothing. Returns the retain loss for the log.
         """
 
 
 class Method:
-    """A method of unlearning. The trainer calls `forget` for each micro-batch of forget samples, and `retain` once, after
-    the last of them; between them they must leave the gradient to descend in `.grad`.
+    """A method of unlearning. The trainer calls `forget` for each micro-batch of forget samples, and `retain` once,
+    after the last of them; between them they must leave the gradient to descend in `.grad`.
 
     uses_forget, uses_retain: the data the method looks at.
     edits_gradient: whether it changes `.grad` itself. Then nothing else may own the gradients (DeepSpeed).

@@ -6,8 +6,8 @@ with u the forget gradient and the retain samples' gradients g_n as rows of A. W
 
     g = -(1 - alpha) (u - sum_n w_n g_n),      w_n = c_n + alpha / ((1 - alpha) k)
 
-so beside the inner products K = A A^T and b = A u, all it takes is one weighted sum of the g_n, and that sum takes the place
-of the weight gradient which the backward pass of the retain batch computes anyway.
+so beside the inner products K = A A^T and b = A u, all it takes is one weighted sum of the g_n, and that sum takes the
+place of the weight gradient which the backward pass of the retain batch computes anyway.
 
 (Another OrthoGrad, Prieto et al., arXiv 2501.04697, is an optimizer and has nothing to do with this one.)
 """
@@ -25,8 +25,8 @@ class OrthoGrad(Method):
 
     Args:
         alpha: weight of the mean retain gradient, in [0, 1). 0 ascends on u_perp alone.
-        granularity: "parameter" projects in each parameter tensor (as the authors' published code does), "model" in the
-            space of all trainable parameters together (the paper's equation).
+        granularity: "parameter" projects in each parameter tensor (as the authors' published code does), "model" in
+            the space of all trainable parameters together (the paper's equation).
     """
 
     edits_gradient = True
@@ -102,7 +102,7 @@ def _report(solutions: list[Solution], square: Tensor, free: Tensor | int) -> di
     """kept = |u_perp| / |u| over all parameters; the largest residual; the rank (its mean over projections)."""
     kept = sum(solution.kept for solution in solutions) + free
     return {
-        "kept": (kept / square).sqrt(),
+        "kept": torch.where(square > 0, kept / square, 0).sqrt(),
         "rank": torch.stack([solution.rank for solution in solutions]).mean(),
         "residual": torch.stack([solution.residual for solution in solutions]).max(),
     }

@@ -29,7 +29,9 @@ def gradient_ascent(config) -> WeightedSum:
 
 
 def gradient_difference(config) -> WeightedSum:
-    """NegGrad+ / GradDiff: alpha L_r - (1 - alpha) L_f (Kurmanji et al., arXiv 2302.09880; Liu et al., arXiv 2203.12817)."""
+    """NegGrad+ / GradDiff: alpha L_r - (1 - alpha) L_f (Kurmanji et al., arXiv 2302.09880; Liu et al., arXiv
+    2203.12817).
+    """
     return WeightedSum(forget_weight=config.alpha - 1, retain_weight=config.alpha)
 
 

@@ -2,5 +2,4 @@
 
 from .projection import Solution, orthogonal_component, solve
 
-
 __all__ = ["Solution", "orthogonal_component", "solve"]

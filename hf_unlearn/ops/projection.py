@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
 # Singular values of the row-normalised A below sqrt(k * RANK_TOLERANCE) count as zero. What such a direction leaves
 # behind is a cosine of at most that size (1e-6 * sqrt(k)), and rounding of float32 gradients lies below it (1e-7).
 RANK_TOLERANCE = 1e-12
@@ -46,8 +45,8 @@ def solve(gram: Tensor, dots: Tensor, square: Tensor) -> Solution:
 
     The rows are scaled to unit length first (projection does not see row scale, conditioning does; zero rows stay zero
     and drop out). Well-conditioned systems take a Cholesky factor, all others an eigendecomposition whose small
-    eigenvalues are cut at `RANK_TOLERANCE`. Non-finite input gives non-finite coefficients, never an exception, so that a
-    gradient scaler sees the overflow.
+    eigenvalues are cut at `RANK_TOLERANCE`. Non-finite input gives non-finite coefficients, never an exception, so
+    that a gradient scaler sees the overflow.
     """
     if not bool(torch.isfinite(gram).all() & torch.isfinite(dots).all()):
         nan = torch.full_like(square, torch.nan)
@@ -64,7 +63,7 @@ def solve(gram: Tensor, dots: Tensor, square: Tensor) -> Solution:
 
 
 def _solve_normalised(cosines: Tensor, rhs: Tensor) -> tuple[Tensor, Tensor]:
-    """Minimum-norm solution of cosines @ y = rhs and the rank, for a positive semi-definite matrix of unit diagonal."""
+    """Minimum-norm y of cosines @ y = rhs and the rank, for a positive semi-definite matrix of unit diagonal."""
     factor, info = torch.linalg.cholesky_ex(cosines)
     if info == 0 and factor.diagonal().square().min() > WELL_CONDITIONED:
         y = torch.cholesky_solve(rhs[:, None], factor)[:, 0]
@@ -85,7 +84,7 @@ def orthogonal_component(u: Tensor, rows: Tensor) -> Tensor:
     Returns:
         (d,) in u's dtype, with max_n |<u_perp, g_n>| <= 1e-5 |u| |g_n|.
 
-    Inner products are accumulated in float64; a second pass removes what rounding of the first has left ("twice is enough").
+    Inner products are accumulated in float64; a second pass removes what rounding of the first has left.
     """
     rows64 = rows.double()
     gram, residue = rows64 @ rows64.T, u.double()

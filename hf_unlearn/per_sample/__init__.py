@@ -4,5 +4,4 @@ from .engine import ParameterRows, PerSampleEngine
 from .losses import SampleMeanLoss
 from .rules import Unsupported
 
-
 __all__ = ["ParameterRows", "PerSampleEngine", "SampleMeanLoss", "Unsupported"]

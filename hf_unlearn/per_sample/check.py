@@ -1,4 +1,4 @@
-"""Holds the engine against one sample computed alone, before the first step, and finds what has to take the slow path."""
+"""Holds the engine against one sample computed alone before the first step, and finds what needs the slow path."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,14 @@ from .engine import ParameterRows, PerSampleEngine
 from .reference import sample_gradient, select_sample
 from .rules import Unsupported
 
-
 # Largest relative difference between a sample's gradient in the batch and alone, by the precision it is computed in;
 # and, for gradients that are zero but for rounding (keys' biases), the same relative to the whole gradient.
-TOLERANCE = {torch.float32: (1e-3, 1e-6), torch.bfloat16: (1e-1, 1e-3), torch.float16: (3e-2, 1e-3)}
+TOLERANCE = {
+    torch.float64: (1e-6, 1e-12),
+    torch.float32: (1e-3, 1e-6),
+    torch.bfloat16: (1e-1, 1e-3),
+    torch.float16: (3e-2, 1e-3),
+}
 
 
 def find_slow_parameters(

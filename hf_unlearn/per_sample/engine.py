@@ -1,13 +1,14 @@
-"""Shows every sample's gradient of every parameter, once, during one backward pass, and lets a visitor decide what of it
-reaches `.grad`.
+"""Shows every sample's gradient of every parameter, once, during one backward pass, and lets a visitor decide what of
+it reaches `.grad`.
 
 While the engine records, each call of a torch function that joins a trainable parameter (or something computed from
-parameters alone: a cast, a weight norm, a slice of a position table) with sample data gets an identity behind its output,
-the `Tap`. In the backward pass the tap holds what the weight gradient is made of, the call's inputs X and the output's
-gradient B, and hands autograd any weighted sum of the per-sample gradients in place of their plain sum. So the gradient
-reaches `.grad` the way autograd, DistributedDataParallel and checkpointing expect.
+parameters alone: a cast, a weight norm, a slice of a position table) with sample data gets an identity behind its
+output, the `Tap`. In the backward pass the tap holds what the weight gradient is made of, the call's inputs X and the
+output's gradient B, and hands autograd any weighted sum of the per-sample gradients in place of their plain sum. So
+the gradient reaches `.grad` the way autograd, DistributedDataParallel and checkpointing expect.
 
-Working on function calls rather than on modules means that tied, reused and bare parameters are no special cases, and that
+Working on function calls rather than on modules means that tied, reused and bare parameters are no special cases, and
+that
 no use of a parameter can be missed: what has no rule raises `Unsupported` and goes to the slow, exact path
 (`reference.py`).
 """
@@ -21,7 +22,6 @@ from torch import Tensor, nn
 
 from .recorder import Call, Recorder, rows_of
 from .rules import Lookup, Rows, Unsupported
-
 
 # Values of G that one chunk may hold: few enough to stay in a CPU's caches, enough to fill a GPU.
 CHUNK = {"cpu": 2**20, "cuda": 2**26}

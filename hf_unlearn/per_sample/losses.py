@@ -1,11 +1,12 @@
 """Turns a model's own batch loss into the mean over its samples of the loss that each sample has alone.
 
-Models average over the tokens of a batch, so that a sample's share of the loss depends on the lengths of its neighbours
-and on padding. Here the loss of a batch is the mean over its samples of what the model returns for each sample alone
-(DESIGN: "padding and batch composition change nothing"). Nothing of the model is touched: its calls of
+Models average over the tokens of a batch, so that a sample's share of the loss depends on the lengths of its
+neighbours and on padding. Here the loss of a batch is the mean over its samples of what the model returns for each
+sample alone (DESIGN: "padding and batch composition change nothing"). Nothing of the model is touched: its calls of
 `torch.nn.functional`'s loss functions are intercepted while it computes.
 """
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -25,12 +26,26 @@ class SampleMeanLoss(TorchFunctionMode):
     def __init__(self, samples: int):
         super().__init__()
         self.samples = samples
+        self.seen: list[Tensor] = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        per_sample = LOSSES.get(func)
-        if per_sample is None:
-            return func(*args, **(kwargs or {}))
-        return per_sample(self.samples, *args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func not in LOSSES or _reduction(func, args, kwargs) == "none":
+            return func(*args, **kwargs)
+        losses = LOSSES[func](self.samples, *args, **kwargs)
+        self.seen.append(losses.detach())
+        return losses.mean()
+
+    def per_sample(self, loss: Tensor) -> Tensor:
+        """The samples' losses (k,) that a model's loss is the mean of; its mean for each where the model has several."""
+        if len(self.seen) == 1 and torch.isclose(self.seen[0].mean(), loss.to(self.seen[0].dtype), rtol=1e-4):
+            return self.seen[0]
+        return loss.detach().repeat(self.samples)
+
+
+def _reduction(func, args, kwargs) -> str:
+    bound = inspect.signature(func).bind(*args, **kwargs)
+    return bound.arguments.get("reduction", "mean")
 
 
 def _by_sample(values: Tensor, k: int) -> Tensor:
@@ -43,13 +58,13 @@ def _by_sample(values: Tensor, k: int) -> Tensor:
 
 
 def _label_mean(losses: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, k: int) -> Tensor:
-    """Mean over samples of each sample's mean over its own labels, class weights included."""
+    """Each sample's mean over its own labels, class weights included."""
     counted = (target != ignore_index).to(losses.dtype)
     if weight is not None:
         counted = counted * weight[target.clamp_min(0)]
     # A sample without a single label has no loss: it weighs nothing instead of spoiling the batch with 0/0.
     counts = _by_sample(counted, k).sum(1)
-    return (_by_sample(losses, k).sum(1) / torch.where(counts > 0, counts, 1)).mean()
+    return _by_sample(losses, k).sum(1) / torch.where(counts > 0, counts, 1)
 
 
 def _cross_entropy(
@@ -66,31 +81,25 @@ def _cross_entropy(
     losses = F.cross_entropy(
         input, target, weight, ignore_index=ignore_index, reduction="none", label_smoothing=label_smoothing
     )
-    if reduction == "none":
-        return losses
     if reduction == "sum":
-        return _by_sample(losses, k).sum(1).mean()
+        return _by_sample(losses, k).sum(1)
     if target.is_floating_point():  # class probabilities: every position counts
-        return _by_sample(losses, k).mean(1).mean()
+        return _by_sample(losses, k).mean(1)
     return _label_mean(losses, target, weight, ignore_index, k)
 
 
 def _nll_loss(k, input, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean"):
     losses = F.nll_loss(input, target, weight, ignore_index=ignore_index, reduction="none")
-    if reduction == "none":
-        return losses
     if reduction == "sum":
-        return _by_sample(losses, k).sum(1).mean()
+        return _by_sample(losses, k).sum(1)
     return _label_mean(losses, target, weight, ignore_index, k)
 
 
 def _ctc_loss(k, log_probs, targets, input_lengths, target_lengths, blank=0, reduction="mean", zero_infinity=False):
     losses = F.ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, "none", zero_infinity)  # (k,)
-    if reduction == "none":
-        return losses
     if reduction == "mean":
         losses = losses / torch.as_tensor(target_lengths, device=losses.device).clamp_min(1)
-    return losses.mean()
+    return losses
 
 
 def _elementwise(function: Callable) -> Callable:
@@ -98,14 +107,13 @@ def _elementwise(function: Callable) -> Callable:
 
     def per_sample(k, input, target, *args, reduction="mean", size_average=None, reduce=None, **kwargs):
         losses = function(input, target, *args, reduction="none", **kwargs)
-        if reduction == "none":
-            return losses
         rows = _by_sample(losses, k)
-        return (rows.sum(1) if reduction == "sum" else rows.mean(1)).mean()
+        return rows.sum(1) if reduction == "sum" else rows.mean(1)
 
     return per_sample
 
 
+# Each gives the losses of the k samples, (k,).
 LOSSES: dict[Callable, Callable] = {
     F.cross_entropy: _cross_entropy,
     F.nll_loss: _nll_loss,

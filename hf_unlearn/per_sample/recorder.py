@@ -13,7 +13,6 @@ from torch.overrides import TorchFunctionMode
 
 from .rules import RULES, Dense, Rows, Unsupported, by_sample
 
-
 if TYPE_CHECKING:
     from .engine import PerSampleEngine
 
@@ -37,8 +36,8 @@ class Call:
     autocast: tuple[str, torch.dtype, bool]  # device type, dtype, enabled
 
     @property
-    def name(self) -> str:
-        return self.function.__name__
+    def rule(self) -> Callable | None:
+        return RULES.get(IN_PLACE.get(self.function.__name__, self.function.__name__))
 
     def run(self, values: dict[int | str, Tensor]):
         """Calls the function with some arguments replaced."""
@@ -54,7 +53,11 @@ class Tap(torch.autograd.Function):
     def forward(ctx, engine, call, output, *tensors):
         ctx.engine, ctx.call = engine, call
         ctx.save_for_backward(*tensors[: len(call.samples)])
-        ctx.mark_dirty(output)  # the same tensor rather than a view of it: in-place activations may follow
+        if call.rule is None or output._is_view():
+            return output.view_as(output)
+        # The same tensor rather than a view of it: in-place activations may follow. No function that has a rule keeps
+        # its output for its own backward pass, so nothing minds.
+        ctx.mark_dirty(output)
         return output
 
     @staticmethod
@@ -147,7 +150,7 @@ class Recorder(TorchFunctionMode):
 
 
 def _backward(tensors, grad_tensors=None, retain_graph=None, create_graph=False, grad_variables=None, inputs=None):
-    """`torch.autograd.backward` as autograd runs it, entered below the point where torch function modes are suspended."""
+    """`torch.autograd.backward`, entered below the point where torch function modes are suspended."""
     tensors = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
     grads = (grad_tensors,) if isinstance(grad_tensors, Tensor) else tuple(grad_tensors or [None] * len(tensors))
     grads = tuple(torch.ones_like(t) if grad is None else grad for t, grad in zip(tensors, grads))
@@ -178,7 +181,9 @@ def _unique(parameters: Iterable[nn.Parameter]) -> tuple[nn.Parameter, ...]:
 
 
 def _kept(sample: Tensor, output: Tensor) -> Tensor:
-    """What a tap keeps of a sample tensor: where autocast has computed in half precision, so is this (as autograd does)."""
+    """What a tap keeps of a sample tensor: where autocast has computed in half precision, so is this (as autograd
+    does).
+    """
     half = output.dtype in (torch.float16, torch.bfloat16) and sample.dtype == torch.float32
     return sample.detach().to(output.dtype) if half else sample.detach()
 
@@ -199,20 +204,19 @@ def rows_of(call: Call, k: int, B: Tensor, samples: tuple[Tensor, ...]) -> Itera
 
 
 def _by_rule(call: Call, k: int, B: Tensor, values: dict, key: int | str) -> Rows | None:
-    rule = RULES.get(IN_PLACE.get(call.name, call.name))
-    if rule is None:
+    if call.rule is None:
         return None
-    name = key if isinstance(key, str) else list(inspect.signature(rule).parameters)[2:][key]
+    name = key if isinstance(key, str) else list(inspect.signature(call.rule).parameters)[2:][key]
     try:
         positional = [value for at, value in values.items() if isinstance(at, int)]
-        makers = rule(k, B, *positional, **{at: value for at, value in values.items() if isinstance(at, str)})
+        makers = call.rule(k, B, *positional, **{at: value for at, value in values.items() if isinstance(at, str)})
         return makers[name]() if name in makers else None
     except Unsupported:
         return None
 
 
 def _vectorised(call: Call, k: int, B: Tensor, values: dict, key: int | str) -> Dense:
-    """G_n by vectorised differentiation of the call for one sample at a time: any function that torch.func.vmap takes."""
+    """G_n by vectorised differentiation of the call on single samples, for any function that torch.func.vmap takes."""
 
     def of_one(B_n, *samples_n):
         given = {**values, **dict(zip(call.samples, samples_n))}
@@ -224,8 +228,8 @@ def _vectorised(call: Call, k: int, B: Tensor, values: dict, key: int | str) -> 
         with torch.autocast(device, dtype=dtype, enabled=enabled):
             samples = [by_sample(values[at], k) for at in call.samples]
             return Dense(torch.func.vmap(of_one)(by_sample(B, k), *samples))
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-        raise Unsupported(f"{call.name}: {error}", call.roots) from error
+    except (Unsupported, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        raise Unsupported(f"{call.function.__name__} has no rule and does not vectorise", call.roots) from error
 
 
 def _pulled_back(call: Call, tensor: Tensor, rows: Rows, k: int) -> Iterator[tuple[nn.Parameter, Rows]]:

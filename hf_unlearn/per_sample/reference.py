@@ -1,4 +1,6 @@
-"""Per-sample gradients one sample at a time: slow and obvious. The last resort of the engine and the oracle of its tests."""
+"""Per-sample gradients one sample at a time: slow and obvious. The last resort of the engine and the oracle of its
+tests.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -28,7 +30,7 @@ def per_sample_gradients(
 
 
 def sample_gradient(model: nn.Module, loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """The gradient of a loss; `.grad` is left as it was. (`torch.autograd.grad` is refused by re-entrant checkpoints.)"""
+    """The gradient of a loss; `.grad` is left as it was. (Re-entrant checkpoints refuse `torch.autograd.grad`.)"""
     before = {p: p.grad for p in model.parameters()}
     model.zero_grad(set_to_none=True)
     try:

@@ -1,9 +1,9 @@
 """Per-sample weight gradients, one rule for each function of torch that a parameter can meet the samples in.
 
-A rule has the signature of its function with k and the output's gradient B put in front, and returns, for each argument
-that may be a weight, a function that makes the `Rows` of its per-sample gradients G_n (called only for what trains).
-Samples lie along the leading axis, alone or with other axes folded into it (Swin's windows). k is the number of samples, T
-all positions between the sample axis and the channels.
+A rule has the signature of its function with k and the output's gradient B put in front, and returns, for each
+argument that may be a weight, a function that makes the `Rows` of its per-sample gradients G_n (called only for what
+trains). Samples lie along the leading axis, alone or with other axes folded into it (Swin's windows). k is the number
+of samples, T all positions between the sample axis and the channels.
 """
 
 import math
@@ -32,8 +32,8 @@ class Rows(Protocol):
     def chunk(self, start: int, stop: int) -> Tensor:
         """G[:, start:stop] as (k, stop - start, numel / m)."""
 
-    def weighted(self, weights: Tensor | None) -> Tensor:
-        """sum_n w_n G_n (None: all ones), flat."""
+    def weighted(self, weights: Tensor) -> Tensor:
+        """sum_n w_n G_n, flat; weights (k,)."""
 
     def gathered(self, gather: Callable[[Tensor], Tensor]) -> "Rows":
         """The rows of all processes; `gather` concatenates tensors (k, T, ...) or (k, ...) along the samples."""
@@ -49,7 +49,7 @@ class Product:
         return torch.bmm(self.B[:, :, start:stop].transpose(1, 2), self.X)
 
     def weighted(self, weights):
-        B = self.B if weights is None else self.B * weights.to(self.B.dtype)[:, None, None]
+        B = self.B * weights.to(self.B.dtype)[:, None, None]
         return (B.flatten(0, 1).T @ self.X.flatten(0, 1)).flatten()
 
     def gathered(self, gather):
@@ -70,7 +70,7 @@ class Lookup:
         return rows.scatter_add_(1, line[:, :, None].expand_as(self.B), self.B)[:, :-1]
 
     def weighted(self, weights):
-        B = self.B if weights is None else self.B * weights.to(self.B.dtype)[:, None, None]
+        B = self.B * weights.to(self.B.dtype)[:, None, None]
         out = B.new_zeros(self.lines, B.shape[-1])
         return out.index_add_(0, self.ids.flatten(), B.flatten(0, 1)).flatten()
 
@@ -93,8 +93,8 @@ class Dense:
         return self.G.reshape(len(self.G), -1, math.prod(self.G.shape[2:]))[:, start:stop]
 
     def weighted(self, weights):
-        flat = self.G.flatten(1)
-        return flat.sum(0) if weights is None else weights.to(flat.dtype) @ flat
+        flat = self.G.reshape(len(self.G), -1)
+        return weights.to(flat.dtype) @ flat
 
     def gathered(self, gather):
         return Dense(gather(self.G))
@@ -113,7 +113,7 @@ def positions(x: Tensor, k: int) -> Tensor:
 
 
 def sum_to(x: Tensor, shape: torch.Size, k: int) -> Dense:
-    """Undoes broadcasting for each sample: x (k * s, ...) is the gradient of a parameter of `shape` used elementwise."""
+    """Undoes broadcasting for each sample: x (k * s, ...) is the gradient of a parameter used elementwise."""
     padded = (1,) * (x.ndim - len(shape)) + tuple(shape)
     if len(padded) > x.ndim or padded[0] != 1:
         raise Unsupported(f"a parameter of shape {tuple(shape)} has values of its own along the sample axis")
@@ -169,6 +169,19 @@ def layer_norm(k, B, input, normalized_shape, weight=None, bias=None, eps=1e-5):
     }
 
 
+def batch_norm(k, B, input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+    if training:
+        raise Unsupported("batch statistics mix the samples")
+
+    def channels(x):
+        return Dense(by_sample(x, k).flatten(3).sum((1, 3)) if x.ndim > 2 else by_sample(x, k).sum(1))
+
+    return {
+        "weight": lambda: channels(B * F.batch_norm(input.to(B.dtype), running_mean, running_var, eps=eps)),
+        "bias": lambda: channels(B),
+    }
+
+
 def conv1d(k, B, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     def pair(value, neutral):
         return (neutral, value if isinstance(value, int) else value[0])
@@ -176,7 +189,8 @@ def conv1d(k, B, input, weight, bias=None, stride=1, padding=0, dilation=1, grou
     if isinstance(padding, str):
         raise Unsupported("a convolution with padding given by name")
     return conv2d(
-        k, B[:, :, None], input[:, :, None], weight[:, :, None], bias, pair(stride, 1), pair(padding, 0), pair(dilation, 1), groups
+        k, B[:, :, None], input[:, :, None], weight[:, :, None], bias, pair(stride, 1), pair(padding, 0),
+        pair(dilation, 1), groups
     )  # fmt: skip
 
 
@@ -230,6 +244,7 @@ RULES: dict[str, Callable] = {
     "embedding": embedding,
     "__getitem__": getitem,
     "layer_norm": layer_norm,
+    "batch_norm": batch_norm,
     "conv1d": conv1d,
     "conv2d": conv2d,
     "add": add,

@@ -1,0 +1,63 @@
+"""The loss of a batch is the mean over samples of what each sample has alone."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hf_unlearn.per_sample import SampleMeanLoss
+
+K, T, V = 3, 5, 7
+
+
+def labels() -> torch.Tensor:
+    target = torch.randint(0, V, (K, T))
+    target[0, 2:], target[1, 4:] = -100, -100
+    return target
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"weight": torch.rand(V) + 0.5}, {"label_smoothing": 0.1}, {"reduction": "sum"}]
+)
+def test_cross_entropy_of_padded_labels(options):
+    logits, target = torch.randn(K, T, V), labels()
+    alone = [F.cross_entropy(logits[n], target[n], **options) for n in range(K)]
+    with SampleMeanLoss(K):
+        together = F.cross_entropy(logits.reshape(-1, V), target.reshape(-1), **options)
+    assert torch.isclose(together, torch.stack(alone).mean())
+
+
+def test_a_sample_without_labels_weighs_nothing():
+    logits, target = torch.randn(K, T, V), labels()
+    target[1] = -100
+    alone = [F.cross_entropy(logits[n], target[n]) for n in (0, 2)]
+    with SampleMeanLoss(K):
+        together = F.cross_entropy(logits.reshape(-1, V), target.reshape(-1))
+    assert torch.isclose(together, sum(alone) / K)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("loss", [F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.binary_cross_entropy_with_logits])
+def test_elementwise_losses(loss, reduction):
+    x, y = torch.randn(K, T), torch.rand(K, T)
+    alone = [loss(x[n], y[n], reduction=reduction) for n in range(K)]
+    with SampleMeanLoss(K):
+        together = loss(x, y, reduction=reduction)
+    assert torch.isclose(together, torch.stack(alone).mean())
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_ctc(reduction):
+    log_probs, targets = torch.randn(20, K, V).log_softmax(-1), torch.randint(1, V, (K, 4))
+    lengths, target_lengths = torch.tensor([20, 18, 15]), torch.tensor([4, 2, 3])
+    alone = [
+        F.ctc_loss(log_probs[:, n : n + 1], targets[n : n + 1], lengths[n : n + 1], target_lengths[n : n + 1], reduction=reduction)
+        for n in range(K)
+    ]  # fmt: skip
+    with SampleMeanLoss(K):
+        together = F.ctc_loss(log_probs, targets, lengths, target_lengths, reduction=reduction)
+    assert torch.isclose(together, torch.stack(alone).mean())
+
+
+def test_a_loss_that_does_not_divide_over_the_samples_is_refused():
+    with SampleMeanLoss(4), pytest.raises(ValueError, match="does not divide over the 4 samples"):
+        F.mse_loss(torch.randn(7), torch.randn(7))

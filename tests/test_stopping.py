@@ -1,0 +1,59 @@
+"""Stopping rules: reading, stopping at a target, aborting with the best model restored."""
+
+import pytest
+import torch
+
+from hf_unlearn.stopping import Rule
+from tests.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
+
+
+def test_rules_are_read_and_hold():
+    rule = Rule.parse(" forget_test_wer >= 90.5 ")
+    assert rule == Rule("forget_test_wer", ">=", 90.5)
+    assert rule.holds(90.5) and not rule.holds(90.4) and rule.better(80, than=70)
+    assert rule.split(["forget", "forget_test"]) == "forget_test"
+    assert Rule.parse("test_accuracy < 3").better(2, than=4)
+
+
+def run(tmp_path, **options):
+    splits = {"eval_dataset": {"forget": FORGET, "test": RETAIN}}
+    trainer = make_trainer(tiny_whisper(), tmp_path, optimizer=False, max_steps=40, learning_rate=3e-3, arguments=splits,
+                           check_steps=2, check_samples=3, method="gradient_ascent", retain=None, **options)  # fmt: skip
+    start = [p.detach().clone() for p in trainer.model.parameters()]
+    trainer.train()
+    return trainer, start
+
+
+def checks(trainer, metric) -> dict[int, float]:
+    return {row["step"]: row[metric] for row in trainer.state.log_history if metric in row}
+
+
+def test_stops_when_the_target_is_reached(tmp_path):
+    trainer, _ = run(tmp_path, stop_when="forget_loss >= 6")
+    values = checks(trainer, "check_forget_loss")
+    report = trainer.stopping
+    assert report["reason"] == "target reached" and report["step"] == max(values) < 40
+    assert report["value"] == values[report["step"]] >= 6
+    assert all(value < 6 for step, value in values.items() if step < report["step"])
+
+
+def test_abort_restores_the_best_model_checked(tmp_path):
+    trainer, _ = run(tmp_path, stop_when="forget_loss >= 1000", abort_when="test_loss > 4.3")
+    report, forget = trainer.stopping, checks(trainer, "check_forget_loss")
+    assert report["reason"] == "aborted"
+    good = {step: forget[step] for step, value in checks(trainer, "check_test_loss").items() if value <= 4.3}
+    assert good and report["restored_step"] == max(good, key=good.get)
+    again = trainer.evaluate(trainer._rules.splits, metric_key_prefix="again")
+    assert again["again_forget_loss"] == pytest.approx(good[report["restored_step"]], rel=1e-6)
+
+
+def test_abort_at_the_first_check_restores_the_original(tmp_path):
+    trainer, start = run(tmp_path, abort_when="test_loss > 0")
+    assert trainer.stopping["restored_step"] == 0
+    for before, after in zip(start, trainer.model.parameters()):
+        assert torch.equal(before, after)
+
+
+def test_a_metric_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match="names a metric that evaluation does not give: .*test_loss"):
+        run(tmp_path, stop_when="test_accuracy < 3")

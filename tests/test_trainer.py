@@ -1,0 +1,221 @@
+"""UnlearnTrainer's optimizer step against brute force in float64, and equal configurations against each other."""
+
+import copy
+import json
+
+import pytest
+import torch
+from transformers import Seq2SeqTrainingArguments, TrainerCallback
+
+from hf_unlearn import METHODS, UnlearnConfig, UnlearnTrainer
+from hf_unlearn.per_sample.reference import orthograd_gradient, sample_gradient
+from tests.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper
+
+
+def step(model, tmp_path, **options) -> torch.Tensor:
+    """The gradient that one step of SGD(lr=1) has descended."""
+    changed = copy.deepcopy(model)
+    make_trainer(changed, tmp_path, **options).train()
+    pairs = zip(model.parameters(), changed.parameters())
+    return torch.cat([(before - after).flatten() for before, after in pairs if before.requires_grad]).double()
+
+
+def brute_force(model, alpha, granularity, forget=FORGET, retain=RETAIN) -> torch.Tensor:
+    """One backward pass for each sample in float64, the dense matrix A, its singular vectors."""
+    model = copy.deepcopy(model).double().train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def gradient(sample):
+        batch = collate([{**sample, "input_features": sample["input_features"].double()}])
+        return sample_gradient(model, model(**batch).loss, parameters)
+
+    u = [torch.stack(grads).mean(0).flatten() for grads in zip(*map(gradient, forget))]
+    rows = [torch.stack(grads).flatten(1) for grads in zip(*map(gradient, retain))]
+    if granularity == "model":
+        return orthograd_gradient(torch.cat(u), torch.cat(rows, 1), alpha)
+    return torch.cat([orthograd_gradient(*pair, alpha) for pair in zip(u, rows)])
+
+
+def relative(a, b) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("granularity", ["parameter", "model"])
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("retain", [RETAIN, RETAIN + RETAIN[:2], RETAIN[:1]], ids=["plain", "duplicates", "k=1"])
+def test_orthograd_step_is_the_brute_force_step(tmp_path, granularity, alpha, retain):
+    model = tiny_whisper()
+    expected = brute_force(model, alpha, granularity, retain=retain)
+    assert relative(step(model, tmp_path, alpha=alpha, granularity=granularity, retain=retain), expected) < 1e-4
+
+
+def test_zero_retain_gradients(tmp_path):
+    """A retain sample without labels has no loss: it constrains nothing, and does not spoil the rest."""
+    empty = {**RETAIN[0], "labels": torch.full((3,), -100)}
+    got = step(tiny := tiny_whisper(), tmp_path, alpha=0.0, retain=[*RETAIN[1:], empty])
+    assert relative(got, brute_force(tiny, 0.0, "parameter", retain=RETAIN[1:])) < 1e-4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weighted_methods_and_equal_configurations(tmp_path, method):
+    """8 x 1 = 2 x 4 = 3 x 3 (the last one smaller), with and without checkpointing."""
+    model = tiny_whisper(use_cache=False)
+    options = {"method": method, "alpha": 0.3}
+    expected = step(model, tmp_path, **options)
+    assert expected.norm() > 0
+    for changes in (
+        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+        {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 3},
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+    ):
+        assert relative(step(model, tmp_path, **options, **changes), expected) < 1e-5, changes
+
+
+def test_weighted_methods_descend_what_they_say(tmp_path):
+    model = tiny_whisper()
+    up, down = step(model, tmp_path, method="gradient_ascent"), step(model, tmp_path, method="finetune")
+    difference = step(model, tmp_path, method="gradient_difference", alpha=0.3)
+    assert relative(difference, 0.3 * down + 0.7 * up) < 1e-5
+
+
+def test_first_order_no_retained_loss_moves(tmp_path):
+    """The meaning of it all: with alpha = 0, a short step changes no retained sample's loss, but the forget loss."""
+    model = tiny_whisper().double()
+    forget, retain = (
+        [{**s, "input_features": s["input_features"].double()} for s in data] for data in (FORGET, RETAIN)
+    )
+    direction = step(model, tmp_path, alpha=0.0, granularity="model", forget=forget, retain=retain)
+
+    def losses(samples):
+        return torch.stack([model(**collate([sample])).loss.detach() for sample in samples])
+
+    before = losses(retain), losses(forget).mean()
+    size = 1e-5 / direction.norm()
+    with torch.no_grad():
+        start = 0
+        for p in (p for p in model.parameters() if p.requires_grad):
+            p -= size * direction[start : start + p.numel()].view_as(p)
+            start += p.numel()
+    gained = losses(forget).mean() - before[1]
+    assert gained > 0
+    assert (losses(retain) - before[0]).abs().max() < 1e-3 * gained
+
+
+def test_bf16_step_points_the_same_way(tmp_path):
+    model = tiny_whisper()
+    plain, half = step(model, tmp_path, alpha=0.5), step(model, tmp_path, alpha=0.5, bf16=True)
+    assert torch.cosine_similarity(plain, half, dim=0) > 0.99
+
+
+def test_adapters_alone_are_trained(tmp_path):
+    from peft import LoraConfig
+
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
+    trainer = make_trainer(tiny_whisper(), tmp_path, optimizer=False, arguments={"peft_config": config})
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed and all("lora_" in name for name in changed)
+
+
+def test_every_step_is_logged(tmp_path):
+    trainer = make_trainer(tiny_whisper(), tmp_path, max_steps=3, per_device_train_batch_size=2,
+                           gradient_accumulation_steps=2, optimizer=False, learning_rate=1e-4)  # fmt: skip
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    for row in rows:
+        assert row["loss"] == pytest.approx(row["forget_loss"], rel=1e-3)
+        assert 0 < row["kept"] < 1 and row["rank"] == 5 and row["residual"] <= 1e-5 and row["retain_loss"] > 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_evaluation_loss_does_not_depend_on_batches(tmp_path, batch_size):
+    model = tiny_whisper().eval()
+    trainer = make_trainer(
+        model, tmp_path, arguments={"eval_dataset": {"forget": FORGET}}, per_device_eval_batch_size=batch_size
+    )
+    alone = torch.stack([model(**collate([sample])).loss for sample in FORGET]).mean()
+    assert trainer.evaluate()["eval_forget_loss"] == pytest.approx(float(alone), rel=1e-5)
+
+
+class Interrupt(TrainerCallback):
+    """Stops a run as a crash would: after a step, without the end of training."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("method", ["orthograd", "gradient_difference"])
+def test_resumed_run_ends_like_a_straight_one(tmp_path, method):
+    """Bit for bit, with dropout, adaptive optimizer, a schedule, and retain batches that differ between steps."""
+    options = {"method": method, "max_steps": 6, "save_strategy": "steps", "save_steps": 2, "optimizer": False,
+               "learning_rate": 1e-3, "lr_scheduler_type": "linear", "per_device_train_batch_size": 3,
+               "per_device_retain_batch_size": 2}  # fmt: skip
+    start = tiny_whisper(dropout=0.1)
+    straight, broken, resumed = (copy.deepcopy(start) for _ in range(3))
+    make_trainer(straight, tmp_path / "straight", **options).train()
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(broken, tmp_path / "broken", arguments={"callbacks": [Interrupt()]}, **options).train()
+    make_trainer(resumed, tmp_path / "broken", **options).train(resume_from_checkpoint=True)
+    for (name, expected), got in zip(straight.named_parameters(), resumed.parameters()):
+        assert torch.equal(expected, got), name
+
+
+def test_saved_model_loads_without_us(tmp_path):
+    from transformers import WhisperForConditionalGeneration
+
+    trainer = make_trainer(tiny_whisper(), tmp_path)
+    trainer.train()
+    trainer.save_model()
+    loaded = WhisperForConditionalGeneration.from_pretrained(tmp_path)
+    for expected, got in zip(trainer.model.parameters(), loaded.parameters()):
+        assert torch.equal(expected, got)
+
+
+def test_existing_code_changes_one_class_name(tmp_path):
+    """train_dataset is an alias, and plain Seq2SeqTrainingArguments are taken with our defaults beside them."""
+    args = Seq2SeqTrainingArguments(str(tmp_path), max_steps=1, per_device_train_batch_size=4, report_to="none",
+                                    use_cpu=True, save_strategy="no", learning_rate=3e-4, predict_with_generate=True)  # fmt: skip
+    trainer = UnlearnTrainer(
+        model=tiny_whisper(), args=args, train_dataset=FORGET, retain_dataset=RETAIN, data_collator=collate
+    )
+    assert (
+        trainer.args.learning_rate == 3e-4
+        and trainer.args.predict_with_generate
+        and trainer.args.method == "orthograd"
+    )
+    assert trainer.train().global_step == 1
+
+
+def test_settings_are_json(tmp_path):
+    json.dumps(make_trainer(tiny_whisper(), tmp_path).args.to_dict())
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"retain": None}, "retain_dataset is missing"),
+        ({"retain": []}, "retain_dataset is empty"),
+        ({"arguments": {"train_dataset": FORGET}}, "alias of forget_dataset"),
+        ({"method": "magic"}, "must be one of orthograd, gradient_ascent"),
+        ({"alpha": 1.0}, r"alpha is 1.0, but must be in \[0, 1\)"),
+        ({"granularity": "layer"}, "must be 'parameter' or 'model'"),
+        ({"per_device_retain_batch_size": 0}, "per_device_retain_batch_size is 0"),
+        ({"label_smoothing_factor": 0.1}, "averages over the tokens"),
+        ({"torch_compile": True}, "torch_compile does not work"),
+        ({"stop_when": "wer is high", "arguments": {"eval_dataset": {"forget": FORGET}}}, "cannot read the rule"),
+        ({"stop_when": "other_wer > 3", "arguments": {"eval_dataset": {"forget": FORGET}}}, "names no split"),
+        ({"stop_when": "forget_wer > 3"}, "to be a dict of splits"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_construction(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tiny_whisper(), tmp_path, **options)
+
+
+def test_forget_dataset_is_required(tmp_path):
+    with pytest.raises(ValueError, match="forget_dataset is missing"):
+        UnlearnTrainer(model=tiny_whisper(), args=UnlearnConfig(str(tmp_path), use_cpu=True), retain_dataset=RETAIN)

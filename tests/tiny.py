@@ -1,0 +1,70 @@
+"""Tiny models, data and trainers that many tests share."""
+
+import torch
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from hf_unlearn import UnlearnConfig, UnlearnTrainer
+
+MELS, FRAMES, VOCABULARY = 8, 100, 60
+
+
+def tiny_whisper(**changes) -> WhisperForConditionalGeneration:
+    config = {
+        "vocab_size": VOCABULARY,
+        "d_model": 16,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "max_source_positions": FRAMES // 2,
+        "max_target_positions": 20,
+        "num_mel_bins": MELS,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 3,
+        "suppress_tokens": None,
+        "begin_suppress_tokens": None,
+        **changes,
+    }
+    return WhisperForConditionalGeneration(WhisperConfig(**config))
+
+
+def utterances(n: int, seed: int = 0, longest: int = 9) -> list[dict]:
+    """Random features with labels of different lengths (so that batches are padded)."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        {
+            "input_features": torch.randn(MELS, FRAMES, generator=generator),
+            "labels": torch.randint(4, VOCABULARY, (2 + (3 * i + seed) % (longest - 1),), generator=generator),
+        }
+        for i in range(n)
+    ]
+
+
+def collate(features: list[dict]) -> dict[str, torch.Tensor]:
+    labels = [feature["labels"] for feature in features]
+    return {
+        "input_features": torch.stack([feature["input_features"] for feature in features]),
+        "labels": torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100),
+    }
+
+
+FORGET, RETAIN = utterances(8, seed=1), utterances(5, seed=2)
+
+
+def make_trainer(model, tmp_path, forget=FORGET, retain=RETAIN, optimizer=True, arguments=None, **config):
+    defaults = {"per_device_train_batch_size": len(forget), "per_device_retain_batch_size": len(retain or [0]),
+                "max_steps": 1, "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_grad_norm": 0.0,
+                "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}  # fmt: skip
+    return UnlearnTrainer(
+        model=model,
+        args=UnlearnConfig(output_dir=str(tmp_path), **{**defaults, **config}),
+        forget_dataset=forget,
+        retain_dataset=retain,
+        data_collator=collate,
+        optimizers=(torch.optim.SGD(model.parameters(), lr=1.0), None) if optimizer else (None, None),
+        **(arguments or {}),
+    )
