@@ -1,0 +1,90 @@
+"""Joins single spoken digits to utterances of several, so that a recogniser can be trained on them, as an audiofolder.
+
+    python recipes/whisper_librispeech/connected_digits.py ../shared/data/fsdd digits
+
+reads a folder like the Free Spoken Digit Dataset (Jackson et al., https://github.com/Jakobovski/free-spoken-digit-dataset):
+`metadata.csv` with file_name, speaker, text, split, one spoken digit per file. It writes
+`digits/metadata.csv`, with the same columns, and the audio beside it. Each utterance joins 3 to 5 takes
+of one speaker with short pauses; the training utterances hold takes of the split train only, the test utterances of
+the split test only. The same seed gives the same samples.
+"""
+
+import argparse
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from arguments import run
+from tqdm.auto import tqdm
+
+from hf_unlearn.data.speech import SAMPLING_RATE, decode_audio
+
+PAUSE = (0.05, 0.15)  # s, between two takes
+
+
+def read_takes(folder: Path) -> dict[tuple[str, str], list[tuple[str, np.ndarray]]]:
+    """Reads (text, samples) of every take, by (split, speaker).
+
+    Raises:
+        ValueError: there is no metadata.csv, or it lacks a column.
+    """
+    table = folder / "metadata.csv"
+    if not table.is_file():
+        raise ValueError(f"there is no {table}: give a folder of single digits with metadata.csv")
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    missing = {"file_name", "speaker", "text", "split"} - set(rows[0] if rows else ())
+    if missing:
+        raise ValueError(f"{table} has no column {', '.join(sorted(missing))}")
+    takes = defaultdict(list)
+    for row in tqdm(rows, desc="takes", unit="file"):
+        samples = decode_audio({"path": str(folder / row["file_name"]), "bytes": None})
+        takes[row["split"], row["speaker"]].append((row["text"], samples))
+    return takes
+
+
+def join(takes: list[tuple[str, np.ndarray]], rng: np.random.Generator) -> tuple[str, np.ndarray]:
+    """Joins 3 to 5 takes drawn from `takes`, with pauses around each. Returns the text and the samples."""
+    chosen = [takes[i] for i in rng.integers(len(takes), size=rng.integers(3, 6))]
+
+    def pause():
+        return np.zeros(int(rng.uniform(*PAUSE) * SAMPLING_RATE), dtype=np.float32)
+
+    pieces = [piece for _, samples in chosen for piece in (samples, pause())]
+    return " ".join(text for text, _ in chosen), np.concatenate([pause(), *pieces])
+
+
+def write_connected(
+    source: str | Path, folder: str | Path, *, train: int = 200, test: int = 40, seed: int = 0
+) -> Path:
+    """Writes `train` and `test` utterances of each speaker as an audiofolder. Raises ValueError for a wrong source."""
+    folder, counts, rows = Path(folder), {"train": train, "test": test}, []
+    takes = read_takes(Path(source))
+    for number, ((split, speaker), own) in enumerate(tqdm(sorted(takes.items()), desc="speakers", unit="speaker")):
+        rng = np.random.default_rng([seed, number])
+        (folder / split / speaker).mkdir(parents=True, exist_ok=True)
+        for i in range(counts[split]):
+            text, samples = join(own, rng)
+            name = f"{split}/{speaker}/{i:03d}.flac"
+            soundfile.write(folder / name, samples, SAMPLING_RATE)
+            rows.append((name, speaker, text, split))
+    with open(folder / "metadata.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("file_name", "speaker", "text", "split"), *rows])
+    return folder
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("source", help="folder of single digits with metadata.csv (file_name, speaker, text, split)")
+    parser.add_argument("folder", help="where to write the audiofolder")
+    parser.add_argument("--train", type=int, default=200, help="training utterances of each speaker")
+    parser.add_argument("--test", type=int, default=40, help="test utterances of each speaker")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    write_connected(args.source, args.folder, train=args.train, test=args.test, seed=args.seed)
+
+
+if __name__ == "__main__":
+    run(main)
