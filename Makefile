@@ -15,7 +15,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/accelerate launch recipes/demo/unlearn.py recipes/demo/demo.yaml
+	$(BIN)/accelerate launch --num_cpu_threads_per_process 2 recipes/demo/unlearn.py recipes/demo/demo.yaml
 
 test: install
 	$(BIN)/pytest -q tests
