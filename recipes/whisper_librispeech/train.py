@@ -150,6 +150,7 @@ def train(
     )
     trainer.train()
     trainer.save_model()
+    trainer.accelerator.wait_for_everyone()  # one process writes, all may read
 
 
 def main(argv: list[str]) -> None:

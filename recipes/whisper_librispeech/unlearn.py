@@ -19,6 +19,7 @@ from pathlib import Path
 from arguments import RecipeArguments, parse, run
 from peft import LoraConfig
 from train import load_model, load_processor, train
+from transformers import WhisperConfig
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 from hf_unlearn.data.speech import SpeechArguments, SpeechCollator
@@ -30,11 +31,11 @@ from hf_unlearn.report import environment, plot_history, results_table, write_re
 
 def get_model(role: str, choice: str, recipe: RecipeArguments, data: SpeechArguments, splits, processor, args):
     """The original or the retrained model (role): loaded, or trained into output_dir/<role>."""
-    model = load_model(recipe.base_model if choice == "train" else choice, recipe, data, processor, args.seed)
     if choice == "train":
-        folder = Path(args.output_dir) / role
-        train(model, recipe, splits, processor, args, folder, without_forget=role == "retrained")
-    return model
+        model = load_model(recipe.base_model, recipe, data, processor, args.seed)
+        choice = str(Path(args.output_dir) / role)
+        train(model, recipe, splits, processor, args, choice, without_forget=role == "retrained")
+    return load_model(choice, recipe, data, processor, args.seed)  # from its folder, which an adapter refers to
 
 
 def make_trainer(model, recipe: RecipeArguments, data: SpeechArguments, splits: SpeakerSplits, processor, args):
@@ -118,7 +119,7 @@ def main(argv: list[str]) -> None:
     splits = load_splits(data, args.seed)
     start = recipe.base_model if recipe.model == "train" else recipe.model
     processor = load_processor(start, recipe, splits)
-    longest = load_model(start, recipe, data, processor, args.seed).config.max_target_positions
+    longest = WhisperConfig.from_pretrained(start).max_target_positions if start else recipe.max_target_positions
     training = "train" in (recipe.model, recipe.gold)
     splits = prepare_splits(splits, processor, data, max_label_length=longest, retain_pool=training)
 

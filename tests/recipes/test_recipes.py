@@ -1,0 +1,142 @@
+"""Runs every recipe of recipes.csv through its command line, on a few samples for a few steps, so that none can rot."""
+
+import csv
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+from transformers import WhisperForConditionalGeneration, WhisperProcessor, pipeline
+
+from hf_unlearn import UnlearnConfig
+from hf_unlearn.data.speech import SpeechArguments
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "recipes" / "whisper_librispeech"
+SHARED = ROOT.parent / "shared" / "data"
+ROWS = list(csv.DictReader((Path(__file__).parent / "recipes.csv").open()))
+TINY = (
+    "--train_steps 2 --train_batch_size 2 --d_model 16 --layers 1 --heads 2 --max_steps 2 --retain_size 2 "
+    "--per_device_train_batch_size 2 --per_device_retain_batch_size 2 --max_eval_samples 2 --check_steps 1 "
+    "--check_samples 2 --disable_tqdm true --use_cpu true"
+).split()
+
+
+def run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess:
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert not check or done.returncode == 0, done.stderr[-5000:]
+    return done
+
+
+@pytest.fixture(scope="session")
+def voices(tmp_path_factory) -> Path:
+    pytest.importorskip("espeakng_loader")
+    folder = tmp_path_factory.mktemp("recipes") / "voices"
+    run(ROOT / "recipes/demo/voices.py", folder, "--voices", 3, "--train", 4, "--test", 2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("recipes") / "digits"
+    run(RECIPE / "connected_digits.py", need(SHARED / "fsdd"), folder, "--train", 3, "--test", 2)
+    return folder
+
+
+def need(folder: Path) -> Path:
+    if not folder.is_dir():
+        pytest.skip(f"no {folder.relative_to(ROOT.parent)} beside the project")
+    return folder
+
+
+@pytest.fixture
+def data(request) -> Path:
+    name = request.param
+    return need(SHARED / name) if name == "LibriSpeech" else request.getfixturevalue(name)
+
+
+def launch(name: str, *arguments: str | Path, **options) -> subprocess.CompletedProcess:
+    """By `accelerate launch`; two processes by torchrun, since accelerate starts only one on a CPU."""
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    return run("-m", *(launcher if name == "two_processes" else ["accelerate.commands.launch"]), *arguments, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("row", "data"), [(row, row["data"]) for row in ROWS], ids=[row["name"] for row in ROWS], indirect=["data"]
+)
+def test_a_recipe_runs_and_leaves_all_it_promises(row, data, tmp_path):
+    out = tmp_path / "out"
+    flags = [*TINY, *row["flags"].split(), "--dataset", data, "--output_dir", out]
+    shown = launch(row["name"], row["script"], row["config"], *flags).stdout
+
+    results = json.loads((out / "results.json").read_text())
+    splits = {"forget", "forget_test", "retain", "test"}
+    assert set(results["original"]) == set(results["unlearned"]) == splits
+    assert results["retrained"] is None if "--gold none" in row["flags"] else set(results["retrained"]) == splits
+    assert any(row["step"] > 0 and "wer" in key for row in results["history"] for key in row)
+    assert results["stopping"]["reason"] in ("max_steps", "target reached", "aborted")
+    assert "unlearned" in shown and shown.count("WER (%)") == 1
+    assert (out / "forgetting.png").stat().st_size > 10_000
+    assert (out / "README.md").read_text().startswith("---")
+    assert_transcribes(out, out / "original", data)
+
+
+def assert_transcribes(model: Path, original: Path, data: Path) -> None:
+    """Plain `from_pretrained` (of peft's adapter too) and the pipeline take what was saved."""
+    if (model / "adapter_config.json").exists():
+        assert json.loads((model / "adapter_config.json").read_text())["base_model_name_or_path"] == str(original)
+    loaded = WhisperForConditionalGeneration.from_pretrained(model)
+    processor = WhisperProcessor.from_pretrained(model)
+    recogniser = pipeline(
+        "automatic-speech-recognition",
+        model=loaded,
+        tokenizer=processor.tokenizer,
+        feature_extractor=processor.feature_extractor,
+    )
+    samples, rate = soundfile.read(next(data.rglob("*.flac")), dtype="float32")
+    assert isinstance(recogniser({"raw": samples, "sampling_rate": rate})["text"], str)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--forget_speakers", "brunno"], "unknown speaker 'brunno'"),
+        (["--forget_speakers", "bruno", "--stop_when", "forget_wer >= retrained", "--gold", "none"], "needs the retrained model"),
+        (["--forget_speakers", "bruno", "--learnin_rate", "1"], "--learnin_rate"),
+    ],
+    ids=["speaker", "rule", "option"],
+)  # fmt: skip
+def test_a_mistake_is_answered_in_one_line(voices, flags, message, tmp_path):
+    flags = ["--dataset", voices, "--output_dir", tmp_path / "out", *TINY, *flags]
+    done = run(ROOT / "recipes/demo/unlearn.py", ROOT / "recipes/demo/demo.yaml", *flags, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("config", sorted(RECIPE.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_configuration_is_understood_and_documented(config, monkeypatch):
+    monkeypatch.syspath_prepend(RECIPE)
+    arguments = importlib.import_module("arguments")
+    kinds = (arguments.RecipeArguments, SpeechArguments, UnlearnConfig)
+    _, data, args = arguments.parse(kinds, [str(config), "--use_cpu", "true", "--alpha", "0.25"])
+    assert data.forget_speakers and args.alpha == 0.25  # the command line wins
+    assert config.name in (RECIPE / "README.md").read_text()
+
+
+def test_voices_depend_on_the_seed_only(voices, tmp_path):
+    run(ROOT / "recipes/demo/voices.py", tmp_path, "--voices", 3, "--train", 4, "--test", 2)
+    files = sorted(path.relative_to(voices) for path in voices.rglob("*.*"))
+    assert len(files) == 1 + 3 * (4 + 2)
+    assert all((voices / file).read_bytes() == (tmp_path / file).read_bytes() for file in files)
+
+
+def test_connected_digits_keep_train_and_test_takes_apart(digits):
+    rows = list(csv.DictReader((digits / "metadata.csv").open()))
+    assert {(row["split"], len(row["text"].split()) in (3, 4, 5)) for row in rows} == {("train", True), ("test", True)}
+    assert len(rows) == 6 * (3 + 2)
