@@ -307,7 +307,7 @@ class _TrainerStep:
 def _all_gather(tensor: Tensor, group) -> Tensor:
     tensor = tensor.contiguous()
     processes = dist.get_world_size(group)
-    shape = torch.tensor(tensor.shape[:2] if tensor.ndim > 2 else tensor.shape[:1], device=tensor.device)
+    shape = torch.tensor(tensor.shape[:2], device=tensor.device)
     shapes = [torch.empty_like(shape) for _ in range(processes)]
     dist.all_gather(shapes, shape, group=group)
     largest = torch.stack(shapes).amax(0).tolist()
