@@ -1,0 +1,75 @@
+"""OrthoGrad's step by other means, written as plainly as each allows. All leave the gradient to descend in `.grad`.
+
+Each takes (model, forget batch, retain batch, alpha) and computes g = alpha mean_n(g_n) - (1 - alpha) u_perp of
+`hf_unlearn.methods.orthograd`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def published_reference(model: nn.Module, forget: dict, retain: dict, alpha: float) -> None:
+    """The published algorithm: per-sample gradients by vmap, then one Householder QR for each parameter tensor."""
+    model(**forget).loss.backward()
+    parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+    def loss_of(values, sample):
+        one = {name: value[None] for name, value in sample.items()}
+        return torch.func.functional_call(model, values, kwargs=one).loss
+
+    gradients = torch.func.vmap(torch.func.grad(loss_of), in_dims=(None, 0))(parameters, retain)
+    for name, p in model.named_parameters():
+        if name in gradients:
+            _combine(p, gradients[name], alpha)
+
+
+def opacus_hooks(model: nn.Module, forget: dict, retain: dict, alpha: float) -> None:
+    """Per-sample gradients by Opacus' hooks, then one Householder QR for each parameter tensor."""
+    from opacus.grad_sample import GradSampleModule
+
+    if not isinstance(getattr(model, "per_sample", None), list):
+        model.per_sample = [GradSampleModule(model, loss_reduction="mean", strict=False)]  # in a list: no submodule
+    sampled = model.per_sample[0]
+    sampled.disable_hooks()
+    model(**forget).loss.backward()
+    forget_gradients = {p: p.grad for p in model.parameters()}
+    sampled.enable_hooks()
+    sampled.zero_grad()
+    sampled(**retain).loss.backward()
+    for p in model.parameters():
+        p.grad = forget_gradients[p]
+        if p.requires_grad:
+            _combine(p, p.grad_sample, alpha)
+            p.grad_sample = None
+
+
+def torchjd_gramian(model: nn.Module, forget: dict, retain: dict, alpha: float) -> None:
+    """The whole model's projection from TorchJD's Gramian of all samples' losses, then one weighted backward pass."""
+    from torchjd.autogram import Engine
+
+    if not isinstance(getattr(model, "gramian", None), list):
+        model.gramian = [Engine(model, batch_dim=0)]
+    k, forgotten = len(retain["labels"]), len(forget["labels"])
+    batch = {name: torch.cat([retain[name], forget[name]]) for name in retain}
+    logits = model(**batch).logits
+    losses = F.cross_entropy(logits.movedim(-1, 1), batch["labels"], reduction="none").reshape(k + forgotten, -1).mean(1)
+    gramian = model.gramian[0].compute_gramian(losses)
+    mean = torch.full((forgotten,), 1 / forgotten, device=losses.device)
+    c = torch.linalg.pinv(gramian[:k, :k].double(), hermitian=True) @ (gramian[:k, k:] @ mean).double()
+    weights = torch.cat([alpha / k + (1 - alpha) * c.float(), -(1 - alpha) * mean])
+    (losses * weights).sum().backward()
+
+
+def _combine(p: nn.Parameter, gradients: Tensor, alpha: float) -> None:
+    """p.grad holds u; gradients (k, ...)."""
+    u = p.grad.flatten()
+    Q = torch.linalg.qr(gradients.flatten(1).T).Q
+    p.grad = (alpha * gradients.mean(0).flatten() - (1 - alpha) * (u - Q @ (Q.T @ u))).reshape(p.shape)
+
+
+PEERS = {
+    "published reference": published_reference,
+    "opacus hooks": opacus_hooks,
+    "torchjd gramian": torchjd_gramian,
+}

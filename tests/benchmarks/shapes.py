@@ -1,0 +1,53 @@
+"""Models of published shapes with random weights, and random samples of the sizes they are used with."""
+
+from collections.abc import Callable
+
+import torch
+from transformers import (
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
+
+LABELS = 40  # tokens of a transcript of about ten seconds
+
+
+def whisper(seconds: int, **shape) -> tuple[PreTrainedModel, Callable[[], dict]]:
+    config = WhisperConfig(max_source_positions=50 * seconds, **shape)
+
+    def sample() -> dict[str, torch.Tensor]:
+        return {
+            "input_features": torch.randn(config.num_mel_bins, 100 * seconds),
+            "labels": torch.randint(config.vocab_size - 2000, (LABELS,)),
+        }
+
+    return WhisperForConditionalGeneration(config), sample
+
+
+def image_classifier(model: type, config) -> tuple[PreTrainedModel, Callable[[], dict]]:
+    def sample() -> dict[str, torch.Tensor]:
+        return {"pixel_values": torch.randn(3, 224, 224), "labels": torch.randint(config.num_labels, ())}
+
+    return model(config), sample
+
+
+def _encoder_decoder(d_model: int, layers: int, heads: int) -> dict:
+    return {"d_model": d_model, "encoder_layers": layers, "decoder_layers": layers,
+            "encoder_attention_heads": heads, "decoder_attention_heads": heads,
+            "encoder_ffn_dim": 4 * d_model, "decoder_ffn_dim": 4 * d_model}  # fmt: skip
+
+
+# name -> function of the seconds of audio
+SHAPES = {
+    "whisper-tiny": lambda seconds: whisper(seconds, **_encoder_decoder(384, 4, 6)),
+    "whisper-small": lambda seconds: whisper(seconds, **_encoder_decoder(768, 12, 12)),
+    "whisper-large-v3": lambda seconds: whisper(
+        seconds, **_encoder_decoder(1280, 32, 20), num_mel_bins=128, vocab_size=51866
+    ),
+    "vit-b": lambda seconds: image_classifier(ViTForImageClassification, ViTConfig(num_labels=1000)),
+    "resnet-50": lambda seconds: image_classifier(ResNetForImageClassification, ResNetConfig(num_labels=1000)),
+}
