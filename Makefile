@@ -29,7 +29,8 @@ format: install
 	$(BIN)/ruff format .
 
 bench: install
-	$(BIN)/pytest -q -s -o python_files="bench_*.py" tests/benchmarks
+	$(BIN)/python tests/benchmarks/bench.py
+	$(BIN)/python tests/benchmarks/plot.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache out

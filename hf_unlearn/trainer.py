@@ -32,7 +32,7 @@ class UnlearnTrainer(Seq2SeqTrainer):
 
     Args:
         forget_dataset: what is to be forgotten; `train_dataset` is its alias, so that existing code needs one new
-        line.
+            line.
         retain_dataset: the (small) data that must be kept, with a length and indexed access.
         eval_dataset: best a dict of splits, `{"forget": ..., "retain": ..., "test": ...}`.
         peft_config: a `peft` configuration; the model is wrapped, and the adapter alone is trained.

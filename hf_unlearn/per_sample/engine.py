@@ -8,8 +8,7 @@ output's gradient B, and hands autograd any weighted sum of the per-sample gradi
 the gradient reaches `.grad` the way autograd, DistributedDataParallel and checkpointing expect.
 
 Working on function calls rather than on modules means that tied, reused and bare parameters are no special cases, and
-that
-no use of a parameter can be missed: what has no rule raises `Unsupported` and goes to the slow, exact path
+that no use of a parameter can be missed: what has no rule raises `Unsupported` and goes to the slow, exact path
 (`reference.py`).
 """
 
@@ -21,17 +20,23 @@ import torch
 from torch import Tensor, nn
 
 from .recorder import Call, Recorder, rows_of
-from .rules import Lookup, Rows, Unsupported
+from .rules import Dense, Lookup, Product, Rows, Unsupported
 
 # Values of G that one chunk may hold: few enough to stay in a CPU's caches, enough to fill a GPU.
 CHUNK = {"cpu": 2**20, "cuda": 2**26}
+# Values of G up to which a parameter's rows, once made for the inner products, are kept for the weighted sum: a pass
+# over G in place of a second product over all positions. Above it memory counts more, and they are made again.
+KEEP = {"cpu": 2**24, "cuda": 2**27}
 
 
 class ParameterRows:
     """The k rows of A that belong to one parameter, summed over its uses; they need not exist in memory."""
 
     def __init__(self, parameter: nn.Parameter, uses: list[Rows], k: int):
-        self.parameter, self.uses, self.k = parameter, uses, k
+        # A look-up adds to what is there, in place: after products, which make it new, before rows that exist already.
+        order = (Product, Lookup, Dense)
+        self.parameter, self.uses, self.k = parameter, sorted(uses, key=lambda use: order.index(type(use))), k
+        self._kept: list[Tensor] = []
 
     def gathered(self, gather: Callable[[Tensor], Tensor], k: int) -> "ParameterRows":
         """The k rows of all processes."""
@@ -46,22 +51,41 @@ class ParameterRows:
         p, uses = self.parameter, self.uses
         lines = p.shape[0] if p.ndim else 1
         u = (torch.zeros_like(p) if u is None else u.detach()).reshape(lines, -1)
+        keep = self.k * p.numel() <= _limit(KEEP, p)
         if len(uses) == 1 and isinstance(uses[0], Lookup):  # most lines of an embedding are looked up by nobody
             compact, used = uses[0].compact()
-            uses, lines, u = [compact], len(used), u[used]
-        step = max(1, CHUNK[p.device.type if p.device.type in CHUNK else "cpu"] // (self.k * u.shape[1]))
+            uses, lines, u, keep = [compact], len(used), u[used], False
+        step = max(1, _limit(CHUNK, p) // (self.k * u.shape[1]))
         gram = torch.zeros(self.k, self.k, dtype=torch.float64, device=p.device)
         dots = torch.zeros(self.k, dtype=torch.float64, device=p.device)
+        exact = gram.new_empty(self.k, min(step, lines) * u.shape[1])  # one buffer: fresh memory costs page faults
         for start in range(0, lines, step):
-            rows = sum(use.chunk(start, min(start + step, lines)) for use in uses).flatten(1).double()
-            gram.addmm_(rows, rows.T)
-            dots.addmv_(rows, u[start : start + step].flatten().double())
+            rows = None
+            for use in uses:
+                rows = use.chunk(start, min(start + step, lines), rows)
+            rows = rows.flatten(1)
+            if keep:
+                self._kept.append(rows)
+            wide = exact[:, : rows.shape[1]].copy_(rows)
+            gram.addmm_(wide, wide.T)
+            dots.addmv_(wide, u[start : start + step].flatten().double())
         return gram, dots
 
     def weighted(self, weights: Tensor) -> Tensor:
         """sum_n w_n G_n in the parameter's shape and dtype; weights (k,)."""
-        total = sum(use.weighted(weights) for use in self.uses)
+        if self._kept:
+            # The rows that were measured, rounded to half precision or not, in a sum that is not.
+            dtype = torch.promote_types(self._kept[0].dtype, torch.float32)
+            total = torch.cat([weights.to(dtype) @ rows.to(dtype) for rows in self._kept])
+        else:
+            total = None
+            for use in self.uses:
+                total = use.weighted(weights, total)
         return total.to(self.parameter.dtype).reshape(self.parameter.shape)
+
+
+def _limit(values: dict[str, int], parameter: Tensor) -> int:
+    return values.get(parameter.device.type, values["cpu"])
 
 
 Visitor = Callable[[ParameterRows], Tensor | None]

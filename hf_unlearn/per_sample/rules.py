@@ -29,11 +29,11 @@ class Rows(Protocol):
     A parameter of shape (m, ...) is seen as m lines; `chunk` gives the rows for some lines at a time.
     """
 
-    def chunk(self, start: int, stop: int) -> Tensor:
-        """G[:, start:stop] as (k, stop - start, numel / m)."""
+    def chunk(self, start: int, stop: int, total: Tensor | None = None) -> Tensor:
+        """G[:, start:stop] as (k, stop - start, numel / m), added to `total` where that is given."""
 
-    def weighted(self, weights: Tensor) -> Tensor:
-        """sum_n w_n G_n, flat; weights (k,)."""
+    def weighted(self, weights: Tensor, total: Tensor | None = None) -> Tensor:
+        """sum_n w_n G_n, flat, added to `total` (which is overwritten) where that is given; weights (k,)."""
 
     def gathered(self, gather: Callable[[Tensor], Tensor]) -> "Rows":
         """The rows of all processes; `gather` concatenates tensors (k, T, ...) or (k, ...) along the samples."""
@@ -45,12 +45,14 @@ class Product:
     def __init__(self, B: Tensor, X: Tensor):
         self.B, self.X = B, X.to(B.dtype)
 
-    def chunk(self, start, stop):
-        return torch.bmm(self.B[:, :, start:stop].transpose(1, 2), self.X)
+    def chunk(self, start, stop, total=None):
+        B = self.B[:, :, start:stop].transpose(1, 2)
+        return torch.bmm(B, self.X) if total is None else torch.baddbmm(total, B, self.X)
 
-    def weighted(self, weights):
+    def weighted(self, weights, total=None):
         B = self.B * weights.to(self.B.dtype)[:, None, None]
-        return (B.flatten(0, 1).T @ self.X.flatten(0, 1)).flatten()
+        product = (B.flatten(0, 1).T @ self.X.flatten(0, 1)).flatten()
+        return product if total is None else total.add_(product)
 
     def gathered(self, gather):
         return Product(gather(self.B), gather(self.X))
@@ -62,17 +64,18 @@ class Lookup:
     def __init__(self, B: Tensor, ids: Tensor, lines: int):
         self.B, self.ids, self.lines = B, ids, lines
 
-    def chunk(self, start, stop):
+    def chunk(self, start, stop, total=None):
         k, _, d = self.B.shape
-        inside = (self.ids >= start) & (self.ids < stop)
-        line = torch.where(inside, self.ids - start, stop - start)  # everything else goes to one line too many
-        rows = self.B.new_zeros(k, stop - start + 1, d)
-        return rows.scatter_add_(1, line[:, :, None].expand_as(self.B), self.B)[:, :-1]
+        inside = ((self.ids >= start) & (self.ids < stop))[:, :, None]
+        line = torch.where(inside, self.ids[:, :, None] - start, 0).expand_as(self.B)
+        total = self.B.new_zeros(k, stop - start, d) if total is None else total
+        return total.scatter_add_(1, line, torch.where(inside, self.B, 0).to(total.dtype))
 
-    def weighted(self, weights):
+    def weighted(self, weights, total=None):
         B = self.B * weights.to(self.B.dtype)[:, None, None]
-        out = B.new_zeros(self.lines, B.shape[-1])
-        return out.index_add_(0, self.ids.flatten(), B.flatten(0, 1)).flatten()
+        total = B.new_zeros(self.lines * B.shape[-1]) if total is None else total
+        total.view(self.lines, -1).index_add_(0, self.ids.flatten(), B.flatten(0, 1).to(total.dtype))
+        return total
 
     def compact(self) -> tuple["Lookup", Tensor]:
         """The same rows without the lines that no sample looks up, and which lines are left."""
@@ -89,12 +92,14 @@ class Dense:
     def __init__(self, G: Tensor):
         self.G = G
 
-    def chunk(self, start, stop):
-        return self.G.reshape(len(self.G), -1, math.prod(self.G.shape[2:]))[:, start:stop]
+    def chunk(self, start, stop, total=None):
+        G = self.G.reshape(len(self.G), -1, math.prod(self.G.shape[2:]))[:, start:stop]
+        return G if total is None else total + G
 
-    def weighted(self, weights):
+    def weighted(self, weights, total=None):
         flat = self.G.reshape(len(self.G), -1)
-        return weights.to(flat.dtype) @ flat
+        product = weights.to(flat.dtype) @ flat
+        return product if total is None else total.add_(product)
 
     def gathered(self, gather):
         return Dense(gather(self.G))

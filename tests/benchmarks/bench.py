@@ -161,12 +161,19 @@ def _peak_resident_gb() -> float:
 def run_suite(name: str, steps: int) -> None:
     """Measures a suite and appends its rows to `results.csv`."""
     now = datetime.datetime.now(datetime.timezone.utc)
-    common = {"run": now.strftime("%Y%m%d-%H%M%S"), "date": now.strftime("%Y-%m-%d"), "commit": _commit(), **_machine()}
+    common = {
+        "run": now.strftime("%Y%m%d-%H%M%S"),
+        "date": now.strftime("%Y-%m-%d"),
+        "commit": _commit(),
+        **_machine(),
+    }
     for setting, methods in SUITES[name]:
         setting = {"tuning": "full", "precision": "fp32", "checkpointing": False, "seconds": 30, **setting}
         for method in methods:
             row = {**common, **setting, "method": method, **_measured_apart(method, setting, steps)}
-            print({field: row.get(field) for field in ("model", "tuning", "k", "method", "step_s", "peak_gb", "failure")})
+            print(
+                {field: row.get(field) for field in ("model", "tuning", "k", "method", "step_s", "peak_gb", "failure")}
+            )
             _append(row)
 
 

@@ -53,7 +53,9 @@ def torchjd_gramian(model: nn.Module, forget: dict, retain: dict, alpha: float) 
     k, forgotten = len(retain["labels"]), len(forget["labels"])
     batch = {name: torch.cat([retain[name], forget[name]]) for name in retain}
     logits = model(**batch).logits
-    losses = F.cross_entropy(logits.movedim(-1, 1), batch["labels"], reduction="none").reshape(k + forgotten, -1).mean(1)
+    losses = (
+        F.cross_entropy(logits.movedim(-1, 1), batch["labels"], reduction="none").reshape(k + forgotten, -1).mean(1)
+    )
     gramian = model.gramian[0].compute_gramian(losses)
     mean = torch.full((forgotten,), 1 / forgotten, device=losses.device)
     c = torch.linalg.pinv(gramian[:k, :k].double(), hermitian=True) @ (gramian[:k, k:] @ mean).double()
