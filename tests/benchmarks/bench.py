@@ -36,8 +36,8 @@ TINY = {"model": "whisper-tiny", "seconds": 10}
 SUITES = {
     "cpu": [
         ({**TINY, "k": 8}, (*OURS, "published reference", "opacus hooks", "torchjd gramian")),
-        *[({**TINY, "k": k}, OURS) for k in (1, 4, 16, 32)],
-        ({**TINY, "k": 12}, (*OURS, "published reference")),
+        *[({**TINY, "k": k}, (*OURS, "published reference")) for k in (4, 16)],
+        *[({**TINY, "k": k}, OURS) for k in (1, 32)],
         ({**TINY, "k": 8, "tuning": "lora"}, OURS),
         ({"model": "vit-b", "k": 8}, OURS),
         ({"model": "resnet-50", "k": 8}, OURS),
