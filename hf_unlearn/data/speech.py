@@ -13,6 +13,7 @@ import soundfile
 import torch
 from datasets import Array2D, Dataset, Features, List, Value
 from datasets.fingerprint import Hasher
+from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
 from .sources import load_speech
@@ -278,7 +279,7 @@ class SpeechCollator:
     """Batches of prepared rows for any Trainer: input_features (n, n_mels, frames), labels (n, T) padded with -100.
 
     Where every row of labels starts with `decoder_start_token_id` it is cut, since the model puts it there itself when
-    it shifts labels to decoder inputs. Columns other than input_features and labels are ignored.
+    it shifts labels to decoder inputs. Rows may bring decoder_input_ids (T,) of their own; other columns are ignored.
     """
 
     processor: object
@@ -288,9 +289,14 @@ class SpeechCollator:
         labels = [torch.as_tensor(row["labels"], dtype=torch.long) for row in rows]
         if all(len(row) and row[0] == self.decoder_start_token_id for row in labels):
             labels = [row[1:] for row in labels]
-        return {
+        batch = {
             "input_features": torch.from_numpy(
                 np.stack([np.asarray(row["input_features"], np.float32) for row in rows])
             ),
-            "labels": torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100),
+            "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
         }
+        if "decoder_input_ids" in rows[0]:
+            inputs = [torch.as_tensor(row["decoder_input_ids"]) for row in rows]
+            pad = self.processor.tokenizer.pad_token_id
+            batch["decoder_input_ids"] = pad_sequence(inputs, batch_first=True, padding_value=pad)
+        return batch

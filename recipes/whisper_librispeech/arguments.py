@@ -63,6 +63,13 @@ class RecipeArguments:
         default=0.0,
         metadata={"help": "'train': seconds by which an utterance starts later, at most, drawn each time."},
     )
+    augment: int = field(
+        default=0,
+        metadata={
+            "help": "Unlearning takes its samples with train_hidden_words and train_shift, too, and each retain sample "
+            "so many times over, each time another way; 0: samples as they are."
+        },
+    )
     normalize: bool = field(
         default=True,
         metadata={

@@ -16,6 +16,7 @@ import torch
 from arguments import RecipeArguments, parse, run
 from datasets import concatenate_datasets
 from tiny_whisper import build_model, build_processor, build_word_tokenizer
+from torch.utils.data import Dataset
 from transformers import (
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
@@ -25,7 +26,6 @@ from transformers import (
     WhisperTokenizer,
     set_seed,
 )
-from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.speech import SpeechArguments, SpeechCollator
@@ -43,32 +43,43 @@ class ReferenceArguments:
     )
 
 
-class TrainingCollator:
-    """Batches for training from scratch on few sentences, so that the model learns to listen.
+class Augmented(Dataset):
+    """Prepared rows, made different each time so that a model that sees few sentences learns to listen.
 
     A few hundred sentences are soon known by heart: two words recall the rest, and the audio is not needed.
     `hidden` is the share of the decoder's input words that are hidden (the end token in their place), `shift` the
     number of frames by which the utterance starts later, at most.
     """
 
-    def __init__(self, processor: WhisperProcessor, model_config, hidden: float, shift: int):
-        self.collate = SpeechCollator(processor, model_config.decoder_start_token_id)
+    def __init__(self, rows, processor: WhisperProcessor, model_config, hidden: float, shift: int):
+        self.rows, self.model_config, self.hidden, self.shift = rows, model_config, hidden, shift
         self.special = torch.tensor(processor.tokenizer.all_special_ids)
-        self.model_config, self.hidden, self.shift = model_config, hidden, shift
 
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        config = self.model_config
-        batch = self.collate([self._shifted(row) for row in rows])
-        inputs = shift_tokens_right(batch["labels"], config.pad_token_id, config.decoder_start_token_id)
-        words = ~torch.isin(inputs, self.special)
-        hidden = words & (torch.rand(inputs.shape) < self.hidden)
-        return {**batch, "decoder_input_ids": inputs.masked_fill(hidden, config.eos_token_id)}
+    def __len__(self) -> int:
+        return len(self.rows)
 
-    def _shifted(self, row: dict) -> dict:
+    def __getitem__(self, index: int) -> dict:
+        row = self.rows[index]
+        return {**row, "input_features": self._shifted(row), "decoder_input_ids": self._partly_hidden(row["labels"])}
+
+    def _shifted(self, row: dict) -> np.ndarray:
         features = np.asarray(row["input_features"])
         silent = features.shape[1] - int(np.ceil(row["duration"] * FRAMES_PER_SECOND))
         shift = int(torch.randint(min(self.shift, max(silent, 0)) + 1, ()))
-        return {**row, "input_features": np.roll(features, shift, axis=1)}
+        return np.roll(features, shift, axis=1)
+
+    def _partly_hidden(self, labels: list[int]) -> torch.Tensor:
+        """What the decoder reads while it is to say `labels`."""
+        start = self.model_config.decoder_start_token_id
+        inputs = torch.tensor([start, *(labels[1:] if labels[0] == start else labels)[:-1]])
+        words = ~torch.isin(inputs, self.special)
+        return inputs.masked_fill(words & (torch.rand(inputs.shape) < self.hidden), self.model_config.eos_token_id)
+
+
+def augmented(rows, recipe: RecipeArguments, processor: WhisperProcessor, model_config) -> Augmented:
+    return Augmented(
+        rows, processor, model_config, recipe.train_hidden_words, round(recipe.train_shift * FRAMES_PER_SECOND)
+    )
 
 
 def load_processor(name: str | None, recipe: RecipeArguments, splits: SpeakerSplits) -> WhisperProcessor:
@@ -134,7 +145,6 @@ def train(
             adam_beta2=0.98,
             logging_steps=max(1, recipe.train_steps // 10),
             save_strategy="no",
-            remove_unused_columns=False,  # the collator needs the duration
             seed=args.seed,
             bf16=args.bf16,
             fp16=args.fp16,
@@ -142,10 +152,8 @@ def train(
             disable_tqdm=args.disable_tqdm,
             dataloader_num_workers=args.dataloader_num_workers,
         ),
-        train_dataset=concatenate_datasets(parts),
-        data_collator=TrainingCollator(
-            processor, model.config, recipe.train_hidden_words, round(recipe.train_shift * FRAMES_PER_SECOND)
-        ),
+        train_dataset=augmented(concatenate_datasets(parts), recipe, processor, model.config),
+        data_collator=SpeechCollator(processor, model.config.decoder_start_token_id),
         processing_class=processor,
     )
     trainer.train()
@@ -156,10 +164,12 @@ def train(
 def main(argv: list[str]) -> None:
     kinds = (RecipeArguments, SpeechArguments, UnlearnConfig, ReferenceArguments)
     recipe, data, args, reference = parse(kinds, argv)
-    splits = load_splits(data, args.seed)
+    with args.main_process_first(desc="loading the data"):
+        splits = load_splits(data, args.seed)
     processor = load_processor(recipe.base_model, recipe, splits)
     model = load_model(recipe.base_model, recipe, data, processor, args.seed)
-    splits = prepare_splits(splits, processor, data, max_label_length=model.config.max_target_positions)
+    with args.main_process_first(desc="features"):  # the others find them in the cache
+        splits = prepare_splits(splits, processor, data, max_label_length=model.config.max_target_positions)
     output_dir = Path(args.output_dir) / ("retrained" if reference.without_forget else "original")
     train(model, recipe, splits, processor, args, output_dir, without_forget=reference.without_forget)
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from arguments import RecipeArguments, parse, run
 from peft import LoraConfig
-from train import load_model, load_processor, train
+from torch.utils.data import ConcatDataset
+from train import augmented, load_model, load_processor, train
 from transformers import WhisperConfig
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
@@ -40,11 +41,15 @@ def get_model(role: str, choice: str, recipe: RecipeArguments, data: SpeechArgum
 
 def make_trainer(model, recipe: RecipeArguments, data: SpeechArguments, splits: SpeakerSplits, processor, args):
     lora = LoraConfig(r=recipe.lora_r, lora_alpha=recipe.lora_alpha, target_modules=recipe.lora_target_modules)
+    forget, retain = splits.forget, splits.retain
+    if recipe.augment:
+        forget, retain = (augmented(rows, recipe, processor, model.config) for rows in (forget, retain))
+        retain = ConcatDataset([retain] * recipe.augment)
     return UnlearnTrainer(
         model=model,
         args=args,
-        forget_dataset=splits.forget,
-        retain_dataset=splits.retain,
+        forget_dataset=forget,
+        retain_dataset=retain,
         eval_dataset=splits.evaluation(data.max_eval_samples),
         processing_class=processor,
         data_collator=SpeechCollator(processor, model.config.decoder_start_token_id),
@@ -116,12 +121,14 @@ def report(results: dict, trainer: UnlearnTrainer, recipe: RecipeArguments, data
 def main(argv: list[str]) -> None:
     recipe, data, args = parse((RecipeArguments, SpeechArguments, UnlearnConfig), argv)
     args.predict_with_generate, args.label_names = True, ["labels"]
-    splits = load_splits(data, args.seed)
+    with args.main_process_first(desc="loading the data"):
+        splits = load_splits(data, args.seed)
     start = recipe.base_model if recipe.model == "train" else recipe.model
     processor = load_processor(start, recipe, splits)
     longest = WhisperConfig.from_pretrained(start).max_target_positions if start else recipe.max_target_positions
     training = "train" in (recipe.model, recipe.gold)
-    splits = prepare_splits(splits, processor, data, max_label_length=longest, retain_pool=training)
+    with args.main_process_first(desc="features"):  # the others find them in the cache
+        splits = prepare_splits(splits, processor, data, max_label_length=longest, retain_pool=training)
 
     shared = (recipe, data, splits, processor, args)
     original = get_model("original", recipe.model, *shared)

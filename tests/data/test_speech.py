@@ -255,6 +255,11 @@ class TestCollator:
         rows[0]["labels"] = [4, 2]
         assert SpeechCollator(processor, 1)(rows)["labels"].tolist() == [[4, 2, -100, -100], [1, 4, 5, 2]]
 
+    def test_takes_decoder_inputs_that_rows_bring(self, processor):
+        rows = [{"input_features": np.zeros((2, 4)), "labels": ids, "decoder_input_ids": ids} for ids in ([4], [4, 5])]
+        pad = processor.tokenizer.pad_token_id
+        assert SpeechCollator(processor, 1)(rows)["decoder_input_ids"].tolist() == [[4, pad], [4, 5]]
+
     @pytest.mark.parametrize("remove_unused_columns", [True, False])
     def test_under_trainer(self, make_rows, processor, tmp_path, remove_unused_columns):
         sizes = dict.fromkeys(["encoder_layers", "decoder_layers", "encoder_attention_heads"], 1)

@@ -6,10 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import soundfile
+import torch
 from transformers import WhisperForConditionalGeneration, WhisperProcessor, pipeline
+from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.speech import SpeechArguments
@@ -127,6 +131,34 @@ def test_a_configuration_is_understood_and_documented(config, monkeypatch):
     _, data, args = arguments.parse(kinds, [str(config), "--use_cpu", "true", "--alpha", "0.25"])
     assert data.forget_speakers and args.alpha == 0.25  # the command line wins
     assert config.name in (RECIPE / "README.md").read_text()
+
+
+class TestAugmented:
+    LABELS = [1, 4, 5, 6, 2]  # 1 starts the decoder, 2 ends the text
+
+    def row(self, monkeypatch, **options) -> dict:
+        monkeypatch.syspath_prepend(RECIPE)
+        train = importlib.import_module("train")
+        processor = SimpleNamespace(tokenizer=SimpleNamespace(all_special_ids=[0, 1, 2]))
+        config = SimpleNamespace(decoder_start_token_id=1, eos_token_id=2)
+        features = np.concatenate([np.ones((2, 30)), np.zeros((2, 70))], axis=1)
+        rows = [{"input_features": features, "duration": 0.3, "labels": self.LABELS}]
+        return train.Augmented(rows, processor, config, **options)[0]
+
+    def test_without_hidden_words_the_decoder_reads_what_the_model_would_give_it(self, monkeypatch):
+        row = self.row(monkeypatch, hidden=0.0, shift=0)
+        shifted = shift_tokens_right(torch.tensor([self.LABELS[1:]]), 0, 1)  # the collator cuts the start token
+        assert row["decoder_input_ids"].tolist() == shifted[0].tolist()
+        assert (row["input_features"][:, :30] == 1).all() and (row["input_features"][:, 30:] == 0).all()
+
+    def test_all_words_hidden_and_the_audio_later(self, monkeypatch):
+        starts = set()
+        for _ in range(20):
+            row = self.row(monkeypatch, hidden=1.0, shift=1000)
+            assert row["decoder_input_ids"].tolist() == [1, 2, 2, 2]
+            assert row["input_features"].sum() == 60 and np.ptp(np.flatnonzero(row["input_features"][0])) == 29
+            starts.add(int(row["input_features"][0].argmax()))
+        assert len(starts) > 5 and max(starts) <= 70  # nothing of the utterance comes round to the beginning
 
 
 def test_voices_depend_on_the_seed_only(voices, tmp_path):
