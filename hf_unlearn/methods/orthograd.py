@@ -15,7 +15,7 @@ place of the weight gradient which the backward pass of the retain batch compute
 import torch
 from torch import Tensor
 
-from ..ops import Solution, solve
+from ..ops import FLOAT32_IS_ENOUGH, Solution, solve
 from ..per_sample import ParameterRows
 from .base import Method, Step
 
@@ -55,7 +55,7 @@ class OrthoGrad(Method):
             u = rows.parameter.grad
             visited.add(rows.parameter)
             squares.append(_square(u, rows.parameter))
-            solutions.append(solve(*all_rows.products(u), squares[-1]))
+            solutions.append(_solve(all_rows, u, squares[-1]))
             return rows.weighted(self._weights(step, solutions[-1].coefficients))
 
         loss = step.visit_retain_samples(visit)
@@ -68,7 +68,7 @@ class OrthoGrad(Method):
         products, solutions = [], []
 
         def measure(rows: ParameterRows, all_rows: ParameterRows) -> None:
-            products.append(all_rows.products(rows.parameter.grad))
+            products.append(all_rows.products(rows.parameter.grad, exact=True))  # there is no second look
 
         def combine(rows: ParameterRows, all_rows: ParameterRows) -> Tensor:
             if not solutions:
@@ -89,6 +89,14 @@ class OrthoGrad(Method):
     def _finish(self, step: Step) -> None:
         gradients = [p.grad for p in step.parameters if p.grad is not None]
         torch._foreach_mul_(gradients, self.alpha - 1)
+
+
+def _solve(rows: ParameterRows, u: Tensor | None, square: Tensor) -> Solution:
+    """In float32 first; rows that are too nearly dependent for it are measured again."""
+    solution = solve(*rows.products(u), square)
+    if solution.pivot < FLOAT32_IS_ENOUGH:
+        solution = solve(*rows.products(u, exact=True), square)
+    return solution
 
 
 def _square(u: Tensor | None, parameter: Tensor) -> Tensor:

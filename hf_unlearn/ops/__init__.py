@@ -1,5 +1,5 @@
 """Linear algebra of the projection: plain torch today, fused GPU kernels beside it."""
 
-from .projection import Solution, orthogonal_component, solve
+from .projection import FLOAT32_IS_ENOUGH, Solution, orthogonal_component, solve
 
-__all__ = ["Solution", "orthogonal_component", "solve"]
+__all__ = ["FLOAT32_IS_ENOUGH", "Solution", "orthogonal_component", "solve"]

@@ -18,6 +18,10 @@ from torch import Tensor
 RANK_TOLERANCE = 1e-12
 # Above this squared pivot the Cholesky factor of the normalised Gram matrix is accurate enough to be used as it is.
 WELL_CONDITIONED = 1e-6
+# Above this one, inner products with float32's rounding (1e-7 |g_n| |g_m|) will do: the error of u_perp is that rounding
+# over the pivot, relative to |u|.
+FLOAT32_IS_ENOUGH = 1e-2
+FLOAT32_ROUNDING = torch.finfo(torch.float32).eps
 
 
 class Solution(NamedTuple):
@@ -25,14 +29,18 @@ class Solution(NamedTuple):
 
     coefficients: c (k,), so that u_perp = u - sum_n c_n g_n.
     rank: numerical rank of A, a 0-d tensor.
-    residual: the largest |<u_perp, g_n>| / (|u| |g_n|) over the rows, a 0-d tensor.
+    residual: the largest |<u_perp, g_n>| / (|u| |g_n|) over the rows, with what float32 rounding of the rows and of
+        their weighted sum may add; a 0-d tensor.
     kept: |u_perp|^2, a 0-d tensor.
+    pivot: the smallest squared pivot of the normalised Gram matrix's Cholesky factor, 1 for orthogonal rows and 0 where
+        there is no such factor; a 0-d tensor.
     """
 
     coefficients: Tensor
     rank: Tensor
     residual: Tensor
     kept: Tensor
+    pivot: Tensor
 
 
 def solve(gram: Tensor, dots: Tensor, square: Tensor) -> Solution:
@@ -50,28 +58,29 @@ def solve(gram: Tensor, dots: Tensor, square: Tensor) -> Solution:
     """
     if not bool(torch.isfinite(gram).all() & torch.isfinite(dots).all()):
         nan = torch.full_like(square, torch.nan)
-        return Solution(torch.full_like(dots, torch.nan), torch.zeros_like(square), nan, nan)
+        return Solution(torch.full_like(dots, torch.nan), torch.zeros_like(square), nan, nan, nan)
     length = gram.diagonal().clamp_min(0).sqrt()
     inverse_length = torch.where(length > 0, 1 / length, 0)
     cosines = inverse_length[:, None] * gram * inverse_length[None, :]
-    y, rank = _solve_normalised(cosines, inverse_length * dots)
+    y, rank, pivot = _solve_normalised(cosines, inverse_length * dots)
     coefficients = inverse_length * y
-    left = (
-        (dots - gram @ coefficients).abs() * inverse_length / square.sqrt().clamp_min(torch.finfo(square.dtype).tiny)
-    )
-    return Solution(coefficients, rank, left.max(), (square - dots @ coefficients).clamp_min(0))
+    left = ((dots - gram @ coefficients).abs() * inverse_length).max() + FLOAT32_ROUNDING * y.abs().sum()
+    residual = left / square.sqrt().clamp_min(torch.finfo(square.dtype).tiny)
+    return Solution(coefficients, rank, residual, (square - dots @ coefficients).clamp_min(0), pivot)
 
 
-def _solve_normalised(cosines: Tensor, rhs: Tensor) -> tuple[Tensor, Tensor]:
-    """Minimum-norm y of cosines @ y = rhs and the rank, for a positive semi-definite matrix of unit diagonal."""
+def _solve_normalised(cosines: Tensor, rhs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Minimum-norm y of cosines @ y = rhs, the rank and the smallest pivot, for a positive semi-definite matrix of unit
+    diagonal."""
     factor, info = torch.linalg.cholesky_ex(cosines)
-    if info == 0 and factor.diagonal().square().min() > WELL_CONDITIONED:
+    pivot = torch.where(info == 0, factor.diagonal().square().min(), 0)
+    if pivot > WELL_CONDITIONED:
         y = torch.cholesky_solve(rhs[:, None], factor)[:, 0]
-        return y, torch.tensor(float(len(rhs)), dtype=rhs.dtype, device=rhs.device)
+        return y, torch.full_like(pivot, len(rhs)), pivot
     values, vectors = torch.linalg.eigh(cosines)
     keep = values > RANK_TOLERANCE * len(rhs)
     y = vectors @ torch.where(keep, (vectors.T @ rhs) / values, 0)
-    return y, keep.sum().to(rhs.dtype)
+    return y, keep.sum().to(rhs.dtype), pivot
 
 
 def orthogonal_component(u: Tensor, rows: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from .recorder import Call, Recorder, rows_of
 from .rules import Dense, Lookup, Product, Rows, Unsupported
 
 # Values of G that one chunk may hold: few enough to stay in a CPU's caches, enough to fill a GPU.
-CHUNK = {"cpu": 2**20, "cuda": 2**26}
+CHUNK = {"cpu": 2**18, "cuda": 2**26}
 # Values of G up to which a parameter's rows, once made for the inner products, are kept for the weighted sum: a pass
 # over G in place of a second product over all positions. Above it memory counts more, and they are made again.
 KEEP = {"cpu": 2**24, "cuda": 2**27}
@@ -42,11 +42,15 @@ class ParameterRows:
         """The k rows of all processes."""
         return ParameterRows(self.parameter, [use.gathered(gather) for use in self.uses], k)
 
-    def products(self, u: Tensor | None) -> tuple[Tensor, Tensor]:
+    def products(self, u: Tensor | None, exact: bool = False) -> tuple[Tensor, Tensor]:
         """K = A A^T (k, k) and b = A u (k,) in float64, for u of the parameter's shape (None: zero).
 
-        A is made for a few lines of the parameter at a time, so that memory does not grow with the parameter. float64:
-        the squared condition number of A must fit between rounding and `ops.projection.RANK_TOLERANCE`.
+        A is made for a few lines of the parameter at a time, so that memory does not grow with the parameter.
+
+        Args:
+            exact: multiply and add in float64. Otherwise each few lines' share is a float32 product, and the shares are
+                added in float64: half the traffic, and an error of about 1e-7 |g_n| |g_m|, which well-conditioned rows
+                bear (`ops.projection.Solution.pivot` tells).
         """
         p, uses = self.parameter, self.uses
         lines = p.shape[0] if p.ndim else 1
@@ -56,19 +60,20 @@ class ParameterRows:
             compact, used = uses[0].compact()
             uses, lines, u, keep = [compact], len(used), u[used], False
         step = max(1, _limit(CHUNK, p) // (self.k * u.shape[1]))
+        exact = exact or p.dtype == torch.float64 or torch.get_float32_matmul_precision() != "highest"
+        dtype = torch.float64 if exact else torch.float32
         gram = torch.zeros(self.k, self.k, dtype=torch.float64, device=p.device)
         dots = torch.zeros(self.k, dtype=torch.float64, device=p.device)
-        exact = gram.new_empty(self.k, min(step, lines) * u.shape[1])  # one buffer: fresh memory costs page faults
-        for start in range(0, lines, step):
-            rows = None
-            for use in uses:
-                rows = use.chunk(start, min(start + step, lines), rows)
-            rows = rows.flatten(1)
+        buffer = gram.new_empty(self.k, min(step, lines) * u.shape[1], dtype=dtype)  # fresh memory costs page faults
+        kept = []
+        for at, start in enumerate(range(0, lines, step)):
+            rows = self._kept[at] if self._kept else _chunk(uses, start, min(start + step, lines))
             if keep:
-                self._kept.append(rows)
-            wide = exact[:, : rows.shape[1]].copy_(rows)
-            gram.addmm_(wide, wide.T)
-            dots.addmv_(wide, u[start : start + step].flatten().double())
+                kept.append(rows)
+            wide = rows if rows.dtype == dtype else buffer[:, : rows.shape[1]].copy_(rows)
+            gram += wide @ wide.T
+            dots += wide @ u[start : start + step].flatten().to(dtype)
+        self._kept = kept
         return gram, dots
 
     def weighted(self, weights: Tensor) -> Tensor:
@@ -82,6 +87,14 @@ class ParameterRows:
             for use in self.uses:
                 total = use.weighted(weights, total)
         return total.to(self.parameter.dtype).reshape(self.parameter.shape)
+
+
+def _chunk(uses: list[Rows], start: int, stop: int) -> Tensor:
+    """Some lines' values in all rows, flat: (k, (stop - start) * values per line)."""
+    rows = None
+    for use in uses:
+        rows = use.chunk(start, stop, rows)
+    return rows.flatten(1)
 
 
 def _limit(values: dict[str, int], parameter: Tensor) -> int:
@@ -166,7 +179,8 @@ class PerSampleEngine:
 
     def receive(self, call: Call, B: Tensor, samples: tuple[Tensor, ...]) -> list[Tensor | None]:
         """Files the rows of one call; returns the gradient of each of its parameters that has no more uses to come."""
-        with torch.no_grad(), torch._C.DisableTorchFunction():
+        autocast_off = torch.autocast(B.device.type, enabled=False)  # a checkpoint's backward pass may be under it
+        with torch.no_grad(), torch._C.DisableTorchFunction(), autocast_off:
             for parameter, rows in rows_of(call, self.k, B, samples):
                 self._uses.setdefault(id(parameter), (parameter, []))[1].append(rows)
             return [self._gradient(parameter) for parameter in call.roots]

@@ -7,7 +7,9 @@ of samples, T all positions between the sample axis and the channels.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -66,16 +68,26 @@ class Lookup:
 
     def chunk(self, start, stop, total=None):
         k, _, d = self.B.shape
-        inside = ((self.ids >= start) & (self.ids < stop))[:, :, None]
-        line = torch.where(inside, self.ids[:, :, None] - start, 0).expand_as(self.B)
         total = self.B.new_zeros(k, stop - start, d) if total is None else total
-        return total.scatter_add_(1, line, torch.where(inside, self.B, 0).to(total.dtype))
+        lines, order = self._by_line
+        first, last = bisect_left(lines, start), bisect_left(lines, stop)
+        if first == last:
+            return total
+        at = order[first:last]
+        where = (at // self.ids.shape[1], self.ids.flatten()[at] - start)
+        return total.index_put_(where, self.B.flatten(0, 1)[at].to(total.dtype), accumulate=True)
 
     def weighted(self, weights, total=None):
         B = self.B * weights.to(self.B.dtype)[:, None, None]
         total = B.new_zeros(self.lines * B.shape[-1]) if total is None else total
         total.view(self.lines, -1).index_add_(0, self.ids.flatten(), B.flatten(0, 1).to(total.dtype))
         return total
+
+    @cached_property
+    def _by_line(self) -> tuple[list[int], Tensor]:
+        """The looked up lines in order, and the positions in ids.flatten() that they have."""
+        lines, order = self.ids.flatten().sort()
+        return lines.tolist(), order
 
     def compact(self) -> tuple["Lookup", Tensor]:
         """The same rows without the lines that no sample looks up, and which lines are left."""
