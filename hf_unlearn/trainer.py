@@ -20,7 +20,7 @@ from .methods.base import Visitor
 from .per_sample import ParameterRows, PerSampleEngine, SampleMeanLoss
 from .per_sample.check import find_slow_parameters
 from .per_sample.reference import per_sample_gradients
-from .per_sample.rules import Dense
+from .per_sample.rows import Dense
 from .retain import RetainSampler, retain_dataloader
 from .stopping import StoppingRules
 

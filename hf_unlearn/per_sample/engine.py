@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from .recorder import Call, Recorder, rows_of
-from .rules import Dense, Lookup, Product, Rows, Unsupported
+from .rows import Dense, Lookup, Product, Rows
+from .rules import Unsupported
 
 # Values of G that one chunk may hold: few enough to stay in a CPU's caches, enough to fill a GPU.
 CHUNK = {"cpu": 2**18, "cuda": 2**26}

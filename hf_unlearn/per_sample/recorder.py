@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 
-from .rules import RULES, Dense, Rows, Unsupported, by_sample
+from .rows import Dense, Rows
+from .rules import RULES, Unsupported, by_sample
 
 if TYPE_CHECKING:
     from .engine import PerSampleEngine

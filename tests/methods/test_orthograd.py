@@ -6,7 +6,7 @@ from torch import nn
 
 from hf_unlearn.methods.orthograd import _solve
 from hf_unlearn.per_sample import ParameterRows
-from hf_unlearn.per_sample.rules import Dense
+from hf_unlearn.per_sample.rows import Dense
 
 
 @pytest.mark.parametrize("distance", [1.0, 1e-1, 1e-2, 1e-3, 1e-4])
