@@ -32,6 +32,14 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
     per_device_retain_batch_size: int = field(
         default=16, metadata={"help": "Retain samples k per optimizer step and process."}
     )
+    inner_products: str | None = field(
+        default=None,
+        metadata={
+            "help": "How orthograd gets the inner products of per-sample gradients: 'materialise' a few lines of them at "
+            "a time, or 'ghost', without making any. Default: the cheaper one for each parameter.",
+            "choices": ["materialise", "ghost"],
+        },
+    )
     stop_when: str | None = field(
         default=None,
         metadata={

@@ -176,7 +176,8 @@ class UnlearnTrainer(Seq2SeqTrainer):
         if self._engine is None:
             slow = self._find_slow(loss_of, batch, k)
             names = dict(self.model.named_parameters())
-            self._engine = PerSampleEngine(self.model, [names[name] for name in slow])
+            slow_parameters = [names[name] for name in slow]
+            self._engine = PerSampleEngine(self.model, slow_parameters, self.args.inner_products)
             if slow:
                 reasons = defaultdict(list)
                 for name, reason in slow.items():
@@ -237,6 +238,7 @@ class _TrainerStep:
         self.trainer, self.model, self.forget_batch = trainer, model, forget_batch
         self.processes = trainer.args.world_size
         self.parameters = [p for p in trainer.model.parameters() if p.requires_grad]
+        self._recorded: Tensor | None = None  # the retain loss whose graph another backward pass can go through
 
     def draw_retain_batch(self) -> None:
         self.retain_batch = self.trainer.next_retain_batch()
@@ -262,27 +264,26 @@ class _TrainerStep:
     def backward(self, loss: Tensor, **keywords) -> None:
         self.trainer.accelerator.backward(loss, **keywords)
 
-    def visit_retain_samples(self, *visitors: Visitor) -> Tensor:
+    def visit_retain_samples(self, visit: Visitor, last: bool = True) -> Tensor:
         trainer, k = self.trainer, self.samples
         engine = trainer.per_sample_engine(lambda batch: self._loss(trainer.model, batch), self.retain_batch, k)
-        loss = None
-        for visitor in visitors:
-            last = visitor is visitors[-1]
-            # DistributedDataParallel reduces one backward pass for each forward pass: it gets a new one for the last.
-            again = not last and self.processes == 1
-            with contextlib.nullcontext() if last else trainer.accelerator.no_sync(self.model):
-                if loss is None or self.processes > 1:
-                    with engine.record(k):
-                        loss = self._loss(self.model, self.retain_batch)
-                visit = self._with_all_processes(visitor)
-                engine.backward(functools.partial(self.backward, loss, retain_graph=again), visit, again)
-            self._visit_slow(engine, visit)
+        # DistributedDataParallel reduces one backward pass for each forward pass: it gets a new one for the last.
+        again = not last and self.processes == 1
+        with contextlib.nullcontext() if last else trainer.accelerator.no_sync(self.model):
+            if self._recorded is None:
+                with engine.record(k):
+                    self._recorded = self._loss(self.model, self.retain_batch)
+            loss, visit = self._recorded, self._with_all_processes(visit)
+            engine.backward(functools.partial(self.backward, loss, retain_graph=again), visit, again)
+        if not again:
+            self._recorded = None
+        self._visit_slow(engine, visit)
         return loss.detach()
 
     def _with_all_processes(self, visitor: Visitor):
         if self.processes == 1:
             return lambda rows: visitor(rows, rows)
-        return lambda rows: visitor(rows, rows.gathered(self.trainer.gather_samples, self.all_samples))
+        return lambda rows: visitor(rows, rows.gathered(self.trainer.gather_samples))
 
     def _visit_slow(self, engine: PerSampleEngine, visit) -> None:
         """The same for the parameters that the engine leaves out: one pass for each sample."""
@@ -298,7 +299,7 @@ class _TrainerStep:
 
         gradients = list(per_sample_gradients(trainer.model, loss_of, self.retain_batch, k, slow))
         for parameter, rows in zip(slow, zip(*gradients)):
-            gradient = visit(ParameterRows(parameter, [Dense(torch.stack(rows))], k))
+            gradient = visit(ParameterRows(parameter, [Dense(torch.stack(rows))]))
             if gradient is not None:
                 gradient = trainer.accelerator.reduce(gradient, "mean")
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)

@@ -65,20 +65,21 @@ class OrthoGrad(Method):
 
     def _whole_model(self, step: Step) -> dict[str, Tensor]:
         square = sum(_square(p.grad, p) for p in step.parameters)
-        products, solutions = [], []
 
-        def measure(rows: ParameterRows, all_rows: ParameterRows) -> None:
-            products.append(all_rows.products(rows.parameter.grad, exact=True))  # there is no second look
+        def measured(exact: bool) -> Solution:
+            products = []
+            step.visit_retain_samples(
+                lambda rows, all_rows: products.append(all_rows.products(rows.parameter.grad, exact)), last=False
+            )
+            return solve(*map(sum, zip(*products)), square)
 
-        def combine(rows: ParameterRows, all_rows: ParameterRows) -> Tensor:
-            if not solutions:
-                grams, dots = zip(*products)
-                solutions.append(solve(sum(grams), sum(dots), square))
-            return rows.weighted(self._weights(step, solutions[0].coefficients))
-
-        loss = step.visit_retain_samples(measure, combine)
+        solution = measured(exact=False)
+        if solution.pivot < FLOAT32_IS_ENOUGH:
+            solution = measured(exact=True)
+        weights = self._weights(step, solution.coefficients)
+        loss = step.visit_retain_samples(lambda rows, _: rows.weighted(weights))
         self._finish(step)
-        return {"retain_loss": loss, **_report(solutions, square, 0)}
+        return {"retain_loss": loss, **_report([solution], square, 0)}
 
     def _weights(self, step: Step, coefficients: Tensor) -> Tensor:
         """-w_n for the samples of this process. Its rows are g_n / samples, and processes are averaged afterwards."""

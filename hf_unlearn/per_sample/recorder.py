@@ -236,7 +236,9 @@ def _vectorised(call: Call, k: int, B: Tensor, values: dict, key: int | str) -> 
 def _pulled_back(call: Call, tensor: Tensor, rows: Rows, k: int) -> Iterator[tuple[nn.Parameter, Rows]]:
     """From per-sample gradients of a tensor made of parameters to those of the parameters."""
     lines = tensor.shape[0] if tensor.ndim else 1
-    G = rows.chunk(0, lines).reshape(k, *tensor.shape).to(tensor.dtype)
+    G = torch.empty(k, lines, tensor.numel() // lines, dtype=rows.dtype, device=tensor.device)
+    rows.write(G, 0, add=False)
+    G = G.reshape(k, *tensor.shape).to(tensor.dtype)
     gradients = torch.autograd.grad(tensor, call.roots, G, retain_graph=True, allow_unused=True, is_grads_batched=True)
     for parameter, gradient in zip(call.roots, gradients):
         if gradient is not None:
