@@ -39,7 +39,7 @@ def results_table(results: dict, *, metrics=None, markdown: bool = False) -> str
     for metric in metrics or task.metrics:
         if any(metric in values for model in models.values() for values in model.values()):
             rows = [_row(split, models, metric, task) for split in splits]
-            tables.append(_align([[task.metrics.get(metric, metric), "wanted", *models], *rows], markdown))
+            tables.append(align([[task.metrics.get(metric, metric), "wanted", *models], *rows], markdown))
     return "\n\n".join(tables)
 
 
@@ -57,7 +57,7 @@ def _cell(values, metric):
     return f"{value:.1f}" if low is None or high is None else f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def _align(rows, markdown):
+def align(rows, markdown):
     """Rows of cells as text: names to the left, numbers to the right, a rule under the first row."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [[*map(str.ljust, row[:2], widths), *map(str.rjust, row[2:], widths[2:])] for row in rows]
