@@ -15,7 +15,7 @@ place of the weight gradient which the backward pass of the retain batch compute
 import torch
 from torch import Tensor
 
-from ..ops import FLOAT32_IS_ENOUGH, Solution, solve
+from ..ops import FLOAT32_IS_ENOUGH, Solution, doubles_are_fast, solve
 from ..per_sample import ParameterRows
 from .base import Method, Step
 
@@ -73,8 +73,9 @@ class OrthoGrad(Method):
             )
             return solve(*map(sum, zip(*products)), square)
 
-        solution = measured(exact=False)
-        if solution.pivot < FLOAT32_IS_ENOUGH:
+        exact = doubles_are_fast(square.device)
+        solution = measured(exact)
+        if not exact and solution.pivot < FLOAT32_IS_ENOUGH:
             solution = measured(exact=True)
         weights = self._weights(step, solution.coefficients)
         loss = step.visit_retain_samples(lambda rows, _: rows.weighted(weights))
@@ -93,9 +94,10 @@ class OrthoGrad(Method):
 
 
 def _solve(rows: ParameterRows, u: Tensor | None, square: Tensor) -> Solution:
-    """In float32 first; rows that are too nearly dependent for it are measured again."""
-    solution = solve(*rows.products(u), square)
-    if solution.pivot < FLOAT32_IS_ENOUGH:
+    """In float32 first, where that is faster; rows that are too nearly dependent for it are measured again."""
+    exact = doubles_are_fast(rows.parameter.device)  # and nothing has to wait for the pivot
+    solution = solve(*rows.products(u, exact), square)
+    if not exact and solution.pivot < FLOAT32_IS_ENOUGH:
         solution = solve(*rows.products(u, exact=True), square)
     return solution
 

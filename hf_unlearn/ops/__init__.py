@@ -1,16 +1,15 @@
 """Linear algebra of the projection: fused Triton kernels on CUDA devices, plain torch everywhere else."""
 
-from .dispatch import active_kernels, inner_products, solve, weighted_sum
-from .products import product_inner_products
+from .dispatch import active_kernels, doubles_are_fast, inner_products, solve, weighted_sum
 from .projection import FLOAT32_IS_ENOUGH, Solution, orthogonal_component
 
 __all__ = [
     "FLOAT32_IS_ENOUGH",
     "Solution",
     "active_kernels",
+    "doubles_are_fast",
     "inner_products",
     "orthogonal_component",
-    "product_inner_products",
     "solve",
     "weighted_sum",
 ]

@@ -59,6 +59,12 @@ def active_kernels() -> str:
     return f"triton {_kernels().version} on {torch.cuda.get_device_name()}"
 
 
+def doubles_are_fast(device: torch.device) -> bool:
+    """Whether float64 products cost about as much there as those of float32: on the A100, H100, H200 and B200, whose
+    tensor cores take them."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) in ((8, 0), (9, 0), (10, 0))
+
+
 def _dispatch(name: str, plain: Callable, like: Tensor, *arguments):
     """Calls the kernel `name`, or `plain`; `like`, the first argument, says where."""
     if _takes(like) and not _failures:

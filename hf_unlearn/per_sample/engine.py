@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from .. import ops
 from . import inner_products
 from .recorder import Call, Recorder, rows_of
 from .rows import Dense, Lookup, Product, Rows
@@ -49,23 +50,21 @@ class ParameterRows:
         """
         p, uses = self.parameter, self.uses
         u = (torch.zeros_like(p) if u is None else u.detach()).reshape(p.shape[0] if p.ndim else 1, -1)
-        exact = exact or p.dtype == torch.float64 or torch.get_float32_matmul_precision() != "highest"
         if self._kept is not None:
-            return inner_products.of_rows(self._kept, u.flatten(), exact)
+            return ops.inner_products(self._kept, u.flatten(), exact)
+        if inner_products.choose(uses, u, self.way) == "ghost" and (not exact or ops.doubles_are_fast(p.device)):
+            return inner_products.ghost(uses, u, exact)
         keep = uses[0].k * p.numel() <= inner_products.limit(inner_products.KEEP, p)
         if len(uses) == 1 and isinstance(uses[0], Lookup):  # most lines of an embedding are looked up by nobody
             compact, used = uses[0].compact()
             uses, u, keep = [compact], u[used], False
-        if not exact and inner_products.choose(uses, u, self.way) == "ghost":
-            return inner_products.ghost(uses, u)
         gram, dots, self._kept = inner_products.materialise(uses, u, exact, keep)
         return gram, dots
 
     def weighted(self, weights: Tensor) -> Tensor:
         """sum_n w_n G_n in the parameter's shape and dtype; weights (k,)."""
-        if self._kept is not None:  # rounded to half precision or not, in a sum that is not
-            dtype = torch.promote_types(self._kept.dtype, torch.float32)
-            total = weights.to(dtype) @ self._kept.to(dtype)
+        if self._kept is not None:
+            total = ops.weighted_sum(self._kept, weights, dtype=self.parameter.dtype)
         else:
             total = None
             for use in self.uses:

@@ -19,19 +19,21 @@ from itertools import combinations_with_replacement
 import torch
 from torch import Tensor
 
+from .. import ops
 from .rows import Dense, Lookup, Product, Rows
 
 WAYS = ("materialise", "ghost")
 # Multiply-adds of a matrix product that take as long as the inner products of one value of G, and as its share in the
-# weighted sum. CPU: measured (tests/benchmarks/ways.py); CUDA: from the H100's data sheet, for values of two bytes.
+# weighted sum. CPU: measured (tests/benchmarks/bench_ways.py); CUDA: from the H100's data sheet, for values of two bytes.
 MEASURE = {"cpu": 50, "cuda": 500}
 SUM = {"cpu": 8, "cuda": 250}
 # Values of G up to which a parameter's rows are kept; above it, memory counts more.
 KEEP = {"cpu": 2**24, "cuda": 2**27}
-# Values of G that are made at a time where they are not kept: enough to fill the processor.
-CHUNK = {"cpu": 2**21, "cuda": 2**26}
-# Columns of A per float32 product: its sum is rounded to float32, the sum over all such products is not.
-BLOCK = 2**14
+# Values of G that are made at a time where they are not kept. They are reduced at once, so that on a GPU they never
+# leave its L2 cache. (A kernel that holds a tile of all G_n on one multiprocessor would gain only where k T is well
+# below o i / (o + i), and there ghost is cheaper than either: at k = 16 its tiles of 64 x 32 take 21 operations per
+# byte from the cache, those of a matrix product three times as many.)
+CHUNK = {"cpu": 2**21, "cuda": 2**23}
 
 
 def choose(uses: Sequence[Rows], u: Tensor, way: str | None = None) -> str:
@@ -42,19 +44,25 @@ def choose(uses: Sequence[Rows], u: Tensor, way: str | None = None) -> str:
         return "materialise"
     if way is not None:
         return way
-    k, T, (lines, width) = uses[0].k, sum(use.positions for use in uses), u.shape
-    values, products = k * u.numel(), k * T * u.numel()
+    k, width = uses[0].k, u.shape[1]
+    T = sum(use.positions for use in uses)
+    products = sum(k * use.positions * u.numel() for use in uses if isinstance(use, Product))
+    lines = len(u) if products else min(len(u), k * T)  # of an embedding, those that somebody looks up
+    values = k * lines * width
     kept = values <= limit(KEEP, u)
     materialise = products + values * limit(MEASURE, u) + (values * limit(SUM, u) if kept else products)
-    ghost = 2 * products + (k * T) ** 2 * (lines + width)
+    ghost = 2 * products + (k * T) ** 2 * (lines + width if products else width)
     return "ghost" if ghost < materialise else "materialise"
 
 
-def ghost(uses: Sequence[Product | Lookup], u: Tensor) -> tuple[Tensor, Tensor]:
+def ghost(uses: Sequence[Product | Lookup], u: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
     """K (k, k) and b (k,) in float64 without making any row; u (o, i).
 
-    What autocast has computed in half precision is multiplied in it here, too.
+    Args:
+        exact: multiply and add in float64, not in the precision that the uses have.
     """
+    if exact:
+        uses, u = [use.to(torch.float64) for use in uses], u.double()
     k = len(uses[0].B)
     K, b = u.new_zeros(k, k, dtype=torch.float64), u.new_zeros(k, dtype=torch.float64)
     for one, other in combinations_with_replacement(uses, 2):
@@ -70,12 +78,13 @@ def _pairs(one: Product | Lookup, other: Product | Lookup) -> Tensor:
     if isinstance(one, Lookup) and isinstance(other, Product):
         return _pairs(other, one).T
     k, B, E = len(one.B), one.B.flatten(0, 1), other.B.flatten(0, 1)
+    wide = torch.promote_types(torch.float32, torch.promote_types(B.dtype, E.dtype))
     if isinstance(other, Product):
-        shares = (one.X.flatten(0, 1) @ other.X.flatten(0, 1).T).float() * (B @ E.T)
+        shares = (one.X.flatten(0, 1) @ other.X.flatten(0, 1).T).to(wide) * (B @ E.T)
     elif isinstance(one, Product):  # the line ids_ms of G_n is sum_t B_nt[ids_ms] X_nt
-        shares = (one.X.flatten(0, 1).float() @ E.float().T) * B[:, other.ids.flatten()]
+        shares = (one.X.flatten(0, 1).to(wide) @ E.to(wide).T) * B[:, other.ids.flatten()]
     else:
-        shares = (B.float() @ E.float().T) * (one.ids.flatten()[:, None] == other.ids.flatten())
+        shares = (B.to(wide) @ E.to(wide).T) * (one.ids.flatten()[:, None] == other.ids.flatten())
     return shares.view(k, one.positions, k, other.positions).sum((1, 3), dtype=torch.float64)
 
 
@@ -94,41 +103,23 @@ def materialise(uses: Sequence[Rows], u: Tensor, exact: bool, keep: bool) -> tup
     """K (k, k) and b (k,) in float64, and with `keep` the rows (k, o i); u (o, i).
 
     Args:
-        exact: multiply and add in float64, not in float32 products of `BLOCK` columns.
+        exact: multiply and add in float64 (`ops.inner_products`).
     """
     if len(uses) == 1 and isinstance(uses[0], Dense):
         rows = uses[0].G.reshape(uses[0].k, -1)
-        return *of_rows(rows, u.flatten(), exact), rows
+        return *ops.inner_products(rows, u.flatten(), exact), rows
     dtype = functools.reduce(torch.promote_types, (use.dtype for use in uses))
     k, (lines, width) = uses[0].k, u.shape
     step = lines if keep else max(1, min(lines, limit(CHUNK, u) // (k * width)))
     buffer = torch.empty(k, step, width, dtype=dtype, device=u.device)
-    K, b = 0, 0
+    shares = []
     for start in range(0, lines, step):
         rows = buffer[:, : lines - start]
         for use in uses:
             use.write(rows, start, add=use is not uses[0])
-        K, b = (
-            a + more for a, more in zip((K, b), of_rows(rows.flatten(1), u[start : start + step].flatten(), exact))
-        )
-    return K, b, buffer.flatten(1) if keep else None
-
-
-def of_rows(A: Tensor, u: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
-    """K = A A^T (k, k) and b = A u (k,) in float64 of rows that are there; A (k, d), u (d,)."""
-    if exact:
-        K, b = 0, 0
-        for rows, v in zip(A.split(BLOCK, 1), u.split(BLOCK)):
-            rows = rows.double()
-            K, b = K + rows @ rows.T, b + rows @ v.double()
-        return K, b
-    (k, d), u = A.shape, u.float()
-    whole = d - d % BLOCK
-    blocks = A[:, :whole].float().view(k, -1, BLOCK).transpose(0, 1)  # (d / BLOCK, k, BLOCK)
-    rest = A[:, whole:].float()
-    K = (blocks @ blocks.mT).sum(0, dtype=torch.float64) + rest @ rest.T
-    b = (blocks @ u[:whole].view(-1, BLOCK, 1)).sum(0, dtype=torch.float64)[:, 0] + rest @ u[whole:]
-    return K, b
+        shares.append(ops.inner_products(rows.flatten(1), u[start : start + step].flatten(), exact))
+    grams, dots = zip(*shares)
+    return sum(grams), sum(dots), buffer.flatten(1) if keep else None
 
 
 def limit(values: dict[str, int], tensor: Tensor) -> int:

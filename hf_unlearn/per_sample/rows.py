@@ -48,6 +48,9 @@ class Product:
         product = (B.flatten(0, 1).T @ self.X.flatten(0, 1)).flatten()
         return product if total is None else total.add_(product)
 
+    def to(self, dtype: torch.dtype) -> "Product":
+        return Product(self.B.to(dtype), self.X)
+
     def gathered(self, gather):
         return Product(gather(self.B), gather(self.X))
 
@@ -73,6 +76,9 @@ class Lookup:
         total = B.new_zeros(self.lines * B.shape[-1]) if total is None else total
         total.view(self.lines, -1).index_add_(0, self.ids.flatten(), B.flatten(0, 1).to(total.dtype))
         return total
+
+    def to(self, dtype: torch.dtype) -> "Lookup":
+        return Lookup(self.B.to(dtype), self.ids, self.lines)
 
     def compact(self) -> tuple["Lookup", Tensor]:
         """The same rows without the lines that no sample looks up, and which lines are left."""

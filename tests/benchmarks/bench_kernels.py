@@ -25,6 +25,8 @@ from shapes import SHAPES
 
 from hf_unlearn import ops
 from hf_unlearn.ops import projection, reductions
+from hf_unlearn.per_sample.inner_products import ghost, materialise
+from hf_unlearn.per_sample.rows import Product
 
 Tensor = torch.Tensor
 # Linear layers of whisper-small at 30 s of audio: T, o, i
@@ -157,15 +159,16 @@ def measure_solve(bench: Bench) -> None:
 
 
 def measure_layers(bench: Bench, shrink: int) -> None:
-    """Inner products of a Linear layer's gradients: through the cache, and with all of G in memory."""
+    """Inner products of a Linear layer's gradients: with all of G in memory, through the cache, and without G."""
     for name, (T, o, i) in LAYERS.items():
         T, o, i = max(1, T // shrink), o // shrink, i // shrink
         B, X = (bench.random(bench.k, T, size, dtype=torch.bfloat16) for size in (o, i))
         u = bench.random(o, i)
         calls = {
             "product alone": lambda: torch.bmm(B.mT, X),  # noqa: B023
-            "materialise": lambda: ops.inner_products(torch.bmm(B.mT, X).flatten(1), u.flatten()),  # noqa: B023
-            "product_inner_products": lambda: ops.product_inner_products(B, X, u),  # noqa: B023
+            "kept": lambda: materialise([Product(B, X)], u, exact=True, keep=True),  # noqa: B023
+            "materialise": lambda: materialise([Product(B, X)], u, exact=True, keep=False),  # noqa: B023
+            "ghost": lambda: ghost([Product(B, X)], u, exact=True),  # noqa: B023
         }
         for method, call in calls.items():
             bench.measure(f"{name} {T} x {o} x {i}", method, call, "bf16")

@@ -91,15 +91,3 @@ def test_kernels_that_were_asked_for_raise(monkeypatch):
     monkeypatch.setattr(dispatch, "_kernels", absent)
     with pytest.raises(ImportError):
         ops.inner_products(torch.randn(3, 50))
-
-
-@pytest.mark.parametrize("k, T, o, i", [(1, 1, 1, 1), (3, 7, 600, 500), (8, 2, 5, 40000)])
-@pytest.mark.parametrize("exact", [False, True])
-def test_products_of_a_linear_layer(k, T, o, i, exact):
-    B, X, u = torch.randn(k, T, o), torch.randn(k, T, i), torch.randn(o, i)
-    G = torch.bmm(B.transpose(1, 2), X).double().flatten(1)
-    gram, dots = ops.product_inner_products(B, X, u, exact)
-    lengths = G.norm(dim=1)
-    assert ((gram - G @ G.T).abs() <= 1e-6 * lengths[:, None] * lengths).all()
-    assert ((dots - G @ u.double().flatten()).abs() <= 1e-6 * lengths * u.norm()).all()
-    assert torch.equal(ops.product_inner_products(B, X, None, exact)[0], gram)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from hf_unlearn.ops import reductions
 from hf_unlearn.per_sample import ParameterRows
 from hf_unlearn.per_sample import inner_products as ip
 from hf_unlearn.per_sample.rows import Dense, Lookup, Product
@@ -60,7 +61,7 @@ USES = {
 @pytest.mark.parametrize("name", USES)
 def test_ways_agree(monkeypatch, name, way, exact, kept):
     monkeypatch.setattr(ip, "CHUNK", {"cpu": 200})  # a few lines at a time
-    monkeypatch.setattr(ip, "BLOCK", 100)
+    monkeypatch.setattr(reductions, "BLOCK", 100)
     monkeypatch.setattr(ip, "KEEP", {"cpu": 2**20 if kept else 0})
     uses, u = USES[name](), torch.randn(LINES, WIDTH)
     G = sum(written_out(use, LINES, WIDTH) for use in uses).flatten(1)
@@ -71,6 +72,16 @@ def test_ways_agree(monkeypatch, name, way, exact, kept):
         assert (gram - G @ G.T).norm() <= 1e-6 * (G @ G.T).norm()
         assert (dots - G @ u.flatten().double()).norm() <= 1e-6 * G.norm() * u.norm()
     assert (rows.weighted(weights).flatten() - weights @ G).norm() <= 1e-6 * weights.norm() * G.norm()
+
+
+@pytest.mark.parametrize("name", ["product", "lookup", "tied", "reused"])
+def test_ghost_in_float64(name):
+    """What GPUs with fast float64 do."""
+    uses, u = USES[name](), torch.randn(LINES, WIDTH)
+    G = sum(written_out(use, LINES, WIDTH) for use in uses).flatten(1)
+    gram, dots = ip.ghost(uses, u, exact=True)
+    assert (gram - G @ G.T).norm() <= 1e-12 * (G @ G.T).norm()
+    assert (dots - G @ u.flatten().double()).norm() <= 1e-12 * G.norm() * u.norm()
 
 
 def test_half_precision_is_summed_in_more():
