@@ -1,0 +1,91 @@
+"""What the trainer offers to a method within one optimizer step: losses, backward passes, the retain samples' rows."""
+
+import contextlib
+import functools
+
+import torch
+from accelerate.utils import find_batch_size
+from torch import Tensor, nn
+
+from .methods.base import Visitor
+from .per_sample import ParameterRows, PerSampleEngine
+from .per_sample.reference import per_sample_gradients
+from .per_sample.rows import Dense
+
+
+class TrainerStep:
+    """`methods.base.Step`, for one call of `UnlearnTrainer.training_step`.
+
+    Args:
+        share: of all forget samples of the optimizer step, the share that this micro-batch has.
+    """
+
+    def __init__(self, trainer, model: nn.Module, forget_batch: dict, share: float):
+        self.trainer, self.model, self.forget_batch, self.share = trainer, model, forget_batch, share
+        self.retain_batch: dict | None = None
+        self.processes = trainer.args.world_size
+        self.parameters = [p for p in trainer.model.parameters() if p.requires_grad]
+
+    def draw_retain_batch(self) -> None:
+        self.retain_batch = self.trainer.next_retain_batch()
+        self.samples = find_batch_size(self.retain_batch)
+        self.counts = [self.samples]
+        if self.processes > 1:
+            mine = torch.tensor([self.samples], device=self.trainer.args.device)
+            self.counts = self.trainer.accelerator.gather(mine).tolist()
+        self.all_samples, self.first_sample = sum(self.counts), sum(self.counts[: self.trainer.args.process_index])
+
+    def forget_loss(self) -> Tensor:
+        return self.loss(self.model, self.forget_batch) * (self.share * self.processes)
+
+    def retain_loss(self) -> Tensor:
+        return self.loss(self.model, self.retain_batch) * (self.samples * self.processes / self.all_samples)
+
+    def loss(self, model: nn.Module, batch: dict) -> Tensor:
+        with self.trainer.compute_loss_context_manager():
+            return self.trainer.compute_loss(model, dict(batch))
+
+    def backward(self, loss: Tensor, **keywords) -> None:
+        self.trainer.accelerator.backward(loss, **keywords)
+
+    def visit_retain_samples(self, *visitors: Visitor) -> Tensor:
+        trainer, k = self.trainer, self.samples
+        engine = trainer.per_sample_engine(lambda batch: self.loss(trainer.model, batch), self.retain_batch, k)
+        loss = None
+        for visitor in visitors:
+            last = visitor is visitors[-1]
+            # DistributedDataParallel reduces one backward pass for each forward pass: it gets a new one for the last.
+            again = not last and self.processes == 1
+            with contextlib.nullcontext() if last else trainer.accelerator.no_sync(self.model):
+                if loss is None or self.processes > 1:
+                    with engine.record(k):
+                        loss = self.loss(self.model, self.retain_batch)
+                visit = self._with_all_processes(visitor)
+                engine.backward(functools.partial(self.backward, loss, retain_graph=again), visit, again)
+            self._visit_slow(engine, visit)
+        return loss.detach()
+
+    def _with_all_processes(self, visitor: Visitor):
+        if self.processes == 1:
+            return lambda rows: visitor(rows, rows)
+        exchange = self.trainer.sample_exchange()
+        return lambda rows: visitor(rows, exchange.all_rows(rows, self.counts))
+
+    def _visit_slow(self, engine: PerSampleEngine, visit) -> None:
+        """The same for the parameters that the engine leaves out: one pass for each sample."""
+        trainer, k = self.trainer, self.samples
+        slow = [p for p in self.parameters if id(p) in engine.slow]
+        if not slow:
+            return
+        scaler = trainer.accelerator.scaler
+        scale = (scaler.get_scale() if scaler is not None else 1.0) / k
+
+        def loss_of(batch):
+            return self.loss(trainer.model, batch) * scale
+
+        gradients = list(per_sample_gradients(trainer.model, loss_of, self.retain_batch, k, slow))
+        for parameter, rows in zip(slow, zip(*gradients)):
+            gradient = visit(ParameterRows(parameter, [Dense(torch.stack(rows))], k))
+            if gradient is not None:
+                gradient = trainer.accelerator.reduce(gradient, "mean")
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
