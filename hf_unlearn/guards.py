@@ -71,8 +71,10 @@ class SkippedSteps(TrainerCallback):
 def all_finite(tensors: Iterable[Tensor | None]) -> bool:
     """Whether all values are finite (one synchronisation for all tensors)."""
     tensors = [tensor.detach() for tensor in tensors if tensor is not None]
-    norms = torch._foreach_norm(tensors, torch.inf)
-    return not norms or bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all())
+    if not tensors:
+        return True
+    norms = [norm.float() for norm in torch._foreach_norm(tensors, torch.inf)]
+    return bool(torch.isfinite(torch.stack(norms)).all())
 
 
 def broken_samples(model: nn.Module, loss_of: Callable[[dict], Tensor], batch: dict) -> list[int]:

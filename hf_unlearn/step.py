@@ -6,6 +6,7 @@ import functools
 import torch
 from accelerate.utils import find_batch_size
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from .methods.base import Visitor
 from .per_sample import ParameterRows, PerSampleEngine
@@ -61,9 +62,20 @@ class TrainerStep:
                     with engine.record(k):
                         loss = self.loss(self.model, self.retain_batch)
                 visit = self._with_all_processes(visitor)
-                engine.backward(functools.partial(self.backward, loss, retain_graph=again), visit, again)
+                total = loss + self._awaited(engine) if last else loss
+                engine.backward(functools.partial(self.backward, total, retain_graph=again), visit, again)
             self._visit_slow(engine, visit)
         return loss.detach()
+
+    def _awaited(self, engine: PerSampleEngine) -> Tensor | float:
+        """Nothing, but a use of what the engine leaves out, for a DistributedDataParallel that waits for all parameters
+        (with gradient checkpointing; else it is told what the forward pass has not used)."""
+        if not isinstance(self.model, DistributedDataParallel) or self.model.find_unused_parameters:
+            return 0.0
+        return sum(p.sum() * 0 for p in self._slow(engine))
+
+    def _slow(self, engine: PerSampleEngine) -> list[nn.Parameter]:
+        return [p for p in self.parameters if id(p) in engine.slow]
 
     def _with_all_processes(self, visitor: Visitor):
         if self.processes == 1:
@@ -74,7 +86,7 @@ class TrainerStep:
     def _visit_slow(self, engine: PerSampleEngine, visit) -> None:
         """The same for the parameters that the engine leaves out: one pass for each sample."""
         trainer, k = self.trainer, self.samples
-        slow = [p for p in self.parameters if id(p) in engine.slow]
+        slow = self._slow(engine)
         if not slow:
             return
         scaler = trainer.accelerator.scaler
