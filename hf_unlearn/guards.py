@@ -77,6 +77,11 @@ def all_finite(tensors: Iterable[Tensor | None]) -> bool:
     return bool(torch.isfinite(torch.stack(norms)).all())
 
 
+def random_state_kept(device: torch.device):
+    """A context after which random numbers go on as if nothing had been computed in it."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
 def broken_samples(model: nn.Module, loss_of: Callable[[dict], Tensor], batch: dict) -> list[int]:
     """Places of the samples in a batch whose loss, or else gradient, is not finite when they are computed alone.
 
@@ -88,7 +93,7 @@ def broken_samples(model: nn.Module, loss_of: Callable[[dict], Tensor], batch: d
     def gradients(n):
         return sample_gradient(model, loss_of(select_sample(batch, n, k)), parameters)
 
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with random_state_kept(device):
         with torch.no_grad():
             broken = [n for n in range(k) if not all_finite([loss_of(select_sample(batch, n, k))])]
         return broken or [n for n in range(k) if not all_finite(gradients(n))]

@@ -18,10 +18,11 @@ from .checkpoints import Preemption, find_checkpoint, folder_written_whole, is_c
 from .compatibility import check_compatible, check_data, check_deepspeed, checkpoints_activations
 from .config import UnlearnConfig, as_unlearn_config
 from .distributed import SampleExchange, all_processes, any_process, failures_told
-from .guards import SkippedSteps, all_finite, broken_samples, named, place_in_dataset
+from .guards import SkippedSteps, all_finite, broken_samples, named, place_in_dataset, random_state_kept
 from .methods import Method, build_method
 from .per_sample import PerSampleEngine, SampleMeanLoss
 from .per_sample.check import find_slow_parameters
+from .per_sample.reference import sample_gradient
 from .retain import RetainSampler, retain_dataloader
 from .step import TrainerStep
 from .stopping import StoppingRules
@@ -157,12 +158,22 @@ class UnlearnTrainer(Seq2SeqTrainer):
             self._noted["forget_loss"].append(loss)
         if self.accelerator.sync_gradients:
             if self.method.uses_retain and self._everywhere_finite(step):
-                step.draw_retain_batch()
-                for name, value in self.method.retain(step).items():
+                for name, value in self._retain(step).items():
                     self._noted[name].append(value)
                 loss = loss if self.method.uses_forget else self._noted["retain_loss"][-1]
             self._finish_step(step)
         return loss
+
+    def _retain(self, step: TrainerStep) -> dict[str, Tensor]:
+        step.draw_retain_batch()
+        if self.method.per_sample and self._engine is None:
+            # Nothing can be held against a broken sample: the step is skipped, and the next one tries again.
+            with random_state_kept(self.args.device):
+                loss = step.loss(self.model, step.retain_batch)
+                gradient = sample_gradient(self.model, loss, step.parameters)
+            if any(any_process([not all_finite([loss, *gradient])], self.args.device)):
+                return {"retain_loss": torch.full_like(loss.detach(), torch.nan)}
+        return self.method.retain(step)
 
     def _everywhere_finite(self, step: TrainerStep) -> bool:
         return not any(any_process([not all_finite(p.grad for p in step.parameters)], self.args.device))
@@ -248,7 +259,7 @@ class UnlearnTrainer(Seq2SeqTrainer):
         precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, own)
         if not checkpoints_activations(self.model):  # those work in training mode only; eval mode has no randomness
             self.model.eval()
-        with torch.random.fork_rng(devices=[self.args.device] if self.args.device.type == "cuda" else []):
+        with random_state_kept(self.args.device):
             slow = find_slow_parameters(self.model, loss_of, batch, k, precision)
         self._set_training_mode(self.model)
         return {name: reason for one in all_processes(slow) for name, reason in one.items()}
