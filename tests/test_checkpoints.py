@@ -3,6 +3,7 @@
 import copy
 import os
 import resource
+import shutil
 import signal
 from pathlib import Path
 
@@ -84,15 +85,11 @@ def test_a_run_killed_while_saving_goes_on_from_the_checkpoint_before(tmp_path, 
 
 
 def test_half_written_states_are_passed_over(tmp_path, straight):
-    run = tmp_path / "run"
-    for step in (2, 4, 6):
-        os.symlink(f"{straight.args.output_dir}/checkpoint-{step}", run / f"checkpoint-{step}") if run.mkdir(
-            exist_ok=True
-        ) is None else None
+    run = shutil.copytree(straight.args.output_dir, tmp_path / "run")
+    shutil.rmtree(run / "checkpoint-7")
+    shutil.rmtree(run / "checkpoint-5")
+    (run / "checkpoint-20").mkdir()
     whole = (run / "checkpoint-6" / "trainer_state.json").read_text()
-    for name in ("checkpoint-6", "checkpoint-20"):
-        (run / name).unlink(missing_ok=True)
-        (run / name).mkdir()
     for cut in (0, 1, len(whole) // 2, len(whole.rstrip()) - 1):
         (run / "checkpoint-6" / "trainer_state.json").write_text(whole[:cut])
         assert last_complete(run) == run / "checkpoint-4"
@@ -185,16 +182,19 @@ def test_skipped_steps_are_counted_on(tmp_path):
     forget = copy.deepcopy(FORGET)
     forget[3]["input_features"][0, 0] = torch.nan
     options = {"forget": forget, "max_skipped_steps": 9}
-    trainer_of(tmp_path / "straight", **options).train()
+    unbroken = trainer_of(tmp_path / "straight", **options)
+    unbroken.train()
     with pytest.raises(KeyboardInterrupt):
         trainer_of(tmp_path / "run", [At(5, interrupt)], **options).train()
     again = trainer_of(tmp_path / "run", **options)
     again.train(resume_from_checkpoint=True)
-    assert again._skipped.total == 3 - (7 % 3 > 0 and 0)
+    assert again._skipped.total == unbroken._skipped.total >= 2
+    assert torch.equal(weights(again), weights(unbroken))
 
 
 class TestStoppingRules:
-    RULES = {"check_steps": 1, "check_samples": 4, "learning_rate": 3e-3, "method": "gradient_ascent"}
+    RULES = {"check_steps": 1, "check_samples": 4, "learning_rate": 5e-3, "method": "gradient_ascent",
+             "lr_scheduler_type": "constant"}  # fmt: skip
 
     def ended(self, folder, **options) -> dict:
         """What a run ends with that is interrupted after each step in turn, and the straight run."""
@@ -214,11 +214,11 @@ class TestStoppingRules:
         return straight.stopping
 
     def test_target(self, tmp_path):
-        report = self.ended(tmp_path, stop_when="forget_loss >= 4.3")
+        report = self.ended(tmp_path, stop_when="forget_loss >= 4.25")
         assert report["reason"] == "target reached" and 1 < report["step"] < 7
 
     def test_abort(self, tmp_path):
-        report = self.ended(tmp_path, stop_when="forget_loss >= 1000", abort_when="test_loss > 4.3")
+        report = self.ended(tmp_path, stop_when="forget_loss >= 1000", abort_when="test_loss > 4.13")
         assert report["reason"] == "aborted" and 1 < report["restored_step"] < report["step"] < 7
 
 
