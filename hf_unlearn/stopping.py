@@ -2,6 +2,7 @@
 
 import operator
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from torch.utils.data import Subset
 from transformers import TrainerCallback
 from transformers.utils import logging
 
+from .checkpoints import written_whole
+
 logger = logging.get_logger(__name__)
 
+BEST = "best_checked.safetensors"
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 
 
@@ -79,16 +83,24 @@ class StoppingRules(TrainerCallback):
 
     @property
     def _path(self) -> Path:
-        return Path(self.trainer.args.output_dir) / "best_checked.safetensors"
+        return Path(self.trainer.args.output_dir) / BEST
 
     def on_train_begin(self, args, state, control, **kwargs):
-        checked: dict[int, dict] = {}  # by a run that is resumed here
+        """Comes to where the run was that is resumed here, from its checks and its checkpoint's copy of the best model."""
+        self.best_step, self.best_value = 0, None
+        self.report |= {"reason": "max_steps", "step": state.global_step}
+        checked: dict[int, dict] = {}
         for row in state.log_history:
             checked.setdefault(row["step"], {}).update(_checked(row))
         for step, metrics in checked.items():
             self._weigh(metrics, step)
-        if self.abort and self.best_value is None and not (state.global_step and self._path.exists()):
+        saved = Path(self.trainer.resumed_from or "") / BEST
+        if self.trainer.resumed_from and saved.exists():
+            self._copy(saved, self._path)
+        elif self.abort:
             self._keep()
+        if checked.get(state.global_step):  # the run may have been over already
+            self._decide(checked[state.global_step], state.global_step, control)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.report["step"] = state.global_step
@@ -96,21 +108,36 @@ class StoppingRules(TrainerCallback):
             return
         metrics = _checked(self.trainer.evaluate(self.splits, metric_key_prefix="check"))
         self._require(metrics)
-        if self.abort and self.abort.holds(metrics[self.abort.metric]):
+        if self._weigh(metrics, state.global_step) and self.abort:
+            self._keep()
+        self._decide(metrics, state.global_step, control)
+        if self.report["reason"] == "aborted":
             self._restore()
-            self.report |= {"reason": "aborted", "value": metrics[self.abort.metric], "restored_step": self.best_step}
             logger.warning(
-                f"Aborted at step {state.global_step}, since {self.abort} ({metrics[self.abort.metric]:.4g}). "
+                f"Aborted at step {state.global_step}, since {self.abort} ({self.report['value']:.4g}). "
                 f"The model of step {self.best_step} is restored."
             )
+
+    def _decide(self, metrics: dict, step: int, control) -> None:
+        """Whether the training is over, in the report too."""
+        if self.abort and self.abort.holds(metrics[self.abort.metric]):
+            self.report |= {"reason": "aborted", "value": metrics[self.abort.metric], "restored_step": self.best_step}
             control.should_training_stop = True
-        elif self._weigh(metrics, state.global_step) and self.abort:
-            self._keep()
-        if self.stop and not control.should_training_stop:
+        elif self.stop:
             self.report["value"] = metrics[self.stop.metric]
             if self.stop.holds(metrics[self.stop.metric]):
                 self.report["reason"] = "target reached"
                 control.should_training_stop = True
+
+    def save(self, checkpoint: Path) -> None:
+        """Puts the best model so far into a checkpoint: later ones may be better, but not to a run resumed from it."""
+        if self._path.exists():
+            self._copy(self._path, checkpoint / BEST)
+
+    def _copy(self, path: Path, target: Path) -> None:
+        if self.trainer.is_world_process_zero():
+            with written_whole(target) as partial:
+                shutil.copyfile(path, partial)
 
     def _require(self, metrics) -> None:
         for rule in (self.stop, self.abort):
@@ -134,8 +161,8 @@ class StoppingRules(TrainerCallback):
 
     def _keep(self) -> None:
         if self.trainer.is_world_process_zero():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({name: p.detach().cpu().contiguous() for name, p in self._trained()}, self._path)
+            with written_whole(self._path) as partial:
+                save_file({name: p.detach().cpu().contiguous() for name, p in self._trained()}, partial)
 
     def _restore(self) -> None:
         self.trainer.accelerator.wait_for_everyone()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .. import ops
 from . import inner_products
 from .recorder import Call, Recorder, rows_of
-from .rows import Dense, Lookup, Product, Rows
+from .rows import Dense, Lookup, Product, Rows, written_out
 from .rules import Unsupported
 
 
@@ -35,9 +35,14 @@ class ParameterRows:
         self.parameter, self.uses, self.way = parameter, sorted(uses, key=lambda use: order.index(type(use))), way
         self._kept: Tensor | None = None
 
-    def gathered(self, gather: Callable[[Tensor], Tensor]) -> "ParameterRows":
-        """The k rows of all processes."""
-        return ParameterRows(self.parameter, [use.gathered(gather) for use in self.uses], self.way)
+    @property
+    def k(self) -> int:
+        return self.uses[0].k
+
+    def written_out(self) -> Tensor:
+        """The rows as a tensor (k, lines of the parameter, values of a line)."""
+        lines = self.parameter.shape[0] if self.parameter.ndim else 1
+        return written_out(self.uses, lines, self.parameter.numel() // lines)
 
     def products(self, u: Tensor | None, exact: bool = False) -> tuple[Tensor, Tensor]:
         """K = A A^T (k, k) and b = A u (k,) in float64, for u of the parameter's shape (None: zero).
@@ -54,7 +59,7 @@ class ParameterRows:
             return ops.inner_products(self._kept, u.flatten(), exact)
         if inner_products.choose(uses, u, self.way) == "ghost" and (not exact or ops.doubles_are_fast(p.device)):
             return inner_products.ghost(uses, u, exact)
-        keep = uses[0].k * p.numel() <= inner_products.limit(inner_products.KEEP, p)
+        keep = self.k * p.numel() <= inner_products.limit(inner_products.KEEP, p)
         if len(uses) == 1 and isinstance(uses[0], Lookup):  # most lines of an embedding are looked up by nobody
             compact, used = uses[0].compact()
             uses, u, keep = [compact], u[used], False

@@ -12,7 +12,6 @@ where the memory allows it (`KEEP`) and T is not small; ghost is for weights wit
 heads on pooled features and output layers over a vocabulary (ghost clipping: Li et al., arXiv 2110.05679).
 """
 
-import functools
 from collections.abc import Sequence
 from itertools import combinations_with_replacement
 
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from .rows import Dense, Lookup, Product, Rows
+from .rows import Dense, Lookup, Product, Rows, value_type, write_all, written_out
 
 WAYS = ("materialise", "ghost")
 # Multiply-adds of a matrix product that take as long as the inner products of one value of G, and as its share in the
@@ -108,18 +107,21 @@ def materialise(uses: Sequence[Rows], u: Tensor, exact: bool, keep: bool) -> tup
     if len(uses) == 1 and isinstance(uses[0], Dense):
         rows = uses[0].G.reshape(uses[0].k, -1)
         return *ops.inner_products(rows, u.flatten(), exact), rows
-    dtype = functools.reduce(torch.promote_types, (use.dtype for use in uses))
     k, (lines, width) = uses[0].k, u.shape
-    step = lines if keep else max(1, min(lines, limit(CHUNK, u) // (k * width)))
-    buffer = torch.empty(k, step, width, dtype=dtype, device=u.device)
+    if keep:
+        rows = written_out(uses, lines, width).flatten(1)
+        return *ops.inner_products(rows, u.flatten(), exact), rows
+    step = max(1, min(lines, limit(CHUNK, u) // (k * width)))
+    buffer = torch.empty(
+        k, step, width, dtype=value_type(uses), device=u.device
+    )  # one for all: fresh memory costs page faults
     shares = []
     for start in range(0, lines, step):
         rows = buffer[:, : lines - start]
-        for use in uses:
-            use.write(rows, start, add=use is not uses[0])
+        write_all(uses, rows, start)
         shares.append(ops.inner_products(rows.flatten(1), u[start : start + step].flatten(), exact))
     grams, dots = zip(*shares)
-    return sum(grams), sum(dots), buffer.flatten(1) if keep else None
+    return sum(grams), sum(dots), None
 
 
 def limit(values: dict[str, int], tensor: Tensor) -> int:

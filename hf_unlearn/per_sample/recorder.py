@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 
-from .rows import Dense, Rows
+from .rows import Dense, Rows, written_out
 from .rules import RULES, Unsupported, by_sample
 
 if TYPE_CHECKING:
@@ -236,9 +236,7 @@ def _vectorised(call: Call, k: int, B: Tensor, values: dict, key: int | str) -> 
 def _pulled_back(call: Call, tensor: Tensor, rows: Rows, k: int) -> Iterator[tuple[nn.Parameter, Rows]]:
     """From per-sample gradients of a tensor made of parameters to those of the parameters."""
     lines = tensor.shape[0] if tensor.ndim else 1
-    G = torch.empty(k, lines, tensor.numel() // lines, dtype=rows.dtype, device=tensor.device)
-    rows.write(G, 0, add=False)
-    G = G.reshape(k, *tensor.shape).to(tensor.dtype)
+    G = written_out([rows], lines, tensor.numel() // lines).reshape(k, *tensor.shape).to(tensor.dtype)
     gradients = torch.autograd.grad(tensor, call.roots, G, retain_graph=True, allow_unused=True, is_grads_batched=True)
     for parameter, gradient in zip(call.roots, gradients):
         if gradient is not None:

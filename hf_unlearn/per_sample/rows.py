@@ -1,6 +1,7 @@
 """The k per-sample gradients of one parameter from one use, in the form that its use leaves them in."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -13,11 +14,12 @@ class Rows(Protocol):
     A parameter of shape (m, ...) is seen as m lines; any few of them can be had at a time.
 
     k: number of samples.
-    dtype: of the values.
+    dtype, device: of the values.
     """
 
     k: int
     dtype: torch.dtype
+    device: torch.device
 
     def write(self, out: Tensor, start: int, add: bool) -> None:
         """Writes the lines from `start` on of all G_n to out (k, lines, numel / m), or adds them to what is there."""
@@ -34,7 +36,7 @@ class Product:
 
     def __init__(self, B: Tensor, X: Tensor):
         self.B, self.X = B, X.to(B.dtype)
-        self.dtype, (self.k, self.positions, self.lines) = B.dtype, B.shape
+        self.dtype, self.device, (self.k, self.positions, self.lines) = B.dtype, B.device, B.shape
 
     def write(self, out, start, add):
         B = self.B[:, :, start : start + out.shape[1]].transpose(1, 2)
@@ -60,7 +62,7 @@ class Lookup:
 
     def __init__(self, B: Tensor, ids: Tensor, lines: int):
         self.B, self.ids, self.lines = B, ids, lines
-        self.dtype, (self.k, self.positions) = B.dtype, ids.shape
+        self.dtype, self.device, (self.k, self.positions) = B.dtype, B.device, ids.shape
 
     def write(self, out, start, add):
         if not add:
@@ -93,7 +95,7 @@ class Dense:
     """Rows that do exist in memory: G (k, ...), for parameters that are small beside the activations."""
 
     def __init__(self, G: Tensor):
-        self.G, self.dtype, self.k = G, G.dtype, len(G)
+        self.G, self.dtype, self.device, self.k = G, G.dtype, G.device, len(G)
 
     def write(self, out, start, add):
         _put(out, self.G.reshape(self.k, -1, out.shape[2])[:, start : start + out.shape[1]], add)
@@ -105,6 +107,23 @@ class Dense:
 
     def gathered(self, gather):
         return Dense(gather(self.G))
+
+
+def written_out(uses: Sequence[Rows], lines: int, width: int) -> Tensor:
+    """The sum over uses of their G (k, lines, width)."""
+    G = torch.empty(uses[0].k, lines, width, dtype=value_type(uses), device=uses[0].device)
+    write_all(uses, G, 0)
+    return G
+
+
+def value_type(uses: Sequence[Rows]) -> torch.dtype:
+    return functools.reduce(torch.promote_types, (use.dtype for use in uses))
+
+
+def write_all(uses: Sequence[Rows], out: Tensor, start: int) -> None:
+    """Writes the lines from `start` on of the sum over uses of their G to out (k, lines, width)."""
+    for use in uses:
+        use.write(out, start, add=use is not uses[0])
 
 
 def _put(out: Tensor, values: Tensor, add: bool) -> None:
