@@ -79,18 +79,8 @@ trainer.train()
 def test_a_failing_process_ends_the_run_with_its_reason(tmp_path, fault, message):
     script = tmp_path / "failing.py"
     script.write_text(FAILING.format(fault=fault))
-    done = run(*TWO, "--redirects", "0:2", "--log-dir", tmp_path / "logs", script, tmp_path / "out", timeout=120)
+    done = run(*TWO, "--redirects", "0:2", "--log-dir", tmp_path / "logs", script, tmp_path / "out", timeout=500)
     assert done.returncode != 0
     (log,) = tmp_path.glob("logs/*/attempt_0/0/stderr.log")
     assert message in log.read_text()
     assert (tmp_path / "out" / "checkpoint-1" / "trainer_state.json").exists()
-
-
-def test_fewer_retain_samples_than_processes_are_refused(tmp_path):
-    script = tmp_path / "few.py"
-    script.write_text(
-        "import sys\nfrom tests.tiny import make_trainer, tiny_whisper, utterances\n"
-        "make_trainer(tiny_whisper(), sys.argv[1], retain=utterances(1))"
-    )
-    done = run(*TWO, script, tmp_path)
-    assert "ValueError: retain_dataset has 1 samples, but there are 2 processes" in done.stderr

@@ -2,12 +2,15 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from transformers import Seq2SeqTrainingArguments, TrainerCallback
 
 from hf_unlearn import METHODS, UnlearnConfig, UnlearnTrainer
+from hf_unlearn.compatibility import check_data
 from hf_unlearn.per_sample.reference import orthograd_gradient, sample_gradient
 from tests.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper
 
@@ -214,6 +217,23 @@ def test_settings_are_json(tmp_path):
 def test_what_cannot_work_is_refused_at_construction(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         make_trainer(tiny_whisper(), tmp_path, **options)
+
+
+def test_fewer_retain_samples_than_processes_are_refused(tmp_path):
+    args = SimpleNamespace(world_size=2)
+    with pytest.raises(ValueError, match="has 1 samples, but there are 2 processes"):
+        check_data(
+            METHODS["gradient_difference"](UnlearnConfig(str(tmp_path), use_cpu=True)), FORGET, RETAIN[:1], args
+        )
+
+
+@pytest.mark.parametrize(("method", "why"), [("orthograd", "nothing can be projected"), ("finetune", "not tested")])
+def test_deepspeed_is_refused_at_construction(tmp_path, monkeypatch, method, why):
+    """With a state as accelerate has it when it was launched with a DeepSpeed plugin; deepspeed is not installed."""
+    state = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED)
+    monkeypatch.setattr(UnlearnConfig, "distributed_state", state, raising=False)
+    with pytest.raises(ValueError, match=f"DeepSpeed does not work with method='{method}': .*{why}.*Use DDP"):
+        make_trainer(tiny_whisper(), tmp_path, method=method)
 
 
 def test_forget_dataset_is_required(tmp_path):
