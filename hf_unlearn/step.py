@@ -41,7 +41,11 @@ class TrainerStep:
         return self.loss(self.model, self.forget_batch) * (self.share * self.processes)
 
     def retain_loss(self) -> Tensor:
-        return self.loss(self.model, self.retain_batch) * (self.samples * self.processes / self.all_samples)
+        return self.loss(self.model, self.retain_batch) * self._retain_share()
+
+    def _retain_share(self) -> float:
+        """By which a mean over this process's retain samples counts in the mean over processes."""
+        return self.samples * self.processes / self.all_samples
 
     def loss(self, model: nn.Module, batch: dict) -> Tensor:
         with self.trainer.compute_loss_context_manager():
@@ -65,7 +69,7 @@ class TrainerStep:
         if not again:
             self._recorded = None
         self._visit_slow(engine, visit)
-        return loss.detach()
+        return loss.detach() * self._retain_share()
 
     def _awaited(self, engine: PerSampleEngine) -> Tensor | float:
         """Nothing, but a use of what the engine leaves out, for a DistributedDataParallel that waits for all parameters
