@@ -32,6 +32,13 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
     per_device_retain_batch_size: int = field(
         default=16, metadata={"help": "Retain samples k per optimizer step and process."}
     )
+    freeze_batch_norm: bool = field(
+        default=True,
+        metadata={
+            "help": "Batch normalisation keeps its running statistics, so that samples do not interact. False: it works "
+            "as in training (as published methods do), for methods that need no per-sample gradients."
+        },
+    )
     stop_when: str | None = field(
         default=None,
         metadata={
