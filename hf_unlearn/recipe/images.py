@@ -1,9 +1,11 @@
 """The recipe of image classifiers that forget classes or single images: models, accuracies, attacks, pictures."""
 
 import copy
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -27,6 +29,8 @@ from ..report import comparison_table, plot_pictures
 from ..trainer import UnlearnTrainer
 from .arguments import RecipeArguments, parse
 from .frame import Recipe, unlearn
+
+logger = logging.getLogger(__name__)
 
 PICTURES = 24
 
@@ -198,20 +202,28 @@ class ImageRecipe(Recipe):
 
 
 def attack(outputs: dict) -> dict[str, float]:
-    """All of ATTACKS, from {split: (logits, labels)}: forgotten samples against unseen ones of the same classes."""
+    """All of ATTACKS, from {split: (logits, labels)}: forgotten samples against unseen ones of the same classes.
+
+    None for each where the model has diverged: the run's other results are still wanted.
+    """
+    if not all(np.isfinite(logits).all() for logits, _ in outputs.values()):
+        logger.warning("The model's outputs are not all finite: there is nothing that membership attacks could tell.")
+        return dict.fromkeys(ATTACKS)
     unseen = outputs.get("forget_test", outputs["test"])
     losses = loss_attack(cross_entropy(*outputs["forget"]), cross_entropy(*unseen))
     return losses | svc_attacks(outputs["retain"], outputs["test"], outputs["forget"])
 
 
-def scores(original: dict, model: dict, *, whole_class: bool) -> dict[str, float]:
+def scores(original: dict, model: dict, *, whole_class: bool) -> dict[str, float | None]:
+    """UIS and AUS; there is no UIS where the original model reads nothing."""
     accuracies = {
         "original_test": original["test"]["accuracy"],
         "test": model["test"]["accuracy"],
         "forget": model["forget"]["accuracy"],
         "whole_class": whole_class,
     }
-    return {"uis": unlearning_impact_score(**accuracies), "aus": adaptive_unlearning_score(**accuracies)}
+    uis = unlearning_impact_score(**accuracies) if accuracies["original_test"] > 0 else None
+    return {"uis": uis, "aus": adaptive_unlearning_score(**accuracies)}
 
 
 def _tables(results: dict) -> str:
