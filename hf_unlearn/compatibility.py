@@ -4,6 +4,7 @@ import datasets
 import torch
 from accelerate.utils import DistributedType
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .config import UnlearnConfig
 from .methods import Method
@@ -53,6 +54,12 @@ def check_compatible(method: Method, trainer) -> None:
         refuse("label_smoothing_factor", "its loss averages over the tokens of the batch", "Set it to 0.")
     if not method.per_sample:
         return
+    if not args.freeze_batch_norm and any(isinstance(module, _BatchNorm) for module in trainer.model.modules()):
+        refuse(
+            "freeze_batch_norm=False",
+            "its samples would interact and have no gradient of their own",
+            "Set it to True.",
+        )
     if args.n_gpu > 1:
         refuse(
             f"DataParallel on {args.n_gpu} GPUs",

@@ -42,6 +42,13 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "choices": ["materialise", "ghost"],
         },
     )
+    freeze_batch_norm: bool = field(
+        default=True,
+        metadata={
+            "help": "Batch normalisation keeps its running statistics, so that samples do not interact. False: it works "
+            "as in training (as published methods do), for methods that need no per-sample gradients."
+        },
+    )
     stop_when: str | None = field(
         default=None,
         metadata={

@@ -15,7 +15,18 @@ import torch
 from .tasks import TASKS, Task, task_of
 
 MODELS = ("original", "unlearned", "retrained")
-PACKAGES = ("torch", "transformers", "accelerate", "datasets", "evaluate", "jiwer", "librosa", "peft", "numpy")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "jiwer",
+    "librosa",
+    "peft",
+    "scikit-learn",
+    "numpy",
+)
 
 
 def results_table(results: dict, *, metrics=None, markdown: bool = False) -> str:
@@ -43,9 +54,19 @@ def results_table(results: dict, *, metrics=None, markdown: bool = False) -> str
     return "\n\n".join(tables)
 
 
+def comparison_table(title: str, models: dict[str, dict], wanted: dict[str, str], *, markdown: bool = False) -> str:
+    """Numbers x models, for what has no splits; `wanted` says for each number, in order, which way is better."""
+    models = {name: models[name] for name in MODELS if models.get(name)}
+
+    def cell(value):
+        return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    rows = [[name, want, *(cell(values.get(name)) for values in models.values())] for name, want in wanted.items()]
+    return align([[title, "wanted", *models], *rows], markdown)
+
+
 def _row(split, models, metric, task):
-    _, wanted = task.splits.get(split, (split, ""))
-    return [split, wanted, *(_cell(model.get(split, {}), metric) for model in models.values())]
+    return [split, task.wanted(split, metric), *(_cell(model.get(split, {}), metric) for model in models.values())]
 
 
 def _cell(values, metric):
@@ -131,7 +152,7 @@ def _curve(history, key):
 
 def _draw(axes, split, curve, metric, task, original, retrained):
     """One split's curve and levels; returns (last value, label, colour) for the label at its end."""
-    colour, (meaning, wanted) = COLOURS.get(split, "0.3"), task.splits.get(split, (split, ""))
+    colour, (meaning, _) = COLOURS.get(split, "0.3"), task.splits.get(split, (split, ""))
     steps, values = zip(*curve)
     marker = {"marker": MARKERS.get(split, "."), "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.6}
     axes.plot(steps, values, color=colour, linewidth=2, zorder=3, clip_on=False, **marker)
@@ -141,6 +162,7 @@ def _draw(axes, split, curve, metric, task, original, retrained):
         level = ((levels or {}).get(split) or {}).get(metric)
         if level is not None:
             axes.axhline(level, color=colour, linestyle=style, linewidth=1.3, alpha=0.75)
+    wanted = task.wanted(split, metric)
     wish = {"": "", "stay": ": should stay"}.get(wanted, f": {wanted} is wanted")
     end = f"{values[-1]:.2f}" if metric == "loss" else f"{values[-1]:.0f} %"
     return values[-1], f"{meaning}\n{end}{wish}", colour
@@ -162,6 +184,24 @@ def _legend(task, original, retrained):
     kinds += ["dotted: original model"] if original else []
     kinds += [f"dashed: retrained without the {task.forgotten}"] if retrained else []
     return "   ".join(kinds)
+
+
+def plot_pictures(pictures: list[tuple], path, title: str, *, columns: int = 8) -> Path:
+    """PNG with a grid of pictures (PIL images), each with its text above."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = math.ceil(len(pictures) / columns)
+    figure = Figure(figsize=(1.3 * columns, 1.75 * rows + 0.5), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, (picture, text) in zip(grid, pictures):
+        axes.imshow(np.asarray(picture), cmap="gray" if picture.mode == "L" else None, interpolation="nearest")
+        axes.set_title(text, fontsize=8)
+    figure.suptitle(title, fontweight="bold")
+    FigureCanvasAgg(figure).print_figure(path, dpi=120)
+    return Path(path)
 
 
 def write_results(path, results: dict) -> None:

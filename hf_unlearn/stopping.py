@@ -24,39 +24,52 @@ OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operat
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition on one metric of one split, such as `forget_wer >= 90`."""
+    """A condition on one metric of one split, such as `forget_wer >= 90`, or `forget_accuracy <= test_accuracy`."""
 
     metric: str
     comparison: str
-    value: float
+    value: float | str  # a number, or the name of another metric
 
     @classmethod
     def parse(cls, text: str) -> "Rule":
-        match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?)\s*", text)
+        match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?|[A-Za-z]\w*)\s*", text)
         if not match:
             raise ValueError(
-                f"cannot read the rule {text!r}: write <split>_<metric> >= <number>, as in 'forget_wer >= 90'"
+                f"cannot read the rule {text!r}: write <split>_<metric> >= <number>, as in 'forget_wer >= 90', or another "
+                "<split>_<metric> in place of the number"
             )
-        return cls(match[1], match[2], float(match[3]))
+        return cls(match[1], match[2], match[3] if match[3][0].isalpha() else float(match[3]))
 
-    def holds(self, value: float) -> bool:
-        return OPERATORS[self.comparison](value, self.value)
+    @property
+    def metrics(self) -> list[str]:
+        return [self.metric, self.value] if isinstance(self.value, str) else [self.metric]
+
+    def margin(self, metrics: dict) -> float:
+        """By how much the metric lies above the value."""
+        return metrics[self.metric] - (metrics[self.value] if isinstance(self.value, str) else self.value)
+
+    def holds(self, metrics: dict) -> bool:
+        return OPERATORS[self.comparison](self.margin(metrics), 0)
 
     def better(self, value: float, than: float) -> bool:
         """Whether one value is further in the direction of the rule than another."""
         return value > than if self.comparison.startswith(">") else value < than
 
-    def split(self, names) -> str:
-        """The split that the metric belongs to."""
-        fitting = [name for name in names if self.metric.startswith(f"{name}_")]
+    def splits(self, names) -> set[str]:
+        """The splits that the rule's metrics belong to."""
+        return {self._split(metric, names) for metric in self.metrics}
+
+    def _split(self, metric: str, names) -> str:
+        fitting = [name for name in names if metric.startswith(f"{name}_")]
         if not fitting:
             raise ValueError(
-                f"the rule on {self.metric!r} names no split of eval_dataset: those are {', '.join(names) or 'none'}"
+                f"the rule on {metric!r} names no split of eval_dataset: those are {', '.join(names) or 'none'}"
             )
         return max(fitting, key=len)
 
     def __str__(self) -> str:
-        return f"{self.metric} {self.comparison} {self.value:g}"
+        value = self.value if isinstance(self.value, str) else f"{self.value:g}"
+        return f"{self.metric} {self.comparison} {value}"
 
 
 class StoppingRules(TrainerCallback):
@@ -76,7 +89,7 @@ class StoppingRules(TrainerCallback):
         self.trainer = trainer
         self.stop = Rule.parse(args.stop_when) if args.stop_when else None
         self.abort = Rule.parse(args.abort_when) if args.abort_when else None
-        names = {rule.split(splits) for rule in (self.stop, self.abort) if rule}
+        names = {name for rule in (self.stop, self.abort) if rule for name in rule.splits(splits)}
         self.splits = {name: _bounded(data, args.check_samples) for name, data in splits.items() if name in names}
         self.best_step, self.best_value = 0, None
         self.report = {"reason": "max_steps", "step": 0, "rule": args.stop_when, "abort_rule": args.abort_when}
@@ -120,12 +133,12 @@ class StoppingRules(TrainerCallback):
 
     def _decide(self, metrics: dict, step: int, control) -> None:
         """Whether the training is over, in the report too."""
-        if self.abort and self.abort.holds(metrics[self.abort.metric]):
+        if self.abort and self.abort.holds(metrics):
             self.report |= {"reason": "aborted", "value": metrics[self.abort.metric], "restored_step": self.best_step}
             control.should_training_stop = True
         elif self.stop:
             self.report["value"] = metrics[self.stop.metric]
-            if self.stop.holds(metrics[self.stop.metric]):
+            if self.stop.holds(metrics):
                 self.report["reason"] = "target reached"
                 control.should_training_stop = True
 
@@ -141,19 +154,19 @@ class StoppingRules(TrainerCallback):
 
     def _require(self, metrics) -> None:
         for rule in (self.stop, self.abort):
-            if rule and rule.metric not in metrics:
+            if rule and not set(rule.metrics) <= set(metrics):
                 raise ValueError(
                     f"the rule {str(rule)!r} names a metric that evaluation does not give: {', '.join(metrics)}"
                 )
 
     def _weigh(self, metrics: dict, step: int) -> bool:
         """Whether the model of this step is the best so far (and then notes it)."""
-        metric = self.stop.metric if self.stop else self.abort.metric
-        if metric not in metrics or (
-            self.abort and self.abort.holds(metrics.get(self.abort.metric, self.abort.value))
-        ):
+        rule = self.stop or self.abort
+        if not {*rule.metrics, *(self.abort.metrics if self.abort else ())} <= set(metrics):
             return False
-        value = metrics[metric]
+        if self.abort and self.abort.holds(metrics):
+            return False
+        value = rule.margin(metrics)
         if self.stop and self.best_value is not None and not self.stop.better(value, self.best_value):
             return False
         self.best_step, self.best_value = step, value

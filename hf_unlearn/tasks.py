@@ -25,6 +25,12 @@ class Task:
     metrics: dict[str, str]
     splits: dict[str, tuple[str, str]]
 
+    def wanted(self, split: str, metric: str) -> str:
+        """Which way a metric is wanted to go; the loss goes up where the accuracy goes down."""
+        _, wish = self.splits.get(split, (split, ""))
+        opposite = metric == "loss" and "accuracy" in self.metrics
+        return {"up": "down", "down": "up"}.get(wish, wish) if opposite else wish
+
 
 ERROR_RATES = {"wer": "WER (%)", "cer": "CER (%)", "loss": "Loss"}
 ACCURACY = {"accuracy": "Accuracy (%)", "loss": "Loss"}

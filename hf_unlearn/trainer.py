@@ -43,7 +43,7 @@ class UnlearnTrainer(Seq2SeqTrainer):
 
     The loss of a batch is the mean over its samples of what the model returns for each sample alone, in training and
     in evaluation, so that neither padding nor the composition of batches matters. Layers of the BatchNorm family keep
-    their running statistics, since samples must not interact.
+    their running statistics, since samples must not interact; `freeze_batch_norm=False` lets them work as in training.
 
     Logged per step: `forget_loss`, `retain_loss`, and for orthograd `kept` = |u_perp| / |u|, `rank` (numerical rank of
     the retain gradients; its mean over the projections) and `residual` (the largest cosine left between u_perp and a
@@ -210,7 +210,7 @@ class UnlearnTrainer(Seq2SeqTrainer):
     def _set_training_mode(self, model: nn.Module) -> None:
         model.train()
         for module in model.modules():
-            if isinstance(module, _BatchNorm):
+            if self.args.freeze_batch_norm and isinstance(module, _BatchNorm):
                 module.eval()
         if callable(getattr(self.optimizer, "train", None)):  # schedule-free optimizers, as in Trainer
             self.optimizer.train()

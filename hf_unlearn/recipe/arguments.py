@@ -88,9 +88,13 @@ def _read_options(path: str, known: set[str]) -> dict:
     return options
 
 
-def run(main: Callable[[Sequence[str]], object]) -> None:
-    """Calls `main` with the command line; a user's mistake ends it with one line in place of a stack trace."""
-    recipes = Path(main.__code__.co_filename).resolve().parents[1]
+def run(main: Callable[[Sequence[str]], object], script: str) -> None:
+    """Calls `main` with the command line; a user's mistake ends it with one line in place of a stack trace.
+
+    Args:
+        script: the file that is run, recipes/<name>/<script>.py: errors of the recipes and of this package are users'.
+    """
+    recipes = Path(script).resolve().parents[1]
     try:
         main(sys.argv[1:])
     except ValueError as error:

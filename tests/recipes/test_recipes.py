@@ -22,7 +22,7 @@ from hf_unlearn.recipe import parse
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "whisper_librispeech"
 SHARED = ROOT.parent / "shared" / "data"
-ROWS = list(csv.DictReader((Path(__file__).parent / "recipes.csv").open()))
+ROWS = [row for row in csv.DictReader((Path(__file__).parent / "recipes.csv").open()) if row["task"] == "speakers"]
 TINY = (
     "--train_steps 2 --train_batch_size 2 --d_model 16 --layers 1 --heads 2 --max_steps 2 --retain_size 2 "
     "--per_device_train_batch_size 2 --per_device_retain_batch_size 2 --max_eval_samples 2 --check_steps 1 "
