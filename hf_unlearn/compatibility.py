@@ -4,6 +4,7 @@ import datasets
 import torch
 from accelerate.utils import DistributedType
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .config import UnlearnConfig
@@ -31,9 +32,9 @@ def check_data(method: Method, forget_dataset, retain_dataset, args: UnlearnConf
         )
 
 
-def check_deepspeed(method: Method, args: UnlearnConfig) -> None:
-    """Before the Trainer is built, which would start it."""
-    if args.deepspeed is None and args.distributed_state.distributed_type != DistributedType.DEEPSPEED:
+def check_deepspeed(method: Method, args: UnlearnConfig, distributed_type: DistributedType | None = None) -> None:
+    """Before the Trainer is built, which would start it, and after it, when accelerate has spoken."""
+    if args.deepspeed_plugin is None and distributed_type != DistributedType.DEEPSPEED:
         return
     why = "it owns the gradients and steps inside backward, where nothing can be projected any more"
     if not method.edits_gradient:
@@ -50,6 +51,7 @@ def check_compatible(method: Method, trainer) -> None:
     def refuse(what: str, why: str, instead: str):
         raise ValueError(f"{what} does not work with method={args.method!r}: {why}. {instead}")
 
+    check_deepspeed(method, args, accelerator.distributed_type)
     if args.label_smoothing_factor:
         refuse("label_smoothing_factor", "its loss averages over the tokens of the batch", "Set it to 0.")
     if not method.per_sample:
@@ -66,9 +68,14 @@ def check_compatible(method: Method, trainer) -> None:
             "it copies the parameters",
             "Start with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES to one GPU.",
         )
-    if args.fsdp or accelerator.distributed_type == DistributedType.FSDP:
+    sharded = any(isinstance(p, DTensor) for p in trainer.model.parameters())
+    if args.fsdp or sharded or accelerator.distributed_type == DistributedType.FSDP:
         refuse(
-            "FSDP", "the engine does not see sharded parameters yet", "Use DDP, LoRA, or method='gradient_difference'."
+            "FSDP",
+            "during a forward pass its layers hold other tensors than the model's parameters, which the per-sample "
+            "engine does not follow yet",
+            "Use DDP (recipes/accelerate/ddp.yaml), with LoRA (peft_config) or gradient checkpointing where memory is "
+            "short, or method='gradient_difference'.",
         )
     if args.torch_compile:
         refuse("torch_compile", "a compiled graph hides the layers whose samples are told apart", "Set it to False.")
