@@ -71,7 +71,7 @@ def _dispatch(name: str, plain: Callable, like: Tensor, *arguments):
         except Exception as error:
             if _choice() == "triton":
                 raise
-            _failures.append(f"{type(error).__name__}: {error}".splitlines()[0])
+            _failures.append(f"{type(error).__name__}: {error}".splitlines()[-1])  # a compiler's first line says where
             logger.warning(f"The Triton kernels do not work here, plain torch takes their place: {_failures[0]}")
     return plain(like, *arguments)
 
