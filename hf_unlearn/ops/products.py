@@ -20,11 +20,11 @@ def product_inner_products(
         u: (o, i) in any floating dtype, None for zero.
         exact: as in `inner_products`; G itself is what torch.bmm makes in B's dtype.
 
-    G is made by torch.bmm for so many lines at a time that it stays in the cache, and is reduced there at once: it does
-    not go to memory. A kernel that kept one tile of all k G_n on one multiprocessor was considered instead. At k = 16
-    a float32 tile of 64 x 32 is what fits, for which B and X come from the L2 cache with 21 operations per byte of half
-    precision, where torch.bmm's tiles of 128 x 128 or more have at least 64: it would only gain where k T is well below
-    o i / (o + i), and there the k T x k T products of the ghost form are cheaper than either.
+    G is made by torch.bmm for so many lines at a time that it stays in the cache, and is reduced there at once: it
+    does not go to memory. A kernel that kept one tile of all k G_n on one multiprocessor was considered instead. At
+    k = 16 a float32 tile of 64 x 32 is what fits, for which B and X come from the L2 cache with 21 operations per byte
+    of half precision, where torch.bmm's tiles of 128 x 128 have 64. So it would gain for small k T only, and below
+    k T = o i / (o + i) the ghost form's products of k T x k T are cheaper than either.
     """
     k, _, o = B.shape
     X = X.to(B.dtype)
