@@ -3,8 +3,8 @@
 On the first CUDA tensor the kernels are held against plain torch on small inputs, once per process. Where Triton is
 missing, a kernel raises or its result differs, one warning says so, and plain torch does the rest of the process.
 
-The environment variable HF_UNLEARN_KERNELS overrides: `torch` never uses a kernel; `triton` raises where a kernel fails,
-and takes CPU tensors to the kernels too, which needs TRITON_INTERPRET=1 before Triton is first imported (for tests).
+The environment variable HF_UNLEARN_KERNELS overrides: `torch` never uses a kernel; `triton` raises where a kernel
+fails, and takes CPU tensors to the kernels too, which needs TRITON_INTERPRET=1 before Triton is first imported (tests).
 """
 
 import functools
@@ -77,7 +77,7 @@ def _dispatch(name: str, plain: Callable, like: Tensor, *arguments):
         except Exception as error:
             if _choice() == "triton":
                 raise
-            _failures.append(f"{type(error).__name__}: {error}".splitlines()[0])
+            _failures.append(f"{type(error).__name__}: {error}".splitlines()[-1])  # a compiler's first line says where
             logger.warning(f"The Triton kernels do not work here, plain torch takes their place: {_failures[0]}")
     return plain(like, *arguments)
 
@@ -110,7 +110,7 @@ def _kernels() -> SimpleNamespace:
 
 @functools.cache
 def _check(device: torch.device) -> None:
-    """Raises where a kernel differs from plain torch on that device, for few rows and for more than one block holds."""
+    """Raises where a kernel differs from plain torch on that device, for few rows and for more than a block holds."""
     kernels, generator = _kernels(), torch.Generator().manual_seed(0)
     for k, d in (3, 1001), (65, 101):
         rows, u = (torch.randn(size, generator=generator).to(device) for size in ((k, d), (d,)))

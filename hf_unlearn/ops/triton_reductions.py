@@ -1,8 +1,8 @@
 """Triton kernels for the two passes over the rows: their inner products, and their weighted sum.
 
-Same signatures and meaning as the plain torch versions in `reductions.py`. Both kernels read each row once and are
-bound by memory for up to 16 rows; block sizes are fixed, not tuned at run time, so that the order of additions, and
-with it every bit of the result, is the same in each run on the same kind of card.
+Same signatures and meaning as the plain torch versions in `reductions.py`. Both kernels read each row once (more than
+`MOST_ROWS` rows: once for each block of them). Block sizes are fixed, not tuned at run time, so that the order of
+additions, and with it every bit of the result, is the same in each run on the same kind of card.
 """
 
 import os
@@ -15,10 +15,11 @@ from torch import Tensor
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # decides when triton is imported: kernels run on the CPU
 # Rows that one program multiplies with each other: their inner products are what it holds in registers.
 MOST_ROWS = 64
-# Padded number of rows -> columns of a tile, warps, programs per multiprocessor. One warp does the work of 16 x 16 inner
-# products; registers and shared memory (two tiles on their way while a third is multiplied) allow this many programs.
+# Padded number of rows -> columns of a tile, warps, programs per multiprocessor. One warp does the work of 16 x 16
+# inner products; registers and shared memory (two tiles are on their way) allow this many programs.
 SHAPES = {16: (128, 1, 12), 32: (64, 4, 4), 64: (64, 8, 2)}
 STAGES = 3
+WIDENED = 2**23  # values of half-precision rows that are widened at a time: what the L2 cache of a large GPU holds
 WEIGHTED_ROWS = 16
 WEIGHTED_BYTES = 2048  # of each row in one tile: 16 for each of 128 threads
 WEIGHTED_WARPS = 4
@@ -75,9 +76,12 @@ def inner_products(rows: Tensor, u: Tensor | None, exact: bool) -> tuple[Tensor,
     """See `reductions.inner_products`.
 
     Each program adds its tiles' products up in float64 registers; the programs' sums are added up by torch, in a fixed
-    order. Within a tile, products are float32 (or exact ones of half precision on tensor cores) unless `exact`, which
-    costs as much where float64 has tensor cores (A100, H100, H200) and up to 64 times as much elsewhere.
+    order. Within a tile products are float32, or exact ones of half precision on tensor cores. `exact` multiplies in
+    float64, on tensor cores where those have it (A100, H100, H200: by their data sheets at the rate of float32), on
+    other cards at a fraction of float32's rate.
     """
+    if exact and rows.element_size() == 2:
+        return _inner_products_of_widened(rows, u)
     k, d = rows.shape
     padded = min(max(16, triton.next_power_of_2(k)), MOST_ROWS)
     columns, warps, resident = SHAPES[padded]
@@ -95,6 +99,15 @@ def inner_products(rows: Tensor, u: Tensor | None, exact: bool) -> tuple[Tensor,
     total = partial.sum(0)
     gram, dots = total[:k], total[k]
     return (gram if blocks == 1 else gram.tril() + gram.tril(-1).T), dots
+
+
+def _inner_products_of_widened(rows: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Exact ones of half-precision rows: Triton before 3.9 compiles no float64 product of what it loads as 16 bits."""
+    step = max(1, WIDENED // len(rows))
+    parts = [slice(start, start + step) for start in range(0, rows.shape[1], step)]
+    shares = [inner_products(rows[:, part].float(), None if u is None else u[part], True) for part in parts]
+    grams, dots = zip(*shares)
+    return sum(grams), sum(dots)
 
 
 @triton.jit

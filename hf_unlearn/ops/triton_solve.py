@@ -117,8 +117,8 @@ def solve_kernel(
 
 
 def solve(gram: Tensor, dots: Tensor, square: Tensor) -> Solution:
-    """See `projection.solve`. The coefficients are those of a largest independent subset of the rows, 0 for all others,
-    where the plain version's have minimum norm: u_perp is the same.
+    """See `projection.solve`. The coefficients are those of a largest independent subset of the rows and 0 for all
+    others, where the plain version's have minimum norm: u_perp is the same.
 
     Promised, for inner products that are right to float64: the rows of that subset keep a cosine of at most 1e-9 with
     u_perp, all others of at most sqrt(PIVOT_TOLERANCE) = 3e-6; u_perp is off by at most 1e-14 k |u| / pivot, with the

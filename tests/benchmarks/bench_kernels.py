@@ -1,13 +1,13 @@
 """Measures the projection's kernels on a GPU against its copy bandwidth, plain torch and torch.linalg.qr.
 
     .venv/bin/python tests/benchmarks/bench_kernels.py                  # everything; rows go to results.csv
-    .venv/bin/python tests/benchmarks/bench_kernels.py --tune           # other block sizes of inner_products, printed only
-    .venv/bin/python tests/benchmarks/bench_kernels.py --device cpu     # tiny, in plain torch: shows that this script works
+    .venv/bin/python tests/benchmarks/bench_kernels.py --tune           # other block sizes, printed only
+    .venv/bin/python tests/benchmarks/bench_kernels.py --device cpu     # tiny, to show that this script works
 
 Copying a matrix moves as many bytes as reading it twice, and a projection has to read its rows twice. So the share of
-the copy bandwidth that a projection reaches is the time of the copy over its own, for a single pass half of that. `step_s`
-in the rows is the time of one call, a mean over calls in a row (the median of a few such means), `peak_gb` what the call
-needs beside its input.
+the copy bandwidth that a projection reaches is the time of the copy over its own, for a single pass half of that.
+`step_s` in the rows is the time of one call, a mean over calls in a row (the median of a few such means), `peak_gb` what
+the call needs beside its input.
 """
 
 import argparse
@@ -138,7 +138,7 @@ def measure_matrix(bench: Bench, d: int) -> None:
 
 
 def measure_tensors(bench: Bench, model: str, largest: int) -> None:
-    """A projection in each parameter tensor of a model: every size is measured once, and counted as often as it occurs."""
+    """A projection in each parameter tensor of a model: each size is measured once, and counted as often as it occurs."""
     with torch.device("meta"):
         sizes = Counter(p.numel() for p in SHAPES[model](30)[0].parameters() if p.numel() <= largest)
     for method, call in {"projection": project, "torch.linalg.qr": project_by_qr}.items():

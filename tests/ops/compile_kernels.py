@@ -40,7 +40,13 @@ def compile_all(capability: int) -> Iterator[tuple[str, triton.compiler.Compiled
     triton.runtime.driver.set_active(AbsentDevice(capability))
     JITFunction.__getitem__ = lambda self, grid: lambda *a, **k: compiled.append(self.warmup(*a, grid=grid, **k))
     u = torch.empty(1024)
-    for k, dtype in (16, torch.float32), (64, torch.float32), (256, torch.float32), (16, torch.bfloat16):
+    for k, dtype in (
+        (16, torch.float32),
+        (64, torch.float32),
+        (256, torch.float32),
+        (16, torch.bfloat16),
+        (16, torch.half),
+    ):
         rows, weights = torch.empty(k, 1024, dtype=dtype), torch.empty(k, dtype=torch.float64)
         for exact in (False, True):
             triton_reductions.inner_products(rows, u, exact)
@@ -61,7 +67,7 @@ def main(capability: int) -> None:
             command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
             usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
-        multiply = sorted(set(re.findall(r"(?:wgmma\.mma_async|mma)\.sync\.aligned\.m\w+", kernel.asm["ptx"])))
+        multiply = sorted(set(re.findall(r"mma[\w.]*\.sync\.aligned[\w.]+", kernel.asm["ptx"])))
         print(f"{name}: {registers} registers, {stack} bytes of stack, {kernel.metadata.shared} shared", *multiply)
 
 
