@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .compare import Comparison, compare
 from .model_card import build_card
+from .ops import active_kernels
 from .report import environment, results_table
 
 
@@ -14,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 after one line about a user's mistake."""
     parser = argparse.ArgumentParser(prog="hf-unlearn", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("env", help="print versions and devices: paste this into an issue report")
+    commands.add_parser("env", help="print versions, devices and kernels: paste this into an issue report")
     card = commands.add_parser("card", help="print the table of a run and write its card")
     card.add_argument("folder", type=Path, help="output_dir of a run: holds results.json")
     card.add_argument("--name_forgotten", action="store_true", help="name the forgotten speakers in the card")
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     comparison.add_argument("file", type=Path, help="what to compare: see hf_unlearn/compare.py")
     arguments = parser.parse_args(argv)
     if arguments.command == "env":
-        print(json.dumps(environment(), indent=2))
+        print(json.dumps({**environment(), "kernels": active_kernels()}, indent=2))
         return 0
     if arguments.command == "compare":
         return run_comparison(arguments.file)
