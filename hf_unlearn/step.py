@@ -65,7 +65,7 @@ class TrainerStep:
                 total = loss + self._awaited(engine) if last else loss
                 engine.backward(functools.partial(self.backward, total, retain_graph=again), visit, again)
             self._visit_slow(engine, visit)
-        return loss.detach()
+        return loss.detach() * (k * self.processes / self.all_samples)  # its average is that over all samples
 
     def _awaited(self, engine: PerSampleEngine) -> Tensor | float:
         """Nothing, but a use of what the engine leaves out, for a DistributedDataParallel that waits for all parameters
