@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test lint format bench clean
+.PHONY: install demo demo-digits test lint format bench clean
 
 install: $(INSTALLED)
 
@@ -16,6 +16,9 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/accelerate launch --num_cpu_threads_per_process 2 recipes/demo/unlearn.py recipes/demo/demo.yaml
+
+demo-digits: install
+	$(BIN)/accelerate launch --num_cpu_threads_per_process 2 recipes/digits/unlearn.py recipes/digits/digits.yaml
 
 test: install
 	$(BIN)/pytest -q -n auto --dist loadfile tests

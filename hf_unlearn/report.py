@@ -193,7 +193,7 @@ def plot_pictures(pictures: list[tuple], path, title: str, *, columns: int = 8) 
 
     rows = math.ceil(len(pictures) / columns)
     figure = Figure(figsize=(1.3 * columns, 1.75 * rows + 0.5), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid:
         axes.set_axis_off()
     for axes, (picture, text) in zip(grid, pictures):

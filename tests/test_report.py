@@ -6,13 +6,21 @@ import os
 import subprocess
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation
 
 from hf_unlearn import report
-from hf_unlearn.report import environment, plot_history, results_table, write_results
+from hf_unlearn.report import (
+    comparison_table,
+    environment,
+    plot_history,
+    plot_pictures,
+    results_table,
+    write_results,
+)
 from hf_unlearn.tasks import TASKS
 
 
@@ -51,6 +59,32 @@ def test_markdown_table():
 def test_table_without_results_is_refused():
     with pytest.raises(ValueError, match="has none of original, unlearned, retrained"):
         results_table({"original": None, "seed": 0})
+
+
+def test_accuracies_of_a_forgotten_class_go_down_and_its_loss_up():
+    found = {"forget": {"accuracy": 3.0, "loss": 6.0}, "test": {"accuracy": 95.0, "loss": 0.1}}
+    accuracy, loss = results_table({"task": "classes", "unlearned": found}).split("\n\n")
+    assert accuracy.splitlines()[0].split() == ["Accuracy", "(%)", "wanted", "unlearned"]
+    assert [line.split()[:3] for line in accuracy.splitlines()[2:]] == [
+        ["forget", "down", "3.0"],
+        ["test", "stay", "95.0"],
+    ]
+    assert loss.splitlines()[2].split() == ["forget", "up", "6.000"]
+
+
+def test_numbers_without_splits_stand_side_by_side():
+    models = {"retrained": {"steps": None, "auc": 0.5}, "original": {"steps": 3, "auc": 0.75123}}
+    lines = comparison_table("Attack", models, {"auc": "0.5", "steps": "up"}).splitlines()
+    assert [line.split() for line in lines if "--" not in line] == [
+        ["Attack", "wanted", "original", "retrained"], ["auc", "0.5", "0.751", "0.5"], ["steps", "up", "3", "-"],
+    ]  # fmt: skip
+
+
+def test_every_picture_is_drawn_with_its_text(tmp_path, drawn):
+    pictures = [(PIL.Image.new(mode, (4, 4)), f"{mode} is read") for mode in ("L", "RGB", "L")]
+    plot_pictures(pictures, tmp_path / "grid.png", "Misread", columns=2)
+    shown = [axes for axes in drawn[0].axes if axes.images]
+    assert [axes.get_title() for axes in shown] == ["L is read", "RGB is read", "L is read"]
 
 
 HISTORY = [
