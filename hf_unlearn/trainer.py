@@ -18,8 +18,8 @@ from .config import UnlearnConfig
 from .methods import Method, build_method
 from .methods.base import Visitor
 from .per_sample import ParameterRows, PerSampleEngine, SampleMeanLoss
-from .per_sample.check import find_slow_parameters
-from .per_sample.reference import per_sample_gradients
+from .per_sample.check import MIXED, find_slow_parameters, samples_mix
+from .per_sample.reference import per_sample_gradients, select_sample
 from .per_sample.rows import Dense
 from .retain import RetainSampler, retain_dataloader
 from .stopping import StoppingRules
@@ -81,6 +81,7 @@ class UnlearnTrainer(Seq2SeqTrainer):
         self.retain_dataset = retain_dataset
         _check_compatible(self.method, self)
         self._engine: PerSampleEngine | None = None
+        self._one_by_one: bool | None = None  # whether the model's loss has to be computed for each sample by itself
         self._retain_batches, self._retain_step = None, -1
         self._gather_group = None
         self._statistics: dict[str, list[Tensor]] = defaultdict(list)
@@ -131,6 +132,8 @@ class UnlearnTrainer(Seq2SeqTrainer):
         """One micro-batch of forget samples and, after the last one of an optimizer step, the retain batch."""
         self._set_training_mode(model)
         step = _TrainerStep(self, model, self._prepare_inputs(inputs))
+        if self._one_by_one is None:
+            self._one_by_one = self._samples_mix(step.forget_batch)
         loss = torch.zeros((), device=self.args.device)
         if self.method.uses_forget:
             loss = self.method.forget(step)
@@ -177,7 +180,7 @@ class UnlearnTrainer(Seq2SeqTrainer):
             slow = self._find_slow(loss_of, batch, k)
             names = dict(self.model.named_parameters())
             self._engine = PerSampleEngine(self.model, [names[name] for name in slow])
-            if slow:
+            if slow and not self._one_by_one:
                 reasons = defaultdict(list)
                 for name, reason in slow.items():
                     reasons[reason].append(name)
@@ -187,14 +190,35 @@ class UnlearnTrainer(Seq2SeqTrainer):
                 )
         return self._engine
 
-    def _find_slow(self, loss_of, batch: dict, k: int) -> dict[str, str]:
-        own = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
-        precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, own)
+    @contextlib.contextmanager
+    def _without_randomness(self):
         if not _checkpoints(self.model):  # those work in training mode only; eval mode has no randomness
             self.model.eval()
         with torch.random.fork_rng(devices=[self.args.device] if self.args.device.type == "cuda" else []):
-            slow = find_slow_parameters(self.model, loss_of, batch, k, precision)
+            yield
         self._set_training_mode(self.model)
+
+    def _precision(self) -> torch.dtype:
+        own = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, own)
+
+    def _samples_mix(self, batch: dict) -> bool:
+        """Whether the model's loss of a batch is not the mean over its samples; then it is computed one by one."""
+
+        def loss_of(batch):
+            with self.compute_loss_context_manager():
+                return self.compute_loss(self.model, dict(batch))
+
+        with self._without_randomness():
+            mix = samples_mix(self.model, loss_of, batch, find_batch_size(batch), self._precision())
+        mix = bool(self.accelerator.reduce(torch.tensor(float(mix), device=self.args.device)))
+        if mix:
+            logger.warning(f"Each sample is computed by itself, which is exact but slow: {MIXED}.")
+        return mix
+
+    def _find_slow(self, loss_of, batch: dict, k: int) -> dict[str, str]:
+        with self._without_randomness():
+            slow = find_slow_parameters(self.model, loss_of, batch, k, self._precision())
         if self.args.world_size > 1:
             found = [None] * self.args.world_size
             dist.all_gather_object(found, slow)
@@ -256,8 +280,11 @@ class _TrainerStep:
         return self._loss(self.model, self.retain_batch) * (self.samples * self.processes / self.all_samples)
 
     def _loss(self, model: nn.Module, batch: dict) -> Tensor:
-        with self.trainer.compute_loss_context_manager():
-            return self.trainer.compute_loss(model, dict(batch))
+        trainer, k = self.trainer, find_batch_size(batch)
+        with trainer.compute_loss_context_manager():
+            if not trainer._one_by_one:
+                return trainer.compute_loss(model, dict(batch))
+            return sum(trainer.compute_loss(model, select_sample(batch, n, k)) for n in range(k)) / k
 
     def backward(self, loss: Tensor, **keywords) -> None:
         self.trainer.accelerator.backward(loss, **keywords)
@@ -275,7 +302,8 @@ class _TrainerStep:
                     with engine.record(k):
                         loss = self._loss(self.model, self.retain_batch)
                 visit = self._with_all_processes(visitor)
-                engine.backward(functools.partial(self.backward, loss, retain_graph=again), visit, again)
+                if loss.requires_grad:  # not where all parameters are slow
+                    engine.backward(functools.partial(self.backward, loss, retain_graph=again), visit, again)
             self._visit_slow(engine, visit)
         return loss.detach()
 
