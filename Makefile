@@ -18,7 +18,7 @@ demo: install
 	$(BIN)/accelerate launch --num_cpu_threads_per_process 2 recipes/demo/unlearn.py recipes/demo/demo.yaml
 
 test: install
-	$(BIN)/pytest -q tests
+	$(BIN)/pytest -q -n auto --dist loadfile tests
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,8 +1,9 @@
 """UnlearnConfig: Seq2SeqTrainingArguments and what unlearning needs beside them."""
 
+import dataclasses
 from dataclasses import dataclass, field
 
-from transformers import Seq2SeqTrainingArguments
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 
 @dataclass
@@ -10,7 +11,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
     """Arguments of `UnlearnTrainer`. Every field of `Seq2SeqTrainingArguments` keeps its meaning.
 
     `per_device_train_batch_size` counts forget samples per micro-batch; `gradient_accumulation_steps`, `max_steps` and
-    epochs count over the forget set.
+    epochs count over the forget set. `resume_from_checkpoint` is what `UnlearnTrainer.train` resumes from: a folder,
+    "true" for the last complete checkpoint of `output_dir`, or "auto" for the same if there is one.
     """
 
     method: str = field(
@@ -32,6 +34,21 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
     per_device_retain_batch_size: int = field(
         default=16, metadata={"help": "Retain samples k per optimizer step and process."}
     )
+    inner_products: str | None = field(
+        default=None,
+        metadata={
+            "help": "How orthograd gets the inner products of per-sample gradients: 'materialise' a few lines of them at "
+            "a time, or 'ghost', without making any. Default: the cheaper one for each parameter.",
+            "choices": ["materialise", "ghost"],
+        },
+    )
+    freeze_batch_norm: bool = field(
+        default=True,
+        metadata={
+            "help": "Batch normalisation keeps its running statistics, so that samples do not interact. False: it works "
+            "as in training (as published methods do), for methods that need no per-sample gradients."
+        },
+    )
     stop_when: str | None = field(
         default=None,
         metadata={
@@ -48,13 +65,20 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         default=10, metadata={"help": "Optimizer steps between two checks of the stopping rules."}
     )
     check_samples: int = field(default=64, metadata={"help": "Samples of each split that a check evaluates at most."})
+    max_skipped_steps: int = field(
+        default=3,
+        metadata={
+            "help": "End the training when so many optimizer steps in a row were skipped, since a loss or gradient was not "
+            "finite."
+        },
+    )
     logging_steps: float = field(
         default=1, metadata={"help": "Optimizer steps between two log entries (a run of unlearning is short)."}
     )
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("per_device_retain_batch_size", "check_steps", "check_samples"):
+        for name in ("per_device_retain_batch_size", "check_steps", "check_samples", "max_skipped_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if not 0 <= self.alpha < 1:
@@ -62,3 +86,16 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
 
     def to_dict(self) -> dict:
         return {**super().to_dict(), "method": str(self.method)}
+
+
+def as_unlearn_config(args) -> UnlearnConfig:
+    """Plain TrainingArguments are taken as they are, with the defaults of unlearning beside them."""
+    if args is None:
+        return UnlearnConfig(output_dir="tmp_unlearn")
+    if isinstance(args, UnlearnConfig):
+        return args
+    if not isinstance(args, TrainingArguments):
+        raise TypeError(f"args is a {type(args).__name__}, but must be an UnlearnConfig (or TrainingArguments)")
+    known = {f.name for f in dataclasses.fields(UnlearnConfig) if f.init}
+    given = {name: value for name, value in args.to_dict().items() if name in known}
+    return UnlearnConfig(**{**given, "hub_token": args.hub_token})

@@ -1,13 +1,15 @@
-"""WER, CER and loss of every split, measured by the trainer's own evaluation, so in one process or many."""
+"""WER, CER, accuracy and loss of every split, measured by the trainer's own evaluation, so in one process or many."""
 
 from collections.abc import Callable
 
 import numpy as np
+import torch
+from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, ProcessorMixin, WhisperTokenizer
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-from .metrics.quality import CharacterErrorRate, WordErrorRate
+from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy
 
 IGNORED = -100  # the label that losses skip, and Trainer's padding between batches and processes
 TIMINGS = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
@@ -69,6 +71,24 @@ def _decode(tokenizer, ids):
     return tokenizer.batch_decode([row[row != IGNORED].tolist() for row in ids], skip_special_tokens=True)
 
 
+def classification_metrics(evaluated) -> dict[str, float]:
+    """A `compute_metrics` for classification: {"accuracy", "accuracy_low", "accuracy_high"}, in percent.
+
+    Raises:
+        ValueError: the model's first output are no logits (n, classes).
+    """
+    return accuracy(logits_of(evaluated).argmax(1), evaluated.label_ids)
+
+
+def logits_of(evaluated) -> np.ndarray:
+    """The logits (n, classes) among what `predict` or an EvalPrediction holds."""
+    logits = evaluated.predictions
+    logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
+    if logits.ndim != 2:
+        raise ValueError(f"Logits of shape (samples, classes) are needed, got {logits.shape}: is this a classifier?")
+    return logits
+
+
 def evaluate_splits(trainer, datasets: dict) -> dict[str, dict[str, float]]:
     """What `trainer.evaluate` says of each split, under the split's name: loss, samples and the trainer's metrics.
 
@@ -93,3 +113,36 @@ def evaluate_splits(trainer, datasets: dict) -> dict[str, dict[str, float]]:
         kept = {key: float(value) for key, value in metrics.items() if key not in TIMINGS}
         results[name] = {"samples": len(dataset)} | kept
     return results
+
+
+def relearning_steps(
+    model: nn.Module, batch: dict, *, learning_rate: float, max_steps: int, accuracy: float = 100.0
+) -> int | None:
+    """Steps of fine-tuning on a few forgotten samples until the model reads them again; few: little was forgotten.
+
+    The retrained model's number is the target: it has to learn the samples anew. AdamW on all parameters; layers of
+    the BatchNorm family keep their running statistics.
+
+    Args:
+        model: a classifier with loss and logits; it is changed, so give a copy.
+        batch: the samples, with labels (n,).
+        accuracy: percent of the batch that counts as read again.
+
+    Returns:
+        the number of steps, 0 if nothing has to be learned; None where `max_steps` do not suffice.
+    """
+    device = next(model.parameters()).device
+    batch = {name: value.to(device) for name, value in batch.items()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
+    model.eval()  # no dropout, so that the number of steps depends on the model alone
+    for step in range(max_steps + 1):
+        output = model(**batch)
+        right = (output["logits"].argmax(-1) == batch["labels"]).double().mean().item()
+        if 100 * right >= accuracy:
+            return step
+        optimizer.zero_grad()
+        output["loss"].backward()
+        optimizer.step()
+    return None

@@ -1,4 +1,4 @@
-"""The model card of an unlearned model, and what keeps the forgotten speaker's name out of it."""
+"""The model card of an unlearned model, and what keeps a forgotten speaker's name out of it."""
 
 import hashlib
 import re
@@ -10,10 +10,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from .report import METRICS, SPLITS, results_table
+from .report import results_table
+from .tasks import Task, task_of
 
-TASK = "automatic-speech-recognition"
-TAGS = ("unlearning", "machine-unlearning", TASK, "arxiv:2503.02312")
+TAGS = ("unlearning", "machine-unlearning", "arxiv:2503.02312")
 IDENTIFYING = ("forget_speakers", "forget_ids", "retain_speakers", "retain_ids", "speakers")  # keys of lists of ids
 
 
@@ -29,7 +29,9 @@ def build_card(
     salt: str | None = None,
     name_forgotten: bool = False,
 ) -> ModelCard:
-    """Card from `results` (what results.json holds) and the template; names no speaker unless `name_forgotten`.
+    """Card from `results` (what results.json holds) and the template.
+
+    It names no speaker unless `name_forgotten`; classes of images are named (`Task.personal` makes the difference).
 
     Args:
         base_model, datasets: Hub ids; local folders are left out of the metadata, where the Hub refuses them.
@@ -40,6 +42,8 @@ def build_card(
     Raises:
         ValueError: it is not known whom to hide, or no model was evaluated.
     """
+    task = task_of(results)
+    name_forgotten = name_forgotten or not task.personal
     about = {"model_name": model_name, "base_model": base_model, "datasets": list(datasets), "plot": plot}
     if not name_forgotten:
         redacted = redact({**results, "about": about}, salt or secrets.token_hex(16))
@@ -49,15 +53,15 @@ def build_card(
     data = ModelCardData(
         model_name=about["model_name"],
         library_name="transformers",
-        pipeline_tag=TASK,
+        pipeline_tag=task.pipeline,
         base_model=about["base_model"] if _on_hub(about["base_model"]) else None,
         base_model_relation="finetune" if _on_hub(about["base_model"]) else None,
-        tags=[*TAGS, *filter(None, [_setting(config, "method")])],
+        tags=[*TAGS, task.pipeline, *filter(None, [_setting(config, "method")])],
         datasets=hub_datasets or None,
         language=language,
         license=license,
-        metrics=["wer", "cer"],
-        eval_results=_eval_results(results["unlearned"] or {}, hub_datasets) or None,
+        metrics=_rates(task),
+        eval_results=_eval_results(results["unlearned"] or {}, task, hub_datasets) or None,
     )
     template = resources.files("hf_unlearn.model_cards").joinpath("template.md").read_text(encoding="utf-8")
     return ModelCard.from_template(data, template_str=template, **_text(results, about, name_forgotten))
@@ -74,32 +78,44 @@ def _text(results, about, name_forgotten):
         "optim",
         "max_steps",
     )
+    task = task_of(results)
     return {
         "about": about,
+        "task": task,
+        "whole_groups": task.forgotten == task.group,
+        "units": results["data"][task.units],
+        "groups": results["data"][task.groups],
         "settings": {name: _setting(results["config"], name) for name in settings},
-        "forgotten": _setting(results["config"], "forget_speakers") or results["data"]["speakers"]["forget"],
+        "forgotten": _setting(results["config"], f"forget_{task.groups}") or results["data"][task.groups]["forget"],
         "named": name_forgotten,
-        "splits": {split: meaning for split, (meaning, _) in SPLITS.items() if split in (results["unlearned"] or {})},
+        "splits": {
+            split: meaning for split, (meaning, _) in task.splits.items() if split in (results["unlearned"] or {})
+        },
         "tables": results_table(results, markdown=True),
-        **{key: results.get(key) for key in ("data", "seed", "stopping", "environment", "command", "retrained")},
+        **{key: results.get(key) for key in ("seed", "stopping", "environment", "command", "retrained")},
     }
 
 
-def _eval_results(splits, hub_datasets):
-    """The unlearned model's error rates for the model-index."""
-    name = hub_datasets[0] if hub_datasets else "local speech data"
+def _rates(task: Task) -> list[str]:
+    return [name for name in task.metrics if name != "loss"]
+
+
+def _eval_results(splits, task: Task, hub_datasets):
+    """The unlearned model's rates for the model-index."""
+    name = hub_datasets[0] if hub_datasets else f"local {task.units}"
+    folder = "imagefolder" if task.units == "images" else "audiofolder"
     return [
         EvalResult(
-            task_type=TASK,
-            dataset_type=hub_datasets[0] if hub_datasets else "audiofolder",
-            dataset_name=f"{name}: {SPLITS[split][0] if split in SPLITS else split}",
+            task_type=task.pipeline,
+            dataset_type=hub_datasets[0] if hub_datasets else folder,
+            dataset_name=f"{name}: {task.splits[split][0] if split in task.splits else split}",
             dataset_split=split,
             metric_type=metric,
-            metric_name=METRICS[metric],
+            metric_name=task.metrics[metric],
             metric_value=round(values[metric], 2),
         )
         for split, values in splits.items()
-        for metric in ("wer", "cer")
+        for metric in _rates(task)
         if values.get(metric) is not None
     ]
 

@@ -12,23 +12,30 @@ from pathlib import Path
 import numpy as np
 import torch
 
-SPLITS = {  # in the order of every report; the second is what one wants of the split's error rate
-    "forget": ("forgotten speaker", "up"),
-    "forget_test": ("forgotten speaker, held out", "up"),
-    "retain": ("retain set", "stay"),
-    "test": ("retained speakers, unseen", "stay"),
-    "other": ("other speakers", "stay"),
-}
+from .tasks import TASKS, Task, task_of
+
 MODELS = ("original", "unlearned", "retrained")
-METRICS = {"wer": "WER (%)", "cer": "CER (%)", "loss": "Loss"}
-PACKAGES = ("torch", "transformers", "accelerate", "datasets", "evaluate", "jiwer", "librosa", "peft", "numpy")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "jiwer",
+    "librosa",
+    "peft",
+    "scikit-learn",
+    "numpy",
+)
 
 
-def results_table(results: dict, *, metrics=("wer", "cer", "loss"), markdown: bool = False) -> str:
+def results_table(results: dict, *, metrics=None, markdown: bool = False) -> str:
     """Splits x models, one table per metric, with the 95 % intervals where there are some; under 100 columns.
 
     Args:
         results: holds, for each of original / unlearned / retrained, {split: {metric: value}}; None leaves it out.
+            Its task says which metrics and splits there are, and in which order.
+        metrics: names; those of the task where there are none.
 
     Raises:
         ValueError: no model with metrics.
@@ -36,19 +43,30 @@ def results_table(results: dict, *, metrics=("wer", "cer", "loss"), markdown: bo
     models = {name: results[name] for name in MODELS if results.get(name)}
     if not models:
         raise ValueError(f"results has none of {', '.join(MODELS)}: evaluate a model first (keys: {list(results)}).")
+    task = task_of(results)
     present = {split for splits in models.values() for split in splits}
-    splits = [split for split in SPLITS if split in present] + sorted(present - set(SPLITS))
+    splits = [split for split in task.splits if split in present] + sorted(present - set(task.splits))
     tables = []
-    for metric in metrics:
+    for metric in metrics or task.metrics:
         if any(metric in values for model in models.values() for values in model.values()):
-            rows = [_row(split, models, metric) for split in splits]
-            tables.append(_align([[METRICS.get(metric, metric), "wanted", *models], *rows], markdown))
+            rows = [_row(split, models, metric, task) for split in splits]
+            tables.append(align([[task.metrics.get(metric, metric), "wanted", *models], *rows], markdown))
     return "\n\n".join(tables)
 
 
-def _row(split, models, metric):
-    _, wanted = SPLITS.get(split, (split, ""))
-    return [split, wanted, *(_cell(model.get(split, {}), metric) for model in models.values())]
+def comparison_table(title: str, models: dict[str, dict], wanted: dict[str, str], *, markdown: bool = False) -> str:
+    """Numbers x models, for what has no splits; `wanted` says for each number, in order, which way is better."""
+    models = {name: models[name] for name in MODELS if models.get(name)}
+
+    def cell(value):
+        return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    rows = [[name, want, *(cell(values.get(name)) for values in models.values())] for name, want in wanted.items()]
+    return align([[title, "wanted", *models], *rows], markdown)
+
+
+def _row(split, models, metric, task):
+    return [split, task.wanted(split, metric), *(_cell(model.get(split, {}), metric) for model in models.values())]
 
 
 def _cell(values, metric):
@@ -60,7 +78,7 @@ def _cell(values, metric):
     return f"{value:.1f}" if low is None or high is None else f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def _align(rows, markdown):
+def align(rows, markdown):
     """Rows of cells as text: names to the left, numbers to the right, a rule under the first row."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [[*map(str.ljust, row[:2], widths), *map(str.rjust, row[2:], widths[2:])] for row in rows]
@@ -85,7 +103,8 @@ def plot_history(
     history: list[dict],
     path,
     *,
-    metric: str = "wer",
+    task: Task = TASKS["speakers"],
+    metric: str | None = None,
     splits=("forget", "test", "retain"),
     original: dict | None = None,
     retrained: dict | None = None,
@@ -95,6 +114,7 @@ def plot_history(
 
     Args:
         history: rows such as those of `trainer.state.log_history`; those without a step and a check are passed over.
+        metric: the first of the task's, if not given.
         original, retrained: {split: {metric: value}}, drawn as dotted and dashed levels in the split's colour.
 
     Raises:
@@ -103,6 +123,7 @@ def plot_history(
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # drawn without pyplot: no window, no global state
     from matplotlib.figure import Figure
 
+    metric = metric or next(iter(task.metrics))
     curves = {split: _curve(history, f"check_{split}_{metric}") for split in splits}
     curves = {split: curve for split, curve in curves.items() if curve}
     if not curves:
@@ -111,14 +132,14 @@ def plot_history(
         )
     figure = Figure(figsize=(8.5, 4.8), layout="constrained")
     axes = figure.add_subplot()
-    ends = [_draw(axes, split, curve, metric, original, retrained) for split, curve in curves.items()]
+    ends = [_draw(axes, split, curve, metric, task, original, retrained) for split, curve in curves.items()]
     top = axes.get_ylim()[1]
     axes.set_ylim(0, top)
     _label_ends(axes, ends, top)
     axes.set_title(title, loc="left", fontweight="bold", pad=26)
-    axes.text(0, 1.03, _legend(original, retrained), transform=axes.transAxes, color="0.35", fontsize=9)
+    axes.text(0, 1.03, _legend(task, original, retrained), transform=axes.transAxes, color="0.35", fontsize=9)
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel(METRICS.get(metric, metric))
+    axes.set_ylabel(task.metrics.get(metric, metric))
     axes.grid(axis="y", color="0.92")
     axes.spines[["top", "right"]].set_visible(False)
     FigureCanvasAgg(figure).print_figure(path, dpi=150)
@@ -129,9 +150,9 @@ def _curve(history, key):
     return [(row["step"], row[key]) for row in history if "step" in row and row.get(key) is not None]
 
 
-def _draw(axes, split, curve, metric, original, retrained):
+def _draw(axes, split, curve, metric, task, original, retrained):
     """One split's curve and levels; returns (last value, label, colour) for the label at its end."""
-    colour, (meaning, wanted) = COLOURS.get(split, "0.3"), SPLITS.get(split, (split, ""))
+    colour, (meaning, _) = COLOURS.get(split, "0.3"), task.splits.get(split, (split, ""))
     steps, values = zip(*curve)
     marker = {"marker": MARKERS.get(split, "."), "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.6}
     axes.plot(steps, values, color=colour, linewidth=2, zorder=3, clip_on=False, **marker)
@@ -141,7 +162,8 @@ def _draw(axes, split, curve, metric, original, retrained):
         level = ((levels or {}).get(split) or {}).get(metric)
         if level is not None:
             axes.axhline(level, color=colour, linestyle=style, linewidth=1.3, alpha=0.75)
-    wish = {"up": ": up is wanted", "stay": ": should stay"}.get(wanted, "")
+    wanted = task.wanted(split, metric)
+    wish = {"": "", "stay": ": should stay"}.get(wanted, f": {wanted} is wanted")
     end = f"{values[-1]:.2f}" if metric == "loss" else f"{values[-1]:.0f} %"
     return values[-1], f"{meaning}\n{end}{wish}", colour
 
@@ -157,11 +179,29 @@ def _label_ends(axes, ends, top):
         )  # fmt: skip
 
 
-def _legend(original, retrained):
+def _legend(task, original, retrained):
     kinds = ["solid: while unlearning"]
     kinds += ["dotted: original model"] if original else []
-    kinds += ["dashed: retrained without the speaker"] if retrained else []
+    kinds += [f"dashed: retrained without the {task.forgotten}"] if retrained else []
     return "   ".join(kinds)
+
+
+def plot_pictures(pictures: list[tuple], path, title: str, *, columns: int = 8) -> Path:
+    """PNG with a grid of pictures (PIL images), each with its text above."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = math.ceil(len(pictures) / columns)
+    figure = Figure(figsize=(1.3 * columns, 1.75 * rows + 0.5), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, (picture, text) in zip(grid, pictures):
+        axes.imshow(np.asarray(picture), cmap="gray" if picture.mode == "L" else None, interpolation="nearest")
+        axes.set_title(text, fontsize=8)
+    figure.suptitle(title, fontweight="bold")
+    FigureCanvasAgg(figure).print_figure(path, dpi=120)
+    return Path(path)
 
 
 def write_results(path, results: dict) -> None:

@@ -2,6 +2,7 @@
 
 import operator
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,46 +14,62 @@ from torch.utils.data import Subset
 from transformers import TrainerCallback
 from transformers.utils import logging
 
+from .checkpoints import written_whole
+
 logger = logging.get_logger(__name__)
 
+BEST = "best_checked.safetensors"
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition on one metric of one split, such as `forget_wer >= 90`."""
+    """A condition on one metric of one split, such as `forget_wer >= 90`, or `forget_accuracy <= test_accuracy`."""
 
     metric: str
     comparison: str
-    value: float
+    value: float | str  # a number, or the name of another metric
 
     @classmethod
     def parse(cls, text: str) -> "Rule":
-        match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?)\s*", text)
+        match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?|[A-Za-z]\w*)\s*", text)
         if not match:
             raise ValueError(
-                f"cannot read the rule {text!r}: write <split>_<metric> >= <number>, as in 'forget_wer >= 90'"
+                f"cannot read the rule {text!r}: write <split>_<metric> >= <number>, as in 'forget_wer >= 90', or another "
+                "<split>_<metric> in place of the number"
             )
-        return cls(match[1], match[2], float(match[3]))
+        return cls(match[1], match[2], match[3] if match[3][0].isalpha() else float(match[3]))
 
-    def holds(self, value: float) -> bool:
-        return OPERATORS[self.comparison](value, self.value)
+    @property
+    def metrics(self) -> list[str]:
+        return [self.metric, self.value] if isinstance(self.value, str) else [self.metric]
+
+    def margin(self, metrics: dict) -> float:
+        """By how much the metric lies above the value."""
+        return metrics[self.metric] - (metrics[self.value] if isinstance(self.value, str) else self.value)
+
+    def holds(self, metrics: dict) -> bool:
+        return OPERATORS[self.comparison](self.margin(metrics), 0)
 
     def better(self, value: float, than: float) -> bool:
         """Whether one value is further in the direction of the rule than another."""
         return value > than if self.comparison.startswith(">") else value < than
 
-    def split(self, names) -> str:
-        """The split that the metric belongs to."""
-        fitting = [name for name in names if self.metric.startswith(f"{name}_")]
+    def splits(self, names) -> set[str]:
+        """The splits that the rule's metrics belong to."""
+        return {self._split(metric, names) for metric in self.metrics}
+
+    def _split(self, metric: str, names) -> str:
+        fitting = [name for name in names if metric.startswith(f"{name}_")]
         if not fitting:
             raise ValueError(
-                f"the rule on {self.metric!r} names no split of eval_dataset: those are {', '.join(names) or 'none'}"
+                f"the rule on {metric!r} names no split of eval_dataset: those are {', '.join(names) or 'none'}"
             )
         return max(fitting, key=len)
 
     def __str__(self) -> str:
-        return f"{self.metric} {self.comparison} {self.value:g}"
+        value = self.value if isinstance(self.value, str) else f"{self.value:g}"
+        return f"{self.metric} {self.comparison} {value}"
 
 
 class StoppingRules(TrainerCallback):
@@ -72,23 +89,31 @@ class StoppingRules(TrainerCallback):
         self.trainer = trainer
         self.stop = Rule.parse(args.stop_when) if args.stop_when else None
         self.abort = Rule.parse(args.abort_when) if args.abort_when else None
-        names = {rule.split(splits) for rule in (self.stop, self.abort) if rule}
+        names = {name for rule in (self.stop, self.abort) if rule for name in rule.splits(splits)}
         self.splits = {name: _bounded(data, args.check_samples) for name, data in splits.items() if name in names}
         self.best_step, self.best_value = 0, None
         self.report = {"reason": "max_steps", "step": 0, "rule": args.stop_when, "abort_rule": args.abort_when}
 
     @property
     def _path(self) -> Path:
-        return Path(self.trainer.args.output_dir) / "best_checked.safetensors"
+        return Path(self.trainer.args.output_dir) / BEST
 
     def on_train_begin(self, args, state, control, **kwargs):
-        checked: dict[int, dict] = {}  # by a run that is resumed here
+        """Comes to where the run was that is resumed here, from its checks and its checkpoint's copy of the best model."""
+        self.best_step, self.best_value = 0, None
+        self.report |= {"reason": "max_steps", "step": state.global_step}
+        checked: dict[int, dict] = {}
         for row in state.log_history:
             checked.setdefault(row["step"], {}).update(_checked(row))
         for step, metrics in checked.items():
             self._weigh(metrics, step)
-        if self.abort and self.best_value is None and not (state.global_step and self._path.exists()):
+        saved = Path(self.trainer.resumed_from or "") / BEST
+        if self.trainer.resumed_from and saved.exists():
+            self._copy(saved, self._path)
+        elif self.abort:
             self._keep()
+        if checked.get(state.global_step):  # the run may have been over already
+            self._decide(checked[state.global_step], state.global_step, control)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.report["step"] = state.global_step
@@ -96,37 +121,52 @@ class StoppingRules(TrainerCallback):
             return
         metrics = _checked(self.trainer.evaluate(self.splits, metric_key_prefix="check"))
         self._require(metrics)
-        if self.abort and self.abort.holds(metrics[self.abort.metric]):
+        if self._weigh(metrics, state.global_step) and self.abort:
+            self._keep()
+        self._decide(metrics, state.global_step, control)
+        if self.report["reason"] == "aborted":
             self._restore()
-            self.report |= {"reason": "aborted", "value": metrics[self.abort.metric], "restored_step": self.best_step}
             logger.warning(
-                f"Aborted at step {state.global_step}, since {self.abort} ({metrics[self.abort.metric]:.4g}). "
+                f"Aborted at step {state.global_step}, since {self.abort} ({self.report['value']:.4g}). "
                 f"The model of step {self.best_step} is restored."
             )
+
+    def _decide(self, metrics: dict, step: int, control) -> None:
+        """Whether the training is over, in the report too."""
+        if self.abort and self.abort.holds(metrics):
+            self.report |= {"reason": "aborted", "value": metrics[self.abort.metric], "restored_step": self.best_step}
             control.should_training_stop = True
-        elif self._weigh(metrics, state.global_step) and self.abort:
-            self._keep()
-        if self.stop and not control.should_training_stop:
+        elif self.stop:
             self.report["value"] = metrics[self.stop.metric]
-            if self.stop.holds(metrics[self.stop.metric]):
+            if self.stop.holds(metrics):
                 self.report["reason"] = "target reached"
                 control.should_training_stop = True
 
+    def save(self, checkpoint: Path) -> None:
+        """Puts the best model so far into a checkpoint: later ones may be better, but not to a run resumed from it."""
+        if self._path.exists():
+            self._copy(self._path, checkpoint / BEST)
+
+    def _copy(self, path: Path, target: Path) -> None:
+        if self.trainer.is_world_process_zero():
+            with written_whole(target) as partial:
+                shutil.copyfile(path, partial)
+
     def _require(self, metrics) -> None:
         for rule in (self.stop, self.abort):
-            if rule and rule.metric not in metrics:
+            if rule and not set(rule.metrics) <= set(metrics):
                 raise ValueError(
                     f"the rule {str(rule)!r} names a metric that evaluation does not give: {', '.join(metrics)}"
                 )
 
     def _weigh(self, metrics: dict, step: int) -> bool:
         """Whether the model of this step is the best so far (and then notes it)."""
-        metric = self.stop.metric if self.stop else self.abort.metric
-        if metric not in metrics or (
-            self.abort and self.abort.holds(metrics.get(self.abort.metric, self.abort.value))
-        ):
+        rule = self.stop or self.abort
+        if not {*rule.metrics, *(self.abort.metrics if self.abort else ())} <= set(metrics):
             return False
-        value = metrics[metric]
+        if self.abort and self.abort.holds(metrics):
+            return False
+        value = rule.margin(metrics)
         if self.stop and self.best_value is not None and not self.stop.better(value, self.best_value):
             return False
         self.best_step, self.best_value = step, value
@@ -134,8 +174,8 @@ class StoppingRules(TrainerCallback):
 
     def _keep(self) -> None:
         if self.trainer.is_world_process_zero():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({name: p.detach().cpu().contiguous() for name, p in self._trained()}, self._path)
+            with written_whole(self._path) as partial:
+                save_file({name: p.detach().cpu().contiguous() for name, p in self._trained()}, partial)
 
     def _restore(self) -> None:
         self.trainer.accelerator.wait_for_everyone()

@@ -15,7 +15,7 @@ from transformers import (
     default_data_collator,
 )
 
-from hf_unlearn.evaluation import asr_metrics, evaluate_splits
+from hf_unlearn.evaluation import asr_metrics, classification_metrics, evaluate_splits, relearning_steps
 from hf_unlearn.metrics.quality import error_rate, word_errors
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "cat", "sat", "mat", "um", "one", "two"]
@@ -135,3 +135,30 @@ def test_word_error_rate_is_that_of_generate(trainer, tokenizer):
 def test_an_empty_split_is_refused(trainer):
     with pytest.raises(ValueError, match="Split 'other' has no samples"):
         evaluate_splits(trainer, {"other": []})
+
+
+def test_accuracy_of_logits():
+    logits = np.array([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0]])
+    for predictions in (logits, (logits, np.zeros(1))):
+        rates = classification_metrics(EvalPrediction(predictions=predictions, label_ids=np.array([0, 1, 1])))
+        assert rates["accuracy"] == pytest.approx(200 / 3) and rates["accuracy_low"] < rates["accuracy_high"]
+    with pytest.raises(ValueError, match="is this a classifier"):
+        classification_metrics(EvalPrediction(predictions=np.zeros((2, 6, 10)), label_ids=np.zeros(2)))
+
+
+class Linear(torch.nn.Linear):
+    def forward(self, x, labels):
+        logits = super().forward(x)
+        return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def test_relearning_counts_the_steps_until_all_samples_are_read():
+    def steps(weight, learning_rate, max_steps=50):
+        model = Linear(1, 2, bias=False)
+        model.weight.data = torch.tensor([[weight], [-weight]])
+        batch = {"x": torch.tensor([[1.0], [2.0]]), "labels": torch.tensor([0, 0])}
+        return relearning_steps(model, batch, learning_rate=learning_rate, max_steps=max_steps)
+
+    assert steps(0.5, 0.1) == 0
+    assert steps(-0.25, 0.1) == 3  # Adam's steps are of the size of the learning rate: -.25, -.15, -.05, .05
+    assert steps(-0.25, 0.1, max_steps=2) is None and steps(-0.25, 0.0) is None

@@ -1,5 +1,6 @@
 """What setup.cfg and constraints.txt promise about the tree and about each other."""
 
+import ast
 import configparser
 import re
 from pathlib import Path
@@ -19,3 +20,41 @@ def test_every_requirement_has_a_tested_version():
     names = {re.match(r"[\w-]+", line)[0] for line in wanted.splitlines() if line}
     pinned = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
     assert names <= pinned, f"without a line in constraints.txt: {names - pinned}"
+
+
+# What each part may import of ours; a part that is not named here may import all of them.
+ALLOWED = {
+    "ops": set(),
+    "per_sample": {"ops"},
+    "methods": {"per_sample", "ops"},
+    "data": set(),
+    "metrics": set(),
+    "tasks": set(),
+    "config": set(),
+    "retain": set(),
+    "checkpoints": set(),
+    "evaluation": {"metrics"},
+    "report": {"tasks"},
+    "trainer": {"config", "methods", "per_sample", "retain", "stopping", "step", "distributed", "guards", "checkpoints",
+                "compatibility"},
+}  # fmt: skip
+
+
+def imported_parts(path: Path) -> set[str]:
+    """The modules and packages directly under hf_unlearn that a file of ours imports."""
+    inside, parts = path.relative_to(ROOT / "hf_unlearn").parts, set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == len(inside):  # from the top: `from . import` in a module
+            parts |= {node.module.split(".")[0]} if node.module else {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module.startswith("hf_unlearn"):
+            parts |= set(node.module.split(".")[1:2])
+    return parts
+
+
+def test_imports_go_one_way():
+    wrong = []
+    for path in (ROOT / "hf_unlearn").rglob("*.py"):
+        part = path.relative_to(ROOT / "hf_unlearn").parts[0].removesuffix(".py")
+        if part in ALLOWED and (more := imported_parts(path) - ALLOWED[part] - {part}):
+            wrong.append(f"{path.relative_to(ROOT)} imports {', '.join(sorted(more))}")
+    assert not wrong, wrong

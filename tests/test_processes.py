@@ -1,4 +1,4 @@
-"""Two processes take the step that one process takes on the same samples."""
+"""Two processes take the step that one process takes on the same samples, evaluate alike, and fail with one message."""
 
 import os
 import subprocess
@@ -8,36 +8,79 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
-SCRIPT = """
-import copy, sys, torch
-from tests.tiny import make_trainer, tiny_whisper, utterances
-from transformers import set_seed
+from tests.process_cases import CASES
 
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def run(*command, timeout: int = 500) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *map(str, command)], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True,
+                          timeout=timeout)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Loads what a case has saved in (one process, the first of two, the second of two)."""
+    folder = tmp_path_factory.mktemp("processes")
+    for start in (TWO, []):
+        done = run(*start, ROOT / "tests" / "process_cases.py", folder)
+        assert done.returncode == 0, done.stderr[-5000:]
+    return lambda name: [torch.load(folder / f"{name}.{which}.pt") for which in ("1.0", "2.0", "2.1")]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_are_one(results, name):
+    one, first, second = results(name)
+    assert torch.equal(first["step"], second["step"])
+    assert one["step"].norm() > 0 and torch.isfinite(one["step"]).all()
+    assert (first["step"] - one["step"]).norm() <= 1e-5 * one["step"].norm()
+    for row, expected in zip(first["logs"], one["logs"], strict=True):
+        for key, value in expected.items():
+            assert row[key] == (value if value is None else pytest.approx(value, rel=1e-4)), key
+
+
+def test_evaluation_with_generation_counts_every_sample_once(results):
+    one, first, second = results("evaluation")
+    assert len(one) == 2 and first == second
+    for row, expected in zip(first, one):
+        assert expected["eval_test_samples"] == 7
+        assert row.pop("eval_test_loss") == pytest.approx(expected.pop("eval_test_loss"), rel=1e-5)
+        assert row == expected
+
+
+FAILING = """
+import os, sys, torch
+from transformers import set_seed
+from tests.tiny import make_trainer, tiny_whisper, utterances
 set_seed(0)
-model, (folder, granularity, method) = tiny_whisper(), sys.argv[1:]
-before = [p.detach().clone() for p in model.parameters()]
-size = int(__import__("os").environ.get("WORLD_SIZE", 1))
-trainer = make_trainer(model, folder, forget=utterances(4, seed=1), retain=utterances(6, seed=2), method=method,
-                       granularity=granularity, per_device_train_batch_size=4 // size,
-                       per_device_retain_batch_size=6 // size)
+
+class Forget(list):
+    def __getitem__(self, index):
+        if os.environ["RANK"] == "1" and trainer.state.global_step >= 2:
+            {fault}
+        return super().__getitem__(index)
+
+trainer = make_trainer(tiny_whisper(), sys.argv[1], forget=Forget(utterances(4, seed=1)), max_steps=9,
+                       per_device_train_batch_size=2, per_device_retain_batch_size=2, save_strategy="steps", save_steps=1)
 trainer.train()
-step = torch.cat([(a - b).flatten() for a, b in zip(before, model.parameters())])
-torch.save(step, f"{folder}/step{size}_{trainer.args.process_index}.pt")
 """
 
 
 @pytest.mark.parametrize(
-    "granularity, method", [("parameter", "orthograd"), ("model", "orthograd"), ("model", "gradient_difference")]
-)
-def test_two_processes_are_one(tmp_path, granularity, method):
-    script = tmp_path / "step.py"
-    script.write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    for start in (["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"], []):
-        done = subprocess.run([sys.executable, *start, script, tmp_path, granularity, method], env=environment,
-                              cwd=ROOT, capture_output=True, text=True, timeout=300)  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-    one, first, second = (torch.load(tmp_path / f"step{name}.pt") for name in ("1_0", "2_0", "2_1"))
-    assert torch.equal(first, second)
-    assert (first - one).norm() <= 1e-4 * one.norm()
+    ("fault", "message"),
+    [
+        ("raise FileNotFoundError('speaker.flac')", "process 1 has failed, so the run ends: FileNotFoundError: speaker.flac"),
+        ("os.kill(os.getpid(), 9)", "Connection"),
+    ],
+    ids=["error", "killed"],
+)  # fmt: skip
+def test_a_failing_process_ends_the_run_with_its_reason(tmp_path, fault, message):
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING.format(fault=fault))
+    done = run(*TWO, "--redirects", "0:2", "--log-dir", tmp_path / "logs", script, tmp_path / "out", timeout=500)
+    assert done.returncode != 0
+    (log,) = tmp_path.glob("logs/*/attempt_0/0/stderr.log")
+    assert message in log.read_text()
+    assert (tmp_path / "out" / "checkpoint-1" / "trainer_state.json").exists()

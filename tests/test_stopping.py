@@ -10,9 +10,17 @@ from tests.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
 def test_rules_are_read_and_hold():
     rule = Rule.parse(" forget_test_wer >= 90.5 ")
     assert rule == Rule("forget_test_wer", ">=", 90.5)
-    assert rule.holds(90.5) and not rule.holds(90.4) and rule.better(80, than=70)
-    assert rule.split(["forget", "forget_test"]) == "forget_test"
+    assert rule.holds({"forget_test_wer": 90.5}) and not rule.holds({"forget_test_wer": 90.4})
+    assert rule.better(80, than=70) and rule.splits(["forget", "forget_test"]) == {"forget_test"}
     assert Rule.parse("test_accuracy < 3").better(2, than=4)
+
+
+def test_a_rule_may_compare_with_another_metric():
+    rule = Rule.parse("forget_accuracy <= test_accuracy")
+    assert str(rule) == "forget_accuracy <= test_accuracy" and rule.splits(["forget", "test"]) == {"forget", "test"}
+    assert rule.holds({"forget_accuracy": 90.0, "test_accuracy": 90.0})
+    assert not rule.holds({"forget_accuracy": 91.0, "test_accuracy": 90.0})
+    assert rule.margin({"forget_accuracy": 91.0, "test_accuracy": 90.0}) == 1.0
 
 
 def run(tmp_path, **options):

@@ -2,12 +2,17 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import Seq2SeqTrainingArguments, TrainerCallback
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from peft import LoraConfig
+from transformers import Seq2SeqTrainingArguments, TrainerCallback, set_seed
 
 from hf_unlearn import METHODS, UnlearnConfig, UnlearnTrainer
+from hf_unlearn.compatibility import check_data
 from hf_unlearn.per_sample.reference import orthograd_gradient, sample_gradient
 from tests.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper
 
@@ -102,15 +107,63 @@ def test_first_order_no_retained_loss_moves(tmp_path):
     assert (losses(retain) - before[0]).abs().max() < 1e-3 * gained
 
 
-def test_bf16_step_points_the_same_way(tmp_path):
-    model = tiny_whisper()
-    plain, half = step(model, tmp_path, alpha=0.5), step(model, tmp_path, alpha=0.5, bf16=True)
-    assert torch.cosine_similarity(plain, half, dim=0) > 0.99
+def lora():
+    return LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+
+
+def checkpointing(reentrant: bool) -> dict:
+    return {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
+
+
+ACCUMULATED = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+
+
+class Unscales(TrainerCallback):
+    """Tells accelerate to unscale before clipping; told earlier, it would wrap the model for a GPU."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, *_, **__):
+        self.trainer.accelerator.native_amp = True
+
+
+def mixed_step(tmp_path, precision: str | None, with_lora: bool, monkeypatch, **options) -> torch.Tensor:
+    """One step of SGD. accelerate has fp16 on GPUs only, so here its two parts stand in: autocast and scaler."""
+    set_seed(0)
+    arguments = {"peft_config": lora() if with_lora else None}
+    trainer = make_trainer(tiny_whisper(), tmp_path, optimizer=False, optim="sgd", arguments=arguments,
+                           bf16=precision == "bf16", **options)  # fmt: skip
+    if precision == "fp16":
+        monkeypatch.setattr(type(trainer.accelerator), "mixed_precision", "fp16")
+        monkeypatch.setattr(trainer.model, "forward", torch.autocast("cpu", torch.float16)(trainer.model.forward))
+        trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
+        trainer.add_callback(Unscales(trainer))
+    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    before = [p.detach().clone() for p in trained]
+    trainer.train()
+    return torch.cat([(a - b).flatten() for a, b in zip(before, trained)])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize(
+    ("with_lora", "options"),
+    [
+        (False, {}),
+        (False, {"granularity": "model", **ACCUMULATED, **checkpointing(False)}),
+        (False, {"max_grad_norm": 0.1, **ACCUMULATED, **checkpointing(True)}),
+        (True, {"max_grad_norm": 0.01, **ACCUMULATED, **checkpointing(False)}),
+        (True, {"granularity": "model", **checkpointing(True)}),
+    ],
+)
+def test_mixed_precision_is_the_plain_step_within_its_error(tmp_path, precision, with_lora, options, monkeypatch):
+    plain = {key: value for key, value in options.items() if key in ("granularity", "max_grad_norm")}
+    expected = mixed_step(tmp_path, None, with_lora, monkeypatch, **plain)
+    got = mixed_step(tmp_path, precision, with_lora, monkeypatch, **options)
+    assert 0 < relative(got, expected) < {"bf16": 3e-2, "fp16": 5e-3}[precision]  # 0: it was not that precision
 
 
 def test_adapters_alone_are_trained(tmp_path):
-    from peft import LoraConfig
-
     config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
     trainer = make_trainer(tiny_whisper(), tmp_path, optimizer=False, arguments={"peft_config": config})
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
@@ -214,6 +267,22 @@ def test_settings_are_json(tmp_path):
 def test_what_cannot_work_is_refused_at_construction(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         make_trainer(tiny_whisper(), tmp_path, **options)
+
+
+def test_fewer_retain_samples_than_processes_are_refused(tmp_path):
+    args = SimpleNamespace(world_size=2)
+    with pytest.raises(ValueError, match="has 1 samples, but there are 2 processes"):
+        check_data(
+            METHODS["gradient_difference"](UnlearnConfig(str(tmp_path), use_cpu=True)), FORGET, RETAIN[:1], args
+        )
+
+
+@pytest.mark.parametrize(("method", "why"), [("orthograd", "nothing can be projected"), ("finetune", "not tested")])
+def test_deepspeed_is_refused_at_construction(tmp_path, monkeypatch, method, why):
+    """With a state as accelerate has it when it was launched with a DeepSpeed plugin; deepspeed is not installed."""
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.DEEPSPEED)
+    with pytest.raises(ValueError, match=f"DeepSpeed does not work with method='{method}': .*{why}.*Use DDP"):
+        make_trainer(tiny_whisper(), tmp_path, method=method)
 
 
 def test_forget_dataset_is_required(tmp_path):

@@ -1,12 +1,11 @@
 """Splits by speaker: what is forgotten, what is retained, and what tells whether both worked."""
 
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import numpy as np
 from datasets import Dataset, concatenate_datasets
 
+from .choice import balanced, by_id, check_apart, count_of, hold_out, of_groups
 from .sources import check_speakers, load_speech
 from .speech import SpeechArguments, prepare
 
@@ -42,7 +41,9 @@ class SpeakerSplits:
         parts = [("forget", self.forget), ("forget_test", self.forget_test), ("retain", self.retain)]
         parts += [("test", self.test), ("other", self.other)]
         return {
-            name: _balanced(part, max_samples, self.seed) for name, part in parts if part is not None and len(part)
+            name: balanced(part, "speaker", max_samples, self.seed)
+            for name, part in parts
+            if part is not None and len(part)
         }
 
 
@@ -76,27 +77,30 @@ def split_by_speaker(
     check_speakers(forget_speakers | retain_speakers, train["speaker"][:], "the training split")
     retain_speakers = retain_speakers or set(train["speaker"][:]) - forget_speakers
     trained = forget_speakers | retain_speakers
-    held = _hold_out(train, trained - _speakers(test), held_out, seed)
+    held = hold_out(train, "speaker", trained - _speakers(test), held_out, seed)
     held_rows = set(held)
     seen = train.select([row for row in range(len(train)) if row not in held_rows])
-    unseen, others = train.select(held), [] if other is None else [_of(other, _speakers(other) - trained)]
+    unseen, others = (
+        train.select(held),
+        [] if other is None else [of_groups(other, "speaker", _speakers(other) - trained)],
+    )
     if test is not None:
-        _check_apart(train, test)
-        unseen = concatenate_datasets([unseen, _of(test, trained)])
-        others.append(_of(test, _speakers(test) - trained))
+        check_apart(train, test, "utterances")
+        unseen = concatenate_datasets([unseen, of_groups(test, "speaker", trained)])
+        others.append(of_groups(test, "speaker", _speakers(test) - trained))
     if other is not None and not len(others[0]):
         raise ValueError(
             "every speaker of the other split is one that the model was trained on: name another other_split"
         )
     others = [rows for rows in others if len(rows)]
-    pool = _of(seen, retain_speakers)
+    pool = of_groups(seen, "speaker", retain_speakers)
     return SpeakerSplits(
-        forget=_of(seen, forget_speakers),
-        forget_test=_of(unseen, forget_speakers),
-        retain=_balanced(pool, _retain_count(retain_size, len(pool)), seed),
+        forget=of_groups(seen, "speaker", forget_speakers),
+        forget_test=of_groups(unseen, "speaker", forget_speakers),
+        retain=balanced(pool, "speaker", _retain_count(retain_size, pool), seed),
         retain_pool=pool,
-        test=_of(unseen, retain_speakers),
-        other=_by_id(concatenate_datasets(others)) if others else None,
+        test=of_groups(unseen, "speaker", retain_speakers),
+        other=by_id(concatenate_datasets(others)) if others else None,
         seed=seed,
     )
 
@@ -164,7 +168,7 @@ def prepare_splits(
         parts["retain"] = features("retain", splits.retain)
     for name in ("forget_test", "test", "other"):
         rows = getattr(splits, name)
-        parts[name] = features(name, rows and _balanced(rows, args.max_eval_samples, splits.seed))
+        parts[name] = features(name, rows and balanced(rows, "speaker", args.max_eval_samples, splits.seed))
     return replace(splits, **parts)
 
 
@@ -179,74 +183,11 @@ def _check_roles(forget_speakers: Iterable[str], retain_speakers: Iterable[str])
     return forget, retain
 
 
-def _check_apart(train: Dataset, test: Dataset) -> None:
-    shared = sorted(set(train["id"][:]) & set(test["id"][:]))
-    if shared:
-        raise ValueError(
-            f"{len(shared)} utterance ids are in both the training and the test split, among them '{shared[0]}': name "
-            "splits that do not overlap, or an id_column that is unique over both"
-        )
-
-
-def _retain_count(retain_size: float, available: int) -> int:
-    if available == 0:
+def _retain_count(retain_size: float, pool: Dataset) -> int:
+    if not len(pool):
         raise ValueError("the retain set is empty: no training utterance is left of a speaker who is not forgotten")
-    count = round(retain_size * available) if retain_size < 1 else retain_size
-    if count != int(count) or count < 1:
-        raise ValueError(f"retain_size is {retain_size}, of {available} utterances: give a number, or a share below 1")
-    if count > available:
-        raise ValueError(f"retain_size is {retain_size:g}, but only {available} utterances can be retained")
-    return int(count)
+    return count_of(retain_size, len(pool), "retain_size", "utterances")
 
 
 def _speakers(rows: Dataset | None) -> set[str]:
     return set() if rows is None else set(rows["speaker"][:])
-
-
-def _of(rows: Dataset, speakers: set[str]) -> Dataset:
-    """The rows of these speakers, in the order of their ids."""
-    return _by_id(rows.select([row for row, speaker in enumerate(rows["speaker"][:]) if speaker in speakers]))
-
-
-def _by_id(rows: Dataset) -> Dataset:
-    ids = rows["id"][:]
-    return rows.select(sorted(range(len(ids)), key=ids.__getitem__))
-
-
-def _shuffled_rows(rows: Dataset, seed: int) -> dict[str, list[int]]:
-    """Row numbers of each speaker, shuffled by the seed and by nothing else: not row order, not the other speakers."""
-    ids, by_speaker = rows["id"][:], {}
-    for row, speaker in enumerate(rows["speaker"][:]):
-        by_speaker.setdefault(speaker, []).append(row)
-    shuffled = {}
-    for speaker, own in by_speaker.items():
-        order = np.random.default_rng([seed, zlib.crc32(speaker.encode())]).permutation(len(own))
-        own = sorted(own, key=ids.__getitem__)
-        shuffled[speaker] = [own[position] for position in order]
-    return shuffled
-
-
-def _hold_out(rows: Dataset, speakers: set[str], share: float, seed: int) -> list[int]:
-    if not 0 <= share < 1:
-        raise ValueError(f"held_out is {share}: give the share of a speaker's utterances to keep unseen, in [0, 1)")
-    held = []
-    for speaker, own in _shuffled_rows(rows, seed).items():
-        if speaker in speakers and share > 0:
-            held += own[: min(max(1, round(share * len(own))), len(own) - 1)]
-    return held
-
-
-def _balanced(rows: Dataset, count: int | None, seed: int) -> Dataset:
-    """At most `count` rows (None: all), taken from the shuffled speakers in turn, in the order of their ids."""
-    if count is None:
-        return rows
-    if count < 1:
-        raise ValueError(f"a split cannot be bounded to {count} utterances: give a positive number, or none for all")
-    by_speaker = _shuffled_rows(rows, seed)
-    speakers = [sorted(by_speaker)[position] for position in np.random.default_rng(seed).permutation(len(by_speaker))]
-    turns = (
-        (turn, place, by_speaker[name][turn])
-        for place, name in enumerate(speakers)
-        for turn in range(len(by_speaker[name]))
-    )
-    return _by_id(rows.select([row for _, _, row in sorted(turns)[:count]]))

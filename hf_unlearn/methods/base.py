@@ -35,10 +35,10 @@ class Step(Protocol):
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of a loss to `.grad`."""
 
-    def visit_retain_samples(self, *visitors: Visitor) -> Tensor:
-        """One backward pass over the retain batch for each visitor, which is shown every parameter's rows: those of
-        this process and those of all processes. The last visitor returns what this process adds to `.grad` (it is
-        then averaged over processes), the others return nothing. Returns the retain loss for the log.
+    def visit_retain_samples(self, visit: Visitor, last: bool = True) -> Tensor:
+        """One backward pass over the retain batch, in which `visit` is shown every parameter's rows: those of this
+        process and those of all processes. In the last one it returns what this process adds to `.grad` (it is then
+        averaged over processes), in those before nothing. Returns the retain loss for the log.
         """
 
 

@@ -15,7 +15,7 @@ place of the weight gradient which the backward pass of the retain batch compute
 import torch
 from torch import Tensor
 
-from ..ops import FLOAT32_IS_ENOUGH, Solution, solve
+from ..ops import FLOAT32_IS_ENOUGH, Solution, doubles_are_fast, solve
 from ..per_sample import ParameterRows
 from .base import Method, Step
 
@@ -65,20 +65,22 @@ class OrthoGrad(Method):
 
     def _whole_model(self, step: Step) -> dict[str, Tensor]:
         square = sum(_square(p.grad, p) for p in step.parameters)
-        products, solutions = [], []
 
-        def measure(rows: ParameterRows, all_rows: ParameterRows) -> None:
-            products.append(all_rows.products(rows.parameter.grad, exact=True))  # there is no second look
+        def measured(exact: bool) -> Solution:
+            products = []
+            step.visit_retain_samples(
+                lambda rows, all_rows: products.append(all_rows.products(rows.parameter.grad, exact)), last=False
+            )
+            return solve(*map(sum, zip(*products)), square)
 
-        def combine(rows: ParameterRows, all_rows: ParameterRows) -> Tensor:
-            if not solutions:
-                grams, dots = zip(*products)
-                solutions.append(solve(sum(grams), sum(dots), square))
-            return rows.weighted(self._weights(step, solutions[0].coefficients))
-
-        loss = step.visit_retain_samples(measure, combine)
+        exact = doubles_are_fast(square.device)
+        solution = measured(exact)
+        if not exact and solution.pivot < FLOAT32_IS_ENOUGH:
+            solution = measured(exact=True)
+        weights = self._weights(step, solution.coefficients)
+        loss = step.visit_retain_samples(lambda rows, _: rows.weighted(weights))
         self._finish(step)
-        return {"retain_loss": loss, **_report(solutions, square, 0)}
+        return {"retain_loss": loss, **_report([solution], square, 0)}
 
     def _weights(self, step: Step, coefficients: Tensor) -> Tensor:
         """-w_n for the samples of this process. Its rows are g_n / samples, and processes are averaged afterwards."""
@@ -92,9 +94,10 @@ class OrthoGrad(Method):
 
 
 def _solve(rows: ParameterRows, u: Tensor | None, square: Tensor) -> Solution:
-    """In float32 first; rows that are too nearly dependent for it are measured again."""
-    solution = solve(*rows.products(u), square)
-    if solution.pivot < FLOAT32_IS_ENOUGH:
+    """In float32 first, where that is faster; rows that are too nearly dependent for it are measured again."""
+    exact = doubles_are_fast(rows.parameter.device)  # and nothing has to wait for the pivot
+    solution = solve(*rows.products(u, exact), square)
+    if not exact and solution.pivot < FLOAT32_IS_ENOUGH:
         solution = solve(*rows.products(u, exact=True), square)
     return solution
 

@@ -1,19 +1,32 @@
 """Metrics as pure functions on arrays and texts; one file per kind."""
 
+from .privacy import ATTACKS, Attack, lira_scores, loss_attack, svc_attacks
 from .quality import (
     CharacterErrorRate,
     WordErrorRate,
+    accuracy,
+    accuracy_of_classes,
     bootstrap_interval,
     character_errors,
     error_rate,
     word_errors,
 )
+from .scores import adaptive_unlearning_score, unlearning_impact_score
 
 __all__ = [
+    "ATTACKS",
+    "Attack",
     "CharacterErrorRate",
     "WordErrorRate",
+    "accuracy",
+    "accuracy_of_classes",
+    "adaptive_unlearning_score",
     "bootstrap_interval",
     "character_errors",
     "error_rate",
+    "lira_scores",
+    "loss_attack",
+    "svc_attacks",
+    "unlearning_impact_score",
     "word_errors",
 ]

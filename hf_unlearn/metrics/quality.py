@@ -1,4 +1,4 @@
-"""Word and character error rate in percent, over a whole corpus, with bootstrap intervals."""
+"""Word and character error rate and accuracy in percent, over a whole set, with 95 % intervals."""
 
 import shutil
 import tempfile
@@ -8,6 +8,7 @@ import datasets
 import evaluate
 import jiwer
 import numpy as np
+from scipy.stats import binomtest
 
 BLOCK = 2**22  # resampled indices held in memory at once (32 MiB)
 
@@ -144,3 +145,30 @@ class CharacterErrorRate(_ErrorRate):
     """`compute(predictions=, references=, resamples=1000)` -> {"cer", "cer_low", "cer_high"}, in percent."""
 
     unit, key, count = "character", "cer", staticmethod(character_errors)
+
+
+def accuracy(predictions, labels, *, level=0.95):
+    """Percent of right predictions with its Wilson interval (unlike a bootstrap's, it has a width at 0 and 100).
+
+    Args:
+        predictions, labels: (n,) arrays of class numbers.
+
+    Returns:
+        {"accuracy", "accuracy_low", "accuracy_high"}, in percent.
+
+    Raises:
+        ValueError: arrays of different shape, or without samples.
+    """
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    if predictions.shape != labels.shape or not labels.size:
+        raise ValueError(f"predictions {predictions.shape} for labels {labels.shape}: give one for each, at least one")
+    right = int((predictions == labels).sum())
+    interval = binomtest(right, labels.size).proportion_ci(level, method="wilson")
+    rates = {"accuracy": right / labels.size, "accuracy_low": interval.low, "accuracy_high": interval.high}
+    return {name: 100 * float(rate) for name, rate in rates.items()}
+
+
+def accuracy_of_classes(predictions, labels):
+    """{class number: percent of its samples that are predicted right}, for the classes among `labels`."""
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    return {int(c): 100 * float((predictions[labels == c] == c).mean()) for c in np.unique(labels)}

@@ -1,5 +1,15 @@
-"""Linear algebra of the projection: plain torch today, fused GPU kernels beside it."""
+"""Linear algebra of the projection: fused Triton kernels on CUDA devices, plain torch everywhere else."""
 
-from .projection import FLOAT32_IS_ENOUGH, Solution, orthogonal_component, solve
+from .dispatch import active_kernels, doubles_are_fast, inner_products, solve, weighted_sum
+from .projection import FLOAT32_IS_ENOUGH, Solution, orthogonal_component
 
-__all__ = ["FLOAT32_IS_ENOUGH", "Solution", "orthogonal_component", "solve"]
+__all__ = [
+    "FLOAT32_IS_ENOUGH",
+    "Solution",
+    "active_kernels",
+    "doubles_are_fast",
+    "inner_products",
+    "orthogonal_component",
+    "solve",
+    "weighted_sum",
+]

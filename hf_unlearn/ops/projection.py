@@ -25,7 +25,7 @@ FLOAT32_ROUNDING = torch.finfo(torch.float32).eps
 
 
 class Solution(NamedTuple):
-    """What one projection needs and reports. All tensors are float64.
+    """What one projection needs and reports; with a leading axis of problems where `solve` was given one. All float64.
 
     coefficients: c (k,), so that u_perp = u - sum_n c_n g_n.
     rank: numerical rank of A, a 0-d tensor.
@@ -47,15 +47,17 @@ def solve(gram: Tensor, dots: Tensor, square: Tensor) -> Solution:
     """c = K^+ b by a pseudo-inverse that does not depend on the scale or the order of the rows.
 
     Args:
-        gram: K (k, k) float64, inner products of the rows.
-        dots: b (k,) float64, inner products of the rows with u.
-        square: |u|^2, 0-d float64.
+        gram: K (k, k) float64, inner products of the rows; or (problems, k, k).
+        dots: b (k,) float64, inner products of the rows with u; or (problems, k).
+        square: |u|^2, 0-d float64; or (problems,).
 
     The rows are scaled to unit length first (projection does not see row scale, conditioning does; zero rows stay zero
     and drop out). Well-conditioned systems take a Cholesky factor, all others an eigendecomposition whose small
     eigenvalues are cut at `RANK_TOLERANCE`. Non-finite input gives non-finite coefficients, never an exception, so
     that a gradient scaler sees the overflow.
     """
+    if gram.ndim == 3:
+        return Solution(*map(torch.stack, zip(*map(solve, gram, dots, square))))
     if not bool(torch.isfinite(gram).all() & torch.isfinite(dots).all()):
         nan = torch.full_like(square, torch.nan)
         return Solution(torch.full_like(dots, torch.nan), torch.zeros_like(square), nan, nan, nan)

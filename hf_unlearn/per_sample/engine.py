@@ -19,87 +19,62 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from .. import ops
+from . import inner_products
 from .recorder import Call, Recorder, rows_of
-from .rows import Dense, Lookup, Product, Rows
+from .rows import Dense, Lookup, Product, Rows, written_out
 from .rules import Unsupported
-
-# Values of G that one chunk may hold: few enough to stay in a CPU's caches, enough to fill a GPU.
-CHUNK = {"cpu": 2**18, "cuda": 2**26}
-# Values of G up to which a parameter's rows, once made for the inner products, are kept for the weighted sum: a pass
-# over G in place of a second product over all positions. Above it memory counts more, and they are made again.
-KEEP = {"cpu": 2**24, "cuda": 2**27}
 
 
 class ParameterRows:
     """The k rows of A that belong to one parameter, summed over its uses; they need not exist in memory."""
 
-    def __init__(self, parameter: nn.Parameter, uses: list[Rows], k: int):
+    def __init__(self, parameter: nn.Parameter, uses: list[Rows], way: str | None = None):
         # A look-up adds to what is there, in place: after products, which make it new, before rows that exist already.
         order = (Product, Lookup, Dense)
-        self.parameter, self.uses, self.k = parameter, sorted(uses, key=lambda use: order.index(type(use))), k
-        self._kept: list[Tensor] = []
+        self.parameter, self.uses, self.way = parameter, sorted(uses, key=lambda use: order.index(type(use))), way
+        self._kept: Tensor | None = None
 
-    def gathered(self, gather: Callable[[Tensor], Tensor], k: int) -> "ParameterRows":
-        """The k rows of all processes."""
-        return ParameterRows(self.parameter, [use.gathered(gather) for use in self.uses], k)
+    @property
+    def k(self) -> int:
+        return self.uses[0].k
+
+    def written_out(self) -> Tensor:
+        """The rows as a tensor (k, lines of the parameter, values of a line)."""
+        lines = self.parameter.shape[0] if self.parameter.ndim else 1
+        return written_out(self.uses, lines, self.parameter.numel() // lines)
 
     def products(self, u: Tensor | None, exact: bool = False) -> tuple[Tensor, Tensor]:
         """K = A A^T (k, k) and b = A u (k,) in float64, for u of the parameter's shape (None: zero).
 
-        A is made for a few lines of the parameter at a time, so that memory does not grow with the parameter.
+        Memory does not grow with the parameter beyond what `inner_products.KEEP` allows.
 
         Args:
-            exact: multiply and add in float64. Otherwise each few lines' share is a float32 product, and the shares are
-                added in float64: half the traffic, and an error of about 1e-7 |g_n| |g_m|, which well-conditioned rows
-                bear (`ops.projection.Solution.pivot` tells).
+            exact: multiply and add in float64. Otherwise the error is about 1e-7 |g_n| |g_m| for float32 rows, which
+                well-conditioned rows bear (`ops.projection.Solution.pivot` tells).
         """
         p, uses = self.parameter, self.uses
-        lines = p.shape[0] if p.ndim else 1
-        u = (torch.zeros_like(p) if u is None else u.detach()).reshape(lines, -1)
-        keep = self.k * p.numel() <= _limit(KEEP, p)
+        u = (torch.zeros_like(p) if u is None else u.detach()).reshape(p.shape[0] if p.ndim else 1, -1)
+        if self._kept is not None:
+            return ops.inner_products(self._kept, u.flatten(), exact)
+        if inner_products.choose(uses, u, self.way) == "ghost" and (not exact or ops.doubles_are_fast(p.device)):
+            return inner_products.ghost(uses, u, exact)
+        keep = self.k * p.numel() <= inner_products.limit(inner_products.KEEP, p)
         if len(uses) == 1 and isinstance(uses[0], Lookup):  # most lines of an embedding are looked up by nobody
             compact, used = uses[0].compact()
-            uses, lines, u, keep = [compact], len(used), u[used], False
-        step = max(1, _limit(CHUNK, p) // (self.k * u.shape[1]))
-        exact = exact or p.dtype == torch.float64 or torch.get_float32_matmul_precision() != "highest"
-        dtype = torch.float64 if exact else torch.float32
-        gram = torch.zeros(self.k, self.k, dtype=torch.float64, device=p.device)
-        dots = torch.zeros(self.k, dtype=torch.float64, device=p.device)
-        buffer = gram.new_empty(self.k, min(step, lines) * u.shape[1], dtype=dtype)  # fresh memory costs page faults
-        kept = []
-        for at, start in enumerate(range(0, lines, step)):
-            rows = self._kept[at] if self._kept else _chunk(uses, start, min(start + step, lines))
-            if keep:
-                kept.append(rows)
-            wide = rows if rows.dtype == dtype else buffer[:, : rows.shape[1]].copy_(rows)
-            gram += wide @ wide.T
-            dots += wide @ u[start : start + step].flatten().to(dtype)
-        self._kept = kept
+            uses, u, keep = [compact], u[used], False
+        gram, dots, self._kept = inner_products.materialise(uses, u, exact, keep)
         return gram, dots
 
     def weighted(self, weights: Tensor) -> Tensor:
         """sum_n w_n G_n in the parameter's shape and dtype; weights (k,)."""
-        if self._kept:
-            # The rows that were measured, rounded to half precision or not, in a sum that is not.
-            dtype = torch.promote_types(self._kept[0].dtype, torch.float32)
-            total = torch.cat([weights.to(dtype) @ rows.to(dtype) for rows in self._kept])
+        if self._kept is not None:
+            total = ops.weighted_sum(self._kept, weights, dtype=self.parameter.dtype)
         else:
             total = None
             for use in self.uses:
                 total = use.weighted(weights, total)
         return total.to(self.parameter.dtype).reshape(self.parameter.shape)
-
-
-def _chunk(uses: list[Rows], start: int, stop: int) -> Tensor:
-    """Some lines' values in all rows, flat: (k, (stop - start) * values per line)."""
-    rows = None
-    for use in uses:
-        rows = use.chunk(start, stop, rows)
-    return rows.flatten(1)
-
-
-def _limit(values: dict[str, int], parameter: Tensor) -> int:
-    return values.get(parameter.device.type, values["cpu"])
 
 
 Visitor = Callable[[ParameterRows], Tensor | None]
@@ -111,6 +86,7 @@ class PerSampleEngine:
     Args:
         model: the module whose trainable parameters count; wrappers around it (DistributedDataParallel) do not matter.
         slow: parameters that get no gradient here: they take the slow path.
+        way: how inner products are had, one of `inner_products.WAYS`; None: the cheapest for each parameter.
 
     Usage::
 
@@ -125,8 +101,8 @@ class PerSampleEngine:
         Unsupported: while recording or in the backward pass, with the parameters that have to take the slow path.
     """
 
-    def __init__(self, model: nn.Module, slow: Iterable[nn.Parameter] = ()):
-        self.model, self.slow = model, frozenset(id(p) for p in slow)
+    def __init__(self, model: nn.Module, slow: Iterable[nn.Parameter] = (), way: str | None = None):
+        self.model, self.slow, self.way = model, frozenset(id(p) for p in slow), way
         self._reset(0)
 
     def _reset(self, k: int) -> None:
@@ -162,7 +138,7 @@ class PerSampleEngine:
             with _shielded(self.model, self.slow), Recorder(self):
                 backward()
             for parameter, uses in self._uses.values():  # one of their uses is not part of the loss
-                gradient = visit(ParameterRows(parameter, uses, self.k))
+                gradient = visit(ParameterRows(parameter, uses, self.way))
                 if gradient is not None:
                     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
             self._awaited, self._uses, self._visited, self._visit = awaited, {}, set(), None
@@ -194,7 +170,7 @@ class PerSampleEngine:
         if key in self._visited:
             raise Unsupported("several re-entrant checkpoints share it", (parameter,))
         self._visited.add(key)
-        return self._visit(ParameterRows(*self._uses.pop(key), self.k))
+        return self._visit(ParameterRows(*self._uses.pop(key), self.way))
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .rows import Dense, Product, Rows
+from .rows import Dense, Product, Rows, written_out
 from .rules import ANY_AXIS, ELEMENTWISE, Unsupported, argument_name, by_sample, leading_equation, own_values
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ def _pulled_back(
     if simple is not None:
         yield roots[0], simple
         return
-    G = rows.chunk(0, tensor.shape[0] if tensor.ndim else 1).reshape(k, *tensor.shape).to(tensor.dtype)
+    lines = tensor.shape[0] if tensor.ndim else 1
+    G = written_out([rows], lines, tensor.numel() // lines).reshape(k, *tensor.shape).to(tensor.dtype)
     options = {"retain_graph": True, "allow_unused": True}
     try:
         gradients = torch.autograd.grad(tensor, roots, G, is_grads_batched=True, **options)

@@ -1,9 +1,7 @@
 """The k per-sample gradients of one parameter from one use, in the form that its use leaves them in."""
 
-import math
-from bisect import bisect_left
-from collections.abc import Callable
-from functools import cached_property
+import functools
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -13,11 +11,18 @@ from torch import Tensor
 class Rows(Protocol):
     """The k per-sample gradients of one parameter from one use, as rows of A that need not exist in memory.
 
-    A parameter of shape (m, ...) is seen as m lines; `chunk` gives the rows for some lines at a time.
+    A parameter of shape (m, ...) is seen as m lines; any few of them can be had at a time.
+
+    k: number of samples.
+    dtype, device: of the values.
     """
 
-    def chunk(self, start: int, stop: int, total: Tensor | None = None) -> Tensor:
-        """G[:, start:stop] as (k, stop - start, numel / m), added to `total` where that is given."""
+    k: int
+    dtype: torch.dtype
+    device: torch.device
+
+    def write(self, out: Tensor, start: int, add: bool) -> None:
+        """Writes the lines from `start` on of all G_n to out (k, lines, numel / m), or adds them to what is there."""
 
     def weighted(self, weights: Tensor, total: Tensor | None = None) -> Tensor:
         """sum_n w_n G_n, flat, added to `total` (which is overwritten) where that is given; weights (k,)."""
@@ -31,15 +36,22 @@ class Product:
 
     def __init__(self, B: Tensor, X: Tensor):
         self.B, self.X = B, X.to(B.dtype)
+        self.dtype, self.device, (self.k, self.positions, self.lines) = B.dtype, B.device, B.shape
 
-    def chunk(self, start, stop, total=None):
-        B = self.B[:, :, start:stop].transpose(1, 2)
-        return torch.bmm(B, self.X) if total is None else torch.baddbmm(total, B, self.X)
+    def write(self, out, start, add):
+        B = self.B[:, :, start : start + out.shape[1]].transpose(1, 2)
+        if out.dtype == B.dtype:
+            torch.baddbmm(out, B, self.X, beta=int(add), out=out)  # with beta = 0, what is there does not count
+        else:
+            _put(out, torch.bmm(B, self.X), add)
 
     def weighted(self, weights, total=None):
         B = self.B * weights.to(self.B.dtype)[:, None, None]
         product = (B.flatten(0, 1).T @ self.X.flatten(0, 1)).flatten()
         return product if total is None else total.add_(product)
+
+    def to(self, dtype: torch.dtype) -> "Product":
+        return Product(self.B.to(dtype), self.X)
 
     def gathered(self, gather):
         return Product(gather(self.B), gather(self.X))
@@ -50,17 +62,16 @@ class Lookup:
 
     def __init__(self, B: Tensor, ids: Tensor, lines: int):
         self.B, self.ids, self.lines = B, ids, lines
+        self.dtype, self.device, (self.k, self.positions) = B.dtype, B.device, ids.shape
 
-    def chunk(self, start, stop, total=None):
-        k, _, d = self.B.shape
-        total = self.B.new_zeros(k, stop - start, d) if total is None else total
-        lines, order = self._by_line
-        first, last = bisect_left(lines, start), bisect_left(lines, stop)
-        if first == last:
-            return total
-        at = order[first:last]
-        where = (at // self.ids.shape[1], self.ids.flatten()[at] - start)
-        return total.index_put_(where, self.B.flatten(0, 1)[at].to(total.dtype), accumulate=True)
+    def write(self, out, start, add):
+        if not add:
+            out.zero_()
+        ids = self.ids - start
+        inside = (ids >= 0) & (ids < out.shape[1])
+        samples, places = inside.nonzero(as_tuple=True)
+        values = self.B[samples, places].to(out.dtype)
+        out.index_put_((samples, ids[samples, places]), values, accumulate=True)
 
     def weighted(self, weights, total=None):
         B = self.B * weights.to(self.B.dtype)[:, None, None]
@@ -68,11 +79,8 @@ class Lookup:
         total.view(self.lines, -1).index_add_(0, self.ids.flatten(), B.flatten(0, 1).to(total.dtype))
         return total
 
-    @cached_property
-    def _by_line(self) -> tuple[list[int], Tensor]:
-        """The looked up lines in order, and the positions in ids.flatten() that they have."""
-        lines, order = self.ids.flatten().sort()
-        return lines.tolist(), order
+    def to(self, dtype: torch.dtype) -> "Lookup":
+        return Lookup(self.B.to(dtype), self.ids, self.lines)
 
     def compact(self) -> tuple["Lookup", Tensor]:
         """The same rows without the lines that no sample looks up, and which lines are left."""
@@ -87,11 +95,10 @@ class Dense:
     """Rows that do exist in memory: G (k, ...), for parameters that are small beside the activations."""
 
     def __init__(self, G: Tensor):
-        self.G = G
+        self.G, self.dtype, self.device, self.k = G, G.dtype, G.device, len(G)
 
-    def chunk(self, start, stop, total=None):
-        G = self.G.reshape(len(self.G), -1, math.prod(self.G.shape[2:]))[:, start:stop]
-        return G if total is None else total + G
+    def write(self, out, start, add):
+        _put(out, self.G.reshape(self.k, -1, out.shape[2])[:, start : start + out.shape[1]], add)
 
     def weighted(self, weights, total=None):
         flat = self.G.reshape(len(self.G), -1)
@@ -100,3 +107,24 @@ class Dense:
 
     def gathered(self, gather):
         return Dense(gather(self.G))
+
+
+def written_out(uses: Sequence[Rows], lines: int, width: int) -> Tensor:
+    """The sum over uses of their G (k, lines, width)."""
+    G = torch.empty(uses[0].k, lines, width, dtype=value_type(uses), device=uses[0].device)
+    write_all(uses, G, 0)
+    return G
+
+
+def value_type(uses: Sequence[Rows]) -> torch.dtype:
+    return functools.reduce(torch.promote_types, (use.dtype for use in uses))
+
+
+def write_all(uses: Sequence[Rows], out: Tensor, start: int) -> None:
+    """Writes the lines from `start` on of the sum over uses of their G to out (k, lines, width)."""
+    for use in uses:
+        use.write(out, start, add=use is not uses[0])
+
+
+def _put(out: Tensor, values: Tensor, add: bool) -> None:
+    out.add_(values) if add else out.copy_(values)

@@ -13,16 +13,17 @@ RECIPES = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(RECIPES / "whisper_librispeech"))
 
 from accelerate import PartialState  # noqa: E402
-from arguments import RecipeArguments, parse, run  # noqa: E402
+from arguments import WhisperArguments  # noqa: E402
 from unlearn import main as unlearn  # noqa: E402
 from voices import write_voices  # noqa: E402
 
 from hf_unlearn import UnlearnConfig  # noqa: E402
 from hf_unlearn.data.speech import SpeechArguments  # noqa: E402
+from hf_unlearn.recipe import parse, run  # noqa: E402
 
 
 def main(argv: list[str]) -> None:
-    _, data, _ = parse((RecipeArguments, SpeechArguments, UnlearnConfig), argv)
+    _, data, _ = parse((WhisperArguments, SpeechArguments, UnlearnConfig), argv)
     if not Path(data.dataset).exists():  # the same seed gives the same voices: those of an earlier run will do
         with PartialState().main_process_first():
             write_voices(data.dataset)
@@ -30,4 +31,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, __file__)

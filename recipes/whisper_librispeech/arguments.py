@@ -1,41 +1,14 @@
-"""The recipe's own options, and how YAML file and command line become arguments."""
+"""The options that the Whisper recipe adds to those of every recipe."""
 
-import os
-import sys
-import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 
-import yaml
-from transformers import HfArgumentParser
-
-import hf_unlearn
-
-OURS = (str(Path(hf_unlearn.__file__).parent), str(Path(__file__).resolve().parents[1]))
+from hf_unlearn.recipe import RecipeArguments
 
 
 @dataclass
-class RecipeArguments:
-    """Which models there are, how they are trained, and what of the model unlearning may change."""
+class WhisperArguments(RecipeArguments):
+    """Which Whisper is built where none is loaded, and how its training data is varied."""
 
-    model: str = field(
-        default="train",
-        metadata={
-            "help": "The model to unlearn: folder, Hub id, or 'train' to train it first into output_dir/original."
-        },
-    )
-    gold: str = field(
-        default="none",
-        metadata={
-            "help": "The retrained reference, which never heard the forgotten speakers: folder, Hub id, 'train' to "
-            "train it into output_dir/retrained, or 'none'."
-        },
-    )
-    base_model: str | None = field(
-        default=None,
-        metadata={"help": "What 'train' starts from: folder or Hub id to fine-tune; without it a new, small model."},
-    )
     tokenizer: str | None = field(
         default=None,
         metadata={"help": "New model: folder or Hub id of a tokenizer; without it one token per word of the data."},
@@ -52,10 +25,6 @@ class RecipeArguments:
     max_target_positions: int = field(
         default=448, metadata={"help": "New model: most tokens of a transcript, special ones included."}
     )
-    train_steps: int = field(default=1000, metadata={"help": "'train': optimizer steps."})
-    train_batch_size: int = field(default=16, metadata={"help": "'train': utterances per step and process."})
-    train_learning_rate: float = field(default=2e-3, metadata={"help": "'train': peak learning rate."})
-    train_warmup: float = field(default=0.1, metadata={"help": "'train': share of the steps spent on warming up."})
     train_hidden_words: float = field(
         default=0.0, metadata={"help": "'train': share of the words that the decoder does not see while it learns."}
     )
@@ -76,53 +45,7 @@ class RecipeArguments:
             "help": "Whisper's English normaliser before WER and CER. It joins spoken digits to one word: false there."
         },
     )
-    trainable: str = field(
-        default="", metadata={"help": "Regular expression: unlearning changes only parameters whose name it matches."}
-    )
-    lora_r: int = field(
-        default=0, metadata={"help": "Rank of the LoRA adapter that unlearning trains; 0: all weights."}
-    )
-    lora_alpha: int = field(default=64, metadata={"help": "LoRA: the adapter's scale is lora_alpha / lora_r."})
     lora_target_modules: list[str] = field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
         metadata={"help": "LoRA: names of the layers that get an adapter."},
     )
-
-
-def parse(types: Sequence[type], argv: Sequence[str]) -> tuple:
-    """Reads `[config.yaml] [--key value ...]` into one instance of each dataclass; the command line wins.
-
-    Raises:
-        ValueError: there is no such file, or an option that no dataclass knows.
-    """
-    argv, parser = list(argv), HfArgumentParser(types)
-    if argv and not argv[0].startswith("-"):
-        known = {option.name for kind in types for option in fields(kind) if option.init}
-        parser.set_defaults(**_read_options(argv.pop(0), known))
-    *arguments, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
-    if unknown:
-        raise ValueError(f"unknown on the command line: {' '.join(unknown)}; --help lists all options")
-    return tuple(arguments)
-
-
-def _read_options(path: str, known: set[str]) -> dict:
-    if not os.path.isfile(path):
-        raise ValueError(f"there is no configuration file {path}")
-    with open(path) as file:
-        options = yaml.safe_load(file)
-    if not isinstance(options, dict):
-        raise ValueError(f"{path} holds no options: write `key: value` in each line")
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise ValueError(f"unknown in {path}: {', '.join(unknown)}; --help lists all options")
-    return options
-
-
-def run(main: Callable[[Sequence[str]], object]) -> None:
-    """Calls `main` with the command line; a user's mistake ends it with one line in place of a stack trace."""
-    try:
-        main(sys.argv[1:])
-    except ValueError as error:
-        if not traceback.extract_tb(error.__traceback__)[-1].filename.startswith(OURS):
-            raise  # not our message: the trace is needed
-        sys.exit(f"error: {error}")

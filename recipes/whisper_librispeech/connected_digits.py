@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from arguments import run
 from tqdm.auto import tqdm
 
 from hf_unlearn.data.speech import SAMPLING_RATE, decode_audio
+from hf_unlearn.recipe import run
 
 PAUSE = (0.05, 0.15)  # s, between two takes
 
@@ -87,4 +87,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, __file__)

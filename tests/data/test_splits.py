@@ -89,7 +89,7 @@ def test_evaluation_and_description(make_rows):
     described = json.loads(json.dumps(splits.describe()))
     assert described["seed"] == 0 and described["utterances"]["retain_pool"] == 21
     assert described["speakers"]["forget"] == ["a"] and described["retain_ids"] == ids(splits.retain)
-    with pytest.raises(ValueError, match="cannot be bounded to 0 utterances"):
+    with pytest.raises(ValueError, match="cannot be bounded to 0 samples"):
         splits.evaluation(0)
 
 
@@ -103,7 +103,7 @@ def test_refusals(make_rows):
         split(rows, [])
     with pytest.raises(ValueError, match="the retain set is empty: no training utterance is left"):
         split(rows, ["a", "b", "c"])
-    with pytest.raises(ValueError, match="retain_size is 9, but only 6 utterances can be retained"):
+    with pytest.raises(ValueError, match="retain_size is 9, but only 6 utterances are there for it"):
         split(rows, retain_size=9)
     for size in (0, -1, 1.5, 0.01):
         with pytest.raises(ValueError, match=f"retain_size is {size}, of 6 utterances: give a number, or a share"):
@@ -112,7 +112,7 @@ def test_refusals(make_rows):
         with pytest.raises(ValueError, match=f"held_out is {share}: give the share .* in \\[0, 1\\)"):
             split(rows, held_out=share)
     with pytest.raises(
-        ValueError, match="4 utterance ids are in both the training and the test split, among them 'a-0'"
+        ValueError, match="4 ids of utterances are in both the training and the test split, among them 'a-0'"
     ):
         split(rows, test=make_rows("a", 4))
 

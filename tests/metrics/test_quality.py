@@ -11,6 +11,8 @@ from hf_unlearn.metrics import quality
 from hf_unlearn.metrics.quality import (
     CharacterErrorRate,
     WordErrorRate,
+    accuracy,
+    accuracy_of_classes,
     bootstrap_interval,
     character_errors,
     error_rate,
@@ -126,3 +128,20 @@ def test_two_metrics_at_once_do_not_share_their_inputs():
     first.add_batch(predictions=["a"], references=["a"])
     second.add_batch(predictions=["b"], references=["a"])
     assert (first.compute()["wer"], second.compute()["wer"]) == (0.0, 100.0)
+
+
+class TestAccuracy:
+    def test_rate_and_wilson_interval(self):
+        rates = accuracy([1, 2, 3, 0], [1, 2, 3, 3])
+        assert rates["accuracy"] == 75.0
+        # Wilson with z = 1.95996, n = 4, p = .75: (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
+        assert (rates["accuracy_low"], rates["accuracy_high"]) == pytest.approx((30.06, 95.44), abs=0.01)
+
+    def test_of_each_class(self):
+        assert accuracy_of_classes([0, 1, 1, 2], [0, 0, 1, 5]) == {0: 50.0, 1: 100.0, 5: 0.0}
+
+    def test_shapes_that_do_not_fit_are_refused(self):
+        with pytest.raises(ValueError, match=r"predictions \(1,\) for labels \(2,\)"):
+            accuracy([1], [1, 2])
+        with pytest.raises(ValueError, match="at least one"):
+            accuracy([], [])

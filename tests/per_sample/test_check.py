@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hf_unlearn.per_sample import recorder
+from hf_unlearn.per_sample import ParameterRows, recorder
 from hf_unlearn.per_sample.check import find_slow_parameters, samples_mix
-from hf_unlearn.per_sample.rows import Dense, Product
+from hf_unlearn.per_sample.rows import Dense, Product, written_out
 from tests.per_sample.harness import K, Use, loss_of
 
 
@@ -20,7 +20,7 @@ def small() -> Use:
 def broken(change):
     def linear(k, B, input, weight, bias=None):
         right = Product(B[:, None], input[:, None])
-        G = right.chunk(0, len(weight))
+        G = written_out([right], *weight.shape)
         return {"weight": lambda: change(right, G), "bias": lambda: Dense(B.clone())}
 
     return linear
@@ -60,10 +60,10 @@ def test_wrong_rules_are_found_and_right_ones_are_not(monkeypatch, precision):
             assert set(slow) == expected, (wrong, batch, slow)
 
 
-def test_wrong_inner_products_are_found(monkeypatch):
+def test_wrong_inner_products_are_found(monkeypatch, products=ParameterRows.products):
     """Even where the weighted sum is right."""
-    model, chunk = small(), Product.chunk
-    monkeypatch.setattr(Product, "chunk", lambda rows, *lines: chunk(rows, *lines) / 2)
+    model = small()
+    monkeypatch.setattr(ParameterRows, "products", lambda rows, u, exact=False: products(rows, u / 2, exact))
     slow = find_slow_parameters(model, loss_of(model), {"x": torch.randn(K, 4)}, K)
     assert set(slow) == {"first.weight", "last.weight"} and "inner products" in slow["last.weight"]
 

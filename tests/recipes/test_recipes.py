@@ -17,11 +17,12 @@ from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.speech import SpeechArguments
+from hf_unlearn.recipe import parse
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "whisper_librispeech"
 SHARED = ROOT.parent / "shared" / "data"
-ROWS = list(csv.DictReader((Path(__file__).parent / "recipes.csv").open()))
+ROWS = [row for row in csv.DictReader((Path(__file__).parent / "recipes.csv").open()) if row["task"] == "speakers"]
 TINY = (
     "--train_steps 2 --train_batch_size 2 --d_model 16 --layers 1 --heads 2 --max_steps 2 --retain_size 2 "
     "--per_device_train_batch_size 2 --per_device_retain_batch_size 2 --max_eval_samples 2 --check_steps 1 "
@@ -127,8 +128,8 @@ def test_a_mistake_is_answered_in_one_line(voices, flags, message, tmp_path):
 def test_a_configuration_is_understood_and_documented(config, monkeypatch):
     monkeypatch.syspath_prepend(RECIPE)
     arguments = importlib.import_module("arguments")
-    kinds = (arguments.RecipeArguments, SpeechArguments, UnlearnConfig)
-    _, data, args = arguments.parse(kinds, [str(config), "--use_cpu", "true", "--alpha", "0.25"])
+    kinds = (arguments.WhisperArguments, SpeechArguments, UnlearnConfig)
+    _, data, args = parse(kinds, [str(config), "--use_cpu", "true", "--alpha", "0.25"])
     assert data.forget_speakers and args.alpha == 0.25  # the command line wins
     assert config.name in (RECIPE / "README.md").read_text()
 
@@ -138,12 +139,12 @@ class TestAugmented:
 
     def row(self, monkeypatch, **options) -> dict:
         monkeypatch.syspath_prepend(RECIPE)
-        train = importlib.import_module("train")
+        recipe = importlib.import_module("whisper_recipe")
         processor = SimpleNamespace(tokenizer=SimpleNamespace(all_special_ids=[0, 1, 2]))
         config = SimpleNamespace(decoder_start_token_id=1, eos_token_id=2)
         features = np.concatenate([np.ones((2, 30)), np.zeros((2, 70))], axis=1)
         rows = [{"input_features": features, "duration": 0.3, "labels": self.LABELS}]
-        return train.Augmented(rows, processor, config, **options)[0]
+        return recipe.Augmented(rows, processor, config, **options)[0]
 
     def test_without_hidden_words_the_decoder_reads_what_the_model_would_give_it(self, monkeypatch):
         row = self.row(monkeypatch, hidden=0.0, shift=0)

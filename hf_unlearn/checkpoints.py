@@ -1,0 +1,151 @@
+"""Checkpoints that a run killed at any moment can resume from, and the signal that asks for one."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# What a process ended by SIGTERM exits with, by the convention of shells: 128 + 15.
+EXIT_CODE = 128 + signal.SIGTERM
+OUR_STATE = "unlearn_state.json"
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether all of a checkpoint was written: the trainer's state comes last (`UnlearnTrainer._save_checkpoint`), and
+    JSON that ends early cannot be read."""
+    try:
+        return isinstance(json.loads((checkpoint / TRAINER_STATE_NAME).read_text()), dict)
+    except (OSError, ValueError):
+        return False
+
+
+def last_complete(folder: Path) -> Path | None:
+    """The checkpoint with the most steps that was written to its end."""
+    steps = {path: path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-") for path in folder.glob("checkpoint-*")}
+    for path in sorted((path for path in steps if steps[path].isdigit()), key=lambda path: -int(steps[path])):
+        if is_complete(path):
+            return path
+        logger.warning(f"{path} is incomplete, as a run killed while saving leaves it: passed over.")
+    return None
+
+
+def find_checkpoint(wanted: str | bool | None, output_dir: str) -> str | None:
+    """What `train(resume_from_checkpoint=...)` resumes from.
+
+    Args:
+        wanted: a folder; True or "true" for the last complete checkpoint of output_dir; "auto" for the same, or None
+            where there is none yet; None or False for None.
+
+    Raises:
+        ValueError: there is no complete checkpoint.
+    """
+    if isinstance(wanted, str) and wanted.lower() in ("true", "false"):
+        wanted = wanted.lower() == "true"
+    if wanted is None or wanted is False:
+        return None
+    if wanted is True or wanted == "auto":
+        found = last_complete(Path(output_dir))
+        if found is None and wanted is True:
+            raise ValueError(f"there is no complete checkpoint in {output_dir} to resume from: start without resuming")
+        return None if found is None else str(found)
+    if not is_complete(Path(wanted)):
+        raise ValueError(
+            f"{wanted} is no complete checkpoint (no readable {TRAINER_STATE_NAME}): name another one, or let True find "
+            "the last complete one"
+        )
+    return wanted
+
+
+@contextlib.contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """A new file's path, which takes the place of `target` once it is written."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".partial-{target.name}")
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_written_whole(target: Path) -> Iterator[Path]:
+    """A new folder's path, whose files take the place of those in `target` once all are written: a full disk leaves
+    the model that was there. A README.md stays, since it may be the user's."""
+    partial = target / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in [path for path in partial.rglob("*") if path.is_file()]:
+            place = target / path.relative_to(partial)
+            place.parent.mkdir(exist_ok=True)
+            if place.name != "README.md" or not place.exists():
+                os.replace(path, place)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+class Preemption(TrainerCallback):
+    """SIGTERM, as a machine sends it that is taken away: the training saves a checkpoint after the current optimizer
+    step and stops. `asked` is set by the signal on one process, `agreed` by the trainer on all of them."""
+
+    def __init__(self):
+        self.asked = self.agreed = False
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within this context; not where somebody else listens already, or in a thread, which gets no signals.
+
+        Raises:
+            SystemExit: with `EXIT_CODE` at its end, if the signal came.
+        """
+        self.asked = self.agreed = False
+        main = threading.current_thread() is threading.main_thread()
+        if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+            yield
+            return
+        signal.signal(signal.SIGTERM, self._ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if self.asked or self.agreed:
+            raise SystemExit(EXIT_CODE)
+
+    def _ask(self, number, frame):
+        self.asked = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.agreed:
+            logger.warning(f"SIGTERM: saving a checkpoint at step {state.global_step}, then exit code {EXIT_CODE}.")
+            control.should_save = control.should_training_stop = True
+
+
+@contextlib.contextmanager
+def saving(folder: Path, output_dir: Path) -> Iterator[None]:
+    """Makes one clear message of the many ways in which writing fails (a full disk, first of all).
+
+    Raises:
+        OSError: instead of what the writers of the different files raise.
+    """
+    try:
+        yield
+    except Exception as error:
+        last = last_complete(output_dir)
+        kept = f"The last complete checkpoint is {last}" if last else "There is no complete checkpoint yet"
+        raise OSError(
+            f"could not save to {folder}: {error}. {kept}; what was there before is left as it was. Make room (or set "
+            "save_total_limit), then start again with resume_from_checkpoint=True."
+        ) from error

@@ -1,0 +1,87 @@
+"""Refuses at construction what could only be wrong later: what, why, and what to do instead."""
+
+import datasets
+import torch
+from accelerate.utils import DistributedType
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .config import UnlearnConfig
+from .methods import Method
+
+
+def check_data(method: Method, forget_dataset, retain_dataset, args: UnlearnConfig) -> None:
+    if forget_dataset is None:
+        raise ValueError("forget_dataset is missing: give the samples to forget (train_dataset is its alias)")
+    if not method.uses_retain:
+        return
+    if retain_dataset is None:
+        raise ValueError("retain_dataset is missing: this method needs samples to keep, if only a few dozen")
+    if isinstance(retain_dataset, (torch.utils.data.IterableDataset, datasets.IterableDataset)):
+        raise ValueError(
+            "retain_dataset is iterable only, but the retain batch of a step must not depend on what was read before: "
+            "take the samples into a list or a Dataset first"
+        )
+    if len(retain_dataset) == 0:
+        raise ValueError("retain_dataset is empty: give at least one sample to keep, or use method='gradient_ascent'")
+    if len(retain_dataset) < args.world_size:
+        raise ValueError(
+            f"retain_dataset has {len(retain_dataset)} samples, but there are {args.world_size} processes: each needs "
+            "at least one. Start fewer processes or give more retain samples."
+        )
+
+
+def check_deepspeed(method: Method, args: UnlearnConfig, distributed_type: DistributedType | None = None) -> None:
+    """Before the Trainer is built, which would start it, and after it, when accelerate has spoken."""
+    if args.deepspeed_plugin is None and distributed_type != DistributedType.DEEPSPEED:
+        return
+    why = "it owns the gradients and steps inside backward, where nothing can be projected any more"
+    if not method.edits_gradient:
+        why = "it takes an optimizer step after each backward pass, and steps with it are not tested"
+    raise ValueError(
+        f"DeepSpeed does not work with method={args.method!r}: {why}. Use DDP instead (recipes/accelerate/ddp.yaml), "
+        "with LoRA (peft_config) where memory is short."
+    )
+
+
+def check_compatible(method: Method, trainer) -> None:
+    args, accelerator = trainer.args, trainer.accelerator
+
+    def refuse(what: str, why: str, instead: str):
+        raise ValueError(f"{what} does not work with method={args.method!r}: {why}. {instead}")
+
+    check_deepspeed(method, args, accelerator.distributed_type)
+    if args.label_smoothing_factor:
+        refuse("label_smoothing_factor", "its loss averages over the tokens of the batch", "Set it to 0.")
+    if not method.per_sample:
+        return
+    if not args.freeze_batch_norm and any(isinstance(module, _BatchNorm) for module in trainer.model.modules()):
+        refuse(
+            "freeze_batch_norm=False",
+            "its samples would interact and have no gradient of their own",
+            "Set it to True.",
+        )
+    if args.n_gpu > 1:
+        refuse(
+            f"DataParallel on {args.n_gpu} GPUs",
+            "it copies the parameters",
+            "Start with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES to one GPU.",
+        )
+    sharded = any(isinstance(p, DTensor) for p in trainer.model.parameters())
+    if args.fsdp or sharded or accelerator.distributed_type == DistributedType.FSDP:
+        refuse(
+            "FSDP",
+            "during a forward pass its layers hold other tensors than the model's parameters, which the per-sample "
+            "engine does not follow yet",
+            "Use DDP (recipes/accelerate/ddp.yaml), with LoRA (peft_config) or gradient checkpointing where memory is "
+            "short, or method='gradient_difference'.",
+        )
+    if args.torch_compile:
+        refuse("torch_compile", "a compiled graph hides the layers whose samples are told apart", "Set it to False.")
+    if args.use_liger_kernel:
+        refuse("use_liger_kernel", "its fused loss averages over the tokens of the batch", "Set it to False.")
+
+
+def checkpoints_activations(model: nn.Module) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())

@@ -1,0 +1,73 @@
+"""Which rows a split takes: by the seed, balanced over groups (speakers, classes), whatever the order of the rows."""
+
+import zlib
+
+import numpy as np
+from datasets import Dataset
+
+
+def by_id(rows: Dataset) -> Dataset:
+    ids = rows["id"][:]
+    return rows.select(sorted(range(len(ids)), key=ids.__getitem__))
+
+
+def of_groups(rows: Dataset, by: str, groups: set[str]) -> Dataset:
+    """The rows whose column `by` is one of `groups`, in the order of their ids."""
+    return by_id(rows.select([row for row, group in enumerate(rows[by][:]) if group in groups]))
+
+
+def shuffled_rows(rows: Dataset, by: str, seed: int) -> dict[str, list[int]]:
+    """Row numbers of each group, shuffled by the seed and by nothing else: not row order, not the other groups."""
+    ids, groups = rows["id"][:], {}
+    for row, group in enumerate(rows[by][:]):
+        groups.setdefault(group, []).append(row)
+    shuffled = {}
+    for group, own in groups.items():
+        order = np.random.default_rng([seed, zlib.crc32(group.encode())]).permutation(len(own))
+        own = sorted(own, key=ids.__getitem__)
+        shuffled[group] = [own[position] for position in order]
+    return shuffled
+
+
+def hold_out(rows: Dataset, by: str, groups: set[str], share: float, seed: int) -> list[int]:
+    """Row numbers of so large a share of each group: at least one where it is not 0, and never all."""
+    if not 0 <= share < 1:
+        raise ValueError(f"held_out is {share}: give the share of a {by}'s samples to keep unseen, in [0, 1)")
+    held = []
+    for group, own in shuffled_rows(rows, by, seed).items():
+        if group in groups and share > 0:
+            held += own[: min(max(1, round(share * len(own))), len(own) - 1)]
+    return held
+
+
+def balanced(rows: Dataset, by: str, count: int | None, seed: int) -> Dataset:
+    """At most `count` rows (None: all), taken from the shuffled groups in turn, in the order of their ids."""
+    if count is None:
+        return rows
+    if count < 1:
+        raise ValueError(f"a split cannot be bounded to {count} samples: give a positive number, or none for all")
+    groups = shuffled_rows(rows, by, seed)
+    names = [sorted(groups)[position] for position in np.random.default_rng(seed).permutation(len(groups))]
+    turns = (
+        (turn, place, groups[name][turn]) for place, name in enumerate(names) for turn in range(len(groups[name]))
+    )
+    return by_id(rows.select([row for _, _, row in sorted(turns)[:count]]))
+
+
+def count_of(size: float, available: int, option: str, units: str) -> int:
+    """`size` as a number of samples: below 1 it is a share of those available."""
+    count = round(size * available) if size < 1 else size
+    if count != int(count) or count < 1:
+        raise ValueError(f"{option} is {size}, of {available} {units}: give a number, or a share below 1")
+    if count > available:
+        raise ValueError(f"{option} is {size:g}, but only {available} {units} are there for it")
+    return int(count)
+
+
+def check_apart(train: Dataset, test: Dataset, units: str) -> None:
+    shared = sorted(set(train["id"][:]) & set(test["id"][:]))
+    if shared:
+        raise ValueError(
+            f"{len(shared)} ids of {units} are in both the training and the test split, among them '{shared[0]}': "
+            "name splits that do not overlap, or an id_column that is unique over both"
+        )

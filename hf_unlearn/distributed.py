@@ -1,0 +1,173 @@
+"""What processes tell each other: rows of retain gradients, decisions that all must share, the reason of a failure."""
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .per_sample import ParameterRows
+from .per_sample.rows import Dense, Product, Rows
+
+# A further message costs about as much time as sending this many values.
+LATENCY = 2**14
+# Most values of G that a process makes for sending; above it memory counts more than what is sent.
+MATERIALISE = 2**27
+# Uses of one parameter whose lengths fit into the first message about it.
+USES = 6
+FAILURE = "hf_unlearn/failure"
+
+
+class SampleExchange:
+    """Gives each process the inner products of the retain rows of all processes.
+
+    For each parameter a process first sends a few integers, by which all choose alike what follows:
+
+    *gather*: the rows in the form that their use leaves them in, inputs X (k, T, i) and output gradients B (k, T, o) of
+    a matrix product, so k T (i + o) values from each process to each other. Every process then computes all of K and b.
+
+    *re-shard*: the per-sample gradients G (k, o i) themselves, of which each process gets its share of the lines from
+    all others, so k o i / processes values from each process to each other, and then K and b are summed. This is less
+    where T is large beside the weight (Whisper's encoder); where T is small (the token embedding) gathering is.
+
+    Args:
+        parameters: the trainable parameters, in the order that all processes have.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter]):
+        # A group of its own, so that DistributedDataParallel's reductions in flight do not mix with these.
+        self.group, self.processes, self.process = dist.new_group(), dist.get_world_size(), dist.get_rank()
+        self.places = {id(p): place for place, p in enumerate(parameters)}
+
+    def all_rows(self, rows: ParameterRows, counts: list[int]) -> "ParameterRows | Resharded":
+        """The rows of all processes, in the order of processes; counts: how many retain samples each process has."""
+        lengths = self._lengths(rows)
+        if self._reshards(rows, lengths, max(counts)):
+            return Resharded(rows, counts, self)
+        uses = [use.gathered(partial(self._gather, counts, length)) for use, length in zip(rows.uses, lengths)]
+        return ParameterRows(rows.parameter, uses, rows.way)
+
+    def _lengths(self, rows: ParameterRows) -> list[int]:
+        """T of each use, the largest over the processes (padding differs); 0 where rows have no such axis.
+
+        Raises:
+            RuntimeError: processes are at different parameters, or at different uses of it.
+        """
+        mine = [_length(use) for use in rows.uses]
+        header = [self.places[id(rows.parameter)], len(mine), *mine[:USES], *[0] * (USES - len(mine))]
+        headers = self._all_gather(torch.tensor(header, device=rows.parameter.device)).cpu()
+        if (headers[:, :2] != headers[0, :2]).any():
+            raise RuntimeError(
+                "the processes met the model's parameters in different orders (parameter, uses): "
+                f"{headers[:, :2].tolist()}. Something in the model is switched on by chance or by the data, such as "
+                "layerdrop: set it to 0."
+            )
+        return headers[:, 2:].amax(0).tolist()[: len(mine)]
+
+    def _reshards(self, rows: ParameterRows, lengths: list[int], k: int) -> bool:
+        p = rows.parameter
+        if len(rows.uses) > USES:
+            return True
+        if p.ndim == 0 or k * p.numel() > MATERIALISE:
+            return False
+        gathered = (self.processes - 1) * k * sum(_values(use, length) for use, length in zip(rows.uses, lengths))
+        resharded = (self.processes - 1) * k * p.numel() / self.processes + 2 * (k * self.processes) ** 2
+        return resharded + LATENCY < gathered
+
+    def _gather(self, counts: list[int], length: int, tensor: Tensor) -> Tensor:
+        """Tensors (k, T, ...) or (k, ...) of all processes, concatenated along the samples, padded with zeros in T."""
+        shape = [max(counts), length or tensor.shape[1], *tensor.shape[2:]] if tensor.ndim > 1 else [max(counts)]
+        padded = tensor.new_zeros(shape)
+        padded[tuple(slice(0, size) for size in tensor.shape[:2])] = tensor
+        return torch.cat([part[:count] for part, count in zip(self._all_gather(padded), counts)])
+
+    def _all_gather(self, tensor: Tensor) -> Tensor:
+        parts = [torch.empty_like(tensor) for _ in range(self.processes)]
+        dist.all_gather(parts, tensor, group=self.group)
+        return torch.stack(parts)
+
+
+class Resharded:
+    """The rows of all processes of one parameter, of which this process has some lines."""
+
+    def __init__(self, rows: ParameterRows, counts: list[int], exchange: SampleExchange):
+        p, k, processes = rows.parameter, rows.k, exchange.processes
+        shares = torch.arange(len(p)).tensor_split(processes)
+        self.lines = slice(sum(map(len, shares[: exchange.process])), sum(map(len, shares[: exchange.process + 1])))
+        self.exchange, self.parameter, self.k = exchange, p, sum(counts)
+        width = p.numel() // len(p)
+        G = rows.written_out()
+        sent = torch.cat([part.flatten() for part in G.split([*map(len, shares)], 1)])
+        mine = (self.lines.stop - self.lines.start) * width
+        received = sent.new_empty(self.k * mine)
+        dist.all_to_all_single(
+            received, sent, [count * mine for count in counts], [k * len(s) * width for s in shares], exchange.group
+        )
+        self.G = received.reshape(self.k, mine)
+
+    def products(self, u: Tensor | None, exact: bool = False) -> tuple[Tensor, Tensor]:
+        """As in `ParameterRows`: this process's share of K and b, summed over processes."""
+        k, p = self.k, self.parameter
+        share = torch.zeros(k * k + k, dtype=torch.float64, device=p.device)
+        if self.G.numel():
+            part = p.detach()[self.lines]
+            rows = ParameterRows(part, [Dense(self.G.reshape(k, *part.shape))])
+            gram, dots = rows.products(None if u is None else u[self.lines], exact)
+            share = torch.cat([gram.flatten(), dots])
+        dist.all_reduce(share, group=self.exchange.group)
+        return share[: k * k].reshape(k, k), share[k * k :]
+
+
+def _length(use: Rows) -> int:
+    return 0 if isinstance(use, Dense) else use.B.shape[1]
+
+
+def _values(use: Rows, length: int) -> int:
+    """Values of one sample that gathering sends."""
+    if isinstance(use, Dense):
+        return math.prod(use.G.shape[1:])
+    return length * (use.B.shape[2] + (use.X.shape[2] if isinstance(use, Product) else 1))
+
+
+def any_process(flags: list[bool], device: torch.device) -> list[bool]:
+    """Which of some flags is set on any process."""
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return flags
+    shared = torch.tensor(flags, dtype=torch.int32, device=device)
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return shared.bool().tolist()
+
+
+def all_processes(value) -> list:
+    """A picklable object of each process."""
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+@contextlib.contextmanager
+def failures_told() -> Iterator[None]:
+    """An error of any process ends the main process with a message that has that error in it; the main process itself
+    only sees that a connection is lost.
+    """
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        yield
+        return
+    store = dist.distributed_c10d._get_default_store()
+    try:
+        yield
+    except Exception as error:
+        mine, process = f"{type(error).__name__}: {error}", dist.get_rank()
+        if process != 0 and not store.check([FAILURE]):
+            store.set(FAILURE, json.dumps([process, mine]))
+        if process == 0 and store.check([FAILURE]):
+            other, its = json.loads(store.get(FAILURE))
+            if its != mine:  # else all have found the same
+                raise RuntimeError(f"process {other} has failed, so the run ends: {its}") from error
+        raise

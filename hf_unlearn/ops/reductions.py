@@ -1,0 +1,82 @@
+"""The two passes over the rows in plain torch: the CPU path, the fallback, and what the kernels are tested against."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+# Values of the rows that are converted at a time: few enough to stay in a CPU's caches, enough to fill a GPU.
+CHUNK = {"cpu": 2**18, "cuda": 2**26}
+# Columns of a float32 product: its sum is rounded to float32, the sum over all such products is not.
+BLOCK = 2**14
+
+
+def inner_products(rows: Tensor, u: Tensor | None = None, exact: bool = False) -> tuple[Tensor, Tensor]:
+    """K = A A^T and b = A u.
+
+    Args:
+        rows: A (k, d) in any floating dtype; rows may lie apart (any stride).
+        u: (d,) in any floating dtype, None for zero.
+        exact: multiply and add in float64. Otherwise products are float32 (exact for half precision), added in float32
+            within a few hundred to thousand columns and in float64 from there: an error of about 1e-7 |g_n| |g_m|,
+            which well-conditioned rows bear (`Solution.pivot` tells). Float64 rows always are exact.
+
+    Returns:
+        K (k, k) and b (k,) in float64. The same bits in each run on the same machine.
+    """
+    # A float32 product that may be rounded to tf32 or bfloat16 is no float32 product.
+    exact = exact or rows.dtype == torch.float64 or torch.get_float32_matmul_precision() != "highest"
+    shares = [
+        _of_part(part, None if u is None else u[start : start + part.shape[1]], exact)
+        for start, part in _parts(rows, rows.shape[1] if rows.dtype == torch.float32 and not exact else _columns(rows))
+    ]
+    grams, dots = zip(*shares)
+    return sum(grams), sum(dots)
+
+
+def _of_part(rows: Tensor, u: Tensor | None, exact: bool) -> tuple[Tensor, Tensor]:
+    k, d = rows.shape
+    rows = rows.to(torch.float64 if exact else torch.float32)
+    u = rows.new_zeros(d) if u is None else u.to(rows.dtype)
+    if exact:
+        return rows @ rows.T, rows @ u
+    whole = d - d % BLOCK
+    blocks, rest = rows[:, :whole].unflatten(1, (-1, BLOCK)).transpose(0, 1), rows[:, whole:]  # (d / BLOCK, k, BLOCK)
+    gram = (blocks @ blocks.mT).sum(0, dtype=torch.float64) + rest @ rest.T
+    dots = (blocks @ u[:whole].view(-1, BLOCK, 1)).sum(0, dtype=torch.float64)[:, 0] + rest @ u[whole:]
+    return gram, dots
+
+
+def _parts(rows: Tensor, columns: int) -> Iterator[tuple[int, Tensor]]:
+    """Where each few columns start, and these columns."""
+    for start in range(0, max(rows.shape[1], 1), max(columns, 1)):
+        yield start, rows[:, start : start + columns]
+
+
+def weighted_sum(
+    rows: Tensor, weights: Tensor, u: Tensor | None = None, scale: float = 1.0, dtype: torch.dtype | None = None
+) -> Tensor:
+    """sum_n w_n g_n, or scale * u + sum_n w_n g_n in the same pass.
+
+    Args:
+        rows: A (k, d) with rows g_n, in any floating dtype; rows may lie apart (any stride).
+        weights: w (k,).
+        u: (d,) in any floating dtype.
+        dtype: of the result; rows' own if None.
+
+    Returns:
+        (d,). Added up in float32, in float64 for float64 rows.
+    """
+    d = rows.shape[1]
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    weights, total = weights.to(wide), rows.new_empty(d, dtype=dtype or rows.dtype)
+    for start, part in _parts(rows, d if rows.dtype == wide else _columns(rows)):
+        share = weights @ part.to(wide)
+        if u is not None:
+            share.add_(u[start : start + len(share)].to(wide), alpha=scale)
+        total[start : start + len(share)] = share
+    return total
+
+
+def _columns(rows: Tensor) -> int:
+    return max(1, CHUNK.get(rows.device.type, CHUNK["cpu"]) // len(rows))

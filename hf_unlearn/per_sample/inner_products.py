@@ -1,0 +1,128 @@
+"""K = A A^T and b = A u of one parameter's rows, in the cheapest of the ways that its uses allow.
+
+A weight (o, i) that k samples meet at T positions each has the rows G_n = B_n^T X_n. Costs, in multiply-adds of a matrix
+product, with the weighted sum of the rows that follows:
+
+    materialise   2 k T o i + k o i MEASURE          make the rows, a few lines at a time, and reduce them
+    (kept)          k T o i + k o i (MEASURE + SUM)  the same, and keep them for the weighted sum
+    ghost         2 k T o i + (k T)^2 (o + i)        K[n, m] = sum((X_n X_m^T) * (B_n B_m^T)), b_n = sum(B_n * (X_n u^T))
+
+where gradient descent on the same batch costs k T o i for its plain sum of the rows. So keeping them is the cheapest
+where the memory allows it (`KEEP`) and T is not small; ghost is for weights with many lines and few positions, such as
+heads on pooled features and output layers over a vocabulary (ghost clipping: Li et al., arXiv 2110.05679).
+"""
+
+from collections.abc import Sequence
+from itertools import combinations_with_replacement
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from .rows import Dense, Lookup, Product, Rows, value_type, write_all, written_out
+
+WAYS = ("materialise", "ghost")
+# Multiply-adds of a matrix product that take as long as the inner products of one value of G, and as its share in the
+# weighted sum. CPU: measured (tests/benchmarks/bench_ways.py); CUDA: from the H100's data sheet, for values of two bytes.
+MEASURE = {"cpu": 50, "cuda": 500}
+SUM = {"cpu": 8, "cuda": 250}
+# Values of G up to which a parameter's rows are kept; above it, memory counts more.
+KEEP = {"cpu": 2**24, "cuda": 2**27}
+# Values of G that are made at a time where they are not kept. They are reduced at once, so that on a GPU they never
+# leave its L2 cache. (A kernel that holds a tile of all G_n on one multiprocessor would gain only where k T is well
+# below o i / (o + i), and there ghost is cheaper than either: at k = 16 its tiles of 64 x 32 take 21 operations per
+# byte from the cache, those of a matrix product three times as many.)
+CHUNK = {"cpu": 2**21, "cuda": 2**23}
+
+
+def choose(uses: Sequence[Rows], u: Tensor, way: str | None = None) -> str:
+    """The given one of `WAYS` where it can be had; without one the cheapest, by the module's text. u (o, i)."""
+    if way is not None and way not in WAYS:
+        raise ValueError(f"the way to inner products is {way!r}, but must be one of {', '.join(WAYS)}, or None")
+    if way == "materialise" or any(isinstance(use, Dense) for use in uses):
+        return "materialise"
+    if way is not None:
+        return way
+    k, width = uses[0].k, u.shape[1]
+    T = sum(use.positions for use in uses)
+    products = sum(k * use.positions * u.numel() for use in uses if isinstance(use, Product))
+    lines = len(u) if products else min(len(u), k * T)  # of an embedding, those that somebody looks up
+    values = k * lines * width
+    kept = values <= limit(KEEP, u)
+    materialise = products + values * limit(MEASURE, u) + (values * limit(SUM, u) if kept else products)
+    ghost = 2 * products + (k * T) ** 2 * (lines + width if products else width)
+    return "ghost" if ghost < materialise else "materialise"
+
+
+def ghost(uses: Sequence[Product | Lookup], u: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+    """K (k, k) and b (k,) in float64 without making any row; u (o, i).
+
+    Args:
+        exact: multiply and add in float64, not in the precision that the uses have.
+    """
+    if exact:
+        uses, u = [use.to(torch.float64) for use in uses], u.double()
+    k = len(uses[0].B)
+    K, b = u.new_zeros(k, k, dtype=torch.float64), u.new_zeros(k, dtype=torch.float64)
+    for one, other in combinations_with_replacement(uses, 2):
+        pairs = _pairs(one, other)
+        K += pairs if one is other else pairs + pairs.T
+    for use in uses:
+        b += _with(use, u)
+    return K, b
+
+
+def _pairs(one: Product | Lookup, other: Product | Lookup) -> Tensor:
+    """<G_n, G_m> (k, k) for the rows G_n of one use and G_m of another, in float64."""
+    if isinstance(one, Lookup) and isinstance(other, Product):
+        return _pairs(other, one).T
+    k, B, E = len(one.B), one.B.flatten(0, 1), other.B.flatten(0, 1)
+    wide = torch.promote_types(torch.float32, torch.promote_types(B.dtype, E.dtype))
+    if isinstance(other, Product):
+        shares = (one.X.flatten(0, 1) @ other.X.flatten(0, 1).T).to(wide) * (B @ E.T)
+    elif isinstance(one, Product):  # the line ids_ms of G_n is sum_t B_nt[ids_ms] X_nt
+        shares = (one.X.flatten(0, 1).to(wide) @ E.to(wide).T) * B[:, other.ids.flatten()]
+    else:
+        shares = (B.to(wide) @ E.to(wide).T) * (one.ids.flatten()[:, None] == other.ids.flatten())
+    return shares.view(k, one.positions, k, other.positions).sum((1, 3), dtype=torch.float64)
+
+
+def _with(use: Product | Lookup, u: Tensor) -> Tensor:
+    """<G_n, u> (k,), in float64."""
+    if isinstance(use, Lookup):
+        return (use.B * u[use.ids]).sum((1, 2), dtype=torch.float64)
+    total, step = 0, max(1, limit(CHUNK, u) // (len(use.B) * use.positions))
+    for start in range(0, use.lines, step):
+        lines = u[start : start + step].to(use.X.dtype)
+        total += (use.B[:, :, start : start + step] * (use.X @ lines.T)).sum((1, 2), dtype=torch.float64)
+    return total
+
+
+def materialise(uses: Sequence[Rows], u: Tensor, exact: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """K (k, k) and b (k,) in float64, and with `keep` the rows (k, o i); u (o, i).
+
+    Args:
+        exact: multiply and add in float64 (`ops.inner_products`).
+    """
+    if len(uses) == 1 and isinstance(uses[0], Dense):
+        rows = uses[0].G.reshape(uses[0].k, -1)
+        return *ops.inner_products(rows, u.flatten(), exact), rows
+    k, (lines, width) = uses[0].k, u.shape
+    if keep:
+        rows = written_out(uses, lines, width).flatten(1)
+        return *ops.inner_products(rows, u.flatten(), exact), rows
+    step = max(1, min(lines, limit(CHUNK, u) // (k * width)))
+    buffer = torch.empty(
+        k, step, width, dtype=value_type(uses), device=u.device
+    )  # one for all: fresh memory costs page faults
+    shares = []
+    for start in range(0, lines, step):
+        rows = buffer[:, : lines - start]
+        write_all(uses, rows, start)
+        shares.append(ops.inner_products(rows.flatten(1), u[start : start + step].flatten(), exact))
+    grams, dots = zip(*shares)
+    return sum(grams), sum(dots), None
+
+
+def limit(values: dict[str, int], tensor: Tensor) -> int:
+    return values.get(tensor.device.type, values["cpu"])

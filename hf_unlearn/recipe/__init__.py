@@ -1,0 +1,6 @@
+"""The frame that recipes of every kind of data share: arguments, models, one run of unlearning, its report."""
+
+from .arguments import RecipeArguments, ReferenceArguments, parse, run
+from .frame import Recipe, train, unlearn
+
+__all__ = ["Recipe", "RecipeArguments", "ReferenceArguments", "parse", "run", "train", "unlearn"]

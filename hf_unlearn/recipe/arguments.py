@@ -1,0 +1,103 @@
+"""The options that all recipes share, and how YAML file and command line become arguments."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class RecipeArguments:
+    """Which models there are, how they are trained, and what of the model unlearning may change."""
+
+    model: str = field(
+        default="train",
+        metadata={
+            "help": "The model to unlearn: folder, Hub id, or 'train' to train it first into output_dir/original."
+        },
+    )
+    gold: str = field(
+        default="none",
+        metadata={
+            "help": "The retrained reference, which never met what is forgotten: folder, Hub id, 'train' to train it "
+            "into output_dir/retrained, or 'none'."
+        },
+    )
+    base_model: str | None = field(
+        default=None,
+        metadata={"help": "What 'train' starts from: folder or Hub id to fine-tune; without it a new, small model."},
+    )
+    train_steps: int = field(default=1000, metadata={"help": "'train': optimizer steps."})
+    train_batch_size: int = field(default=16, metadata={"help": "'train': samples per step and process."})
+    train_learning_rate: float = field(default=2e-3, metadata={"help": "'train': peak learning rate."})
+    train_warmup: float = field(default=0.1, metadata={"help": "'train': share of the steps spent on warming up."})
+    trainable: str = field(
+        default="", metadata={"help": "Regular expression: unlearning changes only parameters whose name it matches."}
+    )
+    lora_r: int = field(
+        default=0, metadata={"help": "Rank of the LoRA adapter that unlearning trains; 0: all weights."}
+    )
+    lora_alpha: int = field(default=64, metadata={"help": "LoRA: the adapter's scale is lora_alpha / lora_r."})
+    lora_target_modules: list[str] = field(
+        default_factory=list, metadata={"help": "LoRA: names of the layers that get an adapter."}
+    )
+
+
+@dataclass
+class ReferenceArguments:
+    """What a recipe's `train.py` takes beside its other options."""
+
+    without_forget: bool = field(
+        default=False, metadata={"help": "Train without what is to be forgotten: the retrained reference."}
+    )
+
+
+def parse(types: Sequence[type], argv: Sequence[str]) -> tuple:
+    """Reads `[config.yaml] [--key value ...]` into one instance of each dataclass; the command line wins.
+
+    Raises:
+        ValueError: there is no such file, or an option that no dataclass knows.
+    """
+    argv, parser = list(argv), HfArgumentParser(types)
+    if argv and not argv[0].startswith("-"):
+        known = {option.name for kind in types for option in fields(kind) if option.init}
+        parser.set_defaults(**_read_options(argv.pop(0), known))
+    *arguments, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    if unknown:
+        raise ValueError(f"unknown on the command line: {' '.join(unknown)}; --help lists all options")
+    return tuple(arguments)
+
+
+def _read_options(path: str, known: set[str]) -> dict:
+    if not os.path.isfile(path):
+        raise ValueError(f"there is no configuration file {path}")
+    with open(path) as file:
+        options = yaml.safe_load(file)
+    if not isinstance(options, dict):
+        raise ValueError(f"{path} holds no options: write `key: value` in each line")
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ValueError(f"unknown in {path}: {', '.join(unknown)}; --help lists all options")
+    return options
+
+
+def run(main: Callable[[Sequence[str]], object], script: str) -> None:
+    """Calls `main` with the command line; a user's mistake ends it with one line in place of a stack trace.
+
+    Args:
+        script: the file that is run, recipes/<name>/<script>.py: errors of the recipes and of this package are users'.
+    """
+    recipes = Path(script).resolve().parents[1]
+    try:
+        main(sys.argv[1:])
+    except ValueError as error:
+        if not traceback.extract_tb(error.__traceback__)[-1].filename.startswith((str(PACKAGE), str(recipes))):
+            raise  # not our message: the trace is needed
+        sys.exit(f"error: {error}")

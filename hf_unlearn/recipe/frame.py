@@ -1,0 +1,219 @@
+"""One run of a recipe: the original and the retrained model, unlearning, evaluation of all three, and the report."""
+
+import copy
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from peft import LoraConfig
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments
+
+from ..config import UnlearnConfig
+from ..evaluation import evaluate_splits
+from ..model_card import build_card
+from ..report import environment, plot_history, results_table, write_results
+from ..tasks import TASKS
+from ..trainer import UnlearnTrainer
+from .arguments import RecipeArguments
+
+
+class Recipe:
+    """What a recipe has of its own; the functions of this file do with it what all recipes have in common.
+
+    task: what is forgotten, a key of `TASKS`.
+    options, args: the recipe's options and the trainer's.
+    data: the data's options, a dataclass with the field dataset.
+    splits: the data; `splits.describe()` is what results.json says of it.
+    """
+
+    task: str
+    options: RecipeArguments
+    args: UnlearnConfig
+    data: object
+    splits: object
+
+    def load_model(self, name: str | None) -> PreTrainedModel:
+        """Loads model `name` (folder or Hub id), or builds a new one (None)."""
+        raise NotImplementedError
+
+    def training_data(self, model: PreTrainedModel, without_forget: bool) -> Dataset:
+        """What a model is trained on: everything, or all but what is to be forgotten."""
+        raise NotImplementedError
+
+    def trainer_arguments(self, model: PreTrainedModel) -> dict:
+        """The arguments of `UnlearnTrainer` beside model, args and peft_config."""
+        raise NotImplementedError
+
+    def card_arguments(self) -> dict:
+        """Further arguments of `build_card`."""
+        return {}
+
+    def measure(self, trainer: UnlearnTrainer) -> dict:
+        """What is known of a model beside the metrics of its splits, by the keys of results.json."""
+        return {}
+
+    def finish(self, results: dict, trainer: UnlearnTrainer) -> None:
+        """Adds to `results` what takes all three models, and to the output folder what only this recipe has."""
+
+
+def unlearn(recipe: Recipe) -> dict:
+    """The whole run. The main process leaves model, card, results.json and plot in output_dir; returns the results."""
+    options, args = recipe.options, recipe.args
+    original = get_model(recipe, "original", options.model)
+    retrained, of_retrained = None, {}
+    if options.gold != "none":
+        retrained, of_retrained = _evaluate_retrained(recipe, get_model(recipe, "retrained", options.gold))
+    args.stop_when = fill_in_retrained(args.stop_when, retrained)
+    args.abort_when = fill_in_retrained(args.abort_when, retrained)
+
+    freeze(original, options.trainable)
+    trainer = make_trainer(recipe, original, args, lora_r=options.lora_r)
+    before, of_original = evaluate_splits(trainer, trainer.eval_dataset), recipe.measure(trainer)
+    trainer.train()
+    after, of_unlearned = evaluate_splits(trainer, trainer.eval_dataset), recipe.measure(trainer)
+    trainer.save_model()
+    results = {
+        "task": recipe.task,
+        "config": {"recipe": vars(options), "data": vars(recipe.data), "trainer": args.to_dict()},
+        "data": recipe.splits.describe(),
+        "seed": args.seed,
+        "environment": environment(),
+        "original": before,
+        "unlearned": after,
+        "retrained": retrained,
+        "gap": gap(after, retrained),
+        "stopping": trainer.stopping,
+        "history": history(trainer, before),
+        "command": shlex.join(sys.argv),
+    }
+    for name in of_unlearned:
+        measured = {"original": of_original, "unlearned": of_unlearned, "retrained": of_retrained}
+        results[name] = {model: values[name] for model, values in measured.items() if values}
+    recipe.finish(results, trainer)
+    if trainer.is_world_process_zero():
+        _report(recipe, results)
+    return results
+
+
+def get_model(recipe: Recipe, role: str, choice: str) -> PreTrainedModel:
+    """The original or the retrained model (role): loaded, or trained into output_dir/<role>."""
+    if choice == "train":
+        choice = train(recipe, role)
+    return recipe.load_model(choice)  # from its folder, which an adapter refers to
+
+
+def train(recipe: Recipe, role: str) -> str:
+    """Trains the original or the retrained model (role) with the plain Seq2SeqTrainer; returns its folder."""
+    options, args = recipe.options, recipe.args
+    model = recipe.load_model(options.base_model)
+    given = recipe.trainer_arguments(model)
+    folder = str(Path(args.output_dir) / role)
+    trainer = Seq2SeqTrainer(
+        model=model,
+        args=Seq2SeqTrainingArguments(
+            output_dir=folder,
+            max_steps=options.train_steps,
+            per_device_train_batch_size=options.train_batch_size,
+            learning_rate=options.train_learning_rate,
+            warmup_steps=round(options.train_warmup * options.train_steps),
+            weight_decay=0.05,
+            adam_beta2=0.98,
+            logging_steps=max(1, options.train_steps // 10),
+            save_strategy="no",
+            seed=args.seed,
+            bf16=args.bf16,
+            fp16=args.fp16,
+            use_cpu=args.use_cpu,
+            disable_tqdm=args.disable_tqdm,
+            dataloader_num_workers=args.dataloader_num_workers,
+        ),
+        train_dataset=recipe.training_data(model, without_forget=role == "retrained"),
+        data_collator=given["data_collator"],
+        processing_class=given["processing_class"],
+    )
+    trainer.train()
+    trainer.save_model()
+    trainer.accelerator.wait_for_everyone()  # one process writes, all may read
+    return folder
+
+
+def make_trainer(recipe: Recipe, model: nn.Module, args: UnlearnConfig, lora_r: int) -> UnlearnTrainer:
+    options = recipe.options
+    lora = LoraConfig(r=lora_r, lora_alpha=options.lora_alpha, target_modules=options.lora_target_modules)
+    return UnlearnTrainer(
+        model=model, args=args, peft_config=lora if lora_r else None, **recipe.trainer_arguments(model)
+    )
+
+
+def freeze(model: nn.Module, trainable: str) -> None:
+    """Leaves only the parameters trainable whose name matches. Raises ValueError where that leaves none."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and re.search(trainable, name) is not None)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"trainable is {trainable!r}, which matches no parameter, such as {name!r}")
+
+
+def _evaluate_retrained(recipe: Recipe, model: nn.Module) -> tuple[dict, dict]:
+    """Evaluates a model that is not unlearned, by the same trainer."""
+    args = copy.copy(recipe.args)
+    args.stop_when = args.abort_when = None
+    trainer = make_trainer(recipe, model, args, lora_r=0)
+    return evaluate_splits(trainer, trainer.eval_dataset), recipe.measure(trainer)
+
+
+def fill_in_retrained(rule: str | None, retrained: dict | None) -> str | None:
+    """Puts the retrained model's value in place of the word: "forget_wer >= retrained" -> "forget_wer >= 61.8".
+
+    Raises:
+        ValueError: the rule has the word, but there is no retrained model, or it has no such metric.
+    """
+    match = re.fullmatch(r"\s*(\w+)_([a-z]+)(.*)\bretrained\s*", rule or "")
+    if match is None:
+        return rule
+    split, metric, comparison = match.groups()
+    if retrained is None:
+        raise ValueError(f"the rule {rule!r} needs the retrained model: set gold to 'train', a folder or a Hub id")
+    if metric not in retrained.get(split, {}):
+        known = [f"{name}_{key}" for name, values in retrained.items() for key in values]
+        raise ValueError(f"the rule {rule!r} names no metric of the retrained model, which are {', '.join(known)}")
+    return f"{split}_{metric}{comparison}{retrained[split][metric]:.4f}"
+
+
+def gap(unlearned: dict, retrained: dict | None) -> dict | None:
+    """Unlearned minus retrained, for every metric of every split that both have."""
+    if retrained is None:
+        return None
+    return {
+        split: {name: value - retrained[split][name] for name, value in values.items() if name in retrained[split]}
+        for split, values in unlearned.items()
+        if split in retrained
+    }
+
+
+def history(trainer: UnlearnTrainer, original: dict) -> list[dict]:
+    """The checks over the steps, with the original model as step 0."""
+    rows = [row for row in trainer.state.log_history if any(key.startswith("check_") for key in row)]
+    start = {f"check_{split}_{name}": value for split, row in original.items() for name, value in row.items()}
+    return [{"step": 0, **start}, *rows]
+
+
+def _report(recipe: Recipe, results: dict) -> None:
+    """Prints the table; writes results.json, the plot and the model's card."""
+    folder, options = Path(recipe.args.output_dir), recipe.options
+    print(f"\n{results_table(results)}\n\n{results['stopping']}")
+    write_results(folder / "results.json", results)
+    levels = {"original": results["original"], "retrained": results["retrained"]}
+    plot = plot_history(results["history"], folder / "forgetting.png", task=TASKS[recipe.task], **levels)
+    card = build_card(
+        results,
+        model_name=folder.name,
+        base_model=options.base_model if options.model == "train" else options.model,
+        datasets=[recipe.data.dataset],
+        plot=plot.name,
+        **recipe.card_arguments(),
+    )
+    card.save(folder / "README.md")
+    print(f"model, results.json, forgetting.png and README.md are in {folder}")

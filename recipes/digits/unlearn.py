@@ -1,0 +1,30 @@
+"""Real handwritten digits, offline: a small Vision Transformer is trained on them, and forgets one digit.
+
+    make demo-digits
+    accelerate launch recipes/digits/unlearn.py recipes/digits/digits.yaml --forget_classes 3 --output_dir out/three
+
+Everything but the data is the recipe of recipes/vit_cifar10, with all its options.
+"""
+
+from pathlib import Path
+
+from accelerate import PartialState
+from digits import write_digits
+
+from hf_unlearn import UnlearnConfig
+from hf_unlearn.data.images import ImageArguments
+from hf_unlearn.recipe import parse, run
+from hf_unlearn.recipe.images import ImageRecipeArguments
+from hf_unlearn.recipe.images import main as unlearn
+
+
+def main(argv: list[str]) -> None:
+    _, data, _ = parse((ImageRecipeArguments, ImageArguments, UnlearnConfig), argv)
+    if not Path(data.dataset).exists():  # the same images each time: those of an earlier run will do
+        with PartialState().main_process_first():
+            write_digits(data.dataset)
+    unlearn(argv)
+
+
+if __name__ == "__main__":
+    run(main, __file__)

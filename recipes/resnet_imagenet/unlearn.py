@@ -1,0 +1,14 @@
+"""Makes a ResNet (or any other image classifier of the Hub, timm's too) forget classes or single images.
+
+    accelerate launch recipes/resnet_imagenet/unlearn.py recipes/resnet_imagenet/resnet18.yaml
+    accelerate launch recipes/resnet_imagenet/unlearn.py recipes/resnet_imagenet/resnet18.yaml \
+        --model timm/resnet18.a1_in1k --forget_classes "goldfish, Carassius auratus"
+
+Options and output are those of recipes/vit_cifar10/unlearn.py.
+"""
+
+from hf_unlearn.recipe import run
+from hf_unlearn.recipe.images import main
+
+if __name__ == "__main__":
+    run(main, __file__)

@@ -1,0 +1,128 @@
+"""What the Whisper recipe has of its own: models, features, augmentation and word error rates."""
+
+import numpy as np
+import torch
+from arguments import WhisperArguments
+from datasets import concatenate_datasets
+from tiny_whisper import build_model, build_processor, build_word_tokenizer
+from torch.utils.data import ConcatDataset, Dataset
+from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor, WhisperTokenizer, set_seed
+
+from hf_unlearn import UnlearnConfig
+from hf_unlearn.data.speech import SpeechArguments, SpeechCollator
+from hf_unlearn.data.splits import SpeakerSplits, load_splits, prepare_splits
+from hf_unlearn.evaluation import asr_metrics
+from hf_unlearn.recipe import Recipe
+
+FRAMES_PER_SECOND = 100  # of Whisper's mel spectrogram
+
+
+class Augmented(Dataset):
+    """Prepared rows, made different each time so that a model that sees few sentences learns to listen.
+
+    A few hundred sentences are soon known by heart: two words recall the rest, and the audio is not needed.
+    `hidden` is the share of the decoder's input words that are hidden (the end token in their place), `shift` the
+    number of frames by which the utterance starts later, at most.
+    """
+
+    def __init__(self, rows, processor: WhisperProcessor, model_config, hidden: float, shift: int):
+        self.rows, self.model_config, self.hidden, self.shift = rows, model_config, hidden, shift
+        self.special = torch.tensor(processor.tokenizer.all_special_ids)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        row = self.rows[index]
+        return {**row, "input_features": self._shifted(row), "decoder_input_ids": self._partly_hidden(row["labels"])}
+
+    def _shifted(self, row: dict) -> np.ndarray:
+        features = np.asarray(row["input_features"])
+        silent = features.shape[1] - int(np.ceil(row["duration"] * FRAMES_PER_SECOND))
+        shift = int(torch.randint(min(self.shift, max(silent, 0)) + 1, ()))
+        return np.roll(features, shift, axis=1)
+
+    def _partly_hidden(self, labels: list[int]) -> torch.Tensor:
+        """What the decoder reads while it is to say `labels`."""
+        start = self.model_config.decoder_start_token_id
+        inputs = torch.tensor([start, *(labels[1:] if labels[0] == start else labels)[:-1]])
+        words = ~torch.isin(inputs, self.special)
+        return inputs.masked_fill(words & (torch.rand(inputs.shape) < self.hidden), self.model_config.eos_token_id)
+
+
+class WhisperRecipe(Recipe):
+    """Speakers, forgotten by a Whisper.
+
+    training: whether a model is to be trained, which takes features of all training utterances.
+    """
+
+    task = "speakers"
+
+    def __init__(self, options: WhisperArguments, data: SpeechArguments, args: UnlearnConfig, *, training: bool):
+        self.options, self.data, self.args = options, data, args
+        args.predict_with_generate, args.label_names = True, ["labels"]
+        with args.main_process_first(desc="loading the data"):
+            splits = load_splits(data, args.seed)
+        start = options.base_model if options.model == "train" else options.model
+        self.processor = load_processor(start, options, splits)
+        longest = WhisperConfig.from_pretrained(start).max_target_positions if start else options.max_target_positions
+        with args.main_process_first(desc="features"):  # the others find them in the cache
+            self.splits = prepare_splits(splits, self.processor, data, max_label_length=longest, retain_pool=training)
+
+    def load_model(self, name: str | None) -> WhisperForConditionalGeneration:
+        """`generate` then prompts with the language and task of the data."""
+        options, data = self.options, self.data
+        if name is None:
+            set_seed(self.args.seed)
+            return build_model(
+                self.processor,
+                d_model=options.d_model,
+                layers=options.layers,
+                heads=options.heads,
+                init_std=options.init_std,
+                max_target_positions=options.max_target_positions,
+                language=data.language,
+                task=data.task,
+            )
+        model = WhisperForConditionalGeneration.from_pretrained(name)
+        if data.language is not None:
+            model.generation_config.update(language=data.language, task=data.task)
+        return model
+
+    def training_data(self, model: WhisperForConditionalGeneration, without_forget: bool) -> Augmented:
+        splits = self.splits
+        parts = [splits.retain_pool] if without_forget else [splits.forget, splits.retain_pool]
+        return self._augmented(concatenate_datasets(parts), model)
+
+    def trainer_arguments(self, model: WhisperForConditionalGeneration) -> dict:
+        forget, retain = self.splits.forget, self.splits.retain
+        if self.options.augment:
+            forget, retain = self._augmented(forget, model), self._augmented(retain, model)
+            retain = ConcatDataset([retain] * self.options.augment)
+        return {
+            "forget_dataset": forget,
+            "retain_dataset": retain,
+            "eval_dataset": self.splits.evaluation(self.data.max_eval_samples),
+            "processing_class": self.processor,
+            "data_collator": SpeechCollator(self.processor, model.config.decoder_start_token_id),
+            "compute_metrics": asr_metrics(self.processor, normalize=self.options.normalize, seed=self.args.seed),
+        }
+
+    def card_arguments(self) -> dict:
+        return {"language": self.data.language}
+
+    def _augmented(self, rows, model: WhisperForConditionalGeneration) -> Augmented:
+        shift = round(self.options.train_shift * FRAMES_PER_SECOND)
+        return Augmented(rows, self.processor, model.config, self.options.train_hidden_words, shift)
+
+
+def load_processor(name: str | None, options: WhisperArguments, splits: SpeakerSplits) -> WhisperProcessor:
+    """Loads the processor of model `name`, or builds the one of a new model (None) for these transcripts."""
+    if name is not None:
+        return WhisperProcessor.from_pretrained(name)
+    if options.tokenizer is not None:
+        return build_processor(WhisperTokenizer.from_pretrained(options.tokenizer), options.chunk_length)
+    # The forgotten speakers' words are in it for the retrained reference too: both models have the same tokens.
+    return build_processor(
+        build_word_tokenizer([*splits.forget["text"], *splits.retain_pool["text"]]), options.chunk_length
+    )

@@ -1,0 +1,212 @@
+"""Measures the projection's kernels on a GPU against its copy bandwidth, plain torch and torch.linalg.qr.
+
+    .venv/bin/python tests/benchmarks/bench_kernels.py                  # everything; rows go to results.csv
+    .venv/bin/python tests/benchmarks/bench_kernels.py --tune           # other block sizes, printed only
+    .venv/bin/python tests/benchmarks/bench_kernels.py --device cpu     # tiny, to show that this script works
+
+Copying a matrix moves as many bytes as reading it twice, and a projection has to read its rows twice. So the share of
+the copy bandwidth that a projection reaches is the time of the copy over its own, for a single pass half of that.
+`step_s` in the rows is the time of one call, a mean over calls in a row (the median of a few such means), `peak_gb` what
+the call needs beside its input.
+"""
+
+import argparse
+import datetime
+import functools
+import itertools
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from bench import _append, _commit, _machine
+from shapes import SHAPES
+
+from hf_unlearn import ops
+from hf_unlearn.ops import projection, reductions
+from hf_unlearn.per_sample.inner_products import ghost, materialise
+from hf_unlearn.per_sample.rows import Product
+
+Tensor = torch.Tensor
+# Linear layers of whisper-small at 30 s of audio: T, o, i
+LAYERS = {
+    "encoder attention": (1500, 768, 768),
+    "encoder feed-forward": (1500, 3072, 768),
+    "decoder attention": (40, 768, 768),
+    "decoder feed-forward": (40, 3072, 768),
+}
+
+
+def project(rows: Tensor, u: Tensor, exact: bool = False) -> Tensor:
+    """u_perp in two passes over the rows."""
+    square = torch.linalg.vector_norm(u, dtype=torch.float64).square()
+    solution = ops.solve(*ops.inner_products(rows, u, exact), square)
+    return ops.weighted_sum(rows, -solution.coefficients, u)
+
+
+def project_in_torch(rows: Tensor, u: Tensor) -> Tensor:
+    square = torch.linalg.vector_norm(u, dtype=torch.float64).square()
+    solution = projection.solve(*reductions.inner_products(rows, u), square)
+    return reductions.weighted_sum(rows, -solution.coefficients, u)
+
+
+def project_by_qr(rows: Tensor, u: Tensor) -> Tensor:
+    """As the published implementations do."""
+    Q = torch.linalg.qr(rows.T).Q
+    return u - Q @ (Q.T @ u)
+
+
+class Bench:
+    """Measures calls, prints them and, on a GPU, appends them to `results.csv`."""
+
+    def __init__(self, device: str, k: int):
+        now = datetime.datetime.now(datetime.timezone.utc)
+        self.device, self.k = device, k
+        self.common = {"run": now.strftime("%Y%m%d-%H%M%S"), "date": now.strftime("%Y-%m-%d"), "commit": _commit(),
+                       **_machine(), "tuning": "kernel", "k": k}  # fmt: skip
+
+    def measure(self, model: str, method: str, call: Callable[[], object], precision: str = "fp32") -> float:
+        """Seconds of one call."""
+        try:
+            seconds, peak = self.time(call)
+            self.record(model, method, precision, step_s=seconds, peak_gb=peak)
+        except torch.OutOfMemoryError as error:
+            seconds = float("nan")
+            self.record(model, method, precision, failure=str(error).splitlines()[0][:200])
+        return seconds
+
+    def record(self, model: str, method: str, precision: str, failure: str = "", **values: float) -> None:
+        values = {name: f"{value:.4g}" for name, value in values.items()}
+        print(f"{model}, {method}: {failure or values}", flush=True)
+        if self.device == "cuda":
+            row = {"model": model, "method": method, "precision": precision, "failure": failure}
+            _append({**self.common, **row, **values})
+
+    def time(self, call: Callable[[], object]) -> tuple[float, float]:
+        call()  # compiles
+        before = self._memory()
+        start = self._now()
+        call()
+        calls = max(1, min(100, int(0.1 / (self._now() - start))))
+        peak = self._memory() - before
+        means = []
+        for _ in range(5):
+            start = self._now()
+            for _ in range(calls):
+                call()
+            means.append((self._now() - start) / calls)
+        return statistics.median(means), peak
+
+    def _now(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def _memory(self) -> float:
+        """Before a call: GB in use. After it: the most that was in use since."""
+        if self.device != "cuda":
+            return 0.0
+        peak = torch.cuda.max_memory_allocated() / 1e9
+        torch.cuda.reset_peak_memory_stats()
+        return peak
+
+    def random(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(*shape, device=self.device, dtype=dtype)
+
+
+def measure_matrix(bench: Bench, d: int) -> None:
+    """One materialised matrix."""
+    model = f"dense {bench.k} x {d / 1e6:g}M"
+    rows, u = bench.random(bench.k, d), bench.random(d)
+    copy = bench.measure(model, "copy", functools.partial(torch.empty_like(rows).copy_, rows))
+    weights = bench.random(bench.k)
+    passes = {
+        "inner_products": lambda: ops.inner_products(rows, u),
+        "inner_products exact": lambda: ops.inner_products(rows, u, exact=True),
+        "weighted_sum": lambda: ops.weighted_sum(rows, weights, u),
+    }
+    for method, call in passes.items():
+        print(f"    {copy / 2 / bench.measure(model, method, call):.0%} of the copy bandwidth")
+    projections = {"projection": lambda: project(rows, u), "projection exact": lambda: project(rows, u, exact=True),
+                   "projection, plain torch": lambda: project_in_torch(rows, u)}  # fmt: skip
+    seconds = {method: bench.measure(model, method, call) for method, call in projections.items()}
+    for method, value in seconds.items():
+        print(f"    {method}: {copy / value:.0%} of the copy bandwidth")
+    qr = bench.measure(model, "torch.linalg.qr", lambda: project_by_qr(rows, u))
+    print(f"    qr / projection: {qr / seconds['projection']:.1f}")
+
+
+def measure_tensors(bench: Bench, model: str, largest: int) -> None:
+    """A projection in each parameter tensor of a model: each size is measured once, and counted as often as it occurs."""
+    with torch.device("meta"):
+        sizes = Counter(p.numel() for p in SHAPES[model](30)[0].parameters() if p.numel() <= largest)
+    for method, call in {"projection": project, "torch.linalg.qr": project_by_qr}.items():
+        total = 0.0
+        for d, count in sizes.items():
+            rows, u = bench.random(bench.k, d), bench.random(d)
+            total += count * bench.time(lambda: call(rows, u))[0]  # noqa: B023
+        name = f"dense {bench.k} x {model}'s {sum(sizes.values())} tensors"
+        bench.record(name, method, "fp32", step_s=total)
+
+
+def measure_solve(bench: Bench) -> None:
+    for problems, k in (1, 8), (1, 16), (1, 64), (1, 256), (500, 16):
+        rows = torch.randn(problems, k, 2 * k, dtype=torch.float64, device=bench.device)
+        gram, dots, square = rows @ rows.mT, rows.sum(2), rows.new_full((problems,), 2.0 * k)
+        bench.measure(f"{problems} systems of {k}", "solve", lambda: ops.solve(gram, dots, square))  # noqa: B023
+        bench.measure(f"{problems} systems of {k}", "solve, plain torch", lambda: projection.solve(gram, dots, square))  # noqa: B023
+
+
+def measure_layers(bench: Bench, shrink: int) -> None:
+    """Inner products of a Linear layer's gradients: with all of G in memory, through the cache, and without G."""
+    for name, (T, o, i) in LAYERS.items():
+        T, o, i = max(1, T // shrink), o // shrink, i // shrink
+        B, X = (bench.random(bench.k, T, size, dtype=torch.bfloat16) for size in (o, i))
+        u = bench.random(o, i)
+        calls = {
+            "product alone": lambda: torch.bmm(B.mT, X),  # noqa: B023
+            "kept": lambda: materialise([Product(B, X)], u, exact=True, keep=True),  # noqa: B023
+            "materialise": lambda: materialise([Product(B, X)], u, exact=True, keep=False),  # noqa: B023
+            "ghost": lambda: ghost([Product(B, X)], u, exact=True),  # noqa: B023
+        }
+        for method, call in calls.items():
+            bench.measure(f"{name} {T} x {o} x {i}", method, call, "bf16")
+
+
+def tune(bench: Bench, d: int) -> None:
+    """Times of inner_products with other columns, warps and programs per multiprocessor than `SHAPES` has."""
+    from hf_unlearn.ops import triton_reductions
+
+    rows, u = bench.random(bench.k, d), bench.random(d)
+    padded = min(max(16, 1 << (bench.k - 1).bit_length()), triton_reductions.MOST_ROWS)
+    for exact, *shape in itertools.product((False, True), (32, 64, 128, 256), (1, 2, 4, 8), (1, 2, 4, 8, 12, 16)):
+        triton_reductions.SHAPES[padded] = shape
+        try:
+            seconds = bench.time(lambda: triton_reductions.inner_products(rows, u, exact))[0]  # noqa: B023
+        except Exception as error:  # too much shared memory
+            print(f"exact={exact} {shape}: {type(error).__name__}")
+        else:
+            print(f"exact={exact} {shape}: {seconds * 1e3:.3f} ms, {rows.nbytes / seconds / 1e9:.0f} GB/s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--k", type=int, default=16)
+    parser.add_argument("--tune", action="store_true")
+    arguments = parser.parse_args()
+    bench, tiny = Bench(arguments.device, arguments.k), arguments.device == "cpu"
+    d = 20_000 if tiny else 40_000_000
+    print(ops.active_kernels())
+    if arguments.tune:
+        tune(bench, d)
+        return
+    measure_matrix(bench, d)
+    measure_tensors(bench, "whisper-tiny" if tiny else "whisper-small", 1000 if tiny else 2**62)
+    measure_solve(bench)
+    measure_layers(bench, 16 if tiny else 1)
+
+
+if __name__ == "__main__":
+    main()

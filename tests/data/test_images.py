@@ -1,0 +1,297 @@
+"""Images from folders, tables and streams; their splits; what is refused; pixel values with and without torchvision."""
+
+import io
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from transformers import ViTImageProcessor
+
+from hf_unlearn.data.image_splits import load_image_splits, prepare_image_splits, split_images, training_rows
+from hf_unlearn.data.images import ImageArguments, ImageRows, Moved, decode_image, drop_broken, labels_of, load_images
+
+CLASSES = ["cat", "dog", "owl"]
+
+
+def picture(seed=0, size=(8, 8), mode="RGB") -> PIL.Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (*size, 4), dtype=np.uint8)
+    return PIL.Image.fromarray(values, "RGBA").convert(mode)
+
+
+def png(image: PIL.Image.Image) -> dict:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """<split>/<class>/<number>.png: 6 training and 3 test images of each class."""
+    for split, count in (("train", 6), ("test", 3)):
+        for number, name in enumerate(CLASSES):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for take in range(count):
+                picture(100 * number + take).save(tmp_path / "images" / split / name / f"{take}.png")
+    return tmp_path / "images"
+
+
+def arguments(folder, **options) -> ImageArguments:
+    defaults = {"test_split": "test", "retain_size": 6, "forget_classes": ["dog"]}
+    return ImageArguments(dataset=str(folder), **{**defaults, **options})
+
+
+def ids(rows):
+    return set(rows["id"][:])
+
+
+class TestLoading:
+    def test_folder(self, folder):
+        rows, names = load_images(folder, split="train")
+        assert names == CLASSES and len(rows) == 18
+        assert set(rows["class"][:]) == set(CLASSES) and "train/dog/0.png" in ids(rows)
+
+    @pytest.mark.parametrize("kind", ["parquet", "json"])
+    def test_table_with_named_columns_and_text_labels(self, folder, tmp_path, kind):
+        rows, _ = load_images(folder, split="train")
+        if kind == "parquet":
+            table = datasets.Dataset.from_dict(
+                {
+                    "img": [{"bytes": png(picture(i))["bytes"], "path": "same.png"} for i in range(4)],
+                    "kind": list("abab"),
+                }
+            )
+            table.to_parquet(tmp_path / "table.parquet")
+        else:  # paths, relative to the table
+            paths = ["images/" + name for name in sorted(ids(rows))[:4]]
+            datasets.Dataset.from_dict({"img": paths, "kind": list("abab")}).to_json(tmp_path / "table.json")
+        rows, names = load_images(tmp_path / f"table.{kind}", split="train", image_column="img", label_column="kind")
+        assert names == ["a", "b"] and rows["class"][:] == list("abab") and len(ids(rows)) == 4
+        assert decode_image(rows[0]["image"]).size == (8, 8)
+
+    def test_streaming_takes_the_first_of_each_class_and_reads_no_further(self, monkeypatch):
+        labels = [0, 0, 0, 1, 2, 1, 2, 0, 1, 2] * 10
+        features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+        images = [png(picture(i)) for i in range(len(labels))]
+        hub = datasets.Dataset.from_dict({"img": images, "label": labels}, features)
+        read = []
+
+        def stream(*_, streaming, **__):
+            assert streaming
+            return hub.to_iterable_dataset().map(lambda row: read.append(1) or row, features=features)
+
+        monkeypatch.setattr(datasets, "load_dataset", stream)
+        rows, names = load_images(
+            "someone/set", split="train", image_column="img", streaming=True, max_images_per_class=2
+        )
+        assert names == CLASSES and sorted(rows["class"][:]) == ["cat", "cat", "dog", "dog", "owl", "owl"]
+        assert rows["id"][:][0] == "train-000000000" and decode_image(rows[0]["image"]).size == (8, 8)
+        assert len(read) <= 64
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"split": "validation"}, "no split 'validation' in .*; it holds"),
+            ({"split": "train", "label_column": "kind"}, "no class column 'kind' .* its columns are image, label"),
+            ({"split": "train", "image_column": "img"}, "no image column 'img'"),
+            ({"split": "train", "max_images_per_class": 0}, "max_images_per_class is 0"),
+        ],
+    )
+    def test_what_is_not_there_is_named(self, folder, options, message):
+        with pytest.raises(ValueError, match=message):
+            load_images(folder, **options)
+
+    def test_sources_that_hold_nothing(self, tmp_path):
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(ValueError, match="holds no images"):
+            load_images(tmp_path / "empty", split="train")
+        with pytest.raises(ValueError, match="no file or folder"):
+            load_images(tmp_path / "nowhere", split="train")
+        (tmp_path / "table.xls").write_text("")
+        with pytest.raises(ValueError, match="no table of images"):
+            load_images(tmp_path / "table.xls", split="train")
+
+    def test_a_missing_label_is_counted(self, tmp_path):
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+        table = datasets.Dataset.from_dict({"image": [png(picture())] * 2, "label": [0, None]}, features)
+        table.to_parquet(tmp_path / "table.parquet")
+        with pytest.raises(ValueError, match="1 of 2 rows .* have no class"):
+            load_images(tmp_path / "table.parquet", split="train")
+
+
+class TestSplits:
+    def test_a_class(self, folder):
+        splits = load_image_splits(arguments(folder), seed=0)
+        assert set(splits.forget["class"]) == set(splits.forget_test["class"]) == {"dog"}
+        assert (len(splits.forget), len(splits.forget_test), len(splits.retain_pool), len(splits.test)) == (
+            6,
+            3,
+            12,
+            6,
+        )
+        assert sorted(splits.retain["class"]) == ["cat"] * 3 + ["owl"] * 3 and ids(splits.retain) <= ids(
+            splits.retain_pool
+        )
+        assert list(splits.evaluation(2)) == ["forget", "forget_test", "retain", "test"]
+        assert len(training_rows(splits, False)) == 18 and len(training_rows(splits, True)) == 12
+
+    def test_random_samples_come_from_all_classes_and_are_not_retained(self, folder):
+        splits = load_image_splits(arguments(folder, forget_classes=[], forget_samples=0.5, retain_size=9), seed=0)
+        assert len(splits.forget) == 9 and len(set(splits.forget["class"])) > 1
+        assert not ids(splits.forget) & ids(splits.retain_pool) and len(splits.retain) == 9
+        assert set(splits.test["class"]) == set(CLASSES) and "forget_test" not in splits.evaluation()
+        other = load_image_splits(arguments(folder, forget_classes=[], forget_samples=9), seed=1)
+        assert ids(other.forget) != ids(splits.forget)
+
+    def test_random_samples_of_a_class(self, folder):
+        splits = load_image_splits(arguments(folder, forget_samples=2), seed=0)
+        assert splits.forget["class"][:] == ["dog", "dog"] and "dog" in set(splits.retain_pool["class"])
+
+    def test_given_images(self, folder):
+        chosen = ["train/cat/1.png", "train/owl/2.png"]
+        splits = load_image_splits(arguments(folder, forget_classes=[], forget_ids=chosen), seed=0)
+        assert splits.forget["id"][:] == chosen
+
+    def test_without_a_test_split_a_share_of_each_class_is_unseen(self, folder):
+        splits = load_image_splits(arguments(folder, test_split=None, held_out=0.34), seed=0)
+        assert len(splits.forget) == 4 and len(splits.forget_test) == 2 and len(splits.test) == 4
+        assert not ids(splits.test) & ids(splits.retain_pool)
+
+    def test_a_proxy_gives_the_retain_set(self, folder, tmp_path):
+        for name in ("cat", "dog", "owl", "yak"):
+            (tmp_path / "proxy" / name).mkdir(parents=True)
+            for take in range(4):
+                picture(7 * take).save(tmp_path / "proxy" / name / f"{take}.png")
+        proxy = {"retain_dataset": str(tmp_path / "proxy"), "retain_size": 4}
+        splits = load_image_splits(arguments(folder, retain_classes=["cat", "owl"], **proxy), seed=0)
+        assert sorted(splits.retain["class"]) == ["cat", "cat", "owl", "owl"] and splits.describe()["proxy"]
+        assert not ids(splits.retain) & ids(splits.retain_pool)
+        with pytest.raises(ValueError, match="the retain set holds the forgotten class 'dog'"):
+            load_image_splits(arguments(folder, **proxy), seed=0)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"forget_classes": ["doge"]}, "unknown class 'doge' .* nearest of its 3 classes: 'dog'"),
+            ({"forget_classes": []}, "nothing to forget"),
+            ({"forget_classes": CLASSES}, "no class but those to forget"),
+            ({"retain_classes": ["dog", "cat"]}, "the retain set holds the forgotten class 'dog'"),
+            ({"retain_classes": ["cow"]}, "unknown class 'cow'"),
+            ({"retain_size": 99}, "retain_size is 99, but only 12 images"),
+            ({"forget_classes": [], "forget_samples": 18}, "all 18 training images"),
+            ({"forget_ids": ["x"]}, "leave out forget_classes"),
+            ({"forget_classes": [], "forget_ids": ["x"]}, "no training images, such as 'x'"),
+            ({"test_split": "train"}, "18 ids of images are in both"),
+        ],
+    )
+    def test_requests_that_cannot_be_met(self, folder, options, message):
+        with pytest.raises(ValueError, match=message):
+            load_image_splits(arguments(folder, **options), seed=0)
+
+    def test_data_of_one_class(self, folder):
+        rows, names = load_images(folder, split="train")
+        cats = rows.filter(lambda row: row["class"] == "cat")
+        with pytest.raises(ValueError, match="no class but those to forget"):
+            split_images(cats, names[:1], forget_classes=["cat"], retain_size=1)
+
+
+class TestDecoding:
+    def test_every_kind_becomes_rgb(self):
+        for mode in ("L", "LA", "RGBA", "P", "1", "CMYK"):
+            image = picture(mode=mode if mode != "CMYK" else "RGB")
+            assert decode_image(png(image)).mode == "RGB"
+        assert decode_image(png(picture()), channels=1).mode == "L"
+
+    def test_grey_of_16_bits_is_scaled_not_cut(self):
+        values = np.array([[0, 255, 256, 65535]], dtype=np.uint16)
+        decoded = np.asarray(decode_image(png(PIL.Image.fromarray(values)), channels=1))
+        assert decoded.tolist() == [[0, 0, 1, 255]]
+
+    def test_images_are_turned_as_their_camera_says(self):
+        file, exif = io.BytesIO(), PIL.Image.Exif()
+        exif[274] = 6
+        picture(size=(4, 8)).save(file, "JPEG", exif=exif)
+        assert decode_image({"bytes": file.getvalue(), "path": None}).size == (4, 8)
+
+    @pytest.mark.parametrize("cut", [0, 3, 60])
+    def test_broken_files(self, cut):
+        with pytest.raises(ValueError, match="cannot be read as an image"):
+            decode_image({"bytes": png(picture())["bytes"][:cut], "path": None})
+        with pytest.raises(ValueError, match="cannot be read as an image"):
+            decode_image({"bytes": None, "path": "nowhere.png"})
+
+    def test_a_broken_image_is_named_or_left_out(self, folder, caplog):
+        (folder / "train" / "dog" / "3.png").write_bytes(b"no image")
+        args = arguments(folder)
+        with pytest.raises(ValueError, match="image train/dog/3.png cannot be read .* skip_bad_images"):
+            prepare_image_splits(load_image_splits(args, seed=0), args)
+        args.skip_bad_images = True
+        splits = prepare_image_splits(load_image_splits(args, seed=0), args)
+        assert len(splits.forget) == 5 and "skipped 1 of 6 images" in caplog.text
+
+    def test_nothing_but_broken_images(self, folder):
+        rows, _ = load_images(folder, split="train")
+        bad = rows.map(lambda row: {"image": {"bytes": b"no image", "path": None}}, features=rows.features)
+        with pytest.raises(ValueError, match="none of the 18 images"):
+            drop_broken(bad, skip=True)
+
+
+class TestPixels:
+    def rows(self, folder, channels=3, **options):
+        rows, _ = load_images(folder, split="train")
+        mean = [0.5] * channels
+        processor = ViTImageProcessor(size={"height": 16, "width": 16}, image_mean=mean, image_std=mean)
+        return ImageRows(rows, processor, {"cat": 5, "dog": 1, "owl": 2}, channels, **options), rows
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_values_and_labels(self, folder, channels):
+        images, rows = self.rows(folder, channels)
+        assert images[0]["pixel_values"].shape == (channels, 16, 16) and len(images) == 18
+        assert [images[row]["labels"] for row in range(18)] == [
+            {"cat": 5, "dog": 1, "owl": 2}[name] for name in rows["class"]
+        ]
+        wanted = decode_image(rows[3]["image"], channels).resize((16, 16), PIL.Image.Resampling.BILINEAR)
+        wanted = torch.tensor(np.asarray(wanted)).view(16, 16, channels).permute(2, 0, 1) / 127.5 - 1
+        torch.testing.assert_close(images[3]["pixel_values"], wanted.float(), atol=1e-5, rtol=0)
+
+    def test_torchvision_gives_the_same(self, folder):
+        pytest.importorskip("torchvision")
+        from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+        images, rows = self.rows(folder)
+        plain = ViTImageProcessorPil(**images.processor.to_dict())
+        other = ImageRows(rows, plain, {"cat": 5, "dog": 1, "owl": 2})
+        torch.testing.assert_close(images[0]["pixel_values"], other[0]["pixel_values"], atol=2 / 127.5, rtol=0)
+
+    def test_augmentation_is_drawn_anew_and_moves_the_image(self, folder):
+        images, _ = self.rows(folder, augment=Moved(2, flip=False))
+        drawn = {tuple(images[0]["pixel_values"].flatten().tolist()) for _ in range(40)}
+        assert 5 < len(drawn) <= 25
+        assert torch.equal(Moved(0, False)(images._process(0)), images._process(0))
+
+    def test_mirrored(self):
+        pixels = torch.arange(6.0).view(1, 2, 3)
+        seen = {tuple(Moved(0, True)(pixels).flatten().tolist()) for _ in range(30)}
+        assert seen == {(0, 1, 2, 3, 4, 5), (2, 1, 0, 5, 4, 3)}
+
+
+class TestLabels:
+    def head(self, *names):
+        return SimpleNamespace(num_labels=len(names), label2id={name: label for label, name in enumerate(names)})
+
+    def test_by_name(self):
+        assert labels_of(["dog", "cat"], self.head("cat", "cow", "dog")) == {"dog": 2, "cat": 0}
+
+    def test_in_order_where_the_head_has_no_names(self):
+        assert labels_of(["dog", "cat"], self.head("LABEL_0", "LABEL_1")) == {"dog": 0, "cat": 1}
+
+    def test_other_names_in_order_are_warned_of(self, caplog):
+        assert labels_of(["airplane", "car"], self.head("plane", "automobile")) == {"airplane": 0, "car": 1}
+        assert "matched in order" in caplog.text
+
+    @pytest.mark.parametrize("names", [("cat", "cow", "owl"), ("LABEL_0",), ("cow", "dog")])
+    def test_what_does_not_fit_is_refused(self, names):
+        with pytest.raises(ValueError, match="do not fit the data's 2 classes"):
+            labels_of(["dog", "cat"], self.head(*names))

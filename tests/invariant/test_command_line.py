@@ -1,0 +1,99 @@
+"""Equal configurations give equal models, through the real command line of a recipe."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "recipes" / "whisper_librispeech" / "unlearn.py"
+CONFIG = """
+speaker_column: speaker
+train_split: train
+test_split: test
+forget_speakers: [ann]
+held_out: 0
+retain_size: 8
+gold: none
+chunk_length: 1
+max_target_positions: 8
+d_model: 16
+layers: 1
+heads: 2
+train_steps: 2
+train_batch_size: 4
+method: orthograd
+per_device_train_batch_size: 8
+per_device_retain_batch_size: 4
+max_eval_samples: 2
+max_steps: 3
+learning_rate: 1.0e-3
+optim: sgd
+disable_tqdm: true
+use_cpu: true
+report_to: none
+save_strategy: steps
+save_steps: 1
+"""
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+EQUAL = {
+    "accumulation": ([], "--per_device_train_batch_size 2 --gradient_accumulation_steps 4"),
+    "two processes": (TORCHRUN, "--per_device_train_batch_size 4 --per_device_retain_batch_size 2"),
+    "checkpointing": ([], "--gradient_checkpointing true"),
+}
+
+
+def unlearn(folder: Path, *flags: str | Path, start=()) -> torch.Tensor:
+    """Runs the recipe into folder/run (or what flags say); the weights it leaves there."""
+    command = [sys.executable, *start, RECIPE, folder / "config.yaml", "--dataset", folder / "speech", *flags]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-5000:]
+    out = Path(flags[list(flags).index("--output_dir") + 1])
+    return torch.cat([tensor.flatten() for _, tensor in sorted(load_file(out / "model.safetensors").items())])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Speech of three speakers, in noise, and the recipe's configuration."""
+    folder, chance = tmp_path_factory.mktemp("invariant"), np.random.default_rng(0)
+    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "speech").mkdir()
+    rows = ["file_name,speaker,text,split"]
+    for speaker in ("ann", "bob", "cid"):
+        for n in range(10):
+            soundfile.write(folder / "speech" / f"{speaker}{n}.flac", 0.1 * chance.standard_normal(8000), 16000)
+            text = " ".join(chance.choice(["one", "two", "three", "four"], 1 + n % 3))
+            rows.append(f"{speaker}{n}.flac,{speaker},{text},{'train' if n < 8 else 'test'}")
+    (folder / "speech" / "metadata.csv").write_text("\n".join(rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(folder) -> torch.Tensor:
+    return unlearn(folder, "--output_dir", folder / "plain")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EQUAL)
+def test_equal_configurations_give_equal_models(folder, plain, name):
+    start, flags = EQUAL[name]
+    original = folder / "plain" / "original"
+    got = unlearn(folder, "--model", original, "--output_dir", folder / name, *flags.split(), start=start)
+    before = torch.cat([tensor.flatten() for _, tensor in sorted(load_file(original / "model.safetensors").items())])
+    assert (got - plain).norm() <= 1e-4 * (plain - before).norm() > 0
+
+
+@pytest.mark.slow
+def test_a_resumed_run_is_straight_bit_for_bit(folder, plain):
+    resumed = folder / "resumed"
+    shutil.copytree(folder / "plain" / "checkpoint-1", resumed / "checkpoint-1")
+    shutil.copytree(folder / "plain" / "checkpoint-2", resumed / "checkpoint-2")
+    (resumed / "checkpoint-2" / "trainer_state.json").write_text("{")  # killed while it was written
+    flags = ["--model", folder / "plain" / "original", "--output_dir", resumed, "--resume_from_checkpoint", "true"]
+    assert torch.equal(unlearn(folder, *flags), plain)

@@ -1,0 +1,97 @@
+"""Membership attacks against values computed by hand, and against data whose answer is known."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from hf_unlearn.metrics import ATTACKS, lira_scores, loss_attack, svc_attacks
+from hf_unlearn.metrics.privacy import cross_entropy, features, scaled_confidence
+
+LOGITS = np.log([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]])
+LABELS = np.array([0, 1])
+
+
+def test_loss_auc_counts_the_pairs_in_which_the_forgotten_has_the_lower_loss():
+    # pairs: .1 beats all three, .6 beats only 1.0, and draws with .6
+    assert loss_attack([0.1, 0.6], [0.5, 0.6, 1.0])["loss_auc"] == pytest.approx((3 + 1 + 0.5) / 6)
+
+
+def test_loss_rates_at_low_false_positives():
+    unseen = np.arange(1000.0)  # at a threshold of 10 there are 1 % false positives
+    rates = loss_attack([-1.0, 0.5, 9.5, 10.5], unseen)
+    assert rates["loss_tpr_at_1_fpr"] == 75.0 and rates["loss_tpr_at_0.1_fpr"] == 50.0
+
+
+def test_groups_that_are_alike_and_groups_that_are_apart():
+    alike = loss_attack([1.0, 2.0], [1.0, 2.0])
+    assert alike["loss_auc"] == 0.5
+    assert loss_attack([0.0, 0.1], [1.0, 2.0])["loss_auc"] == 1.0
+    assert loss_attack([3.0, 4.0], [1.0, 2.0]) == {
+        "loss_auc": 0.0,
+        "loss_tpr_at_1_fpr": 0.0,
+        "loss_tpr_at_0.1_fpr": 0.0,
+    }
+
+
+def test_losses_that_cannot_be_compared_are_refused():
+    with pytest.raises(ValueError, match="no unseen samples"):
+        loss_attack([1.0], [])
+    with pytest.raises(ValueError, match="forgotten samples are not all finite"):
+        loss_attack([math.nan], [1.0])
+
+
+def test_features_by_hand():
+    found = features(LOGITS, LABELS)
+    assert found["correctness"].ravel().tolist() == [1, 0]
+    assert found["confidence"].ravel() == pytest.approx([0.7, 0.25])
+    entropy = [-(0.7 * math.log(0.7) + 0.2 * math.log(0.2) + 0.1 * math.log(0.1)), 1.5 * math.log(2)]
+    assert found["entropy"].ravel() == pytest.approx(entropy)
+    modified = -0.3 * math.log(0.7) - 0.2 * math.log(0.8) - 0.1 * math.log(0.9)  # Song & Mittal, equation 2
+    assert found["modified_entropy"][0, 0] == pytest.approx(modified)
+    assert found["probability"] == pytest.approx(np.exp(LOGITS))
+
+
+def test_loss_and_confidence_by_hand():
+    assert cross_entropy(LOGITS + 3, LABELS) == pytest.approx([-math.log(0.7), -math.log(0.25)])
+    assert scaled_confidence(LOGITS + 3, LABELS) == pytest.approx([math.log(0.7 / 0.3), math.log(0.25 / 0.75)])
+
+
+def group(confidence: float, n: int = 40, seed: int = 0):
+    rng, labels = np.random.default_rng(seed), np.arange(n) % 3
+    return confidence * np.eye(3)[labels] + 0.1 * rng.normal(size=(n, 3)), labels
+
+
+def test_svc_attacks_take_what_looks_unseen_for_unseen():
+    members, unseen = group(8.0), group(1.0, n=60, seed=1)
+    rates = svc_attacks(members, unseen, group(8.0, seed=2))
+    others = svc_attacks(members, unseen, group(1.0, seed=3))
+    assert set(rates) == {name for name in ATTACKS if name.startswith("svc_")}
+    for name in ("svc_confidence", "svc_entropy", "svc_modified_entropy", "svc_probability"):
+        assert rates[name] <= 5 and others[name] >= 95, name
+
+
+def test_svc_on_correctness():
+    wrong = group(8.0)[0], (group(8.0)[1] + 1) % 3
+    assert svc_attacks(group(8.0), wrong, wrong)["svc_correctness"] == 100
+    assert svc_attacks(group(8.0), wrong, group(8.0))["svc_correctness"] == 0
+
+
+def test_lira_by_hand():
+    shadows = np.array([[2.0, 5.0], [4.0, 3.0], [0.0, 1.0], [0.0, -1.0]])
+    trained = np.array([[1, 1], [1, 1], [0, 0], [0, 0]], dtype=bool)
+    out = 1 / math.sqrt(2)  # deviations 0, 0, 1, -1 around the means 0, 0
+    # means with the sample: 3, 4; deviations -1, 1, 1, -1
+    online = norm.logpdf([2.0, 0.0], [3.0, 4.0], 1.0) - norm.logpdf([2.0, 0.0], [0.0, 0.0], out)
+    confidences = np.array([2.0, 0.0])
+    assert lira_scores(confidences, shadows, trained, online=True) == pytest.approx(online)
+    assert lira_scores(confidences, shadows, trained, online=False) == pytest.approx(norm.logcdf([2.0, 0.0], 0, out))
+
+
+def test_lira_needs_models_on_both_sides():
+    trained = np.array([[True, True], [True, False]])
+    with pytest.raises(ValueError, match="left out sample 0"):
+        lira_scores(np.zeros(2), np.zeros((2, 2)), trained, online=False)
+    with pytest.raises(ValueError, match="was trained on sample 1"):
+        lira_scores(np.zeros(2), np.zeros((2, 2)), np.array([[True, False], [False, False]]), online=True)

@@ -1,0 +1,114 @@
+"""Every way to the inner products gives those of the rows written out, and the choice between them is the cheaper one."""
+
+import pytest
+import torch
+from torch import nn
+
+from hf_unlearn.ops import reductions
+from hf_unlearn.per_sample import ParameterRows
+from hf_unlearn.per_sample import inner_products as ip
+from hf_unlearn.per_sample.rows import Dense, Lookup, Product
+
+
+def product(k, T, o, i, dtype=torch.float32):
+    return Product(torch.randn(k, T, o, dtype=dtype), torch.randn(k, T, i, dtype=dtype))
+
+
+def lookup(k, T, o, i):
+    return Lookup(torch.randn(k, T, i), torch.randint(o, (k, T)), o)
+
+
+def written_out(use, o, i):
+    """G (k, o, i) in float64, one position at a time."""
+    G = torch.zeros(use.k, o, i, dtype=torch.float64)
+    for n in range(use.k):
+        if isinstance(use, Dense):
+            G[n] = use.G[n]
+            continue
+        for t in range(use.positions):
+            if isinstance(use, Product):
+                G[n] += torch.outer(use.B[n, t].double(), use.X[n, t].double())
+            else:
+                G[n, use.ids[n, t]] += use.B[n, t].double()
+    return G
+
+
+LINES, WIDTH = 37, 11
+USES = {
+    "product": lambda: [product(5, 4, LINES, WIDTH)],
+    "one position": lambda: [product(5, 1, LINES, WIDTH)],
+    "one sample": lambda: [product(1, 4, LINES, WIDTH)],
+    "lookup": lambda: [lookup(5, 9, LINES, WIDTH)],
+    "tied": lambda: [lookup(5, 3, LINES, WIDTH), product(5, 4, LINES, WIDTH)],
+    "reused": lambda: [
+        product(5, 4, LINES, WIDTH),
+        lookup(5, 2, LINES, WIDTH),
+        product(5, 2, LINES, WIDTH),
+        lookup(5, 6, LINES, WIDTH),
+    ],
+    "dense": lambda: [Dense(torch.randn(5, LINES, WIDTH))],
+    "all kinds": lambda: [
+        Dense(torch.randn(5, LINES, WIDTH)),
+        product(5, 4, LINES, WIDTH),
+        lookup(5, 3, LINES, WIDTH),
+    ],
+}
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("way", [*ip.WAYS, None])
+@pytest.mark.parametrize("name", USES)
+def test_ways_agree(monkeypatch, name, way, exact, kept):
+    monkeypatch.setattr(ip, "CHUNK", {"cpu": 200})  # a few lines at a time
+    monkeypatch.setattr(reductions, "BLOCK", 100)
+    monkeypatch.setattr(ip, "KEEP", {"cpu": 2**20 if kept else 0})
+    uses, u = USES[name](), torch.randn(LINES, WIDTH)
+    G = sum(written_out(use, LINES, WIDTH) for use in uses).flatten(1)
+    rows = ParameterRows(nn.Parameter(torch.zeros(LINES, WIDTH)), uses, way)
+    weights = torch.randn(len(G), dtype=torch.float64)
+    for _ in range(2):  # what is kept serves again
+        gram, dots = rows.products(u, exact)
+        assert (gram - G @ G.T).norm() <= 1e-6 * (G @ G.T).norm()
+        assert (dots - G @ u.flatten().double()).norm() <= 1e-6 * G.norm() * u.norm()
+    assert (rows.weighted(weights).flatten() - weights @ G).norm() <= 1e-6 * weights.norm() * G.norm()
+
+
+@pytest.mark.parametrize("name", ["product", "lookup", "tied", "reused"])
+def test_ghost_in_float64(name):
+    """What GPUs with fast float64 do."""
+    uses, u = USES[name](), torch.randn(LINES, WIDTH)
+    G = sum(written_out(use, LINES, WIDTH) for use in uses).flatten(1)
+    gram, dots = ip.ghost(uses, u, exact=True)
+    assert (gram - G @ G.T).norm() <= 1e-12 * (G @ G.T).norm()
+    assert (dots - G @ u.flatten().double()).norm() <= 1e-12 * G.norm() * u.norm()
+
+
+def test_half_precision_is_summed_in_more():
+    uses = [product(4, 50, LINES, WIDTH, torch.bfloat16)]
+    G = written_out(uses[0], LINES, WIDTH).flatten(1)
+    for way in ip.WAYS:
+        gram, dots = ParameterRows(nn.Parameter(torch.zeros(LINES, WIDTH)), uses, way).products(
+            torch.ones(LINES, WIDTH)
+        )
+        assert (gram - G @ G.T).norm() <= 1e-2 * (G @ G.T).norm()
+        assert (dots - G.sum(1)).norm() <= 1e-2 * G.norm() * (LINES * WIDTH) ** 0.5
+
+
+@pytest.mark.parametrize(
+    "k, T, o, i, way",
+    [
+        (8, 1, 1000, 768, "ghost"),  # a head on pooled features
+        (4, 40, 51865, 384, "ghost"),  # an output layer over a vocabulary
+        (8, 500, 384, 384, "materialise"),  # an encoder's attention
+        (32, 40, 51865, 384, "materialise"),
+    ],
+)
+def test_choice(k, T, o, i, way):
+    use = Product(torch.zeros(k, T, 1).expand(k, T, o), torch.zeros(k, T, i))
+    assert ip.choose([use], torch.zeros(1, 1).expand(o, i)) == way
+
+
+def test_unknown_way():
+    with pytest.raises(ValueError, match="'ghosts', but must be one of materialise, ghost"):
+        ip.choose([product(2, 2, LINES, WIDTH)], torch.zeros(LINES, WIDTH), "ghosts")

@@ -1,0 +1,142 @@
+"""What `test_processes.py` runs in one process and in two: `process_cases.py <folder> [case ...]` saves each case's step.
+
+A case names what it changes; everywhere two processes get half the batch sizes that one gets.
+"""
+
+import contextlib
+import os
+import sys
+import types
+
+import numpy as np
+import torch
+from peft import LoraConfig
+from transformers import set_seed
+
+import hf_unlearn.distributed
+from tests.tiny import make_trainer, tiny_whisper, utterances
+
+PROCESSES, PROCESS = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+
+
+def with_slow_parameter():
+    """A bias that no rule covers: it meets the samples in a list of tensors."""
+
+    def forward(self, x):
+        y = torch.nn.functional.layer_norm(x, self.normalized_shape)
+        return y * self.weight + torch.stack([self.bias, (y * 0).sum((0, 1))]).sum(0)
+
+    model = tiny_whisper()
+    norm = model.model.encoder.layer_norm
+    norm.forward = types.MethodType(forward, norm)
+    return model
+
+
+def broken(samples):
+    samples[1]["input_features"][0, 0] = torch.nan
+    return samples
+
+
+def checkpointing(reentrant: bool) -> dict:
+    return {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
+
+
+MODEL = {"granularity": "model"}
+ACCUMULATE = {"forget": 8, "gradient_accumulation_steps": 2}
+CASES = {
+    "parameter": {},
+    "model": MODEL,
+    "gradient_difference": {"method": "gradient_difference"},
+    "resharded": {"reshard": True},
+    "resharded model": {**MODEL, "reshard": True, "retain": 5},
+    "unequal retain counts model": {**MODEL, "retain": 5},
+    "accumulation clipping": {**ACCUMULATE, **MODEL, "max_grad_norm": 0.01},
+    "a last batch that is not full accumulation": {"forget": 7, "gradient_accumulation_steps": 2, "max_steps": 4},
+    "fewer samples than places": {"forget": 3, "max_steps": 2},
+    "checkpointing": checkpointing(False),
+    "re-entrant checkpointing": {**checkpointing(True), **ACCUMULATE},
+    "lora model": {"lora": True, **MODEL},
+    "lora re-entrant checkpointing accumulation": {"lora": True, **checkpointing(True), **ACCUMULATE},
+    "slow": {"model": with_slow_parameter, "max_steps": 2, "retain": 5},
+    "slow checkpointing": {"model": with_slow_parameter, **checkpointing(False), "max_steps": 2},
+    "slow re-entrant checkpointing model": {"model": with_slow_parameter, **checkpointing(True), **MODEL},
+    "broken forget sample": {"data": broken, "max_steps": 2, "forget": 8},
+}
+
+
+def train(folder: str, name: str) -> None:
+    case = {
+        "forget": 4,
+        "retain": 6,
+        "model": tiny_whisper,
+        "lora": False,
+        "reshard": False,
+        "data": list,
+        **CASES[name],
+    }
+    set_seed(0)
+    forget, retain, model, lora, reshard, data = (
+        case.pop(key) for key in ("forget", "retain", "model", "lora", "reshard", "data")
+    )
+    hf_unlearn.distributed.LATENCY = -(10**12) if reshard else 2**14
+    adapter = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False) if lora else None
+    trainer = make_trainer(
+        model(),
+        f"{folder}/out",
+        forget=data(utterances(forget, seed=1)),
+        retain=utterances(retain, seed=2),
+        optimizer=False,
+        optim="sgd",
+        arguments={"peft_config": adapter},
+        per_device_train_batch_size=4 // PROCESSES,
+        per_device_retain_batch_size=6 // PROCESSES,
+        **case,
+    )
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    trainer.train()
+    step = torch.cat([(a - b).flatten() for a, b in zip(before, trainer.model.parameters())])
+    logs = [{key: row.get(key) for key in ("forget_loss", "retain_loss", "rank", "kept", "skipped_steps")}
+            for row in trainer.state.log_history if "loss" in row]  # fmt: skip
+    torch.save({"step": step, "logs": logs}, f"{folder}/{name}.{PROCESSES}.{PROCESS}.pt")
+
+
+def evaluate(folder: str) -> None:
+    """Seven samples, batches of two in each process, so that a data loader repeats one."""
+
+    def metrics(prediction):
+        tokens = np.where(prediction.predictions < 4, 0, prediction.predictions)
+        sums = sorted((tokens * np.arange(1, tokens.shape[1] + 1)).sum(1).tolist())
+        return {"samples": len(tokens), "checksum": sums, "labels": int(prediction.label_ids.clip(0).sum())}
+
+    set_seed(0)
+    trainer = make_trainer(
+        tiny_whisper(init_std=0.5),
+        f"{folder}/out",
+        forget=utterances(4, seed=1),
+        method="gradient_difference",
+        per_device_train_batch_size=4 // PROCESSES,
+        per_device_retain_batch_size=4 // PROCESSES,
+        per_device_eval_batch_size=2,
+        predict_with_generate=True,
+        generation_max_length=8,
+        eval_strategy="steps",
+        eval_steps=1,
+        max_steps=2,
+        learning_rate=1e-3,
+        optimizer=False,
+        arguments={"eval_dataset": {"test": utterances(7, seed=3)}, "compute_metrics": metrics},
+    )
+    trainer.train()
+    rows = [{key: row[key] for key in row if key.startswith("eval_test") and "_per_second" not in key and "runtime" not in key}
+            for row in trainer.state.log_history if "eval_test_samples" in row]  # fmt: skip
+    torch.save(rows, f"{folder}/evaluation.{PROCESSES}.{PROCESS}.pt")
+
+
+if __name__ == "__main__":
+    target, *names = sys.argv[1:]
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        for case_name in names or CASES:
+            train(target, case_name)
+        evaluate(target)
+    if PROCESSES > 1:
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,195 @@
+"""Runs the image recipes through their command lines, on small folders of images and tiny models."""
+
+import csv
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    pipeline,
+)
+
+from hf_unlearn import UnlearnConfig, UnlearnTrainer
+from hf_unlearn.data.images import ImageArguments
+from hf_unlearn.metrics import ATTACKS
+from hf_unlearn.recipe import parse
+from hf_unlearn.recipe.images import ImageRecipeArguments
+
+ROOT = Path(__file__).parents[2]
+ROWS = [row for row in csv.DictReader((Path(__file__).parent / "recipes.csv").open()) if row["task"] != "speakers"]
+FOLDERS = ("vit_cifar10", "resnet_imagenet", "digits")
+CONFIGS = sorted(path for name in FOLDERS for path in (ROOT / "recipes" / name).glob("*.yaml"))
+CLASSES = ["cat", "dog", "frog"]
+TINY = (
+    "--train_steps 2 --train_batch_size 4 --max_steps 2 --retain_size 6 --per_device_train_batch_size 4 "
+    "--per_device_retain_batch_size 4 --max_eval_samples 6 --check_steps 1 --relearn_steps 2 --disable_tqdm true "
+    "--use_cpu true --report_to none --dataloader_num_workers 0"
+).split()
+
+
+def run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess:
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert not check or done.returncode == 0, done.stderr[-5000:]
+    return done
+
+
+def launch(name: str, *arguments: str | Path) -> subprocess.CompletedProcess:
+    """By `accelerate launch`; two processes by torchrun, since accelerate starts only one on a CPU."""
+    several = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    return run("-m", *(several if "two_processes" in name else ["accelerate.commands.launch"]), *arguments)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """<split>/<class>/<number>.png, one colour for each class; grey and transparent ones among them."""
+    folder, rng = tmp_path_factory.mktemp("images") / "pictures", np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 3)):
+        for number, name in enumerate(CLASSES):
+            (folder / split / name).mkdir(parents=True)
+            for take in range(count):
+                values = rng.integers(0, 80, (16, 16, 3))
+                values[..., number] += 150
+                picture = PIL.Image.fromarray(values.astype(np.uint8))
+                picture = picture.convert({0: "L", 1: "RGBA"}.get(take, "RGB"))
+                picture.save(folder / split / name / f"{take}.png")
+    return folder
+
+
+@pytest.fixture
+def digit_images(tmp_path) -> Path:
+    return tmp_path / "digits"  # the recipe writes them
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory) -> dict[str, Path]:
+    """A base model whose head has other labels, and one that fits the pictures."""
+    folder = tmp_path_factory.mktemp("models")
+    processor = ViTImageProcessor(size={"height": 16, "width": 16})
+    config = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    vit = ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, num_labels=5, **config))
+    labels = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: label for label, name in enumerate(CLASSES)}}
+    resnet = ResNetForImageClassification(
+        ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", **labels)
+    )
+    for name, model in (("TINY_VIT", vit), ("TINY_RESNET", resnet)):
+        model.save_pretrained(folder / name)
+        processor.save_pretrained(folder / name)
+    return {"TINY_VIT": folder / "TINY_VIT", "TINY_RESNET": folder / "TINY_RESNET"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS, ids=[row["name"] for row in ROWS])
+def test_a_recipe_runs_and_leaves_all_it_promises(row, request, tiny_models, tmp_path):
+    data, out = request.getfixturevalue(row["data"]), tmp_path / "out"
+    flags = [tiny_models.get(flag, flag) for flag in row["flags"].split()]
+    shown = launch(
+        row["name"], row["script"], row["config"], *TINY, *flags, "--dataset", data, "--output_dir", out
+    ).stdout
+
+    results = json.loads((out / "results.json").read_text())
+    splits = {"forget", "retain", "test"} | ({"forget_test"} if row["task"] == "classes" else set())
+    measured = ["original", "unlearned"] + ([] if results["retrained"] is None else ["retrained"])
+    assert results["task"] == row["task"] and len(measured) == (
+        2 if "--gold none" in row["flags"] or "resnet" in row["name"] else 3
+    )
+    for model in measured:
+        assert set(results[model]) == set(results["per_class"][model]) == splits
+        assert set(results["attacks"][model]) == set(ATTACKS)
+    if "retrained" in measured:
+        gap = results["unlearned"]["test"]["loss"] - results["retrained"]["test"]["loss"]
+        assert results["gap"]["test"]["loss"] == pytest.approx(gap)
+    assert {"uis", "aus"} == set(results["scores"]["unlearned"])
+    assert shown.count("Accuracy (%)") == 1 and "svc_modified_entropy" in shown and "uis" in shown
+    assert all((out / name).stat().st_size > 5_000 for name in ("forgetting.png", "misread.png"))
+    card = (out / "README.md").read_text()
+    assert (
+        "pipeline_tag: image-classification" in card
+        and ("4 images" if row["task"] == "samples" else "1 class") in card
+    )
+    assert_classifies(out, next(data.rglob("*.png")), results["data"]["classes"]["retain"])
+
+
+def assert_classifies(folder: Path, image: Path, classes: list[str]) -> None:
+    """Plain `from_pretrained` (of peft's adapter too) and the pipeline take what was saved."""
+    model, processor = (
+        AutoModelForImageClassification.from_pretrained(folder),
+        AutoImageProcessor.from_pretrained(folder),
+    )
+    found = pipeline("image-classification", model=model, image_processor=processor)(
+        PIL.Image.open(image).convert("RGB")
+    )
+    assert set(classes) <= set(model.config.label2id) and found[0]["label"] in model.config.label2id
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--forget_classes", "cot"], "unknown class 'cot' in the training split: the nearest of its 3 classes: 'cat'"),
+        (["--forget_classes", "cat", "--retain_classes", "cat", "dog"], "the retain set holds the forgotten class 'cat'"),
+    ],
+    ids=["class", "retain"],
+)  # fmt: skip
+def test_a_mistake_is_answered_in_one_line(pictures, tiny_models, flags, message, tmp_path):
+    recipe = ROOT / "recipes" / "resnet_imagenet"
+    flags = ["--dataset", pictures, "--train_split", "train", "--model", tiny_models["TINY_VIT"], *flags]
+    flags += ["--output_dir", tmp_path / "out"]
+    done = run(recipe / "unlearn.py", recipe / "resnet18.yaml", *TINY, *flags, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert message in done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_a_configuration_is_understood_and_documented(config):
+    kinds = (ImageRecipeArguments, ImageArguments, UnlearnConfig)
+    _, data, args = parse(kinds, [str(config), "--use_cpu", "true", "--alpha", "0.25"])
+    assert data.forget_classes or data.forget_samples
+    assert args.alpha == 0.25  # the command line wins
+    assert config.name in (config.parent / "README.md").read_text()
+
+
+class TestPlainModule:
+    """A ResNet that is no transformers model, on real digits."""
+
+    @pytest.fixture(scope="class")
+    def script(self):
+        sys.path.insert(0, str(ROOT / "recipes" / "digits"))
+        yield importlib.import_module("plain_resnet")
+        sys.path.pop(0)
+
+    def test_a_class_is_forgotten_and_the_others_are_kept(self, script):
+        before, *rows = script.forget_class(
+            3, 0, 256, max_steps=60, per_device_retain_batch_size=64, learning_rate=1e-3
+        )
+        assert before["forget"] > 99
+        assert rows[-1]["forget"] <= 10 and rows[-1]["test"] >= 95 and rows[-1]["retain"] >= 98
+
+    @pytest.mark.parametrize("frozen", [True, False])
+    def test_running_statistics_stay_unless_told_otherwise(self, script, frozen):
+        model, samples = script.ResNet(4), script.as_samples(torch.randn(8, 1, 8, 8), torch.arange(8))
+        args = UnlearnConfig(
+            output_dir="unused", method="gradient_difference", freeze_batch_norm=frozen, max_steps=1, use_cpu=True,
+            save_strategy="no", report_to="none", disable_tqdm=True,
+        )  # fmt: skip
+        before = model.stem[1].running_mean.clone()
+        UnlearnTrainer(model, args, forget_dataset=samples, retain_dataset=samples).train()
+        assert torch.equal(model.stem[1].running_mean, before) == frozen
+
+    def test_per_sample_methods_refuse_layers_in_which_samples_interact(self, script):
+        args = UnlearnConfig(output_dir="unused", freeze_batch_norm=False, use_cpu=True, report_to="none")
+        samples = script.as_samples(torch.randn(2, 1, 8, 8), torch.arange(2))
+        with pytest.raises(ValueError, match="freeze_batch_norm=False does not work with method='orthograd'"):
+            UnlearnTrainer(script.ResNet(4), args, forget_dataset=samples, retain_dataset=samples)

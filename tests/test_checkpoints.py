@@ -1,0 +1,234 @@
+"""A run that ends at any moment costs nothing: what is half-written is passed over, and the rest goes on bit for bit."""
+
+import copy
+import os
+import resource
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import TrainerCallback, set_seed
+
+from hf_unlearn.checkpoints import EXIT_CODE, find_checkpoint, folder_written_whole, last_complete
+from tests.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
+
+# Three steps in an epoch; dropout, moments, a schedule, retain batches that differ between steps.
+OPTIONS = {"max_steps": 7, "save_strategy": "steps", "save_steps": 1, "optimizer": False, "learning_rate": 1e-3,
+           "lr_scheduler_type": "linear", "per_device_train_batch_size": 3, "per_device_retain_batch_size": 2}  # fmt: skip
+
+
+class At(TrainerCallback):
+    """Does something at the end of a step."""
+
+    def __init__(self, step, action):
+        self.step, self.action = step, action
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.action()
+
+
+def trainer_of(folder, callbacks=(), **options):
+    set_seed(0)
+    arguments = {"callbacks": list(callbacks), "eval_dataset": {"forget": FORGET, "test": RETAIN}}
+    return make_trainer(tiny_whisper(dropout=0.1), folder, arguments=arguments, **{**OPTIONS, **options})
+
+
+def weights(trainer) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run that was never interrupted, with a checkpoint at each step."""
+    trainer = trainer_of(tmp_path_factory.mktemp("straight"))
+    trainer.train()
+    return trainer
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 6])
+def test_resumed_from_any_step_is_straight(tmp_path, straight, step):
+    """Step 3 and 6 end an epoch."""
+    trainer = trainer_of(tmp_path)
+    trainer.train(resume_from_checkpoint=f"{straight.args.output_dir}/checkpoint-{step}")
+    assert torch.equal(weights(trainer), weights(straight))
+    rows = [[{k: v for k, v in row.items() if "loss" in k or k in ("kept", "rank")} for row in t.state.log_history[:7]]
+            for t in (trainer, straight)]  # fmt: skip
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    "method", ["_save", "_save_optimizer_and_scheduler", "_save_scaler", "_save_rng_state", "store_flos"]
+)
+def test_a_run_killed_while_saving_goes_on_from_the_checkpoint_before(tmp_path, straight, method, monkeypatch):
+    trainer = trainer_of(tmp_path, save_steps=2)
+    whole = getattr(trainer, method)
+
+    def killed(*arguments, **keywords):
+        if trainer.state.global_step == 4:
+            raise KeyboardInterrupt  # what comes after it is not written, as if the process were gone
+        return whole(*arguments, **keywords)
+
+    monkeypatch.setattr(trainer, method, killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert last_complete(tmp_path) == tmp_path / "checkpoint-2"
+    again = trainer_of(tmp_path, save_steps=2)
+    again.train(resume_from_checkpoint=True)
+    assert torch.equal(weights(again), weights(straight))
+
+
+def test_half_written_states_are_passed_over(tmp_path, straight):
+    run = shutil.copytree(straight.args.output_dir, tmp_path / "run")
+    shutil.rmtree(run / "checkpoint-7")
+    shutil.rmtree(run / "checkpoint-5")
+    (run / "checkpoint-20").mkdir()
+    whole = (run / "checkpoint-6" / "trainer_state.json").read_text()
+    for cut in (0, 1, len(whole) // 2, len(whole.rstrip()) - 1):
+        (run / "checkpoint-6" / "trainer_state.json").write_text(whole[:cut])
+        assert last_complete(run) == run / "checkpoint-4"
+    (run / "checkpoint-6" / "trainer_state.json").write_text(whole)
+    assert find_checkpoint("true", str(run)) == find_checkpoint("auto", str(run)) == str(run / "checkpoint-6")
+    with pytest.raises(ValueError, match="checkpoint-20 is no complete checkpoint"):
+        find_checkpoint(str(run / "checkpoint-20"), str(run))
+    assert find_checkpoint("auto", str(tmp_path / "none")) is None
+    with pytest.raises(ValueError, match="no complete checkpoint in .*none"):
+        find_checkpoint(True, str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("strategy", ["steps", "no"])
+def test_sigterm_saves_and_exits(tmp_path, straight, strategy):
+    terminate = At(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    trainer = trainer_of(tmp_path, [terminate], save_steps=100, save_strategy=strategy)
+    with pytest.raises(SystemExit) as end:
+        trainer.train()
+    assert end.value.code == EXIT_CODE == 143
+    assert last_complete(tmp_path).name in ("checkpoint-3", "checkpoint-4")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    again = trainer_of(tmp_path, resume_from_checkpoint="auto")  # as from a command line
+    again.train()
+    assert torch.equal(weights(again), weights(straight))
+
+
+def test_a_finished_run_takes_no_more_steps(tmp_path, straight):
+    """Trainer would take one more: the last checkpoint lies within an epoch."""
+    trainer = trainer_of(tmp_path)
+    trainer.train(resume_from_checkpoint=f"{straight.args.output_dir}/checkpoint-7")
+    assert trainer.state.global_step == 7 and torch.equal(weights(trainer), weights(straight))
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    fill = At(3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1])))  # no file gets larger
+    try:
+        with pytest.raises(
+            OSError, match="could not save to .*checkpoint-4: .*The last complete checkpoint is .*checkpoint-2"
+        ):
+            trainer_of(tmp_path, [fill], save_steps=2).train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_a_full_disk_leaves_the_model_that_was_there(tmp_path):
+    trainer = make_trainer(tiny_whisper(), tmp_path)
+    trainer.save_model()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with torch.no_grad():
+        trainer.model.proj_out.weight.zero_()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="could not save to .*There is no complete checkpoint yet"):
+            trainer.save_model()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_card_that_is_there_is_not_overwritten(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with folder_written_whole(tmp_path) as partial:
+        (partial / "README.md").write_text("theirs")
+        (partial / "adapter").mkdir()
+        (partial / "adapter" / "weights").write_text("w")
+    assert (tmp_path / "README.md").read_text() == "mine" and (tmp_path / "adapter" / "weights").read_text() == "w"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "adapter"]
+
+
+def test_a_vanished_data_file_is_named_and_the_last_checkpoint_stays(tmp_path):
+    class Files(list):
+        gone = False
+
+        def __getitem__(self, index):
+            if self.gone:
+                raise FileNotFoundError(2, "No such file or directory", f"speaker/{index}.flac")
+            return super().__getitem__(index)
+
+    forget = Files(FORGET)
+    vanish = At(5, lambda: setattr(forget, "gone", True))
+    with pytest.raises(FileNotFoundError, match=r"speaker/\d.flac"):
+        trainer_of(tmp_path, [vanish], forget=forget).train()
+    assert last_complete(tmp_path) is not None
+
+
+def test_skipped_steps_are_counted_on(tmp_path):
+    forget = copy.deepcopy(FORGET)
+    forget[3]["input_features"][0, 0] = torch.nan
+    options = {"forget": forget, "max_skipped_steps": 9}
+    unbroken = trainer_of(tmp_path / "straight", **options)
+    unbroken.train()
+    with pytest.raises(KeyboardInterrupt):
+        trainer_of(tmp_path / "run", [At(5, interrupt)], **options).train()
+    again = trainer_of(tmp_path / "run", **options)
+    again.train(resume_from_checkpoint=True)
+    assert again._skipped.total == unbroken._skipped.total >= 2
+    assert torch.equal(weights(again), weights(unbroken))
+
+
+class TestStoppingRules:
+    RULES = {"check_steps": 1, "check_samples": 4, "learning_rate": 5e-3, "method": "gradient_ascent",
+             "lr_scheduler_type": "constant"}  # fmt: skip
+
+    def ended(self, folder, **options) -> dict:
+        """What a run ends with that is interrupted after each step in turn, and the straight run."""
+        options = {**self.RULES, **options}
+        straight = trainer_of(folder / "straight", **options)
+        straight.train()
+        run = folder / "run"
+        for step in range(1, straight.state.global_step + 1):
+            trainer = trainer_of(run, [At(step, interrupt)], resume_from_checkpoint="auto", **options)
+            with pytest.raises(KeyboardInterrupt):
+                trainer.train()
+        for _ in range(2):  # the second finds that the run is over
+            trainer = trainer_of(run, resume_from_checkpoint="auto", **options)
+            trainer.train()
+            assert torch.equal(weights(trainer), weights(straight))
+            assert trainer.stopping == straight.stopping
+        return straight.stopping
+
+    def test_target(self, tmp_path):
+        report = self.ended(tmp_path, stop_when="forget_loss >= 4.25")
+        assert report["reason"] == "target reached" and 1 < report["step"] < 7
+
+    def test_abort(self, tmp_path):
+        report = self.ended(tmp_path, stop_when="forget_loss >= 1000", abort_when="test_loss > 4.13")
+        assert report["reason"] == "aborted" and 1 < report["restored_step"] < report["step"] < 7
+
+
+def test_the_best_model_of_a_later_step_is_forgotten_on_resume(tmp_path):
+    """A run is resumed from before its best model: that model belongs to steps which have not happened yet."""
+    options = {**TestStoppingRules.RULES, "abort_when": "test_loss > 1000"}
+    trainer_of(tmp_path, **options).train()
+    trainer = trainer_of(tmp_path, [At(3, interrupt)], **options)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(resume_from_checkpoint=f"{tmp_path}/checkpoint-2")
+    assert (
+        Path(trainer._rules._path).read_bytes() == (tmp_path / "checkpoint-2" / trainer._rules._path.name).read_bytes()
+    )

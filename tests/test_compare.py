@@ -1,0 +1,93 @@
+"""`hf-unlearn compare` on a recipe that only writes down what it was asked for."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_unlearn.cli import main
+
+RECIPE = """
+import json, pathlib, sys
+words = sys.argv[2:]
+given = dict(zip(words[::2], words[1::2]))
+folder = pathlib.Path(given["--output_dir"])
+(folder / "runs").open("a").write("run\\n")
+if given.get("--alpha") == "0.1":
+    sys.exit("this setting crashes")
+test = {"orthograd": 20, "finetune": 30}[given["--method"]] + 10 * abs(float(given["--alpha"]) - 0.5)
+test += {"anna": 0, "bert": 1, "carl": 3}[given["--speaker"]] - int(given["--size"]) / 100
+reached = given["--alpha"] != "0.55"
+results = {"task": "speakers", "stopping": {"reason": "target reached" if reached else "max_steps", "step": 7},
+           "unlearned": {"forget": {"wer": 91.0}, "test": {"wer": test}}}
+(folder / "results.json").write_text(json.dumps(results))
+"""
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    recipe, output = tmp_path / "recipe.py", tmp_path / "out"
+    recipe.write_text(RECIPE)
+    settings = [{"alpha": 0.1}, {"alpha": 0.55}, {"alpha": 0.6}, {"alpha": 0.9}]
+    given = {
+        "recipe": str(recipe), "config": "none.yaml", "output_dir": str(output), "target": "speaker",
+        "tune_on": ["anna"], "report_on": ["bert", "carl"], "seeds": [1, 2], "vary": {"size": [48, 400]},
+        "methods": {"orthograd": settings, "finetune": settings}, "score": "test_wer", "processes": 2,
+    }  # fmt: skip
+
+    def run(**changes):
+        file = tmp_path / "compare.yaml"
+        file.write_text(yaml.safe_dump({**given, **changes}))
+        return main(["compare", str(file)]), output
+
+    return run
+
+
+def rows_of(output: Path) -> list[dict]:
+    with open(output / "runs.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_settings_are_chosen_where_nothing_is_reported(comparison, capsys):
+    code, output = comparison()
+    assert code == 0
+    rows = rows_of(output)
+    tuned, reported = ([row for row in rows if row["phase"] == phase] for phase in ("tune", "report"))
+    assert len(tuned) == 2 * 2 * 4 and {row["target"] for row in tuned} == {"anna"}
+    assert len(reported) == 2 * 2 * 2 * 2 and {row["target"] for row in reported} == {"bert", "carl"}
+    # 0.55 would have the best score but did not reach the target, 0.1 crashed: 0.6 is what remains
+    assert {row["setting"] for row in reported} == {json.dumps({"alpha": 0.6})}
+    assert sum(row["ended"] == "failed" for row in tuned) == 4
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert ["48", "orthograd", "alpha 0.6", "4/4", "91.0 ± 0.0", "**22.5 ± 1.2**", "4/4"] in table
+    assert ["400", "finetune", "alpha 0.6", "4/4", "91.0 ± 0.0", "29.0 ± 1.2", "0/4"] in table
+    assert (output / "frontier.png").stat().st_size > 10_000
+
+
+def test_what_is_done_is_not_done_again(comparison):
+    _, output = comparison()
+    done = next(path for path in output.rglob("results.json"))
+    lost = next(path for path in output.rglob("results.json") if path != done)
+    lost.unlink()
+    before = rows_of(output)
+    comparison()
+    assert (done.parent / "runs").read_text() == "run\n"
+    assert (lost.parent / "runs").read_text() == "run\nrun\n"
+    assert rows_of(output) == before
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"report_on": ["anna", "bert"]}, "anna in tune_on and report_on"),
+        ({"methods": {"orthograd": [{"alpha": 0.5}], "finetune": []}}, "as many settings of every method"),
+        ({"methods": {"orthograd": [{"alpha": 0.55}]}}, "no setting of orthograd reached stop_when"),
+        ({"metods": {}}, "unknown in"),
+    ],
+)
+def test_unfair_and_mistaken_comparisons_are_refused(comparison, capsys, changes, message):
+    code, _ = comparison(**changes)
+    assert code == 1
+    assert message in capsys.readouterr().err
