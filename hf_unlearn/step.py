@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .methods.base import Visitor
 from .per_sample import ParameterRows, PerSampleEngine
-from .per_sample.reference import per_sample_gradients
+from .per_sample.reference import per_sample_gradients, select_sample
 from .per_sample.rows import Dense
 
 
@@ -48,8 +48,11 @@ class TrainerStep:
         return self.samples * self.processes / self.all_samples
 
     def loss(self, model: nn.Module, batch: dict) -> Tensor:
-        with self.trainer.compute_loss_context_manager():
-            return self.trainer.compute_loss(model, dict(batch))
+        trainer, k = self.trainer, find_batch_size(batch)
+        with trainer.compute_loss_context_manager():
+            if not trainer.one_by_one:
+                return trainer.compute_loss(model, dict(batch))
+            return sum(trainer.compute_loss(model, select_sample(batch, n, k)) for n in range(k)) / k
 
     def backward(self, loss: Tensor, **keywords) -> None:
         self.trainer.accelerator.backward(loss, **keywords)
@@ -65,7 +68,8 @@ class TrainerStep:
                     self._recorded = self.loss(self.model, self.retain_batch)
             loss, visit = self._recorded, self._with_all_processes(visit)
             total = loss + self._awaited(engine) if last else loss
-            engine.backward(functools.partial(self.backward, total, retain_graph=again), visit, again)
+            if total.requires_grad:  # not where all parameters are slow
+                engine.backward(functools.partial(self.backward, total, retain_graph=again), visit, again)
         if not again:
             self._recorded = None
         self._visit_slow(engine, visit)

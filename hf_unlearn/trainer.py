@@ -1,5 +1,6 @@
 """UnlearnTrainer: a Hugging Face Trainer whose training step forgets one data set and keeps another."""
 
+import contextlib
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from .distributed import SampleExchange, all_processes, any_process, failures_to
 from .guards import SkippedSteps, all_finite, broken_samples, named, place_in_dataset, random_state_kept
 from .methods import Method, build_method
 from .per_sample import PerSampleEngine, SampleMeanLoss
-from .per_sample.check import find_slow_parameters
+from .per_sample.check import MIXED, find_slow_parameters, samples_mix
 from .per_sample.reference import sample_gradient
 from .retain import RetainSampler, retain_dataloader
 from .step import TrainerStep
@@ -85,6 +86,7 @@ class UnlearnTrainer(Seq2SeqTrainer):
         self.retain_dataset = retain_dataset
         check_compatible(self.method, self)
         self._engine: PerSampleEngine | None = None
+        self.one_by_one: bool | None = None  # whether the model's loss has to be computed for each sample by itself
         self._exchange: SampleExchange | None = None
         self._retain_batches, self._retain_step = None, -1
         self._noted: dict[str, list[Tensor]] = defaultdict(list)  # in this optimizer step
@@ -152,6 +154,8 @@ class UnlearnTrainer(Seq2SeqTrainer):
         """One micro-batch of forget samples and, after the last one of an optimizer step, the retain batch."""
         self._set_training_mode(model)
         step = TrainerStep(self, model, self._prepare_inputs(inputs), self._forget_shares.pop(0))
+        if self.one_by_one is None:
+            self.one_by_one = self._samples_mix(step)
         loss = torch.zeros((), device=self.args.device)
         if self.method.uses_forget:
             loss = self.method.forget(step)
@@ -245,7 +249,7 @@ class UnlearnTrainer(Seq2SeqTrainer):
             names = dict(self.model.named_parameters())
             slow_parameters = [names[name] for name in slow]
             self._engine = PerSampleEngine(self.model, slow_parameters, self.args.inner_products)
-            if slow:
+            if slow and not self.one_by_one:
                 reasons = defaultdict(list)
                 for name, reason in slow.items():
                     reasons[reason].append(name)
@@ -255,14 +259,35 @@ class UnlearnTrainer(Seq2SeqTrainer):
                 )
         return self._engine
 
-    def _find_slow(self, loss_of, batch: dict, k: int) -> dict[str, str]:
-        own = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
-        precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, own)
+    @contextlib.contextmanager
+    def _without_randomness(self):
         if not checkpoints_activations(self.model):  # those work in training mode only; eval mode has no randomness
             self.model.eval()
         with random_state_kept(self.args.device):
-            slow = find_slow_parameters(self.model, loss_of, batch, k, precision)
+            yield
         self._set_training_mode(self.model)
+
+    def _precision(self) -> torch.dtype:
+        own = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, own)
+
+    def _samples_mix(self, step: TrainerStep) -> bool:
+        """Whether the model's loss of a batch is not the mean over its samples; then it is computed one by one."""
+
+        def loss_of(batch):
+            return step.loss(self.model, batch)
+
+        batch = step.forget_batch
+        with self._without_randomness():
+            mix = samples_mix(self.model, loss_of, batch, find_batch_size(batch), self._precision())
+        mix = any(all_processes(mix))
+        if mix:
+            logger.warning(f"Each sample is computed by itself, which is exact but slow: {MIXED}.")
+        return mix
+
+    def _find_slow(self, loss_of, batch: dict, k: int) -> dict[str, str]:
+        with self._without_randomness():
+            slow = find_slow_parameters(self.model, loss_of, batch, k, self._precision())
         return {name: reason for one in all_processes(slow) for name, reason in one.items()}
 
     def sample_exchange(self) -> SampleExchange:

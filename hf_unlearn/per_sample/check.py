@@ -1,4 +1,4 @@
-"""Holds the engine against one sample computed alone before the first step, and finds what needs the slow path."""
+"""Holds the engine against samples computed alone before the first step, and finds what needs the slow path."""
 
 from collections.abc import Callable
 
@@ -6,17 +6,27 @@ import torch
 from torch import Tensor, nn
 
 from .engine import ParameterRows, PerSampleEngine
+from .losses import weighted_samples
 from .reference import sample_gradient, select_sample
 from .rules import Unsupported
 
-# Largest relative difference between a sample's gradient in the batch and alone, by the precision it is computed in;
-# and, for gradients that are zero but for rounding (keys' biases), the same relative to the whole gradient.
+# Largest relative difference between gradients in the batch and alone, by the precision they are computed in; the same
+# for gradients that are zero but for rounding (keys' biases), relative to the whole gradient; and the same for losses.
 TOLERANCE = {
-    torch.float64: (1e-6, 1e-12),
-    torch.float32: (1e-3, 1e-6),
-    torch.bfloat16: (1e-1, 1e-3),
-    torch.float16: (3e-2, 1e-3),
+    torch.float64: (1e-6, 1e-12, 1e-8),
+    torch.float32: (1e-3, 1e-6, 1e-4),
+    torch.bfloat16: (1e-1, 1e-3, 2e-2),
+    torch.float16: (3e-2, 1e-3, 4e-3),
 }
+# So many samples are computed alone, and weighed in two ways: SCALES on their losses in the batch, so that samples that
+# are alike differ, and SIGNS on their gradients afterwards. Neither exchanging samples, nor averaging over them, nor
+# leaving some out gives the same sum, even for identical samples, and even if one of them is the only one.
+SCALES = (0.5, 1.0, 2.0, 3.0)
+SIGNS = (1.0, -1.0, 1.0, -1.0)
+MIXED = (
+    "the loss of the batch is not the mean of what the model returns for each sample alone: something averages over the "
+    "batch, or the loss is none of torch.nn.functional's"
+)
 
 
 def find_slow_parameters(
@@ -24,44 +34,114 @@ def find_slow_parameters(
 ) -> dict[str, str]:
     """Names of the parameters whose per-sample gradients the engine cannot get, with the reason.
 
-    One sample of the batch is computed alone, without the engine, and its gradient compared with what the engine gives
-    for that sample within the batch. `loss_of` must be deterministic (no dropout).
+    Up to four samples of the batch are computed alone, without the engine; a weighted sum of their gradients is
+    compared with what the engine gives within the batch, and the engine's inner products with that sum.
+
+    Args:
+        loss_of: the model's loss on a batch, a `SampleMeanLoss`, without randomness (no dropout).
+        precision: that the forward pass computes in.
     """
     names = {p: name for name, p in model.named_parameters() if p.requires_grad}
+    places, losses, alone = _alone(model, loss_of, batch, k, list(names))
+    scales, weights = losses.new_zeros(2, k)
+    scales[places], weights[places] = losses.new_tensor(SCALES[: len(places)]), losses.new_tensor(SIGNS[: len(places)])
     slow: dict[nn.Parameter, str] = {}
-    alone = dict(zip(names, sample_gradient(model, loss_of(select_sample(batch, k - 1, k)), list(names))))
     while True:
         engine = PerSampleEngine(model, slow)
         try:
-            wrong = _differing(engine, loss_of, batch, k, alone, TOLERANCE[precision])
+            with engine.record(k), weighted_samples(scales):
+                loss = loss_of(batch)
+            if not _is_mean(loss, scales[places], losses, k, precision):
+                return dict.fromkeys(names.values(), MIXED)
+            wrong = _differing(engine, loss, weights * k, dict(zip(names, alone)), TOLERANCE[precision][:2])
         except Unsupported as problem:
             found = {p: str(problem) for p in problem.parameters if p not in slow}
             if not found:
                 raise
             slow.update(found)
             continue
+        if isinstance(engine.slow, dict):
+            slow.update((p, engine.slow[id(p)]) for p in names if id(p) in engine.slow and p not in slow)
         slow.update(wrong)
         return {names[p]: reason for p, reason in slow.items()}
 
 
-def _differing(engine, loss_of, batch, k, alone, tolerance) -> dict[nn.Parameter, str]:
+def samples_mix(
+    model: nn.Module, loss_of: Callable[[dict], Tensor], batch: dict, k: int, precision: torch.dtype
+) -> bool:
+    """Whether the loss of a batch, or its gradient, is something else than the mean of its samples' own, so that only
+    samples computed one by one have the gradients that they have alone. (Arguments as in `find_slow_parameters`.)
+
+    The gradient may differ where the loss does not: kernels of torch have had faults in batches alone.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    places, losses, alone = _alone(model, loss_of, batch, k, parameters, signs=(1.0,) * len(SIGNS))
+    scales = losses.new_zeros(k)
+    scales[places] = losses.new_tensor(SCALES[: len(places)])
+    with weighted_samples(scales):
+        loss = loss_of(batch)
+    if not _is_mean(loss, scales[places], losses, k, precision):
+        return True
+    together = sample_gradient(model, loss * k, parameters)
+    length = torch.stack([grad.norm() for grad in alone]).norm()
+    error = torch.stack([(a - b).norm() for a, b in zip(together, alone)]).norm()
+    return bool(error > TOLERANCE[precision][0] * length)
+
+
+def _places(k: int) -> list[int]:
+    """The last sample, the first, and others between them."""
+    return list(dict.fromkeys((k - 1, 0, k // 2, k // 3)))
+
+
+def _alone(model, loss_of, batch, k, parameters, signs=SIGNS) -> tuple[list[int], Tensor, list[Tensor]]:
+    """Which samples were computed alone, their losses, and the weighted sum of their gradients."""
+    places, losses, total = [], [], None
+    for n in dict.fromkeys((*_places(k), *range(min(k, 8)))):
+        loss = loss_of(select_sample(batch, n, k))
+        if len(places) == len(SCALES) or (loss == 0 and n != k - 1):  # such a sample tells nothing
+            continue
+        factor = SCALES[len(places)] * signs[len(places)]
+        gradients = sample_gradient(model, loss * factor, parameters)
+        total = gradients if total is None else torch._foreach_add(total, gradients)
+        places.append(n)
+        losses.append(loss.detach())
+    return places, torch.stack(losses), total
+
+
+def _is_mean(loss: Tensor, scales: Tensor, losses: Tensor, k: int, precision: torch.dtype) -> bool:
+    terms = scales * losses.to(scales.dtype) / k
+    bound = TOLERANCE[precision][2] * terms.abs().sum()
+    return bool((loss.detach() - terms.sum()).abs() <= bound) or not bool(torch.isfinite(terms).all())
+
+
+def _differing(engine, loss, weights, alone, tolerance) -> dict[nn.Parameter, str]:
     relative, absolute = tolerance
     floor = absolute * torch.stack([grad.norm() for grad in alone.values()]).norm()
-    last = torch.zeros(k, device=floor.device)
-    last[-1] = k  # the rows are gradients of L_n / k
     wrong, met = {}, set()
 
     def compare(rows: ParameterRows) -> None:
         met.add(rows.parameter)
         expected = alone[rows.parameter]
-        error = (rows.weighted(last) - expected).norm()
-        if not error <= relative * expected.norm() + floor:
-            wrong[rows.parameter] = f"its gradient of one sample alone differs by {float(error / expected.norm()):.1e}"
+        error, bound = (rows.weighted(weights) - expected).norm(), relative * expected.norm() + floor
+        if not error <= bound:
+            wrong[rows.parameter] = f"its gradient of samples alone differs by {float(error / expected.norm()):.1e}"
+        elif not _consistent(rows, expected, weights, bound):
+            wrong[rows.parameter] = "the inner products of its gradients do not fit them"
 
-    with engine.record(k):
-        loss = loss_of(batch)
-    engine.backward(loss.backward, compare)
+    if loss.requires_grad:
+        engine.backward(loss.backward, compare)
     for parameter, expected in alone.items():
         if parameter not in met and id(parameter) not in engine.slow and expected.norm() > floor:
             wrong[parameter] = "its use in the model was not seen"
     return wrong
+
+
+def _consistent(rows: ParameterRows, expected: Tensor, weights: Tensor, bound: Tensor) -> bool:
+    """K w = A A^T w and w b = |A^T w|^2, for b = A u with u = A^T w but for an error of that size."""
+    gram, dots = rows.products(expected)
+    weights, length = weights.double(), expected.norm().double()
+    bound = 2 * bound.double() + 1e-6 * gram.trace().clamp_min(0).sqrt() * weights.norm()
+    return bool(
+        (gram @ weights - dots).norm() <= bound * gram.trace().clamp_min(0).sqrt()
+        and (weights @ dots - length**2).abs() <= bound * length
+    )

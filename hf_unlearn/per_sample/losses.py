@@ -6,13 +6,27 @@ sample alone (DESIGN: "padding and batch composition change nothing"). Nothing o
 `torch.nn.functional`'s loss functions are intercepted while it computes.
 """
 
+import contextlib
 import inspect
 from collections.abc import Callable
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+_WEIGHTS: ContextVar[Tensor | None] = ContextVar("weights of the samples' losses", default=None)
+
+
+@contextlib.contextmanager
+def weighted_samples(weights: Tensor):
+    """Within this context, `SampleMeanLoss` gives mean_n(w_n L_n); weights (k,)."""
+    token = _WEIGHTS.set(weights)
+    try:
+        yield
+    finally:
+        _WEIGHTS.reset(token)
 
 
 class SampleMeanLoss(TorchFunctionMode):
@@ -34,7 +48,8 @@ class SampleMeanLoss(TorchFunctionMode):
             return func(*args, **kwargs)
         losses = LOSSES[func](self.samples, *args, **kwargs)
         self.seen.append(losses.detach())
-        return losses.mean()
+        weights = _WEIGHTS.get()
+        return (losses if weights is None else losses * weights.to(losses.dtype)).mean()
 
     def per_sample(self, loss: Tensor) -> Tensor:
         """The samples' losses (k,) that a model's loss is the mean of; its mean for each where the model has several."""
@@ -113,11 +128,19 @@ def _elementwise(function: Callable) -> Callable:
     return per_sample
 
 
+def _kl_div(k, input, target, size_average=None, reduce=None, reduction="mean", log_target=False):
+    rows = _by_sample(F.kl_div(input, target, reduction="none", log_target=log_target), k)
+    if reduction == "batchmean":  # over the leading axis, of which one sample may have several lines
+        return rows.sum(1) / (len(input) // k)
+    return rows.sum(1) if reduction == "sum" else rows.mean(1)
+
+
 # Each gives the losses of the k samples, (k,).
 LOSSES: dict[Callable, Callable] = {
     F.cross_entropy: _cross_entropy,
     F.nll_loss: _nll_loss,
     F.ctc_loss: _ctc_loss,
+    F.kl_div: _kl_div,
     **{
         function: _elementwise(function)
         for function in (
@@ -127,6 +150,10 @@ LOSSES: dict[Callable, Callable] = {
             F.huber_loss,
             F.binary_cross_entropy,
             F.binary_cross_entropy_with_logits,
+            F.soft_margin_loss,
+            F.multilabel_soft_margin_loss,
+            F.hinge_embedding_loss,
+            F.poisson_nll_loss,
         )
     },
 }

@@ -1,7 +1,7 @@
 """Finds, during a forward pass, every call in which parameters meet samples, and taps the gradient behind it."""
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator
+import types
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,60 +11,90 @@ from torch import Tensor, nn
 from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 
-from .rows import Dense, Rows, written_out
-from .rules import RULES, Unsupported, by_sample
+from .gradients import rows_of  # noqa: F401  (for the engine, which takes both halves from here)
+from .layout import LEADING, Layout, Layouts
+from .rules import LIKE, REWRITTEN, RULES, argument_name, needs_values, out_of_place
 
 if TYPE_CHECKING:
     from .engine import PerSampleEngine
 
-# In-place calls whose rule does not need the value that they overwrite, with the rule's name.
-IN_PLACE = {"add_": "add", "__iadd__": "add"}
+Key = int | str | tuple[int | str, int]  # position or name of an argument; with an index, a member of a list
 _TAKEN = object()  # stands in a recorded call for a sample tensor, which belongs to the autograd graph alone
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call:
-    """One call in which tracked tensors (parameters, and what is made of parameters alone) meet samples.
+    """One call in which tracked tensors (parameters, and what is made of parameters alone) meet samples."""
 
-    Arguments are named by their key: the position for positional arguments, the name for keyword arguments.
-    """
-
+    engine: "PerSampleEngine"
     function: Callable
     arguments: dict[int | str, object]
-    tracked: dict[int | str, Tensor]
-    samples: tuple[int | str, ...]
-    roots: tuple[nn.Parameter, ...]  # the parameters behind the tracked tensors
+    tracked: dict[Key, Tensor]
+    samples: dict[Key, Layout]
+    output: Layout
+    behind: dict[Key, tuple[nn.Parameter, ...]]  # the parameters behind each tracked tensor
     autocast: tuple[str, torch.dtype, bool]  # device type, dtype, enabled
 
     @property
-    def rule(self) -> Callable | None:
-        return RULES.get(IN_PLACE.get(self.function.__name__, self.function.__name__))
+    def roots(self) -> tuple[nn.Parameter, ...]:
+        return _unique(root for roots in self.behind.values() for root in roots)
 
-    def run(self, values: dict[int | str, Tensor]):
-        """Calls the function with some arguments replaced."""
-        arguments = {**self.arguments, **values}
+    @property
+    def rule(self) -> Callable | None:
+        return RULES.get(self.function.__name__)
+
+    def filled(self, values: dict[Key, object]) -> tuple[list, dict[str, object]]:
+        """Positional and keyword arguments, with some of them replaced."""
+        arguments = dict(self.arguments)
+        for key, value in values.items():
+            if isinstance(key, tuple):
+                items = list(arguments[key[0]])
+                items[key[1]] = value
+                arguments[key[0]] = type(arguments[key[0]])(items)
+            else:
+                arguments[key] = value
         positional = [value for key, value in arguments.items() if isinstance(key, int)]
-        return self.function(*positional, **{key: value for key, value in arguments.items() if isinstance(key, str)})
+        return positional, {key: value for key, value in arguments.items() if isinstance(key, str)}
+
+    def run(self, values: dict[Key, Tensor]):
+        positional, keywords = self.filled(values)
+        return self.function(*positional, **keywords)
+
+    def value(self, key: Key):
+        return _at(self.arguments, key)
+
+    def emptied(self) -> "Call":
+        """The same without its sample tensors (shapes are left where a rule needs no more)."""
+        shapes = not self.needs_values
+        left = {key: self.value(key).detach().to("meta") if shapes else _TAKEN for key in self.samples}
+        positional, keywords = self.filled(left)
+        return replace(self, arguments={**dict(enumerate(positional)), **keywords})
+
+    @property
+    def needs_values(self) -> bool:
+        rule = self.rule
+        return rule is None or any(needs_values(rule, argument_name(rule, key)) for key in self.tracked)
 
 
 class Tap(torch.autograd.Function):
-    """Identity on a call's output; its backward pass hands the engine what the parameters' gradients are made of."""
+    """Identity on a call's outputs; its backward pass hands the engine what the parameters' gradients are made of."""
 
     @staticmethod
-    def forward(ctx, engine, call, output, *tensors):
-        ctx.engine, ctx.call = engine, call
-        ctx.save_for_backward(*tensors[: len(call.samples)])
-        if call.rule is None or output._is_view():
-            return output.view_as(output)
-        # The same tensor rather than a view of it: in-place activations may follow. No function that has a rule keeps
-        # its output for its own backward pass, so nothing minds.
-        ctx.mark_dirty(output)
-        return output
+    def forward(ctx, call, outputs, saved, *tensors):
+        ctx.call = call
+        samples = tensors[outputs : outputs + saved]
+        ctx.save_for_backward(*samples)
+        # A tensor of its own rather than a view, since in-place activations may follow. It shares its memory with the
+        # call's output, which nobody else sees; a part of an input, which others do see, is copied.
+        taken = {x.untyped_storage().data_ptr() for x in samples}
+        values = [x.clone() if x.untyped_storage().data_ptr() in taken else x.data for x in tensors[:outputs]]
+        return tuple(values) if outputs > 1 else values[0]
 
     @staticmethod
-    def backward(ctx, B):
-        gradients = ctx.engine.receive(ctx.call, B, ctx.saved_tensors)
-        return (None, None, B, *[None] * len(ctx.call.samples), *gradients)
+    def backward(ctx, *gradients):
+        saved = ctx.saved_tensors
+        own = ctx.call.engine.receive(ctx.call, gradients[0], (*saved, *gradients[1:]))
+        return (None, None, None, *gradients, *[None] * len(saved), *own)
 
 
 class Recorder(TorchFunctionMode):
@@ -76,78 +106,121 @@ class Recorder(TorchFunctionMode):
 
     def __init__(self, engine: "PerSampleEngine"):
         super().__init__()
-        self.engine = engine
+        self.engine, self.layouts = engine, Layouts(max(1, engine.k))
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func in _BACKWARD:  # keep recording inside: checkpointed parts run their forward pass again there
             with self:
                 return _BACKWARD[func](*args, **kwargs)
-        tracked, samples, lists = self._sort(args, kwargs)
+        tracked, samples = self._sort(func, args, kwargs)
         if tracked and (samples or self._spreads(func, args)):
-            return self._meet(func, args, kwargs, tracked, samples, lists)
+            if func is F.multi_head_attention_forward:  # there are rules for its parts
+                with self:
+                    return _OPENED_ATTENTION(*args, **kwargs)
+            return self._meet(func, args, kwargs, tracked, samples)
         output = func(*args, **kwargs)
-        if tracked:
-            self._follow(output, _unique(root for t in tracked.values() for root in self.engine.tracked[id(t)][1]))
-        elif not samples:
-            self._follow(output, ())
-        elif args and _overwrites(func) and id(args[0]) in self.engine.constants:
-            del self.engine.constants[id(args[0])]  # samples were written into it
+        self._follow(func, args, output, tracked, samples)
+        if samples:
+            self.layouts.follow(func, args, kwargs, output, self._is_sample)
         return output
 
-    def _sort(self, args, kwargs):
-        """Tracked tensors by key, keys of arguments with samples, and whether any of those is a list of tensors."""
-        tracked, samples, lists = {}, [], False
+    def _is_sample(self, tensor: Tensor) -> bool:
+        return id(tensor) not in self.engine.constants and id(tensor) not in self.engine.tracked
+
+    def _sort(self, func, args, kwargs) -> tuple[dict[Key, Tensor], list[Key]]:
+        """Tracked tensors by key, and keys of arguments with samples."""
+        tracked, samples = {}, []
         for key, value in (*enumerate(args), *kwargs.items()):
             several = isinstance(value, (list, tuple))
-            for tensor in value if several else (value,):
+            for at, tensor in enumerate(value if several else (value,)):
                 if not isinstance(tensor, Tensor) or id(tensor) in self.engine.constants:
                     continue
-                lists |= several
                 if id(tensor) in self.engine.tracked:
-                    tracked[(key, len(tracked)) if several else key] = tensor
-                elif not samples or samples[-1] != key:
-                    samples.append(key)
-        return tracked, tuple(samples), lists
+                    tracked[(key, at) if several else key] = tensor
+                elif tensor.ndim or tensor.is_floating_point():  # a whole number (of an expert) belongs to no sample
+                    samples.append((key, at) if several else key)
+        if func.__name__ in LIKE:  # the other tensor only lends its type or its shape
+            return ({0: tracked[0]}, []) if 0 in tracked else ({}, samples)
+        return tracked, samples
 
     def _spreads(self, func, args) -> bool:
         """Whether this call makes a copy for each sample, without having seen one: `cls_token.expand(k, -1, -1)`, or a
         look-up of positions that were repeated k times."""
         if func in (torch.Tensor.expand, torch.Tensor.repeat):
             sizes = args[1] if isinstance(args[1], (tuple, list)) else args[1:]
-            return args[0].ndim == len(sizes) > 1 and args[0].shape[0] == 1 and sizes[0] == self.engine.k
+            own = args[0].shape[0] if args[0].ndim == len(sizes) else 1
+            return len(sizes) > 1 and own == 1 and sizes[0] == self.engine.k
         if func in (torch.Tensor.__getitem__, F.embedding):
             index = args[1] if func is torch.Tensor.__getitem__ else args[0]
             return isinstance(index, Tensor) and index.ndim > 1 and len(index) == self.engine.k
         return False
 
-    def _follow(self, output, roots: tuple[nn.Parameter, ...]) -> None:
-        for tensor in output if isinstance(output, (list, tuple)) else (output,):
-            if not isinstance(tensor, Tensor) or id(tensor) in self.engine.tracked:
+    def _follow(self, func, args, output, tracked, samples) -> None:
+        """Notes of which kind the outputs are, and what the call has written into."""
+        tensors = output if isinstance(output, (list, tuple)) else (output,)
+        if args and isinstance(args[0], Tensor) and _overwrites(func):
+            tensors = (args[0], args[0]._base) if args[0]._is_view() else (args[0],)
+        roots = self._roots(tracked)
+        for tensor in tensors:
+            if not isinstance(tensor, Tensor) or isinstance(tensor, nn.Parameter):
                 continue
-            if roots and tensor.requires_grad:
-                self.engine.tracked[id(tensor)] = (tensor, roots)
-            else:
+            if samples and not tracked:
+                self.engine.constants.pop(id(tensor), None)
+            elif roots and tensor.requires_grad:
+                self.engine.constants.pop(id(tensor), None)
+                before = self.engine.tracked.get(id(tensor), (None, ()))[1]
+                self.engine.tracked[id(tensor)] = (tensor, _unique((*before, *roots)))
+            elif id(tensor) not in self.engine.tracked and not samples:
                 self.engine.constants[id(tensor)] = tensor
 
-    def _meet(self, func, args, kwargs, tracked, samples, lists):
-        roots = _unique(root for t in tracked.values() for root in self.engine.tracked[id(t)][1])
-        if lists:
-            raise Unsupported(f"{func.__name__} takes a list of tensors", roots)
-        if _overwrites(func) and func.__name__ not in IN_PLACE or "out" in kwargs:
-            raise Unsupported(f"{func.__name__} overwrites its input", roots)
-        device = roots[0].device.type
-        autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+    def _roots(self, tracked: dict[Key, Tensor]) -> tuple[nn.Parameter, ...]:
+        return _unique(root for tensor in tracked.values() for root in self.engine.tracked[id(tensor)][1])
+
+    def _meet(self, func, args, kwargs, tracked, samples):
+        roots, changed = self._roots(tracked), None
+        values = {key: tensor.detach() for key, tensor in tracked.items()}
+        behind = {key: self.engine.tracked[id(tensor)][1] for key, tensor in tracked.items()}
+        if _overwrites(func):
+            changed = args[0]
+            if 0 in tracked:  # its history is about to be written over, too
+                tracked[0] = changed.clone()
+            func, values = out_of_place(func), {0: changed.detach() if 0 in tracked else changed.clone(), **values}
         arguments = {**dict(enumerate(args)), **kwargs}
-        call = Call(func, arguments, tracked, samples, roots, autocast)
-        output = call.run({key: tensor.detach() for key, tensor in tracked.items()})
-        if not isinstance(output, Tensor):
-            raise Unsupported(f"{func.__name__} returns no single tensor", roots)
-        self.engine.count(roots)
+        layouts = {key: self.layouts.of(_at(arguments, key)) for key in samples}
+        call = Call(self.engine, func, arguments, tracked, layouts, LEADING, behind, _autocast(roots[0].device.type))
+        output = call.run(values)
+        self.layouts.follow(func, args, kwargs, output, self._is_sample)
+        if not all(id(root) in self.engine.slow for root in roots):
+            output = self._tap(call, output, {**arguments, **values})
+        if changed is None:
+            return output
+        if 0 in tracked and not changed._is_view():
+            changed.detach_()
+        changed.copy_(output)  # from here on it holds samples, whatever it was before
+        for tensor in (changed, changed._base) if changed._is_view() else (changed,):
+            self.engine.tracked.pop(id(tensor), None)
+            self.engine.constants.pop(id(tensor), None)
+        return changed
+
+    def _tap(self, call: Call, output, values: dict):
+        outputs = output if isinstance(output, (list, tuple)) else (output,)
+        floating = [x for x in outputs if isinstance(x, Tensor) and x.is_floating_point()]
+        if not floating:
+            return output
+        self.engine.count(call.roots)
         if not torch.is_grad_enabled():  # the first pass of a re-entrant checkpoint
             return output
-        call = replace(call, arguments={**arguments, **dict.fromkeys(samples, _TAKEN)})
-        return Tap.apply(self.engine, call, output, *[_kept(arguments[key], output) for key in samples], *roots)
+        call = replace(call, output=self.layouts.of(floating[0]))
+        if call.function.__name__ in REWRITTEN:
+            call, values = REWRITTEN[call.function.__name__](call, values)
+        saved = [_kept(_at(values, key), floating[0]) for key in call.samples] if call.needs_values else []
+        tapped = Tap.apply(call.emptied(), len(floating), len(saved), *floating, *saved, *call.roots)
+        tapped = list(tapped) if len(floating) > 1 else [tapped]
+        for before, after in zip(floating, tapped):
+            self.layouts.note(after, self.layouts.of(before))
+        outputs = [tapped.pop(0) if any(x is y for y in floating) else x for x in outputs]
+        return tuple(outputs) if isinstance(output, (list, tuple)) else outputs[0]
 
 
 def _backward(tensors, grad_tensors=None, retain_graph=None, create_graph=False, grad_variables=None, inputs=None):
@@ -168,17 +241,40 @@ _BACKWARD = {
 }
 
 
+def _opened(function: Callable) -> Callable:
+    """A Python function of torch that does not offer itself to torch function modes, so that they see its parts."""
+    names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    return types.FunctionType(
+        function.__code__,
+        {**function.__globals__, **dict.fromkeys(names, lambda *tensors: False)},
+        function.__name__,
+        function.__defaults__,
+    )
+
+
+_OPENED_ATTENTION = _opened(F.multi_head_attention_forward)
+_OPENED_ATTENTION.__kwdefaults__ = F.multi_head_attention_forward.__kwdefaults__
+
+
 def _overwrites(func) -> bool:
     name = func.__name__
     return (
         name in ("__setitem__", "__set__")
-        or name.startswith("__i")
+        or name.startswith("__i") and name not in ("__index__", "__int__", "__invert__")
         or (name.endswith("_") and not name.endswith("__"))
-    )
+    )  # fmt: skip
+
+
+def _at(arguments: dict, key: Key):
+    return arguments[key[0]][key[1]] if isinstance(key, tuple) else arguments[key]
 
 
 def _unique(parameters: Iterable[nn.Parameter]) -> tuple[nn.Parameter, ...]:
     return tuple({id(p): p for p in parameters}.values())
+
+
+def _autocast(device: str) -> tuple[str, torch.dtype, bool]:
+    return device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
 
 
 def _kept(sample: Tensor, output: Tensor) -> Tensor:
@@ -187,57 +283,3 @@ def _kept(sample: Tensor, output: Tensor) -> Tensor:
     """
     half = output.dtype in (torch.float16, torch.bfloat16) and sample.dtype == torch.float32
     return sample.detach().to(output.dtype) if half else sample.detach()
-
-
-def rows_of(call: Call, k: int, B: Tensor, samples: tuple[Tensor, ...]) -> Iterator[tuple[nn.Parameter, Rows]]:
-    """The per-sample gradients of every parameter behind a call, from its inputs and its output's gradient B."""
-    values = {
-        **call.arguments,
-        **dict(zip(call.samples, samples)),
-        **{key: t.detach() for key, t in call.tracked.items()},
-    }
-    for key, tensor in call.tracked.items():
-        rows = _by_rule(call, k, B, values, key) or _vectorised(call, k, B, values, key)
-        if isinstance(tensor, nn.Parameter):
-            yield tensor, rows
-        else:
-            yield from _pulled_back(call, tensor, rows, k)
-
-
-def _by_rule(call: Call, k: int, B: Tensor, values: dict, key: int | str) -> Rows | None:
-    if call.rule is None:
-        return None
-    name = key if isinstance(key, str) else list(inspect.signature(call.rule).parameters)[2:][key]
-    try:
-        positional = [value for at, value in values.items() if isinstance(at, int)]
-        makers = call.rule(k, B, *positional, **{at: value for at, value in values.items() if isinstance(at, str)})
-        return makers[name]() if name in makers else None
-    except Unsupported:
-        return None
-
-
-def _vectorised(call: Call, k: int, B: Tensor, values: dict, key: int | str) -> Dense:
-    """G_n by vectorised differentiation of the call on single samples, for any function that torch.func.vmap takes."""
-
-    def of_one(B_n, *samples_n):
-        given = {**values, **dict(zip(call.samples, samples_n))}
-        _, pull = torch.func.vjp(lambda weight: call.run({**given, key: weight}), values[key])
-        return pull(B_n)[0]
-
-    device, dtype, enabled = call.autocast
-    try:
-        with torch.autocast(device, dtype=dtype, enabled=enabled):
-            samples = [by_sample(values[at], k) for at in call.samples]
-            return Dense(torch.func.vmap(of_one)(by_sample(B, k), *samples))
-    except (Unsupported, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-        raise Unsupported(f"{call.function.__name__} has no rule and does not vectorise", call.roots) from error
-
-
-def _pulled_back(call: Call, tensor: Tensor, rows: Rows, k: int) -> Iterator[tuple[nn.Parameter, Rows]]:
-    """From per-sample gradients of a tensor made of parameters to those of the parameters."""
-    lines = tensor.shape[0] if tensor.ndim else 1
-    G = written_out([rows], lines, tensor.numel() // lines).reshape(k, *tensor.shape).to(tensor.dtype)
-    gradients = torch.autograd.grad(tensor, call.roots, G, retain_graph=True, allow_unused=True, is_grads_batched=True)
-    for parameter, gradient in zip(call.roots, gradients):
-        if gradient is not None:
-            yield parameter, Dense(gradient)

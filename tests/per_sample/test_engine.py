@@ -5,12 +5,11 @@ import torch
 import transformers as T
 from torch import nn
 
-from hf_unlearn.per_sample import PerSampleEngine, SampleMeanLoss, Unsupported
+from hf_unlearn.per_sample import PerSampleEngine
 from hf_unlearn.per_sample.check import find_slow_parameters
-from hf_unlearn.per_sample.reference import per_sample_gradients
+from tests.per_sample.harness import K, differences, loss_of, randomised
 from tests.tiny import collate, tiny_whisper, utterances
 
-K = 4
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 TEXT = {**SMALL, "vocab_size": 50, "max_position_embeddings": 32}
 VISION = {**SMALL, "image_size": 32, "patch_size": 8, "num_labels": 3}
@@ -46,53 +45,8 @@ ARCHITECTURES = {
 }  # fmt: skip
 
 
-def randomised(model: nn.Module) -> nn.Module:
-    """Away from zero biases and unit scales, at which wrong gradients can look right."""
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn_like(p) * 0.05) if not p.abs().max() < 3 else p.add_(0.02 * torch.randn_like(p))
-    return model.eval()
-
-
-def loss_of(model):
-    def loss(batch):
-        with SampleMeanLoss(len(batch["labels"])):
-            return model(**batch).loss
-
-    return loss
-
-
 def assert_same_rows(model, batch, slow=()):
-    """Every row, Gram matrix and inner product that a visitor sees, against samples computed alone."""
-    names = {p: name for name, p in model.named_parameters() if p.requires_grad and name not in slow}
-    alone = [
-        torch.stack(rows) / K for rows in zip(*per_sample_gradients(model, loss_of(model), batch, K, list(names)))
-    ]
-    alone = dict(zip(names, alone))
-    floor, wrong, met = 1e-6 * max(rows.norm() for rows in alone.values()), {}, []
-
-    def visit(rows):
-        expected = alone[rows.parameter]
-        met.append(rows.parameter)
-        got = torch.stack([rows.weighted(one) for one in torch.eye(K)])
-        flat = expected.reshape(K, -1).double()
-        compared = [("rows", got, expected)]
-        for exact in (False, True):
-            gram, dots = rows.products(torch.ones_like(rows.parameter), exact)
-            compared += [("K", gram, flat @ flat.T), ("b", dots, flat.sum(1))]
-        for what, value, reference in compared:
-            if not (value - reference).norm() <= 1e-3 * reference.norm() + floor:
-                wrong[names[rows.parameter], what] = float((value - reference).norm() / reference.norm())
-
-    engine = PerSampleEngine(model, [p for name, p in model.named_parameters() if name in slow])
-    with engine.record(K):
-        loss = loss_of(model)(batch)
-    engine.backward(loss.backward, visit)
-    assert not wrong
-    assert len(met) == len(set(met))
-    unseen = [names[p] for p in names if p not in set(met) and alone[p].norm() > floor]
-    assert not unseen
-    assert all(p.grad is None for p in model.parameters())  # the visitor returned nothing
+    assert not differences(model, batch, slow)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -102,23 +56,6 @@ def test_rows_of_every_parameter(name):
     slow = find_slow_parameters(model, loss_of(model), batch, K)
     assert set(slow) <= {n for n in dict(model.named_parameters()) if "relative_position_bias" in n}
     assert_same_rows(model, batch, slow)
-
-
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_checkpointing(reentrant):
-    model = randomised(tiny_whisper(use_cache=False))
-    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
-    model.train()
-    assert_same_rows(model, collate(utterances(K)))
-
-
-def test_frozen_parameters_and_adapters():
-    from peft import LoraConfig, get_peft_model
-
-    model = get_peft_model(
-        tiny_whisper(), LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    )
-    assert_same_rows(model.eval(), collate(utterances(K)))
 
 
 class Reused(nn.Module):
@@ -153,36 +90,21 @@ class Unruly(nn.Module):
         )
 
 
-def test_what_has_no_rule_is_named():
+def test_what_has_no_rule_is_named_and_the_rest_goes_on():
+    model, batch = Unruly(), {"x": torch.randn(K, 4), "labels": torch.arange(K) % 3}
+    reasons = find_slow_parameters(model, loss_of(model), batch, K)
+    assert set(reasons) == {"bad"} and "cat" in reasons["bad"]
+    assert not differences(model, batch, slow={"bad"})
+
+
+def test_a_parameter_given_up_in_the_middle_gets_no_gradient():
+    """In a step after the check, too: what is left to the slow path has not been touched."""
     model, batch = Unruly(), {"x": torch.randn(K, 4), "labels": torch.arange(K) % 3}
     engine = PerSampleEngine(model)
-    with pytest.raises(Unsupported) as problem, engine.record(K):
-        loss_of(model)(batch)
-    assert problem.value.parameters == (model.bad,)
-    assert set(find_slow_parameters(model, loss_of(model), batch, K)) == {"bad"}
-
-
-def test_the_check_finds_a_wrong_rule(monkeypatch):
-    from hf_unlearn.per_sample import recorder, rules
-
-    def wrong(k, B, input, weight, bias=None):
-        return {
-            "weight": lambda: rules.Product(B.roll(1, 0)[:, None], input[:, None]),
-            "bias": lambda: rules.Dense(B.clone()),
-        }
-
-    monkeypatch.setitem(recorder.RULES, "linear", wrong)
-
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(4, 3)
-
-        def forward(self, x, labels):
-            return T.modeling_outputs.SequenceClassifierOutput(
-                loss=nn.functional.cross_entropy(self.linear(x), labels)
-            )
-
-    model = Model()
-    batch = {"x": torch.randn(K, 4), "labels": torch.arange(K) % 3}
-    assert set(find_slow_parameters(model, loss_of(model), batch, K)) == {"linear.weight"}
+    with engine.record(K):
+        loss = loss_of(model)(batch)
+    engine.backward(loss.backward, lambda rows: rows.weighted(torch.ones(K)))
+    assert id(model.bad) in engine.slow and model.bad.grad is None
+    expected = torch.autograd.grad(loss_of(model)(batch), list(model.good.parameters()))
+    for p, grad in zip(model.good.parameters(), expected):
+        torch.testing.assert_close(p.grad, grad)

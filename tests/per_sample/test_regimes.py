@@ -1,0 +1,102 @@
+"""The engine under adapters, half precision, checkpointing and attention implementations."""
+
+import peft
+import pytest
+import torch
+import transformers as T
+
+from hf_unlearn.per_sample.check import find_slow_parameters
+from tests.per_sample.harness import K, differences, loss_of, randomised
+from tests.per_sample.test_engine import TEXT, tokens
+from tests.tiny import collate, tiny_whisper, utterances
+
+
+def llama(**changes):
+    return T.LlamaForCausalLM(T.LlamaConfig(**{**TEXT, "num_key_value_heads": 1, **changes}))
+
+
+CAUSAL = {"task_type": "CAUSAL_LM"}
+TARGETS = ["q_proj", "v_proj", "down_proj"]
+ADAPTERS = {
+    "LoRA": peft.LoraConfig(r=2, target_modules=TARGETS),
+    "rsLoRA on every layer, biases too": peft.LoraConfig(
+        r=2, target_modules="all-linear", use_rslora=True, bias="lora_only"
+    ),
+    "LoRA of an embedding": peft.LoraConfig(r=2, target_modules=["embed_tokens", "q_proj"]),
+    "DoRA": peft.LoraConfig(r=2, target_modules=TARGETS, use_dora=True),
+    "a module saved whole": peft.LoraConfig(r=2, target_modules=TARGETS, modules_to_save=["lm_head"]),
+    "IA3": peft.IA3Config(target_modules=TARGETS, feedforward_modules=["down_proj"]),
+    "VeRA": peft.VeraConfig(r=4, target_modules=["q_proj"]),
+    "LoHa": peft.LoHaConfig(r=2, target_modules=TARGETS),
+    "LoKr": peft.LoKrConfig(r=2, target_modules=TARGETS),
+    "OFT": peft.OFTConfig(oft_block_size=4, target_modules=["q_proj"]),
+    "BOFT": peft.BOFTConfig(boft_block_size=4, target_modules=["q_proj"]),
+    "LayerNorm tuning": peft.LNTuningConfig(target_modules=["input_layernorm", "norm"]),
+    "prompt tuning": peft.PromptTuningConfig(num_virtual_tokens=3, **CAUSAL),
+    "P-tuning": peft.PromptEncoderConfig(num_virtual_tokens=3, encoder_hidden_size=8, **CAUSAL),
+    "prefix tuning": peft.PrefixTuningConfig(num_virtual_tokens=3, **CAUSAL),
+}
+
+
+def adapted(config):
+    model = peft.get_peft_model(llama(), config)
+    with torch.no_grad():  # away from the zeros that adapters begin with
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(0.1 * torch.randn_like(p))
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapters(name):
+    assert not differences(adapted(ADAPTERS[name]), tokens())
+
+
+def test_adalora_adds_a_term_of_its_own_and_is_found():
+    model = adapted(peft.AdaLoraConfig(target_modules=TARGETS, total_step=10, **CAUSAL))
+    slow = find_slow_parameters(model, loss_of(model), tokens(), K)
+    assert all("not the mean" in reason for reason in slow.values()) and slow
+
+
+def test_frozen_parts_cost_nothing():
+    """No calls are recorded where nothing trains."""
+    from hf_unlearn.per_sample import PerSampleEngine
+
+    model = randomised(llama())
+    for name, p in model.named_parameters():
+        p.requires_grad_("layers.1" in name)
+    engine, shown = PerSampleEngine(model), []
+    with engine.record(K):
+        loss = loss_of(model)(tokens())
+    assert len(engine._awaited) == sum(p.requires_grad for p in model.parameters())
+    engine.backward(loss.backward, lambda rows: shown.append(rows.parameter))
+    assert {id(p) for p in shown} == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_attention(attention):
+    assert not differences(randomised(llama(attn_implementation=attention)), tokens())
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("adapter", [None, "LoRA"])
+def test_checkpointing(reentrant, adapter):
+    model = randomised(tiny_whisper(use_cache=False))
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    if adapter:
+        model.enable_input_require_grads()
+        model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    assert not differences(model.train(), collate(utterances(K)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype):
+    """Rows in half precision differ from those of samples alone by its rounding, and no parameter falls back."""
+    model, batch = randomised(tiny_whisper()), collate(utterances(K))
+    assert not find_slow_parameters(model, loss_of(model, dtype), batch, K, dtype)
+    assert not differences(model, batch, tolerance=0.1 if dtype == torch.bfloat16 else 0.02, dtype=dtype)
+
+
+def test_half_precision_weights():
+    model = randomised(llama()).to(torch.bfloat16)
+    assert not find_slow_parameters(model, loss_of(model), tokens(), K, torch.bfloat16)

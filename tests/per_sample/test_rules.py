@@ -1,0 +1,216 @@
+"""One small use of parameters for each rule, against one backward pass for each sample in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.pytorch_utils import Conv1D
+
+from hf_unlearn.per_sample.check import find_slow_parameters
+from tests.per_sample.harness import K, Use, differences, loss_of, randomised
+
+
+def numbers(*shape):
+    return torch.randn(K, *shape)
+
+
+def ids(*shape):
+    return torch.randint(0, 7, (K, *shape))
+
+
+def same_rows(use: nn.Module, x: torch.Tensor, slow=()) -> None:
+    use, x = randomised(use).double(), x.double() if x.is_floating_point() else x
+    assert not differences(use, {"x": x}, slow, tolerance=1e-8)
+    assert set(find_slow_parameters(use, loss_of(use), {"x": x}, K, torch.float64)) == set(slow)
+
+
+def layer(module: nn.Module):
+    return Use(lambda x, module: module(x), module=module)
+
+
+LAYERS = {
+    "Linear": (nn.Linear(5, 3), (5,)),
+    "Linear in three dimensions": (nn.Linear(5, 3), (6, 5)),
+    "Linear with more leading axes, without bias": (nn.Linear(5, 3, bias=False), (2, 6, 5)),
+    "Conv1D of transformers": (Conv1D(3, 5), (6, 5)),
+    "Conv1d": (nn.Conv1d(4, 6, 3), (4, 9)),
+    "Conv1d with stride, padding, dilation": (nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2), (4, 9)),
+    "Conv1d in groups": (nn.Conv1d(4, 6, 3, groups=2), (4, 9)),
+    "Conv1d for each channel": (nn.Conv1d(4, 4, 3, groups=4, bias=False), (4, 9)),
+    "Conv1d, same length": (nn.Conv1d(4, 6, 4, padding="same", dilation=2), (4, 9)),
+    "Conv1d, circular": (nn.Conv1d(4, 6, 3, padding=1, padding_mode="circular"), (4, 9)),
+    "Conv2d": (nn.Conv2d(4, 6, 3), (4, 7, 6)),
+    "Conv2d with everything": (nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 2), (1, 2), groups=2), (4, 7, 6)),
+    "Conv2d, valid": (nn.Conv2d(4, 6, 3, padding="valid"), (4, 7, 6)),
+    "Conv2d, same size, even kernel": (nn.Conv2d(4, 6, 2, padding="same"), (4, 7, 6)),
+    "Conv2d, reflected": (nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), (4, 7, 6)),
+    "Conv3d": (nn.Conv3d(2, 4, (2, 3, 2), (2, 1, 1), (0, 1, 0)), (2, 4, 5, 4)),
+    "Conv3d in groups, same size": (nn.Conv3d(2, 4, 3, padding="same", groups=2), (2, 4, 5, 4)),
+    "ConvTranspose1d": (nn.ConvTranspose1d(4, 6, 3, stride=2, padding=1, output_padding=1), (4, 5)),
+    "ConvTranspose2d": (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, dilation=2), (4, 5, 4)),
+    "ConvTranspose2d in groups": (nn.ConvTranspose2d(4, 6, 2, groups=2), (4, 5, 4)),
+    "ConvTranspose3d": (nn.ConvTranspose3d(2, 3, 2), (2, 3, 3, 3)),
+    "LayerNorm": (nn.LayerNorm(5), (6, 5)),
+    "LayerNorm of two axes": (nn.LayerNorm((6, 5)), (6, 5)),
+    "RMSNorm": (nn.RMSNorm(5), (6, 5)),
+    "RMSNorm of Llama": (LlamaRMSNorm(5), (6, 5)),
+    "RMSNorm of Gemma": (GemmaRMSNorm(5), (6, 5)),
+    "GroupNorm": (nn.GroupNorm(2, 4), (4, 7)),
+    "InstanceNorm1d": (nn.InstanceNorm1d(4, affine=True), (4, 7)),
+    "InstanceNorm2d": (nn.InstanceNorm2d(4, affine=True), (4, 7, 6)),
+    "BatchNorm1d": (nn.BatchNorm1d(4), (4,)),
+    "BatchNorm2d": (nn.BatchNorm2d(4), (4, 7, 6)),
+    "PReLU": (nn.PReLU(), (4, 7)),
+    "PReLU for each channel": (nn.PReLU(4), (4, 7)),
+    "weight norm": (weight_norm(nn.Conv1d(4, 6, 3, groups=2), dim=2), (4, 9)),
+    "attention of torch, time first inside": (
+        nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True), (6, 4)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name):
+    module, shape = LAYERS[name]
+    same_rows(layer(module), numbers(*shape))
+
+
+def w(*shape):
+    return torch.randn(*shape)
+
+
+USES = {
+    "x @ W": (lambda x, w: x @ w, (w(5, 3),), (6, 5)),
+    "x @ W.T": (lambda x, w: x @ w.T, (w(3, 5),), (6, 5)),
+    "cast": (lambda x, w: F.linear(x, w.to(x.dtype)), (w(3, 5),), (6, 5)),
+    "W of a convolution, as a matrix": (lambda x, w: F.linear(x, w.squeeze(-1)), (w(3, 5, 1),), (6, 5)),
+    "addmm": (lambda x, b, w: torch.addmm(b, x, w, beta=0.5, alpha=2), (w(3), w(5, 3)), (5,)),
+    "einsum": (lambda x, w: torch.einsum("bth,hnd->btnd", x, w), (w(5, 2, 3),), (6, 5)),
+    "einsum, weight first": (lambda x, w: torch.einsum("nhd,bth->bntd", w, x), (w(2, 5, 3),), (6, 5)),
+    "einsum with an ellipsis": (lambda x, w: torch.einsum("...h,ho->...o", x, w), (w(5, 3),), (6, 5)),
+    "einsum for each head": (lambda x, w: torch.einsum("bhti,hio->bhto", x, w), (w(2, 5, 3),), (2, 6, 5)),
+    "einsum with a summed letter": (lambda x, w: torch.einsum("bt,hj->bth", x, w), (w(2, 3),), (6,)),
+    "one matrix for each head": (lambda x, w: torch.matmul(x, w), (w(2, 5, 3),), (2, 6, 5)),
+    "one matrix for each expert": (
+        lambda x, w: torch.bmm(x.flatten(0, 1).repeat(2, 1).view(2, -1, 5), w).transpose(0, 1), (w(2, 5, 3),), (6, 5)
+    ),
+    "baddbmm": (lambda x, b, w: torch.baddbmm(b, x, w.expand(len(x), 5, 3)), (w(3), w(5, 3)), (6, 5)),
+    "bilinear": (lambda x, w: F.bilinear(x, x.flip(-1), w), (w(3, 5, 5),), (5,)),
+    "scale and shift": (lambda x, a, b, c: x * a + b - c / 3, (w(5), w(6, 1), w(())), (6, 5)),
+    "alpha": (lambda x, a, b: torch.sub(torch.add(x, a, alpha=2), b, alpha=3), (w(5), w(5)), (6, 5)),
+    "reversed": (lambda x, a: torch.rsub(x, a) + (a - x) * (1 + a), (w(5),), (6, 5)),
+    "division": (lambda x, a, b: x / (a + 3) + b / (x**2 + 1), (w(5), w(6, 1)), (6, 5)),
+    "in place": (lambda x, a, b: (x * 1).add_(a).mul_(b).sub_(a).div_(b + 9), (w(5), w(6, 1)), (6, 5)),
+    "in place after a call without a rule": (lambda x, a: torch.lerp(x, x * 2, a).add_(a).relu_(), (w(5),), (6, 5)),
+    "in place in a part": (lambda x, a: _part(x, a), (w(5),), (6, 5)),
+    "written into": (lambda x, a, b: _written(x, a, b), (w(5), w(5)), (6, 5)),
+    "written over": (lambda x, a: (a.expand(len(x), 6, 5) * 1).mul_(x).add_(x), (w(5),), (6, 5)),
+    "masked": (lambda x, a, b: torch.where(x > 0, a, x).masked_fill(x < -1, b), (w(5), w(())), (6, 5)),
+    "mask token at places": (lambda x, a: _masked(x, a), (w(5),), (6, 5)),
+    "class token": (lambda x, a: torch.cat([a.expand(len(x), -1, -1), x], 1), (w(1, 1, 5),), (6, 5)),
+    "class token like the samples": (lambda x, a: torch.cat([a.expand_as(x[:, :1]), x], 1), (w(1, 1, 5),), (6, 5)),
+    "class token repeated": (lambda x, a: torch.cat([a.repeat(len(x), 1, 1), x], 1), (w(1, 1, 5),), (6, 5)),
+    "class token expanded out of sight": (
+        lambda x, a: torch.cat([a.unsqueeze(0).tile(len(x), 2, 1), x], 1), (w(1, 5),), (6, 5)
+    ),
+    "stacked": (lambda x, a: torch.stack([x, a.expand(len(x), 6, 5)], 2), (w(5),), (6, 5)),
+    "part of a position table": (lambda x, a: x + a[:6] + a[torch.arange(6)], (w(9, 5),), (6, 5)),
+    "positions of a batch of one": (lambda x, a: x + F.embedding(torch.arange(6)[None], a), (w(9, 5),), (6, 5)),
+    "relative positions": (
+        lambda x, a: x @ x.mT + a[(torch.arange(6)[:, None] - torch.arange(6)).abs().flatten()].view(6, 6, 2).sum(-1),
+        (w(9, 2),), (6, 5),
+    ),
+    "time first": (
+        lambda x, v, a, b: F.linear(F.layer_norm(x.transpose(0, 1) * v + a, (5,), b), b.repeat(3, 1)).transpose(0, 1),
+        (w(5), w(6, 1, 1), w(5)), (6, 5),
+    ),
+    "time first einsum": (
+        lambda x, w: torch.einsum("ibh,hnd->ibnd", x.transpose(0, 1), w).transpose(0, 1), (w(5, 2, 3),), (6, 5)
+    ),
+    "samples folded into the batch": (lambda x, a: F.linear(x.reshape(-1, 2, 5), a), (w(3, 5),), (6, 5)),
+    "sorted by a router": (lambda x, a: _routed(x, a), (w(3, 5, 4),), (6, 5)),
+    "some positions by a mask": (
+        lambda x, a: torch.zeros(len(x), 6, 3, dtype=x.dtype).masked_scatter(x[..., :3] > 0, (x[..., :3] * a)[x[..., :3] > 0]),
+        (w(3),), (6, 5),
+    ),
+    "positions gathered by a mask": (lambda x, a: _gathered(x, a), (w(3, 5),), (6, 5)),
+    "type and shape only": (lambda x, a: x.type_as(a).view_as(x) + a.type_as(x), (w(5),), (6, 5)),
+    "attention over learned keys": (
+        lambda x, q: F.scaled_dot_product_attention(x, q.expand(len(x), 6, 5), x), (w(6, 5),), (6, 5)
+    ),
+    "several outputs": (lambda x, a: torch.aminmax(x * a, dim=1)[0] * a, (w(5),), (6, 5)),
+}  # fmt: skip
+
+
+def _part(x, a):
+    x = x * 1
+    x[:, 0] += a
+    x[:, 1:3].add_(a)
+    return x
+
+
+def _written(x, a, b):
+    x = x * 1
+    x[:, 0] = a
+    x[:, 2:4] = b
+    x[:, 5].copy_(a)
+    return x
+
+
+def _masked(x, a):
+    x = x * 1
+    x[(x[..., 0] > 0)] = a
+    return x
+
+
+def _routed(x, a):
+    """Lines sorted by expert, one product for each group of lines, lines put back: as in a mixture of experts."""
+    lines = x.reshape(-1, 5)
+    expert = (lines[:, 0] * 10).long().abs() % 3
+    order = expert.argsort()
+    sizes = torch.bincount(expert, minlength=3).tolist()
+    parts = [part @ a[e] for e, part in enumerate(lines[order].split(sizes))]
+    return torch.cat(parts)[order.argsort()].view(-1, 6, 4)
+
+
+def _gathered(x, a):
+    mask = x[..., 0] > 0
+    output = x.new_zeros(len(x), 6, 3)
+    output[mask] = F.linear(x[mask], a)
+    return output
+
+
+@pytest.mark.parametrize("name", USES)
+def test_uses(name):
+    function, parameters, shape = USES[name]
+    same_rows(Use(function, *parameters), numbers(*shape))
+
+
+@pytest.mark.parametrize("padding_idx", [None, 0, -1])
+def test_embedding(padding_idx):
+    same_rows(layer(nn.Embedding(7, 5, padding_idx)), ids(6))
+
+
+@pytest.mark.parametrize("module", [nn.EmbeddingBag(7, 5), nn.Embedding(7, 5, scale_grad_by_freq=True)], ids=repr)
+def test_look_ups_without_a_rule(module):
+    same_rows(layer(module), ids(6))
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_grouped_products(mask):
+    """The fused product of a mixture of experts; an expert without a line, and a sample without a line in an expert."""
+    from transformers.integrations.moe import _grouped_linear
+
+    def experts(x, a, bias):
+        lines = x.reshape(-1, 4)
+        expert = (lines[:, 0] * 10).long().abs() % 2 + mask
+        expert, order = expert.sort()
+        offsets = torch.bincount(expert, minlength=3).cumsum(0).to(torch.int32)
+        output = _grouped_linear(lines[order], a, offsets, bias[expert])
+        return torch.empty_like(output).index_copy(0, order, output).view(-1, 6, 8)
+
+    use, batch = randomised(Use(experts, w(3, 8, 4), w(3, 8))), {"x": numbers(6, 4)}
+    assert not differences(use, batch, tolerance=1e-5)
