@@ -161,14 +161,14 @@ def test_a_configuration_is_understood_and_documented(config):
     assert config.name in (config.parent / "README.md").read_text()
 
 
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "recipes" / "digits")
+    return importlib.import_module("plain_resnet")
+
+
 class TestPlainModule:
     """A ResNet that is no transformers model, on real digits."""
-
-    @pytest.fixture(scope="class")
-    def script(self):
-        sys.path.insert(0, str(ROOT / "recipes" / "digits"))
-        yield importlib.import_module("plain_resnet")
-        sys.path.pop(0)
 
     def test_a_class_is_forgotten_and_the_others_are_kept(self, script):
         before, *rows = script.forget_class(
