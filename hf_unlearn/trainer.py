@@ -314,8 +314,18 @@ class UnlearnTrainer(Seq2SeqTrainer):
             resume_from_checkpoint = self.args.resume_from_checkpoint
         self.resumed_from = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
         self._skipped.load(self.resumed_from)
+        self._forget_preparation()
         with failures_told(), self._preemption.listening():
             return super().train(self.resumed_from, *more, **keywords)
+
+    def _forget_preparation(self) -> None:
+        """Trainer prepares a model that is evaluated before it is trained for evaluation alone, and would then train it
+        without DistributedDataParallel: each process by itself."""
+        prepared = self.accelerator._models
+        if self.args.world_size > 1 and any(model is self.model for model in prepared):
+            prepared[:] = [model for model in prepared if model is not self.model]
+            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # takes autocast off its forward
+            del self.model._is_accelerate_prepared
 
     def _run_epoch(self, **keywords) -> None:
         # Trainer takes one more step when it resumes from the last checkpoint of a run that was at its end.
