@@ -42,7 +42,7 @@ def find_slow_parameters(
         precision: that the forward pass computes in.
     """
     names = {p: name for name, p in model.named_parameters() if p.requires_grad}
-    places, losses, alone = _alone(model, loss_of, batch, k, list(names))
+    places, losses, alone = _alone(model, loss_of, batch, k, list(names), precision)
     scales, weights = losses.new_zeros(2, k)
     scales[places], weights[places] = losses.new_tensor(SCALES[: len(places)]), losses.new_tensor(SIGNS[: len(places)])
     slow: dict[nn.Parameter, str] = {}
@@ -53,7 +53,7 @@ def find_slow_parameters(
                 loss = loss_of(batch)
             if not _is_mean(loss, scales[places], losses, k, precision):
                 return dict.fromkeys(names.values(), MIXED)
-            wrong = _differing(engine, loss, weights * k, dict(zip(names, alone)), TOLERANCE[precision][:2])
+            wrong = _differing(engine, loss * _lift(precision), weights * k, dict(zip(names, alone)), precision)
         except Unsupported as problem:
             found = {p: str(problem) for p in problem.parameters if p not in slow}
             if not found:
@@ -75,14 +75,14 @@ def samples_mix(
     The gradient may differ where the loss does not: kernels of torch have had faults in batches alone.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    places, losses, alone = _alone(model, loss_of, batch, k, parameters, signs=(1.0,) * len(SIGNS))
+    places, losses, alone = _alone(model, loss_of, batch, k, parameters, precision, signs=(1.0,) * len(SIGNS))
     scales = losses.new_zeros(k)
     scales[places] = losses.new_tensor(SCALES[: len(places)])
     with weighted_samples(scales):
         loss = loss_of(batch)
     if not _is_mean(loss, scales[places], losses, k, precision):
         return True
-    together = sample_gradient(model, loss * k, parameters)
+    together = sample_gradient(model, loss * (k * _lift(precision)), parameters)
     length = torch.stack([grad.norm() for grad in alone]).norm()
     error = torch.stack([(a - b).norm() for a, b in zip(together, alone)]).norm()
     return bool(error > TOLERANCE[precision][0] * length)
@@ -93,14 +93,19 @@ def _places(k: int) -> list[int]:
     return list(dict.fromkeys((k - 1, 0, k // 2, k // 3)))
 
 
-def _alone(model, loss_of, batch, k, parameters, signs=SIGNS) -> tuple[list[int], Tensor, list[Tensor]]:
+def _lift(precision: torch.dtype) -> float:
+    """Factor on losses whose gradients would vanish in float16, as a gradient scaler has it."""
+    return 256.0 if precision == torch.float16 else 1.0
+
+
+def _alone(model, loss_of, batch, k, parameters, precision, signs=SIGNS) -> tuple[list[int], Tensor, list[Tensor]]:
     """Which samples were computed alone, their losses, and the weighted sum of their gradients."""
     places, losses, total = [], [], None
     for n in dict.fromkeys((*_places(k), *range(min(k, 8)))):
         loss = loss_of(select_sample(batch, n, k))
         if len(places) == len(SCALES) or (loss == 0 and n != k - 1):  # such a sample tells nothing
             continue
-        factor = SCALES[len(places)] * signs[len(places)]
+        factor = SCALES[len(places)] * signs[len(places)] * _lift(precision)
         gradients = sample_gradient(model, loss * factor, parameters)
         total = gradients if total is None else torch._foreach_add(total, gradients)
         places.append(n)
@@ -114,8 +119,8 @@ def _is_mean(loss: Tensor, scales: Tensor, losses: Tensor, k: int, precision: to
     return bool((loss.detach() - terms.sum()).abs() <= bound) or not bool(torch.isfinite(terms).all())
 
 
-def _differing(engine, loss, weights, alone, tolerance) -> dict[nn.Parameter, str]:
-    relative, absolute = tolerance
+def _differing(engine, loss, weights, alone, precision) -> dict[nn.Parameter, str]:
+    relative, absolute, _ = TOLERANCE[precision]
     floor = absolute * torch.stack([grad.norm() for grad in alone.values()]).norm()
     wrong, met = {}, set()
 
@@ -125,23 +130,29 @@ def _differing(engine, loss, weights, alone, tolerance) -> dict[nn.Parameter, st
         error, bound = (rows.weighted(weights) - expected).norm(), relative * expected.norm() + floor
         if not error <= bound:
             wrong[rows.parameter] = f"its gradient of samples alone differs by {float(error / expected.norm()):.1e}"
-        elif not _consistent(rows, expected, weights, bound):
+        elif not _consistent(rows, expected, weights, bound, torch.finfo(precision).eps):
             wrong[rows.parameter] = "the inner products of its gradients do not fit them"
 
-    if loss.requires_grad:
-        engine.backward(loss.backward, compare)
+    before = {p: p.grad for p in alone}  # uses that are not seen add to it
+    engine.model.zero_grad(set_to_none=True)
+    try:
+        if loss.requires_grad:
+            engine.backward(loss.backward, compare)
+    finally:
+        for p, grad in before.items():
+            p.grad = grad
     for parameter, expected in alone.items():
         if parameter not in met and id(parameter) not in engine.slow and expected.norm() > floor:
             wrong[parameter] = "its use in the model was not seen"
     return wrong
 
 
-def _consistent(rows: ParameterRows, expected: Tensor, weights: Tensor, bound: Tensor) -> bool:
+def _consistent(rows: ParameterRows, expected: Tensor, weights: Tensor, bound: Tensor, eps: float) -> bool:
     """K w = A A^T w and w b = |A^T w|^2, for b = A u with u = A^T w but for an error of that size."""
     gram, dots = rows.products(expected)
     weights, length = weights.double(), expected.norm().double()
-    bound = 2 * bound.double() + 1e-6 * gram.trace().clamp_min(0).sqrt() * weights.norm()
+    size = gram.trace().clamp_min(0).sqrt()
+    bound = 2 * (bound.double() + max(eps, 1e-6) * size * weights.norm())
     return bool(
-        (gram @ weights - dots).norm() <= bound * gram.trace().clamp_min(0).sqrt()
-        and (weights @ dots - length**2).abs() <= bound * length
+        (gram @ weights - dots).norm() <= bound * size and (weights @ dots - length**2).abs() <= bound * length
     )

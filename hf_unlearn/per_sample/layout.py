@@ -89,8 +89,10 @@ class Layouts:
 
     def _moved(self, func, name, args, kwargs, x: Tensor, out: Tensor, at: int) -> Layout | None:
         layout = self.of(x)
-        if layout.axis >= x.ndim:
+        if layout.axis >= x.ndim or (layout is LEADING and len(x) % self.k):  # it holds no samples
             return None
+        if name == "expand" and layout.axis == 1 and len(x) == 1 and len(out) == self.k:  # positions for each sample
+            return LEADING
         if name in MOVES and x is args[0]:
             probe = torch.empty([axis + 2 for axis in range(x.ndim)], device="meta")
             return Layout(list(func(probe, *args[1:], **kwargs).shape).index(layout.axis + 2), layout.owners)

@@ -138,11 +138,17 @@ class Recorder(TorchFunctionMode):
                     continue
                 if id(tensor) in self.engine.tracked:
                     tracked[(key, at) if several else key] = tensor
-                elif tensor.ndim or tensor.is_floating_point():  # a whole number (of an expert) belongs to no sample
+                elif not self._single(tensor):
                     samples.append((key, at) if several else key)
         if func.__name__ in LIKE:  # the other tensor only lends its type or its shape
             return ({0: tracked[0]}, []) if 0 in tracked else ({}, samples)
         return tracked, samples
+
+    def _single(self, tensor: Tensor) -> bool:
+        """A whole number (of an expert), or one line for all samples (of prompt tokens), belongs to no sample."""
+        if tensor.requires_grad or self.layouts.of(tensor) is not LEADING:
+            return False
+        return len(tensor) == 1 < self.engine.k if tensor.ndim else not tensor.is_floating_point()
 
     def _spreads(self, func, args) -> bool:
         """Whether this call makes a copy for each sample, without having seen one: `cls_token.expand(k, -1, -1)`, or a

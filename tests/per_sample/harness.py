@@ -51,9 +51,10 @@ def differences(model, batch, slow=(), tolerance: float = 1e-3, dtype: torch.dty
         for exact in (False, True):
             gram, dots = rows.products(torch.ones_like(rows.parameter), exact)
             compared += [("K", gram, flat @ flat.T), ("b", dots, flat.sum(1))]
+        length = {"rows": flat.norm(), "K": flat.norm() ** 2, "b": flat.norm() * flat.shape[1] ** 0.5}
         for what, value, reference in compared:
-            if not (value - reference).norm() <= tolerance * reference.norm() + floor:
-                wrong[names[rows.parameter], what] = float((value - reference).norm() / reference.norm())
+            if not (value - reference).norm() <= tolerance * length[what] + floor:
+                wrong[names[rows.parameter], what] = float((value - reference).norm() / length[what])
 
     engine = PerSampleEngine(model, [p for name, p in model.named_parameters() if name in slow])
     with engine.record(K):

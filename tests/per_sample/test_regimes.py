@@ -27,7 +27,6 @@ ADAPTERS = {
     "a module saved whole": peft.LoraConfig(r=2, target_modules=TARGETS, modules_to_save=["lm_head"]),
     "IA3": peft.IA3Config(target_modules=TARGETS, feedforward_modules=["down_proj"]),
     "VeRA": peft.VeraConfig(r=4, target_modules=["q_proj"]),
-    "LoHa": peft.LoHaConfig(r=2, target_modules=TARGETS),
     "LoKr": peft.LoKrConfig(r=2, target_modules=TARGETS),
     "OFT": peft.OFTConfig(oft_block_size=4, target_modules=["q_proj"]),
     "BOFT": peft.BOFTConfig(boft_block_size=4, target_modules=["q_proj"]),
@@ -52,6 +51,18 @@ def test_adapters(name):
     assert not differences(adapted(ADAPTERS[name]), tokens())
 
 
+SLOW_ADAPTERS = {
+    "LoHa, in an autograd function": peft.LoHaConfig(r=2, target_modules=["q_proj"]),
+}
+
+
+@pytest.mark.parametrize("name", SLOW_ADAPTERS)
+def test_adapters_that_take_the_slow_path(name):
+    model = adapted(SLOW_ADAPTERS[name])
+    slow = set(find_slow_parameters(model, loss_of(model), tokens(), K))
+    assert slow and not differences(model, tokens(), slow)
+
+
 def test_adalora_adds_a_term_of_its_own_and_is_found():
     model = adapted(peft.AdaLoraConfig(target_modules=TARGETS, total_step=10, **CAUSAL))
     slow = find_slow_parameters(model, loss_of(model), tokens(), K)
@@ -65,9 +76,9 @@ def test_frozen_parts_cost_nothing():
     model = randomised(llama())
     for name, p in model.named_parameters():
         p.requires_grad_("layers.1" in name)
-    engine, shown = PerSampleEngine(model), []
+    engine, shown, batch = PerSampleEngine(model), [], tokens()
     with engine.record(K):
-        loss = loss_of(model)(tokens())
+        loss = loss_of(model)(batch)
     assert len(engine._awaited) == sum(p.requires_grad for p in model.parameters())
     engine.backward(loss.backward, lambda rows: shown.append(rows.parameter))
     assert {id(p) for p in shown} == {id(p) for p in model.parameters() if p.requires_grad}
