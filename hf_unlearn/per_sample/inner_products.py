@@ -58,10 +58,13 @@ def ghost(uses: Sequence[Product | Lookup], u: Tensor, exact: bool) -> tuple[Ten
     """K (k, k) and b (k,) in float64 without making any row; u (o, i).
 
     Args:
-        exact: multiply and add in float64, not in the precision that the uses have.
+        exact: multiply and add in float64, not in the precision that the uses have (float16: float32, since a scaled u
+            does not fit into it).
     """
     if exact:
         uses, u = [use.to(torch.float64) for use in uses], u.double()
+    elif any(use.dtype == torch.float16 for use in uses):
+        uses = [use.to(torch.float32) for use in uses]
     k = len(uses[0].B)
     K, b = u.new_zeros(k, k, dtype=torch.float64), u.new_zeros(k, dtype=torch.float64)
     for one, other in combinations_with_replacement(uses, 2):

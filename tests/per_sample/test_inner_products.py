@@ -84,6 +84,13 @@ def test_ghost_in_float64(name):
     assert (dots - G @ u.flatten().double()).norm() <= 1e-12 * G.norm() * u.norm()
 
 
+def test_a_scaled_gradient_does_not_overflow_in_float16():
+    use, u = product(4, 5, LINES, WIDTH, torch.float16), 1e6 * torch.randn(LINES, WIDTH)
+    expected = written_out(use, LINES, WIDTH).flatten(1) @ u.flatten().double()
+    _, dots = ip.ghost([use], u, exact=False)
+    assert (dots - expected).norm() <= 1e-5 * expected.norm()
+
+
 def test_half_precision_is_summed_in_more():
     uses = [product(4, 50, LINES, WIDTH, torch.bfloat16)]
     G = written_out(uses[0], LINES, WIDTH).flatten(1)
