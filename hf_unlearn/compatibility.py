@@ -4,6 +4,7 @@ import datasets
 import torch
 from accelerate.utils import DistributedType
 from torch import nn
+from torch._dynamo import OptimizedModule
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -77,10 +78,18 @@ def check_compatible(method: Method, trainer) -> None:
             "Use DDP (recipes/accelerate/ddp.yaml), with LoRA (peft_config) or gradient checkpointing where memory is "
             "short, or method='gradient_difference'.",
         )
-    if args.torch_compile:
-        refuse("torch_compile", "a compiled graph hides the layers whose samples are told apart", "Set it to False.")
+    if args.torch_compile or any(_is_compiled(module) for module in trainer.model.modules()):
+        refuse(
+            "torch_compile",
+            "a compiled graph hides the layers whose samples are told apart",
+            "Set it to False, and give the model as it is before torch.compile.",
+        )
     if args.use_liger_kernel:
         refuse("use_liger_kernel", "its fused loss averages over the tokens of the batch", "Set it to False.")
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return isinstance(module, OptimizedModule) or module._compiled_call_impl is not None
 
 
 def checkpoints_activations(model: nn.Module) -> bool:

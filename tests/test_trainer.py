@@ -269,6 +269,11 @@ def test_what_cannot_work_is_refused_at_construction(tmp_path, options, message)
         make_trainer(tiny_whisper(), tmp_path, **options)
 
 
+def test_a_compiled_model_is_refused_at_construction(tmp_path):
+    with pytest.raises(ValueError, match="as it is before torch.compile"):
+        make_trainer(torch.compile(tiny_whisper()), tmp_path)
+
+
 def test_fewer_retain_samples_than_processes_are_refused(tmp_path):
     args = SimpleNamespace(world_size=2)
     with pytest.raises(ValueError, match="has 1 samples, but there are 2 processes"):

@@ -60,8 +60,7 @@ def find_slow_parameters(
                 raise
             slow.update(found)
             continue
-        if isinstance(engine.slow, dict):
-            slow.update((p, engine.slow[id(p)]) for p in names if id(p) in engine.slow and p not in slow)
+        slow.update((p, engine.slow[id(p)]) for p in names if id(p) in engine.slow and p not in slow)
         slow.update(wrong)
         return {names[p]: reason for p, reason in slow.items()}
 
@@ -107,7 +106,10 @@ def _alone(model, loss_of, batch, k, parameters, precision, signs=SIGNS) -> tupl
             continue
         factor = SCALES[len(places)] * signs[len(places)] * _lift(precision)
         gradients = sample_gradient(model, loss * factor, parameters)
-        total = gradients if total is None else torch._foreach_add(total, gradients)
+        if total is None:
+            total = gradients
+        else:
+            torch._foreach_add_(total, gradients)
         places.append(n)
         losses.append(loss.detach())
     return places, torch.stack(losses), total

@@ -102,7 +102,8 @@ class PerSampleEngine:
     """
 
     def __init__(self, model: nn.Module, slow: Iterable[nn.Parameter] = (), way: str | None = None):
-        self.model, self.slow, self.way = model, frozenset(id(p) for p in slow), way
+        self.model, self.way = model, way
+        self.slow = dict.fromkeys(map(id, slow), "")  # with the reason, where it was found in a pass
         self._reset(0)
 
     def _reset(self, k: int) -> None:
@@ -149,6 +150,12 @@ class PerSampleEngine:
             if not again:
                 self._reset(0)
 
+    def give_up(self, parameters: Iterable[nn.Parameter], reason: str) -> None:
+        """Leaves some parameters to the slow path from here on, in the middle of a pass, too."""
+        for parameter in parameters:
+            self.slow.setdefault(id(parameter), reason)
+            self._uses.pop(id(parameter), None)
+
     def count(self, roots: tuple[nn.Parameter, ...]) -> None:
         """Notes one more use of some parameters; what checkpoints compute again in the backward pass counts once."""
         if self._visit is None:
@@ -174,7 +181,7 @@ class PerSampleEngine:
 
 
 @contextlib.contextmanager
-def _shielded(model: nn.Module, slow: frozenset[int]):
+def _shielded(model: nn.Module, slow: dict[int, str]):
     """Within this context autograd does not see the slow parameters."""
     hidden = [p for p in model.parameters() if id(p) in slow]
     for p in hidden:

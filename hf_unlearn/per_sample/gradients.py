@@ -1,6 +1,6 @@
 """From a recorded call's inputs and its output's gradient to the per-sample gradients of the parameters behind it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +10,6 @@ from .rows import Dense, Product, Rows, written_out
 from .rules import ANY_AXIS, ELEMENTWISE, Unsupported, argument_name, by_sample, leading_equation, own_values
 
 if TYPE_CHECKING:
-    from .engine import PerSampleEngine
     from .recorder import Call, Key
 
 
@@ -34,19 +33,11 @@ def rows_of(call: "Call", k: int, B: Tensor, saved: tuple[Tensor, ...]) -> Itera
                 [(tensor, rows)] if isinstance(tensor, nn.Parameter) else list(_pulled_back(tensor, roots, rows, k))
             )
         except Unsupported as problem:
-            give_up(call.engine, roots, str(problem))
+            call.engine.give_up(roots, str(problem))
             continue
         for parameter, rows in found:
             if id(parameter) not in call.engine.slow:
                 yield parameter, rows
-
-
-def give_up(engine: "PerSampleEngine", parameters: Iterable[nn.Parameter], reason: str) -> None:
-    """Leaves some parameters to the slow path from here on, in the middle of a pass, too."""
-    engine.slow = {**dict.fromkeys(engine.slow, ""), **(engine.slow if isinstance(engine.slow, dict) else {})}
-    for parameter in parameters:
-        engine.slow.setdefault(id(parameter), reason)
-        engine._uses.pop(id(parameter), None)
 
 
 def _by_rule(call: "Call", k: int, gradients: tuple[Tensor, ...], values: dict, key: "Key") -> Rows | None:
@@ -73,7 +64,9 @@ def _by_rule(call: "Call", k: int, gradients: tuple[Tensor, ...], values: dict, 
         if moved and elementwise and rows is not None:
             return Dense(rows.G.movedim(1, 1 + axis).reshape(k, *shape))
         return rows
-    except Unsupported:
+    except torch.OutOfMemoryError:
+        raise
+    except (Unsupported, RuntimeError, IndexError, ValueError, TypeError):  # shapes that the rule does not expect
         return None
 
 

@@ -38,6 +38,7 @@ ARCHITECTURES = {
     "gemma": lambda: (T.GemmaForCausalLM(T.GemmaConfig(**TEXT, num_key_value_heads=1, head_dim=8)), tokens()),
     "t5": lambda: (T.T5ForConditionalGeneration(T.T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0)), tokens()),
     "vit": lambda: (T.ViTForImageClassification(T.ViTConfig(**VISION)), images()),
+    "beit": lambda: (T.BeitForImageClassification(T.BeitConfig(**VISION, use_relative_position_bias=True)), images()),
     "swin": lambda: (T.SwinForImageClassification(T.SwinConfig(image_size=32, patch_size=4, embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=4, num_labels=3)), images()),
     "convnext": lambda: (T.ConvNextForImageClassification(T.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, num_labels=3)), images()),
     "resnet": lambda: (T.ResNetForImageClassification(T.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=3)), images()),
