@@ -12,6 +12,8 @@ place of the weight gradient which the backward pass of the retain batch compute
 (Another OrthoGrad, Prieto et al., arXiv 2501.04697, is an optimizer and has nothing to do with this one.)
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -55,7 +57,7 @@ class OrthoGrad(Method):
             u = rows.parameter.grad
             visited.add(rows.parameter)
             squares.append(_square(u, rows.parameter))
-            solutions.append(_solve(all_rows, u, squares[-1]))
+            solutions.append(_solve(lambda exact: all_rows.products(u, exact), squares[-1]))
             return rows.weighted(self._weights(step, solutions[-1].coefficients))
 
         loss = step.visit_retain_samples(visit)
@@ -66,17 +68,14 @@ class OrthoGrad(Method):
     def _whole_model(self, step: Step) -> dict[str, Tensor]:
         square = sum(_square(p.grad, p) for p in step.parameters)
 
-        def measured(exact: bool) -> Solution:
-            products = []
+        def products(exact: bool) -> tuple[Tensor, Tensor]:
+            parts = []
             step.visit_retain_samples(
-                lambda rows, all_rows: products.append(all_rows.products(rows.parameter.grad, exact)), last=False
+                lambda rows, all_rows: parts.append(all_rows.products(rows.parameter.grad, exact)), last=False
             )
-            return solve(*map(sum, zip(*products)), square)
+            return tuple(map(sum, zip(*parts)))
 
-        exact = doubles_are_fast(square.device)
-        solution = measured(exact)
-        if not exact and solution.pivot < FLOAT32_IS_ENOUGH:
-            solution = measured(exact=True)
+        solution = _solve(products, square)
         weights = self._weights(step, solution.coefficients)
         loss = step.visit_retain_samples(lambda rows, _: rows.weighted(weights))
         self._finish(step)
@@ -93,12 +92,16 @@ class OrthoGrad(Method):
         torch._foreach_mul_(gradients, self.alpha - 1)
 
 
-def _solve(rows: ParameterRows, u: Tensor | None, square: Tensor) -> Solution:
-    """In float32 first, where that is faster; rows that are too nearly dependent for it are measured again."""
-    exact = doubles_are_fast(rows.parameter.device)  # and nothing has to wait for the pivot
-    solution = solve(*rows.products(u, exact), square)
+def _solve(products: Callable[[bool], tuple[Tensor, Tensor]], square: Tensor) -> Solution:
+    """In float32 first, where that is faster; rows that are too nearly dependent for it are measured again.
+
+    Args:
+        products: gives K and b, exact or not (`ParameterRows.products`).
+    """
+    exact = doubles_are_fast(square.device)  # and nothing has to wait for the pivot
+    solution = solve(*products(exact), square)
     if not exact and solution.pivot < FLOAT32_IS_ENOUGH:
-        solution = solve(*rows.products(u, exact=True), square)
+        solution = solve(*products(True), square)
     return solution
 
 
