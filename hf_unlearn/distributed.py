@@ -109,7 +109,7 @@ class Resharded:
         )
         self.G = received.reshape(self.k, mine)
 
-    def products(self, u: Tensor | None, exact: bool = False) -> tuple[Tensor, Tensor]:
+    def products(self, u: Tensor | None, exact: bool = False, keep: bool = True) -> tuple[Tensor, Tensor]:
         """As in `ParameterRows`: this process's share of K and b, summed over processes."""
         k, p = self.k, self.parameter
         share = torch.zeros(k * k + k, dtype=torch.float64, device=p.device)

@@ -8,6 +8,7 @@ from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .compatibility import checkpoints_activations
 from .methods.base import Visitor
 from .per_sample import ParameterRows, PerSampleEngine
 from .per_sample.reference import per_sample_gradients, select_sample
@@ -24,7 +25,8 @@ class TrainerStep:
     def __init__(self, trainer, model: nn.Module, forget_batch: dict, share: float):
         self.trainer, self.model, self.forget_batch, self.share = trainer, model, forget_batch, share
         self.retain_batch: dict | None = None
-        self._recorded: Tensor | None = None  # the retain loss whose graph another backward pass can go through
+        self._recorded: Tensor | None = None  # the retain loss, of which another pass can show the rows
+        self._replays = False  # and this needs no backward pass
         self.processes = trainer.args.world_size
         self.parameters = [p for p in trainer.model.parameters() if p.requires_grad]
 
@@ -58,22 +60,31 @@ class TrainerStep:
         self.trainer.accelerator.backward(loss, **keywords)
 
     def visit_retain_samples(self, visit: Visitor, last: bool = True) -> Tensor:
-        trainer, k = self.trainer, self.samples
-        engine = trainer.per_sample_engine(lambda batch: self.loss(trainer.model, batch), self.retain_batch, k)
-        # DistributedDataParallel reduces one backward pass for each forward pass: it gets a new one for the last.
-        again = not last and self.processes == 1
-        with contextlib.nullcontext() if last else trainer.accelerator.no_sync(self.model):
-            if self._recorded is None:
-                with engine.record(k):
-                    self._recorded = self.loss(self.model, self.retain_batch)
-            loss, visit = self._recorded, self._with_all_processes(visit)
-            total = loss + self._awaited(engine) if last else loss
-            if total.requires_grad:  # not where all parameters are slow
-                engine.backward(functools.partial(self.backward, total, retain_graph=again), visit, again)
-        if not again:
-            self._recorded = None
+        trainer, engine = self.trainer, self.trainer.engine
+        again, visit = None if last else self._again(), self._with_all_processes(visit)
+        if self._replays:
+            engine.replay(visit, again=not last)
+        else:
+            with contextlib.nullcontext() if last else trainer.accelerator.no_sync(self.model):
+                if self._recorded is None:
+                    with engine.record(self.samples):
+                        self._recorded = self.loss(self.model, self.retain_batch)
+                total = self._recorded + self._awaited(engine) if last else self._recorded
+                if total.requires_grad:  # not where all parameters are slow
+                    retained = again == "backward"
+                    engine.backward(functools.partial(self.backward, total, retain_graph=retained), visit, again)
+                    self._replays = again == "replay"
+        loss = self._recorded.detach()
+        self._recorded = None if again is None else loss if self._replays else self._recorded
         self._visit_slow(engine, visit)
-        return loss.detach() * self._retain_share()
+        return loss * self._retain_share()
+
+    def _again(self) -> str | None:
+        """How the rows are seen in another pass: DistributedDataParallel reduces one backward pass for each forward pass,
+        so it gets a new one; what checkpoints save must not be kept after all."""
+        if self.processes > 1:
+            return None
+        return "backward" if checkpoints_activations(self.trainer.model) else "replay"
 
     def _awaited(self, engine: PerSampleEngine) -> Tensor | float:
         """Nothing, but a use of what the engine leaves out, for a DistributedDataParallel that waits for all parameters

@@ -23,7 +23,6 @@ from .guards import SkippedSteps, all_finite, broken_samples, named, place_in_da
 from .methods import Method, build_method
 from .per_sample import PerSampleEngine, SampleMeanLoss
 from .per_sample.check import MIXED, find_slow_parameters, samples_mix
-from .per_sample.reference import sample_gradient
 from .retain import RetainSampler, retain_dataloader
 from .step import TrainerStep
 from .stopping import StoppingRules
@@ -85,10 +84,10 @@ class UnlearnTrainer(Seq2SeqTrainer):
         super().__init__(model, args, data_collator, forget_dataset, eval_dataset, processing_class, *more, **keywords)
         self.retain_dataset = retain_dataset
         check_compatible(self.method, self)
-        self._engine: PerSampleEngine | None = None
+        self.engine: PerSampleEngine | None = None
         self.one_by_one: bool | None = None  # whether the model's loss has to be computed for each sample by itself
         self._exchange: SampleExchange | None = None
-        self._retain_batches, self._retain_step = None, -1
+        self._retain_batches, self._retain_step, self._retain_drawn = None, -1, -1
         self._noted: dict[str, list[Tensor]] = defaultdict(list)  # in this optimizer step
         self._statistics: dict[str, list[Tensor]] = defaultdict(list)  # since the last log
         self._counted_steps = 0
@@ -156,6 +155,8 @@ class UnlearnTrainer(Seq2SeqTrainer):
         step = TrainerStep(self, model, self._prepare_inputs(inputs), self._forget_shares.pop(0))
         if self.one_by_one is None:
             self.one_by_one = self._samples_mix(step)
+        if self.method.per_sample and self.engine is None:
+            self.engine = self._checked_engine(step)  # before .grad is there, which would add to the check's memory
         loss = torch.zeros((), device=self.args.device)
         if self.method.uses_forget:
             loss = self.method.forget(step)
@@ -170,13 +171,8 @@ class UnlearnTrainer(Seq2SeqTrainer):
 
     def _retain(self, step: TrainerStep) -> dict[str, Tensor]:
         step.draw_retain_batch()
-        if self.method.per_sample and self._engine is None:
-            # Nothing can be held against a broken sample: the step is skipped, and the next one tries again.
-            with random_state_kept(self.args.device):
-                loss = step.loss(self.model, step.retain_batch)
-                gradient = sample_gradient(self.model, loss, step.parameters)
-            if any(any_process([not all_finite([loss, *gradient])], self.args.device)):
-                return {"retain_loss": torch.full_like(loss.detach(), torch.nan)}
+        if self.method.per_sample and self.engine is None:  # so the step is skipped, and the next one tries again
+            return {"retain_loss": torch.tensor(torch.nan, device=self.args.device)}
         return self.method.retain(step)
 
     def _everywhere_finite(self, step: TrainerStep) -> bool:
@@ -220,7 +216,9 @@ class UnlearnTrainer(Seq2SeqTrainer):
             self.optimizer.train()
 
     def next_retain_batch(self) -> dict:
-        """The retain batch of the current optimizer step."""
+        """The retain batch of the current optimizer step; the same one, however often it is asked for."""
+        if self._retain_drawn == self.state.global_step:
+            return self._retain_batch
         if self._retain_step != self.state.global_step:
             self._retain_sampler = RetainSampler(
                 len(self.retain_dataset),
@@ -233,8 +231,9 @@ class UnlearnTrainer(Seq2SeqTrainer):
             dataset, collator = self._collated(self.retain_dataset, "retain")
             self._retain_batches = iter(retain_dataloader(dataset, self._retain_sampler, collator, self.args))
             self._retain_step = self.state.global_step
-        self._retain_step += 1
-        return self._prepare_inputs(next(self._retain_batches))
+        self._retain_step, self._retain_drawn = self._retain_step + 1, self.state.global_step
+        self._retain_batch = self._prepare_inputs(next(self._retain_batches))
+        return self._retain_batch
 
     def _collated(self, dataset, description: str):
         """A dataset and its collator, without the columns that the model does not take."""
@@ -242,22 +241,30 @@ class UnlearnTrainer(Seq2SeqTrainer):
             return self._remove_unused_columns(dataset, description=description), self.data_collator
         return dataset, self._get_collator_with_removed_columns(self.data_collator, description=description)
 
-    def per_sample_engine(self, loss_of, batch: dict, k: int) -> PerSampleEngine:
-        """The engine, held against one retain sample computed alone before its first use."""
-        if self._engine is None:
-            slow = self._find_slow(loss_of, batch, k)
-            names = dict(self.model.named_parameters())
-            slow_parameters = [names[name] for name in slow]
-            self._engine = PerSampleEngine(self.model, slow_parameters, self.args.inner_products)
-            if slow and not self.one_by_one:
-                reasons = defaultdict(list)
-                for name, reason in slow.items():
-                    reasons[reason].append(name)
-                logger.warning(
-                    "The per-sample gradients of these parameters are computed one sample at a time, which is exact "
-                    "but slow: " + "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
-                )
-        return self._engine
+    def _checked_engine(self, step: TrainerStep) -> PerSampleEngine | None:
+        """The engine, held against retain samples computed alone; None where a sample's gradient is not finite, since
+        nothing can be held against such a one."""
+        step.draw_retain_batch()
+
+        def loss_of(batch):
+            return step.loss(self.model, batch)
+
+        with self._without_randomness():
+            slow = find_slow_parameters(self.model, loss_of, step.retain_batch, step.samples, self._precision())
+        found = all_processes(slow)
+        if None in found:
+            return None
+        slow = {name: reason for one in found for name, reason in one.items()}
+        if slow and not self.one_by_one:
+            reasons = defaultdict(list)
+            for name, reason in slow.items():
+                reasons[reason].append(name)
+            logger.warning(
+                "The per-sample gradients of these parameters are computed one sample at a time, which is exact but "
+                "slow: " + "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+            )
+        names = dict(self.model.named_parameters())
+        return PerSampleEngine(self.model, [names[name] for name in slow], self.args.inner_products)
 
     @contextlib.contextmanager
     def _without_randomness(self):
@@ -284,11 +291,6 @@ class UnlearnTrainer(Seq2SeqTrainer):
         if mix:
             logger.warning(f"Each sample is computed by itself, which is exact but slow: {MIXED}.")
         return mix
-
-    def _find_slow(self, loss_of, batch: dict, k: int) -> dict[str, str]:
-        with self._without_randomness():
-            slow = find_slow_parameters(self.model, loss_of, batch, k, self._precision())
-        return {name: reason for one in all_processes(slow) for name, reason in one.items()}
 
     def sample_exchange(self) -> SampleExchange:
         if self._exchange is None:

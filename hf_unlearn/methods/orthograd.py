@@ -71,7 +71,8 @@ class OrthoGrad(Method):
         def products(exact: bool) -> tuple[Tensor, Tensor]:
             parts = []
             step.visit_retain_samples(
-                lambda rows, all_rows: parts.append(all_rows.products(rows.parameter.grad, exact)), last=False
+                lambda rows, all_rows: parts.append(all_rows.products(rows.parameter.grad, exact, keep=False)),
+                last=False,
             )
             return tuple(map(sum, zip(*parts)))
 

@@ -1,6 +1,6 @@
 """Holds the engine against samples computed alone before the first step, and finds what needs the slow path."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,9 @@ MIXED = (
 
 def find_slow_parameters(
     model: nn.Module, loss_of: Callable[[dict], Tensor], batch: dict, k: int, precision: torch.dtype = torch.float32
-) -> dict[str, str]:
-    """Names of the parameters whose per-sample gradients the engine cannot get, with the reason.
+) -> dict[str, str] | None:
+    """Names of the parameters whose per-sample gradients the engine cannot get, with the reason; None where the loss of
+    the batch, or its gradient, is not finite.
 
     Up to four samples of the batch are computed alone, without the engine; a weighted sum of their gradients is
     compared with what the engine gives within the batch, and the engine's inner products with that sum.
@@ -51,6 +52,8 @@ def find_slow_parameters(
         try:
             with engine.record(k), weighted_samples(scales):
                 loss = loss_of(batch)
+            if not bool(loss.isfinite()):
+                return None
             if not _is_mean(loss, scales[places], losses, k, precision):
                 return dict.fromkeys(names.values(), MIXED)
             wrong = _differing(engine, loss * _lift(precision), weights * k, dict(zip(names, alone)), precision)
@@ -60,6 +63,8 @@ def find_slow_parameters(
                 raise
             slow.update(found)
             continue
+        if wrong and not _finite(sample_gradient(model, loss_of(batch), list(names))):
+            return None  # no fault of the engine
         slow.update((p, engine.slow[id(p)]) for p in names if id(p) in engine.slow and p not in slow)
         slow.update(wrong)
         return {names[p]: reason for p, reason in slow.items()}
@@ -113,6 +118,10 @@ def _alone(model, loss_of, batch, k, parameters, precision, signs=SIGNS) -> tupl
         places.append(n)
         losses.append(loss.detach())
     return places, torch.stack(losses), total
+
+
+def _finite(tensors: Iterable[Tensor]) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def _is_mean(loss: Tensor, scales: Tensor, losses: Tensor, k: int, precision: torch.dtype) -> bool:

@@ -44,7 +44,7 @@ class ParameterRows:
         lines = self.parameter.shape[0] if self.parameter.ndim else 1
         return written_out(self.uses, lines, self.parameter.numel() // lines)
 
-    def products(self, u: Tensor | None, exact: bool = False) -> tuple[Tensor, Tensor]:
+    def products(self, u: Tensor | None, exact: bool = False, keep: bool = True) -> tuple[Tensor, Tensor]:
         """K = A A^T (k, k) and b = A u (k,) in float64, for u of the parameter's shape (None: zero).
 
         Memory does not grow with the parameter beyond what `inner_products.KEEP` allows.
@@ -52,6 +52,7 @@ class ParameterRows:
         Args:
             exact: multiply and add in float64. Otherwise the error is about 1e-7 |g_n| |g_m| for float32 rows, which
                 well-conditioned rows bear (`ops.projection.Solution.pivot` tells).
+            keep: the rows are wanted again soon, and may be kept where they are few.
         """
         p, uses = self.parameter, self.uses
         u = (torch.zeros_like(p) if u is None else u.detach()).reshape(p.shape[0] if p.ndim else 1, -1)
@@ -59,7 +60,7 @@ class ParameterRows:
             return ops.inner_products(self._kept, u.flatten(), exact)
         if inner_products.choose(uses, u, self.way) == "ghost" and (not exact or ops.doubles_are_fast(p.device)):
             return inner_products.ghost(uses, u, exact)
-        keep = self.k * p.numel() <= inner_products.limit(inner_products.KEEP, p)
+        keep = keep and self.k * p.numel() <= inner_products.limit(inner_products.KEEP, p)
         if len(uses) == 1 and isinstance(uses[0], Lookup):  # most lines of an embedding are looked up by nobody
             compact, used = uses[0].compact()
             uses, u, keep = [compact], u[used], False
@@ -114,6 +115,7 @@ class PerSampleEngine:
         self._uses: dict[int, tuple[nn.Parameter, list[Rows]]] = {}
         self._visited: set[int] = set()
         self._visit: Visitor | None = None
+        self._received: list[tuple[Call, Tensor, tuple[Tensor, ...]]] | None = None
 
     @contextlib.contextmanager
     def record(self, k: int):
@@ -128,27 +130,49 @@ class PerSampleEngine:
         with _shielded(self.model, self.slow), Recorder(self):
             yield
 
-    def backward(self, backward: Callable[[], None], visit: Visitor, again: bool = False) -> None:
+    def backward(self, backward: Callable[[], None], visit: Visitor, again: str | None = None) -> None:
         """Runs `backward()` and shows `visit` the rows of each parameter.
 
         Args:
-            again: the recorded graph is needed for another call of this method (`backward` must retain it, too).
+            again: how they can be shown once more. "replay": what the rows are made of is kept for `replay`, at the cost
+                of as much memory as the graph that is freed meanwhile. "backward": the graph is kept for another call
+                of this method (`backward` must retain it, too).
         """
         awaited, self._visit = self._awaited.copy(), visit
+        self._received = [] if again == "replay" else None
         try:
             with _shielded(self.model, self.slow), Recorder(self):
                 backward()
-            for parameter, uses in self._uses.values():  # one of their uses is not part of the loss
-                gradient = visit(ParameterRows(parameter, uses, self.way))
-                if gradient is not None:
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+            self._show_rest()
             self._awaited, self._uses, self._visited, self._visit = awaited, {}, set(), None
         except BaseException:
-            again = False
+            again = None
             raise
         finally:
-            if not again:
+            if again is None:
                 self._reset(0)
+
+    def replay(self, visit: Visitor, again: bool = False) -> None:
+        """Shows `visit` once more what the last backward pass met, without a pass through the model.
+
+        Args:
+            again: this method will be called once more.
+        """
+        awaited, received, self._visit, self._received = self._awaited.copy(), self._received, visit, None
+        for place, (call, B, samples) in enumerate(received):
+            for parameter, gradient in zip(call.roots, self.receive(call, B, samples)):
+                _add(parameter, gradient)
+            if not again:
+                received[place] = None
+        self._show_rest()
+        self._awaited, self._uses, self._visited, self._visit = awaited, {}, set(), None
+        self._received = received
+        if not again:
+            self._reset(0)
+
+    def _show_rest(self) -> None:
+        for parameter, uses in self._uses.values():  # one of their uses is not part of the loss
+            _add(parameter, self._visit(ParameterRows(parameter, uses, self.way)))
 
     def give_up(self, parameters: Iterable[nn.Parameter], reason: str) -> None:
         """Leaves some parameters to the slow path from here on, in the middle of a pass, too."""
@@ -163,6 +187,8 @@ class PerSampleEngine:
 
     def receive(self, call: Call, B: Tensor, samples: tuple[Tensor, ...]) -> list[Tensor | None]:
         """Files the rows of one call; returns the gradient of each of its parameters that has no more uses to come."""
+        if self._received is not None:
+            self._received.append((call, B, samples))
         autocast_off = torch.autocast(B.device.type, enabled=False)  # a checkpoint's backward pass may be under it
         with torch.no_grad(), torch._C.DisableTorchFunction(), autocast_off:
             for parameter, rows in rows_of(call, self.k, B, samples):
@@ -178,6 +204,11 @@ class PerSampleEngine:
             raise Unsupported("several re-entrant checkpoints share it", (parameter,))
         self._visited.add(key)
         return self._visit(ParameterRows(*self._uses.pop(key), self.way))
+
+
+def _add(parameter: nn.Parameter, gradient: Tensor | None) -> None:
+    if gradient is not None:
+        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
 
 @contextlib.contextmanager
