@@ -43,5 +43,5 @@ def inverse_root_metric(optimizer: torch.optim.Optimizer, parameter: nn.Paramete
         return None
     group = next(group for group in optimizer.param_groups if any(p is parameter for p in group["params"]))
     square = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
-    corrected = square / (1 - group["betas"][1] ** state["step"].to(square.device))
+    corrected = square / (1 - group["betas"][1] ** state["step"].double().to(square.device))
     return (corrected.sqrt() + group["eps"]).rsqrt()

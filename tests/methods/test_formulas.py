@@ -144,13 +144,14 @@ def test_scissorhands_renews_the_top_weights(tmp_path):
     gradients = sample_gradient(copied, copied(**collate_images(images(6))).loss, list(copied.parameters()))
     scores = [(g * p).abs() for g, p in zip(gradients, before)]
     trainer = make_trainer(model, tmp_path, forget=images(6), retain=images(6, seed=2), collator=collate_images,
-                           method="scissorhands", method_kwargs={"sparsity": 0.9}, optimizer=False,
-                           learning_rate=1e-30)  # fmt: skip
+                           method="scissorhands", method_kwargs={"sparsity": 0.9},
+                           arguments={"callbacks": [Remember()]})  # fmt: skip
     trainer.train()
-    changed = [p != old for p, old in zip(model.parameters(), before)]
+    renewed = [Remember.start[name] for name, _ in model.named_parameters()]
+    changed = [p != old for p, old in zip(renewed, before)]
     ranks = flat(scores).argsort(descending=True).argsort().view(-1)
     assert flat(changed).any() and int(ranks[flat(changed)].max()) < 0.1 * len(ranks) + 3
-    for (name, p), moved in zip(model.named_parameters(), changed):
+    for (name, _), p, moved in zip(model.named_parameters(), renewed, changed):
         if "layernorm" in name:
             assert not moved.any()
         elif p.ndim > 1:
@@ -249,11 +250,16 @@ def test_scrub_ascends_in_its_first_epochs_only(tmp_path):
     expected = sample_gradient(before, loss, list(before.parameters()))
     moved = [(b - a).detach() / 0.1 for a, b in zip(after.parameters(), before.parameters())]
     torch.testing.assert_close(flat(moved), flat(expected), rtol=1e-3, atol=1e-5)
-    assert trainer.state.log_history[1]["retain_loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert trainer.state.log_history[1]["retain_loss"] == pytest.approx(loss.item(), rel=1e-5)
 
 
 class Remember(TrainerCallback):
-    weights = None
+    """The weights when training begins, after the method has prepared, and those after the first step."""
+
+    start = weights = None
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        Remember.start = copy.deepcopy(model.state_dict())
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step == 1:
@@ -443,10 +449,11 @@ def test_the_step_in_the_metric_is_orthogonal_to_every_retain_gradient(tmp_path,
             torch.testing.assert_close(flat(scales), 1 / flat(denominators))
             copied = copy.deepcopy(model).train()
             for sample in retain:
-                g = sample_gradient(copied, copied(**collate([sample])).loss, list(copied.parameters()))
+                trained = [p for p in copied.parameters() if p.requires_grad]
+                g = sample_gradient(copied, copied(**collate([sample])).loss, trained)
                 triples = list(zip(g, scales, gradient))
-                for triples in [triples] if granularity == "model" else [[triple] for triple in triples]:
-                    one, scale, u = map(flat, zip(*triples))
+                for group in [triples] if granularity == "model" else [[triple] for triple in triples]:
+                    one, scale, u = map(flat, zip(*group))
                     size = (one * scale.sqrt()).norm() * (u * scale.sqrt()).norm()
                     self.metric.append(float((one * scale) @ u / size) if size > 0 else 0.0)
                     self.plain.append(float(one @ u / (one.norm() * u.norm())) if size > 0 else 0.0)
@@ -456,11 +463,11 @@ def test_the_step_in_the_metric_is_orthogonal_to_every_retain_gradient(tmp_path,
     trainer = make_trainer(model, tmp_path, forget=forget, retain=retain, method="orthograd_metric", alpha=0.0,
                            granularity=granularity, max_steps=3, learning_rate=1e-3,
                            arguments={"callbacks": [look]})  # fmt: skip
-    parameters = list(model.parameters())
+    parameters = [p for p in model.parameters() if p.requires_grad]
     trainer.optimizer = torch.optim.AdamW(parameters, lr=1e-3, amsgrad=amsgrad)
     trainer.train()
     assert len(look.metric) >= len(RETAIN)
-    assert max(map(abs, look.metric)) < 1e-6 < 1e-3 < max(map(abs, look.plain))
+    assert max(map(abs, look.metric)) < 1e-9 < 1e-3 < max(map(abs, look.plain))
 
 
 def test_the_metric_of_plain_sgd_is_the_identity(tmp_path):
@@ -494,6 +501,8 @@ def test_l1_sparse_adds_a_penalty_that_fades(tmp_path):
         steps.append((start, Remember.weights, copy.deepcopy(model.state_dict())))
     plain, sparse = steps
     for name in plain[0]:
-        sign = torch.sign(plain[0][name])
-        torch.testing.assert_close(sparse[1][name] - plain[1][name], -1e-3 * 0.02 * sign, rtol=1e-2, atol=1e-7)
-        torch.testing.assert_close(sparse[2][name] - plain[2][name], -1e-3 * 0.03 * sign, rtol=0.05, atol=2e-6)
+        clear = plain[0][name].abs() > 1e-3  # the sign of others changes under way
+        sign = torch.sign(plain[0][name])[clear]
+        first, second = ((sparse[n][name] - plain[n][name])[clear] for n in (1, 2))
+        torch.testing.assert_close(first, -1e-3 * 0.02 * sign, rtol=1e-2, atol=1e-7)
+        torch.testing.assert_close(second, -1e-3 * 0.03 * sign, rtol=0.05, atol=2e-6)
