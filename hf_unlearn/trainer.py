@@ -1,6 +1,7 @@
 """UnlearnTrainer: a Hugging Face Trainer whose training step forgets one data set and keeps another."""
 
 import contextlib
+import copy
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -76,6 +77,9 @@ class UnlearnTrainer(Seq2SeqTrainer):
     ):
         args = as_unlearn_config(args)
         self.method: Method = build_method(args)
+        if self.method.one_shot:
+            args = copy.copy(args)
+            args.max_steps = 1
         check_deepspeed(self.method, args)
         if train_dataset is not None and forget_dataset is not None:
             raise ValueError("train_dataset is an alias of forget_dataset: give one of them, not both")
@@ -173,8 +177,6 @@ class UnlearnTrainer(Seq2SeqTrainer):
                 loss = loss if self.method.uses_forget else self._noted["retain_loss"][-1]
             self.method.finish(step)
             self._finish_step(step)
-            if self.method.one_shot:
-                self.control.should_training_stop = True
         return loss
 
     def _retain(self, step: TrainerStep) -> dict[str, Tensor]:

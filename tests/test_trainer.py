@@ -254,7 +254,7 @@ def test_settings_are_json(tmp_path):
         ({"retain": None}, "retain_dataset is missing"),
         ({"retain": []}, "retain_dataset is empty"),
         ({"arguments": {"train_dataset": FORGET}}, "alias of forget_dataset"),
-        ({"method": "magic"}, "must be one of orthograd, gradient_ascent"),
+        ({"method": "magic"}, "must be one of orthograd, orthograd_mean"),
         ({"alpha": 1.0}, r"alpha is 1.0, but must be in \[0, 1\)"),
         ({"granularity": "layer"}, "must be 'parameter' or 'model'"),
         ({"per_device_retain_batch_size": 0}, "per_device_retain_batch_size is 0"),

@@ -14,7 +14,7 @@ from .weighted import WeightedSum
 
 
 class Duck(WeightedSum):
-    """DUCK (Cotogni et al., arXiv 2312.02052, eq. 1-4): l1 times the cosine distance of each forget sample's embedding to
+    """DUCK (Cotogni et al., arXiv 2312.02052): l1 times the cosine distance of each forget sample's embedding to
     the nearest centroid of another class, + l2 CE(logits / T) on D_r.
 
     The embedding is what goes into the layer that gives the logits; the centroids are the means over the retain
@@ -100,7 +100,7 @@ def inputs_of(layer: nn.Module):
 
 
 class BoundaryShrink(WeightedSum):
-    """Boundary shrink (Chen et al., CVPR 2023, arXiv 2303.11570, eq. 3-4): the forget samples get the class that the
+    """Boundary shrink (Chen et al., CVPR 2023, arXiv 2303.11570): the forget samples get the class that the
     original model sees in their neighbour across the boundary, x + step sign(gradient of the loss by x) (FGSM), and are
     trained on it. No retain samples are needed.
 

@@ -19,7 +19,7 @@ def most(values: list[Tensor], share: float) -> list[Tensor]:
 
 
 class SalUn(RandomLabel):
-    """SalUn (Fan et al., arXiv 2310.12508, eq. 4 and 6): `random_label` that moves only the salient weights, those with
+    """SalUn (Fan et al., arXiv 2310.12508): `random_label` that moves only the salient weights, those with
     the largest |gradient of the forget loss| at the start.
 
     The mask holds for gradients, as in the published code: weight decay (0 unless you set it) reaches all weights.

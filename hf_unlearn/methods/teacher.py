@@ -44,7 +44,7 @@ class WithTeacher(WeightedSum):
 
 
 class Scrub(WithTeacher):
-    """SCRUB (Kurmanji et al., arXiv 2302.09880, eq. 3 and algorithm 1): a student that obeys its teacher, the original
+    """SCRUB (Kurmanji et al., arXiv 2302.09880, algorithm 1): a student that obeys its teacher, the original
     model, on D_r, and, in the first epochs, disobeys it on D_f. Descends
 
         ce_weight CE + kl_weight KL(teacher || student)  on D_r        in every step,
@@ -84,7 +84,7 @@ class Scrub(WithTeacher):
 
 
 class BadTeacher(WithTeacher):
-    """Bad teaching (Chundawat et al., arXiv 2205.08096, eq. 2): (1 - alpha) KL(incompetent || student) on D_f + alpha
+    """Bad teaching (Chundawat et al., arXiv 2205.08096): (1 - alpha) KL(incompetent || student) on D_f + alpha
     KL(original || student) on D_r.
 
     The incompetent teacher is the same architecture with new random weights (the run's seed). Published: one mean over
@@ -126,7 +126,7 @@ class BadTeacher(WithTeacher):
 
 
 class NPO(WithTeacher):
-    """Negative preference optimisation (Zhang et al., arXiv 2404.05868, eq. 3) with a retain loss (NPO + RT):
+    """Negative preference optimisation (Zhang et al., arXiv 2404.05868) with a retain loss (NPO + RT):
 
         (1 - alpha) mean_n( -(2 / beta) log sigmoid(-beta log(p(y_n | x_n) / p_ref(y_n | x_n))) ) + alpha L_r
 

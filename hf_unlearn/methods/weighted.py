@@ -54,7 +54,7 @@ def finetune() -> WeightedSum:
 
 class L1Sparse(WeightedSum):
     """Fine-tuning on the retain set that favours sparse weights: L_r + gamma_t sum |theta|, gamma_t = gamma (1 - t / T)
-    with t of T steps done (Jia et al., arXiv 2304.04934, eq. 3; there t counts epochs).
+    with t of T steps done (Jia et al., arXiv 2304.04934; there t counts epochs).
 
     Args:
         gamma: weight of the penalty at the start.

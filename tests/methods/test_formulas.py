@@ -197,7 +197,7 @@ class Constant(nn.Module):
 
 
 def test_npo_is_its_loss_and_its_gradient():
-    """At the reference the gradient is that of ascent (eq. 4 of the paper); away from it, it fades."""
+    """At the reference the gradient is that of ascent; away from it, it fades."""
     torch.manual_seed(0)
     model, method = Constant(), METHODS["npo"](alpha=0.0, beta=0.2)
     batch = {"place": torch.tensor([0, 1]), "labels": torch.tensor([0, 2])}

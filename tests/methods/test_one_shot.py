@@ -54,6 +54,15 @@ def test_influence_is_the_newton_step(tmp_path):
     torch.testing.assert_close(got.flatten(), expected, rtol=1e-8, atol=1e-10)
 
 
+def test_stopping_rules_see_what_has_come_out(tmp_path):
+    forget = samples(4)
+    trainer = make_trainer(Linear(), tmp_path, forget=forget, retain=samples(4), collator=collate, method="influence",
+                           method_kwargs={"scale": 5.0}, stop_when="forget_loss >= 0.01",
+                           arguments={"eval_dataset": {"forget": forget}})  # fmt: skip
+    trainer.train()
+    assert trainer.stopping["reason"] == "target reached" and trainer.stopping["step"] == 1
+
+
 def test_influence_warns_where_it_has_not_converged(tmp_path, caplog):
     change(tmp_path, METHODS["influence"](iterations=1, tolerance=1e-10), samples(4), samples(7))
     assert "after 1 iterations the Newton step is exact to" in caplog.text
