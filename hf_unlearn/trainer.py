@@ -48,7 +48,8 @@ class UnlearnTrainer(Seq2SeqTrainer):
     in evaluation, so that neither padding nor the composition of batches matters. Layers of the BatchNorm family keep
     their running statistics, since samples must not interact; `freeze_batch_norm=False` lets them work as in training.
 
-    Logged per step: `forget_loss`, `retain_loss`, and for orthograd `kept` = |u_perp| / |u|, `rank` (numerical rank of
+    Logged per step: `forget_loss` and `retain_loss`, which are what the method computes on these samples (`scrub`: a
+    divergence), and for orthograd `kept` = |u_perp| / |u|, `rank` (numerical rank of
     the retain gradients; its mean over the projections) and `residual` (the largest cosine left between u_perp and a
     retain gradient).
 

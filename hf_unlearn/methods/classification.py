@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ class Duck(WeightedSum):
         with torch.no_grad():
             for batch in start.batches("retain"):
                 labels = class_labels(batch, "duck")
-                self.head = self.head or find_head(start.model, lambda: start.logits(batch))  # noqa: B023
+                self.head = self.head or find_head(start.model, partial(start.logits, batch))
                 with inputs_of(self.head) as embeddings:
                     classes = start.logits(batch).shape[-1]
                 chosen = F.one_hot(labels, classes).to(embeddings[0].dtype)

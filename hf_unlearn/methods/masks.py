@@ -83,7 +83,7 @@ class Scissorhands(Surgery):
                     p.copy_(torch.where(mask, _new(p, generator), p))
 
     def combined(self, u, r, retain_loss):
-        g = without(r, u, torch.tensor(self.lam, device=u[0].device))
+        g = [y - self.lam * x for x, y in zip(u, r)]
         along, square = dot(g, u), dot(u, u)
         needed = torch.where(square > 0, along / square, 0).clamp_min(self.margin)
         return without(g, u, torch.where(along > 0, needed, 0))

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from .base import Method, Preparation, Step
+from .surgery import dot
 
 logger = logging.get_logger(__name__)
 
@@ -94,7 +95,7 @@ class Influence(OneShot):
         def fisher(x: list[Tensor]) -> list[Tensor]:
             product = [torch.zeros_like(t) for t in x]
             for gradients in start.sample_gradients("retain"):
-                share = _dot(gradients, x)
+                share = dot(gradients, x)
                 for total, g in zip(product, gradients):
                     total.add_(share.to(g.dtype) * g)
             return [t + start.total(p) / n for t, p in zip(x, product)]
@@ -113,18 +114,14 @@ def conjugate_gradients(product, rhs: list[Tensor], iterations: int, tolerance: 
     """x of M x = rhs for a positive definite M, given by its products, and |rhs - M x| / |rhs|."""
     x = [torch.zeros_like(t) for t in rhs]
     residual, direction = [t.clone() for t in rhs], [t.clone() for t in rhs]
-    square = start = _dot(rhs, rhs)
+    square = start = dot(rhs, rhs)
     for _ in range(iterations):
         if square <= tolerance**2 * start:
             break
         image = product(direction)
-        length = square / _dot(direction, image)
+        length = square / dot(direction, image)
         x = [t + length.to(t.dtype) * d for t, d in zip(x, direction)]
         residual = [t - length.to(t.dtype) * i for t, i in zip(residual, image)]
-        square, before = _dot(residual, residual), square
+        square, before = dot(residual, residual), square
         direction = [t + (square / before).to(t.dtype) * d for t, d in zip(residual, direction)]
     return x, float((square / start).sqrt()) if start > 0 else 0.0
-
-
-def _dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
-    return sum((x.double() * y.double()).sum() for x, y in zip(a, b))

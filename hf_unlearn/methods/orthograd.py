@@ -66,13 +66,13 @@ class OrthoGrad(Method):
 
         loss = step.visit_retain_samples(visit)
         free = [
-            _square(self._scaled(step, p)[0], p) for p in step.parameters if p not in visited
-        ]  # no sample needs them
+            self._square_of(step, p) for p in step.parameters if p not in visited
+        ]  # no retain sample depends on them
         self._finish(step)
         return {"retain_loss": loss, **_report(solutions, sum(squares) + sum(free), sum(free))}
 
     def _whole_model(self, step: Step) -> dict[str, Tensor]:
-        square = sum(_square(self._scaled(step, p)[0], p) for p in step.parameters)
+        square = sum(self._square_of(step, p) for p in step.parameters)
 
         def products(exact: bool) -> tuple[Tensor, Tensor]:
             parts = []
@@ -96,6 +96,9 @@ class OrthoGrad(Method):
         if scale is None:
             return u, rows
         return (None if u is None else u * scale), (None if rows is None else rows.scaled(scale))
+
+    def _square_of(self, step: Step, parameter: nn.Parameter) -> Tensor:
+        return _square(self._scaled(step, parameter)[0], parameter)
 
     def _weights(self, step: Step, coefficients: Tensor) -> Tensor:
         """-w_n for the samples of this process. Its rows are g_n / samples, and processes are averaged afterwards."""
