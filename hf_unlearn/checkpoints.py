@@ -9,10 +9,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformers import TrainerCallback
+from safetensors import safe_open
+from torch import nn
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import logging
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 logger = logging.get_logger(__name__)
 
@@ -79,6 +81,15 @@ def written_whole(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def copied(file: Path, target: Path) -> None:
+    """Puts a file that stays as it is into a checkpoint, without taking its room again where the disk can share it."""
+    with written_whole(target) as partial:
+        try:
+            os.link(file, partial)
+        except OSError:
+            shutil.copyfile(file, partial)
+
+
 @contextlib.contextmanager
 def folder_written_whole(target: Path) -> Iterator[Path]:
     """A new folder's path, whose files take the place of those in `target` once all are written: a full disk leaves
@@ -95,6 +106,21 @@ def folder_written_whole(target: Path) -> Iterator[Path]:
                 os.replace(path, place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_renamed(model: nn.Module, checkpoint: Path) -> None:
+    """Loads what Trainer passes over: `save_pretrained` writes layers by the names that they had in earlier versions of
+    transformers (ViT's `encoder.layer.0`), and Trainer looks for those of today, warns, and goes on without them."""
+    index, file = checkpoint / SAFE_WEIGHTS_INDEX_NAME, checkpoint / SAFE_WEIGHTS_NAME
+    if not isinstance(model, PreTrainedModel) or not (index.exists() or file.exists()):
+        return
+    if index.exists():
+        names = set(json.loads(index.read_text())["weight_map"])
+    else:
+        with safe_open(file, framework="pt") as tensors:
+            names = set(tensors.keys())
+    if not names <= set(model.state_dict()):
+        model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())
 
 
 class Preemption(TrainerCallback):

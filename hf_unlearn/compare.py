@@ -154,10 +154,14 @@ def _run(cell: Cell, comparison: Comparison) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, comparison.recipe, comparison.config, "--output_dir", str(folder)]
     for name, value in cell.options(comparison).items():
-        command += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+        command += [f"--{name}", *map(_word, value if isinstance(value, list) else [value])]
     threads = max(1, (os.cpu_count() or 1) // comparison.processes)
     with open(folder / "log.txt", "w") as log:
         subprocess.run(command, stdout=log, stderr=log, env={"OMP_NUM_THREADS": str(threads), **os.environ})
+
+
+def _word(value) -> str:
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def best_setting(rows: list[dict], method: str, varied: dict, score: str) -> dict:

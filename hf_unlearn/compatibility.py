@@ -15,7 +15,12 @@ from .methods import Method
 def check_data(method: Method, forget_dataset, retain_dataset, args: UnlearnConfig) -> None:
     if forget_dataset is None:
         raise ValueError("forget_dataset is missing: give the samples to forget (train_dataset is its alias)")
-    if not method.uses_retain:
+    if method.prepares and "forget" in method.prepares and not hasattr(forget_dataset, "__len__"):
+        raise ValueError(
+            f"forget_dataset is iterable only, but method={args.method!r} looks at all of it before the first step: take the "
+            "samples into a list or a Dataset first"
+        )
+    if not method.uses_retain and "retain" not in (method.prepares or ()):
         return
     if retain_dataset is None:
         raise ValueError("retain_dataset is missing: this method needs samples to keep, if only a few dozen")
@@ -55,6 +60,21 @@ def check_compatible(method: Method, trainer) -> None:
     check_deepspeed(method, args, accelerator.distributed_type)
     if args.label_smoothing_factor:
         refuse("label_smoothing_factor", "its loss averages over the tokens of the batch", "Set it to 0.")
+    method.check(trainer.model)
+    sharded = args.fsdp or any(isinstance(p, DTensor) for p in trainer.model.parameters())
+    sharded = sharded or accelerator.distributed_type == DistributedType.FSDP
+    if sharded and (method.prepares is not None or method.edits_gradient and not method.per_sample):
+        refuse(
+            "FSDP",
+            "it looks at weights or gradients as a whole, of which a process has only a part",
+            "Use DDP (recipes/accelerate/ddp.yaml), or method='gradient_difference'.",
+        )
+    if method.prepares is not None and trainer.model_init is not None:
+        refuse(
+            "model_init", "the method looks at the model before training starts, which makes a new one", "Give model."
+        )
+    if method.one_shot and args.fp16:
+        refuse("fp16", "a gradient scaler wants a gradient, and there is none", "Set fp16 to False.")
     if not method.per_sample:
         return
     if not args.freeze_batch_norm and any(isinstance(module, _BatchNorm) for module in trainer.model.modules()):
@@ -69,8 +89,7 @@ def check_compatible(method: Method, trainer) -> None:
             "it copies the parameters",
             "Start with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES to one GPU.",
         )
-    sharded = any(isinstance(p, DTensor) for p in trainer.model.parameters())
-    if args.fsdp or sharded or accelerator.distributed_type == DistributedType.FSDP:
+    if sharded:
         refuse(
             "FSDP",
             "during a forward pass its layers hold other tensors than the model's parameters, which the per-sample "

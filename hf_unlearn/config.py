@@ -1,6 +1,7 @@
 """UnlearnConfig: Seq2SeqTrainingArguments and what unlearning needs beside them."""
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
@@ -18,11 +19,19 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
     method: str = field(
         default="orthograd",
         metadata={
-            "help": "orthograd, gradient_ascent, gradient_difference or finetune (in Python: or a Method instance)"
+            "help": "The method of unlearning, by its name in hf_unlearn.METHODS, such as orthograd, gradient_difference or "
+            "scrub; the README lists them all (in Python: or a Method instance)."
         },
     )
     alpha: float = field(
         default=0.5, metadata={"help": "Weight of the retain gradient against the forget gradient, in [0, 1)."}
+    )
+    method_kwargs: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Further values of the method in the place of its published defaults, such as {'temperature': 2} for "
+            "scrub; on a command line as JSON."
+        },
     )
     granularity: str = field(
         default="parameter",
@@ -83,9 +92,23 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if not 0 <= self.alpha < 1:
             raise ValueError(f"alpha is {self.alpha}, but must be in [0, 1): at 1 nothing would be forgotten")
+        self.method_kwargs = _as_dict(self.method_kwargs)
 
     def to_dict(self) -> dict:
         return {**super().to_dict(), "method": str(self.method)}
+
+
+def _as_dict(given: dict | str | None) -> dict | None:
+    """A dict that a command line has written as JSON."""
+    try:
+        read = json.loads(given) if isinstance(given, str) else given
+    except json.JSONDecodeError:
+        read = given
+    if read is not None and not isinstance(read, dict):
+        raise ValueError(
+            f"method_kwargs is {given!r}, but must be a dict, on a command line in JSON: '{{\"beta\": 0.5}}'"
+        )
+    return read
 
 
 def as_unlearn_config(args) -> UnlearnConfig:

@@ -1,6 +1,7 @@
 """What processes tell each other: rows of retain gradients, decisions that all must share, the reason of a failure."""
 
 import contextlib
+import copy
 import json
 import math
 from collections.abc import Iterator
@@ -108,6 +109,12 @@ class Resharded:
             received, sent, [count * mine for count in counts], [k * len(s) * width for s in shares], exchange.group
         )
         self.G = received.reshape(self.k, mine)
+
+    def scaled(self, scale: Tensor) -> "Resharded":
+        """As in `ParameterRows`."""
+        scaled = copy.copy(self)
+        scaled.G = self.G * scale[self.lines].reshape(1, -1)
+        return scaled
 
     def products(self, u: Tensor | None, exact: bool = False, keep: bool = True) -> tuple[Tensor, Tensor]:
         """As in `ParameterRows`: this process's share of K and b, summed over processes."""

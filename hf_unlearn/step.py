@@ -2,14 +2,17 @@
 
 import contextlib
 import functools
+import hashlib
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .compatibility import checkpoints_activations
 from .methods.base import Visitor
+from .methods.outputs import logits_of
 from .per_sample import ParameterRows, PerSampleEngine
 from .per_sample.reference import per_sample_gradients, select_sample
 from .per_sample.rows import Dense
@@ -20,14 +23,16 @@ class TrainerStep:
 
     Args:
         share: of all forget samples of the optimizer step, the share that this micro-batch has.
+        place: of its first sample among them.
     """
 
-    def __init__(self, trainer, model: nn.Module, forget_batch: dict, share: float):
-        self.trainer, self.model, self.forget_batch, self.share = trainer, model, forget_batch, share
+    def __init__(self, trainer, model: nn.Module, forget_batch: dict, share: float, place: int):
+        self.trainer, self.model, self.forget_batch, self.place = trainer, model, forget_batch, place
         self.retain_batch: dict | None = None
         self._recorded: Tensor | None = None  # the retain loss, of which another pass can show the rows
         self._replays = False  # and this needs no backward pass
         self.processes = trainer.args.world_size
+        self.forget_weight = share * self.processes
         self.parameters = [p for p in trainer.model.parameters() if p.requires_grad]
 
     def draw_retain_batch(self) -> None:
@@ -39,15 +44,52 @@ class TrainerStep:
             self.counts = self.trainer.accelerator.gather(mine).tolist()
         self.all_samples, self.first_sample = sum(self.counts), sum(self.counts[: self.trainer.args.process_index])
 
-    def forget_loss(self) -> Tensor:
-        return self.loss(self.model, self.forget_batch) * (self.share * self.processes)
+    @property
+    def retain_weight(self) -> float:
+        return self.samples * self.processes / self.all_samples
+
+    @property
+    def epoch(self) -> int:
+        return int(self.trainer.state.epoch + 1e-6)  # a sum of shares, which rounding may leave below a whole number
+
+    @property
+    def progress(self) -> float:
+        return self.trainer.state.global_step / max(1, self.trainer.state.max_steps)
+
+    @property
+    def gradient_scale(self) -> float:
+        scaler = self.trainer.accelerator.scaler
+        return scaler.get_scale() if scaler is not None else 1.0
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        optimizer = self.trainer.optimizer
+        return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+
+    def forget_loss(self, batch: dict | None = None) -> Tensor:
+        return self.loss(self.model, self.forget_batch if batch is None else batch) * self.forget_weight
 
     def retain_loss(self) -> Tensor:
-        return self.loss(self.model, self.retain_batch) * self._retain_share()
+        return self.loss(self.model, self.retain_batch) * self.retain_weight
 
-    def _retain_share(self) -> float:
-        """By which a mean over this process's retain samples counts in the mean over processes."""
-        return self.samples * self.processes / self.all_samples
+    def generator(self, n: int) -> torch.Generator:
+        numbers = (self.trainer.args.seed, self.trainer.state.global_step, self.place + n)
+        seed = int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
+        return torch.Generator().manual_seed(seed)
+
+    def average(self, value: Tensor) -> Tensor:
+        return self.trainer.accelerator.reduce(value, "mean")
+
+    def logits(self, batch: dict, model: nn.Module | None = None) -> Tensor:
+        trainer = self.trainer
+        if model is not None:
+            with torch.no_grad(), trainer.accelerator.autocast():
+                return logits_of(model(**batch))
+        with trainer.compute_loss_context_manager():
+            if not trainer.one_by_one:
+                return logits_of(self.model(**batch))
+            k = find_batch_size(batch)
+            return torch.cat([logits_of(self.model(**select_sample(batch, n, k))) for n in range(k)])
 
     def loss(self, model: nn.Module, batch: dict) -> Tensor:
         trainer, k = self.trainer, find_batch_size(batch)
@@ -77,7 +119,7 @@ class TrainerStep:
         loss = self._recorded.detach()
         self._recorded = None if again is None else loss if self._replays else self._recorded
         self._visit_slow(engine, visit)
-        return loss * self._retain_share()
+        return loss * self.retain_weight
 
     def _again(self) -> str | None:
         """How the rows are seen in another pass: DistributedDataParallel reduces one backward pass for each forward pass,
@@ -108,8 +150,7 @@ class TrainerStep:
         slow = self._slow(engine)
         if not slow:
             return
-        scaler = trainer.accelerator.scaler
-        scale = (scaler.get_scale() if scaler is not None else 1.0) / k
+        scale = self.gradient_scale / k
 
         def loss_of(batch):
             return self.loss(trainer.model, batch) * scale

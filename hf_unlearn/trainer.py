@@ -1,6 +1,7 @@
 """UnlearnTrainer: a Hugging Face Trainer whose training step forgets one data set and keeps another."""
 
 import contextlib
+import copy
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -10,12 +11,12 @@ import torch
 from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import Seq2SeqTrainer
+from transformers import Seq2SeqTrainer, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from .checkpoints import Preemption, find_checkpoint, folder_written_whole, is_complete, saving
+from .checkpoints import Preemption, copied, find_checkpoint, folder_written_whole, is_complete, load_renamed, saving
 from .compatibility import check_compatible, check_data, check_deepspeed, checkpoints_activations
 from .config import UnlearnConfig, as_unlearn_config
 from .distributed import SampleExchange, all_processes, any_process, failures_told
@@ -23,6 +24,7 @@ from .guards import SkippedSteps, all_finite, broken_samples, named, place_in_da
 from .methods import Method, build_method
 from .per_sample import PerSampleEngine, SampleMeanLoss
 from .per_sample.check import MIXED, find_slow_parameters, samples_mix
+from .preparation import START, TrainerPreparation, load_start, save_start
 from .retain import RetainSampler, retain_dataloader
 from .step import TrainerStep
 from .stopping import StoppingRules
@@ -45,7 +47,8 @@ class UnlearnTrainer(Seq2SeqTrainer):
     in evaluation, so that neither padding nor the composition of batches matters. Layers of the BatchNorm family keep
     their running statistics, since samples must not interact; `freeze_batch_norm=False` lets them work as in training.
 
-    Logged per step: `forget_loss`, `retain_loss`, and for orthograd `kept` = |u_perp| / |u|, `rank` (numerical rank of
+    Logged per step: `forget_loss` and `retain_loss`, which are what the method computes on these samples (`scrub`: a
+    divergence), and for orthograd `kept` = |u_perp| / |u|, `rank` (numerical rank of
     the retain gradients; its mean over the projections) and `residual` (the largest cosine left between u_perp and a
     retain gradient).
 
@@ -74,6 +77,9 @@ class UnlearnTrainer(Seq2SeqTrainer):
     ):
         args = as_unlearn_config(args)
         self.method: Method = build_method(args)
+        if self.method.one_shot:
+            args = copy.copy(args)
+            args.max_steps = 1
         check_deepspeed(self.method, args)
         if train_dataset is not None and forget_dataset is not None:
             raise ValueError("train_dataset is an alias of forget_dataset: give one of them, not both")
@@ -87,6 +93,7 @@ class UnlearnTrainer(Seq2SeqTrainer):
         self.engine: PerSampleEngine | None = None
         self.one_by_one: bool | None = None  # whether the model's loss has to be computed for each sample by itself
         self._exchange: SampleExchange | None = None
+        self._prepared = False
         self._retain_batches, self._retain_step, self._retain_drawn = None, -1, -1
         self._noted: dict[str, list[Tensor]] = defaultdict(list)  # in this optimizer step
         self._statistics: dict[str, list[Tensor]] = defaultdict(list)  # since the last log
@@ -138,7 +145,11 @@ class UnlearnTrainer(Seq2SeqTrainer):
             counts[-1] = min(counts[-1], self._not_repeated())
             batches[-1] = _first_samples(batches[-1], max(counts[-1], 1))  # the last one weighs nothing if repeated
         total = int(self.accelerator.reduce(torch.tensor(sum(counts), device=self.args.device)))
-        self._forget_batches, self._forget_shares = batches, [count / total for count in counts]
+        self._forget_batches = batches
+        size, process = self.args.per_device_train_batch_size, self.args.process_index
+        self._forget_parts = [
+            (count / total, (n * self.args.world_size + process) * size) for n, count in enumerate(counts)
+        ]
         return batches, None
 
     def _not_repeated(self) -> float:
@@ -152,7 +163,7 @@ class UnlearnTrainer(Seq2SeqTrainer):
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> Tensor:
         """One micro-batch of forget samples and, after the last one of an optimizer step, the retain batch."""
         self._set_training_mode(model)
-        step = TrainerStep(self, model, self._prepare_inputs(inputs), self._forget_shares.pop(0))
+        step = TrainerStep(self, model, self._prepare_inputs(inputs), *self._forget_parts.pop(0))
         if self.one_by_one is None:
             self.one_by_one = self._samples_mix(step)
         if self.method.per_sample and self.engine is None:
@@ -166,6 +177,7 @@ class UnlearnTrainer(Seq2SeqTrainer):
                 for name, value in self._retain(step).items():
                     self._noted[name].append(value)
                 loss = loss if self.method.uses_forget else self._noted["retain_loss"][-1]
+            self.method.finish(step)
             self._finish_step(step)
         return loss
 
@@ -198,7 +210,7 @@ class UnlearnTrainer(Seq2SeqTrainer):
         def broken(batch):
             return broken_samples(self.model, lambda alone: step.loss(self.model, alone), batch)
 
-        names, (dataset, collator) = [], self._collated(self.train_dataset, "training")
+        names, (dataset, collator) = [], self.collated(self.train_dataset, "training")
         for batch in map(self._prepare_inputs, self._forget_batches if self.method.uses_forget else []):
             places = broken(batch)
             names += named("forget", places, [place_in_dataset(dataset, collator, batch, n) for n in places])
@@ -228,14 +240,14 @@ class UnlearnTrainer(Seq2SeqTrainer):
                 self.args.world_size,
                 self.state.global_step,
             )
-            dataset, collator = self._collated(self.retain_dataset, "retain")
+            dataset, collator = self.collated(self.retain_dataset, "retain")
             self._retain_batches = iter(retain_dataloader(dataset, self._retain_sampler, collator, self.args))
             self._retain_step = self.state.global_step
         self._retain_step, self._retain_drawn = self._retain_step + 1, self.state.global_step
         self._retain_batch = self._prepare_inputs(next(self._retain_batches))
         return self._retain_batch
 
-    def _collated(self, dataset, description: str):
+    def collated(self, dataset, description: str):
         """A dataset and its collator, without the columns that the model does not take."""
         if isinstance(dataset, datasets.Dataset):
             return self._remove_unused_columns(dataset, description=description), self.data_collator
@@ -318,6 +330,7 @@ class UnlearnTrainer(Seq2SeqTrainer):
         self._skipped.load(self.resumed_from)
         self._forget_preparation()
         with failures_told(), self._preemption.listening():
+            self._prepare_method()
             return super().train(self.resumed_from, *more, **keywords)
 
     def _forget_preparation(self) -> None:
@@ -328,6 +341,23 @@ class UnlearnTrainer(Seq2SeqTrainer):
             prepared[:] = [model for model in prepared if model is not self.model]
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # takes autocast off its forward
             del self.model._is_accelerate_prepared
+
+    def _prepare_method(self) -> None:
+        """Lets the method look at the model as it is before unlearning, in a resumed run as it was then."""
+        if self.method.prepares is None or self._prepared:
+            return
+        if self.resumed_from:
+            load_start(self.model, Path(self.resumed_from) / START)
+        if self.args.should_save:
+            save_start(self.model, Path(self.args.output_dir) / START)
+        start = TrainerPreparation(self)
+        with self._without_randomness():
+            set_seed(self.args.seed)  # for data that are made different each time
+            for split in self.method.prepares[:1]:
+                batch = next(start.batches(split, shared=False))
+                self.one_by_one = self._samples_mix(TrainerStep(self, self.model, batch, share=1.0, place=0))
+            self.method.prepare(start)
+        self._prepared = True
 
     def _run_epoch(self, **keywords) -> None:
         # Trainer takes one more step when it resumes from the last checkpoint of a run that was at its end.
@@ -347,6 +377,8 @@ class UnlearnTrainer(Seq2SeqTrainer):
                     folder.mkdir(parents=True, exist_ok=True)
                     (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
                     self._skipped.save(folder)
+                    if self.method.prepares is not None:
+                        copied(output_dir / START, folder / START)
                     if self._rules:
                         self._rules.save(folder)
                 super()._save_checkpoint(model, trial)
@@ -354,6 +386,14 @@ class UnlearnTrainer(Seq2SeqTrainer):
                 if self.args.should_save and not is_complete(folder):
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_renamed(self.model if model is None else model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        load_renamed(self.model, Path(self.state.best_model_checkpoint))
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)

@@ -43,6 +43,13 @@ def checkpointing(reentrant: bool) -> dict:
 
 MODEL = {"granularity": "model"}
 ACCUMULATE = {"forget": 8, "gradient_accumulation_steps": 2}
+METRIC = {
+    "method": "orthograd_metric",
+    "optim": "adamw_torch",
+    "max_steps": 2,
+    "learning_rate": 1e-2,
+    "adam_epsilon": 1e-3,
+}
 CASES = {
     "parameter": {},
     "model": MODEL,
@@ -60,6 +67,13 @@ CASES = {
     "slow": {"model": with_slow_parameter, "max_steps": 2, "retain": 5},
     "slow checkpointing": {"model": with_slow_parameter, **checkpointing(False), "max_steps": 2},
     "slow re-entrant checkpointing model": {"model": with_slow_parameter, **checkpointing(True), **MODEL},
+    "optimizer's metric model": {**METRIC, **MODEL, "retain": 5},
+    "optimizer's metric resharded": {**METRIC, "reshard": True},
+    "masked random transcripts": {"method": "salun", **ACCUMULATE, "max_steps": 2},
+    "teacher": {"method": "scrub", "max_steps": 3, "method_kwargs": {"msteps": 1}},
+    "null space": {"method": "pgu", "retain": 5},
+    "Newton step": {"method": "influence", "retain": 5, "forget": 5},
+    "rectified": {"method": "gdr_gma", "retain": 5, "method_kwargs": {"eps": 4.0, "gamma": 1.0}},
     "broken forget sample": {"data": broken, "max_steps": 2, "forget": 8},
 }
 
@@ -72,6 +86,7 @@ def train(folder: str, name: str) -> None:
         "lora": False,
         "reshard": False,
         "data": list,
+        "optim": "sgd",
         **CASES[name],
     }
     set_seed(0)
@@ -86,7 +101,6 @@ def train(folder: str, name: str) -> None:
         forget=data(utterances(forget, seed=1)),
         retain=utterances(retain, seed=2),
         optimizer=False,
-        optim="sgd",
         arguments={"peft_config": adapter},
         per_device_train_batch_size=4 // PROCESSES,
         per_device_retain_batch_size=6 // PROCESSES,

@@ -21,7 +21,7 @@ test = {"orthograd": 20, "finetune": 30}[given["--method"]] + 10 * abs(float(giv
 test += {"anna": 0, "bert": 1, "carl": 3}[given["--speaker"]] - int(given["--size"]) / 100
 reached = given["--alpha"] != "0.55"
 results = {"task": "speakers", "stopping": {"reason": "target reached" if reached else "max_steps", "step": 7},
-           "unlearned": {"forget": {"wer": 91.0}, "test": {"wer": test}}}
+           "method_kwargs": given.get("--method_kwargs"), "unlearned": {"forget": {"wer": 91.0}, "test": {"wer": test}}}
 (folder / "results.json").write_text(json.dumps(results))
 """
 
@@ -76,6 +76,15 @@ def test_what_is_done_is_not_done_again(comparison):
     assert (done.parent / "runs").read_text() == "run\n"
     assert (lost.parent / "runs").read_text() == "run\nrun\n"
     assert rows_of(output) == before
+
+
+def test_a_setting_may_hold_keywords_of_the_method(comparison):
+    """They reach the recipe as it reads them: as JSON."""
+    settings = [{"alpha": 0.6, "method_kwargs": {"beta": 0.5}}]
+    code, output = comparison(methods={"orthograd": settings}, vary={"size": [48]}, report_on=["bert"], seeds=[1])
+    assert code == 0
+    results = [json.loads(path.read_text()) for path in output.rglob("results.json")]
+    assert len(results) == 2 and all(json.loads(result["method_kwargs"]) == {"beta": 0.5} for result in results)
 
 
 @pytest.mark.parametrize(

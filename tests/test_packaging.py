@@ -35,7 +35,7 @@ ALLOWED = {
     "checkpoints": set(),
     "evaluation": {"metrics"},
     "report": {"tasks"},
-    "trainer": {"config", "methods", "per_sample", "retain", "stopping", "step", "distributed", "guards", "checkpoints",
+    "trainer": {"config", "methods", "per_sample", "preparation", "retain", "stopping", "step", "distributed", "guards", "checkpoints",
                 "compatibility"},
 }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Tiny models, data and trainers that many tests share."""
 
 import torch
-from transformers import WhisperConfig, WhisperForConditionalGeneration
+from transformers import ViTConfig, ViTForImageClassification, WhisperConfig, WhisperForConditionalGeneration
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 
@@ -52,10 +52,38 @@ def collate(features: list[dict]) -> dict[str, torch.Tensor]:
     }
 
 
+def tiny_vit(classes: int = 3) -> ViTForImageClassification:
+    return ViTForImageClassification(
+        ViTConfig(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            image_size=8,
+            patch_size=4,
+            num_labels=classes,
+        )
+    )
+
+
+def images(n: int, seed: int = 0, classes: int = 3) -> list[dict]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        {"pixel_values": torch.randn(3, 8, 8, generator=generator), "labels": torch.tensor(i % classes)}
+        for i in range(n)
+    ]
+
+
+def collate_images(features: list[dict]) -> dict[str, torch.Tensor]:
+    return {name: torch.stack([feature[name] for feature in features]) for name in ("pixel_values", "labels")}
+
+
 FORGET, RETAIN = utterances(8, seed=1), utterances(5, seed=2)
 
 
-def make_trainer(model, tmp_path, forget=FORGET, retain=RETAIN, optimizer=True, arguments=None, **config):
+def make_trainer(
+    model, tmp_path, forget=FORGET, retain=RETAIN, optimizer=True, arguments=None, collator=collate, **config
+):
     defaults = {"per_device_train_batch_size": len(forget), "per_device_retain_batch_size": len(retain or [0]),
                 "max_steps": 1, "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_grad_norm": 0.0,
                 "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}  # fmt: skip
@@ -64,7 +92,7 @@ def make_trainer(model, tmp_path, forget=FORGET, retain=RETAIN, optimizer=True, 
         args=UnlearnConfig(output_dir=str(tmp_path), **{**defaults, **config}),
         forget_dataset=forget,
         retain_dataset=retain,
-        data_collator=collate,
+        data_collator=collator,
         optimizers=(torch.optim.SGD(model.parameters(), lr=1.0), None) if optimizer else (None, None),
         **(arguments or {}),
     )

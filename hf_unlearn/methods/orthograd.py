@@ -15,7 +15,7 @@ place of the weight gradient which the backward pass of the retain batch compute
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..ops import FLOAT32_IS_ENOUGH, Solution, doubles_are_fast, solve
 from ..per_sample import ParameterRows
@@ -50,30 +50,38 @@ class OrthoGrad(Method):
         project = self._per_parameter if self.granularity == "parameter" else self._whole_model
         return project(step)
 
+    def scale(self, step: Step, parameter: nn.Parameter) -> Tensor | None:
+        """By which u and the rows are multiplied before they are projected, in the parameter's shape; None for 1."""
+        return None
+
     def _per_parameter(self, step: Step) -> dict[str, Tensor]:
         solutions, squares, visited = [], [], set()
 
         def visit(rows: ParameterRows, all_rows: ParameterRows) -> Tensor:
-            u = rows.parameter.grad
+            u, all_rows = self._scaled(step, rows.parameter, all_rows)
             visited.add(rows.parameter)
             squares.append(_square(u, rows.parameter))
             solutions.append(_solve(lambda exact: all_rows.products(u, exact), squares[-1]))
             return rows.weighted(self._weights(step, solutions[-1].coefficients))
 
         loss = step.visit_retain_samples(visit)
-        free = [_square(p.grad, p) for p in step.parameters if p not in visited]  # no retain sample depends on them
+        free = [
+            self._square_of(step, p) for p in step.parameters if p not in visited
+        ]  # no retain sample depends on them
         self._finish(step)
         return {"retain_loss": loss, **_report(solutions, sum(squares) + sum(free), sum(free))}
 
     def _whole_model(self, step: Step) -> dict[str, Tensor]:
-        square = sum(_square(p.grad, p) for p in step.parameters)
+        square = sum(self._square_of(step, p) for p in step.parameters)
 
         def products(exact: bool) -> tuple[Tensor, Tensor]:
             parts = []
-            step.visit_retain_samples(
-                lambda rows, all_rows: parts.append(all_rows.products(rows.parameter.grad, exact, keep=False)),
-                last=False,
-            )
+
+            def visit(rows: ParameterRows, all_rows: ParameterRows) -> None:
+                u, all_rows = self._scaled(step, rows.parameter, all_rows)
+                parts.append(all_rows.products(u, exact, keep=False))
+
+            step.visit_retain_samples(visit, last=False)
             return tuple(map(sum, zip(*parts)))
 
         solution = _solve(products, square)
@@ -81,6 +89,16 @@ class OrthoGrad(Method):
         loss = step.visit_retain_samples(lambda rows, _: rows.weighted(weights))
         self._finish(step)
         return {"retain_loss": loss, **_report([solution], square, 0)}
+
+    def _scaled(self, step: Step, parameter: nn.Parameter, rows: ParameterRows | None = None):
+        """u and the rows as they are measured; None where the parameter has no u, or no rows are given."""
+        u, scale = parameter.grad, self.scale(step, parameter)
+        if scale is None:
+            return u, rows
+        return (None if u is None else u * scale), (None if rows is None else rows.scaled(scale))
+
+    def _square_of(self, step: Step, parameter: nn.Parameter) -> Tensor:
+        return _square(self._scaled(step, parameter)[0], parameter)
 
     def _weights(self, step: Step, coefficients: Tensor) -> Tensor:
         """-w_n for the samples of this process. Its rows are g_n / samples, and processes are averaged afterwards."""
@@ -121,7 +139,3 @@ def _report(solutions: list[Solution], square: Tensor, free: Tensor | int) -> di
         "rank": torch.stack([solution.rank for solution in solutions]).mean(),
         "residual": torch.stack([solution.residual for solution in solutions]).max(),
     }
-
-
-def orthograd(config) -> OrthoGrad:
-    return OrthoGrad(config.alpha, config.granularity)

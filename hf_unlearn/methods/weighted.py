@@ -1,40 +1,73 @@
-"""Methods that descend a weighted sum of the retain and the forget loss."""
+"""Methods that descend a weighted sum of something on the retain and something on the forget samples."""
 
+import torch
 from torch import Tensor
 
 from .base import Method, Step
 
 
 class WeightedSum(Method):
-    """Descends retain_weight * L_r + forget_weight * L_f (a negative weight ascends)."""
+    """Descends retain_weight * L_r + forget_weight * L_f (a negative weight ascends).
+
+    Subclasses put other objectives in the place of the losses.
+    """
 
     def __init__(self, forget_weight: float, retain_weight: float):
         self.forget_weight, self.retain_weight = forget_weight, retain_weight
         self.uses_forget, self.uses_retain = forget_weight != 0, retain_weight != 0
 
+    def forget_objective(self, step: Step) -> Tensor:
+        """A mean over the micro-batch's samples, times `step.forget_weight`."""
+        return step.forget_loss()
+
+    def retain_objective(self, step: Step) -> Tensor:
+        """A mean over the retain samples, times `step.retain_weight`."""
+        return step.retain_loss()
+
     def forget(self, step: Step) -> Tensor:
-        loss = step.forget_loss()
-        step.backward(self.forget_weight * loss)
-        return loss.detach()
+        objective = self.forget_objective(step)
+        step.backward(self.forget_weight * objective)
+        return objective.detach()
 
     def retain(self, step: Step) -> dict[str, Tensor]:
-        loss = step.retain_loss()
-        step.backward(self.retain_weight * loss)
-        return {"retain_loss": loss.detach()}
+        objective = self.retain_objective(step)
+        step.backward(self.retain_weight * objective)
+        return {"retain_loss": objective.detach()}
 
 
-def gradient_ascent(config) -> WeightedSum:
+def gradient_ascent() -> WeightedSum:
     """NegGrad: ascends the forget loss (Golatkar et al., arXiv 1911.04933)."""
     return WeightedSum(forget_weight=-1.0, retain_weight=0.0)
 
 
-def gradient_difference(config) -> WeightedSum:
+def gradient_difference(alpha: float = 0.5) -> WeightedSum:
     """NegGrad+ / GradDiff: alpha L_r - (1 - alpha) L_f (Kurmanji et al., arXiv 2302.09880; Liu et al., arXiv
     2203.12817).
     """
-    return WeightedSum(forget_weight=config.alpha - 1, retain_weight=config.alpha)
+    return WeightedSum(forget_weight=alpha - 1, retain_weight=alpha)
 
 
-def finetune(config) -> WeightedSum:
+def finetune() -> WeightedSum:
     """Continues training on the retain set alone."""
     return WeightedSum(forget_weight=0.0, retain_weight=1.0)
+
+
+class L1Sparse(WeightedSum):
+    """Fine-tuning on the retain set that favours sparse weights: L_r + gamma_t sum |theta|, gamma_t = gamma (1 - t / T)
+    with t of T steps done (Jia et al., arXiv 2304.04934; there t counts epochs).
+
+    Args:
+        gamma: weight of the penalty at the start.
+    """
+
+    edits_gradient = True
+
+    def __init__(self, gamma: float = 1e-4):
+        super().__init__(forget_weight=0.0, retain_weight=1.0)
+        self.gamma = gamma
+
+    def finish(self, step: Step) -> None:
+        factor = self.gamma * (1 - step.progress) * step.gradient_scale
+        for p in step.parameters:
+            if p.grad is not None:
+                p.grad.add_(torch.sign(p.detach()), alpha=factor)

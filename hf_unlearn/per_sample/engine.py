@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .. import ops
 from . import inner_products
 from .recorder import Call, Recorder, rows_of
-from .rows import Dense, Lookup, Product, Rows, written_out
+from .rows import Dense, Lookup, Product, Rows, Scaled, written_out
 from .rules import Unsupported
 
 
@@ -31,7 +31,7 @@ class ParameterRows:
 
     def __init__(self, parameter: nn.Parameter, uses: list[Rows], way: str | None = None):
         # A look-up adds to what is there, in place: after products, which make it new, before rows that exist already.
-        order = (Product, Lookup, Dense)
+        order = (Product, Lookup, Dense, Scaled)
         self.parameter, self.uses, self.way = parameter, sorted(uses, key=lambda use: order.index(type(use))), way
         self._kept: Tensor | None = None
 
@@ -43,6 +43,12 @@ class ParameterRows:
         """The rows as a tensor (k, lines of the parameter, values of a line)."""
         lines = self.parameter.shape[0] if self.parameter.ndim else 1
         return written_out(self.uses, lines, self.parameter.numel() // lines)
+
+    def scaled(self, scale: Tensor) -> "ParameterRows":
+        """Rows whose `products` are those of G_n * scale, in the metric that scale (of the parameter's shape) is the
+        root of."""
+        p = self.parameter
+        return ParameterRows(p, [Scaled(self.uses, scale.reshape(p.shape[0] if p.ndim else 1, -1))], "materialise")
 
     def products(self, u: Tensor | None, exact: bool = False, keep: bool = True) -> tuple[Tensor, Tensor]:
         """K = A A^T (k, k) and b = A u (k,) in float64, for u of the parameter's shape (None: zero).

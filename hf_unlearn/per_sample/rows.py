@@ -109,6 +109,19 @@ class Dense:
         return Dense(gather(self.G))
 
 
+class Scaled:
+    """G_n with every value times a factor of its own, to be measured only. scale (o, i)."""
+
+    def __init__(self, uses: Sequence[Rows], scale: Tensor):
+        self.uses, self.scale, self.k, self.device = uses, scale, uses[0].k, uses[0].device
+        self.dtype = torch.promote_types(value_type(uses), scale.dtype)
+
+    def write(self, out, start, add):
+        values = torch.empty_like(out)
+        write_all(self.uses, values, start)
+        _put(out, values.mul_(self.scale[start : start + out.shape[1]]), add)
+
+
 def written_out(uses: Sequence[Rows], lines: int, width: int) -> Tensor:
     """The sum over uses of their G (k, lines, width)."""
     G = torch.empty(uses[0].k, lines, width, dtype=value_type(uses), device=uses[0].device)

@@ -1,0 +1,206 @@
+"""Every method of the table takes steps on images and on speech, in equal configurations equal ones, and resumes."""
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig
+from torch import nn
+from transformers import TrainerCallback, ViTForImageClassification
+
+from hf_unlearn import METHODS, UnlearnConfig
+from hf_unlearn.methods import Method, build_method
+from hf_unlearn.recipe import parse
+from tests.tiny import FORGET, RETAIN, collate, collate_images, images, make_trainer, tiny_vit, tiny_whisper
+
+CLASSIFICATION = ("duck", "boundary_shrink")
+SPEECH = [name for name in METHODS if name not in CLASSIFICATION]
+
+
+def small_whisper():
+    return tiny_whisper(encoder_layers=1, decoder_layers=1, use_cache=False)
+
+
+TASKS = {
+    "speech": (small_whisper, FORGET, RETAIN, collate),
+    "images": (tiny_vit, images(8, seed=1), images(6, seed=2), collate_images),
+}
+# gdr_gma forgets only where the retain loss is below eps, which that of an untrained model is not.
+KEYWORDS = {"gdr_gma": {"eps": 4.0, "gamma": 1.0}, "scrub": {"msteps": 1}}
+
+
+def trained(model, tmp_path, task: str, method: str, resume=None, **options):
+    """The trainer of a copy of the model, after a small step of SGD."""
+    _, forget, retain, collator = TASKS[task]
+    changed = copy.deepcopy(model)
+    steps = 2 if method in ("scrub", "bad_teacher") else 1  # in the first one, the student is its teacher
+    options = {
+        "max_steps": steps,
+        "learning_rate": 0.1,
+        "optim": "sgd",
+        "method_kwargs": KEYWORDS.get(method),
+        **options,
+    }
+    trainer = make_trainer(
+        changed, tmp_path, forget=forget, retain=retain, collator=collator, optimizer=False, method=method, **options
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def weights(model) -> torch.Tensor:
+    return torch.cat([p.detach().double().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize(
+    ("task", "method"), [("images", name) for name in METHODS] + [("speech", name) for name in SPEECH]
+)
+def test_every_method_takes_steps_that_do_not_depend_on_batches(tmp_path, task, method):
+    """8 x 1 = 2 x 4: steps of the weights alike, losses finite."""
+    model = TASKS[task][0]()
+    whole = trained(model, tmp_path, task, method)
+    parts = trained(model, tmp_path, task, method, per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    step, same = (weights(trainer.model) - weights(model) for trainer in (whole, parts))
+    assert step.norm() > 0 and (step - same).norm() <= 1e-4 * step.norm()
+    rows = [[row for row in trainer.state.log_history if "loss" in row] for trainer in (whole, parts)]
+    for row, other in zip(*rows, strict=True):
+        losses = {key: value for key, value in row.items() if key.endswith("loss")}
+        assert losses and all(torch.isfinite(torch.tensor(value)) for value in losses.values())
+        assert other == {**other, **{key: pytest.approx(value, rel=1e-3, abs=1e-6) for key, value in losses.items()}}
+
+
+class Interrupt(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("method", ["scrub", "bad_teacher", "salun", "duck"])
+def test_a_resumed_run_prepares_from_the_weights_at_the_start(tmp_path, method):
+    """Bit for bit the straight run, though the model given on resuming is not the one of the start."""
+    model = tiny_vit()
+    options = {"max_steps": 4, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 2,
+               "optim": "adamw_torch", "learning_rate": 1e-2}  # fmt: skip
+    straight = trained(model, tmp_path / "straight", "images", method, **options)
+    with pytest.raises(KeyboardInterrupt):
+        trained(model, tmp_path / "broken", "images", method, arguments={"callbacks": [Interrupt()]}, **options)
+    resumed = trained(tiny_vit(), tmp_path / "broken", "images", method, resume=True, **options)
+    assert torch.equal(weights(resumed.model), weights(straight.model))
+
+
+def test_the_best_checkpoint_is_restored_though_its_layers_have_other_names(tmp_path):
+    options = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1,
+               "load_best_model_at_end": True, "arguments": {"eval_dataset": images(4)}}  # fmt: skip
+    trainer = trained(tiny_vit(), tmp_path, "images", "gradient_ascent", **options)  # it only gets worse
+    saved = ViTForImageClassification.from_pretrained(tmp_path / "checkpoint-1")
+    assert torch.equal(weights(trainer.model), weights(saved))
+
+
+def test_a_checkpoint_of_another_method_is_refused(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    trained(tiny_vit(), tmp_path, "images", "gradient_difference", **options)
+    with pytest.raises(ValueError, match="the checkpoint is not of a run with this method"):
+        trained(tiny_vit(), tmp_path, "images", "scrub", resume=True, **options)
+
+
+def test_the_weights_of_the_start_lie_where_trainer_uploads_nothing(tmp_path):
+    trained(tiny_vit(), tmp_path, "images", "scrub")
+    assert [path.name for path in tmp_path.glob("*start*")] == ["_start.safetensors"]
+
+
+@pytest.mark.parametrize("method", ["npo", "salun", "pgu", "orthograd_metric", "influence", "l1_sparse"])
+def test_adapters_alone_are_trained(tmp_path, method):
+    adapter = LoraConfig(r=2, target_modules=["q_proj", "query"], init_lora_weights=False)
+    trainer = make_trainer(tiny_vit(), tmp_path, forget=images(4), retain=images(4, seed=2), collator=collate_images,
+                           optimizer=False, method=method, max_steps=2, arguments={"peft_config": adapter})  # fmt: skip
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    changed = [name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])]
+    assert changed and all("lora_" in name for name in changed)
+
+
+@pytest.mark.parametrize("method", ["npo", "duck", "boundary_shrink"])
+def test_bfloat16_is_the_plain_step_within_its_error(tmp_path, method):
+    model = tiny_vit()
+    plain, half = (trained(model, tmp_path, "images", method, bf16=bf16) for bf16 in (False, True))
+    step, other = (weights(trainer.model) - weights(model) for trainer in (plain, half))
+    assert (step - other).norm() <= 5e-2 * step.norm()
+    assert not torch.equal(step, other)
+
+
+@pytest.mark.parametrize("method", CLASSIFICATION)
+def test_methods_for_classes_refuse_speech_at_construction(tmp_path, method):
+    with pytest.raises(ValueError, match="is for classification"):
+        make_trainer(tiny_whisper(), tmp_path, method=method)
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "message"),
+    [
+        ("retrain", None, "gold: train"),
+        ("magic", None, "must be one of orthograd"),
+        ("scrub", {"temprature": 2}, "temprature, but method='scrub' knows ce_weight, kl_weight, temperature, msteps"),
+        ("npo", {"alpha": 0.2}, "method_kwargs has alpha, .* are fields of their own"),
+        ("npo", {"beta": 0}, "beta is 0, but must be positive"),
+        ("finetune", {"beta": 1}, "knows none"),
+        ("salun", {"sparsity": 1}, "sparsity is 1"),
+        ("pgu", {"variance": 1.5}, "variance is 1.5"),
+        ("npo", "beta: 1", "must be a dict, on a command line in JSON"),
+        (Method(), {"beta": 1}, "is for a method by name"),
+    ],
+)
+def test_mistaken_methods_are_refused(tmp_path, method, given, message):
+    with pytest.raises(ValueError, match=message):
+        build_method(UnlearnConfig(str(tmp_path), method=method, method_kwargs=given, use_cpu=True))
+
+
+def test_keywords_come_from_yaml_and_command_line(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(f"output_dir: {tmp_path}\nmethod: npo\nmethod_kwargs: {{beta: 0.5}}\nuse_cpu: true\n")
+    for words, beta in (([], 0.5), (["--method_kwargs", json.dumps({"beta": 0.25})], 0.25)):
+        (args,) = parse((UnlearnConfig,), [str(file), *words])
+        assert build_method(args).beta == beta
+        json.dumps(args.to_dict())
+
+
+def test_the_readme_names_every_method():
+    text = Path(__file__).parents[2].joinpath("README.md").read_text()
+    section = text.partition("## Methods")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == ["method", *METHODS]
+
+
+def test_broken_data_are_named_before_the_first_step(tmp_path):
+    forget = images(4)
+    forget[2]["pixel_values"][0, 0, 0] = torch.nan
+    trainer = make_trainer(
+        tiny_vit(), tmp_path, forget=forget, retain=images(3), collator=collate_images, method="salun"
+    )
+    with pytest.raises(ValueError, match="forget sample 2 is not finite"):
+        trainer.train()
+
+
+class Net(nn.Module):
+    """A classifier that transformers knows nothing of."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, pixel_values, labels=None):
+        logits = self.head(self.body(pixel_values).relu().mean((2, 3)))
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+@pytest.mark.parametrize("method", ["scrub", "salun", "pgu", "duck", "boundary_shrink"])
+def test_plain_modules_work_too(tmp_path, method):
+    model = Net()
+    trainer = trained(model, tmp_path, "images", method)
+    assert (weights(trainer.model) - weights(model)).norm() > 0
+
+
+def test_a_random_teacher_needs_a_model_of_transformers(tmp_path):
+    with pytest.raises(ValueError, match="only a model of transformers can be made from"):
+        trained(Net(), tmp_path, "images", "bad_teacher")
