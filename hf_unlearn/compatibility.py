@@ -12,6 +12,8 @@ from .config import UnlearnConfig
 from .methods import Method
 
 
+DDP = "Use DDP instead (recipes/accelerate/ddp.yaml), with LoRA (peft_config) or gradient checkpointing where memory is short."
+
 def check_data(method: Method, forget_dataset, retain_dataset, args: UnlearnConfig) -> None:
     if forget_dataset is None:
         raise ValueError("forget_dataset is missing: give the samples to forget (train_dataset is its alias)")
@@ -68,15 +70,6 @@ def check_compatible(method: Method, trainer) -> None:
             f"DataParallel on {args.n_gpu} GPUs",
             "it copies the parameters",
             "Start with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES to one GPU.",
-        )
-    sharded = any(isinstance(p, DTensor) for p in trainer.model.parameters())
-    if args.fsdp or sharded or accelerator.distributed_type == DistributedType.FSDP:
-        refuse(
-            "FSDP",
-            "during a forward pass its layers hold other tensors than the model's parameters, which the per-sample "
-            "engine does not follow yet",
-            "Use DDP (recipes/accelerate/ddp.yaml), with LoRA (peft_config) or gradient checkpointing where memory is "
-            "short, or method='gradient_difference'.",
         )
     if args.torch_compile or any(_is_compiled(module) for module in trainer.model.modules()):
         refuse(

@@ -12,6 +12,7 @@ from .methods.base import Visitor
 from .per_sample import ParameterRows, PerSampleEngine
 from .per_sample.reference import per_sample_gradients, select_sample
 from .per_sample.rows import Dense
+from .per_sample.shards import add_gradient, own_parameters
 
 
 class TrainerStep:
@@ -26,7 +27,7 @@ class TrainerStep:
         self.retain_batch: dict | None = None
         self._recorded: Tensor | None = None  # the retain loss whose graph another backward pass can go through
         self.processes = trainer.args.world_size
-        self.parameters = [p for p in trainer.model.parameters() if p.requires_grad]
+        self.parameters = [p for p in own_parameters(trainer.model) if p.requires_grad]
 
     def draw_retain_batch(self) -> None:
         self.retain_batch = self.trainer.next_retain_batch()
@@ -108,4 +109,4 @@ class TrainerStep:
             gradient = visit(ParameterRows(parameter, [Dense(torch.stack(rows))]))
             if gradient is not None:
                 gradient = trainer.accelerator.reduce(gradient, "mean")
-                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+                add_gradient(parameter, gradient)

@@ -16,14 +16,15 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from .checkpoints import Preemption, find_checkpoint, folder_written_whole, is_complete, saving
-from .compatibility import check_compatible, check_data, check_deepspeed, checkpoints_activations
+from .compatibility import DDP, check_compatible, check_data, check_deepspeed, checkpoints_activations
 from .config import UnlearnConfig, as_unlearn_config
-from .distributed import SampleExchange, all_processes, any_process, failures_told
+from .distributed import SampleExchange, Together, all_processes, any_process, failures_told
 from .guards import SkippedSteps, all_finite, broken_samples, named, place_in_dataset, random_state_kept
 from .methods import Method, build_method
 from .per_sample import PerSampleEngine, SampleMeanLoss
 from .per_sample.check import MIXED, find_slow_parameters, samples_mix
 from .per_sample.reference import sample_gradient
+from .per_sample.shards import own_parameters, sharded_modules
 from .retain import RetainSampler, retain_dataloader
 from .step import TrainerStep
 from .stopping import StoppingRules
@@ -82,6 +83,8 @@ class UnlearnTrainer(Seq2SeqTrainer):
         check_data(self.method, forget_dataset, retain_dataset, args)
         if peft_config is not None:
             model = _with_adapter(model, args, peft_config)
+        if sharded_modules(model or nn.Module()):
+            model._is_accelerate_prepared = True  # else accelerate would wrap it
         super().__init__(model, args, data_collator, forget_dataset, eval_dataset, processing_class, *more, **keywords)
         self.retain_dataset = retain_dataset
         check_compatible(self.method, self)
@@ -279,21 +282,27 @@ class UnlearnTrainer(Seq2SeqTrainer):
 
         batch = step.forget_batch
         with self._without_randomness():
-            mix = samples_mix(self.model, loss_of, batch, find_batch_size(batch), self._precision())
+            k = find_batch_size(batch)
+            mix = samples_mix(self.model, loss_of, batch, k, self._precision(), self._together(k))
         mix = any(all_processes(mix))
+        if mix and sharded_modules(self.model):
+            raise ValueError(f"FSDP does not work with a model whose samples must be computed one by one: {MIXED}. {DDP}")
         if mix:
             logger.warning(f"Each sample is computed by itself, which is exact but slow: {MIXED}.")
         return mix
 
     def _find_slow(self, loss_of, batch: dict, k: int) -> dict[str, str]:
         with self._without_randomness():
-            slow = find_slow_parameters(self.model, loss_of, batch, k, self._precision())
+            slow = find_slow_parameters(self.model, loss_of, batch, k, self._precision(), self._together(k))
         return {name: reason for one in all_processes(slow) for name, reason in one.items()}
 
     def sample_exchange(self) -> SampleExchange:
         if self._exchange is None:
-            self._exchange = SampleExchange(list(self.model.parameters()))
+            self._exchange = SampleExchange(own_parameters(self.model))
         return self._exchange
+
+    def _together(self, k: int) -> Together | None:
+        return Together(self.sample_exchange(), k) if sharded_modules(self.model) else None
 
     # ---- the run ----------------------------------------------------------------------------------------------------
 

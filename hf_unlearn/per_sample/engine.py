@@ -24,6 +24,7 @@ from . import inner_products
 from .recorder import Call, Recorder, rows_of
 from .rows import Dense, Lookup, Product, Rows, written_out
 from .rules import Unsupported
+from .shards import add_gradient, fsdp_hidden, own_parameters, whole_tensors
 
 
 class ParameterRows:
@@ -84,7 +85,9 @@ class PerSampleEngine:
     """Gives a visitor the per-sample gradients of every trainable parameter during one backward pass.
 
     Args:
-        model: the module whose trainable parameters count; wrappers around it (DistributedDataParallel) do not matter.
+        model: the module whose trainable parameters count; wrappers around it (DistributedDataParallel) do not matter. It
+            may be in shards (FSDP2): then all processes make and use an engine together, and rows are of the whole
+            parameter, while `rows.parameter` and its `.grad` are in shards.
         slow: parameters that get no gradient here: they take the slow path.
         way: how inner products are had, one of `inner_products.WAYS`; None: the cheapest for each parameter.
 
@@ -102,7 +105,7 @@ class PerSampleEngine:
     """
 
     def __init__(self, model: nn.Module, slow: Iterable[nn.Parameter] = (), way: str | None = None):
-        self.model, self.way = model, way
+        self.model, self.way, self._whole = model, way, whole_tensors(model)
         self.slow = dict.fromkeys(map(id, slow), "")  # with the reason, where it was found in a pass
         self._reset(0)
 
@@ -119,14 +122,42 @@ class PerSampleEngine:
     def record(self, k: int):
         """Within this context, forward passes over a batch of k samples are recorded."""
         self._reset(k)
-        for p in self.model.parameters():
+        self._parameters = own_parameters(self.model)
+        for p in self._parameters:
+            leaf = self.leaf(p)
             if p.requires_grad and id(p) not in self.slow:
-                self.tracked[id(p)] = (p, (p,))
+                self.tracked[id(leaf)] = (leaf, (p,))
             else:
-                self.constants[id(p)] = p
+                self.constants[id(leaf)] = leaf
         self.constants.update((id(buffer), buffer) for buffer in self.model.buffers())
-        with _shielded(self.model, self.slow), Recorder(self):
+        with self._recording():
             yield
+
+    @contextlib.contextmanager
+    def _recording(self):
+        """Within this context calls are recorded, and autograd does not see the slow parameters."""
+        hidden = [t for p in self._parameters if id(p) in self.slow for t in (p, self.leaf(p))]
+        recorder = Recorder(self)
+        for t in hidden:
+            t.requires_grad_(False)
+        try:
+            with fsdp_hidden(self.model, recorder), recorder:
+                yield
+        finally:
+            for t in hidden:
+                t.requires_grad_(True)
+
+    @property
+    def sharded(self) -> bool:
+        return bool(self._whole)
+
+    @property
+    def in_backward(self) -> bool:
+        return self._visit is not None
+
+    def leaf(self, parameter: nn.Parameter) -> Tensor:
+        """What autograd takes a parameter's gradient to: the whole tensor where the parameter is in shards."""
+        return self._whole.get(id(parameter), parameter)
 
     def backward(self, backward: Callable[[], None], visit: Visitor, again: bool = False) -> None:
         """Runs `backward()` and shows `visit` the rows of each parameter.
@@ -136,12 +167,12 @@ class PerSampleEngine:
         """
         awaited, self._visit = self._awaited.copy(), visit
         try:
-            with _shielded(self.model, self.slow), Recorder(self):
+            with self._recording():
                 backward()
             for parameter, uses in self._uses.values():  # one of their uses is not part of the loss
                 gradient = visit(ParameterRows(parameter, uses, self.way))
                 if gradient is not None:
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+                    add_gradient(parameter, gradient)
             self._awaited, self._uses, self._visited, self._visit = awaited, {}, set(), None
         except BaseException:
             again = False
@@ -158,7 +189,7 @@ class PerSampleEngine:
 
     def count(self, roots: tuple[nn.Parameter, ...]) -> None:
         """Notes one more use of some parameters; what checkpoints compute again in the backward pass counts once."""
-        if self._visit is None:
+        if not self.in_backward:
             self._awaited.update(id(root) for root in roots)
 
     def receive(self, call: Call, B: Tensor, samples: tuple[Tensor, ...]) -> list[Tensor | None]:
@@ -178,16 +209,3 @@ class PerSampleEngine:
             raise Unsupported("several re-entrant checkpoints share it", (parameter,))
         self._visited.add(key)
         return self._visit(ParameterRows(*self._uses.pop(key), self.way))
-
-
-@contextlib.contextmanager
-def _shielded(model: nn.Module, slow: dict[int, str]):
-    """Within this context autograd does not see the slow parameters."""
-    hidden = [p for p in model.parameters() if id(p) in slow]
-    for p in hidden:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p in hidden:
-            p.requires_grad_(True)
