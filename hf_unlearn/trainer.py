@@ -11,11 +11,21 @@ from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import Seq2SeqTrainer
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from .checkpoints import Preemption, find_checkpoint, folder_written_whole, is_complete, saving
+from .checkpoints import (
+    Preemption,
+    find_checkpoint,
+    folder_written_whole,
+    is_complete,
+    load_whole_optimizer_state,
+    load_whole_weights,
+    saving,
+    whole_optimizer_state,
+    whole_state_dict,
+)
 from .compatibility import DDP, check_compatible, check_data, check_deepspeed, checkpoints_activations
 from .config import UnlearnConfig, as_unlearn_config
 from .distributed import SampleExchange, Together, all_processes, any_process, failures_told
@@ -24,7 +34,7 @@ from .methods import Method, build_method
 from .per_sample import PerSampleEngine, SampleMeanLoss
 from .per_sample.check import MIXED, find_slow_parameters, samples_mix
 from .per_sample.reference import sample_gradient
-from .per_sample.shards import own_parameters, sharded_modules
+from .per_sample.shards import own_parameters, prepare_sharded, sharded_modules, whole_tensors
 from .retain import RetainSampler, retain_dataloader
 from .step import TrainerStep
 from .stopping import StoppingRules
@@ -83,8 +93,8 @@ class UnlearnTrainer(Seq2SeqTrainer):
         check_data(self.method, forget_dataset, retain_dataset, args)
         if peft_config is not None:
             model = _with_adapter(model, args, peft_config)
-        if sharded_modules(model or nn.Module()):
-            model._is_accelerate_prepared = True  # else accelerate would wrap it
+        if model is not None and sharded_modules(model):
+            prepare_sharded(model)
         super().__init__(model, args, data_collator, forget_dataset, eval_dataset, processing_class, *more, **keywords)
         self.retain_dataset = retain_dataset
         check_compatible(self.method, self)
@@ -115,6 +125,8 @@ class UnlearnTrainer(Seq2SeqTrainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
         with SampleMeanLoss(find_batch_size(inputs)) as losses:  # predict_with_generate does not call compute_loss
+            if sharded_modules(self.model):  # all processes have to take part in each token
+                gen_kwargs = {"synced_gpus": True, **gen_kwargs}
             loss, *more = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
         if loss is not None:
             self._evaluated.append(self.accelerator.gather_for_metrics(losses.per_sample(loss)).cpu())
@@ -125,6 +137,10 @@ class UnlearnTrainer(Seq2SeqTrainer):
     ):
         """As in Trainer, but every sample counts once: Trainer weighs the last, smaller batch like the others, and
         Seq2SeqTrainer keeps the samples that fill up the processes' last batches."""
+        if self.accelerator.is_fsdp2 and not sharded_modules(self.model):  # evaluated before it is trained
+            self.create_optimizer()
+            self.model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+            self.model_wrapped = self.model
         self._evaluated: list[Tensor] = []
         self.gather_function = self.accelerator.gather_for_metrics
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
@@ -203,7 +219,18 @@ class UnlearnTrainer(Seq2SeqTrainer):
 
     def _broken_samples(self, step: TrainerStep) -> list[str]:
         def broken(batch):
-            return broken_samples(self.model, lambda alone: step.loss(self.model, alone), batch)
+            if not sharded_modules(self.model):
+                return broken_samples(self.model, lambda alone: step.loss(self.model, alone), batch)
+            all_broken = [  # a model in shards can only be computed by all processes together
+                broken_samples(
+                    self.model,
+                    lambda alone: step.loss(self.model, alone),
+                    self._prepare_inputs(of_one),
+                    agreed=lambda flag: any(all_processes(flag)),
+                )
+                for of_one in all_processes(batch)
+            ]
+            return all_broken[self.args.process_index]
 
         names, (dataset, collator) = [], self._collated(self.train_dataset, "training")
         for batch in map(self._prepare_inputs, self._forget_batches if self.method.uses_forget else []):
@@ -264,14 +291,19 @@ class UnlearnTrainer(Seq2SeqTrainer):
 
     @contextlib.contextmanager
     def _without_randomness(self):
+        if self.accelerator.is_fsdp2:  # not deferred to the last micro-batch, as the forget gradient's reduction is
+            self.model.set_requires_gradient_sync(True)
         if not checkpoints_activations(self.model):  # those work in training mode only; eval mode has no randomness
             self.model.eval()
         with random_state_kept(self.args.device):
             yield
         self._set_training_mode(self.model)
+        if self.accelerator.is_fsdp2:
+            self.model.set_requires_gradient_sync(self.accelerator.sync_gradients)
 
     def _precision(self) -> torch.dtype:
-        own = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+        computing = whole_tensors(self.model).values() if sharded_modules(self.model) else self.model.parameters()
+        own = next(p.dtype for p in computing if p.is_floating_point())
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, own)
 
     def _samples_mix(self, step: TrainerStep) -> bool:
@@ -286,7 +318,9 @@ class UnlearnTrainer(Seq2SeqTrainer):
             mix = samples_mix(self.model, loss_of, batch, k, self._precision(), self._together(k))
         mix = any(all_processes(mix))
         if mix and sharded_modules(self.model):
-            raise ValueError(f"FSDP does not work with a model whose samples must be computed one by one: {MIXED}. {DDP}")
+            raise ValueError(
+                f"FSDP does not work with a model whose samples must be computed one by one: {MIXED}. {DDP}"
+            )
         if mix:
             logger.warning(f"Each sample is computed by itself, which is exact but slow: {MIXED}.")
         return mix
@@ -331,6 +365,8 @@ class UnlearnTrainer(Seq2SeqTrainer):
         """Trainer prepares a model that is evaluated before it is trained for evaluation alone, and would then train it
         without DistributedDataParallel: each process by itself."""
         prepared = self.accelerator._models
+        if sharded_modules(self.model):
+            return
         if self.args.world_size > 1 and any(model is self.model for model in prepared):
             prepared[:] = [model for model in prepared if model is not self.model]
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # takes autocast off its forward
@@ -368,10 +404,37 @@ class UnlearnTrainer(Seq2SeqTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
+        if sharded_modules(self.model):
+            state_dict = whole_state_dict(self.model)
         if not self.args.should_save:
             return super()._save(output_dir, state_dict)
         with saving(folder, Path(self.args.output_dir)), folder_written_whole(folder) as partial:
             super()._save(str(partial), state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not sharded_modules(self.model):
+            return super()._save_optimizer_and_scheduler(output_dir)
+        state = whole_optimizer_state(self.optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not sharded_modules(self.model):
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        options = {"map_location": "cpu", "weights_only": True}
+        load_whole_optimizer_state(self.optimizer, torch.load(Path(checkpoint) / OPTIMIZER_NAME, **options))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, **options))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not sharded_modules(self.model):
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_whole_weights(self.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if not sharded_modules(self.model):
+            return super()._load_best_model()
+        load_whole_weights(self.model, Path(self.state.best_model_checkpoint))
 
     # ---- logs -------------------------------------------------------------------------------------------------------
 

@@ -10,8 +10,11 @@ import types
 
 import numpy as np
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import set_seed
+from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, WhisperEncoderLayer
 
 import hf_unlearn.distributed
 from tests.tiny import make_trainer, tiny_whisper, utterances
@@ -32,6 +35,31 @@ def with_slow_parameter():
     return model
 
 
+def in_shards(model, **options):
+    """As FSDP2 is set up by hand: a group for each layer, all else (with Whisper's tied weights) in the outermost one."""
+    if PROCESSES > 1:
+        for layer in [m for m in model.modules() if isinstance(m, (WhisperEncoderLayer, WhisperDecoderLayer))]:
+            fully_shard(layer, **options)
+        fully_shard(model, **options)
+    return model
+
+
+def sharded():
+    return in_shards(tiny_whisper())
+
+
+def sharded_bfloat16():
+    return in_shards(tiny_whisper(), mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32))
+
+
+def sharded_lora():
+    return in_shards(get_peft_model(tiny_whisper(), LORA))
+
+
+def whole(tensor):
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def broken(samples):
     samples[1]["input_features"][0, 0] = torch.nan
     return samples
@@ -41,6 +69,7 @@ def checkpointing(reentrant: bool) -> dict:
     return {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
 
 
+LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
 MODEL = {"granularity": "model"}
 ACCUMULATE = {"forget": 8, "gradient_accumulation_steps": 2}
 CASES = {
@@ -60,6 +89,14 @@ CASES = {
     "slow": {"model": with_slow_parameter, "max_steps": 2, "retain": 5},
     "slow checkpointing": {"model": with_slow_parameter, **checkpointing(False), "max_steps": 2},
     "slow re-entrant checkpointing model": {"model": with_slow_parameter, **checkpointing(True), **MODEL},
+    "sharded": {"model": sharded, **ACCUMULATE, "max_grad_norm": 0.01},
+    "sharded model": {"model": sharded, **MODEL, "retain": 5, "reshard": True},
+    "sharded checkpointing model": {"model": sharded, **MODEL, **checkpointing(False)},
+    "sharded re-entrant checkpointing accumulation": {"model": sharded, **checkpointing(True), **ACCUMULATE},
+    "sharded gradient_difference": {"model": sharded, "method": "gradient_difference", "forget": 7, "max_steps": 4},
+    "sharded lora": {"model": sharded_lora},
+    "sharded bfloat16": {"model": sharded_bfloat16},
+    "sharded broken forget sample": {"model": sharded, "data": broken, "max_steps": 2, "forget": 8},
     "broken forget sample": {"data": broken, "max_steps": 2, "forget": 8},
 }
 
@@ -79,9 +116,10 @@ def train(folder: str, name: str) -> None:
         case.pop(key) for key in ("forget", "retain", "model", "lora", "reshard", "data")
     )
     hf_unlearn.distributed.LATENCY = -(10**12) if reshard else 2**14
-    adapter = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False) if lora else None
+    network = model()
+    adapter = LORA if lora else None
     trainer = make_trainer(
-        model(),
+        network,
         f"{folder}/out",
         forget=data(utterances(forget, seed=1)),
         retain=utterances(retain, seed=2),
@@ -92,9 +130,9 @@ def train(folder: str, name: str) -> None:
         per_device_retain_batch_size=6 // PROCESSES,
         **case,
     )
-    before = [p.detach().clone() for p in trainer.model.parameters()]
+    before = [whole(p.detach()).clone() for p in trainer.model.parameters()]
     trainer.train()
-    step = torch.cat([(a - b).flatten() for a, b in zip(before, trainer.model.parameters())])
+    step = torch.cat([(a - whole(b.detach())).flatten() for a, b in zip(before, trainer.model.parameters())])
     logs = [{key: row.get(key) for key in ("forget_loss", "retain_loss", "rank", "kept", "skipped_steps")}
             for row in trainer.state.log_history if "loss" in row]  # fmt: skip
     torch.save({"step": step, "logs": logs}, f"{folder}/{name}.{PROCESSES}.{PROCESS}.pt")
@@ -134,6 +172,8 @@ def evaluate(folder: str) -> None:
 
 if __name__ == "__main__":
     target, *names = sys.argv[1:]
+    if PROCESSES > 1:
+        torch.distributed.init_process_group("gloo")
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         for case_name in names or CASES:
             train(target, case_name)

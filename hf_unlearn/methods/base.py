@@ -49,12 +49,14 @@ class Method:
     uses_forget, uses_retain: the data the method looks at.
     edits_gradient: whether it changes `.grad` itself. Then nothing else may own the gradients (DeepSpeed).
     per_sample: whether it needs the gradient of each retain sample.
+    shards: whether it works where parameters and `.grad` are in shards (DTensors of FSDP2).
     """
 
     uses_forget = True
     uses_retain = True
     edits_gradient = False
     per_sample = False
+    shards = False
 
     def forget(self, step: Step) -> Tensor:
         """Handles one micro-batch of forget samples; returns its loss for the log."""

@@ -34,6 +34,7 @@ class OrthoGrad(Method):
 
     edits_gradient = True
     per_sample = True
+    shards = True
 
     def __init__(self, alpha: float = 0.5, granularity: str = "parameter"):
         if not 0 <= alpha < 1:

@@ -8,6 +8,8 @@ from .base import Method, Step
 class WeightedSum(Method):
     """Descends retain_weight * L_r + forget_weight * L_f (a negative weight ascends)."""
 
+    shards = True
+
     def __init__(self, forget_weight: float, retain_weight: float):
         self.forget_weight, self.retain_weight = forget_weight, retain_weight
         self.uses_forget, self.uses_retain = forget_weight != 0, retain_weight != 0

@@ -30,7 +30,9 @@ def rows_of(call: "Call", k: int, B: Tensor, saved: tuple[Tensor, ...]) -> Itera
         try:
             rows = _by_rule(call, k, gradients, values, key) or _vectorised(call, k, gradients, values, key)
             found = (
-                [(roots[0], rows)] if isinstance(tensor, nn.Parameter) else list(_pulled_back(call, tensor, roots, rows, k))
+                [(roots[0], rows)]
+                if isinstance(tensor, nn.Parameter)
+                else list(_pulled_back(call, tensor, roots, rows, k))
             )
         except Unsupported as problem:
             call.engine.give_up(roots, str(problem))

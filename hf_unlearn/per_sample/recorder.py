@@ -239,7 +239,9 @@ class Recorder(TorchFunctionMode):
         if call.function.__name__ in REWRITTEN:
             call, values = REWRITTEN[call.function.__name__](call, values)
         saved = [_kept(_at(values, key), floating[0]) for key in call.samples] if call.needs_values else []
-        tapped = Tap.apply(call.emptied(), len(floating), len(saved), *floating, *saved, *map(self.engine.leaf, call.roots))
+        tapped = Tap.apply(
+            call.emptied(), len(floating), len(saved), *floating, *saved, *map(self.engine.leaf, call.roots)
+        )
         tapped = list(tapped) if len(floating) > 1 else [tapped]
         for before, after in zip(floating, tapped):
             self.layouts.note(after, self.layouts.of(before))

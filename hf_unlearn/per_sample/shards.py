@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves
 
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 def sharded_modules(model: nn.Module) -> list[FSDPModule]:
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def prepare_sharded(model: nn.Module) -> None:
+    """Makes a model that was given to `fully_shard` by hand ready for accelerate, which would wrap it, and generation."""
+    model._is_accelerate_prepared = True
+    if hasattr(model, "generate"):
+        register_fsdp_forward_method(model, "generate")
 
 
 def own_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -58,6 +65,28 @@ def lines_of(parameter: DTensor) -> list[slice]:
     return [slice(min(lines, n * size), min(lines, (n + 1) * size)) for n in range(processes)]
 
 
+def split_like(parameter: DTensor, whole: Tensor) -> DTensor:
+    """A whole tensor in shards, as a parameter of the same shape has them."""
+    mesh = parameter.device_mesh
+    share = whole[lines_of(parameter)[mesh.get_local_rank()]].clone()
+    options = {"run_check": False, "shape": parameter.shape, "stride": parameter.stride()}
+    return DTensor.from_local(share.to(parameter.device), mesh, parameter.placements, **options)
+
+
+def made_whole(tensor: Tensor) -> Tensor:
+    """A tensor; one in shards is put together on the CPU of the main process, and empty on the others (all have to call
+    this together)."""
+    if not isinstance(tensor, DTensor):
+        return tensor.detach()
+    whole = tensor.detach().full_tensor()
+    return whole.cpu() if dist.get_rank() == 0 else whole.new_empty(0, device="cpu")
+
+
+def fill(tensor: Tensor, whole: Tensor) -> None:
+    """Writes whole values into a tensor that may be in shards."""
+    local(tensor).copy_(local(split_like(tensor, whole)) if isinstance(tensor, DTensor) else whole)
+
+
 def squared_norm(tensor: Tensor) -> Tensor:
     """|x|^2 in float64, of a whole tensor where it is in shards (then all processes have to call this together)."""
     square = torch.linalg.vector_norm(local(tensor), dtype=torch.float64).square()
@@ -71,9 +100,7 @@ def averaged(gradient: Tensor, parameter: nn.Parameter) -> Tensor:
     mesh = parameter.device_mesh
     total = gradient.to(parameter.dtype, memory_format=torch.contiguous_format, copy=True)
     dist.all_reduce(total, group=mesh.get_group())
-    share = total[lines_of(parameter)[mesh.get_local_rank()]] / mesh.size()
-    options = {"run_check": False, "shape": parameter.shape, "stride": parameter.stride()}
-    return DTensor.from_local(share, mesh, parameter.placements, **options)
+    return split_like(parameter, total / mesh.size())
 
 
 def add_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:
