@@ -105,7 +105,9 @@ def folder_written_whole(target: Path) -> Iterator[Path]:
 def whole_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state dict of a model in shards as if it were in none (all processes have to call this together)."""
     own_parameters(model)
-    return {name: made_whole(tensor) for name, tensor in model.state_dict().items()}
+    tensors = model.state_dict(keep_vars=True)
+    whole = {id(tensor): made_whole(tensor) for tensor in {id(tensor): tensor for tensor in tensors.values()}.values()}
+    return {name: whole[id(tensor)] for name, tensor in tensors.items()}  # tied weights stay one
 
 
 def load_whole_weights(model: nn.Module, checkpoint: Path) -> None:

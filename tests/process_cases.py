@@ -17,6 +17,7 @@ from transformers import set_seed
 from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, WhisperEncoderLayer
 
 import hf_unlearn.distributed
+from hf_unlearn.checkpoints import whole_state_dict
 from tests.tiny import make_trainer, tiny_whisper, utterances
 
 PROCESSES, PROCESS = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
@@ -170,6 +171,49 @@ def evaluate(folder: str) -> None:
     torch.save(rows, f"{folder}/evaluation.{PROCESSES}.{PROCESS}.pt")
 
 
+def resume_in_shards(folder: str) -> None:
+    """Three steps at once, and two steps resumed from the first; the last checkpoint as from_pretrained reads it."""
+
+    def trained(name: str, checkpoint: str | None = None):
+        set_seed(0)
+        trainer = make_trainer(
+            in_shards(tiny_whisper(dropout=0.1)),
+            f"{folder}/{name}",
+            optimizer=False,
+            optim="adamw_torch",
+            learning_rate=1e-3,
+            max_steps=3,
+            per_device_train_batch_size=2,
+            per_device_retain_batch_size=2,
+            save_strategy="steps",
+            save_steps=1,
+            eval_strategy="steps",
+            eval_steps=1,
+            predict_with_generate=True,
+            generation_max_length=8,
+            abort_when="test_loss < 100",  # aborts at the last step, and restores the original model
+            check_steps=3,
+            arguments={"eval_dataset": {"test": utterances(5, seed=3)}},
+        )
+        original = whole_state_dict(trainer.model)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()
+        restored = whole_state_dict(trainer.model)
+        losses = [row["eval_test_loss"] for row in trainer.state.log_history if "eval_test_loss" in row]
+        if PROCESS == 0:
+            assert all(torch.equal(restored[key], original[key]) for key in original)
+            kept = tiny_whisper().from_pretrained(f"{folder}/{name}").state_dict()
+            assert all(torch.equal(kept[key], original[key]) for key in original)
+        return losses
+
+    def weights(name: str) -> dict:
+        return tiny_whisper().from_pretrained(f"{folder}/{name}/checkpoint-2").state_dict()
+
+    losses = [trained("straight"), trained("resumed", f"{folder}/straight/checkpoint-1")]
+    if PROCESS == 0:
+        torch.save({"weights": [weights("straight"), weights("resumed")], "losses": losses}, f"{folder}/resumed.pt")
+
+
 if __name__ == "__main__":
     target, *names = sys.argv[1:]
     if PROCESSES > 1:
@@ -178,5 +222,7 @@ if __name__ == "__main__":
         for case_name in names or CASES:
             train(target, case_name)
         evaluate(target)
+        if PROCESSES > 1:
+            resume_in_shards(target)
     if PROCESSES > 1:
         torch.distributed.destroy_process_group()
