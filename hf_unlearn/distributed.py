@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from .per_sample import ParameterRows
+from .per_sample import ParameterRows, Unsupported
 from .per_sample.rows import Dense, Product, Rows
 from .per_sample.shards import lines_of, local
 
@@ -50,10 +50,10 @@ class SampleExchange:
 
     def all_rows(self, rows: ParameterRows, counts: list[int]) -> "ParameterRows | SharedRows":
         """The rows of all processes, in the order of processes; counts: how many retain samples each process has."""
-        p, lengths = rows.parameter, self._lengths(rows)
+        p, (lengths, mixed) = rows.parameter, self._lengths(rows.parameter, rows.uses)
         lines = self._shares(p)[self.process] if p.ndim else slice(0, 1)
-        if self._reshards(rows, lengths, max(counts)):
-            return SharedRows(p, lines, self._resharded(rows, counts), sum(counts), self)
+        if mixed or self._reshards(rows, lengths, max(counts)):
+            return SharedRows(p, lines, self._resharded(rows, counts, mixed), sum(counts), self)
         uses = [use.gathered(partial(self.gather, counts, length)) for use, length in zip(rows.uses, lengths)]
         if isinstance(p, DTensor):
             uses = [use.cut(lines) for use in uses] if lines.start < lines.stop else []
@@ -67,33 +67,45 @@ class SampleExchange:
         ends = [len(p) * (n + 1) // self.processes for n in range(self.processes)]
         return [slice(start, end) for start, end in zip([0, *ends], ends)]
 
-    def _resharded(self, rows: ParameterRows, counts: list[int]) -> list[Rows]:
-        """The rows of all processes, of the lines of this one."""
+    def _resharded(self, rows: ParameterRows, counts: list[int], mixed: bool) -> list[Rows]:
+        """The rows of all processes, of the lines of this one; mixed: they may differ in precision."""
         p, k = rows.parameter, rows.k
         sizes = [(lines.stop - lines.start) for lines in self._shares(p)]
         width, mine = p.numel() // len(p), sizes[self.process]
-        sent = torch.cat([part.flatten() for part in rows.written_out().split(sizes, 1)])
+        G = rows.written_out()
+        G = G.to(torch.promote_types(G.dtype, torch.float32)) if mixed else G
+        sent = torch.cat([part.flatten() for part in G.split(sizes, 1)])
         received = sent.new_empty(sum(counts) * mine * width)
         taken, given = [count * mine * width for count in counts], [k * size * width for size in sizes]
         dist.all_to_all_single(received, sent, taken, given, self.group)
         return [Dense(received.reshape(sum(counts), mine, *p.shape[1:]))] if mine else []
 
-    def _lengths(self, rows: ParameterRows) -> list[int]:
-        """T of each use, the largest over the processes (padding differs); 0 where rows have no such axis.
+    def missed(self, parameter: nn.Parameter) -> None:
+        """Tells the others, who are about to exchange the rows of a parameter, that this process has given it up."""
+        with contextlib.suppress(Unsupported):
+            self._lengths(parameter, [])
+
+    def _lengths(self, parameter: nn.Parameter, uses: list[Rows]) -> tuple[list[int], bool]:
+        """T of each use, the largest over the processes (padding differs); 0 where rows have no such axis. And whether
+        processes have rows of different forms, since one has met shapes that a rule does not expect.
 
         Raises:
             RuntimeError: processes are at different parameters, or at different uses of it.
+            Unsupported: a process has given the parameter up.
         """
-        mine = [_length(use) for use in rows.uses]
-        header = [self.places[id(rows.parameter)], len(mine), *mine[:USES], *[0] * (USES - len(mine))]
-        headers = self._all_gather(torch.tensor(header, device=rows.parameter.device)).cpu()
+        mine = [_length(use) for use in uses]
+        header = [self.places[id(parameter)], len(mine), *mine[:USES], *[0] * (USES - len(mine))]
+        headers = self._all_gather(torch.tensor(header, device=parameter.device)).cpu()
+        if (headers[:, 0] == headers[0, 0]).all() and (headers[:, 1] == 0).any():
+            raise Unsupported("in the batch of another process the samples cannot be told apart", (parameter,))
         if (headers[:, :2] != headers[0, :2]).any():
             raise RuntimeError(
                 "the processes met the model's parameters in different orders (parameter, uses): "
                 f"{headers[:, :2].tolist()}. Something in the model is switched on by chance or by the data, such as "
                 "layerdrop: set it to 0."
             )
-        return headers[:, 2:].amax(0).tolist()[: len(mine)]
+        lengths = headers[:, 2 : 2 + len(mine)]
+        return lengths.amax(0).tolist(), bool(((lengths == 0).any(0) & (lengths > 0).any(0)).any())
 
     def _reshards(self, rows: ParameterRows, lengths: list[int], k: int) -> bool:
         p = rows.parameter
@@ -153,6 +165,9 @@ class Together:
 
     def rows(self, rows: ParameterRows) -> ParameterRows | SharedRows:
         return self.exchange.all_rows(rows, self.counts)
+
+    def missed(self, parameter: nn.Parameter) -> None:
+        self.exchange.missed(parameter)
 
     def weights(self, weights: Tensor) -> Tensor:
         return self.exchange.gather(self.counts, 0, weights) / self.exchange.processes

@@ -6,8 +6,10 @@ import functools
 import torch
 from accelerate.utils import find_batch_size
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from .compatibility import DDP
 from .methods.base import Visitor
 from .per_sample import ParameterRows, PerSampleEngine
 from .per_sample.reference import per_sample_gradients, select_sample
@@ -69,8 +71,11 @@ class TrainerStep:
                     self._recorded = self.loss(self.model, self.retain_batch)
             loss, visit = self._recorded, self._with_all_processes(visit)
             total = loss + self._awaited(engine) if last else loss
+            known = set(engine.slow)
             if total.requires_grad:  # not where all parameters are slow
-                engine.backward(functools.partial(self.backward, total, retain_graph=again), visit, again)
+                missed = trainer.sample_exchange().missed if self.processes > 1 else None
+                engine.backward(functools.partial(self.backward, total, retain_graph=again), visit, again, missed)
+            trainer.warn_of_slow({id: reason for id, reason in engine.slow.items() if id not in known})
         if not again:
             self._recorded = None
         self._visit_slow(engine, visit)
@@ -98,6 +103,11 @@ class TrainerStep:
         slow = self._slow(engine)
         if not slow:
             return
+        if any(isinstance(p, DTensor) for p in slow):
+            raise ValueError(
+                "FSDP does not work with parameters whose gradients must be computed one sample at a time: "
+                f"{trainer.named_reasons(engine.slow)}. {DDP}"
+            )
         scaler = trainer.accelerator.scaler
         scale = (scaler.get_scale() if scaler is not None else 1.0) / k
 

@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
 from transformers import Seq2SeqTrainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -35,7 +36,8 @@ from .per_sample import PerSampleEngine, SampleMeanLoss
 from .per_sample.check import MIXED, find_slow_parameters, samples_mix
 from .per_sample.reference import sample_gradient
 from .per_sample.shards import own_parameters, prepare_sharded, sharded_modules, whole_tensors
-from .retain import RetainSampler, retain_dataloader
+from .retain import FORGET, RetainSampler, retain_dataloader
+from .seeded import SeededDataset
 from .step import TrainerStep
 from .stopping import StoppingRules
 
@@ -102,6 +104,7 @@ class UnlearnTrainer(Seq2SeqTrainer):
         self.one_by_one: bool | None = None  # whether the model's loss has to be computed for each sample by itself
         self._exchange: SampleExchange | None = None
         self._retain_batches, self._retain_step = None, -1
+        self._epoch: Tensor | None = None  # that the forget samples' random numbers depend on
         self._noted: dict[str, list[Tensor]] = defaultdict(list)  # in this optimizer step
         self._statistics: dict[str, list[Tensor]] = defaultdict(list)  # since the last log
         self._counted_steps = 0
@@ -249,13 +252,30 @@ class UnlearnTrainer(Seq2SeqTrainer):
         if callable(getattr(self.optimizer, "train", None)):  # schedule-free optimizers, as in Trainer
             self.optimizer.train()
 
+    @property
+    def _data_seed(self) -> int:
+        return self.args.data_seed if self.args.data_seed is not None else self.args.seed
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As in Trainer, but random augmentation in a sample depends on seed, epoch and index alone."""
+        forget = self.train_dataset
+        streams = (torch.utils.data.IterableDataset, datasets.IterableDataset)
+        if isinstance(forget, streams) or self.args.train_sampling_strategy == "group_by_length":  # reads a column
+            return super().get_train_dataloader()
+        self.train_dataset = SeededDataset(self._collated(forget, "training")[0], self._data_seed, FORGET)
+        self._epoch = self.train_dataset.epoch
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset = forget
+
     def next_retain_batch(self) -> dict:
         """The retain batch of the current optimizer step."""
         if self._retain_step != self.state.global_step:
             self._retain_sampler = RetainSampler(
                 len(self.retain_dataset),
                 self.args.per_device_retain_batch_size,
-                self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+                self._data_seed,
                 self.args.process_index,
                 self.args.world_size,
                 self.state.global_step,
@@ -276,18 +296,30 @@ class UnlearnTrainer(Seq2SeqTrainer):
         """The engine, held against one retain sample computed alone before its first use."""
         if self._engine is None:
             slow = self._find_slow(loss_of, batch, k)
-            names = dict(self.model.named_parameters())
-            slow_parameters = [names[name] for name in slow]
-            self._engine = PerSampleEngine(self.model, slow_parameters, self.args.inner_products)
-            if slow and not self.one_by_one:
-                reasons = defaultdict(list)
-                for name, reason in slow.items():
-                    reasons[reason].append(name)
-                logger.warning(
-                    "The per-sample gradients of these parameters are computed one sample at a time, which is exact "
-                    "but slow: " + "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
-                )
+            own_parameters(self.model)
+            parameters = dict(self.model.named_parameters())
+            reasons = {id(parameters[name]): reason for name, reason in slow.items()}
+            self._engine = PerSampleEngine(self.model, [parameters[name] for name in slow], self.args.inner_products)
+            self._engine.slow.update(reasons)
+            if not self.one_by_one:
+                self.warn_of_slow(reasons)
         return self._engine
+
+    def warn_of_slow(self, reasons: dict[int, str]) -> None:
+        if reasons:
+            logger.warning(
+                "The per-sample gradients of these parameters are computed one sample at a time, which is exact but slow: "
+                + self.named_reasons(reasons)
+            )
+
+    def named_reasons(self, reasons: dict[int, str]) -> str:
+        """The names of some parameters, by the reasons of their ids."""
+        names = defaultdict(list)
+        own_parameters(self.model)
+        for name, p in self.model.named_parameters():
+            if id(p) in reasons:
+                names[reasons[id(p)]].append(name)
+        return "; ".join(f"{', '.join(some)} ({reason})" for reason, some in names.items())
 
     @contextlib.contextmanager
     def _without_randomness(self):
@@ -358,8 +390,31 @@ class UnlearnTrainer(Seq2SeqTrainer):
         self.resumed_from = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
         self._skipped.load(self.resumed_from)
         self._forget_preparation()
-        with failures_told(), self._preemption.listening():
+        with failures_told(), self._preemption.listening(), self._sharded_once():
             return super().train(self.resumed_from, *more, **keywords)
+
+    @contextlib.contextmanager
+    def _sharded_once(self):
+        """accelerate fails at a model that it has put into shards before: for an evaluation, or another training."""
+        accelerator = self.accelerator
+        if not (accelerator.is_fsdp2 and sharded_modules(self.model)):
+            yield
+            return
+        prepare = accelerator.prepare
+
+        def prepare_others(*objects, **keywords):
+            if not any(x is self.model for x in objects):
+                return prepare(*objects, **keywords)
+            model, optimizer = objects
+            accelerator._models.append(model)
+            accelerator._optimizers.append(optimizer)
+            return objects
+
+        accelerator.prepare = prepare_others
+        try:
+            yield
+        finally:
+            del accelerator.prepare
 
     def _forget_preparation(self) -> None:
         """Trainer prepares a model that is evaluated before it is trained for evaluation alone, and would then train it
@@ -377,6 +432,8 @@ class UnlearnTrainer(Seq2SeqTrainer):
         if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
+        if self._epoch is not None:
+            self._epoch.fill_(keywords["epoch"])
         super()._run_epoch(**keywords)
 
     def _save_checkpoint(self, model, trial) -> None:

@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, WhisperEncoderLayer
 
 import hf_unlearn.distributed
@@ -23,11 +23,30 @@ from tests.tiny import make_trainer, tiny_whisper, utterances
 PROCESSES, PROCESS = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
 
 
-def with_slow_parameter():
+class Later(TrainerCallback):
+    """Says whether the last process is behind its first step."""
+
+    now = False
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        Later.now = state.global_step > 0 and PROCESS == PROCESSES - 1
+
+
+def slow_later():
+    return with_slow_parameter(at_once=False)
+
+
+def sharded_slow_later():
+    return in_shards(slow_later())
+
+
+def with_slow_parameter(at_once: bool = True):
     """A bias that no rule covers: it meets the samples in a list of tensors."""
 
     def forward(self, x):
         y = torch.nn.functional.layer_norm(x, self.normalized_shape)
+        if not at_once and not Later.now:
+            return y * self.weight + self.bias
         return y * self.weight + torch.stack([self.bias, (y * 0).sum((0, 1))]).sum(0)
 
     model = tiny_whisper()
@@ -90,6 +109,8 @@ CASES = {
     "slow": {"model": with_slow_parameter, "max_steps": 2, "retain": 5},
     "slow checkpointing": {"model": with_slow_parameter, **checkpointing(False), "max_steps": 2},
     "slow re-entrant checkpointing model": {"model": with_slow_parameter, **checkpointing(True), **MODEL},
+    "slow later": {"model": slow_later, "max_steps": 3, "retain": 5},
+    "slow later checkpointing model": {"model": slow_later, **checkpointing(False), **MODEL, "max_steps": 3},
     "sharded": {"model": sharded, **ACCUMULATE, "max_grad_norm": 0.01},
     "sharded model": {"model": sharded, **MODEL, "retain": 5, "reshard": True},
     "sharded checkpointing model": {"model": sharded, **MODEL, **checkpointing(False)},
@@ -126,7 +147,7 @@ def train(folder: str, name: str) -> None:
         retain=utterances(retain, seed=2),
         optimizer=False,
         optim="sgd",
-        arguments={"peft_config": adapter},
+        arguments={"peft_config": adapter, "callbacks": [Later()]},
         per_device_train_batch_size=4 // PROCESSES,
         per_device_retain_batch_size=6 // PROCESSES,
         **case,

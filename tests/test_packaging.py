@@ -31,12 +31,13 @@ ALLOWED = {
     "metrics": set(),
     "tasks": set(),
     "config": set(),
-    "retain": set(),
-    "checkpoints": set(),
+    "seeded": set(),
+    "retain": {"seeded"},
+    "checkpoints": {"per_sample"},
     "evaluation": {"metrics"},
     "report": {"tasks"},
     "trainer": {"config", "methods", "per_sample", "retain", "stopping", "step", "distributed", "guards", "checkpoints",
-                "compatibility"},
+                "compatibility", "seeded"},
 }  # fmt: skip
 
 

@@ -42,6 +42,9 @@ class Together(Protocol):
     def rows(self, rows: ParameterRows) -> ParameterRows:
         """The rows of all processes."""
 
+    def missed(self, parameter: nn.Parameter) -> None:
+        """Tells the others that this process has given a parameter up."""
+
     def weights(self, weights: Tensor) -> Tensor:
         """The weights of all processes' rows for the mean over processes of their weighted sums."""
 
@@ -185,7 +188,7 @@ def _differing(engine, loss, weights, alone, precision, together) -> dict[nn.Par
     engine.model.zero_grad(set_to_none=True)
     try:
         if loss.requires_grad:
-            engine.backward(loss.backward, compare)
+            engine.backward(loss.backward, compare, missed=together.missed if together else None)
     finally:
         for p, grad in before.items():
             p.grad = grad

@@ -116,7 +116,9 @@ class PerSampleEngine:
         self._awaited: Counter[int] = Counter()
         self._uses: dict[int, tuple[nn.Parameter, list[Rows]]] = {}
         self._visited: set[int] = set()
+        self._given_up: set[int] = set()  # in this pass
         self._visit: Visitor | None = None
+        self._missed: Callable[[nn.Parameter], None] | None = None
 
     @contextlib.contextmanager
     def record(self, k: int):
@@ -159,20 +161,29 @@ class PerSampleEngine:
         """What autograd takes a parameter's gradient to: the whole tensor where the parameter is in shards."""
         return self._whole.get(id(parameter), parameter)
 
-    def backward(self, backward: Callable[[], None], visit: Visitor, again: bool = False) -> None:
+    def backward(
+        self,
+        backward: Callable[[], None],
+        visit: Visitor,
+        again: bool = False,
+        missed: Callable[[nn.Parameter], None] | None = None,
+    ) -> None:
         """Runs `backward()` and shows `visit` the rows of each parameter.
 
         Args:
             again: the recorded graph is needed for another call of this method (`backward` must retain it, too).
+            missed: called in place of `visit` with a parameter that was given up in this pass: other processes may
+                wait for its rows. Where `visit` raises `Unsupported`, since others have given it up, so does this one.
         """
-        awaited, self._visit = self._awaited.copy(), visit
+        awaited, self._visit, self._missed, self._given_up = self._awaited.copy(), visit, missed, set()
         try:
             with self._recording():
                 backward()
-            for parameter, uses in self._uses.values():  # one of their uses is not part of the loss
-                gradient = visit(ParameterRows(parameter, uses, self.way))
-                if gradient is not None:
-                    add_gradient(parameter, gradient)
+            for parameter in self._parameters:
+                if self._is_due(parameter) and id(parameter) not in self._visited:  # a use is not part of the loss
+                    gradient = self._show(parameter)
+                    if gradient is not None:
+                        add_gradient(parameter, gradient)
             self._awaited, self._uses, self._visited, self._visit = awaited, {}, set(), None
         except BaseException:
             again = False
@@ -185,6 +196,7 @@ class PerSampleEngine:
         """Leaves some parameters to the slow path from here on, in the middle of a pass, too."""
         for parameter in parameters:
             self.slow.setdefault(id(parameter), reason)
+            self._given_up.add(id(parameter))
             self._uses.pop(id(parameter), None)
 
     def count(self, roots: tuple[nn.Parameter, ...]) -> None:
@@ -203,9 +215,24 @@ class PerSampleEngine:
     def _gradient(self, parameter: nn.Parameter) -> Tensor | None:
         key = id(parameter)
         self._awaited[key] -= 1
-        if self._awaited[key] > 0 or key not in self._uses:
+        if self._awaited[key] > 0 or not self._is_due(parameter):
             return None
         if key in self._visited:
             raise Unsupported("several re-entrant checkpoints share it", (parameter,))
-        self._visited.add(key)
-        return self._visit(ParameterRows(*self._uses.pop(key), self.way))
+        return self._show(parameter)
+
+    def _is_due(self, parameter: nn.Parameter) -> bool:
+        """Whether it has rows to show, or has been given up while other processes wait for them."""
+        key = id(parameter)
+        return key in self._uses or self._missed is not None and key in self._given_up - self._visited
+
+    def _show(self, parameter: nn.Parameter) -> Tensor | None:
+        self._visited.add(id(parameter))
+        if id(parameter) in self._uses:
+            try:
+                return self._visit(ParameterRows(*self._uses.pop(id(parameter)), self.way))
+            except Unsupported as problem:
+                self.give_up((parameter,), str(problem))
+        else:
+            self._missed(parameter)
+        return torch.zeros_like(self.leaf(parameter))  # DistributedDataParallel waits for something
