@@ -30,6 +30,7 @@ class TrainerStep:
         self._recorded: Tensor | None = None  # the retain loss whose graph another backward pass can go through
         self.processes = trainer.args.world_size
         self.parameters = [p for p in own_parameters(trainer.model) if p.requires_grad]
+        self.alone = self.processes == 1 and not any(isinstance(p, DTensor) for p in self.parameters)
 
     def draw_retain_batch(self) -> None:
         self.retain_batch = self.trainer.next_retain_batch()
@@ -64,7 +65,7 @@ class TrainerStep:
         trainer, k = self.trainer, self.samples
         engine = trainer.per_sample_engine(lambda batch: self.loss(trainer.model, batch), self.retain_batch, k)
         # DistributedDataParallel reduces one backward pass for each forward pass: it gets a new one for the last.
-        again = not last and self.processes == 1
+        again = not last and self.alone
         with contextlib.nullcontext() if last else trainer.accelerator.no_sync(self.model):
             if self._recorded is None:
                 with engine.record(k):
@@ -73,7 +74,7 @@ class TrainerStep:
             total = loss + self._awaited(engine) if last else loss
             known = set(engine.slow)
             if total.requires_grad:  # not where all parameters are slow
-                missed = trainer.sample_exchange().missed if self.processes > 1 else None
+                missed = trainer.sample_exchange().missed if not self.alone else None
                 engine.backward(functools.partial(self.backward, total, retain_graph=again), visit, again, missed)
             trainer.warn_of_slow({id: reason for id, reason in engine.slow.items() if id not in known})
         if not again:
@@ -92,7 +93,7 @@ class TrainerStep:
         return [p for p in self.parameters if id(p) in engine.slow]
 
     def _with_all_processes(self, visitor: Visitor):
-        if self.processes == 1:
+        if self.alone:
             return lambda rows: visitor(rows, rows)
         exchange = self.trainer.sample_exchange()
         return lambda rows: visitor(rows, exchange.all_rows(rows, self.counts))

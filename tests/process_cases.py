@@ -10,6 +10,8 @@ import types
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from peft import LoraConfig, get_peft_model
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -17,8 +19,9 @@ from transformers import TrainerCallback, set_seed
 from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, WhisperEncoderLayer
 
 import hf_unlearn.distributed
+from hf_unlearn import UnlearnConfig, UnlearnTrainer
 from hf_unlearn.checkpoints import whole_state_dict
-from tests.tiny import make_trainer, tiny_whisper, utterances
+from tests.tiny import collate, make_trainer, tiny_whisper, utterances
 
 PROCESSES, PROCESS = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
 
@@ -65,7 +68,8 @@ def in_shards(model, **options):
 
 
 def sharded():
-    return in_shards(tiny_whisper())
+    """Some parameters have lines that do not divide, or only one, so that a process has none of it."""
+    return in_shards(tiny_whisper(vocab_size=61, encoder_ffn_dim=33, decoder_ffn_dim=1))
 
 
 def sharded_bfloat16():
@@ -192,6 +196,40 @@ def evaluate(folder: str) -> None:
     torch.save(rows, f"{folder}/evaluation.{PROCESSES}.{PROCESS}.pt")
 
 
+def shard_by_accelerate(folder: str) -> None:
+    """FSDP2 as `accelerate launch` sets it up: evaluated before it is trained, as the recipes do, and saved whole.
+
+    accelerate does not switch FSDP on for CPUs, so it is told that these are GPUs. One process has nothing to share.
+    """
+    plugin = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+              "FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}  # fmt: skip
+    os.environ |= plugin if PROCESSES > 1 else {}
+    set_seed(0)
+    model = tiny_whisper()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    arguments = UnlearnConfig(
+        f"{folder}/accelerate", max_steps=2, gradient_accumulation_steps=2, learning_rate=1e-2, optim="sgd",
+        lr_scheduler_type="constant", per_device_train_batch_size=2 // PROCESSES, per_device_retain_batch_size=6 // PROCESSES, save_strategy="no",
+        report_to="none", disable_tqdm=True, use_cpu=True, predict_with_generate=True, generation_max_length=8,
+    )  # fmt: skip
+    assert arguments.device.type == "cpu"
+    if PROCESSES > 1:
+        PartialState().distributed_type = DistributedType.MULTI_GPU
+    data = {"forget_dataset": utterances(4, seed=1), "retain_dataset": utterances(6, seed=2), "data_collator": collate}
+    trainer = UnlearnTrainer(model=model, args=arguments, eval_dataset={"test": utterances(5, seed=3)}, **data)
+    assert trainer.accelerator.is_fsdp2 == (PROCESSES > 1)
+    losses = [trainer.evaluate()["eval_test_loss"]]
+    trainer.train()
+    losses.append(trainer.evaluate()["eval_test_loss"])
+    trainer.save_model()
+    for name in plugin:
+        os.environ.pop(name, None)
+    if PROCESS == 0:
+        saved = tiny_whisper().from_pretrained(f"{folder}/accelerate")
+        step = torch.cat([(before[name] - p.detach()).flatten() for name, p in saved.named_parameters()])
+        torch.save({"step": step, "losses": losses}, f"{folder}/accelerate.{PROCESSES}.pt")
+
+
 def resume_in_shards(folder: str) -> None:
     """Three steps at once, and two steps resumed from the first; the last checkpoint as from_pretrained reads it."""
 
@@ -242,8 +280,10 @@ if __name__ == "__main__":
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         for case_name in names or CASES:
             train(target, case_name)
-        evaluate(target)
-        if PROCESSES > 1:
-            resume_in_shards(target)
+        if not names:
+            evaluate(target)
+            if PROCESSES > 1:
+                resume_in_shards(target)
+            shard_by_accelerate(target)
     if PROCESSES > 1:
         torch.distributed.destroy_process_group()

@@ -31,6 +31,8 @@ def results(tmp_path_factory):
     def load(name):
         if name == "resumed":
             return torch.load(folder / "resumed.pt")
+        if name == "accelerate":
+            return [torch.load(folder / f"accelerate.{processes}.pt") for processes in (1, 2)]
         return [torch.load(folder / f"{name}.{which}.pt") for which in ("1.0", "2.0", "2.1")]
 
     return load
@@ -61,6 +63,12 @@ def test_a_run_in_shards_is_saved_whole_and_resumes_bit_for_bit(results):
     (straight, resumed), losses = results("resumed").values()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     assert losses[0] == losses[1] and len(losses[0]) == 2
+
+
+def test_a_model_that_accelerate_puts_into_shards_takes_the_same_steps(results):
+    one, two = results("accelerate")
+    assert (two["step"] - one["step"]).norm() <= 1e-4 * one["step"].norm() > 0
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-5) and one["losses"][0] != one["losses"][1]
 
 
 FAILING = """
