@@ -123,16 +123,16 @@ class UnlearnTrainer(Seq2SeqTrainer):
     # ---- losses -----------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        with SampleMeanLoss(find_batch_size(inputs)):
+        with SampleMeanLoss(find_batch_size(inputs)) as self._losses:
             return super().compute_loss(model, inputs, return_outputs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
-        with SampleMeanLoss(find_batch_size(inputs)) as losses:  # predict_with_generate does not call compute_loss
+        with SampleMeanLoss(find_batch_size(inputs)) as self._losses:  # compute_loss, where it is called, has its own
             if sharded_modules(self.model):  # all processes have to take part in each token
                 gen_kwargs = {"synced_gpus": True, **gen_kwargs}
             loss, *more = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
         if loss is not None:
-            self._evaluated.append(self.accelerator.gather_for_metrics(losses.per_sample(loss)).cpu())
+            self._evaluated.append(self.accelerator.gather_for_metrics(self._losses.per_sample(loss)).cpu())
         return loss, *more
 
     def evaluation_loop(
