@@ -39,10 +39,6 @@ def slow_later():
     return with_slow_parameter(at_once=False)
 
 
-def sharded_slow_later():
-    return in_shards(slow_later())
-
-
 def with_slow_parameter(at_once: bool = True):
     """A bias that no rule covers: it meets the samples in a list of tensors."""
 
@@ -69,15 +65,15 @@ def in_shards(model, **options):
 
 def sharded():
     """Some parameters have lines that do not divide, or only one, so that a process has none of it."""
-    return in_shards(tiny_whisper(vocab_size=61, encoder_ffn_dim=33, decoder_ffn_dim=1))
+    return in_shards(tiny_whisper(**SHORT, vocab_size=61, encoder_ffn_dim=33, decoder_ffn_dim=1))
 
 
 def sharded_bfloat16():
-    return in_shards(tiny_whisper(), mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32))
+    return in_shards(tiny_whisper(**SHORT), mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32))
 
 
 def sharded_lora():
-    return in_shards(get_peft_model(tiny_whisper(), LORA))
+    return in_shards(get_peft_model(tiny_whisper(**SHORT), LORA))
 
 
 def whole(tensor):
@@ -94,6 +90,7 @@ def checkpointing(reentrant: bool) -> dict:
 
 
 LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+SHORT = {"encoder_layers": 1, "decoder_layers": 1}
 MODEL = {"granularity": "model"}
 ACCUMULATE = {"forget": 8, "gradient_accumulation_steps": 2}
 CASES = {
@@ -113,13 +110,18 @@ CASES = {
     "slow": {"model": with_slow_parameter, "max_steps": 2, "retain": 5},
     "slow checkpointing": {"model": with_slow_parameter, **checkpointing(False), "max_steps": 2},
     "slow re-entrant checkpointing model": {"model": with_slow_parameter, **checkpointing(True), **MODEL},
-    "slow later": {"model": slow_later, "max_steps": 3, "retain": 5},
-    "slow later checkpointing model": {"model": slow_later, **checkpointing(False), **MODEL, "max_steps": 3},
+    "slow later checkpointing model": {
+        "model": slow_later,
+        **checkpointing(False),
+        **MODEL,
+        "max_steps": 2,
+        "retain": 5,
+    },
     "sharded": {"model": sharded, **ACCUMULATE, "max_grad_norm": 0.01},
     "sharded model": {"model": sharded, **MODEL, "retain": 5, "reshard": True},
     "sharded checkpointing model": {"model": sharded, **MODEL, **checkpointing(False)},
     "sharded re-entrant checkpointing accumulation": {"model": sharded, **checkpointing(True), **ACCUMULATE},
-    "sharded gradient_difference": {"model": sharded, "method": "gradient_difference", "forget": 7, "max_steps": 4},
+    "sharded gradient_difference": {"model": sharded, "method": "gradient_difference", "forget": 7, "max_steps": 2},
     "sharded lora": {"model": sharded_lora},
     "sharded bfloat16": {"model": sharded_bfloat16},
     "sharded broken forget sample": {"model": sharded, "data": broken, "max_steps": 2, "forget": 8},
@@ -205,7 +207,7 @@ def shard_by_accelerate(folder: str) -> None:
               "FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}  # fmt: skip
     os.environ |= plugin if PROCESSES > 1 else {}
     set_seed(0)
-    model = tiny_whisper()
+    model = tiny_whisper(**SHORT)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     arguments = UnlearnConfig(
         f"{folder}/accelerate", max_steps=2, gradient_accumulation_steps=2, learning_rate=1e-2, optim="sgd",
@@ -236,7 +238,7 @@ def resume_in_shards(folder: str) -> None:
     def trained(name: str, checkpoint: str | None = None):
         set_seed(0)
         trainer = make_trainer(
-            in_shards(tiny_whisper(dropout=0.1)),
+            in_shards(tiny_whisper(**SHORT, dropout=0.1)),
             f"{folder}/{name}",
             optimizer=False,
             optim="adamw_torch",
