@@ -5,11 +5,14 @@ import torch
 from accelerate.utils import DistributedType
 from torch import nn
 from torch._dynamo import OptimizedModule
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+from torch.distributed.tensor import DTensor, Shard
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .config import UnlearnConfig
 from .methods import Method
+
+DDP = "Use DDP (recipes/accelerate/ddp.yaml), with LoRA (peft_config) or gradient checkpointing where memory is short."
 
 
 def check_data(method: Method, forget_dataset, retain_dataset, args: UnlearnConfig) -> None:
@@ -61,14 +64,7 @@ def check_compatible(method: Method, trainer) -> None:
     if args.label_smoothing_factor:
         refuse("label_smoothing_factor", "its loss averages over the tokens of the batch", "Set it to 0.")
     method.check(trainer.model)
-    sharded = args.fsdp or any(isinstance(p, DTensor) for p in trainer.model.parameters())
-    sharded = sharded or accelerator.distributed_type == DistributedType.FSDP
-    if sharded and (method.prepares is not None or method.edits_gradient and not method.per_sample):
-        refuse(
-            "FSDP",
-            "it looks at weights or gradients as a whole, of which a process has only a part",
-            "Use DDP (recipes/accelerate/ddp.yaml), or method='gradient_difference'.",
-        )
+    check_shards(method, trainer, refuse)
     if method.prepares is not None and trainer.model_init is not None:
         refuse(
             "model_init", "the method looks at the model before training starts, which makes a new one", "Give model."
@@ -89,14 +85,6 @@ def check_compatible(method: Method, trainer) -> None:
             "it copies the parameters",
             "Start with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES to one GPU.",
         )
-    if sharded:
-        refuse(
-            "FSDP",
-            "during a forward pass its layers hold other tensors than the model's parameters, which the per-sample "
-            "engine does not follow yet",
-            "Use DDP (recipes/accelerate/ddp.yaml), with LoRA (peft_config) or gradient checkpointing where memory is "
-            "short, or method='gradient_difference'.",
-        )
     if args.torch_compile or any(_is_compiled(module) for module in trainer.model.modules()):
         refuse(
             "torch_compile",
@@ -105,6 +93,51 @@ def check_compatible(method: Method, trainer) -> None:
         )
     if args.use_liger_kernel:
         refuse("use_liger_kernel", "its fused loss averages over the tokens of the batch", "Set it to False.")
+
+
+def check_shards(method: Method, trainer, refuse) -> None:
+    """Parameters in shards: FSDP2, by accelerate or by hand, over all processes and along their first axis."""
+    args, accelerator, model = trainer.args, trainer.accelerator, trainer.model
+    by_accelerate = bool(args.fsdp) or accelerator.distributed_type == DistributedType.FSDP
+    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()) or (
+        by_accelerate and not accelerator.is_fsdp2 and accelerator.distributed_type == DistributedType.FSDP
+    ):
+        refuse(
+            "FSDP1",
+            "it flattens the parameters of a layer into one",
+            "Use FSDP2 (fsdp_version: 2 in the configuration of accelerate, as in recipes/accelerate/fsdp2.yaml).",
+        )
+    parameters = list(model.parameters())
+    in_shards = [p for p in parameters if isinstance(p, DTensor)]
+    if not by_accelerate and not in_shards:
+        return
+    if not method.shards or method.prepares is not None:
+        refuse("FSDP", "it is not made for gradients in shards", DDP)
+    if args.torch_compile:
+        refuse("torch_compile with FSDP", "it is not tested", "Set it to False.")
+    if by_accelerate:
+        if accelerator.is_fsdp2:  # so that what is saved loads with from_pretrained
+            accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        return
+    everyone = list(range(args.world_size))
+    if any(p.device_mesh.mesh.tolist() != everyone or p.placements != (Shard(0),) for p in in_shards):
+        refuse(
+            f"a model with parameters in shards {sorted({str(p.placements) for p in in_shards})}",
+            f"they must be split along the first axis over all {args.world_size} processes",
+            "Call fully_shard without a mesh of several dimensions, shard_placement_fn or tensor parallelism.",
+        )
+    if not isinstance(model, FSDPModule) or any(p.requires_grad and not isinstance(p, DTensor) for p in parameters):
+        refuse(
+            "a model of which only a part is in shards",
+            "nobody averages the gradients of the rest over the processes",
+            "Call fully_shard(model) on the whole model after its layers, and get_peft_model before it.",
+        )
+    if accelerator.mixed_precision != "no":
+        refuse(
+            f"{accelerator.mixed_precision} beside fully_shard",
+            "FSDP2 itself casts the parameters",
+            "Leave bf16 and fp16 off and call fully_shard(..., mp_policy=MixedPrecisionPolicy(torch.bfloat16)).",
+        )
 
 
 def _is_compiled(module: nn.Module) -> bool:

@@ -1,7 +1,6 @@
 """What processes tell each other: rows of retain gradients, decisions that all must share, the reason of a failure."""
 
 import contextlib
-import copy
 import json
 import math
 from collections.abc import Iterator
@@ -10,9 +9,11 @@ from functools import partial
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from .per_sample import ParameterRows
-from .per_sample.rows import Dense, Product, Rows
+from .per_sample import ParameterRows, Unsupported
+from .per_sample.rows import Dense, Product, Rows, Scaled
+from .per_sample.shards import lines_of, local
 
 # A further message costs about as much time as sending this many values.
 LATENCY = 2**14
@@ -35,6 +36,9 @@ class SampleExchange:
     all others, so k o i / processes values from each process to each other, and then K and b are summed. This is less
     where T is large beside the weight (Whisper's encoder); where T is small (the token embedding) gathering is.
 
+    Of a parameter in shards (FSDP2) each process only takes the lines that it has: it is sent them, or cuts them out of
+    what was gathered, and K and b are summed.
+
     Args:
         parameters: the trainable parameters, in the order that all processes have.
     """
@@ -44,30 +48,64 @@ class SampleExchange:
         self.group, self.processes, self.process = dist.new_group(), dist.get_world_size(), dist.get_rank()
         self.places = {id(p): place for place, p in enumerate(parameters)}
 
-    def all_rows(self, rows: ParameterRows, counts: list[int]) -> "ParameterRows | Resharded":
+    def all_rows(self, rows: ParameterRows, counts: list[int]) -> "ParameterRows | SharedRows":
         """The rows of all processes, in the order of processes; counts: how many retain samples each process has."""
-        lengths = self._lengths(rows)
-        if self._reshards(rows, lengths, max(counts)):
-            return Resharded(rows, counts, self)
-        uses = [use.gathered(partial(self._gather, counts, length)) for use, length in zip(rows.uses, lengths)]
-        return ParameterRows(rows.parameter, uses, rows.way)
+        p, (lengths, mixed) = rows.parameter, self._lengths(rows.parameter, rows.uses)
+        lines = self._shares(p)[self.process] if p.ndim else slice(0, 1)
+        if mixed or self._reshards(rows, lengths, max(counts)):
+            return SharedRows(p, lines, self._resharded(rows, counts, mixed), sum(counts), self)
+        uses = [use.gathered(partial(self.gather, counts, length)) for use, length in zip(rows.uses, lengths)]
+        if isinstance(p, DTensor):
+            uses = [use.cut(lines) for use in uses] if lines.start < lines.stop else []
+            return SharedRows(p, lines, uses, sum(counts), self)
+        return ParameterRows(p, uses, rows.way)
 
-    def _lengths(self, rows: ParameterRows) -> list[int]:
-        """T of each use, the largest over the processes (padding differs); 0 where rows have no such axis.
+    def _shares(self, p: nn.Parameter) -> list[slice]:
+        """The lines of a parameter that each process takes: those that it has, where they are in shards."""
+        if isinstance(p, DTensor):
+            return lines_of(p)
+        ends = [len(p) * (n + 1) // self.processes for n in range(self.processes)]
+        return [slice(start, end) for start, end in zip([0, *ends], ends)]
+
+    def _resharded(self, rows: ParameterRows, counts: list[int], mixed: bool) -> list[Rows]:
+        """The rows of all processes, of the lines of this one; mixed: they may differ in precision."""
+        p, k = rows.parameter, rows.k
+        sizes = [(lines.stop - lines.start) for lines in self._shares(p)]
+        width, mine = p.numel() // len(p), sizes[self.process]
+        G = rows.written_out()
+        G = G.to(torch.promote_types(G.dtype, torch.float32)) if mixed else G
+        sent = torch.cat([part.flatten() for part in G.split(sizes, 1)])
+        received = sent.new_empty(sum(counts) * mine * width)
+        taken, given = [count * mine * width for count in counts], [k * size * width for size in sizes]
+        dist.all_to_all_single(received, sent, taken, given, self.group)
+        return [Dense(received.reshape(sum(counts), mine, *p.shape[1:]))] if mine else []
+
+    def missed(self, parameter: nn.Parameter) -> None:
+        """Tells the others, who are about to exchange the rows of a parameter, that this process has given it up."""
+        with contextlib.suppress(Unsupported):
+            self._lengths(parameter, [])
+
+    def _lengths(self, parameter: nn.Parameter, uses: list[Rows]) -> tuple[list[int], bool]:
+        """T of each use, the largest over the processes (padding differs); 0 where rows have no such axis. And whether
+        processes have rows of different forms, since one has met shapes that a rule does not expect.
 
         Raises:
             RuntimeError: processes are at different parameters, or at different uses of it.
+            Unsupported: a process has given the parameter up.
         """
-        mine = [_length(use) for use in rows.uses]
-        header = [self.places[id(rows.parameter)], len(mine), *mine[:USES], *[0] * (USES - len(mine))]
-        headers = self._all_gather(torch.tensor(header, device=rows.parameter.device)).cpu()
+        mine = [_length(use) for use in uses]
+        header = [self.places[id(parameter)], len(mine), *mine[:USES], *[0] * (USES - len(mine))]
+        headers = self._all_gather(torch.tensor(header, device=parameter.device)).cpu()
+        if (headers[:, 0] == headers[0, 0]).all() and (headers[:, 1] == 0).any():
+            raise Unsupported("in the batch of another process the samples cannot be told apart", (parameter,))
         if (headers[:, :2] != headers[0, :2]).any():
             raise RuntimeError(
                 "the processes met the model's parameters in different orders (parameter, uses): "
                 f"{headers[:, :2].tolist()}. Something in the model is switched on by chance or by the data, such as "
                 "layerdrop: set it to 0."
             )
-        return headers[:, 2:].amax(0).tolist()[: len(mine)]
+        lengths = headers[:, 2 : 2 + len(mine)]
+        return lengths.amax(0).tolist(), bool(((lengths == 0).any(0) & (lengths > 0).any(0)).any())
 
     def _reshards(self, rows: ParameterRows, lengths: list[int], k: int) -> bool:
         p = rows.parameter
@@ -79,7 +117,7 @@ class SampleExchange:
         resharded = (self.processes - 1) * k * p.numel() / self.processes + 2 * (k * self.processes) ** 2
         return resharded + LATENCY < gathered
 
-    def _gather(self, counts: list[int], length: int, tensor: Tensor) -> Tensor:
+    def gather(self, counts: list[int], length: int, tensor: Tensor) -> Tensor:
         """Tensors (k, T, ...) or (k, ...) of all processes, concatenated along the samples, padded with zeros in T."""
         shape = [max(counts), length or tensor.shape[1], *tensor.shape[2:]] if tensor.ndim > 1 else [max(counts)]
         padded = tensor.new_zeros(shape)
@@ -92,41 +130,53 @@ class SampleExchange:
         return torch.stack(parts)
 
 
-class Resharded:
-    """The rows of all processes of one parameter, of which this process has some lines."""
+class SharedRows:
+    """The rows of all processes of one parameter, of which this process has some lines.
 
-    def __init__(self, rows: ParameterRows, counts: list[int], exchange: SampleExchange):
-        p, k, processes = rows.parameter, rows.k, exchange.processes
-        shares = torch.arange(len(p)).tensor_split(processes)
-        self.lines = slice(sum(map(len, shares[: exchange.process])), sum(map(len, shares[: exchange.process + 1])))
-        self.exchange, self.parameter, self.k = exchange, p, sum(counts)
-        width = p.numel() // len(p)
-        G = rows.written_out()
-        sent = torch.cat([part.flatten() for part in G.split([*map(len, shares)], 1)])
-        mine = (self.lines.stop - self.lines.start) * width
-        received = sent.new_empty(self.k * mine)
-        dist.all_to_all_single(
-            received, sent, [count * mine for count in counts], [k * len(s) * width for s in shares], exchange.group
-        )
-        self.G = received.reshape(self.k, mine)
+    Args:
+        uses: the rows, of these lines only; none where there are no lines.
+    """
 
-    def scaled(self, scale: Tensor) -> "Resharded":
+    def __init__(self, parameter: nn.Parameter, lines: slice, uses: list[Rows], k: int, exchange: SampleExchange):
+        self.parameter, self.lines, self.uses, self.k, self.exchange = parameter, lines, uses, k, exchange
+
+    def scaled(self, scale: Tensor) -> "SharedRows":
         """As in `ParameterRows`."""
-        scaled = copy.copy(self)
-        scaled.G = self.G * scale[self.lines].reshape(1, -1)
-        return scaled
+        mine = scale[self.lines]
+        uses = [Scaled(self.uses, mine.reshape(len(mine), -1))] if self.uses else []
+        return SharedRows(self.parameter, self.lines, uses, self.k, self.exchange)
 
     def products(self, u: Tensor | None, exact: bool = False, keep: bool = True) -> tuple[Tensor, Tensor]:
         """As in `ParameterRows`: this process's share of K and b, summed over processes."""
-        k, p = self.k, self.parameter
-        share = torch.zeros(k * k + k, dtype=torch.float64, device=p.device)
-        if self.G.numel():
-            part = p.detach()[self.lines]
-            rows = ParameterRows(part, [Dense(self.G.reshape(k, *part.shape))])
-            gram, dots = rows.products(None if u is None else u[self.lines], exact)
-            share = torch.cat([gram.flatten(), dots])
+        k = self.k
+        share = torch.zeros(k * k + k, dtype=torch.float64, device=self.parameter.device)
+        if self.uses:
+            rows = ParameterRows(self._mine(self.parameter), self.uses)
+            share = torch.cat([part.flatten() for part in rows.products(None if u is None else self._mine(u), exact)])
         dist.all_reduce(share, group=self.exchange.group)
         return share[: k * k].reshape(k, k), share[k * k :]
+
+    def _mine(self, tensor: Tensor) -> Tensor:
+        return local(tensor) if isinstance(tensor, DTensor) else tensor.detach()[self.lines]
+
+
+class Together:
+    """`per_sample.check.Together`; k: the number of samples in this process's batch."""
+
+    def __init__(self, exchange: SampleExchange, k: int):
+        self.exchange, self.counts = exchange, all_processes(k)
+
+    def any(self, flag: bool) -> bool:
+        return any(all_processes(flag))
+
+    def rows(self, rows: ParameterRows) -> ParameterRows | SharedRows:
+        return self.exchange.all_rows(rows, self.counts)
+
+    def missed(self, parameter: nn.Parameter) -> None:
+        self.exchange.missed(parameter)
+
+    def weights(self, weights: Tensor) -> Tensor:
+        return self.exchange.gather(self.counts, 0, weights) / self.exchange.processes
 
 
 def _length(use: Rows) -> int:

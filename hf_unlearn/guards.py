@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from .checkpoints import OUR_STATE
 from .per_sample.reference import sample_gradient, select_sample
+from .per_sample.shards import local, own_parameters
 
 logger = logging.get_logger(__name__)
 
@@ -69,8 +70,9 @@ class SkippedSteps(TrainerCallback):
 
 
 def all_finite(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether all values are finite (one synchronisation for all tensors)."""
-    tensors = [tensor.detach() for tensor in tensors if tensor is not None]
+    """Whether all values that this process has are finite (one synchronisation for all tensors)."""
+    tensors = [local(tensor) for tensor in tensors if tensor is not None]
+    tensors = [tensor for tensor in tensors if tensor.numel()]
     if not tensors:
         return True
     norms = [norm.float() for norm in torch._foreach_norm(tensors, torch.inf)]
@@ -82,21 +84,26 @@ def random_state_kept(device: torch.device):
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
-def broken_samples(model: nn.Module, loss_of: Callable[[dict], Tensor], batch: dict) -> list[int]:
+def broken_samples(
+    model: nn.Module, loss_of: Callable[[dict], Tensor], batch: dict, agreed: Callable[[bool], bool] = bool
+) -> list[int]:
     """Places of the samples in a batch whose loss, or else gradient, is not finite when they are computed alone.
 
     The random state is left as it was, so that a run in which something was looked for is the run in which nothing was.
+
+    Args:
+        agreed: where all processes look at the same batch together, makes of what one of them found what all go by.
     """
-    k, device = find_batch_size(batch), next(model.parameters()).device
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    k, parameters = find_batch_size(batch), [p for p in own_parameters(model) if p.requires_grad]
 
-    def gradients(n):
-        return sample_gradient(model, loss_of(select_sample(batch, n, k)), parameters)
+    def is_broken(n, of_gradient):
+        with torch.set_grad_enabled(of_gradient):
+            loss = loss_of(select_sample(batch, n, k))
+            tensors = sample_gradient(model, loss, parameters) if of_gradient else [loss]
+        return agreed(not all_finite(tensors))
 
-    with random_state_kept(device):
-        with torch.no_grad():
-            broken = [n for n in range(k) if not all_finite([loss_of(select_sample(batch, n, k))])]
-        return broken or [n for n in range(k) if not all_finite(gradients(n))]
+    with random_state_kept(parameters[0].device):
+        return [n for n in range(k) if is_broken(n, False)] or [n for n in range(k) if is_broken(n, True)]
 
 
 def place_in_dataset(dataset, collator: Callable[[list], dict], batch: dict, n: int) -> int | None:

@@ -6,6 +6,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from .seeded import SeededDataset
+
+# Sets the retain samples' random numbers apart from those of forget samples with the same place.
+FORGET, RETAIN = range(2)
+
 
 class RetainSampler(Sampler[list[int]]):
     """Batches of indices for the steps from `first_step` on, without end.
@@ -45,11 +50,17 @@ class RetainSampler(Sampler[list[int]]):
             step += 1
 
 
+def _with_steps(sampler: RetainSampler) -> Iterator[list[tuple[int, int]]]:
+    for step, indices in enumerate(sampler, sampler.first_step):
+        yield [(step, index) for index in indices]
+
+
 def retain_dataloader(dataset, sampler: RetainSampler, collator: Callable[[list], Any], args) -> DataLoader:
-    """Loads the sampler's batches ahead of their use, as `TrainingArguments` says."""
+    """Loads the sampler's batches ahead of their use, as `TrainingArguments` says. Random augmentation in a sample
+    depends on seed, step and index alone."""
     return DataLoader(
-        dataset,
-        batch_sampler=sampler,
+        SeededDataset(dataset, sampler.seed, RETAIN),
+        batch_sampler=_with_steps(sampler),
         collate_fn=collator,
         num_workers=args.dataloader_num_workers,
         pin_memory=args.dataloader_pin_memory,

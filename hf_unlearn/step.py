@@ -8,14 +8,16 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import find_batch_size
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from .compatibility import checkpoints_activations
+from .compatibility import DDP, checkpoints_activations
 from .methods.base import Visitor
 from .methods.outputs import logits_of
 from .per_sample import ParameterRows, PerSampleEngine
 from .per_sample.reference import per_sample_gradients, select_sample
 from .per_sample.rows import Dense
+from .per_sample.shards import add_gradient, own_parameters
 
 
 class TrainerStep:
@@ -33,7 +35,8 @@ class TrainerStep:
         self._replays = False  # and this needs no backward pass
         self.processes = trainer.args.world_size
         self.forget_weight = share * self.processes
-        self.parameters = [p for p in trainer.model.parameters() if p.requires_grad]
+        self.parameters = [p for p in own_parameters(trainer.model) if p.requires_grad]
+        self.alone = self.processes == 1 and not any(isinstance(p, DTensor) for p in self.parameters)
 
     def draw_retain_batch(self) -> None:
         self.retain_batch = self.trainer.next_retain_batch()
@@ -111,11 +114,13 @@ class TrainerStep:
                 if self._recorded is None:
                     with engine.record(self.samples):
                         self._recorded = self.loss(self.model, self.retain_batch)
-                total = self._recorded + self._awaited(engine) if last else self._recorded
+                total, known = self._recorded + (self._awaited(engine) if last else 0), set(engine.slow)
                 if total.requires_grad:  # not where all parameters are slow
-                    retained = again == "backward"
-                    engine.backward(functools.partial(self.backward, total, retain_graph=retained), visit, again)
+                    backward = functools.partial(self.backward, total, retain_graph=again == "backward")
+                    missed = None if self.alone else trainer.sample_exchange().missed
+                    engine.backward(backward, visit, again, missed)
                     self._replays = again == "replay"
+                trainer.warn_of_slow({id: reason for id, reason in engine.slow.items() if id not in known})
         loss = self._recorded.detach()
         self._recorded = None if again is None else loss if self._replays else self._recorded
         self._visit_slow(engine, visit)
@@ -124,7 +129,7 @@ class TrainerStep:
     def _again(self) -> str | None:
         """How the rows are seen in another pass: DistributedDataParallel reduces one backward pass for each forward pass,
         so it gets a new one; what checkpoints save must not be kept after all."""
-        if self.processes > 1:
+        if not self.alone:
             return None
         return "backward" if checkpoints_activations(self.trainer.model) else "replay"
 
@@ -139,7 +144,7 @@ class TrainerStep:
         return [p for p in self.parameters if id(p) in engine.slow]
 
     def _with_all_processes(self, visitor: Visitor):
-        if self.processes == 1:
+        if self.alone:
             return lambda rows: visitor(rows, rows)
         exchange = self.trainer.sample_exchange()
         return lambda rows: visitor(rows, exchange.all_rows(rows, self.counts))
@@ -150,6 +155,11 @@ class TrainerStep:
         slow = self._slow(engine)
         if not slow:
             return
+        if any(isinstance(p, DTensor) for p in slow):
+            raise ValueError(
+                "FSDP does not work with parameters whose gradients must be computed one sample at a time: "
+                f"{trainer.named_reasons(engine.slow)}. {DDP}"
+            )
         scale = self.gradient_scale / k
 
         def loss_of(batch):
@@ -160,4 +170,4 @@ class TrainerStep:
             gradient = visit(ParameterRows(parameter, [Dense(torch.stack(rows))]))
             if gradient is not None:
                 gradient = trainer.accelerator.reduce(gradient, "mean")
-                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+                add_gradient(parameter, gradient)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Subset
 from transformers import TrainerCallback
 from transformers.utils import logging
 
 from .checkpoints import written_whole
+from .per_sample.shards import fill, made_whole, own_parameters
 
 logger = logging.get_logger(__name__)
 
@@ -173,18 +173,19 @@ class StoppingRules(TrainerCallback):
         return True
 
     def _keep(self) -> None:
+        tensors = {name: made_whole(p) for name, p in self._trained()}
         if self.trainer.is_world_process_zero():
             with written_whole(self._path) as partial:
-                save_file({name: p.detach().cpu().contiguous() for name, p in self._trained()}, partial)
+                save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial)
 
     def _restore(self) -> None:
         self.trainer.accelerator.wait_for_everyone()
         tensors = load_file(self._path)
-        with torch.no_grad():
-            for name, p in self._trained():
-                p.copy_(tensors[name])
+        for name, p in self._trained():
+            fill(p, tensors[name])
 
     def _trained(self):
+        own_parameters(self.trainer.model)
         return [(name, p) for name, p in self.trainer.model.named_parameters() if p.requires_grad]
 
 

@@ -11,21 +11,36 @@ import torch
 from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
 from transformers import Seq2SeqTrainer, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from .checkpoints import Preemption, copied, find_checkpoint, folder_written_whole, is_complete, load_renamed, saving
-from .compatibility import check_compatible, check_data, check_deepspeed, checkpoints_activations
+from .checkpoints import (
+    Preemption,
+    copied,
+    find_checkpoint,
+    folder_written_whole,
+    is_complete,
+    load_renamed,
+    load_whole_optimizer_state,
+    load_whole_weights,
+    saving,
+    whole_optimizer_state,
+    whole_state_dict,
+)
+from .compatibility import DDP, check_compatible, check_data, check_deepspeed, checkpoints_activations
 from .config import UnlearnConfig, as_unlearn_config
-from .distributed import SampleExchange, all_processes, any_process, failures_told
+from .distributed import SampleExchange, Together, all_processes, any_process, failures_told
 from .guards import SkippedSteps, all_finite, broken_samples, named, place_in_dataset, random_state_kept
 from .methods import Method, build_method
 from .per_sample import PerSampleEngine, SampleMeanLoss
 from .per_sample.check import MIXED, find_slow_parameters, samples_mix
+from .per_sample.shards import own_parameters, prepare_sharded, sharded_modules, whole_tensors
 from .preparation import START, TrainerPreparation, load_start, save_start
-from .retain import RetainSampler, retain_dataloader
+from .retain import FORGET, RetainSampler, retain_dataloader
+from .seeded import SeededDataset
 from .step import TrainerStep
 from .stopping import StoppingRules
 
@@ -87,6 +102,8 @@ class UnlearnTrainer(Seq2SeqTrainer):
         check_data(self.method, forget_dataset, retain_dataset, args)
         if peft_config is not None:
             model = _with_adapter(model, args, peft_config)
+        if model is not None and sharded_modules(model):
+            prepare_sharded(model)
         super().__init__(model, args, data_collator, forget_dataset, eval_dataset, processing_class, *more, **keywords)
         self.retain_dataset = retain_dataset
         check_compatible(self.method, self)
@@ -95,6 +112,7 @@ class UnlearnTrainer(Seq2SeqTrainer):
         self._exchange: SampleExchange | None = None
         self._prepared = False
         self._retain_batches, self._retain_step, self._retain_drawn = None, -1, -1
+        self._epoch: Tensor | None = None  # that the forget samples' random numbers depend on
         self._noted: dict[str, list[Tensor]] = defaultdict(list)  # in this optimizer step
         self._statistics: dict[str, list[Tensor]] = defaultdict(list)  # since the last log
         self._counted_steps = 0
@@ -113,14 +131,16 @@ class UnlearnTrainer(Seq2SeqTrainer):
     # ---- losses -----------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        with SampleMeanLoss(find_batch_size(inputs)):
+        with SampleMeanLoss(find_batch_size(inputs)) as self._losses:
             return super().compute_loss(model, inputs, return_outputs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
-        with SampleMeanLoss(find_batch_size(inputs)) as losses:  # predict_with_generate does not call compute_loss
+        with SampleMeanLoss(find_batch_size(inputs)) as self._losses:  # compute_loss, where it is called, has its own
+            if sharded_modules(self.model):  # all processes have to take part in each token
+                gen_kwargs = {"synced_gpus": True, **gen_kwargs}
             loss, *more = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
         if loss is not None:
-            self._evaluated.append(self.accelerator.gather_for_metrics(losses.per_sample(loss)).cpu())
+            self._evaluated.append(self.accelerator.gather_for_metrics(self._losses.per_sample(loss)).cpu())
         return loss, *more
 
     def evaluation_loop(
@@ -128,6 +148,10 @@ class UnlearnTrainer(Seq2SeqTrainer):
     ):
         """As in Trainer, but every sample counts once: Trainer weighs the last, smaller batch like the others, and
         Seq2SeqTrainer keeps the samples that fill up the processes' last batches."""
+        if self.accelerator.is_fsdp2 and not sharded_modules(self.model):  # evaluated before it is trained
+            self.create_optimizer()
+            self.model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+            self.model_wrapped = self.model
         self._evaluated: list[Tensor] = []
         self.gather_function = self.accelerator.gather_for_metrics
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
@@ -208,7 +232,18 @@ class UnlearnTrainer(Seq2SeqTrainer):
 
     def _broken_samples(self, step: TrainerStep) -> list[str]:
         def broken(batch):
-            return broken_samples(self.model, lambda alone: step.loss(self.model, alone), batch)
+            if not sharded_modules(self.model):
+                return broken_samples(self.model, lambda alone: step.loss(self.model, alone), batch)
+            all_broken = [  # a model in shards can only be computed by all processes together
+                broken_samples(
+                    self.model,
+                    lambda alone: step.loss(self.model, alone),
+                    self._prepare_inputs(of_one),
+                    agreed=lambda flag: any(all_processes(flag)),
+                )
+                for of_one in all_processes(batch)
+            ]
+            return all_broken[self.args.process_index]
 
         names, (dataset, collator) = [], self.collated(self.train_dataset, "training")
         for batch in map(self._prepare_inputs, self._forget_batches if self.method.uses_forget else []):
@@ -227,6 +262,23 @@ class UnlearnTrainer(Seq2SeqTrainer):
         if callable(getattr(self.optimizer, "train", None)):  # schedule-free optimizers, as in Trainer
             self.optimizer.train()
 
+    @property
+    def _data_seed(self) -> int:
+        return self.args.data_seed if self.args.data_seed is not None else self.args.seed
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As in Trainer, but random augmentation in a sample depends on seed, epoch and index alone."""
+        forget = self.train_dataset
+        streams = (torch.utils.data.IterableDataset, datasets.IterableDataset)
+        if isinstance(forget, streams) or self.args.train_sampling_strategy == "group_by_length":  # reads a column
+            return super().get_train_dataloader()
+        self.train_dataset = SeededDataset(self.collated(forget, "training")[0], self._data_seed, FORGET)
+        self._epoch = self.train_dataset.epoch
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset = forget
+
     def next_retain_batch(self) -> dict:
         """The retain batch of the current optimizer step; the same one, however often it is asked for."""
         if self._retain_drawn == self.state.global_step:
@@ -235,7 +287,7 @@ class UnlearnTrainer(Seq2SeqTrainer):
             self._retain_sampler = RetainSampler(
                 len(self.retain_dataset),
                 self.args.per_device_retain_batch_size,
-                self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+                self._data_seed,
                 self.args.process_index,
                 self.args.world_size,
                 self.state.global_step,
@@ -257,37 +309,56 @@ class UnlearnTrainer(Seq2SeqTrainer):
         """The engine, held against retain samples computed alone; None where a sample's gradient is not finite, since
         nothing can be held against such a one."""
         step.draw_retain_batch()
+        batch, k = step.retain_batch, step.samples
 
         def loss_of(batch):
             return step.loss(self.model, batch)
 
         with self._without_randomness():
-            slow = find_slow_parameters(self.model, loss_of, step.retain_batch, step.samples, self._precision())
+            slow = find_slow_parameters(self.model, loss_of, batch, k, self._precision(), self._together(k))
         found = all_processes(slow)
         if None in found:
             return None
-        slow = {name: reason for one in found for name, reason in one.items()}
-        if slow and not self.one_by_one:
-            reasons = defaultdict(list)
-            for name, reason in slow.items():
-                reasons[reason].append(name)
+        own_parameters(self.model)
+        parameters = dict(self.model.named_parameters())
+        slow = {parameters[name]: reason for one in found for name, reason in one.items()}
+        engine = PerSampleEngine(self.model, slow, self.args.inner_products)
+        engine.slow.update((id(p), reason) for p, reason in slow.items())
+        if not self.one_by_one:
+            self.warn_of_slow(engine.slow)
+        return engine
+
+    def warn_of_slow(self, reasons: dict[int, str]) -> None:
+        if reasons:
             logger.warning(
-                "The per-sample gradients of these parameters are computed one sample at a time, which is exact but "
-                "slow: " + "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+                "The per-sample gradients of these parameters are computed one sample at a time, which is exact but slow: "
+                + self.named_reasons(reasons)
             )
-        names = dict(self.model.named_parameters())
-        return PerSampleEngine(self.model, [names[name] for name in slow], self.args.inner_products)
+
+    def named_reasons(self, reasons: dict[int, str]) -> str:
+        """The names of some parameters, by the reasons of their ids."""
+        names = defaultdict(list)
+        own_parameters(self.model)
+        for name, p in self.model.named_parameters():
+            if id(p) in reasons:
+                names[reasons[id(p)]].append(name)
+        return "; ".join(f"{', '.join(some)} ({reason})" for reason, some in names.items())
 
     @contextlib.contextmanager
     def _without_randomness(self):
+        if self.accelerator.is_fsdp2:  # not deferred to the last micro-batch, as the forget gradient's reduction is
+            self.model.set_requires_gradient_sync(True)
         if not checkpoints_activations(self.model):  # those work in training mode only; eval mode has no randomness
             self.model.eval()
         with random_state_kept(self.args.device):
             yield
         self._set_training_mode(self.model)
+        if self.accelerator.is_fsdp2:
+            self.model.set_requires_gradient_sync(self.accelerator.sync_gradients)
 
     def _precision(self) -> torch.dtype:
-        own = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+        computing = whole_tensors(self.model).values() if sharded_modules(self.model) else self.model.parameters()
+        own = next(p.dtype for p in computing if p.is_floating_point())
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, own)
 
     def _samples_mix(self, step: TrainerStep) -> bool:
@@ -298,16 +369,24 @@ class UnlearnTrainer(Seq2SeqTrainer):
 
         batch = step.forget_batch
         with self._without_randomness():
-            mix = samples_mix(self.model, loss_of, batch, find_batch_size(batch), self._precision())
+            k = find_batch_size(batch)
+            mix = samples_mix(self.model, loss_of, batch, k, self._precision(), self._together(k))
         mix = any(all_processes(mix))
+        if mix and sharded_modules(self.model):
+            raise ValueError(
+                f"FSDP does not work with a model whose samples must be computed one by one: {MIXED}. {DDP}"
+            )
         if mix:
             logger.warning(f"Each sample is computed by itself, which is exact but slow: {MIXED}.")
         return mix
 
     def sample_exchange(self) -> SampleExchange:
         if self._exchange is None:
-            self._exchange = SampleExchange(list(self.model.parameters()))
+            self._exchange = SampleExchange(own_parameters(self.model))
         return self._exchange
+
+    def _together(self, k: int) -> Together | None:
+        return Together(self.sample_exchange(), k) if sharded_modules(self.model) else None
 
     # ---- the run ----------------------------------------------------------------------------------------------------
 
@@ -329,14 +408,39 @@ class UnlearnTrainer(Seq2SeqTrainer):
         self.resumed_from = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
         self._skipped.load(self.resumed_from)
         self._forget_preparation()
-        with failures_told(), self._preemption.listening():
+        with failures_told(), self._preemption.listening(), self._sharded_once():
             self._prepare_method()
             return super().train(self.resumed_from, *more, **keywords)
+
+    @contextlib.contextmanager
+    def _sharded_once(self):
+        """accelerate fails at a model that it has put into shards before: for an evaluation, or another training."""
+        accelerator = self.accelerator
+        if not (accelerator.is_fsdp2 and sharded_modules(self.model)):
+            yield
+            return
+        prepare = accelerator.prepare
+
+        def prepare_others(*objects, **keywords):
+            if not any(x is self.model for x in objects):
+                return prepare(*objects, **keywords)
+            model, optimizer = objects
+            accelerator._models.append(model)
+            accelerator._optimizers.append(optimizer)
+            return objects
+
+        accelerator.prepare = prepare_others
+        try:
+            yield
+        finally:
+            del accelerator.prepare
 
     def _forget_preparation(self) -> None:
         """Trainer prepares a model that is evaluated before it is trained for evaluation alone, and would then train it
         without DistributedDataParallel: each process by itself."""
         prepared = self.accelerator._models
+        if sharded_modules(self.model):
+            return
         if self.args.world_size > 1 and any(model is self.model for model in prepared):
             prepared[:] = [model for model in prepared if model is not self.model]
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # takes autocast off its forward
@@ -364,6 +468,8 @@ class UnlearnTrainer(Seq2SeqTrainer):
         if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
+        if self._epoch is not None:
+            self._epoch.fill_(keywords["epoch"])
         super()._run_epoch(**keywords)
 
     def _save_checkpoint(self, model, trial) -> None:
@@ -387,24 +493,47 @@ class UnlearnTrainer(Seq2SeqTrainer):
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_renamed(self.model if model is None else model, Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        load_renamed(self.model, Path(self.state.best_model_checkpoint))
-
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
+        if sharded_modules(self.model):
+            state_dict = whole_state_dict(self.model)
         if not self.args.should_save:
             return super()._save(output_dir, state_dict)
         with saving(folder, Path(self.args.output_dir)), folder_written_whole(folder) as partial:
             super()._save(str(partial), state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not sharded_modules(self.model):
+            return super()._save_optimizer_and_scheduler(output_dir)
+        state = whole_optimizer_state(self.optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not sharded_modules(self.model):
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        options = {"map_location": "cpu", "weights_only": True}
+        load_whole_optimizer_state(self.optimizer, torch.load(Path(checkpoint) / OPTIMIZER_NAME, **options))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, **options))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if sharded_modules(self.model):
+            load_whole_weights(self.model, Path(resume_from_checkpoint))
+            return
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_renamed(self.model if model is None else model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if sharded_modules(self.model):
+            load_whole_weights(self.model, Path(self.state.best_model_checkpoint))
+            return
+        super()._load_best_model()
+        load_renamed(self.model, Path(self.state.best_model_checkpoint))
 
     # ---- logs -------------------------------------------------------------------------------------------------------
 

@@ -10,26 +10,74 @@ import types
 
 import numpy as np
 import torch
-from peft import LoraConfig
-from transformers import set_seed
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from peft import LoraConfig, get_peft_model
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback, set_seed
+from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, WhisperEncoderLayer
 
 import hf_unlearn.distributed
-from tests.tiny import make_trainer, tiny_whisper, utterances
+from hf_unlearn import UnlearnConfig, UnlearnTrainer
+from hf_unlearn.checkpoints import whole_state_dict
+from tests.tiny import collate, make_trainer, tiny_whisper, utterances
 
 PROCESSES, PROCESS = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
 
 
-def with_slow_parameter():
+class Later(TrainerCallback):
+    """Says whether the last process is behind its first step."""
+
+    now = False
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        Later.now = state.global_step > 0 and PROCESS == PROCESSES - 1
+
+
+def slow_later():
+    return with_slow_parameter(at_once=False)
+
+
+def with_slow_parameter(at_once: bool = True):
     """A bias that no rule covers: it meets the samples in a list of tensors."""
 
     def forward(self, x):
         y = torch.nn.functional.layer_norm(x, self.normalized_shape)
+        if not at_once and not Later.now:
+            return y * self.weight + self.bias
         return y * self.weight + torch.stack([self.bias, (y * 0).sum((0, 1))]).sum(0)
 
     model = tiny_whisper()
     norm = model.model.encoder.layer_norm
     norm.forward = types.MethodType(forward, norm)
     return model
+
+
+def in_shards(model, **options):
+    """As FSDP2 is set up by hand: a group for each layer, all else (with Whisper's tied weights) in the outermost one."""
+    if PROCESSES > 1:
+        for layer in [m for m in model.modules() if isinstance(m, (WhisperEncoderLayer, WhisperDecoderLayer))]:
+            fully_shard(layer, **options)
+        fully_shard(model, **options)
+    return model
+
+
+def sharded():
+    """Some parameters have lines that do not divide, or only one, so that a process has none of it."""
+    return in_shards(tiny_whisper(**SHORT, vocab_size=61, encoder_ffn_dim=33, decoder_ffn_dim=1))
+
+
+def sharded_bfloat16():
+    return in_shards(tiny_whisper(**SHORT), mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32))
+
+
+def sharded_lora():
+    return in_shards(get_peft_model(tiny_whisper(**SHORT), LORA))
+
+
+def whole(tensor):
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def broken(samples):
@@ -41,6 +89,8 @@ def checkpointing(reentrant: bool) -> dict:
     return {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
 
 
+LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+SHORT = {"encoder_layers": 1, "decoder_layers": 1}
 MODEL = {"granularity": "model"}
 ACCUMULATE = {"forget": 8, "gradient_accumulation_steps": 2}
 METRIC = {
@@ -74,6 +124,21 @@ CASES = {
     "null space": {"method": "pgu", "retain": 5},
     "Newton step": {"method": "influence", "retain": 5, "forget": 5},
     "rectified": {"method": "gdr_gma", "retain": 5, "method_kwargs": {"eps": 4.0, "gamma": 1.0}},
+    "slow later checkpointing model": {
+        "model": slow_later,
+        **checkpointing(False),
+        **MODEL,
+        "max_steps": 2,
+        "retain": 5,
+    },
+    "sharded": {"model": sharded, **ACCUMULATE, "max_grad_norm": 0.01},
+    "sharded model": {"model": sharded, **MODEL, "retain": 5, "reshard": True},
+    "sharded checkpointing model": {"model": sharded, **MODEL, **checkpointing(False)},
+    "sharded re-entrant checkpointing accumulation": {"model": sharded, **checkpointing(True), **ACCUMULATE},
+    "sharded gradient_difference": {"model": sharded, "method": "gradient_difference", "forget": 7, "max_steps": 2},
+    "sharded lora": {"model": sharded_lora},
+    "sharded bfloat16": {"model": sharded_bfloat16},
+    "sharded broken forget sample": {"model": sharded, "data": broken, "max_steps": 2, "forget": 8},
     "broken forget sample": {"data": broken, "max_steps": 2, "forget": 8},
 }
 
@@ -94,21 +159,22 @@ def train(folder: str, name: str) -> None:
         case.pop(key) for key in ("forget", "retain", "model", "lora", "reshard", "data")
     )
     hf_unlearn.distributed.LATENCY = -(10**12) if reshard else 2**14
-    adapter = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False) if lora else None
+    network = model()
+    adapter = LORA if lora else None
     trainer = make_trainer(
-        model(),
+        network,
         f"{folder}/out",
         forget=data(utterances(forget, seed=1)),
         retain=utterances(retain, seed=2),
         optimizer=False,
-        arguments={"peft_config": adapter},
+        arguments={"peft_config": adapter, "callbacks": [Later()]},
         per_device_train_batch_size=4 // PROCESSES,
         per_device_retain_batch_size=6 // PROCESSES,
         **case,
     )
-    before = [p.detach().clone() for p in trainer.model.parameters()]
+    before = [whole(p.detach()).clone() for p in trainer.model.parameters()]
     trainer.train()
-    step = torch.cat([(a - b).flatten() for a, b in zip(before, trainer.model.parameters())])
+    step = torch.cat([(a - whole(b.detach())).flatten() for a, b in zip(before, trainer.model.parameters())])
     logs = [{key: row.get(key) for key in ("forget_loss", "retain_loss", "rank", "kept", "skipped_steps")}
             for row in trainer.state.log_history if "loss" in row]  # fmt: skip
     torch.save({"step": step, "logs": logs}, f"{folder}/{name}.{PROCESSES}.{PROCESS}.pt")
@@ -146,11 +212,94 @@ def evaluate(folder: str) -> None:
     torch.save(rows, f"{folder}/evaluation.{PROCESSES}.{PROCESS}.pt")
 
 
+def shard_by_accelerate(folder: str) -> None:
+    """FSDP2 as `accelerate launch` sets it up: evaluated before it is trained, as the recipes do, and saved whole.
+
+    accelerate does not switch FSDP on for CPUs, so it is told that these are GPUs. One process has nothing to share.
+    """
+    plugin = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+              "FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}  # fmt: skip
+    os.environ |= plugin if PROCESSES > 1 else {}
+    set_seed(0)
+    model = tiny_whisper(**SHORT)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    arguments = UnlearnConfig(
+        f"{folder}/accelerate", max_steps=2, gradient_accumulation_steps=2, learning_rate=1e-2, optim="sgd",
+        lr_scheduler_type="constant", per_device_train_batch_size=2 // PROCESSES, per_device_retain_batch_size=6 // PROCESSES, save_strategy="no",
+        report_to="none", disable_tqdm=True, use_cpu=True, predict_with_generate=True, generation_max_length=8,
+    )  # fmt: skip
+    assert arguments.device.type == "cpu"
+    if PROCESSES > 1:
+        PartialState().distributed_type = DistributedType.MULTI_GPU
+    data = {"forget_dataset": utterances(4, seed=1), "retain_dataset": utterances(6, seed=2), "data_collator": collate}
+    trainer = UnlearnTrainer(model=model, args=arguments, eval_dataset={"test": utterances(5, seed=3)}, **data)
+    assert trainer.accelerator.is_fsdp2 == (PROCESSES > 1)
+    losses = [trainer.evaluate()["eval_test_loss"]]
+    trainer.train()
+    losses.append(trainer.evaluate()["eval_test_loss"])
+    trainer.save_model()
+    for name in plugin:
+        os.environ.pop(name, None)
+    if PROCESS == 0:
+        saved = tiny_whisper().from_pretrained(f"{folder}/accelerate")
+        step = torch.cat([(before[name] - p.detach()).flatten() for name, p in saved.named_parameters()])
+        torch.save({"step": step, "losses": losses}, f"{folder}/accelerate.{PROCESSES}.pt")
+
+
+def resume_in_shards(folder: str) -> None:
+    """Three steps at once, and two steps resumed from the first; the last checkpoint as from_pretrained reads it."""
+
+    def trained(name: str, checkpoint: str | None = None):
+        set_seed(0)
+        trainer = make_trainer(
+            in_shards(tiny_whisper(**SHORT, dropout=0.1)),
+            f"{folder}/{name}",
+            optimizer=False,
+            optim="adamw_torch",
+            learning_rate=1e-3,
+            max_steps=3,
+            per_device_train_batch_size=2,
+            per_device_retain_batch_size=2,
+            save_strategy="steps",
+            save_steps=1,
+            eval_strategy="steps",
+            eval_steps=1,
+            predict_with_generate=True,
+            generation_max_length=8,
+            abort_when="test_loss < 100",  # aborts at the last step, and restores the original model
+            check_steps=3,
+            arguments={"eval_dataset": {"test": utterances(5, seed=3)}},
+        )
+        original = whole_state_dict(trainer.model)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()
+        restored = whole_state_dict(trainer.model)
+        losses = [row["eval_test_loss"] for row in trainer.state.log_history if "eval_test_loss" in row]
+        if PROCESS == 0:
+            assert all(torch.equal(restored[key], original[key]) for key in original)
+            kept = tiny_whisper().from_pretrained(f"{folder}/{name}").state_dict()
+            assert all(torch.equal(kept[key], original[key]) for key in original)
+        return losses
+
+    def weights(name: str) -> dict:
+        return tiny_whisper().from_pretrained(f"{folder}/{name}/checkpoint-2").state_dict()
+
+    losses = [trained("straight"), trained("resumed", f"{folder}/straight/checkpoint-1")]
+    if PROCESS == 0:
+        torch.save({"weights": [weights("straight"), weights("resumed")], "losses": losses}, f"{folder}/resumed.pt")
+
+
 if __name__ == "__main__":
     target, *names = sys.argv[1:]
+    if PROCESSES > 1:
+        torch.distributed.init_process_group("gloo")
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         for case_name in names or CASES:
             train(target, case_name)
-        evaluate(target)
+        if not names:
+            evaluate(target)
+            if PROCESSES > 1:
+                resume_in_shards(target)
+            shard_by_accelerate(target)
     if PROCESSES > 1:
         torch.distributed.destroy_process_group()

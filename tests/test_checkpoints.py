@@ -2,16 +2,19 @@
 
 import copy
 import os
+import random
 import resource
 import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import TrainerCallback, set_seed
 
 from hf_unlearn.checkpoints import EXIT_CODE, find_checkpoint, folder_written_whole, last_complete
+from hf_unlearn.seeded import SeededDataset
 from tests.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
 
 # Three steps in an epoch; dropout, moments, a schedule, retain batches that differ between steps.
@@ -61,6 +64,42 @@ def test_resumed_from_any_step_is_straight(tmp_path, straight, step):
     rows = [[{k: v for k, v in row.items() if "loss" in k or k in ("kept", "rank")} for row in t.state.log_history[:7]]
             for t in (trainer, straight)]  # fmt: skip
     assert rows[0] == rows[1]
+
+
+class Noisy(list):
+    """Samples with random numbers of all three kinds in them, new ones each time."""
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        noise = torch.randn(sample["input_features"].shape) * np.random.rand() * random.random()
+        return {**sample, "input_features": sample["input_features"] + noise}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_augmented_at_random_and_resumed_is_straight(tmp_path, workers):
+    """A data loader reads ahead of the step at which the checkpoint is written."""
+
+    def trainer_at(folder):
+        set_seed(0)
+        data = {"forget": Noisy(FORGET), "retain": Noisy(RETAIN)}
+        options = {**OPTIONS, "max_steps": 4, "dataloader_num_workers": workers}
+        return make_trainer(tiny_whisper(encoder_layers=1, decoder_layers=1), folder, **data, **options)
+
+    straight, resumed = trainer_at(tmp_path / "straight"), trainer_at(tmp_path / "resumed")
+    straight.train()
+    resumed.train(resume_from_checkpoint=f"{tmp_path}/straight/checkpoint-2")
+    assert torch.equal(weights(resumed), weights(straight))
+
+
+def test_random_numbers_are_those_of_seed_epoch_and_index():
+    dataset = SeededDataset(Noisy(FORGET), 5)
+    before = torch.get_rng_state()
+    first, other = dataset[0]["input_features"], dataset[1]["input_features"] - FORGET[1]["input_features"]
+    assert torch.equal(dataset[0]["input_features"], first) and torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(first - FORGET[0]["input_features"], other)
+    assert torch.equal(dataset[7, 0]["input_features"], dataset[7, 0]["input_features"])
+    dataset.epoch.fill_(1)
+    assert not torch.equal(dataset[0]["input_features"], first)
 
 
 @pytest.mark.parametrize(

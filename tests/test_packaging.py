@@ -31,12 +31,13 @@ ALLOWED = {
     "metrics": set(),
     "tasks": set(),
     "config": set(),
-    "retain": set(),
-    "checkpoints": set(),
+    "seeded": set(),
+    "retain": {"seeded"},
+    "checkpoints": {"per_sample"},
     "evaluation": {"metrics"},
     "report": {"tasks"},
-    "trainer": {"config", "methods", "per_sample", "preparation", "retain", "stopping", "step", "distributed", "guards", "checkpoints",
-                "compatibility"},
+    "trainer": {"config", "methods", "per_sample", "preparation", "retain", "stopping", "step", "distributed", "guards",
+                "checkpoints", "compatibility", "seeded"},
 }  # fmt: skip
 
 

@@ -27,7 +27,15 @@ def results(tmp_path_factory):
     for start in (TWO, []):
         done = run(*start, ROOT / "tests" / "process_cases.py", folder)
         assert done.returncode == 0, done.stderr[-5000:]
-    return lambda name: [torch.load(folder / f"{name}.{which}.pt") for which in ("1.0", "2.0", "2.1")]
+
+    def load(name):
+        if name == "resumed":
+            return torch.load(folder / "resumed.pt")
+        if name == "accelerate":
+            return [torch.load(folder / f"accelerate.{processes}.pt") for processes in (1, 2)]
+        return [torch.load(folder / f"{name}.{which}.pt") for which in ("1.0", "2.0", "2.1")]
+
+    return load
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -35,10 +43,11 @@ def test_two_processes_are_one(results, name):
     one, first, second = results(name)
     assert torch.equal(first["step"], second["step"])
     assert one["step"].norm() > 0 and torch.isfinite(one["step"]).all()
-    assert (first["step"] - one["step"]).norm() <= 1e-5 * one["step"].norm()
+    near, logged = (2e-2, 1e-2) if "bfloat16" in name else (1e-5, 1e-4)
+    assert (first["step"] - one["step"]).norm() <= near * one["step"].norm()
     for row, expected in zip(first["logs"], one["logs"], strict=True):
         for key, value in expected.items():
-            assert row[key] == (value if value is None else pytest.approx(value, rel=1e-4)), key
+            assert row[key] == (value if value is None else pytest.approx(value, rel=logged)), key
 
 
 def test_evaluation_with_generation_counts_every_sample_once(results):
@@ -48,6 +57,18 @@ def test_evaluation_with_generation_counts_every_sample_once(results):
         assert expected["eval_test_samples"] == 7
         assert row.pop("eval_test_loss") == pytest.approx(expected.pop("eval_test_loss"), rel=1e-5)
         assert row == expected
+
+
+def test_a_run_in_shards_is_saved_whole_and_resumes_bit_for_bit(results):
+    (straight, resumed), losses = results("resumed").values()
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    assert losses[0] == losses[1] and len(losses[0]) == 2
+
+
+def test_a_model_that_accelerate_puts_into_shards_takes_the_same_steps(results):
+    one, two = results("accelerate")
+    assert (two["step"] - one["step"]).norm() <= 1e-4 * one["step"].norm() > 0
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-5) and one["losses"][0] != one["losses"][1]
 
 
 FAILING = """

@@ -114,6 +114,7 @@ class Method:
     prepares: the data that `prepare` looks at, None if there is nothing to prepare. A resumed run prepares again, from
         the weights at the start: only what follows from them, from the data and the seed may be held in the method.
     one_shot: whether `prepare` already changes the weights, and the only step is there to log the losses.
+    shards: whether it works where parameters and `.grad` are in shards (DTensors of FSDP2).
     """
 
     uses_forget = True
@@ -122,6 +123,7 @@ class Method:
     per_sample = False
     prepares: tuple[Split, ...] | None = None
     one_shot = False
+    shards = False
 
     def check(self, model: nn.Module) -> None:
         """Raises ValueError, at construction, for a model that the method has no meaning for."""

@@ -24,6 +24,8 @@ class OrthoGradMetric(OrthoGrad):
         ValueError: at the first step, for an optimizer that is neither of the Adam family nor plain SGD.
     """
 
+    shards = False  # not tested there
+
     def scale(self, step: Step, parameter: nn.Parameter) -> Tensor | None:
         """D^-1/2 in the parameter's shape."""
         return inverse_root_metric(step.optimizer, parameter)

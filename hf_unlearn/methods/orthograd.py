@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..ops import FLOAT32_IS_ENOUGH, Solution, doubles_are_fast, solve
 from ..per_sample import ParameterRows
+from ..per_sample.shards import squared_norm
 from .base import Method, Step
 
 
@@ -33,6 +34,7 @@ class OrthoGrad(Method):
 
     edits_gradient = True
     per_sample = True
+    shards = True
 
     def __init__(self, alpha: float = 0.5, granularity: str = "parameter"):
         if not 0 <= alpha < 1:
@@ -128,7 +130,7 @@ def _square(u: Tensor | None, parameter: Tensor) -> Tensor:
     """|u|^2 in float64."""
     if u is None:
         return torch.zeros((), dtype=torch.float64, device=parameter.device)
-    return torch.linalg.vector_norm(u, dtype=torch.float64).square()
+    return squared_norm(u)
 
 
 def _report(solutions: list[Solution], square: Tensor, free: Tensor | int) -> dict[str, Tensor]:

@@ -12,6 +12,8 @@ class WeightedSum(Method):
     Subclasses put other objectives in the place of the losses.
     """
 
+    shards = True
+
     def __init__(self, forget_weight: float, retain_weight: float):
         self.forget_weight, self.retain_weight = forget_weight, retain_weight
         self.uses_forget, self.uses_retain = forget_weight != 0, retain_weight != 0
@@ -61,6 +63,8 @@ class L1Sparse(WeightedSum):
     """
 
     edits_gradient = True
+
+    shards = False  # not tested there
 
     def __init__(self, gamma: float = 1e-4):
         super().__init__(forget_weight=0.0, retain_weight=1.0)

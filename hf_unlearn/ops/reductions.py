@@ -43,7 +43,8 @@ def _of_part(rows: Tensor, u: Tensor | None, exact: bool) -> tuple[Tensor, Tenso
     whole = d - d % BLOCK
     blocks, rest = rows[:, :whole].unflatten(1, (-1, BLOCK)).transpose(0, 1), rows[:, whole:]  # (d / BLOCK, k, BLOCK)
     gram = (blocks @ blocks.mT).sum(0, dtype=torch.float64) + rest @ rest.T
-    dots = (blocks @ u[:whole].view(-1, BLOCK, 1)).sum(0, dtype=torch.float64)[:, 0] + rest @ u[whole:]
+    # One by one, since batches of matrix-vector products are several times slower on a CPU.
+    dots = sum((part @ u[start : start + part.shape[1]]).double() for start, part in _parts(rows, _columns(rows)))
     return gram, dots
 
 

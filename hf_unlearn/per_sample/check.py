@@ -1,14 +1,17 @@
 """Holds the engine against samples computed alone before the first step, and finds what needs the slow path."""
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from .engine import ParameterRows, PerSampleEngine
 from .losses import weighted_samples
 from .reference import sample_gradient, select_sample
 from .rules import Unsupported
+from .shards import averaged, own_parameters, squared_norm
 
 # Largest relative difference between gradients in the batch and alone, by the precision they are computed in; the same
 # for gradients that are zero but for rounding (keys' biases), relative to the whole gradient; and the same for losses.
@@ -29,8 +32,30 @@ MIXED = (
 )
 
 
+class Together(Protocol):
+    """What processes tell each other where a model is in shards (FSDP2), which they can only compute with together: all
+    take as many passes, and compare the mean over processes (implemented in `distributed.py`)."""
+
+    def any(self, flag: bool) -> bool:
+        """Whether a flag is set on any process."""
+
+    def rows(self, rows: ParameterRows) -> ParameterRows:
+        """The rows of all processes."""
+
+    def missed(self, parameter: nn.Parameter) -> None:
+        """Tells the others that this process has given a parameter up."""
+
+    def weights(self, weights: Tensor) -> Tensor:
+        """The weights of all processes' rows for the mean over processes of their weighted sums."""
+
+
 def find_slow_parameters(
-    model: nn.Module, loss_of: Callable[[dict], Tensor], batch: dict, k: int, precision: torch.dtype = torch.float32
+    model: nn.Module,
+    loss_of: Callable[[dict], Tensor],
+    batch: dict,
+    k: int,
+    precision: torch.dtype = torch.float32,
+    together: Together | None = None,
 ) -> dict[str, str] | None:
     """Names of the parameters whose per-sample gradients the engine cannot get, with the reason; None where the loss of
     the batch, or its gradient, is not finite.
@@ -41,9 +66,11 @@ def find_slow_parameters(
     Args:
         loss_of: the model's loss on a batch, a `SampleMeanLoss`, without randomness (no dropout).
         precision: that the forward pass computes in.
+        together: given where the model is in shards.
     """
+    own_parameters(model)
     names = {p: name for name, p in model.named_parameters() if p.requires_grad}
-    places, losses, alone = _alone(model, loss_of, batch, k, list(names), precision)
+    places, losses, alone = _alone(model, loss_of, batch, k, list(names), precision, together)
     scales, weights = losses.new_zeros(2, k)
     scales[places], weights[places] = losses.new_tensor(SCALES[: len(places)]), losses.new_tensor(SIGNS[: len(places)])
     slow: dict[nn.Parameter, str] = {}
@@ -52,43 +79,51 @@ def find_slow_parameters(
         try:
             with engine.record(k), weighted_samples(scales):
                 loss = loss_of(batch)
-            if not bool(loss.isfinite()):
+            if _anywhere(not bool(loss.isfinite()), together):
                 return None
-            if not _is_mean(loss, scales[places], losses, k, precision):
+            if not _is_mean(loss, scales[places], losses, k, precision, together):
                 return dict.fromkeys(names.values(), MIXED)
-            wrong = _differing(engine, loss * _lift(precision), weights * k, dict(zip(names, alone)), precision)
+            expected = dict(zip(names, alone))
+            wrong = _differing(engine, loss * _lift(precision), weights * k, expected, precision, together)
         except Unsupported as problem:
             found = {p: str(problem) for p in problem.parameters if p not in slow}
             if not found:
                 raise
             slow.update(found)
             continue
-        if wrong and not _finite(sample_gradient(model, loss_of(batch), list(names))):
-            return None  # no fault of the engine
+        if _anywhere(bool(wrong), together):
+            plain = sample_gradient(model, loss_of(batch), list(names))
+            if _anywhere(not _finite(plain), together):
+                return None  # no fault of the engine
         slow.update((p, engine.slow[id(p)]) for p in names if id(p) in engine.slow and p not in slow)
         slow.update(wrong)
         return {names[p]: reason for p, reason in slow.items()}
 
 
 def samples_mix(
-    model: nn.Module, loss_of: Callable[[dict], Tensor], batch: dict, k: int, precision: torch.dtype
+    model: nn.Module,
+    loss_of: Callable[[dict], Tensor],
+    batch: dict,
+    k: int,
+    precision: torch.dtype,
+    together: Together | None = None,
 ) -> bool:
     """Whether the loss of a batch, or its gradient, is something else than the mean of its samples' own, so that only
     samples computed one by one have the gradients that they have alone. (Arguments as in `find_slow_parameters`.)
 
     The gradient may differ where the loss does not: kernels of torch have had faults in batches alone.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    places, losses, alone = _alone(model, loss_of, batch, k, parameters, precision, signs=(1.0,) * len(SIGNS))
+    parameters = [p for p in own_parameters(model) if p.requires_grad]
+    places, losses, alone = _alone(model, loss_of, batch, k, parameters, precision, together, (1.0,) * len(SIGNS))
     scales = losses.new_zeros(k)
     scales[places] = losses.new_tensor(SCALES[: len(places)])
     with weighted_samples(scales):
         loss = loss_of(batch)
-    if not _is_mean(loss, scales[places], losses, k, precision):
+    if not _is_mean(loss, scales[places], losses, k, precision, together):
         return True
-    together = sample_gradient(model, loss * (k * _lift(precision)), parameters)
-    length = torch.stack([grad.norm() for grad in alone]).norm()
-    error = torch.stack([(a - b).norm() for a, b in zip(together, alone)]).norm()
+    in_batch = sample_gradient(model, loss * (k * _lift(precision)), parameters)
+    length = torch.stack([_norm(grad) for grad in alone]).norm()
+    error = torch.stack([_norm(a - b) for a, b in zip(in_batch, alone)]).norm()
     return bool(error > TOLERANCE[precision][0] * length)
 
 
@@ -102,58 +137,79 @@ def _lift(precision: torch.dtype) -> float:
     return 256.0 if precision == torch.float16 else 1.0
 
 
-def _alone(model, loss_of, batch, k, parameters, precision, signs=SIGNS) -> tuple[list[int], Tensor, list[Tensor]]:
+def _norm(gradient: Tensor) -> Tensor:
+    return squared_norm(gradient).sqrt().float() if isinstance(gradient, DTensor) else gradient.norm()
+
+
+def _alone(
+    model, loss_of, batch, k, parameters, precision, together, signs=SIGNS
+) -> tuple[list[int], Tensor, list[Tensor]]:
     """Which samples were computed alone, their losses, and the weighted sum of their gradients."""
     places, losses, total = [], [], None
-    for n in dict.fromkeys((*_places(k), *range(min(k, 8)))):
+    candidates = list(dict.fromkeys((*_places(k), *range(min(k, 8)))))
+    if together:  # as many passes on all processes: some may look at a sample once more, which does not count
+        candidates = [*_places(k), *[0] * len(SCALES)][: len(SCALES)]
+    for n in candidates:
         loss = loss_of(select_sample(batch, n, k))
-        if len(places) == len(SCALES) or (loss == 0 and n != k - 1):  # such a sample tells nothing
+        repeated = n in places
+        if not together and (len(places) == len(SCALES) or (loss == 0 and n != k - 1)):  # such a sample tells nothing
             continue
-        factor = SCALES[len(places)] * signs[len(places)] * _lift(precision)
+        factor = 0.0 if repeated else SCALES[len(places)] * signs[len(places)] * _lift(precision)
         gradients = sample_gradient(model, loss * factor, parameters)
         if total is None:
             total = gradients
         else:
             torch._foreach_add_(total, gradients)
-        places.append(n)
-        losses.append(loss.detach())
+        if not repeated:
+            places.append(n)
+            losses.append(loss.detach())
     return places, torch.stack(losses), total
 
 
-def _finite(tensors: Iterable[Tensor]) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in tensors)
+def _anywhere(flag: bool, together: Together | None) -> bool:
+    return together.any(flag) if together else flag
 
 
-def _is_mean(loss: Tensor, scales: Tensor, losses: Tensor, k: int, precision: torch.dtype) -> bool:
+def _finite(gradients: Iterable[Tensor]) -> bool:
+    """Whether all values that this process has are finite."""
+    return all(bool((g.to_local() if isinstance(g, DTensor) else g).isfinite().all()) for g in gradients)
+
+
+def _is_mean(loss: Tensor, scales: Tensor, losses: Tensor, k: int, precision: torch.dtype, together) -> bool:
     terms = scales * losses.to(scales.dtype) / k
     bound = TOLERANCE[precision][2] * terms.abs().sum()
-    return bool((loss.detach() - terms.sum()).abs() <= bound) or not bool(torch.isfinite(terms).all())
+    is_mean = bool((loss.detach() - terms.sum()).abs() <= bound) or not bool(torch.isfinite(terms).all())
+    return not _anywhere(not is_mean, together)
 
 
-def _differing(engine, loss, weights, alone, precision) -> dict[nn.Parameter, str]:
+def _differing(engine, loss, weights, alone, precision, together) -> dict[nn.Parameter, str]:
     relative, absolute, _ = TOLERANCE[precision]
-    floor = absolute * torch.stack([grad.norm() for grad in alone.values()]).norm()
+    floor = absolute * torch.stack([_norm(grad) for grad in alone.values()]).norm()
     wrong, met = {}, set()
+    all_weights = together.weights(weights) if together else weights
 
     def compare(rows: ParameterRows) -> None:
         met.add(rows.parameter)
-        expected = alone[rows.parameter]
-        error, bound = (rows.weighted(weights) - expected).norm(), relative * expected.norm() + floor
+        expected, found = alone[rows.parameter], rows.weighted(weights)
+        found = averaged(found, rows.parameter) if together else found
+        error, bound = _norm(found - expected), relative * _norm(expected) + floor
+        all_rows = together.rows(rows) if together else rows
         if not error <= bound:
-            wrong[rows.parameter] = f"its gradient of samples alone differs by {float(error / expected.norm()):.1e}"
-        elif not _consistent(rows, expected, weights, bound, torch.finfo(precision).eps):
+            wrong[rows.parameter] = f"its gradient of samples alone differs by {float(error / _norm(expected)):.1e}"
+        elif not _consistent(all_rows, expected, all_weights, bound, torch.finfo(precision).eps):
             wrong[rows.parameter] = "the inner products of its gradients do not fit them"
 
     before = {p: p.grad for p in alone}  # uses that are not seen add to it
+    own_parameters(engine.model)
     engine.model.zero_grad(set_to_none=True)
     try:
         if loss.requires_grad:
-            engine.backward(loss.backward, compare)
+            engine.backward(loss.backward, compare, missed=together.missed if together else None)
     finally:
         for p, grad in before.items():
             p.grad = grad
     for parameter, expected in alone.items():
-        if parameter not in met and id(parameter) not in engine.slow and expected.norm() > floor:
+        if parameter not in met and id(parameter) not in engine.slow and _norm(expected) > floor:
             wrong[parameter] = "its use in the model was not seen"
     return wrong
 
@@ -161,7 +217,7 @@ def _differing(engine, loss, weights, alone, precision) -> dict[nn.Parameter, st
 def _consistent(rows: ParameterRows, expected: Tensor, weights: Tensor, bound: Tensor, eps: float) -> bool:
     """K w = A A^T w and w b = |A^T w|^2, for b = A u with u = A^T w but for an error of that size."""
     gram, dots = rows.products(expected)
-    weights, length = weights.double(), expected.norm().double()
+    weights, length = weights.double(), _norm(expected).double()
     size = gram.trace().clamp_min(0).sqrt()
     bound = 2 * (bound.double() + max(eps, 1e-6) * size * weights.norm())
     return bool(

@@ -24,6 +24,7 @@ from . import inner_products
 from .recorder import Call, Recorder, rows_of
 from .rows import Dense, Lookup, Product, Rows, Scaled, written_out
 from .rules import Unsupported
+from .shards import add_gradient, fsdp_hidden, own_parameters, whole_tensors
 
 
 class ParameterRows:
@@ -91,7 +92,9 @@ class PerSampleEngine:
     """Gives a visitor the per-sample gradients of every trainable parameter during one backward pass.
 
     Args:
-        model: the module whose trainable parameters count; wrappers around it (DistributedDataParallel) do not matter.
+        model: the module whose trainable parameters count; wrappers around it (DistributedDataParallel) do not matter. It
+            may be in shards (FSDP2): then all processes make and use an engine together, and rows are of the whole
+            parameter, while `rows.parameter` and its `.grad` are in shards.
         slow: parameters that get no gradient here: they take the slow path.
         way: how inner products are had, one of `inner_products.WAYS`; None: the cheapest for each parameter.
 
@@ -109,7 +112,7 @@ class PerSampleEngine:
     """
 
     def __init__(self, model: nn.Module, slow: Iterable[nn.Parameter] = (), way: str | None = None):
-        self.model, self.way = model, way
+        self.model, self.way, self._whole = model, way, whole_tensors(model)
         self.slow = dict.fromkeys(map(id, slow), "")  # with the reason, where it was found in a pass
         self._reset(0)
 
@@ -120,34 +123,72 @@ class PerSampleEngine:
         self._awaited: Counter[int] = Counter()
         self._uses: dict[int, tuple[nn.Parameter, list[Rows]]] = {}
         self._visited: set[int] = set()
+        self._given_up: set[int] = set()  # in this pass
         self._visit: Visitor | None = None
         self._received: list[tuple[Call, Tensor, tuple[Tensor, ...]]] | None = None
+        self._missed: Callable[[nn.Parameter], None] | None = None
 
     @contextlib.contextmanager
     def record(self, k: int):
         """Within this context, forward passes over a batch of k samples are recorded."""
         self._reset(k)
-        for p in self.model.parameters():
+        self._parameters = own_parameters(self.model)
+        for p in self._parameters:
+            leaf = self.leaf(p)
             if p.requires_grad and id(p) not in self.slow:
-                self.tracked[id(p)] = (p, (p,))
+                self.tracked[id(leaf)] = (leaf, (p,))
             else:
-                self.constants[id(p)] = p
+                self.constants[id(leaf)] = leaf
         self.constants.update((id(buffer), buffer) for buffer in self.model.buffers())
-        with _shielded(self.model, self.slow), Recorder(self):
+        with self._recording():
             yield
 
-    def backward(self, backward: Callable[[], None], visit: Visitor, again: str | None = None) -> None:
+    @contextlib.contextmanager
+    def _recording(self):
+        """Within this context calls are recorded, and autograd does not see the slow parameters."""
+        hidden = [t for p in self._parameters if id(p) in self.slow for t in (p, self.leaf(p))]
+        recorder = Recorder(self)
+        for t in hidden:
+            t.requires_grad_(False)
+        try:
+            with fsdp_hidden(self.model, recorder), recorder:
+                yield
+        finally:
+            for t in hidden:
+                t.requires_grad_(True)
+
+    @property
+    def sharded(self) -> bool:
+        return bool(self._whole)
+
+    @property
+    def in_backward(self) -> bool:
+        return self._visit is not None
+
+    def leaf(self, parameter: nn.Parameter) -> Tensor:
+        """What autograd takes a parameter's gradient to: the whole tensor where the parameter is in shards."""
+        return self._whole.get(id(parameter), parameter)
+
+    def backward(
+        self,
+        backward: Callable[[], None],
+        visit: Visitor,
+        again: str | None = None,
+        missed: Callable[[nn.Parameter], None] | None = None,
+    ) -> None:
         """Runs `backward()` and shows `visit` the rows of each parameter.
 
         Args:
             again: how they can be shown once more. "replay": what the rows are made of is kept for `replay`, at the cost
                 of as much memory as the graph that is freed meanwhile. "backward": the graph is kept for another call
                 of this method (`backward` must retain it, too).
+            missed: called in place of `visit` with a parameter that was given up in this pass: other processes may
+                wait for its rows. Where `visit` raises `Unsupported`, since others have given it up, so does this one.
         """
-        awaited, self._visit = self._awaited.copy(), visit
+        awaited, self._visit, self._missed, self._given_up = self._awaited.copy(), visit, missed, set()
         self._received = [] if again == "replay" else None
         try:
-            with _shielded(self.model, self.slow), Recorder(self):
+            with self._recording():
                 backward()
             self._show_rest()
             self._awaited, self._uses, self._visited, self._visit = awaited, {}, set(), None
@@ -164,10 +205,11 @@ class PerSampleEngine:
         Args:
             again: this method will be called once more.
         """
-        awaited, received, self._visit, self._received = self._awaited.copy(), self._received, visit, None
+        awaited, received, self._received = self._awaited.copy(), self._received, None
+        self._visit, self._missed, self._given_up = visit, None, set()
         for place, (call, B, samples) in enumerate(received):
             for parameter, gradient in zip(call.roots, self.receive(call, B, samples)):
-                _add(parameter, gradient)
+                add_gradient(parameter, gradient)
             if not again:
                 received[place] = None
         self._show_rest()
@@ -177,18 +219,20 @@ class PerSampleEngine:
             self._reset(0)
 
     def _show_rest(self) -> None:
-        for parameter, uses in self._uses.values():  # one of their uses is not part of the loss
-            _add(parameter, self._visit(ParameterRows(parameter, uses, self.way)))
+        for parameter in self._parameters:
+            if self._is_due(parameter) and id(parameter) not in self._visited:  # a use is not part of the loss
+                add_gradient(parameter, self._show(parameter))
 
     def give_up(self, parameters: Iterable[nn.Parameter], reason: str) -> None:
         """Leaves some parameters to the slow path from here on, in the middle of a pass, too."""
         for parameter in parameters:
             self.slow.setdefault(id(parameter), reason)
+            self._given_up.add(id(parameter))
             self._uses.pop(id(parameter), None)
 
     def count(self, roots: tuple[nn.Parameter, ...]) -> None:
         """Notes one more use of some parameters; what checkpoints compute again in the backward pass counts once."""
-        if self._visit is None:
+        if not self.in_backward:
             self._awaited.update(id(root) for root in roots)
 
     def receive(self, call: Call, B: Tensor, samples: tuple[Tensor, ...]) -> list[Tensor | None]:
@@ -204,27 +248,24 @@ class PerSampleEngine:
     def _gradient(self, parameter: nn.Parameter) -> Tensor | None:
         key = id(parameter)
         self._awaited[key] -= 1
-        if self._awaited[key] > 0 or key not in self._uses:
+        if self._awaited[key] > 0 or not self._is_due(parameter):
             return None
         if key in self._visited:
             raise Unsupported("several re-entrant checkpoints share it", (parameter,))
-        self._visited.add(key)
-        return self._visit(ParameterRows(*self._uses.pop(key), self.way))
+        return self._show(parameter)
 
+    def _is_due(self, parameter: nn.Parameter) -> bool:
+        """Whether it has rows to show, or has been given up while other processes wait for them."""
+        key = id(parameter)
+        return key in self._uses or self._missed is not None and key in self._given_up - self._visited
 
-def _add(parameter: nn.Parameter, gradient: Tensor | None) -> None:
-    if gradient is not None:
-        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-
-
-@contextlib.contextmanager
-def _shielded(model: nn.Module, slow: dict[int, str]):
-    """Within this context autograd does not see the slow parameters."""
-    hidden = [p for p in model.parameters() if id(p) in slow]
-    for p in hidden:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p in hidden:
-            p.requires_grad_(True)
+    def _show(self, parameter: nn.Parameter) -> Tensor | None:
+        self._visited.add(id(parameter))
+        if id(parameter) in self._uses:
+            try:
+                return self._visit(ParameterRows(*self._uses.pop(id(parameter)), self.way))
+            except Unsupported as problem:
+                self.give_up((parameter,), str(problem))
+        else:
+            self._missed(parameter)
+        return torch.zeros_like(self.leaf(parameter))  # DistributedDataParallel waits for something

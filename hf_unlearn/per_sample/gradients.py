@@ -30,7 +30,9 @@ def rows_of(call: "Call", k: int, B: Tensor, saved: tuple[Tensor, ...]) -> Itera
         try:
             rows = _by_rule(call, k, gradients, values, key) or _vectorised(call, k, gradients, values, key)
             found = (
-                [(tensor, rows)] if isinstance(tensor, nn.Parameter) else list(_pulled_back(tensor, roots, rows, k))
+                [(roots[0], rows)]
+                if isinstance(tensor, nn.Parameter)
+                else list(_pulled_back(call, tensor, roots, rows, k))
             )
         except Unsupported as problem:
             call.engine.give_up(roots, str(problem))
@@ -107,7 +109,7 @@ def _vectorised(call: "Call", k: int, gradients: tuple[Tensor, ...], values: dic
 
 
 def _pulled_back(
-    tensor: Tensor, roots: tuple[nn.Parameter, ...], rows: Rows, k: int
+    call: "Call", tensor: Tensor, roots: tuple[nn.Parameter, ...], rows: Rows, k: int
 ) -> Iterator[tuple[nn.Parameter, Rows]]:
     """From per-sample gradients of a tensor made of parameters to those of the parameters."""
     simple = _through_one_step(tensor, roots, rows)
@@ -116,11 +118,12 @@ def _pulled_back(
         return
     lines = tensor.shape[0] if tensor.ndim else 1
     G = written_out([rows], lines, tensor.numel() // lines).reshape(k, *tensor.shape).to(tensor.dtype)
+    leaves = [call.engine.leaf(root) for root in roots]
     options = {"retain_graph": True, "allow_unused": True}
     try:
-        gradients = torch.autograd.grad(tensor, roots, G, is_grads_batched=True, **options)
+        gradients = torch.autograd.grad(tensor, leaves, G, is_grads_batched=True, **options)
     except RuntimeError:  # not everything vectorises
-        each = [torch.autograd.grad(tensor, roots, G_n, **options) for G_n in G]
+        each = [torch.autograd.grad(tensor, leaves, G_n, **options) for G_n in G]
         gradients = [None if parts[0] is None else torch.stack(parts) for parts in zip(*each)]
     for parameter, gradient in zip(roots, gradients):
         if gradient is not None:

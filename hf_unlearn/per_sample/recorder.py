@@ -106,13 +106,15 @@ class Recorder(TorchFunctionMode):
 
     def __init__(self, engine: "PerSampleEngine"):
         super().__init__()
-        self.engine, self.layouts = engine, Layouts(max(1, engine.k))
+        self.engine, self.layouts, self.paused = engine, Layouts(max(1, engine.k)), False
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func in _BACKWARD:  # keep recording inside: checkpointed parts run their forward pass again there
             with self:
                 return _BACKWARD[func](*args, **kwargs)
+        if self.paused or self._is_reduction():
+            return func(*args, **kwargs)
         tracked, samples = self._sort(func, args, kwargs)
         if tracked and (samples or self._spreads(func, args)):
             if func is F.multi_head_attention_forward:  # there are rules for its parts
@@ -124,6 +126,22 @@ class Recorder(TorchFunctionMode):
         if samples:
             self.layouts.follow(func, args, kwargs, output, self._is_sample)
         return output
+
+    def _is_reduction(self) -> bool:
+        """Whether this is FSDP2 at work in the backward pass, and no checkpoint that is computed again."""
+        return self.engine.sharded and self.engine.in_backward and not torch.is_grad_enabled()
+
+    def replaced(self, before: list, after: list) -> None:
+        """Takes tensors for what others were, whose place they have taken."""
+        for x, y in zip(before, after):
+            if x is y or not isinstance(x, Tensor):
+                continue
+            if id(x) in self.engine.tracked:  # its gradient may not go through FSDP2's own nodes early
+                self.engine.give_up(self.engine.tracked[id(x)][1], "what is made of it enters another sharded module")
+            elif id(x) in self.engine.constants:
+                self.engine.constants[id(y)] = y
+            else:
+                self.layouts.note(y, self.layouts.of(x))
 
     def _is_sample(self, tensor: Tensor) -> bool:
         return id(tensor) not in self.engine.constants and id(tensor) not in self.engine.tracked
@@ -221,7 +239,9 @@ class Recorder(TorchFunctionMode):
         if call.function.__name__ in REWRITTEN:
             call, values = REWRITTEN[call.function.__name__](call, values)
         saved = [_kept(_at(values, key), floating[0]) for key in call.samples] if call.needs_values else []
-        tapped = Tap.apply(call.emptied(), len(floating), len(saved), *floating, *saved, *call.roots)
+        tapped = Tap.apply(
+            call.emptied(), len(floating), len(saved), *floating, *saved, *map(self.engine.leaf, call.roots)
+        )
         tapped = list(tapped) if len(floating) > 1 else [tapped]
         for before, after in zip(floating, tapped):
             self.layouts.note(after, self.layouts.of(before))

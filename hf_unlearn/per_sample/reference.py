@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from .shards import own_parameters
+
 
 def select_sample(batch: dict, n: int, k: int) -> dict:
     """Sample n of a collated batch of k samples, as a batch of one."""
@@ -30,8 +32,11 @@ def per_sample_gradients(
 
 
 def sample_gradient(model: nn.Module, loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """The gradient of a loss; `.grad` is left as it was. (Re-entrant checkpoints refuse `torch.autograd.grad`.)"""
-    before = {p: p.grad for p in model.parameters()}
+    """The gradient of a loss; `.grad` is left as it was. (Re-entrant checkpoints refuse `torch.autograd.grad`.)
+
+    Of a model in shards (FSDP2) it is the mean over processes of their losses' gradients, in shards.
+    """
+    before = {p: p.grad for p in own_parameters(model)}
     model.zero_grad(set_to_none=True)
     try:
         loss.backward()

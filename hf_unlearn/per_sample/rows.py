@@ -30,6 +30,9 @@ class Rows(Protocol):
     def gathered(self, gather: Callable[[Tensor], Tensor]) -> "Rows":
         """The rows of all processes; `gather` concatenates tensors (k, T, ...) or (k, ...) along the samples."""
 
+    def cut(self, lines: slice) -> "Rows":
+        """The rows of some (at least one) of the parameter's lines."""
+
 
 class Product:
     """G_n = B_n^T X_n, the weight gradient of a matrix product. B (k, T, o), X (k, T, i), G_n (o, i)."""
@@ -55,6 +58,9 @@ class Product:
 
     def gathered(self, gather):
         return Product(gather(self.B), gather(self.X))
+
+    def cut(self, lines):
+        return Product(self.B[:, :, lines], self.X)
 
 
 class Lookup:
@@ -90,6 +96,11 @@ class Lookup:
     def gathered(self, gather):
         return Lookup(gather(self.B), gather(self.ids), self.lines)
 
+    def cut(self, lines):
+        ids, count = self.ids - lines.start, lines.stop - lines.start
+        inside = (ids >= 0) & (ids < count)
+        return Lookup(self.B * inside[:, :, None], ids.clamp(0, count - 1), count)
+
 
 class Dense:
     """Rows that do exist in memory: G (k, ...), for parameters that are small beside the activations."""
@@ -107,6 +118,9 @@ class Dense:
 
     def gathered(self, gather):
         return Dense(gather(self.G))
+
+    def cut(self, lines):
+        return Dense(self.G[:, lines])
 
 
 class Scaled:
