@@ -72,6 +72,17 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "finite."
         },
     )
+    hide_names: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Names and ids of forgotten persons: salted hashes take their place in all that is pushed to the Hub. "
+            "The recipes know them."
+        },
+    )
+    name_forgotten: bool = field(
+        default=False,
+        metadata={"help": "Name the forgotten persons in the card and in all that is pushed to the Hub."},
+    )
     logging_steps: float = field(
         default=1, metadata={"help": "Optimizer steps between two log entries (a run of unlearning is short)."}
     )

@@ -1,5 +1,6 @@
 """What a run tells its user: a table, a plot, results.json, and the environment that made them."""
 
+import csv
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .metrics.privacy import ATTACKS
 from .tasks import TASKS, Task, task_of
 
 MODELS = ("original", "unlearned", "retrained")
@@ -63,6 +65,21 @@ def comparison_table(title: str, models: dict[str, dict], wanted: dict[str, str]
 
     rows = [[name, want, *(cell(values.get(name)) for values in models.values())] for name, want in wanted.items()]
     return align([[title, "wanted", *models], *rows], markdown)
+
+
+def further_tables(results: dict, *, markdown: bool = False) -> str:
+    """Scores, membership attacks and relearning speed side by side for the models, as far as they were measured."""
+    tables = []
+    if results.get("scores"):
+        tables.append(comparison_table("Score", results["scores"], {"uis": "down", "aus": "up"}, markdown=markdown))
+    if results.get("attacks"):
+        known = results.get("retrained") is not None
+        wanted = {name: "as retrained" if known else attack.wanted for name, attack in ATTACKS.items()}
+        tables.append(comparison_table("Membership attack", results["attacks"], wanted, markdown=markdown))
+    if results.get("relearning"):
+        wanted = {"steps": "as retrained"}
+        tables.append(comparison_table("Relearning", results["relearning"], wanted, markdown=markdown))
+    return "\n\n".join(tables)
 
 
 def _row(split, models, metric, task):
@@ -245,6 +262,13 @@ def environment() -> dict:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": _commit(),
     }
+
+
+def emissions(folder: Path) -> float | None:
+    """Grams of CO2 equivalents of the last run in `folder`, where codecarbon is installed and has measured them."""
+    path = Path(folder) / "emissions.csv"
+    rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
+    return 1000 * float(rows[-1]["emissions"]) if rows else None  # the file counts in kg
 
 
 def _processor():

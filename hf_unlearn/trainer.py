@@ -10,7 +10,6 @@ import torch
 from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import Seq2SeqTrainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
@@ -20,6 +19,7 @@ from .compatibility import check_compatible, check_data, check_deepspeed, checkp
 from .config import UnlearnConfig, as_unlearn_config
 from .distributed import SampleExchange, all_processes, any_process, failures_told
 from .guards import SkippedSteps, all_finite, broken_samples, named, place_in_dataset, random_state_kept
+from .hub import PublishingTrainer
 from .methods import Method, build_method
 from .per_sample import PerSampleEngine, SampleMeanLoss
 from .per_sample.check import MIXED, find_slow_parameters, samples_mix
@@ -31,7 +31,7 @@ from .stopping import StoppingRules
 logger = logging.get_logger(__name__)
 
 
-class UnlearnTrainer(Seq2SeqTrainer):
+class UnlearnTrainer(PublishingTrainer):
     """Makes a model forget `forget_dataset` while it keeps `retain_dataset`; in all else a `Seq2SeqTrainer`.
 
     Args:

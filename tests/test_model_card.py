@@ -7,7 +7,8 @@ import json
 import pytest
 import yaml
 
-from hf_unlearn.model_card import build_card, pseudonym, redact
+from hf_unlearn.model_card import build_card
+from hf_unlearn.redaction import pseudonym, redact
 
 SALT = "pepper"
 

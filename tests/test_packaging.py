@@ -34,9 +34,12 @@ ALLOWED = {
     "retain": set(),
     "checkpoints": set(),
     "evaluation": {"metrics"},
-    "report": {"tasks"},
+    "redaction": set(),
+    "report": {"tasks", "metrics"},
+    "model_card": {"redaction", "report", "tasks"},
+    "hub": {"model_card", "redaction", "report", "tasks"},
     "trainer": {"config", "methods", "per_sample", "retain", "stopping", "step", "distributed", "guards", "checkpoints",
-                "compatibility"},
+                "compatibility", "hub"},
 }  # fmt: skip
 
 

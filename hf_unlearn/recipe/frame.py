@@ -13,8 +13,9 @@ from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArgumen
 
 from ..config import UnlearnConfig
 from ..evaluation import evaluate_splits
-from ..model_card import build_card
-from ..report import environment, plot_history, results_table, write_results
+from ..model_card import write_card
+from ..redaction import hide_tokens, salt_of
+from ..report import emissions, environment, plot_history, results_table, write_results
 from ..tasks import TASKS
 from ..trainer import UnlearnTrainer
 from .arguments import RecipeArguments
@@ -60,8 +61,13 @@ class Recipe:
 
 
 def unlearn(recipe: Recipe) -> dict:
-    """The whole run. The main process leaves model, card, results.json and plot in output_dir; returns the results."""
+    """The whole run. The main process leaves model, card, results.json and plot in output_dir; returns the results.
+
+    All of it is pushed to the Hub where `push_to_hub` says so.
+    """
     options, args = recipe.options, recipe.args
+    if TASKS[recipe.task].personal:
+        args.hide_names = sorted({*args.hide_names, *recipe.splits.describe()[TASKS[recipe.task].groups]["forget"]})
     original = get_model(recipe, "original", options.model)
     retrained, of_retrained = None, {}
     if options.gold != "none":
@@ -74,7 +80,7 @@ def unlearn(recipe: Recipe) -> dict:
     before, of_original = evaluate_splits(trainer, trainer.eval_dataset), recipe.measure(trainer)
     trainer.train()
     after, of_unlearned = evaluate_splits(trainer, trainer.eval_dataset), recipe.measure(trainer)
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # a push comes when the card is there
     results = {
         "task": recipe.task,
         "config": {"recipe": vars(options), "data": vars(recipe.data), "trainer": args.to_dict()},
@@ -87,14 +93,23 @@ def unlearn(recipe: Recipe) -> dict:
         "gap": gap(after, retrained),
         "stopping": trainer.stopping,
         "history": history(trainer, before),
-        "command": shlex.join(sys.argv),
+        "command": hide_tokens(shlex.join(sys.argv)),
+        "emissions_g": emissions(Path(args.output_dir)),
+        "card": {
+            "base_model": options.base_model if options.model == "train" else options.model,
+            "datasets": [recipe.data.dataset],
+            **recipe.card_arguments(),
+        },
     }
     for name in of_unlearned:
         measured = {"original": of_original, "unlearned": of_unlearned, "retrained": of_retrained}
         results[name] = {model: values[name] for model, values in measured.items() if values}
     recipe.finish(results, trainer)
+    trainer.results = results
     if trainer.is_world_process_zero():
         _report(recipe, results)
+    if args.push_to_hub:
+        trainer.push_to_hub()
     return results
 
 
@@ -202,18 +217,11 @@ def history(trainer: UnlearnTrainer, original: dict) -> list[dict]:
 
 def _report(recipe: Recipe, results: dict) -> None:
     """Prints the table; writes results.json, the plot and the model's card."""
-    folder, options = Path(recipe.args.output_dir), recipe.options
+    folder = Path(recipe.args.output_dir)
     print(f"\n{results_table(results)}\n\n{results['stopping']}")
-    write_results(folder / "results.json", results)
     levels = {"original": results["original"], "retrained": results["retrained"]}
     plot = plot_history(results["history"], folder / "forgetting.png", task=TASKS[recipe.task], **levels)
-    card = build_card(
-        results,
-        model_name=folder.name,
-        base_model=options.base_model if options.model == "train" else options.model,
-        datasets=[recipe.data.dataset],
-        plot=plot.name,
-        **recipe.card_arguments(),
-    )
-    card.save(folder / "README.md")
+    results["card"]["plot"] = plot.name
+    write_results(folder / "results.json", results)
+    write_card(folder, results, salt_of(folder), name_forgotten=recipe.args.name_forgotten)
     print(f"model, results.json, forgetting.png and README.md are in {folder}")
