@@ -15,6 +15,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
     "true" for the last complete checkpoint of `output_dir`, or "auto" for the same if there is one.
     """
 
+    _argument_group_name = "unlearning and training (those of transformers' Seq2SeqTrainingArguments first)"
+
     method: str = field(
         default="orthograd",
         metadata={

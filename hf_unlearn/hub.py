@@ -19,7 +19,7 @@ from transformers.utils import PushInProgress, logging
 
 from .model_card import on_hub, write_card
 from .redaction import hidden_names, hide_tokens, hides, names_somebody, redact, salt_of, without_paths
-from .report import environment, write_results
+from .report import environment, read_results, write_results
 from .tasks import task_of
 
 logger = logging.get_logger(__name__)
@@ -125,24 +125,22 @@ def stage(
             cannot be replaced: in the repository's name, a configuration or an edited card; an access token in a file.
     """
     folder, target = Path(folder), Path(target)
-    if not (folder / RESULTS).is_file():
-        raise ValueError(
-            f"there is no {folder / RESULTS}, which says what was forgotten: give the output_dir of a run"
-        )
+    results = read_results(folder)  # they say what was forgotten
     if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
         raise ValueError(f"{folder} holds no weights in safetensors: give the output_dir of a finished run")
     texts = {name: json.loads((folder / name).read_text()) for name in REDACTED if (folder / name).is_file()}
-    hide = hides(texts, task_of(texts[RESULTS]).personal) and not name_forgotten
+    texts[RESULTS] = results
+    hide = hides(texts, task_of(results).personal) and not name_forgotten
     names = hidden_names(texts) if hide else []
     check_name(repo_id, names)
     for path in sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern)):
         if path.name not in REDACTED:
             _link(path, target / path.name)
     if merge and (folder / "adapter_config.json").is_file():
-        texts[RESULTS]["merged"] = True
+        results["merged"] = True
         merge_adapter(folder, target)
     _check_adapter(target)
-    _put_card(folder, target, texts[RESULTS], salt, names, name_forgotten)
+    _put_card(folder, target, results, salt, names, name_forgotten)
     for name, content in without_paths(redact(texts, salt) if hide else texts).items():
         write_results(target / name, content)
     _check_texts(target, names, token)

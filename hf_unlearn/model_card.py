@@ -27,14 +27,18 @@ SETTINGS = (
 )
 
 
-def write_card(folder: Path, results: dict, salt: str, *, name_forgotten: bool = False) -> ModelCard:
-    """Writes README.md and, for data sets of the Hub, .eval_results/unlearning.yaml into `folder`.
+def write_card(
+    folder: Path, results: dict, salt: str, *, name_forgotten: bool = False, to: Path | None = None
+) -> ModelCard:
+    """Writes README.md and, for data sets of the Hub, .eval_results/unlearning.yaml into `folder`; or the card into `to`.
 
     `results["card"]` holds further arguments of `build_card`, so that the card can be written again at any time.
     """
     options = {"model_name": Path(folder).absolute().name, **results.get("card", {})}
     card = build_card(results, salt=salt, name_forgotten=name_forgotten, **options)
-    card.save(Path(folder) / "README.md")
+    card.save(to or Path(folder) / "README.md")
+    if to:
+        return card
     entries = evaluations(results, [name for name in options.get("datasets", ()) if on_hub(name)])
     if entries:
         path = Path(folder) / EVALUATIONS

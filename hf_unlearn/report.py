@@ -234,6 +234,17 @@ def write_results(path, results: dict) -> None:
         partial.unlink(missing_ok=True)
 
 
+def read_results(folder) -> dict:
+    """results.json of a run's output folder. Raises ValueError where there is none, or none that can be read."""
+    path = Path(folder) / "results.json"
+    if not path.is_file():
+        raise ValueError(f"there is no {path}: give the output_dir of a finished run")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
 def _plain(value):
     """`value` in JSON's types: NumPy numbers and arrays, tensors and paths converted, NaN and infinities as None."""
     if isinstance(value, dict):

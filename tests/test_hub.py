@@ -2,10 +2,6 @@
 
 import itertools
 import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import huggingface_hub
@@ -20,25 +16,10 @@ from transformers import WhisperForConditionalGeneration
 from hf_unlearn import hub as publishing
 from hf_unlearn.hub import HubError, pipeline_of, push_folder
 from hf_unlearn.report import write_results
-from tests.hub_server import TOKEN, running
+from tests.hub_server import TOKEN
 from tests.tiny import make_trainer, tiny_whisper
 
 SPEAKER = "anna-karenina"
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    with running() as server:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        slept = time.sleep
-        monkeypatch.setattr(time, "sleep", lambda seconds: slept(min(seconds, 0.01)))
-        huggingface_hub.close_session()
-        yield server
-        huggingface_hub.close_session()
 
 
 def trained(tmp_path, **options):
@@ -293,20 +274,3 @@ def test_a_name_in_the_output_folder_is_no_name_of_a_repository(hub, tmp_path):
 def test_the_task_of_a_model(name, task):
     kind = getattr(transformers, name)
     assert pipeline_of(kind.__new__(kind)) == task
-
-
-LOAD = """
-import json, sys
-from transformers import pipeline
-print(json.dumps(pipeline("automatic-speech-recognition", model=sys.argv[1])(sys.argv[2])))
-"""
-
-
-def load_elsewhere(hub, code: str, *arguments, home: Path) -> str:
-    """Runs code as another user would: a new process whose Hub is ours."""
-    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(home)}
-    environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout

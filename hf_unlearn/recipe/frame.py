@@ -66,12 +66,16 @@ def unlearn(recipe: Recipe) -> dict:
     All of it is pushed to the Hub where `push_to_hub` says so.
     """
     options, args = recipe.options, recipe.args
+    if options.dry_run:
+        return dry_run(recipe)
+    if options.evaluate:
+        return evaluate(recipe)
     if TASKS[recipe.task].personal:
         args.hide_names = sorted({*args.hide_names, *recipe.splits.describe()[TASKS[recipe.task].groups]["forget"]})
     original = get_model(recipe, "original", options.model)
     retrained, of_retrained = None, {}
     if options.gold != "none":
-        retrained, of_retrained = _evaluate_retrained(recipe, get_model(recipe, "retrained", options.gold))
+        retrained, of_retrained = _evaluate_alone(recipe, get_model(recipe, "retrained", options.gold))
     args.stop_when = fill_in_retrained(args.stop_when, retrained)
     args.abort_when = fill_in_retrained(args.abort_when, retrained)
 
@@ -110,6 +114,61 @@ def unlearn(recipe: Recipe) -> dict:
         _report(recipe, results)
     if args.push_to_hub:
         trainer.push_to_hub()
+    return results
+
+
+def dry_run(recipe: Recipe) -> dict:
+    """Prints what a run would do, with the model that it would start from, and trains nothing."""
+    options, args, task = recipe.options, recipe.args, TASKS[recipe.task]
+    model = recipe.load_model(options.base_model if options.model == "train" else options.model)
+    freeze(model, options.trainable)
+    args.stop_when = args.abort_when = None  # they can speak of a model that is not there yet
+    args.push_to_hub = False
+    trainer = make_trainer(recipe, model, args, lora_r=options.lora_r)
+    described = recipe.splits.describe()
+    plan = {
+        task.units: described[task.units],
+        "model": options.model,
+        "retrained model": options.gold,
+        "method": str(args.method),
+        "steps": args.max_steps if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs",
+        **training_memory(trainer.model, args.optim),
+        "not counted": "activations, per-sample gradients of one layer",
+        "output": args.output_dir,
+    }
+    if trainer.is_world_process_zero():
+        print("\n".join(f"{name}: {value}" for name, value in plan.items()))
+    return plan
+
+
+def training_memory(model: nn.Module, optimizer: str) -> dict:
+    """Numbers of parameters, and MiB of weights, gradients and optimizer states."""
+    total = sum(p.numel() for p in model.parameters())
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    trained = [p for p in model.parameters() if p.requires_grad]
+    gradients = sum(p.numel() * p.element_size() for p in trained)
+    states = 2 * gradients if "adam" in optimizer else 0 if optimizer == "sgd" else None
+    count = sum(p.numel() for p in trained)
+    mebibytes = {"weights": weights, "gradients": gradients, f"states of {optimizer}": states}
+    return {
+        "trained parameters": f"{count:,} of {total:,} ({100 * count / total:.2f} %)",
+        "memory": ", ".join(
+            f"{name} {'not known' if size is None else f'{size / 2**20:.1f} MiB'}" for name, size in mebibytes.items()
+        ),
+    }
+
+
+def evaluate(recipe: Recipe) -> dict:
+    """Evaluates `model` on the splits; evaluation.json goes into its folder, or output_dir for a model of the Hub."""
+    options = recipe.options
+    if options.model == "train":
+        raise ValueError("model is 'train', but only a model that is there can be evaluated: give a folder or Hub id")
+    metrics, measured = _evaluate_alone(recipe, recipe.load_model(options.model))
+    results = {"task": recipe.task, "model": options.model, "evaluated": metrics, **measured}
+    if recipe.args.process_index == 0:
+        folder = Path(options.model if Path(options.model).is_dir() else recipe.args.output_dir)
+        write_results(folder / "evaluation.json", results)
+        print(f"\n{results_table({**results, 'unlearned': metrics})}\n\nevaluation.json is in {folder}")
     return results
 
 
@@ -171,10 +230,10 @@ def freeze(model: nn.Module, trainable: str) -> None:
         raise ValueError(f"trainable is {trainable!r}, which matches no parameter, such as {name!r}")
 
 
-def _evaluate_retrained(recipe: Recipe, model: nn.Module) -> tuple[dict, dict]:
+def _evaluate_alone(recipe: Recipe, model: nn.Module) -> tuple[dict, dict]:
     """Evaluates a model that is not unlearned, by the same trainer."""
     args = copy.copy(recipe.args)
-    args.stop_when = args.abort_when = None
+    args.stop_when, args.abort_when, args.push_to_hub = None, None, False
     trainer = make_trainer(recipe, model, args, lora_r=0)
     return evaluate_splits(trainer, trainer.eval_dataset), recipe.measure(trainer)
 
