@@ -98,7 +98,10 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             raise ValueError(f"alpha is {self.alpha}, but must be in [0, 1): at 1 nothing would be forgotten")
 
     def to_dict(self) -> dict:
-        return {**super().to_dict(), "method": str(self.method)}
+        """For trackers and results: without `hide_names`, since trackers upload it."""
+        given = {**super().to_dict(), "method": str(self.method)}
+        del given["hide_names"]
+        return given
 
 
 def as_unlearn_config(args) -> UnlearnConfig:

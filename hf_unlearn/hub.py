@@ -17,6 +17,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
+from .html_report import Report
 from .model_card import on_hub, write_card
 from .redaction import hidden_names, hide_tokens, hides, names_somebody, redact, salt_of, without_paths
 from .report import environment, read_results, write_results
@@ -131,6 +132,8 @@ def stage(
     texts = {name: json.loads((folder / name).read_text()) for name in REDACTED if (folder / name).is_file()}
     texts[RESULTS] = results
     hide = hides(texts, task_of(results).personal) and not name_forgotten
+    if hide:
+        results.pop("transcripts", None)  # what the forgotten said, word for word
     names = hidden_names(texts) if hide else []
     check_name(repo_id, names)
     for path in sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern)):
@@ -265,6 +268,11 @@ class PublishingTrainer(Seq2SeqTrainer):
         write_results(folder / RESULTS, results)
         write_card(folder, results, salt_of(folder), name_forgotten=self.args.name_forgotten)
 
+    def report(self) -> Report:
+        """The run as a table (`print`), as HTML (a notebook's output), or as a page (`.save("report.html")`)."""
+        salt = None if self.args.name_forgotten else salt_of(Path(self.args.output_dir))
+        return Report(self.results or self._own_results(), salt)
+
     def _own_results(self) -> dict:
         """What the trainer knows of its run, as a recipe's results.json would say it."""
         model = self.accelerator.unwrap_model(self.model)
@@ -287,7 +295,8 @@ class PublishingTrainer(Seq2SeqTrainer):
         }
 
     def _public_arguments(self) -> dict:
-        return {name: value for name, value in self.args.to_dict().items() if name not in PRIVATE}
+        given = {name: value for name, value in self.args.to_dict().items() if name not in PRIVATE}
+        return {**given, "hide_names": self.args.hide_names}  # which stay here: `stage` has to know them
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """As in Trainer, but the training arguments as JSON, without tokens and paths: no pickle."""

@@ -24,6 +24,8 @@ SETTINGS = (
     "learning_rate",
     "optim",
     "max_steps",
+    "trainable",
+    "lora_r",
 )
 
 
@@ -115,7 +117,11 @@ def _text(results, about, name_forgotten, task):
         "whole_groups": task.forgotten == task.group,
         "units": results["data"][task.units],
         "groups": groups,
-        "settings": {name: _setting(results["config"], name) for name in SETTINGS},
+        "settings": {
+            name: value
+            for name in SETTINGS
+            if (value := _setting(results["config"], name)) not in (None, "") and (name, value) != ("lora_r", 0)
+        },
         "forgotten": _setting(results["config"], f"forget_{task.groups}") or groups.get("forget", []),
         "named": name_forgotten,
         "splits": {

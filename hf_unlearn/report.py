@@ -42,6 +42,11 @@ def results_table(results: dict, *, metrics=None, markdown: bool = False) -> str
     Raises:
         ValueError: no model with metrics.
     """
+    return "\n\n".join(align(rows, markdown) for rows in results_table_rows(results, metrics))
+
+
+def results_table_rows(results: dict, metrics=None) -> list[list[list[str]]]:
+    """The tables of `results_table`, as rows of cells with the headings first."""
     models = {name: results[name] for name in MODELS if results.get(name)}
     if not models:
         raise ValueError(f"results has none of {', '.join(MODELS)}: evaluate a model first (keys: {list(results)}).")
@@ -52,8 +57,8 @@ def results_table(results: dict, *, metrics=None, markdown: bool = False) -> str
     for metric in metrics or task.metrics:
         if any(metric in values for model in models.values() for values in model.values()):
             rows = [_row(split, models, metric, task) for split in splits]
-            tables.append(align([[task.metrics.get(metric, metric), "wanted", *models], *rows], markdown))
-    return "\n\n".join(tables)
+            tables.append([[task.metrics.get(metric, metric), "wanted", *models], *rows])
+    return tables
 
 
 def comparison_table(title: str, models: dict[str, dict], wanted: dict[str, str], *, markdown: bool = False) -> str:

@@ -74,7 +74,7 @@ def test_run_starts_the_recipe(given, expected, tmp_path, monkeypatch):
 TINY = (
     "--train_steps 2 --train_batch_size 2 --d_model 16 --layers 1 --heads 2 --max_steps 2 --retain_size 2 "
     "--per_device_train_batch_size 2 --per_device_retain_batch_size 2 --max_eval_samples 2 --check_steps 1 "
-    "--check_samples 2 --disable_tqdm true --use_cpu true --gold none --forget_speakers bruno"
+    "--check_samples 2 --disable_tqdm true --use_cpu true --gold none --forget_speakers bruno --report_audio 1"
 ).split()
 LOAD = """
 import sys
@@ -119,6 +119,8 @@ def test_from_a_configuration_to_a_loaded_model(demo, hub, tmp_path, capsys, mon
     monkeypatch.setattr(sys, "argv", ["unlearn.py", "demo.yaml", "--hub_token", TOKEN, "--forget_speakers", "bruno"])
     demo("--hub_token", TOKEN)
     shown = capsys.readouterr()
+    page = (out / "report.html").read_text()
+    assert page.count("<audio") == 4 and "bruno" not in page and "WER (%) by speaker" in page
     texts = [path.read_text() for path in out.iterdir() if path.suffix in (".json", ".md", ".html")]
     assert TOKEN not in "".join([shown.out, shown.err, *texts])
 

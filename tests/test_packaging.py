@@ -36,8 +36,9 @@ ALLOWED = {
     "evaluation": {"metrics"},
     "redaction": set(),
     "report": {"tasks", "metrics"},
+    "html_report": {"redaction", "report", "tasks"},
     "model_card": {"redaction", "report", "tasks"},
-    "hub": {"model_card", "redaction", "report", "tasks"},
+    "hub": {"html_report", "model_card", "redaction", "report", "tasks"},
     "trainer": {"config", "methods", "per_sample", "retain", "stopping", "step", "distributed", "guards", "checkpoints",
                 "compatibility", "hub"},
 }  # fmt: skip

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArgumen
 
 from ..config import UnlearnConfig
 from ..evaluation import evaluate_splits
+from ..html_report import Report
 from ..model_card import write_card
 from ..redaction import hide_tokens, salt_of
 from ..report import emissions, environment, plot_history, results_table, write_results
@@ -50,6 +51,10 @@ class Recipe:
 
     def card_arguments(self) -> dict:
         """Further arguments of `build_card`."""
+        return {}
+
+    def audio(self, results: dict) -> dict[str, bytes]:
+        """Sound files for the report's players, by the ids of `results["transcripts"]`."""
         return {}
 
     def measure(self, trainer: UnlearnTrainer) -> dict:
@@ -97,7 +102,7 @@ def unlearn(recipe: Recipe) -> dict:
         "gap": gap(after, retrained),
         "stopping": trainer.stopping,
         "history": history(trainer, before),
-        "command": hide_tokens(shlex.join(sys.argv)),
+        "command": hide_tokens(shlex.join(["python", *sys.argv])),
         "emissions_g": emissions(Path(args.output_dir)),
         "card": {
             "base_model": options.base_model if options.model == "train" else options.model,
@@ -283,4 +288,6 @@ def _report(recipe: Recipe, results: dict) -> None:
     results["card"]["plot"] = plot.name
     write_results(folder / "results.json", results)
     write_card(folder, results, salt_of(folder), name_forgotten=recipe.args.name_forgotten)
-    print(f"model, results.json, forgetting.png and README.md are in {folder}")
+    salt = None if recipe.args.name_forgotten else salt_of(folder)
+    Report(results, salt, recipe.audio(results)).save(folder / "report.html")
+    print(f"model, results.json, forgetting.png, report.html and README.md are in {folder}")
