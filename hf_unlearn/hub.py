@@ -137,7 +137,7 @@ def stage(
     names = hidden_names(texts) if hide else []
     check_name(repo_id, names)
     for path in sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern)):
-        if path.name not in REDACTED:
+        if path.name not in (*REDACTED, "evaluation.json"):
             _link(path, target / path.name)
     if merge and (folder / "adapter_config.json").is_file():
         results["merged"] = True

@@ -79,7 +79,10 @@ def further_tables(results: dict, *, markdown: bool = False) -> str:
         tables.append(comparison_table("Score", results["scores"], {"uis": "down", "aus": "up"}, markdown=markdown))
     if results.get("attacks"):
         known = results.get("retrained") is not None
-        wanted = {name: "as retrained" if known else attack.wanted for name, attack in ATTACKS.items()}
+        measured = set().union(*results["attacks"].values())
+        wanted = {
+            name: "as retrained" if known else attack.wanted for name, attack in ATTACKS.items() if name in measured
+        }
         tables.append(comparison_table("Membership attack", results["attacks"], wanted, markdown=markdown))
     if results.get("relearning"):
         wanted = {"steps": "as retrained"}
