@@ -16,9 +16,8 @@ import shutil
 import sys
 from pathlib import Path
 
-import yaml
-
 from .compare import Comparison, compare
+from .config import read_yaml
 from .hub import push_folder
 from .model_card import write_card
 from .ops import active_kernels
@@ -100,10 +99,7 @@ def _start(arguments, options: list[str]) -> None:
     config: Path | None = arguments.config
     if config is None:
         raise ValueError("which configuration? Give its YAML file first, such as recipes/demo/demo.yaml")
-    if not config.is_file():
-        raise ValueError(f"there is no configuration file {config}")
-    given = yaml.safe_load(config.read_text())
-    given = given if isinstance(given, dict) else {}  # the recipe says what is wrong with it
+    given = read_yaml(config)
     script = arguments.recipe or Path(given.get("recipe") or config.parent / "unlearn.py")
     if not script.is_file():
         raise ValueError(f"there is no recipe {script}: name its script with --recipe, or as `recipe:` in {config}")

@@ -2,7 +2,9 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import yaml
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 
@@ -102,6 +104,19 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         given = {**super().to_dict(), "method": str(self.method)}
         del given["hide_names"]
         return given
+
+
+def read_yaml(path: str | Path) -> dict:
+    """The keys and values of a YAML file, of plain types only. Raises ValueError: no such file, or no such YAML."""
+    if not Path(path).is_file():
+        raise ValueError(f"there is no configuration file {path}")
+    try:
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(given, dict):
+        raise ValueError(f"{path} holds no options: write `key: value` in each line")
+    return given
 
 
 def as_unlearn_config(args) -> UnlearnConfig:

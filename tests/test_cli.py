@@ -30,7 +30,7 @@ def test_mistakes_are_one_line(capsys, tmp_path):
     assert "no recipe" in fails(capsys, "run", tmp_path / "mine.yaml")
     assert "which configuration" in fails(capsys, "run")
     assert "which model" in fails(capsys, "evaluate", tmp_path / "mine.yaml")
-    assert "no comparison file" in fails(capsys, "compare", tmp_path / "no.yaml")
+    assert "no configuration file" in fails(capsys, "compare", tmp_path / "no.yaml")
     assert "give the output_dir" in fails(capsys, "card", tmp_path)
     assert "give the output_dir" in fails(capsys, "push", tmp_path, "--repo_id", "me/model")
     (tmp_path / "results.json").write_text("{")
@@ -55,7 +55,7 @@ def test_env_has_what_an_issue_needs(capsys):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("", ["unlearn.py", "x.yaml", "--alpha", "0.8"]),
+        ("seed: 0", ["unlearn.py", "x.yaml", "--alpha", "0.8"]),
         ("launch: --num_processes 2", ["-m", "accelerate.commands.launch", "--num_processes", "2", "unlearn.py", "x.yaml",
                                        "--alpha", "0.8"]),
         ("recipe: RECIPE", ["other.py", "x.yaml", "--alpha", "0.8"]),

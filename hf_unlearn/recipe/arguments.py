@@ -1,14 +1,14 @@
 """The options that all recipes share, and how YAML file and command line become arguments."""
 
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-import yaml
 from transformers import HfArgumentParser
+
+from ..config import read_yaml
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -92,12 +92,7 @@ def parse(types: Sequence[type], argv: Sequence[str]) -> tuple:
 
 
 def _read_options(path: str, known: set[str]) -> dict:
-    if not os.path.isfile(path):
-        raise ValueError(f"there is no configuration file {path}")
-    with open(path) as file:
-        options = yaml.safe_load(file)
-    if not isinstance(options, dict):
-        raise ValueError(f"{path} holds no options: write `key: value` in each line")
+    options = read_yaml(path)
     unknown = sorted(set(options) - known)
     if unknown:
         raise ValueError(f"unknown in {path}: {', '.join(unknown)}; --help lists all options")
