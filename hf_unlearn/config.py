@@ -93,6 +93,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        names = [self.hide_names] if isinstance(self.hide_names, str | int) else self.hide_names or []
+        self.hide_names = [str(name) for name in names]  # YAML reads 1089 as a number, and one name as no list
         for name in ("per_device_retain_batch_size", "check_steps", "check_samples", "max_skipped_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")

@@ -1,6 +1,7 @@
 """Publishing: what of a run is uploaded to the Hub, whom it names, and what is said when that fails."""
 
 import contextlib
+import copy
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 import transformers
 from huggingface_hub import CommitInfo, HfApi, get_token
 from huggingface_hub.errors import OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
 from peft import PeftConfig, PeftModel
 from transformers import Seq2SeqTrainer
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -28,8 +30,9 @@ logger = logging.get_logger(__name__)
 RESULTS, ARGUMENTS, CARD = "results.json", "training_args.json", "README.md"
 WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
 # Configurations, tokenizers and processors go as they are; pickles, audio, reports and logs stay here.
-MODEL_FILES = (*WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja", "*.png")
+MODEL_FILES = (*WEIGHTS, "*.json", "vocab.txt", "merges.txt", "*.model", "*.spm", "*.jinja", "*.png")
 REDACTED = (RESULTS, ARGUMENTS, "trainer_state.json", "unlearn_state.json")
+LARGE = (".safetensors", ".pt", ".pth", ".bin")
 VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "*.index.json")
 # Fields of the training arguments that speak of this machine or this user; tokens are masked by `to_dict` besides.
 PRIVATE = ("output_dir", "resume_from_checkpoint", "run_name", "logging_dir", "hub_token", "push_to_hub_token")
@@ -150,6 +153,8 @@ def stage(
 
 
 def check_name(repo_id: str, names: list[str]) -> None:
+    """Raises ValueError for what can be no repository's name, or names somebody."""
+    validate_repo_id(repo_id)
     if names_somebody(repo_id, names):
         raise ValueError(
             f"the repository's name, {repo_id}, names who is forgotten: give another hub_model_id (or publish the name "
@@ -158,10 +163,12 @@ def check_name(repo_id: str, names: list[str]) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copyfile(source, target)
+    """Puts a file's content at `target`: weights are linked, and never written to; the rest is copied."""
+    if source.suffix in LARGE:
+        with contextlib.suppress(OSError):  # another file system
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)
 
 
 def merge_adapter(folder: Path, target: Path) -> None:
@@ -202,7 +209,10 @@ def _check_texts(target: Path, names: list[str], token: str | None) -> None:
     """The last look at what is about to be uploaded; short numbers are no names here, since configurations hold many."""
     names = [name for name in names if not name.isdigit() or len(name) > 2]
     token = token or get_token()
-    for path in (path for path in target.rglob("*") if path.is_file() and path.suffix not in (".safetensors", ".png")):
+    files = [path for path in target.rglob("*") if path.is_file()]
+    if named := [path.name for path in files if names_somebody(path.name, names)]:
+        raise ValueError(f"the file {named[0]!r} names who is forgotten: rename it, or take it out of the folder")
+    for path in (path for path in files if path.suffix not in (*LARGE, ".png")):
         text = path.read_text(encoding="utf-8", errors="replace")
         if token and token in text:
             raise ValueError(f"{path.name} holds the access token: nothing was uploaded; remove it from the file")
@@ -300,7 +310,12 @@ class PublishingTrainer(Seq2SeqTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """As in Trainer, but the training arguments as JSON, without tokens and paths: no pickle."""
-        super()._save(output_dir, state_dict)
+        args, self.args = self.args, copy.copy(self.args)
+        self.args.method = str(args.method)  # Trainer pickles what is removed below, and a method may not be picklable
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args = args
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)

@@ -139,11 +139,16 @@ def test_it_names_them_when_told_to(hub, finished):
         (lambda folder: "tester/without_anna_karenina", "the repository's name"),
         (lambda folder: (folder / "README.md").write_text(f"forgot {SPEAKER}") and None, "seems to name"),
         (lambda folder: spoil_config(folder), "config.json says 'anna-karenina'"),
-        (lambda folder: (folder / "notes.txt").write_text(TOKEN) and None, "notes.txt holds the access token"),
+        (
+            lambda folder: (folder / "notes.json").write_text(f'"{TOKEN}"') and None,
+            "notes.json holds the access token",
+        ),
+        (lambda folder: (folder / f"{SPEAKER}.png").write_bytes(b"") or None, "the file 'anna-karenina.png'"),
+        (lambda folder: "me/no such name", "Repo id must"),
         (lambda folder: (folder / "results.json").unlink(), "there is no .*results.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights"),
     ],
-    ids=["repository", "card", "configuration", "token", "no results", "no weights"],
+    ids=["repository", "card", "configuration", "token", "picture", "no name", "no results", "no weights"],
 )
 def test_what_cannot_be_published_is_refused_before_anything_is_sent(hub, finished, spoil, message):
     repo = spoil(finished) or "tester/quiet"
@@ -156,6 +161,16 @@ def spoil_config(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["id2label"] = {"0": SPEAKER}
     (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_logs_and_other_files_of_the_user_stay_here(hub, finished):
+    for name in ("log.txt", "report.html", "data.csv", "best_checked.safetensors", ".salt", "optimizer.pt"):
+        (finished / name).write_text(SPEAKER)
+    push_folder(finished, "tester/quiet")
+    assert set(files_of(hub, "tester/quiet")) == {
+        "README.md", "results.json", "model.safetensors", "config.json", "generation_config.json",
+        ".eval_results/unlearning.yaml",
+    }  # fmt: skip
 
 
 def test_an_edited_card_stays(hub, finished):
@@ -215,7 +230,9 @@ def test_an_adapter_is_pushed_as_adapter_and_merged_on_request(hub, tmp_path):
     trainer.train()
     with pytest.raises(ValueError, match="not on the Hub"):
         trainer.push_to_hub()
+    (tmp_path / "model" / "config.json").write_text("{}")
     trainer.push_to_hub(merge=True)
+    assert (tmp_path / "model" / "config.json").read_text() == "{}"  # what is merged is written elsewhere
     assert "model.safetensors" in files_of(hub) and "adapter_model.safetensors" not in files_of(hub)
     loaded = WhisperForConditionalGeneration.from_pretrained(downloaded(hub, tmp_path))
     merged = trainer.model.merge_and_unload().state_dict()
