@@ -111,11 +111,10 @@ def frontier(results: dict, task: Task) -> dict | None:
     """
     metric = next(iter(task.metrics))
     names = [f"check_forget_{metric}", f"check_test_{metric}"]
-    path = [
-        (row[names[0]], row[names[1]], row["step"])
-        for row in results.get("history") or []
-        if all(row.get(name) is not None for name in names)
-    ]
+    checks: dict[int, dict] = {}  # each split's is a row of its own
+    for row in results.get("history") or []:
+        checks.setdefault(row["step"], {}).update({name: row[name] for name in names if row.get(name) is not None})
+    path = [(*map(check.get, names), step) for step, check in checks.items() if len(check) == len(names)]
     models = {
         name: (results[name]["forget"][metric], results[name]["test"][metric])
         for name in MODELS

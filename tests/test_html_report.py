@@ -26,7 +26,8 @@ RESULTS = {
     "stopping": {"step": 4, "reason": "target reached"},
     "history": [
         {"step": 0, "check_forget_wer": 10.0, "check_test_wer": 12.0},
-        {"step": 4, "check_forget_wer": 90.0, "check_test_wer": 15.0},
+        {"step": 4, "check_forget_wer": 90.0},
+        {"step": 4, "check_test_wer": 15.0},
     ],
     "per_speaker": {"original": {"forget": {"anna": 10.0}}, "unlearned": {"forget": {"anna": 90.0}, "test": {"boris": 15.0}}},
     "transcripts": {
