@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo demo-digits test lint format bench clean
+.PHONY: install demo demo-digits cards test lint format bench clean
 
 install: $(INSTALLED)
 
@@ -19,6 +19,11 @@ demo: install
 
 demo-digits: install
 	$(BIN)/accelerate launch --num_cpu_threads_per_process 2 recipes/digits/unlearn.py recipes/digits/digits.yaml
+
+# Writes the cards of the recipes' own models, after `make demo` and `make demo-digits`.
+cards: install
+	$(BIN)/hf-unlearn card out/demo --to model_cards/demo.md
+	$(BIN)/hf-unlearn card out/digits --to model_cards/digits.md
 
 test: install
 	$(BIN)/pytest -q -n auto --dist loadfile tests

@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-import yaml
 from tqdm.auto import tqdm
 
+from .config import read_yaml
 from .report import align
 from .tasks import task_of
 
@@ -69,11 +69,9 @@ class Comparison:
     @classmethod
     def read(cls, path: str | Path) -> "Comparison":
         """Raises ValueError: no such file, or a key too many or too few."""
-        if not Path(path).is_file():
-            raise ValueError(f"there is no comparison file {path}")
-        given = yaml.safe_load(Path(path).read_text())
+        given = read_yaml(path)
         known = {option.name for option in fields(cls)}
-        if not isinstance(given, dict) or set(given) - known:
+        if set(given) - known:
             raise ValueError(f"unknown in {path}: {', '.join(sorted(set(given) - known))}; known: {', '.join(known)}")
         try:
             return cls(**given)

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import yaml
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 
@@ -15,6 +17,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
     epochs count over the forget set. `resume_from_checkpoint` is what `UnlearnTrainer.train` resumes from: a folder,
     "true" for the last complete checkpoint of `output_dir`, or "auto" for the same if there is one.
     """
+
+    _argument_group_name = "unlearning and training (those of transformers' Seq2SeqTrainingArguments first)"
 
     method: str = field(
         default="orthograd",
@@ -81,12 +85,25 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "finite."
         },
     )
+    hide_names: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Names and ids of forgotten persons: salted hashes take their place in all that is pushed to the Hub. "
+            "The recipes know them."
+        },
+    )
+    name_forgotten: bool = field(
+        default=False,
+        metadata={"help": "Name the forgotten persons in the card and in all that is pushed to the Hub."},
+    )
     logging_steps: float = field(
         default=1, metadata={"help": "Optimizer steps between two log entries (a run of unlearning is short)."}
     )
 
     def __post_init__(self):
         super().__post_init__()
+        names = [self.hide_names] if isinstance(self.hide_names, str | int) else self.hide_names or []
+        self.hide_names = [str(name) for name in names]  # YAML reads 1089 as a number, and one name as no list
         for name in ("per_device_retain_batch_size", "check_steps", "check_samples", "max_skipped_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
@@ -95,7 +112,23 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         self.method_kwargs = _as_dict(self.method_kwargs)
 
     def to_dict(self) -> dict:
-        return {**super().to_dict(), "method": str(self.method)}
+        """For trackers and results: without `hide_names`, since trackers upload it."""
+        given = {**super().to_dict(), "method": str(self.method)}
+        del given["hide_names"]
+        return given
+
+
+def read_yaml(path: str | Path) -> dict:
+    """The keys and values of a YAML file, of plain types only. Raises ValueError: no such file, or no such YAML."""
+    if not Path(path).is_file():
+        raise ValueError(f"there is no configuration file {path}")
+    try:
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(given, dict):
+        raise ValueError(f"{path} holds no options: write `key: value` in each line")
+    return given
 
 
 def _as_dict(given: dict | str | None) -> dict | None:

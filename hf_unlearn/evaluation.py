@@ -1,6 +1,6 @@
 """WER, CER, accuracy and loss of every split, measured by the trainer's own evaluation, so in one process or many."""
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ def asr_metrics(
     normalize: bool | Callable[[str], str] = True,
     resamples: int = 1000,
     seed: int = 0,
+    texts: MutableSequence | None = None,
 ) -> Callable[[object], dict[str, float]]:
     """A `compute_metrics` for speech recognition by `generate` (predict_with_generate=True).
 
@@ -29,6 +30,7 @@ def asr_metrics(
         normalize: True for Whisper's English normaliser, False for the texts as they are, or a function of a text.
             The English normaliser writes numbers in digits and joins spoken ones ("one two three" is the one word
             "123"), so connected digits need False. Other languages: BasicTextNormalizer.
+        texts: gets (predictions, references) of every evaluation appended, two lists of normalised texts.
         resamples, seed: of the 95 % bootstrap intervals over utterances; resamples=0 leaves them out.
 
     Returns:
@@ -47,6 +49,8 @@ def asr_metrics(
         predictions, references = (
             [clean(text) for text in _decode(tokenizer, ids)] for ids in (predictions, references)
         )
+        if texts is not None:
+            texts.append((predictions, references))
         options = {"allow_empty": True, "resamples": resamples, "seed": seed}
         rates = [metric.compute(predictions=predictions, references=references, **options) for metric in metrics]
         return rates[0] | rates[1]

@@ -1,20 +1,52 @@
-"""The model card of an unlearned model, and what keeps a forgotten speaker's name out of it."""
+"""The model card of an unlearned model, and its evaluation results in the form that the Hub's leaderboards read."""
 
-import hashlib
-import re
 import secrets
 from importlib import resources
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from .report import results_table
+from .redaction import hides, redact, without_paths
+from .report import further_tables, results_table
 from .tasks import Task, task_of
 
 TAGS = ("unlearning", "machine-unlearning", "arxiv:2503.02312")
-IDENTIFYING = ("forget_speakers", "forget_ids", "retain_speakers", "retain_ids", "speakers")  # keys of lists of ids
+EVALUATIONS = Path(".eval_results") / "unlearning.yaml"
+SETTINGS = (
+    "method",
+    "alpha",
+    "granularity",
+    "per_device_train_batch_size",
+    "per_device_retain_batch_size",
+    "learning_rate",
+    "optim",
+    "max_steps",
+    "trainable",
+    "lora_r",
+)
+
+
+def write_card(
+    folder: Path, results: dict, salt: str, *, name_forgotten: bool = False, to: Path | None = None
+) -> ModelCard:
+    """Writes README.md and, for data sets of the Hub, .eval_results/unlearning.yaml into `folder`; or the card into `to`.
+
+    `results["card"]` holds further arguments of `build_card`, so that the card can be written again at any time.
+    """
+    options = {"model_name": Path(folder).absolute().name, **results.get("card", {})}
+    card = build_card(results, salt=salt, name_forgotten=name_forgotten, **options)
+    card.save(to or Path(folder) / "README.md")
+    if to:
+        return card
+    entries = evaluations(results, [name for name in options.get("datasets", ()) if on_hub(name)])
+    if entries:
+        path = Path(folder) / EVALUATIONS
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
+    return card
 
 
 def build_card(
@@ -25,6 +57,7 @@ def build_card(
     datasets=(),
     language: str | None = None,
     license: str | None = None,
+    tags=(),
     plot: str | None = None,
     salt: str | None = None,
     name_forgotten: bool = False,
@@ -32,81 +65,88 @@ def build_card(
     """Card from `results` (what results.json holds) and the template.
 
     It names no speaker unless `name_forgotten`; classes of images are named (`Task.personal` makes the difference).
+    License, language and data sets are inherited from the base model's card where that can be read.
 
     Args:
         base_model, datasets: Hub ids; local folders are left out of the metadata, where the Hub refuses them.
         language, license: as the Hub writes them: "en", "apache-2.0".
+        tags: further ones.
         plot: the PNG's path relative to the card.
         salt: of the pseudonyms (see `redact`); a fresh one where there is none, so that they cannot be guessed.
 
     Raises:
-        ValueError: it is not known whom to hide, or no model was evaluated.
+        ValueError: it is not known whom to hide.
     """
     task = task_of(results)
-    name_forgotten = name_forgotten or not task.personal
+    name_forgotten = name_forgotten or not hides(results, task.personal)
+    inherited = _inherited(base_model)
     about = {"model_name": model_name, "base_model": base_model, "datasets": list(datasets), "plot": plot}
     if not name_forgotten:
         redacted = redact({**results, "about": about}, salt or secrets.token_hex(16))
         results, about = redacted, redacted["about"]
     config = results["config"]
-    hub_datasets = [name for name in about["datasets"] if _on_hub(name)]
+    hub_datasets = [name for name in about["datasets"] if on_hub(name)]
+    base = about["base_model"] if on_hub(about["base_model"]) else None
+    known = [name for name in inherited.get("datasets") or [] if name not in hub_datasets]
+    adapter = bool(_setting(config, "lora_r")) and not results.get("merged")
     data = ModelCardData(
         model_name=about["model_name"],
-        library_name="transformers",
-        pipeline_tag=task.pipeline,
-        base_model=about["base_model"] if _on_hub(about["base_model"]) else None,
-        base_model_relation="finetune" if _on_hub(about["base_model"]) else None,
-        tags=[*TAGS, task.pipeline, *filter(None, [_setting(config, "method")])],
-        datasets=hub_datasets or None,
-        language=language,
-        license=license,
-        metrics=_rates(task),
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag=task.pipeline or None,
+        base_model=base,
+        base_model_relation=("adapter" if adapter else "finetune") if base else None,
+        tags=list(dict.fromkeys([*TAGS, *filter(None, [task.pipeline, _setting(config, "method"), *tags])])),
+        datasets=hub_datasets + known or None,
+        language=language or inherited.get("language"),
+        license=license or inherited.get("license"),
+        metrics=_rates(results["unlearned"] or {}, task) or None,
         eval_results=_eval_results(results["unlearned"] or {}, task, hub_datasets) or None,
+        **_carbon(results),
     )
     template = resources.files("hf_unlearn.model_cards").joinpath("template.md").read_text(encoding="utf-8")
-    return ModelCard.from_template(data, template_str=template, **_text(results, about, name_forgotten))
+    return ModelCard.from_template(data, template_str=template, **_text(results, about, name_forgotten, task))
 
 
-def _text(results, about, name_forgotten):
+def _text(results, about, name_forgotten, task):
     """What the template says beside the metadata."""
-    settings = (
-        "method",
-        "alpha",
-        "granularity",
-        "per_device_retain_batch_size",
-        "learning_rate",
-        "optim",
-        "max_steps",
-    )
-    task = task_of(results)
+    groups = results["data"].get(task.groups) or {}
+    models = any(results.get(name) for name in ("original", "unlearned", "retrained"))
     return {
-        "about": about,
+        "about": without_paths(about),
         "task": task,
         "whole_groups": task.forgotten == task.group,
         "units": results["data"][task.units],
-        "groups": results["data"][task.groups],
-        "settings": {name: _setting(results["config"], name) for name in settings},
-        "forgotten": _setting(results["config"], f"forget_{task.groups}") or results["data"][task.groups]["forget"],
+        "groups": groups,
+        "settings": {
+            name: value
+            for name in SETTINGS
+            if (value := _setting(results["config"], name)) not in (None, "") and (name, value) != ("lora_r", 0)
+        },
+        "forgotten": _setting(results["config"], f"forget_{task.groups}") or groups.get("forget", []),
         "named": name_forgotten,
         "splits": {
             split: meaning for split, (meaning, _) in task.splits.items() if split in (results["unlearned"] or {})
         },
-        "tables": results_table(results, markdown=True),
-        **{key: results.get(key) for key in ("seed", "stopping", "environment", "command", "retrained")},
+        "tables": results_table(results, markdown=True) if models else None,
+        "further_tables": further_tables(results, markdown=True),
+        "intervals": any(key.endswith("_low") for values in (results["unlearned"] or {}).values() for key in values),
+        "command": without_paths(results.get("command")),
+        **{key: results.get(key) for key in ("seed", "stopping", "environment", "retrained", "attacks")},
     }
 
 
-def _rates(task: Task) -> list[str]:
-    return [name for name in task.metrics if name != "loss"]
+def _rates(splits, task: Task) -> list[str]:
+    """The measured metrics that are percentages."""
+    return [name for name in task.metrics if name != "loss" and any(name in values for values in splits.values())]
 
 
 def _eval_results(splits, task: Task, hub_datasets):
     """The unlearned model's rates for the model-index."""
     name = hub_datasets[0] if hub_datasets else f"local {task.units}"
-    folder = "imagefolder" if task.units == "images" else "audiofolder"
+    folder = {"images": "imagefolder", "utterances": "audiofolder"}.get(task.units, "local")
     return [
         EvalResult(
-            task_type=task.pipeline,
+            task_type=task.pipeline or "other",
             dataset_type=hub_datasets[0] if hub_datasets else folder,
             dataset_name=f"{name}: {task.splits[split][0] if split in task.splits else split}",
             dataset_split=split,
@@ -115,12 +155,54 @@ def _eval_results(splits, task: Task, hub_datasets):
             metric_value=round(values[metric], 2),
         )
         for split, values in splits.items()
-        for metric in _rates(task)
+        for metric in _rates(splits, task)
         if values.get(metric) is not None
     ]
 
 
-def _on_hub(name):
+def evaluations(results: dict, hub_datasets: list[str]) -> list[EvalResultEntry]:
+    """The same for `.eval_results`, whose entries belong to a data set of the Hub: none without one.
+
+    The splits are those of unlearning, not the data set's own; a note says so at each.
+    """
+    task, splits = task_of(results), results["unlearned"] or {}
+    return [
+        EvalResultEntry(
+            dataset_id=hub_datasets[0],
+            task_id=f"{split}_{metric}",
+            value=round(values[metric], 2),
+            date=(results.get("environment") or {}).get("date"),
+            notes=f"{task.metrics[metric]} of a split made for unlearning: "
+            f"{task.splits[split][0] if split in task.splits else split}, {values.get('samples', '?')} {task.units}",
+        )
+        for split, values in splits.items()
+        for metric in _rates(splits, task)
+        if hub_datasets and values.get(metric) is not None
+    ]
+
+
+def _inherited(base_model: str | None) -> dict:
+    """Metadata of the base model's card; nothing where it has none, or cannot be reached."""
+    if not base_model:
+        return {}
+    local = Path(base_model)
+    if local.exists():
+        card = local / "README.md"
+        return ModelCard.load(card).data.to_dict() if card.exists() else {}
+    if not on_hub(base_model):
+        return {}
+    try:
+        return ModelCard.load(base_model).data.to_dict()
+    except Exception:  # offline, private, no card: of many types, none of which should cost the user the own card
+        return {}
+
+
+def _carbon(results: dict) -> dict:
+    grams = results.get("emissions_g")
+    return {} if grams is None else {"co2_eq_emissions": {"emissions": grams, "source": "CodeCarbon"}}
+
+
+def on_hub(name: str | None) -> bool:
     """Whether `name` can be an id on the Hub and is no local folder."""
     try:
         validate_repo_id(name or "")
@@ -133,81 +215,3 @@ def _setting(config, name):
     """A setting of `config`, which may hold its settings in groups."""
     groups = [config, *(group for group in config.values() if isinstance(group, dict))]
     return next((group[name] for group in groups if name in group), None)
-
-
-def redact(results: dict, salt: str) -> dict:
-    """A copy of `results` without the forgotten speakers' ids; for everything that is published.
-
-    - Every id under a key of IDENTIFYING becomes its pseudonym: the retained speakers' too, since whoever has the
-      data set would find the missing one.
-    - In every other text (command, paths, keys) a forgotten speaker's or utterance's id becomes its pseudonym, with
-      the rest of its path or utterance id, in any case and with any separators. A very short id can so take an
-      innocent number with it: what is published errs on the side of silence.
-    - `environment` is kept: it holds no text of the user's.
-
-    The same salt gives the same pseudonyms. Keep it to yourself: with it anyone can try all ids.
-
-    Raises:
-        ValueError: no forgotten speaker is named, so that it is not known what to hide.
-    """
-    ids = {key: set() for key in IDENTIFYING}
-    _collect(results, ids)
-    if not ids["forget_speakers"]:
-        raise ValueError(
-            "results names no forget_speakers in its config or data, so it is not known whom to hide: "
-            "put them there, or publish the names knowingly with name_forgotten=True."
-        )
-    numbered = {name for name in ids["forget_ids"] if name.isdigit()}  # row numbers: they name nobody
-    mentions = _mentions(ids["forget_speakers"] | ids["forget_ids"] - numbered | ids["retain_speakers"], salt)
-    everyone = set().union(*ids.values())
-
-    def clean(value, identifies=False):
-        if isinstance(value, dict):
-            return {clean(key, key in everyone): clean(value[key], key in IDENTIFYING or identifies) for key in value}
-        if isinstance(value, list | tuple | set):
-            return [clean(item, identifies) for item in value]
-        if identifies and isinstance(value, str | int):
-            return pseudonym(value, salt)
-        return mentions(value) if isinstance(value, str | Path) else value
-
-    return {key: results[key] if key == "environment" else clean(results[key]) for key in results}
-
-
-def pseudonym(identifier, salt: str) -> str:
-    """First 8 hex digits of sha256(salt + id)."""
-    return hashlib.sha256(f"{salt}{identifier}".encode()).hexdigest()[:8]
-
-
-def _collect(value, ids, key=None):
-    """Adds to ids[key] what `value` holds under each identifying key."""
-    if isinstance(value, dict):
-        for name, item in value.items():
-            _collect(item, ids, name if name in ids else key)
-        if key == "speakers":  # {split: speakers}, as the splits describe themselves
-            _collect(value.get("forget", []), ids, "forget_speakers")
-    elif isinstance(value, list | tuple | set):
-        for item in value:
-            _collect(item, ids, key)
-    elif key is not None and value not in (None, ""):
-        ids[key].add(str(value))
-
-
-def _mentions(names, salt):
-    """A function that replaces every mention of `names` in a text by the pseudonym."""
-    known = {_letters(name): name for name in names}
-    longest_first = sorted(names, key=len, reverse=True)
-    rest = r"(?:[-_./\\]+\w+)*"  # of the path or utterance id: a LibriSpeech chapter has one speaker
-    pattern = re.compile(f"({'|'.join(map(_mention, longest_first))}){rest}", re.IGNORECASE)
-    return lambda text: pattern.sub(lambda match: pseudonym(known[_letters(match[1])], salt), str(text))
-
-
-def _letters(name):
-    return re.sub(r"[\W_]+", "", name).lower()
-
-
-def _mention(name):
-    """Pattern of one id: "Jane Doe" also as jane_doe; 1089 also in spk1089, but not in 21089."""
-    body = r"[\W_]+".join(map(re.escape, re.findall(r"[^\W_]+", name)))
-    before, after = (r"\d" if end.isdigit() else r"[^\W\d_]" for end in (body[0], body[-1]))
-    decimal = r"(?<!\d\.)(?<!\de-)" if name.isdigit() and len(name) <= 2 else ""  # 0.5 and 1e-5 are not speaker 5
-    return f"(?<!{before}){decimal}{body}(?!{after})"

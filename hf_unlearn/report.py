@@ -1,5 +1,6 @@
 """What a run tells its user: a table, a plot, results.json, and the environment that made them."""
 
+import csv
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .metrics.privacy import ATTACKS
 from .tasks import TASKS, Task, task_of
 
 MODELS = ("original", "unlearned", "retrained")
@@ -40,6 +42,11 @@ def results_table(results: dict, *, metrics=None, markdown: bool = False) -> str
     Raises:
         ValueError: no model with metrics.
     """
+    return "\n\n".join(align(rows, markdown) for rows in results_table_rows(results, metrics))
+
+
+def results_table_rows(results: dict, metrics=None) -> list[list[list[str]]]:
+    """The tables of `results_table`, as rows of cells with the headings first."""
     models = {name: results[name] for name in MODELS if results.get(name)}
     if not models:
         raise ValueError(f"results has none of {', '.join(MODELS)}: evaluate a model first (keys: {list(results)}).")
@@ -50,8 +57,8 @@ def results_table(results: dict, *, metrics=None, markdown: bool = False) -> str
     for metric in metrics or task.metrics:
         if any(metric in values for model in models.values() for values in model.values()):
             rows = [_row(split, models, metric, task) for split in splits]
-            tables.append(align([[task.metrics.get(metric, metric), "wanted", *models], *rows], markdown))
-    return "\n\n".join(tables)
+            tables.append([[task.metrics.get(metric, metric), "wanted", *models], *rows])
+    return tables
 
 
 def comparison_table(title: str, models: dict[str, dict], wanted: dict[str, str], *, markdown: bool = False) -> str:
@@ -63,6 +70,24 @@ def comparison_table(title: str, models: dict[str, dict], wanted: dict[str, str]
 
     rows = [[name, want, *(cell(values.get(name)) for values in models.values())] for name, want in wanted.items()]
     return align([[title, "wanted", *models], *rows], markdown)
+
+
+def further_tables(results: dict, *, markdown: bool = False) -> str:
+    """Scores, membership attacks and relearning speed side by side for the models, as far as they were measured."""
+    tables = []
+    if results.get("scores"):
+        tables.append(comparison_table("Score", results["scores"], {"uis": "down", "aus": "up"}, markdown=markdown))
+    if results.get("attacks"):
+        known = results.get("retrained") is not None
+        measured = set().union(*results["attacks"].values())
+        wanted = {
+            name: "as retrained" if known else attack.wanted for name, attack in ATTACKS.items() if name in measured
+        }
+        tables.append(comparison_table("Membership attack", results["attacks"], wanted, markdown=markdown))
+    if results.get("relearning"):
+        wanted = {"steps": "as retrained"}
+        tables.append(comparison_table("Relearning", results["relearning"], wanted, markdown=markdown))
+    return "\n\n".join(tables)
 
 
 def _row(split, models, metric, task):
@@ -217,6 +242,17 @@ def write_results(path, results: dict) -> None:
         partial.unlink(missing_ok=True)
 
 
+def read_results(folder) -> dict:
+    """results.json of a run's output folder. Raises ValueError where there is none, or none that can be read."""
+    path = Path(folder) / "results.json"
+    if not path.is_file():
+        raise ValueError(f"there is no {path}: give the output_dir of a finished run")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
 def _plain(value):
     """`value` in JSON's types: NumPy numbers and arrays, tensors and paths converted, NaN and infinities as None."""
     if isinstance(value, dict):
@@ -245,6 +281,13 @@ def environment() -> dict:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": _commit(),
     }
+
+
+def emissions(folder: Path) -> float | None:
+    """Grams of CO2 equivalents of the last run in `folder`, where codecarbon is installed and has measured them."""
+    path = Path(folder) / "emissions.csv"
+    rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
+    return 1000 * float(rows[-1]["emissions"]) if rows else None  # the file counts in kg
 
 
 def _processor():

@@ -1,6 +1,6 @@
 """What is forgotten decides the words, the metrics and the wanted directions of every report: one entry for each kind."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,25 @@ TASKS = {
             "test": ("unseen images", "stay"),
         },
     ),
+    # What a trainer outside of the recipes knows: its data, and the metrics of its own compute_metrics.
+    "data": Task(
+        pipeline="",
+        forgotten="sample",
+        group="sample",
+        groups="",
+        units="samples",
+        personal=False,
+        metrics=ERROR_RATES | ACCURACY,
+        splits={
+            "forget": ("forgotten samples", ""),
+            "retain": ("retain set", "stay"),
+            "test": ("unseen samples", "stay"),
+        },
+    ),
 }
 
 
 def task_of(results: dict) -> Task:
     """The task of a run, from its results.json; those of the first version know speakers only."""
-    return TASKS[results.get("task", "speakers")]
+    task = TASKS[results.get("task", "speakers")]
+    return replace(task, pipeline=results["pipeline"]) if "pipeline" in results else task

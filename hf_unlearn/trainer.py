@@ -12,7 +12,7 @@ from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
-from transformers import Seq2SeqTrainer, set_seed
+from transformers import set_seed
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
@@ -34,6 +34,7 @@ from .compatibility import DDP, check_compatible, check_data, check_deepspeed, c
 from .config import UnlearnConfig, as_unlearn_config
 from .distributed import SampleExchange, Together, all_processes, any_process, failures_told
 from .guards import SkippedSteps, all_finite, broken_samples, named, place_in_dataset, random_state_kept
+from .hub import PublishingTrainer
 from .methods import Method, build_method
 from .per_sample import PerSampleEngine, SampleMeanLoss
 from .per_sample.check import MIXED, find_slow_parameters, samples_mix
@@ -47,7 +48,7 @@ from .stopping import StoppingRules
 logger = logging.get_logger(__name__)
 
 
-class UnlearnTrainer(Seq2SeqTrainer):
+class UnlearnTrainer(PublishingTrainer):
     """Makes a model forget `forget_dataset` while it keeps `retain_dataset`; in all else a `Seq2SeqTrainer`.
 
     Args:

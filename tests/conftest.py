@@ -2,7 +2,9 @@
 
 import gc
 import os
+import time
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -12,6 +14,8 @@ if (
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from transformers import set_seed  # noqa: E402
+
+from tests.hub_server import TOKEN, running  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -25,3 +29,19 @@ def _imports_are_not_searched_for_garbage():
     been imported."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub on this machine, which huggingface_hub takes for the Hub, and does not wait long for."""
+    with running() as server:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        slept = time.sleep
+        monkeypatch.setattr(time, "sleep", lambda seconds: slept(min(seconds, 0.01)))
+        huggingface_hub.close_session()
+        yield server
+        huggingface_hub.close_session()

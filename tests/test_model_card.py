@@ -6,8 +6,11 @@ import json
 
 import pytest
 import yaml
+from huggingface_hub import parse_eval_result_entries
 
-from hf_unlearn.model_card import build_card, pseudonym, redact
+from hf_unlearn.model_card import build_card, write_card
+from hf_unlearn.redaction import hide_tokens, pseudonym, redact, salt_of
+from hf_unlearn.report import emissions
 
 SALT = "pepper"
 
@@ -83,6 +86,54 @@ def test_local_folders_stay_out_of_the_metadata(tmp_path):
     data = card(base_model=str(tmp_path), datasets=["/data/speech"]).data
     assert not {"base_model", "base_model_relation", "datasets"} & set(data.to_dict())
     assert data.eval_results[0].dataset_type == "audiofolder"
+
+
+def test_license_data_and_language_are_inherited_from_the_base_models_card(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\nlanguage: de\ndatasets: [me/speech]\n---\n")
+    data = card(base_model=str(tmp_path)).data
+    assert (data.license, data.language, data.datasets) == ("mit", "de", ["openslr/librispeech_asr", "me/speech"])
+    assert card(base_model=str(tmp_path), license="apache-2.0").data.license == "apache-2.0"
+
+
+def test_an_adapter_is_called_one():
+    adapter = {**RESULTS, "config": {**RESULTS["config"], "lora_r": 8}}
+    data = card(adapter).data
+    assert (data.library_name, data.base_model_relation) == ("peft", "adapter")
+    assert card({**adapter, "merged": True}).data.base_model_relation == "finetune"
+
+
+def test_attacks_stand_beside_their_targets():
+    attacks = {"unlearned": {"loss_auc": 0.61}, "retrained": {"loss_auc": 0.52}}
+    with_target = card({**RESULTS, "attacks": attacks}).text
+    assert "| loss_auc          | as retrained |      0.61 |      0.52 |" in with_target
+    assert "0.5 is a coin's toss" in with_target
+    alone = card({**RESULTS, "attacks": {"unlearned": {"loss_auc": 0.61}}, "retrained": None}).text
+    assert "| loss_auc          | 0.5    |      0.61 |" in alone
+
+
+def test_emissions_are_told_where_they_were_measured(tmp_path):
+    (tmp_path / "emissions.csv").write_text("timestamp,emissions\n1,0.5\n2,0.0125\n")  # kg, one row for each run
+    assert emissions(tmp_path) == 12.5 and emissions(tmp_path / "none") is None
+    assert card({**RESULTS, "emissions_g": 12.5}).data.co2_eq_emissions["emissions"] == 12.5
+
+
+def test_no_machines_paths():
+    text = str(card({**RESULTS, "command": "python /home/me/unlearn.py --x ~/data/x.yaml https://hub.co/a/b", "y": 1}))
+    assert "/home/me" not in text and "python unlearn.py --x x.yaml https://hub.co/a/b" in text
+
+
+def test_a_card_is_written_with_its_evaluations_and_again_the_same(tmp_path):
+    results = {**RESULTS, "card": {"datasets": ["openslr/librispeech_asr"], "language": "en"}}
+    first = str(write_card(tmp_path, results, salt_of(tmp_path)))
+    assert (tmp_path / "README.md").read_text() == first == str(write_card(tmp_path, results, salt_of(tmp_path)))
+    entries = parse_eval_result_entries(yaml.safe_load((tmp_path / ".eval_results/unlearning.yaml").read_text()))
+    assert {(one.task_id, one.value) for one in entries} >= {("forget_wer", 95.0), ("test_cer", 6.17)}
+    assert (tmp_path / ".salt").stat().st_mode & 0o077 == 0
+
+
+def test_tokens_are_masked():
+    command = "python x.py --hub_token hf_abcdefghij --hub_token=secret --other_token secret --x hf_data"
+    assert hide_tokens(command) == "python x.py --hub_token *** --hub_token=*** --other_token *** --x hf_data"
 
 
 def test_card_survives_the_hubs_yaml():

@@ -35,9 +35,13 @@ ALLOWED = {
     "retain": {"seeded"},
     "checkpoints": {"per_sample"},
     "evaluation": {"metrics"},
-    "report": {"tasks"},
+    "redaction": set(),
+    "report": {"tasks", "metrics"},
+    "html_report": {"redaction", "report", "tasks"},
+    "model_card": {"redaction", "report", "tasks"},
+    "hub": {"html_report", "model_card", "redaction", "report", "tasks"},
     "trainer": {"config", "methods", "per_sample", "preparation", "retain", "stopping", "step", "distributed", "guards",
-                "checkpoints", "compatibility", "seeded"},
+                "checkpoints", "compatibility", "seeded", "hub"},
 }  # fmt: skip
 
 

@@ -33,6 +33,8 @@ MODES = {1: "L", 3: "RGB"}  # channels of a model: mode of PIL
 class ImageArguments:
     """The data of an image recipe: where it is, what is forgotten, how much is retained."""
 
+    _argument_group_name = "data"
+
     dataset: str = field(
         default="uoft-cs/cifar10",
         metadata={

@@ -30,6 +30,8 @@ BATCH = 16  # utterances that are extracted, and written, at once
 class SpeechArguments:
     """The data of a speech recipe: where it is, who is forgotten, how much is retained."""
 
+    _argument_group_name = "data"
+
     dataset: str = field(
         default="openslr/librispeech_asr",
         metadata={

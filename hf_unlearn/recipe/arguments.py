@@ -1,14 +1,14 @@
 """The options that all recipes share, and how YAML file and command line become arguments."""
 
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-import yaml
 from transformers import HfArgumentParser
+
+from ..config import read_yaml
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -16,6 +16,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 @dataclass
 class RecipeArguments:
     """Which models there are, how they are trained, and what of the model unlearning may change."""
+
+    _argument_group_name = "models and evaluation (the recipe)"
 
     model: str = field(
         default="train",
@@ -48,6 +50,19 @@ class RecipeArguments:
     lora_target_modules: list[str] = field(
         default_factory=list, metadata={"help": "LoRA: names of the layers that get an adapter."}
     )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Only say what would be done: splits, trained parameters, memory, steps."}
+    )
+    evaluate: bool = field(
+        default=False,
+        metadata={"help": "Only evaluate `model` on the splits, into evaluation.json (hf-unlearn evaluate)."},
+    )
+    recipe: str | None = field(
+        default=None, metadata={"help": "hf-unlearn run: the recipe's script; without it, unlearn.py beside the YAML."}
+    )
+    launch: str = field(
+        default="", metadata={"help": "hf-unlearn run, in the YAML: flags of accelerate launch, '--num_processes 2'."}
+    )
 
 
 @dataclass
@@ -65,7 +80,8 @@ def parse(types: Sequence[type], argv: Sequence[str]) -> tuple:
     Raises:
         ValueError: there is no such file, or an option that no dataclass knows.
     """
-    argv, parser = list(argv), HfArgumentParser(types)
+    usage = "%(prog)s [config.yaml] [--key value ...]    (the YAML holds the same keys; the command line wins)"
+    argv, parser = list(argv), HfArgumentParser(types, usage=usage)
     if argv and not argv[0].startswith("-"):
         known = {option.name for kind in types for option in fields(kind) if option.init}
         parser.set_defaults(**_read_options(argv.pop(0), known))
@@ -76,12 +92,7 @@ def parse(types: Sequence[type], argv: Sequence[str]) -> tuple:
 
 
 def _read_options(path: str, known: set[str]) -> dict:
-    if not os.path.isfile(path):
-        raise ValueError(f"there is no configuration file {path}")
-    with open(path) as file:
-        options = yaml.safe_load(file)
-    if not isinstance(options, dict):
-        raise ValueError(f"{path} holds no options: write `key: value` in each line")
+    options = read_yaml(path)
     unknown = sorted(set(options) - known)
     if unknown:
         raise ValueError(f"unknown in {path}: {', '.join(unknown)}; --help lists all options")

@@ -13,8 +13,10 @@ from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArgumen
 
 from ..config import UnlearnConfig
 from ..evaluation import evaluate_splits
-from ..model_card import build_card
-from ..report import environment, plot_history, results_table, write_results
+from ..html_report import Report
+from ..model_card import write_card
+from ..redaction import hide_tokens, salt_of
+from ..report import emissions, environment, plot_history, results_table, write_results
 from ..tasks import TASKS
 from ..trainer import UnlearnTrainer
 from .arguments import RecipeArguments
@@ -51,6 +53,10 @@ class Recipe:
         """Further arguments of `build_card`."""
         return {}
 
+    def audio(self, results: dict) -> dict[str, bytes]:
+        """Sound files for the report's players, by the ids of `results["transcripts"]`."""
+        return {}
+
     def measure(self, trainer: UnlearnTrainer) -> dict:
         """What is known of a model beside the metrics of its splits, by the keys of results.json."""
         return {}
@@ -60,12 +66,21 @@ class Recipe:
 
 
 def unlearn(recipe: Recipe) -> dict:
-    """The whole run. The main process leaves model, card, results.json and plot in output_dir; returns the results."""
+    """The whole run. The main process leaves model, card, results.json and plot in output_dir; returns the results.
+
+    All of it is pushed to the Hub where `push_to_hub` says so.
+    """
     options, args = recipe.options, recipe.args
+    if options.dry_run:
+        return dry_run(recipe)
+    if options.evaluate:
+        return evaluate(recipe)
+    if TASKS[recipe.task].personal:
+        args.hide_names = sorted({*args.hide_names, *recipe.splits.describe()[TASKS[recipe.task].groups]["forget"]})
     original = get_model(recipe, "original", options.model)
     retrained, of_retrained = None, {}
     if options.gold != "none":
-        retrained, of_retrained = _evaluate_retrained(recipe, get_model(recipe, "retrained", options.gold))
+        retrained, of_retrained = _evaluate_alone(recipe, get_model(recipe, "retrained", options.gold))
     args.stop_when = fill_in_retrained(args.stop_when, retrained)
     args.abort_when = fill_in_retrained(args.abort_when, retrained)
 
@@ -74,7 +89,7 @@ def unlearn(recipe: Recipe) -> dict:
     before, of_original = evaluate_splits(trainer, trainer.eval_dataset), recipe.measure(trainer)
     trainer.train()
     after, of_unlearned = evaluate_splits(trainer, trainer.eval_dataset), recipe.measure(trainer)
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # a push comes when the card is there
     results = {
         "task": recipe.task,
         "config": {"recipe": vars(options), "data": vars(recipe.data), "trainer": args.to_dict()},
@@ -87,14 +102,78 @@ def unlearn(recipe: Recipe) -> dict:
         "gap": gap(after, retrained),
         "stopping": trainer.stopping,
         "history": history(trainer, before),
-        "command": shlex.join(sys.argv),
+        "command": hide_tokens(shlex.join(["python", *sys.argv])),
+        "emissions_g": emissions(Path(args.output_dir)),
+        "card": {
+            "base_model": options.base_model if options.model == "train" else options.model,
+            "datasets": [recipe.data.dataset],
+            **recipe.card_arguments(),
+        },
     }
     for name in of_unlearned:
         measured = {"original": of_original, "unlearned": of_unlearned, "retrained": of_retrained}
         results[name] = {model: values[name] for model, values in measured.items() if values}
     recipe.finish(results, trainer)
+    trainer.results = results
     if trainer.is_world_process_zero():
         _report(recipe, results)
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    return results
+
+
+def dry_run(recipe: Recipe) -> dict:
+    """Prints what a run would do, with the model that it would start from, and trains nothing."""
+    options, args, task = recipe.options, recipe.args, TASKS[recipe.task]
+    model = recipe.load_model(options.base_model if options.model == "train" else options.model)
+    freeze(model, options.trainable)
+    args.stop_when = args.abort_when = None  # they can speak of a model that is not there yet
+    args.push_to_hub = False
+    trainer = make_trainer(recipe, model, args, lora_r=options.lora_r)
+    described = recipe.splits.describe()
+    plan = {
+        task.units: described[task.units],
+        "model": options.model,
+        "retrained model": options.gold,
+        "method": str(args.method),
+        "steps": args.max_steps if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs",
+        **training_memory(trainer.model, args.optim),
+        "not counted": "activations, per-sample gradients of one layer",
+        "output": args.output_dir,
+    }
+    if trainer.is_world_process_zero():
+        print("\n".join(f"{name}: {value}" for name, value in plan.items()))
+    return plan
+
+
+def training_memory(model: nn.Module, optimizer: str) -> dict:
+    """Numbers of parameters, and MiB of weights, gradients and optimizer states."""
+    total = sum(p.numel() for p in model.parameters())
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    trained = [p for p in model.parameters() if p.requires_grad]
+    gradients = sum(p.numel() * p.element_size() for p in trained)
+    states = 2 * gradients if "adam" in optimizer else 0 if optimizer == "sgd" else None
+    count = sum(p.numel() for p in trained)
+    mebibytes = {"weights": weights, "gradients": gradients, f"states of {optimizer}": states}
+    return {
+        "trained parameters": f"{count:,} of {total:,} ({100 * count / total:.2f} %)",
+        "memory": ", ".join(
+            f"{name} {'not known' if size is None else f'{size / 2**20:.1f} MiB'}" for name, size in mebibytes.items()
+        ),
+    }
+
+
+def evaluate(recipe: Recipe) -> dict:
+    """Evaluates `model` on the splits; evaluation.json goes into its folder, or output_dir for a model of the Hub."""
+    options = recipe.options
+    if options.model == "train":
+        raise ValueError("model is 'train', but only a model that is there can be evaluated: give a folder or Hub id")
+    metrics, measured = _evaluate_alone(recipe, recipe.load_model(options.model))
+    results = {"task": recipe.task, "model": options.model, "evaluated": metrics, **measured}
+    if recipe.args.process_index == 0:
+        folder = Path(options.model if Path(options.model).is_dir() else recipe.args.output_dir)
+        write_results(folder / "evaluation.json", results)
+        print(f"\n{results_table({**results, 'unlearned': metrics})}\n\nevaluation.json is in {folder}")
     return results
 
 
@@ -156,10 +235,10 @@ def freeze(model: nn.Module, trainable: str) -> None:
         raise ValueError(f"trainable is {trainable!r}, which matches no parameter, such as {name!r}")
 
 
-def _evaluate_retrained(recipe: Recipe, model: nn.Module) -> tuple[dict, dict]:
+def _evaluate_alone(recipe: Recipe, model: nn.Module) -> tuple[dict, dict]:
     """Evaluates a model that is not unlearned, by the same trainer."""
     args = copy.copy(recipe.args)
-    args.stop_when = args.abort_when = None
+    args.stop_when, args.abort_when, args.push_to_hub = None, None, False
     trainer = make_trainer(recipe, model, args, lora_r=0)
     return evaluate_splits(trainer, trainer.eval_dataset), recipe.measure(trainer)
 
@@ -202,18 +281,13 @@ def history(trainer: UnlearnTrainer, original: dict) -> list[dict]:
 
 def _report(recipe: Recipe, results: dict) -> None:
     """Prints the table; writes results.json, the plot and the model's card."""
-    folder, options = Path(recipe.args.output_dir), recipe.options
+    folder = Path(recipe.args.output_dir)
     print(f"\n{results_table(results)}\n\n{results['stopping']}")
-    write_results(folder / "results.json", results)
     levels = {"original": results["original"], "retrained": results["retrained"]}
     plot = plot_history(results["history"], folder / "forgetting.png", task=TASKS[recipe.task], **levels)
-    card = build_card(
-        results,
-        model_name=folder.name,
-        base_model=options.base_model if options.model == "train" else options.model,
-        datasets=[recipe.data.dataset],
-        plot=plot.name,
-        **recipe.card_arguments(),
-    )
-    card.save(folder / "README.md")
-    print(f"model, results.json, forgetting.png and README.md are in {folder}")
+    results["card"]["plot"] = plot.name
+    write_results(folder / "results.json", results)
+    write_card(folder, results, salt_of(folder), name_forgotten=recipe.args.name_forgotten)
+    salt = None if recipe.args.name_forgotten else salt_of(folder)
+    Report(results, salt, recipe.audio(results)).save(folder / "report.html")
+    print(f"model, results.json, forgetting.png, report.html and README.md are in {folder}")

@@ -25,7 +25,7 @@ from ..evaluation import classification_metrics, logits_of, relearning_steps
 from ..metrics.privacy import ATTACKS, cross_entropy, loss_attack, svc_attacks
 from ..metrics.quality import accuracy_of_classes
 from ..metrics.scores import adaptive_unlearning_score, unlearning_impact_score
-from ..report import comparison_table, plot_pictures
+from ..report import further_tables, plot_pictures
 from ..trainer import UnlearnTrainer
 from .arguments import RecipeArguments, parse
 from .frame import Recipe, unlearn
@@ -178,7 +178,7 @@ class ImageRecipe(Recipe):
             if results[model]
         }
         if trainer.is_world_process_zero():
-            print("\n" + _tables(results))
+            print("\n" + further_tables(results))
             self._draw_misread(trainer)
 
     def _draw_misread(self, trainer: UnlearnTrainer) -> None:
@@ -224,18 +224,6 @@ def scores(original: dict, model: dict, *, whole_class: bool) -> dict[str, float
     }
     uis = unlearning_impact_score(**accuracies) if accuracies["original_test"] > 0 else None
     return {"uis": uis, "aus": adaptive_unlearning_score(**accuracies)}
-
-
-def _tables(results: dict) -> str:
-    """Scores, attacks and relearning speed, side by side for the models."""
-    tables = [comparison_table("Score", results["scores"], {"uis": "down", "aus": "up"})]
-    if "attacks" in results:
-        known = results["retrained"] is not None
-        wanted = {name: "as retrained" if known else attack.wanted for name, attack in ATTACKS.items()}
-        tables.append(comparison_table("Membership attack", results["attacks"], wanted))
-    if "relearning" in results:
-        tables.append(comparison_table("Relearning", results["relearning"], {"steps": "as retrained"}))
-    return "\n\n".join(tables)
 
 
 def _fits(classes: list[str], name: str) -> bool:

@@ -45,6 +45,12 @@ class WhisperArguments(RecipeArguments):
             "help": "Whisper's English normaliser before WER and CER. It joins spoken digits to one word: false there."
         },
     )
+    report_audio: int = field(
+        default=0,
+        metadata={
+            "help": "report.html plays so many utterances of each split: mind what the data's license and the speakers allow."
+        },
+    )
     lora_target_modules: list[str] = field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
         metadata={"help": "LoRA: names of the layers that get an adapter."},

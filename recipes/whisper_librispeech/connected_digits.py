@@ -56,6 +56,14 @@ def join(takes: list[tuple[str, np.ndarray]], rng: np.random.Generator) -> tuple
     return " ".join(text for text, _ in chosen), np.concatenate([pause(), *pieces])
 
 
+def inside(folder: Path, name: str) -> Path:
+    """`folder / name`, where the data gives the name. Raises ValueError for one that leads out of the folder."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise ValueError(f"the data names {name!r}, which would be written outside of {folder}: mend its metadata.csv")
+    return path
+
+
 def write_connected(
     source: str | Path, folder: str | Path, *, train: int = 200, test: int = 40, seed: int = 0
 ) -> Path:
@@ -64,7 +72,7 @@ def write_connected(
     takes = read_takes(Path(source))
     for number, ((split, speaker), own) in enumerate(tqdm(sorted(takes.items()), desc="speakers", unit="speaker")):
         rng = np.random.default_rng([seed, number])
-        (folder / split / speaker).mkdir(parents=True, exist_ok=True)
+        inside(folder, f"{split}/{speaker}").mkdir(parents=True, exist_ok=True)
         for i in range(counts[split]):
             text, samples = join(own, rng)
             name = f"{split}/{speaker}/{i:03d}.flac"

@@ -5,7 +5,7 @@
         --forget_speakers 103 --method gradient_difference --alpha 0.8 --output_dir out/difference
     accelerate launch recipes/whisper_librispeech/unlearn.py recipes/whisper_librispeech/fsdd_digits.yaml --gold none
 
-`output_dir` then holds the unlearned model with its card, `results.json` and `forgetting.png`. `--help` lists all
+`output_dir` then holds the unlearned model with its card, `results.json`, `forgetting.png` and `report.html`. `--help` lists all
 options: the recipe's (WhisperArguments), the data's (SpeechArguments) and the trainer's (UnlearnConfig).
 """
 

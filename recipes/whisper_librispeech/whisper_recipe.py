@@ -1,6 +1,11 @@
 """What the Whisper recipe has of its own: models, features, augmentation and word error rates."""
 
+import io
+from collections import deque
+
+import datasets
 import numpy as np
+import soundfile
 import torch
 from arguments import WhisperArguments
 from datasets import concatenate_datasets
@@ -8,12 +13,14 @@ from tiny_whisper import build_model, build_processor, build_word_tokenizer
 from torch.utils.data import ConcatDataset, Dataset
 from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor, WhisperTokenizer, set_seed
 
-from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.speech import SpeechArguments, SpeechCollator
+from hf_unlearn import UnlearnConfig, UnlearnTrainer
+from hf_unlearn.data.speech import SAMPLING_RATE, SpeechArguments, SpeechCollator, decode_audio
 from hf_unlearn.data.splits import SpeakerSplits, load_splits, prepare_splits
 from hf_unlearn.evaluation import asr_metrics
+from hf_unlearn.metrics import error_rate, word_errors
 from hf_unlearn.recipe import Recipe
 
+SHOWN = 8  # transcripts of each split in results.json and report.html
 FRAMES_PER_SECOND = 100  # of Whisper's mel spectrogram
 
 
@@ -62,12 +69,13 @@ class WhisperRecipe(Recipe):
         self.options, self.data, self.args = options, data, args
         args.predict_with_generate, args.label_names = True, ["labels"]
         with args.main_process_first(desc="loading the data"):
-            splits = load_splits(data, args.seed)
+            splits = self.unprepared = load_splits(data, args.seed)
         start = options.base_model if options.model == "train" else options.model
         self.processor = load_processor(start, options, splits)
         longest = WhisperConfig.from_pretrained(start).max_target_positions if start else options.max_target_positions
         with args.main_process_first(desc="features"):  # the others find them in the cache
             self.splits = prepare_splits(splits, self.processor, data, max_label_length=longest, retain_pool=training)
+        self.texts = deque(maxlen=len(self.splits.evaluation()))  # of the last evaluation of all splits
 
     def load_model(self, name: str | None) -> WhisperForConditionalGeneration:
         """`generate` then prompts with the language and task of the data."""
@@ -105,8 +113,52 @@ class WhisperRecipe(Recipe):
             "eval_dataset": self.splits.evaluation(self.data.max_eval_samples),
             "processing_class": self.processor,
             "data_collator": SpeechCollator(self.processor, model.config.decoder_start_token_id),
-            "compute_metrics": asr_metrics(self.processor, normalize=self.options.normalize, seed=self.args.seed),
+            "compute_metrics": asr_metrics(
+                self.processor, normalize=self.options.normalize, seed=self.args.seed, texts=self.texts
+            ),
         }
+
+    def measure(self, trainer: UnlearnTrainer) -> dict:
+        """Word error rate of each speaker, and a few transcripts, of the model that was evaluated last."""
+        measured = {"per_speaker": {}, "transcripts": {}}
+        for (split, rows), (said, references) in zip(trainer.eval_dataset.items(), self.texts):
+            errors, words = word_errors(said, references, allow_empty=True)
+            speakers = np.array(rows["speaker"][:])
+            measured["per_speaker"][split] = {
+                speaker: error_rate(errors[speakers == speaker], words[speakers == speaker])
+                for speaker in np.unique(speakers).tolist()
+                if words[speakers == speaker].sum()
+            }
+            shown = zip(rows["id"][:SHOWN], references, said)
+            measured["transcripts"][split] = [
+                {"id": name, "reference": text, "said": heard} for name, text, heard in shown
+            ]
+        return measured
+
+    def finish(self, results: dict, trainer: UnlearnTrainer) -> None:
+        """Puts the models' transcripts of an utterance side by side."""
+        measured = results["transcripts"]
+        results["transcripts"] = {
+            split: [
+                {
+                    "id": row["id"],
+                    "reference": row["reference"],
+                    "models": {model: splits[split][place]["said"] for model, splits in measured.items()},
+                }
+                for place, row in enumerate(rows)
+            ]
+            for split, rows in measured["unlearned"].items()
+        }
+
+    def audio(self, results: dict) -> dict[str, bytes]:
+        wanted = {row["id"] for rows in results["transcripts"].values() for row in rows[: self.options.report_audio]}
+        sounds = {}
+        for part in vars(self.unprepared).values() if wanted else ():
+            if isinstance(part, datasets.Dataset):
+                for place, name in enumerate(part["id"][:]):
+                    if name in wanted:
+                        sounds[name] = as_wav(part[place]["audio"])
+        return sounds
 
     def card_arguments(self) -> dict:
         return {"language": self.data.language}
@@ -114,6 +166,13 @@ class WhisperRecipe(Recipe):
     def _augmented(self, rows, model: WhisperForConditionalGeneration) -> Augmented:
         shift = round(self.options.train_shift * FRAMES_PER_SECOND)
         return Augmented(rows, self.processor, model.config, self.options.train_hidden_words, shift)
+
+
+def as_wav(audio: dict) -> bytes:
+    """The utterance as a sound file that every browser plays."""
+    file = io.BytesIO()
+    soundfile.write(file, decode_audio(audio), SAMPLING_RATE, format="WAV")
+    return file.getvalue()
 
 
 def load_processor(name: str | None, options: WhisperArguments, splits: SpeakerSplits) -> WhisperProcessor:

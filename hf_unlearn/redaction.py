@@ -1,0 +1,141 @@
+"""What keeps the names of forgotten persons, and tokens, out of everything that is published."""
+
+import hashlib
+import re
+import secrets
+from pathlib import Path
+
+# keys of lists of ids; hide_names is what a user of the plain trainer gives (`UnlearnConfig.hide_names`)
+IDENTIFYING = ("forget_speakers", "forget_ids", "retain_speakers", "retain_ids", "speakers", "hide_names")
+SALT = ".salt"  # beside results.json; never uploaded
+
+
+def salt_of(folder: Path) -> str:
+    """The salt of a run's pseudonyms, made once: its card, its results and later uploads speak of the same pseudonym.
+
+    The file is readable by its owner alone: with the salt, anyone can try all ids.
+    """
+    path = Path(folder) / SALT
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(16))
+    return path.read_text()
+
+
+def hide_tokens(text: str) -> str:
+    """Access tokens in a command line or message become `***`: those of the Hub, and what follows --<...>token."""
+    text = re.sub(r"(--\w*token[ =])\S+", r"\1***", text)
+    return re.sub(r"\bhf_[A-Za-z0-9]{8,}", "***", text)
+
+
+def redact(results: dict, salt: str) -> dict:
+    """A copy of `results` without the forgotten speakers' ids; for everything that is published.
+
+    - Every id under a key of IDENTIFYING becomes its pseudonym: the retained speakers' too, since whoever has the
+      data set would find the missing one.
+    - In every other text (command, paths, keys) a forgotten speaker's or utterance's id becomes its pseudonym, with
+      the rest of its path or utterance id, in any case and with any separators. A very short id can so take an
+      innocent number with it: what is published errs on the side of silence.
+    - `environment` is kept: it holds no text of the user's.
+
+    The same salt gives the same pseudonyms. Keep it to yourself: with it anyone can try all ids.
+
+    Raises:
+        ValueError: no forgotten speaker is named, so that it is not known what to hide.
+    """
+    ids = {key: set() for key in IDENTIFYING}
+    _collect(results, ids)
+    forgotten = ids["forget_speakers"] | ids["hide_names"]
+    if not forgotten:
+        raise ValueError(
+            "results names no forget_speakers in its config or data, so it is not known whom to hide: "
+            "put them there, or publish the names knowingly with name_forgotten=True."
+        )
+    numbered = {name for name in ids["forget_ids"] if name.isdigit()}  # row numbers: they name nobody
+    mentions = _mentions(forgotten | ids["forget_ids"] - numbered | ids["retain_speakers"], salt)
+    everyone = set().union(*ids.values())
+
+    def clean(value, identifies=False):
+        if isinstance(value, dict):
+            return {
+                clean(key, key in everyone): item
+                if key == "environment"
+                else clean(item, key in IDENTIFYING or identifies)
+                for key, item in value.items()
+            }
+        if isinstance(value, list | tuple | set):
+            return [clean(item, identifies) for item in value]
+        if identifies and isinstance(value, str | int):
+            return pseudonym(value, salt)
+        return mentions(value) if isinstance(value, str | Path) else value
+
+    return clean(results)
+
+
+def without_paths(value):
+    """`value` with only the last part of every absolute path in its texts: the rest speaks of somebody's machine."""
+    if isinstance(value, dict):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(item) for item in value]
+    return re.sub(r"(?<![\w.:/])(?:~|[A-Za-z]:)?/(?:[^\s/'\"]+/)+", "", value) if isinstance(value, str) else value
+
+
+def hides(results: dict, personal: bool) -> bool:
+    """Whether something of `results` must not be published: its task forgets persons, or its user named what to hide."""
+    ids = {key: set() for key in IDENTIFYING}
+    _collect(results, ids)
+    return personal or bool(ids["hide_names"])
+
+
+def hidden_names(results: dict) -> list[str]:
+    """The ids of the forgotten persons, and what else the user wants hidden."""
+    ids = {key: set() for key in IDENTIFYING}
+    _collect(results, ids)
+    return sorted(ids["forget_speakers"] | ids["hide_names"])
+
+
+def names_somebody(text: str, names: list[str]) -> bool:
+    """Whether `text` mentions one of `names`, as `redact` understands mentions."""
+    names = [name for name in names if _letters(name)]
+    return bool(names) and _mentions(names, "")(text) != text
+
+
+def pseudonym(identifier, salt: str) -> str:
+    """First 8 hex digits of sha256(salt + id)."""
+    return hashlib.sha256(f"{salt}{identifier}".encode()).hexdigest()[:8]
+
+
+def _collect(value, ids, key=None):
+    """Adds to ids[key] what `value` holds under each identifying key."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _collect(item, ids, name if name in ids else key)
+        if key == "speakers":  # {split: speakers}, as the splits describe themselves
+            _collect(value.get("forget", []), ids, "forget_speakers")
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            _collect(item, ids, key)
+    elif key is not None and value not in (None, ""):
+        ids[key].add(str(value))
+
+
+def _mentions(names, salt):
+    """A function that replaces every mention of `names` in a text by the pseudonym."""
+    known = {_letters(name): name for name in names}
+    longest_first = sorted(names, key=len, reverse=True)
+    rest = r"(?:[-_./\\]+\w+)*"  # of the path or utterance id: a LibriSpeech chapter has one speaker
+    pattern = re.compile(f"({'|'.join(map(_mention, longest_first))}){rest}", re.IGNORECASE)
+    return lambda text: pattern.sub(lambda match: pseudonym(known[_letters(match[1])], salt), str(text))
+
+
+def _letters(name):
+    return re.sub(r"[\W_]+", "", name).lower()
+
+
+def _mention(name):
+    """Pattern of one id: "Jane Doe" also as jane_doe; 1089 also in spk1089, but not in 21089."""
+    body = r"[\W_]+".join(map(re.escape, re.findall(r"[^\W_]+", name)))
+    before, after = (r"\d" if end.isdigit() else r"[^\W\d_]" for end in (body[0], body[-1]))
+    decimal = r"(?<!\d\.)(?<!\de-)" if name.isdigit() and len(name) <= 2 else ""  # 0.5 and 1e-5 are not speaker 5
+    return f"(?<!{before}){decimal}{body}(?!{after})"

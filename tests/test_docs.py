@@ -1,0 +1,71 @@
+"""The documentation cannot rot: its Python is run, its command lines and links are checked against the tree."""
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+
+from hf_unlearn import cli
+from tests.tiny import collate, tiny_whisper, utterances
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+MAKE = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.M | re.S)
+
+
+def of_the_reader() -> dict:
+    """What the README's script has before its first line: a model and its data."""
+    return {
+        "model": tiny_whisper(), "processor": None, "data_collator": collate, "collator": collate,
+        "forget": utterances(8, seed=1), "retain": utterances(6, seed=2), "test": utterances(4, seed=3),
+        "compute_metrics": lambda evaluated: {"wer": 50.0},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = of_the_reader() if page.name == "README.md" else {}
+    for number, block in enumerate(blocks(page, "python")):
+        exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_command_lines_name_what_there_is(page):
+    commands = [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")]
+    commands += re.findall(r"`((?:hf-unlearn|make) [^`<]+)`", page.read_text())
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        if program == "make":
+            assert set(arguments) <= MAKE, command
+        elif program == "hf-unlearn" and len(arguments) > 1:
+            assert cli._parser().parse_known_args(arguments)[0].function, command
+        elif program == "hf-unlearn":
+            assert arguments[0] in cli._parser().format_help(), command
+        files = [word for word in arguments if re.fullmatch(r"(?:recipes|docs|tests)/[\w./-]+\.(?:yaml|py)", word)]
+        assert all((ROOT / file).is_file() for file in files), command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    local = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
+    assert not [link for link in local if not (page.parent / link).exists()]
+
+
+def test_every_page_is_in_the_table_of_contents():
+    contents = (ROOT / "docs" / "README.md").read_text()
+    assert not [
+        page.name for page in (ROOT / "docs").glob("*.md") if page.name != "README.md" and page.name not in contents
+    ]
+
+
+def test_the_figure_is_drawn(tmp_path):
+    runpy.run_path(str(ROOT / "docs" / "projection.py"))["draw"](tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000 and (ROOT / "docs" / "projection.png").is_file()
