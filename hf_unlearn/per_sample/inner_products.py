@@ -40,7 +40,7 @@ def choose(uses: Sequence[Rows], u: Tensor, way: str | None = None) -> str:
     """The given one of `WAYS` where it can be had; without one the cheapest, by the module's text. u (o, i)."""
     if way is not None and way not in WAYS:
         raise ValueError(f"the way to inner products is {way!r}, but must be one of {', '.join(WAYS)}, or None")
-    if way == "materialise" or any(isinstance(use, Dense) for use in uses):
+    if way == "materialise" or not all(isinstance(use, (Product, Lookup)) for use in uses):
         return "materialise"
     if way is not None:
         return way

@@ -37,12 +37,12 @@ SUITES = {
     "cpu": [
         ({**TINY, "k": 8}, (*OURS, "published reference", "opacus hooks", "torchjd gramian")),
         ({**TINY, "k": 4}, (*OURS, "published reference")),
-        ({**TINY, "k": 32}, OURS),
         ({**TINY, "k": 8, "tuning": "lora"}, OURS),
-        ({"model": "vit-b", "k": 8}, OURS),
         ({"model": "resnet-50", "k": 8}, OURS),
-        ({**TINY, "k": 16}, (*OURS, "published reference")),
         ({**TINY, "k": 1}, OURS),
+        ({**TINY, "k": 32}, OURS),
+        ({**TINY, "k": 16}, (*OURS, "published reference")),
+        ({"model": "vit-b", "k": 8}, OURS),
     ],
     "cuda": [
         ({"model": "whisper-small", "k": 16, "precision": "bf16"},
