@@ -518,9 +518,12 @@ class UnlearnTrainer(PublishingTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not sharded_modules(self.model):
             return super()._load_optimizer_and_scheduler(checkpoint)
-        options = {"map_location": "cpu", "weights_only": True}
-        load_whole_optimizer_state(self.optimizer, torch.load(Path(checkpoint) / OPTIMIZER_NAME, **options))
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, **options))
+        optimizer, scheduler = (
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+        )
+        load_whole_optimizer_state(self.optimizer, optimizer)
+        self.lr_scheduler.load_state_dict(scheduler)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if sharded_modules(self.model):

@@ -125,7 +125,7 @@ class PerSampleEngine:
         self._visited: set[int] = set()
         self._given_up: set[int] = set()  # in this pass
         self._visit: Visitor | None = None
-        self._received: list[tuple[Call, Tensor, tuple[Tensor, ...]]] | None = None
+        self._received: list[tuple[tuple[nn.Parameter, ...], Callable[[], list]]] | None = None
         self._missed: Callable[[nn.Parameter], None] | None = None
 
     @contextlib.contextmanager
@@ -207,9 +207,10 @@ class PerSampleEngine:
         """
         awaited, received, self._received = self._awaited.copy(), self._received, None
         self._visit, self._missed, self._given_up = visit, None, set()
-        for place, (call, B, samples) in enumerate(received):
-            for parameter, gradient in zip(call.roots, self.receive(call, B, samples)):
-                add_gradient(parameter, gradient)
+        for place, (roots, rows) in enumerate(received):
+            with torch.no_grad():
+                for parameter, gradient in zip(roots, self._file(roots, rows())):
+                    add_gradient(parameter, gradient)
             if not again:
                 received[place] = None
         self._show_rest()
@@ -237,13 +238,26 @@ class PerSampleEngine:
 
     def receive(self, call: Call, B: Tensor, samples: tuple[Tensor, ...]) -> list[Tensor | None]:
         """Files the rows of one call; returns the gradient of each of its parameters that has no more uses to come."""
-        if self._received is not None:
-            self._received.append((call, B, samples))
         autocast_off = torch.autocast(B.device.type, enabled=False)  # a checkpoint's backward pass may be under it
         with torch.no_grad(), torch._C.DisableTorchFunction(), autocast_off:
-            for parameter, rows in rows_of(call, self.k, B, samples):
-                self._uses.setdefault(id(parameter), (parameter, []))[1].append(rows)
-            return [self._gradient(parameter) for parameter in call.roots]
+            rows = list(rows_of(call, self.k, B, samples))
+            if self._received is not None:
+                self._received.append((call.roots, self._kept(call, B, samples, rows)))
+            return self._file(call.roots, rows)
+
+    def _kept(self, call: Call, B: Tensor, samples: tuple[Tensor, ...], rows: list) -> Callable[[], list]:
+        """What gives the rows of a call once more: they themselves, or what they are made of where that is smaller (a
+        convolution's inputs, which its rows have unfolded)."""
+        if sum(use.held for _, use in rows) <= sum(x.numel() for x in (B, *samples)):
+            return lambda: rows
+        return lambda: list(rows_of(call, self.k, B, samples))
+
+    def _file(self, roots: tuple[nn.Parameter, ...], rows: list[tuple[nn.Parameter, Rows]]) -> list[Tensor | None]:
+        """Files some rows; returns the gradient of each of the roots that has no more uses to come."""
+        for parameter, use in rows:
+            if id(parameter) not in self.slow:  # given up since
+                self._uses.setdefault(id(parameter), (parameter, []))[1].append(use)
+        return [self._gradient(parameter) for parameter in roots]
 
     def _gradient(self, parameter: nn.Parameter) -> Tensor | None:
         key = id(parameter)

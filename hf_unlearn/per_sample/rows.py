@@ -15,9 +15,11 @@ class Rows(Protocol):
 
     k: number of samples.
     dtype, device: of the values.
+    held: how many values it holds in memory.
     """
 
     k: int
+    held: int
     dtype: torch.dtype
     device: torch.device
 
@@ -40,6 +42,7 @@ class Product:
     def __init__(self, B: Tensor, X: Tensor):
         self.B, self.X = B, X.to(B.dtype)
         self.dtype, self.device, (self.k, self.positions, self.lines) = B.dtype, B.device, B.shape
+        self.held = B.numel() + X.numel()
 
     def write(self, out, start, add):
         B = self.B[:, :, start : start + out.shape[1]].transpose(1, 2)
@@ -69,6 +72,7 @@ class Lookup:
     def __init__(self, B: Tensor, ids: Tensor, lines: int):
         self.B, self.ids, self.lines = B, ids, lines
         self.dtype, self.device, (self.k, self.positions) = B.dtype, B.device, ids.shape
+        self.held = B.numel() + ids.numel()
 
     def write(self, out, start, add):
         if not add:
@@ -106,7 +110,7 @@ class Dense:
     """Rows that do exist in memory: G (k, ...), for parameters that are small beside the activations."""
 
     def __init__(self, G: Tensor):
-        self.G, self.dtype, self.device, self.k = G, G.dtype, G.device, len(G)
+        self.G, self.dtype, self.device, self.k, self.held = G, G.dtype, G.device, len(G), G.numel()
 
     def write(self, out, start, add):
         _put(out, self.G.reshape(self.k, -1, out.shape[2])[:, start : start + out.shape[1]], add)
@@ -129,6 +133,7 @@ class Scaled:
     def __init__(self, uses: Sequence[Rows], scale: Tensor):
         self.uses, self.scale, self.k, self.device = uses, scale, uses[0].k, uses[0].device
         self.dtype = torch.promote_types(value_type(uses), scale.dtype)
+        self.held = scale.numel() + sum(use.held for use in uses)
 
     def write(self, out, start, add):
         values = torch.empty_like(out)

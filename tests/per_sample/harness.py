@@ -59,15 +59,17 @@ def differences(model, batch, slow=(), tolerance: float = 1e-3, dtype: torch.dty
     engine = PerSampleEngine(model, [p for name, p in model.named_parameters() if name in slow])
     with engine.record(K):
         loss = loss_of(model, dtype)(batch)
-    if loss.requires_grad:
-        engine.backward(loss.backward, visit)
-    for p, name in names.items():
-        if id(p) in engine.slow:
-            wrong[name] = f"slow: {engine.slow[id(p)]}"
-        elif id(p) not in met and alone[p].norm() > floor:
-            wrong[name] = "unseen"
-        if met.count(id(p)) > 1:
-            wrong[name] = "shown twice"
+    for show in (lambda: engine.backward(loss.backward, visit, "replay"), lambda: engine.replay(visit)):
+        met.clear()
+        if loss.requires_grad:
+            show()
+        for p, name in names.items():
+            if id(p) in engine.slow:
+                wrong[name] = f"slow: {engine.slow[id(p)]}"
+            elif id(p) not in met and alone[p].norm() > floor:
+                wrong[name] = "unseen"
+            if met.count(id(p)) > 1:
+                wrong[name] = "shown twice"
     wrong.update({name: "has .grad" for name, p in model.named_parameters() if p.grad is not None})
     return wrong
 
