@@ -67,7 +67,7 @@ def solve(gram: Tensor, dots: Tensor, square: Tensor) -> Solution:
     y, rank, pivot = _solve_normalised(cosines, inverse_length * dots)
     coefficients = inverse_length * y
     left = ((dots - gram @ coefficients).abs() * inverse_length).max() + FLOAT32_ROUNDING * y.abs().sum()
-    residual = left / square.sqrt().clamp_min(torch.finfo(square.dtype).tiny)
+    residual = torch.where(square > 0, left / square.sqrt(), 0)
     return Solution(coefficients, rank, residual, (square - dots @ coefficients).clamp_min(0), pivot)
 
 

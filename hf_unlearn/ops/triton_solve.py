@@ -107,7 +107,7 @@ def solve_kernel(
         left -= tl.sum(values * tl.load(coefficients + m, mask=m < k, other=0.0)[:, None], axis=0)
     length = tl.load(square + problem)
     residual = tl.max(tl.abs(left) * inverse_length, axis=0) + ROUNDING * tl.sum(tl.abs(y), axis=0)
-    residual = residual / tl.maximum(tl.sqrt(length), 2.2250738585072014e-308)
+    residual = tl.where(length > 0, residual / tl.maximum(tl.sqrt(length), 2.2250738585072014e-308), 0.0)
     kept = tl.maximum(length - tl.sum(tl.where(real, b * c, 0.0), axis=0), 0.0)
     tl.store(report + problem, rank.to(tl.float64))
     tl.store(report + problems + problem, tl.where(finite, residual, float("nan")))
