@@ -381,7 +381,9 @@ class PublishingTrainer(Seq2SeqTrainer):
                 inside = staged / whole[strategy]
                 inside.mkdir()
                 for path in complete.iterdir():
-                    if path.name != RESULTS:
+                    # Earlier weights, which a run resumes from or goes back to, still know what was to be forgotten.
+                    earlier = path.suffix == ".safetensors" and not (staged / path.name).exists()
+                    if path.name != RESULTS and not earlier:
                         _link(staged / path.name if (staged / path.name).exists() else path, inside / path.name)
 
     def _upload(self, staged: Path, message: str) -> CommitInfo:

@@ -15,6 +15,7 @@ from transformers import WhisperForConditionalGeneration
 
 from hf_unlearn import hub as publishing
 from hf_unlearn.hub import HubError, pipeline_of, push_folder
+from hf_unlearn.preparation import START
 from hf_unlearn.report import write_results
 from tests.hub_server import TOKEN
 from tests.tiny import make_trainer, tiny_whisper
@@ -249,10 +250,11 @@ def test_an_adapter_is_pushed_as_adapter_and_merged_on_request(hub, tmp_path):
 
 @pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
 def test_hub_strategies_push_while_training(hub, tmp_path, strategy):
-    trained(tmp_path, max_steps=2, save_strategy="steps", save_steps=1, push_to_hub=True, hub_strategy=strategy,
+    trained(tmp_path, method="scrub", max_steps=2, save_strategy="steps", save_steps=1, push_to_hub=True, hub_strategy=strategy,
             hub_always_push=True, hide_names=[SPEAKER], run_name=SPEAKER)  # fmt: skip
     files = files_of(hub)
     assert "Training in progress, step 1" in hub.commits and {"model.safetensors", "README.md"} < set(files)
+    assert (tmp_path / "model" / "checkpoint-2" / START).exists() and not any(START in name for name in files)
     inside = {"every_save": None, "checkpoint": "last-checkpoint", "all_checkpoints": "checkpoint-1"}[strategy]
     assert (f"{inside}/optimizer.pt" in files) == (inside is not None)
     assert not any(path.endswith("training_args.bin") for path in files)
