@@ -122,7 +122,10 @@ class TrainerStep:
                     self._replays = again == "replay"
                 trainer.warn_of_slow({id: reason for id, reason in engine.slow.items() if id not in known})
         loss = self._recorded.detach()
-        self._recorded = None if again is None else loss if self._replays else self._recorded
+        if again is None:
+            self._recorded = None
+        elif self._replays:
+            self._recorded = loss  # its graph is used up
         self._visit_slow(engine, visit)
         return loss * self.retain_weight
 

@@ -112,7 +112,7 @@ class UnlearnTrainer(PublishingTrainer):
         self.one_by_one: bool | None = None  # whether the model's loss has to be computed for each sample by itself
         self._exchange: SampleExchange | None = None
         self._prepared = False
-        self._retain_batches, self._retain_step, self._retain_drawn = None, -1, -1
+        self._retain_batches, self._retain_drawn = None, -2  # the step of the last one drawn, before any other
         self._epoch: Tensor | None = None  # that the forget samples' random numbers depend on
         self._noted: dict[str, list[Tensor]] = defaultdict(list)  # in this optimizer step
         self._statistics: dict[str, list[Tensor]] = defaultdict(list)  # since the last log
@@ -284,7 +284,7 @@ class UnlearnTrainer(PublishingTrainer):
         """The retain batch of the current optimizer step; the same one, however often it is asked for."""
         if self._retain_drawn == self.state.global_step:
             return self._retain_batch
-        if self._retain_step != self.state.global_step:
+        if self._retain_drawn + 1 != self.state.global_step:
             self._retain_sampler = RetainSampler(
                 len(self.retain_dataset),
                 self.args.per_device_retain_batch_size,
@@ -295,8 +295,7 @@ class UnlearnTrainer(PublishingTrainer):
             )
             dataset, collator = self.collated(self.retain_dataset, "retain")
             self._retain_batches = iter(retain_dataloader(dataset, self._retain_sampler, collator, self.args))
-            self._retain_step = self.state.global_step
-        self._retain_step, self._retain_drawn = self._retain_step + 1, self.state.global_step
+        self._retain_drawn = self.state.global_step
         self._retain_batch = self._prepare_inputs(next(self._retain_batches))
         return self._retain_batch
 

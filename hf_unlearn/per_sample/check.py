@@ -11,7 +11,7 @@ from .engine import ParameterRows, PerSampleEngine
 from .losses import weighted_samples
 from .reference import sample_gradient, select_sample
 from .rules import Unsupported
-from .shards import averaged, own_parameters, squared_norm
+from .shards import averaged, local, own_parameters, squared_norm
 
 # Largest relative difference between gradients in the batch and alone, by the precision they are computed in; the same
 # for gradients that are zero but for rounding (keys' biases), relative to the whole gradient; and the same for losses.
@@ -172,7 +172,7 @@ def _anywhere(flag: bool, together: Together | None) -> bool:
 
 def _finite(gradients: Iterable[Tensor]) -> bool:
     """Whether all values that this process has are finite."""
-    return all(bool((g.to_local() if isinstance(g, DTensor) else g).isfinite().all()) for g in gradients)
+    return all(bool(local(gradient).isfinite().all()) for gradient in gradients)
 
 
 def _is_mean(loss: Tensor, scales: Tensor, losses: Tensor, k: int, precision: torch.dtype, together) -> bool:
