@@ -24,10 +24,10 @@ WEIGHTS = [
 SAMPLES = (4, 8, 32)
 
 
-def seconds(call, repeats: int = 5) -> float:
-    """The shortest of a few runs, after one for warming up."""
+def seconds(call, repeats: int = 5, enough: float = 2) -> float:
+    """The shortest of a few runs, after one for warming up; of fewer once they took `enough` seconds together."""
     times = []
-    for _ in range(repeats + 1):
+    while len(times) < 2 or (len(times) <= repeats and sum(times) < enough):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         start = time.perf_counter()
