@@ -77,6 +77,11 @@ def unlearn(recipe: Recipe) -> dict:
         return evaluate(recipe)
     if TASKS[recipe.task].personal:
         args.hide_names = sorted({*args.hide_names, *recipe.splits.describe()[TASKS[recipe.task].groups]["forget"]})
+    if args.deepspeed_plugin is not None and (options.model == "train" or options.gold != "none"):
+        raise ValueError(
+            f"DeepSpeed serves one model in a process, but model is {options.model!r} and gold is {options.gold!r}: train "
+            "the model before (model: a folder or Hub id), and leave the retrained one out (gold: none)"
+        )
     original = get_model(recipe, "original", options.model)
     retrained, of_retrained = None, {}
     if options.gold != "none":
