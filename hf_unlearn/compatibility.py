@@ -123,6 +123,8 @@ def check_shards(method: Method, trainer, refuse) -> None:
     if args.torch_compile:
         refuse("torch_compile with FSDP", "it is not tested", "Set it to False.")
     if by_accelerate:
+        if accelerator.mixed_precision == "fp16":
+            refuse("fp16 with FSDP", "its gradient scaler is not tested with gradients in shards", "Use bf16.")
         if accelerator.is_fsdp2:  # so that what is saved loads with from_pretrained
             accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         return

@@ -10,6 +10,7 @@ from peft import LoraConfig
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers.training_args import OptimizerNames
 
 from ..config import UnlearnConfig
 from ..evaluation import evaluate_splits
@@ -142,7 +143,7 @@ def dry_run(recipe: Recipe) -> dict:
         "retrained model": options.gold,
         "method": str(args.method),
         "steps": args.max_steps if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs",
-        **training_memory(trainer.model, args.optim),
+        **training_memory(trainer.model, OptimizerNames(args.optim).value),
         "not counted": "activations, per-sample gradients of one layer",
         "output": args.output_dir,
     }
