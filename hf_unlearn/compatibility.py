@@ -9,10 +9,12 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, Shard
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from . import deepspeed
 from .config import UnlearnConfig
 from .methods import Method
 
 DDP = "Use DDP (recipes/accelerate/ddp.yaml), with LoRA (peft_config) or gradient checkpointing where memory is short."
+INSTEAD = "Use FSDP2 (recipes/accelerate/fsdp2.yaml) for a model too large for one GPU, else DDP (recipes/accelerate/ddp.yaml)."
 
 
 def check_data(method: Method, forget_dataset, retain_dataset, args: UnlearnConfig) -> None:
@@ -41,17 +43,22 @@ def check_data(method: Method, forget_dataset, retain_dataset, args: UnlearnConf
         )
 
 
-def check_deepspeed(method: Method, args: UnlearnConfig, distributed_type: DistributedType | None = None) -> None:
-    """Before the Trainer is built, which would start it, and after it, when accelerate has spoken."""
-    if args.deepspeed_plugin is None and distributed_type != DistributedType.DEEPSPEED:
+def check_deepspeed(method: Method, args: UnlearnConfig, plugin=None) -> None:
+    """Before the Trainer is built, which would start it, and after it, when accelerate has spoken.
+
+    Args:
+        plugin: accelerate's DeepSpeedPlugin, where it was launched with one.
+    """
+    plugin = plugin or args.deepspeed_plugin
+    if plugin is None:
         return
-    why = "it owns the gradients and steps inside backward, where nothing can be projected any more"
-    if not method.edits_gradient:
-        why = "it takes an optimizer step after each backward pass, and steps with it are not tested"
-    raise ValueError(
-        f"DeepSpeed does not work with method={args.method!r}: {why}. Use DDP instead (recipes/accelerate/ddp.yaml), "
-        "with LoRA (peft_config) where memory is short."
-    )
+    if method.edits_gradient:
+        what, why = "DeepSpeed", "its engine owns the gradients, and steps before a method could change them"
+    elif plugin.zero_stage > deepspeed.MAX_STAGE:
+        what, why = f"ZeRO stage {plugin.zero_stage}", "it is not made for weights in DeepSpeed's shards"
+    else:
+        return
+    raise ValueError(f"{what} does not work with method={args.method!r}: {why}. {INSTEAD}")
 
 
 def check_compatible(method: Method, trainer) -> None:
@@ -60,7 +67,7 @@ def check_compatible(method: Method, trainer) -> None:
     def refuse(what: str, why: str, instead: str):
         raise ValueError(f"{what} does not work with method={args.method!r}: {why}. {instead}")
 
-    check_deepspeed(method, args, accelerator.distributed_type)
+    check_deepspeed(method, args, getattr(accelerator.state, "deepspeed_plugin", None))
     if args.label_smoothing_factor:
         refuse("label_smoothing_factor", "its loss averages over the tokens of the batch", "Set it to 0.")
     method.check(trainer.model)
@@ -116,6 +123,8 @@ def check_shards(method: Method, trainer, refuse) -> None:
     if args.torch_compile:
         refuse("torch_compile with FSDP", "it is not tested", "Set it to False.")
     if by_accelerate:
+        if accelerator.mixed_precision == "fp16":
+            refuse("fp16 with FSDP", "its gradient scaler is not tested with gradients in shards", "Use bf16.")
         if accelerator.is_fsdp2:  # so that what is saved loads with from_pretrained
             accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         return

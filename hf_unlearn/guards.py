@@ -85,7 +85,11 @@ def random_state_kept(device: torch.device):
 
 
 def broken_samples(
-    model: nn.Module, loss_of: Callable[[dict], Tensor], batch: dict, agreed: Callable[[bool], bool] = bool
+    model: nn.Module,
+    loss_of: Callable[[dict], Tensor],
+    batch: dict,
+    agreed: Callable[[bool], bool] = bool,
+    of_gradient: bool = True,
 ) -> list[int]:
     """Places of the samples in a batch whose loss, or else gradient, is not finite when they are computed alone.
 
@@ -93,17 +97,19 @@ def broken_samples(
 
     Args:
         agreed: where all processes look at the same batch together, makes of what one of them found what all go by.
+        of_gradient: whether gradients are looked at, too.
     """
     k, parameters = find_batch_size(batch), [p for p in own_parameters(model) if p.requires_grad]
 
-    def is_broken(n, of_gradient):
-        with torch.set_grad_enabled(of_gradient):
+    def is_broken(n, backward):
+        with torch.set_grad_enabled(backward):
             loss = loss_of(select_sample(batch, n, k))
-            tensors = sample_gradient(model, loss, parameters) if of_gradient else [loss]
+            tensors = sample_gradient(model, loss, parameters) if backward else [loss]
         return agreed(not all_finite(tensors))
 
     with random_state_kept(parameters[0].device):
-        return [n for n in range(k) if is_broken(n, False)] or [n for n in range(k) if is_broken(n, True)]
+        places = [n for n in range(k) if is_broken(n, False)]
+        return places or [n for n in range(k) if of_gradient and is_broken(n, True)]
 
 
 def place_in_dataset(dataset, collator: Callable[[list], dict], batch: dict, n: int) -> int | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from . import deepspeed
 from .compatibility import DDP, checkpoints_activations
 from .methods.base import Visitor
 from .methods.outputs import logits_of
@@ -26,11 +27,14 @@ class TrainerStep:
     Args:
         share: of all forget samples of the optimizer step, the share that this micro-batch has.
         place: of its first sample among them.
+
+    last: whether the next backward pass is the optimizer step's last (DeepSpeed must be told).
     """
 
     def __init__(self, trainer, model: nn.Module, forget_batch: dict, share: float, place: int):
         self.trainer, self.model, self.forget_batch, self.place = trainer, model, forget_batch, place
         self.retain_batch: dict | None = None
+        self.last = trainer.accelerator.sync_gradients and not trainer.method.uses_retain
         self._recorded: Tensor | None = None  # the retain loss, of which another pass can show the rows
         self._replays = False  # and this needs no backward pass
         self.processes = trainer.args.world_size
@@ -39,6 +43,7 @@ class TrainerStep:
         self.alone = self.processes == 1 and not any(isinstance(p, DTensor) for p in self.parameters)
 
     def draw_retain_batch(self) -> None:
+        self.last = True
         self.retain_batch = self.trainer.next_retain_batch()
         self.samples = find_batch_size(self.retain_batch)
         self.counts = [self.samples]
@@ -102,7 +107,10 @@ class TrainerStep:
             return sum(trainer.compute_loss(model, select_sample(batch, n, k)) for n in range(k)) / k
 
     def backward(self, loss: Tensor, **keywords) -> None:
-        self.trainer.accelerator.backward(loss, **keywords)
+        if self.trainer.is_deepspeed_enabled:
+            deepspeed.backward(self.trainer.deepspeed, loss, self.last)
+        else:
+            self.trainer.accelerator.backward(loss, **keywords)
 
     def visit_retain_samples(self, visit: Visitor, last: bool = True) -> Tensor:
         trainer, engine = self.trainer, self.trainer.engine

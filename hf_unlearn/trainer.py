@@ -17,6 +17,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
+from . import deepspeed
 from .checkpoints import (
     Preemption,
     copied,
@@ -155,7 +156,10 @@ class UnlearnTrainer(PublishingTrainer):
             self.model_wrapped = self.model
         self._evaluated: list[Tensor] = []
         self.gather_function = self.accelerator.gather_for_metrics
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        with deepspeed.evaluated_without(self):
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
         if self._evaluated:
             output.metrics[f"{metric_key_prefix}_loss"] = float(torch.cat(self._evaluated).double().mean())
         return output
@@ -213,6 +217,8 @@ class UnlearnTrainer(PublishingTrainer):
         return self.method.retain(step)
 
     def _everywhere_finite(self, step: TrainerStep) -> bool:
+        if self.is_deepspeed_enabled:  # it has the gradient, and must see the last backward pass to throw it away
+            return True
         return not any(any_process([not all_finite(p.grad for p in step.parameters)], self.args.device))
 
     def _finish_step(self, step: TrainerStep) -> None:
@@ -220,8 +226,11 @@ class UnlearnTrainer(PublishingTrainer):
         losses = [loss for name in ("forget_loss", "retain_loss") for loss in self._noted.get(name, [])]
         flags = [not all_finite(losses), not all_finite(p.grad for p in step.parameters), self._preemption.asked]
         bad_loss, bad_gradient, self._preemption.agreed = any_process(flags, self.args.device)
-        scaler = self.accelerator.scaler
-        if bad_loss or bad_gradient and scaler is None:  # finite losses with an overflow are the scaler's own business
+        scaler, scaled = self.accelerator.scaler, self.accelerator.scaler is not None
+        if self.is_deepspeed_enabled:
+            bad_gradient = not deepspeed.take_step(self.deepspeed, step.parameters, finite=not bad_gradient)
+            scaled = self.deepspeed.fp16_enabled()
+        if bad_loss or bad_gradient and not scaled:  # finite losses with an overflow are the scaler's own business
             broken = [name for names in all_processes(self._broken_samples(step)) for name in names]
             self._skipped.skip(self.state, broken, step.parameters, scaler)
         elif not bad_gradient:
@@ -234,7 +243,10 @@ class UnlearnTrainer(PublishingTrainer):
     def _broken_samples(self, step: TrainerStep) -> list[str]:
         def broken(batch):
             if not sharded_modules(self.model):
-                return broken_samples(self.model, lambda alone: step.loss(self.model, alone), batch)
+                of_gradient = not self.is_deepspeed_enabled  # which would take it for the next step's
+                return broken_samples(
+                    self.model, lambda alone: step.loss(self.model, alone), batch, of_gradient=of_gradient
+                )
             all_broken = [  # a model in shards can only be computed by all processes together
                 broken_samples(
                     self.model,
@@ -441,26 +453,31 @@ class UnlearnTrainer(PublishingTrainer):
         prepared = self.accelerator._models
         if sharded_modules(self.model):
             return
-        if self.args.world_size > 1 and any(model is self.model for model in prepared):
+        if (self.args.world_size > 1 or self.is_deepspeed_enabled) and any(model is self.model for model in prepared):
             prepared[:] = [model for model in prepared if model is not self.model]
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # takes autocast off its forward
             del self.model._is_accelerate_prepared
 
     def _prepare_method(self) -> None:
-        """Lets the method look at the model as it is before unlearning, in a resumed run as it was then."""
-        if self.method.prepares is None or self._prepared:
+        """Lets the method look at the model as it is before unlearning, in a resumed run as it was then. What needs
+        backward passes is found out here, too, where DeepSpeed is about to listen to them."""
+        method = self.method
+        if self._prepared or (method.prepares is None and not self.is_deepspeed_enabled):
             return
-        if self.resumed_from:
+        if self.is_deepspeed_enabled:
+            deepspeed.to_its_precision(self)
+        if method.prepares is not None and self.resumed_from:
             load_start(self.model, Path(self.resumed_from) / START)
-        if self.args.should_save:
+        if method.prepares is not None and self.args.should_save:
             save_start(self.model, Path(self.args.output_dir) / START)
         start = TrainerPreparation(self)
         with self._without_randomness():
             set_seed(self.args.seed)  # for data that are made different each time
-            for split in self.method.prepares[:1]:
+            if method.prepares or self.is_deepspeed_enabled:
+                split = next(iter(method.prepares or ()), "forget" if method.uses_forget else "retain")
                 batch = next(start.batches(split, shared=False))
                 self.one_by_one = self._samples_mix(TrainerStep(self, self.model, batch, share=1.0, place=0))
-            self.method.prepare(start)
+            method.prepare(start)
         self._prepared = True
 
     def _run_epoch(self, **keywords) -> None:

@@ -289,6 +289,26 @@ def resume_in_shards(folder: str) -> None:
         torch.save({"weights": [weights("straight"), weights("resumed")], "losses": losses}, f"{folder}/resumed.pt")
 
 
+def resume_elsewhere(folder: str, sharded: bool) -> None:
+    """Two processes run straight; one goes on from their first checkpoint, with twice the batch sizes."""
+    name = f"{folder}/elsewhere{'_sharded' if sharded else ''}"
+    set_seed(0)
+    trainer = make_trainer(
+        in_shards(tiny_whisper(**SHORT)) if sharded else tiny_whisper(**SHORT),
+        name if PROCESSES > 1 else f"{name}_resumed",
+        optimizer=False,
+        optim="adamw_torch",
+        learning_rate=1e-3,
+        max_steps=3,
+        per_device_train_batch_size=4 // PROCESSES,
+        per_device_retain_batch_size=6 // PROCESSES,
+        save_strategy="steps",
+        save_steps=1,
+    )
+    trainer.train(resume_from_checkpoint=None if PROCESSES > 1 else f"{name}/checkpoint-1")
+    trainer.save_model()
+
+
 if __name__ == "__main__":
     target, *names = sys.argv[1:]
     if PROCESSES > 1:
@@ -300,6 +320,8 @@ if __name__ == "__main__":
             evaluate(target)
             if PROCESSES > 1:
                 resume_in_shards(target)
+            for in_parts in (False, True):
+                resume_elsewhere(target, in_parts)
             shard_by_accelerate(target)
     if PROCESSES > 1:
         torch.distributed.destroy_process_group()

@@ -5,6 +5,9 @@ import configparser
 import re
 from pathlib import Path
 
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+
 ROOT = Path(__file__).parent.parent
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
@@ -34,6 +37,7 @@ ALLOWED = {
     "seeded": set(),
     "retain": {"seeded"},
     "checkpoints": {"per_sample"},
+    "deepspeed": set(),
     "evaluation": {"metrics"},
     "redaction": set(),
     "report": {"tasks", "metrics"},
@@ -41,7 +45,7 @@ ALLOWED = {
     "model_card": {"redaction", "report", "tasks"},
     "hub": {"html_report", "model_card", "redaction", "report", "tasks"},
     "trainer": {"config", "methods", "per_sample", "preparation", "retain", "stopping", "step", "distributed", "guards",
-                "checkpoints", "compatibility", "seeded", "hub"},
+                "checkpoints", "compatibility", "seeded", "hub", "deepspeed"},
 }  # fmt: skip
 
 
@@ -63,3 +67,11 @@ def test_imports_go_one_way():
         if part in ALLOWED and (more := imported_parts(path) - ALLOWED[part] - {part}):
             wrong.append(f"{path.relative_to(ROOT)} imports {', '.join(sorted(more))}")
     assert not wrong, wrong
+
+
+@pytest.mark.parametrize("file", list((ROOT / "recipes" / "accelerate").glob("*.yaml")), ids=lambda file: file.stem)
+def test_accelerate_reads_the_configurations(file):
+    config = load_config_from_file(str(file))
+    assert config.num_processes >= 1 and config.use_cpu == (file.stem == "cpu")
+    table = (file.parent / "README.md").read_text()
+    assert f"| `{file.name}` |" in table

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.process_cases import CASES
 
@@ -31,6 +32,8 @@ def results(tmp_path_factory):
     def load(name):
         if name == "resumed":
             return torch.load(folder / "resumed.pt")
+        if name.startswith("elsewhere"):
+            return [load_file(folder / which / "model.safetensors") for which in (name, f"{name}_resumed")]
         if name == "accelerate":
             return [torch.load(folder / f"accelerate.{processes}.pt") for processes in (1, 2)]
         return [torch.load(folder / f"{name}.{which}.pt") for which in ("1.0", "2.0", "2.1")]
@@ -63,6 +66,13 @@ def test_a_run_in_shards_is_saved_whole_and_resumes_bit_for_bit(results):
     (straight, resumed), losses = results("resumed").values()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     assert losses[0] == losses[1] and len(losses[0]) == 2
+
+
+@pytest.mark.parametrize("name", ["elsewhere", "elsewhere_sharded"])
+def test_one_process_resumes_what_two_began(results, name):
+    straight, resumed = results(name)
+    for key, weight in straight.items():
+        torch.testing.assert_close(resumed[key], weight, rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_that_accelerate_puts_into_shards_takes_the_same_steps(results):

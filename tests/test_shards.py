@@ -67,3 +67,12 @@ def test_parameters_that_take_a_pass_for_each_sample_are_refused_by_name(tmp_pat
     with pytest.raises(ValueError, match=r"FSDP does not work .* model.decoder.layer_norm.bias \(.*\). Use DDP"):
         make_trainer(model, tmp_path).train()
     assert all(torch.equal(made_whole(p), old) for p, old in zip(own_parameters(model), before))
+
+
+def test_a_gradient_scaler_is_refused(tmp_path, monkeypatch):
+    """With a state as accelerate has it when it was launched with fsdp_version 2 and fp16."""
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
+    monkeypatch.setattr(Accelerator, "is_fsdp2", True)
+    monkeypatch.setattr(Accelerator, "mixed_precision", "fp16")
+    with pytest.raises(ValueError, match="fp16 with FSDP does not work .* Use bf16"):
+        make_trainer(tiny_whisper(), tmp_path)

@@ -6,8 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from peft import LoraConfig
 from transformers import Seq2SeqTrainingArguments, TrainerCallback, set_seed
 
@@ -284,14 +282,6 @@ def test_fewer_retain_samples_than_processes_are_refused(tmp_path):
             RETAIN[:1],
             args,
         )
-
-
-@pytest.mark.parametrize(("method", "why"), [("orthograd", "nothing can be projected"), ("finetune", "not tested")])
-def test_deepspeed_is_refused_at_construction(tmp_path, monkeypatch, method, why):
-    """With a state as accelerate has it when it was launched with a DeepSpeed plugin; deepspeed is not installed."""
-    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.DEEPSPEED)
-    with pytest.raises(ValueError, match=f"DeepSpeed does not work with method='{method}': .*{why}.*Use DDP"):
-        make_trainer(tiny_whisper(), tmp_path, method=method)
 
 
 def test_forget_dataset_is_required(tmp_path):

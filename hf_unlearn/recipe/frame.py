@@ -10,6 +10,7 @@ from peft import LoraConfig
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers.training_args import OptimizerNames
 
 from ..config import UnlearnConfig
 from ..evaluation import evaluate_splits
@@ -77,6 +78,11 @@ def unlearn(recipe: Recipe) -> dict:
         return evaluate(recipe)
     if TASKS[recipe.task].personal:
         args.hide_names = sorted({*args.hide_names, *recipe.splits.describe()[TASKS[recipe.task].groups]["forget"]})
+    if args.deepspeed_plugin is not None and (options.model == "train" or options.gold != "none"):
+        raise ValueError(
+            f"DeepSpeed serves one model in a process, but model is {options.model!r} and gold is {options.gold!r}: train "
+            "the model before (model: a folder or Hub id), and leave the retrained one out (gold: none)"
+        )
     original = get_model(recipe, "original", options.model)
     retrained, of_retrained = None, {}
     if options.gold != "none":
@@ -137,7 +143,7 @@ def dry_run(recipe: Recipe) -> dict:
         "retrained model": options.gold,
         "method": str(args.method),
         "steps": args.max_steps if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs",
-        **training_memory(trainer.model, args.optim),
+        **training_memory(trainer.model, OptimizerNames(args.optim).value),
         "not counted": "activations, per-sample gradients of one layer",
         "output": args.output_dir,
     }
