@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -37,10 +38,14 @@ class Comparison:
     target: the option that says what is forgotten (`forget_speakers`).
     tune_on, report_on: its values to choose each method's setting on, and those to report; they share none.
     methods: name -> settings to try, each a dict of options; as many for every method.
-    score: `<split>_<metric>` of the unlearned model, smaller is better among the runs that reached `stop_when`.
+    score: `<split>_<metric>` of the unlearned model, smaller is better. Without `match`, of the runs that reached
+        `stop_when`, as they ended.
+    match: what is forgotten, `<split>_<metric>` -> levels: numbers, or `retrained` for the retrained model's own. The
+        score is then read off a run's checks at each level, so that methods are compared at equal forgetting, and a
+        setting is chosen by the mean over the levels.
     seeds: of the reported runs; settings are chosen with the first.
     vary: option -> values; for each combination, everything is done anew.
-    options: further options of every run.
+    options: further options of every run; `{target}` and `{seed}` in them stand for the run's own.
     processes: runs at the same time.
     """
 
@@ -52,6 +57,7 @@ class Comparison:
     report_on: list
     methods: dict
     score: str
+    match: dict = field(default_factory=dict)
     seeds: list = field(default_factory=lambda: [0])
     vary: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
@@ -65,6 +71,18 @@ class Comparison:
             )
         if both := set(self.tune_on) & set(self.report_on):
             raise ValueError(f"{', '.join(map(str, both))} in tune_on and report_on: report what was not tuned on")
+        if len(self.match) > 1:
+            raise ValueError(f"match speaks of {', '.join(self.match)}: give one metric, with all its levels")
+
+    @property
+    def forgotten(self) -> str:
+        """The metric that says how much is forgotten: the horizontal axis of the frontier."""
+        return next(iter(self.match), "forget_" + self.score.rpartition("_")[2])
+
+    @property
+    def scores(self) -> list[str]:
+        """The columns by which methods are compared, one for each level of `match`."""
+        return [f"{self.score} at {level}" for levels in self.match.values() for level in levels] or [self.score]
 
     @classmethod
     def read(cls, path: str | Path) -> "Comparison":
@@ -92,7 +110,13 @@ class Cell:
 
     def options(self, comparison: Comparison) -> dict:
         given = {"method": self.method, comparison.target: self.target, "seed": self.seed}
-        return {**comparison.options, **self.varied, **self.setting, **given}
+        shared = {
+            name: value.replace("{target}", str(self.target)).replace("{seed}", str(self.seed))
+            if isinstance(value, str)
+            else value
+            for name, value in comparison.options.items()
+        }
+        return {**shared, **self.varied, **self.setting, **given}
 
     def folder(self, comparison: Comparison) -> Path:
         digest = hashlib.sha256(json.dumps([comparison.config, self.options(comparison)], sort_keys=True).encode())
@@ -108,7 +132,38 @@ class Cell:
         results = json.loads(path.read_text())
         metric = next(iter(task_of(results).metrics))
         row |= {"ended": results["stopping"]["reason"], "step": results["stopping"]["step"]}
-        return row | {f"{split}_{metric}": values.get(metric) for split, values in results["unlearned"].items()}
+        row |= {f"{split}_{metric}": values.get(metric) for split, values in results["unlearned"].items()}
+        curve = self.curve(comparison)
+        for forgotten, levels in comparison.match.items():
+            for level in levels:
+                at = _of_retrained(results, forgotten) if level == "retrained" else float(level)
+                row[f"{comparison.score} at {level}"] = reached_at(curve, at)
+        return row
+
+    def curve(self, comparison: Comparison) -> list[tuple[float, float]]:
+        """What is forgotten, and the score, in each check of the run from the original model on."""
+        results = json.loads((self.folder(comparison) / "results.json").read_text())
+        names = f"check_{comparison.forgotten}", f"check_{comparison.score}"
+        checks = [tuple(row.get(name) for name in names) for row in results.get("history", [])]
+        return [check for check in checks if None not in check]
+
+
+def reached_at(curve: Sequence[tuple[float, float]], level: float) -> float | None:
+    """The second value where the first one comes to a level, for the first time; linear between two points.
+
+    None if it never does.
+    """
+    for (x, y), (next_x, next_y) in itertools.pairwise(curve):
+        if min(x, next_x) <= level <= max(x, next_x) and x != next_x:
+            return y + (next_y - y) * (level - x) / (next_x - x)
+    return None
+
+
+def _of_retrained(results: dict, metric: str) -> float:
+    split, _, name = metric.rpartition("_")
+    if not results.get("retrained"):
+        raise ValueError(f"match asks for the retrained model's {metric}, but there is none: set gold in options")
+    return results["retrained"][split][name]
 
 
 def compare(comparison: Comparison) -> str:
@@ -123,7 +178,7 @@ def compare(comparison: Comparison) -> str:
     ]
     rows = run_cells(tried, comparison)
     reported = [
-        Cell("report", method, best_setting(rows, method, values, comparison.score), target, seed, values)
+        Cell("report", method, best_setting(rows, method, values, comparison), target, seed, values)
         for values in varied
         for method in comparison.methods
         for target in comparison.report_on
@@ -134,7 +189,7 @@ def compare(comparison: Comparison) -> str:
     write_rows(folder / "runs.csv", rows)
     text = table([row for row in rows if row["phase"] == "report"], comparison)
     (folder / "table.md").write_text(text + "\n")
-    plot([row for row in rows if row["phase"] == "report"], comparison, folder / "frontier.png")
+    plot(reported, comparison, folder / "frontier.png")
     return text
 
 
@@ -162,20 +217,25 @@ def _word(value) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
-def best_setting(rows: list[dict], method: str, varied: dict, score: str) -> dict:
-    """The setting with the lowest mean score over the targets, among those that reached the target on every one.
+def best_setting(rows: list[dict], method: str, varied: dict, comparison: Comparison) -> dict:
+    """The setting with the lowest mean score over the targets, among those that have a score on every one.
 
     Raises:
-        ValueError: none did.
+        ValueError: none has.
     """
     scores = defaultdict(list)
     for row in rows:
         if row["method"] == method and all(row[name] == value for name, value in varied.items()):
-            scores[row["setting"]].append(row.get(score) if row["ended"] == REACHED else None)
+            scores[row["setting"]] += [_scored(row, name, comparison) for name in comparison.scores]
     means = {setting: statistics.mean(values) for setting, values in scores.items() if None not in values}
     if not means:
-        raise ValueError(f"no setting of {method} reached stop_when {varied or ''}: see log.txt of its runs")
+        raise ValueError(f"no setting of {method} reached the target {varied or ''}: see log.txt of its runs")
     return json.loads(min(means, key=means.get))
+
+
+def _scored(row: dict, name: str, comparison: Comparison) -> float | None:
+    """A row's score, where it counts: at the end of a run that reached its target, or at a level of `match`."""
+    return row.get(name) if comparison.match or row["ended"] == REACHED else None
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
@@ -186,26 +246,27 @@ def write_rows(path: Path, rows: list[dict]) -> None:
 
 
 def table(rows: list[dict], comparison: Comparison) -> str:
-    """Mean and standard deviation over targets and seeds; the best score in bold; how often a method's is the lowest."""
-    columns = [name for name in rows[0] if name.endswith("_" + comparison.score.rpartition("_")[2])]
+    """Mean and standard deviation over targets and seeds; the best score in bold, and how often a method's is lowest."""
+    metric = comparison.score.rpartition("_")[2]
+    columns = [name for name in rows[0] if name.endswith("_" + metric) or name in comparison.scores]
     groups = defaultdict(list)
     for row in rows:
         groups[tuple(row[name] for name in comparison.vary), row["method"]].append(row)
     lines = []
     for (varied, method), group in groups.items():
         rivals = {other: members for (values, other), members in groups.items() if values == varied}
-        cells = [_mean(group, name) for name in columns]
-        if _score(group, comparison) == min(_score(members, comparison) for members in rivals.values()):
-            at = columns.index(comparison.score)
-            cells[at] = f"**{cells[at]}**"
-        pairs = zip(*(members for other, members in rivals.items() if other != method))
-        lowest = sum(
-            own.get(comparison.score, 1e9) < min(rival.get(comparison.score, 1e9) for rival in others)
-            for own, others in zip(group, pairs)
-        )
+        cells, lowest = [_mean(group, name) for name in columns], []
+        for score in comparison.scores:
+            if _score(group, score) == min(_score(members, score) for members in rivals.values()):
+                at = columns.index(score)
+                cells[at] = f"**{cells[at]}**"
+            pairs = zip(*(members for other, members in rivals.items() if other != method))
+            wins = sum(_score([own], score) < min(_score([rival], score) for rival in others)
+                       for own, others in zip(group, pairs))  # fmt: skip
+            lowest.append(f"{wins}/{len(group)}")
         setting = ", ".join(f"{name} {value}" for name, value in json.loads(group[0]["setting"]).items())
-        reached = sum(row["ended"] == REACHED for row in group)
-        lines.append([*map(str, varied), method, setting, f"{reached}/{len(group)}", *cells, f"{lowest}/{len(group)}"])
+        reached = sum(_scored(row, comparison.scores[-1], comparison) is not None for row in group)
+        lines.append([*map(str, varied), method, setting, f"{reached}/{len(group)}", *cells, ", ".join(lowest)])
     return align(
         [[*comparison.vary, "method", "setting chosen", "reached", *columns, "lowest"], *lines], markdown=True
     )
@@ -218,32 +279,31 @@ def _mean(rows: list[dict], name: str) -> str:
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0:.1f}"
 
 
-def _score(rows: list[dict], comparison: Comparison) -> float:
-    values = [row[comparison.score] for row in rows if row.get(comparison.score) is not None]
+def _score(rows: list[dict], score: str) -> float:
+    values = [row[score] for row in rows if row.get(score) is not None]
     return statistics.mean(values) if values else float("inf")
 
 
-def plot(rows: list[dict], comparison: Comparison, path: Path) -> None:
-    """What is kept over what is forgotten, one point for each reported run."""
+def plot(cells: list[Cell], comparison: Comparison, path: Path) -> None:
+    """What is kept over what is forgotten: the checks of each reported run, and its end as a point."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    forgotten = "forget_" + comparison.score.rpartition("_")[2]
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-    axes, shapes = figure.add_subplot(), itertools.cycle("osD^v")
-    for varied in dict.fromkeys(tuple(row[name] for name in comparison.vary) for row in rows):
-        shape = next(shapes)
+    forgotten, varied = comparison.forgotten, list(dict.fromkeys(tuple(cell.varied.values()) for cell in cells))
+    figure = Figure(figsize=(6.4 * len(varied), 4.4), layout="constrained")
+    panels = figure.subplots(1, len(varied), sharey=True, squeeze=False)[0]
+    for axes, values in zip(panels, varied):
         for number, method in enumerate(comparison.methods):
-            points = [
-                (row[forgotten], row[comparison.score])
-                for row in rows
-                if row["method"] == method
-                and tuple(row[name] for name in comparison.vary) == varied
-                and row.get(comparison.score) is not None
-            ]
-            label = ", ".join([method, *(f"{name} {value}" for name, value in zip(comparison.vary, varied))])
-            if points:
-                axes.plot(*zip(*points), shape, color=f"C{number}", label=label, alpha=0.8)
-    axes.set(xlabel=f"{forgotten} (higher: more is forgotten)", ylabel=f"{comparison.score} (lower: more is kept)")
-    axes.legend(fontsize=8)
+            label, color = method, f"C{number}"
+            for cell in cells:
+                row = cell.row(comparison)
+                if cell.method != method or tuple(cell.varied.values()) != values or row["ended"] == "failed":
+                    continue
+                axes.plot(*zip(*cell.curve(comparison) or [()]), color=color, alpha=0.4, linewidth=1)
+                if row.get(forgotten) is not None and row.get(comparison.score) is not None:
+                    axes.plot(row[forgotten], row[comparison.score], "o", color=color, label=label)
+                    label = None
+        axes.set(xlabel=forgotten, title=", ".join(f"{name} {value}" for name, value in zip(comparison.vary, values)))
+        axes.legend(fontsize=8)
+    panels[0].set_ylabel(f"{comparison.score} (lower: more is kept)")
     FigureCanvasAgg(figure).print_figure(path, dpi=130)

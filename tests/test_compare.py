@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from hf_unlearn.cli import main
+from hf_unlearn.compare import reached_at
 
 RECIPE = """
 import json, pathlib, sys
@@ -20,7 +21,11 @@ if given.get("--alpha") == "0.1":
 test = {"orthograd": 20, "finetune": 30}[given["--method"]] + 10 * abs(float(given["--alpha"]) - 0.5)
 test += {"anna": 0, "bert": 1, "carl": 3}[given["--speaker"]] - int(given["--size"]) / 100
 reached = given["--alpha"] != "0.55"
-results = {"task": "speakers", "stopping": {"reason": "target reached" if reached else "max_steps", "step": 7},
+at = {"orthograd": 20, "finetune": 30}[given["--method"]]
+history = [{"step": 0, "check_forget_wer": 10.0, "check_test_wer": 5.0},
+           {"step": 2, "check_forget_wer": 50.0, "check_test_wer": float(at)},
+           {"step": 4, "check_forget_wer": 91.0 if reached else 60.0, "check_test_wer": test}]
+results = {"history": history, "gold": given.get("--gold"), "retrained": {"forget": {"wer": 30.0}}, "task": "speakers", "stopping": {"reason": "target reached" if reached else "max_steps", "step": 7},
            "method_kwargs": given.get("--method_kwargs"), "unlearned": {"forget": {"wer": 91.0}, "test": {"wer": test}}}
 (folder / "results.json").write_text(json.dumps(results))
 """
@@ -87,12 +92,44 @@ def test_a_setting_may_hold_keywords_of_the_method(comparison):
     assert len(results) == 2 and all(json.loads(result["method_kwargs"]) == {"beta": 0.5} for result in results)
 
 
+def test_methods_are_compared_at_equal_forgetting(comparison, capsys):
+    """At the level of the retrained model (30: half way to the first check) and at 70 (0.488 of the way to the last)."""
+    code, output = comparison(match={"forget_wer": ["retrained", 70]}, vary={"size": [48]}, seeds=[1],
+                              options={"gold": "{target}/retrained"})  # fmt: skip
+    assert code == 0
+    rows = rows_of(output)
+    assert {row["setting"] for row in rows if row["phase"] == "report"} == {json.dumps({"alpha": 0.6})}
+    row = next(r for r in rows if r["method"] == "orthograd" and r["target"] == "carl")
+    assert float(row["test_wer at retrained"]) == pytest.approx((5 + 20) / 2)
+    assert float(row["test_wer at 70"]) == pytest.approx(20 + (23.52 - 20) * 20 / 41)
+    assert next(r for r in rows if r["setting"] == json.dumps({"alpha": 0.55}))["test_wer at 70"] == ""
+    table = capsys.readouterr().out
+    assert "**12.5 ± 0.0**" in table and "| 2/2, 2/2 |" in table and "| 0/2, 0/2 |" in table
+    gold = [json.loads(path.read_text())["gold"] for path in output.rglob("results.json")]
+    assert set(gold) == {"anna/retrained", "bert/retrained", "carl/retrained"}
+
+
+@pytest.mark.parametrize(
+    "curve, level, expected",
+    [
+        ([(0, 5), (50, 20), (40, 30), (60, 50)], 45, 18.5),  # the first time counts
+        ([(98, 99), (60, 95), (8, 91)], 10, 95 - 4 * 50 / 52),  # an accuracy falls
+        ([(0, 5), (80, 20)], 90, None),
+        ([(0, 5), (0, 7), (90, 9)], 90, 9),
+        ([], 90, None),
+    ],
+)
+def test_a_score_is_read_off_where_the_level_is_first_reached(curve, level, expected):
+    assert reached_at(curve, level) == (None if expected is None else pytest.approx(expected))
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
         ({"report_on": ["anna", "bert"]}, "anna in tune_on and report_on"),
         ({"methods": {"orthograd": [{"alpha": 0.5}], "finetune": []}}, "as many settings of every method"),
-        ({"methods": {"orthograd": [{"alpha": 0.55}]}}, "no setting of orthograd reached stop_when"),
+        ({"methods": {"orthograd": [{"alpha": 0.55}]}}, "no setting of orthograd reached the target"),
+        ({"match": {"forget_wer": [90], "test_wer": [3]}}, "give one metric"),
         ({"metods": {}}, "unknown in"),
     ],
 )
