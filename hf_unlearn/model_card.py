@@ -10,23 +10,11 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from .redaction import hides, redact, without_paths
-from .report import further_tables, results_table
+from .report import further_tables, results_table, setting, settings_of
 from .tasks import Task, task_of
 
 TAGS = ("unlearning", "machine-unlearning", "arxiv:2503.02312")
 EVALUATIONS = Path(".eval_results") / "unlearning.yaml"
-SETTINGS = (
-    "method",
-    "alpha",
-    "granularity",
-    "per_device_train_batch_size",
-    "per_device_retain_batch_size",
-    "learning_rate",
-    "optim",
-    "max_steps",
-    "trainable",
-    "lora_r",
-)
 
 
 def write_card(
@@ -88,14 +76,14 @@ def build_card(
     hub_datasets = [name for name in about["datasets"] if on_hub(name)]
     base = about["base_model"] if on_hub(about["base_model"]) else None
     known = [name for name in inherited.get("datasets") or [] if name not in hub_datasets]
-    adapter = bool(_setting(config, "lora_r")) and not results.get("merged")
+    adapter = bool(setting(config, "adapter") or setting(config, "lora_r")) and not results.get("merged")
     data = ModelCardData(
         model_name=about["model_name"],
         library_name="peft" if adapter else "transformers",
         pipeline_tag=task.pipeline or None,
         base_model=base,
         base_model_relation=("adapter" if adapter else "finetune") if base else None,
-        tags=list(dict.fromkeys([*TAGS, *filter(None, [task.pipeline, _setting(config, "method"), *tags])])),
+        tags=list(dict.fromkeys([*TAGS, *filter(None, [task.pipeline, setting(config, "method"), *tags])])),
         datasets=hub_datasets + known or None,
         language=language or inherited.get("language"),
         license=license or inherited.get("license"),
@@ -117,12 +105,8 @@ def _text(results, about, name_forgotten, task):
         "whole_groups": task.forgotten == task.group,
         "units": results["data"][task.units],
         "groups": groups,
-        "settings": {
-            name: value
-            for name in SETTINGS
-            if (value := _setting(results["config"], name)) not in (None, "") and (name, value) != ("lora_r", 0)
-        },
-        "forgotten": _setting(results["config"], f"forget_{task.groups}") or groups.get("forget", []),
+        "settings": settings_of(results),
+        "forgotten": setting(results["config"], f"forget_{task.groups}") or groups.get("forget", []),
         "named": name_forgotten,
         "splits": {
             split: meaning for split, (meaning, _) in task.splits.items() if split in (results["unlearned"] or {})
@@ -209,9 +193,3 @@ def on_hub(name: str | None) -> bool:
     except HFValidationError:
         return False
     return not Path(name).exists()
-
-
-def _setting(config, name):
-    """A setting of `config`, which may hold its settings in groups."""
-    groups = [config, *(group for group in config.values() if isinstance(group, dict))]
-    return next((group[name] for group in groups if name in group), None)

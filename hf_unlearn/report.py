@@ -31,6 +31,76 @@ PACKAGES = (
 )
 
 
+# Settings of a training that shape its result -> the value at which one changes nothing, and is not told.
+SETTINGS = {
+    "per_device_train_batch_size": None,
+    "gradient_accumulation_steps": 1,
+    "per_device_retain_batch_size": None,
+    "processes": 1,
+    "learning_rate": None,
+    "lr_scheduler_type": "constant",
+    "lr_scheduler_kwargs": None,
+    "warmup_steps": 0,
+    "optim": None,
+    "optim_args": None,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "adam_epsilon": 1e-8,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "max_steps": -1,
+    "num_train_epochs": None,
+    "bf16": False,
+    "fp16": False,
+    "freeze_batch_norm": True,
+    "label_smoothing_factor": 0,
+    "neftune_noise_alpha": None,
+    "trainable": "",
+    "adapter": None,
+    "lora_r": 0,
+    "lora_alpha": None,
+    "lora_target_modules": None,
+    "augment": 0,
+    "train_hidden_words": 0,
+    "train_shift": 0,
+}
+ONLY_WITH = {  # what means something only where the other is set
+    "lora_alpha": "lora_r",
+    "lora_target_modules": "lora_r",
+    "train_hidden_words": "augment",
+    "train_shift": "augment",
+}
+METHOD_FIELDS = ("alpha", "granularity", "method_kwargs")  # what results without `method_settings` say of the method
+
+
+def settings_of(results: dict) -> dict[str, str]:
+    """The method and every setting that shaped the result, as text, for the card and the report; {} if none is known."""
+    config = results.get("config") or {}
+    given = {name: setting(config, name) for name in SETTINGS}
+    if (given["max_steps"] or 0) > 0:
+        del given["num_train_epochs"]
+    chosen = {
+        name: value
+        for name, value in given.items()
+        if value not in (None, [], {}, SETTINGS[name]) and given.get(ONLY_WITH.get(name), True)
+    }
+    of_method = results.get("method_settings")
+    if of_method is None:
+        of_method = {name: setting(config, name) for name in METHOD_FIELDS}
+    known = {"method": setting(config, "method"), **of_method, **chosen}
+    return {
+        name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in known.items()
+        if value is not None
+    }
+
+
+def setting(config: dict, name: str):
+    """A setting of `config`, which may hold its settings in groups; None where it is in none."""
+    groups = [config, *(group for group in config.values() if isinstance(group, dict))]
+    return next((group[name] for group in groups if name in group), None)
+
+
 def results_table(results: dict, *, metrics=None, markdown: bool = False) -> str:
     """Splits x models, one table per metric, with the 95 % intervals where there are some; under 100 columns.
 
@@ -283,9 +353,12 @@ def environment() -> dict:
     }
 
 
-def emissions(folder: Path) -> float | None:
-    """Grams of CO2 equivalents of the last run in `folder`, where codecarbon is installed and has measured them."""
-    path = Path(folder) / "emissions.csv"
+def emissions(args) -> float | None:
+    """Grams of CO2 equivalents of the last training in `args.output_dir`, where codecarbon (`args.report_to`) has
+    measured them."""
+    path = Path(args.output_dir) / "emissions.csv"
+    if "codecarbon" not in args.report_to:  # a file that is there is of an earlier run
+        return None
     rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
     return 1000 * float(rows[-1]["emissions"]) if rows else None  # the file counts in kg
 

@@ -66,6 +66,11 @@ def test_every_page_is_in_the_table_of_contents():
     ]
 
 
+def test_the_api_reference_is_what_the_docstrings_say():
+    written = runpy.run_path(str(ROOT / "docs" / "api.py"))["page"]()
+    assert written == (ROOT / "docs" / "api.md").read_text(), "a docstring or signature has changed: run `make docs`"
+
+
 def test_the_figure_is_drawn(tmp_path):
     runpy.run_path(str(ROOT / "docs" / "projection.py"))["draw"](tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000 and (ROOT / "docs" / "projection.png").is_file()

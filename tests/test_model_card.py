@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -113,7 +114,10 @@ def test_attacks_stand_beside_their_targets():
 
 def test_emissions_are_told_where_they_were_measured(tmp_path):
     (tmp_path / "emissions.csv").write_text("timestamp,emissions\n1,0.5\n2,0.0125\n")  # kg, one row for each run
-    assert emissions(tmp_path) == 12.5 and emissions(tmp_path / "none") is None
+    measured = SimpleNamespace(output_dir=tmp_path, report_to=["codecarbon"])
+    assert emissions(measured) == 12.5
+    assert emissions(SimpleNamespace(output_dir=tmp_path / "none", report_to=["codecarbon"])) is None
+    assert emissions(SimpleNamespace(output_dir=tmp_path, report_to=["wandb"])) is None  # of an earlier run
     assert card({**RESULTS, "emissions_g": 12.5}).data.co2_eq_emissions["emissions"] == 12.5
 
 

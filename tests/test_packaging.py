@@ -30,18 +30,19 @@ ALLOWED = {
     "data": set(),
     "metrics": set(),
     "tasks": set(),
-    "config": set(),
+    "config": {"redaction"},
     "seeded": set(),
     "retain": {"seeded"},
     "checkpoints": {"per_sample"},
     "evaluation": {"metrics"},
     "redaction": set(),
+    "trackers": {"redaction"},
     "report": {"tasks", "metrics"},
     "html_report": {"redaction", "report", "tasks"},
     "model_card": {"redaction", "report", "tasks"},
     "hub": {"html_report", "model_card", "redaction", "report", "tasks"},
     "trainer": {"config", "methods", "per_sample", "preparation", "retain", "stopping", "step", "distributed", "guards",
-                "checkpoints", "compatibility", "seeded", "hub"},
+                "checkpoints", "compatibility", "seeded", "hub", "trackers"},
 }  # fmt: skip
 
 

@@ -92,7 +92,13 @@ def unlearn(recipe: Recipe) -> dict:
     trainer.save_model(_internal_call=True)  # a push comes when the card is there
     results = {
         "task": recipe.task,
-        "config": {"recipe": vars(options), "data": vars(recipe.data), "trainer": args.to_dict()},
+        "config": {
+            "recipe": vars(options),
+            "data": vars(recipe.data),
+            "trainer": trainer.args.to_dict(),
+            "processes": args.world_size,
+        },
+        "method_settings": trainer.method_settings,
         "data": recipe.splits.describe(),
         "seed": args.seed,
         "environment": environment(),
@@ -103,7 +109,7 @@ def unlearn(recipe: Recipe) -> dict:
         "stopping": trainer.stopping,
         "history": history(trainer, before),
         "command": hide_tokens(shlex.join(["python", *sys.argv])),
-        "emissions_g": emissions(Path(args.output_dir)),
+        "emissions_g": emissions(args),
         "card": {
             "base_model": options.base_model if options.model == "train" else options.model,
             "datasets": [recipe.data.dataset],
@@ -128,14 +134,16 @@ def dry_run(recipe: Recipe) -> dict:
     model = recipe.load_model(options.base_model if options.model == "train" else options.model)
     freeze(model, options.trainable)
     args.stop_when = args.abort_when = None  # they can speak of a model that is not there yet
-    args.push_to_hub = False
+    args.push_to_hub, args.report_to = False, []
     trainer = make_trainer(recipe, model, args, lora_r=options.lora_r)
     described = recipe.splits.describe()
     plan = {
         task.units: described[task.units],
         "model": options.model,
         "retrained model": options.gold,
-        "method": str(args.method),
+        "method": ", ".join(
+            [str(args.method), *(f"{name} {value}" for name, value in trainer.method_settings.items())]
+        ),
         "steps": args.max_steps if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs",
         **training_memory(trainer.model, args.optim),
         "not counted": "activations, per-sample gradients of one layer",
@@ -239,6 +247,7 @@ def _evaluate_alone(recipe: Recipe, model: nn.Module) -> tuple[dict, dict]:
     """Evaluates a model that is not unlearned, by the same trainer."""
     args = copy.copy(recipe.args)
     args.stop_when, args.abort_when, args.push_to_hub = None, None, False
+    args.report_to = []  # trackers would take its numbers for those of the model that is unlearned
     trainer = make_trainer(recipe, model, args, lora_r=0)
     return evaluate_splits(trainer, trainer.eval_dataset), recipe.measure(trainer)
 
