@@ -9,6 +9,7 @@ hf-unlearn env
 """
 
 import argparse
+import inspect
 import json
 import os
 import shlex
@@ -49,7 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     def add(name, function, text, **options):
-        command = commands.add_parser(name, help=text, description=function.__doc__, epilog=EXIT_CODES, **options)
+        options = {"description": function.__doc__, **options}
+        command = commands.add_parser(name, help=text, epilog=EXIT_CODES, **options)
         command.set_defaults(function=function, help_text=command.format_help)
         return command
 
@@ -62,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
             "config", type=Path, nargs="?", help="YAML; after it, --key value for every option of the recipe"
         )
         command.add_argument("--recipe", type=Path, help="the recipe's script; default: unlearn.py beside the YAML")
-    command = add("compare", compare_methods, "tune and compare methods")
+    command = add(
+        "compare", compare_methods, "tune and compare methods", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"{compare_methods.__doc__}\n\n{inspect.cleandoc(Comparison.__doc__)}",
+    )  # fmt: skip
     command.add_argument("file", type=Path, help="YAML that says what to compare; recipes/demo/compare.yaml is one")
     command = add("card", card, "write a run's model card again")
     command.add_argument("folder", type=Path, help="output_dir of a run: holds results.json")
@@ -130,6 +135,7 @@ def card(arguments, _) -> None:
     if to and plot.exists():
         shutil.copyfile(plot, to.with_suffix(".png"))
     print(results_table(results) if results.get("unlearned") else written.text)
+    print(f"\nthe card is in {to or folder / 'README.md'}")
 
 
 def push(arguments, _) -> None:

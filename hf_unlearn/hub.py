@@ -164,7 +164,7 @@ def check_name(repo_id: str, names: list[str]) -> None:
     validate_repo_id(repo_id)
     if names_somebody(repo_id, names):
         raise ValueError(
-            f"the repository's name, {repo_id}, names who is forgotten: give another hub_model_id (or publish the name "
+            f"the repository's name, {repo_id}, names who is forgotten: give another hub_model_id or --repo_id (or publish the name "
             "knowingly with name_forgotten)"
         )
 

@@ -78,6 +78,16 @@ def test_text_says_what_users_need():
         assert said in text, said
 
 
+def test_an_aborted_run_says_which_model_this_is():
+    stopping = {"reason": "aborted", "step": 4, "rule": None, "abort_rule": "test_wer > 20", "restored_step": 2}
+    assert (
+        "aborted; abort rule `test_wer > 20`. The model is that of step 2."
+        in card({**RESULTS, "stopping": stopping}).text
+    )
+    original = card({**RESULTS, "stopping": {**stopping, "restored_step": 0}}).text
+    assert "step 0: **the original, which has forgotten nothing**." in original
+
+
 def test_without_a_retrained_model_the_card_says_so():
     text = card({**RESULTS, "retrained": None}).text
     assert "not measured here" in text and "60.0" not in text

@@ -145,7 +145,7 @@ def dry_run(recipe: Recipe) -> dict:
             [str(args.method), *(f"{name} {value}" for name, value in trainer.method_settings.items())]
         ),
         "steps": args.max_steps if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs",
-        **training_memory(trainer.model, args.optim),
+        **training_memory(trainer.model, args.optim.value),
         "not counted": "activations, per-sample gradients of one layer",
         "output": args.output_dir,
     }
