@@ -20,7 +20,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
 from .html_report import Report
-from .model_card import on_hub, write_card
+from .model_card import local_among, on_hub, write_card
 from .redaction import hidden_names, hide_tokens, hides, names_somebody, redact, salt_of, texts_of, without_paths
 from .report import emissions, environment, read_results, write_results
 from .tasks import task_of
@@ -152,7 +152,7 @@ def stage(
     if merge and (folder / "adapter_config.json").is_file():
         results["merged"] = True
         merge_adapter(folder, target)
-    _check_adapter(target)
+    _check_adapter(target, results.get("card", {}).get("local", ()))
     _put_card(folder, target, results, salt, names, name_forgotten)
     for name, content in without_paths(redact(texts, salt) if hide else texts).items():
         write_results(target / name, content)
@@ -188,12 +188,13 @@ def merge_adapter(folder: Path, target: Path) -> None:
     model.merge_and_unload().save_pretrained(target)
 
 
-def _check_adapter(target: Path) -> None:
+def _check_adapter(target: Path, local) -> None:
     config = target / "adapter_config.json"
     base = json.loads(config.read_text())["base_model_name_or_path"] if config.is_file() else None
-    if config.is_file() and not on_hub(base):
+    if config.is_file() and not on_hub(base, local):
         raise ValueError(
-            f"the adapter's base model, {base}, is not on the Hub, so that nobody could load it: push it merged (merge)"
+            f"the adapter's base model, {base}, is not on the Hub, so that nobody could load it: push it merged (--merge, or "
+            "push_to_hub(merge=True))"
         )
 
 
@@ -314,7 +315,7 @@ class PublishingTrainer(Seq2SeqTrainer):
             "retrained": None,
             "stopping": self.stopping,
             "emissions_g": emissions(self.args),
-            "card": {"base_model": name or None},
+            "card": {"base_model": name or None, "local": local_among(name)},
         }
 
     def _public_arguments(self) -> dict:

@@ -29,7 +29,8 @@ def write_card(
     card.save(to or Path(folder) / "README.md")
     if to:
         return card
-    entries = evaluations(results, [name for name in options.get("datasets", ()) if on_hub(name)])
+    local = options.get("local", ())
+    entries = evaluations(results, [name for name in options.get("datasets", ()) if on_hub(name, local)])
     if entries:
         path = Path(folder) / EVALUATIONS
         path.parent.mkdir(exist_ok=True)
@@ -43,6 +44,7 @@ def build_card(
     model_name: str = "unlearned-model",
     base_model: str | None = None,
     datasets=(),
+    local=(),
     language: str | None = None,
     license: str | None = None,
     tags=(),
@@ -57,6 +59,7 @@ def build_card(
 
     Args:
         base_model, datasets: Hub ids; local folders are left out of the metadata, where the Hub refuses them.
+        local: those of them that were folders where the model was made (see `local_among`).
         language, license: as the Hub writes them: "en", "apache-2.0".
         tags: further ones.
         plot: the PNG's path relative to the card.
@@ -67,14 +70,20 @@ def build_card(
     """
     task = task_of(results)
     name_forgotten = name_forgotten or not hides(results, task.personal)
-    inherited = _inherited(base_model)
-    about = {"model_name": model_name, "base_model": base_model, "datasets": list(datasets), "plot": plot}
+    inherited = _inherited(base_model, local)
+    about = {
+        "model_name": model_name,
+        "base_model": base_model,
+        "datasets": list(datasets),
+        "plot": plot,
+        "local": local,
+    }
     if not name_forgotten:
         redacted = redact({**results, "about": about}, salt or secrets.token_hex(16))
         results, about = redacted, redacted["about"]
     config = results["config"]
-    hub_datasets = [name for name in about["datasets"] if on_hub(name)]
-    base = about["base_model"] if on_hub(about["base_model"]) else None
+    hub_datasets = [name for name in about["datasets"] if on_hub(name, about["local"])]
+    base = about["base_model"] if on_hub(about["base_model"], about["local"]) else None
     known = [name for name in inherited.get("datasets") or [] if name not in hub_datasets]
     adapter = bool(setting(config, "adapter") or setting(config, "lora_r")) and not results.get("merged")
     data = ModelCardData(
@@ -165,7 +174,7 @@ def evaluations(results: dict, hub_datasets: list[str]) -> list[EvalResultEntry]
     ]
 
 
-def _inherited(base_model: str | None) -> dict:
+def _inherited(base_model: str | None, known_local) -> dict:
     """Metadata of the base model's card; nothing where it has none, or cannot be reached."""
     if not base_model:
         return {}
@@ -173,7 +182,7 @@ def _inherited(base_model: str | None) -> dict:
     if local.exists():
         card = local / "README.md"
         return ModelCard.load(card).data.to_dict() if card.exists() else {}
-    if not on_hub(base_model):
+    if not on_hub(base_model, known_local):
         return {}
     try:
         return ModelCard.load(base_model).data.to_dict()
@@ -186,10 +195,15 @@ def _carbon(results: dict) -> dict:
     return {} if grams is None else {"co2_eq_emissions": {"emissions": grams, "source": "CodeCarbon"}}
 
 
-def on_hub(name: str | None) -> bool:
-    """Whether `name` can be an id on the Hub and is no local folder."""
+def on_hub(name: str | None, local=()) -> bool:
+    """Whether `name` can be an id on the Hub and is no local folder, here or (`local`) where the run was."""
     try:
         validate_repo_id(name or "")
     except HFValidationError:
         return False
-    return not Path(name).exists()
+    return name not in local and not Path(name).exists()
+
+
+def local_among(*names: str | None) -> list[str]:
+    """Those names that are folders here: `out/data` looks like an id of the Hub to whoever writes the card elsewhere."""
+    return [name for name in names if name and Path(name).exists()]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from huggingface_hub import parse_eval_result_entries
+from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from hf_unlearn.model_card import build_card, write_card
 from hf_unlearn.redaction import hide_tokens, pseudonym, redact, salt_of
@@ -97,6 +97,14 @@ def test_local_folders_stay_out_of_the_metadata(tmp_path):
     data = card(base_model=str(tmp_path), datasets=["/data/speech"]).data
     assert not {"base_model", "base_model_relation", "datasets"} & set(data.to_dict())
     assert data.eval_results[0].dataset_type == "audiofolder"
+
+
+def test_folders_of_another_machine_are_no_ids_of_the_hub(tmp_path):
+    known = {"base_model": "out/original", "datasets": ["out/speech"], "local": ["out/original", "out/speech"]}
+    write_card(tmp_path, {**RESULTS, "card": known}, SALT)
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert not {"base_model", "base_model_relation", "datasets"} & set(data.to_dict())
+    assert not (tmp_path / ".eval_results").exists()
 
 
 def test_license_data_and_language_are_inherited_from_the_base_models_card(tmp_path):

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArgumen
 from ..config import UnlearnConfig
 from ..evaluation import evaluate_splits
 from ..html_report import Report
-from ..model_card import write_card
+from ..model_card import local_among, write_card
 from ..redaction import hide_tokens, salt_of
 from ..report import emissions, environment, plot_history, results_table, write_results
 from ..tasks import TASKS
@@ -90,6 +90,7 @@ def unlearn(recipe: Recipe) -> dict:
     trainer.train()
     after, of_unlearned = evaluate_splits(trainer, trainer.eval_dataset), recipe.measure(trainer)
     trainer.save_model(_internal_call=True)  # a push comes when the card is there
+    base = options.base_model if options.model == "train" else options.model
     results = {
         "task": recipe.task,
         "config": {
@@ -111,8 +112,9 @@ def unlearn(recipe: Recipe) -> dict:
         "command": hide_tokens(shlex.join(["python", *sys.argv])),
         "emissions_g": emissions(args),
         "card": {
-            "base_model": options.base_model if options.model == "train" else options.model,
+            "base_model": base,
             "datasets": [recipe.data.dataset],
+            "local": local_among(base, recipe.data.dataset),
             **recipe.card_arguments(),
         },
     }
