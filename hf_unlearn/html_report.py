@@ -11,7 +11,8 @@ from pathlib import Path
 import jinja2
 
 from .redaction import hides, redact, without_paths
-from .report import MODELS, results_table, results_table_rows, settings_of
+from .report import MODELS, results_table, results_table_rows
+from .settings import settings_of
 from .tasks import Task, task_of
 
 WIDTH, HEIGHT, MARGIN = 560, 320, 48  # of a plot, in the units of its viewBox

@@ -10,7 +10,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from .redaction import hides, redact, without_paths
-from .report import further_tables, results_table, setting, settings_of
+from .report import further_tables, results_table
+from .settings import setting, settings_of
 from .tasks import Task, task_of
 
 TAGS = ("unlearning", "machine-unlearning", "arxiv:2503.02312")

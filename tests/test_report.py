@@ -19,7 +19,6 @@ from hf_unlearn.report import (
     plot_history,
     plot_pictures,
     results_table,
-    settings_of,
     write_results,
 )
 from hf_unlearn.tasks import TASKS
@@ -121,25 +120,6 @@ def test_plot_shows_curves_levels_and_wishes(tmp_path, drawn):
     assert sorted(levels) == [1.25, 10.0, 60.0]
     texts = " ".join(text.get_text() for text in axes.texts)
     assert "90 %: up is wanted" in texts and "6 %: should stay" in texts and "dashed" in texts
-
-
-def test_settings_are_those_that_shaped_the_result():
-    recipe = {"trainable": "", "lora_r": 0, "lora_alpha": 64, "lora_target_modules": ["q_proj"]}
-    trainer = {
-        "method": "scrub", "alpha": 0.5, "granularity": "parameter", "method_kwargs": {"msteps": 1}, "learning_rate": 1e-4,
-        "max_steps": 60, "num_train_epochs": 3.0, "gradient_accumulation_steps": 1, "weight_decay": 0.0, "bf16": True,
-    }  # fmt: skip
-    results = {"config": {"recipe": recipe, "trainer": trainer}, "method_settings": {"temperature": 4.0, "msteps": 1}}
-    assert settings_of(results) == {
-        "method": "scrub", "temperature": "4.0", "msteps": "1", "learning_rate": "0.0001", "max_steps": "60", "bf16": "True",
-    }  # fmt: skip
-    recipe["lora_r"], trainer["max_steps"] = 8, -1
-    more = settings_of(results)
-    assert (more["lora_r"], more["lora_target_modules"], more["num_train_epochs"]) == ("8", "q_proj", "3.0")
-    assert (
-        settings_of({**results, "method_settings": None})["method_kwargs"] == "{'msteps': 1}"
-    )  # of an earlier version
-    assert settings_of({"config": {}}) == {}
 
 
 def test_labels_of_curves_that_end_together_do_not_overlap(tmp_path, drawn):
