@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo demo-digits cards test lint format bench clean
+.PHONY: install demo demo-digits cards docs test lint format audit bench clean
 
 install: $(INSTALLED)
 
@@ -25,6 +25,10 @@ cards: install
 	$(BIN)/hf-unlearn card out/demo --to model_cards/demo.md
 	$(BIN)/hf-unlearn card out/digits --to model_cards/digits.md
 
+# Writes the API reference from the docstrings; a test holds it against them.
+docs: install
+	$(BIN)/python docs/api.py docs/api.md
+
 test: install
 	$(BIN)/pytest -q -n auto --dist loadfile tests
 
@@ -35,6 +39,11 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Looks up the known vulnerabilities of the versions that are tested together; fails where that cannot be done.
+audit: install
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --strict --disable-pip --no-deps --requirement constraints.txt
 
 bench: install
 	$(BIN)/python tests/benchmarks/bench.py

@@ -9,6 +9,7 @@ hf-unlearn env
 """
 
 import argparse
+import inspect
 import json
 import os
 import shlex
@@ -49,8 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     def add(name, function, text, **options):
-        command = commands.add_parser(name, help=text, description=function.__doc__, epilog=EXIT_CODES, **options)
-        command.set_defaults(function=function)
+        options = {"description": function.__doc__, **options}
+        command = commands.add_parser(name, help=text, epilog=EXIT_CODES, **options)
+        command.set_defaults(function=function, help_text=command.format_help)
         return command
 
     for name, function, text in (
@@ -62,8 +64,11 @@ def _parser() -> argparse.ArgumentParser:
             "config", type=Path, nargs="?", help="YAML; after it, --key value for every option of the recipe"
         )
         command.add_argument("--recipe", type=Path, help="the recipe's script; default: unlearn.py beside the YAML")
-    command = add("compare", compare_methods, "tune and compare methods")
-    command.add_argument("file", type=Path, help="what to compare: see hf_unlearn/compare.py")
+    command = add(
+        "compare", compare_methods, "tune and compare methods", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"{compare_methods.__doc__}\n\n{inspect.cleandoc(Comparison.__doc__)}",
+    )  # fmt: skip
+    command.add_argument("file", type=Path, help="YAML that says what to compare; recipes/demo/compare.yaml is one")
     command = add("card", card, "write a run's model card again")
     command.add_argument("folder", type=Path, help="output_dir of a run: holds results.json")
     command.add_argument("--name_forgotten", action="store_true", help="name the forgotten speakers in the card")
@@ -89,14 +94,18 @@ def run(arguments, options: list[str]) -> None:
 
 def evaluate(arguments, options: list[str]) -> None:
     """Evaluates a model (`--model folder-or-id`) on the splits of a configuration, and writes evaluation.json."""
-    if not {"--model", "--help"} & set(options):
+    helped = {"-h", "--help"} & set(options)
+    if not helped and "--model" not in options:
         raise ValueError("which model? Give --model, a folder or Hub id")
-    _start(arguments, options if "--help" in options else ["--evaluate", "true", "--gold", "none", *options])
+    _start(arguments, options if helped else ["--evaluate", "true", "--gold", "none", *options])
 
 
 def _start(arguments, options: list[str]) -> None:
     """This process becomes the recipe's: its signals and its exit code are the recipe's."""
     config: Path | None = arguments.config
+    if config is None and {"-h", "--help"} & set(options):
+        print(arguments.help_text())
+        return
     if config is None:
         raise ValueError("which configuration? Give its YAML file first, such as recipes/demo/demo.yaml")
     given = read_yaml(config)
@@ -126,6 +135,7 @@ def card(arguments, _) -> None:
     if to and plot.exists():
         shutil.copyfile(plot, to.with_suffix(".png"))
     print(results_table(results) if results.get("unlearned") else written.text)
+    print(f"\nthe card is in {to or folder / 'README.md'}")
 
 
 def push(arguments, _) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import yaml
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
+from .redaction import without_names
+
 
 @dataclass
 class UnlearnConfig(Seq2SeqTrainingArguments):
@@ -88,13 +90,15 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
     hide_names: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Names and ids of forgotten persons: salted hashes take their place in all that is pushed to the Hub. "
-            "The recipes know them."
+            "help": "Names and ids of forgotten persons: salted hashes take their place in all that is pushed to the Hub, and "
+            "trackers (report_to) do not get them. The recipes know them."
         },
     )
     name_forgotten: bool = field(
         default=False,
-        metadata={"help": "Name the forgotten persons in the card and in all that is pushed to the Hub."},
+        metadata={
+            "help": "Name the forgotten persons in the card, in all that is pushed to the Hub, and to trackers."
+        },
     )
     logging_steps: float = field(
         default=1, metadata={"help": "Optimizer steps between two log entries (a run of unlearning is short)."}
@@ -112,10 +116,11 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         self.method_kwargs = _as_dict(self.method_kwargs)
 
     def to_dict(self) -> dict:
-        """For trackers and results: without `hide_names`, since trackers upload it."""
+        """For trackers and results: without `hide_names`, and, unless `name_forgotten`, without these names in texts,
+        since trackers upload it."""
         given = {**super().to_dict(), "method": str(self.method)}
         del given["hide_names"]
-        return given
+        return given if self.name_forgotten else without_names(given, self.hide_names)
 
 
 def read_yaml(path: str | Path) -> dict:

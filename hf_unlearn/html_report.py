@@ -12,6 +12,7 @@ import jinja2
 
 from .redaction import hides, redact, without_paths
 from .report import MODELS, results_table, results_table_rows
+from .settings import settings_of
 from .tasks import Task, task_of
 
 WIDTH, HEIGHT, MARGIN = 560, 320, 48  # of a plot, in the units of its viewBox
@@ -59,6 +60,7 @@ class Report:
         return template.from_string(text).render(
             task=self.task,
             results=self.results,
+            settings=settings_of(self.results),
             tables=self._tables(),
             frontier=frontier(self.results, self.task),
             speakers=by_group(self.results, self.task),

@@ -13,16 +13,16 @@ import transformers
 from huggingface_hub import CommitInfo, HfApi, get_token
 from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
-from peft import PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import Seq2SeqTrainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
 from .html_report import Report
-from .model_card import on_hub, write_card
-from .redaction import hidden_names, hide_tokens, hides, names_somebody, redact, salt_of, without_paths
-from .report import environment, read_results, write_results
+from .model_card import local_among, on_hub, write_card
+from .redaction import hidden_names, hide_tokens, hides, names_somebody, redact, salt_of, texts_of, without_paths
+from .report import emissions, environment, read_results, write_results
 from .tasks import task_of
 
 logger = logging.get_logger(__name__)
@@ -65,8 +65,15 @@ def push_folder(
     Nothing is uploaded that names a forgotten person (see `stage`).
 
     Args:
+        folder: output_dir of a run, with its results.json.
+        repo_id: user/name on the Hub; made if it is not there.
+        message: of the commit.
+        name_forgotten: publish who was forgotten.
         token, private, revision: as in `HfApi.create_repo` and `upload_folder`, which retry as they always do.
         merge: an adapter is merged into its base model first.
+
+    Returns:
+        the commit.
 
     Raises:
         ValueError: the folder cannot be published as it is; nothing was sent.
@@ -145,7 +152,7 @@ def stage(
     if merge and (folder / "adapter_config.json").is_file():
         results["merged"] = True
         merge_adapter(folder, target)
-    _check_adapter(target)
+    _check_adapter(target, results.get("card", {}).get("local", ()))
     _put_card(folder, target, results, salt, names, name_forgotten)
     for name, content in without_paths(redact(texts, salt) if hide else texts).items():
         write_results(target / name, content)
@@ -157,7 +164,7 @@ def check_name(repo_id: str, names: list[str]) -> None:
     validate_repo_id(repo_id)
     if names_somebody(repo_id, names):
         raise ValueError(
-            f"the repository's name, {repo_id}, names who is forgotten: give another hub_model_id (or publish the name "
+            f"the repository's name, {repo_id}, names who is forgotten: give another hub_model_id or --repo_id (or publish the name "
             "knowingly with name_forgotten)"
         )
 
@@ -181,12 +188,13 @@ def merge_adapter(folder: Path, target: Path) -> None:
     model.merge_and_unload().save_pretrained(target)
 
 
-def _check_adapter(target: Path) -> None:
+def _check_adapter(target: Path, local) -> None:
     config = target / "adapter_config.json"
     base = json.loads(config.read_text())["base_model_name_or_path"] if config.is_file() else None
-    if config.is_file() and not on_hub(base):
+    if config.is_file() and not on_hub(base, local):
         raise ValueError(
-            f"the adapter's base model, {base}, is not on the Hub, so that nobody could load it: push it merged (merge)"
+            f"the adapter's base model, {base}, is not on the Hub, so that nobody could load it: push it merged (--merge, or "
+            "push_to_hub(merge=True))"
         )
 
 
@@ -219,22 +227,11 @@ def _check_texts(target: Path, names: list[str], token: str | None) -> None:
         generated = path.name in (*REDACTED, CARD) or path.suffix == ".yaml"
         if generated or any(path.match(pattern) for pattern in VOCABULARIES) or path.suffix != ".json":
             continue
-        if named := next((said for said in _strings(json.loads(text)) if names_somebody(said, names)), None):
+        if named := next((said for said in texts_of(json.loads(text)) if names_somebody(said, names)), None):
             raise ValueError(
                 f"{path.name} says {named!r}, which names who is forgotten: change it, or publish the name knowingly "
                 "with name_forgotten"
             )
-
-
-def _strings(value) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from (str(key), *_strings(item))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
-    elif isinstance(value, str):
-        yield value
 
 
 # ---- the trainer's part -------------------------------------------------------------------------------------------------
@@ -245,9 +242,11 @@ class PublishingTrainer(Seq2SeqTrainer):
 
     Attributes:
         results: what results.json holds, where a recipe has written it; else the card says what the trainer knows.
+        method_settings: the values that the method works with, by its keywords.
     """
 
     results: dict | None = None
+    method_settings: dict
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """As in Trainer. Raises ValueError for a name that names somebody, and HubError."""
@@ -266,7 +265,16 @@ class PublishingTrainer(Seq2SeqTrainer):
         self, language=None, license=None, tags=(), model_name=None, finetuned_from=None, tasks=None,
         dataset_tags=None, dataset=(), dataset_args=None,
     ) -> None:  # fmt: skip
-        """Writes results.json and the card into output_dir; the arguments are Trainer's, as far as the card has them."""
+        """Writes results.json and the card (README.md) into output_dir; the main process does.
+
+        Args:
+            language, license: as the Hub writes them: "en", "apache-2.0"; else those of the base model's card.
+            tags: one or several, beside the card's own.
+            model_name: default: the folder's name.
+            finetuned_from: id of the base model; default: what the model was loaded from.
+            dataset: one or several ids of data sets.
+            tasks, dataset_tags, dataset_args: Trainer's, not used.
+        """
         if not self.is_world_process_zero():
             return
         results = dict(self.results or self._own_results())
@@ -293,7 +301,12 @@ class PublishingTrainer(Seq2SeqTrainer):
         return {
             "task": "data",
             "pipeline": pipeline_of(model.get_base_model() if adapter else model),
-            "config": {**self._public_arguments(), "lora_r": int(adapter)},
+            "config": {
+                **self._public_arguments(),
+                "processes": self.args.world_size,
+                **(adapter_settings(model) if adapter else {}),
+            },
+            "method_settings": self.method_settings,
             "data": {"samples": {split: len(data) for split, data in sizes.items() if data is not None}},
             "seed": self.args.seed,
             "environment": environment(),
@@ -301,7 +314,8 @@ class PublishingTrainer(Seq2SeqTrainer):
             "unlearned": measured.get(self.state.global_step) if self.state.global_step else None,
             "retrained": None,
             "stopping": self.stopping,
-            "card": {"base_model": name or None},
+            "emissions_g": emissions(self.args),
+            "card": {"base_model": name or None, "local": local_among(name)},
         }
 
     def _public_arguments(self) -> dict:
@@ -398,6 +412,20 @@ class PublishingTrainer(Seq2SeqTrainer):
             raise
         finally:
             shutil.rmtree(staged, ignore_errors=True)
+
+
+def adapter_settings(model: PeftModel) -> dict:
+    """What kind of adapter a model has, under the names that recipes give to LoRA's settings."""
+    config = model.active_peft_config
+    settings = {"adapter": config.peft_type.value}
+    if isinstance(config, LoraConfig):
+        modules = config.target_modules
+        settings |= {
+            "lora_r": config.r,
+            "lora_alpha": config.lora_alpha,
+            "lora_target_modules": modules if isinstance(modules, str) else sorted(modules or ()),
+        }
+    return settings
 
 
 TASK_OF_HEAD = {

@@ -11,22 +11,11 @@ from huggingface_hub.utils import validate_repo_id
 
 from .redaction import hides, redact, without_paths
 from .report import further_tables, results_table
+from .settings import setting, settings_of
 from .tasks import Task, task_of
 
 TAGS = ("unlearning", "machine-unlearning", "arxiv:2503.02312")
 EVALUATIONS = Path(".eval_results") / "unlearning.yaml"
-SETTINGS = (
-    "method",
-    "alpha",
-    "granularity",
-    "per_device_train_batch_size",
-    "per_device_retain_batch_size",
-    "learning_rate",
-    "optim",
-    "max_steps",
-    "trainable",
-    "lora_r",
-)
 
 
 def write_card(
@@ -41,7 +30,8 @@ def write_card(
     card.save(to or Path(folder) / "README.md")
     if to:
         return card
-    entries = evaluations(results, [name for name in options.get("datasets", ()) if on_hub(name)])
+    local = options.get("local", ())
+    entries = evaluations(results, [name for name in options.get("datasets", ()) if on_hub(name, local)])
     if entries:
         path = Path(folder) / EVALUATIONS
         path.parent.mkdir(exist_ok=True)
@@ -55,6 +45,7 @@ def build_card(
     model_name: str = "unlearned-model",
     base_model: str | None = None,
     datasets=(),
+    local=(),
     language: str | None = None,
     license: str | None = None,
     tags=(),
@@ -69,6 +60,7 @@ def build_card(
 
     Args:
         base_model, datasets: Hub ids; local folders are left out of the metadata, where the Hub refuses them.
+        local: those of them that were folders where the model was made (see `local_among`).
         language, license: as the Hub writes them: "en", "apache-2.0".
         tags: further ones.
         plot: the PNG's path relative to the card.
@@ -79,23 +71,29 @@ def build_card(
     """
     task = task_of(results)
     name_forgotten = name_forgotten or not hides(results, task.personal)
-    inherited = _inherited(base_model)
-    about = {"model_name": model_name, "base_model": base_model, "datasets": list(datasets), "plot": plot}
+    inherited = _inherited(base_model, local)
+    about = {
+        "model_name": model_name,
+        "base_model": base_model,
+        "datasets": list(datasets),
+        "plot": plot,
+        "local": local,
+    }
     if not name_forgotten:
         redacted = redact({**results, "about": about}, salt or secrets.token_hex(16))
         results, about = redacted, redacted["about"]
     config = results["config"]
-    hub_datasets = [name for name in about["datasets"] if on_hub(name)]
-    base = about["base_model"] if on_hub(about["base_model"]) else None
+    hub_datasets = [name for name in about["datasets"] if on_hub(name, about["local"])]
+    base = about["base_model"] if on_hub(about["base_model"], about["local"]) else None
     known = [name for name in inherited.get("datasets") or [] if name not in hub_datasets]
-    adapter = bool(_setting(config, "lora_r")) and not results.get("merged")
+    adapter = bool(setting(config, "adapter") or setting(config, "lora_r")) and not results.get("merged")
     data = ModelCardData(
         model_name=about["model_name"],
         library_name="peft" if adapter else "transformers",
         pipeline_tag=task.pipeline or None,
         base_model=base,
         base_model_relation=("adapter" if adapter else "finetune") if base else None,
-        tags=list(dict.fromkeys([*TAGS, *filter(None, [task.pipeline, _setting(config, "method"), *tags])])),
+        tags=list(dict.fromkeys([*TAGS, *filter(None, [task.pipeline, setting(config, "method"), *tags])])),
         datasets=hub_datasets + known or None,
         language=language or inherited.get("language"),
         license=license or inherited.get("license"),
@@ -117,12 +115,8 @@ def _text(results, about, name_forgotten, task):
         "whole_groups": task.forgotten == task.group,
         "units": results["data"][task.units],
         "groups": groups,
-        "settings": {
-            name: value
-            for name in SETTINGS
-            if (value := _setting(results["config"], name)) not in (None, "") and (name, value) != ("lora_r", 0)
-        },
-        "forgotten": _setting(results["config"], f"forget_{task.groups}") or groups.get("forget", []),
+        "settings": settings_of(results),
+        "forgotten": setting(results["config"], f"forget_{task.groups}") or groups.get("forget", []),
         "named": name_forgotten,
         "splits": {
             split: meaning for split, (meaning, _) in task.splits.items() if split in (results["unlearned"] or {})
@@ -181,7 +175,7 @@ def evaluations(results: dict, hub_datasets: list[str]) -> list[EvalResultEntry]
     ]
 
 
-def _inherited(base_model: str | None) -> dict:
+def _inherited(base_model: str | None, known_local) -> dict:
     """Metadata of the base model's card; nothing where it has none, or cannot be reached."""
     if not base_model:
         return {}
@@ -189,7 +183,7 @@ def _inherited(base_model: str | None) -> dict:
     if local.exists():
         card = local / "README.md"
         return ModelCard.load(card).data.to_dict() if card.exists() else {}
-    if not on_hub(base_model):
+    if not on_hub(base_model, known_local):
         return {}
     try:
         return ModelCard.load(base_model).data.to_dict()
@@ -202,16 +196,15 @@ def _carbon(results: dict) -> dict:
     return {} if grams is None else {"co2_eq_emissions": {"emissions": grams, "source": "CodeCarbon"}}
 
 
-def on_hub(name: str | None) -> bool:
-    """Whether `name` can be an id on the Hub and is no local folder."""
+def on_hub(name: str | None, local=()) -> bool:
+    """Whether `name` can be an id on the Hub and is no local folder, here or (`local`) where the run was."""
     try:
         validate_repo_id(name or "")
     except HFValidationError:
         return False
-    return not Path(name).exists()
+    return name not in local and not Path(name).exists()
 
 
-def _setting(config, name):
-    """A setting of `config`, which may hold its settings in groups."""
-    groups = [config, *(group for group in config.values() if isinstance(group, dict))]
-    return next((group[name] for group in groups if name in group), None)
+def local_among(*names: str | None) -> list[str]:
+    """Those names that are folders here: `out/data` looks like an id of the Hub to whoever writes the card elsewhere."""
+    return [name for name in names if name and Path(name).exists()]

@@ -105,8 +105,9 @@ def load_start(model: nn.Module, path: Path) -> None:
     """Raises ValueError: there is no such file."""
     if not path.exists():
         raise ValueError(
-            f"there is no {path}: the checkpoint is not of a run with this method, which compares with the model as it was "
-            "at the start. Resume with the method of that run, or start anew."
+            f"there is no {path}, but this method compares with the model as it was at the start: the checkpoint is of a run "
+            "with another method, or comes from the Hub, where that model is never pushed, since it knows what is to be "
+            "forgotten. Resume with the method of that run and from its own output_dir, or start anew."
         )
     saved = load_file(path)
     with torch.no_grad():

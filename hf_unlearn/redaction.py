@@ -3,6 +3,7 @@
 import hashlib
 import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 # keys of lists of ids; hide_names is what a user of the plain trainer gives (`UnlearnConfig.hide_names`)
@@ -81,6 +82,33 @@ def without_paths(value):
     return re.sub(r"(?<![\w.:/])(?:~|[A-Za-z]:)?/(?:[^\s/'\"]+/)+", "", value) if isinstance(value, str) else value
 
 
+def without_names(value, names: list[str]):
+    """`value` with `hidden` in the place of whatever mentions one of `names` in its texts, as `redact` understands mentions."""
+    names = [name for name in names if _letters(name)]
+    pattern = _pattern(names) if names else None
+
+    def clean(value):
+        if isinstance(value, dict):
+            return {key: clean(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [clean(item) for item in value]
+        return pattern.sub("hidden", value) if isinstance(value, str) else value
+
+    return clean(value) if pattern else value
+
+
+def texts_of(value) -> Iterator[str]:
+    """All texts in `value`, keys among them."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from (str(key), *texts_of(item))
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            yield from texts_of(item)
+    elif isinstance(value, str):
+        yield value
+
+
 def hides(results: dict, personal: bool) -> bool:
     """Whether something of `results` must not be published: its task forgets persons, or its user named what to hide."""
     ids = {key: set() for key in IDENTIFYING}
@@ -98,7 +126,7 @@ def hidden_names(results: dict) -> list[str]:
 def names_somebody(text: str, names: list[str]) -> bool:
     """Whether `text` mentions one of `names`, as `redact` understands mentions."""
     names = [name for name in names if _letters(name)]
-    return bool(names) and _mentions(names, "")(text) != text
+    return bool(names) and _pattern(names).search(text) is not None
 
 
 def pseudonym(identifier, salt: str) -> str:
@@ -123,10 +151,14 @@ def _collect(value, ids, key=None):
 def _mentions(names, salt):
     """A function that replaces every mention of `names` in a text by the pseudonym."""
     known = {_letters(name): name for name in names}
+    pattern = _pattern(names)
+    return lambda text: pattern.sub(lambda match: pseudonym(known[_letters(match[1])], salt), str(text))
+
+
+def _pattern(names) -> re.Pattern:
     longest_first = sorted(names, key=len, reverse=True)
     rest = r"(?:[-_./\\]+\w+)*"  # of the path or utterance id: a LibriSpeech chapter has one speaker
-    pattern = re.compile(f"({'|'.join(map(_mention, longest_first))}){rest}", re.IGNORECASE)
-    return lambda text: pattern.sub(lambda match: pseudonym(known[_letters(match[1])], salt), str(text))
+    return re.compile(f"({'|'.join(map(_mention, longest_first))}){rest}", re.IGNORECASE)
 
 
 def _letters(name):

@@ -283,9 +283,12 @@ def environment() -> dict:
     }
 
 
-def emissions(folder: Path) -> float | None:
-    """Grams of CO2 equivalents of the last run in `folder`, where codecarbon is installed and has measured them."""
-    path = Path(folder) / "emissions.csv"
+def emissions(args) -> float | None:
+    """Grams of CO2 equivalents of the last training in `args.output_dir`, where codecarbon (`args.report_to`) has
+    measured them."""
+    path = Path(args.output_dir) / "emissions.csv"
+    if "codecarbon" not in args.report_to:  # a file that is there is of an earlier run
+        return None
     rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
     return 1000 * float(rows[-1]["emissions"]) if rows else None  # the file counts in kg
 

@@ -107,19 +107,28 @@ class StoppingRules(TrainerCallback):
             checked.setdefault(row["step"], {}).update(_checked(row))
         for step, metrics in checked.items():
             self._weigh(metrics, step)
+        if checked.get(state.global_step):  # the run may have been over already
+            self._decide(checked[state.global_step], state.global_step, control)
         saved = Path(self.trainer.resumed_from or "") / BEST
         if self.trainer.resumed_from and saved.exists():
             self._copy(saved, self._path)
         elif self.abort:
+            if self.trainer.resumed_from and self.best_step < state.global_step and self.report["reason"] != "aborted":
+                logger.warning(
+                    f"{saved} is not there (it is never pushed to the Hub), and with it the best checked model, of step "
+                    f"{self.best_step}: if the run is aborted, it goes back to the model of step {state.global_step}, or of "
+                    "a better check after it."
+                )
+                self.best_step, self.best_value = state.global_step, None
             self._keep()
-        if checked.get(state.global_step):  # the run may have been over already
-            self._decide(checked[state.global_step], state.global_step, control)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.report["step"] = state.global_step
         if state.global_step % args.check_steps and state.global_step != state.max_steps:
             return
+        asked = control.should_log, control.should_evaluate  # of this step: logging the check takes both back
         metrics = _checked(self.trainer.evaluate(self.splits, metric_key_prefix="check"))
+        control.should_log, control.should_evaluate = asked
         self._require(metrics)
         if self._weigh(metrics, state.global_step) and self.abort:
             self._keep()

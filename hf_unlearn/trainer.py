@@ -36,7 +36,7 @@ from .config import UnlearnConfig, as_unlearn_config
 from .distributed import SampleExchange, Together, all_processes, any_process, failures_told
 from .guards import SkippedSteps, all_finite, broken_samples, named, place_in_dataset, random_state_kept
 from .hub import PublishingTrainer
-from .methods import Method, build_method
+from .methods import Method, build_method, method_settings
 from .per_sample import PerSampleEngine, SampleMeanLoss
 from .per_sample.check import MIXED, find_slow_parameters, samples_mix
 from .per_sample.shards import own_parameters, prepare_sharded, sharded_modules, whole_tensors
@@ -45,6 +45,7 @@ from .retain import FORGET, RetainSampler, retain_dataloader
 from .seeded import SeededDataset
 from .step import TrainerStep
 from .stopping import StoppingRules
+from .trackers import keep_names_from_trackers
 
 logger = logging.get_logger(__name__)
 
@@ -94,6 +95,7 @@ class UnlearnTrainer(PublishingTrainer):
     ):
         args = as_unlearn_config(args)
         self.method: Method = build_method(args)
+        self.method_settings = method_settings(args)
         if self.method.one_shot:
             args = copy.copy(args)
             args.max_steps = 1
@@ -109,6 +111,7 @@ class UnlearnTrainer(PublishingTrainer):
         super().__init__(model, args, data_collator, forget_dataset, eval_dataset, processing_class, *more, **keywords)
         self.retain_dataset = retain_dataset
         check_compatible(self.method, self)
+        keep_names_from_trackers(args, self.model)
         self.engine: PerSampleEngine | None = None
         self.one_by_one: bool | None = None  # whether the model's loss has to be computed for each sample by itself
         self._exchange: SampleExchange | None = None

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import snapshot_download
 from transformers import TrainerCallback, set_seed
 
+from hf_unlearn import stopping
 from hf_unlearn.checkpoints import EXIT_CODE, find_checkpoint, folder_written_whole, last_complete
 from hf_unlearn.seeded import SeededDataset
 from tests.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
@@ -229,6 +231,49 @@ def test_skipped_steps_are_counted_on(tmp_path):
     again.train(resume_from_checkpoint=True)
     assert again._skipped.total == unbroken._skipped.total >= 2
     assert torch.equal(weights(again), weights(unbroken))
+
+
+class TestFromTheHub:
+    """What a run can do that goes on, on another machine, from what `hub_strategy` has pushed."""
+
+    def pushed(self, hub, folder, **options) -> Path:
+        """`last-checkpoint`, downloaded, of a run that was killed after three steps and had pushed two."""
+        options = {"push_to_hub": True, "hub_strategy": "checkpoint", "hub_always_push": True, **options}
+        trainer = trainer_of(folder / "model", [At(3, interrupt)], **options)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+        trainer._finish_current_push()
+        download = snapshot_download(
+            "tester/model", allow_patterns="last-checkpoint/*", local_dir=folder / "elsewhere"
+        )
+        return Path(download) / "last-checkpoint"
+
+    @pytest.mark.parametrize(
+        "names", [{}, {"hide_names": ["anna"], "run_name": "run of anna"}], ids=["", "hidden names"]
+    )
+    def test_it_is_straight(self, tmp_path, hub, straight, names):
+        again = trainer_of(tmp_path / "again", resume_from_checkpoint=str(self.pushed(hub, tmp_path, **names)))
+        again.train()
+        assert torch.equal(weights(again), weights(straight))
+        assert [row["step"] for row in again.state.log_history] == [row["step"] for row in straight.state.log_history]
+
+    def test_methods_that_need_the_original_say_that_it_is_not_there(self, tmp_path, hub):
+        checkpoint = self.pushed(hub, tmp_path, method="scrub")
+        with pytest.raises(ValueError, match="comes from the Hub, where that model is never pushed"):
+            trainer_of(tmp_path / "again", method="scrub").train(resume_from_checkpoint=str(checkpoint))
+
+    def test_the_best_checked_model_is_lost_and_it_says_so(self, tmp_path, hub, monkeypatch):
+        """The straight run goes back to a model of before the checkpoint; this one cannot."""
+        options = {**TestStoppingRules.RULES, "stop_when": "forget_loss <= 0", "abort_when": "test_loss > 4.13"}
+        unbroken = trainer_of(tmp_path / "unbroken", **options)
+        unbroken.train()
+        assert unbroken.stopping["reason"] == "aborted" and unbroken.stopping["restored_step"] == 1
+        checkpoint, warned = self.pushed(hub, tmp_path, **options), []
+        monkeypatch.setattr(stopping.logger, "warning", warned.append)
+        again = trainer_of(tmp_path / "again", **options)
+        again.train(resume_from_checkpoint=str(checkpoint))
+        assert "the best checked model, of step 1" in warned[0] and "goes back to the model of step 2" in warned[0]
+        assert again.stopping["step"] == unbroken.stopping["step"] and again.stopping["restored_step"] > 1
 
 
 class TestStoppingRules:

@@ -38,6 +38,12 @@ def test_mistakes_are_one_line(capsys, tmp_path):
     assert "--nmae_forgotten" in fails(capsys, "card", tmp_path, "--nmae_forgotten", code=2)
 
 
+@pytest.mark.parametrize("command", ["run", "evaluate"])
+def test_help_without_a_configuration_says_how_to_get_more(capsys, command):
+    assert main([command, "--help"]) == 0
+    assert "--recipe" in capsys.readouterr().out
+
+
 def test_wrong_usage_exits_with_2(capsys):
     for argv in ([], ["push", "out"], ["unknown"]):
         with pytest.raises(SystemExit) as left:

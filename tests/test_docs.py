@@ -12,6 +12,7 @@ from tests.tiny import collate, tiny_whisper, utterances
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+CARDS = [page for page in (ROOT / "model_cards").glob("*.md") if page.name != "template.md"]
 MAKE = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
 
 
@@ -52,7 +53,7 @@ def test_command_lines_name_what_there_is(page):
         assert all((ROOT / file).is_file() for file in files), command
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, *CARDS], ids=lambda page: page.stem)
 def test_links_lead_somewhere(page):
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
     local = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
@@ -64,6 +65,11 @@ def test_every_page_is_in_the_table_of_contents():
     assert not [
         page.name for page in (ROOT / "docs").glob("*.md") if page.name != "README.md" and page.name not in contents
     ]
+
+
+def test_the_api_reference_is_what_the_docstrings_say():
+    written = runpy.run_path(str(ROOT / "docs" / "api.py"))["page"]()
+    assert written == (ROOT / "docs" / "api.md").read_text(), "a docstring or signature has changed: run `make docs`"
 
 
 def test_the_figure_is_drawn(tmp_path):

@@ -17,7 +17,8 @@ def metrics(wer):
 
 RESULTS = {
     "task": "speakers",
-    "config": {"data": {"forget_speakers": ["anna"]}, "trainer": {"method": "orthograd"}},
+    "config": {"data": {"forget_speakers": ["anna"]}, "trainer": {"method": "npo"}},
+    "method_settings": {"alpha": 0.5, "beta": 0.5},
     "data": {"utterances": {"forget": 2, "retain": 3}, "speakers": {"forget": ["anna"], "retain": ["boris"]}},
     "seed": 0,
     "original": {"forget": metrics(10.0), "test": metrics(12.0)},
@@ -55,6 +56,7 @@ def test_page_has_everything_and_no_name():
     for said in (
         "90.0",
         "target reached",
+        "<code>beta=0.5</code>",
         "<ins>a garden</ins>",
         "&lt;window&gt;",
         "data:audio/wav;base64,UklGRg==",

@@ -10,17 +10,19 @@ import torch
 import transformers
 import yaml
 from huggingface_hub import ModelCard
-from peft import LoraConfig
-from transformers import WhisperForConditionalGeneration
+from peft import LoraConfig, PeftModel
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from hf_unlearn import hub as publishing
 from hf_unlearn.hub import HubError, pipeline_of, push_folder
 from hf_unlearn.preparation import START
 from hf_unlearn.report import write_results
 from tests.hub_server import TOKEN
-from tests.tiny import make_trainer, tiny_whisper
+from tests.tiny import MELS, VOCABULARY, collate, make_trainer, tiny_whisper
 
+ROOT = Path(__file__).parents[1]
 SPEAKER = "anna-karenina"
+TASK = "automatic-speech-recognition"
 
 
 def trained(tmp_path, **options):
@@ -96,7 +98,8 @@ def test_a_trainers_push_is_complete_and_loads_back(hub, tmp_path):
 
 
 def test_the_card_of_a_trainer_has_what_was_evaluated(hub, tmp_path):
-    trainer = trained(tmp_path, eval_dataset={"forget": make_utterances(), "retain": make_utterances()})
+    splits = {"forget": make_utterances(), "retain": make_utterances()}
+    trainer = trained(tmp_path, eval_dataset=splits, method="scrub", method_kwargs={"msteps": 1})
     trainer.evaluate()
     trainer.push_to_hub(dataset="openslr/librispeech_asr", language="en", license="apache-2.0")
     results = json.loads(files_of(hub)["results.json"])
@@ -105,6 +108,9 @@ def test_the_card_of_a_trainer_has_what_was_evaluated(hub, tmp_path):
     card = ModelCard(files_of(hub)["README.md"].decode())
     assert (card.data.language, card.data.license) == ("en", "apache-2.0")
     assert f"{results['unlearned']['forget']['loss']:.3f}" in card.text
+    assert (
+        "`method=scrub`, `ce_weight=0.99`, `kl_weight=0.001`, `temperature=4.0`, `msteps=1`, `per_device" in card.text
+    )
 
 
 def make_utterances():
@@ -245,7 +251,50 @@ def test_an_adapter_is_pushed_as_adapter_and_merged_on_request(hub, tmp_path):
     push_folder(tmp_path / "model", "tester/adapter")
     files = files_of(hub, "tester/adapter")
     assert "adapter_model.safetensors" in files and "model.safetensors" not in files
-    assert ModelCard(files["README.md"].decode()).data.library_name == "peft"
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.library_name == "peft" and "`adapter=LORA`, `lora_r=2`" in card.text
+
+
+@pytest.fixture
+def speech_model(hub, tmp_path, monkeypatch):
+    """The repository of a tiny Whisper with its processor."""
+    monkeypatch.syspath_prepend(ROOT / "recipes" / "whisper_librispeech")
+    from tiny_whisper import build_model, build_processor, build_word_tokenizer
+
+    words = "zero one two three four five six seven eight nine and a hundred thousand more"
+    processor = build_processor(build_word_tokenizer([words]), chunk_length=1)
+    processor.feature_extractor = transformers.WhisperFeatureExtractor(feature_size=MELS, chunk_length=1)
+    assert len(processor.tokenizer) >= VOCABULARY
+    for part in (processor, build_model(processor, d_model=16, layers=1, heads=2, max_target_positions=20)):
+        part.save_pretrained(tmp_path / "base")
+    hub.files["tester/base"] = {path.name: path.read_bytes() for path in (tmp_path / "base").iterdir()}
+    return "tester/base"
+
+
+def test_pipelines_and_peft_load_a_pushed_adapter_and_its_merged_model(hub, speech_model, tmp_path):
+    base = WhisperForConditionalGeneration.from_pretrained(speech_model)
+    trainer = make_trainer(
+        base, tmp_path / "model", optimizer=False, learning_rate=0.5, max_steps=3,
+        arguments={"peft_config": LoraConfig(r=2, target_modules=["q_proj", "v_proj"]),
+                   "processing_class": WhisperProcessor.from_pretrained(speech_model)},
+    )  # fmt: skip
+    trainer.train()
+    trainer.push_to_hub()
+    push_folder(tmp_path / "model", "tester/merged", merge=True)
+    batch = collate(make_utterances())
+    original = WhisperForConditionalGeneration.from_pretrained(speech_model)
+    with torch.no_grad():
+        expected = trainer.model.eval()(**batch).logits
+        assert not torch.allclose(original(**batch).logits, expected, atol=1e-3)  # the adapter does something
+        by_peft = PeftModel.from_pretrained(original, "tester/model")
+        for model in (
+            by_peft,
+            *(transformers.pipeline(TASK, model=name).model for name in ("tester/model", "tester/merged")),
+        ):
+            torch.testing.assert_close(model(**batch).logits, expected, atol=1e-5, rtol=1e-4)
+    sound = torch.randn(8000, generator=torch.Generator().manual_seed(0)).numpy()
+    texts = [transformers.pipeline(TASK, model=name)(sound)["text"] for name in ("tester/model", "tester/merged")]
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])

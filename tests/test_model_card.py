@@ -3,10 +3,11 @@
 import copy
 import hashlib
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
-from huggingface_hub import parse_eval_result_entries
+from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from hf_unlearn.model_card import build_card, write_card
 from hf_unlearn.redaction import hide_tokens, pseudonym, redact, salt_of
@@ -77,6 +78,16 @@ def test_text_says_what_users_need():
         assert said in text, said
 
 
+def test_an_aborted_run_says_which_model_this_is():
+    stopping = {"reason": "aborted", "step": 4, "rule": None, "abort_rule": "test_wer > 20", "restored_step": 2}
+    assert (
+        "aborted; abort rule `test_wer > 20`. The model is that of step 2."
+        in card({**RESULTS, "stopping": stopping}).text
+    )
+    original = card({**RESULTS, "stopping": {**stopping, "restored_step": 0}}).text
+    assert "step 0: **the original, which has forgotten nothing**." in original
+
+
 def test_without_a_retrained_model_the_card_says_so():
     text = card({**RESULTS, "retrained": None}).text
     assert "not measured here" in text and "60.0" not in text
@@ -86,6 +97,14 @@ def test_local_folders_stay_out_of_the_metadata(tmp_path):
     data = card(base_model=str(tmp_path), datasets=["/data/speech"]).data
     assert not {"base_model", "base_model_relation", "datasets"} & set(data.to_dict())
     assert data.eval_results[0].dataset_type == "audiofolder"
+
+
+def test_folders_of_another_machine_are_no_ids_of_the_hub(tmp_path):
+    known = {"base_model": "out/original", "datasets": ["out/speech"], "local": ["out/original", "out/speech"]}
+    write_card(tmp_path, {**RESULTS, "card": known}, SALT)
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert not {"base_model", "base_model_relation", "datasets"} & set(data.to_dict())
+    assert not (tmp_path / ".eval_results").exists()
 
 
 def test_license_data_and_language_are_inherited_from_the_base_models_card(tmp_path):
@@ -113,7 +132,10 @@ def test_attacks_stand_beside_their_targets():
 
 def test_emissions_are_told_where_they_were_measured(tmp_path):
     (tmp_path / "emissions.csv").write_text("timestamp,emissions\n1,0.5\n2,0.0125\n")  # kg, one row for each run
-    assert emissions(tmp_path) == 12.5 and emissions(tmp_path / "none") is None
+    measured = SimpleNamespace(output_dir=tmp_path, report_to=["codecarbon"])
+    assert emissions(measured) == 12.5
+    assert emissions(SimpleNamespace(output_dir=tmp_path / "none", report_to=["codecarbon"])) is None
+    assert emissions(SimpleNamespace(output_dir=tmp_path, report_to=["wandb"])) is None  # of an earlier run
     assert card({**RESULTS, "emissions_g": 12.5}).data.co2_eq_emissions["emissions"] == 12.5
 
 

@@ -45,6 +45,13 @@ def test_stops_when_the_target_is_reached(tmp_path):
     assert all(value < 6 for step, value in values.items() if step < report["step"])
 
 
+def test_a_check_leaves_the_steps_own_log_and_evaluation(tmp_path):
+    trainer, _ = run(tmp_path, stop_when="forget_loss >= 6", logging_steps=2, eval_strategy="steps", eval_steps=4)
+    steps = list(checks(trainer, "check_forget_loss"))
+    assert list(checks(trainer, "forget_loss")) == steps == list(range(2, steps[-1] + 1, 2))
+    assert list(checks(trainer, "eval_test_loss")) == list(range(4, steps[-1] + 1, 4))
+
+
 def test_abort_restores_the_best_model_checked(tmp_path):
     trainer, _ = run(tmp_path, stop_when="forget_loss >= 1000", abort_when="test_loss > 4.3")
     report, forget = trainer.stopping, checks(trainer, "check_forget_loss")

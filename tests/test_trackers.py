@@ -1,13 +1,17 @@
 """What trackers get through report_to: the numbers of every step, and no name."""
 
 import json
+import os
 import sys
 from types import SimpleNamespace
 
 import pytest
+from peft import LoraConfig, get_peft_model
 from transformers.integrations import TensorBoardCallback
 
-from tests.tiny import make_trainer, tiny_whisper
+from hf_unlearn import UnlearnConfig
+from hf_unlearn.trackers import DISCREET, keep_names_from_trackers
+from tests.tiny import FORGET, make_trainer, tiny_whisper
 
 
 class Writer:
@@ -37,11 +41,37 @@ def test_every_steps_numbers_reach_tensorboard(tmp_path, monkeypatch, logging_st
     monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=Writer))  # it need not be installed
     writer = Writer()
     trainer = make_trainer(
-        tiny_whisper(), tmp_path, max_steps=4, logging_steps=logging_steps, hide_names=["anna"],
-        arguments={"callbacks": [TensorBoardCallback(writer)]},
+        tiny_whisper(), tmp_path / "anna", max_steps=4, logging_steps=logging_steps, hide_names=["anna"],
+        stop_when="forget_loss >= 100", check_steps=2,
+        arguments={"callbacks": [TensorBoardCallback(writer)], "eval_dataset": {"forget": FORGET}},
     )  # fmt: skip
     trainer.train()
     for name in ("forget_loss", "retain_loss", "kept", "rank", "residual", "skipped_steps"):
         steps = [step for step, _ in writer.scalars[f"train/{name}"]]
         assert steps == list(range(logging_steps, 5, logging_steps)), name
+    assert [step for step, _ in writer.scalars["train/check_forget_loss"]] == [2, 4]
     assert writer.texts and not any("anna" in text for text in writer.texts)
+    assert any("hidden" in text for text in writer.texts)  # the output folder
+
+
+def told(tmp_path, model=None, **options):
+    """What wandb would get of a run that forgets anna."""
+    args = UnlearnConfig(str(tmp_path), report_to=["wandb"], hide_names=["anna"], use_cpu=True, **options)
+    keep_names_from_trackers(args, model or tiny_whisper())
+    return args.to_dict()
+
+
+def test_names_that_cannot_be_replaced_are_refused(tmp_path, monkeypatch):
+    for name in DISCREET:  # absent, and so again after the test
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    with pytest.raises(ValueError, match="run_name says 'without_anna', .* and wandb would get it"):
+        told(tmp_path, run_name="without_anna")
+    adapted = get_peft_model(tiny_whisper(), LoraConfig(target_modules=["q_proj"]))
+    adapted.active_peft_config.base_model_name_or_path = "me/anna"
+    with pytest.raises(ValueError, match="the model's configuration says 'me/anna'"):
+        told(tmp_path, adapted)
+    assert not DISCREET.keys() & os.environ.keys()
+    assert told(tmp_path, run_name="without_anna", name_forgotten=True)["run_name"] == "without_anna"
+    told(tmp_path, run_name="quiet")
+    assert DISCREET.items() <= os.environ.items()  # wandb reads them when it starts

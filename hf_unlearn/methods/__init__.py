@@ -69,7 +69,25 @@ def build_method(config) -> Method:
             f"method_kwargs has {', '.join(unknown)}, but method={config.method!r} knows {', '.join(own) or 'none'} "
             f"({', '.join(FIELDS)} are fields of their own)"
         )
-    return METHODS[config.method](**{name: getattr(config, name) for name in FIELDS if name in known}, **given)
+    return METHODS[config.method](**method_settings(config))
 
 
-__all__ = ["METHODS", "Method", "OrthoGrad", "Preparation", "Step", "WeightedSum", "build_method"]
+def method_settings(config) -> dict[str, bool | int | float | str | None]:
+    """What the method of an `UnlearnConfig` works with, its defaults among it: the keywords that make it, and their values.
+
+    Of an instance, those that it keeps as attributes of the same names.
+    """
+    if isinstance(config.method, Method):
+        kept = vars(config.method)
+        known = [name for name in inspect.signature(type(config.method)).parameters if name in kept]
+        return {name: kept[name] for name in known if isinstance(kept[name], bool | int | float | str | None)}
+    given = {**{name: getattr(config, name) for name in FIELDS}, **(config.method_kwargs or {})}
+    known = {name: keyword.default for name, keyword in inspect.signature(METHODS[config.method]).parameters.items()}
+    return {
+        name: given.get(name, default)
+        for name, default in known.items()
+        if name in given or default is not inspect.Parameter.empty
+    }
+
+
+__all__ = ["METHODS", "Method", "OrthoGrad", "Preparation", "Step", "WeightedSum", "build_method", "method_settings"]

@@ -15,16 +15,17 @@ Split = Literal["forget", "retain"]
 class Step(Protocol):
     """What the trainer offers to a method within one optimizer step (implemented in `step.py`).
 
-    samples, first_sample, all_samples: how many retain samples this process has, the place of its first among those
-        of all processes, and how many there are in all.
-    processes: number of processes, over which `.grad` is averaged.
-    parameters: the trainable parameters.
-    forget_batch, retain_batch: the samples of this micro-batch, and the retain samples of this process.
-    forget_weight, retain_weight: what the mean over these samples is to be multiplied with, so that its sum over the
-        step, averaged over processes, is the mean over all forget or retain samples of the step.
-    epoch, progress: whole epochs over the forget set that are done; the share of all optimizer steps that is done.
-    gradient_scale: what `.grad` is multiplied with (by a gradient scaler).
-    optimizer: the optimizer that will take the step.
+    Attributes:
+        samples, first_sample, all_samples: how many retain samples this process has, the place of its first among
+            those of all processes, and how many there are in all.
+        processes: number of processes, over which `.grad` is averaged.
+        parameters: the trainable parameters.
+        forget_batch, retain_batch: the samples of this micro-batch, and the retain samples of this process.
+        forget_weight, retain_weight: what the mean over these samples is to be multiplied with, so that its sum over
+            the step, averaged over processes, is the mean over all forget or retain samples of the step.
+        epoch, progress: whole epochs over the forget set that are done; the share of all optimizer steps that is done.
+        gradient_scale: what `.grad` is multiplied with (by a gradient scaler).
+        optimizer: the optimizer that will take the step.
     """
 
     samples: int
@@ -42,13 +43,14 @@ class Step(Protocol):
     optimizer: torch.optim.Optimizer
 
     def forget_loss(self, batch: dict | None = None) -> Tensor:
-        """The micro-batch's loss (or that of other inputs and labels for its samples), times `forget_weight`."""
+        """The micro-batch's loss, a scalar with a gradient (or that of other inputs and labels for its samples), times `forget_weight`."""
 
     def retain_loss(self) -> Tensor:
         """The retain batch's loss, times `retain_weight`."""
 
     def logits(self, batch: dict, model: nn.Module | None = None) -> Tensor:
-        """The model's logits; without gradient those of another model, such as a teacher."""
+        """The model's logits, (k, classes) or (k, T, vocabulary); those of another model, such as a teacher, come without
+        a gradient."""
 
     def generator(self, n: int) -> torch.Generator:
         """Random numbers for sample n of the micro-batch: they depend on the seed, on the step, and on the sample's
@@ -70,9 +72,10 @@ class Step(Protocol):
 class Preparation(Protocol):
     """What the trainer offers to a method before the first step (implemented in `preparation.py`).
 
-    model: the model as it was before unlearning, without dropout; its weights may be changed.
-    parameters: its trainable parameters, by name.
-    seed: of the run, for random numbers that all processes must share.
+    Attributes:
+        model: the model as it was before unlearning, without dropout; its weights may be changed.
+        parameters: its trainable parameters, by name.
+        seed: of the run, for random numbers that all processes must share.
     """
 
     model: nn.Module
@@ -89,7 +92,7 @@ class Preparation(Protocol):
         """This process's share of the samples, as batches of one."""
 
     def logits(self, batch: dict) -> Tensor:
-        """The model's logits."""
+        """The model's logits, (k, classes) or (k, T, vocabulary)."""
 
     def loss(self, batch: dict) -> Tensor:
         """The mean over the samples of their losses."""
@@ -108,13 +111,15 @@ class Method:
     """A method of unlearning. The trainer calls `forget` for each micro-batch of forget samples, `retain` once after the
     last of them, and `finish` after that; between them they must leave the gradient to descend in `.grad`.
 
-    uses_forget, uses_retain: the data the method looks at in a step.
-    edits_gradient: whether it changes `.grad` itself. Then nothing else may own the gradients (DeepSpeed).
-    per_sample: whether it needs the gradient of each retain sample.
-    prepares: the data that `prepare` looks at, None if there is nothing to prepare. A resumed run prepares again, from
-        the weights at the start: only what follows from them, from the data and the seed may be held in the method.
-    one_shot: whether `prepare` already changes the weights, and the only step is there to log the losses.
-    shards: whether it works where parameters and `.grad` are in shards (DTensors of FSDP2).
+    Attributes:
+        uses_forget, uses_retain: the data the method looks at in a step.
+        edits_gradient: whether it changes `.grad` itself. Then nothing else may own the gradients (DeepSpeed).
+        per_sample: whether it needs the gradient of each retain sample.
+        prepares: the data that `prepare` looks at, None if there is nothing to prepare. A resumed run prepares again,
+            from the weights at the start: only what follows from them, from the data and the seed may be held in the
+            method.
+        one_shot: whether `prepare` already changes the weights, and the only step is there to log the losses.
+        shards: whether it works where parameters and `.grad` are in shards (DTensors of FSDP2).
     """
 
     uses_forget = True
@@ -125,6 +130,10 @@ class Method:
     one_shot = False
     shards = False
 
+    def __str__(self) -> str:
+        """What results, cards and trackers call an instance."""
+        return type(self).__name__
+
     def check(self, model: nn.Module) -> None:
         """Raises ValueError, at construction, for a model that the method has no meaning for."""
 
@@ -132,11 +141,11 @@ class Method:
         """Looks at the model as it is before the first step (`prepares` says at which data)."""
 
     def forget(self, step: Step) -> Tensor:
-        """Handles one micro-batch of forget samples; returns its loss for the log."""
+        """Handles one micro-batch of forget samples; returns its loss for the log, a scalar without a gradient."""
         raise NotImplementedError
 
     def retain(self, step: Step) -> dict[str, Tensor]:
-        """Handles the retain batch; returns what to log, `retain_loss` among it."""
+        """Handles the retain batch; returns what to log, scalars without a gradient, `retain_loss` among them."""
         raise NotImplementedError
 
     def finish(self, step: Step) -> None:

@@ -24,12 +24,22 @@ from .base import Method, Step
 
 
 class OrthoGrad(Method):
-    """See the module's text.
+    """OrthoGrad (Shamsian et al., arXiv 2503.02312): descends g = alpha mean_n(g_n) - (1 - alpha) u_perp with
+
+        u_perp = u - A^T (A A^T)^+ A u
+
+    u the forget gradient (d,), and the retain samples' gradients g_n as rows of A (k, d). So, to first order, the loss of
+    no retain sample moves along u_perp. Dependent, repeated and zero rows are normal: the pseudo-inverse goes by the rank.
+
+    Logged: `kept` = |u_perp| / |u|, `rank`, `residual` (the largest cosine left between u_perp and a g_n).
 
     Args:
         alpha: weight of the mean retain gradient, in [0, 1). 0 ascends on u_perp alone.
         granularity: "parameter" projects in each parameter tensor (as the authors' published code does), "model" in
             the space of all trainable parameters together (the paper's equation).
+
+    Raises:
+        ValueError: alpha or granularity is none of these.
     """
 
     edits_gradient = True

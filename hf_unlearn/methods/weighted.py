@@ -50,7 +50,7 @@ def gradient_difference(alpha: float = 0.5) -> WeightedSum:
 
 
 def finetune() -> WeightedSum:
-    """Continues training on the retain set alone."""
+    """Continues training on the retain set alone: descends L_r (the baseline of Golatkar et al., arXiv 1911.04933)."""
     return WeightedSum(forget_weight=0.0, retain_weight=1.0)
 
 

@@ -62,6 +62,9 @@ def error_rate(errors, words):
 
     Insertions can take it beyond 100.
 
+    Args:
+        errors, words: (n,) counts per utterance, as `word_errors` gives them.
+
     Raises:
         ValueError: no word in any reference.
     """
@@ -83,6 +86,9 @@ def bootstrap_interval(errors, words, *, level=0.95, resamples=1000, seed=0):
 
     Returns:
         (low, high) in percent; the same for the same seed.
+
+    Raises:
+        ValueError: a level outside of (0, 1), or no word in any reference.
     """
     if not 0 < level < 1:
         raise ValueError(f"level={level} is no coverage: give a number between 0 and 1, for example 0.95.")
@@ -152,6 +158,7 @@ def accuracy(predictions, labels, *, level=0.95):
 
     Args:
         predictions, labels: (n,) arrays of class numbers.
+        level: coverage, in (0, 1).
 
     Returns:
         {"accuracy", "accuracy_low", "accuracy_high"}, in percent.
@@ -169,6 +176,10 @@ def accuracy(predictions, labels, *, level=0.95):
 
 
 def accuracy_of_classes(predictions, labels):
-    """{class number: percent of its samples that are predicted right}, for the classes among `labels`."""
+    """{class number: percent of its samples that are predicted right}, for the classes among `labels`.
+
+    Args:
+        predictions, labels: (n,) arrays of class numbers.
+    """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     return {int(c): 100 * float((predictions[labels == c] == c).mean()) for c in np.unique(labels)}

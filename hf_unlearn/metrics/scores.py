@@ -4,8 +4,8 @@
 def unlearning_impact_score(*, original_test: float, test: float, forget: float, whole_class: bool) -> float:
     """UIS, lower is better, 0 is perfect (Poppi et al., "Multi-Class Unlearning for Image Classification").
 
-    single images:  (|O_t - U_t| / O_t + |O_t - U_u| / O_t) / 2   (forgotten images should be like unseen ones)
-    a whole class:  (|O_t - U_t| / O_t +  U_u        / O_t) / 2   (none of it should be known)
+        single images:  (|O_t - U_t| / O_t + |O_t - U_u| / O_t) / 2   (forgotten images should be like unseen ones)
+        a whole class:  (|O_t - U_t| / O_t +  U_u        / O_t) / 2   (none of it should be known)
 
     Args:
         original_test: O_t, test accuracy of the original model.
@@ -32,6 +32,7 @@ def adaptive_unlearning_score(*, original_test: float, test: float, forget: floa
 
     Args:
         original_test, test, forget: A_or, A_t and A_f, in percent.
+        whole_class: which of the two.
     """
     original_test, test, forget = (value / 100 for value in (original_test, test, forget))
     distance = abs(forget) if whole_class else abs(forget - test)

@@ -10,12 +10,11 @@ from peft import LoraConfig
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments
-from transformers.training_args import OptimizerNames
 
 from ..config import UnlearnConfig
 from ..evaluation import evaluate_splits
 from ..html_report import Report
-from ..model_card import write_card
+from ..model_card import local_among, write_card
 from ..redaction import hide_tokens, salt_of
 from ..report import emissions, environment, plot_history, results_table, write_results
 from ..tasks import TASKS
@@ -96,9 +95,16 @@ def unlearn(recipe: Recipe) -> dict:
     trainer.train()
     after, of_unlearned = evaluate_splits(trainer, trainer.eval_dataset), recipe.measure(trainer)
     trainer.save_model(_internal_call=True)  # a push comes when the card is there
+    base = options.base_model if options.model == "train" else options.model
     results = {
         "task": recipe.task,
-        "config": {"recipe": vars(options), "data": vars(recipe.data), "trainer": args.to_dict()},
+        "config": {
+            "recipe": vars(options),
+            "data": vars(recipe.data),
+            "trainer": trainer.args.to_dict(),
+            "processes": args.world_size,
+        },
+        "method_settings": trainer.method_settings,
         "data": recipe.splits.describe(),
         "seed": args.seed,
         "environment": environment(),
@@ -109,10 +115,11 @@ def unlearn(recipe: Recipe) -> dict:
         "stopping": trainer.stopping,
         "history": history(trainer, before),
         "command": hide_tokens(shlex.join(["python", *sys.argv])),
-        "emissions_g": emissions(Path(args.output_dir)),
+        "emissions_g": emissions(args),
         "card": {
-            "base_model": options.base_model if options.model == "train" else options.model,
+            "base_model": base,
             "datasets": [recipe.data.dataset],
+            "local": local_among(base, recipe.data.dataset),
             **recipe.card_arguments(),
         },
     }
@@ -134,16 +141,18 @@ def dry_run(recipe: Recipe) -> dict:
     model = recipe.load_model(options.base_model if options.model == "train" else options.model)
     freeze(model, options.trainable)
     args.stop_when = args.abort_when = None  # they can speak of a model that is not there yet
-    args.push_to_hub = False
+    args.push_to_hub, args.report_to = False, []
     trainer = make_trainer(recipe, model, args, lora_r=options.lora_r)
     described = recipe.splits.describe()
     plan = {
         task.units: described[task.units],
         "model": options.model,
         "retrained model": options.gold,
-        "method": str(args.method),
+        "method": ", ".join(
+            [str(args.method), *(f"{name} {value}" for name, value in trainer.method_settings.items())]
+        ),
         "steps": args.max_steps if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs",
-        **training_memory(trainer.model, OptimizerNames(args.optim).value),
+        **training_memory(trainer.model, args.optim.value),
         "not counted": "activations, per-sample gradients of one layer",
         "output": args.output_dir,
     }
@@ -245,6 +254,7 @@ def _evaluate_alone(recipe: Recipe, model: nn.Module) -> tuple[dict, dict]:
     """Evaluates a model that is not unlearned, by the same trainer."""
     args = copy.copy(recipe.args)
     args.stop_when, args.abort_when, args.push_to_hub = None, None, False
+    args.report_to = []  # trackers would take its numbers for those of the model that is unlearned
     trainer = make_trainer(recipe, model, args, lora_r=0)
     return evaluate_splits(trainer, trainer.eval_dataset), recipe.measure(trainer)
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import TrainerCallback, ViTForImageClassification
 
 from hf_unlearn import METHODS, UnlearnConfig
-from hf_unlearn.methods import Method, build_method
+from hf_unlearn.methods import Method, build_method, method_settings
 from hf_unlearn.recipe import parse
 from tests.tiny import FORGET, RETAIN, collate, collate_images, images, make_trainer, tiny_vit, tiny_whisper
 
@@ -164,6 +164,19 @@ def test_keywords_come_from_yaml_and_command_line(tmp_path):
         (args,) = parse((UnlearnConfig,), [str(file), *words])
         assert build_method(args).beta == beta
         json.dumps(args.to_dict())
+
+
+def test_settings_are_what_the_method_is_made_with(tmp_path):
+    def settings(method, **options):
+        return method_settings(UnlearnConfig(str(tmp_path), method=method, use_cpu=True, **options))
+
+    assert settings("scrub", alpha=0.9, method_kwargs={"msteps": 1}) == {
+        "ce_weight": 0.99, "kl_weight": 0.001, "temperature": 4.0, "msteps": 1,
+    }  # fmt: skip
+    assert settings("npo", alpha=0.9) == {"alpha": 0.9, "beta": 0.1} and settings("gradient_ascent", alpha=0.9) == {}
+    instance = METHODS["scrub"](temperature=2.0)
+    assert settings(instance) == settings("scrub", method_kwargs={"temperature": 2.0})
+    assert str(instance) == "Scrub"  # and not where it lies in memory
 
 
 def test_the_readme_names_every_method():
