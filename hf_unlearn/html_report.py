@@ -11,7 +11,7 @@ from pathlib import Path
 import jinja2
 
 from .redaction import hides, redact, without_paths
-from .report import MODELS, results_table, results_table_rows
+from .report import MODELS, further_tables_rows, results_table, results_table_rows
 from .tasks import Task, task_of
 
 WIDTH, HEIGHT, MARGIN = 560, 320, 48  # of a plot, in the units of its viewBox
@@ -59,7 +59,7 @@ class Report:
         return template.from_string(text).render(
             task=self.task,
             results=self.results,
-            tables=self._tables(),
+            tables=self._tables() + further_tables_rows(self.results),
             frontier=frontier(self.results, self.task),
             speakers=by_group(self.results, self.task),
             transcripts=[marked(row) for row in self.results["transcripts"]],
