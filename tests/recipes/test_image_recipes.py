@@ -117,7 +117,7 @@ def test_a_recipe_runs_and_leaves_all_it_promises(row, request, tiny_models, tmp
     splits = {"forget", "retain", "test"} | ({"forget_test"} if row["task"] == "classes" else set())
     measured = ["original", "unlearned"] + ([] if results["retrained"] is None else ["retrained"])
     assert results["task"] == row["task"] and len(measured) == (
-        2 if "--gold none" in row["flags"] or "resnet" in row["name"] else 3
+        2 if "--gold none" in row["flags"] or "resnet" in row["script"] else 3
     )
     for model in measured:
         assert set(results[model]) == set(results["per_class"][model]) == splits
