@@ -106,9 +106,10 @@ def shadow_models(recipe: "Recipe") -> Shadows | None:
     candidates = concatenate_datasets(groups)
     store = Path(options.models_dir or Path(recipe.args.output_dir) / "shadows")
     trained = halves([len(group) for group in groups], count, recipe.training_seed)
+    quiet = recipe.args.disable_tqdm or recipe.args.process_index > 0
     confidences = [
         confidences_by(recipe, candidates, np.flatnonzero(chosen), recipe.training_seed + 1 + number, store)
-        for number, chosen in enumerate(tqdm(trained, desc="shadow models", unit="model"))
+        for number, chosen in enumerate(tqdm(trained, desc="shadow models", unit="model", disable=quiet))
     ]
     ids = candidates["id"][:]
     return Shadows(
