@@ -83,7 +83,7 @@ class Watch(TrainerCallback):
     def on_step_end(self, args, state, control, model, **_):
         row = {name: accuracy(model, *part) for name, part in self.parts.items()}
         self.rows.append({"step": state.global_step, **row})
-        control.should_training_stop = row["forget"] <= TARGET
+        control.should_training_stop |= row["forget"] <= TARGET
 
 
 def as_samples(images: torch.Tensor, labels: torch.Tensor) -> list[dict]:
