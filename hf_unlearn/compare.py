@@ -3,7 +3,8 @@
     hf-unlearn compare recipes/demo/compare.yaml
 
 A cell is one run of the recipe in a process and a folder of its own, whose `results.json` says that it is done: what is
-interrupted goes on where it was.
+interrupted goes on where it was. Models that the recipe trains (original, retrained, shadow models) are kept in
+`output_dir/models`, unless `options` name another `models_dir`, and serve every cell that needs the same ones.
 """
 
 import csv
@@ -206,7 +207,8 @@ def _run(cell: Cell, comparison: Comparison) -> None:
     folder = cell.folder(comparison)
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, comparison.recipe, comparison.config, "--output_dir", str(folder)]
-    for name, value in cell.options(comparison).items():
+    shared = {"models_dir": str(Path(comparison.output_dir) / "models")}  # no part of what a cell is
+    for name, value in {**shared, **cell.options(comparison)}.items():
         command += [f"--{name}", *map(_word, value if isinstance(value, list) else [value])]
     threads = max(1, (os.cpu_count() or 1) // comparison.processes)
     with open(folder / "log.txt", "w") as log:

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, ProcessorMixin, WhisperTokenizer
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
+from .metrics.privacy import features
 from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy
 
 IGNORED = -100  # the label that losses skip, and Trainer's padding between batches and processes
@@ -117,6 +118,35 @@ def evaluate_splits(trainer, datasets: dict) -> dict[str, dict[str, float]]:
         kept = {key: float(value) for key, value in metrics.items() if key not in TIMINGS}
         results[name] = {"samples": len(dataset)} | kept
     return results
+
+
+def sample_features(trainer, dataset) -> dict[str, np.ndarray]:
+    """What membership attacks see of each sample (`metrics.privacy.features`), by the trainer's own evaluation.
+
+    Texts are not generated: the model is given the true ones, as in training. Every process has to call it, and gets
+    the arrays of all samples, in the order of the dataset.
+
+    Raises:
+        ValueError: the model's first output are no logits of its labels: (n, classes), or (n, T, vocabulary) where the
+            labels are (n, T), as classifiers and encoder-decoder models have them.
+    """
+
+    def reduced(logits, labels):
+        logits = logits[0] if isinstance(logits, tuple) else logits
+        if logits.shape[:-1] != labels.shape:
+            raise ValueError(f"Logits {tuple(logits.shape)} do not belong to labels {tuple(labels.shape)} one by one.")
+        found = features(logits.float().cpu().numpy(), labels.cpu().numpy())
+        return {
+            name: torch.tensor(values, dtype=torch.float32, device=logits.device) for name, values in found.items()
+        }
+
+    kept = trainer.args.predict_with_generate, trainer.compute_metrics, trainer.preprocess_logits_for_metrics
+    trainer.args.predict_with_generate, trainer.compute_metrics = False, None
+    trainer.preprocess_logits_for_metrics = reduced
+    try:
+        return trainer.predict(dataset).predictions
+    finally:
+        trainer.args.predict_with_generate, trainer.compute_metrics, trainer.preprocess_logits_for_metrics = kept
 
 
 def relearning_steps(

@@ -11,7 +11,7 @@ from pathlib import Path
 import jinja2
 
 from .redaction import hides, redact, without_paths
-from .report import MODELS, results_table, results_table_rows
+from .report import MODELS, further_tables_rows, results_table, results_table_rows
 from .settings import settings_of
 from .tasks import Task, task_of
 
@@ -61,7 +61,7 @@ class Report:
             task=self.task,
             results=self.results,
             settings=settings_of(self.results),
-            tables=self._tables(),
+            tables=self._tables() + further_tables_rows(self.results),
             frontier=frontier(self.results, self.task),
             speakers=by_group(self.results, self.task),
             transcripts=[marked(row) for row in self.results["transcripts"]],

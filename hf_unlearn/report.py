@@ -63,31 +63,41 @@ def results_table_rows(results: dict, metrics=None) -> list[list[list[str]]]:
 
 def comparison_table(title: str, models: dict[str, dict], wanted: dict[str, str], *, markdown: bool = False) -> str:
     """Numbers x models, for what has no splits; `wanted` says for each number, in order, which way is better."""
+    return align(_comparison_rows(title, models, wanted), markdown)
+
+
+def _comparison_rows(title: str, models: dict[str, dict], wanted: dict[str, str]) -> list[list[str]]:
     models = {name: models[name] for name in MODELS if models.get(name)}
 
     def cell(value):
         return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
     rows = [[name, want, *(cell(values.get(name)) for values in models.values())] for name, want in wanted.items()]
-    return align([[title, "wanted", *models], *rows], markdown)
+    return [[title, "wanted", *models], *rows]
 
 
 def further_tables(results: dict, *, markdown: bool = False) -> str:
     """Scores, membership attacks and relearning speed side by side for the models, as far as they were measured."""
+    return "\n\n".join(align(rows, markdown) for rows in further_tables_rows(results))
+
+
+def further_tables_rows(results: dict) -> list[list[list[str]]]:
+    """The tables of `further_tables`, as rows of cells with the headings first."""
     tables = []
     if results.get("scores"):
-        tables.append(comparison_table("Score", results["scores"], {"uis": "down", "aus": "up"}, markdown=markdown))
+        tables.append(_comparison_rows("Score", results["scores"], {"uis": "down", "aus": "up"}))
     if results.get("attacks"):
         known = results.get("retrained") is not None
         measured = set().union(*results["attacks"].values())
         wanted = {
-            name: "as retrained" if known else attack.wanted for name, attack in ATTACKS.items() if name in measured
+            name: "as retrained" if known and attack.wanted else attack.wanted
+            for name, attack in ATTACKS.items()
+            if name in measured
         }
-        tables.append(comparison_table("Membership attack", results["attacks"], wanted, markdown=markdown))
+        tables.append(_comparison_rows("Membership attack", results["attacks"], wanted))
     if results.get("relearning"):
-        wanted = {"steps": "as retrained"}
-        tables.append(comparison_table("Relearning", results["relearning"], wanted, markdown=markdown))
-    return "\n\n".join(tables)
+        tables.append(_comparison_rows("Relearning", results["relearning"], {"steps": "as retrained"}))
+    return tables
 
 
 def _row(split, models, metric, task):
@@ -211,19 +221,22 @@ def _legend(task, original, retrained):
     return "   ".join(kinds)
 
 
-def plot_pictures(pictures: list[tuple], path, title: str, *, columns: int = 8) -> Path:
-    """PNG with a grid of pictures (PIL images), each with its text above."""
+def plot_pictures(groups: dict[str, list[tuple]], path, title: str, *, columns: int = 8) -> Path:
+    """PNG with pictures (PIL images), each with its text above, in groups under their headings."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = math.ceil(len(pictures) / columns)
-    figure = Figure(figsize=(1.3 * columns, 1.75 * rows + 0.5), layout="constrained")
-    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in grid:
-        axes.set_axis_off()
-    for axes, (picture, text) in zip(grid, pictures):
-        axes.imshow(np.asarray(picture), cmap="gray" if picture.mode == "L" else None, interpolation="nearest")
-        axes.set_title(text, fontsize=8)
+    rows = [math.ceil(len(pictures) / columns) for pictures in groups.values()]
+    figure = Figure(figsize=(1.2 * columns, sum(1.5 * count + 0.4 for count in rows) + 0.4), layout="constrained")
+    parts = figure.subfigures(len(groups), 1, squeeze=False, height_ratios=[1.5 * count + 0.4 for count in rows]).flat
+    for part, count, (heading, pictures) in zip(parts, rows, groups.items()):
+        part.suptitle(heading, x=0.01, ha="left", fontsize=10)
+        grid = list(part.subplots(count, columns, squeeze=False).flat)
+        for axes in grid:
+            axes.set_axis_off()
+        for axes, (picture, text) in zip(grid, pictures):
+            axes.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.set_title(text, fontsize=9)
     figure.suptitle(title, fontweight="bold")
     FigureCanvasAgg(figure).print_figure(path, dpi=120)
     return Path(path)

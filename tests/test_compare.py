@@ -16,6 +16,7 @@ words = sys.argv[2:]
 given = dict(zip(words[::2], words[1::2]))
 folder = pathlib.Path(given["--output_dir"])
 (folder / "runs").open("a").write("run\\n")
+(folder / "models_dir").write_text(given["--models_dir"])
 if given.get("--alpha") == "0.1":
     sys.exit("this setting crashes")
 test = {"orthograd": 20, "finetune": 30}[given["--method"]] + 10 * abs(float(given["--alpha"]) - 0.5)
@@ -81,6 +82,14 @@ def test_what_is_done_is_not_done_again(comparison):
     assert (done.parent / "runs").read_text() == "run\n"
     assert (lost.parent / "runs").read_text() == "run\nrun\n"
     assert rows_of(output) == before
+
+
+def test_all_cells_keep_their_trained_models_in_one_folder(comparison):
+    few = {"methods": {"orthograd": [{"alpha": 0.6}]}, "vary": {"size": [48]}, "report_on": ["bert"], "seeds": [1]}
+    _, output = comparison(**few)
+    assert {path.read_text() for path in output.rglob("models_dir")} == {str(output / "models")}
+    _, output = comparison(**few, options={"models_dir": "mine"})
+    assert "mine" in {path.read_text() for path in output.rglob("models_dir")}
 
 
 def test_a_setting_may_hold_keywords_of_the_method(comparison):

@@ -15,7 +15,13 @@ from transformers import (
     default_data_collator,
 )
 
-from hf_unlearn.evaluation import asr_metrics, classification_metrics, evaluate_splits, relearning_steps
+from hf_unlearn.evaluation import (
+    asr_metrics,
+    classification_metrics,
+    evaluate_splits,
+    relearning_steps,
+    sample_features,
+)
 from hf_unlearn.metrics.quality import error_rate, word_errors
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "cat", "sat", "mat", "um", "one", "two"]
@@ -130,6 +136,18 @@ def test_word_error_rate_is_that_of_generate(trainer, tokenizer):
     expected = error_rate(*word_errors(texts, ["cat sat", "mat one two"]))
     trainer.compute_metrics = asr_metrics(tokenizer, normalize=False)
     assert evaluate_splits(trainer, {"test": dataset})["test"]["wer"] == pytest.approx(expected)
+
+
+def test_features_of_utterances_are_those_of_each_alone(trainer):
+    dataset = utterances("cat sat", "mat one two", "um")
+    found = sample_features(trainer, dataset)
+    for number, row in enumerate(dataset):
+        with torch.no_grad():
+            alone = trainer.model(torch.tensor([row["input_features"]]), labels=torch.tensor([row["labels"]]))
+        right = (alone.logits[0].argmax(-1) == torch.tensor(row["labels"]))[torch.tensor(row["labels"]) != -100]
+        assert found["loss"][number] == pytest.approx(alone.loss.item(), rel=1e-4)
+        assert found["correctness"][number] == pytest.approx(right.double().mean().item())
+    assert trainer.args.predict_with_generate and trainer.compute_metrics is not None
 
 
 def test_an_empty_split_is_refused(trainer):

@@ -80,11 +80,12 @@ def test_numbers_without_splits_stand_side_by_side():
     ]  # fmt: skip
 
 
-def test_every_picture_is_drawn_with_its_text(tmp_path, drawn):
+def test_every_picture_is_drawn_with_its_text_under_its_heading(tmp_path, drawn):
     pictures = [(PIL.Image.new(mode, (4, 4)), f"{mode} is read") for mode in ("L", "RGB", "L")]
-    plot_pictures(pictures, tmp_path / "grid.png", "Misread", columns=2)
-    shown = [axes for axes in drawn[0].axes if axes.images]
-    assert [axes.get_title() for axes in shown] == ["L is read", "RGB is read", "L is read"]
+    plot_pictures({"grey": pictures[:1], "all": pictures}, tmp_path / "grid.png", "Misread", columns=2)
+    shown = [[axes.get_title() for axes in part.axes if axes.images] for part in drawn[0].subfigs]
+    assert shown == [["L is read"], ["L is read", "RGB is read", "L is read"]]
+    assert [part.get_suptitle() for part in drawn[0].subfigs] == ["grey", "all"]
 
 
 HISTORY = [

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 
 from .choice import balanced, by_id, check_apart, count_of, hold_out, of_groups
 from .images import ImageArguments, check_classes, drop_broken, load_images
@@ -179,9 +179,3 @@ def prepare_image_splits(splits: ImageSplits, args: ImageArguments, *, retain_po
 
     names = ["forget", "forget_test", "retain", "test"] + ["retain_pool"] * retain_pool
     return replace(splits, **{name: sound(name) for name in names})
-
-
-def training_rows(splits: ImageSplits, without_forget: bool) -> Dataset:
-    """What the original model (or the retrained one) is trained on."""
-    parts = [splits.retain_pool] if without_forget else [splits.forget, splits.retain_pool]
-    return concatenate_datasets(parts)

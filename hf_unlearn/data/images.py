@@ -405,7 +405,7 @@ class ImageRows(Dataset):
     def _process(self, index: int) -> torch.Tensor:
         picture = decode_image(self.rows[index]["image"], self.channels)
         # A grey picture has no axis of channels, which processors take it to have.
-        image = picture if self.channels == 3 else np.asarray(picture)[:, :, None]
+        image = picture if self.channels == 3 else np.array(picture)[:, :, None]
         return self.processor(image, return_tensors="pt")["pixel_values"][0]
 
 

@@ -36,6 +36,17 @@ class RecipeArguments:
         default=None,
         metadata={"help": "What 'train' starts from: folder or Hub id to fine-tune; without it a new, small model."},
     )
+    models_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for the models trained here, by a hash of data, options and seed, so that other runs find "
+            "them; without it output_dir, and 'train' trains anew."
+        },
+    )
+    train_seed: int | None = field(
+        default=None,
+        metadata={"help": "'train': seed; without it that of the run, so that each seed has models of its own."},
+    )
     train_steps: int = field(default=1000, metadata={"help": "'train': optimizer steps."})
     train_batch_size: int = field(default=16, metadata={"help": "'train': samples per step and process."})
     train_learning_rate: float = field(default=2e-3, metadata={"help": "'train': peak learning rate."})
@@ -50,6 +61,14 @@ class RecipeArguments:
     lora_target_modules: list[str] = field(
         default_factory=list, metadata={"help": "LoRA: names of the layers that get an adapter."}
     )
+    attacks: bool = field(default=True, metadata={"help": "Membership attacks on all models."})
+    shadow_models: int = field(
+        default=0,
+        metadata={
+            "help": "LiRA: train so many models (even, 8 is a small number) as the original was, each with half of the "
+            "forgotten training samples and of unseen ones like them; 0: no LiRA."
+        },
+    )
     dry_run: bool = field(
         default=False, metadata={"help": "Only say what would be done: splits, trained parameters, memory, steps."}
     )
@@ -63,6 +82,20 @@ class RecipeArguments:
     launch: str = field(
         default="", metadata={"help": "hf-unlearn run, in the YAML: flags of accelerate launch, '--num_processes 2'."}
     )
+
+    _not_of_training = frozenset({
+        "model", "gold", "models_dir", "train_seed", "trainable", "lora_r", "lora_alpha", "lora_target_modules",
+        "attacks", "shadow_models", "dry_run", "evaluate", "recipe", "launch",
+    })  # fmt: skip
+
+    @property
+    def trains(self) -> bool:
+        """Whether models are trained, which takes all training data."""
+        return "train" in (self.model, self.gold) or self.shadow_models > 0
+
+    def of_training(self) -> dict:
+        """The options that a trained model can depend on: all that are not known to be others."""
+        return {name: value for name, value in vars(self).items() if name not in self._not_of_training}
 
 
 @dataclass

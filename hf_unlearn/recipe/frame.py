@@ -1,25 +1,31 @@
 """One run of a recipe: the original and the retrained model, unlearning, evaluation of all three, and the report."""
 
 import copy
+import logging
 import re
 import shlex
 import sys
 from pathlib import Path
 
+import datasets
 from peft import LoraConfig
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers import PreTrainedModel
 
 from ..config import UnlearnConfig
 from ..evaluation import evaluate_splits
 from ..html_report import Report
 from ..model_card import local_among, write_card
 from ..redaction import hide_tokens, salt_of
-from ..report import emissions, environment, plot_history, results_table, write_results
+from ..report import emissions, environment, further_tables, plot_history, results_table, write_results
 from ..tasks import TASKS
 from ..trainer import UnlearnTrainer
 from .arguments import RecipeArguments
+from .membership import Shadows, attack, shadow_models, unseen_split
+from .training import get_model
+
+logger = logging.getLogger(__name__)
 
 
 class Recipe:
@@ -27,8 +33,10 @@ class Recipe:
 
     task: what is forgotten, a key of `TASKS`.
     options, args: the recipe's options and the trainer's.
-    data: the data's options, a dataclass with the field dataset.
-    splits: the data; `splits.describe()` is what results.json says of it.
+    data: the data's options, a dataclass with the fields dataset and max_eval_samples.
+    splits: the data, with the parts forget, forget_test, retain_pool and test; `splits.describe()` is what results.json
+        says of it, `splits.evaluation(max_eval_samples)` what is evaluated.
+    processor: what makes samples of the data, as models save it.
     """
 
     task: str
@@ -36,13 +44,22 @@ class Recipe:
     args: UnlearnConfig
     data: object
     splits: object
+    processor: object
+
+    @property
+    def training_seed(self) -> int:
+        return self.args.seed if self.options.train_seed is None else self.options.train_seed
 
     def load_model(self, name: str | None) -> PreTrainedModel:
-        """Loads model `name` (folder or Hub id), or builds a new one (None)."""
+        """Loads model `name` (folder or Hub id), or builds a new one (None) with torch's random numbers."""
         raise NotImplementedError
 
-    def training_data(self, model: PreTrainedModel, without_forget: bool) -> Dataset:
-        """What a model is trained on: everything, or all but what is to be forgotten."""
+    def training_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
+        """Rows of the splits as a model is trained on them."""
+        raise NotImplementedError
+
+    def evaluation_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
+        """Rows of the splits as a model is evaluated on them."""
         raise NotImplementedError
 
     def trainer_arguments(self, model: PreTrainedModel) -> dict:
@@ -64,6 +81,13 @@ class Recipe:
     def finish(self, results: dict, trainer: UnlearnTrainer) -> None:
         """Adds to `results` what takes all three models, and to the output folder what only this recipe has."""
 
+    def trainer_alone(self, model: nn.Module) -> UnlearnTrainer:
+        """The trainer of a model that is evaluated, not unlearned."""
+        args = copy.copy(self.args)
+        args.stop_when, args.abort_when, args.push_to_hub = None, None, False
+        args.report_to = []  # trackers would take its numbers for those of the model that is unlearned
+        return make_trainer(self, model, args, lora_r=0)
+
 
 def unlearn(recipe: Recipe) -> dict:
     """The whole run. The main process leaves model, card, results.json and plot in output_dir; returns the results.
@@ -77,23 +101,26 @@ def unlearn(recipe: Recipe) -> dict:
         return evaluate(recipe)
     if TASKS[recipe.task].personal:
         args.hide_names = sorted({*args.hide_names, *recipe.splits.describe()[TASKS[recipe.task].groups]["forget"]})
-    if args.deepspeed_plugin is not None and (options.model == "train" or options.gold != "none"):
+    if args.deepspeed_plugin is not None and (options.trains or options.gold != "none"):
         raise ValueError(
-            f"DeepSpeed serves one model in a process, but model is {options.model!r} and gold is {options.gold!r}: train "
-            "the model before (model: a folder or Hub id), and leave the retrained one out (gold: none)"
+            f"DeepSpeed serves one model in a process, but model is {options.model!r}, gold is {options.gold!r} and "
+            f"shadow_models is {options.shadow_models}: train the model before (model: a folder or Hub id), and leave the "
+            "others out (gold: none, shadow_models: 0)"
         )
     original = get_model(recipe, "original", options.model)
+    shadows = shadow_models(recipe)
     retrained, of_retrained = None, {}
     if options.gold != "none":
-        retrained, of_retrained = _evaluate_alone(recipe, get_model(recipe, "retrained", options.gold))
+        alone = recipe.trainer_alone(get_model(recipe, "retrained", options.gold))
+        retrained, of_retrained = measure(recipe, alone, shadows)
     args.stop_when = fill_in_retrained(args.stop_when, retrained)
     args.abort_when = fill_in_retrained(args.abort_when, retrained)
 
     freeze(original, options.trainable)
     trainer = make_trainer(recipe, original, args, lora_r=options.lora_r)
-    before, of_original = evaluate_splits(trainer, trainer.eval_dataset), recipe.measure(trainer)
+    before, of_original = measure(recipe, trainer, shadows)
     trainer.train()
-    after, of_unlearned = evaluate_splits(trainer, trainer.eval_dataset), recipe.measure(trainer)
+    after, of_unlearned = measure(recipe, trainer, shadows)
     trainer.save_model(_internal_call=True)  # a push comes when the card is there
     base = options.base_model if options.model == "train" else options.model
     results = {
@@ -148,6 +175,7 @@ def dry_run(recipe: Recipe) -> dict:
         task.units: described[task.units],
         "model": options.model,
         "retrained model": options.gold,
+        "shadow models": options.shadow_models,
         "method": ", ".join(
             [str(args.method), *(f"{name} {value}" for name, value in trainer.method_settings.items())]
         ),
@@ -183,7 +211,8 @@ def evaluate(recipe: Recipe) -> dict:
     options = recipe.options
     if options.model == "train":
         raise ValueError("model is 'train', but only a model that is there can be evaluated: give a folder or Hub id")
-    metrics, measured = _evaluate_alone(recipe, recipe.load_model(options.model))
+    shadows = shadow_models(recipe)
+    metrics, measured = measure(recipe, recipe.trainer_alone(recipe.load_model(options.model)), shadows)
     results = {"task": recipe.task, "model": options.model, "evaluated": metrics, **measured}
     if recipe.args.process_index == 0:
         folder = Path(options.model if Path(options.model).is_dir() else recipe.args.output_dir)
@@ -192,46 +221,14 @@ def evaluate(recipe: Recipe) -> dict:
     return results
 
 
-def get_model(recipe: Recipe, role: str, choice: str) -> PreTrainedModel:
-    """The original or the retrained model (role): loaded, or trained into output_dir/<role>."""
-    if choice == "train":
-        choice = train(recipe, role)
-    return recipe.load_model(choice)  # from its folder, which an adapter refers to
-
-
-def train(recipe: Recipe, role: str) -> str:
-    """Trains the original or the retrained model (role) with the plain Seq2SeqTrainer; returns its folder."""
-    options, args = recipe.options, recipe.args
-    model = recipe.load_model(options.base_model)
-    given = recipe.trainer_arguments(model)
-    folder = str(Path(args.output_dir) / role)
-    trainer = Seq2SeqTrainer(
-        model=model,
-        args=Seq2SeqTrainingArguments(
-            output_dir=folder,
-            max_steps=options.train_steps,
-            per_device_train_batch_size=options.train_batch_size,
-            learning_rate=options.train_learning_rate,
-            warmup_steps=round(options.train_warmup * options.train_steps),
-            weight_decay=0.05,
-            adam_beta2=0.98,
-            logging_steps=max(1, options.train_steps // 10),
-            save_strategy="no",
-            seed=args.seed,
-            bf16=args.bf16,
-            fp16=args.fp16,
-            use_cpu=args.use_cpu,
-            disable_tqdm=args.disable_tqdm,
-            dataloader_num_workers=args.dataloader_num_workers,
-        ),
-        train_dataset=recipe.training_data(model, without_forget=role == "retrained"),
-        data_collator=given["data_collator"],
-        processing_class=given["processing_class"],
-    )
-    trainer.train()
-    trainer.save_model()
-    trainer.accelerator.wait_for_everyone()  # one process writes, all may read
-    return folder
+def measure(recipe: Recipe, trainer: UnlearnTrainer, shadows: Shadows | None) -> tuple[dict, dict]:
+    """The metrics of the splits of the trainer's model, and by the keys of results.json what else is known of it."""
+    metrics, measured = evaluate_splits(trainer, trainer.eval_dataset), recipe.measure(trainer)
+    if recipe.options.attacks and unseen_split(recipe) is None:
+        logger.warning("No membership attacks: there are no unseen samples like the forgotten ones (see held_out).")
+    elif recipe.options.attacks:
+        measured["attacks"] = attack(recipe, trainer, shadows)
+    return metrics, measured
 
 
 def make_trainer(recipe: Recipe, model: nn.Module, args: UnlearnConfig, lora_r: int) -> UnlearnTrainer:
@@ -248,15 +245,6 @@ def freeze(model: nn.Module, trainable: str) -> None:
         parameter.requires_grad_(parameter.requires_grad and re.search(trainable, name) is not None)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"trainable is {trainable!r}, which matches no parameter, such as {name!r}")
-
-
-def _evaluate_alone(recipe: Recipe, model: nn.Module) -> tuple[dict, dict]:
-    """Evaluates a model that is not unlearned, by the same trainer."""
-    args = copy.copy(recipe.args)
-    args.stop_when, args.abort_when, args.push_to_hub = None, None, False
-    args.report_to = []  # trackers would take its numbers for those of the model that is unlearned
-    trainer = make_trainer(recipe, model, args, lora_r=0)
-    return evaluate_splits(trainer, trainer.eval_dataset), recipe.measure(trainer)
 
 
 def fill_in_retrained(rule: str | None, retrained: dict | None) -> str | None:
@@ -296,9 +284,9 @@ def history(trainer: UnlearnTrainer, original: dict) -> list[dict]:
 
 
 def _report(recipe: Recipe, results: dict) -> None:
-    """Prints the table; writes results.json, the plot and the model's card."""
+    """Prints the tables; writes results.json, the plot and the model's card."""
     folder = Path(recipe.args.output_dir)
-    print(f"\n{results_table(results)}\n\n{results['stopping']}")
+    print("", results_table(results), *filter(None, [further_tables(results)]), results["stopping"], sep="\n\n")
     levels = {"original": results["original"], "retrained": results["retrained"]}
     plot = plot_history(results["history"], folder / "forgetting.png", task=TASKS[recipe.task], **levels)
     results["card"]["plot"] = plot.name

@@ -1,38 +1,37 @@
-"""The recipe of image classifiers that forget classes or single images: models, accuracies, attacks, pictures."""
+"""The recipe of image classifiers that forget classes or single images: models, accuracies, pictures."""
 
 import copy
-import logging
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from datasets import Dataset
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
+    PreTrainedConfig,
     PreTrainedModel,
     ResNetConfig,
     ViTConfig,
     ViTImageProcessor,
     default_data_collator,
-    set_seed,
 )
 
 from ..config import UnlearnConfig
-from ..data.image_splits import load_image_splits, prepare_image_splits, training_rows
+from ..data.image_splits import load_image_splits, prepare_image_splits
 from ..data.images import ImageArguments, ImageRows, Moved, decode_image, labels_of
 from ..evaluation import classification_metrics, logits_of, relearning_steps
-from ..metrics.privacy import ATTACKS, cross_entropy, loss_attack, svc_attacks
 from ..metrics.quality import accuracy_of_classes
 from ..metrics.scores import adaptive_unlearning_score, unlearning_impact_score
-from ..report import further_tables, plot_pictures
+from ..report import plot_pictures
+from ..tasks import TASKS
 from ..trainer import UnlearnTrainer
 from .arguments import RecipeArguments, parse
 from .frame import Recipe, unlearn
 
-logger = logging.getLogger(__name__)
-
-PICTURES = 24
+PICTURES = 8  # of each split
 
 
 @dataclass
@@ -53,7 +52,6 @@ class ImageRecipeArguments(RecipeArguments):
         default=0, metadata={"help": "'train': pixels by which an image is moved at most, drawn each time."}
     )
     train_flip: bool = field(default=False, metadata={"help": "'train': mirrors half of the images, drawn each time."})
-    attacks: bool = field(default=True, metadata={"help": "Membership attacks on all models."})
     relearn_samples: int = field(
         default=0,
         metadata={"help": "Relearning speed: fine-tune a copy of each model on so many forget samples; 0: do not."},
@@ -64,6 +62,8 @@ class ImageRecipeArguments(RecipeArguments):
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "query", "key", "value", "dense"],
         metadata={"help": "LoRA: names of the layers that get an adapter."},
     )
+
+    _not_of_training = RecipeArguments._not_of_training | {"relearn_samples", "relearn_steps", "relearn_learning_rate"}
 
 
 class ImageRecipe(Recipe):
@@ -84,6 +84,7 @@ class ImageRecipe(Recipe):
 
     def _load_processor(self, name: str | None):
         if name is not None:
+            _check_timm(name)
             return AutoImageProcessor.from_pretrained(name)
         size, channels = self.options.image_size, self.options.channels
         return ViTImageProcessor(
@@ -95,10 +96,8 @@ class ImageRecipe(Recipe):
     def load_model(self, name: str | None) -> PreTrainedModel:
         """The base model gets a new head where its own does not fit the data's classes."""
         if name is None:
-            set_seed(self.args.seed)
             return AutoModelForImageClassification.from_config(self._new_config())
         if name == self.options.base_model and not _fits(self.splits.classes, name):
-            set_seed(self.args.seed)  # of the new head
             return AutoModelForImageClassification.from_pretrained(
                 name, ignore_mismatched_sizes=True, **self._labels()
             )
@@ -124,9 +123,11 @@ class ImageRecipe(Recipe):
 
     # ---- data -------------------------------------------------------------------------------------------------------
 
-    def training_data(self, model: PreTrainedModel, without_forget: bool) -> ImageRows:
-        rows = training_rows(self.splits, without_forget)
+    def training_data(self, model: PreTrainedModel, rows: Dataset) -> ImageRows:
         return self._rows(rows, model, Moved(self.options.train_shift, self.options.train_flip))
+
+    def evaluation_data(self, model: PreTrainedModel, rows: Dataset) -> ImageRows:
+        return self._rows(rows, model)
 
     def trainer_arguments(self, model: PreTrainedModel) -> dict:
         evaluation = self.splits.evaluation(self.data.max_eval_samples)
@@ -146,7 +147,7 @@ class ImageRecipe(Recipe):
     # ---- evaluation -------------------------------------------------------------------------------------------------
 
     def measure(self, trainer: UnlearnTrainer) -> dict:
-        """Accuracy of each class, membership attacks and relearning speed of one model."""
+        """Accuracy of each class and relearning speed of one model."""
         outputs = {name: trainer.predict(rows) for name, rows in trainer.eval_dataset.items()}
         outputs = {name: (logits_of(output), output.label_ids) for name, output in outputs.items()}
         self.outputs = outputs  # of the model measured last, which is the unlearned one
@@ -157,8 +158,6 @@ class ImageRecipe(Recipe):
                 for split, (logits, labels) in outputs.items()
             }
         }
-        if self.options.attacks:
-            measured["attacks"] = attack(outputs)
         if self.options.relearn_samples:
             options, forget = self.options, trainer.eval_dataset["forget"]
             measured["relearning"] = {
@@ -178,40 +177,25 @@ class ImageRecipe(Recipe):
             if results[model]
         }
         if trainer.is_world_process_zero():
-            print("\n" + further_tables(results))
             self._draw_misread(trainer)
 
     def _draw_misread(self, trainer: UnlearnTrainer) -> None:
-        """Pictures of what the unlearned model now reads as something else, forgotten images first."""
-        shown = []
-        names = trainer.accelerator.unwrap_model(trainer.model).config.id2label
-        for split in ("forget_test", "forget", "test"):
-            if split in self.outputs:
-                logits, labels = self.outputs[split]
-                rows = trainer.eval_dataset[split].rows
-                for row in (logits.argmax(1) != labels).nonzero()[0].tolist():
-                    read = names[int(logits[row].argmax())]
-                    shown.append((split, row, f"{names[int(labels[row])]} → {read}", rows))
-        pictures = [
-            (decode_image(rows[row]["image"]), f"{text}\n{split}") for split, row, text, rows in shown[:PICTURES]
-        ]
-        if pictures:
-            plot_pictures(
-                pictures, Path(self.args.output_dir) / "misread.png", "Read as something else after unlearning"
-            )
-
-
-def attack(outputs: dict) -> dict[str, float]:
-    """All of ATTACKS, from {split: (logits, labels)}: forgotten samples against unseen ones of the same classes.
-
-    None for each where the model has diverged: the run's other results are still wanted.
-    """
-    if not all(np.isfinite(logits).all() for logits, _ in outputs.values()):
-        logger.warning("The model's outputs are not all finite: there is nothing that membership attacks could tell.")
-        return dict.fromkeys(ATTACKS)
-    unseen = outputs.get("forget_test", outputs["test"])
-    losses = loss_attack(cross_entropy(*outputs["forget"]), cross_entropy(*unseen))
-    return losses | svc_attacks(outputs["retain"], outputs["test"], outputs["forget"])
+        """Some pictures of each split that the unlearned model reads as something else, and how many there are."""
+        groups, names = {}, trainer.accelerator.unwrap_model(trainer.model).config.id2label
+        for split, (logits, labels) in self.outputs.items():
+            read = logits.argmax(1)
+            wrong = (read != labels).nonzero()[0]
+            if len(wrong):
+                meaning, _ = TASKS[self.task].splits[split]
+                shown = wrong[np.linspace(0, len(wrong) - 1, min(PICTURES, len(wrong))).round().astype(int)]
+                images, channels = trainer.eval_dataset[split], trainer.eval_dataset[split].channels
+                groups[f"{meaning} ({split}): {len(wrong)} of {len(labels)}"] = [
+                    (decode_image(images.rows[row]["image"], channels), f"{names[labels[row]]} → {names[read[row]]}")
+                    for row in shown.tolist()
+                ]
+        if groups:
+            title = "Misread after unlearning: true class → what is read"
+            plot_pictures(groups, Path(self.args.output_dir) / "misread.png", title)
 
 
 def scores(original: dict, model: dict, *, whole_class: bool) -> dict[str, float | None]:
@@ -234,6 +218,16 @@ def _fits(classes: list[str], name: str) -> bool:
     return True
 
 
+def _check_timm(name: str) -> None:
+    """Raises ValueError: a model of timm, where something is missing that timm needs."""
+    config, _ = PreTrainedConfig.get_config_dict(name)
+    missing = [package for package in ("timm", "torchvision") if find_spec(package) is None]
+    if "pretrained_cfg" in config and missing:
+        raise ValueError(
+            f"{name} is a model of timm, which needs {' and '.join(missing)}: pip install timm torchvision"
+        )
+
+
 def _channels(config) -> int:
     """timm's models inside of transformers do not say; they take RGB."""
     return config.to_dict().get("num_channels", 3)
@@ -242,4 +236,4 @@ def _channels(config) -> int:
 def main(argv: list[str]) -> None:
     """What the image recipes' `unlearn.py` do."""
     options, data, args = parse((ImageRecipeArguments, ImageArguments, UnlearnConfig), argv)
-    unlearn(ImageRecipe(options, data, args, training="train" in (options.model, options.gold)))
+    unlearn(ImageRecipe(options, data, args, training=options.trains))

@@ -55,3 +55,5 @@ class WhisperArguments(RecipeArguments):
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
         metadata={"help": "LoRA: names of the layers that get an adapter."},
     )
+
+    _not_of_training = RecipeArguments._not_of_training | {"augment", "normalize", "report_audio"}

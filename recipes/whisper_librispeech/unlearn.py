@@ -19,7 +19,7 @@ from hf_unlearn.recipe import parse, run, unlearn
 
 def main(argv: list[str]) -> None:
     options, data, args = parse((WhisperArguments, SpeechArguments, UnlearnConfig), argv)
-    unlearn(WhisperRecipe(options, data, args, training="train" in (options.model, options.gold)))
+    unlearn(WhisperRecipe(options, data, args, training=options.trains))
 
 
 if __name__ == "__main__":

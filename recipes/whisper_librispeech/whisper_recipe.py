@@ -8,10 +8,9 @@ import numpy as np
 import soundfile
 import torch
 from arguments import WhisperArguments
-from datasets import concatenate_datasets
 from tiny_whisper import build_model, build_processor, build_word_tokenizer
 from torch.utils.data import ConcatDataset, Dataset
-from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor, WhisperTokenizer, set_seed
+from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor, WhisperTokenizer
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 from hf_unlearn.data.speech import SAMPLING_RATE, SpeechArguments, SpeechCollator, decode_audio
@@ -81,7 +80,6 @@ class WhisperRecipe(Recipe):
         """`generate` then prompts with the language and task of the data."""
         options, data = self.options, self.data
         if name is None:
-            set_seed(self.args.seed)
             return build_model(
                 self.processor,
                 d_model=options.d_model,
@@ -97,10 +95,11 @@ class WhisperRecipe(Recipe):
             model.generation_config.update(language=data.language, task=data.task)
         return model
 
-    def training_data(self, model: WhisperForConditionalGeneration, without_forget: bool) -> Augmented:
-        splits = self.splits
-        parts = [splits.retain_pool] if without_forget else [splits.forget, splits.retain_pool]
-        return self._augmented(concatenate_datasets(parts), model)
+    def training_data(self, model: WhisperForConditionalGeneration, rows: datasets.Dataset) -> Augmented:
+        return self._augmented(rows, model)
+
+    def evaluation_data(self, model: WhisperForConditionalGeneration, rows: datasets.Dataset) -> datasets.Dataset:
+        return rows
 
     def trainer_arguments(self, model: WhisperForConditionalGeneration) -> dict:
         forget, retain = self.splits.forget, self.splits.retain

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from hf_unlearn.metrics import ATTACKS, lira_scores, loss_attack, svc_attacks
-from hf_unlearn.metrics.privacy import cross_entropy, features, scaled_confidence
+from hf_unlearn.metrics.privacy import attack_rates, cross_entropy, features, scaled_confidence
 
 LOGITS = np.log([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]])
 LABELS = np.array([0, 1])
@@ -24,15 +24,23 @@ def test_loss_rates_at_low_false_positives():
     assert rates["loss_tpr_at_1_fpr"] == 75.0 and rates["loss_tpr_at_0.1_fpr"] == 50.0
 
 
+def test_rates_below_what_the_unseen_samples_can_tell_are_not_given():
+    """Of 4 unseen samples one is 25 %: at a threshold under 3.0 there are no false positives, at one of 3.0 there is one."""
+    few = attack_rates("lira", [5.0, 3.5, 2.5, 0.0, -1.0], [3.0, 1.0, 0.5, 0.2])
+    assert few["lira_tpr_at_1_fpr"] is None and few["lira_tpr_at_0.1_fpr"] is None
+    assert few["lira_tpr_at_lowest_fpr"] == 60.0 and few["lira_auc"] == pytest.approx((4 + 4 + 3) / 20)
+    unseen = np.arange(700.0)
+    some = attack_rates("loss", [692.5, 693.5, 700.0], unseen)  # 1 % of 700 are 7: those above 692.5
+    assert some["loss_tpr_at_1_fpr"] == 100.0 and some["loss_tpr_at_0.1_fpr"] is None
+    assert some["loss_tpr_at_lowest_fpr"] == pytest.approx(100 / 3)
+
+
 def test_groups_that_are_alike_and_groups_that_are_apart():
     alike = loss_attack([1.0, 2.0], [1.0, 2.0])
     assert alike["loss_auc"] == 0.5
     assert loss_attack([0.0, 0.1], [1.0, 2.0])["loss_auc"] == 1.0
-    assert loss_attack([3.0, 4.0], [1.0, 2.0]) == {
-        "loss_auc": 0.0,
-        "loss_tpr_at_1_fpr": 0.0,
-        "loss_tpr_at_0.1_fpr": 0.0,
-    }
+    apart = loss_attack([3.0, 4.0], [1.0, 2.0])
+    assert apart["loss_auc"] == apart["loss_tpr_at_lowest_fpr"] == 0.0
 
 
 def test_losses_that_cannot_be_compared_are_refused():
@@ -49,13 +57,27 @@ def test_features_by_hand():
     entropy = [-(0.7 * math.log(0.7) + 0.2 * math.log(0.2) + 0.1 * math.log(0.1)), 1.5 * math.log(2)]
     assert found["entropy"].ravel() == pytest.approx(entropy)
     modified = -0.3 * math.log(0.7) - 0.2 * math.log(0.8) - 0.1 * math.log(0.9)  # Song & Mittal, equation 2
-    assert found["modified_entropy"][0, 0] == pytest.approx(modified)
+    assert found["modified_entropy"][0] == pytest.approx(modified)
     assert found["probability"] == pytest.approx(np.exp(LOGITS))
 
 
+def test_features_of_a_text_are_the_means_over_its_own_tokens():
+    padded = np.stack([LOGITS, LOGITS[::-1]]), np.array([[0, 1], [1, -100]])
+    alone, found = features(LOGITS, LABELS), features(*padded)
+    assert set(alone) - set(found) == {"probability"}
+    for name, values in found.items():
+        assert values == pytest.approx([alone[name].mean(), alone[name][1]]), name
+
+
 def test_loss_and_confidence_by_hand():
-    assert cross_entropy(LOGITS + 3, LABELS) == pytest.approx([-math.log(0.7), -math.log(0.25)])
-    assert scaled_confidence(LOGITS + 3, LABELS) == pytest.approx([math.log(0.7 / 0.3), math.log(0.25 / 0.75)])
+    losses = cross_entropy(LOGITS + 3, LABELS)
+    assert losses == pytest.approx([-math.log(0.7), -math.log(0.25)])
+    assert scaled_confidence(losses) == pytest.approx([math.log(0.7 / 0.3), math.log(0.25 / 0.75)])
+
+
+def test_what_is_almost_certain_keeps_its_confidence():
+    """log(p / (1 - p)) is the true logit's lead; 1 - p is far below what a float next to 1 can tell."""
+    assert scaled_confidence(cross_entropy([[50.0, 0.0], [0.0, 60.0]], [0, 0])) == pytest.approx([50.0, -60.0])
 
 
 def group(confidence: float, n: int = 40, seed: int = 0):

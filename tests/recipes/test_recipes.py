@@ -17,6 +17,7 @@ from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.speech import SpeechArguments
+from hf_unlearn.metrics import ATTACKS
 from hf_unlearn.recipe import parse
 
 ROOT = Path(__file__).parents[2]
@@ -82,11 +83,15 @@ def test_a_recipe_runs_and_leaves_all_it_promises(row, data, tmp_path):
     splits = {"forget", "forget_test", "retain", "test"}
     assert set(results["original"]) == set(results["unlearned"]) == splits
     assert results["retrained"] is None if "--gold none" in row["flags"] else set(results["retrained"]) == splits
+    attacks = {name for name in ATTACKS if "--shadow_models" in row["flags"] or not name.startswith("lira")}
+    for model in ("original", "unlearned"):
+        assert set(results["attacks"][model]) == attacks - {"svc_probability"}
     assert any(row["step"] > 0 and "wer" in key for row in results["history"] for key in row)
     assert results["stopping"]["reason"] in ("max_steps", "target reached", "aborted")
     assert "unlearned" in shown and shown.count("WER (%)") == 1
     assert (out / "forgetting.png").stat().st_size > 10_000
-    assert (out / "README.md").read_text().startswith("---")
+    card = (out / "README.md").read_text()
+    assert card.startswith("---") and "loss_tpr_at_lowest_fpr" in card and "loss_tpr_at_lowest_fpr" in shown
     assert_transcribes(out, out / "original", data)
 
 
