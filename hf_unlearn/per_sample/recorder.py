@@ -163,10 +163,14 @@ class Recorder(TorchFunctionMode):
         return tracked, samples
 
     def _single(self, tensor: Tensor) -> bool:
-        """A whole number (of an expert), or one line for all samples (of prompt tokens), belongs to no sample."""
+        """A whole number (of an expert), one line for all samples (of prompt tokens), or a table of whole numbers that
+        does not divide over the samples (of relative positions, made in an earlier pass) belongs to no sample."""
         if tensor.requires_grad or self.layouts.of(tensor) is not LEADING:
             return False
-        return len(tensor) == 1 < self.engine.k if tensor.ndim else not tensor.is_floating_point()
+        whole, k = tensor.dtype in (torch.int32, torch.int64), self.engine.k
+        if not tensor.ndim:
+            return not tensor.is_floating_point()
+        return len(tensor) == 1 < k or whole and len(tensor) % k > 0
 
     def _spreads(self, func, args) -> bool:
         """Whether this call makes a copy for each sample, without having seen one: `cls_token.expand(k, -1, -1)`, or a
@@ -231,6 +235,9 @@ class Recorder(TorchFunctionMode):
         outputs = output if isinstance(output, (list, tuple)) else (output,)
         floating = [x for x in outputs if isinstance(x, Tensor) and x.is_floating_point()]
         if not floating:
+            return output
+        if any(x.layout != torch.strided for x in floating):
+            self.engine.give_up(call.roots, f"{call.function.__name__} makes a sparse tensor")
             return output
         self.engine.count(call.roots)
         if not torch.is_grad_enabled():  # the first pass of a re-entrant checkpoint

@@ -141,6 +141,17 @@ USES = {
     "attention over learned keys": (
         lambda x, q: F.scaled_dot_product_attention(x, q.expand(len(x), 6, 5), x), (w(6, 5),), (6, 5)
     ),
+    "relative positions in fused attention": (
+        lambda x, a: F.scaled_dot_product_attention(*[x[:, None].expand(-1, 2, 6, 5)] * 3, a),
+        (w(1, 2, 6, 6),), (6, 5),
+    ),
+    "masked relative positions in fused attention of groups": (
+        lambda x, a: F.scaled_dot_product_attention(
+            x[:, None].expand(-1, 4, 6, 5), *[x[:, None] * torch.ones(2, 1, 1)] * 2, a + torch.eye(6).expand(len(x), 1, 6, 6),
+            scale=0.3, enable_gqa=True,
+        ),
+        (w(4, 1, 6),), (6, 5),
+    ),
     "several outputs": (lambda x, a: torch.aminmax(x * a, dim=1)[0] * a, (w(5),), (6, 5)),
 }  # fmt: skip
 
@@ -187,6 +198,12 @@ def _gathered(x, a):
 def test_uses(name):
     function, parameters, shape = USES[name]
     same_rows(Use(function, *parameters), numbers(*shape))
+
+
+def test_positions_that_were_numbered_in_an_earlier_pass():
+    """As those of BEiT, which a cache keeps."""
+    numbers_of = (torch.arange(6)[:, None] - torch.arange(6)).flatten()[:35]  # 35 do not divide over the samples
+    same_rows(Use(lambda x, a: x * a[numbers_of].sum(0), w(6, 5)), numbers(6, 5))
 
 
 @pytest.mark.parametrize("padding_idx", [None, 0, -1])
