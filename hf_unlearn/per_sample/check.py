@@ -31,6 +31,11 @@ MIXED = (
     "batch, its inputs or the values of its loss do not come in equal shares, or it is none of torch.nn.functional's"
 )
 
+CONTRAST = (
+    "The loss of each sample alone is 0, while that of the batch is not: it compares samples with each other (as CLIP's "
+    "does), so no sample has a gradient of its own to forget or to keep. Give a model whose loss a single sample has."
+)
+
 
 class Together(Protocol):
     """What processes tell each other where a model is in shards (FSDP2), which they can only compute with together: all
@@ -114,6 +119,9 @@ def samples_mix(
     samples computed one by one have the gradients that they have alone. (Arguments as in `find_slow_parameters`.)
 
     The gradient may differ where the loss does not: kernels of torch have had faults in batches alone.
+
+    Raises:
+        ValueError: a sample alone has no loss at all, since the loss is a contrast between samples.
     """
     parameters = [p for p in own_parameters(model) if p.requires_grad]
     places, losses, alone = _alone(model, loss_of, batch, k, parameters, precision, together, (1.0,) * len(SIGNS))
@@ -121,7 +129,11 @@ def samples_mix(
     scales[places] = losses.new_tensor(SCALES[: len(places)])
     with weighted_samples(scales):
         loss = _in_batch(loss_of, batch, together)
-    if loss is None or not _is_mean(loss, scales[places], losses, k, precision, together):
+    if loss is None:
+        return True
+    if not _is_mean(loss, scales[places], losses, k, precision, together):
+        if _anywhere(not bool(losses.any()), together):
+            raise ValueError(CONTRAST)
         return True
     in_batch = sample_gradient(model, loss * (k * _lift(precision)), parameters)
     length = torch.stack([_norm(grad) for grad in alone]).norm()

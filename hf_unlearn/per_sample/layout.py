@@ -154,7 +154,14 @@ class Layouts:
         for item in index:
             if item is None:
                 axis += 1
-            elif left == 0 or not isinstance(item, (int, slice)) or isinstance(item, bool):
+            elif left == 0:
+                size = x.shape[layout.axis]
+                divides = layout.owners is not None or size % self.k == 0
+                picks = isinstance(item, Tensor) and item.ndim == 1 or isinstance(item, slice) and item != slice(None)
+                if picks and divides:
+                    return Layout(axis, layout.owners_of(size, self.k, x.device)[item])
+                break
+            elif not isinstance(item, (int, slice)) or isinstance(item, bool):
                 break
             else:
                 left, axis = left - 1, axis - isinstance(item, int)

@@ -181,7 +181,7 @@ class Recorder(TorchFunctionMode):
             return len(sizes) > 1 and own == 1 and sizes[0] == self.engine.k
         if func in (torch.Tensor.__getitem__, F.embedding):
             index = args[1] if func is torch.Tensor.__getitem__ else args[0]
-            return isinstance(index, Tensor) and index.ndim > 1 and len(index) == self.engine.k
+            return isinstance(index, Tensor) and index.ndim > 1 and len(index) == self.engine.k and _repeated(index)
         return False
 
     def _follow(self, func, args, output, tracked, samples) -> None:
@@ -296,6 +296,11 @@ def _overwrites(func) -> bool:
         or name.startswith("__i") and name not in ("__index__", "__int__", "__invert__")
         or (name.endswith("_") and not name.endswith("__"))
     )  # fmt: skip
+
+
+def _repeated(index: Tensor) -> bool:
+    """Whether all lines are the same (relative positions differ, and there may be as many lines as samples)."""
+    return index.stride(0) == 0 or bool((index == index[:1]).all())
 
 
 def _at(arguments: dict, key: Key):

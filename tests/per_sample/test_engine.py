@@ -99,10 +99,10 @@ def test_what_has_no_rule_is_named_and_the_rest_goes_on():
 
 
 def test_a_parameter_in_a_sparse_tensor_is_left_out():
-    """As SHiRA's are."""
+    places = torch.tensor([[0, 0, 0], [0, 0, 0], [0, 1, 3], [2, 0, 1]])
 
     def function(x, values, layer):
-        return layer(x) + x @ torch.sparse_coo_tensor(torch.tensor([[0, 1, 3], [2, 0, 1]]), values, (4, 3)).to_dense()
+        return layer(x) + x @ torch.sparse_coo_tensor(places, values, (1, 1, 4, 3)).to_dense()[0]
 
     use, batch = Use(function, torch.randn(3), layer=nn.Linear(4, 3)), {"x": torch.randn(K, 5, 4)}
     slow = find_slow_parameters(use, loss_of(use), batch, K)

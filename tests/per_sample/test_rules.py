@@ -132,6 +132,7 @@ USES = {
     ),
     "samples folded into the batch": (lambda x, a: F.linear(x.reshape(-1, 2, 5), a), (w(3, 5),), (6, 5)),
     "sorted by a router": (lambda x, a: _routed(x, a), (w(3, 5, 4),), (6, 5)),
+    "lines picked by number behind a new axis": (lambda x, a: _picked(x, a), (w(3, 5),), (6, 5)),
     "some positions by a mask": (
         lambda x, a: torch.zeros(len(x), 6, 3, dtype=x.dtype).masked_scatter(x[..., :3] > 0, (x[..., :3] * a)[x[..., :3] > 0]),
         (w(3),), (6, 5),
@@ -187,6 +188,15 @@ def _routed(x, a):
     return torch.cat(parts)[order.argsort()].view(-1, 6, 4)
 
 
+def _picked(x, a):
+    """As the experts of Switch Transformers do."""
+    lines = x.reshape(-1, 5)
+    (places,) = torch.where(lines[:, 0] > 0)
+    output = lines.new_zeros(len(lines), 3)
+    output.index_add_(0, places, F.linear(lines[None, places].reshape(-1, 5), a))
+    return output.view(-1, 6, 3)
+
+
 def _gathered(x, a):
     mask = x[..., 0] > 0
     output = x.new_zeros(len(x), 6, 3)
@@ -198,6 +208,15 @@ def _gathered(x, a):
 def test_uses(name):
     function, parameters, shape = USES[name]
     same_rows(Use(function, *parameters), numbers(*shape))
+
+
+@pytest.mark.parametrize("look_up", [lambda i, a: a[i], F.embedding])
+def test_as_many_relative_positions_as_samples(look_up):
+    def biased(x, a):
+        distances = torch.arange(K)[:, None] - torch.arange(K) + K
+        return x @ x.mT + look_up(distances, a).permute(2, 0, 1)[0]
+
+    same_rows(Use(biased, w(2 * K, 2)), numbers(K, 5))
 
 
 def test_positions_that_were_numbered_in_an_earlier_pass():
