@@ -59,6 +59,8 @@ class Layouts:
         return self._known.get(x, LEADING)
 
     def note(self, x: Tensor, layout: Layout) -> None:
+        if layout.axis >= x.ndim or layout.owners is not None and len(layout.owners) != x.shape[layout.axis]:
+            return  # a call has done something else than is known here, and the trail is lost
         if layout.owners is not None and len(layout.owners) % self.k == 0:
             in_order = LEADING.owners_of(len(layout.owners), self.k, layout.owners.device)
             if torch.equal(layout.owners, in_order):

@@ -133,6 +133,7 @@ USES = {
     "samples folded into the batch": (lambda x, a: F.linear(x.reshape(-1, 2, 5), a), (w(3, 5),), (6, 5)),
     "sorted by a router": (lambda x, a: _routed(x, a), (w(3, 5, 4),), (6, 5)),
     "lines picked by number behind a new axis": (lambda x, a: _picked(x, a), (w(3, 5),), (6, 5)),
+    "one line of some": (lambda x, a: x * a + 0 * _first_line(x), (w(5),), (6, 5)),
     "some positions by a mask": (
         lambda x, a: torch.zeros(len(x), 6, 3, dtype=x.dtype).masked_scatter(x[..., :3] > 0, (x[..., :3] * a)[x[..., :3] > 0]),
         (w(3),), (6, 5),
@@ -186,6 +187,11 @@ def _routed(x, a):
     sizes = torch.bincount(expert, minlength=3).tolist()
     parts = [part @ a[e] for e, part in enumerate(lines[order].split(sizes))]
     return torch.cat(parts)[order.argsort()].view(-1, 6, 4)
+
+
+def _first_line(x):
+    lines = x.reshape(-1, 5)
+    return lines[lines[:, 0] > 0][0][torch.arange(4, -1, -1)]
 
 
 def _picked(x, a):
