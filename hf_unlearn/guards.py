@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
-from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerState
 from transformers.utils import logging
 
 from .checkpoints import OUR_STATE
-from .per_sample.reference import sample_gradient, select_sample
+from .per_sample.reference import count_samples, sample_gradient, select_sample
 from .per_sample.shards import local, own_parameters
 
 logger = logging.get_logger(__name__)
@@ -99,7 +98,7 @@ def broken_samples(
         agreed: where all processes look at the same batch together, makes of what one of them found what all go by.
         of_gradient: whether gradients are looked at, too.
     """
-    k, parameters = find_batch_size(batch), [p for p in own_parameters(model) if p.requires_grad]
+    k, parameters = count_samples(batch), [p for p in own_parameters(model) if p.requires_grad]
 
     def is_broken(n, backward):
         with torch.set_grad_enabled(backward):
@@ -119,7 +118,7 @@ def place_in_dataset(dataset, collator: Callable[[list], dict], batch: dict, n: 
     """
     if not hasattr(dataset, "__len__"):
         return None
-    wanted = select_sample(batch, n, find_batch_size(batch))
+    wanted = select_sample(batch, n, count_samples(batch))
     return next((index for index in range(len(dataset)) if _same(wanted, collator([dataset[index]]))), None)
 
 

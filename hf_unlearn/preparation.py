@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from accelerate.utils import find_batch_size
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .checkpoints import written_whole
 from .guards import all_finite, broken_samples, named
-from .per_sample.reference import sample_gradient
+from .per_sample.reference import count_samples, sample_gradient
 from .step import TrainerStep
 
 START = "_start.safetensors"  # with a name that Trainer does not upload: nobody should get what is forgotten
@@ -67,7 +66,7 @@ class TrainerPreparation:
     def mean_gradient(self, split: str) -> list[Tensor]:
         total = [torch.zeros_like(p) for p in self.parameters.values()]
         for batch, gradient in self._gradients(split, self.batches):
-            torch._foreach_add_(total, gradient, alpha=find_batch_size(batch))
+            torch._foreach_add_(total, gradient, alpha=count_samples(batch))
         return [self.total(t) / self.size(split) for t in total]
 
     def sample_gradients(self, split: str) -> Iterator[list[Tensor]]:
@@ -89,7 +88,7 @@ class TrainerPreparation:
                 names = ", ".join(named(split, places, [indices[place + n] for n in places])) or f"{split} samples"
                 raise ValueError(f"the loss or gradient of {names} is not finite: remove what is broken in the data")
             yield batch, gradient
-            place += find_batch_size(batch)
+            place += count_samples(batch)
 
     def total(self, tensor: Tensor) -> Tensor:
         return self.trainer.accelerator.reduce(tensor, "sum")

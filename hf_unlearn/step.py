@@ -6,7 +6,6 @@ import hashlib
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -16,7 +15,8 @@ from .compatibility import DDP, checkpoints_activations
 from .methods.base import Visitor
 from .methods.outputs import logits_of
 from .per_sample import ParameterRows, PerSampleEngine
-from .per_sample.reference import per_sample_gradients, select_sample
+from .per_sample.losses import NotBySample
+from .per_sample.reference import count_samples, per_sample_gradients, select_sample
 from .per_sample.rows import Dense
 from .per_sample.shards import add_gradient, own_parameters
 
@@ -45,7 +45,7 @@ class TrainerStep:
     def draw_retain_batch(self) -> None:
         self.last = True
         self.retain_batch = self.trainer.next_retain_batch()
-        self.samples = find_batch_size(self.retain_batch)
+        self.samples = count_samples(self.retain_batch)
         self.counts = [self.samples]
         if self.processes > 1:
             mine = torch.tensor([self.samples], device=self.trainer.args.device)
@@ -96,14 +96,19 @@ class TrainerStep:
         with trainer.compute_loss_context_manager():
             if not trainer.one_by_one:
                 return logits_of(self.model(**batch))
-            k = find_batch_size(batch)
+            k = count_samples(batch)
             return torch.cat([logits_of(self.model(**select_sample(batch, n, k))) for n in range(k)])
 
     def loss(self, model: nn.Module, batch: dict) -> Tensor:
-        trainer, k = self.trainer, find_batch_size(batch)
+        trainer, k = self.trainer, count_samples(batch)
         with trainer.compute_loss_context_manager():
             if not trainer.one_by_one:
-                return trainer.compute_loss(model, dict(batch))
+                try:
+                    return trainer.compute_loss(model, dict(batch))
+                except NotBySample:  # the first batches had losses that did divide
+                    if trainer.checking or self.processes > 1:
+                        raise
+                    trainer.compute_one_by_one()
             return sum(trainer.compute_loss(model, select_sample(batch, n, k)) for n in range(k)) / k
 
     def backward(self, loss: Tensor, **keywords) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import datasets
 import torch
-from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
@@ -39,6 +38,8 @@ from .hub import PublishingTrainer
 from .methods import Method, build_method, method_settings
 from .per_sample import PerSampleEngine, SampleMeanLoss
 from .per_sample.check import MIXED, find_slow_parameters, samples_mix
+from .per_sample.losses import NotBySample
+from .per_sample.reference import count_samples, patch_owners, select_samples
 from .per_sample.shards import own_parameters, prepare_sharded, sharded_modules, whole_tensors
 from .preparation import START, TrainerPreparation, load_start, save_start
 from .retain import FORGET, RetainSampler, retain_dataloader
@@ -113,6 +114,7 @@ class UnlearnTrainer(PublishingTrainer):
         check_compatible(self.method, self)
         keep_names_from_trackers(args, self.model)
         self.engine: PerSampleEngine | None = None
+        self.checking = False  # whether losses are computed to be compared only
         self.one_by_one: bool | None = None  # whether the model's loss has to be computed for each sample by itself
         self._exchange: SampleExchange | None = None
         self._prepared = False
@@ -136,11 +138,15 @@ class UnlearnTrainer(PublishingTrainer):
     # ---- losses -----------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        with SampleMeanLoss(find_batch_size(inputs)) as self._losses:
+        k, trains = count_samples(inputs), not return_outputs
+        if trains and k > 1 and patch_owners(inputs, k):
+            raise NotBySample(f"the patches of {k} samples' images come one after the other, in shares of any size")
+        with SampleMeanLoss(k, strict=trains) as self._losses:
             return super().compute_loss(model, inputs, return_outputs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
-        with SampleMeanLoss(find_batch_size(inputs)) as self._losses:  # compute_loss, where it is called, has its own
+        # compute_loss, where it is called, has its own
+        with SampleMeanLoss(count_samples(inputs), strict=False) as self._losses:
             if sharded_modules(self.model):  # all processes have to take part in each token
                 gen_kwargs = {"synced_gpus": True, **gen_kwargs}
             loss, *more = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
@@ -172,10 +178,11 @@ class UnlearnTrainer(PublishingTrainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """As in Trainer; what a data loader repeats to give every process a full last batch is taken out again."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counts = [find_batch_size(batch) for batch in batches]
+        counts = [count_samples(batch) for batch in batches]
         if batches and self.args.world_size > 1:
             counts[-1] = min(counts[-1], self._not_repeated())
-            batches[-1] = _first_samples(batches[-1], max(counts[-1], 1))  # the last one weighs nothing if repeated
+            last = slice(max(counts[-1], 1))  # the last one weighs nothing if repeated
+            batches[-1] = select_samples(batches[-1], last, count_samples(batches[-1]))
         total = int(self.accelerator.reduce(torch.tensor(sum(counts), device=self.args.device)))
         self._forget_batches = batches
         size, process = self.args.per_device_train_batch_size, self.args.process_index
@@ -334,6 +341,8 @@ class UnlearnTrainer(PublishingTrainer):
         found = all_processes(slow)
         if None in found:
             return None
+        if not self.one_by_one and any(MIXED in reasons.values() for reasons in found):
+            self.compute_one_by_one()  # what the forget batch did not show
         own_parameters(self.model)
         parameters = dict(self.model.named_parameters())
         slow = {parameters[name]: reason for one in found for name, reason in one.items()}
@@ -365,8 +374,12 @@ class UnlearnTrainer(PublishingTrainer):
             self.model.set_requires_gradient_sync(True)
         if not checkpoints_activations(self.model):  # those work in training mode only; eval mode has no randomness
             self.model.eval()
-        with random_state_kept(self.args.device):
-            yield
+        self.checking = True
+        try:
+            with random_state_kept(self.args.device):
+                yield
+        finally:
+            self.checking = False
         self._set_training_mode(self.model)
         if self.accelerator.is_fsdp2:
             self.model.set_requires_gradient_sync(self.accelerator.sync_gradients)
@@ -384,16 +397,24 @@ class UnlearnTrainer(PublishingTrainer):
 
         batch = step.forget_batch
         with self._without_randomness():
-            k = find_batch_size(batch)
+            k = count_samples(batch)
             mix = samples_mix(self.model, loss_of, batch, k, self._precision(), self._together(k))
         mix = any(all_processes(mix))
-        if mix and sharded_modules(self.model):
+        if mix:
+            self.compute_one_by_one()
+        return mix
+
+    def compute_one_by_one(self) -> None:
+        """From here on the model's loss is computed for each sample by itself."""
+        if sharded_modules(self.model):
             raise ValueError(
                 f"FSDP does not work with a model whose samples must be computed one by one: {MIXED}. {DDP}"
             )
-        if mix:
-            logger.warning(f"Each sample is computed by itself, which is exact but slow: {MIXED}.")
-        return mix
+        logger.warning(f"Each sample is computed by itself, which is exact but slow: {MIXED}.")
+        self.one_by_one = True
+        if self.engine is not None:
+            own_parameters(self.model)
+            self.engine.give_up([p for p in self.model.parameters() if p.requires_grad], MIXED)
 
     def sample_exchange(self) -> SampleExchange:
         if self._exchange is None:
@@ -576,14 +597,6 @@ class UnlearnTrainer(PublishingTrainer):
         self._statistics.clear()
         self._counted_steps = 0
         return means
-
-
-def _first_samples(batch: dict, n: int) -> dict:
-    k = find_batch_size(batch)
-    return {
-        name: value[:n] if isinstance(value, Tensor) and value.ndim and len(value) == k else value
-        for name, value in batch.items()
-    }
 
 
 def _with_adapter(model: nn.Module, args: UnlearnConfig, peft_config) -> nn.Module:

@@ -60,6 +60,69 @@ def test_zero_retain_gradients(tmp_path):
     assert relative(got, brute_force(tiny, 0.0, "parameter", retain=RETAIN[1:])) < 1e-4
 
 
+class Picked(torch.nn.Module):
+    """Its loss is about the positions that a mask picks, of which samples have different numbers (Qwen2-Audio)."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 3)
+
+    def forward(self, x, mask, labels):
+        return {"loss": torch.nn.functional.cross_entropy(self.layer(x)[mask], labels[mask])}
+
+
+class Patched(Picked):
+    """Its samples' images come as patches, one after the other (Qwen2-VL)."""
+
+    def forward(self, pixel_values, image_grid_thw, labels):
+        images = self.layer(pixel_values).tanh().split(image_grid_thw.prod(-1).tolist())
+        logits = torch.stack([image.mean(0) for image in images])
+        return {"loss": torch.nn.functional.cross_entropy(logits, labels)}
+
+
+def picked(length: int, n: int = 5) -> dict:
+    mask = torch.arange(n) < length
+    return {"x": torch.randn(n, 4), "mask": mask, "labels": torch.randint(3, (n,))}
+
+
+def image_of(patches: int) -> dict:
+    return {"pixel_values": torch.randn(patches, 4), "image_grid_thw": torch.tensor([1, 1, patches]),
+            "labels": torch.tensor(patches % 3)}  # fmt: skip
+
+
+def stacked(samples: list[dict]) -> dict:
+    return {name: torch.cat([s[name] for s in samples]) if name == "pixel_values"
+            else torch.stack([s[name] for s in samples]) for name in samples[0]}  # fmt: skip
+
+
+@pytest.mark.parametrize("lengths", [(3, 2, 4), (4, 4, 4)], ids=["from the first", "late"])
+@pytest.mark.parametrize("model, sample", [(Picked, picked), (Patched, image_of)])
+def test_samples_in_unequal_shares_are_computed_one_by_one(tmp_path, model, sample, lengths):
+    """Also where the first batches had equal ones."""
+    model, batches = model(), [[sample(n) for n in lengths], [sample(n) for n in (2, 5, 4, 3)]]
+    trainer = make_trainer(model, tmp_path, forget=batches[0], retain=batches[0], alpha=0.3, max_steps=2,
+                           collator=stacked, learning_rate=0.0, optimizer=False, optim="sgd")  # fmt: skip
+    trainer.next_retain_batch = lambda: stacked(batches[trainer.state.global_step])
+    gradients, finish = [], trainer.method.finish
+
+    def note(step):
+        gradients.append([p.grad.clone().flatten().double() for p in model.parameters()])
+        finish(step)
+
+    trainer.method.finish = note
+    trainer.train()
+    assert trainer.one_by_one
+    parameters = list(model.parameters())
+
+    def alone(samples):
+        return [sample_gradient(model, model(**stacked([one]))["loss"], parameters) for one in samples]
+
+    u = [torch.stack(rows).mean(0).flatten() for rows in zip(*alone(batches[0]))]
+    for got, batch in zip(gradients, batches):
+        for g, mine, rows in zip(got, u, zip(*alone(batch))):
+            assert relative(g, orthograd_gradient(mine, torch.stack(rows).flatten(1), 0.3)) < 1e-4
+
+
 @pytest.mark.parametrize("method", ["orthograd", "gradient_ascent", "gradient_difference", "finetune"])
 def test_weighted_methods_and_equal_configurations(tmp_path, method):
     """8 x 1 = 2 x 4 = 3 x 3 (the last one smaller), with and without checkpointing."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from .engine import ParameterRows, PerSampleEngine
-from .losses import weighted_samples
+from .losses import NotBySample, weighted_samples
 from .reference import sample_gradient, select_sample
 from .rules import Unsupported
 from .shards import averaged, local, own_parameters, squared_norm
@@ -28,7 +28,12 @@ SCALES = (0.5, 1.0, 2.0, 3.0)
 SIGNS = (1.0, -1.0, 1.0, -1.0)
 MIXED = (
     "the loss of the batch is not the mean of what the model returns for each sample alone: something averages over the "
-    "batch, or the loss is none of torch.nn.functional's"
+    "batch, its inputs or the values of its loss do not come in equal shares, or it is none of torch.nn.functional's"
+)
+
+CONTRAST = (
+    "The loss of each sample alone is 0, while that of the batch is not: it compares samples with each other (as CLIP's "
+    "does), so no sample has a gradient of its own to forget or to keep. Give a model whose loss a single sample has."
 )
 
 
@@ -78,7 +83,9 @@ def find_slow_parameters(
         engine = PerSampleEngine(model, slow)
         try:
             with engine.record(k), weighted_samples(scales):
-                loss = loss_of(batch)
+                loss = _in_batch(loss_of, batch, together)
+            if loss is None:
+                return dict.fromkeys(names.values(), MIXED)
             if _anywhere(not bool(loss.isfinite()), together):
                 return None
             if not _is_mean(loss, scales[places], losses, k, precision, together):
@@ -112,14 +119,21 @@ def samples_mix(
     samples computed one by one have the gradients that they have alone. (Arguments as in `find_slow_parameters`.)
 
     The gradient may differ where the loss does not: kernels of torch have had faults in batches alone.
+
+    Raises:
+        ValueError: a sample alone has no loss at all, since the loss is a contrast between samples.
     """
     parameters = [p for p in own_parameters(model) if p.requires_grad]
     places, losses, alone = _alone(model, loss_of, batch, k, parameters, precision, together, (1.0,) * len(SIGNS))
     scales = losses.new_zeros(k)
     scales[places] = losses.new_tensor(SCALES[: len(places)])
     with weighted_samples(scales):
-        loss = loss_of(batch)
+        loss = _in_batch(loss_of, batch, together)
+    if loss is None:
+        return True
     if not _is_mean(loss, scales[places], losses, k, precision, together):
+        if _anywhere(not bool(losses.any()), together):
+            raise ValueError(CONTRAST)
         return True
     in_batch = sample_gradient(model, loss * (k * _lift(precision)), parameters)
     length = torch.stack([_norm(grad) for grad in alone]).norm()
@@ -164,6 +178,15 @@ def _alone(
             places.append(n)
             losses.append(loss.detach())
     return places, torch.stack(losses), total
+
+
+def _in_batch(loss_of, batch, together) -> Tensor | None:
+    """The loss of a batch; None where its values do not divide over the samples."""
+    try:
+        loss = loss_of(batch)
+    except NotBySample:
+        loss = None
+    return None if _anywhere(loss is None, together) else loss
 
 
 def _anywhere(flag: bool, together: Together | None) -> bool:

@@ -59,6 +59,8 @@ class Layouts:
         return self._known.get(x, LEADING)
 
     def note(self, x: Tensor, layout: Layout) -> None:
+        if layout.axis >= x.ndim or layout.owners is not None and len(layout.owners) != x.shape[layout.axis]:
+            return  # a call has done something else than is known here, and the trail is lost
         if layout.owners is not None and len(layout.owners) % self.k == 0:
             in_order = LEADING.owners_of(len(layout.owners), self.k, layout.owners.device)
             if torch.equal(layout.owners, in_order):
@@ -154,7 +156,14 @@ class Layouts:
         for item in index:
             if item is None:
                 axis += 1
-            elif left == 0 or not isinstance(item, (int, slice)) or isinstance(item, bool):
+            elif left == 0:
+                size = x.shape[layout.axis]
+                divides = layout.owners is not None or size % self.k == 0
+                picks = isinstance(item, Tensor) and item.ndim == 1 or isinstance(item, slice) and item != slice(None)
+                if picks and divides:
+                    return Layout(axis, layout.owners_of(size, self.k, x.device)[item])
+                break
+            elif not isinstance(item, (int, slice)) or isinstance(item, bool):
                 break
             else:
                 left, axis = left - 1, axis - isinstance(item, int)

@@ -16,6 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+
+class NotBySample(ValueError):
+    """The values of a loss do not divide over the samples of the batch."""
+
+
 _WEIGHTS: ContextVar[Tensor | None] = ContextVar("weights of the samples' losses", default=None)
 
 
@@ -35,18 +40,25 @@ class SampleMeanLoss(TorchFunctionMode):
     Args:
         samples: number of samples k in the batch. Losses are laid out batch-first, as everywhere in transformers: the
             leading axis is k, or k with other axes folded into it.
+        strict: raise `NotBySample` where the values of a loss do not divide over the samples (such as of positions that
+            a mask has picked); else such a loss stays the mean over the batch that it is.
     """
 
-    def __init__(self, samples: int):
+    def __init__(self, samples: int, strict: bool = True):
         super().__init__()
-        self.samples = samples
+        self.samples, self.strict = samples, strict
         self.seen: list[Tensor] = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func not in LOSSES or _reduction(func, args, kwargs) == "none":
             return func(*args, **kwargs)
-        losses = LOSSES[func](self.samples, *args, **kwargs)
+        try:
+            losses = LOSSES[func](self.samples, *args, **kwargs)
+        except NotBySample:
+            if self.strict:
+                raise
+            return func(*args, **kwargs)
         self.seen.append(losses.detach())
         weights = _WEIGHTS.get()
         return (losses if weights is None else losses * weights.to(losses.dtype)).mean()
@@ -64,8 +76,8 @@ def _reduction(func, args, kwargs) -> str:
 
 
 def _by_sample(values: Tensor, k: int) -> Tensor:
-    if values.ndim == 0 or values.numel() % k:
-        raise ValueError(
+    if values.numel() % k:
+        raise NotBySample(
             f"a loss with {values.numel()} values does not divide over the {k} samples of the batch: the loss of one "
             "sample cannot be told from it. Let the model return a loss whose values are laid out batch-first."
         )

@@ -163,10 +163,14 @@ class Recorder(TorchFunctionMode):
         return tracked, samples
 
     def _single(self, tensor: Tensor) -> bool:
-        """A whole number (of an expert), or one line for all samples (of prompt tokens), belongs to no sample."""
+        """A whole number (of an expert), one line for all samples (of prompt tokens), or a table of whole numbers that
+        does not divide over the samples (of relative positions, made in an earlier pass) belongs to no sample."""
         if tensor.requires_grad or self.layouts.of(tensor) is not LEADING:
             return False
-        return len(tensor) == 1 < self.engine.k if tensor.ndim else not tensor.is_floating_point()
+        whole, k = tensor.dtype in (torch.int32, torch.int64), self.engine.k
+        if not tensor.ndim:
+            return not tensor.is_floating_point()
+        return len(tensor) == 1 < k or whole and len(tensor) % k > 0
 
     def _spreads(self, func, args) -> bool:
         """Whether this call makes a copy for each sample, without having seen one: `cls_token.expand(k, -1, -1)`, or a
@@ -177,7 +181,7 @@ class Recorder(TorchFunctionMode):
             return len(sizes) > 1 and own == 1 and sizes[0] == self.engine.k
         if func in (torch.Tensor.__getitem__, F.embedding):
             index = args[1] if func is torch.Tensor.__getitem__ else args[0]
-            return isinstance(index, Tensor) and index.ndim > 1 and len(index) == self.engine.k
+            return isinstance(index, Tensor) and index.ndim > 1 and len(index) == self.engine.k and _repeated(index)
         return False
 
     def _follow(self, func, args, output, tracked, samples) -> None:
@@ -231,6 +235,9 @@ class Recorder(TorchFunctionMode):
         outputs = output if isinstance(output, (list, tuple)) else (output,)
         floating = [x for x in outputs if isinstance(x, Tensor) and x.is_floating_point()]
         if not floating:
+            return output
+        if any(x.layout != torch.strided for x in floating):
+            self.engine.give_up(call.roots, f"{call.function.__name__} makes a sparse tensor")
             return output
         self.engine.count(call.roots)
         if not torch.is_grad_enabled():  # the first pass of a re-entrant checkpoint
@@ -289,6 +296,11 @@ def _overwrites(func) -> bool:
         or name.startswith("__i") and name not in ("__index__", "__int__", "__invert__")
         or (name.endswith("_") and not name.endswith("__"))
     )  # fmt: skip
+
+
+def _repeated(index: Tensor) -> bool:
+    """Whether all lines are the same (relative positions differ, and there may be as many lines as samples)."""
+    return index.stride(0) == 0 or bool((index == index[:1]).all())
 
 
 def _at(arguments: dict, key: Key):

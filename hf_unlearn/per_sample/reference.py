@@ -5,17 +5,59 @@ tests.
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 
 from .shards import own_parameters
 
+# Inputs of transformers that have all patches one after the other, and the grid (images, 3) of their sizes.
+PATCHES = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}
+
+
+def count_samples(batch: dict) -> int:
+    """k, the number of samples in a collated batch."""
+    patches = [name for name, sizes in PATCHES.items() if sizes in batch]
+    return find_batch_size({name: value for name, value in batch.items() if name not in patches})
+
 
 def select_sample(batch: dict, n: int, k: int) -> dict:
     """Sample n of a collated batch of k samples, as a batch of one."""
-    return {
-        name: value[n : n + 1] if isinstance(value, Tensor) and value.ndim and len(value) == k else value
-        for name, value in batch.items()
-    }
+    return select_samples(batch, slice(n, n + 1), k)
+
+
+def select_samples(batch: dict, samples: slice, k: int) -> dict:
+    """Some samples of a collated batch of k samples: of each tensor, and each list (of boxes), that has k entries, and
+    of the patches of images (`patch_owners`).
+    """
+
+    def is_by_sample(value) -> bool:
+        return isinstance(value, (Tensor, list, tuple)) and getattr(value, "ndim", 1) > 0 and len(value) == k
+
+    selected = {name: value[samples] if is_by_sample(value) else value for name, value in batch.items()}
+    for name, owners in patch_owners(batch, k).items():
+        wanted = torch.arange(k, device=owners.device)[samples]
+        selected[name] = batch[name][torch.isin(owners, wanted)]
+    return selected
+
+
+def patch_owners(batch: dict, k: int) -> dict[str, Tensor]:
+    """The sample of each line (N,) of inputs that have the patches of all images or videos one after the other, as a
+    grid of sizes beside them counts them (Qwen2-VL and its like), by their names.
+
+    Raises:
+        ValueError: there is not one image for each sample, so that it is not known whose they are.
+    """
+    owners = {}
+    for name, sizes in PATCHES.items():
+        if not isinstance(batch.get(name), Tensor) or not isinstance(batch.get(sizes), Tensor):
+            continue
+        grid = batch[sizes]
+        if len(grid) != k:
+            raise ValueError(
+                f"{sizes} counts {len(grid)} images for {k} samples: whose they are is not known. Give each sample one."
+            )
+        owners[name] = torch.arange(k, device=grid.device).repeat_interleave(grid.prod(-1))
+    return owners
 
 
 def per_sample_gradients(

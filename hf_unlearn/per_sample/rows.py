@@ -52,8 +52,9 @@ class Product:
             _put(out, torch.bmm(B, self.X), add)
 
     def weighted(self, weights, total=None):
-        B = self.B * weights.to(self.B.dtype)[:, None, None]
-        product = (B.flatten(0, 1).T @ self.X.flatten(0, 1)).flatten()
+        weights, B, X = weights.to(self.B.dtype)[:, None, None], self.B, self.X
+        B, X = (B * weights, X) if B.numel() < X.numel() else (B, X * weights)  # the smaller one is copied
+        product = (B.flatten(0, 1).T @ X.flatten(0, 1)).flatten()
         return product if total is None else total.add_(product)
 
     def to(self, dtype: torch.dtype) -> "Product":

@@ -440,6 +440,25 @@ def stack(k, B, tensors, dim=0):
     }
 
 
+# ---- attention ------------------------------------------------------------------------------------------------------
+
+
+def attention(k, B, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+    """The scores' additive bias, as that of relative positions: out = P V, P = softmax(scale Q K^T + bias)."""
+
+    def of_bias():
+        if dropout_p:
+            raise Unsupported("attention with dropout")
+        Q, K, V = (x.to(B.dtype) for x in (query, key, value))
+        if enable_gqa:
+            K, V = (x.repeat_interleave(Q.shape[-3] // x.shape[-3], -3) for x in (K, V))
+        P = (Q @ K.mT * (Q.shape[-1] ** -0.5 if scale is None else scale) + attn_mask).softmax(-1)
+        G = P * (B @ V.mT)
+        return sum_to(G - P * G.sum(-1, keepdim=True), attn_mask.shape, k)
+
+    return {"attn_mask": of_bias}
+
+
 # By name, since `torch.add`, `Tensor.add` and `x + y` are three functions with one meaning.
 RULES: dict[str, Callable] = {
     "linear": linear,
@@ -479,6 +498,7 @@ RULES: dict[str, Callable] = {
     "cat": cat,
     "concat": cat,
     "stack": stack,
+    "scaled_dot_product_attention": attention,
 }
 # Rules that hold wherever the sample axis is moved from.
 ANY_AXIS = ("linear", "matmul", "__matmul__", "einsum", "embedding", "layer_norm", "rms_norm")

@@ -7,6 +7,7 @@ from torch import nn
 
 from hf_unlearn.per_sample import ParameterRows, recorder
 from hf_unlearn.per_sample.check import find_slow_parameters, samples_mix
+from hf_unlearn.per_sample.reference import select_sample
 from hf_unlearn.per_sample.rows import Dense, Product, written_out
 from tests.per_sample.harness import K, Use, loss_of
 
@@ -78,6 +79,20 @@ def test_any_number_of_samples(monkeypatch, k):
             assert find_slow_parameters(model, loss_of(model), {"x": x}, k)
 
 
+def test_one_sample_of_a_batch_of_all_kinds():
+    """Boxes come in lists; weights of classes, numbers and flags are everybody's."""
+    batch = {
+        "x": torch.randn(3, 2),
+        "boxes": ["a", "b", "c"],
+        "weights": torch.ones(5),
+        "t": torch.ones(()),
+        "flag": True,
+    }
+    alone = select_sample(batch, 1, 3)
+    assert alone["x"].equal(batch["x"][1:2]) and alone["boxes"] == ["b"]
+    assert all(alone[name] is batch[name] for name in ("weights", "t", "flag"))
+
+
 class Labelled(nn.Module):
     def __init__(self, reduce):
         super().__init__()
@@ -126,7 +141,11 @@ MIXING = {
 @pytest.mark.parametrize("name", MIXING)
 def test_losses_that_mix_samples_are_found(name):
     model, batch = Labelled(MIXING[name]), labelled_batch()
-    assert samples_mix(model, loss_of(model), batch, K, torch.float32)
+    if name == "contrast between samples":
+        with pytest.raises(ValueError, match="compares samples with each other"):
+            samples_mix(model, loss_of(model), batch, K, torch.float32)
+    else:
+        assert samples_mix(model, loss_of(model), batch, K, torch.float32)
     slow = find_slow_parameters(model, loss_of(model), batch, K)
     assert set(slow) == {"layer.weight", "layer.bias"}
     assert all("not the mean" in reason for reason in slow.values())

@@ -7,7 +7,7 @@ from torch import nn
 
 from hf_unlearn.per_sample import PerSampleEngine
 from hf_unlearn.per_sample.check import find_slow_parameters
-from tests.per_sample.harness import K, differences, loss_of, randomised
+from tests.per_sample.harness import K, Use, differences, loss_of, randomised
 from tests.tiny import collate, tiny_whisper, utterances
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -96,6 +96,17 @@ def test_what_has_no_rule_is_named_and_the_rest_goes_on():
     reasons = find_slow_parameters(model, loss_of(model), batch, K)
     assert set(reasons) == {"bad"} and "cat" in reasons["bad"]
     assert not differences(model, batch, slow={"bad"})
+
+
+def test_a_parameter_in_a_sparse_tensor_is_left_out():
+    places = torch.tensor([[0, 0, 0], [0, 0, 0], [0, 1, 3], [2, 0, 1]])
+
+    def function(x, values, layer):
+        return layer(x) + x @ torch.sparse_coo_tensor(places, values, (1, 1, 4, 3)).to_dense()[0]
+
+    use, batch = Use(function, torch.randn(3), layer=nn.Linear(4, 3)), {"x": torch.randn(K, 5, 4)}
+    slow = find_slow_parameters(use, loss_of(use), batch, K)
+    assert set(slow) == {"parts.0"} and not differences(use, batch, slow)
 
 
 def test_a_parameter_given_up_in_the_middle_gets_no_gradient():

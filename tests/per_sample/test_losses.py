@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from hf_unlearn.per_sample import SampleMeanLoss
+from hf_unlearn.per_sample.losses import NotBySample
 
 K, T, V = 3, 5, 7
 
@@ -59,5 +60,14 @@ def test_ctc(reduction):
 
 
 def test_a_loss_that_does_not_divide_over_the_samples_is_refused():
-    with SampleMeanLoss(4), pytest.raises(ValueError, match="does not divide over the 4 samples"):
+    with SampleMeanLoss(4), pytest.raises(NotBySample, match="does not divide over the 4 samples"):
         F.mse_loss(torch.randn(7), torch.randn(7))
+    x, y = torch.randn(7), torch.randn(7)
+    with SampleMeanLoss(4, strict=False):
+        assert F.mse_loss(x, y) == (x - y).square().mean()
+
+
+def test_a_loss_of_numbers():
+    """What `squeeze` leaves of a batch of one sample."""
+    with SampleMeanLoss(1):
+        assert F.mse_loss(torch.tensor(3.0), torch.tensor(1.0)) == 4

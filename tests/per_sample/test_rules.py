@@ -132,6 +132,8 @@ USES = {
     ),
     "samples folded into the batch": (lambda x, a: F.linear(x.reshape(-1, 2, 5), a), (w(3, 5),), (6, 5)),
     "sorted by a router": (lambda x, a: _routed(x, a), (w(3, 5, 4),), (6, 5)),
+    "lines picked by number behind a new axis": (lambda x, a: _picked(x, a), (w(3, 5),), (6, 5)),
+    "one line of some": (lambda x, a: x * a + 0 * _first_line(x), (w(5),), (6, 5)),
     "some positions by a mask": (
         lambda x, a: torch.zeros(len(x), 6, 3, dtype=x.dtype).masked_scatter(x[..., :3] > 0, (x[..., :3] * a)[x[..., :3] > 0]),
         (w(3),), (6, 5),
@@ -140,6 +142,17 @@ USES = {
     "type and shape only": (lambda x, a: x.type_as(a).view_as(x) + a.type_as(x), (w(5),), (6, 5)),
     "attention over learned keys": (
         lambda x, q: F.scaled_dot_product_attention(x, q.expand(len(x), 6, 5), x), (w(6, 5),), (6, 5)
+    ),
+    "relative positions in fused attention": (
+        lambda x, a: F.scaled_dot_product_attention(*[x[:, None].expand(-1, 2, 6, 5)] * 3, a),
+        (w(1, 2, 6, 6),), (6, 5),
+    ),
+    "masked relative positions in fused attention of groups": (
+        lambda x, a: F.scaled_dot_product_attention(
+            x[:, None].expand(-1, 4, 6, 5), *[x[:, None] * torch.ones(2, 1, 1)] * 2, a + torch.eye(6).expand(len(x), 1, 6, 6),
+            scale=0.3, enable_gqa=True,
+        ),
+        (w(4, 1, 6),), (6, 5),
     ),
     "several outputs": (lambda x, a: torch.aminmax(x * a, dim=1)[0] * a, (w(5),), (6, 5)),
 }  # fmt: skip
@@ -176,6 +189,20 @@ def _routed(x, a):
     return torch.cat(parts)[order.argsort()].view(-1, 6, 4)
 
 
+def _first_line(x):
+    lines = x.reshape(-1, 5)
+    return lines[lines[:, 0] > 0][0][torch.arange(4, -1, -1)]
+
+
+def _picked(x, a):
+    """As the experts of Switch Transformers do."""
+    lines = x.reshape(-1, 5)
+    (places,) = torch.where(lines[:, 0] > 0)
+    output = lines.new_zeros(len(lines), 3)
+    output.index_add_(0, places, F.linear(lines[None, places].reshape(-1, 5), a))
+    return output.view(-1, 6, 3)
+
+
 def _gathered(x, a):
     mask = x[..., 0] > 0
     output = x.new_zeros(len(x), 6, 3)
@@ -187,6 +214,21 @@ def _gathered(x, a):
 def test_uses(name):
     function, parameters, shape = USES[name]
     same_rows(Use(function, *parameters), numbers(*shape))
+
+
+@pytest.mark.parametrize("look_up", [lambda i, a: a[i], F.embedding])
+def test_as_many_relative_positions_as_samples(look_up):
+    def biased(x, a):
+        distances = torch.arange(K)[:, None] - torch.arange(K) + K
+        return x @ x.mT + look_up(distances, a).permute(2, 0, 1)[0]
+
+    same_rows(Use(biased, w(2 * K, 2)), numbers(K, 5))
+
+
+def test_positions_that_were_numbered_in_an_earlier_pass():
+    """As those of BEiT, which a cache keeps."""
+    numbers_of = (torch.arange(6)[:, None] - torch.arange(6)).flatten()[:35]  # 35 do not divide over the samples
+    same_rows(Use(lambda x, a: x * a[numbers_of].sum(0), w(6, 5)), numbers(6, 5))
 
 
 @pytest.mark.parametrize("padding_idx", [None, 0, -1])
