@@ -9,16 +9,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
-
-from .per_sample.shards import fill, made_whole, own_parameters, split_like
+from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
@@ -110,62 +104,6 @@ def folder_written_whole(target: Path) -> Iterator[Path]:
                 os.replace(path, place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def load_renamed(model: nn.Module, checkpoint: Path) -> None:
-    """Loads what Trainer passes over: `save_pretrained` writes layers by the names that they had in earlier versions of
-    transformers (ViT's `encoder.layer.0`), and Trainer looks for those of today, warns, and goes on without them."""
-    index, file = checkpoint / SAFE_WEIGHTS_INDEX_NAME, checkpoint / SAFE_WEIGHTS_NAME
-    if not isinstance(model, PreTrainedModel) or not (index.exists() or file.exists()):
-        return
-    if index.exists():
-        names = set(json.loads(index.read_text())["weight_map"])
-    else:
-        with safe_open(file, framework="pt") as tensors:
-            names = set(tensors.keys())
-    if not names <= set(model.state_dict()):
-        model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())
-
-
-def whole_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a model in shards as if it were in none (all processes have to call this together)."""
-    own_parameters(model)
-    tensors = model.state_dict(keep_vars=True)
-    whole = {id(tensor): made_whole(tensor) for tensor in {id(tensor): tensor for tensor in tensors.values()}.values()}
-    return {name: whole[id(tensor)] for name, tensor in tensors.items()}  # tied weights stay one
-
-
-def load_whole_weights(model: nn.Module, checkpoint: Path) -> None:
-    """Fills a model in shards with the weights, or the adapter, that a checkpoint has."""
-    own_parameters(model)
-    adapters = getattr(model, "peft_config", {})
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        for adapter in adapters:  # files leave its name out
-            name = name.replace(f".{adapter}.", ".")
-        tensors[name] = tensor
-    for file in sorted(checkpoint.glob("adapter_model*.safetensors" if adapters else "model*.safetensors")):
-        for name, whole in load_file(file).items():
-            fill(tensors[name], whole)
-
-
-def whole_optimizer_state(optimizer: torch.optim.Optimizer) -> dict:
-    """The state dict of an optimizer of parameters in shards as if they were in none (all processes together)."""
-    state_dict = optimizer.state_dict()
-    state = {
-        at: {key: made_whole(value) if isinstance(value, Tensor) else value for key, value in values.items()}
-        for at, values in state_dict["state"].items()
-    }
-    return {**state_dict, "state": state}
-
-
-def load_whole_optimizer_state(optimizer: torch.optim.Optimizer, state_dict: dict) -> None:
-    """Splits what `whole_optimizer_state` gave over the shards that there are now."""
-    optimizer.load_state_dict(state_dict)
-    for p, values in optimizer.state.items():
-        values.update(
-            (key, split_like(p, x)) for key, x in values.items() if isinstance(x, Tensor) and x.shape == p.shape
-        )
 
 
 class Preemption(TrainerCallback):

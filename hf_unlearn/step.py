@@ -94,7 +94,7 @@ class TrainerStep:
             with torch.no_grad(), trainer.accelerator.autocast():
                 return logits_of(model(**batch))
         with trainer.compute_loss_context_manager():
-            if not trainer.one_by_one:
+            if not trainer.samples.one_by_one:
                 return logits_of(self.model(**batch))
             k = count_samples(batch)
             return torch.cat([logits_of(self.model(**select_sample(batch, n, k))) for n in range(k)])
@@ -102,13 +102,13 @@ class TrainerStep:
     def loss(self, model: nn.Module, batch: dict) -> Tensor:
         trainer, k = self.trainer, count_samples(batch)
         with trainer.compute_loss_context_manager():
-            if not trainer.one_by_one:
+            if not trainer.samples.one_by_one:
                 try:
                     return trainer.compute_loss(model, dict(batch))
                 except NotBySample:  # the first batches had losses that did divide
-                    if trainer.checking or self.processes > 1:
+                    if trainer.samples.checking or self.processes > 1:
                         raise
-                    trainer.compute_one_by_one()
+                    trainer.samples.compute_one_by_one()
             return sum(trainer.compute_loss(model, select_sample(batch, n, k)) for n in range(k)) / k
 
     def backward(self, loss: Tensor, **keywords) -> None:
@@ -118,7 +118,7 @@ class TrainerStep:
             self.trainer.accelerator.backward(loss, **keywords)
 
     def visit_retain_samples(self, visit: Visitor, last: bool = True) -> Tensor:
-        trainer, engine = self.trainer, self.trainer.engine
+        trainer, engine = self.trainer, self.trainer.samples.engine
         again, visit = None if last else self._again(), self._with_all_processes(visit)
         if self._replays:
             engine.replay(visit, again=not last)
@@ -130,10 +130,10 @@ class TrainerStep:
                 total, known = self._recorded + (self._awaited(engine) if last else 0), set(engine.slow)
                 if total.requires_grad:  # not where all parameters are slow
                     backward = functools.partial(self.backward, total, retain_graph=again == "backward")
-                    missed = None if self.alone else trainer.sample_exchange().missed
+                    missed = None if self.alone else trainer.samples.exchange.missed
                     engine.backward(backward, visit, again, missed)
                     self._replays = again == "replay"
-                trainer.warn_of_slow({id: reason for id, reason in engine.slow.items() if id not in known})
+                trainer.samples.warn_of_slow({id: reason for id, reason in engine.slow.items() if id not in known})
         loss = self._recorded.detach()
         if again is None:
             self._recorded = None
@@ -162,7 +162,7 @@ class TrainerStep:
     def _with_all_processes(self, visitor: Visitor):
         if self.alone:
             return lambda rows: visitor(rows, rows)
-        exchange = self.trainer.sample_exchange()
+        exchange = self.trainer.samples.exchange
         return lambda rows: visitor(rows, exchange.all_rows(rows, self.counts))
 
     def _visit_slow(self, engine: PerSampleEngine, visit) -> None:
@@ -174,7 +174,7 @@ class TrainerStep:
         if any(isinstance(p, DTensor) for p in slow):
             raise ValueError(
                 "FSDP does not work with parameters whose gradients must be computed one sample at a time: "
-                f"{trainer.named_reasons(engine.slow)}. {DDP}"
+                f"{trainer.samples.named_reasons(engine.slow)}. {DDP}"
             )
         scale = self.gradient_scale / k
 

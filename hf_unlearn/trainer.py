@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -12,46 +11,29 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from transformers import set_seed
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import logging
 
 from . import deepspeed
-from .checkpoints import (
-    Preemption,
-    copied,
-    find_checkpoint,
-    folder_written_whole,
-    is_complete,
-    load_renamed,
-    load_whole_optimizer_state,
-    load_whole_weights,
-    saving,
-    whole_optimizer_state,
-    whole_state_dict,
-)
-from .compatibility import DDP, check_compatible, check_data, check_deepspeed, checkpoints_activations
+from .checkpoints import Preemption, copied, find_checkpoint
+from .compatibility import check_compatible, check_data, check_deepspeed, checkpoints_activations
 from .config import UnlearnConfig, as_unlearn_config
-from .distributed import SampleExchange, Together, all_processes, any_process, failures_told
-from .guards import SkippedSteps, all_finite, broken_samples, named, place_in_dataset, random_state_kept
-from .hub import PublishingTrainer
+from .distributed import all_processes, any_process, failures_told
+from .guards import SkippedSteps, all_finite
 from .methods import Method, build_method, method_settings
-from .per_sample import PerSampleEngine, SampleMeanLoss
-from .per_sample.check import MIXED, find_slow_parameters, samples_mix
+from .per_sample import SampleMeanLoss
 from .per_sample.losses import NotBySample
 from .per_sample.reference import count_samples, patch_owners, select_samples
-from .per_sample.shards import own_parameters, prepare_sharded, sharded_modules, whole_tensors
+from .per_sample.shards import prepare_sharded, sharded_modules
 from .preparation import START, TrainerPreparation, load_start, save_start
 from .retain import FORGET, RetainSampler, retain_dataloader
+from .samples import SampleAccess
+from .saving import SavingTrainer
 from .seeded import SeededDataset
 from .step import TrainerStep
 from .stopping import StoppingRules
 from .trackers import keep_names_from_trackers
 
-logger = logging.get_logger(__name__)
 
-
-class UnlearnTrainer(PublishingTrainer):
+class UnlearnTrainer(SavingTrainer):
     """Makes a model forget `forget_dataset` while it keeps `retain_dataset`; in all else a `Seq2SeqTrainer`.
 
     Args:
@@ -113,10 +95,7 @@ class UnlearnTrainer(PublishingTrainer):
         self.retain_dataset = retain_dataset
         check_compatible(self.method, self)
         keep_names_from_trackers(args, self.model)
-        self.engine: PerSampleEngine | None = None
-        self.checking = False  # whether losses are computed to be compared only
-        self.one_by_one: bool | None = None  # whether the model's loss has to be computed for each sample by itself
-        self._exchange: SampleExchange | None = None
+        self.samples = SampleAccess(self)
         self._prepared = False
         self._retain_batches, self._retain_drawn = None, -2  # the step of the last one drawn, before any other
         self._epoch: Tensor | None = None  # that the forget samples' random numbers depend on
@@ -184,7 +163,7 @@ class UnlearnTrainer(PublishingTrainer):
             last = slice(max(counts[-1], 1))  # the last one weighs nothing if repeated
             batches[-1] = select_samples(batches[-1], last, count_samples(batches[-1]))
         total = int(self.accelerator.reduce(torch.tensor(sum(counts), device=self.args.device)))
-        self._forget_batches = batches
+        self.forget_batches = batches
         size, process = self.args.per_device_train_batch_size, self.args.process_index
         self._forget_parts = [
             (count / total, (n * self.args.world_size + process) * size) for n, count in enumerate(counts)
@@ -201,12 +180,9 @@ class UnlearnTrainer(PublishingTrainer):
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> Tensor:
         """One micro-batch of forget samples and, after the last one of an optimizer step, the retain batch."""
-        self._set_training_mode(model)
+        self.set_training_mode(model)
         step = TrainerStep(self, model, self._prepare_inputs(inputs), *self._forget_parts.pop(0))
-        if self.one_by_one is None:
-            self.one_by_one = self._samples_mix(step)
-        if self.method.per_sample and self.engine is None:
-            self.engine = self._checked_engine(step)  # before .grad is there, which would add to the check's memory
+        self.samples.find_out(step)  # before .grad is there, which would add to the check's memory
         loss = torch.zeros((), device=self.args.device)
         if self.method.uses_forget:
             loss = self.method.forget(step)
@@ -222,7 +198,9 @@ class UnlearnTrainer(PublishingTrainer):
 
     def _retain(self, step: TrainerStep) -> dict[str, Tensor]:
         step.draw_retain_batch()
-        if self.method.per_sample and self.engine is None:  # so the step is skipped, and the next one tries again
+        if (
+            self.method.per_sample and self.samples.engine is None
+        ):  # so the step is skipped, and the next one tries again
             return {"retain_loss": torch.tensor(torch.nan, device=self.args.device)}
         return self.method.retain(step)
 
@@ -241,7 +219,7 @@ class UnlearnTrainer(PublishingTrainer):
             bad_gradient = not deepspeed.take_step(self.deepspeed, step.parameters, finite=not bad_gradient)
             scaled = self.deepspeed.fp16_enabled()
         if bad_loss or bad_gradient and not scaled:  # finite losses with an overflow are the scaler's own business
-            broken = [name for names in all_processes(self._broken_samples(step)) for name in names]
+            broken = [name for names in all_processes(self.samples.broken(step)) for name in names]
             self._skipped.skip(self.state, broken, step.parameters, scaler)
         elif not bad_gradient:
             self._skipped.in_a_row = 0
@@ -250,34 +228,7 @@ class UnlearnTrainer(PublishingTrainer):
                 self._statistics[name].append(torch.stack(values).sum())
         self._noted.clear()
 
-    def _broken_samples(self, step: TrainerStep) -> list[str]:
-        def broken(batch):
-            if not sharded_modules(self.model):
-                of_gradient = not self.is_deepspeed_enabled  # which would take it for the next step's
-                return broken_samples(
-                    self.model, lambda alone: step.loss(self.model, alone), batch, of_gradient=of_gradient
-                )
-            all_broken = [  # a model in shards can only be computed by all processes together
-                broken_samples(
-                    self.model,
-                    lambda alone: step.loss(self.model, alone),
-                    self._prepare_inputs(of_one),
-                    agreed=lambda flag: any(all_processes(flag)),
-                )
-                for of_one in all_processes(batch)
-            ]
-            return all_broken[self.args.process_index]
-
-        names, (dataset, collator) = [], self.collated(self.train_dataset, "training")
-        for batch in map(self._prepare_inputs, self._forget_batches if self.method.uses_forget else []):
-            places = broken(batch)
-            names += named("forget", places, [place_in_dataset(dataset, collator, batch, n) for n in places])
-        if step.retain_batch is not None:
-            places, indices = broken(step.retain_batch), self._retain_sampler.batch(self.state.global_step)
-            names += named("retain", places, [indices[n] for n in places])
-        return names
-
-    def _set_training_mode(self, model: nn.Module) -> None:
+    def set_training_mode(self, model: nn.Module) -> None:
         model.train()
         for module in model.modules():
             if self.args.freeze_batch_norm and isinstance(module, _BatchNorm):
@@ -307,7 +258,7 @@ class UnlearnTrainer(PublishingTrainer):
         if self._retain_drawn == self.state.global_step:
             return self._retain_batch
         if self._retain_drawn + 1 != self.state.global_step:
-            self._retain_sampler = RetainSampler(
+            self.retain_sampler = RetainSampler(
                 len(self.retain_dataset),
                 self.args.per_device_retain_batch_size,
                 self._data_seed,
@@ -316,7 +267,7 @@ class UnlearnTrainer(PublishingTrainer):
                 self.state.global_step,
             )
             dataset, collator = self.collated(self.retain_dataset, "retain")
-            self._retain_batches = iter(retain_dataloader(dataset, self._retain_sampler, collator, self.args))
+            self._retain_batches = iter(retain_dataloader(dataset, self.retain_sampler, collator, self.args))
         self._retain_drawn = self.state.global_step
         self._retain_batch = self._prepare_inputs(next(self._retain_batches))
         return self._retain_batch
@@ -326,103 +277,6 @@ class UnlearnTrainer(PublishingTrainer):
         if isinstance(dataset, datasets.Dataset):
             return self._remove_unused_columns(dataset, description=description), self.data_collator
         return dataset, self._get_collator_with_removed_columns(self.data_collator, description=description)
-
-    def _checked_engine(self, step: TrainerStep) -> PerSampleEngine | None:
-        """The engine, held against retain samples computed alone; None where a sample's gradient is not finite, since
-        nothing can be held against such a one."""
-        step.draw_retain_batch()
-        batch, k = step.retain_batch, step.samples
-
-        def loss_of(batch):
-            return step.loss(self.model, batch)
-
-        with self._without_randomness():
-            slow = find_slow_parameters(self.model, loss_of, batch, k, self._precision(), self._together(k))
-        found = all_processes(slow)
-        if None in found:
-            return None
-        if not self.one_by_one and any(MIXED in reasons.values() for reasons in found):
-            self.compute_one_by_one()  # what the forget batch did not show
-        own_parameters(self.model)
-        parameters = dict(self.model.named_parameters())
-        slow = {parameters[name]: reason for one in found for name, reason in one.items()}
-        engine = PerSampleEngine(self.model, slow, self.args.inner_products)
-        engine.slow.update((id(p), reason) for p, reason in slow.items())
-        if not self.one_by_one:
-            self.warn_of_slow(engine.slow)
-        return engine
-
-    def warn_of_slow(self, reasons: dict[int, str]) -> None:
-        if reasons:
-            logger.warning(
-                "The per-sample gradients of these parameters are computed one sample at a time, which is exact but slow: "
-                + self.named_reasons(reasons)
-            )
-
-    def named_reasons(self, reasons: dict[int, str]) -> str:
-        """The names of some parameters, by the reasons of their ids."""
-        names = defaultdict(list)
-        own_parameters(self.model)
-        for name, p in self.model.named_parameters():
-            if id(p) in reasons:
-                names[reasons[id(p)]].append(name)
-        return "; ".join(f"{', '.join(some)} ({reason})" for reason, some in names.items())
-
-    @contextlib.contextmanager
-    def _without_randomness(self):
-        if self.accelerator.is_fsdp2:  # not deferred to the last micro-batch, as the forget gradient's reduction is
-            self.model.set_requires_gradient_sync(True)
-        if not checkpoints_activations(self.model):  # those work in training mode only; eval mode has no randomness
-            self.model.eval()
-        self.checking = True
-        try:
-            with random_state_kept(self.args.device):
-                yield
-        finally:
-            self.checking = False
-        self._set_training_mode(self.model)
-        if self.accelerator.is_fsdp2:
-            self.model.set_requires_gradient_sync(self.accelerator.sync_gradients)
-
-    def _precision(self) -> torch.dtype:
-        computing = whole_tensors(self.model).values() if sharded_modules(self.model) else self.model.parameters()
-        own = next(p.dtype for p in computing if p.is_floating_point())
-        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, own)
-
-    def _samples_mix(self, step: TrainerStep) -> bool:
-        """Whether the model's loss of a batch is not the mean over its samples; then it is computed one by one."""
-
-        def loss_of(batch):
-            return step.loss(self.model, batch)
-
-        batch = step.forget_batch
-        with self._without_randomness():
-            k = count_samples(batch)
-            mix = samples_mix(self.model, loss_of, batch, k, self._precision(), self._together(k))
-        mix = any(all_processes(mix))
-        if mix:
-            self.compute_one_by_one()
-        return mix
-
-    def compute_one_by_one(self) -> None:
-        """From here on the model's loss is computed for each sample by itself."""
-        if sharded_modules(self.model):
-            raise ValueError(
-                f"FSDP does not work with a model whose samples must be computed one by one: {MIXED}. {DDP}"
-            )
-        logger.warning(f"Each sample is computed by itself, which is exact but slow: {MIXED}.")
-        self.one_by_one = True
-        if self.engine is not None:
-            own_parameters(self.model)
-            self.engine.give_up([p for p in self.model.parameters() if p.requires_grad], MIXED)
-
-    def sample_exchange(self) -> SampleExchange:
-        if self._exchange is None:
-            self._exchange = SampleExchange(own_parameters(self.model))
-        return self._exchange
-
-    def _together(self, k: int) -> Together | None:
-        return Together(self.sample_exchange(), k) if sharded_modules(self.model) else None
 
     # ---- the run ----------------------------------------------------------------------------------------------------
 
@@ -495,12 +349,12 @@ class UnlearnTrainer(PublishingTrainer):
         if method.prepares is not None and self.args.should_save:
             save_start(self.model, Path(self.args.output_dir) / START)
         start = TrainerPreparation(self)
-        with self._without_randomness():
+        with self.samples.without_randomness():
             set_seed(self.args.seed)  # for data that are made different each time
             if method.prepares or self.is_deepspeed_enabled:
                 split = next(iter(method.prepares or ()), "forget" if method.uses_forget else "retain")
                 batch = next(start.batches(split, shared=False))
-                self.one_by_one = self._samples_mix(TrainerStep(self, self.model, batch, share=1.0, place=0))
+                self.samples.find_whether_mixed(TrainerStep(self, self.model, batch, share=1.0, place=0))
             method.prepare(start)
         self._prepared = True
 
@@ -513,71 +367,12 @@ class UnlearnTrainer(PublishingTrainer):
             self._epoch.fill_(keywords["epoch"])
         super()._run_epoch(**keywords)
 
-    def _save_checkpoint(self, model, trial) -> None:
-        """As in Trainer, whose state `trainer_state.json` comes last and thereby says that the checkpoint is complete:
-        it is taken away first where there is an older one, and waits for all processes' files."""
-        output_dir = Path(self._get_output_dir(trial))
-        folder = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        with saving(folder, output_dir):
-            try:
-                if self.args.should_save:
-                    folder.mkdir(parents=True, exist_ok=True)
-                    (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
-                    self._skipped.save(folder)
-                    if self.method.prepares is not None:
-                        copied(output_dir / START, folder / START)
-                    if self._rules:
-                        self._rules.save(folder)
-                super()._save_checkpoint(model, trial)
-            except Exception:
-                if self.args.should_save and not is_complete(folder):
-                    shutil.rmtree(folder, ignore_errors=True)
-                raise
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        self.accelerator.wait_for_everyone()
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        if sharded_modules(self.model):
-            state_dict = whole_state_dict(self.model)
-        if not self.args.should_save:
-            return super()._save(output_dir, state_dict)
-        with saving(folder, Path(self.args.output_dir)), folder_written_whole(folder) as partial:
-            super()._save(str(partial), state_dict)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not sharded_modules(self.model):
-            return super()._save_optimizer_and_scheduler(output_dir)
-        state = whole_optimizer_state(self.optimizer)
-        if self.args.should_save:
-            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not sharded_modules(self.model):
-            return super()._load_optimizer_and_scheduler(checkpoint)
-        optimizer, scheduler = (
-            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
-            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
-        )
-        load_whole_optimizer_state(self.optimizer, optimizer)
-        self.lr_scheduler.load_state_dict(scheduler)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if sharded_modules(self.model):
-            load_whole_weights(self.model, Path(resume_from_checkpoint))
-            return
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_renamed(self.model if model is None else model, Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        if sharded_modules(self.model):
-            load_whole_weights(self.model, Path(self.state.best_model_checkpoint))
-            return
-        super()._load_best_model()
-        load_renamed(self.model, Path(self.state.best_model_checkpoint))
+    def _save_own_state(self, checkpoint: Path) -> None:
+        self._skipped.save(checkpoint)
+        if self.method.prepares is not None:
+            copied(Path(self.args.output_dir) / START, checkpoint / START)
+        if self._rules:
+            self._rules.save(checkpoint)
 
     # ---- logs -------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, Wh
 
 import hf_unlearn.distributed
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
-from hf_unlearn.checkpoints import whole_state_dict
+from hf_unlearn.saving import whole_state_dict
 from tests.tiny import collate, make_trainer, tiny_whisper, utterances
 
 PROCESSES, PROCESS = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))

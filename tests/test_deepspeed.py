@@ -74,7 +74,7 @@ def test_the_engine_is_told_which_pass_is_the_last(tmp_path, method, calls):
         if not with_engine:
             trainer.train()
             return model, None
-        trainer.one_by_one, trainer.is_deepspeed_enabled = False, True
+        trainer.samples.one_by_one, trainer.is_deepspeed_enabled = False, True
         trainer._prepare_inputs = dict  # which asks accelerate for DeepSpeed's precision
         trainer.deepspeed = engine = Engine(trainer.optimizer)
         batches, _ = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 2, trainer.args.device)

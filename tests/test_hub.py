@@ -13,9 +13,10 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from hf_unlearn import hub as publishing
-from hf_unlearn.hub import HubError, pipeline_of, push_folder
+from hf_unlearn import publishing
+from hf_unlearn.hub import HubError, push_folder
 from hf_unlearn.preparation import START
+from hf_unlearn.publishing import pipeline_of
 from hf_unlearn.report import write_results
 from tests.hub_server import TOKEN
 from tests.tiny import MELS, VOCABULARY, collate, make_trainer, tiny_whisper

@@ -45,9 +45,12 @@ ALLOWED = {
     "settings": set(),
     "html_report": {"redaction", "report", "settings", "tasks"},
     "model_card": {"redaction", "report", "settings", "tasks"},
-    "hub": {"html_report", "model_card", "redaction", "report", "tasks"},
+    "hub": {"model_card", "redaction", "report", "tasks"},
+    "publishing": {"html_report", "hub", "model_card", "redaction", "report"},
+    "saving": {"checkpoints", "per_sample", "publishing"},
+    "samples": {"compatibility", "distributed", "guards", "per_sample", "step"},
     "trainer": {"config", "methods", "per_sample", "preparation", "retain", "stopping", "step", "distributed", "guards",
-                "checkpoints", "compatibility", "seeded", "hub", "trackers", "deepspeed"},
+                "checkpoints", "compatibility", "seeded", "samples", "saving", "trackers", "deepspeed"},
 }  # fmt: skip
 
 

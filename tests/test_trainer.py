@@ -111,7 +111,7 @@ def test_samples_in_unequal_shares_are_computed_one_by_one(tmp_path, model, samp
 
     trainer.method.finish = note
     trainer.train()
-    assert trainer.one_by_one
+    assert trainer.samples.one_by_one
     parameters = list(model.parameters())
 
     def alone(samples):

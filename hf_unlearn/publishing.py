@@ -1,0 +1,253 @@
+"""What `UnlearnTrainer` publishes of its run, and when: cards, reports, pushes while it trains and at its end."""
+
+import copy
+import shutil
+import tempfile
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, HfApi
+from peft import LoraConfig, PeftModel
+from transformers import Seq2SeqTrainer
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import PushInProgress, logging
+
+from .html_report import Report
+from .hub import ARGUMENTS, CARD, RESULTS, HubError, check_name, hub_failures, link, push_folder, stage
+from .model_card import local_among, write_card
+from .redaction import salt_of
+from .report import emissions, environment, write_results
+
+logger = logging.get_logger(__name__)
+
+# Fields of the training arguments that speak of this machine or this user; tokens are masked by `to_dict` besides.
+PRIVATE = ("output_dir", "resume_from_checkpoint", "run_name", "logging_dir", "hub_token", "push_to_hub_token")
+
+
+class PublishingTrainer(Seq2SeqTrainer):
+    """The part of `UnlearnTrainer` that publishes: its pushes are complete, and name nobody who is to be forgotten.
+
+    Attributes:
+        results: what results.json holds, where a recipe has written it; else the card says what the trainer knows.
+        method_settings: the values that the method works with, by its keywords.
+    """
+
+    results: dict | None = None
+    method_settings: dict
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As in Trainer. Raises ValueError for a name that names somebody, and HubError."""
+        if not self.is_world_process_zero():
+            return
+        token = token or self.args.hub_token
+        private = self.args.hub_private_repo if private is None else private
+        repo_id = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+        if not self.args.name_forgotten:
+            check_name(repo_id, self.args.hide_names)
+        with hub_failures(repo_id, self.args.output_dir):
+            self.hub_model_id = HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True).repo_id
+        self.push_in_progress = None
+
+    def create_model_card(
+        self, language=None, license=None, tags=(), model_name=None, finetuned_from=None, tasks=None,
+        dataset_tags=None, dataset=(), dataset_args=None,
+    ) -> None:  # fmt: skip
+        """Writes results.json and the card (README.md) into output_dir; the main process does.
+
+        Args:
+            language, license: as the Hub writes them: "en", "apache-2.0"; else those of the base model's card.
+            tags: one or several, beside the card's own.
+            model_name: default: the folder's name.
+            finetuned_from: id of the base model; default: what the model was loaded from.
+            dataset: one or several ids of data sets.
+            tasks, dataset_tags, dataset_args: Trainer's, not used.
+        """
+        if not self.is_world_process_zero():
+            return
+        results = dict(self.results or self._own_results())
+        given = {"language": language, "license": license, "model_name": model_name, "base_model": finetuned_from,
+                 "tags": [tags] if isinstance(tags, str) else list(tags or ()),
+                 "datasets": [dataset] if isinstance(dataset, str) else list(dataset or ())}  # fmt: skip
+        results["card"] = {**results.get("card", {}), **{name: value for name, value in given.items() if value}}
+        folder = Path(self.args.output_dir)
+        write_results(folder / RESULTS, results)
+        write_card(folder, results, salt_of(folder), name_forgotten=self.args.name_forgotten)
+
+    def report(self) -> Report:
+        """The run as a table (`print`), as HTML (a notebook's output), or as a page (`.save("report.html")`)."""
+        salt = None if self.args.name_forgotten else salt_of(Path(self.args.output_dir))
+        return Report(self.results or self._own_results(), salt)
+
+    def _own_results(self) -> dict:
+        """What the trainer knows of its run, as a recipe's results.json would say it."""
+        model = self.accelerator.unwrap_model(self.model)
+        adapter = isinstance(model, PeftModel)
+        name = getattr(model.get_base_model().config if adapter else model.config, "_name_or_path", None)
+        measured = _evaluations(self.state.log_history, self.eval_dataset)
+        sizes = {"forget": self.train_dataset, "retain": self.retain_dataset}
+        return {
+            "task": "data",
+            "pipeline": pipeline_of(model.get_base_model() if adapter else model),
+            "config": {
+                **self._public_arguments(),
+                "processes": self.args.world_size,
+                **(adapter_settings(model) if adapter else {}),
+            },
+            "method_settings": self.method_settings,
+            "data": {"samples": {split: len(data) for split, data in sizes.items() if data is not None}},
+            "seed": self.args.seed,
+            "environment": environment(),
+            "original": measured.get(0),
+            "unlearned": measured.get(self.state.global_step) if self.state.global_step else None,
+            "retrained": None,
+            "stopping": self.stopping,
+            "emissions_g": emissions(self.args),
+            "card": {"base_model": name or None, "local": local_among(name)},
+        }
+
+    def _public_arguments(self) -> dict:
+        given = {name: value for name, value in self.args.to_dict().items() if name not in PRIVATE}
+        return {**given, "hide_names": self.args.hide_names}  # which stay here: `stage` has to know them
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """As in Trainer, but the training arguments as JSON, without tokens and paths: no pickle."""
+        args, self.args = self.args, copy.copy(self.args)
+        self.args.method = str(args.method)  # Trainer pickles what is removed below, and a method may not be picklable
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args = args
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            write_results(folder / ARGUMENTS, self._public_arguments())
+
+    def push_to_hub(
+        self, commit_message: str | None = "End of training", blocking: bool = True, token: str | None = None,
+        revision: str | None = None, private: bool | None = None, *, merge: bool = False, **card,
+    ):  # fmt: skip
+        """Saves and uploads model, processor, arguments, results and card (see `push_folder`); all processes call it.
+
+        Args:
+            merge: upload an adapter merged into its base model.
+            card: arguments of `create_model_card`.
+
+        Returns:
+            the commit, or a Future of it where not `blocking`; None on all processes but the first.
+
+        Raises:
+            ValueError, HubError: as `push_folder`.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        token = token or self.args.hub_token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(**card)
+        self._finish_current_push()
+        options = {"token": token, "private": private, "revision": revision or self.args.hub_revision, "merge": merge,
+                   "message": commit_message, "name_forgotten": self.args.name_forgotten}  # fmt: skip
+        if blocking:
+            return push_folder(self.args.output_dir, self.hub_model_id, **options)
+        return HfApi().run_as_future(push_folder, self.args.output_dir, self.hub_model_id, **options)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As in Trainer, by `hub_strategy`: in the background, and passed over while the last push is under way."""
+        strategy = self.args.hub_strategy
+        busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if not self.is_world_process_zero() or strategy == HubStrategy.END or busy and not self.args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        staged = Path(tempfile.mkdtemp())
+        self._stage_checkpoint(Path(checkpoint_folder), staged, strategy)
+        job = HfApi().run_as_future(self._upload, staged, f"Training in progress, step {self.state.global_step}")
+        jobs = self.push_in_progress.jobs if busy else []
+        self.push_in_progress = PushInProgress([*jobs, job])
+
+    def _stage_checkpoint(self, checkpoint: Path, staged: Path, strategy: HubStrategy) -> None:
+        """The checkpoint's model as the repository's, and the whole checkpoint beside it where the strategy says so."""
+        with tempfile.TemporaryDirectory() as folder:
+            complete = Path(folder)
+            for path in checkpoint.iterdir():
+                if path.is_file():
+                    link(path, complete / path.name)
+            write_results(complete / RESULTS, self.results or self._own_results())
+            (complete / CARD).unlink(missing_ok=True)
+            salt, named = salt_of(self.args.output_dir), self.args.name_forgotten
+            stage(complete, staged, self.hub_model_id, salt, token=self.args.hub_token, name_forgotten=named)
+            whole = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: checkpoint.name}
+            if strategy in whole:
+                inside = staged / whole[strategy]
+                inside.mkdir()
+                for path in complete.iterdir():
+                    # Earlier weights, which a run resumes from or goes back to, still know what was to be forgotten.
+                    earlier = path.suffix == ".safetensors" and not (staged / path.name).exists()
+                    if path.name != RESULTS and not earlier:
+                        link(staged / path.name if (staged / path.name).exists() else path, inside / path.name)
+
+    def _upload(self, staged: Path, message: str) -> CommitInfo:
+        try:
+            with hub_failures(self.hub_model_id, self.args.output_dir):
+                return HfApi(token=self.args.hub_token).upload_folder(
+                    repo_id=self.hub_model_id, folder_path=staged, commit_message=message,
+                    revision=self.args.hub_revision,
+                )  # fmt: skip
+        except HubError as error:  # the training goes on; the last push is the one that counts
+            logger.warning(f"{message}: {error}")
+            raise
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+def adapter_settings(model: PeftModel) -> dict:
+    """What kind of adapter a model has, under the names that recipes give to LoRA's settings."""
+    config = model.active_peft_config
+    settings = {"adapter": config.peft_type.value}
+    if isinstance(config, LoraConfig):
+        modules = config.target_modules
+        settings |= {
+            "lora_r": config.r,
+            "lora_alpha": config.lora_alpha,
+            "lora_target_modules": modules if isinstance(modules, str) else sorted(modules or ()),
+        }
+    return settings
+
+
+TASK_OF_HEAD = {
+    "ForCTC": "automatic-speech-recognition",
+    "ForSpeechSeq2Seq": "automatic-speech-recognition",
+    "ForImageClassification": "image-classification",
+    "ForAudioClassification": "audio-classification",
+    "ForTokenClassification": "token-classification",
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+}
+TASK_OF_INPUT = {  # for heads that all kinds of models have
+    ("ForConditionalGeneration", "input_features"): "automatic-speech-recognition",
+    ("ForSequenceClassification", "input_values"): "audio-classification",
+    ("ForSequenceClassification", "input_features"): "audio-classification",
+    ("ForSequenceClassification", "input_ids"): "text-classification",
+}
+
+
+def pipeline_of(model) -> str:
+    """The Hub's name of what a model of transformers does; "" where its class does not tell."""
+    name, given = type(model).__name__, getattr(model, "main_input_name", None)
+    heads = [task for head, task in TASK_OF_HEAD.items() if name.endswith(head)]
+    heads += [task for (head, main), task in TASK_OF_INPUT.items() if name.endswith(head) and given == main]
+    return heads[0] if heads else ""
+
+
+def _evaluations(history: list[dict], eval_dataset) -> dict[int, dict]:
+    """{step: {split: {metric: value}}} of what `evaluate` has logged."""
+    splits = sorted(eval_dataset, key=len, reverse=True) if isinstance(eval_dataset, dict) else []
+    found: dict[int, dict] = {}
+    for row in history:
+        for key, value in row.items():
+            if key.startswith("eval_"):
+                split = next((split for split in splits if key.startswith(f"eval_{split}_")), None)
+                metric = key.removeprefix(f"eval_{split}_" if split else "eval_")
+                found.setdefault(row["step"], {}).setdefault(split or "test", {})[metric] = value
+    return found

@@ -1,0 +1,163 @@
+"""How the samples of a batch are told apart in the trainer's model: at once, by the engine, or one by one."""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+from .compatibility import DDP, checkpoints_activations
+from .distributed import SampleExchange, Together, all_processes
+from .guards import broken_samples, named, place_in_dataset, random_state_kept
+from .per_sample import PerSampleEngine
+from .per_sample.check import MIXED, find_slow_parameters, samples_mix
+from .per_sample.reference import count_samples
+from .per_sample.shards import own_parameters, sharded_modules, whole_tensors
+from .step import TrainerStep
+
+logger = logging.get_logger(__name__)
+
+
+class SampleAccess:
+    """What is found out about a trainer's model before the first step, by samples computed alone, and what follows.
+
+    Attributes:
+        engine: for methods that need per-sample gradients, once it was held against samples computed alone.
+        one_by_one: whether each sample's loss has to be computed by itself, since in a batch it is another; None as long
+            as nobody knows.
+        checking: whether losses are computed to be compared only.
+    """
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.engine: PerSampleEngine | None = None
+        self.one_by_one: bool | None = None
+        self.checking = False
+        self._exchange: SampleExchange | None = None
+
+    def find_out(self, step: TrainerStep) -> None:
+        """Leaves the engine None where a retain sample's gradient is not finite: nothing can be held against that."""
+        if self.one_by_one is None:
+            self.find_whether_mixed(step)
+        if self.trainer.method.per_sample and self.engine is None:
+            self.engine = self._checked_engine(step)
+
+    def find_whether_mixed(self, step: TrainerStep) -> None:
+        """Whether the model's loss of a batch is not the mean over its samples; then it is computed one by one."""
+        batch, k = step.forget_batch, count_samples(step.forget_batch)
+        with self.without_randomness():
+            mix = samples_mix(self.trainer.model, self._loss_of(step), batch, k, self._precision(), self._together(k))
+        self.one_by_one = any(all_processes(mix))
+        if self.one_by_one:
+            self.compute_one_by_one()
+
+    def compute_one_by_one(self) -> None:
+        """From here on each sample's loss is computed by itself. Raises ValueError for a model in shards."""
+        model = self.trainer.model
+        if sharded_modules(model):
+            raise ValueError(
+                f"FSDP does not work with a model whose samples must be computed one by one: {MIXED}. {DDP}"
+            )
+        logger.warning(f"Each sample is computed by itself, which is exact but slow: {MIXED}.")
+        self.one_by_one = True
+        if self.engine is not None:
+            own_parameters(model)
+            self.engine.give_up([p for p in model.parameters() if p.requires_grad], MIXED)
+
+    def warn_of_slow(self, reasons: dict[int, str]) -> None:
+        if reasons:
+            logger.warning(
+                "The per-sample gradients of these parameters are computed one sample at a time, which is exact but slow: "
+                + self.named_reasons(reasons)
+            )
+
+    def named_reasons(self, reasons: dict[int, str]) -> str:
+        """The names of some parameters, by the reasons of their ids."""
+        names = defaultdict(list)
+        own_parameters(self.trainer.model)
+        for name, p in self.trainer.model.named_parameters():
+            if id(p) in reasons:
+                names[reasons[id(p)]].append(name)
+        return "; ".join(f"{', '.join(some)} ({reason})" for reason, some in names.items())
+
+    def broken(self, step: TrainerStep) -> list[str]:
+        """Names of this process's samples, of the whole optimizer step, whose loss or gradient is not finite."""
+        trainer, names = self.trainer, []
+        dataset, collator = trainer.collated(trainer.train_dataset, "training")
+        for batch in map(trainer._prepare_inputs, trainer.forget_batches if trainer.method.uses_forget else []):
+            places = self._broken_places(step, batch)
+            names += named("forget", places, [place_in_dataset(dataset, collator, batch, n) for n in places])
+        if step.retain_batch is not None:
+            places = self._broken_places(step, step.retain_batch)
+            indices = trainer.retain_sampler.batch(trainer.state.global_step)
+            names += named("retain", places, [indices[n] for n in places])
+        return names
+
+    def _broken_places(self, step: TrainerStep, batch: dict) -> list[int]:
+        trainer, loss_of = self.trainer, self._loss_of(step)
+        if not sharded_modules(trainer.model):
+            of_gradient = not trainer.is_deepspeed_enabled  # which would take it for the next step's
+            return broken_samples(trainer.model, loss_of, batch, of_gradient=of_gradient)
+        every_broken = [  # a model in shards can only be computed by all processes together
+            broken_samples(
+                trainer.model, loss_of, trainer._prepare_inputs(of_one), agreed=lambda flag: any(all_processes(flag))
+            )
+            for of_one in all_processes(batch)
+        ]
+        return every_broken[trainer.args.process_index]
+
+    @property
+    def exchange(self) -> SampleExchange:
+        if self._exchange is None:
+            self._exchange = SampleExchange(own_parameters(self.trainer.model))
+        return self._exchange
+
+    @contextlib.contextmanager
+    def without_randomness(self) -> Iterator[None]:
+        trainer, model = self.trainer, self.trainer.model
+        if trainer.accelerator.is_fsdp2:  # not deferred to the last micro-batch, as the forget gradient's reduction is
+            model.set_requires_gradient_sync(True)
+        if not checkpoints_activations(model):  # those work in training mode only; eval mode has no randomness
+            model.eval()
+        self.checking = True
+        try:
+            with random_state_kept(trainer.args.device):
+                yield
+        finally:
+            self.checking = False
+        trainer.set_training_mode(model)
+        if trainer.accelerator.is_fsdp2:
+            model.set_requires_gradient_sync(trainer.accelerator.sync_gradients)
+
+    def _checked_engine(self, step: TrainerStep) -> PerSampleEngine | None:
+        step.draw_retain_batch()
+        model, batch, k = self.trainer.model, step.retain_batch, step.samples
+        with self.without_randomness():
+            slow = find_slow_parameters(model, self._loss_of(step), batch, k, self._precision(), self._together(k))
+        found = all_processes(slow)
+        if None in found:
+            return None
+        if not self.one_by_one and any(MIXED in reasons.values() for reasons in found):
+            self.compute_one_by_one()  # what the forget batch did not show
+        own_parameters(model)
+        parameters = dict(model.named_parameters())
+        slow = {parameters[name]: reason for one in found for name, reason in one.items()}
+        engine = PerSampleEngine(model, slow, self.trainer.args.inner_products)
+        engine.slow.update((id(p), reason) for p, reason in slow.items())
+        if not self.one_by_one:
+            self.warn_of_slow(engine.slow)
+        return engine
+
+    def _loss_of(self, step: TrainerStep) -> Callable[[dict], Tensor]:
+        return lambda batch: step.loss(self.trainer.model, batch)
+
+    def _precision(self) -> torch.dtype:
+        model = self.trainer.model
+        computing = whole_tensors(model).values() if sharded_modules(model) else model.parameters()
+        own = next(p.dtype for p in computing if p.is_floating_point())
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.trainer.accelerator.mixed_precision, own)
+
+    def _together(self, k: int) -> Together | None:
+        return Together(self.exchange, k) if sharded_modules(self.trainer.model) else None
