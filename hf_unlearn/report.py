@@ -16,7 +16,7 @@ import torch
 from .metrics.privacy import ATTACKS
 from .tasks import TASKS, Task, task_of
 
-MODELS = ("original", "unlearned", "retrained")
+MODELS = ("original", "unlearned", "retrained", "evaluated")  # the last of `hf-unlearn evaluate`, alone
 PACKAGES = (
     "torch",
     "transformers",
@@ -35,7 +35,7 @@ def results_table(results: dict, *, metrics=None, markdown: bool = False) -> str
     """Splits x models, one table per metric, with the 95 % intervals where there are some; under 100 columns.
 
     Args:
-        results: holds, for each of original / unlearned / retrained, {split: {metric: value}}; None leaves it out.
+        results: holds, for some of `MODELS`, {split: {metric: value}}; None leaves it out.
             Its task says which metrics and splits there are, and in which order.
         metrics: names; those of the task where there are none.
 

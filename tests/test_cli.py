@@ -131,8 +131,11 @@ def test_from_a_configuration_to_a_loaded_model(demo, hub, tmp_path, capsys, mon
     assert TOKEN not in "".join([shown.out, shown.err, *texts])
 
     demo("--evaluate", "true", "--model", str(out))
-    measured = json.loads((out / "evaluation.json").read_text())["evaluated"]
-    assert measured == json.loads((out / "results.json").read_text())["unlearned"]
+    shown, results = capsys.readouterr().out, json.loads((out / "results.json").read_text())
+    measured = json.loads((out / "evaluation.json").read_text())
+    assert measured["evaluated"] == results["unlearned"]
+    assert measured["attacks"]["evaluated"] == pytest.approx(results["attacks"]["unlearned"])
+    assert re.search(r"Membership attack +wanted +evaluated", shown) and "unlearned" not in shown
 
     capsys.readouterr()
     assert main(["push", str(out), "--repo_id", "me/quiet"]) == 0

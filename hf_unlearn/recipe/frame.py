@@ -213,11 +213,13 @@ def evaluate(recipe: Recipe) -> dict:
         raise ValueError("model is 'train', but only a model that is there can be evaluated: give a folder or Hub id")
     shadows = shadow_models(recipe)
     metrics, measured = measure(recipe, recipe.trainer_alone(recipe.load_model(options.model)), shadows)
-    results = {"task": recipe.task, "model": options.model, "evaluated": metrics, **measured}
+    further = {name: {"evaluated": values} for name, values in measured.items()}
+    results = {"task": recipe.task, "model": options.model, "evaluated": metrics, **further}
     if recipe.args.process_index == 0:
         folder = Path(options.model if Path(options.model).is_dir() else recipe.args.output_dir)
         write_results(folder / "evaluation.json", results)
-        print(f"\n{results_table({**results, 'unlearned': metrics})}\n\nevaluation.json is in {folder}")
+        tables = filter(None, [results_table(results), further_tables(results)])
+        print("", *tables, f"evaluation.json is in {folder}", sep="\n\n")
     return results
 
 
