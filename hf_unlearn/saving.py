@@ -45,10 +45,19 @@ class SavingTrainer(PublishingTrainer):
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if not sharded_modules(self.model):
+            return super().save_model(output_dir, _internal_call)
+        state_dict = whole_state_dict(
+            self.model
+        )  # by all processes, while Trainer of transformers 5.17 asks the main one only
+        if self.args.should_save:
+            self._save(output_dir, state_dict)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
-        if sharded_modules(self.model):
-            state_dict = whole_state_dict(self.model)
         if not self.args.should_save:
             return super()._save(output_dir, state_dict)
         with saving(folder, Path(self.args.output_dir)), folder_written_whole(folder) as partial:
