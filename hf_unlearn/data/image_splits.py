@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from datasets import Dataset
 
 from .choice import balanced, by_id, check_apart, count_of, hold_out, of_groups
-from .images import ImageArguments, check_classes, drop_broken, load_images
+from .image_sources import check_classes, load_images
+from .images import ImageArguments, drop_broken
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import ViTImageProcessor
 
+from hf_unlearn.data.image_sources import load_images
 from hf_unlearn.data.image_splits import load_image_splits, prepare_image_splits, split_images
-from hf_unlearn.data.images import ImageArguments, ImageRows, Moved, decode_image, drop_broken, labels_of, load_images
+from hf_unlearn.data.images import ImageArguments, ImageRows, Moved, decode_image, drop_broken, labels_of
 
 CLASSES = ["cat", "dog", "owl"]
 
