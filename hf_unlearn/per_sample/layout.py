@@ -17,6 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 MOVES = ("transpose", "swapaxes", "swapdims", "permute", "movedim", "moveaxis", "t", "unsqueeze")
 RESHAPES = ("view", "reshape", "flatten", "unflatten", "squeeze", "view_as", "reshape_as")
 SPLITS = ("split", "split_with_sizes", "chunk", "tensor_split")
+REDUCTIONS = ("sum", "mean", "prod", "amax", "amin", "max", "min", "logsumexp", "norm", "var", "std", "any", "all")
 # The first argument decides where the samples of the output lie, whatever the others are.
 FIRST = ("index_add", "index_copy", "index_put", "scatter", "scatter_add", "scatter_reduce", "masked_scatter")
 
@@ -98,6 +99,9 @@ class Layouts:
         if name in MOVES and x is args[0]:
             probe = torch.empty([axis + 2 for axis in range(x.ndim)], device="meta")
             return Layout(list(func(probe, *args[1:], **kwargs).shape).index(layout.axis + 2), layout.owners)
+        if name in REDUCTIONS and x is args[0] and out.ndim < x.ndim:
+            given = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
+            return _reduced(layout, given, x.ndim)
         if func == torch.Tensor.T.__get__:
             return Layout(x.ndim - 1 - layout.axis, layout.owners)
         if name == "einsum":
@@ -168,6 +172,14 @@ class Layouts:
             else:
                 left, axis = left - 1, axis - isinstance(item, int)
         return Layout(axis, layout.owners)
+
+
+def _reduced(layout: Layout, given, ndim: int) -> Layout | None:
+    """What is left of a layout when some axes are gone."""
+    gone = {axis % ndim for axis in (given if isinstance(given, (tuple, list)) else (given,)) if axis is not None}
+    if not gone or layout.axis in gone:
+        return None
+    return Layout(layout.axis - sum(axis < layout.axis for axis in gone), layout.owners)
 
 
 def _einsum_layout(args: tuple, x: Tensor, layout: Layout) -> Layout | None:

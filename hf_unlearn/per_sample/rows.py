@@ -40,6 +40,8 @@ class Product:
     """G_n = B_n^T X_n, the weight gradient of a matrix product. B (k, T, o), X (k, T, i), G_n (o, i)."""
 
     def __init__(self, B: Tensor, X: Tensor):
+        if B.shape[:2] != X.shape[:2]:
+            raise ValueError(f"output gradients {tuple(B.shape)} and inputs {tuple(X.shape)} are not of the same positions")
         self.B, self.X = B, X.to(B.dtype)
         self.dtype, self.device, (self.k, self.positions, self.lines) = B.dtype, B.device, B.shape
         self.held = B.numel() + X.numel()
