@@ -17,7 +17,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 MOVES = ("transpose", "swapaxes", "swapdims", "permute", "movedim", "moveaxis", "t", "unsqueeze")
 RESHAPES = ("view", "reshape", "flatten", "unflatten", "squeeze", "view_as", "reshape_as")
 SPLITS = ("split", "split_with_sizes", "chunk", "tensor_split")
-REDUCTIONS = ("sum", "mean", "prod", "amax", "amin", "max", "min", "logsumexp", "norm", "var", "std", "any", "all")
+# Some axes are gone afterwards.
+REDUCTIONS = (
+    "sum", "mean", "prod", "amax", "amin", "max", "min", "logsumexp", "var", "std", "any", "all", "select", "unbind",
+)  # fmt: skip
 # The first argument decides where the samples of the output lie, whatever the others are.
 FIRST = ("index_add", "index_copy", "index_put", "scatter", "scatter_add", "scatter_reduce", "masked_scatter")
 
@@ -100,7 +103,7 @@ class Layouts:
             probe = torch.empty([axis + 2 for axis in range(x.ndim)], device="meta")
             return Layout(list(func(probe, *args[1:], **kwargs).shape).index(layout.axis + 2), layout.owners)
         if name in REDUCTIONS and x is args[0] and out.ndim < x.ndim:
-            given = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
+            given = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0 if name == "unbind" else None))
             return _reduced(layout, given, x.ndim)
         if func == torch.Tensor.T.__get__:
             return Layout(x.ndim - 1 - layout.axis, layout.owners)

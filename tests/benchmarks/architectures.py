@@ -205,14 +205,11 @@ def row_of(task: str, kind: str, name: str, variant: dict) -> dict:
     transformers.set_seed(0)
     signal.signal(signal.SIGALRM, _timed_out)
     signal.alarm(LIMIT)
-    built = False
     try:
         try:
             model = in_training(randomised(tiny_model(kind, name, **variant)))
-            batch = batch_for(model, task, FORGET + RETAIN)
-            loss_alone(model)(select_sample(batch, 0, FORGET + RETAIN)).backward()
-            model.zero_grad(set_to_none=True)
-            built = True
+            batch = batch_for(copy.deepcopy(model), task, FORGET + RETAIN)
+            loss_alone(copy.deepcopy(model))(select_sample(batch, 0, FORGET + RETAIN)).backward()
         except Exception as problem:
             raise NotBuilt(f"{type(problem).__name__}: {problem}") from problem
         return row | compared(model, batch)
