@@ -242,7 +242,8 @@ def _consistent(rows: ParameterRows, expected: Tensor, weights: Tensor, bound: T
     gram, dots = rows.products(expected)
     weights, length = weights.double(), _norm(expected).double()
     size = gram.trace().clamp_min(0).sqrt()
-    bound = 2 * (bound.double() + max(eps, 1e-6) * size * weights.norm())
+    bound, lost = 2 * (bound.double() + max(eps, 1e-6) * size * weights.norm()), torch.finfo(torch.float32).tiny
     return bool(
-        (gram @ weights - dots).norm() <= bound * size and (weights @ dots - length**2).abs() <= bound * length
+        (gram @ weights - dots).norm() <= bound * size + lost
+        and (weights @ dots - length**2).abs() <= bound * length + lost
     )

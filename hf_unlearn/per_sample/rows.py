@@ -35,13 +35,18 @@ class Rows(Protocol):
     def cut(self, lines: slice) -> "Rows":
         """The rows of some (at least one) of the parameter's lines."""
 
+    def placed(self, n: int, k: int) -> "Rows":
+        """The row of one sample as the n-th of k, of which the others are zero."""
+
 
 class Product:
     """G_n = B_n^T X_n, the weight gradient of a matrix product. B (k, T, o), X (k, T, i), G_n (o, i)."""
 
     def __init__(self, B: Tensor, X: Tensor):
         if B.shape[:2] != X.shape[:2]:
-            raise ValueError(f"output gradients {tuple(B.shape)} and inputs {tuple(X.shape)} are not of the same positions")
+            raise ValueError(
+                f"output gradients {tuple(B.shape)} and inputs {tuple(X.shape)} are not of the same positions"
+            )
         self.B, self.X = B, X.to(B.dtype)
         self.dtype, self.device, (self.k, self.positions, self.lines) = B.dtype, B.device, B.shape
         self.held = B.numel() + X.numel()
@@ -67,6 +72,9 @@ class Product:
 
     def cut(self, lines):
         return Product(self.B[:, :, lines], self.X)
+
+    def placed(self, n, k):
+        return Product(_placed(self.B, n, k), _placed(self.X, n, k))
 
 
 class Lookup:
@@ -108,6 +116,9 @@ class Lookup:
         inside = (ids >= 0) & (ids < count)
         return Lookup(self.B * inside[:, :, None], ids.clamp(0, count - 1), count)
 
+    def placed(self, n, k):
+        return Lookup(_placed(self.B, n, k), _placed(self.ids, n, k), self.lines)
+
 
 class Dense:
     """Rows that do exist in memory: G (k, ...), for parameters that are small beside the activations."""
@@ -128,6 +139,9 @@ class Dense:
 
     def cut(self, lines):
         return Dense(self.G[:, lines])
+
+    def placed(self, n, k):
+        return Dense(_placed(self.G, n, k))
 
 
 class Scaled:
@@ -159,6 +173,10 @@ def write_all(uses: Sequence[Rows], out: Tensor, start: int) -> None:
     """Writes the lines from `start` on of the sum over uses of their G to out (k, lines, width)."""
     for use in uses:
         use.write(out, start, add=use is not uses[0])
+
+
+def _placed(x: Tensor, n: int, k: int) -> Tensor:
+    return torch.cat([x.new_zeros(n, *x.shape[1:]), x, x.new_zeros(k - 1 - n, *x.shape[1:])])
 
 
 def _put(out: Tensor, values: Tensor, add: bool) -> None:

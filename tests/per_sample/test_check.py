@@ -124,6 +124,11 @@ def test_samples_without_a_loss_do_not_blind_it(monkeypatch):
     assert set(find_slow_parameters(model, loss_of(model), batch, k)) == {"layer.weight"}
 
 
+def test_gradients_too_small_to_be_squared_are_right():
+    use = Use(lambda x, a, layer: layer(x) + x * a * 1e-22, torch.randn(4), layer=nn.Linear(4, 4))
+    assert not find_slow_parameters(use, loss_of(use), {"x": torch.randn(K, 5, 4)}, K)
+
+
 MIXING = {
     "mean over the batch's tokens": lambda x, y: (
         F.cross_entropy(x.flatten(0, 1), y.flatten(), reduction="none").sum() / (y >= 0).sum()

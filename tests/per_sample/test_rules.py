@@ -137,6 +137,11 @@ USES = {
     "one of three, as many heads of samples as positions": (
         lambda x, a, b: _heads(x, a, b, lambda qkv: (qkv.select(0, n) for n in range(3))), (w(12, 5), w(8, 2)), (8, 5),
     ),
+    "each sample by itself": (lambda x, a: torch.stack([F.linear(one, a) for one in x]), (w(3, 5),), (6, 5)),
+    "each sample by itself, joined": (
+        lambda x, a: torch.cat([F.embedding(one[:, 0].long().abs(), a) * one for one in x]).view(-1, 6, 5), (w(9, 5),), (6, 5),
+    ),
+    "images one after the other, with ends of lines": (lambda x, a, b: _images(x, a, b), (w(5, 5), w(5)), (6, 5)),
     "lines picked by number behind a new axis": (lambda x, a: _picked(x, a), (w(3, 5),), (6, 5)),
     "one line of some": (lambda x, a: x * a + 0 * _first_line(x), (w(5),), (6, 5)),
     "some positions by a mask": (
@@ -205,6 +210,13 @@ def _heads(x, a, b, parted=torch.unbind):
     qkv = F.linear(x, a).reshape(-1, 8, 3, 2, 2).permute(2, 0, 3, 1, 4).reshape(3, -1, 8, 2)
     q, k, v = parted(qkv)
     return ((q * b) @ k.mT @ v).view(-1, 2, 8, 2)
+
+
+def _images(x, a, b):
+    """All images' patches in one line, then each image as lines of its own (Mistral 3, LLaVA-NeXT)."""
+    images = [image.view(2, 3, 5).permute(2, 0, 1) for image in F.linear(x.reshape(1, -1, 5), a)[0].split(6)]
+    lines = [torch.cat([image, b[:, None, None].expand(5, 2, 1)], -1).flatten(1).T for image in images]
+    return F.linear(torch.cat(lines), a).view(-1, 8, 5)
 
 
 def _first_line(x):
