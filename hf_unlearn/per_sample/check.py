@@ -82,7 +82,7 @@ def find_slow_parameters(
     while True:
         engine = PerSampleEngine(model, slow)
         try:
-            with engine.record(k), weighted_samples(scales):
+            with engine.record(k, batch), weighted_samples(scales):
                 loss = _in_batch(loss_of, batch, together)
             if loss is None:
                 return dict.fromkeys(names.values(), MIXED)

@@ -65,7 +65,9 @@ def _by_rule(call: "Call", k: int, gradients: tuple[Tensor, ...], values: dict, 
         makers = rule(k, B, *positional, **keywords)
         name = argument_name(rule, key)
         rows = makers[name]() if name in makers else None
-        if moved and elementwise and rows is not None:
+        if rows is None or rows.size != shape.numel():  # the samples lie elsewhere than is known
+            return None
+        if moved and elementwise:
             return Dense(rows.G.movedim(1, 1 + axis).reshape(k, *shape))
         return rows
     except torch.OutOfMemoryError:
@@ -79,7 +81,8 @@ def _of_one_sample(call: "Call", k: int, B: Tensor, values: dict, key: "Key") ->
     try:
         positional, keywords = call.filled(values)
         makers, name = call.rule(1, B, *positional, **keywords), argument_name(call.rule, key)
-        return makers[name]().placed(call.output.sole, k) if name in makers else None
+        rows = makers[name]() if name in makers else None
+        return rows.placed(call.output.sole, k) if rows is not None and rows.size == values[key].numel() else None
     except (Unsupported, RuntimeError, IndexError, ValueError, TypeError):
         return None
 

@@ -166,8 +166,9 @@ class Layouts:
                 continue
             if layout.owners is None and length % self.k == 0 and (length % size == 0 or size % length == 0):
                 return Layout(axis)
-            if length == size:
-                return Layout(axis, layout.owners)
+            if length % size == 0:  # merged with the axes behind it
+                owners = layout.owners_of(size, self.k, x.device)
+                return Layout(axis, owners.repeat_interleave(length // size))
         owners = layout.owners_of(size, self.k, x.device).repeat(before)  # merged with the axes before it ...
         if out.ndim and len(out) and len(owners) % len(out) == 0:
             blocks = owners.view(len(out), -1)

@@ -16,9 +16,11 @@ class Rows(Protocol):
     k: number of samples.
     dtype, device: of the values.
     held: how many values it holds in memory.
+    size: how many values one G_n has.
     """
 
     k: int
+    size: int
     held: int
     dtype: torch.dtype
     device: torch.device
@@ -49,7 +51,7 @@ class Product:
             )
         self.B, self.X = B, X.to(B.dtype)
         self.dtype, self.device, (self.k, self.positions, self.lines) = B.dtype, B.device, B.shape
-        self.held = B.numel() + X.numel()
+        self.held, self.size = B.numel() + X.numel(), self.lines * X.shape[-1]
 
     def write(self, out, start, add):
         B = self.B[:, :, start : start + out.shape[1]].transpose(1, 2)
@@ -83,7 +85,7 @@ class Lookup:
     def __init__(self, B: Tensor, ids: Tensor, lines: int):
         self.B, self.ids, self.lines = B, ids, lines
         self.dtype, self.device, (self.k, self.positions) = B.dtype, B.device, ids.shape
-        self.held = B.numel() + ids.numel()
+        self.held, self.size = B.numel() + ids.numel(), lines * B.shape[-1]
 
     def write(self, out, start, add):
         if not add:
@@ -125,6 +127,7 @@ class Dense:
 
     def __init__(self, G: Tensor):
         self.G, self.dtype, self.device, self.k, self.held = G, G.dtype, G.device, len(G), G.numel()
+        self.size = G.numel() // self.k
 
     def write(self, out, start, add):
         _put(out, self.G.reshape(self.k, -1, out.shape[2])[:, start : start + out.shape[1]], add)
@@ -150,6 +153,7 @@ class Scaled:
     def __init__(self, uses: Sequence[Rows], scale: Tensor):
         self.uses, self.scale, self.k, self.device = uses, scale, uses[0].k, uses[0].device
         self.dtype = torch.promote_types(value_type(uses), scale.dtype)
+        self.size = scale.numel()
         self.held = scale.numel() + sum(use.held for use in uses)
 
     def write(self, out, start, add):

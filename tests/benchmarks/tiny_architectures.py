@@ -43,7 +43,7 @@ NUMBERS = {
     r"max_(source|target)_positions|.*positions?(_embeddings)?|n_positions|n_ctx|max_seq(uence)?_len(gth)?|block_size": 128,
     r".*(size|dim|d_model|n_embd|width|channels|d_state|rank|units|features|filters)": 32,
 }
-FIXED = {"head_dim": 8}  # 4 heads make a hidden size of 32
+FIXED = {"head_dim": 8, "pad_token_id": 0}  # 4 heads make a hidden size of 32
 # ... and fractions that make random numbers in training.
 RANDOM = r".*(drop|jitter|mask_time_prob|mask_feature_prob|noise_std).*"
 OFF = {"apply_spec_augment": False, "use_timm_backbone": False, "use_pretrained_backbone": False}
@@ -279,18 +279,18 @@ def with_places(model: nn.Module, batch: dict, k: int) -> dict:
     """Puts as many image tokens in front of the texts as the model says that it wants."""
     if "input_ids" not in batch or not any(name.startswith(("pixel_values", "input_features")) for name in batch):
         return batch
-    wanted = _wanted(model, batch, k)
-    if wanted is None:
+    wanted = [_wanted(model, batch, n, k) for n in range(k)]
+    if None in wanted:
         return batch
-    fronted = _fronted(model, batch, k, wanted)
+    fronted = _fronted(model, batch, wanted)
     # Some count the values of the images' features, each of which fills a position.
-    return fronted if _wanted(model, fronted, k) is None else _fronted(model, batch, k, wanted // HIDDEN)
+    return fronted if _wanted(model, fronted, 0, k) is None else _fronted(model, batch, [n // HIDDEN for n in wanted])
 
 
-def _wanted(model: nn.Module, batch: dict, k: int) -> int | None:
+def _wanted(model: nn.Module, batch: dict, n: int, k: int) -> int | None:
     """So many places for images a sample should have; None where it is content."""
     try:
-        model(**select_sample(batch, 0, k))
+        model(**select_sample(batch, n, k))
         return None
     except ValueError as wanted:
         found = re.search(r"tokens: (\d+), features:? (\d+)", str(wanted))
@@ -299,18 +299,27 @@ def _wanted(model: nn.Module, batch: dict, k: int) -> int | None:
         return int(found[2])
 
 
-def _fronted(model: nn.Module, batch: dict, k: int, places: int) -> dict:
+def _fronted(model: nn.Module, batch: dict, places: list[int]) -> dict:
     token = next(found for name in PLACES if (found := getattr(model.config, name, None)) is not None)
-    front = torch.full((k, places), token)
+    front = torch.where(torch.arange(max(places)) < torch.tensor(places)[:, None], token, 7)
     texts = {"input_ids": front, "attention_mask": torch.ones_like(front), "labels": torch.full_like(front, -100)}
     changed = {name for name in texts if name in batch and batch[name].ndim == 2}
     batch = batch | {name: torch.cat([texts[name], batch[name]], 1) for name in changed}
-    kinds = {name for name in inspect.signature(model.forward).parameters if name in ("mm_token_type_ids", "token_type_ids")}
+    kinds = {
+        name for name in inspect.signature(model.forward).parameters if name in ("mm_token_type_ids", "token_type_ids")
+    }
     return batch | dict.fromkeys(kinds, (batch["input_ids"] == token).long())
 
 
 PLACES = ("image_token_id", "image_token_index", "audio_token_id", "audio_token_index")
-IMAGES = ("image classification", "object detection", "semantic segmentation", "depth estimation", "masked image", "video classification")
+IMAGES = (
+    "image classification",
+    "object detection",
+    "semantic segmentation",
+    "depth estimation",
+    "masked image",
+    "video classification",
+)
 SOUNDS = ("CTC", "audio classification", "speech to text")
 NO_TEXT = (*IMAGES, *SOUNDS, "time series")
 
@@ -331,6 +340,8 @@ def _text(model, task, k):
 
 def _mask(model, task, k):
     if task in IMAGES or task == "time series":
+        return None
+    if task in SOUNDS and "spectrogram" in model.config.model_type:
         return None
     if task in SOUNDS:
         length = FRAMES if "input_features" in inspect.signature(model.forward).parameters else SAMPLES
@@ -360,7 +371,9 @@ def _labels(model, task, k):
     if task == "visual question answering" and model.config.model_type == "vilt":
         return torch.rand(k, classes)
     if task == "CTC":
-        return torch.randint(5, 30, (k, 3)).masked_fill(torch.arange(3) >= torch.tensor((3, 2, 3, 1, 2, 3)[:k])[:, None], -100)
+        return torch.randint(5, 30, (k, 3)).masked_fill(
+            torch.arange(3) >= torch.tensor((3, 2, 3, 1, 2, 3)[:k])[:, None], -100
+        )
     most = classes if task == "token classification" else 30
     return torch.randint(min(5, most - 1), most, (k, TEXT)).masked_fill(_behind(k), -100)
 
@@ -370,7 +383,7 @@ def _image(model, task, k):
     if "image_grid_thw" in inspect.signature(model.forward).parameters:
         patch = (getattr(config, "patch_size", 8), getattr(config, "temporal_patch_size", 1))
         channels = getattr(config, "in_channels", getattr(config, "in_chans", 3))
-        return torch.randn(k * 16, channels * patch[1] * patch[0] ** 2)
+        return torch.randn(int(_grid(model, task, k).prod(1).sum()), channels * patch[1] * patch[0] ** 2)
     size = getattr(config, "image_size", IMAGE) or IMAGE
     size = size if isinstance(size, (tuple, list)) else (size, size)
     channels = getattr(config, "num_channels", 3)
@@ -405,9 +418,15 @@ def _waves(model, task, k):
 
 
 def _features(model, task, k):
-    encoder = getattr(model.config, "audio_config", None) or getattr(model.config, "encoder_config", None) or model.config
+    encoder = (
+        getattr(model.config, "audio_config", None) or getattr(model.config, "encoder_config", None) or model.config
+    )
     width = next(
-        (w for name in ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "input_dim") if (w := getattr(encoder, name, None))),
+        (
+            w
+            for name in ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "input_dim")
+            if (w := getattr(encoder, name, None))
+        ),
         MELS,
     )
     if model.config.model_type in MELS_FIRST:
@@ -422,7 +441,7 @@ MELS_FIRST = (
 
 
 def _grid(model, task, k):
-    return torch.tensor([[1, 4, 4]] * k)
+    return torch.tensor([[1, 4, 4 + 4 * (n % 2)] for n in range(k)])
 
 
 def _pixel_mask(model, k):
@@ -442,7 +461,9 @@ INPUTS = {
     "image_grid_thw": _grid,
     "input_values": _waves,
     "input_features": _features,
-    "pixel_values_videos": lambda model, task, k: _image(model, task, k) if "video" in task or "video" in model.config.model_type else None,
+    "pixel_values_videos": lambda model, task, k: (
+        _image(model, task, k) if "video" in task or "video" in model.config.model_type else None
+    ),
     "input_features_mask": lambda model, task, k: torch.ones(k, FRAMES, dtype=torch.long),
     "feature_attention_mask": lambda model, task, k: torch.ones(k, FRAMES, dtype=torch.long),
     "bool_masked_pos": lambda model, task, k: _masked(model, k) if task == "masked image" else None,
@@ -450,9 +471,13 @@ INPUTS = {
     "start_positions": lambda model, task, k: torch.arange(k) % 4,
     "end_positions": lambda model, task, k: torch.arange(k) % 4 + 1,
     "return_loss": lambda model, task, k: True if task == "image and text contrast" else None,
-    "image_sizes": lambda model, task, k: torch.tensor([[IMAGE, IMAGE]] * k) if model.config.model_type in SIZED else None,
+    "image_sizes": lambda model, task, k: (
+        torch.tensor([[IMAGE, IMAGE]] * k) if model.config.model_type in SIZED else None
+    ),
     "image_merge_sizes": lambda model, task, k: torch.ones(k, dtype=torch.long),
-    "flattened_patches": lambda model, task, k: torch.randn(k, 8, model.config.vision_config.patch_embed_hidden_size + 2),
+    "flattened_patches": lambda model, task, k: torch.randn(
+        k, 8, model.config.vision_config.patch_embed_hidden_size + 2
+    ),
     "past_values": lambda model, task, k: torch.randn(k, 16),
     "past_time_features": lambda model, task, k: torch.randn(k, 10, 1),
     "past_observed_mask": lambda model, task, k: None,
