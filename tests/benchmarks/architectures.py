@@ -6,7 +6,7 @@
 
 Two samples are forgotten and four kept, of different lengths; the step is the gradient that the optimizer gets, for both
 granularities, at alpha = 0.3. Brute force is one backward pass for each sample alone, in float64 where the model can, and
-the dense matrix A. Rows go to `architectures.csv`, and `docs/architectures.md` is written from them.
+the dense matrix A. Rows go to `architectures.csv`, and `docs/architectures.md` is written from them (`architectures_page.py`).
 """
 
 import argparse
@@ -39,12 +39,13 @@ from hf_unlearn.per_sample.reference import (  # noqa: E402
     per_sample_gradients,
     select_sample,
 )
+from tests.benchmarks import architectures_page  # noqa: E402
+from tests.benchmarks.architectures_page import RESULTS  # noqa: E402
 from tests.benchmarks.tiny_architectures import TASKS, classes_of, tiny_model, variants  # noqa: E402
 from tests.benchmarks.tiny_batches import batch_for  # noqa: E402
 from tests.per_sample.harness import randomised  # noqa: E402
 from tests.tiny import make_trainer  # noqa: E402
 
-RESULTS, PAGE = Path(__file__).with_suffix(".csv"), ROOT / "docs" / "architectures.md"
 FIELDS = ("task", "architecture", "class", "transformers", "precision", "error_parameter", "error_model", "how")
 FORGET, RETAIN, ALPHA = 2, 4, 0.3
 LIMIT = 60  # seconds for one row
@@ -238,13 +239,6 @@ def rows_wanted(tasks: list[str], only: set[str]):
             seen.add(name)
 
 
-def read() -> list[dict]:
-    if not RESULTS.is_file():
-        return []
-    with RESULTS.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def write(rows: list[dict]) -> None:
     order = list(TASKS)
     rows = sorted(rows, key=lambda row: (order.index(row["task"]), row["architecture"], row["class"]))
@@ -263,7 +257,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     logging.disable(logging.WARNING)
-    done = {(row["task"], row["class"]): row for row in read()}
+    done = {(row["task"], row["class"]): row for row in architectures_page.read()} if RESULTS.is_file() else {}
     only = set(filter(None, options.only.split(",")))
     for task, kind, name, variant in rows_wanted([options.task] if options.task else list(TASKS), only):
         key = (task, name + "".join(f", {value}" for value in variant.values()))
@@ -273,6 +267,7 @@ def main() -> None:
         done[key] = {**dict.fromkeys(FIELDS, ""), **row}
         print(*[done[key][field] for field in FIELDS if field != "transformers"], sep=" | ", flush=True)
         write(list(done.values()))
+    architectures_page.write()
 
 
 if __name__ == "__main__":
