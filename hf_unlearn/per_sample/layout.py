@@ -153,6 +153,9 @@ class Layouts:
             if any(len(y) % self.k and self.of(y).owners is None for y in args[0]):
                 return None
             return Layout(0, torch.cat([self.of(y).owners_of(len(y), self.k, y.device) for y in args[0]]))
+        if name == "stack":
+            dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.ndim
+            return Layout(layout.axis + (dim <= layout.axis), layout.owners)
         if name in ("repeat", "tile") and layout.axis == 0 and out.ndim == x.ndim and len(out) != len(x):
             return Layout(0, layout.owners_of(len(x), self.k, x.device).repeat(len(out) // len(x)))
         if out.ndim > layout.axis and out.shape[layout.axis] == x.shape[layout.axis]:

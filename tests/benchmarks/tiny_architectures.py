@@ -146,6 +146,8 @@ def _small(name: str, value):
         return value
     if isinstance(value, float) and re.fullmatch(RANDOM, name):
         return 0.0
+    if isinstance(value, (list, tuple)) and re.fullmatch(RANDOM, name):
+        return type(value)(0.0 for _ in value)
     pattern = next((pattern for pattern in NUMBERS if re.fullmatch(pattern, name)), None)
     if isinstance(value, int):
         if pattern is None or NUMBERS[pattern] is ... or value < 0:

@@ -137,6 +137,9 @@ USES = {
     "one of three, as many heads of samples as positions": (
         lambda x, a, b: _heads(x, a, b, lambda qkv: (qkv.select(0, n) for n in range(3))), (w(12, 5), w(8, 2)), (8, 5),
     ),
+    "as many layers stacked as samples": (
+        lambda x, a, b: F.linear(torch.stack([F.linear(x, a) * n for n in range(K)])[-1], b), (w(5, 5), w(3, 5)), (6, 5),
+    ),
     "each sample by itself": (lambda x, a: torch.stack([F.linear(one, a) for one in x]), (w(3, 5),), (6, 5)),
     "each sample by itself, joined": (
         lambda x, a: torch.cat([F.embedding(one[:, 0].long().abs(), a) * one for one in x]).view(-1, 6, 5), (w(9, 5),), (6, 5),
