@@ -114,12 +114,13 @@ class Layouts:
         counts = torch.tensor([1 if name == "stack" else x.shape[dim] for x in given], device=out.device)
         return Layout(dim, torch.tensor(soles, device=out.device).repeat_interleave(counts))
 
-    def _taken(self, layout: Layout, x: Tensor, places: int | slice) -> Layout:
-        """The layout of some places along the sample axis."""
-        owners = layout.owners_of(x.shape[layout.axis], self.k, x.device)[places]
+    def _taken(self, layout: Layout, x: Tensor, take: Callable[[Tensor], Tensor]) -> Layout:
+        """The layout of what is taken of x along its sample axis."""
+        device = "cpu" if layout.owners is None else x.device  # where a look at values need not wait for a GPU
+        owners = take(layout.owners_of(x.shape[layout.axis], self.k, device))
         if not owners.ndim or len(owners) and bool((owners == owners[0]).all()):
             return Layout(sole=int(owners.flatten()[0]))
-        return Layout(layout.axis, owners)
+        return Layout(layout.axis, owners.to(x.device))
 
     def _moved(self, func, name, args, kwargs, x: Tensor, out: Tensor, at: int) -> Layout | None:
         layout = self.of(x)
@@ -131,11 +132,10 @@ class Layouts:
             probe = torch.empty([axis + 2 for axis in range(x.ndim)], device="meta")
             return Layout(list(func(probe, *args[1:], **kwargs).shape).index(layout.axis + 2), layout.owners)
         if name in REDUCTIONS and x is args[0] and out.ndim < x.ndim:
-            given = (
-                args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0 if name == "unbind" else None))
-            )
+            given = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
+            given = 0 if given is None and name == "unbind" else given
             if name == "unbind" and given % x.ndim == layout.axis:
-                return self._taken(layout, x, at)
+                return self._taken(layout, x, lambda owners: owners[at])
             return _reduced(layout, given, x.ndim)
         if func == torch.Tensor.T.__get__:
             return Layout(x.ndim - 1 - layout.axis, layout.owners)
@@ -146,9 +146,8 @@ class Layouts:
         if name in ("__getitem__", "index_select") and x is args[0]:
             return self._indexed(layout, x, args[1] if name == "__getitem__" else (args[1:], kwargs))
         if name in SPLITS and x is args[0] and out.shape[layout.axis] != x.shape[layout.axis]:
-            owners = layout.owners_of(x.shape[layout.axis], self.k, x.device)
             keywords = {key: value for key, value in kwargs.items() if key != "dim"}
-            return self._taken(Layout(layout.axis, func(owners, *args[1:2], **keywords)[at]), out, slice(None))
+            return self._taken(layout, x, lambda owners: func(owners, *args[1:2], **keywords)[at])
         if name in ("cat", "concat") and layout.axis == 0 and out.shape[0] != x.shape[0]:
             if any(len(y) % self.k and self.of(y).owners is None for y in args[0]):
                 return None
@@ -203,7 +202,7 @@ class Layouts:
                 size = x.shape[layout.axis]
                 divides = layout.owners is not None or size % self.k == 0
                 if isinstance(item, int) and divides:
-                    return self._taken(layout, x, item)
+                    return self._taken(layout, x, lambda owners, item=item: owners[item])
                 picks = isinstance(item, Tensor) and item.ndim == 1 or isinstance(item, slice) and item != slice(None)
                 if picks and divides:
                     return Layout(axis, layout.owners_of(size, self.k, x.device)[item])

@@ -23,6 +23,7 @@ NUMBERS = {
     r".*(kernel|stride|dilation|padding|groups?|factor|multiplier|ratio|period|offset|expand|scale|temperature).*": ...,
     r"(mamba_)?(d_conv|expand)|mamba_expand|chunk_size_feed_forward|num_channels|in_channels|in_chans": ...,
     r"num_encoder_blocks|num_stages|num_register_tokens": ...,
+    r"num_queries|two_stage_num_proposals": 4,
     r"embed_dim": 24,  # of Swin and its like: 3, 6, 12, 24 heads
     r"image_size|pretrain_image_size|input_image_size": IMAGE,
     r"patch_size": 8,

@@ -16,6 +16,7 @@ IMAGES = (
     "video classification",
 )  # fmt: skip
 SOUNDS = ("CTC", "audio classification", "speech to text")
+SILENT = ("causal language model", "image and text")
 NO_TEXT = (*IMAGES, *SOUNDS, "time series")
 # Models that take mel bins before frames, several images for each sample, and the images' sizes.
 MELS_FIRST = (
@@ -111,6 +112,8 @@ def _boxes(model, task, k):
 
 
 def _image(model, task, k):
+    if getattr(model.config, "vision_config", model.config) is None:
+        return None
     config = vision_of(model.config)
     channels = next((c for name in ("in_channels", "in_chans", "num_channels") if (c := getattr(config, name, 0))), 3)
     channels = channels if isinstance(channels, int) else 3
@@ -155,10 +158,16 @@ def _waves(model, task, k):
 
 
 def _features(model, task, k):
+    if task in SILENT:
+        return None
     names = ("audio_config", "encoder_config")
     encoder = next((c for name in names if (c := getattr(model.config, name, None))), model.config)
     width = next((w for name in WIDTHS if (w := getattr(encoder, name, None))), MELS)
     return torch.randn(k, width, FRAMES) if model.config.model_type in MELS_FIRST else torch.randn(k, FRAMES, width)
+
+
+def _heard(model, task, k):
+    return None if task in SILENT else torch.ones(k, FRAMES, dtype=torch.long)
 
 
 def _past(model, task, k):
@@ -219,8 +228,8 @@ INPUTS = {
     "bool_masked_pos": _masked,
     "input_values": _waves,
     "input_features": _features,
-    "input_features_mask": lambda model, task, k: torch.ones(k, FRAMES, dtype=torch.long),
-    "feature_attention_mask": lambda model, task, k: torch.ones(k, FRAMES, dtype=torch.long),
+    "input_features_mask": _heard,
+    "feature_attention_mask": _heard,
     "past_values": _past,
     "past_time_features": _only(lambda m, task: task == "time series", lambda m, k: torch.randn(k, PAST, 1)),
     "past_observed_mask": _only(
