@@ -30,7 +30,14 @@ from .checkpoints import (
     whole_optimizer_state,
     whole_state_dict,
 )
-from .compatibility import DDP, check_compatible, check_data, check_deepspeed, checkpoints_activations
+from .compatibility import (
+    DDP,
+    check_compatible,
+    check_data,
+    check_deepspeed,
+    checkpoints_activations,
+    differentiable_in_training_only,
+)
 from .config import UnlearnConfig, as_unlearn_config
 from .distributed import SampleExchange, Together, all_processes, any_process, failures_told
 from .guards import SkippedSteps, all_finite, broken_samples, named, place_in_dataset, random_state_kept
@@ -369,7 +376,7 @@ class UnlearnTrainer(PublishingTrainer):
     def _without_randomness(self):
         if self.accelerator.is_fsdp2:  # not deferred to the last micro-batch, as the forget gradient's reduction is
             self.model.set_requires_gradient_sync(True)
-        if not checkpoints_activations(self.model):  # those work in training mode only; eval mode has no randomness
+        if not differentiable_in_training_only(self.model):
             self.model.eval()
         self.checking = True
         try:
