@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from .. import ops
 from . import inner_products
-from .layout import Layout
 from .recorder import Call, Recorder, rows_of
 from .reference import patch_owners
 from .rows import Dense, Lookup, Product, Rows, Scaled, written_out
@@ -148,7 +147,7 @@ class PerSampleEngine:
         self.constants.update((id(buffer), buffer) for buffer in self.model.buffers())
         with self._recording() as recorder:
             for name, owners in patch_owners(batch or {}, k).items():
-                recorder.layouts.note(batch[name], Layout(owners=owners))
+                recorder.layouts.share(batch[name], owners)
             yield
 
     @contextlib.contextmanager

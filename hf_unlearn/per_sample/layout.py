@@ -65,9 +65,19 @@ class Layouts:
 
     def __init__(self, k: int):
         self.k, self._known = k, WeakTensorKeyDictionary()
+        self._shares: dict[int, Layout] = {}  # by the length of what the samples have shares of different sizes in
 
     def of(self, x: Tensor) -> Layout:
-        return self._known.get(x, LEADING)
+        known = self._known.get(x)
+        if known is None and self._shares and x.ndim and not x.requires_grad:  # positions, made from the sizes alone
+            known = self._shares.get(len(x))
+        return LEADING if known is None else known
+
+    def share(self, x: Tensor, owners: Tensor) -> None:
+        """Notes whose the lines of an input are, of which samples have different numbers."""
+        self.note(x, Layout(owners=owners))
+        if x in self._known:
+            self._shares[len(x)] = self._known[x]
 
     def note(self, x: Tensor, layout: Layout) -> None:
         if layout.axis >= x.ndim or layout.owners is not None and len(layout.owners) != x.shape[layout.axis]:
