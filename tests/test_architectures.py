@@ -13,7 +13,7 @@ from tests.benchmarks.architectures import TOLERANCE, row_of
         ("causal language model", "reformer", "ReformerModelWithLMHead", {}),
         ("image and text", "qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", {}),
         ("image and text", "mistral3", "Mistral3ForConditionalGeneration", {}),
-        ("image classification", "cvt", "CvtForImageClassification", {}),
+        ("image and text", "llava_next", "LlavaNextForConditionalGeneration", {}),
     ],
 )
 def test_a_step_is_the_brute_force_step(task, kind, name, options):
