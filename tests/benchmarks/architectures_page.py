@@ -38,8 +38,9 @@ def read() -> list[dict]:
 
 
 def kind(row: dict) -> str:
-    words = {"slow parameters": "slow", "one by one": "one by one", "refused": "refused", "not built": "not built"}
-    return "exact" if row["how"] == "exact" else next((k for word, k in words.items() if word in row["how"]), "failed")
+    how = row["how"].split(" (")[0]
+    how = "slow" if how.endswith("slow parameters") and not how.startswith("wrong") else how
+    return how if how in KINDS else "failed"
 
 
 def page(rows: list[dict]) -> str:
