@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.benchmarks.architectures import TOLERANCE, row_of
+from tests.benchmarks.architectures import NOISE, row_of
 
 
 @pytest.mark.parametrize(
@@ -19,4 +19,4 @@ from tests.benchmarks.architectures import TOLERANCE, row_of
 def test_a_step_is_the_brute_force_step(task, kind, name, options):
     row = row_of(task, kind, name, options)
     assert row["how"] == "exact", row
-    assert float(row["error_parameter"]) < TOLERANCE and float(row["error_model"]) < TOLERANCE
+    assert float(row["error_parameter"]) < NOISE and float(row["error_model"]) < NOISE
