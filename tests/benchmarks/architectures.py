@@ -162,6 +162,7 @@ def compared(model: nn.Module, batch: dict) -> dict:
     if not all(x.isfinite().all() for x in first):
         raise NotBuilt("the gradient of a sample is not finite")
     if not sum(x.norm() for x in first):
+        stepped(model, batch, "parameter")  # which says why
         raise NotBuilt("no gradient")
     precision, double = "float32", in_double(model, batch)
     exact = first if double is None else gradients_alone(*double)
