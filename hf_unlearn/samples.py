@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from .compatibility import DDP, checkpoints_activations
+from .compatibility import DDP, differentiable_in_training_only
 from .distributed import SampleExchange, Together, all_processes
 from .guards import broken_samples, named, place_in_dataset, random_state_kept
 from .per_sample import PerSampleEngine
@@ -119,7 +119,7 @@ class SampleAccess:
         trainer, model = self.trainer, self.trainer.model
         if trainer.accelerator.is_fsdp2:  # not deferred to the last micro-batch, as the forget gradient's reduction is
             model.set_requires_gradient_sync(True)
-        if not checkpoints_activations(model):  # those work in training mode only; eval mode has no randomness
+        if not differentiable_in_training_only(model):
             model.eval()
         self.checking = True
         try:

@@ -125,7 +125,7 @@ class TrainerStep:
         else:
             with contextlib.nullcontext() if last else trainer.accelerator.no_sync(self.model):
                 if self._recorded is None:
-                    with engine.record(self.samples):
+                    with engine.record(self.samples, self.retain_batch):
                         self._recorded = self.loss(self.model, self.retain_batch)
                 total, known = self._recorded + (self._awaited(engine) if last else 0), set(engine.slow)
                 if total.requires_grad:  # not where all parameters are slow

@@ -20,8 +20,7 @@ from .distributed import all_processes, any_process, failures_told
 from .guards import SkippedSteps, all_finite
 from .methods import Method, build_method, method_settings
 from .per_sample import SampleMeanLoss
-from .per_sample.losses import NotBySample
-from .per_sample.reference import count_samples, patch_owners, select_samples
+from .per_sample.reference import count_samples, select_samples
 from .per_sample.shards import prepare_sharded, sharded_modules
 from .preparation import START, TrainerPreparation, load_start, save_start
 from .retain import FORGET, RetainSampler, retain_dataloader
@@ -118,8 +117,6 @@ class UnlearnTrainer(SavingTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         k, trains = count_samples(inputs), not return_outputs
-        if trains and k > 1 and patch_owners(inputs, k):
-            raise NotBySample(f"the patches of {k} samples' images come one after the other, in shares of any size")
         with SampleMeanLoss(k, strict=trains) as self._losses:
             return super().compute_loss(model, inputs, return_outputs)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_unlearn import cli
+from tests.benchmarks import architectures_page
 from tests.tiny import collate, tiny_whisper, utterances
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +71,12 @@ def test_every_page_is_in_the_table_of_contents():
 def test_the_api_reference_is_what_the_docstrings_say():
     written = runpy.run_path(str(ROOT / "docs" / "api.py"))["page"]()
     assert written == (ROOT / "docs" / "api.md").read_text(), "a docstring or signature has changed: run `make docs`"
+
+
+def test_the_table_of_architectures_is_what_was_measured():
+    rows = architectures_page.read()
+    assert architectures_page.page(rows) == architectures_page.PAGE.read_text()
+    assert not [row for row in rows if row["how"].startswith("wrong")]
 
 
 def test_the_figure_is_drawn(tmp_path):

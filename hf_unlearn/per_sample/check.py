@@ -22,10 +22,11 @@ TOLERANCE = {
     torch.float16: (3e-2, 1e-3, 4e-3),
 }
 # So many samples are computed alone, and weighed in two ways: SCALES on their losses in the batch, so that samples that
-# are alike differ, and SIGNS on their gradients afterwards. Neither exchanging samples, nor averaging over them, nor
-# leaving some out gives the same sum, even for identical samples, and even if one of them is the only one.
+# are alike differ, and WEIGHTS on their gradients afterwards. Neither exchanging samples, nor averaging over them, nor
+# leaving some out gives the same sum, even for identical samples, and even if one of them is the only one; nor does giving
+# a part of one sample to another, since no two weights are the same.
 SCALES = (0.5, 1.0, 2.0, 3.0)
-SIGNS = (1.0, -1.0, 1.0, -1.0)
+WEIGHTS = (1.0, -1.3, 0.7, -0.6)
 MIXED = (
     "the loss of the batch is not the mean of what the model returns for each sample alone: something averages over the "
     "batch, its inputs or the values of its loss do not come in equal shares, or it is none of torch.nn.functional's"
@@ -77,12 +78,15 @@ def find_slow_parameters(
     names = {p: name for name, p in model.named_parameters() if p.requires_grad}
     places, losses, alone = _alone(model, loss_of, batch, k, list(names), precision, together)
     scales, weights = losses.new_zeros(2, k)
-    scales[places], weights[places] = losses.new_tensor(SCALES[: len(places)]), losses.new_tensor(SIGNS[: len(places)])
+    scales[places], weights[places] = (
+        losses.new_tensor(SCALES[: len(places)]),
+        losses.new_tensor(WEIGHTS[: len(places)]),
+    )
     slow: dict[nn.Parameter, str] = {}
     while True:
         engine = PerSampleEngine(model, slow)
         try:
-            with engine.record(k), weighted_samples(scales):
+            with engine.record(k, batch), weighted_samples(scales):
                 loss = _in_batch(loss_of, batch, together)
             if loss is None:
                 return dict.fromkeys(names.values(), MIXED)
@@ -124,7 +128,7 @@ def samples_mix(
         ValueError: a sample alone has no loss at all, since the loss is a contrast between samples.
     """
     parameters = [p for p in own_parameters(model) if p.requires_grad]
-    places, losses, alone = _alone(model, loss_of, batch, k, parameters, precision, together, (1.0,) * len(SIGNS))
+    places, losses, alone = _alone(model, loss_of, batch, k, parameters, precision, together, (1.0,) * len(WEIGHTS))
     scales = losses.new_zeros(k)
     scales[places] = losses.new_tensor(SCALES[: len(places)])
     with weighted_samples(scales):
@@ -156,7 +160,7 @@ def _norm(gradient: Tensor) -> Tensor:
 
 
 def _alone(
-    model, loss_of, batch, k, parameters, precision, together, signs=SIGNS
+    model, loss_of, batch, k, parameters, precision, together, weights=WEIGHTS
 ) -> tuple[list[int], Tensor, list[Tensor]]:
     """Which samples were computed alone, their losses, and the weighted sum of their gradients."""
     places, losses, total = [], [], None
@@ -168,7 +172,7 @@ def _alone(
         repeated = n in places
         if not together and (len(places) == len(SCALES) or (loss == 0 and n != k - 1)):  # such a sample tells nothing
             continue
-        factor = 0.0 if repeated else SCALES[len(places)] * signs[len(places)] * _lift(precision)
+        factor = 0.0 if repeated else SCALES[len(places)] * weights[len(places)] * _lift(precision)
         gradients = sample_gradient(model, loss * factor, parameters)
         if total is None:
             total = gradients
@@ -242,7 +246,8 @@ def _consistent(rows: ParameterRows, expected: Tensor, weights: Tensor, bound: T
     gram, dots = rows.products(expected)
     weights, length = weights.double(), _norm(expected).double()
     size = gram.trace().clamp_min(0).sqrt()
-    bound = 2 * (bound.double() + max(eps, 1e-6) * size * weights.norm())
+    bound, lost = 2 * (bound.double() + max(eps, 1e-6) * size * weights.norm()), torch.finfo(torch.float32).tiny
     return bool(
-        (gram @ weights - dots).norm() <= bound * size and (weights @ dots - length**2).abs() <= bound * length
+        (gram @ weights - dots).norm() <= bound * size + lost
+        and (weights @ dots - length**2).abs() <= bound * length + lost
     )

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .. import ops
 from . import inner_products
 from .recorder import Call, Recorder, rows_of
+from .reference import patch_owners
 from .rows import Dense, Lookup, Product, Rows, Scaled, written_out
 from .rules import Unsupported
 from .shards import add_gradient, fsdp_hidden, own_parameters, whole_tensors
@@ -129,8 +130,12 @@ class PerSampleEngine:
         self._missed: Callable[[nn.Parameter], None] | None = None
 
     @contextlib.contextmanager
-    def record(self, k: int):
-        """Within this context, forward passes over a batch of k samples are recorded."""
+    def record(self, k: int, batch: dict | None = None):
+        """Within this context, forward passes over a batch of k samples are recorded.
+
+        Args:
+            batch: must be given where its samples have shares of different sizes in a tensor (`patch_owners`).
+        """
         self._reset(k)
         self._parameters = own_parameters(self.model)
         for p in self._parameters:
@@ -140,7 +145,9 @@ class PerSampleEngine:
             else:
                 self.constants[id(leaf)] = leaf
         self.constants.update((id(buffer), buffer) for buffer in self.model.buffers())
-        with self._recording():
+        with self._recording() as recorder:
+            for name, owners in patch_owners(batch or {}, k).items():
+                recorder.layouts.share(batch[name], owners)
             yield
 
     @contextlib.contextmanager
@@ -152,7 +159,7 @@ class PerSampleEngine:
             t.requires_grad_(False)
         try:
             with fsdp_hidden(self.model, recorder), recorder:
-                yield
+                yield recorder
         finally:
             for t in hidden:
                 t.requires_grad_(True)

@@ -46,6 +46,8 @@ def _by_rule(call: "Call", k: int, gradients: tuple[Tensor, ...], values: dict, 
     rule = call.rule
     if rule is None or len(gradients) > 1:
         return None
+    if call.output.sole is not None:
+        return _of_one_sample(call, k, gradients[0], values, key)
     layouts = {at: layout for at, layout in call.samples.items() if values.get(at) is not None}
     moved = call.output.axis or any(layout.axis for layout in layouts.values())
     elementwise = rule in ELEMENTWISE and all(layout.axis == call.output.axis for layout in layouts.values())
@@ -63,12 +65,25 @@ def _by_rule(call: "Call", k: int, gradients: tuple[Tensor, ...], values: dict, 
         makers = rule(k, B, *positional, **keywords)
         name = argument_name(rule, key)
         rows = makers[name]() if name in makers else None
-        if moved and elementwise and rows is not None:
+        if rows is None or rows.size != shape.numel():  # the samples lie elsewhere than is known
+            return None
+        if moved and elementwise:
             return Dense(rows.G.movedim(1, 1 + axis).reshape(k, *shape))
         return rows
     except torch.OutOfMemoryError:
         raise
     except (Unsupported, RuntimeError, IndexError, ValueError, TypeError):  # shapes that the rule does not expect
+        return None
+
+
+def _of_one_sample(call: "Call", k: int, B: Tensor, values: dict, key: "Key") -> Rows | None:
+    """The rows of a call that only one sample takes part in: the others' are zero."""
+    try:
+        positional, keywords = call.filled(values)
+        makers, name = call.rule(1, B, *positional, **keywords), argument_name(call.rule, key)
+        rows = makers[name]() if name in makers else None
+        return rows.placed(call.output.sole, k) if rows is not None and rows.size == values[key].numel() else None
+    except (Unsupported, RuntimeError, IndexError, ValueError, TypeError):
         return None
 
 

@@ -17,32 +17,43 @@ from torch.utils.weak import WeakTensorKeyDictionary
 MOVES = ("transpose", "swapaxes", "swapdims", "permute", "movedim", "moveaxis", "t", "unsqueeze")
 RESHAPES = ("view", "reshape", "flatten", "unflatten", "squeeze", "view_as", "reshape_as")
 SPLITS = ("split", "split_with_sizes", "chunk", "tensor_split")
+# Some axes are gone afterwards.
+REDUCTIONS = (
+    "sum", "mean", "prod", "amax", "amin", "max", "min", "logsumexp", "var", "std", "any", "all", "select", "unbind",
+)  # fmt: skip
 # The first argument decides where the samples of the output lie, whatever the others are.
 FIRST = ("index_add", "index_copy", "index_put", "scatter", "scatter_add", "scatter_reduce", "masked_scatter")
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """The samples lie along `axis`: in k equal blocks, or as `owners` (N,) says, which names the sample of each index."""
+    """The samples lie along `axis`: in k equal blocks, or as `owners` (N,) says, which names the sample of each index.
+
+    sole: the one sample that all values belong to (a single image, where a model has a loop over them).
+    """
 
     axis: int = 0
     owners: Tensor | None = None
+    sole: int | None = None
 
     def regular(self, x: Tensor, k: int) -> Tensor:
         """The same values with the samples in k equal blocks along the leading axis, filled up with zeros."""
         x = x.movedim(self.axis, 0)
-        if self.owners is None:
+        if self.owners is None and self.sole is None:
             return x
-        order = self.owners.argsort(stable=True)
-        counts = torch.bincount(self.owners, minlength=k)
+        owners = self.owners_of(len(x), k, x.device)
+        order = owners.argsort(stable=True)
+        counts = torch.bincount(owners, minlength=k)
         size, first = int(counts.max()), counts.cumsum(0) - counts
-        owners = self.owners[order]
+        owners = owners[order]
         slots = owners * size + torch.arange(len(order), device=order.device) - first[owners]
         return x.new_zeros(k * size, *x.shape[1:]).index_copy_(0, slots, x[order])
 
     def owners_of(self, size: int, k: int, device: torch.device) -> Tensor:
         if self.owners is not None:
             return self.owners
+        if self.sole is not None:
+            return torch.full((size,), self.sole, device=device)
         return torch.arange(size, device=device) // max(1, size // k)
 
 
@@ -54,9 +65,19 @@ class Layouts:
 
     def __init__(self, k: int):
         self.k, self._known = k, WeakTensorKeyDictionary()
+        self._shares: dict[int, Layout] = {}  # by the length of what the samples have shares of different sizes in
 
     def of(self, x: Tensor) -> Layout:
-        return self._known.get(x, LEADING)
+        known = self._known.get(x)
+        if known is None and self._shares and x.ndim and not x.requires_grad:  # positions, made from the sizes alone
+            known = self._shares.get(len(x))
+        return LEADING if known is None else known
+
+    def share(self, x: Tensor, owners: Tensor) -> None:
+        """Notes whose the lines of an input are, of which samples have different numbers."""
+        self.note(x, Layout(owners=owners))
+        if x in self._known:
+            self._shares[len(x)] = self._known[x]
 
     def note(self, x: Tensor, layout: Layout) -> None:
         if layout.axis >= x.ndim or layout.owners is not None and len(layout.owners) != x.shape[layout.axis]:
@@ -65,13 +86,13 @@ class Layouts:
             in_order = LEADING.owners_of(len(layout.owners), self.k, layout.owners.device)
             if torch.equal(layout.owners, in_order):
                 layout = Layout(layout.axis)
-        if layout.axis or layout.owners is not None:
+        if layout.axis or layout.owners is not None or layout.sole is not None:
             self._known[x] = layout
 
     def follow(self, func: Callable, args: tuple, kwargs: dict, output, is_sample: Callable[[Tensor], bool]) -> None:
         """Notes where the samples of a call's output lie."""
         outputs = [x for x in (output if isinstance(output, (list, tuple)) else (output,)) if isinstance(x, Tensor)]
-        sources = [x for x in _tensors((*args, *kwargs.values())) if is_sample(x)]
+        sources = [x for x in _tensors((*args, *kwargs.values())) if x.ndim and is_sample(x)]
         name = func.__name__ if func.__name__.endswith("__") else func.__name__.removesuffix("_")
         if not outputs or not sources or outputs[0] is (args[0] if args else None):
             return
@@ -84,10 +105,32 @@ class Layouts:
             if len(x) % self.k == 0 or x in self._known:
                 self.note(outputs[0], Layout(0, self.of(x).owners_of(len(x), self.k, x.device)[outputs[1]]))
             return
+        soles = [self.of(x).sole for x in sources]
         for at, out in enumerate(outputs):
-            layout = self._moved(func, name, args, kwargs, x, out, at)
+            if soles[0] is not None and len({*soles}) == 1:
+                layout = self.of(sources[0])
+            elif None not in soles and name in ("cat", "concat", "stack"):
+                layout = self._joined(name, args, kwargs, soles, out)
+            else:
+                layout = self._moved(func, name, args, kwargs, x, out, at)
             if layout is not None:
                 self.note(out, layout)
+
+    def _joined(self, name: str, args: tuple, kwargs: dict, soles: list[int], out: Tensor) -> Layout | None:
+        """What several tensors of one sample each make beside each other."""
+        given, dim = args[0], (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.ndim
+        if len(given) != len(soles):  # a parameter is among them
+            return None
+        counts = torch.tensor([1 if name == "stack" else x.shape[dim] for x in given], device=out.device)
+        return Layout(dim, torch.tensor(soles, device=out.device).repeat_interleave(counts))
+
+    def _taken(self, layout: Layout, x: Tensor, take: Callable[[Tensor], Tensor]) -> Layout:
+        """The layout of what is taken of x along its sample axis."""
+        device = "cpu" if layout.owners is None else x.device  # where a look at values need not wait for a GPU
+        owners = take(layout.owners_of(x.shape[layout.axis], self.k, device))
+        if not owners.ndim or len(owners) and bool((owners == owners[0]).all()):
+            return Layout(sole=int(owners.flatten()[0]))
+        return Layout(layout.axis, owners.to(x.device))
 
     def _moved(self, func, name, args, kwargs, x: Tensor, out: Tensor, at: int) -> Layout | None:
         layout = self.of(x)
@@ -98,6 +141,12 @@ class Layouts:
         if name in MOVES and x is args[0]:
             probe = torch.empty([axis + 2 for axis in range(x.ndim)], device="meta")
             return Layout(list(func(probe, *args[1:], **kwargs).shape).index(layout.axis + 2), layout.owners)
+        if name in REDUCTIONS and x is args[0] and out.ndim < x.ndim:
+            given = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
+            given = 0 if given is None and name == "unbind" else given
+            if name == "unbind" and given % x.ndim == layout.axis:
+                return self._taken(layout, x, lambda owners: owners[at])
+            return _reduced(layout, given, x.ndim)
         if func == torch.Tensor.T.__get__:
             return Layout(x.ndim - 1 - layout.axis, layout.owners)
         if name == "einsum":
@@ -107,13 +156,15 @@ class Layouts:
         if name in ("__getitem__", "index_select") and x is args[0]:
             return self._indexed(layout, x, args[1] if name == "__getitem__" else (args[1:], kwargs))
         if name in SPLITS and x is args[0] and out.shape[layout.axis] != x.shape[layout.axis]:
-            owners = layout.owners_of(x.shape[layout.axis], self.k, x.device)
             keywords = {key: value for key, value in kwargs.items() if key != "dim"}
-            return Layout(layout.axis, func(owners, *args[1:2], **keywords)[at])
+            return self._taken(layout, x, lambda owners: func(owners, *args[1:2], **keywords)[at])
         if name in ("cat", "concat") and layout.axis == 0 and out.shape[0] != x.shape[0]:
             if any(len(y) % self.k and self.of(y).owners is None for y in args[0]):
                 return None
             return Layout(0, torch.cat([self.of(y).owners_of(len(y), self.k, y.device) for y in args[0]]))
+        if name == "stack":
+            dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.ndim
+            return Layout(layout.axis + (dim <= layout.axis), layout.owners)
         if name in ("repeat", "tile") and layout.axis == 0 and out.ndim == x.ndim and len(out) != len(x):
             return Layout(0, layout.owners_of(len(x), self.k, x.device).repeat(len(out) // len(x)))
         if out.ndim > layout.axis and out.shape[layout.axis] == x.shape[layout.axis]:
@@ -127,8 +178,9 @@ class Layouts:
                 continue
             if layout.owners is None and length % self.k == 0 and (length % size == 0 or size % length == 0):
                 return Layout(axis)
-            if length == size:
-                return Layout(axis, layout.owners)
+            if length % size == 0:  # merged with the axes behind it
+                owners = layout.owners_of(size, self.k, x.device)
+                return Layout(axis, owners.repeat_interleave(length // size))
         owners = layout.owners_of(size, self.k, x.device).repeat(before)  # merged with the axes before it ...
         if out.ndim and len(out) and len(owners) % len(out) == 0:
             blocks = owners.view(len(out), -1)
@@ -159,6 +211,8 @@ class Layouts:
             elif left == 0:
                 size = x.shape[layout.axis]
                 divides = layout.owners is not None or size % self.k == 0
+                if isinstance(item, int) and divides:
+                    return self._taken(layout, x, lambda owners, item=item: owners[item])
                 picks = isinstance(item, Tensor) and item.ndim == 1 or isinstance(item, slice) and item != slice(None)
                 if picks and divides:
                     return Layout(axis, layout.owners_of(size, self.k, x.device)[item])
@@ -168,6 +222,14 @@ class Layouts:
             else:
                 left, axis = left - 1, axis - isinstance(item, int)
         return Layout(axis, layout.owners)
+
+
+def _reduced(layout: Layout, given, ndim: int) -> Layout | None:
+    """What is left of a layout when some axes are gone."""
+    gone = {axis % ndim for axis in (given if isinstance(given, (tuple, list)) else (given,)) if axis is not None}
+    if not gone or layout.axis in gone:
+        return None
+    return Layout(layout.axis - sum(axis < layout.axis for axis in gone), layout.owners)
 
 
 def _einsum_layout(args: tuple, x: Tensor, layout: Layout) -> Layout | None:

@@ -16,9 +16,11 @@ class Rows(Protocol):
     k: number of samples.
     dtype, device: of the values.
     held: how many values it holds in memory.
+    size: how many values one G_n has.
     """
 
     k: int
+    size: int
     held: int
     dtype: torch.dtype
     device: torch.device
@@ -35,14 +37,21 @@ class Rows(Protocol):
     def cut(self, lines: slice) -> "Rows":
         """The rows of some (at least one) of the parameter's lines."""
 
+    def placed(self, n: int, k: int) -> "Rows":
+        """The row of one sample as the n-th of k, of which the others are zero."""
+
 
 class Product:
     """G_n = B_n^T X_n, the weight gradient of a matrix product. B (k, T, o), X (k, T, i), G_n (o, i)."""
 
     def __init__(self, B: Tensor, X: Tensor):
+        if B.shape[:2] != X.shape[:2]:
+            raise ValueError(
+                f"output gradients {tuple(B.shape)} and inputs {tuple(X.shape)} are not of the same positions"
+            )
         self.B, self.X = B, X.to(B.dtype)
         self.dtype, self.device, (self.k, self.positions, self.lines) = B.dtype, B.device, B.shape
-        self.held = B.numel() + X.numel()
+        self.held, self.size = B.numel() + X.numel(), self.lines * X.shape[-1]
 
     def write(self, out, start, add):
         B = self.B[:, :, start : start + out.shape[1]].transpose(1, 2)
@@ -66,6 +75,9 @@ class Product:
     def cut(self, lines):
         return Product(self.B[:, :, lines], self.X)
 
+    def placed(self, n, k):
+        return Product(_placed(self.B, n, k), _placed(self.X, n, k))
+
 
 class Lookup:
     """G_n = sum over t of B_nt in line ids_nt, the weight gradient of an embedding. ids (k, T), B (k, T, d)."""
@@ -73,7 +85,7 @@ class Lookup:
     def __init__(self, B: Tensor, ids: Tensor, lines: int):
         self.B, self.ids, self.lines = B, ids, lines
         self.dtype, self.device, (self.k, self.positions) = B.dtype, B.device, ids.shape
-        self.held = B.numel() + ids.numel()
+        self.held, self.size = B.numel() + ids.numel(), lines * B.shape[-1]
 
     def write(self, out, start, add):
         if not add:
@@ -106,12 +118,16 @@ class Lookup:
         inside = (ids >= 0) & (ids < count)
         return Lookup(self.B * inside[:, :, None], ids.clamp(0, count - 1), count)
 
+    def placed(self, n, k):
+        return Lookup(_placed(self.B, n, k), _placed(self.ids, n, k), self.lines)
+
 
 class Dense:
     """Rows that do exist in memory: G (k, ...), for parameters that are small beside the activations."""
 
     def __init__(self, G: Tensor):
         self.G, self.dtype, self.device, self.k, self.held = G, G.dtype, G.device, len(G), G.numel()
+        self.size = G.numel() // self.k
 
     def write(self, out, start, add):
         _put(out, self.G.reshape(self.k, -1, out.shape[2])[:, start : start + out.shape[1]], add)
@@ -127,6 +143,9 @@ class Dense:
     def cut(self, lines):
         return Dense(self.G[:, lines])
 
+    def placed(self, n, k):
+        return Dense(_placed(self.G, n, k))
+
 
 class Scaled:
     """G_n with every value times a factor of its own, to be measured only. scale (o, i)."""
@@ -134,6 +153,7 @@ class Scaled:
     def __init__(self, uses: Sequence[Rows], scale: Tensor):
         self.uses, self.scale, self.k, self.device = uses, scale, uses[0].k, uses[0].device
         self.dtype = torch.promote_types(value_type(uses), scale.dtype)
+        self.size = scale.numel()
         self.held = scale.numel() + sum(use.held for use in uses)
 
     def write(self, out, start, add):
@@ -157,6 +177,10 @@ def write_all(uses: Sequence[Rows], out: Tensor, start: int) -> None:
     """Writes the lines from `start` on of the sum over uses of their G to out (k, lines, width)."""
     for use in uses:
         use.write(out, start, add=use is not uses[0])
+
+
+def _placed(x: Tensor, n: int, k: int) -> Tensor:
+    return torch.cat([x.new_zeros(n, *x.shape[1:]), x, x.new_zeros(k - 1 - n, *x.shape[1:])])
 
 
 def _put(out: Tensor, values: Tensor, add: bool) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hf_unlearn.per_sample import PerSampleEngine, SampleMeanLoss
-from hf_unlearn.per_sample.reference import per_sample_gradients
+from hf_unlearn.per_sample.reference import count_samples, per_sample_gradients
 
 K = 4
 
@@ -15,7 +15,7 @@ def loss_of(model, dtype: torch.dtype | None = None):
     """The mean over samples of a model's loss, under autocast to `dtype`."""
 
     def loss(batch):
-        samples = SampleMeanLoss(len(next(iter(batch.values()))))
+        samples = SampleMeanLoss(count_samples(batch))
         with samples, torch.autocast("cpu", dtype, enabled=dtype is not None):
             return model(**batch).loss
 
@@ -57,7 +57,7 @@ def differences(model, batch, slow=(), tolerance: float = 1e-3, dtype: torch.dty
                 wrong[names[rows.parameter], what] = float((value - reference).norm() / length[what])
 
     engine = PerSampleEngine(model, [p for name, p in model.named_parameters() if name in slow])
-    with engine.record(K):
+    with engine.record(K, batch):
         loss = loss_of(model, dtype)(batch)
     for show in (lambda: engine.backward(loss.backward, visit, "replay"), lambda: engine.replay(visit)):
         met.clear()

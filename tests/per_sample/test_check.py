@@ -35,6 +35,9 @@ WRONG = {
     "a factor": lambda right, G: Dense(1.2 * G),
     "a sign": lambda right, G: Dense(-G),
     "all for the last": lambda right, G: Dense(torch.cat([torch.zeros_like(G[1:]), G.sum(0, keepdim=True)])),
+    "parts for the neighbour": lambda right, G: Dense(
+        torch.stack([G[0] + G[1] / 2, G[1] / 2, G[2] + G[3] / 2, G[3] / 2])
+    ),
     "only the first is wrong": lambda right, G: Dense(torch.cat([2 * G[:1], G[1:]])),
 }
 BATCHES = {
@@ -122,6 +125,11 @@ def test_samples_without_a_loss_do_not_blind_it(monkeypatch):
 
     monkeypatch.setitem(recorder.RULES, "linear", exchanged)
     assert set(find_slow_parameters(model, loss_of(model), batch, k)) == {"layer.weight"}
+
+
+def test_gradients_too_small_to_be_squared_are_right():
+    use = Use(lambda x, a, layer: layer(x) + x * a * 1e-22, torch.randn(4), layer=nn.Linear(4, 4))
+    assert not find_slow_parameters(use, loss_of(use), {"x": torch.randn(K, 5, 4)}, K)
 
 
 MIXING = {

@@ -77,6 +77,30 @@ def test_reused_transposed_sliced_and_scalar_parameters():
     assert_same_rows(Reused(), {"ids": torch.randint(0, 6, (K, 5)), "labels": torch.arange(K)})
 
 
+class Windowed(nn.Module):
+    """Images of different sizes as patches one after the other, in windows that are sorted anew (Qwen2.5-VL)."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(10, 3)
+
+    def forward(self, pixel_values, image_grid_thw, labels):
+        order = torch.arange(len(pixel_values) // 2).flip(0)
+        windows = torch.tanh(self.first(pixel_values)).view(-1, 2, 5)[order].reshape(-1, 5)
+        windows = self.third(torch.tanh(self.second(windows)).view(-1, 10))[order.argsort()]
+        images = windows.split((image_grid_thw.prod(-1) // 2).tolist())
+        logits = torch.stack([image.mean(0) for image in images])
+        return T.modeling_outputs.SequenceClassifierOutput(loss=nn.functional.cross_entropy(logits, labels))
+
+
+def test_images_of_different_sizes_in_one_tensor():
+    grid = torch.tensor([[1, 2, n + 1] for n in range(K)])
+    batch = {"pixel_values": torch.randn(int(grid.prod(1).sum()), 4), "image_grid_thw": grid, "labels": CLASSES}
+    model = Windowed()
+    assert not find_slow_parameters(model, loss_of(model), batch, K)
+    assert_same_rows(model, batch)
+
+
 class Unruly(nn.Module):
     """Mixes the samples in one parameter's path only."""
 

@@ -132,6 +132,19 @@ USES = {
     ),
     "samples folded into the batch": (lambda x, a: F.linear(x.reshape(-1, 2, 5), a), (w(3, 5),), (6, 5)),
     "sorted by a router": (lambda x, a: _routed(x, a), (w(3, 5, 4),), (6, 5)),
+    "shared experts, as many positions as channels": (lambda x, a, b: _shared(x, a, b), (w(2, 24, 5), w(3, 24)), (6, 5)),
+    "as many heads of samples as positions": (lambda x, a, b: _heads(x, a, b), (w(12, 5), w(8, 2)), (8, 5)),
+    "one of three, as many heads of samples as positions": (
+        lambda x, a, b: _heads(x, a, b, lambda qkv: (qkv.select(0, n) for n in range(3))), (w(12, 5), w(8, 2)), (8, 5),
+    ),
+    "as many layers stacked as samples": (
+        lambda x, a, b: F.linear(torch.stack([F.linear(x, a) * n for n in range(K)])[-1], b), (w(5, 5), w(3, 5)), (6, 5),
+    ),
+    "each sample by itself": (lambda x, a: torch.stack([F.linear(one, a) for one in x]), (w(3, 5),), (6, 5)),
+    "each sample by itself, joined": (
+        lambda x, a: torch.cat([F.embedding(one[:, 0].long().abs(), a) * one for one in x]).view(-1, 6, 5), (w(9, 5),), (6, 5),
+    ),
+    "images one after the other, with ends of lines": (lambda x, a, b: _images(x, a, b), (w(5, 5), w(5)), (6, 5)),
     "lines picked by number behind a new axis": (lambda x, a: _picked(x, a), (w(3, 5),), (6, 5)),
     "one line of some": (lambda x, a: x * a + 0 * _first_line(x), (w(5),), (6, 5)),
     "some positions by a mask": (
@@ -187,6 +200,26 @@ def _routed(x, a):
     sizes = torch.bincount(expert, minlength=3).tolist()
     parts = [part @ a[e] for e, part in enumerate(lines[order].split(sizes))]
     return torch.cat(parts)[order.argsort()].view(-1, 6, 4)
+
+
+def _shared(x, a, b):
+    """All experts see all lines, and are summed (Inkling); there are 24 lines of 24 channels."""
+    lines = x.reshape(1, -1, 5).expand(2, -1, -1)
+    return F.linear(torch.bmm(lines, a.mT).sum(0).view(-1, 6, 24), b)
+
+
+def _heads(x, a, b, parted=torch.unbind):
+    """Queries, keys and values with the heads folded into the samples: 4 x 2 of them at 8 positions."""
+    qkv = F.linear(x, a).reshape(-1, 8, 3, 2, 2).permute(2, 0, 3, 1, 4).reshape(3, -1, 8, 2)
+    q, k, v = parted(qkv)
+    return ((q * b) @ k.mT @ v).view(-1, 2, 8, 2)
+
+
+def _images(x, a, b):
+    """All images' patches in one line, then each image as lines of its own (Mistral 3, LLaVA-NeXT)."""
+    images = [image.view(2, 3, 5).permute(2, 0, 1) for image in F.linear(x.reshape(1, -1, 5), a)[0].split(6)]
+    lines = [torch.cat([image, b[:, None, None].expand(5, 2, 1)], -1).flatten(1).T for image in images]
+    return F.linear(torch.cat(lines), a).view(-1, 8, 5)
 
 
 def _first_line(x):

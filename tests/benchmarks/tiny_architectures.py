@@ -1,0 +1,179 @@
+"""Tiny random models of transformers' architectures: their configurations shrunk by the names that fields commonly have."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import torch
+import transformers
+import yaml
+from torch import nn
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers.models.auto import modeling_auto
+
+HIDDEN, IMAGE, MELS, FRAMES, CLASSES = 32, 32, 8, 64, 3
+MOST = 6_000_000  # values that a model may have
+
+# What fields of configurations are, by regular expressions of which the first that fits counts: whole numbers ...
+NUMBERS = {
+    r".*(?<!num)_token_id|.*_token_index|mask_index|unk_index": None,  # see `_token`
+    r".*char_vocab_size|type_vocab_size|modality_type_vocab_size": 4,
+    r".*vocab_size.*|n_vocab|vocab_offset": 128,
+    r"num_labels": CLASSES,
+    r".*(kernel|stride|dilation|padding|groups?|factor|multiplier|ratio|period|offset|expand|scale|temperature).*": ...,
+    r"(mamba_)?(d_conv|expand)|mamba_expand|chunk_size_feed_forward|num_channels|in_channels|in_chans": ...,
+    r"num_encoder_blocks|num_stages|num_register_tokens": ...,
+    r"num_queries|two_stage_num_proposals": 4,
+    r"embed_dim": 24,  # of Swin and its like: 3, 6, 12, 24 heads
+    r"image_size|pretrain_image_size|input_image_size": IMAGE,
+    r"patch_size": 8,
+    r"window_size": 4,
+    r".*num_mel_bins|feature_size|input_feat_per_channel": MELS,
+    r".*head_dim.*|d_kv|d_head|.*_kv_channels|rotary_dim": 8,
+    r".*(num_)?key_value_heads|.*kv_heads|.*num_kv_heads|multi_query_groups": 2,
+    r"mamba_n_heads|mamba_num_heads|n_mamba_heads": 8,
+    r".*heads|n_head": 4,
+    r"(num_)?experts_per_to(k|ken)|.*top_?k|moe_k|num_selects": 2,
+    r".*(num_|n_).*experts|expert_num|.*num_experts|num_local_experts": 4,
+    r"n_group|topk_group": 1,
+    r".*(layers|n_layer|depth|blocks|num_hidden_layers)": 2,
+    r".*(intermediate_size|ffn_dim|ffn_hidden_size|d_ff|n_inner|d_inner|mlp_dim|_feedforward.*)": 48,
+    r"max_source_positions": FRAMES // 2,
+    r"max_(source|target)_positions|.*positions?(_embeddings)?|n_positions|n_ctx|max_seq(uence)?_len(gth)?|block_size": 128,
+    r".*(size|dim|d_model|n_embd|width|channels|d_state|rank|units|features|filters)": 32,
+}
+FIXED = {"head_dim": 8, "pad_token_id": 0}  # 4 heads make a hidden size of 32
+# ... and fractions that make random numbers in training.
+RANDOM = r".*(drop|jitter|mask_time_prob|mask_feature_prob|noise_std).*"
+OFF = {"apply_spec_augment": False, "use_timm_backbone": False, "use_pretrained_backbone": False}
+
+# What no rule finds: by the `model_type` of a configuration, fields and values.
+CHANGES = {
+    kind: values
+    for kinds, values in yaml.safe_load(Path(__file__).with_name("architectures.yaml").read_text()).items()
+    for kind in kinds.split(", ")
+}
+
+TASKS = {
+    "causal language model": "CAUSAL_LM",
+    "masked language model": "MASKED_LM",
+    "sequence to sequence": "SEQ_TO_SEQ_CAUSAL_LM",
+    "image and text": "IMAGE_TEXT_TO_TEXT",
+    "multimodal": "MULTIMODAL_LM",
+    "image classification": "IMAGE_CLASSIFICATION",
+    "semantic segmentation": "SEMANTIC_SEGMENTATION",
+    "depth estimation": "DEPTH_ESTIMATION",
+    "masked image": "MASKED_IMAGE_MODELING",
+    "video classification": "VIDEO_CLASSIFICATION",
+    "speech to text": "SPEECH_SEQ_2_SEQ",
+    "CTC": "CTC",
+    "audio classification": "AUDIO_CLASSIFICATION",
+    "time series": "TIME_SERIES_PREDICTION",
+    "object detection": "OBJECT_DETECTION",
+    "text classification": "SEQUENCE_CLASSIFICATION",
+    "token classification": "TOKEN_CLASSIFICATION",
+    "question answering": "QUESTION_ANSWERING",
+    "multiple choice": "MULTIPLE_CHOICE",
+    "visual question answering": "VISUAL_QUESTION_ANSWERING",
+    "image and text contrast": "ZERO_SHOT_IMAGE_CLASSIFICATION",
+}
+
+
+MORE = {  # what transformers' tables do not have
+    "time series": {
+        "autoformer": "AutoformerForPrediction",
+        "informer": "InformerForPrediction",
+        "time_series_transformer": "TimeSeriesTransformerForPrediction",
+        "patchtst": "PatchTSTForPrediction",
+        "patchtsmixer": "PatchTSMixerForPrediction",
+    },
+}
+
+
+def classes_of(task: str) -> dict[str, str]:
+    """Model type -> name of its class for a task."""
+    names = getattr(modeling_auto, f"MODEL_FOR_{TASKS[task]}_MAPPING_NAMES")
+    return {kind: found if isinstance(found, str) else found[0] for kind, found in names.items()} | MORE.get(task, {})
+
+
+def variants(name: str) -> list[dict]:
+    """Options that a class is built with: mixtures of experts have several ways to compute them."""
+    if not getattr(transformers, name)._can_set_experts_implementation():
+        return [{}]
+    return [{"experts_implementation": way} for way in ("grouped_mm", "eager", "batched_mm")]
+
+
+# ---- configurations -------------------------------------------------------------------------------------------------
+
+
+def token(name: str) -> int:
+    common = {"pad": 0, "bos": 1, "eos": 2, "decoder_start": 1, "forced_bos": 1, "forced_eos": 2, "sep": 2, "cls": 1}
+    word = re.sub("_token_(id|index)$", "", name)
+    return common[word] if word in common else 90 + sum(map(ord, word)) % 37
+
+
+def shrunk(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A configuration of the same kind with small numbers, and without randomness."""
+    given = {}
+    for field in dataclasses.fields(config):
+        try:
+            value = getattr(config, field.name, None)
+        except RuntimeError:  # it differs between layers
+            value = field.default
+        if isinstance(field.default, str) and not isinstance(value, str):  # "auto"
+            continue
+        if field.name in (config.sub_configs or {}):
+            if isinstance(value, PreTrainedConfig):
+                given[field.name] = shrunk(value)
+        elif field.name in FIXED:
+            given[field.name] = FIXED[field.name]
+        elif field.default is not None or isinstance(value, (int, str)) and _known(field.name):
+            small = _small(field.name, value)
+            if small is not value or field.default is not dataclasses.MISSING and field.default != value:
+                given[field.name] = small
+    given |= {name: value for name, value in OFF.items() if hasattr(config, name)}
+    if "kv_lora_rank" in given:  # each head has keys of its own
+        given["num_key_value_heads"] = 4
+    given |= CHANGES.get(config.model_type, {})
+    return type(config)(**given)
+
+
+def _known(name: str) -> bool:
+    return any(re.fullmatch(pattern, name) for pattern in NUMBERS)
+
+
+def _small(name: str, value):
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, float) and re.fullmatch(RANDOM, name):
+        return 0.0
+    if isinstance(value, (list, tuple)) and re.fullmatch(RANDOM, name):
+        return type(value)(0.0 for _ in value)
+    pattern = next((pattern for pattern in NUMBERS if re.fullmatch(pattern, name)), None)
+    if isinstance(value, int):
+        if pattern is None or NUMBERS[pattern] is ... or value < 0:
+            return value
+        return token(name) if NUMBERS[pattern] is None else min(value, NUMBERS[pattern])
+    if isinstance(value, (list, tuple)) and value and all(type(x) is int for x in value):
+        if name == "image_size":
+            return type(value)(IMAGE for _ in value)
+        if name in ("depths", "num_block_repeats"):
+            return type(value)(min(x, 2) for x in value)
+        if max(value) >= 32 and not re.search("index|indices|ids|size$|kernel|attn", name):
+            unit = 4 if max(value) <= 512 else 8
+            return type(value)(max(8, x // unit // 8 * 8) for x in value)
+    return value
+
+
+def tiny_model(kind: str, name: str, **options) -> nn.Module:
+    """A model by its type and the name of its class."""
+    make = getattr(transformers, name)
+    config = shrunk((make.config_class or CONFIG_MAPPING[kind])())
+    try:
+        with torch.device("meta"):
+            size = sum(p.numel() for p in make._from_config(config).parameters())
+    except Exception:  # not all can be made there
+        size = 0
+    if size > MOST:
+        raise ValueError(f"{size / 1e6:.0f} million parameters")
+    return make._from_config(config, **options)

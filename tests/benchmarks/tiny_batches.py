@@ -1,0 +1,244 @@
+"""Random inputs and labels for the tiny models, by the names of what their forward passes take."""
+
+import inspect
+import re
+
+import torch
+from torch import Tensor, nn
+
+from hf_unlearn.per_sample.reference import select_sample
+from tests.benchmarks.tiny_architectures import FRAMES, HIDDEN, IMAGE, MELS, token
+
+TEXT, SAMPLES, PAST, FUTURE = 8, 3200, 16, 4
+LENGTHS = (8, 6, 7, 5, 8, 6)  # of the samples' texts
+IMAGES = (
+    "image classification", "object detection", "semantic segmentation", "depth estimation", "masked image",
+    "video classification",
+)  # fmt: skip
+SOUNDS = ("CTC", "audio classification", "speech to text")
+SILENT = ("causal language model", "image and text")
+NO_TEXT = (*IMAGES, *SOUNDS, "time series")
+# Models that take mel bins before frames, several images for each sample, and the images' sizes.
+MELS_FIRST = (
+    "whisper", "qwen2_audio", "voxtral", "voxtral_realtime", "audioflamingo3", "glmasr", "musicflamingo", "qwen3_asr",
+    "moss_transcribe_diarize",
+)  # fmt: skip
+ONE = ("idefics", "idefics2", "idefics3", "smolvlm", "modernvbert", "ultravbert", "instructblipvideo")
+SEVERAL = {**dict.fromkeys(ONE, 1), "llava_next": 2, "llava_next_video": 2}
+SIZED = ("mistral3", "lighton_ocr", "mistral_large4", "llava_next", "llava_next_video", "llava_onevision")
+WIDTHS = ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "input_dim")
+# What names the tokens in whose places images and sounds are put.
+PLACES = ("image_token_id", "image_token_index", "audio_token_id", "audio_token_index")
+
+
+def takes(model: nn.Module) -> list[str]:
+    return list(inspect.signature(model.forward).parameters)
+
+
+def batch_for(model: nn.Module, task: str, k: int) -> dict:
+    """Random inputs and labels of k samples for a model, of those that its forward pass takes."""
+    found = {name: INPUTS[name](model, task, k) for name in takes(model) if name in INPUTS}
+    batch = {name: value for name, value in found.items() if value is not None}
+    return with_places(model, batch, k)
+
+
+# ---- places for images in texts -------------------------------------------------------------------------------------
+
+
+def with_places(model: nn.Module, batch: dict, k: int) -> dict:
+    """Puts as many image tokens in front of the texts as the model says that it wants."""
+    if "input_ids" not in batch or not any(name.startswith(("pixel_values", "input_features")) for name in batch):
+        return batch
+    wanted = [_wanted(model, batch, n, k) for n in range(k)]
+    if None in wanted:
+        return batch
+    fronted = _fronted(model, batch, wanted)
+    # Some count the values of the images' features, each of which fills a position.
+    return fronted if _wanted(model, fronted, 0, k) is None else _fronted(model, batch, [n // HIDDEN for n in wanted])
+
+
+def _wanted(model: nn.Module, batch: dict, n: int, k: int) -> int | None:
+    """So many places for images a sample should have; None where it is content."""
+    try:
+        model(**select_sample(batch, n, k))
+        return None
+    except ValueError as wanted:
+        found = re.search(r"tokens: (\d+), features:? (\d+)", str(wanted))
+        if found is None:
+            raise
+        return int(found[2])
+
+
+def _fronted(model: nn.Module, batch: dict, places: list[int]) -> dict:
+    image = next(found for name in PLACES if (found := getattr(model.config, name, None)) is not None)
+    front = torch.where(torch.arange(max(places)) < torch.tensor(places)[:, None], image, 7)
+    texts = {"input_ids": front, "attention_mask": torch.ones_like(front), "labels": torch.full_like(front, -100)}
+    changed = {name for name in texts if name in batch and batch[name].ndim == 2}
+    batch = batch | {name: torch.cat([texts[name], batch[name]], 1) for name in changed}
+    kinds = {name for name in takes(model) if name in ("mm_token_type_ids", "token_type_ids")}
+    return batch | dict.fromkeys(kinds, (batch["input_ids"] == image).long())
+
+
+# ---- inputs ---------------------------------------------------------------------------------------------------------
+
+
+def _behind(k: int) -> Tensor:
+    """(k, TEXT), True behind the end of each text."""
+    return torch.arange(TEXT) >= torch.tensor(LENGTHS[:k])[:, None]
+
+
+def _text(model, task, k):
+    if task in NO_TEXT:
+        return None
+    ids = torch.randint(5, 30, (k, 2, TEXT) if task == "multiple choice" else (k, TEXT))
+    if task == "text classification":  # some look for the end
+        ids[torch.arange(k), torch.tensor(LENGTHS[:k]) - 1] = token("eos_token_id")
+    return ids
+
+
+def _mask(model, task, k):
+    if task in IMAGES or task == "time series" or "spectrogram" in model.config.model_type:
+        return None
+    if task in SOUNDS:
+        length = FRAMES if "input_features" in takes(model) else SAMPLES
+        return (torch.arange(length) < length - torch.arange(k)[:, None] * length // 16).long()
+    mask = (~_behind(k)).long()
+    return mask[:, None].repeat(1, 2, 1) if task == "multiple choice" else mask
+
+
+def _boxes(model, task, k):
+    corner = torch.randint(0, 50, (k, TEXT, 2))
+    return torch.cat([corner, corner + torch.randint(1, 50, (k, TEXT, 2))], -1)
+
+
+def _image(model, task, k):
+    if getattr(model.config, "vision_config", model.config) is None:
+        return None
+    config = vision_of(model.config)
+    channels = next((c for name in ("in_channels", "in_chans", "num_channels") if (c := getattr(config, name, 0))), 3)
+    channels = channels if isinstance(channels, int) else 3
+    if "image_grid_thw" in takes(model):
+        line = channels * getattr(config, "temporal_patch_size", 1) * getattr(config, "patch_size", 8) ** 2
+        return torch.randn(int(_grid(model, task, k).prod(1).sum()), line)
+    size = getattr(config, "image_size", IMAGE) or IMAGE
+    size = size if isinstance(size, (tuple, list)) else (size, size)
+    if "spatial_shapes" in takes(model):
+        return torch.randn(k, 16, channels * config.patch_size**2)
+    if model.config.model_type in SEVERAL:
+        return torch.randn(k, SEVERAL[model.config.model_type], channels, *size)
+    if task == "video classification":
+        frames = getattr(config, "num_frames", getattr(config, "frames_per_clip", 2))
+        return torch.randn(k, frames, channels, *size)
+    return torch.randn(k, channels, *size)
+
+
+def vision_of(config):
+    return next((c for name in ("vision_config", "backbone_config") if (c := getattr(config, name, None))), config)
+
+
+def _grid(model, task, k):
+    return torch.tensor([[1, 4, 4 + 4 * (n % 2)] for n in range(k)])
+
+
+def _video(model, task, k):
+    return _image(model, task, k) if task == "video classification" else None
+
+
+def _masked(model, task, k):
+    if task != "masked image":
+        return None
+    patches = (IMAGE // model.config.patch_size) ** 2
+    return torch.arange(patches).repeat(k, 1) % torch.arange(2, 2 + k)[:, None] == 0
+
+
+def _waves(model, task, k):
+    if "spectrogram" in model.config.model_type:
+        return torch.randn(k, model.config.max_length, model.config.num_mel_bins)
+    return torch.randn(k, SAMPLES)
+
+
+def _features(model, task, k):
+    if task in SILENT:
+        return None
+    names = ("audio_config", "encoder_config")
+    encoder = next((c for name in names if (c := getattr(model.config, name, None))), model.config)
+    width = next((w for name in WIDTHS if (w := getattr(encoder, name, None))), MELS)
+    return torch.randn(k, width, FRAMES) if model.config.model_type in MELS_FIRST else torch.randn(k, FRAMES, width)
+
+
+def _heard(model, task, k):
+    return None if task in SILENT else torch.ones(k, FRAMES, dtype=torch.long)
+
+
+def _past(model, task, k):
+    several = model.config.model_type.startswith("patchts")
+    return torch.randn(k, PAST, model.config.num_input_channels) if several else torch.randn(k, PAST)
+
+
+def _future(model, task, k):
+    several = model.config.model_type.startswith("patchts")
+    length = getattr(model.config, "horizon_length", FUTURE)
+    return torch.randn(k, FUTURE, model.config.num_input_channels) if several else torch.randn(k, length)
+
+
+def _labels(model, task, k):
+    classes = getattr(model.config, "num_labels", 3)
+    if task == "object detection":
+        boxes = torch.rand(k, 2, 4) * 0.4 + 0.3
+        return [{"class_labels": torch.tensor([n % classes, 1]), "boxes": boxes[n]} for n in range(k)]
+    if task == "semantic segmentation":
+        return torch.randint(0, classes, (k, IMAGE, IMAGE))
+    if task == "depth estimation":
+        return torch.rand(k, IMAGE, IMAGE)
+    if task == "multiple choice":
+        return torch.arange(k) % 2
+    if task == "visual question answering":
+        return torch.rand(k, classes) if model.config.model_type == "vilt" else torch.randint(5, 30, (k, TEXT))
+    if task == "CTC":
+        labels = torch.randint(5, 30, (k, 3))
+        return labels.masked_fill(torch.arange(3) >= torch.tensor((3, 2, 3, 1, 2, 3)[:k])[:, None], -100)
+    if task == "token classification":
+        return torch.randint(0, classes, (k, TEXT)).masked_fill(_behind(k), -100)
+    if task.endswith("classification"):
+        return torch.arange(k) % classes
+    return torch.randint(5, 30, (k, TEXT)).masked_fill(_behind(k), -100)
+
+
+def _only(wanted, make):
+    """An input where a condition holds."""
+    return lambda model, task, k: make(model, k) if wanted(model, task) else None
+
+
+INPUTS = {
+    "input_ids": _text,
+    "attention_mask": _mask,
+    "qformer_input_ids": _text,
+    "qformer_attention_mask": _mask,
+    "bbox": _boxes,
+    "pixel_values": _image,
+    "pixel_values_videos": _video,
+    "image_grid_thw": _grid,
+    "image_merge_sizes": lambda model, task, k: torch.ones(k, dtype=torch.long),
+    "image_sizes": _only(lambda m, task: m.config.model_type in SIZED, lambda m, k: torch.full((k, 2), IMAGE)),
+    "spatial_shapes": lambda model, task, k: torch.full((k, 2), 4),
+    "pixel_attention_mask": _only(
+        lambda model, task: "spatial_shapes" in takes(model), lambda model, k: torch.ones(k, 16, dtype=torch.long)
+    ),
+    "flattened_patches": lambda m, task, k: torch.randn(k, 8, m.config.vision_config.patch_embed_hidden_size + 2),
+    "bool_masked_pos": _masked,
+    "input_values": _waves,
+    "input_features": _features,
+    "input_features_mask": _heard,
+    "feature_attention_mask": _heard,
+    "past_values": _past,
+    "past_time_features": _only(lambda m, task: task == "time series", lambda m, k: torch.randn(k, PAST, 1)),
+    "past_observed_mask": _only(
+        lambda m, task: not m.config.model_type.startswith("patchts"), lambda m, k: torch.ones(k, PAST)
+    ),
+    "future_values": _future,
+    "future_time_features": lambda model, task, k: torch.randn(k, FUTURE, 1),
+    "labels": _labels,
+    "start_positions": lambda model, task, k: torch.arange(k) % 4,
+    "end_positions": lambda model, task, k: torch.arange(k) % 4 + 1,
+    "return_loss": _only(lambda model, task: task == "image and text contrast", lambda model, k: True),
+}
