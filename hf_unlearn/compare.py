@@ -24,7 +24,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from .config import read_yaml
-from .report import align
+from .report import align, checks_by_step
 from .tasks import task_of
 
 REACHED = "target reached"  # of `UnlearnTrainer.stopping`
@@ -42,8 +42,8 @@ class Comparison:
     score: `<split>_<metric>` of the unlearned model, smaller is better. Without `match`, of the runs that reached
         `stop_when`, as they ended.
     match: what is forgotten, `<split>_<metric>` -> levels: numbers, or `retrained` for the retrained model's own. The
-        score is then read off a run's checks at each level, so that methods are compared at equal forgetting, and a
-        setting is chosen by the mean over the levels.
+        score is then read off a run's checks at each level, so that methods are compared at equal forgetting. Of the
+        settings that come to the most levels, the one with the lowest mean over them is chosen.
     seeds: of the reported runs; settings are chosen with the first.
     vary: option -> values; for each combination, everything is done anew.
     options: further options of every run; `{target}` and `{seed}` in them stand for the run's own.
@@ -145,7 +145,7 @@ class Cell:
         """What is forgotten, and the score, in each check of the run from the original model on."""
         results = json.loads((self.folder(comparison) / "results.json").read_text())
         names = f"check_{comparison.forgotten}", f"check_{comparison.score}"
-        checks = [tuple(row.get(name) for name in names) for row in results.get("history", [])]
+        checks = [tuple(map(check.get, names)) for check in checks_by_step(results.get("history")).values()]
         return [check for check in checks if None not in check]
 
 
@@ -220,18 +220,20 @@ def _word(value) -> str:
 
 
 def best_setting(rows: list[dict], method: str, varied: dict, comparison: Comparison) -> dict:
-    """The setting with the lowest mean score over the targets, among those that have a score on every one.
+    """The setting with the lowest mean score, among those that have come to the most targets' levels.
 
     Raises:
-        ValueError: none has.
+        ValueError: none has come to any.
     """
     scores = defaultdict(list)
     for row in rows:
         if row["method"] == method and all(row[name] == value for name, value in varied.items()):
             scores[row["setting"]] += [_scored(row, name, comparison) for name in comparison.scores]
-    means = {setting: statistics.mean(values) for setting, values in scores.items() if None not in values}
-    if not means:
+    known = {setting: [value for value in values if value is not None] for setting, values in scores.items()}
+    if not any(known.values()):
         raise ValueError(f"no setting of {method} reached the target {varied or ''}: see log.txt of its runs")
+    most = max(map(len, known.values()))
+    means = {setting: statistics.mean(values) for setting, values in known.items() if len(values) == most}
     return json.loads(min(means, key=means.get))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import jinja2
 
 from .redaction import hides, redact, without_paths
-from .report import MODELS, further_tables_rows, results_table, results_table_rows
+from .report import MODELS, checks_by_step, further_tables_rows, results_table, results_table_rows
 from .settings import settings_of
 from .tasks import Task, task_of
 
@@ -113,10 +113,8 @@ def frontier(results: dict, task: Task) -> dict | None:
     """
     metric = next(iter(task.metrics))
     names = [f"check_forget_{metric}", f"check_test_{metric}"]
-    checks: dict[int, dict] = {}  # each split's is a row of its own
-    for row in results.get("history") or []:
-        checks.setdefault(row["step"], {}).update({name: row[name] for name in names if row.get(name) is not None})
-    path = [(*map(check.get, names), step) for step, check in checks.items() if len(check) == len(names)]
+    checks = checks_by_step(results.get("history")).items()
+    path = [(*map(check.get, names), step) for step, check in checks if None not in map(check.get, names)]
     models = {
         name: (results[name]["forget"][metric], results[name]["test"][metric])
         for name in MODELS

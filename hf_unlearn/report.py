@@ -181,6 +181,14 @@ def plot_history(
     return Path(path)
 
 
+def checks_by_step(history: list[dict] | None) -> dict[int, dict]:
+    """{step: all that was checked at it}; in a history each split's metrics are a row of their own."""
+    checks: dict[int, dict] = {}
+    for row in history or []:
+        checks.setdefault(row["step"], {}).update({name: x for name, x in row.items() if name.startswith("check_")})
+    return checks
+
+
 def _curve(history, key):
     return [(row["step"], row[key]) for row in history if "step" in row and row.get(key) is not None]
 

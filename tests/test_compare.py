@@ -24,7 +24,7 @@ test += {"anna": 0, "bert": 1, "carl": 3}[given["--speaker"]] - int(given["--siz
 reached = given["--alpha"] != "0.55"
 at = {"orthograd": 20, "finetune": 30}[given["--method"]]
 history = [{"step": 0, "check_forget_wer": 10.0, "check_test_wer": 5.0},
-           {"step": 2, "check_forget_wer": 50.0, "check_test_wer": float(at)},
+           {"step": 2, "check_forget_wer": 50.0}, {"step": 2, "check_test_wer": float(at)},  # a row for each split
            {"step": 4, "check_forget_wer": 91.0 if reached else 60.0, "check_test_wer": test}]
 results = {"history": history, "gold": given.get("--gold"), "retrained": {"forget": {"wer": 30.0}}, "task": "speakers", "stopping": {"reason": "target reached" if reached else "max_steps", "step": 7},
            "method_kwargs": given.get("--method_kwargs"), "unlearned": {"forget": {"wer": 91.0}, "test": {"wer": test}}}
@@ -116,6 +116,15 @@ def test_methods_are_compared_at_equal_forgetting(comparison, capsys):
     assert "**12.5 ± 0.0**" in table and "| 2/2, 2/2 |" in table and "| 0/2, 0/2 |" in table
     gold = [json.loads(path.read_text())["gold"] for path in output.rglob("results.json")]
     assert set(gold) == {"anna/retrained", "bert/retrained", "carl/retrained"}
+
+
+def test_a_level_that_no_setting_comes_to_is_left_open(comparison, capsys):
+    code, output = comparison(match={"forget_wer": [30, 95]}, vary={"size": [48]}, seeds=[1])
+    assert code == 0
+    assert all(
+        row["test_wer at 30"] and not row["test_wer at 95"] for row in rows_of(output) if row["ended"] != "failed"
+    )
+    assert "| 0/2 " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

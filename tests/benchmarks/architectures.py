@@ -182,9 +182,9 @@ def compared(model: nn.Module, batch: dict) -> dict:
 
 
 def how_computed(trainer) -> str:
-    if trainer.one_by_one:
+    if trainer.samples.one_by_one:
         return "one by one"
-    slow = trainer.engine.slow
+    slow = trainer.samples.engine.slow
     if not slow:
         return "exact"
     reasons = collections.Counter(slow.values())
