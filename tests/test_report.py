@@ -46,7 +46,9 @@ def test_table_orders_splits_and_leaves_out_what_was_not_measured():
 
 def test_table_is_aligned_and_fits_100_columns():
     full = {split: metrics(123.456) for split in TASKS["speakers"].splits}
-    lines = results_table({model: full for model in report.MODELS}, metrics=["wer"]).splitlines()
+    lines = results_table(
+        {model: full for model in ("original", "unlearned", "retrained")}, metrics=["wer"]
+    ).splitlines()
     assert len({len(line) for line in lines}) == 1 and len(lines[0]) < 100
 
 
