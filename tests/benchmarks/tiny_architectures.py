@@ -169,6 +169,8 @@ def tiny_model(kind: str, name: str, **options) -> nn.Module:
     """A model by its type and the name of its class."""
     make = getattr(transformers, name)
     config = shrunk((make.config_class or CONFIG_MAPPING[kind])())
+    if getattr(config, "classifier_dropout", 0.0) is None or name.endswith("TokenClassification"):
+        config.classifier_dropout = 0.0  # heads have their own default where there is none
     try:
         with torch.device("meta"):
             size = sum(p.numel() for p in make._from_config(config).parameters())

@@ -1,0 +1,52 @@
+"""What the rules share: the axis of the samples, broadcasting undone for each of them."""
+
+import torch
+from torch import Tensor, nn
+
+from ..rows import Dense
+
+
+class Unsupported(Exception):
+    """The samples' shares in the gradient of `parameters` cannot be told apart here; the slow, exact path can."""
+
+    def __init__(self, reason: str, parameters: tuple[nn.Parameter, ...] = ()):
+        super().__init__(reason)
+        self.parameters = parameters
+
+
+def by_sample(x: Tensor, k: int) -> Tensor:
+    """(k * s, ...) -> (k, s, ...)."""
+    if x.ndim == 0 or len(x) % k:
+        raise Unsupported(f"a tensor of shape {tuple(x.shape)} does not divide over {k} samples")
+    return x.reshape(k, len(x) // k, *x.shape[1:])
+
+
+def positions(x: Tensor, k: int) -> Tensor:
+    """(k * s, ..., c) -> (k, T, c)."""
+    return by_sample(x, k).flatten(1, -2)
+
+
+def sum_to(x: Tensor, shape: torch.Size, k: int) -> Dense:
+    """Undoes broadcasting for each sample: x (k * s, ...) is the gradient of a tensor used elementwise."""
+    padded = (1,) * (x.ndim - len(shape)) + tuple(shape)
+    if len(padded) > x.ndim:
+        raise Unsupported(f"a parameter of shape {tuple(shape)} has more axes than the samples")
+    axes = [1] + [axis + 1 for axis in range(1, x.ndim) if padded[axis] == 1]
+    if padded[0] == 1:
+        return Dense(by_sample(x, k).sum(axes, dtype=x.dtype).reshape(k, *shape))
+    if padded[0] != len(x):
+        raise Unsupported(f"a parameter of shape {tuple(shape)} has values of its own along the sample axis")
+    x = x.sum([axis - 1 for axis in axes[1:]], keepdim=True) if axes[1:] else x
+    return own_values(x.reshape(shape), k, 0)
+
+
+def own_values(G: Tensor, k: int, axis: int) -> Dense:
+    """The gradient of a tensor with values of its own for each sample (made by an expansion that nobody noticed)."""
+    owners = torch.arange(G.shape[axis], device=G.device) // (G.shape[axis] // k)
+    mine = (owners == torch.arange(k, device=G.device)[:, None]).to(G.dtype)
+    return Dense(G * mine.reshape(k, *[1] * axis, -1, *[1] * (G.ndim - 1 - axis)))
+
+
+def by_channel(x: Tensor, k: int) -> Dense:
+    """(k * s, c, ...) -> rows (k, c)."""
+    return Dense(by_sample(x, k).flatten(3).sum((1, 3)) if x.ndim > 2 else by_sample(x, k).sum(1))

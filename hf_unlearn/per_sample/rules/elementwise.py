@@ -1,0 +1,136 @@
+"""Rules for what is done with each value by itself, and for what only puts values together or elsewhere."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .common import Unsupported, by_channel, sum_to
+
+
+def add(k, B, input, other, *, alpha=1):
+    return {"input": lambda: sum_to(B, input.shape, k), "other": lambda: sum_to(alpha * B, other.shape, k)}
+
+
+def sub(k, B, input, other, *, alpha=1):
+    return {"input": lambda: sum_to(B, input.shape, k), "other": lambda: sum_to(-alpha * B, other.shape, k)}
+
+
+def rsub(k, B, input, other, *, alpha=1):
+    return sub(k, -B, input, other, alpha=alpha)
+
+
+def mul(k, B, input, other):
+    return {
+        "input": lambda: sum_to(B * other, input.shape, k),
+        "other": lambda: sum_to(B * input, other.shape, k),
+    }
+
+
+def div(k, B, input, other, *, rounding_mode=None):
+    if rounding_mode is not None:
+        raise Unsupported("a division that rounds")
+    return {
+        "input": lambda: sum_to(B / other, input.shape, k),
+        "other": lambda: sum_to(-B * input / other**2, other.shape, k),
+    }
+
+
+def prelu(k, B, input, weight):
+    G = B * input.clamp_max(0)
+    return {"weight": lambda: by_channel(G, k) if weight.numel() > 1 else sum_to(G, weight.shape, k)}
+
+
+def where(k, B, condition, input, other):
+    zero = B.new_zeros(())
+    return {
+        "input": lambda: sum_to(torch.where(condition, B, zero), input.shape, k),
+        "other": lambda: sum_to(torch.where(condition, zero, B), other.shape, k),
+    }
+
+
+def masked_fill(k, B, input, mask, value):
+    return {"input": where(k, B, mask, value, input)["other"], "value": where(k, B, mask, value, input)["input"]}
+
+
+def assigned(input: Tensor, index, value) -> Tensor:
+    """`input[index] = value` on a copy."""
+    output = input.clone()
+    output[index] = value
+    return output
+
+
+def copied(input: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    """`input.copy_(source)` on a copy."""
+    return source.expand_as(input).to(input.dtype)
+
+
+def copy(k, B, input, source, non_blocking=False):
+    return {"source": lambda: sum_to(B, source.shape, k)}
+
+
+def assign(k, B, input, index, value):
+    """A parameter written into samples: at places that a mask names, or at the same place in each."""
+
+    def of_value():
+        parts = index if isinstance(index, tuple) else (index,)
+        if isinstance(parts[0], slice) and parts[0] == slice(None) and not any(isinstance(p, Tensor) for p in parts):
+            return sum_to(B[index], value.shape, k)
+        tensors = [p for p in parts if isinstance(p, Tensor)]
+        if value.ndim > B.ndim - sum(p.ndim if p.dtype == torch.bool else 1 for p in tensors):
+            raise Unsupported("an assignment of different values to different samples")
+        written = torch.zeros_like(B)
+        written[index] = B[index]
+        return sum_to(written, value.shape, k)
+
+    return {"value": of_value}
+
+
+def expand(k, B, input, *sizes):
+    """A parameter that is repeated for each sample (cls_token): G_n is the n-th slice of B."""
+    return {"input": lambda: sum_to(B, input.shape, k)}
+
+
+def repeat(k, B, input, *sizes):
+    sizes = sizes[0] if isinstance(sizes[0], (tuple, list)) else sizes
+    if any(size != 1 for size in sizes[1:]):
+        raise Unsupported("a repetition along more axes than the samples")
+    return expand(k, B, input)
+
+
+def cat(k, B, tensors, dim=0):
+    dim = dim % B.ndim
+    if dim == 0:
+        raise Unsupported("a parameter put beside the samples as if it were one")
+    parts = B.split([x.shape[dim] if x.ndim > 1 else 0 for x in tensors], dim)
+    return {("tensors", at): (lambda at=at: sum_to(parts[at], tensors[at].shape, k)) for at in range(len(tensors))}
+
+
+def stack(k, B, tensors, dim=0):
+    dim = dim % B.ndim
+    if dim == 0:
+        raise Unsupported("a parameter put beside the samples as if it were one")
+    return {
+        ("tensors", at): (lambda at=at: sum_to(B.select(dim, at), tensors[at].shape, k)) for at in range(len(tensors))
+    }
+
+
+RULES: dict[str, Callable] = {
+    **dict.fromkeys(("add", "__add__", "__radd__"), add),
+    **dict.fromkeys(("sub", "subtract", "__sub__"), sub),
+    **dict.fromkeys(("rsub", "__rsub__"), rsub),
+    **dict.fromkeys(("mul", "multiply", "__mul__", "__rmul__"), mul),
+    **dict.fromkeys(("div", "divide", "true_divide", "__truediv__"), div),
+    "prelu": prelu,
+    "where": where,
+    "masked_fill": masked_fill,
+    "assigned": assign,
+    "copied": copy,
+    "expand": expand,
+    "expand_as": expand,
+    "broadcast_to": expand,
+    "repeat": repeat,
+    "cat": cat,
+    "concat": cat,
+    "stack": stack,
+}
