@@ -49,8 +49,8 @@ class UnlearnTrainer(SavingTrainer):
 
     Logged per step: `forget_loss` and `retain_loss`, which are what the method computes on these samples (`scrub`: a
     divergence), and for orthograd `kept` = |u_perp| / |u|, `rank` (numerical rank of
-    the retain gradients; its mean over the projections) and `residual` (the largest cosine left between u_perp and a
-    retain gradient).
+    the retain gradients; its mean over the projections) and `residual` (a bound on what is left of retain
+    gradients in u_perp: see `OrthoGrad`).
 
     Attributes:
         stopping: what ended the training, for reports: reason, step, rules and the value that decided.

@@ -31,7 +31,8 @@ class OrthoGrad(Method):
     u the forget gradient (d,), and the retain samples' gradients g_n as rows of A (k, d). So, to first order, the loss of
     no retain sample moves along u_perp. Dependent, repeated and zero rows are normal: the pseudo-inverse goes by the rank.
 
-    Logged: `kept` = |u_perp| / |u|, `rank`, `residual` (the largest cosine left between u_perp and a g_n).
+    Logged: `kept` = |u_perp| / |u|, `rank`, `residual`, a bound on the largest
+    |<u_perp, g_n>| / (|u| |g_n|) that is left, rounding of float32 included.
 
     Args:
         alpha: weight of the mean retain gradient, in [0, 1). 0 ascends on u_perp alone.
