@@ -48,9 +48,8 @@ class SavingTrainer(PublishingTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         if not sharded_modules(self.model):
             return super().save_model(output_dir, _internal_call)
-        state_dict = whole_state_dict(
-            self.model
-        )  # by all processes, while Trainer of transformers 5.17 asks the main one only
+        # By all processes together, while Trainer of transformers 5.17 asks the main one only.
+        state_dict = whole_state_dict(self.model)
         if self.args.should_save:
             self._save(output_dir, state_dict)
         if self.args.push_to_hub and not _internal_call:

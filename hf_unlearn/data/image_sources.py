@@ -7,14 +7,13 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import datasets
-import fsspec
 from datasets import ClassLabel, Features, Image, Value
-from datasets.exceptions import DatasetGenerationError
+
+from .streams import STREAM_BATCH, fetched, stored
 
 UNDECODED = {"bytes": Value("binary"), "path": Value("string")}  # what Image(decode=False) stores
 ROWS = Features({"id": Value("string"), "class": Value("string"), "image": UNDECODED})
 TABLES = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow"}
-STREAM_BATCH = 32  # rows decompressed at once
 
 
 def load_images(
@@ -173,13 +172,7 @@ def _first_of_each(rows: datasets.Dataset, limit: int | None) -> datasets.Datase
 
 
 def _load_stream(source: str, config: str | None, split: str, columns: dict, limit: int | None):
-    options = {"source": source, "config": config, "split": split, "columns": columns, "limit": limit}
-    try:  # cached by these options, all of them plain values
-        rows = datasets.Dataset.from_generator(_stream, ROWS, gen_kwargs=options)
-    except DatasetGenerationError as error:
-        if not isinstance(error.__cause__, ValueError):
-            raise
-        raise ValueError(str(error.__cause__)) from None
+    rows = stored(_stream, ROWS, source=source, config=config, split=split, columns=columns, limit=limit)
     feature = (datasets.load_dataset(source, config, split=split, streaming=True).features or {}).get(columns["class"])
     names = list(feature.names) if isinstance(feature, ClassLabel) else sorted(set(rows["class"][:]))
     return rows, names
@@ -201,20 +194,10 @@ def _stream(source, config, split, columns, limit) -> Iterator[dict]:
                 yield {
                     "id": f"{split}-{number + position:09d}" if own is None else str(own),
                     "class": name,
-                    "image": _fetched(row[columns["image"]], source),
+                    "image": fetched(row[columns["image"]], source, "image", "images"),
                 }
         number += len(names)
         if limit and everything and all(counts[name] >= limit for name in everything):
             return
     if number == 0:
         raise ValueError(f"split '{split}' of {source} holds no images")
-
-
-def _fetched(image: dict | None, source: str) -> dict:
-    """The image with its bytes, where so far it only names a remote file."""
-    if not isinstance(image, dict):
-        raise ValueError(f"the image column of {source} holds {image!r}, not images")
-    if image["bytes"] is None and image["path"]:
-        with fsspec.open(image["path"], "rb") as file:
-            return {"bytes": file.read(), "path": image["path"]}
-    return image

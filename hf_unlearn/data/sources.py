@@ -7,11 +7,11 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import datasets
-import fsspec
 from datasets import Audio, ClassLabel, Dataset, Features, Value
 from datasets.exceptions import DatasetGenerationError
 
 from . import librispeech
+from .streams import STREAM_BATCH, fetched, stored
 
 ROWS = Features(
     {
@@ -23,7 +23,6 @@ ROWS = Features(
     }
 )
 TABLES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}  # suffix: builder
-STREAM_BATCH = 32  # rows decompressed at once
 
 
 def load_speech(
@@ -235,13 +234,7 @@ def _select(rows: Dataset, speakers: list[str] | None, limit: int | None, source
 
 def _load_stream(source, config, split, columns, speakers, limit) -> Dataset:
     options = {"source": source, "config": config, "split": split, "columns": columns}
-    try:
-        # Cached by these options, all of them plain values. A generator that raises leaves nothing in the cache.
-        rows = Dataset.from_generator(_stream, ROWS, gen_kwargs={**options, "speakers": speakers, "limit": limit})
-    except DatasetGenerationError as error:
-        if not isinstance(error.__cause__, ValueError):
-            raise
-        raise ValueError(str(error.__cause__)) from None
+    rows = stored(_stream, ROWS, **options, speakers=speakers, limit=limit)
     return _standardise(rows, {name: name for name in columns}, source, split)
 
 
@@ -259,7 +252,7 @@ def _stream(source, config, split, columns, speakers, limit) -> Iterator[dict]:
             if (speakers is None or speaker in speakers) and (limit is None or counts[speaker] < limit):
                 counts[speaker] += 1
                 row = batch.slice(position, 1).to_pylist()[0]
-                audio = _fetched(row[columns["audio"]], source)
+                audio = fetched(row[columns["audio"]], source, "audio", "audio files")
                 name = _utterance_id(row.get(columns["id"]), audio["path"], number + position, None, split)
                 yield {"id": name, "speaker": speaker, "text": row[columns["text"]], "audio": audio}
         number += len(names)
@@ -268,13 +261,3 @@ def _stream(source, config, split, columns, speakers, limit) -> Iterator[dict]:
     if number == 0:
         raise ValueError(f"split '{split}' of {source} holds no utterances")
     check_speakers(speakers or (), seen, source)
-
-
-def _fetched(audio: dict | None, source: str) -> dict:
-    """The audio with its bytes, where so far it only names a remote file."""
-    if not isinstance(audio, dict):
-        raise ValueError(f"the audio column of {source} holds {audio!r}, not audio files")
-    if audio["bytes"] is None and audio["path"]:
-        with fsspec.open(audio["path"], "rb") as file:
-            return {"bytes": file.read(), "path": audio["path"]}
-    return audio

@@ -46,28 +46,25 @@ def _by_rule(call: "Call", k: int, gradients: tuple[Tensor, ...], values: dict, 
     rule = call.rule
     if rule is None or len(gradients) > 1:
         return None
-    if call.output.sole is not None:
-        return _of_one_sample(call, k, gradients[0], values, key)
     layouts = {at: layout for at, layout in call.samples.items() if values.get(at) is not None}
     moved = call.output.axis or any(layout.axis for layout in layouts.values())
     elementwise = rule in ELEMENTWISE and all(layout.axis == call.output.axis for layout in layouts.values())
-    if moved and call.function.__name__ not in ANY_AXIS and not elementwise:
+    sole = call.output.sole
+    if sole is None and moved and call.function.__name__ not in ANY_AXIS and not elementwise:
         return None
     shape, axis, ndim = values[key].shape, call.output.axis, gradients[0].ndim
     try:
+        if sole is not None:  # only one sample takes part: the others' rows are zero
+            rows = _ruled(call, 1, gradients[0], values, key)
+            return None if rows is None else rows.placed(sole, k)
         B = call.output.regular(gradients[0], k)
         values = {**values, **{at: layout.regular(values[at], k) for at, layout in layouts.items()}}
         if call.function.__name__ == "einsum" and moved:
             values[0] = leading_equation(call, values)
         if moved and elementwise:  # the parameter's axes are moved like those of the samples, and back again
             values = {at: _moved(x, ndim, axis) if at in call.tracked else x for at, x in values.items()}
-        positional, keywords = call.filled(values)
-        makers = rule(k, B, *positional, **keywords)
-        name = argument_name(rule, key)
-        rows = makers[name]() if name in makers else None
-        if rows is None or rows.size != shape.numel():  # the samples lie elsewhere than is known
-            return None
-        if moved and elementwise:
+        rows = _ruled(call, k, B, values, key)
+        if rows is not None and moved and elementwise:
             return Dense(rows.G.movedim(1, 1 + axis).reshape(k, *shape))
         return rows
     except torch.OutOfMemoryError:
@@ -76,15 +73,13 @@ def _by_rule(call: "Call", k: int, gradients: tuple[Tensor, ...], values: dict, 
         return None
 
 
-def _of_one_sample(call: "Call", k: int, B: Tensor, values: dict, key: "Key") -> Rows | None:
-    """The rows of a call that only one sample takes part in: the others' are zero."""
-    try:
-        positional, keywords = call.filled(values)
-        makers, name = call.rule(1, B, *positional, **keywords), argument_name(call.rule, key)
-        rows = makers[name]() if name in makers else None
-        return rows.placed(call.output.sole, k) if rows is not None and rows.size == values[key].numel() else None
-    except (Unsupported, RuntimeError, IndexError, ValueError, TypeError):
-        return None
+def _ruled(call: "Call", k: int, B: Tensor, values: dict, key: "Key") -> Rows | None:
+    """What the call's rule makes for one argument, if it is of that argument's size: else the samples lie elsewhere than
+    is known."""
+    positional, keywords = call.filled(values)
+    makers, name = call.rule(k, B, *positional, **keywords), argument_name(call.rule, key)
+    rows = makers[name]() if name in makers else None
+    return rows if rows is not None and rows.size == values[key].numel() else None
 
 
 def _moved(weight: Tensor, ndim: int, axis: int) -> Tensor:
