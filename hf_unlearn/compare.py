@@ -3,8 +3,9 @@
     hf-unlearn compare recipes/demo/compare.yaml
 
 A cell is one run of the recipe in a process and a folder of its own, whose `results.json` says that it is done: what is
-interrupted goes on where it was. Models that the recipe trains (original, retrained, shadow models) are kept in
-`output_dir/models`, unless `options` name another `models_dir`, and serve every cell that needs the same ones.
+interrupted goes on where it was; on another machine, from the rows of an earlier `runs.csv` (`known`). Models that the
+recipe trains (original, retrained, shadow models) are kept in `output_dir/models`, unless `options` name another
+`models_dir`, and serve every cell that needs the same ones.
 """
 
 import csv
@@ -28,6 +29,7 @@ from .report import align, checks_by_step
 from .tasks import task_of
 
 REACHED = "target reached"  # of `UnlearnTrainer.stopping`
+FAILED = "failed"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ class Comparison:
         settings that come to the most levels, the one with the lowest mean over them is chosen.
     seeds: of the reported runs; settings are chosen with the first.
     vary: option -> values; for each combination, everything is done anew.
+    known: an earlier `runs.csv`, whose cells are not run again: it has all that the table and the plot need. A cell is
+        known by its options and the path of the configuration, so take out what a change of either file's contents, of
+        the data or of a model has made obsolete.
     options: further options of every run; `{target}` and `{seed}` in them stand for the run's own.
     processes: runs at the same time.
     """
@@ -62,6 +67,7 @@ class Comparison:
     seeds: list = field(default_factory=lambda: [0])
     vary: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
+    known: str | None = None
     processes: int = 1
 
     def __post_init__(self):
@@ -119,34 +125,41 @@ class Cell:
         }
         return {**shared, **self.varied, **self.setting, **given}
 
-    def folder(self, comparison: Comparison) -> Path:
+    def key(self, comparison: Comparison) -> str:
         digest = hashlib.sha256(json.dumps([comparison.config, self.options(comparison)], sort_keys=True).encode())
-        return Path(comparison.output_dir) / self.method / f"{self.target}-{digest.hexdigest()[:10]}"
+        return digest.hexdigest()[:10]
 
-    def row(self, comparison: Comparison) -> dict:
-        """What `runs.csv` says of it: the first metric of every split, and why the run ended."""
+    def results(self, comparison: Comparison) -> Path:
+        """Exists once the cell has been run."""
+        return Path(comparison.output_dir) / self.method / f"{self.target}-{self.key(comparison)}" / "results.json"
+
+    def row(self, comparison: Comparison, known: dict[str, dict]) -> dict:
+        """What `runs.csv` says of it: what it is, and what was measured here, or by one of the `known` rows."""
         row = {"phase": self.phase, "method": self.method, "target": self.target, "seed": self.seed, **self.varied}
-        row["setting"] = json.dumps(self.setting)
-        path = self.folder(comparison) / "results.json"
-        if not path.exists():
-            return {**row, "ended": "failed"}
-        results = json.loads(path.read_text())
-        metric = next(iter(task_of(results).metrics))
-        row |= {"ended": results["stopping"]["reason"], "step": results["stopping"]["step"]}
-        row |= {f"{split}_{metric}": values.get(metric) for split, values in results["unlearned"].items()}
-        curve = self.curve(comparison)
-        for forgotten, levels in comparison.match.items():
-            for level in levels:
-                at = _of_retrained(results, forgotten) if level == "retrained" else float(level)
-                row[f"{comparison.score} at {level}"] = reached_at(curve, at)
-        return row
+        row |= {"setting": json.dumps(self.setting), "cell": self.key(comparison)}
+        path = self.results(comparison)
+        if path.exists():
+            return {**row, **_measured(json.loads(path.read_text()), comparison)}
+        return {**row, **known.get(row["cell"], {"ended": FAILED}), **row}
 
-    def curve(self, comparison: Comparison) -> list[tuple[float, float]]:
-        """What is forgotten, and the score, in each check of the run from the original model on."""
-        results = json.loads((self.folder(comparison) / "results.json").read_text())
-        names = f"check_{comparison.forgotten}", f"check_{comparison.score}"
-        checks = [tuple(map(check.get, names)) for check in checks_by_step(results.get("history")).values()]
-        return [check for check in checks if None not in check]
+
+def _measured(results: dict, comparison: Comparison) -> dict:
+    """Why a run ended, the first metric of every split, the score at each level, and the `curve` of its checks."""
+    metric, curve = next(iter(task_of(results).metrics)), _curve(results, comparison)
+    row = {"ended": results["stopping"]["reason"], "step": results["stopping"]["step"]}
+    row |= {f"{split}_{metric}": values.get(metric) for split, values in results["unlearned"].items()}
+    for forgotten, levels in comparison.match.items():
+        for level in levels:
+            at = _of_retrained(results, forgotten) if level == "retrained" else float(level)
+            row[f"{comparison.score} at {level}"] = reached_at(curve, at)
+    return {**row, "curve": [[round(value, 3) for value in check] for check in curve]}
+
+
+def _curve(results: dict, comparison: Comparison) -> list[tuple[float, float]]:
+    """What is forgotten, and the score, in each check of a run from the original model on."""
+    names = f"check_{comparison.forgotten}", f"check_{comparison.score}"
+    checks = [tuple(map(check.get, names)) for check in checks_by_step(results.get("history")).values()]
+    return [check for check in checks if None not in check]
 
 
 def reached_at(curve: Sequence[tuple[float, float]], level: float) -> float | None:
@@ -190,21 +203,48 @@ def compare(comparison: Comparison) -> str:
     write_rows(folder / "runs.csv", rows)
     text = table([row for row in rows if row["phase"] == "report"], comparison)
     (folder / "table.md").write_text(text + "\n")
-    plot(reported, comparison, folder / "frontier.png")
+    plot([row for row in rows if row["phase"] == "report"], comparison, folder / "frontier.png")
     return text
 
 
 def run_cells(cells: list[Cell], comparison: Comparison) -> list[dict]:
     """Runs the cells that have no results yet, so many at a time, and returns the rows of all."""
-    waiting = [cell for cell in cells if not (cell.folder(comparison) / "results.json").exists()]
+    known = known_rows(comparison)
+    waiting = [cell for cell in cells if cell.key(comparison) not in known and not cell.results(comparison).exists()]
     with ThreadPoolExecutor(comparison.processes) as pool:
         done = pool.map(lambda cell: _run(cell, comparison), waiting)
         list(tqdm(done, desc=cells[0].phase if cells else "", total=len(waiting), unit="run"))
-    return [cell.row(comparison) for cell in cells]
+    return [cell.row(comparison, known) for cell in cells]
+
+
+def known_rows(comparison: Comparison) -> dict[str, dict]:
+    """The rows of `comparison.known` by their cell, without those of runs that failed.
+
+    Raises:
+        ValueError: it has no columns cell and curve, or not those of the levels of `match`.
+    """
+    if comparison.known is None:
+        return {}
+    with open(comparison.known, newline="") as file:
+        rows = list(csv.DictReader(file))
+    if missing := {"cell", "curve", *comparison.scores} - set(rows[0] if rows else ()):
+        raise ValueError(
+            f"known: {comparison.known} has no column {', '.join(sorted(missing))}, so it is of an older version or of "
+            "another comparison: leave it out"
+        )
+    return {row["cell"]: {name: _number(text) for name, text in row.items()} for row in rows if row["ended"] != FAILED}
+
+
+def _number(text: str) -> float | str | None:
+    """A value of a CSV file as it was before it was written."""
+    try:
+        return json.loads(text) if text else None
+    except ValueError:
+        return text
 
 
 def _run(cell: Cell, comparison: Comparison) -> None:
-    folder = cell.folder(comparison)
+    folder = cell.results(comparison).parent
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, comparison.recipe, comparison.config, "--output_dir", str(folder)]
     shared = {"models_dir": str(Path(comparison.output_dir) / "models")}  # no part of what a cell is
@@ -288,22 +328,23 @@ def _score(rows: list[dict], score: str) -> float:
     return statistics.mean(values) if values else float("inf")
 
 
-def plot(cells: list[Cell], comparison: Comparison, path: Path) -> None:
+def plot(rows: list[dict], comparison: Comparison, path: Path) -> None:
     """What is kept over what is forgotten: the checks of each reported run, and its end as a point."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    forgotten, varied = comparison.forgotten, list(dict.fromkeys(tuple(cell.varied.values()) for cell in cells))
-    figure = Figure(figsize=(6.4 * len(varied), 4.4), layout="constrained")
-    panels = figure.subplots(1, len(varied), sharey=True, squeeze=False)[0]
-    for axes, values in zip(panels, varied):
+    forgotten, panels_of = comparison.forgotten, defaultdict(list)
+    for row in rows:
+        panels_of[tuple(row[name] for name in comparison.vary)].append(row)
+    figure = Figure(figsize=(6.4 * len(panels_of), 4.4), layout="constrained")
+    panels = figure.subplots(1, len(panels_of), sharey=True, squeeze=False)[0]
+    for axes, (values, shown) in zip(panels, panels_of.items()):
         for number, method in enumerate(comparison.methods):
             label, color = method, f"C{number}"
-            for cell in cells:
-                row = cell.row(comparison)
-                if cell.method != method or tuple(cell.varied.values()) != values or row["ended"] == "failed":
+            for row in shown:
+                if row["method"] != method or row["ended"] == FAILED:
                     continue
-                axes.plot(*zip(*cell.curve(comparison) or [()]), color=color, alpha=0.4, linewidth=1)
+                axes.plot(*zip(*row["curve"] or [()]), color=color, alpha=0.4, linewidth=1)
                 if row.get(forgotten) is not None and row.get(comparison.score) is not None:
                     axes.plot(row[forgotten], row[comparison.score], "o", color=color, label=label)
                     label = None

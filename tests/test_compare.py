@@ -85,6 +85,33 @@ def test_what_is_done_is_not_done_again(comparison):
     assert rows_of(output) == before
 
 
+def test_rows_of_another_machine_are_not_run_again(comparison, tmp_path):
+    few = {"vary": {"size": [48]}, "match": {"forget_wer": [30, 70]}, "seeds": [1]}
+    _, there = comparison(**few)
+    rows, kept = rows_of(there), tmp_path / "rows.csv"
+    (there / "runs.csv").rename(kept)
+    comparison(**few, known=str(kept), output_dir=str(tmp_path / "here"))
+    assert rows_of(tmp_path / "here") == rows
+    assert (tmp_path / "here" / "table.md").read_text() == (there / "table.md").read_text()
+    assert {path.parent.name for path in (tmp_path / "here").rglob("log.txt")} == {
+        f"anna-{row['cell']}"
+        for row in rows
+        if row["ended"] == "failed"  # may be better luck there
+    }
+    assert (tmp_path / "here" / "frontier.png").read_bytes() == (there / "frontier.png").read_bytes()
+
+    comparison(**few, known=str(kept), output_dir=str(tmp_path / "there"), options={"model": "another"})
+    assert len(list((tmp_path / "there").rglob("log.txt"))) == len(rows)
+
+
+def test_rows_without_their_cells_are_refused(comparison, tmp_path, capsys):
+    (tmp_path / "rows.csv").write_text("phase,method,ended\ntune,orthograd,max_steps\n")
+    code, _ = comparison(known=str(tmp_path / "rows.csv"))
+    assert code == 1 and "has no column cell, curve, test_wer" in capsys.readouterr().err
+    code, _ = comparison(known=str(tmp_path / "none.csv"))
+    assert code == 1 and "none.csv" in capsys.readouterr().err
+
+
 def test_all_cells_keep_their_trained_models_in_one_folder(comparison):
     few = {"methods": {"orthograd": [{"alpha": 0.6}]}, "vary": {"size": [48]}, "report_on": ["bert"], "seeds": [1]}
     _, output = comparison(**few)
