@@ -23,7 +23,7 @@ from .. import ops
 from . import inner_products
 from .recorder import Call, Recorder, rows_of
 from .reference import patch_owners
-from .rows import Dense, Lookup, Product, Rows, Scaled, written_out
+from .rows import Convolved, Dense, Lookup, Product, Rows, Scaled, written_out
 from .rules import Unsupported
 from .shards import add_gradient, fsdp_hidden, own_parameters, whole_tensors
 
@@ -33,7 +33,7 @@ class ParameterRows:
 
     def __init__(self, parameter: nn.Parameter, uses: list[Rows], way: str | None = None):
         # A look-up adds to what is there, in place: after products, which make it new, before rows that exist already.
-        order = (Product, Lookup, Dense, Scaled)
+        order = (Product, Convolved, Lookup, Dense, Scaled)
         self.parameter, self.uses, self.way = parameter, sorted(uses, key=lambda use: order.index(type(use))), way
         self._kept: Tensor | None = None
 

@@ -1,11 +1,15 @@
 """The k per-sample gradients of one parameter from one use, in the form that its use leaves them in."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import grad
+
+CONVOLUTIONS = {1: grad.conv1d_weight, 2: grad.conv2d_weight, 3: grad.conv3d_weight}
 
 
 class Rows(Protocol):
@@ -77,6 +81,45 @@ class Product:
 
     def placed(self, n, k):
         return Product(_placed(self.B, n, k), _placed(self.X, n, k))
+
+
+class Convolved:
+    """G_n = the weight gradient of a convolution from the inputs X_n to the output gradients B_n of a sample.
+
+    What the kernel meets at its places is never written out, which with overlapping places would be many times X.
+    X (k, s, i, *size), B (k, s, o, *places), G_n (o, i, *kernel).
+    """
+
+    def __init__(self, B: Tensor, X: Tensor, kernel: Sequence[int], **settings):
+        """settings: stride, padding and dilation, as numbers."""
+        self.B, self.X, self.kernel, self.settings = B, X.to(B.dtype), tuple(kernel), settings
+        self.dtype, self.device, self.k, self.lines = B.dtype, B.device, len(B), B.shape[2]
+        self.held, self.size = B.numel() + X.numel(), self.lines * X.shape[2] * math.prod(kernel)
+
+    def write(self, out, start, add):
+        B = self.B[:, :, start : start + out.shape[1]]
+        for total, B_n, X_n in zip(out, B, self.X):
+            _put(total, self._gradient(B_n, X_n), add)
+
+    def weighted(self, weights, total=None):
+        weights, B, X = weights.to(self.B.dtype).reshape(-1, *[1] * (self.B.ndim - 1)), self.B, self.X
+        B, X = (B * weights, X) if B.numel() < X.numel() else (B, X * weights)  # the smaller one is copied
+        product = self._gradient(B.flatten(0, 1), X.flatten(0, 1)).flatten()
+        return product if total is None else total.add_(product)
+
+    def _gradient(self, B: Tensor, X: Tensor) -> Tensor:
+        """Of a batch: X (N, i, *size), B (N, o, *places) -> (o, i * kernel)."""
+        of_weight = CONVOLUTIONS[len(self.kernel)]
+        return of_weight(X, (B.shape[1], X.shape[1], *self.kernel), B, **self.settings).flatten(1)
+
+    def gathered(self, gather):
+        return Convolved(gather(self.B), gather(self.X), self.kernel, **self.settings)
+
+    def cut(self, lines):
+        return Convolved(self.B[:, :, lines], self.X, self.kernel, **self.settings)
+
+    def placed(self, n, k):
+        return Convolved(_placed(self.B, n, k), _placed(self.X, n, k), self.kernel, **self.settings)
 
 
 class Lookup:

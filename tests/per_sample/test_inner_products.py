@@ -7,7 +7,7 @@ from torch import nn
 from hf_unlearn.ops import reductions
 from hf_unlearn.per_sample import ParameterRows
 from hf_unlearn.per_sample import inner_products as ip
-from hf_unlearn.per_sample.rows import Dense, Lookup, Product
+from hf_unlearn.per_sample.rows import Convolved, Dense, Lookup, Product
 
 
 def product(k, T, o, i, dtype=torch.float32):
@@ -18,12 +18,22 @@ def lookup(k, T, o, i):
     return Lookup(torch.randn(k, T, i), torch.randint(o, (k, T)), o)
 
 
+def convolved(k, T, o, i):
+    """Kernels of three, two steps apart."""
+    return Convolved(torch.randn(k, 2, o, T), torch.randn(k, 2, i // 3, 2 * T + 1), [3], stride=2)
+
+
 def written_out(use, o, i):
     """G (k, o, i) in float64, one position at a time."""
     G = torch.zeros(use.k, o, i, dtype=torch.float64)
     for n in range(use.k):
         if isinstance(use, Dense):
             G[n] = use.G[n]
+            continue
+        if isinstance(use, Convolved):
+            for B, X in zip(use.B[n].double(), use.X[n].double()):
+                for t in range(B.shape[1]):
+                    G[n] += torch.outer(B[:, t], X[:, 2 * t : 2 * t + 3].flatten())
             continue
         for t in range(use.positions):
             if isinstance(use, Product):
@@ -33,7 +43,7 @@ def written_out(use, o, i):
     return G
 
 
-LINES, WIDTH = 37, 11
+LINES, WIDTH = 37, 12
 USES = {
     "product": lambda: [product(5, 4, LINES, WIDTH)],
     "one position": lambda: [product(5, 1, LINES, WIDTH)],
@@ -46,11 +56,18 @@ USES = {
         product(5, 2, LINES, WIDTH),
         lookup(5, 6, LINES, WIDTH),
     ],
+    "convolution": lambda: [convolved(5, 6, LINES, WIDTH)],
+    "shared kernels": lambda: [
+        convolved(5, 6, LINES, WIDTH),
+        convolved(5, 4, LINES, WIDTH),
+        product(5, 4, LINES, WIDTH),
+    ],
     "dense": lambda: [Dense(torch.randn(5, LINES, WIDTH))],
     "all kinds": lambda: [
         Dense(torch.randn(5, LINES, WIDTH)),
         product(5, 4, LINES, WIDTH),
         lookup(5, 3, LINES, WIDTH),
+        convolved(5, 6, LINES, WIDTH),
     ],
 }
 

@@ -47,11 +47,27 @@ LAYERS = {
     "Conv2d, valid": (nn.Conv2d(4, 6, 3, padding="valid"), (4, 7, 6)),
     "Conv2d, same size, even kernel": (nn.Conv2d(4, 6, 2, padding="same"), (4, 7, 6)),
     "Conv2d, reflected": (nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), (4, 7, 6)),
+    "Conv1d of many places": (nn.Conv1d(2, 3, 5, padding=2, dilation=2), (2, 210)),
+    "Conv2d of many places": (nn.Conv2d(2, 3, 3, padding=1), (2, 15, 14)),
+    "Conv2d of many places, uneven": (nn.Conv2d(2, 3, (3, 4), (1, 2), (0, 3), (2, 1)), (2, 19, 34)),
+    "Conv2d of many places, same size": (nn.Conv2d(2, 3, (3, 2), padding="same"), (2, 15, 14)),
+    "Conv2d of many places in groups": (nn.Conv2d(4, 4, 3, padding=1, groups=2), (4, 15, 14)),
+    "Conv2d of single places, with stride": (nn.Conv2d(2, 3, 1, stride=(2, 3)), (2, 15, 14)),
+    "Conv2d of single places, padded": (nn.Conv2d(2, 3, 1, padding=2), (2, 15, 14)),
+    "Conv3d of many places": (nn.Conv3d(2, 3, 3), (2, 8, 8, 8)),
     "Conv3d": (nn.Conv3d(2, 4, (2, 3, 2), (2, 1, 1), (0, 1, 0)), (2, 4, 5, 4)),
     "Conv3d in groups, same size": (nn.Conv3d(2, 4, 3, padding="same", groups=2), (2, 4, 5, 4)),
     "ConvTranspose1d": (nn.ConvTranspose1d(4, 6, 3, stride=2, padding=1, output_padding=1), (4, 5)),
     "ConvTranspose2d": (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, dilation=2), (4, 5, 4)),
     "ConvTranspose2d in groups": (nn.ConvTranspose2d(4, 6, 2, groups=2), (4, 5, 4)),
+    "ConvTranspose1d with output padding beyond the stride": (
+        nn.ConvTranspose1d(4, 6, 3, output_padding=1, dilation=2), (4, 5)
+    ),
+    "ConvTranspose2d with output padding beyond the stride": (
+        nn.ConvTranspose2d(4, 6, 3, stride=(1, 2), output_padding=(2, 1), dilation=3), (4, 5, 4)
+    ),
+    "ConvTranspose2d with output padding": (nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1), (4, 5, 4)),
+    "ConvTranspose2d of many places": (nn.ConvTranspose2d(4, 6, 3, padding=1), (4, 15, 14)),
     "ConvTranspose3d": (nn.ConvTranspose3d(2, 3, 2), (2, 3, 3, 3)),
     "LayerNorm": (nn.LayerNorm(5), (6, 5)),
     "LayerNorm of two axes": (nn.LayerNorm((6, 5)), (6, 5)),
