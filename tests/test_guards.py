@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import TrainerCallback, set_seed
 
+from hf_unlearn.guards import all_finite
 from tests.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
 
 
@@ -116,3 +117,21 @@ def test_scaled_steps_are_plain_steps(tmp_path):
     plain = step(None)
     set_seed(0)
     assert (step(4096.0) - plain).norm() < 1e-5 * plain.norm()
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ([1.0, -2.0], True),
+        ([], True),
+        ([1.0, float("nan")], False),
+        ([float("inf"), 1.0], False),
+        ([float("inf"), -float("inf")], False),
+        ([3e38, 3e38], True),  # their sum is not
+        ([-3e38, 1.0, -3e38], True),
+    ],
+)
+def test_values_that_are_finite(values, expected):
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        assert all_finite([None, torch.ones(3), torch.tensor(values, dtype=dtype)]) == expected
+    assert all_finite([torch.tensor([6e4, 6e4], dtype=torch.float16)])
