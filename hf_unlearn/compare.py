@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -26,10 +26,11 @@ from tqdm.auto import tqdm
 
 from .config import read_yaml
 from .report import align, checks_by_step
-from .tasks import task_of
+from .tasks import ACCURACY, ERROR_RATES, task_of
 
 REACHED = "target reached"  # of `UnlearnTrainer.stopping`
 FAILED = "failed"
+GREATER_IS_BETTER = {**dict.fromkeys(ERROR_RATES, False), **dict.fromkeys(ACCURACY, True), "loss": False}
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,12 @@ class Comparison:
     target: the option that says what is forgotten (`forget_speakers`).
     tune_on, report_on: its values to choose each method's setting on, and those to report; they share none.
     methods: name -> settings to try, each a dict of options; as many for every method.
-    score: `<split>_<metric>` of the unlearned model, smaller is better. Without `match`, of the runs that reached
-        `stop_when`, as they ended.
+    score: `<split>_<metric>` of the unlearned model. Without `match`, of the runs that reached `stop_when`, as they
+        ended.
+    greater_is_better: of the score; without it, true for accuracies and false for error rates and losses.
     match: what is forgotten, `<split>_<metric>` -> levels: numbers, or `retrained` for the retrained model's own. The
         score is then read off a run's checks at each level, so that methods are compared at equal forgetting. Of the
-        settings that come to the most levels, the one with the lowest mean over them is chosen.
+        settings that come to the most levels, the one with the best mean over them is chosen.
     seeds: of the reported runs; settings are chosen with the first.
     vary: option -> values; for each combination, everything is done anew.
     known: an earlier `runs.csv`, whose cells are not run again: it has all that the table and the plot need. A cell is
@@ -68,6 +70,7 @@ class Comparison:
     vary: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
     known: str | None = None
+    greater_is_better: bool | None = None
     processes: int = 1
 
     def __post_init__(self):
@@ -80,6 +83,12 @@ class Comparison:
             raise ValueError(f"{', '.join(map(str, both))} in tune_on and report_on: report what was not tuned on")
         if len(self.match) > 1:
             raise ValueError(f"match speaks of {', '.join(self.match)}: give one metric, with all its levels")
+        metric = self.score.rpartition("_")[2]
+        if self.greater_is_better is None and metric not in GREATER_IS_BETTER:
+            raise ValueError(
+                f"whether a greater {metric} is a better score is not known, only that of "
+                f"{', '.join(GREATER_IS_BETTER)}: set greater_is_better"
+            )
 
     @property
     def forgotten(self) -> str:
@@ -90,6 +99,11 @@ class Comparison:
     def scores(self) -> list[str]:
         """The columns by which methods are compared, one for each level of `match`."""
         return [f"{self.score} at {level}" for levels in self.match.values() for level in levels] or [self.score]
+
+    def best(self, scores: Iterable[float]) -> float:
+        metric = self.score.rpartition("_")[2]
+        greater = GREATER_IS_BETTER[metric] if self.greater_is_better is None else self.greater_is_better
+        return (max if greater else min)(scores)
 
     @classmethod
     def read(cls, path: str | Path) -> "Comparison":
@@ -260,21 +274,28 @@ def _word(value) -> str:
 
 
 def best_setting(rows: list[dict], method: str, varied: dict, comparison: Comparison) -> dict:
-    """The setting with the lowest mean score, among those that have come to the most targets' levels.
+    """The setting with the best mean score, among those that have come to the most targets' levels; where none has come
+    to any, the one that has gone furthest.
 
     Raises:
-        ValueError: none has come to any.
+        ValueError: all runs failed.
     """
-    scores = defaultdict(list)
+    scores, way = defaultdict(list), defaultdict(float)
     for row in rows:
         if row["method"] == method and all(row[name] == value for name, value in varied.items()):
             scores[row["setting"]] += [_scored(row, name, comparison) for name in comparison.scores]
+            if row["ended"] != FAILED:
+                forgotten = [x for x, _ in row["curve"]] or [0]
+                way[row["setting"]] += abs(forgotten[-1] - forgotten[0])
+    if not way:
+        raise ValueError(f"no run of {method} came to its end {varied or ''}: see log.txt of its runs")
     known = {setting: [value for value in values if value is not None] for setting, values in scores.items()}
-    if not any(known.values()):
-        raise ValueError(f"no setting of {method} reached the target {varied or ''}: see log.txt of its runs")
     most = max(map(len, known.values()))
+    if not most:
+        return json.loads(max(way, key=way.get))
     means = {setting: statistics.mean(values) for setting, values in known.items() if len(values) == most}
-    return json.loads(min(means, key=means.get))
+    best = comparison.best(means.values())
+    return json.loads(next(setting for setting, mean in means.items() if mean == best))
 
 
 def _scored(row: dict, name: str, comparison: Comparison) -> float | None:
@@ -290,42 +311,58 @@ def write_rows(path: Path, rows: list[dict]) -> None:
 
 
 def table(rows: list[dict], comparison: Comparison) -> str:
-    """Mean and standard deviation over targets and seeds; the best score in bold, and how often a method's is lowest."""
+    """Mean and standard deviation over targets and seeds, and for each level how many runs came to it, and in how many a
+    method was the best. The best mean, of those methods whose runs came to it most often, is in bold."""
     metric = comparison.score.rpartition("_")[2]
     columns = [name for name in rows[0] if name.endswith("_" + metric) or name in comparison.scores]
-    groups = defaultdict(list)
+    groups = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        groups[tuple(row[name] for name in comparison.vary), row["method"]].append(row)
+        groups[tuple(row[name] for name in comparison.vary)][row["method"]].append(row)
     lines = []
-    for (varied, method), group in groups.items():
-        rivals = {other: members for (values, other), members in groups.items() if values == varied}
-        cells, lowest = [_mean(group, name) for name in columns], []
-        for score in comparison.scores:
-            if _score(group, score) == min(_score(members, score) for members in rivals.values()):
-                at = columns.index(score)
-                cells[at] = f"**{cells[at]}**"
-            pairs = zip(*(members for other, members in rivals.items() if other != method))
-            wins = sum(_score([own], score) < min(_score([rival], score) for rival in others)
-                       for own, others in zip(group, pairs))  # fmt: skip
-            lowest.append(f"{wins}/{len(group)}")
-        setting = ", ".join(f"{name} {value}" for name, value in json.loads(group[0]["setting"]).items())
-        reached = sum(_scored(row, comparison.scores[-1], comparison) is not None for row in group)
-        lines.append([*map(str, varied), method, setting, f"{reached}/{len(group)}", *cells, ", ".join(lowest)])
-    return align(
-        [[*comparison.vary, "method", "setting chosen", "reached", *columns, "lowest"], *lines], markdown=True
-    )
+    for varied, methods in groups.items():
+        known = {
+            name: {method: [_scored(row, name, comparison) for row in group] for method, group in methods.items()}
+            for name in comparison.scores
+        }
+        for method, group in methods.items():
+            setting = ", ".join(f"{name} {value}" for name, value in json.loads(group[0]["setting"]).items())
+            reached = [len(_present(known[name][method])) for name in comparison.scores]
+            means = [_mean(row.get(name) for row in group) for name in columns]
+            for name in comparison.scores:
+                if _is_best(known[name], method, comparison):
+                    means[columns.index(name)] = f"**{means[columns.index(name)]}**"
+            wins = [_wins(known[name], method, comparison) for name in comparison.scores]
+            counts = [", ".join(f"{count}/{len(group)}" for count in each) for each in (reached, wins)]
+            lines.append([*map(str, varied), method, setting, counts[0], *means, counts[1]])
+    return align([[*comparison.vary, "method", "setting chosen", "reached", *columns, "best"], *lines], markdown=True)
 
 
-def _mean(rows: list[dict], name: str) -> str:
-    values = [row[name] for row in rows if row.get(name) is not None]
+def _present(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _mean(values: Iterable[float | None]) -> str:
+    values = _present(values)
     if not values:
         return "-"
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0:.1f}"
 
 
-def _score(rows: list[dict], score: str) -> float:
-    values = [row[score] for row in rows if row.get(score) is not None]
-    return statistics.mean(values) if values else float("inf")
+def _is_best(scores: dict[str, list], method: str, comparison: Comparison) -> bool:
+    """Whether a method has the best mean, of those that have the most scores."""
+    known = {name: _present(values) for name, values in scores.items()}
+    most = max(map(len, known.values()))
+    means = {name: statistics.mean(values) for name, values in known.items() if values and len(values) == most}
+    return method in means and means[method] == comparison.best(means.values())
+
+
+def _wins(scores: dict[str, list], method: str, comparison: Comparison) -> int:
+    """In how many runs a method's score is better than all others', or the only one."""
+    won = 0
+    for values in zip(*scores.values()):
+        known = {name: value for name, value in zip(scores, values) if value is not None}
+        won += [name for name, value in known.items() if value == comparison.best(known.values())] == [method]
+    return won
 
 
 def plot(rows: list[dict], comparison: Comparison, path: Path) -> None:
@@ -350,5 +387,5 @@ def plot(rows: list[dict], comparison: Comparison, path: Path) -> None:
                     label = None
         axes.set(xlabel=forgotten, title=", ".join(f"{name} {value}" for name, value in zip(comparison.vary, values)))
         axes.legend(fontsize=8)
-    panels[0].set_ylabel(f"{comparison.score} (lower: more is kept)")
+    panels[0].set_ylabel(comparison.score)
     FigureCanvasAgg(figure).print_figure(path, dpi=130)

@@ -73,6 +73,31 @@ def test_settings_are_chosen_where_nothing_is_reported(comparison, capsys):
     assert (output / "frontier.png").stat().st_size > 10_000
 
 
+def test_a_method_that_reaches_nothing_is_reported_with_its_furthest_setting(comparison, capsys):
+    settings = {"orthograd": [{"alpha": 0.6}, {"alpha": 0.9}], "finetune": [{"alpha": 0.1}, {"alpha": 0.55}]}
+    code, output = comparison(methods=settings, vary={"size": [48]}, seeds=[1])
+    assert code == 0
+    chosen = {row["method"]: row["setting"] for row in rows_of(output) if row["phase"] == "report"}
+    assert chosen == {"orthograd": json.dumps({"alpha": 0.6}), "finetune": json.dumps({"alpha": 0.55})}
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert ["48", "finetune", "alpha 0.55", "0/2", "91.0 ± 0.0", "32.0 ± 1.4", "0/2"] in table  # never in bold
+    assert ["48", "orthograd", "alpha 0.6", "2/2", "91.0 ± 0.0", "**22.5 ± 1.4**", "2/2"] in table
+
+
+def test_accuracies_are_better_when_they_are_greater(comparison, capsys, tmp_path):
+    (tmp_path / "recipe.py").write_text(RECIPE.replace("wer", "accuracy").replace("speakers", "classes"))
+    few = {"score": "test_accuracy", "match": {"forget_accuracy": [80]}, "vary": {"size": [48]}, "seeds": [1]}
+    code, output = comparison(**few)
+    assert code == 0
+    assert {row["setting"] for row in rows_of(output) if row["phase"] == "report"} == {json.dumps({"alpha": 0.9})}
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    best = [row[1] for row in table if any(cell.startswith("**") for cell in row)]
+    assert best == ["finetune"]
+    assert {row[1]: row[-1] for row in table if row and row[0] == "48"} == {"orthograd": "0/2", "finetune": "2/2"}
+    comparison(**few, greater_is_better=False)
+    assert {row["setting"] for row in rows_of(output) if row["phase"] == "report"} == {json.dumps({"alpha": 0.6})}
+
+
 def test_what_is_done_is_not_done_again(comparison):
     _, output = comparison()
     done = next(path for path in output.rglob("results.json"))
@@ -152,7 +177,7 @@ def test_a_level_that_no_setting_comes_to_is_left_open(comparison, capsys):
     assert all(
         row["test_wer at 30"] and not row["test_wer at 95"] for row in rows_of(output) if row["ended"] != "failed"
     )
-    assert re.search(r"\| +0/2 \|", capsys.readouterr().out)
+    assert re.search(r"\| 2/2, 0/2 \|.*\| +- \|", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +199,8 @@ def test_a_score_is_read_off_where_the_level_is_first_reached(curve, level, expe
     [
         ({"report_on": ["anna", "bert"]}, "anna in tune_on and report_on"),
         ({"methods": {"orthograd": [{"alpha": 0.5}], "finetune": []}}, "as many settings of every method"),
-        ({"methods": {"orthograd": [{"alpha": 0.55}]}}, "no setting of orthograd reached the target"),
+        ({"methods": {"orthograd": [{"alpha": 0.1}]}}, "no run of orthograd came to its end"),
+        ({"score": "test_f1"}, "whether a greater f1 is a better score"),
         ({"match": {"forget_wer": [90], "test_wer": [3]}}, "give one metric"),
         ({"metods": {}}, "unknown in"),
     ],
