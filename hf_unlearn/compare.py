@@ -367,6 +367,7 @@ def _wins(scores: dict[str, list], method: str, comparison: Comparison) -> int:
 
 def plot(rows: list[dict], comparison: Comparison, path: Path) -> None:
     """What is kept over what is forgotten: the checks of each reported run, and its end as a point."""
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -375,9 +376,11 @@ def plot(rows: list[dict], comparison: Comparison, path: Path) -> None:
         panels_of[tuple(row[name] for name in comparison.vary)].append(row)
     figure = Figure(figsize=(6.4 * len(panels_of), 4.4), layout="constrained")
     panels = figure.subplots(1, len(panels_of), sharey=True, squeeze=False)[0]
+    many = len(comparison.methods)
+    colors = colormaps["tab10"].colors if many <= 10 else colormaps["turbo"].resampled(many)(range(many))
     for axes, (values, shown) in zip(panels, panels_of.items()):
-        for number, method in enumerate(comparison.methods):
-            label, color = method, f"C{number}"
+        for method, color in zip(comparison.methods, colors):
+            label = method
             for row in shown:
                 if row["method"] != method or row["ended"] == FAILED:
                     continue
@@ -386,6 +389,6 @@ def plot(rows: list[dict], comparison: Comparison, path: Path) -> None:
                     axes.plot(row[forgotten], row[comparison.score], "o", color=color, label=label)
                     label = None
         axes.set(xlabel=forgotten, title=", ".join(f"{name} {value}" for name, value in zip(comparison.vary, values)))
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, ncols=1 + many // 8)
     panels[0].set_ylabel(comparison.score)
     FigureCanvasAgg(figure).print_figure(path, dpi=130)

@@ -48,6 +48,7 @@ TASKS = {
             "forget": ("forgotten speaker", "up"),
             "forget_test": ("forgotten speaker, held out", "up"),
             "retain": ("retain set", "stay"),
+            "retain_rest": ("retained, outside of the retain set", "stay"),
             "test": ("retained speakers, unseen", "stay"),
             "other": ("other speakers", "stay"),
         },
@@ -64,6 +65,7 @@ TASKS = {
             "forget": ("forgotten class", "down"),
             "forget_test": ("forgotten class, unseen", "down"),
             "retain": ("retain set", "stay"),
+            "retain_rest": ("retained, outside of the retain set", "stay"),
             "test": ("retained classes, unseen", "stay"),
         },
     ),
@@ -78,6 +80,7 @@ TASKS = {
         splits={
             "forget": ("forgotten images", "as test"),
             "retain": ("retain set", "stay"),
+            "retain_rest": ("retained, outside of the retain set", "stay"),
             "test": ("unseen images", "stay"),
         },
     ),

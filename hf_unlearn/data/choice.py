@@ -54,6 +54,19 @@ def balanced(rows: Dataset, by: str, count: int | None, seed: int) -> Dataset:
     return by_id(rows.select([row for _, _, row in sorted(turns)[:count]]))
 
 
+def rest_of(pool: Dataset, retain: Dataset, by: str, count: int, seed: int) -> Dataset | None:
+    """At most `count` balanced rows of the pool that are not in the retain set; None where there are none, or count is 0.
+
+    Raises:
+        ValueError: count is negative.
+    """
+    if count == 0:
+        return None
+    retained = set(retain["id"][:])
+    rest = pool.select([row for row, name in enumerate(pool["id"][:]) if name not in retained])
+    return balanced(rest, by, count, seed) if len(rest) else None
+
+
 def count_of(size: float, available: int, option: str, units: str) -> int:
     """`size` as a number of samples: below 1 it is a share of those available."""
     count = round(size * available) if size < 1 else size

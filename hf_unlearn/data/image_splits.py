@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from datasets import Dataset
 
-from .choice import balanced, by_id, check_apart, count_of, hold_out, of_groups
+from .choice import balanced, by_id, check_apart, count_of, hold_out, of_groups, rest_of
 from .image_sources import check_classes, load_images
 from .images import ImageArguments, drop_broken
 
@@ -21,6 +21,7 @@ class ImageSplits:
     classes: list[str]  # all, in the order of their labels
     seed: int
     proxy: bool = False  # whether retain comes from another dataset
+    retain_rest: Dataset | None = None  # of retain_pool, some that are not in retain: to be evaluated
 
     def describe(self) -> dict:
         """What results.json keeps: seed, numbers of images, classes, ids of the forget and the retain set."""
@@ -36,8 +37,8 @@ class ImageSplits:
 
     def evaluation(self, max_samples: int | None = None) -> dict[str, Dataset]:
         """The splits to report, without empty ones, each bounded by a choice that is balanced over classes."""
-        parts = {name: getattr(self, name) for name in ("forget", "forget_test", "retain", "test")}
-        return {name: balanced(part, "class", max_samples, self.seed) for name, part in parts.items() if len(part)}
+        parts = {name: getattr(self, name) for name in ("forget", "forget_test", "retain", "retain_rest", "test")}
+        return {name: balanced(part, "class", max_samples, self.seed) for name, part in parts.items() if part}
 
 
 def split_images(
@@ -48,6 +49,7 @@ def split_images(
     forget_samples: float | None = None,
     forget_ids: list[str] = (),
     retain_size: float,
+    retain_rest: int = 0,
     retain_classes: list[str] = (),
     held_out: float = 0.1,
     test: Dataset | None = None,
@@ -61,6 +63,7 @@ def split_images(
         forget_samples: forget so many training images, drawn at random; below 1, the share of them.
         forget_ids: forget the training images of these ids. Only one of the three ways can be chosen.
         retain_size: size of the retain set; below 1, as a share of what it can be drawn from.
+        retain_rest: how many images of retain_pool outside of the retain set are to be evaluated.
         retain_classes: what the retain set is drawn from; none: all classes (that are not forgotten).
         held_out: share of each class that is unseen, where there is no `test`.
         proxy: rows of another dataset that the retain set is drawn from.
@@ -82,15 +85,18 @@ def split_images(
     forget = _forgotten(train, forget_classes, forget_samples, forget_ids, seed)
     out = set(forget["id"][:])
     pool = by_id(train.select([row for row, name in enumerate(train["id"][:]) if name not in out]))
+    source = pool if proxy is None else proxy
+    retain = _retain_set(source, classes, forgotten, retain_classes, retain_size, seed)
     return ImageSplits(
         forget=forget,
         forget_test=of_groups(test, "class", forgotten),
-        retain=_retain_set(pool if proxy is None else proxy, classes, forgotten, retain_classes, retain_size, seed),
+        retain=retain,
         retain_pool=pool,
         test=of_groups(test, "class", set(classes) - forgotten),
         classes=classes,
         seed=seed,
         proxy=proxy is not None,
+        retain_rest=rest_of(pool, retain if proxy is None else retain.select([]), "class", retain_rest, seed),
     )
 
 
@@ -158,6 +164,7 @@ def load_image_splits(args: ImageArguments, seed: int) -> ImageSplits:
         forget_samples=args.forget_samples,
         forget_ids=args.forget_ids,
         retain_size=args.retain_size,
+        retain_rest=args.retain_rest,
         retain_classes=args.retain_classes,
         held_out=args.held_out,
         test=test,
@@ -178,5 +185,6 @@ def prepare_image_splits(splits: ImageSplits, args: ImageArguments, *, retain_po
             rows = balanced(rows, "class", args.max_eval_samples, splits.seed) if len(rows) else rows
         return drop_broken(rows, skip=args.skip_bad_images, num_proc=args.num_proc, description=name)
 
-    names = ["forget", "forget_test", "retain", "test"] + ["retain_pool"] * retain_pool
+    names = ["forget", "forget_test", "retain", "test"]
+    names += ["retain_pool"] * retain_pool + ["retain_rest"] * (splits.retain_rest is not None)
     return replace(splits, **{name: sound(name) for name in names})

@@ -63,6 +63,13 @@ class ImageArguments:
     retain_size: float = field(
         default=256, metadata={"help": "Images in the retain set; below 1, the share of those that can be retained"}
     )
+    retain_rest: int = field(
+        default=0,
+        metadata={
+            "help": "Evaluate so many training images that are retained but not in the retain set, too: what of the "
+            "training data is kept that unlearning does not see"
+        },
+    )
     retain_classes: list[str] = field(
         default_factory=list, metadata={"help": "Classes that the retain set is drawn from; none: all not forgotten"}
     )

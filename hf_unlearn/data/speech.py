@@ -77,6 +77,13 @@ class SpeechArguments:
         default=48,
         metadata={"help": "Utterances in the retain set; below 1, the share of the retained training utterances"},
     )
+    retain_rest: int = field(
+        default=0,
+        metadata={
+            "help": "Evaluate so many training utterances that are retained but not in the retain set, too: what of the "
+            "training data is kept that unlearning does not see"
+        },
+    )
     max_utterances_per_speaker: int | None = field(default=None, metadata={"help": "Use at most so many of a speaker"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on at most so many of each split"})
     skip_bad_audio: bool = field(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from datasets import Dataset, concatenate_datasets
 
-from .choice import balanced, by_id, check_apart, count_of, hold_out, of_groups
+from .choice import balanced, by_id, check_apart, count_of, hold_out, of_groups, rest_of
 from .sources import check_speakers, load_speech
 from .speech import SpeechArguments, prepare
 
@@ -21,6 +21,7 @@ class SpeakerSplits:
     test: Dataset  # unseen utterances of the retained speakers
     other: Dataset | None  # speakers never trained on
     seed: int
+    retain_rest: Dataset | None = None  # of retain_pool, some that are not in retain: to be evaluated
 
     def describe(self) -> dict:
         """What results.json keeps: seed, numbers of utterances, speakers, ids of the forget and the retain set."""
@@ -34,12 +35,12 @@ class SpeakerSplits:
         }
 
     def evaluation(self, max_samples: int | None = None) -> dict[str, Dataset]:
-        """The splits to report, in this order, without empty ones: forget, forget_test, retain, test, other.
+        """The splits to report, in this order, without empty ones: forget, forget_test, retain, retain_rest, test, other.
 
         Each is bounded to `max_samples` by a choice that is balanced over speakers and depends on the seed only.
         """
         parts = [("forget", self.forget), ("forget_test", self.forget_test), ("retain", self.retain)]
-        parts += [("test", self.test), ("other", self.other)]
+        parts += [("retain_rest", self.retain_rest), ("test", self.test), ("other", self.other)]
         return {
             name: balanced(part, "speaker", max_samples, self.seed)
             for name, part in parts
@@ -53,6 +54,7 @@ def split_by_speaker(
     forget_speakers: Iterable[str],
     retain_speakers: Iterable[str] | None = None,
     retain_size: float,
+    retain_rest: int = 0,
     held_out: float = 0.1,
     test: Dataset | None = None,
     other: Dataset | None = None,
@@ -64,6 +66,7 @@ def split_by_speaker(
         train: what the original model was trained on, apart from what is held out here.
         retain_speakers: None, or none named: all speakers of `train` that are not forgotten.
         retain_size: size of the retain set in utterances; below 1, as a share of retain_pool.
+        retain_rest: how many utterances of retain_pool outside of the retain set are to be evaluated.
         held_out: share of each speaker's utterances, in [0, 1), taken out of `train` to be unseen: at least one where
             it is not 0, and never all. A speaker with utterances in `test` keeps all of those in `train`.
         test: unseen utterances. Those of speakers that are not in `train` go to other.
@@ -94,10 +97,12 @@ def split_by_speaker(
         )
     others = [rows for rows in others if len(rows)]
     pool = of_groups(seen, "speaker", retain_speakers)
+    retain = balanced(pool, "speaker", _retain_count(retain_size, pool), seed)
     return SpeakerSplits(
         forget=of_groups(seen, "speaker", forget_speakers),
         forget_test=of_groups(unseen, "speaker", forget_speakers),
-        retain=balanced(pool, "speaker", _retain_count(retain_size, pool), seed),
+        retain=retain,
+        retain_rest=rest_of(pool, retain, "speaker", retain_rest, seed),
         retain_pool=pool,
         test=of_groups(unseen, "speaker", retain_speakers),
         other=by_id(concatenate_datasets(others)) if others else None,
@@ -128,6 +133,7 @@ def load_splits(args: SpeechArguments, seed: int) -> SpeakerSplits:
         forget_speakers=forget,
         retain_speakers=retain,
         retain_size=args.retain_size,
+        retain_rest=args.retain_rest,
         held_out=args.held_out,
         test=load(args.test_split),
         other=load(args.other_split),
@@ -160,12 +166,15 @@ def prepare_splits(
 
     parts = {"forget": features("forget", splits.forget)}
     if retain_pool:
-        parts["retain_pool"] = features("retain_pool", splits.retain_pool)
-        retained = set(splits.retain["id"][:])
-        ids = parts["retain_pool"]["id"][:]
-        parts["retain"] = parts["retain_pool"].select([row for row, name in enumerate(ids) if name in retained])
-    else:
-        parts["retain"] = features("retain", splits.retain)
+        pool = parts["retain_pool"] = features("retain_pool", splits.retain_pool)
+        ids = pool["id"][:]
+    for name in ("retain", "retain_rest"):
+        rows = getattr(splits, name)
+        if retain_pool and rows is not None:
+            chosen = set(rows["id"][:])
+            parts[name] = pool.select([row for row, utterance in enumerate(ids) if utterance in chosen])
+        else:
+            parts[name] = features(name, rows)
     for name in ("forget_test", "test", "other"):
         rows = getattr(splits, name)
         parts[name] = features(name, rows and balanced(rows, "speaker", args.max_eval_samples, splits.seed))

@@ -137,6 +137,12 @@ class TestSplits:
         )
         assert list(splits.evaluation(2)) == ["forget", "forget_test", "retain", "test"]
 
+    def test_what_is_retained_outside_of_the_retain_set(self, folder):
+        splits = prepare_image_splits(load_image_splits(arguments(folder, retain_rest=4), seed=0), arguments(folder))
+        assert sorted(splits.retain_rest["class"]) == ["cat", "cat", "owl", "owl"]
+        assert ids(splits.retain_rest) <= ids(splits.retain_pool) - ids(splits.retain)
+        assert list(splits.evaluation()) == ["forget", "forget_test", "retain", "retain_rest", "test"]
+
     def test_random_samples_come_from_all_classes_and_are_not_retained(self, folder):
         splits = load_image_splits(arguments(folder, forget_classes=[], forget_samples=0.5, retain_size=9), seed=0)
         assert len(splits.forget) == 9 and len(set(splits.forget["class"])) > 1

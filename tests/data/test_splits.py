@@ -54,6 +54,19 @@ def test_retain_set_is_balanced_and_grows(make_rows):
     assert len(split(rows, retain_size=0.5, held_out=0).retain) == 8
 
 
+def test_what_is_retained_outside_of_the_retain_set(make_rows, processor):
+    splits = split(make_rows("abc", 10), retain_size=4, retain_rest=6)
+    assert Counter(splits.retain_rest["speaker"]) == {"b": 3, "c": 3}
+    assert set(ids(splits.retain_rest)) <= set(ids(splits.retain_pool)) - set(ids(splits.retain))
+    assert list(splits.evaluation()) == ["forget", "forget_test", "retain", "retain_rest", "test"]
+    all_of_it = split(make_rows("abc", 10), retain_size=4, retain_rest=99)
+    assert set(ids(all_of_it.retain_rest)) == set(ids(splits.retain_pool)) - set(ids(splits.retain))
+    assert split(make_rows("abc", 10), retain_size=18, retain_rest=6).retain_rest is None
+    for retain_pool in (True, False):
+        prepared = prepare_splits(splits, processor, SpeechArguments(), max_label_length=8, retain_pool=retain_pool)
+        assert ids(prepared.retain_rest) == ids(splits.retain_rest) and "labels" in prepared.retain_rest[0]
+
+
 def test_several_forgotten(make_rows):
     splits = split(make_rows("abc", 4), ["a", "c"], retain_size=2)
     assert set(splits.forget["speaker"]) == {"a", "c"} and set(splits.retain_pool["speaker"]) == {"b"}
