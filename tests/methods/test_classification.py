@@ -1,0 +1,73 @@
+"""Methods for classifiers: the formulas against slow and obvious ones."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hf_unlearn.methods import METHODS
+from hf_unlearn.methods.classification import find_head, inputs_of
+from tests.tiny import collate_images, images, make_trainer, tiny_vit
+
+
+def test_duck_moves_to_the_nearest_centroid_of_another_class(tmp_path):
+    model, forget, retain = tiny_vit(), images(3), images(9, seed=2)
+    trainer = make_trainer(model, tmp_path, forget=forget, retain=retain, collator=collate_images, method="duck")
+    original = copy.deepcopy(model).eval()
+    embed = lambda data: original.vit(collate_images(data)["pixel_values"]).last_hidden_state[:, 0]  # noqa: E731
+    with torch.no_grad():
+        means = [embed([x for x in retain if x["labels"] == c]).mean(0) for c in range(3)]
+        losses = [min(1 - F.cosine_similarity(embed([x])[0], means[c], 0) for c in range(3) if c != x["labels"]) for x in forget]  # fmt: skip
+        expected = F.cross_entropy(original(**collate_images(retain)).logits / 2, collate_images(retain)["labels"])
+    trainer.train()
+    row = trainer.state.log_history[0]
+    assert row["forget_loss"] == pytest.approx(float(sum(losses) / 3), rel=1e-4, abs=1e-6)
+    assert row["retain_loss"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_duck_refuses_a_single_class(tmp_path):
+    retain = images(4, classes=1)
+    trainer = make_trainer(
+        tiny_vit(), tmp_path, forget=images(2), retain=retain, collator=collate_images, method="duck"
+    )
+    with pytest.raises(ValueError, match="at least two classes"):
+        trainer.train()
+
+
+def test_the_head_is_found_by_what_it_gives():
+    model, batch = tiny_vit(classes=16).eval(), collate_images(images(2))  # 16 wide, as the hidden layers are
+    head = find_head(model, lambda: model(**batch).logits)
+    assert head is model.classifier
+    with inputs_of(head) as inputs:
+        logits = model(**batch).logits
+    torch.testing.assert_close(head(inputs[0]), logits)
+
+
+def test_boundary_shrink_takes_the_class_of_the_neighbour(tmp_path):
+    """On a linear classifier, whose gradient by x is known."""
+
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x, labels=None):
+            logits = self.layer(x)
+            return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+    model = Flat()
+    with torch.no_grad():
+        model.layer.weight.mul_(3)
+    x = torch.rand(30, 4)
+    labels = model.layer(x).argmax(1)
+    method, collator = METHODS["boundary_shrink"](bound=0.3), lambda rows: {key: torch.stack([r[key] for r in rows]) for key in rows[0]}  # fmt: skip
+    make_trainer(model, tmp_path, forget=[{"x": a, "labels": b} for a, b in zip(x, labels)], collator=collator,
+                 method=method, retain=None).train()  # fmt: skip
+    teacher = method.teacher.layer
+    got = method.neighbours({"x": x, "labels": labels})
+    error = torch.softmax(teacher(x), 1) - F.one_hot(labels, 3)
+    step = 0.3 * float(x.max() - x.min()) * (error @ teacher.weight).sign()
+    expected = teacher((x + step).clamp(x.min(), x.max())).argmax(1)
+    assert torch.equal(got, expected) and (got != labels).float().mean() > 0.2
