@@ -1,7 +1,7 @@
 """Measures step time and peak memory of orthograd, of gradient_difference and of other ways to the same step.
 
     make bench                                        # the suite of this machine, then the plot and README's table
-    .venv/bin/python tests/benchmarks/bench.py --suite cpu
+    .venv/bin/python tests/benchmarks/bench.py --suite cpu --only model=resnet-50
     .venv/bin/python tests/benchmarks/bench.py --one "orthograd parameter" --model whisper-tiny --k 8
 
 Each configuration runs in a process of its own, one after the other, so that peaks do not mix; rows go to
@@ -160,8 +160,8 @@ def _peak_resident_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
 
 
-def run_suite(name: str, steps: int) -> None:
-    """Measures a suite and appends its rows to `results.csv`."""
+def run_suite(name: str, steps: int, only: dict[str, str]) -> None:
+    """Measures a suite, or its settings with the values of `only`, and appends the rows to `results.csv`."""
     now = datetime.datetime.now(datetime.timezone.utc)
     common = {
         "run": now.strftime("%Y%m%d-%H%M%S"),
@@ -171,6 +171,8 @@ def run_suite(name: str, steps: int) -> None:
     }
     for setting, methods in SUITES[name]:
         setting = {"tuning": "full", "precision": "fp32", "checkpointing": False, "seconds": 30, **setting}
+        if any(str(setting[name]) != value for name, value in only.items()):
+            continue
         for method in methods:
             row = {**common, **setting, "method": method, **_measured_apart(method, setting, steps)}
             print(
@@ -224,6 +226,8 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=SUITES, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME=VALUE",
+                        help="measure the suite's settings with these values only, as model=resnet-50 k=8")  # fmt: skip
     parser.add_argument("--one", metavar="METHOD", help="measure one method here, print it, write no row")
     parser.add_argument("--model", default="whisper-tiny")
     parser.add_argument("--tuning", choices=("full", "lora"), default="full")
@@ -236,7 +240,7 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(measure(arguments)))
     else:
-        run_suite(arguments.suite, arguments.steps)
+        run_suite(arguments.suite, arguments.steps, dict(pair.split("=", 1) for pair in arguments.only))
 
 
 if __name__ == "__main__":
