@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from .per_sample import ParameterRows, Unsupported
-from .per_sample.rows import Dense, Product, Rows, Scaled
+from .per_sample.rows import Convolved, Dense, Product, Rows, Scaled
 from .per_sample.shards import lines_of, local
 
 # A further message costs about as much time as sending this many values.
@@ -21,6 +21,7 @@ LATENCY = 2**14
 MATERIALISE = 2**27
 # Uses of one parameter whose lengths fit into the first message about it.
 USES = 6
+CONVOLVED = -1  # in the place of a length, see `_length`
 FAILURE = "hf_unlearn/failure"
 
 
@@ -86,8 +87,8 @@ class SampleExchange:
             self._lengths(parameter, [])
 
     def _lengths(self, parameter: nn.Parameter, uses: list[Rows]) -> tuple[list[int], bool]:
-        """T of each use, the largest over the processes (padding differs); 0 where rows have no such axis. And whether
-        processes have rows of different forms, since one has met shapes that a rule does not expect.
+        """`_length` of each use, the largest over the processes (padding differs). And whether processes have rows of
+        different forms, by the lengths of their batches, or since one has met shapes that a rule does not expect.
 
         Raises:
             RuntimeError: processes are at different parameters, or at different uses of it.
@@ -105,11 +106,11 @@ class SampleExchange:
                 "layerdrop: set it to 0."
             )
         lengths = headers[:, 2 : 2 + len(mine)]
-        return lengths.amax(0).tolist(), bool(((lengths == 0).any(0) & (lengths > 0).any(0)).any())
+        return lengths.amax(0).tolist(), bool((lengths.sign() != lengths[0].sign()).any())
 
     def _reshards(self, rows: ParameterRows, lengths: list[int], k: int) -> bool:
         p = rows.parameter
-        if len(rows.uses) > USES:
+        if len(rows.uses) > USES or CONVOLVED in lengths:
             return True
         if p.ndim == 0 or k * p.numel() > MATERIALISE:
             return False
@@ -180,7 +181,10 @@ class Together:
 
 
 def _length(use: Rows) -> int:
-    return 0 if isinstance(use, Dense) else use.B.shape[1]
+    """T; 0 where rows have no such axis, -1 where they have several that may all differ: these are never gathered."""
+    if isinstance(use, (Dense, Convolved)):
+        return CONVOLVED if isinstance(use, Convolved) else 0
+    return use.B.shape[1]
 
 
 def _values(use: Rows, length: int) -> int:

@@ -20,6 +20,7 @@ from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, Wh
 
 import hf_unlearn.distributed
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
+from hf_unlearn.per_sample.rules import layers
 from hf_unlearn.saving import whole_state_dict
 from tests.tiny import collate, make_trainer, tiny_whisper, utterances
 
@@ -100,12 +101,17 @@ METRIC = {
     "learning_rate": 1e-2,
     "adam_epsilon": 1e-3,
 }
+# Places above which the kernels of a convolution are not written out as patches, in each process.
+ALL, SOME = (0, 0), (0, 1000)
 CASES = {
     "parameter": {},
     "model": MODEL,
     "gradient_difference": {"method": "gradient_difference"},
     "resharded": {"reshard": True},
     "resharded model": {**MODEL, "reshard": True, "retain": 5},
+    "convolutions": {"places": ALL},
+    "convolutions of different forms model": {**MODEL, "places": SOME, "retain": 5},
+    "sharded convolutions": {"model": sharded, "places": ALL, "retain": 5},
     "unequal retain counts model": {**MODEL, "retain": 5},
     "accumulation clipping": {**ACCUMULATE, **MODEL, "max_grad_norm": 0.01},
     "a last batch that is not full accumulation": {"forget": 7, "gradient_accumulation_steps": 2, "max_steps": 4},
@@ -150,14 +156,16 @@ def train(folder: str, name: str) -> None:
         "model": tiny_whisper,
         "lora": False,
         "reshard": False,
+        "places": (layers.PLACES,) * 2,
         "data": list,
         "optim": "sgd",
         **CASES[name],
     }
     set_seed(0)
-    forget, retain, model, lora, reshard, data = (
-        case.pop(key) for key in ("forget", "retain", "model", "lora", "reshard", "data")
+    forget, retain, model, lora, reshard, places, data = (
+        case.pop(key) for key in ("forget", "retain", "model", "lora", "reshard", "places", "data")
     )
+    kept, layers.PLACES = layers.PLACES, places[PROCESS]
     hf_unlearn.distributed.LATENCY = -(10**12) if reshard else 2**14
     network = model()
     adapter = LORA if lora else None
@@ -174,6 +182,7 @@ def train(folder: str, name: str) -> None:
     )
     before = [whole(p.detach()).clone() for p in trainer.model.parameters()]
     trainer.train()
+    layers.PLACES = kept
     step = torch.cat([(a - whole(b.detach())).flatten() for a, b in zip(before, trainer.model.parameters())])
     logs = [{key: row.get(key) for key in ("forget_loss", "retain_loss", "rank", "kept", "skipped_steps")}
             for row in trainer.state.log_history if "loss" in row]  # fmt: skip

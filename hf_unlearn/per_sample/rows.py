@@ -36,7 +36,10 @@ class Rows(Protocol):
         """sum_n w_n G_n, flat, added to `total` (which is overwritten) where that is given; weights (k,)."""
 
     def gathered(self, gather: Callable[[Tensor], Tensor]) -> "Rows":
-        """The rows of all processes; `gather` concatenates tensors (k, T, ...) or (k, ...) along the samples."""
+        """The rows of all processes; `gather` concatenates tensors (k, T, ...) or (k, ...) along the samples.
+
+        `Convolved` and `Scaled` are not gathered, nor cut.
+        """
 
     def cut(self, lines: slice) -> "Rows":
         """The rows of some (at least one) of the parameter's lines."""
@@ -111,12 +114,6 @@ class Convolved:
         """Of a batch: X (N, i, *size), B (N, o, *places) -> (o, i * kernel)."""
         of_weight = CONVOLUTIONS[len(self.kernel)]
         return of_weight(X, (B.shape[1], X.shape[1], *self.kernel), B, **self.settings).flatten(1)
-
-    def gathered(self, gather):
-        return Convolved(gather(self.B), gather(self.X), self.kernel, **self.settings)
-
-    def cut(self, lines):
-        return Convolved(self.B[:, :, lines], self.X, self.kernel, **self.settings)
 
     def placed(self, n, k):
         return Convolved(_placed(self.B, n, k), _placed(self.X, n, k), self.kernel, **self.settings)
