@@ -49,7 +49,7 @@ class UnlearnTrainer(SavingTrainer):
 
     Logged per step: `forget_loss` and `retain_loss`, which are what the method computes on these samples (`scrub`: a
     divergence), and for orthograd `kept` = |u_perp| / |u|, `rank` (numerical rank of
-    the retain gradients; its mean over the projections) and `residual` (a bound on what is left of retain
+    the retain gradients; its mean over the projections) and `residual` (what is left of retain
     gradients in u_perp: see `OrthoGrad`).
 
     Attributes:

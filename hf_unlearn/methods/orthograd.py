@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..ops import FLOAT32_IS_ENOUGH, Solution, doubles_are_fast, solve
+from ..ops import FLOAT32_IS_ENOUGH, FLOAT32_ROUNDING, Solution, doubles_are_fast, solve
 from ..per_sample import ParameterRows
 from ..per_sample.shards import squared_norm
 from .base import Method, Step
@@ -31,8 +31,8 @@ class OrthoGrad(Method):
     u the forget gradient (d,), and the retain samples' gradients g_n as rows of A (k, d). So, to first order, the loss of
     no retain sample moves along u_perp. Dependent, repeated and zero rows are normal: the pseudo-inverse goes by the rank.
 
-    Logged: `kept` = |u_perp| / |u|, `rank`, `residual`, a bound on the largest
-    |<u_perp, g_n>| / (|u| |g_n|) that is left, rounding of float32 included.
+    Logged: `kept` = |u_perp| / |u|, `rank`, `residual`, the largest |<u_perp, g_n>| / (|u| |g_n|) that is left, with
+    what the rounding of float32 is expected to add.
 
     Args:
         alpha: weight of the mean retain gradient, in [0, 1). 0 ascends on u_perp alone.
@@ -74,8 +74,9 @@ class OrthoGrad(Method):
             u, all_rows = self._scaled(step, rows.parameter, all_rows)
             visited.add(rows.parameter)
             squares.append(_square(u, rows.parameter))
-            solutions.append(_solve(lambda exact: all_rows.products(u, exact), squares[-1]))
-            return rows.weighted(self._weights(step, solutions[-1].coefficients))
+            solution, exact = _solve(lambda exact: all_rows.products(u, exact), squares[-1])
+            solutions.append(solution)
+            return rows.weighted(self._weights(step, solution.coefficients), exact)
 
         loss = step.visit_retain_samples(visit)
         free = [
@@ -97,9 +98,9 @@ class OrthoGrad(Method):
             step.visit_retain_samples(visit, last=False)
             return tuple(map(sum, zip(*parts)))
 
-        solution = _solve(products, square)
+        solution, exact = _solve(products, square)
         weights = self._weights(step, solution.coefficients)
-        loss = step.visit_retain_samples(lambda rows, _: rows.weighted(weights))
+        loss = step.visit_retain_samples(lambda rows, _: rows.weighted(weights, exact))
         self._finish(step)
         return {"retain_loss": loss, **_report([solution], square, 0)}
 
@@ -124,17 +125,24 @@ class OrthoGrad(Method):
         torch._foreach_mul_(gradients, self.alpha - 1)
 
 
-def _solve(products: Callable[[bool], tuple[Tensor, Tensor]], square: Tensor) -> Solution:
+def _solve(products: Callable[[bool], tuple[Tensor, Tensor]], square: Tensor) -> tuple[Solution, bool]:
     """In float32 first, where that is faster; rows that are too nearly dependent for it are measured again.
 
     Args:
         products: gives K and b, exact or not (`ParameterRows.products`).
+
+    Returns:
+        The solution, and whether the rows' weighted sum must be exact, too. (Where doubles are fast it is not: that would
+        have to wait for the pivot, or cost large weights another product. `residual` says what it leaves.)
     """
-    exact = doubles_are_fast(square.device)  # and nothing has to wait for the pivot
-    solution = solve(*products(exact), square)
-    if not exact and solution.pivot < FLOAT32_IS_ENOUGH:
-        solution = solve(*products(True), square)
-    return solution
+    if doubles_are_fast(square.device):
+        return solve(*products(True), square), False
+    solution = solve(*products(False), square)
+    if solution.pivot < FLOAT32_IS_ENOUGH:
+        solution = solve(*products(True), square, rounding=0.0)
+        rounded = torch.where(square > 0, FLOAT32_ROUNDING, 0)  # the sum, once
+        return solution._replace(residual=solution.residual + rounded), True
+    return solution, False
 
 
 def _square(u: Tensor | None, parameter: Tensor) -> Tensor:

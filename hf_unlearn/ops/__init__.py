@@ -1,10 +1,11 @@
 """Linear algebra of the projection: fused Triton kernels on CUDA devices, plain torch everywhere else."""
 
 from .dispatch import active_kernels, doubles_are_fast, inner_products, solve, weighted_sum
-from .projection import FLOAT32_IS_ENOUGH, Solution, orthogonal_component
+from .projection import FLOAT32_IS_ENOUGH, FLOAT32_ROUNDING, Solution, orthogonal_component
 
 __all__ = [
     "FLOAT32_IS_ENOUGH",
+    "FLOAT32_ROUNDING",
     "Solution",
     "active_kernels",
     "doubles_are_fast",

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from . import projection, reductions
-from .projection import Solution
+from .projection import FLOAT32_ROUNDING, Solution
 
 logger = logging.get_logger(__name__)
 
@@ -32,17 +32,22 @@ def inner_products(rows: Tensor, u: Tensor | None = None, exact: bool = False) -
 
 @functools.wraps(reductions.weighted_sum)
 def weighted_sum(
-    rows: Tensor, weights: Tensor, u: Tensor | None = None, scale: float = 1.0, dtype: torch.dtype | None = None
+    rows: Tensor,
+    weights: Tensor,
+    u: Tensor | None = None,
+    scale: float = 1.0,
+    dtype: torch.dtype | None = None,
+    exact: bool = False,
 ) -> Tensor:
     dtype = dtype or rows.dtype
-    if rows.dtype == torch.float64:  # the kernel adds up in float32
-        return reductions.weighted_sum(rows, weights, u, scale, dtype)
+    if exact or rows.dtype == torch.float64:  # the kernel adds up in float32
+        return reductions.weighted_sum(rows, weights, u, scale, dtype, exact)
     return _dispatch("weighted_sum", reductions.weighted_sum, rows, weights, u, scale, dtype)
 
 
 @functools.wraps(projection.solve)
-def solve(gram: Tensor, dots: Tensor, square: Tensor) -> Solution:
-    return _dispatch("solve", projection.solve, gram, dots, square)
+def solve(gram: Tensor, dots: Tensor, square: Tensor, rounding: float = FLOAT32_ROUNDING) -> Solution:
+    return _dispatch("solve", projection.solve, gram, dots, square, rounding)
 
 
 def active_kernels() -> str:

@@ -55,7 +55,12 @@ def _parts(rows: Tensor, columns: int) -> Iterator[tuple[int, Tensor]]:
 
 
 def weighted_sum(
-    rows: Tensor, weights: Tensor, u: Tensor | None = None, scale: float = 1.0, dtype: torch.dtype | None = None
+    rows: Tensor,
+    weights: Tensor,
+    u: Tensor | None = None,
+    scale: float = 1.0,
+    dtype: torch.dtype | None = None,
+    exact: bool = False,
 ) -> Tensor:
     """sum_n w_n g_n, or scale * u + sum_n w_n g_n in the same pass.
 
@@ -64,12 +69,13 @@ def weighted_sum(
         weights: w (k,).
         u: (d,) in any floating dtype.
         dtype: of the result; rows' own if None.
+        exact: add up in float64. Otherwise in float32 (float64 rows: in float64).
 
     Returns:
-        (d,). Added up in float32, in float64 for float64 rows.
+        (d,).
     """
     d = rows.shape[1]
-    wide = torch.promote_types(rows.dtype, torch.float32)
+    wide = torch.float64 if exact else torch.promote_types(rows.dtype, torch.float32)
     weights, total = weights.to(wide), rows.new_empty(d, dtype=dtype or rows.dtype)
     for start, part in _parts(rows, d if rows.dtype == wide else _columns(rows)):
         share = weights @ part.to(wide)

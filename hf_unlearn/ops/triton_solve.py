@@ -106,7 +106,7 @@ def solve_kernel(
         values = tl.load(gram + m[:, None] * k + n[None, :], mask=(m < k)[:, None] & real[None, :], other=0.0)
         left -= tl.sum(values * tl.load(coefficients + m, mask=m < k, other=0.0)[:, None], axis=0)
     length = tl.load(square + problem)
-    residual = tl.max(tl.abs(left) * inverse_length, axis=0) + ROUNDING * tl.sum(tl.abs(y), axis=0)
+    residual = tl.max(tl.abs(left) * inverse_length, axis=0) + ROUNDING * tl.sqrt(tl.sum(y * y, axis=0))
     residual = tl.where(length > 0, residual / tl.maximum(tl.sqrt(length), 2.2250738585072014e-308), 0.0)
     kept = tl.maximum(length - tl.sum(tl.where(real, b * c, 0.0), axis=0), 0.0)
     tl.store(report + problem, rank.to(tl.float64))
@@ -116,7 +116,7 @@ def solve_kernel(
     tl.store(report + 3 * problems + problem, tl.where(finite, full, float("nan")))
 
 
-def solve(gram: Tensor, dots: Tensor, square: Tensor) -> Solution:
+def solve(gram: Tensor, dots: Tensor, square: Tensor, rounding: float = FLOAT32_ROUNDING) -> Solution:
     """See `projection.solve`. The coefficients are those of a largest independent subset of the rows and 0 for all
     others, where the plain version's have minimum norm: u_perp is the same.
 
@@ -132,7 +132,7 @@ def solve(gram: Tensor, dots: Tensor, square: Tensor) -> Solution:
     rows = triton.next_power_of_2(k)
     solve_kernel[(problems,)](
         gram, dots, square, factor, coefficients, report, k, problems,
-        TOLERANCE=PIVOT_TOLERANCE, ROUNDING=FLOAT32_ROUNDING, ROWS=rows, CHUNK=CHUNK,
+        TOLERANCE=PIVOT_TOLERANCE, ROUNDING=rounding, ROWS=rows, CHUNK=CHUNK,
         num_warps=min(max(1, rows // 32), 8), enable_fp_fusion=True,
     )  # fmt: skip
     return Solution(coefficients, *report)

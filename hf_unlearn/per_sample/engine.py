@@ -68,22 +68,30 @@ class ParameterRows:
             return ops.inner_products(self._kept, u.flatten(), exact)
         if inner_products.choose(uses, u, self.way) == "ghost" and (not exact or ops.doubles_are_fast(p.device)):
             return inner_products.ghost(uses, u, exact)
-        keep = keep and self.k * p.numel() <= inner_products.limit(inner_products.KEEP, p)
+        keep = keep and self.k * p.numel() <= inner_products.limit(inner_products.KEEP, p.device)
         if len(uses) == 1 and isinstance(uses[0], Lookup):  # most lines of an embedding are looked up by nobody
             compact, used = uses[0].compact()
             uses, u, keep = [compact], u[used], False
         gram, dots, self._kept = inner_products.materialise(uses, u, exact, keep)
         return gram, dots
 
-    def weighted(self, weights: Tensor) -> Tensor:
-        """sum_n w_n G_n in the parameter's shape and dtype; weights (k,)."""
+    def weighted(self, weights: Tensor, exact: bool = False) -> Tensor:
+        """sum_n w_n G_n in the parameter's shape and dtype; weights (k,).
+
+        Args:
+            exact: add up in float64, of the very rows that `products(exact=True)` measured: where weights are so large
+                that the rounding of each w_n G_n would show.
+        """
+        p = self.parameter
         if self._kept is not None:
-            total = ops.weighted_sum(self._kept, weights, dtype=self.parameter.dtype)
+            total = ops.weighted_sum(self._kept, weights, dtype=p.dtype, exact=exact)
+        elif exact:
+            total = inner_products.weighted_again(self.uses, weights, p.shape[0] if p.ndim else 1)
         else:
             total = None
             for use in self.uses:
                 total = use.weighted(weights, total)
-        return total.to(self.parameter.dtype).reshape(self.parameter.shape)
+        return total.to(p.dtype).reshape(p.shape)
 
 
 Visitor = Callable[[ParameterRows], Tensor | None]

@@ -12,7 +12,7 @@ where the memory allows it (`KEEP`) and T is not small; ghost is for weights wit
 heads on pooled features and output layers over a vocabulary (ghost clipping: Li et al., arXiv 2110.05679).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations_with_replacement
 
 import torch
@@ -49,8 +49,8 @@ def choose(uses: Sequence[Rows], u: Tensor, way: str | None = None) -> str:
     products = sum(k * use.positions * u.numel() for use in uses if isinstance(use, Product))
     lines = len(u) if products else min(len(u), k * T)  # of an embedding, those that somebody looks up
     values = k * lines * width
-    kept = values <= limit(KEEP, u)
-    materialise = products + values * limit(MEASURE, u) + (values * limit(SUM, u) if kept else products)
+    kept = values <= limit(KEEP, u.device)
+    materialise = products + values * limit(MEASURE, u.device) + (values * limit(SUM, u.device) if kept else products)
     ghost = 2 * products + (k * T) ** 2 * (lines + width if products else width)
     return "ghost" if ghost < materialise else "materialise"
 
@@ -95,7 +95,7 @@ def _with(use: Product | Lookup, u: Tensor) -> Tensor:
     """<G_n, u> (k,), in float64."""
     if isinstance(use, Lookup):
         return (use.B * u[use.ids]).sum((1, 2), dtype=torch.float64)
-    total, step = 0, max(1, limit(CHUNK, u) // (len(use.B) * use.positions))
+    total, step = 0, max(1, limit(CHUNK, u.device) // (len(use.B) * use.positions))
     for start in range(0, use.lines, step):
         lines = u[start : start + step].to(use.X.dtype)
         total += (use.B[:, :, start : start + step] * (use.X @ lines.T)).sum((1, 2), dtype=torch.float64)
@@ -111,22 +111,45 @@ def materialise(uses: Sequence[Rows], u: Tensor, exact: bool, keep: bool) -> tup
     if len(uses) == 1 and isinstance(uses[0], Dense):
         rows = uses[0].G.reshape(uses[0].k, -1)
         return *ops.inner_products(rows, u.flatten(), exact), rows
-    k, (lines, width) = uses[0].k, u.shape
+    lines, width = u.shape
     if keep:
         rows = written_out(uses, lines, width).flatten(1)
         return *ops.inner_products(rows, u.flatten(), exact), rows
-    step = max(1, min(lines, limit(CHUNK, u) // (k * width)))
-    buffer = torch.empty(
-        k, step, width, dtype=value_type(uses), device=u.device
-    )  # one for all: fresh memory costs page faults
-    shares = []
-    for start in range(0, lines, step):
-        rows = buffer[:, : lines - start]
-        write_all(uses, rows, start)
-        shares.append(ops.inner_products(rows.flatten(1), u[start : start + step].flatten(), exact))
+    shares = [
+        ops.inner_products(rows, u[start : start + rows.shape[1] // width].flatten(), exact)
+        for start, rows in _few_lines(uses, lines, width)
+    ]
     grams, dots = zip(*shares)
     return sum(grams), sum(dots), None
 
 
-def limit(values: dict[str, int], tensor: Tensor) -> int:
-    return values.get(tensor.device.type, values["cpu"])
+def weighted_again(uses: Sequence[Rows], weights: Tensor, lines: int) -> Tensor:
+    """sum_n w_n G_n (o i,) in float64, of the rows as `materialise` made them; weights (k,)."""
+    width, used = uses[0].size // lines, slice(None)
+    total = weights.new_zeros(lines, width, dtype=torch.float64)
+    if len(uses) == 1 and isinstance(uses[0], Lookup):
+        compact, used = uses[0].compact()
+        uses, lines = [compact], compact.lines
+    parts = [
+        ops.weighted_sum(rows, weights, exact=True, dtype=torch.float64) for _, rows in _few_lines(uses, lines, width)
+    ]
+    total[used] = torch.cat(parts).view(lines, width)
+    return total.flatten()
+
+
+def _few_lines(uses: Sequence[Rows], lines: int, width: int) -> Iterator[tuple[int, Tensor]]:
+    """The sum over uses of their G, a few lines at a time: where they start, and the rows (k, few lines * width).
+
+    All have the same memory: fresh memory costs page faults.
+    """
+    k, device = uses[0].k, uses[0].device
+    step = max(1, min(lines, limit(CHUNK, device) // (k * width)))
+    buffer = torch.empty(k, step, width, dtype=value_type(uses), device=device)
+    for start in range(0, lines, step):
+        rows = buffer[:, : lines - start]
+        write_all(uses, rows, start)
+        yield start, rows.flatten(1)
+
+
+def limit(values: dict[str, int], device: torch.device) -> int:
+    return values.get(device.type, values["cpu"])
