@@ -131,6 +131,14 @@ class SampleAccess:
         if trainer.accelerator.is_fsdp2:
             model.set_requires_gradient_sync(trainer.accelerator.sync_gradients)
 
+    def evaluate_anew(self) -> None:
+        """While nothing is random: models may keep what they have computed from parameters (LeViT's attention biases) until
+        they are trained, though no second backward pass goes through it."""
+        model = self.trainer.model
+        if self.checking and not model.training:
+            model.train()
+            model.eval()
+
     def _checked_engine(self, step: TrainerStep) -> PerSampleEngine | None:
         step.draw_retain_batch()
         model, batch, k = self.trainer.model, step.retain_batch, step.samples

@@ -101,6 +101,7 @@ class TrainerStep:
 
     def loss(self, model: nn.Module, batch: dict) -> Tensor:
         trainer, k = self.trainer, count_samples(batch)
+        trainer.samples.evaluate_anew()
         with trainer.compute_loss_context_manager():
             if not trainer.samples.one_by_one:
                 try:

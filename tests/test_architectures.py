@@ -14,6 +14,7 @@ from tests.benchmarks.architectures import NOISE, row_of
         ("image and text", "qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", {}),
         ("image and text", "mistral3", "Mistral3ForConditionalGeneration", {}),
         ("image and text", "llava_next", "LlavaNextForConditionalGeneration", {}),
+        ("image classification", "levit", "LevitForImageClassification", {}),
     ],
 )
 def test_a_step_is_the_brute_force_step(task, kind, name, options):
