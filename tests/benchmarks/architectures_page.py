@@ -26,7 +26,8 @@ Two samples are forgotten and four kept, with texts, sounds or images of differe
 **parameter** and **model** are the relative errors of the step in these two granularities, in float32 against brute force in
 float64 (in *italics*: computed in float64, where the rounding of float32 made more than 1e-4). **How** is "exact" where the
 engine got all per-sample gradients in one pass; where it left some parameters or all samples to the slow path, the step is
-as exact, but slower; "refused" is what the trainer does not take, with its message.
+as exact, but slower; "refused" is what the trainer does not take, with its message. Batch norms get their gradients in the
+usual order of memory here: in another one torch computes wrong gradients for batches of one sample on CPUs.
 
 {totals}
 """

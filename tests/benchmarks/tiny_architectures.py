@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 import transformers
 import yaml
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.models.auto import modeling_auto
 
@@ -47,7 +49,7 @@ FIXED = {"head_dim": 8, "pad_token_id": 0}  # 4 heads make a hidden size of 32
 RANDOM = r".*(drop|jitter|mask_time_prob|mask_feature_prob|noise_std).*"
 OFF = {"apply_spec_augment": False, "use_timm_backbone": False, "use_pretrained_backbone": False}
 
-# What no rule finds: by the `model_type` of a configuration, fields and values.
+# What no rule finds: by the `model_type` of a configuration, or by a model's class, fields and values.
 CHANGES = {
     kind: values
     for kinds, values in yaml.safe_load(Path(__file__).with_name("architectures.yaml").read_text()).items()
@@ -112,8 +114,8 @@ def token(name: str) -> int:
     return common[word] if word in common else 90 + sum(map(ord, word)) % 37
 
 
-def shrunk(config: PreTrainedConfig) -> PreTrainedConfig:
-    """A configuration of the same kind with small numbers, and without randomness."""
+def shrunk(config: PreTrainedConfig, model: str = "") -> PreTrainedConfig:
+    """A configuration of the same kind with small numbers, and without randomness, for a class of models."""
     given = {}
     for field in dataclasses.fields(config):
         try:
@@ -134,7 +136,7 @@ def shrunk(config: PreTrainedConfig) -> PreTrainedConfig:
     given |= {name: value for name, value in OFF.items() if hasattr(config, name)}
     if "kv_lora_rank" in given:  # each head has keys of its own
         given["num_key_value_heads"] = 4
-    given |= CHANGES.get(config.model_type, {})
+    given |= CHANGES.get(config.model_type, {}) | CHANGES.get(model, {})
     return type(config)(**given)
 
 
@@ -168,9 +170,7 @@ def _small(name: str, value):
 def tiny_model(kind: str, name: str, **options) -> nn.Module:
     """A model by its type and the name of its class."""
     make = getattr(transformers, name)
-    config = shrunk((make.config_class or CONFIG_MAPPING[kind])())
-    if getattr(config, "classifier_dropout", 0.0) is None or name.endswith("TokenClassification"):
-        config.classifier_dropout = 0.0  # heads have their own default where there is none
+    config = shrunk((make.config_class or CONFIG_MAPPING[kind])(), name)
     try:
         with torch.device("meta"):
             size = sum(p.numel() for p in make._from_config(config).parameters())
@@ -178,4 +178,17 @@ def tiny_model(kind: str, name: str, **options) -> nn.Module:
         size = 0
     if size > MOST:
         raise ValueError(f"{size / 1e6:.0f} million parameters")
-    return make._from_config(config, **options)
+    model = make._from_config(config, **options)
+    for module in model.modules():
+        if isinstance(module, _DropoutNd):  # some have a rate that is not in the configuration
+            module.p = 0.0
+        if isinstance(module, _BatchNorm):
+            module.register_forward_hook(_usual_order)
+    return model
+
+
+def _usual_order(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    """Has a batch norm get its gradient in the usual order of memory: in another one torch 2.13 computes wrong gradients for
+    batches of one sample on CPUs, and brute force is made of those."""
+    if output.requires_grad:
+        output.register_hook(Tensor.contiguous)

@@ -24,15 +24,23 @@ MELS_FIRST = (
     "moss_transcribe_diarize",
 )  # fmt: skip
 ONE = ("idefics", "idefics2", "idefics3", "smolvlm", "modernvbert", "ultravbert", "instructblipvideo")
-SEVERAL = {**dict.fromkeys(ONE, 1), "llava_next": 2, "llava_next_video": 2}
-SIZED = ("mistral3", "lighton_ocr", "mistral_large4", "llava_next", "llava_next_video", "llava_onevision")
+SEVERAL = {
+    **dict.fromkeys(ONE, (1,)), **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision"), (2,)), "mllama": (1, 4),
+}  # fmt: skip
+SIZED = ("mistral3", "lighton_ocr", "mistral_large4", "llava_next", "llava_next_video", "llava_onevision", "emu3")
 WIDTHS = ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "input_dim")
+CODES = ("musicgen_decoder", "musicgen_melody_decoder")  # several codes in each place, made from the labels
+# So many places for sounds, where the model does not say how many it wants.
+UNTOLD = {"qwen2_audio": FRAMES // 4, "granite_speech": 15, "granite_speech_plus": 15}
+SQUARE = ("paddleocr_vl", "kimi_k25")  # patches that are not flattened
 # What names the tokens in whose places images and sounds are put.
 PLACES = ("image_token_id", "image_token_index", "audio_token_id", "audio_token_index")
 
 
 def takes(model: nn.Module) -> list[str]:
-    return list(inspect.signature(model.forward).parameters)
+    """What a forward pass takes by name, which may hand labels on to that of the class that it inherits from."""
+    own, inherited = (inspect.signature(of.forward).parameters for of in (model, super(type(model), model)))
+    return list(own) + [name for name in ("labels",) if name in inherited and name not in own]
 
 
 def batch_for(model: nn.Module, task: str, k: int) -> dict:
@@ -47,6 +55,8 @@ def batch_for(model: nn.Module, task: str, k: int) -> dict:
 
 def with_places(model: nn.Module, batch: dict, k: int) -> dict:
     """Puts as many image tokens in front of the texts as the model says that it wants."""
+    if model.config.model_type in UNTOLD:
+        return _fronted(model, batch, [UNTOLD[model.config.model_type]] * k)
     if "input_ids" not in batch or not any(name.startswith(("pixel_values", "input_features")) for name in batch):
         return batch
     wanted = [_wanted(model, batch, n, k) for n in range(k)]
@@ -88,7 +98,8 @@ def _behind(k: int) -> Tensor:
 
 
 def _text(model, task, k):
-    if task in NO_TEXT:
+    silent = model.main_input_name != "input_ids" or "input_features" in takes(model)
+    if task in NO_TEXT and silent or model.config.model_type in CODES:
         return None
     ids = torch.randint(5, 30, (k, 2, TEXT) if task == "multiple choice" else (k, TEXT))
     if task == "text classification":  # some look for the end
@@ -99,11 +110,15 @@ def _text(model, task, k):
 def _mask(model, task, k):
     if task in IMAGES or task == "time series" or "spectrogram" in model.config.model_type:
         return None
-    if task in SOUNDS:
-        length = FRAMES if "input_features" in takes(model) else SAMPLES
+    lengths = {"input_values": SAMPLES, "input_features": FRAMES}
+    if task in SOUNDS and (length := next((lengths[name] for name in lengths if name in takes(model)), 0)):
         return (torch.arange(length) < length - torch.arange(k)[:, None] * length // 16).long()
     mask = (~_behind(k)).long()
     return mask[:, None].repeat(1, 2, 1) if task == "multiple choice" else mask
+
+
+def _seen_by_all(model, task, k):
+    return torch.zeros_like(_mask(model, task, k)).index_fill(-1, torch.tensor(1), 1)
 
 
 def _boxes(model, task, k):
@@ -119,17 +134,25 @@ def _image(model, task, k):
     channels = channels if isinstance(channels, int) else 3
     if "image_grid_thw" in takes(model):
         line = channels * getattr(config, "temporal_patch_size", 1) * getattr(config, "patch_size", 8) ** 2
-        return torch.randn(int(_grid(model, task, k).prod(1).sum()), line)
+        shape = (channels, config.patch_size, -1) if model.config.model_type in SQUARE else (-1,)
+        return torch.randn(int(_grid(model, task, k).prod(1).sum()), line).unflatten(1, shape)
     size = getattr(config, "image_size", IMAGE) or IMAGE
     size = size if isinstance(size, (tuple, list)) else (size, size)
-    if "spatial_shapes" in takes(model):
+    if "spatial_shapes" in takes(model) or model.config.model_type == "fuyu":
         return torch.randn(k, 16, channels * config.patch_size**2)
     if model.config.model_type in SEVERAL:
-        return torch.randn(k, SEVERAL[model.config.model_type], channels, *size)
+        return torch.randn(k, *SEVERAL[model.config.model_type], channels, *size)
     if task == "video classification":
         frames = getattr(config, "num_frames", getattr(config, "frames_per_clip", 2))
         return torch.randn(k, frames, channels, *size)
     return torch.randn(k, channels, *size)
+
+
+def _flattened(model, task, k):
+    """Patches behind their rows and columns."""
+    places = torch.stack([torch.arange(8) // 4, torch.arange(8) % 4], -1)
+    values = torch.randn(k, 8, model.config.vision_config.patch_embed_hidden_size)
+    return torch.cat([places.repeat(k, 1, 1), values], -1)
 
 
 def vision_of(config):
@@ -158,7 +181,7 @@ def _waves(model, task, k):
 
 
 def _features(model, task, k):
-    if task in SILENT:
+    if task in SILENT or "input_values" in takes(model):
         return None
     names = ("audio_config", "encoder_config")
     encoder = next((c for name in names if (c := getattr(model.config, name, None))), model.config)
@@ -167,7 +190,8 @@ def _features(model, task, k):
 
 
 def _heard(model, task, k):
-    return None if task in SILENT else torch.ones(k, FRAMES, dtype=torch.long)
+    silent = task in SILENT or model.config.model_type.startswith("granite_speech")  # whose mask is of the places
+    return None if silent else torch.ones(k, FRAMES, dtype=torch.long)
 
 
 def _past(model, task, k):
@@ -192,6 +216,10 @@ def _labels(model, task, k):
         return torch.rand(k, IMAGE, IMAGE)
     if task == "multiple choice":
         return torch.arange(k) % 2
+    if model.config.model_type in CODES:
+        return torch.randint(5, 30, (k, TEXT, model.config.num_codebooks)).masked_fill(_behind(k)[..., None], -100)
+    if model.config.model_type == "dia":
+        return torch.randint(5, 30, (k, model.config.decoder_config.num_channels))
     if task == "visual question answering":
         return torch.rand(k, classes) if model.config.model_type == "vilt" else torch.randint(5, 30, (k, TEXT))
     if task == "CTC":
@@ -199,7 +227,7 @@ def _labels(model, task, k):
         return labels.masked_fill(torch.arange(3) >= torch.tensor((3, 2, 3, 1, 2, 3)[:k])[:, None], -100)
     if task == "token classification":
         return torch.randint(0, classes, (k, TEXT)).masked_fill(_behind(k), -100)
-    if task.endswith("classification"):
+    if task.endswith("classification") or task == "question answering":
         return torch.arange(k) % classes
     return torch.randint(5, 30, (k, TEXT)).masked_fill(_behind(k), -100)
 
@@ -215,6 +243,9 @@ INPUTS = {
     "qformer_input_ids": _text,
     "qformer_attention_mask": _mask,
     "bbox": _boxes,
+    "global_attention_mask": _seen_by_all,
+    "visual_feats": lambda model, task, k: torch.randn(k, 4, model.config.visual_feat_dim),
+    "visual_pos": lambda model, task, k: torch.rand(k, 4, model.config.visual_pos_dim),
     "pixel_values": _image,
     "pixel_values_videos": _video,
     "image_grid_thw": _grid,
@@ -224,7 +255,15 @@ INPUTS = {
     "pixel_attention_mask": _only(
         lambda model, task: "spatial_shapes" in takes(model), lambda model, k: torch.ones(k, 16, dtype=torch.long)
     ),
-    "flattened_patches": lambda m, task, k: torch.randn(k, 8, m.config.vision_config.patch_embed_hidden_size + 2),
+    "aspect_ratio_ids": lambda model, task, k: torch.arange(k)[:, None] % 8 + 1,
+    "aspect_ratio_mask": lambda model, task, k: torch.ones(k, 1, 4, dtype=torch.long),
+    "cross_attention_mask": _only(
+        lambda model, task: "aspect_ratio_ids" in takes(model),
+        lambda model, k: torch.ones(k, TEXT, 1, 4, dtype=torch.long),
+    ),
+    "image_attention_mask": lambda model, task, k: torch.ones(k, TEXT, 1, dtype=torch.long),
+    "image_embeds_position_mask": lambda m, task, k: (torch.arange(TEXT) < m.config.latent_query_num).repeat(k, 1),
+    "flattened_patches": _flattened,
     "bool_masked_pos": _masked,
     "input_values": _waves,
     "input_features": _features,
