@@ -106,6 +106,10 @@ def find_slow_parameters(
             plain = sample_gradient(model, loss_of(batch), list(names))
             if _anywhere(not _finite(plain), together):
                 return None  # no fault of the engine
+            with weighted_samples(scales * weights):
+                plain = sample_gradient(model, loss_of(batch) * (k * _lift(precision)), list(names))
+            if _anywhere(_differ(plain, alone, precision), together):  # nor is this
+                return dict.fromkeys(names.values(), MIXED)
         slow.update((p, engine.slow[id(p)]) for p in names if id(p) in engine.slow and p not in slow)
         slow.update(wrong)
         return {names[p]: reason for p, reason in slow.items()}
@@ -140,6 +144,11 @@ def samples_mix(
             raise ValueError(CONTRAST)
         return True
     in_batch = sample_gradient(model, loss * (k * _lift(precision)), parameters)
+    return _differ(in_batch, alone, precision)
+
+
+def _differ(in_batch: list[Tensor], alone: list[Tensor], precision: torch.dtype) -> bool:
+    """Whether the gradients of samples in a batch, without the engine, are others than those of samples alone."""
     length = torch.stack([_norm(grad) for grad in alone]).norm()
     error = torch.stack([_norm(a - b) for a, b in zip(in_batch, alone)]).norm()
     return bool(error > TOLERANCE[precision][0] * length)

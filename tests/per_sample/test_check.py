@@ -205,3 +205,16 @@ def test_a_parameter_in_an_autograd_function_is_noticed():
     use = Use(lambda x, scale, layer: layer(Scaled.apply(x, scale)), torch.randn(4), layer=nn.Linear(4, 3))
     slow = find_slow_parameters(use, loss_of(use), {"x": torch.randn(K, 4)}, K)
     assert slow == {"parts.0": "its use in the model was not seen"}
+
+
+def test_samples_that_mix_too_little_for_their_losses_are_found():
+    """Where a sample stands in the batch is no fault of the engine (HunYuan-VL counts images over the batch)."""
+
+    def placed(x, first, last):
+        y = last(torch.tanh(first(x)))
+        return y + 0.01 * torch.arange(len(x))[:, None] * (y - y.detach())
+
+    model = Use(placed, first=nn.Linear(4, 5), last=nn.Linear(5, 3))
+    slow = find_slow_parameters(model, loss_of(model), {"x": torch.randn(K, 4)}, K)
+    assert set(slow) == {name for name, _ in model.named_parameters()}
+    assert all("not the mean" in reason for reason in slow.values())
