@@ -247,6 +247,7 @@ INPUTS = {
     "visual_feats": lambda model, task, k: torch.randn(k, 4, model.config.visual_feat_dim),
     "visual_pos": lambda model, task, k: torch.rand(k, 4, model.config.visual_pos_dim),
     "pixel_values": _image,
+    "high_res_pixel_values": lambda model, task, k: torch.randn(k, 3, IMAGE, IMAGE),
     "pixel_values_videos": _video,
     "image_grid_thw": _grid,
     "image_merge_sizes": lambda model, task, k: torch.ones(k, dtype=torch.long),
