@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -100,10 +100,11 @@ class Comparison:
         """The columns by which methods are compared, one for each level of `match`."""
         return [f"{self.score} at {level}" for levels in self.match.values() for level in levels] or [self.score]
 
-    def best(self, scores: Iterable[float]) -> float:
+    def best(self, values: Iterable, key: Callable | None = None):
+        """The one with the best score: a score itself, or what `key` gives the score of."""
         metric = self.score.rpartition("_")[2]
         greater = GREATER_IS_BETTER[metric] if self.greater_is_better is None else self.greater_is_better
-        return (max if greater else min)(scores)
+        return (max if greater else min)(values, key=key)
 
     @classmethod
     def read(cls, path: str | Path) -> "Comparison":
@@ -204,7 +205,8 @@ def compare(comparison: Comparison) -> str:
         for setting in settings
         for target in comparison.tune_on
     ]
-    rows = run_cells(tried, comparison)
+    known = known_rows(comparison)
+    rows = run_cells(tried, comparison, known)
     reported = [
         Cell("report", method, best_setting(rows, method, values, comparison), target, seed, values)
         for values in varied
@@ -212,18 +214,17 @@ def compare(comparison: Comparison) -> str:
         for target in comparison.report_on
         for seed in comparison.seeds
     ]
-    rows += run_cells(reported, comparison)
+    reports = run_cells(reported, comparison, known)
     folder = Path(comparison.output_dir)
-    write_rows(folder / "runs.csv", rows)
-    text = table([row for row in rows if row["phase"] == "report"], comparison)
+    write_rows(folder / "runs.csv", rows + reports)
+    text = table(reports, comparison)
     (folder / "table.md").write_text(text + "\n")
-    plot([row for row in rows if row["phase"] == "report"], comparison, folder / "frontier.png")
+    plot(reports, comparison, folder / "frontier.png")
     return text
 
 
-def run_cells(cells: list[Cell], comparison: Comparison) -> list[dict]:
-    """Runs the cells that have no results yet, so many at a time, and returns the rows of all."""
-    known = known_rows(comparison)
+def run_cells(cells: list[Cell], comparison: Comparison, known: dict[str, dict]) -> list[dict]:
+    """Runs the cells that have no results yet and are not `known`, so many at a time, and returns the rows of all."""
     waiting = [cell for cell in cells if cell.key(comparison) not in known and not cell.results(comparison).exists()]
     with ThreadPoolExecutor(comparison.processes) as pool:
         done = pool.map(lambda cell: _run(cell, comparison), waiting)
@@ -289,13 +290,12 @@ def best_setting(rows: list[dict], method: str, varied: dict, comparison: Compar
                 way[row["setting"]] += abs(forgotten[-1] - forgotten[0])
     if not way:
         raise ValueError(f"no run of {method} came to its end {varied or ''}: see log.txt of its runs")
-    known = {setting: [value for value in values if value is not None] for setting, values in scores.items()}
+    known = {setting: _present(values) for setting, values in scores.items()}
     most = max(map(len, known.values()))
     if not most:
         return json.loads(max(way, key=way.get))
     means = {setting: statistics.mean(values) for setting, values in known.items() if len(values) == most}
-    best = comparison.best(means.values())
-    return json.loads(next(setting for setting, mean in means.items() if mean == best))
+    return json.loads(comparison.best(means, key=means.get))
 
 
 def _scored(row: dict, name: str, comparison: Comparison) -> float | None:

@@ -182,9 +182,9 @@ class Together:
 
 def _length(use: Rows) -> int:
     """T; 0 where rows have no such axis, -1 where they have several that may all differ: these are never gathered."""
-    if isinstance(use, (Dense, Convolved)):
-        return CONVOLVED if isinstance(use, Convolved) else 0
-    return use.B.shape[1]
+    if isinstance(use, Dense):
+        return 0
+    return CONVOLVED if isinstance(use, Convolved) else use.B.shape[1]
 
 
 def _values(use: Rows, length: int) -> int:

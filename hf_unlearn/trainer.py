@@ -48,9 +48,8 @@ class UnlearnTrainer(SavingTrainer):
     their running statistics, since samples must not interact; `freeze_batch_norm=False` lets them work as in training.
 
     Logged per step: `forget_loss` and `retain_loss`, which are what the method computes on these samples (`scrub`: a
-    divergence), and for orthograd `kept` = |u_perp| / |u|, `rank` (numerical rank of
-    the retain gradients; its mean over the projections) and `residual` (what is left of retain
-    gradients in u_perp: see `OrthoGrad`).
+    divergence), and for orthograd `kept` = |u_perp| / |u|, `rank` (numerical rank of the retain gradients; its mean over
+    the projections) and `residual` (what is left of retain gradients in u_perp: see `OrthoGrad`).
 
     Attributes:
         stopping: what ended the training, for reports: reason, step, rules and the value that decided.

@@ -102,7 +102,7 @@ METRIC = {
     "adam_epsilon": 1e-3,
 }
 # Places above which the kernels of a convolution are not written out as patches, in each process.
-ALL, SOME = (0, 0), (0, 1000)
+USUAL, ALL, SOME = (layers.PLACES,) * 2, (0, 0), (0, 1000)
 CASES = {
     "parameter": {},
     "model": MODEL,
@@ -156,7 +156,7 @@ def train(folder: str, name: str) -> None:
         "model": tiny_whisper,
         "lora": False,
         "reshard": False,
-        "places": (layers.PLACES,) * 2,
+        "places": USUAL,
         "data": list,
         "optim": "sgd",
         **CASES[name],
@@ -165,7 +165,7 @@ def train(folder: str, name: str) -> None:
     forget, retain, model, lora, reshard, places, data = (
         case.pop(key) for key in ("forget", "retain", "model", "lora", "reshard", "places", "data")
     )
-    kept, layers.PLACES = layers.PLACES, places[PROCESS]
+    layers.PLACES = places[PROCESS]
     hf_unlearn.distributed.LATENCY = -(10**12) if reshard else 2**14
     network = model()
     adapter = LORA if lora else None
@@ -182,7 +182,6 @@ def train(folder: str, name: str) -> None:
     )
     before = [whole(p.detach()).clone() for p in trainer.model.parameters()]
     trainer.train()
-    layers.PLACES = kept
     step = torch.cat([(a - whole(b.detach())).flatten() for a, b in zip(before, trainer.model.parameters())])
     logs = [{key: row.get(key) for key in ("forget_loss", "retain_loss", "rank", "kept", "skipped_steps")}
             for row in trainer.state.log_history if "loss" in row]  # fmt: skip

@@ -1,6 +1,7 @@
 """Which rows a split takes: by the seed, balanced over groups (speakers, classes), whatever the order of the rows."""
 
 import zlib
+from collections.abc import Collection
 
 import numpy as np
 from datasets import Dataset
@@ -54,15 +55,15 @@ def balanced(rows: Dataset, by: str, count: int | None, seed: int) -> Dataset:
     return by_id(rows.select([row for _, _, row in sorted(turns)[:count]]))
 
 
-def rest_of(pool: Dataset, retain: Dataset, by: str, count: int, seed: int) -> Dataset | None:
-    """At most `count` balanced rows of the pool that are not in the retain set; None where there are none, or count is 0.
+def rest_of(pool: Dataset, retained: Collection[str], by: str, count: int, seed: int) -> Dataset | None:
+    """At most `count` balanced rows of the pool whose ids are not retained; None where there are none, or count is 0.
 
     Raises:
         ValueError: count is negative.
     """
     if count == 0:
         return None
-    retained = set(retain["id"][:])
+    retained = set(retained)
     rest = pool.select([row for row, name in enumerate(pool["id"][:]) if name not in retained])
     return balanced(rest, by, count, seed) if len(rest) else None
 

@@ -96,7 +96,7 @@ def split_images(
         classes=classes,
         seed=seed,
         proxy=proxy is not None,
-        retain_rest=rest_of(pool, retain if proxy is None else retain.select([]), "class", retain_rest, seed),
+        retain_rest=rest_of(pool, retain["id"][:] if proxy is None else (), "class", retain_rest, seed),
     )
 
 

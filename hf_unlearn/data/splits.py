@@ -102,7 +102,7 @@ def split_by_speaker(
         forget=of_groups(seen, "speaker", forget_speakers),
         forget_test=of_groups(unseen, "speaker", forget_speakers),
         retain=retain,
-        retain_rest=rest_of(pool, retain, "speaker", retain_rest, seed),
+        retain_rest=rest_of(pool, retain["id"][:], "speaker", retain_rest, seed),
         retain_pool=pool,
         test=of_groups(unseen, "speaker", retain_speakers),
         other=by_id(concatenate_datasets(others)) if others else None,

@@ -68,8 +68,7 @@ class Product:
             _put(out, torch.bmm(B, self.X), add)
 
     def weighted(self, weights, total=None):
-        weights, B, X = weights.to(self.B.dtype)[:, None, None], self.B, self.X
-        B, X = (B * weights, X) if B.numel() < X.numel() else (B, X * weights)  # the smaller one is copied
+        B, X = _times(self.B, self.X, weights)
         product = (B.flatten(0, 1).T @ X.flatten(0, 1)).flatten()
         return product if total is None else total.add_(product)
 
@@ -90,14 +89,15 @@ class Convolved:
     """G_n = the weight gradient of a convolution from the inputs X_n to the output gradients B_n of a sample.
 
     What the kernel meets at its places is never written out, which with overlapping places would be many times X.
-    X (k, s, i, *size), B (k, s, o, *places), G_n (o, i, *kernel).
+    X (k, s, i, *size), B (k, s, o, *places), G_n (o, i, *kernel). Of several groups, which have inputs of their own and so
+    G_n (o, i / groups, *kernel), all lines must be written at once.
     """
 
-    def __init__(self, B: Tensor, X: Tensor, kernel: Sequence[int], **settings):
+    def __init__(self, B: Tensor, X: Tensor, kernel: Sequence[int], groups: int = 1, **settings):
         """settings: stride, padding and dilation, as numbers."""
-        self.B, self.X, self.kernel, self.settings = B, X.to(B.dtype), tuple(kernel), settings
-        self.dtype, self.device, self.k, self.lines = B.dtype, B.device, len(B), B.shape[2]
-        self.held, self.size = B.numel() + X.numel(), self.lines * X.shape[2] * math.prod(kernel)
+        self.B, self.X, self.shape, self.settings = B, X.to(B.dtype), (X.shape[2] // groups, *kernel), settings
+        self.dtype, self.device, self.k, self.lines, self.groups = B.dtype, B.device, len(B), B.shape[2], groups
+        self.held, self.size = B.numel() + X.numel(), self.lines * math.prod(self.shape)
 
     def write(self, out, start, add):
         B = self.B[:, :, start : start + out.shape[1]]
@@ -105,18 +105,17 @@ class Convolved:
             _put(total, self._gradient(B_n, X_n), add)
 
     def weighted(self, weights, total=None):
-        weights, B, X = weights.to(self.B.dtype).reshape(-1, *[1] * (self.B.ndim - 1)), self.B, self.X
-        B, X = (B * weights, X) if B.numel() < X.numel() else (B, X * weights)  # the smaller one is copied
+        B, X = _times(self.B, self.X, weights)
         product = self._gradient(B.flatten(0, 1), X.flatten(0, 1)).flatten()
         return product if total is None else total.add_(product)
 
     def _gradient(self, B: Tensor, X: Tensor) -> Tensor:
-        """Of a batch: X (N, i, *size), B (N, o, *places) -> (o, i * kernel)."""
-        of_weight = CONVOLUTIONS[len(self.kernel)]
-        return of_weight(X, (B.shape[1], X.shape[1], *self.kernel), B, **self.settings).flatten(1)
+        """Of a batch: X (N, i, *size), B (N, o, *places) -> (o, i / groups * kernel)."""
+        of_weight = CONVOLUTIONS[len(self.shape) - 1]
+        return of_weight(X, (B.shape[1], *self.shape), B, groups=self.groups, **self.settings).flatten(1)
 
     def placed(self, n, k):
-        return Convolved(_placed(self.B, n, k), _placed(self.X, n, k), self.kernel, **self.settings)
+        return Convolved(_placed(self.B, n, k), _placed(self.X, n, k), self.shape[1:], self.groups, **self.settings)
 
 
 class Lookup:
@@ -221,6 +220,12 @@ def write_all(uses: Sequence[Rows], out: Tensor, start: int) -> None:
 
 def _placed(x: Tensor, n: int, k: int) -> Tensor:
     return torch.cat([x.new_zeros(n, *x.shape[1:]), x, x.new_zeros(k - 1 - n, *x.shape[1:])])
+
+
+def _times(B: Tensor, X: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """B (k, ...) and X (k, ...), of which the smaller one is multiplied by weights (k,)."""
+    weights = weights.to(B.dtype).reshape(-1, *[1] * (B.ndim - 1))
+    return (B * weights, X) if B.numel() < X.numel() else (B, X * weights)
 
 
 def _put(out: Tensor, values: Tensor, add: bool) -> None:

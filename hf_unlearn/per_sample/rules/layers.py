@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..rows import CONVOLUTIONS, Convolved, Dense, Lookup, Product, Rows
+from ..rows import Convolved, Dense, Lookup, Product, Rows, written_out
 from .common import Unsupported, by_channel, by_sample, positions, sum_to
 
 
@@ -94,11 +94,9 @@ def _convolved(k: int, B: Tensor, x: Tensor, kernel, stride, padding, dilation, 
     if groups == 1 and (B[0, 0].numel() <= PLACES or math.prod(kernel) <= 2 * math.prod(stride)):
         X = _patches(x.to(B.dtype), kernel, stride, padding, dilation)
         return Product(positions(B.flatten(2).mT, k), positions(X, k))
-    B, x, settings = by_sample(B, k), by_sample(x, k), {"stride": stride, "padding": padding, "dilation": dilation}
-    if groups == 1:
-        return Convolved(B, x, kernel, **settings)
-    shape, of_weight = (B.shape[2], x.shape[2] // groups, *kernel), CONVOLUTIONS[dims]
-    return Dense(torch.stack([of_weight(X, shape, G, groups=groups, **settings) for G, X in zip(B, x.to(B.dtype))]))
+    settings = {"stride": stride, "padding": padding, "dilation": dilation}
+    rows = Convolved(by_sample(B, k), by_sample(x, k), kernel, groups, **settings)
+    return rows if groups == 1 else Dense(written_out([rows], rows.lines, rows.size // rows.lines))
 
 
 def _patches(x: Tensor, kernel, stride, padding, dilation) -> Tensor:
