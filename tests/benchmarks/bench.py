@@ -4,9 +4,10 @@
     .venv/bin/python tests/benchmarks/bench.py --suite cpu --only model=resnet-50
     .venv/bin/python tests/benchmarks/bench.py --one "orthograd parameter" --model whisper-tiny --k 8
 
-Each configuration runs in a process of its own, one after the other, so that peaks do not mix; rows go to
-`results.csv`. A step is what a user pays for: both batches, the projection, and plain SGD as the optimizer, which adds
-least. Times are medians over the steps after two for warming up, of which the first holds the engine's self-check.
+Each configuration runs in processes of its own, so that peaks do not mix, and the methods of a setting take turns, round
+by round, since a machine's speed drifts; rows go to `results.csv`. A step is what a user pays for: both batches, the
+projection, and plain SGD as the optimizer, which adds least. Times are medians over the steps of all rounds, after two of
+each for warming up, of which the first holds the engine's self-check; peaks are the greatest of all rounds.
 """
 
 import argparse
@@ -56,8 +57,8 @@ SUITES = {
 }  # fmt: skip
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, float]:
-    """Runs one configuration in this process: the median step time (s), and the peak memory (GB) that it added."""
+def measure(arguments: argparse.Namespace) -> dict:
+    """Runs one configuration in this process: the time of each step (s), and the peak memory (GB) that it added."""
     import torch
     from peft import LoraConfig, get_peft_model
     from shapes import SHAPES
@@ -75,7 +76,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     run = _our_steps if arguments.one in OURS else _peer_steps
     times = run(arguments, model, forget, retain)
     peak = torch.cuda.max_memory_allocated() / 1e9 if cuda else _peak_resident_gb() - before
-    return {"step_s": statistics.median(times[WARM_UP:]), "peak_gb": peak}
+    return {"steps_s": times[WARM_UP:], "peak_gb": peak}
 
 
 def _our_steps(arguments: argparse.Namespace, model, forget: list, retain: list) -> list[float]:
@@ -160,7 +161,7 @@ def _peak_resident_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
 
 
-def run_suite(name: str, steps: int, only: dict[str, str]) -> None:
+def run_suite(name: str, steps: int, rounds: int, only: dict[str, str]) -> None:
     """Measures a suite, or its settings with the values of `only`, and appends the rows to `results.csv`."""
     now = datetime.datetime.now(datetime.timezone.utc)
     common = {
@@ -173,22 +174,33 @@ def run_suite(name: str, steps: int, only: dict[str, str]) -> None:
         setting = {"tuning": "full", "precision": "fp32", "checkpointing": False, "seconds": 30, **setting}
         if any(str(setting[name]) != value for name, value in only.items()):
             continue
+        done = [{method: _measured_apart(method, setting, steps) for method in methods} for _ in range(rounds)]
         for method in methods:
-            row = {**common, **setting, "method": method, **_measured_apart(method, setting, steps)}
+            row = {**common, **setting, "method": method, **_summary([measured[method] for measured in done])}
             print(
                 {field: row.get(field) for field in ("model", "tuning", "k", "method", "step_s", "peak_gb", "failure")}
             )
             _append(row)
 
 
+def _summary(rounds: list[dict]) -> dict[str, str]:
+    """What a row says of a configuration that was measured in some rounds, or why one of them failed."""
+    if failed := [measured for measured in rounds if "failure" in measured]:
+        return failed[0]
+    times = [time for measured in rounds for time in measured["steps_s"]]
+    peak = max(measured["peak_gb"] for measured in rounds)
+    return {"step_s": f"{statistics.median(times):.4g}", "peak_gb": f"{peak:.4g}"}
+
+
 def _measured_apart(method: str, setting: dict, steps: int) -> dict:
+    """What `measure` finds in a process of its own, or the last line of its `failure`."""
     options = [f"--{name}={value}" for name, value in setting.items() if name != "checkpointing"]
     options += ["--checkpointing"] * setting["checkpointing"]
     command = [sys.executable, __file__, "--one", method, "--steps", str(steps), *options]
     done = subprocess.run(command, capture_output=True, text=True)
     lines = done.stdout.strip().splitlines()
     if done.returncode == 0 and lines:
-        return {name: f"{value:.4g}" for name, value in json.loads(lines[-1]).items()}
+        return json.loads(lines[-1])
     return {"failure": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:200]}
 
 
@@ -235,12 +247,15 @@ def main() -> None:
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--seconds", type=int, default=10, help="of audio")
     parser.add_argument("--k", type=int, default=8, help="retain samples, and forget samples too")
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=3, help="measured in each round")
+    parser.add_argument("--rounds", type=int, default=2, help="in which the methods of a setting take turns")
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(arguments)))
     else:
-        run_suite(arguments.suite, arguments.steps, dict(pair.split("=", 1) for pair in arguments.only))
+        run_suite(
+            arguments.suite, arguments.steps, arguments.rounds, dict(pair.split("=", 1) for pair in arguments.only)
+        )
 
 
 if __name__ == "__main__":
