@@ -36,6 +36,10 @@ class Layout:
     owners: Tensor | None = None
     sole: int | None = None
 
+    def of_all(self, k: int) -> bool:
+        """Whether each of the k samples has a share."""
+        return self.sole is None and (self.owners is None or len(self.owners.unique()) == k)
+
     def regular(self, x: Tensor, k: int) -> Tensor:
         """The same values with the samples in k equal blocks along the leading axis, filled up with zeros."""
         x = x.movedim(self.axis, 0)
@@ -98,6 +102,10 @@ class Layouts:
             return
         if name in FIRST:
             sources = [x for x in sources if x is args[0]]
+        if name in ("cat", "concat") and any(self._whole(x, outputs[0]) for x in sources):
+            # What was taken from some samples only, and is put beside all of them, must be the same for all: class tokens.
+            sources = [x for x in sources if self.of(x).of_all(self.k)]
+        soles = [self.of(x).sole for x in sources]
         x = next((x for x in sources if x in self._known), sources[0] if sources else None)
         if x is None or not x.ndim:
             return
@@ -105,7 +113,6 @@ class Layouts:
             if len(x) % self.k == 0 or x in self._known:
                 self.note(outputs[0], Layout(0, self.of(x).owners_of(len(x), self.k, x.device)[outputs[1]]))
             return
-        soles = [self.of(x).sole for x in sources]
         for at, out in enumerate(outputs):
             if soles[0] is not None and len({*soles}) == 1:
                 layout = self.of(sources[0])
@@ -115,6 +122,10 @@ class Layouts:
                 layout = self._moved(func, name, args, kwargs, x, out, at)
             if layout is not None:
                 self.note(out, layout)
+
+    def _whole(self, x: Tensor, out: Tensor) -> bool:
+        """Whether x has all samples along its leading axis, and a call leaves them there."""
+        return self.of(x) is LEADING and len(x) == len(out) and len(x) % self.k == 0
 
     def _joined(self, name: str, args: tuple, kwargs: dict, soles: list[int], out: Tensor) -> Layout | None:
         """What several tensors of one sample each make beside each other."""

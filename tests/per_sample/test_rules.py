@@ -132,6 +132,7 @@ USES = {
     "class token expanded out of sight": (
         lambda x, a: torch.cat([a.unsqueeze(0).tile(len(x), 2, 1), x], 1), (w(1, 5),), (6, 5)
     ),
+    "class tokens of the first frames": (lambda x, a: _first_frames(x, a), (w(3, 5),), (6, 5)),
     "stacked": (lambda x, a: torch.stack([x, a.expand(len(x), 6, 5)], 2), (w(5),), (6, 5)),
     "part of a position table": (lambda x, a: x + a[:6] + a[torch.arange(6)], (w(9, 5),), (6, 5)),
     "positions of a batch of one": (lambda x, a: x + F.embedding(torch.arange(6)[None], a), (w(9, 5),), (6, 5)),
@@ -185,6 +186,13 @@ USES = {
     ),
     "several outputs": (lambda x, a: torch.aminmax(x * a, dim=1)[0] * a, (w(5),), (6, 5)),
 }  # fmt: skip
+
+
+def _first_frames(x, a):
+    """Each sample's two frames get a class token, of which as many as there are samples go on (TimeSformer)."""
+    frames = torch.cat([x.new_ones(2 * len(x), 1, 5), x.reshape(-1, 3, 5)], 1)
+    tokens = frames[: len(x), 0].unsqueeze(1)
+    return F.linear(torch.cat([tokens, x], 1), a)
 
 
 def _part(x, a):
