@@ -1,0 +1,44 @@
+"""Which of a method's settings is the best, by the rows of its runs."""
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+
+from .cells import FAILED
+from .settings import Comparison
+
+REACHED = "target reached"  # of `UnlearnTrainer.stopping`
+
+
+def best_setting(rows: list[dict], method: str, varied: dict, comparison: Comparison) -> dict:
+    """The setting with the best mean score, among those that have come to the most targets' levels; where none has come
+    to any, the one that has gone furthest.
+
+    Raises:
+        ValueError: all runs failed.
+    """
+    scores, way = defaultdict(list), defaultdict(float)
+    for row in rows:
+        if row["method"] == method and all(row[name] == value for name, value in varied.items()):
+            scores[row["setting"]] += [scored(row, name, comparison) for name in comparison.scores]
+            if row["ended"] != FAILED:
+                forgotten = [x for x, _ in row["curve"]] or [0]
+                way[row["setting"]] += abs(forgotten[-1] - forgotten[0])
+    if not way:
+        raise ValueError(f"no run of {method} came to its end {varied or ''}: see log.txt of its runs")
+    known = {setting: present(values) for setting, values in scores.items()}
+    most = max(map(len, known.values()))
+    if not most:
+        return json.loads(max(way, key=way.get))
+    means = {setting: statistics.mean(values) for setting, values in known.items() if len(values) == most}
+    return json.loads(comparison.best(means, key=means.get))
+
+
+def scored(row: dict, name: str, comparison: Comparison) -> float | None:
+    """A row's score, where it counts: at the end of a run that reached its target, or at a level of `match`."""
+    return row.get(name) if comparison.match or row["ended"] == REACHED else None
+
+
+def present(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]

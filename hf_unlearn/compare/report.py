@@ -1,0 +1,92 @@
+"""What the reported rows come to: the table, and the frontier of what is kept over what is forgotten."""
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..report import align
+from .cells import FAILED
+from .choice import present, scored
+from .settings import Comparison
+
+
+def table(rows: list[dict], comparison: Comparison) -> str:
+    """Mean and standard deviation over targets and seeds, and for each level how many runs came to it, and in how many a
+    method was the best. The best mean, of those methods whose runs came to it most often, is in bold."""
+    metric = comparison.score.rpartition("_")[2]
+    columns = [name for name in rows[0] if name.endswith("_" + metric) or name in comparison.scores]
+    groups = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        groups[tuple(row[name] for name in comparison.vary)][row["method"]].append(row)
+    lines = []
+    for varied, methods in groups.items():
+        known = {
+            name: {method: [scored(row, name, comparison) for row in group] for method, group in methods.items()}
+            for name in comparison.scores
+        }
+        for method, group in methods.items():
+            setting = ", ".join(f"{name} {value}" for name, value in json.loads(group[0]["setting"]).items())
+            reached = [len(present(known[name][method])) for name in comparison.scores]
+            means = [_mean(row.get(name) for row in group) for name in columns]
+            for name in comparison.scores:
+                if _is_best(known[name], method, comparison):
+                    means[columns.index(name)] = f"**{means[columns.index(name)]}**"
+            wins = [_wins(known[name], method, comparison) for name in comparison.scores]
+            counts = [", ".join(f"{count}/{len(group)}" for count in each) for each in (reached, wins)]
+            lines.append([*map(str, varied), method, setting, counts[0], *means, counts[1]])
+    return align([[*comparison.vary, "method", "setting chosen", "reached", *columns, "best"], *lines], markdown=True)
+
+
+def _mean(values: Iterable[float | None]) -> str:
+    values = present(values)
+    if not values:
+        return "-"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0:.1f}"
+
+
+def _is_best(scores: dict[str, list], method: str, comparison: Comparison) -> bool:
+    """Whether a method has the best mean, of those that have the most scores."""
+    known = {name: present(values) for name, values in scores.items()}
+    most = max(map(len, known.values()))
+    means = {name: statistics.mean(values) for name, values in known.items() if values and len(values) == most}
+    return method in means and means[method] == comparison.best(means.values())
+
+
+def _wins(scores: dict[str, list], method: str, comparison: Comparison) -> int:
+    """In how many runs a method's score is better than all others', or the only one."""
+    won = 0
+    for values in zip(*scores.values()):
+        known = {name: value for name, value in zip(scores, values) if value is not None}
+        won += [name for name, value in known.items() if value == comparison.best(known.values())] == [method]
+    return won
+
+
+def plot(rows: list[dict], comparison: Comparison, path: Path) -> None:
+    """What is kept over what is forgotten: the checks of each reported run, and its end as a point."""
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    forgotten, panels_of = comparison.forgotten, defaultdict(list)
+    for row in rows:
+        panels_of[tuple(row[name] for name in comparison.vary)].append(row)
+    figure = Figure(figsize=(6.4 * len(panels_of), 4.4), layout="constrained")
+    panels = figure.subplots(1, len(panels_of), sharey=True, squeeze=False)[0]
+    many = len(comparison.methods)
+    colors = colormaps["tab10"].colors if many <= 10 else colormaps["turbo"].resampled(many)(range(many))
+    for axes, (values, shown) in zip(panels, panels_of.items()):
+        for method, color in zip(comparison.methods, colors):
+            label = method
+            for row in shown:
+                if row["method"] != method or row["ended"] == FAILED:
+                    continue
+                axes.plot(*zip(*row["curve"] or [()]), color=color, alpha=0.4, linewidth=1)
+                if row.get(forgotten) is not None and row.get(comparison.score) is not None:
+                    axes.plot(row[forgotten], row[comparison.score], "o", color=color, label=label)
+                    label = None
+        axes.set(xlabel=forgotten, title=", ".join(f"{name} {value}" for name, value in zip(comparison.vary, values)))
+        axes.legend(fontsize=8, ncols=1 + many // 8)
+    panels[0].set_ylabel(comparison.score)
+    FigureCanvasAgg(figure).print_figure(path, dpi=130)

@@ -1,0 +1,96 @@
+"""What is compared, as the YAML file for `hf-unlearn compare` says it."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from ..config import read_yaml
+from ..tasks import ACCURACY, ERROR_RATES
+
+GREATER_IS_BETTER = {**dict.fromkeys(ERROR_RATES, False), **dict.fromkeys(ACCURACY, True), "loss": False}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, as the YAML file says it.
+
+    recipe, config: the recipe's script, and the configuration that all runs share.
+    output_dir: where the cells, `runs.csv`, `table.md` and `frontier.png` go.
+    target: the option that says what is forgotten (`forget_speakers`).
+    tune_on, report_on: its values to choose each method's setting on, and those to report; they share none.
+    methods: name -> settings to try, each a dict of options; as many for every method.
+    score: `<split>_<metric>` of the unlearned model. Without `match`, of the runs that reached `stop_when`, as they
+        ended.
+    greater_is_better: of the score; without it, true for accuracies and false for error rates and losses.
+    match: what is forgotten, `<split>_<metric>` -> levels: numbers, or `retrained` for the retrained model's own. The
+        score is then read off a run's checks at each level, so that methods are compared at equal forgetting. Of the
+        settings that come to the most levels, the one with the best mean over them is chosen.
+    seeds: of the reported runs; settings are chosen with the first.
+    vary: option -> values; for each combination, everything is done anew.
+    known: an earlier `runs.csv`, whose cells are not run again: it has all that the table and the plot need. A cell is
+        known by its options and the path of the configuration, so take out what a change of either file's contents, of
+        the data or of a model has made obsolete.
+    options: further options of every run; `{target}` and `{seed}` in them stand for the run's own.
+    processes: runs at the same time.
+    """
+
+    recipe: str
+    config: str
+    output_dir: str
+    target: str
+    tune_on: list
+    report_on: list
+    methods: dict
+    score: str
+    match: dict = field(default_factory=dict)
+    seeds: list = field(default_factory=lambda: [0])
+    vary: dict = field(default_factory=dict)
+    options: dict = field(default_factory=dict)
+    known: str | None = None
+    greater_is_better: bool | None = None
+    processes: int = 1
+
+    def __post_init__(self):
+        tried = {method: len(settings) for method, settings in self.methods.items()}
+        if len(set(tried.values())) != 1 or not all(tried.values()):
+            raise ValueError(
+                f"a fair comparison tries as many settings of every method, at least one, but got {tried}"
+            )
+        if both := set(self.tune_on) & set(self.report_on):
+            raise ValueError(f"{', '.join(map(str, both))} in tune_on and report_on: report what was not tuned on")
+        if len(self.match) > 1:
+            raise ValueError(f"match speaks of {', '.join(self.match)}: give one metric, with all its levels")
+        metric = self.score.rpartition("_")[2]
+        if self.greater_is_better is None and metric not in GREATER_IS_BETTER:
+            raise ValueError(
+                f"whether a greater {metric} is a better score is not known, only that of "
+                f"{', '.join(GREATER_IS_BETTER)}: set greater_is_better"
+            )
+
+    @property
+    def forgotten(self) -> str:
+        """The metric that says how much is forgotten: the horizontal axis of the frontier."""
+        return next(iter(self.match), "forget_" + self.score.rpartition("_")[2])
+
+    @property
+    def scores(self) -> list[str]:
+        """The columns by which methods are compared, one for each level of `match`."""
+        return [f"{self.score} at {level}" for levels in self.match.values() for level in levels] or [self.score]
+
+    def best(self, values: Iterable, key: Callable | None = None):
+        """The one with the best score: a score itself, or what `key` gives the score of."""
+        metric = self.score.rpartition("_")[2]
+        greater = GREATER_IS_BETTER[metric] if self.greater_is_better is None else self.greater_is_better
+        return (max if greater else min)(values, key=key)
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Comparison":
+        """Raises ValueError: no such file, or a key too many or too few."""
+        given = read_yaml(path)
+        known = {option.name for option in fields(cls)}
+        if set(given) - known:
+            raise ValueError(f"unknown in {path}: {', '.join(sorted(set(given) - known))}; known: {', '.join(known)}")
+        try:
+            return cls(**given)
+        except TypeError as error:
+            raise ValueError(f"{path}: {error}") from error
