@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hf_unlearn import METHODS
 from hf_unlearn.cli import main
-from hf_unlearn.compare import reached_at
+from hf_unlearn.compare import Comparison, reached_at
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted(ROOT.glob("recipes/*/*compare*.yaml"))
 
 RECIPE = """
 import json, pathlib, sys
@@ -55,6 +59,14 @@ def comparison(tmp_path):
 def rows_of(output: Path) -> list[dict]:
     with open(output / "runs.csv", newline="") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_the_files_of_the_recipes_are_understood_and_documented(file):
+    comparison = Comparison.read(file)
+    assert (ROOT / comparison.recipe).is_file() and (ROOT / comparison.config).is_file()
+    assert set(comparison.methods) <= set(METHODS)
+    assert file.name in (file.parent / "README.md").read_text()
 
 
 def test_settings_are_chosen_where_nothing_is_reported(comparison, capsys):

@@ -34,7 +34,12 @@ from hf_unlearn.recipe.images import ImageRecipe, ImageRecipeArguments
 ROOT = Path(__file__).parents[2]
 ROWS = [row for row in csv.DictReader((Path(__file__).parent / "recipes.csv").open()) if row["task"] != "speakers"]
 FOLDERS = ("vit_cifar10", "resnet_imagenet", "digits")
-CONFIGS = sorted(path for name in FOLDERS for path in (ROOT / "recipes" / name).glob("*.yaml"))
+CONFIGS = sorted(
+    path
+    for name in FOLDERS
+    for path in (ROOT / "recipes" / name).glob("*.yaml")
+    if "compare" not in path.stem  # read by `hf-unlearn compare`
+)
 CLASSES = ["cat", "dog", "frog"]
 TINY = (
     "--train_steps 2 --train_batch_size 4 --max_steps 2 --retain_size 6 --per_device_train_batch_size 4 "
