@@ -11,9 +11,9 @@ import yaml
 from hf_unlearn import METHODS
 from hf_unlearn.cli import main
 from hf_unlearn.compare import Comparison, reached_at
+from tests.recipes.configurations import COMPARISONS
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted(ROOT.glob("recipes/*/*compare*.yaml"))
 
 RECIPE = """
 import json, pathlib, sys
@@ -61,7 +61,7 @@ def rows_of(output: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+@pytest.mark.parametrize("file", COMPARISONS, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_the_files_of_the_recipes_are_understood_and_documented(file):
     comparison = Comparison.read(file)
     assert (ROOT / comparison.recipe).is_file() and (ROOT / comparison.config).is_file()

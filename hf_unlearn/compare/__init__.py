@@ -8,11 +8,10 @@ recipe trains (original, retrained, shadow models) are kept in `output_dir/model
 `models_dir`, and serve every cell that needs the same ones.
 """
 
-import csv
 import itertools
 from pathlib import Path
 
-from .cells import Cell, known_rows, reached_at, run_cells
+from .cells import Cell, known_rows, reached_at, run_cells, write_rows
 from .choice import best_setting
 from .report import plot, table
 from .settings import Comparison
@@ -46,10 +45,3 @@ def compare(comparison: Comparison) -> str:
     (folder / "table.md").write_text(text + "\n")
     plot(reports, comparison, folder / "frontier.png")
     return text
-
-
-def write_rows(path: Path, rows: list[dict]) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

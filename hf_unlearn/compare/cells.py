@@ -124,6 +124,13 @@ def known_rows(comparison: Comparison) -> dict[str, dict]:
     return {row["cell"]: {name: _number(text) for name, text in row.items()} for row in rows if row["ended"] != FAILED}
 
 
+def write_rows(path: Path, rows: list[dict]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def _number(text: str) -> float | str | None:
     """A value of a CSV file as it was before it was written."""
     try:

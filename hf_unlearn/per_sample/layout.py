@@ -105,7 +105,6 @@ class Layouts:
         if name in ("cat", "concat") and any(self._whole(x, outputs[0]) for x in sources):
             # What was taken from some samples only, and is put beside all of them, must be the same for all: class tokens.
             sources = [x for x in sources if self.of(x).of_all(self.k)]
-        soles = [self.of(x).sole for x in sources]
         x = next((x for x in sources if x in self._known), sources[0] if sources else None)
         if x is None or not x.ndim:
             return
@@ -113,6 +112,7 @@ class Layouts:
             if len(x) % self.k == 0 or x in self._known:
                 self.note(outputs[0], Layout(0, self.of(x).owners_of(len(x), self.k, x.device)[outputs[1]]))
             return
+        soles = [self.of(x).sole for x in sources]
         for at, out in enumerate(outputs):
             if soles[0] is not None and len({*soles}) == 1:
                 layout = self.of(sources[0])

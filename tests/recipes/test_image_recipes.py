@@ -30,16 +30,11 @@ from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.metrics import ATTACKS
 from hf_unlearn.recipe import parse
 from hf_unlearn.recipe.images import ImageRecipe, ImageRecipeArguments
+from tests.recipes.configurations import configurations
 
 ROOT = Path(__file__).parents[2]
 ROWS = [row for row in csv.DictReader((Path(__file__).parent / "recipes.csv").open()) if row["task"] != "speakers"]
-FOLDERS = ("vit_cifar10", "resnet_imagenet", "digits")
-CONFIGS = sorted(
-    path
-    for name in FOLDERS
-    for path in (ROOT / "recipes" / name).glob("*.yaml")
-    if "compare" not in path.stem  # read by `hf-unlearn compare`
-)
+CONFIGS = configurations("vit_cifar10", "resnet_imagenet", "digits")
 CLASSES = ["cat", "dog", "frog"]
 TINY = (
     "--train_steps 2 --train_batch_size 4 --max_steps 2 --retain_size 6 --per_device_train_batch_size 4 "

@@ -19,6 +19,7 @@ from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.speech import SpeechArguments
 from hf_unlearn.metrics import ATTACKS
 from hf_unlearn.recipe import parse
+from tests.recipes.configurations import configurations
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "whisper_librispeech"
@@ -129,10 +130,7 @@ def test_a_mistake_is_answered_in_one_line(voices, flags, message, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-COMPARISONS = set(RECIPE.glob("*compare*.yaml"))  # read by `hf-unlearn compare`
-
-
-@pytest.mark.parametrize("config", sorted(set(RECIPE.glob("*.yaml")) - COMPARISONS), ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", configurations(RECIPE.name), ids=lambda path: path.stem)
 def test_a_configuration_is_understood_and_documented(config, monkeypatch):
     monkeypatch.syspath_prepend(RECIPE)
     arguments = importlib.import_module("arguments")
