@@ -167,8 +167,8 @@ def test_a_setting_may_hold_keywords_of_the_method(comparison):
 
 
 def test_methods_are_compared_at_equal_forgetting(comparison, capsys):
-    """At the level of the retrained model (30: half way to the first check) and at 70 (0.488 of the way to the last)."""
-    code, output = comparison(match={"forget_wer": ["retrained", 70]}, vary={"size": [48]}, seeds=[1],
+    """At 70 (0.488 of the way to the last check), and at the level of the retrained model (30: half way to the first)."""
+    code, output = comparison(match={"forget_wer": [70, "retrained"]}, vary={"size": [48]}, seeds=[1],
                               options={"gold": "{target}/retrained"})  # fmt: skip
     assert code == 0
     rows = rows_of(output)
@@ -181,6 +181,14 @@ def test_methods_are_compared_at_equal_forgetting(comparison, capsys):
     assert "**12.5 ± 0.0**" in table and "| 2/2, 2/2 |" in table and "| 0/2, 0/2 |" in table
     gold = [json.loads(path.read_text())["gold"] for path in output.rglob("results.json")]
     assert set(gold) == {"anna/retrained", "bert/retrained", "carl/retrained"}
+
+
+def test_a_setting_is_chosen_for_the_first_level(comparison):
+    """alpha 0.55 keeps the most at 55 and never comes to 70."""
+    for levels, alpha in ([55, 70], 0.55), ([70, 55], 0.6):
+        _, output = comparison(match={"forget_wer": levels}, vary={"size": [48]}, seeds=[1])
+        chosen = {row["setting"] for row in rows_of(output) if row["phase"] == "report"}
+        assert chosen == {json.dumps({"alpha": alpha})}
 
 
 def test_a_level_that_no_setting_comes_to_is_left_open(comparison, capsys):

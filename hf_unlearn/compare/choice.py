@@ -12,8 +12,8 @@ REACHED = "target reached"  # of `UnlearnTrainer.stopping`
 
 
 def best_setting(rows: list[dict], method: str, varied: dict, comparison: Comparison) -> dict:
-    """The setting with the best mean score, among those that have come to the most targets' levels; where none has come
-    to any, the one that has gone furthest.
+    """The setting with the best mean score at the first level, among those that have come to it on the most targets; where
+    none has come to it, the one that has gone furthest.
 
     Raises:
         ValueError: all runs failed.
@@ -21,7 +21,7 @@ def best_setting(rows: list[dict], method: str, varied: dict, comparison: Compar
     scores, way = defaultdict(list), defaultdict(float)
     for row in rows:
         if row["method"] == method and all(row[name] == value for name, value in varied.items()):
-            scores[row["setting"]] += [scored(row, name, comparison) for name in comparison.scores]
+            scores[row["setting"]].append(scored(row, comparison.scores[0], comparison))
             if row["ended"] != FAILED:
                 forgotten = [x for x, _ in row["curve"]] or [0]
                 way[row["setting"]] += abs(forgotten[-1] - forgotten[0])

@@ -23,8 +23,8 @@ class Comparison:
         ended.
     greater_is_better: of the score; without it, true for accuracies and false for error rates and losses.
     match: what is forgotten, `<split>_<metric>` -> levels: numbers, or `retrained` for the retrained model's own. The
-        score is then read off a run's checks at each level, so that methods are compared at equal forgetting. Of the
-        settings that come to the most levels, the one with the best mean over them is chosen.
+        score is then read off a run's checks at each level, so that methods are compared at equal forgetting. A
+        setting is chosen for the first level; what it comes to at the others is reported besides.
     seeds: of the reported runs; settings are chosen with the first.
     vary: option -> values; for each combination, everything is done anew.
     known: an earlier `runs.csv`, whose cells are not run again: it has all that the table and the plot need. A cell is
