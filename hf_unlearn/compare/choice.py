@@ -27,12 +27,15 @@ def best_setting(rows: list[dict], method: str, varied: dict, comparison: Compar
                 way[row["setting"]] += abs(forgotten[-1] - forgotten[0])
     if not way:
         raise ValueError(f"no run of {method} came to its end {varied or ''}: see log.txt of its runs")
-    known = {setting: present(values) for setting, values in scores.items()}
+    means = means_of_the_fullest(scores)
+    return json.loads(comparison.best(means, key=means.get) if means else max(way, key=way.get))
+
+
+def means_of_the_fullest(scores: dict[str, list[float | None]]) -> dict[str, float]:
+    """The means of those that have the most scores; none where all have none."""
+    known = {name: present(values) for name, values in scores.items()}
     most = max(map(len, known.values()))
-    if not most:
-        return json.loads(max(way, key=way.get))
-    means = {setting: statistics.mean(values) for setting, values in known.items() if len(values) == most}
-    return json.loads(comparison.best(means, key=means.get))
+    return {name: statistics.mean(values) for name, values in known.items() if values and len(values) == most}
 
 
 def scored(row: dict, name: str, comparison: Comparison) -> float | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..report import align
 from .cells import FAILED
-from .choice import present, scored
+from .choice import means_of_the_fullest, present, scored
 from .settings import Comparison
 
 
@@ -48,9 +48,7 @@ def _mean(values: Iterable[float | None]) -> str:
 
 def _is_best(scores: dict[str, list], method: str, comparison: Comparison) -> bool:
     """Whether a method has the best mean, of those that have the most scores."""
-    known = {name: present(values) for name, values in scores.items()}
-    most = max(map(len, known.values()))
-    means = {name: statistics.mean(values) for name, values in known.items() if values and len(values) == most}
+    means = means_of_the_fullest(scores)
     return method in means and means[method] == comparison.best(means.values())
 
 
