@@ -11,6 +11,7 @@ import yaml
 from hf_unlearn import METHODS
 from hf_unlearn.cli import main
 from hf_unlearn.compare import Comparison, reached_at
+from hf_unlearn.compare.report import tables_by_target
 from tests.recipes.configurations import COMPARISONS
 
 ROOT = Path(__file__).parents[1]
@@ -102,9 +103,11 @@ def test_accuracies_are_better_when_they_are_greater(comparison, capsys, tmp_pat
     code, output = comparison(**few)
     assert code == 0
     assert {row["setting"] for row in rows_of(output) if row["phase"] == "report"} == {json.dumps({"alpha": 0.9})}
-    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
-    best = [row[1] for row in table if any(cell.startswith("**") for cell in row)]
-    assert best == ["finetune"]
+    summary, _, by_target = capsys.readouterr().out.partition("by speaker:")
+    table, targets = ([[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+                      for text in (summary, by_target))  # fmt: skip
+    for rows in table, targets:
+        assert [row[1] for row in rows if any(cell.startswith("**") for cell in row)] == ["finetune"]
     assert {row[1]: row[-1] for row in table if row and row[0] == "48"} == {"orthograd": "0/2", "finetune": "2/2"}
     comparison(**few, greater_is_better=False)
     assert {row["setting"] for row in rows_of(output) if row["phase"] == "report"} == {json.dumps({"alpha": 0.6})}
@@ -181,6 +184,28 @@ def test_methods_are_compared_at_equal_forgetting(comparison, capsys):
     assert "**12.5 ± 0.0**" in table and "| 2/2, 2/2 |" in table and "| 0/2, 0/2 |" in table
     gold = [json.loads(path.read_text())["gold"] for path in output.rglob("results.json")]
     assert set(gold) == {"anna/retrained", "bert/retrained", "carl/retrained"}
+
+
+def test_every_target_has_its_own_numbers():
+    """A mean counts as the best among those of the methods that came to the level in most seeds."""
+    given = {"recipe": "", "config": "", "output_dir": "", "tune_on": [], "report_on": ["anna", "bert"]}
+    compared = Comparison(**given, target="speaker", score="test_wer", match={"forget_wer": [90]}, vary={"size": [48]},
+                          methods={"orthograd": [{}], "finetune": [{}]})  # fmt: skip
+    scores = {("orthograd", "anna"): [10, 20], ("orthograd", "bert"): [12.25, None],
+              ("finetune", "anna"): [16, 17], ("finetune", "bert"): [None, None]}  # fmt: skip
+    rows = [
+        {"size": 48, "method": method, "target": target, "ended": "", "test_wer at 90": score}
+        for (method, target), values in scores.items()
+        for score in values
+    ]
+    assert tables_by_target(rows, compared).splitlines() == [
+        "test_wer at 90, by speaker:",
+        "",
+        "| size | method    |     anna |           bert |",
+        "| ---- | --------- | -------: | -------------: |",
+        "| 48   | orthograd | **15.0** | **12.2** (1/2) |",
+        "| 48   | finetune  |     16.5 |              - |",
+    ]
 
 
 def test_a_setting_is_chosen_for_the_first_level(comparison):

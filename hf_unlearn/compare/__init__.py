@@ -13,14 +13,14 @@ from pathlib import Path
 
 from .cells import Cell, known_rows, reached_at, run_cells, write_rows
 from .choice import best_setting
-from .report import plot, table
+from .report import plot, table, tables_by_target
 from .settings import Comparison
 
 __all__ = ["Comparison", "compare", "reached_at"]
 
 
 def compare(comparison: Comparison) -> str:
-    """Runs what has not been run, writes runs.csv, table.md and frontier.png, and returns the table."""
+    """Runs what has not been run, writes runs.csv, table.md and frontier.png, and returns the tables."""
     varied = [dict(zip(comparison.vary, values)) for values in itertools.product(*comparison.vary.values())]
     tried = [
         Cell("tune", method, setting, target, comparison.seeds[0], values)
@@ -41,7 +41,7 @@ def compare(comparison: Comparison) -> str:
     reports = run_cells(reported, comparison, known)
     folder = Path(comparison.output_dir)
     write_rows(folder / "runs.csv", rows + reports)
-    text = table(reports, comparison)
+    text = table(reports, comparison) + "\n\n" + tables_by_target(reports, comparison)
     (folder / "table.md").write_text(text + "\n")
     plot(reports, comparison, folder / "frontier.png")
     return text

@@ -17,11 +17,8 @@ def table(rows: list[dict], comparison: Comparison) -> str:
     method was the best. The best mean, of those methods whose runs came to it most often, is in bold."""
     metric = comparison.score.rpartition("_")[2]
     columns = [name for name in rows[0] if name.endswith("_" + metric) or name in comparison.scores]
-    groups = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        groups[tuple(row[name] for name in comparison.vary)][row["method"]].append(row)
     lines = []
-    for varied, methods in groups.items():
+    for varied, methods in _grouped(rows, comparison).items():
         known = {
             name: {method: [scored(row, name, comparison) for row in group] for method, group in methods.items()}
             for name in comparison.scores
@@ -37,6 +34,45 @@ def table(rows: list[dict], comparison: Comparison) -> str:
             counts = [", ".join(f"{count}/{len(group)}" for count in each) for each in (reached, wins)]
             lines.append([*map(str, varied), method, setting, counts[0], *means, counts[1]])
     return align([[*comparison.vary, "method", "setting chosen", "reached", *columns, "best"], *lines], markdown=True)
+
+
+def tables_by_target(rows: list[dict], comparison: Comparison) -> str:
+    """For each level a table of what every method came to on each target: the mean over the seeds that came to it, and how
+    many those were where not all did. A target's best mean, of those methods that came to it most often, is in bold."""
+    targets = list(dict.fromkeys(row["target"] for row in rows))
+    parts = []
+    for name in comparison.scores:
+        lines = []
+        for varied, methods in _grouped(rows, comparison).items():
+            cells = defaultdict(list)
+            for target in targets:
+                scores = {
+                    method: [scored(row, name, comparison) for row in group if row["target"] == target]
+                    for method, group in methods.items()
+                }
+                for method, values in scores.items():
+                    cells[method].append(_mean_and_count(values, best=_is_best(scores, method, comparison)))
+            lines += [[*map(str, varied), method, *texts] for method, texts in cells.items()]
+        lines = align([[*comparison.vary, "method", *map(str, targets)], *lines], markdown=True)
+        parts.append(f"{name}, by {comparison.target}:\n\n{lines}")
+    return "\n\n".join(parts)
+
+
+def _mean_and_count(values: list[float | None], best: bool) -> str:
+    known = present(values)
+    if not known:
+        return "-"
+    mean = f"{statistics.mean(known):.1f}"
+    count = f" ({len(known)}/{len(values)})" if len(known) < len(values) else ""
+    return (f"**{mean}**" if best else mean) + count
+
+
+def _grouped(rows: list[dict], comparison: Comparison) -> dict[tuple, dict[str, list[dict]]]:
+    """The rows of each combination of varied options, by their method."""
+    groups = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        groups[tuple(row[name] for name in comparison.vary)][row["method"]].append(row)
+    return groups
 
 
 def _mean(values: Iterable[float | None]) -> str:
