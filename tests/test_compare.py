@@ -144,6 +144,15 @@ def test_rows_of_another_machine_are_not_run_again(comparison, tmp_path):
     assert len(list((tmp_path / "there").rglob("log.txt"))) == len(rows)
 
 
+def test_where_all_rows_are_known_nothing_is_run(comparison, tmp_path):
+    here, match = tmp_path / "new" / "here", {"forget_wer": [30]}
+    few = {"methods": {"orthograd": [{"alpha": 0.6}]}, "vary": {"size": [48]}, "seeds": [1], "match": match}
+    _, there = comparison(**few)
+    code, _ = comparison(**few, known=str(there / "runs.csv"), output_dir=str(here))
+    assert code == 0 and {path.name for path in here.iterdir()} == {"runs.csv", "table.md", "frontier.png"}
+    assert (here / "runs.csv").read_text() == (there / "runs.csv").read_text()
+
+
 def test_rows_without_their_cells_are_refused(comparison, tmp_path, capsys):
     (tmp_path / "rows.csv").write_text("phase,method,ended\ntune,orthograd,max_steps\n")
     code, _ = comparison(known=str(tmp_path / "rows.csv"))

@@ -40,6 +40,7 @@ def compare(comparison: Comparison) -> str:
     ]
     reports = run_cells(reported, comparison, known)
     folder = Path(comparison.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)  # where all cells are known, none of them has made it
     write_rows(folder / "runs.csv", rows + reports)
     text = table(reports, comparison) + "\n\n" + tables_by_target(reports, comparison)
     (folder / "table.md").write_text(text + "\n")
