@@ -19,10 +19,7 @@ def table(rows: list[dict], comparison: Comparison) -> str:
     columns = [name for name in rows[0] if name.endswith("_" + metric) or name in comparison.scores]
     lines = []
     for varied, methods in _grouped(rows, comparison).items():
-        known = {
-            name: {method: [scored(row, name, comparison) for row in group] for method, group in methods.items()}
-            for name in comparison.scores
-        }
+        known = {name: _scores(methods, name, comparison) for name in comparison.scores}
         for method, group in methods.items():
             setting = ", ".join(f"{name} {value}" for name, value in json.loads(group[0]["setting"]).items())
             reached = [len(present(known[name][method])) for name in comparison.scores]
@@ -42,19 +39,16 @@ def tables_by_target(rows: list[dict], comparison: Comparison) -> str:
     targets = list(dict.fromkeys(row["target"] for row in rows))
     parts = []
     for name in comparison.scores:
-        lines = []
-        for varied, methods in _grouped(rows, comparison).items():
-            cells = defaultdict(list)
-            for target in targets:
-                scores = {
-                    method: [scored(row, name, comparison) for row in group if row["target"] == target]
-                    for method, group in methods.items()
-                }
+        lines = defaultdict(list)
+        for target in targets:
+            for varied, methods in _grouped([row for row in rows if row["target"] == target], comparison).items():
+                scores = _scores(methods, name, comparison)
                 for method, values in scores.items():
-                    cells[method].append(_mean_and_count(values, best=_is_best(scores, method, comparison)))
-            lines += [[*map(str, varied), method, *texts] for method, texts in cells.items()]
-        lines = align([[*comparison.vary, "method", *map(str, targets)], *lines], markdown=True)
-        parts.append(f"{name}, by {comparison.target}:\n\n{lines}")
+                    text = _mean_and_count(values, best=_is_best(scores, method, comparison))
+                    lines[(*map(str, varied), method)].append(text)
+        heading = [*comparison.vary, "method", *map(str, targets)]
+        written = align([heading, *([*first, *texts] for first, texts in lines.items())], markdown=True)
+        parts.append(f"{name}, by {comparison.target}:\n\n{written}")
     return "\n\n".join(parts)
 
 
@@ -73,6 +67,11 @@ def _grouped(rows: list[dict], comparison: Comparison) -> dict[tuple, dict[str, 
     for row in rows:
         groups[tuple(row[name] for name in comparison.vary)][row["method"]].append(row)
     return groups
+
+
+def _scores(methods: dict[str, list[dict]], name: str, comparison: Comparison) -> dict[str, list[float | None]]:
+    """Each method's scores by that name, where they count."""
+    return {method: [scored(row, name, comparison) for row in group] for method, group in methods.items()}
 
 
 def _mean(values: Iterable[float | None]) -> str:
@@ -103,18 +102,16 @@ def plot(rows: list[dict], comparison: Comparison, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    forgotten, panels_of = comparison.forgotten, defaultdict(list)
-    for row in rows:
-        panels_of[tuple(row[name] for name in comparison.vary)].append(row)
+    forgotten, panels_of = comparison.forgotten, _grouped(rows, comparison)
     figure = Figure(figsize=(6.4 * len(panels_of), 4.4), layout="constrained")
     panels = figure.subplots(1, len(panels_of), sharey=True, squeeze=False)[0]
     many = len(comparison.methods)
     colors = colormaps["tab10"].colors if many <= 10 else colormaps["turbo"].resampled(many)(range(many))
-    for axes, (values, shown) in zip(panels, panels_of.items()):
+    for axes, (values, methods) in zip(panels, panels_of.items()):
         for method, color in zip(comparison.methods, colors):
             label = method
-            for row in shown:
-                if row["method"] != method or row["ended"] == FAILED:
+            for row in methods[method]:
+                if row["ended"] == FAILED:
                     continue
                 axes.plot(*zip(*row["curve"] or [()]), color=color, alpha=0.4, linewidth=1)
                 if row.get(forgotten) is not None and row.get(comparison.score) is not None:
