@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import yaml
 
 from hf_unlearn import METHODS
 from hf_unlearn.cli import main
-from hf_unlearn.compare import Comparison, reached_at
+from hf_unlearn.compare import Comparison, compare, reached_at
 from hf_unlearn.compare.report import tables_by_target
 from tests.recipes.configurations import COMPARISONS
 
@@ -68,6 +69,27 @@ def test_the_files_of_the_recipes_are_understood_and_documented(file):
     assert (ROOT / comparison.recipe).is_file() and (ROOT / comparison.config).is_file()
     assert set(comparison.methods) <= set(METHODS)
     assert file.name in (file.parent / "README.md").read_text()
+
+
+@pytest.mark.parametrize("file", COMPARISONS, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_the_committed_rows_give_the_numbers_of_the_readme_without_a_run(file, tmp_path, monkeypatch):
+    comparison = Comparison.read(file)
+    if comparison.known is None:
+        pytest.skip("its runs are not kept by cell")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("hf_unlearn.compare.cells._run", lambda cell, _: pytest.fail(f"{cell} is not among the rows"))
+    heading, _, *lines = compare(replace(comparison, output_dir=str(tmp_path))).partition("\n\n")[0].splitlines()
+    readme = (file.parent / "README.md").read_text().replace("*", "").splitlines()
+    for line in lines:
+        row = dict(zip(cells_of(heading), cells_of(line)))
+        keys = [row[name] for name in (*comparison.vary, "method")]
+        wanted = [*row["reached"].split(", "), *(row[name] for name in comparison.scores)]
+        same = [cells for cells in map(cells_of, readme) if cells[: len(keys)] == keys]
+        assert any(set(wanted) <= set(cells) for cells in same), (wanted, same)
+
+
+def cells_of(line: str) -> list[str]:
+    return [cell.strip() for cell in line.replace("*", "").strip("|").split("|")]
 
 
 def test_settings_are_chosen_where_nothing_is_reported(comparison, capsys):
