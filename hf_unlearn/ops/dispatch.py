@@ -1,15 +1,17 @@
 """Chooses for each call between the Triton kernels and plain torch: CUDA tensors go to the kernels where those work.
 
 On the first CUDA tensor the kernels are held against plain torch on small inputs, once per process. Where Triton is
-missing, a kernel raises or its result differs, one warning says so, and plain torch does the rest of the process.
+missing, a kernel raises or its result differs, one warning says so, and plain torch does the rest of the process. The
+kernel of `product_inner_products`, which is not needed where others do, is checked and left on its own.
 
 The environment variable HF_UNLEARN_KERNELS overrides: `torch` never uses a kernel; `triton` raises where a kernel
 fails, and takes CPU tensors to the kernels too, which needs TRITON_INTERPRET=1 before Triton is first imported (tests).
 """
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import torch
@@ -22,12 +24,18 @@ from .projection import FLOAT32_ROUNDING, Solution
 logger = logging.get_logger(__name__)
 
 VARIABLE = "HF_UNLEARN_KERNELS"
-_failures: list[str] = []  # why the kernels are out of use, once they are
+_failures: dict[Callable, str] = {}  # check of the kernels that are out of use -> why
 
 
 @functools.wraps(reductions.inner_products)
 def inner_products(rows: Tensor, u: Tensor | None = None, exact: bool = False) -> tuple[Tensor, Tensor]:
-    return _dispatch("inner_products", reductions.inner_products, rows, u, exact)
+    return _dispatch(_check, "inner_products", reductions.inner_products, rows, u, exact)
+
+
+@functools.wraps(reductions.product_inner_products)
+def product_inner_products(B: Tensor, X: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    plain = reductions.product_inner_products
+    return plain(B, X, u) if B.dtype == torch.float64 else _dispatch(_check_products, plain.__name__, plain, B, X, u)
 
 
 @functools.wraps(reductions.weighted_sum)
@@ -42,12 +50,12 @@ def weighted_sum(
     dtype = dtype or rows.dtype
     if exact or rows.dtype == torch.float64:  # the kernel adds up in float32
         return reductions.weighted_sum(rows, weights, u, scale, dtype, exact)
-    return _dispatch("weighted_sum", reductions.weighted_sum, rows, weights, u, scale, dtype)
+    return _dispatch(_check, "weighted_sum", reductions.weighted_sum, rows, weights, u, scale, dtype)
 
 
 @functools.wraps(projection.solve)
 def solve(gram: Tensor, dots: Tensor, square: Tensor, rounding: float = FLOAT32_ROUNDING) -> Solution:
-    return _dispatch("solve", projection.solve, gram, dots, square, rounding)
+    return _dispatch(_check, "solve", projection.solve, gram, dots, square, rounding)
 
 
 def active_kernels() -> str:
@@ -57,10 +65,9 @@ def active_kernels() -> str:
         return f"plain torch ({VARIABLE}=torch)"
     if not torch.cuda.is_available():
         return "triton, interpreted" if choice == "triton" else "plain torch (no CUDA)"
-    if not _failures:
-        inner_products(torch.zeros(1, 1, device="cuda"))
-    if _failures:
-        return f"plain torch (triton failed: {_failures[0]})"
+    inner_products(torch.zeros(1, 1, device="cuda"))
+    if _check in _failures:
+        return f"plain torch (triton failed: {_failures[_check]})"
     return f"triton {_kernels().version} on {torch.cuda.get_device_name()}"
 
 
@@ -70,21 +77,41 @@ def doubles_are_fast(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) in ((8, 0), (9, 0), (10, 0))
 
 
-def _dispatch(name: str, plain: Callable, like: Tensor, *arguments):
-    """Calls the kernel `name`, or `plain`; `like`, the first argument, says where."""
-    if _takes(like) and not _failures:
-        try:
-            _check(like.device)
+def fuses(device: torch.device) -> bool:
+    """Whether `product_inner_products` makes no rows in memory there. Its kernel is for float64 on tensor cores, and for
+    as much shared memory as cards that have those do."""
+    interpreted = device.type == "cpu" and _choice() == "triton"
+    if _choice() == "torch" or not (interpreted or doubles_are_fast(device)):
+        return False
+    if _check_products not in _failures:
+        with _falling_back(_check_products):
+            _check_products(device)
+    return _check_products not in _failures
+
+
+def _dispatch(check: Callable, name: str, plain: Callable, like: Tensor, *arguments):
+    """Calls the kernel `name`, or `plain`; `like`, the first argument, says where, and `check` whether it works there."""
+    if _takes(like) and check not in _failures:
+        with _falling_back(check):
+            check(like.device)
             with torch.cuda.device_of(like):
                 return getattr(_kernels(), name)(like, *arguments)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            if _choice() == "triton":
-                raise
-            _failures.append(f"{type(error).__name__}: {error}".splitlines()[-1])  # a compiler's first line says where
-            logger.warning(f"The Triton kernels do not work here, plain torch takes their place: {_failures[0]}")
     return plain(like, *arguments)
+
+
+@contextlib.contextmanager
+def _falling_back(check: Callable) -> Iterator[None]:
+    """Where a kernel fails in this context, one warning says so, and those of its check are out of use."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if _choice() == "triton":
+            raise
+        _failures[check] = f"{type(error).__name__}: {error}".splitlines()[-1]  # a compiler's first line says where
+        which = "The Triton kernels do" if check is _check else "The Triton kernel for inner products of products does"
+        logger.warning(f"{which} not work here, plain torch takes their place: {_failures[check]}")
 
 
 def _takes(tensor: Tensor) -> bool:
@@ -103,10 +130,11 @@ def _choice() -> str:
 def _kernels() -> SimpleNamespace:
     import triton  # comes with torch for CUDA on Linux; not needed elsewhere
 
-    from . import triton_reductions, triton_solve
+    from . import triton_products, triton_reductions, triton_solve
 
     return SimpleNamespace(
         inner_products=triton_reductions.inner_products,
+        product_inner_products=triton_products.product_inner_products,
         weighted_sum=triton_reductions.weighted_sum,
         solve=triton_solve.solve,
         version=triton.__version__,
@@ -131,6 +159,21 @@ def _check(device: torch.device) -> None:
             _compare("solution", kernels.solve(gram, dots, square).coefficients @ rows.double(), share, 1e-6)
             found = kernels.weighted_sum(rows, coefficients, u, -0.5, torch.float32)
             _compare("weighted sum", found, share - 0.5 * u, 1e-5)
+
+
+@functools.cache
+def _check_products(device: torch.device) -> None:
+    """Raises where the kernel for rows that are products differs from plain torch, in each type that it takes."""
+    generator = torch.Generator().manual_seed(0)
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 1e-5), (torch.float16, 1e-5)):
+        for k in (3, 17):
+            shapes = (k, 21, 70), (k, 21, 35), (70, 35)
+            B, X, u = (torch.randn(shape, generator=generator).to(device) for shape in shapes)
+            B, X = B.to(dtype), X.to(dtype)
+            expected = torch.vstack(reductions.product_inner_products(B.double(), X.double(), u))
+            with torch.cuda.device_of(B):
+                found = torch.vstack(_kernels().product_inner_products(B, X, u))
+            _compare(f"inner products of products in {dtype}", found, expected, tolerance)
 
 
 def _compare(name: str, found: Tensor, expected: Tensor, tolerance: float) -> None:

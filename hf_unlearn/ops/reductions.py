@@ -34,6 +34,19 @@ def inner_products(rows: Tensor, u: Tensor | None = None, exact: bool = False) -
     return sum(grams), sum(dots)
 
 
+def product_inner_products(B: Tensor, X: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """K (k, k) and b (k,) of the rows G_n = B_n^T X_n, the per-sample gradients of a matrix product, always exact: the
+    values of G are added up in float32 at least, their inner products in float64.
+
+    Args:
+        B: output gradients (k, T, o), in any floating dtype.
+        X: inputs (k, T, i), in the dtype of B.
+        u: (o, i), in any floating dtype.
+    """
+    wide = torch.promote_types(B.dtype, torch.float32)
+    return inner_products((B.mT.to(wide) @ X.to(wide)).flatten(1), u.flatten(), exact=True)
+
+
 def _of_part(rows: Tensor, u: Tensor | None, exact: bool) -> tuple[Tensor, Tensor]:
     k, d = rows.shape
     rows = rows.to(torch.float64 if exact else torch.float32)

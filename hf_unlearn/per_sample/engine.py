@@ -66,7 +66,10 @@ class ParameterRows:
         u = (torch.zeros_like(p) if u is None else u.detach()).reshape(p.shape[0] if p.ndim else 1, -1)
         if self._kept is not None:
             return ops.inner_products(self._kept, u.flatten(), exact)
-        if inner_products.choose(uses, u, self.way) == "ghost" and (not exact or ops.doubles_are_fast(p.device)):
+        way = inner_products.choose(uses, u, self.way)
+        if way == "fused":
+            return ops.product_inner_products(uses[0].B, uses[0].X, u)
+        if way == "ghost" and (not exact or ops.doubles_are_fast(p.device)):
             return inner_products.ghost(uses, u, exact)
         keep = keep and self.k * p.numel() <= inner_products.limit(inner_products.KEEP, p.device)
         if len(uses) == 1 and isinstance(uses[0], Lookup):  # most lines of an embedding are looked up by nobody

@@ -5,15 +5,21 @@ product, with the weighted sum of the rows that follows:
 
     materialise   2 k T o i + k o i MEASURE          make the rows, a few lines at a time, and reduce them
     (kept)          k T o i + k o i (MEASURE + SUM)  the same, and keep them for the weighted sum
-    ghost         2 k T o i + (k T)^2 (o + i)        K[n, m] = sum((X_n X_m^T) * (B_n B_m^T)), b_n = sum(B_n * (X_n u^T))
+    ghost         (2 k T o i + (k T)^2 (o + i)) D    K[n, m] = sum((X_n X_m^T) * (B_n B_m^T)), b_n = sum(B_n * (X_n u^T))
+    fused         (1 + TILE) k T o i + k^2 o i D     a kernel makes a tile of all rows on chip and reduces it there
 
-where gradient descent on the same batch costs k T o i for its plain sum of the rows. So keeping them is the cheapest
-where the memory allows it (`KEEP`) and T is not small; ghost is for weights with many lines and few positions, such as
-heads on pooled features and output layers over a vocabulary (ghost clipping: Li et al., arXiv 2110.05679).
+where gradient descent on the same batch costs k T o i for its plain sum of the rows, and D is what float64 costs on cards
+that measure in it (`ops.doubles_are_fast`), else 1. So keeping the rows is the cheapest where the memory allows it (`KEEP`)
+and T is not small. Ghost is for weights with many lines and few positions, such as heads on pooled features and output
+layers over a vocabulary (ghost clipping: Li et al., arXiv 2110.05679). The fused kernel, for a single product on those cards,
+saves the rows' way through memory and pays for it with small tiles: at k = 16 its 64 x 32 take 21 operations per byte of
+half precision from the cache, a twelfth of what tensor cores could do. So it is for few positions, too.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import combinations_with_replacement
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,18 +27,34 @@ from torch import Tensor
 from .. import ops
 from .rows import Dense, Lookup, Product, Rows, value_type, write_all, written_out
 
-WAYS = ("materialise", "ghost")
-# Multiply-adds of a matrix product that take as long as the inner products of one value of G, and as its share in the
-# weighted sum. CPU: from one core's times at k = 8; tests/benchmarks/bench_ways.py found 29 of 30 choices within 1.3 times the
-# better way. CUDA: from the H100's data sheet, for values of two bytes, and not confirmed by that yet.
-MEASURE = {"cpu": 50, "cuda": 500}
-SUM = {"cpu": 8, "cuda": 250}
+WAYS = ("materialise", "ghost", "fused")
+
+
+class Costs(NamedTuple):
+    """Multiply-adds of a matrix product that take as long as
+
+    measure: making one value of G pass through memory for the inner products.
+    sum: its share in the weighted sum.
+    tile: one multiply-add of the fused kernel's product, for each block of `FUSED_BLOCK` samples.
+    double: one multiply-add in float64.
+    """
+
+    measure: float
+    sum: float
+    tile: float
+    double: float
+
+
+# From one core's times at k = 8; tests/benchmarks/bench_ways.py found 29 of 30 choices within 1.3 times the better way.
+CPU = Costs(50, 8, math.inf, 1)
+# By bytes of a value, from the H100's data sheet (tensor cores for two bytes, none for four) and 5.5 TB/s of its L2 cache; not
+# confirmed by that yet.
+CUDA = {2: Costs(500, 250, 8, 15), 4: Costs(80, 40, 1.5, 1)}
+FUSED_BLOCK = 16  # as in ops.triton_products, which needs triton
 # Values of G up to which a parameter's rows are kept; above it, memory counts more.
 KEEP = {"cpu": 2**24, "cuda": 2**27}
 # Values of G that are made at a time where they are not kept. They are reduced at once, so that on a GPU they never
-# leave its L2 cache. (A kernel that holds a tile of all G_n on one multiprocessor would gain only where k T is well
-# below o i / (o + i), and there ghost is cheaper than either: at k = 16 its tiles of 64 x 32 take 21 operations per
-# byte from the cache, those of a matrix product three times as many.)
+# leave its L2 cache.
 CHUNK = {"cpu": 2**21, "cuda": 2**23}
 
 
@@ -42,17 +64,29 @@ def choose(uses: Sequence[Rows], u: Tensor, way: str | None = None) -> str:
         raise ValueError(f"the way to inner products is {way!r}, but must be one of {', '.join(WAYS)}, or None")
     if way == "materialise" or not all(isinstance(use, (Product, Lookup)) for use in uses):
         return "materialise"
-    if way is not None:
-        return way
+    single = len(uses) == 1 and isinstance(uses[0], Product) and uses[0].dtype != torch.float64
+    for candidate in (way,) if way else _cheapest_first(uses, u):
+        if candidate != "fused" or single and ops.fuses(u.device):
+            return candidate
+    return "materialise"
+
+
+def _cheapest_first(uses: Sequence[Product | Lookup], u: Tensor) -> list[str]:
+    """The ways, by what each costs (the module's text); u (o, i)."""
     k, width = uses[0].k, u.shape[1]
     T = sum(use.positions for use in uses)
     products = sum(k * use.positions * u.numel() for use in uses if isinstance(use, Product))
     lines = len(u) if products else min(len(u), k * T)  # of an embedding, those that somebody looks up
     values = k * lines * width
+    cost = CUDA[min(4, value_type(uses).itemsize)] if u.is_cuda else CPU
+    blocks, double = math.ceil(k / FUSED_BLOCK), cost.double if ops.doubles_are_fast(u.device) else 1
     kept = values <= limit(KEEP, u.device)
-    materialise = products + values * limit(MEASURE, u.device) + (values * limit(SUM, u.device) if kept else products)
-    ghost = 2 * products + (k * T) ** 2 * (lines + width if products else width)
-    return "ghost" if ghost < materialise else "materialise"
+    costs = {
+        "materialise": products + values * cost.measure + (values * cost.sum if kept else products),
+        "ghost": double * (2 * products + (k * T) ** 2 * (lines + width if products else width)),
+        "fused": products * (1 + cost.tile * blocks) + values * k * double,
+    }
+    return sorted(WAYS, key=costs.get)
 
 
 def ghost(uses: Sequence[Product | Lookup], u: Tensor, exact: bool) -> tuple[Tensor, Tensor]:

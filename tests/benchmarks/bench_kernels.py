@@ -159,7 +159,8 @@ def measure_solve(bench: Bench) -> None:
 
 
 def measure_layers(bench: Bench, shrink: int) -> None:
-    """Inner products of a Linear layer's gradients: with all of G in memory, through the cache, and without G."""
+    """Inner products of a Linear layer's gradients: with all of G in memory, through the cache, and without G
+    (ghost, and tiles of it on chip)."""
     for name, (T, o, i) in LAYERS.items():
         T, o, i = max(1, T // shrink), o // shrink, i // shrink
         B, X = (bench.random(bench.k, T, size, dtype=torch.bfloat16) for size in (o, i))
@@ -170,6 +171,8 @@ def measure_layers(bench: Bench, shrink: int) -> None:
             "materialise": lambda: materialise([Product(B, X)], u, exact=True, keep=False),  # noqa: B023
             "ghost": lambda: ghost([Product(B, X)], u, exact=True),  # noqa: B023
         }
+        if ops.fuses(u.device):
+            calls["fused"] = lambda: ops.product_inner_products(B, X, u)  # noqa: B023
         for method, call in calls.items():
             bench.measure(f"{name} {T} x {o} x {i}", method, call, "bf16")
 

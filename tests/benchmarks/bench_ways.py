@@ -4,15 +4,17 @@
 
 For each weight (o, i) that k samples meet at T positions: the time of all that orthograd does with it (inner products and
 weighted sum) by each way, beside the plain sum over the samples that gradient descent needs. Rows go to results.csv; the
-table that is printed marks a choice that costs over 1.3 times the better way.
+table that is printed marks a choice that costs over 1.3 times the best way.
 """
 
 import datetime
+import itertools
 import time
 
 import torch
 from bench import _append, _commit, _machine
 
+from hf_unlearn import ops
 from hf_unlearn.per_sample import ParameterRows, inner_products
 from hf_unlearn.per_sample.rows import Product
 
@@ -39,29 +41,30 @@ def seconds(call, repeats: int = 5, enough: float = 2) -> float:
 
 
 def main() -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     now = datetime.datetime.now(datetime.timezone.utc)
     common = {"run": now.strftime("%Y%m%d-%H%M%S"), "date": now.strftime("%Y-%m-%d"), "commit": _commit(),
-              **_machine(), "tuning": "kernel", "precision": "fp32"}  # fmt: skip
-    for T, o, i in WEIGHTS:
-        for k in SAMPLES:
-            use = Product(torch.randn(k, T, o, device=device), torch.randn(k, T, i, device=device))
-            weight, weights = torch.nn.Parameter(torch.zeros(o, i, device=device)), torch.randn(k, device=device)
-            u = torch.randn(o, i, device=device)
+              **_machine(), "tuning": "kernel"}  # fmt: skip
+    ways = [way for way in inner_products.WAYS if way != "fused" or ops.fuses(device)]
+    precisions = {"fp32": torch.float32, "bf16": torch.bfloat16} if device.type == "cuda" else {"fp32": torch.float32}
+    for precision, (T, o, i), k in itertools.product(precisions, WEIGHTS, SAMPLES):
+        use = Product(*(torch.randn(k, T, size, device=device, dtype=precisions[precision]) for size in (o, i)))
+        weight, weights = torch.nn.Parameter(torch.zeros(o, i, device=device)), torch.randn(k, device=device)
+        u = torch.randn(o, i, device=device)
 
-            def step(way: str, use=use, weight=weight, weights=weights, u=u) -> None:
-                rows = ParameterRows(weight, [use], way)
-                rows.products(u)
-                rows.weighted(weights)
+        def step(way: str, use=use, weight=weight, weights=weights, u=u) -> None:
+            rows = ParameterRows(weight, [use], way)
+            rows.products(u, exact=ops.doubles_are_fast(device))
+            rows.weighted(weights)
 
-            times = {way: seconds(lambda: step(way)) for way in inner_products.WAYS}  # noqa: B023
-            times["plain sum"] = seconds(lambda: use.weighted(weights))  # noqa: B023
-            chosen = inner_products.choose([use], u)
-            for method, value in times.items():
-                _append({**common, "model": f"weight {o} x {i}, T={T}", "k": k, "method": method,
-                         "step_s": f"{value:.4g}"})  # fmt: skip
-            best = min(times[way] for way in inner_products.WAYS)
-            print(f"T={T} {o} x {i} k={k}: {times}, chosen {chosen}", "<-- wrong" * (times[chosen] > 1.3 * best))
+        times = {way: seconds(lambda: step(way)) for way in ways}  # noqa: B023
+        best, chosen = min(times.values()), inner_products.choose([use], u)
+        times["plain sum"] = seconds(lambda: use.weighted(weights))  # noqa: B023
+        for method, value in times.items():
+            _append({**common, "model": f"weight {o} x {i}, T={T}", "precision": precision, "k": k, "method": method,
+                     "step_s": f"{value:.4g}"})  # fmt: skip
+        wrong = "<-- wrong" * (times[chosen] > 1.3 * best)
+        print(f"{precision} T={T} {o} x {i} k={k}: {times}, chosen {chosen}", wrong, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 The interpreter, which the other tests run kernels in, takes more than the compiler does.
 """
 
+import itertools
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from hf_unlearn.ops import triton_reductions, triton_solve
+from hf_unlearn.ops import triton_products, triton_reductions, triton_solve
 
 
 class AbsentDevice:
@@ -53,6 +54,14 @@ def compile_all(capability: int) -> Iterator[tuple[str, triton.compiler.Compiled
             yield f"inner_products k={k} {dtype} exact={exact}", compiled.pop()
         triton_reductions.weighted_sum(rows, weights, u, 1.0, dtype)
         yield f"weighted_sum k={k} {dtype}", compiled.pop()
+    for k, dtype in itertools.product((16, 40), (torch.float32, torch.bfloat16, torch.half)):
+        B, X, weight = (
+            torch.empty(k, 64, 768, dtype=dtype),
+            torch.empty(k, 64, 384, dtype=dtype),
+            torch.empty(768, 384),
+        )
+        triton_products.product_inner_products(B, X, weight)
+        yield f"product_inner_products k={k} {dtype}", compiled.pop()
     for k in (16, 256):
         gram, dots = torch.empty(2, k, k, dtype=torch.float64), torch.empty(2, k, dtype=torch.float64)
         triton_solve.solve(gram, dots, dots[:, 0])

@@ -1,5 +1,7 @@
 """What runs where: kernels or plain torch, the environment's choice, and the way back when a kernel fails."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -11,8 +13,9 @@ from hf_unlearn.ops import dispatch, reductions
 def new_process(monkeypatch):
     """As dispatch is before the first call."""
     monkeypatch.delenv(dispatch.VARIABLE, raising=False)
-    monkeypatch.setattr(dispatch, "_failures", [])
+    monkeypatch.setattr(dispatch, "_failures", {})
     dispatch._check.cache_clear()
+    dispatch._check_products.cache_clear()
 
 
 @pytest.fixture
@@ -84,6 +87,36 @@ def test_kernels_that_do_not_work_are_left_with_one_warning(monkeypatch, warning
         assert torch.equal(ops.inner_products(rows, u)[0], reductions.inner_products(rows, u)[0])
         ops.weighted_sum(rows, torch.ones(3), u)
     assert len(warnings) == 1 and reason in warnings[0]
+
+
+def test_the_kernel_for_products_is_left_alone_where_it_does_not_work(monkeypatch, warnings):
+    """The others stay in use; and products are no longer fused."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    kernels = vars(dispatch._kernels()) | {"product_inner_products": lambda B, X, u: (B @ B.mT, B)}
+    taken, solve = [], kernels["solve"]
+    kernels["solve"] = lambda *a: taken.append("solve") or solve(*a)
+    monkeypatch.setattr(dispatch, "_kernels", lambda: SimpleNamespace(**kernels))
+    monkeypatch.setattr(dispatch, "_takes", lambda tensor: True)
+    monkeypatch.setattr(dispatch, "doubles_are_fast", lambda device: True)
+    B, X, u = torch.randn(3, 4, 10), torch.randn(3, 4, 5), torch.randn(10, 5)
+    for _ in range(2):
+        found, expected = ops.product_inner_products(B, X, u), reductions.product_inner_products(B, X, u)
+        assert all(torch.equal(*pair) for pair in zip(found, expected))
+        assert not ops.fuses(B.device)
+    assert len(warnings) == 1 and "kernel for inner products of products does not work" in warnings[0]
+    ops.solve(torch.eye(2).double(), torch.ones(2).double(), torch.tensor(2.0).double())
+    assert "solve" in taken
+
+
+def test_products_are_fused_where_float64_is_fast(monkeypatch):
+    pytest.importorskip("triton", reason="triton is not installed")
+    cpu = torch.device("cpu")
+    assert not ops.fuses(cpu)
+    monkeypatch.setenv(dispatch.VARIABLE, "triton")
+    assert ops.fuses(cpu)  # interpreted
+    monkeypatch.setenv(dispatch.VARIABLE, "torch")
+    monkeypatch.setattr(dispatch, "doubles_are_fast", lambda device: True)
+    assert not ops.fuses(cpu)
 
 
 def test_kernels_that_were_asked_for_raise(monkeypatch):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from hf_unlearn.ops import reductions
+from hf_unlearn import ops
+from hf_unlearn.ops import dispatch, reductions
 from hf_unlearn.per_sample import ParameterRows
 from hf_unlearn.per_sample import inner_products as ip
 from hf_unlearn.per_sample.rows import Convolved, Dense, Lookup, Product
@@ -81,6 +82,15 @@ USES = {
 }
 
 
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Kernels run on the CPU."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    if torch.cuda.is_available():
+        pytest.skip("where there is a GPU, kernels are compiled for it")
+    monkeypatch.setenv(dispatch.VARIABLE, "triton")
+
+
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("way", [*ip.WAYS, None])
@@ -132,6 +142,29 @@ def test_half_precision_is_summed_in_more():
         assert (dots - G.sum(1)).norm() <= 1e-2 * G.norm() * (LINES * WIDTH) ** 0.5
 
 
+@pytest.mark.parametrize("name", USES)
+def test_fused_where_it_can_be_had(interpreted, monkeypatch, name):
+    """A single product goes through the kernel, whatever else there is does not."""
+    uses, u = USES[name](), torch.randn(LINES, WIDTH)
+    G = sum(written_out(use, LINES, WIDTH) for use in uses).flatten(1)
+    taken, kernel = [], dispatch._kernels().product_inner_products
+    monkeypatch.setattr(dispatch._kernels(), "product_inner_products", lambda *a: taken.append(a) or kernel(*a))
+    ops.fuses(u.device)  # checks the kernel
+    taken.clear()
+    rows = ParameterRows(nn.Parameter(torch.zeros(LINES, WIDTH)), uses, "fused")
+    gram, dots = rows.products(u)
+    assert bool(taken) == (len(uses) == 1 and isinstance(uses[0], Product))
+    assert (gram - G @ G.T).norm() <= 1e-6 * (G @ G.T).norm()
+    assert (dots - G @ u.flatten().double()).norm() <= 1e-6 * G.norm() * u.norm()
+    weights = torch.randn(len(G), dtype=torch.float64)
+    assert (rows.weighted(weights).flatten() - weights @ G).norm() <= 1e-6 * weights.norm() * G.norm()
+
+
+def test_fused_float64_products_are_not(interpreted):
+    use = product(3, 4, LINES, WIDTH, torch.float64)
+    assert ip.choose([use], torch.zeros(LINES, WIDTH), "fused") == "materialise"
+
+
 @pytest.mark.parametrize(
     "k, T, o, i, way",
     [
@@ -146,6 +179,28 @@ def test_choice(k, T, o, i, way):
     assert ip.choose([use], torch.zeros(1, 1).expand(o, i)) == way
 
 
+@pytest.mark.parametrize(
+    "size, k, T, o, i, way",
+    [
+        (2, 16, 1500, 768, 768, "materialise"),  # an encoder's attention
+        (2, 16, 40, 768, 768, "fused"),  # a decoder's
+        (2, 64, 40, 768, 768, "materialise"),
+        (2, 16, 1, 1000, 768, "ghost"),
+        (4, 16, 500, 768, 768, "materialise"),
+        (4, 16, 40, 3072, 768, "fused"),
+        (4, 4, 10, 3072, 768, "ghost"),
+    ],
+)
+def test_choice_on_a_card_with_fast_float64(monkeypatch, size, k, T, o, i, way):
+    """By its data sheet; tests/benchmarks/bench_ways.py measures."""
+    monkeypatch.setattr(ip, "CPU", ip.CUDA[size])
+    monkeypatch.setattr(ip, "KEEP", {"cpu": ip.KEEP["cuda"]})
+    monkeypatch.setattr(ip.ops, "doubles_are_fast", lambda device: True)
+    monkeypatch.setattr(ip.ops, "fuses", lambda device: True)
+    use = Product(torch.zeros(k, T, 1).expand(k, T, o), torch.zeros(k, T, i))
+    assert ip.choose([use], torch.zeros(1, 1).expand(o, i)) == way
+
+
 def test_unknown_way():
-    with pytest.raises(ValueError, match="'ghosts', but must be one of materialise, ghost"):
+    with pytest.raises(ValueError, match="'ghosts', but must be one of materialise, ghost, fused"):
         ip.choose([product(2, 2, LINES, WIDTH)], torch.zeros(LINES, WIDTH), "ghosts")
