@@ -47,6 +47,8 @@ audit: install
 
 bench: install
 	$(BIN)/python tests/benchmarks/bench.py
+	$(BIN)/python tests/benchmarks/bench_kernels.py
+	$(BIN)/python tests/benchmarks/bench_ways.py
 	$(BIN)/python tests/benchmarks/plot.py
 
 clean:

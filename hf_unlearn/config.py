@@ -53,8 +53,9 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         default=None,
         metadata={
             "help": "How orthograd gets the inner products of per-sample gradients: 'materialise' a few lines of them at "
-            "a time, or 'ghost', without making any. Default: the cheaper one for each parameter.",
-            "choices": ["materialise", "ghost"],
+            "a time; 'ghost', without making any; or 'fused', tiles of them on chip (on GPUs with fast float64). Where "
+            "the way cannot be had, and by default: the cheapest for each parameter.",
+            "choices": ["materialise", "ghost", "fused"],
         },
     )
     freeze_batch_norm: bool = field(

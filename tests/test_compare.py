@@ -12,7 +12,7 @@ import yaml
 from hf_unlearn import METHODS
 from hf_unlearn.cli import main
 from hf_unlearn.compare import Comparison, compare, reached_at
-from hf_unlearn.compare.report import tables_by_target
+from hf_unlearn.compare.report import pairs, tables_by_target
 from tests.recipes.configurations import COMPARISONS
 
 ROOT = Path(__file__).parents[1]
@@ -78,7 +78,8 @@ def test_the_committed_rows_give_the_numbers_of_the_readme_without_a_run(file, t
         pytest.skip("its runs are not kept by cell")
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("hf_unlearn.compare.cells._run", lambda cell, _: pytest.fail(f"{cell} is not among the rows"))
-    heading, _, *lines = compare(replace(comparison, output_dir=str(tmp_path))).partition("\n\n")[0].splitlines()
+    by_method, *_, in_pairs = compare(replace(comparison, output_dir=str(tmp_path))).split("\n\n")
+    heading, _, *lines = by_method.splitlines()
     readme = (file.parent / "README.md").read_text().replace("*", "").splitlines()
     for line in lines:
         row = dict(zip(cells_of(heading), cells_of(line)))
@@ -86,6 +87,10 @@ def test_the_committed_rows_give_the_numbers_of_the_readme_without_a_run(file, t
         wanted = [*row["reached"].split(", "), *(row[name] for name in comparison.scores)]
         same = [cells for cells in map(cells_of, readme) if cells[: len(keys)] == keys]
         assert any(set(wanted) <= set(cells) for cells in same), (wanted, same)
+    table = list(map(cells_of, readme))
+    assert cells_of(in_pairs.splitlines()[0]) not in table or all(
+        cells_of(x) in table for x in in_pairs.splitlines()[2:]
+    )
 
 
 def cells_of(line: str) -> list[str]:
@@ -229,6 +234,14 @@ def test_every_target_has_its_own_numbers():
         for (method, target), values in scores.items()
         for score in values
     ]
+    assert pairs(rows, compared).splitlines() == [
+        "In pairs, where both came to the level:",
+        "",
+        "| size | score          |    method |   beside | ahead | difference |       range |",
+        "| ---- | -------------- | --------: | -------: | ----: | ---------: | ----------: |",
+        "| 48   | test_wer at 90 | orthograd | finetune |   1/2 | -1.5 ± 6.4 | -6.0 to 3.0 |",
+    ]
+    assert pairs(rows, replace(compared, methods={"orthograd": [{}]})) == ""
     assert tables_by_target(rows, compared).splitlines() == [
         "test_wer at 90, by speaker:",
         "",

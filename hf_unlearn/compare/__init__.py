@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .cells import Cell, known_rows, reached_at, run_cells, write_rows
 from .choice import best_setting
-from .report import plot, table, tables_by_target
+from .report import pairs, plot, table, tables_by_target
 from .settings import Comparison
 
 __all__ = ["Comparison", "compare", "reached_at"]
@@ -42,7 +42,8 @@ def compare(comparison: Comparison) -> str:
     folder = Path(comparison.output_dir)
     folder.mkdir(parents=True, exist_ok=True)  # where all cells are known, none of them has made it
     write_rows(folder / "runs.csv", rows + reports)
-    text = table(reports, comparison) + "\n\n" + tables_by_target(reports, comparison)
+    tables = (table, tables_by_target, pairs)
+    text = "\n\n".join(filter(None, (write(reports, comparison) for write in tables)))
     (folder / "table.md").write_text(text + "\n")
     plot(reports, comparison, folder / "frontier.png")
     return text

@@ -52,6 +52,28 @@ def tables_by_target(rows: list[dict], comparison: Comparison) -> str:
     return "\n\n".join(parts)
 
 
+def pairs(rows: list[dict], comparison: Comparison) -> str:
+    """The first method beside each other one, at each level, in the runs where both came to it: how many those are, in how
+    many the first was ahead, and its score minus the other's, its mean, standard deviation and range. "" for one method."""
+    first, *others = comparison.methods
+    lines = []
+    for varied, methods in _grouped(rows, comparison).items():
+        for name in comparison.scores:
+            scores = _scores(methods, name, comparison)
+            for other in others:
+                both = [pair for pair in zip(scores[first], scores[other]) if None not in pair]
+                ahead = sum(pair[0] == comparison.best(pair) != pair[1] for pair in both)
+                differences = [mine - its for mine, its in both]
+                spread = f"{min(differences):.1f} to {max(differences):.1f}" if both else "-"
+                lines.append(
+                    [*map(str, varied), name, first, other, f"{ahead}/{len(both)}", _mean(differences), spread]
+                )
+    if not lines:
+        return ""
+    heading = [*comparison.vary, "score", "method", "beside", "ahead", "difference", "range"]
+    return "In pairs, where both came to the level:\n\n" + align([heading, *lines], markdown=True)
+
+
 def _mean_and_count(values: list[float | None], best: bool) -> str:
     known = present(values)
     if not known:

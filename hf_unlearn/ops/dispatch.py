@@ -83,20 +83,22 @@ def fuses(device: torch.device) -> bool:
     interpreted = device.type == "cpu" and _choice() == "triton"
     if _choice() == "torch" or not (interpreted or doubles_are_fast(device)):
         return False
-    if _check_products not in _failures:
-        with _falling_back(_check_products):
-            _check_products(device)
-    return _check_products not in _failures
+    return _works(_check, device) and _works(_check_products, device)
 
 
 def _dispatch(check: Callable, name: str, plain: Callable, like: Tensor, *arguments):
     """Calls the kernel `name`, or `plain`; `like`, the first argument, says where, and `check` whether it works there."""
-    if _takes(like) and check not in _failures:
-        with _falling_back(check):
-            check(like.device)
-            with torch.cuda.device_of(like):
-                return getattr(_kernels(), name)(like, *arguments)
+    if _takes(like) and _works(check, like.device):
+        with _falling_back(check), torch.cuda.device_of(like):
+            return getattr(_kernels(), name)(like, *arguments)
     return plain(like, *arguments)
+
+
+def _works(check: Callable, device: torch.device) -> bool:
+    if check not in _failures:
+        with _falling_back(check):
+            check(device)
+    return check not in _failures
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.csv"
 WARM_UP = 2
 BASELINE = "gradient_difference"
+PEERS = ("published reference", "opacus hooks", "opacus ghost (norms)", "torchjd gramian")
 OURS = (BASELINE, "orthograd parameter", "orthograd model")
 FIELDS = (
     "run", "date", "commit", "machine", "torch", "transformers", "model", "tuning", "precision", "checkpointing",
@@ -36,22 +37,21 @@ TINY = {"model": "whisper-tiny", "seconds": 10}
 # What is run: the settings, and the methods that are compared in them.
 SUITES = {
     "cpu": [
-        ({**TINY, "k": 8}, (*OURS, "published reference", "opacus hooks", "torchjd gramian")),
+        ({**TINY, "k": 8}, (*OURS, *PEERS)),
         ({**TINY, "k": 4}, (*OURS, "published reference")),
         ({**TINY, "k": 8, "tuning": "lora"}, OURS),
         ({"model": "resnet-50", "k": 8}, OURS),
         ({**TINY, "k": 1}, OURS),
         ({**TINY, "k": 32}, OURS),
         ({**TINY, "k": 16}, (*OURS, "published reference")),
-        ({"model": "vit-b", "k": 8}, OURS),
+        ({"model": "vit-b", "k": 8}, (*OURS, "opacus ghost (norms)")),
     ],
     "cuda": [
-        ({"model": "whisper-small", "k": 16, "precision": "bf16"},
-         (*OURS, "published reference", "opacus hooks", "torchjd gramian")),
+        ({"model": "whisper-small", "k": 16, "precision": "bf16"}, (*OURS, *PEERS)),
         *[({"model": "whisper-small", "k": k, "precision": "bf16"}, OURS) for k in (1, 4, 32, 64)],
         ({"model": "whisper-large-v3", "k": 16, "precision": "bf16", "checkpointing": True}, OURS),
         ({"model": "whisper-large-v3", "k": 16, "precision": "bf16", "tuning": "lora"}, OURS),
-        ({"model": "vit-b", "k": 16, "precision": "bf16"}, OURS),
+        ({"model": "vit-b", "k": 16, "precision": "bf16"}, (*OURS, "opacus ghost (norms)")),
         ({"model": "resnet-50", "k": 16, "precision": "bf16"}, OURS),
     ],
 }  # fmt: skip
@@ -112,8 +112,8 @@ def _our_steps(arguments: argparse.Namespace, model, forget: list, retain: list)
 
 
 def _peer_steps(arguments: argparse.Namespace, model, forget: list, retain: list) -> list[float]:
+    import peers
     import torch
-    from peers import PEERS
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).train()  # the shapes have no dropout
@@ -128,7 +128,7 @@ def _peer_steps(arguments: argparse.Namespace, model, forget: list, retain: list
         _wait()
         start = time.perf_counter()
         with torch.autocast(device, torch.bfloat16, enabled=arguments.precision == "bf16"):
-            PEERS[arguments.one](model, *batches, alpha=0.5)
+            peers.PEERS[arguments.one](model, *batches, alpha=0.5)
         optimizer.step()
         optimizer.zero_grad()
         _wait()

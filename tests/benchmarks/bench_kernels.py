@@ -2,7 +2,8 @@
 
     .venv/bin/python tests/benchmarks/bench_kernels.py                  # everything; rows go to results.csv
     .venv/bin/python tests/benchmarks/bench_kernels.py --tune           # other block sizes, printed only
-    .venv/bin/python tests/benchmarks/bench_kernels.py --device cpu     # tiny, to show that this script works
+
+Without a GPU all is tiny and no rows are written, to show that this script works.
 
 Copying a matrix moves as many bytes as reading it twice, and a projection has to read its rows twice. So the share of
 the copy bandwidth that a projection reaches is the time of the copy over its own, for a single pass half of that.
@@ -178,28 +179,40 @@ def measure_layers(bench: Bench, shrink: int) -> None:
 
 
 def tune(bench: Bench, d: int) -> None:
-    """Times of inner_products with other columns, warps and programs per multiprocessor than `SHAPES` has."""
-    from hf_unlearn.ops import triton_reductions
+    """Times of inner_products with other columns, warps and programs per multiprocessor than `SHAPES` has, and of
+    product_inner_products with other lines, columns and stages than `TILES` has."""
+    from hf_unlearn.ops import triton_products, triton_reductions
+
+    def measured(kernel: str, setting: object, call: Callable[[], object], moved: int) -> None:
+        try:
+            seconds = bench.time(call)[0]
+        except Exception as error:  # too much shared memory
+            print(f"{kernel} {setting}: {type(error).__name__}")
+        else:
+            print(f"{kernel} {setting}: {seconds * 1e3:.3f} ms, {moved / seconds / 1e9:.0f} GB/s", flush=True)
 
     rows, u = bench.random(bench.k, d), bench.random(d)
     padded = min(max(16, 1 << (bench.k - 1).bit_length()), triton_reductions.MOST_ROWS)
     for exact, *shape in itertools.product((False, True), (32, 64, 128, 256), (1, 2, 4, 8), (1, 2, 4, 8, 12, 16)):
         triton_reductions.SHAPES[padded] = shape
-        try:
-            seconds = bench.time(lambda: triton_reductions.inner_products(rows, u, exact))[0]  # noqa: B023
-        except Exception as error:  # too much shared memory
-            print(f"exact={exact} {shape}: {type(error).__name__}")
-        else:
-            print(f"exact={exact} {shape}: {seconds * 1e3:.3f} ms, {rows.nbytes / seconds / 1e9:.0f} GB/s", flush=True)
+        call = functools.partial(triton_reductions.inner_products, rows, u, exact)
+        measured(f"inner_products exact={exact}", shape, call, rows.nbytes)
+    for (name, (T, o, i)), dtype in itertools.product(LAYERS.items(), (torch.bfloat16, torch.float32)):
+        B, X = (bench.random(bench.k, T, size, dtype=dtype) for size in (o, i))
+        weight = bench.random(o, i)
+        for tile in itertools.product((32, 64, 128), (16, 32, 64), (2, 3, 4)):
+            triton_products.TILES[dtype.itemsize] = tile
+            call = functools.partial(triton_products.product_inner_products, B, X, weight)
+            measured(f"product_inner_products, {name}, {dtype}", tile, call, B.nbytes + X.nbytes + weight.nbytes)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--k", type=int, default=16)
     parser.add_argument("--tune", action="store_true")
     arguments = parser.parse_args()
-    bench, tiny = Bench(arguments.device, arguments.k), arguments.device == "cpu"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    bench, tiny = Bench(device, arguments.k), device == "cpu"
     d = 20_000 if tiny else 40_000_000
     print(ops.active_kernels())
     if arguments.tune:

@@ -1,7 +1,7 @@
 """OrthoGrad's step by other means, written as plainly as each allows. All leave the gradient to descend in `.grad`.
 
-Each takes (model, forget batch, retain batch, alpha) and computes g = alpha mean_n(g_n) - (1 - alpha) u_perp of
-`hf_unlearn.methods.orthograd`.
+Each takes (model, forget batch, retain batch, alpha) and, but for `opacus_ghost`, computes g = alpha mean_n(g_n) -
+(1 - alpha) u_perp of `hf_unlearn.methods.orthograd`.
 """
 
 import torch
@@ -44,6 +44,24 @@ def opacus_hooks(model: nn.Module, forget: dict, retain: dict, alpha: float) -> 
             p.grad_sample = None
 
 
+def opacus_ghost(model: nn.Module, forget: dict, retain: dict, alpha: float) -> None:
+    """Ghost clipping finds no more than the norms of per-sample gradients, so this is not OrthoGrad's step: it is what a
+    step costs whose retain samples are weighted by their norms, in ghost clipping's two backward passes."""
+    from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import GradSampleModuleFastGradientClipping
+
+    if not isinstance(getattr(model, "per_sample", None), list):
+        model.per_sample = [GradSampleModuleFastGradientClipping(model, loss_reduction="mean", strict=False)]
+    sampled = model.per_sample[0]
+    sampled.enable_hooks()
+    losses = _losses(sampled, retain)
+    losses.mean().backward(retain_graph=True)
+    weights = sampled.get_clipping_coef()
+    sampled.zero_grad()
+    sampled.disable_hooks()
+    (alpha * (weights * losses).mean()).backward()
+    (-(1 - alpha) * model(**forget).loss).backward()
+
+
 def torchjd_gramian(model: nn.Module, forget: dict, retain: dict, alpha: float) -> None:
     """The whole model's projection from TorchJD's Gramian of all samples' losses, then one weighted backward pass."""
     from torchjd.autogram import Engine
@@ -52,15 +70,18 @@ def torchjd_gramian(model: nn.Module, forget: dict, retain: dict, alpha: float) 
         model.gramian = [Engine(model, batch_dim=0)]
     k, forgotten = len(retain["labels"]), len(forget["labels"])
     batch = {name: torch.cat([retain[name], forget[name]]) for name in retain}
-    logits = model(**batch).logits
-    losses = (
-        F.cross_entropy(logits.movedim(-1, 1), batch["labels"], reduction="none").reshape(k + forgotten, -1).mean(1)
-    )
+    losses = _losses(model, batch)
     gramian = model.gramian[0].compute_gramian(losses)
     mean = torch.full((forgotten,), 1 / forgotten, device=losses.device)
     c = torch.linalg.pinv(gramian[:k, :k].double(), hermitian=True) @ (gramian[:k, k:] @ mean).double()
     weights = torch.cat([alpha / k + (1 - alpha) * c.float(), -(1 - alpha) * mean])
     (losses * weights).sum().backward()
+
+
+def _losses(model: nn.Module, batch: dict) -> Tensor:
+    """Of each sample; all its labels count."""
+    logits, labels = model(**batch).logits, batch["labels"]
+    return F.cross_entropy(logits.movedim(-1, 1), labels, reduction="none").reshape(len(labels), -1).mean(1)
 
 
 def _combine(p: nn.Parameter, gradients: Tensor, alpha: float) -> None:
@@ -73,5 +94,6 @@ def _combine(p: nn.Parameter, gradients: Tensor, alpha: float) -> None:
 PEERS = {
     "published reference": published_reference,
     "opacus hooks": opacus_hooks,
+    "opacus ghost (norms)": opacus_ghost,
     "torchjd gramian": torchjd_gramian,
 }
