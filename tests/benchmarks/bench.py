@@ -43,6 +43,7 @@ SUITES = {
         ({"model": "resnet-50", "k": 8}, OURS),
         ({**TINY, "k": 1}, OURS),
         ({**TINY, "k": 32}, OURS),
+        ({**TINY, "k": 64}, OURS),
         ({**TINY, "k": 16}, (*OURS, "published reference")),
         ({"model": "vit-b", "k": 8}, (*OURS, "opacus ghost (norms)")),
     ],
