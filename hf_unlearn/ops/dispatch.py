@@ -10,6 +10,7 @@ fails, and takes CPU tensors to the kernels too, which needs TRITON_INTERPRET=1 
 
 import contextlib
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -167,15 +168,13 @@ def _check(device: torch.device) -> None:
 def _check_products(device: torch.device) -> None:
     """Raises where the kernel for rows that are products differs from plain torch, in each type that it takes."""
     generator = torch.Generator().manual_seed(0)
-    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 1e-5), (torch.float16, 1e-5)):
-        for k in (3, 17):
-            shapes = (k, 21, 70), (k, 21, 35), (70, 35)
-            B, X, u = (torch.randn(shape, generator=generator).to(device) for shape in shapes)
-            B, X = B.to(dtype), X.to(dtype)
-            expected = torch.vstack(reductions.product_inner_products(B.double(), X.double(), u))
-            with torch.cuda.device_of(B):
-                found = torch.vstack(_kernels().product_inner_products(B, X, u))
-            _compare(f"inner products of products in {dtype}", found, expected, tolerance)
+    for dtype, k in itertools.product((torch.float32, torch.bfloat16, torch.float16), (3, 17)):
+        B, X = (torch.randn(k, 21, size, generator=generator).to(device, dtype) for size in (70, 35))
+        u = torch.randn(70, 35, generator=generator).to(device)
+        expected = reductions.product_inner_products(B.double(), X.double(), u)
+        with torch.cuda.device_of(B):
+            found = _kernels().product_inner_products(B, X, u)
+        _compare(f"inner products of products in {dtype}", torch.vstack(found), torch.vstack(expected), 1e-5)
 
 
 def _compare(name: str, found: Tensor, expected: Tensor, tolerance: float) -> None:
