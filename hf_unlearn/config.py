@@ -53,8 +53,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         default=None,
         metadata={
             "help": "How orthograd gets the inner products of per-sample gradients: 'materialise' a few lines of them at "
-            "a time; 'ghost', without making any; or 'fused', tiles of them on chip (on GPUs with fast float64). Where "
-            "the way cannot be had, and by default: the cheapest for each parameter.",
+            "a time; 'ghost', without making any; or 'fused', tiles of them on chip (on GPUs with fast float64); where one "
+            "cannot be had, the first. Default: the cheapest for each parameter.",
             "choices": ["materialise", "ghost", "fused"],
         },
     )

@@ -62,7 +62,7 @@ def pairs(rows: list[dict], comparison: Comparison) -> str:
             scores = _scores(methods, name, comparison)
             for other in others:
                 both = [pair for pair in zip(scores[first], scores[other]) if None not in pair]
-                ahead = sum(pair[0] == comparison.best(pair) != pair[1] for pair in both)
+                ahead = _wins(dict(zip((first, other), zip(*both))), first, comparison)
                 differences = [mine - its for mine, its in both]
                 spread = f"{min(differences):.1f} to {max(differences):.1f}" if both else "-"
                 lines.append(

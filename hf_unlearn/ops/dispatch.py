@@ -35,8 +35,9 @@ def inner_products(rows: Tensor, u: Tensor | None = None, exact: bool = False) -
 
 @functools.wraps(reductions.product_inner_products)
 def product_inner_products(B: Tensor, X: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    plain = reductions.product_inner_products
-    return plain(B, X, u) if B.dtype == torch.float64 else _dispatch(_check_products, plain.__name__, plain, B, X, u)
+    if B.dtype == torch.float64:  # the kernel adds up in float32
+        return reductions.product_inner_products(B, X, u)
+    return _dispatch(_check_products, "product_inner_products", reductions.product_inner_products, B, X, u)
 
 
 @functools.wraps(reductions.weighted_sum)

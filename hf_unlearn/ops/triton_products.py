@@ -3,16 +3,15 @@
 Sample n's gradient of a weight (o, i) is G_n = B_n^T X_n. A program makes the same tile of all G_n on chip, one batched
 matrix product, adds the tile's share to their inner products, and drops it. So what moves is B and X only, once for each
 row and each column of tiles. A multiprocessor holds small tiles of 16 samples; of more samples it takes two blocks at a
-time, so that each tile is made about as often as there are blocks. What that costs beside the other ways to inner
+time, so that each tile is made as often as there are blocks. What that costs beside the other ways to inner
 products is weighed in `per_sample/inner_products.py`.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_reductions import _factor, _multiprocessors
+from .triton_reductions import _factor, added_up, grid_and_sums, store_sums
 
 BLOCK = 16  # samples whose tiles one program holds, and so multiplies with each other
 POSITIONS = 16  # that are loaded at a time
@@ -110,6 +109,8 @@ def product_inner_products_kernel(
             dots += tl.sum(tl.sum(G * u_tile[None, :, :], axis=2).to(tl.float64), axis=1)
         if ONE_BLOCK:
             H = G
+        elif first == second:
+            H = G
         else:
             H = tile_of_gradients(B, X, m, lines, columns, k, T, o, i, FACTOR, BLOCK, LINES, COLUMNS, POSITIONS)
         G_even, G_odd = halves(G)
@@ -122,11 +123,7 @@ def product_inner_products_kernel(
         gram = add_inner_products(gram, G_1, H_1, WARPS)
         gram = add_inner_products(gram, G_2, H_2, WARPS)
         gram = add_inner_products(gram, G_3, H_3, WARPS)
-    partial += program * (k + 1) * k
-    total = tl.sum(gram, axis=0)
-    tl.store(partial + n[:, None] * k + m[None, :], total, mask=(n < k)[:, None] & (m < k)[None, :])
-    if second == 0:
-        tl.store(partial + k * k + n, dots, mask=n < k)
+    store_sums(partial + program * (k + 1) * k, tl.sum(gram, axis=0), dots, n, m, second, k)
 
 
 def product_inner_products(B: Tensor, X: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,16 +134,12 @@ def product_inner_products(B: Tensor, X: Tensor, u: Tensor) -> tuple[Tensor, Ten
     """
     (k, T, o), i = B.shape, X.shape[2]
     lines, columns, stages = TILES[B.element_size()]
-    blocks, tiles = triton.cdiv(k, BLOCK), triton.cdiv(o, lines) * triton.cdiv(i, columns)
-    pairs = blocks * (blocks + 1) // 2
-    programs = max(1, min(tiles, triton.cdiv(_multiprocessors(B), pairs)))
-    partial = torch.empty(programs, k + 1, k, dtype=torch.float64, device=B.device)
-    product_inner_products_kernel[(programs, blocks, blocks)](
-        B.contiguous(), X.contiguous(), u.contiguous(), partial, k, T, o, i, tiles, programs,
-        ONE_BLOCK=blocks == 1, FACTOR=_factor(B, False),
+    tiles = triton.cdiv(o, lines) * triton.cdiv(i, columns)
+    grid, partial = grid_and_sums(B, BLOCK, tiles, resident=1)
+    product_inner_products_kernel[grid](
+        B.contiguous(), X.contiguous(), u.contiguous(), partial, k, T, o, i, tiles, len(partial),
+        ONE_BLOCK=k <= BLOCK, FACTOR=_factor(B, False),
         BLOCK=BLOCK, LINES=lines, COLUMNS=columns, POSITIONS=POSITIONS, WARPS=WARPS,
         num_warps=WARPS, num_stages=stages, enable_fp_fusion=True,
     )  # fmt: skip
-    total = partial.sum(0)
-    gram, dots = total[:k], total[k]
-    return gram.tril() + gram.tril(-1).T, dots
+    return added_up(partial, one_block=k <= BLOCK)

@@ -26,6 +26,14 @@ WEIGHTED_WARPS = 4
 
 
 @triton.jit
+def store_sums(partial, gram, dots, n, m, second, k):
+    """partial (k + 1, k)[n, m] = gram, and in its last line dots, which belong to the first block of m."""
+    tl.store(partial + n[:, None] * k + m[None, :], gram, mask=(n < k)[:, None] & (m < k)[None, :])
+    if second == 0:
+        tl.store(partial + k * k + n, dots, mask=n < k)
+
+
+@triton.jit
 def inner_products_kernel(
     rows,
     u,
@@ -66,10 +74,7 @@ def inner_products_kernel(
             SUM: tl.constexpr = tl.float64 if FACTOR == tl.float64 else tl.float32
             u_tile = tl.load(u + columns, mask=inside, other=0.0).to(SUM)
             dots += tl.sum(a.to(SUM) * u_tile[None, :], axis=1).to(tl.float64)
-    partial += program * (k + 1) * k
-    tl.store(partial + n[:, None] * k + m[None, :], gram, mask=(n < k)[:, None] & (m < k)[None, :])
-    if second == 0:
-        tl.store(partial + k * k + n, dots, mask=n < k)
+    store_sums(partial + program * (k + 1) * k, gram, dots, n, m, second, k)
 
 
 def inner_products(rows: Tensor, u: Tensor | None, exact: bool) -> tuple[Tensor, Tensor]:
@@ -85,20 +90,38 @@ def inner_products(rows: Tensor, u: Tensor | None, exact: bool) -> tuple[Tensor,
     k, d = rows.shape
     padded = min(max(16, triton.next_power_of_2(k)), MOST_ROWS)
     columns, warps, resident = SHAPES[padded]
-    blocks, tiles = triton.cdiv(k, padded), triton.cdiv(d, columns)
-    pairs = blocks * (blocks + 1) // 2
-    programs = max(1, min(tiles, triton.cdiv(_multiprocessors(rows) * resident, pairs)))
-    partial = torch.empty(programs, k + 1, k, dtype=torch.float64, device=rows.device)
+    tiles = triton.cdiv(d, columns)
+    grid, partial = grid_and_sums(rows, padded, tiles, resident)
     rows = rows if rows.stride(1) == 1 else rows.contiguous()
-    inner_products_kernel[(programs, blocks, blocks)](
-        rows, rows if u is None else u.contiguous(), partial, rows.stride(0), k, d, tiles, programs,
-        HAS_U=u is not None, ONE_BLOCK=blocks == 1, ROWS=padded, COLUMNS=columns,
+    inner_products_kernel[grid](
+        rows, rows if u is None else u.contiguous(), partial, rows.stride(0), k, d, tiles, len(partial),
+        HAS_U=u is not None, ONE_BLOCK=k <= padded, ROWS=padded, COLUMNS=columns,
         FACTOR=_factor(rows, exact),
         num_warps=warps, num_stages=STAGES, enable_fp_fusion=True,
     )  # fmt: skip
+    return added_up(partial, one_block=k <= padded)
+
+
+def grid_and_sums(samples: Tensor, block: int, tiles: int, resident: int) -> tuple[tuple[int, int, int], Tensor]:
+    """(programs, blocks, blocks), and memory for what each program adds up of [rows; u] rows^T: (programs, k + 1, k).
+
+    Args:
+        samples: (k, ...) on the device.
+        block: of how many samples a program multiplies with each other.
+        tiles: that the programs share.
+        resident: programs for each multiprocessor.
+    """
+    k, blocks = len(samples), triton.cdiv(len(samples), block)
+    pairs = blocks * (blocks + 1) // 2
+    programs = max(1, min(tiles, triton.cdiv(_multiprocessors(samples) * resident, pairs)))
+    return (programs, blocks, blocks), samples.new_empty(programs, k + 1, k, dtype=torch.float64)
+
+
+def added_up(partial: Tensor, one_block: bool) -> tuple[Tensor, Tensor]:
+    """K and b of all programs' sums; of several blocks, the lower triangle is what there is."""
     total = partial.sum(0)
-    gram, dots = total[:k], total[k]
-    return (gram if blocks == 1 else gram.tril() + gram.tril(-1).T), dots
+    gram, dots = total[:-1], total[-1]
+    return (gram if one_block else gram.tril() + gram.tril(-1).T), dots
 
 
 def _inner_products_of_widened(rows: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:

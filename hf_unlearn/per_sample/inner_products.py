@@ -59,7 +59,7 @@ CHUNK = {"cpu": 2**21, "cuda": 2**23}
 
 
 def choose(uses: Sequence[Rows], u: Tensor, way: str | None = None) -> str:
-    """The given one of `WAYS` where it can be had; without one the cheapest, by the module's text. u (o, i)."""
+    """The given one of `WAYS` where it can be had, else the first; without one the cheapest, by the module's text. u (o, i)."""
     if way is not None and way not in WAYS:
         raise ValueError(f"the way to inner products is {way!r}, but must be one of {', '.join(WAYS)}, or None")
     if way == "materialise" or not all(isinstance(use, (Product, Lookup)) for use in uses):

@@ -23,11 +23,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from peers import PEERS
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.csv"
 WARM_UP = 2
 BASELINE = "gradient_difference"
-PEERS = ("published reference", "opacus hooks", "opacus ghost (norms)", "torchjd gramian")
 OURS = (BASELINE, "orthograd parameter", "orthograd model")
 FIELDS = (
     "run", "date", "commit", "machine", "torch", "transformers", "model", "tuning", "precision", "checkpointing",
@@ -113,7 +114,6 @@ def _our_steps(arguments: argparse.Namespace, model, forget: list, retain: list)
 
 
 def _peer_steps(arguments: argparse.Namespace, model, forget: list, retain: list) -> list[float]:
-    import peers
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -129,7 +129,7 @@ def _peer_steps(arguments: argparse.Namespace, model, forget: list, retain: list
         _wait()
         start = time.perf_counter()
         with torch.autocast(device, torch.bfloat16, enabled=arguments.precision == "bf16"):
-            peers.PEERS[arguments.one](model, *batches, alpha=0.5)
+            PEERS[arguments.one](model, *batches, alpha=0.5)
         optimizer.step()
         optimizer.zero_grad()
         _wait()

@@ -160,6 +160,13 @@ def test_fused_where_it_can_be_had(interpreted, monkeypatch, name):
     assert (rows.weighted(weights).flatten() - weights @ G).norm() <= 1e-6 * weights.norm() * G.norm()
 
 
+def test_costs_know_the_kernel():
+    pytest.importorskip("triton", reason="triton is not installed")
+    from hf_unlearn.ops import triton_products
+
+    assert ip.FUSED_BLOCK == triton_products.BLOCK
+
+
 def test_fused_float64_products_are_not(interpreted):
     use = product(3, 4, LINES, WIDTH, torch.float64)
     assert ip.choose([use], torch.zeros(LINES, WIDTH), "fused") == "materialise"
