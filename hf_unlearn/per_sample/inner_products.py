@@ -129,11 +129,9 @@ def _with(use: Product | Lookup, u: Tensor) -> Tensor:
     """<G_n, u> (k,), in float64."""
     if isinstance(use, Lookup):
         return (use.B * u[use.ids]).sum((1, 2), dtype=torch.float64)
-    total, step = 0, max(1, limit(CHUNK, u.device) // (len(use.B) * use.positions))
-    for start in range(0, use.lines, step):
-        lines = u[start : start + step].to(use.X.dtype)
-        total += (use.B[:, :, start : start + step] * (use.X @ lines.T)).sum((1, 2), dtype=torch.float64)
-    return total
+    # Through the narrower side of G, so that nothing as large as a vocabulary's output gradients is made.
+    B, X, u = (use.B, use.X, u) if use.lines < u.shape[1] else (use.X, use.B, u.T)
+    return (B * (X @ u.T.to(X.dtype))).sum((1, 2), dtype=torch.float64)
 
 
 def materialise(uses: Sequence[Rows], u: Tensor, exact: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor | None]:
