@@ -75,7 +75,8 @@ def _cheapest_first(uses: Sequence[Product | Lookup], u: Tensor) -> list[str]:
     """The ways, by what each costs (the module's text); u (o, i)."""
     k, width = uses[0].k, u.shape[1]
     T = sum(use.positions for use in uses)
-    products = sum(k * use.positions * u.numel() for use in uses if isinstance(use, Product))
+    T_products = sum(use.positions for use in uses if isinstance(use, Product))
+    products = k * T_products * u.numel()
     lines = len(u) if products else min(len(u), k * T)  # of an embedding, those that somebody looks up
     values = k * lines * width
     cost = CUDA[min(4, value_type(uses).itemsize)] if u.is_cuda else CPU
@@ -83,7 +84,8 @@ def _cheapest_first(uses: Sequence[Product | Lookup], u: Tensor) -> list[str]:
     kept = values <= limit(KEEP, u.device)
     costs = {
         "materialise": products + values * cost.measure + (values * cost.sum if kept else products),
-        "ghost": double * (2 * products + (k * T) ** 2 * (lines + width if products else width)),
+        # Of a product with a lookup (tied weights) and of two lookups, only X X^T is a product of matrices.
+        "ghost": double * (2 * products + (k * T_products) ** 2 * lines + (k * T) ** 2 * width),
         "fused": products * (1 + cost.tile * blocks) + values * k * double,
     }
     return sorted(WAYS, key=costs.get)

@@ -162,8 +162,9 @@ def _peak_resident_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
 
 
-def run_suite(name: str, steps: int, rounds: int, only: dict[str, str]) -> None:
-    """Measures a suite, or its settings with the values of `only`, and appends the rows to `results.csv`."""
+def run_suite(name: str, steps: int, rounds: int, only: dict[str, str], chosen: list[str]) -> None:
+    """Measures a suite, or its settings with the values of `only` and the `chosen` methods, and appends the rows to
+    `results.csv`."""
     now = datetime.datetime.now(datetime.timezone.utc)
     common = {
         "run": now.strftime("%Y%m%d-%H%M%S"),
@@ -175,6 +176,7 @@ def run_suite(name: str, steps: int, rounds: int, only: dict[str, str]) -> None:
         setting = {"tuning": "full", "precision": "fp32", "checkpointing": False, "seconds": 30, **setting}
         if any(str(setting[name]) != value for name, value in only.items()):
             continue
+        methods = [method for method in methods if not chosen or method in chosen]
         done = [{method: _measured_apart(method, setting, steps) for method in methods} for _ in range(rounds)]
         for method in methods:
             row = {**common, **setting, "method": method, **_summary([measured[method] for measured in done])}
@@ -241,6 +243,8 @@ def main() -> None:
     parser.add_argument("--suite", choices=SUITES, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME=VALUE",
                         help="measure the suite's settings with these values only, as model=resnet-50 k=8")  # fmt: skip
+    parser.add_argument("--methods", nargs="+", default=[], choices=[*OURS, *PEERS], metavar="METHOD",
+                        help="measure these only, for more rounds in the same time")  # fmt: skip
     parser.add_argument("--one", metavar="METHOD", help="measure one method here, print it, write no row")
     parser.add_argument("--model", default="whisper-tiny")
     parser.add_argument("--tuning", choices=("full", "lora"), default="full")
@@ -254,9 +258,8 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(measure(arguments)))
     else:
-        run_suite(
-            arguments.suite, arguments.steps, arguments.rounds, dict(pair.split("=", 1) for pair in arguments.only)
-        )
+        only = dict(pair.split("=", 1) for pair in arguments.only)
+        run_suite(arguments.suite, arguments.steps, arguments.rounds, only, arguments.methods)
 
 
 if __name__ == "__main__":

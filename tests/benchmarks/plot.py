@@ -1,5 +1,5 @@
-"""Draws `results.png` from `results.csv` and prints README's table: each setting's latest run on each machine,
-as ratios to gradient_difference in the same run.
+"""Draws `results.png` from `results.csv` and prints README's table: each setting's latest run on each machine, of those that
+compared the most methods, as ratios to gradient_difference in the same run.
 
     .venv/bin/python tests/benchmarks/plot.py
 """
@@ -19,11 +19,13 @@ MEASURES = {"step_s": "step time", "peak_gb": "peak memory"}
 
 
 def latest_runs() -> list[dict]:
-    """The rows of the last run of each setting on each machine."""
+    """The rows of the last run of each setting on each machine, of those with the most methods."""
     with RESULTS.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["tuning"] != "kernel"]  # those of bench_kernels.py
-    last = {tuple(row[name] for name in SETTING): row["run"] for row in rows}
-    return [row for row in rows if row["run"] == last[tuple(row[name] for name in SETTING)]]
+    runs = defaultdict(lambda: defaultdict(list))  # setting -> run -> rows, in the order of time
+    for row in rows:
+        runs[tuple(row[name] for name in SETTING)][row["run"]].append(row)
+    return [row for of_setting in runs.values() for row in max(reversed(of_setting.values()), key=len)]
 
 
 def by_setting(rows: list[dict]) -> dict[tuple, dict[str, dict]]:

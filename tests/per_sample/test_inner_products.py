@@ -186,6 +186,14 @@ def test_choice(k, T, o, i, way):
     assert ip.choose([use], torch.zeros(1, 1).expand(o, i)) == way
 
 
+@pytest.mark.parametrize("k, way", [(4, "ghost"), (8, "ghost"), (32, "materialise")])
+def test_choice_for_tied_weights(k, way):
+    """Whisper's: the lookups' output gradients have no product with each other that is as wide as the vocabulary."""
+    T, lines, width = 40, 51865, 384
+    B, X, ids = torch.zeros(1).expand(k, T, lines), torch.zeros(k, T, width), torch.zeros(k, T, dtype=torch.long)
+    assert ip.choose([Product(B, X), Lookup(X, ids, lines)], torch.zeros(1, 1).expand(lines, width)) == way
+
+
 @pytest.mark.parametrize(
     "size, k, T, o, i, way",
     [
