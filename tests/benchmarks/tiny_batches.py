@@ -30,8 +30,11 @@ SEVERAL = {
 SIZED = ("mistral3", "lighton_ocr", "mistral_large4", "llava_next", "llava_next_video", "llava_onevision", "emu3")
 WIDTHS = ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "input_dim")
 CODES = ("musicgen_decoder", "musicgen_melody_decoder")  # several codes in each place, made from the labels
+WITH_CODES = ("kyutai_speech_to_text",)  # a token and several codes in each place
 # So many places for sounds, where the model does not say how many it wants.
-UNTOLD = {"qwen2_audio": FRAMES // 4, "granite_speech": 15, "granite_speech_plus": 15}
+UNTOLD = {"qwen2_audio": FRAMES // 4, "granite_speech": 15, "granite_speech_plus": 15, "vibevoice_asr": SAMPLES // 80}
+STACKED = {"granite_speech5_ctc": 4, "fun_asr_nano": 7}  # so many frames or their differences make one
+FIXED_FRAMES = {"qwen3_asr": 200}  # in chunks of 100, a number that its code has
 SQUARE = ("paddleocr_vl", "kimi_k25")  # patches that are not flattened
 # What names the tokens in whose places images and sounds are put.
 PLACES = ("image_token_id", "image_token_index", "audio_token_id", "audio_token_index")
@@ -101,6 +104,8 @@ def _text(model, task, k):
     silent = model.main_input_name != "input_ids" or "input_features" in takes(model)
     if task in NO_TEXT and silent or model.config.model_type in CODES:
         return None
+    if model.config.model_type in WITH_CODES:
+        return torch.randint(5, 30, (k, TEXT, 1 + model.config.num_codebooks))
     ids = torch.randint(5, 30, (k, 2, TEXT) if task == "multiple choice" else (k, TEXT))
     if task == "text classification":  # some look for the end
         ids[torch.arange(k), torch.tensor(LENGTHS[:k]) - 1] = token("eos_token_id")
@@ -177,7 +182,7 @@ def _masked(model, task, k):
 def _waves(model, task, k):
     if "spectrogram" in model.config.model_type:
         return torch.randn(k, model.config.max_length, model.config.num_mel_bins)
-    return torch.randn(k, SAMPLES)
+    return torch.randn(k, 1, SAMPLES) if model.config.model_type == "vibevoice_asr" else torch.randn(k, SAMPLES)
 
 
 def _features(model, task, k):
@@ -186,12 +191,14 @@ def _features(model, task, k):
     names = ("audio_config", "encoder_config")
     encoder = next((c for name in names if (c := getattr(model.config, name, None))), model.config)
     width = next((w for name in WIDTHS if (w := getattr(encoder, name, None))), MELS)
-    return torch.randn(k, width, FRAMES) if model.config.model_type in MELS_FIRST else torch.randn(k, FRAMES, width)
+    width *= STACKED.get(model.config.model_type, 1)
+    frames = FIXED_FRAMES.get(model.config.model_type, FRAMES)
+    return torch.randn(k, width, frames) if model.config.model_type in MELS_FIRST else torch.randn(k, frames, width)
 
 
 def _heard(model, task, k):
     silent = task in SILENT or model.config.model_type.startswith("granite_speech")  # whose mask is of the places
-    return None if silent else torch.ones(k, FRAMES, dtype=torch.long)
+    return None if silent else torch.ones(k, FIXED_FRAMES.get(model.config.model_type, FRAMES), dtype=torch.long)
 
 
 def _past(model, task, k):
@@ -278,6 +285,7 @@ INPUTS = {
     "future_values": _future,
     "future_time_features": lambda model, task, k: torch.randn(k, FUTURE, 1),
     "labels": _labels,
+    "sample": lambda model, task, k: False,  # no noise
     "start_positions": lambda model, task, k: torch.arange(k) % 4,
     "end_positions": lambda model, task, k: torch.arange(k) % 4 + 1,
     "return_loss": _only(lambda model, task: task == "image and text contrast", lambda model, k: True),
