@@ -192,13 +192,17 @@ def _features(model, task, k):
     encoder = next((c for name in names if (c := getattr(model.config, name, None))), model.config)
     width = next((w for name in WIDTHS if (w := getattr(encoder, name, None))), MELS)
     width *= STACKED.get(model.config.model_type, 1)
-    frames = FIXED_FRAMES.get(model.config.model_type, FRAMES)
+    frames = _frames(model)
     return torch.randn(k, width, frames) if model.config.model_type in MELS_FIRST else torch.randn(k, frames, width)
+
+
+def _frames(model) -> int:
+    return FIXED_FRAMES.get(model.config.model_type, FRAMES)
 
 
 def _heard(model, task, k):
     silent = task in SILENT or model.config.model_type.startswith("granite_speech")  # whose mask is of the places
-    return None if silent else torch.ones(k, FIXED_FRAMES.get(model.config.model_type, FRAMES), dtype=torch.long)
+    return None if silent else torch.ones(k, _frames(model), dtype=torch.long)
 
 
 def _past(model, task, k):

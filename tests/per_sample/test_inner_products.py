@@ -124,6 +124,14 @@ def test_ghost_in_float64(name):
     assert (dots - G @ u.flatten().double()).norm() <= 1e-12 * G.norm() * u.norm()
 
 
+@pytest.mark.parametrize("o, i", [(7, 40), (40, 7), (9, 9)])
+def test_ghost_takes_either_side(o, i):
+    use, u = product(3, 5, o, i), torch.randn(o, i)
+    G = written_out(use, o, i).flatten(1).double()
+    _, dots = ip.ghost([use], u, exact=True)
+    assert (dots - G @ u.flatten().double()).norm() <= 1e-6 * G.norm() * u.norm()
+
+
 def test_a_scaled_gradient_does_not_overflow_in_float16():
     use, u = product(4, 5, LINES, WIDTH, torch.float16), 1e6 * torch.randn(LINES, WIDTH)
     expected = written_out(use, LINES, WIDTH).flatten(1) @ u.flatten().double()
