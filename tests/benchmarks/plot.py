@@ -78,7 +78,7 @@ def draw(settings: dict) -> None:
                       title=f"{setting[1]}, {setting[3]}, {machine}", ylim=(0, None))  # fmt: skip
             panel.set_xticks(sorted(over_k), [str(k) for k in sorted(over_k)], minor=False)
             panel.minorticks_off()
-        panels[0].legend(fontsize=8)
+        panels[0].legend(fontsize=7, ncols=2, loc="lower right")  # where no line is: ratios are about 1 or above
     figure.tight_layout()
     figure.savefig(HERE / "results.png", dpi=110)
 
