@@ -18,12 +18,12 @@ import sys
 from pathlib import Path
 
 from .compare import Comparison, compare
-from .config import read_yaml
 from .hub import push_folder
 from .model_card import write_card
 from .ops import active_kernels
 from .redaction import salt_of
 from .report import environment, read_results, results_table
+from .written import read_yaml
 
 EXIT_CODES = (
     "exit codes: 0 done, 1 a mistake that one line explains, 2 wrong usage, 143 ended by SIGTERM with a checkpoint"

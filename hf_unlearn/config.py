@@ -3,9 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import yaml
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from .redaction import without_names
@@ -108,7 +106,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         names = [self.hide_names] if isinstance(self.hide_names, str | int) else self.hide_names or []
-        self.hide_names = [str(name) for name in names]  # YAML reads 1089 as a number, and one name as no list
+        self.hide_names = [str(name) for name in names]  # one name may come as no list
         for name in ("per_device_retain_batch_size", "check_steps", "check_samples", "max_skipped_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
@@ -122,19 +120,6 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         given = {**super().to_dict(), "method": str(self.method)}
         del given["hide_names"]
         return given if self.name_forgotten else without_names(given, self.hide_names)
-
-
-def read_yaml(path: str | Path) -> dict:
-    """The keys and values of a YAML file, of plain types only. Raises ValueError: no such file, or no such YAML."""
-    if not Path(path).is_file():
-        raise ValueError(f"there is no configuration file {path}")
-    try:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(given, dict):
-        raise ValueError(f"{path} holds no options: write `key: value` in each line")
-    return given
 
 
 def _as_dict(given: dict | str | None) -> dict | None:

@@ -5,7 +5,14 @@ from importlib import resources
 from pathlib import Path
 
 import yaml
-from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub import (
+    EvalResult,
+    EvalResultEntry,
+    ModelCard,
+    ModelCardData,
+    eval_result_entries_to_yaml,
+    hf_hub_download,
+)
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -13,6 +20,8 @@ from .redaction import hides, redact, without_paths
 from .report import further_tables, results_table
 from .settings import setting, settings_of
 from .tasks import Task, task_of
+from .texts import text_of
+from .written import header_of
 
 TAGS = ("unlearning", "machine-unlearning", "arxiv:2503.02312")
 EVALUATIONS = Path(".eval_results") / "unlearning.yaml"
@@ -182,11 +191,11 @@ def _inherited(base_model: str | None, known_local) -> dict:
     local = Path(base_model)
     if local.exists():
         card = local / "README.md"
-        return ModelCard.load(card).data.to_dict() if card.exists() else {}
+        return header_of(text_of(card)) if card.exists() else {}
     if not on_hub(base_model, known_local):
         return {}
     try:
-        return ModelCard.load(base_model).data.to_dict()
+        return header_of(text_of(hf_hub_download(base_model, "README.md")))
     except Exception:  # offline, private, no card: of many types, none of which should cost the user the own card
         return {}
 

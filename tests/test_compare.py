@@ -283,6 +283,52 @@ def test_a_score_is_read_off_where_the_level_is_first_reached(curve, level, expe
     assert reached_at(curve, level) == (None if expected is None else pytest.approx(expected))
 
 
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """What runs of a comparison would be started with, by what it has of its own."""
+
+    def started(text: str) -> list[list[str]]:
+        calls, file = [], tmp_path / "compare.yaml"
+        given = "recipe: r.py\nconfig: c.yaml\ntarget: speaker\nscore: test_wer\n"
+        file.write_text(f"{given}output_dir: {tmp_path / 'out'}\n{text}")
+        monkeypatch.setattr("hf_unlearn.compare.cells.subprocess.run", lambda command, **_: calls.append(command))
+        with pytest.raises(ValueError, match="no run of finetune came to its end"):
+            compare(Comparison.read(file))
+        return [command[3:] for command in calls]
+
+    return started
+
+
+def test_targets_and_options_reach_the_recipe_as_they_are_written(commands):
+    """010 is another speaker than 10 and 8, and a run of its own."""
+    told = commands(
+        "tune_on: [010, 10, '10', 8, no, 2024-01-01, 1e5]\nreport_on: [0x1F]\noptions: {language: no, names: [007, on]}\n"
+        "methods: {finetune: [{learning_rate: 1e-4, attacks: off, method_kwargs: {scale: 1e-3}}]}\n"
+    )
+    by_target = {words[words.index("--speaker") + 1]: words for words in told}
+    assert sorted(words[words.index("--speaker") + 1] for words in told) == sorted(
+        ["010", "10", "10", "8", "no", "2024-01-01", "1e5"]
+    )
+    assert len({words[words.index("--output_dir") + 1] for words in told}) == 7
+    text = " ".join(by_target["010"])
+    assert '--language no --names 007 on --learning_rate 1e-4 --attacks off --method_kwargs {"scale": 0.001}' in text
+
+
+def test_one_value_is_no_list_of_its_letters(tmp_path, capsys):
+    for text, message in (("tune_on: anna", "tune_on is 'anna', but must be a list"),
+                          ("vary: {size: 48}", "must hold a list for each key"),
+                          ("match: {forget_wer: 50}", "must hold a list for each key"),
+                          ("match: {forget_wer: [most]}", "'most' is no level of forget_wer"),
+                          ("options: {gold: }", "gold is empty"), ("processes: two", "processes is 'two'"),
+                          ("seeds: [a]", "seeds is 'a', which is no whole number")):  # fmt: skip
+        given = {"recipe": "r", "config": "c", "target": "speaker", "score": "test_wer", "output_dir": "o",
+                 "methods": "{finetune: [{alpha: 0}]}", "tune_on": "[a]", "report_on": "[b]"}  # fmt: skip
+        given |= dict([text.split(": ", 1)])
+        (tmp_path / "c.yaml").write_text("".join(f"{name}: {value}\n" for name, value in given.items()))
+        assert main(["compare", str(tmp_path / "c.yaml")]) == 1
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -114,6 +114,14 @@ def test_license_data_and_language_are_inherited_from_the_base_models_card(tmp_p
     assert card(base_model=str(tmp_path), license="apache-2.0").data.license == "apache-2.0"
 
 
+@pytest.mark.parametrize("word", ["no", "'no'", "NO", "on", "1e5", "2024-01-01", "010"])
+def test_what_a_base_models_card_says_is_read_as_it_is_written(tmp_path, word):
+    """Norwegian is no, and stays it."""
+    (tmp_path / "README.md").write_text(f"---\nlicense: mit\nlanguage: {word}\ndatasets:\n- me/{word}\n---\n")
+    write_card(tmp_path, {**RESULTS, "card": {"base_model": str(tmp_path)}}, SALT)
+    assert ModelCard.load(tmp_path / "README.md").data.language == word.strip("'")
+
+
 def test_an_adapter_is_called_one():
     adapter = {**RESULTS, "config": {**RESULTS["config"], "lora_r": 8}}
     data = card(adapter).data

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from ..report import checks_by_step
 from ..tasks import task_of
+from ..written import Written, resolved
 from .settings import Comparison
 
 FAILED = "failed"
@@ -36,15 +37,15 @@ class Cell:
         given = {"method": self.method, comparison.target: self.target, "seed": self.seed}
         shared = {
             name: value.replace("{target}", str(self.target)).replace("{seed}", str(self.seed))
-            if isinstance(value, str)
+            if isinstance(value, str) and "{" in value
             else value
             for name, value in comparison.options.items()
         }
         return {**shared, **self.varied, **self.setting, **given}
 
     def key(self, comparison: Comparison) -> str:
-        digest = hashlib.sha256(json.dumps([comparison.config, self.options(comparison)], sort_keys=True).encode())
-        return digest.hexdigest()[:10]
+        options = _told_apart(self.options(comparison))
+        return hashlib.sha256(json.dumps([comparison.config, options], sort_keys=True).encode()).hexdigest()[:10]
 
     def results(self, comparison: Comparison) -> Path:
         """Exists once the cell has been run."""
@@ -53,7 +54,7 @@ class Cell:
     def row(self, comparison: Comparison, known: dict[str, dict]) -> dict:
         """What `runs.csv` says of it: what it is, and what was measured here, or by one of the `known` rows."""
         row = {"phase": self.phase, "method": self.method, "target": self.target, "seed": self.seed, **self.varied}
-        row |= {"setting": json.dumps(self.setting), "cell": self.key(comparison)}
+        row |= {"setting": as_json(self.setting), "cell": self.key(comparison)}
         path = self.results(comparison)
         if path.exists():
             return {**row, **_measured(json.loads(path.read_text()), comparison)}
@@ -152,4 +153,23 @@ def _run(cell: Cell, comparison: Comparison) -> None:
 
 
 def _word(value) -> str:
-    return json.dumps(value) if isinstance(value, dict) else str(value)
+    return json.dumps(resolved(value)) if isinstance(value, dict) else str(value)
+
+
+def as_json(setting: dict) -> str:
+    """A setting as `runs.csv` has it."""
+    return json.dumps(_told_apart(setting))
+
+
+def _told_apart(value):
+    """Written words as numbers and booleans, as rows of earlier versions are known by, where no two words become one: 10,
+    but not 010; 0.5 and 5.0e-1, but not 0.50."""
+    if isinstance(value, dict):
+        return {name: _told_apart(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_told_apart(item) for item in value]
+    if not isinstance(value, Written):
+        return value
+    read = resolved(value)
+    exact = json.dumps(read) == value or isinstance(read, float) and "e" in value.lower()
+    return read if exact and read is not None else str(value)

@@ -1,11 +1,10 @@
 """Which of a method's settings is the best, by the rows of its runs."""
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 
-from .cells import FAILED
+from .cells import FAILED, as_json
 from .settings import Comparison
 
 REACHED = "target reached"  # of `UnlearnTrainer.stopping`
@@ -28,7 +27,8 @@ def best_setting(rows: list[dict], method: str, varied: dict, comparison: Compar
     if not way:
         raise ValueError(f"no run of {method} came to its end {varied or ''}: see log.txt of its runs")
     means = means_of_the_fullest(scores)
-    return json.loads(comparison.best(means, key=means.get) if means else max(way, key=way.get))
+    best = comparison.best(means, key=means.get) if means else max(way, key=way.get)
+    return next(setting for setting in comparison.methods[method] if as_json(setting) == best)
 
 
 def means_of_the_fullest(scores: dict[str, list[float | None]]) -> dict[str, float]:

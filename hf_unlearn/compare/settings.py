@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from ..config import read_yaml
 from ..tasks import ACCURACY, ERROR_RATES
+from ..written import Written, as_declared, read_yaml
 
 GREATER_IS_BETTER = {**dict.fromkeys(ERROR_RATES, False), **dict.fromkeys(ACCURACY, True), "loss": False}
+# What the recipe's command line is given: its types are the recipe's to know.
+AS_WRITTEN = ("tune_on", "report_on", "methods", "match", "vary", "options")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Comparison:
     methods: dict
     score: str
     match: dict = field(default_factory=dict)
-    seeds: list = field(default_factory=lambda: [0])
+    seeds: list[int] = field(default_factory=lambda: [0])
     vary: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
     known: str | None = None
@@ -51,6 +53,7 @@ class Comparison:
     processes: int = 1
 
     def __post_init__(self):
+        self._check_forms()
         tried = {method: len(settings) for method, settings in self.methods.items()}
         if len(set(tried.values())) != 1 or not all(tried.values()):
             raise ValueError(
@@ -66,6 +69,25 @@ class Comparison:
                 f"whether a greater {metric} is a better score is not known, only that of "
                 f"{', '.join(GREATER_IS_BETTER)}: set greater_is_better"
             )
+
+    def _check_forms(self):
+        for name in ("tune_on", "report_on", "seeds"):
+            if not isinstance(getattr(self, name), list | tuple):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but must be a list: [first, second]")
+        for name in ("methods", "match", "vary"):
+            lists = getattr(self, name)
+            if not isinstance(lists, dict) or not all(isinstance(values, list | tuple) for values in lists.values()):
+                raise ValueError(f"{name} is {lists!r}, but must hold a list for each key: {{key: [first, second]}}")
+        given = [self.options, self.vary, *(setting for settings in self.methods.values() for setting in settings)]
+        for options in given:
+            if not isinstance(options, dict):
+                raise ValueError(f"{options!r} is no set of options: write {{option: value}}")
+            if empty := [name for name, value in options.items() if _is_empty(value)]:
+                raise ValueError(f"{', '.join(empty)} is empty: give a value, or leave it out")
+        for metric, levels in self.match.items():
+            for level in levels:
+                if level != "retrained" and not _is_number(level):
+                    raise ValueError(f"match: {level!r} is no level of {metric}: give a number, or retrained")
 
     @property
     def forgotten(self) -> str:
@@ -85,12 +107,26 @@ class Comparison:
 
     @classmethod
     def read(cls, path: str | Path) -> "Comparison":
-        """Raises ValueError: no such file, or a key too many or too few."""
+        """Raises ValueError: no such file, a key too many or too few, a value of another type."""
         given = read_yaml(path)
         known = {option.name for option in fields(cls)}
         if set(given) - known:
             raise ValueError(f"unknown in {path}: {', '.join(sorted(set(given) - known))}; known: {', '.join(known)}")
+        kept = {name: value or {} for name, value in given.items() if name in AS_WRITTEN}
+        typed = as_declared({name: value for name, value in given.items() if name not in kept}, [cls], path)
         try:
-            return cls(**given)
+            return cls(**typed, **kept)
         except TypeError as error:
             raise ValueError(f"{path}: {error}") from error
+
+
+def _is_empty(value) -> bool:
+    return value in (None, []) or isinstance(value, Written) and not value
+
+
+def _is_number(level) -> bool:
+    try:
+        float(level)
+    except (TypeError, ValueError):
+        return False
+    return True

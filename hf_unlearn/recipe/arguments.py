@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from ..config import read_yaml
+from ..written import as_declared, read_yaml
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -111,25 +111,25 @@ def parse(types: Sequence[type], argv: Sequence[str]) -> tuple:
     """Reads `[config.yaml] [--key value ...]` into one instance of each dataclass; the command line wins.
 
     Raises:
-        ValueError: there is no such file, or an option that no dataclass knows.
+        ValueError: there is no such file, an option that no dataclass knows, or in the YAML a value of another type.
     """
     usage = "%(prog)s [config.yaml] [--key value ...]    (the YAML holds the same keys; the command line wins)"
     argv, parser = list(argv), HfArgumentParser(types, usage=usage)
     if argv and not argv[0].startswith("-"):
-        known = {option.name for kind in types for option in fields(kind) if option.init}
-        parser.set_defaults(**_read_options(argv.pop(0), known))
+        parser.set_defaults(**_read_options(argv.pop(0), types))
     *arguments, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     if unknown:
         raise ValueError(f"unknown on the command line: {' '.join(unknown)}; --help lists all options")
     return tuple(arguments)
 
 
-def _read_options(path: str, known: set[str]) -> dict:
+def _read_options(path: str, types: Sequence[type]) -> dict:
     options = read_yaml(path)
+    known = {option.name for kind in types for option in fields(kind) if option.init}
     unknown = sorted(set(options) - known)
     if unknown:
         raise ValueError(f"unknown in {path}: {', '.join(unknown)}; --help lists all options")
-    return options
+    return as_declared(options, types, path)
 
 
 def run(main: Callable[[Sequence[str]], object], script: str) -> None:
