@@ -1,6 +1,7 @@
 """Where images come from (the Hub, folders, tables), read as uniform rows."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
@@ -8,12 +9,15 @@ from pathlib import Path
 
 import datasets
 from datasets import ClassLabel, Features, Image, Value
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-from .streams import STREAM_BATCH, fetched, stored
+from .files import STORED, TEXT, undecoded
+from .streams import STREAM_BATCH, at, commit_of, fetched, stored
+from .tables import TEXTS, first_table, load_as_written, read_table, warn_of_unlisted
 
-UNDECODED = {"bytes": Value("binary"), "path": Value("string")}  # what Image(decode=False) stores
-ROWS = Features({"id": Value("string"), "class": Value("string"), "image": UNDECODED})
-TABLES = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow"}
+ROWS = Features({"id": Value("string"), "class": Value("string"), "image": STORED})
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow")  # of tables
+PICTURES = tuple(suffix for suffix in ImageFolder.EXTENSIONS)
 
 
 def load_images(
@@ -24,6 +28,7 @@ def load_images(
     image_column: str = "image",
     label_column: str = "label",
     id_column: str = "id",
+    revision: str | None = None,
     streaming: bool = False,
     max_images_per_class: int | None = None,
 ) -> tuple[datasets.Dataset, list[str]]:
@@ -32,6 +37,7 @@ def load_images(
     Args:
         source: Hub id, or a folder or table as in `ImageArguments.dataset`.
         id_column: without such a column, the id is the path within the folder, or the split and the row number.
+        revision: branch, tag or commit of a Hub set.
         streaming: read a Hub set as it arrives, store only the rows asked for in the cache of `datasets`, and end as
             soon as each class has `max_images_per_class`.
         max_images_per_class: keeps the first ones.
@@ -46,19 +52,19 @@ def load_images(
         raise ValueError(f"max_images_per_class is {max_images_per_class}: give a positive number, or none for all")
     columns = {"id": id_column, "class": label_column, "image": image_column}
     source = os.path.expanduser(str(source))
-    root = None
+    root = base = None
     if os.path.exists(source):
         root = Path(source).absolute()
-        rows = _load_local(root, config, split)
+        rows, base = _load_local(root, config, split, columns)
         root = root if root.is_dir() else root.parent
     elif os.path.isabs(source) or source.startswith(".") or source.count("/") > 1:
         raise ValueError(f"no file or folder {source}")
     elif streaming:
-        rows, names = _load_stream(source, config, split, columns, max_images_per_class)
-        return _standardise(rows, dict(zip(columns, columns)), source, split, None)[0], names
+        rows, names = _load_stream(source, config, split, columns, revision, max_images_per_class)
+        return _standardise(rows, dict(zip(columns, columns)), source, split)[0], names
     else:
-        rows = datasets.load_dataset(source, config, split=split)
-    rows, names = _standardise(rows, columns, source, split, root)
+        rows = load_as_written(source, config, columns, split=split, **at(revision))
+    rows, names = _standardise(rows, columns, source, split, root, base)
     return _first_of_each(rows, max_images_per_class), names
 
 
@@ -71,19 +77,59 @@ def check_classes(wanted: Iterable[str], known: Iterable[str], source: str | Pat
             raise ValueError(f"unknown class {name!r} in {source}: the nearest of its {len(known)} classes: {nearest}")
 
 
-def _load_local(source: Path, config: str | None, split: str) -> datasets.Dataset:
-    if source.is_file() and source.suffix not in TABLES:
-        raise ValueError(f"{source} is no table of images: give one that ends in {', '.join(TABLES)}, or a folder")
+def _load_local(source: Path, config: str | None, split: str, columns: dict[str, str]):
+    """Rows, and the folder that their paths are relative to."""
+    if source.is_file() and source.suffix not in SUFFIXES:
+        raise ValueError(f"{source} is no table of images: give one that ends in {', '.join(SUFFIXES)}, or a folder")
+    table = source if source.is_file() else _table_in(source, split)
+    if table is not None:
+        return _of_table(table, split, columns), table.parent
     try:
-        if source.is_file():
-            tables = datasets.load_dataset(TABLES[source.suffix], data_files=str(source))
-        else:
-            tables = datasets.load_dataset(str(source), config)
+        tables = load_as_written(str(source), config, columns)
     except FileNotFoundError as error:
         raise ValueError(f"{source} holds no images or tables of them: {error}") from None
     if split not in tables:
         raise ValueError(f"no split '{split}' in {source}; it holds {', '.join(map(str, tables))}")
-    return tables[split]
+    return tables[split], source
+
+
+def _table_in(folder: Path, split: str) -> Path | None:
+    alone = [] if (folder / split).is_dir() else [split]
+    return first_table(folder, "metadata", f"{split}/metadata", *alone, suffixes=SUFFIXES)
+
+
+def _of_table(table: Path, split: str, columns: dict[str, str]) -> datasets.Dataset:
+    """The rows of a split: of its own table; or where a column split, or the folder of the image, says so."""
+    whole = rows = read_table(table, columns["image"])
+    _check_columns(rows.column_names, columns, table)
+    are_paths = rows.features[columns["image"]] in TEXT
+    if table.stem == "metadata" and are_paths:
+        warn_of_unlisted(
+            table, (table.parent / path for path in whole[columns["image"]][:] if path), PICTURES, "class"
+        )
+    if split not in (table.stem, table.parent.name):
+        folders = (
+            [Path(path or "").parts[0] if path else "" for path in rows[columns["image"]][:]] if are_paths else []
+        )
+        names = rows["split"][:] if "split" in rows.column_names else folders
+        chosen = [row for row, name in enumerate(names) if name == split]
+        rows = rows.select(chosen) if chosen else _only_split(rows, split, table)
+    return _with_numbers(rows, columns["class"]) if table.suffix in TEXTS else rows
+
+
+def _only_split(rows: datasets.Dataset, split: str, table: Path) -> datasets.Dataset:
+    if split != "train":
+        raise ValueError(f"no split '{split}' in {table}; it holds train")
+    return rows
+
+
+def _with_numbers(rows: datasets.Dataset, column: str) -> datasets.Dataset:
+    """A column of texts that are all numbers, written as numbers are (10, not 010), becomes one of numbers, which sorts
+    them."""
+    values = rows[column][:]
+    if all(value is not None and re.fullmatch("0|-?[1-9][0-9]{0,17}", value) for value in values):
+        return rows.cast_column(column, Value("int64"))
+    return rows
 
 
 def _check_columns(names: list[str], columns: dict[str, str], source: str | Path) -> None:
@@ -96,13 +142,17 @@ def _check_columns(names: list[str], columns: dict[str, str], source: str | Path
             )
 
 
-def _standardise(rows, columns: dict[str, str], source, split: str, root: Path | None):
+def _standardise(
+    rows, columns: dict[str, str], source, split: str, root: Path | None = None, base: Path | None = None
+):
+    """root: the folder that ids are relative to; base: the one that paths are relative to."""
     _check_columns(rows.column_names, columns, source)
     if not len(rows):
         raise ValueError(f"split '{split}' of {source} holds no images")
     rows = rows.with_format(None)
     classes, names = _class_names(rows[columns["class"]][:], rows.features[columns["class"]], columns["class"], source)
-    images = _undecoded(rows, columns["image"], source, root)
+    find = (lambda path: str(base / path)) if base else str
+    images = undecoded(rows, columns["image"], Image(decode=False), find, source)
     paths = images.flatten()["image.path"][:]  # without the bytes
     given = rows[columns["id"]][:] if columns["id"] in rows.column_names else None
     ids = _ids(given, paths, split, root, source)
@@ -125,23 +175,6 @@ def _class_names(labels: list, feature, column: str, source) -> tuple[list[str],
             f"label column '{column}' of {source} holds {feature}: one number or name per image is needed"
         )
     return [str(label) for label in labels], [str(label) for label in sorted(set(labels))]
-
-
-def _undecoded(rows, column: str, source, root: Path | None):
-    """The images alone, as a column image of {"bytes", "path"}."""
-    feature = rows.features[column]
-    if feature in (Value("string"), Value("large_string")):
-        paths = [path and str(root / path if root else path) for path in rows[column][:]]
-        images = datasets.Dataset.from_dict({"image": paths}, Features({"image": Value("string")}))
-    elif isinstance(feature, Image) or feature in (Value("binary"), Value("large_binary"), UNDECODED):
-        images = rows.select_columns(column).rename_columns({column: "image"})
-    else:
-        raise ValueError(f"image column '{column}' of {source} holds {feature}, not images or their paths")
-    images = images.cast_column("image", Image(decode=False))
-    missing = images.with_format("arrow")[:]["image"].null_count
-    if missing:
-        raise ValueError(f"{missing} of {len(rows)} rows of {source} have no image in column '{column}'")
-    return images
 
 
 def _ids(given: list | None, paths: list, split: str, root: Path | None, source) -> list[str]:
@@ -171,16 +204,20 @@ def _first_of_each(rows: datasets.Dataset, limit: int | None) -> datasets.Datase
     return rows.select(chosen)
 
 
-def _load_stream(source: str, config: str | None, split: str, columns: dict, limit: int | None):
-    rows = stored(_stream, ROWS, source=source, config=config, split=split, columns=columns, limit=limit)
-    feature = (datasets.load_dataset(source, config, split=split, streaming=True).features or {}).get(columns["class"])
+def _load_stream(source: str, config: str | None, split: str, columns: dict, revision: str | None, limit: int | None):
+    commit = commit_of(source, revision)
+    options = {"source": source, "config": config, "split": split, "columns": columns, "revision": commit}
+    rows = stored(_stream, ROWS, **options, limit=limit)
+    stream = datasets.load_dataset(source, config, split=split, streaming=True, **at(commit))
+    feature = (stream.features or {}).get(columns["class"])
     names = list(feature.names) if isinstance(feature, ClassLabel) else sorted(set(rows["class"][:]))
     return rows, names
 
 
-def _stream(source, config, split, columns, limit) -> Iterator[dict]:
+def _stream(source, config, split, columns, revision, limit) -> Iterator[dict]:
     """At most `limit` rows of each class, read no further than needed."""
-    stream, counts, number = datasets.load_dataset(source, config, split=split, streaming=True), Counter(), 0
+    counts, number = Counter(), 0
+    stream = load_as_written(source, config, columns, split=split, streaming=True, **at(revision))
     feature = (stream.features or {}).get(columns["class"])
     everything = set(feature.names) if isinstance(feature, ClassLabel) else None
     for batch in stream.with_format("arrow").iter(STREAM_BATCH):

@@ -146,7 +146,7 @@ def _retain_set(source: Dataset, classes, forgotten: set[str], wanted, size: flo
 def load_image_splits(args: ImageArguments, seed: int) -> ImageSplits:
     """The splits that `args` describe, not yet decoded. Raises as `load_images` and `split_images` do."""
     columns = {"image_column": args.image_column, "label_column": args.label_column, "id_column": args.id_column}
-    options = {"config": args.dataset_config, "streaming": args.streaming}
+    options = {"config": args.dataset_config, "revision": args.dataset_revision, "streaming": args.streaming}
     options["max_images_per_class"] = args.max_images_per_class
     train, classes = load_images(args.dataset, split=args.train_split, **columns, **options)
     test = proxy = None
@@ -155,7 +155,7 @@ def load_image_splits(args: ImageArguments, seed: int) -> ImageSplits:
     if args.retain_dataset:
         columns["image_column"] = args.retain_image_column or args.image_column
         columns["label_column"] = args.retain_label_column or args.label_column
-        options["config"] = args.retain_config
+        options["config"], options["revision"] = args.retain_config, None
         proxy, _ = load_images(args.retain_dataset, split=args.retain_split, **columns, **options)
     return split_images(
         train,

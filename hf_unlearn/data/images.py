@@ -32,6 +32,9 @@ class ImageArguments:
         },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration on the Hub"})
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the dataset on the Hub"}
+    )
     train_split: str = field(default="train", metadata={"help": "Split that the model was trained on"})
     test_split: str | None = field(
         default=None, metadata={"help": "Split of unseen images; without it a share of train_split is held out"}

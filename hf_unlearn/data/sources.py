@@ -6,23 +6,25 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
-import datasets
 from datasets import Audio, ClassLabel, Dataset, Features, Value
 from datasets.exceptions import DatasetGenerationError
 
 from . import librispeech
-from .streams import STREAM_BATCH, fetched, stored
+from .files import STORED, TEXT, undecoded
+from .streams import STREAM_BATCH, at, commit_of, fetched, stored
+from .tables import first_table, load_as_written, read_table, select_split, warn_of_unlisted
 
 ROWS = Features(
     {
         "id": Value("string"),
         "speaker": Value("string"),
         "text": Value("string"),
-        # What Audio(decode=False) stores. `datasets` needs torchcodec to write an Audio, but not to cast to one.
-        "audio": {"bytes": Value("binary"), "path": Value("string")},
+        # `datasets` needs torchcodec to write an Audio, but not to cast to one.
+        "audio": STORED,
     }
 )
-TABLES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}  # suffix: builder
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")  # of tables
+SOUNDS = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".m4a", ".aac")
 
 
 def load_speech(
@@ -34,6 +36,7 @@ def load_speech(
     text_column: str = "text",
     speaker_column: str = "speaker_id",
     id_column: str = "id",
+    revision: str | None = None,
     streaming: bool = False,
     speakers: Iterable[str] | None = None,
     max_utterances_per_speaker: int | None = None,
@@ -46,6 +49,7 @@ def load_speech(
             json, jsonl, parquet); one such table; what else `datasets` loads. A table for several splits has a column
             named split. Paths are relative to the table, or to the folder clips beside it.
         id_column: unique utterance ids. The audio path is the id without such a column, the row number without a path.
+        revision: branch, tag or commit of a Hub set.
         streaming: read a Hub set as it arrives and store, in the cache of `datasets`, only the rows asked for. Reading
             ends as soon as each of `speakers` has `max_utterances_per_speaker`. Without effect on sources on disk.
         speakers: ids to keep, compared as strings; None keeps all.
@@ -62,9 +66,9 @@ def load_speech(
     elif os.path.isabs(source) or source.startswith(".") or source.count("/") > 1:
         raise ValueError(f"no file or folder {source}")
     elif streaming:
-        dataset = _load_stream(source, config, split, columns, wanted, max_utterances_per_speaker)
+        dataset = _load_stream(source, config, split, columns, revision, wanted, max_utterances_per_speaker)
     else:
-        dataset = _standardise(_load(source, config, split=split), columns, source, split)
+        dataset = _standardise(_load(source, config, columns, split=split, **at(revision)), columns, source, split)
     return _select(dataset, wanted, max_utterances_per_speaker, source)
 
 
@@ -83,66 +87,35 @@ def _load_local(source: Path, config: str | None, split: str, columns: dict[str,
     if librispeech.subsets(source):
         rows = Dataset.from_list(librispeech.read_subset(source, split))
         return _standardise(rows, {name: name for name in columns}, source, split, source)
-    if source.is_file() and source.suffix not in TABLES:
+    if source.is_file() and source.suffix not in SUFFIXES:
         raise ValueError(
-            f"{source} is not a table of audio paths: give one that ends in {', '.join(TABLES)}, or a folder"
+            f"{source} is not a table of audio paths: give one that ends in {', '.join(SUFFIXES)}, or a folder"
         )
-    shared = source if source.suffix in TABLES else _first_table(source, "metadata")
-    own = _first_table(source, f"{split}/metadata", split)
-    if shared:
-        rows = _select_split(_read_table(shared, columns), split, shared)
-    elif own:
-        rows = _read_table(own, columns)["train"]
-    else:
-        rows = _select_split(_load(str(source), config), split, source)
+    shared = source if source.is_file() else first_table(source, "metadata", suffixes=SUFFIXES)
+    own = first_table(source, f"{split}/metadata", split, suffixes=SUFFIXES)
     table = shared or own
-    return _standardise(rows, columns, table or source, split, table.parent if table else source)
+    if table is None:
+        rows = select_split(_load(str(source), config, columns), split, source)
+        return _standardise(rows, columns, source, split, source)
+    whole = read_table(table, columns["audio"])
+    rows = whole if own and not shared else select_split({"train": whole}, split, table)
+    rows = _standardise(rows, columns, table, split, table.parent)
+    if table.stem == "metadata" and whole.features[columns["audio"]] in TEXT:
+        audio = _undecoded(whole, columns["audio"], table, table.parent)
+        warn_of_unlisted(table, audio.flatten()["audio.path"][:], SOUNDS, "transcript")
+    return rows
 
 
-def _first_table(folder: Path, *names: str) -> Path | None:
-    candidates = (folder / f"{name}{suffix}" for name in names for suffix in TABLES)
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _read_table(table: Path, columns: dict[str, str]) -> datasets.DatasetDict:
-    # Not by the audiofolder builder, which needs torchcodec even to list files.
-    options = {}
-    if TABLES[table.suffix] == "csv":
-        # As written: speaker 0011 is not 11, and the transcript "null" is a word.
-        options["converters"] = dict.fromkeys([*columns.values(), "split", "file_name"], str)
-        options["keep_default_na"] = False
-    if table.suffix == ".tsv":
-        options |= {"sep": "\t", "quoting": 3}  # Common Voice quotes nothing
-    tables = _load(TABLES[table.suffix], data_files=str(table), **options)
-    names = tables["train"].column_names
-    if "file_name" in names and columns["audio"] not in names:  # as audiofolder does
-        return tables.rename_column("file_name", columns["audio"])
-    return tables
-
-
-def _load(*args, **options):
+def _load(source: str, config: str | None, columns: dict[str, str], **options):
     try:
-        return datasets.load_dataset(*args, **options)
+        return load_as_written(source, config, columns, **options)
     except DatasetGenerationError as error:
         if not isinstance(error.__cause__, ImportError):
             raise
         raise ValueError(
-            f"datasets cannot list the audio files of {args[0]} without torchcodec: install it, pass streaming=True "
+            f"datasets cannot list the audio files of {source} without torchcodec: install it, pass streaming=True "
             "for a set on the Hub, or write a metadata.csv (file_name, speaker, text) into a folder on disk"
         ) from None
-
-
-def _select_split(tables: datasets.DatasetDict, split: str, source: str | Path) -> Dataset:
-    rows = next(iter(tables.values()))
-    if len(tables) == 1 and "split" in rows.column_names:
-        names = rows["split"][:]
-        positions = [position for position, name in enumerate(names) if name == split]
-        if positions:
-            return rows.select(positions)
-        tables = sorted(set(names))
-    if split not in tables:
-        raise ValueError(f"no split '{split}' in {source}; it holds {', '.join(map(str, tables))}")
-    return tables[split]
 
 
 def _check_columns(names: list[str], columns: dict[str, str], source: str | Path) -> None:
@@ -172,19 +145,7 @@ def _standardise(rows: Dataset, columns: dict[str, str], source, split: str, roo
 
 def _undecoded(rows: Dataset, column: str, source: str | Path, root: Path | None) -> Dataset:
     """The audio alone, as a column audio of {"bytes", "path"}."""
-    feature = rows.features[column]
-    if feature in (Value("string"), Value("large_string")):
-        paths = [path and _find_audio(path, root) for path in rows[column][:]]
-        audio = Dataset.from_dict({"audio": paths}, Features({"audio": Value("string")}))
-    elif isinstance(feature, Audio) or feature == Value("binary") or feature == ROWS["audio"]:
-        audio = rows.select_columns(column).rename_columns({column: "audio"})
-    else:
-        raise ValueError(f"audio column '{column}' of {source} holds {feature}, not audio files or their paths")
-    audio = audio.cast_column("audio", Audio(decode=False))
-    missing = audio.with_format("arrow")[:]["audio"].null_count
-    if missing:
-        raise ValueError(f"{missing} of {len(rows)} rows of {source} have no audio in column '{column}'")
-    return audio
+    return undecoded(rows, column, Audio(decode=False), lambda path: _find_audio(path, root), source)
 
 
 def _find_audio(path: str, root: Path | None) -> str:
@@ -232,16 +193,17 @@ def _select(rows: Dataset, speakers: list[str] | None, limit: int | None, source
     return rows.select(positions)
 
 
-def _load_stream(source, config, split, columns, speakers, limit) -> Dataset:
+def _load_stream(source, config, split, columns, revision, speakers, limit) -> Dataset:
     options = {"source": source, "config": config, "split": split, "columns": columns}
+    options["revision"] = commit_of(source, revision)
     rows = stored(_stream, ROWS, **options, speakers=speakers, limit=limit)
     return _standardise(rows, {name: name for name in columns}, source, split)
 
 
-def _stream(source, config, split, columns, speakers, limit) -> Iterator[dict]:
+def _stream(source, config, split, columns, revision, speakers, limit) -> Iterator[dict]:
     """Rows of the wanted speakers (None: of all), at most `limit` of each, read no further than needed."""
     counts, seen, number = Counter(), set(), 0
-    stream = datasets.load_dataset(source, config, split=split, streaming=True)
+    stream = load_as_written(source, config, columns, split=split, streaming=True, **at(revision))
     # Arrow batches, since plain iteration encodes every Audio anew and needs torchcodec for it.
     for batch in stream.with_format("arrow").iter(STREAM_BATCH):
         _check_columns(batch.column_names, columns, source)

@@ -42,6 +42,9 @@ class SpeechArguments:
     dataset_config: str | None = field(
         default=None, metadata={"help": "Configuration on the Hub: clean, other or all for LibriSpeech"}
     )
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the dataset on the Hub"}
+    )
     train_split: str = field(
         default="train.100",
         metadata={"help": "Split that the model was trained on; train-clean-100 in a local LibriSpeech tree"},

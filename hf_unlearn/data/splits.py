@@ -123,6 +123,7 @@ def load_splits(args: SpeechArguments, seed: int) -> SpeakerSplits:
             text_column=args.text_column,
             speaker_column=args.speaker_column,
             id_column=args.id_column,
+            revision=args.dataset_revision,
             streaming=args.streaming,
             speakers=speakers,
             max_utterances_per_speaker=args.max_utterances_per_speaker,

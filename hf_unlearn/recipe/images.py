@@ -28,6 +28,7 @@ from ..metrics.scores import adaptive_unlearning_score, unlearning_impact_score
 from ..report import plot_pictures
 from ..tasks import TASKS
 from ..trainer import UnlearnTrainer
+from ..waiting import main_process_first
 from .arguments import RecipeArguments, parse
 from .frame import Recipe, unlearn
 
@@ -77,7 +78,7 @@ class ImageRecipe(Recipe):
         args.label_names = ["labels"]
         single = bool(data.forget_samples or data.forget_ids)
         self.task = "samples" if single else "classes"
-        with args.main_process_first(desc="loading the data"):  # the others find it in the cache
+        with main_process_first(args):  # the others find it in the cache
             self.splits = prepare_image_splits(load_image_splits(data, args.seed), data, retain_pool=training)
         start = options.base_model if options.model == "train" else options.model
         self.processor = self._load_processor(start)

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArgumen
 
 from ..distributed import all_processes
 from ..report import write_results
+from ..waiting import first_process_first
 
 if TYPE_CHECKING:
     from .frame import Recipe
@@ -76,9 +77,15 @@ def kept_model(recipe: "Recipe", rows: Dataset, data: list, seed: int, store: Pa
 def one_run_at_a_time(folder: Path, *, main: bool) -> Iterator[bool]:
     """Holds the lock of a folder, for all processes of a run; yields whether the folder is missing."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")) if main else nullcontext():
-        yield all_processes(not folder.is_dir())[0]  # the others wait here for the main process
-        all_processes(None)  # and it waits for them before the next run may come
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    with first_process_first(main, everywhere=True):  # another run may train for longer than collectives wait
+        if main:
+            lock.acquire()
+    try:
+        yield all_processes(not folder.is_dir())[0]
+        all_processes(None)  # the main process waits for the others before the next run may come
+    finally:
+        lock.release()
 
 
 def new_model(recipe: "Recipe", seed: int) -> PreTrainedModel:

@@ -12,7 +12,6 @@ from pathlib import Path
 RECIPES = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(RECIPES / "whisper_librispeech"))
 
-from accelerate import PartialState  # noqa: E402
 from arguments import WhisperArguments  # noqa: E402
 from unlearn import main as unlearn  # noqa: E402
 from voices import write_voices  # noqa: E402
@@ -20,12 +19,13 @@ from voices import write_voices  # noqa: E402
 from hf_unlearn import UnlearnConfig  # noqa: E402
 from hf_unlearn.data.speech import SpeechArguments  # noqa: E402
 from hf_unlearn.recipe import parse, run  # noqa: E402
+from hf_unlearn.waiting import main_process_first  # noqa: E402
 
 
 def main(argv: list[str]) -> None:
-    _, data, _ = parse((WhisperArguments, SpeechArguments, UnlearnConfig), argv)
-    if not Path(data.dataset).exists():  # the same seed gives the same voices: those of an earlier run will do
-        with PartialState().main_process_first():
+    _, data, args = parse((WhisperArguments, SpeechArguments, UnlearnConfig), argv)
+    with main_process_first(args):
+        if not Path(data.dataset).exists():  # the same seed gives the same voices: those of an earlier run will do
             write_voices(data.dataset)
     unlearn(argv)
 

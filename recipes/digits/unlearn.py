@@ -8,7 +8,6 @@ Everything but the data is the recipe of recipes/vit_cifar10, with all its optio
 
 from pathlib import Path
 
-from accelerate import PartialState
 from digits import write_digits
 
 from hf_unlearn import UnlearnConfig
@@ -16,12 +15,13 @@ from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.recipe import parse, run
 from hf_unlearn.recipe.images import ImageRecipeArguments
 from hf_unlearn.recipe.images import main as unlearn
+from hf_unlearn.waiting import main_process_first
 
 
 def main(argv: list[str]) -> None:
-    _, data, _ = parse((ImageRecipeArguments, ImageArguments, UnlearnConfig), argv)
-    if not Path(data.dataset).exists():  # the same images each time: those of an earlier run will do
-        with PartialState().main_process_first():
+    _, data, args = parse((ImageRecipeArguments, ImageArguments, UnlearnConfig), argv)
+    with main_process_first(args):
+        if not Path(data.dataset).exists():  # the same images each time: those of an earlier run will do
             write_digits(data.dataset)
     unlearn(argv)
 

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -32,6 +33,26 @@ class TinyProcessor:
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return tmp_path / "cache"
+
+
+class Commits:
+    """Stands for the Hub, where a data set has a commit; none where it cannot be reached."""
+
+    def __init__(self):
+        self.now, self.asked = "first", []
+
+    def dataset_info(self, source, revision=None):
+        self.asked.append((source, revision))
+        if self.now is None:
+            raise ConnectionError("offline")
+        return SimpleNamespace(sha=self.now)
+
+
+@pytest.fixture(autouse=True)
+def commits(monkeypatch) -> Commits:
+    commits = Commits()
+    monkeypatch.setattr("hf_unlearn.data.streams.HfApi", lambda: commits)
+    return commits
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ def hub(monkeypatch, hub_rows):
     """`load_dataset` of the Hub id gives `hub.rows`, or nothing when `hub.empty`; `hub.calls` counts."""
 
     class Hub:
-        rows, calls, empty = hub_rows, [], False
+        rows, calls, revisions, empty = hub_rows, [], [], False
 
-        def load_dataset(self, path, name=None, *, split=None, streaming=False):
+        def load_dataset(self, path, name=None, *, split=None, streaming=False, revision=None):
             assert (path, name) == ("openslr/librispeech_asr", "clean")
+            self.revisions.append(revision)
             self.calls.append(split)
             if not streaming:
                 return self.rows.select([] if self.empty else range(len(self.rows)))
@@ -110,6 +111,29 @@ def test_a_stream_is_read_once(hub):
     assert len(hub.calls) == calls
 
 
+def test_a_stream_is_stored_by_its_commit(hub, commits, caplog):
+    """What changes on the Hub is read anew; where the Hub is out of reach, what was there last is used, and it is said."""
+    bounds = {"streaming": True, "speakers": ["374"]}
+    assert set(load_speech(**HUB, **bounds)["text"]) == {"ONE TWO"}
+    hub.rows = hub.rows.remove_columns("text").add_column("text", ["THREE"] * len(hub.rows))
+    assert set(load_speech(**HUB, **bounds)["text"]) == {"ONE TWO"}
+    commits.now = "second"
+    assert set(load_speech(**HUB, **bounds)["text"]) == {"THREE"} and hub.revisions == ["first", "second"]
+    commits.now = None
+    assert set(load_speech(**HUB, **bounds)["text"]) == {"THREE"} and len(hub.revisions) == 2
+    assert (
+        "does not say what the commit of openslr/librispeech_asr is (ConnectionError): revision second" in caplog.text
+    )
+    load_speech(**HUB, **bounds, revision="v1")
+    assert hub.revisions[2:] == ["v1"] and commits.asked[-1] == (HUB["source"], "v1")
+
+
+def test_a_set_that_is_not_streamed_has_a_revision_too(hub):
+    load_speech(**HUB, revision="v1")
+    load_speech(**HUB)
+    assert hub.revisions == ["v1", None]
+
+
 def test_hub_splits(hub):
     args = SpeechArguments(
         dataset_config="clean",
@@ -137,6 +161,31 @@ def test_tree_refusals(tree):
         read_subset(tree, "train.100")
     with pytest.raises(ValueError, match="unknown speaker '15' in .* nearest of its 2 ids: 14, "):
         load_speech(tree, split="train-clean-100", speakers=["15"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_tree_in_another_encoding(tree, encoding):
+    expected = load_speech(tree, split="train-clean-100")
+    for transcript in tree.rglob("*.trans.txt"):
+        transcript.write_bytes(transcript.read_text().replace("ONE", "Zoë").replace("\n", "\r\n").encode(encoding))
+    rows = load_speech(tree, split="train-clean-100")
+    assert rows["id"] == expected["id"] and set(rows["text"]) == {"Zoë TWO"}
+    transcript.write_bytes("14-9-0000 Zoë".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"-9.trans.txt is no UTF-8 text \(byte 12\)"):
+        load_speech(tree, split="train-clean-100")
+
+
+def test_audio_without_a_line_and_lines_without_audio_are_named(tree, caplog):
+    chapter = tree / "train-clean-100" / "14" / "9"
+    (chapter / "14-9-0007.flac").write_bytes(b"")
+    alone = tree / "train-clean-100" / "99" / "1"
+    alone.mkdir(parents=True)
+    (alone / "99-1-0000.flac").write_bytes(b"")
+    (chapter / "14-9-0001.flac").unlink()
+    rows = load_speech(tree, split="train-clean-100")
+    assert len(rows) == 6 and "14-9-0001" in rows["id"][:]  # to be refused by name, or skipped, where it is decoded
+    assert "2 audio files have no line in a *.trans.txt, and are left out: 14-9-0007, 99-1-0000" in caplog.text
+    assert "1 lines of *.trans.txt have no audio file beside them: 14-9-0001" in caplog.text
 
 
 def test_real_tree(shared):
