@@ -19,6 +19,7 @@ from .config import UnlearnConfig, as_unlearn_config
 from .distributed import all_processes, any_process, failures_told
 from .guards import SkippedSteps, all_finite
 from .methods import Method, build_method, method_settings
+from .overlap import warn_of_overlap
 from .per_sample import SampleMeanLoss
 from .per_sample.reference import count_samples, select_samples
 from .per_sample.shards import prepare_sharded, sharded_modules
@@ -85,6 +86,7 @@ class UnlearnTrainer(SavingTrainer):
             raise ValueError("train_dataset is an alias of forget_dataset: give one of them, not both")
         forget_dataset = train_dataset if forget_dataset is None else forget_dataset
         check_data(self.method, forget_dataset, retain_dataset, args)
+        warn_of_overlap(forget_dataset, retain_dataset)
         if peft_config is not None:
             model = _with_adapter(model, args, peft_config)
         if model is not None and sharded_modules(model):

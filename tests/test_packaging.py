@@ -36,6 +36,8 @@ ALLOWED = {
     "config": {"redaction"},
     "seeded": set(),
     "texts": set(),
+    "overlap": set(),
+    "waiting": set(),
     "written": {"texts"},
     "retain": {"seeded"},
     "checkpoints": {"per_sample"},
@@ -52,7 +54,7 @@ ALLOWED = {
     "saving": {"checkpoints", "per_sample", "publishing"},
     "samples": {"compatibility", "distributed", "guards", "per_sample", "step"},
     "trainer": {"config", "methods", "per_sample", "preparation", "retain", "stopping", "step", "distributed", "guards",
-                "checkpoints", "compatibility", "seeded", "samples", "saving", "trackers", "deepspeed"},
+                "checkpoints", "compatibility", "overlap", "seeded", "samples", "saving", "trackers", "deepspeed"},
 }  # fmt: skip
 
 

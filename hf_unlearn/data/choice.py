@@ -1,10 +1,18 @@
 """Which rows a split takes: by the seed, balanced over groups (speakers, classes), whatever the order of the rows."""
 
+import hashlib
+import unicodedata
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+READ_AT_MOST = 10_000  # files to forget that are compared with those of the retain set
 
 
 def by_id(rows: Dataset) -> Dataset:
@@ -85,3 +93,70 @@ def check_apart(train: Dataset, test: Dataset, units: str) -> None:
             f"{len(shared)} ids of {units} are in both the training and the test split, among them '{shared[0]}': "
             "name splits that do not overlap, or an id_column that is unique over both"
         )
+
+
+def spelling(name: str) -> str:
+    """What two spellings of one name have in common: no spaces around it, no case, compatible characters alike."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+def others_alike(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Those of `known` that are other spellings of one of `names`, and not among them."""
+    names = set(names)
+    spellings = set(map(spelling, names))
+    return sorted(name for name in set(known) - names if spelling(name) in spellings)
+
+
+def check_spellings(forgotten: Collection[str], known: Iterable[str], kind: str, option: str) -> None:
+    """Raises ValueError where the data has another spelling of what is forgotten, which would be kept."""
+    if alike := others_alike(forgotten, known):
+        raise ValueError(
+            f"{kind} {', '.join(map(repr, alike))} would be kept, but {', '.join(map(repr, sorted(forgotten)))} forgotten: "
+            f"if they are the same, name all spellings in {option}; if not, rename one in the data"
+        )
+
+
+def without_earlier(
+    parts: list[Dataset | None], by: str, earlier: Iterable[str], forgotten: Collection[str], retained: Collection[str]
+) -> list[Dataset | None]:
+    """The parts without what the model has forgotten before, unless it is forgotten again; one warning says so.
+
+    Args:
+        by: the column: speaker, class, id.
+
+    Raises:
+        ValueError: something forgotten before is to be retained.
+    """
+    alike = str if by == "id" else spelling
+    earlier = set(map(alike, map(str, earlier))) - set(map(alike, forgotten))
+    back = sorted(name for name in retained if alike(name) in earlier)
+    if back:
+        raise ValueError(
+            f"{by} {', '.join(back)} is to be retained, but the model has forgotten it before: leave it out, or start from "
+            "a model that still knows it"
+        )
+    found = sorted({name for rows in parts if rows is not None for name in rows[by][:] if alike(name) in earlier})
+    if not found:
+        return parts
+    shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    logger.warning_once(f"The model has forgotten {by} {shown} before: left out of all splits.")
+    gone = set(found)
+    return [rows and rows.select([row for row, name in enumerate(rows[by][:]) if name not in gone]) for rows in parts]
+
+
+def same_files(first: Dataset, second: Dataset, column: str) -> list[tuple[str, str]]:
+    """Pairs of ids whose files have the same content; none where `first` has over `READ_AT_MOST` rows."""
+    if len(first) > READ_AT_MOST:
+        return []
+    known = {_content(file): name for name, file in zip(second["id"][:], second[column])}
+    pairs = ((name, known.get(_content(file))) for name, file in zip(first["id"][:], first[column]))
+    return [(name, other) for name, other in pairs if other is not None]
+
+
+def _content(file: dict):
+    try:
+        content = Path(file["path"]).read_bytes() if file["bytes"] is None else file["bytes"]
+    except OSError:
+        return file["path"]  # whoever decodes it says more
+    return hashlib.sha256(content).digest()

@@ -1,12 +1,27 @@
 """Splits of images: classes or single images that are forgotten, what is retained, and what tells whether both worked."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from datasets import Dataset
+from transformers.utils import logging
 
-from .choice import balanced, by_id, check_apart, count_of, hold_out, of_groups, rest_of
+from .choice import (
+    balanced,
+    by_id,
+    check_apart,
+    check_spellings,
+    count_of,
+    hold_out,
+    of_groups,
+    rest_of,
+    same_files,
+    without_earlier,
+)
 from .image_sources import check_classes, load_images
 from .images import ImageArguments, drop_broken
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,7 @@ def split_images(
     held_out: float = 0.1,
     test: Dataset | None = None,
     proxy: Dataset | None = None,
+    forgotten_before: dict[str, Iterable[str]] | None = None,
     seed: int = 0,
 ) -> ImageSplits:
     """Splits rows of `load_images`; the result depends on the rows and the seed, not on the order of the rows.
@@ -67,12 +83,19 @@ def split_images(
         retain_classes: what the retain set is drawn from; none: all classes (that are not forgotten).
         held_out: share of each class that is unseen, where there is no `test`.
         proxy: rows of another dataset that the retain set is drawn from.
+        forgotten_before: what the model has forgotten already, by the column "class" or "id". It is left out of all
+            splits, with a warning.
 
     Raises:
-        ValueError: nothing, everything or something unknown is to be forgotten; a retain set with a forgotten class;
-            an image in both `train` and `test`; sizes out of range.
+        ValueError: nothing, everything or something unknown is to be forgotten; a retain set with a forgotten class (by
+            another spelling, too) or image, or with what was forgotten before; an image in both `train` and `test`; sizes out of range.
     """
     check_classes(forget_classes, train["class"][:], "the training split")
+    check_spellings(forget_classes, [*classes, *retain_classes], "class", "forget_classes")
+    for by, earlier in (forgotten_before or {}).items():
+        forgotten = forget_classes if by == "class" else forget_ids
+        kept = retain_classes if by == "class" else ()
+        train, test, proxy = without_earlier([train, test, proxy], by, earlier, forgotten, kept)
     whole = not (forget_ids or forget_samples)
     _check_request(train, forget_classes, forget_samples, forget_ids)
     if test is None:
@@ -87,6 +110,7 @@ def split_images(
     pool = by_id(train.select([row for row, name in enumerate(train["id"][:]) if name not in out]))
     source = pool if proxy is None else proxy
     retain = _retain_set(source, classes, forgotten, retain_classes, retain_size, seed)
+    _check_files_apart(forget, retain, proxy is not None)
     return ImageSplits(
         forget=forget,
         forget_test=of_groups(test, "class", forgotten),
@@ -98,6 +122,16 @@ def split_images(
         proxy=proxy is not None,
         retain_rest=rest_of(pool, retain["id"][:] if proxy is None else (), "class", retain_rest, seed),
     )
+
+
+def _check_files_apart(forget: Dataset, retain: Dataset, proxy: bool) -> None:
+    same = same_files(forget, retain, "image")
+    if not same:
+        return
+    found = f"{len(same)} images to forget are in the retain set, too, such as {' and '.join(same[0])}"
+    if proxy:
+        raise ValueError(f"{found}: take them out of retain_dataset")
+    logger.warning(f"{found} (the same file): take one of each pair out of the data")
 
 
 def _check_request(train: Dataset, classes, samples, ids) -> None:
@@ -143,8 +177,10 @@ def _retain_set(source: Dataset, classes, forgotten: set[str], wanted, size: flo
     return balanced(pool, "class", count_of(size, len(pool), "retain_size", "images"), seed)
 
 
-def load_image_splits(args: ImageArguments, seed: int) -> ImageSplits:
-    """The splits that `args` describe, not yet decoded. Raises as `load_images` and `split_images` do."""
+def load_image_splits(
+    args: ImageArguments, seed: int, forgotten_before: dict[str, Iterable[str]] | None = None
+) -> ImageSplits:
+    """The splits that `args` describe, not yet decoded. Takes `forgotten_before`, and raises, as `load_images` and `split_images` do."""
     columns = {"image_column": args.image_column, "label_column": args.label_column, "id_column": args.id_column}
     options = {"config": args.dataset_config, "revision": args.dataset_revision, "streaming": args.streaming}
     options["max_images_per_class"] = args.max_images_per_class
@@ -169,6 +205,7 @@ def load_image_splits(args: ImageArguments, seed: int) -> ImageSplits:
         held_out=args.held_out,
         test=test,
         proxy=proxy,
+        forgotten_before=forgotten_before,
         seed=seed,
     )
 

@@ -8,11 +8,15 @@ from pathlib import Path
 
 from datasets import Audio, ClassLabel, Dataset, Features, Value
 from datasets.exceptions import DatasetGenerationError
+from transformers.utils import logging
 
 from . import librispeech
+from .choice import others_alike
 from .files import STORED, TEXT, undecoded
 from .streams import STREAM_BATCH, at, commit_of, fetched, stored
-from .tables import first_table, load_as_written, read_table, select_split, warn_of_unlisted
+from .tables import few, first_table, load_as_written, read_table, select_split, warn_of_unlisted
+
+logger = logging.get_logger(__name__)
 
 ROWS = Features(
     {
@@ -185,12 +189,20 @@ def _select(rows: Dataset, speakers: list[str] | None, limit: int | None, source
         raise ValueError(f"max_utterances_per_speaker is {limit}: give a positive number, or none to load all")
     owners, ids, counts, positions = rows["speaker"][:], rows["id"][:], Counter(), []
     check_speakers(speakers or (), owners, source)
+    _warn_of_spellings(speakers or (), owners, source)
     for position in sorted(range(len(ids)), key=ids.__getitem__):
         speaker = owners[position]
         if (speakers is None or speaker in speakers) and (limit is None or counts[speaker] < limit):
             counts[speaker] += 1
             positions.append(position)
     return rows.select(positions)
+
+
+def _warn_of_spellings(wanted: Iterable[str], known: Iterable[str], source: str | Path) -> None:
+    if alike := others_alike(wanted, known):
+        logger.warning_once(
+            f"{source} has other spellings of the speakers asked for, which are left out: {few(map(repr, alike))}"
+        )
 
 
 def _load_stream(source, config, split, columns, revision, speakers, limit) -> Dataset:
@@ -223,3 +235,4 @@ def _stream(source, config, split, columns, revision, speakers, limit) -> Iterat
     if number == 0:
         raise ValueError(f"split '{split}' of {source} holds no utterances")
     check_speakers(speakers or (), seen, source)
+    _warn_of_spellings(speakers or (), seen, source)

@@ -4,10 +4,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from datasets import Dataset, concatenate_datasets
+from transformers.utils import logging
 
-from .choice import balanced, by_id, check_apart, count_of, hold_out, of_groups, rest_of
+from .choice import (
+    balanced,
+    by_id,
+    check_apart,
+    check_spellings,
+    count_of,
+    hold_out,
+    of_groups,
+    rest_of,
+    same_files,
+    without_earlier,
+)
 from .sources import check_speakers, load_speech
 from .speech import SpeechArguments, prepare
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,7 @@ def split_by_speaker(
     held_out: float = 0.1,
     test: Dataset | None = None,
     other: Dataset | None = None,
+    forgotten_before: Iterable[str] = (),
     seed: int = 0,
 ) -> SpeakerSplits:
     """Splits rows of `load_speech`; the result depends on the rows and the seed, not on the order of the rows.
@@ -71,12 +86,18 @@ def split_by_speaker(
             it is not 0, and never all. A speaker with utterances in `test` keeps all of those in `train`.
         test: unseen utterances. Those of speakers that are not in `train` go to other.
         other: its utterances of speakers that were trained on are left out.
+        forgotten_before: speakers that the model has forgotten already. They are left out of all splits, with a warning.
 
     Raises:
-        ValueError: no or unknown speakers to forget, one both forgotten and retained, nobody retained, an utterance in
-            both `train` and `test`, `held_out` or `retain_size` out of range.
+        ValueError: no or unknown speakers to forget, one both forgotten and retained (by another spelling, too), one to be
+            retained that was forgotten before, nobody retained, an utterance in both `train` and `test`, `held_out` or `retain_size` out of range.
     """
     forget_speakers, retain_speakers = _check_roles(forget_speakers, retain_speakers or ())
+    known = _speakers(train) | _speakers(test) | _speakers(other)
+    check_spellings(forget_speakers, known, "speaker", "forget_speakers")
+    train, test, other = without_earlier(
+        [train, test, other], "speaker", forgotten_before, forget_speakers, retain_speakers
+    )
     check_speakers(forget_speakers | retain_speakers, train["speaker"][:], "the training split")
     retain_speakers = retain_speakers or set(train["speaker"][:]) - forget_speakers
     trained = forget_speakers | retain_speakers
@@ -98,8 +119,14 @@ def split_by_speaker(
     others = [rows for rows in others if len(rows)]
     pool = of_groups(seen, "speaker", retain_speakers)
     retain = balanced(pool, "speaker", _retain_count(retain_size, pool), seed)
+    forget = of_groups(seen, "speaker", forget_speakers)
+    if same := same_files(forget, retain, "audio"):
+        logger.warning(
+            f"{len(same)} utterances to forget have the very audio of one in the retain set, such as {' and '.join(same[0])}: "
+            "take one of each pair out of the data"
+        )
     return SpeakerSplits(
-        forget=of_groups(seen, "speaker", forget_speakers),
+        forget=forget,
         forget_test=of_groups(unseen, "speaker", forget_speakers),
         retain=retain,
         retain_rest=rest_of(pool, retain["id"][:], "speaker", retain_rest, seed),
@@ -110,8 +137,8 @@ def split_by_speaker(
     )
 
 
-def load_splits(args: SpeechArguments, seed: int) -> SpeakerSplits:
-    """The splits that `args` describe, not yet decoded. Raises as `load_speech` and `split_by_speaker` do."""
+def load_splits(args: SpeechArguments, seed: int, forgotten_before: Iterable[str] = ()) -> SpeakerSplits:
+    """The splits that `args` describe, not yet decoded. Takes `forgotten_before`, and raises, as `load_speech` and `split_by_speaker` do."""
     forget, retain = _check_roles(args.forget_speakers, args.retain_speakers)
 
     def load(split: str | None, speakers: set[str] | None = None) -> Dataset | None:
@@ -138,6 +165,7 @@ def load_splits(args: SpeechArguments, seed: int) -> SpeakerSplits:
         held_out=args.held_out,
         test=load(args.test_split),
         other=load(args.other_split),
+        forgotten_before=forgotten_before,
         seed=seed,
     )
 

@@ -70,10 +70,10 @@ def warn_of_unlisted(table: Path, named: Iterable[str | None], suffixes: Collect
         )
 
 
-def few(names: Collection[str]) -> str:
+def few(names: Iterable[str]) -> str:
     """The first of many names, for a message."""
-    shown = sorted(names)[:SHOWN]
-    return ", ".join(shown) + (", ..." if len(names) > len(shown) else "")
+    names = sorted(names)
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def load_as_written(source: str, config: str | None, columns: dict[str, str], **options):

@@ -22,6 +22,7 @@ from ..report import emissions, environment, further_tables, plot_history, resul
 from ..tasks import TASKS
 from ..trainer import UnlearnTrainer
 from .arguments import RecipeArguments
+from .earlier import as_results
 from .membership import Shadows, attack, shadow_models, unseen_split
 from .training import get_model
 
@@ -37,6 +38,7 @@ class Recipe:
     splits: the data, with the parts forget, forget_test, retain_pool and test; `splits.describe()` is what results.json
         says of it, `splits.evaluation(max_eval_samples)` what is evaluated.
     processor: what makes samples of the data, as models save it.
+    forgotten_before: what the model has forgotten already, by the column of the data (see `earlier`).
     """
 
     task: str
@@ -45,6 +47,7 @@ class Recipe:
     data: object
     splits: object
     processor: object
+    forgotten_before: dict = {}
 
     @property
     def training_seed(self) -> int:
@@ -100,7 +103,8 @@ def unlearn(recipe: Recipe) -> dict:
     if options.evaluate:
         return evaluate(recipe)
     if TASKS[recipe.task].personal:
-        args.hide_names = sorted({*args.hide_names, *recipe.splits.describe()[TASKS[recipe.task].groups]["forget"]})
+        forgotten = recipe.splits.describe()[TASKS[recipe.task].groups]["forget"]
+        args.hide_names = sorted({*args.hide_names, *forgotten, *recipe.forgotten_before.get("speaker", ())})
     if args.deepspeed_plugin is not None and (options.trains or options.gold != "none"):
         raise ValueError(
             f"DeepSpeed serves one model in a process, but model is {options.model!r}, gold is {options.gold!r} and "
@@ -133,6 +137,7 @@ def unlearn(recipe: Recipe) -> dict:
         },
         "method_settings": trainer.method_settings,
         "data": recipe.splits.describe(),
+        "forgotten_before": as_results(recipe.forgotten_before),
         "seed": args.seed,
         "environment": environment(),
         "original": before,

@@ -30,6 +30,7 @@ from ..tasks import TASKS
 from ..trainer import UnlearnTrainer
 from ..waiting import main_process_first
 from .arguments import RecipeArguments, parse
+from .earlier import forgotten_before
 from .frame import Recipe, unlearn
 
 PICTURES = 8  # of each split
@@ -78,8 +79,10 @@ class ImageRecipe(Recipe):
         args.label_names = ["labels"]
         single = bool(data.forget_samples or data.forget_ids)
         self.task = "samples" if single else "classes"
+        self.forgotten_before = forgotten_before(options.model)
         with main_process_first(args):  # the others find it in the cache
-            self.splits = prepare_image_splits(load_image_splits(data, args.seed), data, retain_pool=training)
+            splits = load_image_splits(data, args.seed, self.forgotten_before)
+            self.splits = prepare_image_splits(splits, data, retain_pool=training)
         start = options.base_model if options.model == "train" else options.model
         self.processor = self._load_processor(start)
 

@@ -18,6 +18,7 @@ from hf_unlearn.data.splits import SpeakerSplits, load_splits, prepare_splits
 from hf_unlearn.evaluation import asr_metrics
 from hf_unlearn.metrics import error_rate, word_errors
 from hf_unlearn.recipe import Recipe
+from hf_unlearn.recipe.earlier import forgotten_before
 from hf_unlearn.waiting import main_process_first
 
 SHOWN = 8  # transcripts of each split in results.json and report.html
@@ -68,8 +69,9 @@ class WhisperRecipe(Recipe):
     def __init__(self, options: WhisperArguments, data: SpeechArguments, args: UnlearnConfig, *, training: bool):
         self.options, self.data, self.args = options, data, args
         args.predict_with_generate, args.label_names = True, ["labels"]
+        self.forgotten_before = forgotten_before(options.model)
         with main_process_first(args):
-            splits = self.unprepared = load_splits(data, args.seed)
+            splits = self.unprepared = load_splits(data, args.seed, self.forgotten_before.get("speaker", ()))
         start = options.base_model if options.model == "train" else options.model
         self.processor = load_processor(start, options, splits)
         longest = WhisperConfig.from_pretrained(start).max_target_positions if start else options.max_target_positions

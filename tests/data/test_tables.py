@@ -1,0 +1,156 @@
+"""Tables are read as they are written; files in all their forms; what does not fit gets one line."""
+
+import datasets
+import pytest
+from datasets import Dataset
+
+from hf_unlearn.data import decode_audio, load_speech
+from hf_unlearn.data.image_sources import load_images
+from hf_unlearn.data.images import decode_image
+from hf_unlearn.data.tables import read_table
+
+WORDS = ["0010", "10", "1.0", "NA", "null", "None", "nan", "True", "2024-01-01", "1e5", "no", "12:30", "", "Zoë"]
+SPEECH = {"split": "train", "speaker_column": "speaker"}
+
+
+@pytest.fixture
+def sounds(tmp_path, long_flac):
+    """A folder with a.flac, b.flac, ..."""
+    for name in "abcd":
+        (tmp_path / f"{name}.flac").write_bytes(long_flac)
+    return tmp_path
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    import PIL.Image
+
+    for number, name in enumerate("abcd"):
+        PIL.Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{name}.png")
+    return tmp_path
+
+
+def written(suffix: str, rows: list[dict]) -> str:
+    import json
+
+    if suffix.startswith(".json"):
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        return "\n".join(lines) if suffix == ".jsonl" else f"[{', '.join(lines)}]"
+    join = {".csv": ",", ".tsv": "\t"}[suffix].join
+    return "\r\n".join([join(rows[0]), *(join(row.values()) for row in rows)]) + "\r\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl"])
+def test_names_are_what_is_written(tmp_path, suffix, encoding):
+    rows = [{"speaker": word, "file_name": f"{row}.flac"} for row, word in enumerate(WORDS)]
+    (tmp_path / f"t{suffix}").write_bytes(written(suffix, rows).encode(encoding))
+    table = read_table(tmp_path / f"t{suffix}", "audio")
+    assert table["speaker"][:] == WORDS and table["audio"][:2] == ["0.flac", "1.flac"]
+
+
+def test_numbers_of_json_keep_their_digits(tmp_path):
+    (tmp_path / "t.jsonl").write_text(
+        '{"a": 1.10, "b": true, "c": null, "d": [1, "x"]}\n\n{"a": 12345678901234567890}\n'
+    )
+    table = read_table(tmp_path / "t.jsonl", "audio")
+    assert table["a"][:] == ["1.10", "12345678901234567890"] and table["b"][:] == ["true", None]
+    assert table["d"][0] == '["1", "x"]'
+    (tmp_path / "t.json").write_text('{"a": [1, 2], "b": ["x", "y"]}')
+    assert read_table(tmp_path / "t.json", "audio")["b"][:] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("t.csv", b"", "t.csv is empty: its first line must name the columns"),
+        ("t.csv", b"file_name,speaker,text\n", "split 'train' of .*t.csv holds no utterances"),
+        ("t.csv", b"file_name,speaker,text,split\n", "t.csv has a header, but no rows"),
+        ("t.csv", b"file_name,speaker,text\na.flac,x,one, two\n", "t.csv, line 2: 4 values, but the header names 3 columns"),
+        ("t.csv", b"file_name,speaker,text\na.flac,x\n", "t.csv, line 2: 2 values, but the header names 3"),
+        ("t.csv", b"file_name,speaker,speaker\na.flac,x,y\n", "t.csv has the column speaker twice"),
+        ("t.csv", "file_name,speaker,text\na.flac,Zoë,x\n".encode("latin-1"), r"t.csv is no UTF-8 text \(byte 32\)"),
+        ("t.csv", b'file_name,speaker,text\na.flac,x,"one\n', "t.csv, line 2: unexpected end of data"),
+        ("t.jsonl", b"", "t.jsonl holds no rows"),
+        ("t.jsonl", b'{"audio": "a.flac"}\n{"audio": \n', "t.jsonl, line 2: no JSON"),
+        ("t.json", b"[1, 2]", "t.json holds no rows: write one object"),
+    ],
+)  # fmt: skip
+def test_a_table_that_cannot_be_read_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as refused:
+        load_speech(tmp_path / name, **SPEECH)
+    assert "\n" not in str(refused.value)
+
+
+def test_audio_beside_a_table_that_does_not_name_it(sounds, caplog):
+    (sounds / "metadata.csv").write_text("file_name,speaker,text,split\na.flac,x,one,train\nb.flac,x,two,test\n")
+    assert load_speech(sounds, **SPEECH)["id"][:] == ["a.flac"]
+    assert load_speech(sounds, **{**SPEECH, "split": "test"})["id"][:] == ["b.flac"]
+    assert caplog.text.count("names no transcript for 2 files beside it, which are left out: c.flac, d.flac") == 1
+
+
+def test_structs_of_audio_may_lack_a_part(sounds, long_flac):
+    """Bytes alone, a path alone (relative to the table), both, and other fields beside them."""
+    names = {"speaker": ["x", "y"], "text": ["one", "two"]}
+    for number, audio in enumerate((
+        [{"bytes": long_flac}, {"bytes": long_flac}],
+        [{"path": "a.flac"}, {"path": "b.flac"}],
+        [{"bytes": long_flac, "path": "elsewhere.flac"}, {"bytes": None, "path": "b.flac"}],
+        [{"path": "a.flac", "sampling_rate": 16_000}, {"path": "b.flac", "sampling_rate": 16_000}],
+        [long_flac, long_flac],
+    )):  # fmt: skip
+        Dataset.from_dict({"audio": audio, **names}).to_parquet(sounds / f"{number}.parquet")
+        rows = load_speech(sounds / f"{number}.parquet", **SPEECH)
+        assert rows.features["audio"] == datasets.Audio(decode=False)
+        assert [len(decode_audio(row["audio"])) for row in rows] == [24_000, 24_000]
+    (sounds / "t.jsonl").write_text('{"audio": {"path": "a.flac"}, "speaker": "x", "text": "one"}\n')
+    assert len(decode_audio(load_speech(sounds / "t.jsonl", **SPEECH)[0]["audio"])) == 24_000
+    for number, audio in enumerate(
+        ([{"path": "a.flac"}, {"path": None}], [{"path": "a.flac"}, {"path": ""}], [long_flac, None])
+    ):
+        Dataset.from_dict({"audio": audio, **names}).to_parquet(sounds / f"none{number}.parquet")
+        with pytest.raises(ValueError, match="1 of 2 rows of .* have no audio in column 'audio'"):
+            load_speech(sounds / f"none{number}.parquet", **SPEECH)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_classes_are_what_is_written(pictures, suffix):
+    rows = [{"file_name": f"{name}.png", "label": word} for name, word in zip("abcd", ["0010", "10", "NA", "True"])]
+    (pictures / f"metadata{suffix}").write_text(written(suffix, rows))
+    for source in (pictures, pictures / f"metadata{suffix}"):
+        found, names = load_images(source, split="train")
+        assert found["class"][:] == ["0010", "10", "NA", "True"] and names == ["0010", "10", "NA", "True"]
+        assert found["id"][0] == "a.png" and decode_image(found[3]["image"]).getpixel((0, 0)) == (3, 0, 0)
+
+
+def test_numbers_as_classes_are_in_their_order(pictures):
+    (pictures / "t.csv").write_text("image,label\na.png,10\nb.png,9\nc.png,0\nd.png,9\n")
+    rows, names = load_images(pictures / "t.csv", split="train")
+    assert names == ["0", "9", "10"] and rows["class"][:] == ["10", "9", "0", "9"]
+
+
+def test_images_beside_a_table_that_does_not_name_them(pictures, caplog):
+    (pictures / "metadata.csv").write_text("file_name,label\na.png,x\nb.png,y\n")
+    rows, _ = load_images(pictures, split="train")
+    assert len(rows) == 2 and "names no class for 2 files beside it, which are left out: c.png, d.png" in caplog.text
+
+
+def test_a_table_of_images_for_each_split(tmp_path, pictures):
+    for split, name in (("train", "a"), ("test", "b")):
+        (tmp_path / "set" / split).mkdir(parents=True)
+        (pictures / f"{name}.png").rename(tmp_path / "set" / split / f"{name}.png")
+        (tmp_path / "set" / split / "metadata.csv").write_text(f"file_name,label\n{name}.png,007\n")
+    for split, name in (("train", "a"), ("test", "b")):
+        rows, names = load_images(tmp_path / "set", split=split)
+        assert rows["id"][:] == [f"{split}/{name}.png"] and names == ["007"] and decode_image(rows[0]["image"])
+    with pytest.raises(ValueError, match="no split 'dev' in"):
+        load_images(tmp_path / "set", split="dev")
+
+
+def test_csv_files_that_datasets_finds_keep_their_names(sounds):
+    """A folder in which `datasets` looks for tables, as a data set of csv files on the Hub is read."""
+    (sounds / "set" / "data").mkdir(parents=True)
+    lines = f"audio,speaker,text\n{sounds}/a.flac,0010,one\n{sounds}/b.flac,NA,two\n"
+    (sounds / "set" / "data" / "train-00000.csv").write_text(lines)
+    assert set(load_speech(sounds / "set", **SPEECH)["speaker"]) == {"0010", "NA"}
