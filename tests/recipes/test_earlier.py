@@ -3,9 +3,15 @@
 import json
 import logging
 
+import numpy as np
+import PIL.Image
 import pytest
 
+from hf_unlearn import UnlearnConfig
+from hf_unlearn.data.images import ImageArguments
+from hf_unlearn.recipe import unlearn
 from hf_unlearn.recipe.earlier import as_results, forgotten_before
+from hf_unlearn.recipe.images import ImageRecipe, ImageRecipeArguments
 from hf_unlearn.redaction import redact
 
 
@@ -59,3 +65,38 @@ def test_the_next_request_knows_of_this_one_and_publishes_nobody(model, caplog):
     with caplog.at_level(logging.WARNING):
         forgotten_before(model(published))
     assert "was made to forget 2 speakers before, whom its results.json names by pseudonyms only" in caplog.text
+
+
+def test_a_second_request_leaves_the_first_class_out(tmp_path, caplog):
+    rng, folder = np.random.default_rng(0), tmp_path / "images"
+    for split in ("train", "test"):
+        for name in ("cat", "dog", "owl"):
+            (folder / split / name).mkdir(parents=True)
+            for take in range(4):
+                pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+                PIL.Image.fromarray(pixels).save(folder / split / name / f"{take}.png")
+
+    def request(model: str, forgotten: str, output: str) -> dict:
+        options = ImageRecipeArguments(
+            model=model,
+            architecture="resnet",
+            image_size=8,
+            channels=1,
+            d_model=8,
+            layers=1,
+            train_steps=1,
+            attacks=False,
+        )
+        data = ImageArguments(str(folder), test_split="test", forget_classes=[forgotten], retain_size=3)
+        args = UnlearnConfig(
+            str(tmp_path / output), max_steps=1, use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no",
+            per_device_retain_batch_size=3, check_steps=1, stop_when="forget_accuracy <= 0",
+        )  # fmt: skip
+        return unlearn(ImageRecipe(options, data, args, training=options.trains))
+
+    first = request("train", "cat", "first")
+    second = request(str(tmp_path / "first"), "dog", "second")
+    assert first["forgotten_before"] == {} and second["forgotten_before"] == {"forget_classes": ["cat"]}
+    assert {name for names in second["data"]["classes"].values() for name in names} == {"dog", "owl"}
+    assert "The model has forgotten class cat before: left out of all splits." in caplog.text
+    assert forgotten_before(str(tmp_path / "second")) == {"class": ["cat", "dog"]}
