@@ -179,6 +179,9 @@ def _as_list(value: list, lists: list, kinds) -> list:
 
 def _as_scalar(value, scalars: list, kinds, boolean_too: bool):
     types_of = {kind for kind in scalars if kind in WANTED}
+    for kind in scalars:
+        if isinstance(kind, type) and issubclass(kind, Enum) and value not in (values := [one.value for one in kind]):
+            raise _Mismatch(f"is '{value}': give one of {', '.join(map(str, values))}")
     if types_of == {str} and not any(typing.get_origin(kind) is typing.Literal for kind in scalars):
         return value.lower() == "true" if boolean_too and str(value).lower() in ("true", "false") else str(value)
     if len(types_of) == 1 and len(scalars) == 1:

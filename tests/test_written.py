@@ -119,7 +119,9 @@ def test_a_value_of_another_type_gets_one_line(text, message):
 def test_the_recipes_say_which_option_is_wrong(tmp_path):
     file = tmp_path / "c.yaml"
     for text, message in (("max_steps:", "max_steps is empty: give a whole number"),
-                          ("learning_rate: fast", "learning_rate is 'fast', which is no number")):  # fmt: skip
+                          ("learning_rate: fast", "learning_rate is 'fast', which is no number"),
+                          ("lr_scheduler_type: flat", "lr_scheduler_type is 'flat': give one of linear, cosine"),
+                          ("granularity: layer", "granularity is 'layer': give one of parameter, model")):  # fmt: skip
         file.write_text(f"output_dir: x\n{text}\n")
         with pytest.raises(ValueError, match=message):
             parse((RecipeArguments, UnlearnConfig), [str(file)])
