@@ -99,7 +99,7 @@ class ImageArguments:
 
 
 def _as_names(names) -> list[str]:
-    # YAML reads 3 as a number, and one name as no list.
+    # One name may come as no list, and from Python as a number.
     if names is None:
         return []
     return [str(name) for name in (names if isinstance(names, list | tuple) else [names])]

@@ -102,7 +102,7 @@ class SpeechArguments:
 
 
 def _as_ids(speakers) -> list[str]:
-    # YAML reads 374 as a number, and one id as no list.
+    # One id may come as no list, and from Python as a number.
     if speakers is None:
         return []
     return [str(speaker) for speaker in (speakers if isinstance(speakers, list | tuple) else [speakers])]

@@ -7,6 +7,7 @@ from datasets import Dataset
 from hf_unlearn.data import decode_audio, load_speech
 from hf_unlearn.data.image_sources import load_images
 from hf_unlearn.data.images import decode_image
+from hf_unlearn.data.streams import fetched
 from hf_unlearn.data.tables import read_table
 
 WORDS = ["0010", "10", "1.0", "NA", "null", "None", "nan", "True", "2024-01-01", "1e5", "no", "12:30", "", "Zoë"]
@@ -154,3 +155,24 @@ def test_csv_files_that_datasets_finds_keep_their_names(sounds):
     lines = f"audio,speaker,text\n{sounds}/a.flac,0010,one\n{sounds}/b.flac,NA,two\n"
     (sounds / "set" / "data" / "train-00000.csv").write_text(lines)
     assert set(load_speech(sounds / "set", **SPEECH)["speaker"]) == {"0010", "NA"}
+
+
+def test_structs_of_images_and_tables_without_rows(pictures):
+    content = (pictures / "c.png").read_bytes()
+    for number, image in enumerate(
+        ([{"bytes": content}], [{"path": "c.png"}], [{"bytes": None, "path": "c.png"}], [content])
+    ):
+        Dataset.from_dict({"image": image, "label": ["x"]}).to_parquet(pictures / f"{number}.parquet")
+        rows, _ = load_images(pictures / f"{number}.parquet", split="train")
+        assert decode_image(rows[0]["image"]).getpixel((0, 0)) == (2, 0, 0)
+    (pictures / "t.csv").write_text("image,label\n")
+    with pytest.raises(ValueError, match="split 'train' of .*t.csv holds no images"):
+        load_images(pictures / "t.csv", split="train")
+
+
+def test_a_streamed_file_may_have_bytes_or_a_path(sounds, long_flac):
+    options = {"source": "x/y", "column": "audio", "content": "audio files"}
+    assert fetched({"bytes": b"1"}, **options) == {"bytes": b"1", "path": None}
+    assert fetched({"path": str(sounds / "a.flac")}, **options)["bytes"] == long_flac
+    with pytest.raises(ValueError, match="the audio column of x/y names gone/a.flac, which cannot be opened"):
+        fetched({"path": "gone/a.flac"}, **options)
