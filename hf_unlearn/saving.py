@@ -17,6 +17,9 @@ from .checkpoints import folder_written_whole, is_complete, saving
 from .per_sample.shards import fill, made_whole, own_parameters, sharded_modules, split_like
 from .publishing import PublishingTrainer
 
+# The files of a model's weights, as from_pretrained looks for them.
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "adapter_model*.safetensors", "adapter_model*.bin")
+
 
 class SavingTrainer(PublishingTrainer):
     """The part of `UnlearnTrainer` that saves and loads."""
@@ -88,11 +91,15 @@ class SavingTrainer(PublishingTrainer):
         load_renamed(self.model if model is None else model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
+        best = Path(self.state.best_model_checkpoint)
         if sharded_modules(self.model):
-            load_whole_weights(self.model, Path(self.state.best_model_checkpoint))
-            return
-        super()._load_best_model()
-        load_renamed(self.model, Path(self.state.best_model_checkpoint))
+            load_whole_weights(self.model, best)
+        else:
+            super()._load_best_model()
+            load_renamed(self.model, best)
+        # Without weights there, Trainer has warned and loaded nothing.
+        if any(path for pattern in WEIGHTS for path in best.glob(pattern)):
+            self.record.loaded(self.state.best_model_checkpoint)
 
 
 def load_renamed(model: nn.Module, checkpoint: Path) -> None:

@@ -46,11 +46,12 @@ ALLOWED = {
     "html_report": {"redaction", "report", "settings", "tasks"},
     "model_card": {"redaction", "report", "settings", "tasks"},
     "hub": {"model_card", "redaction", "report", "tasks"},
-    "publishing": {"html_report", "hub", "model_card", "redaction", "report"},
+    "ending": {"checkpoints", "seeded"},
+    "publishing": {"ending", "html_report", "hub", "model_card", "redaction", "report"},
     "saving": {"checkpoints", "per_sample", "publishing"},
     "samples": {"compatibility", "distributed", "guards", "per_sample", "step"},
     "trainer": {"config", "methods", "per_sample", "preparation", "retain", "stopping", "step", "distributed", "guards",
-                "checkpoints", "compatibility", "seeded", "samples", "saving", "trackers", "deepspeed"},
+                "checkpoints", "compatibility", "seeded", "samples", "saving", "trackers", "deepspeed", "ending"},
 }  # fmt: skip
 
 
