@@ -14,6 +14,8 @@ from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 from .checkpoints import Preemption, saved_state
 from .seeded import seeded
 
+NOTHING_DONE = "no optimizer step was taken, so nothing is forgotten"
+NO_BATCH = "the forget set gave no batch: give it samples, and see dataloader_drop_last, max_steps and num_train_epochs"
 LABELLED = 16  # forget samples whose labels tell one forget set from another
 
 
@@ -81,6 +83,8 @@ class RunRecord:
             yield
         except BaseException as error:
             self._reason = f"interrupted by {type(error).__name__}"
+            if not self.steps and "Batch does not contain any data" in str(error):  # accelerate, of an empty stream
+                raise ValueError(f"{NOTHING_DONE}: {NO_BATCH}") from error
             raise
         self._reason = None
 
@@ -112,8 +116,8 @@ class RunRecord:
         elif callback is not None and not isinstance(callback, DefaultFlowCallback):
             why = f"{type(callback).__name__} stopped the training before the first one"
         else:
-            why = "the forget set gave no batch: give it samples, and see dataloader_drop_last, max_steps and num_train_epochs"
-        raise ValueError(f"no optimizer step was taken, so nothing is forgotten: {why}")
+            why = NO_BATCH
+        raise ValueError(f"{NOTHING_DONE}: {why}")
 
 
 def _global_step(checkpoint: str) -> int:
