@@ -15,7 +15,9 @@ from .checkpoints import Preemption, saved_state
 from .seeded import seeded
 
 NOTHING_DONE = "no optimizer step was taken, so nothing is forgotten"
-NO_BATCH = "the forget set gave no batch: give it samples, and see dataloader_drop_last, max_steps and num_train_epochs"
+NO_BATCH = (
+    "the forget set gave no batch: give it samples, and see dataloader_drop_last, max_steps and num_train_epochs"
+)
 LABELLED = 16  # forget samples whose labels tell one forget set from another
 
 

@@ -15,6 +15,7 @@ from transformers.utils import PushInProgress, logging
 from .ending import RunRecord
 from .html_report import Report
 from .hub import ARGUMENTS, CARD, RESULTS, HubError, check_name, hub_failures, link, push_folder, stage
+from .leftovers import EarlierRun
 from .model_card import local_among, write_card
 from .redaction import salt_of
 from .report import emissions, environment, write_results
@@ -39,6 +40,7 @@ class PublishingTrainer(Seq2SeqTrainer):
     results: dict | None = None
     method_settings: dict
     record: RunRecord
+    _earlier: EarlierRun | None = None
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """As in Trainer. Raises ValueError for a name that names somebody, and HubError."""
@@ -78,6 +80,7 @@ class PublishingTrainer(Seq2SeqTrainer):
             return
         if not self.is_world_process_zero():
             return
+        self._remove_earlier()
         results = dict(self.results or self._own_results())
         given = {"language": language, "license": license, "model_name": model_name, "base_model": finetuned_from,
                  "tags": [tags] if isinstance(tags, str) else list(tags or ()),
@@ -86,6 +89,10 @@ class PublishingTrainer(Seq2SeqTrainer):
         folder = Path(self.args.output_dir)
         write_results(folder / RESULTS, results)
         write_card(folder, results, salt_of(folder), name_forgotten=self.args.name_forgotten)
+
+    def _remove_earlier(self) -> None:
+        if self._earlier is not None:
+            self._earlier.remove()
 
     def report(self) -> Report:
         """The run as a table (`print`), as HTML (a notebook's output), or as a page (`.save("report.html")`)."""

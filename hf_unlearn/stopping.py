@@ -109,6 +109,8 @@ class StoppingRules(TrainerCallback):
             self._weigh(metrics, step)
         if checked.get(state.global_step):  # the run may have been over already
             self._decide(checked[state.global_step], state.global_step, control)
+        if not self.trainer.resumed_from and self.trainer.is_world_process_zero():
+            self._path.unlink(missing_ok=True)  # of an earlier run
         saved = Path(self.trainer.resumed_from or "") / BEST
         if self.trainer.resumed_from and saved.exists():
             self._copy(saved, self._path)

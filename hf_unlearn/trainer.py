@@ -13,12 +13,14 @@ from torch.utils.data import DataLoader
 from transformers import set_seed
 
 from . import deepspeed
+from .adapters import keep_base
 from .checkpoints import Preemption, copied, find_checkpoint
 from .compatibility import check_compatible, check_data, check_deepspeed, checkpoints_activations
 from .config import UnlearnConfig, as_unlearn_config
 from .distributed import all_processes, any_process, failures_told
 from .ending import RunRecord, WatchedCallbacks, check_steps, run_of
 from .guards import SkippedSteps, all_finite
+from .leftovers import EarlierRun
 from .methods import Method, build_method, method_settings
 from .per_sample import SampleMeanLoss
 from .per_sample.reference import count_samples, select_samples
@@ -29,7 +31,7 @@ from .samples import SampleAccess
 from .saving import SavingTrainer
 from .seeded import SeededDataset
 from .step import TrainerStep
-from .stopping import StoppingRules
+from .stopping import BEST, StoppingRules
 from .trackers import keep_names_from_trackers
 
 
@@ -299,6 +301,7 @@ class UnlearnTrainer(SavingTrainer):
         check_steps(self.args, self.train_dataset)
         if resume_from_checkpoint is None:
             resume_from_checkpoint = self.args.resume_from_checkpoint
+        self._look_at_output_dir()
         run = run_of(self)
         self.resumed_from = find_checkpoint(resume_from_checkpoint, self.args.output_dir, run)
         self.record.begin(run, self.resumed_from)
@@ -309,6 +312,14 @@ class UnlearnTrainer(SavingTrainer):
             output = super().train(self.resumed_from, *more, **keywords)
         self.record.require_a_step()
         return output
+
+    def _look_at_output_dir(self) -> None:
+        """What is there may be of another run, or the model that the adapter which is trained belongs to."""
+        if Path(self.args.output_dir).is_dir():
+            keep_base(self.model, self.args.output_dir, main=self.args.should_save)
+        keep = (BEST,) if self._rules else ()
+        self._earlier = EarlierRun(Path(self.args.output_dir), keep) if self.args.should_save else None
+        self.accelerator.wait_for_everyone()
 
     @contextlib.contextmanager
     def _sharded_once(self):

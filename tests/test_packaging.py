@@ -47,11 +47,14 @@ ALLOWED = {
     "model_card": {"redaction", "report", "settings", "tasks"},
     "hub": {"model_card", "redaction", "report", "tasks"},
     "ending": {"checkpoints", "seeded"},
-    "publishing": {"ending", "html_report", "hub", "model_card", "redaction", "report"},
-    "saving": {"checkpoints", "per_sample", "publishing"},
+    "leftovers": set(),
+    "adapters": {"checkpoints", "distributed", "leftovers"},
+    "publishing": {"ending", "leftovers", "html_report", "hub", "model_card", "redaction", "report"},
+    "saving": {"checkpoints", "leftovers", "per_sample", "publishing"},
     "samples": {"compatibility", "distributed", "guards", "per_sample", "step"},
     "trainer": {"config", "methods", "per_sample", "preparation", "retain", "stopping", "step", "distributed", "guards",
-                "checkpoints", "compatibility", "seeded", "samples", "saving", "trackers", "deepspeed", "ending"},
+                "checkpoints", "compatibility", "seeded", "samples", "saving", "trackers", "deepspeed", "ending",
+                "leftovers", "adapters"},
 }  # fmt: skip
 
 
