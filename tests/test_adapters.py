@@ -137,7 +137,8 @@ def test_what_tells_of_an_earlier_run_does_not_stay_beside_a_new_model(start, tm
 def test_trainable_says_which_layers_get_an_adapter(start):
     model, targets = load(start), ["q_proj", "v_proj"]
     assert adapted(model, targets, "") == targets
-    assert any(".encoder_attn." in name for name in adapted(model, targets, "encoder"))  # a regular expression, as ever
+    # A regular expression, as ever.
+    assert any(".encoder_attn." in name for name in adapted(model, targets, "encoder"))
     found = adapted(model, targets, r"model\.encoder\.")
     assert found and all(".encoder." in name and name.endswith(("q_proj", "v_proj")) for name in found)
     wrapped = make_trainer(model, "unused", arguments={"peft_config": LoraConfig(r=2, target_modules=found)}).model
