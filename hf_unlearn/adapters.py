@@ -2,6 +2,7 @@
 
 import filecmp
 import itertools
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from .leftovers import CONFIGS, FULL_WEIGHTS, weights_in
 
 logger = logging.get_logger(__name__)
 
+ORIGIN = "merged_from.json"
+
 
 def base_of(name: str | None) -> str | None:
     """The model that an adapter (folder or Hub id) was trained on; None where `name` is no adapter."""
@@ -29,10 +32,16 @@ def base_of(name: str | None) -> str | None:
 
 
 def whole_base_of(name: str | None) -> str | None:
-    """The model below all adapters: `name` itself where it is none."""
-    while (base := base_of(name)) is not None:
+    """The model below all adapters, merged ones among them: `name` itself where it is none."""
+    while (base := base_of(name) or _origin(name)) is not None:
         name = base
     return name
+
+
+def _origin(name: str | None) -> str | None:
+    """What a model that `keep_merged` has saved was made of."""
+    note = Path(name or "") / ORIGIN
+    return json.loads(note.read_text())["base_model"] if name and note.is_file() else None
 
 
 def load_merged(load: Callable[[str], nn.Module], name: str | None) -> nn.Module:
@@ -63,6 +72,7 @@ def keep_merged(model: nn.Module, output_dir: str, *, main: bool) -> None:
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
+        (folder / ORIGIN).write_text(json.dumps({"base_model": model.name_or_path}))
 
     model.name_or_path = model.config._name_or_path = _kept(output_dir, same, write, main)
 

@@ -110,6 +110,7 @@ def unlearn(recipe: Recipe) -> dict:
             f"shadow_models is {options.shadow_models}: train the model before (model: a folder or Hub id), and leave the "
             "others out (gold: none, shadow_models: 0)"
         )
+    base = options.base_model if options.model == "train" else whole_base_of(options.model)
     original = get_model(recipe, "original", options.model)
     shadows = shadow_models(recipe)
     retrained, of_retrained = None, {}
@@ -127,7 +128,6 @@ def unlearn(recipe: Recipe) -> dict:
     trainer.train()
     after, of_unlearned = measure(recipe, trainer, shadows)
     trainer.save_model(_internal_call=True)  # a push comes when the card is there
-    base = options.base_model if options.model == "train" else whole_base_of(options.model)
     results = {
         "task": recipe.task,
         "config": {
@@ -264,7 +264,8 @@ def adapted(model: nn.Module, targets: list[str], trainable: str) -> list[str]:
     ]
     if not found:
         raise ValueError(
-            f"trainable is {trainable!r}, which matches no layer of lora_target_modules ({', '.join(targets)})"
+            f"trainable is {trainable!r}, which matches no layer of lora_target_modules ({', '.join(targets)}): name such "
+            "layers there, or let trainable be ''"
         )
     return found
 
