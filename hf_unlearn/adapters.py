@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 from transformers.utils import find_adapter_config_file, logging
@@ -75,6 +76,24 @@ def keep_merged(model: nn.Module, output_dir: str, *, main: bool) -> None:
         (folder / ORIGIN).write_text(json.dumps({"base_model": model.name_or_path}))
 
     model.name_or_path = model.config._name_or_path = _kept(output_dir, same, write, main)
+
+
+def check_base(model: nn.Module) -> None:
+    """Warns where the folder that an adapter names as its base holds other weights than the model that it is trained on."""
+    for config in getattr(model, "peft_config", {}).values():
+        folder = Path(config.base_model_name_or_path or "")
+        if not config.base_model_name_or_path or not folder.is_dir():
+            continue
+        here = {name.removeprefix("base_model.model.").replace(".base_layer.", "."): p for name, p in model.named_parameters() if ".base_layer." in name}  # fmt: skip
+        for file in folder.glob("model*.safetensors"):
+            with safe_open(file, framework="pt") as saved:
+                found = {name: saved.get_tensor(name) for name in set(here) & set(saved.keys())}
+            if any(not torch.allclose(here[name].detach().cpu().float(), t.float()) for name, t in found.items()):
+                logger.warning(
+                    f"{folder} holds other weights than the model that gets the adapter, and the adapter will be loaded on "
+                    "top of those: save the model first (save_pretrained), and load it from there."
+                )
+                return
 
 
 def keep_base(model: nn.Module, output_dir: str, *, main: bool) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import numpy as np
 import torch
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
@@ -162,15 +163,21 @@ def labels_digest(dataset, label_names: list[str]) -> str | None:
     stream = isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__")
     if stream or not len(dataset):
         return None
+    label_names = sorted({"label", "label_ids", *label_names})
+    if isinstance(dataset, datasets.Dataset):  # other columns may be costly to decode, and are perhaps never read
+        own = [name for name in label_names if name in dataset.column_names]
+        if not own:
+            return None
+        dataset = dataset.with_format(None).select_columns(own)
     places = np.linspace(0, len(dataset) - 1, min(len(dataset), LABELLED)).round().astype(int)
     found = hashlib.sha256(str(len(dataset)).encode())
     for place in places.tolist():
         with seeded(0, place):
             sample = dataset[place]
-        names = [name for name in ("label", "label_ids", *label_names) if isinstance(sample, dict) and name in sample]
+        names = [name for name in label_names if isinstance(sample, dict) and name in sample]
         if not names:
             return None
-        for name in sorted(set(names)):
+        for name in names:
             value = sample[name]
             found.update(repr(value.tolist() if isinstance(value, torch.Tensor | np.ndarray) else value).encode())
     return f"{len(dataset)} samples, {found.hexdigest()[:16]}"

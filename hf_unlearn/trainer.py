@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import set_seed
 
 from . import deepspeed
-from .adapters import keep_base
+from .adapters import check_base, keep_base
 from .checkpoints import Preemption, copied, find_checkpoint
 from .compatibility import check_compatible, check_data, check_deepspeed, checkpoints_activations
 from .config import UnlearnConfig, as_unlearn_config
@@ -315,6 +315,8 @@ class UnlearnTrainer(SavingTrainer):
 
     def _look_at_output_dir(self) -> None:
         """What is there may be of another run, or the model that the adapter which is trained belongs to."""
+        if not sharded_modules(self.model) and self.is_world_process_zero():
+            check_base(self.model)
         if Path(self.args.output_dir).is_dir():
             keep_base(self.model, self.args.output_dir, main=self.args.should_save)
         keep = (BEST,) if self._rules else ()
@@ -416,8 +418,14 @@ class UnlearnTrainer(SavingTrainer):
 
 
 def _with_adapter(model: nn.Module, args: UnlearnConfig, peft_config) -> nn.Module:
-    from peft import get_peft_model
+    from peft import PeftModel, get_peft_model
 
+    if isinstance(model, PeftModel) or getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            "the model has an adapter already, which a new one would not be saved with: merge that one first "
+            "(PeftModel.from_pretrained(base, folder).merge_and_unload()), save the model and load it from there; or go on "
+            "training the adapter without peft_config"
+        )
     if args.gradient_checkpointing or checkpoints_activations(model):
         model.enable_input_require_grads()  # else checkpoints drop what comes before an adapter
         if args.ddp_find_unused_parameters is None:

@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import WhisperForConditionalGeneration
 
+from hf_unlearn import adapters
 from hf_unlearn.adapters import base_of, keep_merged, load_merged, whole_base_of
 from hf_unlearn.leftovers import remove_other_weights
 from hf_unlearn.recipe.frame import adapted
@@ -90,6 +91,19 @@ def test_a_merged_model_can_be_trained_as_its_base_could(start, tmp_path):
         n for n, p in base.named_parameters() if p.requires_grad
     }
     assert whole_base_of(str(tmp_path / "out")) == str(start) and base_of(str(start)) is None
+
+
+def test_a_second_adapter_is_refused_and_another_base_is_warned_of(start, tmp_path, monkeypatch):
+    request(start, tmp_path / "first", "lora")
+    with pytest.raises(ValueError, match="the model has an adapter already"):
+        make_trainer(load(tmp_path / "first"), tmp_path / "out", optimizer=False, arguments=lora())
+    warned = []
+    monkeypatch.setattr(adapters.logger, "warning", warned.append)
+    request(start, tmp_path / "right", "lora")
+    assert not warned
+    merged = PeftModel.from_pretrained(load(start), tmp_path / "first").merge_and_unload()
+    make_trainer(merged, tmp_path / "out", optimizer=False, arguments=lora()).train()
+    assert len(warned) == 1 and "holds other weights than the model that gets the adapter" in warned[0]
 
 
 def test_pieces_of_a_larger_save_are_removed(start, tmp_path):

@@ -5,12 +5,14 @@ import os
 import signal
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from transformers import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 
 from hf_unlearn import checkpoints, publishing
+from hf_unlearn.ending import labels_digest
 from tests.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper, utterances
 
 SPLITS = {"forget": FORGET[:3], "test": RETAIN[:3]}
@@ -238,6 +240,15 @@ class TestNoStep:
         assert not (tmp_path / "README.md").exists()
         with pytest.raises(ValueError, match="nothing is pushed"):
             trainer.push_to_hub()
+
+
+def test_a_forget_set_is_known_by_its_labels_alone():
+    columns = {"labels": [[1, 2], [3]], "audio": ["a", "b"]}
+    rows = datasets.Dataset.from_dict(columns).with_transform(lambda batch: pytest.fail("read"))
+    known = labels_digest(rows, ["labels"])
+    assert known == labels_digest([{"labels": torch.tensor([1, 2])}, {"labels": torch.tensor([3])}], ["labels"])
+    assert known != labels_digest(rows.select([1, 0]), ["labels"])
+    assert labels_digest(rows.remove_columns("labels"), ["labels"]) is None
 
 
 class EmptyStream(torch.utils.data.IterableDataset):
