@@ -152,16 +152,24 @@ def run_of(trainer) -> dict:
         **trainer.method_settings,
         "learning_rate": args.learning_rate,
         "seed": args.seed,
-        "forget set": labels_digest(trainer.train_dataset, trainer.label_names),
+        "forget samples": _size(trainer.train_dataset),
+        "forget labels": labels_digest(trainer.train_dataset, trainer.label_names),
     }
     return json.loads(json.dumps(run, default=str))
 
 
-def labels_digest(dataset, label_names: list[str]) -> str | None:
-    """Tells one forget set from another by its number of samples and the labels of some of them; None where it is a stream
-    or no such labels. Labels alone: features are numbers that another machine may round otherwise."""
+def _size(dataset) -> int | None:
     stream = isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__")
-    if stream or not len(dataset):
+    return None if stream else len(dataset)
+
+
+def labels_digest(dataset, label_names: list[str]) -> int | None:
+    """Tells one forget set from another by the labels of some of its samples; None where it is a stream or has no such labels.
+
+    Labels alone: features are numbers that another machine may round otherwise. A number, since what is pushed to the Hub
+    has its texts redacted.
+    """
+    if not _size(dataset):
         return None
     label_names = sorted({"label", "label_ids", *label_names})
     if isinstance(dataset, datasets.Dataset):  # other columns may be costly to decode, and are perhaps never read
@@ -170,7 +178,7 @@ def labels_digest(dataset, label_names: list[str]) -> str | None:
             return None
         dataset = dataset.with_format(None).select_columns(own)
     places = np.linspace(0, len(dataset) - 1, min(len(dataset), LABELLED)).round().astype(int)
-    found = hashlib.sha256(str(len(dataset)).encode())
+    found = hashlib.sha256()
     for place in places.tolist():
         with seeded(0, place):
             sample = dataset[place]
@@ -180,4 +188,4 @@ def labels_digest(dataset, label_names: list[str]) -> str | None:
         for name in names:
             value = sample[name]
             found.update(repr(value.tolist() if isinstance(value, torch.Tensor | np.ndarray) else value).encode())
-    return f"{len(dataset)} samples, {found.hexdigest()[:16]}"
+    return int(found.hexdigest()[:12], 16)
