@@ -30,39 +30,72 @@ def is_complete(checkpoint: Path) -> bool:
         return False
 
 
-def last_complete(folder: Path) -> Path | None:
-    """The checkpoint with the most steps that was written to its end."""
+def saved_state(checkpoint: str | Path) -> dict:
+    """What a checkpoint says beside Trainer's state; {} where it is not of a run of unlearning."""
+    try:
+        return json.loads((Path(checkpoint) / OUR_STATE).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def of_another_run(checkpoint: Path, run: dict) -> str | None:
+    """Why nothing can be resumed from a checkpoint by a run; None if it can.
+
+    Args:
+        run: what they must have in common (`ending.run_of`).
+    """
+    if not (checkpoint / OUR_STATE).is_file():
+        return "is of ordinary training, not of unlearning"
+    saved = saved_state(checkpoint).get("run", {})
+    other = [name for name, value in run.items() if None not in (value, saved.get(name)) and saved[name] != value]
+    differences = ", ".join(f"{name} {saved[name]}, not {run[name]}" for name in other)
+    return f"is of another run: {differences}" if other else None
+
+
+def last_complete(folder: Path, run: dict | None = None) -> Path | None:
+    """The checkpoint with the most steps that was written to its end, by a run of unlearning (by `run`, if given)."""
     steps = {path: path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-") for path in folder.glob("checkpoint-*")}
     for path in sorted((path for path in steps if steps[path].isdigit()), key=lambda path: -int(steps[path])):
-        if is_complete(path):
+        if not is_complete(path):
+            logger.warning(f"{path} is incomplete, as a run killed while saving leaves it: passed over.")
+        elif (other := of_another_run(path, run or {})) is not None:
+            logger.warning(f"{path} {other}. It is passed over.")
+        else:
             return path
-        logger.warning(f"{path} is incomplete, as a run killed while saving leaves it: passed over.")
     return None
 
 
-def find_checkpoint(wanted: str | bool | None, output_dir: str) -> str | None:
+def find_checkpoint(wanted: str | bool | None, output_dir: str, run: dict | None = None) -> str | None:
     """What `train(resume_from_checkpoint=...)` resumes from.
 
     Args:
         wanted: a folder; True or "true" for the last complete checkpoint of output_dir; "auto" for the same, or None
             where there is none yet; None or False for None.
+        run: what a checkpoint must have in common with this run: one that has not is passed over, or refused if named.
 
     Raises:
-        ValueError: there is no complete checkpoint.
+        ValueError: there is no complete checkpoint, or it is of ordinary training, or of another run.
     """
     if isinstance(wanted, str) and wanted.lower() in ("true", "false"):
         wanted = wanted.lower() == "true"
     if wanted is None or wanted is False:
         return None
     if wanted is True or wanted == "auto":
-        found = last_complete(Path(output_dir))
+        found = last_complete(Path(output_dir), run)
         if found is None and wanted is True:
-            raise ValueError(f"there is no complete checkpoint in {output_dir} to resume from: start without resuming")
+            raise ValueError(
+                f"there is no complete checkpoint in {output_dir} that this run could resume from: start without resuming"
+            )
         return None if found is None else str(found)
     if not is_complete(Path(wanted)):
         raise ValueError(
             f"{wanted} is no complete checkpoint (no readable {TRAINER_STATE_NAME}): name another one, or let True find "
             "the last complete one"
+        )
+    if (other := of_another_run(Path(wanted), run or {})) is not None:
+        raise ValueError(
+            f"the checkpoint {wanted} {other}. Trainer would count its steps as steps of this run: give it as the model, and "
+            "start without resuming"
         )
     return wanted
 

@@ -33,8 +33,8 @@ class SkippedSteps(TrainerCallback):
         saved = json.loads(path.read_text()) if checkpoint and path.exists() else {}
         self.total, self.in_a_row = saved.get("skipped_steps", 0), saved.get("skipped_in_a_row", 0)
 
-    def save(self, checkpoint: Path) -> None:
-        state = {"skipped_steps": self.total, "skipped_in_a_row": self.in_a_row}
+    def save(self, checkpoint: Path, **more) -> None:
+        state = {"skipped_steps": self.total, "skipped_in_a_row": self.in_a_row, **more}
         (checkpoint / OUR_STATE).write_text(json.dumps(state))
 
     def skip(self, state: TrainerState, samples: list[str], parameters: Iterable[nn.Parameter], scaler=None) -> None:

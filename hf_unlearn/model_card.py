@@ -127,6 +127,7 @@ def _text(results, about, name_forgotten, task):
         "settings": settings_of(results),
         "forgotten": setting(results["config"], f"forget_{task.groups}") or groups.get("forget", []),
         "named": name_forgotten,
+        "unchanged": (results.get("stopping") or {}).get("restored_step") == 0,
         "splits": {
             split: meaning for split, (meaning, _) in task.splits.items() if split in (results["unlearned"] or {})
         },

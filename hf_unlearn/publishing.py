@@ -12,8 +12,10 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
+from .ending import RunRecord
 from .html_report import Report
 from .hub import ARGUMENTS, CARD, RESULTS, HubError, check_name, hub_failures, link, push_folder, stage
+from .leftovers import EarlierRun
 from .model_card import local_among, write_card
 from .redaction import salt_of
 from .report import emissions, environment, write_results
@@ -23,6 +25,8 @@ logger = logging.get_logger(__name__)
 # Fields of the training arguments that speak of this machine or this user; tokens are masked by `to_dict` besides.
 PRIVATE = ("output_dir", "resume_from_checkpoint", "run_name", "logging_dir", "hub_token", "push_to_hub_token")
 
+NO_STEP = "no step of unlearning was taken, so that nothing is forgotten: call train() first"
+
 
 class PublishingTrainer(Seq2SeqTrainer):
     """The part of `UnlearnTrainer` that publishes: its pushes are complete, and name nobody who is to be forgotten.
@@ -30,10 +34,13 @@ class PublishingTrainer(Seq2SeqTrainer):
     Attributes:
         results: what results.json holds, where a recipe has written it; else the card says what the trainer knows.
         method_settings: the values that the method works with, by its keywords.
+        record: what is known of the run: how many steps it took (see `RunRecord`).
     """
 
     results: dict | None = None
     method_settings: dict
+    record: RunRecord
+    _earlier: EarlierRun | None = None
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """As in Trainer. Raises ValueError for a name that names somebody, and HubError."""
@@ -52,7 +59,8 @@ class PublishingTrainer(Seq2SeqTrainer):
         self, language=None, license=None, tags=(), model_name=None, finetuned_from=None, tasks=None,
         dataset_tags=None, dataset=(), dataset_args=None,
     ) -> None:  # fmt: skip
-        """Writes results.json and the card (README.md) into output_dir; the main process does.
+        """Writes results.json and the card (README.md) into output_dir; the main process does. Before any training, as in
+        a script that only evaluates, it writes nothing and warns.
 
         Args:
             language, license: as the Hub writes them: "en", "apache-2.0"; else those of the base model's card.
@@ -61,9 +69,18 @@ class PublishingTrainer(Seq2SeqTrainer):
             finetuned_from: id of the base model; default: what the model was loaded from.
             dataset: one or several ids of data sets.
             tasks, dataset_tags, dataset_args: Trainer's, not used.
+
+        Raises:
+            ValueError: the training took no step.
         """
+        if self.results is None and not self.record.steps:
+            if self.record.begun:
+                raise ValueError(f"no card is written: {NO_STEP}")
+            logger.warning(f"No card is written: {NO_STEP}.")
+            return
         if not self.is_world_process_zero():
             return
+        self._remove_earlier()
         results = dict(self.results or self._own_results())
         given = {"language": language, "license": license, "model_name": model_name, "base_model": finetuned_from,
                  "tags": [tags] if isinstance(tags, str) else list(tags or ()),
@@ -72,6 +89,10 @@ class PublishingTrainer(Seq2SeqTrainer):
         folder = Path(self.args.output_dir)
         write_results(folder / RESULTS, results)
         write_card(folder, results, salt_of(folder), name_forgotten=self.args.name_forgotten)
+
+    def _remove_earlier(self) -> None:
+        if self._earlier is not None:
+            self._earlier.remove()
 
     def report(self) -> Report:
         """The run as a table (`print`), as HTML (a notebook's output), or as a page (`.save("report.html")`)."""
@@ -85,6 +106,8 @@ class PublishingTrainer(Seq2SeqTrainer):
         name = getattr(model.get_base_model().config if adapter else model.config, "_name_or_path", None)
         measured = _evaluations(self.state.log_history, self.eval_dataset)
         sizes = {"forget": self.train_dataset, "retain": self.retain_dataset}
+        stopping = self.stopping
+        weights = stopping.get("restored_step", self.state.global_step)
         return {
             "task": "data",
             "pipeline": pipeline_of(model.get_base_model() if adapter else model),
@@ -98,9 +121,9 @@ class PublishingTrainer(Seq2SeqTrainer):
             "seed": self.args.seed,
             "environment": environment(),
             "original": measured.get(0),
-            "unlearned": measured.get(self.state.global_step) if self.state.global_step else None,
+            "unlearned": measured.get(weights) if self.state.global_step else None,
             "retrained": None,
-            "stopping": self.stopping,
+            "stopping": stopping,
             "emissions_g": emissions(self.args),
             "card": {"base_model": name or None, "local": local_among(name)},
         }
@@ -136,8 +159,10 @@ class PublishingTrainer(Seq2SeqTrainer):
             the commit, or a Future of it where not `blocking`; None on all processes but the first.
 
         Raises:
-            ValueError, HubError: as `push_folder`.
+            ValueError, HubError: as `push_folder`; ValueError also where no step of unlearning was taken.
         """
+        if self.results is None and not self.record.steps:
+            raise ValueError(f"nothing is pushed: {NO_STEP}; `hf-unlearn push` takes the folder of a finished run")
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = token or self.args.hub_token
         if self.hub_model_id is None:
@@ -157,7 +182,8 @@ class PublishingTrainer(Seq2SeqTrainer):
         """As in Trainer, by `hub_strategy`: in the background, and passed over while the last push is under way."""
         strategy = self.args.hub_strategy
         busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
-        if not self.is_world_process_zero() or strategy == HubStrategy.END or busy and not self.args.hub_always_push:
+        waits = strategy == HubStrategy.END or busy and not self.args.hub_always_push or not self.record.steps
+        if not self.is_world_process_zero() or waits:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         staged = Path(tempfile.mkdtemp())
@@ -241,7 +267,7 @@ def pipeline_of(model) -> str:
 
 
 def _evaluations(history: list[dict], eval_dataset) -> dict[int, dict]:
-    """{step: {split: {metric: value}}} of what `evaluate` has logged."""
+    """{step: {split: {metric: value}}} of what `evaluate` has logged, by the step whose weights it saw."""
     splits = sorted(eval_dataset, key=len, reverse=True) if isinstance(eval_dataset, dict) else []
     found: dict[int, dict] = {}
     for row in history:
@@ -249,5 +275,6 @@ def _evaluations(history: list[dict], eval_dataset) -> dict[int, dict]:
             if key.startswith("eval_"):
                 split = next((split for split in splits if key.startswith(f"eval_{split}_")), None)
                 metric = key.removeprefix(f"eval_{split}_" if split else "eval_")
-                found.setdefault(row["step"], {}).setdefault(split or "test", {})[metric] = value
+                step = row.get("weights_step", row["step"])
+                found.setdefault(step, {}).setdefault(split or "test", {})[metric] = value
     return found

@@ -14,6 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .checkpoints import folder_written_whole, is_complete, saving
+from .leftovers import remove_other_weights, weights_in
 from .per_sample.shards import fill, made_whole, own_parameters, sharded_modules, split_like
 from .publishing import PublishingTrainer
 
@@ -61,6 +62,10 @@ class SavingTrainer(PublishingTrainer):
             return super()._save(output_dir, state_dict)
         with saving(folder, Path(self.args.output_dir)), folder_written_whole(folder) as partial:
             super()._save(str(partial), state_dict)
+            saved = {path.name for path in partial.iterdir()}
+        remove_other_weights(folder, saved)
+        if folder.samefile(self.args.output_dir):
+            self._remove_earlier()
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not sharded_modules(self.model):
@@ -88,11 +93,15 @@ class SavingTrainer(PublishingTrainer):
         load_renamed(self.model if model is None else model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
+        best = Path(self.state.best_model_checkpoint)
         if sharded_modules(self.model):
-            load_whole_weights(self.model, Path(self.state.best_model_checkpoint))
-            return
-        super()._load_best_model()
-        load_renamed(self.model, Path(self.state.best_model_checkpoint))
+            load_whole_weights(self.model, best)
+        else:
+            super()._load_best_model()
+            load_renamed(self.model, best)
+        # Without weights there, Trainer has warned and loaded nothing.
+        if weights_in(best):
+            self.record.loaded(self.state.best_model_checkpoint)
 
 
 def load_renamed(model: nn.Module, checkpoint: Path) -> None:

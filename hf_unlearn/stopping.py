@@ -92,7 +92,7 @@ class StoppingRules(TrainerCallback):
         names = {name for rule in (self.stop, self.abort) if rule for name in rule.splits(splits)}
         self.splits = {name: _bounded(data, args.check_samples) for name, data in splits.items() if name in names}
         self.best_step, self.best_value = 0, None
-        self.report = {"reason": "max_steps", "step": 0, "rule": args.stop_when, "abort_rule": args.abort_when}
+        self.report = {"rule": args.stop_when, "abort_rule": args.abort_when}
 
     @property
     def _path(self) -> Path:
@@ -101,7 +101,7 @@ class StoppingRules(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         """Comes to where the run was that is resumed here, from its checks and its checkpoint's copy of the best model."""
         self.best_step, self.best_value = 0, None
-        self.report |= {"reason": "max_steps", "step": state.global_step}
+        self.report = {"rule": args.stop_when, "abort_rule": args.abort_when}
         checked: dict[int, dict] = {}
         for row in state.log_history:
             checked.setdefault(row["step"], {}).update(_checked(row))
@@ -109,11 +109,14 @@ class StoppingRules(TrainerCallback):
             self._weigh(metrics, step)
         if checked.get(state.global_step):  # the run may have been over already
             self._decide(checked[state.global_step], state.global_step, control)
+        if not self.trainer.resumed_from and self.trainer.is_world_process_zero():
+            self._path.unlink(missing_ok=True)  # of an earlier run
         saved = Path(self.trainer.resumed_from or "") / BEST
         if self.trainer.resumed_from and saved.exists():
             self._copy(saved, self._path)
         elif self.abort:
-            if self.trainer.resumed_from and self.best_step < state.global_step and self.report["reason"] != "aborted":
+            aborted = self.report.get("reason") == "aborted"
+            if self.trainer.resumed_from and self.best_step < state.global_step and not aborted:
                 logger.warning(
                     f"{saved} is not there (it is never pushed to the Hub), and with it the best checked model, of step "
                     f"{self.best_step}: if the run is aborted, it goes back to the model of step {state.global_step}, or of "
@@ -123,7 +126,6 @@ class StoppingRules(TrainerCallback):
             self._keep()
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.report["step"] = state.global_step
         if state.global_step % args.check_steps and state.global_step != state.max_steps:
             return
         asked = control.should_log, control.should_evaluate  # of this step: logging the check takes both back
@@ -133,8 +135,9 @@ class StoppingRules(TrainerCallback):
         if self._weigh(metrics, state.global_step) and self.abort:
             self._keep()
         self._decide(metrics, state.global_step, control)
-        if self.report["reason"] == "aborted":
+        if self.report.get("reason") == "aborted":
             self._restore()
+            self.trainer.record.weights_step = self.best_step
             logger.warning(
                 f"Aborted at step {state.global_step}, since {self.abort} ({self.report['value']:.4g}). "
                 f"The model of step {self.best_step} is restored."

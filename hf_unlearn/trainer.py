@@ -13,11 +13,14 @@ from torch.utils.data import DataLoader
 from transformers import set_seed
 
 from . import deepspeed
+from .adapters import check_base, keep_base
 from .checkpoints import Preemption, copied, find_checkpoint
 from .compatibility import check_compatible, check_data, check_deepspeed, checkpoints_activations
 from .config import UnlearnConfig, as_unlearn_config
 from .distributed import all_processes, any_process, failures_told
+from .ending import RunRecord, WatchedCallbacks, check_steps, run_of
 from .guards import SkippedSteps, all_finite
+from .leftovers import EarlierRun
 from .methods import Method, build_method, method_settings
 from .overlap import warn_of_overlap
 from .per_sample import SampleMeanLoss
@@ -29,7 +32,7 @@ from .samples import SampleAccess
 from .saving import SavingTrainer
 from .seeded import SeededDataset
 from .step import TrainerStep
-from .stopping import StoppingRules
+from .stopping import BEST, StoppingRules
 from .trackers import keep_names_from_trackers
 
 
@@ -53,7 +56,9 @@ class UnlearnTrainer(SavingTrainer):
     the projections) and `residual` (what is left of retain gradients in u_perp: see `OrthoGrad`).
 
     Attributes:
-        stopping: what ended the training, for reports: reason, step, rules and the value that decided.
+        stopping: what ended the training, for reports: reason (`max_steps`, `num_train_epochs`, `target reached`,
+            `aborted`, `SIGTERM`, or the class of the callback that stopped it), step, rules and the value that decided;
+            `restored_step` where the model has the weights of another step.
 
     Raises:
         ValueError: at construction, for arguments that cannot work together; the message says why and what to do.
@@ -104,15 +109,16 @@ class UnlearnTrainer(SavingTrainer):
         self._counted_steps = 0
         self._rules = StoppingRules(self) if args.stop_when or args.abort_when else None
         self._skipped, self._preemption = SkippedSteps(args.max_skipped_steps), Preemption()
+        self.record, self.callback_handler = RunRecord(self), WatchedCallbacks(self.callback_handler)
         for callback in (self._rules, self._skipped, self._preemption):
             if callback is not None:
                 self.add_callback(callback)
 
     @property
     def stopping(self) -> dict:
-        if self._rules:
-            return self._rules.report
-        return {"reason": "max_steps", "step": self.state.global_step, "rule": None, "abort_rule": None}
+        report = {"reason": self.record.reason, "step": self.state.global_step, "rule": None, "abort_rule": None}
+        report |= self._rules.report if self._rules else {}
+        return report if self.record.weights_step is None else {**report, "restored_step": self.record.weights_step}
 
     # ---- losses -----------------------------------------------------------------------------------------------------
 
@@ -222,6 +228,7 @@ class UnlearnTrainer(SavingTrainer):
         elif not bad_gradient:
             self._skipped.in_a_row = 0
             self._counted_steps += 1
+            self.record.step_taken()
             for name, values in self._noted.items():
                 self._statistics[name].append(torch.stack(values).sum())
         self._noted.clear()
@@ -288,17 +295,35 @@ class UnlearnTrainer(SavingTrainer):
         Raises:
             SystemExit: with code 143, after SIGTERM: a checkpoint is saved at the end of the step, and resuming from it
                 continues the run.
-            ValueError: `max_skipped_steps` steps in a row had a loss or gradient that was not finite.
+            ValueError: `max_skipped_steps` steps in a row had a loss or gradient that was not finite; no optimizer step was
+                taken at all; the checkpoint is of ordinary training, or of a run with another method or forget set.
             OSError: a checkpoint could not be saved; what was there before is left.
         """
+        self.record.begun = True
+        check_steps(self.args, self.train_dataset)
         if resume_from_checkpoint is None:
             resume_from_checkpoint = self.args.resume_from_checkpoint
-        self.resumed_from = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        self._look_at_output_dir()
+        run = run_of(self)
+        self.resumed_from = find_checkpoint(resume_from_checkpoint, self.args.output_dir, run)
+        self.record.begin(run, self.resumed_from)
         self._skipped.load(self.resumed_from)
         self._forget_preparation()
-        with failures_told(), self._preemption.listening(), self._sharded_once():
+        with failures_told(), self._preemption.listening(), self._sharded_once(), self.record.running():
             self._prepare_method()
-            return super().train(self.resumed_from, *more, **keywords)
+            output = super().train(self.resumed_from, *more, **keywords)
+        self.record.require_a_step()
+        return output
+
+    def _look_at_output_dir(self) -> None:
+        """What is there may be of another run, or the model that the adapter which is trained belongs to."""
+        if not sharded_modules(self.model) and self.is_world_process_zero():
+            check_base(self.model)
+        if Path(self.args.output_dir).is_dir():
+            keep_base(self.model, self.args.output_dir, main=self.args.should_save)
+        keep = (BEST,) if self._rules else ()
+        self._earlier = EarlierRun(Path(self.args.output_dir), keep) if self.args.should_save else None
+        self.accelerator.wait_for_everyone()
 
     @contextlib.contextmanager
     def _sharded_once(self):
@@ -366,7 +391,7 @@ class UnlearnTrainer(SavingTrainer):
         super()._run_epoch(**keywords)
 
     def _save_own_state(self, checkpoint: Path) -> None:
-        self._skipped.save(checkpoint)
+        self._skipped.save(checkpoint, **self.record.state())
         if self.method.prepares is not None:
             copied(Path(self.args.output_dir) / START, checkpoint / START)
         if self._rules:
@@ -377,6 +402,8 @@ class UnlearnTrainer(SavingTrainer):
     def log(self, logs: dict, start_time: float | None = None) -> None:
         if "loss" in logs:
             logs = {**logs, **self._step_statistics(), "skipped_steps": self._skipped.total}
+        if self.record.weights_step is not None and any(name.startswith("eval_") for name in logs):
+            logs = {**logs, "weights_step": self.record.weights_step}
         super().log(logs, start_time)
 
     def _step_statistics(self) -> dict[str, float]:
@@ -393,8 +420,14 @@ class UnlearnTrainer(SavingTrainer):
 
 
 def _with_adapter(model: nn.Module, args: UnlearnConfig, peft_config) -> nn.Module:
-    from peft import get_peft_model
+    from peft import PeftModel, get_peft_model
 
+    if isinstance(model, PeftModel) or getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            "the model has an adapter already, which a new one would not be saved with: merge that one first "
+            "(PeftModel.from_pretrained(base, folder).merge_and_unload()), save the model and load it from there; or go on "
+            "training the adapter without peft_config"
+        )
     if args.gradient_checkpointing or checkpoints_activations(model):
         model.enable_input_require_grads()  # else checkpoints drop what comes before an adapter
         if args.ddp_find_unused_parameters is None:

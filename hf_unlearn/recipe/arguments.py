@@ -52,7 +52,12 @@ class RecipeArguments:
     train_learning_rate: float = field(default=2e-3, metadata={"help": "'train': peak learning rate."})
     train_warmup: float = field(default=0.1, metadata={"help": "'train': share of the steps spent on warming up."})
     trainable: str = field(
-        default="", metadata={"help": "Regular expression: unlearning changes only parameters whose name it matches."}
+        default="",
+        metadata={
+            "help": "Regular expression: unlearning changes only parameters whose name it matches, with LoRA only the "
+            "adapters of such layers. 'model\\.encoder\\.' is Whisper's encoder ('encoder' also matches encoder_attn in its "
+            "decoder)."
+        },
     )
     lora_r: int = field(
         default=0, metadata={"help": "Rank of the LoRA adapter that unlearning trains; 0: all weights."}

@@ -13,7 +13,9 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
+from ..adapters import base_of, keep_merged, load_merged, whole_base_of
 from ..config import UnlearnConfig
+from ..ending import check_steps
 from ..evaluation import evaluate_splits
 from ..html_report import Report
 from ..model_card import local_among, write_card
@@ -102,6 +104,7 @@ def unlearn(recipe: Recipe) -> dict:
         return dry_run(recipe)
     if options.evaluate:
         return evaluate(recipe)
+    check_steps(args, recipe.splits.forget)
     if TASKS[recipe.task].personal:
         forgotten = recipe.splits.describe()[TASKS[recipe.task].groups]["forget"]
         args.hide_names = sorted({*args.hide_names, *forgotten, *recipe.forgotten_before.get("speaker", ())})
@@ -111,6 +114,7 @@ def unlearn(recipe: Recipe) -> dict:
             f"shadow_models is {options.shadow_models}: train the model before (model: a folder or Hub id), and leave the "
             "others out (gold: none, shadow_models: 0)"
         )
+    base = options.base_model if options.model == "train" else whole_base_of(options.model)
     original = get_model(recipe, "original", options.model)
     shadows = shadow_models(recipe)
     retrained, of_retrained = None, {}
@@ -121,12 +125,13 @@ def unlearn(recipe: Recipe) -> dict:
     args.abort_when = fill_in_retrained(args.abort_when, retrained)
 
     freeze(original, options.trainable)
+    if options.lora_r and base_of(options.model) is not None:
+        keep_merged(original, args.output_dir, main=args.process_index == 0)
     trainer = make_trainer(recipe, original, args, lora_r=options.lora_r)
     before, of_original = measure(recipe, trainer, shadows)
     trainer.train()
     after, of_unlearned = measure(recipe, trainer, shadows)
     trainer.save_model(_internal_call=True)  # a push comes when the card is there
-    base = options.base_model if options.model == "train" else options.model
     results = {
         "task": recipe.task,
         "config": {
@@ -170,7 +175,8 @@ def unlearn(recipe: Recipe) -> dict:
 def dry_run(recipe: Recipe) -> dict:
     """Prints what a run would do, with the model that it would start from, and trains nothing."""
     options, args, task = recipe.options, recipe.args, TASKS[recipe.task]
-    model = recipe.load_model(options.base_model if options.model == "train" else options.model)
+    check_steps(args, recipe.splits.forget)
+    model = load_merged(recipe.load_model, options.base_model if options.model == "train" else options.model)
     freeze(model, options.trainable)
     args.stop_when = args.abort_when = None  # they can speak of a model that is not there yet
     args.push_to_hub, args.report_to = False, []
@@ -240,10 +246,33 @@ def measure(recipe: Recipe, trainer: UnlearnTrainer, shadows: Shadows | None) ->
 
 def make_trainer(recipe: Recipe, model: nn.Module, args: UnlearnConfig, lora_r: int) -> UnlearnTrainer:
     options = recipe.options
-    lora = LoraConfig(r=lora_r, lora_alpha=options.lora_alpha, target_modules=options.lora_target_modules)
+    modules = adapted(model, options.lora_target_modules, options.trainable) if lora_r else []
+    lora = LoraConfig(r=lora_r, lora_alpha=options.lora_alpha, target_modules=modules)
     return UnlearnTrainer(
         model=model, args=args, peft_config=lora if lora_r else None, **recipe.trainer_arguments(model)
     )
+
+
+def adapted(model: nn.Module, targets: list[str], trainable: str) -> list[str]:
+    """The layers that get an adapter: of those that `targets` names, those with a parameter whose name matches `trainable`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not trainable:
+        return targets
+    found = [
+        name
+        for name, module in model.named_modules()
+        if any(name == target or name.endswith(f".{target}") for target in targets)
+        and any(re.search(trainable, f"{name}.{own}") for own, _ in module.named_parameters(recurse=False))
+    ]
+    if not found:
+        raise ValueError(
+            f"trainable is {trainable!r}, which matches no layer of lora_target_modules ({', '.join(targets)}): name such "
+            "layers there, or let trainable be ''"
+        )
+    return found
 
 
 def freeze(model: nn.Module, trainable: str) -> None:

@@ -15,6 +15,7 @@ from filelock import FileLock
 from torch import nn
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 
+from ..adapters import load_merged
 from ..distributed import all_processes
 from ..report import write_results
 from ..waiting import first_process_first
@@ -29,7 +30,7 @@ def get_model(recipe: "Recipe", role: str, choice: str) -> PreTrainedModel:
     """The original or the retrained model (role): loaded, or trained first."""
     if choice == "train":
         choice = train(recipe, role)
-    return recipe.load_model(choice)  # from its folder, which an adapter refers to
+    return load_merged(recipe.load_model, choice)  # from its folder, which an adapter refers to
 
 
 def train(recipe: "Recipe", role: str) -> str:

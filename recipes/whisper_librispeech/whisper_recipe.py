@@ -13,6 +13,7 @@ from torch.utils.data import ConcatDataset, Dataset
 from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor, WhisperTokenizer
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
+from hf_unlearn.adapters import whole_base_of
 from hf_unlearn.data.speech import SAMPLING_RATE, SpeechArguments, SpeechCollator, decode_audio
 from hf_unlearn.data.splits import SpeakerSplits, load_splits, prepare_splits
 from hf_unlearn.evaluation import asr_metrics
@@ -74,7 +75,8 @@ class WhisperRecipe(Recipe):
             splits = self.unprepared = load_splits(data, args.seed, self.forgotten_before.get("speaker", ()))
         start = options.base_model if options.model == "train" else options.model
         self.processor = load_processor(start, options, splits)
-        longest = WhisperConfig.from_pretrained(start).max_target_positions if start else options.max_target_positions
+        whole = whole_base_of(start)  # an adapter has no configuration, and gets that of the largest Whisper
+        longest = WhisperConfig.from_pretrained(whole).max_target_positions if start else options.max_target_positions
         with main_process_first(args):  # the others find them in the cache
             self.splits = prepare_splits(splits, self.processor, data, max_label_length=longest, retain_pool=training)
         self.texts = deque(maxlen=len(self.splits.evaluation()))  # of the last evaluation of all splits

@@ -1,0 +1,83 @@
+"""One request after another: whole weights and adapters in turn, in the same folder; and runs that take no step."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from hf_unlearn import UnlearnConfig
+from hf_unlearn.data.images import ImageArguments
+from hf_unlearn.recipe import training, unlearn
+from hf_unlearn.recipe.frame import measure
+from hf_unlearn.recipe.images import ImageRecipe, ImageRecipeArguments
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("images") / "pictures", np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (folder / split / name).mkdir(parents=True)
+            for take in range(4):
+                pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+                PIL.Image.fromarray(pixels).save(folder / split / name / f"{take}.png")
+    return folder
+
+
+def recipe(images: Path, output: Path, arguments=None, **options) -> ImageRecipe:
+    options = {"architecture": "vit", "image_size": 8, "channels": 1, "d_model": 8, "layers": 1, "heads": 2,
+               "train_steps": 2, "train_batch_size": 8, "attacks": False, **options}  # fmt: skip
+    data = ImageArguments(str(images), train_split="train", test_split="test", forget_classes=["cat"], retain_size=2)
+    given = {"max_steps": 2, "check_steps": 1, "stop_when": "forget_accuracy <= -1", "learning_rate": 0.05}
+    args = UnlearnConfig(
+        str(output), use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no", max_grad_norm=0.0,
+        **{**given, **(arguments or {})},
+    )  # fmt: skip
+    return ImageRecipe(ImageRecipeArguments(**options), data, args, training=True)
+
+
+def loss_of(folder: Path, images: Path) -> dict:
+    """The losses of the splits of what `from_pretrained` makes of a folder."""
+    fresh = recipe(images, folder, model=str(folder))
+    measured, _ = measure(fresh, fresh.trainer_alone(fresh.load_model(str(folder))), None)
+    return {split: values["loss"] for split, values in measured.items()}
+
+
+def test_each_request_leaves_the_model_that_its_results_describe(pictures, tmp_path):
+    out = tmp_path / "out"
+    losses = []
+    for model, lora_r in (("train", 2), (str(out), 2), (str(out), 0), (str(out), 2)):
+        results = unlearn(recipe(pictures, out, model=model, lora_r=lora_r, trainable="proj|query|value"))
+        written = json.loads((out / "results.json").read_text())
+        losses.append({split: values["loss"] for split, values in written["unlearned"].items()})
+        assert loss_of(out, pictures) == pytest.approx(losses[-1], rel=1e-4), (model, lora_r)
+        before = {split: values["loss"] for split, values in results["original"].items()}
+        assert model == "train" or before == pytest.approx(losses[-2], rel=1e-4)
+        # The fourth goes on from the whole model that the third has left.
+        whole = {1: None, 4: str(out)}.get(len(losses), str(out / "original"))
+        assert results["card"]["base_model"] == whole
+        assert (out / "adapter_config.json").exists() == bool(lora_r)
+    assert len({round(values["test"], 4) for values in losses}) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"dataloader_drop_last": True}, "with dataloader_drop_last no step would be taken"), ({"max_steps": 0}, "max_steps is 0")],
+    ids=["drop last", "max steps"],
+)  # fmt: skip
+def test_no_step_is_found_before_anything_is_trained(pictures, tmp_path, arguments, message, monkeypatch):
+    monkeypatch.setattr(training, "fit", lambda *_: pytest.fail("trained"))
+    for dry_run in (False, True):
+        with pytest.raises(ValueError, match=message):
+            unlearn(recipe(pictures, tmp_path / "out", arguments, dry_run=dry_run))
+    assert not (tmp_path / "out" / "README.md").exists()
+
+
+def test_a_dry_run_counts_the_adapters_that_trainable_leaves(pictures, tmp_path, capsys):
+    both, one = (
+        unlearn(recipe(pictures, tmp_path / "out", dry_run=True, lora_r=2, trainable=trainable, lora_target_modules=["q_proj", "v_proj", "query", "value"]))["trained parameters"]
+        for trainable in ("", "q_proj|query")
+    )  # fmt: skip
+    assert int(one.split()[0]) * 2 == int(both.split()[0]) > 0

@@ -1,0 +1,259 @@
+"""What a run says of its end: why it stopped, whose weights its numbers are of, and nothing where it took no step."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from transformers import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+
+from hf_unlearn import checkpoints, publishing
+from hf_unlearn.ending import labels_digest
+from tests.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper, utterances
+
+SPLITS = {"forget": FORGET[:3], "test": RETAIN[:3]}
+# Its best evaluation is the first one.
+EARLY = {"max_steps": 9, "learning_rate": 0.05, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps",
+         "save_steps": 1, "load_best_model_at_end": True, "metric_for_best_model": "eval_test_loss",
+         "greater_is_better": False, "method": "gradient_ascent"}  # fmt: skip
+
+
+def trainer_of(folder, callbacks=(), forget=FORGET, **options):
+    model = tiny_whisper(encoder_layers=1, decoder_layers=1)
+    arguments = {"eval_dataset": SPLITS, "callbacks": list(callbacks)}
+    return make_trainer(model, folder, forget=forget, optimizer=False, arguments=arguments, **options)
+
+
+def card_of(folder) -> str:
+    return ModelCard.load(Path(folder) / "README.md").text
+
+
+class At(TrainerCallback):
+    def __init__(self, step, action):
+        self.step, self.action = step, action
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.action(control)
+
+
+class MyOwnRule(At):
+    def __init__(self, step):
+        super().__init__(step, lambda control: setattr(control, "should_training_stop", True))
+
+
+class TestReason:
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            ({"max_steps": 2}, "max_steps"),
+            ({"max_steps": -1, "num_train_epochs": 2}, "num_train_epochs"),
+            ({"max_steps": 5, "callbacks": [MyOwnRule(2)]}, "MyOwnRule"),
+            ({"max_steps": 2, "callbacks": [MyOwnRule(2)]}, "max_steps"),
+            ({"max_steps": 2, "stop_when": "forget_loss >= 1000", "check_steps": 1}, "max_steps"),
+            ({"max_steps": 9, "stop_when": "forget_loss >= 0", "check_steps": 2}, "target reached"),
+        ],
+        ids=["steps", "epochs", "callback", "both", "rule not met", "rule met"],
+    )
+    def test_of_each_kind(self, tmp_path, options, reason):
+        trainer = trainer_of(tmp_path, **options)
+        assert trainer.stopping["reason"] == "not trained"
+        trainer.train()
+        assert trainer.stopping["reason"] == reason and trainer.stopping["step"] == 2
+        assert "restored_step" not in trainer.stopping
+
+    def test_an_error_and_a_signal(self, tmp_path):
+        def interrupt(control):
+            raise KeyboardInterrupt
+
+        trainer = trainer_of(tmp_path / "a", [At(1, interrupt)], max_steps=3)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+        assert trainer.stopping["reason"] == "interrupted by KeyboardInterrupt"
+        trainer = trainer_of(
+            tmp_path / "b", [At(1, lambda control: os.kill(os.getpid(), signal.SIGTERM))], max_steps=3
+        )
+        with pytest.raises(SystemExit):
+            trainer.train()
+        assert trainer.stopping["reason"] == "SIGTERM"
+
+    def test_within_the_training(self, tmp_path):
+        seen = []
+        trainer = trainer_of(tmp_path, [At(1, lambda control: seen.append(trainer.stopping["reason"]))], max_steps=2)
+        trainer.train()
+        assert seen == ["training in progress"]
+
+
+class TestNumbersAreOfTheWeights:
+    def test_of_the_best_model_that_is_loaded_at_the_end(self, tmp_path):
+        trainer = trainer_of(tmp_path, [EarlyStoppingCallback(2)], **EARLY)
+        trainer.train()
+        rows = {row["step"]: row["eval_test_loss"] for row in trainer.state.log_history if "eval_test_loss" in row}
+        assert trainer.stopping == {
+            "reason": "EarlyStoppingCallback", "step": 3, "rule": None, "abort_rule": None, "restored_step": 1,
+        }  # fmt: skip
+        trainer.create_model_card()
+        said = json.loads((tmp_path / "results.json").read_text())["unlearned"]["test"]["loss"]
+        assert said == rows[1] != rows[3]
+        text = card_of(tmp_path)
+        assert "at step 3: EarlyStoppingCallback. The model is that of step 1." in text
+        assert f"{rows[1]:.3f}" in text and f"{rows[3]:.3f}" not in text
+        trainer.evaluate()  # logged at step 3, and of the weights of step 1
+        assert trainer._own_results()["unlearned"]["test"]["loss"] == pytest.approx(said, rel=1e-6)
+
+    def test_of_the_best_model_that_has_a_checkpoint(self, tmp_path):
+        """The best evaluation may be of a step that was not saved: what is loaded is an earlier one."""
+        trainer = trainer_of(tmp_path, **{**EARLY, "max_steps": 3, "save_steps": 2, "eval_steps": 1})
+        trainer.args.greater_is_better = True  # the third is the best one, and only the second and last are saved
+        trainer.args.save_total_limit = None
+        trainer.train()
+        best = int(trainer.state.best_model_checkpoint.rpartition("-")[2])
+        assert trainer.stopping.get("restored_step", 3) == best
+        logged = trainer._own_results()["unlearned"]["test"]["loss"]
+        assert trainer.evaluate()["eval_test_loss"] == pytest.approx(logged, rel=1e-6)
+
+    def test_without_an_evaluation_of_these_weights_there_is_none(self, tmp_path):
+        trainer = trainer_of(tmp_path, max_steps=3, eval_strategy="steps", eval_steps=2, eval_delay=0)
+        trainer.train()
+        trainer.state.log_history = [row for row in trainer.state.log_history if row["step"] < 3]
+        assert trainer._own_results()["unlearned"] is None
+
+    def test_of_the_model_that_an_abort_restores(self, tmp_path):
+        options = {"max_steps": 9, "learning_rate": 0.05, "method": "gradient_ascent", "abort_when": "test_loss > 4.2",
+                   "check_steps": 1, "eval_strategy": "steps", "eval_steps": 1}  # fmt: skip
+        trainer = trainer_of(tmp_path, **options)
+        trainer.train()
+        report = trainer.stopping
+        assert report["reason"] == "aborted" and report["restored_step"] < report["step"]
+        trainer.evaluate()
+        said = trainer._own_results()["unlearned" if report["restored_step"] else "original"]
+        rows = [row for row in trainer.state.log_history if "eval_test_loss" in row]
+        assert rows[-1]["weights_step"] == report["restored_step"]
+        assert said["test"]["loss"] == rows[-1]["eval_test_loss"] <= 4.2
+
+    def test_a_card_of_the_original_does_not_say_that_it_forgets(self, tmp_path):
+        trainer = trainer_of(tmp_path, max_steps=2, abort_when="test_loss > 0", check_steps=1)
+        trainer.train()
+        trainer.create_model_card()
+        text = card_of(tmp_path)
+        assert "made to forget" not in text and "**the original, which has forgotten nothing**" in text
+
+
+class TestNoStep:
+    def ordinary(self, folder) -> Path:
+        """A checkpoint of Trainer's."""
+        args = Seq2SeqTrainingArguments(output_dir=str(folder), max_steps=7, save_steps=7, report_to="none",
+                                        disable_tqdm=True, use_cpu=True)  # fmt: skip
+        model = tiny_whisper(encoder_layers=1, decoder_layers=1)
+        Seq2SeqTrainer(model, args, train_dataset=FORGET, data_collator=collate).train()
+        return folder / "checkpoint-7"
+
+    def test_a_checkpoint_of_ordinary_training_is_refused(self, tmp_path):
+        checkpoint = self.ordinary(tmp_path)
+        trainer = trainer_of(tmp_path, max_steps=7)
+        with pytest.raises(ValueError, match="checkpoint-7 is of ordinary training, not of unlearning"):
+            trainer.train(resume_from_checkpoint=str(checkpoint))
+        with pytest.raises(ValueError, match="no complete checkpoint"):
+            trainer.train(resume_from_checkpoint=True)
+        with pytest.raises(ValueError, match="no card is written: no step of unlearning was taken"):
+            trainer.create_model_card()
+        assert not (tmp_path / "README.md").exists()
+        trainer.train(resume_from_checkpoint="auto")  # from the beginning
+        assert trainer.record.steps == 7
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"method": "gradient_ascent"}, "method orthograd, not gradient_ascent"),
+            ({"alpha": 0.25}, "alpha 0.5, not 0.25"),
+            ({"learning_rate": 0.5}, "learning_rate 0.001, not 0.5"),
+            ({"forget": utterances(8, seed=9)}, "forget labels "),
+            ({"forget": FORGET[:7]}, "forget samples 8, not 7"),
+        ],
+        ids=["method", "setting", "rate", "others", "fewer"],
+    )
+    def test_a_checkpoint_of_another_run_is_refused(self, tmp_path, changes, said):
+        options = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-3}
+        trainer_of(tmp_path, **options).train()
+        other = trainer_of(tmp_path, **{**options, **changes})
+        with pytest.raises(ValueError, match=f"checkpoint-1 is of another run: {said}"):
+            other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+        assert checkpoints.find_checkpoint("auto", str(tmp_path), {"method": "scrub"}) is None
+
+    def test_a_finished_run_that_is_resumed_has_its_card(self, tmp_path):
+        options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+        trainer_of(tmp_path, **options).train()
+        trainer = trainer_of(tmp_path, **options)
+        trainer.train(resume_from_checkpoint=True)
+        trainer.create_model_card()
+        assert trainer.record.steps == 2 and "at step 2: max_steps" in card_of(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (
+                {"dataloader_drop_last": True, "per_device_train_batch_size": 9},
+                "8 samples and a batch of all processes 9",
+            ),
+            ({"max_steps": 0}, "max_steps is 0"),
+            ({"max_steps": -1, "num_train_epochs": 0}, "num_train_epochs is 0"),
+            ({"forget": [], "per_device_train_batch_size": 1}, "the forget set has no samples"),
+            ({"forget": "stream", "per_device_train_batch_size": 1}, "the forget set gave no batch"),
+            ({"forget": "broken", "max_steps": 2}, "all 2 were skipped"),
+            ({"callbacks": [MyOwnRule(1)], "max_steps": 2, "early": True}, "MyOwnRule stopped the training before"),
+        ],
+        ids=["drop last", "no steps", "no epochs", "empty", "empty stream", "all skipped", "stopped"],
+    )
+    def test_a_run_without_a_step_is_an_error(self, tmp_path, options, message, monkeypatch):
+        if options.pop("early", False):
+            monkeypatch.setattr(
+                MyOwnRule, "on_train_begin", lambda self, args, state, control, **_: self.action(control),
+                raising=False,
+            )  # fmt: skip
+        if options.get("forget") == "stream":
+            options = {**options, "forget": EmptyStream()}
+        if options.get("forget") == "broken":
+            broken = [{**one, "input_features": one["input_features"] * torch.nan} for one in FORGET]
+            options = {**options, "forget": broken}
+        trainer = trainer_of(tmp_path, **options)
+        before = [p.detach().clone() for p in trainer.model.parameters()]
+        with pytest.raises(ValueError, match=message):
+            trainer.train()
+        assert all(map(torch.equal, before, trainer.model.parameters()))
+        with pytest.raises(ValueError, match="no card is written"):
+            trainer.create_model_card()
+        with pytest.raises(ValueError, match="nothing is pushed"):
+            trainer.push_to_hub()
+        assert not (tmp_path / "results.json").exists()
+
+    def test_before_any_training_there_is_no_card_and_no_push(self, tmp_path, monkeypatch):
+        """A script that only evaluates asks for a card at its end, too."""
+        warned = []
+        monkeypatch.setattr(publishing.logger, "warning", warned.append)
+        trainer = trainer_of(tmp_path)
+        trainer.create_model_card()
+        assert len(warned) == 1 and "no step of unlearning was taken" in warned[0]
+        assert not (tmp_path / "README.md").exists()
+        with pytest.raises(ValueError, match="nothing is pushed"):
+            trainer.push_to_hub()
+
+
+def test_a_forget_set_is_known_by_its_labels_alone():
+    columns = {"labels": [[1, 2], [3]], "audio": ["a", "b"]}
+    rows = datasets.Dataset.from_dict(columns).with_transform(lambda batch: pytest.fail("read"))
+    known = labels_digest(rows, ["labels"])
+    assert known == labels_digest([{"labels": torch.tensor([1, 2])}, {"labels": torch.tensor([3])}], ["labels"])
+    assert known != labels_digest(rows.select([1, 0]), ["labels"])
+    assert labels_digest(rows.remove_columns("labels"), ["labels"]) is None
+
+
+class EmptyStream(torch.utils.data.IterableDataset):
+    def __len__(self):  # of batches, for the tests' helper; a stream that promises what it does not have
+        return 8
+
+    def __iter__(self):
+        return iter(())
