@@ -1,6 +1,7 @@
 """What `UnlearnTrainer` publishes of its run, and when: cards, reports, pushes while it trains and at its end."""
 
 import copy
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -106,7 +107,7 @@ class PublishingTrainer(Seq2SeqTrainer):
         }
 
     def _public_arguments(self) -> dict:
-        given = {name: value for name, value in self.args.to_dict().items() if name not in PRIVATE}
+        given = {name: _plain(value) for name, value in self.args.to_dict().items() if name not in PRIVATE}
         return {**given, "hide_names": self.args.hide_names}  # which stay here: `stage` has to know them
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -199,6 +200,15 @@ class PublishingTrainer(Seq2SeqTrainer):
             raise
         finally:
             shutil.rmtree(staged, ignore_errors=True)
+
+
+def _plain(value):
+    """A value of a user's own field of the arguments as JSON can hold it."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
 
 
 def adapter_settings(model: PeftModel) -> dict:
