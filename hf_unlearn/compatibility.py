@@ -120,6 +120,8 @@ def check_shards(method: Method, trainer, refuse) -> None:
         return
     if not method.shards or method.prepares is not None:
         refuse("FSDP", "it is not made for gradients in shards", DDP)
+    if args.bf16_full_eval or args.fp16_full_eval:
+        refuse("bf16_full_eval or fp16_full_eval with FSDP", "it casts the weights in their shards", "Use bf16.")
     if args.torch_compile:
         refuse("torch_compile with FSDP", "it is not tested", "Set it to False.")
     if by_accelerate:

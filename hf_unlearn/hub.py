@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 import transformers
 from huggingface_hub import CommitInfo, HfApi, get_token
 from huggingface_hub.errors import OfflineModeIsEnabled
@@ -172,10 +173,12 @@ def link(source: Path, target: Path) -> None:
 
 
 def merge_adapter(folder: Path, target: Path) -> None:
-    """Replaces the adapter in `target` by the whole model with the adapter of `folder` merged into it."""
+    """Replaces the adapter in `target` by the whole model with the adapter of `folder` merged into it, in float32: rounded
+    to the half precision that its base may be stored in, it would lose most of a small adapter."""
     base = PeftConfig.from_pretrained(folder).base_model_name_or_path
     architecture = transformers.AutoConfig.from_pretrained(base).architectures[0]
-    model = PeftModel.from_pretrained(getattr(transformers, architecture).from_pretrained(base), folder)
+    base = getattr(transformers, architecture).from_pretrained(base, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, folder)
     for path in target.glob("adapter_*"):
         path.unlink()
     model.merge_and_unload().save_pretrained(target)

@@ -22,6 +22,7 @@ from .methods import Method, build_method, method_settings
 from .per_sample import SampleMeanLoss
 from .per_sample.reference import count_samples, select_samples
 from .per_sample.shards import prepare_sharded, sharded_modules
+from .precision import cast_inputs, input_precision, train_in_float32, weights_kept
 from .preparation import START, TrainerPreparation, load_start, save_start
 from .retain import FORGET, RetainSampler, retain_dataloader
 from .samples import SampleAccess
@@ -91,6 +92,8 @@ class UnlearnTrainer(SavingTrainer):
             prepare_sharded(model)
         super().__init__(model, args, data_collator, forget_dataset, eval_dataset, processing_class, *more, **keywords)
         self.retain_dataset = retain_dataset
+        if forget_dataset is not None:
+            train_in_float32(self.model, self.optimizer)
         check_compatible(self.method, self)
         keep_names_from_trackers(args, self.model)
         self.samples = SampleAccess(self)
@@ -129,6 +132,14 @@ class UnlearnTrainer(SavingTrainer):
             self._evaluated.append(self.accelerator.gather_for_metrics(self._losses.per_sample(loss)).cpu())
         return loss, *more
 
+    def call_model_init(self, trial=None) -> nn.Module:
+        model = super().call_model_init(trial)
+        train_in_float32(model)
+        return model
+
+    def _prepare_inputs(self, inputs):
+        return cast_inputs(super()._prepare_inputs(inputs), input_precision(self.model), self.label_names)
+
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
@@ -140,7 +151,8 @@ class UnlearnTrainer(SavingTrainer):
             self.model_wrapped = self.model
         self._evaluated: list[Tensor] = []
         self.gather_function = self.accelerator.gather_for_metrics
-        with deepspeed.evaluated_without(self):
+        rounded = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
+        with deepspeed.evaluated_without(self), weights_kept(self.model) if rounded else contextlib.nullcontext():
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )

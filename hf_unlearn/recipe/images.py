@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import torch
 from datasets import Dataset
 from transformers import (
     AutoConfig,
@@ -99,9 +100,9 @@ class ImageRecipe(Recipe):
             return AutoModelForImageClassification.from_config(self._new_config())
         if name == self.options.base_model and not _fits(self.splits.classes, name):
             return AutoModelForImageClassification.from_pretrained(
-                name, ignore_mismatched_sizes=True, **self._labels()
+                name, dtype=torch.float32, ignore_mismatched_sizes=True, **self._labels()
             )
-        return AutoModelForImageClassification.from_pretrained(name)
+        return AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32)
 
     def _labels(self) -> dict:
         names = self.splits.classes

@@ -90,7 +90,7 @@ class WhisperRecipe(Recipe):
                 language=data.language,
                 task=data.task,
             )
-        model = WhisperForConditionalGeneration.from_pretrained(name)
+        model = WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32)  # however it is stored
         if data.language is not None:
             model.generation_config.update(language=data.language, task=data.task)
         return model
