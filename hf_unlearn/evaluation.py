@@ -56,6 +56,8 @@ def asr_metrics(
         rates = [metric.compute(predictions=predictions, references=references, **options) for metric in metrics]
         return rates[0] | rates[1]
 
+    ends = ("", "_low", "_high") if resamples else ("",)
+    compute_metrics.metric_names = [name + end for name in ("wer", "cer") for end in ends]  # for stopping rules
     return compute_metrics
 
 
@@ -83,6 +85,9 @@ def classification_metrics(evaluated) -> dict[str, float]:
         ValueError: the model's first output are no logits (n, classes).
     """
     return accuracy(logits_of(evaluated).argmax(1), evaluated.label_ids)
+
+
+classification_metrics.metric_names = ["accuracy", "accuracy_low", "accuracy_high"]  # for stopping rules
 
 
 def logits_of(evaluated) -> np.ndarray:

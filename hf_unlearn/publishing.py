@@ -83,7 +83,8 @@ class PublishingTrainer(Seq2SeqTrainer):
         """What the trainer knows of its run, as a recipe's results.json would say it."""
         model = self.accelerator.unwrap_model(self.model)
         adapter = isinstance(model, PeftModel)
-        name = getattr(model.get_base_model().config if adapter else model.config, "_name_or_path", None)
+        config = getattr(model.get_base_model() if adapter else model, "config", None)  # none has a user's own module
+        name = getattr(config, "_name_or_path", None)
         measured = _evaluations(self.state.log_history, self.eval_dataset)
         sizes = {"forget": self.train_dataset, "retain": self.retain_dataset}
         return {
@@ -95,7 +96,7 @@ class PublishingTrainer(Seq2SeqTrainer):
                 **(adapter_settings(model) if adapter else {}),
             },
             "method_settings": self.method_settings,
-            "data": {"samples": {split: len(data) for split, data in sizes.items() if data is not None}},
+            "data": {"samples": {split: len(data) for split, data in sizes.items() if hasattr(data, "__len__")}},
             "seed": self.args.seed,
             "environment": environment(),
             "original": measured.get(0),

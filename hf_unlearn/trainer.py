@@ -13,8 +13,10 @@ from torch.utils.data import DataLoader
 from transformers import set_seed
 
 from . import deepspeed
+from .adapter_checks import check_task_type, with_adapter
 from .checkpoints import Preemption, copied, find_checkpoint
-from .compatibility import check_compatible, check_data, check_deepspeed, checkpoints_activations
+from .columns import made_on_access, only_columns
+from .compatibility import NO_FORGET, check_compatible, check_data, check_deepspeed, checkpoints_activations
 from .config import UnlearnConfig, as_unlearn_config
 from .distributed import all_processes, any_process, failures_told
 from .guards import SkippedSteps, all_finite
@@ -38,7 +40,7 @@ class UnlearnTrainer(SavingTrainer):
 
     Args:
         forget_dataset: what is to be forgotten; `train_dataset` is its alias, so that existing code needs one new
-            line.
+            line. Without it the trainer evaluates only.
         retain_dataset: the (small) data that must be kept, with a length and indexed access.
         eval_dataset: best a dict of splits, `{"forget": ..., "retain": ..., "test": ...}`.
         peft_config: a `peft` configuration; the model is wrapped, and the adapter alone is trained.
@@ -88,6 +90,7 @@ class UnlearnTrainer(SavingTrainer):
         check_data(self.method, forget_dataset, retain_dataset, args)
         if peft_config is not None:
             model = _with_adapter(model, args, peft_config)
+        check_task_type(model)
         if model is not None and sharded_modules(model):
             prepare_sharded(model)
         super().__init__(model, args, data_collator, forget_dataset, eval_dataset, processing_class, *more, **keywords)
@@ -252,7 +255,8 @@ class UnlearnTrainer(SavingTrainer):
         """As in Trainer, but random augmentation in a sample depends on seed, epoch and index alone."""
         forget = self.train_dataset
         streams = (torch.utils.data.IterableDataset, datasets.IterableDataset)
-        if isinstance(forget, streams) or self.args.train_sampling_strategy == "group_by_length":  # reads a column
+        self._forget_rows = forget
+        if isinstance(forget, streams):
             return super().get_train_dataloader()
         self.train_dataset = SeededDataset(self.collated(forget, "training")[0], self._data_seed, FORGET)
         self._epoch = self.train_dataset.epoch
@@ -280,6 +284,21 @@ class UnlearnTrainer(SavingTrainer):
         self._retain_batch = self._prepare_inputs(next(self._retain_batches))
         return self._retain_batch
 
+    def _remove_unused_columns(self, dataset, description: str | None = None):
+        """As in Trainer, but rows that are made on access keep what they are made of."""
+        if not (self.args.remove_unused_columns and made_on_access(dataset)):
+            return super()._remove_unused_columns(dataset, description)
+        self._set_signature_columns_if_needed()
+        return only_columns(dataset, self._signature_columns)
+
+    def _get_train_sampler(self, train_dataset=None):
+        """As in Trainer, which looks for the length column after it has taken it away."""
+        forget, args = self._forget_rows, self.args
+        by_length = args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
+        if by_length and isinstance(forget, datasets.Dataset) and args.length_column_name in forget.column_names:
+            train_dataset = forget.select_columns(args.length_column_name).with_format(None)
+        return super()._get_train_sampler(train_dataset)
+
     def collated(self, dataset, description: str):
         """A dataset and its collator, without the columns that the model does not take."""
         if isinstance(dataset, datasets.Dataset):
@@ -301,6 +320,8 @@ class UnlearnTrainer(SavingTrainer):
             ValueError: `max_skipped_steps` steps in a row had a loss or gradient that was not finite.
             OSError: a checkpoint could not be saved; what was there before is left.
         """
+        if self.train_dataset is None:
+            raise ValueError(NO_FORGET)
         if resume_from_checkpoint is None:
             resume_from_checkpoint = self.args.resume_from_checkpoint
         self.resumed_from = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
@@ -402,11 +423,11 @@ class UnlearnTrainer(SavingTrainer):
         return means
 
 
-def _with_adapter(model: nn.Module, args: UnlearnConfig, peft_config) -> nn.Module:
-    from peft import get_peft_model
-
+def _with_adapter(model: nn.Module | None, args: UnlearnConfig, peft_config) -> nn.Module:
+    if model is None:
+        raise ValueError("peft_config needs model: with model_init, let it return the model with its adapter")
     if args.gradient_checkpointing or checkpoints_activations(model):
         model.enable_input_require_grads()  # else checkpoints drop what comes before an adapter
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # as Trainer chooses for models without an adapter
-    return get_peft_model(model, peft_config)
+    return with_adapter(model, peft_config)

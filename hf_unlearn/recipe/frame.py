@@ -22,6 +22,7 @@ from ..report import emissions, environment, further_tables, plot_history, resul
 from ..tasks import TASKS
 from ..trainer import UnlearnTrainer
 from .arguments import RecipeArguments
+from .early import check_run, first_trainer, loading
 from .membership import Shadows, attack, shadow_models, unseen_split
 from .training import get_model
 
@@ -86,7 +87,7 @@ class Recipe:
         args = copy.copy(self.args)
         args.stop_when, args.abort_when, args.push_to_hub = None, None, False
         args.report_to = []  # trackers would take its numbers for those of the model that is unlearned
-        return make_trainer(self, model, args, lora_r=0)
+        return make_trainer(self, model, args, lora_r=0, forget_dataset=None, retain_dataset=None)
 
 
 def unlearn(recipe: Recipe) -> dict:
@@ -107,6 +108,7 @@ def unlearn(recipe: Recipe) -> dict:
             f"shadow_models is {options.shadow_models}: train the model before (model: a folder or Hub id), and leave the "
             "others out (gold: none, shadow_models: 0)"
         )
+    check_run(recipe)
     original = get_model(recipe, "original", options.model)
     shadows = shadow_models(recipe)
     retrained, of_retrained = None, {}
@@ -163,13 +165,10 @@ def unlearn(recipe: Recipe) -> dict:
 
 
 def dry_run(recipe: Recipe) -> dict:
-    """Prints what a run would do, with the model that it would start from, and trains nothing."""
+    """Prints what a run would do, with the model that it would start from, and trains nothing. Raises ValueError for what
+    could not work (`first_trainer`)."""
     options, args, task = recipe.options, recipe.args, TASKS[recipe.task]
-    model = recipe.load_model(options.base_model if options.model == "train" else options.model)
-    freeze(model, options.trainable)
-    args.stop_when = args.abort_when = None  # they can speak of a model that is not there yet
-    args.push_to_hub, args.report_to = False, []
-    trainer = make_trainer(recipe, model, args, lora_r=options.lora_r)
+    trainer = first_trainer(recipe)
     described = recipe.splits.describe()
     plan = {
         task.units: described[task.units],
@@ -212,7 +211,9 @@ def evaluate(recipe: Recipe) -> dict:
     if options.model == "train":
         raise ValueError("model is 'train', but only a model that is there can be evaluated: give a folder or Hub id")
     shadows = shadow_models(recipe)
-    metrics, measured = measure(recipe, recipe.trainer_alone(recipe.load_model(options.model)), shadows)
+    with loading(options.model):
+        model = recipe.load_model(options.model)
+    metrics, measured = measure(recipe, recipe.trainer_alone(model), shadows)
     further = {name: {"evaluated": values} for name, values in measured.items()}
     results = {"task": recipe.task, "model": options.model, "evaluated": metrics, **further}
     if recipe.args.process_index == 0:
@@ -233,12 +234,13 @@ def measure(recipe: Recipe, trainer: UnlearnTrainer, shadows: Shadows | None) ->
     return metrics, measured
 
 
-def make_trainer(recipe: Recipe, model: nn.Module, args: UnlearnConfig, lora_r: int) -> UnlearnTrainer:
-    options = recipe.options
-    lora = LoraConfig(r=lora_r, lora_alpha=options.lora_alpha, target_modules=options.lora_target_modules)
-    return UnlearnTrainer(
-        model=model, args=args, peft_config=lora if lora_r else None, **recipe.trainer_arguments(model)
-    )
+def make_trainer(recipe: Recipe, model: nn.Module, args: UnlearnConfig, lora_r: int, **changed) -> UnlearnTrainer:
+    arguments = {**recipe.trainer_arguments(model), **changed}
+    return UnlearnTrainer(model=model, args=args, peft_config=lora(recipe.options, lora_r), **arguments)
+
+
+def lora(options: RecipeArguments, r: int) -> LoraConfig | None:
+    return LoraConfig(r=r, lora_alpha=options.lora_alpha, target_modules=options.lora_target_modules) if r else None
 
 
 def freeze(model: nn.Module, trainable: str) -> None:

@@ -30,6 +30,7 @@ from ..report import plot_pictures
 from ..tasks import TASKS
 from ..trainer import UnlearnTrainer
 from .arguments import RecipeArguments, parse
+from .early import loading
 from .frame import Recipe, unlearn
 
 PICTURES = 8  # of each split
@@ -85,8 +86,9 @@ class ImageRecipe(Recipe):
 
     def _load_processor(self, name: str | None):
         if name is not None:
-            _check_timm(name)
-            return AutoImageProcessor.from_pretrained(name)
+            with loading(name):
+                _check_timm(name)
+                return AutoImageProcessor.from_pretrained(name)
         size, channels = self.options.image_size, self.options.channels
         return ViTImageProcessor(
             size={"height": size, "width": size}, image_mean=[0.5] * channels, image_std=[0.5] * channels

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArgumen
 
 from ..distributed import all_processes
 from ..report import write_results
+from .early import loading
 
 if TYPE_CHECKING:
     from .frame import Recipe
@@ -28,7 +29,8 @@ def get_model(recipe: "Recipe", role: str, choice: str) -> PreTrainedModel:
     """The original or the retrained model (role): loaded, or trained first."""
     if choice == "train":
         choice = train(recipe, role)
-    return recipe.load_model(choice)  # from its folder, which an adapter refers to
+    with loading(choice):
+        return recipe.load_model(choice)  # from its folder, which an adapter refers to
 
 
 def train(recipe: "Recipe", role: str) -> str:

@@ -18,6 +18,7 @@ from hf_unlearn.data.splits import SpeakerSplits, load_splits, prepare_splits
 from hf_unlearn.evaluation import asr_metrics
 from hf_unlearn.metrics import error_rate, word_errors
 from hf_unlearn.recipe import Recipe
+from hf_unlearn.recipe.early import check_model, loading
 
 SHOWN = 8  # transcripts of each split in results.json and report.html
 FRAMES_PER_SECOND = 100  # of Whisper's mel spectrogram
@@ -72,6 +73,7 @@ class WhisperRecipe(Recipe):
         start = options.base_model if options.model == "train" else options.model
         self.processor = load_processor(start, options, splits)
         longest = WhisperConfig.from_pretrained(start).max_target_positions if start else options.max_target_positions
+        check_model(self)
         with args.main_process_first(desc="features"):  # the others find them in the cache
             self.splits = prepare_splits(splits, self.processor, data, max_label_length=longest, retain_pool=training)
         self.texts = deque(maxlen=len(self.splits.evaluation()))  # of the last evaluation of all splits
@@ -177,9 +179,11 @@ def as_wav(audio: dict) -> bytes:
 def load_processor(name: str | None, options: WhisperArguments, splits: SpeakerSplits) -> WhisperProcessor:
     """Loads the processor of model `name`, or builds the one of a new model (None) for these transcripts."""
     if name is not None:
-        return WhisperProcessor.from_pretrained(name)
+        with loading(name):
+            return WhisperProcessor.from_pretrained(name)
     if options.tokenizer is not None:
-        return build_processor(WhisperTokenizer.from_pretrained(options.tokenizer), options.chunk_length)
+        with loading(options.tokenizer):
+            return build_processor(WhisperTokenizer.from_pretrained(options.tokenizer), options.chunk_length)
     # The forgotten speakers' words are in it for the retrained reference too: both models have the same tokens.
     return build_processor(
         build_word_tokenizer([*splits.forget["text"], *splits.retain_pool["text"]]), options.chunk_length
