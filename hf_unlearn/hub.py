@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import transformers
 from huggingface_hub import CommitInfo, HfApi, get_token
-from huggingface_hub.errors import OfflineModeIsEnabled
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 from peft import PeftConfig, PeftModel
 from transformers.utils import logging
@@ -92,6 +92,8 @@ def hub_failures(repo_id: str, folder: str | Path) -> Iterator[None]:
         )
         if isinstance(error, OfflineModeIsEnabled):
             advice = "Unset HF_HUB_OFFLINE."
+        if isinstance(error, FileNotFoundError | PermissionError | HFValidationError) and _status(error) is None:
+            advice = "It is not the Hub's fault: mend what the message says, then push again."
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise HubError(
             f"could not push to {repo_id}: {hide_tokens(reason)}. {advice} There is no new commit; the model is in "

@@ -9,6 +9,7 @@ from safetensors.torch import load_model
 from transformers import default_data_collator
 
 from hf_unlearn.checkpoints import saving
+from hf_unlearn.hub import HubError, hub_failures
 from tests.tiny import make_trainer
 
 
@@ -64,3 +65,10 @@ def test_an_error_that_is_no_full_disk_is_not_called_one(tmp_path, monkeypatch):
     assert "Make room" not in str(raised.value)
     with pytest.raises(OSError, match="Make room"), saving(tmp_path, tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_file_that_cannot_be_read_is_not_called_a_fault_of_the_hub(tmp_path):
+    with pytest.raises(HubError, match="Permission denied.*not the Hub's fault"), hub_failures("me/model", tmp_path):
+        raise PermissionError(errno.EACCES, "Permission denied", "model.safetensors")
+    with pytest.raises(HubError, match="several times over"), hub_failures("me/model", tmp_path):
+        raise ConnectionError("reset by peer")

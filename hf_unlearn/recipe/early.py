@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..trainer import UnlearnTrainer
     from .frame import Recipe
 
-MODELS = ("model", "gold", "base_model", "tokenizer")
+MODELS = ("model", "gold", "base_model")
 
 
 def check_options(arguments: Sequence) -> None:
