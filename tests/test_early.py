@@ -67,6 +67,7 @@ def test_a_stream_of_forget_samples_is_trained_on_checked_and_reported(tmp_path,
     trainer.create_model_card()
     trainer.save_model()
     trainer.report().save(tmp_path / "report.html")
+    (tmp_path / "staged").mkdir()
     stage(tmp_path, tmp_path / "staged", "me/model", "salt")
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["data"]["samples"] == {"retain": 4}
@@ -126,8 +127,12 @@ def test_task_types_are_for_models_that_read_token_ids(tmp_path, make, data, rea
     config = LoraConfig(task_type=task, target_modules=["q_proj", "v_proj"])
     with pytest.raises(ValueError, match=f"task_type='{task}' .*reads {reads}: leave task_type out"):
         make_trainer(make(), tmp_path, **data, optimizer=False, arguments={"peft_config": config})
+
+
+def test_a_model_that_was_wrapped_for_token_ids_before_is_refused_too(tmp_path):
+    model = get_peft_model(tiny_whisper(), LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["q_proj"]))
     with pytest.raises(ValueError, match="leave task_type out"):
-        make_trainer(get_peft_model(make(), config), tmp_path, **data, optimizer=False)
+        make_trainer(model, tmp_path, optimizer=False)
 
 
 def test_learned_prompts_are_for_models_that_read_token_ids(tmp_path):

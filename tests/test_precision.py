@@ -36,7 +36,7 @@ def test_a_model_in_half_precision_trains_as_the_same_one_in_float32(tmp_path, w
     half = make().to(dtype)
     whole = copy.deepcopy(half).float()
     for model in (half, whole):
-        trainer = make_trainer(model, tmp_path, **data, max_steps=2)
+        trainer = make_trainer(model, tmp_path, **data, max_steps=1)
         trainer.train()
     assert same(weights(half), weights(whole))
     assert len(warned) == 1 and str(dtype).removeprefix("torch.") in warned[0] and "bf16=True" in warned[0]
@@ -111,7 +111,7 @@ def test_evaluation_in_half_precision_leaves_the_very_weights(tmp_path, full_eva
 
 
 def test_checks_during_training_leave_the_weights(tmp_path):
-    changes = {"max_steps": 3, "learning_rate": 0.01, "check_steps": 1, "stop_when": "forget_loss >= 1000000",
+    changes = {"max_steps": 2, "learning_rate": 0.01, "check_steps": 1, "stop_when": "forget_loss >= 1000000",
                "arguments": {"eval_dataset": {"forget": FORGET}}}  # fmt: skip
     one = tiny_whisper()
     other = copy.deepcopy(one)
