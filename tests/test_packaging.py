@@ -50,7 +50,11 @@ ALLOWED = {
     "saving": {"checkpoints", "per_sample", "publishing"},
     "samples": {"compatibility", "distributed", "guards", "per_sample", "step"},
     "trainer": {"config", "methods", "per_sample", "preparation", "retain", "stopping", "step", "distributed", "guards",
-                "checkpoints", "compatibility", "seeded", "samples", "saving", "trackers", "deepspeed"},
+                "checkpoints", "compatibility", "seeded", "samples", "saving", "trackers", "deepspeed", "adapter_checks",
+                "columns", "precision"},
+    "adapter_checks": set(),
+    "columns": set(),
+    "precision": set(),
 }  # fmt: skip
 
 
