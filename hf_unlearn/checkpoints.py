@@ -1,6 +1,7 @@
 """Checkpoints that a run killed at any moment can resume from, and the signal that asks for one."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -175,19 +176,39 @@ class Preemption(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
+class SavingError(OSError):
+    """A checkpoint or a model that was not written."""
+
+
 @contextlib.contextmanager
 def saving(folder: Path, output_dir: Path) -> Iterator[None]:
     """Makes one clear message of the many ways in which writing fails (a full disk, first of all).
 
     Raises:
-        OSError: instead of what the writers of the different files raise.
+        SavingError: instead of what the writers of the different files raise; once, where one of these contexts is in another.
     """
     try:
         yield
+    except SavingError:
+        raise
     except Exception as error:
         last = last_complete(output_dir)
         kept = f"The last complete checkpoint is {last}" if last else "There is no complete checkpoint yet"
-        raise OSError(
-            f"could not save to {folder}: {error}. {kept}; what was there before is left as it was. Make room (or set "
-            "save_total_limit), then start again with resume_from_checkpoint=True."
+        room = " Make room (or set save_total_limit), then start again with resume_from_checkpoint=True."
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise SavingError(
+            f"could not save to {folder}: {reason}. {kept}; what was there before is left as it was."
+            f"{room if _needs_room(error) else ''}"
         ) from error
+
+
+def _needs_room(error: BaseException) -> bool:
+    """Whether the disk, or what the user may write to it, is full: as Python says it, safetensors, or torch."""
+    full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    said = (
+        *(f"os error {number}" for number in full),
+        *map(os.strerror, full),
+        "PytorchStreamWriter",
+        "unexpected pos",
+    )
+    return getattr(error, "errno", None) in full or any(words in str(error) for words in said)

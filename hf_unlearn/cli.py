@@ -95,7 +95,7 @@ def run(arguments, options: list[str]) -> None:
 def evaluate(arguments, options: list[str]) -> None:
     """Evaluates a model (`--model folder-or-id`) on the splits of a configuration, and writes evaluation.json."""
     helped = {"-h", "--help"} & set(options)
-    if not helped and "--model" not in options:
+    if not helped and not any(option.split("=")[0] == "--model" for option in options):
         raise ValueError("which model? Give --model, a folder or Hub id")
     _start(arguments, options if helped else ["--evaluate", "true", "--gold", "none", *options])
 
@@ -108,6 +108,8 @@ def _start(arguments, options: list[str]) -> None:
         return
     if config is None:
         raise ValueError("which configuration? Give its YAML file first, such as recipes/demo/demo.yaml")
+    if config.suffix not in (".yaml", ".yml") and options and not config.is_file():
+        raise ValueError(f"the configuration comes first, as in `config.yaml --key value`, but here that is {config}")
     given = read_yaml(config)
     script = arguments.recipe or Path(given.get("recipe") or config.parent / "unlearn.py")
     if not script.is_file():

@@ -17,9 +17,17 @@ DDP = "Use DDP (recipes/accelerate/ddp.yaml), with LoRA (peft_config) or gradien
 INSTEAD = "Use FSDP2 (recipes/accelerate/fsdp2.yaml) for a model too large for one GPU, else DDP (recipes/accelerate/ddp.yaml)."
 
 
+NO_FORGET = "forget_dataset is missing: give the samples to forget (train_dataset is its alias)"
+
+
 def check_data(method: Method, forget_dataset, retain_dataset, args: UnlearnConfig) -> None:
+    """A trainer without data to forget evaluates only."""
     if forget_dataset is None:
-        raise ValueError("forget_dataset is missing: give the samples to forget (train_dataset is its alias)")
+        if args.do_train:
+            raise ValueError(NO_FORGET)
+        return
+    if hasattr(forget_dataset, "__len__") and len(forget_dataset) == 0:
+        raise ValueError("forget_dataset is empty: give at least one sample to forget")
     if method.prepares and "forget" in method.prepares and not hasattr(forget_dataset, "__len__"):
         raise ValueError(
             f"forget_dataset is iterable only, but method={args.method!r} looks at all of it before the first step: take the "
@@ -63,11 +71,18 @@ def check_deepspeed(method: Method, args: UnlearnConfig, plugin=None) -> None:
 
 def check_compatible(method: Method, trainer) -> None:
     args, accelerator = trainer.args, trainer.accelerator
+    check_deepspeed(method, args, getattr(accelerator.state, "deepspeed_plugin", None))
+    if trainer.train_dataset is None:
+        return
+    if not any(p.requires_grad for p in trainer.model.parameters()):
+        raise ValueError(
+            "no parameter of the model has requires_grad=True, so that there is nothing to train: unfreeze some, or give a "
+            "peft_config (to evaluate only, leave forget_dataset out)"
+        )
 
     def refuse(what: str, why: str, instead: str):
         raise ValueError(f"{what} does not work with method={args.method!r}: {why}. {instead}")
 
-    check_deepspeed(method, args, getattr(accelerator.state, "deepspeed_plugin", None))
     if args.label_smoothing_factor:
         refuse("label_smoothing_factor", "its loss averages over the tokens of the batch", "Set it to 0.")
     method.check(trainer.model)
@@ -120,6 +135,8 @@ def check_shards(method: Method, trainer, refuse) -> None:
         return
     if not method.shards or method.prepares is not None:
         refuse("FSDP", "it is not made for gradients in shards", DDP)
+    if args.bf16_full_eval or args.fp16_full_eval:
+        refuse("bf16_full_eval or fp16_full_eval with FSDP", "it casts the weights in their shards", "Use bf16.")
     if args.torch_compile:
         refuse("torch_compile with FSDP", "it is not tested", "Set it to False.")
     if by_accelerate:

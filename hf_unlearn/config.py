@@ -1,6 +1,8 @@
 """UnlearnConfig: Seq2SeqTrainingArguments and what unlearning needs beside them."""
 
+import copy
 import dataclasses
+import functools
 import json
 from dataclasses import dataclass, field
 
@@ -105,6 +107,10 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        self._check_own()
+
+    def _check_own(self) -> None:
+        """Brings the fields of this class into their form. Raises ValueError for values that cannot be."""
         names = [self.hide_names] if isinstance(self.hide_names, str | int) else self.hide_names or []
         self.hide_names = [str(name) for name in names]  # one name may come as no list
         for name in ("per_device_retain_batch_size", "check_steps", "check_samples", "max_skipped_steps"):
@@ -135,14 +141,53 @@ def _as_dict(given: dict | str | None) -> dict | None:
     return read
 
 
+PLAIN_LOGGING_STEPS = 500  # Trainer's default: most runs of unlearning are shorter
+
+
 def as_unlearn_config(args) -> UnlearnConfig:
-    """Plain TrainingArguments are taken as they are, with the defaults of unlearning beside them."""
+    """Plain TrainingArguments, or a user's subclass of them, with the fields of unlearning beside their own.
+
+    The result is a copy that is an instance of the same class and of `UnlearnConfig`: fields, properties and methods of
+    the subclass stay. Fields that it lacks get their defaults; `logging_steps` of 500, which is the default of plain
+    arguments, becomes that of UnlearnConfig.
+
+    Raises:
+        TypeError: args are no TrainingArguments.
+        ValueError: a subclass has a field of the same name as one of UnlearnConfig, with a value that it cannot have.
+    """
     if args is None:
         return UnlearnConfig(output_dir="tmp_unlearn")
     if isinstance(args, UnlearnConfig):
         return args
     if not isinstance(args, TrainingArguments):
         raise TypeError(f"args is a {type(args).__name__}, but must be an UnlearnConfig (or TrainingArguments)")
-    known = {f.name for f in dataclasses.fields(UnlearnConfig) if f.init}
-    given = {name: value for name, value in args.to_dict().items() if name in known}
-    return UnlearnConfig(**{**given, "hub_token": args.hub_token})
+    config = copy.copy(args)
+    # no new instance from the fields: __post_init__ would start devices again, and read what is no longer text
+    config.__class__ = _unlearning(type(args))
+    for own in dataclasses.fields(UnlearnConfig):
+        if own.name not in vars(args):
+            default = own.default_factory() if own.default is dataclasses.MISSING else own.default
+            setattr(config, own.name, default)
+    if config.logging_steps == PLAIN_LOGGING_STEPS:
+        config.logging_steps = UnlearnConfig.logging_steps
+    config._check_own()
+    return config
+
+
+@functools.cache
+def _unlearning(kind: type[TrainingArguments]) -> type[UnlearnConfig]:
+    """UnlearnConfig with the fields and methods of a class of TrainingArguments."""
+    if issubclass(UnlearnConfig, kind):
+        return UnlearnConfig
+    both = type(kind.__name__, (UnlearnConfig, kind), {"__module__": kind.__module__, "__reduce__": _reduced})
+    # so that to_dict has the fields of both
+    return dataclass(init="__dataclass_fields__" in vars(kind), repr=False, eq=False)(both)
+
+
+def _reduced(config: UnlearnConfig) -> tuple:
+    """What pickle writes of an instance of a class that no module holds."""
+    return _remade, (type(config).__bases__[1],), vars(config)
+
+
+def _remade(kind: type[TrainingArguments]) -> UnlearnConfig:
+    return object.__new__(_unlearning(kind))

@@ -56,6 +56,8 @@ def asr_metrics(
         rates = [metric.compute(predictions=predictions, references=references, **options) for metric in metrics]
         return rates[0] | rates[1]
 
+    ends = ("", "_low", "_high") if resamples else ("",)
+    compute_metrics.metric_names = [name + end for name in ("wer", "cer") for end in ends]  # for stopping rules
     return compute_metrics
 
 
@@ -85,6 +87,9 @@ def classification_metrics(evaluated) -> dict[str, float]:
     return accuracy(logits_of(evaluated).argmax(1), evaluated.label_ids)
 
 
+classification_metrics.metric_names = ["accuracy", "accuracy_low", "accuracy_high"]  # for stopping rules
+
+
 def logits_of(evaluated) -> np.ndarray:
     """The logits (n, classes) among what `predict` or an EvalPrediction holds."""
     logits = evaluated.predictions
@@ -105,18 +110,19 @@ def evaluate_splits(trainer, datasets: dict) -> dict[str, dict[str, float]]:
     Raises:
         ValueError: a split without samples.
     """
-    for name, dataset in datasets.items():
-        if len(dataset) == 0:
+    sizes = {name: len(dataset) for name, dataset in datasets.items() if hasattr(dataset, "__len__")}  # no stream's
+    for name, size in sizes.items():
+        if size == 0:
             raise ValueError(f"Split {name!r} has no samples to evaluate: leave it out, or widen its choice.")
     quiet = trainer.args.disable_tqdm or not trainer.is_world_process_zero()
     results, bar = {}, tqdm(datasets.items(), disable=quiet, unit="split")
     for name, dataset in bar:
-        bar.set_description(f"evaluating {name} ({len(dataset)} samples)")
+        bar.set_description(f"evaluating {name} ({sizes.get(name, '?')} samples)")
         prefix = f"eval_{name}_"
         metrics = trainer.evaluate(dataset, metric_key_prefix=prefix.removesuffix("_"))
         metrics = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
         kept = {key: float(value) for key, value in metrics.items() if key not in TIMINGS}
-        results[name] = {"samples": len(dataset)} | kept
+        results[name] = ({"samples": sizes[name]} if name in sizes else {}) | kept
     return results
 
 

@@ -8,9 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 import transformers
 from huggingface_hub import CommitInfo, HfApi, get_token
-from huggingface_hub.errors import OfflineModeIsEnabled
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 from peft import PeftConfig, PeftModel
 from transformers.utils import logging
@@ -91,6 +92,8 @@ def hub_failures(repo_id: str, folder: str | Path) -> Iterator[None]:
         )
         if isinstance(error, OfflineModeIsEnabled):
             advice = "Unset HF_HUB_OFFLINE."
+        if isinstance(error, FileNotFoundError | PermissionError | HFValidationError) and _status(error) is None:
+            advice = "It is not the Hub's fault: mend what the message says, then push again."
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise HubError(
             f"could not push to {repo_id}: {hide_tokens(reason)}. {advice} There is no new commit; the model is in "
@@ -172,10 +175,12 @@ def link(source: Path, target: Path) -> None:
 
 
 def merge_adapter(folder: Path, target: Path) -> None:
-    """Replaces the adapter in `target` by the whole model with the adapter of `folder` merged into it."""
+    """Replaces the adapter in `target` by the whole model with the adapter of `folder` merged into it, in float32: rounded
+    to the half precision that its base may be stored in, it would lose most of a small adapter."""
     base = PeftConfig.from_pretrained(folder).base_model_name_or_path
     architecture = transformers.AutoConfig.from_pretrained(base).architectures[0]
-    model = PeftModel.from_pretrained(getattr(transformers, architecture).from_pretrained(base), folder)
+    base = getattr(transformers, architecture).from_pretrained(base, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, folder)
     for path in target.glob("adapter_*"):
         path.unlink()
     model.merge_and_unload().save_pretrained(target)

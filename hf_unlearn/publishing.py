@@ -1,6 +1,7 @@
 """What `UnlearnTrainer` publishes of its run, and when: cards, reports, pushes while it trains and at its end."""
 
 import copy
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -103,7 +104,8 @@ class PublishingTrainer(Seq2SeqTrainer):
         """What the trainer knows of its run, as a recipe's results.json would say it."""
         model = self.accelerator.unwrap_model(self.model)
         adapter = isinstance(model, PeftModel)
-        name = getattr(model.get_base_model().config if adapter else model.config, "_name_or_path", None)
+        config = getattr(model.get_base_model() if adapter else model, "config", None)  # none has a user's own module
+        name = getattr(config, "_name_or_path", None)
         measured = _evaluations(self.state.log_history, self.eval_dataset)
         sizes = {"forget": self.train_dataset, "retain": self.retain_dataset}
         stopping = self.stopping
@@ -117,7 +119,7 @@ class PublishingTrainer(Seq2SeqTrainer):
                 **(adapter_settings(model) if adapter else {}),
             },
             "method_settings": self.method_settings,
-            "data": {"samples": {split: len(data) for split, data in sizes.items() if data is not None}},
+            "data": {"samples": {split: len(data) for split, data in sizes.items() if hasattr(data, "__len__")}},
             "seed": self.args.seed,
             "environment": environment(),
             "original": measured.get(0),
@@ -129,7 +131,7 @@ class PublishingTrainer(Seq2SeqTrainer):
         }
 
     def _public_arguments(self) -> dict:
-        given = {name: value for name, value in self.args.to_dict().items() if name not in PRIVATE}
+        given = {name: _plain(value) for name, value in self.args.to_dict().items() if name not in PRIVATE}
         return {**given, "hide_names": self.args.hide_names}  # which stay here: `stage` has to know them
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -225,6 +227,15 @@ class PublishingTrainer(Seq2SeqTrainer):
             raise
         finally:
             shutil.rmtree(staged, ignore_errors=True)
+
+
+def _plain(value):
+    """A value of a user's own field of the arguments as JSON can hold it."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
 
 
 def adapter_settings(model: PeftModel) -> dict:

@@ -5,18 +5,21 @@ import shutil
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from .checkpoints import folder_written_whole, is_complete, saving
 from .leftovers import remove_other_weights, weights_in
 from .per_sample.shards import fill, made_whole, own_parameters, sharded_modules, split_like
 from .publishing import PublishingTrainer
+
+logger = logging.get_logger(__name__)
 
 
 class SavingTrainer(PublishingTrainer):
@@ -61,6 +64,8 @@ class SavingTrainer(PublishingTrainer):
         if not self.args.should_save:
             return super()._save(output_dir, state_dict)
         with saving(folder, Path(self.args.output_dir)), folder_written_whole(folder) as partial:
+            if not isinstance(self.accelerator.unwrap_model(self.model), (PreTrainedModel, PeftModel)):
+                state_dict = without_repeats(self.model.state_dict() if state_dict is None else state_dict)
             super()._save(str(partial), state_dict)
             saved = {path.name for path in partial.iterdir()}
         remove_other_weights(folder, saved)
@@ -92,6 +97,17 @@ class SavingTrainer(PublishingTrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_renamed(self.model if model is None else model, Path(resume_from_checkpoint))
 
+    def _issue_warnings_after_load(self, load_result) -> None:
+        """As in Trainer, which fails where a module of the user's own lacks the repeats that were not saved."""
+        if isinstance(self.model, (PreTrainedModel, PeftModel)):
+            return super()._issue_warnings_after_load(load_result)
+        missing = set(load_result.missing_keys) & set(without_repeats(self.model.state_dict()))
+        if missing or load_result.unexpected_keys:
+            logger.warning(
+                f"The checkpoint lacks the weights {sorted(missing)}, and has {sorted(load_result.unexpected_keys)} that the "
+                "model has not."
+            )
+
     def _load_best_model(self) -> None:
         best = Path(self.state.best_model_checkpoint)
         if sharded_modules(self.model):
@@ -117,6 +133,18 @@ def load_renamed(model: nn.Module, checkpoint: Path) -> None:
             names = set(tensors.keys())
     if not names <= set(model.state_dict()):
         model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())
+
+
+def without_repeats(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with tied weights once, under their first name, since safetensors takes no tensor twice.
+
+    `load_state_dict(..., strict=False)` or `safetensors.torch.load_model` fill the others with it.
+    """
+    seen = {}
+    for name, tensor in state_dict.items():
+        own = name if tensor.numel() == 0 else (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        seen.setdefault(own, (name, tensor))
+    return dict(seen.values())
 
 
 def whole_state_dict(model: nn.Module) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Stopping rules that a user can state: "stop when the forget WER reaches 90, abort when the test WER is over 30"."""
 
+import itertools
 import operator
 import re
 import shutil
@@ -90,6 +91,9 @@ class StoppingRules(TrainerCallback):
         self.stop = Rule.parse(args.stop_when) if args.stop_when else None
         self.abort = Rule.parse(args.abort_when) if args.abort_when else None
         names = {name for rule in (self.stop, self.abort) if rule for name in rule.splits(splits)}
+        for rule in (self.stop, self.abort):
+            if rule:
+                _check_metrics(rule, splits, _known_metrics(trainer))
         self.splits = {name: _bounded(data, args.check_samples) for name, data in splits.items() if name in names}
         self.best_step, self.best_value = 0, None
         self.report = {"rule": args.stop_when, "abort_rule": args.abort_when}
@@ -205,8 +209,28 @@ def _checked(row: dict) -> dict:
     return {key.removeprefix("check_"): value for key, value in row.items() if key.startswith("check_")}
 
 
+def _known_metrics(trainer) -> set[str] | None:
+    """What evaluation will give of a split, as far as that can be known before it: None where it cannot."""
+    if trainer.compute_metrics is None and type(trainer).evaluation_loop.__module__.startswith(__package__):
+        return {"loss"}
+    names = getattr(trainer.compute_metrics, "metric_names", None)
+    return None if names is None else {"loss", *names}
+
+
+def _check_metrics(rule: Rule, splits, known: set[str] | None) -> None:
+    for name in rule.metrics:
+        split = rule._split(name, splits)
+        if known is not None and name.removeprefix(f"{split}_") not in known:
+            given = ", ".join(f"{split}_{metric}" for metric in sorted(known))
+            raise ValueError(f"the rule {str(rule)!r} names {name!r}, but evaluation will give {given}")
+        if hasattr(splits[split], "__len__") and len(splits[split]) == 0:
+            raise ValueError(f"the rule {str(rule)!r} is on the split {split!r} of eval_dataset, which is empty")
+
+
 def _bounded(dataset, samples: int):
-    """At most so many samples, spread evenly over the dataset."""
+    """At most so many samples: spread evenly over the dataset, or the first ones of a stream."""
+    if not hasattr(dataset, "__len__"):
+        return list(itertools.islice(dataset, samples))
     if len(dataset) <= samples:
         return dataset
     chosen = np.linspace(0, len(dataset) - 1, samples).round().astype(int).tolist()

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import datasets
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from transformers import set_seed
 
 from . import deepspeed
+from .adapter_checks import check_task_type, with_adapter
 from .adapters import check_base, keep_base
 from .checkpoints import Preemption, copied, find_checkpoint
-from .compatibility import check_compatible, check_data, check_deepspeed, checkpoints_activations
+from .columns import made_on_access, only_columns
+from .compatibility import NO_FORGET, check_compatible, check_data, check_deepspeed, checkpoints_activations
 from .config import UnlearnConfig, as_unlearn_config
 from .distributed import all_processes, any_process, failures_told
 from .ending import RunRecord, WatchedCallbacks, check_steps, run_of
@@ -26,6 +29,7 @@ from .overlap import warn_of_overlap
 from .per_sample import SampleMeanLoss
 from .per_sample.reference import count_samples, select_samples
 from .per_sample.shards import prepare_sharded, sharded_modules
+from .precision import cast_inputs, input_precision, train_in_float32, weights_kept
 from .preparation import START, TrainerPreparation, load_start, save_start
 from .retain import FORGET, RetainSampler, retain_dataloader
 from .samples import SampleAccess
@@ -41,7 +45,7 @@ class UnlearnTrainer(SavingTrainer):
 
     Args:
         forget_dataset: what is to be forgotten; `train_dataset` is its alias, so that existing code needs one new
-            line.
+            line. Without it the trainer evaluates only.
         retain_dataset: the (small) data that must be kept, with a length and indexed access.
         eval_dataset: best a dict of splits, `{"forget": ..., "retain": ..., "test": ...}`.
         peft_config: a `peft` configuration; the model is wrapped, and the adapter alone is trained.
@@ -94,10 +98,13 @@ class UnlearnTrainer(SavingTrainer):
         warn_of_overlap(forget_dataset, retain_dataset)
         if peft_config is not None:
             model = _with_adapter(model, args, peft_config)
+        check_task_type(model)
         if model is not None and sharded_modules(model):
             prepare_sharded(model)
         super().__init__(model, args, data_collator, forget_dataset, eval_dataset, processing_class, *more, **keywords)
         self.retain_dataset = retain_dataset
+        if forget_dataset is not None:
+            train_in_float32(self.model, self.optimizer)
         check_compatible(self.method, self)
         keep_names_from_trackers(args, self.model)
         self.samples = SampleAccess(self)
@@ -137,6 +144,14 @@ class UnlearnTrainer(SavingTrainer):
             self._evaluated.append(self.accelerator.gather_for_metrics(self._losses.per_sample(loss)).cpu())
         return loss, *more
 
+    def call_model_init(self, trial=None) -> nn.Module:
+        model = super().call_model_init(trial)
+        train_in_float32(model)
+        return model
+
+    def _prepare_inputs(self, inputs):
+        return cast_inputs(super()._prepare_inputs(inputs), input_precision(self.model), self.label_names)
+
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
@@ -148,7 +163,8 @@ class UnlearnTrainer(SavingTrainer):
             self.model_wrapped = self.model
         self._evaluated: list[Tensor] = []
         self.gather_function = self.accelerator.gather_for_metrics
-        with deepspeed.evaluated_without(self):
+        rounded = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
+        with deepspeed.evaluated_without(self), weights_kept(self.model) if rounded else contextlib.nullcontext():
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
@@ -249,7 +265,8 @@ class UnlearnTrainer(SavingTrainer):
         """As in Trainer, but random augmentation in a sample depends on seed, epoch and index alone."""
         forget = self.train_dataset
         streams = (torch.utils.data.IterableDataset, datasets.IterableDataset)
-        if isinstance(forget, streams) or self.args.train_sampling_strategy == "group_by_length":  # reads a column
+        self._forget_rows = forget
+        if isinstance(forget, streams):
             return super().get_train_dataloader()
         self.train_dataset = SeededDataset(self.collated(forget, "training")[0], self._data_seed, FORGET)
         self._epoch = self.train_dataset.epoch
@@ -277,6 +294,21 @@ class UnlearnTrainer(SavingTrainer):
         self._retain_batch = self._prepare_inputs(next(self._retain_batches))
         return self._retain_batch
 
+    def _remove_unused_columns(self, dataset, description: str | None = None):
+        """As in Trainer, but rows that are made on access keep what they are made of."""
+        if not (self.args.remove_unused_columns and made_on_access(dataset)):
+            return super()._remove_unused_columns(dataset, description)
+        self._set_signature_columns_if_needed()
+        return only_columns(dataset, self._signature_columns)
+
+    def _get_train_sampler(self, train_dataset=None):
+        """As in Trainer, which looks for the length column after it has taken it away."""
+        forget, args = self._forget_rows, self.args
+        by_length = args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
+        if by_length and isinstance(forget, datasets.Dataset) and args.length_column_name in forget.column_names:
+            train_dataset = forget.select_columns(args.length_column_name).with_format(None)
+        return super()._get_train_sampler(train_dataset)
+
     def collated(self, dataset, description: str):
         """A dataset and its collator, without the columns that the model does not take."""
         if isinstance(dataset, datasets.Dataset):
@@ -299,6 +331,8 @@ class UnlearnTrainer(SavingTrainer):
                 taken at all; the checkpoint is of ordinary training, or of a run with another method or forget set.
             OSError: a checkpoint could not be saved; what was there before is left.
         """
+        if self.train_dataset is None:
+            raise ValueError(NO_FORGET)
         self.record.begun = True
         check_steps(self.args, self.train_dataset)
         if resume_from_checkpoint is None:
@@ -419,9 +453,9 @@ class UnlearnTrainer(SavingTrainer):
         return means
 
 
-def _with_adapter(model: nn.Module, args: UnlearnConfig, peft_config) -> nn.Module:
-    from peft import PeftModel, get_peft_model
-
+def _with_adapter(model: nn.Module | None, args: UnlearnConfig, peft_config) -> nn.Module:
+    if model is None:
+        raise ValueError("peft_config needs model: with model_init, let it return the model with its adapter")
     if isinstance(model, PeftModel) or getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError(
             "the model has an adapter already, which a new one would not be saved with: merge that one first "
@@ -432,4 +466,4 @@ def _with_adapter(model: nn.Module, args: UnlearnConfig, peft_config) -> nn.Modu
         model.enable_input_require_grads()  # else checkpoints drop what comes before an adapter
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # as Trainer chooses for models without an adapter
-    return get_peft_model(model, peft_config)
+    return with_adapter(model, peft_config)

@@ -116,15 +116,19 @@ def parse(types: Sequence[type], argv: Sequence[str]) -> tuple:
     """Reads `[config.yaml] [--key value ...]` into one instance of each dataclass; the command line wins.
 
     Raises:
-        ValueError: there is no such file, an option that no dataclass knows, or in the YAML a value of another type.
+        ValueError: there is no such file, an option that no dataclass knows, in the YAML a value of another type, or a value
+            that is wrong whatever the data are (`early.check_options`).
     """
     usage = "%(prog)s [config.yaml] [--key value ...]    (the YAML holds the same keys; the command line wins)"
+    from .early import check_options  # which knows the classes of this file
+
     argv, parser = list(argv), HfArgumentParser(types, usage=usage)
     if argv and not argv[0].startswith("-"):
         parser.set_defaults(**_read_options(argv.pop(0), types))
     *arguments, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     if unknown:
         raise ValueError(f"unknown on the command line: {' '.join(unknown)}; --help lists all options")
+    check_options(arguments)
     return tuple(arguments)
 
 
@@ -146,7 +150,7 @@ def run(main: Callable[[Sequence[str]], object], script: str) -> None:
     recipes = Path(script).resolve().parents[1]
     try:
         main(sys.argv[1:])
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if not traceback.extract_tb(error.__traceback__)[-1].filename.startswith((str(PACKAGE), str(recipes))):
             raise  # not our message: the trace is needed
         sys.exit(f"error: {error}")

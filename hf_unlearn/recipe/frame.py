@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
-from ..adapters import base_of, keep_merged, load_merged, whole_base_of
+from ..adapters import base_of, keep_merged, whole_base_of
 from ..config import UnlearnConfig
 from ..ending import check_steps
 from ..evaluation import evaluate_splits
@@ -25,6 +25,7 @@ from ..tasks import TASKS
 from ..trainer import UnlearnTrainer
 from .arguments import RecipeArguments
 from .earlier import as_results
+from .early import check_run, first_trainer, loading
 from .membership import Shadows, attack, shadow_models, unseen_split
 from .training import get_model
 
@@ -91,7 +92,7 @@ class Recipe:
         args = copy.copy(self.args)
         args.stop_when, args.abort_when, args.push_to_hub = None, None, False
         args.report_to = []  # trackers would take its numbers for those of the model that is unlearned
-        return make_trainer(self, model, args, lora_r=0)
+        return make_trainer(self, model, args, lora_r=0, forget_dataset=None, retain_dataset=None)
 
 
 def unlearn(recipe: Recipe) -> dict:
@@ -115,6 +116,7 @@ def unlearn(recipe: Recipe) -> dict:
             "others out (gold: none, shadow_models: 0)"
         )
     base = options.base_model if options.model == "train" else whole_base_of(options.model)
+    check_run(recipe)
     original = get_model(recipe, "original", options.model)
     shadows = shadow_models(recipe)
     retrained, of_retrained = None, {}
@@ -173,14 +175,11 @@ def unlearn(recipe: Recipe) -> dict:
 
 
 def dry_run(recipe: Recipe) -> dict:
-    """Prints what a run would do, with the model that it would start from, and trains nothing."""
+    """Prints what a run would do, with the model that it would start from, and trains nothing. Raises ValueError for what
+    could not work (`first_trainer`)."""
     options, args, task = recipe.options, recipe.args, TASKS[recipe.task]
     check_steps(args, recipe.splits.forget)
-    model = load_merged(recipe.load_model, options.base_model if options.model == "train" else options.model)
-    freeze(model, options.trainable)
-    args.stop_when = args.abort_when = None  # they can speak of a model that is not there yet
-    args.push_to_hub, args.report_to = False, []
-    trainer = make_trainer(recipe, model, args, lora_r=options.lora_r)
+    trainer = first_trainer(recipe)
     described = recipe.splits.describe()
     plan = {
         task.units: described[task.units],
@@ -223,7 +222,9 @@ def evaluate(recipe: Recipe) -> dict:
     if options.model == "train":
         raise ValueError("model is 'train', but only a model that is there can be evaluated: give a folder or Hub id")
     shadows = shadow_models(recipe)
-    metrics, measured = measure(recipe, recipe.trainer_alone(recipe.load_model(options.model)), shadows)
+    with loading(options.model):
+        model = recipe.load_model(options.model)
+    metrics, measured = measure(recipe, recipe.trainer_alone(model), shadows)
     further = {name: {"evaluated": values} for name, values in measured.items()}
     results = {"task": recipe.task, "model": options.model, "evaluated": metrics, **further}
     if recipe.args.process_index == 0:
@@ -244,13 +245,16 @@ def measure(recipe: Recipe, trainer: UnlearnTrainer, shadows: Shadows | None) ->
     return metrics, measured
 
 
-def make_trainer(recipe: Recipe, model: nn.Module, args: UnlearnConfig, lora_r: int) -> UnlearnTrainer:
-    options = recipe.options
-    modules = adapted(model, options.lora_target_modules, options.trainable) if lora_r else []
-    lora = LoraConfig(r=lora_r, lora_alpha=options.lora_alpha, target_modules=modules)
-    return UnlearnTrainer(
-        model=model, args=args, peft_config=lora if lora_r else None, **recipe.trainer_arguments(model)
-    )
+def make_trainer(recipe: Recipe, model: nn.Module, args: UnlearnConfig, lora_r: int, **changed) -> UnlearnTrainer:
+    arguments = {**recipe.trainer_arguments(model), **changed}
+    return UnlearnTrainer(model=model, args=args, peft_config=lora(recipe.options, model, lora_r), **arguments)
+
+
+def lora(options: RecipeArguments, model: nn.Module, r: int) -> LoraConfig | None:
+    if not r:
+        return None
+    modules = adapted(model, options.lora_target_modules, options.trainable)
+    return LoraConfig(r=r, lora_alpha=options.lora_alpha, target_modules=modules)
 
 
 def adapted(model: nn.Module, targets: list[str], trainable: str) -> list[str]:

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import torch
 from datasets import Dataset
 from transformers import (
     AutoConfig,
@@ -31,6 +32,7 @@ from ..trainer import UnlearnTrainer
 from ..waiting import main_process_first
 from .arguments import RecipeArguments, parse
 from .earlier import forgotten_before
+from .early import loading
 from .frame import Recipe, unlearn
 
 PICTURES = 8  # of each split
@@ -88,8 +90,9 @@ class ImageRecipe(Recipe):
 
     def _load_processor(self, name: str | None):
         if name is not None:
-            _check_timm(name)
-            return AutoImageProcessor.from_pretrained(name)
+            with loading(name):
+                _check_timm(name)
+                return AutoImageProcessor.from_pretrained(name)
         size, channels = self.options.image_size, self.options.channels
         return ViTImageProcessor(
             size={"height": size, "width": size}, image_mean=[0.5] * channels, image_std=[0.5] * channels
@@ -103,9 +106,9 @@ class ImageRecipe(Recipe):
             return AutoModelForImageClassification.from_config(self._new_config())
         if name == self.options.base_model and not _fits(self.splits.classes, name):
             return AutoModelForImageClassification.from_pretrained(
-                name, ignore_mismatched_sizes=True, **self._labels()
+                name, dtype=torch.float32, ignore_mismatched_sizes=True, **self._labels()
             )
-        return AutoModelForImageClassification.from_pretrained(name)
+        return AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32)
 
     def _labels(self) -> dict:
         names = self.splits.classes

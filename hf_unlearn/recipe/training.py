@@ -19,6 +19,7 @@ from ..adapters import load_merged
 from ..distributed import all_processes
 from ..report import write_results
 from ..waiting import first_process_first
+from .early import loading
 
 if TYPE_CHECKING:
     from .frame import Recipe
@@ -30,7 +31,8 @@ def get_model(recipe: "Recipe", role: str, choice: str) -> PreTrainedModel:
     """The original or the retrained model (role): loaded, or trained first."""
     if choice == "train":
         choice = train(recipe, role)
-    return load_merged(recipe.load_model, choice)  # from its folder, which an adapter refers to
+    with loading(choice):
+        return load_merged(recipe.load_model, choice)  # from its folder, which an adapter refers to
 
 
 def train(recipe: "Recipe", role: str) -> str:

@@ -20,6 +20,7 @@ from hf_unlearn.evaluation import asr_metrics
 from hf_unlearn.metrics import error_rate, word_errors
 from hf_unlearn.recipe import Recipe
 from hf_unlearn.recipe.earlier import forgotten_before
+from hf_unlearn.recipe.early import check_model, loading
 from hf_unlearn.waiting import main_process_first
 
 SHOWN = 8  # transcripts of each split in results.json and report.html
@@ -77,6 +78,7 @@ class WhisperRecipe(Recipe):
         self.processor = load_processor(start, options, splits)
         whole = whole_base_of(start)  # an adapter has no configuration, and gets that of the largest Whisper
         longest = WhisperConfig.from_pretrained(whole).max_target_positions if start else options.max_target_positions
+        check_model(self)
         with main_process_first(args):  # the others find them in the cache
             self.splits = prepare_splits(splits, self.processor, data, max_label_length=longest, retain_pool=training)
         self.texts = deque(maxlen=len(self.splits.evaluation()))  # of the last evaluation of all splits
@@ -95,7 +97,7 @@ class WhisperRecipe(Recipe):
                 language=data.language,
                 task=data.task,
             )
-        model = WhisperForConditionalGeneration.from_pretrained(name)
+        model = WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32)  # however it is stored
         if data.language is not None:
             model.generation_config.update(language=data.language, task=data.task)
         return model
@@ -182,9 +184,11 @@ def as_wav(audio: dict) -> bytes:
 def load_processor(name: str | None, options: WhisperArguments, splits: SpeakerSplits) -> WhisperProcessor:
     """Loads the processor of model `name`, or builds the one of a new model (None) for these transcripts."""
     if name is not None:
-        return WhisperProcessor.from_pretrained(name)
+        with loading(name):
+            return WhisperProcessor.from_pretrained(name)
     if options.tokenizer is not None:
-        return build_processor(WhisperTokenizer.from_pretrained(options.tokenizer), options.chunk_length)
+        with loading(options.tokenizer):
+            return build_processor(WhisperTokenizer.from_pretrained(options.tokenizer), options.chunk_length)
     # The forgotten speakers' words are in it for the retrained reference too: both models have the same tokens.
     return build_processor(
         build_word_tokenizer([*splits.forget["text"], *splits.retain_pool["text"]]), options.chunk_length

@@ -1,0 +1,150 @@
+"""What a recipe finds before there is data, and what before a model is trained."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from hf_unlearn import UnlearnConfig, cli
+from hf_unlearn.data.images import ImageArguments
+from hf_unlearn.evaluation import classification_metrics
+from hf_unlearn.recipe import Recipe, frame, parse, unlearn
+from hf_unlearn.recipe.arguments import run
+from hf_unlearn.recipe.early import loading, of_retrained
+from hf_unlearn.recipe.images import ImageRecipeArguments
+from tests.tiny import collate_images, images, tiny_vit
+
+KINDS = (ImageRecipeArguments, ImageArguments, UnlearnConfig)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--method orthogard", "method is 'orthogard', but must be one of orthograd"),
+        ('--method scrub --method_kwargs {"temprature":2}', "method_kwargs has temprature, but method='scrub' knows"),
+        ("--method retrain", "takes the original training data"),
+        ("--stop_when forget_accuracy=5", "cannot read the rule 'forget_accuracy=5'"),
+        ("--abort_when test_accuracy", "cannot read the rule 'test_accuracy'"),
+        ("--stop_when forget_accuracy<=retrained", "needs the retrained model: set gold"),
+        ("--trainable (head", "trainable is '\\(head', which is no regular expression"),
+        ("--model /missing/path", "model is '/missing/path', but there is no such folder"),
+        ("--gold out/of/place", "gold is 'out/of/place', but there is no such folder"),
+        ("--base_model ../nowhere", "base_model is '../nowhere', but there is no such folder"),
+        ("--lora_r -1", "lora_r is -1"),
+    ],
+)
+def test_what_is_wrong_whatever_the_data_are_is_found_without_data(flags, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        parse(KINDS, ["--output_dir", "out", "--use_cpu", "true", *flags.split(" ")])
+    assert "\n" not in str(raised.value)
+
+
+def test_an_evaluation_does_not_ask_for_the_retrained_model():
+    flags = ["--output_dir", "out", "--use_cpu", "true", "--stop_when", "forget_accuracy<=retrained"]
+    parse(KINDS, [*flags, "--evaluate", "true", "--gold", "none"])
+    assert of_retrained("forget_accuracy <= retrained", "train") == "forget_accuracy <= 0"
+
+
+class TinyRecipe(Recipe):
+    """A classifier of random images, which are there at once."""
+
+    task = "classes"
+
+    def __init__(self, tmp_path, *flags):
+        given = [
+            "--output_dir",
+            str(tmp_path),
+            "--use_cpu",
+            "true",
+            "--report_to",
+            "none",
+            "--attacks",
+            "false",
+            *flags,
+        ]
+        self.options, self.data, self.args = parse(KINDS, given)
+        parts = {"forget": images(3), "test": images(3, seed=1)}
+        described = {"images": {name: len(part) for name, part in parts.items()}, "classes": {}}
+        self.splits = SimpleNamespace(describe=lambda: described, evaluation=lambda *_: parts)
+        self.loaded = 0
+
+    def load_model(self, name):
+        self.loaded += 1
+        return tiny_vit()
+
+    def trainer_arguments(self, model):
+        return {"forget_dataset": images(3), "retain_dataset": images(4, seed=2), "data_collator": collate_images,
+                "eval_dataset": self.splits.evaluation(), "compute_metrics": classification_metrics}  # fmt: skip
+
+
+@pytest.mark.parametrize("dry", [True, False])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--stop_when", "forget_acuracy <= 5"], "evaluation will give .*forget_accuracy"),
+        (["--abort_when", "tests_accuracy < 5"], "names no split of eval_dataset: those are forget, test"),
+        (["--stop_when", "forget_wer <= retrained", "--gold", "train"], "names 'forget_wer'"),
+        (["--trainable", "vit.embedings"], "matches no parameter"),
+        (["--lora_r", "2", "--lora_target_modules", "q_prj"], "names no layer .*q_proj"),
+        (["--label_smoothing_factor", "0.1"], "label_smoothing_factor does not work"),
+    ],
+)
+def test_what_does_not_fit_is_found_before_a_model_is_trained(tmp_path, monkeypatch, flags, message, dry):
+    monkeypatch.setattr(frame, "get_model", lambda *_: pytest.fail("trained first"))
+    with pytest.raises(ValueError, match=message):
+        unlearn(TinyRecipe(tmp_path, "--dry_run", str(dry), *flags))
+
+
+def test_looking_ahead_leaves_random_numbers_as_they_were(tmp_path, monkeypatch):
+    """So that a run gives what it gave when nobody looked."""
+
+    class Reached(Exception):
+        pass
+
+    def reached(*_):
+        raise Reached
+
+    monkeypatch.setattr(frame, "get_model", reached)
+    recipe = TinyRecipe(tmp_path, "--gold", "train", "--lora_r", "2", "--stop_when", "forget_accuracy <= retrained")
+    torch.manual_seed(7)
+    expected = torch.get_rng_state()
+    with pytest.raises(Reached):
+        unlearn(recipe)
+    assert recipe.loaded == 1 and torch.equal(torch.get_rng_state(), expected)
+    assert recipe.args.stop_when == "forget_accuracy <= retrained"
+
+
+def test_what_cannot_be_loaded_is_named_in_one_line():
+    with (
+        pytest.raises(ValueError, match="could not load 'somebody/model': line one line two"),
+        loading("somebody/model"),
+    ):
+        raise OSError("line one\nline two")
+
+
+def test_a_push_or_a_file_that_fails_is_one_line_too(tmp_path, capsys):
+    from hf_unlearn.checkpoints import saving
+
+    def main(argv):
+        with saving(tmp_path, tmp_path):
+            raise PermissionError("no permission")
+
+    with pytest.raises(SystemExit, match="error: could not save to .*no permission"):
+        run(main, str(tmp_path / "recipes" / "own" / "unlearn.py"))
+
+
+@pytest.mark.parametrize("flags", [["--model=out/x"], ["--model", "out/x"]])
+def test_evaluate_takes_the_model_in_both_spellings(tmp_path, monkeypatch, flags):
+    (tmp_path / "own.yaml").write_text("seed: 1\n")
+    (tmp_path / "unlearn.py").write_text("")
+    started = []
+    monkeypatch.setattr(cli.os, "execv", lambda program, command: started.append(command))
+    assert cli.main(["evaluate", str(tmp_path / "own.yaml"), *flags]) == 0
+    assert started[0][-len(flags) :] == flags
+
+
+def test_a_configuration_behind_the_options_is_told_to_come_first(capsys):
+    assert cli.main(["evaluate", "--model", "out/x", "demo.yaml"]) == 1
+    assert "the configuration comes first" in capsys.readouterr().err
+    assert cli.main(["evaluate", "demo.yaml"]) == 1
+    assert "which model?" in capsys.readouterr().err
