@@ -105,12 +105,12 @@ class TrainerStep:
         with trainer.compute_loss_context_manager():
             if not trainer.samples.one_by_one:
                 try:
-                    return trainer.compute_loss(model, dict(batch))
+                    return trainer.mean_loss(model, batch)
                 except NotBySample:  # the first batches had losses that did divide
                     if trainer.samples.checking or self.processes > 1:
                         raise
                     trainer.samples.compute_one_by_one()
-            return sum(trainer.compute_loss(model, select_sample(batch, n, k)) for n in range(k)) / k
+            return sum(trainer.mean_loss(model, select_sample(batch, n, k)) for n in range(k)) / k
 
     def backward(self, loss: Tensor, **keywords) -> None:
         if self.trainer.is_deepspeed_enabled:

@@ -18,21 +18,20 @@ from .compatibility import check_compatible, check_data, check_deepspeed, checkp
 from .config import UnlearnConfig, as_unlearn_config
 from .distributed import all_processes, any_process, failures_told
 from .guards import SkippedSteps, all_finite
+from .loss import LossBySample
 from .methods import Method, build_method, method_settings
-from .per_sample import SampleMeanLoss
 from .per_sample.reference import count_samples, select_samples
 from .per_sample.shards import prepare_sharded, sharded_modules
 from .preparation import START, TrainerPreparation, load_start, save_start
 from .retain import FORGET, RetainSampler, retain_dataloader
 from .samples import SampleAccess
-from .saving import SavingTrainer
 from .seeded import SeededDataset
 from .step import TrainerStep
 from .stopping import StoppingRules
 from .trackers import keep_names_from_trackers
 
 
-class UnlearnTrainer(SavingTrainer):
+class UnlearnTrainer(LossBySample):
     """Makes a model forget `forget_dataset` while it keeps `retain_dataset`; in all else a `Seq2SeqTrainer`.
 
     Args:
@@ -44,7 +43,9 @@ class UnlearnTrainer(SavingTrainer):
         args, model, processing_class, data_collator, compute_metrics, callbacks, ...: as in `Seq2SeqTrainer`.
 
     The loss of a batch is the mean over its samples of what the model returns for each sample alone, in training and
-    in evaluation, so that neither padding nor the composition of batches matters. Layers of the BatchNorm family keep
+    in evaluation, so that neither padding nor the composition of batches matters. The same goes for `compute_loss_func`
+    and for a `compute_loss` that a subclass overrides: class weights (`CrossEntropyLoss(weight=...)`) weigh samples against
+    each other, and `num_items_in_batch` is taken for each sample's own number of labels. Layers of the BatchNorm family keep
     their running statistics, since samples must not interact; `freeze_batch_norm=False` lets them work as in training.
 
     Logged per step: `forget_loss` and `retain_loss`, which are what the method computes on these samples (`scrub`: a
@@ -114,19 +115,15 @@ class UnlearnTrainer(SavingTrainer):
 
     # ---- losses -----------------------------------------------------------------------------------------------------
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        k, trains = count_samples(inputs), not return_outputs
-        with SampleMeanLoss(k, strict=trains) as self._losses:
-            return super().compute_loss(model, inputs, return_outputs)
-
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
-        # compute_loss, where it is called, has its own
-        with SampleMeanLoss(count_samples(inputs), strict=False) as self._losses:
-            if sharded_modules(self.model):  # all processes have to take part in each token
-                gen_kwargs = {"synced_gpus": True, **gen_kwargs}
-            loss, *more = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
+        if sharded_modules(self.model):  # all processes have to take part in each token
+            gen_kwargs = {"synced_gpus": True, **gen_kwargs}
+        with self.by_sample(inputs, strict=False) as losses:
+            loss, *more = super().prediction_step(model, dict(inputs), prediction_loss_only, ignore_keys, **gen_kwargs)
+        if not self.used_labels(losses):
+            return self.prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
         if loss is not None:
-            self._evaluated.append(self.accelerator.gather_for_metrics(self._losses.per_sample(loss)).cpu())
+            self._evaluated.append(self.accelerator.gather_for_metrics(losses.per_sample(loss)).cpu())
         return loss, *more
 
     def evaluation_loop(
