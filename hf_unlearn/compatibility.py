@@ -70,6 +70,12 @@ def check_compatible(method: Method, trainer) -> None:
     check_deepspeed(method, args, getattr(accelerator.state, "deepspeed_plugin", None))
     if args.label_smoothing_factor:
         refuse("label_smoothing_factor", "its loss averages over the tokens of the batch", "Set it to 0.")
+    if args.auto_find_batch_size and (args.world_size > 1 or accelerator.is_fsdp2 or trainer.is_deepspeed_enabled):
+        refuse(
+            "auto_find_batch_size with several processes, FSDP or DeepSpeed",
+            "a process that runs out of memory would begin again while the others wait for it",
+            "Set it to False, and lower per_device_train_batch_size and per_device_retain_batch_size where they do not fit.",
+        )
     method.check(trainer.model)
     check_shards(method, trainer, refuse)
     if method.prepares is not None and trainer.model_init is not None:

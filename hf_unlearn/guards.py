@@ -32,6 +32,7 @@ class SkippedSteps(TrainerCallback):
         path = Path(checkpoint or "") / OUR_STATE
         saved = json.loads(path.read_text()) if checkpoint and path.exists() else {}
         self.total, self.in_a_row = saved.get("skipped_steps", 0), saved.get("skipped_in_a_row", 0)
+        self._scaler = self._scale = None
 
     def save(self, checkpoint: Path) -> None:
         state = {"skipped_steps": self.total, "skipped_in_a_row": self.in_a_row}

@@ -42,7 +42,8 @@ class SampleAccess:
         if self.one_by_one is None:
             self.find_whether_mixed(step)
         if self.trainer.method.per_sample and self.engine is None:
-            self.engine = self._checked_engine(step)
+            with self.trainer._attempts.at_retain_batch():
+                self.engine = self._checked_engine(step)
 
     def find_whether_mixed(self, step: TrainerStep) -> None:
         """Whether the model's loss of a batch is not the mean over its samples; then it is computed one by one."""

@@ -92,16 +92,20 @@ class StoppingRules(TrainerCallback):
         names = {name for rule in (self.stop, self.abort) if rule for name in rule.splits(splits)}
         self.splits = {name: _bounded(data, args.check_samples) for name, data in splits.items() if name in names}
         self.best_step, self.best_value = 0, None
-        self.report = {"reason": "max_steps", "step": 0, "rule": args.stop_when, "abort_rule": args.abort_when}
+        self._begin_report(0)
 
     @property
     def _path(self) -> Path:
         return Path(self.trainer.args.output_dir) / BEST
 
+    def _begin_report(self, step: int) -> None:
+        args = self.trainer.args
+        self.report = {"reason": "max_steps", "step": step, "rule": args.stop_when, "abort_rule": args.abort_when}
+
     def on_train_begin(self, args, state, control, **kwargs):
         """Comes to where the run was that is resumed here, from its checks and its checkpoint's copy of the best model."""
         self.best_step, self.best_value = 0, None
-        self.report |= {"reason": "max_steps", "step": state.global_step}
+        self._begin_report(state.global_step)
         checked: dict[int, dict] = {}
         for row in state.log_history:
             checked.setdefault(row["step"], {}).update(_checked(row))

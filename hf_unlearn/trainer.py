@@ -7,12 +7,14 @@ from pathlib import Path
 
 import datasets
 import torch
+from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from transformers import set_seed
 
 from . import deepspeed
+from .attempts import Attempts
 from .checkpoints import Preemption, copied, find_checkpoint
 from .compatibility import check_compatible, check_data, check_deepspeed, checkpoints_activations
 from .config import UnlearnConfig, as_unlearn_config
@@ -94,18 +96,28 @@ class UnlearnTrainer(LossBySample):
         self.retain_dataset = retain_dataset
         check_compatible(self.method, self)
         keep_names_from_trackers(args, self.model)
-        self.samples = SampleAccess(self)
+        self.resumed_from: str | None = None
         self._prepared = False
-        self._retain_batches, self._retain_drawn = None, -2  # the step of the last one drawn, before any other
-        self._epoch: Tensor | None = None  # that the forget samples' random numbers depend on
-        self._noted: dict[str, list[Tensor]] = defaultdict(list)  # in this optimizer step
-        self._statistics: dict[str, list[Tensor]] = defaultdict(list)  # since the last log
-        self._counted_steps = 0
+        self._forget_everything_noted()
+        self._attempts = Attempts(self)
         self._rules = StoppingRules(self) if args.stop_when or args.abort_when else None
         self._skipped, self._preemption = SkippedSteps(args.max_skipped_steps), Preemption()
         for callback in (self._rules, self._skipped, self._preemption):
             if callback is not None:
                 self.add_callback(callback)
+
+    def _forget_everything_noted(self) -> None:
+        """What is known of a run's model and steps belongs to no other run."""
+        self.samples, self._model_known = SampleAccess(self), self.model
+        self._epoch: Tensor | None = None  # that the forget samples' random numbers depend on
+        self._forget_steps_noted()
+
+    def _forget_steps_noted(self) -> None:
+        self._retain_batches, self._retain_batch, self._retain_drawn = None, None, -2  # before any step
+        self._noted: dict[str, list[Tensor]] = defaultdict(list)  # in this optimizer step
+        self._statistics: dict[str, list[Tensor]] = defaultdict(list)  # since the last log
+        self._counted_steps = 0
+        self.forget_batches, self._forget_parts = [], []
 
     @property
     def stopping(self) -> dict:
@@ -182,8 +194,9 @@ class UnlearnTrainer(LossBySample):
             self._noted["forget_loss"].append(loss)
         if self.accelerator.sync_gradients:
             if self.method.uses_retain and self._everywhere_finite(step):
-                for name, value in self._retain(step).items():
-                    self._noted[name].append(value)
+                with self._attempts.at_retain_batch():
+                    for name, value in self._retain(step).items():
+                        self._noted[name].append(value)
                 loss = loss if self.method.uses_forget else self._noted["retain_loss"][-1]
             self.method.finish(step)
             self._finish_step(step)
@@ -289,11 +302,36 @@ class UnlearnTrainer(LossBySample):
         if resume_from_checkpoint is None:
             resume_from_checkpoint = self.args.resume_from_checkpoint
         self.resumed_from = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
-        self._skipped.load(self.resumed_from)
+        if not self.is_deepspeed_enabled:  # whose engine would listen to what is found out about the samples anew
+            self._forget_everything_noted()
+        self._attempts = Attempts(self)
         self._forget_preparation()
         with failures_told(), self._preemption.listening(), self._sharded_once():
             self._prepare_method()
             return super().train(self.resumed_from, *more, **keywords)
+
+    def _inner_training_loop(self, batch_size=None, *more, **keywords):
+        """As in Trainer; what an earlier run or attempt has left is not taken for this one's."""
+        while True:
+            if self._model_known is not self.model:  # model_init has made a new one
+                self._forget_everything_noted()
+            self._forget_steps_noted()
+            self._skipped.load(self.resumed_from)
+            self._attempts.begin(batch_size)
+            try:
+                return super()._inner_training_loop(batch_size, *more, **keywords)
+            except RuntimeError:
+                if not self._attempts.shrink_retain_batch():
+                    raise
+            clear_device_cache(garbage_collection=True)  # where no error holds the tensors of its frames any more
+
+    def _hp_search_setup(self, trial) -> None:
+        super()._hp_search_setup(trial)
+        if (
+            trial is not None and self.hp_search_backend is not None
+        ):  # it may have changed alpha, or another argument of ours
+            self.method, self.method_settings = build_method(self.args), method_settings(self.args)
+            check_compatible(self.method, self)
 
     @contextlib.contextmanager
     def _sharded_once(self):
@@ -390,6 +428,8 @@ class UnlearnTrainer(LossBySample):
 def _with_adapter(model: nn.Module, args: UnlearnConfig, peft_config) -> nn.Module:
     from peft import get_peft_model
 
+    if model is None:
+        raise ValueError("peft_config wraps the model that is given: with model_init, call get_peft_model in it")
     if args.gradient_checkpointing or checkpoints_activations(model):
         model.enable_input_require_grads()  # else checkpoints drop what comes before an adapter
         if args.ddp_find_unused_parameters is None:

@@ -48,9 +48,11 @@ ALLOWED = {
     "hub": {"model_card", "redaction", "report", "tasks"},
     "publishing": {"html_report", "hub", "model_card", "redaction", "report"},
     "saving": {"checkpoints", "per_sample", "publishing"},
+    "attempts": set(),
+    "loss": {"per_sample", "saving"},
     "samples": {"compatibility", "distributed", "guards", "per_sample", "step"},
     "trainer": {"config", "methods", "per_sample", "preparation", "retain", "stopping", "step", "distributed", "guards",
-                "checkpoints", "compatibility", "seeded", "samples", "saving", "trackers", "deepspeed"},
+                "checkpoints", "compatibility", "seeded", "attempts", "samples", "loss", "trackers", "deepspeed"},
 }  # fmt: skip
 
 
