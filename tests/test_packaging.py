@@ -49,6 +49,7 @@ ALLOWED = {
     "publishing": {"html_report", "hub", "model_card", "redaction", "report"},
     "saving": {"checkpoints", "per_sample", "publishing"},
     "attempts": set(),
+    "distributed": {"ops", "per_sample"},
     "loss": {"per_sample", "saving"},
     "samples": {"compatibility", "distributed", "guards", "per_sample", "step"},
     "trainer": {"config", "methods", "per_sample", "preparation", "retain", "stopping", "step", "distributed", "guards",
