@@ -18,6 +18,7 @@ from .compatibility import check_compatible, check_data, check_deepspeed, checkp
 from .config import UnlearnConfig, as_unlearn_config
 from .distributed import all_processes, any_process, failures_told
 from .guards import SkippedSteps, all_finite
+from .inputs import inputs_kept, own_copy
 from .methods import Method, build_method, method_settings
 from .per_sample import SampleMeanLoss
 from .per_sample.reference import count_samples, select_samples
@@ -26,7 +27,7 @@ from .preparation import START, TrainerPreparation, load_start, save_start
 from .retain import FORGET, RetainSampler, retain_dataloader
 from .samples import SampleAccess
 from .saving import SavingTrainer
-from .seeded import SeededDataset
+from .seeded import SeededDataset, random_state_kept
 from .step import TrainerStep
 from .stopping import StoppingRules
 from .trackers import keep_names_from_trackers
@@ -124,7 +125,10 @@ class UnlearnTrainer(SavingTrainer):
         with SampleMeanLoss(count_samples(inputs), strict=False) as self._losses:
             if sharded_modules(self.model):  # all processes have to take part in each token
                 gen_kwargs = {"synced_gpus": True, **gen_kwargs}
-            loss, *more = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
+            with inputs_kept(model):  # labels, and what is computed after texts were generated
+                loss, *more = super().prediction_step(
+                    model, own_copy(inputs), prediction_loss_only, ignore_keys, **gen_kwargs
+                )
         if loss is not None:
             self._evaluated.append(self.accelerator.gather_for_metrics(self._losses.per_sample(loss)).cpu())
         return loss, *more
@@ -179,6 +183,10 @@ class UnlearnTrainer(SavingTrainer):
         self.set_training_mode(model)
         step = TrainerStep(self, model, self._prepare_inputs(inputs), *self._forget_parts.pop(0))
         self.samples.find_out(step)  # before .grad is there, which would add to the check's memory
+        with self.samples.one_network():
+            return self._losses_of(step)
+
+    def _losses_of(self, step: TrainerStep) -> Tensor:
         loss = torch.zeros((), device=self.args.device)
         if self.method.uses_forget:
             loss = self.method.forget(step)
@@ -345,7 +353,7 @@ class UnlearnTrainer(SavingTrainer):
         if method.prepares is not None and self.args.should_save:
             save_start(self.model, Path(self.args.output_dir) / START)
         start = TrainerPreparation(self)
-        with self.samples.without_randomness():
+        with self.samples.without_randomness(), random_state_kept(self.args.device):
             set_seed(self.args.seed)  # for data that are made different each time
             if method.prepares or self.is_deepspeed_enabled:
                 split = next(iter(method.prepares or ()), "forget" if method.uses_forget else "retain")

@@ -38,7 +38,9 @@ ALLOWED = {
     "retain": {"seeded"},
     "checkpoints": {"per_sample"},
     "deepspeed": set(),
-    "evaluation": {"metrics"},
+    "evaluation": {"metrics", "inputs"},
+    "inputs": set(),
+    "randomness": {"compatibility"},
     "redaction": set(),
     "trackers": {"redaction"},
     "report": {"tasks", "metrics"},
@@ -48,9 +50,9 @@ ALLOWED = {
     "hub": {"model_card", "redaction", "report", "tasks"},
     "publishing": {"html_report", "hub", "model_card", "redaction", "report"},
     "saving": {"checkpoints", "per_sample", "publishing"},
-    "samples": {"compatibility", "distributed", "guards", "per_sample", "step"},
+    "samples": {"compatibility", "distributed", "guards", "per_sample", "randomness", "seeded", "step"},
     "trainer": {"config", "methods", "per_sample", "preparation", "retain", "stopping", "step", "distributed", "guards",
-                "checkpoints", "compatibility", "seeded", "samples", "saving", "trackers", "deepspeed"},
+                "checkpoints", "compatibility", "seeded", "samples", "saving", "trackers", "deepspeed", "inputs"},
 }  # fmt: skip
 
 
