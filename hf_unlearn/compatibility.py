@@ -161,9 +161,3 @@ def _is_compiled(module: nn.Module) -> bool:
 
 def checkpoints_activations(model: nn.Module) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-
-
-def differentiable_in_training_only(model: nn.Module) -> bool:
-    """Whether evaluation mode, which has no randomness, allows no backward pass: checkpoints, and Reformer's reversible
-    layers."""
-    return checkpoints_activations(model) or getattr(getattr(model, "config", None), "model_type", "") == "reformer"

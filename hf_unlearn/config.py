@@ -67,6 +67,15 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "as in training (as published methods do), for methods that need no per-sample gradients."
         },
     )
+    freeze_randomness: bool = field(
+        default=True,
+        metadata={
+            "help": "What is random in the model (dropout, LayerDrop, stochastic depth, SpecAugment, NEFTune's noise) is off "
+            "while a method that projects gradients (orthograd, pcgrad, pgu, ...) computes them, so that all are of the "
+            "network that is evaluated. False: it is on, and every pass over a batch draws the same random numbers. Methods "
+            "without a projection train as Trainer does."
+        },
+    )
     stop_when: str | None = field(
         default=None,
         metadata={

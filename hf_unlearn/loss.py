@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from .inputs import own_copy
 from .per_sample import SampleMeanLoss
 from .per_sample.reference import count_samples
 from .saving import SavingTrainer
@@ -48,7 +49,7 @@ class LossBySample(SavingTrainer):
         """
         with self.by_sample(inputs) as losses:
             known = {} if losses.items is None else {"num_items_in_batch": losses.items}
-            loss = self.compute_loss(model, dict(inputs), **known)
+            loss = self.compute_loss(model, own_copy(inputs), **known)
         return loss if self.used_labels(losses) else self.mean_loss(model, inputs)
 
     @contextlib.contextmanager

@@ -20,6 +20,7 @@ from .compatibility import check_compatible, check_data, check_deepspeed, checkp
 from .config import UnlearnConfig, as_unlearn_config
 from .distributed import all_processes, any_process, failures_told
 from .guards import SkippedSteps, all_finite
+from .inputs import inputs_kept, own_copy
 from .loss import LossBySample
 from .methods import Method, build_method, method_settings
 from .per_sample.reference import count_samples, select_samples
@@ -27,7 +28,7 @@ from .per_sample.shards import prepare_sharded, sharded_modules
 from .preparation import START, TrainerPreparation, load_start, save_start
 from .retain import FORGET, RetainSampler, retain_dataloader
 from .samples import SampleAccess
-from .seeded import SeededDataset
+from .seeded import SeededDataset, random_state_kept
 from .step import TrainerStep
 from .stopping import StoppingRules
 from .trackers import keep_names_from_trackers
@@ -130,8 +131,11 @@ class UnlearnTrainer(LossBySample):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
         if sharded_modules(self.model):  # all processes have to take part in each token
             gen_kwargs = {"synced_gpus": True, **gen_kwargs}
-        with self.by_sample(inputs, strict=False) as losses:
-            loss, *more = super().prediction_step(model, dict(inputs), prediction_loss_only, ignore_keys, **gen_kwargs)
+        # `inputs_kept`: labels, and what is computed after texts were generated
+        with self.by_sample(inputs, strict=False) as losses, inputs_kept(model):
+            loss, *more = super().prediction_step(
+                model, own_copy(inputs), prediction_loss_only, ignore_keys, **gen_kwargs
+            )
         if not self.used_labels(losses):
             return self.prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
         if loss is not None:
@@ -188,6 +192,10 @@ class UnlearnTrainer(LossBySample):
         self.set_training_mode(model)
         step = TrainerStep(self, model, self._prepare_inputs(inputs), *self._forget_parts.pop(0))
         self.samples.find_out(step)  # before .grad is there, which would add to the check's memory
+        with self.samples.one_network():
+            return self._losses_of(step)
+
+    def _losses_of(self, step: TrainerStep) -> Tensor:
         loss = torch.zeros((), device=self.args.device)
         if self.method.uses_forget:
             loss = self.method.forget(step)
@@ -380,7 +388,7 @@ class UnlearnTrainer(LossBySample):
         if method.prepares is not None and self.args.should_save:
             save_start(self.model, Path(self.args.output_dir) / START)
         start = TrainerPreparation(self)
-        with self.samples.without_randomness():
+        with self.samples.without_randomness(), random_state_kept(self.args.device):
             set_seed(self.args.seed)  # for data that are made different each time
             if method.prepares or self.is_deepspeed_enabled:
                 split = next(iter(method.prepares or ()), "forget" if method.uses_forget else "retain")

@@ -38,7 +38,9 @@ ALLOWED = {
     "retain": {"seeded"},
     "checkpoints": {"per_sample"},
     "deepspeed": set(),
-    "evaluation": {"metrics"},
+    "evaluation": {"metrics", "inputs"},
+    "inputs": set(),
+    "randomness": {"compatibility"},
     "redaction": set(),
     "trackers": {"redaction"},
     "report": {"tasks", "metrics"},
@@ -50,10 +52,10 @@ ALLOWED = {
     "saving": {"checkpoints", "per_sample", "publishing"},
     "attempts": set(),
     "distributed": {"ops", "per_sample"},
-    "loss": {"per_sample", "saving"},
-    "samples": {"compatibility", "distributed", "guards", "per_sample", "step"},
+    "loss": {"inputs", "per_sample", "saving"},
+    "samples": {"compatibility", "distributed", "guards", "per_sample", "randomness", "seeded", "step"},
     "trainer": {"config", "methods", "per_sample", "preparation", "retain", "stopping", "step", "distributed", "guards",
-                "checkpoints", "compatibility", "seeded", "attempts", "samples", "loss", "trackers", "deepspeed"},
+                "checkpoints", "compatibility", "seeded", "attempts", "samples", "loss", "trackers", "deepspeed", "inputs"},
 }  # fmt: skip
 
 

@@ -86,7 +86,9 @@ def computed(func, args, kwargs):
     if any(there) and name not in MOVES + INDEXED:
         for x in tensors:
             if not isinstance(x, Elsewhere) and x.ndim:
-                raise RuntimeError(f"{name}: expected all tensors to be on the same device, found {x.device} and {DEVICE}")
+                raise RuntimeError(
+                    f"{name}: expected all tensors to be on the same device, found {x.device} and {DEVICE}"
+                )
     if name == "aten::_to_copy" and any(there) and kwargs.get("dtype") == torch.float64:
         raise TypeError("cannot convert a tensor of this device to float64, not even on its way to another one")
     if kwargs.get("device") is not None:

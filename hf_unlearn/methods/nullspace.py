@@ -29,6 +29,7 @@ class PGU(Method):
 
     uses_retain = False
     edits_gradient = True
+    projects = True
     prepares = ("retain",)
 
     def __init__(self, variance: float = 0.9):

@@ -45,6 +45,7 @@ class OrthoGrad(Method):
 
     edits_gradient = True
     per_sample = True
+    projects = True
     shards = True
 
     def __init__(self, alpha: float = 0.5, granularity: str = "parameter"):

@@ -16,6 +16,7 @@ class Surgery(Method):
     """Has u in `.grad` first, then r, and descends what `combined` makes of the two."""
 
     edits_gradient = True
+    projects = True
 
     def combined(self, u: Gradients, r: Gradients, retain_loss: Tensor) -> Gradients:
         """The gradient to descend, from those of the mean forget and retain losses.
