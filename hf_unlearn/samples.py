@@ -11,8 +11,9 @@ from transformers.utils import logging
 from .compatibility import DDP
 from .distributed import SampleExchange, Together, all_processes
 from .guards import broken_samples, named, place_in_dataset
+from .padding import MATTERS, ROWS, padding_matters, remedy_for
 from .per_sample import PerSampleEngine
-from .per_sample.check import MIXED, find_slow_parameters, samples_mix
+from .per_sample.check import MIXED, TOLERANCE, find_slow_parameters, samples_mix
 from .per_sample.reference import count_samples
 from .per_sample.shards import own_parameters, sharded_modules, whole_tensors
 from .randomness import DRAWN, MASKS, Stilled
@@ -37,6 +38,7 @@ class SampleAccess:
         self.engine: PerSampleEngine | None = None
         self.one_by_one: bool | None = None
         self.checking = False
+        self.without_padding: bool | None = None  # whether a sample's padding changes its loss, and is cut off
         self._stilled: Stilled | None = None  # while nothing is random
         self._exchange: SampleExchange | None = None
 
@@ -48,8 +50,28 @@ class SampleAccess:
             with self.trainer._attempts.at_retain_batch():
                 self.engine = self._checked_engine(step)
 
+    def find_whether_padding_matters(self) -> None:
+        """Before data are loaded, by some rows of each data set that can be indexed: their losses without the padding that
+        their batch gives them. (Not where accelerate has yet to bring the model to its device.)"""
+        trainer = self.trainer
+        if self.without_padding is not None or trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+            return
+        step = TrainerStep(trainer, trainer.model, {}, share=1.0, place=0)
+        tolerance = TOLERANCE[self._precision()][2]
+        matters = False
+        with self._compared():
+            for split, dataset in trainer.used_datasets().items():
+                rows, collator = trainer.some_rows(split, dataset, ROWS)
+                matters |= padding_matters(rows, collator, self._loss_of(step), trainer._prepare_inputs, tolerance)
+        self.without_padding = any(all_processes(matters))
+        if self.without_padding:
+            name = type(trainer.model).__name__
+            self.compute_one_by_one(MATTERS.format(model=name, remedy=remedy_for(trainer.model)))
+
     def find_whether_mixed(self, step: TrainerStep) -> None:
         """Whether the model's loss of a batch is not the mean over its samples; then it is computed one by one."""
+        if self.one_by_one:
+            return
         batch, k = step.forget_batch, count_samples(step.forget_batch)
         with self._compared():
             mix = samples_mix(self.trainer.model, self._loss_of(step), batch, k, self._precision(), self._together(k))

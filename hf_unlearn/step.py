@@ -97,12 +97,16 @@ class TrainerStep:
         trainer = self.trainer
         if model is not None:
             with torch.no_grad(), trainer.accelerator.autocast():
-                return logits_of(model(**own_copy(batch)))
+                return self._logits(model, batch, trainer.samples.without_padding)
         with trainer.compute_loss_context_manager():
-            if not trainer.samples.one_by_one:
-                return logits_of(self.model(**own_copy(batch)))
-            k = count_samples(batch)
-            return torch.cat([logits_of(self.model(**own_copy(select_sample(batch, n, k)))) for n in range(k)])
+            return self._logits(self.model, batch, trainer.samples.one_by_one)
+
+    def _logits(self, model: nn.Module, batch: dict, one_by_one: bool | None) -> Tensor:
+        if not one_by_one:
+            return logits_of(model(**own_copy(batch)))
+        k = count_samples(batch)
+        each = [logits_of(model(**own_copy(select_sample(batch, n, k))))[0] for n in range(k)]
+        return torch.nn.utils.rnn.pad_sequence(each, batch_first=True) if each[0].ndim > 1 else torch.stack(each)
 
     def loss(self, model: nn.Module, batch: dict, place: tuple[int, int] | None = None) -> Tensor:
         """The mean over the samples of their losses.

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -23,15 +24,18 @@ from .guards import SkippedSteps, all_finite
 from .inputs import inputs_kept, own_copy
 from .loss import LossBySample
 from .methods import Method, build_method, method_settings
+from .padding import PartsKept
 from .per_sample.reference import count_samples, select_samples
 from .per_sample.shards import prepare_sharded, sharded_modules
 from .preparation import START, TrainerPreparation, load_start, save_start
-from .retain import FORGET, RetainSampler, retain_dataloader
+from .retain import FORGET, RETAIN, RetainSampler, retain_dataloader
 from .samples import SampleAccess
 from .seeded import SeededDataset, random_state_kept
 from .step import TrainerStep
 from .stopping import StoppingRules
 from .trackers import keep_names_from_trackers
+
+STREAMS = (torch.utils.data.IterableDataset, datasets.IterableDataset)
 
 
 class UnlearnTrainer(LossBySample):
@@ -257,15 +261,38 @@ class UnlearnTrainer(LossBySample):
     def get_train_dataloader(self) -> DataLoader:
         """As in Trainer, but random augmentation in a sample depends on seed, epoch and index alone."""
         forget = self.train_dataset
-        streams = (torch.utils.data.IterableDataset, datasets.IterableDataset)
-        if isinstance(forget, streams) or self.args.train_sampling_strategy == "group_by_length":  # reads a column
-            return super().get_train_dataloader()
-        self.train_dataset = SeededDataset(self.collated(forget, "training")[0], self._data_seed, FORGET)
-        self._epoch = self.train_dataset.epoch
+        collator = self.data_collator
+        self.data_collator = self._own_parts_kept(collator)
         try:
+            if isinstance(forget, STREAMS) or self.args.train_sampling_strategy == "group_by_length":  # reads a column
+                return super().get_train_dataloader()
+            self.train_dataset = SeededDataset(self.collated(forget, "training")[0], self._data_seed, FORGET)
+            self._epoch = self.train_dataset.epoch
             return super().get_train_dataloader()
         finally:
-            self.train_dataset = forget
+            self.train_dataset, self.data_collator = forget, collator
+
+    def _own_parts_kept(self, collator):
+        return PartsKept(collator) if self.samples.without_padding else collator
+
+    def used_datasets(self) -> dict:
+        """The data sets that the method looks at."""
+        prepares = self.method.prepares or ()
+        used = {
+            "forget": self.method.uses_forget or "forget" in prepares,
+            "retain": self.method.uses_retain or "retain" in prepares,
+        }
+        of_split = {"forget": self.train_dataset, "retain": self.retain_dataset}
+        return {split: of_split[split] for split, wanted in used.items() if wanted}
+
+    def some_rows(self, split: str, dataset, most: int) -> tuple[list, Callable]:
+        """At most so many samples, spread over a data set, and its collator; none of one that is iterable only."""
+        if isinstance(dataset, STREAMS):
+            return [], self.data_collator
+        dataset, collator = self.collated(dataset, split)
+        places = sorted({n * (len(dataset) - 1) // max(1, most - 1) for n in range(most)} if len(dataset) else ())
+        rows = SeededDataset(dataset, self._data_seed, FORGET if split == "forget" else RETAIN)
+        return [rows[n] for n in places], collator
 
     def next_retain_batch(self) -> dict:
         """The retain batch of the current optimizer step; the same one, however often it is asked for."""
@@ -281,6 +308,7 @@ class UnlearnTrainer(LossBySample):
                 self.state.global_step,
             )
             dataset, collator = self.collated(self.retain_dataset, "retain")
+            collator = self._own_parts_kept(collator)
             self._retain_batches = iter(retain_dataloader(dataset, self.retain_sampler, collator, self.args))
         self._retain_drawn = self.state.global_step
         self._retain_batch = self._prepare_inputs(next(self._retain_batches))
@@ -326,6 +354,7 @@ class UnlearnTrainer(LossBySample):
             self._forget_steps_noted()
             self._skipped.load(self.resumed_from)
             self._attempts.begin(batch_size)
+            self.samples.find_whether_padding_matters()
             try:
                 return super()._inner_training_loop(batch_size, *more, **keywords)
             except RuntimeError:
@@ -390,6 +419,7 @@ class UnlearnTrainer(LossBySample):
         start = TrainerPreparation(self)
         with self.samples.without_randomness(), random_state_kept(self.args.device):
             set_seed(self.args.seed)  # for data that are made different each time
+            self.samples.find_whether_padding_matters()
             if method.prepares or self.is_deepspeed_enabled:
                 split = next(iter(method.prepares or ()), "forget" if method.uses_forget else "retain")
                 batch = next(start.batches(split, shared=False))

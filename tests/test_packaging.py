@@ -50,12 +50,14 @@ ALLOWED = {
     "hub": {"model_card", "redaction", "report", "tasks"},
     "publishing": {"html_report", "hub", "model_card", "redaction", "report"},
     "saving": {"checkpoints", "per_sample", "publishing"},
+    "padding": {"per_sample"},
     "attempts": set(),
     "distributed": {"ops", "per_sample"},
     "loss": {"inputs", "per_sample", "saving"},
-    "samples": {"compatibility", "distributed", "guards", "per_sample", "randomness", "seeded", "step"},
+    "samples": {"compatibility", "distributed", "guards", "padding", "per_sample", "randomness", "seeded", "step"},
     "trainer": {"config", "methods", "per_sample", "preparation", "retain", "stopping", "step", "distributed", "guards",
-                "checkpoints", "compatibility", "seeded", "attempts", "samples", "loss", "trackers", "deepspeed", "inputs"},
+                "checkpoints", "compatibility", "seeded", "attempts", "samples", "loss", "trackers", "deepspeed", "inputs",
+                "padding"},
 }  # fmt: skip
 
 
