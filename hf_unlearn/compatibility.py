@@ -76,6 +76,13 @@ def check_compatible(method: Method, trainer) -> None:
             "a process that runs out of memory would begin again while the others wait for it",
             "Set it to False, and lower per_device_train_batch_size and per_device_retain_batch_size where they do not fit.",
         )
+    streamed = isinstance(trainer.train_dataset, (torch.utils.data.IterableDataset, datasets.IterableDataset))
+    if streamed and args.world_size > 1 and accelerator.dispatch_batches is False:
+        refuse(
+            "dispatch_batches=False with an iterable forget_dataset on several processes",
+            "each would read the data by itself, and some would end before the others, which wait for them",
+            "Leave dispatch_batches out of accelerator_config: then the main process reads for all.",
+        )
     method.check(trainer.model)
     check_shards(method, trainer, refuse)
     if method.prepares is not None and trainer.model_init is not None:

@@ -172,7 +172,7 @@ class UnlearnTrainer(LossBySample):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         counts = [count_samples(batch) for batch in batches]
         if batches and self.args.world_size > 1:
-            counts[-1] = min(counts[-1], self._not_repeated())
+            counts[-1] = min(counts[-1], self._not_repeated(counts[-1]))
             last = slice(max(counts[-1], 1))  # the last one weighs nothing if repeated
             batches[-1] = select_samples(batches[-1], last, count_samples(batches[-1]))
         total = int(self.accelerator.reduce(torch.tensor(sum(counts), device=self.args.device)))
@@ -183,12 +183,12 @@ class UnlearnTrainer(LossBySample):
         ]
         return batches, None
 
-    def _not_repeated(self) -> float:
-        """How many samples of this process's last batch of an epoch were not seen before in it."""
+    def _not_repeated(self, size: int) -> float:
+        """How many samples of this process's last batch of an epoch, which has the same size on all processes, were not seen
+        before in it."""
         state = self.accelerator.gradient_state
         if not state.end_of_dataloader or state.remainder <= 0:
             return float("inf")
-        size = state.active_dataloader.total_batch_size // self.args.world_size
         return max(0, state.remainder - self.args.process_index * size)
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> Tensor:
