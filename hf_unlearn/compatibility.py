@@ -85,6 +85,19 @@ def check_compatible(method: Method, trainer) -> None:
 
     if args.label_smoothing_factor:
         refuse("label_smoothing_factor", "its loss averages over the tokens of the batch", "Set it to 0.")
+    if args.auto_find_batch_size and (args.world_size > 1 or accelerator.is_fsdp2 or trainer.is_deepspeed_enabled):
+        refuse(
+            "auto_find_batch_size with several processes, FSDP or DeepSpeed",
+            "a process that runs out of memory would begin again while the others wait for it",
+            "Set it to False, and lower per_device_train_batch_size and per_device_retain_batch_size where they do not fit.",
+        )
+    streamed = isinstance(trainer.train_dataset, (torch.utils.data.IterableDataset, datasets.IterableDataset))
+    if streamed and args.world_size > 1 and accelerator.dispatch_batches is False:
+        refuse(
+            "dispatch_batches=False with an iterable forget_dataset on several processes",
+            "each would read the data by itself, and some would end before the others, which wait for them",
+            "Leave dispatch_batches out of accelerator_config: then the main process reads for all.",
+        )
     method.check(trainer.model)
     check_shards(method, trainer, refuse)
     if method.prepares is not None and trainer.model_init is not None:
@@ -172,9 +185,3 @@ def _is_compiled(module: nn.Module) -> bool:
 
 def checkpoints_activations(model: nn.Module) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-
-
-def differentiable_in_training_only(model: nn.Module) -> bool:
-    """Whether evaluation mode, which has no randomness, allows no backward pass: checkpoints, and Reformer's reversible
-    layers."""
-    return checkpoints_activations(model) or getattr(getattr(model, "config", None), "model_type", "") == "reformer"

@@ -17,7 +17,9 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
 
     `per_device_train_batch_size` counts forget samples per micro-batch; `gradient_accumulation_steps`, `max_steps` and
     epochs count over the forget set. `resume_from_checkpoint` is what `UnlearnTrainer.train` resumes from: a folder,
-    "true" for the last complete checkpoint of `output_dir`, or "auto" for the same if there is one.
+    "true" for the last complete checkpoint of `output_dir`, or "auto" for the same if there is one. `auto_find_batch_size`
+    shrinks the forget batch or the retain batch, whichever does not fit into memory, says so, and begins again from the
+    weights at the start; the fields then hold the sizes that fit. (One process only.)
     """
 
     _argument_group_name = "unlearning and training (those of transformers' Seq2SeqTrainingArguments first)"
@@ -63,6 +65,15 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         metadata={
             "help": "Batch normalisation keeps its running statistics, so that samples do not interact. False: it works "
             "as in training (as published methods do), for methods that need no per-sample gradients."
+        },
+    )
+    freeze_randomness: bool = field(
+        default=True,
+        metadata={
+            "help": "What is random in the model (dropout, LayerDrop, stochastic depth, SpecAugment, NEFTune's noise) is off "
+            "while a method that projects gradients (orthograd, pcgrad, pgu, ...) computes them, so that all are of the "
+            "network that is evaluated. False: it is on, and every pass over a batch draws the same random numbers. Methods "
+            "without a projection train as Trainer does."
         },
     )
     stop_when: str | None = field(

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from . import ops
 from .per_sample import ParameterRows, Unsupported
 from .per_sample.rows import Convolved, Dense, Product, Rows, Scaled
 from .per_sample.shards import lines_of, local
@@ -150,7 +151,7 @@ class SharedRows:
     def products(self, u: Tensor | None, exact: bool = False, keep: bool = True) -> tuple[Tensor, Tensor]:
         """As in `ParameterRows`: this process's share of K and b, summed over processes."""
         k = self.k
-        share = torch.zeros(k * k + k, dtype=torch.float64, device=self.parameter.device)
+        share = torch.zeros(k * k + k, dtype=torch.float64, device=ops.home_of_doubles(self.parameter.device))
         if self.uses:
             rows = ParameterRows(self._mine(self.parameter), self.uses)
             share = torch.cat([part.flatten() for part in rows.products(None if u is None else self._mine(u), exact)])

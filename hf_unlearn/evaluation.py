@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, ProcessorMixin, WhisperTokenizer
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
+from .inputs import own_copy
 from .metrics.privacy import features
 from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy
 
@@ -178,8 +179,8 @@ def relearning_steps(
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
     model.eval()  # no dropout, so that the number of steps depends on the model alone
     for step in range(max_steps + 1):
-        output = model(**batch)
-        right = (output["logits"].argmax(-1) == batch["labels"]).double().mean().item()
+        output = model(**own_copy(batch))
+        right = int((output["logits"].argmax(-1) == batch["labels"]).sum()) / batch["labels"].numel()
         if 100 * right >= accuracy:
             return step
         optimizer.zero_grad()

@@ -12,6 +12,7 @@ from transformers.utils import logging
 from .checkpoints import OUR_STATE
 from .per_sample.reference import count_samples, sample_gradient, select_sample
 from .per_sample.shards import local, own_parameters
+from .seeded import random_state_kept
 
 logger = logging.get_logger(__name__)
 
@@ -32,6 +33,7 @@ class SkippedSteps(TrainerCallback):
         path = Path(checkpoint or "") / OUR_STATE
         saved = json.loads(path.read_text()) if checkpoint and path.exists() else {}
         self.total, self.in_a_row = saved.get("skipped_steps", 0), saved.get("skipped_in_a_row", 0)
+        self._scaler = self._scale = None
 
     def save(self, checkpoint: Path, **more) -> None:
         state = {"skipped_steps": self.total, "skipped_in_a_row": self.in_a_row, **more}
@@ -80,11 +82,6 @@ def all_finite(tensors: Iterable[Tensor | None]) -> bool:
             return True  # else a value is not finite, or the sum of finite ones is too large
     norms = [norm.float() for norm in torch._foreach_norm(tensors, torch.inf)]
     return bool(torch.isfinite(torch.stack(norms)).all())
-
-
-def random_state_kept(device: torch.device):
-    """A context after which random numbers go on as if nothing had been computed in it."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def broken_samples(

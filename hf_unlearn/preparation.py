@@ -40,6 +40,7 @@ class TrainerPreparation:
     def _batches(self, split: str, size: int, shared: bool) -> Iterator[dict]:
         trainer, args = self.trainer, self.trainer.args
         dataset, collator = trainer.collated(self._dataset(split), split)
+        collator = trainer._own_parts_kept(collator)
         loader = DataLoader(
             dataset,
             size,

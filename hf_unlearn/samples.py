@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from .compatibility import DDP, differentiable_in_training_only
+from .compatibility import DDP
 from .distributed import SampleExchange, Together, all_processes
-from .guards import broken_samples, named, place_in_dataset, random_state_kept
+from .guards import broken_samples, named, place_in_dataset
+from .padding import MATTERS, ROWS, padding_matters, remedy_for
 from .per_sample import PerSampleEngine
-from .per_sample.check import MIXED, find_slow_parameters, samples_mix
+from .per_sample.check import MIXED, TOLERANCE, find_slow_parameters, samples_mix
 from .per_sample.reference import count_samples
 from .per_sample.shards import own_parameters, sharded_modules, whole_tensors
+from .randomness import DRAWN, MASKS, Stilled
+from .seeded import random_state_kept
 from .step import TrainerStep
 
 logger = logging.get_logger(__name__)
@@ -35,6 +38,8 @@ class SampleAccess:
         self.engine: PerSampleEngine | None = None
         self.one_by_one: bool | None = None
         self.checking = False
+        self.without_padding: bool | None = None  # whether a sample's padding changes its loss, and is cut off
+        self._stilled: Stilled | None = None  # while nothing is random
         self._exchange: SampleExchange | None = None
 
     def find_out(self, step: TrainerStep) -> None:
@@ -42,29 +47,50 @@ class SampleAccess:
         if self.one_by_one is None:
             self.find_whether_mixed(step)
         if self.trainer.method.per_sample and self.engine is None:
-            self.engine = self._checked_engine(step)
+            with self.trainer._attempts.at_retain_batch():
+                self.engine = self._checked_engine(step)
+
+    def find_whether_padding_matters(self) -> None:
+        """Before data are loaded, by some rows of each data set that can be indexed: their losses without the padding that
+        their batch gives them. (Not where accelerate has yet to bring the model to its device.)"""
+        trainer = self.trainer
+        if self.without_padding is not None or trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+            return
+        step = TrainerStep(trainer, trainer.model, {}, share=1.0, place=0)
+        tolerance = TOLERANCE[self._precision()][2]
+        matters = False
+        with self._compared():
+            for split, dataset in trainer.used_datasets().items():
+                rows, collator = trainer.some_rows(split, dataset, ROWS)
+                matters |= padding_matters(rows, collator, self._loss_of(step), trainer._prepare_inputs, tolerance)
+        self.without_padding = any(all_processes(matters))
+        if self.without_padding:
+            name = type(trainer.model).__name__
+            self.compute_one_by_one(MATTERS.format(model=name, remedy=remedy_for(trainer.model)))
 
     def find_whether_mixed(self, step: TrainerStep) -> None:
         """Whether the model's loss of a batch is not the mean over its samples; then it is computed one by one."""
+        if self.one_by_one:
+            return
         batch, k = step.forget_batch, count_samples(step.forget_batch)
-        with self.without_randomness():
+        with self._compared():
             mix = samples_mix(self.trainer.model, self._loss_of(step), batch, k, self._precision(), self._together(k))
         self.one_by_one = any(all_processes(mix))
         if self.one_by_one:
             self.compute_one_by_one()
 
-    def compute_one_by_one(self) -> None:
+    def compute_one_by_one(self, reason: str = MIXED) -> None:
         """From here on each sample's loss is computed by itself. Raises ValueError for a model in shards."""
         model = self.trainer.model
         if sharded_modules(model):
             raise ValueError(
-                f"FSDP does not work with a model whose samples must be computed one by one: {MIXED}. {DDP}"
+                f"FSDP does not work with a model whose samples must be computed one by one: {reason}. {DDP}"
             )
-        logger.warning(f"Each sample is computed by itself, which is exact but slow: {MIXED}.")
+        logger.warning(f"Each sample is computed by itself, which is exact but slow: {reason}.")
         self.one_by_one = True
         if self.engine is not None:
             own_parameters(model)
-            self.engine.give_up([p for p in model.parameters() if p.requires_grad], MIXED)
+            self.engine.give_up([p for p in model.parameters() if p.requires_grad], reason)
 
     def warn_of_slow(self, reasons: dict[int, str]) -> None:
         if reasons:
@@ -109,46 +135,78 @@ class SampleAccess:
         return every_broken[trainer.args.process_index]
 
     @property
+    def compares_gradients(self) -> bool:
+        """Whether the method compares gradients with each other, so that all must be of one network."""
+        return self.trainer.method.projects or self.trainer.method.per_sample
+
+    @property
     def exchange(self) -> SampleExchange:
         if self._exchange is None:
             self._exchange = SampleExchange(own_parameters(self.trainer.model))
         return self._exchange
 
     @contextlib.contextmanager
-    def without_randomness(self) -> Iterator[None]:
+    def without_randomness(self, batch_norm: bool = False) -> Iterator[None]:
+        """Within this context nothing in the model is random.
+
+        Args:
+            batch_norm: as in `Stilled`.
+        """
+        outer, self._stilled = self._stilled, Stilled(self.trainer.model, batch_norm)
+        self._stilled.begin()
+        try:
+            yield
+        finally:
+            self._stilled.end()
+            self._stilled = outer
+            if outer:
+                outer.begin()
+            else:
+                self.trainer.set_training_mode(self.trainer.model)
+
+    def one_network(self) -> contextlib.AbstractContextManager:
+        """The context of a step, in which a method that projects sees the network that is evaluated, unless the user wants
+        what is random; other methods train as Trainer does."""
+        args = self.trainer.args
+        if not self.compares_gradients:
+            return contextlib.nullcontext()
+        if args.freeze_randomness:
+            return self.without_randomness(batch_norm=not args.freeze_batch_norm)
+        logger.warning_once(DRAWN)
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def _compared(self) -> Iterator[None]:
+        """Within this context losses are computed to be compared only."""
         trainer, model = self.trainer, self.trainer.model
         if trainer.accelerator.is_fsdp2:  # not deferred to the last micro-batch, as the forget gradient's reduction is
             model.set_requires_gradient_sync(True)
-        if not differentiable_in_training_only(model):
-            model.eval()
         self.checking = True
         try:
-            with random_state_kept(trainer.args.device):
+            with self.without_randomness(), random_state_kept(trainer.args.device):
                 yield
         finally:
             self.checking = False
-        trainer.set_training_mode(model)
         if trainer.accelerator.is_fsdp2:
             model.set_requires_gradient_sync(trainer.accelerator.sync_gradients)
 
     def evaluate_anew(self) -> None:
-        """While nothing is random: models may keep what they have computed from parameters (LeViT's attention biases) until
-        they are trained, though no second backward pass goes through it."""
-        model = self.trainer.model
-        if self.checking and not model.training:
-            model.train()
-            model.eval()
+        """While nothing is random: what models have kept of parameters is computed again."""
+        if self._stilled:
+            self._stilled.begin()
 
     def _checked_engine(self, step: TrainerStep) -> PerSampleEngine | None:
         step.draw_retain_batch()
         model, batch, k = self.trainer.model, step.retain_batch, step.samples
-        with self.without_randomness():
+        with self._compared():
             slow = find_slow_parameters(model, self._loss_of(step), batch, k, self._precision(), self._together(k))
         found = all_processes(slow)
         if None in found:
             return None
         if not self.one_by_one and any(MIXED in reasons.values() for reasons in found):
             self.compute_one_by_one()  # what the forget batch did not show
+        if any(found) and not self.one_by_one and not self.trainer.args.freeze_randomness:
+            self.compute_one_by_one(MASKS)
         own_parameters(model)
         parameters = dict(model.named_parameters())
         slow = {parameters[name]: reason for one in found for name, reason in one.items()}

@@ -1,4 +1,4 @@
-"""Random augmentation that is the same in a resumed run: a pure function of seed, epoch or step, and index."""
+"""Random numbers that are the same when they are drawn again: a pure function of seed, epoch or step, and index."""
 
 import contextlib
 import random
@@ -37,16 +37,34 @@ class SeededDataset(Dataset):
 
 
 @contextlib.contextmanager
-def seeded(*seed: int):
-    """Within this context the CPU's random numbers depend on these whole numbers alone; then they go on as before."""
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+def seeded(*seed: int, device: torch.device | None = None):
+    """Within this context random numbers (of the CPU, and of a GPU that is given) depend on these whole numbers alone;
+    then they go on as before."""
     number = int(np.random.SeedSequence([n % 2**64 for n in seed]).generate_state(1)[0])
-    torch.random.default_generator.manual_seed(number)
-    np.random.seed(number)
-    random.seed(number)
+    with random_state_kept(device):
+        torch.random.default_generator.manual_seed(number)
+        np.random.seed(number)
+        random.seed(number)
+        if _is_gpu(device):
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(number)
+        yield
+
+
+@contextlib.contextmanager
+def random_state_kept(device: torch.device | None = None):
+    """A context after which random numbers (of torch, NumPy and Python) go on as if nothing had been computed in it."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    of_gpu = torch.cuda.get_rng_state(device) if _is_gpu(device) else None
     try:
         yield
     finally:
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])
         random.setstate(states[2])
+        if of_gpu is not None:
+            torch.cuda.set_rng_state(of_gpu, device)
+
+
+def _is_gpu(device: torch.device | None) -> bool:
+    return device is not None and device.type == "cuda"

@@ -22,6 +22,7 @@ SETTINGS = {
     "bf16": False,
     "fp16": False,
     "freeze_batch_norm": True,
+    "freeze_randomness": True,
     "label_smoothing_factor": 0,
     "neftune_noise_alpha": None,
     "trainable": "",

@@ -12,13 +12,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from . import deepspeed
 from .compatibility import DDP, checkpoints_activations
+from .inputs import own_copy
 from .methods.base import Visitor
 from .methods.outputs import logits_of
 from .per_sample import ParameterRows, PerSampleEngine
 from .per_sample.losses import NotBySample
-from .per_sample.reference import count_samples, per_sample_gradients, select_sample
+from .per_sample.reference import count_samples, sample_gradient, select_sample
 from .per_sample.rows import Dense
 from .per_sample.shards import add_gradient, own_parameters
+from .randomness import MASKS
+from .retain import FORGET, RETAIN
+from .seeded import seeded
 
 
 class TrainerStep:
@@ -75,10 +79,11 @@ class TrainerStep:
         return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
 
     def forget_loss(self, batch: dict | None = None) -> Tensor:
-        return self.loss(self.model, self.forget_batch if batch is None else batch) * self.forget_weight
+        batch = self.forget_batch if batch is None else batch
+        return self.loss(self.model, batch, (FORGET, self.place)) * self.forget_weight
 
     def retain_loss(self) -> Tensor:
-        return self.loss(self.model, self.retain_batch) * self.retain_weight
+        return self.loss(self.model, self.retain_batch, (RETAIN, self.first_sample)) * self.retain_weight
 
     def generator(self, n: int) -> torch.Generator:
         numbers = (self.trainer.args.seed, self.trainer.state.global_step, self.place + n)
@@ -92,25 +97,43 @@ class TrainerStep:
         trainer = self.trainer
         if model is not None:
             with torch.no_grad(), trainer.accelerator.autocast():
-                return logits_of(model(**batch))
+                return self._logits(model, batch, trainer.samples.without_padding)
         with trainer.compute_loss_context_manager():
-            if not trainer.samples.one_by_one:
-                return logits_of(self.model(**batch))
-            k = count_samples(batch)
-            return torch.cat([logits_of(self.model(**select_sample(batch, n, k))) for n in range(k)])
+            return self._logits(self.model, batch, trainer.samples.one_by_one)
 
-    def loss(self, model: nn.Module, batch: dict) -> Tensor:
+    def _logits(self, model: nn.Module, batch: dict, one_by_one: bool | None) -> Tensor:
+        if not one_by_one:
+            return logits_of(model(**own_copy(batch)))
+        k = count_samples(batch)
+        each = [logits_of(model(**own_copy(select_sample(batch, n, k))))[0] for n in range(k)]
+        return torch.nn.utils.rnn.pad_sequence(each, batch_first=True) if each[0].ndim > 1 else torch.stack(each)
+
+    def loss(self, model: nn.Module, batch: dict, place: tuple[int, int] | None = None) -> Tensor:
+        """The mean over the samples of their losses.
+
+        Args:
+            place: forget or retain samples, and the place of the first among those of the step: what random numbers
+                depend on where each pass over these samples must draw the same.
+        """
         trainer, k = self.trainer, count_samples(batch)
         trainer.samples.evaluate_anew()
         with trainer.compute_loss_context_manager():
             if not trainer.samples.one_by_one:
                 try:
-                    return trainer.compute_loss(model, dict(batch))
+                    return self._loss_of_one_pass(model, batch, place)
                 except NotBySample:  # the first batches had losses that did divide
                     if trainer.samples.checking or self.processes > 1:
                         raise
                     trainer.samples.compute_one_by_one()
-            return sum(trainer.compute_loss(model, select_sample(batch, n, k)) for n in range(k)) / k
+            return sum(self._loss_of_one_pass(model, select_sample(batch, n, k), place, n) for n in range(k)) / k
+
+    def _loss_of_one_pass(self, model: nn.Module, batch: dict, place: tuple[int, int] | None, n: int = 0) -> Tensor:
+        trainer, args = self.trainer, self.trainer.args
+        if place is None or not trainer.samples.compares_gradients:
+            return trainer.mean_loss(model, batch)
+        split, first = place
+        with seeded(args.seed, split, trainer.state.global_step, first + n, device=args.device):
+            return trainer.mean_loss(model, batch)
 
     def backward(self, loss: Tensor, **keywords) -> None:
         if self.trainer.is_deepspeed_enabled:
@@ -127,7 +150,8 @@ class TrainerStep:
             with contextlib.nullcontext() if last else trainer.accelerator.no_sync(self.model):
                 if self._recorded is None:
                     with engine.record(self.samples, self.retain_batch):
-                        self._recorded = self.loss(self.model, self.retain_batch)
+                        self._recorded = self.loss(self.model, self.retain_batch, (RETAIN, self.first_sample))
+                    self._refuse_masks_of_one()
                 total, known = self._recorded + (self._awaited(engine) if last else 0), set(engine.slow)
                 if total.requires_grad:  # not where all parameters are slow
                     backward = functools.partial(self.backward, total, retain_graph=again == "backward")
@@ -135,6 +159,7 @@ class TrainerStep:
                     engine.backward(backward, visit, again, missed)
                     self._replays = again == "replay"
                 trainer.samples.warn_of_slow({id: reason for id, reason in engine.slow.items() if id not in known})
+                self._refuse_masks_of_one()
         loss = self._recorded.detach()
         if again is None:
             self._recorded = None
@@ -142,6 +167,16 @@ class TrainerStep:
             self._recorded = loss  # its graph is used up
         self._visit_slow(engine, visit)
         return loss * self.retain_weight
+
+    def _refuse_masks_of_one(self) -> None:
+        """Raises ValueError where random numbers are drawn for a batch, and only now parameters turn out to need samples
+        alone, which cannot draw the same."""
+        samples = self.trainer.samples
+        if samples.engine.slow and not samples.one_by_one and not self.trainer.args.freeze_randomness:
+            raise ValueError(
+                f"freeze_randomness=False does not work here: {MASKS}: {samples.named_reasons(samples.engine.slow)}. Set it "
+                "to True."
+            )
 
     def _again(self) -> str | None:
         """How the rows are seen in another pass: DistributedDataParallel reduces one backward pass for each forward pass,
@@ -168,7 +203,7 @@ class TrainerStep:
 
     def _visit_slow(self, engine: PerSampleEngine, visit) -> None:
         """The same for the parameters that the engine leaves out: one pass for each sample."""
-        trainer, k = self.trainer, self.samples
+        trainer, k, batch = self.trainer, self.samples, self.retain_batch
         slow = self._slow(engine)
         if not slow:
             return
@@ -177,12 +212,10 @@ class TrainerStep:
                 "FSDP does not work with parameters whose gradients must be computed one sample at a time: "
                 f"{trainer.samples.named_reasons(engine.slow)}. {DDP}"
             )
-        scale = self.gradient_scale / k
-
-        def loss_of(batch):
-            return self.loss(trainer.model, batch) * scale
-
-        gradients = list(per_sample_gradients(trainer.model, loss_of, self.retain_batch, k, slow))
+        gradients = []
+        for n in range(k):
+            loss = self.loss(trainer.model, select_sample(batch, n, k), (RETAIN, self.first_sample + n))
+            gradients.append(sample_gradient(trainer.model, loss * self.gradient_scale / k, slow))
         for parameter, rows in zip(slow, zip(*gradients)):
             gradient = visit(ParameterRows(parameter, [Dense(torch.stack(rows))]))
             if gradient is not None:

@@ -3,10 +3,12 @@
 import contextlib
 import copy
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
 import torch
+from accelerate.utils.memory import clear_device_cache
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,6 +18,7 @@ from transformers import set_seed
 from . import deepspeed
 from .adapter_checks import check_task_type, with_adapter
 from .adapters import check_base, keep_base
+from .attempts import Attempts
 from .checkpoints import Preemption, copied, find_checkpoint
 from .columns import made_on_access, only_columns
 from .compatibility import NO_FORGET, check_compatible, check_data, check_deepspeed, checkpoints_activations
@@ -23,24 +26,27 @@ from .config import UnlearnConfig, as_unlearn_config
 from .distributed import all_processes, any_process, failures_told
 from .ending import RunRecord, WatchedCallbacks, check_steps, run_of
 from .guards import SkippedSteps, all_finite
+from .inputs import inputs_kept, own_copy
 from .leftovers import EarlierRun
+from .loss import LossBySample
 from .methods import Method, build_method, method_settings
 from .overlap import warn_of_overlap
-from .per_sample import SampleMeanLoss
+from .padding import PartsKept
 from .per_sample.reference import count_samples, select_samples
 from .per_sample.shards import prepare_sharded, sharded_modules
 from .precision import cast_inputs, input_precision, train_in_float32, weights_kept
 from .preparation import START, TrainerPreparation, load_start, save_start
-from .retain import FORGET, RetainSampler, retain_dataloader
+from .retain import FORGET, RETAIN, RetainSampler, retain_dataloader
 from .samples import SampleAccess
-from .saving import SavingTrainer
-from .seeded import SeededDataset
+from .seeded import SeededDataset, random_state_kept
 from .step import TrainerStep
 from .stopping import BEST, StoppingRules
 from .trackers import keep_names_from_trackers
 
+STREAMS = (torch.utils.data.IterableDataset, datasets.IterableDataset)
 
-class UnlearnTrainer(SavingTrainer):
+
+class UnlearnTrainer(LossBySample):
     """Makes a model forget `forget_dataset` while it keeps `retain_dataset`; in all else a `Seq2SeqTrainer`.
 
     Args:
@@ -52,7 +58,9 @@ class UnlearnTrainer(SavingTrainer):
         args, model, processing_class, data_collator, compute_metrics, callbacks, ...: as in `Seq2SeqTrainer`.
 
     The loss of a batch is the mean over its samples of what the model returns for each sample alone, in training and
-    in evaluation, so that neither padding nor the composition of batches matters. Layers of the BatchNorm family keep
+    in evaluation, so that neither padding nor the composition of batches matters. The same goes for `compute_loss_func`
+    and for a `compute_loss` that a subclass overrides: class weights (`CrossEntropyLoss(weight=...)`) weigh samples against
+    each other, and `num_items_in_batch` is taken for each sample's own number of labels. Layers of the BatchNorm family keep
     their running statistics, since samples must not interact; `freeze_batch_norm=False` lets them work as in training.
 
     Logged per step: `forget_loss` and `retain_loss`, which are what the method computes on these samples (`scrub`: a
@@ -107,19 +115,29 @@ class UnlearnTrainer(SavingTrainer):
             train_in_float32(self.model, self.optimizer)
         check_compatible(self.method, self)
         keep_names_from_trackers(args, self.model)
-        self.samples = SampleAccess(self)
+        self.resumed_from: str | None = None
         self._prepared = False
-        self._retain_batches, self._retain_drawn = None, -2  # the step of the last one drawn, before any other
-        self._epoch: Tensor | None = None  # that the forget samples' random numbers depend on
-        self._noted: dict[str, list[Tensor]] = defaultdict(list)  # in this optimizer step
-        self._statistics: dict[str, list[Tensor]] = defaultdict(list)  # since the last log
-        self._counted_steps = 0
+        self._forget_everything_noted()
+        self._attempts = Attempts(self)
         self._rules = StoppingRules(self) if args.stop_when or args.abort_when else None
         self._skipped, self._preemption = SkippedSteps(args.max_skipped_steps), Preemption()
         self.record, self.callback_handler = RunRecord(self), WatchedCallbacks(self.callback_handler)
         for callback in (self._rules, self._skipped, self._preemption):
             if callback is not None:
                 self.add_callback(callback)
+
+    def _forget_everything_noted(self) -> None:
+        """What is known of a run's model and steps belongs to no other run."""
+        self.samples, self._model_known = SampleAccess(self), self.model
+        self._epoch: Tensor | None = None  # that the forget samples' random numbers depend on
+        self._forget_steps_noted()
+
+    def _forget_steps_noted(self) -> None:
+        self._retain_batches, self._retain_batch, self._retain_drawn = None, None, -2  # before any step
+        self._noted: dict[str, list[Tensor]] = defaultdict(list)  # in this optimizer step
+        self._statistics: dict[str, list[Tensor]] = defaultdict(list)  # since the last log
+        self._counted_steps = 0
+        self.forget_batches, self._forget_parts = [], []
 
     @property
     def stopping(self) -> dict:
@@ -129,19 +147,18 @@ class UnlearnTrainer(SavingTrainer):
 
     # ---- losses -----------------------------------------------------------------------------------------------------
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        k, trains = count_samples(inputs), not return_outputs
-        with SampleMeanLoss(k, strict=trains) as self._losses:
-            return super().compute_loss(model, inputs, return_outputs)
-
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
-        # compute_loss, where it is called, has its own
-        with SampleMeanLoss(count_samples(inputs), strict=False) as self._losses:
-            if sharded_modules(self.model):  # all processes have to take part in each token
-                gen_kwargs = {"synced_gpus": True, **gen_kwargs}
-            loss, *more = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
+        if sharded_modules(self.model):  # all processes have to take part in each token
+            gen_kwargs = {"synced_gpus": True, **gen_kwargs}
+        # `inputs_kept`: labels, and what is computed after texts were generated
+        with self.by_sample(inputs, strict=False) as losses, inputs_kept(model):
+            loss, *more = super().prediction_step(
+                model, own_copy(inputs), prediction_loss_only, ignore_keys, **gen_kwargs
+            )
+        if not self.used_labels(losses):
+            return self.prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
         if loss is not None:
-            self._evaluated.append(self.accelerator.gather_for_metrics(self._losses.per_sample(loss)).cpu())
+            self._evaluated.append(self.accelerator.gather_for_metrics(losses.per_sample(loss)).cpu())
         return loss, *more
 
     def call_model_init(self, trial=None) -> nn.Module:
@@ -179,7 +196,7 @@ class UnlearnTrainer(SavingTrainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         counts = [count_samples(batch) for batch in batches]
         if batches and self.args.world_size > 1:
-            counts[-1] = min(counts[-1], self._not_repeated())
+            counts[-1] = min(counts[-1], self._not_repeated(counts[-1]))
             last = slice(max(counts[-1], 1))  # the last one weighs nothing if repeated
             batches[-1] = select_samples(batches[-1], last, count_samples(batches[-1]))
         total = int(self.accelerator.reduce(torch.tensor(sum(counts), device=self.args.device)))
@@ -190,12 +207,12 @@ class UnlearnTrainer(SavingTrainer):
         ]
         return batches, None
 
-    def _not_repeated(self) -> float:
-        """How many samples of this process's last batch of an epoch were not seen before in it."""
+    def _not_repeated(self, size: int) -> float:
+        """How many samples of this process's last batch of an epoch, which has the same size on all processes, were not seen
+        before in it."""
         state = self.accelerator.gradient_state
         if not state.end_of_dataloader or state.remainder <= 0:
             return float("inf")
-        size = state.active_dataloader.total_batch_size // self.args.world_size
         return max(0, state.remainder - self.args.process_index * size)
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> Tensor:
@@ -203,14 +220,19 @@ class UnlearnTrainer(SavingTrainer):
         self.set_training_mode(model)
         step = TrainerStep(self, model, self._prepare_inputs(inputs), *self._forget_parts.pop(0))
         self.samples.find_out(step)  # before .grad is there, which would add to the check's memory
+        with self.samples.one_network():
+            return self._losses_of(step)
+
+    def _losses_of(self, step: TrainerStep) -> Tensor:
         loss = torch.zeros((), device=self.args.device)
         if self.method.uses_forget:
             loss = self.method.forget(step)
             self._noted["forget_loss"].append(loss)
         if self.accelerator.sync_gradients:
             if self.method.uses_retain and self._everywhere_finite(step):
-                for name, value in self._retain(step).items():
-                    self._noted[name].append(value)
+                with self._attempts.at_retain_batch():
+                    for name, value in self._retain(step).items():
+                        self._noted[name].append(value)
                 loss = loss if self.method.uses_forget else self._noted["retain_loss"][-1]
             self.method.finish(step)
             self._finish_step(step)
@@ -264,16 +286,38 @@ class UnlearnTrainer(SavingTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """As in Trainer, but random augmentation in a sample depends on seed, epoch and index alone."""
         forget = self.train_dataset
-        streams = (torch.utils.data.IterableDataset, datasets.IterableDataset)
-        self._forget_rows = forget
-        if isinstance(forget, streams):
-            return super().get_train_dataloader()
-        self.train_dataset = SeededDataset(self.collated(forget, "training")[0], self._data_seed, FORGET)
-        self._epoch = self.train_dataset.epoch
+        collator, self._forget_rows = self.data_collator, forget
+        self.data_collator = self._own_parts_kept(collator)
         try:
+            if isinstance(forget, STREAMS):
+                return super().get_train_dataloader()
+            self.train_dataset = SeededDataset(self.collated(forget, "training")[0], self._data_seed, FORGET)
+            self._epoch = self.train_dataset.epoch
             return super().get_train_dataloader()
         finally:
-            self.train_dataset = forget
+            self.train_dataset, self.data_collator = forget, collator
+
+    def _own_parts_kept(self, collator):
+        return PartsKept(collator) if self.samples.without_padding else collator
+
+    def used_datasets(self) -> dict:
+        """The data sets that the method looks at."""
+        prepares = self.method.prepares or ()
+        used = {
+            "forget": self.method.uses_forget or "forget" in prepares,
+            "retain": self.method.uses_retain or "retain" in prepares,
+        }
+        of_split = {"forget": self.train_dataset, "retain": self.retain_dataset}
+        return {split: of_split[split] for split, wanted in used.items() if wanted}
+
+    def some_rows(self, split: str, dataset, most: int) -> tuple[list, Callable]:
+        """At most so many samples, spread over a data set, and its collator; none of one that is iterable only."""
+        if isinstance(dataset, STREAMS):
+            return [], self.data_collator
+        dataset, collator = self.collated(dataset, split)
+        places = sorted({n * (len(dataset) - 1) // max(1, most - 1) for n in range(most)} if len(dataset) else ())
+        rows = SeededDataset(dataset, self._data_seed, FORGET if split == "forget" else RETAIN)
+        return [rows[n] for n in places], collator
 
     def next_retain_batch(self) -> dict:
         """The retain batch of the current optimizer step; the same one, however often it is asked for."""
@@ -289,6 +333,7 @@ class UnlearnTrainer(SavingTrainer):
                 self.state.global_step,
             )
             dataset, collator = self.collated(self.retain_dataset, "retain")
+            collator = self._own_parts_kept(collator)
             self._retain_batches = iter(retain_dataloader(dataset, self.retain_sampler, collator, self.args))
         self._retain_drawn = self.state.global_step
         self._retain_batch = self._prepare_inputs(next(self._retain_batches))
@@ -341,7 +386,9 @@ class UnlearnTrainer(SavingTrainer):
         run = run_of(self)
         self.resumed_from = find_checkpoint(resume_from_checkpoint, self.args.output_dir, run)
         self.record.begin(run, self.resumed_from)
-        self._skipped.load(self.resumed_from)
+        if not self.is_deepspeed_enabled:  # whose engine would listen to what is found out about the samples anew
+            self._forget_everything_noted()
+        self._attempts = Attempts(self)
         self._forget_preparation()
         with failures_told(), self._preemption.listening(), self._sharded_once(), self.record.running():
             self._prepare_method()
@@ -358,6 +405,30 @@ class UnlearnTrainer(SavingTrainer):
         keep = (BEST,) if self._rules else ()
         self._earlier = EarlierRun(Path(self.args.output_dir), keep) if self.args.should_save else None
         self.accelerator.wait_for_everyone()
+
+    def _inner_training_loop(self, batch_size=None, *more, **keywords):
+        """As in Trainer; what an earlier run or attempt has left is not taken for this one's."""
+        while True:
+            if self._model_known is not self.model:  # model_init has made a new one
+                self._forget_everything_noted()
+            self._forget_steps_noted()
+            self._skipped.load(self.resumed_from)
+            self._attempts.begin(batch_size)
+            self.samples.find_whether_padding_matters()
+            try:
+                return super()._inner_training_loop(batch_size, *more, **keywords)
+            except RuntimeError:
+                if not self._attempts.shrink_retain_batch():
+                    raise
+            clear_device_cache(garbage_collection=True)  # where no error holds the tensors of its frames any more
+
+    def _hp_search_setup(self, trial) -> None:
+        super()._hp_search_setup(trial)
+        if (
+            trial is not None and self.hp_search_backend is not None
+        ):  # it may have changed alpha, or another argument of ours
+            self.method, self.method_settings = build_method(self.args), method_settings(self.args)
+            check_compatible(self.method, self)
 
     @contextlib.contextmanager
     def _sharded_once(self):
@@ -406,8 +477,9 @@ class UnlearnTrainer(SavingTrainer):
         if method.prepares is not None and self.args.should_save:
             save_start(self.model, Path(self.args.output_dir) / START)
         start = TrainerPreparation(self)
-        with self.samples.without_randomness():
+        with self.samples.without_randomness(), random_state_kept(self.args.device):
             set_seed(self.args.seed)  # for data that are made different each time
+            self.samples.find_whether_padding_matters()
             if method.prepares or self.is_deepspeed_enabled:
                 split = next(iter(method.prepares or ()), "forget" if method.uses_forget else "retain")
                 batch = next(start.batches(split, shared=False))

@@ -90,6 +90,16 @@ def checkpointing(reentrant: bool) -> dict:
     return {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
 
 
+def streamed(samples):
+    """As an iterable data set, with labels of one length: accelerate puts the batches of all processes together."""
+
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield from ({**sample, "labels": sample["labels"][:2]} for sample in samples)
+
+    return Stream()
+
+
 LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
 SHORT = {"encoder_layers": 1, "decoder_layers": 1}
 MODEL = {"granularity": "model"}
@@ -115,6 +125,14 @@ CASES = {
     "unequal retain counts model": {**MODEL, "retain": 5},
     "accumulation clipping": {**ACCUMULATE, **MODEL, "max_grad_norm": 0.01},
     "a last batch that is not full accumulation": {"forget": 7, "gradient_accumulation_steps": 2, "max_steps": 4},
+    "a stream": {"data": streamed, "forget": 13, "batch": 8, "max_steps": 4},
+    "an accumulated stream": {
+        "data": streamed,
+        "forget": 13,
+        "batch": 8,
+        "gradient_accumulation_steps": 2,
+        "max_steps": 2,
+    },
     "fewer samples than places": {"forget": 3, "max_steps": 2},
     "checkpointing": checkpointing(False),
     "re-entrant checkpointing": {**checkpointing(True), **ACCUMULATE},
@@ -158,12 +176,13 @@ def train(folder: str, name: str) -> None:
         "reshard": False,
         "places": USUAL,
         "data": list,
+        "batch": 4,
         "optim": "sgd",
         **CASES[name],
     }
     set_seed(0)
-    forget, retain, model, lora, reshard, places, data = (
-        case.pop(key) for key in ("forget", "retain", "model", "lora", "reshard", "places", "data")
+    forget, retain, model, lora, reshard, places, data, batch = (
+        case.pop(key) for key in ("forget", "retain", "model", "lora", "reshard", "places", "data", "batch")
     )
     layers.PLACES = places[PROCESS]
     hf_unlearn.distributed.LATENCY = -(10**12) if reshard else 2**14
@@ -176,7 +195,7 @@ def train(folder: str, name: str) -> None:
         retain=utterances(retain, seed=2),
         optimizer=False,
         arguments={"peft_config": adapter, "callbacks": [Later()]},
-        per_device_train_batch_size=4 // PROCESSES,
+        per_device_train_batch_size=batch // PROCESSES,
         per_device_retain_batch_size=6 // PROCESSES,
         **case,
     )

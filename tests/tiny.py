@@ -84,7 +84,8 @@ FORGET, RETAIN = utterances(8, seed=1), utterances(5, seed=2)
 def make_trainer(
     model, tmp_path, forget=FORGET, retain=RETAIN, optimizer=True, arguments=None, collator=collate, **config
 ):
-    defaults = {"per_device_train_batch_size": config.get("per_device_train_batch_size") or len(forget), "per_device_retain_batch_size": len(retain or [0]),
+    size = config.get("per_device_train_batch_size") or (len(forget) if hasattr(forget, "__len__") else 1)
+    defaults = {"per_device_train_batch_size": size, "per_device_retain_batch_size": len(retain or [0]),
                 "max_steps": 1, "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_grad_norm": 0.0,
                 "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}  # fmt: skip
     return UnlearnTrainer(

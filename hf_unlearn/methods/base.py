@@ -115,6 +115,10 @@ class Method:
         uses_forget, uses_retain: the data the method looks at in a step.
         edits_gradient: whether it changes `.grad` itself. Then nothing else may own the gradients (DeepSpeed).
         per_sample: whether it needs the gradient of each retain sample.
+        projects: whether it takes from one gradient what another, or retain data, forbid (as every method does that is
+            `per_sample`). Then all of them must be of one network: what is random in the model (dropout and the like)
+            is off in its steps, unless the user asks for it (`freeze_randomness=False`); and then each pass over a batch
+            draws the same random numbers.
         prepares: the data that `prepare` looks at, None if there is nothing to prepare. A resumed run prepares again,
             from the weights at the start: only what follows from them, from the data and the seed may be held in the
             method.
@@ -126,6 +130,7 @@ class Method:
     uses_retain = True
     edits_gradient = False
     per_sample = False
+    projects = False
     prepares: tuple[Split, ...] | None = None
     one_shot = False
     shards = False

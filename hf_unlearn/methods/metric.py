@@ -45,5 +45,5 @@ def inverse_root_metric(optimizer: torch.optim.Optimizer, parameter: nn.Paramete
         return None
     group = next(group for group in optimizer.param_groups if any(p is parameter for p in group["params"]))
     square = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
-    corrected = square / (1 - group["betas"][1] ** state["step"].double().to(square.device))
+    corrected = square / (1 - group["betas"][1] ** float(state["step"]))
     return (corrected.sqrt() + group["eps"]).rsqrt()

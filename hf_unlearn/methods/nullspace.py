@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops import doubled, moved
 from .base import Method, Preparation, Step
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -28,6 +29,7 @@ class PGU(Method):
 
     uses_retain = False
     edits_gradient = True
+    projects = True
     prepares = ("retain",)
 
     def __init__(self, variance: float = 0.9):
@@ -103,8 +105,8 @@ def layer_inputs(layer: nn.Module, x: Tensor) -> Tensor:
 
 def main_directions(moment: Tensor, variance: float) -> Tensor:
     """The first eigenvectors (i, r) of a second moment (i, i), as few as hold more than that share of its trace."""
-    values, vectors = torch.linalg.eigh(moment.double())
+    values, vectors = torch.linalg.eigh(doubled(moment))
     values = values.flip(0).clamp_min(0)
     share = values.cumsum(0) / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
     rank = min(int((share <= variance).sum()) + 1, len(values))
-    return vectors.flip(1)[:, :rank].to(moment.dtype)
+    return moved(vectors.flip(1)[:, :rank], moment.dtype, moment.device)

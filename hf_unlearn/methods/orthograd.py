@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..ops import FLOAT32_IS_ENOUGH, FLOAT32_ROUNDING, Solution, doubles_are_fast, solve
+from ..ops import FLOAT32_IS_ENOUGH, FLOAT32_ROUNDING, Solution, doubles_are_fast, home_of_doubles, solve
 from ..per_sample import ParameterRows
 from ..per_sample.shards import squared_norm
 from .base import Method, Step
@@ -45,6 +45,7 @@ class OrthoGrad(Method):
 
     edits_gradient = True
     per_sample = True
+    projects = True
     shards = True
 
     def __init__(self, alpha: float = 0.5, granularity: str = "parameter"):
@@ -148,7 +149,7 @@ def _solve(products: Callable[[bool], tuple[Tensor, Tensor]], square: Tensor) ->
 def _square(u: Tensor | None, parameter: Tensor) -> Tensor:
     """|u|^2 in float64."""
     if u is None:
-        return torch.zeros((), dtype=torch.float64, device=parameter.device)
+        return torch.zeros((), dtype=torch.float64, device=home_of_doubles(parameter.device))
     return squared_norm(u)
 
 

@@ -6,6 +6,7 @@ These are what `orthograd` is not: they protect the *mean* retain loss, of which
 import torch
 from torch import Tensor
 
+from ..ops import doubled, has_float64, summed
 from .base import Method, Step
 
 Gradients = list[Tensor]
@@ -15,6 +16,7 @@ class Surgery(Method):
     """Has u in `.grad` first, then r, and descends what `combined` makes of the two."""
 
     edits_gradient = True
+    projects = True
 
     def combined(self, u: Gradients, r: Gradients, retain_loss: Tensor) -> Gradients:
         """The gradient to descend, from those of the mean forget and retain losses.
@@ -50,6 +52,8 @@ def taken(step: Step) -> Gradients:
 
 def dot(a: Gradients, b: Gradients) -> Tensor:
     """<a, b> over all tensors, in float64."""
+    if not has_float64(a[0].device):
+        return sum(summed(x.float() * y.float()) for x, y in zip(a, b))
     return sum((x.double() * y.double()).sum() for x, y in zip(a, b))
 
 
@@ -127,7 +131,7 @@ class GdrGma(Surgery):
         self.gamma, self.eps = gamma, eps
 
     def combined(self, u, r, retain_loss):
-        weight = torch.sigmoid(self.gamma * (self.eps - retain_loss.double()))
+        weight = torch.sigmoid(self.gamma * (self.eps - doubled(retain_loss)))
         result = []
         for x, y in zip(u, r):
             (kept,), (ascent,) = off([y], [-x]), off([-x], [y])

@@ -9,6 +9,7 @@ from .dispatch import (
     solve,
     weighted_sum,
 )
+from .doubles import doubled, has_float64, home_of_doubles, moved, summed
 from .projection import FLOAT32_IS_ENOUGH, FLOAT32_ROUNDING, Solution, orthogonal_component
 
 __all__ = [
@@ -16,11 +17,16 @@ __all__ = [
     "FLOAT32_ROUNDING",
     "Solution",
     "active_kernels",
+    "doubled",
     "doubles_are_fast",
     "fuses",
+    "has_float64",
+    "home_of_doubles",
     "inner_products",
+    "moved",
     "orthogonal_component",
     "product_inner_products",
     "solve",
+    "summed",
     "weighted_sum",
 ]

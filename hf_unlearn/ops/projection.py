@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .doubles import doubled, moved
+
 # Singular values of the row-normalised A below sqrt(k * RANK_TOLERANCE) count as zero. What such a direction leaves
 # behind is a cosine of at most that size (1e-6 * sqrt(k)), and rounding of float32 gradients lies below it (1e-7).
 RANK_TOLERANCE = 1e-12
@@ -100,8 +102,8 @@ def orthogonal_component(u: Tensor, rows: Tensor) -> Tensor:
 
     Inner products are accumulated in float64; a second pass removes what rounding of the first has left.
     """
-    rows64 = rows.double()
-    gram, residue = rows64 @ rows64.T, u.double()
+    rows64 = doubled(rows)
+    gram, residue = rows64 @ rows64.T, doubled(u)
     for _ in range(2):
         residue = residue - rows64.T @ solve(gram, rows64 @ residue, residue @ residue).coefficients
-    return residue.to(u.dtype)
+    return moved(residue, u.dtype, u.device)

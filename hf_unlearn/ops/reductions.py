@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .doubles import doubled, home_of_doubles, moved, summed
+
 # Values of the rows that are converted at a time: few enough to stay in a CPU's caches, enough to fill a GPU.
 CHUNK = {"cpu": 2**18, "cuda": 2**26}
 # Columns of a float32 product: its sum is rounded to float32, the sum over all such products is not.
@@ -22,7 +24,7 @@ def inner_products(rows: Tensor, u: Tensor | None = None, exact: bool = False) -
             which well-conditioned rows bear (`Solution.pivot` tells). Float64 rows always are exact.
 
     Returns:
-        K (k, k) and b (k,) in float64. The same bits in each run on the same machine.
+        K (k, k) and b (k,) in float64 (on the CPU for devices without it). The same bits in each run on the same machine.
     """
     # A float32 product that may be rounded to tf32 or bfloat16 is no float32 product.
     exact = exact or rows.dtype == torch.float64 or torch.get_float32_matmul_precision() != "highest"
@@ -49,15 +51,15 @@ def product_inner_products(B: Tensor, X: Tensor, u: Tensor) -> tuple[Tensor, Ten
 
 def _of_part(rows: Tensor, u: Tensor | None, exact: bool) -> tuple[Tensor, Tensor]:
     k, d = rows.shape
-    rows = rows.to(torch.float64 if exact else torch.float32)
-    u = rows.new_zeros(d) if u is None else u.to(rows.dtype)
+    rows = doubled(rows) if exact else rows.to(torch.float32)
+    u = rows.new_zeros(d) if u is None else doubled(u) if exact else u.to(rows.dtype)
     if exact:
         return rows @ rows.T, rows @ u
     whole = d - d % BLOCK
     blocks, rest = rows[:, :whole].unflatten(1, (-1, BLOCK)).transpose(0, 1), rows[:, whole:]  # (d / BLOCK, k, BLOCK)
-    gram = (blocks @ blocks.mT).sum(0, dtype=torch.float64) + rest @ rest.T
+    gram = summed(blocks @ blocks.mT, 0) + doubled(rest @ rest.T)
     # One by one, since batches of matrix-vector products are several times slower on a CPU.
-    dots = sum((part @ u[start : start + part.shape[1]]).double() for start, part in _parts(rows, _columns(rows)))
+    dots = sum(doubled(part @ u[start : start + part.shape[1]]) for start, part in _parts(rows, _columns(rows)))
     return gram, dots
 
 
@@ -85,16 +87,19 @@ def weighted_sum(
         exact: add up in float64. Otherwise in float32 (float64 rows: in float64).
 
     Returns:
-        (d,).
+        (d,), where rows are; in float64 where that is (`home_of_doubles`).
     """
-    d = rows.shape[1]
+    d, dtype = rows.shape[1], dtype or rows.dtype
     wide = torch.float64 if exact else torch.promote_types(rows.dtype, torch.float32)
-    weights, total = weights.to(wide), rows.new_empty(d, dtype=dtype or rows.dtype)
+    widened = doubled if exact else lambda x: x.to(wide)
+    home = home_of_doubles(rows.device)
+    weights = moved(weights, wide, home if exact else rows.device)
+    total = torch.empty(d, dtype=dtype, device=home if dtype == torch.float64 else rows.device)
     for start, part in _parts(rows, d if rows.dtype == wide else _columns(rows)):
-        share = weights @ part.to(wide)
+        share = weights @ widened(part)
         if u is not None:
-            share.add_(u[start : start + len(share)].to(wide), alpha=scale)
-        total[start : start + len(share)] = share
+            share.add_(widened(u[start : start + len(share)]), alpha=scale)
+        total[start : start + len(share)] = moved(share, dtype, total.device)
     return total
 
 

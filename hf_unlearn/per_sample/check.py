@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from .. import ops
 from .engine import ParameterRows, PerSampleEngine
 from .losses import NotBySample, weighted_samples
 from .reference import sample_gradient, select_sample
@@ -253,9 +254,9 @@ def _differing(engine, loss, weights, alone, precision, together) -> dict[nn.Par
 def _consistent(rows: ParameterRows, expected: Tensor, weights: Tensor, bound: Tensor, eps: float) -> bool:
     """K w = A A^T w and w b = |A^T w|^2, for b = A u with u = A^T w but for an error of that size."""
     gram, dots = rows.products(expected)
-    weights, length = weights.double(), _norm(expected).double()
+    weights, length, bound = ops.doubled(weights), ops.doubled(_norm(expected)), ops.doubled(bound)
     size = gram.trace().clamp_min(0).sqrt()
-    bound, lost = 2 * (bound.double() + max(eps, 1e-6) * size * weights.norm()), torch.finfo(torch.float32).tiny
+    bound, lost = 2 * (bound + max(eps, 1e-6) * size * weights.norm()), torch.finfo(torch.float32).tiny
     return bool(
         (gram @ weights - dots).norm() <= bound * size + lost
         and (weights @ dots - length**2).abs() <= bound * length + lost

@@ -91,10 +91,10 @@ class ParameterRows:
         elif exact:
             total = inner_products.weighted_again(self.uses, weights, p.shape[0] if p.ndim else 1)
         else:
-            total = None
+            total, weights = None, ops.moved(weights, torch.promote_types(p.dtype, torch.float32), p.device)
             for use in self.uses:
                 total = use.weighted(weights, total)
-        return total.to(p.dtype).reshape(p.shape)
+        return ops.moved(total, p.dtype, p.device).reshape(p.shape)
 
 
 Visitor = Callable[[ParameterRows], Tensor | None]

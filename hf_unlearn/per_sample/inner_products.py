@@ -103,7 +103,8 @@ def ghost(uses: Sequence[Product | Lookup], u: Tensor, exact: bool) -> tuple[Ten
     elif any(use.dtype == torch.float16 for use in uses):
         uses = [use.to(torch.float32) for use in uses]
     k = len(uses[0].B)
-    K, b = u.new_zeros(k, k, dtype=torch.float64), u.new_zeros(k, dtype=torch.float64)
+    home = ops.home_of_doubles(u.device)
+    K, b = (torch.zeros(shape, dtype=torch.float64, device=home) for shape in ((k, k), (k,)))
     for one, other in combinations_with_replacement(uses, 2):
         pairs = _pairs(one, other)
         K += pairs if one is other else pairs + pairs.T
@@ -124,16 +125,16 @@ def _pairs(one: Product | Lookup, other: Product | Lookup) -> Tensor:
         shares = (one.X.flatten(0, 1).to(wide) @ E.to(wide).T) * B[:, other.ids.flatten()]
     else:
         shares = (B.to(wide) @ E.to(wide).T) * (one.ids.flatten()[:, None] == other.ids.flatten())
-    return shares.view(k, one.positions, k, other.positions).sum((1, 3), dtype=torch.float64)
+    return ops.summed(shares.view(k, one.positions, k, other.positions), (1, 3))
 
 
 def _with(use: Product | Lookup, u: Tensor) -> Tensor:
     """<G_n, u> (k,), in float64."""
     if isinstance(use, Lookup):
-        return (use.B * u[use.ids]).sum((1, 2), dtype=torch.float64)
+        return ops.summed(use.B * u[use.ids], (1, 2))
     # Through the narrower side of G, so that nothing as large as a vocabulary's output gradients is made.
     B, X, u = (use.B, use.X, u) if use.lines < u.shape[1] else (use.X, use.B, u.T)
-    return (B * (X @ u.T.to(X.dtype))).sum((1, 2), dtype=torch.float64)
+    return ops.summed(B * (X @ u.T.to(X.dtype)), (1, 2))
 
 
 def materialise(uses: Sequence[Rows], u: Tensor, exact: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -160,10 +161,10 @@ def materialise(uses: Sequence[Rows], u: Tensor, exact: bool, keep: bool) -> tup
 def weighted_again(uses: Sequence[Rows], weights: Tensor, lines: int) -> Tensor:
     """sum_n w_n G_n (o i,) in float64, of the rows as `materialise` made them; weights (k,)."""
     width, used = uses[0].size // lines, slice(None)
-    total = weights.new_zeros(lines, width, dtype=torch.float64)
+    total = torch.zeros(lines, width, dtype=torch.float64, device=ops.home_of_doubles(uses[0].device))
     if len(uses) == 1 and isinstance(uses[0], Lookup):
         compact, used = uses[0].compact()
-        uses, lines = [compact], compact.lines
+        uses, lines, used = [compact], compact.lines, used.to(total.device)
     parts = [
         ops.weighted_sum(rows, weights, exact=True, dtype=torch.float64) for _, rows in _few_lines(uses, lines, width)
     ]

@@ -4,6 +4,15 @@ Models average over the tokens of a batch, so that a sample's share of the loss 
 neighbours and on padding. Here the loss of a batch is the mean over its samples of what the model returns for each
 sample alone (DESIGN: "padding and batch composition change nothing"). Nothing of the model is touched: its calls of
 `torch.nn.functional`'s loss functions are intercepted while it computes.
+
+Two arguments of losses mean something between samples only, and would cancel in a sample alone:
+
+- *class weights* (`cross_entropy` and `nll_loss` with `weight=`): torch divides the weighted sum by the sum of the
+  weights, so that a sample with one label would have the same loss whatever its class weighs. Here a sample's loss is
+  the mean of its labels' weighted losses, sum_t w[y_t] l_t / T for its T labels, as torch has it for
+  `binary_cross_entropy`. So a class of twice the weight pulls twice as hard.
+- *num_items_in_batch*, the number of labels in a batch that Trainer gives to loss functions which sum and then divide:
+  here each sample's sum is divided by the number of its own labels (`SampleMeanLoss`, labels).
 """
 
 import contextlib
@@ -42,15 +51,29 @@ class SampleMeanLoss(TorchFunctionMode):
             leading axis is k, or k with other axes folded into it.
         strict: raise `NotBySample` where the values of a loss do not divide over the samples (such as of positions that
             a mask has picked); else such a loss stays the mean over the batch that it is.
+        labels: the number of labels that each sample has (k,), for losses that are summed and divided by `items`.
+
+    Attributes:
+        items: the number of labels in the batch, a 0-d tensor, to be given as `num_items_in_batch`; None without labels.
+        undivided: whether a loss was summed, but nothing was computed with `items`: then it should not have been given.
     """
 
-    def __init__(self, samples: int, strict: bool = True):
+    def __init__(self, samples: int, strict: bool = True, labels: Tensor | None = None):
         super().__init__()
         self.samples, self.strict = samples, strict
+        self.labels = None if labels is None else labels.clamp_min(1)
+        self.items = None if labels is None else self.labels.sum()
         self.seen: list[Tensor] = []
+        self._summed = self._divided = False
+
+    @property
+    def undivided(self) -> bool:
+        return self._summed and not self._divided
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if self.items is not None and any(value is self.items for value in (*args, *kwargs.values())):
+            self._divided = True
         if func not in LOSSES or _reduction(func, args, kwargs) == "none":
             return func(*args, **kwargs)
         try:
@@ -59,9 +82,11 @@ class SampleMeanLoss(TorchFunctionMode):
             if self.strict:
                 raise
             return func(*args, **kwargs)
+        factor, weights = 1, _WEIGHTS.get()
+        if self.labels is not None and _reduction(func, args, kwargs) == "sum":
+            self._summed, losses, factor = True, losses / self.labels, self.items  # which it will be divided by
         self.seen.append(losses.detach())
-        weights = _WEIGHTS.get()
-        return (losses if weights is None else losses * weights.to(losses.dtype)).mean()
+        return (losses if weights is None else losses * weights.to(losses.dtype)).mean() * factor
 
     def per_sample(self, loss: Tensor) -> Tensor:
         """The samples' losses (k,) that a model's loss is the mean of; its mean for each where the model has several."""
@@ -84,11 +109,9 @@ def _by_sample(values: Tensor, k: int) -> Tensor:
     return values.reshape(k, -1)
 
 
-def _label_mean(losses: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, k: int) -> Tensor:
-    """Each sample's mean over its own labels, class weights included."""
+def _label_mean(losses: Tensor, target: Tensor, ignore_index: int, k: int) -> Tensor:
+    """Each sample's mean over its own labels of their losses, which have the class weights in them."""
     counted = (target != ignore_index).to(losses.dtype)
-    if weight is not None:
-        counted = counted * weight[target.clamp_min(0)]
     # A sample without a single label has no loss: it weighs nothing instead of spoiling the batch with 0/0.
     counts = _by_sample(counted, k).sum(1)
     return _by_sample(losses, k).sum(1) / torch.where(counts > 0, counts, 1)
@@ -112,14 +135,14 @@ def _cross_entropy(
         return _by_sample(losses, k).sum(1)
     if target.is_floating_point():  # class probabilities: every position counts
         return _by_sample(losses, k).mean(1)
-    return _label_mean(losses, target, weight, ignore_index, k)
+    return _label_mean(losses, target, ignore_index, k)
 
 
 def _nll_loss(k, input, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean"):
     losses = F.nll_loss(input, target, weight, ignore_index=ignore_index, reduction="none")
     if reduction == "sum":
         return _by_sample(losses, k).sum(1)
-    return _label_mean(losses, target, weight, ignore_index, k)
+    return _label_mean(losses, target, ignore_index, k)
 
 
 def _ctc_loss(k, log_probs, targets, input_lengths, target_lengths, blank=0, reduction="mean", zero_infinity=False):

@@ -13,6 +13,9 @@ from .shards import own_parameters
 # Inputs of transformers that have all patches one after the other, and the grid (images, 3) of their sizes.
 PATCHES = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}
 
+# In a batch whose padding matters: for each sample, from where to where its own values are on each axis, by input.
+OWN_PARTS = "_own_parts"
+
 
 def count_samples(batch: dict) -> int:
     """k, the number of samples in a collated batch."""
@@ -37,7 +40,20 @@ def select_samples(batch: dict, samples: slice, k: int) -> dict:
     for name, owners in patch_owners(batch, k).items():
         wanted = torch.arange(k, device=owners.device)[samples]
         selected[name] = batch[name][torch.isin(owners, wanted)]
+    if len(selected.get(OWN_PARTS, ())) == 1:
+        return _without_padding(selected)
     return selected
+
+
+def _without_padding(sample: dict) -> dict:
+    """A batch of one with `OWN_PARTS`, whose padding is cut off; labels that have been exchanged are left whole."""
+    (parts,) = sample[OWN_PARTS]
+    own = {name: value for name, value in sample.items() if name != OWN_PARTS}
+    for name, part in parts.items():
+        cut = own[name][tuple(slice(*ends) for ends in part)]
+        if name != "labels" or int((own[name] != -100).sum()) == int((cut != -100).sum()):
+            own[name] = cut
+    return own
 
 
 def patch_owners(batch: dict, k: int) -> dict[str, Tensor]:

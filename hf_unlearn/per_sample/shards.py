@@ -14,6 +14,8 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves
 
+from .. import ops
+
 if TYPE_CHECKING:
     from .recorder import Recorder
 
@@ -94,11 +96,13 @@ BLOCK = 2**10
 def squared_norm(tensor: Tensor) -> Tensor:
     """|x|^2 in float64, of a whole tensor where it is in shards (then all processes have to call this together)."""
     values = local(tensor).flatten()
+    here = ops.has_float64(values.device)
+    values = values if here else values.float()
     if values.dtype == torch.float32:  # by blocks short enough for it: four times as fast as in float64
         whole = len(values) - len(values) % BLOCK
         norms = torch.linalg.vector_norm(values[:whole].view(-1, BLOCK), dim=1)
         values = torch.cat([norms, values[whole:]])
-    square = torch.linalg.vector_norm(values, dtype=torch.float64).square()
+    square = torch.linalg.vector_norm(values if here else ops.doubled(values), dtype=torch.float64).square()
     if isinstance(tensor, DTensor):
         dist.all_reduce(square, group=tensor.device_mesh.get_group())
     return square

@@ -16,15 +16,39 @@ def labels() -> torch.Tensor:
     return target
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"weight": torch.rand(V) + 0.5}, {"label_smoothing": 0.1}, {"reduction": "sum"}]
-)
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"reduction": "sum"}])
 def test_cross_entropy_of_padded_labels(options):
     logits, target = torch.randn(K, T, V), labels()
     alone = [F.cross_entropy(logits[n], target[n], **options) for n in range(K)]
     with SampleMeanLoss(K):
         together = F.cross_entropy(logits.reshape(-1, V), target.reshape(-1), **options)
     assert torch.isclose(together, torch.stack(alone).mean())
+
+
+@pytest.mark.parametrize("k, T", [(K, T), (K, 1)])
+def test_class_weights_act_between_samples(k, T):
+    """Each sample's weighted losses by the number of its labels: divided by its own weights, one label's would cancel."""
+    logits, target, weight = torch.randn(k, T, V), labels()[:, :T], torch.rand(V) + 0.5
+    counted = [[t for t in range(T) if target[n, t] >= 0] for n in range(k)]
+    expected = [
+        sum(-weight[target[n, t]] * logits[n, t].log_softmax(0)[target[n, t]] for t in counted[n]) / len(counted[n])
+        for n in range(k)
+    ]
+    with SampleMeanLoss(k):
+        together = F.cross_entropy(logits.reshape(-1, V), target.reshape(-1), weight)
+        of_logarithms = F.nll_loss(logits.log_softmax(-1).reshape(-1, V), target.reshape(-1), weight)
+    assert torch.isclose(together, torch.stack(expected).mean()) and torch.isclose(together, of_logarithms)
+
+
+def test_sums_are_divided_by_the_number_of_labels_of_their_sample():
+    logits, target = torch.randn(K, T, V), labels()
+    alone = [F.cross_entropy(logits[n], target[n]) for n in range(K)]
+    with SampleMeanLoss(K, labels=(target >= 0).sum(1)) as losses:
+        summed = F.cross_entropy(logits.reshape(-1, V), target.reshape(-1), reduction="sum")
+        assert losses.undivided
+        together = summed / losses.items
+    assert torch.isclose(together, torch.stack(alone).mean()) and not losses.undivided
+    assert torch.allclose(losses.per_sample(together), torch.stack(alone))
 
 
 def test_a_sample_without_labels_weighs_nothing():

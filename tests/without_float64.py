@@ -1,0 +1,118 @@
+"""A device without float64, as Apple's MPS is one, on machines that have no such device.
+
+It goes by the name of torch's "meta" device, for which autograd needs no driver; the values are on the CPU.
+"""
+
+import contextlib
+from unittest import mock
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+DEVICE = torch.device("meta")
+MOVES = ("aten::copy_", "aten::_to_copy")
+INDEXED = ("aten::index", "aten::index_put_", "aten::index_put", "aten::_index_put_impl_")
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor of that device."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, values):
+        options = {"strides": values.stride(), "storage_offset": values.storage_offset(), "dtype": values.dtype}
+        return torch.Tensor._make_wrapper_subclass(cls, values.size(), device=DEVICE, **options)
+
+    def __init__(self, values):
+        self.values_on_cpu = values
+
+    def __repr__(self):
+        return f"Elsewhere({self.values_on_cpu})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return computed(func, args, kwargs or {})
+
+
+class Computing(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return computed(func, args, kwargs or {})
+
+
+class Making(TorchFunctionMode):
+    """Tensors made of numbers, which are not computed."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func not in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor):
+            return func(*args, **kwargs)
+        own = args[0] if func is torch.Tensor.new_tensor else torch.empty(0)
+        device = torch.device(kwargs.pop("device", None) or own.device)
+        if func is torch.Tensor.new_tensor:
+            kwargs.setdefault("dtype", own.dtype)
+            args = args[1:]
+        if isinstance(args[0], Elsewhere):
+            return args[0].to(device)
+        made = torch.tensor(*args, **kwargs)
+        return made.to(device)
+
+
+@contextlib.contextmanager
+def without_float64():
+    """Within this context there is such a device."""
+    named = {name: getattr(torch, name) for name in ("autocast", "get_autocast_dtype", "is_autocast_enabled")}
+
+    def as_cpu(function):  # "meta" has no autocast
+        return lambda device=None, *more, **keywords: function("cpu", *more, **keywords)
+
+    with contextlib.ExitStack() as stack:
+        for name, function in named.items():
+            stack.enter_context(mock.patch.object(torch, name, as_cpu(function)))
+        stack.enter_context(Computing())
+        stack.enter_context(Making())
+        yield
+
+
+def computed(func, args, kwargs):
+    name = func._schema.name
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    there = [isinstance(x, Elsewhere) for x in tensors]
+    onto = kwargs.get("device")
+    onto = torch.device(onto) if onto is not None else DEVICE if any(there) else torch.device("cpu")
+    if any(there) and name not in MOVES + INDEXED:
+        for x in tensors:
+            if not isinstance(x, Elsewhere) and x.ndim:
+                raise RuntimeError(
+                    f"{name}: expected all tensors to be on the same device, found {x.device} and {DEVICE}"
+                )
+    if name == "aten::_to_copy" and any(there) and kwargs.get("dtype") == torch.float64:
+        raise TypeError("cannot convert a tensor of this device to float64, not even on its way to another one")
+    if kwargs.get("device") is not None:
+        kwargs = {**kwargs, "device": torch.device("cpu")}
+    unwrapped = tree_map_only(Elsewhere, lambda x: x.values_on_cpu, (args, kwargs))
+    result = func(*unwrapped[0], **unwrapped[1])
+    if onto != DEVICE or (name == "aten::copy_" and not there[0]):
+        return return_and_correct_aliasing(func, args, kwargs, result) if any(there) and name in MOVES[:1] else result
+    if any(x.dtype == torch.float64 for x in tree_leaves(result) if isinstance(x, torch.Tensor)):
+        raise TypeError(f"{name}: this device has no float64")
+    wrapped = tree_map_only(torch.Tensor, Elsewhere, result)
+    return return_and_correct_aliasing(func, args, kwargs, wrapped) if any(there) else wrapped
+
+
+def moved(model: nn.Module) -> nn.Module:
+    """The model with all parameters and buffers on that device."""
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = Elsewhere(buffer)
+    known = {}
+    for module in model.modules():
+        for name, p in module._parameters.items():
+            if p is not None:
+                known.setdefault(p, nn.Parameter(Elsewhere(p.data), p.requires_grad))
+                module._parameters[name] = known[p]
+    return model
