@@ -119,6 +119,16 @@ def alone(model, batches: list[dict]) -> list[torch.Tensor]:
     return [flat(torch.autograd.grad(loss, parameters, allow_unused=True), parameters) for loss in losses]
 
 
+def evaluated(model):
+    if model.config.model_type != "reformer":
+        return model.eval()
+    for module in model.modules():  # it has no backward pass in evaluation mode
+        module.dropout = (
+            0.0 if isinstance(getattr(module, "dropout", None), float) else getattr(module, "dropout", None)
+        )
+    return model.train()
+
+
 def trained(model, tmp_path, forget, retain, collator, **options):
     """A trainer after its step, the model before it, and the step that its weights have taken."""
     arguments = {"peft_config": options.pop("peft_config", None)}
@@ -148,7 +158,9 @@ BERT_WAYS = [
     },
     {"method": "orthograd_mean", "per_device_retain_batch_size": 1},
 ]
-CASES = [(name, WAYS[n % 4] if name != "reversible" else {}) for n, name in enumerate(RANDOM)]
+# Re-entrant checkpoints never end in WavLM, in Trainer neither: a layer returns a keyword that it was given.
+OWN_WAY = {"reversible": {}, "WavLM": checkpointing(False)}
+CASES = [(name, OWN_WAY.get(name, WAYS[n % 4])) for n, name in enumerate(RANDOM)]
 
 
 @pytest.mark.parametrize(("name", "way"), [*CASES, *(("dropout", way) for way in BERT_WAYS)])
@@ -157,7 +169,7 @@ def test_the_step_is_orthogonal_in_the_network_that_is_evaluated(tmp_path, warne
     if way.get("per_device_retain_batch_size") == 1:  # nothing but the mean is protected
         retain = retain[:1]
     trainer, before, step = trained(model, tmp_path, forget, retain, collator, **way)
-    assert cosine(step, alone(before.eval(), [collator([sample]) for sample in retain])) < 1e-5
+    assert cosine(step, alone(evaluated(before), [collator([sample]) for sample in retain])) < 1e-5
     assert not trainer.samples.one_by_one
     assert not warned or "windows" in name  # Swin's position biases have no rule
 
