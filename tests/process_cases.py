@@ -123,7 +123,11 @@ CASES = {
     "checkpointing": checkpointing(False),
     "re-entrant checkpointing": {**checkpointing(True), **ACCUMULATE},
     "random layers model": {"model": random_layers, **MODEL, "retain": 5},
-    "random layers re-entrant checkpointing accumulation": {"model": random_layers, **checkpointing(True), **ACCUMULATE},
+    "random layers re-entrant checkpointing accumulation": {
+        "model": random_layers,
+        **checkpointing(True),
+        **ACCUMULATE,
+    },
     "lora model": {"lora": True, **MODEL},
     "lora re-entrant checkpointing accumulation": {"lora": True, **checkpointing(True), **ACCUMULATE},
     "slow": {"model": with_slow_parameter, "max_steps": 2, "retain": 5},
