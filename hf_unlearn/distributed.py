@@ -104,7 +104,7 @@ class SampleExchange:
             raise RuntimeError(
                 "the processes met the model's parameters in different orders (parameter, uses): "
                 f"{headers[:, :2].tolist()}. Something in the model is switched on by chance or by the data, such as "
-                "layerdrop: set it to 0."
+                "layerdrop: set it to 0, or leave freeze_randomness=True."
             )
         lengths = headers[:, 2 : 2 + len(mine)]
         return lengths.amax(0).tolist(), bool((lengths.sign() != lengths[0].sign()).any())

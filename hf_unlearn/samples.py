@@ -40,6 +40,7 @@ class SampleAccess:
         self.checking = False
         self.without_padding: bool | None = None  # whether a sample's padding changes its loss, and is cut off
         self._stilled: Stilled | None = None  # while nothing is random
+        self._told_drawn = False
         self._exchange: SampleExchange | None = None
 
     def find_out(self, step: TrainerStep) -> None:
@@ -172,7 +173,9 @@ class SampleAccess:
             return contextlib.nullcontext()
         if args.freeze_randomness:
             return self.without_randomness(batch_norm=not args.freeze_batch_norm)
-        logger.warning_once(DRAWN)
+        if not self._told_drawn:
+            logger.warning(DRAWN)
+            self._told_drawn = True
         return contextlib.nullcontext()
 
     @contextlib.contextmanager

@@ -62,6 +62,9 @@ class UnlearnTrainer(LossBySample):
     and for a `compute_loss` that a subclass overrides: class weights (`CrossEntropyLoss(weight=...)`) weigh samples against
     each other, and `num_items_in_batch` is taken for each sample's own number of labels. Layers of the BatchNorm family keep
     their running statistics, since samples must not interact; `freeze_batch_norm=False` lets them work as in training.
+    What is random in the model (dropout, LayerDrop, stochastic depth, SpecAugment, NEFTune's noise) is off in the steps of
+    methods that project gradients, so that all of them are of the network that is evaluated; `freeze_randomness=False`
+    leaves it on. Other methods train with it, as Trainer does. Batches are never changed: the model gets copies.
 
     Logged per step: `forget_loss` and `retain_loss`, which are what the method computes on these samples (`scrub`: a
     divergence), and for orthograd `kept` = |u_perp| / |u|, `rank` (numerical rank of the retain gradients; its mean over

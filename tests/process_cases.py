@@ -55,6 +55,10 @@ def with_slow_parameter(at_once: bool = True):
     return model
 
 
+def random_layers():
+    return tiny_whisper(dropout=0.3, encoder_layerdrop=0.5, decoder_layerdrop=0.5)
+
+
 def in_shards(model, **options):
     """As FSDP2 is set up by hand: a group for each layer, all else (with Whisper's tied weights) in the outermost one."""
     if PROCESSES > 1:
@@ -136,6 +140,12 @@ CASES = {
     "fewer samples than places": {"forget": 3, "max_steps": 2},
     "checkpointing": checkpointing(False),
     "re-entrant checkpointing": {**checkpointing(True), **ACCUMULATE},
+    "random layers model": {"model": random_layers, **MODEL, "retain": 5},
+    "random layers re-entrant checkpointing accumulation": {
+        "model": random_layers,
+        **checkpointing(True),
+        **ACCUMULATE,
+    },
     "lora model": {"lora": True, **MODEL},
     "lora re-entrant checkpointing accumulation": {"lora": True, **checkpointing(True), **ACCUMULATE},
     "slow": {"model": with_slow_parameter, "max_steps": 2, "retain": 5},

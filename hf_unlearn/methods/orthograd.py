@@ -32,7 +32,8 @@ class OrthoGrad(Method):
     no retain sample moves along u_perp. Dependent, repeated and zero rows are normal: the pseudo-inverse goes by the rank.
 
     Logged: `kept` = |u_perp| / |u|, `rank`, `residual`, the largest |<u_perp, g_n>| / (|u| |g_n|) that is left, with
-    what the rounding of float32 is expected to add.
+    what the rounding of float32 is expected to add. It is about the network that is evaluated, without dropout and the
+    like; with `freeze_randomness=False` about the one that was drawn for the retain batch.
 
     Args:
         alpha: weight of the mean retain gradient, in [0, 1). 0 ascends on u_perp alone.
