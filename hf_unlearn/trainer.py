@@ -92,7 +92,7 @@ class UnlearnTrainer(SavingTrainer):
         super().__init__(model, args, data_collator, forget_dataset, eval_dataset, processing_class, *more, **keywords)
         self.retain_dataset = retain_dataset
         check_compatible(self.method, self)
-        keep_names_from_trackers(args, self.model)
+        keep_names_from_trackers(args, self.model, eval_dataset)
         self.samples = SampleAccess(self)
         self._prepared = False
         self._retain_batches, self._retain_drawn = None, -2  # the step of the last one drawn, before any other
@@ -105,6 +105,9 @@ class UnlearnTrainer(SavingTrainer):
         for callback in (self._rules, self._skipped, self._preemption):
             if callback is not None:
                 self.add_callback(callback)
+        self._constructed = True
+        if args.push_to_hub:
+            self.init_hf_repo()
 
     @property
     def stopping(self) -> dict:
@@ -292,6 +295,7 @@ class UnlearnTrainer(SavingTrainer):
         if resume_from_checkpoint is None:
             resume_from_checkpoint = self.args.resume_from_checkpoint
         self.resumed_from = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        self.remember_hidden(self.resumed_from)
         self._skipped.load(self.resumed_from)
         self._forget_preparation()
         with failures_told(), self._preemption.listening(), self._sharded_once():
