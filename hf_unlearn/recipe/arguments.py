@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from ..config import read_yaml
+from ..hub import HubError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -141,7 +142,7 @@ def run(main: Callable[[Sequence[str]], object], script: str) -> None:
     recipes = Path(script).resolve().parents[1]
     try:
         main(sys.argv[1:])
-    except ValueError as error:
+    except (ValueError, HubError) as error:
         if not traceback.extract_tb(error.__traceback__)[-1].filename.startswith((str(PACKAGE), str(recipes))):
             raise  # not our message: the trace is needed
         sys.exit(f"error: {error}")
