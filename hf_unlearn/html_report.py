@@ -33,14 +33,16 @@ class Report:
             name: f"data:audio/wav;base64,{base64.b64encode(file).decode()}" for name, file in (audio or {}).items()
         }
         transcripts = [
-            {"split": split, "sound": audio.get(row["id"]), **row}
-            for split, rows in (results.get("transcripts") or {}).items()
-            for row in rows
+            {"split": split, **row} for split, rows in (results.get("transcripts") or {}).items() for row in rows
         ]
         results = {**results, "transcripts": transcripts}
         if salt is not None and hides(results, self.task.personal):
             results = redact(results, salt)  # ids in `transcripts` are names, too
         self.results = without_paths(results)
+        for row, clean in zip(
+            transcripts, self.results["transcripts"]
+        ):  # sounds are no texts: nothing is replaced there
+            clean["sound"] = audio.get(row["id"])
 
     def __str__(self) -> str:
         return results_table(self.results) if self._tables() else "not evaluated"

@@ -14,6 +14,7 @@ from huggingface_hub import CommitInfo, HfApi, get_token
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 from peft import PeftConfig, PeftModel
+from safetensors import safe_open
 from transformers.utils import logging
 
 from .model_card import on_hub, write_card
@@ -73,8 +74,12 @@ def push_folder(
         ValueError: the folder cannot be published as it is; nothing was sent.
         HubError: the Hub refused, or could not be reached.
     """
+    read_results(folder)  # what is no run's folder gets no salt
     with tempfile.TemporaryDirectory() as staged:
-        stage(folder, staged, repo_id, salt_of(folder), token=token, name_forgotten=name_forgotten, merge=merge)
+        names = stage(
+            folder, staged, repo_id, salt_of(folder), token=token, name_forgotten=name_forgotten, merge=merge
+        )
+        check_told({"commit message": message, "revision": revision}, names)
         with hub_failures(repo_id, folder):
             api = HfApi(token=token)
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -122,10 +127,13 @@ def stage(
     token: str | None = None,
     name_forgotten: bool = False,
     merge: bool = False,
-) -> None:
+) -> list[str]:
     """Puts what is to be uploaded of `folder` into `target`, redacted.
 
     The card is the one of `folder` where somebody has edited it, and else written from results.json.
+
+    Returns:
+        the names that nothing of it may mention.
 
     Raises:
         ValueError: no results.json; an adapter of a model that is not on the Hub; a name of a forgotten person where it
@@ -152,7 +160,8 @@ def stage(
     _put_card(folder, target, results, salt, names, name_forgotten)
     for name, content in without_paths(redact(texts, salt) if hide else texts).items():
         write_results(target / name, content)
-    _check_texts(target, names, token)
+    check_texts(target, names, token)
+    return names
 
 
 def check_name(repo_id: str, names: list[str]) -> None:
@@ -163,6 +172,30 @@ def check_name(repo_id: str, names: list[str]) -> None:
             f"the repository's name, {repo_id}, names who is forgotten: give another hub_model_id or --repo_id (or publish the name "
             "knowingly with name_forgotten)"
         )
+
+
+def check_told(told: dict[str, str | None], names: list[str]) -> None:
+    """Raises ValueError where something that the Hub is told beside the files names who is forgotten."""
+    if named := next((pair for pair in told.items() if pair[1] and names_somebody(pair[1], names)), None):
+        raise ValueError(
+            f"the {named[0]}, {named[1]!r}, names who is forgotten: change it, or publish the name knowingly with name_forgotten"
+        )
+
+
+def check_base(base: str | None, local=()) -> None:
+    """Raises ValueError where the base model of an adapter that is to be pushed is not on the Hub."""
+    if not on_hub(base, local):
+        raise ValueError(
+            f"the adapter's base model, {base or 'a new model'}, is not on the Hub, so that nobody could load it: leave "
+            "push_to_hub out and push the trained model merged (hf-unlearn push --merge, or trainer.push_to_hub(merge=True)), "
+            "or start from a model of the Hub"
+        )
+
+
+def check_login(repo_id: str, folder: str | Path, token: str | None) -> None:
+    """Raises HubError where the Hub does not know the token, or cannot be reached."""
+    with hub_failures(repo_id, folder):
+        HfApi(token=token).whoami()
 
 
 def link(source: Path, target: Path) -> None:
@@ -178,6 +211,11 @@ def merge_adapter(folder: Path, target: Path) -> None:
     """Replaces the adapter in `target` by the whole model with the adapter of `folder` merged into it, in float32: rounded
     to the half precision that its base may be stored in, it would lose most of a small adapter."""
     base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    if not base or not on_hub(base) and not Path(base).is_dir():
+        raise ValueError(
+            f"the adapter's base model, {base!r}, is not here, so that nothing can be merged: put it there, or name its folder "
+            f"as base_model_name_or_path in {folder / 'adapter_config.json'}"
+        )
     architecture = transformers.AutoConfig.from_pretrained(base).architectures[0]
     base = getattr(transformers, architecture).from_pretrained(base, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, folder)
@@ -188,12 +226,8 @@ def merge_adapter(folder: Path, target: Path) -> None:
 
 def _check_adapter(target: Path, local) -> None:
     config = target / "adapter_config.json"
-    base = json.loads(config.read_text())["base_model_name_or_path"] if config.is_file() else None
-    if config.is_file() and not on_hub(base, local):
-        raise ValueError(
-            f"the adapter's base model, {base}, is not on the Hub, so that nobody could load it: push it merged (--merge, or "
-            "push_to_hub(merge=True))"
-        )
+    if config.is_file():
+        check_base(json.loads(config.read_text())["base_model_name_or_path"], local)
 
 
 def _put_card(folder: Path, target: Path, results: dict, salt: str, names: list[str], name_forgotten: bool) -> None:
@@ -211,7 +245,7 @@ def _put_card(folder: Path, target: Path, results: dict, salt: str, names: list[
     shutil.copyfile(own, target / CARD)
 
 
-def _check_texts(target: Path, names: list[str], token: str | None) -> None:
+def check_texts(target: Path, names: list[str], token: str | None) -> None:
     """The last look at what is about to be uploaded; short numbers are no names here, since configurations hold many."""
     names = [name for name in names if not name.isdigit() or len(name) > 2]
     token = token or get_token()
@@ -222,11 +256,38 @@ def _check_texts(target: Path, names: list[str], token: str | None) -> None:
         text = path.read_text(encoding="utf-8", errors="replace")
         if token and token in text:
             raise ValueError(f"{path.name} holds the access token: nothing was uploaded; remove it from the file")
-        generated = path.name in (*REDACTED, CARD) or path.suffix == ".yaml"
-        if generated or any(path.match(pattern) for pattern in VOCABULARIES) or path.suffix != ".json":
+        if any(path.match(pattern) for pattern in VOCABULARIES) or path.suffix not in (
+            ".json",
+            ".jinja",
+            ".md",
+            ".yaml",
+        ):
             continue
-        if named := next((said for said in texts_of(json.loads(text)) if names_somebody(said, names)), None):
+        # Numbers in what was written from the results are measured ones, and pseudonyms have digits.
+        generated = path.name in (*REDACTED, CARD) or path.suffix == ".yaml"
+        sought = [name for name in names if not name.isdigit()] if generated else names
+        if named := next((said for said in _texts_in(path, text) if names_somebody(said, sought)), None):
             raise ValueError(
                 f"{path.name} says {named!r}, which names who is forgotten: change it, or publish the name knowingly "
                 "with name_forgotten"
             )
+    _check_tensors(target, [name for name in names if not name.isdigit()])
+
+
+def _texts_in(path: Path, text: str) -> Iterator[str]:
+    if path.suffix != ".json":
+        yield from text.splitlines()
+        return
+    try:
+        yield from texts_of(json.loads(text))
+    except ValueError as error:
+        raise ValueError(f"{path.name} is no JSON ({error}): mend it, or take it out of the folder") from error
+
+
+def _check_tensors(target: Path, names: list[str]) -> None:
+    """Names of tensors: a head for each speaker. Numbers there count layers."""
+    for path in target.rglob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            told = [*file.keys(), *texts_of(file.metadata() or {})]
+        if named := next((name for name in told if names_somebody(name, names)), None):
+            raise ValueError(f"{path.name} has {named!r}, which names who is forgotten: rename that part of the model")

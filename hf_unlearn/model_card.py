@@ -16,7 +16,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from .redaction import hides, redact, without_paths
+from .redaction import hidden_names, hides, names_somebody, redact, without_paths
 from .report import further_tables, results_table
 from .settings import setting, settings_of
 from .tasks import Task, task_of
@@ -40,7 +40,11 @@ def write_card(
     if to:
         return card
     local = options.get("local", ())
-    entries = evaluations(results, [name for name in options.get("datasets", ()) if on_hub(name, local)])
+    hub_datasets = [name for name in options.get("datasets", ()) if on_hub(name, local)]
+    if hides(results, task_of(results).personal) and not name_forgotten:
+        hub_datasets = [name for name in hub_datasets if not names_somebody(name, hidden_names(results))]
+        results = redact(results, salt)
+    entries = evaluations(results, hub_datasets)
     if entries:
         path = Path(folder) / EVALUATIONS
         path.parent.mkdir(exist_ok=True)
@@ -87,10 +91,15 @@ def build_card(
         "datasets": list(datasets),
         "plot": plot,
         "local": local,
+        "tags": list(tags),
+        "inherited": inherited,
     }
     if not name_forgotten:
+        # a pseudonym is no data set's id
+        about["datasets"] = [name for name in datasets if not names_somebody(name, hidden_names(results))]
         redacted = redact({**results, "about": about}, salt or secrets.token_hex(16))
         results, about = redacted, redacted["about"]
+        tags, inherited = about["tags"], about["inherited"]
     config = results["config"]
     hub_datasets = [name for name in about["datasets"] if on_hub(name, about["local"])]
     base = about["base_model"] if on_hub(about["base_model"], about["local"]) else None

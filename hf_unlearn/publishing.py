@@ -15,7 +15,21 @@ from transformers.utils import PushInProgress, logging
 
 from .ending import RunRecord
 from .html_report import Report
-from .hub import ARGUMENTS, CARD, RESULTS, HubError, check_name, hub_failures, link, push_folder, stage
+from .hub import (
+    ARGUMENTS,
+    CARD,
+    REDACTED,
+    RESULTS,
+    HubError,
+    check_base,
+    check_name,
+    check_texts,
+    check_told,
+    hub_failures,
+    link,
+    push_folder,
+    stage,
+)
 from .leftovers import EarlierRun
 from .model_card import local_among, write_card
 from .redaction import salt_of
@@ -27,6 +41,10 @@ logger = logging.get_logger(__name__)
 PRIVATE = ("output_dir", "resume_from_checkpoint", "run_name", "logging_dir", "hub_token", "push_to_hub_token")
 
 NO_STEP = "no step of unlearning was taken, so that nothing is forgotten: call train() first"
+
+
+# What a run resumes from, beside the model's files.
+RESUMED = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", *REDACTED)
 
 
 class PublishingTrainer(Seq2SeqTrainer):
@@ -42,19 +60,47 @@ class PublishingTrainer(Seq2SeqTrainer):
     method_settings: dict
     record: RunRecord
     _earlier: EarlierRun | None = None
+    _constructed = False
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """As in Trainer. Raises ValueError for a name that names somebody, and HubError."""
-        if not self.is_world_process_zero():
+        """As in Trainer, but only once all is checked that can be: what is refused leaves no empty repository.
+
+        Raises:
+            ValueError: a name that names somebody; an adapter that nobody could load; see `_check_push`.
+            HubError: the Hub refused, or could not be reached.
+        """
+        self.push_in_progress = None
+        if not self._constructed or not self.is_world_process_zero():  # Trainer asks for it before our own checks
             return
         token = token or self.args.hub_token
         private = self.args.hub_private_repo if private is None else private
-        repo_id = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
-        if not self.args.name_forgotten:
-            check_name(repo_id, self.args.hide_names)
+        repo_id = self._repo_id()
+        self._check_push(repo_id, token)
         with hub_failures(repo_id, self.args.output_dir):
             self.hub_model_id = HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True).repo_id
-        self.push_in_progress = None
+
+    def _repo_id(self) -> str:
+        return self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+
+    def _check_push(self, repo_id: str, token: str | None) -> None:
+        """Refuses what every push of this run would refuse, before it is trained."""
+        names = [] if self.args.name_forgotten else self.args.hide_names
+        check_name(repo_id, names)
+        check_told({"hub_revision": self.args.hub_revision}, names)
+        if isinstance(self.model, PeftModel):
+            check_base(self.model.active_peft_config.base_model_name_or_path)
+        with tempfile.TemporaryDirectory() as folder:
+            for part in (getattr(self.model, "config", None), self.processing_class):
+                if names and hasattr(part, "save_pretrained"):
+                    part.save_pretrained(folder)
+            check_texts(Path(folder), names, token)
+
+    def remember_hidden(self, checkpoint: str | None) -> None:
+        """A run that goes on hides whom it has hidden before, whether its arguments say so again or not."""
+        path = Path(checkpoint or "") / ARGUMENTS
+        if checkpoint and path.is_file() and not self.args.name_forgotten:
+            before = json.loads(path.read_text(encoding="utf-8")).get("hide_names") or []
+            self.args.hide_names = list(dict.fromkeys([*self.args.hide_names, *map(str, before)]))
 
     def create_model_card(
         self, language=None, license=None, tags=(), model_name=None, finetuned_from=None, tasks=None,
@@ -167,8 +213,7 @@ class PublishingTrainer(Seq2SeqTrainer):
             raise ValueError(f"nothing is pushed: {NO_STEP}; `hf-unlearn push` takes the folder of a finished run")
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = token or self.args.hub_token
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
+        private = self.args.hub_private_repo if private is None else private
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
@@ -177,8 +222,8 @@ class PublishingTrainer(Seq2SeqTrainer):
         options = {"token": token, "private": private, "revision": revision or self.args.hub_revision, "merge": merge,
                    "message": commit_message, "name_forgotten": self.args.name_forgotten}  # fmt: skip
         if blocking:
-            return push_folder(self.args.output_dir, self.hub_model_id, **options)
-        return HfApi().run_as_future(push_folder, self.args.output_dir, self.hub_model_id, **options)
+            return push_folder(self.args.output_dir, self._repo_id(), **options)
+        return HfApi().run_as_future(push_folder, self.args.output_dir, self._repo_id(), **options)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """As in Trainer, by `hub_strategy`: in the background, and passed over while the last push is under way."""
@@ -204,16 +249,17 @@ class PublishingTrainer(Seq2SeqTrainer):
             write_results(complete / RESULTS, self.results or self._own_results())
             (complete / CARD).unlink(missing_ok=True)
             salt, named = salt_of(self.args.output_dir), self.args.name_forgotten
-            stage(complete, staged, self.hub_model_id, salt, token=self.args.hub_token, name_forgotten=named)
+            names = stage(complete, staged, self.hub_model_id, salt, token=self.args.hub_token, name_forgotten=named)
             whole = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: checkpoint.name}
             if strategy in whole:
                 inside = staged / whole[strategy]
                 inside.mkdir()
                 for path in complete.iterdir():
-                    # Earlier weights, which a run resumes from or goes back to, still know what was to be forgotten.
-                    earlier = path.suffix == ".safetensors" and not (staged / path.name).exists()
-                    if path.name != RESULTS and not earlier:
+                    # Not earlier weights, which still know what was to be forgotten, nor what somebody else has put there.
+                    resumed = path.name != RESULTS and any(path.match(pattern) for pattern in RESUMED)
+                    if (staged / path.name).exists() and path.name != RESULTS or resumed:
                         link(staged / path.name if (staged / path.name).exists() else path, inside / path.name)
+                check_texts(inside, names, self.args.hub_token)
 
     def _upload(self, staged: Path, message: str) -> CommitInfo:
         try:

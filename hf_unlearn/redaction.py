@@ -1,10 +1,14 @@
 """What keeps the names of forgotten persons, and tokens, out of everything that is published."""
 
 import hashlib
+import os
 import re
 import secrets
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+
+from .mentions import Mentions, mentions_of
 
 # keys of lists of ids; hide_names is what a user of the plain trainer gives (`UnlearnConfig.hide_names`)
 IDENTIFYING = ("forget_speakers", "forget_ids", "retain_speakers", "retain_ids", "speakers", "hide_names")
@@ -17,9 +21,11 @@ def salt_of(folder: Path) -> str:
     The file is readable by its owner alone: with the salt, anyone can try all ids.
     """
     path = Path(folder) / SALT
-    if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(16))
+    if not path.exists() or not path.read_text():  # an empty one, as a full disk leaves it, would hide nothing
+        partial = path.with_name(f"{SALT}.{os.getpid()}")
+        partial.touch(mode=0o600)
+        partial.write_text(secrets.token_hex(16))
+        os.replace(partial, path)
     return path.read_text()
 
 
@@ -35,8 +41,8 @@ def redact(results: dict, salt: str) -> dict:
     - Every id under a key of IDENTIFYING becomes its pseudonym: the retained speakers' too, since whoever has the
       data set would find the missing one.
     - In every other text (command, paths, keys) a forgotten speaker's or utterance's id becomes its pseudonym, with
-      the rest of its path or utterance id, in any case and with any separators. A very short id can so take an
-      innocent number with it: what is published errs on the side of silence.
+      the rest of its path or utterance id, however it is spelled or encoded (see `Mentions`). A very short id can so
+      take an innocent number with it: what is published errs on the side of silence.
     - `environment` is kept: it holds no text of the user's.
 
     The same salt gives the same pseudonyms. Keep it to yourself: with it anyone can try all ids.
@@ -53,22 +59,29 @@ def redact(results: dict, salt: str) -> dict:
             "put them there, or publish the names knowingly with name_forgotten=True."
         )
     numbered = {name for name in ids["forget_ids"] if name.isdigit()}  # row numbers: they name nobody
-    mentions = _mentions(forgotten | ids["forget_ids"] - numbered | ids["retain_speakers"], salt)
+    named = forgotten | ids["retain_speakers"]
+    speakers = mentions_of(tuple(sorted(named)))
+    # ids that a mention of their speaker takes with it need no patterns of their own
+    further = {name for name in ids["forget_ids"] - numbered if speakers.replace(name, lambda _: "")}
+    mentions = Mentions(named | further) if further else speakers
     everyone = set().union(*ids.values())
 
     def clean(value, identifies=False):
         if isinstance(value, dict):
-            return {
-                clean(key, key in everyone): item
-                if key == "environment"
-                else clean(item, key in IDENTIFYING or identifies)
+            return _distinct(
+                (
+                    clean(key, key in everyone),
+                    item if key == "environment" else clean(item, key in IDENTIFYING or identifies),
+                )
                 for key, item in value.items()
-            }
+            )
         if isinstance(value, list | tuple | set):
             return [clean(item, identifies) for item in value]
         if identifies and isinstance(value, str | int):
             return pseudonym(value, salt)
-        return mentions(value) if isinstance(value, str | Path) else value
+        if isinstance(value, str | Path):
+            return mentions.replace(str(value), lambda name: pseudonym(name, salt))
+        return value
 
     return clean(results)
 
@@ -83,18 +96,17 @@ def without_paths(value):
 
 
 def without_names(value, names: list[str]):
-    """`value` with `hidden` in the place of whatever mentions one of `names` in its texts, as `redact` understands mentions."""
-    names = [name for name in names if _letters(name)]
-    pattern = _pattern(names) if names else None
+    """`value` with `hidden` in the place of whatever mentions one of `names` in its texts, as `Mentions` finds it."""
+    mentions = mentions_of(tuple(names))
 
     def clean(value):
         if isinstance(value, dict):
-            return {key: clean(item) for key, item in value.items()}
+            return _distinct((clean(key), clean(item)) for key, item in value.items())
         if isinstance(value, list | tuple):
             return [clean(item) for item in value]
-        return pattern.sub("hidden", value) if isinstance(value, str) else value
+        return mentions.replace(value, lambda name: "hidden") if isinstance(value, str) else value
 
-    return clean(value) if pattern else value
+    return clean(value) if mentions else value
 
 
 def texts_of(value) -> Iterator[str]:
@@ -124,14 +136,26 @@ def hidden_names(results: dict) -> list[str]:
 
 
 def names_somebody(text: str, names: list[str]) -> bool:
-    """Whether `text` mentions one of `names`, as `redact` understands mentions."""
-    names = [name for name in names if _letters(name)]
-    return bool(names) and _pattern(names).search(text) is not None
+    """Whether `text` mentions one of `names`, as `Mentions` finds it."""
+    return bool(mentions_of(tuple(names)).find(text))
 
 
 def pseudonym(identifier, salt: str) -> str:
-    """First 8 hex digits of sha256(salt + id)."""
-    return hashlib.sha256(f"{salt}{identifier}".encode()).hexdigest()[:8]
+    """First 8 hex digits of sha256(salt + id), in whatever form of Unicode the id is written."""
+    composed = unicodedata.normalize("NFC", str(identifier))
+    return hashlib.sha256(f"{salt}{composed}".encode()).hexdigest()[:8]
+
+
+def _distinct(items) -> dict:
+    """A dict of pairs, where keys that have become the same (anna_wer and anna_loss) are numbered."""
+    result: dict = {}
+    for key, item in items:
+        alike, number = key, 1
+        while alike in result:
+            number += 1
+            alike = f"{key}-{number}"
+        result[alike] = item
+    return result
 
 
 def _collect(value, ids, key=None):
@@ -146,28 +170,3 @@ def _collect(value, ids, key=None):
             _collect(item, ids, key)
     elif key is not None and value not in (None, ""):
         ids[key].add(str(value))
-
-
-def _mentions(names, salt):
-    """A function that replaces every mention of `names` in a text by the pseudonym."""
-    known = {_letters(name): name for name in names}
-    pattern = _pattern(names)
-    return lambda text: pattern.sub(lambda match: pseudonym(known[_letters(match[1])], salt), str(text))
-
-
-def _pattern(names) -> re.Pattern:
-    longest_first = sorted(names, key=len, reverse=True)
-    rest = r"(?:[-_./\\]+\w+)*"  # of the path or utterance id: a LibriSpeech chapter has one speaker
-    return re.compile(f"({'|'.join(map(_mention, longest_first))}){rest}", re.IGNORECASE)
-
-
-def _letters(name):
-    return re.sub(r"[\W_]+", "", name).lower()
-
-
-def _mention(name):
-    """Pattern of one id: "Jane Doe" also as jane_doe; 1089 also in spk1089, but not in 21089."""
-    body = r"[\W_]+".join(map(re.escape, re.findall(r"[^\W_]+", name)))
-    before, after = (r"\d" if end.isdigit() else r"[^\W\d_]" for end in (body[0], body[-1]))
-    decimal = r"(?<!\d\.)(?<!\de-)" if name.isdigit() and len(name) <= 2 else ""  # 0.5 and 1e-5 are not speaker 5
-    return f"(?<!{before}){decimal}{body}(?!{after})"

@@ -269,9 +269,12 @@ def read_results(folder) -> dict:
     if not path.is_file():
         raise ValueError(f"there is no {path}: give the output_dir of a finished run")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(results, dict) or "config" not in results or "data" not in results:
+        raise ValueError(f"{path} is no run's: it has no config or data. Give the output_dir of a finished run")
+    return results
 
 
 def _plain(value):

@@ -117,7 +117,7 @@ class UnlearnTrainer(LossBySample):
         if forget_dataset is not None:
             train_in_float32(self.model, self.optimizer)
         check_compatible(self.method, self)
-        keep_names_from_trackers(args, self.model)
+        keep_names_from_trackers(args, self.model, eval_dataset)
         self.resumed_from: str | None = None
         self._prepared = False
         self._forget_everything_noted()
@@ -128,6 +128,9 @@ class UnlearnTrainer(LossBySample):
         for callback in (self._rules, self._skipped, self._preemption):
             if callback is not None:
                 self.add_callback(callback)
+        self._constructed = True
+        if args.push_to_hub:
+            self.init_hf_repo()
 
     def _forget_everything_noted(self) -> None:
         """What is known of a run's model and steps belongs to no other run."""
@@ -388,6 +391,7 @@ class UnlearnTrainer(LossBySample):
         self._look_at_output_dir()
         run = run_of(self)
         self.resumed_from = find_checkpoint(resume_from_checkpoint, self.args.output_dir, run)
+        self.remember_hidden(self.resumed_from)
         self.record.begin(run, self.resumed_from)
         if not self.is_deepspeed_enabled:  # whose engine would listen to what is found out about the samples anew
             self._forget_everything_noted()

@@ -94,6 +94,9 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.files[repo] = {}
         return self.answer({"url": f"{self.hub.url}/{repo}"})
 
+    def whoami(self, body):
+        self.answer({"type": "user", "name": USER, "orgs": []})
+
     def validate(self, body):
         self.answer({"errors": [], "warnings": []})
 
@@ -165,6 +168,7 @@ def _oid(content: bytes) -> str:
 REPO = r"([\w.-]+/[\w.-]+)"
 ROUTES = [
     ("POST", "/api/repos/create", Handler.create),
+    ("GET", "/api/whoami-v2", Handler.whoami),
     ("POST", "/api/validate-yaml", Handler.validate),
     ("POST", f"/api/models/{REPO}/preupload/([^/]+)", Handler.preupload),
     ("POST", rf"/{REPO}\.git/info/lfs/objects/batch", Handler.batch),

@@ -236,6 +236,28 @@ def test_what_is_no_mention_stays(speaker, innocent):
     assert redact({"config": {"forget_speakers": [speaker]}, "command": innocent}, SALT)["command"] == innocent
 
 
+def test_keys_that_become_the_same_are_both_kept():
+    clean = redact(
+        {"config": {"forget_speakers": ["Jane Doe"]}, "log": {"eval_jane_doe_wer": 1, "eval_jane_doe_loss": 2}}, SALT
+    )
+    hidden = f"eval_{pseudonym('Jane Doe', SALT)}"
+    assert clean["log"] == {hidden: 1, f"{hidden}-2": 2}
+
+
+def test_one_person_has_one_pseudonym_in_all_forms_of_unicode():
+    composed, decomposed = "Jos\u00e9", "Jose\u0301"
+    clean = redact(
+        {"config": {"forget_speakers": [composed]}, "speakers": [decomposed], "command": f"x {decomposed}"}, SALT
+    )
+    assert clean["speakers"] == [pseudonym(composed, SALT)] and clean["command"] == f"x {pseudonym(composed, SALT)}"
+
+
+def test_an_empty_salt_is_made_anew(tmp_path):
+    (tmp_path / ".salt").write_text("")
+    assert len(salt_of(tmp_path)) == 32 == len((tmp_path / ".salt").read_text())
+    assert (tmp_path / ".salt").stat().st_mode & 0o077 == 0
+
+
 def test_ids_as_numbers_and_as_keys_are_hidden():
     clean = redact({"config": {"data": {"forget_speakers": 1089}}, "per_speaker": {"1089": {"wer": 1.0}}}, SALT)
     assert clean["config"]["data"]["forget_speakers"] == pseudonym("1089", SALT)

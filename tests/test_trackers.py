@@ -71,6 +71,16 @@ def test_names_that_cannot_be_replaced_are_refused(tmp_path, monkeypatch):
     adapted.active_peft_config.base_model_name_or_path = "me/anna"
     with pytest.raises(ValueError, match="the model's configuration says 'me/anna'"):
         told(tmp_path, adapted)
+    split = {"forget": [], "test_Anna": []}
+    with pytest.raises(ValueError, match="a split of eval_dataset says 'test_Anna'"):
+        keep_names_from_trackers(
+            UnlearnConfig(str(tmp_path), report_to=["wandb"], hide_names=["anna"]), tiny_whisper(), split
+        )
+    with monkeypatch.context() as changed:
+        changed.setenv("WANDB_API_KEY", "anna")  # a secret, which nobody is told
+        changed.setenv("WANDB_NOTES", "without Anna.")
+        with pytest.raises(ValueError, match="the environment's WANDB_NOTES says 'without Anna.'"):
+            told(tmp_path)
     assert not DISCREET.keys() & os.environ.keys()
     assert told(tmp_path, run_name="without_anna", name_forgotten=True)["run_name"] == "without_anna"
     told(tmp_path, run_name="quiet")

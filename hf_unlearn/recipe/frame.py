@@ -18,6 +18,7 @@ from ..config import UnlearnConfig
 from ..ending import check_steps
 from ..evaluation import evaluate_splits
 from ..html_report import Report
+from ..hub import check_base, check_login, check_name
 from ..model_card import local_among, write_card
 from ..redaction import hide_tokens, salt_of
 from ..report import emissions, environment, further_tables, plot_history, results_table, write_results
@@ -101,14 +102,14 @@ def unlearn(recipe: Recipe) -> dict:
     All of it is pushed to the Hub where `push_to_hub` says so.
     """
     options, args = recipe.options, recipe.args
+    if args.push_to_hub and not options.evaluate:
+        check_push(recipe)
     if options.dry_run:
         return dry_run(recipe)
     if options.evaluate:
         return evaluate(recipe)
     check_steps(args, recipe.splits.forget)
-    if TASKS[recipe.task].personal:
-        forgotten = recipe.splits.describe()[TASKS[recipe.task].groups]["forget"]
-        args.hide_names = sorted({*args.hide_names, *forgotten, *recipe.forgotten_before.get("speaker", ())})
+    args.hide_names = whom_to_hide(recipe)
     if args.deepspeed_plugin is not None and (options.trains or options.gold != "none"):
         raise ValueError(
             f"DeepSpeed serves one model in a process, but model is {options.model!r}, gold is {options.gold!r} and "
@@ -172,6 +173,30 @@ def unlearn(recipe: Recipe) -> dict:
     if args.push_to_hub:
         trainer.push_to_hub()
     return results
+
+
+def whom_to_hide(recipe: Recipe) -> list[str]:
+    task, given = TASKS[recipe.task], recipe.args.hide_names
+    if not task.personal:
+        return given
+    forgotten = recipe.splits.describe()[task.groups]["forget"]
+    return sorted({*given, *forgotten, *recipe.forgotten_before.get("speaker", ())})
+
+
+def check_push(recipe: Recipe) -> None:
+    """Refuses, before anything is trained, what could not be pushed after it.
+
+    Raises:
+        ValueError: an adapter of a model that is trained here; a repository's name that names somebody.
+        HubError: the Hub does not know the token, or cannot be reached.
+    """
+    options, args = recipe.options, recipe.args
+    repo_id = args.hub_model_id or Path(args.output_dir).absolute().name
+    check_name(repo_id, [] if args.name_forgotten else whom_to_hide(recipe))
+    if options.lora_r:
+        check_base("the model trained here" if options.model == "train" else options.model)
+    if not options.dry_run and args.process_index == 0:
+        check_login(repo_id, args.output_dir, args.hub_token)
 
 
 def dry_run(recipe: Recipe) -> dict:
