@@ -101,6 +101,7 @@ class PublishingTrainer(Seq2SeqTrainer):
             "unlearned": measured.get(self.state.global_step) if self.state.global_step else None,
             "retrained": None,
             "stopping": self.stopping,
+            "scoring": getattr(self.compute_metrics, "scoring", None),
             "emissions_g": emissions(self.args),
             "card": {"base_model": name or None, "local": local_among(name)},
         }
