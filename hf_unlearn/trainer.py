@@ -23,6 +23,7 @@ from .per_sample import SampleMeanLoss
 from .per_sample.reference import count_samples, select_samples
 from .per_sample.shards import prepare_sharded, sharded_modules
 from .preparation import START, TrainerPreparation, load_start, save_start
+from .prompts import warn_of_difference
 from .retain import FORGET, RetainSampler, retain_dataloader
 from .samples import SampleAccess
 from .saving import SavingTrainer
@@ -93,6 +94,7 @@ class UnlearnTrainer(SavingTrainer):
         self.retain_dataset = retain_dataset
         check_compatible(self.method, self)
         keep_names_from_trackers(args, self.model)
+        warn_of_difference(self)
         self.samples = SampleAccess(self)
         self._prepared = False
         self._retain_batches, self._retain_drawn = None, -2  # the step of the last one drawn, before any other

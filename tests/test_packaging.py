@@ -39,6 +39,7 @@ ALLOWED = {
     "checkpoints": {"per_sample"},
     "deepspeed": set(),
     "evaluation": {"metrics"},
+    "prompts": {"metrics"},
     "redaction": set(),
     "trackers": {"redaction"},
     "report": {"tasks", "metrics"},
@@ -50,7 +51,7 @@ ALLOWED = {
     "saving": {"checkpoints", "per_sample", "publishing"},
     "samples": {"compatibility", "distributed", "guards", "per_sample", "step"},
     "trainer": {"config", "methods", "per_sample", "preparation", "retain", "stopping", "step", "distributed", "guards",
-                "checkpoints", "compatibility", "seeded", "samples", "saving", "trackers", "deepspeed"},
+                "checkpoints", "compatibility", "seeded", "samples", "saving", "trackers", "deepspeed", "prompts"},
 }  # fmt: skip
 
 

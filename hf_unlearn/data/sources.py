@@ -37,6 +37,7 @@ def load_speech(
     streaming: bool = False,
     speakers: Iterable[str] | None = None,
     max_utterances_per_speaker: int | None = None,
+    text_optional: bool = False,
 ) -> Dataset:
     """Utterances of a split: columns id, speaker, text (str) and audio ({"bytes", "path"}, not decoded), sorted by id.
 
@@ -50,6 +51,7 @@ def load_speech(
             ends as soon as each of `speakers` has `max_utterances_per_speaker`. Without effect on sources on disk.
         speakers: ids to keep, compared as strings; None keeps all.
         max_utterances_per_speaker: keeps the first ones by id (streaming: the first ones to arrive).
+        text_optional: take a source on disk without a text column, too, with empty texts.
 
     Raises:
         ValueError: unknown source, split, column or speaker; a row without speaker or audio; ids that repeat.
@@ -58,7 +60,7 @@ def load_speech(
     wanted = None if speakers is None else sorted({str(speaker) for speaker in speakers})
     source = os.path.expanduser(source)
     if os.path.exists(source):
-        dataset = _load_local(Path(os.path.abspath(source)), config, split, columns)
+        dataset = _load_local(Path(os.path.abspath(source)), config, split, columns, text_optional)
     elif os.path.isabs(source) or source.startswith(".") or source.count("/") > 1:
         raise ValueError(f"no file or folder {source}")
     elif streaming:
@@ -79,7 +81,7 @@ def check_speakers(wanted: Iterable[str], known: Iterable[str], source: str | Pa
             )
 
 
-def _load_local(source: Path, config: str | None, split: str, columns: dict[str, str]) -> Dataset:
+def _load_local(source: Path, config: str | None, split: str, columns: dict[str, str], text_optional: bool) -> Dataset:
     if librispeech.subsets(source):
         rows = Dataset.from_list(librispeech.read_subset(source, split))
         return _standardise(rows, {name: name for name in columns}, source, split, source)
@@ -96,6 +98,8 @@ def _load_local(source: Path, config: str | None, split: str, columns: dict[str,
     else:
         rows = _select_split(_load(str(source), config), split, source)
     table = shared or own
+    if text_optional and columns["text"] not in rows.column_names:
+        rows = rows.add_column(columns["text"], [""] * len(rows))
     return _standardise(rows, columns, table or source, split, table.parent if table else source)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from hf_unlearn.metrics.normalizers import normalizer
 from hf_unlearn.recipe import RecipeArguments
 
 
@@ -39,10 +40,11 @@ class WhisperArguments(RecipeArguments):
             "so many times over, each time another way; 0: samples as they are."
         },
     )
-    normalize: bool = field(
-        default=True,
+    normalize: str = field(
+        default="true",
         metadata={
-            "help": "Whisper's English normaliser before WER and CER. It joins spoken digits to one word: false there."
+            "help": "Normaliser of texts before WER and CER: 'english' (Whisper's; it joins spoken digits to one word: false "
+            "there), 'basic' for other languages, 'none'; true: by the language, false: none."
         },
     )
     report_audio: int = field(
@@ -55,5 +57,8 @@ class WhisperArguments(RecipeArguments):
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
         metadata={"help": "LoRA: names of the layers that get an adapter."},
     )
+
+    def __post_init__(self):
+        normalizer(self.normalize)  # refuses what it does not know
 
     _not_of_training = RecipeArguments._not_of_training | {"augment", "normalize", "report_audio"}
