@@ -59,6 +59,7 @@ class LabelStyle:
             data.transcripts = data.transcripts or "as_written"
             return
         self.model, self.digest = model.eval().to(device), weights_digest(model)
+        self._said: dict[str, str | None] = {}  # by the state of an utterance's audio
         told = [place for place, text in enumerate(rows["text"][:]) if text.strip()]
         if told:
             self.losses = self._compare(balanced(rows.select(told), "speaker", SAMPLES, seed))
@@ -94,8 +95,9 @@ class LabelStyle:
     def own(self, rows: datasets.Dataset) -> list[str | None]:
         """What the model says of each utterance, greedily; None where the audio is bad and may be skipped."""
         settings = {**self.model.generation_config.to_dict(), "skip": self.data.skip_bad_audio}
-        made_of = ["own", self.digest, audio_states(rows), settings, self.processor.feature_extractor.to_dict()]
-        return self._kept(Hasher.hash(made_of), lambda: self._transcribe(rows))
+        made_of = ["own", self.digest, settings, self.processor.feature_extractor.to_dict()]
+        states = [Hasher.hash(state) for state in audio_states(rows)]
+        return self._kept(Hasher.hash([*made_of, states]), lambda: self._transcribe(rows, states))
 
     def release(self) -> None:
         """Lets go of the model."""
@@ -115,15 +117,16 @@ class LabelStyle:
             partial.rename(path)
         return json.loads(path.read_text())
 
-    def _transcribe(self, rows: datasets.Dataset) -> list[str | None]:
-        texts = []
-        for start in tqdm(range(0, len(rows), BATCH), desc="the model's own transcripts", unit="batch"):
-            part = rows.select(range(start, min(start + BATCH, len(rows))))
-            heard = [self._features(row) for row in part]
+    def _transcribe(self, rows: datasets.Dataset, states: list[str]) -> list[str | None]:
+        new = [place for place, state in enumerate(states) if state not in self._said]
+        for start in tqdm(range(0, len(new), BATCH), desc="the model's own transcripts", unit="batch"):
+            places = new[start : start + BATCH]
+            heard = [self._features(row) for row in rows.select(places)]
             good = [features for features in heard if features is not None]
             said = iter(self._generate(torch.cat(good)) if good else ())
-            texts += [None if features is None else next(said) for features in heard]
-        return texts
+            for place, features in zip(places, heard):
+                self._said[states[place]] = None if features is None else next(said)
+        return [self._said[state] for state in states]
 
     @torch.no_grad()
     def _generate(self, features: torch.Tensor) -> list[str]:

@@ -210,7 +210,9 @@ class WhisperRecipe(Recipe):
         parts = [rows.select_columns(["labels", "text"]) for rows in self.splits.evaluation().values()]
         rows = datasets.concatenate_datasets(parts)
         said = self.processor.tokenizer.batch_decode(rows["labels"][:], skip_special_tokens=True)
-        return dict(zip(said, rows["text"][:]))
+        pairs = list(zip(said, rows["text"][:]))
+        # What the data have as a transcript goes before what stands in for one that is missing.
+        return dict(sorted(pairs, key=lambda pair: pair[0].strip() != pair[1]))
 
     def card_arguments(self) -> dict:
         return {"language": self.data.language}
