@@ -15,6 +15,7 @@ from .metrics.normalizers import language_code
 
 logger = logging.get_logger(__name__)
 
+SILENT, DETECTED = "<|notimestamps|>", "<the language it detects>"
 ENGLISH_VOCABULARY = 51864  # Whisper's English-only models have so many tokens
 
 
@@ -98,7 +99,7 @@ def label_prompt(
         special |= set((getattr(generation_config, tokens, None) or {}).values())
     prompt = [config.decoder_start_token_id]
     for label in labels:
-        token = str(tokenizer.convert_ids_to_tokens(int(label))) if hasattr(tokenizer, "convert_ids_to_tokens") else ""
+        token = _name(int(label), tokenizer) or ""
         if label == config.eos_token_id or not (label in special or re.fullmatch(r"<\|[a-z]+\|>", token)):
             return prompt
         prompt.append(int(label))
@@ -113,16 +114,18 @@ def difference(
     given = generation_prompt(config, generation_config)
     if wanted == given:
         return None
+    old = getattr(generation_config, "no_timestamps_token_id", None) is None
+    if old and wanted[:-1] == given and _name(wanted[-1], tokenizer) == SILENT:
+        return None  # the model says that token by itself, as it has learned to
 
     def shown(prompt):
-        if not hasattr(tokenizer, "convert_ids_to_tokens"):
-            return str(["detected language" if token is None else token for token in prompt])
-        return "".join(
-            "<the language it detects>" if token is None else str(tokenizer.convert_ids_to_tokens(token))
-            for token in prompt
-        )
+        return "".join(DETECTED if token is None else _name(token, tokenizer) for token in prompt)
 
     return f"the labels begin with {shown(wanted)}, but generate() begins with {shown(given)}"
+
+
+def _name(token: int, tokenizer) -> str:
+    return tokenizer.convert_ids_to_tokens(token) if hasattr(tokenizer, "convert_ids_to_tokens") else f"[{token}]"
 
 
 def check_prompt(tokenizer, config: WhisperConfig, generation_config: GenerationConfig, name: str) -> None:

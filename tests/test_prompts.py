@@ -145,6 +145,12 @@ def test_a_language_that_a_model_cannot_be_told_is_refused_with_the_remedy(build
 
 def test_labels_that_begin_in_another_way_are_refused_and_both_are_shown(build, processor):
     model = build()
+    timed = build(None, None)
+    timed.generation_config.return_timestamps = True
+    with pytest.raises(
+        ValueError, match=r"><\|notimestamps\|>, but generate\(\) begins with <\|startoftranscript\|> for"
+    ):
+        check_prompt(processor.tokenizer, timed.config, timed.generation_config, "X")
     with pytest.raises(ValueError) as refusal:
         check_prompt(processor.tokenizer, model.config, model.generation_config, "X")
     assert (
@@ -155,6 +161,16 @@ def test_labels_that_begin_in_another_way_are_refused_and_both_are_shown(build, 
     model.generation_config.language = model.generation_config.task = None
     processor.tokenizer.set_prefix_tokens(language="de", task="transcribe")
     with pytest.raises(ValueError, match="but generate.. begins with .*<the language it detects>"):
+        check_prompt(processor.tokenizer, model.config, model.generation_config, "X")
+
+
+def test_an_old_configuration_where_the_model_says_by_itself_that_there_are_no_timestamps(build, processor):
+    model = build(None, None)
+    del model.generation_config.no_timestamps_token_id
+    assert read_first(model) == [SOT]
+    check_prompt(processor.tokenizer, model.config, model.generation_config, "X")
+    model.generation_config.forced_decoder_ids = [[1, EN]]
+    with pytest.raises(ValueError, match="begins with .*<.en.>"):
         check_prompt(processor.tokenizer, model.config, model.generation_config, "X")
 
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from hf_unlearn.metrics.normalizers import normalizer
 from hf_unlearn.recipe import RecipeArguments
 
 
@@ -57,8 +56,5 @@ class WhisperArguments(RecipeArguments):
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
         metadata={"help": "LoRA: names of the layers that get an adapter."},
     )
-
-    def __post_init__(self):
-        normalizer(self.normalize)  # refuses what it does not know
 
     _not_of_training = RecipeArguments._not_of_training | {"augment", "normalize", "report_audio"}

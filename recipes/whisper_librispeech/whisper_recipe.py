@@ -25,7 +25,7 @@ from hf_unlearn.data.splits import SpeakerSplits, load_splits, prepare_splits
 from hf_unlearn.data.transcripts import as_sentence
 from hf_unlearn.evaluation import asr_metrics
 from hf_unlearn.metrics import character_errors, error_rate, word_errors
-from hf_unlearn.metrics.normalizers import language_code
+from hf_unlearn.metrics.normalizers import language_code, normalizer
 from hf_unlearn.prompts import check_language, check_prompt, load_generation_config, set_language
 from hf_unlearn.recipe import Recipe
 
@@ -78,7 +78,8 @@ class WhisperRecipe(Recipe):
         self.options, self.data, self.args = options, data, args
         args.predict_with_generate, args.label_names = True, ["labels"]
         start = options.base_model if options.model == "train" else options.model
-        data.language = language_code(data.language)
+        data.language = language_code(data.language or None)
+        normalizer(options.normalize, data.language)  # refuses what it does not know before the data are read
         data.task = data.task or (data.language and "transcribe")  # as `generate` does
         if start:
             self.processor, config = WhisperProcessor.from_pretrained(start), WhisperConfig.from_pretrained(start)

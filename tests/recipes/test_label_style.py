@@ -163,9 +163,10 @@ def test_the_recipe_refuses_a_prompt_that_generate_does_not_have(processor, mode
     processor.save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match="takes neither: it knows one language only. Leave both out"):
         recipe_of(tmp_path / "model", folder, tmp_path, language="en", task="transcribe")
-    settings = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    path = tmp_path / "model" / "generation_config.json"
+    settings = json.loads(path.read_text())
     del settings["no_timestamps_token_id"]
-    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(settings))
+    path.write_text(json.dumps({**settings, "forced_decoder_ids": [[1, 3]]}))
     with pytest.raises(
         ValueError, match=r"begin with <\|startoftranscript\|><\|notimestamps\|>, but generate\(\) begins with"
     ):
