@@ -48,9 +48,10 @@ class LabelStyle:
         device: torch.device | str = "cpu",
         seed: int = 0,
     ):
-        self.processor, self.data, self.spaced = processor, data, data.language not in UNSPACED
+        self.processor, self.data = processor, data
         self.losses, self.counts = {}, Counter()
-        self._clean = normalizer(True, data.language, processor.tokenizer)[1]
+        name, self._clean = normalizer(True, data.language, processor.tokenizer)
+        self._language = {"spaced": data.language not in UNSPACED, "english": name == "english"}
         if model is None:
             if data.transcripts == "own":
                 raise ValueError(
@@ -88,9 +89,9 @@ class LabelStyle:
         if style == "as_written":
             return references
         if style == "sentence":
-            return [as_sentence(text, spaced=self.spaced) for text in references]
+            return [as_sentence(text, **self._language) for text in references]
         said = self.own(rows)
-        return [own_or_sentence(*pair, self._agree, spaced=self.spaced) for pair in zip(said, references)]
+        return [own_or_sentence(*pair, self._agree, **self._language) for pair in zip(said, references)]
 
     def own(self, rows: datasets.Dataset) -> list[str | None]:
         """What the model says of each utterance, greedily; None where the audio is bad and may be skipped."""

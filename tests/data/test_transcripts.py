@@ -23,6 +23,11 @@ def test_a_sentence_as_whisper_writes_it(text, sentence):
     assert as_sentence(text) == sentence
 
 
+def test_the_english_i():
+    assert as_sentence("SAID I I'M IN", english=True) == " Said I I'm in."
+    assert as_sentence("SONO I MIEI") == " Sono i miei."
+
+
 def test_a_language_without_spaces_gets_none_in_front():
     assert as_sentence("你好世界", spaced=False) == "你好世界"
 
