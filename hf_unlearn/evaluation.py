@@ -1,15 +1,17 @@
 """WER, CER, accuracy and loss of every split, measured by the trainer's own evaluation, so in one process or many."""
 
-from collections.abc import Callable, MutableSequence
+import inspect
+import itertools
+from collections.abc import Callable, Mapping, MutableSequence
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase, ProcessorMixin, WhisperTokenizer
-from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from .inputs import own_copy
+from .metrics.normalizers import UNSPACED, language_code, normalizer
 from .metrics.privacy import features
 from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy
 
@@ -20,55 +22,71 @@ TIMINGS = {"runtime", "samples_per_second", "steps_per_second", "model_preparati
 def asr_metrics(
     processor: ProcessorMixin | PreTrainedTokenizerBase,
     *,
-    normalize: bool | Callable[[str], str] = True,
+    normalize: bool | str | Callable[[str], str] = True,
+    language: str | None = None,
     resamples: int = 1000,
     seed: int = 0,
     texts: MutableSequence | None = None,
+    references: Mapping[str, str] | None = None,
 ) -> Callable[[object], dict[str, float]]:
-    """A `compute_metrics` for speech recognition by `generate` (predict_with_generate=True).
+    """A `compute_metrics` for speech recognition: by `generate` (predict_with_generate=True), or of CTC models.
 
     Args:
         processor: a processor or its tokenizer; decodes generated ids and labels, special tokens dropped.
-        normalize: True for Whisper's English normaliser, False for the texts as they are, or a function of a text.
-            The English normaliser writes numbers in digits and joins spoken ones ("one two three" is the one word
-            "123"), so connected digits need False. Other languages: BasicTextNormalizer.
+        normalize: "english" for Whisper's English normaliser; "basic" for lower case without punctuation, as other
+            languages need it; "none" for the texts as they are; or a function of a text. True chooses between the first
+            two by the language, False is "none". The English normaliser writes numbers in digits and joins spoken ones
+            ("one two three" is the one word "123"), so connected digits need False.
+        language: code or English name; default: the tokenizer's. Where it has none, the letters of its vocabulary tell
+            English from others.
         texts: gets (predictions, references) of every evaluation appended, two lists of normalised texts.
         resamples, seed: of the 95 % bootstrap intervals over utterances; resamples=0 leaves them out.
+        references: the true text of a label's text, where a label is written in another way.
 
     Returns:
         function of an EvalPrediction -> {"wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high"}, in percent. A
         reference that normalisation leaves empty ("um") adds no words, and what is predicted for it counts as
-        inserted. The function raises ValueError when it gets logits, or no reference has a word.
+        inserted. Its attribute `scoring` says {"normalizer": name, "leads": the rate that the language is judged by},
+        which is "cer" where words are written without spaces. The function raises ValueError when it gets logits that
+        are not a CTC model's, or no reference has a word.
     """
     tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
-    clean = _normalizer(tokenizer) if normalize is True else normalize or str.strip
+    name, clean = normalizer(normalize, language, tokenizer)
     metrics = [WordErrorRate(), CharacterErrorRate()]
 
     def compute_metrics(evaluated):
-        predictions, references = evaluated.predictions, evaluated.label_ids
+        predictions, truth = evaluated.predictions, _decode(tokenizer, evaluated.label_ids)
         if isinstance(predictions, tuple):
             predictions = predictions[0]
-        predictions, references = (
-            [clean(text) for text in _decode(tokenizer, ids)] for ids in (predictions, references)
-        )
+        truth = [(references or {}).get(text, text) for text in truth]
+        predictions, truth = ([clean(text) for text in part] for part in (_heard(tokenizer, predictions), truth))
         if texts is not None:
-            texts.append((predictions, references))
+            texts.append((predictions, truth))
         options = {"allow_empty": True, "resamples": resamples, "seed": seed}
-        rates = [metric.compute(predictions=predictions, references=references, **options) for metric in metrics]
+        rates = [metric.compute(predictions=predictions, references=truth, **options) for metric in metrics]
         return rates[0] | rates[1]
 
     ends = ("", "_low", "_high") if resamples else ("",)
     compute_metrics.metric_names = [name + end for name in ("wer", "cer") for end in ends]  # for stopping rules
+    spoken = language_code(language or getattr(tokenizer, "language", None))
+    compute_metrics.scoring = {"normalizer": name, "leads": "cer" if spoken in UNSPACED else "wer"}
     return compute_metrics
 
 
-def _normalizer(tokenizer):
-    """Whisper's English normaliser with the tokenizer's own spelling map (colour -> color) where it has one."""
-    spelling = tokenizer.english_spelling_normalizer if isinstance(tokenizer, WhisperTokenizer) else None
-    return EnglishTextNormalizer(spelling or {})
+def _heard(tokenizer, predictions) -> list[str]:
+    """Texts of generated ids (n, T), or of a CTC model's ids (n, frames) or logits (n, frames, vocabulary)."""
+    predictions = np.asarray(predictions)
+    if "group_tokens" not in inspect.signature(tokenizer._decode).parameters:  # that of a CTC tokenizer has it
+        return _decode(tokenizer, predictions)
+    if predictions.ndim == 3:
+        padding = (predictions == IGNORED).all(-1)  # Trainer's
+        predictions = np.where(padding, IGNORED, predictions.argmax(-1))
+    # Repeats are merged first: the blank that is dropped afterwards keeps "hello" from becoming "helo".
+    merged = [[token for token, _ in itertools.groupby(row)] for row in predictions.tolist()]
+    return [_text(tokenizer, row) for row in merged]
 
 
-def _decode(tokenizer, ids):
+def _decode(tokenizer, ids) -> list[str]:
     """Texts of (n, T) token ids; -100 is padding."""
     ids = np.asarray(ids)
     if ids.ndim != 2:
@@ -76,7 +94,12 @@ def _decode(tokenizer, ids):
             f"Token ids of shape (utterances, tokens) are needed, got {ids.shape}: scores instead of generated ids? "
             "Set predict_with_generate=True."
         )
-    return tokenizer.batch_decode([row[row != IGNORED].tolist() for row in ids], skip_special_tokens=True)
+    return [_text(tokenizer, row) for row in ids.tolist()]
+
+
+def _text(tokenizer, ids: list[int]) -> str:
+    ctc = {"group_tokens": False} if "group_tokens" in inspect.signature(tokenizer._decode).parameters else {}
+    return tokenizer.decode([token for token in ids if token != IGNORED], skip_special_tokens=True, **ctc)
 
 
 def classification_metrics(evaluated) -> dict[str, float]:

@@ -172,6 +172,7 @@ class PublishingTrainer(Seq2SeqTrainer):
             "unlearned": measured.get(weights) if self.state.global_step else None,
             "retrained": None,
             "stopping": stopping,
+            "scoring": getattr(self.compute_metrics, "scoring", None),
             "emissions_g": emissions(self.args),
             "card": {"base_model": name or None, "local": local_among(name)},
         }

@@ -33,6 +33,9 @@ SETTINGS = {
     "augment": 0,
     "train_hidden_words": 0,
     "train_shift": 0,
+    "language": None,
+    "task": None,
+    "transcripts": None,
 }
 ONLY_WITH = {  # what means something only where the other is set
     "lora_alpha": "lora_r",
@@ -57,7 +60,8 @@ def settings_of(results: dict) -> dict[str, str]:
     of_method = results.get("method_settings")
     if of_method is None:
         of_method = {name: setting(config, name) for name in METHOD_FIELDS}
-    known = {"method": setting(config, "method"), **of_method, **chosen}
+    scoring = results.get("scoring") or {}
+    known = {"method": setting(config, "method"), **of_method, **chosen, "normalizer": scoring.get("normalizer")}
     return {
         name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         for name, value in known.items()

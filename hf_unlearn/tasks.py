@@ -103,6 +103,12 @@ TASKS = {
 
 
 def task_of(results: dict) -> Task:
-    """The task of a run, from its results.json; those of the first version know speakers only."""
+    """The task of a run, from its results.json; those of the first version know speakers only.
+
+    The metric that `results["scoring"]` names comes first: the CER of a language that is written without spaces.
+    """
     task = TASKS[results.get("task", "speakers")]
+    leads = (results.get("scoring") or {}).get("leads")
+    if leads in task.metrics:
+        task = replace(task, metrics={leads: task.metrics[leads], **task.metrics})
     return replace(task, pipeline=results["pipeline"]) if "pipeline" in results else task

@@ -36,6 +36,7 @@ from .per_sample.reference import count_samples, select_samples
 from .per_sample.shards import prepare_sharded, sharded_modules
 from .precision import cast_inputs, input_precision, train_in_float32, weights_kept
 from .preparation import START, TrainerPreparation, load_start, save_start
+from .prompts import warn_of_difference
 from .retain import FORGET, RETAIN, RetainSampler, retain_dataloader
 from .samples import SampleAccess
 from .seeded import SeededDataset, random_state_kept
@@ -118,6 +119,7 @@ class UnlearnTrainer(LossBySample):
             train_in_float32(self.model, self.optimizer)
         check_compatible(self.method, self)
         keep_names_from_trackers(args, self.model, eval_dataset)
+        warn_of_difference(self)
         self.resumed_from: str | None = None
         self._prepared = False
         self._forget_everything_noted()

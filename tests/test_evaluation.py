@@ -1,5 +1,7 @@
 """Evaluation of a tiny Whisper through Seq2SeqTrainer, and of texts through compute_metrics."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
+    Wav2Vec2CTCTokenizer,
     WhisperConfig,
     WhisperForConditionalGeneration,
     WhisperTokenizer,
@@ -70,14 +73,63 @@ def test_normaliser_joins_spoken_digits_unless_told_not_to(tokenizer):
     assert rates == {True: 100.0, False: 50.0, str.upper: 50.0}
 
 
-def test_whisper_tokenizer_brings_its_spelling_map():
+def test_spelling_does_not_depend_on_what_a_saved_tokenizer_has_kept(tmp_path):
     letters = {letter: i for i, letter in enumerate("colur")} | {"<|endoftext|>": 5}
-    tokenizer = WhisperTokenizer(vocab=letters, merges=[])
+    WhisperTokenizer(vocab=letters, merges=[]).save_pretrained(tmp_path)
+    tokenizer = WhisperTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.english_spelling_normalizer is None
     rows = {text: np.array([[letters[letter] for letter in text]]) for text in ("colour", "color")}
     evaluated = EvalPrediction(predictions=rows["colour"], label_ids=rows["color"])
-    assert asr_metrics(tokenizer)(evaluated)["wer"] == 100.0
-    tokenizer.english_spelling_normalizer = {"colour": "color"}
     assert asr_metrics(tokenizer)(evaluated)["wer"] == 0.0
+    assert asr_metrics(tokenizer, normalize="basic")(evaluated)["wer"] == 100.0
+
+
+def test_the_language_decides_what_rate_leads_and_is_said(tokenizer):
+    assert asr_metrics(tokenizer).scoring == {"normalizer": "english", "leads": "wer"}
+    assert asr_metrics(tokenizer, language="Japanese").scoring == {"normalizer": "basic", "leads": "cer"}
+    assert asr_metrics(tokenizer, language="de", normalize=False).scoring == {"normalizer": "none", "leads": "wer"}
+
+
+def test_references_of_labels_in_another_style(tokenizer):
+    evaluated = EvalPrediction(predictions=ids("cat sat"), label_ids=ids("cat mat", start=()))
+    rates = asr_metrics(tokenizer, normalize=False, references={"cat mat": "cat sat"})(evaluated)
+    assert rates["wer"] == 0.0
+
+
+@pytest.fixture(scope="module")
+def ctc(tmp_path_factory):
+    path = tmp_path_factory.mktemp("ctc") / "vocab.json"
+    path.write_text(
+        json.dumps({token: i for i, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *"ehlortbks"])})
+    )
+    return Wav2Vec2CTCTokenizer(str(path))
+
+
+def frames(tokenizer, *texts, padding=-100):
+    """Ids as they are written: one letter for each frame, "_" for the blank."""
+    rows = [[tokenizer.get_vocab().get(letter, 0) for letter in text] for text in texts]
+    return np.array([row + [padding] * (max(map(len, rows)) - len(row)) for row in rows])
+
+
+@pytest.mark.parametrize("scores", [False, True], ids=["ids", "logits"])
+def test_ctc_repeats_are_merged_in_what_was_heard_only(ctc, scores):
+    heard = frames(ctc, "hhel_llo|__thre_ee", "s_e|helo|bok")
+    labels = frames(ctc, "hello|three", "see|hello|book")
+    if scores:
+        padding = heard == -100
+        heard = np.eye(len(ctc))[np.where(padding, 0, heard)]
+        heard[padding] = -100  # as Trainer fills up batches
+    texts = []
+    rates = asr_metrics(ctc, normalize=False, texts=texts, resamples=0)(EvalPrediction(heard, labels))
+    assert texts == [(["hello three", "se helo bok"], ["hello three", "see hello book"])]
+    assert rates == {"wer": pytest.approx(60.0), "cer": pytest.approx(100 * 3 / 25)}
+
+
+def test_ctc_special_tokens_part_no_letters(ctc):
+    t, start = ctc.get_vocab()["t"], ctc.get_vocab()["<s>"]
+    texts = []
+    evaluated = EvalPrediction(np.array([[t, start, t], [t, t, 0]]), frames(ctc, "tt", "t"))
+    assert asr_metrics(ctc, texts=texts, resamples=0)(evaluated)["cer"] == 0.0 and texts[0][0] == ["tt", "t"]
 
 
 def test_scores_are_refused(tokenizer):

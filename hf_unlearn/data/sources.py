@@ -44,6 +44,7 @@ def load_speech(
     streaming: bool = False,
     speakers: Iterable[str] | None = None,
     max_utterances_per_speaker: int | None = None,
+    text_optional: bool = False,
 ) -> Dataset:
     """Utterances of a split: columns id, speaker, text (str) and audio ({"bytes", "path"}, not decoded), sorted by id.
 
@@ -58,6 +59,7 @@ def load_speech(
             ends as soon as each of `speakers` has `max_utterances_per_speaker`. Without effect on sources on disk.
         speakers: ids to keep, compared as strings; None keeps all.
         max_utterances_per_speaker: keeps the first ones by id (streaming: the first ones to arrive).
+        text_optional: take a source on disk without a text column, too, with empty texts.
 
     Raises:
         ValueError: unknown source, split, column or speaker; a row without speaker or audio; ids that repeat.
@@ -66,7 +68,7 @@ def load_speech(
     wanted = None if speakers is None else sorted({str(speaker) for speaker in speakers})
     source = os.path.expanduser(source)
     if os.path.exists(source):
-        dataset = _load_local(Path(os.path.abspath(source)), config, split, columns)
+        dataset = _load_local(Path(os.path.abspath(source)), config, split, columns, text_optional)
     elif os.path.isabs(source) or source.startswith(".") or source.count("/") > 1:
         raise ValueError(f"no file or folder {source}")
     elif streaming:
@@ -87,7 +89,7 @@ def check_speakers(wanted: Iterable[str], known: Iterable[str], source: str | Pa
             )
 
 
-def _load_local(source: Path, config: str | None, split: str, columns: dict[str, str]) -> Dataset:
+def _load_local(source: Path, config: str | None, split: str, columns: dict[str, str], text_optional: bool) -> Dataset:
     if librispeech.subsets(source):
         rows = Dataset.from_list(librispeech.read_subset(source, split))
         return _standardise(rows, {name: name for name in columns}, source, split, source)
@@ -100,14 +102,21 @@ def _load_local(source: Path, config: str | None, split: str, columns: dict[str,
     table = shared or own
     if table is None:
         rows = select_split(_load(str(source), config, columns), split, source)
-        return _standardise(rows, columns, source, split, source)
-    whole = read_table(table, columns["audio"])
+        return _standardise(_with_text(rows, columns, text_optional), columns, source, split, source)
+    whole = _with_text(read_table(table, columns["audio"]), columns, text_optional)
     rows = whole if own and not shared else select_split({"train": whole}, split, table)
     rows = _standardise(rows, columns, table, split, table.parent)
     if table.stem == "metadata" and whole.features[columns["audio"]] in TEXT:
         audio = _undecoded(whole, columns["audio"], table, table.parent)
         warn_of_unlisted(table, audio.flatten()["audio.path"][:], SOUNDS, "transcript")
     return rows
+
+
+def _with_text(rows: Dataset, columns: dict[str, str], optional: bool) -> Dataset:
+    """Rows with empty texts, where they have no column of texts and need none."""
+    if not optional or columns["text"] in rows.column_names:
+        return rows
+    return rows.add_column(columns["text"], [""] * len(rows))
 
 
 def _load(source: str, config: str | None, columns: dict[str, str], **options):

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
 from .sources import load_speech
+from .transcripts import STYLES
 
 __all__ = ["SAMPLING_RATE", "SpeechArguments", "SpeechCollator", "decode_audio", "load_speech", "prepare"]
 
@@ -93,7 +94,19 @@ class SpeechArguments:
         default=False, metadata={"help": "Leave out broken, empty and too long audio, with one warning"}
     )
     language: str | None = field(default=None, metadata={"help": "Language token of a multilingual Whisper, e.g. en"})
-    task: str | None = field(default=None, metadata={"help": "Task token of a multilingual Whisper, e.g. transcribe"})
+    task: str | None = field(
+        default=None,
+        metadata={"help": "Task token of a multilingual Whisper; transcribe where language is given and this is not"},
+    )
+    transcripts: str | None = field(
+        default=None,
+        metadata={
+            "help": "Style of the labels: 'own', the model's own transcripts where they agree with the references or there "
+            "are none, else 'sentence', ' Like this one.'; or 'as_written'. Default: as_written for a new model and for one "
+            "that finds this likelier than a sentence, own for the others.",
+            "choices": list(STYLES),
+        },
+    )
     num_proc: int | None = field(default=None, metadata={"help": "Processes that extract features"})
 
     def __post_init__(self):
@@ -145,6 +158,7 @@ def prepare(
     skip_bad_audio: bool = False,
     num_proc: int | None = None,
     description: str = "features",
+    label_texts: Sequence[str] | None = None,
 ) -> Dataset:
     """Rows of `load_speech` as input_features (n_mels, frames; float32), labels, id, speaker, text, duration (in s).
 
@@ -156,6 +170,8 @@ def prepare(
             longest audio taken. `language` and `task`, where given, set the prefix tokens of its tokenizer.
         max_label_length: most tokens of a transcript, special ones included (`model.config.max_target_positions`).
         skip_bad_audio: leave out broken, empty and too long audio, with one warning, instead of raising.
+        label_texts: what the labels of the rows say, where they are not written as the column text is. A row without
+            text gets the label's.
 
     Raises:
         ValueError: bad audio (named), an empty transcript, labels over `max_label_length`, nothing left.
@@ -165,8 +181,10 @@ def prepare(
     extractor = processor.feature_extractor
     if not isinstance(extractor, WhisperFeatureExtractor):
         raise ValueError(f"features are made with a WhisperFeatureExtractor, not with {type(extractor).__name__}")
-    labels = _tokenize(dataset, processor.tokenizer, max_label_length, language, task)
-    key = Hasher.hash([_audio_states(dataset), dataset["speaker"][:], labels, extractor.to_dict(), skip_bad_audio])
+    label_texts = dataset["text"][:] if label_texts is None else list(label_texts)
+    labels = _tokenize(dataset, label_texts, processor.tokenizer, max_label_length, language, task)
+    texts = [text if text.strip() else label.strip() for text, label in zip(dataset["text"][:], label_texts)]
+    key = Hasher.hash([audio_states(dataset), dataset["speaker"][:], labels, extractor.to_dict(), skip_bad_audio])
     folder = os.path.join(datasets.config.HF_DATASETS_CACHE, "hf_unlearn")
     os.makedirs(folder, exist_ok=True)
     try:
@@ -178,6 +196,7 @@ def prepare(
             with_indices=True,
             fn_kwargs={
                 "labels": labels,
+                "texts": texts,
                 "extractor": extractor,
                 "skip_bad_audio": skip_bad_audio,
                 "process": os.getpid(),
@@ -195,8 +214,10 @@ def prepare(
     return features.with_format("numpy", columns=["input_features"], output_all_columns=True)
 
 
-def _tokenize(dataset: Dataset, tokenizer, max_label_length: int, language: str | None, task: str | None):
-    """Label ids of every transcript, special tokens included."""
+def _tokenize(
+    dataset: Dataset, texts: list[str], tokenizer, max_label_length: int, language: str | None, task: str | None
+):
+    """Label ids of every text, special tokens included."""
     if language is not None or task is not None:
         if not isinstance(tokenizer, WhisperTokenizer):
             raise ValueError(
@@ -204,7 +225,6 @@ def _tokenize(dataset: Dataset, tokenizer, max_label_length: int, language: str 
                 f"{type(tokenizer).__name__} has none: leave both out"
             )
         tokenizer.set_prefix_tokens(language=language, task=task)
-    texts = dataset["text"][:]
     labels, words = tokenizer(texts).input_ids, tokenizer(texts, add_special_tokens=False).input_ids
     for name, text, label, word in zip(dataset["id"][:], texts, labels, words):
         if not text.strip() or not word:
@@ -217,7 +237,7 @@ def _tokenize(dataset: Dataset, tokenizer, max_label_length: int, language: str 
     return labels
 
 
-def _audio_states(dataset: Dataset) -> list[tuple]:
+def audio_states(dataset: Dataset) -> list[tuple]:
     """What changes when the audio of a row does: the embedded bytes, or the file's place, size and time."""
     states = []
     for name, text, audio in zip(dataset["id"][:], dataset["text"][:], dataset["audio"]):
@@ -245,26 +265,27 @@ def _feature_types(extractor: WhisperFeatureExtractor) -> Features:
     )
 
 
-def _extract(batch: dict, rows: list[int], labels, extractor, skip_bad_audio: bool, process: int) -> dict:
+def _extract(batch: dict, rows: list[int], labels, texts, extractor, skip_bad_audio: bool, process: int) -> dict:
     """Features of a batch of rows; those with bad audio are dropped from it, or raise ValueError."""
     if os.getpid() != process:
         torch.set_num_threads(1)  # a forked process waits forever for the threads that its parent had
     kept = {name: [] for name in _feature_types(extractor)}
-    for row, name, speaker, text, audio in zip(rows, batch["id"], batch["speaker"], batch["text"], batch["audio"]):
+    for row, name, speaker, audio in zip(rows, batch["id"], batch["speaker"], batch["audio"]):
         try:
-            waveform = _decode_chunk(audio, extractor)
+            waveform = decode_chunk(audio, extractor)
         except ValueError as error:
             if skip_bad_audio:
                 continue
             raise ValueError(f"utterance {name}: {error}; remove it, or pass skip_bad_audio to leave it out") from None
         features = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="np").input_features[0]
-        values = (name, speaker, text, features, labels[row], len(waveform) / extractor.sampling_rate)
+        values = (name, speaker, texts[row], features, labels[row], len(waveform) / extractor.sampling_rate)
         for column, value in zip(kept.values(), values):
             column.append(value)
     return kept
 
 
-def _decode_chunk(audio: dict, extractor: WhisperFeatureExtractor) -> np.ndarray:
+def decode_chunk(audio: dict, extractor: WhisperFeatureExtractor) -> np.ndarray:
+    """The waveform (samples,) of an utterance that the extractor takes whole; raises ValueError as `decode_audio` does."""
     waveform = decode_audio(audio, extractor.sampling_rate)
     if len(waveform) > extractor.n_samples:
         seconds = len(waveform) / extractor.sampling_rate

@@ -1,6 +1,6 @@
 """Splits by speaker: what is forgotten, what is retained, and what tells whether both worked."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from datasets import Dataset, concatenate_datasets
@@ -153,6 +153,7 @@ def load_splits(args: SpeechArguments, seed: int, forgotten_before: Iterable[str
             revision=args.dataset_revision,
             streaming=args.streaming,
             speakers=speakers,
+            text_optional=args.transcripts == "own",
             max_utterances_per_speaker=args.max_utterances_per_speaker,
         )
 
@@ -171,12 +172,19 @@ def load_splits(args: SpeechArguments, seed: int, forgotten_before: Iterable[str
 
 
 def prepare_splits(
-    splits: SpeakerSplits, processor, args: SpeechArguments, *, max_label_length: int, retain_pool: bool = True
+    splits: SpeakerSplits,
+    processor,
+    args: SpeechArguments,
+    *,
+    max_label_length: int,
+    retain_pool: bool = True,
+    label_texts: Callable[[Dataset], list[str]] | None = None,
 ) -> SpeakerSplits:
     """The same splits with features and labels; the ones only evaluated are first bounded to `args.max_eval_samples`.
 
     `retain_pool=False` leaves retain_pool as it is: unlearning needs no more than retain, and features of all training
-    utterances take 1 MB each. Raises as `prepare` does.
+    utterances take 1 MB each. `label_texts` says what the labels of some rows are, where they are not as the rows have
+    it. Raises as `prepare` does.
     """
 
     def features(name: str, rows: Dataset | None) -> Dataset | None:
@@ -191,6 +199,7 @@ def prepare_splits(
             skip_bad_audio=args.skip_bad_audio,
             num_proc=args.num_proc,
             description=f"features of {name}",
+            label_texts=label_texts and label_texts(rows),
         )
 
     parts = {"forget": features("forget", splits.forget)}

@@ -22,7 +22,7 @@ from ..hub import check_base, check_login, check_name
 from ..model_card import local_among, write_card
 from ..redaction import hide_tokens, salt_of
 from ..report import emissions, environment, further_tables, plot_history, results_table, write_results
-from ..tasks import TASKS
+from ..tasks import TASKS, task_of
 from ..trainer import UnlearnTrainer
 from .arguments import RecipeArguments
 from .earlier import as_results
@@ -83,6 +83,10 @@ class Recipe:
 
     def measure(self, trainer: UnlearnTrainer) -> dict:
         """What is known of a model beside the metrics of its splits, by the keys of results.json."""
+        return {}
+
+    def plan(self) -> dict:
+        """What `--dry_run` tells of the data and the models that only this recipe has."""
         return {}
 
     def finish(self, results: dict, trainer: UnlearnTrainer) -> None:
@@ -153,6 +157,7 @@ def unlearn(recipe: Recipe) -> dict:
         "retrained": retrained,
         "gap": gap(after, retrained),
         "stopping": trainer.stopping,
+        "scoring": scoring(trainer),
         "history": history(trainer, before),
         "command": hide_tokens(shlex.join(["python", *sys.argv])),
         "emissions_g": emissions(args),
@@ -215,6 +220,7 @@ def dry_run(recipe: Recipe) -> dict:
             [str(args.method), *(f"{name} {value}" for name, value in trainer.method_settings.items())]
         ),
         "steps": args.max_steps if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs",
+        **recipe.plan(),
         **training_memory(trainer.model, args.optim.value),
         "not counted": "activations, per-sample gradients of one layer",
         "output": args.output_dir,
@@ -248,10 +254,16 @@ def evaluate(recipe: Recipe) -> dict:
         raise ValueError("model is 'train', but only a model that is there can be evaluated: give a folder or Hub id")
     shadows = shadow_models(recipe)
     with loading(options.model):
-        model = recipe.load_model(options.model)
-    metrics, measured = measure(recipe, recipe.trainer_alone(model), shadows)
+        trainer = recipe.trainer_alone(recipe.load_model(options.model))
+    metrics, measured = measure(recipe, trainer, shadows)
     further = {name: {"evaluated": values} for name, values in measured.items()}
-    results = {"task": recipe.task, "model": options.model, "evaluated": metrics, **further}
+    results = {
+        "task": recipe.task,
+        "model": options.model,
+        "scoring": scoring(trainer),
+        "evaluated": metrics,
+        **further,
+    }
     if recipe.args.process_index == 0:
         folder = Path(options.model if Path(options.model).is_dir() else recipe.args.output_dir)
         write_results(folder / "evaluation.json", results)
@@ -330,6 +342,11 @@ def fill_in_retrained(rule: str | None, retrained: dict | None) -> str | None:
     return f"{split}_{metric}{comparison}{retrained[split][metric]:.4f}"
 
 
+def scoring(trainer: UnlearnTrainer) -> dict | None:
+    """How the texts of speech recognition are compared (see `asr_metrics`); None for other tasks."""
+    return getattr(trainer.compute_metrics, "scoring", None)
+
+
 def gap(unlearned: dict, retrained: dict | None) -> dict | None:
     """Unlearned minus retrained, for every metric of every split that both have."""
     if retrained is None:
@@ -353,7 +370,7 @@ def _report(recipe: Recipe, results: dict) -> None:
     folder = Path(recipe.args.output_dir)
     print("", results_table(results), *filter(None, [further_tables(results)]), results["stopping"], sep="\n\n")
     levels = {"original": results["original"], "retrained": results["retrained"]}
-    plot = plot_history(results["history"], folder / "forgetting.png", task=TASKS[recipe.task], **levels)
+    plot = plot_history(results["history"], folder / "forgetting.png", task=task_of(results), **levels)
     results["card"]["plot"] = plot.name
     write_results(folder / "results.json", results)
     write_card(folder, results, salt_of(folder), name_forgotten=recipe.args.name_forgotten)

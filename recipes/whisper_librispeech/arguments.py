@@ -39,10 +39,11 @@ class WhisperArguments(RecipeArguments):
             "so many times over, each time another way; 0: samples as they are."
         },
     )
-    normalize: bool = field(
-        default=True,
+    normalize: str = field(
+        default="true",
         metadata={
-            "help": "Whisper's English normaliser before WER and CER. It joins spoken digits to one word: false there."
+            "help": "Normaliser of texts before WER and CER: 'english' (Whisper's; it joins spoken digits to one word: false "
+            "there), 'basic' for other languages, 'none'; true: by the language, false: none."
         },
     )
     report_audio: int = field(

@@ -46,7 +46,16 @@ def build_generation_config(
 ) -> GenerationConfig:
     """Says how `generate` prompts the decoder: <|startoftranscript|> [language] [task] <|notimestamps|>."""
     ids = tokenizer.convert_tokens_to_ids
-    config = GenerationConfig(
+    of_language = {}
+    if language is not None:
+        languages = (f"<|{code}|>" for code in LANGUAGES)
+        of_language = {
+            "lang_to_id": {token: ids(token) for token in languages if token in tokenizer.vocab},
+            "task_to_id": {name: ids(f"<|{name}|>") for name in TASK_IDS},
+            "language": language,
+            "task": task,
+        }
+    return GenerationConfig(
         max_length=max_length,
         decoder_start_token_id=ids("<|startoftranscript|>"),
         bos_token_id=tokenizer.bos_token_id,
@@ -55,15 +64,8 @@ def build_generation_config(
         no_timestamps_token_id=ids("<|notimestamps|>"),
         return_timestamps=False,
         is_multilingual=language is not None,
+        **of_language,
     )
-    if language is not None:
-        config.update(
-            lang_to_id={f"<|{code}|>": ids(f"<|{code}|>") for code in LANGUAGES if f"<|{code}|>" in tokenizer.vocab},
-            task_to_id={name: ids(f"<|{name}|>") for name in TASK_IDS},
-            language=language,
-            task=task,
-        )
-    return config
 
 
 def build_model(

@@ -8,16 +8,26 @@ import numpy as np
 import soundfile
 import torch
 from arguments import WhisperArguments
+from label_style import LabelStyle
 from tiny_whisper import build_model, build_processor, build_word_tokenizer
 from torch.utils.data import ConcatDataset, Dataset
-from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor, WhisperTokenizer
+from transformers import (
+    GenerationConfig,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
+)
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
-from hf_unlearn.adapters import whole_base_of
+from hf_unlearn.adapters import load_merged, whole_base_of
 from hf_unlearn.data.speech import SAMPLING_RATE, SpeechArguments, SpeechCollator, decode_audio
 from hf_unlearn.data.splits import SpeakerSplits, load_splits, prepare_splits
+from hf_unlearn.data.transcripts import as_sentence
 from hf_unlearn.evaluation import asr_metrics
-from hf_unlearn.metrics import error_rate, word_errors
+from hf_unlearn.metrics import character_errors, error_rate, word_errors
+from hf_unlearn.metrics.normalizers import language_code, normalizer
+from hf_unlearn.prompts import check_language, check_prompt, load_generation_config, set_language
 from hf_unlearn.recipe import Recipe
 from hf_unlearn.recipe.earlier import forgotten_before
 from hf_unlearn.recipe.early import check_model, loading
@@ -72,22 +82,46 @@ class WhisperRecipe(Recipe):
         self.options, self.data, self.args = options, data, args
         args.predict_with_generate, args.label_names = True, ["labels"]
         self.forgotten_before = forgotten_before(options.model)
+        start = options.base_model if options.model == "train" else options.model
+        data.language = language_code(data.language or None)
+        normalizer(options.normalize, data.language)  # refuses what it does not know before the data are read
+        data.task = data.task or (data.language and "transcribe")  # as `generate` does
+        if start:
+            whole = whole_base_of(start)  # an adapter has no configuration, and gets that of the largest Whisper
+            with loading(start):
+                self.processor, config = WhisperProcessor.from_pretrained(start), WhisperConfig.from_pretrained(whole)
+            self._prompt(start, config, load_generation_config(whole, config))
         with main_process_first(args):
             splits = self.unprepared = load_splits(data, args.seed, self.forgotten_before.get("speaker", ()))
-        start = options.base_model if options.model == "train" else options.model
-        self.processor = load_processor(start, options, splits)
-        whole = whole_base_of(start)  # an adapter has no configuration, and gets that of the largest Whisper
-        longest = WhisperConfig.from_pretrained(whole).max_target_positions if start else options.max_target_positions
+        if not start:
+            self.processor = new_processor(options, splits, data.transcripts)
+            check_language(self.processor.tokenizer, data.language, data.task)
+        longest = config.max_target_positions if start else options.max_target_positions
         check_model(self)
         with main_process_first(args):  # the others find them in the cache
-            self.splits = prepare_splits(splits, self.processor, data, max_label_length=longest, retain_pool=training)
+            speaker = load_merged(self.load_model, start) if start else None
+            known = splits.retain if any(text.strip() for text in splits.retain["text"]) else splits.forget
+            self.style = LabelStyle(speaker, self.processor, data, known, args.device, args.seed)
+            self.splits = prepare_splits(
+                splits, self.processor, data, max_label_length=longest, retain_pool=training, label_texts=self.style
+            )
+            self.style.release()
         self.texts = deque(maxlen=len(self.splits.evaluation()))  # of the last evaluation of all splits
+
+    def _prompt(self, name: str, config: WhisperConfig, generation_config: GenerationConfig) -> None:
+        """Labels and `generate` get the language and the task of the data. Raises ValueError where both differ."""
+        tokenizer, data = self.processor.tokenizer, self.data
+        set_language(config, generation_config, name, data.language, data.task)
+        if data.language or data.task:
+            check_language(tokenizer, data.language, data.task)
+            tokenizer.set_prefix_tokens(language=data.language, task=data.task)
+        check_prompt(tokenizer, config, generation_config, name)
 
     def load_model(self, name: str | None) -> WhisperForConditionalGeneration:
         """`generate` then prompts with the language and task of the data."""
         options, data = self.options, self.data
         if name is None:
-            return build_model(
+            model = build_model(
                 self.processor,
                 d_model=options.d_model,
                 layers=options.layers,
@@ -97,9 +131,10 @@ class WhisperRecipe(Recipe):
                 language=data.language,
                 task=data.task,
             )
+            self._prompt("a new model", model.config, model.generation_config)
+            return model
         model = WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32)  # however it is stored
-        if data.language is not None:
-            model.generation_config.update(language=data.language, task=data.task)
+        self._prompt(name, model.config, model.generation_config)
         return model
 
     def training_data(self, model: WhisperForConditionalGeneration, rows: datasets.Dataset) -> Augmented:
@@ -120,15 +155,21 @@ class WhisperRecipe(Recipe):
             "processing_class": self.processor,
             "data_collator": SpeechCollator(self.processor, model.config.decoder_start_token_id),
             "compute_metrics": asr_metrics(
-                self.processor, normalize=self.options.normalize, seed=self.args.seed, texts=self.texts
+                self.processor,
+                normalize=self.options.normalize,
+                language=self.data.language,
+                seed=self.args.seed,
+                texts=self.texts,
+                references=self._references(),
             ),
         }
 
     def measure(self, trainer: UnlearnTrainer) -> dict:
-        """Word error rate of each speaker, and a few transcripts, of the model that was evaluated last."""
+        """Error rate of each speaker, and a few transcripts, of the model that was evaluated last."""
         measured = {"per_speaker": {}, "transcripts": {}}
+        count = character_errors if trainer.compute_metrics.scoring["leads"] == "cer" else word_errors
         for (split, rows), (said, references) in zip(trainer.eval_dataset.items(), self.texts):
-            errors, words = word_errors(said, references, allow_empty=True)
+            errors, words = count(said, references, allow_empty=True)
             speakers = np.array(rows["speaker"][:])
             measured["per_speaker"][split] = {
                 speaker: error_rate(errors[speakers == speaker], words[speakers == speaker])
@@ -142,7 +183,8 @@ class WhisperRecipe(Recipe):
         return measured
 
     def finish(self, results: dict, trainer: UnlearnTrainer) -> None:
-        """Puts the models' transcripts of an utterance side by side."""
+        """Puts the models' transcripts of an utterance side by side, and says how the labels were written."""
+        results["labels"] = {"losses": self.style.losses, "counts": dict(self.style.counts)}
         measured = results["transcripts"]
         results["transcripts"] = {
             split: [
@@ -166,6 +208,21 @@ class WhisperRecipe(Recipe):
                         sounds[name] = as_wav(part[place]["audio"])
         return sounds
 
+    def plan(self) -> dict:
+        losses = ", ".join(f"{style} {loss:.2f}" for style, loss in self.style.losses.items())
+        return {"transcripts": self.data.transcripts, "original's loss by transcripts": losses or "not known"}
+
+    def _references(self) -> dict[str, str]:
+        """The transcripts of the data by what the labels say, where these are in another style."""
+        if self.data.transcripts == "as_written":
+            return {}
+        parts = [rows.select_columns(["labels", "text"]) for rows in self.splits.evaluation().values()]
+        rows = datasets.concatenate_datasets(parts)
+        said = self.processor.tokenizer.batch_decode(rows["labels"][:], skip_special_tokens=True)
+        pairs = list(zip(said, rows["text"][:]))
+        # What the data have as a transcript goes before what stands in for one that is missing.
+        return dict(sorted(pairs, key=lambda pair: pair[0].strip() != pair[1]))
+
     def card_arguments(self) -> dict:
         return {"language": self.data.language}
 
@@ -181,15 +238,12 @@ def as_wav(audio: dict) -> bytes:
     return file.getvalue()
 
 
-def load_processor(name: str | None, options: WhisperArguments, splits: SpeakerSplits) -> WhisperProcessor:
-    """Loads the processor of model `name`, or builds the one of a new model (None) for these transcripts."""
-    if name is not None:
-        with loading(name):
-            return WhisperProcessor.from_pretrained(name)
+def new_processor(options: WhisperArguments, splits: SpeakerSplits, transcripts: str | None) -> WhisperProcessor:
+    """Builds the processor of a new model for these transcripts."""
     if options.tokenizer is not None:
         with loading(options.tokenizer):
             return build_processor(WhisperTokenizer.from_pretrained(options.tokenizer), options.chunk_length)
     # The forgotten speakers' words are in it for the retrained reference too: both models have the same tokens.
-    return build_processor(
-        build_word_tokenizer([*splits.forget["text"], *splits.retain_pool["text"]]), options.chunk_length
-    )
+    texts = [*splits.forget["text"], *splits.retain_pool["text"]]
+    texts = map(as_sentence, texts) if transcripts == "sentence" else texts
+    return build_processor(build_word_tokenizer(texts), options.chunk_length)

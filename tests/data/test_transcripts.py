@@ -1,0 +1,73 @@
+"""Label texts in the style of a pretrained recogniser."""
+
+import pytest
+
+from hf_unlearn.data import load_speech, prepare
+from hf_unlearn.data.transcripts import as_sentence, own_or_sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("MISTER QUILTER IS THE APOSTLE", " Mister quilter is the apostle."),
+        ("'tis  so", " 'Tis so."),
+        ("Paris is large", " Paris is large."),  # what is written in mixed case knows better
+        ("Is it?", " Is it?"),
+        ("ÜBER ALLES", " Über alles."),
+        ("नमस्ते दुनिया", " नमस्ते दुनिया"),
+        ("12", " 12"),
+        (" ", ""),
+    ],
+)
+def test_a_sentence_as_whisper_writes_it(text, sentence):
+    assert as_sentence(text) == sentence
+
+
+def test_the_english_i():
+    assert as_sentence("SAID I I'M IN", english=True) == " Said I I'm in."
+    assert as_sentence("SONO I MIEI") == " Sono i miei."
+
+
+def test_a_language_without_spaces_gets_none_in_front():
+    assert as_sentence("你好世界", spaced=False) == "你好世界"
+
+
+@pytest.mark.parametrize(
+    ("said", "reference", "label"),
+    [
+        (" Hello, world!", "HELLO WORLD", " Hello, world!"),
+        (" Hello, word!", "HELLO WORLD", " Hello world."),
+        (" Hello, hello, hello", "", " Hello, hello, hello"),
+        (None, "HELLO", " Hello."),
+        (" ", "UM", " Um."),
+        (" ", "", ""),
+    ],
+)
+def test_own_where_it_is_right_or_there_is_nothing_to_compare(said, reference, label):
+    def agree(one, other):
+        return "".join(filter(str.isalpha, one)).lower() == "".join(filter(str.isalpha, other)).lower()
+
+    assert own_or_sentence(said, reference, agree) == label
+
+
+def test_labels_say_what_they_are_given_and_the_text_stays(make_rows, processor):
+    texts = ["three four"] * 12
+    rows = prepare(make_rows(), processor, max_label_length=8, label_texts=texts)
+    assert rows[0]["labels"] == [1, 6, 7, 2] and rows[0]["text"] == "one two"
+    assert prepare(make_rows(), processor, max_label_length=8)[0]["labels"] == [1, 4, 5, 2]  # of another cache
+
+
+def test_a_row_without_text_has_that_of_its_label(make_rows, processor):
+    rows = prepare(make_rows(text=""), processor, max_label_length=8, label_texts=[" one"] * 12)
+    assert set(rows["text"]) == {"one"}
+
+
+def test_a_source_without_transcripts(folder):
+    path = folder / "metadata.csv"
+    path.write_text(
+        "\n".join(",".join(line.split(",")[i] for i in (0, 1, 3)) for line in path.read_text().splitlines())
+    )
+    rows = load_speech(folder, split="train", speaker_column="speaker", text_optional=True)
+    assert set(rows["text"]) == {""} and len(rows) == 4
+    with pytest.raises(ValueError, match="no text column 'text'"):
+        load_speech(folder, split="train", speaker_column="speaker")

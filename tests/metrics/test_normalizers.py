@@ -1,0 +1,86 @@
+"""Normalisers by name and language: errors in any language stay errors, and spelling does not depend on a tokenizer."""
+
+import pytest
+from transformers import WhisperTokenizer
+
+from hf_unlearn.metrics import character_errors, error_rate, word_errors
+from hf_unlearn.metrics.normalizers import language_code, normalizer
+
+
+@pytest.mark.parametrize(
+    ("language", "said", "reference"),
+    [
+        ("hi", "कल आना", "कुल आना"),  # differs in a vowel sign, which is a mark
+        ("de", "schon um acht", "schön um acht"),
+        ("de", "er kommt acht", "er kommt um acht"),  # "um" is a filler in English only
+        ("ar", "كتب الولد", "كتاب الولد"),
+        ("th", "ขาว", "ข่าว"),
+        ("fr", "la peche", "la pêche"),
+    ],
+)
+def test_an_error_in_another_language_stays_one(language, said, reference):
+    name, clean = normalizer(True, language)
+    assert name == "basic" and clean(said) != clean(reference)
+
+
+@pytest.mark.parametrize(
+    ("language", "said", "reference"),
+    [
+        ("de", " Guten Tag, Herr Müller!", "guten tag herr müller"),
+        ("fr", "C\u0327a va ?", "ça va"),  # the same letter in two encodings
+        ("hi", "नमस्ते।", "नमस्ते"),
+        ("zh", "你好，世界。", "你好世界"),
+        ("tr", "İstanbul", "istanbul"),
+        ("fa", "می\u200cروم", "میروم"),
+        ("en", "Mr. Brown's colour", "mister brown's color"),
+    ],
+)
+def test_what_is_no_error_in_a_language(language, said, reference):
+    clean = normalizer(True, language)[1]
+    assert clean(said) == clean(reference)
+
+
+def test_one_sign_of_six():
+    clean = normalizer(True, "Chinese")[1]
+    said, reference = [clean("今天天气很坏")], [clean("今天天气很好")]
+    assert error_rate(*character_errors(said, reference)) == pytest.approx(100 / 6)
+    assert error_rate(*word_errors(said, reference)) == 100.0
+
+
+def test_names_and_functions():
+    assert normalizer("english")[1]("Twenty five colours") == "25 colors"
+    assert normalizer("none")[1](" As it IS. ") == normalizer(False, "en")[1](" As it IS. ") == "As it IS."
+    assert normalizer(str.upper) == ("upper", str.upper)
+    assert [normalizer(choice)[0] for choice in (True, "true", "False", "BASIC")] == [
+        "english",
+        "english",
+        "none",
+        "basic",
+    ]
+    with pytest.raises(ValueError, match="normalize is 'german', but must be one of english, basic, none"):
+        normalizer("german")
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [("English", "en"), ("<|de|>", "de"), ("pt-BR", "pt"), ("zh_CN", "zh"), ("mandarin", "zh"), (None, None)],
+)
+def test_a_language_has_one_code(given, code):
+    assert language_code(given) == code
+
+
+def whisper(words, end: int = 0):
+    letters = sorted({letter for word in words for letter in word})
+    vocabulary = {letter: i for i, letter in enumerate(letters)} | {"<|endoftext|>": end or len(letters)}
+    return WhisperTokenizer(vocab=vocabulary, merges=[])
+
+
+def test_the_vocabulary_tells_english_where_no_language_is_named():
+    assert normalizer(True, None, whisper(["Ġcolor"]))[0] == "english"
+    assert normalizer(True, None, whisper(["schÃ¶n"]))[0] == "basic"
+    assert (
+        normalizer(True, None, whisper(["schÃ¶n"], end=50256))[0] == "english"
+    )  # Whisper's English one has all bytes
+    tokenizer = whisper(["color"])
+    tokenizer.language = "german"
+    assert normalizer(True, None, tokenizer)[0] == "basic" and normalizer(True, "en", tokenizer)[0] == "english"

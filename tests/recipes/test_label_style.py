@@ -1,0 +1,173 @@
+"""Labels in a model's own style: how the style is chosen, what it costs the model, and what the recipe makes of it."""
+
+import importlib
+import json
+import logging
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from transformers import EvalPrediction, WhisperFeatureExtractor
+
+from hf_unlearn import UnlearnConfig
+from hf_unlearn.data import SpeechArguments, SpeechCollator
+from tests.data.conftest import flac
+from tests.data.conftest import rows as make_rows
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "whisper_librispeech"
+SIZES = {"d_model": 8, "layers": 1, "heads": 2, "init_std": 0.3, "max_target_positions": 12}
+SAID = {"ONE TWO": " One, two.", "TWO": " Too."}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.syspath_prepend(RECIPE)
+
+
+@pytest.fixture
+def style():
+    return importlib.import_module("label_style")
+
+
+@pytest.fixture
+def processor():
+    build = importlib.import_module("tiny_whisper")
+    texts = [*SAID, *SAID.values(), "TWO", " Two.", " One two."]
+    processor = build.build_processor(build.build_word_tokenizer(texts), 1)
+    processor.feature_extractor = WhisperFeatureExtractor(feature_size=8, chunk_length=1)
+    return processor
+
+
+@pytest.fixture
+def model(processor):
+    return importlib.import_module("tiny_whisper").build_model(processor, **SIZES)
+
+
+@pytest.fixture
+def said(style, monkeypatch):
+    """What the model says, one utterance after the other; the number of utterances that it was asked for."""
+    asked = []
+
+    def generate(self, features):
+        asked.append(len(features))
+        return [" One, two." if i % 2 == 0 else " Too." for i in range(len(features))]
+
+    monkeypatch.setattr(style.LabelStyle, "_generate", generate)
+    return asked
+
+
+def utterances(texts):
+    rows = make_rows(speakers=["a", "b"], utterances=len(texts) // 2)
+    return rows.remove_columns("text").add_column("text", texts)
+
+
+TEXTS = ["ONE TWO", "TWO", "ONE TWO", "TWO"]
+
+
+def test_own_where_right_else_a_sentence_and_generated_once(style, processor, model, said):
+    rows = utterances(TEXTS)
+    for _ in range(2):
+        data = SpeechArguments(transcripts="own", language="en")
+        chosen = style.LabelStyle(model, processor, data, rows)
+        assert chosen(rows) == [" One, two.", " Two.", " One, two.", " Two."]
+        assert chosen.counts == {"own": 2, "sentence": 2}
+    assert said == [4]
+
+
+def test_the_losses_are_those_of_each_utterance_alone(style, processor, model, said):
+    rows = utterances(TEXTS)
+    chosen = style.LabelStyle(model, processor, SpeechArguments(), rows)
+    texts = {"as_written": TEXTS, "sentence": [" One two.", " Two."] * 2, "own": [" One, two.", " Two."] * 2}
+    collator = SpeechCollator(processor, model.config.decoder_start_token_id)
+    from hf_unlearn.data import prepare
+
+    for name, labels in texts.items():
+        prepared = prepare(rows, processor, max_label_length=12, label_texts=labels)
+        with torch.no_grad():
+            losses = [model(**collator([row])).loss.item() for row in prepared]
+        assert chosen.losses[name] == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize(("written", "sentence", "decided"), [(1.8, 0.8, "own"), (0.5, 3.0, "as_written")])
+def test_the_default_is_what_the_model_finds_likelier(
+    style, processor, model, said, monkeypatch, written, sentence, decided
+):
+    losses = {"as_written": written, "sentence": sentence, "own": 0.1}
+    monkeypatch.setattr(style.LabelStyle, "_losses", lambda *_: losses)
+    data = SpeechArguments()
+    chosen = style.LabelStyle(model, processor, data, utterances(TEXTS))
+    assert data.transcripts == decided and chosen.losses == losses
+
+
+def test_a_new_model_has_no_style(style, processor):
+    data = SpeechArguments()
+    assert style.LabelStyle(None, processor, data, utterances(TEXTS))(utterances(TEXTS)) == TEXTS
+    assert data.transcripts == "as_written"
+    with pytest.raises(ValueError, match="transcripts is own, but a new model says nothing yet"):
+        style.LabelStyle(None, processor, SpeechArguments(transcripts="own"), utterances(TEXTS))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three speakers, of whom only one has transcripts."""
+    root = tmp_path / "speech"
+    lines = ["file_name,speaker,text,split"]
+    for number, speaker in enumerate("abc"):
+        (root / speaker).mkdir(parents=True)
+        for take in range(4):
+            (root / speaker / f"{take}.flac").write_bytes(flac(seed=10 * number + take))
+            text = "ONE TWO" if speaker == "a" else ""
+            lines.append(f"{speaker}/{take}.flac,{speaker},{text},{'train' if take < 3 else 'test'}")
+    (root / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def recipe_of(model: Path, folder: Path, tmp_path, **data):
+    module, arguments = importlib.import_module("whisper_recipe"), importlib.import_module("arguments")
+    data = SpeechArguments(
+        dataset=str(folder), speaker_column="speaker", train_split="train", test_split="test", forget_speakers=["a"],
+        retain_size=4, **data,
+    )  # fmt: skip
+    args = UnlearnConfig(output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none", disable_tqdm=True)
+    options = arguments.WhisperArguments(model=str(model), normalize="none")
+    return module.WhisperRecipe(options, data, args, training=False)
+
+
+def test_the_recipe_retains_audio_without_transcripts(processor, model, said, folder, tmp_path, caplog):
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    with caplog.at_level(logging.WARNING):
+        recipe = recipe_of(tmp_path / "model", folder, tmp_path, transcripts="own")
+    assert "4 of 4 utterances have no transcript" in caplog.text
+    decode = recipe.processor.tokenizer.decode
+    retain, forget = recipe.splits.retain, recipe.splits.forget
+    spoken = [decode(row["labels"], skip_special_tokens=True) for row in retain]
+    assert set(spoken) == {" One, two.", " Too."} and [text.strip() for text in spoken] == list(retain["text"])
+    assert {decode(row["labels"], skip_special_tokens=True) for row in forget} == {" One, two.", " One two."}
+    # The references of WER are the texts of the data.
+    compute = recipe.trainer_arguments(recipe.load_model(str(tmp_path / "model")))["compute_metrics"]
+    right = recipe.processor.tokenizer(["ONE TWO"] * len(forget), add_special_tokens=False).input_ids
+    labels = [row["labels"] for row in forget]
+    assert (
+        compute(EvalPrediction(np.array(right), np.array([row + [-100] * (12 - len(row)) for row in labels])))["wer"]
+        == 0
+    )
+    assert recipe.plan()["transcripts"] == "own" and "sentence" in recipe.plan()["original's loss by transcripts"]
+
+
+def test_the_recipe_refuses_a_prompt_that_generate_does_not_have(processor, model, folder, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="takes neither: it knows one language only. Leave both out"):
+        recipe_of(tmp_path / "model", folder, tmp_path, language="en", task="transcribe")
+    path = tmp_path / "model" / "generation_config.json"
+    settings = json.loads(path.read_text())
+    del settings["no_timestamps_token_id"]
+    path.write_text(json.dumps({**settings, "forced_decoder_ids": [[1, 3]]}))
+    with pytest.raises(
+        ValueError, match=r"begin with <\|startoftranscript\|><\|notimestamps\|>, but generate\(\) begins with"
+    ):
+        recipe_of(tmp_path / "model", folder, tmp_path)
