@@ -11,9 +11,10 @@ from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
 from .metrics.privacy import features
 from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy
+from .scales import in_percent
+from .tasks import is_metric
 
 IGNORED = -100  # the label that losses skip, and Trainer's padding between batches and processes
-TIMINGS = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
 
 
 def asr_metrics(
@@ -56,7 +57,7 @@ def asr_metrics(
         rates = [metric.compute(predictions=predictions, references=references, **options) for metric in metrics]
         return rates[0] | rates[1]
 
-    return compute_metrics
+    return in_percent(compute_metrics)
 
 
 def _normalizer(tokenizer):
@@ -76,6 +77,7 @@ def _decode(tokenizer, ids):
     return tokenizer.batch_decode([row[row != IGNORED].tolist() for row in ids], skip_special_tokens=True)
 
 
+@in_percent
 def classification_metrics(evaluated) -> dict[str, float]:
     """A `compute_metrics` for classification: {"accuracy", "accuracy_low", "accuracy_high"}, in percent.
 
@@ -115,7 +117,7 @@ def evaluate_splits(trainer, datasets: dict) -> dict[str, dict[str, float]]:
         prefix = f"eval_{name}_"
         metrics = trainer.evaluate(dataset, metric_key_prefix=prefix.removesuffix("_"))
         metrics = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
-        kept = {key: float(value) for key, value in metrics.items() if key not in TIMINGS}
+        kept = {key: float(value) for key, value in metrics.items() if is_metric(key, value, ())}
         results[name] = {"samples": len(dataset)} | kept
     return results
 

@@ -12,11 +12,15 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
+from .after_run import not_costing_the_run
 from .html_report import Report
 from .hub import ARGUMENTS, CARD, RESULTS, HubError, check_name, hub_failures, link, push_folder, stage
+from .metadata import listed
 from .model_card import local_among, write_card
 from .redaction import salt_of
 from .report import emissions, environment, write_results
+from .scales import scale_of
+from .usage import processor_parts
 
 logger = logging.get_logger(__name__)
 
@@ -49,29 +53,39 @@ class PublishingTrainer(Seq2SeqTrainer):
         self.push_in_progress = None
 
     def create_model_card(
-        self, language=None, license=None, tags=(), model_name=None, finetuned_from=None, tasks=None,
-        dataset_tags=None, dataset=(), dataset_args=None,
+        self, language=None, license=None, tags=None, model_name=None, finetuned_from=None, tasks=None,
+        dataset_tags=None, dataset=None, dataset_args=None,
     ) -> None:  # fmt: skip
         """Writes results.json and the card (README.md) into output_dir; the main process does.
 
+        As in Trainer; paths of this machine are left out.
+
         Args:
-            language, license: as the Hub writes them: "en", "apache-2.0"; else those of the base model's card.
+            language: one or several: "en", or "English"; default: those of the base model's card.
+            license: as the Hub writes it, "apache-2.0"; default: that of the base model's card.
             tags: one or several, beside the card's own.
             model_name: default: the folder's name.
             finetuned_from: id of the base model; default: what the model was loaded from.
-            dataset: one or several ids of data sets.
-            tasks, dataset_tags, dataset_args: Trainer's, not used.
+            tasks: what the model does, where its class does not tell.
+            dataset_tags: one or several ids of data sets on the Hub.
+            dataset, dataset_args: the data sets' names for readers, and their configurations.
         """
         if not self.is_world_process_zero():
             return
         results = dict(self.results or self._own_results())
         given = {"language": language, "license": license, "model_name": model_name, "base_model": finetuned_from,
-                 "tags": [tags] if isinstance(tags, str) else list(tags or ()),
-                 "datasets": [dataset] if isinstance(dataset, str) else list(dataset or ())}  # fmt: skip
-        results["card"] = {**results.get("card", {}), **{name: value for name, value in given.items() if value}}
+                 "tags": tags, "tasks": tasks, "datasets": dataset_tags, "dataset_names": dataset,
+                 "dataset_args": dataset_args}  # fmt: skip
+        lists = {"tags", "tasks", "datasets", "dataset_names", "dataset_args"}
+        given = {name: listed(value) if name in lists else value for name, value in given.items() if value}
+        card = {**results.get("card", {}), **given}
+        names = [finetuned_from, *listed(dataset_tags), *listed(dataset), *listed(tags)]
+        card["local"] = [*card.get("local", ()), *local_among(*names)]
+        results["card"] = card
         folder = Path(self.args.output_dir)
         write_results(folder / RESULTS, results)
-        write_card(folder, results, salt_of(folder), name_forgotten=self.args.name_forgotten)
+        with not_costing_the_run("the model card", folder):
+            write_card(folder, results, salt_of(folder), name_forgotten=self.args.name_forgotten)
 
     def report(self) -> Report:
         """The run as a table (`print`), as HTML (a notebook's output), or as a page (`.save("report.html")`)."""
@@ -82,11 +96,15 @@ class PublishingTrainer(Seq2SeqTrainer):
         """What the trainer knows of its run, as a recipe's results.json would say it."""
         model = self.accelerator.unwrap_model(self.model)
         adapter = isinstance(model, PeftModel)
-        name = getattr(model.get_base_model().config if adapter else model.config, "_name_or_path", None)
+        config = getattr(model.get_base_model() if adapter else model, "config", None)
+        name = getattr(config, "_name_or_path", None)
         measured = _evaluations(self.state.log_history, self.eval_dataset)
         sizes = {"forget": self.train_dataset, "retain": self.retain_dataset}
         return {
             "task": "data",
+            "scale": scale_of(self.compute_metrics),
+            "architecture": type(model.get_base_model() if adapter else model).__name__,
+            "processor": processor_parts(self.processing_class),
             "pipeline": pipeline_of(model.get_base_model() if adapter else model),
             "config": {
                 **self._public_arguments(),
@@ -241,13 +259,19 @@ def pipeline_of(model) -> str:
 
 
 def _evaluations(history: list[dict], eval_dataset) -> dict[int, dict]:
-    """{step: {split: {metric: value}}} of what `evaluate` has logged."""
+    """{step: {split: {metric: value}}} of what `evaluate` has logged; one set that has no name is "evaluation"."""
     splits = sorted(eval_dataset, key=len, reverse=True) if isinstance(eval_dataset, dict) else []
     found: dict[int, dict] = {}
     for row in history:
         for key, value in row.items():
             if key.startswith("eval_"):
-                split = next((split for split in splits if key.startswith(f"eval_{split}_")), None)
+                split = next((split for split in splits if key.startswith(f"eval_{split}_")), _named(row))
                 metric = key.removeprefix(f"eval_{split}_" if split else "eval_")
-                found.setdefault(row["step"], {}).setdefault(split or "test", {})[metric] = value
+                found.setdefault(row["step"], {}).setdefault(split or "evaluation", {})[metric] = value
     return found
+
+
+def _named(row: dict) -> str | None:
+    """The split of a row by `evaluate(other_data, metric_key_prefix="eval_other")`, which logs eval_other_runtime."""
+    timed = [key.removesuffix("_runtime") for key in row if key.startswith("eval_") and key.endswith("_runtime")]
+    return timed[0].removeprefix("eval").removeprefix("_") or None if len(timed) == 1 else None

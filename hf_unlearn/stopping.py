@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from .checkpoints import written_whole
 from .per_sample.shards import fill, made_whole, own_parameters
+from .scales import ScaleCheck, scale_of
 
 logger = logging.get_logger(__name__)
 
@@ -91,6 +92,7 @@ class StoppingRules(TrainerCallback):
         self.abort = Rule.parse(args.abort_when) if args.abort_when else None
         names = {name for rule in (self.stop, self.abort) if rule for name in rule.splits(splits)}
         self.splits = {name: _bounded(data, args.check_samples) for name, data in splits.items() if name in names}
+        self._scales = ScaleCheck(filter(None, (self.stop, self.abort)), scale_of(trainer.compute_metrics))
         self.best_step, self.best_value = 0, None
         self.report = {"reason": "max_steps", "step": 0, "rule": args.stop_when, "abort_rule": args.abort_when}
 
@@ -106,6 +108,7 @@ class StoppingRules(TrainerCallback):
         for row in state.log_history:
             checked.setdefault(row["step"], {}).update(_checked(row))
         for step, metrics in checked.items():
+            self._scales.look(metrics)
             self._weigh(metrics, step)
         if checked.get(state.global_step):  # the run may have been over already
             self._decide(checked[state.global_step], state.global_step, control)
@@ -130,6 +133,7 @@ class StoppingRules(TrainerCallback):
         metrics = _checked(self.trainer.evaluate(self.splits, metric_key_prefix="check"))
         control.should_log, control.should_evaluate = asked
         self._require(metrics)
+        self._scales.look(metrics)
         if self._weigh(metrics, state.global_step) and self.abort:
             self._keep()
         self._decide(metrics, state.global_step, control)

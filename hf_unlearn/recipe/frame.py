@@ -19,7 +19,8 @@ from ..html_report import Report
 from ..model_card import local_among, write_card
 from ..redaction import hide_tokens, salt_of
 from ..report import emissions, environment, further_tables, plot_history, results_table, write_results
-from ..tasks import TASKS
+from ..scales import scale_of
+from ..tasks import TASKS, task_of
 from ..trainer import UnlearnTrainer
 from .arguments import RecipeArguments
 from .membership import Shadows, attack, shadow_models, unseen_split
@@ -125,6 +126,7 @@ def unlearn(recipe: Recipe) -> dict:
     base = options.base_model if options.model == "train" else options.model
     results = {
         "task": recipe.task,
+        "scale": scale_of(trainer.compute_metrics),
         "config": {
             "recipe": vars(options),
             "data": vars(recipe.data),
@@ -212,9 +214,16 @@ def evaluate(recipe: Recipe) -> dict:
     if options.model == "train":
         raise ValueError("model is 'train', but only a model that is there can be evaluated: give a folder or Hub id")
     shadows = shadow_models(recipe)
-    metrics, measured = measure(recipe, recipe.trainer_alone(recipe.load_model(options.model)), shadows)
+    trainer = recipe.trainer_alone(recipe.load_model(options.model))
+    metrics, measured = measure(recipe, trainer, shadows)
     further = {name: {"evaluated": values} for name, values in measured.items()}
-    results = {"task": recipe.task, "model": options.model, "evaluated": metrics, **further}
+    results = {
+        "task": recipe.task,
+        "scale": scale_of(trainer.compute_metrics),
+        "model": options.model,
+        "evaluated": metrics,
+        **further,
+    }
     if recipe.args.process_index == 0:
         folder = Path(options.model if Path(options.model).is_dir() else recipe.args.output_dir)
         write_results(folder / "evaluation.json", results)
@@ -290,7 +299,7 @@ def _report(recipe: Recipe, results: dict) -> None:
     folder = Path(recipe.args.output_dir)
     print("", results_table(results), *filter(None, [further_tables(results)]), results["stopping"], sep="\n\n")
     levels = {"original": results["original"], "retrained": results["retrained"]}
-    plot = plot_history(results["history"], folder / "forgetting.png", task=TASKS[recipe.task], **levels)
+    plot = plot_history(results["history"], folder / "forgetting.png", task=task_of(results), **levels)
     results["card"]["plot"] = plot.name
     write_results(folder / "results.json", results)
     write_card(folder, results, salt_of(folder), name_forgotten=recipe.args.name_forgotten)
