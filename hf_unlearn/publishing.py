@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi
 from peft import LoraConfig, PeftModel
-from transformers import Seq2SeqTrainer
+from transformers import Seq2SeqTrainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
@@ -26,6 +26,30 @@ logger = logging.get_logger(__name__)
 
 # Fields of the training arguments that speak of this machine or this user; tokens are masked by `to_dict` besides.
 PRIVATE = ("output_dir", "resume_from_checkpoint", "run_name", "logging_dir", "hub_token", "push_to_hub_token")
+
+
+class EvaluatedBefore(TrainerCallback):
+    """Trainer starts each training with an empty history: this keeps what was evaluated before the first step in it.
+
+    It is the card's original model, also of a resumed run and after a second training.
+    """
+
+    def __init__(self, trainer: "PublishingTrainer"):
+        self.trainer, self.rows = trainer, []
+
+    def remember(self) -> None:
+        """Before a training."""
+        history = self.trainer.state.log_history
+        started = any(row["step"] for row in history)  # the second time: this history has the rows already
+        self.rows = self.rows if started else [row for row in history if any(map(_is_evaluation, row))]
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if not any(any(map(_is_evaluation, row)) for row in state.log_history if row["step"] == 0):
+            state.log_history[:0] = self.rows
+
+
+def _is_evaluation(name: str) -> bool:
+    return name.startswith("eval_")
 
 
 class PublishingTrainer(Seq2SeqTrainer):

@@ -8,10 +8,12 @@ import platform
 import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 from .metrics.privacy import ATTACKS
 from .scales import as_given
@@ -29,6 +31,8 @@ PACKAGES = (
     "scikit-learn",
     "numpy",
 )
+logger = logging.get_logger(__name__)
+MODULES = {"scikit-learn": "sklearn"}
 
 
 def results_table(results: dict, *, metrics=None, markdown: bool = False) -> str:
@@ -302,7 +306,7 @@ def environment() -> dict:
     """Versions, hardware, CPU threads, UTC date, and the git commit where the package runs from a checkout."""
     return {
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES if find_spec(MODULES.get(name, name))},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         "cpu_threads": torch.get_num_threads(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -317,8 +321,12 @@ def emissions(args) -> float | None:
     path = Path(args.output_dir) / "emissions.csv"
     if "codecarbon" not in args.report_to:  # a file that is there is of an earlier run
         return None
-    rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
-    return 1000 * float(rows[-1]["emissions"]) if rows else None  # the file counts in kg
+    try:
+        rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
+        return 1000 * float(rows[-1]["emissions"]) if rows else None  # the file counts in kg
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning(f"The emissions of the run are not told, since {path} cannot be read: {error!r}")
+        return None
 
 
 def _processor():

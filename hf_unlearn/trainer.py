@@ -23,6 +23,7 @@ from .per_sample import SampleMeanLoss
 from .per_sample.reference import count_samples, select_samples
 from .per_sample.shards import prepare_sharded, sharded_modules
 from .preparation import START, TrainerPreparation, load_start, save_start
+from .publishing import EvaluatedBefore
 from .retain import FORGET, RetainSampler, retain_dataloader
 from .samples import SampleAccess
 from .saving import SavingTrainer
@@ -102,7 +103,8 @@ class UnlearnTrainer(SavingTrainer):
         self._counted_steps = 0
         self._rules = StoppingRules(self) if args.stop_when or args.abort_when else None
         self._skipped, self._preemption = SkippedSteps(args.max_skipped_steps), Preemption()
-        for callback in (self._rules, self._skipped, self._preemption):
+        self._evaluated_before = EvaluatedBefore(self)
+        for callback in (self._evaluated_before, self._rules, self._skipped, self._preemption):
             if callback is not None:
                 self.add_callback(callback)
 
@@ -293,6 +295,7 @@ class UnlearnTrainer(SavingTrainer):
             resume_from_checkpoint = self.args.resume_from_checkpoint
         self.resumed_from = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
         self._skipped.load(self.resumed_from)
+        self._evaluated_before.remember()
         self._forget_preparation()
         with failures_told(), self._preemption.listening(), self._sharded_once():
             self._prepare_method()

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
+from ..after_run import not_costing_the_run
 from ..config import UnlearnConfig
 from ..evaluation import evaluate_splits
 from ..html_report import Report
@@ -24,6 +25,7 @@ from ..tasks import TASKS, task_of
 from ..trainer import UnlearnTrainer
 from .arguments import RecipeArguments
 from .membership import Shadows, attack, shadow_models, unseen_split
+from .processors import check_processors
 from .training import get_model
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,10 @@ class Recipe:
     def load_model(self, name: str | None) -> PreTrainedModel:
         """Loads model `name` (folder or Hub id), or builds a new one (None) with torch's random numbers."""
         raise NotImplementedError
+
+    def processor_of(self, name: str):
+        """The processor that is saved beside model `name` (folder or Hub id)."""
+        return type(self.processor).from_pretrained(name)
 
     def training_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
         """Rows of the splits as a model is trained on them."""
@@ -108,6 +114,7 @@ def unlearn(recipe: Recipe) -> dict:
             f"shadow_models is {options.shadow_models}: train the model before (model: a folder or Hub id), and leave the "
             "others out (gold: none, shadow_models: 0)"
         )
+    check_processors(recipe)
     original = get_model(recipe, "original", options.model)
     shadows = shadow_models(recipe)
     retrained, of_retrained = None, {}
@@ -155,6 +162,8 @@ def unlearn(recipe: Recipe) -> dict:
     for name in of_unlearned:
         measured = {"original": of_original, "unlearned": of_unlearned, "retrained": of_retrained}
         results[name] = {model: values[name] for model, values in measured.items() if values}
+    if trainer.is_world_process_zero():  # before anything that could fail
+        write_results(Path(args.output_dir) / "results.json", results)
     recipe.finish(results, trainer)
     trainer.results = results
     if trainer.is_world_process_zero():
@@ -167,6 +176,7 @@ def unlearn(recipe: Recipe) -> dict:
 def dry_run(recipe: Recipe) -> dict:
     """Prints what a run would do, with the model that it would start from, and trains nothing."""
     options, args, task = recipe.options, recipe.args, TASKS[recipe.task]
+    check_processors(recipe)
     model = recipe.load_model(options.base_model if options.model == "train" else options.model)
     freeze(model, options.trainable)
     args.stop_when = args.abort_when = None  # they can speak of a model that is not there yet
@@ -295,14 +305,19 @@ def history(trainer: UnlearnTrainer, original: dict) -> list[dict]:
 
 
 def _report(recipe: Recipe, results: dict) -> None:
-    """Prints the tables; writes results.json, the plot and the model's card."""
+    """Writes results.json, the plot, the model's card and the report; prints the tables."""
     folder = Path(recipe.args.output_dir)
-    print("", results_table(results), *filter(None, [further_tables(results)]), results["stopping"], sep="\n\n")
     levels = {"original": results["original"], "retrained": results["retrained"]}
-    plot = plot_history(results["history"], folder / "forgetting.png", task=task_of(results), **levels)
-    results["card"]["plot"] = plot.name
     write_results(folder / "results.json", results)
-    write_card(folder, results, salt_of(folder), name_forgotten=recipe.args.name_forgotten)
-    salt = None if recipe.args.name_forgotten else salt_of(folder)
-    Report(results, salt, recipe.audio(results)).save(folder / "report.html")
-    print(f"model, results.json, forgetting.png, report.html and README.md are in {folder}")
+    with not_costing_the_run("forgetting.png", folder):
+        plot = plot_history(results["history"], folder / "forgetting.png", task=task_of(results), **levels)
+        results["card"]["plot"] = plot.name
+        write_results(folder / "results.json", results)
+    with not_costing_the_run("the model card", folder):
+        write_card(folder, results, salt_of(folder), name_forgotten=recipe.args.name_forgotten)
+    with not_costing_the_run("report.html", folder):
+        salt = None if recipe.args.name_forgotten else salt_of(folder)
+        Report(results, salt, recipe.audio(results)).save(folder / "report.html")
+    print("", results_table(results), *filter(None, [further_tables(results)]), results["stopping"], sep="\n\n")
+    files = ["results.json", "forgetting.png", "report.html", "README.md"]
+    print(f"model, {', '.join(name for name in files if (folder / name).exists())} are in {folder}")

@@ -121,6 +121,9 @@ class ImageRecipe(Recipe):
             intermediate_size=4 * options.d_model, initializer_range=options.init_std, **self._labels(),
         )  # fmt: skip
 
+    def processor_of(self, name: str):
+        return self._load_processor(name)
+
     # ---- data -------------------------------------------------------------------------------------------------------
 
     def training_data(self, model: PreTrainedModel, rows: Dataset) -> ImageRows:
