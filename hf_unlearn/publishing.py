@@ -1,6 +1,5 @@
 """What `UnlearnTrainer` publishes of its run, and when: cards, reports, pushes while it trains and at its end."""
 
-import copy
 import shutil
 import tempfile
 from pathlib import Path
@@ -50,6 +49,20 @@ class EvaluatedBefore(TrainerCallback):
 
 def _is_evaluation(name: str) -> bool:
     return name.startswith("eval_")
+
+
+class _NotPickled:
+    """Training arguments while Trainer saves: it pickles them, into a file that is removed at once. A method, or a class
+    of arguments from within a function, could not be pickled, and would cost the finished run."""
+
+    def __init__(self, args):
+        self._args = args
+
+    def __getattr__(self, name: str):
+        return getattr(self._args, name)
+
+    def __reduce__(self):
+        return dict, ()
 
 
 class PublishingTrainer(Seq2SeqTrainer):
@@ -153,8 +166,7 @@ class PublishingTrainer(Seq2SeqTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """As in Trainer, but the training arguments as JSON, without tokens and paths: no pickle."""
-        args, self.args = self.args, copy.copy(self.args)
-        self.args.method = str(args.method)  # Trainer pickles what is removed below, and a method may not be picklable
+        args, self.args = self.args, _NotPickled(self.args)
         try:
             super()._save(output_dir, state_dict)
         finally:

@@ -1,11 +1,13 @@
 """What goes into a card: codes of languages, lists, no paths, an example that works; and what may not end a run."""
 
 import json
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 
+from hf_unlearn import UnlearnConfig
 from hf_unlearn.after_run import not_costing_the_run
 from hf_unlearn.metadata import is_path, language_codes, listed, shown
 from hf_unlearn.model_card import build_card, write_card
@@ -140,6 +142,17 @@ def test_a_card_that_fails_leaves_results(tmp_path, monkeypatch):
     monkeypatch.setattr("hf_unlearn.publishing.write_card", lambda *_, **__: 1 / 0)
     make_trainer(tiny_whisper(), tmp_path).create_model_card()
     assert json.loads((tmp_path / "results.json").read_text())["task"] == "data"
+
+
+def test_arguments_of_a_class_that_cannot_be_pickled_do_not_cost_the_run(tmp_path):
+    @dataclass
+    class Mine(UnlearnConfig):
+        extra: int = 0
+
+    trainer = make_trainer(tiny_whisper(), tmp_path)
+    trainer.args = Mine(output_dir=str(tmp_path), use_cpu=True)
+    trainer.save_model()
+    assert (tmp_path / "model.safetensors").exists() and not (tmp_path / "training_args.bin").exists()
 
 
 @pytest.mark.parametrize("text", ["timestamp,kg\n1,2\n", "timestamp,emissions\n1,much\n", "emissions\n\n"])
