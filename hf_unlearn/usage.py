@@ -13,7 +13,7 @@ KINDS = {
     "feature_extractor": FeatureExtractionMixin,
     "image_processor": ImageProcessingMixin,
 }
-NEEDED = {
+NEEDED = {  # of the tasks that have a pipeline: "summarization", for one, has none since transformers 5
     "automatic-speech-recognition": {"tokenizer", "feature_extractor"},
     "audio-classification": {"feature_extractor"},
     "image-classification": {"image_processor"},
@@ -61,7 +61,7 @@ def usage(task: str, architecture: str | None, parts: set[str] | None) -> dict:
     missing = sorted(NEEDED.get(task, set()) - parts) if parts is not None else []
     loads = architecture if architecture and hasattr(transformers, architecture) else None
     return {
-        "pipeline": task if task and not missing else None,
+        "pipeline": task if task in NEEDED and not missing else None,
         "loads": loads,
         "missing": [kind.replace("_", " ") for kind in missing],
         "foreign": architecture if architecture and not loads else None,

@@ -1,19 +1,22 @@
 """What goes into a card: codes of languages, lists, no paths, an example that works; and what may not end a run."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
-from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+from transformers import ViTConfig, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.after_run import not_costing_the_run
 from hf_unlearn.metadata import is_path, language_codes, listed, shown
 from hf_unlearn.model_card import build_card, write_card
+from hf_unlearn.recipe.images import ImageRecipe
 from hf_unlearn.recipe.processors import check_processors, difference
 from hf_unlearn.report import emissions
-from hf_unlearn.usage import processor_parts, saved_parts, usage
+from hf_unlearn.usage import NEEDED, processor_parts, saved_parts, usage
 from tests.test_model_card import RESULTS, SALT
 from tests.tiny import make_trainer, tiny_whisper
 
@@ -122,6 +125,11 @@ def test_each_task_has_its_part(task, part):
     }  # fmt: skip
 
 
+def test_no_pipeline_is_promised_that_transformers_does_not_have():
+    assert usage("summarization", "BartForConditionalGeneration", {"tokenizer"})["pipeline"] is None
+    assert set(NEEDED) <= set(PIPELINE_REGISTRY.get_supported_tasks())
+
+
 def test_a_class_that_transformers_does_not_have_is_said_to_be_one():
     assert usage("", "Mine", set())["foreign"] == "Mine"
     assert "which is no class of `transformers`" in build_card(RESULTS, salt=SALT, architecture="Mine").text
@@ -172,7 +180,9 @@ def recipe_of(processor, others, **options):
             raise OSError(f"no processor in {name}")
         return others[name]
 
-    return SimpleNamespace(processor=processor, options=SimpleNamespace(**given), processor_of=processor_of)
+    return SimpleNamespace(
+        processor=processor, options=SimpleNamespace(**given), processor_of=processor_of, check_gold=lambda name: None
+    )
 
 
 def test_a_gold_model_with_other_tokens_is_refused(tmp_path, tokenizer):
@@ -206,3 +216,21 @@ def test_images_of_another_size_or_normalisation_are_refused():
     assert difference(processor(), processor()) is None
     assert "size" in difference(processor(), processor(size=16))
     assert "image_mean" in difference(processor(), processor(mean=0.4))
+
+
+@pytest.mark.parametrize(
+    "labels, fits",
+    [(["cat", "dog"], True), (["dog", "cat"], True), (["LABEL_0", "LABEL_1"], True), (["n01", "n02"], True),
+     (["red", "blue"], False), (["cat", "dog", "cow"], True), (["red", "blue", "green"], False)],
+)  # fmt: skip
+def test_a_gold_model_of_other_classes_is_refused(tmp_path, labels, fits):
+    for name, names in (("gold", labels), ("own", ["n01", "n02"])):
+        ViTConfig(
+            id2label=dict(enumerate(names)), label2id={label: n for n, label in enumerate(names)}
+        ).save_pretrained(tmp_path / name)
+    recipe = SimpleNamespace(
+        options=SimpleNamespace(model=str(tmp_path / "own"), base_model=None),
+        splits=SimpleNamespace(classes=["cat", "dog"]),
+    )
+    with nullcontext() if fits else pytest.raises(ValueError, match="labels"):
+        ImageRecipe.check_gold(recipe, str(tmp_path / "gold"))

@@ -61,6 +61,9 @@ class Recipe:
         """The processor that is saved beside model `name` (folder or Hub id)."""
         return type(self.processor).from_pretrained(name)
 
+    def check_gold(self, name: str) -> None:
+        """Raises ValueError: the retrained model's labels mean something else than the run's."""
+
     def training_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
         """Rows of the splits as a model is trained on them."""
         raise NotImplementedError

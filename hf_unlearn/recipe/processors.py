@@ -44,6 +44,8 @@ def check_processors(recipe: "Recipe") -> None:
                 f"would mean nothing here; give a model that was trained with the same one"
                 + (", or gold: train" if option == "gold" else "")
             )
+    if gold is not None and gold != own:
+        recipe.check_gold(gold)
 
 
 def difference(own, other) -> str | None:
