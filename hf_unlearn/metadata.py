@@ -47,7 +47,15 @@ def is_path(text: str, local=()) -> bool:
 
 
 def shown(text: str | None, local=()) -> str | None:
-    """A name for readers: of a path only the last part, since the rest speaks of somebody's machine."""
-    if text is None or not is_path(text, local):
-        return text
-    return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
+    """A name for readers: of a path only the last part, since the rest speaks of somebody's machine.
+
+    Scripts make names of paths: "DATA/FSDD - NA".
+    """
+    for path in local:
+        if text and is_path(path, local) and text.casefold().startswith(path.casefold()):
+            return _last(text[: len(path)]) + text[len(path) :]
+    return _last(text) if text and is_path(text, local) else text
+
+
+def _last(path: str) -> str:
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]

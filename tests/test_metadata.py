@@ -57,6 +57,7 @@ def test_paths_are_known_and_words_are_none(tmp_path, monkeypatch):
     assert is_path("/home/me/x") and is_path("data/fsdd") and is_path("./x") and is_path("~/x") and is_path("C:\\x\\y")
     assert is_path("out/x", local=["out/x"])
     assert not is_path("data") and not is_path("user/name") and not is_path("arxiv:2503.02312")
+    assert shown("DATA/FSDD - NA", local=["data/fsdd"]) == "FSDD - NA"
     assert shown("/home/me/MODEL - NA") == "MODEL - NA" and shown("user/name") == "user/name" and shown(None) is None
 
 
