@@ -140,8 +140,9 @@ def frontier(results: dict, task: Task) -> dict | None:
 
 def _scale(values: list[float]) -> list[float]:
     """Round ticks from 0, or below the least value, to at least the largest one."""
-    bottom, top = min(0, *values), max(0, *values)
-    width = max(top - bottom, 1e-9)
+    bottom = min(0, *values)
+    top = max(0, bottom + 1e-9, *values)  # all values can be 0
+    width = top - bottom
     step = 10 ** math.floor(math.log10(width))
     step = next(step * factor for factor in (0.2, 0.5, 1, 2) if width / (step * factor) <= 6)
-    return [step * tick for tick in range(math.floor(bottom / step), math.ceil(top / step) + 1)] or [0, step]
+    return [step * tick for tick in range(math.floor(bottom / step), math.ceil(top / step) + 1)]
