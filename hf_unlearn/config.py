@@ -79,7 +79,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
     stop_when: str | None = field(
         default=None,
         metadata={
-            "help": "Stop when this holds at a check, e.g. 'forget_wer >= 90' (<split>_<metric> of eval_dataset)."
+            "help": "Stop when this holds at a check, e.g. 'forget_wer >= 90' (<split>_<metric> of eval_dataset, on the scale "
+            "of compute_metrics: this project's own give percent, most others fractions)."
         },
     )
     abort_when: str | None = field(

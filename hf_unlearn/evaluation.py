@@ -14,9 +14,10 @@ from .inputs import own_copy
 from .metrics.normalizers import UNSPACED, language_code, normalizer
 from .metrics.privacy import features
 from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy
+from .scales import in_percent
+from .tasks import is_metric
 
 IGNORED = -100  # the label that losses skip, and Trainer's padding between batches and processes
-TIMINGS = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
 
 
 def asr_metrics(
@@ -70,7 +71,7 @@ def asr_metrics(
     compute_metrics.metric_names = [name + end for name in ("wer", "cer") for end in ends]  # for stopping rules
     spoken = language_code(language or getattr(tokenizer, "language", None))
     compute_metrics.scoring = {"normalizer": name, "leads": "cer" if spoken in UNSPACED else "wer"}
-    return compute_metrics
+    return in_percent(compute_metrics)
 
 
 def _heard(tokenizer, predictions) -> list[str]:
@@ -102,6 +103,7 @@ def _text(tokenizer, ids: list[int]) -> str:
     return tokenizer.decode([token for token in ids if token != IGNORED], skip_special_tokens=True, **ctc)
 
 
+@in_percent
 def classification_metrics(evaluated) -> dict[str, float]:
     """A `compute_metrics` for classification: {"accuracy", "accuracy_low", "accuracy_high"}, in percent.
 
@@ -145,7 +147,7 @@ def evaluate_splits(trainer, datasets: dict) -> dict[str, dict[str, float]]:
         prefix = f"eval_{name}_"
         metrics = trainer.evaluate(dataset, metric_key_prefix=prefix.removesuffix("_"))
         metrics = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
-        kept = {key: float(value) for key, value in metrics.items() if key not in TIMINGS}
+        kept = {key: float(value) for key, value in metrics.items() if is_metric(key, value, ())}
         results[name] = ({"samples": sizes[name]} if name in sizes else {}) | kept
     return results
 

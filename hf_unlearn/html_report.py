@@ -13,7 +13,7 @@ import jinja2
 from .redaction import hides, redact, without_paths
 from .report import MODELS, checks_by_step, further_tables_rows, results_table, results_table_rows
 from .settings import settings_of
-from .tasks import Task, task_of
+from .tasks import Task, finite, task_of
 
 WIDTH, HEIGHT, MARGIN = 560, 320, 48  # of a plot, in the units of its viewBox
 
@@ -97,7 +97,7 @@ def word_differences(reference: str, said: str) -> Iterator[tuple[str, str]]:
 
 
 def by_group(results: dict, task: Task) -> list[dict]:
-    """Rows (group, split, {model: percent}) of the first metric, as per_speaker or per_class of the results has it."""
+    """Rows (group, split, {model: value}) of the first metric, as per_speaker or per_class of the results has it."""
     measured = results.get(f"per_{task.group}") or {}
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for model in MODELS:
@@ -116,11 +116,11 @@ def frontier(results: dict, task: Task) -> dict | None:
     metric = next(iter(task.metrics))
     names = [f"check_forget_{metric}", f"check_test_{metric}"]
     checks = checks_by_step(results.get("history")).items()
-    path = [(*map(check.get, names), step) for step, check in checks if None not in map(check.get, names)]
+    path = [(*map(check.get, names), step) for step, check in checks if all(map(finite, map(check.get, names)))]
     models = {
         name: (results[name]["forget"][metric], results[name]["test"][metric])
         for name in MODELS
-        if results.get(name) and all(metric in results[name].get(split, {}) for split in ("forget", "test"))
+        if results.get(name) and all(finite(results[name].get(split, {}).get(metric)) for split in ("forget", "test"))
     }
     if not path or not models:
         return None
@@ -128,8 +128,8 @@ def frontier(results: dict, task: Task) -> dict | None:
     scales = [_scale([point[axis] for point in points]) for axis in (0, 1)]
 
     def place(x, y):
-        across = MARGIN + (x / scales[0][-1]) * (WIDTH - 2 * MARGIN)
-        return round(across, 1), round(HEIGHT - MARGIN - (y / scales[1][-1]) * (HEIGHT - 2 * MARGIN), 1)
+        across, up = ((value - scale[0]) / (scale[-1] - scale[0]) for value, scale in zip((x, y), scales))
+        return round(MARGIN + across * (WIDTH - 2 * MARGIN), 1), round(HEIGHT - MARGIN - up * (HEIGHT - 2 * MARGIN), 1)
 
     return {
         "width": WIDTH, "height": HEIGHT, "margin": MARGIN, "metric": task.metrics[metric],
@@ -141,8 +141,10 @@ def frontier(results: dict, task: Task) -> dict | None:
 
 
 def _scale(values: list[float]) -> list[float]:
-    """Round ticks from 0 to at least the largest value."""
-    top = max(max(values), 1e-9)
-    step = 10 ** math.floor(math.log10(top))
-    step = next(step * factor for factor in (0.2, 0.5, 1, 2) if top / (step * factor) <= 6)
-    return [step * tick for tick in range(math.ceil(top / step) + 1)]
+    """Round ticks from 0, or below the least value, to at least the largest one."""
+    bottom = min(0, *values)
+    top = max(0, bottom + 1e-9, *values)  # all values can be 0
+    width = top - bottom
+    step = 10 ** math.floor(math.log10(width))
+    step = next(step * factor for factor in (0.2, 0.5, 1, 2) if width / (step * factor) <= 6)
+    return [step * tick for tick in range(math.floor(bottom / step), math.ceil(top / step) + 1)]

@@ -1,6 +1,5 @@
 """What `UnlearnTrainer` publishes of its run, and when: cards, reports, pushes while it trains and at its end."""
 
-import copy
 import json
 import shutil
 import tempfile
@@ -8,11 +7,12 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi
 from peft import LoraConfig, PeftModel
-from transformers import Seq2SeqTrainer
+from transformers import Seq2SeqTrainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
+from .after_run import not_costing_the_run
 from .ending import RunRecord
 from .html_report import Report
 from .hub import (
@@ -31,9 +31,12 @@ from .hub import (
     stage,
 )
 from .leftovers import EarlierRun
+from .metadata import listed
 from .model_card import local_among, write_card
 from .redaction import salt_of
 from .report import emissions, environment, write_results
+from .scales import scale_of
+from .usage import processor_parts
 
 logger = logging.get_logger(__name__)
 
@@ -45,6 +48,44 @@ NO_STEP = "no step of unlearning was taken, so that nothing is forgotten: call t
 
 # What a run resumes from, beside the model's files.
 RESUMED = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", *REDACTED)
+
+
+class EvaluatedBefore(TrainerCallback):
+    """Trainer starts each training with an empty history: this keeps what was evaluated before the first step in it.
+
+    It is the card's original model, also of a resumed run and after a second training.
+    """
+
+    def __init__(self, trainer: "PublishingTrainer"):
+        self.trainer, self.rows = trainer, []
+
+    def remember(self) -> None:
+        """Before a training."""
+        history = self.trainer.state.log_history
+        started = any(row["step"] for row in history)  # the second time: this history has the rows already
+        self.rows = self.rows if started else [row for row in history if any(map(_is_evaluation, row))]
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if not any(any(map(_is_evaluation, row)) for row in state.log_history if row["step"] == 0):
+            state.log_history[:0] = self.rows
+
+
+def _is_evaluation(name: str) -> bool:
+    return name.startswith("eval_")
+
+
+class _NotPickled:
+    """Training arguments while Trainer saves: it pickles them, into a file that is removed at once. A method, or a class
+    of arguments from within a function, could not be pickled, and would cost the finished run."""
+
+    def __init__(self, args):
+        self._args = args
+
+    def __getattr__(self, name: str):
+        return getattr(self._args, name)
+
+    def __reduce__(self):
+        return dict, ()
 
 
 class PublishingTrainer(Seq2SeqTrainer):
@@ -103,19 +144,23 @@ class PublishingTrainer(Seq2SeqTrainer):
             self.args.hide_names = list(dict.fromkeys([*self.args.hide_names, *map(str, before)]))
 
     def create_model_card(
-        self, language=None, license=None, tags=(), model_name=None, finetuned_from=None, tasks=None,
-        dataset_tags=None, dataset=(), dataset_args=None,
+        self, language=None, license=None, tags=None, model_name=None, finetuned_from=None, tasks=None,
+        dataset_tags=None, dataset=None, dataset_args=None,
     ) -> None:  # fmt: skip
         """Writes results.json and the card (README.md) into output_dir; the main process does. Before any training, as in
         a script that only evaluates, it writes nothing and warns.
 
+        As in Trainer; paths of this machine are left out.
+
         Args:
-            language, license: as the Hub writes them: "en", "apache-2.0"; else those of the base model's card.
+            language: one or several: "en", or "English"; default: those of the base model's card.
+            license: as the Hub writes it, "apache-2.0"; default: that of the base model's card.
             tags: one or several, beside the card's own.
             model_name: default: the folder's name.
             finetuned_from: id of the base model; default: what the model was loaded from.
-            dataset: one or several ids of data sets.
-            tasks, dataset_tags, dataset_args: Trainer's, not used.
+            tasks: what the model does, where its class does not tell.
+            dataset_tags: one or several ids of data sets on the Hub.
+            dataset, dataset_args: the data sets' names for readers, and their configurations.
 
         Raises:
             ValueError: the training took no step.
@@ -130,12 +175,18 @@ class PublishingTrainer(Seq2SeqTrainer):
         self._remove_earlier()
         results = dict(self.results or self._own_results())
         given = {"language": language, "license": license, "model_name": model_name, "base_model": finetuned_from,
-                 "tags": [tags] if isinstance(tags, str) else list(tags or ()),
-                 "datasets": [dataset] if isinstance(dataset, str) else list(dataset or ())}  # fmt: skip
-        results["card"] = {**results.get("card", {}), **{name: value for name, value in given.items() if value}}
+                 "tags": tags, "tasks": tasks, "datasets": dataset_tags, "dataset_names": dataset,
+                 "dataset_args": dataset_args}  # fmt: skip
+        lists = {"tags", "tasks", "datasets", "dataset_names", "dataset_args"}
+        given = {name: listed(value) if name in lists else value for name, value in given.items() if value}
+        card = {**results.get("card", {}), **given}
+        names = [finetuned_from, *listed(dataset_tags), *listed(dataset), *listed(tags)]
+        card["local"] = [*card.get("local", ()), *local_among(*names)]
+        results["card"] = card
         folder = Path(self.args.output_dir)
         write_results(folder / RESULTS, results)
-        write_card(folder, results, salt_of(folder), name_forgotten=self.args.name_forgotten)
+        with not_costing_the_run("the model card", folder):
+            write_card(folder, results, salt_of(folder), name_forgotten=self.args.name_forgotten)
 
     def _remove_earlier(self) -> None:
         if self._earlier is not None:
@@ -158,6 +209,9 @@ class PublishingTrainer(Seq2SeqTrainer):
         weights = stopping.get("restored_step", self.state.global_step)
         return {
             "task": "data",
+            "scale": scale_of(self.compute_metrics),
+            "architecture": type(model.get_base_model() if adapter else model).__name__,
+            "processor": processor_parts(self.processing_class),
             "pipeline": pipeline_of(model.get_base_model() if adapter else model),
             "config": {
                 **self._public_arguments(),
@@ -183,8 +237,7 @@ class PublishingTrainer(Seq2SeqTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """As in Trainer, but the training arguments as JSON, without tokens and paths: no pickle."""
-        args, self.args = self.args, copy.copy(self.args)
-        self.args.method = str(args.method)  # Trainer pickles what is removed below, and a method may not be picklable
+        args, self.args = self.args, _NotPickled(self.args)
         try:
             super()._save(output_dir, state_dict)
         finally:
@@ -325,14 +378,21 @@ def pipeline_of(model) -> str:
 
 
 def _evaluations(history: list[dict], eval_dataset) -> dict[int, dict]:
-    """{step: {split: {metric: value}}} of what `evaluate` has logged, by the step whose weights it saw."""
+    """{step: {split: {metric: value}}} of what `evaluate` has logged, by the step whose weights it saw; one set that has no
+    name is "evaluation"."""
     splits = sorted(eval_dataset, key=len, reverse=True) if isinstance(eval_dataset, dict) else []
     found: dict[int, dict] = {}
     for row in history:
         for key, value in row.items():
             if key.startswith("eval_"):
-                split = next((split for split in splits if key.startswith(f"eval_{split}_")), None)
+                split = next((split for split in splits if key.startswith(f"eval_{split}_")), _named(row))
                 metric = key.removeprefix(f"eval_{split}_" if split else "eval_")
                 step = row.get("weights_step", row["step"])
-                found.setdefault(step, {}).setdefault(split or "test", {})[metric] = value
+                found.setdefault(step, {}).setdefault(split or "evaluation", {})[metric] = value
     return found
+
+
+def _named(row: dict) -> str | None:
+    """The split of a row by `evaluate(other_data, metric_key_prefix="eval_other")`, which logs eval_other_runtime."""
+    timed = [key.removesuffix("_runtime") for key in row if key.startswith("eval_") and key.endswith("_runtime")]
+    return timed[0].removeprefix("eval").removeprefix("_") or None if len(timed) == 1 else None

@@ -8,15 +8,17 @@ import platform
 import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 from .metrics.privacy import ATTACKS
-from .tasks import TASKS, Task, task_of
+from .scales import as_given
+from .tasks import MODELS, TASKS, Task, finite, task_of
 
-MODELS = ("original", "unlearned", "retrained", "evaluated")  # the last of `hf-unlearn evaluate`, alone
 PACKAGES = (
     "torch",
     "transformers",
@@ -29,6 +31,8 @@ PACKAGES = (
     "scikit-learn",
     "numpy",
 )
+logger = logging.get_logger(__name__)
+MODULES = {"scikit-learn": "sklearn"}
 
 
 def results_table(results: dict, *, metrics=None, markdown: bool = False) -> str:
@@ -101,16 +105,21 @@ def further_tables_rows(results: dict) -> list[list[list[str]]]:
 
 
 def _row(split, models, metric, task):
-    return [split, task.wanted(split, metric), *(_cell(model.get(split, {}), metric) for model in models.values())]
+    return [
+        split,
+        task.wanted(split, metric),
+        *(_cell(model.get(split, {}), metric, task) for model in models.values()),
+    ]
 
 
-def _cell(values, metric):
+def _cell(values, metric, task):
     value, low, high = (values.get(key) for key in (metric, f"{metric}_low", f"{metric}_high"))
-    if value is None:
+    if not isinstance(value, int | float):  # a user's metric can be a list, too
         return "-"
-    if metric == "loss":
-        return f"{value:.3f}"
-    return f"{value:.1f}" if low is None or high is None else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+    text = task.text(metric, value)
+    if metric == "loss" or low is None or high is None:
+        return text
+    return f"{text} [{task.text(metric, low)}, {task.text(metric, high)}]"
 
 
 def align(rows, markdown):
@@ -169,8 +178,9 @@ def plot_history(
     axes = figure.add_subplot()
     ends = [_draw(axes, split, curve, metric, task, original, retrained) for split, curve in curves.items()]
     top = axes.get_ylim()[1]
-    axes.set_ylim(0, top)
-    _label_ends(axes, ends, top)
+    bottom = min(0, axes.get_ylim()[0]) if any(value < 0 for curve in curves.values() for _, value in curve) else 0
+    axes.set_ylim(bottom, top)
+    _label_ends(axes, ends, top - bottom)
     axes.set_title(title, loc="left", fontweight="bold", pad=26)
     axes.text(0, 1.03, _legend(task, original, retrained), transform=axes.transAxes, color="0.35", fontsize=9)
     axes.set_xlabel("optimizer step")
@@ -190,7 +200,7 @@ def checks_by_step(history: list[dict] | None) -> dict[int, dict]:
 
 
 def _curve(history, key):
-    return [(row["step"], row[key]) for row in history if "step" in row and row.get(key) is not None]
+    return [(row["step"], row[key]) for row in history if "step" in row and finite(row.get(key))]
 
 
 def _draw(axes, split, curve, metric, task, original, retrained):
@@ -207,7 +217,8 @@ def _draw(axes, split, curve, metric, task, original, retrained):
             axes.axhline(level, color=colour, linestyle=style, linewidth=1.3, alpha=0.75)
     wanted = task.wanted(split, metric)
     wish = {"": "", "stay": ": should stay"}.get(wanted, f": {wanted} is wanted")
-    end = f"{values[-1]:.2f}" if metric == "loss" else f"{values[-1]:.0f} %"
+    percent = task.percent and metric != "loss"
+    end = f"{values[-1]:.0f} %" if percent else f"{values[-1]:.2f}" if metric == "loss" else as_given(values[-1])
     return values[-1], f"{meaning}\n{end}{wish}", colour
 
 
@@ -298,7 +309,7 @@ def environment() -> dict:
     """Versions, hardware, CPU threads, UTC date, and the git commit where the package runs from a checkout."""
     return {
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES if find_spec(MODULES.get(name, name))},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         "cpu_threads": torch.get_num_threads(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -313,8 +324,12 @@ def emissions(args) -> float | None:
     path = Path(args.output_dir) / "emissions.csv"
     if "codecarbon" not in args.report_to:  # a file that is there is of an earlier run
         return None
-    rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
-    return 1000 * float(rows[-1]["emissions"]) if rows else None  # the file counts in kg
+    try:
+        rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
+        return 1000 * float(rows[-1]["emissions"]) if rows else None  # the file counts in kg
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning(f"The emissions of the run are not told, since {path} cannot be read: {error!r}")
+        return None
 
 
 def _processor():

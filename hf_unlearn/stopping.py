@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from .checkpoints import written_whole
 from .per_sample.shards import fill, made_whole, own_parameters
+from .scales import ScaleCheck, scale_of
 
 logger = logging.get_logger(__name__)
 
@@ -95,6 +96,7 @@ class StoppingRules(TrainerCallback):
             if rule:
                 _check_metrics(rule, splits, _known_metrics(trainer))
         self.splits = {name: _bounded(data, args.check_samples) for name, data in splits.items() if name in names}
+        self._scales = ScaleCheck(filter(None, (self.stop, self.abort)), scale_of(trainer.compute_metrics))
         self.best_step, self.best_value = 0, None
         self.report = {"rule": args.stop_when, "abort_rule": args.abort_when}
 
@@ -110,6 +112,7 @@ class StoppingRules(TrainerCallback):
         for row in state.log_history:
             checked.setdefault(row["step"], {}).update(_checked(row))
         for step, metrics in checked.items():
+            self._scales.look(metrics)
             self._weigh(metrics, step)
         if checked.get(state.global_step):  # the run may have been over already
             self._decide(checked[state.global_step], state.global_step, control)
@@ -136,6 +139,7 @@ class StoppingRules(TrainerCallback):
         metrics = _checked(self.trainer.evaluate(self.splits, metric_key_prefix="check"))
         control.should_log, control.should_evaluate = asked
         self._require(metrics)
+        self._scales.look(metrics)
         if self._weigh(metrics, state.global_step) and self.abort:
             self._keep()
         self._decide(metrics, state.global_step, control)

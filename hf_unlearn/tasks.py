@@ -2,6 +2,16 @@
 
 from dataclasses import dataclass, replace
 
+from .scales import as_given
+
+MODELS = ("original", "unlearned", "retrained", "evaluated")  # the last of `hf-unlearn evaluate`, alone
+# What evaluation logs beside metrics, and what recipes count.
+NO_METRICS = {
+    *("samples", "epoch", "runtime", "samples_per_second", "steps_per_second"),
+    *("jit_compilation_time", "model_preparation_time"),
+}
+MEMORY = ("mem_", "init_mem_")  # with skip_memory_metrics=False
+
 
 @dataclass(frozen=True)
 class Task:
@@ -12,8 +22,9 @@ class Task:
     group, groups: of whom or what a sample is; the plural is the key in `results["data"]` of those of each split.
     units: what samples are; the key in `results["data"]` of how many each split has.
     personal: whether the names of what is forgotten must not be published.
-    metrics: name -> heading, in the order of the tables; the first is plotted. All but loss are in percent.
+    metrics: name -> heading, in the order of the tables; the first is plotted.
     splits: name -> (meaning, what one wants of the first metric), in the order of the tables.
+    percent: whether all metrics but the loss are in percent; else they are shown as given.
     """
 
     pipeline: str
@@ -24,12 +35,19 @@ class Task:
     personal: bool
     metrics: dict[str, str]
     splits: dict[str, tuple[str, str]]
+    percent: bool = True
 
     def wanted(self, split: str, metric: str) -> str:
         """Which way a metric is wanted to go; the loss goes up where the accuracy goes down."""
         _, wish = self.splits.get(split, (split, ""))
         opposite = metric == "loss" and "accuracy" in self.metrics
         return {"up": "down", "down": "up"}.get(wish, wish) if opposite else wish
+
+    def text(self, metric: str, value: float) -> str:
+        """A value of a metric, for tables."""
+        if metric == "loss":
+            return f"{value:.3f}"
+        return f"{value:.1f}" if self.percent else as_given(value)
 
 
 ERROR_RATES = {"wer": "WER (%)", "cer": "CER (%)", "loss": "Loss"}
@@ -97,13 +115,15 @@ TASKS = {
             "forget": ("forgotten samples", ""),
             "retain": ("retain set", "stay"),
             "test": ("unseen samples", "stay"),
+            # One eval_dataset that is no dict: nobody says whose samples these are.
+            "evaluation": ("evaluation set", ""),
         },
     ),
 }
 
 
 def task_of(results: dict) -> Task:
-    """The task of a run, from its results.json; those of the first version know speakers only.
+    """The task of a run, from its results.json; those of the first version know speakers only, and percent only.
 
     The metric that `results["scoring"]` names comes first: the CER of a language that is written without spaces.
     """
@@ -111,4 +131,3 @@ def task_of(results: dict) -> Task:
     leads = (results.get("scoring") or {}).get("leads")
     if leads in task.metrics:
         task = replace(task, metrics={leads: task.metrics[leads], **task.metrics})
-    return replace(task, pipeline=results["pipeline"]) if "pipeline" in results else task

@@ -37,6 +37,7 @@ from .per_sample.shards import prepare_sharded, sharded_modules
 from .precision import cast_inputs, input_precision, train_in_float32, weights_kept
 from .preparation import START, TrainerPreparation, load_start, save_start
 from .prompts import warn_of_difference
+from .publishing import EvaluatedBefore
 from .retain import FORGET, RETAIN, RetainSampler, retain_dataloader
 from .samples import SampleAccess
 from .seeded import SeededDataset, random_state_kept
@@ -127,7 +128,8 @@ class UnlearnTrainer(LossBySample):
         self._rules = StoppingRules(self) if args.stop_when or args.abort_when else None
         self._skipped, self._preemption = SkippedSteps(args.max_skipped_steps), Preemption()
         self.record, self.callback_handler = RunRecord(self), WatchedCallbacks(self.callback_handler)
-        for callback in (self._rules, self._skipped, self._preemption):
+        self._evaluated_before = EvaluatedBefore(self)
+        for callback in (self._evaluated_before, self._rules, self._skipped, self._preemption):
             if callback is not None:
                 self.add_callback(callback)
         self._constructed = True
@@ -395,6 +397,7 @@ class UnlearnTrainer(LossBySample):
         self.resumed_from = find_checkpoint(resume_from_checkpoint, self.args.output_dir, run)
         self.remember_hidden(self.resumed_from)
         self.record.begin(run, self.resumed_from)
+        self._evaluated_before.remember()
         if not self.is_deepspeed_enabled:  # whose engine would listen to what is found out about the samples anew
             self._forget_everything_noted()
         self._attempts = Attempts(self)

@@ -7,7 +7,7 @@ import subprocess
 import PIL.Image
 import pytest
 
-from hf_unlearn.html_report import Report, frontier, word_differences
+from hf_unlearn.html_report import Report, _scale, frontier, word_differences
 from hf_unlearn.tasks import TASKS
 
 
@@ -41,6 +41,12 @@ RESULTS = {
         ]
     },
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.0], [5, 61.2], [-0.3, 0.2], [-2, -1]])
+def test_ticks_span_all_values(values):
+    ticks = _scale(values)
+    assert ticks[0] <= min(values) and ticks[-1] >= max(values) and ticks[-1] > ticks[0]
 
 
 def test_differences_of_words():

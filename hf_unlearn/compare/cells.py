@@ -15,6 +15,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..report import checks_by_step
+from ..scales import GIVEN
 from ..tasks import task_of
 from ..written import Written, resolved
 from .settings import Comparison
@@ -63,14 +64,18 @@ class Cell:
 
 def _measured(results: dict, comparison: Comparison) -> dict:
     """Why a run ended, the first metric of every split, the score at each level, and the `curve` of its checks."""
-    metric, curve = next(iter(task_of(results).metrics)), _curve(results, comparison)
+    task, curve = task_of(results), _curve(results, comparison)
+    metric = next(iter(task.metrics))
     row = {"ended": results["stopping"]["reason"], "step": results["stopping"]["step"]}
     row |= {f"{split}_{metric}": values.get(metric) for split, values in results["unlearned"].items()}
     for forgotten, levels in comparison.match.items():
         for level in levels:
             at = _of_retrained(results, forgotten) if level == "retrained" else float(level)
             row[f"{comparison.score} at {level}"] = reached_at(curve, at)
-    return {**row, "curve": [[round(value, 3) for value in check] for check in curve]}
+    if not task.percent:
+        row["scale"] = GIVEN
+    digits = 3 if task.percent else 6
+    return {**row, "curve": [[round(value, digits) for value in check] for check in curve]}
 
 
 def _curve(results: dict, comparison: Comparison) -> list[tuple[float, float]]:

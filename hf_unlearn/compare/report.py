@@ -3,10 +3,11 @@
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..report import align
+from ..scales import GIVEN, as_given
 from .cells import FAILED
 from .choice import means_of_the_fullest, present, scored
 from .settings import Comparison
@@ -17,13 +18,13 @@ def table(rows: list[dict], comparison: Comparison) -> str:
     method was the best. The best mean, of those methods whose runs came to it most often, is in bold."""
     metric = comparison.score.rpartition("_")[2]
     columns = [name for name in rows[0] if name.endswith("_" + metric) or name in comparison.scores]
-    lines = []
+    lines, text = [], _number(rows)
     for varied, methods in _grouped(rows, comparison).items():
         known = {name: _scores(methods, name, comparison) for name in comparison.scores}
         for method, group in methods.items():
             setting = ", ".join(f"{name} {value}" for name, value in json.loads(group[0]["setting"]).items())
             reached = [len(present(known[name][method])) for name in comparison.scores]
-            means = [_mean(row.get(name) for row in group) for name in columns]
+            means = [_mean((row.get(name) for row in group), text) for name in columns]
             for name in comparison.scores:
                 if _is_best(known[name], method, comparison):
                     means[columns.index(name)] = f"**{means[columns.index(name)]}**"
@@ -44,8 +45,8 @@ def tables_by_target(rows: list[dict], comparison: Comparison) -> str:
             for varied, methods in _grouped([row for row in rows if row["target"] == target], comparison).items():
                 scores = _scores(methods, name, comparison)
                 for method, values in scores.items():
-                    text = _mean_and_count(values, best=_is_best(scores, method, comparison))
-                    lines[(*map(str, varied), method)].append(text)
+                    cell = _mean_and_count(values, _number(rows), best=_is_best(scores, method, comparison))
+                    lines[(*map(str, varied), method)].append(cell)
         heading = [*comparison.vary, "method", *map(str, targets)]
         written = align([heading, *([*first, *texts] for first, texts in lines.items())], markdown=True)
         parts.append(f"{name}, by {comparison.target}:\n\n{written}")
@@ -56,7 +57,7 @@ def pairs(rows: list[dict], comparison: Comparison) -> str:
     """The first method beside each other one, at each level, in the runs where both came to it: how many those are, in how
     many the first was ahead, and its score minus the other's, its mean, standard deviation and range. "" for one method."""
     first, *others = comparison.methods
-    lines = []
+    lines, text = [], _number(rows)
     for varied, methods in _grouped(rows, comparison).items():
         for name in comparison.scores:
             scores = _scores(methods, name, comparison)
@@ -64,21 +65,25 @@ def pairs(rows: list[dict], comparison: Comparison) -> str:
                 both = [pair for pair in zip(scores[first], scores[other]) if None not in pair]
                 ahead = _wins(dict(zip((first, other), zip(*both))), first, comparison)
                 differences = [mine - its for mine, its in both]
-                spread = f"{min(differences):.1f} to {max(differences):.1f}" if both else "-"
-                lines.append(
-                    [*map(str, varied), name, first, other, f"{ahead}/{len(both)}", _mean(differences), spread]
-                )
+                spread = f"{text(min(differences))} to {text(max(differences))}" if both else "-"
+                counts, mean = f"{ahead}/{len(both)}", _mean(differences, text)
+                lines.append([*map(str, varied), name, first, other, counts, mean, spread])
     if not lines:
         return ""
     heading = [*comparison.vary, "score", "method", "beside", "ahead", "difference", "range"]
     return "In pairs, where both came to the level:\n\n" + align([heading, *lines], markdown=True)
 
 
-def _mean_and_count(values: list[float | None], best: bool) -> str:
+def _number(rows: list[dict]) -> Callable[[float], str]:
+    """How the numbers of the rows are written: percent, or on the scale of a recipe's own metrics."""
+    return as_given if any(row.get("scale") == GIVEN for row in rows) else "{:.1f}".format
+
+
+def _mean_and_count(values: list[float | None], text: Callable[[float], str], best: bool) -> str:
     known = present(values)
     if not known:
         return "-"
-    mean = f"{statistics.mean(known):.1f}"
+    mean = text(statistics.mean(known))
     count = f" ({len(known)}/{len(values)})" if len(known) < len(values) else ""
     return (f"**{mean}**" if best else mean) + count
 
@@ -96,11 +101,11 @@ def _scores(methods: dict[str, list[dict]], name: str, comparison: Comparison) -
     return {method: [scored(row, name, comparison) for row in group] for method, group in methods.items()}
 
 
-def _mean(values: Iterable[float | None]) -> str:
+def _mean(values: Iterable[float | None], text: Callable[[float], str]) -> str:
     values = present(values)
     if not values:
         return "-"
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0:.1f}"
+    return f"{text(statistics.mean(values))} ± {text(statistics.stdev(values) if len(values) > 1 else 0.0)}"
 
 
 def _is_best(scores: dict[str, list], method: str, comparison: Comparison) -> bool:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from ..adapters import base_of, keep_merged, whole_base_of
+from ..after_run import not_costing_the_run
 from ..config import UnlearnConfig
 from ..ending import check_steps
 from ..evaluation import evaluate_splits
@@ -22,12 +23,14 @@ from ..hub import check_base, check_login, check_name
 from ..model_card import local_among, write_card
 from ..redaction import hide_tokens, salt_of
 from ..report import emissions, environment, further_tables, plot_history, results_table, write_results
+from ..scales import scale_of
 from ..tasks import TASKS, task_of
 from ..trainer import UnlearnTrainer
 from .arguments import RecipeArguments
 from .earlier import as_results
 from .early import check_run, first_trainer, loading
 from .membership import Shadows, attack, shadow_models, unseen_split
+from .processors import check_processors
 from .training import get_model
 
 logger = logging.getLogger(__name__)
@@ -60,6 +63,13 @@ class Recipe:
     def load_model(self, name: str | None) -> PreTrainedModel:
         """Loads model `name` (folder or Hub id), or builds a new one (None) with torch's random numbers."""
         raise NotImplementedError
+
+    def processor_of(self, name: str):
+        """The processor that is saved beside model `name` (folder or Hub id)."""
+        return type(self.processor).from_pretrained(name)
+
+    def check_gold(self, name: str) -> None:
+        """Raises ValueError: the retrained model's labels mean something else than the run's."""
 
     def training_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
         """Rows of the splits as a model is trained on them."""
@@ -121,6 +131,7 @@ def unlearn(recipe: Recipe) -> dict:
             "others out (gold: none, shadow_models: 0)"
         )
     base = options.base_model if options.model == "train" else whole_base_of(options.model)
+    check_processors(recipe)
     check_run(recipe)
     original = get_model(recipe, "original", options.model)
     shadows = shadow_models(recipe)
@@ -141,6 +152,7 @@ def unlearn(recipe: Recipe) -> dict:
     trainer.save_model(_internal_call=True)  # a push comes when the card is there
     results = {
         "task": recipe.task,
+        "scale": scale_of(trainer.compute_metrics),
         "config": {
             "recipe": vars(options),
             "data": vars(recipe.data),
@@ -171,6 +183,8 @@ def unlearn(recipe: Recipe) -> dict:
     for name in of_unlearned:
         measured = {"original": of_original, "unlearned": of_unlearned, "retrained": of_retrained}
         results[name] = {model: values[name] for model, values in measured.items() if values}
+    if trainer.is_world_process_zero():  # before anything that could fail
+        write_results(Path(args.output_dir) / "results.json", results)
     recipe.finish(results, trainer)
     trainer.results = results
     if trainer.is_world_process_zero():
@@ -209,6 +223,7 @@ def dry_run(recipe: Recipe) -> dict:
     could not work (`first_trainer`)."""
     options, args, task = recipe.options, recipe.args, TASKS[recipe.task]
     check_steps(args, recipe.splits.forget)
+    check_processors(recipe)
     trainer = first_trainer(recipe)
     described = recipe.splits.describe()
     plan = {
@@ -259,6 +274,7 @@ def evaluate(recipe: Recipe) -> dict:
     further = {name: {"evaluated": values} for name, values in measured.items()}
     results = {
         "task": recipe.task,
+        "scale": scale_of(trainer.compute_metrics),
         "model": options.model,
         "scoring": scoring(trainer),
         "evaluated": metrics,
@@ -366,14 +382,19 @@ def history(trainer: UnlearnTrainer, original: dict) -> list[dict]:
 
 
 def _report(recipe: Recipe, results: dict) -> None:
-    """Prints the tables; writes results.json, the plot and the model's card."""
+    """Writes results.json, the plot, the model's card and the report; prints the tables."""
     folder = Path(recipe.args.output_dir)
-    print("", results_table(results), *filter(None, [further_tables(results)]), results["stopping"], sep="\n\n")
     levels = {"original": results["original"], "retrained": results["retrained"]}
-    plot = plot_history(results["history"], folder / "forgetting.png", task=task_of(results), **levels)
-    results["card"]["plot"] = plot.name
     write_results(folder / "results.json", results)
-    write_card(folder, results, salt_of(folder), name_forgotten=recipe.args.name_forgotten)
-    salt = None if recipe.args.name_forgotten else salt_of(folder)
-    Report(results, salt, recipe.audio(results)).save(folder / "report.html")
-    print(f"model, results.json, forgetting.png, report.html and README.md are in {folder}")
+    with not_costing_the_run("forgetting.png", folder):
+        plot = plot_history(results["history"], folder / "forgetting.png", task=task_of(results), **levels)
+        results["card"]["plot"] = plot.name
+        write_results(folder / "results.json", results)
+    with not_costing_the_run("the model card", folder):
+        write_card(folder, results, salt_of(folder), name_forgotten=recipe.args.name_forgotten)
+    with not_costing_the_run("report.html", folder):
+        salt = None if recipe.args.name_forgotten else salt_of(folder)
+        Report(results, salt, recipe.audio(results)).save(folder / "report.html")
+    print("", results_table(results), *filter(None, [further_tables(results)]), results["stopping"], sep="\n\n")
+    files = ["results.json", "forgetting.png", "report.html", "README.md"]
+    print(f"model, {', '.join(name for name in files if (folder / name).exists())} are in {folder}")

@@ -128,6 +128,26 @@ class ImageRecipe(Recipe):
             intermediate_size=4 * options.d_model, initializer_range=options.init_std, **self._labels(),
         )  # fmt: skip
 
+    def processor_of(self, name: str):
+        return AutoImageProcessor.from_pretrained(name)
+
+    def check_gold(self, name: str) -> None:
+        start = self.options.base_model if self.options.model == "train" else self.options.model
+        try:
+            config, own = (AutoConfig.from_pretrained(given) if given else None for given in (name, start))
+        except OSError:  # an adapter's folder has none: loading the model says more
+            return
+        labels_of(self.splits.classes, config)  # refuses another number of them
+        names = set(map(str, config.label2id))
+        expected = [set(map(str, own.label2id))] if own else []
+        unnamed = {f"LABEL_{label}" for label in range(len(names))}
+        if not set(self.splits.classes) <= names and names not in [*expected, unnamed]:
+            raise ValueError(
+                f"gold: the labels of {name} ({', '.join(sorted(names)[:3])}, ...) are neither the data's classes "
+                f"({', '.join(self.splits.classes[:3])}, ...) nor those of the model to unlearn: give a model that was trained "
+                "on this data, or gold: train"
+            )
+
     # ---- data -------------------------------------------------------------------------------------------------------
 
     def training_data(self, model: PreTrainedModel, rows: Dataset) -> ImageRows:
