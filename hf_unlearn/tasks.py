@@ -1,8 +1,9 @@
 """What is forgotten decides the words, the metrics and the wanted directions of every report: one entry for each kind."""
 
+import math
 from dataclasses import dataclass, replace
 
-from .scales import as_given
+from .scales import GIVEN, PERCENT, as_given
 
 MODELS = ("original", "unlearned", "retrained", "evaluated")  # the last of `hf-unlearn evaluate`, alone
 # What evaluation logs beside metrics, and what recipes count.
@@ -131,3 +132,32 @@ def task_of(results: dict) -> Task:
     leads = (results.get("scoring") or {}).get("leads")
     if leads in task.metrics:
         task = replace(task, metrics={leads: task.metrics[leads], **task.metrics})
+    task = replace(task, pipeline=results.get("pipeline", task.pipeline))
+    own = task.units == "samples"  # a trainer outside of the recipes
+    percent = results.get("scale", GIVEN if own else PERCENT) == PERCENT
+    if percent and not own:
+        return task
+    return replace(task, percent=percent, metrics=_measured(task, results, percent))
+
+
+def _measured(task: Task, results: dict, percent: bool) -> dict[str, str]:
+    """Name -> heading of the metrics in `results`, a user's own among them; those of the task where there are none."""
+    splits = [values for model in MODELS for values in (results.get(model) or {}).values()]
+    names = list(dict.fromkeys(name for values in splits for name, x in values.items() if is_metric(name, x, values)))
+    known = [name for name in task.metrics if name in names and name != "loss"]
+    own = [name for name in names if name not in task.metrics]
+    headings = task.metrics if percent else {name: text.removesuffix(" (%)") for name, text in task.metrics.items()}
+    shown = [*known, *own, *(["loss"] if "loss" in names else [])] or list(task.metrics)
+    return {name: headings.get(name, name) for name in shown}
+
+
+def is_metric(name: str, value, among) -> bool:
+    """Whether an entry of an evaluation is a metric with a number, and no time, count or end of an interval."""
+    stem, _, end = name.rpartition("_")
+    if name in NO_METRICS or name.startswith(MEMORY) or end in ("low", "high") and stem in among:
+        return False
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def finite(value) -> bool:
+    return value is not None and math.isfinite(value)
