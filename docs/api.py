@@ -18,7 +18,6 @@ INTRODUCTION = f"""# API reference
 Of hf_unlearn {hf_unlearn.__version__}. Written by `make docs` from the docstrings, which a test holds it against. k is the number of retain
 samples in a step, d the number of trainable parameters, T the length of a sequence; shapes stand in parentheses, (k, d).
 """
-INTERNAL = ("leaf", "count", "receive")  # of the engine, for its own recorder
 TRAINER = ("train", "create_model_card", "push_to_hub", "report")  # what it has beside Seq2SeqTrainer's for users
 
 
@@ -44,7 +43,7 @@ def page() -> str:
 def public(kind: type) -> list[str]:
     """The methods that a class itself defines for others, and describes."""
     described = [name for name, value in vars(kind).items() if inspect.isfunction(value) and value.__doc__]
-    return [name for name in described if not name.startswith("_") and name not in INTERNAL]
+    return [name for name in described if not name.startswith("_")]
 
 
 def described(thing, members=(), title: str | None = None) -> Iterator[str]:

@@ -21,11 +21,13 @@ from torch import Tensor, nn
 
 from .. import ops
 from . import inner_products
-from .recorder import Call, Recorder, rows_of
+from .gradients import rows_of
+from .recorder import Recorder, fsdp_hidden
 from .reference import patch_owners
 from .rows import Convolved, Dense, Lookup, Product, Rows, Scaled, written_out
 from .rules import Unsupported
-from .shards import add_gradient, fsdp_hidden, own_parameters, whole_tensors
+from .shards import add_gradient, own_parameters, whole_tensors
+from .trace import Call, Trace
 
 
 class ParameterRows:
@@ -129,10 +131,7 @@ class PerSampleEngine:
         self._reset(0)
 
     def _reset(self, k: int) -> None:
-        self.k = k
-        self.tracked: dict[int, tuple[Tensor, tuple[nn.Parameter, ...]]] = {}
-        self.constants: dict[int, Tensor] = {}
-        self._awaited: Counter[int] = Counter()
+        self._trace = Trace(k, self._whole, self.slow, self._receive, self.give_up)
         self._uses: dict[int, tuple[nn.Parameter, list[Rows]]] = {}
         self._visited: set[int] = set()
         self._given_up: set[int] = set()  # in this pass
@@ -149,13 +148,7 @@ class PerSampleEngine:
         """
         self._reset(k)
         self._parameters = own_parameters(self.model)
-        for p in self._parameters:
-            leaf = self.leaf(p)
-            if p.requires_grad and id(p) not in self.slow:
-                self.tracked[id(leaf)] = (leaf, (p,))
-            else:
-                self.constants[id(leaf)] = leaf
-        self.constants.update((id(buffer), buffer) for buffer in self.model.buffers())
+        self._trace.start(self._parameters, self.model.buffers())
         with self._recording() as recorder:
             for name, owners in patch_owners(batch or {}, k).items():
                 recorder.layouts.share(batch[name], owners)
@@ -164,8 +157,8 @@ class PerSampleEngine:
     @contextlib.contextmanager
     def _recording(self):
         """Within this context calls are recorded, and autograd does not see the slow parameters."""
-        hidden = [t for p in self._parameters if id(p) in self.slow for t in (p, self.leaf(p))]
-        recorder = Recorder(self)
+        hidden = [t for p in self._parameters if id(p) in self.slow for t in (p, self._trace.leaf(p))]
+        recorder = Recorder(self._trace)
         for t in hidden:
             t.requires_grad_(False)
         try:
@@ -174,18 +167,6 @@ class PerSampleEngine:
         finally:
             for t in hidden:
                 t.requires_grad_(True)
-
-    @property
-    def sharded(self) -> bool:
-        return bool(self._whole)
-
-    @property
-    def in_backward(self) -> bool:
-        return self._visit is not None
-
-    def leaf(self, parameter: nn.Parameter) -> Tensor:
-        """What autograd takes a parameter's gradient to: the whole tensor where the parameter is in shards."""
-        return self._whole.get(id(parameter), parameter)
 
     def backward(
         self,
@@ -203,13 +184,13 @@ class PerSampleEngine:
             missed: called in place of `visit` with a parameter that was given up in this pass: other processes may
                 wait for its rows. Where `visit` raises `Unsupported`, since others have given it up, so does this one.
         """
-        awaited, self._visit, self._missed, self._given_up = self._awaited.copy(), visit, missed, set()
+        awaited = self._begin(visit, missed)
         self._received = [] if again == "replay" else None
         try:
             with self._recording():
                 backward()
             self._show_rest()
-            self._awaited, self._uses, self._visited, self._visit = awaited, {}, set(), None
+            self._end(awaited)
         except BaseException:
             again = None
             raise
@@ -223,8 +204,7 @@ class PerSampleEngine:
         Args:
             again: this method will be called once more.
         """
-        awaited, received, self._received = self._awaited.copy(), self._received, None
-        self._visit, self._missed, self._given_up = visit, None, set()
+        awaited, received, self._received = self._begin(visit, None), self._received, None
         for place, (roots, rows) in enumerate(received):
             with torch.no_grad():
                 for parameter, gradient in zip(roots, self._file(roots, rows())):
@@ -232,10 +212,20 @@ class PerSampleEngine:
             if not again:
                 received[place] = None
         self._show_rest()
-        self._awaited, self._uses, self._visited, self._visit = awaited, {}, set(), None
+        self._end(awaited)
         self._received = received
         if not again:
             self._reset(0)
+
+    def _begin(self, visit: Visitor, missed: Callable[[nn.Parameter], None] | None) -> Counter[int]:
+        """Starts to show rows; returns the counts of uses, which another pass needs again."""
+        self._visit, self._missed, self._given_up = visit, missed, set()
+        self._trace.in_backward = True
+        return self._trace.awaited.copy()
+
+    def _end(self, awaited: Counter[int]) -> None:
+        self._uses, self._visited, self._visit = {}, set(), None
+        self._trace.awaited, self._trace.in_backward = awaited, False
 
     def _show_rest(self) -> None:
         for parameter in self._parameters:
@@ -249,16 +239,11 @@ class PerSampleEngine:
             self._given_up.add(id(parameter))
             self._uses.pop(id(parameter), None)
 
-    def count(self, roots: tuple[nn.Parameter, ...]) -> None:
-        """Notes one more use of some parameters; what checkpoints compute again in the backward pass counts once."""
-        if not self.in_backward:
-            self._awaited.update(id(root) for root in roots)
-
-    def receive(self, call: Call, B: Tensor, samples: tuple[Tensor, ...]) -> list[Tensor | None]:
+    def _receive(self, call: Call, B: Tensor, samples: tuple[Tensor, ...]) -> list[Tensor | None]:
         """Files the rows of one call; returns the gradient of each of its parameters that has no more uses to come."""
         autocast_off = torch.autocast(B.device.type, enabled=False)  # a checkpoint's backward pass may be under it
         with torch.no_grad(), torch._C.DisableTorchFunction(), autocast_off:
-            rows = list(rows_of(call, self.k, B, samples))
+            rows = list(rows_of(call, self._trace.k, B, samples))
             if self._received is not None:
                 self._received.append((call.roots, self._kept(call, B, samples, rows)))
             return self._file(call.roots, rows)
@@ -268,7 +253,7 @@ class PerSampleEngine:
         convolution's inputs, which its rows have unfolded)."""
         if sum(use.held for _, use in rows) <= sum(x.numel() for x in (B, *samples)):
             return lambda: rows
-        return lambda: list(rows_of(call, self.k, B, samples))
+        return lambda: list(rows_of(call, self._trace.k, B, samples))
 
     def _file(self, roots: tuple[nn.Parameter, ...], rows: list[tuple[nn.Parameter, Rows]]) -> list[Tensor | None]:
         """Files some rows; returns the gradient of each of the roots that has no more uses to come."""
@@ -279,8 +264,8 @@ class PerSampleEngine:
 
     def _gradient(self, parameter: nn.Parameter) -> Tensor | None:
         key = id(parameter)
-        self._awaited[key] -= 1
-        if self._awaited[key] > 0 or not self._is_due(parameter):
+        self._trace.awaited[key] -= 1
+        if self._trace.awaited[key] > 0 or not self._is_due(parameter):
             return None
         if key in self._visited:
             raise Unsupported("several re-entrant checkpoints share it", (parameter,))
@@ -300,4 +285,4 @@ class PerSampleEngine:
                 self.give_up((parameter,), str(problem))
         else:
             self._missed(parameter)
-        return torch.zeros_like(self.leaf(parameter))  # DistributedDataParallel waits for something
+        return torch.zeros_like(self._trace.leaf(parameter))  # DistributedDataParallel waits for something

@@ -1,19 +1,16 @@
 """From a recorded call's inputs and its output's gradient to the per-sample gradients of the parameters behind it."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from .rows import Dense, Product, Rows, written_out
 from .rules import ANY_AXIS, ELEMENTWISE, Unsupported, argument_name, by_sample, leading_equation, own_values
-
-if TYPE_CHECKING:
-    from .recorder import Call, Key
+from .trace import Call, Key
 
 
-def rows_of(call: "Call", k: int, B: Tensor, saved: tuple[Tensor, ...]) -> Iterator[tuple[nn.Parameter, Rows]]:
+def rows_of(call: Call, k: int, B: Tensor, saved: tuple[Tensor, ...]) -> Iterator[tuple[nn.Parameter, Rows]]:
     """The per-sample gradients of every parameter behind a call, but of those that have to take the slow path.
 
     Args:
@@ -25,7 +22,7 @@ def rows_of(call: "Call", k: int, B: Tensor, saved: tuple[Tensor, ...]) -> Itera
     gradients = (B, *saved[len(keys) :])
     for key, tensor in call.tracked.items():
         roots = call.behind[key]
-        if all(id(root) in call.engine.slow for root in roots):
+        if all(id(root) in call.trace.slow for root in roots):
             continue
         try:
             rows = _by_rule(call, k, gradients, values, key) or _vectorised(call, k, gradients, values, key)
@@ -35,14 +32,14 @@ def rows_of(call: "Call", k: int, B: Tensor, saved: tuple[Tensor, ...]) -> Itera
                 else list(_pulled_back(call, tensor, roots, rows, k))
             )
         except Unsupported as problem:
-            call.engine.give_up(roots, str(problem))
+            call.trace.give_up(roots, str(problem))
             continue
         for parameter, rows in found:
-            if id(parameter) not in call.engine.slow:
+            if id(parameter) not in call.trace.slow:
                 yield parameter, rows
 
 
-def _by_rule(call: "Call", k: int, gradients: tuple[Tensor, ...], values: dict, key: "Key") -> Rows | None:
+def _by_rule(call: Call, k: int, gradients: tuple[Tensor, ...], values: dict, key: Key) -> Rows | None:
     rule = call.rule
     if rule is None or len(gradients) > 1:
         return None
@@ -73,7 +70,7 @@ def _by_rule(call: "Call", k: int, gradients: tuple[Tensor, ...], values: dict, 
         return None
 
 
-def _ruled(call: "Call", k: int, B: Tensor, values: dict, key: "Key") -> Rows | None:
+def _ruled(call: Call, k: int, B: Tensor, values: dict, key: Key) -> Rows | None:
     """What the call's rule makes for one argument, if it is of that argument's size: else the samples lie elsewhere than
     is known."""
     positional, keywords = call.filled(values)
@@ -86,7 +83,7 @@ def _moved(weight: Tensor, ndim: int, axis: int) -> Tensor:
     return weight.reshape((1,) * (ndim - weight.ndim) + weight.shape).movedim(axis, 0)
 
 
-def _vectorised(call: "Call", k: int, gradients: tuple[Tensor, ...], values: dict, key: "Key") -> Dense:
+def _vectorised(call: Call, k: int, gradients: tuple[Tensor, ...], values: dict, key: Key) -> Dense:
     """G_n by vectorised differentiation of the call on single samples, for any function that torch.func.vmap takes."""
     name = call.function.__name__
     if not call.needs_values and call.samples:
@@ -119,7 +116,7 @@ def _vectorised(call: "Call", k: int, gradients: tuple[Tensor, ...], values: dic
 
 
 def _pulled_back(
-    call: "Call", tensor: Tensor, roots: tuple[nn.Parameter, ...], rows: Rows, k: int
+    call: Call, tensor: Tensor, roots: tuple[nn.Parameter, ...], rows: Rows, k: int
 ) -> Iterator[tuple[nn.Parameter, Rows]]:
     """From per-sample gradients of a tensor made of parameters to those of the parameters."""
     simple = _through_one_step(tensor, roots, rows)
@@ -128,7 +125,7 @@ def _pulled_back(
         return
     lines = tensor.shape[0] if tensor.ndim else 1
     G = written_out([rows], lines, tensor.numel() // lines).reshape(k, *tensor.shape).to(tensor.dtype)
-    leaves = [call.engine.leaf(root) for root in roots]
+    leaves = [call.trace.leaf(root) for root in roots]
     options = {"retain_graph": True, "allow_unused": True}
     try:
         gradients = torch.autograd.grad(tensor, leaves, G, is_grads_batched=True, **options)

@@ -1,100 +1,21 @@
 """Finds, during a forward pass, every call in which parameters meet samples, and taps the gradient behind it."""
 
+import contextlib
 import types
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
-from .gradients import rows_of  # noqa: F401  (for the engine, which takes both halves from here)
-from .layout import LEADING, Layout, Layouts
-from .rules import LIKE, REWRITTEN, RULES, argument_name, needs_values, out_of_place
-
-if TYPE_CHECKING:
-    from .engine import PerSampleEngine
-
-Key = int | str | tuple[int | str, int]  # position or name of an argument; with an index, a member of a list
-_TAKEN = object()  # stands in a recorded call for a sample tensor, which belongs to the autograd graph alone
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One call in which tracked tensors (parameters, and what is made of parameters alone) meet samples."""
-
-    engine: "PerSampleEngine"
-    function: Callable
-    arguments: dict[int | str, object]
-    tracked: dict[Key, Tensor]
-    samples: dict[Key, Layout]
-    output: Layout
-    behind: dict[Key, tuple[nn.Parameter, ...]]  # the parameters behind each tracked tensor
-    autocast: tuple[str, torch.dtype, bool]  # device type, dtype, enabled
-
-    @property
-    def roots(self) -> tuple[nn.Parameter, ...]:
-        return _unique(root for roots in self.behind.values() for root in roots)
-
-    @property
-    def rule(self) -> Callable | None:
-        return RULES.get(self.function.__name__)
-
-    def filled(self, values: dict[Key, object]) -> tuple[list, dict[str, object]]:
-        """Positional and keyword arguments, with some of them replaced."""
-        arguments = dict(self.arguments)
-        for key, value in values.items():
-            if isinstance(key, tuple):
-                items = list(arguments[key[0]])
-                items[key[1]] = value
-                arguments[key[0]] = type(arguments[key[0]])(items)
-            else:
-                arguments[key] = value
-        positional = [value for key, value in arguments.items() if isinstance(key, int)]
-        return positional, {key: value for key, value in arguments.items() if isinstance(key, str)}
-
-    def run(self, values: dict[Key, Tensor]):
-        positional, keywords = self.filled(values)
-        return self.function(*positional, **keywords)
-
-    def value(self, key: Key):
-        return _at(self.arguments, key)
-
-    def emptied(self) -> "Call":
-        """The same without its sample tensors (shapes are left where a rule needs no more)."""
-        shapes = not self.needs_values
-        left = {key: self.value(key).detach().to("meta") if shapes else _TAKEN for key in self.samples}
-        positional, keywords = self.filled(left)
-        return replace(self, arguments={**dict(enumerate(positional)), **keywords})
-
-    @property
-    def needs_values(self) -> bool:
-        rule = self.rule
-        return rule is None or any(needs_values(rule, argument_name(rule, key)) for key in self.tracked)
-
-
-class Tap(torch.autograd.Function):
-    """Identity on a call's outputs; its backward pass hands the engine what the parameters' gradients are made of."""
-
-    @staticmethod
-    def forward(ctx, call, outputs, saved, *tensors):
-        ctx.call = call
-        samples = tensors[outputs : outputs + saved]
-        ctx.save_for_backward(*samples)
-        # A tensor of its own rather than a view, since in-place activations may follow. It shares its memory with the
-        # call's output, which nobody else sees; a part of an input, which others do see, is copied.
-        taken = {x.untyped_storage().data_ptr() for x in samples}
-        values = [x.clone() if x.untyped_storage().data_ptr() in taken else x.data for x in tensors[:outputs]]
-        return tuple(values) if outputs > 1 else values[0]
-
-    @staticmethod
-    def backward(ctx, *gradients):
-        saved = ctx.saved_tensors
-        own = ctx.call.engine.receive(ctx.call, gradients[0], (*saved, *gradients[1:]))
-        return (None, None, None, *gradients, *[None] * len(saved), *own)
+from .layout import LEADING, Layouts
+from .rules import LIKE, REWRITTEN, out_of_place
+from .shards import sharded_modules
+from .trace import Call, Key, Tap, Trace, at, unique
 
 
 class Recorder(TorchFunctionMode):
@@ -104,9 +25,9 @@ class Recorder(TorchFunctionMode):
     and whatever is made of them and of constants), or else holds samples.
     """
 
-    def __init__(self, engine: "PerSampleEngine"):
+    def __init__(self, trace: Trace):
         super().__init__()
-        self.engine, self.layouts, self.paused = engine, Layouts(max(1, engine.k)), False
+        self.trace, self.layouts, self.paused = trace, Layouts(max(1, trace.k)), False
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -129,35 +50,35 @@ class Recorder(TorchFunctionMode):
 
     def _is_reduction(self) -> bool:
         """Whether this is FSDP2 at work in the backward pass, and no checkpoint that is computed again."""
-        return self.engine.sharded and self.engine.in_backward and not torch.is_grad_enabled()
+        return self.trace.sharded and self.trace.in_backward and not torch.is_grad_enabled()
 
     def replaced(self, before: list, after: list) -> None:
         """Takes tensors for what others were, whose place they have taken."""
         for x, y in zip(before, after):
             if x is y or not isinstance(x, Tensor):
                 continue
-            if id(x) in self.engine.tracked:  # its gradient may not go through FSDP2's own nodes early
-                self.engine.give_up(self.engine.tracked[id(x)][1], "what is made of it enters another sharded module")
-            elif id(x) in self.engine.constants:
-                self.engine.constants[id(y)] = y
+            if id(x) in self.trace.tracked:  # its gradient may not go through FSDP2's own nodes early
+                self.trace.give_up(self.trace.tracked[id(x)][1], "what is made of it enters another sharded module")
+            elif id(x) in self.trace.constants:
+                self.trace.constants[id(y)] = y
             else:
                 self.layouts.note(y, self.layouts.of(x))
 
     def _is_sample(self, tensor: Tensor) -> bool:
-        return id(tensor) not in self.engine.constants and id(tensor) not in self.engine.tracked
+        return id(tensor) not in self.trace.constants and id(tensor) not in self.trace.tracked
 
     def _sort(self, func, args, kwargs) -> tuple[dict[Key, Tensor], list[Key]]:
         """Tracked tensors by key, and keys of arguments with samples."""
         tracked, samples = {}, []
         for key, value in (*enumerate(args), *kwargs.items()):
             several = isinstance(value, (list, tuple))
-            for at, tensor in enumerate(value if several else (value,)):
-                if not isinstance(tensor, Tensor) or id(tensor) in self.engine.constants:
+            for place, tensor in enumerate(value if several else (value,)):
+                if not isinstance(tensor, Tensor) or id(tensor) in self.trace.constants:
                     continue
-                if id(tensor) in self.engine.tracked:
-                    tracked[(key, at) if several else key] = tensor
+                if id(tensor) in self.trace.tracked:
+                    tracked[(key, place) if several else key] = tensor
                 elif not self._single(tensor):
-                    samples.append((key, at) if several else key)
+                    samples.append((key, place) if several else key)
         if func.__name__ in LIKE:  # the other tensor only lends its type or its shape
             return ({0: tracked[0]}, []) if 0 in tracked else ({}, samples)
         return tracked, samples
@@ -167,7 +88,7 @@ class Recorder(TorchFunctionMode):
         does not divide over the samples (of relative positions, made in an earlier pass) belongs to no sample."""
         if tensor.requires_grad or self.layouts.of(tensor) is not LEADING:
             return False
-        whole, k = tensor.dtype in (torch.int32, torch.int64), self.engine.k
+        whole, k = tensor.dtype in (torch.int32, torch.int64), self.trace.k
         if not tensor.ndim:
             return not tensor.is_floating_point()
         return len(tensor) == 1 < k or whole and len(tensor) % k > 0
@@ -178,10 +99,10 @@ class Recorder(TorchFunctionMode):
         if func in (torch.Tensor.expand, torch.Tensor.repeat):
             sizes = args[1] if isinstance(args[1], (tuple, list)) else args[1:]
             own = args[0].shape[0] if args[0].ndim == len(sizes) else 1
-            return len(sizes) > 1 and own == 1 and sizes[0] == self.engine.k
+            return len(sizes) > 1 and own == 1 and sizes[0] == self.trace.k
         if func in (torch.Tensor.__getitem__, F.embedding):
             index = args[1] if func is torch.Tensor.__getitem__ else args[0]
-            return isinstance(index, Tensor) and index.ndim > 1 and len(index) == self.engine.k and _repeated(index)
+            return isinstance(index, Tensor) and index.ndim > 1 and len(index) == self.trace.k and _repeated(index)
         return False
 
     def _follow(self, func, args, output, tracked, samples) -> None:
@@ -194,32 +115,32 @@ class Recorder(TorchFunctionMode):
             if not isinstance(tensor, Tensor) or isinstance(tensor, nn.Parameter):
                 continue
             if samples and not tracked:
-                self.engine.constants.pop(id(tensor), None)
+                self.trace.constants.pop(id(tensor), None)
             elif roots and tensor.requires_grad:
-                self.engine.constants.pop(id(tensor), None)
-                before = self.engine.tracked.get(id(tensor), (None, ()))[1]
-                self.engine.tracked[id(tensor)] = (tensor, _unique((*before, *roots)))
-            elif id(tensor) not in self.engine.tracked and not samples:
-                self.engine.constants[id(tensor)] = tensor
+                self.trace.constants.pop(id(tensor), None)
+                before = self.trace.tracked.get(id(tensor), (None, ()))[1]
+                self.trace.tracked[id(tensor)] = (tensor, unique((*before, *roots)))
+            elif id(tensor) not in self.trace.tracked and not samples:
+                self.trace.constants[id(tensor)] = tensor
 
     def _roots(self, tracked: dict[Key, Tensor]) -> tuple[nn.Parameter, ...]:
-        return _unique(root for tensor in tracked.values() for root in self.engine.tracked[id(tensor)][1])
+        return unique(root for tensor in tracked.values() for root in self.trace.tracked[id(tensor)][1])
 
     def _meet(self, func, args, kwargs, tracked, samples):
         roots, changed = self._roots(tracked), None
         values = {key: tensor.detach() for key, tensor in tracked.items()}
-        behind = {key: self.engine.tracked[id(tensor)][1] for key, tensor in tracked.items()}
+        behind = {key: self.trace.tracked[id(tensor)][1] for key, tensor in tracked.items()}
         if _overwrites(func):
             changed = args[0]
             if 0 in tracked:  # its history is about to be written over, too
                 tracked[0] = changed.clone()
             func, values = out_of_place(func), {0: changed.detach() if 0 in tracked else changed.clone(), **values}
         arguments = {**dict(enumerate(args)), **kwargs}
-        layouts = {key: self.layouts.of(_at(arguments, key)) for key in samples}
-        call = Call(self.engine, func, arguments, tracked, layouts, LEADING, behind, _autocast(roots[0].device.type))
+        layouts = {key: self.layouts.of(at(arguments, key)) for key in samples}
+        call = Call(self.trace, func, arguments, tracked, layouts, LEADING, behind, _autocast(roots[0].device.type))
         output = call.run(values)
         self.layouts.follow(func, args, kwargs, output, self._is_sample)
-        if not all(id(root) in self.engine.slow for root in roots):
+        if not all(id(root) in self.trace.slow for root in roots):
             output = self._tap(call, output, {**arguments, **values})
         if changed is None:
             return output
@@ -227,8 +148,8 @@ class Recorder(TorchFunctionMode):
             changed.detach_()
         changed.copy_(output)  # from here on it holds samples, whatever it was before
         for tensor in (changed, changed._base) if changed._is_view() else (changed,):
-            self.engine.tracked.pop(id(tensor), None)
-            self.engine.constants.pop(id(tensor), None)
+            self.trace.tracked.pop(id(tensor), None)
+            self.trace.constants.pop(id(tensor), None)
         return changed
 
     def _tap(self, call: Call, output, values: dict):
@@ -237,23 +158,59 @@ class Recorder(TorchFunctionMode):
         if not floating:
             return output
         if any(x.layout != torch.strided for x in floating):
-            self.engine.give_up(call.roots, f"{call.function.__name__} makes a sparse tensor")
+            self.trace.give_up(call.roots, f"{call.function.__name__} makes a sparse tensor")
             return output
-        self.engine.count(call.roots)
+        self.trace.count(call.roots)
         if not torch.is_grad_enabled():  # the first pass of a re-entrant checkpoint
             return output
         call = replace(call, output=self.layouts.of(floating[0]))
         if call.function.__name__ in REWRITTEN:
             call, values = REWRITTEN[call.function.__name__](call, values)
-        saved = [_kept(_at(values, key), floating[0]) for key in call.samples] if call.needs_values else []
+        saved = [_kept(at(values, key), floating[0]) for key in call.samples] if call.needs_values else []
         tapped = Tap.apply(
-            call.emptied(), len(floating), len(saved), *floating, *saved, *map(self.engine.leaf, call.roots)
+            call.emptied(), len(floating), len(saved), *floating, *saved, *map(self.trace.leaf, call.roots)
         )
         tapped = list(tapped) if len(floating) > 1 else [tapped]
         for before, after in zip(floating, tapped):
             self.layouts.note(after, self.layouts.of(before))
         outputs = [tapped.pop(0) if any(x is y for y in floating) else x for x in outputs]
         return tuple(outputs) if isinstance(output, (list, tuple)) else outputs[0]
+
+
+@contextlib.contextmanager
+def fsdp_hidden(model: nn.Module, recorder: Recorder):
+    """Within this context a recorder does not see what FSDP2 does before and after its modules compute (the recorder
+    would keep the gathered tensors alive), and takes the tensors that FSDP2 hands on for those that it was given."""
+    given, handles = [], []
+
+    def before(module, args, kwargs):
+        recorder.paused = True
+        given.append(tree_leaves((args, kwargs)))
+
+    def after(module, args, kwargs):
+        recorder.paused = False
+        recorder.replaced(given.pop(), tree_leaves((args, kwargs)))
+
+    def before_leaving(module, args, output):
+        recorder.paused = True
+        given.append(tree_leaves(output))
+
+    def after_leaving(module, args, output):
+        recorder.paused = False
+        recorder.replaced(given.pop(), tree_leaves(output))
+
+    for module in sharded_modules(model):
+        handles += [
+            module.register_forward_pre_hook(before, prepend=True, with_kwargs=True),
+            module.register_forward_pre_hook(after, with_kwargs=True),
+            module.register_forward_hook(before_leaving, prepend=True),
+            module.register_forward_hook(after_leaving),
+        ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _backward(tensors, grad_tensors=None, retain_graph=None, create_graph=False, grad_variables=None, inputs=None):
@@ -301,14 +258,6 @@ def _overwrites(func) -> bool:
 def _repeated(index: Tensor) -> bool:
     """Whether all lines are the same (relative positions differ, and there may be as many lines as samples)."""
     return index.stride(0) == 0 or bool((index == index[:1]).all())
-
-
-def _at(arguments: dict, key: Key):
-    return arguments[key[0]][key[1]] if isinstance(key, tuple) else arguments[key]
-
-
-def _unique(parameters: Iterable[nn.Parameter]) -> tuple[nn.Parameter, ...]:
-    return tuple({id(p): p for p in parameters}.values())
 
 
 def _autocast(device: str) -> tuple[str, torch.dtype, bool]:

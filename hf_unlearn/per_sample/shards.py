@@ -4,20 +4,13 @@ Each process has some lines of every parameter, as a DTensor, and the same lines
 FSDP2 puts whole tensors in the parameters' place; their gradients it averages over the processes and adds to `.grad`.
 """
 
-import contextlib
-from typing import TYPE_CHECKING
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
-from torch.utils._pytree import tree_leaves
 
 from .. import ops
-
-if TYPE_CHECKING:
-    from .recorder import Recorder
 
 
 def sharded_modules(model: nn.Module) -> list[FSDPModule]:
@@ -123,39 +116,3 @@ def add_gradient(parameter: nn.Parameter, gradient: Tensor | None) -> None:
     if isinstance(parameter, DTensor):
         gradient = averaged(gradient, parameter)
     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-
-
-@contextlib.contextmanager
-def fsdp_hidden(model: nn.Module, recorder: "Recorder"):
-    """Within this context a recorder does not see what FSDP2 does before and after its modules compute (the recorder
-    would keep the gathered tensors alive), and takes the tensors that FSDP2 hands on for those that it was given."""
-    given, handles = [], []
-
-    def before(module, args, kwargs):
-        recorder.paused = True
-        given.append(tree_leaves((args, kwargs)))
-
-    def after(module, args, kwargs):
-        recorder.paused = False
-        recorder.replaced(given.pop(), tree_leaves((args, kwargs)))
-
-    def before_leaving(module, args, output):
-        recorder.paused = True
-        given.append(tree_leaves(output))
-
-    def after_leaving(module, args, output):
-        recorder.paused = False
-        recorder.replaced(given.pop(), tree_leaves(output))
-
-    for module in sharded_modules(model):
-        handles += [
-            module.register_forward_pre_hook(before, prepend=True, with_kwargs=True),
-            module.register_forward_pre_hook(after, with_kwargs=True),
-            module.register_forward_hook(before_leaving, prepend=True),
-            module.register_forward_hook(after_leaving),
-        ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hf_unlearn.per_sample import ParameterRows, recorder
+from hf_unlearn.per_sample import ParameterRows, rules
 from hf_unlearn.per_sample.check import find_slow_parameters, samples_mix
 from hf_unlearn.per_sample.reference import select_sample
 from hf_unlearn.per_sample.rows import Dense, Product, written_out
@@ -58,7 +58,7 @@ def test_wrong_rules_are_found_and_right_ones_are_not(monkeypatch, precision):
             loss = loss_of(model, precision if precision.itemsize == 2 else None)
             with monkeypatch.context() as patch:
                 if wrong != "right":
-                    patch.setitem(recorder.RULES, "linear", broken(change))
+                    patch.setitem(rules.RULES, "linear", broken(change))
                 slow = find_slow_parameters(model, loss, {"x": x}, K, precision)
             expected = set() if wrong == "right" else {"first.weight", "last.weight"}
             assert set(slow) == expected, (wrong, batch, slow)
@@ -78,7 +78,7 @@ def test_any_number_of_samples(monkeypatch, k):
     assert not find_slow_parameters(model, loss_of(model), {"x": x}, k)
     if k > 1:
         for change in ("the mean for everyone", "neighbours exchanged"):
-            monkeypatch.setitem(recorder.RULES, "linear", broken(WRONG[change]))
+            monkeypatch.setitem(rules.RULES, "linear", broken(WRONG[change]))
             assert find_slow_parameters(model, loss_of(model), {"x": x}, k)
 
 
@@ -123,7 +123,7 @@ def test_samples_without_a_loss_do_not_blind_it(monkeypatch):
         order = torch.tensor([0, 3, 2, 1, 4, 5, 6, 7])
         return {"weight": lambda: Product(B[order], input[order]), "bias": lambda: Dense(B.sum(1))}
 
-    monkeypatch.setitem(recorder.RULES, "linear", exchanged)
+    monkeypatch.setitem(rules.RULES, "linear", exchanged)
     assert set(find_slow_parameters(model, loss_of(model), batch, k)) == {"layer.weight"}
 
 
