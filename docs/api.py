@@ -11,28 +11,52 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hf_unlearn
-from hf_unlearn import METHODS, Method, UnlearnConfig, UnlearnTrainer, evaluation, hub, metrics, per_sample
+from hf_unlearn import (
+    METHODS,
+    Method,
+    UnlearnConfig,
+    UnlearnTrainer,
+    evaluation,
+    metrics,
+    per_sample,
+)
+from hf_unlearn.hub import upload as hub
 from hf_unlearn.methods import Preparation, Step
 
 INTRODUCTION = f"""# API reference
 Of hf_unlearn {hf_unlearn.__version__}. Written by `make docs` from the docstrings, which a test holds it against. k is the number of retain
 samples in a step, d the number of trainable parameters, T the length of a sequence; shapes stand in parentheses, (k, d).
 """
-TRAINER = ("train", "create_model_card", "push_to_hub", "report")  # what it has beside Seq2SeqTrainer's for users
+# what it has beside Seq2SeqTrainer's for users
+TRAINER = ("train", "create_model_card", "push_to_hub", "report")
 
 
 def page() -> str:
     parts = [INTRODUCTION, "## Trainer\n", *described(UnlearnTrainer, TRAINER)]
     parts += ["## Configuration\n", *described(UnlearnConfig), fields_table(UnlearnConfig)]
-    parts += ["## Methods\n", "By the name that `method=` takes; the keywords are what `method_kwargs` may change.\n"]
+    parts += [
+        "## Methods\n",
+        "By the name that `method=` takes; the keywords are what `method_kwargs` may change.\n",
+    ]
     parts += [text for name, made_by in METHODS.items() for text in described(made_by, title=name)]
     parts += ["## A method of your own\n"]
-    parts += [text for kind in (Method, Step, Preparation) for text in described(kind, public(kind))]
+    parts += [
+        text for kind in (Method, Step, Preparation) for text in described(kind, public(kind))
+    ]
     parts += ["## Evaluation\n"]
-    for function in (evaluation.asr_metrics, evaluation.classification_metrics, evaluation.evaluate_splits):
+    for function in (
+        evaluation.asr_metrics,
+        evaluation.classification_metrics,
+        evaluation.evaluate_splits,
+    ):
         parts += described(function)
     parts += ["## Metrics\n", f"{rendered(metrics.__doc__)}\n"]
-    parts += [text for name in metrics.__all__ if callable(kind := getattr(metrics, name)) for text in described(kind)]
+    parts += [
+        text
+        for name in metrics.__all__
+        if callable(kind := getattr(metrics, name))
+        for text in described(kind)
+    ]
     parts += ["## Publishing\n", *described(hub.push_folder), *described(hub.HubError)]
     parts += ["## Per-sample gradients\n", f"{rendered(per_sample.__doc__)}\n"]
     for kind in (getattr(per_sample, name) for name in per_sample.__all__):
@@ -42,7 +66,9 @@ def page() -> str:
 
 def public(kind: type) -> list[str]:
     """The methods that a class itself defines for others, and describes."""
-    described = [name for name, value in vars(kind).items() if inspect.isfunction(value) and value.__doc__]
+    described = [
+        name for name, value in vars(kind).items() if inspect.isfunction(value) and value.__doc__
+    ]
     return [name for name in described if not name.startswith("_")]
 
 
@@ -60,13 +86,16 @@ def described(thing, members=(), title: str | None = None) -> Iterator[str]:
 
 
 def signature(thing) -> str:
-    """How a class or function is called, as its source has it; "" for a class that takes nothing of its own."""
+    """How a class or function is called, as its source has it; "" for a class that takes nothing of
+    its own."""
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(thing))).body
     name, returns = node.name, None
     if isinstance(node, ast.ClassDef):
         made_by = next(kind for kind in thing.__mro__ if "__init__" in vars(kind))
         init = made_by.__init__
-        if dataclasses.is_dataclass(made_by) or not getattr(init, "__module__", "").startswith("hf_unlearn"):
+        if dataclasses.is_dataclass(made_by) or not getattr(init, "__module__", "").startswith(
+            "hf_unlearn"
+        ):
             return ""
         (node,) = ast.parse(textwrap.dedent(inspect.getsource(init))).body
     else:
@@ -89,11 +118,14 @@ def signature(thing) -> str:
 def argument(given: ast.arg, default: ast.expr | None) -> str:
     annotation = f": {ast.unparse(given.annotation)}" if given.annotation else ""
     equals = " = " if annotation else "="
-    return given.arg + annotation + (f"{equals}{ast.unparse(default)}" if default is not None else "")
+    return (
+        given.arg + annotation + (f"{equals}{ast.unparse(default)}" if default is not None else "")
+    )
 
 
 def rendered(docstring: str) -> str:
-    """Markdown of a docstring: `Args:` and its like become lists, what is indented stays as it is."""
+    """Markdown of a docstring: `Args:` and its like become lists, what is indented stays as it
+    is."""
     lines, out, section = inspect.cleandoc(docstring).splitlines(), [], False
     for line in lines:
         indent = len(line) - len(line.lstrip())
@@ -106,7 +138,11 @@ def rendered(docstring: str) -> str:
         elif section and indent == 4:
             name, colon, text = line.strip().partition(": ")
             listed = colon and re.fullmatch(r"[\w.\"]+(, [\w.\"]+)*(, \.\.\.)?", name)
-            out.append(f"- `{name.replace(', ', '`, `')}`: {escaped(text)}" if listed else escaped(line.strip()))
+            out.append(
+                f"- `{name.replace(', ', '`, `')}`: {escaped(text)}"
+                if listed
+                else escaped(line.strip())
+            )
         elif section:
             out.append(f"  {escaped(line.strip())}" if line else "")
         else:
@@ -117,7 +153,10 @@ def rendered(docstring: str) -> str:
 def escaped(text: str) -> str:
     """Text whose < and | mean themselves outside of `code`."""
     parts = re.split(r"(`+[^`]*`+)", text)
-    return "".join(part if part.startswith("`") else part.replace("<", "&lt;").replace("*", r"\*") for part in parts)
+    return "".join(
+        part if part.startswith("`") else part.replace("<", "&lt;").replace("*", r"\*")
+        for part in parts
+    )
 
 
 def fields_table(config: type) -> str:
@@ -126,9 +165,18 @@ def fields_table(config: type) -> str:
     rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
     for field in dataclasses.fields(config):
         if field.name in own:
-            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            default = (
+                field.default
+                if field.default_factory is dataclasses.MISSING
+                else field.default_factory()
+            )
             kind = types[field.name]
-            cells = f"`{field.name}`", type_name(kind), f"`{default!r}`", escaped(field.metadata["help"])
+            cells = (
+                f"`{field.name}`",
+                type_name(kind),
+                f"`{default!r}`",
+                escaped(field.metadata["help"]),
+            )
             rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(rows) + "\n"
 

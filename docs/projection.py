@@ -19,7 +19,12 @@ def draw(path: str | Path) -> None:
         (g, "#009E73", "$g_n$: gradient of a retained sample", (-40, -16)),
         (u_perp, "#0072B2", "$u_\\perp$: what is left", (-40, 12)),
     ):
-        axes.annotate("", vector, (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2, "shrinkA": 0})
+        axes.annotate(
+            "",
+            vector,
+            (0, 0),
+            arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2, "shrinkA": 0},
+        )
         axes.annotate(name, vector, xytext=offset, textcoords="offset points", color=colour)
     axes.plot(*zip(u, u_perp), "--", color="0.6", linewidth=1)
     axes.plot(*zip(u, along), "--", color="0.6", linewidth=1)

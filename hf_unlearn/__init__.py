@@ -2,7 +2,7 @@
 
 from .config import UnlearnConfig
 from .methods import METHODS, Method
-from .trainer import UnlearnTrainer
+from .trainer.trainer import UnlearnTrainer
 
 __version__ = "0.1.0.dev0"
 

@@ -17,16 +17,18 @@ import shutil
 import sys
 from pathlib import Path
 
-from .compare import Comparison, compare
-from .hub import push_folder
-from .model_card import write_card
+from .experiments.compare import Comparison, compare
+from .hub.model_card import write_card
+from .hub.upload import push_folder
 from .ops import active_kernels
-from .redaction import salt_of
-from .report import environment, read_results, results_table
-from .written import read_yaml
+from .privacy.redaction import salt_of
+from .report.results import environment, read_results
+from .report.tables import results_table
+from .yaml_files import read_yaml
 
 EXIT_CODES = (
-    "exit codes: 0 done, 1 a mistake that one line explains, 2 wrong usage, 143 ended by SIGTERM with a checkpoint"
+    "exit codes: 0 done, 1 a mistake that one line explains, 2 wrong usage, 143 ended by SIGTERM "
+    "with a checkpoint"
 )
 
 
@@ -34,7 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     """Returns the exit code; a user's mistake is one line on stderr."""
     arguments, more = _parser().parse_known_args(argv)
     if more and arguments.function not in (run, evaluate):
-        print(f"error: unknown: {' '.join(more)}; hf-unlearn {arguments.command} --help", file=sys.stderr)
+        print(
+            f"error: unknown: {' '.join(more)}; hf-unlearn {arguments.command} --help",
+            file=sys.stderr,
+        )
         return 2
     try:
         return arguments.function(arguments, more) or 0
@@ -45,7 +50,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "hf-unlearn", description=__doc__, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
+        "hf-unlearn",
+        description=__doc__,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
@@ -59,41 +67,61 @@ def _parser() -> argparse.ArgumentParser:
         ("run", run, "unlearn by a recipe's configuration"),
         ("evaluate", evaluate, "evaluate a saved model on the splits of a configuration"),
     ):
-        command = add(name, function, text, add_help=False, allow_abbrev=False)  # --help is the recipe's
+        # --help is the recipe's
+        command = add(name, function, text, add_help=False, allow_abbrev=False)
         command.add_argument(
-            "config", type=Path, nargs="?", help="YAML; after it, --key value for every option of the recipe"
+            "config",
+            type=Path,
+            nargs="?",
+            help="YAML; after it, --key value for every option of the recipe",
         )
-        command.add_argument("--recipe", type=Path, help="the recipe's script; default: unlearn.py beside the YAML")
+        command.add_argument(
+            "--recipe", type=Path, help="the recipe's script; default: unlearn.py beside the YAML"
+        )
     command = add(
-        "compare", compare_methods, "tune and compare methods", formatter_class=argparse.RawDescriptionHelpFormatter,
+        "compare", compare_methods, "tune and compare "
+                                    "methods", formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"{compare_methods.__doc__}\n\n{inspect.cleandoc(Comparison.__doc__)}",
     )  # fmt: skip
-    command.add_argument("file", type=Path, help="YAML that says what to compare; recipes/demo/compare.yaml is one")
+    command.add_argument(
+        "file", type=Path, help="YAML that says what to compare; recipes/demo/compare.yaml is one"
+    )
     command = add("card", card, "write a run's model card again")
     command.add_argument("folder", type=Path, help="output_dir of a run: holds results.json")
-    command.add_argument("--name_forgotten", action="store_true", help="name the forgotten speakers in the card")
-    command.add_argument("--to", type=Path, help="file to write instead of README.md; the plot is copied beside it")
+    command.add_argument(
+        "--name_forgotten", action="store_true", help="name the forgotten speakers in the card"
+    )
+    command.add_argument(
+        "--to", type=Path, help="file to write instead of README.md; the plot is copied beside it"
+    )
     command = add("push", push, "upload a run's output folder to the Hub")
     command.add_argument("folder", type=Path, help="output_dir of a run")
-    command.add_argument("--repo_id", required=True, help="user/name on the Hub; made if it is not there")
-    command.add_argument("--private", action="store_true", default=None, help="make it private, if it is new")
+    command.add_argument(
+        "--repo_id", required=True, help="user/name on the Hub; made if it is not there"
+    )
+    command.add_argument(
+        "--private", action="store_true", default=None, help="make it private, if it is new"
+    )
     command.add_argument("--revision", help="branch to commit to")
     command.add_argument("--message", default="Upload unlearned model", help="commit message")
-    command.add_argument("--merge", action="store_true", help="merge an adapter into its base model first")
+    command.add_argument(
+        "--merge", action="store_true", help="merge an adapter into its base model first"
+    )
     command.add_argument("--name_forgotten", action="store_true", help="publish who was forgotten")
     add("env", env, "print what an issue report needs")
     return parser
 
 
 def run(arguments, options: list[str]) -> None:
-    """Runs a recipe: `hf-unlearn run config.yaml --key value` is `accelerate launch <its script> config.yaml ...`, with
-    the flags of accelerate that `launch:` in the YAML gives. `--dry_run true` says what would be done;
-    `hf-unlearn run config.yaml --help` lists all options."""
+    """Runs a recipe: `hf-unlearn run config.yaml --key value` is `accelerate launch <its script>
+    config.yaml ...`, with the flags of accelerate that `launch:` in the YAML gives. `--dry_run
+    true` says what would be done; `hf-unlearn run config.yaml --help` lists all options."""
     _start(arguments, options)
 
 
 def evaluate(arguments, options: list[str]) -> None:
-    """Evaluates a model (`--model folder-or-id`) on the splits of a configuration, and writes evaluation.json."""
+    """Evaluates a model (`--model folder-or-id`) on the splits of a configuration, and writes
+    evaluation.json."""
     helped = {"-h", "--help"} & set(options)
     if not helped and not any(option.split("=")[0] == "--model" for option in options):
         raise ValueError("which model? Give --model, a folder or Hub id")
@@ -107,13 +135,21 @@ def _start(arguments, options: list[str]) -> None:
         print(arguments.help_text())
         return
     if config is None:
-        raise ValueError("which configuration? Give its YAML file first, such as recipes/demo/demo.yaml")
+        raise ValueError(
+            "which configuration? Give its YAML file first, such as recipes/demo/demo.yaml"
+        )
     if config.suffix not in (".yaml", ".yml") and options and not config.is_file():
-        raise ValueError(f"the configuration comes first, as in `config.yaml --key value`, but here that is {config}")
+        raise ValueError(
+            "the configuration comes first, as in `config.yaml --key value`, but "
+            f"here that is {config}"
+        )
     given = read_yaml(config)
     script = arguments.recipe or Path(given.get("recipe") or config.parent / "unlearn.py")
     if not script.is_file():
-        raise ValueError(f"there is no recipe {script}: name its script with --recipe, or as `recipe:` in {config}")
+        raise ValueError(
+            f"there is no recipe {script}: name its script with --recipe, or as "
+            f"`recipe:` in {config}"
+        )
     flags = shlex.split(given.get("launch") or "")
     launcher = ["-m", "accelerate.commands.launch", *flags] if flags else []
     os.execv(sys.executable, [sys.executable, *launcher, str(script), str(config), *options])
@@ -133,7 +169,9 @@ def card(arguments, _) -> None:
     plot = folder / "forgetting.png"
     if plot.exists():
         results["card"] = {**results.get("card", {}), "plot": f"{to.stem}.png" if to else plot.name}
-    written = write_card(folder, results, salt_of(folder), name_forgotten=arguments.name_forgotten, to=to)
+    written = write_card(
+        folder, results, salt_of(folder), name_forgotten=arguments.name_forgotten, to=to
+    )
     if to and plot.exists():
         shutil.copyfile(plot, to.with_suffix(".png"))
     print(results_table(results) if results.get("unlearned") else written.text)
@@ -141,8 +179,9 @@ def card(arguments, _) -> None:
 
 
 def push(arguments, _) -> None:
-    """Uploads weights, processor, configurations, results and card of a run. The token is that of `hf auth login`, or
-    HF_TOKEN. Who was forgotten is not named: salted hashes take the place of names."""
+    """Uploads weights, processor, configurations, results and card of a run. The token is that of
+    `hf auth login`, or HF_TOKEN. Who was forgotten is not named: salted hashes take the place of
+    names."""
     done = push_folder(
         arguments.folder,
         arguments.repo_id,

@@ -25,20 +25,22 @@ def _seeded():
 
 @pytest.fixture(autouse=True, scope="module")
 def _imports_are_not_searched_for_garbage():
-    """Trainer collects garbage whenever training begins, and three quarters of a tiny run went into searching what has
-    been imported."""
+    """Trainer collects garbage whenever training begins, and three quarters of a tiny run went into
+    searching what has been imported."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A Hub on this machine, which huggingface_hub takes for the Hub, and does not wait long for."""
+    """A Hub on this machine, which huggingface_hub takes for the Hub, and does not wait long
+    for."""
     with running() as server:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
         files = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
-        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", server.url)  # of its functions, as peft calls them
+        # of its functions, as peft calls them
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", server.url)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub_cache"))

@@ -1,4 +1,5 @@
-"""Runs that tests/test_deepspeed.py compares: with DeepSpeed where there are two processes, without it in one.
+"""Runs that tests/test_deepspeed.py compares: with DeepSpeed where there are two processes, without
+it in one.
 
 torchrun --standalone --nproc_per_node 2 tests/deepspeed_cases.py <folder>
 """
@@ -11,7 +12,15 @@ from accelerate.state import AcceleratorState
 from peft import LoraConfig
 from transformers import TrainerCallback, set_seed
 
-from tests.tiny import collate, collate_images, images, make_trainer, tiny_vit, tiny_whisper, utterances
+from tests.tiny import (
+    collate,
+    collate_images,
+    images,
+    make_trainer,
+    tiny_vit,
+    tiny_whisper,
+    utterances,
+)
 
 PROCESSES, PROCESS = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
 ACCUMULATE = {"forget": 8, "gradient_accumulation_steps": 2}
@@ -33,7 +42,8 @@ CASES = {
     "checkpointing": {"stage": 2, "gradient_checkpointing": True,
                       "gradient_checkpointing_kwargs": {"use_reentrant": False}},
     "broken forget sample": {"stage": 2, "broken": True, "forget": 8},
-    "broken forget sample at stage 1": {"stage": 1, "broken": True, "forget": 8, "max_grad_norm": 0.0},
+    "broken forget sample at stage "
+    "1": {"stage": 1, "broken": True, "forget": 8, "max_grad_norm": 0.0},
     "broken forget sample at stage 0": {"stage": 0, "broken": True, "forget": 8},
 }  # fmt: skip
 IMAGES = ("duck", "boundary_shrink")
@@ -41,11 +51,17 @@ IMAGES = ("duck", "boundary_shrink")
 
 def deepspeed(stage: int) -> dict:
     auto = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
-    config = {"zero_optimization": {"stage": stage}, "bf16": {"enabled": "auto"}, **dict.fromkeys(auto, "auto")}
+    config = {
+        "zero_optimization": {"stage": stage},
+        "bf16": {"enabled": "auto"},
+        **dict.fromkeys(auto, "auto"),
+    }
     return {"deepspeed": config} if PROCESSES > 1 else {}
 
 
-def trainer_of(folder: str, stage: int, forget: int = 4, broken: bool = False, lora: bool = False, **case):
+def trainer_of(
+    folder: str, stage: int, forget: int = 4, broken: bool = False, lora: bool = False, **case
+):
     if PROCESSES > 1:
         AcceleratorState._reset_state()  # it holds the configuration of DeepSpeed
     set_seed(0)
@@ -72,7 +88,9 @@ def train(folder: str, name: str) -> None:
     trainer = trainer_of(f"{folder}/out", **CASES[name])
     before = {key: p.detach().clone() for key, p in trainer.model.named_parameters()}
     trainer.train()
-    step = torch.cat([(p.detach() - before[key]).flatten() for key, p in trainer.model.named_parameters()])
+    step = torch.cat(
+        [(p.detach() - before[key]).flatten() for key, p in trainer.model.named_parameters()]
+    )
     logs = [{key: row.get(key) for key in ("forget_loss", "retain_loss", "skipped_steps")}
             for row in trainer.state.log_history if "loss" in row]  # fmt: skip
     torch.save({"step": step, "logs": logs}, f"{folder}/{name}.{PROCESSES}.{PROCESS}.pt")
@@ -84,9 +102,14 @@ class Stop(TrainerCallback):
 
 
 def resumed(folder: str) -> None:
-    """Four steps straight, and two of them after an interruption; with evaluation before, and stopping rules."""
+    """Four steps straight, and two of them after an interruption; with evaluation before, and
+    stopping rules."""
     weights = {}
-    for name, callbacks, resume in (("straight", [], False), ("first", [Stop()], False), ("resumed", [], True)):
+    for name, callbacks, resume in (
+        ("straight", [], False),
+        ("first", [Stop()], False),
+        ("resumed", [], True),
+    ):
         trainer = trainer_of(
             f"{folder}/{'straight' if name == 'straight' else 'parts'}", 2, optim="adamw_torch", learning_rate=1e-3,
             max_steps=4, save_strategy="steps", save_steps=2, method="scrub", stop_when="forget_loss >= 99",

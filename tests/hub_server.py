@@ -1,4 +1,5 @@
-"""A Hub on this machine: as much of its HTTP as huggingface_hub speaks to create, upload to and load from a repository."""
+"""A Hub on this machine: as much of its HTTP as huggingface_hub speaks to create, upload to and
+load from a repository."""
 
 import base64
 import contextlib
@@ -21,7 +22,8 @@ class Hub:
 
     files: repository -> path -> content, of the last commit.
     received: every request as it came: its line, headers but for the token's, and body.
-    failures: (part of "METHOD /path", statuses of the next such requests; 0 closes the connection unanswered).
+    failures: (part of "METHOD /path", statuses of the next such requests; 0 closes the connection
+        unanswered).
     """
 
     url: str = ""
@@ -65,8 +67,14 @@ class Handler(BaseHTTPRequestHandler):
                 body += self.rfile.read(size)
                 self.rfile.readline()
             self.rfile.readline()
-        told = [f"{name}: {value}" for name, value in self.headers.items() if name.lower() != "authorization"]
-        self.hub.received.append("\n".join([f"{self.command} {self.path}", *told, ""]).encode() + body)
+        told = [
+            f"{name}: {value}"
+            for name, value in self.headers.items()
+            if name.lower() != "authorization"
+        ]
+        self.hub.received.append(
+            "\n".join([f"{self.command} {self.path}", *told, ""]).encode() + body
+        )
         status = self.hub.failure(f"{self.command} {self.path}")
         if status == 0:
             self.close_connection = True
@@ -77,7 +85,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != f"Bearer {TOKEN}" and not path.startswith("/lfs/"):
             return self.answer({"error": "Invalid username or password."}, 401)
         for method, pattern, function in ROUTES:
-            if method == self.command.replace("HEAD", "GET") and (match := re.fullmatch(pattern, path)):
+            if method == self.command.replace("HEAD", "GET") and (
+                match := re.fullmatch(pattern, path)
+            ):
                 return function(self, body, *match.groups())
         return self.missing("EntryNotFound")
 
@@ -102,13 +112,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def preupload(self, body, repo, revision):
         files = json.loads(body)["files"]
-        modes = [{"path": file["path"], "uploadMode": _mode(file["path"]), "shouldIgnore": False} for file in files]
+        modes = [
+            {"path": file["path"], "uploadMode": _mode(file["path"]), "shouldIgnore": False}
+            for file in files
+        ]
         self.answer({"files": modes})
 
     def batch(self, body, repo):
         wanted = json.loads(body)["objects"]
-        actions = [{**one, "actions": {"upload": {"href": f"{self.hub.url}/lfs/{one['oid']}"}}} for one in wanted]
-        self.answer({"transfer": "basic", "objects": actions}, Content_Type="application/vnd.git-lfs+json")
+        actions = [
+            {**one, "actions": {"upload": {"href": f"{self.hub.url}/lfs/{one['oid']}"}}}
+            for one in wanted
+        ]
+        self.answer(
+            {"transfer": "basic", "objects": actions}, Content_Type="application/vnd.git-lfs+json"
+        )
 
     def put(self, body, oid):
         if hashlib.sha256(body).hexdigest() != oid:
@@ -130,7 +148,9 @@ class Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
         self.hub.files[repo] |= files
         self.hub.commits.append(message)
-        return self.answer({"commitUrl": f"{self.hub.url}/{repo}/commit/{self.sha()}", "commitOid": self.sha()})
+        return self.answer(
+            {"commitUrl": f"{self.hub.url}/{repo}/commit/{self.sha()}", "commitOid": self.sha()}
+        )
 
     def sha(self):
         return f"{len(self.hub.commits):040x}"
@@ -139,15 +159,24 @@ class Handler(BaseHTTPRequestHandler):
         if repo not in self.hub.files:
             return self.missing("RepoNotFound")
         siblings = [{"rfilename": path} for path in self.hub.files[repo]]
-        return self.answer({"id": repo, "sha": self.sha(), "siblings": siblings, "tags": [], "private": False})
+        return self.answer(
+            {"id": repo, "sha": self.sha(), "siblings": siblings, "tags": [], "private": False}
+        )
 
     def tree(self, body, repo, folder):
         inside = f"{folder}/" if folder else ""
-        files = {path: content for path, content in self.hub.files.get(repo, {}).items() if path.startswith(inside)}
+        files = {
+            path: content
+            for path, content in self.hub.files.get(repo, {}).items()
+            if path.startswith(inside)
+        }
         if not files:
             return self.missing("EntryNotFound")
         return self.answer(
-            [{"type": "file", "path": path, "size": len(files[path]), "oid": _oid(files[path])} for path in files]
+            [
+                {"type": "file", "path": path, "size": len(files[path]), "oid": _oid(files[path])}
+                for path in files
+            ]
         )
 
     def resolve(self, body, repo, path):
@@ -186,7 +215,9 @@ def running():
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     try:
         yield hub

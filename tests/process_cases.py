@@ -1,4 +1,5 @@
-"""What `test_processes.py` runs in one process and in two: `process_cases.py <folder> [case ...]` saves each case's step.
+"""What `test_processes.py` runs in one process and in two: `process_cases.py <folder> [case ...]`
+saves each case's step.
 
 A case names what it changes; everywhere two processes get half the batch sizes that one gets.
 """
@@ -18,10 +19,10 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, set_seed
 from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, WhisperEncoderLayer
 
-import hf_unlearn.distributed
+import hf_unlearn.trainer.exchange
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 from hf_unlearn.per_sample.rules import layers
-from hf_unlearn.saving import whole_state_dict
+from hf_unlearn.trainer.checkpointing import whole_state_dict
 from tests.tiny import collate, make_trainer, tiny_whisper, utterances
 
 PROCESSES, PROCESS = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
@@ -60,21 +61,27 @@ def random_layers():
 
 
 def in_shards(model, **options):
-    """As FSDP2 is set up by hand: a group for each layer, all else (with Whisper's tied weights) in the outermost one."""
+    """As FSDP2 is set up by hand: a group for each layer, all else (with Whisper's tied weights) in
+    the outermost one."""
     if PROCESSES > 1:
-        for layer in [m for m in model.modules() if isinstance(m, (WhisperEncoderLayer, WhisperDecoderLayer))]:
+        for layer in [
+            m for m in model.modules() if isinstance(m, (WhisperEncoderLayer, WhisperDecoderLayer))
+        ]:
             fully_shard(layer, **options)
         fully_shard(model, **options)
     return model
 
 
 def sharded():
-    """Some parameters have lines that do not divide, or only one, so that a process has none of it."""
+    """Some parameters have lines that do not divide, or only one, so that a process has none of
+    it."""
     return in_shards(tiny_whisper(**SHORT, vocab_size=61, encoder_ffn_dim=33, decoder_ffn_dim=1))
 
 
 def sharded_bfloat16():
-    return in_shards(tiny_whisper(**SHORT), mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32))
+    return in_shards(
+        tiny_whisper(**SHORT), mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32)
+    )
 
 
 def sharded_lora():
@@ -91,11 +98,15 @@ def broken(samples):
 
 
 def checkpointing(reentrant: bool) -> dict:
-    return {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
+    return {
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": reentrant},
+    }
 
 
 def streamed(samples):
-    """As an iterable data set, with labels of one length: accelerate puts the batches of all processes together."""
+    """As an iterable data set, with labels of one length: accelerate puts the batches of all
+    processes together."""
 
     class Stream(torch.utils.data.IterableDataset):
         def __iter__(self):
@@ -128,7 +139,11 @@ CASES = {
     "sharded convolutions": {"model": sharded, "places": ALL, "retain": 5},
     "unequal retain counts model": {**MODEL, "retain": 5},
     "accumulation clipping": {**ACCUMULATE, **MODEL, "max_grad_norm": 0.01},
-    "a last batch that is not full accumulation": {"forget": 7, "gradient_accumulation_steps": 2, "max_steps": 4},
+    "a last batch that is not full accumulation": {
+        "forget": 7,
+        "gradient_accumulation_steps": 2,
+        "max_steps": 4,
+    },
     "a stream": {"data": streamed, "forget": 13, "batch": 8, "max_steps": 4},
     "an accumulated stream": {
         "data": streamed,
@@ -147,10 +162,18 @@ CASES = {
         **ACCUMULATE,
     },
     "lora model": {"lora": True, **MODEL},
-    "lora re-entrant checkpointing accumulation": {"lora": True, **checkpointing(True), **ACCUMULATE},
+    "lora re-entrant checkpointing accumulation": {
+        "lora": True,
+        **checkpointing(True),
+        **ACCUMULATE,
+    },
     "slow": {"model": with_slow_parameter, "max_steps": 2, "retain": 5},
     "slow checkpointing": {"model": with_slow_parameter, **checkpointing(False), "max_steps": 2},
-    "slow re-entrant checkpointing model": {"model": with_slow_parameter, **checkpointing(True), **MODEL},
+    "slow re-entrant checkpointing model": {
+        "model": with_slow_parameter,
+        **checkpointing(True),
+        **MODEL,
+    },
     "optimizer's metric model": {**METRIC, **MODEL, "retain": 5},
     "optimizer's metric resharded": {**METRIC, "reshard": True},
     "masked random transcripts": {"method": "salun", **ACCUMULATE, "max_steps": 2},
@@ -168,8 +191,17 @@ CASES = {
     "sharded": {"model": sharded, **ACCUMULATE, "max_grad_norm": 0.01},
     "sharded model": {"model": sharded, **MODEL, "retain": 5, "reshard": True},
     "sharded checkpointing model": {"model": sharded, **MODEL, **checkpointing(False)},
-    "sharded re-entrant checkpointing accumulation": {"model": sharded, **checkpointing(True), **ACCUMULATE},
-    "sharded gradient_difference": {"model": sharded, "method": "gradient_difference", "forget": 7, "max_steps": 2},
+    "sharded re-entrant checkpointing accumulation": {
+        "model": sharded,
+        **checkpointing(True),
+        **ACCUMULATE,
+    },
+    "sharded gradient_difference": {
+        "model": sharded,
+        "method": "gradient_difference",
+        "forget": 7,
+        "max_steps": 2,
+    },
     "sharded lora": {"model": sharded_lora},
     "sharded bfloat16": {"model": sharded_bfloat16},
     "sharded broken forget sample": {"model": sharded, "data": broken, "max_steps": 2, "forget": 8},
@@ -192,10 +224,11 @@ def train(folder: str, name: str) -> None:
     }
     set_seed(0)
     forget, retain, model, lora, reshard, places, data, batch = (
-        case.pop(key) for key in ("forget", "retain", "model", "lora", "reshard", "places", "data", "batch")
+        case.pop(key)
+        for key in ("forget", "retain", "model", "lora", "reshard", "places", "data", "batch")
     )
     layers.PLACES = places[PROCESS]
-    hf_unlearn.distributed.LATENCY = -(10**12) if reshard else 2**14
+    hf_unlearn.trainer.exchange.LATENCY = -(10**12) if reshard else 2**14
     network = model()
     adapter = LORA if lora else None
     trainer = make_trainer(
@@ -211,7 +244,9 @@ def train(folder: str, name: str) -> None:
     )
     before = [whole(p.detach()).clone() for p in trainer.model.parameters()]
     trainer.train()
-    step = torch.cat([(a - whole(b.detach())).flatten() for a, b in zip(before, trainer.model.parameters())])
+    step = torch.cat(
+        [(a - whole(b.detach())).flatten() for a, b in zip(before, trainer.model.parameters())]
+    )
     logs = [{key: row.get(key) for key in ("forget_loss", "retain_loss", "rank", "kept", "skipped_steps")}
             for row in trainer.state.log_history if "loss" in row]  # fmt: skip
     torch.save({"step": step, "logs": logs}, f"{folder}/{name}.{PROCESSES}.{PROCESS}.pt")
@@ -223,7 +258,11 @@ def evaluate(folder: str) -> None:
     def metrics(prediction):
         tokens = np.where(prediction.predictions < 4, 0, prediction.predictions)
         sums = sorted((tokens * np.arange(1, tokens.shape[1] + 1)).sum(1).tolist())
-        return {"samples": len(tokens), "checksum": sums, "labels": int(prediction.label_ids.clip(0).sum())}
+        return {
+            "samples": len(tokens),
+            "checksum": sums,
+            "labels": int(prediction.label_ids.clip(0).sum()),
+        }
 
     set_seed(0)
     trainer = make_trainer(
@@ -250,7 +289,8 @@ def evaluate(folder: str) -> None:
 
 
 def shard_by_accelerate(folder: str) -> None:
-    """FSDP2 as `accelerate launch` sets it up: evaluated before it is trained, as the recipes do, and saved whole.
+    """FSDP2 as `accelerate launch` sets it up: evaluated before it is trained, as the recipes do,
+    and saved whole.
 
     accelerate does not switch FSDP on for CPUs, so it is told that these are GPUs. One process has nothing to share.
     """
@@ -268,8 +308,14 @@ def shard_by_accelerate(folder: str) -> None:
     assert arguments.device.type == "cpu"
     if PROCESSES > 1:
         PartialState().distributed_type = DistributedType.MULTI_GPU
-    data = {"forget_dataset": utterances(4, seed=1), "retain_dataset": utterances(6, seed=2), "data_collator": collate}
-    trainer = UnlearnTrainer(model=model, args=arguments, eval_dataset={"test": utterances(5, seed=3)}, **data)
+    data = {
+        "forget_dataset": utterances(4, seed=1),
+        "retain_dataset": utterances(6, seed=2),
+        "data_collator": collate,
+    }
+    trainer = UnlearnTrainer(
+        model=model, args=arguments, eval_dataset={"test": utterances(5, seed=3)}, **data
+    )
     assert trainer.accelerator.is_fsdp2 == (PROCESSES > 1)
     losses = [trainer.evaluate()["eval_test_loss"]]
     trainer.train()
@@ -279,12 +325,15 @@ def shard_by_accelerate(folder: str) -> None:
         os.environ.pop(name, None)
     if PROCESS == 0:
         saved = tiny_whisper().from_pretrained(f"{folder}/accelerate")
-        step = torch.cat([(before[name] - p.detach()).flatten() for name, p in saved.named_parameters()])
+        step = torch.cat(
+            [(before[name] - p.detach()).flatten() for name, p in saved.named_parameters()]
+        )
         torch.save({"step": step, "losses": losses}, f"{folder}/accelerate.{PROCESSES}.pt")
 
 
 def resume_in_shards(folder: str) -> None:
-    """Three steps at once, and two steps resumed from the first; the last checkpoint as from_pretrained reads it."""
+    """Three steps at once, and two steps resumed from the first; the last checkpoint as
+    from_pretrained reads it."""
 
     def trained(name: str, checkpoint: str | None = None):
         set_seed(0)
@@ -303,7 +352,8 @@ def resume_in_shards(folder: str) -> None:
             eval_steps=1,
             predict_with_generate=True,
             generation_max_length=8,
-            abort_when="test_loss < 100",  # aborts at the last step, and restores the original model
+            # aborts at the last step, and restores the original model
+            abort_when="test_loss < 100",
             check_steps=3,
             arguments={"eval_dataset": {"test": utterances(5, seed=3)}},
         )
@@ -311,7 +361,9 @@ def resume_in_shards(folder: str) -> None:
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
         restored = whole_state_dict(trainer.model)
-        losses = [row["eval_test_loss"] for row in trainer.state.log_history if "eval_test_loss" in row]
+        losses = [
+            row["eval_test_loss"] for row in trainer.state.log_history if "eval_test_loss" in row
+        ]
         if PROCESS == 0:
             assert all(torch.equal(restored[key], original[key]) for key in original)
             kept = tiny_whisper().from_pretrained(f"{folder}/{name}").state_dict()
@@ -323,11 +375,15 @@ def resume_in_shards(folder: str) -> None:
 
     losses = [trained("straight"), trained("resumed", f"{folder}/straight/checkpoint-1")]
     if PROCESS == 0:
-        torch.save({"weights": [weights("straight"), weights("resumed")], "losses": losses}, f"{folder}/resumed.pt")
+        torch.save(
+            {"weights": [weights("straight"), weights("resumed")], "losses": losses},
+            f"{folder}/resumed.pt",
+        )
 
 
 def resume_elsewhere(folder: str, sharded: bool) -> None:
-    """Two processes run straight; one goes on from their first checkpoint, with twice the batch sizes."""
+    """Two processes run straight; one goes on from their first checkpoint, with twice the batch
+    sizes."""
     name = f"{folder}/elsewhere{'_sharded' if sharded else ''}"
     set_seed(0)
     trainer = make_trainer(

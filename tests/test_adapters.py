@@ -1,4 +1,5 @@
-"""An output folder holds the model that its results are of, whatever was in it before: whole models, adapters, both in turn."""
+"""An output folder holds the model that its results are of, whatever was in it before: whole
+models, adapters, both in turn."""
 
 import json
 from pathlib import Path
@@ -8,10 +9,10 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import WhisperForConditionalGeneration
 
-from hf_unlearn import adapters
-from hf_unlearn.adapters import base_of, keep_merged, load_merged, whole_base_of
-from hf_unlearn.leftovers import remove_other_weights
-from hf_unlearn.recipe.frame import adapted
+from hf_unlearn.experiments.recipe import adapted
+from hf_unlearn.trainer import adapters
+from hf_unlearn.trainer.adapters import base_of, keep_merged, load_merged, whole_base_of
+from hf_unlearn.trainer.leftovers import remove_other_weights
 from tests.tiny import RETAIN, collate, make_trainer, tiny_whisper
 
 BATCH = collate(RETAIN)
@@ -45,17 +46,26 @@ def request(name: Path, folder: Path, kind: str):
     if kind == "lora" and base_of(str(name)):
         keep_merged(model, str(folder), main=True)
     arguments = lora() if kind == "lora" else {}
-    trainer = make_trainer(model, folder, optimizer=False, learning_rate=0.05, max_steps=2, arguments=arguments)
+    trainer = make_trainer(
+        model, folder, optimizer=False, learning_rate=0.05, max_steps=2, arguments=arguments
+    )
     trainer.train()
     trainer.save_model()
-    assert not torch.allclose(logits(trainer.model), before, atol=0.05)  # else the folder could hold anything
+    # else the folder could hold anything
+    assert not torch.allclose(logits(trainer.model), before, atol=0.05)
     return trainer, before
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["same folder", "other folder"])
 @pytest.mark.parametrize(
     "kinds",
-    [("full", "lora"), ("lora", "full"), ("lora", "lora", "lora"), ("full", "lora", "lora"), ("full", "full")],
+    [
+        ("full", "lora"),
+        ("lora", "full"),
+        ("lora", "lora", "lora"),
+        ("full", "lora", "lora"),
+        ("full", "full"),
+    ],
     ids="-".join,
 )
 def test_a_request_after_another_leaves_the_model_that_was_measured(start, tmp_path, kinds, same):
@@ -63,13 +73,16 @@ def test_a_request_after_another_leaves_the_model_that_was_measured(start, tmp_p
     for number, kind in enumerate(kinds):
         folder = tmp_path / ("out" if same else f"out{number}")
         trainer, before = request(name, folder, kind)
-        torch.testing.assert_close(before, earlier, atol=1e-4, rtol=1e-4)  # it went on from the model before
+        # it went on from the model before
+        torch.testing.assert_close(before, earlier, atol=1e-4, rtol=1e-4)
         saved = load(folder)
         torch.testing.assert_close(logits(saved), logits(trainer.model), atol=1e-4, rtol=1e-4)
         assert (folder / "adapter_config.json").exists() == (kind == "lora")
         assert (folder / "model.safetensors").exists() == (kind == "full")
         if kind == "lora":  # peft's own way
-            base = load(json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"])
+            base = load(
+                json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+            )
             by_peft = PeftModel.from_pretrained(base, folder)
             torch.testing.assert_close(logits(by_peft), logits(trainer.model), atol=1e-4, rtol=1e-4)
         name, earlier = folder, logits(saved)
@@ -80,7 +93,9 @@ def test_a_folder_used_again_for_the_same_start(start, tmp_path, kinds):
     """Another try from the same model: what it leaves is its own."""
     for kind in kinds:
         trainer, _ = request(start, tmp_path / "out", kind)
-    torch.testing.assert_close(logits(load(tmp_path / "out")), logits(trainer.model), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        logits(load(tmp_path / "out")), logits(trainer.model), atol=1e-4, rtol=1e-4
+    )
     assert not (tmp_path / "out" / "base").exists()
 
 
@@ -103,7 +118,9 @@ def test_a_second_adapter_is_refused_and_another_base_is_warned_of(start, tmp_pa
     assert not warned
     merged = PeftModel.from_pretrained(load(start), tmp_path / "first").merge_and_unload()
     make_trainer(merged, tmp_path / "out", optimizer=False, arguments=lora()).train()
-    assert len(warned) == 1 and "holds other weights than the model that gets the adapter" in warned[0]
+    assert (
+        len(warned) == 1 and "holds other weights than the model that gets the adapter" in warned[0]
+    )
 
 
 def test_pieces_of_a_larger_save_are_removed(start, tmp_path):
@@ -134,14 +151,24 @@ def test_what_tells_of_an_earlier_run_does_not_stay_beside_a_new_model(start, tm
         (out / name).write_text("of the first run")
     (out / "log.txt").write_text("mine")
     card = (out / "README.md").read_text()
-    second = make_trainer(load(start), out, optimizer=False, learning_rate=0.05, method="gradient_ascent")
+    second = make_trainer(
+        load(start), out, optimizer=False, learning_rate=0.05, method="gradient_ascent"
+    )
     second.train()
     assert (out / "results.json").exists()  # of the model that is there still
     (out / "report.html").write_text("of this run")
     second.save_model()
     left = {path.name for path in out.iterdir()}
-    assert not left & {"results.json", "evaluation.json", "forgetting.png", "best_checked.safetensors", "README.md"}
-    assert (out / "README.earlier.md").read_text() == card and (out / "report.html").read_text() == "of this run"
+    assert not left & {
+        "results.json",
+        "evaluation.json",
+        "forgetting.png",
+        "best_checked.safetensors",
+        "README.md",
+    }
+    assert (out / "README.earlier.md").read_text() == card and (
+        out / "report.html"
+    ).read_text() == "of this run"
     second.create_model_card()
     second.save_model()
     assert "method `gradient_ascent`" in (out / "README.md").read_text()
@@ -154,9 +181,15 @@ def test_trainable_says_which_layers_get_an_adapter(start):
     # A regular expression, as ever.
     assert any(".encoder_attn." in name for name in adapted(model, targets, "encoder"))
     found = adapted(model, targets, r"model\.encoder\.")
-    assert found and all(".encoder." in name and name.endswith(("q_proj", "v_proj")) for name in found)
-    wrapped = make_trainer(model, "unused", arguments={"peft_config": LoraConfig(r=2, target_modules=found)}).model
+    assert found and all(
+        ".encoder." in name and name.endswith(("q_proj", "v_proj")) for name in found
+    )
+    wrapped = make_trainer(
+        model, "unused", arguments={"peft_config": LoraConfig(r=2, target_modules=found)}
+    ).model
     trained = [name for name, p in wrapped.named_parameters() if p.requires_grad]
     assert trained and not [name for name in trained if "decoder" in name]
-    with pytest.raises(ValueError, match="trainable is 'proj_out', which matches no layer of lora_target_modules"):
+    with pytest.raises(
+        ValueError, match="trainable is 'proj_out', which matches no layer of lora_target_modules"
+    ):
         adapted(model, targets, "proj_out")

@@ -1,4 +1,5 @@
-"""Some of the architectures in docs/architectures.md, again: those that the engine had to learn something for."""
+"""Some of the architectures in docs/architectures.md, again: those that the engine had to learn
+something for."""
 
 import pytest
 
@@ -8,8 +9,18 @@ from tests.benchmarks.architectures import NOISE, row_of
 @pytest.mark.parametrize(
     "task, kind, name, options",
     [
-        ("causal language model", "mixtral", "MixtralForCausalLM", {"experts_implementation": "grouped_mm"}),
-        ("causal language model", "inkling_text", "InklingForCausalLM", {"experts_implementation": "eager"}),
+        (
+            "causal language model",
+            "mixtral",
+            "MixtralForCausalLM",
+            {"experts_implementation": "grouped_mm"},
+        ),
+        (
+            "causal language model",
+            "inkling_text",
+            "InklingForCausalLM",
+            {"experts_implementation": "eager"},
+        ),
         ("causal language model", "reformer", "ReformerModelWithLMHead", {}),
         ("image and text", "qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", {}),
         ("image and text", "mistral3", "Mistral3ForConditionalGeneration", {}),

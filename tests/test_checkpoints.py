@@ -1,4 +1,5 @@
-"""A run that ends at any moment costs nothing: what is half-written is passed over, and the rest goes on bit for bit."""
+"""A run that ends at any moment costs nothing: what is half-written is passed over, and the rest
+goes on bit for bit."""
 
 import copy
 import os
@@ -14,9 +15,10 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import TrainerCallback, set_seed
 
-from hf_unlearn import stopping
-from hf_unlearn.checkpoints import EXIT_CODE, find_checkpoint, folder_written_whole, last_complete
-from hf_unlearn.seeded import SeededDataset
+from hf_unlearn.trainer import stopping
+from hf_unlearn.trainer.checkpoint_files import find_checkpoint, folder_written_whole, last_complete
+from hf_unlearn.trainer.preemption import EXIT_CODE
+from hf_unlearn.trainer.retain_batches import SeededDataset
 from tests.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
 
 # Three steps in an epoch; dropout, moments, a schedule, retain batches that differ between steps.
@@ -38,7 +40,9 @@ class At(TrainerCallback):
 def trainer_of(folder, callbacks=(), **options):
     set_seed(0)
     arguments = {"callbacks": list(callbacks), "eval_dataset": {"forget": FORGET, "test": RETAIN}}
-    return make_trainer(tiny_whisper(dropout=0.1), folder, arguments=arguments, **{**OPTIONS, **options})
+    return make_trainer(
+        tiny_whisper(dropout=0.1), folder, arguments=arguments, **{**OPTIONS, **options}
+    )
 
 
 def weights(trainer) -> torch.Tensor:
@@ -85,7 +89,9 @@ def test_augmented_at_random_and_resumed_is_straight(tmp_path, workers):
         set_seed(0)
         data = {"forget": Noisy(FORGET), "retain": Noisy(RETAIN)}
         options = {**OPTIONS, "max_steps": 4, "dataloader_num_workers": workers}
-        return make_trainer(tiny_whisper(encoder_layers=1, decoder_layers=1), folder, **data, **options)
+        return make_trainer(
+            tiny_whisper(encoder_layers=1, decoder_layers=1), folder, **data, **options
+        )
 
     straight, resumed = trainer_at(tmp_path / "straight"), trainer_at(tmp_path / "resumed")
     straight.train()
@@ -96,8 +102,13 @@ def test_augmented_at_random_and_resumed_is_straight(tmp_path, workers):
 def test_random_numbers_are_those_of_seed_epoch_and_index():
     dataset = SeededDataset(Noisy(FORGET), 5)
     before = torch.get_rng_state()
-    first, other = dataset[0]["input_features"], dataset[1]["input_features"] - FORGET[1]["input_features"]
-    assert torch.equal(dataset[0]["input_features"], first) and torch.equal(torch.get_rng_state(), before)
+    first, other = (
+        dataset[0]["input_features"],
+        dataset[1]["input_features"] - FORGET[1]["input_features"],
+    )
+    assert torch.equal(dataset[0]["input_features"], first) and torch.equal(
+        torch.get_rng_state(), before
+    )
     assert not torch.equal(first - FORGET[0]["input_features"], other)
     assert torch.equal(dataset[7, 0]["input_features"], dataset[7, 0]["input_features"])
     dataset.epoch.fill_(1)
@@ -105,15 +116,19 @@ def test_random_numbers_are_those_of_seed_epoch_and_index():
 
 
 @pytest.mark.parametrize(
-    "method", ["_save", "_save_optimizer_and_scheduler", "_save_scaler", "_save_rng_state", "store_flos"]
+    "method",
+    ["_save", "_save_optimizer_and_scheduler", "_save_scaler", "_save_rng_state", "store_flos"],
 )
-def test_a_run_killed_while_saving_goes_on_from_the_checkpoint_before(tmp_path, straight, method, monkeypatch):
+def test_a_run_killed_while_saving_goes_on_from_the_checkpoint_before(
+    tmp_path, straight, method, monkeypatch
+):
     trainer = trainer_of(tmp_path, save_steps=2)
     whole = getattr(trainer, method)
 
     def killed(*arguments, **keywords):
         if trainer.state.global_step == 4:
-            raise KeyboardInterrupt  # what comes after it is not written, as if the process were gone
+            # what comes after it is not written, as if the process were gone
+            raise KeyboardInterrupt
         return whole(*arguments, **keywords)
 
     monkeypatch.setattr(trainer, method, killed)
@@ -135,7 +150,11 @@ def test_half_written_states_are_passed_over(tmp_path, straight):
         (run / "checkpoint-6" / "trainer_state.json").write_text(whole[:cut])
         assert last_complete(run) == run / "checkpoint-4"
     (run / "checkpoint-6" / "trainer_state.json").write_text(whole)
-    assert find_checkpoint("true", str(run)) == find_checkpoint("auto", str(run)) == str(run / "checkpoint-6")
+    assert (
+        find_checkpoint("true", str(run))
+        == find_checkpoint("auto", str(run))
+        == str(run / "checkpoint-6")
+    )
     with pytest.raises(ValueError, match="checkpoint-20 is no complete checkpoint"):
         find_checkpoint(str(run / "checkpoint-20"), str(run))
     assert find_checkpoint("auto", str(tmp_path / "none")) is None
@@ -166,10 +185,13 @@ def test_a_finished_run_takes_no_more_steps(tmp_path, straight):
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    fill = At(3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1])))  # no file gets larger
+    # no file gets larger
+    fill = At(3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1])))
     try:
         with pytest.raises(
-            OSError, match="could not save to .*checkpoint-4: .*The last complete checkpoint is .*checkpoint-2"
+            OSError,
+            match="could not save to .*checkpoint-4: .*The last complete checkpoint is "
+            ".*checkpoint-2",
         ):
             trainer_of(tmp_path, [fill], save_steps=2).train()
     finally:
@@ -186,7 +208,9 @@ def test_a_full_disk_leaves_the_model_that_was_there(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
     try:
-        with pytest.raises(OSError, match="could not save to .*There is no complete checkpoint yet"):
+        with pytest.raises(
+            OSError, match="could not save to .*There is no complete checkpoint yet"
+        ):
             trainer.save_model()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -199,7 +223,9 @@ def test_a_card_that_is_there_is_not_overwritten(tmp_path):
         (partial / "README.md").write_text("theirs")
         (partial / "adapter").mkdir()
         (partial / "adapter" / "weights").write_text("w")
-    assert (tmp_path / "README.md").read_text() == "mine" and (tmp_path / "adapter" / "weights").read_text() == "w"
+    assert (tmp_path / "README.md").read_text() == "mine" and (
+        tmp_path / "adapter" / "weights"
+    ).read_text() == "w"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "adapter"]
 
 
@@ -237,8 +263,14 @@ class TestFromTheHub:
     """What a run can do that goes on, on another machine, from what `hub_strategy` has pushed."""
 
     def pushed(self, hub, folder, **options) -> Path:
-        """`last-checkpoint`, downloaded, of a run that was killed after three steps and had pushed two."""
-        options = {"push_to_hub": True, "hub_strategy": "checkpoint", "hub_always_push": True, **options}
+        """`last-checkpoint`, downloaded, of a run that was killed after three steps and had pushed
+        two."""
+        options = {
+            "push_to_hub": True,
+            "hub_strategy": "checkpoint",
+            "hub_always_push": True,
+            **options,
+        }
         trainer = trainer_of(folder / "model", [At(3, interrupt)], **options)
         with pytest.raises(KeyboardInterrupt):
             trainer.train()
@@ -252,19 +284,31 @@ class TestFromTheHub:
         "names", [{}, {"hide_names": ["anna"], "run_name": "run of anna"}], ids=["", "hidden names"]
     )
     def test_it_is_straight(self, tmp_path, hub, straight, names):
-        again = trainer_of(tmp_path / "again", resume_from_checkpoint=str(self.pushed(hub, tmp_path, **names)))
+        again = trainer_of(
+            tmp_path / "again", resume_from_checkpoint=str(self.pushed(hub, tmp_path, **names))
+        )
         again.train()
         assert torch.equal(weights(again), weights(straight))
-        assert [row["step"] for row in again.state.log_history] == [row["step"] for row in straight.state.log_history]
+        assert [row["step"] for row in again.state.log_history] == [
+            row["step"] for row in straight.state.log_history
+        ]
 
     def test_methods_that_need_the_original_say_that_it_is_not_there(self, tmp_path, hub):
         checkpoint = self.pushed(hub, tmp_path, method="scrub")
-        with pytest.raises(ValueError, match="comes from the Hub, where that model is never pushed"):
-            trainer_of(tmp_path / "again", method="scrub").train(resume_from_checkpoint=str(checkpoint))
+        with pytest.raises(
+            ValueError, match="comes from the Hub, where that model is never pushed"
+        ):
+            trainer_of(tmp_path / "again", method="scrub").train(
+                resume_from_checkpoint=str(checkpoint)
+            )
 
     def test_the_best_checked_model_is_lost_and_it_says_so(self, tmp_path, hub, monkeypatch):
         """The straight run goes back to a model of before the checkpoint; this one cannot."""
-        options = {**TestStoppingRules.RULES, "stop_when": "forget_loss <= 0", "abort_when": "test_loss > 4.13"}
+        options = {
+            **TestStoppingRules.RULES,
+            "stop_when": "forget_loss <= 0",
+            "abort_when": "test_loss > 4.13",
+        }
         unbroken = trainer_of(tmp_path / "unbroken", **options)
         unbroken.train()
         assert unbroken.stopping["reason"] == "aborted" and unbroken.stopping["restored_step"] == 1
@@ -272,8 +316,14 @@ class TestFromTheHub:
         monkeypatch.setattr(stopping.logger, "warning", warned.append)
         again = trainer_of(tmp_path / "again", **options)
         again.train(resume_from_checkpoint=str(checkpoint))
-        assert "the best checked model, of step 1" in warned[0] and "goes back to the model of step 2" in warned[0]
-        assert again.stopping["step"] == unbroken.stopping["step"] and again.stopping["restored_step"] > 1
+        assert (
+            "the best checked model, of step 1" in warned[0]
+            and "goes back to the model of step 2" in warned[0]
+        )
+        assert (
+            again.stopping["step"] == unbroken.stopping["step"]
+            and again.stopping["restored_step"] > 1
+        )
 
 
 class TestStoppingRules:
@@ -281,13 +331,16 @@ class TestStoppingRules:
              "lr_scheduler_type": "constant"}  # fmt: skip
 
     def ended(self, folder, **options) -> dict:
-        """What a run ends with that is interrupted after each step in turn, and the straight run."""
+        """What a run ends with that is interrupted after each step in turn, and the straight
+        run."""
         options = {**self.RULES, **options}
         straight = trainer_of(folder / "straight", **options)
         straight.train()
         run = folder / "run"
         for step in range(1, straight.state.global_step + 1):
-            trainer = trainer_of(run, [At(step, interrupt)], resume_from_checkpoint="auto", **options)
+            trainer = trainer_of(
+                run, [At(step, interrupt)], resume_from_checkpoint="auto", **options
+            )
             with pytest.raises(KeyboardInterrupt):
                 trainer.train()
         for _ in range(2):  # the second finds that the run is over
@@ -302,17 +355,21 @@ class TestStoppingRules:
         assert report["reason"] == "target reached" and 1 < report["step"] < 7
 
     def test_abort(self, tmp_path):
-        report = self.ended(tmp_path, stop_when="forget_loss >= 1000", abort_when="test_loss > 4.13")
+        report = self.ended(
+            tmp_path, stop_when="forget_loss >= 1000", abort_when="test_loss > 4.13"
+        )
         assert report["reason"] == "aborted" and 1 < report["restored_step"] < report["step"] < 7
 
 
 def test_the_best_model_of_a_later_step_is_forgotten_on_resume(tmp_path):
-    """A run is resumed from before its best model: that model belongs to steps which have not happened yet."""
+    """A run is resumed from before its best model: that model belongs to steps which have not
+    happened yet."""
     options = {**TestStoppingRules.RULES, "abort_when": "test_loss > 1000"}
     trainer_of(tmp_path, **options).train()
     trainer = trainer_of(tmp_path, [At(3, interrupt)], **options)
     with pytest.raises(KeyboardInterrupt):
         trainer.train(resume_from_checkpoint=f"{tmp_path}/checkpoint-2")
     assert (
-        Path(trainer._rules._path).read_bytes() == (tmp_path / "checkpoint-2" / trainer._rules._path.name).read_bytes()
+        Path(trainer._rules._path).read_bytes()
+        == (tmp_path / "checkpoint-2" / trainer._rules._path.name).read_bytes()
     )

@@ -62,7 +62,8 @@ def test_env_has_what_an_issue_needs(capsys):
     ("given", "expected"),
     [
         ("seed: 0", ["unlearn.py", "x.yaml", "--alpha", "0.8"]),
-        ("launch: --num_processes 2", ["-m", "accelerate.commands.launch", "--num_processes", "2", "unlearn.py", "x.yaml",
+        ("launch: --num_processes "
+         "2", ["-m", "accelerate.commands.launch", "--num_processes", "2", "unlearn.py", "x.yaml",
                                        "--alpha", "0.8"]),
         ("recipe: RECIPE", ["other.py", "x.yaml", "--alpha", "0.8"]),
     ],
@@ -78,9 +79,12 @@ def test_run_starts_the_recipe(given, expected, tmp_path, monkeypatch):
 
 
 TINY = (
-    "--train_steps 2 --train_batch_size 2 --d_model 16 --layers 1 --heads 2 --max_steps 2 --retain_size 2 "
-    "--per_device_train_batch_size 2 --per_device_retain_batch_size 2 --max_eval_samples 2 --check_steps 1 "
-    "--check_samples 2 --disable_tqdm true --use_cpu true --gold none --forget_speakers bruno --report_audio 1"
+    "--train_steps 2 --train_batch_size 2 --d_model 16 --layers 1 --heads 2 --max_steps 2 "
+    "--retain_size 2 "
+    "--per_device_train_batch_size 2 --per_device_retain_batch_size 2 --max_eval_samples 2 "
+    "--check_steps 1 "
+    "--check_samples 2 --disable_tqdm true --use_cpu true --gold none --forget_speakers bruno "
+    "--report_audio 1"
 ).split()
 LOAD = """
 import sys
@@ -93,7 +97,8 @@ print(repr(pipeline("automatic-speech-recognition", model=sys.argv[1])({"raw": s
 
 @pytest.fixture
 def demo(monkeypatch, tmp_path):
-    """Runs the demo's script with tiny settings, as `hf-unlearn run` does; its voices are synthesised once."""
+    """Runs the demo's script with tiny settings, as `hf-unlearn run` does; its voices are
+    synthesised once."""
     pytest.importorskip("espeakng_loader")
     monkeypatch.syspath_prepend(RECIPES / "demo")
     monkeypatch.syspath_prepend(RECIPES / "whisper_librispeech")
@@ -107,7 +112,9 @@ def demo(monkeypatch, tmp_path):
         str(tmp_path / "quiet"),
         *TINY,
     ]
-    unlearn = importlib.util.spec_from_file_location("whisper_unlearn", RECIPES / "whisper_librispeech" / "unlearn.py")
+    unlearn = importlib.util.spec_from_file_location(
+        "whisper_unlearn", RECIPES / "whisper_librispeech" / "unlearn.py"
+    )
     module = importlib.util.module_from_spec(unlearn)
     unlearn.loader.exec_module(module)
     return lambda *options: module.main([*given, *options])
@@ -115,14 +122,17 @@ def demo(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_from_a_configuration_to_a_loaded_model(demo, hub, tmp_path, capsys, monkeypatch):
-    """As a new user goes: dry run, run, evaluate, push, and somebody else loads the model from the Hub."""
+    """As a new user goes: dry run, run, evaluate, push, and somebody else loads the model from the
+    Hub."""
     out = tmp_path / "quiet"
     demo("--dry_run", "true")
     planned = capsys.readouterr().out
     assert "'forget': 4" in planned and re.search(r"trained parameters: [\d,]+ of [\d,]+ ", planned)
     assert not (out / "model.safetensors").exists()
 
-    monkeypatch.setattr(sys, "argv", ["unlearn.py", "demo.yaml", "--hub_token", TOKEN, "--forget_speakers", "bruno"])
+    monkeypatch.setattr(
+        sys, "argv", ["unlearn.py", "demo.yaml", "--hub_token", TOKEN, "--forget_speakers", "bruno"]
+    )
     demo("--hub_token", TOKEN)
     shown = capsys.readouterr()
     page = (out / "report.html").read_text()
@@ -140,7 +150,10 @@ def test_from_a_configuration_to_a_loaded_model(demo, hub, tmp_path, capsys, mon
     capsys.readouterr()
     assert main(["push", str(out), "--repo_id", "me/quiet"]) == 0
     assert "pushed: " in capsys.readouterr().out
-    assert b"bruno" not in b"\n".join(hub.received).lower() and b"clara" not in b"\n".join(hub.received).lower()
+    assert (
+        b"bruno" not in b"\n".join(hub.received).lower()
+        and b"clara" not in b"\n".join(hub.received).lower()
+    )
     world = {
         "HF_ENDPOINT": hub.url,
         "HF_HUB_OFFLINE": "0",
@@ -148,7 +161,9 @@ def test_from_a_configuration_to_a_loaded_model(demo, hub, tmp_path, capsys, mon
         "HF_HOME": str(tmp_path / "else"),
     }
     command = [sys.executable, "-c", LOAD, "me/quiet", next((tmp_path / "voices").rglob("*.flac"))]
-    loaded = subprocess.run(command, env={**os.environ, **world}, capture_output=True, text=True, timeout=120)
+    loaded = subprocess.run(
+        command, env={**os.environ, **world}, capture_output=True, text=True, timeout=120
+    )
     assert loaded.returncode == 0, loaded.stderr[-3000:]
 
     hub.failures["/"] = itertools.repeat(401)

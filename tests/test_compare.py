@@ -11,8 +11,8 @@ import yaml
 
 from hf_unlearn import METHODS
 from hf_unlearn.cli import main
-from hf_unlearn.compare import Comparison, compare, reached_at
-from hf_unlearn.compare.report import pairs, tables_by_target
+from hf_unlearn.experiments.compare import Comparison, compare, reached_at
+from hf_unlearn.experiments.compare.tables import pairs, tables_by_target
 from tests.recipes.configurations import COMPARISONS
 
 ROOT = Path(__file__).parents[1]
@@ -72,12 +72,17 @@ def test_the_files_of_the_recipes_are_understood_and_documented(file):
 
 
 @pytest.mark.parametrize("file", COMPARISONS, ids=lambda file: f"{file.parent.name}/{file.stem}")
-def test_the_committed_rows_give_the_numbers_of_the_readme_without_a_run(file, tmp_path, monkeypatch):
+def test_the_committed_rows_give_the_numbers_of_the_readme_without_a_run(
+    file, tmp_path, monkeypatch
+):
     comparison = Comparison.read(file)
     if comparison.known is None:
         pytest.skip("its runs are not kept by cell")
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("hf_unlearn.compare.cells._run", lambda cell, _: pytest.fail(f"{cell} is not among the rows"))
+    monkeypatch.setattr(
+        "hf_unlearn.experiments.compare.runs._run",
+        lambda cell, _: pytest.fail(f"{cell} is not among the rows"),
+    )
     by_method, *_, in_pairs = compare(replace(comparison, output_dir=str(tmp_path))).split("\n\n")
     heading, _, *lines = by_method.splitlines()
     readme = (file.parent / "README.md").read_text().replace("*", "").splitlines()
@@ -101,43 +106,77 @@ def test_settings_are_chosen_where_nothing_is_reported(comparison, capsys):
     code, output = comparison()
     assert code == 0
     rows = rows_of(output)
-    tuned, reported = ([row for row in rows if row["phase"] == phase] for phase in ("tune", "report"))
+    tuned, reported = (
+        [row for row in rows if row["phase"] == phase] for phase in ("tune", "report")
+    )
     assert len(tuned) == 2 * 2 * 4 and {row["target"] for row in tuned} == {"anna"}
-    assert len(reported) == 2 * 2 * 2 * 2 and {row["target"] for row in reported} == {"bert", "carl"}
+    assert len(reported) == 2 * 2 * 2 * 2 and {row["target"] for row in reported} == {
+        "bert",
+        "carl",
+    }
     # 0.55 would have the best score but did not reach the target, 0.1 crashed: 0.6 is what remains
     assert {row["setting"] for row in reported} == {json.dumps({"alpha": 0.6})}
     assert sum(row["ended"] == "failed" for row in tuned) == 4
-    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    table = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in capsys.readouterr().out.splitlines()
+    ]
     assert ["48", "orthograd", "alpha 0.6", "4/4", "91.0 ± 0.0", "**22.5 ± 1.2**", "4/4"] in table
     assert ["400", "finetune", "alpha 0.6", "4/4", "91.0 ± 0.0", "29.0 ± 1.2", "0/4"] in table
     assert (output / "frontier.png").stat().st_size > 10_000
 
 
 def test_a_method_that_reaches_nothing_is_reported_with_its_furthest_setting(comparison, capsys):
-    settings = {"orthograd": [{"alpha": 0.6}, {"alpha": 0.9}], "finetune": [{"alpha": 0.1}, {"alpha": 0.55}]}
+    settings = {
+        "orthograd": [{"alpha": 0.6}, {"alpha": 0.9}],
+        "finetune": [{"alpha": 0.1}, {"alpha": 0.55}],
+    }
     code, output = comparison(methods=settings, vary={"size": [48]}, seeds=[1])
     assert code == 0
     chosen = {row["method"]: row["setting"] for row in rows_of(output) if row["phase"] == "report"}
-    assert chosen == {"orthograd": json.dumps({"alpha": 0.6}), "finetune": json.dumps({"alpha": 0.55})}
-    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
-    assert ["48", "finetune", "alpha 0.55", "0/2", "91.0 ± 0.0", "32.0 ± 1.4", "0/2"] in table  # never in bold
+    assert chosen == {
+        "orthograd": json.dumps({"alpha": 0.6}),
+        "finetune": json.dumps({"alpha": 0.55}),
+    }
+    table = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in capsys.readouterr().out.splitlines()
+    ]
+    # never in bold
+    assert ["48", "finetune", "alpha 0.55", "0/2", "91.0 ± 0.0", "32.0 ± 1.4", "0/2"] in table
     assert ["48", "orthograd", "alpha 0.6", "2/2", "91.0 ± 0.0", "**22.5 ± 1.4**", "2/2"] in table
 
 
 def test_accuracies_are_better_when_they_are_greater(comparison, capsys, tmp_path):
-    (tmp_path / "recipe.py").write_text(RECIPE.replace("wer", "accuracy").replace("speakers", "classes"))
-    few = {"score": "test_accuracy", "match": {"forget_accuracy": [80]}, "vary": {"size": [48]}, "seeds": [1]}
+    (tmp_path / "recipe.py").write_text(
+        RECIPE.replace("wer", "accuracy").replace("speakers", "classes")
+    )
+    few = {
+        "score": "test_accuracy",
+        "match": {"forget_accuracy": [80]},
+        "vary": {"size": [48]},
+        "seeds": [1],
+    }
     code, output = comparison(**few)
     assert code == 0
-    assert {row["setting"] for row in rows_of(output) if row["phase"] == "report"} == {json.dumps({"alpha": 0.9})}
+    assert {row["setting"] for row in rows_of(output) if row["phase"] == "report"} == {
+        json.dumps({"alpha": 0.9})
+    }
     summary, _, by_target = capsys.readouterr().out.partition("by speaker:")
     table, targets = ([[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
                       for text in (summary, by_target))  # fmt: skip
     for rows in table, targets:
-        assert [row[1] for row in rows if any(cell.startswith("**") for cell in row)] == ["finetune"]
-    assert {row[1]: row[-1] for row in table if row and row[0] == "48"} == {"orthograd": "0/2", "finetune": "2/2"}
+        assert [row[1] for row in rows if any(cell.startswith("**") for cell in row)] == [
+            "finetune"
+        ]
+    assert {row[1]: row[-1] for row in table if row and row[0] == "48"} == {
+        "orthograd": "0/2",
+        "finetune": "2/2",
+    }
     comparison(**few, greater_is_better=False)
-    assert {row["setting"] for row in rows_of(output) if row["phase"] == "report"} == {json.dumps({"alpha": 0.6})}
+    assert {row["setting"] for row in rows_of(output) if row["phase"] == "report"} == {
+        json.dumps({"alpha": 0.6})
+    }
 
 
 def test_what_is_done_is_not_done_again(comparison):
@@ -165,18 +204,31 @@ def test_rows_of_another_machine_are_not_run_again(comparison, tmp_path):
         for row in rows
         if row["ended"] == "failed"  # may be better luck there
     }
-    assert (tmp_path / "here" / "frontier.png").read_bytes() == (there / "frontier.png").read_bytes()
+    assert (tmp_path / "here" / "frontier.png").read_bytes() == (
+        there / "frontier.png"
+    ).read_bytes()
 
-    comparison(**few, known=str(kept), output_dir=str(tmp_path / "there"), options={"model": "another"})
+    comparison(
+        **few, known=str(kept), output_dir=str(tmp_path / "there"), options={"model": "another"}
+    )
     assert len(list((tmp_path / "there").rglob("log.txt"))) == len(rows)
 
 
 def test_where_all_rows_are_known_nothing_is_run(comparison, tmp_path):
     here, match = tmp_path / "new" / "here", {"forget_wer": [30]}
-    few = {"methods": {"orthograd": [{"alpha": 0.6}]}, "vary": {"size": [48]}, "seeds": [1], "match": match}
+    few = {
+        "methods": {"orthograd": [{"alpha": 0.6}]},
+        "vary": {"size": [48]},
+        "seeds": [1],
+        "match": match,
+    }
     _, there = comparison(**few)
     code, _ = comparison(**few, known=str(there / "runs.csv"), output_dir=str(here))
-    assert code == 0 and {path.name for path in here.iterdir()} == {"runs.csv", "table.md", "frontier.png"}
+    assert code == 0 and {path.name for path in here.iterdir()} == {
+        "runs.csv",
+        "table.md",
+        "frontier.png",
+    }
     assert (here / "runs.csv").read_text() == (there / "runs.csv").read_text()
 
 
@@ -189,7 +241,12 @@ def test_rows_without_their_cells_are_refused(comparison, tmp_path, capsys):
 
 
 def test_all_cells_keep_their_trained_models_in_one_folder(comparison):
-    few = {"methods": {"orthograd": [{"alpha": 0.6}]}, "vary": {"size": [48]}, "report_on": ["bert"], "seeds": [1]}
+    few = {
+        "methods": {"orthograd": [{"alpha": 0.6}]},
+        "vary": {"size": [48]},
+        "report_on": ["bert"],
+        "seeds": [1],
+    }
     _, output = comparison(**few)
     assert {path.read_text() for path in output.rglob("models_dir")} == {str(output / "models")}
     _, output = comparison(**few, options={"models_dir": "mine"})
@@ -199,23 +256,32 @@ def test_all_cells_keep_their_trained_models_in_one_folder(comparison):
 def test_a_setting_may_hold_keywords_of_the_method(comparison):
     """They reach the recipe as it reads them: as JSON."""
     settings = [{"alpha": 0.6, "method_kwargs": {"beta": 0.5}}]
-    code, output = comparison(methods={"orthograd": settings}, vary={"size": [48]}, report_on=["bert"], seeds=[1])
+    code, output = comparison(
+        methods={"orthograd": settings}, vary={"size": [48]}, report_on=["bert"], seeds=[1]
+    )
     assert code == 0
     results = [json.loads(path.read_text()) for path in output.rglob("results.json")]
-    assert len(results) == 2 and all(json.loads(result["method_kwargs"]) == {"beta": 0.5} for result in results)
+    assert len(results) == 2 and all(
+        json.loads(result["method_kwargs"]) == {"beta": 0.5} for result in results
+    )
 
 
 def test_methods_are_compared_at_equal_forgetting(comparison, capsys):
-    """At 70 (0.488 of the way to the last check), and at the level of the retrained model (30: half way to the first)."""
+    """At 70 (0.488 of the way to the last check), and at the level of the retrained model (30: half
+    way to the first)."""
     code, output = comparison(match={"forget_wer": [70, "retrained"]}, vary={"size": [48]}, seeds=[1],
                               options={"gold": "{target}/retrained"})  # fmt: skip
     assert code == 0
     rows = rows_of(output)
-    assert {row["setting"] for row in rows if row["phase"] == "report"} == {json.dumps({"alpha": 0.6})}
+    assert {row["setting"] for row in rows if row["phase"] == "report"} == {
+        json.dumps({"alpha": 0.6})
+    }
     row = next(r for r in rows if r["method"] == "orthograd" and r["target"] == "carl")
     assert float(row["test_wer at retrained"]) == pytest.approx((5 + 20) / 2)
     assert float(row["test_wer at 70"]) == pytest.approx(20 + (23.52 - 20) * 20 / 41)
-    assert next(r for r in rows if r["setting"] == json.dumps({"alpha": 0.55}))["test_wer at 70"] == ""
+    assert (
+        next(r for r in rows if r["setting"] == json.dumps({"alpha": 0.55}))["test_wer at 70"] == ""
+    )
     table = capsys.readouterr().out
     assert "**12.5 ± 0.0**" in table and "| 2/2, 2/2 |" in table and "| 0/2, 0/2 |" in table
     gold = [json.loads(path.read_text())["gold"] for path in output.rglob("results.json")]
@@ -224,7 +290,13 @@ def test_methods_are_compared_at_equal_forgetting(comparison, capsys):
 
 def test_every_target_has_its_own_numbers():
     """A mean counts as the best among those of the methods that came to the level in most seeds."""
-    given = {"recipe": "", "config": "", "output_dir": "", "tune_on": [], "report_on": ["anna", "bert"]}
+    given = {
+        "recipe": "",
+        "config": "",
+        "output_dir": "",
+        "tune_on": [],
+        "report_on": ["anna", "bert"],
+    }
     compared = Comparison(**given, target="speaker", score="test_wer", match={"forget_wer": [90]}, vary={"size": [48]},
                           methods={"orthograd": [{}], "finetune": [{}]})  # fmt: skip
     scores = {("orthograd", "anna"): [10, 20], ("orthograd", "bert"): [12.25, None],
@@ -264,7 +336,9 @@ def test_a_level_that_no_setting_comes_to_is_left_open(comparison, capsys):
     code, output = comparison(match={"forget_wer": [30, 95]}, vary={"size": [48]}, seeds=[1])
     assert code == 0
     assert all(
-        row["test_wer at 30"] and not row["test_wer at 95"] for row in rows_of(output) if row["ended"] != "failed"
+        row["test_wer at 30"] and not row["test_wer at 95"]
+        for row in rows_of(output)
+        if row["ended"] != "failed"
     )
     assert re.search(r"\| 2/2, 0/2 \|.*\| +- \|", capsys.readouterr().out)
 
@@ -291,7 +365,10 @@ def commands(tmp_path, monkeypatch):
         calls, file = [], tmp_path / "compare.yaml"
         given = "recipe: r.py\nconfig: c.yaml\ntarget: speaker\nscore: test_wer\n"
         file.write_text(f"{given}output_dir: {tmp_path / 'out'}\n{text}")
-        monkeypatch.setattr("hf_unlearn.compare.cells.subprocess.run", lambda command, **_: calls.append(command))
+        monkeypatch.setattr(
+            "hf_unlearn.experiments.compare.runs.subprocess.run",
+            lambda command, **_: calls.append(command),
+        )
         with pytest.raises(ValueError, match="no run of finetune came to its end"):
             compare(Comparison.read(file))
         return [command[3:] for command in calls]
@@ -302,7 +379,8 @@ def commands(tmp_path, monkeypatch):
 def test_targets_and_options_reach_the_recipe_as_they_are_written(commands):
     """010 is another speaker than 10 and 8, and a run of its own."""
     told = commands(
-        "tune_on: [010, 10, '10', 8, no, 2024-01-01, 1e5]\nreport_on: [0x1F]\noptions: {language: no, names: [007, on]}\n"
+        "tune_on: [010, 10, '10', 8, no, 2024-01-01, 1e5]\nreport_on: [0x1F]\noptions: {language: "
+        "no, names: [007, on]}\n"
         "methods: {finetune: [{learning_rate: 1e-4, attacks: off, method_kwargs: {scale: 1e-3}}]}\n"
     )
     by_target = {words[words.index("--speaker") + 1]: words for words in told}
@@ -311,7 +389,10 @@ def test_targets_and_options_reach_the_recipe_as_they_are_written(commands):
     )
     assert len({words[words.index("--output_dir") + 1] for words in told}) == 7
     text = " ".join(by_target["010"])
-    assert '--language no --names 007 on --learning_rate 1e-4 --attacks off --method_kwargs {"scale": 0.001}' in text
+    assert (
+        '--language no --names 007 on --learning_rate 1e-4 --attacks off --method_kwargs {"scale": '
+        "0.001}" in text
+    )
 
 
 def test_one_value_is_no_list_of_its_letters(tmp_path, capsys):
@@ -319,12 +400,16 @@ def test_one_value_is_no_list_of_its_letters(tmp_path, capsys):
                           ("vary: {size: 48}", "must hold a list for each key"),
                           ("match: {forget_wer: 50}", "must hold a list for each key"),
                           ("match: {forget_wer: [most]}", "'most' is no level of forget_wer"),
-                          ("options: {gold: }", "gold is empty"), ("processes: two", "processes is 'two'"),
+                          ("options: {gold: "
+                           "}", "gold is empty"), ("processes: two", "processes is 'two'"),
                           ("seeds: [a]", "seeds is 'a', which is no whole number")):  # fmt: skip
         given = {"recipe": "r", "config": "c", "target": "speaker", "score": "test_wer", "output_dir": "o",
-                 "methods": "{finetune: [{alpha: 0}]}", "tune_on": "[a]", "report_on": "[b]"}  # fmt: skip
+                 "methods": "{finetune: [{alpha: "
+                            "0}]}", "tune_on": "[a]", "report_on": "[b]"}  # fmt: skip
         given |= dict([text.split(": ", 1)])
-        (tmp_path / "c.yaml").write_text("".join(f"{name}: {value}\n" for name, value in given.items()))
+        (tmp_path / "c.yaml").write_text(
+            "".join(f"{name}: {value}\n" for name, value in given.items())
+        )
         assert main(["compare", str(tmp_path / "c.yaml")]) == 1
         assert message in capsys.readouterr().err
 
@@ -333,7 +418,10 @@ def test_one_value_is_no_list_of_its_letters(tmp_path, capsys):
     "changes, message",
     [
         ({"report_on": ["anna", "bert"]}, "anna in tune_on and report_on"),
-        ({"methods": {"orthograd": [{"alpha": 0.5}], "finetune": []}}, "as many settings of every method"),
+        (
+            {"methods": {"orthograd": [{"alpha": 0.5}], "finetune": []}},
+            "as many settings of every method",
+        ),
         ({"methods": {"orthograd": [{"alpha": 0.1}]}}, "no run of orthograd came to its end"),
         ({"score": "test_f1"}, "whether a greater f1 is a better score"),
         ({"match": {"forget_wer": [90], "test_wer": [3]}}, "give one metric"),

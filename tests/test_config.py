@@ -1,4 +1,5 @@
-"""Plain and subclassed TrainingArguments: nothing that they hold is lost, and unlearning's fields come beside it."""
+"""Plain and subclassed TrainingArguments: nothing that they hold is lost, and unlearning's fields
+come beside it."""
 
 import copy
 import dataclasses
@@ -17,7 +18,8 @@ from tests.tiny import FORGET, RETAIN, collate, tiny_whisper
 
 @dataclass
 class ScriptArguments(Seq2SeqTrainingArguments):
-    """As scripts write them: a field of their own, a property, and a value that JSON does not know."""
+    """As scripts write them: a field of their own, a property, and a value that JSON does not
+    know."""
 
     freeze_encoder: bool = False
     data_folder: Path = Path("data")
@@ -44,22 +46,39 @@ GIVEN = {
 }
 
 
-@pytest.mark.parametrize("kind", [TrainingArguments, Seq2SeqTrainingArguments, ScriptArguments, FewerArguments])
+@pytest.mark.parametrize(
+    "kind", [TrainingArguments, Seq2SeqTrainingArguments, ScriptArguments, FewerArguments]
+)
 def test_all_that_plain_arguments_hold_stays(tmp_path, kind):
     args = kind(str(tmp_path), **GIVEN)
     config = as_unlearn_config(args)
     assert isinstance(config, UnlearnConfig) and isinstance(config, kind)
-    assert {name: value for name, value in vars(config).items() if name in vars(args) and name != "logging_steps"} == {
-        name: value for name, value in vars(args).items() if name != "logging_steps"
-    }
+    assert {
+        name: value
+        for name, value in vars(config).items()
+        if name in vars(args) and name != "logging_steps"
+    } == {name: value for name, value in vars(args).items() if name != "logging_steps"}
     own = {f.name: getattr(config, f.name) for f in dataclasses.fields(UnlearnConfig)}
-    assert own["method"] == "orthograd" and own["check_steps"] == 10 and own["predict_with_generate"] is False
+    assert (
+        own["method"] == "orthograd"
+        and own["check_steps"] == 10
+        and own["predict_with_generate"] is False
+    )
     assert own["alpha"] == getattr(args, "alpha", 0.5)
 
 
-def test_fields_and_methods_of_a_subclass_stay_when_it_is_copied_replaced_pickled_and_written(tmp_path):
-    config = as_unlearn_config(ScriptArguments(str(tmp_path), freeze_encoder=True, learning_rate=0.5, use_cpu=True))
-    for same in (config, copy.copy(config), dataclasses.replace(config), pickle.loads(pickle.dumps(config))):
+def test_fields_and_methods_of_a_subclass_stay_when_it_is_copied_replaced_pickled_and_written(
+    tmp_path,
+):
+    config = as_unlearn_config(
+        ScriptArguments(str(tmp_path), freeze_encoder=True, learning_rate=0.5, use_cpu=True)
+    )
+    for same in (
+        config,
+        copy.copy(config),
+        dataclasses.replace(config),
+        pickle.loads(pickle.dumps(config)),
+    ):
         assert same.freeze_encoder and same.doubled == 1.0 and type(same) is type(config)
     assert config.to_dict()["freeze_encoder"] is True and "hide_names" not in config.to_dict()
 
@@ -68,7 +87,9 @@ def test_fields_and_methods_of_a_subclass_stay_when_it_is_copied_replaced_pickle
 def test_plain_arguments_log_each_step_unless_they_say_otherwise(tmp_path, steps):
     """A run of unlearning is shorter than the 500 steps after which plain arguments log first."""
     given = {} if steps is None else {"logging_steps": steps}
-    assert as_unlearn_config(TrainingArguments(str(tmp_path), **given)).logging_steps == (25 if steps == 25 else 1)
+    assert as_unlearn_config(TrainingArguments(str(tmp_path), **given)).logging_steps == (
+        25 if steps == 25 else 1
+    )
     assert UnlearnConfig(str(tmp_path), logging_steps=500).logging_steps == 500
 
 
@@ -84,7 +105,9 @@ def test_a_trainer_runs_saves_and_writes_its_card_with_a_scripts_arguments(tmp_p
         disable_tqdm=True, freeze_encoder=True, predict_with_generate=True,
         generation_config=GenerationConfig(max_length=5, decoder_start_token_id=3, eos_token_id=2, pad_token_id=0),
     )  # fmt: skip
-    trainer = UnlearnTrainer(tiny_whisper(), args, collate, FORGET, RETAIN[:2], retain_dataset=RETAIN)
+    trainer = UnlearnTrainer(
+        tiny_whisper(), args, collate, FORGET, RETAIN[:2], retain_dataset=RETAIN
+    )
     trainer.train()
     trainer.evaluate()
     trainer.save_model()

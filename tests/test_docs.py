@@ -1,4 +1,5 @@
-"""The documentation cannot rot: its Python is run, its command lines and links are checked against the tree."""
+"""The documentation cannot rot: its Python is run, its command lines and links are checked against
+the tree."""
 
 import re
 import runpy
@@ -30,7 +31,9 @@ def of_the_reader() -> dict:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem
+)
 def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = of_the_reader() if page.name == "README.md" else {}
@@ -40,7 +43,12 @@ def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_command_lines_name_what_there_is(page):
-    commands = [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")]
+    commands = [
+        line[2:]
+        for block in blocks(page, "console")
+        for line in block.splitlines()
+        if line.startswith("$ ")
+    ]
     commands += re.findall(r"`((?:hf-unlearn|make) [^`<]+)`", page.read_text())
     for command in commands:
         program, *arguments = shlex.split(command)
@@ -50,7 +58,11 @@ def test_command_lines_name_what_there_is(page):
             assert cli._parser().parse_known_args(arguments)[0].function, command
         elif program == "hf-unlearn":
             assert arguments[0] in cli._parser().format_help(), command
-        files = [word for word in arguments if re.fullmatch(r"(?:recipes|docs|tests)/[\w./-]+\.(?:yaml|py)", word)]
+        files = [
+            word
+            for word in arguments
+            if re.fullmatch(r"(?:recipes|docs|tests)/[\w./-]+\.(?:yaml|py)", word)
+        ]
         assert all((ROOT / file).is_file() for file in files), command
 
 
@@ -64,13 +76,17 @@ def test_links_lead_somewhere(page):
 def test_every_page_is_in_the_table_of_contents():
     contents = (ROOT / "docs" / "README.md").read_text()
     assert not [
-        page.name for page in (ROOT / "docs").glob("*.md") if page.name != "README.md" and page.name not in contents
+        page.name
+        for page in (ROOT / "docs").glob("*.md")
+        if page.name != "README.md" and page.name not in contents
     ]
 
 
 def test_the_api_reference_is_what_the_docstrings_say():
     written = runpy.run_path(str(ROOT / "docs" / "api.py"))["page"]()
-    assert written == (ROOT / "docs" / "api.md").read_text(), "a docstring or signature has changed: run `make docs`"
+    assert written == (ROOT / "docs" / "api.md").read_text(), (
+        "a docstring or signature has changed: run `make docs`"
+    )
 
 
 def test_the_table_of_architectures_is_what_was_measured():
@@ -81,4 +97,6 @@ def test_the_table_of_architectures_is_what_was_measured():
 
 def test_the_figure_is_drawn(tmp_path):
     runpy.run_path(str(ROOT / "docs" / "projection.py"))["draw"](tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 10_000 and (ROOT / "docs" / "projection.png").is_file()
+    assert (tmp_path / "figure.png").stat().st_size > 10_000 and (
+        ROOT / "docs" / "projection.png"
+    ).is_file()

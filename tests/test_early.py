@@ -1,4 +1,5 @@
-"""Mistakes that can be known from arguments and data are one line at construction, and data that Trainer takes work."""
+"""Mistakes that can be known from arguments and data are one line at construction, and data that
+Trainer takes work."""
 
 import copy
 import itertools
@@ -13,7 +14,7 @@ from transformers import EvalPrediction, default_data_collator
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 from hf_unlearn.evaluation import classification_metrics
-from hf_unlearn.hub import stage
+from hf_unlearn.hub.upload import stage
 from tests.tiny import FORGET, collate, collate_images, images, make_trainer, tiny_vit, tiny_whisper
 
 IMAGES = {"forget": images(6), "retain": images(4, seed=1), "collator": collate_images}
@@ -29,7 +30,8 @@ def image_trainer(tmp_path, arguments=None, **config):
 
 
 def test_evaluation_only_needs_no_data_to_forget(tmp_path):
-    """Scripts give train_dataset=None where only --do_eval is asked for; a frozen model may be evaluated, too."""
+    """Scripts give train_dataset=None where only --do_eval is asked for; a frozen model may be
+    evaluated, too."""
     model = tiny_whisper().requires_grad_(False)
     args = UnlearnConfig(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
     trainer = UnlearnTrainer(model, args, collate, None, FORGET)
@@ -56,7 +58,11 @@ class Stream(IterableDataset):
 
 @pytest.mark.parametrize("kind", ["torch", "datasets"])
 def test_a_stream_of_forget_samples_is_trained_on_checked_and_reported(tmp_path, kind):
-    stream = Stream() if kind == "torch" else datasets.IterableDataset.from_generator(lambda: iter(images(6)))
+    stream = (
+        Stream()
+        if kind == "torch"
+        else datasets.IterableDataset.from_generator(lambda: iter(images(6)))
+    )
     given = {"eval_dataset": {"forget": stream, "test": images(2)}}
     trainer = image_trainer(
         tmp_path, given, forget=stream, max_steps=2, per_device_train_batch_size=3, check_steps=1, check_samples=2,
@@ -78,8 +84,10 @@ def test_a_stream_of_forget_samples_is_trained_on_checked_and_reported(tmp_path,
 
 @pytest.mark.parametrize(
     "rule, message",
-    [("forget_loss is high", "cannot read the rule"), ("forgotten_loss >= 3", "names no split of eval_dataset"),
-     ("forget_acuracy <= 5", "evaluation will give .*forget_accuracy,"), ("empty_loss >= 3", "which is empty"),
+    [("forget_loss is "
+      "high", "cannot read the rule"), ("forgotten_loss >= 3", "names no split of eval_dataset"),
+     ("forget_acuracy <= "
+      "5", "evaluation will give .*forget_accuracy,"), ("empty_loss >= 3", "which is empty"),
      ("forget_loss >= test_accurate", "names 'test_accurate'")],
 )  # fmt: skip
 @pytest.mark.parametrize("option", ["stop_when", "abort_when"])
@@ -98,7 +106,9 @@ def test_without_metrics_of_the_users_own_evaluation_gives_the_loss_alone(tmp_pa
 
 def test_metrics_say_their_names():
     logits, labels = torch.eye(3).numpy(), torch.arange(3).numpy()
-    assert set(classification_metrics(EvalPrediction(logits, labels))) == set(classification_metrics.metric_names)
+    assert set(classification_metrics(EvalPrediction(logits, labels))) == set(
+        classification_metrics.metric_names
+    )
 
 
 # ---- adapters --------------------------------------------------------------------------------------------------------
@@ -106,7 +116,9 @@ def test_metrics_say_their_names():
 
 def test_an_adapter_that_fits_no_layer_names_those_that_are_there(tmp_path):
     for wanted in (["q_prj"], "q_prj", ["nothing_like_it"]):
-        with pytest.raises(ValueError, match="target_modules is .*names no layer.*q_proj") as raised:
+        with pytest.raises(
+            ValueError, match="target_modules is .*names no layer.*q_proj"
+        ) as raised:
             image_trainer(tmp_path, {"peft_config": LoraConfig(target_modules=wanted)})
         assert "\n" not in str(raised.value)
 
@@ -125,12 +137,16 @@ def test_a_whole_block_is_no_layer(tmp_path):
 def test_task_types_are_for_models_that_read_token_ids(tmp_path, make, data, reads, task):
     """They end in "multiple values for keyword argument 'input_ids'", at the first step."""
     config = LoraConfig(task_type=task, target_modules=["q_proj", "v_proj"])
-    with pytest.raises(ValueError, match=f"task_type='{task}' .*reads {reads}: leave task_type out"):
+    with pytest.raises(
+        ValueError, match=f"task_type='{task}' .*reads {reads}: leave task_type out"
+    ):
         make_trainer(make(), tmp_path, **data, optimizer=False, arguments={"peft_config": config})
 
 
 def test_a_model_that_was_wrapped_for_token_ids_before_is_refused_too(tmp_path):
-    model = get_peft_model(tiny_whisper(), LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["q_proj"]))
+    model = get_peft_model(
+        tiny_whisper(), LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["q_proj"])
+    )
     with pytest.raises(ValueError, match="leave task_type out"):
         make_trainer(model, tmp_path, optimizer=False)
 
@@ -146,17 +162,27 @@ def test_learned_prompts_are_for_models_that_read_token_ids(tmp_path):
 
 def table(n: int, seed: int = 0) -> datasets.Dataset:
     """Images as rows of lists, with a column that the model does not take."""
-    rows = [{"pixel_values": row["pixel_values"].tolist(), "labels": int(row["labels"])} for row in images(n, seed)]
-    return datasets.Dataset.from_list([{**row, "length": 9 - i, "who": "x"} for i, row in enumerate(rows)])
+    rows = [
+        {"pixel_values": row["pixel_values"].tolist(), "labels": int(row["labels"])}
+        for row in images(n, seed)
+    ]
+    return datasets.Dataset.from_list(
+        [{**row, "length": 9 - i, "who": "x"} for i, row in enumerate(rows)]
+    )
 
 
 def made(rows: dict) -> dict:
-    return {"pixel_values": [torch.tensor(x) for x in rows["stored"]], "labels": rows["labels"], "name": rows["who"]}
+    return {
+        "pixel_values": [torch.tensor(x) for x in rows["stored"]],
+        "labels": rows["labels"],
+        "name": rows["who"],
+    }
 
 
 @pytest.mark.parametrize("remove", [True, False])
 def test_rows_that_are_made_on_access_train_as_the_same_rows_stored(tmp_path, remove):
-    """Trainer removes the very columns that the rows are made of, and wants remove_unused_columns=False."""
+    """Trainer removes the very columns that the rows are made of, and wants
+    remove_unused_columns=False."""
 
     def collator(rows):
         return default_data_collator(
@@ -164,7 +190,10 @@ def test_rows_that_are_made_on_access_train_as_the_same_rows_stored(tmp_path, re
         )
 
     stored = {"forget": table(6), "retain": table(4, 1)}
-    access = {name: rows.rename_column("pixel_values", "stored").with_transform(made) for name, rows in stored.items()}
+    access = {
+        name: rows.rename_column("pixel_values", "stored").with_transform(made)
+        for name, rows in stored.items()
+    }
     models = [tiny_vit()]
     models.append(copy.deepcopy(models[0]))
     found = []
@@ -175,14 +204,20 @@ def test_rows_that_are_made_on_access_train_as_the_same_rows_stored(tmp_path, re
             remove_unused_columns=remove, per_device_train_batch_size=3, per_device_retain_batch_size=2,
         )  # fmt: skip
         trainer.train()
-        found.append((trainer.evaluate()["eval_forget_loss"], trainer.predict(data["retain"]).metrics["test_loss"]))
+        found.append(
+            (
+                trainer.evaluate()["eval_forget_loss"],
+                trainer.predict(data["retain"]).metrics["test_loss"],
+            )
+        )
     assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters()))
     assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
 def test_the_length_column_decides_the_batches(tmp_path, strategy):
-    """It is taken away from the rows before Trainer looks for it, and images have no length of their own."""
+    """It is taken away from the rows before Trainer looks for it, and images have no length of
+    their own."""
     trainer = make_trainer(
         tiny_vit(), tmp_path, table(6), table(4, 1), collator=default_data_collator, max_steps=2,
         per_device_train_batch_size=3, per_device_retain_batch_size=2, train_sampling_strategy=strategy,

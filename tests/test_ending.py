@@ -1,4 +1,5 @@
-"""What a run says of its end: why it stopped, whose weights its numbers are of, and nothing where it took no step."""
+"""What a run says of its end: why it stopped, whose weights its numbers are of, and nothing where
+it took no step."""
 
 import json
 import os
@@ -9,10 +10,16 @@ import datasets
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from transformers import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+from transformers import (
+    EarlyStoppingCallback,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+)
 
-from hf_unlearn import checkpoints, publishing
-from hf_unlearn.ending import labels_digest
+from hf_unlearn.trainer import checkpoint_files as checkpoints
+from hf_unlearn.trainer import publishing
+from hf_unlearn.trainer.ending import labels_digest
 from tests.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper, utterances
 
 SPLITS = {"forget": FORGET[:3], "test": RETAIN[:3]}
@@ -25,7 +32,9 @@ EARLY = {"max_steps": 9, "learning_rate": 0.05, "eval_strategy": "steps", "eval_
 def trainer_of(folder, callbacks=(), forget=FORGET, **options):
     model = tiny_whisper(encoder_layers=1, decoder_layers=1)
     arguments = {"eval_dataset": SPLITS, "callbacks": list(callbacks)}
-    return make_trainer(model, folder, forget=forget, optimizer=False, arguments=arguments, **options)
+    return make_trainer(
+        model, folder, forget=forget, optimizer=False, arguments=arguments, **options
+    )
 
 
 def card_of(folder) -> str:
@@ -75,7 +84,9 @@ class TestReason:
             trainer.train()
         assert trainer.stopping["reason"] == "interrupted by KeyboardInterrupt"
         trainer = trainer_of(
-            tmp_path / "b", [At(1, lambda control: os.kill(os.getpid(), signal.SIGTERM))], max_steps=3
+            tmp_path / "b",
+            [At(1, lambda control: os.kill(os.getpid(), signal.SIGTERM))],
+            max_steps=3,
         )
         with pytest.raises(SystemExit):
             trainer.train()
@@ -83,7 +94,9 @@ class TestReason:
 
     def test_within_the_training(self, tmp_path):
         seen = []
-        trainer = trainer_of(tmp_path, [At(1, lambda control: seen.append(trainer.stopping["reason"]))], max_steps=2)
+        trainer = trainer_of(
+            tmp_path, [At(1, lambda control: seen.append(trainer.stopping["reason"]))], max_steps=2
+        )
         trainer.train()
         assert seen == ["training in progress"]
 
@@ -92,7 +105,11 @@ class TestNumbersAreOfTheWeights:
     def test_of_the_best_model_that_is_loaded_at_the_end(self, tmp_path):
         trainer = trainer_of(tmp_path, [EarlyStoppingCallback(2)], **EARLY)
         trainer.train()
-        rows = {row["step"]: row["eval_test_loss"] for row in trainer.state.log_history if "eval_test_loss" in row}
+        rows = {
+            row["step"]: row["eval_test_loss"]
+            for row in trainer.state.log_history
+            if "eval_test_loss" in row
+        }
         assert trainer.stopping == {
             "reason": "EarlyStoppingCallback", "step": 3, "rule": None, "abort_rule": None, "restored_step": 1,
         }  # fmt: skip
@@ -106,9 +123,13 @@ class TestNumbersAreOfTheWeights:
         assert trainer._own_results()["unlearned"]["test"]["loss"] == pytest.approx(said, rel=1e-6)
 
     def test_of_the_best_model_that_has_a_checkpoint(self, tmp_path):
-        """The best evaluation may be of a step that was not saved: what is loaded is an earlier one."""
-        trainer = trainer_of(tmp_path, **{**EARLY, "max_steps": 3, "save_steps": 2, "eval_steps": 1})
-        trainer.args.greater_is_better = True  # the third is the best one, and only the second and last are saved
+        """The best evaluation may be of a step that was not saved: what is loaded is an earlier
+        one."""
+        trainer = trainer_of(
+            tmp_path, **{**EARLY, "max_steps": 3, "save_steps": 2, "eval_steps": 1}
+        )
+        # the third is the best one, and only the second and last are saved
+        trainer.args.greater_is_better = True
         trainer.args.save_total_limit = None
         trainer.train()
         best = int(trainer.state.best_model_checkpoint.rpartition("-")[2])
@@ -117,7 +138,9 @@ class TestNumbersAreOfTheWeights:
         assert trainer.evaluate()["eval_test_loss"] == pytest.approx(logged, rel=1e-6)
 
     def test_without_an_evaluation_of_these_weights_there_is_none(self, tmp_path):
-        trainer = trainer_of(tmp_path, max_steps=3, eval_strategy="steps", eval_steps=2, eval_delay=0)
+        trainer = trainer_of(
+            tmp_path, max_steps=3, eval_strategy="steps", eval_steps=2, eval_delay=0
+        )
         trainer.train()
         trainer.state.log_history = [row for row in trainer.state.log_history if row["step"] < 3]
         assert trainer._own_results()["unlearned"] is None
@@ -140,7 +163,9 @@ class TestNumbersAreOfTheWeights:
         trainer.train()
         trainer.create_model_card()
         text = card_of(tmp_path)
-        assert "made to forget" not in text and "**the original, which has forgotten nothing**" in text
+        assert (
+            "made to forget" not in text and "**the original, which has forgotten nothing**" in text
+        )
 
 
 class TestNoStep:
@@ -155,7 +180,9 @@ class TestNoStep:
     def test_a_checkpoint_of_ordinary_training_is_refused(self, tmp_path):
         checkpoint = self.ordinary(tmp_path)
         trainer = trainer_of(tmp_path, max_steps=7)
-        with pytest.raises(ValueError, match="checkpoint-7 is of ordinary training, not of unlearning"):
+        with pytest.raises(
+            ValueError, match="checkpoint-7 is of ordinary training, not of unlearning"
+        ):
             trainer.train(resume_from_checkpoint=str(checkpoint))
         with pytest.raises(ValueError, match="no complete checkpoint"):
             trainer.train(resume_from_checkpoint=True)
@@ -202,11 +229,25 @@ class TestNoStep:
             ({"max_steps": 0}, "max_steps is 0"),
             ({"max_steps": -1, "num_train_epochs": 0}, "num_train_epochs is 0"),
             ({"forget": [], "per_device_train_batch_size": 1}, "the forget set has no samples"),
-            ({"forget": "stream", "per_device_train_batch_size": 1}, "the forget set gave no batch"),
+            (
+                {"forget": "stream", "per_device_train_batch_size": 1},
+                "the forget set gave no batch",
+            ),
             ({"forget": "broken", "max_steps": 2}, "all 2 were skipped"),
-            ({"callbacks": [MyOwnRule(1)], "max_steps": 2, "early": True}, "MyOwnRule stopped the training before"),
+            (
+                {"callbacks": [MyOwnRule(1)], "max_steps": 2, "early": True},
+                "MyOwnRule stopped the training before",
+            ),
         ],
-        ids=["drop last", "no steps", "no epochs", "empty", "empty stream", "all skipped", "stopped"],
+        ids=[
+            "drop last",
+            "no steps",
+            "no epochs",
+            "empty",
+            "empty stream",
+            "all skipped",
+            "stopped",
+        ],
     )
     def test_a_run_without_a_step_is_an_error(self, tmp_path, options, message, monkeypatch):
         if options.pop("early", False):
@@ -217,7 +258,9 @@ class TestNoStep:
         if options.get("forget") == "stream":
             options = {**options, "forget": EmptyStream()}
         if options.get("forget") == "broken":
-            broken = [{**one, "input_features": one["input_features"] * torch.nan} for one in FORGET]
+            broken = [
+                {**one, "input_features": one["input_features"] * torch.nan} for one in FORGET
+            ]
             options = {**options, "forget": broken}
         trainer = trainer_of(tmp_path, **options)
         before = [p.detach().clone() for p in trainer.model.parameters()]
@@ -246,13 +289,16 @@ def test_a_forget_set_is_known_by_its_labels_alone():
     columns = {"labels": [[1, 2], [3]], "audio": ["a", "b"]}
     rows = datasets.Dataset.from_dict(columns).with_transform(lambda batch: pytest.fail("read"))
     known = labels_digest(rows, ["labels"])
-    assert known == labels_digest([{"labels": torch.tensor([1, 2])}, {"labels": torch.tensor([3])}], ["labels"])
+    assert known == labels_digest(
+        [{"labels": torch.tensor([1, 2])}, {"labels": torch.tensor([3])}], ["labels"]
+    )
     assert known != labels_digest(rows.select([1, 0]), ["labels"])
     assert labels_digest(rows.remove_columns("labels"), ["labels"]) is None
 
 
 class EmptyStream(torch.utils.data.IterableDataset):
-    def __len__(self):  # of batches, for the tests' helper; a stream that promises what it does not have
+    # of batches, for the tests' helper; a stream that promises what it does not have
+    def __len__(self):
         return 8
 
     def __iter__(self):

@@ -32,10 +32,16 @@ WORDS = ["<pad>", "<s>", "</s>", "<unk>", "cat", "sat", "mat", "um", "one", "two
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>")
+    )
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+        tokenizer_object=words,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
     )
 
 
@@ -57,19 +63,26 @@ def test_rates_of_padded_ids(tokenizer):
 
 def test_predictions_in_a_tuple_padded_with_the_pad_token(tokenizer):
     predictions = ids("cat sat", "", padding=0)
-    evaluated = EvalPrediction(predictions=(predictions, np.zeros(1)), label_ids=ids("cat sat", "mat", start=()))
+    evaluated = EvalPrediction(
+        predictions=(predictions, np.zeros(1)), label_ids=ids("cat sat", "mat", start=())
+    )
     rates = asr_metrics(tokenizer, resamples=0)(evaluated)
     assert rates == {"wer": pytest.approx(100 / 3), "cer": pytest.approx(30.0)}
 
 
 def test_reference_that_normalisation_empties_counts_insertions(tokenizer):
-    evaluated = EvalPrediction(predictions=ids("cat mat", "mat"), label_ids=ids("cat sat", "um", start=()))
+    evaluated = EvalPrediction(
+        predictions=ids("cat mat", "mat"), label_ids=ids("cat sat", "um", start=())
+    )
     assert asr_metrics(tokenizer)(evaluated)["wer"] == pytest.approx(100 * 2 / 2)
 
 
 def test_normaliser_joins_spoken_digits_unless_told_not_to(tokenizer):
     evaluated = EvalPrediction(predictions=ids("one one"), label_ids=ids("one two", start=()))
-    rates = {choice: asr_metrics(tokenizer, normalize=choice)(evaluated)["wer"] for choice in (True, False, str.upper)}
+    rates = {
+        choice: asr_metrics(tokenizer, normalize=choice)(evaluated)["wer"]
+        for choice in (True, False, str.upper)
+    }
     assert rates == {True: 100.0, False: 50.0, str.upper: 50.0}
 
 
@@ -86,8 +99,14 @@ def test_spelling_does_not_depend_on_what_a_saved_tokenizer_has_kept(tmp_path):
 
 def test_the_language_decides_what_rate_leads_and_is_said(tokenizer):
     assert asr_metrics(tokenizer).scoring == {"normalizer": "english", "leads": "wer"}
-    assert asr_metrics(tokenizer, language="Japanese").scoring == {"normalizer": "basic", "leads": "cer"}
-    assert asr_metrics(tokenizer, language="de", normalize=False).scoring == {"normalizer": "none", "leads": "wer"}
+    assert asr_metrics(tokenizer, language="Japanese").scoring == {
+        "normalizer": "basic",
+        "leads": "cer",
+    }
+    assert asr_metrics(tokenizer, language="de", normalize=False).scoring == {
+        "normalizer": "none",
+        "leads": "wer",
+    }
 
 
 def test_references_of_labels_in_another_style(tokenizer):
@@ -100,7 +119,12 @@ def test_references_of_labels_in_another_style(tokenizer):
 def ctc(tmp_path_factory):
     path = tmp_path_factory.mktemp("ctc") / "vocab.json"
     path.write_text(
-        json.dumps({token: i for i, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *"ehlortbks"])})
+        json.dumps(
+            {
+                token: i
+                for i, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *"ehlortbks"])
+            }
+        )
     )
     return Wav2Vec2CTCTokenizer(str(path))
 
@@ -120,7 +144,9 @@ def test_ctc_repeats_are_merged_in_what_was_heard_only(ctc, scores):
         heard = np.eye(len(ctc))[np.where(padding, 0, heard)]
         heard[padding] = -100  # as Trainer fills up batches
     texts = []
-    rates = asr_metrics(ctc, normalize=False, texts=texts, resamples=0)(EvalPrediction(heard, labels))
+    rates = asr_metrics(ctc, normalize=False, texts=texts, resamples=0)(
+        EvalPrediction(heard, labels)
+    )
     assert texts == [(["hello three", "se helo bok"], ["hello three", "see hello book"])]
     assert rates == {"wer": pytest.approx(60.0), "cer": pytest.approx(100 * 3 / 25)}
 
@@ -129,7 +155,10 @@ def test_ctc_special_tokens_part_no_letters(ctc):
     t, start = ctc.get_vocab()["t"], ctc.get_vocab()["<s>"]
     texts = []
     evaluated = EvalPrediction(np.array([[t, start, t], [t, t, 0]]), frames(ctc, "tt", "t"))
-    assert asr_metrics(ctc, texts=texts, resamples=0)(evaluated)["cer"] == 0.0 and texts[0][0] == ["tt", "t"]
+    assert asr_metrics(ctc, texts=texts, resamples=0)(evaluated)["cer"] == 0.0 and texts[0][0] == [
+        "tt",
+        "t",
+    ]
 
 
 def test_scores_are_refused(tokenizer):
@@ -177,14 +206,25 @@ def test_splits_have_the_trainers_own_numbers(trainer, tokenizer):
         own = trainer.evaluate(dataset)
         for key in ("loss", "wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high"):
             assert results[name][key] == pytest.approx(own[f"eval_{key}"])
-    assert set(results["forget"]) == {"samples", "loss", "wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high"}
+    assert set(results["forget"]) == {
+        "samples",
+        "loss",
+        "wer",
+        "wer_low",
+        "wer_high",
+        "cer",
+        "cer_low",
+        "cer_high",
+    }
     assert "eval_test_wer" in set().union(*trainer.state.log_history)
 
 
 def test_word_error_rate_is_that_of_generate(trainer, tokenizer):
     dataset = utterances("cat sat", "mat one two")
     features = torch.tensor([row["input_features"] for row in dataset])
-    texts = tokenizer.batch_decode(trainer.model.generate(features, max_length=6), skip_special_tokens=True)
+    texts = tokenizer.batch_decode(
+        trainer.model.generate(features, max_length=6), skip_special_tokens=True
+    )
     expected = error_rate(*word_errors(texts, ["cat sat", "mat one two"]))
     trainer.compute_metrics = asr_metrics(tokenizer, normalize=False)
     assert evaluate_splits(trainer, {"test": dataset})["test"]["wer"] == pytest.approx(expected)
@@ -195,8 +235,12 @@ def test_features_of_utterances_are_those_of_each_alone(trainer):
     found = sample_features(trainer, dataset)
     for number, row in enumerate(dataset):
         with torch.no_grad():
-            alone = trainer.model(torch.tensor([row["input_features"]]), labels=torch.tensor([row["labels"]]))
-        right = (alone.logits[0].argmax(-1) == torch.tensor(row["labels"]))[torch.tensor(row["labels"]) != -100]
+            alone = trainer.model(
+                torch.tensor([row["input_features"]]), labels=torch.tensor([row["labels"]])
+            )
+        right = (alone.logits[0].argmax(-1) == torch.tensor(row["labels"]))[
+            torch.tensor(row["labels"]) != -100
+        ]
         assert found["loss"][number] == pytest.approx(alone.loss.item(), rel=1e-4)
         assert found["correctness"][number] == pytest.approx(right.double().mean().item())
     assert trainer.args.predict_with_generate and trainer.compute_metrics is not None
@@ -210,10 +254,17 @@ def test_an_empty_split_is_refused(trainer):
 def test_accuracy_of_logits():
     logits = np.array([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0]])
     for predictions in (logits, (logits, np.zeros(1))):
-        rates = classification_metrics(EvalPrediction(predictions=predictions, label_ids=np.array([0, 1, 1])))
-        assert rates["accuracy"] == pytest.approx(200 / 3) and rates["accuracy_low"] < rates["accuracy_high"]
+        rates = classification_metrics(
+            EvalPrediction(predictions=predictions, label_ids=np.array([0, 1, 1]))
+        )
+        assert (
+            rates["accuracy"] == pytest.approx(200 / 3)
+            and rates["accuracy_low"] < rates["accuracy_high"]
+        )
     with pytest.raises(ValueError, match="is this a classifier"):
-        classification_metrics(EvalPrediction(predictions=np.zeros((2, 6, 10)), label_ids=np.zeros(2)))
+        classification_metrics(
+            EvalPrediction(predictions=np.zeros((2, 6, 10)), label_ids=np.zeros(2))
+        )
 
 
 class Linear(torch.nn.Linear):
@@ -230,5 +281,6 @@ def test_relearning_counts_the_steps_until_all_samples_are_read():
         return relearning_steps(model, batch, learning_rate=learning_rate, max_steps=max_steps)
 
     assert steps(0.5, 0.1) == 0
-    assert steps(-0.25, 0.1) == 3  # Adam's steps are of the size of the learning rate: -.25, -.15, -.05, .05
+    # Adam's steps are of the size of the learning rate: -.25, -.15, -.05, .05
+    assert steps(-0.25, 0.1) == 3
     assert steps(-0.25, 0.1, max_steps=2) is None and steps(-0.25, 0.0) is None

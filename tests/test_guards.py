@@ -1,4 +1,5 @@
-"""What is not finite never reaches the weights: the step is skipped, counted, and its samples named."""
+"""What is not finite never reaches the weights: the step is skipped, counted, and its samples
+named."""
 
 import copy
 import json
@@ -8,7 +9,7 @@ import pytest
 import torch
 from transformers import TrainerCallback, set_seed
 
-from hf_unlearn.guards import all_finite
+from hf_unlearn.trainer.nonfinite import all_finite
 from tests.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
 
 
@@ -39,7 +40,9 @@ def warned(caplog):
     logging.getLogger("transformers").propagate = True
     logging.getLogger("hf_unlearn").propagate = True
     caplog.set_level(logging.WARNING)
-    return lambda: [record.getMessage() for record in caplog.records if "is skipped" in record.getMessage()]
+    return lambda: [
+        record.getMessage() for record in caplog.records if "is skipped" in record.getMessage()
+    ]
 
 
 @pytest.mark.parametrize("method", ["orthograd", "gradient_difference"])
@@ -50,9 +53,14 @@ def test_a_broken_forget_sample_skips_its_step_and_is_named(tmp_path, method, va
     moved = steps(trainer)
     assert moved.count(False) == 1
     (message,) = warned()
-    assert f"Step {moved.index(False) + 1} is skipped" in message and "that of forget sample 3." in message
+    assert (
+        f"Step {moved.index(False) + 1} is skipped" in message
+        and "that of forget sample 3." in message
+    )
     rows = [row for row in trainer.state.log_history if "loss" in row]
-    assert [row["skipped_steps"] for row in rows] == [sum(not m for m in moved[: i + 1]) for i in range(4)]
+    assert [row["skipped_steps"] for row in rows] == [
+        sum(not m for m in moved[: i + 1]) for i in range(4)
+    ]
     json.dumps(rows, allow_nan=False)
 
 
@@ -63,7 +71,11 @@ def test_broken_retain_samples_are_named(tmp_path, granularity, warned):
     moved = steps(trainer)
     assert 1 <= moved.count(False) == len(warned()) <= 2
     assert "retain sample" in (text := " ".join(warned())) and "forget" not in text
-    assert {int(word.strip(",.")) for word in text.split("retain sample ")[1:] for word in word.split()[:1]} <= {1, 4}
+    assert {
+        int(word.strip(",."))
+        for word in text.split("retain sample ")[1:]
+        for word in word.split()[:1]
+    } <= {1, 4}
 
 
 def test_one_broken_micro_batch_skips_the_whole_step(tmp_path, warned):
@@ -74,22 +86,33 @@ def test_one_broken_micro_batch_skips_the_whole_step(tmp_path, warned):
 
 
 def test_many_in_a_row_end_the_run_with_the_last_good_weights(tmp_path):
-    trainer = make_trainer(tiny_whisper(), tmp_path, retain=broken(RETAIN, 2), max_steps=9, max_skipped_steps=2)
+    trainer = make_trainer(
+        tiny_whisper(), tmp_path, retain=broken(RETAIN, 2), max_steps=9, max_skipped_steps=2
+    )
     before = copy.deepcopy(trainer.model.state_dict())
-    with pytest.raises(ValueError, match=r"2 optimizer steps in a row were skipped .*step 2 that of retain sample 2"):
+    with pytest.raises(
+        ValueError,
+        match=r"2 optimizer steps in a row were skipped .*step 2 that of retain sample 2",
+    ):
         trainer.train()
-    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+    assert all(
+        torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items()
+    )
 
 
 def with_scaler(trainer, scale: float):
-    """accelerate makes no scaler on a CPU, so this is what it makes on a GPU, and fp16 is left to autocast."""
+    """accelerate makes no scaler on a CPU, so this is what it makes on a GPU, and fp16 is left to
+    autocast."""
     trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     return trainer
 
 
 def test_an_overflow_is_the_scalers_own_business(tmp_path, warned):
-    """The gradient overflows, the loss does not: the scaler halves its scale until it fits, and nothing is counted."""
-    trainer = with_scaler(make_trainer(tiny_whisper(), tmp_path, max_steps=20, max_skipped_steps=1), scale=1e21)
+    """The gradient overflows, the loss does not: the scaler halves its scale until it fits, and
+    nothing is counted."""
+    trainer = with_scaler(
+        make_trainer(tiny_whisper(), tmp_path, max_steps=20, max_skipped_steps=1), scale=1e21
+    )
     moved = steps(trainer)
     assert not moved[0] and moved[-1] and not warned()
     assert trainer.accelerator.scaler.get_scale() < 1e21
@@ -98,7 +121,11 @@ def test_an_overflow_is_the_scalers_own_business(tmp_path, warned):
 
 def test_a_broken_sample_does_not_lower_the_scale(tmp_path, warned):
     trainer = make_trainer(
-        tiny_whisper(), tmp_path, forget=broken(FORGET, 3), per_device_train_batch_size=2, max_steps=4
+        tiny_whisper(),
+        tmp_path,
+        forget=broken(FORGET, 3),
+        per_device_train_batch_size=2,
+        max_steps=4,
     )
     with_scaler(trainer, scale=1024.0)
     assert steps(trainer).count(False) == 1 == len(warned())

@@ -1,4 +1,5 @@
-"""The HTML report: complete, self-contained, naming nobody, and shown by a browser where there is one."""
+"""The HTML report: complete, self-contained, naming nobody, and shown by a browser where there is
+one."""
 
 import re
 import shutil
@@ -7,8 +8,8 @@ import subprocess
 import PIL.Image
 import pytest
 
-from hf_unlearn.html_report import Report, _scale, frontier, word_differences
-from hf_unlearn.tasks import TASKS
+from hf_unlearn.report.page import Report, _scale, frontier, word_differences
+from hf_unlearn.report.tasks import TASKS
 
 
 def metrics(wer):
@@ -75,7 +76,8 @@ def test_page_has_everything_and_no_name():
 
 def test_a_notebook_shows_the_page_in_a_frame():
     shown = Report(RESULTS, "salt")._repr_html_()
-    assert shown.startswith("<iframe srcdoc=") and shown.count('"') == 4  # nothing of the page ends the attribute
+    # nothing of the page ends the attribute
+    assert shown.startswith("<iframe srcdoc=") and shown.count('"') == 4
 
 
 def test_page_needs_no_network():
@@ -101,13 +103,19 @@ def test_frontier_is_drawn_to_scale():
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium")
-@pytest.mark.parametrize(("dark", "ground"), [(False, (255, 255, 255)), (True, (22, 22, 22))], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    ("dark", "ground"), [(False, (255, 255, 255)), (True, (22, 22, 22))], ids=["light", "dark"]
+)
 def test_a_browser_shows_it_in_light_and_dark(dark, ground, tmp_path):
     page = Report(RESULTS, "salt").save(tmp_path / "report.html")
     picture = tmp_path / "shot.png"
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,1400",
                f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}"]  # fmt: skip
-    command += ["--blink-settings=preferredColorScheme=0" if dark else "--blink-settings=preferredColorScheme=1"]
+    command += [
+        "--blink-settings=preferredColorScheme=0"
+        if dark
+        else "--blink-settings=preferredColorScheme=1"
+    ]
     subprocess.run([*command, page.as_uri()], check=True, capture_output=True, timeout=60)
     image = PIL.Image.open(picture).convert("RGB")
     assert image.getpixel((500, 3)) == ground

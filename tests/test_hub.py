@@ -1,4 +1,5 @@
-"""What a Hub on this machine receives: complete, loadable, naming nobody; and what is said when it refuses."""
+"""What a Hub on this machine receives: complete, loadable, naming nobody; and what is said when it
+refuses."""
 
 import itertools
 import json
@@ -13,11 +14,11 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from hf_unlearn import publishing
-from hf_unlearn.hub import HubError, push_folder
-from hf_unlearn.preparation import START
-from hf_unlearn.publishing import pipeline_of
-from hf_unlearn.report import write_results
+from hf_unlearn.hub.upload import HubError, push_folder
+from hf_unlearn.report.results import write_results
+from hf_unlearn.trainer import publishing
+from hf_unlearn.trainer.preparation import START
+from hf_unlearn.trainer.publishing import pipeline_of
 from tests.hub_server import TOKEN
 from tests.tiny import MELS, VOCABULARY, collate, make_trainer, tiny_whisper
 
@@ -27,9 +28,16 @@ TASK = "automatic-speech-recognition"
 
 
 def trained(tmp_path, **options):
-    arguments = {name: options.pop(name) for name in ("peft_config", "eval_dataset") if name in options}
+    arguments = {
+        name: options.pop(name) for name in ("peft_config", "eval_dataset") if name in options
+    }
     trainer = make_trainer(
-        tiny_whisper(), tmp_path / "model", optimizer=False, learning_rate=1e-3, arguments=arguments, **options
+        tiny_whisper(),
+        tmp_path / "model",
+        optimizer=False,
+        learning_rate=1e-3,
+        arguments=arguments,
+        **options,
     )
     trainer.train()
     return trainer
@@ -59,7 +67,8 @@ def finished(tmp_path):
             "unlearned": {"forget": metrics},
             "retrained": None,
             "stopping": None,
-            "command": f"/home/somebody/unlearn.py x.yaml --forget_speakers {SPEAKER} --output_dir {folder}",
+            "command": f"/home/somebody/unlearn.py x.yaml --forget_speakers {SPEAKER} --output_dir "
+                       f"{folder}",
             "card": {"datasets": ["openslr/librispeech_asr"], "language": "en", "model_name": "quiet"},
         },
     )  # fmt: skip
@@ -83,16 +92,26 @@ def test_a_trainers_push_is_complete_and_loads_back(hub, tmp_path):
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     done = trainer.push_to_hub()
     files = files_of(hub)
-    assert {"model.safetensors", "config.json", "generation_config.json", "training_args.json", "results.json"} < set(
-        files
-    )
+    assert {
+        "model.safetensors",
+        "config.json",
+        "generation_config.json",
+        "training_args.json",
+        "results.json",
+    } < set(files)
     assert "tester/model" in done.commit_url and hub.commits == ["End of training"]
     assert not any(path.endswith((".bin", ".pt", ".pkl")) for path in files)
     loaded = WhisperForConditionalGeneration.from_pretrained(downloaded(hub, tmp_path))
     assert all(torch.equal(value, before[name]) for name, value in loaded.state_dict().items())
     card = ModelCard(files["README.md"].decode())
-    assert card.data.pipeline_tag == "automatic-speech-recognition" and "orthograd" in card.data.tags
-    assert "8 training samples" in card.text and "5 samples" in card.text and "not evaluated" in card.text
+    assert (
+        card.data.pipeline_tag == "automatic-speech-recognition" and "orthograd" in card.data.tags
+    )
+    assert (
+        "8 training samples" in card.text
+        and "5 samples" in card.text
+        and "not evaluated" in card.text
+    )
     received = b"\n".join(hub.received)
     assert SPEAKER.encode() not in received and TOKEN.encode() not in received
     assert str(tmp_path).encode() not in received
@@ -105,12 +124,15 @@ def test_the_card_of_a_trainer_has_what_was_evaluated(hub, tmp_path):
     trainer.push_to_hub(dataset="openslr/librispeech_asr", language="en", license="apache-2.0")
     results = json.loads(files_of(hub)["results.json"])
     assert set(results["unlearned"]) == {"forget", "retain"} and results["original"] is None
-    assert results["unlearned"]["forget"]["loss"] == pytest.approx(trainer.state.log_history[-2]["eval_forget_loss"])
+    assert results["unlearned"]["forget"]["loss"] == pytest.approx(
+        trainer.state.log_history[-2]["eval_forget_loss"]
+    )
     card = ModelCard(files_of(hub)["README.md"].decode())
     assert (card.data.language, card.data.license) == ("en", "apache-2.0")
     assert f"{results['unlearned']['forget']['loss']:.3f}" in card.text
     assert (
-        "`method=scrub`, `ce_weight=0.99`, `kl_weight=0.001`, `temperature=4.0`, `msteps=1`, `per_device" in card.text
+        "`method=scrub`, `ce_weight=0.99`, `kl_weight=0.001`, `temperature=4.0`, `msteps=1`, "
+        "`per_device" in card.text
     )
 
 
@@ -124,7 +146,9 @@ def test_a_finished_run_names_nobody(hub, finished):
     push_folder(finished, "tester/quiet")
     files = files_of(hub, "tester/quiet")
     assert SPEAKER.encode() not in b"\n".join(hub.received).lower()
-    assert b"boris" not in b"\n".join(hub.received) and b"/home/somebody" not in b"\n".join(hub.received)
+    assert b"boris" not in b"\n".join(hub.received) and b"/home/somebody" not in b"\n".join(
+        hub.received
+    )
     results = json.loads(files["results.json"])
     (pseudonym,) = results["config"]["data"]["forget_speakers"]
     assert pseudonym in files["README.md"].decode()  # the same in all that is published of a run
@@ -145,18 +169,33 @@ def test_it_names_them_when_told_to(hub, finished):
     ("spoil", "message"),
     [
         (lambda folder: "tester/without_anna_karenina", "the repository's name"),
-        (lambda folder: (folder / "README.md").write_text(f"forgot {SPEAKER}") and None, "seems to name"),
+        (
+            lambda folder: (folder / "README.md").write_text(f"forgot {SPEAKER}") and None,
+            "seems to name",
+        ),
         (lambda folder: spoil_config(folder), "config.json says 'anna-karenina'"),
         (
             lambda folder: (folder / "notes.json").write_text(f'"{TOKEN}"') and None,
             "notes.json holds the access token",
         ),
-        (lambda folder: (folder / f"{SPEAKER}.png").write_bytes(b"") or None, "the file 'anna-karenina.png'"),
+        (
+            lambda folder: (folder / f"{SPEAKER}.png").write_bytes(b"") or None,
+            "the file 'anna-karenina.png'",
+        ),
         (lambda folder: "me/no such name", "Repo id must"),
         (lambda folder: (folder / "results.json").unlink(), "there is no .*results.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights"),
     ],
-    ids=["repository", "card", "configuration", "token", "picture", "no name", "no results", "no weights"],
+    ids=[
+        "repository",
+        "card",
+        "configuration",
+        "token",
+        "picture",
+        "no name",
+        "no results",
+        "no weights",
+    ],
 )
 def test_what_cannot_be_published_is_refused_before_anything_is_sent(hub, finished, spoil, message):
     repo = spoil(finished) or "tester/quiet"
@@ -172,7 +211,14 @@ def spoil_config(folder: Path) -> None:
 
 
 def test_logs_and_other_files_of_the_user_stay_here(hub, finished):
-    for name in ("log.txt", "report.html", "data.csv", "best_checked.safetensors", ".salt", "optimizer.pt"):
+    for name in (
+        "log.txt",
+        "report.html",
+        "data.csv",
+        "best_checked.safetensors",
+        ".salt",
+        "optimizer.pt",
+    ):
         (finished / name).write_text(SPEAKER)
     push_folder(finished, "tester/quiet")
     assert set(files_of(hub, "tester/quiet")) == {
@@ -217,7 +263,11 @@ def test_what_does_not_pass_is_one_clear_message(hub, finished, part, statuses, 
     hub.failures[part] = statuses
     with pytest.raises(HubError, match="could not push to tester/quiet") as error:
         push_folder(finished, "tester/quiet")
-    assert message in str(error.value) and "no new commit" in str(error.value) and "\n" not in str(error.value)
+    assert (
+        message in str(error.value)
+        and "no new commit" in str(error.value)
+        and "\n" not in str(error.value)
+    )
     assert not hub.commits and TOKEN not in str(error.value)
 
 
@@ -240,11 +290,15 @@ def test_an_adapter_is_pushed_as_adapter_and_merged_on_request(hub, tmp_path):
         trainer.push_to_hub()
     (tmp_path / "model" / "config.json").write_text("{}")
     trainer.push_to_hub(merge=True)
-    assert (tmp_path / "model" / "config.json").read_text() == "{}"  # what is merged is written elsewhere
+    # what is merged is written elsewhere
+    assert (tmp_path / "model" / "config.json").read_text() == "{}"
     assert "model.safetensors" in files_of(hub) and "adapter_model.safetensors" not in files_of(hub)
     loaded = WhisperForConditionalGeneration.from_pretrained(downloaded(hub, tmp_path))
     merged = trainer.model.merge_and_unload().state_dict()
-    assert all(torch.allclose(value, merged[name], atol=1e-6) for name, value in loaded.state_dict().items())
+    assert all(
+        torch.allclose(value, merged[name], atol=1e-6)
+        for name, value in loaded.state_dict().items()
+    )
 
     config = json.loads((tmp_path / "model" / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = "tester/base"
@@ -260,15 +314,26 @@ def test_an_adapter_is_pushed_as_adapter_and_merged_on_request(hub, tmp_path):
 def speech_model(hub, tmp_path, monkeypatch):
     """The repository of a tiny Whisper with its processor."""
     monkeypatch.syspath_prepend(ROOT / "recipes" / "whisper_librispeech")
-    from tiny_whisper import build_model, build_processor, build_word_tokenizer
+    from hf_unlearn.experiments.tiny_whisper import (
+        build_model,
+        build_processor,
+        build_word_tokenizer,
+    )
 
     words = "zero one two three four five six seven eight nine and a hundred thousand more"
     processor = build_processor(build_word_tokenizer([words]), chunk_length=1)
-    processor.feature_extractor = transformers.WhisperFeatureExtractor(feature_size=MELS, chunk_length=1)
+    processor.feature_extractor = transformers.WhisperFeatureExtractor(
+        feature_size=MELS, chunk_length=1
+    )
     assert len(processor.tokenizer) >= VOCABULARY
-    for part in (processor, build_model(processor, d_model=16, layers=1, heads=2, max_target_positions=20)):
+    for part in (
+        processor,
+        build_model(processor, d_model=16, layers=1, heads=2, max_target_positions=20),
+    ):
         part.save_pretrained(tmp_path / "base")
-    hub.files["tester/base"] = {path.name: path.read_bytes() for path in (tmp_path / "base").iterdir()}
+    hub.files["tester/base"] = {
+        path.name: path.read_bytes() for path in (tmp_path / "base").iterdir()
+    }
     return "tester/base"
 
 
@@ -286,15 +351,20 @@ def test_pipelines_and_peft_load_a_pushed_adapter_and_its_merged_model(hub, spee
     original = WhisperForConditionalGeneration.from_pretrained(speech_model)
     with torch.no_grad():
         expected = trainer.model.eval()(**batch).logits
-        assert not torch.allclose(original(**batch).logits, expected, atol=1e-3)  # the adapter does something
+        # the adapter does something
+        assert not torch.allclose(original(**batch).logits, expected, atol=1e-3)
         by_peft = PeftModel.from_pretrained(original, "tester/model")
         for model in (
             by_peft,
-            *(transformers.pipeline(TASK, model=name).model for name in ("tester/model", "tester/merged")),
+            *(
+                transformers.pipeline(TASK, model=name).model
+                for name in ("tester/model", "tester/merged")
+            ),
         ):
             torch.testing.assert_close(model(**batch).logits, expected, atol=1e-5, rtol=1e-4)
     sound = torch.randn(8000, generator=torch.Generator().manual_seed(0)).numpy()
-    short = {"max_new_tokens": 8}  # earlier pipelines ask for 256, however few positions a model has
+    # earlier pipelines ask for 256, however few positions a model has
+    short = {"max_new_tokens": 8}
     texts = [
         transformers.pipeline(TASK, model=name)(sound, generate_kwargs=short)["text"]
         for name in ("tester/model", "tester/merged")
@@ -307,9 +377,18 @@ def test_hub_strategies_push_while_training(hub, tmp_path, strategy):
     trained(tmp_path, method="scrub", max_steps=2, save_strategy="steps", save_steps=1, push_to_hub=True, hub_strategy=strategy,
             hub_always_push=True, hide_names=[SPEAKER], run_name=SPEAKER)  # fmt: skip
     files = files_of(hub)
-    assert "Training in progress, step 1" in hub.commits and {"model.safetensors", "README.md"} < set(files)
-    assert (tmp_path / "model" / "checkpoint-2" / START).exists() and not any(START in name for name in files)
-    inside = {"every_save": None, "checkpoint": "last-checkpoint", "all_checkpoints": "checkpoint-1"}[strategy]
+    assert "Training in progress, step 1" in hub.commits and {
+        "model.safetensors",
+        "README.md",
+    } < set(files)
+    assert (tmp_path / "model" / "checkpoint-2" / START).exists() and not any(
+        START in name for name in files
+    )
+    inside = {
+        "every_save": None,
+        "checkpoint": "last-checkpoint",
+        "all_checkpoints": "checkpoint-1",
+    }[strategy]
     assert (f"{inside}/optimizer.pt" in files) == (inside is not None)
     assert not any(path.endswith("training_args.bin") for path in files)
     assert SPEAKER.encode() not in b"\n".join(hub.received)
@@ -320,7 +399,12 @@ def test_a_failed_push_in_the_background_warns_and_the_training_goes_on(hub, tmp
     monkeypatch.setattr(publishing.logger, "warning", warned.append)
     hub.failures["preupload"] = [403]
     trainer = trained(
-        tmp_path, max_steps=2, save_strategy="steps", save_steps=1, push_to_hub=True, hub_always_push=True
+        tmp_path,
+        max_steps=2,
+        save_strategy="steps",
+        save_steps=1,
+        push_to_hub=True,
+        hub_always_push=True,
     )
     assert trainer.state.global_step == 2 and "may not write" in warned[0]
     assert hub.commits == ["Training in progress, step 2"]

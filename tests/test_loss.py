@@ -1,4 +1,5 @@
-"""Losses that users bring along, by subclass or function, are means over samples: one step against brute force."""
+"""Losses that users bring along, by subclass or function, are means over samples: one step against
+brute force."""
 
 import copy
 
@@ -44,7 +45,9 @@ class Older(UnlearnTrainer):
 class Divides(UnlearnTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs)
-        loss = F.cross_entropy(outputs.logits, inputs["labels"], reduction="sum") / num_items_in_batch
+        loss = (
+            F.cross_entropy(outputs.logits, inputs["labels"], reduction="sum") / num_items_in_batch
+        )
         return (loss, outputs) if return_outputs else loss
 
 
@@ -71,7 +74,9 @@ def plain(outputs, labels, num_items_in_batch=None):
 
 def several(outputs, labels, num_items_in_batch):
     """Of several labels."""
-    loss = F.binary_cross_entropy_with_logits(outputs.logits, labels.float(), pos_weight=WEIGHT, reduction="sum")
+    loss = F.binary_cross_entropy_with_logits(
+        outputs.logits, labels.float(), pos_weight=WEIGHT, reduction="sum"
+    )
     return loss / num_items_in_batch
 
 
@@ -94,12 +99,16 @@ def of_several(logits, labels):
 
 
 def brute_force(model, loss_of_one, forget, retain, alpha, collator):
-    """One backward pass for each sample alone in float64, and the mean of the forget samples' losses."""
+    """One backward pass for each sample alone in float64, and the mean of the forget samples'
+    losses."""
     model = copy.deepcopy(model).double()
     parameters = list(model.parameters())
 
     def alone(sample):
-        batch = {name: x.double() if x.is_floating_point() else x for name, x in collator([sample]).items()}
+        batch = {
+            name: x.double() if x.is_floating_point() else x
+            for name, x in collator([sample]).items()
+        }
         labels = batch.pop("labels")
         loss = loss_of_one(model(**batch).logits, labels)
         return float(loss.detach()), sample_gradient(model, loss, parameters)
@@ -107,10 +116,22 @@ def brute_force(model, loss_of_one, forget, retain, alpha, collator):
     losses, gradients = zip(*map(alone, forget))
     u = [torch.stack(rows).mean(0).flatten() for rows in zip(*gradients)]
     rows = [torch.stack(rows).flatten(1) for rows in zip(*(alone(sample)[1] for sample in retain))]
-    return sum(losses) / len(losses), torch.cat([orthograd_gradient(*pair, alpha) for pair in zip(u, rows)])
+    return sum(losses) / len(losses), torch.cat(
+        [orthograd_gradient(*pair, alpha) for pair in zip(u, rows)]
+    )
 
 
-def check(tmp_path, model, loss_of_one, forget, retain, collator, trainer=UnlearnTrainer, slow=False, **arguments):
+def check(
+    tmp_path,
+    model,
+    loss_of_one,
+    forget,
+    retain,
+    collator,
+    trainer=UnlearnTrainer,
+    slow=False,
+    **arguments,
+):
     start = copy.deepcopy(model)
     args = UnlearnConfig(
         str(tmp_path), alpha=0.3, max_steps=1, learning_rate=1.0, lr_scheduler_type="constant", max_grad_norm=0.0,
@@ -124,7 +145,9 @@ def check(tmp_path, model, loss_of_one, forget, retain, collator, trainer=Unlear
     loss, expected = brute_force(start, loss_of_one, forget, retain, 0.3, collator)
     assert trainer.evaluate()["eval_forget_loss"] == pytest.approx(loss, rel=1e-5)
     trainer.train()
-    step = torch.cat([(a - b).flatten() for a, b in zip(start.parameters(), model.parameters())]).double()
+    step = torch.cat(
+        [(a - b).flatten() for a, b in zip(start.parameters(), model.parameters())]
+    ).double()
     assert (step - expected).norm() <= 1e-4 * expected.norm() > 0
     assert trainer.state.log_history[0]["forget_loss"] == pytest.approx(loss, rel=1e-5)
     assert trainer.samples.one_by_one == slow
@@ -147,12 +170,18 @@ def test_a_subclass_overrides_compute_loss(tmp_path, subclass, loss_of_one, slow
 
 def test_a_loss_function_of_classes(tmp_path):
     forget, retain = images(4, seed=1), images(5, seed=2)
-    check(tmp_path, tiny_vit(), cross_entropy, forget, retain, collate_images, compute_loss_func=plain)
+    check(
+        tmp_path, tiny_vit(), cross_entropy, forget, retain, collate_images, compute_loss_func=plain
+    )
 
 
 def test_a_loss_function_of_several_labels(tmp_path):
-    forget, retain = ([{**s, "labels": torch.randint(2, (3,))} for s in images(n, seed=n)] for n in (4, 5))
-    check(tmp_path, tiny_vit(), of_several, forget, retain, collate_images, compute_loss_func=several)
+    forget, retain = (
+        [{**s, "labels": torch.randint(2, (3,))} for s in images(n, seed=n)] for n in (4, 5)
+    )
+    check(
+        tmp_path, tiny_vit(), of_several, forget, retain, collate_images, compute_loss_func=several
+    )
 
 
 VOCABULARY = 20
@@ -165,7 +194,9 @@ def text(length: int) -> dict:
 
 def padded(samples: list[dict]) -> dict:
     ids, labels = (
-        nn.utils.rnn.pad_sequence([s["input_ids"] for s in samples], batch_first=True, padding_value=value)
+        nn.utils.rnn.pad_sequence(
+            [s["input_ids"] for s in samples], batch_first=True, padding_value=value
+        )
         for value in (0, -100)
     )
     return {"input_ids": ids, "labels": labels, "attention_mask": (labels >= 0).long()}
@@ -178,7 +209,9 @@ def test_a_loss_function_divides_by_the_number_of_tokens(tmp_path):
     model = GPT2LMHeadModel(config)
 
     def tokens(outputs, labels, num_items_in_batch=None):
-        return ForCausalLMLoss(outputs.logits, labels, VOCABULARY, num_items_in_batch=num_items_in_batch)
+        return ForCausalLMLoss(
+            outputs.logits, labels, VOCABULARY, num_items_in_batch=num_items_in_batch
+        )
 
     def of_one(logits, labels):
         return F.cross_entropy(logits[0, :-1], labels[0, 1:])

@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 
 import pytest
 
-from hf_unlearn.mentions import Mentions
+from hf_unlearn.privacy.mentions import Mentions
 
 NAMES = [
     "Jane Doe", "José", "Strauß", "İpek", "ılgaz", "Nguyễn Văn Đức", "محمد", "علي رضا", "王小明", "王 小明", "さくら", "김철수",
@@ -27,7 +27,9 @@ PLACES = [
 ENCODINGS = {
     "plain": str,
     "percent": lambda text: quote(text, safe="/:=?"),
-    "percent in small letters": lambda text: re.sub("%..", lambda code: code[0].lower(), quote(text)),
+    "percent in small letters": lambda text: re.sub(
+        "%..", lambda code: code[0].lower(), quote(text)
+    ),
     "percent, twice": lambda text: quote(quote(text)),
     "every letter in percent": lambda text: "".join(f"%{byte:02X}" for byte in text.encode()),
     "HTML": lambda text: html.escape(text).encode("ascii", "xmlcharrefreplace").decode(),
@@ -35,7 +37,9 @@ ENCODINGS = {
     "JSON": lambda text: json.dumps(text)[1:-1],
     "JSON, twice": lambda text: json.dumps(json.dumps(text)),
     "bytes": lambda text: repr(text.encode())[2:-1],
-    "git": lambda text: "".join(c if c.isascii() else "".join(f"\\{byte:03o}" for byte in c.encode()) for c in text),
+    "git": lambda text: "".join(
+        c if c.isascii() else "".join(f"\\{byte:03o}" for byte in c.encode()) for c in text
+    ),
 }
 
 
@@ -44,15 +48,20 @@ def spellings(name: str) -> set[str]:
     parts = re.split(r"[\s'+-]+", name)
     found = set()
     for separator, case, form in itertools.product(SEPARATORS, CASES, FORMS):
-        digits_meet = any(a[-1:].isdigit() and b[:1].isdigit() for a, b in itertools.pairwise(parts))
+        digits_meet = any(
+            a[-1:].isdigit() and b[:1].isdigit() for a, b in itertools.pairwise(parts)
+        )
         if separator == "" and digits_meet:
             continue  # 19198 is another number
-        found.add(unicodedata.normalize(form, case(name if separator is None else separator.join(parts))))
+        found.add(
+            unicodedata.normalize(form, case(name if separator is None else separator.join(parts)))
+        )
     return found
 
 
 def bare(text: str) -> str:
-    """Independently of the package: decoded, without accents and case, and without what is no letter or digit."""
+    """Independently of the package: decoded, without accents and case, and without what is no
+    letter or digit."""
     for _ in range(3):
         text = html.unescape(unquote(text))
         text = re.sub(
@@ -62,11 +71,15 @@ def bare(text: str) -> str:
         )
         text = re.sub(
             r"(?:\\+[0-3][0-7]{2})+",
-            lambda found: bytes(int(code, 8) for code in re.findall(r"\d{3}", found[0])).decode(errors="ignore"),
+            lambda found: bytes(int(code, 8) for code in re.findall(r"\d{3}", found[0])).decode(
+                errors="ignore"
+            ),
             text,
         )
         text = re.sub(r"\\+u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), text)
-    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text.replace("ı", "i")).casefold())
+    text = unicodedata.normalize(
+        "NFKD", unicodedata.normalize("NFKD", text.replace("ı", "i")).casefold()
+    )
     return "".join(c for c in text if c.isalnum())
 
 
@@ -74,7 +87,9 @@ def bare(text: str) -> str:
 def test_no_spelling_survives(name):
     mentions, survived = Mentions([name]), []
     places = itertools.cycle(PLACES)
-    tried = [(spelled, how, next(places)) for spelled in sorted(spellings(name)) for how in ENCODINGS]
+    tried = [
+        (spelled, how, next(places)) for spelled in sorted(spellings(name)) for how in ENCODINGS
+    ]
     tried += [(name, how, place) for how in ENCODINGS for place in PLACES]
     for spelled, how, place in tried:
         text = ENCODINGS[how](place.format(spelled))
@@ -85,7 +100,9 @@ def test_no_spelling_survives(name):
 
 
 @pytest.mark.parametrize("name", ["Jane Doe", "José Díaz", "Anna Каренина", "O'Brien"])
-@pytest.mark.parametrize("place", ["x{}2", "runOf{}", "2024{}", "{}2", "{}V2", "model{}Final.wav", "xml{}Parser"])
+@pytest.mark.parametrize(
+    "place", ["x{}2", "runOf{}", "2024{}", "{}2", "{}V2", "model{}Final.wav", "xml{}Parser"]
+)
 def test_camel_case_is_taken_apart(name, place):
     joined = re.sub(r"\W", "", name)
     left = Mentions([name]).replace(place.format(joined), lambda _: "#")
@@ -97,11 +114,24 @@ def test_just_the_mention_is_replaced(name):
     for form, encode in itertools.product(FORMS, (str, quote, html.escape)):
         said = encode(unicodedata.normalize(form, name))
         text = f"100% of é → {said} & ç, {said}!"
-        assert Mentions([name]).replace(text, lambda found: f"<{found}>") == f"100% of é → <{name}> & ç, <{name}>!"
+        assert (
+            Mentions([name]).replace(text, lambda found: f"<{found}>")
+            == f"100% of é → <{name}> & ç, <{name}>!"
+        )
 
 
 INNOCENT = {
-    "Ann": ["annual", "channel", "Hannah", "ANNEX", "planning/2024", "an n-gram", "%41nnual", "Annika's", "xAnnual2"],
+    "Ann": [
+        "annual",
+        "channel",
+        "Hannah",
+        "ANNEX",
+        "planning/2024",
+        "an n-gram",
+        "%41nnual",
+        "Annika's",
+        "xAnnual2",
+    ],
     "Jane Doe": ["Jane", "John Doe", "janedoes", "mary-jane does", "Jane and Doe", "Doe Jane"],
     "José": ["Josef", "jos", "Josephine", "Jos%C3%A9fa", "JOSEPH"],
     "Strauß": ["Straußen", "strausse", "Straub"],
@@ -110,7 +140,20 @@ INNOCENT = {
     "A B": ["cab", "tab", "ab", "AB testing"],
     "1089": ["21089", "10890", "--seed 310891", "0.1089", "loss 2.1089", "a10890b"],
     "0010": ["10010", "00100", "--learning_rate 0.0010", "10"],
-    "5": ["0.5", "1e-5", "5e-05", "2.5e-4", "15", "50", "1e5", "--lr 5.0", "v1.5", "5e-1", "1E-5", "5.25,"],
+    "5": [
+        "0.5",
+        "1e-5",
+        "5e-05",
+        "2.5e-4",
+        "15",
+        "50",
+        "1e5",
+        "--lr 5.0",
+        "v1.5",
+        "5e-1",
+        "1E-5",
+        "5.25,",
+    ],
     "10": ["100", "0.10", "1e-10", "10.5", "2010"],
     "p225": ["p2250", "sp225"],
     "Łukasz": ["Łukaszowi", "lukasza"],
@@ -127,7 +170,8 @@ def test_innocent_text_stays_as_it_is(name):
     for text in INNOCENT[name]:
         assert Mentions([name]).replace(text, lambda _: "#") == text
     common = (
-        'C:\\new\\table 100%25 &amp; {"lr": 1e-05, "é": "\\u00fc"} \\x41 %zz &c; \\ud83d naïve ÅNGSTRÖM ﬁne 「東京」'
+        'C:\\new\\table 100%25 &amp; {"lr": 1e-05, "é": "\\u00fc"} \\x41 %zz &c; \\ud83d naïve '
+        "ÅNGSTRÖM ﬁne 「東京」"
     )
     assert Mentions([name]).replace(common, lambda _: "#") == common
 
@@ -140,7 +184,10 @@ def test_of_several_names_the_longest_is_meant():
 
 
 def test_what_has_no_letter_names_nobody():
-    assert not Mentions(["--", "", "?!"]) and Mentions(["--"]).replace("a -- b", lambda _: "#") == "a -- b"
+    assert (
+        not Mentions(["--", "", "?!"])
+        and Mentions(["--"]).replace("a -- b", lambda _: "#") == "a -- b"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""What goes into a card: codes of languages, lists, no paths, an example that works; and what may not end a run."""
+"""What goes into a card: codes of languages, lists, no paths, an example that works; and what may
+not end a run."""
 
 import json
 from contextlib import nullcontext
@@ -6,17 +7,22 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
-from transformers import ViTConfig, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+from transformers import (
+    ViTConfig,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Processor,
+)
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.after_run import not_costing_the_run
-from hf_unlearn.metadata import is_path, language_codes, listed, shown
-from hf_unlearn.model_card import build_card, write_card
-from hf_unlearn.recipe.images import ImageRecipe
-from hf_unlearn.recipe.processors import check_processors, difference
-from hf_unlearn.report import emissions
-from hf_unlearn.usage import NEEDED, processor_parts, saved_parts, usage
+from hf_unlearn.experiments.images import ImageRecipe
+from hf_unlearn.experiments.processors import check_processors, difference
+from hf_unlearn.hub.metadata import is_path, language_codes, listed, shown
+from hf_unlearn.hub.model_card import build_card, write_card
+from hf_unlearn.hub.usage import NEEDED, processor_parts, saved_parts, usage
+from hf_unlearn.report.after_run import not_costing_the_run
+from hf_unlearn.report.results import emissions
 from tests.test_model_card import RESULTS, SALT
 from tests.tiny import make_trainer, tiny_whisper
 
@@ -34,18 +40,26 @@ def test_languages_are_codes(given, codes):
 
 
 def test_a_text_is_one_entry_and_not_its_letters():
-    assert listed("moz") == ["moz"] and listed(("a", ["b", None])) == ["a", "b"] and listed(None) == listed({}) == []
+    assert (
+        listed("moz") == ["moz"]
+        and listed(("a", ["b", None])) == ["a", "b"]
+        and listed(None) == listed({}) == []
+    )
 
 
 @pytest.mark.parametrize("tags", ["speech", ["speech"]])
 def test_scalars_of_a_base_card_and_of_users(tmp_path, tags):
     (tmp_path / "README.md").write_text("---\nlanguage: no\ndatasets: moz\ntags: x\n---\n")
-    data = build_card(RESULTS, base_model=str(tmp_path), datasets="me/speech", tags=tags, salt=SALT).data
+    data = build_card(
+        RESULTS, base_model=str(tmp_path), datasets="me/speech", tags=tags, salt=SALT
+    ).data
     assert data.datasets == ["me/speech", "moz"] and data.language == "no"
     assert "speech" in data.tags and "s" not in data.tags
 
 
-@pytest.mark.parametrize("text", ["---\nlanguage: [en\n---\n", "---\n- a\n- b\n---\n", "\xff\xfe---"])
+@pytest.mark.parametrize(
+    "text", ["---\nlanguage: [en\n---\n", "---\n- a\n- b\n---\n", "\xff\xfe---"]
+)
 def test_a_malformed_card_of_the_base_is_passed_over(tmp_path, text):
     (tmp_path / "README.md").write_bytes(text.encode("latin-1"))
     assert build_card(RESULTS, base_model=str(tmp_path), salt=SALT).data.language is None
@@ -54,11 +68,21 @@ def test_a_malformed_card_of_the_base_is_passed_over(tmp_path, text):
 def test_paths_are_known_and_words_are_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "fsdd").mkdir(parents=True)
-    assert is_path("/home/me/x") and is_path("data/fsdd") and is_path("./x") and is_path("~/x") and is_path("C:\\x\\y")
+    assert (
+        is_path("/home/me/x")
+        and is_path("data/fsdd")
+        and is_path("./x")
+        and is_path("~/x")
+        and is_path("C:\\x\\y")
+    )
     assert is_path("out/x", local=["out/x"])
     assert not is_path("data") and not is_path("user/name") and not is_path("arxiv:2503.02312")
     assert shown("DATA/FSDD - NA", local=["data/fsdd"]) == "FSDD - NA"
-    assert shown("/home/me/MODEL - NA") == "MODEL - NA" and shown("user/name") == "user/name" and shown(None) is None
+    assert (
+        shown("/home/me/MODEL - NA") == "MODEL - NA"
+        and shown("user/name") == "user/name"
+        and shown(None) is None
+    )
 
 
 def test_arguments_of_the_card_mean_what_trainers_mean(tmp_path):
@@ -75,7 +99,11 @@ def test_arguments_of_the_card_mean_what_trainers_mean(tmp_path):
     text = (tmp_path / "out" / "README.md").read_text()
     assert str(tmp_path) not in text and "`voices` made to forget" in text
     data = build_card(results, salt=SALT, **results["card"]).data
-    assert data.datasets == ["me/speech"] and data.language == "de" and "base_model" not in data.to_dict()
+    assert (
+        data.datasets == ["me/speech"]
+        and data.language == "de"
+        and "base_model" not in data.to_dict()
+    )
     (one,) = data.eval_results
     assert (one.dataset_type, one.dataset_name, one.dataset_args) == (
         "me/speech",
@@ -96,20 +124,27 @@ def test_a_data_set_with_a_readable_name_only_is_no_id_of_the_hub(tmp_path):
 
 @pytest.fixture
 def tokenizer(tmp_path):
-    (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "a": 3, "b": 4}))
+    (tmp_path / "vocab.json").write_text(
+        json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "a": 3, "b": 4})
+    )
     return Wav2Vec2CTCTokenizer(tmp_path / "vocab.json")
 
 
 def test_a_pipeline_is_promised_only_with_all_it_needs(tmp_path, tokenizer):
     features, folder = Wav2Vec2FeatureExtractor(), tmp_path / "saved"
     assert processor_parts(features) == ["feature_extractor"] and processor_parts(None) == []
-    assert processor_parts(Wav2Vec2Processor(features, tokenizer)) == ["tokenizer", "feature_extractor"]
+    assert processor_parts(Wav2Vec2Processor(features, tokenizer)) == [
+        "tokenizer",
+        "feature_extractor",
+    ]
     features.save_pretrained(folder)
     (folder / "config.json").write_text('{"architectures": ["Wav2Vec2ForCTC"]}')
     assert saved_parts(folder) == {"feature_extractor"}
     text = str(write_card(folder, RESULTS, SALT))
     assert (
-        "Wav2Vec2ForCTC.from_pretrained(" in text and "no tokenizer is saved" in text and "import pipeline" not in text
+        "Wav2Vec2ForCTC.from_pretrained(" in text
+        and "no tokenizer is saved" in text
+        and "import pipeline" not in text
     )
     tokenizer.save_pretrained(folder)
     assert 'pipeline("automatic-speech-recognition"' in str(write_card(folder, RESULTS, SALT))
@@ -133,7 +168,10 @@ def test_no_pipeline_is_promised_that_transformers_does_not_have():
 
 def test_a_class_that_transformers_does_not_have_is_said_to_be_one():
     assert usage("", "Mine", set())["foreign"] == "Mine"
-    assert "which is no class of `transformers`" in build_card(RESULTS, salt=SALT, architecture="Mine").text
+    assert (
+        "which is no class of `transformers`"
+        in build_card(RESULTS, salt=SALT, architecture="Mine").text
+    )
 
 
 # ---- nothing ends a finished run ------------------------------------------------------------------------------------
@@ -141,14 +179,18 @@ def test_a_class_that_transformers_does_not_have_is_said_to_be_one():
 
 def test_what_fails_after_a_run_is_a_warning(tmp_path, monkeypatch):
     messages = []
-    monkeypatch.setattr("hf_unlearn.after_run.logger.warning", messages.append)
+    monkeypatch.setattr("hf_unlearn.report.after_run.logger.warning", messages.append)
     with not_costing_the_run("report.html", tmp_path):
         raise OSError("disk full")
-    assert len(messages) == 1 and "report.html could not be written" in messages[0] and "disk full" in messages[0]
+    assert (
+        len(messages) == 1
+        and "report.html could not be written" in messages[0]
+        and "disk full" in messages[0]
+    )
 
 
 def test_a_card_that_fails_leaves_results(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_unlearn.publishing.write_card", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("hf_unlearn.trainer.publishing.write_card", lambda *_, **__: 1 / 0)
     make_trainer(tiny_whisper(), tmp_path).create_model_card()
     assert json.loads((tmp_path / "results.json").read_text())["task"] == "data"
 
@@ -161,10 +203,14 @@ def test_arguments_of_a_class_that_cannot_be_pickled_do_not_cost_the_run(tmp_pat
     trainer = make_trainer(tiny_whisper(), tmp_path)
     trainer.args = Mine(output_dir=str(tmp_path), use_cpu=True)
     trainer.save_model()
-    assert (tmp_path / "model.safetensors").exists() and not (tmp_path / "training_args.bin").exists()
+    assert (tmp_path / "model.safetensors").exists() and not (
+        tmp_path / "training_args.bin"
+    ).exists()
 
 
-@pytest.mark.parametrize("text", ["timestamp,kg\n1,2\n", "timestamp,emissions\n1,much\n", "emissions\n\n"])
+@pytest.mark.parametrize(
+    "text", ["timestamp,kg\n1,2\n", "timestamp,emissions\n1,much\n", "emissions\n\n"]
+)
 def test_a_broken_file_of_emissions_is_told_as_none(tmp_path, text):
     (tmp_path / "emissions.csv").write_text(text)
     assert emissions(SimpleNamespace(output_dir=tmp_path, report_to=["codecarbon"])) is None
@@ -182,21 +228,29 @@ def recipe_of(processor, others, **options):
         return others[name]
 
     return SimpleNamespace(
-        processor=processor, options=SimpleNamespace(**given), processor_of=processor_of, check_gold=lambda name: None
+        processor=processor,
+        options=SimpleNamespace(**given),
+        processor_of=processor_of,
+        check_gold=lambda name: None,
     )
 
 
 def test_a_gold_model_with_other_tokens_is_refused(tmp_path, tokenizer):
-    (tmp_path / "other.json").write_text(json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "b": 3, "a": 4}))
+    (tmp_path / "other.json").write_text(
+        json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "b": 3, "a": 4})
+    )
     other = Wav2Vec2CTCTokenizer(tmp_path / "other.json")
     fine = recipe_of(tokenizer, {"gold": tokenizer}, gold="gold")
     check_processors(fine)
     with pytest.raises(ValueError, match="gold: g does not go with .*token 3 is 'b' and not 'a'"):
         check_processors(recipe_of(tokenizer, {"g": other}, gold="g"))
     with pytest.raises(ValueError, match="base_model: b does not go with the run's processor .m."):
-        check_processors(recipe_of(tokenizer, {"b": other}, model="m", gold="train", base_model="b"))
+        check_processors(
+            recipe_of(tokenizer, {"b": other}, model="m", gold="train", base_model="b")
+        )
     check_processors(recipe_of(tokenizer, {"b": other}, base_model="b"))  # the run's own
-    check_processors(recipe_of(tokenizer, {}, gold="weights-only"))  # with a warning: nothing to compare
+    # with a warning: nothing to compare
+    check_processors(recipe_of(tokenizer, {}, gold="weights-only"))
     timed = Wav2Vec2CTCTokenizer(tmp_path / "vocab.json")
     timed.add_tokens(["<|0.00|>"])
     assert difference(tokenizer, timed) is None  # added tokens may be missing
@@ -205,14 +259,19 @@ def test_a_gold_model_with_other_tokens_is_refused(tmp_path, tokenizer):
 def test_models_that_take_other_inputs_are_refused():
     ours = Wav2Vec2FeatureExtractor(sampling_rate=16000)
     assert difference(ours, Wav2Vec2FeatureExtractor(sampling_rate=16000)) is None
-    assert difference(ours, Wav2Vec2FeatureExtractor(sampling_rate=8000)) == "its sampling_rate is 8000 and not 16000"
+    assert (
+        difference(ours, Wav2Vec2FeatureExtractor(sampling_rate=8000))
+        == "its sampling_rate is 8000 and not 16000"
+    )
 
 
 def test_images_of_another_size_or_normalisation_are_refused():
     from transformers import ViTImageProcessor
 
     def processor(size=8, mean=0.5):
-        return ViTImageProcessor(size={"height": size, "width": size}, image_mean=[mean] * 3, image_std=[0.5] * 3)
+        return ViTImageProcessor(
+            size={"height": size, "width": size}, image_mean=[mean] * 3, image_std=[0.5] * 3
+        )
 
     assert difference(processor(), processor()) is None
     assert "size" in difference(processor(), processor(size=16))

@@ -1,4 +1,5 @@
-"""The card says what was done and how well; and neither it nor redacted results name the forgotten speaker."""
+"""The card says what was done and how well; and neither it nor redacted results name the forgotten
+speaker."""
 
 import copy
 import hashlib
@@ -9,15 +10,22 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
-from hf_unlearn.model_card import build_card, write_card
-from hf_unlearn.redaction import hide_tokens, pseudonym, redact, salt_of
-from hf_unlearn.report import emissions
+from hf_unlearn.hub.model_card import build_card, write_card
+from hf_unlearn.privacy.redaction import hide_tokens, pseudonym, redact, salt_of
+from hf_unlearn.report.results import emissions
 
 SALT = "pepper"
 
 
 def metrics(wer):
-    return {"samples": 9, "loss": 0.5, "wer": wer, "wer_low": wer - 1, "wer_high": wer + 2, "cer": wer / 2}
+    return {
+        "samples": 9,
+        "loss": 0.5,
+        "wer": wer,
+        "wer_low": wer - 1,
+        "wer_high": wer + 2,
+        "cer": wer / 2,
+    }
 
 
 RESULTS = {
@@ -45,15 +53,21 @@ RESULTS = {
     "unlearned": {"forget": metrics(95.0), "test": metrics(12.345)},
     "retrained": {"forget": metrics(60.0), "test": metrics(9.0)},
     "stopping": {
-        "reason": "target reached", "step": 40, "rule": "forget_wer >= 90", "abort_rule": None, "value": 95.0,
+        "reason": "target reached", "step": 40, "rule": "forget_wer >= "
+                                                        "90", "abort_rule": None, "value": 95.0,
     },
     "history": [{"step": 10, "check_forget_wer": 50.0}],
-    "command": "unlearn.py x.yaml --forget_speakers 1089 --dataset /data/1089/134686 --learning_rate 1e-4",
+    "command": "unlearn.py x.yaml --forget_speakers 1089 --dataset /data/1089/134686 "
+               "--learning_rate 1e-4",
 }  # fmt: skip
 
 
 def card(results=RESULTS, **options):
-    options = {"base_model": "openai/whisper-tiny", "datasets": ["openslr/librispeech_asr"], "salt": SALT} | options
+    options = {
+        "base_model": "openai/whisper-tiny",
+        "datasets": ["openslr/librispeech_asr"],
+        "salt": SALT,
+    } | options
     return build_card(results, **options)
 
 
@@ -62,24 +76,43 @@ def test_metadata_that_the_hub_reads():
     assert (data.library_name, data.base_model, data.base_model_relation) == (
         "transformers", "openai/whisper-tiny", "finetune",
     )  # fmt: skip
-    assert {"unlearning", "machine-unlearning", "orthograd", "automatic-speech-recognition"} <= set(data.tags)
-    assert (data.language, data.license, data.datasets) == ("en", "apache-2.0", ["openslr/librispeech_asr"])
-    values = {(result.dataset_split, result.metric_type): result.metric_value for result in data.eval_results}
-    assert values[("test", "wer")] == pytest.approx(12.35, abs=0.011) and values[("forget", "cer")] == 47.5
+    assert {"unlearning", "machine-unlearning", "orthograd", "automatic-speech-recognition"} <= set(
+        data.tags
+    )
+    assert (data.language, data.license, data.datasets) == (
+        "en",
+        "apache-2.0",
+        ["openslr/librispeech_asr"],
+    )
+    values = {
+        (result.dataset_split, result.metric_type): result.metric_value
+        for result in data.eval_results
+    }
+    assert (
+        values[("test", "wer")] == pytest.approx(12.35, abs=0.011)
+        and values[("forget", "cer")] == 47.5
+    )
 
 
 def test_text_says_what_users_need():
     text = card(plot="history.png").text
     for said in (
         "2 training utterances", "48 utterances", "2 other speakers", "`alpha=0.9`", "step 40", "forget_wer >= 90",
-        "Seed 3", "torch 2.10890", "no certificate", "2503.02312", "2501.04697", "95.0 [94.0, 97.0]",
+        "Seed 3", "torch 2.10890", "no certificate", "2503.02312", "2501.04697", "95.0 [94.0, "
+                                                                                 "97.0]",
         "60.0 [59.0, 62.0]", "](history.png)", "--learning_rate 1e-4",
     ):  # fmt: skip
         assert said in text, said
 
 
 def test_an_aborted_run_says_which_model_this_is():
-    stopping = {"reason": "aborted", "step": 4, "rule": None, "abort_rule": "test_wer > 20", "restored_step": 2}
+    stopping = {
+        "reason": "aborted",
+        "step": 4,
+        "rule": None,
+        "abort_rule": "test_wer > 20",
+        "restored_step": 2,
+    }
     assert (
         "aborted; abort rule `test_wer > 20`. The model is that of step 2."
         in card({**RESULTS, "stopping": stopping}).text
@@ -100,7 +133,11 @@ def test_local_folders_stay_out_of_the_metadata(tmp_path):
 
 
 def test_folders_of_another_machine_are_no_ids_of_the_hub(tmp_path):
-    known = {"base_model": "out/original", "datasets": ["out/speech"], "local": ["out/original", "out/speech"]}
+    known = {
+        "base_model": "out/original",
+        "datasets": ["out/speech"],
+        "local": ["out/original", "out/speech"],
+    }
     write_card(tmp_path, {**RESULTS, "card": known}, SALT)
     data = ModelCard.load(tmp_path / "README.md").data
     assert not {"base_model", "base_model_relation", "datasets"} & set(data.to_dict())
@@ -108,16 +145,24 @@ def test_folders_of_another_machine_are_no_ids_of_the_hub(tmp_path):
 
 
 def test_license_data_and_language_are_inherited_from_the_base_models_card(tmp_path):
-    (tmp_path / "README.md").write_text("---\nlicense: mit\nlanguage: de\ndatasets: [me/speech]\n---\n")
+    (tmp_path / "README.md").write_text(
+        "---\nlicense: mit\nlanguage: de\ndatasets: [me/speech]\n---\n"
+    )
     data = card(base_model=str(tmp_path)).data
-    assert (data.license, data.language, data.datasets) == ("mit", "de", ["openslr/librispeech_asr", "me/speech"])
+    assert (data.license, data.language, data.datasets) == (
+        "mit",
+        "de",
+        ["openslr/librispeech_asr", "me/speech"],
+    )
     assert card(base_model=str(tmp_path), license="apache-2.0").data.license == "apache-2.0"
 
 
 @pytest.mark.parametrize("word", ["no", "'no'", "NO", "on", "1e5", "2024-01-01", "010"])
 def test_what_a_base_models_card_says_is_read_as_it_is_written(tmp_path, word):
     """Norwegian is no, and stays it."""
-    (tmp_path / "README.md").write_text(f"---\nlicense: mit\nlanguage: {word}\ndatasets:\n- me/{word}\n---\n")
+    (tmp_path / "README.md").write_text(
+        f"---\nlicense: mit\nlanguage: {word}\ndatasets:\n- me/{word}\n---\n"
+    )
     write_card(tmp_path, {**RESULTS, "card": {"base_model": str(tmp_path)}}, SALT)
     assert ModelCard.load(tmp_path / "README.md").data.language == word.strip("'")
 
@@ -139,31 +184,57 @@ def test_attacks_stand_beside_their_targets():
 
 
 def test_emissions_are_told_where_they_were_measured(tmp_path):
-    (tmp_path / "emissions.csv").write_text("timestamp,emissions\n1,0.5\n2,0.0125\n")  # kg, one row for each run
+    # kg, one row for each run
+    (tmp_path / "emissions.csv").write_text("timestamp,emissions\n1,0.5\n2,0.0125\n")
     measured = SimpleNamespace(output_dir=tmp_path, report_to=["codecarbon"])
     assert emissions(measured) == 12.5
-    assert emissions(SimpleNamespace(output_dir=tmp_path / "none", report_to=["codecarbon"])) is None
-    assert emissions(SimpleNamespace(output_dir=tmp_path, report_to=["wandb"])) is None  # of an earlier run
+    assert (
+        emissions(SimpleNamespace(output_dir=tmp_path / "none", report_to=["codecarbon"])) is None
+    )
+    # of an earlier run
+    assert emissions(SimpleNamespace(output_dir=tmp_path, report_to=["wandb"])) is None
     assert card({**RESULTS, "emissions_g": 12.5}).data.co2_eq_emissions["emissions"] == 12.5
 
 
 def test_no_machines_paths():
-    text = str(card({**RESULTS, "command": "python /home/me/unlearn.py --x ~/data/x.yaml https://hub.co/a/b", "y": 1}))
+    text = str(
+        card(
+            {
+                **RESULTS,
+                "command": "python /home/me/unlearn.py --x ~/data/x.yaml https://hub.co/a/b",
+                "y": 1,
+            }
+        )
+    )
     assert "/home/me" not in text and "python unlearn.py --x x.yaml https://hub.co/a/b" in text
 
 
 def test_a_card_is_written_with_its_evaluations_and_again_the_same(tmp_path):
     results = {**RESULTS, "card": {"datasets": ["openslr/librispeech_asr"], "language": "en"}}
     first = str(write_card(tmp_path, results, salt_of(tmp_path)))
-    assert (tmp_path / "README.md").read_text() == first == str(write_card(tmp_path, results, salt_of(tmp_path)))
-    entries = parse_eval_result_entries(yaml.safe_load((tmp_path / ".eval_results/unlearning.yaml").read_text()))
-    assert {(one.task_id, one.value) for one in entries} >= {("forget_wer", 95.0), ("test_cer", 6.17)}
+    assert (
+        (tmp_path / "README.md").read_text()
+        == first
+        == str(write_card(tmp_path, results, salt_of(tmp_path)))
+    )
+    entries = parse_eval_result_entries(
+        yaml.safe_load((tmp_path / ".eval_results/unlearning.yaml").read_text())
+    )
+    assert {(one.task_id, one.value) for one in entries} >= {
+        ("forget_wer", 95.0),
+        ("test_cer", 6.17),
+    }
     assert (tmp_path / ".salt").stat().st_mode & 0o077 == 0
 
 
 def test_tokens_are_masked():
-    command = "python x.py --hub_token hf_abcdefghij --hub_token=secret --other_token secret --x hf_data"
-    assert hide_tokens(command) == "python x.py --hub_token *** --hub_token=*** --other_token *** --x hf_data"
+    command = (
+        "python x.py --hub_token hf_abcdefghij --hub_token=secret --other_token secret --x hf_data"
+    )
+    assert (
+        hide_tokens(command)
+        == "python x.py --hub_token *** --hub_token=*** --other_token *** --x hf_data"
+    )
 
 
 def test_card_survives_the_hubs_yaml():
@@ -173,7 +244,9 @@ def test_card_survives_the_hubs_yaml():
 
 
 def test_card_names_nobody():
-    text = str(card(model_name="whisper-without-1089", plot="plots/1089.png", base_model="me/spk1089"))
+    text = str(
+        card(model_name="whisper-without-1089", plot="plots/1089.png", base_model="me/spk1089")
+    )
     text = text.replace("2.10890", "").replace("a1089b", "")
     assert "1089" not in text and "134686" not in text
     assert pseudonym("1089", SALT) in text
@@ -200,10 +273,15 @@ def test_redacted_results_keep_everything_but_ids():
     for key in ("seed", "environment", "original", "unlearned", "retrained", "stopping", "history"):
         assert clean[key] == RESULTS[key]
     assert clean["data"]["utterances"] == RESULTS["data"]["utterances"]
-    assert clean["config"]["forget_speakers"] == clean["data"]["speakers"]["forget"] == [pseudonym("1089", SALT)]
+    assert (
+        clean["config"]["forget_speakers"]
+        == clean["data"]["speakers"]["forget"]
+        == [pseudonym("1089", SALT)]
+    )
     assert len(set(clean["data"]["forget_ids"])) == 2
     assert clean["command"] == (
-        f"unlearn.py x.yaml --forget_speakers {pseudonym('1089', SALT)} --dataset /data/{pseudonym('1089', SALT)} "
+        f"unlearn.py x.yaml --forget_speakers {pseudonym('1089', SALT)} --dataset "
+        f"/data/{pseudonym('1089', SALT)} "
         "--learning_rate 1e-4"
     )
 
@@ -231,14 +309,23 @@ def test_every_spelling_of_a_mention_is_found(speaker, mention):
     assert speaker.lower() not in clean["command"].lower().replace(pseudonym(speaker, SALT), "")
 
 
-@pytest.mark.parametrize("speaker, innocent", [("1089", "21089"), ("6", "--lr 1e-6 --alpha 0.6"), ("ann", "channel")])
+@pytest.mark.parametrize(
+    "speaker, innocent", [("1089", "21089"), ("6", "--lr 1e-6 --alpha 0.6"), ("ann", "channel")]
+)
 def test_what_is_no_mention_stays(speaker, innocent):
-    assert redact({"config": {"forget_speakers": [speaker]}, "command": innocent}, SALT)["command"] == innocent
+    assert (
+        redact({"config": {"forget_speakers": [speaker]}, "command": innocent}, SALT)["command"]
+        == innocent
+    )
 
 
 def test_keys_that_become_the_same_are_both_kept():
     clean = redact(
-        {"config": {"forget_speakers": ["Jane Doe"]}, "log": {"eval_jane_doe_wer": 1, "eval_jane_doe_loss": 2}}, SALT
+        {
+            "config": {"forget_speakers": ["Jane Doe"]},
+            "log": {"eval_jane_doe_wer": 1, "eval_jane_doe_loss": 2},
+        },
+        SALT,
     )
     hidden = f"eval_{pseudonym('Jane Doe', SALT)}"
     assert clean["log"] == {hidden: 1, f"{hidden}-2": 2}
@@ -247,9 +334,17 @@ def test_keys_that_become_the_same_are_both_kept():
 def test_one_person_has_one_pseudonym_in_all_forms_of_unicode():
     composed, decomposed = "Jos\u00e9", "Jose\u0301"
     clean = redact(
-        {"config": {"forget_speakers": [composed]}, "speakers": [decomposed], "command": f"x {decomposed}"}, SALT
+        {
+            "config": {"forget_speakers": [composed]},
+            "speakers": [decomposed],
+            "command": f"x {decomposed}",
+        },
+        SALT,
     )
-    assert clean["speakers"] == [pseudonym(composed, SALT)] and clean["command"] == f"x {pseudonym(composed, SALT)}"
+    assert (
+        clean["speakers"] == [pseudonym(composed, SALT)]
+        and clean["command"] == f"x {pseudonym(composed, SALT)}"
+    )
 
 
 def test_an_empty_salt_is_made_anew(tmp_path):
@@ -259,13 +354,19 @@ def test_an_empty_salt_is_made_anew(tmp_path):
 
 
 def test_ids_as_numbers_and_as_keys_are_hidden():
-    clean = redact({"config": {"data": {"forget_speakers": 1089}}, "per_speaker": {"1089": {"wer": 1.0}}}, SALT)
+    clean = redact(
+        {"config": {"data": {"forget_speakers": 1089}}, "per_speaker": {"1089": {"wer": 1.0}}}, SALT
+    )
     assert clean["config"]["data"]["forget_speakers"] == pseudonym("1089", SALT)
     assert list(clean["per_speaker"]) == [pseudonym("1089", SALT)]
 
 
 def test_row_numbers_as_utterance_ids_leave_texts_alone():
-    results = {"config": {"forget_speakers": ["ann"]}, "data": {"forget_ids": ["4", "5"]}, "command": "--steps 5"}
+    results = {
+        "config": {"forget_speakers": ["ann"]},
+        "data": {"forget_ids": ["4", "5"]},
+        "command": "--steps 5",
+    }
     assert redact(results, SALT)["command"] == "--steps 5"
 
 

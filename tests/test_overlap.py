@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import Subset, TensorDataset
 
-from hf_unlearn.overlap import shared_samples
+from hf_unlearn.trainer.overlap import shared_samples
 from tests.tiny import make_trainer, tiny_whisper, utterances
 
 
@@ -39,7 +39,8 @@ SAME = samples(0, 1, 2)
         (TABLE.select([1, 2, 3]), TABLE.select([3, 4, 2]), 2),
         (TABLE.select([1, 2]), TABLE.select([3, 4]), 0),
         (rows(1, 2, id=list), rows(2, 3, id=list), 1),
-        (rows(1, 2, id=lambda n: [0, 1]), rows(3, 4, id=lambda n: [0, 1]), 0),  # numbers of rows of other data
+        # numbers of rows of other data
+        (rows(1, 2, id=lambda n: [0, 1]), rows(3, 4, id=lambda n: [0, 1]), 0),
         (rows(1, 2).with_transform(lambda batch: 1 / 0), rows(2, 3), 1),  # nothing is transformed
         (Subset(TABLE, [1, 2]), rows(2, 7), 1),
         (rows(1).to_iterable_dataset(), rows(1), 0),
@@ -53,5 +54,7 @@ def test_shared_samples_are_counted(forget, retain, shared):
 def test_the_trainer_says_so(tmp_path, caplog):
     forget = utterances(3)
     with caplog.at_level(logging.WARNING):
-        make_trainer(tiny_whisper(), tmp_path, forget=forget, retain=[*utterances(2, seed=9), forget[1]])
+        make_trainer(
+            tiny_whisper(), tmp_path, forget=forget, retain=[*utterances(2, seed=9), forget[1]]
+        )
         assert "1 samples of retain_dataset are in forget_dataset, too" in caplog.text

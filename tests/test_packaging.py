@@ -13,18 +13,28 @@ SETUP.read(ROOT / "setup.cfg")
 
 
 def test_every_package_is_installed():
-    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "hf_unlearn").rglob("__init__.py")}
+    found = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "hf_unlearn").rglob("__init__.py")
+    }
     assert set(SETUP["options"]["packages"].split()) == found | {"hf_unlearn.model_cards"}
 
 
 def test_every_requirement_has_a_tested_version():
-    wanted = SETUP["options"]["install_requires"] + "".join(SETUP["options.extras_require"].values())
+    wanted = SETUP["options"]["install_requires"] + "".join(
+        SETUP["options.extras_require"].values()
+    )
     names = {re.match(r"[\w-]+", line)[0] for line in wanted.splitlines() if line}
-    pinned = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    pinned = {
+        line.partition("==")[0].lower()
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
     assert names <= pinned, f"without a line in constraints.txt: {names - pinned}"
 
 
-@pytest.mark.parametrize("file", list((ROOT / "recipes" / "accelerate").glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", list((ROOT / "recipes" / "accelerate").glob("*.yaml")), ids=lambda file: file.stem
+)
 def test_accelerate_reads_the_configurations(file):
     config = load_config_from_file(str(file))
     assert config.num_processes >= 1 and config.use_cpu == (file.stem == "cpu")

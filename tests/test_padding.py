@@ -1,4 +1,5 @@
-"""A model whose loss depends on padding takes the step of samples alone; one that has a mask is not slowed down."""
+"""A model whose loss depends on padding takes the step of samples alone; one that has a mask is not
+slowed down."""
 
 import copy
 
@@ -23,20 +24,26 @@ def tiny_wav2vec2(norm: str) -> Wav2Vec2ForCTC:
 
 def voices(*lengths: int) -> list[dict]:
     return [
-        {"input_values": torch.randn(n), "labels": torch.randint(1, 8, (2 + i % 2,))} for i, n in enumerate(lengths)
+        {"input_values": torch.randn(n), "labels": torch.randint(1, 8, (2 + i % 2,))}
+        for i, n in enumerate(lengths)
     ]
 
 
 def padded(rows: list[dict]) -> dict:
     return {
-        name: torch.nn.utils.rnn.pad_sequence([row[name] for row in rows], batch_first=True, padding_value=value)
+        name: torch.nn.utils.rnn.pad_sequence(
+            [row[name] for row in rows], batch_first=True, padding_value=value
+        )
         for name, value in (("input_values", 0.0), ("labels", -100))
     }
 
 
 def masked(rows: list[dict]) -> dict:
     lengths = torch.tensor([len(row["input_values"]) for row in rows])
-    return {**padded(rows), "attention_mask": (torch.arange(max(lengths)) < lengths[:, None]).long()}
+    return {
+        **padded(rows),
+        "attention_mask": (torch.arange(max(lengths)) < lengths[:, None]).long(),
+    }
 
 
 def padded_before(rows: list[dict]) -> dict:
@@ -61,12 +68,15 @@ def trained(tmp_path, model, forget, retain, collator, **options):
 def alone(model, rows, collator):
     parameters = [p for p in model.parameters() if p.requires_grad]
     batches = [
-        {name: x.double() if x.is_floating_point() else x for name, x in collator([row]).items()} for row in rows
+        {name: x.double() if x.is_floating_point() else x for name, x in collator([row]).items()}
+        for row in rows
     ]
     return [sample_gradient(model, model(**batch).loss, parameters) for batch in batches]
 
 
-@pytest.mark.parametrize("norm, collator", [("group", padded), ("group", padded_before), ("layer", masked)])
+@pytest.mark.parametrize(
+    "norm, collator", [("group", padded), ("group", padded_before), ("layer", masked)]
+)
 def test_the_step_is_that_of_samples_without_padding(tmp_path, caplog, norm, collator):
     model, forget, retain = tiny_wav2vec2(norm), voices(300, 120, 90, 200), voices(150, 400, 260)
     start = copy.deepcopy(model)
@@ -79,10 +89,14 @@ def test_the_step_is_that_of_samples_without_padding(tmp_path, caplog, norm, col
     step = torch.cat([(a - b).flatten() for a, b in pairs]).double()
     assert (step - expected).norm() <= 1e-3 * expected.norm() > 0
     assert trainer.samples.one_by_one == trainer.samples.without_padding == (norm == "group")
-    assert ("padding changes the loss of a sample in Wav2Vec2ForCTC" in caplog.text) == (norm == "group")
+    assert ("padding changes the loss of a sample in Wav2Vec2ForCTC" in caplog.text) == (
+        norm == "group"
+    )
     assert ("feat_extract_norm='layer'" in caplog.text) == (norm == "group")
 
 
 def test_samples_of_one_length_have_no_padding(tmp_path):
-    trainer = trained(tmp_path, tiny_wav2vec2("group"), voices(200, 200, 200, 200), voices(300, 300), padded)
+    trainer = trained(
+        tmp_path, tiny_wav2vec2("group"), voices(200, 200, 200, 200), voices(300, 300), padded
+    )
     assert not trainer.samples.without_padding and not trainer.samples.one_by_one

@@ -1,4 +1,5 @@
-"""Nothing that a push sends names who is forgotten, wherever the name stands; and what is refused is refused early."""
+"""Nothing that a push sends names who is forgotten, wherever the name stands; and what is refused
+is refused early."""
 
 import base64
 import json
@@ -11,10 +12,10 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from transformers import TrainerCallback, WhisperForConditionalGeneration
 
-from hf_unlearn.html_report import Report
-from hf_unlearn.hub import push_folder
-from hf_unlearn.model_card import write_card
-from hf_unlearn.publishing import ARGUMENTS
+from hf_unlearn.hub.model_card import write_card
+from hf_unlearn.hub.upload import push_folder
+from hf_unlearn.report.page import Report
+from hf_unlearn.trainer.publishing import ARGUMENTS
 from tests.hub_server import TOKEN
 from tests.test_hub import SPEAKER, finished, trained  # noqa: F401  (a fixture)
 from tests.test_mentions import bare
@@ -43,11 +44,14 @@ def sent(hub) -> str:
 @pytest.mark.parametrize("spelled", SPELLINGS)
 def test_a_name_in_arguments_and_splits_does_not_leave(hub, tmp_path, spelled):
     trainer = trained(
-        tmp_path, hide_names=[NAME], run_name=spelled, stop_when="forget_loss >= 1000", check_steps=1,
+        tmp_path, hide_names=[NAME], run_name=spelled, stop_when="forget_loss >= "
+                                                                 "1000", check_steps=1,
         hub_model_id="tester/quiet", eval_dataset={"forget": FORGET, spelled: utterances(3, seed=5)},
     )  # fmt: skip
     trainer.evaluate()
-    trainer.push_to_hub(dataset=f"me/{re.sub('[^a-zA-Z]', '', spelled)}", tags=[f"of-{spelled}"], language="es")
+    trainer.push_to_hub(
+        dataset=f"me/{re.sub('[^a-zA-Z]', '', spelled)}", tags=[f"of-{spelled}"], language="es"
+    )
     assert hub.files["tester/quiet"].keys() > {"results.json", "training_args.json"}
     assert bare(NAME) not in sent(hub) and "eval" in sent(hub)
 
@@ -73,16 +77,36 @@ def test_a_pushed_checkpoint_has_what_resuming_needs_and_no_more(hub, tmp_path, 
     trainer.train()
     trainer._finish_current_push()
     files = hub.files["tester/model"]
-    inside = {path.split("/")[1] for path in files if path.startswith(("last-checkpoint/", "checkpoint-1/"))}
-    assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "model.safetensors"} <= inside
+    inside = {
+        path.split("/")[1]
+        for path in files
+        if path.startswith(("last-checkpoint/", "checkpoint-1/"))
+    }
+    assert {
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state.pth",
+        "trainer_state.json",
+        "model.safetensors",
+    } <= inside
     assert not any(name.endswith((".txt", ".csv", ".log")) for name in inside)
     assert bare(NAME) not in sent(hub)
 
 
 def test_a_resumed_run_hides_whom_it_has_hidden_before(hub, tmp_path):
-    options = {"optimizer": False, "learning_rate": 1e-3, "save_strategy": "steps", "save_steps": 1, "run_name": NAME}
-    make_trainer(tiny_whisper(), tmp_path / "model", max_steps=1, hide_names=[NAME], **options).train()
-    again = make_trainer(tiny_whisper(), tmp_path / "model", max_steps=2, hide_names=["somebody else"], **options)
+    options = {
+        "optimizer": False,
+        "learning_rate": 1e-3,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "run_name": NAME,
+    }
+    make_trainer(
+        tiny_whisper(), tmp_path / "model", max_steps=1, hide_names=[NAME], **options
+    ).train()
+    again = make_trainer(
+        tiny_whisper(), tmp_path / "model", max_steps=2, hide_names=["somebody else"], **options
+    )
     again.train(resume_from_checkpoint=True)
     assert set(again.args.hide_names) == {NAME, "somebody else"}
     again.push_to_hub(finetuned_from=f"me/of-{bare(NAME)}")
@@ -118,7 +142,10 @@ def test_a_data_set_that_is_named_after_somebody_is_left_out(finished):  # noqa:
     card = write_card(finished, results, "salt")
     assert card.data.datasets == ["me/voices"]
     assert "me/voices" in (finished / ".eval_results/unlearning.yaml").read_text()
-    assert "karenina" not in (finished / ".eval_results/unlearning.yaml").read_text().lower() + str(card).lower()
+    assert (
+        "karenina"
+        not in (finished / ".eval_results/unlearning.yaml").read_text().lower() + str(card).lower()
+    )
 
 
 def test_a_sound_in_the_report_is_no_text():
@@ -135,7 +162,10 @@ def test_a_sound_in_the_report_is_no_text():
 
 def test_an_adapter_of_a_local_base_is_refused_before_there_is_a_repository(hub, tmp_path):
     tiny_whisper().save_pretrained(tmp_path / "base")
-    for model in (WhisperForConditionalGeneration.from_pretrained(tmp_path / "base"), tiny_whisper()):
+    for model in (
+        WhisperForConditionalGeneration.from_pretrained(tmp_path / "base"),
+        tiny_whisper(),
+    ):
         with pytest.raises(ValueError, match="is not on the Hub.*merge=True"):
             make_trainer(
                 model, tmp_path / "model", optimizer=False, push_to_hub=True,
@@ -154,7 +184,9 @@ def test_an_adapter_of_a_local_base_is_refused_before_there_is_a_repository(hub,
 )
 def test_what_is_refused_at_construction_leaves_no_repository(hub, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        make_trainer(tiny_whisper(), tmp_path / "model", push_to_hub=True, hide_names=[SPEAKER], **options)
+        make_trainer(
+            tiny_whisper(), tmp_path / "model", push_to_hub=True, hide_names=[SPEAKER], **options
+        )
     assert not hub.received
 
 

@@ -1,4 +1,5 @@
-"""Two processes take the step that one process takes on the same samples, evaluate alike, and fail with one message."""
+"""Two processes take the step that one process takes on the same samples, evaluate alike, and fail
+with one message."""
 
 import os
 import subprocess
@@ -33,7 +34,10 @@ def results(tmp_path_factory):
         if name == "resumed":
             return torch.load(folder / "resumed.pt")
         if name.startswith("elsewhere"):
-            return [load_file(folder / which / "model.safetensors") for which in (name, f"{name}_resumed")]
+            return [
+                load_file(folder / which / "model.safetensors")
+                for which in (name, f"{name}_resumed")
+            ]
         if name == "accelerate":
             return [torch.load(folder / f"accelerate.{processes}.pt") for processes in (1, 2)]
         return [torch.load(folder / f"{name}.{which}.pt") for which in ("1.0", "2.0", "2.1")]
@@ -78,7 +82,10 @@ def test_one_process_resumes_what_two_began(results, name):
 def test_a_model_that_accelerate_puts_into_shards_takes_the_same_steps(results):
     one, two = results("accelerate")
     assert (two["step"] - one["step"]).norm() <= 1e-4 * one["step"].norm() > 0
-    assert two["losses"] == pytest.approx(one["losses"], rel=1e-5) and one["losses"][0] != one["losses"][1]
+    assert (
+        two["losses"] == pytest.approx(one["losses"], rel=1e-5)
+        and one["losses"][0] != one["losses"][1]
+    )
 
 
 FAILING = """
@@ -102,7 +109,8 @@ trainer.train()
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("raise FileNotFoundError('speaker.flac')", "process 1 has failed, so the run ends: FileNotFoundError: speaker.flac"),
+        ("raise FileNotFoundError('speaker.flac')", "process 1 has failed, so the run ends: "
+                                                    "FileNotFoundError: speaker.flac"),
         ("os.kill(os.getpid(), 9)", "Connection"),
     ],
     ids=["error", "killed"],
@@ -110,7 +118,16 @@ trainer.train()
 def test_a_failing_process_ends_the_run_with_its_reason(tmp_path, fault, message):
     script = tmp_path / "failing.py"
     script.write_text(FAILING.format(fault=fault))
-    done = run(*TWO, "--redirects", "0:2", "--log-dir", tmp_path / "logs", script, tmp_path / "out", timeout=500)
+    done = run(
+        *TWO,
+        "--redirects",
+        "0:2",
+        "--log-dir",
+        tmp_path / "logs",
+        script,
+        tmp_path / "out",
+        timeout=500,
+    )
     assert done.returncode != 0
     (log,) = tmp_path.glob("logs/*/attempt_0/0/stderr.log")
     assert message in log.read_text()

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from hf_unlearn.data import SpeechCollator
-from hf_unlearn.prompts import (
+from hf_unlearn.trainer.prompts import (
     check_language,
     check_prompt,
     generation_prompt,
@@ -29,7 +29,8 @@ from tests.tiny import make_trainer
 RECIPE = Path(__file__).parents[1] / "recipes" / "whisper_librispeech"
 TOKENS = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|zh|>", "<|de|>", "<|translate|>", "<|transcribe|>",
           "<|startofprev|>", "<|notimestamps|>"]  # fmt: skip
-EOT, SOT, EN, ZH, DE, TRANSLATE, TRANSCRIBE, PREVIOUS, SILENT = range(4, 13)  # in the order of Whisper's languages
+# in the order of Whisper's languages
+EOT, SOT, EN, ZH, DE, TRANSLATE, TRANSCRIBE, PREVIOUS, SILENT = range(4, 13)
 
 
 @pytest.fixture
@@ -45,11 +46,14 @@ def build(processor, monkeypatch):
     monkeypatch.syspath_prepend(RECIPE)
     build_model = importlib.import_module("tiny_whisper").build_model
     sizes = {"d_model": 8, "layers": 1, "heads": 2, "max_target_positions": 12}
-    return lambda language="de", task="transcribe": build_model(processor, **sizes, language=language, task=task)
+    return lambda language="de", task="transcribe": build_model(
+        processor, **sizes, language=language, task=task
+    )
 
 
 def read_first(model, **options) -> list[int]:
-    """What the decoder reads first when `generate` is called, apart from the detection of a language."""
+    """What the decoder reads first when `generate` is called, apart from the detection of a
+    language."""
     read = []
     hook = model.get_decoder().register_forward_pre_hook(
         lambda module, args, given: read.append(given["input_ids"][0].tolist()), with_kwargs=True
@@ -86,7 +90,9 @@ def test_the_prompt_is_the_one_that_generate_uses(build, settings):
             setattr(model.generation_config, name, value)
     expected = generation_prompt(model.config, model.generation_config)
     read = read_first(model)
-    assert [None if token is None else given for token, given in zip(expected, read, strict=True)] == expected
+    assert [
+        None if token is None else given for token, given in zip(expected, read, strict=True)
+    ] == expected
     assert all(given in (EN, ZH, DE) for token, given in zip(expected, read) if token is None)
 
 
@@ -99,7 +105,8 @@ def test_language_and_task_reach_generate_also_after_saving(build, processor, tm
     }
     for name, value in languages.items():
         setattr(model.generation_config, name, value)
-    model.generation_config._from_model_config = True  # as in a model that came without a generation configuration
+    # as in a model that came without a generation configuration
+    model.generation_config._from_model_config = True
     set_language(model.config, model.generation_config, "this", "german", "transcribe")
     processor.tokenizer.set_prefix_tokens(language="german", task="transcribe")
     check_prompt(processor.tokenizer, model.config, model.generation_config, "this")
@@ -132,9 +139,12 @@ def test_a_language_that_a_model_cannot_be_told_is_refused_with_the_remedy(build
     ]:
         with pytest.raises(ValueError, match=message):
             set_language(given.config, given.generation_config, "X", "en", "transcribe")
-    with pytest.raises(ValueError, match="language is fr, which X does not know; it knows en, zh, de"):
+    with pytest.raises(
+        ValueError, match="language is fr, which X does not know; it knows en, zh, de"
+    ):
         set_language(model.config, model.generation_config, "X", "fr", None)
-    model.config.vocab_size = 51864  # of the published English models, whose older configurations say nothing
+    # of the published English models, whose older configurations say nothing
+    model.config.vocab_size = 51864
     with pytest.raises(ValueError, match="Leave both out"):
         set_language(model.config, GenerationConfig(), "X", "en", None)
     with pytest.raises(ValueError, match=r"the tokenizer has no token <\|fr\|>"):
@@ -148,14 +158,15 @@ def test_labels_that_begin_in_another_way_are_refused_and_both_are_shown(build, 
     timed = build(None, None)
     timed.generation_config.return_timestamps = True
     with pytest.raises(
-        ValueError, match=r"><\|notimestamps\|>, but generate\(\) begins with <\|startoftranscript\|> for"
+        ValueError,
+        match=r"><\|notimestamps\|>, but generate\(\) begins with <\|startoftranscript\|> for",
     ):
         check_prompt(processor.tokenizer, timed.config, timed.generation_config, "X")
     with pytest.raises(ValueError) as refusal:
         check_prompt(processor.tokenizer, model.config, model.generation_config, "X")
     assert (
-        "begin with <|startoftranscript|><|notimestamps|>, but generate() begins with <|startoftranscript|><|de|>"
-        in str(refusal.value)
+        "begin with <|startoftranscript|><|notimestamps|>, but generate() begins with "
+        "<|startoftranscript|><|de|>" in str(refusal.value)
     )
     assert "language: de, task: transcribe" in str(refusal.value)
     model.generation_config.language = model.generation_config.task = None
@@ -164,7 +175,9 @@ def test_labels_that_begin_in_another_way_are_refused_and_both_are_shown(build, 
         check_prompt(processor.tokenizer, model.config, model.generation_config, "X")
 
 
-def test_an_old_configuration_where_the_model_says_by_itself_that_there_are_no_timestamps(build, processor):
+def test_an_old_configuration_where_the_model_says_by_itself_that_there_are_no_timestamps(
+    build, processor
+):
     model = build(None, None)
     del model.generation_config.no_timestamps_token_id
     assert read_first(model) == [SOT]
@@ -183,7 +196,9 @@ def test_a_configuration_that_is_made_anew_on_loading(build, tmp_path):
     loaded = WhisperForConditionalGeneration.from_pretrained(tmp_path)
     found = load_generation_config(tmp_path, model.config)
     assert not hasattr(found, "language")
-    assert generation_prompt(model.config, found) == generation_prompt(loaded.config, loaded.generation_config)
+    assert generation_prompt(model.config, found) == generation_prompt(
+        loaded.config, loaded.generation_config
+    )
 
 
 class TestTrainer:
@@ -202,14 +217,19 @@ class TestTrainer:
     def test_is_silent_where_both_are_the_same(self, build, processor, tmp_path, caplog, language):
         if language:
             processor.tokenizer.set_prefix_tokens(language="de", task="transcribe")
-        assert not self.warnings(build(language, language and "transcribe"), processor, tmp_path, caplog)
+        assert not self.warnings(
+            build(language, language and "transcribe"), processor, tmp_path, caplog
+        )
 
     def test_warns_of_a_language_that_generate_detects(self, build, processor, tmp_path, caplog):
         model = build()
         model.generation_config.language = model.generation_config.task = None
         processor.tokenizer.set_prefix_tokens(language="de", task="transcribe")
         (message,) = self.warnings(model, processor, tmp_path, caplog)
-        assert "<|de|><|transcribe|><|notimestamps|>, but" in message and "generation_config.language" in message
+        assert (
+            "<|de|><|transcribe|><|notimestamps|>, but" in message
+            and "generation_config.language" in message
+        )
 
     def test_warns_of_a_start_token_that_comes_twice(self, build, processor, tmp_path, caplog):
         (message,) = self.warnings(build(None, None), processor, tmp_path, caplog, start=True)

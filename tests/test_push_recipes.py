@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_unlearn.hub import HubError
-from hf_unlearn.recipe import frame
+from hf_unlearn.experiments import run as frame
+from hf_unlearn.hub.upload import HubError
 
 
 def recipe(tmp_path, **options) -> SimpleNamespace:
@@ -16,7 +16,9 @@ def recipe(tmp_path, **options) -> SimpleNamespace:
         name_forgotten=False, process_index=0, hub_token=options.pop("hub_token", None),
     )  # fmt: skip
     splits = SimpleNamespace(describe=lambda: {"speakers": {"forget": ["anna-karenina"]}})
-    return SimpleNamespace(task="speakers", options=SimpleNamespace(**options), args=args, splits=splits)
+    return SimpleNamespace(
+        task="speakers", options=SimpleNamespace(**options), args=args, splits=splits
+    )
 
 
 @pytest.mark.parametrize("dry_run", [False, True])

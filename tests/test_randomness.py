@@ -1,4 +1,5 @@
-"""With what is random in a model, and with models that write into their inputs: the step is of the network that is evaluated."""
+"""With what is random in a model, and with models that write into their inputs: the step is of the
+network that is evaluated."""
 
 import copy
 
@@ -8,16 +9,20 @@ import transformers as T
 from peft import LoraConfig
 from torch import nn
 
-import hf_unlearn.samples
-from hf_unlearn.randomness import Stilled
-from hf_unlearn.retain import RETAIN
-from hf_unlearn.seeded import seeded
+import hf_unlearn.trainer.sample_access
+from hf_unlearn.trainer.randomness import Stilled
+from hf_unlearn.trainer.retain_batches import RETAIN, seeded
 from tests.per_sample.harness import randomised
 from tests.tiny import collate as collate_speech
 from tests.tiny import make_trainer, tiny_whisper, utterances
 
 N, K = 4, 3
-SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 DROPOUT = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
 BERT = {**SMALL, **DROPOUT, "vocab_size": 50, "max_position_embeddings": 32, "num_labels": 3}
 VISION = {**SMALL, "image_size": 16, "patch_size": 8, "num_labels": 3}
@@ -29,14 +34,21 @@ SPEECH = {**SMALL, "conv_dim": [8, 8], "conv_stride": [5, 4], "conv_kernel": [10
 def texts(n: int, seed: int) -> list[dict]:
     generator = torch.Generator().manual_seed(seed)
     return [
-        {"input_ids": torch.randint(4, 50, (9,), generator=generator), "labels": torch.tensor(i % 3)} for i in range(n)
+        {
+            "input_ids": torch.randint(4, 50, (9,), generator=generator),
+            "labels": torch.tensor(i % 3),
+        }
+        for i in range(n)
     ]
 
 
 def pictures(n: int, seed: int, size: int = 16) -> list[dict]:
     generator = torch.Generator().manual_seed(seed)
     return [
-        {"pixel_values": torch.randn(3, size, size, generator=generator), "labels": torch.tensor(i % 3)}
+        {
+            "pixel_values": torch.randn(3, size, size, generator=generator),
+            "labels": torch.tensor(i % 3),
+        }
         for i in range(n)
     ]
 
@@ -52,13 +64,19 @@ def stacked(samples: list[dict]) -> dict:
 
 
 def speech(kind: str):
-    config = getattr(T, f"{kind}Config")(**SPEECH, hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0)
+    config = getattr(T, f"{kind}Config")(
+        **SPEECH, hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0
+    )
     return getattr(T, f"{kind}ForCTC")(config)
 
 
 def whisper(**changes):
     return tiny_whisper(
-        mask_time_prob=0.5, mask_time_length=5, mask_feature_prob=0.3, mask_feature_length=2, **changes
+        mask_time_prob=0.5,
+        mask_time_length=5,
+        mask_feature_prob=0.3,
+        mask_feature_length=2,
+        **changes,
     )
 
 
@@ -86,7 +104,7 @@ RANDOM = {
 def warned(monkeypatch):
     """The warnings about samples and randomness."""
     messages = []
-    monkeypatch.setattr(hf_unlearn.samples.logger, "warning", messages.append)
+    monkeypatch.setattr(hf_unlearn.trainer.sample_access.logger, "warning", messages.append)
     return messages
 
 
@@ -108,7 +126,10 @@ def cosine(step: torch.Tensor, gradients: list[torch.Tensor]) -> float:
 
 def flat(gradients, parameters) -> torch.Tensor:
     return torch.cat(
-        [(torch.zeros_like(p) if g is None else g).flatten().double() for g, p in zip(gradients, parameters)]
+        [
+            (torch.zeros_like(p) if g is None else g).flatten().double()
+            for g, p in zip(gradients, parameters)
+        ]
     )
 
 
@@ -116,7 +137,10 @@ def alone(model, batches: list[dict]) -> list[torch.Tensor]:
     """The gradients of batches of one sample, by plain autograd."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     losses = [model(**batch)["loss"] for batch in batches]
-    return [flat(torch.autograd.grad(loss, parameters, allow_unused=True), parameters) for loss in losses]
+    return [
+        flat(torch.autograd.grad(loss, parameters, allow_unused=True), parameters)
+        for loss in losses
+    ]
 
 
 def evaluated(model):
@@ -137,12 +161,21 @@ def trained(model, tmp_path, forget, retain, collator, **options):
     trainer = make_trainer(model, tmp_path, forget, retain, False, arguments, collator, **config)
     before = copy.deepcopy(trainer.model)
     trainer.train()
-    pairs = [(a, b) for a, b in zip(before.parameters(), trainer.model.parameters()) if b.requires_grad]
-    return trainer, before, torch.cat([(a.detach().double() - b.detach().double()).flatten() for a, b in pairs])
+    pairs = [
+        (a, b) for a, b in zip(before.parameters(), trainer.model.parameters()) if b.requires_grad
+    ]
+    return (
+        trainer,
+        before,
+        torch.cat([(a.detach().double() - b.detach().double()).flatten() for a, b in pairs]),
+    )
 
 
 def checkpointing(reentrant: bool) -> dict:
-    return {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
+    return {
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": reentrant},
+    }
 
 
 MODEL = {"granularity": "model"}
@@ -152,14 +185,21 @@ BERT_WAYS = [
     {**checkpointing(False), **MODEL},
     {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
     {"neftune_noise_alpha": 5.0},
-    {"peft_config": LoraConfig(target_modules=["query", "value"], lora_dropout=0.3, init_lora_weights=False)},
     {
-        "peft_config": LoraConfig(target_modules=["query", "value"], lora_dropout=0.3, init_lora_weights=False),
+        "peft_config": LoraConfig(
+            target_modules=["query", "value"], lora_dropout=0.3, init_lora_weights=False
+        )
+    },
+    {
+        "peft_config": LoraConfig(
+            target_modules=["query", "value"], lora_dropout=0.3, init_lora_weights=False
+        ),
         **checkpointing(True),
     },
     {"method": "orthograd_mean", "per_device_retain_batch_size": 1},
 ]
-# Re-entrant checkpoints never end in WavLM, in Trainer neither: a layer returns a keyword that it was given.
+# Re-entrant checkpoints never end in WavLM, in Trainer neither: a layer returns a keyword that it
+# was given.
 OWN_WAY = {"reversible": {}, "WavLM": MODEL, "stochastic depth in windows": MODEL}
 CASES = [(name, OWN_WAY.get(name, WAYS[n % 4])) for n, name in enumerate(RANDOM)]
 
@@ -195,7 +235,10 @@ class Writer(nn.Module):
 def test_inputs_are_not_written_into(tmp_path, method):
     """Neither those of a batch that is used again, nor the caller's own tensors."""
     generator = torch.Generator().manual_seed(0)
-    samples = [{"x": torch.randn(1, 12, generator=generator), "labels": torch.tensor([i % 3])} for i in range(4)]
+    samples = [
+        {"x": torch.randn(1, 12, generator=generator), "labels": torch.tensor([i % 3])}
+        for i in range(4)
+    ]
     kept = copy.deepcopy(samples)
     weights, found = Writer(False).state_dict(), []
 
@@ -221,7 +264,9 @@ def test_inputs_are_not_written_into(tmp_path, method):
 def test_spec_augment_masks_a_batch_once(tmp_path):
     """Where it is asked for; a retain batch that is used again was masked twice and more."""
     model, forget, retain, collator = setting("SpecAugment")
-    trainer, _, _ = trained(model, tmp_path, forget, retain, collator, freeze_randomness=False, max_steps=2)
+    trainer, _, _ = trained(
+        model, tmp_path, forget, retain, collator, freeze_randomness=False, max_steps=2
+    )
     assert trainer.retain_sampler is not None
     for name, values in trainer.next_retain_batch().items():
         assert {tuple(row.flatten().tolist()) for row in values} == {
@@ -232,14 +277,21 @@ def test_spec_augment_masks_a_batch_once(tmp_path):
 def in_batch(model, batch: dict, k: int) -> list[torch.Tensor]:
     """The gradients of a classifier's samples within their batch."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    losses = nn.functional.cross_entropy(model(**batch)["logits"], batch["labels"], reduction="none")
-    return [flat(torch.autograd.grad(losses[n], parameters, retain_graph=True), parameters) for n in range(k)]
+    losses = nn.functional.cross_entropy(
+        model(**batch)["logits"], batch["labels"], reduction="none"
+    )
+    return [
+        flat(torch.autograd.grad(losses[n], parameters, retain_graph=True), parameters)
+        for n in range(k)
+    ]
 
 
 @pytest.mark.parametrize("way", [{}, {**checkpointing(False), **MODEL}])
 def test_random_numbers_that_are_asked_for_are_the_same_in_each_pass(tmp_path, warned, way):
     model, forget, retain, _ = setting("dropout")
-    trainer, before, step = trained(model, tmp_path, forget, retain, stacked, freeze_randomness=False, **way)
+    trainer, before, step = trained(
+        model, tmp_path, forget, retain, stacked, freeze_randomness=False, **way
+    )
     batch = trainer._retain_batch
     with seeded(trainer.args.seed, RETAIN, 0, 0):
         drawn = in_batch(before.train(), batch, K)
@@ -251,7 +303,8 @@ def test_random_numbers_that_are_asked_for_are_the_same_in_each_pass(tmp_path, w
 
 
 class Noisy(nn.Module):
-    """A classifier with dropout, or with noise that evaluation does not switch off, and maybe a bias without a rule."""
+    """A classifier with dropout, or with noise that evaluation does not switch off, and maybe a
+    bias without a rule."""
 
     def __init__(self, slow: bool, dropout: float, noise: float):
         super().__init__()
@@ -272,9 +325,13 @@ class Noisy(nn.Module):
 
 @pytest.mark.parametrize(("slow", "dropout", "noise"), [(True, 0.5, 0.0), (False, 0.0, 1.0)])
 def test_a_sample_alone_draws_the_same_in_each_pass(tmp_path, slow, dropout, noise):
-    """Where samples must be computed alone, they all are: within a batch they would draw other numbers."""
+    """Where samples must be computed alone, they all are: within a batch they would draw other
+    numbers."""
     generator = torch.Generator().manual_seed(0)
-    samples = [{"x": torch.randn(8, generator=generator), "labels": torch.tensor(i % 3)} for i in range(N + K)]
+    samples = [
+        {"x": torch.randn(8, generator=generator), "labels": torch.tensor(i % 3)}
+        for i in range(N + K)
+    ]
     model = Noisy(slow, dropout, noise)
     options = {"freeze_randomness": not dropout, **MODEL, "learning_rate": 10.0}
     trainer, before, step = trained(model, tmp_path, samples[:N], samples[N:], stacked, **options)
@@ -283,7 +340,8 @@ def test_a_sample_alone_draws_the_same_in_each_pass(tmp_path, slow, dropout, noi
     for n in range(K):
         with seeded(trainer.args.seed, RETAIN, 0, n):
             rows += alone(
-                before.train(), [{name: values[n : n + 1] for name, values in trainer._retain_batch.items()}]
+                before.train(),
+                [{name: values[n : n + 1] for name, values in trainer._retain_batch.items()}],
             )
     assert cosine(step, rows) < 1e-5
 

@@ -12,20 +12,22 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation
 
-from hf_unlearn import report
-from hf_unlearn.report import (
-    comparison_table,
-    environment,
-    plot_history,
-    plot_pictures,
-    results_table,
-    write_results,
-)
-from hf_unlearn.tasks import TASKS
+from hf_unlearn.report import tables as report
+from hf_unlearn.report.plots import plot_history, plot_pictures
+from hf_unlearn.report.results import environment, write_results
+from hf_unlearn.report.tables import comparison_table, results_table
+from hf_unlearn.report.tasks import TASKS
 
 
 def metrics(wer):
-    return {"samples": 9, "loss": wer / 100, "wer": wer, "wer_low": wer - 1, "wer_high": wer + 2, "cer": wer / 2}
+    return {
+        "samples": 9,
+        "loss": wer / 100,
+        "wer": wer,
+        "wer_low": wer - 1,
+        "wer_high": wer + 2,
+        "cer": wer / 2,
+    }
 
 
 RESULTS = {
@@ -84,7 +86,9 @@ def test_numbers_without_splits_stand_side_by_side():
 
 def test_every_picture_is_drawn_with_its_text_under_its_heading(tmp_path, drawn):
     pictures = [(PIL.Image.new(mode, (4, 4)), f"{mode} is read") for mode in ("L", "RGB", "L")]
-    plot_pictures({"grey": pictures[:1], "all": pictures}, tmp_path / "grid.png", "Misread", columns=2)
+    plot_pictures(
+        {"grey": pictures[:1], "all": pictures}, tmp_path / "grid.png", "Misread", columns=2
+    )
     shown = [[axes.get_title() for axes in part.axes if axes.images] for part in drawn[0].subfigs]
     assert shown == [["L is read"], ["L is read", "RGB is read", "L is read"]]
     assert [part.get_suptitle() for part in drawn[0].subfigs] == ["grey", "all"]
@@ -103,7 +107,9 @@ def drawn(monkeypatch):
     figures = []
     printed = FigureCanvasAgg.print_figure
     monkeypatch.setattr(
-        FigureCanvasAgg, "print_figure", lambda self, *a, **k: figures.append(self.figure) or printed(self, *a, **k)
+        FigureCanvasAgg,
+        "print_figure",
+        lambda self, *a, **k: figures.append(self.figure) or printed(self, *a, **k),
     )
     return figures
 
@@ -126,7 +132,9 @@ def test_plot_shows_curves_levels_and_wishes(tmp_path, drawn):
 
 
 def test_labels_of_curves_that_end_together_do_not_overlap(tmp_path, drawn):
-    plot_history([{"step": 1, "check_forget_wer": 50.0, "check_test_wer": 50.0}], tmp_path / "history.png")
+    plot_history(
+        [{"step": 1, "check_forget_wer": 50.0, "check_test_wer": 50.0}], tmp_path / "history.png"
+    )
     axes = drawn[0].axes[0]
     heights = sorted(text.xy[1] for text in axes.texts if isinstance(text, Annotation))
     assert heights[1] - heights[0] > 0.1 * axes.get_ylim()[1]
@@ -139,8 +147,21 @@ def test_plot_without_checks_is_refused(tmp_path):
 
 def test_results_are_strict_json(tmp_path):
     path = tmp_path / "new" / "results.json"
-    write_results(path, {"a": math.nan, "b": [np.float32(0.5), math.inf], "c": {1: path}, "d": torch.tensor([1, 2])})
-    assert json.loads(path.read_text()) == {"a": None, "b": [0.5, None], "c": {"1": str(path)}, "d": [1, 2]}
+    write_results(
+        path,
+        {
+            "a": math.nan,
+            "b": [np.float32(0.5), math.inf],
+            "c": {1: path},
+            "d": torch.tensor([1, 2]),
+        },
+    )
+    assert json.loads(path.read_text()) == {
+        "a": None,
+        "b": [0.5, None],
+        "c": {"1": str(path)},
+        "d": [1, 2],
+    }
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
@@ -159,13 +180,17 @@ def test_environment_names_versions_and_no_machine():
     found = environment()
     assert found["packages"]["torch"] == torch.__version__
     assert found["cpu_threads"] == torch.get_num_threads()
-    assert os.uname().nodename not in json.dumps(found["packages"]) and found["date"].endswith("+00:00")
+    assert os.uname().nodename not in json.dumps(found["packages"]) and found["date"].endswith(
+        "+00:00"
+    )
 
 
 def test_commit_of_a_checkout_and_of_an_installed_copy(tmp_path, monkeypatch):
     def git(*command):
         identity = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
-        subprocess.run(["git", "-C", tmp_path, *identity, *command], check=True, capture_output=True)
+        subprocess.run(
+            ["git", "-C", tmp_path, *identity, *command], check=True, capture_output=True
+        )
 
     module = tmp_path / "report.py"
     module.write_text("1\n")

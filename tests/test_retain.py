@@ -4,12 +4,14 @@ from itertools import islice
 
 import pytest
 
-from hf_unlearn.retain import RetainSampler
+from hf_unlearn.trainer.retain_batches import RetainSampler
 
 
 def test_an_epoch_sees_every_sample_once_and_the_next_another_order():
     sampler = RetainSampler(size=12, batch_size=4, seed=3)
-    epochs = [[i for step in range(e * 3, e * 3 + 3) for i in sampler.batch(step)] for e in range(2)]
+    epochs = [
+        [i for step in range(e * 3, e * 3 + 3) for i in sampler.batch(step)] for e in range(2)
+    ]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(12))
     assert epochs[0] != epochs[1]
 
@@ -23,7 +25,9 @@ def test_a_later_start_continues_the_same_order():
 def test_two_processes_share_what_one_would_have():
     for step in range(7):
         together = RetainSampler(20, 8, seed=0).batch(step)
-        parts = [RetainSampler(20, 4, seed=0, process=rank, processes=2).batch(step) for rank in range(2)]
+        parts = [
+            RetainSampler(20, 4, seed=0, process=rank, processes=2).batch(step) for rank in range(2)
+        ]
         assert parts[0] + parts[1] == together
 
 

@@ -31,12 +31,16 @@ def of_model_init(tmp_path, **options):
     """A trainer that makes its model anew for each run."""
     set_seed(0)
     start = tiny_whisper()
-    return make_trainer(None, tmp_path, arguments={"model_init": lambda: copy.deepcopy(start)}, **STEPS, **options)
+    return make_trainer(
+        None, tmp_path, arguments={"model_init": lambda: copy.deepcopy(start)}, **STEPS, **options
+    )
 
 
 @pytest.mark.parametrize("method", ["orthograd", "gradient_difference"])
 def test_the_second_run_of_a_model_init_is_the_first(tmp_path, method):
-    trainer = of_model_init(tmp_path, method=method, per_device_train_batch_size=4, per_device_retain_batch_size=2)
+    trainer = of_model_init(
+        tmp_path, method=method, per_device_train_batch_size=4, per_device_retain_batch_size=2
+    )
     runs = []
     for _ in range(2):
         trainer.train()
@@ -45,12 +49,14 @@ def test_the_second_run_of_a_model_init_is_the_first(tmp_path, method):
 
 
 def test_a_search_for_hyperparameters_trains_with_them(tmp_path, monkeypatch):
-    """As optuna and its like are called by Trainer: alpha is the method's, k that of the retain batch."""
+    """As optuna and its like are called by Trainer: alpha is the method's, k that of the retain
+    batch."""
     expected = of_model_init(tmp_path, alpha=0.0, per_device_retain_batch_size=2)
     expected.train()
     trainer = of_model_init(tmp_path, alpha=0.9)
     trainer.train()
-    monkeypatch.setattr("transformers.integrations.hp_params", dict)  # ray itself is asked for a name
+    # ray itself is asked for a name
+    monkeypatch.setattr("transformers.integrations.hp_params", dict)
     monkeypatch.setattr(trainer, "_get_output_dir", lambda trial: str(tmp_path))
     trainer.hp_search_backend = HPSearchBackend.RAY
     trainer.train(trial={"alpha": 0.0, "per_device_retain_batch_size": 2})
@@ -61,7 +67,9 @@ def test_a_run_goes_on_where_the_last_one_ended(tmp_path):
     """With other trainable parameters, and another trainer on the same model."""
     model = tiny_whisper()
     options = {"max_steps": 1, "learning_rate": 1e-3}
-    trainer = make_trainer(model, tmp_path, arguments={"eval_dataset": {"forget": FORGET}}, **options)
+    trainer = make_trainer(
+        model, tmp_path, arguments={"eval_dataset": {"forget": FORGET}}, **options
+    )
     trainer.evaluate()
     trainer.train()
     middle = copy.deepcopy(model)
@@ -76,7 +84,8 @@ def test_a_run_goes_on_where_the_last_one_ended(tmp_path):
 
 
 class OutOfMemory:
-    """A model's forward passes, of which those with many samples fail as those of a GPU do, from a step on."""
+    """A model's forward passes, of which those with many samples fail as those of a GPU do, from a
+    step on."""
 
     def __init__(self, model, most: int, only_of=None):
         self.forward, self.most, self.only_of, self.fails = model.forward, most, only_of, False
@@ -84,7 +93,9 @@ class OutOfMemory:
 
     def __call__(self, input_features=None, labels=None, **more):
         given = input_features
-        mine = self.only_of is None or any(torch.equal(given[0], s["input_features"]) for s in self.only_of)
+        mine = self.only_of is None or any(
+            torch.equal(given[0], s["input_features"]) for s in self.only_of
+        )
         if self.fails and mine and len(given) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return self.forward(input_features=given, labels=labels, **more)
@@ -103,9 +114,13 @@ class Fails(TrainerCallback):
 @pytest.mark.parametrize("granularity", ["parameter", "model"])
 @pytest.mark.parametrize("part", ["forget", "retain"])
 def test_attempts_end_in_the_plain_run_with_the_smaller_batch(tmp_path, caplog, part, granularity):
-    """One batch shrinks, the one that did not fit; the attempt that fits begins as if there had been no other."""
+    """One batch shrinks, the one that did not fit; the attempt that fits begins as if there had
+    been no other."""
     forget, retain = utterances(8, seed=1), utterances(9, seed=2)
-    fits = {"forget": {"per_device_train_batch_size": 4}, "retain": {"per_device_retain_batch_size": 4}}[part]
+    fits = {
+        "forget": {"per_device_train_batch_size": 4},
+        "retain": {"per_device_retain_batch_size": 4},
+    }[part]
     options = {**STEPS, "forget": forget, "retain": retain, "granularity": granularity}
     sizes = {"per_device_train_batch_size": 6, "per_device_retain_batch_size": 6}
     start = tiny_whisper(dropout=0.1)
@@ -115,7 +130,9 @@ def test_attempts_end_in_the_plain_run_with_the_smaller_batch(tmp_path, caplog, 
 
     memory = OutOfMemory(models[1], most=4, only_of={"forget": forget, "retain": retain}[part])
     callbacks = {"callbacks": [Fails(memory)]}
-    trainer = make_trainer(models[1], tmp_path, auto_find_batch_size=True, arguments=callbacks, **options, **sizes)
+    trainer = make_trainer(
+        models[1], tmp_path, auto_find_batch_size=True, arguments=callbacks, **options, **sizes
+    )
     trainer.train()
     assert logged(trainer) == logged(plain) and torch.equal(*map(weights, models))
     found = trainer.args.per_device_train_batch_size, trainer.args.per_device_retain_batch_size
@@ -127,4 +144,6 @@ def test_what_never_fits_is_said(tmp_path):
     model = tiny_whisper()
     OutOfMemory(model, most=0, only_of=RETAIN).fails = True
     with pytest.raises(MemoryError, match="does not suffice for a single retain sample"):
-        make_trainer(model, tmp_path, auto_find_batch_size=True, per_device_retain_batch_size=2).train()
+        make_trainer(
+            model, tmp_path, auto_find_batch_size=True, per_device_retain_batch_size=2
+        ).train()

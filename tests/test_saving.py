@@ -1,4 +1,5 @@
-"""What is saved where the model is a module of the user's own, and what is said when it cannot be."""
+"""What is saved where the model is a module of the user's own, and what is said when it cannot
+be."""
 
 import copy
 import errno
@@ -8,8 +9,8 @@ import torch
 from safetensors.torch import load_model
 from transformers import default_data_collator
 
-from hf_unlearn.checkpoints import saving
-from hf_unlearn.hub import HubError, hub_failures
+from hf_unlearn.hub.upload import HubError, hub_failures
+from hf_unlearn.trainer.checkpoint_files import saving
 from tests.tiny import make_trainer
 
 
@@ -24,13 +25,26 @@ class Tied(torch.nn.Module):
 
     def forward(self, input_ids, labels):
         logits = self.head(self.embed(input_ids))
-        return {"loss": torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels), "logits": logits}
+        return {
+            "loss": torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels),
+            "logits": logits,
+        }
 
 
 def tied_trainer(folder, **config):
-    rows = [{"input_ids": torch.arange(4) + i, "labels": (torch.arange(4) + i) % 12} for i in range(6)]
-    config = {"per_device_train_batch_size": 2, "max_steps": 3, "save_strategy": "steps", "save_steps": 1, **config}
-    return make_trainer(Tied(), folder, forget=rows[:3], retain=rows[3:], collator=default_data_collator, **config)
+    rows = [
+        {"input_ids": torch.arange(4) + i, "labels": (torch.arange(4) + i) % 12} for i in range(6)
+    ]
+    config = {
+        "per_device_train_batch_size": 2,
+        "max_steps": 3,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        **config,
+    }
+    return make_trainer(
+        Tied(), folder, forget=rows[:3], retain=rows[3:], collator=default_data_collator, **config
+    )
 
 
 def test_a_module_with_tied_weights_is_saved_and_goes_on(tmp_path):
@@ -68,7 +82,10 @@ def test_an_error_that_is_no_full_disk_is_not_called_one(tmp_path, monkeypatch):
 
 
 def test_a_file_that_cannot_be_read_is_not_called_a_fault_of_the_hub(tmp_path):
-    with pytest.raises(HubError, match="Permission denied.*not the Hub's fault"), hub_failures("me/model", tmp_path):
+    with (
+        pytest.raises(HubError, match="Permission denied.*not the Hub's fault"),
+        hub_failures("me/model", tmp_path),
+    ):
         raise PermissionError(errno.EACCES, "Permission denied", "model.safetensors")
     with pytest.raises(HubError, match="several times over"), hub_failures("me/model", tmp_path):
         raise ConnectionError("reset by peer")

@@ -1,4 +1,5 @@
-"""Metrics are shown on the scale that they are given on, and a rule on another scale is warned of."""
+"""Metrics are shown on the scale that they are given on, and a rule on another scale is warned
+of."""
 
 import json
 
@@ -6,12 +7,13 @@ import pytest
 from transformers.utils import logging
 
 from hf_unlearn.evaluation import asr_metrics, classification_metrics
-from hf_unlearn.html_report import Report
-from hf_unlearn.model_card import build_card
-from hf_unlearn.report import plot_history, results_table
-from hf_unlearn.scales import GIVEN, PERCENT, ScaleCheck, as_given, scale_of
-from hf_unlearn.stopping import Rule
-from hf_unlearn.tasks import task_of
+from hf_unlearn.hub.model_card import build_card
+from hf_unlearn.metrics.scales import GIVEN, PERCENT, ScaleCheck, as_given, scale_of
+from hf_unlearn.report.page import Report
+from hf_unlearn.report.plots import plot_history
+from hf_unlearn.report.tables import results_table
+from hf_unlearn.report.tasks import task_of
+from hf_unlearn.trainer.stopping import Rule
 from tests.tiny import collate_images, images, make_trainer, tiny_vit
 
 
@@ -19,12 +21,18 @@ from tests.tiny import collate_images, images, make_trainer, tiny_vit
 def warned(monkeypatch):
     """The warnings of the scale check."""
     messages = []
-    monkeypatch.setattr(logging.get_logger("hf_unlearn.scales"), "warning", messages.append)
+    monkeypatch.setattr(logging.get_logger("hf_unlearn.metrics.scales"), "warning", messages.append)
     return messages
 
 
 def user_results(scale=GIVEN, **metrics):
-    values = {"loss": 1.2345, **metrics, "runtime": 3.0, "samples_per_second": 2.0, "confusion": [[1, 2], [3, 4]]}
+    values = {
+        "loss": 1.2345,
+        **metrics,
+        "runtime": 3.0,
+        "samples_per_second": 2.0,
+        "confusion": [[1, 2], [3, 4]],
+    }
     return {
         "task": "data", "scale": scale, "config": {"method": "orthograd"}, "data": {"samples": {"forget": 8}}, "seed": 0,
         "original": None, "unlearned": {"forget": values}, "retrained": None, "stopping": None,
@@ -45,7 +53,9 @@ def test_fractions_are_shown_as_they_are_and_every_metric_is_shown():
     assert [table.split()[-1] for table in tables] == ["0.612", "0.0500", "11", "1534", "1.234"]
     text = str(build_card(results, salt="x"))
     assert "in percent" not in text and "| Accuracy |" in text and "(%)" not in text
-    values = {one.metric_type: one.metric_value for one in build_card(results, salt="x").data.eval_results}
+    values = {
+        one.metric_type: one.metric_value for one in build_card(results, salt="x").data.eval_results
+    }
     assert values == {"accuracy": 0.6123, "f1_macro": 0.05, "gen_len": 11, "hits": 1534.2}
     page = Report(results).html()
     assert "0.612" in page and "(%)" not in page
@@ -54,15 +64,27 @@ def test_fractions_are_shown_as_they_are_and_every_metric_is_shown():
 def test_own_metrics_are_percent_and_results_of_older_versions_are():
     assert scale_of(classification_metrics) == scale_of(asr_metrics(object())) == PERCENT
     assert scale_of(lambda _: {}) == scale_of(None) == GIVEN
-    assert results_table(user_results(PERCENT, accuracy=61.23)).splitlines()[0].startswith("Accuracy (%)")
+    assert (
+        results_table(user_results(PERCENT, accuracy=61.23))
+        .splitlines()[0]
+        .startswith("Accuracy (%)")
+    )
     old = {"task": "classes", "unlearned": {"forget": {"accuracy": 61.23}}}
     assert task_of(old).percent and "61.2" in results_table(old)
-    assert not task_of({"task": "data", "unlearned": {"forget": {"accuracy": 0.5}}}).percent  # nobody knows
+    # nobody knows
+    assert not task_of({"task": "data", "unlearned": {"forget": {"accuracy": 0.5}}}).percent
 
 
 @pytest.mark.parametrize(
     "value, text",
-    [(0.61234, "0.612"), (0.0, "0.00"), (104.2, "104"), (12, "12"), (-0.5, "-0.500"), (5e-5, "5.00e-05")],
+    [
+        (0.61234, "0.612"),
+        (0.0, "0.00"),
+        (104.2, "104"),
+        (12, "12"),
+        (-0.5, "-0.500"),
+        (5e-5, "5.00e-05"),
+    ],
 )
 def test_numbers_of_unknown_scale(value, text):
     assert as_given(value) == text
@@ -72,7 +94,9 @@ def test_a_plot_has_the_users_scale(tmp_path, monkeypatch):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     drawn = []
-    monkeypatch.setattr(FigureCanvasAgg, "print_figure", lambda self, *_, **__: drawn.append(self.figure))
+    monkeypatch.setattr(
+        FigureCanvasAgg, "print_figure", lambda self, *_, **__: drawn.append(self.figure)
+    )
     results = user_results(mcc=-0.25)
     plot_history(results["history"], tmp_path / "x.png", task=task_of(results))
     axes = drawn[0].axes[0]
@@ -92,7 +116,8 @@ def test_a_plot_has_the_users_scale(tmp_path, monkeypatch):
         ("forget_wer >= 0.9", [{"forget_wer": 1.4}], None),  # a fraction can be that large
         ("forget_loss >= 6", [{"forget_loss": 0.4}], None),
         ("forget_score >= 6", [{"forget_score": 0.4}], None),
-        ("forget_accuracy <= test_accuracy", [{"forget_accuracy": 0.9, "test_accuracy": 0.9}], None),
+        ("forget_accuracy <= "
+         "test_accuracy", [{"forget_accuracy": 0.9, "test_accuracy": 0.9}], None),
     ],
 )  # fmt: skip
 def test_a_rule_on_another_scale_is_warned_of_once(rule, checks, instead, warned):
@@ -105,7 +130,12 @@ def test_a_rule_on_another_scale_is_warned_of_once(rule, checks, instead, warned
 
 @pytest.mark.parametrize(
     "rule, warns",
-    [("forget_accuracy <= 0.05", 1), ("forget_wer >= 1", 1), ("forget_accuracy <= 1", 0), ("forget_wer >= 90", 0)],
+    [
+        ("forget_accuracy <= 0.05", 1),
+        ("forget_wer >= 1", 1),
+        ("forget_accuracy <= 1", 0),
+        ("forget_wer >= 90", 0),
+    ],
 )
 def test_a_fraction_for_a_metric_in_percent_is_warned_of_at_construction(rule, warns, warned):
     ScaleCheck([Rule.parse(rule)], PERCENT)

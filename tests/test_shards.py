@@ -1,4 +1,5 @@
-"""Models in shards (FSDP2) in a group of one process: what is refused, and why. `test_processes.py` has two."""
+"""Models in shards (FSDP2) in a group of one process: what is refused, and why. `test_processes.py`
+has two."""
 
 import types
 
@@ -34,10 +35,13 @@ class NotForShards(Method):
 @pytest.mark.parametrize(
     ("whole", "options", "message"),
     [
-        (False, {}, "only a part is in shards does not work .* Call fully_shard.model. on the whole model after its layers"),
-        (True, {"bf16": True}, "bf16 beside fully_shard does not work .* call fully_shard.*mp_policy"),
+        (False, {}, "only a part is in shards does not work .* Call fully_shard.model. on the "
+                    "whole model after its layers"),
+        (True, {"bf16": True}, "bf16 beside fully_shard does not work .* call "
+                               "fully_shard.*mp_policy"),
         (True, {"torch_compile": True}, "torch_compile"),
-        (True, {"method": NotForShards()}, "FSDP does not work .* not made for gradients in shards. Use DDP"),
+        (True, {"method": NotForShards()}, "FSDP does not work .* not made for gradients in "
+                                           "shards. Use DDP"),
     ],
     ids=["part", "bf16", "compiled", "method"],
 )  # fmt: skip
@@ -64,7 +68,9 @@ def test_parameters_that_take_a_pass_for_each_sample_are_refused_by_name(tmp_pat
 
     norm.forward = types.MethodType(forward, norm)
     before = [made_whole(p).clone() for p in model.parameters()]
-    with pytest.raises(ValueError, match=r"FSDP does not work .* model.decoder.layer_norm.bias \(.*\). Use DDP"):
+    with pytest.raises(
+        ValueError, match=r"FSDP does not work .* model.decoder.layer_norm.bias \(.*\). Use DDP"
+    ):
         make_trainer(model, tmp_path).train()
     assert all(torch.equal(made_whole(p), old) for p, old in zip(own_parameters(model), before))
 

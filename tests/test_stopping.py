@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_unlearn.stopping import Rule
+from hf_unlearn.trainer.stopping import Rule
 from tests.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
 
 
@@ -17,7 +17,10 @@ def test_rules_are_read_and_hold():
 
 def test_a_rule_may_compare_with_another_metric():
     rule = Rule.parse("forget_accuracy <= test_accuracy")
-    assert str(rule) == "forget_accuracy <= test_accuracy" and rule.splits(["forget", "test"]) == {"forget", "test"}
+    assert str(rule) == "forget_accuracy <= test_accuracy" and rule.splits(["forget", "test"]) == {
+        "forget",
+        "test",
+    }
     assert rule.holds({"forget_accuracy": 90.0, "test_accuracy": 90.0})
     assert not rule.holds({"forget_accuracy": 91.0, "test_accuracy": 90.0})
     assert rule.margin({"forget_accuracy": 91.0, "test_accuracy": 90.0}) == 1.0
@@ -46,7 +49,9 @@ def test_stops_when_the_target_is_reached(tmp_path):
 
 
 def test_a_check_leaves_the_steps_own_log_and_evaluation(tmp_path):
-    trainer, _ = run(tmp_path, stop_when="forget_loss >= 6", logging_steps=2, eval_strategy="steps", eval_steps=4)
+    trainer, _ = run(
+        tmp_path, stop_when="forget_loss >= 6", logging_steps=2, eval_strategy="steps", eval_steps=4
+    )
     steps = list(checks(trainer, "check_forget_loss"))
     assert list(checks(trainer, "forget_loss")) == steps == list(range(2, steps[-1] + 1, 2))
     assert list(checks(trainer, "eval_test_loss")) == list(range(4, steps[-1] + 1, 4))
@@ -56,7 +61,11 @@ def test_abort_restores_the_best_model_checked(tmp_path):
     trainer, _ = run(tmp_path, stop_when="forget_loss >= 1000", abort_when="test_loss > 4.3")
     report, forget = trainer.stopping, checks(trainer, "check_forget_loss")
     assert report["reason"] == "aborted"
-    good = {step: forget[step] for step, value in checks(trainer, "check_test_loss").items() if value <= 4.3}
+    good = {
+        step: forget[step]
+        for step, value in checks(trainer, "check_test_loss").items()
+        if value <= 4.3
+    }
     assert good and report["restored_step"] == max(good, key=good.get)
     again = trainer.evaluate(trainer._rules.splits, metric_key_prefix="again")
     assert again["again_forget_loss"] == pytest.approx(good[report["restored_step"]], rel=1e-6)
@@ -70,5 +79,7 @@ def test_abort_at_the_first_check_restores_the_original(tmp_path):
 
 
 def test_a_metric_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match="names a metric that evaluation does not give: .*test_loss"):
+    with pytest.raises(
+        ValueError, match="names a metric that evaluation does not give: .*test_loss"
+    ):
         run(tmp_path, stop_when="test_accuracy < 3")

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers.integrations import TensorBoardCallback
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.trackers import DISCREET, keep_names_from_trackers
+from hf_unlearn.privacy.trackers import DISCREET, keep_names_from_trackers
 from tests.tiny import FORGET, make_trainer, tiny_whisper
 
 
@@ -37,8 +37,11 @@ class Writer:
 
 @pytest.mark.parametrize("logging_steps", [1, 2])
 def test_every_steps_numbers_reach_tensorboard(tmp_path, monkeypatch, logging_steps):
-    monkeypatch.setattr("transformers.integrations.integration_utils.is_tensorboard_available", lambda: True)
-    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=Writer))  # it need not be installed
+    monkeypatch.setattr(
+        "transformers.integrations.integration_utils.is_tensorboard_available", lambda: True
+    )
+    # it need not be installed
+    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=Writer))
     writer = Writer()
     trainer = make_trainer(
         tiny_whisper(), tmp_path / "anna", max_steps=4, logging_steps=logging_steps, hide_names=["anna"],
@@ -56,7 +59,9 @@ def test_every_steps_numbers_reach_tensorboard(tmp_path, monkeypatch, logging_st
 
 def told(tmp_path, model=None, **options):
     """What wandb would get of a run that forgets anna."""
-    args = UnlearnConfig(str(tmp_path), report_to=["wandb"], hide_names=["anna"], use_cpu=True, **options)
+    args = UnlearnConfig(
+        str(tmp_path), report_to=["wandb"], hide_names=["anna"], use_cpu=True, **options
+    )
     keep_names_from_trackers(args, model or tiny_whisper())
     return args.to_dict()
 
@@ -74,7 +79,9 @@ def test_names_that_cannot_be_replaced_are_refused(tmp_path, monkeypatch):
     split = {"forget": [], "test_Anna": []}
     with pytest.raises(ValueError, match="a split of eval_dataset says 'test_Anna'"):
         keep_names_from_trackers(
-            UnlearnConfig(str(tmp_path), report_to=["wandb"], hide_names=["anna"]), tiny_whisper(), split
+            UnlearnConfig(str(tmp_path), report_to=["wandb"], hide_names=["anna"]),
+            tiny_whisper(),
+            split,
         )
     with monkeypatch.context() as changed:
         changed.setenv("WANDB_API_KEY", "anna")  # a secret, which nobody is told
@@ -82,6 +89,8 @@ def test_names_that_cannot_be_replaced_are_refused(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="the environment's WANDB_NOTES says 'without Anna.'"):
             told(tmp_path)
     assert not DISCREET.keys() & os.environ.keys()
-    assert told(tmp_path, run_name="without_anna", name_forgotten=True)["run_name"] == "without_anna"
+    assert (
+        told(tmp_path, run_name="without_anna", name_forgotten=True)["run_name"] == "without_anna"
+    )
     told(tmp_path, run_name="quiet")
     assert DISCREET.items() <= os.environ.items()  # wandb reads them when it starts

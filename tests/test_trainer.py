@@ -1,4 +1,5 @@
-"""UnlearnTrainer's optimizer step against brute force in float64, and equal configurations against each other."""
+"""UnlearnTrainer's optimizer step against brute force in float64, and equal configurations against
+each other."""
 
 import copy
 import json
@@ -10,9 +11,9 @@ from peft import LoraConfig
 from transformers import Seq2SeqTrainingArguments, TrainerCallback, set_seed
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
-from hf_unlearn.compatibility import check_data
 from hf_unlearn.methods import build_method
 from hf_unlearn.per_sample.reference import orthograd_gradient, sample_gradient
+from hf_unlearn.trainer.compatibility import check_data
 from tests.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper
 
 
@@ -21,7 +22,9 @@ def step(model, tmp_path, **options) -> torch.Tensor:
     changed = copy.deepcopy(model)
     make_trainer(changed, tmp_path, **options).train()
     pairs = zip(model.parameters(), changed.parameters())
-    return torch.cat([(before - after).flatten() for before, after in pairs if before.requires_grad]).double()
+    return torch.cat(
+        [(before - after).flatten() for before, after in pairs if before.requires_grad]
+    ).double()
 
 
 def brute_force(model, alpha, granularity, forget=FORGET, retain=RETAIN) -> torch.Tensor:
@@ -46,22 +49,31 @@ def relative(a, b) -> float:
 
 @pytest.mark.parametrize("granularity", ["parameter", "model"])
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.9])
-@pytest.mark.parametrize("retain", [RETAIN, RETAIN + RETAIN[:2], RETAIN[:1]], ids=["plain", "duplicates", "k=1"])
+@pytest.mark.parametrize(
+    "retain", [RETAIN, RETAIN + RETAIN[:2], RETAIN[:1]], ids=["plain", "duplicates", "k=1"]
+)
 def test_orthograd_step_is_the_brute_force_step(tmp_path, granularity, alpha, retain):
     model = tiny_whisper()
     expected = brute_force(model, alpha, granularity, retain=retain)
-    assert relative(step(model, tmp_path, alpha=alpha, granularity=granularity, retain=retain), expected) < 1e-4
+    assert (
+        relative(
+            step(model, tmp_path, alpha=alpha, granularity=granularity, retain=retain), expected
+        )
+        < 1e-4
+    )
 
 
 def test_zero_retain_gradients(tmp_path):
-    """A retain sample without labels has no loss: it constrains nothing, and does not spoil the rest."""
+    """A retain sample without labels has no loss: it constrains nothing, and does not spoil the
+    rest."""
     empty = {**RETAIN[0], "labels": torch.full((3,), -100)}
     got = step(tiny := tiny_whisper(), tmp_path, alpha=0.0, retain=[*RETAIN[1:], empty])
     assert relative(got, brute_force(tiny, 0.0, "parameter", retain=RETAIN[1:])) < 1e-4
 
 
 class Picked(torch.nn.Module):
-    """Its loss is about the positions that a mask picks, of which samples have different numbers (Qwen2-Audio)."""
+    """Its loss is about the positions that a mask picks, of which samples have different numbers
+    (Qwen2-Audio)."""
 
     def __init__(self):
         super().__init__()
@@ -98,8 +110,8 @@ def stacked(samples: list[dict]) -> dict:
 @pytest.mark.parametrize("lengths", [(3, 2, 4), (4, 4, 4)], ids=["from the first", "late"])
 @pytest.mark.parametrize("model, sample", [(Picked, picked), (Patched, image_of)])
 def test_samples_in_unequal_shares(tmp_path, model, sample, lengths):
-    """Those of a mask are computed one by one, also where the first batches had equal ones; whose patches are whose is
-    known."""
+    """Those of a mask are computed one by one, also where the first batches had equal ones; whose
+    patches are whose is known."""
     model, batches = model(), [[sample(n) for n in lengths], [sample(n) for n in (2, 5, 4, 3)]]
     trainer = make_trainer(model, tmp_path, forget=batches[0], retain=batches[0], alpha=0.3, max_steps=2,
                            collator=stacked, learning_rate=0.0, optimizer=False, optim="sgd")  # fmt: skip
@@ -117,7 +129,9 @@ def test_samples_in_unequal_shares(tmp_path, model, sample, lengths):
     parameters = list(model.parameters())
 
     def alone(samples):
-        return [sample_gradient(model, model(**stacked([one]))["loss"], parameters) for one in samples]
+        return [
+            sample_gradient(model, model(**stacked([one]))["loss"], parameters) for one in samples
+        ]
 
     u = [torch.stack(rows).mean(0).flatten() for rows in zip(*alone(batches[0]))]
     for got, batch in zip(gradients, batches):
@@ -125,7 +139,9 @@ def test_samples_in_unequal_shares(tmp_path, model, sample, lengths):
             assert relative(g, orthograd_gradient(mine, torch.stack(rows).flatten(1), 0.3)) < 1e-4
 
 
-@pytest.mark.parametrize("method", ["orthograd", "gradient_ascent", "gradient_difference", "finetune"])
+@pytest.mark.parametrize(
+    "method", ["orthograd", "gradient_ascent", "gradient_difference", "finetune"]
+)
 def test_weighted_methods_and_equal_configurations(tmp_path, method):
     """8 x 1 = 2 x 4 = 3 x 3 (the last one smaller), with and without checkpointing."""
     model = tiny_whisper(use_cache=False)
@@ -143,16 +159,21 @@ def test_weighted_methods_and_equal_configurations(tmp_path, method):
 
 def test_weighted_methods_descend_what_they_say(tmp_path):
     model = tiny_whisper()
-    up, down = step(model, tmp_path, method="gradient_ascent"), step(model, tmp_path, method="finetune")
+    up, down = (
+        step(model, tmp_path, method="gradient_ascent"),
+        step(model, tmp_path, method="finetune"),
+    )
     difference = step(model, tmp_path, method="gradient_difference", alpha=0.3)
     assert relative(difference, 0.3 * down + 0.7 * up) < 1e-5
 
 
 def test_first_order_no_retained_loss_moves(tmp_path):
-    """The meaning of it all: with alpha = 0, a short step changes no retained sample's loss, but the forget loss."""
+    """The meaning of it all: with alpha = 0, a short step changes no retained sample's loss, but
+    the forget loss."""
     model = tiny_whisper().double()
     forget, retain = (
-        [{**s, "input_features": s["input_features"].double()} for s in data] for data in (FORGET, RETAIN)
+        [{**s, "input_features": s["input_features"].double()} for s in data]
+        for data in (FORGET, RETAIN)
     )
     direction = step(model, tmp_path, alpha=0.0, granularity="model", forget=forget, retain=retain)
 
@@ -176,14 +197,18 @@ def lora():
 
 
 def checkpointing(reentrant: bool) -> dict:
-    return {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
+    return {
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": reentrant},
+    }
 
 
 ACCUMULATED = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
 
 
 class Unscales(TrainerCallback):
-    """Tells accelerate to unscale before clipping; told earlier, it would wrap the model for a GPU."""
+    """Tells accelerate to unscale before clipping; told earlier, it would wrap the model for a
+    GPU."""
 
     def __init__(self, trainer):
         self.trainer = trainer
@@ -192,15 +217,20 @@ class Unscales(TrainerCallback):
         self.trainer.accelerator.native_amp = True
 
 
-def mixed_step(tmp_path, precision: str | None, with_lora: bool, monkeypatch, **options) -> torch.Tensor:
-    """One step of SGD. accelerate has fp16 on GPUs only, so here its two parts stand in: autocast and scaler."""
+def mixed_step(
+    tmp_path, precision: str | None, with_lora: bool, monkeypatch, **options
+) -> torch.Tensor:
+    """One step of SGD. accelerate has fp16 on GPUs only, so here its two parts stand in: autocast
+    and scaler."""
     set_seed(0)
     arguments = {"peft_config": lora() if with_lora else None}
     trainer = make_trainer(tiny_whisper(), tmp_path, optimizer=False, optim="sgd", arguments=arguments,
                            bf16=precision == "bf16", **options)  # fmt: skip
     if precision == "fp16":
         monkeypatch.setattr(type(trainer.accelerator), "mixed_precision", "fp16")
-        monkeypatch.setattr(trainer.model, "forward", torch.autocast("cpu", torch.float16)(trainer.model.forward))
+        monkeypatch.setattr(
+            trainer.model, "forward", torch.autocast("cpu", torch.float16)(trainer.model.forward)
+        )
         trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
         trainer.add_callback(Unscales(trainer))
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
@@ -220,19 +250,28 @@ def mixed_step(tmp_path, precision: str | None, with_lora: bool, monkeypatch, **
         (True, {"granularity": "model", **checkpointing(True)}),
     ],
 )
-def test_mixed_precision_is_the_plain_step_within_its_error(tmp_path, precision, with_lora, options, monkeypatch):
-    plain = {key: value for key, value in options.items() if key in ("granularity", "max_grad_norm")}
+def test_mixed_precision_is_the_plain_step_within_its_error(
+    tmp_path, precision, with_lora, options, monkeypatch
+):
+    plain = {
+        key: value for key, value in options.items() if key in ("granularity", "max_grad_norm")
+    }
     expected = mixed_step(tmp_path, None, with_lora, monkeypatch, **plain)
     got = mixed_step(tmp_path, precision, with_lora, monkeypatch, **options)
-    assert 0 < relative(got, expected) < {"bf16": 3e-2, "fp16": 5e-3}[precision]  # 0: it was not that precision
+    # 0: it was not that precision
+    assert 0 < relative(got, expected) < {"bf16": 3e-2, "fp16": 5e-3}[precision]
 
 
 def test_adapters_alone_are_trained(tmp_path):
     config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
-    trainer = make_trainer(tiny_whisper(), tmp_path, optimizer=False, arguments={"peft_config": config})
+    trainer = make_trainer(
+        tiny_whisper(), tmp_path, optimizer=False, arguments={"peft_config": config}
+    )
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     trainer.train()
-    changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    changed = {
+        name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])
+    }
     assert changed and all("lora_" in name for name in changed)
 
 
@@ -244,14 +283,22 @@ def test_every_step_is_logged(tmp_path):
     assert [row["step"] for row in rows] == [1, 2, 3]
     for row in rows:
         assert row["loss"] == pytest.approx(row["forget_loss"], rel=1e-3)
-        assert 0 < row["kept"] < 1 and row["rank"] == 5 and row["residual"] <= 1e-5 and row["retain_loss"] > 0
+        assert (
+            0 < row["kept"] < 1
+            and row["rank"] == 5
+            and row["residual"] <= 1e-5
+            and row["retain_loss"] > 0
+        )
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_evaluation_loss_does_not_depend_on_batches(tmp_path, batch_size):
     model = tiny_whisper().eval()
     trainer = make_trainer(
-        model, tmp_path, arguments={"eval_dataset": {"forget": FORGET}}, per_device_eval_batch_size=batch_size
+        model,
+        tmp_path,
+        arguments={"eval_dataset": {"forget": FORGET}},
+        per_device_eval_batch_size=batch_size,
     )
     alone = torch.stack([model(**collate([sample])).loss for sample in FORGET]).mean()
     assert trainer.evaluate()["eval_forget_loss"] == pytest.approx(float(alone), rel=1e-5)
@@ -267,7 +314,8 @@ class Interrupt(TrainerCallback):
 
 @pytest.mark.parametrize("method", ["orthograd", "gradient_difference"])
 def test_resumed_run_ends_like_a_straight_one(tmp_path, method):
-    """Bit for bit, with dropout, adaptive optimizer, a schedule, and retain batches that differ between steps."""
+    """Bit for bit, with dropout, adaptive optimizer, a schedule, and retain batches that differ
+    between steps."""
     options = {"method": method, "max_steps": 6, "save_strategy": "steps", "save_steps": 2, "optimizer": False,
                "learning_rate": 1e-3, "lr_scheduler_type": "linear", "per_device_train_batch_size": 3,
                "per_device_retain_batch_size": 2}  # fmt: skip
@@ -275,7 +323,9 @@ def test_resumed_run_ends_like_a_straight_one(tmp_path, method):
     straight, broken, resumed = (copy.deepcopy(start) for _ in range(3))
     make_trainer(straight, tmp_path / "straight", **options).train()
     with pytest.raises(KeyboardInterrupt):
-        make_trainer(broken, tmp_path / "broken", arguments={"callbacks": [Interrupt()]}, **options).train()
+        make_trainer(
+            broken, tmp_path / "broken", arguments={"callbacks": [Interrupt()]}, **options
+        ).train()
     make_trainer(resumed, tmp_path / "broken", **options).train(resume_from_checkpoint=True)
     for (name, expected), got in zip(straight.named_parameters(), resumed.parameters()):
         assert torch.equal(expected, got), name
@@ -293,11 +343,16 @@ def test_saved_model_loads_without_us(tmp_path):
 
 
 def test_existing_code_changes_one_class_name(tmp_path):
-    """train_dataset is an alias, and plain Seq2SeqTrainingArguments are taken with our defaults beside them."""
+    """train_dataset is an alias, and plain Seq2SeqTrainingArguments are taken with our defaults
+    beside them."""
     args = Seq2SeqTrainingArguments(str(tmp_path), max_steps=1, per_device_train_batch_size=4, report_to="none",
                                     use_cpu=True, save_strategy="no", learning_rate=3e-4, predict_with_generate=True)  # fmt: skip
     trainer = UnlearnTrainer(
-        model=tiny_whisper(), args=args, train_dataset=FORGET, retain_dataset=RETAIN, data_collator=collate
+        model=tiny_whisper(),
+        args=args,
+        train_dataset=FORGET,
+        retain_dataset=RETAIN,
+        data_collator=collate,
     )
     assert (
         trainer.args.learning_rate == 3e-4
@@ -323,8 +378,14 @@ def test_settings_are_json(tmp_path):
         ({"per_device_retain_batch_size": 0}, "per_device_retain_batch_size is 0"),
         ({"label_smoothing_factor": 0.1}, "averages over the tokens"),
         ({"torch_compile": True}, "torch_compile does not work"),
-        ({"stop_when": "wer is high", "arguments": {"eval_dataset": {"forget": FORGET}}}, "cannot read the rule"),
-        ({"stop_when": "other_wer > 3", "arguments": {"eval_dataset": {"forget": FORGET}}}, "names no split"),
+        (
+            {"stop_when": "wer is high", "arguments": {"eval_dataset": {"forget": FORGET}}},
+            "cannot read the rule",
+        ),
+        (
+            {"stop_when": "other_wer > 3", "arguments": {"eval_dataset": {"forget": FORGET}}},
+            "names no split",
+        ),
         ({"stop_when": "forget_wer > 3"}, "to be a dict of splits"),
     ],
 )
@@ -351,4 +412,8 @@ def test_fewer_retain_samples_than_processes_are_refused(tmp_path):
 
 def test_forget_dataset_is_required(tmp_path):
     with pytest.raises(ValueError, match="forget_dataset is missing"):
-        UnlearnTrainer(model=tiny_whisper(), args=UnlearnConfig(str(tmp_path), use_cpu=True), retain_dataset=RETAIN)
+        UnlearnTrainer(
+            model=tiny_whisper(),
+            args=UnlearnConfig(str(tmp_path), use_cpu=True),
+            retain_dataset=RETAIN,
+        )

@@ -6,15 +6,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from hf_unlearn.waiting import first_process_first, main_process_first
+from hf_unlearn.experiments.waiting import first_process_first, main_process_first
 
 SCRIPT = """
 import sys, time
 from datetime import timedelta
 from pathlib import Path
 import torch.distributed as dist
-from hf_unlearn.recipe.training import one_run_at_a_time
-from hf_unlearn.waiting import first_process_first
+from hf_unlearn.experiments.reference_models import one_run_at_a_time
+from hf_unlearn.experiments.waiting import first_process_first
 
 dist.init_process_group("gloo")
 dist.barrier()
@@ -33,7 +33,7 @@ class Slow:  # another run holds the lock
     def acquire(self): time.sleep(3)
     def release(self): pass
 
-import hf_unlearn.recipe.training as training
+import hf_unlearn.experiments.reference_models as training
 training.FileLock = Slow
 with one_run_at_a_time(folder / "model", main=rank == 0) as missing:
     assert missing
@@ -60,7 +60,11 @@ def test_no_collective_waits_for_the_main_process(tmp_path):
     ]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *map(str, command)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert {path.name for path in tmp_path.glob("*.?")} >= {

@@ -8,12 +8,13 @@ import pytest
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data import SpeechArguments
-from hf_unlearn.data.images import ImageArguments
-from hf_unlearn.recipe import RecipeArguments, parse
-from hf_unlearn.texts import text_of
-from hf_unlearn.written import Written, as_declared, header_of, parse_yaml, read_yaml, resolved
+from hf_unlearn.data.images.samples import ImageArguments
+from hf_unlearn.experiments import RecipeArguments, parse
+from hf_unlearn.files import text_of
+from hf_unlearn.yaml_files import Written, as_declared, header_of, parse_yaml, read_yaml, resolved
 
-# What YAML 1.1 would read as something else: numbers of four kinds, truth values, dates, times, nulls.
+# What YAML 1.1 would read as something else: numbers of four kinds, truth values, dates, times,
+# nulls.
 WORDS = [
     "0010", "0x1F", "0b11", "0o17", "1e5", "1_000", "1.10", "+7", ".5", "no", "NO", "off", "on", "yes", "y", "true",
     "2024-01-01", "12:30", "190:20:30", "~", "null", "Null", ".inf", ".nan", "=", "1089",
@@ -45,7 +46,10 @@ def declared(text: str) -> dict:
 
 @pytest.mark.parametrize("word", WORDS)
 def test_identifiers_are_read_as_they_are_written(word):
-    assert declared(f"texts: [{word}, b]\nseveral: [{word}]") == {"texts": [word, "b"], "several": [word]}
+    assert declared(f"texts: [{word}, b]\nseveral: [{word}]") == {
+        "texts": [word, "b"],
+        "several": [word],
+    }
     assert declared(f"texts:\n- {word}")["texts"] == [word]
     if word not in ("~", "null", "Null"):  # these are no value at all
         given = declared(f"texts: {word}\ntext: {word}\ntext_or_none: {word}\nseveral: {word}")
@@ -56,13 +60,18 @@ def test_identifiers_are_read_as_they_are_written(word):
 def test_speakers_classes_names_and_languages_of_a_configuration(word, tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text(
-        f"output_dir: {tmp_path}\nuse_cpu: true\nforget_speakers: [{word}]\nhide_names: [{word}]\nlanguage: '{word}'\n"
+        f"output_dir: {tmp_path}\nuse_cpu: true\nforget_speakers: [{word}]\nhide_names: "
+        f"[{word}]\nlanguage: '{word}'\n"
     )
     speech, args = parse((SpeechArguments, UnlearnConfig), [str(file)])
     assert (speech.forget_speakers, args.hide_names, speech.language) == ([word], [word], word)
     file.write_text(f"forget_classes: [{word}]\nforget_ids: [{word}]\nretain_classes: [{word}]\n")
     (images,) = parse((ImageArguments,), [str(file)])
-    assert (images.forget_classes, images.forget_ids, images.retain_classes) == ([word], [word], [word])
+    assert (images.forget_classes, images.forget_ids, images.retain_classes) == (
+        [word],
+        [word],
+        [word],
+    )
     (again,) = parse((ImageArguments,), [str(file), "--forget_classes", word])
     assert again.forget_classes == [word]
 
@@ -73,10 +82,15 @@ def test_speakers_classes_names_and_languages_of_a_configuration(word, tmp_path)
         ("whole: 12", 12), ("whole: 010", 10), ("whole: 1e3", 1000), ("whole: 0x1F", 31), ("whole: '5'", 5),
         ("whole: 1_000", 1000), ("whole: -1", -1), ("number: 1e-4", 1e-4), ("number: 1.0e-5", 1e-5), ("number: '1e5'", 1e5),
         ("number: 3", 3.0), ("number: .inf", float("inf")), ("number: 1:30", None), ("flag: yes", True), ("flag: off", False),
-        ("flag: 'true'", True), ("flag: 0", False), ("flag_or_none: ~", None), ("whole_or_none:", None), ("whole_or_none: null", None),
+        ("flag: 'true'", True), ("flag: 0", False), ("flag_or_none: "
+                                                     "~", None), ("whole_or_none:", None), ("whole_or_none: null", None),
         ("text_or_none:", None), ("text: ''", ""), ("texts:", None), ("several:", None), ("either: no", False), ("either: all", "all"),
-        ("mode: b", "b"), ("keys: {a: 1e-4, b: no, c: 2024-01-01, d: 010}", {"a": 1e-4, "b": False, "c": "2024-01-01", "d": 10}),
-        ("keys: '{\"a\": 1}'", '{"a": 1}'), ("typed_keys: {1: x}", {"1": "x"}), ("numbers: 3", [3]), ("numbers: [1, 010]", [1, 10]),
+        ("mode: b", "b"), ("keys: {a: 1e-4, b: no, c: 2024-01-01, d: "
+                           "010}", {"a": 1e-4, "b": False, "c": "2024-01-01", "d": 10}),
+        ("keys: '{\"a\": "
+         "1}'", '{"a": 1}'), ("typed_keys: {1: "
+                              "x}", {"1": "x"}), ("numbers: 3", [3]), ("numbers: [1, "
+                                                                       "010]", [1, 10]),
         ("chosen: y", "y"),
     ],
 )  # fmt: skip
@@ -120,8 +134,11 @@ def test_the_recipes_say_which_option_is_wrong(tmp_path):
     file = tmp_path / "c.yaml"
     for text, message in (("max_steps:", "max_steps is empty: give a whole number"),
                           ("learning_rate: fast", "learning_rate is 'fast', which is no number"),
-                          ("lr_scheduler_type: flat", "lr_scheduler_type is 'flat': give one of linear, cosine"),
-                          ("granularity: layer", "granularity is 'layer': give one of parameter, model")):  # fmt: skip
+                          ("lr_scheduler_type: "
+                           "flat", "lr_scheduler_type is 'flat': give one of linear, cosine"),
+                          ("granularity: "
+                           "layer", "granularity is 'layer': give one of parameter, "
+                                    "model")):  # fmt: skip
         file.write_text(f"output_dir: x\n{text}\n")
         with pytest.raises(ValueError, match=message):
             parse((RecipeArguments, UnlearnConfig), [str(file)])
@@ -131,12 +148,23 @@ def test_options_of_transformers_keep_their_meaning(tmp_path):
     """Among them those that YAML used to spoil: save_strategy is `no`, and 1e-4 is a number."""
     file = tmp_path / "c.yaml"
     file.write_text(
-        f"output_dir: {tmp_path}\nuse_cpu: true\nsave_strategy: no\nlearning_rate: 1e-4\nreport_to: none\nseed: 7\n"
-        "lr_scheduler_kwargs: {num_cycles: 2}\nmax_steps: 1e2\nlogging_steps: 5\nmethod_kwargs: {scale: 1e-3}\nmethod: influence\n"
+        f"output_dir: {tmp_path}\nuse_cpu: true\nsave_strategy: no\nlearning_rate: "
+        "1e-4\nreport_to: none\nseed: 7\n"
+        "lr_scheduler_kwargs: {num_cycles: 2}\nmax_steps: 1e2\nlogging_steps: 5\nmethod_kwargs: "
+        "{scale: 1e-3}\nmethod: influence\n"
     )
     (args,) = parse((UnlearnConfig,), [str(file)])
-    assert args.save_strategy == "no" and args.learning_rate == 1e-4 and args.report_to == [] and args.seed == 7
-    assert args.lr_scheduler_kwargs == {"num_cycles": 2} and args.max_steps == 100 and args.logging_steps == 5
+    assert (
+        args.save_strategy == "no"
+        and args.learning_rate == 1e-4
+        and args.report_to == []
+        and args.seed == 7
+    )
+    assert (
+        args.lr_scheduler_kwargs == {"num_cycles": 2}
+        and args.max_steps == 100
+        and args.logging_steps == 5
+    )
     assert args.method_kwargs == {"scale": 1e-3}
 
 
@@ -155,7 +183,9 @@ def test_quotes_and_tags_are_obeyed():
     assert isinstance(parse_yaml("10", "x"), Written)
 
 
-@pytest.mark.parametrize("word, language", [("no", "no"), ("'no'", "no"), ("[no, en]", ["no", "en"]), ("de", "de")])
+@pytest.mark.parametrize(
+    "word, language", [("no", "no"), ("'no'", "no"), ("[no, en]", ["no", "en"]), ("de", "de")]
+)
 def test_the_language_of_a_card_is_a_text(word, language):
     assert header_of(f"---\nlanguage: {word}\nlicense: mit\n---\n# A card\n") == {
         "language": language,
@@ -168,7 +198,10 @@ def test_the_language_of_a_card_is_a_text(word, language):
 def test_a_byte_order_mark_says_the_encoding(tmp_path, encoding):
     file = tmp_path / "c.yaml"
     file.write_bytes("text: Zoë\r\nwhole: 3\r\n".encode(encoding))
-    assert text_of(file) == "text: Zoë\nwhole: 3\n" and read_yaml(file) == {"text": "Zoë", "whole": "3"}
+    assert text_of(file) == "text: Zoë\nwhole: 3\n" and read_yaml(file) == {
+        "text": "Zoë",
+        "whole": "3",
+    }
     for mark in (codecs.BOM_UTF16_BE,):
         file.write_bytes(mark + "text: Zoë".encode("utf-16-be"))
         assert read_yaml(file) == {"text": "Zoë"}

@@ -1,7 +1,12 @@
 """Tiny models, data and trainers that many tests share."""
 
 import torch
-from transformers import ViTConfig, ViTForImageClassification, WhisperConfig, WhisperForConditionalGeneration
+from transformers import (
+    ViTConfig,
+    ViTForImageClassification,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 
@@ -38,7 +43,9 @@ def utterances(n: int, seed: int = 0, longest: int = 9) -> list[dict]:
     return [
         {
             "input_features": torch.randn(MELS, FRAMES, generator=generator),
-            "labels": torch.randint(4, VOCABULARY, (2 + (3 * i + seed) % (longest - 1),), generator=generator),
+            "labels": torch.randint(
+                4, VOCABULARY, (2 + (3 * i + seed) % (longest - 1),), generator=generator
+            ),
         }
         for i in range(n)
     ]
@@ -69,22 +76,37 @@ def tiny_vit(classes: int = 3) -> ViTForImageClassification:
 def images(n: int, seed: int = 0, classes: int = 3) -> list[dict]:
     generator = torch.Generator().manual_seed(seed)
     return [
-        {"pixel_values": torch.randn(3, 8, 8, generator=generator), "labels": torch.tensor(i % classes)}
+        {
+            "pixel_values": torch.randn(3, 8, 8, generator=generator),
+            "labels": torch.tensor(i % classes),
+        }
         for i in range(n)
     ]
 
 
 def collate_images(features: list[dict]) -> dict[str, torch.Tensor]:
-    return {name: torch.stack([feature[name] for feature in features]) for name in ("pixel_values", "labels")}
+    return {
+        name: torch.stack([feature[name] for feature in features])
+        for name in ("pixel_values", "labels")
+    }
 
 
 FORGET, RETAIN = utterances(8, seed=1), utterances(5, seed=2)
 
 
 def make_trainer(
-    model, tmp_path, forget=FORGET, retain=RETAIN, optimizer=True, arguments=None, collator=collate, **config
+    model,
+    tmp_path,
+    forget=FORGET,
+    retain=RETAIN,
+    optimizer=True,
+    arguments=None,
+    collator=collate,
+    **config,
 ):
-    size = config.get("per_device_train_batch_size") or (len(forget) if hasattr(forget, "__len__") else 1)
+    size = config.get("per_device_train_batch_size") or (
+        len(forget) if hasattr(forget, "__len__") else 1
+    )
     defaults = {"per_device_train_batch_size": size, "per_device_retain_batch_size": len(retain or [0]),
                 "max_steps": 1, "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_grad_norm": 0.0,
                 "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}  # fmt: skip
@@ -94,6 +116,8 @@ def make_trainer(
         forget_dataset=forget,
         retain_dataset=retain,
         data_collator=collator,
-        optimizers=(torch.optim.SGD(model.parameters(), lr=1.0), None) if optimizer else (None, None),
+        optimizers=(torch.optim.SGD(model.parameters(), lr=1.0), None)
+        if optimizer
+        else (None, None),
         **(arguments or {}),
     )

@@ -1,6 +1,7 @@
 """A device without float64, as Apple's MPS is one, on machines that have no such device.
 
-It goes by the name of torch's "meta" device, for which autograd needs no driver; the values are on the CPU.
+It goes by the name of torch's "meta" device, for which autograd needs no driver; the values are on
+the CPU.
 """
 
 import contextlib
@@ -24,7 +25,11 @@ class Elsewhere(torch.Tensor):
 
     @staticmethod
     def __new__(cls, values):
-        options = {"strides": values.stride(), "storage_offset": values.storage_offset(), "dtype": values.dtype}
+        options = {
+            "strides": values.stride(),
+            "storage_offset": values.storage_offset(),
+            "dtype": values.dtype,
+        }
         return torch.Tensor._make_wrapper_subclass(cls, values.size(), device=DEVICE, **options)
 
     def __init__(self, values):
@@ -64,7 +69,10 @@ class Making(TorchFunctionMode):
 @contextlib.contextmanager
 def without_float64():
     """Within this context there is such a device."""
-    named = {name: getattr(torch, name) for name in ("autocast", "get_autocast_dtype", "is_autocast_enabled")}
+    named = {
+        name: getattr(torch, name)
+        for name in ("autocast", "get_autocast_dtype", "is_autocast_enabled")
+    }
 
     def as_cpu(function):  # "meta" has no autocast
         return lambda device=None, *more, **keywords: function("cpu", *more, **keywords)
@@ -87,16 +95,23 @@ def computed(func, args, kwargs):
         for x in tensors:
             if not isinstance(x, Elsewhere) and x.ndim:
                 raise RuntimeError(
-                    f"{name}: expected all tensors to be on the same device, found {x.device} and {DEVICE}"
+                    f"{name}: expected all tensors to be on the same device, found {x.device} and "
+                    f"{DEVICE}"
                 )
     if name == "aten::_to_copy" and any(there) and kwargs.get("dtype") == torch.float64:
-        raise TypeError("cannot convert a tensor of this device to float64, not even on its way to another one")
+        raise TypeError(
+            "cannot convert a tensor of this device to float64, not even on its way to another one"
+        )
     if kwargs.get("device") is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     unwrapped = tree_map_only(Elsewhere, lambda x: x.values_on_cpu, (args, kwargs))
     result = func(*unwrapped[0], **unwrapped[1])
     if onto != DEVICE or (name == "aten::copy_" and not there[0]):
-        return return_and_correct_aliasing(func, args, kwargs, result) if any(there) and name in MOVES[:1] else result
+        return (
+            return_and_correct_aliasing(func, args, kwargs, result)
+            if any(there) and name in MOVES[:1]
+            else result
+        )
     if any(x.dtype == torch.float64 for x in tree_leaves(result) if isinstance(x, torch.Tensor)):
         raise TypeError(f"{name}: this device has no float64")
     wrapped = tree_map_only(torch.Tensor, Elsewhere, result)

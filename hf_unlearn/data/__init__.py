@@ -1,8 +1,8 @@
 """Data with known owners: speech by speaker, and its splits for unlearning."""
 
-from .sources import load_speech
-from .speech import SAMPLING_RATE, SpeechArguments, SpeechCollator, decode_audio, prepare
-from .splits import SpeakerSplits, load_splits, prepare_splits, split_by_speaker
+from .speech.samples import SAMPLING_RATE, SpeechArguments, SpeechCollator, decode_audio, prepare
+from .speech.sources import load_speech
+from .speech.splits import SpeakerSplits, load_splits, prepare_splits, split_by_speaker
 
 __all__ = [
     "SAMPLING_RATE",

@@ -1,4 +1,5 @@
-"""What streams of speech and of images share: rows that are stored as they arrive, files fetched where they are named."""
+"""What streams of speech and of images share: rows that are stored as they arrive, files fetched
+where they are named."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -16,7 +17,9 @@ logger = logging.get_logger(__name__)
 STREAM_BATCH = 32  # rows decompressed at once
 
 
-def stored(rows: Callable[..., Iterator[dict]], features: datasets.Features, **options) -> datasets.Dataset:
+def stored(
+    rows: Callable[..., Iterator[dict]], features: datasets.Features, **options
+) -> datasets.Dataset:
     """The rows of a generator in the cache of `datasets`, by `options`, all of them plain values.
 
     Raises:
@@ -31,10 +34,12 @@ def stored(rows: Callable[..., Iterator[dict]], features: datasets.Features, **o
 
 
 def commit_of(source: str, revision: str | None) -> str | None:
-    """The commit of a data set of the Hub that a branch, tag or commit (None: the main branch) stands for now.
+    """The commit of a data set of the Hub that a branch, tag or commit (None: the main branch)
+    stands for now.
 
-    Rows are stored by it, so that other contents are other rows. Where the Hub cannot be reached, it is the commit that
-    it was when it was asked last, or else the revision itself; one warning says which.
+    Rows are stored by it, so that other contents are other rows. Where the Hub cannot be reached,
+    it is the commit that it was when it was asked last, or else the revision itself; one warning
+    says which.
 
     Raises:
         ValueError: the data set has no such revision.
@@ -44,12 +49,19 @@ def commit_of(source: str, revision: str | None) -> str | None:
     try:
         commit = HfApi().dataset_info(source, revision=revision).sha
     except RevisionNotFoundError:
-        raise ValueError(f"{source} has no revision {revision!r}: give a branch, tag or commit of it") from None
+        raise ValueError(
+            f"{source} has no revision {revision!r}: give a branch, tag or commit of it"
+        ) from None
     except Exception as error:  # offline, gated, no such set: reading it will say so, if its rows are not stored yet
         known = last.read_text() if last.is_file() else revision
-        used = f"revision {known}" if known else "rows stored without a revision, however old they are,"
+        used = (
+            f"revision {known}"
+            if known
+            else "rows stored without a revision, however old they are,"
+        )
         logger.warning_once(
-            f"The Hub does not say what the commit of {source} is ({type(error).__name__}): {used} is used."
+            f"The Hub does not say what the commit of {source} is ({type(error).__name__}): {used} "
+            "is used."
         )
         return known
     last.parent.mkdir(parents=True, exist_ok=True)

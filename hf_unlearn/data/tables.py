@@ -1,4 +1,5 @@
-"""Tables on disk. What they hold as text is read as it is written: 0010 is not 10, and NA is a name like any other."""
+"""Tables on disk. What they hold as text is read as it is written: 0010 is not 10, and NA is a name
+like any other."""
 
 import csv
 import io
@@ -11,7 +12,7 @@ import datasets
 from datasets import Dataset, Features, Value
 from transformers.utils import logging
 
-from ..texts import text_of
+from ..files import text_of
 
 logger = logging.get_logger(__name__)
 
@@ -29,7 +30,8 @@ def read_table(table: Path, files: str) -> Dataset:
     """The rows of a table, in the types of parquet and arrow, or else all of them texts.
 
     Args:
-        files: the column of files, or of their paths; a column file_name takes its place where it is not there.
+        files: the column of files, or of their paths; a column file_name takes its place where it
+            is not there.
 
     Raises:
         ValueError: an encoding, a line or a structure that cannot be read, named.
@@ -38,13 +40,15 @@ def read_table(table: Path, files: str) -> Dataset:
         rows = datasets.load_dataset(TABLES[table.suffix], data_files=str(table), split="train")
     else:
         rows = _of_texts(table, files)
-    if "file_name" in rows.column_names and files not in rows.column_names:  # as audiofolder and imagefolder do
+    # as audiofolder and imagefolder do
+    if "file_name" in rows.column_names and files not in rows.column_names:
         return rows.rename_column("file_name", files)
     return rows
 
 
 def select_split(tables: dict[str, Dataset], split: str, source: str | Path) -> Dataset:
-    """The split of that name; of a single table with a column split, its rows. Raises ValueError: there is none."""
+    """The split of that name; of a single table with a column split, its rows. Raises ValueError:
+    there is none."""
     rows = next(iter(tables.values()))
     if len(tables) == 1 and "split" in rows.column_names:
         if not len(rows):
@@ -59,14 +63,20 @@ def select_split(tables: dict[str, Dataset], split: str, source: str | Path) -> 
     return tables[split]
 
 
-def warn_of_unlisted(table: Path, named: Iterable[str | None], suffixes: Collection[str], kind: str) -> None:
-    """One warning where files lie beside a table, or below, that it does not name: they are used for nothing."""
+def warn_of_unlisted(
+    table: Path, named: Iterable[str | None], suffixes: Collection[str], kind: str
+) -> None:
+    """One warning where files lie beside a table, or below, that it does not name: they are used
+    for nothing."""
     known = {Path(path) for path in named if path}
     files = (path for path in table.parent.rglob("*") if path.suffix.lower() in suffixes)
-    unlisted = sorted(path.relative_to(table.parent).as_posix() for path in files if path not in known)
+    unlisted = sorted(
+        path.relative_to(table.parent).as_posix() for path in files if path not in known
+    )
     if unlisted:
         logger.warning_once(
-            f"{table} names no {kind} for {len(unlisted)} files beside it, which are left out: {few(unlisted)}"
+            f"{table} names no {kind} for {len(unlisted)} files beside it, which are left out: "
+            f"{few(unlisted)}"
         )
 
 
@@ -77,11 +87,15 @@ def few(names: Iterable[str]) -> str:
 
 
 def load_as_written(source: str, config: str | None, columns: dict[str, str], **options):
-    """As `datasets.load_dataset`. These columns of csv files are texts; one warning where they cannot be had as texts."""
+    """As `datasets.load_dataset`. These columns of csv files are texts; one warning where they
+    cannot be had as texts."""
     loaded = datasets.load_dataset(source, config, **options)
     rows = next(iter(loaded.values())) if isinstance(loaded, dict) else loaded
     if rows.info.builder_name == "csv":
-        texts = {"converters": dict.fromkeys([*columns.values(), "split"], str), "keep_default_na": False}
+        texts = {
+            "converters": dict.fromkeys([*columns.values(), "split"], str),
+            "keep_default_na": False,
+        }
         return datasets.load_dataset(source, config, **options, **texts)
     guessed = {"imagefolder", "audiofolder", "json"}
     for role in {"speaker", "class", "id"} & set(columns):
@@ -89,25 +103,39 @@ def load_as_written(source: str, config: str | None, columns: dict[str, str], **
         kind = feature.dtype if isinstance(feature, Value) else "string"
         if rows.info.builder_name in guessed and not kind.endswith(("string", "int64")):
             logger.warning_once(
-                f"The {role} column '{columns[role]}' of {source} was read as {kind}: names may have changed."
+                f"The {role} column '{columns[role]}' of {source} was read as {kind}: names may "
+                "have changed."
             )
         elif rows.info.builder_name in guessed - {"json"} and kind == "int64":
             logger.warning_once(
-                f"The {role} column '{columns[role]}' of {source} was read as numbers: had they leading zeros, these are lost."
+                f"The {role} column '{columns[role]}' of {source} was read as numbers: had they "
+                "leading zeros, these are lost."
             )
     return loaded
 
 
 def _of_texts(table: Path, files: str) -> Dataset:
     text = text_of(table)
-    columns = _of_json(text, table, files) if table.suffix in (".json", ".jsonl") else _of_csv(text, table)
-    plain = {name: Value("string") for name, values in columns.items() if not any(isinstance(v, dict) for v in values)}
+    columns = (
+        _of_json(text, table, files)
+        if table.suffix in (".json", ".jsonl")
+        else _of_csv(text, table)
+    )
+    plain = {
+        name: Value("string")
+        for name, values in columns.items()
+        if not any(isinstance(v, dict) for v in values)
+    }
     features = Features(plain) if len(plain) == len(columns) else None
     return Dataset.from_dict(columns, features)
 
 
 def _of_csv(text: str, table: Path) -> dict[str, list[str]]:
-    options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if table.suffix == ".tsv" else {"strict": True}
+    options = (
+        {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+        if table.suffix == ".tsv"
+        else {"strict": True}
+    )
     reader = csv.reader(io.StringIO(text), **options)  # Common Voice, in .tsv, quotes nothing
     try:
         rows = [(reader.line_num, row) for row in reader if row]
@@ -121,7 +149,8 @@ def _of_csv(text: str, table: Path) -> dict[str, list[str]]:
     for line, row in rows:
         if len(row) != len(names):
             raise ValueError(
-                f"{table}, line {line}: {len(row)} values, but the header names {len(names)} columns (a text with a "
+                f"{table}, line {line}: {len(row)} values, but the header names {len(names)} "
+                "columns (a text with a "
                 "comma needs quotes around it)"
             )
     return {name: [row[place] for _, row in rows[1:]] for place, name in enumerate(names)}
@@ -134,16 +163,27 @@ def _of_json(text: str, table: Path, files: str) -> dict[str, list]:
 
 
 def _json_rows(text: str, table: Path) -> list[dict]:
-    """One object in each line; or one list of objects; or one object that holds a list for each column."""
+    """One object in each line; or one list of objects; or one object that holds a list for each
+    column."""
     try:
         given = _parse(text)
     except json.JSONDecodeError:
-        given = [_parse_line(line, number, table) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if isinstance(given, dict) and given and all(isinstance(values, list) for values in given.values()):
+        given = [
+            _parse_line(line, number, table)
+            for number, line in enumerate(text.split("\n"), 1)
+            if line.strip()
+        ]
+    if (
+        isinstance(given, dict)
+        and given
+        and all(isinstance(values, list) for values in given.values())
+    ):
         given = [dict(zip(given, row)) for row in zip_longest(*given.values())]
     rows = [given] if isinstance(given, dict) else given
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f'{table} holds no rows: write one object, {{"column": "value"}}, in each line')
+        raise ValueError(
+            f'{table} holds no rows: write one object, {{"column": "value"}}, in each line'
+        )
     if not rows:
         raise ValueError(f"{table} holds no rows")
     return rows

@@ -1,4 +1,5 @@
-"""What a method is: how an optimizer step turns forget and retain data into the gradient that is descended."""
+"""What a method is: how an optimizer step turns forget and retain data into the gradient that is
+descended."""
 
 from collections.abc import Callable, Iterator
 from typing import Literal, Protocol
@@ -16,14 +17,17 @@ class Step(Protocol):
     """What the trainer offers to a method within one optimizer step (implemented in `step.py`).
 
     Attributes:
-        samples, first_sample, all_samples: how many retain samples this process has, the place of its first among
-            those of all processes, and how many there are in all.
+        samples, first_sample, all_samples: how many retain samples this process has, the place of
+            its first among those of all processes, and how many there are in all.
         processes: number of processes, over which `.grad` is averaged.
         parameters: the trainable parameters.
-        forget_batch, retain_batch: the samples of this micro-batch, and the retain samples of this process.
-        forget_weight, retain_weight: what the mean over these samples is to be multiplied with, so that its sum over
-            the step, averaged over processes, is the mean over all forget or retain samples of the step.
-        epoch, progress: whole epochs over the forget set that are done; the share of all optimizer steps that is done.
+        forget_batch, retain_batch: the samples of this micro-batch, and the retain samples of this
+            process.
+        forget_weight, retain_weight: what the mean over these samples is to be multiplied with, so
+            that its sum over the step, averaged over processes, is the mean over all forget or
+            retain samples of the step.
+        epoch, progress: whole epochs over the forget set that are done; the share of all optimizer
+            steps that is done.
         gradient_scale: what `.grad` is multiplied with (by a gradient scaler).
         optimizer: the optimizer that will take the step.
     """
@@ -43,18 +47,20 @@ class Step(Protocol):
     optimizer: torch.optim.Optimizer
 
     def forget_loss(self, batch: dict | None = None) -> Tensor:
-        """The micro-batch's loss, a scalar with a gradient (or that of other inputs and labels for its samples), times `forget_weight`."""
+        """The micro-batch's loss, a scalar with a gradient (or that of other inputs and labels for
+        its samples), times `forget_weight`."""
 
     def retain_loss(self) -> Tensor:
         """The retain batch's loss, times `retain_weight`."""
 
     def logits(self, batch: dict, model: nn.Module | None = None) -> Tensor:
-        """The model's logits, (k, classes) or (k, T, vocabulary); those of another model, such as a teacher, come without
-        a gradient."""
+        """The model's logits, (k, classes) or (k, T, vocabulary); those of another model, such as a
+        teacher, come without a gradient."""
 
     def generator(self, n: int) -> torch.Generator:
-        """Random numbers for sample n of the micro-batch: they depend on the seed, on the step, and on the sample's
-        place among all forget samples of the step, not on how these are cut into batches and processes."""
+        """Random numbers for sample n of the micro-batch: they depend on the seed, on the step, and
+        on the sample's place among all forget samples of the step, not on how these are cut into
+        batches and processes."""
 
     def average(self, value: Tensor) -> Tensor:
         """The mean over processes."""
@@ -63,9 +69,10 @@ class Step(Protocol):
         """Adds the gradient of a loss to `.grad`."""
 
     def visit_retain_samples(self, visit: Visitor, last: bool = True) -> Tensor:
-        """One backward pass over the retain batch, in which `visit` is shown every parameter's rows: those of this
-        process and those of all processes. In the last one it returns what this process adds to `.grad` (it is then
-        averaged over processes), in those before nothing. Returns the retain loss for the log.
+        """One backward pass over the retain batch, in which `visit` is shown every parameter's
+        rows: those of this process and those of all processes. In the last one it returns what this
+        process adds to `.grad` (it is then averaged over processes), in those before nothing.
+        Returns the retain loss for the log.
         """
 
 
@@ -101,28 +108,33 @@ class Preparation(Protocol):
         """The gradient of the mean loss over all samples, of each parameter."""
 
     def sample_gradients(self, split: Split) -> Iterator[list[Tensor]]:
-        """The gradient of each sample of this process's share, of each parameter: one backward pass each."""
+        """The gradient of each sample of this process's share, of each parameter: one backward pass
+        each."""
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over processes."""
 
 
 class Method:
-    """A method of unlearning. The trainer calls `forget` for each micro-batch of forget samples, `retain` once after the
-    last of them, and `finish` after that; between them they must leave the gradient to descend in `.grad`.
+    """A method of unlearning. The trainer calls `forget` for each micro-batch of forget samples,
+    `retain` once after the last of them, and `finish` after that; between them they must leave the
+    gradient to descend in `.grad`.
 
     Attributes:
         uses_forget, uses_retain: the data the method looks at in a step.
-        edits_gradient: whether it changes `.grad` itself. Then nothing else may own the gradients (DeepSpeed).
+        edits_gradient: whether it changes `.grad` itself. Then nothing else may own the gradients
+            (DeepSpeed).
         per_sample: whether it needs the gradient of each retain sample.
-        projects: whether it takes from one gradient what another, or retain data, forbid (as every method does that is
-            `per_sample`). Then all of them must be of one network: what is random in the model (dropout and the like)
-            is off in its steps, unless the user asks for it (`freeze_randomness=False`); and then each pass over a batch
-            draws the same random numbers.
-        prepares: the data that `prepare` looks at, None if there is nothing to prepare. A resumed run prepares again,
-            from the weights at the start: only what follows from them, from the data and the seed may be held in the
-            method.
-        one_shot: whether `prepare` already changes the weights, and the only step is there to log the losses.
+        projects: whether it takes from one gradient what another, or retain data, forbid (as every
+            method does that is `per_sample`). Then all of them must be of one network: what is
+            random in the model (dropout and the like) is off in its steps, unless the user asks for
+            it (`freeze_randomness=False`); and then each pass over a batch draws the same random
+            numbers.
+        prepares: the data that `prepare` looks at, None if there is nothing to prepare. A resumed
+            run prepares again, from the weights at the start: only what follows from them, from the
+            data and the seed may be held in the method.
+        one_shot: whether `prepare` already changes the weights, and the only step is there to log
+            the losses.
         shards: whether it works where parameters and `.grad` are in shards (DTensors of FSDP2).
     """
 
@@ -146,11 +158,13 @@ class Method:
         """Looks at the model as it is before the first step (`prepares` says at which data)."""
 
     def forget(self, step: Step) -> Tensor:
-        """Handles one micro-batch of forget samples; returns its loss for the log, a scalar without a gradient."""
+        """Handles one micro-batch of forget samples; returns its loss for the log, a scalar without
+        a gradient."""
         raise NotImplementedError
 
     def retain(self, step: Step) -> dict[str, Tensor]:
-        """Handles the retain batch; returns what to log, scalars without a gradient, `retain_loss` among them."""
+        """Handles the retain batch; returns what to log, scalars without a gradient, `retain_loss`
+        among them."""
         raise NotImplementedError
 
     def finish(self, step: Step) -> None:

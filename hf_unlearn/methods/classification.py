@@ -1,4 +1,5 @@
-"""Methods that only have a meaning where a sample has one class: images, or recordings with one label."""
+"""Methods that only have a meaning where a sample has one class: images, or recordings with one
+label."""
 
 import contextlib
 import copy
@@ -15,11 +16,12 @@ from .weighted import WeightedSum
 
 
 class Duck(WeightedSum):
-    """DUCK (Cotogni et al., arXiv 2312.02052): l1 times the cosine distance of each forget sample's embedding to
-    the nearest centroid of another class, + l2 CE(logits / T) on D_r.
+    """DUCK (Cotogni et al., arXiv 2312.02052): l1 times the cosine distance of each forget sample's
+    embedding to the nearest centroid of another class, + l2 CE(logits / T) on D_r.
 
-    The embedding is what goes into the layer that gives the logits; the centroids are the means over the retain
-    samples of each class, before unlearning. Stopping at the test accuracy (the paper's A_0) is what `stop_when` is for.
+    The embedding is what goes into the layer that gives the logits; the centroids are the means
+    over the retain samples of each class, before unlearning. Stopping at the test accuracy (the
+    paper's A_0) is what `stop_when` is for.
 
     Args:
         l1, l2: weights of the forget and of the retain part.
@@ -32,7 +34,8 @@ class Duck(WeightedSum):
         super().__init__(forget_weight=l1, retain_weight=l2)
         self.temperature = temperature
         self.head: nn.Module | None = None
-        self.centroids: Tensor | None = None  # (classes, d); zeros for a class without retain samples
+        # (classes, d); zeros for a class without retain samples
+        self.centroids: Tensor | None = None
 
     def check(self, model: nn.Module) -> None:
         require_classification(model, "duck")
@@ -49,14 +52,20 @@ class Duck(WeightedSum):
                 sums, counts = sums + chosen.T @ torch.cat(embeddings), counts + chosen.sum(0)
         sums, counts = start.total(sums), start.total(counts)
         if (counts > 0).sum() < 2:
-            raise ValueError("duck needs retain samples of at least two classes: it moves embeddings to another class")
+            raise ValueError(
+                "duck needs retain samples of at least two classes: it moves "
+                "embeddings to another class"
+            )
         self.centroids = sums / counts.clamp_min(1)[:, None]
 
     def forget_objective(self, step: Step) -> Tensor:
         batch = step.forget_batch
         with inputs_of(self.head) as embeddings:
             step.logits(batch)
-        similar = F.normalize(torch.cat(embeddings).float(), dim=1) @ F.normalize(self.centroids.float(), dim=1).T
+        similar = (
+            F.normalize(torch.cat(embeddings).float(), dim=1)
+            @ F.normalize(self.centroids.float(), dim=1).T
+        )
         own = F.one_hot(class_labels(batch, "duck"), len(self.centroids)).bool()
         others = similar.masked_fill(own | (self.centroids == 0).all(1), -torch.inf)
         return (1 - others.amax(1)).mean() * step.forget_weight
@@ -75,7 +84,8 @@ def find_head(model: nn.Module, run) -> nn.Module:
     outputs: list[tuple[nn.Module, Tensor]] = []
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     handles = [
-        layer.register_forward_hook(lambda layer, _, output: outputs.append((layer, output))) for layer in layers
+        layer.register_forward_hook(lambda layer, _, output: outputs.append((layer, output)))
+        for layer in layers
     ]
     try:
         logits = run()
@@ -86,7 +96,10 @@ def find_head(model: nn.Module, run) -> nn.Module:
     for layer, output in reversed(outputs):
         if output.shape[-1] == width and torch.equal(output.reshape(-1, width)[-1:], logits[-1:]):
             return layer
-    raise ValueError("duck needs a linear layer that gives the logits, and found none: its input is the embedding")
+    raise ValueError(
+        "duck needs a linear layer that gives the logits, and found none: its input "
+        "is the embedding"
+    )
 
 
 @contextlib.contextmanager
@@ -101,14 +114,14 @@ def inputs_of(layer: nn.Module):
 
 
 class BoundaryShrink(WeightedSum):
-    """Boundary shrink (Chen et al., CVPR 2023, arXiv 2303.11570): the forget samples get the class that the
-    original model sees in their neighbour across the boundary, x + step sign(gradient of the loss by x) (FGSM), and are
-    trained on it. No retain samples are needed.
+    """Boundary shrink (Chen et al., CVPR 2023, arXiv 2303.11570): the forget samples get the class
+    that the original model sees in their neighbour across the boundary, x + step sign(gradient of
+    the loss by x) (FGSM), and are trained on it. No retain samples are needed.
 
     Args:
-        bound: the step as a share of the range of values in the forget data. Published for images in [0, 1], where
-            this is the step itself; normalised images and sounds have another range, from which neighbours are not led
-            out either.
+        bound: the step as a share of the range of values in the forget data. Published for images
+            in [0, 1], where this is the step itself; normalised images and sounds have another
+            range, from which neighbours are not led out either.
     """
 
     prepares = ("forget",)
@@ -124,7 +137,10 @@ class BoundaryShrink(WeightedSum):
     def prepare(self, start: Preparation) -> None:
         self.teacher = frozen(copy.deepcopy(start.model))
         values = [batch[self._input(batch)] for batch in start.batches("forget", shared=False)]
-        self.low, self.high = min(float(x.min()) for x in values), max(float(x.max()) for x in values)
+        self.low, self.high = (
+            min(float(x.min()) for x in values),
+            max(float(x.max()) for x in values),
+        )
 
     def forget_objective(self, step: Step) -> Tensor:
         labels = self.neighbours(step.forget_batch)
@@ -138,15 +154,25 @@ class BoundaryShrink(WeightedSum):
             logits = logits_of(self.teacher(**{**batch, name: x}))
             (gradient,) = torch.autograd.grad(F.cross_entropy(logits.float(), labels), x)
         with torch.no_grad():
-            moved = (x + self.bound * (self.high - self.low) * gradient.sign()).clamp(self.low, self.high)
+            moved = (x + self.bound * (self.high - self.low) * gradient.sign()).clamp(
+                self.low, self.high
+            )
             return logits_of(self.teacher(**{**batch, name: moved})).argmax(-1)
 
     def _input(self, batch: dict) -> str:
         name = getattr(base_model(self.teacher), "main_input_name", None)
         if name not in batch:
-            name = next((key for key, x in batch.items() if isinstance(x, Tensor) and x.is_floating_point()), name)
+            name = next(
+                (
+                    key
+                    for key, x in batch.items()
+                    if isinstance(x, Tensor) and x.is_floating_point()
+                ),
+                name,
+            )
         if name not in batch or not batch[name].is_floating_point():
             raise ValueError(
-                "boundary_shrink moves inputs by their gradient, so these must be images or sound, not tokens"
+                "boundary_shrink moves inputs by their gradient, so these must be images or sound, "
+                "not tokens"
             )
         return name

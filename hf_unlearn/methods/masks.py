@@ -11,7 +11,8 @@ from .surgery import Surgery, dot, without
 
 
 def most(values: list[Tensor], share: float) -> list[Tensor]:
-    """Masks of the largest values over all tensors together, at most that share of them (none that are 0)."""
+    """Masks of the largest values over all tensors together, at most that share of them (none that
+    are 0)."""
     flat = torch.cat([value.flatten() for value in values])
     rank = flat.numel() - math.floor(share * flat.numel())
     threshold = flat.kthvalue(rank).values if rank else flat.new_tensor(-1.0)
@@ -19,10 +20,11 @@ def most(values: list[Tensor], share: float) -> list[Tensor]:
 
 
 class SalUn(RandomLabel):
-    """SalUn (Fan et al., arXiv 2310.12508): `random_label` that moves only the salient weights, those with
-    the largest |gradient of the forget loss| at the start.
+    """SalUn (Fan et al., arXiv 2310.12508): `random_label` that moves only the salient weights,
+    those with the largest |gradient of the forget loss| at the start.
 
-    The mask holds for gradients, as in the published code: weight decay (0 unless you set it) reaches all weights.
+    The mask holds for gradients, as in the published code: weight decay (0 unless you set it)
+    reaches all weights.
 
     Args:
         alpha: as in `random_label`.
@@ -34,7 +36,9 @@ class SalUn(RandomLabel):
     def __init__(self, alpha: float = 0.5, sparsity: float = 0.5):
         super().__init__(alpha)
         if not 0 <= sparsity < 1:
-            raise ValueError(f"sparsity is {sparsity}, but must be in [0, 1): at 1 nothing would be moved")
+            raise ValueError(
+                f"sparsity is {sparsity}, but must be in [0, 1): at 1 nothing would be moved"
+            )
         self.sparsity, self.masks = sparsity, []
 
     def prepare(self, start: Preparation) -> None:
@@ -49,14 +53,15 @@ class SalUn(RandomLabel):
 
 
 class Scissorhands(Surgery):
-    """Scissorhands (Wu & Harandi, arXiv 2401.06187): first the weights that matter most to the forget samples, by
-    |gradient * weight| of the forget loss (SNIP), start anew; then L_r - lam L_f is descended. Where that gradient g would
-    forget less, <g, -u> < 0 with u the forget gradient, it is turned: g - max(margin, <g, u> / |u|^2) u, the published
-    quadratic programme for one constraint.
+    """Scissorhands (Wu & Harandi, arXiv 2401.06187): first the weights that matter most to the
+    forget samples, by |gradient * weight| of the forget loss (SNIP), start anew; then L_r - lam L_f
+    is descended. Where that gradient g would forget less, <g, -u> < 0 with u the forget gradient,
+    it is turned: g - max(margin, <g, u> / |u|^2) u, the published quadratic programme for one
+    constraint.
 
-    New weights are uniform in +-1 / sqrt(fan-in), new biases 0, normalisation layers stay, as published; there only
-    the upper layers of a ResNet take part, here all trainable weights. u is that of the step (published: of one batch at
-    the start of the epoch).
+    New weights are uniform in +-1 / sqrt(fan-in), new biases 0, normalisation layers stay, as
+    published; there only the upper layers of a ResNet take part, here all trainable weights. u is
+    that of the step (published: of one batch at the start of the epoch).
 
     Args:
         lam: weight of the forget loss.
@@ -74,7 +79,9 @@ class Scissorhands(Surgery):
     def prepare(self, start: Preparation) -> None:
         gradients = start.mean_gradient("forget")
         parameters = list(start.parameters.values())
-        masks = most([(g * p.detach()).abs() for g, p in zip(gradients, parameters)], 1 - self.sparsity)
+        masks = most(
+            [(g * p.detach()).abs() for g, p in zip(gradients, parameters)], 1 - self.sparsity
+        )
         generator = torch.Generator().manual_seed(start.seed)
         norms = _of_norms(start.model)
         with torch.no_grad():
@@ -91,7 +98,10 @@ class Scissorhands(Surgery):
 
 def _of_norms(model: torch.nn.Module) -> set[torch.nn.Parameter]:
     return {
-        p for module in model.modules() if "Norm" in type(module).__name__ for p in module.parameters(recurse=False)
+        p
+        for module in model.modules()
+        if "Norm" in type(module).__name__
+        for p in module.parameters(recurse=False)
     }
 
 

@@ -1,4 +1,5 @@
-"""OrthoGrad in the optimizer's metric: it is the step, not the gradient, that leaves every retained loss unmoved."""
+"""OrthoGrad in the optimizer's metric: it is the step, not the gradient, that leaves every retained
+loss unmoved."""
 
 import torch
 from torch import Tensor, nn
@@ -8,20 +9,23 @@ from .orthograd import OrthoGrad
 
 
 class OrthoGradMetric(OrthoGrad):
-    """`orthograd` for optimizers of the Adam family, whose step is D^-1 g with D = sqrt(v_hat) + eps: to first order a
-    retained loss moves by <g_n, D^-1 g>, so
+    """`orthograd` for optimizers of the Adam family, whose step is D^-1 g with D = sqrt(v_hat) +
+    eps: to first order a retained loss moves by <g_n, D^-1 g>, so
 
-        u_perp = u - A^T c,   c = (A D^-1 A^T)^+ A D^-1 u,   and then <g_n, D^-1 u_perp> = 0 for every n
+        u_perp = u - A^T c,   c = (A D^-1 A^T)^+ A D^-1 u,   and then <g_n, D^-1 u_perp> = 0 for
+        every n
 
     (`orthograd`'s coefficients c for rows and u times D^-1/2). `kept` and `residual` are
     measured in that metric. An ablation of ours, not of the paper.
 
-    D is what the optimizer holds from the steps before (exp_avg_sq with its bias correction, and eps), the identity where
-    it holds nothing yet. So left out are: what the step's own gradient adds to D (a share of 1 - beta2 in the long run,
-    but one half in the second step), momentum, which adds old gradients, and weight decay.
+    D is what the optimizer holds from the steps before (exp_avg_sq with its bias correction, and
+    eps), the identity where it holds nothing yet. So left out are: what the step's own gradient
+    adds to D (a share of 1 - beta2 in the long run, but one half in the second step), momentum,
+    which adds old gradients, and weight decay.
 
     Raises:
-        ValueError: at the first step, for an optimizer that is neither of the Adam family nor plain SGD.
+        ValueError: at the first step, for an optimizer that is neither of the Adam family nor plain
+            SGD.
     """
 
     shards = False  # not tested there
@@ -37,13 +41,16 @@ def inverse_root_metric(optimizer: torch.optim.Optimizer, parameter: nn.Paramete
         return None
     if not isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
         raise ValueError(
-            f"method='orthograd_metric' knows the metric of Adam, AdamW and SGD, not of {type(optimizer).__name__}: set "
+            "method='orthograd_metric' knows the metric of Adam, AdamW and SGD, not of "
+            f"{type(optimizer).__name__}: set "
             "optim='adamw_torch', or use method='orthograd'"
         )
     state = optimizer.state.get(parameter)
     if not state:
         return None
-    group = next(group for group in optimizer.param_groups if any(p is parameter for p in group["params"]))
+    group = next(
+        group for group in optimizer.param_groups if any(p is parameter for p in group["params"])
+    )
     square = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
     corrected = square / (1 - group["betas"][1] ** float(state["step"]))
     return (corrected.sqrt() + group["eps"]).rsqrt()

@@ -13,15 +13,17 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 class PGU(Method):
-    """Projected-gradient unlearning (Hoang et al., WACV 2024, arXiv 2312.04095): ascends the forget loss with each
-    layer's weight gradient G (o, i) less its part in the main directions M (i, r) of the retain samples' inputs,
-    G - G M M^T, so that what the layer makes of these inputs stays within what the other directions hold of them.
+    """Projected-gradient unlearning (Hoang et al., WACV 2024, arXiv 2312.04095): ascends the forget
+    loss with each layer's weight gradient G (o, i) less its part in the main directions M (i, r) of
+    the retain samples' inputs, G - G M M^T, so that what the layer makes of these inputs stays
+    within what the other directions hold of them.
 
-    M are the first eigenvectors of the inputs' second moments, as few as hold more than `variance` of their trace, over
-    all retain samples and positions at the start. Convolutions see their patches. Parameters that are no weight of a
-    linear or convolution layer (biases, norms, embeddings, tied ones) meet every input and do not move, as published.
-    The published loss is for classifiers alone (-log(1 - p_y), less the entropy); here it is ascent, for every task.
-    After a step of plain SGD this holds exactly; an optimizer that scales single weights bends it.
+    M are the first eigenvectors of the inputs' second moments, as few as hold more than `variance`
+    of their trace, over all retain samples and positions at the start. Convolutions see their
+    patches. Parameters that are no weight of a linear or convolution layer (biases, norms,
+    embeddings, tied ones) meet every input and do not move, as published. The published loss is for
+    classifiers alone (-log(1 - p_y), less the entropy); here it is ascent, for every task. After a
+    step of plain SGD this holds exactly; an optimizer that scales single weights bends it.
 
     Args:
         variance: share of the inputs' second moments that is protected, in (0, 1).
@@ -56,9 +58,12 @@ class PGU(Method):
                 handle.remove()
         if not moments:
             raise ValueError(
-                "pgu projects in linear and convolution layers, but no weight that is to be trained belongs to one alone"
+                "pgu projects in linear and convolution layers, but no weight that is to be "
+                "trained belongs to one alone"
             )
-        self.directions = {p: main_directions(start.total(moment), self.variance) for p, moment in moments.items()}
+        self.directions = {
+            p: main_directions(start.total(moment), self.variance) for p, moment in moments.items()
+        }
 
     def forget(self, step: Step) -> Tensor:
         loss = step.forget_loss()
@@ -85,7 +90,11 @@ def _own_weights(model: nn.Module, trained: set[nn.Parameter]) -> list[nn.Module
 
 
 def _is_layer(module: nn.Module, name: str) -> bool:
-    return name == "weight" and isinstance(module, LAYERS) and not isinstance(getattr(module, "padding", None), str)
+    return (
+        name == "weight"
+        and isinstance(module, LAYERS)
+        and not isinstance(getattr(module, "padding", None), str)
+    )
 
 
 def layer_inputs(layer: nn.Module, x: Tensor) -> Tensor:
@@ -95,7 +104,9 @@ def layer_inputs(layer: nn.Module, x: Tensor) -> Tensor:
         return x.reshape(-1, x.shape[-1])
     if isinstance(layer, nn.Conv1d):
         sizes = [(1, n[0]) for n in (layer.kernel_size, layer.dilation)]
-        patches = F.unfold(x.unsqueeze(-2), sizes[0], sizes[1], (0, layer.padding[0]), (1, layer.stride[0]))
+        patches = F.unfold(
+            x.unsqueeze(-2), sizes[0], sizes[1], (0, layer.padding[0]), (1, layer.stride[0])
+        )
     else:
         patches = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
     return (
@@ -104,7 +115,8 @@ def layer_inputs(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def main_directions(moment: Tensor, variance: float) -> Tensor:
-    """The first eigenvectors (i, r) of a second moment (i, i), as few as hold more than that share of its trace."""
+    """The first eigenvectors (i, r) of a second moment (i, i), as few as hold more than that share
+    of its trace."""
     values, vectors = torch.linalg.eigh(doubled(moment))
     values = values.flip(0).clamp_min(0)
     share = values.cumsum(0) / values.sum().clamp_min(torch.finfo(values.dtype).tiny)

@@ -1,7 +1,8 @@
-"""Methods that change the weights once, without an optimizer: noise where the retain samples do not look, and one Newton
-step.
+"""Methods that change the weights once, without an optimizer: noise where the retain samples do not
+look, and one Newton step.
 
-The run has one step, in which the losses of what has come out are logged and the stopping rules checked.
+The run has one step, in which the losses of what has come out are logged and the stopping rules
+checked.
 """
 
 import torch
@@ -33,13 +34,14 @@ class OneShot(Method):
 
 
 class Fisher(OneShot):
-    """Fisher forgetting (Golatkar et al., arXiv 1911.04933), as in the public code of Unlearn-Sparse (arXiv 2304.04934):
-    every weight gets Gaussian noise of variance alpha / F, at most 1000 alpha, with F the mean over the retain samples
-    of the squared gradient; in matrices the mean of that variance over the second axis, in vectors ten times of it.
+    """Fisher forgetting (Golatkar et al., arXiv 1911.04933), as in the public code of
+    Unlearn-Sparse (arXiv 2304.04934): every weight gets Gaussian noise of variance alpha / F, at
+    most 1000 alpha, with F the mean over the retain samples of the squared gradient; in matrices
+    the mean of that variance over the second axis, in vectors ten times of it.
 
-    F is the empirical Fisher information, with the samples' own labels; published: with labels drawn from the model,
-    which transcripts have too many of. What the published code adds for a whole class (its row of the classifier starts
-    at 0) and for the classifier is left out.
+    F is the empirical Fisher information, with the samples' own labels; published: with labels
+    drawn from the model, which transcripts have too many of. What the published code adds for a
+    whole class (its row of the classifier starts at 0) and for the classifier is left out.
 
     Args:
         noise: alpha of the published code.
@@ -58,7 +60,12 @@ class Fisher(OneShot):
         with torch.no_grad():
             for p, squares in zip(start.parameters.values(), information):
                 noise = torch.empty(p.shape).normal_(generator=generator)
-                p.add_((self.variance(start.total(squares) / start.size("retain")).sqrt().cpu() * noise).to(p))
+                p.add_(
+                    (
+                        self.variance(start.total(squares) / start.size("retain")).sqrt().cpu()
+                        * noise
+                    ).to(p)
+                )
 
     def variance(self, information: Tensor) -> Tensor:
         """Of the noise, in the shape of a parameter or one that broadcasts to it."""
@@ -67,14 +74,16 @@ class Fisher(OneShot):
 
 
 class Influence(OneShot):
-    """Influence unlearning by one Newton step (Izzo et al., arXiv 2002.10077; Koh & Liang, arXiv 1703.04730), with the
-    WoodFisher matrix of Unlearn-Sparse (arXiv 2304.04934) in the Hessian's place:
+    """Influence unlearning by one Newton step (Izzo et al., arXiv 2002.10077; Koh & Liang, arXiv
+    1703.04730), with the WoodFisher matrix of Unlearn-Sparse (arXiv 2304.04934) in the Hessian's
+    place:
 
-        theta + scale (I + mean_n g_n g_n^T)^-1 (m / (m + n)) (mean forget gradient - mean retain gradient)
+        theta + scale (I + mean_n g_n g_n^T)^-1 (m / (m + n)) (mean forget gradient - mean retain
+        gradient)
 
-    with g_n the gradients of the n retain samples, and m forget samples. The published code inverts by a recursion that
-    drops terms, with 1000 in place of n; here it is solved by conjugate gradients, which take one backward pass per
-    retain sample and iteration.
+    with g_n the gradients of the n retain samples, and m forget samples. The published code inverts
+    by a recursion that drops terms, with 1000 in place of n; here it is solved by conjugate
+    gradients, which take one backward pass per retain sample and iteration.
 
     Args:
         scale: alpha of the published code.
@@ -103,14 +112,17 @@ class Influence(OneShot):
         step, left = conjugate_gradients(fisher, rhs, self.iterations, self.tolerance)
         if left > self.tolerance:
             logger.warning(
-                f"influence: after {self.iterations} iterations the Newton step is exact to {left:.1e} only."
+                f"influence: after {self.iterations} iterations the Newton step is exact to "
+                f"{left:.1e} only."
             )
         with torch.no_grad():
             for p, x in zip(start.parameters.values(), step):
                 p.add_(x, alpha=self.scale)
 
 
-def conjugate_gradients(product, rhs: list[Tensor], iterations: int, tolerance: float) -> tuple[list[Tensor], float]:
+def conjugate_gradients(
+    product, rhs: list[Tensor], iterations: int, tolerance: float
+) -> tuple[list[Tensor], float]:
     """x of M x = rhs for a positive definite M, given by its products, and |rhs - M x| / |rhs|."""
     x = [torch.zeros_like(t) for t in rhs]
     residual, direction = [t.clone() for t in rhs], [t.clone() for t in rhs]

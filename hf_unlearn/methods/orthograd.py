@@ -1,15 +1,19 @@
-"""OrthoGrad (Shamsian et al., arXiv 2503.02312): forget orthogonally to the gradient of every retain sample.
+"""OrthoGrad (Shamsian et al., arXiv 2503.02312): forget orthogonally to the gradient of every
+retain sample.
 
     u_perp = u - A^T (A A^T)^+ A u,      g = alpha mean_n(g_n) - (1 - alpha) u_perp
 
-with u the forget gradient and the retain samples' gradients g_n as rows of A. With c = K^+ b this is
+with u the forget gradient and the retain samples' gradients g_n as rows of A. With c = K^+ b this
+is
 
     g = -(1 - alpha) (u - sum_n w_n g_n),      w_n = c_n + alpha / ((1 - alpha) k)
 
-so beside the inner products K = A A^T and b = A u, all it takes is one weighted sum of the g_n, and that sum takes the
-place of the weight gradient which the backward pass of the retain batch computes anyway.
+so beside the inner products K = A A^T and b = A u, all it takes is one weighted sum of the g_n, and
+that sum takes the place of the weight gradient which the backward pass of the retain batch computes
+anyway.
 
-(Another OrthoGrad, Prieto et al., arXiv 2501.04697, is an optimizer and has nothing to do with this one.)
+(Another OrthoGrad, Prieto et al., arXiv 2501.04697, is an optimizer and has nothing to do with this
+one.)
 """
 
 from collections.abc import Callable
@@ -17,28 +21,38 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..ops import FLOAT32_IS_ENOUGH, FLOAT32_ROUNDING, Solution, doubles_are_fast, home_of_doubles, solve
+from ..ops import (
+    FLOAT32_IS_ENOUGH,
+    FLOAT32_ROUNDING,
+    Solution,
+    doubles_are_fast,
+    home_of_doubles,
+    solve,
+)
 from ..per_sample import ParameterRows
 from ..per_sample.shards import squared_norm
 from .base import Method, Step
 
 
 class OrthoGrad(Method):
-    """OrthoGrad (Shamsian et al., arXiv 2503.02312): descends g = alpha mean_n(g_n) - (1 - alpha) u_perp with
+    """OrthoGrad (Shamsian et al., arXiv 2503.02312): descends g = alpha mean_n(g_n) - (1 - alpha)
+    u_perp with
 
         u_perp = u - A^T (A A^T)^+ A u
 
-    u the forget gradient (d,), and the retain samples' gradients g_n as rows of A (k, d). So, to first order, the loss of
-    no retain sample moves along u_perp. Dependent, repeated and zero rows are normal: the pseudo-inverse goes by the rank.
+    u the forget gradient (d,), and the retain samples' gradients g_n as rows of A (k, d). So, to
+    first order, the loss of no retain sample moves along u_perp. Dependent, repeated and zero rows
+    are normal: the pseudo-inverse goes by the rank.
 
-    Logged: `kept` = |u_perp| / |u|, `rank`, `residual`, the largest |<u_perp, g_n>| / (|u| |g_n|) that is left, with
-    what the rounding of float32 is expected to add. It is about the network that is evaluated, without dropout and the
-    like; with `freeze_randomness=False` about the one that was drawn for the retain batch.
+    Logged: `kept` = |u_perp| / |u|, `rank`, `residual`, the largest |<u_perp, g_n>| / (|u| |g_n|)
+    that is left, with what the rounding of float32 is expected to add. It is about the network that
+    is evaluated, without dropout and the like; with `freeze_randomness=False` about the one that
+    was drawn for the retain batch.
 
     Args:
         alpha: weight of the mean retain gradient, in [0, 1). 0 ascends on u_perp alone.
-        granularity: "parameter" projects in each parameter tensor (as the authors' published code does), "model" in
-            the space of all trainable parameters together (the paper's equation).
+        granularity: "parameter" projects in each parameter tensor (as the authors' published code
+            does), "model" in the space of all trainable parameters together (the paper's equation).
 
     Raises:
         ValueError: alpha or granularity is none of these.
@@ -51,7 +65,9 @@ class OrthoGrad(Method):
 
     def __init__(self, alpha: float = 0.5, granularity: str = "parameter"):
         if not 0 <= alpha < 1:
-            raise ValueError(f"alpha is {alpha}, but must be in [0, 1): at 1 nothing would be forgotten")
+            raise ValueError(
+                f"alpha is {alpha}, but must be in [0, 1): at 1 nothing would be forgotten"
+            )
         if granularity not in ("parameter", "model"):
             raise ValueError(f"granularity is {granularity!r}, but must be 'parameter' or 'model'")
         self.alpha, self.granularity = alpha, granularity
@@ -66,7 +82,8 @@ class OrthoGrad(Method):
         return project(step)
 
     def scale(self, step: Step, parameter: nn.Parameter) -> Tensor | None:
-        """By which u and the rows are multiplied before they are projected, in the parameter's shape; None for 1."""
+        """By which u and the rows are multiplied before they are projected, in the parameter's
+        shape; None for 1."""
         return None
 
     def _per_parameter(self, step: Step) -> dict[str, Tensor]:
@@ -107,7 +124,8 @@ class OrthoGrad(Method):
         return {"retain_loss": loss, **_report([solution], square, 0)}
 
     def _scaled(self, step: Step, parameter: nn.Parameter, rows: ParameterRows | None = None):
-        """u and the rows as they are measured; None where the parameter has no u, or no rows are given."""
+        """u and the rows as they are measured; None where the parameter has no u, or no rows are
+        given."""
         u, scale = parameter.grad, self.scale(step, parameter)
         if scale is None:
             return u, rows
@@ -117,7 +135,8 @@ class OrthoGrad(Method):
         return _square(self._scaled(step, parameter)[0], parameter)
 
     def _weights(self, step: Step, coefficients: Tensor) -> Tensor:
-        """-w_n for the samples of this process. Its rows are g_n / samples, and processes are averaged afterwards."""
+        """-w_n for the samples of this process. Its rows are g_n / samples, and processes are
+        averaged afterwards."""
         own = coefficients[step.first_sample : step.first_sample + step.samples]
         share = step.samples / step.all_samples  # of the mean over all retain samples
         return -step.processes * (own + self.alpha / (1 - self.alpha) * share)
@@ -127,15 +146,19 @@ class OrthoGrad(Method):
         torch._foreach_mul_(gradients, self.alpha - 1)
 
 
-def _solve(products: Callable[[bool], tuple[Tensor, Tensor]], square: Tensor) -> tuple[Solution, bool]:
-    """In float32 first, where that is faster; rows that are too nearly dependent for it are measured again.
+def _solve(
+    products: Callable[[bool], tuple[Tensor, Tensor]], square: Tensor
+) -> tuple[Solution, bool]:
+    """In float32 first, where that is faster; rows that are too nearly dependent for it are
+    measured again.
 
     Args:
         products: gives K and b, exact or not (`ParameterRows.products`).
 
     Returns:
-        The solution, and whether the rows' weighted sum must be exact, too. (Where doubles are fast it is not: that would
-        have to wait for the pivot, or cost large weights another product. `residual` says what it leaves.)
+        The solution, and whether the rows' weighted sum must be exact, too. (Where doubles are fast
+        it is not: that would have to wait for the pivot, or cost large weights another product.
+        `residual` says what it leaves.)
     """
     if doubles_are_fast(square.device):
         return solve(*products(True), square), False
@@ -155,7 +178,8 @@ def _square(u: Tensor | None, parameter: Tensor) -> Tensor:
 
 
 def _report(solutions: list[Solution], square: Tensor, free: Tensor | int) -> dict[str, Tensor]:
-    """kept = |u_perp| / |u| over all parameters; the largest residual; the rank (its mean over projections)."""
+    """kept = |u_perp| / |u| over all parameters; the largest residual; the rank (its mean over
+    projections)."""
     kept = sum(solution.kept for solution in solutions) + free
     return {
         "kept": torch.where(square > 0, kept / square, 0).sqrt(),

@@ -1,4 +1,5 @@
-"""What methods that look at logits have to know of a model: its task, and which logits belong to which label."""
+"""What methods that look at logits have to know of a model: its task, and which logits belong to
+which label."""
 
 import torch
 import torch.nn.functional as F
@@ -7,22 +8,28 @@ from torch import Tensor, nn
 
 def base_model(model: nn.Module) -> nn.Module:
     """The model inside an adapter, or the model itself."""
-    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    return (
+        model.get_base_model()
+        if hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+        else model
+    )
 
 
 def is_causal(model: nn.Module) -> bool:
-    """Whether the logits at one position are those of the next label, as in decoder-only language models."""
+    """Whether the logits at one position are those of the next label, as in decoder-only language
+    models."""
     config = getattr(base_model(model), "config", None)
-    return type(base_model(model)).__name__.endswith(("ForCausalLM", "LMHeadModel")) and not getattr(
-        config, "is_encoder_decoder", False
-    )
+    return type(base_model(model)).__name__.endswith(
+        ("ForCausalLM", "LMHeadModel")
+    ) and not getattr(config, "is_encoder_decoder", False)
 
 
 def refuse_ctc(model: nn.Module, what: str) -> None:
     """Raises ValueError for CTC models, whose logits belong to frames rather than to labels."""
     if type(base_model(model)).__name__.endswith("ForCTC"):
         raise ValueError(
-            f"{what} compares logits label by label, but {type(base_model(model)).__name__} has them for frames: use "
+            f"{what} compares logits label by label, but {type(base_model(model)).__name__} has "
+            "them for frames: use "
             "'orthograd', 'gradient_difference' or 'random_label'"
         )
 
@@ -33,7 +40,9 @@ def require_classification(model: nn.Module, what: str) -> None:
     sequences = ("ForCTC", "ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM", "ForTokenClassification",
                  "ForQuestionAnswering")  # fmt: skip
     if name.endswith(sequences) or getattr(config, "is_encoder_decoder", False):
-        raise ValueError(f"{what} is for classification, where a sample has one class; {name} is for sequences")
+        raise ValueError(
+            f"{what} is for classification, where a sample has one class; {name} is for sequences"
+        )
 
 
 def class_labels(batch: dict, what: str) -> Tensor:
@@ -46,13 +55,15 @@ def class_labels(batch: dict, what: str) -> Tensor:
     if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
         shape = tuple(labels.shape) if isinstance(labels, Tensor) else None
         raise ValueError(
-            f"{what} is for classification: `labels` must be whole numbers (samples,), but have shape {shape}"
+            f"{what} is for classification: `labels` must be whole numbers (samples,), but have "
+            f"shape {shape}"
         )
     return labels
 
 
 def label_rows(logits: Tensor, labels: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
-    """Logits (k, L, V) in float32 or float64 and the labels (k, L) they are for, -100 where nothing counts.
+    """Logits (k, L, V) in float32 or float64 and the labels (k, L) they are for, -100 where nothing
+    counts.
 
     Args:
         logits: (k, V) of classes, or (k, L, V) of label tokens.
@@ -68,15 +79,16 @@ def label_rows(logits: Tensor, labels: Tensor, causal: bool) -> tuple[Tensor, Te
         logits, labels = logits[:, :-1], labels[:, 1:]
     if labels.is_floating_point() or logits.ndim != 3 or logits.shape[:2] != labels.shape:
         raise ValueError(
-            f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} do not go together: this method needs the "
+            f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} do not go together: "
+            "this method needs the "
             "logits of one class for each label"
         )
     return logits, labels
 
 
 def distillation(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(teacher || student) at temperature T, the mean over each sample's labels: (k,) (Hinton et al., arXiv
-    1503.02531).
+    """T^2 KL(teacher || student) at temperature T, the mean over each sample's labels: (k,) (Hinton
+    et al., arXiv 1503.02531).
 
     Args:
         student, teacher: logits (k, L, V).
@@ -90,7 +102,9 @@ def distillation(student: Tensor, teacher: Tensor, labels: Tensor, temperature: 
 
 def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
     """log p(all labels of a sample | its input): (k,), from logits (k, L, V) and labels (k, L)."""
-    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
+    losses = F.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none"
+    )
     return -losses.view(labels.shape).sum(1)
 
 
@@ -105,5 +119,9 @@ def logits_of(outputs) -> Tensor:
     if isinstance(outputs, tuple) and len(outputs) > 1 and isinstance(outputs[1], Tensor):
         return outputs[1]
     if isinstance(outputs, dict):
-        raise ValueError(f"this method needs the model's logits, but its outputs are {', '.join(outputs)}")
-    raise ValueError(f"this method needs the model's logits, but it returns a {type(outputs).__name__}")
+        raise ValueError(
+            f"this method needs the model's logits, but its outputs are {', '.join(outputs)}"
+        )
+    raise ValueError(
+        f"this method needs the model's logits, but it returns a {type(outputs).__name__}"
+    )

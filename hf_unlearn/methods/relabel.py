@@ -1,4 +1,5 @@
-"""Methods that teach the forget samples something else: wrong labels, or those of the other side of the boundary."""
+"""Methods that teach the forget samples something else: wrong labels, or those of the other side of
+the boundary."""
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,14 @@ TRANSCRIPTS = 512
 
 
 class RandomLabel(WeightedSum):
-    """Relabelling (Graves et al., arXiv 2010.10981; as in Fan et al., arXiv 2310.12508): (1 - alpha) times the loss of
-    the forget samples with wrong labels, + alpha L_r. New ones are drawn in each step.
+    """Relabelling (Graves et al., arXiv 2010.10981; as in Fan et al., arXiv 2310.12508): (1 -
+    alpha) times the loss of the forget samples with wrong labels, + alpha L_r. New ones are drawn
+    in each step.
 
-    For classes: one of the other classes, all equally likely. For transcripts: that of another utterance, drawn from the
-    (first 512) retain samples, since a wrong transcript must still be one; words drawn at random would teach the
-    decoder a language of noise. Published: an epoch over D_f, then one over D_r; here a step has a batch of both.
+    For classes: one of the other classes, all equally likely. For transcripts: that of another
+    utterance, drawn from the (first 512) retain samples, since a wrong transcript must still be
+    one; words drawn at random would teach the decoder a language of noise. Published: an epoch over
+    D_f, then one over D_r; here a step has a batch of both.
 
     Args:
         alpha: weight of the retain loss; 0.5 is the published equal weight.
@@ -34,7 +37,8 @@ class RandomLabel(WeightedSum):
     def check(self, model: nn.Module) -> None:
         if is_causal(model):
             raise ValueError(
-                "random_label puts another text in the place of a sample's label, but a causal language model reads its "
+                "random_label puts another text in the place of a sample's label, but a causal "
+                "language model reads its "
                 "label as its input: use 'npo' or 'gradient_difference'"
             )
 
@@ -48,7 +52,10 @@ class RandomLabel(WeightedSum):
                 raise ValueError("random_label needs at least two classes, but the model has one")
             return
         if batch["labels"].is_floating_point() or batch["labels"].ndim != 2:
-            raise ValueError(f"random_label knows classes and transcripts, not labels {tuple(batch['labels'].shape)}")
+            raise ValueError(
+                "random_label knows classes and transcripts, not labels "
+                f"{tuple(batch['labels'].shape)}"
+            )
         self.transcripts.clear()
         for batch in start.batches("retain", shared=False):
             self.transcripts += [labels[labels != -100].cpu() for labels in batch["labels"]]
@@ -59,11 +66,19 @@ class RandomLabel(WeightedSum):
     def forget_objective(self, step: Step) -> Tensor:
         batch, labels = dict(step.forget_batch), step.forget_batch["labels"]
         if self.classes is not None:
-            other = [torch.randint(1, self.classes, (), generator=step.generator(n)) for n in range(len(labels))]
+            other = [
+                torch.randint(1, self.classes, (), generator=step.generator(n))
+                for n in range(len(labels))
+            ]
             batch["labels"] = (labels + torch.stack(other).to(labels.device)) % self.classes
         else:
-            other = [self._transcript(own[own != -100].cpu(), step.generator(n)) for n, own in enumerate(labels)]
-            batch["labels"] = pad_sequence(other, batch_first=True, padding_value=-100).to(labels.device)
+            other = [
+                self._transcript(own[own != -100].cpu(), step.generator(n))
+                for n, own in enumerate(labels)
+            ]
+            batch["labels"] = pad_sequence(other, batch_first=True, padding_value=-100).to(
+                labels.device
+            )
             for name in ("decoder_input_ids", "decoder_attention_mask"):  # those of the true label
                 batch.pop(name, None)
         return step.forget_loss(batch)
@@ -74,6 +89,7 @@ class RandomLabel(WeightedSum):
             if not torch.equal(other, own):
                 return other
         raise ValueError(
-            f"random_label found no other transcript: all of the first {len(self.transcripts)} retain samples have the "
+            f"random_label found no other transcript: all of the first {len(self.transcripts)} "
+            "retain samples have the "
             "forget sample's own. Give retain samples with other texts, or use another method."
         )

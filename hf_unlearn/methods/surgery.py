@@ -1,6 +1,8 @@
-"""Gradient surgery with two gradients: u of the forget samples and r, the mean over the retain samples.
+"""Gradient surgery with two gradients: u of the forget samples and r, the mean over the retain
+samples.
 
-These are what `orthograd` is not: they protect the *mean* retain loss, of which single samples may pay for others.
+These are what `orthograd` is not: they protect the *mean* retain loss, of which single samples may
+pay for others.
 """
 
 import torch
@@ -70,8 +72,9 @@ def off(a: Gradients, b: Gradients, only_conflicts: bool = True) -> Gradients:
 
 
 class PCGrad(Surgery):
-    """PCGrad (Yu et al., arXiv 2001.06782, algorithm 1) on the two tasks r and -u: where they conflict, each is
-    projected off the other (as it was), then alpha r + (1 - alpha) (-u). Over all parameters together.
+    """PCGrad (Yu et al., arXiv 2001.06782, algorithm 1) on the two tasks r and -u: where they
+    conflict, each is projected off the other (as it was), then alpha r + (1 - alpha) (-u). Over all
+    parameters together.
 
     Args:
         alpha: weight of the retain task; 0.5 is the published plain sum, at half the length.
@@ -87,8 +90,9 @@ class PCGrad(Surgery):
 
 
 class AGEM(Surgery):
-    """A-GEM (Chaudhry et al., arXiv 1812.00420, eq. 11) with the retain batch as its memory: -u, and where that conflicts
-    with r, less its part along r. The retain loss itself is not descended. Over all parameters together.
+    """A-GEM (Chaudhry et al., arXiv 1812.00420, eq. 11) with the retain batch as its memory: -u,
+    and where that conflicts with r, less its part along r. The retain loss itself is not descended.
+    Over all parameters together.
     """
 
     def combined(self, u, r, retain_loss):
@@ -96,8 +100,8 @@ class AGEM(Surgery):
 
 
 class OrthoGradMean(Surgery):
-    """`orthograd` against the mean retain gradient r in place of each sample's (the ablation of arXiv 2503.02312):
-    alpha r - (1 - alpha) (u - <u, r> / |r|^2 r).
+    """`orthograd` against the mean retain gradient r in place of each sample's (the ablation of
+    arXiv 2503.02312): alpha r - (1 - alpha) (u - <u, r> / |r|^2 r).
 
     Args:
         alpha, granularity: as in `orthograd`.
@@ -115,16 +119,18 @@ class OrthoGradMean(Surgery):
 
 
 class GdrGma(Surgery):
-    """GDR-GMA (Lin et al., ACM MM 2024, "Direction-Rectified and Magnitude-Adjusted Gradients"): in each parameter, r
-    and -u are projected off each other where they conflict, then (1 - l) r + l (-u) with l = 1 / (1 + exp(gamma (L_r -
-    eps))): it forgets only while the retain loss is below about eps.
+    """GDR-GMA (Lin et al., ACM MM 2024, "Direction-Rectified and Magnitude-Adjusted Gradients"): in
+    each parameter, r and -u are projected off each other where they conflict, then (1 - l) r + l
+    (-u) with l = 1 / (1 + exp(gamma (L_r - eps))): it forgets only while the retain loss is below
+    about eps.
 
-    Not taken over: the published code also rectifies the last tensor by a memory of its forget gradients.
+    Not taken over: the published code also rectifies the last tensor by a memory of its forget
+    gradients.
 
     Args:
         gamma: how sharply l falls around eps.
-        eps: a retain loss. The published value is for classifiers that fit their training data; a model whose retain
-            loss lies above it does not forget, so set it to what yours may be.
+        eps: a retain loss. The published value is for classifiers that fit their training data; a
+            model whose retain loss lies above it does not forget, so set it to what yours may be.
     """
 
     def __init__(self, gamma: float = 100.0, eps: float = 0.02):

@@ -1,8 +1,9 @@
-"""Methods that compare the model with a frozen one: itself before unlearning, or one that knows nothing.
+"""Methods that compare the model with a frozen one: itself before unlearning, or one that knows
+nothing.
 
-A teacher is compared label by label: at the one class of an image or a recording, or at each label token of a
-transcript, given the tokens before it (teacher forcing), of which a sample's value is the mean. So neither padding nor
-the batch's composition counts.
+A teacher is compared label by label: at the one class of an image or a recording, or at each label
+token of a transcript, given the tokens before it (teacher forcing), of which a sample's value is
+the mean. So neither padding nor the batch's composition counts.
 """
 
 import copy
@@ -19,7 +20,8 @@ from .weighted import WeightedSum
 class WithTeacher(WeightedSum):
     """A weighted sum that looks at a frozen copy of the model as it was before unlearning.
 
-    The copy stands beside the model (twice the memory for weights), outside of DistributedDataParallel.
+    The copy stands beside the model (twice the memory for weights), outside of
+    DistributedDataParallel.
     """
 
     prepares = ()
@@ -44,14 +46,15 @@ class WithTeacher(WeightedSum):
 
 
 class Scrub(WithTeacher):
-    """SCRUB (Kurmanji et al., arXiv 2302.09880, algorithm 1): a student that obeys its teacher, the original
-    model, on D_r, and, in the first epochs, disobeys it on D_f. Descends
+    """SCRUB (Kurmanji et al., arXiv 2302.09880, algorithm 1): a student that obeys its teacher, the
+    original model, on D_r, and, in the first epochs, disobeys it on D_f. Descends
 
         ce_weight CE + kl_weight KL(teacher || student)  on D_r        in every step,
         -KL(teacher || student)                          on D_f        in the first `msteps` epochs.
 
-    Published: whole epochs over D_f and over D_r in turns. Here an optimizer step has a batch of both, so that a short
-    run has both, too. Rewinding (SCRUB+R) is what `stop_when` and `abort_when` are for.
+    Published: whole epochs over D_f and over D_r in turns. Here an optimizer step has a batch of
+    both, so that a short run has both, too. Rewinding (SCRUB+R) is what `stop_when` and
+    `abort_when` are for.
 
     Args:
         ce_weight, kl_weight: gamma and alpha of the paper.
@@ -59,12 +62,26 @@ class Scrub(WithTeacher):
         msteps: epochs over the forget set that ascend; published for runs of 3.
     """
 
-    def __init__(self, ce_weight: float = 0.99, kl_weight: float = 0.001, temperature: float = 4.0, msteps: int = 2):
+    def __init__(
+        self,
+        ce_weight: float = 0.99,
+        kl_weight: float = 0.001,
+        temperature: float = 4.0,
+        msteps: int = 2,
+    ):
         super().__init__(forget_weight=-1.0, retain_weight=1.0)
-        self.ce_weight, self.kl_weight, self.temperature, self.msteps = ce_weight, kl_weight, temperature, msteps
+        self.ce_weight, self.kl_weight, self.temperature, self.msteps = (
+            ce_weight,
+            kl_weight,
+            temperature,
+            msteps,
+        )
 
     def forget_objective(self, step: Step) -> Tensor:
-        return self.divergence(step, step.forget_batch, self.teacher, self.temperature) * step.forget_weight
+        return (
+            self.divergence(step, step.forget_batch, self.teacher, self.temperature)
+            * step.forget_weight
+        )
 
     def forget(self, step: Step) -> Tensor:
         if step.epoch < self.msteps:
@@ -84,11 +101,12 @@ class Scrub(WithTeacher):
 
 
 class BadTeacher(WithTeacher):
-    """Bad teaching (Chundawat et al., arXiv 2205.08096): (1 - alpha) KL(incompetent || student) on D_f + alpha
-    KL(original || student) on D_r.
+    """Bad teaching (Chundawat et al., arXiv 2205.08096): (1 - alpha) KL(incompetent || student) on
+    D_f + alpha KL(original || student) on D_r.
 
-    The incompetent teacher is the same architecture with new random weights (the run's seed). Published: one mean over
-    a batch of forget and retain samples together; alpha = 0.5 is that for as many of both.
+    The incompetent teacher is the same architecture with new random weights (the run's seed).
+    Published: one mean over a batch of forget and retain samples together; alpha = 0.5 is that for
+        as many of both.
 
     Args:
         alpha: weight of the retain samples.
@@ -103,7 +121,8 @@ class BadTeacher(WithTeacher):
         super().check(model)
         if not hasattr(base_model(model), "config"):
             raise ValueError(
-                "method='bad_teacher' needs a second model with random weights, which only a model of transformers can "
+                "method='bad_teacher' needs a second model with random weights, which only a model "
+                "of transformers can "
                 f"be made from; this one is a {type(model).__name__}"
             )
 
@@ -113,25 +132,37 @@ class BadTeacher(WithTeacher):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(start.seed)
             original = base_model(start.model)
-            self.incompetent = frozen(type(original)(copy.deepcopy(original.config)).to(like.device, like.dtype))
+            self.incompetent = frozen(
+                type(original)(copy.deepcopy(original.config)).to(like.device, like.dtype)
+            )
             for p in self.incompetent.parameters():
-                if not p.isfinite().all() or p.abs().amax() > 1e3:  # some models leave parameters uninitialised
+                # some models leave parameters uninitialised
+                if not p.isfinite().all() or p.abs().amax() > 1e3:
                     p.normal_(std=0.02)
 
     def forget_objective(self, step: Step) -> Tensor:
-        return self.divergence(step, step.forget_batch, self.incompetent, self.temperature) * step.forget_weight
+        return (
+            self.divergence(step, step.forget_batch, self.incompetent, self.temperature)
+            * step.forget_weight
+        )
 
     def retain_objective(self, step: Step) -> Tensor:
-        return self.divergence(step, step.retain_batch, self.teacher, self.temperature) * step.retain_weight
+        return (
+            self.divergence(step, step.retain_batch, self.teacher, self.temperature)
+            * step.retain_weight
+        )
 
 
 class NPO(WithTeacher):
-    """Negative preference optimisation (Zhang et al., arXiv 2404.05868) with a retain loss (NPO + RT):
+    """Negative preference optimisation (Zhang et al., arXiv 2404.05868) with a retain loss (NPO +
+    RT):
 
-        (1 - alpha) mean_n( -(2 / beta) log sigmoid(-beta log(p(y_n | x_n) / p_ref(y_n | x_n))) ) + alpha L_r
+        (1 - alpha) mean_n( -(2 / beta) log sigmoid(-beta log(p(y_n | x_n) / p_ref(y_n | x_n))) ) +
+        alpha L_r
 
-    p is the probability of a sample's class, or of its whole transcript (the product over its tokens, as for the
-    paper's answers), p_ref that of the original model. Where a sample is forgotten, its gradient fades.
+    p is the probability of a sample's class, or of its whole transcript (the product over its
+    tokens, as for the paper's answers), p_ref that of the original model. Where a sample is
+    forgotten, its gradient fades.
 
     Args:
         alpha: weight of the retain loss; 0.5 is the published equal weight.
@@ -142,7 +173,8 @@ class NPO(WithTeacher):
         super().__init__(forget_weight=1 - alpha, retain_weight=alpha)
         if beta <= 0:
             raise ValueError(
-                f"beta is {beta}, but must be positive: for plain ascent use method='gradient_difference'"
+                f"beta is {beta}, but must be positive: for plain ascent use "
+                "method='gradient_difference'"
             )
         self.beta = beta
 
@@ -152,7 +184,12 @@ class NPO(WithTeacher):
             log_likelihood(*label_rows(step.logits(batch, model), batch["labels"], self.causal))
             for model in (None, self.teacher)
         )
-        return -2 / self.beta * F.logsigmoid(-self.beta * (own - reference)).mean() * step.forget_weight
+        return (
+            -2
+            / self.beta
+            * F.logsigmoid(-self.beta * (own - reference)).mean()
+            * step.forget_weight
+        )
 
 
 def frozen(model: nn.Module) -> nn.Module:

@@ -1,4 +1,5 @@
-"""Methods that descend a weighted sum of something on the retain and something on the forget samples."""
+"""Methods that descend a weighted sum of something on the retain and something on the forget
+samples."""
 
 import torch
 from torch import Tensor
@@ -43,20 +44,22 @@ def gradient_ascent() -> WeightedSum:
 
 
 def gradient_difference(alpha: float = 0.5) -> WeightedSum:
-    """NegGrad+ / GradDiff: alpha L_r - (1 - alpha) L_f (Kurmanji et al., arXiv 2302.09880; Liu et al., arXiv
-    2203.12817).
+    """NegGrad+ / GradDiff: alpha L_r - (1 - alpha) L_f (Kurmanji et al., arXiv 2302.09880; Liu et
+    al., arXiv 2203.12817).
     """
     return WeightedSum(forget_weight=alpha - 1, retain_weight=alpha)
 
 
 def finetune() -> WeightedSum:
-    """Continues training on the retain set alone: descends L_r (the baseline of Golatkar et al., arXiv 1911.04933)."""
+    """Continues training on the retain set alone: descends L_r (the baseline of Golatkar et al.,
+    arXiv 1911.04933)."""
     return WeightedSum(forget_weight=0.0, retain_weight=1.0)
 
 
 class L1Sparse(WeightedSum):
-    """Fine-tuning on the retain set that favours sparse weights: L_r + gamma_t sum |theta|, gamma_t = gamma (1 - t / T)
-    with t of T steps done (Jia et al., arXiv 2304.04934; there t counts epochs).
+    """Fine-tuning on the retain set that favours sparse weights: L_r + gamma_t sum |theta|, gamma_t
+    = gamma (1 - t / T) with t of T steps done (Jia et al., arXiv 2304.04934; there t counts
+    epochs).
 
     Args:
         gamma: weight of the penalty at the start.

@@ -1,4 +1,5 @@
-"""Which differences between two texts are no errors: normalisers for speech recognition, by name and by language."""
+"""Which differences between two texts are no errors: normalisers for speech recognition, by name
+and by language."""
 
 import functools
 import json
@@ -17,7 +18,8 @@ ENGLISH_ONLY = 50256  # the end token's number in Whisper's English vocabulary
 
 
 def language_code(language: str | None) -> str | None:
-    """The code of a language that is given by its code or its English name: "German", "<|de|>" and "de-AT" are "de"."""
+    """The code of a language that is given by its code or its English name: "German", "<|de|>" and
+    "de-AT" are "de"."""
     if language is None:
         return None
     name = language.strip().lower().removeprefix("<|").removesuffix("|>")
@@ -31,7 +33,8 @@ def normalizer(
 
     Args:
         choice: one of `NORMALIZERS`, or a function of a text. True: by the language; False: "none".
-        language: code or English name; None: that of the tokenizer, which decides by its vocabulary if it has none.
+        language: code or English name; None: that of the tokenizer, which decides by its vocabulary
+            if it has none.
 
     Raises:
         ValueError: an unknown name.
@@ -42,17 +45,23 @@ def normalizer(
     name = str(choice).strip().lower()
     if name == "true":
         name = by_language(language, tokenizer)
-    functions = {"english": english, "basic": unspaced if language in UNSPACED else basic, "none": str.strip}
+    functions = {
+        "english": english,
+        "basic": unspaced if language in UNSPACED else basic,
+        "none": str.strip,
+    }
     functions["false"] = functions["none"]
     if name not in functions:
         raise ValueError(
-            f"normalize is {choice!r}, but must be one of {', '.join(NORMALIZERS)}, true, false or a function"
+            f"normalize is {choice!r}, but must be one of {', '.join(NORMALIZERS)}, true, false or "
+            "a function"
         )
     return "none" if name == "false" else name, functions[name]
 
 
 def by_language(language: str | None, tokenizer=None) -> str:
-    """ "english" for English, "basic" for others. Where the language is not known, the letters of the vocabulary tell."""
+    """ "english" for English, "basic" for others. Where the language is not known, the letters of
+    the vocabulary tell."""
     if language is not None:
         return "english" if language == "en" else "basic"
     return "english" if tokenizer is None or writes_english_only(tokenizer) else "basic"
@@ -70,18 +79,23 @@ def writes_english_only(tokenizer) -> bool:
 @functools.cache
 def _english() -> EnglishTextNormalizer:
     # The map is the metric's own: a saved tokenizer has lost it, and others never had it.
-    spelling = json.loads(resources.files(__package__).joinpath("english_spelling.json").read_text(encoding="utf-8"))
+    spelling = json.loads(
+        resources.files(__package__).joinpath("english_spelling.json").read_text(encoding="utf-8")
+    )
     return EnglishTextNormalizer(spelling)
 
 
 def english(text: str) -> str:
-    """Whisper's English normaliser: numbers in digits, "colour" is "color", no punctuation, fillers or accents."""
+    """Whisper's English normaliser: numbers in digits, "colour" is "color", no punctuation, fillers
+    or accents."""
     return _english()(text)
 
 
 def basic(text: str) -> str:
-    """Lower case without punctuation, symbols and what stands in brackets; letters keep their marks (unlike Whisper's)."""
-    text = unicodedata.normalize("NFKC", text).lower().replace("i\u0307", "i")  # of the Turkish capital
+    """Lower case without punctuation, symbols and what stands in brackets; letters keep their marks
+    (unlike Whisper's)."""
+    # of the Turkish capital
+    text = unicodedata.normalize("NFKC", text).lower().replace("i\u0307", "i")
     text = re.sub(r"[<\[][^>\]]*[>\]]|\([^)]*\)", " ", text)
     return " ".join("".join(map(_kept, unicodedata.normalize("NFC", text))).split())
 

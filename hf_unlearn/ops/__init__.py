@@ -1,4 +1,5 @@
-"""Linear algebra of the projection: fused Triton kernels on CUDA devices, plain torch everywhere else."""
+"""Linear algebra of the projection: fused Triton kernels on CUDA devices, plain torch everywhere
+else."""
 
 from .dispatch import (
     active_kernels,

@@ -1,11 +1,14 @@
-"""Chooses for each call between the Triton kernels and plain torch: CUDA tensors go to the kernels where those work.
+"""Chooses for each call between the Triton kernels and plain torch: CUDA tensors go to the kernels
+where those work.
 
-On the first CUDA tensor the kernels are held against plain torch on small inputs, once per process. Where Triton is
-missing, a kernel raises or its result differs, one warning says so, and plain torch does the rest of the process. The
-kernel of `product_inner_products`, which is not needed where others do, is checked and left on its own.
+On the first CUDA tensor the kernels are held against plain torch on small inputs, once per process.
+Where Triton is missing, a kernel raises or its result differs, one warning says so, and plain torch
+does the rest of the process. The kernel of `product_inner_products`, which is not needed where
+others do, is checked and left on its own.
 
-The environment variable HF_UNLEARN_KERNELS overrides: `torch` never uses a kernel; `triton` raises where a kernel
-fails, and takes CPU tensors to the kernels too, which needs TRITON_INTERPRET=1 before Triton is first imported (tests).
+The environment variable HF_UNLEARN_KERNELS overrides: `torch` never uses a kernel; `triton` raises
+where a kernel fails, and takes CPU tensors to the kernels too, which needs TRITON_INTERPRET=1
+before Triton is first imported (tests).
 """
 
 import contextlib
@@ -29,7 +32,9 @@ _failures: dict[Callable, str] = {}  # check of the kernels that are out of use 
 
 
 @functools.wraps(reductions.inner_products)
-def inner_products(rows: Tensor, u: Tensor | None = None, exact: bool = False) -> tuple[Tensor, Tensor]:
+def inner_products(
+    rows: Tensor, u: Tensor | None = None, exact: bool = False
+) -> tuple[Tensor, Tensor]:
     return _dispatch(_check, "inner_products", reductions.inner_products, rows, u, exact)
 
 
@@ -37,7 +42,9 @@ def inner_products(rows: Tensor, u: Tensor | None = None, exact: bool = False) -
 def product_inner_products(B: Tensor, X: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     if B.dtype == torch.float64:  # the kernel adds up in float32
         return reductions.product_inner_products(B, X, u)
-    return _dispatch(_check_products, "product_inner_products", reductions.product_inner_products, B, X, u)
+    return _dispatch(
+        _check_products, "product_inner_products", reductions.product_inner_products, B, X, u
+    )
 
 
 @functools.wraps(reductions.weighted_sum)
@@ -52,11 +59,15 @@ def weighted_sum(
     dtype = dtype or rows.dtype
     if exact or rows.dtype == torch.float64:  # the kernel adds up in float32
         return reductions.weighted_sum(rows, weights, u, scale, dtype, exact)
-    return _dispatch(_check, "weighted_sum", reductions.weighted_sum, rows, weights, u, scale, dtype)
+    return _dispatch(
+        _check, "weighted_sum", reductions.weighted_sum, rows, weights, u, scale, dtype
+    )
 
 
 @functools.wraps(projection.solve)
-def solve(gram: Tensor, dots: Tensor, square: Tensor, rounding: float = FLOAT32_ROUNDING) -> Solution:
+def solve(
+    gram: Tensor, dots: Tensor, square: Tensor, rounding: float = FLOAT32_ROUNDING
+) -> Solution:
     return _dispatch(_check, "solve", projection.solve, gram, dots, square, rounding)
 
 
@@ -74,14 +85,18 @@ def active_kernels() -> str:
 
 
 def doubles_are_fast(device: torch.device) -> bool:
-    """Whether float64 products cost about as much there as those of float32: on the A100, H100, H200 and B200, whose
-    tensor cores take them."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) in ((8, 0), (9, 0), (10, 0))
+    """Whether float64 products cost about as much there as those of float32: on the A100, H100,
+    H200 and B200, whose tensor cores take them."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) in (
+        (8, 0),
+        (9, 0),
+        (10, 0),
+    )
 
 
 def fuses(device: torch.device) -> bool:
-    """Whether `product_inner_products` makes no rows in memory there. Its kernel is for float64 on tensor cores, and for
-    as much shared memory as cards that have those do."""
+    """Whether `product_inner_products` makes no rows in memory there. Its kernel is for float64 on
+    tensor cores, and for as much shared memory as cards that have those do."""
     interpreted = device.type == "cpu" and _choice() == "triton"
     if _choice() == "torch" or not (interpreted or doubles_are_fast(device)):
         return False
@@ -89,7 +104,8 @@ def fuses(device: torch.device) -> bool:
 
 
 def _dispatch(check: Callable, name: str, plain: Callable, like: Tensor, *arguments):
-    """Calls the kernel `name`, or `plain`; `like`, the first argument, says where, and `check` whether it works there."""
+    """Calls the kernel `name`, or `plain`; `like`, the first argument, says where, and `check`
+    whether it works there."""
     if _takes(like) and _works(check, like.device):
         with _falling_back(check), torch.cuda.device_of(like):
             return getattr(_kernels(), name)(like, *arguments)
@@ -105,7 +121,8 @@ def _works(check: Callable, device: torch.device) -> bool:
 
 @contextlib.contextmanager
 def _falling_back(check: Callable) -> Iterator[None]:
-    """Where a kernel fails in this context, one warning says so, and those of its check are out of use."""
+    """Where a kernel fails in this context, one warning says so, and those of its check are out of
+    use."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -113,8 +130,13 @@ def _falling_back(check: Callable) -> Iterator[None]:
     except Exception as error:
         if _choice() == "triton":
             raise
-        _failures[check] = f"{type(error).__name__}: {error}".splitlines()[-1]  # a compiler's first line says where
-        which = "The Triton kernels do" if check is _check else "The Triton kernel for inner products of products does"
+        # a compiler's first line says where
+        _failures[check] = f"{type(error).__name__}: {error}".splitlines()[-1]
+        which = (
+            "The Triton kernels do"
+            if check is _check
+            else "The Triton kernel for inner products of products does"
+        )
         logger.warning(f"{which} not work here, plain torch takes their place: {_failures[check]}")
 
 
@@ -126,7 +148,9 @@ def _takes(tensor: Tensor) -> bool:
 def _choice() -> str:
     choice = os.environ.get(VARIABLE, "")
     if choice not in ("", "torch", "triton"):
-        raise ValueError(f"{VARIABLE} is {choice!r}, but must be 'torch' or 'triton', or not be set")
+        raise ValueError(
+            f"{VARIABLE} is {choice!r}, but must be 'torch' or 'triton', or not be set"
+        )
     return choice
 
 
@@ -147,7 +171,8 @@ def _kernels() -> SimpleNamespace:
 
 @functools.cache
 def _check(device: torch.device) -> None:
-    """Raises where a kernel differs from plain torch on that device, for few rows and for more than a block holds."""
+    """Raises where a kernel differs from plain torch on that device, for few rows and for more than
+    a block holds."""
     kernels, generator = _kernels(), torch.Generator().manual_seed(0)
     for k, d in (3, 1001), (65, 101):
         rows, u = (torch.randn(size, generator=generator).to(device) for size in ((k, d), (d,)))
@@ -159,23 +184,38 @@ def _check(device: torch.device) -> None:
         with torch.cuda.device_of(rows):
             for exact, tolerance in ((False, 1e-5), (True, 1e-13)):
                 found = kernels.inner_products(rows, u, exact)
-                _compare("inner products", torch.vstack(found), torch.vstack((gram, dots)), tolerance)
-            _compare("solution", kernels.solve(gram, dots, square).coefficients @ rows.double(), share, 1e-6)
+                _compare(
+                    "inner products", torch.vstack(found), torch.vstack((gram, dots)), tolerance
+                )
+            _compare(
+                "solution",
+                kernels.solve(gram, dots, square).coefficients @ rows.double(),
+                share,
+                1e-6,
+            )
             found = kernels.weighted_sum(rows, coefficients, u, -0.5, torch.float32)
             _compare("weighted sum", found, share - 0.5 * u, 1e-5)
 
 
 @functools.cache
 def _check_products(device: torch.device) -> None:
-    """Raises where the kernel for rows that are products differs from plain torch, in each type that it takes."""
+    """Raises where the kernel for rows that are products differs from plain torch, in each type
+    that it takes."""
     generator = torch.Generator().manual_seed(0)
     for dtype, k in itertools.product((torch.float32, torch.bfloat16, torch.float16), (3, 17)):
-        B, X = (torch.randn(k, 21, size, generator=generator).to(device, dtype) for size in (70, 35))
+        B, X = (
+            torch.randn(k, 21, size, generator=generator).to(device, dtype) for size in (70, 35)
+        )
         u = torch.randn(70, 35, generator=generator).to(device)
         expected = reductions.product_inner_products(B.double(), X.double(), u)
         with torch.cuda.device_of(B):
             found = _kernels().product_inner_products(B, X, u)
-        _compare(f"inner products of products in {dtype}", torch.vstack(found), torch.vstack(expected), 1e-5)
+        _compare(
+            f"inner products of products in {dtype}",
+            torch.vstack(found),
+            torch.vstack(expected),
+            1e-5,
+        )
 
 
 def _compare(name: str, found: Tensor, expected: Tensor, tolerance: float) -> None:

@@ -1,7 +1,7 @@
 """Where float64 is: on the device itself, or, for devices that have none (Apple's MPS), on the CPU.
 
-What is added up in float64 is small, K (k, k), b (k,) and lengths, but for rows that are so nearly dependent that they are
-measured in float64 themselves.
+What is added up in float64 is small, K (k, k), b (k,) and lengths, but for rows that are so nearly
+dependent that they are measured in float64 themselves.
 """
 
 import functools
@@ -28,7 +28,8 @@ def home_of_doubles(device: torch.device) -> torch.device:
 
 def doubled(x: Tensor) -> Tensor:
     """x in float64."""
-    return x.to(home_of_doubles(x.device)).double()  # in this order: a device without float64 cannot convert to it
+    # in this order: a device without float64 cannot convert to it
+    return x.to(home_of_doubles(x.device)).double()
 
 
 def moved(x: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -1,10 +1,12 @@
-"""Triton kernel for the inner products of per-sample gradients of a matrix product, without the gradients in memory.
+"""Triton kernel for the inner products of per-sample gradients of a matrix product, without the
+gradients in memory.
 
-Sample n's gradient of a weight (o, i) is G_n = B_n^T X_n. A program makes the same tile of all G_n on chip, one batched
-matrix product, adds the tile's share to their inner products, and drops it. So what moves is B and X only, once for each
-row and each column of tiles. A multiprocessor holds small tiles of 16 samples; of more samples it takes two blocks at a
-time, so that each tile is made as often as there are blocks. What that costs beside the other ways to inner
-products is weighed in `per_sample/inner_products.py`.
+Sample n's gradient of a weight (o, i) is G_n = B_n^T X_n. A program makes the same tile of all G_n
+on chip, one batched matrix product, adds the tile's share to their inner products, and drops it. So
+what moves is B and X only, once for each row and each column of tiles. A multiprocessor holds small
+tiles of 16 samples; of more samples it takes two blocks at a time, so that each tile is made as
+often as there are blocks. What that costs beside the other ways to inner products is weighed in
+`per_sample/inner_products.py`.
 """
 
 import triton
@@ -16,8 +18,8 @@ from .triton_reductions import _factor, added_up, grid_and_sums, store_sums
 BLOCK = 16  # samples whose tiles one program holds, and so multiplies with each other
 POSITIONS = 16  # that are loaded at a time
 WARPS = 8
-# Bytes of a value -> lines and columns of a tile, stages: as many as a thread's registers hold while positions are added
-# up, with the three products that float32 takes.
+# Bytes of a value -> lines and columns of a tile, stages: as many as a thread's registers hold
+# while positions are added up, with the three products that float32 takes.
 TILES = {2: (64, 32, 3), 4: (32, 32, 2)}
 
 
@@ -45,9 +47,19 @@ def tile_of_gradients(
         t = start + tl.arange(0, POSITIONS)
         there = (n < k)[:, None, None] & (t < T)[None, :, None]
         position = first + t[None, :, None]
-        b = tl.load(B + position * o + lines[None, None, :], mask=there & (lines < o)[None, None, :], other=0.0)
-        x = tl.load(X + position * i + columns[None, None, :], mask=there & (columns < i)[None, None, :], other=0.0)
-        tile = tl.dot(tl.permute(b.to(FACTOR), (0, 2, 1)), x.to(FACTOR), tile, input_precision="tf32x3")
+        b = tl.load(
+            B + position * o + lines[None, None, :],
+            mask=there & (lines < o)[None, None, :],
+            other=0.0,
+        )
+        x = tl.load(
+            X + position * i + columns[None, None, :],
+            mask=there & (columns < i)[None, None, :],
+            other=0.0,
+        )
+        tile = tl.dot(
+            tl.permute(b.to(FACTOR), (0, 2, 1)), x.to(FACTOR), tile, input_precision="tf32x3"
+        )
     return tile
 
 
@@ -60,7 +72,8 @@ def halves(values):
 
 @triton.jit
 def add_inner_products(gram, a, b, WARPS: tl.constexpr):
-    """gram (WARPS, n, m) + inner products of a (n, ...) with b (m, ...) in float64, of which each warp adds up a share."""
+    """gram (WARPS, n, m) + inner products of a (n, ...) with b (m, ...) in float64, of which each
+    warp adds up a share."""
     SIZE: tl.constexpr = a.shape[1] * a.shape[2] // WARPS
     a = tl.permute(tl.reshape(a, (a.shape[0], WARPS, SIZE)), (1, 0, 2)).to(tl.float64)
     b = tl.permute(tl.reshape(b, (b.shape[0], WARPS, SIZE)), (1, 2, 0)).to(tl.float64)
@@ -87,9 +100,11 @@ def product_inner_products_kernel(
     POSITIONS: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    """partial[program] (k + 1, k) = [G; u] G^T over every `programs`-th tile of the weight; the lower triangle of blocks.
+    """partial[program] (k + 1, k) = [G; u] G^T over every `programs`-th tile of the weight; the
+    lower triangle of blocks.
 
-    A tile's columns are measured in four parts, so that their float64 copies fit into shared memory.
+    A tile's columns are measured in four parts, so that their float64 copies fit into shared
+    memory.
     """
     program = tl.program_id(0).to(tl.int64)
     first, second = tl.program_id(1) * BLOCK, tl.program_id(2) * BLOCK
@@ -102,17 +117,23 @@ def product_inner_products_kernel(
     for place in range(program, tiles, programs):
         lines = (place // across) * LINES + tl.arange(0, LINES)
         columns = (place % across) * COLUMNS + tl.arange(0, COLUMNS)
-        G = tile_of_gradients(B, X, n, lines, columns, k, T, o, i, FACTOR, BLOCK, LINES, COLUMNS, POSITIONS)
+        G = tile_of_gradients(
+            B, X, n, lines, columns, k, T, o, i, FACTOR, BLOCK, LINES, COLUMNS, POSITIONS
+        )
         if second == 0:
             inside = (lines < o)[:, None] & (columns < i)[None, :]
-            u_tile = tl.load(u + lines[:, None] * i + columns[None, :], mask=inside, other=0.0).to(tl.float32)
+            u_tile = tl.load(u + lines[:, None] * i + columns[None, :], mask=inside, other=0.0).to(
+                tl.float32
+            )
             dots += tl.sum(tl.sum(G * u_tile[None, :, :], axis=2).to(tl.float64), axis=1)
         if ONE_BLOCK:
             H = G
         elif first == second:
             H = G
         else:
-            H = tile_of_gradients(B, X, m, lines, columns, k, T, o, i, FACTOR, BLOCK, LINES, COLUMNS, POSITIONS)
+            H = tile_of_gradients(
+                B, X, m, lines, columns, k, T, o, i, FACTOR, BLOCK, LINES, COLUMNS, POSITIONS
+            )
         G_even, G_odd = halves(G)
         H_even, H_odd = halves(H)
         G_0, G_2 = halves(G_even)
@@ -129,8 +150,9 @@ def product_inner_products_kernel(
 def product_inner_products(B: Tensor, X: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """See `reductions.product_inner_products`; for B and X of at most 32 bits.
 
-    Values of G are added up in float32 (of half precision: by tensor cores; of float32: from three tf32 products, which
-    keep its digits) and never rounded to less; their inner products are float64, by tensor cores where those have it.
+    Values of G are added up in float32 (of half precision: by tensor cores; of float32: from three
+    tf32 products, which keep its digits) and never rounded to less; their inner products are
+    float64, by tensor cores where those have it.
     """
     (k, T, o), i = B.shape, X.shape[2]
     lines, columns, stages = TILES[B.element_size()]

@@ -1,8 +1,9 @@
 """Triton kernels for the two passes over the rows: their inner products, and their weighted sum.
 
-Same signatures and meaning as the plain torch versions in `reductions.py`. Both kernels read each row once (more than
-`MOST_ROWS` rows: once for each block of them). Block sizes are fixed, not tuned at run time, so that the order of
-additions, and with it every bit of the result, is the same in each run on the same kind of card.
+Same signatures and meaning as the plain torch versions in `reductions.py`. Both kernels read each
+row once (more than `MOST_ROWS` rows: once for each block of them). Block sizes are fixed, not tuned
+at run time, so that the order of additions, and with it every bit of the result, is the same in
+each run on the same kind of card.
 """
 
 import os
@@ -12,14 +13,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # decides when triton is imported: kernels run on the CPU
-# Rows that one program multiplies with each other: their inner products are what it holds in registers.
+# decides when triton is imported: kernels run on the CPU
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+# Rows that one program multiplies with each other: their inner products are what it holds in
+# registers.
 MOST_ROWS = 64
-# Padded number of rows -> columns of a tile, warps, programs per multiprocessor. One warp does the work of 16 x 16
-# inner products; registers and shared memory (two tiles are on their way) allow this many programs.
+# Padded number of rows -> columns of a tile, warps, programs per multiprocessor. One warp does the
+# work of 16 x 16 inner products; registers and shared memory (two tiles are on their way) allow
+# this many programs.
 SHAPES = {16: (128, 1, 12), 32: (64, 4, 4), 64: (64, 8, 2)}
 STAGES = 3
-WIDENED = 2**23  # values of half-precision rows that are widened at a time: what the L2 cache of a large GPU holds
+# values of half-precision rows that are widened at a time: what the L2 cache of a large GPU holds
+WIDENED = 2**23
 WEIGHTED_ROWS = 16
 WEIGHTED_BYTES = 2048  # of each row in one tile: 16 for each of 128 threads
 WEIGHTED_WARPS = 4
@@ -27,7 +32,8 @@ WEIGHTED_WARPS = 4
 
 @triton.jit
 def store_sums(partial, gram, dots, n, m, second, k):
-    """partial (k + 1, k)[n, m] = gram, and in its last line dots, which belong to the first block of m."""
+    """partial (k + 1, k)[n, m] = gram, and in its last line dots, which belong to the first block
+    of m."""
     tl.store(partial + n[:, None] * k + m[None, :], gram, mask=(n < k)[:, None] & (m < k)[None, :])
     if second == 0:
         tl.store(partial + k * k + n, dots, mask=n < k)
@@ -49,7 +55,8 @@ def inner_products_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """partial[program] (k + 1, k) = [rows; u] rows^T over every `programs`-th tile of columns; the lower triangle."""
+    """partial[program] (k + 1, k) = [rows; u] rows^T over every `programs`-th tile of columns; the
+    lower triangle."""
     program = tl.program_id(0).to(tl.int64)
     first, second = tl.program_id(1) * ROWS, tl.program_id(2) * ROWS
     if first < second:
@@ -61,15 +68,23 @@ def inner_products_kernel(
     for tile in range(program, tiles, programs):
         columns = tile * COLUMNS + tl.arange(0, COLUMNS)
         inside = columns < d
-        a = tl.load(rows + n_offsets + columns[None, :], mask=(n < k)[:, None] & inside[None, :], other=0.0)
+        a = tl.load(
+            rows + n_offsets + columns[None, :], mask=(n < k)[:, None] & inside[None, :], other=0.0
+        )
         if ONE_BLOCK:
             b = a
         else:
-            b = tl.load(rows + m_offsets + columns[None, :], mask=(m < k)[:, None] & inside[None, :], other=0.0)
+            b = tl.load(
+                rows + m_offsets + columns[None, :],
+                mask=(m < k)[:, None] & inside[None, :],
+                other=0.0,
+            )
         if FACTOR == tl.float64:
             gram = tl.dot(a.to(tl.float64), tl.trans(b.to(tl.float64)), gram, out_dtype=tl.float64)
         else:
-            gram += tl.dot(a.to(FACTOR), tl.trans(b.to(FACTOR)), input_precision="ieee").to(tl.float64)
+            gram += tl.dot(a.to(FACTOR), tl.trans(b.to(FACTOR)), input_precision="ieee").to(
+                tl.float64
+            )
         if HAS_U:
             SUM: tl.constexpr = tl.float64 if FACTOR == tl.float64 else tl.float32
             u_tile = tl.load(u + columns, mask=inside, other=0.0).to(SUM)
@@ -80,10 +95,11 @@ def inner_products_kernel(
 def inner_products(rows: Tensor, u: Tensor | None, exact: bool) -> tuple[Tensor, Tensor]:
     """See `reductions.inner_products`.
 
-    Each program adds its tiles' products up in float64 registers; the programs' sums are added up by torch, in a fixed
-    order. Within a tile products are float32, or exact ones of half precision on tensor cores. `exact` multiplies in
-    float64, on tensor cores where those have it (A100, H100, H200: by their data sheets at the rate of float32), on
-    other cards at a fraction of float32's rate.
+    Each program adds its tiles' products up in float64 registers; the programs' sums are added up
+    by torch, in a fixed order. Within a tile products are float32, or exact ones of half precision
+    on tensor cores. `exact` multiplies in float64, on tensor cores where those have it (A100, H100,
+    H200: by their data sheets at the rate of float32), on other cards at a fraction of float32's
+        rate.
     """
     if exact and rows.element_size() == 2:
         return _inner_products_of_widened(rows, u)
@@ -102,8 +118,11 @@ def inner_products(rows: Tensor, u: Tensor | None, exact: bool) -> tuple[Tensor,
     return added_up(partial, one_block=k <= padded)
 
 
-def grid_and_sums(samples: Tensor, block: int, tiles: int, resident: int) -> tuple[tuple[int, int, int], Tensor]:
-    """(programs, blocks, blocks), and memory for what each program adds up of [rows; u] rows^T: (programs, k + 1, k).
+def grid_and_sums(
+    samples: Tensor, block: int, tiles: int, resident: int
+) -> tuple[tuple[int, int, int], Tensor]:
+    """(programs, blocks, blocks), and memory for what each program adds up of [rows; u] rows^T:
+    (programs, k + 1, k).
 
     Args:
         samples: (k, ...) on the device.
@@ -125,10 +144,14 @@ def added_up(partial: Tensor, one_block: bool) -> tuple[Tensor, Tensor]:
 
 
 def _inner_products_of_widened(rows: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Exact ones of half-precision rows: Triton before 3.9 compiles no float64 product of what it loads as 16 bits."""
+    """Exact ones of half-precision rows: Triton before 3.9 compiles no float64 product of what it
+    loads as 16 bits."""
     step = max(1, WIDENED // len(rows))
     parts = [slice(start, start + step) for start in range(0, rows.shape[1], step)]
-    shares = [inner_products(rows[:, part].float(), None if u is None else u[part], True) for part in parts]
+    shares = [
+        inner_products(rows[:, part].float(), None if u is None else u[part], True)
+        for part in parts
+    ]
     grams, dots = zip(*shares)
     return sum(grams), sum(dots)
 
@@ -165,7 +188,9 @@ def weighted_sum_kernel(
     tl.store(out + columns, total, mask=inside)
 
 
-def weighted_sum(rows: Tensor, weights: Tensor, u: Tensor | None, scale: float, dtype: torch.dtype) -> Tensor:
+def weighted_sum(
+    rows: Tensor, weights: Tensor, u: Tensor | None, scale: float, dtype: torch.dtype
+) -> Tensor:
     """See `reductions.weighted_sum`; for rows of at most 32 bits."""
     k, d = rows.shape
     out = torch.empty(d, dtype=dtype, device=rows.device)

@@ -1,8 +1,10 @@
-"""Triton kernel that solves the k x k system of each projection by a pivoted Cholesky factorisation, without the host.
+"""Triton kernel that solves the k x k system of each projection by a pivoted Cholesky
+factorisation, without the host.
 
-Same signature and meaning as the plain torch version in `projection.py`, for any number of systems of one size in one
-launch: one program each. Pivoted Cholesky of the Gram matrix is the R factor of a column-pivoted QR of A^T (Higham,
-Accuracy and Stability of Numerical Algorithms, 2nd ed., section 10.3).
+Same signature and meaning as the plain torch version in `projection.py`, for any number of systems
+of one size in one
+launch: one program each. Pivoted Cholesky of the Gram matrix is the R factor of a column-pivoted QR
+of A^T (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 10.3).
 """
 
 import torch
@@ -12,9 +14,9 @@ from torch import Tensor
 
 from .projection import FLOAT32_ROUNDING, Solution
 
-# Squared length, outside the span of the rows chosen so far, at which the remaining rows (of length 1) count as
-# dependent. Each of them leaves behind a cosine of at most its root, 3e-6, whatever the number of rows; rounding of
-# the inner products lies at 1e-15.
+# Squared length, outside the span of the rows chosen so far, at which the remaining rows (of length
+# 1) count as dependent. Each of them leaves behind a cosine of at most its root, 3e-6, whatever the
+# number of rows; rounding of the inner products lies at 1e-15.
 PIVOT_TOLERANCE = 1e-11
 CHUNK = 16  # rows of the matrix or columns of its factor that are read at a time
 
@@ -34,10 +36,12 @@ def solve_kernel(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """One system. gram (k, k), dots (k,), square () -> coefficients (k,) and report = rank, residual, kept, pivot.
+    """One system. gram (k, k), dots (k,), square () -> coefficients (k,) and report = rank,
+    residual, kept, pivot.
 
-    `factor` (k, k) is scratch for the Cholesky factor L of the cosines, transposed: step j writes its row j. Vectors
-    are over the rows of A. Barriers stand between what one thread writes to memory and what others read of it.
+    `factor` (k, k) is scratch for the Cholesky factor L of the cosines, transposed: step j writes
+    its row j. Vectors are over the rows of A. Barriers stand between what one thread writes to
+    memory and what others read of it.
     """
     problem = tl.program_id(0).to(tl.int64)
     gram += problem * k * k
@@ -52,7 +56,9 @@ def solve_kernel(
     wrong = tl.where(tl.abs(b) < float("inf"), 0, 1)
     for start in range(0, k, CHUNK):
         m = start + tl.arange(0, CHUNK)
-        values = tl.load(gram + m[:, None] * k + n[None, :], mask=(m < k)[:, None] & real[None, :], other=0.0)
+        values = tl.load(
+            gram + m[:, None] * k + n[None, :], mask=(m < k)[:, None] & real[None, :], other=0.0
+        )
         wrong += tl.sum(tl.where(tl.abs(values) < float("inf"), 0, 1), axis=0)
     finite = tl.sum(wrong, axis=0) == 0
     squares = tl.where(finite, squares, 0.0)
@@ -76,7 +82,11 @@ def solve_kernel(
         column *= inverse_length * tl.sum(tl.where(here, inverse_length, 0.0), axis=0)
         for start in range(0, j, CHUNK):
             m = start + tl.arange(0, CHUNK)
-            L = tl.load(factor + m[:, None] * k + n[None, :], mask=(m < j)[:, None] & real[None, :], other=0.0)
+            L = tl.load(
+                factor + m[:, None] * k + n[None, :],
+                mask=(m < j)[:, None] & real[None, :],
+                other=0.0,
+            )
             at_chosen = tl.load(factor + m * k + chosen, mask=m < j, other=0.0)
             column -= tl.sum(L * at_chosen[:, None], axis=0)
         column = tl.where(nonzero & (step == ROWS), column * inverse_root, 0.0)
@@ -103,11 +113,17 @@ def solve_kernel(
     left = b
     for start in range(0, k, CHUNK):
         m = start + tl.arange(0, CHUNK)
-        values = tl.load(gram + m[:, None] * k + n[None, :], mask=(m < k)[:, None] & real[None, :], other=0.0)
+        values = tl.load(
+            gram + m[:, None] * k + n[None, :], mask=(m < k)[:, None] & real[None, :], other=0.0
+        )
         left -= tl.sum(values * tl.load(coefficients + m, mask=m < k, other=0.0)[:, None], axis=0)
     length = tl.load(square + problem)
-    residual = tl.max(tl.abs(left) * inverse_length, axis=0) + ROUNDING * tl.sqrt(tl.sum(y * y, axis=0))
-    residual = tl.where(length > 0, residual / tl.maximum(tl.sqrt(length), 2.2250738585072014e-308), 0.0)
+    residual = tl.max(tl.abs(left) * inverse_length, axis=0) + ROUNDING * tl.sqrt(
+        tl.sum(y * y, axis=0)
+    )
+    residual = tl.where(
+        length > 0, residual / tl.maximum(tl.sqrt(length), 2.2250738585072014e-308), 0.0
+    )
     kept = tl.maximum(length - tl.sum(tl.where(real, b * c, 0.0), axis=0), 0.0)
     tl.store(report + problem, rank.to(tl.float64))
     tl.store(report + problems + problem, tl.where(finite, residual, float("nan")))
@@ -116,13 +132,16 @@ def solve_kernel(
     tl.store(report + 3 * problems + problem, tl.where(finite, full, float("nan")))
 
 
-def solve(gram: Tensor, dots: Tensor, square: Tensor, rounding: float = FLOAT32_ROUNDING) -> Solution:
-    """See `projection.solve`. The coefficients are those of a largest independent subset of the rows and 0 for all
-    others, where the plain version's have minimum norm: u_perp is the same.
+def solve(
+    gram: Tensor, dots: Tensor, square: Tensor, rounding: float = FLOAT32_ROUNDING
+) -> Solution:
+    """See `projection.solve`. The coefficients are those of a largest independent subset of the
+    rows and 0 for all others, where the plain version's have minimum norm: u_perp is the same.
 
-    Promised, for inner products that are right to float64: the rows of that subset keep a cosine of at most 1e-9 with
-    u_perp, all others of at most sqrt(PIVOT_TOLERANCE) = 3e-6; u_perp is off by at most 1e-14 k |u| / pivot, with the
-    last pivot taken. A step of iterative refinement was tried, and improves neither.
+    Promised, for inner products that are right to float64: the rows of that subset keep a cosine of
+    at most 1e-9 with u_perp, all others of at most sqrt(PIVOT_TOLERANCE) = 3e-6; u_perp is off by
+    at most 1e-14 k |u| / pivot, with the last pivot taken. A step of iterative refinement was
+    tried, and improves neither.
     """
     k, batch = gram.shape[-1], gram.shape[:-2]
     problems = batch.numel()

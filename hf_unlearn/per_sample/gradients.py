@@ -1,4 +1,5 @@
-"""From a recorded call's inputs and its output's gradient to the per-sample gradients of the parameters behind it."""
+"""From a recorded call's inputs and its output's gradient to the per-sample gradients of the
+parameters behind it."""
 
 from collections.abc import Iterator
 
@@ -6,12 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from .rows import Dense, Product, Rows, written_out
-from .rules import ANY_AXIS, ELEMENTWISE, Unsupported, argument_name, by_sample, leading_equation, own_values
+from .rules import (
+    ANY_AXIS,
+    ELEMENTWISE,
+    Unsupported,
+    argument_name,
+    by_sample,
+    leading_equation,
+    own_values,
+)
 from .trace import Call, Key
 
 
-def rows_of(call: Call, k: int, B: Tensor, saved: tuple[Tensor, ...]) -> Iterator[tuple[nn.Parameter, Rows]]:
-    """The per-sample gradients of every parameter behind a call, but of those that have to take the slow path.
+def rows_of(
+    call: Call, k: int, B: Tensor, saved: tuple[Tensor, ...]
+) -> Iterator[tuple[nn.Parameter, Rows]]:
+    """The per-sample gradients of every parameter behind a call, but of those that have to take the
+    slow path.
 
     Args:
         B: gradient of the call's (first) output.
@@ -25,7 +37,9 @@ def rows_of(call: Call, k: int, B: Tensor, saved: tuple[Tensor, ...]) -> Iterato
         if all(id(root) in call.trace.slow for root in roots):
             continue
         try:
-            rows = _by_rule(call, k, gradients, values, key) or _vectorised(call, k, gradients, values, key)
+            rows = _by_rule(call, k, gradients, values, key) or _vectorised(
+                call, k, gradients, values, key
+            )
             found = (
                 [(roots[0], rows)]
                 if isinstance(tensor, nn.Parameter)
@@ -39,13 +53,17 @@ def rows_of(call: Call, k: int, B: Tensor, saved: tuple[Tensor, ...]) -> Iterato
                 yield parameter, rows
 
 
-def _by_rule(call: Call, k: int, gradients: tuple[Tensor, ...], values: dict, key: Key) -> Rows | None:
+def _by_rule(
+    call: Call, k: int, gradients: tuple[Tensor, ...], values: dict, key: Key
+) -> Rows | None:
     rule = call.rule
     if rule is None or len(gradients) > 1:
         return None
     layouts = {at: layout for at, layout in call.samples.items() if values.get(at) is not None}
     moved = call.output.axis or any(layout.axis for layout in layouts.values())
-    elementwise = rule in ELEMENTWISE and all(layout.axis == call.output.axis for layout in layouts.values())
+    elementwise = rule in ELEMENTWISE and all(
+        layout.axis == call.output.axis for layout in layouts.values()
+    )
     sole = call.output.sole
     if sole is None and moved and call.function.__name__ not in ANY_AXIS and not elementwise:
         return None
@@ -58,21 +76,30 @@ def _by_rule(call: Call, k: int, gradients: tuple[Tensor, ...], values: dict, ke
         values = {**values, **{at: layout.regular(values[at], k) for at, layout in layouts.items()}}
         if call.function.__name__ == "einsum" and moved:
             values[0] = leading_equation(call, values)
-        if moved and elementwise:  # the parameter's axes are moved like those of the samples, and back again
-            values = {at: _moved(x, ndim, axis) if at in call.tracked else x for at, x in values.items()}
+        # the parameter's axes are moved like those of the samples, and back again
+        if moved and elementwise:
+            values = {
+                at: _moved(x, ndim, axis) if at in call.tracked else x for at, x in values.items()
+            }
         rows = _ruled(call, k, B, values, key)
         if rows is not None and moved and elementwise:
             return Dense(rows.G.movedim(1, 1 + axis).reshape(k, *shape))
         return rows
     except torch.OutOfMemoryError:
         raise
-    except (Unsupported, RuntimeError, IndexError, ValueError, TypeError):  # shapes that the rule does not expect
+    except (
+        Unsupported,
+        RuntimeError,
+        IndexError,
+        ValueError,
+        TypeError,
+    ):  # shapes that the rule does not expect
         return None
 
 
 def _ruled(call: Call, k: int, B: Tensor, values: dict, key: Key) -> Rows | None:
-    """What the call's rule makes for one argument, if it is of that argument's size: else the samples lie elsewhere than
-    is known."""
+    """What the call's rule makes for one argument, if it is of that argument's size: else the
+    samples lie elsewhere than is known."""
     positional, keywords = call.filled(values)
     makers, name = call.rule(k, B, *positional, **keywords), argument_name(call.rule, key)
     rows = makers[name]() if name in makers else None
@@ -84,11 +111,13 @@ def _moved(weight: Tensor, ndim: int, axis: int) -> Tensor:
 
 
 def _vectorised(call: Call, k: int, gradients: tuple[Tensor, ...], values: dict, key: Key) -> Dense:
-    """G_n by vectorised differentiation of the call on single samples, for any function that torch.func.vmap takes."""
+    """G_n by vectorised differentiation of the call on single samples, for any function that
+    torch.func.vmap takes."""
     name = call.function.__name__
     if not call.needs_values and call.samples:
         raise Unsupported(f"{name} of these shapes has no rule")
-    layouts = {at: layout for at, layout in call.samples.items() if values[at].ndim}  # a number belongs to no sample
+    # a number belongs to no sample
+    layouts = {at: layout for at, layout in call.samples.items() if values[at].ndim}
 
     def of_one(gradients_n, samples_n, weight_n):
         given = {at: x.movedim(0, layouts[at].axis) for at, x in samples_n.items()}
@@ -105,13 +134,26 @@ def _vectorised(call: Call, k: int, gradients: tuple[Tensor, ...], values: dict,
     device, dtype, enabled = call.autocast
     try:
         with torch.autocast(device, dtype=dtype, enabled=enabled):
-            B = (by_sample(call.output.regular(gradients[0], k), k), *(by_sample(x, k) for x in gradients[1:]))
-            samples = {at: by_sample(layout.regular(values[at], k), k) for at, layout in layouts.items()}
-            if values[key].ndim and len(values[key]) == B[0].shape[0] * B[0].shape[1] > 1:  # its own for each sample
+            B = (
+                by_sample(call.output.regular(gradients[0], k), k),
+                *(by_sample(x, k) for x in gradients[1:]),
+            )
+            samples = {
+                at: by_sample(layout.regular(values[at], k), k) for at, layout in layouts.items()
+            }
+            # its own for each sample
+            if values[key].ndim and len(values[key]) == B[0].shape[0] * B[0].shape[1] > 1:
                 each = torch.func.vmap(of_one)(B, samples, by_sample(values[key], k))
                 return own_values(each.flatten(0, 1), k, 0)
             return Dense(torch.func.vmap(of_one, (0, 0, None))(B, samples, values[key]))
-    except (Unsupported, RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+    except (
+        Unsupported,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        IndexError,
+        NotImplementedError,
+    ) as error:
         raise Unsupported(f"{name} has no rule and does not vectorise") from error
 
 
@@ -124,7 +166,11 @@ def _pulled_back(
         yield roots[0], simple
         return
     lines = tensor.shape[0] if tensor.ndim else 1
-    G = written_out([rows], lines, tensor.numel() // lines).reshape(k, *tensor.shape).to(tensor.dtype)
+    G = (
+        written_out([rows], lines, tensor.numel() // lines)
+        .reshape(k, *tensor.shape)
+        .to(tensor.dtype)
+    )
     leaves = [call.trace.leaf(root) for root in roots]
     options = {"retain_graph": True, "allow_unused": True}
     try:
@@ -138,13 +184,17 @@ def _pulled_back(
 
 
 def _through_one_step(tensor: Tensor, roots: tuple[nn.Parameter, ...], rows: Rows) -> Rows | None:
-    """The same rows, never made dense, where a parameter was only cast, transposed, or given or relieved of axes of
-    length one."""
+    """The same rows, never made dense, where a parameter was only cast, transposed, or given or
+    relieved of axes of length one."""
     parameter, step, source = roots[0], tensor.grad_fn.name(), tensor.grad_fn.next_functions[0][0]
     if len(roots) > 1 or source is None or source.name() != "torch::autograd::AccumulateGrad":
         return None
     if step in ("ToCopyBackward0", "ViewBackward0", "UnsqueezeBackward0", "SqueezeBackward1"):
         return rows if tensor.shape[:1] == parameter.shape[:1] else None
-    if step in ("TBackward0", "TransposeBackward0") and tensor.ndim == 2 and isinstance(rows, Product):
+    if (
+        step in ("TBackward0", "TransposeBackward0")
+        and tensor.ndim == 2
+        and isinstance(rows, Product)
+    ):
         return Product(rows.X, rows.B)
     return None

@@ -1,19 +1,22 @@
 """K = A A^T and b = A u of one parameter's rows, in the cheapest of the ways that its uses allow.
 
-A weight (o, i) that k samples meet at T positions each has the rows G_n = B_n^T X_n. Costs, in multiply-adds of a matrix
-product, with the weighted sum of the rows that follows:
+A weight (o, i) that k samples meet at T positions each has the rows G_n = B_n^T X_n. Costs, in
+multiply-adds of a matrix product, with the weighted sum of the rows that follows:
 
-    materialise   2 k T o i + k o i MEASURE          make the rows, a few lines at a time, and reduce them
-    (kept)          k T o i + k o i (MEASURE + SUM)  the same, and keep them for the weighted sum
-    ghost         (2 k T o i + (k T)^2 (o + i)) D    K[n, m] = sum((X_n X_m^T) * (B_n B_m^T)), b_n = sum(B_n * (X_n u^T))
-    fused         (1 + TILE) k T o i + k^2 o i D     a kernel makes a tile of all rows on chip and reduces it there
+    materialise   2 k T o i + k o i MEASURE          make the rows, a few lines at a time, and
+    reduce them (kept)          k T o i + k o i (MEASURE + SUM)  the same, and keep them for the
+    weighted sum ghost         (2 k T o i + (k T)^2 (o + i)) D    K[n, m] = sum((X_n X_m^T) * (B_n
+    B_m^T)), b_n = sum(B_n * (X_n u^T)) fused         (1 + TILE) k T o i + k^2 o i D     a kernel
+    makes a tile of all rows on chip and reduces it there
 
-where gradient descent on the same batch costs k T o i for its plain sum of the rows, and D is what float64 costs on cards
-that measure in it (`ops.doubles_are_fast`), else 1. So keeping the rows is the cheapest where the memory allows it (`KEEP`)
-and T is not small. Ghost is for weights with many lines and few positions, such as heads on pooled features and output
-layers over a vocabulary (ghost clipping: Li et al., arXiv 2110.05679). The fused kernel, for a single product on those cards,
-saves the rows' way through memory and pays for it with small tiles: at k = 16 its 64 x 32 take 21 operations per byte of
-half precision from the cache, a twelfth of what tensor cores could do. So it is for few positions, too.
+where gradient descent on the same batch costs k T o i for its plain sum of the rows, and D is what
+float64 costs on cards that measure in it (`ops.doubles_are_fast`), else 1. So keeping the rows is
+the cheapest where the memory allows it (`KEEP`) and T is not small. Ghost is for weights with many
+lines and few positions, such as heads on pooled features and output layers over a vocabulary (ghost
+clipping: Li et al., arXiv 2110.05679). The fused kernel, for a single product on those cards, saves
+the rows' way through memory and pays for it with small tiles: at k = 16 its 64 x 32 take 21
+operations per byte of half precision from the cache, a twelfth of what tensor cores could do. So it
+is for few positions, too.
 """
 
 import math
@@ -45,23 +48,27 @@ class Costs(NamedTuple):
     double: float
 
 
-# From one core's times at k = 8; tests/benchmarks/bench_ways.py found 29 of 30 choices within 1.3 times the better way.
+# From one core's times at k = 8; tests/benchmarks/bench_ways.py found 29 of 30 choices within 1.3
+# times the better way.
 CPU = Costs(50, 8, math.inf, 1)
-# By bytes of a value, from the H100's data sheet (tensor cores for two bytes, none for four) and 5.5 TB/s of its L2 cache; not
-# confirmed by that yet.
+# By bytes of a value, from the H100's data sheet (tensor cores for two bytes, none for four) and
+# 5.5 TB/s of its L2 cache; not confirmed by that yet.
 CUDA = {2: Costs(500, 250, 8, 15), 4: Costs(80, 40, 1.5, 1)}
 FUSED_BLOCK = 16  # as in ops.triton_products, which needs triton
 # Values of G up to which a parameter's rows are kept; above it, memory counts more.
 KEEP = {"cpu": 2**24, "cuda": 2**27}
-# Values of G that are made at a time where they are not kept. They are reduced at once, so that on a GPU they never
-# leave its L2 cache.
+# Values of G that are made at a time where they are not kept. They are reduced at once, so that on
+# a GPU they never leave its L2 cache.
 CHUNK = {"cpu": 2**21, "cuda": 2**23}
 
 
 def choose(uses: Sequence[Rows], u: Tensor, way: str | None = None) -> str:
-    """The given one of `WAYS` where it can be had, else the first; without one the cheapest, by the module's text. u (o, i)."""
+    """The given one of `WAYS` where it can be had, else the first; without one the cheapest, by the
+    module's text. u (o, i)."""
     if way is not None and way not in WAYS:
-        raise ValueError(f"the way to inner products is {way!r}, but must be one of {', '.join(WAYS)}, or None")
+        raise ValueError(
+            f"the way to inner products is {way!r}, but must be one of {', '.join(WAYS)}, or None"
+        )
     if way == "materialise" or not all(isinstance(use, (Product, Lookup)) for use in uses):
         return "materialise"
     single = len(uses) == 1 and isinstance(uses[0], Product) and uses[0].dtype != torch.float64
@@ -77,14 +84,19 @@ def _cheapest_first(uses: Sequence[Product | Lookup], u: Tensor) -> list[str]:
     T = sum(use.positions for use in uses)
     T_products = sum(use.positions for use in uses if isinstance(use, Product))
     products = k * T_products * u.numel()
-    lines = len(u) if products else min(len(u), k * T)  # of an embedding, those that somebody looks up
+    # of an embedding, those that somebody looks up
+    lines = len(u) if products else min(len(u), k * T)
     values = k * lines * width
     cost = CUDA[min(4, value_type(uses).itemsize)] if u.is_cuda else CPU
-    blocks, double = math.ceil(k / FUSED_BLOCK), cost.double if ops.doubles_are_fast(u.device) else 1
+    blocks, double = (
+        math.ceil(k / FUSED_BLOCK),
+        cost.double if ops.doubles_are_fast(u.device) else 1,
+    )
     kept = values <= limit(KEEP, u.device)
     costs = {
         "materialise": products + values * cost.measure + (values * cost.sum if kept else products),
-        # Of a product with a lookup (tied weights) and of two lookups, only X X^T is a product of matrices.
+        # Of a product with a lookup (tied weights) and of two lookups, only X X^T is a product of
+        # matrices.
         "ghost": double * (2 * products + (k * T_products) ** 2 * lines + (k * T) ** 2 * width),
         "fused": products * (1 + cost.tile * blocks) + values * k * double,
     }
@@ -95,8 +107,8 @@ def ghost(uses: Sequence[Product | Lookup], u: Tensor, exact: bool) -> tuple[Ten
     """K (k, k) and b (k,) in float64 without making any row; u (o, i).
 
     Args:
-        exact: multiply and add in float64, not in the precision that the uses have (float16: float32, since a scaled u
-            does not fit into it).
+        exact: multiply and add in float64, not in the precision that the uses have (float16:
+            float32, since a scaled u does not fit into it).
     """
     if exact:
         uses, u = [use.to(torch.float64) for use in uses], u.double()
@@ -132,12 +144,15 @@ def _with(use: Product | Lookup, u: Tensor) -> Tensor:
     """<G_n, u> (k,), in float64."""
     if isinstance(use, Lookup):
         return ops.summed(use.B * u[use.ids], (1, 2))
-    # Through the narrower side of G, so that nothing as large as a vocabulary's output gradients is made.
+    # Through the narrower side of G, so that nothing as large as a vocabulary's output gradients is
+    # made.
     B, X, u = (use.B, use.X, u) if use.lines < u.shape[1] else (use.X, use.B, u.T)
     return ops.summed(B * (X @ u.T.to(X.dtype)), (1, 2))
 
 
-def materialise(uses: Sequence[Rows], u: Tensor, exact: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+def materialise(
+    uses: Sequence[Rows], u: Tensor, exact: bool, keep: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """K (k, k) and b (k,) in float64, and with `keep` the rows (k, o i); u (o, i).
 
     Args:
@@ -161,19 +176,23 @@ def materialise(uses: Sequence[Rows], u: Tensor, exact: bool, keep: bool) -> tup
 def weighted_again(uses: Sequence[Rows], weights: Tensor, lines: int) -> Tensor:
     """sum_n w_n G_n (o i,) in float64, of the rows as `materialise` made them; weights (k,)."""
     width, used = uses[0].size // lines, slice(None)
-    total = torch.zeros(lines, width, dtype=torch.float64, device=ops.home_of_doubles(uses[0].device))
+    total = torch.zeros(
+        lines, width, dtype=torch.float64, device=ops.home_of_doubles(uses[0].device)
+    )
     if len(uses) == 1 and isinstance(uses[0], Lookup):
         compact, used = uses[0].compact()
         uses, lines, used = [compact], compact.lines, used.to(total.device)
     parts = [
-        ops.weighted_sum(rows, weights, exact=True, dtype=torch.float64) for _, rows in _few_lines(uses, lines, width)
+        ops.weighted_sum(rows, weights, exact=True, dtype=torch.float64)
+        for _, rows in _few_lines(uses, lines, width)
     ]
     total[used] = torch.cat(parts).view(lines, width)
     return total.flatten()
 
 
 def _few_lines(uses: Sequence[Rows], lines: int, width: int) -> Iterator[tuple[int, Tensor]]:
-    """The sum over uses of their G, a few lines at a time: where they start, and the rows (k, few lines * width).
+    """The sum over uses of their G, a few lines at a time: where they start, and the rows (k, few
+    lines * width).
 
     All have the same memory: fresh memory costs page faults.
     """

@@ -1,4 +1,5 @@
-"""Finds, during a forward pass, every call in which parameters meet samples, and taps the gradient behind it."""
+"""Finds, during a forward pass, every call in which parameters meet samples, and taps the gradient
+behind it."""
 
 import contextlib
 import types
@@ -19,10 +20,11 @@ from .trace import Call, Key, Tap, Trace, at, unique
 
 
 class Recorder(TorchFunctionMode):
-    """Sees every torch function call, and follows what is computed from parameters until it meets samples.
+    """Sees every torch function call, and follows what is computed from parameters until it meets
+    samples.
 
-    A tensor is constant (frozen parameters, buffers, whatever is made of nothing else), tracked (trainable parameters
-    and whatever is made of them and of constants), or else holds samples.
+    A tensor is constant (frozen parameters, buffers, whatever is made of nothing else), tracked
+    (trainable parameters and whatever is made of them and of constants), or else holds samples.
     """
 
     def __init__(self, trace: Trace):
@@ -31,7 +33,8 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func in _BACKWARD:  # keep recording inside: checkpointed parts run their forward pass again there
+        # keep recording inside: checkpointed parts run their forward pass again there
+        if func in _BACKWARD:
             with self:
                 return _BACKWARD[func](*args, **kwargs)
         if self.paused or self._is_reduction():
@@ -49,7 +52,8 @@ class Recorder(TorchFunctionMode):
         return output
 
     def _is_reduction(self) -> bool:
-        """Whether this is FSDP2 at work in the backward pass, and no checkpoint that is computed again."""
+        """Whether this is FSDP2 at work in the backward pass, and no checkpoint that is computed
+        again."""
         return self.trace.sharded and self.trace.in_backward and not torch.is_grad_enabled()
 
     def replaced(self, before: list, after: list) -> None:
@@ -57,8 +61,11 @@ class Recorder(TorchFunctionMode):
         for x, y in zip(before, after):
             if x is y or not isinstance(x, Tensor):
                 continue
-            if id(x) in self.trace.tracked:  # its gradient may not go through FSDP2's own nodes early
-                self.trace.give_up(self.trace.tracked[id(x)][1], "what is made of it enters another sharded module")
+            # its gradient may not go through FSDP2's own nodes early
+            if id(x) in self.trace.tracked:
+                self.trace.give_up(
+                    self.trace.tracked[id(x)][1], "what is made of it enters another sharded module"
+                )
             elif id(x) in self.trace.constants:
                 self.trace.constants[id(y)] = y
             else:
@@ -84,8 +91,9 @@ class Recorder(TorchFunctionMode):
         return tracked, samples
 
     def _single(self, tensor: Tensor) -> bool:
-        """A whole number (of an expert), one line for all samples (of prompt tokens), or a table of whole numbers that
-        does not divide over the samples (of relative positions, made in an earlier pass) belongs to no sample."""
+        """A whole number (of an expert), one line for all samples (of prompt tokens), or a table of
+        whole numbers that does not divide over the samples (of relative positions, made in an
+        earlier pass) belongs to no sample."""
         if tensor.requires_grad or self.layouts.of(tensor) is not LEADING:
             return False
         whole, k = tensor.dtype in (torch.int32, torch.int64), self.trace.k
@@ -94,15 +102,20 @@ class Recorder(TorchFunctionMode):
         return len(tensor) == 1 < k or whole and len(tensor) % k > 0
 
     def _spreads(self, func, args) -> bool:
-        """Whether this call makes a copy for each sample, without having seen one: `cls_token.expand(k, -1, -1)`, or a
-        look-up of positions that were repeated k times."""
+        """Whether this call makes a copy for each sample, without having seen one:
+        `cls_token.expand(k, -1, -1)`, or a look-up of positions that were repeated k times."""
         if func in (torch.Tensor.expand, torch.Tensor.repeat):
             sizes = args[1] if isinstance(args[1], (tuple, list)) else args[1:]
             own = args[0].shape[0] if args[0].ndim == len(sizes) else 1
             return len(sizes) > 1 and own == 1 and sizes[0] == self.trace.k
         if func in (torch.Tensor.__getitem__, F.embedding):
             index = args[1] if func is torch.Tensor.__getitem__ else args[0]
-            return isinstance(index, Tensor) and index.ndim > 1 and len(index) == self.trace.k and _repeated(index)
+            return (
+                isinstance(index, Tensor)
+                and index.ndim > 1
+                and len(index) == self.trace.k
+                and _repeated(index)
+            )
         return False
 
     def _follow(self, func, args, output, tracked, samples) -> None:
@@ -124,7 +137,9 @@ class Recorder(TorchFunctionMode):
                 self.trace.constants[id(tensor)] = tensor
 
     def _roots(self, tracked: dict[Key, Tensor]) -> tuple[nn.Parameter, ...]:
-        return unique(root for tensor in tracked.values() for root in self.trace.tracked[id(tensor)][1])
+        return unique(
+            root for tensor in tracked.values() for root in self.trace.tracked[id(tensor)][1]
+        )
 
     def _meet(self, func, args, kwargs, tracked, samples):
         roots, changed = self._roots(tracked), None
@@ -134,10 +149,22 @@ class Recorder(TorchFunctionMode):
             changed = args[0]
             if 0 in tracked:  # its history is about to be written over, too
                 tracked[0] = changed.clone()
-            func, values = out_of_place(func), {0: changed.detach() if 0 in tracked else changed.clone(), **values}
+            func, values = (
+                out_of_place(func),
+                {0: changed.detach() if 0 in tracked else changed.clone(), **values},
+            )
         arguments = {**dict(enumerate(args)), **kwargs}
         layouts = {key: self.layouts.of(at(arguments, key)) for key in samples}
-        call = Call(self.trace, func, arguments, tracked, layouts, LEADING, behind, _autocast(roots[0].device.type))
+        call = Call(
+            self.trace,
+            func,
+            arguments,
+            tracked,
+            layouts,
+            LEADING,
+            behind,
+            _autocast(roots[0].device.type),
+        )
         output = call.run(values)
         self.layouts.follow(func, args, kwargs, output, self._is_sample)
         if not all(id(root) in self.trace.slow for root in roots):
@@ -166,9 +193,18 @@ class Recorder(TorchFunctionMode):
         call = replace(call, output=self.layouts.of(floating[0]))
         if call.function.__name__ in REWRITTEN:
             call, values = REWRITTEN[call.function.__name__](call, values)
-        saved = [_kept(at(values, key), floating[0]) for key in call.samples] if call.needs_values else []
+        saved = (
+            [_kept(at(values, key), floating[0]) for key in call.samples]
+            if call.needs_values
+            else []
+        )
         tapped = Tap.apply(
-            call.emptied(), len(floating), len(saved), *floating, *saved, *map(self.trace.leaf, call.roots)
+            call.emptied(),
+            len(floating),
+            len(saved),
+            *floating,
+            *saved,
+            *map(self.trace.leaf, call.roots),
         )
         tapped = list(tapped) if len(floating) > 1 else [tapped]
         for before, after in zip(floating, tapped):
@@ -179,8 +215,9 @@ class Recorder(TorchFunctionMode):
 
 @contextlib.contextmanager
 def fsdp_hidden(model: nn.Module, recorder: Recorder):
-    """Within this context a recorder does not see what FSDP2 does before and after its modules compute (the recorder
-    would keep the gathered tensors alive), and takes the tensors that FSDP2 hands on for those that it was given."""
+    """Within this context a recorder does not see what FSDP2 does before and after its modules
+    compute (the recorder would keep the gathered tensors alive), and takes the tensors that FSDP2
+    hands on for those that it was given."""
     given, handles = [], []
 
     def before(module, args, kwargs):
@@ -213,26 +250,41 @@ def fsdp_hidden(model: nn.Module, recorder: Recorder):
             handle.remove()
 
 
-def _backward(tensors, grad_tensors=None, retain_graph=None, create_graph=False, grad_variables=None, inputs=None):
-    """`torch.autograd.backward`, entered below the point where torch function modes are suspended."""
+def _backward(
+    tensors,
+    grad_tensors=None,
+    retain_graph=None,
+    create_graph=False,
+    grad_variables=None,
+    inputs=None,
+):
+    """`torch.autograd.backward`, entered below the point where torch function modes are
+    suspended."""
     tensors = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
-    grads = (grad_tensors,) if isinstance(grad_tensors, Tensor) else tuple(grad_tensors or [None] * len(tensors))
+    grads = (
+        (grad_tensors,)
+        if isinstance(grad_tensors, Tensor)
+        else tuple(grad_tensors or [None] * len(tensors))
+    )
     grads = tuple(torch.ones_like(t) if grad is None else grad for t, grad in zip(tensors, grads))
     keep = create_graph if retain_graph is None else retain_graph
     inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs or ())
-    _engine_run_backward(tensors, grads, keep, create_graph, inputs, allow_unreachable=True, accumulate_grad=True)
+    _engine_run_backward(
+        tensors, grads, keep, create_graph, inputs, allow_unreachable=True, accumulate_grad=True
+    )
 
 
 _BACKWARD = {
     torch.autograd.backward: _backward,
-    torch.Tensor.backward: lambda tensor, gradient=None, retain_graph=None, create_graph=False, inputs=None: _backward(
-        tensor, gradient, retain_graph, create_graph, inputs=inputs
+    torch.Tensor.backward: lambda tensor, gradient=None, retain_graph=None, create_graph=False, inputs=None: (
+        _backward(tensor, gradient, retain_graph, create_graph, inputs=inputs)
     ),
 }
 
 
 def _opened(function: Callable) -> Callable:
-    """A Python function of torch that does not offer itself to torch function modes, so that they see its parts."""
+    """A Python function of torch that does not offer itself to torch function modes, so that they
+    see its parts."""
     names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
     return types.FunctionType(
         function.__code__,
@@ -256,7 +308,8 @@ def _overwrites(func) -> bool:
 
 
 def _repeated(index: Tensor) -> bool:
-    """Whether all lines are the same (relative positions differ, and there may be as many lines as samples)."""
+    """Whether all lines are the same (relative positions differ, and there may be as many lines as
+    samples)."""
     return index.stride(0) == 0 or bool((index == index[:1]).all())
 
 
@@ -265,8 +318,8 @@ def _autocast(device: str) -> tuple[str, torch.dtype, bool]:
 
 
 def _kept(sample: Tensor, output: Tensor) -> Tensor:
-    """What a tap keeps of a sample tensor: where autocast has computed in half precision, so is this (as autograd
-    does).
+    """What a tap keeps of a sample tensor: where autocast has computed in half precision, so is
+    this (as autograd does).
     """
     half = output.dtype in (torch.float16, torch.bfloat16) and sample.dtype == torch.float32
     return sample.detach().to(output.dtype) if half else sample.detach()

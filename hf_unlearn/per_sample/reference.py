@@ -1,5 +1,5 @@
-"""Per-sample gradients one sample at a time: slow and obvious. The last resort of the engine and the oracle of its
-tests.
+"""Per-sample gradients one sample at a time: slow and obvious. The last resort of the engine and
+the oracle of its tests.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from .shards import own_parameters
 
-# Inputs of transformers that have all patches one after the other, and the grid (images, 3) of their sizes.
+# Inputs of transformers that have all patches one after the other, and the grid (images, 3) of
+# their sizes.
 PATCHES = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}
 
-# In a batch whose padding matters: for each sample, from where to where its own values are on each axis, by input.
+# In a batch whose padding matters: for each sample, from where to where its own values are on each
+# axis, by input.
 OWN_PARTS = "_own_parts"
 
 
@@ -29,14 +31,20 @@ def select_sample(batch: dict, n: int, k: int) -> dict:
 
 
 def select_samples(batch: dict, samples: slice, k: int) -> dict:
-    """Some samples of a collated batch of k samples: of each tensor, and each list (of boxes), that has k entries, and
-    of the patches of images (`patch_owners`).
+    """Some samples of a collated batch of k samples: of each tensor, and each list (of boxes), that
+    has k entries, and of the patches of images (`patch_owners`).
     """
 
     def is_by_sample(value) -> bool:
-        return isinstance(value, (Tensor, list, tuple)) and getattr(value, "ndim", 1) > 0 and len(value) == k
+        return (
+            isinstance(value, (Tensor, list, tuple))
+            and getattr(value, "ndim", 1) > 0
+            and len(value) == k
+        )
 
-    selected = {name: value[samples] if is_by_sample(value) else value for name, value in batch.items()}
+    selected = {
+        name: value[samples] if is_by_sample(value) else value for name, value in batch.items()
+    }
     for name, owners in patch_owners(batch, k).items():
         wanted = torch.arange(k, device=owners.device)[samples]
         selected[name] = batch[name][torch.isin(owners, wanted)]
@@ -46,7 +54,8 @@ def select_samples(batch: dict, samples: slice, k: int) -> dict:
 
 
 def _without_padding(sample: dict) -> dict:
-    """A batch of one with `OWN_PARTS`, whose padding is cut off; labels that have been exchanged are left whole."""
+    """A batch of one with `OWN_PARTS`, whose padding is cut off; labels that have been exchanged
+    are left whole."""
     (parts,) = sample[OWN_PARTS]
     own = {name: value for name, value in sample.items() if name != OWN_PARTS}
     for name, part in parts.items():
@@ -57,8 +66,9 @@ def _without_padding(sample: dict) -> dict:
 
 
 def patch_owners(batch: dict, k: int) -> dict[str, Tensor]:
-    """The sample of each line (N,) of inputs that have the patches of all images or videos one after the other, as a
-    grid of sizes beside them counts them (Qwen2-VL and its like), by their names.
+    """The sample of each line (N,) of inputs that have the patches of all images or videos one
+    after the other, as a grid of sizes beside them counts them (Qwen2-VL and its like), by their
+    names.
 
     Raises:
         ValueError: there is not one image for each sample, so that it is not known whose they are.
@@ -70,17 +80,22 @@ def patch_owners(batch: dict, k: int) -> dict[str, Tensor]:
         grid = batch[sizes]
         if len(grid) != k:
             raise ValueError(
-                f"{sizes} counts {len(grid)} images for {k} samples: whose they are is not known. Give each sample one."
+                f"{sizes} counts {len(grid)} images for {k} samples: whose they are is not known. "
+                "Give each sample one."
             )
         owners[name] = torch.arange(k, device=grid.device).repeat_interleave(grid.prod(-1))
     return owners
 
 
 def per_sample_gradients(
-    model: nn.Module, loss_of: Callable[[dict], Tensor], batch: dict, k: int, parameters: Sequence[nn.Parameter]
+    model: nn.Module,
+    loss_of: Callable[[dict], Tensor],
+    batch: dict,
+    k: int,
+    parameters: Sequence[nn.Parameter],
 ) -> Iterator[list[Tensor]]:
-    """Yields g_n, a tensor for each of some parameters of a model, for each of the k samples: one forward and one
-    backward pass each.
+    """Yields g_n, a tensor for each of some parameters of a model, for each of the k samples: one
+    forward and one backward pass each.
 
     Args:
         loss_of: the model's loss on a batch; here it only sees batches of one sample.
@@ -89,10 +104,14 @@ def per_sample_gradients(
         yield sample_gradient(model, loss_of(select_sample(batch, n, k)), parameters)
 
 
-def sample_gradient(model: nn.Module, loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """The gradient of a loss; `.grad` is left as it was. (Re-entrant checkpoints refuse `torch.autograd.grad`.)
+def sample_gradient(
+    model: nn.Module, loss: Tensor, parameters: Sequence[nn.Parameter]
+) -> list[Tensor]:
+    """The gradient of a loss; `.grad` is left as it was. (Re-entrant checkpoints refuse
+    `torch.autograd.grad`.)
 
-    Of a model in shards (FSDP2) it is the mean over processes of their losses' gradients, in shards.
+    Of a model in shards (FSDP2) it is the mean over processes of their losses' gradients, in
+    shards.
     """
     before = {p: p.grad for p in own_parameters(model)}
     model.zero_grad(set_to_none=True)
@@ -105,9 +124,11 @@ def sample_gradient(model: nn.Module, loss: Tensor, parameters: Sequence[nn.Para
 
 
 def orthograd_gradient(u: Tensor, rows: Tensor, alpha: float) -> Tensor:
-    """g = alpha mean_n(g_n) - (1 - alpha) u_perp for dense rows (k, d), by the singular vectors of A in float64.
+    """g = alpha mean_n(g_n) - (1 - alpha) u_perp for dense rows (k, d), by the singular vectors of
+    A in float64.
 
-    Slow and independent of `ops.projection`: u_perp is u less its part in the span of A's right singular vectors.
+    Slow and independent of `ops.projection`: u_perp is u less its part in the span of A's right
+    singular vectors.
     """
     u, rows = u.double(), rows.double()
     unit = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-300)

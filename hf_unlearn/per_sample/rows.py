@@ -1,4 +1,5 @@
-"""The k per-sample gradients of one parameter from one use, in the form that its use leaves them in."""
+"""The k per-sample gradients of one parameter from one use, in the form that its use leaves them
+in."""
 
 import functools
 import math
@@ -13,7 +14,8 @@ CONVOLUTIONS = {1: grad.conv1d_weight, 2: grad.conv2d_weight, 3: grad.conv3d_wei
 
 
 class Rows(Protocol):
-    """The k per-sample gradients of one parameter from one use, as rows of A that need not exist in memory.
+    """The k per-sample gradients of one parameter from one use, as rows of A that need not exist in
+    memory.
 
     A parameter of shape (m, ...) is seen as m lines; any few of them can be had at a time.
 
@@ -30,13 +32,16 @@ class Rows(Protocol):
     device: torch.device
 
     def write(self, out: Tensor, start: int, add: bool) -> None:
-        """Writes the lines from `start` on of all G_n to out (k, lines, numel / m), or adds them to what is there."""
+        """Writes the lines from `start` on of all G_n to out (k, lines, numel / m), or adds them to
+        what is there."""
 
     def weighted(self, weights: Tensor, total: Tensor | None = None) -> Tensor:
-        """sum_n w_n G_n, flat, added to `total` (which is overwritten) where that is given; weights (k,)."""
+        """sum_n w_n G_n, flat, added to `total` (which is overwritten) where that is given; weights
+        (k,)."""
 
     def gathered(self, gather: Callable[[Tensor], Tensor]) -> "Rows":
-        """The rows of all processes; `gather` concatenates tensors (k, T, ...) or (k, ...) along the samples.
+        """The rows of all processes; `gather` concatenates tensors (k, T, ...) or (k, ...) along
+        the samples.
 
         `Convolved` and `Scaled` are not gathered, nor cut.
         """
@@ -49,12 +54,14 @@ class Rows(Protocol):
 
 
 class Product:
-    """G_n = B_n^T X_n, the weight gradient of a matrix product. B (k, T, o), X (k, T, i), G_n (o, i)."""
+    """G_n = B_n^T X_n, the weight gradient of a matrix product. B (k, T, o), X (k, T, i), G_n (o,
+    i)."""
 
     def __init__(self, B: Tensor, X: Tensor):
         if B.shape[:2] != X.shape[:2]:
             raise ValueError(
-                f"output gradients {tuple(B.shape)} and inputs {tuple(X.shape)} are not of the same positions"
+                f"output gradients {tuple(B.shape)} and inputs {tuple(X.shape)} are not of the "
+                "same positions"
             )
         self.B, self.X = B, X.to(B.dtype)
         self.dtype, self.device, (self.k, self.positions, self.lines) = B.dtype, B.device, B.shape
@@ -63,7 +70,8 @@ class Product:
     def write(self, out, start, add):
         B = self.B[:, :, start : start + out.shape[1]].transpose(1, 2)
         if out.dtype == B.dtype:
-            torch.baddbmm(out, B, self.X, beta=int(add), out=out)  # with beta = 0, what is there does not count
+            # with beta = 0, what is there does not count
+            torch.baddbmm(out, B, self.X, beta=int(add), out=out)
         else:
             _put(out, torch.bmm(B, self.X), add)
 
@@ -86,17 +94,30 @@ class Product:
 
 
 class Convolved:
-    """G_n = the weight gradient of a convolution from the inputs X_n to the output gradients B_n of a sample.
+    """G_n = the weight gradient of a convolution from the inputs X_n to the output gradients B_n of
+    a sample.
 
-    What the kernel meets at its places is never written out, which with overlapping places would be many times X.
-    X (k, s, i, *size), B (k, s, o, *places), G_n (o, i, *kernel). Of several groups, which have inputs of their own and so
-    G_n (o, i / groups, *kernel), all lines must be written at once.
+    What the kernel meets at its places is never written out, which with overlapping places would be
+    many times X. X (k, s, i, *size), B (k, s, o, *places), G_n (o, i, *kernel). Of several groups,
+    which have inputs of their own and so G_n (o, i / groups, *kernel), all lines must be written at
+    once.
     """
 
     def __init__(self, B: Tensor, X: Tensor, kernel: Sequence[int], groups: int = 1, **settings):
         """settings: stride, padding and dilation, as numbers."""
-        self.B, self.X, self.shape, self.settings = B, X.to(B.dtype), (X.shape[2] // groups, *kernel), settings
-        self.dtype, self.device, self.k, self.lines, self.groups = B.dtype, B.device, len(B), B.shape[2], groups
+        self.B, self.X, self.shape, self.settings = (
+            B,
+            X.to(B.dtype),
+            (X.shape[2] // groups, *kernel),
+            settings,
+        )
+        self.dtype, self.device, self.k, self.lines, self.groups = (
+            B.dtype,
+            B.device,
+            len(B),
+            B.shape[2],
+            groups,
+        )
         self.held, self.size = B.numel() + X.numel(), self.lines * math.prod(self.shape)
 
     def write(self, out, start, add):
@@ -112,14 +133,23 @@ class Convolved:
     def _gradient(self, B: Tensor, X: Tensor) -> Tensor:
         """Of a batch: X (N, i, *size), B (N, o, *places) -> (o, i / groups * kernel)."""
         of_weight = CONVOLUTIONS[len(self.shape) - 1]
-        return of_weight(X, (B.shape[1], *self.shape), B, groups=self.groups, **self.settings).flatten(1)
+        return of_weight(
+            X, (B.shape[1], *self.shape), B, groups=self.groups, **self.settings
+        ).flatten(1)
 
     def placed(self, n, k):
-        return Convolved(_placed(self.B, n, k), _placed(self.X, n, k), self.shape[1:], self.groups, **self.settings)
+        return Convolved(
+            _placed(self.B, n, k),
+            _placed(self.X, n, k),
+            self.shape[1:],
+            self.groups,
+            **self.settings,
+        )
 
 
 class Lookup:
-    """G_n = sum over t of B_nt in line ids_nt, the weight gradient of an embedding. ids (k, T), B (k, T, d)."""
+    """G_n = sum over t of B_nt in line ids_nt, the weight gradient of an embedding. ids (k, T), B
+    (k, T, d)."""
 
     def __init__(self, B: Tensor, ids: Tensor, lines: int):
         self.B, self.ids, self.lines = B, ids, lines
@@ -138,7 +168,9 @@ class Lookup:
     def weighted(self, weights, total=None):
         B = self.B * weights.to(self.B.dtype)[:, None, None]
         total = B.new_zeros(self.lines * B.shape[-1]) if total is None else total
-        total.view(self.lines, -1).index_add_(0, self.ids.flatten(), B.flatten(0, 1).to(total.dtype))
+        total.view(self.lines, -1).index_add_(
+            0, self.ids.flatten(), B.flatten(0, 1).to(total.dtype)
+        )
         return total
 
     def to(self, dtype: torch.dtype) -> "Lookup":
@@ -162,7 +194,8 @@ class Lookup:
 
 
 class Dense:
-    """Rows that do exist in memory: G (k, ...), for parameters that are small beside the activations."""
+    """Rows that do exist in memory: G (k, ...), for parameters that are small beside the
+    activations."""
 
     def __init__(self, G: Tensor):
         self.G, self.dtype, self.device, self.k, self.held = G, G.dtype, G.device, len(G), G.numel()

@@ -1,7 +1,9 @@
-"""Models in shards (FSDP2, `fully_shard`): what their modules hold while they compute, and the parameters behind it.
+"""Models in shards (FSDP2, `fully_shard`): what their modules hold while they compute, and the
+parameters behind it.
 
-Each process has some lines of every parameter, as a DTensor, and the same lines of its `.grad`. While a module computes,
-FSDP2 puts whole tensors in the parameters' place; their gradients it averages over the processes and adds to `.grad`.
+Each process has some lines of every parameter, as a DTensor, and the same lines of its `.grad`.
+While a module computes, FSDP2 puts whole tensors in the parameters' place; their gradients it
+averages over the processes and adds to `.grad`.
 """
 
 import torch
@@ -18,27 +20,31 @@ def sharded_modules(model: nn.Module) -> list[FSDPModule]:
 
 
 def prepare_sharded(model: nn.Module) -> None:
-    """Makes a model that was given to `fully_shard` by hand ready for accelerate, which would wrap it, and generation."""
+    """Makes a model that was given to `fully_shard` by hand ready for accelerate, which would wrap
+    it, and generation."""
     model._is_accelerate_prepared = True
     if hasattr(model, "generate"):
         register_fsdp_forward_method(model, "generate")
 
 
 def own_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """A model's parameters as its optimizer has them: after a forward pass FSDP2 leaves some whole tensors in their place,
-    which are freed here."""
+    """A model's parameters as its optimizer has them: after a forward pass FSDP2 leaves some whole
+    tensors in their place, which are freed here."""
     for module in sharded_modules(model):
         module.reshard()
     return list(model.parameters())
 
 
 def whole_tensors(model: nn.Module) -> dict[int, Tensor]:
-    """By the id of each sharded parameter, the tensor that its module computes with, which is the same in every pass.
+    """By the id of each sharded parameter, the tensor that its module computes with, which is the
+    same in every pass.
 
     One module after the other is gathered and freed, so all processes have to call this together.
     """
     own_parameters(model)
-    places = [(m, name, p) for m in model.modules() for name, p in m.named_parameters(recurse=False)]
+    places = [
+        (m, name, p) for m in model.modules() for name, p in m.named_parameters(recurse=False)
+    ]
     found = {}
     for module in sharded_modules(model):
         module.unshard()
@@ -69,8 +75,8 @@ def split_like(parameter: DTensor, whole: Tensor) -> DTensor:
 
 
 def made_whole(tensor: Tensor) -> Tensor:
-    """A tensor; one in shards is put together on the CPU of the main process, and empty on the others (all have to call
-    this together)."""
+    """A tensor; one in shards is put together on the CPU of the main process, and empty on the
+    others (all have to call this together)."""
     if not isinstance(tensor, DTensor):
         return tensor.detach()
     whole = tensor.detach().full_tensor()
@@ -87,22 +93,27 @@ BLOCK = 2**10
 
 
 def squared_norm(tensor: Tensor) -> Tensor:
-    """|x|^2 in float64, of a whole tensor where it is in shards (then all processes have to call this together)."""
+    """|x|^2 in float64, of a whole tensor where it is in shards (then all processes have to call
+    this together)."""
     values = local(tensor).flatten()
     here = ops.has_float64(values.device)
     values = values if here else values.float()
-    if values.dtype == torch.float32:  # by blocks short enough for it: four times as fast as in float64
+    # by blocks short enough for it: four times as fast as in float64
+    if values.dtype == torch.float32:
         whole = len(values) - len(values) % BLOCK
         norms = torch.linalg.vector_norm(values[:whole].view(-1, BLOCK), dim=1)
         values = torch.cat([norms, values[whole:]])
-    square = torch.linalg.vector_norm(values if here else ops.doubled(values), dtype=torch.float64).square()
+    square = torch.linalg.vector_norm(
+        values if here else ops.doubled(values), dtype=torch.float64
+    ).square()
     if isinstance(tensor, DTensor):
         dist.all_reduce(square, group=tensor.device_mesh.get_group())
     return square
 
 
 def averaged(gradient: Tensor, parameter: nn.Parameter) -> Tensor:
-    """The mean over processes of whole gradients of a sharded parameter, in shards, as FSDP2 makes it."""
+    """The mean over processes of whole gradients of a sharded parameter, in shards, as FSDP2 makes
+    it."""
     mesh = parameter.device_mesh
     total = gradient.to(parameter.dtype, memory_format=torch.contiguous_format, copy=True)
     dist.all_reduce(total, group=mesh.get_group())
@@ -110,7 +121,8 @@ def averaged(gradient: Tensor, parameter: nn.Parameter) -> Tensor:
 
 
 def add_gradient(parameter: nn.Parameter, gradient: Tensor | None) -> None:
-    """Adds what this process has of a whole gradient to `.grad`; of a sharded parameter, the mean over processes."""
+    """Adds what this process has of a whole gradient to `.grad`; of a sharded parameter, the mean
+    over processes."""
     if gradient is None:
         return
     if isinstance(parameter, DTensor):

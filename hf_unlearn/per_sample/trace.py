@@ -1,5 +1,5 @@
-"""What one recorded pass knows: which tensors hold parameters, constants or samples, and each call in which parameters
-meet samples.
+"""What one recorded pass knows: which tensors hold parameters, constants or samples, and each call
+in which parameters meet samples.
 
 The recorder writes it in the forward pass, and the engine reads it in the backward pass.
 """
@@ -25,10 +25,12 @@ class Trace:
 
     Args:
         k: number of samples in the batch.
-        leaves: by the id of each parameter in shards, the whole tensor that autograd takes its gradient to.
-        slow: by the id of each parameter that is left to the slow path, the reason. The engine owns it.
-        receive: called in the backward pass with a call, its output's gradient and its sample tensors; returns the
-            gradient of each parameter behind the call.
+        leaves: by the id of each parameter in shards, the whole tensor that autograd takes its
+            gradient to.
+        slow: by the id of each parameter that is left to the slow path, the reason. The engine owns
+            it.
+        receive: called in the backward pass with a call, its output's gradient and its sample
+            tensors; returns the gradient of each parameter behind the call.
         give_up: called with parameters and a reason: they take the slow path from here on.
 
     Attributes:
@@ -58,11 +60,13 @@ class Trace:
         return bool(self.leaves)
 
     def leaf(self, parameter: nn.Parameter) -> Tensor:
-        """What autograd takes a parameter's gradient to: the whole tensor where the parameter is in shards."""
+        """What autograd takes a parameter's gradient to: the whole tensor where the parameter is in
+        shards."""
         return self.leaves.get(id(parameter), parameter)
 
     def start(self, parameters: Iterable[nn.Parameter], buffers: Iterable[Tensor]) -> None:
-        """Takes trainable parameters as tracked, and frozen parameters, slow parameters and buffers as constants."""
+        """Takes trainable parameters as tracked, and frozen parameters, slow parameters and buffers
+        as constants."""
         for p in parameters:
             leaf = self.leaf(p)
             if p.requires_grad and id(p) not in self.slow:
@@ -72,15 +76,16 @@ class Trace:
         self.constants.update((id(buffer), buffer) for buffer in buffers)
 
     def count(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Counts one more use of some parameters. The backward pass runs checkpointed parts again: that use is counted
-        already."""
+        """Counts one more use of some parameters. The backward pass runs checkpointed parts again:
+        that use is counted already."""
         if not self.in_backward:
             self.awaited.update(id(p) for p in parameters)
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One call in which tracked tensors (parameters, and what is made of parameters alone) meet samples."""
+    """One call in which tracked tensors (parameters, and what is made of parameters alone) meet
+    samples."""
 
     trace: Trace
     function: Callable
@@ -122,28 +127,37 @@ class Call:
     def emptied(self) -> "Call":
         """The same without its sample tensors (shapes are left where a rule needs no more)."""
         shapes = not self.needs_values
-        left = {key: self.value(key).detach().to("meta") if shapes else _REMOVED for key in self.samples}
+        left = {
+            key: self.value(key).detach().to("meta") if shapes else _REMOVED for key in self.samples
+        }
         positional, keywords = self.filled(left)
         return replace(self, arguments={**dict(enumerate(positional)), **keywords})
 
     @property
     def needs_values(self) -> bool:
         rule = self.rule
-        return rule is None or any(needs_values(rule, argument_name(rule, key)) for key in self.tracked)
+        return rule is None or any(
+            needs_values(rule, argument_name(rule, key)) for key in self.tracked
+        )
 
 
 class Tap(torch.autograd.Function):
-    """Identity on a call's outputs; its backward pass hands the engine what the parameters' gradients are made of."""
+    """Identity on a call's outputs; its backward pass hands the engine what the parameters'
+    gradients are made of."""
 
     @staticmethod
     def forward(ctx, call, outputs, saved, *tensors):
         ctx.call = call
         samples = tensors[outputs : outputs + saved]
         ctx.save_for_backward(*samples)
-        # A tensor of its own rather than a view, since in-place activations may follow. It shares its memory with the
-        # call's output, which nobody else sees; a part of an input, which others do see, is copied.
+        # A tensor of its own rather than a view, since in-place activations may follow. It shares
+        # its memory with the call's output, which nobody else sees; a part of an input, which
+        # others do see, is copied.
         taken = {x.untyped_storage().data_ptr() for x in samples}
-        values = [x.clone() if x.untyped_storage().data_ptr() in taken else x.data for x in tensors[:outputs]]
+        values = [
+            x.clone() if x.untyped_storage().data_ptr() in taken else x.data
+            for x in tensors[:outputs]
+        ]
         return tuple(values) if outputs > 1 else values[0]
 
     @staticmethod

@@ -1,4 +1,5 @@
-"""The demo: synthesises voices and makes a small Whisper forget one of them, offline, in minutes on a CPU.
+"""The demo: synthesises voices and makes a small Whisper forget one of them, offline, in minutes on
+a CPU.
 
     make demo
     accelerate launch recipes/demo/unlearn.py recipes/demo/demo.yaml --forget_speakers clara --retain_size 400
@@ -12,20 +13,21 @@ from pathlib import Path
 RECIPES = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(RECIPES / "whisper_librispeech"))
 
-from arguments import WhisperArguments  # noqa: E402
 from unlearn import main as unlearn  # noqa: E402
 from voices import write_voices  # noqa: E402
 
 from hf_unlearn import UnlearnConfig  # noqa: E402
-from hf_unlearn.data.speech import SpeechArguments  # noqa: E402
-from hf_unlearn.recipe import parse, run  # noqa: E402
-from hf_unlearn.waiting import main_process_first  # noqa: E402
+from hf_unlearn.data.speech.samples import SpeechArguments  # noqa: E402
+from hf_unlearn.experiments import parse, run  # noqa: E402
+from hf_unlearn.experiments.speech import WhisperArguments  # noqa: E402
+from hf_unlearn.experiments.waiting import main_process_first  # noqa: E402
 
 
 def main(argv: list[str]) -> None:
     _, data, args = parse((WhisperArguments, SpeechArguments, UnlearnConfig), argv)
     with main_process_first(args):
-        if not Path(data.dataset).exists():  # the same seed gives the same voices: those of an earlier run will do
+        # the same seed gives the same voices: those of an earlier run will do
+        if not Path(data.dataset).exists():
             write_voices(data.dataset)
     unlearn(argv)
 

@@ -1,9 +1,11 @@
-"""Synthesises the demo's speech: distinct espeak-ng voices that read random word sequences, as an audiofolder.
+"""Synthesises the demo's speech: distinct espeak-ng voices that read random word sequences, as an
+audiofolder.
 
     python recipes/demo/voices.py voices            # 12 voices x (48 training + 14 test utterances), some ten seconds
 
-writes `voices/metadata.csv` (file_name, speaker, text, split) beside the flac files. The same seed gives the same
-samples. espeak-ng comes with the PyPI package `espeakng-loader`: nothing of the system is used.
+writes `voices/metadata.csv` (file_name, speaker, text, split) beside the flac files. The same seed
+gives the same samples. espeak-ng comes with the PyPI package `espeakng-loader`: nothing of the
+system is used.
 """
 
 import argparse
@@ -26,12 +28,15 @@ WORDS = (
 ).split()
 # espeak-ng's C interface: speak_lib.h
 SYNCHRONOUS, DONT_EXIT, UTF8, RATE, VOLUME, PITCH, RANGE = 2, 0x8000, 1, 1, 2, 3, 4
-CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
 
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaker: an espeak-ng voice `accent+variant`, rate in words per minute, pitch and its range in 0..100."""
+    """One speaker: an espeak-ng voice `accent+variant`, rate in words per minute, pitch and its
+    range in 0..100."""
 
     name: str
     accent: str
@@ -58,7 +63,8 @@ VOICES = (
 
 
 class Synthesizer:
-    """Speaks text to samples in memory. The library's state is global: one at a time in a process."""
+    """Speaks text to samples in memory. The library's state is global: one at a time in a
+    process."""
 
     def __init__(self):
         self.library = ctypes.CDLL(espeakng_loader.get_library_path())
@@ -66,7 +72,8 @@ class Synthesizer:
         self.rate = self.library.espeak_Initialize(SYNCHRONOUS, 0, data.encode(), DONT_EXIT)
         if self.rate <= 0:
             raise RuntimeError(
-                f"espeak-ng cannot read its data in {data}: it takes paths of at most 160 characters, "
+                f"espeak-ng cannot read its data in {data}: it takes paths of at most 160 "
+                "characters, "
                 "so install this package into an environment with a shorter path."
             )
         self.library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # else its noise depends on the time
@@ -83,7 +90,9 @@ class Synthesizer:
         """Switches to a voice. Raises ValueError for one that espeak-ng does not have."""
         name = f"{voice.accent}+{voice.variant}"
         if self.library.espeak_SetVoiceByName(name.encode()) != 0:
-            raise ValueError(f"espeak-ng has no voice {name!r}: see lang/ and voices/!v/ in its data folder.")
+            raise ValueError(
+                f"espeak-ng has no voice {name!r}: see lang/ and voices/!v/ in its data folder."
+            )
         for parameter, value in ((RATE, voice.rate), (PITCH, voice.pitch), (RANGE, voice.range)):
             self.library.espeak_SetParameter(parameter, value, 0)
 
@@ -91,12 +100,15 @@ class Synthesizer:
         """Returns float32 samples in [-1, 1] at `self.rate` Hz."""
         self.samples = []
         encoded = text.encode()
-        self.library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded) + 1), 0, 0, 0, UTF8, None, None)
+        self.library.espeak_Synth(
+            encoded, ctypes.c_size_t(len(encoded) + 1), 0, 0, 0, UTF8, None, None
+        )
         return np.concatenate(self.samples).astype(np.float32) / 2**15
 
 
 def record(samples: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Makes a recording of clean samples: trimmed, at 16 kHz, with a varying level, pause and noise floor."""
+    """Makes a recording of clean samples: trimmed, at 16 kHz, with a varying level, pause and noise
+    floor."""
     samples = librosa.resample(samples, orig_sr=rate, target_sr=SAMPLING_RATE)
     loud = np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max())
     samples = samples[loud[0] : loud[-1] + 1]
@@ -116,8 +128,11 @@ def draw_sentences(count: int, rng: np.random.Generator, used: set[str]) -> list
     return sentences
 
 
-def write_voices(folder: str | Path, *, voices=VOICES, train: int = 48, test: int = 14, seed: int = 0) -> Path:
-    """Writes an audiofolder with `train` and `test` utterances of each voice; no sentence is said twice.
+def write_voices(
+    folder: str | Path, *, voices=VOICES, train: int = 48, test: int = 14, seed: int = 0
+) -> Path:
+    """Writes an audiofolder with `train` and `test` utterances of each voice; no sentence is said
+    twice.
 
     Raises:
         ValueError: espeak-ng has no such voice.
@@ -141,12 +156,16 @@ def write_voices(folder: str | Path, *, voices=VOICES, train: int = 48, test: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", help="where to write the audiofolder")
-    parser.add_argument("--voices", type=int, default=len(VOICES), help="how many voices, from the start of VOICES")
+    parser.add_argument(
+        "--voices", type=int, default=len(VOICES), help="how many voices, from the start of VOICES"
+    )
     parser.add_argument("--train", type=int, default=48, help="training utterances of each voice")
     parser.add_argument("--test", type=int, default=14, help="test utterances of each voice")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    write_voices(args.folder, voices=VOICES[: args.voices], train=args.train, test=args.test, seed=args.seed)
+    write_voices(
+        args.folder, voices=VOICES[: args.voices], train=args.train, test=args.test, seed=args.seed
+    )
 
 
 if __name__ == "__main__":

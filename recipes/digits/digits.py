@@ -1,9 +1,11 @@
-"""Writes scikit-learn's handwritten digits (1797 real images of 8 x 8 pixels) as a folder of images.
+"""Writes scikit-learn's handwritten digits (1797 real images of 8 x 8 pixels) as a folder of
+images.
 
     python recipes/digits/digits.py out/digits/images
 
-gives `<folder>/<train or test>/<digit>/<number>.png`, with 30 % of each digit for the test. They are a part of the UCI
-set "Optical Recognition of Handwritten Digits" (Alpaydin & Kaynak, 1998; CC BY 4.0), which scikit-learn carries.
+gives `<folder>/<train or test>/<digit>/<number>.png`, with 30 % of each digit for the test. They
+are a part of the UCI set "Optical Recognition of Handwritten Digits" (Alpaydin & Kaynak, 1998; CC
+BY 4.0), which scikit-learn carries.
 """
 
 import argparse
@@ -22,11 +24,14 @@ def write_digits(folder: str | Path) -> Path:
     images, labels = load_digits(return_X_y=True)
     numbers = {}
     rows = np.arange(len(labels))
-    numbers["train"], numbers["test"] = train_test_split(rows, test_size=0.3, random_state=0, stratify=labels)
+    numbers["train"], numbers["test"] = train_test_split(
+        rows, test_size=0.3, random_state=0, stratify=labels
+    )
     for split, chosen in numbers.items():
         for row in chosen:
             (partial / split / str(labels[row])).mkdir(parents=True, exist_ok=True)
-            pixels = (images[row].reshape(8, 8) * 255 / 16).round().astype(np.uint8)  # they count 0 to 16
+            # they count 0 to 16
+            pixels = (images[row].reshape(8, 8) * 255 / 16).round().astype(np.uint8)
             PIL.Image.fromarray(pixels).save(partial / split / str(labels[row]) / f"{row:04d}.png")
     partial.rename(folder)
     return folder

@@ -1,10 +1,12 @@
-"""A ResNet that is a plain nn.Module forgets a digit: any module that returns loss and logits will do.
+"""A ResNet that is a plain nn.Module forgets a digit: any module that returns loss and logits will
+do.
 
     python recipes/digits/plain_resnet.py --method orthograd --classes 3 8
 
-It trains a small ResNet with batch normalisation on scikit-learn's handwritten digits, and unlearns each class by itself
-with 256 retained images. It prints the accuracy on unseen images of the other classes, and on the retain set,
-at the first step after which at most 10 % of the forgotten training images are still read.
+It trains a small ResNet with batch normalisation on scikit-learn's handwritten digits, and unlearns
+each class by itself with 256 retained images. It prints the accuracy on unseen images of the other
+classes, and on the retain set, at the first step after which at most 10 % of the forgotten training
+images are still read.
 """
 
 import argparse
@@ -26,7 +28,8 @@ TARGET = 10.0  # % of the forgotten training images
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with batch normalisation, and a shortcut (He et al., arXiv 1512.03385)."""
+    """Two 3x3 convolutions with batch normalisation, and a shortcut (He et al., arXiv
+    1512.03385)."""
 
     def __init__(self, channels_in: int, channels: int, stride: int):
         super().__init__()
@@ -46,8 +49,12 @@ class ResNet(nn.Module):
 
     def __init__(self, width: int = 16, classes: int = 10):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        self.blocks = nn.Sequential(Block(width, width, 1), Block(width, 2 * width, 2), Block(2 * width, 4 * width, 2))
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.blocks = nn.Sequential(
+            Block(width, width, 1), Block(width, 2 * width, 2), Block(2 * width, 4 * width, 2)
+        )
         self.head = nn.Linear(4 * width, classes)
 
     def forward(self, pixel_values, labels=None):
@@ -96,7 +103,9 @@ def pretrained(seed: int) -> tuple[ResNet, list[torch.Tensor]]:
     set_seed(seed)
     images, labels = load_digits(return_X_y=True)
     images = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16 - 0.3
-    halves = train_test_split(images, torch.tensor(labels), test_size=0.3, random_state=seed, stratify=labels)
+    halves = train_test_split(
+        images, torch.tensor(labels), test_size=0.3, random_state=seed, stratify=labels
+    )
     return pretrain(ResNet(), halves[0], halves[2]), halves
 
 
@@ -104,7 +113,9 @@ def forget_class(number: int, seed: int, retain_size: int, **config) -> list[dic
     """Unlearns; returns the accuracies before the first and after each step."""
     model, (train, test, train_labels, test_labels) = copy.deepcopy(pretrained(seed))
     forgotten, unseen = train_labels == number, test_labels == number
-    kept = torch.tensor(np.random.default_rng(seed).permutation(torch.where(~forgotten)[0].numpy())[:retain_size])
+    kept = torch.tensor(
+        np.random.default_rng(seed).permutation(torch.where(~forgotten)[0].numpy())[:retain_size]
+    )
     parts = {
         "forget": (train[forgotten], train_labels[forgotten]),
         "forget_test": (test[unseen], test_labels[unseen]),
@@ -143,10 +154,17 @@ def main() -> None:
     for number in classes:
         for seed in seeds:
             before, *rows = forget_class(number, seed, **options)
-            print(number, seed, " ".join(f"{name} {before[name]:.1f} -> {rows[-1][name]:.1f}" for name in before))
+            print(
+                number,
+                seed,
+                " ".join(f"{name} {before[name]:.1f} -> {rows[-1][name]:.1f}" for name in before),
+            )
             reached.append([rows[-1][name] for name in ("forget", "retain", "test")])
     forget, retain, test = np.mean(reached, axis=0)
-    print(f"mean: forget {forget:.1f}  retain {retain:.1f}  test {test:.1f} (worst {min(r[2] for r in reached):.1f})")
+    print(
+        f"mean: forget {forget:.1f}  retain {retain:.1f}  test {test:.1f} (worst "
+        f"{min(r[2] for r in reached):.1f})"
+    )
 
 
 if __name__ == "__main__":

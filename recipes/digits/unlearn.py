@@ -1,4 +1,5 @@
-"""Real handwritten digits, offline: a small Vision Transformer is trained on them, and forgets one digit.
+"""Real handwritten digits, offline: a small Vision Transformer is trained on them, and forgets one
+digit.
 
     make demo-digits
     accelerate launch recipes/digits/unlearn.py recipes/digits/digits.yaml --forget_classes 3 --output_dir out/three
@@ -11,17 +12,18 @@ from pathlib import Path
 from digits import write_digits
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.images import ImageArguments
-from hf_unlearn.recipe import parse, run
-from hf_unlearn.recipe.images import ImageRecipeArguments
-from hf_unlearn.recipe.images import main as unlearn
-from hf_unlearn.waiting import main_process_first
+from hf_unlearn.data.images.samples import ImageArguments
+from hf_unlearn.experiments import parse, run
+from hf_unlearn.experiments.images import ImageRecipeArguments
+from hf_unlearn.experiments.images import main as unlearn
+from hf_unlearn.experiments.waiting import main_process_first
 
 
 def main(argv: list[str]) -> None:
     _, data, args = parse((ImageRecipeArguments, ImageArguments, UnlearnConfig), argv)
     with main_process_first(args):
-        if not Path(data.dataset).exists():  # the same images each time: those of an earlier run will do
+        # the same images each time: those of an earlier run will do
+        if not Path(data.dataset).exists():
             write_digits(data.dataset)
     unlearn(argv)
 

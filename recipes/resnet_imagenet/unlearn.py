@@ -1,4 +1,5 @@
-"""Makes a ResNet (or any other image classifier of the Hub, timm's too) forget classes or single images.
+"""Makes a ResNet (or any other image classifier of the Hub, timm's too) forget classes or single
+images.
 
     accelerate launch recipes/resnet_imagenet/unlearn.py recipes/resnet_imagenet/resnet18.yaml
     accelerate launch recipes/resnet_imagenet/unlearn.py recipes/resnet_imagenet/resnet18.yaml \
@@ -7,8 +8,8 @@
 Options and output are those of recipes/vit_cifar10/unlearn.py.
 """
 
-from hf_unlearn.recipe import run
-from hf_unlearn.recipe.images import main
+from hf_unlearn.experiments import run
+from hf_unlearn.experiments.images import main
 
 if __name__ == "__main__":
     run(main, __file__)

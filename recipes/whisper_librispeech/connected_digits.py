@@ -1,12 +1,14 @@
-"""Joins single spoken digits to utterances of several, so that a recogniser can be trained on them, as an audiofolder.
+"""Joins single spoken digits to utterances of several, so that a recogniser can be trained on them,
+as an audiofolder.
 
     python recipes/whisper_librispeech/connected_digits.py ../shared/data/fsdd digits
 
-reads a folder like the Free Spoken Digit Dataset (Jackson et al., https://github.com/Jakobovski/free-spoken-digit-dataset):
-`metadata.csv` with file_name, speaker, text, split, one spoken digit per file. It writes
-`digits/metadata.csv`, with the same columns, and the audio beside it. Each utterance joins 3 to 5 takes
-of one speaker with short pauses; the training utterances hold takes of the split train only, the test utterances of
-the split test only. The same seed gives the same samples.
+reads a folder like the Free Spoken Digit Dataset (Jackson et al.,
+https://github.com/Jakobovski/free-spoken-digit-dataset): `metadata.csv` with file_name, speaker,
+text, split, one spoken digit per file. It writes `digits/metadata.csv`, with the same columns, and
+the audio beside it. Each utterance joins 3 to 5 takes of one speaker with short pauses; the
+training utterances hold takes of the split train only, the test utterances of the split test only.
+The same seed gives the same samples.
 """
 
 import argparse
@@ -18,8 +20,8 @@ import numpy as np
 import soundfile
 from tqdm.auto import tqdm
 
-from hf_unlearn.data.speech import SAMPLING_RATE, decode_audio
-from hf_unlearn.recipe import run
+from hf_unlearn.data.speech.samples import SAMPLING_RATE, decode_audio
+from hf_unlearn.experiments import run
 
 PAUSE = (0.05, 0.15)  # s, between two takes
 
@@ -46,7 +48,8 @@ def read_takes(folder: Path) -> dict[tuple[str, str], list[tuple[str, np.ndarray
 
 
 def join(takes: list[tuple[str, np.ndarray]], rng: np.random.Generator) -> tuple[str, np.ndarray]:
-    """Joins 3 to 5 takes drawn from `takes`, with pauses around each. Returns the text and the samples."""
+    """Joins 3 to 5 takes drawn from `takes`, with pauses around each. Returns the text and the
+    samples."""
     chosen = [takes[i] for i in rng.integers(len(takes), size=rng.integers(3, 6))]
 
     def pause():
@@ -57,20 +60,27 @@ def join(takes: list[tuple[str, np.ndarray]], rng: np.random.Generator) -> tuple
 
 
 def inside(folder: Path, name: str) -> Path:
-    """`folder / name`, where the data gives the name. Raises ValueError for one that leads out of the folder."""
+    """`folder / name`, where the data gives the name. Raises ValueError for one that leads out of
+    the folder."""
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise ValueError(f"the data names {name!r}, which would be written outside of {folder}: mend its metadata.csv")
+        raise ValueError(
+            f"the data names {name!r}, which would be written outside of {folder}: "
+            "mend its metadata.csv"
+        )
     return path
 
 
 def write_connected(
     source: str | Path, folder: str | Path, *, train: int = 200, test: int = 40, seed: int = 0
 ) -> Path:
-    """Writes `train` and `test` utterances of each speaker as an audiofolder. Raises ValueError for a wrong source."""
+    """Writes `train` and `test` utterances of each speaker as an audiofolder. Raises ValueError for
+    a wrong source."""
     folder, counts, rows = Path(folder), {"train": train, "test": test}, []
     takes = read_takes(Path(source))
-    for number, ((split, speaker), own) in enumerate(tqdm(sorted(takes.items()), desc="speakers", unit="speaker")):
+    for number, ((split, speaker), own) in enumerate(
+        tqdm(sorted(takes.items()), desc="speakers", unit="speaker")
+    ):
         rng = np.random.default_rng([seed, number])
         inside(folder, f"{split}/{speaker}").mkdir(parents=True, exist_ok=True)
         for i in range(counts[split]):
@@ -85,9 +95,13 @@ def write_connected(
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("source", help="folder of single digits with metadata.csv (file_name, speaker, text, split)")
+    parser.add_argument(
+        "source", help="folder of single digits with metadata.csv (file_name, speaker, text, split)"
+    )
     parser.add_argument("folder", help="where to write the audiofolder")
-    parser.add_argument("--train", type=int, default=200, help="training utterances of each speaker")
+    parser.add_argument(
+        "--train", type=int, default=200, help="training utterances of each speaker"
+    )
     parser.add_argument("--test", type=int, default=40, help="test utterances of each speaker")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)

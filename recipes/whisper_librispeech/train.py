@@ -1,19 +1,18 @@
-"""Trains the original model of an unlearning run, or its retrained reference, with the plain Seq2SeqTrainer.
+"""Trains the original model of an unlearning run, or its retrained reference, with the plain
+Seq2SeqTrainer.
 
     accelerate launch recipes/whisper_librispeech/train.py recipes/whisper_librispeech/fsdd_digits.yaml
     ... --without_forget true      # the reference: it never hears the forgotten speakers
 
-They go to `original` and `retrained` in `output_dir`, load with plain `from_pretrained`, and work in
-`pipeline("automatic-speech-recognition", ...)`. `unlearn.py` does the same by itself for `model: train` and
-`gold: train`.
+They go to `original` and `retrained` in `output_dir`, load with plain `from_pretrained`, and work
+in `pipeline("automatic-speech-recognition", ...)`. `unlearn.py` does the same by itself for `model:
+train` and `gold: train`.
 """
 
-from arguments import WhisperArguments
-from whisper_recipe import WhisperRecipe
-
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.speech import SpeechArguments
-from hf_unlearn.recipe import ReferenceArguments, parse, run, train
+from hf_unlearn.data.speech.samples import SpeechArguments
+from hf_unlearn.experiments import ReferenceArguments, parse, run, train
+from hf_unlearn.experiments.speech import WhisperArguments, WhisperRecipe
 
 
 def main(argv: list[str]) -> None:

@@ -5,16 +5,16 @@
         --forget_speakers 103 --method gradient_difference --alpha 0.8 --output_dir out/difference
     accelerate launch recipes/whisper_librispeech/unlearn.py recipes/whisper_librispeech/fsdd_digits.yaml --gold none
 
-`output_dir` then holds the unlearned model with its card, `results.json`, `forgetting.png` and `report.html`. `--help` lists all
-options: the recipe's (WhisperArguments), the data's (SpeechArguments) and the trainer's (UnlearnConfig).
+`output_dir` then holds the unlearned model with its card, `results.json`, `forgetting.png` and
+`report.html`. `--help` lists all
+options: the recipe's (WhisperArguments), the data's (SpeechArguments) and the trainer's
+    (UnlearnConfig).
 """
 
-from arguments import WhisperArguments
-from whisper_recipe import WhisperRecipe
-
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.speech import SpeechArguments
-from hf_unlearn.recipe import parse, run, unlearn
+from hf_unlearn.data.speech.samples import SpeechArguments
+from hf_unlearn.experiments import parse, run, unlearn
+from hf_unlearn.experiments.speech import WhisperArguments, WhisperRecipe
 
 
 def main(argv: list[str]) -> None:

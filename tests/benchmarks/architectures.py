@@ -1,12 +1,14 @@
-"""Holds one step of UnlearnTrainer against brute force, for tiny random models of transformers' architectures.
+"""Holds one step of UnlearnTrainer against brute force, for tiny random models of transformers'
+architectures.
 
     .venv/bin/python tests/benchmarks/architectures.py                     # what is not in the CSV yet, then the page
     .venv/bin/python tests/benchmarks/architectures.py --task CTC --again  # a task's rows anew
     .venv/bin/python tests/benchmarks/architectures.py --only mixtral,clip --again
 
-Two samples are forgotten and four kept, of different lengths; the step is the gradient that the optimizer gets, for both
-granularities, at alpha = 0.3. Brute force is one backward pass for each sample alone, in float64 where the model can, and
-the dense matrix A. Rows go to `architectures.csv`, and `docs/architectures.md` is written from them (`architectures_page.py`).
+Two samples are forgotten and four kept, of different lengths; the step is the gradient that the
+optimizer gets, for both granularities, at alpha = 0.3. Brute force is one backward pass for each
+sample alone, in float64 where the model can, and the dense matrix A. Rows go to
+`architectures.csv`, and `docs/architectures.md` is written from them (`architectures_page.py`).
 """
 
 import argparse
@@ -33,12 +35,12 @@ import transformers  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
 
-from hf_unlearn.per_sample.reference import (  # noqa: E402
+from hf_unlearn.per_sample.reference import (
     count_samples,
     orthograd_gradient,
     per_sample_gradients,
     select_sample,
-)
+)  # noqa: E402
 from tests.benchmarks import architectures_page  # noqa: E402
 from tests.benchmarks.architectures_page import RESULTS  # noqa: E402
 from tests.benchmarks.tiny_architectures import TASKS, classes_of, tiny_model, variants  # noqa: E402
@@ -46,7 +48,16 @@ from tests.benchmarks.tiny_batches import batch_for  # noqa: E402
 from tests.per_sample.harness import randomised  # noqa: E402
 from tests.tiny import make_trainer  # noqa: E402
 
-FIELDS = ("task", "architecture", "class", "transformers", "precision", "error_parameter", "error_model", "how")
+FIELDS = (
+    "task",
+    "architecture",
+    "class",
+    "transformers",
+    "precision",
+    "error_parameter",
+    "error_model",
+    "how",
+)
 FORGET, RETAIN, ALPHA = 2, 4, 0.3
 GRANULARITIES = ("parameter", "model")
 LIMIT = 60  # seconds for one row
@@ -60,14 +71,20 @@ class Observer(transformers.TrainerCallback):
     """Keeps the gradient that the optimizer is about to use."""
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.gradient = [None if p.grad is None else p.grad.clone() for p in model.parameters() if p.requires_grad]
+        self.gradient = [
+            None if p.grad is None else p.grad.clone()
+            for p in model.parameters()
+            if p.requires_grad
+        ]
 
 
 def collate(samples: list[dict]) -> dict:
     """Batches of one, put together."""
 
     def joined(values):
-        return torch.cat(values) if isinstance(values[0], Tensor) else sum(values, type(values[0])())
+        return (
+            torch.cat(values) if isinstance(values[0], Tensor) else sum(values, type(values[0])())
+        )
 
     return {name: joined([sample[name] for sample in samples]) for name in samples[0]}
 
@@ -121,7 +138,11 @@ def in_double(model: nn.Module, batch: dict) -> tuple[nn.Module, dict] | None:
 
     def double(x):
         if isinstance(x, (list, dict)):
-            return [double(y) for y in x] if isinstance(x, list) else {name: double(y) for name, y in x.items()}
+            return (
+                [double(y) for y in x]
+                if isinstance(x, list)
+                else {name: double(y) for name, y in x.items()}
+            )
         return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
 
     model, batch = copy.deepcopy(model).double(), double(batch)
@@ -206,7 +227,12 @@ def _timed_out(*_):
 
 
 def row_of(task: str, kind: str, name: str, variant: dict) -> dict:
-    row = {"task": task, "architecture": kind, "class": name, "transformers": transformers.__version__}
+    row = {
+        "task": task,
+        "architecture": kind,
+        "class": name,
+        "transformers": transformers.__version__,
+    }
     row["class"] += "".join(f", {value}" for value in variant.values())
     transformers.set_seed(0)
     signal.signal(signal.SIGALRM, _timed_out)
@@ -246,7 +272,9 @@ def rows_wanted(tasks: list[str], only: set[str]):
 
 def write(rows: list[dict]) -> None:
     order = list(TASKS)
-    rows = sorted(rows, key=lambda row: (order.index(row["task"]), row["architecture"], row["class"]))
+    rows = sorted(
+        rows, key=lambda row: (order.index(row["task"]), row["architecture"], row["class"])
+    )
     with RESULTS.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
@@ -254,23 +282,37 @@ def write(rows: list[dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--task", choices=TASKS, help="one task only")
     parser.add_argument("--only", default="", help="model types, joined by commas")
-    parser.add_argument("--again", action="store_true", help="measure anew what is in the CSV already")
+    parser.add_argument(
+        "--again", action="store_true", help="measure anew what is in the CSV already"
+    )
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     logging.disable(logging.WARNING)
-    done = {(row["task"], row["class"]): row for row in architectures_page.read()} if RESULTS.is_file() else {}
+    done = (
+        {(row["task"], row["class"]): row for row in architectures_page.read()}
+        if RESULTS.is_file()
+        else {}
+    )
     only = set(filter(None, options.only.split(",")))
-    for task, kind, name, variant in rows_wanted([options.task] if options.task else list(TASKS), only):
+    for task, kind, name, variant in rows_wanted(
+        [options.task] if options.task else list(TASKS), only
+    ):
         key = (task, name + "".join(f", {value}" for value in variant.values()))
         if key in done and not options.again:
             continue
         row = row_of(task, kind, name, variant)
         done[key] = {**dict.fromkeys(FIELDS, ""), **row}
-        print(*[done[key][field] for field in FIELDS if field != "transformers"], sep=" | ", flush=True)
+        print(
+            *[done[key][field] for field in FIELDS if field != "transformers"],
+            sep=" | ",
+            flush=True,
+        )
         write(list(done.values()))
     architectures_page.write()
 

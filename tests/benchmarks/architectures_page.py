@@ -51,7 +51,10 @@ def page(rows: list[dict]) -> str:
         versions=", ".join(sorted({row["transformers"] for row in rows})),
         compared=len({row["class"].split(",")[0] for row in compared}),
         types=len({row["architecture"] for row in compared}),
-        worst=max((max(row["error_parameter"], row["error_model"], key=float) for row in compared), key=float),
+        worst=max(
+            (max(row["error_parameter"], row["error_model"], key=float) for row in compared),
+            key=float,
+        ),
         totals=_totals(tasks, rows),
     )
     return text + "".join(_section(task, some) for task, some in tasks)
@@ -67,12 +70,21 @@ def _totals(tasks: list, rows: list[dict]) -> str:
 
 def _section(task: str, rows: list[dict]) -> str:
     built = [row for row in rows if kind(row) != "not built"]
-    lines = ["| architecture | class | parameter | model | how |", "|---|---|---|---|---|"] if built else []
+    lines = (
+        ["| architecture | class | parameter | model | how |", "|---|---|---|---|---|"]
+        if built
+        else []
+    )
     for row in built:
         mark = "*" if row["precision"] == "float64" else ""
-        errors = [f"{mark}{row[name]}{mark}" if row[name] else "" for name in ("error_parameter", "error_model")]
+        errors = [
+            f"{mark}{row[name]}{mark}" if row[name] else ""
+            for name in ("error_parameter", "error_model")
+        ]
         how = row["how"].replace("|", "\\|")
-        lines.append(f"| {row['architecture']} | {row['class']} | {errors[0]} | {errors[1]} | {how} |")
+        lines.append(
+            f"| {row['architecture']} | {row['class']} | {errors[0]} | {errors[1]} | {how} |"
+        )
     left = [f"- {row['class']}: {row['how'][11:-1]}" for row in rows if kind(row) == "not built"]
     text = f"\n## {task[0].upper() + task[1:]}\n" + "".join(f"{line}\n" for line in lines)
     return text + ("\nNot built:\n\n" + "".join(f"{line}\n" for line in left) if left else "")

@@ -1,13 +1,15 @@
-"""Measures step time and peak memory of orthograd, of gradient_difference and of other ways to the same step.
+"""Measures step time and peak memory of orthograd, of gradient_difference and of other ways to the
+same step.
 
     make bench                                        # the suite of this machine, then the plot and README's table
     .venv/bin/python tests/benchmarks/bench.py --suite cpu --only model=resnet-50
     .venv/bin/python tests/benchmarks/bench.py --one "orthograd parameter" --model whisper-tiny --k 8
 
-Each configuration runs in processes of its own, so that peaks do not mix, and the methods of a setting take turns, round
-by round, since a machine's speed drifts; rows go to `results.csv`. A step is what a user pays for: both batches, the
-projection, and plain SGD as the optimizer, which adds least. Times are medians over the steps of all rounds, after two of
-each for warming up, of which the first holds the engine's self-check; peaks are the greatest of all rounds.
+Each configuration runs in processes of its own, so that peaks do not mix, and the methods of a
+setting take turns, round by round, since a machine's speed drifts; rows go to `results.csv`. A step
+is what a user pays for: both batches, the projection, and plain SGD as the optimizer, which adds
+least. Times are medians over the steps of all rounds, after two of each for warming up, of which
+the first holds the engine's self-check; peaks are the greatest of all rounds.
 """
 
 import argparse
@@ -60,12 +62,13 @@ SUITES = {
 
 
 def measure(arguments: argparse.Namespace) -> dict:
-    """Runs one configuration in this process: the time of each step (s), and the peak memory (GB) that it added."""
+    """Runs one configuration in this process: the time of each step (s), and the peak memory (GB)
+    that it added."""
     import torch
     from peft import LoraConfig, get_peft_model
     from shapes import SHAPES
 
-    import hf_unlearn.trainer  # noqa: F401  what importing costs is no part of the peak
+    import hf_unlearn.trainer.trainer  # noqa: F401  what importing costs is no part of the peak
 
     cuda = torch.cuda.is_available()
     gc.collect()
@@ -73,7 +76,9 @@ def measure(arguments: argparse.Namespace) -> dict:
     torch.manual_seed(0)
     model, sample = SHAPES[arguments.model](arguments.seconds)
     if arguments.tuning == "lora":
-        model = get_peft_model(model, LoraConfig(r=16, target_modules=["q_proj", "k_proj", "v_proj", "out_proj"]))
+        model = get_peft_model(
+            model, LoraConfig(r=16, target_modules=["q_proj", "k_proj", "v_proj", "out_proj"])
+        )
     forget, retain = ([sample() for _ in range(arguments.k)] for _ in range(2))
     run = _our_steps if arguments.one in OURS else _peer_steps
     times = run(arguments, model, forget, retain)
@@ -122,7 +127,10 @@ def _peer_steps(arguments: argparse.Namespace, model, forget: list, retain: list
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.eval()  # frozen statistics, as ours has them
     model.config._attn_implementation = "eager"  # PyTorch's fused attention does not take vmap
-    batches = [{name: value.to(device) for name, value in _stack(samples).items()} for samples in (forget, retain)]
+    batches = [
+        {name: value.to(device) for name, value in _stack(samples).items()}
+        for samples in (forget, retain)
+    ]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
     times = []
     for _ in range(WARM_UP + arguments.steps):
@@ -163,8 +171,8 @@ def _peak_resident_gb() -> float:
 
 
 def run_suite(name: str, steps: int, rounds: int, only: dict[str, str], chosen: list[str]) -> None:
-    """Measures a suite, or its settings with the values of `only` and the `chosen` methods, and appends the rows to
-    `results.csv`."""
+    """Measures a suite, or its settings with the values of `only` and the `chosen` methods, and
+    appends the rows to `results.csv`."""
     now = datetime.datetime.now(datetime.timezone.utc)
     common = {
         "run": now.strftime("%Y%m%d-%H%M%S"),
@@ -173,21 +181,39 @@ def run_suite(name: str, steps: int, rounds: int, only: dict[str, str], chosen: 
         **_machine(),
     }
     for setting, methods in SUITES[name]:
-        setting = {"tuning": "full", "precision": "fp32", "checkpointing": False, "seconds": 30, **setting}
+        setting = {
+            "tuning": "full",
+            "precision": "fp32",
+            "checkpointing": False,
+            "seconds": 30,
+            **setting,
+        }
         if any(str(setting[name]) != value for name, value in only.items()):
             continue
         methods = [method for method in methods if not chosen or method in chosen]
-        done = [{method: _measured_apart(method, setting, steps) for method in methods} for _ in range(rounds)]
+        done = [
+            {method: _measured_apart(method, setting, steps) for method in methods}
+            for _ in range(rounds)
+        ]
         for method in methods:
-            row = {**common, **setting, "method": method, **_summary([measured[method] for measured in done])}
+            row = {
+                **common,
+                **setting,
+                "method": method,
+                **_summary([measured[method] for measured in done]),
+            }
             print(
-                {field: row.get(field) for field in ("model", "tuning", "k", "method", "step_s", "peak_gb", "failure")}
+                {
+                    field: row.get(field)
+                    for field in ("model", "tuning", "k", "method", "step_s", "peak_gb", "failure")
+                }
             )
             _append(row)
 
 
 def _summary(rounds: list[dict]) -> dict[str, str]:
-    """What a row says of a configuration that was measured in some rounds, or why one of them failed."""
+    """What a row says of a configuration that was measured in some rounds, or why one of them
+    failed."""
     if failed := [measured for measured in rounds if "failure" in measured]:
         return failed[0]
     times = [time for measured in rounds for time in measured["steps_s"]]
@@ -204,7 +230,11 @@ def _measured_apart(method: str, setting: dict, steps: int) -> dict:
     lines = done.stdout.strip().splitlines()
     if done.returncode == 0 and lines:
         return json.loads(lines[-1])
-    return {"failure": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:200]}
+    return {
+        "failure": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][
+            :200
+        ]
+    }
 
 
 def _append(row: dict) -> None:
@@ -218,10 +248,18 @@ def _append(row: dict) -> None:
 
 def _commit() -> str:
     def git(*arguments):
-        return subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], cwd=HERE, capture_output=True, text=True
+        ).stdout.strip()
 
     # the results themselves may have changed
-    changed = git("status", "--porcelain", "--untracked-files=no", ":/", ":(exclude,top)tests/benchmarks/results.*")
+    changed = git(
+        "status",
+        "--porcelain",
+        "--untracked-files=no",
+        ":/",
+        ":(exclude,top)tests/benchmarks/results.*",
+    )
     return git("rev-parse", "--short", "HEAD") + ("+changes" if changed else "")
 
 
@@ -233,19 +271,30 @@ def _machine() -> dict[str, str]:
         machine = torch.cuda.get_device_name()
     else:
         machine = f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
-    return {"machine": machine, "torch": torch.__version__, "transformers": transformers.__version__}
+    return {
+        "machine": machine,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 def main() -> None:
     import torch
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suite", choices=SUITES, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--suite", choices=SUITES, default="cuda" if torch.cuda.is_available() else "cpu"
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME=VALUE",
-                        help="measure the suite's settings with these values only, as model=resnet-50 k=8")  # fmt: skip
+                        help="measure the suite's settings with these values only, as "
+                             "model=resnet-50 k=8")  # fmt: skip
     parser.add_argument("--methods", nargs="+", default=[], choices=[*OURS, *PEERS], metavar="METHOD",
                         help="measure these only, for more rounds in the same time")  # fmt: skip
-    parser.add_argument("--one", metavar="METHOD", help="measure one method here, print it, write no row")
+    parser.add_argument(
+        "--one", metavar="METHOD", help="measure one method here, print it, write no row"
+    )
     parser.add_argument("--model", default="whisper-tiny")
     parser.add_argument("--tuning", choices=("full", "lora"), default="full")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
@@ -253,7 +302,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=10, help="of audio")
     parser.add_argument("--k", type=int, default=8, help="retain samples, and forget samples too")
     parser.add_argument("--steps", type=int, default=3, help="measured in each round")
-    parser.add_argument("--rounds", type=int, default=2, help="in which the methods of a setting take turns")
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="in which the methods of a setting take turns"
+    )
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(arguments)))

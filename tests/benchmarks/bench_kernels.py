@@ -1,14 +1,15 @@
-"""Measures the projection's kernels on a GPU against its copy bandwidth, plain torch and torch.linalg.qr.
+"""Measures the projection's kernels on a GPU against its copy bandwidth, plain torch and
+torch.linalg.qr.
 
     .venv/bin/python tests/benchmarks/bench_kernels.py                  # everything; rows go to results.csv
     .venv/bin/python tests/benchmarks/bench_kernels.py --tune           # other block sizes, printed only
 
 Without a GPU all is tiny and no rows are written, to show that this script works.
 
-Copying a matrix moves as many bytes as reading it twice, and a projection has to read its rows twice. So the share of
-the copy bandwidth that a projection reaches is the time of the copy over its own, for a single pass half of that.
-`step_s` in the rows is the time of one call, a mean over calls in a row (the median of a few such means), `peak_gb` what
-the call needs beside its input.
+Copying a matrix moves as many bytes as reading it twice, and a projection has to read its rows
+twice. So the share of the copy bandwidth that a projection reaches is the time of the copy over its
+own, for a single pass half of that. `step_s` in the rows is the time of one call, a mean over calls
+in a row (the median of a few such means), `peak_gb` what the call needs beside its input.
 """
 
 import argparse
@@ -67,7 +68,9 @@ class Bench:
         self.common = {"run": now.strftime("%Y%m%d-%H%M%S"), "date": now.strftime("%Y-%m-%d"), "commit": _commit(),
                        **_machine(), "tuning": "kernel", "k": k}  # fmt: skip
 
-    def measure(self, model: str, method: str, call: Callable[[], object], precision: str = "fp32") -> float:
+    def measure(
+        self, model: str, method: str, call: Callable[[], object], precision: str = "fp32"
+    ) -> float:
         """Seconds of one call."""
         try:
             seconds, peak = self.time(call)
@@ -77,7 +80,9 @@ class Bench:
             self.record(model, method, precision, failure=str(error).splitlines()[0][:200])
         return seconds
 
-    def record(self, model: str, method: str, precision: str, failure: str = "", **values: float) -> None:
+    def record(
+        self, model: str, method: str, precision: str, failure: str = "", **values: float
+    ) -> None:
         values = {name: f"{value:.4g}" for name, value in values.items()}
         print(f"{model}, {method}: {failure or values}", flush=True)
         if self.device == "cuda":
@@ -139,9 +144,12 @@ def measure_matrix(bench: Bench, d: int) -> None:
 
 
 def measure_tensors(bench: Bench, model: str, largest: int) -> None:
-    """A projection in each parameter tensor of a model: each size is measured once, and counted as often as it occurs."""
+    """A projection in each parameter tensor of a model: each size is measured once, and counted as
+    often as it occurs."""
     with torch.device("meta"):
-        sizes = Counter(p.numel() for p in SHAPES[model](30)[0].parameters() if p.numel() <= largest)
+        sizes = Counter(
+            p.numel() for p in SHAPES[model](30)[0].parameters() if p.numel() <= largest
+        )
     for method, call in {"projection": project, "torch.linalg.qr": project_by_qr}.items():
         total = 0.0
         for d, count in sizes.items():
@@ -156,12 +164,16 @@ def measure_solve(bench: Bench) -> None:
         rows = torch.randn(problems, k, 2 * k, dtype=torch.float64, device=bench.device)
         gram, dots, square = rows @ rows.mT, rows.sum(2), rows.new_full((problems,), 2.0 * k)
         bench.measure(f"{problems} systems of {k}", "solve", lambda: ops.solve(gram, dots, square))  # noqa: B023
-        bench.measure(f"{problems} systems of {k}", "solve, plain torch", lambda: projection.solve(gram, dots, square))  # noqa: B023
+        bench.measure(
+            f"{problems} systems of {k}",
+            "solve, plain torch",
+            lambda: projection.solve(gram, dots, square),
+        )  # noqa: B023
 
 
 def measure_layers(bench: Bench, shrink: int) -> None:
-    """Inner products of a Linear layer's gradients: with all of G in memory, through the cache, and without G
-    (ghost, and tiles of it on chip)."""
+    """Inner products of a Linear layer's gradients: with all of G in memory, through the cache, and
+    without G (ghost, and tiles of it on chip)."""
     for name, (T, o, i) in LAYERS.items():
         T, o, i = max(1, T // shrink), o // shrink, i // shrink
         B, X = (bench.random(bench.k, T, size, dtype=torch.bfloat16) for size in (o, i))
@@ -179,8 +191,9 @@ def measure_layers(bench: Bench, shrink: int) -> None:
 
 
 def tune(bench: Bench, d: int) -> None:
-    """Times of inner_products with other columns, warps and programs per multiprocessor than `SHAPES` has, and of
-    product_inner_products with other lines, columns and stages than `TILES` has."""
+    """Times of inner_products with other columns, warps and programs per multiprocessor than
+    `SHAPES` has, and of product_inner_products with other lines, columns and stages than `TILES`
+    has."""
     from hf_unlearn.ops import triton_products, triton_reductions
 
     def measured(kernel: str, setting: object, call: Callable[[], object], moved: int) -> None:
@@ -189,25 +202,39 @@ def tune(bench: Bench, d: int) -> None:
         except Exception as error:  # too much shared memory
             print(f"{kernel} {setting}: {type(error).__name__}")
         else:
-            print(f"{kernel} {setting}: {seconds * 1e3:.3f} ms, {moved / seconds / 1e9:.0f} GB/s", flush=True)
+            print(
+                f"{kernel} {setting}: {seconds * 1e3:.3f} ms, {moved / seconds / 1e9:.0f} GB/s",
+                flush=True,
+            )
 
     rows, u = bench.random(bench.k, d), bench.random(d)
     padded = min(max(16, 1 << (bench.k - 1).bit_length()), triton_reductions.MOST_ROWS)
-    for exact, *shape in itertools.product((False, True), (32, 64, 128, 256), (1, 2, 4, 8), (1, 2, 4, 8, 12, 16)):
+    for exact, *shape in itertools.product(
+        (False, True), (32, 64, 128, 256), (1, 2, 4, 8), (1, 2, 4, 8, 12, 16)
+    ):
         triton_reductions.SHAPES[padded] = shape
         call = functools.partial(triton_reductions.inner_products, rows, u, exact)
         measured(f"inner_products exact={exact}", shape, call, rows.nbytes)
-    for (name, (T, o, i)), dtype in itertools.product(LAYERS.items(), (torch.bfloat16, torch.float32)):
+    for (name, (T, o, i)), dtype in itertools.product(
+        LAYERS.items(), (torch.bfloat16, torch.float32)
+    ):
         B, X = (bench.random(bench.k, T, size, dtype=dtype) for size in (o, i))
         weight = bench.random(o, i)
         for tile in itertools.product((32, 64, 128), (16, 32, 64), (2, 3, 4)):
             triton_products.TILES[dtype.itemsize] = tile
             call = functools.partial(triton_products.product_inner_products, B, X, weight)
-            measured(f"product_inner_products, {name}, {dtype}", tile, call, B.nbytes + X.nbytes + weight.nbytes)
+            measured(
+                f"product_inner_products, {name}, {dtype}",
+                tile,
+                call,
+                B.nbytes + X.nbytes + weight.nbytes,
+            )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--k", type=int, default=16)
     parser.add_argument("--tune", action="store_true")
     arguments = parser.parse_args()

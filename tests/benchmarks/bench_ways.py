@@ -1,10 +1,12 @@
-"""Holds the choice between the ways to inner products (`per_sample/inner_products.py`) against their measured times.
+"""Holds the choice between the ways to inner products (`per_sample/inner_products.py`) against
+their measured times.
 
     .venv/bin/python tests/benchmarks/bench_ways.py
 
-For each weight (o, i) that k samples meet at T positions: the time of all that orthograd does with it (inner products and
-weighted sum) by each way, beside the plain sum over the samples that gradient descent needs. Rows go to results.csv; the
-table that is printed marks a choice that costs over 1.3 times the best way.
+For each weight (o, i) that k samples meet at T positions: the time of all that orthograd does with
+it (inner products and weighted sum) by each way, beside the plain sum over the samples that
+gradient descent needs. Rows go to results.csv; the table that is printed marks a choice that costs
+over 1.3 times the best way.
 """
 
 import datetime
@@ -18,7 +20,8 @@ from hf_unlearn import ops
 from hf_unlearn.per_sample import ParameterRows, inner_products
 from hf_unlearn.per_sample.rows import Product
 
-# T, o, i: Whisper tiny's and small's encoder at 10 s, decoder, output layer over the vocabulary; ViT's blocks and head
+# T, o, i: Whisper tiny's and small's encoder at 10 s, decoder, output layer over the vocabulary;
+# ViT's blocks and head
 WEIGHTS = [
     (500, 384, 384), (500, 1536, 384), (500, 3072, 768), (40, 384, 384), (40, 1536, 384), (40, 3072, 768),
     (40, 51865, 384), (197, 768, 768), (1, 1000, 768), (1, 10000, 768),
@@ -27,7 +30,8 @@ SAMPLES = (4, 8, 32)
 
 
 def seconds(call, repeats: int = 5, enough: float = 2) -> float:
-    """The shortest of a few runs, after one for warming up; of fewer once they took `enough` seconds together."""
+    """The shortest of a few runs, after one for warming up; of fewer once they took `enough`
+    seconds together."""
     times = []
     while len(times) < 2 or (len(times) <= repeats and sum(times) < enough):
         if torch.cuda.is_available():
@@ -46,10 +50,22 @@ def main() -> None:
     common = {"run": now.strftime("%Y%m%d-%H%M%S"), "date": now.strftime("%Y-%m-%d"), "commit": _commit(),
               **_machine(), "tuning": "kernel"}  # fmt: skip
     ways = [way for way in inner_products.WAYS if way != "fused" or ops.fuses(device)]
-    precisions = {"fp32": torch.float32, "bf16": torch.bfloat16} if device.type == "cuda" else {"fp32": torch.float32}
+    precisions = (
+        {"fp32": torch.float32, "bf16": torch.bfloat16}
+        if device.type == "cuda"
+        else {"fp32": torch.float32}
+    )
     for precision, (T, o, i), k in itertools.product(precisions, WEIGHTS, SAMPLES):
-        use = Product(*(torch.randn(k, T, size, device=device, dtype=precisions[precision]) for size in (o, i)))
-        weight, weights = torch.nn.Parameter(torch.zeros(o, i, device=device)), torch.randn(k, device=device)
+        use = Product(
+            *(
+                torch.randn(k, T, size, device=device, dtype=precisions[precision])
+                for size in (o, i)
+            )
+        )
+        weight, weights = (
+            torch.nn.Parameter(torch.zeros(o, i, device=device)),
+            torch.randn(k, device=device),
+        )
         u = torch.randn(o, i, device=device)
 
         def step(way: str, use=use, weight=weight, weights=weights, u=u) -> None:
@@ -61,7 +77,8 @@ def main() -> None:
         best, chosen = min(times.values()), inner_products.choose([use], u)
         times["plain sum"] = seconds(lambda: use.weighted(weights))  # noqa: B023
         for method, value in times.items():
-            _append({**common, "model": f"weight {o} x {i}, T={T}", "precision": precision, "k": k, "method": method,
+            _append({**common, "model": f"weight {o} x {i}, "
+                                        f"T={T}", "precision": precision, "k": k, "method": method,
                      "step_s": f"{value:.4g}"})  # fmt: skip
         wrong = "<-- wrong" * (times[chosen] > 1.3 * best)
         print(f"{precision} T={T} {o} x {i} k={k}: {times}, chosen {chosen}", wrong, flush=True)

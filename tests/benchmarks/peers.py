@@ -1,7 +1,8 @@
-"""OrthoGrad's step by other means, written as plainly as each allows. All leave the gradient to descend in `.grad`.
+"""OrthoGrad's step by other means, written as plainly as each allows. All leave the gradient to
+descend in `.grad`.
 
-Each takes (model, forget batch, retain batch, alpha) and, but for `opacus_ghost`, computes g = alpha mean_n(g_n) -
-(1 - alpha) u_perp of `hf_unlearn.methods.orthograd`.
+Each takes (model, forget batch, retain batch, alpha) and, but for `opacus_ghost`, computes g =
+alpha mean_n(g_n) - (1 - alpha) u_perp of `hf_unlearn.methods.orthograd`.
 """
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 
 def published_reference(model: nn.Module, forget: dict, retain: dict, alpha: float) -> None:
-    """The published algorithm: per-sample gradients by vmap, then one Householder QR for each parameter tensor."""
+    """The published algorithm: per-sample gradients by vmap, then one Householder QR for each
+    parameter tensor."""
     model(**forget).loss.backward()
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
@@ -29,7 +31,8 @@ def opacus_hooks(model: nn.Module, forget: dict, retain: dict, alpha: float) -> 
     from opacus.grad_sample import GradSampleModule
 
     if not isinstance(getattr(model, "per_sample", None), list):
-        model.per_sample = [GradSampleModule(model, loss_reduction="mean", strict=False)]  # in a list: no submodule
+        # in a list: no submodule
+        model.per_sample = [GradSampleModule(model, loss_reduction="mean", strict=False)]
     sampled = model.per_sample[0]
     sampled.disable_hooks()
     model(**forget).loss.backward()
@@ -45,12 +48,17 @@ def opacus_hooks(model: nn.Module, forget: dict, retain: dict, alpha: float) -> 
 
 
 def opacus_ghost(model: nn.Module, forget: dict, retain: dict, alpha: float) -> None:
-    """Ghost clipping finds no more than the norms of per-sample gradients, so this is not OrthoGrad's step: it is what a
-    step costs whose retain samples are weighted by their norms, in ghost clipping's two backward passes."""
-    from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import GradSampleModuleFastGradientClipping
+    """Ghost clipping finds no more than the norms of per-sample gradients, so this is not
+    OrthoGrad's step: it is what a step costs whose retain samples are weighted by their norms, in
+    ghost clipping's two backward passes."""
+    from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import (
+        GradSampleModuleFastGradientClipping,
+    )
 
     if not isinstance(getattr(model, "per_sample", None), list):
-        model.per_sample = [GradSampleModuleFastGradientClipping(model, loss_reduction="mean", strict=False)]
+        model.per_sample = [
+            GradSampleModuleFastGradientClipping(model, loss_reduction="mean", strict=False)
+        ]
     sampled = model.per_sample[0]
     sampled.enable_hooks()
     losses = _losses(sampled, retain)
@@ -63,7 +71,8 @@ def opacus_ghost(model: nn.Module, forget: dict, retain: dict, alpha: float) -> 
 
 
 def torchjd_gramian(model: nn.Module, forget: dict, retain: dict, alpha: float) -> None:
-    """The whole model's projection from TorchJD's Gramian of all samples' losses, then one weighted backward pass."""
+    """The whole model's projection from TorchJD's Gramian of all samples' losses, then one weighted
+    backward pass."""
     from torchjd.autogram import Engine
 
     if not isinstance(getattr(model, "gramian", None), list):
@@ -73,7 +82,10 @@ def torchjd_gramian(model: nn.Module, forget: dict, retain: dict, alpha: float) 
     losses = _losses(model, batch)
     gramian = model.gramian[0].compute_gramian(losses)
     mean = torch.full((forgotten,), 1 / forgotten, device=losses.device)
-    c = torch.linalg.pinv(gramian[:k, :k].double(), hermitian=True) @ (gramian[:k, k:] @ mean).double()
+    c = (
+        torch.linalg.pinv(gramian[:k, :k].double(), hermitian=True)
+        @ (gramian[:k, k:] @ mean).double()
+    )
     weights = torch.cat([alpha / k + (1 - alpha) * c.float(), -(1 - alpha) * mean])
     (losses * weights).sum().backward()
 
@@ -81,14 +93,20 @@ def torchjd_gramian(model: nn.Module, forget: dict, retain: dict, alpha: float) 
 def _losses(model: nn.Module, batch: dict) -> Tensor:
     """Of each sample; all its labels count."""
     logits, labels = model(**batch).logits, batch["labels"]
-    return F.cross_entropy(logits.movedim(-1, 1), labels, reduction="none").reshape(len(labels), -1).mean(1)
+    return (
+        F.cross_entropy(logits.movedim(-1, 1), labels, reduction="none")
+        .reshape(len(labels), -1)
+        .mean(1)
+    )
 
 
 def _combine(p: nn.Parameter, gradients: Tensor, alpha: float) -> None:
     """p.grad holds u; gradients (k, ...)."""
     u = p.grad.flatten()
     Q = torch.linalg.qr(gradients.flatten(1).T).Q
-    p.grad = (alpha * gradients.mean(0).flatten() - (1 - alpha) * (u - Q @ (Q.T @ u))).reshape(p.shape)
+    p.grad = (alpha * gradients.mean(0).flatten() - (1 - alpha) * (u - Q @ (Q.T @ u))).reshape(
+        p.shape
+    )
 
 
 PEERS = {

@@ -1,5 +1,6 @@
-"""Draws `results.png` from `results.csv` and prints README's table: each setting's latest run on each machine, of those that
-compared the most methods, as ratios to gradient_difference in the same run.
+"""Draws `results.png` from `results.csv` and prints README's table: each setting's latest run on
+each machine, of those that compared the most methods, as ratios to gradient_difference in the same
+run.
 
     .venv/bin/python tests/benchmarks/plot.py
 """
@@ -21,11 +22,14 @@ MEASURES = {"step_s": "step time", "peak_gb": "peak memory"}
 def latest_runs() -> list[dict]:
     """The rows of the last run of each setting on each machine, of those with the most methods."""
     with RESULTS.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["tuning"] != "kernel"]  # those of bench_kernels.py
+        # those of bench_kernels.py
+        rows = [row for row in csv.DictReader(file) if row["tuning"] != "kernel"]
     runs = defaultdict(lambda: defaultdict(list))  # setting -> run -> rows, in the order of time
     for row in rows:
         runs[tuple(row[name] for name in SETTING)][row["run"]].append(row)
-    return [row for of_setting in runs.values() for row in max(reversed(of_setting.values()), key=len)]
+    return [
+        row for of_setting in runs.values() for row in max(reversed(of_setting.values()), key=len)
+    ]
 
 
 def by_setting(rows: list[dict]) -> dict[tuple, dict[str, dict]]:
@@ -41,11 +45,18 @@ def ratio(row: dict, base: dict, measure: str) -> float | None:
 
 
 def print_table(settings: dict) -> None:
-    print("| machine | model | k | method | step (s) | times gradient difference | peak (GB) | times |")
+    print(
+        "| machine | model | k | method | step (s) | times gradient difference | peak (GB) | "
+        "times |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for setting, methods in settings.items():
         machine, model, tuning, precision, checkpointing, _, k = setting
-        more = [tuning] * (tuning != "full") + [precision] + ["checkpointing"] * (checkpointing == "True")
+        more = (
+            [tuning] * (tuning != "full")
+            + [precision]
+            + ["checkpointing"] * (checkpointing == "True")
+        )
         for method, row in methods.items():
             cells = [machine, f"{model}, {', '.join(more)}", k, method]
             if row["failure"]:
@@ -57,7 +68,8 @@ def print_table(settings: dict) -> None:
 
 
 def draw(settings: dict) -> None:
-    """Ratios over k, one row of panels per machine, for the model that was measured at most values of k."""
+    """Ratios over k, one row of panels per machine, for the model that was measured at most values
+    of k."""
     machines = list(dict.fromkeys(setting[0] for setting in settings))
     figure, axes = plt.subplots(len(machines), 2, figsize=(10, 3.6 * len(machines)), squeeze=False)
     for panels, machine in zip(axes, machines):
@@ -74,11 +86,13 @@ def draw(settings: dict) -> None:
                         lines[method].append((k, value))
             for method, points in lines.items():
                 panel.plot(*zip(*points), marker="o", label=method)
-            panel.set(xscale="log", xlabel="k (retain samples, and forget samples)", ylabel=f"{label} / {BASELINE}",
+            panel.set(xscale="log", xlabel="k (retain samples, and forget "
+                                           "samples)", ylabel=f"{label} / {BASELINE}",
                       title=f"{setting[1]}, {setting[3]}, {machine}", ylim=(0, None))  # fmt: skip
             panel.set_xticks(sorted(over_k), [str(k) for k in sorted(over_k)], minor=False)
             panel.minorticks_off()
-        panels[0].legend(fontsize=7, ncols=2, loc="lower right")  # where no line is: ratios are about 1 or above
+        # where no line is: ratios are about 1 or above
+        panels[0].legend(fontsize=7, ncols=2, loc="lower right")
     figure.tight_layout()
     figure.savefig(HERE / "results.png", dpi=110)
 

@@ -1,4 +1,5 @@
-"""Models of published shapes with random weights, and random samples of the sizes they are used with."""
+"""Models of published shapes with random weights, and random samples of the sizes they are used
+with."""
 
 from collections.abc import Callable
 
@@ -30,7 +31,10 @@ def whisper(seconds: int, **shape) -> tuple[PreTrainedModel, Callable[[], dict]]
 
 def image_classifier(model: type, config) -> tuple[PreTrainedModel, Callable[[], dict]]:
     def sample() -> dict[str, torch.Tensor]:
-        return {"pixel_values": torch.randn(3, 224, 224), "labels": torch.randint(config.num_labels, ())}
+        return {
+            "pixel_values": torch.randn(3, 224, 224),
+            "labels": torch.randint(config.num_labels, ()),
+        }
 
     return model(config), sample
 
@@ -48,6 +52,10 @@ SHAPES = {
     "whisper-large-v3": lambda seconds: whisper(
         seconds, **_encoder_decoder(1280, 32, 20), num_mel_bins=128, vocab_size=51866
     ),
-    "vit-b": lambda seconds: image_classifier(ViTForImageClassification, ViTConfig(num_labels=1000)),
-    "resnet-50": lambda seconds: image_classifier(ResNetForImageClassification, ResNetConfig(num_labels=1000)),
+    "vit-b": lambda seconds: image_classifier(
+        ViTForImageClassification, ViTConfig(num_labels=1000)
+    ),
+    "resnet-50": lambda seconds: image_classifier(
+        ResNetForImageClassification, ResNetConfig(num_labels=1000)
+    ),
 }

@@ -1,4 +1,5 @@
-"""Tiny random models of transformers' architectures: their configurations shrunk by the names that fields commonly have."""
+"""Tiny random models of transformers' architectures: their configurations shrunk by the names that
+fields commonly have."""
 
 import dataclasses
 import re
@@ -16,7 +17,8 @@ from transformers.models.auto import modeling_auto
 HIDDEN, IMAGE, MELS, FRAMES, CLASSES = 32, 32, 8, 64, 3
 MOST = 6_000_000  # values that a model may have
 
-# What fields of configurations are, by regular expressions of which the first that fits counts: whole numbers ...
+# What fields of configurations are, by regular expressions of which the first that fits counts:
+# whole numbers ...
 NUMBERS = {
     r".*(?<!num)_token_id|.*_token_index|mask_index|unk_index": None,  # see `_token`
     r".*char_vocab_size|type_vocab_size|modality_type_vocab_size": 4,
@@ -49,10 +51,13 @@ FIXED = {"head_dim": 8, "pad_token_id": 0}  # 4 heads make a hidden size of 32
 RANDOM = r".*(drop|jitter|mask_time_prob|mask_feature_prob|noise_std).*"
 OFF = {"apply_spec_augment": False, "use_timm_backbone": False, "use_pretrained_backbone": False}
 
-# What no rule finds: by the `model_type` of a configuration, or by a model's class, fields and values.
+# What no rule finds: by the `model_type` of a configuration, or by a model's class, fields and
+# values.
 CHANGES = {
     kind: values
-    for kinds, values in yaml.safe_load(Path(__file__).with_name("architectures.yaml").read_text()).items()
+    for kinds, values in yaml.safe_load(
+        Path(__file__).with_name("architectures.yaml").read_text()
+    ).items()
     for kind in kinds.split(", ")
 }
 
@@ -95,7 +100,9 @@ MORE = {  # what transformers' tables do not have
 def classes_of(task: str) -> dict[str, str]:
     """Model type -> name of its class for a task."""
     names = getattr(modeling_auto, f"MODEL_FOR_{TASKS[task]}_MAPPING_NAMES")
-    return {kind: found if isinstance(found, str) else found[0] for kind, found in names.items()} | MORE.get(task, {})
+    return {
+        kind: found if isinstance(found, str) else found[0] for kind, found in names.items()
+    } | MORE.get(task, {})
 
 
 def variants(name: str) -> list[dict]:
@@ -109,13 +116,23 @@ def variants(name: str) -> list[dict]:
 
 
 def token(name: str) -> int:
-    common = {"pad": 0, "bos": 1, "eos": 2, "decoder_start": 1, "forced_bos": 1, "forced_eos": 2, "sep": 2, "cls": 1}
+    common = {
+        "pad": 0,
+        "bos": 1,
+        "eos": 2,
+        "decoder_start": 1,
+        "forced_bos": 1,
+        "forced_eos": 2,
+        "sep": 2,
+        "cls": 1,
+    }
     word = re.sub("_token_(id|index)$", "", name)
     return common[word] if word in common else 90 + sum(map(ord, word)) % 37
 
 
 def shrunk(config: PreTrainedConfig, model: str = "") -> PreTrainedConfig:
-    """A configuration of the same kind with small numbers, and without randomness, for a class of models."""
+    """A configuration of the same kind with small numbers, and without randomness, for a class of
+    models."""
     given = {}
     for field in dataclasses.fields(config):
         try:
@@ -131,7 +148,11 @@ def shrunk(config: PreTrainedConfig, model: str = "") -> PreTrainedConfig:
             given[field.name] = FIXED[field.name]
         elif field.default is not None or isinstance(value, (int, str)) and _known(field.name):
             small = _small(field.name, value)
-            if small is not value or field.default is not dataclasses.MISSING and field.default != value:
+            if (
+                small is not value
+                or field.default is not dataclasses.MISSING
+                and field.default != value
+            ):
                 given[field.name] = small
     given |= {name: value for name, value in OFF.items() if hasattr(config, name)}
     if "kv_lora_rank" in given:  # each head has keys of its own
@@ -188,7 +209,7 @@ def tiny_model(kind: str, name: str, **options) -> nn.Module:
 
 
 def _usual_order(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-    """Has a batch norm get its gradient in the usual order of memory: in another one torch 2.13 computes wrong gradients for
-    batches of one sample on CPUs, and brute force is made of those."""
+    """Has a batch norm get its gradient in the usual order of memory: in another one torch 2.13
+    computes wrong gradients for batches of one sample on CPUs, and brute force is made of those."""
     if output.requires_grad:
         output.register_hook(Tensor.contiguous)

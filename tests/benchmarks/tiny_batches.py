@@ -23,17 +23,40 @@ MELS_FIRST = (
     "whisper", "qwen2_audio", "voxtral", "voxtral_realtime", "audioflamingo3", "glmasr", "musicflamingo", "qwen3_asr",
     "moss_transcribe_diarize",
 )  # fmt: skip
-ONE = ("idefics", "idefics2", "idefics3", "smolvlm", "modernvbert", "ultravbert", "instructblipvideo")
+ONE = (
+    "idefics",
+    "idefics2",
+    "idefics3",
+    "smolvlm",
+    "modernvbert",
+    "ultravbert",
+    "instructblipvideo",
+)
 SEVERAL = {
     **dict.fromkeys(ONE, (1,)), **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision"), (2,)), "mllama": (1, 4),
 }  # fmt: skip
-SIZED = ("mistral3", "lighton_ocr", "mistral_large4", "llava_next", "llava_next_video", "llava_onevision", "emu3")
+SIZED = (
+    "mistral3",
+    "lighton_ocr",
+    "mistral_large4",
+    "llava_next",
+    "llava_next_video",
+    "llava_onevision",
+    "emu3",
+)
 WIDTHS = ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "input_dim")
-CODES = ("musicgen_decoder", "musicgen_melody_decoder")  # several codes in each place, made from the labels
+# several codes in each place, made from the labels
+CODES = ("musicgen_decoder", "musicgen_melody_decoder")
 WITH_CODES = ("kyutai_speech_to_text",)  # a token and several codes in each place
 # So many places for sounds, where the model does not say how many it wants.
-UNTOLD = {"qwen2_audio": FRAMES // 4, "granite_speech": 15, "granite_speech_plus": 15, "vibevoice_asr": SAMPLES // 80}
-STACKED = {"granite_speech5_ctc": 4, "fun_asr_nano": 7}  # so many frames or their differences make one
+UNTOLD = {
+    "qwen2_audio": FRAMES // 4,
+    "granite_speech": 15,
+    "granite_speech_plus": 15,
+    "vibevoice_asr": SAMPLES // 80,
+}
+# so many frames or their differences make one
+STACKED = {"granite_speech5_ctc": 4, "fun_asr_nano": 7}
 FIXED_FRAMES = {"qwen3_asr": 200}  # in chunks of 100, a number that its code has
 SQUARE = ("paddleocr_vl", "kimi_k25")  # patches that are not flattened
 # What names the tokens in whose places images and sounds are put.
@@ -41,8 +64,11 @@ PLACES = ("image_token_id", "image_token_index", "audio_token_id", "audio_token_
 
 
 def takes(model: nn.Module) -> list[str]:
-    """What a forward pass takes by name, which may hand labels on to that of the class that it inherits from."""
-    own, inherited = (inspect.signature(of.forward).parameters for of in (model, super(type(model), model)))
+    """What a forward pass takes by name, which may hand labels on to that of the class that it
+    inherits from."""
+    own, inherited = (
+        inspect.signature(of.forward).parameters for of in (model, super(type(model), model))
+    )
     return list(own) + [name for name in ("labels",) if name in inherited and name not in own]
 
 
@@ -60,14 +86,20 @@ def with_places(model: nn.Module, batch: dict, k: int) -> dict:
     """Puts as many image tokens in front of the texts as the model says that it wants."""
     if model.config.model_type in UNTOLD:
         return _fronted(model, batch, [UNTOLD[model.config.model_type]] * k)
-    if "input_ids" not in batch or not any(name.startswith(("pixel_values", "input_features")) for name in batch):
+    if "input_ids" not in batch or not any(
+        name.startswith(("pixel_values", "input_features")) for name in batch
+    ):
         return batch
     wanted = [_wanted(model, batch, n, k) for n in range(k)]
     if None in wanted:
         return batch
     fronted = _fronted(model, batch, wanted)
     # Some count the values of the images' features, each of which fills a position.
-    return fronted if _wanted(model, fronted, 0, k) is None else _fronted(model, batch, [n // HIDDEN for n in wanted])
+    return (
+        fronted
+        if _wanted(model, fronted, 0, k) is None
+        else _fronted(model, batch, [n // HIDDEN for n in wanted])
+    )
 
 
 def _wanted(model: nn.Module, batch: dict, n: int, k: int) -> int | None:
@@ -83,9 +115,15 @@ def _wanted(model: nn.Module, batch: dict, n: int, k: int) -> int | None:
 
 
 def _fronted(model: nn.Module, batch: dict, places: list[int]) -> dict:
-    image = next(found for name in PLACES if (found := getattr(model.config, name, None)) is not None)
+    image = next(
+        found for name in PLACES if (found := getattr(model.config, name, None)) is not None
+    )
     front = torch.where(torch.arange(max(places)) < torch.tensor(places)[:, None], image, 7)
-    texts = {"input_ids": front, "attention_mask": torch.ones_like(front), "labels": torch.full_like(front, -100)}
+    texts = {
+        "input_ids": front,
+        "attention_mask": torch.ones_like(front),
+        "labels": torch.full_like(front, -100),
+    }
     changed = {name for name in texts if name in batch and batch[name].ndim == 2}
     batch = batch | {name: torch.cat([texts[name], batch[name]], 1) for name in changed}
     kinds = {name for name in takes(model) if name in ("mm_token_type_ids", "token_type_ids")}
@@ -116,7 +154,9 @@ def _mask(model, task, k):
     if task in IMAGES or task == "time series" or "spectrogram" in model.config.model_type:
         return None
     lengths = {"input_values": SAMPLES, "input_features": FRAMES}
-    if task in SOUNDS and (length := next((lengths[name] for name in lengths if name in takes(model)), 0)):
+    if task in SOUNDS and (
+        length := next((lengths[name] for name in lengths if name in takes(model)), 0)
+    ):
         return (torch.arange(length) < length - torch.arange(k)[:, None] * length // 16).long()
     mask = (~_behind(k)).long()
     return mask[:, None].repeat(1, 2, 1) if task == "multiple choice" else mask
@@ -135,10 +175,21 @@ def _image(model, task, k):
     if getattr(model.config, "vision_config", model.config) is None:
         return None
     config = vision_of(model.config)
-    channels = next((c for name in ("in_channels", "in_chans", "num_channels") if (c := getattr(config, name, 0))), 3)
+    channels = next(
+        (
+            c
+            for name in ("in_channels", "in_chans", "num_channels")
+            if (c := getattr(config, name, 0))
+        ),
+        3,
+    )
     channels = channels if isinstance(channels, int) else 3
     if "image_grid_thw" in takes(model):
-        line = channels * getattr(config, "temporal_patch_size", 1) * getattr(config, "patch_size", 8) ** 2
+        line = (
+            channels
+            * getattr(config, "temporal_patch_size", 1)
+            * getattr(config, "patch_size", 8) ** 2
+        )
         shape = (channels, config.patch_size, -1) if model.config.model_type in SQUARE else (-1,)
         return torch.randn(int(_grid(model, task, k).prod(1).sum()), line).unflatten(1, shape)
     size = getattr(config, "image_size", IMAGE) or IMAGE
@@ -161,7 +212,10 @@ def _flattened(model, task, k):
 
 
 def vision_of(config):
-    return next((c for name in ("vision_config", "backbone_config") if (c := getattr(config, name, None))), config)
+    return next(
+        (c for name in ("vision_config", "backbone_config") if (c := getattr(config, name, None))),
+        config,
+    )
 
 
 def _grid(model, task, k):
@@ -182,7 +236,11 @@ def _masked(model, task, k):
 def _waves(model, task, k):
     if "spectrogram" in model.config.model_type:
         return torch.randn(k, model.config.max_length, model.config.num_mel_bins)
-    return torch.randn(k, 1, SAMPLES) if model.config.model_type == "vibevoice_asr" else torch.randn(k, SAMPLES)
+    return (
+        torch.randn(k, 1, SAMPLES)
+        if model.config.model_type == "vibevoice_asr"
+        else torch.randn(k, SAMPLES)
+    )
 
 
 def _features(model, task, k):
@@ -193,7 +251,11 @@ def _features(model, task, k):
     width = next((w for name in WIDTHS if (w := getattr(encoder, name, None))), MELS)
     width *= STACKED.get(model.config.model_type, 1)
     frames = _frames(model)
-    return torch.randn(k, width, frames) if model.config.model_type in MELS_FIRST else torch.randn(k, frames, width)
+    return (
+        torch.randn(k, width, frames)
+        if model.config.model_type in MELS_FIRST
+        else torch.randn(k, frames, width)
+    )
 
 
 def _frames(model) -> int:
@@ -201,26 +263,35 @@ def _frames(model) -> int:
 
 
 def _heard(model, task, k):
-    silent = task in SILENT or model.config.model_type.startswith("granite_speech")  # whose mask is of the places
+    # whose mask is of the places
+    silent = task in SILENT or model.config.model_type.startswith("granite_speech")
     return None if silent else torch.ones(k, _frames(model), dtype=torch.long)
 
 
 def _past(model, task, k):
     several = model.config.model_type.startswith("patchts")
-    return torch.randn(k, PAST, model.config.num_input_channels) if several else torch.randn(k, PAST)
+    return (
+        torch.randn(k, PAST, model.config.num_input_channels) if several else torch.randn(k, PAST)
+    )
 
 
 def _future(model, task, k):
     several = model.config.model_type.startswith("patchts")
     length = getattr(model.config, "horizon_length", FUTURE)
-    return torch.randn(k, FUTURE, model.config.num_input_channels) if several else torch.randn(k, length)
+    return (
+        torch.randn(k, FUTURE, model.config.num_input_channels)
+        if several
+        else torch.randn(k, length)
+    )
 
 
 def _labels(model, task, k):
     classes = getattr(model.config, "num_labels", 3)
     if task == "object detection":
         boxes = torch.rand(k, 2, 4) * 0.4 + 0.3
-        return [{"class_labels": torch.tensor([n % classes, 1]), "boxes": boxes[n]} for n in range(k)]
+        return [
+            {"class_labels": torch.tensor([n % classes, 1]), "boxes": boxes[n]} for n in range(k)
+        ]
     if task == "semantic segmentation":
         return torch.randint(0, classes, (k, IMAGE, IMAGE))
     if task == "depth estimation":
@@ -228,14 +299,22 @@ def _labels(model, task, k):
     if task == "multiple choice":
         return torch.arange(k) % 2
     if model.config.model_type in CODES:
-        return torch.randint(5, 30, (k, TEXT, model.config.num_codebooks)).masked_fill(_behind(k)[..., None], -100)
+        return torch.randint(5, 30, (k, TEXT, model.config.num_codebooks)).masked_fill(
+            _behind(k)[..., None], -100
+        )
     if model.config.model_type == "dia":
         return torch.randint(5, 30, (k, model.config.decoder_config.num_channels))
     if task == "visual question answering":
-        return torch.rand(k, classes) if model.config.model_type == "vilt" else torch.randint(5, 30, (k, TEXT))
+        return (
+            torch.rand(k, classes)
+            if model.config.model_type == "vilt"
+            else torch.randint(5, 30, (k, TEXT))
+        )
     if task == "CTC":
         labels = torch.randint(5, 30, (k, 3))
-        return labels.masked_fill(torch.arange(3) >= torch.tensor((3, 2, 3, 1, 2, 3)[:k])[:, None], -100)
+        return labels.masked_fill(
+            torch.arange(3) >= torch.tensor((3, 2, 3, 1, 2, 3)[:k])[:, None], -100
+        )
     if task == "token classification":
         return torch.randint(0, classes, (k, TEXT)).masked_fill(_behind(k), -100)
     if task.endswith("classification") or task == "question answering":
@@ -262,10 +341,13 @@ INPUTS = {
     "pixel_values_videos": _video,
     "image_grid_thw": _grid,
     "image_merge_sizes": lambda model, task, k: torch.ones(k, dtype=torch.long),
-    "image_sizes": _only(lambda m, task: m.config.model_type in SIZED, lambda m, k: torch.full((k, 2), IMAGE)),
+    "image_sizes": _only(
+        lambda m, task: m.config.model_type in SIZED, lambda m, k: torch.full((k, 2), IMAGE)
+    ),
     "spatial_shapes": lambda model, task, k: torch.full((k, 2), 4),
     "pixel_attention_mask": _only(
-        lambda model, task: "spatial_shapes" in takes(model), lambda model, k: torch.ones(k, 16, dtype=torch.long)
+        lambda model, task: "spatial_shapes" in takes(model),
+        lambda model, k: torch.ones(k, 16, dtype=torch.long),
     ),
     "aspect_ratio_ids": lambda model, task, k: torch.arange(k)[:, None] % 8 + 1,
     "aspect_ratio_mask": lambda model, task, k: torch.ones(k, 1, 4, dtype=torch.long),
@@ -274,7 +356,9 @@ INPUTS = {
         lambda model, k: torch.ones(k, TEXT, 1, 4, dtype=torch.long),
     ),
     "image_attention_mask": lambda model, task, k: torch.ones(k, TEXT, 1, dtype=torch.long),
-    "image_embeds_position_mask": lambda m, task, k: (torch.arange(TEXT) < m.config.latent_query_num).repeat(k, 1),
+    "image_embeds_position_mask": lambda m, task, k: (
+        torch.arange(TEXT) < m.config.latent_query_num
+    ).repeat(k, 1),
     "flattened_patches": _flattened,
     "bool_masked_pos": _masked,
     "input_values": _waves,
@@ -282,9 +366,12 @@ INPUTS = {
     "input_features_mask": _heard,
     "feature_attention_mask": _heard,
     "past_values": _past,
-    "past_time_features": _only(lambda m, task: task == "time series", lambda m, k: torch.randn(k, PAST, 1)),
+    "past_time_features": _only(
+        lambda m, task: task == "time series", lambda m, k: torch.randn(k, PAST, 1)
+    ),
     "past_observed_mask": _only(
-        lambda m, task: not m.config.model_type.startswith("patchts"), lambda m, k: torch.ones(k, PAST)
+        lambda m, task: not m.config.model_type.startswith("patchts"),
+        lambda m, k: torch.ones(k, PAST),
     ),
     "future_values": _future,
     "future_time_features": lambda model, task, k: torch.randn(k, FUTURE, 1),
@@ -292,5 +379,7 @@ INPUTS = {
     "sample": lambda model, task, k: False,  # no noise
     "start_positions": lambda model, task, k: torch.arange(k) % 4,
     "end_positions": lambda model, task, k: torch.arange(k) % 4 + 1,
-    "return_loss": _only(lambda model, task: task == "image and text contrast", lambda model, k: True),
+    "return_loss": _only(
+        lambda model, task: task == "image and text contrast", lambda model, k: True
+    ),
 }

@@ -1,4 +1,5 @@
-"""Tiny generated speech, a tiny Whisper processor, and a cache of `datasets` that ends with the test."""
+"""Tiny generated speech, a tiny Whisper processor, and a cache of `datasets` that ends with the
+test."""
 
 import io
 from pathlib import Path
@@ -20,12 +21,16 @@ class TinyProcessor:
     """What `prepare` needs of a WhisperProcessor: one second of audio, eight words."""
 
     def __init__(self):
-        tokenizer = Tokenizer(models.WordLevel({word: row for row, word in enumerate(WORDS)}, unk_token="<unk>"))
+        tokenizer = Tokenizer(
+            models.WordLevel({word: row for row, word in enumerate(WORDS)}, unk_token="<unk>")
+        )
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 2)]
         )
-        self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>")
+        self.tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>"
+        )
         self.feature_extractor = WhisperFeatureExtractor(feature_size=8, chunk_length=1)
 
 
@@ -73,8 +78,12 @@ def flac(**options) -> bytes:
 
 def rows(speakers="abc", utterances=4, prefix="", text="one two", **columns) -> Dataset:
     """Rows as `load_speech` gives them, `utterances` of each speaker."""
-    names = [(speaker, f"{prefix}{speaker}-{take}") for speaker in speakers for take in range(utterances)]
-    audio = [{"bytes": flac(seed=seed), "path": f"{name}.flac"} for seed, (_, name) in enumerate(names)]
+    names = [
+        (speaker, f"{prefix}{speaker}-{take}") for speaker in speakers for take in range(utterances)
+    ]
+    audio = [
+        {"bytes": flac(seed=seed), "path": f"{name}.flac"} for seed, (_, name) in enumerate(names)
+    ]
     data = {"id": [name for _, name in names], "speaker": [speaker for speaker, _ in names]}
     data |= {"text": [text] * len(names), "audio": audio} | columns
     return Dataset.from_dict(data).cast_column("audio", Audio(decode=False))
@@ -89,7 +98,9 @@ def make_rows():
 def hub_rows():
     """LibriSpeech as on the Hub: columns file, audio, text, speaker_id (int), chapter_id, id."""
     table = rows(["374", "1034", "2007"], text="ONE TWO")
-    table = table.add_column("speaker_id", [int(name) for name in table["speaker"]]).remove_columns("speaker")
+    table = table.add_column("speaker_id", [int(name) for name in table["speaker"]]).remove_columns(
+        "speaker"
+    )
     table = table.add_column("chapter_id", [1] * len(table)).add_column(
         "file", [f"{name}.flac" for name in table["id"]]
     )
@@ -106,7 +117,9 @@ def folder(tmp_path):
         for take in range(3):
             name = f"{speaker}/{take}.flac"
             (root / name).write_bytes(flac(seed=take))
-            lines.append(f"{name},{speaker},{'null' if take else 'one two'},{'train' if take else 'test'}")
+            lines.append(
+                f"{name},{speaker},{'null' if take else 'one two'},{'train' if take else 'test'}"
+            )
     (root / "metadata.csv").write_text("\n".join(lines) + "\n")
     return root
 
@@ -120,7 +133,9 @@ def tree(tmp_path):
         names = [f"{speaker}-9-000{take}" for take in range(3)]
         for seed, name in enumerate(names):
             (chapter / f"{name}.flac").write_bytes(flac(seed=seed))
-        (chapter / f"{speaker}-9.trans.txt").write_text("".join(f"{name} ONE TWO\n" for name in names))
+        (chapter / f"{speaker}-9.trans.txt").write_text(
+            "".join(f"{name} ONE TWO\n" for name in names)
+        )
     return tmp_path / "LibriSpeech"
 
 

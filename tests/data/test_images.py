@@ -1,4 +1,5 @@
-"""Images from folders, tables and streams; their splits; what is refused; pixel values with and without torchvision."""
+"""Images from folders, tables and streams; their splits; what is refused; pixel values with and
+without torchvision."""
 
 import io
 from types import SimpleNamespace
@@ -10,9 +11,16 @@ import pytest
 import torch
 from transformers import ViTImageProcessor
 
-from hf_unlearn.data.image_sources import load_images
-from hf_unlearn.data.image_splits import load_image_splits, prepare_image_splits, split_images
-from hf_unlearn.data.images import ImageArguments, ImageRows, Moved, decode_image, drop_broken, labels_of
+from hf_unlearn.data.images.samples import (
+    ImageArguments,
+    ImageRows,
+    Moved,
+    decode_image,
+    drop_broken,
+    labels_of,
+)
+from hf_unlearn.data.images.sources import load_images
+from hf_unlearn.data.images.splits import load_image_splits, prepare_image_splits, split_images
 
 CLASSES = ["cat", "dog", "owl"]
 
@@ -35,7 +43,9 @@ def folder(tmp_path):
         for number, name in enumerate(CLASSES):
             (tmp_path / "images" / split / name).mkdir(parents=True)
             for take in range(count):
-                picture(100 * number + take).save(tmp_path / "images" / split / name / f"{take}.png")
+                picture(100 * number + take).save(
+                    tmp_path / "images" / split / name / f"{take}.png"
+                )
     return tmp_path / "images"
 
 
@@ -60,42 +70,65 @@ class TestLoading:
         if kind == "parquet":
             table = datasets.Dataset.from_dict(
                 {
-                    "img": [{"bytes": png(picture(i))["bytes"], "path": "same.png"} for i in range(4)],
+                    "img": [
+                        {"bytes": png(picture(i))["bytes"], "path": "same.png"} for i in range(4)
+                    ],
                     "kind": list("abab"),
                 }
             )
             table.to_parquet(tmp_path / "table.parquet")
         else:  # paths, relative to the table
             paths = ["images/" + name for name in sorted(ids(rows))[:4]]
-            datasets.Dataset.from_dict({"img": paths, "kind": list("abab")}).to_json(tmp_path / "table.json")
-        rows, names = load_images(tmp_path / f"table.{kind}", split="train", image_column="img", label_column="kind")
+            datasets.Dataset.from_dict({"img": paths, "kind": list("abab")}).to_json(
+                tmp_path / "table.json"
+            )
+        rows, names = load_images(
+            tmp_path / f"table.{kind}", split="train", image_column="img", label_column="kind"
+        )
         assert names == ["a", "b"] and rows["class"][:] == list("abab") and len(ids(rows)) == 4
         assert decode_image(rows[0]["image"]).size == (8, 8)
 
     def test_streaming_takes_the_first_of_each_class_and_reads_no_further(self, monkeypatch):
         labels = [0, 0, 0, 1, 2, 1, 2, 0, 1, 2] * 10
-        features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+        features = datasets.Features(
+            {"img": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)}
+        )
         images = [png(picture(i)) for i in range(len(labels))]
         hub = datasets.Dataset.from_dict({"img": images, "label": labels}, features)
         read = []
 
         def stream(*_, streaming, **__):
             assert streaming
-            return hub.to_iterable_dataset().map(lambda row: read.append(1) or row, features=features)
+            return hub.to_iterable_dataset().map(
+                lambda row: read.append(1) or row, features=features
+            )
 
         monkeypatch.setattr(datasets, "load_dataset", stream)
         rows, names = load_images(
             "someone/set", split="train", image_column="img", streaming=True, max_images_per_class=2
         )
-        assert names == CLASSES and sorted(rows["class"][:]) == ["cat", "cat", "dog", "dog", "owl", "owl"]
-        assert rows["id"][:][0] == "train-000000000" and decode_image(rows[0]["image"]).size == (8, 8)
+        assert names == CLASSES and sorted(rows["class"][:]) == [
+            "cat",
+            "cat",
+            "dog",
+            "dog",
+            "owl",
+            "owl",
+        ]
+        assert rows["id"][:][0] == "train-000000000" and decode_image(rows[0]["image"]).size == (
+            8,
+            8,
+        )
         assert len(read) <= 64
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
             ({"split": "validation"}, "no split 'validation' in .*; it holds"),
-            ({"split": "train", "label_column": "kind"}, "no class column 'kind' .* its columns are image, label"),
+            (
+                {"split": "train", "label_column": "kind"},
+                "no class column 'kind' .* its columns are image, label",
+            ),
             ({"split": "train", "image_column": "img"}, "no image column 'img'"),
             ({"split": "train", "max_images_per_class": 0}, "max_images_per_class is 0"),
         ],
@@ -115,8 +148,12 @@ class TestLoading:
             load_images(tmp_path / "table.xls", split="train")
 
     def test_a_missing_label_is_counted(self, tmp_path):
-        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
-        table = datasets.Dataset.from_dict({"image": [png(picture())] * 2, "label": [0, None]}, features)
+        features = datasets.Features(
+            {"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)}
+        )
+        table = datasets.Dataset.from_dict(
+            {"image": [png(picture())] * 2, "label": [0, None]}, features
+        )
         table.to_parquet(tmp_path / "table.parquet")
         with pytest.raises(ValueError, match="1 of 2 rows .* have no class"):
             load_images(tmp_path / "table.parquet", split="train")
@@ -126,34 +163,53 @@ class TestSplits:
     def test_a_class(self, folder):
         splits = load_image_splits(arguments(folder), seed=0)
         assert set(splits.forget["class"]) == set(splits.forget_test["class"]) == {"dog"}
-        assert (len(splits.forget), len(splits.forget_test), len(splits.retain_pool), len(splits.test)) == (
+        assert (
+            len(splits.forget),
+            len(splits.forget_test),
+            len(splits.retain_pool),
+            len(splits.test),
+        ) == (
             6,
             3,
             12,
             6,
         )
-        assert sorted(splits.retain["class"]) == ["cat"] * 3 + ["owl"] * 3 and ids(splits.retain) <= ids(
-            splits.retain_pool
-        )
+        assert sorted(splits.retain["class"]) == ["cat"] * 3 + ["owl"] * 3 and ids(
+            splits.retain
+        ) <= ids(splits.retain_pool)
         assert list(splits.evaluation(2)) == ["forget", "forget_test", "retain", "test"]
 
     def test_what_is_retained_outside_of_the_retain_set(self, folder):
-        splits = prepare_image_splits(load_image_splits(arguments(folder, retain_rest=4), seed=0), arguments(folder))
+        splits = prepare_image_splits(
+            load_image_splits(arguments(folder, retain_rest=4), seed=0), arguments(folder)
+        )
         assert sorted(splits.retain_rest["class"]) == ["cat", "cat", "owl", "owl"]
         assert ids(splits.retain_rest) <= ids(splits.retain_pool) - ids(splits.retain)
-        assert list(splits.evaluation()) == ["forget", "forget_test", "retain", "retain_rest", "test"]
+        assert list(splits.evaluation()) == [
+            "forget",
+            "forget_test",
+            "retain",
+            "retain_rest",
+            "test",
+        ]
 
     def test_random_samples_come_from_all_classes_and_are_not_retained(self, folder):
-        splits = load_image_splits(arguments(folder, forget_classes=[], forget_samples=0.5, retain_size=9), seed=0)
+        splits = load_image_splits(
+            arguments(folder, forget_classes=[], forget_samples=0.5, retain_size=9), seed=0
+        )
         assert len(splits.forget) == 9 and len(set(splits.forget["class"])) > 1
         assert not ids(splits.forget) & ids(splits.retain_pool) and len(splits.retain) == 9
-        assert set(splits.test["class"]) == set(CLASSES) and "forget_test" not in splits.evaluation()
+        assert (
+            set(splits.test["class"]) == set(CLASSES) and "forget_test" not in splits.evaluation()
+        )
         other = load_image_splits(arguments(folder, forget_classes=[], forget_samples=9), seed=1)
         assert ids(other.forget) != ids(splits.forget)
 
     def test_random_samples_of_a_class(self, folder):
         splits = load_image_splits(arguments(folder, forget_samples=2), seed=0)
-        assert splits.forget["class"][:] == ["dog", "dog"] and "dog" in set(splits.retain_pool["class"])
+        assert splits.forget["class"][:] == ["dog", "dog"] and "dog" in set(
+            splits.retain_pool["class"]
+        )
 
     def test_given_images(self, folder):
         chosen = ["train/cat/1.png", "train/owl/2.png"]
@@ -171,8 +227,13 @@ class TestSplits:
             for take in range(4):
                 picture(7 * take).save(tmp_path / "proxy" / name / f"{take}.png")
         proxy = {"retain_dataset": str(tmp_path / "proxy"), "retain_size": 4}
-        splits = load_image_splits(arguments(folder, retain_classes=["cat", "owl"], **proxy), seed=0)
-        assert sorted(splits.retain["class"]) == ["cat", "cat", "owl", "owl"] and splits.describe()["proxy"]
+        splits = load_image_splits(
+            arguments(folder, retain_classes=["cat", "owl"], **proxy), seed=0
+        )
+        assert (
+            sorted(splits.retain["class"]) == ["cat", "cat", "owl", "owl"]
+            and splits.describe()["proxy"]
+        )
         assert not ids(splits.retain) & ids(splits.retain_pool)
         with pytest.raises(ValueError, match="the retain set holds the forgotten class 'dog'"):
             load_image_splits(arguments(folder, **proxy), seed=0)
@@ -180,7 +241,10 @@ class TestSplits:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"forget_classes": ["doge"]}, "unknown class 'doge' .* nearest of its 3 classes: 'dog'"),
+            (
+                {"forget_classes": ["doge"]},
+                "unknown class 'doge' .* nearest of its 3 classes: 'dog'",
+            ),
             ({"forget_classes": []}, "nothing to forget"),
             ({"forget_classes": CLASSES}, "no class but those to forget"),
             ({"retain_classes": ["dog", "cat"]}, "the retain set holds the forgotten class 'dog'"),
@@ -231,7 +295,9 @@ class TestDecoding:
     def test_a_broken_image_is_named_or_left_out(self, folder, caplog):
         (folder / "train" / "dog" / "3.png").write_bytes(b"no image")
         args = arguments(folder)
-        with pytest.raises(ValueError, match="image train/dog/3.png cannot be read .* skip_bad_images"):
+        with pytest.raises(
+            ValueError, match="image train/dog/3.png cannot be read .* skip_bad_images"
+        ):
             prepare_image_splits(load_image_splits(args, seed=0), args)
         args.skip_bad_images = True
         splits = prepare_image_splits(load_image_splits(args, seed=0), args)
@@ -239,7 +305,9 @@ class TestDecoding:
 
     def test_nothing_but_broken_images(self, folder):
         rows, _ = load_images(folder, split="train")
-        bad = rows.map(lambda row: {"image": {"bytes": b"no image", "path": None}}, features=rows.features)
+        bad = rows.map(
+            lambda row: {"image": {"bytes": b"no image", "path": None}}, features=rows.features
+        )
         with pytest.raises(ValueError, match="none of the 18 images"):
             drop_broken(bad, skip=True)
 
@@ -248,7 +316,9 @@ class TestPixels:
     def rows(self, folder, channels=3, **options):
         rows, _ = load_images(folder, split="train")
         mean = [0.5] * channels
-        processor = ViTImageProcessor(size={"height": 16, "width": 16}, image_mean=mean, image_std=mean)
+        processor = ViTImageProcessor(
+            size={"height": 16, "width": 16}, image_mean=mean, image_std=mean
+        )
         return ImageRows(rows, processor, {"cat": 5, "dog": 1, "owl": 2}, channels, **options), rows
 
     @pytest.mark.parametrize("channels", [1, 3])
@@ -258,8 +328,12 @@ class TestPixels:
         assert [images[row]["labels"] for row in range(18)] == [
             {"cat": 5, "dog": 1, "owl": 2}[name] for name in rows["class"]
         ]
-        wanted = decode_image(rows[3]["image"], channels).resize((16, 16), PIL.Image.Resampling.BILINEAR)
-        wanted = torch.tensor(np.asarray(wanted)).view(16, 16, channels).permute(2, 0, 1) / 127.5 - 1
+        wanted = decode_image(rows[3]["image"], channels).resize(
+            (16, 16), PIL.Image.Resampling.BILINEAR
+        )
+        wanted = (
+            torch.tensor(np.asarray(wanted)).view(16, 16, channels).permute(2, 0, 1) / 127.5 - 1
+        )
         torch.testing.assert_close(images[3]["pixel_values"], wanted.float(), atol=1e-5, rtol=0)
 
     def test_torchvision_gives_the_same(self, folder):
@@ -269,7 +343,9 @@ class TestPixels:
         images, rows = self.rows(folder)
         plain = ViTImageProcessorPil(**images.processor.to_dict())
         other = ImageRows(rows, plain, {"cat": 5, "dog": 1, "owl": 2})
-        torch.testing.assert_close(images[0]["pixel_values"], other[0]["pixel_values"], atol=2 / 127.5, rtol=0)
+        torch.testing.assert_close(
+            images[0]["pixel_values"], other[0]["pixel_values"], atol=2 / 127.5, rtol=0
+        )
 
     def test_augmentation_is_drawn_anew_and_moves_the_image(self, folder):
         images, _ = self.rows(folder, augment=Moved(2, flip=False))
@@ -285,7 +361,9 @@ class TestPixels:
 
 class TestLabels:
     def head(self, *names):
-        return SimpleNamespace(num_labels=len(names), label2id={name: label for label, name in enumerate(names)})
+        return SimpleNamespace(
+            num_labels=len(names), label2id={name: label for label, name in enumerate(names)}
+        )
 
     def test_by_name(self):
         assert labels_of(["dog", "cat"], self.head("cat", "cow", "dog")) == {"dog": 2, "cat": 0}
@@ -294,7 +372,10 @@ class TestLabels:
         assert labels_of(["dog", "cat"], self.head("LABEL_0", "LABEL_1")) == {"dog": 0, "cat": 1}
 
     def test_other_names_in_order_are_warned_of(self, caplog):
-        assert labels_of(["airplane", "car"], self.head("plane", "automobile")) == {"airplane": 0, "car": 1}
+        assert labels_of(["airplane", "car"], self.head("plane", "automobile")) == {
+            "airplane": 0,
+            "car": 1,
+        }
         assert "matched in order" in caplog.text
 
     @pytest.mark.parametrize("names", [("cat", "cow", "owl"), ("LABEL_0",), ("cow", "dog")])

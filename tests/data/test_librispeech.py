@@ -5,14 +5,15 @@ import pytest
 from datasets import ClassLabel
 
 from hf_unlearn.data import SpeechArguments, decode_audio, load_speech, load_splits
-from hf_unlearn.data.librispeech import read_subset, subsets
+from hf_unlearn.data.speech.librispeech import read_subset, subsets
 
 HUB = {"source": "openslr/librispeech_asr", "config": "clean", "split": "train.100"}
 
 
 @pytest.fixture
 def hub(monkeypatch, hub_rows):
-    """`load_dataset` of the Hub id gives `hub.rows`, or nothing when `hub.empty`; `hub.calls` counts."""
+    """`load_dataset` of the Hub id gives `hub.rows`, or nothing when `hub.empty`; `hub.calls`
+    counts."""
 
     class Hub:
         rows, calls, revisions, empty = hub_rows, [], [], False
@@ -23,8 +24,12 @@ def hub(monkeypatch, hub_rows):
             self.calls.append(split)
             if not streaming:
                 return self.rows.select([] if self.empty else range(len(self.rows)))
-            stream = self.rows.cast_column("audio", datasets.Audio(decode=False)).to_iterable_dataset()
-            return stream.cast_column("audio", self.rows.features["audio"]).take(0 if self.empty else len(self.rows))
+            stream = self.rows.cast_column(
+                "audio", datasets.Audio(decode=False)
+            ).to_iterable_dataset()
+            return stream.cast_column("audio", self.rows.features["audio"]).take(
+                0 if self.empty else len(self.rows)
+            )
 
     hub = Hub()
     monkeypatch.setattr(datasets, "load_dataset", hub.load_dataset)
@@ -43,15 +48,21 @@ def test_hub(hub, streaming):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_hub_speakers_and_bound(hub, streaming):
-    rows = load_speech(**HUB, streaming=streaming, speakers=[374, "2007"], max_utterances_per_speaker=2)
+    rows = load_speech(
+        **HUB, streaming=streaming, speakers=[374, "2007"], max_utterances_per_speaker=2
+    )
     assert list(rows["id"]) == ["2007-0", "2007-1", "374-0", "374-1"]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_hub_refusals(hub, streaming):
-    with pytest.raises(ValueError, match="unknown speaker '37' in openslr.*nearest of its 3 ids: 374, "):
+    with pytest.raises(
+        ValueError, match="unknown speaker '37' in openslr.*nearest of its 3 ids: 374, "
+    ):
         load_speech(**HUB, streaming=streaming, speakers=["37"])
-    with pytest.raises(ValueError, match="no speaker column 'who' in .*its columns are id, text, audio, speaker_id"):
+    with pytest.raises(
+        ValueError, match="no speaker column 'who' in .*its columns are id, text, audio, speaker_id"
+    ):
         load_speech(**HUB, streaming=streaming, speaker_column="who")
     hub.rows = hub.rows.remove_columns("speaker_id").add_column("speaker_id", [1] * 11 + [None])
     with pytest.raises(ValueError, match="1 of 12 rows .* have no speaker in column 'speaker_id'"):
@@ -61,7 +72,9 @@ def test_hub_refusals(hub, streaming):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_hub_split_without_rows(hub, streaming):
     hub.empty = True
-    with pytest.raises(ValueError, match="split 'train.100' of openslr/librispeech_asr holds no utterances"):
+    with pytest.raises(
+        ValueError, match="split 'train.100' of openslr/librispeech_asr holds no utterances"
+    ):
         load_speech(**HUB, streaming=streaming)
 
 
@@ -86,7 +99,7 @@ def test_class_labels_go_by_their_names(hub, streaming):
 
 
 def test_a_bounded_stream_is_read_no_further_than_needed(hub, monkeypatch):
-    monkeypatch.setattr("hf_unlearn.data.sources.STREAM_BATCH", 2)
+    monkeypatch.setattr("hf_unlearn.data.speech.sources.STREAM_BATCH", 2)
     read = []
 
     def watched(table):
@@ -112,17 +125,22 @@ def test_a_stream_is_read_once(hub):
 
 
 def test_a_stream_is_stored_by_its_commit(hub, commits, caplog):
-    """What changes on the Hub is read anew; where the Hub is out of reach, what was there last is used, and it is said."""
+    """What changes on the Hub is read anew; where the Hub is out of reach, what was there last is
+    used, and it is said."""
     bounds = {"streaming": True, "speakers": ["374"]}
     assert set(load_speech(**HUB, **bounds)["text"]) == {"ONE TWO"}
     hub.rows = hub.rows.remove_columns("text").add_column("text", ["THREE"] * len(hub.rows))
     assert set(load_speech(**HUB, **bounds)["text"]) == {"ONE TWO"}
     commits.now = "second"
-    assert set(load_speech(**HUB, **bounds)["text"]) == {"THREE"} and hub.revisions == ["first", "second"]
+    assert set(load_speech(**HUB, **bounds)["text"]) == {"THREE"} and hub.revisions == [
+        "first",
+        "second",
+    ]
     commits.now = None
     assert set(load_speech(**HUB, **bounds)["text"]) == {"THREE"} and len(hub.revisions) == 2
     assert (
-        "does not say what the commit of openslr/librispeech_asr is (ConnectionError): revision second" in caplog.text
+        "does not say what the commit of openslr/librispeech_asr is (ConnectionError): revision "
+        "second" in caplog.text
     )
     load_speech(**HUB, **bounds, revision="v1")
     assert hub.revisions[2:] == ["v1"] and commits.asked[-1] == (HUB["source"], "v1")
@@ -144,20 +162,31 @@ def test_hub_splits(hub):
         streaming=True,
     )
     splits = load_splits(args, seed=1)
-    assert splits.describe()["utterances"] == {"forget": 3, "forget_test": 1, "retain": 2, "retain_pool": 3, "test": 1}
+    assert splits.describe()["utterances"] == {
+        "forget": 3,
+        "forget_test": 1,
+        "retain": 2,
+        "retain_pool": 3,
+        "test": 1,
+    }
 
 
 def test_tree(tree):
     assert set(subsets(tree)) == set(subsets(tree.parent)) == {"train-clean-100"}
     rows = load_speech(tree.parent, split="train-clean-100")
-    assert list(rows["id"]) == [f"{speaker}-9-000{take}" for speaker in (14, 367) for take in range(3)]
+    assert list(rows["id"]) == [
+        f"{speaker}-9-000{take}" for speaker in (14, 367) for take in range(3)
+    ]
     assert rows[0]["speaker"] == "14" and rows[0]["text"] == "ONE TWO"
     assert decode_audio(rows[0]["audio"]).shape == (3200,)
     assert set(load_speech(tree, split="train-clean-100", speakers=[367])["speaker"]) == {"367"}
 
 
 def test_tree_refusals(tree):
-    with pytest.raises(ValueError, match="no subset 'train.100' in the LibriSpeech tree .* it holds train-clean-100"):
+    with pytest.raises(
+        ValueError,
+        match="no subset 'train.100' in the LibriSpeech tree .* it holds train-clean-100",
+    ):
         read_subset(tree, "train.100")
     with pytest.raises(ValueError, match="unknown speaker '15' in .* nearest of its 2 ids: 14, "):
         load_speech(tree, split="train-clean-100", speakers=["15"])
@@ -167,7 +196,9 @@ def test_tree_refusals(tree):
 def test_a_tree_in_another_encoding(tree, encoding):
     expected = load_speech(tree, split="train-clean-100")
     for transcript in tree.rglob("*.trans.txt"):
-        transcript.write_bytes(transcript.read_text().replace("ONE", "Zoë").replace("\n", "\r\n").encode(encoding))
+        transcript.write_bytes(
+            transcript.read_text().replace("ONE", "Zoë").replace("\n", "\r\n").encode(encoding)
+        )
     rows = load_speech(tree, split="train-clean-100")
     assert rows["id"] == expected["id"] and set(rows["text"]) == {"Zoë TWO"}
     transcript.write_bytes("14-9-0000 Zoë".encode("latin-1"))
@@ -183,8 +214,12 @@ def test_audio_without_a_line_and_lines_without_audio_are_named(tree, caplog):
     (alone / "99-1-0000.flac").write_bytes(b"")
     (chapter / "14-9-0001.flac").unlink()
     rows = load_speech(tree, split="train-clean-100")
-    assert len(rows) == 6 and "14-9-0001" in rows["id"][:]  # to be refused by name, or skipped, where it is decoded
-    assert "2 audio files have no line in a *.trans.txt, and are left out: 14-9-0007, 99-1-0000" in caplog.text
+    # to be refused by name, or skipped, where it is decoded
+    assert len(rows) == 6 and "14-9-0001" in rows["id"][:]
+    assert (
+        "2 audio files have no line in a *.trans.txt, and are left out: 14-9-0007, 99-1-0000"
+        in caplog.text
+    )
     assert "1 lines of *.trans.txt have no audio file beside them: 14-9-0001" in caplog.text
 
 

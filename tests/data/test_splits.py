@@ -20,7 +20,9 @@ def ids(rows):
 
 
 def parts(splits):
-    return {name: ids(part) for name, part in vars(splits).items() if isinstance(part, datasets.Dataset)}
+    return {
+        name: ids(part) for name, part in vars(splits).items() if isinstance(part, datasets.Dataset)
+    }
 
 
 def test_held_out_from_train(make_rows):
@@ -30,7 +32,9 @@ def test_held_out_from_train(make_rows):
     assert set(splits.forget["speaker"]) == set(splits.forget_test["speaker"]) == {"a"}
     assert Counter(splits.test["speaker"]) == {"b": 2, "c": 2}
     disjoint = [splits.forget, splits.forget_test, splits.retain_pool, splits.test]
-    assert sorted(name for part in disjoint for name in part["id"]) == sorted(make_rows("abc", 10)["id"])
+    assert sorted(name for part in disjoint for name in part["id"]) == sorted(
+        make_rows("abc", 10)["id"]
+    )
     assert set(splits.retain["id"]) <= set(splits.retain_pool["id"])
     assert splits.other is None
 
@@ -63,13 +67,20 @@ def test_what_is_retained_outside_of_the_retain_set(make_rows, processor):
     assert set(ids(all_of_it.retain_rest)) == set(ids(splits.retain_pool)) - set(ids(splits.retain))
     assert split(make_rows("abc", 10), retain_size=18, retain_rest=6).retain_rest is None
     for retain_pool in (True, False):
-        prepared = prepare_splits(splits, processor, SpeechArguments(), max_label_length=8, retain_pool=retain_pool)
-        assert ids(prepared.retain_rest) == ids(splits.retain_rest) and "labels" in prepared.retain_rest[0]
+        prepared = prepare_splits(
+            splits, processor, SpeechArguments(), max_label_length=8, retain_pool=retain_pool
+        )
+        assert (
+            ids(prepared.retain_rest) == ids(splits.retain_rest)
+            and "labels" in prepared.retain_rest[0]
+        )
 
 
 def test_several_forgotten(make_rows):
     splits = split(make_rows("abc", 4), ["a", "c"], retain_size=2)
-    assert set(splits.forget["speaker"]) == {"a", "c"} and set(splits.retain_pool["speaker"]) == {"b"}
+    assert set(splits.forget["speaker"]) == {"a", "c"} and set(splits.retain_pool["speaker"]) == {
+        "b"
+    }
 
 
 def test_single_utterance_is_not_held_out(make_rows):
@@ -81,14 +92,22 @@ def test_single_utterance_is_not_held_out(make_rows):
 def test_test_split(make_rows):
     splits = split(make_rows("abc", 4), test=make_rows("abz", 2, prefix="t-"), held_out=0.25)
     assert ids(splits.forget_test) == ["t-a-0", "t-a-1"] and len(splits.forget) == 4
-    assert [name[:-1] for name in splits.test["id"]] == ["c-", "t-b-", "t-b-"]  # c is not in test, so held out
+    # c is not in test, so held out
+    assert [name[:-1] for name in splits.test["id"]] == ["c-", "t-b-", "t-b-"]
     assert ids(splits.other) == ["t-z-0", "t-z-1"]
 
 
 def test_other_split(make_rows):
-    splits = split(make_rows("abc", 4), retain_size=2, retain_speakers=["b"], other=make_rows("acz", 2, prefix="o-"))
+    splits = split(
+        make_rows("abc", 4),
+        retain_size=2,
+        retain_speakers=["b"],
+        other=make_rows("acz", 2, prefix="o-"),
+    )
     assert set(splits.other["speaker"]) == {"c", "z"}
-    with pytest.raises(ValueError, match="every speaker of the other split is one that the model was trained on"):
+    with pytest.raises(
+        ValueError, match="every speaker of the other split is one that the model was trained on"
+    ):
         split(make_rows("abc", 4), other=make_rows("abc", 2, prefix="o-"))
 
 
@@ -98,34 +117,50 @@ def test_evaluation_and_description(make_rows):
     assert list(bounded) == ["forget", "forget_test", "retain", "test", "other"]
     assert [len(part) for part in bounded.values()] == [4, 3, 4, 4, 4]
     assert max(Counter(bounded["test"]["speaker"]).values()) == 2
-    assert ids(bounded["forget"]) == ids(split(make_rows("abcd", 10), held_out=0.3).evaluation(4)["forget"])
+    assert ids(bounded["forget"]) == ids(
+        split(make_rows("abcd", 10), held_out=0.3).evaluation(4)["forget"]
+    )
     described = json.loads(json.dumps(splits.describe()))
     assert described["seed"] == 0 and described["utterances"]["retain_pool"] == 21
-    assert described["speakers"]["forget"] == ["a"] and described["retain_ids"] == ids(splits.retain)
+    assert described["speakers"]["forget"] == ["a"] and described["retain_ids"] == ids(
+        splits.retain
+    )
     with pytest.raises(ValueError, match="cannot be bounded to 0 samples"):
         splits.evaluation(0)
 
 
 def test_refusals(make_rows):
     rows = make_rows("abc", 4)
-    with pytest.raises(ValueError, match="unknown speaker 'aa' in the training split: the nearest of its 3 ids: a, "):
+    with pytest.raises(
+        ValueError,
+        match="unknown speaker 'aa' in the training split: the nearest of its 3 ids: a, ",
+    ):
         split(rows, ["aa"])
-    with pytest.raises(ValueError, match="speaker b is in both forget_speakers and retain_speakers"):
+    with pytest.raises(
+        ValueError, match="speaker b is in both forget_speakers and retain_speakers"
+    ):
         split(rows, ["a", "b"], retain_speakers=["b", "c"])
     with pytest.raises(ValueError, match="no speaker to forget: name one or more"):
         split(rows, [])
     with pytest.raises(ValueError, match="the retain set is empty: no training utterance is left"):
         split(rows, ["a", "b", "c"])
-    with pytest.raises(ValueError, match="retain_size is 9, but only 6 utterances are there for it"):
+    with pytest.raises(
+        ValueError, match="retain_size is 9, but only 6 utterances are there for it"
+    ):
         split(rows, retain_size=9)
     for size in (0, -1, 1.5, 0.01):
-        with pytest.raises(ValueError, match=f"retain_size is {size}, of 6 utterances: give a number, or a share"):
+        with pytest.raises(
+            ValueError, match=f"retain_size is {size}, of 6 utterances: give a number, or a share"
+        ):
             split(rows, retain_size=size)
     for share in (1, -0.1, 2):
-        with pytest.raises(ValueError, match=f"held_out is {share}: give the share .* in \\[0, 1\\)"):
+        with pytest.raises(
+            ValueError, match=f"held_out is {share}: give the share .* in \\[0, 1\\)"
+        ):
             split(rows, held_out=share)
     with pytest.raises(
-        ValueError, match="4 ids of utterances are in both the training and the test split, among them 'a-0'"
+        ValueError,
+        match="4 ids of utterances are in both the training and the test split, among them 'a-0'",
     ):
         split(rows, test=make_rows("a", 4))
 
@@ -146,12 +181,17 @@ def test_load_and_prepare(args, processor):
     splits = load_splits(args, seed=0)
     prepared = prepare_splits(splits, processor, args, max_label_length=8)
     assert parts(prepared) == parts(splits)
-    assert parts(splits)["forget_test"] == ["007/0.flac"] and parts(splits)["test"] == ["008/0.flac"]
+    assert parts(splits)["forget_test"] == ["007/0.flac"] and parts(splits)["test"] == [
+        "008/0.flac"
+    ]
     for part in prepared.evaluation().values():
         assert part[0]["input_features"].shape == (8, 100)
     assert len(prepared.retain_pool[0]["labels"]) == 3
     lean = prepare_splits(splits, processor, args, max_label_length=8, retain_pool=False)
-    assert "audio" in lean.retain_pool.column_names and lean.retain[0]["labels"] == prepared.retain[0]["labels"]
+    assert (
+        "audio" in lean.retain_pool.column_names
+        and lean.retain[0]["labels"] == prepared.retain[0]["labels"]
+    )
 
 
 def test_only_what_is_used_is_decoded(args, processor, make_rows, folder):
@@ -174,13 +214,18 @@ def test_evaluated_splits_are_bounded_before_preparation(make_rows, processor):
 def test_refusals_before_anything_is_loaded(args):
     with pytest.raises(ValueError, match="speaker 007 is in both"):
         load_splits(replace(args, retain_speakers=["007"]), seed=0)
-    with pytest.raises(ValueError, match="unknown speaker '009' in .*: the nearest of its 2 ids: 008, 007"):
+    with pytest.raises(
+        ValueError, match="unknown speaker '009' in .*: the nearest of its 2 ids: 008, 007"
+    ):
         load_splits(replace(args, forget_speakers=["009"]), seed=0)
 
 
 def test_real_speakers(shared):
     args = SpeechArguments(
-        dataset=str(shared("LibriSpeech")), train_split="test-other", forget_speakers=[367], retain_size=18
+        dataset=str(shared("LibriSpeech")),
+        train_split="test-other",
+        forget_speakers=[367],
+        retain_size=18,
     )
     splits = load_splits(args, seed=0)
     assert splits.describe()["utterances"] == {

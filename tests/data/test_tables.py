@@ -1,16 +1,32 @@
-"""Tables are read as they are written; files in all their forms; what does not fit gets one line."""
+"""Tables are read as they are written; files in all their forms; what does not fit gets one
+line."""
 
 import datasets
 import pytest
 from datasets import Dataset
 
 from hf_unlearn.data import decode_audio, load_speech
-from hf_unlearn.data.image_sources import load_images
-from hf_unlearn.data.images import decode_image
+from hf_unlearn.data.images.samples import decode_image
+from hf_unlearn.data.images.sources import load_images
 from hf_unlearn.data.streams import fetched
 from hf_unlearn.data.tables import read_table
 
-WORDS = ["0010", "10", "1.0", "NA", "null", "None", "nan", "True", "2024-01-01", "1e5", "no", "12:30", "", "Zoë"]
+WORDS = [
+    "0010",
+    "10",
+    "1.0",
+    "NA",
+    "null",
+    "None",
+    "nan",
+    "True",
+    "2024-01-01",
+    "1e5",
+    "no",
+    "12:30",
+    "",
+    "Zoë",
+]
 SPEECH = {"split": "train", "speaker_column": "speaker"}
 
 
@@ -67,11 +83,14 @@ def test_numbers_of_json_keep_their_digits(tmp_path):
         ("t.csv", b"", "t.csv is empty: its first line must name the columns"),
         ("t.csv", b"file_name,speaker,text\n", "split 'train' of .*t.csv holds no utterances"),
         ("t.csv", b"file_name,speaker,text,split\n", "t.csv has a header, but no rows"),
-        ("t.csv", b"file_name,speaker,text\na.flac,x,one, two\n", "t.csv, line 2: 4 values, but the header names 3 columns"),
-        ("t.csv", b"file_name,speaker,text\na.flac,x\n", "t.csv, line 2: 2 values, but the header names 3"),
+        ("t.csv", b"file_name,speaker,text\na.flac,x,one, "
+                  b"two\n", "t.csv, line 2: 4 values, but the header names 3 columns"),
+        ("t.csv", b"file_name,speaker,text\na.flac,x\n", "t.csv, line 2: 2 values, but the header "
+                                                         "names 3"),
         ("t.csv", b"file_name,speaker,speaker\na.flac,x,y\n", "t.csv has the column speaker twice"),
         ("t.csv", "file_name,speaker,text\na.flac,Zoë,x\n".encode("latin-1"), r"t.csv is no UTF-8 text \(byte 32\)"),
-        ("t.csv", b'file_name,speaker,text\na.flac,x,"one\n', "t.csv, line 2: unexpected end of data"),
+        ("t.csv", b'file_name,speaker,text\na.flac,x,"one\n', "t.csv, line 2: unexpected end of "
+                                                              "data"),
         ("t.jsonl", b"", "t.jsonl holds no rows"),
         ("t.jsonl", b'{"audio": "a.flac"}\n{"audio": \n', "t.jsonl, line 2: no JSON"),
         ("t.json", b"[1, 2]", "t.json holds no rows: write one object"),
@@ -85,10 +104,17 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path, name, content, message):
 
 
 def test_audio_beside_a_table_that_does_not_name_it(sounds, caplog):
-    (sounds / "metadata.csv").write_text("file_name,speaker,text,split\na.flac,x,one,train\nb.flac,x,two,test\n")
+    (sounds / "metadata.csv").write_text(
+        "file_name,speaker,text,split\na.flac,x,one,train\nb.flac,x,two,test\n"
+    )
     assert load_speech(sounds, **SPEECH)["id"][:] == ["a.flac"]
     assert load_speech(sounds, **{**SPEECH, "split": "test"})["id"][:] == ["b.flac"]
-    assert caplog.text.count("names no transcript for 2 files beside it, which are left out: c.flac, d.flac") == 1
+    assert (
+        caplog.text.count(
+            "names no transcript for 2 files beside it, which are left out: c.flac, d.flac"
+        )
+        == 1
+    )
 
 
 def test_structs_of_audio_may_lack_a_part(sounds, long_flac):
@@ -105,10 +131,16 @@ def test_structs_of_audio_may_lack_a_part(sounds, long_flac):
         rows = load_speech(sounds / f"{number}.parquet", **SPEECH)
         assert rows.features["audio"] == datasets.Audio(decode=False)
         assert [len(decode_audio(row["audio"])) for row in rows] == [24_000, 24_000]
-    (sounds / "t.jsonl").write_text('{"audio": {"path": "a.flac"}, "speaker": "x", "text": "one"}\n')
+    (sounds / "t.jsonl").write_text(
+        '{"audio": {"path": "a.flac"}, "speaker": "x", "text": "one"}\n'
+    )
     assert len(decode_audio(load_speech(sounds / "t.jsonl", **SPEECH)[0]["audio"])) == 24_000
     for number, audio in enumerate(
-        ([{"path": "a.flac"}, {"path": None}], [{"path": "a.flac"}, {"path": ""}], [long_flac, None])
+        (
+            [{"path": "a.flac"}, {"path": None}],
+            [{"path": "a.flac"}, {"path": ""}],
+            [long_flac, None],
+        )
     ):
         Dataset.from_dict({"audio": audio, **names}).to_parquet(sounds / f"none{number}.parquet")
         with pytest.raises(ValueError, match="1 of 2 rows of .* have no audio in column 'audio'"):
@@ -117,12 +149,24 @@ def test_structs_of_audio_may_lack_a_part(sounds, long_flac):
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_classes_are_what_is_written(pictures, suffix):
-    rows = [{"file_name": f"{name}.png", "label": word} for name, word in zip("abcd", ["0010", "10", "NA", "True"])]
+    rows = [
+        {"file_name": f"{name}.png", "label": word}
+        for name, word in zip("abcd", ["0010", "10", "NA", "True"])
+    ]
     (pictures / f"metadata{suffix}").write_text(written(suffix, rows))
     for source in (pictures, pictures / f"metadata{suffix}"):
         found, names = load_images(source, split="train")
-        assert found["class"][:] == ["0010", "10", "NA", "True"] and names == ["0010", "10", "NA", "True"]
-        assert found["id"][0] == "a.png" and decode_image(found[3]["image"]).getpixel((0, 0)) == (3, 0, 0)
+        assert found["class"][:] == ["0010", "10", "NA", "True"] and names == [
+            "0010",
+            "10",
+            "NA",
+            "True",
+        ]
+        assert found["id"][0] == "a.png" and decode_image(found[3]["image"]).getpixel((0, 0)) == (
+            3,
+            0,
+            0,
+        )
 
 
 def test_numbers_as_classes_are_in_their_order(pictures):
@@ -134,7 +178,10 @@ def test_numbers_as_classes_are_in_their_order(pictures):
 def test_images_beside_a_table_that_does_not_name_them(pictures, caplog):
     (pictures / "metadata.csv").write_text("file_name,label\na.png,x\nb.png,y\n")
     rows, _ = load_images(pictures, split="train")
-    assert len(rows) == 2 and "names no class for 2 files beside it, which are left out: c.png, d.png" in caplog.text
+    assert (
+        len(rows) == 2
+        and "names no class for 2 files beside it, which are left out: c.png, d.png" in caplog.text
+    )
 
 
 def test_a_table_of_images_for_each_split(tmp_path, pictures):
@@ -144,13 +191,18 @@ def test_a_table_of_images_for_each_split(tmp_path, pictures):
         (tmp_path / "set" / split / "metadata.csv").write_text(f"file_name,label\n{name}.png,007\n")
     for split, name in (("train", "a"), ("test", "b")):
         rows, names = load_images(tmp_path / "set", split=split)
-        assert rows["id"][:] == [f"{split}/{name}.png"] and names == ["007"] and decode_image(rows[0]["image"])
+        assert (
+            rows["id"][:] == [f"{split}/{name}.png"]
+            and names == ["007"]
+            and decode_image(rows[0]["image"])
+        )
     with pytest.raises(ValueError, match="no split 'dev' in"):
         load_images(tmp_path / "set", split="dev")
 
 
 def test_csv_files_that_datasets_finds_keep_their_names(sounds):
-    """A folder in which `datasets` looks for tables, as a data set of csv files on the Hub is read."""
+    """A folder in which `datasets` looks for tables, as a data set of csv files on the Hub is
+    read."""
     (sounds / "set" / "data").mkdir(parents=True)
     lines = f"audio,speaker,text\n{sounds}/a.flac,0010,one\n{sounds}/b.flac,NA,two\n"
     (sounds / "set" / "data" / "train-00000.csv").write_text(lines)
@@ -162,7 +214,9 @@ def test_structs_of_images_and_tables_without_rows(pictures):
     for number, image in enumerate(
         ([{"bytes": content}], [{"path": "c.png"}], [{"bytes": None, "path": "c.png"}], [content])
     ):
-        Dataset.from_dict({"image": image, "label": ["x"]}).to_parquet(pictures / f"{number}.parquet")
+        Dataset.from_dict({"image": image, "label": ["x"]}).to_parquet(
+            pictures / f"{number}.parquet"
+        )
         rows, _ = load_images(pictures / f"{number}.parquet", split="train")
         assert decode_image(rows[0]["image"]).getpixel((0, 0)) == (2, 0, 0)
     (pictures / "t.csv").write_text("image,label\n")
@@ -174,5 +228,7 @@ def test_a_streamed_file_may_have_bytes_or_a_path(sounds, long_flac):
     options = {"source": "x/y", "column": "audio", "content": "audio files"}
     assert fetched({"bytes": b"1"}, **options) == {"bytes": b"1", "path": None}
     assert fetched({"path": str(sounds / "a.flac")}, **options)["bytes"] == long_flac
-    with pytest.raises(ValueError, match="the audio column of x/y names gone/a.flac, which cannot be opened"):
+    with pytest.raises(
+        ValueError, match="the audio column of x/y names gone/a.flac, which cannot be opened"
+    ):
         fetched({"path": "gone/a.flac"}, **options)

@@ -3,7 +3,7 @@
 import pytest
 
 from hf_unlearn.data import load_speech, prepare
-from hf_unlearn.data.transcripts import as_sentence, own_or_sentence
+from hf_unlearn.data.speech.transcripts import as_sentence, own_or_sentence
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,9 @@ def test_a_language_without_spaces_gets_none_in_front():
 )
 def test_own_where_it_is_right_or_there_is_nothing_to_compare(said, reference, label):
     def agree(one, other):
-        return "".join(filter(str.isalpha, one)).lower() == "".join(filter(str.isalpha, other)).lower()
+        return (
+            "".join(filter(str.isalpha, one)).lower() == "".join(filter(str.isalpha, other)).lower()
+        )
 
     assert own_or_sentence(said, reference, agree) == label
 
@@ -54,7 +56,8 @@ def test_labels_say_what_they_are_given_and_the_text_stays(make_rows, processor)
     texts = ["three four"] * 12
     rows = prepare(make_rows(), processor, max_label_length=8, label_texts=texts)
     assert rows[0]["labels"] == [1, 6, 7, 2] and rows[0]["text"] == "one two"
-    assert prepare(make_rows(), processor, max_label_length=8)[0]["labels"] == [1, 4, 5, 2]  # of another cache
+    # of another cache
+    assert prepare(make_rows(), processor, max_label_length=8)[0]["labels"] == [1, 4, 5, 2]
 
 
 def test_a_row_without_text_has_that_of_its_label(make_rows, processor):
@@ -65,7 +68,10 @@ def test_a_row_without_text_has_that_of_its_label(make_rows, processor):
 def test_a_source_without_transcripts(folder):
     path = folder / "metadata.csv"
     path.write_text(
-        "\n".join(",".join(line.split(",")[i] for i in (0, 1, 3)) for line in path.read_text().splitlines())
+        "\n".join(
+            ",".join(line.split(",")[i] for i in (0, 1, 3))
+            for line in path.read_text().splitlines()
+        )
     )
     rows = load_speech(folder, split="train", speaker_column="speaker", text_optional=True)
     assert set(rows["text"]) == {""} and len(rows) == 4

@@ -1,9 +1,11 @@
-"""A tiny run that is killed again and again: `killed_run.py <folder> <kills> <seed>` prints how many checkpoints were
-found half-written, and fails if the weights at the end are not those of a run that was left alone.
+"""A tiny run that is killed again and again: `killed_run.py <folder> <kills> <seed>` prints how
+many checkpoints were found half-written, and fails if the weights at the end are not those of a run
+that was left alone.
 
-Each run is a fork of this process, which kills itself (SIGKILL) at a random call of a Python function: every second time
-while it saves a checkpoint. Counting calls instead of seconds makes the moments independent of the machine. (A step makes about 15,000 calls, saving a
-checkpoint about 25,000.)
+Each run is a fork of this process, which kills itself (SIGKILL) at a random call of a Python
+function: every second time while it saves a checkpoint. Counting calls instead of seconds makes the
+moments independent of the machine. (A step makes about 15,000 calls, saving a checkpoint about
+25,000.)
 """
 
 import contextlib
@@ -16,7 +18,7 @@ from pathlib import Path
 import torch
 from transformers import set_seed
 
-from hf_unlearn.checkpoints import is_complete
+from hf_unlearn.trainer.checkpoint_files import is_complete
 from tests.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
 
 
@@ -39,7 +41,8 @@ def train(folder: Path, prepare=lambda trainer: None) -> None:
         trainer = make_trainer(
             model, folder, max_steps=36, save_strategy="steps", save_steps=2, save_total_limit=2, optimizer=False,
             learning_rate=1e-3, lr_scheduler_type="linear", per_device_train_batch_size=3,
-            per_device_retain_batch_size=2, resume_from_checkpoint="auto", stop_when="forget_loss >= 1000",
+            per_device_retain_batch_size=2, resume_from_checkpoint="auto", stop_when="forget_loss "
+                                                                                     ">= 1000",
             abort_when="test_loss > 1000", check_steps=3, check_samples=2,
             arguments={"eval_dataset": {"forget": FORGET, "test": RETAIN}},
         )  # fmt: skip
@@ -50,7 +53,8 @@ def train(folder: Path, prepare=lambda trainer: None) -> None:
 
 
 def killer(calls: int, saving: bool):
-    """Kills the process at the so many-th call, counted from the first step on or from a checkpoint on."""
+    """Kills the process at the so many-th call, counted from the first step on or from a checkpoint
+    on."""
     left = calls
 
     def count(frame, event, argument):
@@ -77,9 +81,13 @@ def main(folder: Path, kills: int, seed: int) -> None:
     chance, half_written = random.Random(seed), 0
     for number in range(kills):
         saving = number % 2 == 1
-        status = run(folder / "killed", killer(chance.randrange(25_000 if saving else 120_000), saving))
+        status = run(
+            folder / "killed", killer(chance.randrange(25_000 if saving else 120_000), saving)
+        )
         assert status == signal.SIGKILL, f"run {number} ended with {status}"
-        half_written += sum(not is_complete(path) for path in (folder / "killed").glob("checkpoint-*"))
+        half_written += sum(
+            not is_complete(path) for path in (folder / "killed").glob("checkpoint-*")
+        )
     assert run(folder / "killed") == 0
     straight, killed = (torch.load(folder / name / "weights.pt") for name in ("straight", "killed"))
     assert all(torch.equal(a, b) for a, b in zip(straight, killed)), "the weights differ"

@@ -51,11 +51,23 @@ EQUAL = {
 
 def unlearn(folder: Path, *flags: str | Path, start=()) -> torch.Tensor:
     """Runs the recipe into folder/run (or what flags say); the weights it leaves there."""
-    command = [sys.executable, *start, RECIPE, folder / "config.yaml", "--dataset", folder / "speech", *flags]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=500)
+    command = [
+        sys.executable,
+        *start,
+        RECIPE,
+        folder / "config.yaml",
+        "--dataset",
+        folder / "speech",
+        *flags,
+    ]
+    done = subprocess.run(
+        list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=500
+    )
     assert done.returncode == 0, done.stderr[-5000:]
     out = Path(flags[list(flags).index("--output_dir") + 1])
-    return torch.cat([tensor.flatten() for _, tensor in sorted(load_file(out / "model.safetensors").items())])
+    return torch.cat(
+        [tensor.flatten() for _, tensor in sorted(load_file(out / "model.safetensors").items())]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +79,9 @@ def folder(tmp_path_factory) -> Path:
     rows = ["file_name,speaker,text,split"]
     for speaker in ("ann", "bob", "cid"):
         for n in range(10):
-            soundfile.write(folder / "speech" / f"{speaker}{n}.flac", 0.1 * chance.standard_normal(8000), 16000)
+            soundfile.write(
+                folder / "speech" / f"{speaker}{n}.flac", 0.1 * chance.standard_normal(8000), 16000
+            )
             text = " ".join(chance.choice(["one", "two", "three", "four"], 1 + n % 3))
             rows.append(f"{speaker}{n}.flac,{speaker},{text},{'train' if n < 8 else 'test'}")
     (folder / "speech" / "metadata.csv").write_text("\n".join(rows))
@@ -84,8 +98,15 @@ def plain(folder) -> torch.Tensor:
 def test_equal_configurations_give_equal_models(folder, plain, name):
     start, flags = EQUAL[name]
     original = folder / "plain" / "original"
-    got = unlearn(folder, "--model", original, "--output_dir", folder / name, *flags.split(), start=start)
-    before = torch.cat([tensor.flatten() for _, tensor in sorted(load_file(original / "model.safetensors").items())])
+    got = unlearn(
+        folder, "--model", original, "--output_dir", folder / name, *flags.split(), start=start
+    )
+    before = torch.cat(
+        [
+            tensor.flatten()
+            for _, tensor in sorted(load_file(original / "model.safetensors").items())
+        ]
+    )
     assert (got - plain).norm() <= 1e-4 * (plain - before).norm() > 0
 
 
@@ -95,5 +116,12 @@ def test_a_resumed_run_is_straight_bit_for_bit(folder, plain):
     shutil.copytree(folder / "plain" / "checkpoint-1", resumed / "checkpoint-1")
     shutil.copytree(folder / "plain" / "checkpoint-2", resumed / "checkpoint-2")
     (resumed / "checkpoint-2" / "trainer_state.json").write_text("{")  # killed while it was written
-    flags = ["--model", folder / "plain" / "original", "--output_dir", resumed, "--resume_from_checkpoint", "true"]
+    flags = [
+        "--model",
+        folder / "plain" / "original",
+        "--output_dir",
+        resumed,
+        "--resume_from_checkpoint",
+        "true",
+    ]
     assert torch.equal(unlearn(folder, *flags), plain)

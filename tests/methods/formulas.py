@@ -9,7 +9,10 @@ SHAPES = ((3, 4), (5,))
 
 
 def double(data):
-    return [{name: x.double() if x.is_floating_point() else x for name, x in sample.items()} for sample in data]
+    return [
+        {name: x.double() if x.is_floating_point() else x for name, x in sample.items()}
+        for sample in data
+    ]
 
 
 def random_gradients(seed: int) -> list[torch.Tensor]:
@@ -33,7 +36,8 @@ def agreeing() -> tuple[list, list]:
 
 
 class Remember(TrainerCallback):
-    """The weights when training begins, after the method has prepared, and those after the first step."""
+    """The weights when training begins, after the method has prepared, and those after the first
+    step."""
 
     start = weights = None
 

@@ -14,13 +14,17 @@ from tests.tiny import collate_images, images, make_trainer, tiny_vit
 
 def test_duck_moves_to_the_nearest_centroid_of_another_class(tmp_path):
     model, forget, retain = tiny_vit(), images(3), images(9, seed=2)
-    trainer = make_trainer(model, tmp_path, forget=forget, retain=retain, collator=collate_images, method="duck")
+    trainer = make_trainer(
+        model, tmp_path, forget=forget, retain=retain, collator=collate_images, method="duck"
+    )
     original = copy.deepcopy(model).eval()
     embed = lambda data: original.vit(collate_images(data)["pixel_values"]).last_hidden_state[:, 0]  # noqa: E731
     with torch.no_grad():
         means = [embed([x for x in retain if x["labels"] == c]).mean(0) for c in range(3)]
         losses = [min(1 - F.cosine_similarity(embed([x])[0], means[c], 0) for c in range(3) if c != x["labels"]) for x in forget]  # fmt: skip
-        expected = F.cross_entropy(original(**collate_images(retain)).logits / 2, collate_images(retain)["labels"])
+        expected = F.cross_entropy(
+            original(**collate_images(retain)).logits / 2, collate_images(retain)["labels"]
+        )
     trainer.train()
     row = trainer.state.log_history[0]
     assert row["forget_loss"] == pytest.approx(float(sum(losses) / 3), rel=1e-4, abs=1e-6)
@@ -30,14 +34,20 @@ def test_duck_moves_to_the_nearest_centroid_of_another_class(tmp_path):
 def test_duck_refuses_a_single_class(tmp_path):
     retain = images(4, classes=1)
     trainer = make_trainer(
-        tiny_vit(), tmp_path, forget=images(2), retain=retain, collator=collate_images, method="duck"
+        tiny_vit(),
+        tmp_path,
+        forget=images(2),
+        retain=retain,
+        collator=collate_images,
+        method="duck",
     )
     with pytest.raises(ValueError, match="at least two classes"):
         trainer.train()
 
 
 def test_the_head_is_found_by_what_it_gives():
-    model, batch = tiny_vit(classes=16).eval(), collate_images(images(2))  # 16 wide, as the hidden layers are
+    # 16 wide, as the hidden layers are
+    model, batch = tiny_vit(classes=16).eval(), collate_images(images(2))
     head = find_head(model, lambda: model(**batch).logits)
     assert head is model.classifier
     with inputs_of(head) as inputs:

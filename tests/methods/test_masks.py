@@ -21,9 +21,13 @@ def test_scissorhands_never_forgets_less(tmp_path):
     grid = torch.linspace(0.5, 5, 100_001, dtype=torch.float64)
     enough = (g[None] - grid[:, None] * flat(u)) @ -flat(u) >= 0
     expected = g - grid[enough][0] * flat(u)
-    torch.testing.assert_close(flat(method.combined(u, r, torch.zeros(()))), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        flat(method.combined(u, r, torch.zeros(()))), expected, rtol=1e-3, atol=1e-3
+    )
     u, r = agreeing()
-    torch.testing.assert_close(flat(method.combined(u, r, torch.zeros(()))), flat(r) - 0.05 * flat(u))
+    torch.testing.assert_close(
+        flat(method.combined(u, r, torch.zeros(()))), flat(r) - 0.05 * flat(u)
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.03, 0.5, 1.0])
@@ -33,13 +37,17 @@ def test_masks_hold_the_largest_values(share):
     flat_values, flat_mask = flat(values), flat(masks)
     count = min(int(share * len(flat_values)), 607)
     assert int(flat_mask.sum()) == count
-    assert set(flat_values.argsort(descending=True)[:count].tolist()) == set(flat_mask.nonzero()[:, 0].tolist())
+    assert set(flat_values.argsort(descending=True)[:count].tolist()) == set(
+        flat_mask.nonzero()[:, 0].tolist()
+    )
 
 
 def test_salun_moves_the_salient_half_alone(tmp_path):
     model = tiny_vit()
     expected = copy.deepcopy(model).eval()
-    gradients = sample_gradient(expected, expected(**collate_images(images(6))).loss, list(expected.parameters()))
+    gradients = sample_gradient(
+        expected, expected(**collate_images(images(6))).loss, list(expected.parameters())
+    )
     threshold = flat(gradients).abs().median()
     trainer = make_trainer(model, tmp_path, forget=images(6), retain=images(6, seed=2), collator=collate_images,
                            method="salun", per_device_train_batch_size=4)  # fmt: skip
@@ -56,7 +64,9 @@ def test_scissorhands_renews_the_top_weights(tmp_path):
     model = tiny_vit()
     before = [p.detach().clone() for p in model.parameters()]
     copied = copy.deepcopy(model).eval()
-    gradients = sample_gradient(copied, copied(**collate_images(images(6))).loss, list(copied.parameters()))
+    gradients = sample_gradient(
+        copied, copied(**collate_images(images(6))).loss, list(copied.parameters())
+    )
     scores = [(g * p).abs() for g, p in zip(gradients, before)]
     trainer = make_trainer(model, tmp_path, forget=images(6), retain=images(6, seed=2), collator=collate_images,
                            method="scissorhands", method_kwargs={"sparsity": 0.9},

@@ -1,4 +1,5 @@
-"""Every method of the table takes steps on images and on speech, in equal configurations equal ones, and resumes."""
+"""Every method of the table takes steps on images and on speech, in equal configurations equal
+ones, and resumes."""
 
 import copy
 import json
@@ -12,9 +13,18 @@ from torch import nn
 from transformers import TrainerCallback, ViTForImageClassification
 
 from hf_unlearn import METHODS, UnlearnConfig
+from hf_unlearn.experiments import parse
 from hf_unlearn.methods import Method, build_method, method_settings
-from hf_unlearn.recipe import parse
-from tests.tiny import FORGET, RETAIN, collate, collate_images, images, make_trainer, tiny_vit, tiny_whisper
+from tests.tiny import (
+    FORGET,
+    RETAIN,
+    collate,
+    collate_images,
+    images,
+    make_trainer,
+    tiny_vit,
+    tiny_whisper,
+)
 
 CLASSIFICATION = ("duck", "boundary_shrink")
 SPEECH = [name for name in METHODS if name not in CLASSIFICATION]
@@ -36,7 +46,8 @@ def trained(model, tmp_path, task: str, method: str, resume=None, **options):
     """The trainer of a copy of the model, after a small step of SGD."""
     _, forget, retain, collator = TASKS[task]
     changed = copy.deepcopy(model)
-    steps = 2 if method in ("scrub", "bad_teacher") else 1  # in the first one, the student is its teacher
+    # in the first one, the student is its teacher
+    steps = 2 if method in ("scrub", "bad_teacher") else 1
     options = {
         "max_steps": steps,
         "learning_rate": 0.1,
@@ -45,7 +56,14 @@ def trained(model, tmp_path, task: str, method: str, resume=None, **options):
         **options,
     }
     trainer = make_trainer(
-        changed, tmp_path, forget=forget, retain=retain, collator=collator, optimizer=False, method=method, **options
+        changed,
+        tmp_path,
+        forget=forget,
+        retain=retain,
+        collator=collator,
+        optimizer=False,
+        method=method,
+        **options,
     )
     trainer.train(resume_from_checkpoint=resume)
     return trainer
@@ -56,20 +74,28 @@ def weights(model) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("task", "method"), [("images", name) for name in METHODS] + [("speech", name) for name in SPEECH]
+    ("task", "method"),
+    [("images", name) for name in METHODS] + [("speech", name) for name in SPEECH],
 )
 def test_every_method_takes_steps_that_do_not_depend_on_batches(tmp_path, task, method):
     """8 x 1 = 2 x 4: steps of the weights alike, losses finite."""
     model = TASKS[task][0]()
     whole = trained(model, tmp_path, task, method)
-    parts = trained(model, tmp_path, task, method, per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    parts = trained(
+        model, tmp_path, task, method, per_device_train_batch_size=2, gradient_accumulation_steps=4
+    )
     step, same = (weights(trainer.model) - weights(model) for trainer in (whole, parts))
     assert step.norm() > 0 and (step - same).norm() <= 1e-4 * step.norm()
-    rows = [[row for row in trainer.state.log_history if "loss" in row] for trainer in (whole, parts)]
+    rows = [
+        [row for row in trainer.state.log_history if "loss" in row] for trainer in (whole, parts)
+    ]
     for row, other in zip(*rows, strict=True):
         losses = {key: value for key, value in row.items() if key.endswith("loss")}
         assert losses and all(torch.isfinite(torch.tensor(value)) for value in losses.values())
-        assert other == {**other, **{key: pytest.approx(value, rel=1e-3, abs=1e-6) for key, value in losses.items()}}
+        assert other == {
+            **other,
+            **{key: pytest.approx(value, rel=1e-3, abs=1e-6) for key, value in losses.items()},
+        }
 
 
 class Interrupt(TrainerCallback):
@@ -80,13 +106,21 @@ class Interrupt(TrainerCallback):
 
 @pytest.mark.parametrize("method", ["scrub", "bad_teacher", "salun", "duck"])
 def test_a_resumed_run_prepares_from_the_weights_at_the_start(tmp_path, method):
-    """Bit for bit the straight run, though the model given on resuming is not the one of the start."""
+    """Bit for bit the straight run, though the model given on resuming is not the one of the
+    start."""
     model = tiny_vit()
     options = {"max_steps": 4, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 2,
                "optim": "adamw_torch", "learning_rate": 1e-2}  # fmt: skip
     straight = trained(model, tmp_path / "straight", "images", method, **options)
     with pytest.raises(KeyboardInterrupt):
-        trained(model, tmp_path / "broken", "images", method, arguments={"callbacks": [Interrupt()]}, **options)
+        trained(
+            model,
+            tmp_path / "broken",
+            "images",
+            method,
+            arguments={"callbacks": [Interrupt()]},
+            **options,
+        )
     resumed = trained(tiny_vit(), tmp_path / "broken", "images", method, resume=True, **options)
     assert torch.equal(weights(resumed.model), weights(straight.model))
 
@@ -94,7 +128,8 @@ def test_a_resumed_run_prepares_from_the_weights_at_the_start(tmp_path, method):
 def test_the_best_checkpoint_is_restored_though_its_layers_have_other_names(tmp_path):
     options = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1,
                "load_best_model_at_end": True, "arguments": {"eval_dataset": images(4)}}  # fmt: skip
-    trainer = trained(tiny_vit(), tmp_path, "images", "gradient_ascent", **options)  # it only gets worse
+    # it only gets worse
+    trainer = trained(tiny_vit(), tmp_path, "images", "gradient_ascent", **options)
     saved = ViTForImageClassification.from_pretrained(tmp_path / "checkpoint-1")
     assert torch.equal(weights(trainer.model), weights(saved))
 
@@ -111,14 +146,18 @@ def test_the_weights_of_the_start_lie_where_trainer_uploads_nothing(tmp_path):
     assert [path.name for path in tmp_path.glob("*start*")] == ["_start.safetensors"]
 
 
-@pytest.mark.parametrize("method", ["npo", "salun", "pgu", "orthograd_metric", "influence", "l1_sparse"])
+@pytest.mark.parametrize(
+    "method", ["npo", "salun", "pgu", "orthograd_metric", "influence", "l1_sparse"]
+)
 def test_adapters_alone_are_trained(tmp_path, method):
     adapter = LoraConfig(r=2, target_modules=["q_proj", "query"], init_lora_weights=False)
     trainer = make_trainer(tiny_vit(), tmp_path, forget=images(4), retain=images(4, seed=2), collator=collate_images,
                            optimizer=False, method=method, max_steps=2, arguments={"peft_config": adapter})  # fmt: skip
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     trainer.train()
-    changed = [name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])]
+    changed = [
+        name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])
+    ]
     assert changed and all("lora_" in name for name in changed)
 
 
@@ -142,7 +181,11 @@ def test_methods_for_classes_refuse_speech_at_construction(tmp_path, method):
     [
         ("retrain", None, "gold: train"),
         ("magic", None, "must be one of orthograd"),
-        ("scrub", {"temprature": 2}, "temprature, but method='scrub' knows ce_weight, kl_weight, temperature, msteps"),
+        (
+            "scrub",
+            {"temprature": 2},
+            "temprature, but method='scrub' knows ce_weight, kl_weight, temperature, msteps",
+        ),
         ("npo", {"alpha": 0.2}, "method_kwargs has alpha, .* are fields of their own"),
         ("npo", {"beta": 0}, "beta is 0, but must be positive"),
         ("finetune", {"beta": 1}, "knows none"),
@@ -159,7 +202,9 @@ def test_mistaken_methods_are_refused(tmp_path, method, given, message):
 
 def test_keywords_come_from_yaml_and_command_line(tmp_path):
     file = tmp_path / "c.yaml"
-    file.write_text(f"output_dir: {tmp_path}\nmethod: npo\nmethod_kwargs: {{beta: 0.5}}\nuse_cpu: true\n")
+    file.write_text(
+        f"output_dir: {tmp_path}\nmethod: npo\nmethod_kwargs: {{beta: 0.5}}\nuse_cpu: true\n"
+    )
     for words, beta in (([], 0.5), (["--method_kwargs", json.dumps({"beta": 0.25})], 0.25)):
         (args,) = parse((UnlearnConfig,), [str(file), *words])
         assert build_method(args).beta == beta
@@ -173,7 +218,10 @@ def test_settings_are_what_the_method_is_made_with(tmp_path):
     assert settings("scrub", alpha=0.9, method_kwargs={"msteps": 1}) == {
         "ce_weight": 0.99, "kl_weight": 0.001, "temperature": 4.0, "msteps": 1,
     }  # fmt: skip
-    assert settings("npo", alpha=0.9) == {"alpha": 0.9, "beta": 0.1} and settings("gradient_ascent", alpha=0.9) == {}
+    assert (
+        settings("npo", alpha=0.9) == {"alpha": 0.9, "beta": 0.1}
+        and settings("gradient_ascent", alpha=0.9) == {}
+    )
     instance = METHODS["scrub"](temperature=2.0)
     assert settings(instance) == settings("scrub", method_kwargs={"temperature": 2.0})
     assert str(instance) == "Scrub"  # and not where it lies in memory
@@ -189,7 +237,12 @@ def test_broken_data_are_named_before_the_first_step(tmp_path):
     forget = images(4)
     forget[2]["pixel_values"][0, 0, 0] = torch.nan
     trainer = make_trainer(
-        tiny_vit(), tmp_path, forget=forget, retain=images(3), collator=collate_images, method="salun"
+        tiny_vit(),
+        tmp_path,
+        forget=forget,
+        retain=images(3),
+        collator=collate_images,
+        method="salun",
     )
     with pytest.raises(ValueError, match="forget sample 2 is not finite"):
         trainer.train()

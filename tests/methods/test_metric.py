@@ -9,13 +9,25 @@ from transformers import TrainerCallback
 from hf_unlearn.methods.metric import inverse_root_metric
 from hf_unlearn.per_sample.reference import sample_gradient
 from tests.methods.formulas import double, flat
-from tests.tiny import FORGET, RETAIN, collate, collate_images, images, make_trainer, tiny_vit, tiny_whisper
+from tests.tiny import (
+    FORGET,
+    RETAIN,
+    collate,
+    collate_images,
+    images,
+    make_trainer,
+    tiny_vit,
+    tiny_whisper,
+)
 
 
 @pytest.mark.parametrize("granularity", ["parameter", "model"])
 @pytest.mark.parametrize("amsgrad", [False, True])
-def test_the_step_in_the_metric_is_orthogonal_to_every_retain_gradient(tmp_path, granularity, amsgrad):
-    """<g_n, D^-1 u_perp> = 0 with D as AdamW has it before the third step; the plain projection does not give that."""
+def test_the_step_in_the_metric_is_orthogonal_to_every_retain_gradient(
+    tmp_path, granularity, amsgrad
+):
+    """<g_n, D^-1 u_perp> = 0 with D as AdamW has it before the third step; the plain projection
+    does not give that."""
     model = tiny_whisper(encoder_layers=1, decoder_layers=1).double()
     forget, retain = double(FORGET), double(RETAIN)
 
@@ -27,7 +39,11 @@ def test_the_step_in_the_metric_is_orthogonal_to_every_retain_gradient(tmp_path,
             gradient = [p.grad.clone() for p in parameters]
             scales = [inverse_root_metric(optimizer, p).square() for p in parameters]
             denominators = [
-                (optimizer.state[p]["max_exp_avg_sq" if amsgrad else "exp_avg_sq"] / (1 - 0.999**2)).sqrt() + 1e-8
+                (
+                    optimizer.state[p]["max_exp_avg_sq" if amsgrad else "exp_avg_sq"]
+                    / (1 - 0.999**2)
+                ).sqrt()
+                + 1e-8
                 for p in parameters
             ]
             torch.testing.assert_close(flat(scales), 1 / flat(denominators))
@@ -36,7 +52,9 @@ def test_the_step_in_the_metric_is_orthogonal_to_every_retain_gradient(tmp_path,
                 trained = [p for p in copied.parameters() if p.requires_grad]
                 g = sample_gradient(copied, copied(**collate([sample])).loss, trained)
                 triples = list(zip(g, scales, gradient))
-                for group in [triples] if granularity == "model" else [[triple] for triple in triples]:
+                for group in (
+                    [triples] if granularity == "model" else [[triple] for triple in triples]
+                ):
                     one, scale, u = map(flat, zip(*group))
                     size = (one * scale.sqrt()).norm() * (u * scale.sqrt()).norm()
                     self.metric.append(float((one * scale) @ u / size) if size > 0 else 0.0)
@@ -59,7 +77,12 @@ def test_the_metric_of_plain_sgd_is_the_identity(tmp_path):
     models.append(copy.deepcopy(models[0]))
     for model, method in zip(models, ("orthograd", "orthograd_metric")):
         make_trainer(
-            model, tmp_path, forget=images(4), retain=images(4, seed=2), collator=collate_images, method=method
+            model,
+            tmp_path,
+            forget=images(4),
+            retain=images(4, seed=2),
+            collator=collate_images,
+            method=method,
         ).train()
     assert all(torch.equal(a, b) for a, b in zip(*(model.parameters() for model in models)))
 

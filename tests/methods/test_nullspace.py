@@ -34,10 +34,16 @@ def test_columns_meet_what_layer_inputs_says(layer, x):
 
 
 def test_pgu_moves_no_output_on_what_the_retain_inputs_mostly_are(tmp_path):
-    """W x stays for every x in the main directions, which hold 90 % of the retain inputs of each layer."""
+    """W x stays for every x in the main directions, which hold 90 % of the retain inputs of each
+    layer."""
     model, retain = tiny_vit().double(), double(images(3, seed=2))
     trainer = make_trainer(
-        model, tmp_path, forget=double(images(4)), retain=retain, collator=collate_images, method="pgu"
+        model,
+        tmp_path,
+        forget=double(images(4)),
+        retain=retain,
+        collator=collate_images,
+        method="pgu",
     )
     original = copy.deepcopy(model).eval()
     trainer.train()

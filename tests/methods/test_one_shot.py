@@ -21,7 +21,10 @@ class Linear(nn.Module):
 
 
 def samples(n: int) -> list[dict]:
-    return [{"x": torch.randn(D, dtype=torch.float64), "labels": torch.tensor(i % CLASSES)} for i in range(n)]
+    return [
+        {"x": torch.randn(D, dtype=torch.float64), "labels": torch.tensor(i % CLASSES)}
+        for i in range(n)
+    ]
 
 
 def collate(features):
@@ -31,7 +34,10 @@ def collate(features):
 def gradients(weight: torch.Tensor, data: list[dict]) -> torch.Tensor:
     """(n, classes * d): (softmax(W x) - one_hot(y)) x^T of each sample."""
     batch = collate(data)
-    error = torch.softmax(batch["x"] @ weight.T, 1) - torch.eye(CLASSES, dtype=torch.float64)[batch["labels"]]
+    error = (
+        torch.softmax(batch["x"] @ weight.T, 1)
+        - torch.eye(CLASSES, dtype=torch.float64)[batch["labels"]]
+    )
     return (error[:, :, None] * batch["x"][:, None, :]).flatten(1)
 
 
@@ -75,11 +81,14 @@ def test_fisher_noise_has_the_variance_that_it_says(tmp_path):
     information = gradients(before, retain).square().mean(0).view(CLASSES, D)
     variance = 1e-4 * (1 / (information + 1e-8)).clamp_max(1e3).mean(1, keepdim=True)
     torch.testing.assert_close(method.variance(information), variance)
-    noise = torch.empty(CLASSES, D).normal_(generator=torch.Generator().manual_seed(42))  # the default seed
+    # the default seed
+    noise = torch.empty(CLASSES, D).normal_(generator=torch.Generator().manual_seed(42))
     torch.testing.assert_close(first, variance.sqrt() * noise.double())
 
 
 @pytest.mark.parametrize("information", [0.0, 1e-3, 4.0])
 def test_fisher_noise_of_vectors_is_bounded(information):
-    variance = METHODS["fisher"](noise=2.0).variance(torch.full((3,), information, dtype=torch.float64))
+    variance = METHODS["fisher"](noise=2.0).variance(
+        torch.full((3,), information, dtype=torch.float64)
+    )
     assert float(variance[0]) == pytest.approx(20 * min(1e3, 1 / (information + 1e-8)))

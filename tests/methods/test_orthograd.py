@@ -11,7 +11,8 @@ from hf_unlearn.per_sample.rows import Dense, Product, written_out
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_rows_that_are_not_kept_are_summed_as_they_were_measured(monkeypatch, kept):
-    """Of a product, made twice, a few lines at a time: u_perp is orthogonal to the very rows, rounding included."""
+    """Of a product, made twice, a few lines at a time: u_perp is orthogonal to the very rows,
+    rounding included."""
     monkeypatch.setattr(inner_products, "KEEP", {"cpu": 2**20 if kept else 0})
     monkeypatch.setattr(inner_products, "CHUNK", {"cpu": 4000})
     B, X = torch.randn(8, 6, 40), torch.randn(8, 6, 50)
@@ -24,7 +25,8 @@ def test_rows_that_are_not_kept_are_summed_as_they_were_measured(monkeypatch, ke
     solution, exact = _solve(lambda exact: rows.products(u, exact), u.double().square().sum())
     left = {exact: u - rows.weighted(solution.coefficients, exact) for exact in (True, False)}
     cosine = {
-        exact: float((A @ x.flatten().double()).abs().div(A.norm(dim=1)).max() / u.norm()) for exact, x in left.items()
+        exact: float((A @ x.flatten().double()).abs().div(A.norm(dim=1)).max() / u.norm())
+        for exact, x in left.items()
     }
     assert exact and cosine[True] <= solution.residual <= 1e-6 < cosine[False]
 
@@ -33,10 +35,13 @@ def test_rows_that_are_not_kept_are_summed_as_they_were_measured(monkeypatch, ke
 def test_nearly_repeated_rows_are_measured_well_enough(distance):
     A, u = torch.randn(8, 20_000), torch.randn(20_000)
     A[4:] = A[:4] + distance * torch.randn(4, 20_000)
-    u += A.sum(0) + (A[4:] - A[:4]).sum(0) / distance  # there is something to remove in every direction
+    # there is something to remove in every direction
+    u += A.sum(0) + (A[4:] - A[:4]).sum(0) / distance
     parameter = nn.Parameter(torch.zeros(200, 100))
     rows = ParameterRows(parameter, [Dense(A.view(8, 200, 100))])
-    solution, exact = _solve(lambda exact: rows.products(u.view(200, 100), exact), u.double().square().sum())
+    solution, exact = _solve(
+        lambda exact: rows.products(u.view(200, 100), exact), u.double().square().sum()
+    )
     A, u = A.double(), u.double()
     expected = u - A.T @ torch.linalg.lstsq(A.T, u[:, None]).solution[:, 0]
     assert (u - A.T @ solution.coefficients - expected).norm() <= 1e-5 * u.norm()

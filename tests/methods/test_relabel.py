@@ -12,7 +12,9 @@ class Labels(TrainerCallback):
     def __init__(self, model):
         self.seen = []
         model.register_forward_pre_hook(
-            lambda module, args, kwargs: self.seen.append(kwargs["labels"].clone()) if module.training else None,
+            lambda module, args, kwargs: (
+                self.seen.append(kwargs["labels"].clone()) if module.training else None
+            ),
             with_kwargs=True,
         )
 
@@ -21,7 +23,12 @@ def test_random_classes_are_wrong_and_all_of_the_others(tmp_path):
     model, forget = tiny_vit(classes=4), images(40, classes=1)
     labels = Labels(model)
     make_trainer(
-        model, tmp_path, forget=forget, retain=images(4), collator=collate_images, method="random_label"
+        model,
+        tmp_path,
+        forget=forget,
+        retain=images(4),
+        collator=collate_images,
+        method="random_label",
     ).train()
     given = labels.seen[-2]
     assert given.shape == (40,) and set(given.tolist()) == {1, 2, 3}  # all samples are of class 0
@@ -45,4 +52,6 @@ def test_random_transcripts_are_those_of_other_retain_samples(tmp_path):
 def test_random_transcripts_need_another_one(tmp_path):
     same = [{**sample, "labels": FORGET[0]["labels"]} for sample in RETAIN]
     with pytest.raises(ValueError, match="found no other transcript"):
-        make_trainer(tiny_whisper(), tmp_path, forget=FORGET[:1], retain=same, method="random_label").train()
+        make_trainer(
+            tiny_whisper(), tmp_path, forget=FORGET[:1], retain=same, method="random_label"
+        ).train()

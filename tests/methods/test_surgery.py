@@ -18,7 +18,9 @@ def test_pcgrad_and_agem_are_their_formulas(inputs):
     b_off = b - (a @ b) / (a @ a) * a if conflict else b
     zero = torch.zeros(())
     torch.testing.assert_close(flat(METHODS["agem"]().combined(u, r, zero)), a_off)
-    torch.testing.assert_close(flat(METHODS["pcgrad"](alpha=0.3).combined(u, r, zero)), 0.3 * b_off + 0.7 * a_off)
+    torch.testing.assert_close(
+        flat(METHODS["pcgrad"](alpha=0.3).combined(u, r, zero)), 0.3 * b_off + 0.7 * a_off
+    )
 
 
 @pytest.mark.parametrize("inputs", [conflicting, agreeing])

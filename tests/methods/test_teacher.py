@@ -16,7 +16,10 @@ from tests.tiny import FORGET, collate, collate_images, images, make_trainer, ti
 
 
 def test_distillation_is_the_divergence_of_torch_over_each_samples_labels():
-    student, teacher = torch.randn(3, 5, 7, dtype=torch.float64), torch.randn(3, 5, 7, dtype=torch.float64)
+    student, teacher = (
+        torch.randn(3, 5, 7, dtype=torch.float64),
+        torch.randn(3, 5, 7, dtype=torch.float64),
+    )
     labels = torch.tensor([[1, 2, 3, 4, 5], [1, 2, -100, -100, -100], [-100] * 5])
     got = distillation(student, teacher, labels, temperature=4.0)
     for n, length in enumerate((5, 2)):
@@ -34,7 +37,9 @@ def test_labels_find_their_logits():
     shifted, targets = label_rows(logits, labels, causal=True)
     assert torch.equal(shifted, logits[:, :-1]) and torch.equal(targets, labels[:, 1:])
     assert label_rows(logits[:, 0], labels[:, 0], causal=False)[0].shape == (2, 1, 6)
-    with pytest.raises(ValueError, match=r"logits \(2, 4, 6\) and labels \(2, 3\) do not go together"):
+    with pytest.raises(
+        ValueError, match=r"logits \(2, 4, 6\) and labels \(2, 3\) do not go together"
+    ):
         label_rows(logits, labels[:, :3], causal=False)
 
 
@@ -57,11 +62,14 @@ def test_npo_is_its_loss_and_its_gradient():
     batch = {"place": torch.tensor([0, 1]), "labels": torch.tensor([0, 2])}
     method.teacher = copy.deepcopy(model).requires_grad_(False)
     step = SimpleNamespace(
-        forget_batch=batch, forget_weight=1.0, logits=lambda batch, other=None: (other or model)(**batch)["logits"]
+        forget_batch=batch,
+        forget_weight=1.0,
+        logits=lambda batch, other=None: (other or model)(**batch)["logits"],
     )
     for _ in range(2):
         log_p, log_ref = (
-            m(**batch)["logits"].log_softmax(-1)[[0, 1], batch["labels"]] for m in (model, method.teacher)
+            m(**batch)["logits"].log_softmax(-1)[[0, 1], batch["labels"]]
+            for m in (model, method.teacher)
         )
         expected = (2 / 0.2 * torch.log1p((log_p / 1).sub(log_ref).mul(0.2).exp())).mean()
         loss = method.forget_objective(step)
@@ -85,7 +93,8 @@ def test_log_likelihood_is_that_of_the_whole_transcript():
 
 
 def test_scrub_ascends_in_its_first_epochs_only(tmp_path):
-    """With one step an epoch and msteps=1: step 2 (the student then differs) descends on D_r alone."""
+    """With one step an epoch and msteps=1: step 2 (the student then differs) descends on D_r
+    alone."""
     model = tiny_vit()
     trainer = make_trainer(model, tmp_path, forget=images(4), retain=images(4, seed=2), collator=collate_images,
                            method="scrub", max_steps=2, learning_rate=0.1,

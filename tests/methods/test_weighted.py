@@ -9,7 +9,8 @@ from tests.tiny import collate_images, images, make_trainer, tiny_vit
 
 
 def test_l1_sparse_adds_a_penalty_that_fades(tmp_path):
-    """Two steps that differ in nothing but gamma: gamma sign(theta) in the first, half of it in the second."""
+    """Two steps that differ in nothing but gamma: gamma sign(theta) in the first, half of it in the
+    second."""
     steps = []
     for gamma in (0.0, 0.02):
         model = tiny_vit()

@@ -1,4 +1,5 @@
-"""Normalisers by name and language: errors in any language stay errors, and spelling does not depend on a tokenizer."""
+"""Normalisers by name and language: errors in any language stay errors, and spelling does not
+depend on a tokenizer."""
 
 import pytest
 from transformers import WhisperTokenizer
@@ -49,7 +50,11 @@ def test_one_sign_of_six():
 
 def test_names_and_functions():
     assert normalizer("english")[1]("Twenty five colours") == "25 colors"
-    assert normalizer("none")[1](" As it IS. ") == normalizer(False, "en")[1](" As it IS. ") == "As it IS."
+    assert (
+        normalizer("none")[1](" As it IS. ")
+        == normalizer(False, "en")[1](" As it IS. ")
+        == "As it IS."
+    )
     assert normalizer(str.upper) == ("upper", str.upper)
     assert [normalizer(choice)[0] for choice in (True, "true", "False", "BASIC")] == [
         "english",
@@ -57,13 +62,22 @@ def test_names_and_functions():
         "none",
         "basic",
     ]
-    with pytest.raises(ValueError, match="normalize is 'german', but must be one of english, basic, none"):
+    with pytest.raises(
+        ValueError, match="normalize is 'german', but must be one of english, basic, none"
+    ):
         normalizer("german")
 
 
 @pytest.mark.parametrize(
     ("given", "code"),
-    [("English", "en"), ("<|de|>", "de"), ("pt-BR", "pt"), ("zh_CN", "zh"), ("mandarin", "zh"), (None, None)],
+    [
+        ("English", "en"),
+        ("<|de|>", "de"),
+        ("pt-BR", "pt"),
+        ("zh_CN", "zh"),
+        ("mandarin", "zh"),
+        (None, None),
+    ],
 )
 def test_a_language_has_one_code(given, code):
     assert language_code(given) == code
@@ -71,7 +85,9 @@ def test_a_language_has_one_code(given, code):
 
 def whisper(words, end: int = 0):
     letters = sorted({letter for word in words for letter in word})
-    vocabulary = {letter: i for i, letter in enumerate(letters)} | {"<|endoftext|>": end or len(letters)}
+    vocabulary = {letter: i for i, letter in enumerate(letters)} | {
+        "<|endoftext|>": end or len(letters)
+    }
     return WhisperTokenizer(vocab=vocabulary, merges=[])
 
 
@@ -83,4 +99,7 @@ def test_the_vocabulary_tells_english_where_no_language_is_named():
     )  # Whisper's English one has all bytes
     tokenizer = whisper(["color"])
     tokenizer.language = "german"
-    assert normalizer(True, None, tokenizer)[0] == "basic" and normalizer(True, "en", tokenizer)[0] == "english"
+    assert (
+        normalizer(True, None, tokenizer)[0] == "basic"
+        and normalizer(True, "en", tokenizer)[0] == "english"
+    )

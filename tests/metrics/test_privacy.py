@@ -25,12 +25,16 @@ def test_loss_rates_at_low_false_positives():
 
 
 def test_rates_below_what_the_unseen_samples_can_tell_are_not_given():
-    """Of 4 unseen samples one is 25 %: at a threshold under 3.0 there are no false positives, at one of 3.0 there is one."""
+    """Of 4 unseen samples one is 25 %: at a threshold under 3.0 there are no false positives, at
+    one of 3.0 there is one."""
     few = attack_rates("lira", [5.0, 3.5, 2.5, 0.0, -1.0], [3.0, 1.0, 0.5, 0.2])
     assert few["lira_tpr_at_1_fpr"] is None and few["lira_tpr_at_0.1_fpr"] is None
-    assert few["lira_tpr_at_lowest_fpr"] == 60.0 and few["lira_auc"] == pytest.approx((4 + 4 + 3) / 20)
+    assert few["lira_tpr_at_lowest_fpr"] == 60.0 and few["lira_auc"] == pytest.approx(
+        (4 + 4 + 3) / 20
+    )
     unseen = np.arange(700.0)
-    some = attack_rates("loss", [692.5, 693.5, 700.0], unseen)  # 1 % of 700 are 7: those above 692.5
+    # 1 % of 700 are 7: those above 692.5
+    some = attack_rates("loss", [692.5, 693.5, 700.0], unseen)
     assert some["loss_tpr_at_1_fpr"] == 100.0 and some["loss_tpr_at_0.1_fpr"] is None
     assert some["loss_tpr_at_lowest_fpr"] == pytest.approx(100 / 3)
 
@@ -54,9 +58,13 @@ def test_features_by_hand():
     found = features(LOGITS, LABELS)
     assert found["correctness"].ravel().tolist() == [1, 0]
     assert found["confidence"].ravel() == pytest.approx([0.7, 0.25])
-    entropy = [-(0.7 * math.log(0.7) + 0.2 * math.log(0.2) + 0.1 * math.log(0.1)), 1.5 * math.log(2)]
+    entropy = [
+        -(0.7 * math.log(0.7) + 0.2 * math.log(0.2) + 0.1 * math.log(0.1)),
+        1.5 * math.log(2),
+    ]
     assert found["entropy"].ravel() == pytest.approx(entropy)
-    modified = -0.3 * math.log(0.7) - 0.2 * math.log(0.8) - 0.1 * math.log(0.9)  # Song & Mittal, equation 2
+    # Song & Mittal, equation 2
+    modified = -0.3 * math.log(0.7) - 0.2 * math.log(0.8) - 0.1 * math.log(0.9)
     assert found["modified_entropy"][0] == pytest.approx(modified)
     assert found["probability"] == pytest.approx(np.exp(LOGITS))
 
@@ -76,8 +84,11 @@ def test_loss_and_confidence_by_hand():
 
 
 def test_what_is_almost_certain_keeps_its_confidence():
-    """log(p / (1 - p)) is the true logit's lead; 1 - p is far below what a float next to 1 can tell."""
-    assert scaled_confidence(cross_entropy([[50.0, 0.0], [0.0, 60.0]], [0, 0])) == pytest.approx([50.0, -60.0])
+    """log(p / (1 - p)) is the true logit's lead; 1 - p is far below what a float next to 1 can
+    tell."""
+    assert scaled_confidence(cross_entropy([[50.0, 0.0], [0.0, 60.0]], [0, 0])) == pytest.approx(
+        [50.0, -60.0]
+    )
 
 
 def group(confidence: float, n: int = 40, seed: int = 0):
@@ -108,7 +119,9 @@ def test_lira_by_hand():
     online = norm.logpdf([2.0, 0.0], [3.0, 4.0], 1.0) - norm.logpdf([2.0, 0.0], [0.0, 0.0], out)
     confidences = np.array([2.0, 0.0])
     assert lira_scores(confidences, shadows, trained, online=True) == pytest.approx(online)
-    assert lira_scores(confidences, shadows, trained, online=False) == pytest.approx(norm.logcdf([2.0, 0.0], 0, out))
+    assert lira_scores(confidences, shadows, trained, online=False) == pytest.approx(
+        norm.logcdf([2.0, 0.0], 0, out)
+    )
 
 
 def test_lira_needs_models_on_both_sides():
@@ -116,4 +129,6 @@ def test_lira_needs_models_on_both_sides():
     with pytest.raises(ValueError, match="left out sample 0"):
         lira_scores(np.zeros(2), np.zeros((2, 2)), trained, online=False)
     with pytest.raises(ValueError, match="was trained on sample 1"):
-        lira_scores(np.zeros(2), np.zeros((2, 2)), np.array([[True, False], [False, False]]), online=True)
+        lira_scores(
+            np.zeros(2), np.zeros((2, 2)), np.array([[True, False], [False, False]]), online=True
+        )

@@ -20,7 +20,8 @@ from hf_unlearn.metrics.quality import (
 )
 
 REFERENCES = ["the cat sat", "on the mat", "and slept"]
-PREDICTIONS = ["the bat sat", "on mat", "and so it slept"]  # 1 substitution; 1 deletion; 2 insertions
+# 1 substitution; 1 deletion; 2 insertions
+PREDICTIONS = ["the bat sat", "on mat", "and so it slept"]
 
 
 def test_word_errors_per_utterance():
@@ -42,7 +43,8 @@ def test_unequal_spans_are_not_counted_twice():
 
 def test_rate_is_over_the_corpus_and_in_percent():
     errors, words = word_errors(PREDICTIONS, REFERENCES)
-    assert error_rate(errors, words) == pytest.approx(50.0)  # the mean of the utterances' rates would be 55.6
+    # the mean of the utterances' rates would be 55.6
+    assert error_rate(errors, words) == pytest.approx(50.0)
 
 
 def test_rate_may_exceed_100():
@@ -107,7 +109,9 @@ def test_metrics_need_no_network_and_leave_no_files(monkeypatch, tmp_path):
     monkeypatch.setattr(socket, "create_connection", None)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     metric = WordErrorRate()
-    assert metric.compute(predictions=PREDICTIONS, references=REFERENCES) == {"wer": pytest.approx(50.0)}
+    assert metric.compute(predictions=PREDICTIONS, references=REFERENCES) == {
+        "wer": pytest.approx(50.0)
+    }
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     del metric
     gc.collect()
@@ -134,8 +138,11 @@ class TestAccuracy:
     def test_rate_and_wilson_interval(self):
         rates = accuracy([1, 2, 3, 0], [1, 2, 3, 3])
         assert rates["accuracy"] == 75.0
-        # Wilson with z = 1.95996, n = 4, p = .75: (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
-        assert (rates["accuracy_low"], rates["accuracy_high"]) == pytest.approx((30.06, 95.44), abs=0.01)
+        # Wilson with z = 1.95996, n = 4, p = .75: (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1
+        # + z^2/n)
+        assert (rates["accuracy_low"], rates["accuracy_high"]) == pytest.approx(
+            (30.06, 95.44), abs=0.01
+        )
 
     def test_of_each_class(self):
         assert accuracy_of_classes([0, 1, 1, 2], [0, 0, 1, 5]) == {0: 50.0, 1: 100.0, 5: 0.0}

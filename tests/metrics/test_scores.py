@@ -10,7 +10,9 @@ from hf_unlearn.metrics import adaptive_unlearning_score, unlearning_impact_scor
     [(True, (0.1 + 16 / 80) / 2), (False, (0.1 + 64 / 80) / 2)],  # |80 - 72| / 80 = 0.1
 )
 def test_uis(whole_class, uis):
-    score = unlearning_impact_score(original_test=80.0, test=72.0, forget=16.0, whole_class=whole_class)
+    score = unlearning_impact_score(
+        original_test=80.0, test=72.0, forget=16.0, whole_class=whole_class
+    )
     assert score == pytest.approx(uis)
 
 
@@ -23,5 +25,7 @@ def test_perfect_unlearning_has_uis_0():
 
 @pytest.mark.parametrize(("whole_class", "aus"), [(True, 0.92 / 1.16), (False, 0.92 / 1.56)])
 def test_aus(whole_class, aus):
-    score = adaptive_unlearning_score(original_test=80.0, test=72.0, forget=16.0, whole_class=whole_class)
+    score = adaptive_unlearning_score(
+        original_test=80.0, test=72.0, forget=16.0, whole_class=whole_class
+    )
     assert score == pytest.approx(aus)

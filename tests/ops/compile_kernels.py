@@ -1,4 +1,5 @@
-"""Compiles the kernels for a GPU that need not be there, and prints what each uses; run by test_triton.py.
+"""Compiles the kernels for a GPU that need not be there, and prints what each uses; run by
+test_triton.py.
 
     .venv/bin/python tests/ops/compile_kernels.py 90    # compute capability: 80 A100, 90 H100 and H200
 
@@ -39,7 +40,9 @@ class AbsentDevice:
 def compile_all(capability: int) -> Iterator[tuple[str, triton.compiler.CompiledKernel]]:
     compiled = []
     triton.runtime.driver.set_active(AbsentDevice(capability))
-    JITFunction.__getitem__ = lambda self, grid: lambda *a, **k: compiled.append(self.warmup(*a, grid=grid, **k))
+    JITFunction.__getitem__ = lambda self, grid: (
+        lambda *a, **k: compiled.append(self.warmup(*a, grid=grid, **k))
+    )
     u = torch.empty(1024)
     for k, dtype in (
         (16, torch.float32),
@@ -63,7 +66,10 @@ def compile_all(capability: int) -> Iterator[tuple[str, triton.compiler.Compiled
         triton_products.product_inner_products(B, X, weight)
         yield f"product_inner_products k={k} {dtype}", compiled.pop()
     for k in (16, 256):
-        gram, dots = torch.empty(2, k, k, dtype=torch.float64), torch.empty(2, k, dtype=torch.float64)
+        gram, dots = (
+            torch.empty(2, k, k, dtype=torch.float64),
+            torch.empty(2, k, dtype=torch.float64),
+        )
         triton_solve.solve(gram, dots, dots[:, 0])
         yield f"solve k={k}", compiled.pop()
 
@@ -77,7 +83,11 @@ def main(capability: int) -> None:
             usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
         multiply = sorted(set(re.findall(r"mma[\w.]*\.sync\.aligned[\w.]+", kernel.asm["ptx"])))
-        print(f"{name}: {registers} registers, {stack} bytes of stack, {kernel.metadata.shared} shared", *multiply)
+        print(
+            f"{name}: {registers} registers, {stack} bytes of stack, {kernel.metadata.shared} "
+            "shared",
+            *multiply,
+        )
 
 
 if __name__ == "__main__":

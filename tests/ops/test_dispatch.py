@@ -1,4 +1,5 @@
-"""What runs where: kernels or plain torch, the environment's choice, and the way back when a kernel fails."""
+"""What runs where: kernels or plain torch, the environment's choice, and the way back when a kernel
+fails."""
 
 from types import SimpleNamespace
 
@@ -26,7 +27,9 @@ def warnings(monkeypatch):
 
 
 def test_a_cpu_runs_plain_torch(monkeypatch):
-    monkeypatch.setattr(dispatch, "_kernels", lambda: pytest.fail("a CPU tensor went to the kernels"))
+    monkeypatch.setattr(
+        dispatch, "_kernels", lambda: pytest.fail("a CPU tensor went to the kernels")
+    )
     rows, u = torch.randn(3, 50), torch.randn(50)
     assert torch.equal(ops.inner_products(rows, u)[0], reductions.inner_products(rows, u)[0])
     if not torch.cuda.is_available():
@@ -42,7 +45,9 @@ def test_the_environment_may_ask_for_kernels(monkeypatch):
     taken, kernels = [], dispatch._kernels()
     for name in ("inner_products", "weighted_sum", "solve"):
         kernel = getattr(kernels, name)
-        monkeypatch.setattr(kernels, name, lambda *a, name=name, kernel=kernel: taken.append(name) or kernel(*a))
+        monkeypatch.setattr(
+            kernels, name, lambda *a, name=name, kernel=kernel: taken.append(name) or kernel(*a)
+        )
     dispatch._check(rows.device)
     taken.clear()
     gram, dots = ops.inner_products(rows, u, exact=True)
@@ -78,7 +83,9 @@ def wrong():
     return Wrong
 
 
-@pytest.mark.parametrize("kernels, reason", [(absent, "ImportError: No module"), (wrong, "inner products: a kernel")])
+@pytest.mark.parametrize(
+    "kernels, reason", [(absent, "ImportError: No module"), (wrong, "inner products: a kernel")]
+)
 def test_kernels_that_do_not_work_are_left_with_one_warning(monkeypatch, warnings, kernels, reason):
     monkeypatch.setattr(dispatch, "_takes", lambda tensor: True)
     monkeypatch.setattr(dispatch, "_kernels", kernels)
@@ -100,10 +107,15 @@ def test_the_kernel_for_products_is_left_alone_where_it_does_not_work(monkeypatc
     monkeypatch.setattr(dispatch, "doubles_are_fast", lambda device: True)
     B, X, u = torch.randn(3, 4, 10), torch.randn(3, 4, 5), torch.randn(10, 5)
     for _ in range(2):
-        found, expected = ops.product_inner_products(B, X, u), reductions.product_inner_products(B, X, u)
+        found, expected = (
+            ops.product_inner_products(B, X, u),
+            reductions.product_inner_products(B, X, u),
+        )
         assert all(torch.equal(*pair) for pair in zip(found, expected))
         assert not ops.fuses(B.device)
-    assert len(warnings) == 1 and "kernel for inner products of products does not work" in warnings[0]
+    assert (
+        len(warnings) == 1 and "kernel for inner products of products does not work" in warnings[0]
+    )
     ops.solve(torch.eye(2).double(), torch.ones(2).double(), torch.tensor(2.0).double())
     assert "solve" in taken
 

@@ -1,4 +1,5 @@
-"""The Triton kernels and their plain torch counterparts against float64: interpreted on a CPU, compiled on a GPU."""
+"""The Triton kernels and their plain torch counterparts against float64: interpreted on a CPU,
+compiled on a GPU."""
 
 import os
 import re
@@ -12,13 +13,26 @@ import torch
 pytest.importorskip("triton", reason="triton is not installed")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("kernels need a GPU, or TRITON_INTERPRET=1 to be interpreted", allow_module_level=True)
+    pytest.skip(
+        "kernels need a GPU, or TRITON_INTERPRET=1 to be interpreted", allow_module_level=True
+    )
 
 from hf_unlearn.ops import projection, reductions, triton_products, triton_reductions, triton_solve  # noqa: E402
 
 IMPLEMENTATIONS = {"plain": reductions, "kernel": triton_reductions}
 # k, d: one and several tiles of columns, programs and blocks of rows, each whole and in part
-SHAPES = [(1, 1), (1, 1000), (2, 129), (16, 128), (16, 4097), (17, 260), (33, 65), (64, 200), (65, 130), (130, 70)]
+SHAPES = [
+    (1, 1),
+    (1, 1000),
+    (2, 129),
+    (16, 128),
+    (16, 4097),
+    (17, 260),
+    (33, 65),
+    (64, 200),
+    (65, 130),
+    (130, 70),
+]
 ROUNDING = {torch.float64: 1e-15, torch.float32: 1e-7, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 
 
@@ -37,7 +51,9 @@ def largest_error(found, expected, scale) -> float:
 )
 @pytest.mark.parametrize("k, d", SHAPES)
 def test_inner_products(ops, k, d, dtype, exact):
-    rows = (torch.randn(k, d, device=DEVICE) * torch.logspace(-2, 2, k, device=DEVICE)[:, None]).to(dtype)
+    rows = (torch.randn(k, d, device=DEVICE) * torch.logspace(-2, 2, k, device=DEVICE)[:, None]).to(
+        dtype
+    )
     u = torch.randn(d, device=DEVICE)
     gram, dots = ops.inner_products(rows, u, exact)
     wide, lengths = rows.double(), rows.double().norm(dim=1)
@@ -91,21 +107,37 @@ def test_weighted_sum(ops, k, d, dtype, out):
         found = ops.weighted_sum(rows, weights, extra, scale, out)
         expected, size = weights @ rows.double(), weights.abs() @ rows.double().abs()
         if extra is not None:
-            expected, size = expected + scale * extra.double(), size + (scale * extra).abs().double()
-        assert found.dtype == out and largest_error(found.double(), expected, size) <= 5 * ROUNDING[out]
+            expected, size = (
+                expected + scale * extra.double(),
+                size + (scale * extra).abs().double(),
+            )
+        assert (
+            found.dtype == out
+            and largest_error(found.double(), expected, size) <= 5 * ROUNDING[out]
+        )
 
 
 def test_weighted_sum_of_rows_that_lie_apart(ops):
     storage, weights = torch.randn(5, 1000, device=DEVICE), torch.randn(5, device=DEVICE)
     for rows in (storage[:, 3:400], storage[:, ::3]):
-        assert torch.allclose(ops.weighted_sum(rows, weights, None, 1.0, rows.dtype), weights @ rows, atol=1e-5)
+        assert torch.allclose(
+            ops.weighted_sum(rows, weights, None, 1.0, rows.dtype), weights @ rows, atol=1e-5
+        )
 
 
 # ---- inner products of rows that are products ---------------------------------------------------------------------------
 
 PRODUCTS = {"plain": reductions, "kernel": triton_products}
-# k, T, o, i: one and several blocks of samples, tiles and positions at a time, each whole and in part
-PRODUCT_SHAPES = [(1, 1, 1, 1), (3, 16, 64, 32), (16, 5, 65, 33), (7, 33, 40, 100), (17, 4, 10, 70), (40, 2, 70, 5)]
+# k, T, o, i: one and several blocks of samples, tiles and positions at a time, each whole and in
+# part
+PRODUCT_SHAPES = [
+    (1, 1, 1, 1),
+    (3, 16, 64, 32),
+    (16, 5, 65, 33),
+    (7, 33, 40, 100),
+    (17, 4, 10, 70),
+    (40, 2, 70, 5),
+]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -154,7 +186,9 @@ def test_a_sample_that_is_not_finite_keeps_it_to_itself(name, value):
     B[1, 2, 19] = value
     gram, dots = PRODUCTS[name].product_inner_products(B, X, torch.randn(20, 10, device=DEVICE))
     others = [n for n in range(18) if n != 1]
-    assert not gram[1].isfinite().any() and not gram[:, 1].isfinite().any() and not dots[1].isfinite()
+    assert (
+        not gram[1].isfinite().any() and not gram[:, 1].isfinite().any() and not dots[1].isfinite()
+    )
     assert gram[others][:, others].isfinite().all() and dots[others].isfinite().all()
 
 
@@ -205,7 +239,9 @@ def householder(rows, u):
 def largest_cosine(left, rows, u) -> float:
     lengths = rows.double().norm(dim=1)
     return (
-        float(((rows.double() @ left).abs() / lengths)[lengths > 0].max() / u.double().norm()) if lengths.any() else 0
+        float(((rows.double() @ left).abs() / lengths)[lengths > 0].max() / u.double().norm())
+        if lengths.any()
+        else 0
     )
 
 
@@ -219,7 +255,9 @@ def test_solve_keeps_what_its_docstring_promises(name, scale):
     left = remains(solution, rows, u)
     assert largest_cosine(left, rows, u) <= triton_solve.PIVOT_TOLERANCE**0.5
     assert rank in (None, int(solution.rank))
-    assert torch.isclose(solution.kept.cpu(), left @ left, rtol=1e-6, atol=1e-9 * float(u.double() @ u.double()))
+    assert torch.isclose(
+        solution.kept.cpu(), left @ left, rtol=1e-6, atol=1e-9 * float(u.double() @ u.double())
+    )
     if solution.rank == len(rows):
         assert largest_cosine(left, rows, u) <= 1e-9
         error = (left - householder(rows, u)).norm() / u.double().norm()
@@ -258,7 +296,9 @@ def test_solve_does_not_depend_on_order_scale_repetition_or_zero_rows():
     ):
         left = remains(triton_solve.solve(*system(variant, u)), variant, u)
         assert torch.allclose(left, expected, atol=1e-6)
-        assert torch.allclose(remains(triton_solve.solve(*system(variant, left)), variant, left), left, atol=1e-6)
+        assert torch.allclose(
+            remains(triton_solve.solve(*system(variant, left)), variant, left), left, atol=1e-6
+        )
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # from the interpreter's numpy
@@ -291,7 +331,8 @@ def test_kernels_compile_for_a_gpu_that_is_not_there():
     assert len(used) == 23
     for name, what in used.items():
         spilled, shared = map(int, re.search(r"(\d+) bytes of stack, (\d+) shared", what).groups())
-        if name.startswith("product_inner_products"):  # whose tiles go aside once, while they are measured
+        # whose tiles go aside once, while they are measured
+        if name.startswith("product_inner_products"):
             assert spilled <= 2048 and shared <= 160 * 1024 and "f64.f64.f64" in what, name
             assert ("tf32.tf32" if "float32" in name else "f16.f32") in what, name
         else:
@@ -306,7 +347,9 @@ def test_offsets_beyond_32_bits():
     rows[1, -1] = 3
     gram, _ = triton_reductions.inner_products(rows, None, False)
     assert gram.tolist() == [[2**31 + 5, 2**31 + 7], [2**31 + 7, 2**31 + 13]]
-    total = triton_reductions.weighted_sum(rows, torch.tensor([1.0, 2.0], device=DEVICE), None, 1.0, rows.dtype)
+    total = triton_reductions.weighted_sum(
+        rows, torch.tensor([1.0, 2.0], device=DEVICE), None, 1.0, rows.dtype
+    )
     assert total[-1] == 7 and (total[:-1] == 3).all()
 
 

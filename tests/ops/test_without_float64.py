@@ -52,11 +52,15 @@ def test_the_device_refuses_float64():
 def test_reductions(exact):
     here, there = both(K, 40_000)
     u, u_there = both(40_000)
-    for found, expected in zip(inner_products(there, u_there, exact), inner_products(here, u, exact)):
+    for found, expected in zip(
+        inner_products(there, u_there, exact), inner_products(here, u, exact)
+    ):
         assert found.dtype == torch.float64 and near(found, expected)
     weights = torch.randn(K, dtype=torch.float64)
     found = weighted_sum(there, weights, u_there, 0.5, exact=exact)
-    assert isinstance(found, Elsewhere) and near(found, weighted_sum(here, weights, u, 0.5, exact=exact))
+    assert isinstance(found, Elsewhere) and near(
+        found, weighted_sum(here, weights, u, 0.5, exact=exact)
+    )
 
 
 def test_lengths_and_directions():
@@ -73,7 +77,8 @@ def test_lengths_and_directions():
 @pytest.mark.parametrize("way", ["materialise", "ghost"])
 @pytest.mark.parametrize("dependent", [False, True])
 def test_the_projection_of_a_parameter(way, dependent):
-    """From rows to what is handed to autograd, rows that are too nearly dependent for float32 included."""
+    """From rows to what is handed to autograd, rows that are too nearly dependent for float32
+    included."""
     B, X, u = torch.randn(K, T, LINES), torch.randn(K, T, WIDTH), torch.randn(LINES, WIDTH)
     ids = torch.randint(LINES, (K, T))
     if dependent:
@@ -89,13 +94,17 @@ def test_the_projection_of_a_parameter(way, dependent):
     assert isinstance(results[1], Elsewhere) and near(results[1], results[0], 1e-5)
     G = torch.stack([B[n].T @ X[n] for n in range(K)]).double()
     G = torch.stack([G[n].index_add(0, ids[n], X[n].double()) for n in range(K)]).flatten(1)
-    left = (G @ results[1].values_on_cpu.double().flatten()).abs() / (G.norm(dim=1) * u.double().norm())
+    left = (G @ results[1].values_on_cpu.double().flatten()).abs() / (
+        G.norm(dim=1) * u.double().norm()
+    )
     assert left.max() < 1e-5
 
 
 def test_rows_that_exist():
     G, u = torch.randn(K, LINES, WIDTH), torch.randn(LINES, WIDTH)
-    rows = ParameterRows(torch.nn.Parameter(Elsewhere(torch.zeros(LINES, WIDTH))), [Dense(Elsewhere(G))])
+    rows = ParameterRows(
+        torch.nn.Parameter(Elsewhere(torch.zeros(LINES, WIDTH))), [Dense(Elsewhere(G))]
+    )
     gram, dots = rows.products(Elsewhere(u))
     assert near(gram, G.flatten(1).double() @ G.flatten(1).double().T)
     assert near(dots, G.flatten(1).double() @ u.double().flatten(), 1e-5)

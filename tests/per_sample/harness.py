@@ -1,4 +1,5 @@
-"""One comparison for all: what the engine shows of a model against one backward pass for each sample."""
+"""One comparison for all: what the engine shows of a model against one backward pass for each
+sample."""
 
 from types import SimpleNamespace
 
@@ -26,21 +27,32 @@ def randomised(model: nn.Module) -> nn.Module:
     """Away from zero biases and unit scales, at which wrong gradients can look right."""
     with torch.no_grad():
         for p in model.parameters():
-            p.copy_(torch.randn_like(p) * 0.05) if not p.abs().max() < 3 else p.add_(0.02 * torch.randn_like(p))
+            p.copy_(torch.randn_like(p) * 0.05) if not p.abs().max() < 3 else p.add_(
+                0.02 * torch.randn_like(p)
+            )
     return model.eval()
 
 
-def differences(model, batch, slow=(), tolerance: float = 1e-3, dtype: torch.dtype | None = None) -> dict:
-    """Every row, Gram matrix and inner product that a visitor sees, against samples computed alone: what differs, and
-    by how much. A parameter that the engine leaves to the slow path differs, unless it is in `slow`.
+def differences(
+    model, batch, slow=(), tolerance: float = 1e-3, dtype: torch.dtype | None = None
+) -> dict:
+    """Every row, Gram matrix and inner product that a visitor sees, against samples computed alone:
+    what differs, and by how much. A parameter that the engine leaves to the slow path differs,
+    unless it is in `slow`.
     """
-    names = {p: name for name, p in model.named_parameters() if p.requires_grad and name not in slow}
+    names = {
+        p: name for name, p in model.named_parameters() if p.requires_grad and name not in slow
+    }
     alone = [
         torch.stack(rows) / K
         for rows in zip(*per_sample_gradients(model, loss_of(model, dtype), batch, K, list(names)))
     ]
     alone = dict(zip(names, alone))
-    floor, wrong, met = 1e-3 * tolerance * max([rows.norm() for rows in alone.values()], default=0), {}, []
+    floor, wrong, met = (
+        1e-3 * tolerance * max([rows.norm() for rows in alone.values()], default=0),
+        {},
+        [],
+    )
 
     def visit(rows):
         expected = alone[rows.parameter]
@@ -51,15 +63,24 @@ def differences(model, batch, slow=(), tolerance: float = 1e-3, dtype: torch.dty
         for exact in (False, True):
             gram, dots = rows.products(torch.ones_like(rows.parameter), exact)
             compared += [("K", gram, flat @ flat.T), ("b", dots, flat.sum(1))]
-        length = {"rows": flat.norm(), "K": flat.norm() ** 2, "b": flat.norm() * flat.shape[1] ** 0.5}
+        length = {
+            "rows": flat.norm(),
+            "K": flat.norm() ** 2,
+            "b": flat.norm() * flat.shape[1] ** 0.5,
+        }
         for what, value, reference in compared:
             if not (value - reference).norm() <= tolerance * length[what] + floor:
-                wrong[names[rows.parameter], what] = float((value - reference).norm() / length[what])
+                wrong[names[rows.parameter], what] = float(
+                    (value - reference).norm() / length[what]
+                )
 
     engine = PerSampleEngine(model, [p for name, p in model.named_parameters() if name in slow])
     with engine.record(K, batch):
         loss = loss_of(model, dtype)(batch)
-    for show in (lambda: engine.backward(loss.backward, visit, "replay"), lambda: engine.replay(visit)):
+    for show in (
+        lambda: engine.backward(loss.backward, visit, "replay"),
+        lambda: engine.replay(visit),
+    ):
         met.clear()
         if loss.requires_grad:
             show()
@@ -75,7 +96,8 @@ def differences(model, batch, slow=(), tolerance: float = 1e-3, dtype: torch.dty
 
 
 class Use(nn.Module):
-    """Any use of some parameters: the loss is the mean square of `function(x, *parameters)` for each sample."""
+    """Any use of some parameters: the loss is the mean square of `function(x, *parameters)` for
+    each sample."""
 
     def __init__(self, function, *parameters: torch.Tensor, **modules: nn.Module):
         super().__init__()

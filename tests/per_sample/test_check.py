@@ -1,4 +1,5 @@
-"""The self-check finds every wrong rule, however symmetric the batch, and leaves right ones alone."""
+"""The self-check finds every wrong rule, however symmetric the batch, and leaves right ones
+alone."""
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from tests.per_sample.harness import K, Use, loss_of
 
 def small() -> Use:
     return Use(
-        lambda x, first, last: last(torch.tanh(first(x))), first=nn.Linear(4, 5), last=nn.Linear(5, 3, bias=False)
+        lambda x, first, last: last(torch.tanh(first(x))),
+        first=nn.Linear(4, 5),
+        last=nn.Linear(5, 3, bias=False),
     )
 
 
@@ -34,7 +37,9 @@ WRONG = {
     "zero": lambda right, G: Dense(torch.zeros_like(G)),
     "a factor": lambda right, G: Dense(1.2 * G),
     "a sign": lambda right, G: Dense(-G),
-    "all for the last": lambda right, G: Dense(torch.cat([torch.zeros_like(G[1:]), G.sum(0, keepdim=True)])),
+    "all for the last": lambda right, G: Dense(
+        torch.cat([torch.zeros_like(G[1:]), G.sum(0, keepdim=True)])
+    ),
     "parts for the neighbour": lambda right, G: Dense(
         torch.stack([G[0] + G[1] / 2, G[1] / 2, G[2] + G[3] / 2, G[3] / 2])
     ),
@@ -67,9 +72,14 @@ def test_wrong_rules_are_found_and_right_ones_are_not(monkeypatch, precision):
 def test_wrong_inner_products_are_found(monkeypatch, products=ParameterRows.products):
     """Even where the weighted sum is right."""
     model = small()
-    monkeypatch.setattr(ParameterRows, "products", lambda rows, u, exact=False: products(rows, u / 2, exact))
+    monkeypatch.setattr(
+        ParameterRows, "products", lambda rows, u, exact=False: products(rows, u / 2, exact)
+    )
     slow = find_slow_parameters(model, loss_of(model), {"x": torch.randn(K, 4)}, K)
-    assert set(slow) == {name for name, _ in model.named_parameters()} and "inner products" in slow["last.weight"]
+    assert (
+        set(slow) == {name for name, _ in model.named_parameters()}
+        and "inner products" in slow["last.weight"]
+    )
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 9])
@@ -112,8 +122,12 @@ def labelled_batch():
 
 
 def test_samples_without_a_loss_do_not_blind_it(monkeypatch):
-    """All but two samples have no labels, and with them no gradient: the two are the ones that are compared."""
-    model, batch = Labelled(lambda x, y: F.cross_entropy(x.flatten(0, 1), y.flatten())), labelled_batch()
+    """All but two samples have no labels, and with them no gradient: the two are the ones that are
+    compared."""
+    model, batch = (
+        Labelled(lambda x, y: F.cross_entropy(x.flatten(0, 1), y.flatten())),
+        labelled_batch(),
+    )
     batch = {name: torch.cat([value, value]) for name, value in batch.items()}
     batch["labels"][[0, 2, 4, 5, 6, 7]] = -100
     k = 2 * K
@@ -137,9 +151,12 @@ MIXING = {
         F.cross_entropy(x.flatten(0, 1), y.flatten(), reduction="none").sum() / (y >= 0).sum()
     ),
     "a term about the whole batch": lambda x, y: (
-        F.cross_entropy(x.flatten(0, 1), y.flatten()) + 0.1 * x.softmax(-1).mean((0, 1)).square().sum()
+        F.cross_entropy(x.flatten(0, 1), y.flatten())
+        + 0.1 * x.softmax(-1).mean((0, 1)).square().sum()
     ),
-    "contrast between samples": lambda x, y: F.cross_entropy(x.mean(1) @ x.mean(1).T, torch.arange(len(x))),
+    "contrast between samples": lambda x, y: F.cross_entropy(
+        x.mean(1) @ x.mean(1).T, torch.arange(len(x))
+    ),
     "statistics of the batch": lambda x, y: F.cross_entropy(
         F.batch_norm(x.flatten(0, 1), None, None, training=True), y.flatten()
     ),
@@ -160,20 +177,27 @@ def test_losses_that_mix_samples_are_found(name):
 
 
 def test_losses_of_torch_do_not_mix():
-    model, batch = Labelled(lambda x, y: F.cross_entropy(x.flatten(0, 1), y.flatten())), labelled_batch()
+    model, batch = (
+        Labelled(lambda x, y: F.cross_entropy(x.flatten(0, 1), y.flatten())),
+        labelled_batch(),
+    )
     for precision in (torch.float32, torch.bfloat16):
         assert not samples_mix(model, loss_of(model), batch, K, precision)
 
 
 def test_a_mixing_loss_is_found_where_all_samples_are_alike():
-    batch = {"x": torch.randn(1, 5, 4).expand(K, 5, 4), "labels": torch.ones(K, 5, dtype=torch.long)}
+    batch = {
+        "x": torch.randn(1, 5, 4).expand(K, 5, 4),
+        "labels": torch.ones(K, 5, dtype=torch.long),
+    }
     for name in ("mean over the batch's tokens", "a term about the whole batch"):
         model = Labelled(MIXING[name])
         assert samples_mix(model, loss_of(model), batch, K, torch.float32), name
 
 
 def test_a_gradient_that_is_wrong_in_batches_is_found():
-    """As some kernels of torch have it for tensors in unusual memory layouts: the loss is right, the gradient is not."""
+    """As some kernels of torch have it for tensors in unusual memory layouts: the loss is right,
+    the gradient is not."""
 
     class Faulty(torch.autograd.Function):
         @staticmethod
@@ -202,13 +226,16 @@ def test_a_parameter_in_an_autograd_function_is_noticed():
             x, scale = ctx.saved_tensors
             return B * scale, (B * x).sum(0)
 
-    use = Use(lambda x, scale, layer: layer(Scaled.apply(x, scale)), torch.randn(4), layer=nn.Linear(4, 3))
+    use = Use(
+        lambda x, scale, layer: layer(Scaled.apply(x, scale)), torch.randn(4), layer=nn.Linear(4, 3)
+    )
     slow = find_slow_parameters(use, loss_of(use), {"x": torch.randn(K, 4)}, K)
     assert slow == {"parts.0": "its use in the model was not seen"}
 
 
 def test_samples_that_mix_too_little_for_their_losses_are_found():
-    """Where a sample stands in the batch is no fault of the engine (HunYuan-VL counts images over the batch)."""
+    """Where a sample stands in the batch is no fault of the engine (HunYuan-VL counts images over
+    the batch)."""
 
     def placed(x, first, last):
         y = last(torch.tanh(first(x)))

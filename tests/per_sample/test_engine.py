@@ -1,4 +1,5 @@
-"""The engine's per-sample gradients against one backward pass for each sample, on many architectures."""
+"""The engine's per-sample gradients against one backward pass for each sample, on many
+architectures."""
 
 import pytest
 import torch
@@ -10,7 +11,12 @@ from hf_unlearn.per_sample.check import find_slow_parameters
 from tests.per_sample.harness import K, Use, differences, loss_of, randomised
 from tests.tiny import collate, tiny_whisper, utterances
 
-SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 TEXT = {**SMALL, "vocab_size": 50, "max_position_embeddings": 32}
 VISION = {**SMALL, "image_size": 32, "patch_size": 8, "num_labels": 3}
 SPEECH = {**SMALL, "conv_dim": [8, 8], "conv_stride": [5, 4], "conv_kernel": [10, 8], "num_feat_extract_layers": 2,
@@ -60,7 +66,8 @@ def test_rows_of_every_parameter(name):
 
 
 class Reused(nn.Module):
-    """One weight as embedding, transposed, in two linear layers, and a part of it as a bias; and one parameter unused."""
+    """One weight as embedding, transposed, in two linear layers, and a part of it as a bias; and
+    one parameter unused."""
 
     def __init__(self):
         super().__init__()
@@ -70,7 +77,9 @@ class Reused(nn.Module):
     def forward(self, ids, labels):
         x = nn.functional.embedding(ids, self.weight) @ self.weight
         x = nn.functional.linear(torch.tanh(x), self.weight.T) * self.scale + self.weight[2]
-        return T.modeling_outputs.SequenceClassifierOutput(loss=nn.functional.cross_entropy(x.mean(1), labels))
+        return T.modeling_outputs.SequenceClassifierOutput(
+            loss=nn.functional.cross_entropy(x.mean(1), labels)
+        )
 
 
 def test_reused_transposed_sliced_and_scalar_parameters():
@@ -78,7 +87,8 @@ def test_reused_transposed_sliced_and_scalar_parameters():
 
 
 class Windowed(nn.Module):
-    """Images of different sizes as patches one after the other, in windows that are sorted anew (Qwen2.5-VL)."""
+    """Images of different sizes as patches one after the other, in windows that are sorted anew
+    (Qwen2.5-VL)."""
 
     def __init__(self):
         super().__init__()
@@ -90,12 +100,18 @@ class Windowed(nn.Module):
         windows = self.third(torch.tanh(self.second(windows)).view(-1, 10))[order.argsort()]
         images = windows.split((image_grid_thw.prod(-1) // 2).tolist())
         logits = torch.stack([image.mean(0) for image in images])
-        return T.modeling_outputs.SequenceClassifierOutput(loss=nn.functional.cross_entropy(logits, labels))
+        return T.modeling_outputs.SequenceClassifierOutput(
+            loss=nn.functional.cross_entropy(logits, labels)
+        )
 
 
 def test_images_of_different_sizes_in_one_tensor():
     grid = torch.tensor([[1, 2, n + 1] for n in range(K)])
-    batch = {"pixel_values": torch.randn(int(grid.prod(1).sum()), 4), "image_grid_thw": grid, "labels": CLASSES}
+    batch = {
+        "pixel_values": torch.randn(int(grid.prod(1).sum()), 4),
+        "image_grid_thw": grid,
+        "labels": CLASSES,
+    }
     model = Windowed()
     assert not find_slow_parameters(model, loss_of(model), batch, K)
     assert_same_rows(model, batch)

@@ -1,4 +1,5 @@
-"""Every way to the inner products gives those of the rows written out, and the choice between them is the cheaper one."""
+"""Every way to the inner products gives those of the rows written out, and the choice between them
+is the cheaper one."""
 
 import pytest
 import torch
@@ -46,7 +47,8 @@ def written_out(use, o, i):
 
 
 def written_again(uses):
-    """The rows with the rounding that they are measured with, which hangs on how many lines are made at a time."""
+    """The rows with the rounding that they are measured with, which hangs on how many lines are
+    made at a time."""
     lookup = len(uses) == 1 and isinstance(uses[0], Lookup)
     if lookup or uses[0].k * LINES * WIDTH <= ip.KEEP["cpu"]:
         return rows_written_out(uses, LINES, WIDTH).flatten(1).double()
@@ -107,7 +109,9 @@ def test_ways_agree(monkeypatch, name, way, exact, kept):
         gram, dots = rows.products(u, exact)
         assert (gram - G @ G.T).norm() <= 1e-6 * (G @ G.T).norm()
         assert (dots - G @ u.flatten().double()).norm() <= 1e-6 * G.norm() * u.norm()
-    assert (rows.weighted(weights).flatten() - weights @ G).norm() <= 1e-6 * weights.norm() * G.norm()
+    assert (
+        rows.weighted(weights).flatten() - weights @ G
+    ).norm() <= 1e-6 * weights.norm() * G.norm()
     if exact:
         rows.parameter.data = rows.parameter.data.double()  # so that the sum keeps its digits
         found, again = rows.weighted(weights, exact).flatten(), written_again(rows.uses)
@@ -156,7 +160,9 @@ def test_fused_where_it_can_be_had(interpreted, monkeypatch, name):
     uses, u = USES[name](), torch.randn(LINES, WIDTH)
     G = sum(written_out(use, LINES, WIDTH) for use in uses).flatten(1)
     taken, kernel = [], dispatch._kernels().product_inner_products
-    monkeypatch.setattr(dispatch._kernels(), "product_inner_products", lambda *a: taken.append(a) or kernel(*a))
+    monkeypatch.setattr(
+        dispatch._kernels(), "product_inner_products", lambda *a: taken.append(a) or kernel(*a)
+    )
     ops.fuses(u.device)  # checks the kernel
     taken.clear()
     rows = ParameterRows(nn.Parameter(torch.zeros(LINES, WIDTH)), uses, "fused")
@@ -165,7 +171,9 @@ def test_fused_where_it_can_be_had(interpreted, monkeypatch, name):
     assert (gram - G @ G.T).norm() <= 1e-6 * (G @ G.T).norm()
     assert (dots - G @ u.flatten().double()).norm() <= 1e-6 * G.norm() * u.norm()
     weights = torch.randn(len(G), dtype=torch.float64)
-    assert (rows.weighted(weights).flatten() - weights @ G).norm() <= 1e-6 * weights.norm() * G.norm()
+    assert (
+        rows.weighted(weights).flatten() - weights @ G
+    ).norm() <= 1e-6 * weights.norm() * G.norm()
 
 
 def test_costs_know_the_kernel():
@@ -196,10 +204,18 @@ def test_choice(k, T, o, i, way):
 
 @pytest.mark.parametrize("k, way", [(4, "ghost"), (8, "ghost"), (32, "materialise")])
 def test_choice_for_tied_weights(k, way):
-    """Whisper's: the lookups' output gradients have no product with each other that is as wide as the vocabulary."""
+    """Whisper's: the lookups' output gradients have no product with each other that is as wide as
+    the vocabulary."""
     T, lines, width = 40, 51865, 384
-    B, X, ids = torch.zeros(1).expand(k, T, lines), torch.zeros(k, T, width), torch.zeros(k, T, dtype=torch.long)
-    assert ip.choose([Product(B, X), Lookup(X, ids, lines)], torch.zeros(1, 1).expand(lines, width)) == way
+    B, X, ids = (
+        torch.zeros(1).expand(k, T, lines),
+        torch.zeros(k, T, width),
+        torch.zeros(k, T, dtype=torch.long),
+    )
+    assert (
+        ip.choose([Product(B, X), Lookup(X, ids, lines)], torch.zeros(1, 1).expand(lines, width))
+        == way
+    )
 
 
 @pytest.mark.parametrize(

@@ -27,17 +27,23 @@ def test_cross_entropy_of_padded_labels(options):
 
 @pytest.mark.parametrize("k, T", [(K, T), (K, 1)])
 def test_class_weights_act_between_samples(k, T):
-    """Each sample's weighted losses by the number of its labels: divided by its own weights, one label's would cancel."""
+    """Each sample's weighted losses by the number of its labels: divided by its own weights, one
+    label's would cancel."""
     logits, target, weight = torch.randn(k, T, V), labels()[:, :T], torch.rand(V) + 0.5
     counted = [[t for t in range(T) if target[n, t] >= 0] for n in range(k)]
     expected = [
-        sum(-weight[target[n, t]] * logits[n, t].log_softmax(0)[target[n, t]] for t in counted[n]) / len(counted[n])
+        sum(-weight[target[n, t]] * logits[n, t].log_softmax(0)[target[n, t]] for t in counted[n])
+        / len(counted[n])
         for n in range(k)
     ]
     with SampleMeanLoss(k):
         together = F.cross_entropy(logits.reshape(-1, V), target.reshape(-1), weight)
-        of_logarithms = F.nll_loss(logits.log_softmax(-1).reshape(-1, V), target.reshape(-1), weight)
-    assert torch.isclose(together, torch.stack(expected).mean()) and torch.isclose(together, of_logarithms)
+        of_logarithms = F.nll_loss(
+            logits.log_softmax(-1).reshape(-1, V), target.reshape(-1), weight
+        )
+    assert torch.isclose(together, torch.stack(expected).mean()) and torch.isclose(
+        together, of_logarithms
+    )
 
 
 def test_sums_are_divided_by_the_number_of_labels_of_their_sample():
@@ -61,7 +67,9 @@ def test_a_sample_without_labels_weighs_nothing():
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("loss", [F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.binary_cross_entropy_with_logits])
+@pytest.mark.parametrize(
+    "loss", [F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.binary_cross_entropy_with_logits]
+)
 def test_elementwise_losses(loss, reduction):
     x, y = torch.randn(K, T), torch.rand(K, T)
     alone = [loss(x[n], y[n], reduction=reduction) for n in range(K)]

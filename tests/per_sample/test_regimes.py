@@ -24,7 +24,9 @@ ADAPTERS = {
     ),
     "LoRA of an embedding": peft.LoraConfig(r=2, target_modules=["embed_tokens", "q_proj"]),
     "DoRA": peft.LoraConfig(r=2, target_modules=TARGETS, use_dora=True),
-    "a module saved whole": peft.LoraConfig(r=2, target_modules=TARGETS, modules_to_save=["lm_head"]),
+    "a module saved whole": peft.LoraConfig(
+        r=2, target_modules=TARGETS, modules_to_save=["lm_head"]
+    ),
     "IA3": peft.IA3Config(target_modules=TARGETS, feedforward_modules=["down_proj"]),
     "VeRA": peft.VeraConfig(r=4, target_modules=["q_proj"]),
     "LoKr": peft.LoKrConfig(r=2, target_modules=TARGETS),
@@ -107,16 +109,21 @@ def test_checkpointing(reentrant, adapter):
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     if adapter:
         model.enable_input_require_grads()
-        model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+        model = peft.get_peft_model(
+            model, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+        )
     assert not differences(model.train(), collate(utterances(K)))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(dtype):
-    """Rows in half precision differ from those of samples alone by its rounding, and no parameter falls back."""
+    """Rows in half precision differ from those of samples alone by its rounding, and no parameter
+    falls back."""
     model, batch = randomised(tiny_whisper()), collate(utterances(K))
     assert not find_slow_parameters(model, loss_of(model, dtype), batch, K, dtype)
-    assert not differences(model, batch, tolerance=0.1 if dtype == torch.bfloat16 else 0.02, dtype=dtype)
+    assert not differences(
+        model, batch, tolerance=0.1 if dtype == torch.bfloat16 else 0.02, dtype=dtype
+    )
 
 
 def test_half_precision_weights():

@@ -1,4 +1,5 @@
-"""One small use of parameters for each rule, against one backward pass for each sample in float64."""
+"""One small use of parameters for each rule, against one backward pass for each sample in
+float64."""
 
 import pytest
 import torch
@@ -37,13 +38,15 @@ LAYERS = {
     "Linear with more leading axes, without bias": (nn.Linear(5, 3, bias=False), (2, 6, 5)),
     "Conv1D of transformers": (Conv1D(3, 5), (6, 5)),
     "Conv1d": (nn.Conv1d(4, 6, 3), (4, 9)),
-    "Conv1d with stride, padding, dilation": (nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2), (4, 9)),
+    "Conv1d with stride, padding, "
+    "dilation": (nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2), (4, 9)),
     "Conv1d in groups": (nn.Conv1d(4, 6, 3, groups=2), (4, 9)),
     "Conv1d for each channel": (nn.Conv1d(4, 4, 3, groups=4, bias=False), (4, 9)),
     "Conv1d, same length": (nn.Conv1d(4, 6, 4, padding="same", dilation=2), (4, 9)),
     "Conv1d, circular": (nn.Conv1d(4, 6, 3, padding=1, padding_mode="circular"), (4, 9)),
     "Conv2d": (nn.Conv2d(4, 6, 3), (4, 7, 6)),
-    "Conv2d with everything": (nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 2), (1, 2), groups=2), (4, 7, 6)),
+    "Conv2d with "
+    "everything": (nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 2), (1, 2), groups=2), (4, 7, 6)),
     "Conv2d, valid": (nn.Conv2d(4, 6, 3, padding="valid"), (4, 7, 6)),
     "Conv2d, same size, even kernel": (nn.Conv2d(4, 6, 2, padding="same"), (4, 7, 6)),
     "Conv2d, reflected": (nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), (4, 7, 6)),
@@ -66,7 +69,8 @@ LAYERS = {
     "ConvTranspose2d with output padding beyond the stride": (
         nn.ConvTranspose2d(4, 6, 3, stride=(1, 2), output_padding=(2, 1), dilation=3), (4, 5, 4)
     ),
-    "ConvTranspose2d with output padding": (nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1), (4, 5, 4)),
+    "ConvTranspose2d with output "
+    "padding": (nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1), (4, 5, 4)),
     "ConvTranspose2d of many places": (nn.ConvTranspose2d(4, 6, 3, padding=1), (4, 15, 14)),
     "ConvTranspose3d": (nn.ConvTranspose3d(2, 3, 2), (2, 3, 3, 3)),
     "LayerNorm": (nn.LayerNorm(5), (6, 5)),
@@ -102,13 +106,18 @@ USES = {
     "x @ W": (lambda x, w: x @ w, (w(5, 3),), (6, 5)),
     "x @ W.T": (lambda x, w: x @ w.T, (w(3, 5),), (6, 5)),
     "cast": (lambda x, w: F.linear(x, w.to(x.dtype)), (w(3, 5),), (6, 5)),
-    "W of a convolution, as a matrix": (lambda x, w: F.linear(x, w.squeeze(-1)), (w(3, 5, 1),), (6, 5)),
+    "W of a convolution, as a "
+    "matrix": (lambda x, w: F.linear(x, w.squeeze(-1)), (w(3, 5, 1),), (6, 5)),
     "addmm": (lambda x, b, w: torch.addmm(b, x, w, beta=0.5, alpha=2), (w(3), w(5, 3)), (5,)),
     "einsum": (lambda x, w: torch.einsum("bth,hnd->btnd", x, w), (w(5, 2, 3),), (6, 5)),
-    "einsum, weight first": (lambda x, w: torch.einsum("nhd,bth->bntd", w, x), (w(2, 5, 3),), (6, 5)),
-    "einsum with an ellipsis": (lambda x, w: torch.einsum("...h,ho->...o", x, w), (w(5, 3),), (6, 5)),
-    "einsum for each head": (lambda x, w: torch.einsum("bhti,hio->bhto", x, w), (w(2, 5, 3),), (2, 6, 5)),
-    "einsum with a summed letter": (lambda x, w: torch.einsum("bt,hj->bth", x, w), (w(2, 3),), (6,)),
+    "einsum, weight "
+    "first": (lambda x, w: torch.einsum("nhd,bth->bntd", w, x), (w(2, 5, 3),), (6, 5)),
+    "einsum with an "
+    "ellipsis": (lambda x, w: torch.einsum("...h,ho->...o", x, w), (w(5, 3),), (6, 5)),
+    "einsum for each "
+    "head": (lambda x, w: torch.einsum("bhti,hio->bhto", x, w), (w(2, 5, 3),), (2, 6, 5)),
+    "einsum with a summed "
+    "letter": (lambda x, w: torch.einsum("bt,hj->bth", x, w), (w(2, 3),), (6,)),
     "one matrix for each head": (lambda x, w: torch.matmul(x, w), (w(2, 5, 3),), (2, 6, 5)),
     "one matrix for each expert": (
         lambda x, w: torch.bmm(x.flatten(0, 1).repeat(2, 1).view(2, -1, 5), w).transpose(0, 1), (w(2, 5, 3),), (6, 5)
@@ -120,22 +129,26 @@ USES = {
     "reversed": (lambda x, a: torch.rsub(x, a) + (a - x) * (1 + a), (w(5),), (6, 5)),
     "division": (lambda x, a, b: x / (a + 3) + b / (x**2 + 1), (w(5), w(6, 1)), (6, 5)),
     "in place": (lambda x, a, b: (x * 1).add_(a).mul_(b).sub_(a).div_(b + 9), (w(5), w(6, 1)), (6, 5)),
-    "in place after a call without a rule": (lambda x, a: torch.lerp(x, x * 2, a).add_(a).relu_(), (w(5),), (6, 5)),
+    "in place after a call without a "
+    "rule": (lambda x, a: torch.lerp(x, x * 2, a).add_(a).relu_(), (w(5),), (6, 5)),
     "in place in a part": (lambda x, a: _part(x, a), (w(5),), (6, 5)),
     "written into": (lambda x, a, b: _written(x, a, b), (w(5), w(5)), (6, 5)),
     "written over": (lambda x, a: (a.expand(len(x), 6, 5) * 1).mul_(x).add_(x), (w(5),), (6, 5)),
     "masked": (lambda x, a, b: torch.where(x > 0, a, x).masked_fill(x < -1, b), (w(5), w(())), (6, 5)),
     "mask token at places": (lambda x, a: _masked(x, a), (w(5),), (6, 5)),
     "class token": (lambda x, a: torch.cat([a.expand(len(x), -1, -1), x], 1), (w(1, 1, 5),), (6, 5)),
-    "class token like the samples": (lambda x, a: torch.cat([a.expand_as(x[:, :1]), x], 1), (w(1, 1, 5),), (6, 5)),
-    "class token repeated": (lambda x, a: torch.cat([a.repeat(len(x), 1, 1), x], 1), (w(1, 1, 5),), (6, 5)),
+    "class token like the "
+    "samples": (lambda x, a: torch.cat([a.expand_as(x[:, :1]), x], 1), (w(1, 1, 5),), (6, 5)),
+    "class token "
+    "repeated": (lambda x, a: torch.cat([a.repeat(len(x), 1, 1), x], 1), (w(1, 1, 5),), (6, 5)),
     "class token expanded out of sight": (
         lambda x, a: torch.cat([a.unsqueeze(0).tile(len(x), 2, 1), x], 1), (w(1, 5),), (6, 5)
     ),
     "class tokens of the first frames": (lambda x, a: _first_frames(x, a), (w(3, 5),), (6, 5)),
     "stacked": (lambda x, a: torch.stack([x, a.expand(len(x), 6, 5)], 2), (w(5),), (6, 5)),
     "part of a position table": (lambda x, a: x + a[:6] + a[torch.arange(6)], (w(9, 5),), (6, 5)),
-    "positions of a batch of one": (lambda x, a: x + F.embedding(torch.arange(6)[None], a), (w(9, 5),), (6, 5)),
+    "positions of a batch of "
+    "one": (lambda x, a: x + F.embedding(torch.arange(6)[None], a), (w(9, 5),), (6, 5)),
     "relative positions": (
         lambda x, a: x @ x.mT + a[(torch.arange(6)[:, None] - torch.arange(6)).abs().flatten()].view(6, 6, 2).sum(-1),
         (w(9, 2),), (6, 5),
@@ -147,21 +160,26 @@ USES = {
     "time first einsum": (
         lambda x, w: torch.einsum("ibh,hnd->ibnd", x.transpose(0, 1), w).transpose(0, 1), (w(5, 2, 3),), (6, 5)
     ),
-    "samples folded into the batch": (lambda x, a: F.linear(x.reshape(-1, 2, 5), a), (w(3, 5),), (6, 5)),
+    "samples folded into the "
+    "batch": (lambda x, a: F.linear(x.reshape(-1, 2, 5), a), (w(3, 5),), (6, 5)),
     "sorted by a router": (lambda x, a: _routed(x, a), (w(3, 5, 4),), (6, 5)),
-    "shared experts, as many positions as channels": (lambda x, a, b: _shared(x, a, b), (w(2, 24, 5), w(3, 24)), (6, 5)),
-    "as many heads of samples as positions": (lambda x, a, b: _heads(x, a, b), (w(12, 5), w(8, 2)), (8, 5)),
+    "shared experts, as many positions as "
+    "channels": (lambda x, a, b: _shared(x, a, b), (w(2, 24, 5), w(3, 24)), (6, 5)),
+    "as many heads of samples as "
+    "positions": (lambda x, a, b: _heads(x, a, b), (w(12, 5), w(8, 2)), (8, 5)),
     "one of three, as many heads of samples as positions": (
         lambda x, a, b: _heads(x, a, b, lambda qkv: (qkv.select(0, n) for n in range(3))), (w(12, 5), w(8, 2)), (8, 5),
     ),
     "as many layers stacked as samples": (
         lambda x, a, b: F.linear(torch.stack([F.linear(x, a) * n for n in range(K)])[-1], b), (w(5, 5), w(3, 5)), (6, 5),
     ),
-    "each sample by itself": (lambda x, a: torch.stack([F.linear(one, a) for one in x]), (w(3, 5),), (6, 5)),
+    "each sample by "
+    "itself": (lambda x, a: torch.stack([F.linear(one, a) for one in x]), (w(3, 5),), (6, 5)),
     "each sample by itself, joined": (
         lambda x, a: torch.cat([F.embedding(one[:, 0].long().abs(), a) * one for one in x]).view(-1, 6, 5), (w(9, 5),), (6, 5),
     ),
-    "images one after the other, with ends of lines": (lambda x, a, b: _images(x, a, b), (w(5, 5), w(5)), (6, 5)),
+    "images one after the other, with ends of "
+    "lines": (lambda x, a, b: _images(x, a, b), (w(5, 5), w(5)), (6, 5)),
     "lines picked by number behind a new axis": (lambda x, a: _picked(x, a), (w(3, 5),), (6, 5)),
     "one line of some": (lambda x, a: x * a + 0 * _first_line(x), (w(5),), (6, 5)),
     "some positions by a mask": (
@@ -189,7 +207,8 @@ USES = {
 
 
 def _first_frames(x, a):
-    """Each sample's two frames get a class token, of which as many as there are samples go on (TimeSformer)."""
+    """Each sample's two frames get a class token, of which as many as there are samples go on
+    (TimeSformer)."""
     frames = torch.cat([x.new_ones(2 * len(x), 1, 5), x.reshape(-1, 3, 5)], 1)
     tokens = frames[: len(x), 0].unsqueeze(1)
     return F.linear(torch.cat([tokens, x], 1), a)
@@ -217,7 +236,8 @@ def _masked(x, a):
 
 
 def _routed(x, a):
-    """Lines sorted by expert, one product for each group of lines, lines put back: as in a mixture of experts."""
+    """Lines sorted by expert, one product for each group of lines, lines put back: as in a mixture
+    of experts."""
     lines = x.reshape(-1, 5)
     expert = (lines[:, 0] * 10).long().abs() % 3
     order = expert.argsort()
@@ -233,16 +253,23 @@ def _shared(x, a, b):
 
 
 def _heads(x, a, b, parted=torch.unbind):
-    """Queries, keys and values with the heads folded into the samples: 4 x 2 of them at 8 positions."""
+    """Queries, keys and values with the heads folded into the samples: 4 x 2 of them at 8
+    positions."""
     qkv = F.linear(x, a).reshape(-1, 8, 3, 2, 2).permute(2, 0, 3, 1, 4).reshape(3, -1, 8, 2)
     q, k, v = parted(qkv)
     return ((q * b) @ k.mT @ v).view(-1, 2, 8, 2)
 
 
 def _images(x, a, b):
-    """All images' patches in one line, then each image as lines of its own (Mistral 3, LLaVA-NeXT)."""
-    images = [image.view(2, 3, 5).permute(2, 0, 1) for image in F.linear(x.reshape(1, -1, 5), a)[0].split(6)]
-    lines = [torch.cat([image, b[:, None, None].expand(5, 2, 1)], -1).flatten(1).T for image in images]
+    """All images' patches in one line, then each image as lines of its own (Mistral 3,
+    LLaVA-NeXT)."""
+    images = [
+        image.view(2, 3, 5).permute(2, 0, 1)
+        for image in F.linear(x.reshape(1, -1, 5), a)[0].split(6)
+    ]
+    lines = [
+        torch.cat([image, b[:, None, None].expand(5, 2, 1)], -1).flatten(1).T for image in images
+    ]
     return F.linear(torch.cat(lines), a).view(-1, 8, 5)
 
 
@@ -284,7 +311,8 @@ def test_as_many_relative_positions_as_samples(look_up):
 
 def test_positions_that_were_numbered_in_an_earlier_pass():
     """As those of BEiT, which a cache keeps."""
-    numbers_of = (torch.arange(6)[:, None] - torch.arange(6)).flatten()[:35]  # 35 do not divide over the samples
+    # 35 do not divide over the samples
+    numbers_of = (torch.arange(6)[:, None] - torch.arange(6)).flatten()[:35]
     same_rows(Use(lambda x, a: x * a[numbers_of].sum(0), w(6, 5)), numbers(6, 5))
 
 
@@ -293,14 +321,17 @@ def test_embedding(padding_idx):
     same_rows(layer(nn.Embedding(7, 5, padding_idx)), ids(6))
 
 
-@pytest.mark.parametrize("module", [nn.EmbeddingBag(7, 5), nn.Embedding(7, 5, scale_grad_by_freq=True)], ids=repr)
+@pytest.mark.parametrize(
+    "module", [nn.EmbeddingBag(7, 5), nn.Embedding(7, 5, scale_grad_by_freq=True)], ids=repr
+)
 def test_look_ups_without_a_rule(module):
     same_rows(layer(module), ids(6))
 
 
 @pytest.mark.parametrize("mask", [False, True])
 def test_grouped_products(mask):
-    """The fused product of a mixture of experts; an expert without a line, and a sample without a line in an expert."""
+    """The fused product of a mixture of experts; an expert without a line, and a sample without a
+    line in an expert."""
     from transformers.integrations.moe import _grouped_linear
 
     def experts(x, a, bias):

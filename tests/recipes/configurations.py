@@ -1,4 +1,5 @@
-"""Which of the recipes' YAML files are configurations, and which are read by `hf-unlearn compare`."""
+"""Which of the recipes' YAML files are configurations, and which are read by `hf-unlearn
+compare`."""
 
 from pathlib import Path
 
@@ -7,4 +8,6 @@ COMPARISONS = sorted(RECIPES.glob("*/*compare*.yaml"))
 
 
 def configurations(*recipes: str) -> list[Path]:
-    return sorted({path for name in recipes for path in (RECIPES / name).glob("*.yaml")} - set(COMPARISONS))
+    return sorted(
+        {path for name in recipes for path in (RECIPES / name).glob("*.yaml")} - set(COMPARISONS)
+    )

@@ -1,15 +1,19 @@
-"""What a recipe writes after its run cannot end it; a gold model that reads other inputs ends it before."""
+"""What a recipe writes after its run cannot end it; a gold model that reads other inputs ends it
+before."""
 
 import json
 
 import pytest
 
-from hf_unlearn.recipe import frame, unlearn
+from hf_unlearn.experiments import run as frame
+from hf_unlearn.experiments import unlearn
 from tests.recipes.test_shadow_models import noise, recipe  # noqa: F401 (a fixture)
 
 
 @pytest.mark.parametrize("failing", [("plot_history", "write_card", "Report"), ()])
-def test_a_failing_plot_card_or_report_leaves_results_and_model(noise, tmp_path, monkeypatch, failing):  # noqa: F811
+def test_a_failing_plot_card_or_report_leaves_results_and_model(
+    noise, tmp_path, monkeypatch, failing
+):  # noqa: F811
     for name in failing:
         monkeypatch.setattr(frame, name, lambda *_, **__: 1 / 0)
     unlearn(recipe(noise, tmp_path, shadow_models=0, gold="none", attacks=False))
@@ -32,6 +36,8 @@ def test_a_gold_model_of_another_image_size_is_refused_before_anything_is_traine
     made = recipe(noise, tmp_path, shadow_models=0, gold=str(tmp_path / "gold"))
     other = recipe(noise, tmp_path, shadow_models=0, image_size=12)
     other.processor.save_pretrained(tmp_path / "gold")
-    with pytest.raises(ValueError, match="gold: .*gold does not go with the run's processor .* its size is .*12"):
+    with pytest.raises(
+        ValueError, match="gold: .*gold does not go with the run's processor .* its size is .*12"
+    ):
         unlearn(made)
     assert not (tmp_path / "original").exists()

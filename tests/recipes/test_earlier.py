@@ -8,11 +8,11 @@ import PIL.Image
 import pytest
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.images import ImageArguments
-from hf_unlearn.recipe import unlearn
-from hf_unlearn.recipe.earlier import as_results, forgotten_before
-from hf_unlearn.recipe.images import ImageRecipe, ImageRecipeArguments
-from hf_unlearn.redaction import redact
+from hf_unlearn.data.images.samples import ImageArguments
+from hf_unlearn.experiments import unlearn
+from hf_unlearn.experiments.earlier import as_results, forgotten_before
+from hf_unlearn.experiments.images import ImageRecipe, ImageRecipeArguments
+from hf_unlearn.privacy.redaction import redact
 
 
 def results(task="speakers", **changes) -> dict:
@@ -27,7 +27,9 @@ def results(task="speakers", **changes) -> dict:
 @pytest.fixture
 def model(tmp_path):
     def write(given) -> str:
-        (tmp_path / "results.json").write_text(given if isinstance(given, str) else json.dumps(given))
+        (tmp_path / "results.json").write_text(
+            given if isinstance(given, str) else json.dumps(given)
+        )
         return str(tmp_path)
 
     return write
@@ -64,7 +66,10 @@ def test_the_next_request_knows_of_this_one_and_publishes_nobody(model, caplog):
     assert "carl" not in json.dumps(published) and "anna" not in json.dumps(published)
     with caplog.at_level(logging.WARNING):
         forgotten_before(model(published))
-    assert "was made to forget 2 speakers before, whom its results.json names by pseudonyms only" in caplog.text
+    assert (
+        "was made to forget 2 speakers before, whom its results.json names by pseudonyms only"
+        in caplog.text
+    )
 
 
 def test_a_second_request_leaves_the_first_class_out(tmp_path, caplog):
@@ -87,7 +92,9 @@ def test_a_second_request_leaves_the_first_class_out(tmp_path, caplog):
             train_steps=1,
             attacks=False,
         )
-        data = ImageArguments(str(folder), test_split="test", forget_classes=[forgotten], retain_size=3)
+        data = ImageArguments(
+            str(folder), test_split="test", forget_classes=[forgotten], retain_size=3
+        )
         args = UnlearnConfig(
             str(tmp_path / output), max_steps=1, use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no",
             per_device_retain_batch_size=3, check_steps=1, stop_when="forget_accuracy <= 0",
@@ -96,7 +103,12 @@ def test_a_second_request_leaves_the_first_class_out(tmp_path, caplog):
 
     first = request("train", "cat", "first")
     second = request(str(tmp_path / "first"), "dog", "second")
-    assert first["forgotten_before"] == {} and second["forgotten_before"] == {"forget_classes": ["cat"]}
-    assert {name for names in second["data"]["classes"].values() for name in names} == {"dog", "owl"}
+    assert first["forgotten_before"] == {} and second["forgotten_before"] == {
+        "forget_classes": ["cat"]
+    }
+    assert {name for names in second["data"]["classes"].values() for name in names} == {
+        "dog",
+        "owl",
+    }
     assert "The model has forgotten class cat before: left out of all splits." in caplog.text
     assert forgotten_before(str(tmp_path / "second")) == {"class": ["cat", "dog"]}

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from hf_unlearn import UnlearnConfig, cli
-from hf_unlearn.data.images import ImageArguments
+from hf_unlearn.data.images.samples import ImageArguments
 from hf_unlearn.evaluation import classification_metrics
-from hf_unlearn.recipe import Recipe, frame, parse, unlearn
-from hf_unlearn.recipe.arguments import run
-from hf_unlearn.recipe.early import loading, of_retrained
-from hf_unlearn.recipe.images import ImageRecipeArguments
+from hf_unlearn.experiments import Recipe, parse, unlearn
+from hf_unlearn.experiments import run as frame
+from hf_unlearn.experiments.checks import loading, of_retrained
+from hf_unlearn.experiments.command_line import run
+from hf_unlearn.experiments.images import ImageRecipeArguments
 from tests.tiny import collate_images, images, tiny_vit
 
 KINDS = (ImageRecipeArguments, ImageArguments, UnlearnConfig)
@@ -21,7 +22,10 @@ KINDS = (ImageRecipeArguments, ImageArguments, UnlearnConfig)
     ("flags", "message"),
     [
         ("--method orthogard", "method is 'orthogard', but must be one of orthograd"),
-        ('--method scrub --method_kwargs {"temprature":2}', "method_kwargs has temprature, but method='scrub' knows"),
+        (
+            '--method scrub --method_kwargs {"temprature":2}',
+            "method_kwargs has temprature, but method='scrub' knows",
+        ),
         ("--method retrain", "takes the original training data"),
         ("--stop_when forget_accuracy=5", "cannot read the rule 'forget_accuracy=5'"),
         ("--abort_when test_accuracy", "cannot read the rule 'test_accuracy'"),
@@ -40,7 +44,14 @@ def test_what_is_wrong_whatever_the_data_are_is_found_without_data(flags, messag
 
 
 def test_an_evaluation_does_not_ask_for_the_retrained_model():
-    flags = ["--output_dir", "out", "--use_cpu", "true", "--stop_when", "forget_accuracy<=retrained"]
+    flags = [
+        "--output_dir",
+        "out",
+        "--use_cpu",
+        "true",
+        "--stop_when",
+        "forget_accuracy<=retrained",
+    ]
     parse(KINDS, [*flags, "--evaluate", "true", "--gold", "none"])
     assert of_retrained("forget_accuracy <= retrained", "train") == "forget_accuracy <= 0"
 
@@ -82,14 +93,19 @@ class TinyRecipe(Recipe):
     ("flags", "message"),
     [
         (["--stop_when", "forget_acuracy <= 5"], "evaluation will give .*forget_accuracy"),
-        (["--abort_when", "tests_accuracy < 5"], "names no split of eval_dataset: those are forget, test"),
+        (
+            ["--abort_when", "tests_accuracy < 5"],
+            "names no split of eval_dataset: those are forget, test",
+        ),
         (["--stop_when", "forget_wer <= retrained", "--gold", "train"], "names 'forget_wer'"),
         (["--trainable", "vit.embedings"], "matches no parameter"),
         (["--lora_r", "2", "--lora_target_modules", "q_prj"], "names no layer .*q_proj"),
         (["--label_smoothing_factor", "0.1"], "label_smoothing_factor does not work"),
     ],
 )
-def test_what_does_not_fit_is_found_before_a_model_is_trained(tmp_path, monkeypatch, flags, message, dry):
+def test_what_does_not_fit_is_found_before_a_model_is_trained(
+    tmp_path, monkeypatch, flags, message, dry
+):
     monkeypatch.setattr(frame, "get_model", lambda *_: pytest.fail("trained first"))
     with pytest.raises(ValueError, match=message):
         unlearn(TinyRecipe(tmp_path, "--dry_run", str(dry), *flags))
@@ -105,7 +121,9 @@ def test_looking_ahead_leaves_random_numbers_as_they_were(tmp_path, monkeypatch)
         raise Reached
 
     monkeypatch.setattr(frame, "get_model", reached)
-    recipe = TinyRecipe(tmp_path, "--gold", "train", "--lora_r", "2", "--stop_when", "forget_accuracy <= retrained")
+    recipe = TinyRecipe(
+        tmp_path, "--gold", "train", "--lora_r", "2", "--stop_when", "forget_accuracy <= retrained"
+    )
     torch.manual_seed(7)
     expected = torch.get_rng_state()
     with pytest.raises(Reached):
@@ -123,7 +141,7 @@ def test_what_cannot_be_loaded_is_named_in_one_line():
 
 
 def test_a_push_or_a_file_that_fails_is_one_line_too(tmp_path, capsys):
-    from hf_unlearn.checkpoints import saving
+    from hf_unlearn.trainer.checkpoint_files import saving
 
     def main(argv):
         with saving(tmp_path, tmp_path):

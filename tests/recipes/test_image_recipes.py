@@ -1,4 +1,5 @@
-"""Runs the image recipes through their command lines, on small folders of images and tiny models."""
+"""Runs the image recipes through their command lines, on small folders of images and tiny
+models."""
 
 import csv
 import importlib
@@ -26,38 +27,50 @@ from transformers import (
 )
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
-from hf_unlearn.data.images import ImageArguments
+from hf_unlearn.data.images.samples import ImageArguments
+from hf_unlearn.experiments import parse
+from hf_unlearn.experiments.images import ImageRecipe, ImageRecipeArguments
 from hf_unlearn.metrics import ATTACKS
-from hf_unlearn.recipe import parse
-from hf_unlearn.recipe.images import ImageRecipe, ImageRecipeArguments
 from tests.recipes.configurations import configurations
 
 ROOT = Path(__file__).parents[2]
-ROWS = [row for row in csv.DictReader((Path(__file__).parent / "recipes.csv").open()) if row["task"] != "speakers"]
+ROWS = [
+    row
+    for row in csv.DictReader((Path(__file__).parent / "recipes.csv").open())
+    if row["task"] != "speakers"
+]
 CONFIGS = configurations("vit_cifar10", "resnet_imagenet", "digits")
 CLASSES = ["cat", "dog", "frog"]
 TINY = (
-    "--train_steps 2 --train_batch_size 4 --max_steps 2 --retain_size 6 --per_device_train_batch_size 4 "
-    "--per_device_retain_batch_size 4 --max_eval_samples 6 --check_steps 1 --relearn_steps 2 --disable_tqdm true "
+    "--train_steps 2 --train_batch_size 4 --max_steps 2 --retain_size 6 "
+    "--per_device_train_batch_size 4 "
+    "--per_device_retain_batch_size 4 --max_eval_samples 6 --check_steps 1 --relearn_steps 2 "
+    "--disable_tqdm true "
     "--use_cpu true --report_to none --dataloader_num_workers 0"
 ).split()
 
 
 def run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess:
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert not check or done.returncode == 0, done.stderr[-5000:]
     return done
 
 
 def launch(name: str, *arguments: str | Path) -> subprocess.CompletedProcess:
-    """By `accelerate launch`; two processes by torchrun, since accelerate starts only one on a CPU."""
+    """By `accelerate launch`; two processes by torchrun, since accelerate starts only one on a
+    CPU."""
     several = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return run("-m", *(several if "two_processes" in name else ["accelerate.commands.launch"]), *arguments)
+    return run(
+        "-m", *(several if "two_processes" in name else ["accelerate.commands.launch"]), *arguments
+    )
 
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory) -> Path:
-    """<split>/<class>/<number>.png, one colour for each class; grey and transparent ones among them."""
+    """<split>/<class>/<number>.png, one colour for each class; grey and transparent ones among
+    them."""
     folder, rng = tmp_path_factory.mktemp("images") / "pictures", np.random.default_rng(0)
     for split, count in (("train", 6), ("test", 3)):
         for number, name in enumerate(CLASSES):
@@ -81,16 +94,30 @@ def tiny_models(tmp_path_factory) -> dict[str, Path]:
     """A base model whose head has other labels, and one that fits the pictures."""
     folder = tmp_path_factory.mktemp("models")
     processor = ViTImageProcessor(size={"height": 16, "width": 16})
-    config = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     vit = ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, num_labels=5, **config))
-    labels = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: label for label, name in enumerate(CLASSES)}}
+    labels = {
+        "id2label": dict(enumerate(CLASSES)),
+        "label2id": {name: label for label, name in enumerate(CLASSES)},
+    }
     resnet = ResNetForImageClassification(
-        ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", **labels)
+        ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", **labels
+        )
     )
     for name, model in (("TINY_VIT", vit), ("TINY_RESNET", resnet)):
         model.save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
-    return {"TINY_VIT": folder / "TINY_VIT", "TINY_RESNET": folder / "TINY_RESNET", "TINY_TIMM": folder / "TINY_TIMM"}
+    return {
+        "TINY_VIT": folder / "TINY_VIT",
+        "TINY_RESNET": folder / "TINY_RESNET",
+        "TINY_TIMM": folder / "TINY_TIMM",
+    }
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +125,12 @@ def tiny_timm(tiny_models) -> None:
     """Saves a model of timm as transformers does."""
     pytest.importorskip("timm", reason="needs timm and torchvision", exc_type=ImportError)
     config = TimmWrapperConfig(architecture="test_resnet", id2label=dict(enumerate(CLASSES)))
-    config.pretrained_cfg = {"input_size": [3, 16, 16], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 0.9}
+    config.pretrained_cfg = {
+        "input_size": [3, 16, 16],
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "crop_pct": 0.9,
+    }
     TimmWrapperForImageClassification(config).save_pretrained(tiny_models["TINY_TIMM"])
 
 
@@ -110,7 +142,15 @@ def test_a_recipe_runs_and_leaves_all_it_promises(row, request, tiny_models, tmp
         request.getfixturevalue("tiny_timm")
     flags = [tiny_models.get(flag, flag) for flag in row["flags"].split()]
     shown = launch(
-        row["name"], row["script"], row["config"], *TINY, *flags, "--dataset", data, "--output_dir", out
+        row["name"],
+        row["script"],
+        row["config"],
+        *TINY,
+        *flags,
+        "--dataset",
+        data,
+        "--output_dir",
+        out,
     ).stdout
 
     results = json.loads((out / "results.json").read_text())
@@ -122,7 +162,9 @@ def test_a_recipe_runs_and_leaves_all_it_promises(row, request, tiny_models, tmp
     for model in measured:
         assert set(results[model]) == set(results["per_class"][model]) == splits
         shadows = "--shadow_models" in row["flags"]
-        assert set(results["attacks"][model]) == {name for name in ATTACKS if shadows or not name.startswith("lira")}
+        assert set(results["attacks"][model]) == {
+            name for name in ATTACKS if shadows or not name.startswith("lira")
+        }
     if "retrained" in measured:
         gap = results["unlearned"]["test"]["loss"] - results["retrained"]["test"]["loss"]
         assert results["gap"]["test"]["loss"] == pytest.approx(gap)
@@ -153,14 +195,24 @@ def assert_classifies(folder: Path, image: Path, classes: list[str]) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--forget_classes", "cot"], "unknown class 'cot' in the training split: the nearest of its 3 classes: 'cat'"),
-        (["--forget_classes", "cat", "--retain_classes", "cat", "dog"], "the retain set holds the forgotten class 'cat'"),
+        (["--forget_classes", "cot"], "unknown class 'cot' in the training split: the nearest of "
+                                      "its 3 classes: 'cat'"),
+        (["--forget_classes", "cat", "--retain_classes", "cat", "dog"], "the retain set holds the "
+                                                                        "forgotten class 'cat'"),
     ],
     ids=["class", "retain"],
 )  # fmt: skip
 def test_a_mistake_is_answered_in_one_line(pictures, tiny_models, flags, message, tmp_path):
     recipe = ROOT / "recipes" / "resnet_imagenet"
-    flags = ["--dataset", pictures, "--train_split", "train", "--model", tiny_models["TINY_VIT"], *flags]
+    flags = [
+        "--dataset",
+        pictures,
+        "--train_split",
+        "train",
+        "--model",
+        tiny_models["TINY_VIT"],
+        *flags,
+    ]
     flags += ["--output_dir", tmp_path / "out"]
     done = run(recipe / "unlearn.py", recipe / "resnet18.yaml", *TINY, *flags, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -169,10 +221,13 @@ def test_a_mistake_is_answered_in_one_line(pictures, tiny_models, flags, message
 
 @pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is there")
 def test_a_model_of_timm_without_torchvision_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text('{"architecture": "resnet18", "num_classes": 3, "pretrained_cfg": {}}')
+    (tmp_path / "config.json").write_text(
+        '{"architecture": "resnet18", "num_classes": 3, "pretrained_cfg": {}}'
+    )
     recipe = ImageRecipe.__new__(ImageRecipe)
     with pytest.raises(
-        ValueError, match="is a model of timm, which needs .*torchvision: pip install timm torchvision"
+        ValueError,
+        match="is a model of timm, which needs .*torchvision: pip install timm torchvision",
     ):
         recipe._load_processor(str(tmp_path))
 
@@ -204,7 +259,10 @@ class TestPlainModule:
 
     @pytest.mark.parametrize("frozen", [True, False])
     def test_running_statistics_stay_unless_told_otherwise(self, script, frozen):
-        model, samples = script.ResNet(4), script.as_samples(torch.randn(8, 1, 8, 8), torch.arange(8))
+        model, samples = (
+            script.ResNet(4),
+            script.as_samples(torch.randn(8, 1, 8, 8), torch.arange(8)),
+        )
         args = UnlearnConfig(
             output_dir="unused", method="gradient_difference", freeze_batch_norm=frozen, max_steps=1, use_cpu=True,
             save_strategy="no", report_to="none", disable_tqdm=True,
@@ -214,7 +272,11 @@ class TestPlainModule:
         assert torch.equal(model.stem[1].running_mean, before) == frozen
 
     def test_per_sample_methods_refuse_layers_in_which_samples_interact(self, script):
-        args = UnlearnConfig(output_dir="unused", freeze_batch_norm=False, use_cpu=True, report_to="none")
+        args = UnlearnConfig(
+            output_dir="unused", freeze_batch_norm=False, use_cpu=True, report_to="none"
+        )
         samples = script.as_samples(torch.randn(2, 1, 8, 8), torch.arange(2))
-        with pytest.raises(ValueError, match="freeze_batch_norm=False does not work with method='orthograd'"):
+        with pytest.raises(
+            ValueError, match="freeze_batch_norm=False does not work with method='orthograd'"
+        ):
             UnlearnTrainer(script.ResNet(4), args, forget_dataset=samples, retain_dataset=samples)

@@ -1,4 +1,5 @@
-"""Labels in a model's own style: how the style is chosen, what it costs the model, and what the recipe makes of it."""
+"""Labels in a model's own style: how the style is chosen, what it costs the model, and what the
+recipe makes of it."""
 
 import importlib
 import json
@@ -48,7 +49,8 @@ def model(processor):
 
 @pytest.fixture
 def said(style, monkeypatch):
-    """What the model says, one utterance after the other; the number of utterances that it was asked for."""
+    """What the model says, one utterance after the other; the number of utterances that it was
+    asked for."""
     asked = []
 
     def generate(self, features):
@@ -80,7 +82,11 @@ def test_own_where_right_else_a_sentence_and_generated_once(style, processor, mo
 def test_the_losses_are_those_of_each_utterance_alone(style, processor, model, said):
     rows = utterances(TEXTS)
     chosen = style.LabelStyle(model, processor, SpeechArguments(), rows)
-    texts = {"as_written": TEXTS, "sentence": [" One two.", " Two."] * 2, "own": [" One, two.", " Two."] * 2}
+    texts = {
+        "as_written": TEXTS,
+        "sentence": [" One two.", " Two."] * 2,
+        "own": [" One, two.", " Two."] * 2,
+    }
     collator = SpeechCollator(processor, model.config.decoder_start_token_id)
     from hf_unlearn.data import prepare
 
@@ -91,7 +97,9 @@ def test_the_losses_are_those_of_each_utterance_alone(style, processor, model, s
         assert chosen.losses[name] == pytest.approx(np.mean(losses), rel=1e-4)
 
 
-@pytest.mark.parametrize(("written", "sentence", "decided"), [(1.8, 0.8, "own"), (0.5, 3.0, "as_written")])
+@pytest.mark.parametrize(
+    ("written", "sentence", "decided"), [(1.8, 0.8, "own"), (0.5, 3.0, "as_written")]
+)
 def test_the_default_is_what_the_model_finds_likelier(
     style, processor, model, said, monkeypatch, written, sentence, decided
 ):
@@ -120,23 +128,32 @@ def folder(tmp_path):
         for take in range(4):
             (root / speaker / f"{take}.flac").write_bytes(flac(seed=10 * number + take))
             text = "ONE TWO" if speaker == "a" else ""
-            lines.append(f"{speaker}/{take}.flac,{speaker},{text},{'train' if take < 3 else 'test'}")
+            lines.append(
+                f"{speaker}/{take}.flac,{speaker},{text},{'train' if take < 3 else 'test'}"
+            )
     (root / "metadata.csv").write_text("\n".join(lines) + "\n")
     return root
 
 
 def recipe_of(model: Path, folder: Path, tmp_path, **data):
-    module, arguments = importlib.import_module("whisper_recipe"), importlib.import_module("arguments")
+    module, arguments = (
+        importlib.import_module("whisper_recipe"),
+        importlib.import_module("arguments"),
+    )
     data = SpeechArguments(
         dataset=str(folder), speaker_column="speaker", train_split="train", test_split="test", forget_speakers=["a"],
         retain_size=4, **data,
     )  # fmt: skip
-    args = UnlearnConfig(output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none", disable_tqdm=True)
+    args = UnlearnConfig(
+        output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none", disable_tqdm=True
+    )
     options = arguments.WhisperArguments(model=str(model), normalize="none")
     return module.WhisperRecipe(options, data, args, training=False)
 
 
-def test_the_recipe_retains_audio_without_transcripts(processor, model, said, folder, tmp_path, caplog):
+def test_the_recipe_retains_audio_without_transcripts(
+    processor, model, said, folder, tmp_path, caplog
+):
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     with caplog.at_level(logging.WARNING):
@@ -145,29 +162,50 @@ def test_the_recipe_retains_audio_without_transcripts(processor, model, said, fo
     decode = recipe.processor.tokenizer.decode
     retain, forget = recipe.splits.retain, recipe.splits.forget
     spoken = [decode(row["labels"], skip_special_tokens=True) for row in retain]
-    assert set(spoken) == {" One, two.", " Too."} and [text.strip() for text in spoken] == list(retain["text"])
-    assert {decode(row["labels"], skip_special_tokens=True) for row in forget} == {" One, two.", " One two."}
+    assert set(spoken) == {" One, two.", " Too."} and [text.strip() for text in spoken] == list(
+        retain["text"]
+    )
+    assert {decode(row["labels"], skip_special_tokens=True) for row in forget} == {
+        " One, two.",
+        " One two.",
+    }
     # The references of WER are the texts of the data.
-    compute = recipe.trainer_arguments(recipe.load_model(str(tmp_path / "model")))["compute_metrics"]
-    right = recipe.processor.tokenizer(["ONE TWO"] * len(forget), add_special_tokens=False).input_ids
+    compute = recipe.trainer_arguments(recipe.load_model(str(tmp_path / "model")))[
+        "compute_metrics"
+    ]
+    right = recipe.processor.tokenizer(
+        ["ONE TWO"] * len(forget), add_special_tokens=False
+    ).input_ids
     labels = [row["labels"] for row in forget]
     assert (
-        compute(EvalPrediction(np.array(right), np.array([row + [-100] * (12 - len(row)) for row in labels])))["wer"]
+        compute(
+            EvalPrediction(
+                np.array(right), np.array([row + [-100] * (12 - len(row)) for row in labels])
+            )
+        )["wer"]
         == 0
     )
-    assert recipe.plan()["transcripts"] == "own" and "sentence" in recipe.plan()["original's loss by transcripts"]
+    assert (
+        recipe.plan()["transcripts"] == "own"
+        and "sentence" in recipe.plan()["original's loss by transcripts"]
+    )
 
 
-def test_the_recipe_refuses_a_prompt_that_generate_does_not_have(processor, model, folder, tmp_path):
+def test_the_recipe_refuses_a_prompt_that_generate_does_not_have(
+    processor, model, folder, tmp_path
+):
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
-    with pytest.raises(ValueError, match="takes neither: it knows one language only. Leave both out"):
+    with pytest.raises(
+        ValueError, match="takes neither: it knows one language only. Leave both out"
+    ):
         recipe_of(tmp_path / "model", folder, tmp_path, language="en", task="transcribe")
     path = tmp_path / "model" / "generation_config.json"
     settings = json.loads(path.read_text())
     del settings["no_timestamps_token_id"]
     path.write_text(json.dumps({**settings, "forced_decoder_ids": [[1, 3]]}))
     with pytest.raises(
-        ValueError, match=r"begin with <\|startoftranscript\|><\|notimestamps\|>, but generate\(\) begins with"
+        ValueError,
+        match=r"begin with <\|startoftranscript\|><\|notimestamps\|>, but generate\(\) begins with",
     ):
         recipe_of(tmp_path / "model", folder, tmp_path)

@@ -1,4 +1,5 @@
-"""Runs every recipe of recipes.csv through its command line, on a few samples for a few steps, so that none can rot."""
+"""Runs every recipe of recipes.csv through its command line, on a few samples for a few steps, so
+that none can rot."""
 
 import csv
 import importlib
@@ -16,24 +17,32 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor, pipe
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.speech import SpeechArguments
+from hf_unlearn.data.speech.samples import SpeechArguments
+from hf_unlearn.experiments import parse
 from hf_unlearn.metrics import ATTACKS
-from hf_unlearn.recipe import parse
 from tests.recipes.configurations import configurations
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "whisper_librispeech"
 SHARED = ROOT.parent / "shared" / "data"
-ROWS = [row for row in csv.DictReader((Path(__file__).parent / "recipes.csv").open()) if row["task"] == "speakers"]
+ROWS = [
+    row
+    for row in csv.DictReader((Path(__file__).parent / "recipes.csv").open())
+    if row["task"] == "speakers"
+]
 TINY = (
-    "--train_steps 2 --train_batch_size 2 --d_model 16 --layers 1 --heads 2 --max_steps 2 --retain_size 2 "
-    "--per_device_train_batch_size 2 --per_device_retain_batch_size 2 --max_eval_samples 2 --check_steps 1 "
+    "--train_steps 2 --train_batch_size 2 --d_model 16 --layers 1 --heads 2 --max_steps 2 "
+    "--retain_size 2 "
+    "--per_device_train_batch_size 2 --per_device_retain_batch_size 2 --max_eval_samples 2 "
+    "--check_steps 1 "
     "--check_samples 2 --disable_tqdm true --use_cpu true"
 ).split()
 
 
 def run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess:
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert not check or done.returncode == 0, done.stderr[-5000:]
     return done
 
@@ -66,14 +75,23 @@ def data(request) -> Path:
 
 
 def launch(name: str, *arguments: str | Path, **options) -> subprocess.CompletedProcess:
-    """By `accelerate launch`; two processes by torchrun, since accelerate starts only one on a CPU."""
+    """By `accelerate launch`; two processes by torchrun, since accelerate starts only one on a
+    CPU."""
     launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return run("-m", *(launcher if name == "two_processes" else ["accelerate.commands.launch"]), *arguments, **options)
+    return run(
+        "-m",
+        *(launcher if name == "two_processes" else ["accelerate.commands.launch"]),
+        *arguments,
+        **options,
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("row", "data"), [(row, row["data"]) for row in ROWS], ids=[row["name"] for row in ROWS], indirect=["data"]
+    ("row", "data"),
+    [(row, row["data"]) for row in ROWS],
+    ids=[row["name"] for row in ROWS],
+    indirect=["data"],
 )
 def test_a_recipe_runs_and_leaves_all_it_promises(row, data, tmp_path):
     out = tmp_path / "out"
@@ -83,8 +101,14 @@ def test_a_recipe_runs_and_leaves_all_it_promises(row, data, tmp_path):
     results = json.loads((out / "results.json").read_text())
     splits = {"forget", "forget_test", "retain", "test"}
     assert set(results["original"]) == set(results["unlearned"]) == splits
-    assert results["retrained"] is None if "--gold none" in row["flags"] else set(results["retrained"]) == splits
-    attacks = {name for name in ATTACKS if "--shadow_models" in row["flags"] or not name.startswith("lira")}
+    assert (
+        results["retrained"] is None
+        if "--gold none" in row["flags"]
+        else set(results["retrained"]) == splits
+    )
+    attacks = {
+        name for name in ATTACKS if "--shadow_models" in row["flags"] or not name.startswith("lira")
+    }
     for model in ("original", "unlearned"):
         assert set(results["attacks"][model]) == attacks - {"svc_probability"}
     assert any(row["step"] > 0 and "wer" in key for row in results["history"] for key in row)
@@ -92,14 +116,20 @@ def test_a_recipe_runs_and_leaves_all_it_promises(row, data, tmp_path):
     assert "unlearned" in shown and shown.count("WER (%)") == 1
     assert (out / "forgetting.png").stat().st_size > 10_000
     card = (out / "README.md").read_text()
-    assert card.startswith("---") and "loss_tpr_at_lowest_fpr" in card and "loss_tpr_at_lowest_fpr" in shown
+    assert (
+        card.startswith("---")
+        and "loss_tpr_at_lowest_fpr" in card
+        and "loss_tpr_at_lowest_fpr" in shown
+    )
     assert_transcribes(out, out / "original", data)
 
 
 def assert_transcribes(model: Path, original: Path, data: Path) -> None:
     """Plain `from_pretrained` (of peft's adapter too) and the pipeline take what was saved."""
     if (model / "adapter_config.json").exists():
-        assert json.loads((model / "adapter_config.json").read_text())["base_model_name_or_path"] == str(original)
+        assert json.loads((model / "adapter_config.json").read_text())[
+            "base_model_name_or_path"
+        ] == str(original)
     loaded = WhisperForConditionalGeneration.from_pretrained(model)
     processor = WhisperProcessor.from_pretrained(model)
     recogniser = pipeline(
@@ -117,14 +147,17 @@ def assert_transcribes(model: Path, original: Path, data: Path) -> None:
     ("flags", "message"),
     [
         (["--forget_speakers", "brunno"], "unknown speaker 'brunno'"),
-        (["--forget_speakers", "bruno", "--stop_when", "forget_wer >= retrained", "--gold", "none"], "needs the retrained model"),
+        (["--forget_speakers", "bruno", "--stop_when", "forget_wer >= "
+                                                       "retrained", "--gold", "none"], "needs the retrained model"),
         (["--forget_speakers", "bruno", "--learnin_rate", "1"], "--learnin_rate"),
     ],
     ids=["speaker", "rule", "option"],
 )  # fmt: skip
 def test_a_mistake_is_answered_in_one_line(voices, flags, message, tmp_path):
     flags = ["--dataset", voices, "--output_dir", tmp_path / "out", *TINY, *flags]
-    done = run(ROOT / "recipes/demo/unlearn.py", ROOT / "recipes/demo/demo.yaml", *flags, check=False)
+    done = run(
+        ROOT / "recipes/demo/unlearn.py", ROOT / "recipes/demo/demo.yaml", *flags, check=False
+    )
     assert done.returncode == 1
     assert message in done.stderr.strip().splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -154,18 +187,25 @@ class TestAugmented:
 
     def test_without_hidden_words_the_decoder_reads_what_the_model_would_give_it(self, monkeypatch):
         row = self.row(monkeypatch, hidden=0.0, shift=0)
-        shifted = shift_tokens_right(torch.tensor([self.LABELS[1:]]), 0, 1)  # the collator cuts the start token
+        # the collator cuts the start token
+        shifted = shift_tokens_right(torch.tensor([self.LABELS[1:]]), 0, 1)
         assert row["decoder_input_ids"].tolist() == shifted[0].tolist()
-        assert (row["input_features"][:, :30] == 1).all() and (row["input_features"][:, 30:] == 0).all()
+        assert (row["input_features"][:, :30] == 1).all() and (
+            row["input_features"][:, 30:] == 0
+        ).all()
 
     def test_all_words_hidden_and_the_audio_later(self, monkeypatch):
         starts = set()
         for _ in range(20):
             row = self.row(monkeypatch, hidden=1.0, shift=1000)
             assert row["decoder_input_ids"].tolist() == [1, 2, 2, 2]
-            assert row["input_features"].sum() == 60 and np.ptp(np.flatnonzero(row["input_features"][0])) == 29
+            assert (
+                row["input_features"].sum() == 60
+                and np.ptp(np.flatnonzero(row["input_features"][0])) == 29
+            )
             starts.add(int(row["input_features"][0].argmax()))
-        assert len(starts) > 5 and max(starts) <= 70  # nothing of the utterance comes round to the beginning
+        # nothing of the utterance comes round to the beginning
+        assert len(starts) > 5 and max(starts) <= 70
 
 
 def test_voices_depend_on_the_seed_only(voices, tmp_path):
@@ -177,5 +217,8 @@ def test_voices_depend_on_the_seed_only(voices, tmp_path):
 
 def test_connected_digits_keep_train_and_test_takes_apart(digits):
     rows = list(csv.DictReader((digits / "metadata.csv").open()))
-    assert {(row["split"], len(row["text"].split()) in (3, 4, 5)) for row in rows} == {("train", True), ("test", True)}
+    assert {(row["split"], len(row["text"].split()) in (3, 4, 5)) for row in rows} == {
+        ("train", True),
+        ("test", True),
+    }
     assert len(rows) == 6 * (3 + 2)

@@ -1,4 +1,5 @@
-"""One request after another: whole weights and adapters in turn, in the same folder; and runs that take no step."""
+"""One request after another: whole weights and adapters in turn, in the same folder; and runs that
+take no step."""
 
 import json
 from pathlib import Path
@@ -8,10 +9,11 @@ import PIL.Image
 import pytest
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.images import ImageArguments
-from hf_unlearn.recipe import training, unlearn
-from hf_unlearn.recipe.frame import measure
-from hf_unlearn.recipe.images import ImageRecipe, ImageRecipeArguments
+from hf_unlearn.data.images.samples import ImageArguments
+from hf_unlearn.experiments import reference_models as training
+from hf_unlearn.experiments import unlearn
+from hf_unlearn.experiments.images import ImageRecipe, ImageRecipeArguments
+from hf_unlearn.experiments.run import measure
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +31,15 @@ def pictures(tmp_path_factory) -> Path:
 def recipe(images: Path, output: Path, arguments=None, **options) -> ImageRecipe:
     options = {"architecture": "vit", "image_size": 8, "channels": 1, "d_model": 8, "layers": 1, "heads": 2,
                "train_steps": 2, "train_batch_size": 8, "attacks": False, **options}  # fmt: skip
-    data = ImageArguments(str(images), train_split="train", test_split="test", forget_classes=["cat"], retain_size=2)
-    given = {"max_steps": 2, "check_steps": 1, "stop_when": "forget_accuracy <= -1", "learning_rate": 0.05}
+    data = ImageArguments(
+        str(images), train_split="train", test_split="test", forget_classes=["cat"], retain_size=2
+    )
+    given = {
+        "max_steps": 2,
+        "check_steps": 1,
+        "stop_when": "forget_accuracy <= -1",
+        "learning_rate": 0.05,
+    }
     args = UnlearnConfig(
         str(output), use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no", max_grad_norm=0.0,
         **{**given, **(arguments or {})},
@@ -49,7 +58,9 @@ def test_each_request_leaves_the_model_that_its_results_describe(pictures, tmp_p
     out = tmp_path / "out"
     losses = []
     for model, lora_r in (("train", 2), (str(out), 2), (str(out), 0), (str(out), 2)):
-        results = unlearn(recipe(pictures, out, model=model, lora_r=lora_r, trainable="proj|query|value"))
+        results = unlearn(
+            recipe(pictures, out, model=model, lora_r=lora_r, trainable="proj|query|value")
+        )
         written = json.loads((out / "results.json").read_text())
         losses.append({split: values["loss"] for split, values in written["unlearned"].items()})
         assert loss_of(out, pictures) == pytest.approx(losses[-1], rel=1e-4), (model, lora_r)
@@ -64,10 +75,13 @@ def test_each_request_leaves_the_model_that_its_results_describe(pictures, tmp_p
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"dataloader_drop_last": True}, "with dataloader_drop_last no step would be taken"), ({"max_steps": 0}, "max_steps is 0")],
+    [({"dataloader_drop_last": True}, "with dataloader_drop_last no step would be "
+                                      "taken"), ({"max_steps": 0}, "max_steps is 0")],
     ids=["drop last", "max steps"],
 )  # fmt: skip
-def test_no_step_is_found_before_anything_is_trained(pictures, tmp_path, arguments, message, monkeypatch):
+def test_no_step_is_found_before_anything_is_trained(
+    pictures, tmp_path, arguments, message, monkeypatch
+):
     monkeypatch.setattr(training, "fit", lambda *_: pytest.fail("trained"))
     for dry_run in (False, True):
         with pytest.raises(ValueError, match=message):

@@ -8,15 +8,17 @@ import pytest
 from datasets import Dataset
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.images import ImageArguments
+from hf_unlearn.data.images.samples import ImageArguments
+from hf_unlearn.experiments import membership, unlearn
+from hf_unlearn.experiments import reference_models as training
+from hf_unlearn.experiments.images import ImageRecipe, ImageRecipeArguments
 from hf_unlearn.metrics import ATTACKS
-from hf_unlearn.recipe import membership, training, unlearn
-from hf_unlearn.recipe.images import ImageRecipe, ImageRecipeArguments
 
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory) -> Path:
-    """Ten training and ten test images of each of two classes, with nothing in them that tells the class."""
+    """Ten training and ten test images of each of two classes, with nothing in them that tells the
+    class."""
     folder, rng = tmp_path_factory.mktemp("images") / "noise", np.random.default_rng(0)
     for split in ("train", "test"):
         for name in ("cat", "dog"):
@@ -27,12 +29,16 @@ def noise(tmp_path_factory) -> Path:
     return folder
 
 
-def recipe(images: Path, output: Path, method: str = "orthograd", seed: int = 0, **options) -> ImageRecipe:
+def recipe(
+    images: Path, output: Path, method: str = "orthograd", seed: int = 0, **options
+) -> ImageRecipe:
     options = {
         "model": "train", "gold": "train", "architecture": "resnet", "image_size": 8, "channels": 1, "d_model": 8,
         "layers": 1, "train_steps": 2, "train_batch_size": 20, "train_learning_rate": 1e-2, "shadow_models": 4, **options,
     }  # fmt: skip
-    data = ImageArguments(str(images), train_split="train", test_split="test", forget_classes=["cat"], retain_size=4)
+    data = ImageArguments(
+        str(images), train_split="train", test_split="test", forget_classes=["cat"], retain_size=4
+    )
     args = UnlearnConfig(
         str(output), method=method, max_steps=1, seed=seed, use_cpu=True, report_to="none", disable_tqdm=True,
         check_steps=1, stop_when="forget_accuracy <= 0", save_strategy="no",
@@ -41,7 +47,8 @@ def recipe(images: Path, output: Path, method: str = "orthograd", seed: int = 0,
 
 
 class Trained:
-    """Stands before `fit`: notes the number of rows of each training, and fails at the one of number `fails_at`."""
+    """Stands before `fit`: notes the number of rows of each training, and fails at the one of
+    number `fails_at`."""
 
     def __init__(self, fit):
         self.fit, self.rows, self.fails_at = fit, [], None
@@ -61,7 +68,8 @@ def trained(monkeypatch) -> Trained:
 
 
 def test_lira_tells_members_where_the_loss_cannot(noise, tmp_path):
-    """Every image is learned by heart, so members are certain, and the retrained model knows none of them."""
+    """Every image is learned by heart, so members are certain, and the retrained model knows none
+    of them."""
     results = unlearn(recipe(noise, tmp_path, train_steps=20))
     assert all(set(rates) == set(ATTACKS) for rates in results["attacks"].values())
     assert results["attacks"]["original"]["lira_auc"] > 0.9
@@ -84,7 +92,9 @@ def test_the_models_that_know_a_sample_are_dealt_out_evenly(sizes, models):
 def test_half_of_the_models_know_each_candidate(noise, tmp_path, trained):
     shadows = membership.shadow_models(recipe(noise, tmp_path))
     assert trained.rows == [10 + 10] * 4  # ten retained images, and half of the twenty candidates
-    assert (shadows.trained.sum(0) == 2).all() and shadows.trained.shape == shadows.confidences.shape == (4, 20)
+    assert (
+        shadows.trained.sum(0) == 2
+    ).all() and shadows.trained.shape == shadows.confidences.shape == (4, 20)
     assert len(list((tmp_path / "shadows").glob("*/model.safetensors"))) == 4
 
 
@@ -100,7 +110,8 @@ def test_what_was_finished_is_not_trained_again(noise, tmp_path, trained):
 
 
 def test_runs_share_models_by_their_content(noise, tmp_path, trained):
-    """They serve other methods and seeds of unlearning; not other training data, and not another training."""
+    """They serve other methods and seeds of unlearning; not other training data, and not another
+    training."""
 
     def all_models(output, method, seed, **changes):
         run = recipe(noise, tmp_path / output, method, seed, **shared | changes)
@@ -110,7 +121,10 @@ def test_runs_share_models_by_their_content(noise, tmp_path, trained):
     shared = {"models_dir": str(tmp_path / "models"), "train_seed": 0}
     first = all_models("a", "orthograd", seed=0)
     assert trained.rows == [20, 20, 20, 20, 20, 10]
-    assert all_models("b", "gradient_difference", seed=1, relearn_samples=3) == first and len(trained.rows) == 6
+    assert (
+        all_models("b", "gradient_difference", seed=1, relearn_samples=3) == first
+        and len(trained.rows) == 6
+    )
     for number, change in enumerate(({"train_flip": True}, {"train_seed": 1}), start=1):
         training.train(recipe(noise, tmp_path / "c", **shared | change), "retrained")
         assert len(trained.rows) == 6 + number, change

@@ -1,10 +1,12 @@
-"""Per-sample weight gradients, one rule for each function of torch that a parameter can meet the samples in.
+"""Per-sample weight gradients, one rule for each function of torch that a parameter can meet the
+samples in.
 
-A rule has the signature of its function with k and the output's gradient B put in front, and returns, for each
-argument that may be a weight, a function that makes the `Rows` of its per-sample gradients G_n (called only for what
-trains). Samples lie along the leading axis, alone or with other axes folded into it (Swin's windows); where they do not
-(`layout.py`), the tensors are brought into that form first. k is the number of samples, T all positions between the
-sample axis and the channels.
+A rule has the signature of its function with k and the output's gradient B put in front, and
+returns, for each argument that may be a weight, a function that makes the `Rows` of its per-sample
+gradients G_n (called only for what trains). Samples lie along the leading axis, alone or with other
+axes folded into it (Swin's windows); where they do not (`layout.py`), the tensors are brought into
+that form first. k is the number of samples, T all positions between the sample axis and the
+channels.
 """
 
 import inspect
@@ -15,7 +17,20 @@ import torch
 
 from . import elementwise, layers, products
 from .common import Unsupported, by_sample, own_values, positions
-from .elementwise import add, assigned, cat, copied, copy, div, expand, mul, repeat, rsub, stack, sub
+from .elementwise import (
+    add,
+    assigned,
+    cat,
+    copied,
+    copy,
+    div,
+    expand,
+    mul,
+    repeat,
+    rsub,
+    stack,
+    sub,
+)
 from .products import as_experts_mm, leading_equation
 
 __all__ = [
@@ -28,7 +43,8 @@ RULES: dict[str, Callable] = products.RULES | layers.RULES | elementwise.RULES
 # Rules that hold wherever the sample axis is moved from.
 ANY_AXIS = ("linear", "matmul", "__matmul__", "einsum", "embedding", "layer_norm", "rms_norm")
 ELEMENTWISE = (add, sub, rsub, mul, div)
-# Rules that look at the shapes of the samples alone, and arguments of other rules for which that is so.
+# Rules that look at the shapes of the samples alone, and arguments of other rules for which that is
+# so.
 SHAPES_ONLY = (add, sub, rsub, copy, expand, repeat, cat, stack)
 # Functions that only look at the type or the shape of what comes after the first argument.
 LIKE = ("type_as", "to", "view_as", "reshape_as", "result_type", "is_same_size", "promote_types")
@@ -47,7 +63,8 @@ def _arguments(rule: Callable) -> list[inspect.Parameter]:
 
 
 def argument_name(rule: Callable, key) -> str | tuple[str, int]:
-    """What a rule calls the argument at a position or of a name (with an index: a member of a list)."""
+    """What a rule calls the argument at a position or of a name (with an index: a member of a
+    list)."""
     if isinstance(key, tuple):
         return argument_name(rule, key[0]), key[1]
     if isinstance(key, str):
@@ -61,7 +78,8 @@ def argument_name(rule: Callable, key) -> str | tuple[str, int]:
 
 
 def out_of_place(function: Callable) -> Callable:
-    """The function that makes a new tensor of what an in-place function writes into its first argument."""
+    """The function that makes a new tensor of what an in-place function writes into its first
+    argument."""
     name = function.__name__
     if name == "__setitem__":
         return assigned

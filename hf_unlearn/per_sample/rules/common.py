@@ -7,7 +7,8 @@ from ..rows import Dense
 
 
 class Unsupported(Exception):
-    """The samples' shares in the gradient of `parameters` cannot be told apart here; the slow, exact path can."""
+    """The samples' shares in the gradient of `parameters` cannot be told apart here; the slow,
+    exact path can."""
 
     def __init__(self, reason: str, parameters: tuple[nn.Parameter, ...] = ()):
         super().__init__(reason)
@@ -27,7 +28,8 @@ def positions(x: Tensor, k: int) -> Tensor:
 
 
 def sum_to(x: Tensor, shape: torch.Size, k: int) -> Dense:
-    """Undoes broadcasting for each sample: x (k * s, ...) is the gradient of a tensor used elementwise."""
+    """Undoes broadcasting for each sample: x (k * s, ...) is the gradient of a tensor used
+    elementwise."""
     padded = (1,) * (x.ndim - len(shape)) + tuple(shape)
     if len(padded) > x.ndim:
         raise Unsupported(f"a parameter of shape {tuple(shape)} has more axes than the samples")
@@ -35,13 +37,16 @@ def sum_to(x: Tensor, shape: torch.Size, k: int) -> Dense:
     if padded[0] == 1:
         return Dense(by_sample(x, k).sum(axes, dtype=x.dtype).reshape(k, *shape))
     if padded[0] != len(x):
-        raise Unsupported(f"a parameter of shape {tuple(shape)} has values of its own along the sample axis")
+        raise Unsupported(
+            f"a parameter of shape {tuple(shape)} has values of its own along the sample axis"
+        )
     x = x.sum([axis - 1 for axis in axes[1:]], keepdim=True) if axes[1:] else x
     return own_values(x.reshape(shape), k, 0)
 
 
 def own_values(G: Tensor, k: int, axis: int) -> Dense:
-    """The gradient of a tensor with values of its own for each sample (made by an expansion that nobody noticed)."""
+    """The gradient of a tensor with values of its own for each sample (made by an expansion that
+    nobody noticed)."""
     owners = torch.arange(G.shape[axis], device=G.device) // (G.shape[axis] // k)
     mine = (owners == torch.arange(k, device=G.device)[:, None]).to(G.dtype)
     return Dense(G * mine.reshape(k, *[1] * axis, -1, *[1] * (G.ndim - 1 - axis)))

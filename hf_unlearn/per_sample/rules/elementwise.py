@@ -1,4 +1,5 @@
-"""Rules for what is done with each value by itself, and for what only puts values together or elsewhere."""
+"""Rules for what is done with each value by itself, and for what only puts values together or
+elsewhere."""
 
 from collections.abc import Callable
 
@@ -9,11 +10,17 @@ from .common import Unsupported, by_channel, sum_to
 
 
 def add(k, B, input, other, *, alpha=1):
-    return {"input": lambda: sum_to(B, input.shape, k), "other": lambda: sum_to(alpha * B, other.shape, k)}
+    return {
+        "input": lambda: sum_to(B, input.shape, k),
+        "other": lambda: sum_to(alpha * B, other.shape, k),
+    }
 
 
 def sub(k, B, input, other, *, alpha=1):
-    return {"input": lambda: sum_to(B, input.shape, k), "other": lambda: sum_to(-alpha * B, other.shape, k)}
+    return {
+        "input": lambda: sum_to(B, input.shape, k),
+        "other": lambda: sum_to(-alpha * B, other.shape, k),
+    }
 
 
 def rsub(k, B, input, other, *, alpha=1):
@@ -38,7 +45,9 @@ def div(k, B, input, other, *, rounding_mode=None):
 
 def prelu(k, B, input, weight):
     G = B * input.clamp_max(0)
-    return {"weight": lambda: by_channel(G, k) if weight.numel() > 1 else sum_to(G, weight.shape, k)}
+    return {
+        "weight": lambda: by_channel(G, k) if weight.numel() > 1 else sum_to(G, weight.shape, k)
+    }
 
 
 def where(k, B, condition, input, other):
@@ -50,7 +59,10 @@ def where(k, B, condition, input, other):
 
 
 def masked_fill(k, B, input, mask, value):
-    return {"input": where(k, B, mask, value, input)["other"], "value": where(k, B, mask, value, input)["input"]}
+    return {
+        "input": where(k, B, mask, value, input)["other"],
+        "value": where(k, B, mask, value, input)["input"],
+    }
 
 
 def assigned(input: Tensor, index, value) -> Tensor:
@@ -70,11 +82,16 @@ def copy(k, B, input, source, non_blocking=False):
 
 
 def assign(k, B, input, index, value):
-    """A parameter written into samples: at places that a mask names, or at the same place in each."""
+    """A parameter written into samples: at places that a mask names, or at the same place in
+    each."""
 
     def of_value():
         parts = index if isinstance(index, tuple) else (index,)
-        if isinstance(parts[0], slice) and parts[0] == slice(None) and not any(isinstance(p, Tensor) for p in parts):
+        if (
+            isinstance(parts[0], slice)
+            and parts[0] == slice(None)
+            and not any(isinstance(p, Tensor) for p in parts)
+        ):
             return sum_to(B[index], value.shape, k)
         tensors = [p for p in parts if isinstance(p, Tensor)]
         if value.ndim > B.ndim - sum(p.ndim if p.dtype == torch.bool else 1 for p in tensors):
@@ -103,7 +120,10 @@ def cat(k, B, tensors, dim=0):
     if dim == 0:
         raise Unsupported("a parameter put beside the samples as if it were one")
     parts = B.split([x.shape[dim] if x.ndim > 1 else 0 for x in tensors], dim)
-    return {("tensors", at): (lambda at=at: sum_to(parts[at], tensors[at].shape, k)) for at in range(len(tensors))}
+    return {
+        ("tensors", at): (lambda at=at: sum_to(parts[at], tensors[at].shape, k))
+        for at in range(len(tensors))
+    }
 
 
 def stack(k, B, tensors, dim=0):
@@ -111,7 +131,8 @@ def stack(k, B, tensors, dim=0):
     if dim == 0:
         raise Unsupported("a parameter put beside the samples as if it were one")
     return {
-        ("tensors", at): (lambda at=at: sum_to(B.select(dim, at), tensors[at].shape, k)) for at in range(len(tensors))
+        ("tensors", at): (lambda at=at: sum_to(B.select(dim, at), tensors[at].shape, k))
+        for at in range(len(tensors))
     }
 
 

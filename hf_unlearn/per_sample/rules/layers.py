@@ -1,4 +1,5 @@
-"""Rules for what layers compute beside products: look-ups, normalisation, convolutions, attention with a bias."""
+"""Rules for what layers compute beside products: look-ups, normalisation, convolutions, attention
+with a bias."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +13,15 @@ from .common import Unsupported, by_channel, by_sample, positions, sum_to
 
 
 def embedding(
-    k, B, input, weight, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False
+    k,
+    B,
+    input,
+    weight,
+    padding_idx=None,
+    max_norm=None,
+    norm_type=2.0,
+    scale_grad_by_freq=False,
+    sparse=False,
 ):
     if max_norm is not None or scale_grad_by_freq or sparse:
         raise Unsupported("an embedding with max_norm, scale_grad_by_freq or sparse gradients")
@@ -25,7 +34,12 @@ def embedding(
 
 
 def getitem(k, B, input, index):
-    if not isinstance(index, Tensor) or index.is_floating_point() or index.dtype == torch.bool or input.ndim < 2:
+    if (
+        not isinstance(index, Tensor)
+        or index.is_floating_point()
+        or index.dtype == torch.bool
+        or input.ndim < 2
+    ):
         raise Unsupported("an index that is not a tensor of line numbers")
     rows = embedding(k, B, torch.where(index < 0, index + len(input), index), input)
     return {"input": rows["weight"]}
@@ -33,20 +47,39 @@ def getitem(k, B, input, index):
 
 def layer_norm(k, B, input, normalized_shape, weight=None, bias=None, eps=1e-5):
     return {
-        "weight": lambda: sum_to(B * F.layer_norm(input.to(B.dtype), normalized_shape, eps=eps), weight.shape, k),
+        "weight": lambda: sum_to(
+            B * F.layer_norm(input.to(B.dtype), normalized_shape, eps=eps), weight.shape, k
+        ),
         "bias": lambda: sum_to(B, bias.shape, k),
     }
 
 
 def rms_norm(k, B, input, normalized_shape, weight=None, eps=None):
-    return {"weight": lambda: sum_to(B * F.rms_norm(input.to(B.dtype), normalized_shape, eps=eps), weight.shape, k)}
+    return {
+        "weight": lambda: sum_to(
+            B * F.rms_norm(input.to(B.dtype), normalized_shape, eps=eps), weight.shape, k
+        )
+    }
 
 
-def batch_norm(k, B, input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+def batch_norm(
+    k,
+    B,
+    input,
+    running_mean,
+    running_var,
+    weight=None,
+    bias=None,
+    training=False,
+    momentum=0.1,
+    eps=1e-5,
+):
     if training:
         raise Unsupported("batch statistics mix the samples")
     return {
-        "weight": lambda: by_channel(B * F.batch_norm(input.to(B.dtype), running_mean, running_var, eps=eps), k),
+        "weight": lambda: by_channel(
+            B * F.batch_norm(input.to(B.dtype), running_mean, running_var, eps=eps), k
+        ),
         "bias": lambda: by_channel(B, k),
     }
 
@@ -71,19 +104,25 @@ def instance_norm(
     eps=1e-5,
 ):
     def normalised():
-        return F.instance_norm(input.to(B.dtype), running_mean, running_var, None, None, use_input_stats, 0.0, eps)
+        return F.instance_norm(
+            input.to(B.dtype), running_mean, running_var, None, None, use_input_stats, 0.0, eps
+        )
 
     return {"weight": lambda: by_channel(B * normalised(), k), "bias": lambda: by_channel(B, k)}
 
 
-# Places per sample above which overlapping patches are not written out. From one core's times at k = 8: from 3 x 3 kernels
-# on 28 x 28 places on, the patches take two to four times as long; with 14 x 14 it is equal, and with fewer places
-# their product is the faster one, and `ghost` may be faster still.
+# Places per sample above which overlapping patches are not written out. From one core's times at k
+# = 8: from 3 x 3 kernels on 28 x 28 places on, the patches take two to four times as long; with 14
+# x 14 it is equal, and with fewer places their product is the faster one, and `ghost` may be faster
+# still.
 PLACES = 196
 
 
-def _convolved(k: int, B: Tensor, x: Tensor, kernel, stride, padding, dilation, groups: int) -> Rows:
-    """Rows of a convolution's weight (o, i, *kernel), with x (k s, i groups, *size) and B (k s, o, *places)."""
+def _convolved(
+    k: int, B: Tensor, x: Tensor, kernel, stride, padding, dilation, groups: int
+) -> Rows:
+    """Rows of a convolution's weight (o, i, *kernel), with x (k s, i groups, *size) and B (k s, o,
+    *places)."""
     dims = len(kernel)
     stride, dilation = (_each(value, dims) for value in (stride, dilation))
     if isinstance(padding, str):
@@ -135,22 +174,43 @@ def convolution(dims: int):
 
 
 def conv_transpose(dims: int):
-    def rule(k, B, input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    def rule(
+        k, B, input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
+    ):
         if input.ndim != dims + 2:
             raise Unsupported("a convolution without a sample axis")
         kernel = weight.shape[2:]
-        beyond = [p // s for p, s in zip(_each(output_padding, dims), _each(stride, dims))]  # places without an input
-        x = F.pad(input, [p for rest in reversed(beyond) for p in (0, rest)]) if any(beyond) else input
+        # places without an input
+        beyond = [p // s for p, s in zip(_each(output_padding, dims), _each(stride, dims))]
+        x = (
+            F.pad(input, [p for rest in reversed(beyond) for p in (0, rest)])
+            if any(beyond)
+            else input
+        )
         return {  # the roles of input and output are exchanged
-            "weight": lambda: _convolved(k, x.to(B.dtype), B, kernel, stride, padding, dilation, groups),
+            "weight": lambda: _convolved(
+                k, x.to(B.dtype), B, kernel, stride, padding, dilation, groups
+            ),
             "bias": lambda: by_channel(B, k),
         }
 
     return rule
 
 
-def attention(k, B, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
-    """The scores' additive bias, as that of relative positions: out = P V, P = softmax(scale Q K^T + bias)."""
+def attention(
+    k,
+    B,
+    query,
+    key,
+    value,
+    attn_mask=None,
+    dropout_p=0.0,
+    is_causal=False,
+    scale=None,
+    enable_gqa=False,
+):
+    """The scores' additive bias, as that of relative positions: out = P V, P = softmax(scale Q K^T
+    + bias)."""
 
     def of_bias():
         if dropout_p:

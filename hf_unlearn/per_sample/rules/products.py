@@ -1,4 +1,5 @@
-"""Rules for products of matrices: linear layers, einsum, batches of products, the experts of mixtures."""
+"""Rules for products of matrices: linear layers, einsum, batches of products, the experts of
+mixtures."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,8 @@ def linear(k, B, input, weight, bias=None):
 def matmul(k, B, input, other):
     if other.ndim != 2 or input.ndim < 2:
         raise Unsupported("a batch of weight matrices")
-    return {"other": lambda: Product(positions(input, k), positions(B, k))}  # out = X W: G_n = X_n^T B_n
+    # out = X W: G_n = X_n^T B_n
+    return {"other": lambda: Product(positions(input, k), positions(B, k))}
 
 
 def addmm(k, B, input, mat1, mat2, *, beta=1, alpha=1):
@@ -31,7 +33,8 @@ def addmm(k, B, input, mat1, mat2, *, beta=1, alpha=1):
 
 
 def einsum(k, B, equation, *operands):
-    """G_n for each operand of a sum over products, of which one holds samples along its first letter."""
+    """G_n for each operand of a sum over products, of which one holds samples along its first
+    letter."""
     operands = operands[0] if isinstance(operands[0], (list, tuple)) else operands
     inputs, output = spelled_out(equation, operands)
     if len(operands) != 2:
@@ -44,19 +47,30 @@ def einsum(k, B, equation, *operands):
             raise Unsupported("an einsum in which the samples do not come first")
         if sample in weight:
             return own_values(
-                torch.einsum(f"{x},{output}->{weight}", operands[1 - at].to(B.dtype), B), k, weight.index(sample)
+                torch.einsum(f"{x},{output}->{weight}", operands[1 - at].to(B.dtype), B),
+                k,
+                weight.index(sample),
             )
         ours = [letter for letter in weight if letter not in output]
         theirs = [letter for letter in weight if letter not in x]
         X, G = operands[1 - at].to(B.dtype), B
         rest = [letter for letter in x[1:] if letter not in weight]
         if set(rest) <= set(output) and weight in ("".join(ours + theirs), "".join(theirs + ours)):
-            X = positions(torch.einsum(f"{x}->{sample}{''.join(rest)}{''.join(ours)}", X).flatten(1 + len(rest)), k)
-            G = torch.einsum(f"{output}->{sample}{''.join(rest)}{''.join(theirs)}", G).flatten(1 + len(rest))
+            X = positions(
+                torch.einsum(f"{x}->{sample}{''.join(rest)}{''.join(ours)}", X).flatten(
+                    1 + len(rest)
+                ),
+                k,
+            )
+            G = torch.einsum(f"{output}->{sample}{''.join(rest)}{''.join(theirs)}", G).flatten(
+                1 + len(rest)
+            )
             return Product(X, positions(G, k)) if weight[0] in ours else Product(positions(G, k), X)
         alone = f"{x},{output}->{sample}{''.join(c for c in weight if c in x or c in output)}"
         G = torch.einsum(alone, X, G)
-        shape = [size if c in x or c in output else 1 for c, size in zip(weight, operands[at].shape)]
+        shape = [
+            size if c in x or c in output else 1 for c, size in zip(weight, operands[at].shape)
+        ]
         return Dense(by_sample(G, k).sum(1).reshape(k, *shape).expand(k, *operands[at].shape))
 
     return {("operands", at): (lambda at=at: rows(at)) for at in range(2)}
@@ -76,7 +90,10 @@ def spelled_out(equation, operands) -> tuple[list[str], str]:
     widths = [x.ndim - len(term.replace("...", "")) for term, x in zip(inputs, operands)]
     most = max([w for w, term in zip(widths, inputs) if "..." in term], default=0)
     named = "".join(spare[:most])
-    inputs = [term.replace("...", named[most - width :] if width else "") for term, width in zip(inputs, widths)]
+    inputs = [
+        term.replace("...", named[most - width :] if width else "")
+        for term, width in zip(inputs, widths)
+    ]
     return inputs, output.replace("...", named)
 
 
@@ -96,7 +113,8 @@ def leading_equation(call, values) -> str:
 
 
 def bmm(k, B, input, mat2):
-    """Several matrices of weights E, each met by the same samples: input (E, k * s, i), mat2 (E, i, o), or the reverse.
+    """Several matrices of weights E, each met by the same samples: input (E, k * s, i), mat2 (E, i,
+    o), or the reverse.
 
     With samples along the leading axis there is no weight among the factors.
     """
@@ -104,7 +122,8 @@ def bmm(k, B, input, mat2):
 
 
 def experts_mm(input: Tensor, weight: Tensor, experts: Tensor) -> Tensor:
-    """input (N, i), weight (E, i, o), experts (N,): each line times the matrix of its expert, (N, o)."""
+    """input (N, i), weight (E, i, o), experts (N,): each line times the matrix of its expert, (N,
+    o)."""
     return torch.bmm(input[:, None], weight[experts])[:, 0]
 
 

@@ -1,0 +1,18 @@
+"""Speech with known speakers: sources, samples and splits."""
+
+from .samples import SAMPLING_RATE, SpeechArguments, SpeechCollator, decode_audio, prepare
+from .sources import load_speech
+from .splits import SpeakerSplits, load_splits, prepare_splits, split_by_speaker
+
+__all__ = [
+    "SAMPLING_RATE",
+    "SpeakerSplits",
+    "SpeechArguments",
+    "SpeechCollator",
+    "decode_audio",
+    "load_speech",
+    "load_splits",
+    "prepare",
+    "prepare_splits",
+    "split_by_speaker",
+]

@@ -1,0 +1,10 @@
+"""The frame that recipes of every kind of data share: arguments, models, one run of unlearning, its
+report."""
+
+from .command_line import parse, run
+from .options import RecipeArguments, ReferenceArguments
+from .recipe import Recipe
+from .reference_models import train
+from .run import unlearn
+
+__all__ = ["Recipe", "RecipeArguments", "ReferenceArguments", "parse", "run", "train", "unlearn"]

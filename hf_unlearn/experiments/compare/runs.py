@@ -1,0 +1,217 @@
+"""The runs of a comparison: what each one is, where its results are, what was measured in it."""
+
+import csv
+import hashlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from ...metrics.scales import GIVEN
+from ...report.tables import checks_by_step
+from ...report.tasks import task_of
+from ...yaml_files import Written, resolved
+from .plan import Comparison
+
+FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the recipe."""
+
+    phase: str  # tune or report
+    method: str
+    setting: dict
+    target: object
+    seed: int
+    varied: dict
+
+    def options(self, comparison: Comparison) -> dict:
+        given = {"method": self.method, comparison.target: self.target, "seed": self.seed}
+        shared = {
+            name: value.replace("{target}", str(self.target)).replace("{seed}", str(self.seed))
+            if isinstance(value, str) and "{" in value
+            else value
+            for name, value in comparison.options.items()
+        }
+        return {**shared, **self.varied, **self.setting, **given}
+
+    def key(self, comparison: Comparison) -> str:
+        options = _told_apart(self.options(comparison))
+        return hashlib.sha256(
+            json.dumps([comparison.config, options], sort_keys=True).encode()
+        ).hexdigest()[:10]
+
+    def results(self, comparison: Comparison) -> Path:
+        """Exists once the cell has been run."""
+        return (
+            Path(comparison.output_dir)
+            / self.method
+            / f"{self.target}-{self.key(comparison)}"
+            / "results.json"
+        )
+
+    def row(self, comparison: Comparison, known: dict[str, dict]) -> dict:
+        """What `runs.csv` says of it: what it is, and what was measured here, or by one of the
+        `known` rows."""
+        row = {
+            "phase": self.phase,
+            "method": self.method,
+            "target": self.target,
+            "seed": self.seed,
+            **self.varied,
+        }
+        row |= {"setting": as_json(self.setting), "cell": self.key(comparison)}
+        path = self.results(comparison)
+        if path.exists():
+            return {**row, **_measured(json.loads(path.read_text()), comparison)}
+        return {**row, **known.get(row["cell"], {"ended": FAILED}), **row}
+
+
+def _measured(results: dict, comparison: Comparison) -> dict:
+    """Why a run ended, the first metric of every split, the score at each level, and the `curve` of
+    its checks."""
+    task, curve = task_of(results), _curve(results, comparison)
+    metric = next(iter(task.metrics))
+    row = {"ended": results["stopping"]["reason"], "step": results["stopping"]["step"]}
+    row |= {
+        f"{split}_{metric}": values.get(metric) for split, values in results["unlearned"].items()
+    }
+    for forgotten, levels in comparison.match.items():
+        for level in levels:
+            at = _of_retrained(results, forgotten) if level == "retrained" else float(level)
+            row[f"{comparison.score} at {level}"] = reached_at(curve, at)
+    if not task.percent:
+        row["scale"] = GIVEN
+    digits = 3 if task.percent else 6
+    return {**row, "curve": [[round(value, digits) for value in check] for check in curve]}
+
+
+def _curve(results: dict, comparison: Comparison) -> list[tuple[float, float]]:
+    """What is forgotten, and the score, in each check of a run from the original model on."""
+    names = f"check_{comparison.forgotten}", f"check_{comparison.score}"
+    checks = [
+        tuple(map(check.get, names)) for check in checks_by_step(results.get("history")).values()
+    ]
+    return [check for check in checks if None not in check]
+
+
+def reached_at(curve: Sequence[tuple[float, float]], level: float) -> float | None:
+    """The second value where the first one comes to a level, for the first time; linear between two
+    points.
+
+    None if it never does.
+    """
+    for (x, y), (next_x, next_y) in itertools.pairwise(curve):
+        if min(x, next_x) <= level <= max(x, next_x) and x != next_x:
+            return y + (next_y - y) * (level - x) / (next_x - x)
+    return None
+
+
+def _of_retrained(results: dict, metric: str) -> float:
+    split, _, name = metric.rpartition("_")
+    if not results.get("retrained"):
+        raise ValueError(
+            f"match asks for the retrained model's {metric}, but there is none: set gold in options"
+        )
+    return results["retrained"][split][name]
+
+
+def run_cells(cells: list[Cell], comparison: Comparison, known: dict[str, dict]) -> list[dict]:
+    """Runs the cells that have no results yet and are not `known`, so many at a time, and returns
+    the rows of all."""
+    waiting = [
+        cell
+        for cell in cells
+        if cell.key(comparison) not in known and not cell.results(comparison).exists()
+    ]
+    with ThreadPoolExecutor(comparison.processes) as pool:
+        done = pool.map(lambda cell: _run(cell, comparison), waiting)
+        list(tqdm(done, desc=cells[0].phase if cells else "", total=len(waiting), unit="run"))
+    return [cell.row(comparison, known) for cell in cells]
+
+
+def known_rows(comparison: Comparison) -> dict[str, dict]:
+    """The rows of `comparison.known` by their cell, without those of runs that failed.
+
+    Raises:
+        ValueError: it has no columns cell and curve, or not those of the levels of `match`.
+    """
+    if comparison.known is None:
+        return {}
+    with open(comparison.known, newline="") as file:
+        rows = list(csv.DictReader(file))
+    if missing := {"cell", "curve", *comparison.scores} - set(rows[0] if rows else ()):
+        raise ValueError(
+            f"known: {comparison.known} has no column {', '.join(sorted(missing))}, so it is of an "
+            "older version or of "
+            "another comparison: leave it out"
+        )
+    return {
+        row["cell"]: {name: _number(text) for name, text in row.items()}
+        for row in rows
+        if row["ended"] != FAILED
+    }
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(
+            file, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n"
+        )
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _number(text: str) -> float | str | None:
+    """A value of a CSV file as it was before it was written."""
+    try:
+        return json.loads(text) if text else None
+    except ValueError:
+        return text
+
+
+def _run(cell: Cell, comparison: Comparison) -> None:
+    folder = cell.results(comparison).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, comparison.recipe, comparison.config, "--output_dir", str(folder)]
+    # no part of what a cell is
+    shared = {"models_dir": str(Path(comparison.output_dir) / "models")}
+    for name, value in {**shared, **cell.options(comparison)}.items():
+        command += [f"--{name}", *map(_word, value if isinstance(value, list) else [value])]
+    threads = max(1, (os.cpu_count() or 1) // comparison.processes)
+    with open(folder / "log.txt", "w") as log:
+        subprocess.run(
+            command, stdout=log, stderr=log, env={"OMP_NUM_THREADS": str(threads), **os.environ}
+        )
+
+
+def _word(value) -> str:
+    return json.dumps(resolved(value)) if isinstance(value, dict) else str(value)
+
+
+def as_json(setting: dict) -> str:
+    """A setting as `runs.csv` has it."""
+    return json.dumps(_told_apart(setting))
+
+
+def _told_apart(value):
+    """Written words as numbers and booleans, as rows of earlier versions are known by, where no two
+    words become one: 10, but not 010; 0.5 and 5.0e-1, but not 0.50."""
+    if isinstance(value, dict):
+        return {name: _told_apart(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_told_apart(item) for item in value]
+    if not isinstance(value, Written):
+        return value
+    read = resolved(value)
+    exact = json.dumps(read) == value or isinstance(read, float) and "e" in value.lower()
+    return read if exact and read is not None else str(value)

@@ -1,0 +1,1 @@
+"""Who must not be named: redaction of texts, and trackers."""

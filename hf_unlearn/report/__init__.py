@@ -1,0 +1,1 @@
+"""What a run says: results, tables, plots, the HTML page."""

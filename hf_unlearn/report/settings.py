@@ -1,0 +1,84 @@
+"""Which settings of a run shaped its result: what cards and reports tell of its method and its
+training."""
+
+# Settings of a training that shape its result -> the value at which one changes nothing, and is not
+# told.
+SETTINGS = {
+    "per_device_train_batch_size": None,
+    "gradient_accumulation_steps": 1,
+    "per_device_retain_batch_size": None,
+    "processes": 1,
+    "learning_rate": None,
+    "lr_scheduler_type": "constant",
+    "lr_scheduler_kwargs": None,
+    "warmup_steps": 0,
+    "optim": None,
+    "optim_args": None,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "adam_epsilon": 1e-8,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "max_steps": -1,
+    "num_train_epochs": None,
+    "bf16": False,
+    "fp16": False,
+    "freeze_batch_norm": True,
+    "freeze_randomness": True,
+    "label_smoothing_factor": 0,
+    "neftune_noise_alpha": None,
+    "trainable": "",
+    "adapter": None,
+    "lora_r": 0,
+    "lora_alpha": None,
+    "lora_target_modules": None,
+    "augment": 0,
+    "train_hidden_words": 0,
+    "train_shift": 0,
+    "language": None,
+    "task": None,
+    "transcripts": None,
+}
+ONLY_WITH = {  # what means something only where the other is set
+    "lora_alpha": "lora_r",
+    "lora_target_modules": "lora_r",
+    "train_hidden_words": "augment",
+    "train_shift": "augment",
+}
+# what results without `method_settings` say of the method
+METHOD_FIELDS = ("alpha", "granularity", "method_kwargs")
+
+
+def settings_of(results: dict) -> dict[str, str]:
+    """The method and every setting that shaped the result, as text, for the card and the report; {}
+    if none is known."""
+    config = results.get("config") or {}
+    given = {name: setting(config, name) for name in SETTINGS}
+    if (given["max_steps"] or 0) > 0:
+        del given["num_train_epochs"]
+    chosen = {
+        name: value
+        for name, value in given.items()
+        if value not in (None, [], {}, SETTINGS[name]) and given.get(ONLY_WITH.get(name), True)
+    }
+    of_method = results.get("method_settings")
+    if of_method is None:
+        of_method = {name: setting(config, name) for name in METHOD_FIELDS}
+    scoring = results.get("scoring") or {}
+    known = {
+        "method": setting(config, "method"),
+        **of_method,
+        **chosen,
+        "normalizer": scoring.get("normalizer"),
+    }
+    return {
+        name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in known.items()
+        if value is not None
+    }
+
+
+def setting(config: dict, name: str):
+    """A setting of `config`, which may hold its settings in groups; None where it is in none."""
+    groups = [config, *(group for group in config.values() if isinstance(group, dict))]
+    return next((group[name] for group in groups if name in group), None)
