@@ -17,6 +17,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from .experiments.catalogue import copied, found, listed
 from .experiments.compare import Comparison, compare
 from .hub.model_card import write_card
 from .hub.upload import push_folder
@@ -71,9 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         command = add(name, function, text, add_help=False, allow_abbrev=False)
         command.add_argument(
             "config",
-            type=Path,
             nargs="?",
-            help="YAML; after it, --key value for every option of the recipe",
+            help="YAML file, or a recipe by its name (hf-unlearn recipes); after it, --key value "
+            "for every option of the recipe",
         )
         command.add_argument(
             "--recipe", type=Path, help="the recipe's script; default: unlearn.py beside the YAML"
@@ -108,6 +109,10 @@ def _parser() -> argparse.ArgumentParser:
         "--merge", action="store_true", help="merge an adapter into its base model first"
     )
     command.add_argument("--name_forgotten", action="store_true", help="publish who was forgotten")
+    command = add("recipes", list_recipes, "list the recipes, or copy one to change it")
+    command.add_argument("action", nargs="?", choices=["copy"], help="without it: list them")
+    command.add_argument("name", nargs="?", help="of the recipe, such as digits")
+    command.add_argument("folder", nargs="?", type=Path, help="where the copy goes")
     add("env", env, "print what an issue report needs")
     return parser
 
@@ -130,7 +135,7 @@ def evaluate(arguments, options: list[str]) -> None:
 
 def _start(arguments, options: list[str]) -> None:
     """This process becomes the recipe's: its signals and its exit code are the recipe's."""
-    config: Path | None = arguments.config
+    config = arguments.config
     if config is None and {"-h", "--help"} & set(options):
         print(arguments.help_text())
         return
@@ -143,16 +148,34 @@ def _start(arguments, options: list[str]) -> None:
             "the configuration comes first, as in `config.yaml --key value`, but "
             f"here that is {config}"
         )
-    given = read_yaml(config)
-    script = arguments.recipe or Path(given.get("recipe") or config.parent / "unlearn.py")
+    if Path(config).is_file() or Path(config).suffix in (".yaml", ".yml"):
+        config, given = Path(config), read_yaml(config)
+        script = arguments.recipe or Path(given.get("recipe") or config.parent / "unlearn.py")
+    else:
+        script, config = found(config)
+        given = read_yaml(config) if config else {}
     if not script.is_file():
         raise ValueError(
-            f"there is no recipe {script}: name its script with --recipe, or as "
-            f"`recipe:` in {config}"
+            f"there is no recipe {script}: name its script with --recipe, or as `recipe:` in {config}"
         )
     flags = shlex.split(given.get("launch") or "")
     launcher = ["-m", "accelerate.commands.launch", *flags] if flags else []
-    os.execv(sys.executable, [sys.executable, *launcher, str(script), str(config), *options])
+    command = [sys.executable, *launcher, str(script), *([str(config)] if config else []), *options]
+    os.execv(sys.executable, command)
+
+
+def list_recipes(arguments, _) -> None:
+    """Lists the recipes with their configurations, for `hf-unlearn run NAME/CONFIGURATION`; `copy
+    NAME FOLDER` copies one."""
+    if arguments.action is None:
+        print(listed())
+        return
+    if arguments.folder is None:
+        raise ValueError("which recipe, and where to? hf-unlearn recipes copy NAME FOLDER")
+    copied(arguments.name, arguments.folder)
+    print(
+        f"{arguments.name} is in {arguments.folder}: hf-unlearn run {arguments.folder}/<file>.yaml"
+    )
 
 
 def compare_methods(arguments, _) -> None:

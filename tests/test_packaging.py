@@ -17,7 +17,10 @@ def test_every_package_is_installed():
         ".".join(path.parent.relative_to(ROOT).parts)
         for path in (ROOT / "hf_unlearn").rglob("__init__.py")
     }
-    assert set(SETUP["options"]["packages"].split()) == found | {"hf_unlearn.model_cards"}
+    assert set(SETUP["options"]["packages"].split()) == found | {
+        "hf_unlearn.model_cards",
+        "hf_unlearn.recipes",
+    }
 
 
 def test_every_requirement_has_a_tested_version():

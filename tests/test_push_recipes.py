@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_unlearn.experiments import run as frame
+from hf_unlearn.experiments import run_script as frame
 from hf_unlearn.hub.upload import HubError
 
 

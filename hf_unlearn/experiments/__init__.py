@@ -1,10 +1,18 @@
 """The frame that recipes of every kind of data share: arguments, models, one run of unlearning, its
 report."""
 
-from .command_line import parse, run
+from .command_line import parse, run_script
 from .options import RecipeArguments, ReferenceArguments
 from .recipe import Recipe
 from .reference_models import train
 from .run import unlearn
 
-__all__ = ["Recipe", "RecipeArguments", "ReferenceArguments", "parse", "run", "train", "unlearn"]
+__all__ = [
+    "Recipe",
+    "RecipeArguments",
+    "ReferenceArguments",
+    "parse",
+    "run_script",
+    "train",
+    "unlearn",
+]

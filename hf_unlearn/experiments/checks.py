@@ -21,7 +21,7 @@ from ..trainer.stopping import Rule
 from .options import RecipeArguments, ReferenceArguments
 
 if TYPE_CHECKING:
-    from ..trainer.trainer import UnlearnTrainer
+    from ..trainer import UnlearnTrainer
     from .recipe import Recipe
 
 

@@ -46,7 +46,7 @@ def _read_options(path: str, types: Sequence[type]) -> dict:
     return as_declared(options, types, path)
 
 
-def run(main: Callable[[Sequence[str]], object], script: str) -> None:
+def run_script(main: Callable[[Sequence[str]], object], script: str) -> None:
     """Calls `main` with the command line; a user's mistake ends it with one line in place of a
     stack trace.
 

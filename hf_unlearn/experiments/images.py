@@ -29,7 +29,7 @@ from ..metrics.quality import accuracy_of_classes
 from ..metrics.scores import adaptive_unlearning_score, unlearning_impact_score
 from ..report.plots import plot_pictures
 from ..report.tasks import TASKS
-from ..trainer.trainer import UnlearnTrainer
+from ..trainer import UnlearnTrainer
 from .checks import loading
 from .command_line import parse
 from .earlier import forgotten_before

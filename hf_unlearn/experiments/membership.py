@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
@@ -23,13 +22,10 @@ from ..metrics.privacy import (
     svc_attacks_on,
 )
 from ..report.results import write_results
+from ..trainer import UnlearnTrainer
 from ..trainer.exchange import all_processes
+from .recipe import Recipe
 from .reference_models import digest, kept_model
-
-if TYPE_CHECKING:
-    from ..trainer.trainer import UnlearnTrainer
-    from .recipe import Recipe
-
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +48,7 @@ class Shadows:
 
 
 def attack(
-    recipe: "Recipe", trainer: "UnlearnTrainer", shadows: Shadows | None
+    recipe: Recipe, trainer: UnlearnTrainer, shadows: Shadows | None
 ) -> dict[str, float | None]:
     """The entries of ATTACKS that can be had for the trainer's model; every process has to call it.
 
@@ -81,13 +77,13 @@ def attack(
     return rates
 
 
-def unseen_split(recipe: "Recipe") -> str | None:
+def unseen_split(recipe: Recipe) -> str | None:
     """The split of unseen samples that are like the forgotten ones; None where there is none."""
     split = "test" if recipe.task == "samples" else "forget_test"
     return split if split in recipe.splits.evaluation() else None
 
 
-def lira(recipe: "Recipe", shadows: Shadows, losses: dict[str, np.ndarray]) -> list[np.ndarray]:
+def lira(recipe: Recipe, shadows: Shadows, losses: dict[str, np.ndarray]) -> list[np.ndarray]:
     """LiRA's scores of the evaluated samples of some splits, from their losses by the model under
     attack.
 
@@ -105,7 +101,7 @@ def lira(recipe: "Recipe", shadows: Shadows, losses: dict[str, np.ndarray]) -> l
 # ---- shadow models --------------------------------------------------------------------------------------------------
 
 
-def shadow_models(recipe: "Recipe") -> Shadows | None:
+def shadow_models(recipe: Recipe) -> Shadows | None:
     """Trains the shadow models that are not there yet; None where the options ask for none.
 
     Each is trained as the original was, on the retained data and half of the candidates: of the
@@ -171,7 +167,7 @@ def halves(sizes: Sequence[int], models: int, seed: int) -> np.ndarray:
 
 
 def confidences_by(
-    recipe: "Recipe", candidates: Dataset, chosen, seed: int, store: Path
+    recipe: Recipe, candidates: Dataset, chosen, seed: int, store: Path
 ) -> dict[str, float]:
     """Scaled confidence in every candidate, by its id, of the model trained on the retained data
     and the chosen ones."""
@@ -189,6 +185,6 @@ def confidences_by(
     return json.loads(path.read_text())
 
 
-def losses_by(recipe: "Recipe", model: nn.Module, rows: Dataset) -> np.ndarray:
+def losses_by(recipe: Recipe, model: nn.Module, rows: Dataset) -> np.ndarray:
     trainer = recipe.trainer_alone(model)
     return sample_features(trainer, recipe.evaluation_data(model, rows))["loss"]

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from ..config import UnlearnConfig
-from ..trainer.trainer import UnlearnTrainer
+from ..trainer import UnlearnTrainer
 from .options import RecipeArguments
 
 

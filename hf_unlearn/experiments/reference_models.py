@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,16 +19,13 @@ from ..report.results import write_results
 from ..trainer.adapters import load_merged
 from ..trainer.exchange import all_processes
 from .checks import loading
+from .recipe import Recipe
 from .waiting import first_process_first
-
-if TYPE_CHECKING:
-    from .recipe import Recipe
-
 
 MADE_OF = "made_of.json"
 
 
-def get_model(recipe: "Recipe", role: str, choice: str) -> PreTrainedModel:
+def get_model(recipe: Recipe, role: str, choice: str) -> PreTrainedModel:
     """The original or the retrained model (role): loaded, or trained first."""
     if choice == "train":
         choice = train(recipe, role)
@@ -37,7 +33,7 @@ def get_model(recipe: "Recipe", role: str, choice: str) -> PreTrainedModel:
         return load_merged(recipe.load_model, choice)  # from its folder, which an adapter refers to
 
 
-def train(recipe: "Recipe", role: str) -> str:
+def train(recipe: Recipe, role: str) -> str:
     """Trains the original or the retrained model (role); returns its folder: output_dir/<role>, or
     one in models_dir."""
     splits, store = recipe.splits, recipe.options.models_dir
@@ -56,7 +52,7 @@ def train(recipe: "Recipe", role: str) -> str:
     return str(folder)
 
 
-def kept_model(recipe: "Recipe", rows: Dataset, data: list, seed: int, store: Path) -> Path:
+def kept_model(recipe: Recipe, rows: Dataset, data: list, seed: int, store: Path) -> Path:
     """The folder in `store` of the model trained on `rows`; trained where it is not there yet, by
     one run at a time.
 
@@ -106,12 +102,12 @@ def one_run_at_a_time(folder: Path, *, main: bool) -> Iterator[bool]:
         lock.release()
 
 
-def new_model(recipe: "Recipe", seed: int) -> PreTrainedModel:
+def new_model(recipe: Recipe, seed: int) -> PreTrainedModel:
     set_seed(seed)  # of new weights: all, or those of a head
     return recipe.load_model(recipe.options.base_model)
 
 
-def fit(recipe: "Recipe", model: PreTrainedModel, rows: Dataset, seed: int, folder: Path) -> None:
+def fit(recipe: Recipe, model: PreTrainedModel, rows: Dataset, seed: int, folder: Path) -> None:
     """Trains the model on the rows, and saves it."""
     given = recipe.trainer_arguments(model)
     trainer = Seq2SeqTrainer(
@@ -129,7 +125,7 @@ def fit(recipe: "Recipe", model: PreTrainedModel, rows: Dataset, seed: int, fold
     trainer.accelerator.wait_for_everyone()  # one process writes, all may read
 
 
-def training_options(recipe: "Recipe", seed: int) -> dict:
+def training_options(recipe: Recipe, seed: int) -> dict:
     options, args = recipe.options, recipe.args
     return {
         "max_steps": options.train_steps,

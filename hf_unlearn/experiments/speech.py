@@ -18,19 +18,22 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from .. import UnlearnConfig, UnlearnTrainer
+from ..config import UnlearnConfig
 from ..data.speech.samples import SAMPLING_RATE, SpeechArguments, SpeechCollator, decode_audio
 from ..data.speech.splits import SpeakerSplits, load_splits, prepare_splits
 from ..data.speech.transcripts import as_sentence
 from ..evaluation import asr_metrics
 from ..metrics import character_errors, error_rate, word_errors
 from ..metrics.normalizers import language_code, normalizer
+from ..trainer import UnlearnTrainer
 from ..trainer.adapters import load_merged, whole_base_of
 from ..trainer.prompts import check_language, check_prompt, load_generation_config, set_language
-from . import Recipe, RecipeArguments
 from .checks import check_model, loading
 from .earlier import forgotten_before
 from .label_style import LabelStyle
+from .options import RecipeArguments, parse
+from .recipe import Recipe
+from .run import unlearn
 from .tiny_whisper import build_model, build_processor, build_word_tokenizer
 from .waiting import main_process_first
 
@@ -383,3 +386,9 @@ def new_processor(
     texts = [*splits.forget["text"], *splits.retain_pool["text"]]
     texts = map(as_sentence, texts) if transcripts == "sentence" else texts
     return build_processor(build_word_tokenizer(texts), options.chunk_length)
+
+
+def main(argv: list[str]) -> None:
+    """What the speech recipes' `unlearn.py` do."""
+    options, data, args = parse((WhisperArguments, SpeechArguments, UnlearnConfig), argv)
+    unlearn(WhisperRecipe(options, data, args, training=options.trains))

@@ -70,7 +70,9 @@ class Report:
         template = jinja2.Environment(
             autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
-        text = resources.files("hf_unlearn").joinpath("report.html").read_text(encoding="utf-8")
+        text = (
+            resources.files("hf_unlearn.report").joinpath("page.html").read_text(encoding="utf-8")
+        )
         return template.from_string(text).render(
             task=self.task,
             results=self.results,

@@ -7,20 +7,16 @@ a CPU.
 Everything but the voices is the recipe `whisper_librispeech`, with all its options.
 """
 
-import sys
 from pathlib import Path
 
-RECIPES = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(RECIPES / "whisper_librispeech"))
+from voices import write_voices
 
-from unlearn import main as unlearn  # noqa: E402
-from voices import write_voices  # noqa: E402
-
-from hf_unlearn import UnlearnConfig  # noqa: E402
-from hf_unlearn.data.speech.samples import SpeechArguments  # noqa: E402
-from hf_unlearn.experiments import parse, run  # noqa: E402
-from hf_unlearn.experiments.speech import WhisperArguments  # noqa: E402
-from hf_unlearn.experiments.waiting import main_process_first  # noqa: E402
+from hf_unlearn import UnlearnConfig
+from hf_unlearn.data.speech import SpeechArguments
+from hf_unlearn.experiments import parse, run_script
+from hf_unlearn.experiments.speech import WhisperArguments
+from hf_unlearn.experiments.speech import main as unlearn
+from hf_unlearn.experiments.waiting import main_process_first
 
 
 def main(argv: list[str]) -> None:
@@ -33,4 +29,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main, __file__)
+    run_script(main, __file__)

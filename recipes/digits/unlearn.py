@@ -13,7 +13,7 @@ from digits import write_digits
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.images.samples import ImageArguments
-from hf_unlearn.experiments import parse, run
+from hf_unlearn.experiments import parse, run_script
 from hf_unlearn.experiments.images import ImageRecipeArguments
 from hf_unlearn.experiments.images import main as unlearn
 from hf_unlearn.experiments.waiting import main_process_first
@@ -29,4 +29,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main, __file__)
+    run_script(main, __file__)

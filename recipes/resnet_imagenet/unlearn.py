@@ -8,8 +8,8 @@ images.
 Options and output are those of recipes/vit_cifar10/unlearn.py.
 """
 
-from hf_unlearn.experiments import run
+from hf_unlearn.experiments import run_script
 from hf_unlearn.experiments.images import main
 
 if __name__ == "__main__":
-    run(main, __file__)
+    run_script(main, __file__)

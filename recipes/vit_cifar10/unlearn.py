@@ -11,8 +11,8 @@ what is kept.
 the data's (ImageArguments) and the trainer's (UnlearnConfig).
 """
 
-from hf_unlearn.experiments import run
+from hf_unlearn.experiments import run_script
 from hf_unlearn.experiments.images import main
 
 if __name__ == "__main__":
-    run(main, __file__)
+    run_script(main, __file__)

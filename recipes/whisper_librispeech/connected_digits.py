@@ -21,7 +21,7 @@ import soundfile
 from tqdm.auto import tqdm
 
 from hf_unlearn.data.speech.samples import SAMPLING_RATE, decode_audio
-from hf_unlearn.experiments import run
+from hf_unlearn.experiments import run_script
 
 PAUSE = (0.05, 0.15)  # s, between two takes
 
@@ -109,4 +109,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main, __file__)
+    run_script(main, __file__)

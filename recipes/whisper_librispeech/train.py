@@ -11,7 +11,7 @@ train` and `gold: train`.
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.speech.samples import SpeechArguments
-from hf_unlearn.experiments import ReferenceArguments, parse, run, train
+from hf_unlearn.experiments import ReferenceArguments, parse, run_script, train
 from hf_unlearn.experiments.speech import WhisperArguments, WhisperRecipe
 
 
@@ -24,4 +24,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main, __file__)
+    run_script(main, __file__)

@@ -11,16 +11,8 @@ options: the recipe's (WhisperArguments), the data's (SpeechArguments) and the t
     (UnlearnConfig).
 """
 
-from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.speech.samples import SpeechArguments
-from hf_unlearn.experiments import parse, run, unlearn
-from hf_unlearn.experiments.speech import WhisperArguments, WhisperRecipe
-
-
-def main(argv: list[str]) -> None:
-    options, data, args = parse((WhisperArguments, SpeechArguments, UnlearnConfig), argv)
-    unlearn(WhisperRecipe(options, data, args, training=options.trains))
-
+from hf_unlearn.experiments import run_script
+from hf_unlearn.experiments.speech import main
 
 if __name__ == "__main__":
-    run(main, __file__)
+    run_script(main, __file__)

@@ -9,7 +9,7 @@ from hf_unlearn import UnlearnConfig, cli
 from hf_unlearn.data.images.samples import ImageArguments
 from hf_unlearn.evaluation import classification_metrics
 from hf_unlearn.experiments import Recipe, parse, unlearn
-from hf_unlearn.experiments import run as frame
+from hf_unlearn.experiments import run_script as frame
 from hf_unlearn.experiments.checks import loading, of_retrained
 from hf_unlearn.experiments.command_line import run
 from hf_unlearn.experiments.images import ImageRecipeArguments
