@@ -87,6 +87,7 @@ def test_paths_are_known_and_words_are_none(tmp_path, monkeypatch):
 
 def test_arguments_of_the_card_mean_what_trainers_mean(tmp_path):
     trainer = make_trainer(tiny_whisper(), tmp_path / "out")
+    trainer.train()
     local = tmp_path / "voices"
     local.mkdir()
     trainer.create_model_card(
@@ -114,6 +115,7 @@ def test_arguments_of_the_card_mean_what_trainers_mean(tmp_path):
 
 def test_a_data_set_with_a_readable_name_only_is_no_id_of_the_hub(tmp_path):
     trainer = make_trainer(tiny_whisper(), tmp_path)
+    trainer.train()
     trainer.create_model_card(dataset="beans")
     text = (tmp_path / "README.md").read_text()
     assert "samples of beans, with" in text and "datasets:" not in text
@@ -191,7 +193,9 @@ def test_what_fails_after_a_run_is_a_warning(tmp_path, monkeypatch):
 
 def test_a_card_that_fails_leaves_results(tmp_path, monkeypatch):
     monkeypatch.setattr("hf_unlearn.trainer.publishing.write_card", lambda *_, **__: 1 / 0)
-    make_trainer(tiny_whisper(), tmp_path).create_model_card()
+    trainer = make_trainer(tiny_whisper(), tmp_path)
+    trainer.train()
+    trainer.create_model_card()
     assert json.loads((tmp_path / "results.json").read_text())["task"] == "data"
 
 

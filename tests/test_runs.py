@@ -142,8 +142,13 @@ def test_attempts_end_in_the_plain_run_with_the_smaller_batch(tmp_path, caplog, 
 
 def test_what_never_fits_is_said(tmp_path):
     model = tiny_whisper()
-    OutOfMemory(model, most=0, only_of=RETAIN).fails = True
+    callbacks = {"callbacks": [Fails(OutOfMemory(model, most=0, only_of=RETAIN))]}
     with pytest.raises(MemoryError, match="does not suffice for a single retain sample"):
         make_trainer(
-            model, tmp_path, auto_find_batch_size=True, per_device_retain_batch_size=2
+            model,
+            tmp_path,
+            arguments=callbacks,
+            auto_find_batch_size=True,
+            per_device_retain_batch_size=2,
+            max_steps=2,
         ).train()

@@ -76,6 +76,8 @@ class SampleAccess:
                 matters |= padding_matters(
                     rows, collator, self._loss_of(step), trainer._prepare_inputs, tolerance
                 )
+        # A forward pass of FSDP2 leaves whole tensors behind, which the optimizer must not take.
+        own_parameters(trainer.model)
         self.without_padding = any(all_processes(matters))
         if self.without_padding:
             name = type(trainer.model).__name__

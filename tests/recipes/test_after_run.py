@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from hf_unlearn.experiments import run_script as frame
+from hf_unlearn.experiments import run as frame
 from hf_unlearn.experiments import unlearn
 from tests.recipes.test_shadow_models import noise, recipe  # noqa: F401 (a fixture)
 

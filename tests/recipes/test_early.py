@@ -9,7 +9,7 @@ from hf_unlearn import UnlearnConfig, cli
 from hf_unlearn.data.images.samples import ImageArguments
 from hf_unlearn.evaluation import classification_metrics
 from hf_unlearn.experiments import Recipe, parse, unlearn
-from hf_unlearn.experiments import run_script as frame
+from hf_unlearn.experiments import run as frame
 from hf_unlearn.experiments.checks import loading, of_retrained
 from hf_unlearn.experiments.command_line import run
 from hf_unlearn.experiments.images import ImageRecipeArguments
@@ -76,7 +76,9 @@ class TinyRecipe(Recipe):
         self.options, self.data, self.args = parse(KINDS, given)
         parts = {"forget": images(3), "test": images(3, seed=1)}
         described = {"images": {name: len(part) for name, part in parts.items()}, "classes": {}}
-        self.splits = SimpleNamespace(describe=lambda: described, evaluation=lambda *_: parts)
+        self.splits = SimpleNamespace(
+            describe=lambda: described, evaluation=lambda *_: parts, forget=parts["forget"]
+        )
         self.loaded = 0
 
     def load_model(self, name):
