@@ -29,9 +29,10 @@ from ..trainer import UnlearnTrainer
 from ..trainer.adapters import load_merged, whole_base_of
 from ..trainer.prompts import check_language, check_prompt, load_generation_config, set_language
 from .checks import check_model, loading
+from .command_line import parse
 from .earlier import forgotten_before
 from .label_style import LabelStyle
-from .options import RecipeArguments, parse
+from .options import RecipeArguments
 from .recipe import Recipe
 from .run import unlearn
 from .tiny_whisper import build_model, build_processor, build_word_tokenizer
