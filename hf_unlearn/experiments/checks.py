@@ -99,7 +99,7 @@ def loading(name: str | None) -> Iterator[None]:
 def check_model(recipe: "Recipe") -> None:
     """Refuses parameters, adapters and methods that do not fit the model, before features are made
     of the data."""
-    from .frame import lora
+    from .recipe import lora
 
     if not recipe.options.evaluate:
         with random_state_kept(recipe.args.device):
@@ -112,7 +112,7 @@ def check_model(recipe: "Recipe") -> None:
 
 def first_model(recipe: "Recipe") -> nn.Module:
     """The model that a run would start from, trained or not."""
-    from .frame import freeze
+    from .recipe import freeze
 
     options = recipe.options
     name = options.base_model if options.model == "train" else options.model
@@ -130,7 +130,7 @@ def first_trainer(recipe: "Recipe") -> "UnlearnTrainer":
         ValueError: as `UnlearnTrainer`, and for rules, trainable parameters and adapters that do
             not fit.
     """
-    from .frame import make_trainer
+    from .recipe import make_trainer
 
     options, args = recipe.options, copy.copy(recipe.args)
     args.push_to_hub, args.report_to = False, []

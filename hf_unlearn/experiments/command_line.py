@@ -23,7 +23,7 @@ def parse(types: Sequence[type], argv: Sequence[str]) -> tuple:
             another type, or a value that is wrong whatever the data are (`early.check_options`).
     """
     usage = "%(prog)s [config.yaml] [--key value ...]    (the YAML holds the same keys; the command line wins)"
-    from .early import check_options  # which knows the classes of this file
+    from .checks import check_options  # which knows the classes of this file
 
     argv, parser = list(argv), HfArgumentParser(types, usage=usage)
     if argv and not argv[0].startswith("-"):
