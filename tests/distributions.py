@@ -54,7 +54,10 @@ def check(archive: Path, wanted: set[str]) -> list[str]:
     found = contents(archive)
     return [
         *(f"{archive.name} lacks {name}" for name in sorted(wanted - found)),
-        *(f"{archive.name} holds {name}, which does not belong there" for name in sorted(found - wanted)),
+        *(
+            f"{archive.name} holds {name}, which does not belong there"
+            for name in sorted(found - wanted)
+        ),
     ]
 
 
