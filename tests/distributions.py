@@ -39,7 +39,7 @@ def installed(files: set[str]) -> set[str]:
 
 
 def contents(archive: Path) -> set[str]:
-    """The files in an sdist (without its top folder) or in a wheel, without the build's metadata."""
+    """The files in an sdist (below its top folder) or in a wheel, without the build's metadata."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             names = wheel.namelist()
@@ -54,10 +54,7 @@ def check(archive: Path, wanted: set[str]) -> list[str]:
     found = contents(archive)
     return [
         *(f"{archive.name} lacks {name}" for name in sorted(wanted - found)),
-        *(
-            f"{archive.name} holds {name}, which does not belong there"
-            for name in sorted(found - wanted)
-        ),
+        *(f"{archive.name} holds {name}, which is not tracked" for name in sorted(found - wanted)),
     ]
 
 

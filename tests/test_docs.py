@@ -29,7 +29,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def write_what_the_readme_loads(folder: Path) -> dict[str, str]:
-    """A tiny Whisper and some noise as speech; returns what to write in place of the README's names."""
+    """Writes a tiny Whisper and noise as speech; returns their paths by the README's names."""
     texts = ["red green", "blue", "go left", "stop"]
     processor = build_processor(build_word_tokenizer(texts), chunk_length=1)
     model = build_model(
