@@ -1,10 +1,10 @@
-# Every target installs what it needs into .venv first; that step does nothing when it is up to date.
-# Without a GPU, let pip find PyTorch's CPU wheels first (PIP_EXTRA_INDEX_URL or pip.conf): they are ten times smaller.
+# Every target first installs what it needs into .venv; nothing happens where that is up to date.
+# Without a GPU, point pip to PyTorch's CPU wheels (PIP_EXTRA_INDEX_URL or pip.conf): they are ten times smaller.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo demo-digits cards docs test lint format audit bench clean
+.PHONY: install demo demo-digits cards docs test lint format audit dist bench clean
 
 install: $(INSTALLED)
 
@@ -25,7 +25,7 @@ cards: install
 	$(BIN)/hf-unlearn card out/demo --to model_cards/demo.md
 	$(BIN)/hf-unlearn card out/digits --to model_cards/digits.md
 
-# Writes the API reference from the docstrings; a test holds it against them.
+# Writes the API reference from the docstrings; a test compares the two.
 docs: install
 	$(BIN)/python docs/api.py docs/api.md
 
@@ -40,10 +40,18 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Looks up the known vulnerabilities of the versions that are tested together; fails where that cannot be done.
+# Looks up known vulnerabilities of the pinned versions; fails where PyPI's advisories are out of reach.
 audit: install
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/python -m pip_audit --strict --disable-pip --no-deps --requirement constraints.txt
+
+# Builds the sdist and, from it, the wheel; checks their metadata, the README's rendering and their contents.
+dist: install
+	rm -rf build dist *.egg-info
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt build twine
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python tests/distributions.py dist
 
 bench: install
 	$(BIN)/python tests/benchmarks/bench.py

@@ -24,8 +24,9 @@ from hf_unlearn.hub import upload as hub
 from hf_unlearn.methods import Preparation, Step
 
 INTRODUCTION = f"""# API reference
-Of hf_unlearn {hf_unlearn.__version__}. Written by `make docs` from the docstrings, which a test holds it against. k is the number of retain
-samples in a step, d the number of trainable parameters, T the length of a sequence; shapes stand in parentheses, (k, d).
+Of hf_unlearn {hf_unlearn.__version__}. `make docs` writes this page from the docstrings, and a test
+compares the two. k is the number of retain samples in a step, d the number of trainable parameters,
+T the length of a sequence; shapes are given in parentheses, (k, d).
 """
 # what it has beside Seq2SeqTrainer's for users
 TRAINER = ("train", "create_model_card", "push_to_hub", "report")

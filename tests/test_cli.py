@@ -84,7 +84,7 @@ TINY = (
     "--per_device_train_batch_size 2 --per_device_retain_batch_size 2 --max_eval_samples 2 "
     "--check_steps 1 "
     "--check_samples 2 --disable_tqdm true --use_cpu true --gold none --forget_speakers bruno "
-    "--report_audio 1"
+    "--stop_when forget_wer>=90 --report_audio 1"
 ).split()
 LOAD = """
 import sys

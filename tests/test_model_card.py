@@ -181,7 +181,7 @@ def test_attacks_stand_beside_their_targets():
     attacks = {"unlearned": {"loss_auc": 0.61}, "retrained": {"loss_auc": 0.52}}
     with_target = card({**RESULTS, "attacks": attacks}).text
     assert "| loss_auc          | as retrained |      0.61 |      0.52 |" in with_target
-    assert "0.5 is a coin's toss" in with_target
+    assert "0.5 is a coin toss" in with_target
     alone = card({**RESULTS, "attacks": {"unlearned": {"loss_auc": 0.61}}, "retrained": None}).text
     assert "| loss_auc          | 0.5    |      0.61 |" in alone
 
