@@ -11,15 +11,8 @@ import pytest
 import torch
 from transformers import ViTImageProcessor
 
-from hf_unlearn.data.images.samples import (
-    ImageArguments,
-    ImageRows,
-    Moved,
-    decode_image,
-    drop_broken,
-    labels_of,
-)
-from hf_unlearn.data.images.sources import load_images
+from hf_unlearn.data.images import ImageArguments, load_images
+from hf_unlearn.data.images.samples import ImageRows, Moved, decode_image, drop_broken, labels_of
 from hf_unlearn.data.images.splits import load_image_splits, prepare_image_splits, split_images
 
 CLASSES = ["cat", "dog", "owl"]
@@ -144,7 +137,7 @@ class TestLoading:
         with pytest.raises(ValueError, match="no file or folder"):
             load_images(tmp_path / "nowhere", split="train")
         (tmp_path / "table.xls").write_text("")
-        with pytest.raises(ValueError, match="no table of images"):
+        with pytest.raises(ValueError, match="not a table of images"):
             load_images(tmp_path / "table.xls", split="train")
 
     def test_a_missing_label_is_counted(self, tmp_path):
@@ -249,7 +242,7 @@ class TestSplits:
             ({"forget_classes": CLASSES}, "no class but those to forget"),
             ({"retain_classes": ["dog", "cat"]}, "the retain set holds the forgotten class 'dog'"),
             ({"retain_classes": ["cow"]}, "unknown class 'cow'"),
-            ({"retain_size": 99}, "retain_size is 99, but only 12 images"),
+            ({"retain_size": 99}, "retain_size is 99, but only 12 images are available"),
             ({"forget_classes": [], "forget_samples": 18}, "all 18 training images"),
             ({"forget_ids": ["x"]}, "leave out forget_classes"),
             ({"forget_classes": [], "forget_ids": ["x"]}, "no training images, such as 'x'"),
@@ -351,7 +344,8 @@ class TestPixels:
         images, _ = self.rows(folder, augment=Moved(2, flip=False))
         drawn = {tuple(images[0]["pixel_values"].flatten().tolist()) for _ in range(40)}
         assert 5 < len(drawn) <= 25
-        assert torch.equal(Moved(0, False)(images._process(0)), images._process(0))
+        unmoved, _ = self.rows(folder)
+        assert torch.equal(Moved(0, False)(unmoved[0]["pixel_values"]), unmoved[0]["pixel_values"])
 
     def test_mirrored(self):
         pixels = torch.arange(6.0).view(1, 2, 3)

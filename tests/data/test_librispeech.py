@@ -57,11 +57,11 @@ def test_hub_speakers_and_bound(hub, streaming):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_hub_refusals(hub, streaming):
     with pytest.raises(
-        ValueError, match="unknown speaker '37' in openslr.*nearest of its 3 ids: 374, "
+        ValueError, match="unknown speaker '37' in openslr.*nearest of its 3 speakers: '374', "
     ):
         load_speech(**HUB, streaming=streaming, speakers=["37"])
     with pytest.raises(
-        ValueError, match="no speaker column 'who' in .*its columns are id, text, audio, speaker_id"
+        ValueError, match="no speaker column 'who' .*its columns are id, text, audio, speaker_id"
     ):
         load_speech(**HUB, streaming=streaming, speaker_column="who")
     hub.rows = hub.rows.remove_columns("speaker_id").add_column("speaker_id", [1] * 11 + [None])
@@ -99,7 +99,7 @@ def test_class_labels_go_by_their_names(hub, streaming):
 
 
 def test_a_bounded_stream_is_read_no_further_than_needed(hub, monkeypatch):
-    monkeypatch.setattr("hf_unlearn.data.speech.sources.STREAM_BATCH", 2)
+    monkeypatch.setattr("hf_unlearn.data.streams.STREAM_BATCH", 2)
     read = []
 
     def watched(table):
@@ -188,7 +188,7 @@ def test_tree_refusals(tree):
         match="no subset 'train.100' in the LibriSpeech tree .* it holds train-clean-100",
     ):
         read_subset(tree, "train.100")
-    with pytest.raises(ValueError, match="unknown speaker '15' in .* nearest of its 2 ids: 14, "):
+    with pytest.raises(ValueError, match="unknown speaker '15' in .* nearest of its 2 speakers: '14', "):
         load_speech(tree, split="train-clean-100", speakers=["15"])
 
 

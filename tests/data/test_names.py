@@ -6,7 +6,7 @@ import pytest
 
 from hf_unlearn.data import split_by_speaker
 from hf_unlearn.data.images.splits import split_images
-from hf_unlearn.data.sampling import spelling
+from hf_unlearn.data.names import spelling
 
 SPELLINGS = ["alice ", " alice", "Alice", "ALICE", "ａｌｉｃｅ", "alice\u00a0"]
 
@@ -118,7 +118,7 @@ def test_the_same_file_on_both_sides(make_rows, caplog):
     proxy = pictures(["cat"], [b"dog0", b"x"], prefix="p")
     with pytest.raises(
         ValueError,
-        match="1 images to forget are in the retain set, too, such as dog-0 and pcat-0: take them",
+        match="1 images to forget are in the retain set, too .* such as dog-0 and pcat-0: take them",
     ):
         split_images(
             rows,
@@ -133,7 +133,7 @@ def test_the_same_file_on_both_sides(make_rows, caplog):
         twice, classes, forget_classes=["dog"], retain_size=2, test=pictures(classes, prefix="t")
     )
     assert (
-        "1 images to forget are in the retain set, too, such as dog-0 and cat-0 (the same file)"
+        "1 images to forget are in the retain set, too (the same file), such as dog-0 and cat-0"
         in caplog.text
     )
     speech = make_rows("ab", 1)
@@ -141,6 +141,6 @@ def test_the_same_file_on_both_sides(make_rows, caplog):
         "id", ["b-9"]).add_column("speaker", ["b"]).select_columns(speech.column_names).cast(speech.features)])  # fmt: skip
     split_by_speaker(speech, forget_speakers=["a"], retain_size=2, held_out=0)
     assert (
-        "1 utterances to forget have the very audio of one in the retain set, such as a-0 and b-9"
+        "1 utterances to forget are in the retain set, too (the same file), such as a-0 and b-9"
         in caplog.text
     )

@@ -133,7 +133,7 @@ def test_refusals(make_rows):
     rows = make_rows("abc", 4)
     with pytest.raises(
         ValueError,
-        match="unknown speaker 'aa' in the training split: the nearest of its 3 ids: a, ",
+        match="unknown speaker 'aa' in the training split: the nearest of its 3 speakers: 'a', ",
     ):
         split(rows, ["aa"])
     with pytest.raises(
@@ -145,7 +145,7 @@ def test_refusals(make_rows):
     with pytest.raises(ValueError, match="the retain set is empty: no training utterance is left"):
         split(rows, ["a", "b", "c"])
     with pytest.raises(
-        ValueError, match="retain_size is 9, but only 6 utterances are there for it"
+        ValueError, match="retain_size is 9, but only 6 utterances are available"
     ):
         split(rows, retain_size=9)
     for size in (0, -1, 1.5, 0.01):
@@ -215,7 +215,7 @@ def test_refusals_before_anything_is_loaded(args):
     with pytest.raises(ValueError, match="speaker 007 is in both"):
         load_splits(replace(args, retain_speakers=["007"]), seed=0)
     with pytest.raises(
-        ValueError, match="unknown speaker '009' in .*: the nearest of its 2 ids: 008, 007"
+        ValueError, match="unknown speaker '009' in .*: the nearest of its 2 speakers: '008', '007'"
     ):
         load_splits(replace(args, forget_speakers=["009"]), seed=0)
 

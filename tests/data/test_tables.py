@@ -6,9 +6,9 @@ import pytest
 from datasets import Dataset
 
 from hf_unlearn.data import decode_audio, load_speech
+from hf_unlearn.data.images import load_images
 from hf_unlearn.data.images.samples import decode_image
-from hf_unlearn.data.images.sources import load_images
-from hf_unlearn.data.streams import fetched
+from hf_unlearn.data.streams import fetch_file
 from hf_unlearn.data.tables import read_table
 
 WORDS = [
@@ -225,10 +225,10 @@ def test_structs_of_images_and_tables_without_rows(pictures):
 
 
 def test_a_streamed_file_may_have_bytes_or_a_path(sounds, long_flac):
-    options = {"source": "x/y", "column": "audio", "content": "audio files"}
-    assert fetched({"bytes": b"1"}, **options) == {"bytes": b"1", "path": None}
-    assert fetched({"path": str(sounds / "a.flac")}, **options)["bytes"] == long_flac
+    options = {"source": "x/y", "column": "audio", "expected": "audio files"}
+    assert fetch_file({"bytes": b"1"}, **options) == {"bytes": b"1", "path": None}
+    assert fetch_file({"path": str(sounds / "a.flac")}, **options)["bytes"] == long_flac
     with pytest.raises(
         ValueError, match="the audio column of x/y names gone/a.flac, which cannot be opened"
     ):
-        fetched({"path": "gone/a.flac"}, **options)
+        fetch_file({"path": "gone/a.flac"}, **options)
