@@ -22,29 +22,33 @@ logger = logging.get_logger(__name__)
 class RowKind:
     """What tells rows of speech and rows of images apart.
 
-    `owner` and `content` are columns of the uniform rows, as are "id" and, if `has_text`, "text".
-    These four are the roles that a source's own columns play.
+    The uniform rows have the columns "id", `owner`, `content` and, if `has_text`, "text". These are
+    also the roles that a source's own columns play.
+
+    Args:
+        owner, owners: what can be forgotten as a whole: "speaker", "speakers".
+        content: the column of the files: "audio".
+        files: what messages call its values: "audio files".
+        sample, samples: what messages call rows: "utterance", "utterances".
+        feature: the type of the files, with decode=False.
+        owner_types: types of a source's values that can name an owner.
+        column_options: the options that name the source's columns, for each required role.
+        limit_option: the option that bounds the rows of each owner.
+        default_ids: gives the ids of rows without one, from the paths of their files, the number of
+            the first row, the split, and the folder that ids are relative to.
     """
 
-    # column and plural: what is forgotten as a whole
     owner: str
     owners: str
-    # column of the files, and what messages call its values
     content: str
     files: str
-    # what one row and several rows are called
     sample: str
     samples: str
     has_text: bool
-    # with decode=False
     feature: Audio | Image
-    # types of a source's values that can name an owner
     owner_types: UnionType
-    # the options that name the columns, and the bound of samples of one owner
     column_options: dict[str, str]
     limit_option: str
-    # ids of rows without one, from the paths of their files, the number of the first row, the
-    # split, and the folder that ids are relative to
     default_ids: Callable[[list[str | None], int, str, Path | None], list[str]]
 
     @property
@@ -63,7 +67,7 @@ class RowRequest:
         source: a Hub id, or an expanded path.
         columns: the source's own column for each role.
         owners: those to keep, sorted; None keeps all.
-        limit: at most so many rows of each owner; None keeps all.
+        limit: keep at most this many rows of each owner; None keeps all.
     """
 
     source: str
@@ -88,7 +92,7 @@ def local_path(source: str) -> Path | None:
     return None
 
 
-def requested(kind: RowKind, source: str | Path, **fields) -> RowRequest:
+def make_request(kind: RowKind, source: str | Path, **fields) -> RowRequest:
     """A request with a checked limit, whose source has its "~" expanded.
 
     Args:

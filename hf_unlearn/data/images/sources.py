@@ -19,7 +19,7 @@ from ..rows import (
     check_table_suffix,
     first_of_each,
     local_path,
-    requested,
+    make_request,
     row_numbers,
     standardise,
 )
@@ -99,7 +99,7 @@ def load_images(
         ValueError: unknown source, split or column; rows without image or class; ids that repeat;
             no rows.
     """
-    request = requested(
+    request = make_request(
         IMAGES,
         source,
         config=config,

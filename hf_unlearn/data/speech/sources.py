@@ -17,7 +17,7 @@ from ..rows import (
     check_wanted,
     first_of_each,
     local_path,
-    requested,
+    make_request,
     row_numbers,
     standardise,
 )
@@ -104,7 +104,7 @@ def load_speech(
         ValueError: unknown source, split, column or speaker; a row without speaker or audio; ids
             that repeat.
     """
-    request = requested(
+    request = make_request(
         SPEECH,
         source,
         config=config,
