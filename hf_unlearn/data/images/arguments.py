@@ -7,7 +7,7 @@ from ..names import as_names
 
 @dataclass
 class ImageArguments:
-    """The data of an image recipe: where they are, what is forgotten, how much is retained."""
+    """The data of an image recipe: where it is, what is forgotten, how much is retained."""
 
     _argument_group_name = "data"
 
@@ -82,7 +82,7 @@ class ImageArguments:
         default=0,
         metadata={
             "help": "Number of training images to evaluate that are retained, but not in the "
-            "retain set: they show how well training data that unlearning does not see are kept"
+            "retain set: they show how well unlearning keeps training data that it does not see"
         },
     )
     retain_classes: list[str] = field(

@@ -8,7 +8,7 @@ from .transcripts import STYLES
 
 @dataclass
 class SpeechArguments:
-    """The data of a speech recipe: where they are, who is forgotten, how much is retained."""
+    """The data of a speech recipe: where it is, who is forgotten, how much is retained."""
 
     _argument_group_name = "data"
 
@@ -88,7 +88,7 @@ class SpeechArguments:
         default=0,
         metadata={
             "help": "Number of training utterances to evaluate that are retained, but not in the "
-            "retain set: they show how well training data that unlearning does not see are kept"
+            "retain set: they show how well unlearning keeps training data that it does not see"
         },
     )
     max_utterances_per_speaker: int | None = field(
