@@ -138,10 +138,7 @@ def test_a_stream_is_stored_by_its_commit(hub, commits, caplog):
     assert hub.revisions == ["first", "second"]
     commits.now = None
     assert set(load_speech(**HUB, **bounds)["text"]) == {"THREE"} and len(hub.revisions) == 2
-    assert (
-        "does not say what the commit of openslr/librispeech_asr is (ConnectionError): revision "
-        "second" in caplog.text
-    )
+    assert "commit of openslr/librispeech_asr is (ConnectionError): revision second" in caplog.text
     load_speech(**HUB, **bounds, revision="v1")
     assert hub.revisions[2:] == ["v1"] and commits.asked[-1] == (HUB["source"], "v1")
 
@@ -218,10 +215,8 @@ def test_audio_without_a_line_and_lines_without_audio_are_named(tree, caplog):
     rows = load_speech(tree, split="train-clean-100")
     # Decoding it later is refused, or skips it.
     assert len(rows) == 6 and "14-9-0001" in rows["id"][:]
-    assert (
-        "2 audio files have no line in a *.trans.txt, and are left out: 14-9-0007, 99-1-0000"
-        in caplog.text
-    )
+    unlisted = "2 audio files have no line in a *.trans.txt, and are left out: 14-9-0007, 99-1-0000"
+    assert unlisted in caplog.text
     assert "1 lines of *.trans.txt have no audio file beside them: 14-9-0001" in caplog.text
 
 
