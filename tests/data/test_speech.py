@@ -388,9 +388,8 @@ class TestCollator:
 class TestArguments:
     def test_command_line_and_yaml(self, tmp_path):
         parser = HfArgumentParser(SpeechArguments)
-        (args,) = parser.parse_args_into_dataclasses(
-            "--forget_speakers 374 1034 --retain_size 0.5 --num_proc 2 --skip_bad_audio true".split()
-        )
+        line = "--forget_speakers 374 1034 --retain_size 0.5 --num_proc 2 --skip_bad_audio true"
+        (args,) = parser.parse_args_into_dataclasses(line.split())
         assert args.forget_speakers == ["374", "1034"] and args.retain_speakers == []
         assert args.retain_size == 0.5 and args.max_eval_samples is None
         assert args.num_proc == 2 and args.skip_bad_audio
