@@ -8,7 +8,7 @@ import pytest
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data import SpeechArguments
-from hf_unlearn.data.images.samples import ImageArguments
+from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import RecipeArguments, parse
 from hf_unlearn.files import text_of
 from hf_unlearn.yaml_files import Written, as_declared, header_of, parse_yaml, read_yaml, resolved

@@ -1,8 +1,8 @@
-"""What streams of speech and of images share: rows that are stored as they arrive, files fetched
-where they are named."""
+"""Reads a dataset of the Hub as a stream, and stores only the rows asked for."""
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import datasets
@@ -12,56 +12,124 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import RevisionNotFoundError
 from transformers.utils import logging
 
+from .rows import (
+    FirstOfEach,
+    RowKind,
+    RowRequest,
+    check_columns,
+    check_not_empty,
+    check_wanted,
+    owner_names,
+    row_ids,
+    standardise,
+)
+from .tables import load_as_written
+
 logger = logging.get_logger(__name__)
 
-STREAM_BATCH = 32  # rows decompressed at once
+# rows that are decompressed at once
+STREAM_BATCH = 32
 
 
-def stored(
-    rows: Callable[..., Iterator[dict]], features: datasets.Features, **options
+def load_stream(
+    kind: RowKind, request: RowRequest, generate: Callable[..., Iterator[dict]]
 ) -> datasets.Dataset:
-    """The rows of a generator in the cache of `datasets`, by `options`, all of them plain values.
+    """The uniform rows of a stream, from the cache of `datasets` if they were read before.
+
+    Args:
+        request: its revision is a commit.
+        generate: a module-level function that calls `stream_rows` with the fields of the request.
+            Its name and these fields are the key of the cache.
 
     Raises:
-        ValueError: as the generator does; nothing is left in the cache then.
+        ValueError: as `stream_rows` and `standardise` do; nothing is left in the cache then.
     """
     try:
-        return datasets.Dataset.from_generator(rows, features, gen_kwargs=options)
+        rows = datasets.Dataset.from_generator(generate, kind.features, gen_kwargs=asdict(request))
     except DatasetGenerationError as error:
         if not isinstance(error.__cause__, ValueError):
             raise
         raise ValueError(str(error.__cause__)) from None
+    columns = {name: name for name in kind.features}
+    return standardise(kind, rows, replace(request, columns=columns), request.source)
+
+
+def stream_rows(kind: RowKind, request: RowRequest) -> Iterator[dict]:
+    """The first rows of each owner as they arrive, in the form of `kind.features`.
+
+    Reading ends as soon as each owner asked for (all classes of a `ClassLabel`, if none is named)
+    has as many rows as the request allows.
+
+    Raises:
+        ValueError: a column is missing, there are no rows, a row has no owner, an owner asked for
+            is unknown, or a file cannot be opened.
+    """
+    source, columns, split = request.source, request.columns, request.split
+    first, seen, count = FirstOfEach(request), set(), 0
+    stream = load_as_written(
+        source,
+        request.config,
+        columns,
+        split=split,
+        streaming=True,
+        **revision_option(request.revision),
+    )
+    feature = (stream.features or {}).get(columns[kind.owner])
+    all_owners = feature.names if isinstance(feature, datasets.ClassLabel) else None
+    expected = request.owners or all_owners
+    # Arrow batches: plain iteration encodes every Audio anew, which needs torchcodec.
+    for batch in stream.with_format("arrow").iter(STREAM_BATCH):
+        check_columns(kind, batch.column_names, columns, source)
+        values = batch[columns[kind.owner]].to_pylist()
+        owners = owner_names(kind, values, feature, columns[kind.owner], source)
+        seen.update(owners)
+        for position, owner in enumerate(owners):
+            if first.takes(owner):
+                row = batch.slice(position, 1).to_pylist()[0]
+                yield _uniform_row(kind, row, owner, request, count + position)
+        count += len(owners)
+        if expected and first.is_complete(expected):
+            return
+    check_not_empty(kind, count, split, source)
+    check_wanted(kind, request, seen)
+
+
+def _uniform_row(kind: RowKind, row: dict, owner: str, request: RowRequest, number: int) -> dict:
+    columns = request.columns
+    file = fetch_file(row[columns[kind.content]], request.source, kind.content, kind.files)
+    given = [row.get(columns["id"])]
+    (name,) = row_ids(kind, given, [file["path"]], number, request.split, None)
+    text = {"text": row[columns["text"]]} if kind.has_text else {}
+    return {"id": name, kind.owner: owner, **text, kind.content: file}
 
 
 def commit_of(source: str, revision: str | None) -> str | None:
-    """The commit of a data set of the Hub that a branch, tag or commit (None: the main branch)
-    stands for now.
+    """The commit that a branch, tag or commit of a Hub dataset (None: the main branch) stands for.
 
-    Rows are stored by it, so that other contents are other rows. Where the Hub cannot be reached,
-    it is the commit that it was when it was asked last, or else the revision itself; one warning
-    says which.
+    Streamed rows are stored by it, so that a changed dataset is read anew. If the Hub cannot be
+    reached, it is the commit of the last time that the Hub could be, or else the revision itself;
+    one warning says which.
 
     Raises:
-        ValueError: the data set has no such revision.
+        ValueError: the dataset has no such revision.
     """
-    name = hashlib.sha256(f"{source}@{revision}".encode()).hexdigest()[:20]
-    last = Path(datasets.config.HF_DATASETS_CACHE) / "hf_unlearn" / f"{name}.commit"
+    key = hashlib.sha256(f"{source}@{revision}".encode()).hexdigest()[:20]
+    last = Path(datasets.config.HF_DATASETS_CACHE) / "hf_unlearn" / f"{key}.commit"
     try:
         commit = HfApi().dataset_info(source, revision=revision).sha
     except RevisionNotFoundError:
         raise ValueError(
             f"{source} has no revision {revision!r}: give a branch, tag or commit of it"
         ) from None
-    except Exception as error:  # offline, gated, no such set: reading it will say so, if its rows are not stored yet
+    # Offline, gated, or no such dataset: reading it raises with the reason, unless its rows are
+    # stored already.
+    except Exception as error:
         known = last.read_text() if last.is_file() else revision
-        used = (
-            f"revision {known}"
-            if known
-            else "rows stored without a revision, however old they are,"
-        )
+        used = f"revision {known} is used"
+        if not known:
+            used = "rows stored without a revision are used, however old they are"
         logger.warning_once(
-            f"The Hub does not say what the commit of {source} is ({type(error).__name__}): {used} "
-            "is used."
+            f"The Hub does not say what the commit of {source} is ({type(error).__name__}): {used}."
         )
         return known
     last.parent.mkdir(parents=True, exist_ok=True)
@@ -69,19 +137,22 @@ def commit_of(source: str, revision: str | None) -> str | None:
     return commit
 
 
-def at(revision: str | None) -> dict:
-    """Keywords of `datasets.load_dataset`."""
+def revision_option(revision: str | None) -> dict[str, str]:
+    """The keyword of `datasets.load_dataset`; none if there is no revision."""
     return {} if revision is None else {"revision": revision}
 
 
-def fetched(file: dict | None, source: str, column: str, content: str) -> dict:
-    """A file of {"bytes", "path"} with its bytes, where so far it only names a remote one.
+def fetch_file(file: dict | None, source: str, column: str, expected: str) -> dict:
+    """A file {"bytes", "path"} with its bytes, which are downloaded if only its path is given.
 
     Args:
-        column, content: what its column is called in messages, and what it should hold.
+        column, expected: for messages: what the file's column is called, and what it should hold.
+
+    Raises:
+        ValueError: the value is no file, or the file cannot be opened.
     """
     if not isinstance(file, dict):
-        raise ValueError(f"the {column} column of {source} holds {file!r}, not {content}")
+        raise ValueError(f"the {column} column of {source} holds {file!r}, not {expected}")
     content, path = file.get("bytes"), file.get("path")
     if content is None and path:
         try:

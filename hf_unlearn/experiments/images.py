@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from ..config import UnlearnConfig
-from ..data.images.samples import ImageArguments, ImageRows, Moved, decode_image, labels_of
+from ..data.images.arguments import ImageArguments
+from ..data.images.samples import ImageRows, Moved, decode_image, labels_of
 from ..data.images.splits import load_image_splits, prepare_image_splits
 from ..evaluation import classification_metrics, logits_of, relearning_steps
 from ..metrics.quality import accuracy_of_classes

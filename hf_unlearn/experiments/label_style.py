@@ -14,7 +14,9 @@ from tqdm.auto import tqdm
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from ..data.sampling import balanced
-from ..data.speech.samples import SpeechArguments, SpeechCollator, audio_states, decode_chunk
+from ..data.speech.arguments import SpeechArguments
+from ..data.speech.audio import decode_chunk
+from ..data.speech.samples import SpeechCollator, audio_states
 from ..data.speech.transcripts import as_sentence, own_or_sentence
 from ..metrics.normalizers import UNSPACED, normalizer
 from .reference_models import weights_digest

@@ -12,7 +12,7 @@ from pathlib import Path
 from digits import write_digits
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.images.samples import ImageArguments
+from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import parse, run_script
 from hf_unlearn.experiments.images import ImageRecipeArguments
 from hf_unlearn.experiments.images import main as unlearn

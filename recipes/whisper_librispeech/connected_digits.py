@@ -20,7 +20,7 @@ import numpy as np
 import soundfile
 from tqdm.auto import tqdm
 
-from hf_unlearn.data.speech.samples import SAMPLING_RATE, decode_audio
+from hf_unlearn.data.speech import SAMPLING_RATE, decode_audio
 from hf_unlearn.experiments import run_script
 
 PAUSE = (0.05, 0.15)  # s, between two takes

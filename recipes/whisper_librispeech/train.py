@@ -10,7 +10,7 @@ train` and `gold: train`.
 """
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.speech.samples import SpeechArguments
+from hf_unlearn.data.speech import SpeechArguments
 from hf_unlearn.experiments import ReferenceArguments, parse, run_script, train
 from hf_unlearn.experiments.speech import WhisperArguments, WhisperRecipe
 

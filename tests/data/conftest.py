@@ -1,5 +1,4 @@
-"""Tiny generated speech, a tiny Whisper processor, and a cache of `datasets` that ends with the
-test."""
+"""Fixtures: tiny generated speech, a tiny Whisper processor, a `datasets` cache for each test."""
 
 import io
 from pathlib import Path
@@ -18,7 +17,7 @@ WORDS = ["<pad>", "<start>", "<end>", "<unk>", "one", "two", "three", "four"]
 
 
 class TinyProcessor:
-    """What `prepare` needs of a WhisperProcessor: one second of audio, eight words."""
+    """What `prepare` needs of a WhisperProcessor: chunks of one second, eight words."""
 
     def __init__(self):
         tokenizer = Tokenizer(
@@ -41,7 +40,7 @@ def cache(tmp_path, monkeypatch):
 
 
 class Commits:
-    """Stands for the Hub, where a data set has a commit; none where it cannot be reached."""
+    """Stands for the Hub's API: `now` is each dataset's commit; None means offline."""
 
     def __init__(self):
         self.now, self.asked = "first", []

@@ -1,4 +1,4 @@
-"""LibriSpeech from the Hub (stood in for by a table of its columns) and from the official tree."""
+"""LibriSpeech from the Hub (a table with the same columns) and from the official tree."""
 
 import datasets
 import pytest
@@ -12,8 +12,8 @@ HUB = {"source": "openslr/librispeech_asr", "config": "clean", "split": "train.1
 
 @pytest.fixture
 def hub(monkeypatch, hub_rows):
-    """`load_dataset` of the Hub id gives `hub.rows`, or nothing when `hub.empty`; `hub.calls`
-    counts."""
+    """`load_dataset` of the Hub id gives `hub.rows`, or no rows if `hub.empty`; `hub.calls` and
+    `hub.revisions` record the calls."""
 
     class Hub:
         rows, calls, revisions, empty = hub_rows, [], [], False
@@ -57,11 +57,12 @@ def test_hub_speakers_and_bound(hub, streaming):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_hub_refusals(hub, streaming):
     with pytest.raises(
-        ValueError, match="unknown speaker '37' in openslr.*nearest of its 3 ids: 374, "
+        ValueError, match="unknown speaker '37' in openslr.*nearest of its 3 speakers: '374', "
     ):
         load_speech(**HUB, streaming=streaming, speakers=["37"])
     with pytest.raises(
-        ValueError, match="no speaker column 'who' in .*its columns are id, text, audio, speaker_id"
+        ValueError,
+        match="no speaker column 'who' \\(speaker_column\\) .*are id, text, audio, speaker_id",
     ):
         load_speech(**HUB, streaming=streaming, speaker_column="who")
     hub.rows = hub.rows.remove_columns("speaker_id").add_column("speaker_id", [1] * 11 + [None])
@@ -79,7 +80,7 @@ def test_hub_split_without_rows(hub, streaming):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_without_ids_paths_then_rows_serve(hub, streaming):
+def test_without_ids_paths_or_row_numbers_are_the_ids(hub, streaming):
     assert load_speech(**HUB, streaming=streaming, id_column="none")["id"][0] == "1034-0.flac"
     bare = [
         {"bytes": row["bytes"], "path": None}
@@ -99,7 +100,7 @@ def test_class_labels_go_by_their_names(hub, streaming):
 
 
 def test_a_bounded_stream_is_read_no_further_than_needed(hub, monkeypatch):
-    monkeypatch.setattr("hf_unlearn.data.speech.sources.STREAM_BATCH", 2)
+    monkeypatch.setattr("hf_unlearn.data.streams.STREAM_BATCH", 2)
     read = []
 
     def watched(table):
@@ -114,7 +115,8 @@ def test_a_bounded_stream_is_read_no_further_than_needed(hub, monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     load_speech(**HUB, streaming=True, speakers=["374"], max_utterances_per_speaker=2)
-    assert sum(read) <= 4  # of 12 rows; datasets reads one batch ahead
+    # of 12 rows; `datasets` reads one batch ahead
+    assert sum(read) <= 4
 
 
 def test_a_stream_is_read_once(hub):
@@ -125,28 +127,23 @@ def test_a_stream_is_read_once(hub):
 
 
 def test_a_stream_is_stored_by_its_commit(hub, commits, caplog):
-    """What changes on the Hub is read anew; where the Hub is out of reach, what was there last is
-    used, and it is said."""
+    """A dataset that changed on the Hub is read anew. If the Hub cannot be reached, the rows of the
+    last commit are used, with a warning."""
     bounds = {"streaming": True, "speakers": ["374"]}
     assert set(load_speech(**HUB, **bounds)["text"]) == {"ONE TWO"}
     hub.rows = hub.rows.remove_columns("text").add_column("text", ["THREE"] * len(hub.rows))
     assert set(load_speech(**HUB, **bounds)["text"]) == {"ONE TWO"}
     commits.now = "second"
-    assert set(load_speech(**HUB, **bounds)["text"]) == {"THREE"} and hub.revisions == [
-        "first",
-        "second",
-    ]
+    assert set(load_speech(**HUB, **bounds)["text"]) == {"THREE"}
+    assert hub.revisions == ["first", "second"]
     commits.now = None
     assert set(load_speech(**HUB, **bounds)["text"]) == {"THREE"} and len(hub.revisions) == 2
-    assert (
-        "does not say what the commit of openslr/librispeech_asr is (ConnectionError): revision "
-        "second" in caplog.text
-    )
+    assert "commit of openslr/librispeech_asr is (ConnectionError): revision second" in caplog.text
     load_speech(**HUB, **bounds, revision="v1")
     assert hub.revisions[2:] == ["v1"] and commits.asked[-1] == (HUB["source"], "v1")
 
 
-def test_a_set_that_is_not_streamed_has_a_revision_too(hub):
+def test_a_dataset_that_is_not_streamed_has_a_revision_too(hub):
     load_speech(**HUB, revision="v1")
     load_speech(**HUB)
     assert hub.revisions == ["v1", None]
@@ -188,7 +185,9 @@ def test_tree_refusals(tree):
         match="no subset 'train.100' in the LibriSpeech tree .* it holds train-clean-100",
     ):
         read_subset(tree, "train.100")
-    with pytest.raises(ValueError, match="unknown speaker '15' in .* nearest of its 2 ids: 14, "):
+    with pytest.raises(
+        ValueError, match="unknown speaker '15' in .* nearest of its 2 speakers: '14', "
+    ):
         load_speech(tree, split="train-clean-100", speakers=["15"])
 
 
@@ -214,12 +213,10 @@ def test_audio_without_a_line_and_lines_without_audio_are_named(tree, caplog):
     (alone / "99-1-0000.flac").write_bytes(b"")
     (chapter / "14-9-0001.flac").unlink()
     rows = load_speech(tree, split="train-clean-100")
-    # to be refused by name, or skipped, where it is decoded
+    # Decoding it later is refused, or skips it.
     assert len(rows) == 6 and "14-9-0001" in rows["id"][:]
-    assert (
-        "2 audio files have no line in a *.trans.txt, and are left out: 14-9-0007, 99-1-0000"
-        in caplog.text
-    )
+    unlisted = "2 audio files have no line in a *.trans.txt, and are left out: 14-9-0007, 99-1-0000"
+    assert unlisted in caplog.text
     assert "1 lines of *.trans.txt have no audio file beside them: 14-9-0001" in caplog.text
 
 

@@ -1,12 +1,14 @@
-"""Nobody else is kept in place of the one who is to be forgotten: other spellings, earlier
-requests, the same files."""
+"""Nothing to be forgotten is kept under another name: other spellings, earlier requests, identical
+files."""
+
+import re
 
 import datasets
 import pytest
 
 from hf_unlearn.data import split_by_speaker
 from hf_unlearn.data.images.splits import split_images
-from hf_unlearn.data.sampling import spelling
+from hf_unlearn.data.names import spelling
 
 SPELLINGS = ["alice ", " alice", "Alice", "ALICE", "ａｌｉｃｅ", "alice\u00a0"]
 
@@ -22,20 +24,22 @@ def test_another_spelling_is_not_kept(make_rows, other):
         split_by_speaker(rows, forget_speakers=["alice"], retain_size=1)
     splits = split_by_speaker(rows, forget_speakers=["alice", other], retain_size=1)
     assert set(splits.retain_pool["speaker"]) == {"bob"}
-    with pytest.raises(ValueError, match="would be kept"):  # as one who was never trained on
-        split_by_speaker(make_rows(["alice", "bob"], 2), forget_speakers=["alice"], retain_size=1,
-                         other=make_rows([other, "z"], 2, prefix="o-"))  # fmt: skip
+    # in the split of speakers never trained on, too
+    strangers = make_rows([other, "z"], 2, prefix="o-")
+    rows = make_rows(["alice", "bob"], 2)
+    with pytest.raises(ValueError, match="would be kept"):
+        split_by_speaker(rows, forget_speakers=["alice"], retain_size=1, other=strangers)
 
 
 @pytest.mark.parametrize(
     "one, other", [("straße", "STRASSE"), ("é", "e\u0301"), ("ﬁn", "fin"), ("a b", "A  b")]
 )
-def test_what_is_one_spelling(one, other):
+def test_spellings_of_one_name(one, other):
     assert spelling(one) == spelling(other)
 
 
 @pytest.mark.parametrize("one, other", [("0010", "10"), ("alice", "alicia"), ("a b", "ab")])
-def test_what_are_two_names(one, other):
+def test_different_names(one, other):
     assert spelling(one) != spelling(other)
 
 
@@ -44,17 +48,12 @@ def test_retained_speakers_may_have_two_spellings(make_rows):
     assert set(splits.retain_pool["speaker"]) == {"B", "b"}
 
 
-def test_who_was_forgotten_before_is_in_no_split(make_rows, caplog):
-    train, test, other = (
-        make_rows("abcd", 4),
-        make_rows("bcd", 2, prefix="t-"),
-        make_rows("bxy", 2, prefix="o-"),
-    )
+def test_speakers_forgotten_before_are_in_no_split(make_rows, caplog):
+    train = make_rows("abcd", 4)
+    test, other = make_rows("bcd", 2, prefix="t-"), make_rows("bxy", 2, prefix="o-")
     options = {"forget_speakers": ["a"], "retain_size": 2, "test": test, "other": other}
     splits = split_by_speaker(train, **options, forgotten_before=["b", "gone"])
-    assert {name for names in splits.describe()["speakers"].values() for name in names} == set(
-        "acdxy"
-    )
+    assert set().union(*splits.describe()["speakers"].values()) == set("acdxy")
     assert "The model has forgotten speaker b before: left out of all splits." in caplog.text
     with pytest.raises(
         ValueError, match="speaker b is to be retained, but the model has forgotten it before"
@@ -66,26 +65,24 @@ def test_who_was_forgotten_before_is_in_no_split(make_rows, caplog):
     assert set(again.forget["speaker"]) == {"a", "b"}
 
 
-def pictures(classes, colours=None, prefix=""):
-    """Two images of each class; the bytes are what tells them apart."""
+def pictures(classes, contents=None, prefix=""):
+    """Two rows of each class with different contents, which are not decoded here."""
     names = [(name, take) for name in classes for take in range(2)]
-    content = (
-        [f"{prefix}{name}{take}".encode() for name, take in names] if colours is None else colours
+    contents = contents or [f"{prefix}{name}{take}".encode() for name, take in names]
+    return datasets.Dataset.from_dict(
+        {
+            "id": [f"{prefix}{name}-{take}" for name, take in names],
+            "class": [name for name, _ in names],
+            "image": [{"bytes": content, "path": None} for content in contents],
+        }
     )
-    data = {
-        "id": [f"{prefix}{name}-{take}" for name, take in names],
-        "class": [name for name, _ in names],
-    }
-    data["image"] = [{"bytes": value, "path": None} for value in content]
-    return datasets.Dataset.from_dict(data)
 
 
 def test_another_spelling_of_a_class_is_not_kept():
     rows = pictures(["dog", "Dog", "cat"])
     with pytest.raises(
         ValueError,
-        match="class 'Dog' would be kept, but 'dog' forgotten: .* name all spellings "
-        "in forget_classes",
+        match="class 'Dog' would be kept, but 'dog' forgotten: .* spellings in forget_classes",
     ):
         split_images(rows, ["Dog", "cat", "dog"], forget_classes=["dog"], retain_size=1)
     splits = split_images(
@@ -97,50 +94,34 @@ def test_another_spelling_of_a_class_is_not_kept():
 def test_classes_and_images_forgotten_before_are_in_no_split(caplog):
     rows, test = pictures(["dog", "cat", "owl"]), pictures(["dog", "cat", "owl"], prefix="t")
     classes = ["cat", "dog", "owl"]
-    splits = split_images(rows, classes, forget_classes=["dog"], retain_size=1, test=test,
-                          forgotten_before={"class": ["owl"], "id": ["cat-0"]})  # fmt: skip
-    assert (
-        splits.retain_pool["id"][:] == ["cat-1"]
-        and set(splits.test["class"]) == {"cat"}
-        and splits.classes == classes
-    )
-    assert (
-        "has forgotten class owl before" in caplog.text
-        and "has forgotten id cat-0 before" in caplog.text
-    )
+    options = {"forget_classes": ["dog"], "retain_size": 1, "test": test}
+    before = {"class": ["owl"], "id": ["cat-0"]}
+    splits = split_images(rows, classes, **options, forgotten_before=before)
+    assert splits.retain_pool["id"][:] == ["cat-1"]
+    assert set(splits.test["class"]) == {"cat"}
+    assert splits.classes == classes
+    assert "has forgotten class owl before" in caplog.text
+    assert "has forgotten id cat-0 before" in caplog.text
+    options |= {"retain_classes": ["owl"], "forgotten_before": {"class": ["owl"]}}
     with pytest.raises(ValueError, match="class owl is to be retained, but"):
-        split_images(rows, classes, forget_classes=["dog"], retain_size=1, retain_classes=["owl"], test=test,
-                     forgotten_before={"class": ["owl"]})  # fmt: skip
+        split_images(rows, classes, **options)
 
 
-def test_the_same_file_on_both_sides(make_rows, caplog):
-    rows, classes = pictures(["dog", "cat"]), ["cat", "dog"]
+def test_an_image_file_to_forget_is_in_the_retain_set(caplog):
+    classes = ["cat", "dog"]
+    options = {"forget_classes": ["dog"], "retain_size": 2, "test": pictures(classes, prefix="t")}
     proxy = pictures(["cat"], [b"dog0", b"x"], prefix="p")
-    with pytest.raises(
-        ValueError,
-        match="1 images to forget are in the retain set, too, such as dog-0 and pcat-0: take them",
-    ):
-        split_images(
-            rows,
-            classes,
-            forget_classes=["dog"],
-            retain_size=2,
-            proxy=proxy,
-            test=pictures(classes, prefix="t"),
-        )
-    twice = pictures(["dog", "cat"], [b"1", b"2", b"1", b"3"])
-    split_images(
-        twice, classes, forget_classes=["dog"], retain_size=2, test=pictures(classes, prefix="t")
-    )
-    assert (
-        "1 images to forget are in the retain set, too, such as dog-0 and cat-0 (the same file)"
-        in caplog.text
-    )
-    speech = make_rows("ab", 1)
-    speech = datasets.concatenate_datasets([speech, speech.select([0]).remove_columns(["id", "speaker"]).add_column(
-        "id", ["b-9"]).add_column("speaker", ["b"]).select_columns(speech.column_names).cast(speech.features)])  # fmt: skip
-    split_by_speaker(speech, forget_speakers=["a"], retain_size=2, held_out=0)
-    assert (
-        "1 utterances to forget have the very audio of one in the retain set, such as a-0 and b-9"
-        in caplog.text
-    )
+    found = "1 images to forget are in the retain set, too (the same file), such as"
+    with pytest.raises(ValueError, match=f"{re.escape(found)} dog-0 and pcat-0: take them out"):
+        split_images(pictures(["dog", "cat"]), classes, **options, proxy=proxy)
+    split_images(pictures(["dog", "cat"], [b"1", b"2", b"1", b"3"]), classes, **options)
+    assert f"{found} dog-0 and cat-0: take one of each pair" in caplog.text
+
+
+def test_an_audio_file_to_forget_is_in_the_retain_set(make_rows, caplog):
+    rows = make_rows("ab", 1)
+    copy = rows.select([0]).map(lambda row: {"id": "b-9", "speaker": "b"}, features=rows.features)
+    rows = datasets.concatenate_datasets([rows, copy])
+    split_by_speaker(rows, forget_speakers=["a"], retain_size=2, held_out=0)
+    found = "1 utterances to forget are in the retain set, too (the same file), such as a-0 and b-9"
+    assert found in caplog.text

@@ -1,33 +1,24 @@
-"""Tables are read as they are written; files in all their forms; what does not fit gets one
-line."""
+"""Tables are read as they are written, and files in all their forms."""
+
+import json
 
 import datasets
+import PIL.Image
 import pytest
 from datasets import Dataset
 
 from hf_unlearn.data import decode_audio, load_speech
+from hf_unlearn.data.images import load_images
 from hf_unlearn.data.images.samples import decode_image
-from hf_unlearn.data.images.sources import load_images
-from hf_unlearn.data.streams import fetched
+from hf_unlearn.data.streams import fetch_file
 from hf_unlearn.data.tables import read_table
 
 WORDS = [
-    "0010",
-    "10",
-    "1.0",
-    "NA",
-    "null",
-    "None",
-    "nan",
-    "True",
-    "2024-01-01",
-    "1e5",
-    "no",
-    "12:30",
-    "",
-    "Zoë",
-]
+    "0010", "10", "1.0", "NA", "null", "None", "nan", "True", "2024-01-01", "1e5", "no", "12:30",
+    "", "Zoë",
+]  # fmt: skip
 SPEECH = {"split": "train", "speaker_column": "speaker"}
+HEADER = b"file_name,speaker,text\n"
 
 
 @pytest.fixture
@@ -40,16 +31,12 @@ def sounds(tmp_path, long_flac):
 
 @pytest.fixture
 def pictures(tmp_path):
-    import PIL.Image
-
     for number, name in enumerate("abcd"):
         PIL.Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{name}.png")
     return tmp_path
 
 
 def written(suffix: str, rows: list[dict]) -> str:
-    import json
-
     if suffix.startswith(".json"):
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         return "\n".join(lines) if suffix == ".jsonl" else f"[{', '.join(lines)}]"
@@ -81,16 +68,13 @@ def test_numbers_of_json_keep_their_digits(tmp_path):
     "name, content, message",
     [
         ("t.csv", b"", "t.csv is empty: its first line must name the columns"),
-        ("t.csv", b"file_name,speaker,text\n", "split 'train' of .*t.csv holds no utterances"),
+        ("t.csv", HEADER, "split 'train' of .*t.csv holds no utterances"),
         ("t.csv", b"file_name,speaker,text,split\n", "t.csv has a header, but no rows"),
-        ("t.csv", b"file_name,speaker,text\na.flac,x,one, "
-                  b"two\n", "t.csv, line 2: 4 values, but the header names 3 columns"),
-        ("t.csv", b"file_name,speaker,text\na.flac,x\n", "t.csv, line 2: 2 values, but the header "
-                                                         "names 3"),
+        ("t.csv", HEADER + b"a.flac,x,one, two\n", "line 2: 4 values, but the header names 3"),
+        ("t.csv", HEADER + b"a.flac,x\n", "t.csv, line 2: 2 values, but the header names 3"),
         ("t.csv", b"file_name,speaker,speaker\na.flac,x,y\n", "t.csv has the column speaker twice"),
-        ("t.csv", "file_name,speaker,text\na.flac,Zoë,x\n".encode("latin-1"), r"t.csv is no UTF-8 text \(byte 32\)"),
-        ("t.csv", b'file_name,speaker,text\na.flac,x,"one\n', "t.csv, line 2: unexpected end of "
-                                                              "data"),
+        ("t.csv", HEADER + b"a.flac,Zo\xeb,x\n", r"t.csv is no UTF-8 text \(byte 32\)"),
+        ("t.csv", HEADER + b'a.flac,x,"one\n', "t.csv, line 2: unexpected end of data"),
         ("t.jsonl", b"", "t.jsonl holds no rows"),
         ("t.jsonl", b'{"audio": "a.flac"}\n{"audio": \n', "t.jsonl, line 2: no JSON"),
         ("t.json", b"[1, 2]", "t.json holds no rows: write one object"),
@@ -109,12 +93,8 @@ def test_audio_beside_a_table_that_does_not_name_it(sounds, caplog):
     )
     assert load_speech(sounds, **SPEECH)["id"][:] == ["a.flac"]
     assert load_speech(sounds, **{**SPEECH, "split": "test"})["id"][:] == ["b.flac"]
-    assert (
-        caplog.text.count(
-            "names no transcript for 2 files beside it, which are left out: c.flac, d.flac"
-        )
-        == 1
-    )
+    warning = "names no transcript for 2 files beside it, which are left out: c.flac, d.flac"
+    assert caplog.text.count(warning) == 1
 
 
 def test_structs_of_audio_may_lack_a_part(sounds, long_flac):
@@ -156,17 +136,9 @@ def test_classes_are_what_is_written(pictures, suffix):
     (pictures / f"metadata{suffix}").write_text(written(suffix, rows))
     for source in (pictures, pictures / f"metadata{suffix}"):
         found, names = load_images(source, split="train")
-        assert found["class"][:] == ["0010", "10", "NA", "True"] and names == [
-            "0010",
-            "10",
-            "NA",
-            "True",
-        ]
-        assert found["id"][0] == "a.png" and decode_image(found[3]["image"]).getpixel((0, 0)) == (
-            3,
-            0,
-            0,
-        )
+        assert found["class"][:] == names == ["0010", "10", "NA", "True"]
+        assert found["id"][0] == "a.png"
+        assert decode_image(found[3]["image"]).getpixel((0, 0)) == (3, 0, 0)
 
 
 def test_numbers_as_classes_are_in_their_order(pictures):
@@ -178,10 +150,8 @@ def test_numbers_as_classes_are_in_their_order(pictures):
 def test_images_beside_a_table_that_does_not_name_them(pictures, caplog):
     (pictures / "metadata.csv").write_text("file_name,label\na.png,x\nb.png,y\n")
     rows, _ = load_images(pictures, split="train")
-    assert (
-        len(rows) == 2
-        and "names no class for 2 files beside it, which are left out: c.png, d.png" in caplog.text
-    )
+    assert len(rows) == 2
+    assert "names no class for 2 files beside it, which are left out: c.png, d.png" in caplog.text
 
 
 def test_a_table_of_images_for_each_split(tmp_path, pictures):
@@ -191,18 +161,14 @@ def test_a_table_of_images_for_each_split(tmp_path, pictures):
         (tmp_path / "set" / split / "metadata.csv").write_text(f"file_name,label\n{name}.png,007\n")
     for split, name in (("train", "a"), ("test", "b")):
         rows, names = load_images(tmp_path / "set", split=split)
-        assert (
-            rows["id"][:] == [f"{split}/{name}.png"]
-            and names == ["007"]
-            and decode_image(rows[0]["image"])
-        )
+        assert rows["id"][:] == [f"{split}/{name}.png"] and names == ["007"]
+        assert decode_image(rows[0]["image"])
     with pytest.raises(ValueError, match="no split 'dev' in"):
         load_images(tmp_path / "set", split="dev")
 
 
 def test_csv_files_that_datasets_finds_keep_their_names(sounds):
-    """A folder in which `datasets` looks for tables, as a data set of csv files on the Hub is
-    read."""
+    """`datasets` looks for the tables in this folder, as in a Hub dataset of csv files."""
     (sounds / "set" / "data").mkdir(parents=True)
     lines = f"audio,speaker,text\n{sounds}/a.flac,0010,one\n{sounds}/b.flac,NA,two\n"
     (sounds / "set" / "data" / "train-00000.csv").write_text(lines)
@@ -225,10 +191,10 @@ def test_structs_of_images_and_tables_without_rows(pictures):
 
 
 def test_a_streamed_file_may_have_bytes_or_a_path(sounds, long_flac):
-    options = {"source": "x/y", "column": "audio", "content": "audio files"}
-    assert fetched({"bytes": b"1"}, **options) == {"bytes": b"1", "path": None}
-    assert fetched({"path": str(sounds / "a.flac")}, **options)["bytes"] == long_flac
+    options = {"source": "x/y", "column": "audio", "expected": "audio files"}
+    assert fetch_file({"bytes": b"1"}, **options) == {"bytes": b"1", "path": None}
+    assert fetch_file({"path": str(sounds / "a.flac")}, **options)["bytes"] == long_flac
     with pytest.raises(
         ValueError, match="the audio column of x/y names gone/a.flac, which cannot be opened"
     ):
-        fetched({"path": "gone/a.flac"}, **options)
+        fetch_file({"path": "gone/a.flac"}, **options)

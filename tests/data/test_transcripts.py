@@ -1,4 +1,4 @@
-"""Label texts in the style of a pretrained recogniser."""
+"""Label texts in the style of a pretrained speech recogniser."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from hf_unlearn.data.speech.transcripts import as_sentence, own_or_sentence
     [
         ("MISTER QUILTER IS THE APOSTLE", " Mister quilter is the apostle."),
         ("'tis  so", " 'Tis so."),
-        ("Paris is large", " Paris is large."),  # what is written in mixed case knows better
+        ("Paris is large", " Paris is large."),
         ("Is it?", " Is it?"),
         ("ÜBER ALLES", " Über alles."),
         ("नमस्ते दुनिया", " नमस्ते दुनिया"),
@@ -43,7 +43,7 @@ def test_a_language_without_spaces_gets_none_in_front():
         (" ", "", ""),
     ],
 )
-def test_own_where_it_is_right_or_there_is_nothing_to_compare(said, reference, label):
+def test_own_transcript_if_it_agrees_or_there_is_no_reference(said, reference, label):
     def agree(one, other):
         return (
             "".join(filter(str.isalpha, one)).lower() == "".join(filter(str.isalpha, other)).lower()
@@ -52,15 +52,15 @@ def test_own_where_it_is_right_or_there_is_nothing_to_compare(said, reference, l
     assert own_or_sentence(said, reference, agree) == label
 
 
-def test_labels_say_what_they_are_given_and_the_text_stays(make_rows, processor):
+def test_label_texts_do_not_change_the_text(make_rows, processor):
     texts = ["three four"] * 12
     rows = prepare(make_rows(), processor, max_label_length=8, label_texts=texts)
     assert rows[0]["labels"] == [1, 6, 7, 2] and rows[0]["text"] == "one two"
-    # of another cache
+    # Other label texts have another key in the cache.
     assert prepare(make_rows(), processor, max_label_length=8)[0]["labels"] == [1, 4, 5, 2]
 
 
-def test_a_row_without_text_has_that_of_its_label(make_rows, processor):
+def test_a_row_without_text_gets_the_text_of_its_label(make_rows, processor):
     rows = prepare(make_rows(text=""), processor, max_label_length=8, label_texts=[" one"] * 12)
     assert set(rows["text"]) == {"one"}
 

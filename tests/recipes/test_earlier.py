@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.images.samples import ImageArguments
+from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import unlearn
 from hf_unlearn.experiments.earlier import as_results, forgotten_before
 from hf_unlearn.experiments.images import ImageRecipe, ImageRecipeArguments

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_unlearn import UnlearnConfig, cli
-from hf_unlearn.data.images.samples import ImageArguments
+from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.evaluation import classification_metrics
 from hf_unlearn.experiments import Recipe, parse, unlearn
 from hf_unlearn.experiments import run as frame

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
-from hf_unlearn.data.images.samples import ImageArguments
+from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import parse
 from hf_unlearn.experiments.images import ImageRecipe, ImageRecipeArguments
 from hf_unlearn.metrics import ATTACKS

@@ -17,7 +17,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor, pipe
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.speech.samples import SpeechArguments
+from hf_unlearn.data.speech import SpeechArguments
 from hf_unlearn.experiments import parse
 from hf_unlearn.metrics import ATTACKS
 from tests.recipes.configurations import configurations

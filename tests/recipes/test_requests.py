@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.images.samples import ImageArguments
+from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import reference_models as training
 from hf_unlearn.experiments import unlearn
 from hf_unlearn.experiments.images import ImageRecipe, ImageRecipeArguments

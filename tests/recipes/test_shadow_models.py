@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.images.samples import ImageArguments
+from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import membership, unlearn
 from hf_unlearn.experiments import reference_models as training
 from hf_unlearn.experiments.images import ImageRecipe, ImageRecipeArguments

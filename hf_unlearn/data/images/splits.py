@@ -1,164 +1,132 @@
-"""Splits of images: classes or single images that are forgotten, what is retained, and what tells
+"""Splits of images: classes or single images that are forgotten, what is retained, and what shows
 whether both worked."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from datasets import Dataset
-from transformers.utils import logging
 
+from ..names import check_spellings
 from ..sampling import (
     balanced,
-    by_id,
-    check_apart,
-    check_spellings,
-    count_of,
+    drop_groups,
+    groups_of,
     hold_out,
-    of_groups,
-    rest_of,
-    same_files,
-    without_earlier,
+    sample_count,
+    sample_remaining,
+    select_groups,
+    sorted_by_id,
 )
-from .samples import ImageArguments, drop_broken
-from .sources import check_classes, load_images
+from ..splits import Splits, check_apart, check_files_apart, drop_forgotten_before
+from .arguments import ImageArguments
+from .samples import drop_broken
+from .sources import IMAGES, check_classes, load_images
 
-logger = logging.get_logger(__name__)
 
+@dataclass(frozen=True, kw_only=True)
+class ImageSplits(Splits):
+    """Images by their part in unlearning. No image is in two of forget, forget_test, retain_pool
+    and test.
 
-@dataclass(frozen=True)
-class ImageSplits:
-    """Images by their part in unlearning; none is in two of forget, forget_test, retain_pool and
-    test."""
+    Attributes:
+        forget: training images that are forgotten.
+        forget_test: unseen images of the forgotten classes; empty if single images are forgotten.
+        retain: the retain set, balanced over classes: a part of retain_pool, or of a proxy.
+        retain_pool: all other training images.
+        retain_rest: images of retain_pool outside of retain, only to be evaluated.
+        test: unseen images of the retained classes; of all classes if single images are forgotten.
+        classes: all classes, in the order of their labels.
+        proxy: whether retain comes from another dataset.
+    """
 
-    forget: Dataset  # training images that are forgotten
-    # unseen images of the forgotten classes; empty where single images are forgotten
-    forget_test: Dataset
-    retain: Dataset  # the retain set, balanced over classes: a part of retain_pool, or of a proxy
-    retain_pool: Dataset  # all other training images
-    # unseen images of the retained classes; of all classes where single images are forgotten
-    test: Dataset
-    classes: list[str]  # all, in the order of their labels
-    seed: int
-    proxy: bool = False  # whether retain comes from another dataset
-    # of retain_pool, some that are not in retain: to be evaluated
-    retain_rest: Dataset | None = None
+    kind = IMAGES
+    evaluated = ("forget", "forget_test", "retain", "retain_rest", "test")
+
+    classes: list[str]
+    proxy: bool = False
 
     def describe(self) -> dict:
-        """What results.json keeps: seed, numbers of images, classes, ids of the forget and the
-        retain set."""
-        parts = {name: part for name, part in vars(self).items() if isinstance(part, Dataset)}
-        return {
-            "seed": self.seed,
-            "proxy": self.proxy,
-            "images": {name: len(part) for name, part in parts.items()},
-            "classes": {name: sorted(set(part["class"][:])) for name, part in parts.items()},
-            "forget_ids": self.forget["id"][:],
-            "retain_ids": self.retain["id"][:],
-        }
-
-    def evaluation(self, max_samples: int | None = None) -> dict[str, Dataset]:
-        """The splits to report, without empty ones, each bounded by a choice that is balanced over
-        classes."""
-        parts = {
-            name: getattr(self, name)
-            for name in ("forget", "forget_test", "retain", "retain_rest", "test")
-        }
-        return {
-            name: balanced(part, "class", max_samples, self.seed)
-            for name, part in parts.items()
-            if part
-        }
+        """What results.json keeps: as for other splits, and whether the retain set is a proxy."""
+        return {"proxy": self.proxy, **super().describe()}
 
 
 def split_images(
     train: Dataset,
     classes: list[str],
     *,
-    forget_classes: list[str] = (),
+    forget_classes: Collection[str] = (),
     forget_samples: float | None = None,
-    forget_ids: list[str] = (),
+    forget_ids: Collection[str] = (),
     retain_size: float,
     retain_rest: int = 0,
-    retain_classes: list[str] = (),
+    retain_classes: Collection[str] = (),
     held_out: float = 0.1,
     test: Dataset | None = None,
     proxy: Dataset | None = None,
     forgotten_before: dict[str, Iterable[str]] | None = None,
     seed: int = 0,
 ) -> ImageSplits:
-    """Splits rows of `load_images`; the result depends on the rows and the seed, not on the order
+    """Splits rows of `load_images`. The result depends on the rows and the seed, not on the order
     of the rows.
 
     Args:
-        forget_classes: forget these classes whole; with `forget_samples`, the classes to draw from.
-        forget_samples: forget so many training images, drawn at random; below 1, the share of them.
-        forget_ids: forget the training images of these ids. Only one of the three ways can be
-            chosen.
-        retain_size: size of the retain set; below 1, as a share of what it can be drawn from.
-        retain_rest: how many images of retain_pool outside of the retain set are to be evaluated.
-        retain_classes: what the retain set is drawn from; none: all classes (that are not
-            forgotten).
-        held_out: share of each class that is unseen, where there is no `test`.
-        proxy: rows of another dataset that the retain set is drawn from.
+        classes: all class names, in the order of their labels.
+        forget_classes: forget all images of these classes; with `forget_samples`, the classes to
+            draw from.
+        forget_samples: how many training images to forget, drawn at random; below 1, as a share.
+        forget_ids: ids of the training images to forget. Excludes the other two.
+        retain_size: size of the retain set; below 1, as a share of what it is drawn from.
+        retain_rest: how many images of retain_pool outside of the retain set are evaluated.
+        retain_classes: the classes to draw the retain set from; empty: all that are not forgotten.
+        held_out: share of each class that is taken out of `train` as unseen, if there is no `test`.
+        proxy: rows of another dataset to draw the retain set from.
         forgotten_before: what the model has forgotten already, by the column "class" or "id". It is
             left out of all splits, with a warning.
 
     Raises:
-        ValueError: nothing, everything or something unknown is to be forgotten; a retain set with a
-            forgotten class (by another spelling, too) or image, or with what was forgotten before;
-            an image in both `train` and `test`; sizes out of range.
+        ValueError: nothing, everything or something unknown is to be forgotten; the retain set
+            would hold a forgotten class (perhaps by another spelling) or image, or something that
+            was forgotten before; an image is in both `train` and `test`; a size is out of range.
     """
     check_classes(forget_classes, train["class"][:], "the training split")
     check_spellings(forget_classes, [*classes, *retain_classes], "class", "forget_classes")
-    for by, earlier in (forgotten_before or {}).items():
-        forgotten = forget_classes if by == "class" else forget_ids
-        kept = retain_classes if by == "class" else ()
-        train, test, proxy = without_earlier([train, test, proxy], by, earlier, forgotten, kept)
-    whole = not (forget_ids or forget_samples)
+    for column, earlier in (forgotten_before or {}).items():
+        forgotten = forget_classes if column == "class" else forget_ids
+        retained = retain_classes if column == "class" else ()
+        train, test, proxy = drop_forgotten_before(
+            [train, test, proxy], column, earlier, forgotten, retained
+        )
     _check_request(train, forget_classes, forget_samples, forget_ids)
     if test is None:
-        held = set(hold_out(train, "class", set(classes), held_out, seed))
-        test = train.select(sorted(held))
-        train = train.select([row for row in range(len(train)) if row not in held])
-    check_apart(train, test, "images")
+        train, test = hold_out(train, "class", classes, held_out, seed)
+    check_apart(train, test, IMAGES)
     check_classes(
-        sorted(set(test["class"][:])), classes, "the training split (classes of the test split)"
+        sorted(groups_of(test, "class")), classes, "the training split (classes of the test split)"
     )
-    forgotten = set(forget_classes) if whole else set()
-    forget = _forgotten(train, forget_classes, forget_samples, forget_ids, seed)
-    out = set(forget["id"][:])
-    pool = by_id(train.select([row for row, name in enumerate(train["id"][:]) if name not in out]))
+    single_images = bool(forget_ids or forget_samples)
+    forgotten_classes = set() if single_images else set(forget_classes)
+    forget = _forget_set(train, forget_classes, forget_samples, forget_ids, seed)
+    pool = sorted_by_id(drop_groups(train, "id", forget["id"][:]))
     source = pool if proxy is None else proxy
-    retain = _retain_set(source, classes, forgotten, retain_classes, retain_size, seed)
-    _check_files_apart(forget, retain, proxy is not None)
+    retain = _retain_set(source, classes, forgotten_classes, retain_classes, retain_size, seed)
+    check_files_apart(forget, retain, IMAGES, proxy=proxy is not None)
+    used_ids = retain["id"][:] if proxy is None else ()
     return ImageSplits(
         forget=forget,
-        forget_test=of_groups(test, "class", forgotten),
+        forget_test=select_groups(test, "class", forgotten_classes),
         retain=retain,
         retain_pool=pool,
-        test=of_groups(test, "class", set(classes) - forgotten),
+        retain_rest=sample_remaining(pool, used_ids, "class", retain_rest, seed),
+        test=select_groups(test, "class", set(classes) - forgotten_classes),
         classes=classes,
         seed=seed,
         proxy=proxy is not None,
-        retain_rest=rest_of(
-            pool, retain["id"][:] if proxy is None else (), "class", retain_rest, seed
-        ),
     )
 
 
-def _check_files_apart(forget: Dataset, retain: Dataset, proxy: bool) -> None:
-    same = same_files(forget, retain, "image")
-    if not same:
-        return
-    found = (
-        f"{len(same)} images to forget are in the retain set, too, such as {' and '.join(same[0])}"
-    )
-    if proxy:
-        raise ValueError(f"{found}: take them out of retain_dataset")
-    logger.warning(f"{found} (the same file): take one of each pair out of the data")
-
-
-def _check_request(train: Dataset, classes, samples, ids) -> None:
+def _check_request(
+    train: Dataset, classes: Collection[str], samples: float | None, ids: Collection[str]
+) -> None:
     if not (classes or samples or ids):
         raise ValueError(
             "nothing to forget: name forget_classes, or give forget_samples or forget_ids"
@@ -167,81 +135,97 @@ def _check_request(train: Dataset, classes, samples, ids) -> None:
         raise ValueError(
             "forget_ids already says which images: leave out forget_classes and forget_samples"
         )
-    if classes and not samples and not set(train["class"][:]) - set(classes):
+    if classes and not samples and not groups_of(train, "class") - set(classes):
         raise ValueError(
             f"the data has no class but those to forget ({', '.join(classes)}): there must be "
             "another to keep"
         )
 
 
-def _forgotten(train: Dataset, classes, samples, ids, seed: int) -> Dataset:
+def _forget_set(
+    train: Dataset,
+    classes: Collection[str],
+    samples: float | None,
+    ids: Collection[str],
+    seed: int,
+) -> Dataset:
     if ids:
-        rows = {name: row for row, name in enumerate(train["id"][:])}
-        unknown = [name for name in ids if name not in rows]
+        known = set(train["id"][:])
+        unknown = [name for name in ids if name not in known]
         if unknown:
             raise ValueError(
                 f"{len(unknown)} of forget_ids are no training images, such as '{unknown[0]}'"
             )
-        return by_id(train.select(sorted({rows[name] for name in ids})))
-    candidates = of_groups(train, "class", set(classes)) if classes else by_id(train)
+        return select_groups(train, "id", ids)
+    candidates = select_groups(train, "class", classes) if classes else sorted_by_id(train)
     if not samples:
         return candidates
-    count = count_of(samples, len(candidates), "forget_samples", "images")
+    count = sample_count(samples, len(candidates), "forget_samples", "images")
     if count == len(train):
         raise ValueError(
-            f"forget_samples is {samples:g}: all {count} training images, so that "
-            "nothing is retained"
+            f"forget_samples is {samples:g}: all {count} training images, so that nothing is "
+            "retained"
         )
-    # at random: not balanced over classes
-    order = candidates.shuffle(seed=seed).select(range(count))
-    return by_id(order)
+    # Drawn at random, not balanced over classes.
+    return sorted_by_id(candidates.shuffle(seed=seed).select(range(count)))
 
 
 def _retain_set(
-    source: Dataset, classes, forgotten: set[str], wanted, size: float, seed: int
+    source: Dataset,
+    classes: Collection[str],
+    forgotten_classes: set[str],
+    retain_classes: Collection[str],
+    size: float,
+    seed: int,
 ) -> Dataset:
-    wanted = set(wanted) or set(source["class"][:]) & set(classes)
-    both = sorted(wanted & forgotten)
+    retained = set(retain_classes) or groups_of(source, "class") & set(classes)
+    both = sorted(retained & forgotten_classes)
     if both:
         raise ValueError(
             f"the retain set holds the forgotten class {', '.join(map(repr, both))}: name the "
-            "other classes in "
-            "retain_classes"
+            "other classes in retain_classes"
         )
-    check_classes(sorted(wanted), source["class"][:], "the data of the retain set")
-    pool = of_groups(source, "class", wanted)
+    check_classes(sorted(retained), source["class"][:], "the data of the retain set")
+    pool = select_groups(source, "class", retained)
     if not len(pool):
         raise ValueError(
             "the retain set is empty: its data has none of the classes of the training split"
         )
-    return balanced(pool, "class", count_of(size, len(pool), "retain_size", "images"), seed)
+    return balanced(pool, "class", sample_count(size, len(pool), "retain_size", "images"), seed)
 
 
 def load_image_splits(
     args: ImageArguments, seed: int, forgotten_before: dict[str, Iterable[str]] | None = None
 ) -> ImageSplits:
-    """The splits that `args` describe, not yet decoded. Takes `forgotten_before`, and raises, as
-    `load_images` and `split_images` do."""
-    columns = {
+    """Loads the splits that `args` describe; the images are not decoded yet.
+
+    Args:
+        forgotten_before: as for `split_images`.
+
+    Raises:
+        ValueError: as `load_images` and `split_images` do.
+    """
+    options = {
+        "config": args.dataset_config,
         "image_column": args.image_column,
         "label_column": args.label_column,
         "id_column": args.id_column,
-    }
-    options = {
-        "config": args.dataset_config,
         "revision": args.dataset_revision,
         "streaming": args.streaming,
+        "max_images_per_class": args.max_images_per_class,
     }
-    options["max_images_per_class"] = args.max_images_per_class
-    train, classes = load_images(args.dataset, split=args.train_split, **columns, **options)
+    train, classes = load_images(args.dataset, split=args.train_split, **options)
     test = proxy = None
     if args.test_split:
-        test, _ = load_images(args.dataset, split=args.test_split, **columns, **options)
+        test, _ = load_images(args.dataset, split=args.test_split, **options)
     if args.retain_dataset:
-        columns["image_column"] = args.retain_image_column or args.image_column
-        columns["label_column"] = args.retain_label_column or args.label_column
-        options["config"], options["revision"] = args.retain_config, None
-        proxy, _ = load_images(args.retain_dataset, split=args.retain_split, **columns, **options)
+        options |= {
+            "config": args.retain_config,
+            "image_column": args.retain_image_column or args.image_column,
+            "label_column": args.retain_label_column or args.label_column,
+            "revision": None,
+        }
+        proxy, _ = load_images(args.retain_dataset, split=args.retain_split, **options)
     return split_images(
         train,
         classes,
@@ -262,23 +246,25 @@ def load_image_splits(
 def prepare_image_splits(
     splits: ImageSplits, args: ImageArguments, *, retain_pool: bool = True
 ) -> ImageSplits:
-    """The same splits without broken images; the ones only evaluated are first bounded to
-    `args.max_eval_samples`.
+    """The same splits without broken images. Those that are only evaluated are bounded to
+    `args.max_eval_samples` first.
 
-    `retain_pool=False` does not look at retain_pool, which only training needs. Raises as
-    `drop_broken` does.
+    Args:
+        retain_pool: False leaves retain_pool unchecked, which only training needs.
+
+    Raises:
+        ValueError: as `drop_broken` does.
     """
 
-    def sound(name: str) -> Dataset:
-        rows = getattr(splits, name)
-        if name in ("forget_test", "test"):
-            rows = (
-                balanced(rows, "class", args.max_eval_samples, splits.seed) if len(rows) else rows
-            )
+    def readable(name: str) -> Dataset:
+        is_evaluated_only = name in ("forget_test", "test")
         return drop_broken(
-            rows, skip=args.skip_bad_images, num_proc=args.num_proc, description=name
+            splits.bounded(name, args.max_eval_samples if is_evaluated_only else None),
+            skip=args.skip_bad_images,
+            num_proc=args.num_proc,
+            description=name,
         )
 
     names = ["forget", "forget_test", "retain", "test"]
     names += ["retain_pool"] * retain_pool + ["retain_rest"] * (splits.retain_rest is not None)
-    return replace(splits, **{name: sound(name) for name in names})
+    return replace(splits, **{name: readable(name) for name in names})

@@ -1,6 +1,8 @@
 """Speech with known speakers: sources, samples and splits."""
 
-from .samples import SAMPLING_RATE, SpeechArguments, SpeechCollator, decode_audio, prepare
+from .arguments import SpeechArguments
+from .audio import SAMPLING_RATE, decode_audio
+from .samples import SpeechCollator, prepare
 from .sources import load_speech
 from .splits import SpeakerSplits, load_splits, prepare_splits, split_by_speaker
 

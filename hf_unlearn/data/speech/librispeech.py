@@ -1,18 +1,20 @@
-"""The official LibriSpeech tree on disk, read as rows."""
+"""Reads the official LibriSpeech tree on disk as rows."""
 
 from pathlib import Path
 
 from transformers.utils import logging
 
 from ...files import text_of
-from ..tables import few
+from ..names import first_few
 
 logger = logging.get_logger(__name__)
 
 
 def subsets(source: str | Path) -> dict[str, Path]:
-    """Folders of `source` or `source`/LibriSpeech laid out as
-    <subset>/<speaker>/<chapter>/*.trans.txt, by name."""
+    """The subsets' folders by name; none if there is no tree.
+
+    A tree is `source` or `source`/LibriSpeech, with files <subset>/<speaker>/<chapter>/*.trans.txt.
+    """
     for root in (Path(source), Path(source) / "LibriSpeech"):
         folders = sorted(root.iterdir()) if root.is_dir() else []
         found = {folder.name: folder for folder in folders if any(folder.glob("*/*/*.trans.txt"))}
@@ -22,13 +24,14 @@ def subsets(source: str | Path) -> dict[str, Path]:
 
 
 def read_subset(source: str | Path, subset: str) -> list[dict]:
-    """Rows {"id", "speaker", "text", "audio": path} of one subset ("train-clean-100") in the order
-    of their ids.
+    """Rows {"id", "speaker", "text", "audio": path} of one subset ("train-clean-100"), by id.
 
     Layout: https://www.openslr.org/12. A line of a `*.trans.txt` file is an utterance id and its
-    transcript; the audio is `<id>.flac` beside it, and is not opened here. One warning names audio
-    without a line, another lines without audio. Raises ValueError where the tree has no such
-    subset.
+    transcript; the audio is `<id>.flac` beside that file, and is not opened here. One warning names
+    audio files without a line, another one lines without an audio file.
+
+    Raises:
+        ValueError: the tree has no such subset.
     """
     folders = subsets(source)
     if subset not in folders:
@@ -40,7 +43,7 @@ def read_subset(source: str | Path, subset: str) -> list[dict]:
         (row for transcript in transcripts for row in _read_chapter(transcript)),
         key=lambda row: row["id"],
     )
-    _warn_of_the_unmatched(rows, folders[subset])
+    _warn_of_unmatched(rows, folders[subset])
     return rows
 
 
@@ -55,20 +58,18 @@ def _read_chapter(transcript: Path) -> list[dict]:
     return rows
 
 
-def _warn_of_the_unmatched(rows: list[dict], folder: Path) -> None:
+def _warn_of_unmatched(rows: list[dict], folder: Path) -> None:
     files = {str(path): path.stem for path in folder.glob("*/*/*.flac")}
-    named = {row["audio"]: row["id"] for row in rows}
-    silent, gone = (
-        [first[path] for path in first if path not in second]
-        for first, second in ((files, named), (named, files))
-    )
-    if silent:
+    listed = {row["audio"]: row["id"] for row in rows}
+    without_line = [name for path, name in files.items() if path not in listed]
+    without_file = [name for path, name in listed.items() if path not in files]
+    if without_line:
         logger.warning_once(
-            f"{folder}: {len(silent)} audio files have no line in a *.trans.txt, and are left out: "
-            f"{few(silent)}"
+            f"{folder}: {len(without_line)} audio files have no line in a *.trans.txt, and are "
+            f"left out: {first_few(without_line)}"
         )
-    if gone:
+    if without_file:
         logger.warning_once(
-            f"{folder}: {len(gone)} lines of *.trans.txt have no audio file beside "
-            f"them: {few(gone)}"
+            f"{folder}: {len(without_file)} lines of *.trans.txt have no audio file beside them: "
+            f"{first_few(without_file)}"
         )

@@ -1,5 +1,7 @@
-"""In which style the labels of a recogniser are written: its own, so that unlearning does not teach
-it another one."""
+"""Styles in which the labels of a speech recogniser are written.
+
+Labels in the recogniser's own style keep unlearning from teaching it another one.
+"""
 
 import re
 from collections.abc import Callable
@@ -10,16 +12,17 @@ STYLES = ("own", "sentence", "as_written")
 def as_sentence(text: str, *, spaced: bool = True, english: bool = False) -> str:
     """The text as a pretrained Whisper writes it: " Mixed case, with punctuation."
 
-    A text in one case gets a capital at its beginning, and a full stop at its end (proper names
-    cannot be known); a text in mixed case keeps it. Whisper's tokens hold the space before a word,
-    so one stands before the first word, too.
+    A text in upper or lower case alone becomes lower case with a capital at its beginning; proper
+    names are not recognised. A text in mixed case keeps its case. A full stop is added if there is
+    no punctuation at the end. Whisper's tokens include the space before a word, so the text begins
+    with one.
 
     Args:
         spaced: whether the language is written with spaces between words.
-        english: whether the word "i" is written with a capital.
+        english: whether to write the word "i" with a capital.
     """
     text = " ".join(text.split())
-    # a script without capitals, where a full stop is no "." either
+    # A script without capitals does not end sentences with "." either.
     if not text or text.lower() == text.upper():
         return f" {text}" if text and spaced else text
     if text in (text.lower(), text.upper()):
@@ -31,10 +34,13 @@ def as_sentence(text: str, *, spaced: bool = True, english: bool = False) -> str
 def own_or_sentence(
     said: str | None, reference: str, agree: Callable[[str, str], bool], **language: bool
 ) -> str:
-    """What a model itself says of an utterance, where it agrees with the reference or there is
-    none; else a sentence.
+    """The model's own transcript of an utterance if it agrees with the reference, or there is no
+    reference; else the reference as a sentence.
 
     Args:
+        said: the model's transcript; None if it gave none.
+        reference: the text of the data; perhaps empty.
+        agree: whether two texts are the same but for their style.
         language: further arguments of `as_sentence`.
     """
     if said is not None and said.strip() and (not reference.strip() or agree(said, reference)):

@@ -1,0 +1,130 @@
+"""The data options of a speech recipe."""
+
+from dataclasses import dataclass, field
+
+from ..names import as_names
+from .transcripts import STYLES
+
+
+@dataclass
+class SpeechArguments:
+    """The data of a speech recipe: where it is, who is forgotten, how much is retained."""
+
+    _argument_group_name = "data"
+
+    dataset: str = field(
+        default="openslr/librispeech_asr",
+        metadata={
+            "help": "Hub id; folder of the official LibriSpeech tree; folder with metadata.csv "
+            "(file_name, speaker, text, and split if it holds several); table of audio paths (csv, "
+            "tsv, json, jsonl, parquet)"
+        },
+    )
+    dataset_config: str | None = field(
+        default=None,
+        metadata={"help": "Configuration on the Hub: clean, other or all for LibriSpeech"},
+    )
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the dataset on the Hub"}
+    )
+    train_split: str = field(
+        default="train.100",
+        metadata={
+            "help": "Split that the model was trained on; train-clean-100 in a local LibriSpeech "
+            "tree"
+        },
+    )
+    test_split: str | None = field(
+        default=None,
+        metadata={
+            "help": "Split of unseen utterances; without it a share of train_split is held out"
+        },
+    )
+    other_split: str | None = field(
+        default=None, metadata={"help": "Split of speakers that the model was never trained on"}
+    )
+    audio_column: str = field(
+        default="audio", metadata={"help": "Column of the audio or of its path"}
+    )
+    text_column: str = field(
+        default="text", metadata={"help": "Column of the transcript (Common Voice: sentence)"}
+    )
+    speaker_column: str = field(
+        default="speaker_id", metadata={"help": "Column of the speaker (Common Voice: client_id)"}
+    )
+    id_column: str = field(
+        default="id",
+        metadata={"help": "Column of unique utterance ids; without it the audio paths are the ids"},
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Store only the utterances asked for of a Hub dataset, and stop reading once "
+            "all have arrived (which needs retain_speakers and max_utterances_per_speaker)"
+        },
+    )
+    forget_speakers: list[str] = field(
+        default_factory=list, metadata={"help": "Ids of the speakers to forget"}
+    )
+    retain_speakers: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Ids of the speakers to retain; all others if none is named"},
+    )
+    held_out: float = field(
+        default=0.1,
+        metadata={
+            "help": "Share of each speaker's utterances to keep out of training, for speakers "
+            "without utterances in test_split"
+        },
+    )
+    retain_size: float = field(
+        default=48,
+        metadata={
+            "help": "Number of utterances in the retain set; below 1, the share of the retained "
+            "training utterances"
+        },
+    )
+    retain_rest: int = field(
+        default=0,
+        metadata={
+            "help": "Number of training utterances to evaluate that are retained, but not in the "
+            "retain set: they show how well unlearning keeps training data that it does not see"
+        },
+    )
+    max_utterances_per_speaker: int | None = field(
+        default=None, metadata={"help": "Use at most this many utterances of each speaker"}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on at most this many samples of each split"}
+    )
+    skip_bad_audio: bool = field(
+        default=False,
+        metadata={"help": "Leave out broken, empty and too long audio, with one warning"},
+    )
+    language: str | None = field(
+        default=None, metadata={"help": "Language token of a multilingual Whisper, e.g. en"}
+    )
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": "Task token of a multilingual Whisper; transcribe if a language is given "
+            "without a task"
+        },
+    )
+    transcripts: str | None = field(
+        default=None,
+        metadata={
+            "help": "Style of the labels. 'own': the model's own transcripts if they agree with "
+            "the references or there are none, else as 'sentence'. 'sentence': ' Like this one.' "
+            "'as_written': the references unchanged. Default: as_written for a new model and for "
+            "one that finds it likelier than sentences, own for others",
+            "choices": list(STYLES),
+        },
+    )
+    num_proc: int | None = field(
+        default=None, metadata={"help": "Number of processes that extract features"}
+    )
+
+    def __post_init__(self):
+        self.forget_speakers = as_names(self.forget_speakers)
+        self.retain_speakers = as_names(self.retain_speakers)

@@ -1,0 +1,157 @@
+"""What splits of speech and of images share: their parts, and checks that the parts are apart."""
+
+import hashlib
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from datasets import Dataset
+from transformers.utils import logging
+
+from .names import spelling
+from .rows import RowKind
+from .sampling import balanced, drop_groups
+
+logger = logging.get_logger(__name__)
+
+# Files to forget are compared with those of the retain set only up to this number.
+MAX_COMPARED_FILES = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """Samples by their part in unlearning. A sample is in one part only, except that retain and
+    retain_rest are parts of retain_pool."""
+
+    kind: ClassVar[RowKind]
+    # The splits to report, in this order.
+    evaluated: ClassVar[tuple[str, ...]]
+
+    forget: Dataset
+    forget_test: Dataset
+    retain: Dataset
+    retain_pool: Dataset
+    test: Dataset
+    seed: int
+    # training samples outside of the retain set, only to be evaluated
+    retain_rest: Dataset | None = None
+
+    def describe(self) -> dict:
+        """What results.json keeps: the seed, numbers of samples and speakers or classes of each
+        part, and the ids of the forget and the retain set."""
+        parts = {name: part for name, part in vars(self).items() if isinstance(part, Dataset)}
+        owner = self.kind.owner
+        return {
+            "seed": self.seed,
+            self.kind.samples: {name: len(part) for name, part in parts.items()},
+            self.kind.owners: {name: sorted(set(part[owner][:])) for name, part in parts.items()},
+            "forget_ids": self.forget["id"][:],
+            "retain_ids": self.retain["id"][:],
+        }
+
+    def evaluation(self, max_samples: int | None = None) -> dict[str, Dataset]:
+        """The splits to report, in the order of `evaluated`, without empty ones.
+
+        Each is bounded to `max_samples` rows, which are balanced over speakers or classes and
+        depend on the seed only.
+        """
+        parts = {name: self.bounded(name, max_samples) for name in self.evaluated}
+        return {name: part for name, part in parts.items() if part is not None and len(part)}
+
+    def bounded(self, name: str, max_samples: int | None) -> Dataset | None:
+        """One part as `evaluation` bounds it; None if there is no such part."""
+        part = getattr(self, name)
+        if part is None or not len(part):
+            return part
+        return balanced(part, self.kind.owner, max_samples, self.seed)
+
+
+def check_apart(train: Dataset, test: Dataset, kind: RowKind) -> None:
+    """Raises ValueError if an id is in both the training and the test split."""
+    shared = sorted(set(train["id"][:]) & set(test["id"][:]))
+    if shared:
+        raise ValueError(
+            f"{len(shared)} ids of {kind.samples} are in both the training and the test split, "
+            f"among them '{shared[0]}': name splits that do not overlap, or an id_column that is "
+            "unique over both"
+        )
+
+
+def check_files_apart(
+    forget: Dataset, retain: Dataset, kind: RowKind, *, proxy: bool = False
+) -> None:
+    """Warns if a file to forget is in the retain set, too, under another id.
+
+    Args:
+        proxy: whether the retain set comes from another dataset.
+
+    Raises:
+        ValueError: the retain set comes from another dataset and holds such a file.
+    """
+    pairs = _identical_files(forget, retain, kind.content)
+    if not pairs:
+        return
+    found = (
+        f"{len(pairs)} {kind.samples} to forget are in the retain set, too (the same file), such "
+        f"as {' and '.join(pairs[0])}"
+    )
+    if proxy:
+        raise ValueError(f"{found}: take them out of retain_dataset")
+    logger.warning(f"{found}: take one of each pair out of the data")
+
+
+def drop_forgotten_before(
+    parts: list[Dataset | None],
+    column: str,
+    earlier: Iterable[str],
+    forgotten: Collection[str],
+    retained: Collection[str],
+) -> list[Dataset | None]:
+    """The parts without what the model has forgotten before, unless it is to be forgotten again.
+
+    One warning names what is left out.
+
+    Args:
+        column: "speaker", "class" or "id", which the names belong to.
+
+    Raises:
+        ValueError: something forgotten before is to be retained.
+    """
+    normal_form = str if column == "id" else spelling
+    earlier = {normal_form(str(name)) for name in earlier} - set(map(normal_form, forgotten))
+    back = sorted(name for name in retained if normal_form(name) in earlier)
+    if back:
+        raise ValueError(
+            f"{column} {', '.join(back)} is to be retained, but the model has forgotten it before: "
+            "leave it out, or start from a model that still knows it"
+        )
+    present = {name for rows in parts if rows is not None for name in rows[column][:]}
+    dropped = sorted(name for name in present if normal_form(name) in earlier)
+    if not dropped:
+        return parts
+    more = f" and {len(dropped) - 5} more" if len(dropped) > 5 else ""
+    logger.warning_once(
+        f"The model has forgotten {column} {', '.join(dropped[:5])}{more} before: left out of all "
+        "splits."
+    )
+    return [None if rows is None else drop_groups(rows, column, dropped) for rows in parts]
+
+
+def _identical_files(first: Dataset, second: Dataset, content: str) -> list[tuple[str, str]]:
+    """Pairs of ids whose files have the same bytes; none if `first` has more than
+    `MAX_COMPARED_FILES` rows."""
+    if len(first) > MAX_COMPARED_FILES:
+        return []
+    known = {_digest(file): name for name, file in zip(second["id"][:], second[content])}
+    pairs = ((name, known.get(_digest(file))) for name, file in zip(first["id"][:], first[content]))
+    return [(name, other) for name, other in pairs if other is not None]
+
+
+def _digest(file: dict) -> bytes | str:
+    try:
+        content = Path(file["path"]).read_bytes() if file["bytes"] is None else file["bytes"]
+    except OSError:
+        # Decoding it later raises with the reason.
+        return file["path"]
+    return hashlib.sha256(content).digest()
