@@ -1,5 +1,4 @@
-"""What a model has been made to forget before: earlier requests, as its results.json tells of
-them."""
+"""What a model was made to forget by previous requests, read from its results.json."""
 
 import json
 import re
@@ -11,7 +10,7 @@ from ..report.tasks import TASKS
 
 logger = logging.get_logger(__name__)
 
-# Column of the data -> key in results.json, one that `redact` knows where it names persons.
+# Column of the data -> key in results.json. `redact` knows the key that names persons.
 KEYS = {"speaker": "forget_speakers", "class": "forget_classes", "id": "forget_ids"}
 
 QUIET = {
@@ -22,10 +21,16 @@ QUIET = {
 
 
 def forgotten_before(model: str) -> dict[str, list[str]]:
-    """By the column of the data, "speaker", "class" or "id": what a folder or model of the Hub was
-    made to forget ("train": nothing).
+    """What a model was made to forget before, by the column of the data.
 
-    One warning where the results name them by pseudonyms only, as published ones do.
+    Published results name speakers by pseudonyms only. These cannot be found in the data, so there
+    is a warning.
+
+    Args:
+        model: folder, Hub id, or "train" for a model that is yet to be trained.
+
+    Returns:
+        {"speaker", "class" or "id": names}; {} where nothing is known.
     """
     results = {} if model == "train" else _results_of(model)
     data, task = results.get("data") or {}, TASKS.get(results.get("task", "speakers"))
@@ -41,34 +46,35 @@ def forgotten_before(model: str) -> dict[str, list[str]]:
     if hidden:
         logger.warning_once(
             f"{model} was made to forget {len(hidden)} speakers before, whom its results.json "
-            "names by pseudonyms only: where "
-            "they are in this data they would be retained, so name the others in retain_speakers."
+            "names by pseudonyms only. If they are in this data they would be retained: name the "
+            "other speakers in retain_speakers."
         )
     return {by: names for by, names in found.items() if names}
 
 
 def as_results(before: dict[str, list[str]]) -> dict[str, list[str]]:
-    """What `forgotten_before` has found, as results.json keeps it for the next request."""
+    """What `forgotten_before` returns, under the keys of results.json."""
     return {KEYS[by]: names for by, names in before.items()}
 
 
 def _results_of(model: str) -> dict:
-    """Those beside a model, or beside a checkpoint's folder; {} where there are none that can be
-    read."""
-    folder = Path(model)
-    if folder.is_dir():
-        folders = [folder, folder.parent] if folder.name.startswith("checkpoint-") else [folder]
-        path = next(
-            (place / "results.json" for place in folders if (place / "results.json").is_file()),
-            None,
-        )
-    else:
-        try:
-            path = cached_file(model, "results.json", **QUIET)
-        except (OSError, ValueError):
-            path = None  # loading the model says what is wrong with its name
+    """The results.json of a model, or of the run that a checkpoint belongs to; {} where there is
+    none that can be read."""
+    path = _results_file(model)
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
     except (OSError, ValueError):
         return {}
     return results if isinstance(results, dict) else {}
+
+
+def _results_file(model: str) -> str | Path | None:
+    folder = Path(model)
+    if folder.is_dir():
+        folders = [folder, folder.parent] if folder.name.startswith("checkpoint-") else [folder]
+        files = (place / "results.json" for place in folders)
+        return next((file for file in files if file.is_file()), None)
+    try:
+        return cached_file(model, "results.json", **QUIET)
+    except (OSError, ValueError):
+        return None  # loading the model reports what is wrong with its name
