@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_unlearn.experiments import run_script as frame
+from hf_unlearn.experiments import unlearn
+from hf_unlearn.experiments.push_checks import check_push
 from hf_unlearn.hub.upload import HubError
 
 
@@ -32,12 +33,12 @@ def recipe(tmp_path, **options) -> SimpleNamespace:
 )
 def test_what_cannot_be_pushed_is_refused_first(hub, tmp_path, options, message, dry_run):
     with pytest.raises(ValueError, match=message):
-        frame.unlearn(recipe(tmp_path, dry_run=dry_run, **options))
+        unlearn(recipe(tmp_path, dry_run=dry_run, **options))
     assert not hub.received
 
 
 def test_a_token_that_the_hub_does_not_know_is_refused_first(hub, tmp_path):
     with pytest.raises(HubError, match="hf auth login"):
-        frame.unlearn(recipe(tmp_path, hub_token="hf_notTheOneThatIsKnown"))
-    frame.check_push(recipe(tmp_path))  # with a good one, all is well
+        unlearn(recipe(tmp_path, hub_token="hf_notTheOneThatIsKnown"))
+    check_push(recipe(tmp_path))  # with a good one, all is well
     assert not hub.commits and not hub.files

@@ -56,12 +56,14 @@ def reported_cells(tuning: list[dict], comparison: Comparison) -> list[Cell]:
     Args:
         tuning: the rows of the tuning cells.
     """
-    return [
-        Cell(
-            "report", method, best_setting(tuning, method, varied, comparison), target, seed, varied
-        )
+    chosen = [
+        (method, best_setting(tuning, method, varied, comparison), varied)
         for varied in _combinations(comparison)
         for method in comparison.methods
+    ]
+    return [
+        Cell("report", method, setting, target, seed, varied)
+        for method, setting, varied in chosen
         for target in comparison.report_on
         for seed in comparison.seeds
     ]

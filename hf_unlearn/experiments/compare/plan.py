@@ -63,7 +63,8 @@ class Comparison:
     processes: int = 1
 
     def __post_init__(self):
-        self._check_forms()
+        self._check_lists()
+        self._check_options()
         tried = {method: len(settings) for method, settings in self.methods.items()}
         if len(set(tried.values())) != 1 or not all(tried.values()):
             raise ValueError(
@@ -86,36 +87,36 @@ class Comparison:
                 f"{', '.join(GREATER_IS_BETTER)}: set greater_is_better"
             )
 
-    def _check_forms(self):
+    def _check_lists(self) -> None:
+        """Refuses a single value in place of a list, and levels that are no numbers."""
         for name in ("tune_on", "report_on", "seeds"):
-            if not isinstance(getattr(self, name), list | tuple):
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}, but must be a list: [first, second]"
-                )
+            given = getattr(self, name)
+            if not isinstance(given, list | tuple):
+                raise ValueError(f"{name} is {given!r}, but must be a list: [first, second]")
         for name in ("methods", "match", "vary"):
-            lists = getattr(self, name)
-            if not isinstance(lists, dict) or not all(
-                isinstance(values, list | tuple) for values in lists.values()
+            given = getattr(self, name)
+            if not isinstance(given, dict) or not all(
+                isinstance(values, list | tuple) for values in given.values()
             ):
                 raise ValueError(
-                    f"{name} is {lists!r}, but must hold a list for each key: {{key: [first, second]}}"
+                    f"{name} is {given!r}, but must hold a list for each key: "
+                    "{key: [first, second]}"
                 )
-        given = [
-            self.options,
-            self.vary,
-            *(setting for settings in self.methods.values() for setting in settings),
-        ]
-        for options in given:
-            if not isinstance(options, dict):
-                raise ValueError(f"{options!r} is not a set of options: write {{option: value}}")
-            if empty := [name for name, value in options.items() if _is_empty(value)]:
-                raise ValueError(f"{', '.join(empty)} is empty: give a value, or leave it out")
         for metric, levels in self.match.items():
             for level in levels:
                 if level != "retrained" and not _is_number(level):
                     raise ValueError(
                         f"match: {level!r} is no level of {metric}: give a number, or 'retrained'"
                     )
+
+    def _check_options(self) -> None:
+        """Refuses options without a value."""
+        settings = (setting for settings in self.methods.values() for setting in settings)
+        for options in (self.options, self.vary, *settings):
+            if not isinstance(options, dict):
+                raise ValueError(f"{options!r} is not a set of options: write {{option: value}}")
+            if empty := [name for name, value in options.items() if _is_empty(value)]:
+                raise ValueError(f"{', '.join(empty)} is empty: give a value, or leave it out")
 
     @property
     def forgotten(self) -> str:

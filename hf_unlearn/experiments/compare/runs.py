@@ -142,7 +142,7 @@ def run_cells(cells: list[Cell], comparison: Comparison, known: dict[str, dict])
         if cell.key(comparison) not in known and not cell.results(comparison).exists()
     ]
     with ThreadPoolExecutor(comparison.processes) as pool:
-        done = pool.map(lambda cell: _run(cell, comparison), waiting)
+        done = pool.map(lambda cell: run_cell(cell, comparison), waiting)
         list(tqdm(done, desc=cells[0].phase if cells else "", total=len(waiting), unit="run"))
     return [cell.row(comparison, known) for cell in cells]
 
@@ -186,7 +186,8 @@ def _number(text: str) -> float | str | None:
         return text
 
 
-def _run(cell: Cell, comparison: Comparison) -> None:
+def run_cell(cell: Cell, comparison: Comparison) -> None:
+    """Runs the recipe in a process of its own, whose output goes to log.txt."""
     folder = cell.results(comparison).parent
     folder.mkdir(parents=True, exist_ok=True)
     script, config = script_path(comparison.recipe), configuration_path(comparison.config)
