@@ -69,7 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add(
-    commands: argparse._SubParsersAction, name: str, function: Command, text: str, **options) -> argparse.ArgumentParser:
+    commands: argparse._SubParsersAction, name: str, function: Command, text: str, **options
+) -> argparse.ArgumentParser:
     """Adds a command, described by its function's docstring."""
     options = {"description": inspect.getdoc(function), **options}
     command = commands.add_parser(name, help=text, epilog=EXIT_CODES, **options)

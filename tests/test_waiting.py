@@ -1,4 +1,4 @@
-"""One process does work that takes longer than the timeout of collectives, then the others go on."""
+"""The others wait for one process, even for longer than the timeout of collectives."""
 
 import os
 from types import SimpleNamespace

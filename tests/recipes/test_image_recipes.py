@@ -239,9 +239,15 @@ class TestPlainModule:
             script.as_samples(torch.randn(8, 1, 8, 8), torch.arange(8)),
         )
         args = UnlearnConfig(
-            output_dir="unused", method="gradient_difference", freeze_batch_norm=frozen, max_steps=1, use_cpu=True,
-            save_strategy="no", report_to="none", disable_tqdm=True,
-        )  # fmt: skip
+            output_dir="unused",
+            method="gradient_difference",
+            freeze_batch_norm=frozen,
+            max_steps=1,
+            use_cpu=True,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
         before = model.stem[1].running_mean.clone()
         UnlearnTrainer(model, args, forget_dataset=samples, retain_dataset=samples).train()
         assert torch.equal(model.stem[1].running_mean, before) == frozen
