@@ -27,8 +27,8 @@ TRANSCRIBED_AT_ONCE = 16
 
 class LabelStyle:
     """Writes the labels of utterances in the style `data.transcripts`. Where that is None, the
-    style is chosen and stored there: "own" if the model finds sentences likelier than the data's
-    transcripts, else "as_written".
+    style is chosen and stored there: "as_written" if the model finds the data's transcripts at
+    least as likely as sentences, else "own". Without transcripts it is "own".
 
     Args:
         model: the model that is to forget; None for a new model, which has no style yet.
@@ -67,13 +67,13 @@ class LabelStyle:
             return
         self.model, self.digest = model.eval().to(device), weights_digest(model)
         # The model's transcripts, by the state of an utterance's audio.
-        self._said: dict[str, str | None] = {}
-        told = [place for place, text in enumerate(rows["text"][:]) if text.strip()]
-        if told:
-            self.losses = self._compare(balanced(rows.select(told), "speaker", SAMPLES, seed))
+        self._transcripts: dict[str, str | None] = {}
+        written = [place for place, text in enumerate(rows["text"][:]) if text.strip()]
+        if written:
+            self.losses = self._compare(balanced(rows.select(written), "speaker", SAMPLES, seed))
         if data.transcripts is None:
-            foreign = self.losses.get("as_written", torch.inf) > self.losses.get("sentence", 0)
-            data.transcripts = "own" if foreign else "as_written"
+            unlikely = self.losses.get("as_written", torch.inf) > self.losses.get("sentence", 0)
+            data.transcripts = "own" if unlikely else "as_written"
 
     def __call__(self, rows: datasets.Dataset) -> list[str]:
         """The texts of the rows' labels."""
@@ -129,7 +129,7 @@ class LabelStyle:
         return json.loads(path.read_text())
 
     def _transcribe(self, rows: datasets.Dataset, states: list[str]) -> list[str | None]:
-        new = [place for place, state in enumerate(states) if state not in self._said]
+        new = [place for place, state in enumerate(states) if state not in self._transcripts]
         for start in tqdm(
             range(0, len(new), TRANSCRIBED_AT_ONCE),
             desc="model's transcripts",
@@ -138,13 +138,14 @@ class LabelStyle:
             places = new[start : start + TRANSCRIBED_AT_ONCE]
             heard = [self._features(row) for row in rows.select(places)]
             good = [features for features in heard if features is not None]
-            said = iter(self._generate(torch.cat(good)) if good else ())
+            said = iter(self.generate(torch.cat(good)) if good else ())
             for place, features in zip(places, heard):
-                self._said[states[place]] = None if features is None else next(said)
-        return [self._said[state] for state in states]
+                self._transcripts[states[place]] = None if features is None else next(said)
+        return [self._transcripts[state] for state in states]
 
     @torch.no_grad()
-    def _generate(self, features: torch.Tensor) -> list[str]:
+    def generate(self, features: torch.Tensor) -> list[str]:
+        """The model's transcripts of features (n, n_mels, frames)."""
         ids = self.model.generate(features, num_beams=1, do_sample=False)
         return self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
@@ -174,10 +175,10 @@ class LabelStyle:
             self.data.language,
             self.data.task,
         ]
-        return self._cached(Hasher.hash(made_of), lambda: self._losses(rows, styles))
+        return self._cached(Hasher.hash(made_of), lambda: self.mean_losses(rows, styles))
 
     @torch.no_grad()
-    def _losses(self, rows: datasets.Dataset, styles: dict[str, list[str]]) -> dict[str, float]:
+    def mean_losses(self, rows: datasets.Dataset, styles: dict[str, list[str]]) -> dict[str, float]:
         """The mean of the utterances' losses, by style."""
         collator = SpeechCollator(self.processor, self.model.config.decoder_start_token_id)
         losses = {style: [] for style in styles}

@@ -34,27 +34,27 @@ def forgotten_before(model: str) -> dict[str, list[str]]:
     """
     results = {} if model == "train" else _results_of(model)
     data, task = results.get("data") or {}, TASKS.get(results.get("task", "speakers"))
-    earlier = results.get("forgotten_before") or {}
-    found = {by: list(map(str, earlier[key])) for by, key in KEYS.items() if key in earlier}
+    before = results.get("forgotten_before") or {}
+    found = {column: list(map(str, before[key])) for column, key in KEYS.items() if key in before}
     if task and "unlearned" in results:
-        by = "id" if task.forgotten == "image" else task.group
-        names = (
-            data.get("forget_ids") if by == "id" else (data.get(task.groups) or {}).get("forget")
-        )
-        found[by] = sorted({*found.get(by, []), *map(str, names or [])})
-    hidden = [name for name in found.get("speaker", []) if re.fullmatch("[0-9a-f]{8}", name)]
-    if hidden:
+        if task.forgotten == "image":
+            column, names = "id", data.get("forget_ids")
+        else:
+            column, names = task.group, (data.get(task.groups) or {}).get("forget")
+        found[column] = sorted({*found.get(column, []), *map(str, names or [])})
+    pseudonyms = [name for name in found.get("speaker", []) if re.fullmatch("[0-9a-f]{8}", name)]
+    if pseudonyms:
         logger.warning_once(
-            f"{model} was made to forget {len(hidden)} speakers before, whom its results.json "
+            f"{model} was made to forget {len(pseudonyms)} speakers before, whom its results.json "
             "names by pseudonyms only. If they are in this data they would be retained: name the "
             "other speakers in retain_speakers."
         )
-    return {by: names for by, names in found.items() if names}
+    return {column: names for column, names in found.items() if names}
 
 
 def as_results(before: dict[str, list[str]]) -> dict[str, list[str]]:
     """What `forgotten_before` returns, under the keys of results.json."""
-    return {KEYS[by]: names for by, names in before.items()}
+    return {KEYS[column]: names for column, names in before.items()}
 
 
 def _results_of(model: str) -> dict:

@@ -116,6 +116,18 @@ def write_run_files(recipe: Recipe, results: dict) -> None:
         salt = None if named else salt_of(folder)
         Report(results, salt, recipe.audio(results)).save(folder / "report.html")
     tables = filter(None, [results_table(results), further_tables(results)])
-    print("", *tables, results["stopping"], sep="\n\n")
+    print("", *tables, _stopping_line(results["stopping"]), sep="\n\n")
     files = ["results.json", "forgetting.png", "report.html", "README.md"]
     print(f"model, {', '.join(name for name in files if (folder / name).exists())} are in {folder}")
+
+
+def _stopping_line(stopping: dict) -> str:
+    """Why and where a run stopped: "stopped after step 8: target reached (rule: ...)"."""
+    details = {
+        name.replace("_", " "): value
+        for name, value in stopping.items()
+        if name not in ("reason", "step") and value is not None
+    }
+    line = f"stopped after step {stopping['step']}: {stopping['reason']}"
+    written = ", ".join(f"{name}: {value}" for name, value in details.items())
+    return f"{line} ({written})" if written else line

@@ -93,10 +93,10 @@ class WhisperRecipe(Recipe):
     def _prepare(self, start: str | None, longest: int, training: bool) -> None:
         """Chooses the style of the labels and computes the features of the splits."""
         splits, data, args = self.unprepared, self.data, self.args
-        speaker = load_merged(self.load_model, start) if start else None
-        told = any(text.strip() for text in splits.retain["text"])
-        known = splits.retain if told else splits.forget
-        self.style = LabelStyle(speaker, self.processor, data, known, args.device, args.seed)
+        model = load_merged(self.load_model, start) if start else None
+        has_transcripts = any(text.strip() for text in splits.retain["text"])
+        compared = splits.retain if has_transcripts else splits.forget
+        self.style = LabelStyle(model, self.processor, data, compared, args.device, args.seed)
         self.splits = prepare_splits(
             splits,
             self.processor,

@@ -51,7 +51,7 @@ def said(monkeypatch):
         asked.append(len(features))
         return [" One, two." if i % 2 == 0 else " Too." for i in range(len(features))]
 
-    monkeypatch.setattr(LabelStyle, "_generate", generate)
+    monkeypatch.setattr(LabelStyle, "generate", generate)
     return asked
 
 
@@ -96,7 +96,7 @@ def test_the_default_is_what_the_model_finds_likelier(
     processor, model, said, monkeypatch, written, sentence, decided
 ):
     losses = {"as_written": written, "sentence": sentence, "own": 0.1}
-    monkeypatch.setattr(LabelStyle, "_losses", lambda *_: losses)
+    monkeypatch.setattr(LabelStyle, "mean_losses", lambda *_: losses)
     data = SpeechArguments()
     chosen = LabelStyle(model, processor, data, utterances(TEXTS))
     assert data.transcripts == decided and chosen.losses == losses

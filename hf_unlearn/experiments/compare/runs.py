@@ -54,7 +54,7 @@ class Cell:
 
     def key(self, comparison: Comparison) -> str:
         """A hash of the configuration's path and the options, by which `known` rows are found."""
-        options = _told_apart(self.options(comparison))
+        options = _canonical(self.options(comparison))
         written = json.dumps([comparison.config, options], sort_keys=True)
         return hashlib.sha256(written.encode()).hexdigest()[:10]
 
@@ -209,17 +209,17 @@ def _argument(value: object) -> str:
 
 def as_json(setting: dict) -> str:
     """A setting in the form that `runs.csv` has."""
-    return json.dumps(_told_apart(setting))
+    return json.dumps(_canonical(setting))
 
 
-def _told_apart(value: object) -> object:
+def _canonical(value: object) -> object:
     """Turns the words of a YAML file into numbers and booleans, by which rows of earlier versions
     are known, where that cannot make two words equal: 10, but not 010; 0.5 and 5.0e-1, but not
     0.50."""
     if isinstance(value, dict):
-        return {name: _told_apart(item) for name, item in value.items()}
+        return {name: _canonical(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_told_apart(item) for item in value]
+        return [_canonical(item) for item in value]
     if not isinstance(value, Written):
         return value
     read = resolved(value)

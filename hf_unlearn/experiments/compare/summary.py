@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from ...metrics.scales import GIVEN, as_given
 from ...report.tables import align
 from .plan import Comparison
-from .tuning import means_of_the_fullest, present, scored
+from .tuning import means_with_most_scores, present, scored
 
 
 def table_by_method(rows: list[dict], comparison: Comparison) -> str:
@@ -138,7 +138,7 @@ def _mean(values: Iterable[float | None], text: Callable[[float], str]) -> str:
 
 def _is_best(scores: dict[str, list], method: str, comparison: Comparison) -> bool:
     """Whether a method has the best mean among those with the most scores."""
-    means = means_of_the_fullest(scores)
+    means = means_with_most_scores(scores)
     return method in means and means[method] == comparison.best(means.values())
 
 

@@ -31,7 +31,7 @@ def best_setting(rows: list[dict], method: str, varied: dict, comparison: Compar
         raise ValueError(
             f"no run of {method} came to its end {varied or ''}: see log.txt of its runs"
         )
-    means = means_of_the_fullest(scores)
+    means = means_with_most_scores(scores)
     if means:
         best = comparison.best(means, key=means.get)
     else:
@@ -39,14 +39,14 @@ def best_setting(rows: list[dict], method: str, varied: dict, comparison: Compar
     return next(setting for setting in comparison.methods[method] if as_json(setting) == best)
 
 
-def means_of_the_fullest(scores: dict[str, list[float | None]]) -> dict[str, float]:
+def means_with_most_scores(scores: dict[str, list[float | None]]) -> dict[str, float]:
     """The mean of each list, only for the lists with the most scores; {} where none has a score."""
     known = {name: present(values) for name, values in scores.items()}
-    most = max(map(len, known.values()))
+    count = max(map(len, known.values()))
     return {
         name: statistics.mean(values)
         for name, values in known.items()
-        if values and len(values) == most
+        if values and len(values) == count
     }
 
 
