@@ -340,7 +340,7 @@ def test_every_target_has_its_own_numbers():
         for score in values
     ]
     assert pairs(rows, compared).splitlines() == [
-        "In pairs, where both came to the level:",
+        "In the runs where both methods reached the level:",
         "",
         "| size | score          |    method |   beside | ahead | difference |       range |",
         "| ---- | -------------- | --------: | -------: | ----: | ---------: | ----------: |",
@@ -402,7 +402,7 @@ def commands(tmp_path, monkeypatch):
             "hf_unlearn.experiments.compare.runs.subprocess.run",
             lambda command, **_: calls.append(command),
         )
-        with pytest.raises(ValueError, match="no run of finetune came to its end"):
+        with pytest.raises(ValueError, match="no run of finetune finished"):
             compare(Comparison.read(file))
         return [command[3:] for command in calls]
 
@@ -464,7 +464,7 @@ def test_values_of_the_wrong_form_are_refused(option, value, message, tmp_path, 
             {"methods": {"orthograd": [{"alpha": 0.5}], "finetune": []}},
             "as many settings of every method",
         ),
-        ({"methods": {"orthograd": [{"alpha": 0.1}]}}, "no run of orthograd came to its end"),
+        ({"methods": {"orthograd": [{"alpha": 0.1}]}}, "no run of orthograd finished"),
         ({"score": "test_f1"}, "whether a greater f1 is a better score"),
         ({"match": {"forget_wer": [90], "test_wer": [3]}}, "give one metric"),
         ({"metods": {}}, "unknown in"),

@@ -20,7 +20,13 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.nn import functional
-from transformers import TrainerCallback, set_seed
+from transformers import (
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 
@@ -89,7 +95,14 @@ class AccuracyCallback(TrainerCallback):
     def __init__(self, parts: dict[str, tuple[torch.Tensor, torch.Tensor]]):
         self.parts, self.rows = parts, []
 
-    def on_step_end(self, args, state, control, model, **_):
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: ResNet,
+        **_,
+    ) -> None:
         row = {name: accuracy(model, *part) for name, part in self.parts.items()}
         self.rows.append({"step": state.global_step, **row})
         control.should_training_stop |= row["forget"] <= TARGET

@@ -62,7 +62,7 @@ class Comparison:
     greater_is_better: bool | None = None
     processes: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._check_lists()
         self._check_options()
         tried = {method: len(settings) for method, settings in self.methods.items()}

@@ -49,24 +49,20 @@ def tables_by_target(rows: list[dict], comparison: Comparison) -> str:
     target's best mean is in bold; only the methods that reached the level in the most seeds compete
     for it."""
     targets = list(dict.fromkeys(row["target"] for row in rows))
+    heading = [*comparison.vary, "method", *map(str, targets)]
     parts = []
     for name in comparison.scores:
         lines = defaultdict(list)
         for target in targets:
-            for varied, methods in grouped(
-                [row for row in rows if row["target"] == target], comparison
-            ).items():
+            own = [row for row in rows if row["target"] == target]
+            for varied, methods in grouped(own, comparison).items():
                 scores = _scores(methods, name, comparison)
                 for method, values in scores.items():
-                    cell = _mean_and_count(
-                        values, _number(rows), best=_is_best(scores, method, comparison)
-                    )
+                    best = _is_best(scores, method, comparison)
+                    cell = _mean_and_count(values, _number(rows), best)
                     lines[(*map(str, varied), method)].append(cell)
-        heading = [*comparison.vary, "method", *map(str, targets)]
-        written = align(
-            [heading, *([*first, *texts] for first, texts in lines.items())], markdown=True
-        )
-        parts.append(f"{name}, by {comparison.target}:\n\n{written}")
+        table = align([heading, *([*keys, *cells] for keys, cells in lines.items())], markdown=True)
+        parts.append(f"{name}, by {comparison.target}:\n\n{table}")
     return "\n\n".join(parts)
 
 
@@ -92,7 +88,9 @@ def pairs(rows: list[dict], comparison: Comparison) -> str:
     if not lines:
         return ""
     heading = [*comparison.vary, "score", "method", "beside", "ahead", "difference", "range"]
-    return "In pairs, where both came to the level:\n\n" + align([heading, *lines], markdown=True)
+    return "In the runs where both methods reached the level:\n\n" + align(
+        [heading, *lines], markdown=True
+    )
 
 
 def _number(rows: list[dict]) -> Callable[[float], str]:

@@ -28,9 +28,7 @@ def best_setting(rows: list[dict], method: str, varied: dict, comparison: Compar
                 levels = [forgotten for forgotten, _ in row["curve"]] or [0]
                 forgetting[row["setting"]] += abs(levels[-1] - levels[0])
     if not forgetting:
-        raise ValueError(
-            f"no run of {method} came to its end {varied or ''}: see log.txt of its runs"
-        )
+        raise ValueError(f"no run of {method} finished {varied or ''}: see log.txt of its runs")
     means = means_with_most_scores(scores)
     if means:
         best = comparison.best(means, key=means.get)
