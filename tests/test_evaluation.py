@@ -130,7 +130,7 @@ def ctc(tmp_path_factory):
 
 
 def frames(tokenizer, *texts, padding=-100):
-    """Ids as they are written: one letter for each frame, "_" for the blank."""
+    """Ids of these texts: one letter for each frame, "_" for the blank."""
     rows = [[tokenizer.get_vocab().get(letter, 0) for letter in text] for text in texts]
     return np.array([row + [padding] * (max(map(len, rows)) - len(row)) for row in rows])
 

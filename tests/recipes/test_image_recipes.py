@@ -49,8 +49,7 @@ TINY = (
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory) -> Path:
-    """<split>/<class>/<number>.png, one colour for each class; grey and transparent ones among
-    them."""
+    """<split>/<class>/<number>.png with one colour for each class; some are grey or transparent."""
     folder, rng = tmp_path_factory.mktemp("images") / "pictures", np.random.default_rng(0)
     for split, count in (("train", 6), ("test", 3)):
         for number, name in enumerate(CLASSES):
@@ -71,7 +70,7 @@ def digit_images(tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory) -> dict[str, Path]:
-    """A base model whose head has other labels, and one that fits the pictures."""
+    """A base model whose head has other labels, one that fits the pictures, and timm's folder."""
     folder = tmp_path_factory.mktemp("models")
     processor = ViTImageProcessor(size={"height": 16, "width": 16})
     config = {
@@ -102,7 +101,7 @@ def tiny_models(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def tiny_timm(tiny_models) -> None:
-    """Saves a model of timm as transformers does."""
+    """Saves a timm model in the form of transformers."""
     pytest.importorskip("timm", reason="needs timm and torchvision", exc_type=ImportError)
     config = TimmWrapperConfig(architecture="test_resnet", id2label=dict(enumerate(CLASSES)))
     config.pretrained_cfg = {
@@ -223,7 +222,7 @@ def script(monkeypatch):
 
 
 class TestPlainModule:
-    """A ResNet that is no transformers model, on real digits."""
+    """A ResNet that is not a transformers model, on real digits."""
 
     def test_a_class_is_forgotten_and_the_others_are_kept(self, script):
         before, *rows = script.forget_class(

@@ -43,8 +43,7 @@ def model(processor):
 
 @pytest.fixture
 def said(monkeypatch):
-    """What the model says, one utterance after the other; the number of utterances that it was
-    asked for."""
+    """Replaces the model's transcripts; returns the number of utterances in each call."""
     asked = []
 
     def generate(self, features):

@@ -1,5 +1,5 @@
-"""One request after another: whole weights and adapters in turn, in the same folder; and runs that
-take no step."""
+"""Requests one after another in the same folder, with whole weights and adapters; and runs without
+a step."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ def recipe(images: Path, output: Path, arguments=None, **options) -> ImageRecipe
 
 
 def loss_of(folder: Path, images: Path) -> dict:
-    """The losses of the splits of what `from_pretrained` makes of a folder."""
+    """The losses of the splits under the model that `from_pretrained` loads from a folder."""
     fresh = recipe(images, folder, model=str(folder))
     trainer = fresh.evaluation_trainer(fresh.load_model(str(folder)))
     measured = measure(fresh, trainer, None)
