@@ -1,7 +1,9 @@
 """The command line `hf-unlearn`.
 
-hf-unlearn run recipes/demo/demo.yaml --alpha 0.8         what is forgotten, and how: a recipe's configuration
-hf-unlearn evaluate recipes/demo/demo.yaml --model out/demo
+hf-unlearn recipes                                the recipes that come with the package
+hf-unlearn run digits --alpha 0.8                 a recipe by its name,
+hf-unlearn run recipes/demo/demo.yaml             or by the YAML file of its configuration
+hf-unlearn evaluate digits --model out/digits
 hf-unlearn compare recipes/demo/compare.yaml
 hf-unlearn card out/demo
 hf-unlearn push out/demo --repo_id me/forgetful
@@ -15,9 +17,10 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from .experiments.catalogue import copied, found, listed
+from .experiments.catalogue import copy_recipe, find_recipe, overview
 from .experiments.compare import Comparison, compare
 from .hub.model_card import write_card
 from .hub.upload import push_folder
@@ -27,29 +30,31 @@ from .report.results import environment, read_results
 from .report.tables import results_table
 from .yaml_files import read_yaml
 
+Command = Callable[[argparse.Namespace, list[str]], None]
 EXIT_CODES = (
-    "exit codes: 0 done, 1 a mistake that one line explains, 2 wrong usage, 143 ended by SIGTERM "
-    "with a checkpoint"
+    "exit codes: 0 done, 1 an error that one line explains, 2 wrong usage, 143 stopped by SIGTERM "
+    "after saving a checkpoint"
 )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code; a user's mistake is one line on stderr."""
-    arguments, more = _parser().parse_known_args(argv)
-    if more and arguments.function not in (run, evaluate):
+    """Runs a command and returns its exit code. A user's mistake is one line on stderr."""
+    arguments, options = build_parser().parse_known_args(argv)
+    if options and arguments.function not in (run, evaluate):
         print(
-            f"error: unknown: {' '.join(more)}; hf-unlearn {arguments.command} --help",
+            f"error: unknown: {' '.join(options)}; hf-unlearn {arguments.command} --help",
             file=sys.stderr,
         )
         return 2
     try:
-        return arguments.function(arguments, more) or 0
+        arguments.function(arguments, options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "hf-unlearn",
         description=__doc__,
@@ -57,51 +62,71 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    _add_recipe_commands(commands)
+    _add_folder_commands(commands)
+    _add(commands, "env", env, "print what an issue report needs")
+    return parser
 
-    def add(name, function, text, **options):
-        options = {"description": function.__doc__, **options}
-        command = commands.add_parser(name, help=text, epilog=EXIT_CODES, **options)
-        command.set_defaults(function=function, help_text=command.format_help)
-        return command
 
+def _add(
+    commands: argparse._SubParsersAction, name: str, function: Command, text: str, **options
+) -> argparse.ArgumentParser:
+    """Adds a command, described by its function's docstring."""
+    options = {"description": inspect.getdoc(function), **options}
+    command = commands.add_parser(name, help=text, epilog=EXIT_CODES, **options)
+    command.set_defaults(function=function, help_text=command.format_help)
+    return command
+
+
+def _add_recipe_commands(commands: argparse._SubParsersAction) -> None:
     for name, function, text in (
-        ("run", run, "unlearn by a recipe's configuration"),
+        ("run", run, "unlearn with a recipe's configuration"),
         ("evaluate", evaluate, "evaluate a saved model on the splits of a configuration"),
     ):
-        # --help is the recipe's
-        command = add(name, function, text, add_help=False, allow_abbrev=False)
+        # `--help` after a configuration is the recipe's.
+        command = _add(commands, name, function, text, add_help=False, allow_abbrev=False)
         command.add_argument(
             "config",
             nargs="?",
-            help="YAML file, or a recipe by its name (hf-unlearn recipes); after it, --key value "
-            "for every option of the recipe",
+            help="YAML file, or the name of a recipe (see hf-unlearn recipes); --key value for any "
+            "option of the recipe may follow",
         )
         command.add_argument(
             "--recipe", type=Path, help="the recipe's script; default: unlearn.py beside the YAML"
         )
-    command = add(
-        "compare", compare_methods, "tune and compare "
-                                    "methods", formatter_class=argparse.RawDescriptionHelpFormatter,
+    command = _add(
+        commands,
+        "compare",
+        compare_methods,
+        "tune and compare methods",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"{compare_methods.__doc__}\n\n{inspect.cleandoc(Comparison.__doc__)}",
-    )  # fmt: skip
-    command.add_argument(
-        "file", type=Path, help="YAML that says what to compare; recipes/demo/compare.yaml is one"
     )
-    command = add("card", card, "write a run's model card again")
-    command.add_argument("folder", type=Path, help="output_dir of a run: holds results.json")
+    command.add_argument(
+        "file", type=Path, help="YAML file that says what to compare, as recipes/demo/compare.yaml"
+    )
+    command = _add(commands, "recipes", recipes, "list the recipes, or copy one to change it")
+    command.add_argument("action", nargs="?", choices=["copy"], help="without it: list the recipes")
+    command.add_argument("name", nargs="?", help="name of the recipe, such as digits")
+    command.add_argument("folder", nargs="?", type=Path, help="where the copy goes")
+
+
+def _add_folder_commands(commands: argparse._SubParsersAction) -> None:
+    command = _add(commands, "card", card, "write a run's model card again")
+    command.add_argument("folder", type=Path, help="output_dir of a run, with results.json")
     command.add_argument(
         "--name_forgotten", action="store_true", help="name the forgotten speakers in the card"
     )
     command.add_argument(
         "--to", type=Path, help="file to write instead of README.md; the plot is copied beside it"
     )
-    command = add("push", push, "upload a run's output folder to the Hub")
+    command = _add(commands, "push", push, "upload a run's output folder to the Hub")
     command.add_argument("folder", type=Path, help="output_dir of a run")
     command.add_argument(
-        "--repo_id", required=True, help="user/name on the Hub; made if it is not there"
+        "--repo_id", required=True, help="user/name on the Hub; created if it does not exist"
     )
     command.add_argument(
-        "--private", action="store_true", default=None, help="make it private, if it is new"
+        "--private", action="store_true", default=None, help="make a new repository private"
     )
     command.add_argument("--revision", help="branch to commit to")
     command.add_argument("--message", default="Upload unlearned model", help="commit message")
@@ -109,22 +134,16 @@ def _parser() -> argparse.ArgumentParser:
         "--merge", action="store_true", help="merge an adapter into its base model first"
     )
     command.add_argument("--name_forgotten", action="store_true", help="publish who was forgotten")
-    command = add("recipes", list_recipes, "list the recipes, or copy one to change it")
-    command.add_argument("action", nargs="?", choices=["copy"], help="without it: list them")
-    command.add_argument("name", nargs="?", help="of the recipe, such as digits")
-    command.add_argument("folder", nargs="?", type=Path, help="where the copy goes")
-    add("env", env, "print what an issue report needs")
-    return parser
 
 
-def run(arguments, options: list[str]) -> None:
-    """Runs a recipe: `hf-unlearn run config.yaml --key value` is `accelerate launch <its script>
-    config.yaml ...`, with the flags of accelerate that `launch:` in the YAML gives. `--dry_run
-    true` says what would be done; `hf-unlearn run config.yaml --help` lists all options."""
+def run(arguments: argparse.Namespace, options: list[str]) -> None:
+    """Runs a recipe. `hf-unlearn run config.yaml --key value` starts the script beside the YAML
+    file with these options, by `accelerate launch` where `launch:` in the YAML gives flags for it.
+    `--dry_run true` prints the plan; `hf-unlearn run config.yaml --help` lists all options."""
     _start(arguments, options)
 
 
-def evaluate(arguments, options: list[str]) -> None:
+def evaluate(arguments: argparse.Namespace, options: list[str]) -> None:
     """Evaluates a model (`--model folder-or-id`) on the splits of a configuration, and writes
     evaluation.json."""
     helped = {"-h", "--help"} & set(options)
@@ -133,60 +152,75 @@ def evaluate(arguments, options: list[str]) -> None:
     _start(arguments, options if helped else ["--evaluate", "true", "--gold", "none", *options])
 
 
-def _start(arguments, options: list[str]) -> None:
-    """This process becomes the recipe's: its signals and its exit code are the recipe's."""
-    config = arguments.config
-    if config is None and {"-h", "--help"} & set(options):
+def _start(arguments: argparse.Namespace, options: list[str]) -> None:
+    """Replaces this process by the recipe's, so that signals and exit code are the recipe's."""
+    if arguments.config is None and {"-h", "--help"} & set(options):
         print(arguments.help_text())
         return
-    if config is None:
+    if arguments.config is None:
         raise ValueError(
-            "which configuration? Give its YAML file first, such as recipes/demo/demo.yaml"
+            "which configuration? Give a YAML file or a recipe's name first, such as "
+            "recipes/demo/demo.yaml or digits"
         )
-    if config.suffix not in (".yaml", ".yml") and options and not config.is_file():
-        raise ValueError(
-            "the configuration comes first, as in `config.yaml --key value`, but "
-            f"here that is {config}"
-        )
-    if Path(config).is_file() or Path(config).suffix in (".yaml", ".yml"):
-        config, given = Path(config), read_yaml(config)
-        script = arguments.recipe or Path(given.get("recipe") or config.parent / "unlearn.py")
-    else:
-        script, config = found(config)
-        given = read_yaml(config) if config else {}
+    script, config = _script_and_configuration(arguments.config, options)
+    given = read_yaml(config) if config else {}
+    script = arguments.recipe or Path(given.get("recipe") or script)
     if not script.is_file():
         raise ValueError(
-            f"there is no recipe {script}: name its script with --recipe, or as `recipe:` in {config}"
+            f"there is no recipe {script}: name its script with --recipe, or as `recipe:` in "
+            f"{config or 'a YAML file'}"
         )
     flags = shlex.split(given.get("launch") or "")
     launcher = ["-m", "accelerate.commands.launch", *flags] if flags else []
-    command = [sys.executable, *launcher, str(script), *([str(config)] if config else []), *options]
+    configuration = [str(config)] if config else []
+    command = [sys.executable, *launcher, str(script), *configuration, *options]
     os.execv(sys.executable, command)
 
 
-def list_recipes(arguments, _) -> None:
-    """Lists the recipes with their configurations, for `hf-unlearn run NAME/CONFIGURATION`; `copy
-    NAME FOLDER` copies one."""
+def _script_and_configuration(given: str, options: list[str]) -> tuple[Path, Path | None]:
+    """The script and the YAML file for what stands first: a YAML file or the name of a recipe.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    path = Path(given)
+    if path.is_file() or path.suffix in (".yaml", ".yml"):
+        return path.parent / "unlearn.py", path
+    try:
+        return find_recipe(given)
+    except ValueError as error:
+        if any(Path(option).suffix in (".yaml", ".yml") for option in options):
+            raise ValueError(
+                "the configuration comes first, as in `config.yaml --key value`, but here that is "
+                f"{given}"
+            ) from error
+        raise
+
+
+def recipes(arguments: argparse.Namespace, _: list[str]) -> None:
+    """Lists the recipes and their configurations, for `hf-unlearn run NAME/CONFIGURATION`.
+    `hf-unlearn recipes copy NAME FOLDER` copies a recipe, to change it."""
     if arguments.action is None:
-        print(listed())
+        print(overview())
         return
     if arguments.folder is None:
         raise ValueError("which recipe, and where to? hf-unlearn recipes copy NAME FOLDER")
-    copied(arguments.name, arguments.folder)
+    copy_recipe(arguments.name, arguments.folder)
     print(
         f"{arguments.name} is in {arguments.folder}: hf-unlearn run {arguments.folder}/<file>.yaml"
     )
 
 
-def compare_methods(arguments, _) -> None:
-    """Tunes and compares methods through a recipe; goes on where it was interrupted."""
+def compare_methods(arguments: argparse.Namespace, _: list[str]) -> None:
+    """Tunes and compares methods through a recipe. An interrupted comparison continues where it
+    stopped."""
     comparison = Comparison.read(arguments.file)
     print(compare(comparison))
     print(f"\nruns.csv, table.md and frontier.png are in {comparison.output_dir}")
 
 
-def card(arguments, _) -> None:
-    """Prints a run's table and writes its card from results.json."""
+def card(arguments: argparse.Namespace, _: list[str]) -> None:
+    """Prints a run's table, and writes its model card from results.json."""
     folder, to = arguments.folder, arguments.to
     results = read_results(folder)
     plot = folder / "forgetting.png"
@@ -201,10 +235,9 @@ def card(arguments, _) -> None:
     print(f"\nthe card is in {to or folder / 'README.md'}")
 
 
-def push(arguments, _) -> None:
-    """Uploads weights, processor, configurations, results and card of a run. The token is that of
-    `hf auth login`, or HF_TOKEN. Who was forgotten is not named: salted hashes take the place of
-    names."""
+def push(arguments: argparse.Namespace, _: list[str]) -> None:
+    """Uploads weights, processor, configurations, results and model card of a run. The token is
+    that of `hf auth login`, or HF_TOKEN. Salted hashes replace the names of forgotten persons."""
     done = push_folder(
         arguments.folder,
         arguments.repo_id,
@@ -217,7 +250,7 @@ def push(arguments, _) -> None:
     print(f"pushed: {done.commit_url}")
 
 
-def env(_, __) -> None:
+def env(_: argparse.Namespace, __: list[str]) -> None:
     """Prints versions, devices and kernels: paste this into an issue report."""
     print(json.dumps({**environment(), "kernels": active_kernels()}, indent=2))
 

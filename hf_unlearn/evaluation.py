@@ -1,5 +1,5 @@
-"""WER, CER, accuracy and loss of every split, measured by the trainer's own evaluation, so in one
-process or many."""
+"""Evaluates models through their trainer, in one process or many: WER, CER, accuracy, loss and what
+membership attacks need."""
 
 import inspect
 import itertools
@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, MutableSequence
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers import EvalPrediction, PreTrainedTokenizerBase, ProcessorMixin, Trainer
+from transformers.trainer_utils import PredictionOutput
 
 from .metrics.normalizers import UNSPACED, language_code, normalizer
 from .metrics.privacy import features
@@ -18,7 +20,8 @@ from .metrics.scales import in_percent
 from .per_sample.inputs import own_copy
 from .report.tasks import is_metric
 
-IGNORED = -100  # the label that losses skip, and Trainer's padding between batches and processes
+# The label that losses ignore. Trainer also pads with it between batches and processes.
+IGNORED = -100
 
 
 def asr_metrics(
@@ -31,44 +34,43 @@ def asr_metrics(
     texts: MutableSequence | None = None,
     references: Mapping[str, str] | None = None,
 ) -> Callable[[object], dict[str, float]]:
-    """A `compute_metrics` for speech recognition: by `generate` (predict_with_generate=True), or of
-    CTC models.
+    """A `compute_metrics` for speech recognition, with `generate` (predict_with_generate=True) or
+    with CTC models.
 
     Args:
-        processor: a processor or its tokenizer; decodes generated ids and labels, special tokens
-            dropped.
+        processor: a processor or its tokenizer. It decodes generated ids and labels, without
+            special tokens.
         normalize: "english" for Whisper's English normaliser; "basic" for lower case without
-            punctuation, as other languages need it; "none" for the texts as they are; or a function
-            of a text. True chooses between the first two by the language, False is "none". The
-            English normaliser writes numbers in digits and joins spoken ones ("one two three" is
-            the one word "123"), so connected digits need False.
-        language: code or English name; default: the tokenizer's. Where it has none, the letters of
-            its vocabulary tell English from others.
-        texts: gets (predictions, references) of every evaluation appended, two lists of normalised
-            texts.
-        resamples, seed: of the 95 % bootstrap intervals over utterances; resamples=0 leaves them
-            out.
-        references: the true text of a label's text, where a label is written in another way.
+            punctuation, for other languages; "none" for unchanged texts; or a function of a text.
+            True chooses "english" or "basic" by the language, False is "none". The English
+            normaliser writes numbers in digits and joins spoken digits ("one two three" becomes the
+            single word "123"), so connected digits need False.
+        language: code or English name; default: the tokenizer's. If the tokenizer has none, the
+            letters of its vocabulary decide whether the language is English.
+        texts: every evaluation appends (predictions, references), two lists of normalised texts.
+        resamples, seed: of the 95 % bootstrap intervals over utterances; resamples=0 omits the
+            intervals.
+        references: {a label's text: the true text}, for labels that are written in another style.
 
     Returns:
         function of an EvalPrediction -> {"wer", "wer_low", "wer_high", "cer", "cer_low",
-        "cer_high"}, in percent. A reference that normalisation leaves empty ("um") adds no words,
-        and what is predicted for it counts as inserted. Its attribute `scoring` says {"normalizer":
-        name, "leads": the rate that the language is judged by}, which is "cer" where words are
-        written without spaces. The function raises ValueError when it gets logits that are not a
-        CTC model's, or no reference has a word.
+        "cer_high"}, in percent. Where normalisation empties a reference ("um"), it adds no words,
+        and the words predicted for it count as insertions. The function's attribute `scoring` is
+        {"normalizer": name, "leads": the error rate to judge by}: "cer" for languages without
+        spaces between words, else "wer". The function raises ValueError for logits that are not a
+        CTC model's, and where no reference has a word.
     """
     tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
     name, clean = normalizer(normalize, language, tokenizer)
     metrics = [WordErrorRate(), CharacterErrorRate()]
 
-    def compute_metrics(evaluated):
+    def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
         predictions, truth = evaluated.predictions, _decode(tokenizer, evaluated.label_ids)
         if isinstance(predictions, tuple):
             predictions = predictions[0]
         truth = [(references or {}).get(text, text) for text in truth]
         predictions, truth = (
-            [clean(text) for text in part] for part in (_heard(tokenizer, predictions), truth)
+            [clean(text) for text in part] for part in (_transcribe(tokenizer, predictions), truth)
         )
         if texts is not None:
             texts.append((predictions, truth))
@@ -80,84 +82,87 @@ def asr_metrics(
         return rates[0] | rates[1]
 
     ends = ("", "_low", "_high") if resamples else ("",)
-    # for stopping rules
+    # Stopping rules are checked against these names.
     compute_metrics.metric_names = [name + end for name in ("wer", "cer") for end in ends]
     spoken = language_code(language or getattr(tokenizer, "language", None))
     compute_metrics.scoring = {"normalizer": name, "leads": "cer" if spoken in UNSPACED else "wer"}
     return in_percent(compute_metrics)
 
 
-def _heard(tokenizer, predictions) -> list[str]:
+def _transcribe(tokenizer: PreTrainedTokenizerBase, predictions: np.ndarray) -> list[str]:
     """Texts of generated ids (n, T), or of a CTC model's ids (n, frames) or logits (n, frames,
     vocabulary)."""
     predictions = np.asarray(predictions)
-    # that of a CTC tokenizer has it
-    if "group_tokens" not in inspect.signature(tokenizer._decode).parameters:
+    if not _is_ctc(tokenizer):
         return _decode(tokenizer, predictions)
     if predictions.ndim == 3:
-        padding = (predictions == IGNORED).all(-1)  # Trainer's
+        # frames that Trainer has padded
+        padding = (predictions == IGNORED).all(-1)
         predictions = np.where(padding, IGNORED, predictions.argmax(-1))
-    # Repeats are merged first: the blank that is dropped afterwards keeps "hello" from becoming
-    # "helo".
+    # Repeats are merged before blanks are dropped: the blank between both l keeps "hello" from
+    # becoming "helo".
     merged = [[token for token, _ in itertools.groupby(row)] for row in predictions.tolist()]
     return [_text(tokenizer, row) for row in merged]
 
 
-def _decode(tokenizer, ids) -> list[str]:
+def _is_ctc(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Only CTC tokenizers can merge repeats when they decode."""
+    return "group_tokens" in inspect.signature(tokenizer._decode).parameters
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> list[str]:
     """Texts of (n, T) token ids; -100 is padding."""
     ids = np.asarray(ids)
     if ids.ndim != 2:
         raise ValueError(
             f"Token ids of shape (utterances, tokens) are needed, got {ids.shape}: scores instead "
-            "of generated ids? "
-            "Set predict_with_generate=True."
+            "of generated ids? Set predict_with_generate=True."
         )
     return [_text(tokenizer, row) for row in ids.tolist()]
 
 
-def _text(tokenizer, ids: list[int]) -> str:
-    ctc = (
-        {"group_tokens": False}
-        if "group_tokens" in inspect.signature(tokenizer._decode).parameters
-        else {}
-    )
-    return tokenizer.decode(
-        [token for token in ids if token != IGNORED], skip_special_tokens=True, **ctc
-    )
+def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    options = {"group_tokens": False} if _is_ctc(tokenizer) else {}
+    tokens = [token for token in ids if token != IGNORED]
+    return tokenizer.decode(tokens, skip_special_tokens=True, **options)
 
 
 @in_percent
-def classification_metrics(evaluated) -> dict[str, float]:
+def classification_metrics(evaluated: EvalPrediction) -> dict[str, float]:
     """A `compute_metrics` for classification: {"accuracy", "accuracy_low", "accuracy_high"}, in
     percent.
 
     Raises:
-        ValueError: the model's first output are no logits (n, classes).
+        ValueError: the model's first output is not logits of shape (n, classes).
     """
     return accuracy(logits_of(evaluated).argmax(1), evaluated.label_ids)
 
 
-# for stopping rules
+# Stopping rules are checked against these names.
 classification_metrics.metric_names = ["accuracy", "accuracy_low", "accuracy_high"]
 
 
-def logits_of(evaluated) -> np.ndarray:
-    """The logits (n, classes) among what `predict` or an EvalPrediction holds."""
+def logits_of(evaluated: EvalPrediction | PredictionOutput) -> np.ndarray:
+    """The logits (n, classes) in an EvalPrediction or in the result of `predict`.
+
+    Raises:
+        ValueError: the model's first output has another shape.
+    """
     logits = evaluated.predictions
     logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
     if logits.ndim != 2:
         raise ValueError(
-            f"Logits of shape (samples, classes) are needed, got {logits.shape}: is "
-            "this a classifier?"
+            f"Logits of shape (samples, classes) are needed, got {logits.shape}: is this a "
+            "classifier?"
         )
     return logits
 
 
-def evaluate_splits(trainer, datasets: dict) -> dict[str, dict[str, float]]:
-    """What `trainer.evaluate` says of each split, under the split's name: loss, samples and the
-    trainer's metrics.
+def evaluate_splits(trainer: Trainer, datasets: dict[str, Dataset]) -> dict[str, dict[str, float]]:
+    """Evaluates each split with `trainer.evaluate`: loss, number of samples, and the trainer's
+    metrics.
 
-    Every process has to call it, and gets the same numbers. The trainer also logs them, as
+    Every process has to call it, and gets the same numbers. The trainer also logs them as
     eval_<split>_<metric>.
 
     Returns:
@@ -165,52 +170,51 @@ def evaluate_splits(trainer, datasets: dict) -> dict[str, dict[str, float]]:
         ...}, ...}
 
     Raises:
-        ValueError: a split without samples.
+        ValueError: a split has no samples.
     """
-    # no stream's
+    # Streamed splits have no length.
     sizes = {
         name: len(dataset) for name, dataset in datasets.items() if hasattr(dataset, "__len__")
     }
     for name, size in sizes.items():
         if size == 0:
             raise ValueError(
-                f"Split {name!r} has no samples to evaluate: leave it out, or widen its choice."
+                f"Split {name!r} has no samples to evaluate: leave it out, or select more samples."
             )
     quiet = trainer.args.disable_tqdm or not trainer.is_world_process_zero()
     results, bar = {}, tqdm(datasets.items(), disable=quiet, unit="split")
     for name, dataset in bar:
         bar.set_description(f"evaluating {name} ({sizes.get(name, '?')} samples)")
         prefix = f"eval_{name}_"
-        metrics = trainer.evaluate(dataset, metric_key_prefix=prefix.removesuffix("_"))
-        metrics = {
+        values = trainer.evaluate(dataset, metric_key_prefix=prefix.removesuffix("_"))
+        values = {
             key.removeprefix(prefix): value
-            for key, value in metrics.items()
+            for key, value in values.items()
             if key.startswith(prefix)
         }
-        kept = {key: float(value) for key, value in metrics.items() if is_metric(key, value, ())}
-        results[name] = ({"samples": sizes[name]} if name in sizes else {}) | kept
+        metrics = {key: float(value) for key, value in values.items() if is_metric(key, value, ())}
+        results[name] = ({"samples": sizes[name]} if name in sizes else {}) | metrics
     return results
 
 
-def sample_features(trainer, dataset) -> dict[str, np.ndarray]:
-    """What membership attacks see of each sample (`metrics.privacy.features`), by the trainer's own
-    evaluation.
+def sample_features(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]:
+    """The features of each sample that membership attacks use (`metrics.privacy.features`),
+    computed by the trainer's own evaluation.
 
-    Texts are not generated: the model is given the true ones, as in training. Every process has to
+    No texts are generated: the decoder gets the true texts, as in training. Every process has to
     call it, and gets the arrays of all samples, in the order of the dataset.
 
     Raises:
-        ValueError: the model's first output are no logits of its labels: (n, classes), or (n, T,
-            vocabulary) where the labels are (n, T), as classifiers and encoder-decoder models have
-            them.
+        ValueError: the model's first output is not one row of logits for each label: (n, classes)
+            for labels (n,), or (n, T, vocabulary) for labels (n, T).
     """
 
-    def reduced(logits, labels):
+    def reduced(logits: torch.Tensor | tuple, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         logits = logits[0] if isinstance(logits, tuple) else logits
         if logits.shape[:-1] != labels.shape:
             raise ValueError(
-                f"Logits {tuple(logits.shape)} do not belong to labels "
-                f"{tuple(labels.shape)} one by one."
+                f"Logits of shape {tuple(logits.shape)} do not match labels of shape "
+                f"{tuple(labels.shape)} one to one."
             )
         found = features(logits.float().cpu().numpy(), labels.cpu().numpy())
         return {
@@ -218,7 +222,7 @@ def sample_features(trainer, dataset) -> dict[str, np.ndarray]:
             for name, values in found.items()
         }
 
-    kept = (
+    before = (
         trainer.args.predict_with_generate,
         trainer.compute_metrics,
         trainer.preprocess_logits_for_metrics,
@@ -232,25 +236,25 @@ def sample_features(trainer, dataset) -> dict[str, np.ndarray]:
             trainer.args.predict_with_generate,
             trainer.compute_metrics,
             trainer.preprocess_logits_for_metrics,
-        ) = kept
+        ) = before
 
 
 def relearning_steps(
     model: nn.Module, batch: dict, *, learning_rate: float, max_steps: int, accuracy: float = 100.0
 ) -> int | None:
-    """Steps of fine-tuning on a few forgotten samples until the model reads them again; few: little
-    was forgotten.
+    """Counts the steps of fine-tuning on a few forgotten samples until the model classifies them
+    correctly again. A small number means that little was forgotten.
 
-    The retrained model's number is the target: it has to learn the samples anew. AdamW on all
-    parameters; layers of the BatchNorm family keep their running statistics.
+    The number to aim for is the retrained model's, which learns the samples for the first time. All
+    parameters are trained, with AdamW; BatchNorm layers keep their running statistics.
 
     Args:
-        model: a classifier with loss and logits; it is changed, so give a copy.
+        model: a classifier with loss and logits. It is changed: pass a copy.
         batch: the samples, with labels (n,).
-        accuracy: percent of the batch that counts as read again.
+        accuracy: percent of the batch that has to be classified correctly.
 
     Returns:
-        the number of steps, 0 if nothing has to be learned; None where `max_steps` do not suffice.
+        the number of steps, 0 if nothing has to be learned; None if `max_steps` are not enough.
     """
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in batch.items()}
@@ -260,10 +264,8 @@ def relearning_steps(
     model.eval()  # no dropout, so that the number of steps depends on the model alone
     for step in range(max_steps + 1):
         output = model(**own_copy(batch))
-        right = (
-            int((output["logits"].argmax(-1) == batch["labels"]).sum()) / batch["labels"].numel()
-        )
-        if 100 * right >= accuracy:
+        correct = int((output["logits"].argmax(-1) == batch["labels"]).sum())
+        if 100 * (correct / batch["labels"].numel()) >= accuracy:
             return step
         optimizer.zero_grad()
         output["loss"].backward()

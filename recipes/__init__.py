@@ -1,1 +1,1 @@
-"""The recipes, installed as a package of ours: `hf-unlearn run` finds them without a checkout."""
+"""The recipes. They are installed with the package, so `hf-unlearn run` needs no checkout."""

@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it exits with, and that a mistake is one line."""
+"""The command line: its output, its exit codes, recipes by name, and mistakes in one line."""
 
 import importlib
 import itertools
@@ -12,9 +12,21 @@ from pathlib import Path
 import pytest
 
 from hf_unlearn.cli import main
+from hf_unlearn.experiments import run_script, speech
+from hf_unlearn.experiments.catalogue import configuration_path, script_path
+from tests.helpers import ROOT
 from tests.hub_server import TOKEN
+from tests.recipes.configurations import COMPARISONS
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = ROOT / "recipes"
+
+
+@pytest.fixture
+def started(monkeypatch) -> list[str]:
+    """The command that `hf-unlearn run` or `evaluate` has replaced its process by."""
+    words = []
+    monkeypatch.setattr(os, "execv", lambda program, command: words.extend(command))
+    return words
 
 
 def fails(capsys, *argv, code=1) -> str:
@@ -62,46 +74,125 @@ def test_env_has_what_an_issue_needs(capsys):
     ("given", "expected"),
     [
         ("seed: 0", ["unlearn.py", "x.yaml", "--alpha", "0.8"]),
-        ("launch: --num_processes "
-         "2", ["-m", "accelerate.commands.launch", "--num_processes", "2", "unlearn.py", "x.yaml",
-                                       "--alpha", "0.8"]),
+        (
+            "launch: --num_processes 2",
+            [
+                *("-m", "accelerate.commands.launch", "--num_processes", "2"),
+                *("unlearn.py", "x.yaml", "--alpha", "0.8"),
+            ],
+        ),
         ("recipe: RECIPE", ["other.py", "x.yaml", "--alpha", "0.8"]),
     ],
-)  # fmt: skip
-def test_run_starts_the_recipe(given, expected, tmp_path, monkeypatch):
+)
+def test_run_starts_the_recipe(given, expected, tmp_path, started):
     (tmp_path / "unlearn.py").touch()
     (tmp_path / "other.py").touch()
     (tmp_path / "x.yaml").write_text(given.replace("RECIPE", str(tmp_path / "other.py")))
-    started = []
-    monkeypatch.setattr(os, "execv", lambda program, command: started.extend(command))
     main(["run", str(tmp_path / "x.yaml"), "--alpha", "0.8"])
     assert [word.removeprefix(f"{tmp_path}/") for word in started] == [sys.executable, *expected]
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("digits", ["digits/unlearn.py", "digits/digits.yaml"]),
+        ("vit_cifar10/class", ["vit_cifar10/unlearn.py", "vit_cifar10/class.yaml"]),
+        ("whisper_librispeech", ["whisper_librispeech/unlearn.py"]),
+    ],
+)
+def test_run_and_evaluate_take_the_name_of_a_recipe(name, expected, started):
+    expected = [sys.executable, *(str(RECIPES / path) for path in expected)]
+    main(["run", name, "--dataset", "mine"])
+    assert started == [*expected, "--dataset", "mine"]
+    started.clear()
+    main(["evaluate", name, "--model", "out/mine"])
+    assert started == [*expected, *"--evaluate true --gold none --model out/mine".split()]
+
+
+def test_recipes_are_listed_with_their_configurations(capsys):
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    named = [line.strip() for line in lines if line.startswith(" ")]
+    assert named == sorted(
+        f"{path.parent.name}/{path.stem}"
+        for path in RECIPES.glob("*/*.yaml")
+        if path.parent.name != "accelerate" and path not in COMPARISONS
+    )
+    purposes = dict(line.split(": ", 1) for line in lines if not line.startswith(" "))
+    assert set(purposes) == {name.split("/")[0] for name in named} and all(purposes.values())
+
+
+def test_a_copied_recipe_is_complete_and_runs_in_its_own_folder(tmp_path, capsys, started):
+    folder = tmp_path / "new" / "mine"
+    assert main(["recipes", "copy", "digits", str(folder)]) == 0
+    assert f"hf-unlearn run {folder}/" in capsys.readouterr().out
+    for name in ("unlearn.py", "digits.py", "digits.yaml", "README.md"):
+        assert (folder / name).read_text() == (RECIPES / "digits" / name).read_text()
+    assert not (folder / "__pycache__").exists()
+    main(["run", str(folder / "digits.yaml")])
+    assert started == [sys.executable, str(folder / "unlearn.py"), str(folder / "digits.yaml")]
+
+
+def test_mistakes_with_recipes_are_one_line(capsys, tmp_path):
+    assert "no recipe digts: the recipes are demo, digits" in fails(capsys, "run", "digts")
+    shown = fails(capsys, "run", "vit_cifar10/clas")
+    assert "the recipe vit_cifar10 has no configuration clas: it has cifar100_class" in shown
+    assert "which recipe, and where to?" in fails(capsys, "recipes", "copy", "digits")
+    assert "no recipe digts" in fails(capsys, "recipes", "copy", "digts", tmp_path / "new")
+    (tmp_path / "kept.txt").touch()
+    shown = fails(capsys, "recipes", "copy", "digits", tmp_path)
+    assert "already exists and is not empty" in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def test_compare_takes_names_of_recipes():
+    assert script_path("digits") == RECIPES / "digits" / "unlearn.py"
+    assert configuration_path("digits/digits") == RECIPES / "digits" / "digits.yaml"
+    assert script_path("my/own.py") == Path("my/own.py")
+    assert configuration_path("my/own.yaml") == Path("my/own.yaml")
+    with pytest.raises(ValueError, match="whisper_librispeech/NAME"):
+        configuration_path("whisper_librispeech")
+
+
+@pytest.mark.parametrize(
+    ("file", "ours"),
+    [
+        ("mine/unlearn.py", True),
+        ("mine/helpers.py", True),
+        ("elsewhere.py", False),
+        ("mine/.venv/lib/python3/site-packages/other/module.py", False),
+    ],
+)
+def test_only_errors_of_the_recipe_and_the_package_are_one_line(file, ours, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["unlearn.py"])
+    code = compile("def main(argv): raise ValueError('a mistake')", str(tmp_path / file), "exec")
+    names = {}
+    exec(code, names)
+    with pytest.raises(SystemExit if ours else ValueError, match="a mistake"):
+        run_script(names["main"], str(tmp_path / "mine" / "unlearn.py"))
+
+
 TINY = (
     "--train_steps 2 --train_batch_size 2 --d_model 16 --layers 1 --heads 2 --max_steps 2 "
-    "--retain_size 2 "
-    "--per_device_train_batch_size 2 --per_device_retain_batch_size 2 --max_eval_samples 2 "
-    "--check_steps 1 "
-    "--check_samples 2 --disable_tqdm true --use_cpu true --gold none --forget_speakers bruno "
-    "--stop_when forget_wer>=90 --report_audio 1"
+    "--retain_size 2 --per_device_train_batch_size 2 --per_device_retain_batch_size 2 "
+    "--max_eval_samples 2 --check_steps 1 --check_samples 2 --disable_tqdm true --use_cpu true "
+    "--gold none --forget_speakers bruno --stop_when forget_wer>=90 --report_audio 1"
 ).split()
 LOAD = """
 import sys
 from transformers import pipeline
 import soundfile
 samples, rate = soundfile.read(sys.argv[2], dtype="float32")
-print(repr(pipeline("automatic-speech-recognition", model=sys.argv[1])({"raw": samples, "sampling_rate": rate})["text"]))
+recogniser = pipeline("automatic-speech-recognition", model=sys.argv[1])
+print(repr(recogniser({"raw": samples, "sampling_rate": rate})["text"]))
 """
 
 
 @pytest.fixture
 def demo(monkeypatch, tmp_path):
-    """Runs the demo's script with tiny settings, as `hf-unlearn run` does; its voices are
-    synthesised once."""
+    """Runs the speech recipe with the demo's configuration and tiny settings, on few voices."""
     pytest.importorskip("espeakng_loader")
     monkeypatch.syspath_prepend(RECIPES / "demo")
-    monkeypatch.syspath_prepend(RECIPES / "whisper_librispeech")
     voices = importlib.import_module("voices")
     folder = voices.write_voices(tmp_path / "voices", voices=voices.VOICES[:3], train=4, test=2)
     given = [
@@ -112,18 +203,13 @@ def demo(monkeypatch, tmp_path):
         str(tmp_path / "quiet"),
         *TINY,
     ]
-    unlearn = importlib.util.spec_from_file_location(
-        "whisper_unlearn", RECIPES / "whisper_librispeech" / "unlearn.py"
-    )
-    module = importlib.util.module_from_spec(unlearn)
-    unlearn.loader.exec_module(module)
-    return lambda *options: module.main([*given, *options])
+    return lambda *options: speech.main([*given, *options])
 
 
 @pytest.mark.slow
 def test_from_a_configuration_to_a_loaded_model(demo, hub, tmp_path, capsys, monkeypatch):
-    """As a new user goes: dry run, run, evaluate, push, and somebody else loads the model from the
-    Hub."""
+    """The steps of a new user: dry run, run, evaluate, push; then another user loads the model from
+    the Hub."""
     out = tmp_path / "quiet"
     demo("--dry_run", "true")
     planned = capsys.readouterr().out

@@ -78,9 +78,9 @@ def test_command_lines_name_what_there_is(page):
         if program == "make":
             assert set(arguments) <= MAKE, command
         elif program == "hf-unlearn" and len(arguments) > 1:
-            assert cli._parser().parse_known_args(arguments)[0].function, command
+            assert cli.build_parser().parse_known_args(arguments)[0].function, command
         elif program == "hf-unlearn":
-            assert arguments[0] in cli._parser().format_help(), command
+            assert arguments[0] in cli.build_parser().format_help(), command
         files = [
             word
             for word in arguments

@@ -130,7 +130,7 @@ def ctc(tmp_path_factory):
 
 
 def frames(tokenizer, *texts, padding=-100):
-    """Ids as they are written: one letter for each frame, "_" for the blank."""
+    """Ids of these texts: one letter for each frame, "_" for the blank."""
     rows = [[tokenizer.get_vocab().get(letter, 0) for letter in text] for text in texts]
     return np.array([row + [padding] * (max(map(len, rows)) - len(row)) for row in rows])
 
@@ -171,16 +171,32 @@ def test_scores_are_refused(tokenizer):
 def trainer(tokenizer, tmp_path_factory):
     torch.manual_seed(0)
     config = WhisperConfig(
-        vocab_size=len(WORDS), num_mel_bins=4, d_model=8, encoder_layers=1, decoder_layers=1,
-        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=8, decoder_ffn_dim=8,
+        vocab_size=len(WORDS),
+        num_mel_bins=4,
+        d_model=8,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=8,
+        decoder_ffn_dim=8,
         max_source_positions=10,
-        max_target_positions=12, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
-        suppress_tokens=None, begin_suppress_tokens=None,
-    )  # fmt: skip
+        max_target_positions=12,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
     args = Seq2SeqTrainingArguments(
-        output_dir=str(tmp_path_factory.mktemp("out")), per_device_eval_batch_size=2, predict_with_generate=True,
-        generation_max_length=6, report_to="none", use_cpu=True,
-    )  # fmt: skip
+        output_dir=str(tmp_path_factory.mktemp("out")),
+        per_device_eval_batch_size=2,
+        predict_with_generate=True,
+        generation_max_length=6,
+        report_to="none",
+        use_cpu=True,
+    )
     model = WhisperForConditionalGeneration(config)
     return Seq2SeqTrainer(
         model,

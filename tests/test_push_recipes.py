@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_unlearn.experiments import run as frame
+from hf_unlearn.experiments import unlearn
+from hf_unlearn.experiments.push_checks import check_push
 from hf_unlearn.hub.upload import HubError
 
 
@@ -12,9 +13,14 @@ def recipe(tmp_path, **options) -> SimpleNamespace:
     """As much of a recipe as is asked before anything is trained."""
     options = {"dry_run": False, "evaluate": False, "lora_r": 0, "model": "train", **options}
     args = SimpleNamespace(
-        push_to_hub=True, hub_model_id=options.pop("hub_model_id", "tester/quiet"), output_dir=str(tmp_path), hide_names=[],
-        name_forgotten=False, process_index=0, hub_token=options.pop("hub_token", None),
-    )  # fmt: skip
+        push_to_hub=True,
+        hub_model_id=options.pop("hub_model_id", "tester/quiet"),
+        output_dir=str(tmp_path),
+        hide_names=[],
+        name_forgotten=False,
+        process_index=0,
+        hub_token=options.pop("hub_token", None),
+    )
     splits = SimpleNamespace(describe=lambda: {"speakers": {"forget": ["anna-karenina"]}})
     return SimpleNamespace(
         task="speakers",
@@ -36,12 +42,12 @@ def recipe(tmp_path, **options) -> SimpleNamespace:
 )
 def test_what_cannot_be_pushed_is_refused_first(hub, tmp_path, options, message, dry_run):
     with pytest.raises(ValueError, match=message):
-        frame.unlearn(recipe(tmp_path, dry_run=dry_run, **options))
+        unlearn(recipe(tmp_path, dry_run=dry_run, **options))
     assert not hub.received
 
 
 def test_a_token_that_the_hub_does_not_know_is_refused_first(hub, tmp_path):
     with pytest.raises(HubError, match="hf auth login"):
-        frame.unlearn(recipe(tmp_path, hub_token="hf_notTheOneThatIsKnown"))
-    frame.check_push(recipe(tmp_path))  # with a good one, all is well
+        unlearn(recipe(tmp_path, hub_token="hf_notTheOneThatIsKnown"))
+    check_push(recipe(tmp_path))  # with a good one, all is well
     assert not hub.commits and not hub.files

@@ -14,6 +14,7 @@ from hf_unlearn import UnlearnConfig, UnlearnTrainer
 from hf_unlearn.methods import build_method
 from hf_unlearn.per_sample.reference import orthograd_gradient, sample_gradient
 from hf_unlearn.trainer.compatibility import check_data
+from tests.helpers import Interrupt
 from tests.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper
 
 
@@ -302,14 +303,6 @@ def test_evaluation_loss_does_not_depend_on_batches(tmp_path, batch_size):
     )
     alone = torch.stack([model(**collate([sample])).loss for sample in FORGET]).mean()
     assert trainer.evaluate()["eval_forget_loss"] == pytest.approx(float(alone), rel=1e-5)
-
-
-class Interrupt(TrainerCallback):
-    """Stops a run as a crash would: after a step, without the end of training."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 3:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("method", ["orthograd", "gradient_difference"])

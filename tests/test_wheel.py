@@ -1,4 +1,4 @@
-"""The wheel, installed into a fresh environment without the checkout: its recipes are listed, copied and run."""
+"""The wheel in a fresh environment without the checkout: its recipes are listed, copied and run."""
 
 import os
 import shutil
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
+
 SHIPPED = (
     "hf_unlearn",
     "model_cards",
@@ -20,9 +21,9 @@ SHIPPED = (
     "LICENSE",
 )
 TINY = (
-    "--train_steps 2 --train_batch_size 4 --max_steps 2 --retain_size 10 --per_device_train_batch_size 4 "
-    "--per_device_retain_batch_size 4 --max_eval_samples 10 --check_steps 1 --relearn_steps 1 --gold none "
-    "--disable_tqdm true"
+    "--train_steps 2 --train_batch_size 4 --max_steps 2 --retain_size 10 "
+    "--per_device_train_batch_size 4 --per_device_retain_batch_size 4 --max_eval_samples 10 "
+    "--check_steps 1 --relearn_steps 1 --gold none --disable_tqdm true"
 ).split()
 
 
@@ -34,7 +35,7 @@ def called(*command: str | Path, **options) -> str:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """The folder of programs of an environment that has the wheel, and this one's other packages."""
+    """The programs of an environment that has the wheel, and this environment's other packages."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in SHIPPED:
         source, target = ROOT / name, folder / "source" / name
@@ -49,7 +50,8 @@ def installed(tmp_path_factory) -> Path:
     venv.create(folder / "environment", symlinks=True)
     programs = folder / "environment" / "bin"
     (packages,) = (folder / "environment" / "lib").glob("python*/site-packages")
-    # A plain path line: the editable installation of the checkout is not taken over by it.
+    # A path added by a .pth file does not run other .pth files in it, so the checkout's editable
+    # installation stays out.
     others = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     (packages / "others.pth").write_text("\n".join(others))
     called(*pip, "--python", programs / "python", "install", *offline, *folder.glob("*.whl"))
@@ -65,18 +67,9 @@ def test_recipes_come_with_the_wheel(installed, tmp_path):
     assert Path(where.strip()).is_relative_to(installed.parent)
     assert "digits/digits" in called(installed / "hf-unlearn", "recipes", **options)
     called(installed / "hf-unlearn", "recipes", "copy", "digits", "mine", **options)
-    assert (tmp_path / "mine" / "digits.yaml").is_file()
-    called(
-        installed / "hf-unlearn",
-        "run",
-        "digits",
-        "--output_dir",
-        "out",
-        "--dataset",
-        "images",
-        *TINY,
-        **options,
-    )
+    # The copied script imports its own digits.py, and everything else from the installed package.
+    flags = ("--output_dir", "out", "--dataset", "images", *TINY)
+    called(installed / "hf-unlearn", "run", "mine/digits.yaml", *flags, **options)
     assert {"model.safetensors", "README.md", "results.json", "report.html"} <= {
         path.name for path in (tmp_path / "out").iterdir()
     }

@@ -1,5 +1,4 @@
-"""The frame that recipes of every kind of data share: arguments, models, one run of unlearning, its
-report."""
+"""Runs recipes: what recipes of every kind of data share, and what a recipe of your own needs."""
 
 from .command_line import parse, run_script
 from .options import RecipeArguments, ReferenceArguments

@@ -1,4 +1,4 @@
-"""The recipes that come with the package: which there are, and where their scripts and YAMLs are."""
+"""The recipes that come with the package: their names, scripts and configurations."""
 
 import ast
 import shutil
@@ -8,59 +8,84 @@ from pathlib import Path
 SCRIPT = "unlearn.py"
 
 
-def recipes() -> dict[str, Path]:
+def recipe_folders() -> dict[str, Path]:
     """The folder of each recipe, by its name."""
     root = Path(str(resources.files("hf_unlearn.recipes").joinpath("__init__.py"))).parent
     return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{SCRIPT}"))}
 
 
-def configurations(folder: Path) -> list[Path]:
-    """The YAMLs of a recipe that `hf-unlearn run` takes: all but those of `hf-unlearn compare`."""
-    return [path for path in sorted(folder.glob("*.yaml")) if "compare" not in path.stem]
+def configurations(folder: Path) -> dict[str, Path]:
+    """The YAML files that `hf-unlearn run` takes, by their names; not those of `hf-unlearn
+    compare`."""
+    files = sorted(folder.glob("*.yaml"))
+    return {path.stem: path for path in files if "compare" not in path.stem}
 
 
-def listed() -> str:
+def overview() -> str:
     """What `hf-unlearn recipes` prints: each recipe with its purpose and its configurations."""
     lines = []
-    for name, folder in recipes().items():
-        purpose = ast.get_docstring(ast.parse((folder / SCRIPT).read_text(encoding="utf-8")))
-        lines.append(f"{name}: {' '.join(purpose.partition(chr(10) * 2)[0].split())}")
-        lines += [f"    {name}/{path.stem}" for path in configurations(folder)]
+    for name, folder in recipe_folders().items():
+        described = ast.get_docstring(ast.parse((folder / SCRIPT).read_text(encoding="utf-8")))
+        purpose = " ".join(described.split("\n\n")[0].split())
+        lines.append(f"{name}: {purpose}")
+        lines += [f"    {name}/{configuration}" for configuration in configurations(folder)]
     return "\n".join(lines)
 
 
-def found(name: str) -> tuple[Path, Path | None]:
-    """Script and configuration of a recipe.
+def find_recipe(name: str) -> tuple[Path, Path | None]:
+    """The script and the configuration of a recipe.
 
     Args:
-        name: "vit_cifar10/class"; or "digits", which takes the configuration of the same name and
-            no configuration where there is none.
+        name: "vit_cifar10/class" for a certain configuration; "digits" for the one with the
+            recipe's own name, or for none where there is no such file.
 
     Raises:
         ValueError: there is no such recipe or configuration.
     """
-    known = recipes()
+    folders = recipe_folders()
     recipe, _, wanted = name.partition("/")
-    if recipe not in known:
+    if recipe not in folders:
         raise ValueError(
-            f"there is no file and no recipe {name}: the recipes are {', '.join(known)} "
+            f"there is no file and no recipe {name}: the recipes are {', '.join(folders)} "
             "(`hf-unlearn recipes` lists their configurations)"
         )
-    folder = known[recipe]
-    own = {path.stem: path for path in configurations(folder)}
-    if wanted and wanted not in own:
-        raise ValueError(f"the recipe {recipe} has no {wanted}: it has {', '.join(own)}")
-    return folder / SCRIPT, own.get(wanted or recipe)
+    known = configurations(folders[recipe])
+    if wanted and wanted not in known:
+        raise ValueError(
+            f"the recipe {recipe} has no configuration {wanted}: it has {', '.join(known)}"
+        )
+    return folders[recipe] / SCRIPT, known.get(wanted or recipe)
 
 
-def copied(name: str, folder: Path) -> None:
-    """Copies a recipe's files to `folder`, to be changed there.
+def copy_recipe(name: str, folder: Path) -> None:
+    """Copies a recipe's files to `folder`, where they can be changed and run.
 
     Raises:
         ValueError: there is no such recipe, or `folder` is not empty.
     """
-    source = found(name)[0].parent
+    script, _ = find_recipe(name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is there already and not empty: name another folder")
+        raise ValueError(f"{folder} already exists and is not empty: name another folder")
     ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=ignored)
+    shutil.copytree(script.parent, folder, dirs_exist_ok=True, ignore=ignored)
+
+
+def script_path(given: str) -> Path:
+    """A recipe's script, given by its path or by the recipe's name."""
+    path = Path(given)
+    return path if path.suffix == ".py" else find_recipe(given)[0]
+
+
+def configuration_path(given: str) -> Path:
+    """A configuration, given by its path or by its name ("digits/digits").
+
+    Raises:
+        ValueError: there is no such recipe or configuration.
+    """
+    path = Path(given)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    _, found = find_recipe(given)
+    if found is None:
+        raise ValueError(f"the recipe {given} has several configurations: give one as {given}/NAME")
+    return found

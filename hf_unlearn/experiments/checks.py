@@ -1,5 +1,4 @@
-"""What of a recipe's options can be refused before there is data, and what before a model is
-trained."""
+"""Refuses options that cannot work: first without data, then before a model is trained."""
 
 import contextlib
 import copy
@@ -7,46 +6,58 @@ import gc
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import HFValidationError
 from torch import nn
 
 from ..config import UnlearnConfig
 from ..methods import build_method
+from ..trainer import UnlearnTrainer
 from ..trainer.adapter_checks import with_adapter
 from ..trainer.adapters import load_merged
 from ..trainer.nonfinite import random_state_kept
 from ..trainer.stopping import Rule
 from .options import RecipeArguments, ReferenceArguments
-
-if TYPE_CHECKING:
-    from ..trainer import UnlearnTrainer
-    from .recipe import Recipe
+from .recipe import Recipe, freeze, lora_config, make_trainer
+from .retrained_rules import of_retrained
 
 
-MODELS = ("model", "gold", "base_model")
+def check_options(arguments: Sequence[object]) -> None:
+    """Refuses values that cannot work with any data.
 
-
-def check_options(arguments: Sequence) -> None:
-    """Refuses what is wrong whatever the data are.
+    Args:
+        arguments: the parsed dataclasses. Nothing is checked unless a RecipeArguments and an
+            UnlearnConfig are among them.
 
     Raises:
-        ValueError: a method, rule, folder, regular expression or LoRA setting that cannot be; the
-            message says which.
+        ValueError: a method, stopping rule, folder, regular expression or LoRA setting is wrong;
+            the message says which.
     """
     options = next((given for given in arguments if isinstance(given, RecipeArguments)), None)
     args = next((given for given in arguments if isinstance(given, UnlearnConfig)), None)
     if options is None or args is None:
         return
-    for name in MODELS:
-        _check_folder(name, getattr(options, name, None))
+    for name in ("model", "gold", "base_model"):
+        _check_folder(name, getattr(options, name))
     if options.evaluate or any(isinstance(given, ReferenceArguments) for given in arguments):
         return
     build_method(args)
     for rule in filter(None, (args.stop_when, args.abort_when)):
         Rule.parse(rule)
         of_retrained(rule, options.gold)
+    _check_trainable(options)
+
+
+def _check_folder(option: str, name: str | None) -> None:
+    """Refuses a missing folder. A name that could also be a Hub id is left to `loading`."""
+    is_path = name is not None and (
+        name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name
+    )
+    if is_path and not Path(name).is_dir():
+        raise ValueError(f"{option} is {name!r}, but there is no such folder")
+
+
+def _check_trainable(options: RecipeArguments) -> None:
     try:
         re.compile(options.trainable)
     except re.error as error:
@@ -57,63 +68,49 @@ def check_options(arguments: Sequence) -> None:
         raise ValueError(f"lora_r is {options.lora_r}, but must be a rank, or 0 for no adapter")
     if options.lora_r and not options.lora_target_modules:
         raise ValueError(
-            "lora_target_modules is empty: name the layers that get an adapter, such "
-            "as q_proj v_proj"
+            "lora_target_modules is empty: name the layers that get an adapter, such as q_proj "
+            "v_proj"
         )
-
-
-def _check_folder(option: str, name: str | None) -> None:
-    """A name that can only be a folder's has to be there; others may be the Hub's."""
-    is_path = name is not None and (
-        name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name
-    )
-    if is_path and not Path(name).is_dir():
-        raise ValueError(f"{option} is {name!r}, but there is no such folder")
-
-
-def of_retrained(rule: str | None, gold: str) -> str | None:
-    """A rule with a number in place of the retrained model's value, which is not there yet.
-
-    Raises:
-        ValueError: there will be no retrained model.
-    """
-    if rule is None or not re.search(r"\bretrained\s*$", rule):
-        return rule
-    if gold == "none":
-        raise ValueError(
-            f"the rule {rule!r} needs the retrained model: set gold to 'train', a "
-            "folder or a Hub id"
-        )
-    return re.sub(r"\bretrained\s*$", "0", rule)
 
 
 @contextlib.contextmanager
 def loading(name: str | None) -> Iterator[None]:
-    """Says in one line which model, or what belongs to it, cannot be loaded. Raises ValueError."""
+    """Turns errors of loading a model or its processor into one line.
+
+    Raises:
+        ValueError: in place of an OSError or HFValidationError; the message names the model.
+    """
     try:
         yield
     except (OSError, HFValidationError) as error:
         raise ValueError(f"could not load {name!r}: {' '.join(str(error).split())}") from error
 
 
-def check_model(recipe: "Recipe") -> None:
-    """Refuses parameters, adapters and methods that do not fit the model, before features are made
-    of the data."""
-    from .recipe import lora
-
-    if not recipe.options.evaluate:
-        with random_state_kept(recipe.args.device):
-            model = first_model(recipe)
-            config = lora(recipe.options, model, recipe.options.lora_r)
-            build_method(recipe.args).check(
-                model if config is None else with_adapter(model, config)
-            )
+def check_deepspeed(recipe: Recipe) -> None:
+    """Refuses several models in one process under DeepSpeed, which supports only one."""
+    options = recipe.options
+    if recipe.args.deepspeed_plugin is None or not (options.trains or options.gold != "none"):
+        return
+    raise ValueError(
+        f"DeepSpeed serves one model in a process, but model is {options.model!r}, gold is "
+        f"{options.gold!r} and shadow_models is {options.shadow_models}: train the model before "
+        "(model: a folder or Hub id), and leave the others out (gold: none, shadow_models: 0)"
+    )
 
 
-def first_model(recipe: "Recipe") -> nn.Module:
-    """The model that a run would start from, trained or not."""
-    from .recipe import freeze
+def check_model(recipe: Recipe) -> None:
+    """Refuses `trainable`, adapters and methods that do not fit the model. It needs no data, so it
+    runs before features are computed."""
+    if recipe.options.evaluate:
+        return
+    with random_state_kept(recipe.args.device):
+        model = first_model(recipe)
+        config = lora_config(recipe.options, model, recipe.options.lora_r)
+        build_method(recipe.args).check(model if config is None else with_adapter(model, config))
 
+
+def first_model(recipe: Recipe) -> nn.Module:
+    """The model that the run starts from; for `model: train`, the untrained one."""
     options = recipe.options
     name = options.base_model if options.model == "train" else options.model
     with loading(name):
@@ -122,16 +119,13 @@ def first_model(recipe: "Recipe") -> nn.Module:
     return model
 
 
-def first_trainer(recipe: "Recipe") -> "UnlearnTrainer":
-    """The trainer that a run would have, of its first model: made so that what cannot work is
-    refused before anything is trained. Random numbers go on as if it had not been made.
+def first_trainer(recipe: Recipe) -> UnlearnTrainer:
+    """The run's trainer around `first_model`. Making it refuses what cannot work before anything is
+    trained. The state of the random number generators is restored afterwards.
 
     Raises:
-        ValueError: as `UnlearnTrainer`, and for rules, trainable parameters and adapters that do
-            not fit.
+        ValueError: as `UnlearnTrainer`; or a stopping rule, `trainable` or an adapter does not fit.
     """
-    from .recipe import make_trainer
-
     options, args = recipe.options, copy.copy(recipe.args)
     args.push_to_hub, args.report_to = False, []
     args.stop_when, args.abort_when = (
@@ -141,11 +135,15 @@ def first_trainer(recipe: "Recipe") -> "UnlearnTrainer":
         return make_trainer(recipe, first_model(recipe), args, lora_r=options.lora_r)
 
 
-def check_run(recipe: "Recipe") -> None:
-    """`first_trainer` for its refusals alone, where a model would be trained or measured before the
-    run's own trainer is made. DeepSpeed serves one model, and its runs train none before."""
+def check_run(recipe: Recipe) -> None:
+    """Makes `first_trainer` for its errors alone, where the run trains or measures another model
+    before it makes its own trainer.
+
+    Not under DeepSpeed, which supports one model per process: there the run trains nothing before.
+    """
     if recipe.args.deepspeed_plugin is None and (
         recipe.options.trains or recipe.options.gold != "none"
     ):
         first_trainer(recipe)
-        gc.collect()  # trainers hold themselves, and with them the model
+        # A trainer is part of reference cycles, which would keep the model in memory.
+        gc.collect()

@@ -1,5 +1,4 @@
-"""How the YAML file and the command line of a recipe become its options, and how its script
-ends."""
+"""Reads a recipe's options from YAML and command line, and turns its errors into one line."""
 
 import sys
 import traceback
@@ -10,22 +9,24 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from ..yaml_files import as_declared, read_yaml
+from .checks import check_options
 
 PACKAGE = Path(__file__).resolve().parents[1]
+USAGE = (
+    "%(prog)s [config.yaml] [--key value ...]    "
+    "(the YAML holds the same keys; the command line wins)"
+)
 
 
 def parse(types: Sequence[type], argv: Sequence[str]) -> tuple:
-    """Reads `[config.yaml] [--key value ...]` into one instance of each dataclass; the command line
-    wins.
+    """Reads `[config.yaml] [--key value ...]` into one instance of each dataclass. The command line
+    wins over the YAML.
 
     Raises:
-        ValueError: there is no such file, an option that no dataclass knows, in the YAML a value of
-            another type, or a value that is wrong whatever the data are (`early.check_options`).
+        ValueError: the file does not exist; no dataclass has the option; a value in the YAML has
+            the wrong type; or a value cannot work with any data (see `checks.check_options`).
     """
-    usage = "%(prog)s [config.yaml] [--key value ...]    (the YAML holds the same keys; the command line wins)"
-    from .checks import check_options  # which knows the classes of this file
-
-    argv, parser = list(argv), HfArgumentParser(types, usage=usage)
+    argv, parser = list(argv), HfArgumentParser(types, usage=USAGE)
     if argv and not argv[0].startswith("-"):
         parser.set_defaults(**_read_options(argv.pop(0), types))
     *arguments, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
@@ -47,19 +48,25 @@ def _read_options(path: str, types: Sequence[type]) -> dict:
 
 
 def run_script(main: Callable[[Sequence[str]], object], script: str) -> None:
-    """Calls `main` with the command line; a user's mistake ends it with one line in place of a
-    stack trace.
+    """Calls `main` with the command line. A user's mistake ends the program with one line, any
+    other error with a traceback.
 
     Args:
-        script: the file that is run, recipes/<name>/<script>.py: errors of the recipes and of this
-            package are users'.
+        script: the recipe's script. A ValueError or OSError counts as a user's mistake where it was
+            raised by this package or by a file in the script's folder.
     """
-    recipes = Path(script).resolve().parents[1]
     try:
         main(sys.argv[1:])
     except (ValueError, OSError) as error:
-        if not traceback.extract_tb(error.__traceback__)[-1].filename.startswith(
-            (str(PACKAGE), str(recipes))
-        ):
-            raise  # not our message: the trace is needed
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+        if not _is_ours(raised_in, Path(script).resolve().parent):
+            raise
         sys.exit(f"error: {error}")
+
+
+def _is_ours(file: Path, recipe: Path) -> bool:
+    """Whether a file belongs to this package or to the recipe. A virtual environment in the
+    recipe's folder does not belong to the recipe."""
+    if file.is_relative_to(PACKAGE):
+        return True
+    return file.is_relative_to(recipe) and "site-packages" not in file.relative_to(recipe).parts

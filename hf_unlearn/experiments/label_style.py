@@ -1,5 +1,5 @@
-"""Labels in the style of the model that is to forget: its own transcripts, and how likely it finds
-each style."""
+"""Writes labels in the style of the model that is to forget: as written, as sentences, or as the
+model itself transcribes."""
 
 import json
 import logging
@@ -24,25 +24,26 @@ from .reference_models import weights_digest
 logger = logging.getLogger(__name__)
 
 SAMPLES = 10  # utterances on which the styles are compared
-BATCH = 16  # utterances that are transcribed at once
+TRANSCRIBED_AT_ONCE = 16
 
 
 class LabelStyle:
-    """Writes the labels of utterances as `data.transcripts` asks for; None is decided, and put
-    there.
+    """Writes the labels of utterances in the style `data.transcripts`. Where that is None, the
+    style is chosen and stored there: "as_written" if the model finds the data's transcripts at
+    least as likely as sentences, else "own". Without transcripts it is "own".
 
     Args:
-        model: what speaks; None for a new one, which has no style yet.
-        rows: utterances to compare the styles on, those with a transcript among them.
+        model: the model that is to forget; None for a new model, which has no style yet.
+        rows: utterances on which the styles are compared. Only those with a transcript are used.
 
     Attributes:
         losses: {style: the model's mean loss over at most `SAMPLES` of the rows}; {} without a
             model or transcripts.
-        counts: how many labels are the model's "own", how many a "sentence", and how many have "no
-            transcript".
+        counts: the numbers of labels that are the model's "own" or a "sentence", and of utterances
+            with "no transcript".
 
     Raises:
-        ValueError: own transcripts of a new model.
+        ValueError: a new model is asked for its own transcripts.
     """
 
     def __init__(
@@ -67,25 +68,25 @@ class LabelStyle:
             data.transcripts = data.transcripts or "as_written"
             return
         self.model, self.digest = model.eval().to(device), weights_digest(model)
-        self._said: dict[str, str | None] = {}  # by the state of an utterance's audio
-        told = [place for place, text in enumerate(rows["text"][:]) if text.strip()]
-        if told:
-            self.losses = self._compare(balanced(rows.select(told), "speaker", SAMPLES, seed))
+        # The model's transcripts, by the state of an utterance's audio.
+        self._transcripts: dict[str, str | None] = {}
+        written = [place for place, text in enumerate(rows["text"][:]) if text.strip()]
+        if written:
+            self.losses = self._compare(balanced(rows.select(written), "speaker", SAMPLES, seed))
         if data.transcripts is None:
-            foreign = self.losses.get("as_written", torch.inf) > self.losses.get("sentence", 0)
-            data.transcripts = "own" if foreign else "as_written"
+            unlikely = self.losses.get("as_written", torch.inf) > self.losses.get("sentence", 0)
+            data.transcripts = "own" if unlikely else "as_written"
 
     def __call__(self, rows: datasets.Dataset) -> list[str]:
-        """What the labels of the rows say."""
+        """The texts of the rows' labels."""
         if self.data.transcripts == "own":
             missing = sum(not text.strip() for text in rows["text"][:])
             if missing:
                 self.counts["no transcript"] += missing
                 logger.warning(
-                    "%d of %d utterances have no transcript: what the model itself says of them is "
-                    "their label and their "
-                    "reference.", missing, len(rows),
-                )  # fmt: skip
+                    f"{missing} of {len(rows)} utterances have no transcript: the model's own "
+                    "transcript becomes their label and their reference."
+                )
         texts = self.written(rows, self.data.transcripts)
         said = self.own(rows) if self.data.transcripts == "own" else []
         own = sum(text == other for text, other in zip(texts, said))
@@ -93,6 +94,7 @@ class LabelStyle:
         return texts
 
     def written(self, rows: datasets.Dataset, style: str) -> list[str]:
+        """The rows' transcripts in a style: "as_written", "sentence" or "own"."""
         references = rows["text"][:]
         if style == "as_written":
             return references
@@ -104,22 +106,21 @@ class LabelStyle:
         ]
 
     def own(self, rows: datasets.Dataset) -> list[str | None]:
-        """What the model says of each utterance, greedily; None where the audio is bad and may be
-        skipped."""
+        """The model's transcripts, decoded greedily; None where bad audio may be skipped."""
         settings = {**self.model.generation_config.to_dict(), "skip": self.data.skip_bad_audio}
         made_of = ["own", self.digest, settings, self.processor.feature_extractor.to_dict()]
         states = [Hasher.hash(state) for state in audio_states(rows)]
-        return self._kept(Hasher.hash([*made_of, states]), lambda: self._transcribe(rows, states))
+        return self._cached(Hasher.hash([*made_of, states]), lambda: self._transcribe(rows, states))
 
     def release(self) -> None:
-        """Lets go of the model."""
+        """Drops the model, to free its memory."""
         self.model = None
 
     def _agree(self, said: str, reference: str) -> bool:
         return self._clean(said).split() == self._clean(reference).split()
 
-    def _kept(self, key: str, make: Callable):
-        """What `make` returns, from the cache of `datasets` where it is there."""
+    def _cached(self, key: str, make: Callable[[], list | dict]) -> list | dict:
+        """Returns `make()`, as JSON from the cache of `datasets` where it was computed before."""
         path = Path(datasets.config.HF_DATASETS_CACHE) / "hf_unlearn" / f"{key}.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,25 +131,28 @@ class LabelStyle:
         return json.loads(path.read_text())
 
     def _transcribe(self, rows: datasets.Dataset, states: list[str]) -> list[str | None]:
-        new = [place for place, state in enumerate(states) if state not in self._said]
+        new = [place for place, state in enumerate(states) if state not in self._transcripts]
         for start in tqdm(
-            range(0, len(new), BATCH), desc="the model's own transcripts", unit="batch"
+            range(0, len(new), TRANSCRIBED_AT_ONCE),
+            desc="model's transcripts",
+            unit="batch",
         ):
-            places = new[start : start + BATCH]
+            places = new[start : start + TRANSCRIBED_AT_ONCE]
             heard = [self._features(row) for row in rows.select(places)]
             good = [features for features in heard if features is not None]
-            said = iter(self._generate(torch.cat(good)) if good else ())
+            said = iter(self.generate(torch.cat(good)) if good else ())
             for place, features in zip(places, heard):
-                self._said[states[place]] = None if features is None else next(said)
-        return [self._said[state] for state in states]
+                self._transcripts[states[place]] = None if features is None else next(said)
+        return [self._transcripts[state] for state in states]
 
     @torch.no_grad()
-    def _generate(self, features: torch.Tensor) -> list[str]:
+    def generate(self, features: torch.Tensor) -> list[str]:
+        """The model's transcripts of features (n, n_mels, frames)."""
         ids = self.model.generate(features, num_beams=1, do_sample=False)
         return self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     def _features(self, row: dict) -> torch.Tensor | None:
-        """(1, n_mels, frames)"""
+        """The utterance's features (1, n_mels, frames); None where bad audio may be skipped."""
         extractor = self.processor.feature_extractor
         try:
             waveform = decode_chunk(row["audio"], extractor)
@@ -173,11 +177,11 @@ class LabelStyle:
             self.data.language,
             self.data.task,
         ]
-        return self._kept(Hasher.hash(made_of), lambda: self._losses(rows, styles))
+        return self._cached(Hasher.hash(made_of), lambda: self.mean_losses(rows, styles))
 
     @torch.no_grad()
-    def _losses(self, rows: datasets.Dataset, styles: dict[str, list[str]]) -> dict[str, float]:
-        """The mean over utterances of each one's loss, by style."""
+    def mean_losses(self, rows: datasets.Dataset, styles: dict[str, list[str]]) -> dict[str, float]:
+        """The mean of the utterances' losses, by style."""
         collator = SpeechCollator(self.processor, self.model.config.decoder_start_token_id)
         losses = {style: [] for style in styles}
         for place, row in enumerate(rows):

@@ -1,51 +1,36 @@
-"""Whether the models of a run read their inputs and labels alike: else one would be evaluated on
-another's numbers."""
+"""Refuses models whose processors differ: one model would be evaluated on another's inputs or
+labels."""
 
 import json
 import logging
-from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.image_processing_base import ImageProcessingMixin
 
-if TYPE_CHECKING:
-    from .recipe import Recipe
-
+from .recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
-# Settings that inputs depend on; others are names of classes and tables that follow from these.
+# The settings that inputs depend on. Other settings are class names, or tables that follow from
+# these.
 INPUTS = (
-    *(
-        "size",
-        "crop_size",
-        "crop_pct",
-        "do_resize",
-        "do_center_crop",
-        "do_rescale",
-        "do_normalize",
-        "do_convert_rgb",
-    ),
-    *("image_mean", "image_std", "rescale_factor", "resample"),
-    *(
-        "feature_size",
-        "sampling_rate",
-        "hop_length",
-        "n_fft",
-        "chunk_length",
-        "num_mel_bins",
-        "max_length",
-        "dither",
-    ),
+    *("size", "crop_size", "crop_pct", "do_resize", "do_center_crop", "do_rescale"),
+    *("do_normalize", "do_convert_rgb", "image_mean", "image_std", "rescale_factor", "resample"),
+    *("feature_size", "sampling_rate", "hop_length", "n_fft", "chunk_length", "num_mel_bins"),
+    *("max_length", "dither"),
 )
 
 
-def check_processors(recipe: "Recipe") -> None:
-    """Raises ValueError: a model of the run has another tokenizer, or takes other inputs, than the
-    run's processor gives."""
+def check_processors(recipe: Recipe) -> None:
+    """Compares the processors of `gold` and `base_model` with the run's.
+
+    Raises:
+        ValueError: one has another tokenizer or makes other inputs, or the labels of `gold` do not
+            match.
+    """
     options = recipe.options
-    # else the run's is its
+    # For `model: train` the run's processor is that of base_model: nothing to compare.
     base = options.base_model if options.trains and options.model != "train" else None
     gold = options.gold if options.gold not in ("none", "train") else None
     own = options.base_model if options.model == "train" else options.model
@@ -54,29 +39,25 @@ def check_processors(recipe: "Recipe") -> None:
             continue
         try:
             processor = recipe.processor_of(name)
-        except Exception as error:  # of many types: nothing saved, offline
+        except Exception as error:  # of many types: no processor was saved, the Hub is offline, ...
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             logger.warning(
-                "%s: %s has no processor to compare, so it is taken for the run's (%s)",
-                option,
-                name,
-                reason,
+                f"{option}: {name} has no processor to compare, so the run's is assumed ({reason})"
             )
             continue
         if found := difference(recipe.processor, processor):
+            alternative = ", or gold: train" if option == "gold" else ""
             raise ValueError(
                 f"{option}: {name} does not go with the run's processor "
-                f"({own or 'made for its data'}): {found}. Its numbers "
-                f"would mean nothing here; give a model that was trained with the same one"
-                + (", or gold: train" if option == "gold" else "")
+                f"({own or 'made for its data'}): {found}. Its numbers would mean nothing here; "
+                f"give a model that was trained with the same one{alternative}"
             )
     if gold is not None and gold != own:
         recipe.check_gold(gold)
 
 
-def difference(own, other) -> str | None:
-    """What differs between two processors, in words; None where both make the same inputs and
-    labels."""
+def difference(own: object, other: object) -> str | None:
+    """Says in words how two processors differ; None where both make the same inputs and labels."""
     for part, its in zip(_parts(own), _parts(other)):
         if part is None or its is None:
             continue
@@ -90,15 +71,15 @@ def difference(own, other) -> str | None:
     return None
 
 
-def _parts(processor) -> list:
-    """Tokenizer, feature extractor and image processor, None for each that there is not."""
+def _parts(processor: object) -> list:
+    """Tokenizer, feature extractor and image processor; None for a missing one."""
     held = vars(processor).values() if isinstance(processor, ProcessorMixin) else [processor]
     kinds = PreTrainedTokenizerBase, FeatureExtractionMixin, ImageProcessingMixin
     return [next((part for part in held if isinstance(part, kind)), None) for kind in kinds]
 
 
 def _of_tokenizers(own: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str | None:
-    """Tokens that were added, such as timestamps, may be missing in one of both."""
+    """Added tokens, such as timestamps, may be missing from one of the two."""
     names, others = (
         {number: token for token, number in t.get_vocab().items()} for t in (own, other)
     )
@@ -111,7 +92,10 @@ def _of_tokenizers(own: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase)
     return None
 
 
-def _of_inputs(own, other) -> str | None:
+def _of_inputs(
+    own: FeatureExtractionMixin | ImageProcessingMixin,
+    other: FeatureExtractionMixin | ImageProcessingMixin,
+) -> str | None:
     mine, its = (json.loads(json.dumps(part.to_dict(), default=_plain)) for part in (own, other))
     for name in INPUTS:
         if name in mine and name in its and mine[name] != its[name]:
@@ -119,7 +103,7 @@ def _of_inputs(own, other) -> str | None:
     return None
 
 
-def _plain(value):
+def _plain(value: object) -> dict | str:
     try:
         return dict(value)
     except (TypeError, ValueError):

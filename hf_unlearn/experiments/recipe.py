@@ -1,4 +1,4 @@
-"""What a recipe has of its own."""
+"""The base class of recipes, and how a recipe's model gets its trainer and adapter."""
 
 import copy
 import re
@@ -15,17 +15,19 @@ from .options import RecipeArguments
 
 
 class Recipe:
-    """What a recipe has of its own; the functions of this file do with it what all recipes have in
-    common.
+    """What differs between recipes: data, models and their evaluation. `unlearn(recipe)` does the
+    rest.
 
-    task: what is forgotten, a key of `TASKS`.
-    options, args: the recipe's options and the trainer's.
-    data: the data's options, a dataclass with the fields dataset and max_eval_samples.
-    splits: the data, with the parts forget, forget_test, retain_pool and test; `splits.describe()`
-        is what results.json says of it, `splits.evaluation(max_eval_samples)` what is evaluated.
-    processor: what makes samples of the data, as models save it.
-    forgotten_before: what the model has forgotten already, by the column of the data (see
-        `earlier`).
+    Attributes:
+        task: what is forgotten, a key of `TASKS`.
+        options, args: the recipe's options and the trainer's.
+        data: the data's options, a dataclass with the fields `dataset` and `max_eval_samples`.
+        splits: the data, with the parts `forget`, `forget_test`, `retain_pool` and `test`.
+            `splits.describe()` is what results.json says of it, `splits.evaluation(
+            max_eval_samples)` are the splits to evaluate by name.
+        processor: the model's processor; saved with the model.
+        forgotten_before: what the model was made to forget by previous requests, by the column of
+            the data (see `previous_requests`).
     """
 
     task: str
@@ -36,60 +38,72 @@ class Recipe:
     processor: object
     forgotten_before: dict = {}
 
-    @property
-    def training_seed(self) -> int:
-        return self.args.seed if self.options.train_seed is None else self.options.train_seed
+    # ---- what a recipe has to define ----
 
     def load_model(self, name: str | None) -> PreTrainedModel:
-        """Loads model `name` (folder or Hub id), or builds a new one (None) with torch's random
-        numbers."""
+        """Loads model `name` (folder or Hub id). None builds a new one, initialised with torch's
+        random numbers."""
         raise NotImplementedError
 
-    def processor_of(self, name: str):
-        """The processor that is saved beside model `name` (folder or Hub id)."""
-        return type(self.processor).from_pretrained(name)
-
-    def check_gold(self, name: str) -> None:
-        """Raises ValueError: the retrained model's labels mean something else than the run's."""
-
     def training_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
-        """Rows of the splits as a model is trained on them."""
+        """Rows of the splits in the form that trains a model."""
         raise NotImplementedError
 
     def evaluation_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
-        """Rows of the splits as a model is evaluated on them."""
+        """Rows of the splits in the form that evaluates a model."""
         raise NotImplementedError
 
     def trainer_arguments(self, model: PreTrainedModel) -> dict:
         """The arguments of `UnlearnTrainer` beside model, args and peft_config."""
         raise NotImplementedError
 
+    # ---- what a recipe may define ----
+
+    def processor_of(self, name: str) -> object:
+        """The processor that is saved with model `name` (folder or Hub id)."""
+        return type(self.processor).from_pretrained(name)
+
+    def check_gold(self, name: str) -> None:
+        """Raises ValueError where the labels of the retrained model do not match the run's."""
+
     def card_arguments(self) -> dict:
         """Further arguments of `build_card`."""
         return {}
 
     def audio(self, results: dict) -> dict[str, bytes]:
-        """Sound files for the report's players, by the ids of `results["transcripts"]`."""
+        """Sound files for the players in report.html, by the ids in `results["transcripts"]`."""
         return {}
 
-    def measure(self, trainer: UnlearnTrainer) -> dict:
-        """What is known of a model beside the metrics of its splits, by the keys of
-        results.json."""
+    def measure(self, trainer: UnlearnTrainer) -> dict[str, dict]:
+        """What to measure beside the metrics of the splits, by the keys of results.json."""
         return {}
 
     def plan(self) -> dict:
-        """What `--dry_run` tells of the data and the models that only this recipe has."""
+        """What `--dry_run` prints of the data and models that only this recipe has."""
         return {}
 
     def finish(self, results: dict, trainer: UnlearnTrainer) -> None:
-        """Adds to `results` what takes all three models, and to the output folder what only this
-        recipe has."""
+        """Adds to `results` what needs the numbers of all models, and writes the files that only
+        this recipe has."""
 
-    def trainer_alone(self, model: nn.Module) -> UnlearnTrainer:
-        """The trainer of a model that is evaluated, not unlearned."""
+    # ---- what all recipes have ----
+
+    @property
+    def training_seed(self) -> int:
+        """The seed of the models that the recipe trains."""
+        return self.args.seed if self.options.train_seed is None else self.options.train_seed
+
+    @property
+    def unseen_split(self) -> str | None:
+        """The split of unseen samples like the forgotten ones; None where there is none."""
+        split = "test" if self.task == "samples" else "forget_test"
+        return split if split in self.splits.evaluation() else None
+
+    def evaluation_trainer(self, model: nn.Module) -> UnlearnTrainer:
+        """A trainer that only evaluates a model."""
         args = copy.copy(self.args)
         args.stop_when, args.abort_when, args.push_to_hub = None, None, False
-        # trackers would take its numbers for those of the model that is unlearned
+        # A tracker would show this model's numbers as those of the unlearned model.
         args.report_to = []
         return make_trainer(self, model, args, lora_r=0, forget_dataset=None, retain_dataset=None)
 
@@ -97,25 +111,30 @@ class Recipe:
 def make_trainer(
     recipe: Recipe, model: nn.Module, args: UnlearnConfig, lora_r: int, **changed
 ) -> UnlearnTrainer:
+    """The recipe's trainer for a model, with an adapter of rank `lora_r` (0: none).
+
+    Args:
+        changed: arguments of `UnlearnTrainer` in place of the recipe's.
+    """
     arguments = {**recipe.trainer_arguments(model), **changed}
-    return UnlearnTrainer(
-        model=model, args=args, peft_config=lora(recipe.options, model, lora_r), **arguments
-    )
+    config = lora_config(recipe.options, model, lora_r)
+    return UnlearnTrainer(model=model, args=args, peft_config=config, **arguments)
 
 
-def lora(options: RecipeArguments, model: nn.Module, r: int) -> LoraConfig | None:
-    if not r:
+def lora_config(options: RecipeArguments, model: nn.Module, rank: int) -> LoraConfig | None:
+    """The adapter's configuration; None for rank 0."""
+    if not rank:
         return None
     modules = adapted(model, options.lora_target_modules, options.trainable)
-    return LoraConfig(r=r, lora_alpha=options.lora_alpha, target_modules=modules)
+    return LoraConfig(r=rank, lora_alpha=options.lora_alpha, target_modules=modules)
 
 
 def adapted(model: nn.Module, targets: list[str], trainable: str) -> list[str]:
-    """The layers that get an adapter: of those that `targets` names, those with a parameter whose
-    name matches `trainable`.
+    """The layers that get an adapter: those named by `targets` that have a parameter whose name
+    `trainable` matches.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such layer.
     """
     if not trainable:
         return targets
@@ -131,15 +150,17 @@ def adapted(model: nn.Module, targets: list[str], trainable: str) -> list[str]:
     if not found:
         raise ValueError(
             f"trainable is {trainable!r}, which matches no layer of lora_target_modules "
-            f"({', '.join(targets)}): name such "
-            "layers there, or let trainable be ''"
+            f"({', '.join(targets)}): name such layers there, or set trainable to ''"
         )
     return found
 
 
 def freeze(model: nn.Module, trainable: str) -> None:
-    """Leaves only the parameters trainable whose name matches. Raises ValueError where that leaves
-    none."""
+    """Freezes all parameters whose names `trainable` does not match.
+
+    Raises:
+        ValueError: no parameter is left to train.
+    """
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and re.search(trainable, name) is not None)
     if not any(parameter.requires_grad for parameter in model.parameters()):

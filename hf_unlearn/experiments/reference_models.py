@@ -1,4 +1,4 @@
-"""Models that a recipe trains with the plain Seq2SeqTrainer: the original, the retrained and the
+"""Trains a recipe's models with the plain Seq2SeqTrainer: the original, the retrained and the
 shadow models."""
 
 import functools
@@ -25,43 +25,49 @@ from .waiting import first_process_first
 MADE_OF = "made_of.json"
 
 
-def get_model(recipe: Recipe, role: str, choice: str) -> PreTrainedModel:
-    """The original or the retrained model (role): loaded, or trained first."""
-    if choice == "train":
-        choice = train(recipe, role)
-    with loading(choice):
-        return load_merged(recipe.load_model, choice)  # from its folder, which an adapter refers to
+def get_model(recipe: Recipe, role: str, name: str) -> PreTrainedModel:
+    """Loads the original or the retrained model, after training it where `name` is "train".
+
+    Args:
+        role: "original" or "retrained".
+        name: folder, Hub id or "train".
+    """
+    if name == "train":
+        # Loaded from its folder, so that an adapter names the folder as its base model.
+        name = train(recipe, role)
+    with loading(name):
+        return load_merged(recipe.load_model, name)
 
 
 def train(recipe: Recipe, role: str) -> str:
-    """Trains the original or the retrained model (role); returns its folder: output_dir/<role>, or
-    one in models_dir."""
-    splits, store = recipe.splits, recipe.options.models_dir
-    parts = {"original": [splits.forget, splits.retain_pool], "retrained": [splits.retain_pool]}[
-        role
-    ]
+    """Trains the original or the retrained model.
+
+    Args:
+        role: "original" or "retrained".
+
+    Returns:
+        its folder: output_dir/<role>, or one in models_dir.
+    """
+    splits, store, seed = recipe.splits, recipe.options.models_dir, recipe.training_seed
+    parts = [splits.forget, splits.retain_pool] if role == "original" else [splits.retain_pool]
     rows = concatenate_datasets(parts)
     if store:
-        return str(
-            kept_model(
-                recipe, rows, [digest(part) for part in parts], recipe.training_seed, Path(store)
-            )
-        )
+        return str(kept_model(recipe, rows, [digest(part) for part in parts], seed, Path(store)))
     folder = Path(recipe.args.output_dir) / role
-    fit(recipe, new_model(recipe, recipe.training_seed), rows, recipe.training_seed, folder)
+    fit(recipe, new_model(recipe, seed), rows, seed, folder)
     return str(folder)
 
 
 def kept_model(recipe: Recipe, rows: Dataset, data: list, seed: int, store: Path) -> Path:
-    """The folder in `store` of the model trained on `rows`; trained where it is not there yet, by
-    one run at a time.
+    """The folder in `store` of the model trained on `rows`. It is trained first if it does not
+    exist, by one run at a time.
 
-    Its name is a hash of all that the trained weights depend on but the code: the data, the
-    untrained weights, the processor, the options, the seed. Interrupted training leaves nothing
-    there.
+    The folder's name is a hash of all that the trained weights depend on except the code: the data,
+    the untrained weights, the processor, the options and the seed. Interrupted training leaves no
+    such folder.
 
     Args:
-        data: what says which rows these are, as JSON; their `digest`.
+        data: identifies the rows, as JSON: their `digest`.
     """
     model = new_model(recipe, seed)
     made_of = {
@@ -72,9 +78,8 @@ def kept_model(recipe: Recipe, rows: Dataset, data: list, seed: int, store: Path
         "trainer": training_options(recipe, seed),
         "processes": recipe.args.world_size,
     }
-    name = hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()[
-        :20
-    ]
+    written = json.dumps(made_of, sort_keys=True, default=str)
+    name = hashlib.sha256(written.encode()).hexdigest()[:20]
     folder, partial = store / name, store / f".{name}.partial"
     with one_run_at_a_time(folder, main=recipe.args.process_index == 0) as missing:
         if missing:
@@ -87,45 +92,56 @@ def kept_model(recipe: Recipe, rows: Dataset, data: list, seed: int, store: Path
 
 @contextmanager
 def one_run_at_a_time(folder: Path, *, main: bool) -> Iterator[bool]:
-    """Holds the lock of a folder, for all processes of a run; yields whether the folder is
-    missing."""
+    """Holds a folder's lock for all processes of a run; yields whether the folder is missing.
+
+    Args:
+        main: whether this is the run's main process.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    # another run may train for longer than collectives wait
+    # Another run may hold the lock for longer than the timeout of collectives.
     with first_process_first(main, everywhere=True):
         if main:
             lock.acquire()
     try:
         yield all_processes(not folder.is_dir())[0]
-        all_processes(None)  # the main process waits for the others before the next run may come
+        # The main process keeps the lock until all processes have gone on.
+        all_processes(None)
     finally:
         lock.release()
 
 
 def new_model(recipe: Recipe, seed: int) -> PreTrainedModel:
-    set_seed(seed)  # of new weights: all, or those of a head
+    """The model that training starts from."""
+    # Seeds the weights that are initialised: all of them, or those of a new head.
+    set_seed(seed)
     return recipe.load_model(recipe.options.base_model)
 
 
 def fit(recipe: Recipe, model: PreTrainedModel, rows: Dataset, seed: int, folder: Path) -> None:
-    """Trains the model on the rows, and saves it."""
+    """Trains the model on the rows, and saves it to `folder`."""
     given = recipe.trainer_arguments(model)
+    args = Seq2SeqTrainingArguments(
+        output_dir=str(folder),
+        save_strategy="no",
+        disable_tqdm=recipe.args.disable_tqdm,
+        **training_options(recipe, seed),
+    )
     trainer = Seq2SeqTrainer(
         model=model,
-        args=Seq2SeqTrainingArguments(
-            output_dir=str(folder), save_strategy="no", disable_tqdm=recipe.args.disable_tqdm,
-            **training_options(recipe, seed),
-        ),
+        args=args,
         train_dataset=recipe.training_data(model, rows),
         data_collator=given["data_collator"],
         processing_class=given["processing_class"],
-    )  # fmt: skip
+    )
     trainer.train()
     trainer.save_model()
-    trainer.accelerator.wait_for_everyone()  # one process writes, all may read
+    # One process writes the files that all processes may read next.
+    trainer.accelerator.wait_for_everyone()
 
 
 def training_options(recipe: Recipe, seed: int) -> dict:
+    """The arguments of Seq2SeqTrainingArguments that the trained weights depend on."""
     options, args = recipe.options, recipe.args
     return {
         "max_steps": options.train_steps,
@@ -143,12 +159,9 @@ def training_options(recipe: Recipe, seed: int) -> dict:
     }
 
 
-# ---- what a model is made of ----------------------------------------------------------------------------------------
-
-
 @functools.cache
 def digest(rows: Dataset) -> str:
-    """Hash of the rows' contents, files that they name included."""
+    """A hash of the rows' contents, including the files that they name."""
     found = hashlib.sha256()
     for row in rows:
         for name in sorted(row):
@@ -157,20 +170,20 @@ def digest(rows: Dataset) -> str:
     return found.hexdigest()
 
 
-def _content(value) -> bytes:
+def _content(value: object) -> bytes:
     if isinstance(value, np.ndarray):
         return value.tobytes()
-    # an image or a sound, not decoded
+    # An image or a recording that has not been decoded.
     if isinstance(value, dict) and set(value) == {"bytes", "path"}:
         return Path(value["path"]).read_bytes() if value["bytes"] is None else value["bytes"]
     return repr(value).encode()
 
 
 def weights_digest(model: nn.Module) -> str:
+    """A hash of the names and values of a model's weights and buffers."""
     found = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        found.update(
-            name.encode()
-            + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        )
+        # viewed as bytes: NumPy has no bfloat16
+        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        found.update(name.encode() + values.numpy().tobytes())
     return found.hexdigest()

@@ -1,5 +1,5 @@
-"""Builds a small Whisper model and processor from scratch, in the form that plain `from_pretrained`
-and `generate` take."""
+"""Builds a small Whisper model and processor from scratch; plain `from_pretrained` and `generate`
+work with them."""
 
 from collections.abc import Iterable
 
@@ -15,7 +15,7 @@ from transformers import (
 )
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TASK_IDS
 
-# <|notimestamps|> must be the last: Whisper's decoding takes every id above it for a time stamp.
+# <|notimestamps|> must be last: Whisper's decoding treats every id above it as a time stamp.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|startoftranscript|>", "<|startofprev|>", "<|notimestamps|>")
 POSITIONS_PER_SECOND = 50  # of the encoder: 100 mel frames, halved by the second convolution
 
@@ -23,14 +23,14 @@ POSITIONS_PER_SECOND = 50  # of the encoder: 100 mel frames, halved by the secon
 def build_word_tokenizer(texts: Iterable[str]) -> WhisperTokenizer:
     """Builds a Whisper tokenizer with one token per word of `texts`, for small vocabularies.
 
-    Each word is merged from its first letter on, so the prefixes are in the vocabulary too; a word
-    that is not in `texts` falls apart into its longest known prefix and letters.
+    Each word is merged letter by letter from its start, so its prefixes are in the vocabulary too.
+    A word that is not in `texts` becomes its longest known prefix and single letters.
     """
     split = ByteLevel(add_prefix_space=True).pre_tokenize_str
     words = sorted({word for text in texts for word, _ in split(text)})
     letters = sorted({letter for word in words for letter in word})
     prefixes = sorted({word[:end] for word in words for end in range(2, len(word) + 1)})
-    # sorted: a prefix comes before what it begins
+    # Sorting puts each prefix before the words and prefixes that begin with it.
     merges = [(prefix[:-1], prefix[-1]) for prefix in prefixes]
     vocab = {token: number for number, token in enumerate([*letters, *prefixes, *SPECIAL_TOKENS])}
     special = [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
@@ -38,9 +38,9 @@ def build_word_tokenizer(texts: Iterable[str]) -> WhisperTokenizer:
 
 
 def build_processor(tokenizer: WhisperTokenizer, chunk_length: int) -> WhisperProcessor:
-    """Joins a tokenizer with a feature extractor that pads or cuts to `chunk_length` seconds in
-    place of Whisper's 30."""
-    tokenizer.pad_token = tokenizer.eos_token  # as every published Whisper has it
+    """Joins a tokenizer with a feature extractor that pads or cuts audio to `chunk_length` seconds
+    instead of Whisper's 30."""
+    tokenizer.pad_token = tokenizer.eos_token  # as in every published Whisper
     return WhisperProcessor(WhisperFeatureExtractor(chunk_length=chunk_length), tokenizer)
 
 

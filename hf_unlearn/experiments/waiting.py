@@ -1,28 +1,29 @@
-"""Waiting of processes that no timeout ends: a barrier of torch.distributed fails after
-`ddp_timeout` (30 minutes)."""
+"""Lets processes wait without a timeout: a barrier of torch.distributed fails after `ddp_timeout`
+(30 minutes)."""
 
 import contextlib
 import itertools
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch.distributed as dist
+from transformers import TrainingArguments
 
-SECONDS = 0.1  # between two looks
+POLL_SECONDS = 0.1
 _turns = itertools.count()
 
 
 @contextlib.contextmanager
 def first_process_first(first: bool, *, everywhere: bool = False) -> Iterator[None]:
-    """Lets a process do some long work before the others do it (and find its results in a cache);
-    then all go on together.
+    """One process runs the block before the others do, which then find its results in a cache.
+    Afterwards all go on together.
 
-    All processes come here the same number of times.
+    Every process has to enter it the same number of times.
 
     Args:
-        first: whether this process is the one, on each machine.
-        everywhere: there is only one for all machines.
+        first: whether this process is the first one on its machine.
+        everywhere: there is one first process for all machines, not one on each.
     """
     if not (dist.is_initialized() and dist.get_world_size() > 1):
         yield
@@ -40,15 +41,15 @@ def first_process_first(first: bool, *, everywhere: bool = False) -> Iterator[No
     _wait(lambda: store.add(turn, 0) >= dist.get_world_size())
 
 
-def main_process_first(args):
-    """`first_process_first` for transformers' arguments, in the place of
-    `args.main_process_first`."""
-    several = args.world_size > 1  # to ask connects the processes
-    return (
-        first_process_first(args.local_process_index == 0) if several else contextlib.nullcontext()
-    )
+def main_process_first(args: TrainingArguments) -> contextlib.AbstractContextManager[None]:
+    """`first_process_first` for transformers' arguments, in place of `args.main_process_first`,
+    which has a timeout."""
+    # Reading `world_size` connects the processes, which `first_process_first` needs.
+    if args.world_size == 1:
+        return contextlib.nullcontext()
+    return first_process_first(args.local_process_index == 0)
 
 
-def _wait(until) -> None:
+def _wait(until: Callable[[], bool]) -> None:
     while not until():
-        time.sleep(SECONDS)
+        time.sleep(POLL_SECONDS)

@@ -1,16 +1,16 @@
-"""Synthesises the demo's speech: distinct espeak-ng voices that read random word sequences, as an
-audiofolder.
+"""Synthesises the demo's speech: distinct espeak-ng voices that read random word sequences.
 
-    python recipes/demo/voices.py voices            # 12 voices x (48 training + 14 test utterances), some ten seconds
+    python recipes/demo/voices.py voices    # 12 voices x (48 training + 14 test utterances)
 
-writes `voices/metadata.csv` (file_name, speaker, text, split) beside the flac files. The same seed
-gives the same samples. espeak-ng comes with the PyPI package `espeakng-loader`: nothing of the
-system is used.
+takes about ten seconds and writes an audiofolder: `voices/metadata.csv` (file_name, speaker, text,
+split) beside the flac files. The same seed gives the same audio. espeak-ng comes with the PyPI
+package `espeakng-loader`; an espeak-ng of the system is not used.
 """
 
 import argparse
 import csv
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +35,8 @@ CALLBACK = ctypes.CFUNCTYPE(
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaker: an espeak-ng voice `accent+variant`, rate in words per minute, pitch and its
-    range in 0..100."""
+    """One speaker: the espeak-ng voice `accent+variant`, its rate in words per minute, and its
+    pitch and pitch range, both 0 to 100."""
 
     name: str
     accent: str
@@ -63,7 +63,7 @@ VOICES = (
 
 
 class Synthesizer:
-    """Speaks text to samples in memory. The library's state is global: one at a time in a
+    """Turns text into audio samples. The library's state is global: make only one at a time in a
     process."""
 
     def __init__(self):
@@ -72,22 +72,27 @@ class Synthesizer:
         self.rate = self.library.espeak_Initialize(SYNCHRONOUS, 0, data.encode(), DONT_EXIT)
         if self.rate <= 0:
             raise RuntimeError(
-                f"espeak-ng cannot read its data in {data}: it takes paths of at most 160 "
-                "characters, "
-                "so install this package into an environment with a shorter path."
+                f"espeak-ng cannot read its data in {data}: its paths may have at most 160 "
+                "characters. Install this package into an environment with a shorter path."
             )
-        self.library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # else its noise depends on the time
+        # Without a seed, espeak-ng's noise depends on the time.
+        self.library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         self.samples = []
-        self.callback = CALLBACK(self._receive)  # kept: C holds no reference to it
+        # Kept as an attribute, because the C library holds no reference to it.
+        self.callback = CALLBACK(self._receive)
         self.library.espeak_SetSynthCallback(self.callback)
 
-    def _receive(self, samples, count, events):
+    def _receive(self, samples: ctypes.Array, count: int, events: int | None) -> int:
         if samples and count:
             self.samples.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        return 0  # go on
+        return 0  # tells espeak-ng to continue
 
     def use(self, voice: Voice) -> None:
-        """Switches to a voice. Raises ValueError for one that espeak-ng does not have."""
+        """Switches to a voice.
+
+        Raises:
+            ValueError: espeak-ng does not have it.
+        """
         name = f"{voice.accent}+{voice.variant}"
         if self.library.espeak_SetVoiceByName(name.encode()) != 0:
             raise ValueError(
@@ -107,7 +112,7 @@ class Synthesizer:
 
 
 def record(samples: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Makes a recording of clean samples: trimmed, at 16 kHz, with a varying level, pause and noise
+    """Turns clean samples into a recording: trimmed, at 16 kHz, with random level, pauses and noise
     floor."""
     samples = librosa.resample(samples, orig_sr=rate, target_sr=SAMPLING_RATE)
     loud = np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max())
@@ -129,9 +134,14 @@ def draw_sentences(count: int, rng: np.random.Generator, used: set[str]) -> list
 
 
 def write_voices(
-    folder: str | Path, *, voices=VOICES, train: int = 48, test: int = 14, seed: int = 0
+    folder: str | Path,
+    *,
+    voices: Sequence[Voice] = VOICES,
+    train: int = 48,
+    test: int = 14,
+    seed: int = 0,
 ) -> Path:
-    """Writes an audiofolder with `train` and `test` utterances of each voice; no sentence is said
+    """Writes an audiofolder with `train` and `test` utterances of each voice. No sentence occurs
     twice.
 
     Raises:

@@ -1,11 +1,10 @@
-"""Writes scikit-learn's handwritten digits (1797 real images of 8 x 8 pixels) as a folder of
-images.
+"""Writes scikit-learn's handwritten digits (1797 real images of 8 x 8 pixels) to a folder.
 
     python recipes/digits/digits.py out/digits/images
 
-gives `<folder>/<train or test>/<digit>/<number>.png`, with 30 % of each digit for the test. They
-are a part of the UCI set "Optical Recognition of Handwritten Digits" (Alpaydin & Kaynak, 1998; CC
-BY 4.0), which scikit-learn carries.
+writes `<folder>/<train or test>/<digit>/<number>.png`, with 30 % of each digit for the test. The
+images are part of the UCI data set "Optical Recognition of Handwritten Digits" (Alpaydin & Kaynak,
+1998; CC BY 4.0), which comes with scikit-learn.
 """
 
 import argparse
@@ -18,7 +17,7 @@ from sklearn.model_selection import train_test_split
 
 
 def write_digits(folder: str | Path) -> Path:
-    """Writes the folder, whole or not at all."""
+    """Writes the folder, completely or not at all."""
     folder = Path(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     images, labels = load_digits(return_X_y=True)
@@ -30,7 +29,7 @@ def write_digits(folder: str | Path) -> Path:
     for split, chosen in numbers.items():
         for row in chosen:
             (partial / split / str(labels[row])).mkdir(parents=True, exist_ok=True)
-            # they count 0 to 16
+            # scikit-learn's pixels range from 0 to 16
             pixels = (images[row].reshape(8, 8) * 255 / 16).round().astype(np.uint8)
             PIL.Image.fromarray(pixels).save(partial / split / str(labels[row]) / f"{row:04d}.png")
     partial.rename(folder)

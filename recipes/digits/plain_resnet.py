@@ -1,12 +1,12 @@
-"""A ResNet that is a plain nn.Module forgets a digit: any module that returns loss and logits will
-do.
+"""Makes a plain nn.Module forget a digit: UnlearnTrainer takes any module that returns loss and
+logits.
 
     python recipes/digits/plain_resnet.py --method orthograd --classes 3 8
 
-It trains a small ResNet with batch normalisation on scikit-learn's handwritten digits, and unlearns
-each class by itself with 256 retained images. It prints the accuracy on unseen images of the other
-classes, and on the retain set, at the first step after which at most 10 % of the forgotten training
-images are still read.
+The script trains a small ResNet with batch normalisation on scikit-learn's handwritten digits, and
+unlearns each class separately with 256 retained images. It stops at the first step after which at
+most 10 % of the forgotten training images are classified correctly, and prints the accuracies on
+the retain set and on unseen images of the other classes.
 """
 
 import argparse
@@ -20,16 +20,22 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.nn import functional
-from transformers import TrainerCallback, set_seed
+from transformers import (
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 
-TARGET = 10.0  # % of the forgotten training images
+TARGET = 10.0  # accuracy on the forgotten training images, in percent
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with batch normalisation, and a shortcut (He et al., arXiv
-    1512.03385)."""
+    """Two 3x3 convolutions with batch normalisation, and a shortcut (He et al.,
+    arXiv:1512.03385)."""
 
     def __init__(self, channels_in: int, channels: int, stride: int):
         super().__init__()
@@ -39,13 +45,13 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.shortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
         return functional.relu(y + self.shortcut(x))
 
 
 class ResNet(nn.Module):
-    """Takes (n, 1, 8, 8) images; returns loss and logits (n, 10), as Trainer asks of any model."""
+    """Takes images (n, 1, 8, 8); returns loss and logits (n, 10), as Trainer expects of a model."""
 
     def __init__(self, width: int = 16, classes: int = 10):
         super().__init__()
@@ -57,13 +63,14 @@ class ResNet(nn.Module):
         )
         self.head = nn.Linear(4 * width, classes)
 
-    def forward(self, pixel_values, labels=None):
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> dict:
         logits = self.head(self.blocks(self.stem(pixel_values)).mean((2, 3)))
         loss = None if labels is None else functional.cross_entropy(logits, labels)
         return {"loss": loss, "logits": logits}
 
 
 def pretrain(model: ResNet, images: torch.Tensor, labels: torch.Tensor, epochs: int = 15) -> ResNet:
+    """Trains the model with SGD, momentum and a cosine schedule."""
     steps = epochs * (len(images) // 64)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -77,17 +84,25 @@ def pretrain(model: ResNet, images: torch.Tensor, labels: torch.Tensor, epochs: 
 
 
 def accuracy(model: ResNet, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """The accuracy in percent."""
     with torch.no_grad():
         return 100 * (model.eval()(images)["logits"].argmax(1) == labels).double().mean().item()
 
 
-class Watch(TrainerCallback):
-    """Notes the accuracies after each step, and ends the run at the target."""
+class AccuracyCallback(TrainerCallback):
+    """Records the accuracies after each step, and stops the run at the target."""
 
     def __init__(self, parts: dict[str, tuple[torch.Tensor, torch.Tensor]]):
         self.parts, self.rows = parts, []
 
-    def on_step_end(self, args, state, control, model, **_):
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: ResNet,
+        **_,
+    ) -> None:
         row = {name: accuracy(model, *part) for name, part in self.parts.items()}
         self.rows.append({"step": state.global_step, **row})
         control.should_training_stop |= row["forget"] <= TARGET
@@ -99,7 +114,7 @@ def as_samples(images: torch.Tensor, labels: torch.Tensor) -> list[dict]:
 
 @functools.cache
 def pretrained(seed: int) -> tuple[ResNet, list[torch.Tensor]]:
-    """A model that knows all digits, and (train, test, train_labels, test_labels)."""
+    """A model that is trained on all digits, and [train, test, train_labels, test_labels]."""
     set_seed(seed)
     images, labels = load_digits(return_X_y=True)
     images = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16 - 0.3
@@ -110,7 +125,7 @@ def pretrained(seed: int) -> tuple[ResNet, list[torch.Tensor]]:
 
 
 def forget_class(number: int, seed: int, retain_size: int, **config) -> list[dict]:
-    """Unlearns; returns the accuracies before the first and after each step."""
+    """Unlearns a class; returns the accuracies before the first and after each step."""
     model, (train, test, train_labels, test_labels) = copy.deepcopy(pretrained(seed))
     forgotten, unseen = train_labels == number, test_labels == number
     kept = torch.tensor(
@@ -122,18 +137,28 @@ def forget_class(number: int, seed: int, retain_size: int, **config) -> list[dic
         "retain": (train[kept], train_labels[kept]),
         "test": (test[~unseen], test_labels[~unseen]),
     }
-    watch = Watch(parts)
+    accuracies = AccuracyCallback(parts)
     before = {"step": 0, **{name: accuracy(model, *part) for name, part in parts.items()}}
     with tempfile.TemporaryDirectory() as folder:
         args = UnlearnConfig(
-            output_dir=folder, save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, seed=seed,
-            lr_scheduler_type="constant", logging_strategy="no", **config,
-        )  # fmt: skip
+            output_dir=folder,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+            seed=seed,
+            lr_scheduler_type="constant",
+            logging_strategy="no",
+            **config,
+        )
         UnlearnTrainer(
-            model, args, forget_dataset=as_samples(*parts["forget"]), retain_dataset=as_samples(*parts["retain"]),
-            callbacks=[watch],
-        ).train()  # fmt: skip
-    return [before, *watch.rows]
+            model,
+            args,
+            forget_dataset=as_samples(*parts["forget"]),
+            retain_dataset=as_samples(*parts["retain"]),
+            callbacks=[accuracies],
+        ).train()
+    return [before, *accuracies.rows]
 
 
 def main() -> None:

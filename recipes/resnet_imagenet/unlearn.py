@@ -1,11 +1,11 @@
-"""Makes a ResNet (or any other image classifier of the Hub, timm's too) forget classes or single
+"""Makes a ResNet, or any other image classifier on the Hub (timm's too), forget classes or single
 images.
 
-    accelerate launch recipes/resnet_imagenet/unlearn.py recipes/resnet_imagenet/resnet18.yaml
-    accelerate launch recipes/resnet_imagenet/unlearn.py recipes/resnet_imagenet/resnet18.yaml \
+    hf-unlearn run recipes/resnet_imagenet/resnet18.yaml
+    hf-unlearn run recipes/resnet_imagenet/resnet18.yaml \
         --model timm/resnet18.a1_in1k --forget_classes "goldfish, Carassius auratus"
 
-Options and output are those of recipes/vit_cifar10/unlearn.py.
+Options and output are those of the recipe vit_cifar10.
 """
 
 from hf_unlearn.experiments import run_script

@@ -1,14 +1,13 @@
-"""Joins single spoken digits to utterances of several, so that a recogniser can be trained on them,
-as an audiofolder.
+"""Joins single spoken digits into utterances of several digits, and writes them as an audiofolder.
 
     python recipes/whisper_librispeech/connected_digits.py ../shared/data/fsdd digits
 
 reads a folder like the Free Spoken Digit Dataset (Jackson et al.,
-https://github.com/Jakobovski/free-spoken-digit-dataset): `metadata.csv` with file_name, speaker,
-text, split, one spoken digit per file. It writes `digits/metadata.csv`, with the same columns, and
-the audio beside it. Each utterance joins 3 to 5 takes of one speaker with short pauses; the
-training utterances hold takes of the split train only, the test utterances of the split test only.
-The same seed gives the same samples.
+https://github.com/Jakobovski/free-spoken-digit-dataset): one spoken digit per file, and
+`metadata.csv` with the columns file_name, speaker, text and split. It writes
+`digits/metadata.csv`, with the same columns, and the audio beside it. Each utterance joins 3 to 5
+recordings of one speaker with short pauses; training and test utterances are joined from
+recordings of their own split. The same seed gives the same audio.
 """
 
 import argparse
@@ -23,14 +22,14 @@ from tqdm.auto import tqdm
 from hf_unlearn.data.speech import SAMPLING_RATE, decode_audio
 from hf_unlearn.experiments import run_script
 
-PAUSE = (0.05, 0.15)  # s, between two takes
+PAUSE = (0.05, 0.15)  # seconds between two recordings
 
 
 def read_takes(folder: Path) -> dict[tuple[str, str], list[tuple[str, np.ndarray]]]:
-    """Reads (text, samples) of every take, by (split, speaker).
+    """Reads (text, samples) of every recording, by (split, speaker).
 
     Raises:
-        ValueError: there is no metadata.csv, or it lacks a column.
+        ValueError: metadata.csv does not exist, or lacks a column.
     """
     table = folder / "metadata.csv"
     if not table.is_file():
@@ -48,11 +47,11 @@ def read_takes(folder: Path) -> dict[tuple[str, str], list[tuple[str, np.ndarray
 
 
 def join(takes: list[tuple[str, np.ndarray]], rng: np.random.Generator) -> tuple[str, np.ndarray]:
-    """Joins 3 to 5 takes drawn from `takes`, with pauses around each. Returns the text and the
+    """Joins 3 to 5 recordings drawn from `takes`, with pauses around each. Returns the text and the
     samples."""
     chosen = [takes[i] for i in rng.integers(len(takes), size=rng.integers(3, 6))]
 
-    def pause():
+    def pause() -> np.ndarray:
         return np.zeros(int(rng.uniform(*PAUSE) * SAMPLING_RATE), dtype=np.float32)
 
     pieces = [piece for _, samples in chosen for piece in (samples, pause())]
@@ -60,13 +59,16 @@ def join(takes: list[tuple[str, np.ndarray]], rng: np.random.Generator) -> tuple
 
 
 def inside(folder: Path, name: str) -> Path:
-    """`folder / name`, where the data gives the name. Raises ValueError for one that leads out of
-    the folder."""
+    """`folder / name` for a name that comes from the data.
+
+    Raises:
+        ValueError: the name leads out of the folder.
+    """
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise ValueError(
-            f"the data names {name!r}, which would be written outside of {folder}: "
-            "mend its metadata.csv"
+            f"the data names {name!r}, which would be written outside of {folder}: correct its "
+            "metadata.csv"
         )
     return path
 
@@ -74,8 +76,11 @@ def inside(folder: Path, name: str) -> Path:
 def write_connected(
     source: str | Path, folder: str | Path, *, train: int = 200, test: int = 40, seed: int = 0
 ) -> Path:
-    """Writes `train` and `test` utterances of each speaker as an audiofolder. Raises ValueError for
-    a wrong source."""
+    """Writes `train` and `test` utterances of each speaker as an audiofolder.
+
+    Raises:
+        ValueError: `source` has no metadata.csv or lacks a column, or a name leads out of `folder`.
+    """
     folder, counts, rows = Path(folder), {"train": train, "test": test}, []
     takes = read_takes(Path(source))
     for number, ((split, speaker), own) in enumerate(

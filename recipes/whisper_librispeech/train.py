@@ -1,18 +1,19 @@
 """Trains the original model of an unlearning run, or its retrained reference, with the plain
 Seq2SeqTrainer.
 
-    accelerate launch recipes/whisper_librispeech/train.py recipes/whisper_librispeech/fsdd_digits.yaml
-    ... --without_forget true      # the reference: it never hears the forgotten speakers
+    python recipes/whisper_librispeech/train.py recipes/whisper_librispeech/fsdd_digits.yaml
+    ... --without_forget true      # the reference, trained without the forgotten speakers
 
-They go to `original` and `retrained` in `output_dir`, load with plain `from_pretrained`, and work
-in `pipeline("automatic-speech-recognition", ...)`. `unlearn.py` does the same by itself for `model:
-train` and `gold: train`.
+The models are saved to `original` and `retrained` in `output_dir`, load with plain
+`from_pretrained`, and work in `pipeline("automatic-speech-recognition", ...)`. For `model: train`
+and `gold: train`, `unlearn.py` trains them itself.
 """
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.speech import SpeechArguments
 from hf_unlearn.experiments import ReferenceArguments, parse, run_script, train
-from hf_unlearn.experiments.speech import WhisperArguments, WhisperRecipe
+from hf_unlearn.experiments.speech import WhisperRecipe
+from hf_unlearn.experiments.speech_options import WhisperArguments
 
 
 def main(argv: list[str]) -> None:

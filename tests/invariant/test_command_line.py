@@ -1,8 +1,6 @@
 """Equal configurations give equal models, through the real command line of a recipe."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,8 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers import ROOT, TWO_PROCESSES, run_python
+
 RECIPE = ROOT / "recipes" / "whisper_librispeech" / "unlearn.py"
 CONFIG = """
 speaker_column: speaker
@@ -41,33 +40,27 @@ report_to: none
 save_strategy: steps
 save_steps: 1
 """
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 EQUAL = {
     "accumulation": ([], "--per_device_train_batch_size 2 --gradient_accumulation_steps 4"),
-    "two processes": (TORCHRUN, "--per_device_train_batch_size 4 --per_device_retain_batch_size 2"),
+    "two processes": (
+        TWO_PROCESSES,
+        "--per_device_train_batch_size 4 --per_device_retain_batch_size 2",
+    ),
     "checkpointing": ([], "--gradient_checkpointing true"),
 }
 
 
 def unlearn(folder: Path, *flags: str | Path, start=()) -> torch.Tensor:
-    """Runs the recipe into folder/run (or what flags say); the weights it leaves there."""
-    command = [
-        sys.executable,
-        *start,
-        RECIPE,
-        folder / "config.yaml",
-        "--dataset",
-        folder / "speech",
-        *flags,
-    ]
-    done = subprocess.run(
-        list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=500
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
-    out = Path(flags[list(flags).index("--output_dir") + 1])
-    return torch.cat(
-        [tensor.flatten() for _, tensor in sorted(load_file(out / "model.safetensors").items())]
-    )
+    """Runs the recipe; returns the weights that it saves to the `--output_dir` in `flags`."""
+    given = (RECIPE, folder / "config.yaml", "--dataset", folder / "speech", *flags)
+    run_python(*start, *given, timeout=500)
+    return weights_in(Path(flags[list(flags).index("--output_dir") + 1]))
+
+
+def weights_in(folder: Path) -> torch.Tensor:
+    """All weights of a saved model, in one vector."""
+    tensors = load_file(folder / "model.safetensors")
+    return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +94,7 @@ def test_equal_configurations_give_equal_models(folder, plain, name):
     got = unlearn(
         folder, "--model", original, "--output_dir", folder / name, *flags.split(), start=start
     )
-    before = torch.cat(
-        [
-            tensor.flatten()
-            for _, tensor in sorted(load_file(original / "model.safetensors").items())
-        ]
-    )
+    before = weights_in(original)
     assert (got - plain).norm() <= 1e-4 * (plain - before).norm() > 0
 
 

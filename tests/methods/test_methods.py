@@ -10,11 +10,12 @@ import pytest
 import torch
 from peft import LoraConfig
 from torch import nn
-from transformers import TrainerCallback, ViTForImageClassification
+from transformers import ViTForImageClassification
 
 from hf_unlearn import METHODS, UnlearnConfig
 from hf_unlearn.experiments import parse
 from hf_unlearn.methods import Method, build_method, method_settings
+from tests.helpers import Interrupt
 from tests.tiny import (
     FORGET,
     RETAIN,
@@ -96,12 +97,6 @@ def test_every_method_takes_steps_that_do_not_depend_on_batches(tmp_path, task, 
             **other,
             **{key: pytest.approx(value, rel=1e-3, abs=1e-6) for key, value in losses.items()},
         }
-
-
-class Interrupt(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 3:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("method", ["scrub", "bad_teacher", "salun", "duck"])

@@ -1,5 +1,4 @@
-"""Which of the recipes' YAML files are configurations, and which are read by `hf-unlearn
-compare`."""
+"""The recipes' YAML files: configurations, and comparisons for `hf-unlearn compare`."""
 
 from pathlib import Path
 

@@ -1,22 +1,20 @@
-"""What a recipe writes after its run cannot end it; a gold model that reads other inputs ends it
-before."""
+"""Errors after a run lose nothing of it; a gold model with other inputs is refused before it."""
 
 import json
 
 import pytest
 
-from hf_unlearn.experiments import run as frame
-from hf_unlearn.experiments import unlearn
-from tests.recipes.test_shadow_models import noise, recipe  # noqa: F401 (a fixture)
+from hf_unlearn.experiments import run_files, unlearn
+from tests.recipes.shadow_recipe import shadow_recipe
 
 
 @pytest.mark.parametrize("failing", [("plot_history", "write_card", "Report"), ()])
 def test_a_failing_plot_card_or_report_leaves_results_and_model(
     noise, tmp_path, monkeypatch, failing
-):  # noqa: F811
+):
     for name in failing:
-        monkeypatch.setattr(frame, name, lambda *_, **__: 1 / 0)
-    unlearn(recipe(noise, tmp_path, shadow_models=0, gold="none", attacks=False))
+        monkeypatch.setattr(run_files, name, lambda *_, **__: 1 / 0)
+    unlearn(shadow_recipe(noise, tmp_path, shadow_models=0, gold="none", attacks=False))
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["scale"] == "percent" and results["unlearned"]["forget"]["accuracy"] >= 0
     assert (tmp_path / "model.safetensors").exists() and results["scores"]
@@ -24,17 +22,17 @@ def test_a_failing_plot_card_or_report_leaves_results_and_model(
         assert (tmp_path / file).exists() != bool(failing)
 
 
-def test_what_fails_in_a_recipes_own_end_leaves_results(noise, tmp_path, monkeypatch):  # noqa: F811
-    made = recipe(noise, tmp_path, shadow_models=0, gold="none", attacks=False)
+def test_what_fails_in_a_recipes_own_end_leaves_results(noise, tmp_path, monkeypatch):
+    made = shadow_recipe(noise, tmp_path, shadow_models=0, gold="none", attacks=False)
     monkeypatch.setattr(made, "finish", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         unlearn(made)
     assert json.loads((tmp_path / "results.json").read_text())["unlearned"]
 
 
-def test_a_gold_model_of_another_image_size_is_refused_before_anything_is_trained(noise, tmp_path):  # noqa: F811
-    made = recipe(noise, tmp_path, shadow_models=0, gold=str(tmp_path / "gold"))
-    other = recipe(noise, tmp_path, shadow_models=0, image_size=12)
+def test_a_gold_model_of_another_image_size_is_refused_before_anything_is_trained(noise, tmp_path):
+    made = shadow_recipe(noise, tmp_path, shadow_models=0, gold=str(tmp_path / "gold"))
+    other = shadow_recipe(noise, tmp_path, shadow_models=0, image_size=12)
     other.processor.save_pretrained(tmp_path / "gold")
     with pytest.raises(
         ValueError, match="gold: .*gold does not go with the run's processor .* its size is .*12"

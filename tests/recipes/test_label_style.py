@@ -1,7 +1,5 @@
-"""Labels in a model's own style: how the style is chosen, what it costs the model, and what the
-recipe makes of it."""
+"""Labels in a model's own style: how the style is chosen, the model's losses, and the recipe."""
 
-import importlib
 import json
 import logging
 from pathlib import Path
@@ -13,11 +11,14 @@ import torch
 from transformers import EvalPrediction, WhisperFeatureExtractor
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.data import SpeechArguments, SpeechCollator
+from hf_unlearn.data import SpeechArguments, SpeechCollator, prepare
+from hf_unlearn.experiments.label_style import LabelStyle
+from hf_unlearn.experiments.speech import WhisperRecipe
+from hf_unlearn.experiments.speech_options import WhisperArguments
+from hf_unlearn.experiments.tiny_whisper import build_model, build_processor, build_word_tokenizer
 from tests.data.conftest import flac
 from tests.data.conftest import rows as make_rows
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "whisper_librispeech"
 SIZES = {"d_model": 8, "layers": 1, "heads": 2, "init_std": 0.3, "max_target_positions": 12}
 SAID = {"ONE TWO": " One, two.", "TWO": " Too."}
 
@@ -25,39 +26,31 @@ SAID = {"ONE TWO": " One, two.", "TWO": " Too."}
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.syspath_prepend(RECIPE)
-
-
-@pytest.fixture
-def style():
-    return importlib.import_module("label_style")
 
 
 @pytest.fixture
 def processor():
-    build = importlib.import_module("tiny_whisper")
     texts = [*SAID, *SAID.values(), "TWO", " Two.", " One two."]
-    processor = build.build_processor(build.build_word_tokenizer(texts), 1)
+    processor = build_processor(build_word_tokenizer(texts), 1)
     processor.feature_extractor = WhisperFeatureExtractor(feature_size=8, chunk_length=1)
     return processor
 
 
 @pytest.fixture
 def model(processor):
-    return importlib.import_module("tiny_whisper").build_model(processor, **SIZES)
+    return build_model(processor, **SIZES)
 
 
 @pytest.fixture
-def said(style, monkeypatch):
-    """What the model says, one utterance after the other; the number of utterances that it was
-    asked for."""
+def said(monkeypatch):
+    """Replaces the model's transcripts; returns the number of utterances in each call."""
     asked = []
 
     def generate(self, features):
         asked.append(len(features))
         return [" One, two." if i % 2 == 0 else " Too." for i in range(len(features))]
 
-    monkeypatch.setattr(style.LabelStyle, "_generate", generate)
+    monkeypatch.setattr(LabelStyle, "generate", generate)
     return asked
 
 
@@ -69,27 +62,25 @@ def utterances(texts):
 TEXTS = ["ONE TWO", "TWO", "ONE TWO", "TWO"]
 
 
-def test_own_where_right_else_a_sentence_and_generated_once(style, processor, model, said):
+def test_own_where_right_else_a_sentence_and_generated_once(processor, model, said):
     rows = utterances(TEXTS)
     for _ in range(2):
         data = SpeechArguments(transcripts="own", language="en")
-        chosen = style.LabelStyle(model, processor, data, rows)
+        chosen = LabelStyle(model, processor, data, rows)
         assert chosen(rows) == [" One, two.", " Two.", " One, two.", " Two."]
         assert chosen.counts == {"own": 2, "sentence": 2}
     assert said == [4]
 
 
-def test_the_losses_are_those_of_each_utterance_alone(style, processor, model, said):
+def test_the_losses_are_those_of_each_utterance_alone(processor, model, said):
     rows = utterances(TEXTS)
-    chosen = style.LabelStyle(model, processor, SpeechArguments(), rows)
+    chosen = LabelStyle(model, processor, SpeechArguments(), rows)
     texts = {
         "as_written": TEXTS,
         "sentence": [" One two.", " Two."] * 2,
         "own": [" One, two.", " Two."] * 2,
     }
     collator = SpeechCollator(processor, model.config.decoder_start_token_id)
-    from hf_unlearn.data import prepare
-
     for name, labels in texts.items():
         prepared = prepare(rows, processor, max_label_length=12, label_texts=labels)
         with torch.no_grad():
@@ -101,21 +92,21 @@ def test_the_losses_are_those_of_each_utterance_alone(style, processor, model, s
     ("written", "sentence", "decided"), [(1.8, 0.8, "own"), (0.5, 3.0, "as_written")]
 )
 def test_the_default_is_what_the_model_finds_likelier(
-    style, processor, model, said, monkeypatch, written, sentence, decided
+    processor, model, said, monkeypatch, written, sentence, decided
 ):
     losses = {"as_written": written, "sentence": sentence, "own": 0.1}
-    monkeypatch.setattr(style.LabelStyle, "_losses", lambda *_: losses)
+    monkeypatch.setattr(LabelStyle, "mean_losses", lambda *_: losses)
     data = SpeechArguments()
-    chosen = style.LabelStyle(model, processor, data, utterances(TEXTS))
+    chosen = LabelStyle(model, processor, data, utterances(TEXTS))
     assert data.transcripts == decided and chosen.losses == losses
 
 
-def test_a_new_model_has_no_style(style, processor):
+def test_a_new_model_has_no_style(processor):
     data = SpeechArguments()
-    assert style.LabelStyle(None, processor, data, utterances(TEXTS))(utterances(TEXTS)) == TEXTS
+    assert LabelStyle(None, processor, data, utterances(TEXTS))(utterances(TEXTS)) == TEXTS
     assert data.transcripts == "as_written"
     with pytest.raises(ValueError, match="transcripts is own, but a new model says nothing yet"):
-        style.LabelStyle(None, processor, SpeechArguments(transcripts="own"), utterances(TEXTS))
+        LabelStyle(None, processor, SpeechArguments(transcripts="own"), utterances(TEXTS))
 
 
 @pytest.fixture
@@ -136,19 +127,20 @@ def folder(tmp_path):
 
 
 def recipe_of(model: Path, folder: Path, tmp_path, **data):
-    module, arguments = (
-        importlib.import_module("whisper_recipe"),
-        importlib.import_module("arguments"),
-    )
     data = SpeechArguments(
-        dataset=str(folder), speaker_column="speaker", train_split="train", test_split="test", forget_speakers=["a"],
-        retain_size=4, **data,
-    )  # fmt: skip
+        dataset=str(folder),
+        speaker_column="speaker",
+        train_split="train",
+        test_split="test",
+        forget_speakers=["a"],
+        retain_size=4,
+        **data,
+    )
     args = UnlearnConfig(
         output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none", disable_tqdm=True
     )
-    options = arguments.WhisperArguments(model=str(model), normalize="none")
-    return module.WhisperRecipe(options, data, args, training=False)
+    options = WhisperArguments(model=str(model), normalize="none")
+    return WhisperRecipe(options, data, args, training=False)
 
 
 def test_the_recipe_retains_audio_without_transcripts(

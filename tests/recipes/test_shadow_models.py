@@ -1,54 +1,19 @@
 """Shadow models and LiRA on images that can only be learned by heart; models that runs share."""
 
-from pathlib import Path
-
 import numpy as np
-import PIL.Image
 import pytest
 from datasets import Dataset
 
-from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.images import ImageArguments
-from hf_unlearn.experiments import membership, unlearn
 from hf_unlearn.experiments import reference_models as training
-from hf_unlearn.experiments.images import ImageRecipe, ImageRecipeArguments
+from hf_unlearn.experiments import unlearn
+from hf_unlearn.experiments.shadow_models import halves, train_shadow_models
 from hf_unlearn.metrics import ATTACKS
-
-
-@pytest.fixture(scope="module")
-def noise(tmp_path_factory) -> Path:
-    """Ten training and ten test images of each of two classes, with nothing in them that tells the
-    class."""
-    folder, rng = tmp_path_factory.mktemp("images") / "noise", np.random.default_rng(0)
-    for split in ("train", "test"):
-        for name in ("cat", "dog"):
-            (folder / split / name).mkdir(parents=True)
-            for take in range(10):
-                pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
-                PIL.Image.fromarray(pixels).save(folder / split / name / f"{take}.png")
-    return folder
-
-
-def recipe(
-    images: Path, output: Path, method: str = "orthograd", seed: int = 0, **options
-) -> ImageRecipe:
-    options = {
-        "model": "train", "gold": "train", "architecture": "resnet", "image_size": 8, "channels": 1, "d_model": 8,
-        "layers": 1, "train_steps": 2, "train_batch_size": 20, "train_learning_rate": 1e-2, "shadow_models": 4, **options,
-    }  # fmt: skip
-    data = ImageArguments(
-        str(images), train_split="train", test_split="test", forget_classes=["cat"], retain_size=4
-    )
-    args = UnlearnConfig(
-        str(output), method=method, max_steps=1, seed=seed, use_cpu=True, report_to="none", disable_tqdm=True,
-        check_steps=1, stop_when="forget_accuracy <= 0", save_strategy="no",
-    )  # fmt: skip
-    return ImageRecipe(ImageRecipeArguments(**options), data, args, training=True)
+from tests.recipes.shadow_recipe import shadow_recipe
 
 
 class Trained:
-    """Stands before `fit`: notes the number of rows of each training, and fails at the one of
-    number `fails_at`."""
+    """Replaces `fit`: records the number of rows of each training, and fails at training number
+    `fails_at`."""
 
     def __init__(self, fit):
         self.fit, self.rows, self.fails_at = fit, [], None
@@ -68,9 +33,9 @@ def trained(monkeypatch) -> Trained:
 
 
 def test_lira_tells_members_where_the_loss_cannot(noise, tmp_path):
-    """Every image is learned by heart, so members are certain, and the retrained model knows none
-    of them."""
-    results = unlearn(recipe(noise, tmp_path, train_steps=20))
+    """Every image is learned by heart, so members are told with certainty. The retrained model
+    knows none of them."""
+    results = unlearn(shadow_recipe(noise, tmp_path, train_steps=20))
     assert all(set(rates) == set(ATTACKS) for rates in results["attacks"].values())
     assert results["attacks"]["original"]["lira_auc"] > 0.9
     assert 0.2 < results["attacks"]["retrained"]["lira_auc"] < 0.8
@@ -81,7 +46,7 @@ def test_lira_tells_members_where_the_loss_cannot(noise, tmp_path):
 
 @pytest.mark.parametrize("sizes, models", [((10, 10), 4), ((105, 11), 8), ((30, 40), 64)])
 def test_the_models_that_know_a_sample_are_dealt_out_evenly(sizes, models):
-    trained = membership.halves(sizes, models, seed=0)
+    trained = halves(sizes, models, seed=0)
     assert trained.shape == (models, sum(sizes)) and (trained.sum(0) == models // 2).all()
     for group in np.split(trained, [sizes[0]], axis=1):
         assert (abs(group.sum(1) - group.shape[1] / 2) <= 1).all()
@@ -90,7 +55,7 @@ def test_the_models_that_know_a_sample_are_dealt_out_evenly(sizes, models):
 
 
 def test_half_of_the_models_know_each_candidate(noise, tmp_path, trained):
-    shadows = membership.shadow_models(recipe(noise, tmp_path))
+    shadows = train_shadow_models(shadow_recipe(noise, tmp_path))
     assert trained.rows == [10 + 10] * 4  # ten retained images, and half of the twenty candidates
     assert (
         shadows.trained.sum(0) == 2
@@ -101,21 +66,20 @@ def test_half_of_the_models_know_each_candidate(noise, tmp_path, trained):
 def test_what_was_finished_is_not_trained_again(noise, tmp_path, trained):
     trained.fails_at = 3
     with pytest.raises(KeyboardInterrupt):
-        membership.shadow_models(recipe(noise, tmp_path))
+        train_shadow_models(shadow_recipe(noise, tmp_path))
     trained.fails_at = None
-    first = membership.shadow_models(recipe(noise, tmp_path))
+    first = train_shadow_models(shadow_recipe(noise, tmp_path))
     assert len(trained.rows) == 4
-    again = membership.shadow_models(recipe(noise, tmp_path))
+    again = train_shadow_models(shadow_recipe(noise, tmp_path))
     assert len(trained.rows) == 4 and (again.confidences == first.confidences).all()
 
 
 def test_runs_share_models_by_their_content(noise, tmp_path, trained):
-    """They serve other methods and seeds of unlearning; not other training data, and not another
-    training."""
+    """Other methods and seeds of unlearning share them; other data and training options do not."""
 
     def all_models(output, method, seed, **changes):
-        run = recipe(noise, tmp_path / output, method, seed, **shared | changes)
-        membership.shadow_models(run)
+        run = shadow_recipe(noise, tmp_path / output, method, seed, **shared | changes)
+        train_shadow_models(run)
         return [training.train(run, role) for role in ("original", "retrained")]
 
     shared = {"models_dir": str(tmp_path / "models"), "train_seed": 0}
@@ -126,12 +90,12 @@ def test_runs_share_models_by_their_content(noise, tmp_path, trained):
         and len(trained.rows) == 6
     )
     for number, change in enumerate(({"train_flip": True}, {"train_seed": 1}), start=1):
-        training.train(recipe(noise, tmp_path / "c", **shared | change), "retrained")
+        training.train(shadow_recipe(noise, tmp_path / "c", **shared | change), "retrained")
         assert len(trained.rows) == 6 + number, change
 
 
 def test_other_pictures_under_the_same_names_make_other_models(noise, tmp_path):
-    pool = recipe(noise, tmp_path).splits.retain_pool
+    pool = shadow_recipe(noise, tmp_path).splits.retain_pool
     rows = pool.to_list()
     assert training.digest(Dataset.from_list(rows, pool.features)) == training.digest(pool)
     rows[3]["image"]["path"] = rows[4]["image"]["path"]
@@ -141,4 +105,4 @@ def test_other_pictures_under_the_same_names_make_other_models(noise, tmp_path):
 @pytest.mark.parametrize("count", [2, 5])
 def test_numbers_of_models_that_cannot_work_are_refused(noise, tmp_path, count):
     with pytest.raises(ValueError, match=f"shadow_models is {count}: give an even number from 4"):
-        membership.shadow_models(recipe(noise, tmp_path, shadow_models=count))
+        train_shadow_models(shadow_recipe(noise, tmp_path, shadow_models=count))

@@ -1,55 +1,75 @@
-"""Compares methods through a recipe: each is tuned with the same number of settings on targets that
-are not reported.
+"""Compares methods through a recipe: all are tuned with the same effort, on targets that are not
+reported.
 
     hf-unlearn compare recipes/demo/compare.yaml
 
-A cell is one run of the recipe in a process and a folder of its own, whose `results.json` says that
-it is done: what is interrupted goes on where it was; on another machine, from the rows of an
-earlier `runs.csv` (`known`). Models that the recipe trains (original, retrained, shadow models) are
-kept in `output_dir/models`, unless `options` name another `models_dir`, and serve every cell that
-needs the same ones.
+A cell is one run of the recipe, in its own process and folder. A cell whose folder has a
+`results.json` is done, so an interrupted comparison continues where it stopped. On another machine
+it continues from the rows of an earlier `runs.csv` (`known`). Models that the recipe trains
+(original, retrained, shadow models) are kept in `output_dir/models`, unless `options` set another
+`models_dir`, and all cells share them.
 """
 
 import itertools
 from pathlib import Path
 
+from .frontier import plot_frontier
 from .plan import Comparison
 from .runs import Cell, known_rows, reached_at, run_cells, write_rows
-from .selection import best_setting
-from .tables import pairs, plot, table, tables_by_target
+from .summary import pairs, table_by_method, tables_by_target
+from .tuning import best_setting
 
 __all__ = ["Comparison", "compare", "reached_at"]
 
 
 def compare(comparison: Comparison) -> str:
-    """Runs what has not been run, writes runs.csv, table.md and frontier.png, and returns the
+    """Runs the cells that are not done, writes runs.csv, table.md and frontier.png, and returns the
     tables."""
-    varied = [
-        dict(zip(comparison.vary, values))
-        for values in itertools.product(*comparison.vary.values())
-    ]
-    tried = [
-        Cell("tune", method, setting, target, comparison.seeds[0], values)
-        for values in varied
+    known = known_rows(comparison)
+    tuning = run_cells(tuning_cells(comparison), comparison, known)
+    reported = run_cells(reported_cells(tuning, comparison), comparison, known)
+    folder = Path(comparison.output_dir)
+    # Missing where all cells are known.
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rows(folder / "runs.csv", tuning + reported)
+    tables = (table_by_method, tables_by_target, pairs)
+    text = "\n\n".join(filter(None, (write(reported, comparison) for write in tables)))
+    (folder / "table.md").write_text(text + "\n")
+    plot_frontier(reported, comparison, folder / "frontier.png")
+    return text
+
+
+def tuning_cells(comparison: Comparison) -> list[Cell]:
+    """One cell for each combination of varied options, setting of a method, and tuning target."""
+    return [
+        Cell("tune", method, setting, target, comparison.seeds[0], varied)
+        for varied in _combinations(comparison)
         for method, settings in comparison.methods.items()
         for setting in settings
         for target in comparison.tune_on
     ]
-    known = known_rows(comparison)
-    rows = run_cells(tried, comparison, known)
-    reported = [
-        Cell("report", method, best_setting(rows, method, values, comparison), target, seed, values)
-        for values in varied
+
+
+def reported_cells(tuning: list[dict], comparison: Comparison) -> list[Cell]:
+    """The cells of each method's best setting, for each target to report and each seed.
+
+    Args:
+        tuning: the rows of the tuning cells.
+    """
+    chosen = [
+        (method, best_setting(tuning, method, varied, comparison), varied)
+        for varied in _combinations(comparison)
         for method in comparison.methods
+    ]
+    return [
+        Cell("report", method, setting, target, seed, varied)
+        for method, setting, varied in chosen
         for target in comparison.report_on
         for seed in comparison.seeds
     ]
-    reports = run_cells(reported, comparison, known)
-    folder = Path(comparison.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)  # where all cells are known, none of them has made it
-    write_rows(folder / "runs.csv", rows + reports)
-    tables = (table, tables_by_target, pairs)
-    text = "\n\n".join(filter(None, (write(reports, comparison) for write in tables)))
-    (folder / "table.md").write_text(text + "\n")
-    plot(reports, comparison, folder / "frontier.png")
-    return text
+
+
+def _combinations(comparison: Comparison) -> list[dict]:
+    """The combinations of the varied options' values."""
+    values = itertools.product(*comparison.vary.values())
+    return [dict(zip(comparison.vary, each)) for each in values]

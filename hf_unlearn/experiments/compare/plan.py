@@ -1,18 +1,20 @@
-"""What is compared, as the YAML file for `hf-unlearn compare` says it."""
+"""The plan of a comparison: the options in the YAML file of `hf-unlearn compare`."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import TypeVar
 
 from ...report.tasks import ACCURACY, ERROR_RATES
 from ...yaml_files import Written, as_declared, read_yaml
 
+T = TypeVar("T")
 GREATER_IS_BETTER = {
     **dict.fromkeys(ERROR_RATES, False),
     **dict.fromkeys(ACCURACY, True),
     "loss": False,
 }
-# What the recipe's command line is given: its types are the recipe's to know.
+# Options that become arguments of the recipe, which knows their types.
 AS_WRITTEN = ("tune_on", "report_on", "methods", "match", "vary", "options")
 
 
@@ -20,27 +22,28 @@ AS_WRITTEN = ("tune_on", "report_on", "methods", "match", "vary", "options")
 class Comparison:
     """What is compared, as the YAML file says it.
 
-    recipe, config: the recipe's script, and the configuration that all runs share.
-    output_dir: where the cells, `runs.csv`, `table.md` and `frontier.png` go.
+    recipe, config: the recipe's script, and the configuration that all runs share: paths, or names
+        in `hf-unlearn recipes` (digits, digits/digits).
+    output_dir: where the runs, `runs.csv`, `table.md` and `frontier.png` go.
     target: the option that says what is forgotten (`forget_speakers`).
-    tune_on, report_on: its values to choose each method's setting on, and those to report; they
-        share none.
-    methods: name -> settings to try, each a dict of options; as many for every method.
-    score: `<split>_<metric>` of the unlearned model. Without `match`, of the runs that reached
-        `stop_when`, as they ended.
-    greater_is_better: of the score; without it, true for accuracies and false for error rates and
-        losses.
-    match: what is forgotten, `<split>_<metric>` -> levels: numbers, or `retrained` for the
-        retrained model's own. The score is then read off a run's checks at each level, so that
-        methods are compared at equal forgetting. A setting is chosen for the first level; what it
-        comes to at the others is reported besides.
-    seeds: of the reported runs; settings are chosen with the first.
-    vary: option -> values; for each combination, everything is done anew.
-    known: an earlier `runs.csv`, whose cells are not run again: it has all that the table and the
-        plot need. A cell is known by its options and the path of the configuration, so take out
-        what a change of either file's contents, of the data or of a model has made obsolete.
+    tune_on, report_on: its values on which each method's setting is chosen, and those to report;
+        no value may be in both.
+    methods: name -> settings to try, each a dict of options; the same number for every method.
+    score: `<split>_<metric>` of the unlearned model. Without `match`, it is taken at the end of the
+        runs that reached `stop_when`.
+    greater_is_better: whether a greater score is better; by default true for accuracies and false
+        for error rates and losses.
+    match: `<split>_<metric>` -> levels of forgetting: numbers, or `retrained` for the retrained
+        model's value. The score is then read off a run's checks at each level, so that methods are
+        compared at equal forgetting. Settings are chosen at the first level; the other levels are
+        reported as well.
+    seeds: the seeds of the reported runs; settings are chosen with the first.
+    vary: option -> values; the whole comparison is made for each combination.
+    known: an earlier `runs.csv`. Its runs are not repeated: its rows are all that the tables and
+        the plot need. A run is identified by its options and the path of the configuration. After a
+        change of the configuration, the data or a model, remove the rows that are out of date.
     options: further options of every run; `{target}` and `{seed}` in them stand for the run's own.
-    processes: runs at the same time.
+    processes: the number of runs at the same time.
     """
 
     recipe: str
@@ -59,65 +62,65 @@ class Comparison:
     greater_is_better: bool | None = None
     processes: int = 1
 
-    def __post_init__(self):
-        self._check_forms()
+    def __post_init__(self) -> None:
+        self._check_lists()
+        self._check_options()
         tried = {method: len(settings) for method, settings in self.methods.items()}
         if len(set(tried.values())) != 1 or not all(tried.values()):
             raise ValueError(
-                "a fair comparison tries as many settings of every method, at least one, but got "
-                f"{tried}"
+                "a fair comparison tries as many settings of every method as of any other, and at "
+                f"least one, but got {tried}"
             )
         if both := set(self.tune_on) & set(self.report_on):
             raise ValueError(
-                f"{', '.join(map(str, both))} in tune_on and report_on: report what "
-                "was not tuned on"
+                f"{', '.join(map(str, both))} in tune_on and report_on: report targets that no "
+                "setting was chosen on"
             )
         if len(self.match) > 1:
             raise ValueError(
-                f"match speaks of {', '.join(self.match)}: give one metric, with all its levels"
+                f"match names {', '.join(self.match)}: give one metric, with all its levels"
             )
         metric = self.score.rpartition("_")[2]
         if self.greater_is_better is None and metric not in GREATER_IS_BETTER:
             raise ValueError(
-                f"whether a greater {metric} is a better score is not known, only that of "
+                f"whether a greater {metric} is a better score is known only of "
                 f"{', '.join(GREATER_IS_BETTER)}: set greater_is_better"
             )
 
-    def _check_forms(self):
+    def _check_lists(self) -> None:
+        """Refuses a single value in place of a list, and levels that are no numbers."""
         for name in ("tune_on", "report_on", "seeds"):
-            if not isinstance(getattr(self, name), list | tuple):
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}, but must be a list: [first, second]"
-                )
+            given = getattr(self, name)
+            if not isinstance(given, list | tuple):
+                raise ValueError(f"{name} is {given!r}, but must be a list: [first, second]")
         for name in ("methods", "match", "vary"):
-            lists = getattr(self, name)
-            if not isinstance(lists, dict) or not all(
-                isinstance(values, list | tuple) for values in lists.values()
+            given = getattr(self, name)
+            if not isinstance(given, dict) or not all(
+                isinstance(values, list | tuple) for values in given.values()
             ):
                 raise ValueError(
-                    f"{name} is {lists!r}, but must hold a list for each key: "
-                    f"{{key: [first, second]}}"
+                    f"{name} is {given!r}, but must hold a list for each key: "
+                    "{key: [first, second]}"
                 )
-        given = [
-            self.options,
-            self.vary,
-            *(setting for settings in self.methods.values() for setting in settings),
-        ]
-        for options in given:
-            if not isinstance(options, dict):
-                raise ValueError(f"{options!r} is no set of options: write {{option: value}}")
-            if empty := [name for name, value in options.items() if _is_empty(value)]:
-                raise ValueError(f"{', '.join(empty)} is empty: give a value, or leave it out")
         for metric, levels in self.match.items():
             for level in levels:
                 if level != "retrained" and not _is_number(level):
                     raise ValueError(
-                        f"match: {level!r} is no level of {metric}: give a number, or retrained"
+                        f"match: {level!r} is no level of {metric}: give a number, or 'retrained'"
                     )
+
+    def _check_options(self) -> None:
+        """Refuses options without a value."""
+        settings = (setting for settings in self.methods.values() for setting in settings)
+        for options in (self.options, self.vary, *settings):
+            if not isinstance(options, dict):
+                raise ValueError(f"{options!r} is not a set of options: write {{option: value}}")
+            if empty := [name for name, value in options.items() if _is_empty(value)]:
+                raise ValueError(f"{', '.join(empty)} is empty: give a value, or leave it out")
 
     @property
     def forgotten(self) -> str:
-        """The metric that says how much is forgotten: the horizontal axis of the frontier."""
+        """The metric of what is forgotten: the horizontal axis of the frontier."""
         return next(iter(self.match), "forget_" + self.score.rpartition("_")[2])
 
     @property
@@ -127,8 +130,8 @@ class Comparison:
             f"{self.score} at {level}" for levels in self.match.values() for level in levels
         ] or [self.score]
 
-    def best(self, values: Iterable, key: Callable | None = None):
-        """The one with the best score: a score itself, or what `key` gives the score of."""
+    def best(self, values: Iterable[T], key: Callable[[T], float] | None = None) -> T:
+        """The value with the best score; `key` returns a value's score where it is not one."""
         metric = self.score.rpartition("_")[2]
         greater = (
             GREATER_IS_BETTER[metric] if self.greater_is_better is None else self.greater_is_better
@@ -137,7 +140,12 @@ class Comparison:
 
     @classmethod
     def read(cls, path: str | Path) -> "Comparison":
-        """Raises ValueError: no such file, a key too many or too few, a value of another type."""
+        """Reads a YAML file.
+
+        Raises:
+            ValueError: the file does not exist, a key is unknown or missing, or a value has the
+                wrong type.
+        """
         given = read_yaml(path)
         known = {option.name for option in fields(cls)}
         if set(given) - known:
@@ -155,11 +163,11 @@ class Comparison:
             raise ValueError(f"{path}: {error}") from error
 
 
-def _is_empty(value) -> bool:
+def _is_empty(value: object) -> bool:
     return value in (None, []) or isinstance(value, Written) and not value
 
 
-def _is_number(level) -> bool:
+def _is_number(level: object) -> bool:
     try:
         float(level)
     except (TypeError, ValueError):

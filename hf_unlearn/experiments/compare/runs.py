@@ -1,4 +1,4 @@
-"""The runs of a comparison: what each one is, where its results are, what was measured in it."""
+"""The runs of a comparison: their options, where their results are, and what they measured."""
 
 import csv
 import hashlib
@@ -18,6 +18,7 @@ from ...metrics.scales import GIVEN
 from ...report.tables import checks_by_step
 from ...report.tasks import task_of
 from ...yaml_files import Written, resolved
+from ..catalogue import configuration_path, script_path
 from .plan import Comparison
 
 FAILED = "failed"
@@ -25,9 +26,15 @@ FAILED = "failed"
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the recipe."""
+    """One run of the recipe.
 
-    phase: str  # tune or report
+    phase: "tune" or "report".
+    setting: the options to tune.
+    target: what is forgotten, a value of the option `Comparison.target`.
+    varied: the options of `Comparison.vary`.
+    """
+
+    phase: str
     method: str
     setting: dict
     target: object
@@ -35,6 +42,7 @@ class Cell:
     varied: dict
 
     def options(self, comparison: Comparison) -> dict:
+        """All options of the run."""
         given = {"method": self.method, comparison.target: self.target, "seed": self.seed}
         shared = {
             name: value.replace("{target}", str(self.target)).replace("{seed}", str(self.seed))
@@ -45,23 +53,19 @@ class Cell:
         return {**shared, **self.varied, **self.setting, **given}
 
     def key(self, comparison: Comparison) -> str:
-        options = _told_apart(self.options(comparison))
-        return hashlib.sha256(
-            json.dumps([comparison.config, options], sort_keys=True).encode()
-        ).hexdigest()[:10]
+        """A hash of the configuration's path and the options, by which `known` rows are found."""
+        options = _canonical(self.options(comparison))
+        written = json.dumps([comparison.config, options], sort_keys=True)
+        return hashlib.sha256(written.encode()).hexdigest()[:10]
 
     def results(self, comparison: Comparison) -> Path:
-        """Exists once the cell has been run."""
-        return (
-            Path(comparison.output_dir)
-            / self.method
-            / f"{self.target}-{self.key(comparison)}"
-            / "results.json"
-        )
+        """The path of the run's results, which exist once it has ended."""
+        folder = f"{self.target}-{self.key(comparison)}"
+        return Path(comparison.output_dir) / self.method / folder / "results.json"
 
     def row(self, comparison: Comparison, known: dict[str, dict]) -> dict:
-        """What `runs.csv` says of it: what it is, and what was measured here, or by one of the
-        `known` rows."""
+        """The run's row in `runs.csv`: what it is, and what was measured, here or in a `known`
+        row."""
         row = {
             "phase": self.phase,
             "method": self.method,
@@ -77,8 +81,8 @@ class Cell:
 
 
 def _measured(results: dict, comparison: Comparison) -> dict:
-    """Why a run ended, the first metric of every split, the score at each level, and the `curve` of
-    its checks."""
+    """Why a run ended, the task's first metric of every split, the score at each level, and the
+    `curve` of its checks."""
     task, curve = task_of(results), _curve(results, comparison)
     metric = next(iter(task.metrics))
     row = {"ended": results["stopping"]["reason"], "step": results["stopping"]["step"]}
@@ -96,7 +100,7 @@ def _measured(results: dict, comparison: Comparison) -> dict:
 
 
 def _curve(results: dict, comparison: Comparison) -> list[tuple[float, float]]:
-    """What is forgotten, and the score, in each check of a run from the original model on."""
+    """(forgotten, score) in each check of a run, starting with the original model."""
     names = f"check_{comparison.forgotten}", f"check_{comparison.score}"
     checks = [
         tuple(map(check.get, names)) for check in checks_by_step(results.get("history")).values()
@@ -105,10 +109,14 @@ def _curve(results: dict, comparison: Comparison) -> list[tuple[float, float]]:
 
 
 def reached_at(curve: Sequence[tuple[float, float]], level: float) -> float | None:
-    """The second value where the first one comes to a level, for the first time; linear between two
-    points.
+    """The score where a run first reaches a level of forgetting, interpolated linearly between
+    checks.
 
-    None if it never does.
+    Args:
+        curve: (forgotten, score) in each check.
+
+    Returns:
+        None if the run never reaches the level.
     """
     for (x, y), (next_x, next_y) in itertools.pairwise(curve):
         if min(x, next_x) <= level <= max(x, next_x) and x != next_x:
@@ -126,24 +134,24 @@ def _of_retrained(results: dict, metric: str) -> float:
 
 
 def run_cells(cells: list[Cell], comparison: Comparison, known: dict[str, dict]) -> list[dict]:
-    """Runs the cells that have no results yet and are not `known`, so many at a time, and returns
-    the rows of all."""
+    """Runs the cells that have no results yet and are not `known`, `processes` at a time. Returns
+    the rows of all cells."""
     waiting = [
         cell
         for cell in cells
         if cell.key(comparison) not in known and not cell.results(comparison).exists()
     ]
     with ThreadPoolExecutor(comparison.processes) as pool:
-        done = pool.map(lambda cell: _run(cell, comparison), waiting)
+        done = pool.map(lambda cell: run_cell(cell, comparison), waiting)
         list(tqdm(done, desc=cells[0].phase if cells else "", total=len(waiting), unit="run"))
     return [cell.row(comparison, known) for cell in cells]
 
 
 def known_rows(comparison: Comparison) -> dict[str, dict]:
-    """The rows of `comparison.known` by their cell, without those of runs that failed.
+    """The rows of the file `known` by their cell's key, without failed runs.
 
     Raises:
-        ValueError: it has no columns cell and curve, or not those of the levels of `match`.
+        ValueError: the columns "cell", "curve" or those of the levels of `match` are missing.
     """
     if comparison.known is None:
         return {}
@@ -151,9 +159,8 @@ def known_rows(comparison: Comparison) -> dict[str, dict]:
         rows = list(csv.DictReader(file))
     if missing := {"cell", "curve", *comparison.scores} - set(rows[0] if rows else ()):
         raise ValueError(
-            f"known: {comparison.known} has no column {', '.join(sorted(missing))}, so it is of an "
-            "older version or of "
-            "another comparison: leave it out"
+            f"known: {comparison.known} has no column {', '.join(sorted(missing))}, so it comes "
+            "from an older version or another comparison: leave it out"
         )
     return {
         row["cell"]: {name: _number(text) for name, text in row.items()}
@@ -163,53 +170,56 @@ def known_rows(comparison: Comparison) -> dict[str, dict]:
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
+    """Writes `runs.csv`, with the columns of all rows."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(
-            file, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n"
-        )
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
 def _number(text: str) -> float | str | None:
-    """A value of a CSV file as it was before it was written."""
+    """A value of a CSV file, in the type it had before it was written."""
     try:
         return json.loads(text) if text else None
     except ValueError:
         return text
 
 
-def _run(cell: Cell, comparison: Comparison) -> None:
+def run_cell(cell: Cell, comparison: Comparison) -> None:
+    """Runs the recipe in a process of its own, whose output goes to log.txt."""
     folder = cell.results(comparison).parent
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, comparison.recipe, comparison.config, "--output_dir", str(folder)]
-    # no part of what a cell is
+    script, config = script_path(comparison.recipe), configuration_path(comparison.config)
+    command = [sys.executable, str(script), str(config), "--output_dir", str(folder)]
+    # `models_dir` is the same for all cells, so it is not among the options that tell cells apart.
     shared = {"models_dir": str(Path(comparison.output_dir) / "models")}
     for name, value in {**shared, **cell.options(comparison)}.items():
-        command += [f"--{name}", *map(_word, value if isinstance(value, list) else [value])]
+        command += [f"--{name}", *map(_argument, value if isinstance(value, list) else [value])]
     threads = max(1, (os.cpu_count() or 1) // comparison.processes)
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     with open(folder / "log.txt", "w") as log:
-        subprocess.run(
-            command, stdout=log, stderr=log, env={"OMP_NUM_THREADS": str(threads), **os.environ}
-        )
+        subprocess.run(command, stdout=log, stderr=log, env=environment)
 
 
-def _word(value) -> str:
+def _argument(value: object) -> str:
+    """A value as the recipe's command line takes it."""
     return json.dumps(resolved(value)) if isinstance(value, dict) else str(value)
 
 
 def as_json(setting: dict) -> str:
-    """A setting as `runs.csv` has it."""
-    return json.dumps(_told_apart(setting))
+    """A setting in the form that `runs.csv` has."""
+    return json.dumps(_canonical(setting))
 
 
-def _told_apart(value):
-    """Written words as numbers and booleans, as rows of earlier versions are known by, where no two
-    words become one: 10, but not 010; 0.5 and 5.0e-1, but not 0.50."""
+def _canonical(value: object) -> object:
+    """Turns the words of a YAML file into numbers and booleans, by which rows of earlier versions
+    are known, where that cannot make two words equal: 10, but not 010; 0.5 and 5.0e-1, but not
+    0.50."""
     if isinstance(value, dict):
-        return {name: _told_apart(item) for name, item in value.items()}
+        return {name: _canonical(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_told_apart(item) for item in value]
+        return [_canonical(item) for item in value]
     if not isinstance(value, Written):
         return value
     read = resolved(value)

@@ -1,27 +1,26 @@
-"""What the reported rows come to: the table, and the frontier of what is kept over what is
-forgotten."""
+"""The tables of a comparison: by method, by target, and in pairs of methods."""
 
 import json
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from ...metrics.scales import GIVEN, as_given
 from ...report.tables import align
 from .plan import Comparison
-from .runs import FAILED
-from .selection import means_of_the_fullest, present, scored
+from .tuning import means_with_most_scores, present, scored
 
 
-def table(rows: list[dict], comparison: Comparison) -> str:
-    """Mean and standard deviation over targets and seeds, and for each level how many runs came to
-    it, and in how many a method was the best. The best mean, of those methods whose runs came to it
-    most often, is in bold."""
+def table_by_method(rows: list[dict], comparison: Comparison) -> str:
+    """The mean and standard deviation over targets and seeds of each method.
+
+    The columns "reached" and "best" count, for each level, the runs that reached it and those in
+    which the method had the best score. The best mean is in bold; only the methods that reached the
+    level in the most runs compete for it."""
     metric = comparison.score.rpartition("_")[2]
     columns = [name for name in rows[0] if name.endswith("_" + metric) or name in comparison.scores]
     lines, text = [], _number(rows)
-    for varied, methods in _grouped(rows, comparison).items():
+    for varied, methods in grouped(rows, comparison).items():
         known = {name: _scores(methods, name, comparison) for name in comparison.scores}
         for method, group in methods.items():
             setting = ", ".join(
@@ -44,38 +43,39 @@ def table(rows: list[dict], comparison: Comparison) -> str:
 
 
 def tables_by_target(rows: list[dict], comparison: Comparison) -> str:
-    """For each level a table of what every method came to on each target: the mean over the seeds
-    that came to it, and how many those were where not all did. A target's best mean, of those
-    methods that came to it most often, is in bold."""
+    """For each level, a table of each method's mean score on each target.
+
+    The mean is over the seeds that reached the level; their number follows where some did not. A
+    target's best mean is in bold; only the methods that reached the level in the most seeds compete
+    for it."""
     targets = list(dict.fromkeys(row["target"] for row in rows))
+    heading = [*comparison.vary, "method", *map(str, targets)]
     parts = []
     for name in comparison.scores:
         lines = defaultdict(list)
         for target in targets:
-            for varied, methods in _grouped(
-                [row for row in rows if row["target"] == target], comparison
-            ).items():
+            own = [row for row in rows if row["target"] == target]
+            for varied, methods in grouped(own, comparison).items():
                 scores = _scores(methods, name, comparison)
                 for method, values in scores.items():
-                    cell = _mean_and_count(
-                        values, _number(rows), best=_is_best(scores, method, comparison)
-                    )
+                    best = _is_best(scores, method, comparison)
+                    cell = _mean_and_count(values, _number(rows), best)
                     lines[(*map(str, varied), method)].append(cell)
-        heading = [*comparison.vary, "method", *map(str, targets)]
-        written = align(
-            [heading, *([*first, *texts] for first, texts in lines.items())], markdown=True
-        )
-        parts.append(f"{name}, by {comparison.target}:\n\n{written}")
+        table = align([heading, *([*keys, *cells] for keys, cells in lines.items())], markdown=True)
+        parts.append(f"{name}, by {comparison.target}:\n\n{table}")
     return "\n\n".join(parts)
 
 
 def pairs(rows: list[dict], comparison: Comparison) -> str:
-    """The first method beside each other one, at each level, in the runs where both came to it: how
-    many those are, in how many the first was ahead, and its score minus the other's, its mean,
-    standard deviation and range. "" for one method."""
+    """Compares the first method with each other one at each level, in the runs where both reached
+    it.
+
+    The columns are the runs in which the first method was better, out of all of them, and the
+    difference of the scores (first minus other): mean, standard deviation and range. "" where there
+    is only one method."""
     first, *others = comparison.methods
     lines, text = [], _number(rows)
-    for varied, methods in _grouped(rows, comparison).items():
+    for varied, methods in grouped(rows, comparison).items():
         for name in comparison.scores:
             scores = _scores(methods, name, comparison)
             for other in others:
@@ -88,12 +88,13 @@ def pairs(rows: list[dict], comparison: Comparison) -> str:
     if not lines:
         return ""
     heading = [*comparison.vary, "score", "method", "beside", "ahead", "difference", "range"]
-    return "In pairs, where both came to the level:\n\n" + align([heading, *lines], markdown=True)
+    return "In the runs where both methods reached the level:\n\n" + align(
+        [heading, *lines], markdown=True
+    )
 
 
 def _number(rows: list[dict]) -> Callable[[float], str]:
-    """How the numbers of the rows are written: percent, or on the scale of a recipe's own
-    metrics."""
+    """Formats the rows' numbers: percent, or the scale of a recipe's own metrics."""
     return as_given if any(row.get("scale") == GIVEN for row in rows) else "{:.1f}".format
 
 
@@ -106,8 +107,8 @@ def _mean_and_count(values: list[float | None], text: Callable[[float], str], be
     return (f"**{mean}**" if best else mean) + count
 
 
-def _grouped(rows: list[dict], comparison: Comparison) -> dict[tuple, dict[str, list[dict]]]:
-    """The rows of each combination of varied options, by their method."""
+def grouped(rows: list[dict], comparison: Comparison) -> dict[tuple, dict[str, list[dict]]]:
+    """The rows by the values of the varied options, then by method."""
     groups = defaultdict(lambda: defaultdict(list))
     for row in rows:
         groups[tuple(row[name] for name in comparison.vary)][row["method"]].append(row)
@@ -117,7 +118,7 @@ def _grouped(rows: list[dict], comparison: Comparison) -> dict[tuple, dict[str, 
 def _scores(
     methods: dict[str, list[dict]], name: str, comparison: Comparison
 ) -> dict[str, list[float | None]]:
-    """Each method's scores by that name, where they count."""
+    """Each method's scores in column `name`; None where a run does not count."""
     return {
         method: [scored(row, name, comparison) for row in group]
         for method, group in methods.items()
@@ -125,20 +126,22 @@ def _scores(
 
 
 def _mean(values: Iterable[float | None], text: Callable[[float], str]) -> str:
+    """Mean ± standard deviation of the known values."""
     values = present(values)
     if not values:
         return "-"
-    return f"{text(statistics.mean(values))} ± {text(statistics.stdev(values) if len(values) > 1 else 0.0)}"
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{text(statistics.mean(values))} ± {text(deviation)}"
 
 
 def _is_best(scores: dict[str, list], method: str, comparison: Comparison) -> bool:
-    """Whether a method has the best mean, of those that have the most scores."""
-    means = means_of_the_fullest(scores)
+    """Whether a method has the best mean among those with the most scores."""
+    means = means_with_most_scores(scores)
     return method in means and means[method] == comparison.best(means.values())
 
 
 def _wins(scores: dict[str, list], method: str, comparison: Comparison) -> int:
-    """In how many runs a method's score is better than all others', or the only one."""
+    """The number of runs in which a method's score is better than all others', or the only one."""
     won = 0
     for values in zip(*scores.values()):
         known = {name: value for name, value in zip(scores, values) if value is not None}
@@ -146,36 +149,3 @@ def _wins(scores: dict[str, list], method: str, comparison: Comparison) -> int:
             name for name, value in known.items() if value == comparison.best(known.values())
         ] == [method]
     return won
-
-
-def plot(rows: list[dict], comparison: Comparison, path: Path) -> None:
-    """What is kept over what is forgotten: the checks of each reported run, and its end as a
-    point."""
-    from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    forgotten, panels_of = comparison.forgotten, _grouped(rows, comparison)
-    figure = Figure(figsize=(6.4 * len(panels_of), 4.4), layout="constrained")
-    panels = figure.subplots(1, len(panels_of), sharey=True, squeeze=False)[0]
-    many = len(comparison.methods)
-    colors = (
-        colormaps["tab10"].colors if many <= 10 else colormaps["turbo"].resampled(many)(range(many))
-    )
-    for axes, (values, methods) in zip(panels, panels_of.items()):
-        for method, color in zip(comparison.methods, colors):
-            label = method
-            for row in methods[method]:
-                if row["ended"] == FAILED:
-                    continue
-                axes.plot(*zip(*row["curve"] or [()]), color=color, alpha=0.4, linewidth=1)
-                if row.get(forgotten) is not None and row.get(comparison.score) is not None:
-                    axes.plot(row[forgotten], row[comparison.score], "o", color=color, label=label)
-                    label = None
-        axes.set(
-            xlabel=forgotten,
-            title=", ".join(f"{name} {value}" for name, value in zip(comparison.vary, values)),
-        )
-        axes.legend(fontsize=8, ncols=1 + many // 8)
-    panels[0].set_ylabel(comparison.score)
-    FigureCanvasAgg(figure).print_figure(path, dpi=130)

@@ -1,18 +1,17 @@
-"""A second request: what the model was made to forget before is not retained again."""
+"""A second request does not retain what the model was made to forget before."""
 
 import json
 import logging
 
-import numpy as np
-import PIL.Image
 import pytest
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import unlearn
-from hf_unlearn.experiments.earlier import as_results, forgotten_before
 from hf_unlearn.experiments.images import ImageRecipe, ImageRecipeArguments
+from hf_unlearn.experiments.previous_requests import as_results, forgotten_before
 from hf_unlearn.privacy.redaction import redact
+from tests.recipes.noise import write_noise
 
 
 def results(task="speakers", **changes) -> dict:
@@ -42,12 +41,15 @@ def model(tmp_path):
         (results("classes"), {"class": ["dog"]}),
         (results("samples"), {"id": ["a-1"]}),
         (results(forgotten_before={"forget_speakers": ["carl"]}), {"speaker": ["anna", "carl"]}),
-        (results("classes", forgotten_before={"forget_ids": ["7"]}), {"class": ["dog"], "id": ["7"]}),
+        (
+            results("classes", forgotten_before={"forget_ids": ["7"]}),
+            {"class": ["dog"], "id": ["7"]},
+        ),
         ({"accuracy": 0.5}, {}),  # somebody else's file of this name
         ([], {}),
         ("{", {}),
     ],
-)  # fmt: skip
+)
 def test_results_tell_of_earlier_requests(model, given, found):
     assert forgotten_before(model(given)) == found
 
@@ -73,13 +75,7 @@ def test_the_next_request_knows_of_this_one_and_publishes_nobody(model, caplog):
 
 
 def test_a_second_request_leaves_the_first_class_out(tmp_path, caplog):
-    rng, folder = np.random.default_rng(0), tmp_path / "images"
-    for split in ("train", "test"):
-        for name in ("cat", "dog", "owl"):
-            (folder / split / name).mkdir(parents=True)
-            for take in range(4):
-                pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
-                PIL.Image.fromarray(pixels).save(folder / split / name / f"{take}.png")
+    folder = write_noise(tmp_path / "images", 4, ("cat", "dog", "owl"))
 
     def request(model: str, forgotten: str, output: str) -> dict:
         options = ImageRecipeArguments(
@@ -96,9 +92,16 @@ def test_a_second_request_leaves_the_first_class_out(tmp_path, caplog):
             str(folder), test_split="test", forget_classes=[forgotten], retain_size=3
         )
         args = UnlearnConfig(
-            str(tmp_path / output), max_steps=1, use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no",
-            per_device_retain_batch_size=3, check_steps=1, stop_when="forget_accuracy <= 0",
-        )  # fmt: skip
+            str(tmp_path / output),
+            max_steps=1,
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+            save_strategy="no",
+            per_device_retain_batch_size=3,
+            check_steps=1,
+            stop_when="forget_accuracy <= 0",
+        )
         return unlearn(ImageRecipe(options, data, args, training=options.trains))
 
     first = request("train", "cat", "first")

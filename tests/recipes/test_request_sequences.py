@@ -1,11 +1,9 @@
-"""One request after another: whole weights and adapters in turn, in the same folder; and runs that
-take no step."""
+"""Requests one after another in the same folder, with whole weights and adapters; and runs without
+a step."""
 
 import json
 from pathlib import Path
 
-import numpy as np
-import PIL.Image
 import pytest
 
 from hf_unlearn import UnlearnConfig
@@ -13,24 +11,21 @@ from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import reference_models as training
 from hf_unlearn.experiments import unlearn
 from hf_unlearn.experiments.images import ImageRecipe, ImageRecipeArguments
-from hf_unlearn.experiments.run import measure
+from hf_unlearn.experiments.measurements import measure
+from tests.recipes.noise import write_noise
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    folder, rng = tmp_path_factory.mktemp("images") / "pictures", np.random.default_rng(0)
-    for split in ("train", "test"):
-        for name in ("cat", "dog"):
-            (folder / split / name).mkdir(parents=True)
-            for take in range(4):
-                pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
-                PIL.Image.fromarray(pixels).save(folder / split / name / f"{take}.png")
-    return folder
+    return write_noise(tmp_path_factory.mktemp("images") / "pictures", 4)
 
 
 def recipe(images: Path, output: Path, arguments=None, **options) -> ImageRecipe:
-    options = {"architecture": "vit", "image_size": 8, "channels": 1, "d_model": 8, "layers": 1, "heads": 2,
-               "train_steps": 2, "train_batch_size": 8, "attacks": False, **options}  # fmt: skip
+    options = {
+        **{"architecture": "vit", "image_size": 8, "channels": 1, "d_model": 8, "layers": 1},
+        **{"heads": 2, "train_steps": 2, "train_batch_size": 8, "attacks": False},
+        **options,
+    }
     data = ImageArguments(
         str(images), train_split="train", test_split="test", forget_classes=["cat"], retain_size=2
     )
@@ -41,17 +36,23 @@ def recipe(images: Path, output: Path, arguments=None, **options) -> ImageRecipe
         "learning_rate": 0.05,
     }
     args = UnlearnConfig(
-        str(output), use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no", max_grad_norm=0.0,
+        str(output),
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+        max_grad_norm=0.0,
         **{**given, **(arguments or {})},
-    )  # fmt: skip
+    )
     return ImageRecipe(ImageRecipeArguments(**options), data, args, training=True)
 
 
 def loss_of(folder: Path, images: Path) -> dict:
-    """The losses of the splits of what `from_pretrained` makes of a folder."""
+    """The losses of the splits under the model that `from_pretrained` loads from a folder."""
     fresh = recipe(images, folder, model=str(folder))
-    measured, _ = measure(fresh, fresh.trainer_alone(fresh.load_model(str(folder))), None)
-    return {split: values["loss"] for split, values in measured.items()}
+    trainer = fresh.evaluation_trainer(fresh.load_model(str(folder)))
+    measured = measure(fresh, trainer, None)
+    return {split: values["loss"] for split, values in measured.splits.items()}
 
 
 def test_each_request_leaves_the_model_that_its_results_describe(pictures, tmp_path):
@@ -75,10 +76,12 @@ def test_each_request_leaves_the_model_that_its_results_describe(pictures, tmp_p
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"dataloader_drop_last": True}, "with dataloader_drop_last no step would be "
-                                      "taken"), ({"max_steps": 0}, "max_steps is 0")],
+    [
+        ({"dataloader_drop_last": True}, "with dataloader_drop_last no step would be taken"),
+        ({"max_steps": 0}, "max_steps is 0"),
+    ],
     ids=["drop last", "max steps"],
-)  # fmt: skip
+)
 def test_no_step_is_found_before_anything_is_trained(
     pictures, tmp_path, arguments, message, monkeypatch
 ):
@@ -90,8 +93,18 @@ def test_no_step_is_found_before_anything_is_trained(
 
 
 def test_a_dry_run_counts_the_adapters_that_trainable_leaves(pictures, tmp_path, capsys):
+    targets = ["q_proj", "v_proj", "query", "value"]
     both, one = (
-        unlearn(recipe(pictures, tmp_path / "out", dry_run=True, lora_r=2, trainable=trainable, lora_target_modules=["q_proj", "v_proj", "query", "value"]))["trained parameters"]
+        unlearn(
+            recipe(
+                pictures,
+                tmp_path / "out",
+                dry_run=True,
+                lora_r=2,
+                trainable=trainable,
+                lora_target_modules=targets,
+            )
+        )["trained parameters"]
         for trainable in ("", "q_proj|query")
-    )  # fmt: skip
+    )
     assert int(one.split()[0]) * 2 == int(both.split()[0]) > 0

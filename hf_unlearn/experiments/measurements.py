@@ -1,0 +1,80 @@
+"""Measures a model: metrics of every split, membership attacks, and what the recipe adds."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..evaluation import evaluate_splits
+from ..metrics.scales import scale_of
+from ..report.results import write_results
+from ..report.tables import further_tables, results_table
+from ..trainer import UnlearnTrainer
+from .checks import loading
+from .membership import attack
+from .recipe import Recipe
+from .shadow_models import ShadowModels, train_shadow_models
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The numbers of one model.
+
+    splits: {split: {metric: value}}.
+    further: what else was measured, by its key in results.json ("attacks", "per_class", ...).
+    """
+
+    splits: dict[str, dict[str, float]]
+    further: dict[str, dict]
+
+
+def measure(recipe: Recipe, trainer: UnlearnTrainer, shadows: ShadowModels | None) -> Measurement:
+    """Measures the trainer's model. Every process has to call it."""
+    splits, further = evaluate_splits(trainer, trainer.eval_dataset), recipe.measure(trainer)
+    if recipe.options.attacks and recipe.unseen_split is None:
+        logger.warning(
+            "No membership attacks: there are no unseen samples like the forgotten ones "
+            "(see held_out)."
+        )
+    elif recipe.options.attacks:
+        further["attacks"] = attack(recipe, trainer, shadows)
+    return Measurement(splits, further)
+
+
+def evaluate(recipe: Recipe) -> dict:
+    """Measures `model` alone, and writes and returns evaluation.json.
+
+    The file goes into the model's folder, or into `output_dir` for a model of the Hub.
+
+    Raises:
+        ValueError: `model` is "train", or cannot be loaded.
+    """
+    options = recipe.options
+    if options.model == "train":
+        raise ValueError(
+            "model is 'train', but only an existing model can be evaluated: give a folder or Hub id"
+        )
+    shadows = train_shadow_models(recipe)
+    with loading(options.model):
+        trainer = recipe.evaluation_trainer(recipe.load_model(options.model))
+    measured = measure(recipe, trainer, shadows)
+    results = {
+        "task": recipe.task,
+        "scale": scale_of(trainer.compute_metrics),
+        "model": options.model,
+        "scoring": scoring(trainer),
+        "evaluated": measured.splits,
+        **{name: {"evaluated": values} for name, values in measured.further.items()},
+    }
+    if recipe.args.process_index == 0:
+        folder = Path(options.model if Path(options.model).is_dir() else recipe.args.output_dir)
+        write_results(folder / "evaluation.json", results)
+        tables = filter(None, [results_table(results), further_tables(results)])
+        print("", *tables, f"evaluation.json is in {folder}", sep="\n\n")
+    return results
+
+
+def scoring(trainer: UnlearnTrainer) -> dict | None:
+    """How speech recognition's texts are compared (see `asr_metrics`); None for other tasks."""
+    return getattr(trainer.compute_metrics, "scoring", None)

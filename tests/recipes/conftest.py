@@ -1,0 +1,13 @@
+"""Fixtures of the recipes' tests."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.recipes.noise import write_noise
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory) -> Path:
+    """Ten training and ten test images of each of two classes."""
+    return write_noise(tmp_path_factory.mktemp("images") / "noise", 10)
