@@ -11,7 +11,7 @@ from hf_unlearn.evaluation import classification_metrics
 from hf_unlearn.experiments import Recipe, parse, unlearn
 from hf_unlearn.experiments import run as frame
 from hf_unlearn.experiments.checks import loading, of_retrained
-from hf_unlearn.experiments.command_line import run
+from hf_unlearn.experiments.command_line import run_script as run
 from hf_unlearn.experiments.images import ImageRecipeArguments
 from tests.tiny import collate_images, images, tiny_vit
 
