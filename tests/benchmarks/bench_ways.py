@@ -49,7 +49,7 @@ def main() -> None:
     now = datetime.datetime.now(datetime.timezone.utc)
     common = {"run": now.strftime("%Y%m%d-%H%M%S"), "date": now.strftime("%Y-%m-%d"), "commit": _commit(),
               **_machine(), "tuning": "kernel"}  # fmt: skip
-    ways = [way for way in inner_products.WAYS if way != "fused" or ops.fuses(device)]
+    ways = [way for way in inner_products.STRATEGIES if way != "fused" or ops.fuses(device)]
     precisions = (
         {"fp32": torch.float32, "bf16": torch.bfloat16}
         if device.type == "cuda"
