@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from .rewriting import leading_equation
 from .rows import Dense, Product, Rows, written_out
 from .rules import (
     ANY_AXIS,
@@ -12,7 +13,6 @@ from .rules import (
     Unsupported,
     argument_name,
     by_sample,
-    leading_equation,
     own_values,
 )
 from .trace import Call, Key

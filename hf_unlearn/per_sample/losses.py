@@ -76,7 +76,9 @@ class SampleMeanLoss(TorchFunctionMode):
     def undivided(self) -> bool:
         return self._summed and not self._divided
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
+    ):
         kwargs = kwargs or {}
         arguments = (*args, *kwargs.values())
         if self.items is not None and any(value is self.items for value in arguments):
@@ -108,7 +110,8 @@ class SampleMeanLoss(TorchFunctionMode):
         return loss.detach().repeat(self.samples)
 
 
-def _reduction(func, args, kwargs) -> str:
+def _reduction(func: Callable, args: tuple, kwargs: dict) -> str:
+    """The `reduction` of a call of a loss function."""
     bound = inspect.signature(func).bind(*args, **kwargs)
     return bound.arguments.get("reduction", "mean")
 
@@ -133,15 +136,15 @@ def _label_mean(losses: Tensor, target: Tensor, ignore_index: int, k: int) -> Te
 
 
 def _cross_entropy(
-    k,
-    input,
-    target,
-    weight=None,
-    size_average=None,
-    ignore_index=-100,
-    reduce=None,
-    reduction="mean",
-    label_smoothing=0.0,
+    k: int,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
 ):
     losses = F.cross_entropy(
         input,
@@ -160,14 +163,14 @@ def _cross_entropy(
 
 
 def _nll_loss(
-    k,
-    input,
-    target,
-    weight=None,
-    size_average=None,
-    ignore_index=-100,
-    reduce=None,
-    reduction="mean",
+    k: int,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
 ):
     losses = F.nll_loss(input, target, weight, ignore_index=ignore_index, reduction="none")
     if reduction == "sum":
@@ -176,14 +179,14 @@ def _nll_loss(
 
 
 def _ctc_loss(
-    k,
-    log_probs,
-    targets,
-    input_lengths,
-    target_lengths,
-    blank=0,
-    reduction="mean",
-    zero_infinity=False,
+    k: int,
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor,
+    target_lengths: Tensor,
+    blank: int = 0,
+    reduction: str = "mean",
+    zero_infinity: bool = False,
 ):
     losses = F.ctc_loss(
         log_probs, targets, input_lengths, target_lengths, blank, "none", zero_infinity
@@ -197,7 +200,14 @@ def _elementwise(function: Callable) -> Callable:
     """Per-sample form of a loss with one value per element of its input (such as mse)."""
 
     def per_sample(
-        k, input, target, *args, reduction="mean", size_average=None, reduce=None, **kwargs
+        k: int,
+        input: Tensor,
+        target: Tensor,
+        *args,
+        reduction: str = "mean",
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        **kwargs,
     ):
         losses = function(input, target, *args, reduction="none", **kwargs)
         rows = _by_sample(losses, k)
@@ -206,7 +216,15 @@ def _elementwise(function: Callable) -> Callable:
     return per_sample
 
 
-def _kl_div(k, input, target, size_average=None, reduce=None, reduction="mean", log_target=False):
+def _kl_div(
+    k: int,
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    log_target: bool = False,
+):
     rows = _by_sample(F.kl_div(input, target, reduction="none", log_target=log_target), k)
     # Torch divides by the length of the leading axis. A sample may have several lines there.
     if reduction == "batchmean":

@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from .layout import LEADING
 from .layout_tracker import LayoutTracker
-from .rules import LIKE, REWRITTEN, out_of_place
+from .rewriting import REWRITTEN
+from .rules import LIKE, out_of_place
 from .shards import sharded_modules
 from .torch_internals import BACKWARD_FUNCTIONS, open_attention
 from .trace import Call, Key, Tap, Trace, at, unique
@@ -32,7 +33,9 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.trace, self.layouts, self.paused = trace, LayoutTracker(max(1, trace.k)), False
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
+    ):
         kwargs = kwargs or {}
         # Keep recording inside: checkpointed parts run their forward pass again there.
         if func in BACKWARD_FUNCTIONS:
@@ -74,7 +77,9 @@ class Recorder(TorchFunctionMode):
     def _is_sample(self, tensor: Tensor) -> bool:
         return id(tensor) not in self.trace.constants and id(tensor) not in self.trace.tracked
 
-    def _sort(self, func, args, kwargs) -> tuple[dict[Key, Tensor], list[Key]]:
+    def _sort(
+        self, func: Callable, args: tuple, kwargs: dict
+    ) -> tuple[dict[Key, Tensor], list[Key]]:
         """Tracked tensors by key, and the keys of arguments that hold samples."""
         tracked, samples = {}, []
         for key, value in (*enumerate(args), *kwargs.items()):
@@ -105,7 +110,7 @@ class Recorder(TorchFunctionMode):
             return not tensor.is_floating_point()
         return len(tensor) == 1 < k or integers and len(tensor) % k > 0
 
-    def _copies_per_sample(self, func, args) -> bool:
+    def _copies_per_sample(self, func: Callable, args: tuple) -> bool:
         """Whether this call copies a parameter for each sample, though no argument holds samples.
 
         Examples are `cls_token.expand(k, -1, -1)` and a look-up of positions that were repeated k
@@ -121,7 +126,9 @@ class Recorder(TorchFunctionMode):
             return per_sample and _repeated(index)
         return False
 
-    def _follow(self, func, args, output, tracked, samples) -> None:
+    def _follow(
+        self, func: Callable, args: tuple, output, tracked: dict[Key, Tensor], samples: list[Key]
+    ) -> None:
         """Notes the kind of each output, and of the tensor that an in-place call writes to."""
         tensors = output if isinstance(output, (list, tuple)) else (output,)
         if args and isinstance(args[0], Tensor) and _overwrites(func):
@@ -144,7 +151,14 @@ class Recorder(TorchFunctionMode):
             root for tensor in tracked.values() for root in self.trace.tracked[id(tensor)][1]
         )
 
-    def _record(self, func, args, kwargs, tracked, samples):
+    def _record(
+        self,
+        func: Callable,
+        args: tuple,
+        kwargs: dict,
+        tracked: dict[Key, Tensor],
+        samples: list[Key],
+    ):
         """Runs a call that combines parameters with samples, and puts a tap on its output."""
         roots, changed = self._roots(tracked), None
         values = {key: tensor.detach() for key, tensor in tracked.items()}
@@ -215,19 +229,19 @@ def fsdp_hidden(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     """
     given, handles = [], []
 
-    def before(module, args, kwargs):
+    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
         recorder.paused = True
         given.append(tree_leaves((args, kwargs)))
 
-    def after(module, args, kwargs):
+    def after(module: nn.Module, args: tuple, kwargs: dict) -> None:
         recorder.paused = False
         recorder.replaced(given.pop(), tree_leaves((args, kwargs)))
 
-    def before_leaving(module, args, output):
+    def before_leaving(module: nn.Module, args: tuple, output) -> None:
         recorder.paused = True
         given.append(tree_leaves(output))
 
-    def after_leaving(module, args, output):
+    def after_leaving(module: nn.Module, args: tuple, output) -> None:
         recorder.paused = False
         recorder.replaced(given.pop(), tree_leaves(output))
 

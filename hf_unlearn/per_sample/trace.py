@@ -62,7 +62,10 @@ class Trace:
         return self.leaves.get(id(parameter), parameter)
 
     def start(self, parameters: Iterable[nn.Parameter], buffers: Iterable[Tensor]) -> None:
-        """Notes trainable parameters as tracked; frozen or slow parameters and buffers as constant."""
+        """Notes trainable parameters as tracked, all other parameters and buffers as constant.
+
+        Slow parameters are constant, too.
+        """
         for p in parameters:
             leaf = self.leaf(p)
             if p.requires_grad and id(p) not in self.slow:
