@@ -1,20 +1,22 @@
 """Compares what the engine shows of a model with one backward pass for each sample."""
 
+from collections.abc import Callable, Collection
 from types import SimpleNamespace
 
 import torch
 from torch import nn
 
-from hf_unlearn.per_sample import PerSampleEngine, SampleMeanLoss
+from hf_unlearn.per_sample import ParameterRows, PerSampleEngine, SampleMeanLoss
+from hf_unlearn.per_sample.check import find_slow_parameters
 from hf_unlearn.per_sample.reference import count_samples, per_sample_gradients
 
 K = 4
 
 
-def loss_of(model, dtype: torch.dtype | None = None):
+def loss_of(model: nn.Module, dtype: torch.dtype | None = None):
     """The mean over samples of a model's loss, under autocast to `dtype`."""
 
-    def loss(batch):
+    def loss(batch: dict) -> torch.Tensor:
         samples = SampleMeanLoss(count_samples(batch))
         with samples, torch.autocast("cpu", dtype, enabled=dtype is not None):
             return model(**batch).loss
@@ -34,7 +36,11 @@ def randomised(model: nn.Module) -> nn.Module:
 
 
 def differences(
-    model, batch, slow=(), tolerance: float = 1e-3, dtype: torch.dtype | None = None
+    model: nn.Module,
+    batch: dict,
+    slow: Collection[str] = (),
+    tolerance: float = 1e-3,
+    dtype: torch.dtype | None = None,
 ) -> dict:
     """What differs, and by how much, between what a visitor sees and samples computed alone.
 
@@ -52,7 +58,7 @@ def differences(
     floor = 1e-3 * tolerance * max([rows.norm() for rows in alone.values()], default=0)
     wrong, seen = {}, []
 
-    def visit(rows):
+    def visit(rows: ParameterRows) -> None:
         expected = alone[rows.parameter]
         seen.append(id(rows.parameter))
         got = torch.stack([rows.weighted(one) for one in torch.eye(K, dtype=expected.dtype)])
@@ -93,10 +99,9 @@ def differences(
 
 
 class Use(nn.Module):
-    """Any use of some parameters: the loss is the mean square of `function(x, *parameters)` for
-    each sample."""
+    """A model with the loss mse(tanh(function(x, *parameters, *modules)), 0.3)."""
 
-    def __init__(self, function, *parameters: torch.Tensor, **modules: nn.Module):
+    def __init__(self, function: Callable, *parameters: torch.Tensor, **modules: nn.Module):
         super().__init__()
         self.function = function
         self.parts = nn.ParameterList(parameters)
@@ -107,3 +112,24 @@ class Use(nn.Module):
         modules = [module for name, module in self.named_children() if name != "parts"]
         output = torch.tanh(self.function(x, *self.parts, *modules))
         return SimpleNamespace(loss=nn.functional.mse_loss(output, torch.full_like(output, 0.3)))
+
+
+def numbers(*shape: int) -> torch.Tensor:
+    """Inputs of K samples."""
+    return torch.randn(K, *shape)
+
+
+def layer(module: nn.Module) -> Use:
+    """The use of a module by itself."""
+    return Use(lambda x, module: module(x), module=module)
+
+
+def assert_same_rows(use: nn.Module, x: torch.Tensor, slow: Collection[str] = ()) -> None:
+    """In float64, rows are those of samples alone, except for parameters on the slow path.
+
+    Args:
+        slow: names of the parameters that must take the slow path.
+    """
+    use, x = randomised(use).double(), x.double() if x.is_floating_point() else x
+    assert not differences(use, {"x": x}, slow, tolerance=1e-8)
+    assert set(find_slow_parameters(use, loss_of(use), {"x": x}, K, torch.float64)) == set(slow)
