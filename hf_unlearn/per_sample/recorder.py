@@ -165,7 +165,7 @@ class Recorder(TorchFunctionMode):
         behind = {key: self.trace.tracked[id(tensor)][1] for key, tensor in tracked.items()}
         if _overwrites(func):
             changed = args[0]
-            # Its history is about to be overwritten, too.
+            # Writing to the tensor replaces its autograd history, which is needed here.
             if 0 in tracked:
                 tracked[0] = changed.clone()
             func = out_of_place(func)

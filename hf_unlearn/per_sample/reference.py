@@ -39,11 +39,9 @@ def select_samples(batch: dict, samples: slice, k: int) -> dict:
     """
 
     def is_by_sample(value) -> bool:
-        return (
-            isinstance(value, (Tensor, list, tuple))
-            and getattr(value, "ndim", 1) > 0
-            and len(value) == k
-        )
+        if isinstance(value, Tensor) and not value.ndim:
+            return False
+        return isinstance(value, (Tensor, list, tuple)) and len(value) == k
 
     selected = {
         name: value[samples] if is_by_sample(value) else value for name, value in batch.items()
@@ -57,7 +55,10 @@ def select_samples(batch: dict, samples: slice, k: int) -> dict:
 
 
 def _without_padding(sample: dict) -> dict:
-    """A batch of one with `OWN_PARTS`, without its padding; replaced labels are not cut."""
+    """A batch of one with `OWN_PARTS`, with its padding cut off.
+
+    Labels are left whole if they were replaced and reach into the padding.
+    """
     (parts,) = sample[OWN_PARTS]
     own = {name: value for name, value in sample.items() if name != OWN_PARTS}
     for name, part in parts.items():

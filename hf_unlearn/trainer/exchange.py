@@ -218,7 +218,7 @@ class SharedRows:
 
 
 class Together:
-    """`per_sample.comparison.ShardedProcesses`; k: the number of samples in this process's batch."""
+    """Implements `per_sample.comparison.ShardedProcesses`; k: samples in this process's batch."""
 
     def __init__(self, exchange: SampleExchange, k: int):
         self.exchange, self.counts = exchange, all_processes(k)
