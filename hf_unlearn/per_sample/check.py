@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from .comparison import SCALES, TOLERANCE, WEIGHTS, Comparison, ShardedProcesses, all_finite, norm
+from .comparison import (
+    SCALES,
+    TOLERANCE,
+    WEIGHTS,
+    Comparison,
+    SamplesAlone,
+    ShardedProcesses,
+    all_finite,
+    norm,
+)
 from .engine import PerSampleEngine
 from .losses import weighted_samples
 from .parameter_rows import ParameterRows
@@ -83,17 +92,32 @@ def find_slow_parameters(
             slow.update(found)
             continue
         if comparison.on_any_process(bool(wrong)):
-            # These two are no fault of the engine.
-            plain = sample_gradient(model, loss_of(batch), list(names))
-            if comparison.on_any_process(not all_finite(plain)):
+            # The difference may not be the engine's fault.
+            if not _gradient_is_finite(comparison, list(names)):
                 return None
-            with weighted_samples(scales * weights):
-                loss = loss_of(batch) * (k * comparison.loss_scale)
-                plain = sample_gradient(model, loss, list(names))
-            if comparison.on_any_process(comparison.gradients_differ(plain, alone.gradients)):
+            if _differs_without_engine(comparison, alone, scales * weights, list(names)):
                 return mixed
         given_up = {p: engine.slow[id(p)] for p in names if id(p) in engine.slow and p not in slow}
         return {names[p]: reason for p, reason in (slow | given_up | wrong).items()}
+
+
+def _gradient_is_finite(comparison: Comparison, parameters: list[nn.Parameter]) -> bool:
+    """Whether the gradient of the batch's loss is finite on all processes."""
+    plain = sample_gradient(comparison.model, comparison.loss_of(comparison.batch), parameters)
+    return not comparison.on_any_process(not all_finite(plain))
+
+
+def _differs_without_engine(
+    comparison: Comparison,
+    alone: SamplesAlone,
+    weights: Tensor,
+    parameters: list[nn.Parameter],
+) -> bool:
+    """Whether the gradient of the weighted batch, by plain autograd, differs from samples alone."""
+    with weighted_samples(weights):
+        loss = comparison.loss_of(comparison.batch) * (comparison.k * comparison.loss_scale)
+        plain = sample_gradient(comparison.model, loss, parameters)
+    return comparison.on_any_process(comparison.gradients_differ(plain, alone.gradients))
 
 
 def samples_mix(

@@ -125,10 +125,12 @@ def _vectorised(call: Call, k: int, gradients: tuple[Tensor, ...], values: dict,
     # A 0-d tensor belongs to no sample.
     layouts = {at: layout for at, layout in call.samples.items() if values[at].ndim}
 
-    def gradient_of_one(gradients_n, samples_n, weight_n):
+    def gradient_of_one(
+        gradients_n: tuple[Tensor, ...], samples_n: dict[Key, Tensor], weight_n: Tensor
+    ) -> Tensor:
         given = {at: x.movedim(0, layouts[at].axis) for at, x in samples_n.items()}
 
-        def outputs(weight):
+        def outputs(weight: Tensor) -> tuple[Tensor, ...]:
             result = call.run({**values, **given, key: weight})
             result = result if isinstance(result, (list, tuple)) else (result,)
             floating = [x for x in result if isinstance(x, Tensor) and x.is_floating_point()]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 
-def own_copy(value):
+def own_copy(value: object) -> object:
     """The value with copies of all tensors in it, in dicts, lists and tuples, too."""
     if isinstance(value, Tensor):
         return value.clone()

@@ -181,7 +181,7 @@ class Movement:
                 left, axis = left - 1, axis - isinstance(item, int)
         return Layout(axis, layout.owners)
 
-    def _indexed_along_samples(self, layout: Layout, x: Tensor, item, axis: int) -> Layout:
+    def _indexed_along_samples(self, layout: Layout, x: Tensor, item: object, axis: int) -> Layout:
         """item: the index along the sample axis, which is `axis` in the output."""
         size = x.shape[layout.axis]
         divides = layout.owners is not None or size % self.k == 0

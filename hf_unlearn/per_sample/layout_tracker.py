@@ -6,7 +6,7 @@ are followed as far as `layout_rules.py` knows their calls. Otherwise the leadin
 and the check before the first step finds out if that is wrong.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -70,7 +70,12 @@ class LayoutTracker:
             self._known[x] = layout
 
     def follow(
-        self, func: Callable, args: tuple, kwargs: dict, output, is_sample: Callable[[Tensor], bool]
+        self,
+        func: Callable,
+        args: tuple,
+        kwargs: dict,
+        output: object,
+        is_sample: Callable[[Tensor], bool],
     ) -> None:
         """Notes where the samples lie in the output of a call.
 
@@ -118,7 +123,7 @@ class LayoutTracker:
         return self.of(x) is LEADING and len(x) == len(out) and len(x) % self.k == 0
 
 
-def _tensors(values) -> Iterator[Tensor]:
+def _tensors(values: Iterable) -> Iterator[Tensor]:
     """The tensors among some values, and in lists and tuples among them."""
     for value in values:
         for tensor in value if isinstance(value, (list, tuple)) else (value,):

@@ -127,7 +127,12 @@ class Recorder(TorchFunctionMode):
         return False
 
     def _follow(
-        self, func: Callable, args: tuple, output, tracked: dict[Key, Tensor], samples: list[Key]
+        self,
+        func: Callable,
+        args: tuple,
+        output: object,
+        tracked: dict[Key, Tensor],
+        samples: list[Key],
     ) -> None:
         """Notes the kind of each output, and of the tensor that an in-place call writes to."""
         tensors = output if isinstance(output, (list, tuple)) else (output,)
@@ -189,7 +194,7 @@ class Recorder(TorchFunctionMode):
             self.trace.constants.pop(id(tensor), None)
         return changed
 
-    def _tap(self, call: Call, output, values: dict):
+    def _tap(self, call: Call, output: object, values: dict) -> object:
         """The output of a call with a tap on its floating-point tensors.
 
         Args:
@@ -237,11 +242,11 @@ def fsdp_hidden(model: nn.Module, recorder: Recorder) -> Iterator[None]:
         recorder.paused = False
         recorder.replaced(given.pop(), tree_leaves((args, kwargs)))
 
-    def before_leaving(module: nn.Module, args: tuple, output) -> None:
+    def before_leaving(module: nn.Module, args: tuple, output: object) -> None:
         recorder.paused = True
         given.append(tree_leaves(output))
 
-    def after_leaving(module: nn.Module, args: tuple, output) -> None:
+    def after_leaving(module: nn.Module, args: tuple, output: object) -> None:
         recorder.paused = False
         recorder.replaced(given.pop(), tree_leaves(output))
 

@@ -15,8 +15,8 @@ from .shards import own_parameters
 # grid (images, 3) with the sizes of the images.
 PATCHES = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}
 
-# In a batch whose padding matters: for each sample and input, the first and last index of its own
-# values on each axis.
+# In a batch whose padding matters: for each sample and input, where the sample's own values start
+# and end on each axis.
 OWN_PARTS = "_own_parts"
 
 
@@ -38,7 +38,7 @@ def select_samples(batch: dict, samples: slice, k: int) -> dict:
     of images (`patch_owners`).
     """
 
-    def is_by_sample(value) -> bool:
+    def is_by_sample(value: object) -> bool:
         if isinstance(value, Tensor) and not value.ndim:
             return False
         return isinstance(value, (Tensor, list, tuple)) and len(value) == k

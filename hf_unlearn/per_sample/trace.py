@@ -156,7 +156,8 @@ class Tap(torch.autograd.Function):
     """Identity on a call's outputs, whose backward pass gives the engine X and B."""
 
     @staticmethod
-    def forward(ctx, call, outputs, saved, *tensors):
+    def forward(ctx, call: Call, outputs: int, saved: int, *tensors: Tensor):
+        """tensors: the outputs, the sample tensors to save, and the parameters behind the call."""
         ctx.call = call
         samples = tensors[outputs : outputs + saved]
         ctx.save_for_backward(*samples)
@@ -171,7 +172,7 @@ class Tap(torch.autograd.Function):
         return tuple(values) if outputs > 1 else values[0]
 
     @staticmethod
-    def backward(ctx, *gradients):
+    def backward(ctx, *gradients: Tensor):
         saved = ctx.saved_tensors
         own = ctx.call.trace.receive(ctx.call, gradients[0], (*saved, *gradients[1:]))
         return (None, None, None, *gradients, *[None] * len(saved), *own)
