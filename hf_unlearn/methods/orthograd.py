@@ -1,19 +1,16 @@
-"""OrthoGrad (Shamsian et al., arXiv 2503.02312): forget orthogonally to the gradient of every
-retain sample.
+"""OrthoGrad (Shamsian et al., arXiv 2503.02312): forgets orthogonally to all retain gradients.
 
     u_perp = u - A^T (A A^T)^+ A u,      g = alpha mean_n(g_n) - (1 - alpha) u_perp
 
-with u the forget gradient and the retain samples' gradients g_n as rows of A. With c = K^+ b this
-is
+Here u is the forget gradient and the rows of A are the gradients g_n of the k retain samples. With
+K = A A^T, b = A u and c = K^+ b this is
 
     g = -(1 - alpha) (u - sum_n w_n g_n),      w_n = c_n + alpha / ((1 - alpha) k)
 
-so beside the inner products K = A A^T and b = A u, all it takes is one weighted sum of the g_n, and
-that sum takes the place of the weight gradient which the backward pass of the retain batch computes
-anyway.
+So besides K and b, a step needs only one weighted sum of the g_n. That sum replaces the weight
+gradient that the backward pass of the retain batch computes anyway.
 
-(Another OrthoGrad, Prieto et al., arXiv 2501.04697, is an optimizer and has nothing to do with this
-one.)
+(Another OrthoGrad, Prieto et al., arXiv 2501.04697, is an optimizer and unrelated to this one.)
 """
 
 from collections.abc import Callable
@@ -35,27 +32,26 @@ from .base import Method, Step
 
 
 class OrthoGrad(Method):
-    """OrthoGrad (Shamsian et al., arXiv 2503.02312): descends g = alpha mean_n(g_n) - (1 - alpha)
-    u_perp with
+    """OrthoGrad (Shamsian et al., arXiv 2503.02312): descends along g, with
 
-        u_perp = u - A^T (A A^T)^+ A u
+        g = alpha mean_n(g_n) - (1 - alpha) u_perp,      u_perp = u - A^T (A A^T)^+ A u
 
-    u the forget gradient (d,), and the retain samples' gradients g_n as rows of A (k, d). So, to
-    first order, the loss of no retain sample moves along u_perp. Dependent, repeated and zero rows
-    are normal: the pseudo-inverse goes by the rank.
+    Here u (d,) is the forget gradient, and the rows of A (k, d) are the gradients g_n of the retain
+    samples. To first order, moving along u_perp changes the loss of no retain sample. Dependent,
+    repeated and zero rows are normal input: the pseudo-inverse is rank-revealing.
 
-    Logged: `kept` = |u_perp| / |u|, `rank`, `residual`, the largest |<u_perp, g_n>| / (|u| |g_n|)
-    that is left, with what the rounding of float32 is expected to add. It is about the network that
-    is evaluated, without dropout and the like; with `freeze_randomness=False` about the one that
-    was drawn for the retain batch.
+    Logged are `kept` = |u_perp| / |u|, `rank`, and `residual`, the largest remaining
+    |<u_perp, g_n>| / (|u| |g_n|) plus the expected effect of float32 rounding. The residual
+    describes the network that is evaluated, without dropout and other randomness. With
+    `freeze_randomness=False` it describes the network that was drawn for the retain batch.
 
     Args:
-        alpha: weight of the mean retain gradient, in [0, 1). 0 ascends on u_perp alone.
+        alpha: weight of the mean retain gradient, in [0, 1). 0 ascends along u_perp alone.
         granularity: "parameter" projects in each parameter tensor (as the authors' published code
             does), "model" in the space of all trainable parameters together (the paper's equation).
 
     Raises:
-        ValueError: alpha or granularity is none of these.
+        ValueError: alpha or granularity has another value.
     """
 
     edits_gradient = True
@@ -74,7 +70,8 @@ class OrthoGrad(Method):
 
     def forget(self, step: Step) -> Tensor:
         loss = step.forget_loss()
-        step.backward(loss)  # .grad holds u once the last micro-batch has been here
+        # After the last micro-batch, .grad holds u.
+        step.backward(loss)
         return loss.detach()
 
     def retain(self, step: Step) -> dict[str, Tensor]:
@@ -82,8 +79,7 @@ class OrthoGrad(Method):
         return project(step)
 
     def scale(self, step: Step, parameter: nn.Parameter) -> Tensor | None:
-        """By which u and the rows are multiplied before they are projected, in the parameter's
-        shape; None for 1."""
+        """Factor on u and the rows before they are projected, in the parameter's shape; None: 1."""
         return None
 
     def _per_parameter(self, step: Step) -> dict[str, Tensor]:
@@ -93,39 +89,46 @@ class OrthoGrad(Method):
             u, all_rows = self._scaled(step, rows.parameter, all_rows)
             visited.add(rows.parameter)
             squares.append(_square(u, rows.parameter))
-            solution, exact = _solve(lambda exact: all_rows.products(u, exact), squares[-1])
+            solution, exact = measure_and_solve(
+                lambda exact: all_rows.products(u, exact), squares[-1]
+            )
             solutions.append(solution)
-            return rows.weighted(self._weights(step, solution.coefficients), exact)
+            w = self._weights(step, solution.coefficients)
+            # autograd adds this to .grad: u - sum_n w_n g_n
+            return rows.weighted(-w, exact)
 
         loss = step.visit_retain_samples(visit)
-        free = [
-            self._square_of(step, p) for p in step.parameters if p not in visited
-        ]  # no retain sample depends on them
-        self._finish(step)
-        return {"retain_loss": loss, **_report(solutions, sum(squares) + sum(free), sum(free))}
+        # No retain sample depends on these parameters, so there u_perp is u.
+        unvisited = [self._square_of(step, p) for p in step.parameters if p not in visited]
+        self._scale_gradients(step)
+        square, free = sum(squares) + sum(unvisited), sum(unvisited)
+        return {"retain_loss": loss, **_report(solutions, square, free)}
 
     def _whole_model(self, step: Step) -> dict[str, Tensor]:
         square = sum(self._square_of(step, p) for p in step.parameters)
 
         def products(exact: bool) -> tuple[Tensor, Tensor]:
-            parts = []
+            shares = []
 
             def visit(rows: ParameterRows, all_rows: ParameterRows) -> None:
                 u, all_rows = self._scaled(step, rows.parameter, all_rows)
-                parts.append(all_rows.products(u, exact, keep=False))
+                shares.append(all_rows.products(u, exact, keep=False))
 
             step.visit_retain_samples(visit, last=False)
-            return tuple(map(sum, zip(*parts)))
+            Ks, bs = zip(*shares)
+            return sum(Ks), sum(bs)
 
-        solution, exact = _solve(products, square)
-        weights = self._weights(step, solution.coefficients)
-        loss = step.visit_retain_samples(lambda rows, _: rows.weighted(weights, exact))
-        self._finish(step)
+        solution, exact = measure_and_solve(products, square)
+        w = self._weights(step, solution.coefficients)
+        # autograd adds this to .grad: u - sum_n w_n g_n
+        loss = step.visit_retain_samples(lambda rows, _: rows.weighted(-w, exact))
+        self._scale_gradients(step)
         return {"retain_loss": loss, **_report([solution], square, 0)}
 
-    def _scaled(self, step: Step, parameter: nn.Parameter, rows: ParameterRows | None = None):
-        """u and the rows as they are measured; None where the parameter has no u, or no rows are
-        given."""
+    def _scaled(
+        self, step: Step, parameter: nn.Parameter, rows: ParameterRows | None = None
+    ) -> tuple[Tensor | None, ParameterRows | None]:
+        """u and the rows times `scale`; u is None where the parameter has no gradient."""
         u, scale = parameter.grad, self.scale(step, parameter)
         if scale is None:
             return u, rows
@@ -134,52 +137,69 @@ class OrthoGrad(Method):
     def _square_of(self, step: Step, parameter: nn.Parameter) -> Tensor:
         return _square(self._scaled(step, parameter)[0], parameter)
 
-    def _weights(self, step: Step, coefficients: Tensor) -> Tensor:
-        """-w_n for the samples of this process. Its rows are g_n / samples, and processes are
-        averaged afterwards."""
-        own = coefficients[step.first_sample : step.first_sample + step.samples]
-        share = step.samples / step.all_samples  # of the mean over all retain samples
-        return -step.processes * (own + self.alpha / (1 - self.alpha) * share)
+    def _weights(self, step: Step, c: Tensor) -> Tensor:
+        """w_n = c_n + alpha / ((1 - alpha) k) for the samples of this process, (samples,).
 
-    def _finish(self, step: Step) -> None:
+        The rows of a process are g_n / samples, and `.grad` is averaged over processes afterwards;
+        the factors make up for both.
+        """
+        own = c[step.first_sample : step.first_sample + step.samples]
+        # samples / k, where k counts the retain samples of all processes
+        share = step.samples / step.all_samples
+        return step.processes * (own + self.alpha / (1 - self.alpha) * share)
+
+    def _scale_gradients(self, step: Step) -> None:
+        """g = -(1 - alpha) (u - sum_n w_n g_n), in place in `.grad`."""
         gradients = [p.grad for p in step.parameters if p.grad is not None]
-        torch._foreach_mul_(gradients, self.alpha - 1)
+        torch._foreach_mul_(gradients, -(1 - self.alpha))
 
 
-def _solve(
+def measure_and_solve(
     products: Callable[[bool], tuple[Tensor, Tensor]], square: Tensor
 ) -> tuple[Solution, bool]:
-    """In float32 first, where that is faster; rows that are too nearly dependent for it are
-    measured again.
+    """Computes K and b and solves for c, in float32 first where that is faster.
+
+    Rows that are too nearly dependent for float32 get a second, exact computation of K and b.
 
     Args:
         products: gives K and b, exact or not (`ParameterRows.products`).
+        square: |u|^2, 0-d float64.
 
     Returns:
-        The solution, and whether the rows' weighted sum must be exact, too. (Where doubles are fast
-        it is not: that would have to wait for the pivot, or cost large weights another product.
-        `residual` says what it leaves.)
+        The solution, and whether the weighted sum of the rows must be exact, too. Where float64 is
+        fast, the sum never is: it would have to wait for the pivot, and large weights would cost
+        another product. `residual` reports the error of that.
     """
     if doubles_are_fast(square.device):
         return solve(*products(True), square), False
     solution = solve(*products(False), square)
     if solution.pivot < FLOAT32_IS_ENOUGH:
         solution = solve(*products(True), square, rounding=0.0)
-        rounded = torch.where(square > 0, FLOAT32_ROUNDING, 0)  # the sum, once
+        # Only the sum itself is rounded, once.
+        rounded = torch.where(square > 0, FLOAT32_ROUNDING, 0)
         return solution._replace(residual=solution.residual + rounded), True
     return solution, False
 
 
 def _square(u: Tensor | None, parameter: Tensor) -> Tensor:
-    """|u|^2 in float64."""
+    """|u|^2, 0-d float64."""
     if u is None:
         return torch.zeros((), dtype=torch.float64, device=home_of_doubles(parameter.device))
     return squared_norm(u)
 
 
 def _report(solutions: list[Solution], square: Tensor, free: Tensor | int) -> dict[str, Tensor]:
-    """kept = |u_perp| / |u| over all parameters; the largest residual; the rank (its mean over
-    projections)."""
+    """What is logged about a step.
+
+    Args:
+        solutions: of each projection.
+        square: |u|^2 over all parameters.
+        free: the share of |u|^2 in parameters that no retain sample depends on.
+
+    Returns:
+        kept = |u_perp| / |u| over all parameters, the mean rank and the largest residual over the
+        projections.
+    """
     kept = sum(solution.kept for solution in solutions) + free
     return {
         "kept": torch.where(square > 0, kept / square, 0).sqrt(),

@@ -1,5 +1,4 @@
-"""Linear algebra of the projection: fused Triton kernels on CUDA devices, plain torch everywhere
-else."""
+"""Linear algebra of the projection: Triton kernels on CUDA devices, plain torch everywhere else."""
 
 from .dispatch import (
     active_kernels,

@@ -1,14 +1,13 @@
-"""Chooses for each call between the Triton kernels and plain torch: CUDA tensors go to the kernels
-where those work.
+"""Chooses between the Triton kernels and plain torch for each call: kernels for CUDA tensors.
 
-On the first CUDA tensor the kernels are held against plain torch on small inputs, once per process.
-Where Triton is missing, a kernel raises or its result differs, one warning says so, and plain torch
-does the rest of the process. The kernel of `product_inner_products`, which is not needed where
-others do, is checked and left on its own.
+On the first CUDA tensor, the kernels are compared with plain torch on small inputs, once per
+process. If Triton is missing, a kernel raises or its result differs, one warning says so and plain
+torch is used for the rest of the process. The kernel of `product_inner_products` is optional, so it
+is checked and disabled separately.
 
-The environment variable HF_UNLEARN_KERNELS overrides: `torch` never uses a kernel; `triton` raises
-where a kernel fails, and takes CPU tensors to the kernels too, which needs TRITON_INTERPRET=1
-before Triton is first imported (tests).
+The environment variable HF_UNLEARN_KERNELS overrides this choice. `torch` never uses a kernel.
+`triton` raises where a kernel fails. It also sends CPU tensors to the kernels, which needs
+TRITON_INTERPRET=1 to be set before Triton is first imported (for tests).
 """
 
 import contextlib
@@ -28,47 +27,38 @@ from .projection import FLOAT32_ROUNDING, Solution
 logger = logging.get_logger(__name__)
 
 VARIABLE = "HF_UNLEARN_KERNELS"
-_failures: dict[Callable, str] = {}  # check of the kernels that are out of use -> why
+# Check of kernels that are disabled -> the reason.
+failures: dict[Callable, str] = {}
 
 
 @functools.wraps(reductions.inner_products)
-def inner_products(
-    rows: Tensor, u: Tensor | None = None, exact: bool = False
-) -> tuple[Tensor, Tensor]:
-    return _dispatch(_check, "inner_products", reductions.inner_products, rows, u, exact)
+def inner_products(rows: Tensor, u: Tensor, exact: bool = False) -> tuple[Tensor, Tensor]:
+    return _dispatch(check_kernels, "inner_products", reductions.inner_products, rows, u, exact)
 
 
 @functools.wraps(reductions.product_inner_products)
 def product_inner_products(B: Tensor, X: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    if B.dtype == torch.float64:  # the kernel adds up in float32
-        return reductions.product_inner_products(B, X, u)
-    return _dispatch(
-        _check_products, "product_inner_products", reductions.product_inner_products, B, X, u
-    )
+    plain = reductions.product_inner_products
+    # The kernel sums in float32.
+    if B.dtype == torch.float64:
+        return plain(B, X, u)
+    return _dispatch(check_product_kernel, "product_inner_products", plain, B, X, u)
 
 
 @functools.wraps(reductions.weighted_sum)
 def weighted_sum(
-    rows: Tensor,
-    weights: Tensor,
-    u: Tensor | None = None,
-    scale: float = 1.0,
-    dtype: torch.dtype | None = None,
-    exact: bool = False,
+    rows: Tensor, weights: Tensor, dtype: torch.dtype | None = None, exact: bool = False
 ) -> Tensor:
-    dtype = dtype or rows.dtype
-    if exact or rows.dtype == torch.float64:  # the kernel adds up in float32
-        return reductions.weighted_sum(rows, weights, u, scale, dtype, exact)
-    return _dispatch(
-        _check, "weighted_sum", reductions.weighted_sum, rows, weights, u, scale, dtype
-    )
+    dtype, plain = dtype or rows.dtype, reductions.weighted_sum
+    # The kernel sums in float32.
+    if exact or rows.dtype == torch.float64:
+        return plain(rows, weights, dtype, exact)
+    return _dispatch(check_kernels, "weighted_sum", plain, rows, weights, dtype)
 
 
 @functools.wraps(projection.solve)
-def solve(
-    gram: Tensor, dots: Tensor, square: Tensor, rounding: float = FLOAT32_ROUNDING
-) -> Solution:
-    return _dispatch(_check, "solve", projection.solve, gram, dots, square, rounding)
+def solve(K: Tensor, b: Tensor, square: Tensor, rounding: float = FLOAT32_ROUNDING) -> Solution:
+    return _dispatch(check_kernels, "solve", projection.solve, K, b, square, rounding)
 
 
 def active_kernels() -> str:
@@ -78,51 +68,55 @@ def active_kernels() -> str:
         return f"plain torch ({VARIABLE}=torch)"
     if not torch.cuda.is_available():
         return "triton, interpreted" if choice == "triton" else "plain torch (no CUDA)"
-    inner_products(torch.zeros(1, 1, device="cuda"))
-    if _check in _failures:
-        return f"plain torch (triton failed: {_failures[_check]})"
-    return f"triton {_kernels().version} on {torch.cuda.get_device_name()}"
+    inner_products(torch.zeros(1, 1, device="cuda"), torch.zeros(1, device="cuda"))
+    if check_kernels in failures:
+        return f"plain torch (triton failed: {failures[check_kernels]})"
+    return f"triton {load_kernels().version} on {torch.cuda.get_device_name()}"
 
 
 def doubles_are_fast(device: torch.device) -> bool:
-    """Whether float64 products cost about as much there as those of float32: on the A100, H100,
-    H200 and B200, whose tensor cores take them."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) in (
-        (8, 0),
-        (9, 0),
-        (10, 0),
-    )
+    """Whether float64 products cost about as much as float32 ones.
+
+    They do on the A100, H100, H200 and B200, which compute them on tensor cores.
+    """
+    capabilities = ((8, 0), (9, 0), (10, 0))
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) in capabilities
 
 
 def fuses(device: torch.device) -> bool:
-    """Whether `product_inner_products` makes no rows in memory there. Its kernel is for float64 on
-    tensor cores, and for as much shared memory as cards that have those do."""
+    """Whether `product_inner_products` runs without storing the rows in memory.
+
+    Its kernel needs float64 on tensor cores, and the large shared memory of the cards that have it.
+    """
     interpreted = device.type == "cpu" and _choice() == "triton"
     if _choice() == "torch" or not (interpreted or doubles_are_fast(device)):
         return False
-    return _works(_check, device) and _works(_check_products, device)
+    return _works(check_kernels, device) and _works(check_product_kernel, device)
 
 
-def _dispatch(check: Callable, name: str, plain: Callable, like: Tensor, *arguments):
-    """Calls the kernel `name`, or `plain`; `like`, the first argument, says where, and `check`
-    whether it works there."""
-    if _takes(like) and _works(check, like.device):
-        with _falling_back(check), torch.cuda.device_of(like):
-            return getattr(_kernels(), name)(like, *arguments)
-    return plain(like, *arguments)
+def _dispatch(check: Callable, name: str, plain: Callable, first: Tensor, *arguments):
+    """Calls the kernel `name` if it is wanted and works on the device of `first`, else `plain`.
+
+    Args:
+        check: raises if the kernel does not work on a device.
+        first: the first argument of the call.
+    """
+    if goes_to_kernels(first) and _works(check, first.device):
+        with _falling_back(check), torch.cuda.device_of(first):
+            return getattr(load_kernels(), name)(first, *arguments)
+    return plain(first, *arguments)
 
 
 def _works(check: Callable, device: torch.device) -> bool:
-    if check not in _failures:
+    if check not in failures:
         with _falling_back(check):
             check(device)
-    return check not in _failures
+    return check not in failures
 
 
 @contextlib.contextmanager
 def _falling_back(check: Callable) -> Iterator[None]:
-    """Where a kernel fails in this context, one warning says so, and those of its check are out of
-    use."""
+    """If a kernel fails within this context, warns once and disables the kernels of its check."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -130,17 +124,18 @@ def _falling_back(check: Callable) -> Iterator[None]:
     except Exception as error:
         if _choice() == "triton":
             raise
-        # a compiler's first line says where
-        _failures[check] = f"{type(error).__name__}: {error}".splitlines()[-1]
+        # The first lines of a compiler's message only say where it failed.
+        failures[check] = f"{type(error).__name__}: {error}".splitlines()[-1]
         which = (
             "The Triton kernels do"
-            if check is _check
+            if check is check_kernels
             else "The Triton kernel for inner products of products does"
         )
-        logger.warning(f"{which} not work here, plain torch takes their place: {_failures[check]}")
+        logger.warning(f"{which} not work here; plain torch is used instead: {failures[check]}")
 
 
-def _takes(tensor: Tensor) -> bool:
+def goes_to_kernels(tensor: Tensor) -> bool:
+    """Whether a call on this tensor should use a kernel."""
     choice = _choice()
     return choice != "torch" and (tensor.is_cuda or choice == "triton")
 
@@ -148,15 +143,18 @@ def _takes(tensor: Tensor) -> bool:
 def _choice() -> str:
     choice = os.environ.get(VARIABLE, "")
     if choice not in ("", "torch", "triton"):
-        raise ValueError(
-            f"{VARIABLE} is {choice!r}, but must be 'torch' or 'triton', or not be set"
-        )
+        raise ValueError(f"{VARIABLE} is {choice!r}, but must be 'torch', 'triton' or unset")
     return choice
 
 
 @functools.cache
-def _kernels() -> SimpleNamespace:
-    import triton  # comes with torch for CUDA on Linux; not needed elsewhere
+def load_kernels() -> SimpleNamespace:
+    """The kernels and the version of Triton.
+
+    Raises:
+        ImportError: Triton is not installed. It comes with torch for CUDA on Linux.
+    """
+    import triton
 
     from . import triton_products, triton_reductions, triton_solve
 
@@ -170,37 +168,29 @@ def _kernels() -> SimpleNamespace:
 
 
 @functools.cache
-def _check(device: torch.device) -> None:
-    """Raises where a kernel differs from plain torch on that device, for few rows and for more than
-    a block holds."""
-    kernels, generator = _kernels(), torch.Generator().manual_seed(0)
+def check_kernels(device: torch.device) -> None:
+    """Raises if a kernel differs from plain torch, for one block of rows and for more than one."""
+    kernels, generator = load_kernels(), torch.Generator().manual_seed(0)
     for k, d in (3, 1001), (65, 101):
         rows, u = (torch.randn(size, generator=generator).to(device) for size in ((k, d), (d,)))
         rows[-1] = rows[0]
-        gram, dots = reductions.inner_products(rows, u, True)
+        K, b = reductions.inner_products(rows, u, True)
         square = u.double() @ u.double()
-        coefficients = projection.solve(gram, dots, square).coefficients
-        share = coefficients @ rows.double()
+        c = projection.solve(K, b, square).coefficients
+        expected = c @ rows.double()
         with torch.cuda.device_of(rows):
             for exact, tolerance in ((False, 1e-5), (True, 1e-13)):
-                found = kernels.inner_products(rows, u, exact)
-                _compare(
-                    "inner products", torch.vstack(found), torch.vstack((gram, dots)), tolerance
-                )
-            _compare(
-                "solution",
-                kernels.solve(gram, dots, square).coefficients @ rows.double(),
-                share,
-                1e-6,
-            )
-            found = kernels.weighted_sum(rows, coefficients, u, -0.5, torch.float32)
-            _compare("weighted sum", found, share - 0.5 * u, 1e-5)
+                found = torch.vstack(kernels.inner_products(rows, u, exact))
+                _compare("inner products", found, torch.vstack((K, b)), tolerance)
+            found = kernels.solve(K, b, square).coefficients @ rows.double()
+            _compare("solution", found, expected, 1e-6)
+            found = kernels.weighted_sum(rows, c, torch.float32)
+            _compare("weighted sum", found, expected, 1e-5)
 
 
 @functools.cache
-def _check_products(device: torch.device) -> None:
-    """Raises where the kernel for rows that are products differs from plain torch, in each type
-    that it takes."""
+def check_product_kernel(device: torch.device) -> None:
+    """Raises if the kernel for rows that are products differs from plain torch in any dtype."""
     generator = torch.Generator().manual_seed(0)
     for dtype, k in itertools.product((torch.float32, torch.bfloat16, torch.float16), (3, 17)):
         B, X = (
@@ -209,13 +199,9 @@ def _check_products(device: torch.device) -> None:
         u = torch.randn(70, 35, generator=generator).to(device)
         expected = reductions.product_inner_products(B.double(), X.double(), u)
         with torch.cuda.device_of(B):
-            found = _kernels().product_inner_products(B, X, u)
-        _compare(
-            f"inner products of products in {dtype}",
-            torch.vstack(found),
-            torch.vstack(expected),
-            1e-5,
-        )
+            found = load_kernels().product_inner_products(B, X, u)
+        name = f"inner products of products in {dtype}"
+        _compare(name, torch.vstack(found), torch.vstack(expected), 1e-5)
 
 
 def _compare(name: str, found: Tensor, expected: Tensor, tolerance: float) -> None:

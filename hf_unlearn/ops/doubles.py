@@ -1,7 +1,7 @@
-"""Where float64 is: on the device itself, or, for devices that have none (Apple's MPS), on the CPU.
+"""Float64 on any device: on the device itself, or on the CPU where the device has no float64 (MPS).
 
-What is added up in float64 is small, K (k, k), b (k,) and lengths, but for rows that are so nearly
-dependent that they are measured in float64 themselves.
+Most float64 tensors are small: K (k, k), b (k,) and squared lengths. The exception is rows that are
+so nearly dependent that their inner products need float64 themselves.
 """
 
 import functools
@@ -9,12 +9,14 @@ import functools
 import torch
 from torch import Tensor
 
-# Values that are added up in float32, where there is no float64, before all such sums are.
-BLOCK = 2**10
+# Without float64 on the device, this many values are summed in float32; the partial sums are then
+# summed in float64 on the CPU.
+SUM_BLOCK = 2**10
 
 
 @functools.cache
 def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64."""
     try:
         return float(torch.ones(1, dtype=torch.float64, device=device) * 2) == 2
     except (TypeError, RuntimeError):
@@ -22,27 +24,29 @@ def has_float64(device: torch.device) -> bool:
 
 
 def home_of_doubles(device: torch.device) -> torch.device:
-    """Where the float64 tensors are that belong to tensors on a device."""
+    """The device for float64 results computed from tensors on `device`."""
     return device if has_float64(device) else torch.device("cpu")
 
 
 def doubled(x: Tensor) -> Tensor:
-    """x in float64."""
-    # in this order: a device without float64 cannot convert to it
+    """x in float64, on `home_of_doubles`."""
+    # Move first: a device without float64 cannot convert to it.
     return x.to(home_of_doubles(x.device)).double()
 
 
 def moved(x: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A tensor, of float64 perhaps, as a device takes it."""
+    """x in another dtype and on another device."""
+    # Convert first: the device may have no float64.
     return x.to(dtype).to(device)
 
 
 def summed(x: Tensor, axes: tuple[int, ...] | int | None = None) -> Tensor:
-    """The sum over some axes, or over all values, in float64."""
+    """The float64 sum over some axes, or over all values."""
     if has_float64(x.device):
         return x.sum(axes, dtype=torch.float64)
-    if axes is None and x.numel() > BLOCK:
+    if axes is None and x.numel() > SUM_BLOCK:
         x = x.flatten()
-        whole = len(x) - len(x) % BLOCK
-        x = torch.cat([x[:whole].view(-1, BLOCK).sum(1), x[whole:]])
+        end = len(x) - len(x) % SUM_BLOCK
+        # (end / SUM_BLOCK,) partial sums, then the values left over
+        x = torch.cat([x[:end].view(-1, SUM_BLOCK).sum(1), x[end:]])
     return doubled(x).sum(axes)

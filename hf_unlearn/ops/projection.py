@@ -1,12 +1,11 @@
-"""Rank-revealing projection onto the orthogonal complement of a few rows, from their inner products
-alone.
+"""Rank-revealing projection onto the orthogonal complement of a few rows, from K and b alone.
 
 With A the (k, d) matrix of retain gradients and u the forget gradient, OrthoGrad (Shamsian et al.,
 arXiv 2503.02312) keeps
 
     u_perp = u - A^T c,   c = (A A^T)^+ A u = K^+ b,   K = A A^T (k, k),   b = A u (k,)
 
-so all that is ever needed of A are K, b and one weighted sum of its rows.
+so the projection needs only K, b and one weighted sum of the rows of A.
 """
 
 from typing import NamedTuple
@@ -16,30 +15,30 @@ from torch import Tensor
 
 from .doubles import doubled, moved
 
-# Singular values of the row-normalised A below sqrt(k * RANK_TOLERANCE) count as zero. What such a
-# direction leaves behind is a cosine of at most that size (1e-6 * sqrt(k)), and rounding of float32
-# gradients lies below it (1e-7).
+# Singular values of the row-normalised A below sqrt(k * RANK_TOLERANCE) count as zero. A direction
+# that is dropped leaves a cosine of at most that size (1e-6 * sqrt(k)). Rounding of float32
+# gradients is smaller (1e-7).
 RANK_TOLERANCE = 1e-12
-# Above this squared pivot the Cholesky factor of the normalised Gram matrix is accurate enough to
-# be used as it is.
+# Above this squared pivot, the Cholesky factor of the normalised K is accurate enough.
 WELL_CONDITIONED = 1e-6
-# Above this one, inner products with float32's rounding (1e-7 |g_n| |g_m|) will do: the error of
-# u_perp is that rounding over the pivot, relative to |u|.
+# Above this squared pivot, inner products with float32 rounding (1e-7 |g_n| |g_m|) are accurate
+# enough: the error of u_perp, relative to |u|, is that rounding divided by the pivot.
 FLOAT32_IS_ENOUGH = 1e-2
 FLOAT32_ROUNDING = torch.finfo(torch.float32).eps
 
 
 class Solution(NamedTuple):
-    """What one projection needs and reports; with a leading axis of problems where `solve` was
-    given one. All float64.
+    """The coefficients of one projection and what is reported about it.
+
+    All tensors are float64. They have a leading axis of problems where `solve` was given one.
 
     coefficients: c (k,), so that u_perp = u - sum_n c_n g_n.
     rank: numerical rank of A, a 0-d tensor.
-    residual: the largest |<u_perp, g_n>| / (|u| |g_n|) over the rows, with what rounding of each
-        row's share in their weighted sum is expected to add (see `solve`); a 0-d tensor.
+    residual: the largest |<u_perp, g_n>| / (|u| |g_n|) over the rows, plus the expected effect of
+        rounding in the weighted sum of the rows (see `solve`); a 0-d tensor.
     kept: |u_perp|^2, a 0-d tensor.
-    pivot: the smallest squared pivot of the normalised Gram matrix's Cholesky factor, 1 for
-        orthogonal rows and 0 where there is no such factor; a 0-d tensor.
+    pivot: the smallest squared pivot in the Cholesky factorisation of the normalised K: 1 for
+        orthogonal rows, 0 where the factorisation fails; a 0-d tensor.
     """
 
     coefficients: Tensor
@@ -49,49 +48,47 @@ class Solution(NamedTuple):
     pivot: Tensor
 
 
-def solve(
-    gram: Tensor, dots: Tensor, square: Tensor, rounding: float = FLOAT32_ROUNDING
-) -> Solution:
-    """c = K^+ b by a pseudo-inverse that does not depend on the scale or the order of the rows.
+def solve(K: Tensor, b: Tensor, square: Tensor, rounding: float = FLOAT32_ROUNDING) -> Solution:
+    """c = K^+ b, by a pseudo-inverse that does not depend on the scale or the order of the rows.
+
+    The rows are scaled to unit length first. The projection does not depend on row scale, but the
+    conditioning does. Zero rows stay zero and drop out. Well-conditioned systems are solved with a
+    Cholesky factor; all others with an eigendecomposition whose small eigenvalues are cut off at
+    `RANK_TOLERANCE`. Non-finite input gives non-finite coefficients and never raises, so that a
+    gradient scaler sees the overflow.
 
     Args:
-        gram: K (k, k) float64, inner products of the rows; or (problems, k, k).
-        dots: b (k,) float64, inner products of the rows with u; or (problems, k).
+        K: inner products of the rows (k, k), float64; or (problems, k, k).
+        b: inner products of the rows with u (k,), float64; or (problems, k).
         square: |u|^2, 0-d float64; or (problems,).
-        rounding: relative error of c_n g_n in the weighted sum, for the residual: with c_n g_n much
-            longer than u, as nearly dependent rows have it, the sum of their errors, taken to point
-            anywhere, is rounding * (sum_n |c_n g_n|^2)^(1/2). On random rows at any distance from
-            dependence that was 3 to 15 times what was left.
-
-    The rows are scaled to unit length first (projection does not see row scale, conditioning does;
-    zero rows stay zero and drop out). Well-conditioned systems take a Cholesky factor, all others
-    an eigendecomposition whose small eigenvalues are cut at `RANK_TOLERANCE`. Non-finite input
-    gives non-finite coefficients, never an exception, so that a gradient scaler sees the overflow.
+        rounding: relative error of each c_n g_n in the weighted sum, for the residual. Nearly
+            dependent rows have c_n g_n much longer than u, and their errors add up to about
+            rounding * (sum_n |c_n g_n|^2)^(1/2) if they point in random directions. On random rows
+            at any distance from dependence, this estimate was 3 to 15 times the measured error.
     """
-    if gram.ndim == 3:
-        return Solution(
-            *map(
-                torch.stack, zip(*(solve(*system, rounding) for system in zip(gram, dots, square)))
-            )
-        )
-    if not bool(torch.isfinite(gram).all() & torch.isfinite(dots).all()):
+    if K.ndim == 3:
+        solutions = [solve(*system, rounding) for system in zip(K, b, square)]
+        return Solution(*map(torch.stack, zip(*solutions)))
+    if not bool(torch.isfinite(K).all() & torch.isfinite(b).all()):
         nan = torch.full_like(square, torch.nan)
-        return Solution(torch.full_like(dots, torch.nan), torch.zeros_like(square), nan, nan, nan)
-    length = gram.diagonal().clamp_min(0).sqrt()
+        return Solution(torch.full_like(b, torch.nan), torch.zeros_like(square), nan, nan, nan)
+    length = K.diagonal().clamp_min(0).sqrt()
     inverse_length = torch.where(length > 0, 1 / length, 0)
-    cosines = inverse_length[:, None] * gram * inverse_length[None, :]
-    y, rank, pivot = _solve_normalised(cosines, inverse_length * dots)
-    coefficients = inverse_length * y
-    left = ((dots - gram @ coefficients).abs() * inverse_length).max() + rounding * y.norm()
+    cosines = inverse_length[:, None] * K * inverse_length[None, :]  # (k, k)
+    y, rank, pivot = _solve_normalised(cosines, inverse_length * b)
+    c = inverse_length * y
+    left = ((b - K @ c).abs() * inverse_length).max() + rounding * y.norm()
     residual = torch.where(square > 0, left / square.sqrt(), 0)
-    return Solution(
-        coefficients, rank, residual, (square - dots @ coefficients).clamp_min(0), pivot
-    )
+    return Solution(c, rank, residual, (square - b @ c).clamp_min(0), pivot)
 
 
 def _solve_normalised(cosines: Tensor, rhs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Minimum-norm y of cosines @ y = rhs, the rank and the smallest pivot, for a positive
-    semi-definite matrix of unit diagonal."""
+    """Minimum-norm y of cosines @ y = rhs, the rank and the smallest pivot.
+
+    Args:
+        cosines: (k, k), positive semi-definite with unit diagonal (zero for zero rows).
+        rhs: (k,).
+    """
     factor, info = torch.linalg.cholesky_ex(cosines)
     pivot = torch.where(info == 0, factor.diagonal().square().min(), 0)
     if pivot > WELL_CONDITIONED:
@@ -104,20 +101,19 @@ def _solve_normalised(cosines: Tensor, rhs: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def orthogonal_component(u: Tensor, rows: Tensor) -> Tensor:
-    """u_perp = u - A^T (A A^T)^+ A u (arXiv 2503.02312, eq. of the projection) for a dense A.
+    """u_perp = u - A^T (A A^T)^+ A u (arXiv 2503.02312) for a dense A.
+
+    Inner products are summed in float64. A second pass removes what rounding in the first one left.
 
     Args:
         u: (d,), any floating dtype.
-        rows: A (k, d), dependent, repeated and zero rows included.
+        rows: A (k, d); rows may be dependent, repeated or zero.
 
     Returns:
         (d,) in u's dtype, with max_n |<u_perp, g_n>| <= 1e-5 |u| |g_n|.
-
-    Inner products are accumulated in float64; a second pass removes what rounding of the first has
-    left.
     """
-    rows64 = doubled(rows)
-    gram, residue = rows64 @ rows64.T, doubled(u)
+    A, u_perp = doubled(rows), doubled(u)
+    K = A @ A.T
     for _ in range(2):
-        residue = residue - rows64.T @ solve(gram, rows64 @ residue, residue @ residue).coefficients
-    return moved(residue, u.dtype, u.device)
+        u_perp = u_perp - A.T @ solve(K, A @ u_perp, u_perp @ u_perp).coefficients
+    return moved(u_perp, u.dtype, u.device)

@@ -1,25 +1,26 @@
-"""Triton kernel for the inner products of per-sample gradients of a matrix product, without the
-gradients in memory.
+"""Triton kernel for the inner products of per-sample gradients of a matrix product.
 
-Sample n's gradient of a weight (o, i) is G_n = B_n^T X_n. A program makes the same tile of all G_n
-on chip, one batched matrix product, adds the tile's share to their inner products, and drops it. So
-what moves is B and X only, once for each row and each column of tiles. A multiprocessor holds small
-tiles of 16 samples; of more samples it takes two blocks at a time, so that each tile is made as
-often as there are blocks. What that costs beside the other ways to inner products is weighed in
-`per_sample/inner_products.py`.
+Sample n's gradient of a weight (o, i) is G_n = B_n^T X_n. A program computes the same tile of all
+G_n on chip with one batched matrix product, adds the tile's share to their inner products, and
+drops it. So G is never in memory: only B and X are read, once for each row and each column of
+tiles. A multiprocessor holds small tiles of 16 samples. With more samples, a program takes two
+blocks of them at a time, so each tile is computed as often as there are blocks.
+`per_sample/inner_products.py` compares this cost with the other strategies.
 """
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_reductions import _factor, added_up, grid_and_sums, store_sums
+from .triton_reductions import added_up, factor_type, grid_and_sums, store_sums
 
-BLOCK = 16  # samples whose tiles one program holds, and so multiplies with each other
-POSITIONS = 16  # that are loaded at a time
+# Samples whose tiles one program holds and multiplies with each other.
+SAMPLE_BLOCK = 16
+# Positions that are loaded at a time.
+POSITIONS = 16
 WARPS = 8
-# Bytes of a value -> lines and columns of a tile, stages: as many as a thread's registers hold
-# while positions are added up, with the three products that float32 takes.
+# Bytes of a value -> lines and columns of a tile, stages. A thread's registers limit the tile while
+# positions are summed, with the three products that float32 takes.
 TILES = {2: (64, 32, 3), 4: (32, 32, 2)}
 
 
@@ -40,7 +41,7 @@ def tile_of_gradients(
     COLUMNS: tl.constexpr,
     POSITIONS: tl.constexpr,
 ):
-    """G_n[lines, columns] for the samples n, (BLOCK, LINES, COLUMNS) in float32; zero outside."""
+    """G_n[lines, columns] (BLOCK, LINES, COLUMNS) in float32 for the samples n; zero outside."""
     tile = tl.zeros((BLOCK, LINES, COLUMNS), dtype=tl.float32)
     first = n.to(tl.int64)[:, None, None] * T
     for start in range(0, T, POSITIONS):
@@ -65,19 +66,22 @@ def tile_of_gradients(
 
 @triton.jit
 def halves(values):
-    """(..., even) -> its even and its odd columns."""
+    """The even and the odd columns of values (..., even)."""
     SHAPE: tl.constexpr = (values.shape[0], values.shape[1], values.shape[2] // 2, 2)
     return tl.split(tl.reshape(values, SHAPE))
 
 
 @triton.jit
-def add_inner_products(gram, a, b, WARPS: tl.constexpr):
-    """gram (WARPS, n, m) + inner products of a (n, ...) with b (m, ...) in float64, of which each
-    warp adds up a share."""
-    SIZE: tl.constexpr = a.shape[1] * a.shape[2] // WARPS
-    a = tl.permute(tl.reshape(a, (a.shape[0], WARPS, SIZE)), (1, 0, 2)).to(tl.float64)
-    b = tl.permute(tl.reshape(b, (b.shape[0], WARPS, SIZE)), (1, 2, 0)).to(tl.float64)
-    return tl.dot(a, b, gram, out_dtype=tl.float64)
+def add_inner_products(K, G, H, WARPS: tl.constexpr):
+    """K (WARPS, n, m) + inner products of G (n, ...) with H (m, ...) in float64.
+
+    Each warp sums a share of the values.
+    """
+    SIZE: tl.constexpr = G.shape[1] * G.shape[2] // WARPS
+    # (WARPS, n, SIZE) and (WARPS, SIZE, m)
+    G = tl.permute(tl.reshape(G, (G.shape[0], WARPS, SIZE)), (1, 0, 2)).to(tl.float64)
+    H = tl.permute(tl.reshape(H, (H.shape[0], WARPS, SIZE)), (1, 2, 0)).to(tl.float64)
+    return tl.dot(G, H, K, out_dtype=tl.float64)
 
 
 @triton.jit
@@ -100,19 +104,18 @@ def product_inner_products_kernel(
     POSITIONS: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    """partial[program] (k + 1, k) = [G; u] G^T over every `programs`-th tile of the weight; the
-    lower triangle of blocks.
+    """partial[program] (k + 1, k) = [G; u] G^T over every `programs`-th tile of the weight.
 
-    A tile's columns are measured in four parts, so that their float64 copies fit into shared
-    memory.
+    Of K, only the lower triangle of blocks is written. The inner products of a tile are computed
+    for a quarter of its columns at a time, so that their float64 copies fit into shared memory.
     """
     program = tl.program_id(0).to(tl.int64)
     first, second = tl.program_id(1) * BLOCK, tl.program_id(2) * BLOCK
     if first < second:
         return
     n, m = first + tl.arange(0, BLOCK), second + tl.arange(0, BLOCK)
-    gram = tl.zeros((WARPS, BLOCK, BLOCK), dtype=tl.float64)
-    dots = tl.zeros((BLOCK,), dtype=tl.float64)
+    K = tl.zeros((WARPS, BLOCK, BLOCK), dtype=tl.float64)
+    b = tl.zeros((BLOCK,), dtype=tl.float64)
     across = tl.cdiv(i, COLUMNS)
     for place in range(program, tiles, programs):
         lines = (place // across) * LINES + tl.arange(0, LINES)
@@ -125,7 +128,7 @@ def product_inner_products_kernel(
             u_tile = tl.load(u + lines[:, None] * i + columns[None, :], mask=inside, other=0.0).to(
                 tl.float32
             )
-            dots += tl.sum(tl.sum(G * u_tile[None, :, :], axis=2).to(tl.float64), axis=1)
+            b += tl.sum(tl.sum(G * u_tile[None, :, :], axis=2).to(tl.float64), axis=1)
         if ONE_BLOCK:
             H = G
         elif first == second:
@@ -140,28 +143,28 @@ def product_inner_products_kernel(
         H_0, H_2 = halves(H_even)
         G_1, G_3 = halves(G_odd)
         H_1, H_3 = halves(H_odd)
-        gram = add_inner_products(gram, G_0, H_0, WARPS)
-        gram = add_inner_products(gram, G_1, H_1, WARPS)
-        gram = add_inner_products(gram, G_2, H_2, WARPS)
-        gram = add_inner_products(gram, G_3, H_3, WARPS)
-    store_sums(partial + program * (k + 1) * k, tl.sum(gram, axis=0), dots, n, m, second, k)
+        K = add_inner_products(K, G_0, H_0, WARPS)
+        K = add_inner_products(K, G_1, H_1, WARPS)
+        K = add_inner_products(K, G_2, H_2, WARPS)
+        K = add_inner_products(K, G_3, H_3, WARPS)
+    store_sums(partial + program * (k + 1) * k, tl.sum(K, axis=0), b, n, m, second, k)
 
 
 def product_inner_products(B: Tensor, X: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """See `reductions.product_inner_products`; for B and X of at most 32 bits.
 
-    Values of G are added up in float32 (of half precision: by tensor cores; of float32: from three
-    tf32 products, which keep its digits) and never rounded to less; their inner products are
-    float64, by tensor cores where those have it.
+    Values of G are summed in float32 and never rounded to less: half precision on tensor cores,
+    float32 as three tf32 products, which keep its precision. Their inner products are float64, on
+    tensor cores where those have it.
     """
     (k, T, o), i = B.shape, X.shape[2]
     lines, columns, stages = TILES[B.element_size()]
     tiles = triton.cdiv(o, lines) * triton.cdiv(i, columns)
-    grid, partial = grid_and_sums(B, BLOCK, tiles, resident=1)
+    grid, partial = grid_and_sums(B, SAMPLE_BLOCK, tiles, resident=1)
     product_inner_products_kernel[grid](
         B.contiguous(), X.contiguous(), u.contiguous(), partial, k, T, o, i, tiles, len(partial),
-        ONE_BLOCK=k <= BLOCK, FACTOR=_factor(B, False),
-        BLOCK=BLOCK, LINES=lines, COLUMNS=columns, POSITIONS=POSITIONS, WARPS=WARPS,
+        ONE_BLOCK=k <= SAMPLE_BLOCK, FACTOR=factor_type(B, False),
+        BLOCK=SAMPLE_BLOCK, LINES=lines, COLUMNS=columns, POSITIONS=POSITIONS, WARPS=WARPS,
         num_warps=WARPS, num_stages=stages, enable_fp_fusion=True,
     )  # fmt: skip
-    return added_up(partial, one_block=k <= BLOCK)
+    return added_up(partial, one_block=k <= SAMPLE_BLOCK)

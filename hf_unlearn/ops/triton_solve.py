@@ -1,10 +1,9 @@
-"""Triton kernel that solves the k x k system of each projection by a pivoted Cholesky
-factorisation, without the host.
+"""Triton kernel that solves the k x k system of each projection without waiting for the host.
 
-Same signature and meaning as the plain torch version in `projection.py`, for any number of systems
-of one size in one
-launch: one program each. Pivoted Cholesky of the Gram matrix is the R factor of a column-pivoted QR
-of A^T (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 10.3).
+It uses a pivoted Cholesky factorisation of K, whose factor is the R of a column-pivoted QR of A^T
+(Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 10.3). Signature and
+meaning are those of the plain torch version in `projection.py`. One launch takes any number of
+systems of one size, each in a program of its own.
 """
 
 import torch
@@ -14,17 +13,18 @@ from torch import Tensor
 
 from .projection import FLOAT32_ROUNDING, Solution
 
-# Squared length, outside the span of the rows chosen so far, at which the remaining rows (of length
-# 1) count as dependent. Each of them leaves behind a cosine of at most its root, 3e-6, whatever the
-# number of rows; rounding of the inner products lies at 1e-15.
+# The rows are scaled to length 1. The remaining rows count as dependent once the squared length of
+# each outside the span of the chosen rows is at most this. Each of them leaves a cosine of at most
+# the root, 3e-6, whatever the number of rows. Rounding of the inner products is about 1e-15.
 PIVOT_TOLERANCE = 1e-11
-CHUNK = 16  # rows of the matrix or columns of its factor that are read at a time
+# Rows of the matrix, or columns of its factor, that are read at a time.
+PANEL = 16
 
 
 @triton.jit
 def solve_kernel(
-    gram,
-    dots,
+    K,
+    b,
     square,
     factor,
     coefficients,
@@ -34,30 +34,29 @@ def solve_kernel(
     TOLERANCE: tl.constexpr,
     ROUNDING: tl.constexpr,
     ROWS: tl.constexpr,
-    CHUNK: tl.constexpr,
+    PANEL: tl.constexpr,
 ):
-    """One system. gram (k, k), dots (k,), square () -> coefficients (k,) and report = rank,
-    residual, kept, pivot.
+    """One system: K (k, k), b (k,), square () -> coefficients (k,) and a report.
 
-    `factor` (k, k) is scratch for the Cholesky factor L of the cosines, transposed: step j writes
-    its row j. Vectors are over the rows of A. Barriers stand between what one thread writes to
-    memory and what others read of it.
+    The report is rank, residual, kept and pivot. `factor` (k, k) is scratch memory for the
+    transposed Cholesky factor L of the cosines: step j writes row j. Vectors have an entry for each
+    row of A. Barriers separate a thread's writes to memory from the reads of other threads.
     """
     problem = tl.program_id(0).to(tl.int64)
-    gram += problem * k * k
+    K += problem * k * k
     factor += problem * k * k
-    dots += problem * k
+    b += problem * k
     coefficients += problem * k
     n = tl.arange(0, ROWS)
     real = n < k
-    b = tl.load(dots + n, mask=real, other=0.0)
-    squares = tl.load(gram + n * (k + 1), mask=real, other=0.0)
+    b_n = tl.load(b + n, mask=real, other=0.0)
+    squares = tl.load(K + n * (k + 1), mask=real, other=0.0)
 
-    wrong = tl.where(tl.abs(b) < float("inf"), 0, 1)
-    for start in range(0, k, CHUNK):
-        m = start + tl.arange(0, CHUNK)
+    wrong = tl.where(tl.abs(b_n) < float("inf"), 0, 1)
+    for start in range(0, k, PANEL):
+        m = start + tl.arange(0, PANEL)
         values = tl.load(
-            gram + m[:, None] * k + n[None, :], mask=(m < k)[:, None] & real[None, :], other=0.0
+            K + m[:, None] * k + n[None, :], mask=(m < k)[:, None] & real[None, :], other=0.0
         )
         wrong += tl.sum(tl.where(tl.abs(values) < float("inf"), 0, 1), axis=0)
     finite = tl.sum(wrong, axis=0) == 0
@@ -65,23 +64,24 @@ def solve_kernel(
     nonzero = squares > 0
     inverse_length = tl.where(nonzero, 1.0 / tl.sqrt(tl.where(nonzero, squares, 1.0)), 0.0)
 
-    # L z = right-hand side, while L comes into being.
-    rest = tl.where(nonzero, inverse_length * b, 0.0)  # right-hand side minus L z
-    outside = tl.where(nonzero, 1.0, tl.where(real, 0.0, -1.0)).to(
-        tl.float64
-    )  # squared length outside the chosen's span
-    step = tl.full((ROWS,), ROWS, dtype=tl.int32)  # at which a row was chosen; ROWS: never
+    # L z = right-hand side is solved while L is computed; rest is the right-hand side minus L z.
+    rest = tl.where(nonzero, inverse_length * b_n, 0.0)
+    # Squared length of each row outside the span of the chosen rows.
+    outside = tl.where(nonzero, 1.0, tl.where(real, 0.0, -1.0)).to(tl.float64)
+    # The step at which each row was chosen; ROWS: never.
+    step = tl.full((ROWS,), ROWS, dtype=tl.int32)
     z = tl.zeros((ROWS,), dtype=tl.float64)
     smallest = tl.max(outside, axis=0)
     for j in range(k):
         chosen = tl.argmax(outside, axis=0)
-        here = (n == chosen) & (outside > TOLERANCE)  # nowhere, once all that is left is dependent
+        # Nowhere, once all remaining rows are dependent.
+        here = (n == chosen) & (outside > TOLERANCE)
         pivot = tl.sum(tl.where(here, outside, 0.0), axis=0)
         inverse_root = tl.where(pivot > 0, 1.0 / tl.sqrt(tl.where(pivot > 0, pivot, 1.0)), 0.0)
-        column = tl.load(gram + chosen * k + n, mask=real, other=0.0)
+        column = tl.load(K + chosen * k + n, mask=real, other=0.0)
         column *= inverse_length * tl.sum(tl.where(here, inverse_length, 0.0), axis=0)
-        for start in range(0, j, CHUNK):
-            m = start + tl.arange(0, CHUNK)
+        for start in range(0, j, PANEL):
+            m = start + tl.arange(0, PANEL)
             L = tl.load(
                 factor + m[:, None] * k + n[None, :],
                 mask=(m < j)[:, None] & real[None, :],
@@ -100,7 +100,8 @@ def solve_kernel(
         tl.debug_barrier()
     rank = tl.sum(tl.where(step < ROWS, 1, 0), axis=0)
 
-    y = tl.zeros((ROWS,), dtype=tl.float64)  # L^T y = z
+    # L^T y = z
+    y = tl.zeros((ROWS,), dtype=tl.float64)
     for i in range(k):
         j = k - 1 - i
         here = step == j
@@ -110,11 +111,11 @@ def solve_kernel(
     c = tl.where(finite, inverse_length * y, float("nan"))
     tl.store(coefficients + n, c, mask=real)
     tl.debug_barrier()
-    left = b
-    for start in range(0, k, CHUNK):
-        m = start + tl.arange(0, CHUNK)
+    left = b_n
+    for start in range(0, k, PANEL):
+        m = start + tl.arange(0, PANEL)
         values = tl.load(
-            gram + m[:, None] * k + n[None, :], mask=(m < k)[:, None] & real[None, :], other=0.0
+            K + m[:, None] * k + n[None, :], mask=(m < k)[:, None] & real[None, :], other=0.0
         )
         left -= tl.sum(values * tl.load(coefficients + m, mask=m < k, other=0.0)[:, None], axis=0)
     length = tl.load(square + problem)
@@ -124,7 +125,7 @@ def solve_kernel(
     residual = tl.where(
         length > 0, residual / tl.maximum(tl.sqrt(length), 2.2250738585072014e-308), 0.0
     )
-    kept = tl.maximum(length - tl.sum(tl.where(real, b * c, 0.0), axis=0), 0.0)
+    kept = tl.maximum(length - tl.sum(tl.where(real, b_n * c, 0.0), axis=0), 0.0)
     tl.store(report + problem, rank.to(tl.float64))
     tl.store(report + problems + problem, tl.where(finite, residual, float("nan")))
     tl.store(report + 2 * problems + problem, tl.where(finite, kept, float("nan")))
@@ -132,26 +133,26 @@ def solve_kernel(
     tl.store(report + 3 * problems + problem, tl.where(finite, full, float("nan")))
 
 
-def solve(
-    gram: Tensor, dots: Tensor, square: Tensor, rounding: float = FLOAT32_ROUNDING
-) -> Solution:
-    """See `projection.solve`. The coefficients are those of a largest independent subset of the
-    rows and 0 for all others, where the plain version's have minimum norm: u_perp is the same.
+def solve(K: Tensor, b: Tensor, square: Tensor, rounding: float = FLOAT32_ROUNDING) -> Solution:
+    """See `projection.solve`.
 
-    Promised, for inner products that are right to float64: the rows of that subset keep a cosine of
-    at most 1e-9 with u_perp, all others of at most sqrt(PIVOT_TOLERANCE) = 3e-6; u_perp is off by
-    at most 1e-14 k |u| / pivot, with the last pivot taken. A step of iterative refinement was
-    tried, and improves neither.
+    The coefficients belong to a largest independent subset of the rows and are 0 for all others;
+    those of the plain version have minimum norm. u_perp is the same.
+
+    For inner products that are accurate to float64, the rows of that subset keep a cosine of at
+    most 1e-9 with u_perp, all others of at most sqrt(PIVOT_TOLERANCE) = 3e-6. The error of u_perp
+    is at most 1e-14 k |u| / pivot, where pivot is the last one. A step of iterative refinement was
+    tried and improves neither.
     """
-    k, batch = gram.shape[-1], gram.shape[:-2]
+    k, batch = K.shape[-1], K.shape[:-2]
     problems = batch.numel()
-    gram, dots, square = gram.contiguous(), dots.contiguous(), square.contiguous()
-    factor, coefficients = torch.empty_like(gram), torch.empty_like(dots)
-    report = torch.empty(4, *batch, dtype=torch.float64, device=gram.device)
+    K, b, square = K.contiguous(), b.contiguous(), square.contiguous()
+    factor, coefficients = torch.empty_like(K), torch.empty_like(b)
+    report = torch.empty(4, *batch, dtype=torch.float64, device=K.device)
     rows = triton.next_power_of_2(k)
     solve_kernel[(problems,)](
-        gram, dots, square, factor, coefficients, report, k, problems,
-        TOLERANCE=PIVOT_TOLERANCE, ROUNDING=rounding, ROWS=rows, CHUNK=CHUNK,
+        K, b, square, factor, coefficients, report, k, problems,
+        TOLERANCE=PIVOT_TOLERANCE, ROUNDING=rounding, ROWS=rows, PANEL=PANEL,
         num_warps=min(max(1, rows // 32), 8), enable_fp_fusion=True,
     )  # fmt: skip
     return Solution(coefficients, *report)

@@ -1,22 +1,29 @@
-"""K = A A^T and b = A u of one parameter's rows, in the cheapest of the ways that its uses allow.
+"""K = A A^T and b = A u of one parameter's rows, by the cheapest strategy that its uses allow.
 
-A weight (o, i) that k samples meet at T positions each has the rows G_n = B_n^T X_n. Costs, in
-multiply-adds of a matrix product, with the weighted sum of the rows that follows:
+A weight (o, i) that is used by k samples at T positions each has the rows G_n = B_n^T X_n. The
+table lists the cost of each strategy, with the weighted sum of the rows that follows, in
+multiply-adds of a matrix product. Gradient descent on the same batch costs k T o i for its plain
+sum of the rows. D is the relative cost of float64 on cards that use it for inner products
+(`ops.doubles_are_fast`), else 1.
 
-    materialise   2 k T o i + k o i MEASURE          make the rows, a few lines at a time, and
-    reduce them (kept)          k T o i + k o i (MEASURE + SUM)  the same, and keep them for the
-    weighted sum ghost         (2 k T o i + (k T)^2 (o + i)) D    K[n, m] = sum((X_n X_m^T) * (B_n
-    B_m^T)), b_n = sum(B_n * (X_n u^T)) fused         (1 + TILE) k T o i + k^2 o i D     a kernel
-    makes a tile of all rows on chip and reduces it there
+    strategy             cost
+    materialise          2 k T o i + k o i MEASURE
+    materialise (kept)   k T o i + k o i (MEASURE + SUM)
+    ghost                (2 k T o i + (k T)^2 (o + i)) D
+    fused                (1 + TILE) k T o i + k^2 o i D
 
-where gradient descent on the same batch costs k T o i for its plain sum of the rows, and D is what
-float64 costs on cards that measure in it (`ops.doubles_are_fast`), else 1. So keeping the rows is
-the cheapest where the memory allows it (`KEEP`) and T is not small. Ghost is for weights with many
-lines and few positions, such as heads on pooled features and output layers over a vocabulary (ghost
-clipping: Li et al., arXiv 2110.05679). The fused kernel, for a single product on those cards, saves
-the rows' way through memory and pays for it with small tiles: at k = 16 its 64 x 32 take 21
-operations per byte of half precision from the cache, a twelfth of what tensor cores could do. So it
-is for few positions, too.
+*materialise* writes out a few lines of the rows at a time and reduces them. If all rows are kept in
+memory, the weighted sum needs no second product. So this is cheapest where memory allows it
+(`KEPT_VALUES`) and T is not small.
+
+*ghost* writes out no rows: K[n, m] = sum((X_n X_m^T) * (B_n B_m^T)) and b_n = sum(B_n * (X_n u^T))
+(ghost clipping: Li et al., arXiv 2110.05679). It is for weights with many lines and few positions,
+such as heads on pooled features and output layers over a vocabulary.
+
+*fused* is a kernel that computes a tile of all rows on chip and reduces it there, for a single
+product on cards with fast float64. It does not move the rows through memory, but its tiles are
+small: at k = 16, its 64 x 32 tiles do 21 operations per byte of half precision that is read from
+the cache, a twelfth of what tensor cores could do. So it is for few positions, too.
 """
 
 import math
@@ -30,14 +37,14 @@ from torch import Tensor
 from .. import ops
 from .rows import Dense, Lookup, Product, Rows, value_type, write_all, written_out
 
-WAYS = ("materialise", "ghost", "fused")
+STRATEGIES = ("materialise", "ghost", "fused")
 
 
 class Costs(NamedTuple):
-    """Multiply-adds of a matrix product that take as long as
+    """Costs in multiply-adds of a matrix product that take the same time.
 
-    measure: making one value of G pass through memory for the inner products.
-    sum: its share in the weighted sum.
+    measure: moving one value of G through memory for the inner products.
+    sum: moving it through memory for the weighted sum.
     tile: one multiply-add of the fused kernel's product, for each block of `FUSED_BLOCK` samples.
     double: one multiply-add in float64.
     """
@@ -48,75 +55,82 @@ class Costs(NamedTuple):
     double: float
 
 
-# From one core's times at k = 8; tests/benchmarks/bench_ways.py found 29 of 30 choices within 1.3
-# times the better way.
+# From times on one core at k = 8. In tests/benchmarks/bench_ways.py, 29 of 30 choices were within
+# 1.3 times the best strategy.
 CPU = Costs(50, 8, math.inf, 1)
 # By bytes of a value, from the H100's data sheet (tensor cores for two bytes, none for four) and
-# 5.5 TB/s of its L2 cache; not confirmed by that yet.
+# 5.5 TB/s of its L2 cache. Not yet confirmed by measurement.
 CUDA = {2: Costs(500, 250, 8, 15), 4: Costs(80, 40, 1.5, 1)}
-FUSED_BLOCK = 16  # as in ops.triton_products, which needs triton
-# Values of G up to which a parameter's rows are kept; above it, memory counts more.
-KEEP = {"cpu": 2**24, "cuda": 2**27}
-# Values of G that are made at a time where they are not kept. They are reduced at once, so that on
-# a GPU they never leave its L2 cache.
-CHUNK = {"cpu": 2**21, "cuda": 2**23}
+# SAMPLE_BLOCK of ops.triton_products, which cannot be imported without Triton.
+FUSED_BLOCK = 16
+# A parameter's rows are kept if G has at most this many values; above, memory matters more.
+KEPT_VALUES = {"cpu": 2**24, "cuda": 2**27}
+# How many values of G are written out at a time where they are not kept. They are reduced at once,
+# so that on a GPU they never leave its L2 cache.
+BLOCK_VALUES = {"cpu": 2**21, "cuda": 2**23}
 
 
-def choose(uses: Sequence[Rows], u: Tensor, way: str | None = None) -> str:
-    """The given one of `WAYS` where it can be had, else the first; without one the cheapest, by the
-    module's text. u (o, i)."""
-    if way is not None and way not in WAYS:
+def choose(uses: Sequence[Rows], u: Tensor, strategy: str | None = None) -> str:
+    """The strategy for the inner products of some rows with each other and with u (o, i).
+
+    Args:
+        strategy: one of `STRATEGIES`; falls back to "materialise" where it is unavailable. None:
+            the cheapest.
+
+    Raises:
+        ValueError: there is no such strategy.
+    """
+    if strategy is not None and strategy not in STRATEGIES:
         raise ValueError(
-            f"the way to inner products is {way!r}, but must be one of {', '.join(WAYS)}, or None"
+            f"the strategy for inner products is {strategy!r}, but must be one of "
+            f"{', '.join(STRATEGIES)}, or None"
         )
-    if way == "materialise" or not all(isinstance(use, (Product, Lookup)) for use in uses):
+    if strategy == "materialise" or not all(isinstance(use, (Product, Lookup)) for use in uses):
         return "materialise"
     single = len(uses) == 1 and isinstance(uses[0], Product) and uses[0].dtype != torch.float64
-    for candidate in (way,) if way else _cheapest_first(uses, u):
+    for candidate in (strategy,) if strategy else _cheapest_first(uses, u):
         if candidate != "fused" or single and ops.fuses(u.device):
             return candidate
     return "materialise"
 
 
 def _cheapest_first(uses: Sequence[Product | Lookup], u: Tensor) -> list[str]:
-    """The ways, by what each costs (the module's text); u (o, i)."""
+    """The strategies, sorted by their costs (see the module's docstring); u (o, i)."""
     k, width = uses[0].k, u.shape[1]
     T = sum(use.positions for use in uses)
     T_products = sum(use.positions for use in uses if isinstance(use, Product))
     products = k * T_products * u.numel()
-    # of an embedding, those that somebody looks up
+    # Of an embedding, only the lines that some sample looks up.
     lines = len(u) if products else min(len(u), k * T)
     values = k * lines * width
     cost = CUDA[min(4, value_type(uses).itemsize)] if u.is_cuda else CPU
-    blocks, double = (
-        math.ceil(k / FUSED_BLOCK),
-        cost.double if ops.doubles_are_fast(u.device) else 1,
-    )
-    kept = values <= limit(KEEP, u.device)
+    blocks = math.ceil(k / FUSED_BLOCK)
+    double = cost.double if ops.doubles_are_fast(u.device) else 1
+    kept = values <= limit(KEPT_VALUES, u.device)
     costs = {
         "materialise": products + values * cost.measure + (values * cost.sum if kept else products),
-        # Of a product with a lookup (tied weights) and of two lookups, only X X^T is a product of
-        # matrices.
+        # For a product with a look-up (tied weights) and for two look-ups, only X X^T is a matrix
+        # product.
         "ghost": double * (2 * products + (k * T_products) ** 2 * lines + (k * T) ** 2 * width),
         "fused": products * (1 + cost.tile * blocks) + values * k * double,
     }
-    return sorted(WAYS, key=costs.get)
+    return sorted(STRATEGIES, key=costs.get)
 
 
 def ghost(uses: Sequence[Product | Lookup], u: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
-    """K (k, k) and b (k,) in float64 without making any row; u (o, i).
+    """K (k, k) and b (k,) in float64, without writing out any row; u (o, i).
 
     Args:
-        exact: multiply and add in float64, not in the precision that the uses have (float16:
-            float32, since a scaled u does not fit into it).
+        exact: multiply and add in float64. Otherwise in the dtype of the uses; float16 uses are
+            converted to float32, because a scaled u may overflow float16.
     """
     if exact:
         uses, u = [use.to(torch.float64) for use in uses], u.double()
     elif any(use.dtype == torch.float16 for use in uses):
         uses = [use.to(torch.float32) for use in uses]
-    k = len(uses[0].B)
-    home = ops.home_of_doubles(u.device)
-    K, b = (torch.zeros(shape, dtype=torch.float64, device=home) for shape in ((k, k), (k,)))
+    k, home = len(uses[0].B), ops.home_of_doubles(u.device)
+    K = torch.zeros(k, k, dtype=torch.float64, device=home)
+    b = torch.zeros(k, dtype=torch.float64, device=home)
     for one, other in combinations_with_replacement(uses, 2):
         pairs = _pairs(one, other)
         K += pairs if one is other else pairs + pairs.T
@@ -126,26 +140,30 @@ def ghost(uses: Sequence[Product | Lookup], u: Tensor, exact: bool) -> tuple[Ten
 
 
 def _pairs(one: Product | Lookup, other: Product | Lookup) -> Tensor:
-    """<G_n, G_m> (k, k) for the rows G_n of one use and G_m of another, in float64."""
+    """<G_n, G_m> (k, k) in float64, for rows G_n of one use and G_m of another."""
     if isinstance(one, Lookup) and isinstance(other, Product):
         return _pairs(other, one).T
-    k, B, E = len(one.B), one.B.flatten(0, 1), other.B.flatten(0, 1)
+    k, B, E = len(one.B), one.B.flatten(0, 1), other.B.flatten(0, 1)  # (k T, o or d)
     wide = torch.promote_types(torch.float32, torch.promote_types(B.dtype, E.dtype))
     if isinstance(other, Product):
+        # (k T, i) @ (i, k S) and (k T, o) @ (o, k S)
         shares = (one.X.flatten(0, 1) @ other.X.flatten(0, 1).T).to(wide) * (B @ E.T)
-    elif isinstance(one, Product):  # the line ids_ms of G_n is sum_t B_nt[ids_ms] X_nt
+    elif isinstance(one, Product):
+        # Line ids_ms of G_n is sum_t B_nt[ids_ms] X_nt.
         shares = (one.X.flatten(0, 1).to(wide) @ E.to(wide).T) * B[:, other.ids.flatten()]
     else:
-        shares = (B.to(wide) @ E.to(wide).T) * (one.ids.flatten()[:, None] == other.ids.flatten())
-    return ops.summed(shares.view(k, one.positions, k, other.positions), (1, 3))
+        same_line = one.ids.flatten()[:, None] == other.ids.flatten()  # (k T, k S)
+        shares = (B.to(wide) @ E.to(wide).T) * same_line
+    shares = shares.view(k, one.positions, k, other.positions)  # (k, T, k, S)
+    return ops.summed(shares, (1, 3))
 
 
 def _with(use: Product | Lookup, u: Tensor) -> Tensor:
     """<G_n, u> (k,), in float64."""
     if isinstance(use, Lookup):
         return ops.summed(use.B * u[use.ids], (1, 2))
-    # Through the narrower side of G, so that nothing as large as a vocabulary's output gradients is
-    # made.
+    # Through the narrower side of G, so that no tensor as large as a vocabulary's output gradients
+    # is written out.
     B, X, u = (use.B, use.X, u) if use.lines < u.shape[1] else (use.X, use.B, u.T)
     return ops.summed(B * (X @ u.T.to(X.dtype)), (1, 2))
 
@@ -159,45 +177,43 @@ def materialise(
         exact: multiply and add in float64 (`ops.inner_products`).
     """
     if len(uses) == 1 and isinstance(uses[0], Dense):
-        rows = uses[0].G.reshape(uses[0].k, -1)
+        rows = uses[0].G.reshape(uses[0].k, -1)  # (k, o i)
         return *ops.inner_products(rows, u.flatten(), exact), rows
     lines, width = u.shape
     if keep:
-        rows = written_out(uses, lines, width).flatten(1)
+        rows = written_out(uses, lines, width).flatten(1)  # (k, o i)
         return *ops.inner_products(rows, u.flatten(), exact), rows
     shares = [
         ops.inner_products(rows, u[start : start + rows.shape[1] // width].flatten(), exact)
-        for start, rows in _few_lines(uses, lines, width)
+        for start, rows in line_blocks(uses, lines, width)
     ]
-    grams, dots = zip(*shares)
-    return sum(grams), sum(dots), None
+    Ks, bs = zip(*shares)
+    return sum(Ks), sum(bs), None
 
 
-def weighted_again(uses: Sequence[Rows], weights: Tensor, lines: int) -> Tensor:
-    """sum_n w_n G_n (o i,) in float64, of the rows as `materialise` made them; weights (k,)."""
+def exact_weighted_sum(uses: Sequence[Rows], weights: Tensor, lines: int) -> Tensor:
+    """sum_n w_n G_n (o i,) in float64, of the rows as `materialise` computed them; weights (k,)."""
     width, used = uses[0].size // lines, slice(None)
-    total = torch.zeros(
-        lines, width, dtype=torch.float64, device=ops.home_of_doubles(uses[0].device)
-    )
+    home = ops.home_of_doubles(uses[0].device)
+    total = torch.zeros(lines, width, dtype=torch.float64, device=home)
     if len(uses) == 1 and isinstance(uses[0], Lookup):
         compact, used = uses[0].compact()
         uses, lines, used = [compact], compact.lines, used.to(total.device)
     parts = [
         ops.weighted_sum(rows, weights, exact=True, dtype=torch.float64)
-        for _, rows in _few_lines(uses, lines, width)
+        for _, rows in line_blocks(uses, lines, width)
     ]
     total[used] = torch.cat(parts).view(lines, width)
     return total.flatten()
 
 
-def _few_lines(uses: Sequence[Rows], lines: int, width: int) -> Iterator[tuple[int, Tensor]]:
-    """The sum over uses of their G, a few lines at a time: where they start, and the rows (k, few
-    lines * width).
+def line_blocks(uses: Sequence[Rows], lines: int, width: int) -> Iterator[tuple[int, Tensor]]:
+    """G, summed over uses, a few lines at a time: the first line and the rows (k, few * width).
 
-    All have the same memory: fresh memory costs page faults.
+    Each block overwrites the one before, because fresh memory costs page faults.
     """
     k, device = uses[0].k, uses[0].device
-    step = max(1, min(lines, limit(CHUNK, device) // (k * width)))
+    step = max(1, min(lines, limit(BLOCK_VALUES, device) // (k * width)))
     buffer = torch.empty(k, step, width, dtype=value_type(uses), device=device)
     for start in range(0, lines, step):
         rows = buffer[:, : lines - start]
@@ -206,4 +222,5 @@ def _few_lines(uses: Sequence[Rows], lines: int, width: int) -> Iterator[tuple[i
 
 
 def limit(values: dict[str, int], device: torch.device) -> int:
+    """The entry for a kind of device; that of the CPU for all others."""
     return values.get(device.type, values["cpu"])

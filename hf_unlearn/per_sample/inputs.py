@@ -1,5 +1,4 @@
-"""Inputs belong to the caller: a model gets copies of what it may write into (SpecAugment masks its
-input in place)."""
+"""Copies of inputs for a model that may write to them (SpecAugment masks its input in place)."""
 
 import contextlib
 import copy
@@ -9,11 +8,11 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 
-def own_copy(value):
-    """The same with copies of all tensors in it."""
+def own_copy(value: object) -> object:
+    """The value with copies of all tensors in it, in dicts, lists and tuples, too."""
     if isinstance(value, Tensor):
         return value.clone()
-    # not what holds a model's own states, such as a cache
+    # But no objects that hold a model's own state, such as a cache.
     if type(value) is dict or isinstance(value, UserDict):
         copied = copy.copy(value)
         copied.update({name: own_copy(item) for name, item in value.items()})
@@ -25,7 +24,7 @@ def own_copy(value):
 
 @contextlib.contextmanager
 def inputs_kept(model: nn.Module) -> Iterator[None]:
-    """Within this context every call of the model gets copies."""
+    """Gives the model copies of its inputs in every call within this context."""
     handle = model.register_forward_pre_hook(
         lambda _, inputs, keywords: (own_copy(inputs), own_copy(keywords)), with_kwargs=True
     )

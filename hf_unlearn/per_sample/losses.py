@@ -1,27 +1,25 @@
-"""Turns a model's own batch loss into the mean over its samples of the loss that each sample has
-alone.
+"""Turns a model's batch loss into the mean of the losses that its samples have alone.
 
-Models average over the tokens of a batch, so that a sample's share of the loss depends on the
-lengths of its neighbours and on padding. Here the loss of a batch is the mean over its samples of
-what the model returns for each sample alone (DESIGN: "padding and batch composition change
-nothing"). Nothing of the model is touched: its calls of `torch.nn.functional`'s loss functions are
-intercepted while it computes.
+Models average over the tokens of a batch, so a sample's share of the loss depends on padding and on
+the lengths of the other samples. Here the loss of a batch is the mean over its samples of what the
+model returns for each sample alone: padding and batch composition change nothing. The model itself
+is not modified. Its calls of the loss functions in `torch.nn.functional` are intercepted while it
+computes.
 
-Two arguments of losses mean something between samples only, and would cancel in a sample alone:
+Two arguments of losses only have a meaning between samples, and would cancel in a sample alone:
 
-- *class weights* (`cross_entropy` and `nll_loss` with `weight=`): torch divides the weighted sum by
-  the sum of the weights, so that a sample with one label would have the same loss whatever its
-  class weighs. Here a sample's loss is the mean of its labels' weighted losses, sum_t w[y_t] l_t /
-  T for its T labels, as torch has it for `binary_cross_entropy`. So a class of twice the weight
-  pulls twice as hard.
-- *num_items_in_batch*, the number of labels in a batch that Trainer gives to loss functions which
-  sum and then divide: here each sample's sum is divided by the number of its own labels
-  (`SampleMeanLoss`, labels).
+- *Class weights* (`cross_entropy` and `nll_loss` with `weight=`). Torch divides the weighted sum by
+  the sum of the weights, so the weight would not change the loss of a sample with one label. Here a
+  sample's loss is the mean of its labels' weighted losses, sum_t w[y_t] l_t / T for T labels, as in
+  torch's `binary_cross_entropy`. So a class of twice the weight has twice the gradient.
+- *num_items_in_batch*, the number of labels in a batch. Trainer gives it to loss functions that sum
+  and then divide. Here each sample's sum is divided by the number of its own labels (`labels` of
+  `SampleMeanLoss`).
 """
 
 import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
 import torch
@@ -31,15 +29,15 @@ from torch.overrides import TorchFunctionMode
 
 
 class NotBySample(ValueError):
-    """The values of a loss do not divide over the samples of the batch."""
+    """The values of a loss do not divide evenly over the samples of the batch."""
 
 
 _WEIGHTS: ContextVar[Tensor | None] = ContextVar("weights of the samples' losses", default=None)
 
 
 @contextlib.contextmanager
-def weighted_samples(weights: Tensor):
-    """Within this context, `SampleMeanLoss` gives mean_n(w_n L_n); weights (k,)."""
+def weighted_samples(weights: Tensor) -> Iterator[None]:
+    """Makes `SampleMeanLoss` return mean_n(w_n L_n) within this context; weights (k,)."""
     token = _WEIGHTS.set(weights)
     try:
         yield
@@ -48,23 +46,22 @@ def weighted_samples(weights: Tensor):
 
 
 class SampleMeanLoss(TorchFunctionMode):
-    """Within this context, every loss function that reduces over the batch returns the mean over
-    samples.
+    """Makes loss functions that reduce over the batch return the mean over samples.
 
     Args:
         samples: number of samples k in the batch. Losses are laid out batch-first, as everywhere in
             transformers: the leading axis is k, or k with other axes folded into it.
-        strict: raise `NotBySample` where the values of a loss do not divide over the samples (such
-            as of positions that a mask has picked); else such a loss stays the mean over the batch
-            that it is.
-        labels: the number of labels that each sample has (k,), for losses that are summed and
+        strict: raise `NotBySample` if the values of a loss do not divide over the samples (such as
+            losses at positions that a mask selects). Otherwise such a loss stays a mean over the
+            batch.
+        labels: the number of labels of each sample (k,), for losses that are summed and then
             divided by `items`.
 
     Attributes:
-        items: the number of labels in the batch, a 0-d tensor, to be given as `num_items_in_batch`;
-            None without labels.
-        undivided: whether a loss was summed, but nothing was computed with `items`: then it should
-            not have been given.
+        items: the number of labels in the batch, a 0-d tensor, to be passed as
+            `num_items_in_batch`; None without labels.
+        undivided: whether a loss was summed, but nothing was computed with `items`. Then it should
+            not have been passed.
     """
 
     def __init__(self, samples: int, strict: bool = True, labels: Tensor | None = None):
@@ -79,11 +76,12 @@ class SampleMeanLoss(TorchFunctionMode):
     def undivided(self) -> bool:
         return self._summed and not self._divided
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
+    ):
         kwargs = kwargs or {}
-        if self.items is not None and any(
-            value is self.items for value in (*args, *kwargs.values())
-        ):
+        arguments = (*args, *kwargs.values())
+        if self.items is not None and any(value is self.items for value in arguments):
             self._divided = True
         if func not in LOSSES or _reduction(func, args, kwargs) == "none":
             return func(*args, **kwargs)
@@ -95,57 +93,58 @@ class SampleMeanLoss(TorchFunctionMode):
             return func(*args, **kwargs)
         factor, weights = 1, _WEIGHTS.get()
         if self.labels is not None and _reduction(func, args, kwargs) == "sum":
-            # which it will be divided by
+            # The caller will divide by `items`.
             self._summed, losses, factor = True, losses / self.labels, self.items
         self.seen.append(losses.detach())
         return (losses if weights is None else losses * weights.to(losses.dtype)).mean() * factor
 
     def per_sample(self, loss: Tensor) -> Tensor:
-        """The samples' losses (k,) that a model's loss is the mean of; its mean for each where the
-        model has several."""
-        if len(self.seen) == 1 and torch.isclose(
-            self.seen[0].mean(), loss.to(self.seen[0].dtype), rtol=1e-4
-        ):
-            return self.seen[0]
+        """The losses (k,) of the samples, whose mean is the model's loss.
+
+        If the model's loss combines several losses, each sample gets the mean.
+        """
+        if len(self.seen) == 1:
+            (losses,) = self.seen
+            if torch.isclose(losses.mean(), loss.to(losses.dtype), rtol=1e-4):
+                return losses
         return loss.detach().repeat(self.samples)
 
 
-def _reduction(func, args, kwargs) -> str:
+def _reduction(func: Callable, args: tuple, kwargs: dict) -> str:
+    """The `reduction` of a call of a loss function."""
     bound = inspect.signature(func).bind(*args, **kwargs)
     return bound.arguments.get("reduction", "mean")
 
 
 def _by_sample(values: Tensor, k: int) -> Tensor:
+    """The values of a loss, one line for each sample."""
     if values.numel() % k:
         raise NotBySample(
             f"a loss with {values.numel()} values does not divide over the {k} samples of the "
-            "batch: the loss of one "
-            "sample cannot be told from it. Let the model return a loss whose values are laid out "
-            "batch-first."
+            "batch, so the loss of a single sample is unknown. The model must compute a loss whose "
+            "values are laid out batch-first."
         )
-    return values.reshape(k, -1)
+    return values.reshape(k, -1)  # (k, values of a sample)
 
 
 def _label_mean(losses: Tensor, target: Tensor, ignore_index: int, k: int) -> Tensor:
-    """Each sample's mean over its own labels of their losses, which have the class weights in
-    them."""
+    """Each sample's mean (k,) over its own labels of their losses, with class weights applied."""
     counted = (target != ignore_index).to(losses.dtype)
-    # A sample without a single label has no loss: it weighs nothing instead of spoiling the batch
-    # with 0/0.
+    # A sample without labels has loss 0 rather than 0/0, which would make the batch's loss NaN.
     counts = _by_sample(counted, k).sum(1)
     return _by_sample(losses, k).sum(1) / torch.where(counts > 0, counts, 1)
 
 
 def _cross_entropy(
-    k,
-    input,
-    target,
-    weight=None,
-    size_average=None,
-    ignore_index=-100,
-    reduce=None,
-    reduction="mean",
-    label_smoothing=0.0,
+    k: int,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
 ):
     losses = F.cross_entropy(
         input,
@@ -157,20 +156,21 @@ def _cross_entropy(
     )
     if reduction == "sum":
         return _by_sample(losses, k).sum(1)
-    if target.is_floating_point():  # class probabilities: every position counts
+    # Targets are class probabilities: every position counts.
+    if target.is_floating_point():
         return _by_sample(losses, k).mean(1)
     return _label_mean(losses, target, ignore_index, k)
 
 
 def _nll_loss(
-    k,
-    input,
-    target,
-    weight=None,
-    size_average=None,
-    ignore_index=-100,
-    reduce=None,
-    reduction="mean",
+    k: int,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
 ):
     losses = F.nll_loss(input, target, weight, ignore_index=ignore_index, reduction="none")
     if reduction == "sum":
@@ -179,30 +179,35 @@ def _nll_loss(
 
 
 def _ctc_loss(
-    k,
-    log_probs,
-    targets,
-    input_lengths,
-    target_lengths,
-    blank=0,
-    reduction="mean",
-    zero_infinity=False,
+    k: int,
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor,
+    target_lengths: Tensor,
+    blank: int = 0,
+    reduction: str = "mean",
+    zero_infinity: bool = False,
 ):
-    # (k,)
     losses = F.ctc_loss(
         log_probs, targets, input_lengths, target_lengths, blank, "none", zero_infinity
-    )
+    )  # (k,)
     if reduction == "mean":
         losses = losses / torch.as_tensor(target_lengths, device=losses.device).clamp_min(1)
     return losses
 
 
 def _elementwise(function: Callable) -> Callable:
-    """Per-sample form of a loss that has one value per element of its input (mse, l1, binary
-    cross-entropy, ...)."""
+    """Per-sample form of a loss with one value per element of its input (such as mse)."""
 
     def per_sample(
-        k, input, target, *args, reduction="mean", size_average=None, reduce=None, **kwargs
+        k: int,
+        input: Tensor,
+        target: Tensor,
+        *args,
+        reduction: str = "mean",
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        **kwargs,
     ):
         losses = function(input, target, *args, reduction="none", **kwargs)
         rows = _by_sample(losses, k)
@@ -211,15 +216,23 @@ def _elementwise(function: Callable) -> Callable:
     return per_sample
 
 
-def _kl_div(k, input, target, size_average=None, reduce=None, reduction="mean", log_target=False):
+def _kl_div(
+    k: int,
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    log_target: bool = False,
+):
     rows = _by_sample(F.kl_div(input, target, reduction="none", log_target=log_target), k)
-    # over the leading axis, of which one sample may have several lines
+    # Torch divides by the length of the leading axis. A sample may have several lines there.
     if reduction == "batchmean":
         return rows.sum(1) / (len(input) // k)
     return rows.sum(1) if reduction == "sum" else rows.mean(1)
 
 
-# Each gives the losses of the k samples, (k,).
+# Loss functions, and their forms that return the losses of the k samples (k,).
 LOSSES: dict[Callable, Callable] = {
     F.cross_entropy: _cross_entropy,
     F.nll_loss: _nll_loss,

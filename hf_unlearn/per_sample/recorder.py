@@ -1,50 +1,55 @@
-"""Finds, during a forward pass, every call in which parameters meet samples, and taps the gradient
-behind it."""
+"""Finds, during a forward pass, every call that combines parameters with samples.
+
+It puts a tap on the gradient of each such call.
+"""
 
 import contextlib
-import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from .layout import LEADING, Layouts
-from .rules import LIKE, REWRITTEN, out_of_place
+from .layout import LEADING
+from .layout_tracker import LayoutTracker
+from .rewriting import REWRITTEN
+from .rules import LIKE, out_of_place
 from .shards import sharded_modules
+from .torch_internals import BACKWARD_FUNCTIONS, open_attention
 from .trace import Call, Key, Tap, Trace, at, unique
 
 
 class Recorder(TorchFunctionMode):
-    """Sees every torch function call, and follows what is computed from parameters until it meets
-    samples.
+    """Sees every torch function call and follows what is computed from parameters alone.
 
-    A tensor is constant (frozen parameters, buffers, whatever is made of nothing else), tracked
-    (trainable parameters and whatever is made of them and of constants), or else holds samples.
+    A tensor is constant (frozen parameters, buffers, and what is computed from constants alone),
+    tracked (trainable parameters, and what is computed from them and constants), or holds samples.
     """
 
     def __init__(self, trace: Trace):
         super().__init__()
-        self.trace, self.layouts, self.paused = trace, Layouts(max(1, trace.k)), False
+        self.trace, self.layouts, self.paused = trace, LayoutTracker(max(1, trace.k)), False
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
+    ):
         kwargs = kwargs or {}
-        # keep recording inside: checkpointed parts run their forward pass again there
-        if func in _BACKWARD:
+        # Keep recording inside: checkpointed parts run their forward pass again there.
+        if func in BACKWARD_FUNCTIONS:
             with self:
-                return _BACKWARD[func](*args, **kwargs)
+                return BACKWARD_FUNCTIONS[func](*args, **kwargs)
         if self.paused or self._is_reduction():
             return func(*args, **kwargs)
         tracked, samples = self._sort(func, args, kwargs)
-        if tracked and (samples or self._spreads(func, args)):
-            if func is F.multi_head_attention_forward:  # there are rules for its parts
+        if tracked and (samples or self._copies_per_sample(func, args)):
+            # There are rules for its parts.
+            if func is F.multi_head_attention_forward:
                 with self:
-                    return _OPENED_ATTENTION(*args, **kwargs)
-            return self._meet(func, args, kwargs, tracked, samples)
+                    return open_attention(*args, **kwargs)
+            return self._record(func, args, kwargs, tracked, samples)
         output = func(*args, **kwargs)
         self._follow(func, args, output, tracked, samples)
         if samples:
@@ -52,20 +57,18 @@ class Recorder(TorchFunctionMode):
         return output
 
     def _is_reduction(self) -> bool:
-        """Whether this is FSDP2 at work in the backward pass, and no checkpoint that is computed
-        again."""
+        """Whether FSDP2 makes this call in the backward pass, not a recomputed checkpoint."""
         return self.trace.sharded and self.trace.in_backward and not torch.is_grad_enabled()
 
     def replaced(self, before: list, after: list) -> None:
-        """Takes tensors for what others were, whose place they have taken."""
+        """Gives tensors the kind (constant, tracked, samples) of those that they replace."""
         for x, y in zip(before, after):
             if x is y or not isinstance(x, Tensor):
                 continue
-            # its gradient may not go through FSDP2's own nodes early
+            # Its gradient must not pass through FSDP2's own nodes early.
             if id(x) in self.trace.tracked:
-                self.trace.give_up(
-                    self.trace.tracked[id(x)][1], "what is made of it enters another sharded module"
-                )
+                reason = "a tensor computed from it enters another sharded module"
+                self.trace.give_up(self.trace.tracked[id(x)][1], reason)
             elif id(x) in self.trace.constants:
                 self.trace.constants[id(y)] = y
             else:
@@ -74,8 +77,10 @@ class Recorder(TorchFunctionMode):
     def _is_sample(self, tensor: Tensor) -> bool:
         return id(tensor) not in self.trace.constants and id(tensor) not in self.trace.tracked
 
-    def _sort(self, func, args, kwargs) -> tuple[dict[Key, Tensor], list[Key]]:
-        """Tracked tensors by key, and keys of arguments with samples."""
+    def _sort(
+        self, func: Callable, args: tuple, kwargs: dict
+    ) -> tuple[dict[Key, Tensor], list[Key]]:
+        """Tracked tensors by key, and the keys of arguments that hold samples."""
         tracked, samples = {}, []
         for key, value in (*enumerate(args), *kwargs.items()):
             several = isinstance(value, (list, tuple))
@@ -84,42 +89,52 @@ class Recorder(TorchFunctionMode):
                     continue
                 if id(tensor) in self.trace.tracked:
                     tracked[(key, place) if several else key] = tensor
-                elif not self._single(tensor):
+                elif not self._belongs_to_no_sample(tensor):
                     samples.append((key, place) if several else key)
-        if func.__name__ in LIKE:  # the other tensor only lends its type or its shape
+        # The other tensor only provides its dtype or its shape.
+        if func.__name__ in LIKE:
             return ({0: tracked[0]}, []) if 0 in tracked else ({}, samples)
         return tracked, samples
 
-    def _single(self, tensor: Tensor) -> bool:
-        """A whole number (of an expert), one line for all samples (of prompt tokens), or a table of
-        whole numbers that does not divide over the samples (of relative positions, made in an
-        earlier pass) belongs to no sample."""
+    def _belongs_to_no_sample(self, tensor: Tensor) -> bool:
+        """Whether a tensor that is neither tracked nor constant still holds no samples.
+
+        This is so for an integer (the number of an expert), for one line that all samples share
+        (prompt tokens), and for a table of integers that does not divide over the samples (relative
+        positions that were computed in an earlier pass).
+        """
         if tensor.requires_grad or self.layouts.of(tensor) is not LEADING:
             return False
-        whole, k = tensor.dtype in (torch.int32, torch.int64), self.trace.k
+        integers, k = tensor.dtype in (torch.int32, torch.int64), self.trace.k
         if not tensor.ndim:
             return not tensor.is_floating_point()
-        return len(tensor) == 1 < k or whole and len(tensor) % k > 0
+        return len(tensor) == 1 < k or integers and len(tensor) % k > 0
 
-    def _spreads(self, func, args) -> bool:
-        """Whether this call makes a copy for each sample, without having seen one:
-        `cls_token.expand(k, -1, -1)`, or a look-up of positions that were repeated k times."""
+    def _copies_per_sample(self, func: Callable, args: tuple) -> bool:
+        """Whether this call copies a parameter for each sample, though no argument holds samples.
+
+        Examples are `cls_token.expand(k, -1, -1)` and a look-up of positions that were repeated k
+        times.
+        """
         if func in (torch.Tensor.expand, torch.Tensor.repeat):
             sizes = args[1] if isinstance(args[1], (tuple, list)) else args[1:]
             own = args[0].shape[0] if args[0].ndim == len(sizes) else 1
             return len(sizes) > 1 and own == 1 and sizes[0] == self.trace.k
         if func in (torch.Tensor.__getitem__, F.embedding):
             index = args[1] if func is torch.Tensor.__getitem__ else args[0]
-            return (
-                isinstance(index, Tensor)
-                and index.ndim > 1
-                and len(index) == self.trace.k
-                and _repeated(index)
-            )
+            per_sample = isinstance(index, Tensor) and index.ndim > 1 and len(index) == self.trace.k
+            return per_sample and _repeated(index)
         return False
 
-    def _follow(self, func, args, output, tracked, samples) -> None:
-        """Notes of which kind the outputs are, and what the call has written into."""
+    def _follow(
+        self,
+        func: Callable,
+        args: tuple,
+        output: object,
+        tracked: dict[Key, Tensor],
+        samples: list[Key],
+    ) -> None:
+        """Notes the kind of each output, and of the tensor that an in-place call writes to."""
         tensors = output if isinstance(output, (list, tuple)) else (output,)
         if args and isinstance(args[0], Tensor) and _overwrites(func):
             tensors = (args[0], args[0]._base) if args[0]._is_view() else (args[0],)
@@ -141,30 +156,29 @@ class Recorder(TorchFunctionMode):
             root for tensor in tracked.values() for root in self.trace.tracked[id(tensor)][1]
         )
 
-    def _meet(self, func, args, kwargs, tracked, samples):
+    def _record(
+        self,
+        func: Callable,
+        args: tuple,
+        kwargs: dict,
+        tracked: dict[Key, Tensor],
+        samples: list[Key],
+    ):
+        """Runs a call that combines parameters with samples, and puts a tap on its output."""
         roots, changed = self._roots(tracked), None
         values = {key: tensor.detach() for key, tensor in tracked.items()}
         behind = {key: self.trace.tracked[id(tensor)][1] for key, tensor in tracked.items()}
         if _overwrites(func):
             changed = args[0]
-            if 0 in tracked:  # its history is about to be written over, too
+            # Writing to the tensor replaces its autograd history, which is needed here.
+            if 0 in tracked:
                 tracked[0] = changed.clone()
-            func, values = (
-                out_of_place(func),
-                {0: changed.detach() if 0 in tracked else changed.clone(), **values},
-            )
+            func = out_of_place(func)
+            values = {0: changed.detach() if 0 in tracked else changed.clone(), **values}
         arguments = {**dict(enumerate(args)), **kwargs}
         layouts = {key: self.layouts.of(at(arguments, key)) for key in samples}
-        call = Call(
-            self.trace,
-            func,
-            arguments,
-            tracked,
-            layouts,
-            LEADING,
-            behind,
-            _autocast(roots[0].device.type),
-        )
+        autocast = _autocast(roots[0].device.type)
+        call = Call(self.trace, func, arguments, tracked, layouts, LEADING, behind, autocast)
         output = call.run(values)
         self.layouts.follow(func, args, kwargs, output, self._is_sample)
         if not all(id(root) in self.trace.slow for root in roots):
@@ -173,13 +187,19 @@ class Recorder(TorchFunctionMode):
             return output
         if 0 in tracked and not changed._is_view():
             changed.detach_()
-        changed.copy_(output)  # from here on it holds samples, whatever it was before
+        # From here on it holds samples, whatever it held before.
+        changed.copy_(output)
         for tensor in (changed, changed._base) if changed._is_view() else (changed,):
             self.trace.tracked.pop(id(tensor), None)
             self.trace.constants.pop(id(tensor), None)
         return changed
 
-    def _tap(self, call: Call, output, values: dict):
+    def _tap(self, call: Call, output: object, values: dict) -> object:
+        """The output of a call with a tap on its floating-point tensors.
+
+        Args:
+            values: of the arguments, by key.
+        """
         outputs = output if isinstance(output, (list, tuple)) else (output,)
         floating = [x for x in outputs if isinstance(x, Tensor) and x.is_floating_point()]
         if not floating:
@@ -188,24 +208,16 @@ class Recorder(TorchFunctionMode):
             self.trace.give_up(call.roots, f"{call.function.__name__} makes a sparse tensor")
             return output
         self.trace.count(call.roots)
-        if not torch.is_grad_enabled():  # the first pass of a re-entrant checkpoint
+        # The first pass of a re-entrant checkpoint.
+        if not torch.is_grad_enabled():
             return output
         call = replace(call, output=self.layouts.of(floating[0]))
         if call.function.__name__ in REWRITTEN:
             call, values = REWRITTEN[call.function.__name__](call, values)
-        saved = (
-            [_kept(at(values, key), floating[0]) for key in call.samples]
-            if call.needs_values
-            else []
-        )
-        tapped = Tap.apply(
-            call.emptied(),
-            len(floating),
-            len(saved),
-            *floating,
-            *saved,
-            *map(self.trace.leaf, call.roots),
-        )
+        keys = call.samples if call.needs_values else ()
+        saved = [_saved(at(values, key), floating[0]) for key in keys]
+        leaves = map(self.trace.leaf, call.roots)
+        tapped = Tap.apply(call.emptied(), len(floating), len(saved), *floating, *saved, *leaves)
         tapped = list(tapped) if len(floating) > 1 else [tapped]
         for before, after in zip(floating, tapped):
             self.layouts.note(after, self.layouts.of(before))
@@ -214,25 +226,27 @@ class Recorder(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def fsdp_hidden(model: nn.Module, recorder: Recorder):
-    """Within this context a recorder does not see what FSDP2 does before and after its modules
-    compute (the recorder would keep the gathered tensors alive), and takes the tensors that FSDP2
-    hands on for those that it was given."""
+def fsdp_hidden(model: nn.Module, recorder: Recorder) -> Iterator[None]:
+    """Hides from a recorder what FSDP2 does before and after its modules compute.
+
+    The recorder would keep the gathered tensors alive. It treats the tensors that FSDP2 passes on
+    like those that FSDP2 was given.
+    """
     given, handles = [], []
 
-    def before(module, args, kwargs):
+    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
         recorder.paused = True
         given.append(tree_leaves((args, kwargs)))
 
-    def after(module, args, kwargs):
+    def after(module: nn.Module, args: tuple, kwargs: dict) -> None:
         recorder.paused = False
         recorder.replaced(given.pop(), tree_leaves((args, kwargs)))
 
-    def before_leaving(module, args, output):
+    def before_leaving(module: nn.Module, args: tuple, output: object) -> None:
         recorder.paused = True
         given.append(tree_leaves(output))
 
-    def after_leaving(module, args, output):
+    def after_leaving(module: nn.Module, args: tuple, output: object) -> None:
         recorder.paused = False
         recorder.replaced(given.pop(), tree_leaves(output))
 
@@ -250,55 +264,8 @@ def fsdp_hidden(model: nn.Module, recorder: Recorder):
             handle.remove()
 
 
-def _backward(
-    tensors,
-    grad_tensors=None,
-    retain_graph=None,
-    create_graph=False,
-    grad_variables=None,
-    inputs=None,
-):
-    """`torch.autograd.backward`, entered below the point where torch function modes are
-    suspended."""
-    tensors = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
-    grads = (
-        (grad_tensors,)
-        if isinstance(grad_tensors, Tensor)
-        else tuple(grad_tensors or [None] * len(tensors))
-    )
-    grads = tuple(torch.ones_like(t) if grad is None else grad for t, grad in zip(tensors, grads))
-    keep = create_graph if retain_graph is None else retain_graph
-    inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs or ())
-    _engine_run_backward(
-        tensors, grads, keep, create_graph, inputs, allow_unreachable=True, accumulate_grad=True
-    )
-
-
-_BACKWARD = {
-    torch.autograd.backward: _backward,
-    torch.Tensor.backward: lambda tensor, gradient=None, retain_graph=None, create_graph=False, inputs=None: (
-        _backward(tensor, gradient, retain_graph, create_graph, inputs=inputs)
-    ),
-}
-
-
-def _opened(function: Callable) -> Callable:
-    """A Python function of torch that does not offer itself to torch function modes, so that they
-    see its parts."""
-    names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
-    return types.FunctionType(
-        function.__code__,
-        {**function.__globals__, **dict.fromkeys(names, lambda *tensors: False)},
-        function.__name__,
-        function.__defaults__,
-    )
-
-
-_OPENED_ATTENTION = _opened(F.multi_head_attention_forward)
-_OPENED_ATTENTION.__kwdefaults__ = F.multi_head_attention_forward.__kwdefaults__
-
-
-def _overwrites(func) -> bool:
+def _overwrites(func: Callable) -> bool:
+    """Whether a function writes to its first argument."""
     name = func.__name__
     return (
         name in ("__setitem__", "__set__")
@@ -308,8 +275,10 @@ def _overwrites(func) -> bool:
 
 
 def _repeated(index: Tensor) -> bool:
-    """Whether all lines are the same (relative positions differ, and there may be as many lines as
-    samples)."""
+    """Whether all lines are equal.
+
+    Relative positions are not, even if there are as many lines of them as samples.
+    """
     return index.stride(0) == 0 or bool((index == index[:1]).all())
 
 
@@ -317,9 +286,10 @@ def _autocast(device: str) -> tuple[str, torch.dtype, bool]:
     return device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
 
 
-def _kept(sample: Tensor, output: Tensor) -> Tensor:
-    """What a tap keeps of a sample tensor: where autocast has computed in half precision, so is
-    this (as autograd does).
+def _saved(sample: Tensor, output: Tensor) -> Tensor:
+    """What a tap saves of a sample tensor: in half precision if autocast computed the output so.
+
+    Autograd does the same.
     """
     half = output.dtype in (torch.float16, torch.bfloat16) and sample.dtype == torch.float32
     return sample.detach().to(output.dtype) if half else sample.detach()

@@ -1,5 +1,6 @@
-"""Per-sample gradients one sample at a time: slow and obvious. The last resort of the engine and
-the oracle of its tests.
+"""Per-sample gradients, one sample at a time: slow and obvious.
+
+The engine falls back to this, and its tests compare with this.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,12 +11,12 @@ from torch import Tensor, nn
 
 from .shards import own_parameters
 
-# Inputs of transformers that have all patches one after the other, and the grid (images, 3) of
-# their sizes.
+# Inputs of transformers models that hold the patches of all images one after the other, and the
+# grid (images, 3) with the sizes of the images.
 PATCHES = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}
 
-# In a batch whose padding matters: for each sample, from where to where its own values are on each
-# axis, by input.
+# In a batch whose padding matters: for each sample and input, where the sample's own values start
+# and end on each axis.
 OWN_PARTS = "_own_parts"
 
 
@@ -31,16 +32,16 @@ def select_sample(batch: dict, n: int, k: int) -> dict:
 
 
 def select_samples(batch: dict, samples: slice, k: int) -> dict:
-    """Some samples of a collated batch of k samples: of each tensor, and each list (of boxes), that
-    has k entries, and of the patches of images (`patch_owners`).
+    """Some samples of a collated batch of k samples.
+
+    They are selected from each tensor and each list (of boxes) with k entries, and from the patches
+    of images (`patch_owners`).
     """
 
-    def is_by_sample(value) -> bool:
-        return (
-            isinstance(value, (Tensor, list, tuple))
-            and getattr(value, "ndim", 1) > 0
-            and len(value) == k
-        )
+    def is_by_sample(value: object) -> bool:
+        if isinstance(value, Tensor) and not value.ndim:
+            return False
+        return isinstance(value, (Tensor, list, tuple)) and len(value) == k
 
     selected = {
         name: value[samples] if is_by_sample(value) else value for name, value in batch.items()
@@ -54,8 +55,10 @@ def select_samples(batch: dict, samples: slice, k: int) -> dict:
 
 
 def _without_padding(sample: dict) -> dict:
-    """A batch of one with `OWN_PARTS`, whose padding is cut off; labels that have been exchanged
-    are left whole."""
+    """A batch of one with `OWN_PARTS`, with its padding cut off.
+
+    Labels are left whole if they were replaced and reach into the padding.
+    """
     (parts,) = sample[OWN_PARTS]
     own = {name: value for name, value in sample.items() if name != OWN_PARTS}
     for name, part in parts.items():
@@ -66,12 +69,15 @@ def _without_padding(sample: dict) -> dict:
 
 
 def patch_owners(batch: dict, k: int) -> dict[str, Tensor]:
-    """The sample of each line (N,) of inputs that have the patches of all images or videos one
-    after the other, as a grid of sizes beside them counts them (Qwen2-VL and its like), by their
-    names.
+    """The sample of each patch (N,), for inputs that hold the patches of all images or videos.
+
+    The grid of sizes beside such an input says how many patches each image has (as in Qwen2-VL).
+
+    Returns:
+        By the name of the input.
 
     Raises:
-        ValueError: there is not one image for each sample, so that it is not known whose they are.
+        ValueError: there is not one image for each sample, so the owners are unknown.
     """
     owners = {}
     for name, sizes in PATCHES.items():
@@ -80,8 +86,8 @@ def patch_owners(batch: dict, k: int) -> dict[str, Tensor]:
         grid = batch[sizes]
         if len(grid) != k:
             raise ValueError(
-                f"{sizes} counts {len(grid)} images for {k} samples: whose they are is not known. "
-                "Give each sample one."
+                f"{sizes} has {len(grid)} images for {k} samples, so it is unknown which image "
+                "belongs to which sample. Give each sample one image."
             )
         owners[name] = torch.arange(k, device=grid.device).repeat_interleave(grid.prod(-1))
     return owners
@@ -94,11 +100,12 @@ def per_sample_gradients(
     k: int,
     parameters: Sequence[nn.Parameter],
 ) -> Iterator[list[Tensor]]:
-    """Yields g_n, a tensor for each of some parameters of a model, for each of the k samples: one
-    forward and one backward pass each.
+    """Yields g_n, a tensor for each parameter, for each of the k samples.
+
+    Each takes one forward and one backward pass.
 
     Args:
-        loss_of: the model's loss on a batch; here it only sees batches of one sample.
+        loss_of: the model's loss on a batch; here it gets only batches of one sample.
     """
     for n in range(k):
         yield sample_gradient(model, loss_of(select_sample(batch, n, k)), parameters)
@@ -107,12 +114,11 @@ def per_sample_gradients(
 def sample_gradient(
     model: nn.Module, loss: Tensor, parameters: Sequence[nn.Parameter]
 ) -> list[Tensor]:
-    """The gradient of a loss; `.grad` is left as it was. (Re-entrant checkpoints refuse
-    `torch.autograd.grad`.)
+    """The gradient of a loss, for each parameter; `.grad` stays as it was.
 
-    Of a model in shards (FSDP2) it is the mean over processes of their losses' gradients, in
-    shards.
+    For a sharded model (FSDP2), it is the sharded mean over processes of their losses' gradients.
     """
+    # Re-entrant checkpoints do not work with `torch.autograd.grad`.
     before = {p: p.grad for p in own_parameters(model)}
     model.zero_grad(set_to_none=True)
     try:
@@ -124,11 +130,14 @@ def sample_gradient(
 
 
 def orthograd_gradient(u: Tensor, rows: Tensor, alpha: float) -> Tensor:
-    """g = alpha mean_n(g_n) - (1 - alpha) u_perp for dense rows (k, d), by the singular vectors of
-    A in float64.
+    """g = alpha mean_n(g_n) - (1 - alpha) u_perp in float64, by a singular value decomposition.
 
-    Slow and independent of `ops.projection`: u_perp is u less its part in the span of A's right
-    singular vectors.
+    This is slow and independent of `ops.projection`: u_perp is u without its part in the span of
+    A's right singular vectors.
+
+    Args:
+        u: (d,).
+        rows: A (k, d).
     """
     u, rows = u.double(), rows.double()
     unit = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-300)

@@ -1,5 +1,4 @@
-"""What one recorded pass knows: which tensors hold parameters, constants or samples, and each call
-in which parameters meet samples.
+"""The record of one pass: the kind of each tensor, and each call on parameters and samples.
 
 The recorder writes it in the forward pass, and the engine reads it in the backward pass.
 """
@@ -16,7 +15,7 @@ from .rules import RULES, argument_name, needs_values
 
 # Position or name of an argument; with an index, a member of a list.
 Key = int | str | tuple[int | str, int]
-# Replaces a sample tensor in a recorded call: only the autograd graph may keep that tensor alive.
+# Stands for a sample tensor in a recorded call: only the autograd graph may keep the tensor alive.
 _REMOVED = object()
 
 
@@ -25,19 +24,18 @@ class Trace:
 
     Args:
         k: number of samples in the batch.
-        leaves: by the id of each parameter in shards, the whole tensor that autograd takes its
-            gradient to.
-        slow: by the id of each parameter that is left to the slow path, the reason. The engine owns
-            it.
+        leaves: for each sharded parameter, by id, the whole tensor whose gradient autograd
+            computes.
+        slow: for each parameter that takes the slow path, by id, the reason. The engine owns this.
         receive: called in the backward pass with a call, its output's gradient and its sample
             tensors; returns the gradient of each parameter behind the call.
         give_up: called with parameters and a reason: they take the slow path from here on.
 
     Attributes:
-        tracked: by id, each tensor made of trainable parameters alone, with these parameters.
-        constants: by id, each tensor made of neither trainable parameters nor samples.
-        awaited: by the id of a parameter, how many of its uses the backward pass has still to meet.
-        in_backward: whether the backward pass is under way.
+        tracked: by id, each tensor computed from trainable parameters alone, and these parameters.
+        constants: by id, each tensor computed from neither trainable parameters nor samples.
+        awaited: by the id of a parameter, how many of its uses the backward pass has not reached.
+        in_backward: whether the backward pass is running.
     """
 
     def __init__(
@@ -60,13 +58,14 @@ class Trace:
         return bool(self.leaves)
 
     def leaf(self, parameter: nn.Parameter) -> Tensor:
-        """What autograd takes a parameter's gradient to: the whole tensor where the parameter is in
-        shards."""
+        """The tensor whose gradient autograd computes: the whole tensor of a sharded parameter."""
         return self.leaves.get(id(parameter), parameter)
 
     def start(self, parameters: Iterable[nn.Parameter], buffers: Iterable[Tensor]) -> None:
-        """Takes trainable parameters as tracked, and frozen parameters, slow parameters and buffers
-        as constants."""
+        """Notes trainable parameters as tracked, all other parameters and buffers as constant.
+
+        Slow parameters are constant, too.
+        """
         for p in parameters:
             leaf = self.leaf(p)
             if p.requires_grad and id(p) not in self.slow:
@@ -76,16 +75,24 @@ class Trace:
         self.constants.update((id(buffer), buffer) for buffer in buffers)
 
     def count(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Counts one more use of some parameters. The backward pass runs checkpointed parts again:
-        that use is counted already."""
+        """Counts one more use of some parameters.
+
+        The backward pass runs checkpointed parts again; their uses are already counted.
+        """
         if not self.in_backward:
             self.awaited.update(id(p) for p in parameters)
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One call in which tracked tensors (parameters, and what is made of parameters alone) meet
-    samples."""
+    """One call on both samples and tracked tensors (parameters, or computed from them alone).
+
+    arguments: by position or name.
+    tracked: the tracked tensors among them.
+    samples: the layouts of the arguments that hold samples.
+    behind: the parameters that each tracked tensor is computed from.
+    autocast: device type, dtype, and whether it is enabled.
+    """
 
     trace: Trace
     function: Callable
@@ -93,19 +100,21 @@ class Call:
     tracked: dict[Key, Tensor]
     samples: dict[Key, Layout]
     output: Layout
-    behind: dict[Key, tuple[nn.Parameter, ...]]  # the parameters behind each tracked tensor
-    autocast: tuple[str, torch.dtype, bool]  # device type, dtype, enabled
+    behind: dict[Key, tuple[nn.Parameter, ...]]
+    autocast: tuple[str, torch.dtype, bool]
 
     @property
     def roots(self) -> tuple[nn.Parameter, ...]:
+        """All parameters behind the call."""
         return unique(root for roots in self.behind.values() for root in roots)
 
     @property
     def rule(self) -> Callable | None:
+        """The rule for per-sample gradients of this function, if there is one."""
         return RULES.get(self.function.__name__)
 
     def filled(self, values: dict[Key, object]) -> tuple[list, dict[str, object]]:
-        """Positional and keyword arguments, with some of them replaced."""
+        """Positional and keyword arguments, some of them replaced by key."""
         arguments = dict(self.arguments)
         for key, value in values.items():
             if isinstance(key, tuple):
@@ -118,6 +127,7 @@ class Call:
         return positional, {key: value for key, value in arguments.items() if isinstance(key, str)}
 
     def run(self, values: dict[Key, Tensor]):
+        """The output of the call, with some arguments replaced by key."""
         positional, keywords = self.filled(values)
         return self.function(*positional, **keywords)
 
@@ -125,16 +135,17 @@ class Call:
         return at(self.arguments, key)
 
     def emptied(self) -> "Call":
-        """The same without its sample tensors (shapes are left where a rule needs no more)."""
+        """The same call without its sample tensors; it keeps their shapes if a rule needs these."""
         shapes = not self.needs_values
-        left = {
+        replaced = {
             key: self.value(key).detach().to("meta") if shapes else _REMOVED for key in self.samples
         }
-        positional, keywords = self.filled(left)
+        positional, keywords = self.filled(replaced)
         return replace(self, arguments={**dict(enumerate(positional)), **keywords})
 
     @property
     def needs_values(self) -> bool:
+        """Whether per-sample gradients depend on the values of the samples, not only on B."""
         rule = self.rule
         return rule is None or any(
             needs_values(rule, argument_name(rule, key)) for key in self.tracked
@@ -142,34 +153,36 @@ class Call:
 
 
 class Tap(torch.autograd.Function):
-    """Identity on a call's outputs; its backward pass hands the engine what the parameters'
-    gradients are made of."""
+    """Identity on a call's outputs, whose backward pass gives the engine X and B."""
 
     @staticmethod
-    def forward(ctx, call, outputs, saved, *tensors):
+    def forward(ctx, call: Call, outputs: int, saved: int, *tensors: Tensor):
+        """tensors: the outputs, the sample tensors to save, and the parameters behind the call."""
         ctx.call = call
         samples = tensors[outputs : outputs + saved]
         ctx.save_for_backward(*samples)
-        # A tensor of its own rather than a view, since in-place activations may follow. It shares
-        # its memory with the call's output, which nobody else sees; a part of an input, which
-        # others do see, is copied.
-        taken = {x.untyped_storage().data_ptr() for x in samples}
+        # New tensors rather than views, because in-place activations may follow. They share the
+        # memory of the call's outputs, which nothing else uses. An output that shares the memory of
+        # an input is copied.
+        inputs = {x.untyped_storage().data_ptr() for x in samples}
         values = [
-            x.clone() if x.untyped_storage().data_ptr() in taken else x.data
+            x.clone() if x.untyped_storage().data_ptr() in inputs else x.data
             for x in tensors[:outputs]
         ]
         return tuple(values) if outputs > 1 else values[0]
 
     @staticmethod
-    def backward(ctx, *gradients):
+    def backward(ctx, *gradients: Tensor):
         saved = ctx.saved_tensors
         own = ctx.call.trace.receive(ctx.call, gradients[0], (*saved, *gradients[1:]))
         return (None, None, None, *gradients, *[None] * len(saved), *own)
 
 
 def at(arguments: dict, key: Key):
+    """The argument with a key."""
     return arguments[key[0]][key[1]] if isinstance(key, tuple) else arguments[key]
 
 
 def unique(parameters: Iterable[nn.Parameter]) -> tuple[nn.Parameter, ...]:
+    """The parameters without repetitions, in order."""
     return tuple({id(p): p for p in parameters}.values())

@@ -72,7 +72,7 @@ class SampleExchange:
         if isinstance(p, DTensor):
             uses = [use.cut(lines) for use in uses] if lines.start < lines.stop else []
             return SharedRows(p, lines, uses, sum(counts), self)
-        return ParameterRows(p, uses, rows.way)
+        return ParameterRows(p, uses, rows.strategy)
 
     def _shares(self, p: nn.Parameter) -> list[slice]:
         """The lines of a parameter that each process takes: those that it has, where they are in
@@ -218,7 +218,7 @@ class SharedRows:
 
 
 class Together:
-    """`per_sample.check.Together`; k: the number of samples in this process's batch."""
+    """Implements `per_sample.comparison.ShardedProcesses`; k: samples in this process's batch."""
 
     def __init__(self, exchange: SampleExchange, k: int):
         self.exchange, self.counts = exchange, all_processes(k)
@@ -229,7 +229,7 @@ class Together:
     def rows(self, rows: ParameterRows) -> ParameterRows | SharedRows:
         return self.exchange.all_rows(rows, self.counts)
 
-    def missed(self, parameter: nn.Parameter) -> None:
+    def announce_given_up(self, parameter: nn.Parameter) -> None:
         self.exchange.missed(parameter)
 
     def weights(self, weights: Tensor) -> Tensor:

@@ -172,7 +172,7 @@ class TrainerStep:
         trainer, engine = self.trainer, self.trainer.samples.engine
         again, visit = None if last else self._again(), self._with_all_processes(visit)
         if self._replays:
-            engine.replay(visit, again=not last)
+            engine.replay(visit, keep=not last)
         else:
             with contextlib.nullcontext() if last else trainer.accelerator.no_sync(self.model):
                 if self._recorded is None:

@@ -44,13 +44,13 @@ def project(rows: Tensor, u: Tensor, exact: bool = False) -> Tensor:
     """u_perp in two passes over the rows."""
     square = torch.linalg.vector_norm(u, dtype=torch.float64).square()
     solution = ops.solve(*ops.inner_products(rows, u, exact), square)
-    return ops.weighted_sum(rows, -solution.coefficients, u)
+    return u - ops.weighted_sum(rows, solution.coefficients)
 
 
 def project_in_torch(rows: Tensor, u: Tensor) -> Tensor:
     square = torch.linalg.vector_norm(u, dtype=torch.float64).square()
     solution = projection.solve(*reductions.inner_products(rows, u), square)
-    return reductions.weighted_sum(rows, -solution.coefficients, u)
+    return u - reductions.weighted_sum(rows, solution.coefficients)
 
 
 def project_by_qr(rows: Tensor, u: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def measure_matrix(bench: Bench, d: int) -> None:
     passes = {
         "inner_products": lambda: ops.inner_products(rows, u),
         "inner_products exact": lambda: ops.inner_products(rows, u, exact=True),
-        "weighted_sum": lambda: ops.weighted_sum(rows, weights, u),
+        "weighted_sum": lambda: ops.weighted_sum(rows, weights),
     }
     for method, call in passes.items():
         print(f"    {copy / 2 / bench.measure(model, method, call):.0%} of the copy bandwidth")
@@ -162,12 +162,12 @@ def measure_tensors(bench: Bench, model: str, largest: int) -> None:
 def measure_solve(bench: Bench) -> None:
     for problems, k in (1, 8), (1, 16), (1, 64), (1, 256), (500, 16):
         rows = torch.randn(problems, k, 2 * k, dtype=torch.float64, device=bench.device)
-        gram, dots, square = rows @ rows.mT, rows.sum(2), rows.new_full((problems,), 2.0 * k)
-        bench.measure(f"{problems} systems of {k}", "solve", lambda: ops.solve(gram, dots, square))  # noqa: B023
+        K, b, square = rows @ rows.mT, rows.sum(2), rows.new_full((problems,), 2.0 * k)
+        bench.measure(f"{problems} systems of {k}", "solve", lambda: ops.solve(K, b, square))  # noqa: B023
         bench.measure(
             f"{problems} systems of {k}",
             "solve, plain torch",
-            lambda: projection.solve(gram, dots, square),
+            lambda: projection.solve(K, b, square),
         )  # noqa: B023
 
 

@@ -1,12 +1,11 @@
-"""Holds the choice between the ways to inner products (`per_sample/inner_products.py`) against
-their measured times.
+"""Compares the choice of a strategy for inner products with the measured times of all strategies.
 
     .venv/bin/python tests/benchmarks/bench_ways.py
 
-For each weight (o, i) that k samples meet at T positions: the time of all that orthograd does with
-it (inner products and weighted sum) by each way, beside the plain sum over the samples that
-gradient descent needs. Rows go to results.csv; the table that is printed marks a choice that costs
-over 1.3 times the best way.
+The strategies are those of `per_sample/inner_products.py`. For each weight (o, i) that k samples
+use at T positions, this measures all that orthograd does with it (inner products and weighted sum)
+by each strategy, and the plain sum over the samples that gradient descent needs. Rows are appended
+to results.csv. The table that is printed marks choices that take over 1.3 times the best time.
 """
 
 import datetime
@@ -49,7 +48,7 @@ def main() -> None:
     now = datetime.datetime.now(datetime.timezone.utc)
     common = {"run": now.strftime("%Y%m%d-%H%M%S"), "date": now.strftime("%Y-%m-%d"), "commit": _commit(),
               **_machine(), "tuning": "kernel"}  # fmt: skip
-    ways = [way for way in inner_products.WAYS if way != "fused" or ops.fuses(device)]
+    ways = [way for way in inner_products.STRATEGIES if way != "fused" or ops.fuses(device)]
     precisions = (
         {"fp32": torch.float32, "bf16": torch.bfloat16}
         if device.type == "cuda"

@@ -1,4 +1,4 @@
-"""The projection in the metric of the optimizer: the formulas against slow and obvious ones."""
+"""The projection in the metric of the optimizer, against the formulas written out."""
 
 import copy
 
@@ -26,8 +26,7 @@ from tests.tiny import (
 def test_the_step_in_the_metric_is_orthogonal_to_every_retain_gradient(
     tmp_path, granularity, amsgrad
 ):
-    """<g_n, D^-1 u_perp> = 0 with D as AdamW has it before the third step; the plain projection
-    does not give that."""
+    """<g_n, D^-1 u_perp> = 0 with AdamW's D before the third step, unlike <g_n, u_perp>."""
     model = tiny_whisper(encoder_layers=1, decoder_layers=1).double()
     forget, retain = double(FORGET), double(RETAIN)
 
@@ -38,23 +37,17 @@ def test_the_step_in_the_metric_is_orthogonal_to_every_retain_gradient(
             optimizer = getattr(optimizer, "optimizer", optimizer)
             gradient = [p.grad.clone() for p in parameters]
             scales = [inverse_root_metric(optimizer, p).square() for p in parameters]
-            denominators = [
-                (
-                    optimizer.state[p]["max_exp_avg_sq" if amsgrad else "exp_avg_sq"]
-                    / (1 - 0.999**2)
-                ).sqrt()
-                + 1e-8
-                for p in parameters
-            ]
+            name = "max_exp_avg_sq" if amsgrad else "exp_avg_sq"
+            squares = [optimizer.state[p][name] for p in parameters]
+            denominators = [(square / (1 - 0.999**2)).sqrt() + 1e-8 for square in squares]
             torch.testing.assert_close(flat(scales), 1 / flat(denominators))
             copied = copy.deepcopy(model).train()
             for sample in retain:
                 trained = [p for p in copied.parameters() if p.requires_grad]
                 g = sample_gradient(copied, copied(**collate([sample])).loss, trained)
                 triples = list(zip(g, scales, gradient))
-                for group in (
-                    [triples] if granularity == "model" else [[triple] for triple in triples]
-                ):
+                groups = [triples] if granularity == "model" else [[one] for one in triples]
+                for group in groups:
                     one, scale, u = map(flat, zip(*group))
                     size = (one * scale.sqrt()).norm() * (u * scale.sqrt()).norm()
                     self.metric.append(float((one * scale) @ u / size) if size > 0 else 0.0)
@@ -62,9 +55,18 @@ def test_the_step_in_the_metric_is_orthogonal_to_every_retain_gradient(
 
     look = Look()
     look.metric, look.plain = [], []
-    trainer = make_trainer(model, tmp_path, forget=forget, retain=retain, method="orthograd_metric", alpha=0.0,
-                           granularity=granularity, max_steps=3, learning_rate=1e-3,
-                           arguments={"callbacks": [look]})  # fmt: skip
+    trainer = make_trainer(
+        model,
+        tmp_path,
+        forget=forget,
+        retain=retain,
+        method="orthograd_metric",
+        alpha=0.0,
+        granularity=granularity,
+        max_steps=3,
+        learning_rate=1e-3,
+        arguments={"callbacks": [look]},
+    )
     parameters = [p for p in model.parameters() if p.requires_grad]
     trainer.optimizer = torch.optim.AdamW(parameters, lr=1e-3, amsgrad=amsgrad)
     trainer.train()
@@ -88,7 +90,15 @@ def test_the_metric_of_plain_sgd_is_the_identity(tmp_path):
 
 
 def test_the_metric_of_other_optimizers_is_refused(tmp_path):
-    trainer = make_trainer(tiny_vit(), tmp_path, forget=images(4), retain=images(4), collator=collate_images,
-                           method="orthograd_metric", optimizer=False, optim="rmsprop")  # fmt: skip
+    trainer = make_trainer(
+        tiny_vit(),
+        tmp_path,
+        forget=images(4),
+        retain=images(4),
+        collator=collate_images,
+        method="orthograd_metric",
+        optimizer=False,
+        optim="rmsprop",
+    )
     with pytest.raises(ValueError, match="not of RMSprop"):
         trainer.train()

@@ -1,9 +1,9 @@
-"""Compiles the kernels for a GPU that need not be there, and prints what each uses; run by
-test_triton.py.
+"""Compiles the kernels for a GPU that need not be present and prints the resources of each.
 
-    .venv/bin/python tests/ops/compile_kernels.py 90    # compute capability: 80 A100, 90 H100 and H200
+    .venv/bin/python tests/ops/compile_kernels.py 90
 
-The interpreter, which the other tests run kernels in, takes more than the compiler does.
+The argument is the compute capability: 80 for the A100, 90 for the H100 and H200. test_kernels.py
+runs this script, because the interpreter accepts code that the compiler does not.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from hf_unlearn.ops import triton_products, triton_reductions, triton_solve
 
 
 class AbsentDevice:
-    """As much of a driver as compiling takes."""
+    """The parts of a driver that compiling needs."""
 
     def __init__(self, capability: int):
         self.capability = capability
@@ -55,22 +55,16 @@ def compile_all(capability: int) -> Iterator[tuple[str, triton.compiler.Compiled
         for exact in (False, True):
             triton_reductions.inner_products(rows, u, exact)
             yield f"inner_products k={k} {dtype} exact={exact}", compiled.pop()
-        triton_reductions.weighted_sum(rows, weights, u, 1.0, dtype)
+        triton_reductions.weighted_sum(rows, weights, dtype)
         yield f"weighted_sum k={k} {dtype}", compiled.pop()
     for k, dtype in itertools.product((16, 40), (torch.float32, torch.bfloat16, torch.half)):
-        B, X, weight = (
-            torch.empty(k, 64, 768, dtype=dtype),
-            torch.empty(k, 64, 384, dtype=dtype),
-            torch.empty(768, 384),
-        )
-        triton_products.product_inner_products(B, X, weight)
+        B, X = (torch.empty(k, 64, size, dtype=dtype) for size in (768, 384))
+        triton_products.product_inner_products(B, X, torch.empty(768, 384))
         yield f"product_inner_products k={k} {dtype}", compiled.pop()
     for k in (16, 256):
-        gram, dots = (
-            torch.empty(2, k, k, dtype=torch.float64),
-            torch.empty(2, k, dtype=torch.float64),
-        )
-        triton_solve.solve(gram, dots, dots[:, 0])
+        K = torch.empty(2, k, k, dtype=torch.float64)
+        b = torch.empty(2, k, dtype=torch.float64)
+        triton_solve.solve(K, b, b[:, 0])
         yield f"solve k={k}", compiled.pop()
 
 
@@ -83,11 +77,8 @@ def main(capability: int) -> None:
             usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
         multiply = sorted(set(re.findall(r"mma[\w.]*\.sync\.aligned[\w.]+", kernel.asm["ptx"])))
-        print(
-            f"{name}: {registers} registers, {stack} bytes of stack, {kernel.metadata.shared} "
-            "shared",
-            *multiply,
-        )
+        shared = kernel.metadata.shared
+        print(f"{name}: {registers} registers, {stack} bytes of stack, {shared} shared", *multiply)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""The Triton kernels and their plain torch counterparts against float64: interpreted on a CPU,
-compiled on a GPU."""
+"""Triton kernels and their plain torch counterparts against float64.
+
+The kernels are interpreted on a CPU and compiled on a GPU.
+"""
 
 import os
 import re
@@ -17,10 +19,17 @@ if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         "kernels need a GPU, or TRITON_INTERPRET=1 to be interpreted", allow_module_level=True
     )
 
-from hf_unlearn.ops import projection, reductions, triton_products, triton_reductions, triton_solve  # noqa: E402
+# Only now: importing the kernels imports Triton.
+from hf_unlearn.ops import (  # noqa: E402
+    projection,
+    reductions,
+    triton_products,
+    triton_reductions,
+    triton_solve,
+)
 
 IMPLEMENTATIONS = {"plain": reductions, "kernel": triton_reductions}
-# k, d: one and several tiles of columns, programs and blocks of rows, each whole and in part
+# k, d: one and several tiles of columns, programs and blocks of rows, both full and partly filled
 SHAPES = [
     (1, 1),
     (1, 1000),
@@ -55,28 +64,29 @@ def test_inner_products(ops, k, d, dtype, exact):
         dtype
     )
     u = torch.randn(d, device=DEVICE)
-    gram, dots = ops.inner_products(rows, u, exact)
+    K, b = ops.inner_products(rows, u, exact)
     wide, lengths = rows.double(), rows.double().norm(dim=1)
-    assert gram.dtype == dots.dtype == torch.float64
+    assert K.dtype == b.dtype == torch.float64
     tolerance = 1e-14 if exact or dtype == torch.float64 else 1e-6
-    assert largest_error(gram, wide @ wide.T, lengths[:, None] * lengths) <= tolerance
-    assert largest_error(dots, wide @ u.double(), lengths * u.double().norm()) <= tolerance
+    assert largest_error(K, wide @ wide.T, lengths[:, None] * lengths) <= tolerance
+    assert largest_error(b, wide @ u.double(), lengths * u.double().norm()) <= tolerance
 
 
-def test_inner_products_do_not_need_u_nor_adjacent_values(ops):
+def test_inner_products_of_rows_with_any_strides(ops):
     storage = torch.randn(5, 1000, device=DEVICE)
     for rows in (storage[:, 3:400], storage[:, ::3], storage[::2], storage[:, :7].T):
-        gram, dots = ops.inner_products(rows, None, True)
-        assert torch.allclose(gram, rows.double() @ rows.double().T, rtol=1e-14, atol=1e-13)
-        assert torch.equal(dots, torch.zeros(len(rows), dtype=torch.float64, device=DEVICE))
+        u = torch.randn(rows.shape[1], device=DEVICE)
+        K, b = ops.inner_products(rows, u, True)
+        assert torch.allclose(K, rows.double() @ rows.double().T, rtol=1e-14, atol=1e-13)
+        assert torch.allclose(b, rows.double() @ u.double(), rtol=1e-14, atol=1e-12)
 
 
 def test_half_precision_is_widened_a_few_columns_at_a_time(monkeypatch):
     monkeypatch.setattr(triton_reductions, "WIDENED", 600)
     rows, u = torch.randn(3, 500, device=DEVICE).half(), torch.randn(500, device=DEVICE)
-    gram, dots = triton_reductions.inner_products(rows, u, True)
-    assert torch.allclose(gram, rows.double() @ rows.double().T, rtol=1e-14, atol=1e-12)
-    assert torch.allclose(dots, rows.double() @ u.double(), rtol=1e-14, atol=1e-12)
+    K, b = triton_reductions.inner_products(rows, u, True)
+    assert torch.allclose(K, rows.double() @ rows.double().T, rtol=1e-14, atol=1e-12)
+    assert torch.allclose(b, rows.double() @ u.double(), rtol=1e-14, atol=1e-12)
 
 
 def test_inner_products_are_the_same_bits_each_time(ops):
@@ -87,13 +97,13 @@ def test_inner_products_are_the_same_bits_each_time(ops):
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # from the interpreter's numpy
-def test_what_is_not_finite_stays_so(ops, value):
+def test_non_finite_values_stay_non_finite(ops, value):
     rows = torch.randn(3, 300, device=DEVICE)
     rows[1, 290] = value
-    gram, dots = ops.inner_products(rows, torch.randn(300, device=DEVICE), False)
-    assert not gram[1].isfinite().any() and not dots[1].isfinite()
-    assert gram[0, [0, 2]].isfinite().all() and dots[[0, 2]].isfinite().all()
-    total = ops.weighted_sum(rows, torch.ones(3, device=DEVICE), None, 1.0, torch.float32)
+    K, b = ops.inner_products(rows, torch.randn(300, device=DEVICE), False)
+    assert not K[1].isfinite().any() and not b[1].isfinite()
+    assert K[0, [0, 2]].isfinite().all() and b[[0, 2]].isfinite().all()
+    total = ops.weighted_sum(rows, torch.ones(3, device=DEVICE), torch.float32)
     assert not total[290].isfinite() and total[:290].isfinite().all()
 
 
@@ -101,35 +111,25 @@ def test_what_is_not_finite_stays_so(ops, value):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("k, d", SHAPES)
 def test_weighted_sum(ops, k, d, dtype, out):
-    rows, u = torch.randn(k, d, device=DEVICE).to(dtype), torch.randn(d, device=DEVICE)
+    rows = torch.randn(k, d, device=DEVICE).to(dtype)
     weights = torch.randn(k, dtype=torch.float64, device=DEVICE)
-    for extra, scale in ((None, 1.0), (u, -0.3)):
-        found = ops.weighted_sum(rows, weights, extra, scale, out)
-        expected, size = weights @ rows.double(), weights.abs() @ rows.double().abs()
-        if extra is not None:
-            expected, size = (
-                expected + scale * extra.double(),
-                size + (scale * extra).abs().double(),
-            )
-        assert (
-            found.dtype == out
-            and largest_error(found.double(), expected, size) <= 5 * ROUNDING[out]
-        )
+    found = ops.weighted_sum(rows, weights, out)
+    expected, size = weights @ rows.double(), weights.abs() @ rows.double().abs()
+    assert found.dtype == out
+    assert largest_error(found.double(), expected, size) <= 5 * ROUNDING[out]
 
 
-def test_weighted_sum_of_rows_that_lie_apart(ops):
+def test_weighted_sum_of_rows_with_any_strides(ops):
     storage, weights = torch.randn(5, 1000, device=DEVICE), torch.randn(5, device=DEVICE)
     for rows in (storage[:, 3:400], storage[:, ::3]):
-        assert torch.allclose(
-            ops.weighted_sum(rows, weights, None, 1.0, rows.dtype), weights @ rows, atol=1e-5
-        )
+        found = ops.weighted_sum(rows, weights, rows.dtype)
+        assert torch.allclose(found, weights @ rows, atol=1e-5)
 
 
-# ---- inner products of rows that are products ---------------------------------------------------------------------------
+# ---- inner products of rows that are products ----------------------------------------------------
 
 PRODUCTS = {"plain": reductions, "kernel": triton_products}
-# k, T, o, i: one and several blocks of samples, tiles and positions at a time, each whole and in
-# part
+# k, T, o, i: one and several blocks of samples, tiles and positions, both full and partly filled
 PRODUCT_SHAPES = [
     (1, 1, 1, 1),
     (3, 16, 64, 32),
@@ -147,24 +147,25 @@ def test_inner_products_of_products(name, k, T, o, i, dtype):
     B, X = (torch.randn(k, T, size, device=DEVICE).to(dtype) for size in (o, i))
     B = (B * torch.logspace(-2, 2, k, device=DEVICE)[:, None, None]).to(dtype)
     u = torch.randn(o, i, device=DEVICE)
-    gram, dots = PRODUCTS[name].product_inner_products(B, X, u)
+    K, b = PRODUCTS[name].product_inner_products(B, X, u)
     rows = torch.einsum("nto,nti->noi", B.double(), X.double()).flatten(1)
     lengths = rows.norm(dim=1)
-    assert gram.dtype == dots.dtype == torch.float64
-    assert largest_error(gram, rows @ rows.T, lengths[:, None] * lengths) <= 1e-6
-    assert largest_error(dots, rows @ u.flatten().double(), lengths * u.double().norm()) <= 1e-6
+    assert K.dtype == b.dtype == torch.float64
+    assert largest_error(K, rows @ rows.T, lengths[:, None] * lengths) <= 1e-6
+    assert largest_error(b, rows @ u.flatten().double(), lengths * u.double().norm()) <= 1e-6
 
 
 def test_nearly_dependent_products_keep_their_rank():
-    """The kernel's inner products are those of one matrix, the rounded tiles', to float64."""
+    """The kernel's K is that of one matrix of rounded tiles, accurate to float64."""
     B, X = torch.randn(6, 4, 70, device=DEVICE), torch.randn(6, 4, 40, device=DEVICE)
     X[3:], B[3:] = X[:3], B[:3] + 1e-4 * torch.randn(3, 4, 70, device=DEVICE)
     X[5] = X[2]
-    B[5] = 2 * B[2]  # doubling rounds nothing
-    gram, _ = triton_products.product_inner_products(B, X, torch.zeros(70, 40, device=DEVICE))
-    solution = projection.solve(gram, gram.sum(1), gram.sum())
+    # Doubling does not round.
+    B[5] = 2 * B[2]
+    K, _ = triton_products.product_inner_products(B, X, torch.zeros(70, 40, device=DEVICE))
+    solution = projection.solve(K, K.sum(1), K.sum())
     assert int(solution.rank) == 5
-    values = torch.linalg.eigvalsh(gram / gram.diagonal().sqrt() / gram.diagonal().sqrt()[:, None])
+    values = torch.linalg.eigvalsh(K / K.diagonal().sqrt() / K.diagonal().sqrt()[:, None])
     assert values[0].abs() <= 1e-14 and 1e-10 <= values[1] <= 1e-6
 
 
@@ -181,18 +182,16 @@ def test_inner_products_of_products_from_views():
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
 @pytest.mark.parametrize("name", PRODUCTS)
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # from the interpreter's numpy
-def test_a_sample_that_is_not_finite_keeps_it_to_itself(name, value):
+def test_a_non_finite_sample_does_not_affect_the_others(name, value):
     B, X = torch.randn(18, 3, 20, device=DEVICE), torch.randn(18, 3, 10, device=DEVICE)
     B[1, 2, 19] = value
-    gram, dots = PRODUCTS[name].product_inner_products(B, X, torch.randn(20, 10, device=DEVICE))
+    K, b = PRODUCTS[name].product_inner_products(B, X, torch.randn(20, 10, device=DEVICE))
     others = [n for n in range(18) if n != 1]
-    assert (
-        not gram[1].isfinite().any() and not gram[:, 1].isfinite().any() and not dots[1].isfinite()
-    )
-    assert gram[others][:, others].isfinite().all() and dots[others].isfinite().all()
+    assert not K[1].isfinite().any() and not K[:, 1].isfinite().any() and not b[1].isfinite()
+    assert K[others][:, others].isfinite().all() and b[others].isfinite().all()
 
 
-# ---- the k x k system -----------------------------------------------------------------------------------------------
+# ---- the k x k system ----------------------------------------------------------------------------
 
 
 def nearly_repeated(k: int, distance: float) -> torch.Tensor:
@@ -201,17 +200,23 @@ def nearly_repeated(k: int, distance: float) -> torch.Tensor:
     return rows
 
 
-# name -> rows in float32, rank (None: a matter of the threshold)
+# name -> rows in float32, and their rank (None: it depends on the threshold)
 SYSTEMS = {
     **{f"rank {r} of 6": (lambda r=r: torch.randn(6, r) @ torch.randn(r, 80), r) for r in range(7)},
     "one row": (lambda: torch.randn(1, 30), 1),
     "one row, zero": (lambda: torch.zeros(1, 30), 0),
-    "as many as columns": (lambda: torch.linalg.qr(torch.randn(20, 20))[0] + 0.1 * torch.randn(20, 20), 20),
+    "as many as columns": (
+        lambda: torch.linalg.qr(torch.randn(20, 20))[0] + 0.1 * torch.randn(20, 20), 20
+    ),
     "more than columns": (lambda: torch.randn(20, 8), 8),
     "10 of 18": (lambda: torch.randn(18, 10) @ torch.randn(10, 400), 10),
     "repeated": (lambda: torch.randn(7, 90)[torch.tensor([0, 1, 2, 1, 0, 3, 4, 5, 6, 6])], 7),
-    "opposite": (lambda: torch.randn(3, 90)[torch.tensor([0, 1, 2, 0])] * torch.tensor([[1.0], [1], [1], [-5]]), 3),
-    "with zeros": (lambda: torch.cat([torch.zeros(2, 90), torch.randn(5, 90), torch.zeros(1, 90)]), 5),
+    "opposite": (
+        lambda: torch.randn(3, 90)[[0, 1, 2, 0]] * torch.tensor([[1.0], [1], [1], [-5]]), 3
+    ),
+    "with zeros": (
+        lambda: torch.cat([torch.zeros(2, 90), torch.randn(5, 90), torch.zeros(1, 90)]), 5
+    ),
     "all zero": (lambda: torch.zeros(4, 30), 0),
     **{f"at distance {x}": (lambda x=x: nearly_repeated(8, x), 8 if x >= 1e-4 else None)
        for x in (1e-2, 1e-3, 1e-4, 1e-5, 3e-6, 1e-6)},
@@ -272,7 +277,8 @@ def test_solve_agrees_with_the_plain_version(name):
     rows = SYSTEMS[name][0]()
     u = torch.randn(rows.shape[1])
     kernel, plain = triton_solve.solve(*system(rows, u)), projection.solve(*system(rows, u))
-    if kernel.rank == plain.rank:  # else a row lies between the two thresholds
+    # Otherwise a row lies between the two thresholds.
+    if kernel.rank == plain.rank:
         difference = remains(kernel, rows, u) - remains(plain, rows, u)
         assert difference.norm() <= 1e-14 * len(rows) * u.norm() / max(1e-9, float(kernel.pivot))
         assert torch.isclose(kernel.kept, plain.kept, rtol=1e-6, atol=1e-6 * float(u @ u))
@@ -302,7 +308,7 @@ def test_solve_does_not_depend_on_order_scale_repetition_or_zero_rows():
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # from the interpreter's numpy
-def test_solve_takes_many_systems_and_keeps_what_is_not_finite_to_itself():
+def test_solve_takes_many_systems_and_a_non_finite_one_does_not_affect_the_others():
     rows, u = torch.randn(4, 6, 50), torch.randn(4, 50)
     systems = [torch.stack(parts) for parts in zip(*map(system, rows, u))]
     systems[0][1, 2, 3], systems[1][2, 0] = torch.nan, torch.inf
@@ -318,7 +324,7 @@ def test_solve_takes_many_systems_and_keeps_what_is_not_finite_to_itself():
     assert plain.rank.shape == (4,)
 
 
-# ---- compiled -------------------------------------------------------------------------------------------------------
+# ---- compiled ------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -331,13 +337,14 @@ def test_kernels_compile_for_a_gpu_that_is_not_there():
     assert len(used) == 23
     for name, what in used.items():
         spilled, shared = map(int, re.search(r"(\d+) bytes of stack, (\d+) shared", what).groups())
-        # whose tiles go aside once, while they are measured
+        # It spills its tiles once, while their inner products are computed.
         if name.startswith("product_inner_products"):
             assert spilled <= 2048 and shared <= 160 * 1024 and "f64.f64.f64" in what, name
             assert ("tf32.tf32" if "float32" in name else "f16.f32") in what, name
         else:
             assert spilled <= 64, name
-    assert "f64.f64.f64" in used["inner_products k=16 torch.float32 exact=True"]  # on tensor cores
+    # On tensor cores.
+    assert "f64.f64.f64" in used["inner_products k=16 torch.float32 exact=True"]
 
 
 @pytest.mark.gpu
@@ -345,11 +352,11 @@ def test_kernels_compile_for_a_gpu_that_is_not_there():
 def test_offsets_beyond_32_bits():
     rows = torch.ones(2, 2**31 + 5, dtype=torch.bfloat16, device=DEVICE)
     rows[1, -1] = 3
-    gram, _ = triton_reductions.inner_products(rows, None, False)
-    assert gram.tolist() == [[2**31 + 5, 2**31 + 7], [2**31 + 7, 2**31 + 13]]
-    total = triton_reductions.weighted_sum(
-        rows, torch.tensor([1.0, 2.0], device=DEVICE), None, 1.0, rows.dtype
-    )
+    u = torch.zeros(rows.shape[1], dtype=rows.dtype, device=DEVICE)
+    K, _ = triton_reductions.inner_products(rows, u, False)
+    assert K.tolist() == [[2**31 + 5, 2**31 + 7], [2**31 + 7, 2**31 + 13]]
+    weights = torch.tensor([1.0, 2.0], device=DEVICE)
+    total = triton_reductions.weighted_sum(rows, weights, rows.dtype)
     assert total[-1] == 7 and (total[:-1] == 3).all()
 
 
@@ -362,12 +369,12 @@ def test_a_projection_does_not_wait_for_the_device():
 
     def project():
         triton_products.product_inner_products(B, X, u.view(40, 25))
-        gram, dots = triton_reductions.inner_products(rows, u, False)
-        return triton_reductions.weighted_sum(
-            rows, -triton_solve.solve(gram, dots, square).coefficients, u, 1.0, u.dtype
-        )
+        K, b = triton_reductions.inner_products(rows, u, False)
+        c = triton_solve.solve(K, b, square).coefficients
+        return u - triton_reductions.weighted_sum(rows, c, u.dtype)
 
-    project()  # compiles
+    # The first call compiles.
+    project()
     torch.cuda.set_sync_debug_mode("error")
     try:
         project()

@@ -1,4 +1,4 @@
-"""The projection against a singular value decomposition, on rows of every rank and scale."""
+"""The mathematical properties of the projection, on rows of every rank and scale."""
 
 import pytest
 import torch
@@ -60,13 +60,13 @@ def test_all_rows_zero_keeps_everything():
 def test_solution_reports_rank_residual_and_length(rank):
     rows, u = rows_of_rank(6, 100, rank, 1.0).double(), torch.randn(100).double()
     solution = solve(rows @ rows.T, rows @ u, u @ u)
-    left = u - rows.T @ solution.coefficients
+    u_perp = u - rows.T @ solution.coefficients
     assert solution.rank == rank
     assert float(solution.residual) <= 1e-7
-    assert torch.isclose(solution.kept, left @ left)
+    assert torch.isclose(solution.kept, u_perp @ u_perp)
 
 
 def test_overflow_gives_non_finite_coefficients_and_no_exception():
-    gram = torch.full((3, 3), torch.inf, dtype=torch.float64)
-    solution = solve(gram, torch.ones(3, dtype=torch.float64), torch.ones((), dtype=torch.float64))
+    K = torch.full((3, 3), torch.inf, dtype=torch.float64)
+    solution = solve(K, torch.ones(3, dtype=torch.float64), torch.ones((), dtype=torch.float64))
     assert not torch.isfinite(solution.coefficients).any()

@@ -1,4 +1,4 @@
-"""What is added up in float64 is added up elsewhere on a device that has none."""
+"""On a device without float64, float64 sums are computed on the CPU."""
 
 import functools
 
@@ -7,19 +7,19 @@ import torch
 
 from hf_unlearn import ops
 from hf_unlearn.methods.nullspace import main_directions
-from hf_unlearn.methods.orthograd import _solve
+from hf_unlearn.methods.orthograd import measure_and_solve
 from hf_unlearn.methods.surgery import dot
 from hf_unlearn.ops.reductions import inner_products, weighted_sum
-from hf_unlearn.per_sample.engine import ParameterRows
+from hf_unlearn.per_sample import ParameterRows
 from hf_unlearn.per_sample.rows import Dense, Lookup, Product
 from hf_unlearn.per_sample.shards import squared_norm
 from tests.without_float64 import DEVICE, Elsewhere, without_float64
 
-K, T, LINES, WIDTH = 3, 2, 40, 30
+SAMPLES, T, LINES, WIDTH = 3, 2, 40, 30
 
 
 @pytest.fixture(autouse=True)
-def _there_is_such_a_device():
+def device_without_float64():
     ops.has_float64.cache_clear()
     with without_float64():
         yield
@@ -50,17 +50,16 @@ def test_the_device_refuses_float64():
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_reductions(exact):
-    here, there = both(K, 40_000)
+    here, there = both(SAMPLES, 40_000)
     u, u_there = both(40_000)
     for found, expected in zip(
         inner_products(there, u_there, exact), inner_products(here, u, exact)
     ):
         assert found.dtype == torch.float64 and near(found, expected)
-    weights = torch.randn(K, dtype=torch.float64)
-    found = weighted_sum(there, weights, u_there, 0.5, exact=exact)
-    assert isinstance(found, Elsewhere) and near(
-        found, weighted_sum(here, weights, u, 0.5, exact=exact)
-    )
+    weights = torch.randn(SAMPLES, dtype=torch.float64)
+    found = weighted_sum(there, weights, exact=exact)
+    assert isinstance(found, Elsewhere)
+    assert near(found, weighted_sum(here, weights, exact=exact))
 
 
 def test_lengths_and_directions():
@@ -74,26 +73,31 @@ def test_lengths_and_directions():
     assert isinstance(found, Elsewhere) and near(found, expected, 1e-4)
 
 
-@pytest.mark.parametrize("way", ["materialise", "ghost"])
+@pytest.mark.parametrize("strategy", ["materialise", "ghost"])
 @pytest.mark.parametrize("dependent", [False, True])
-def test_the_projection_of_a_parameter(way, dependent):
-    """From rows to what is handed to autograd, rows that are too nearly dependent for float32
-    included."""
-    B, X, u = torch.randn(K, T, LINES), torch.randn(K, T, WIDTH), torch.randn(LINES, WIDTH)
-    ids = torch.randint(LINES, (K, T))
+def test_the_projection_of_a_parameter(strategy, dependent):
+    """From the rows to the gradient, also for rows that are too nearly dependent for float32."""
+    B, X, u = (
+        torch.randn(SAMPLES, T, LINES),
+        torch.randn(SAMPLES, T, WIDTH),
+        torch.randn(LINES, WIDTH),
+    )
+    ids = torch.randint(LINES, (SAMPLES, T))
     if dependent:
         B[1], X[1], ids[1] = B[0] * (1 + 1e-6), X[0], ids[0]
     results = []
     for to in (lambda x: x, Elsewhere):
         parameter = torch.nn.Parameter(to(torch.zeros(LINES, WIDTH)))
         uses = [Product(to(B), to(X)), Lookup(to(X), to(ids), LINES)]
-        rows, its_u = ParameterRows(parameter, uses, way), to(u)
-        solution, exact = _solve(functools.partial(rows.products, its_u), squared_norm(its_u))
+        rows, its_u = ParameterRows(parameter, uses, strategy), to(u)
+        solution, exact = measure_and_solve(
+            functools.partial(rows.products, its_u), squared_norm(its_u)
+        )
         assert exact == dependent
         results.append(its_u - rows.weighted(solution.coefficients, exact))
     assert isinstance(results[1], Elsewhere) and near(results[1], results[0], 1e-5)
-    G = torch.stack([B[n].T @ X[n] for n in range(K)]).double()
-    G = torch.stack([G[n].index_add(0, ids[n], X[n].double()) for n in range(K)]).flatten(1)
+    G = torch.stack([B[n].T @ X[n] for n in range(SAMPLES)]).double()
+    G = torch.stack([G[n].index_add(0, ids[n], X[n].double()) for n in range(SAMPLES)]).flatten(1)
     left = (G @ results[1].values_on_cpu.double().flatten()).abs() / (
         G.norm(dim=1) * u.double().norm()
     )
@@ -101,10 +105,10 @@ def test_the_projection_of_a_parameter(way, dependent):
 
 
 def test_rows_that_exist():
-    G, u = torch.randn(K, LINES, WIDTH), torch.randn(LINES, WIDTH)
+    G, u = torch.randn(SAMPLES, LINES, WIDTH), torch.randn(LINES, WIDTH)
     rows = ParameterRows(
         torch.nn.Parameter(Elsewhere(torch.zeros(LINES, WIDTH))), [Dense(Elsewhere(G))]
     )
-    gram, dots = rows.products(Elsewhere(u))
-    assert near(gram, G.flatten(1).double() @ G.flatten(1).double().T)
-    assert near(dots, G.flatten(1).double() @ u.double().flatten(), 1e-5)
+    K, b = rows.products(Elsewhere(u))
+    assert near(K, G.flatten(1).double() @ G.flatten(1).double().T)
+    assert near(b, G.flatten(1).double() @ u.double().flatten(), 1e-5)

@@ -1,21 +1,22 @@
-"""One comparison for all: what the engine shows of a model against one backward pass for each
-sample."""
+"""Compares what the engine shows of a model with one backward pass for each sample."""
 
+from collections.abc import Callable, Collection
 from types import SimpleNamespace
 
 import torch
 from torch import nn
 
-from hf_unlearn.per_sample import PerSampleEngine, SampleMeanLoss
+from hf_unlearn.per_sample import ParameterRows, PerSampleEngine, SampleMeanLoss
+from hf_unlearn.per_sample.check import find_slow_parameters
 from hf_unlearn.per_sample.reference import count_samples, per_sample_gradients
 
 K = 4
 
 
-def loss_of(model, dtype: torch.dtype | None = None):
+def loss_of(model: nn.Module, dtype: torch.dtype | None = None):
     """The mean over samples of a model's loss, under autocast to `dtype`."""
 
-    def loss(batch):
+    def loss(batch: dict) -> torch.Tensor:
         samples = SampleMeanLoss(count_samples(batch))
         with samples, torch.autocast("cpu", dtype, enabled=dtype is not None):
             return model(**batch).loss
@@ -24,21 +25,27 @@ def loss_of(model, dtype: torch.dtype | None = None):
 
 
 def randomised(model: nn.Module) -> nn.Module:
-    """Away from zero biases and unit scales, at which wrong gradients can look right."""
+    """Moves parameters away from zero biases and unit scales, which can hide wrong gradients."""
     with torch.no_grad():
         for p in model.parameters():
-            p.copy_(torch.randn_like(p) * 0.05) if not p.abs().max() < 3 else p.add_(
-                0.02 * torch.randn_like(p)
-            )
+            if p.abs().max() < 3:
+                p.add_(0.02 * torch.randn_like(p))
+            else:
+                p.copy_(torch.randn_like(p) * 0.05)
     return model.eval()
 
 
 def differences(
-    model, batch, slow=(), tolerance: float = 1e-3, dtype: torch.dtype | None = None
+    model: nn.Module,
+    batch: dict,
+    slow: Collection[str] = (),
+    tolerance: float = 1e-3,
+    dtype: torch.dtype | None = None,
 ) -> dict:
-    """Every row, Gram matrix and inner product that a visitor sees, against samples computed alone:
-    what differs, and by how much. A parameter that the engine leaves to the slow path differs,
-    unless it is in `slow`.
+    """What differs, and by how much, between what a visitor sees and samples computed alone.
+
+    Compared are the rows, K and b of every parameter. A parameter that the engine leaves to the
+    slow path counts as different, unless it is in `slow`.
     """
     names = {
         p: name for name, p in model.named_parameters() if p.requires_grad and name not in slow
@@ -48,21 +55,18 @@ def differences(
         for rows in zip(*per_sample_gradients(model, loss_of(model, dtype), batch, K, list(names)))
     ]
     alone = dict(zip(names, alone))
-    floor, wrong, met = (
-        1e-3 * tolerance * max([rows.norm() for rows in alone.values()], default=0),
-        {},
-        [],
-    )
+    floor = 1e-3 * tolerance * max([rows.norm() for rows in alone.values()], default=0)
+    wrong, seen = {}, []
 
-    def visit(rows):
+    def visit(rows: ParameterRows) -> None:
         expected = alone[rows.parameter]
-        met.append(id(rows.parameter))
+        seen.append(id(rows.parameter))
         got = torch.stack([rows.weighted(one) for one in torch.eye(K, dtype=expected.dtype)])
         flat = expected.reshape(K, -1).double()
         compared = [("rows", got, expected)]
         for exact in (False, True):
-            gram, dots = rows.products(torch.ones_like(rows.parameter), exact)
-            compared += [("K", gram, flat @ flat.T), ("b", dots, flat.sum(1))]
+            products, b = rows.products(torch.ones_like(rows.parameter), exact)
+            compared += [("K", products, flat @ flat.T), ("b", b, flat.sum(1))]
         length = {
             "rows": flat.norm(),
             "K": flat.norm() ** 2,
@@ -70,9 +74,8 @@ def differences(
         }
         for what, value, reference in compared:
             if not (value - reference).norm() <= tolerance * length[what] + floor:
-                wrong[names[rows.parameter], what] = float(
-                    (value - reference).norm() / length[what]
-                )
+                error = float((value - reference).norm() / length[what])
+                wrong[names[rows.parameter], what] = error
 
     engine = PerSampleEngine(model, [p for name, p in model.named_parameters() if name in slow])
     with engine.record(K, batch):
@@ -81,25 +84,24 @@ def differences(
         lambda: engine.backward(loss.backward, visit, "replay"),
         lambda: engine.replay(visit),
     ):
-        met.clear()
+        seen.clear()
         if loss.requires_grad:
             show()
         for p, name in names.items():
             if id(p) in engine.slow:
                 wrong[name] = f"slow: {engine.slow[id(p)]}"
-            elif id(p) not in met and alone[p].norm() > floor:
+            elif id(p) not in seen and alone[p].norm() > floor:
                 wrong[name] = "unseen"
-            if met.count(id(p)) > 1:
+            if seen.count(id(p)) > 1:
                 wrong[name] = "shown twice"
     wrong.update({name: "has .grad" for name, p in model.named_parameters() if p.grad is not None})
     return wrong
 
 
 class Use(nn.Module):
-    """Any use of some parameters: the loss is the mean square of `function(x, *parameters)` for
-    each sample."""
+    """A model with the loss mse(tanh(function(x, *parameters, *modules)), 0.3)."""
 
-    def __init__(self, function, *parameters: torch.Tensor, **modules: nn.Module):
+    def __init__(self, function: Callable, *parameters: torch.Tensor, **modules: nn.Module):
         super().__init__()
         self.function = function
         self.parts = nn.ParameterList(parameters)
@@ -107,8 +109,27 @@ class Use(nn.Module):
             self.add_module(name, module)
 
     def forward(self, x):
-        output = torch.tanh(self.function(x, *self.parts, *self.children_but_parts()))
+        modules = [module for name, module in self.named_children() if name != "parts"]
+        output = torch.tanh(self.function(x, *self.parts, *modules))
         return SimpleNamespace(loss=nn.functional.mse_loss(output, torch.full_like(output, 0.3)))
 
-    def children_but_parts(self):
-        return [module for name, module in self.named_children() if name != "parts"]
+
+def numbers(*shape: int) -> torch.Tensor:
+    """Inputs of K samples."""
+    return torch.randn(K, *shape)
+
+
+def layer(module: nn.Module) -> Use:
+    """The use of a module by itself."""
+    return Use(lambda x, module: module(x), module=module)
+
+
+def assert_same_rows(use: nn.Module, x: torch.Tensor, slow: Collection[str] = ()) -> None:
+    """In float64, rows are those of samples alone, except for parameters on the slow path.
+
+    Args:
+        slow: names of the parameters that must take the slow path.
+    """
+    use, x = randomised(use).double(), x.double() if x.is_floating_point() else x
+    assert not differences(use, {"x": x}, slow, tolerance=1e-8)
+    assert set(find_slow_parameters(use, loss_of(use), {"x": x}, K, torch.float64)) == set(slow)

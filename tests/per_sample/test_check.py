@@ -1,5 +1,4 @@
-"""The self-check finds every wrong rule, however symmetric the batch, and leaves right ones
-alone."""
+"""The check finds every wrong rule, however symmetric the batch, and accepts correct ones."""
 
 import pytest
 import torch
@@ -55,7 +54,7 @@ BATCHES = {
 
 @pytest.mark.parametrize("precision", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_wrong_rules_are_found_and_right_ones_are_not(monkeypatch, precision):
-    """Only the affected parameters, in every batch, in every precision."""
+    """Only the affected parameters are reported, in every batch and every precision."""
     for wrong, change in {**WRONG, "right": lambda right, G: right}.items():
         for batch, x in BATCHES.items():
             model = small().to(torch.float64 if precision == torch.float64 else torch.float32)
@@ -70,16 +69,14 @@ def test_wrong_rules_are_found_and_right_ones_are_not(monkeypatch, precision):
 
 
 def test_wrong_inner_products_are_found(monkeypatch, products=ParameterRows.products):
-    """Even where the weighted sum is right."""
+    """Even if the weighted sum is right."""
     model = small()
     monkeypatch.setattr(
         ParameterRows, "products", lambda rows, u, exact=False: products(rows, u / 2, exact)
     )
     slow = find_slow_parameters(model, loss_of(model), {"x": torch.randn(K, 4)}, K)
-    assert (
-        set(slow) == {name for name, _ in model.named_parameters()}
-        and "inner products" in slow["last.weight"]
-    )
+    assert set(slow) == {name for name, _ in model.named_parameters()}
+    assert "inner products" in slow["last.weight"]
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 9])
@@ -92,8 +89,8 @@ def test_any_number_of_samples(monkeypatch, k):
             assert find_slow_parameters(model, loss_of(model), {"x": x}, k)
 
 
-def test_one_sample_of_a_batch_of_all_kinds():
-    """Boxes come in lists; weights of classes, numbers and flags are everybody's."""
+def test_one_sample_of_a_batch_with_inputs_of_all_kinds():
+    """Boxes come in lists; class weights, 0-d tensors and flags belong to all samples."""
     batch = {
         "x": torch.randn(3, 2),
         "boxes": ["a", "b", "c"],
@@ -121,13 +118,10 @@ def labelled_batch():
     return {"x": torch.randn(K, 5, 4), "labels": labels}
 
 
-def test_samples_without_a_loss_do_not_blind_it(monkeypatch):
-    """All but two samples have no labels, and with them no gradient: the two are the ones that are
-    compared."""
-    model, batch = (
-        Labelled(lambda x, y: F.cross_entropy(x.flatten(0, 1), y.flatten())),
-        labelled_batch(),
-    )
+def test_samples_without_a_loss_do_not_hide_a_wrong_rule(monkeypatch):
+    """All but two samples have no labels, so they have no gradient. The other two are compared."""
+    model = Labelled(lambda x, y: F.cross_entropy(x.flatten(0, 1), y.flatten()))
+    batch = labelled_batch()
     batch = {name: torch.cat([value, value]) for name, value in batch.items()}
     batch["labels"][[0, 2, 4, 5, 6, 7]] = -100
     k = 2 * K
@@ -141,7 +135,7 @@ def test_samples_without_a_loss_do_not_blind_it(monkeypatch):
     assert set(find_slow_parameters(model, loss_of(model), batch, k)) == {"layer.weight"}
 
 
-def test_gradients_too_small_to_be_squared_are_right():
+def test_gradients_too_small_to_be_squared_are_accepted():
     use = Use(lambda x, a, layer: layer(x) + x * a * 1e-22, torch.randn(4), layer=nn.Linear(4, 4))
     assert not find_slow_parameters(use, loss_of(use), {"x": torch.randn(K, 5, 4)}, K)
 
@@ -177,15 +171,13 @@ def test_losses_that_mix_samples_are_found(name):
 
 
 def test_losses_of_torch_do_not_mix():
-    model, batch = (
-        Labelled(lambda x, y: F.cross_entropy(x.flatten(0, 1), y.flatten())),
-        labelled_batch(),
-    )
+    model = Labelled(lambda x, y: F.cross_entropy(x.flatten(0, 1), y.flatten()))
+    batch = labelled_batch()
     for precision in (torch.float32, torch.bfloat16):
         assert not samples_mix(model, loss_of(model), batch, K, precision)
 
 
-def test_a_mixing_loss_is_found_where_all_samples_are_alike():
+def test_a_mixing_loss_is_found_if_all_samples_are_identical():
     batch = {
         "x": torch.randn(1, 5, 4).expand(K, 5, 4),
         "labels": torch.ones(K, 5, dtype=torch.long),
@@ -196,8 +188,7 @@ def test_a_mixing_loss_is_found_where_all_samples_are_alike():
 
 
 def test_a_gradient_that_is_wrong_in_batches_is_found():
-    """As some kernels of torch have it for tensors in unusual memory layouts: the loss is right,
-    the gradient is not."""
+    """The loss is right, the gradient is not, as in some kernels of torch for unusual layouts."""
 
     class Faulty(torch.autograd.Function):
         @staticmethod
@@ -213,7 +204,7 @@ def test_a_gradient_that_is_wrong_in_batches_is_found():
 
 
 def test_a_parameter_in_an_autograd_function_is_noticed():
-    """Such functions cannot be looked into."""
+    """The engine does not see the calls inside such functions."""
 
     class Scaled(torch.autograd.Function):
         @staticmethod
@@ -233,9 +224,11 @@ def test_a_parameter_in_an_autograd_function_is_noticed():
     assert slow == {"parts.0": "its use in the model was not seen"}
 
 
-def test_samples_that_mix_too_little_for_their_losses_are_found():
-    """Where a sample stands in the batch is no fault of the engine (HunYuan-VL counts images over
-    the batch)."""
+def test_samples_that_mix_in_their_gradients_only_are_found():
+    """A dependence on the place in the batch is no fault of the engine.
+
+    HunYuan-VL counts images over the batch.
+    """
 
     def placed(x, first, last):
         y = last(torch.tanh(first(x)))

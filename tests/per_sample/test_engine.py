@@ -1,5 +1,4 @@
-"""The engine's per-sample gradients against one backward pass for each sample, on many
-architectures."""
+"""The engine's per-sample gradients on many architectures, against one pass for each sample."""
 
 import pytest
 import torch
@@ -19,8 +18,17 @@ SMALL = {
 }
 TEXT = {**SMALL, "vocab_size": 50, "max_position_embeddings": 32}
 VISION = {**SMALL, "image_size": 32, "patch_size": 8, "num_labels": 3}
-SPEECH = {**SMALL, "conv_dim": [8, 8], "conv_stride": [5, 4], "conv_kernel": [10, 8], "num_feat_extract_layers": 2,
-          "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "mask_time_prob": 0.0, "layerdrop": 0.0}  # fmt: skip
+SPEECH = {
+    **SMALL,
+    "conv_dim": [8, 8],
+    "conv_stride": [5, 4],
+    "conv_kernel": [10, 8],
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+    "mask_time_prob": 0.0,
+    "layerdrop": 0.0,
+}
 
 
 def tokens(labels: torch.Tensor | None = None) -> dict:
@@ -36,20 +44,75 @@ def images() -> dict:
 
 
 CLASSES = torch.arange(K) % 3
+TWO_LEVELS = {"depths": [1, 1], "num_labels": 3}
+
+
+def of(name: str, batch, **options):
+    """A model of transformers with its configuration, and a batch."""
+
+    def make():
+        config = getattr(T, name.partition("For")[0] + "Config")
+        return getattr(T, name)(config(**options)), batch()
+
+    return make
+
+
+def speech() -> dict:
+    return {"input_values": torch.randn(K, 1600), "labels": torch.randint(1, 10, (K, 2))}
+
+
 ARCHITECTURES = {
     "whisper": lambda: (tiny_whisper(), collate(utterances(K))),
-    "bert": lambda: (T.BertForSequenceClassification(T.BertConfig(**TEXT, num_labels=3)), tokens(CLASSES)),
-    "gpt2": lambda: (T.GPT2LMHeadModel(T.GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=2, n_head=2)), tokens()),
-    "llama": lambda: (T.LlamaForCausalLM(T.LlamaConfig(**TEXT, num_key_value_heads=1)), tokens()),
-    "gemma": lambda: (T.GemmaForCausalLM(T.GemmaConfig(**TEXT, num_key_value_heads=1, head_dim=8)), tokens()),
-    "t5": lambda: (T.T5ForConditionalGeneration(T.T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0)), tokens()),
-    "vit": lambda: (T.ViTForImageClassification(T.ViTConfig(**VISION)), images()),
-    "beit": lambda: (T.BeitForImageClassification(T.BeitConfig(**VISION, use_relative_position_bias=True)), images()),
-    "swin": lambda: (T.SwinForImageClassification(T.SwinConfig(image_size=32, patch_size=4, embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=4, num_labels=3)), images()),
-    "convnext": lambda: (T.ConvNextForImageClassification(T.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, num_labels=3)), images()),
-    "resnet": lambda: (T.ResNetForImageClassification(T.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=3)), images()),
-    "wav2vec2": lambda: (T.Wav2Vec2ForCTC(T.Wav2Vec2Config(**SPEECH, vocab_size=12)), {"input_values": torch.randn(K, 1600), "labels": torch.randint(1, 10, (K, 2))}),
-}  # fmt: skip
+    "bert": of("BertForSequenceClassification", lambda: tokens(CLASSES), **TEXT, num_labels=3),
+    "gpt2": lambda: (
+        T.GPT2LMHeadModel(
+            T.GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=2, n_head=2)
+        ),
+        tokens(),
+    ),
+    "llama": of("LlamaForCausalLM", tokens, **TEXT, num_key_value_heads=1),
+    "gemma": of("GemmaForCausalLM", tokens, **TEXT, num_key_value_heads=1, head_dim=8),
+    "t5": of(
+        "T5ForConditionalGeneration",
+        tokens,
+        vocab_size=50,
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_heads=2,
+        decoder_start_token_id=0,
+    ),
+    "vit": of("ViTForImageClassification", images, **VISION),
+    "beit": of("BeitForImageClassification", images, **VISION, use_relative_position_bias=True),
+    "swin": of(
+        "SwinForImageClassification",
+        images,
+        image_size=32,
+        patch_size=4,
+        embed_dim=8,
+        depths=[2, 2],
+        num_heads=[2, 2],
+        window_size=4,
+        num_labels=3,
+    ),
+    "convnext": of(
+        "ConvNextForImageClassification",
+        images,
+        hidden_sizes=[8, 16],
+        num_stages=2,
+        **TWO_LEVELS,
+    ),
+    "resnet": of(
+        "ResNetForImageClassification",
+        images,
+        embedding_size=8,
+        hidden_sizes=[8, 16],
+        layer_type="basic",
+        **TWO_LEVELS,
+    ),
+    "wav2vec2": of("Wav2Vec2ForCTC", speech, **SPEECH, vocab_size=12),
+}
 
 
 def assert_same_rows(model, batch, slow=()):
@@ -66,8 +129,10 @@ def test_rows_of_every_parameter(name):
 
 
 class Reused(nn.Module):
-    """One weight as embedding, transposed, in two linear layers, and a part of it as a bias; and
-    one parameter unused."""
+    """One weight is used as embedding, transposed, in two linear layers, and in part as a bias.
+
+    Another parameter is not used at all.
+    """
 
     def __init__(self):
         super().__init__()
@@ -87,8 +152,7 @@ def test_reused_transposed_sliced_and_scalar_parameters():
 
 
 class Windowed(nn.Module):
-    """Images of different sizes as patches one after the other, in windows that are sorted anew
-    (Qwen2.5-VL)."""
+    """Patches of images of different sizes, reordered into windows (Qwen2.5-VL)."""
 
     def __init__(self):
         super().__init__()
@@ -118,7 +182,7 @@ def test_images_of_different_sizes_in_one_tensor():
 
 
 class Unruly(nn.Module):
-    """Mixes the samples in one parameter's path only."""
+    """Mixes the samples, but only where one of the parameters is used."""
 
     def __init__(self):
         super().__init__()
@@ -131,14 +195,14 @@ class Unruly(nn.Module):
         )
 
 
-def test_what_has_no_rule_is_named_and_the_rest_goes_on():
+def test_a_parameter_without_a_rule_is_named_and_the_others_are_not_affected():
     model, batch = Unruly(), {"x": torch.randn(K, 4), "labels": torch.arange(K) % 3}
     reasons = find_slow_parameters(model, loss_of(model), batch, K)
     assert set(reasons) == {"bad"} and "cat" in reasons["bad"]
     assert not differences(model, batch, slow={"bad"})
 
 
-def test_a_parameter_in_a_sparse_tensor_is_left_out():
+def test_a_parameter_in_a_sparse_tensor_takes_the_slow_path():
     places = torch.tensor([[0, 0, 0], [0, 0, 0], [0, 1, 3], [2, 0, 1]])
 
     def function(x, values, layer):
@@ -149,8 +213,8 @@ def test_a_parameter_in_a_sparse_tensor_is_left_out():
     assert set(slow) == {"parts.0"} and not differences(use, batch, slow)
 
 
-def test_a_parameter_given_up_in_the_middle_gets_no_gradient():
-    """In a step after the check, too: what is left to the slow path has not been touched."""
+def test_a_parameter_given_up_during_a_pass_gets_no_gradient():
+    """The slow path then adds its gradient; this may happen in a step after the check, too."""
     model, batch = Unruly(), {"x": torch.randn(K, 4), "labels": torch.arange(K) % 3}
     engine = PerSampleEngine(model)
     with engine.record(K):

@@ -1,5 +1,4 @@
-"""Every way to the inner products gives those of the rows written out, and the choice between them
-is the cheaper one."""
+"""Every strategy gives the inner products of the written-out rows; the cheapest is chosen."""
 
 import pytest
 import torch
@@ -22,7 +21,7 @@ def lookup(k, T, o, i):
 
 
 def convolved(k, T, o, i):
-    """Kernels of three, two steps apart."""
+    """A convolution with kernel size 3 and stride 2."""
     return Convolved(torch.randn(k, 2, o, T), torch.randn(k, 2, i // 3, 2 * T + 1), [3], stride=2)
 
 
@@ -47,12 +46,12 @@ def written_out(use, o, i):
 
 
 def written_again(uses):
-    """The rows with the rounding that they are measured with, which hangs on how many lines are
-    made at a time."""
+    """The rows with the rounding that `products` uses; it depends on how many lines are computed at
+    a time."""
     lookup = len(uses) == 1 and isinstance(uses[0], Lookup)
-    if lookup or uses[0].k * LINES * WIDTH <= ip.KEEP["cpu"]:
+    if lookup or uses[0].k * LINES * WIDTH <= ip.KEPT_VALUES["cpu"]:
         return rows_written_out(uses, LINES, WIDTH).flatten(1).double()
-    return torch.cat([rows.double() for _, rows in ip._few_lines(uses, LINES, WIDTH)], 1)
+    return torch.cat([rows.double() for _, rows in ip.line_blocks(uses, LINES, WIDTH)], 1)
 
 
 LINES, WIDTH = 37, 12
@@ -95,101 +94,104 @@ def interpreted(monkeypatch):
 
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("exact", [True, False])
-@pytest.mark.parametrize("way", ["materialise", "ghost", None])
+@pytest.mark.parametrize("strategy", ["materialise", "ghost", None])
 @pytest.mark.parametrize("name", USES)
-def test_ways_agree(monkeypatch, name, way, exact, kept):
-    monkeypatch.setattr(ip, "CHUNK", {"cpu": 200})  # a few lines at a time
-    monkeypatch.setattr(reductions, "BLOCK", 100)
-    monkeypatch.setattr(ip, "KEEP", {"cpu": 2**20 if kept else 0})
+def test_strategies_agree(monkeypatch, name, strategy, exact, kept):
+    monkeypatch.setattr(ip, "BLOCK_VALUES", {"cpu": 200})
+    monkeypatch.setattr(reductions, "FLOAT32_COLUMNS", 100)
+    monkeypatch.setattr(ip, "KEPT_VALUES", {"cpu": 2**20 if kept else 0})
     uses, u = USES[name](), torch.randn(LINES, WIDTH)
     G = sum(written_out(use, LINES, WIDTH) for use in uses).flatten(1)
-    rows = ParameterRows(nn.Parameter(torch.zeros(LINES, WIDTH)), uses, way)
+    rows = ParameterRows(nn.Parameter(torch.zeros(LINES, WIDTH)), uses, strategy)
     weights = torch.randn(len(G), dtype=torch.float64)
-    for _ in range(2):  # what is kept serves again
-        gram, dots = rows.products(u, exact)
-        assert (gram - G @ G.T).norm() <= 1e-6 * (G @ G.T).norm()
-        assert (dots - G @ u.flatten().double()).norm() <= 1e-6 * G.norm() * u.norm()
+    # The second time, the rows that were kept are used.
+    for _ in range(2):
+        K, b = rows.products(u, exact)
+        assert (K - G @ G.T).norm() <= 1e-6 * (G @ G.T).norm()
+        assert (b - G @ u.flatten().double()).norm() <= 1e-6 * G.norm() * u.norm()
     assert (
         rows.weighted(weights).flatten() - weights @ G
     ).norm() <= 1e-6 * weights.norm() * G.norm()
     if exact:
-        rows.parameter.data = rows.parameter.data.double()  # so that the sum keeps its digits
+        # The sum is returned in the dtype of the parameter.
+        rows.parameter.data = rows.parameter.data.double()
         found, again = rows.weighted(weights, exact).flatten(), written_again(rows.uses)
         assert (found - weights @ again).norm() <= 1e-13 * weights.norm() * G.norm()
 
 
 @pytest.mark.parametrize("name", ["product", "lookup", "tied", "reused"])
 def test_ghost_in_float64(name):
-    """What GPUs with fast float64 do."""
+    """As on GPUs with fast float64."""
     uses, u = USES[name](), torch.randn(LINES, WIDTH)
     G = sum(written_out(use, LINES, WIDTH) for use in uses).flatten(1)
-    gram, dots = ip.ghost(uses, u, exact=True)
-    assert (gram - G @ G.T).norm() <= 1e-12 * (G @ G.T).norm()
-    assert (dots - G @ u.flatten().double()).norm() <= 1e-12 * G.norm() * u.norm()
+    K, b = ip.ghost(uses, u, exact=True)
+    assert (K - G @ G.T).norm() <= 1e-12 * (G @ G.T).norm()
+    assert (b - G @ u.flatten().double()).norm() <= 1e-12 * G.norm() * u.norm()
 
 
 @pytest.mark.parametrize("o, i", [(7, 40), (40, 7), (9, 9)])
-def test_ghost_takes_either_side(o, i):
+def test_ghost_works_for_wide_and_for_tall_weights(o, i):
     use, u = product(3, 5, o, i), torch.randn(o, i)
     G = written_out(use, o, i).flatten(1).double()
-    _, dots = ip.ghost([use], u, exact=True)
-    assert (dots - G @ u.flatten().double()).norm() <= 1e-6 * G.norm() * u.norm()
+    _, b = ip.ghost([use], u, exact=True)
+    assert (b - G @ u.flatten().double()).norm() <= 1e-6 * G.norm() * u.norm()
 
 
 def test_a_scaled_gradient_does_not_overflow_in_float16():
     use, u = product(4, 5, LINES, WIDTH, torch.float16), 1e6 * torch.randn(LINES, WIDTH)
     expected = written_out(use, LINES, WIDTH).flatten(1) @ u.flatten().double()
-    _, dots = ip.ghost([use], u, exact=False)
-    assert (dots - expected).norm() <= 1e-5 * expected.norm()
+    _, b = ip.ghost([use], u, exact=False)
+    assert (b - expected).norm() <= 1e-5 * expected.norm()
 
 
-def test_half_precision_is_summed_in_more():
+def test_half_precision_is_summed_in_higher_precision():
     uses = [product(4, 50, LINES, WIDTH, torch.bfloat16)]
     G = written_out(uses[0], LINES, WIDTH).flatten(1)
-    for way in ip.WAYS:
-        gram, dots = ParameterRows(nn.Parameter(torch.zeros(LINES, WIDTH)), uses, way).products(
+    for strategy in ip.STRATEGIES:
+        K, b = ParameterRows(nn.Parameter(torch.zeros(LINES, WIDTH)), uses, strategy).products(
             torch.ones(LINES, WIDTH)
         )
-        assert (gram - G @ G.T).norm() <= 1e-2 * (G @ G.T).norm()
-        assert (dots - G.sum(1)).norm() <= 1e-2 * G.norm() * (LINES * WIDTH) ** 0.5
+        assert (K - G @ G.T).norm() <= 1e-2 * (G @ G.T).norm()
+        assert (b - G.sum(1)).norm() <= 1e-2 * G.norm() * (LINES * WIDTH) ** 0.5
 
 
 @pytest.mark.parametrize("name", USES)
-def test_fused_where_it_can_be_had(interpreted, monkeypatch, name):
-    """A single product goes through the kernel, whatever else there is does not."""
+def test_fused_where_it_is_available(interpreted, monkeypatch, name):
+    """A single product goes to the kernel; all other uses do not."""
     uses, u = USES[name](), torch.randn(LINES, WIDTH)
     G = sum(written_out(use, LINES, WIDTH) for use in uses).flatten(1)
-    taken, kernel = [], dispatch._kernels().product_inner_products
+    called, kernel = [], dispatch.load_kernels().product_inner_products
     monkeypatch.setattr(
-        dispatch._kernels(), "product_inner_products", lambda *a: taken.append(a) or kernel(*a)
+        dispatch.load_kernels(), "product_inner_products", lambda *a: called.append(a) or kernel(*a)
     )
-    ops.fuses(u.device)  # checks the kernel
-    taken.clear()
+    # The first call checks the kernel, which calls it.
+    ops.fuses(u.device)
+    called.clear()
     rows = ParameterRows(nn.Parameter(torch.zeros(LINES, WIDTH)), uses, "fused")
-    gram, dots = rows.products(u)
-    assert bool(taken) == (len(uses) == 1 and isinstance(uses[0], Product))
-    assert (gram - G @ G.T).norm() <= 1e-6 * (G @ G.T).norm()
-    assert (dots - G @ u.flatten().double()).norm() <= 1e-6 * G.norm() * u.norm()
+    K, b = rows.products(u)
+    assert bool(called) == (len(uses) == 1 and isinstance(uses[0], Product))
+    assert (K - G @ G.T).norm() <= 1e-6 * (G @ G.T).norm()
+    assert (b - G @ u.flatten().double()).norm() <= 1e-6 * G.norm() * u.norm()
     weights = torch.randn(len(G), dtype=torch.float64)
     assert (
         rows.weighted(weights).flatten() - weights @ G
     ).norm() <= 1e-6 * weights.norm() * G.norm()
 
 
-def test_costs_know_the_kernel():
+def test_costs_assume_the_block_size_of_the_kernel():
     pytest.importorskip("triton", reason="triton is not installed")
     from hf_unlearn.ops import triton_products
 
-    assert ip.FUSED_BLOCK == triton_products.BLOCK
+    assert ip.FUSED_BLOCK == triton_products.SAMPLE_BLOCK
 
 
-def test_fused_float64_products_are_not(interpreted):
+def test_float64_products_are_not_fused(interpreted):
     use = product(3, 4, LINES, WIDTH, torch.float64)
     assert ip.choose([use], torch.zeros(LINES, WIDTH), "fused") == "materialise"
 
 
 @pytest.mark.parametrize(
-    "k, T, o, i, way",
+    "k, T, o, i, strategy",
     [
         (8, 1, 1000, 768, "ghost"),  # a head on pooled features
         (4, 40, 51865, 384, "ghost"),  # an output layer over a vocabulary
@@ -197,15 +199,14 @@ def test_fused_float64_products_are_not(interpreted):
         (32, 40, 51865, 384, "materialise"),
     ],
 )
-def test_choice(k, T, o, i, way):
+def test_choice(k, T, o, i, strategy):
     use = Product(torch.zeros(k, T, 1).expand(k, T, o), torch.zeros(k, T, i))
-    assert ip.choose([use], torch.zeros(1, 1).expand(o, i)) == way
+    assert ip.choose([use], torch.zeros(1, 1).expand(o, i)) == strategy
 
 
-@pytest.mark.parametrize("k, way", [(4, "ghost"), (8, "ghost"), (32, "materialise")])
-def test_choice_for_tied_weights(k, way):
-    """Whisper's: the lookups' output gradients have no product with each other that is as wide as
-    the vocabulary."""
+@pytest.mark.parametrize("k, strategy", [(4, "ghost"), (8, "ghost"), (32, "materialise")])
+def test_choice_for_tied_weights(k, strategy):
+    """Whisper's: the output gradients of two look-ups need no product as wide as the vocabulary."""
     T, lines, width = 40, 51865, 384
     B, X, ids = (
         torch.zeros(1).expand(k, T, lines),
@@ -214,12 +215,12 @@ def test_choice_for_tied_weights(k, way):
     )
     assert (
         ip.choose([Product(B, X), Lookup(X, ids, lines)], torch.zeros(1, 1).expand(lines, width))
-        == way
+        == strategy
     )
 
 
 @pytest.mark.parametrize(
-    "size, k, T, o, i, way",
+    "size, k, T, o, i, strategy",
     [
         (2, 16, 1500, 768, 768, "materialise"),  # an encoder's attention
         (2, 16, 40, 768, 768, "fused"),  # a decoder's
@@ -230,16 +231,16 @@ def test_choice_for_tied_weights(k, way):
         (4, 4, 10, 3072, 768, "ghost"),
     ],
 )
-def test_choice_on_a_card_with_fast_float64(monkeypatch, size, k, T, o, i, way):
-    """By its data sheet; tests/benchmarks/bench_ways.py measures."""
+def test_choice_on_a_card_with_fast_float64(monkeypatch, size, k, T, o, i, strategy):
+    """By the card's data sheet; tests/benchmarks/bench_ways.py measures the times."""
     monkeypatch.setattr(ip, "CPU", ip.CUDA[size])
-    monkeypatch.setattr(ip, "KEEP", {"cpu": ip.KEEP["cuda"]})
+    monkeypatch.setattr(ip, "KEPT_VALUES", {"cpu": ip.KEPT_VALUES["cuda"]})
     monkeypatch.setattr(ip.ops, "doubles_are_fast", lambda device: True)
     monkeypatch.setattr(ip.ops, "fuses", lambda device: True)
     use = Product(torch.zeros(k, T, 1).expand(k, T, o), torch.zeros(k, T, i))
-    assert ip.choose([use], torch.zeros(1, 1).expand(o, i)) == way
+    assert ip.choose([use], torch.zeros(1, 1).expand(o, i)) == strategy
 
 
-def test_unknown_way():
+def test_unknown_strategy():
     with pytest.raises(ValueError, match="'ghosts', but must be one of materialise, ghost, fused"):
         ip.choose([product(2, 2, LINES, WIDTH)], torch.zeros(LINES, WIDTH), "ghosts")

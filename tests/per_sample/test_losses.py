@@ -1,4 +1,4 @@
-"""The loss of a batch is the mean over samples of what each sample has alone."""
+"""The loss of a batch is the mean of the losses that its samples have alone."""
 
 import pytest
 import torch
@@ -27,8 +27,10 @@ def test_cross_entropy_of_padded_labels(options):
 
 @pytest.mark.parametrize("k, T", [(K, T), (K, 1)])
 def test_class_weights_act_between_samples(k, T):
-    """Each sample's weighted losses by the number of its labels: divided by its own weights, one
-    label's would cancel."""
+    """A sample's weighted losses are divided by the number of its labels, not by its weights.
+
+    Otherwise the weight of a single label would cancel.
+    """
     logits, target, weight = torch.randn(k, T, V), labels()[:, :T], torch.rand(V) + 0.5
     counted = [[t for t in range(T) if target[n, t] >= 0] for n in range(k)]
     expected = [
@@ -38,12 +40,10 @@ def test_class_weights_act_between_samples(k, T):
     ]
     with SampleMeanLoss(k):
         together = F.cross_entropy(logits.reshape(-1, V), target.reshape(-1), weight)
-        of_logarithms = F.nll_loss(
-            logits.log_softmax(-1).reshape(-1, V), target.reshape(-1), weight
-        )
-    assert torch.isclose(together, torch.stack(expected).mean()) and torch.isclose(
-        together, of_logarithms
-    )
+        log_probs = logits.log_softmax(-1).reshape(-1, V)
+        of_logarithms = F.nll_loss(log_probs, target.reshape(-1), weight)
+    assert torch.isclose(together, torch.stack(expected).mean())
+    assert torch.isclose(together, of_logarithms)
 
 
 def test_sums_are_divided_by_the_number_of_labels_of_their_sample():
@@ -57,7 +57,7 @@ def test_sums_are_divided_by_the_number_of_labels_of_their_sample():
     assert torch.allclose(losses.per_sample(together), torch.stack(alone))
 
 
-def test_a_sample_without_labels_weighs_nothing():
+def test_a_sample_without_labels_has_loss_zero():
     logits, target = torch.randn(K, T, V), labels()
     target[1] = -100
     alone = [F.cross_entropy(logits[n], target[n]) for n in (0, 2)]
@@ -82,10 +82,11 @@ def test_elementwise_losses(loss, reduction):
 def test_ctc(reduction):
     log_probs, targets = torch.randn(20, K, V).log_softmax(-1), torch.randint(1, V, (K, 4))
     lengths, target_lengths = torch.tensor([20, 18, 15]), torch.tensor([4, 2, 3])
-    alone = [
-        F.ctc_loss(log_probs[:, n : n + 1], targets[n : n + 1], lengths[n : n + 1], target_lengths[n : n + 1], reduction=reduction)
-        for n in range(K)
-    ]  # fmt: skip
+    alone = []
+    for n in range(K):
+        one = slice(n, n + 1)
+        inputs = log_probs[:, one], targets[one], lengths[one], target_lengths[one]
+        alone.append(F.ctc_loss(*inputs, reduction=reduction))
     with SampleMeanLoss(K):
         together = F.ctc_loss(log_probs, targets, lengths, target_lengths, reduction=reduction)
     assert torch.isclose(together, torch.stack(alone).mean())
@@ -99,7 +100,7 @@ def test_a_loss_that_does_not_divide_over_the_samples_is_refused():
         assert F.mse_loss(x, y) == (x - y).square().mean()
 
 
-def test_a_loss_of_numbers():
-    """What `squeeze` leaves of a batch of one sample."""
+def test_a_loss_of_0d_tensors():
+    """`squeeze` returns these for a batch of one sample."""
     with SampleMeanLoss(1):
         assert F.mse_loss(torch.tensor(3.0), torch.tensor(1.0)) == 4

@@ -5,6 +5,7 @@ import pytest
 import torch
 import transformers as T
 
+from hf_unlearn.per_sample import PerSampleEngine
 from hf_unlearn.per_sample.check import find_slow_parameters
 from tests.per_sample.harness import K, differences, loss_of, randomised
 from tests.per_sample.test_engine import TEXT, tokens
@@ -41,7 +42,8 @@ ADAPTERS = {
 
 def adapted(config):
     model = peft.get_peft_model(llama(), config)
-    with torch.no_grad():  # away from the zeros that adapters begin with
+    # Adapters start at zero.
+    with torch.no_grad():
         for p in model.parameters():
             if p.requires_grad:
                 p.add_(0.1 * torch.randn_like(p))
@@ -65,27 +67,25 @@ def test_adapters_that_take_the_slow_path(name):
     assert slow and not differences(model, tokens(), slow)
 
 
-def test_adalora_adds_a_term_of_its_own_and_is_found():
+def test_the_extra_loss_of_adalora_is_found():
     model = adapted(peft.AdaLoraConfig(target_modules=TARGETS, total_step=10, **CAUSAL))
     slow = find_slow_parameters(model, loss_of(model), tokens(), K)
     assert all("not the mean" in reason for reason in slow.values()) and slow
 
 
 def taps(loss) -> int:
-    """How many recorded calls the backward pass of a loss meets."""
-    met, nodes = set(), [loss.grad_fn]
+    """How many recorded calls are in the graph of a loss."""
+    seen, nodes = set(), [loss.grad_fn]
     while nodes:
         node = nodes.pop()
-        if node is not None and node not in met:
-            met.add(node)
+        if node is not None and node not in seen:
+            seen.add(node)
             nodes += [before for before, _ in node.next_functions]
-    return sum(node.name() == "TapBackward" for node in met)
+    return sum(node.name() == "TapBackward" for node in seen)
 
 
-def test_frozen_parts_cost_nothing():
-    """No calls are recorded where nothing trains."""
-    from hf_unlearn.per_sample import PerSampleEngine
-
+def test_frozen_parts_are_not_recorded():
+    """Calls without trainable parameters are not recorded."""
     model = randomised(llama())
     for name, p in model.named_parameters():
         p.requires_grad_("layers.1" in name)
@@ -117,8 +117,7 @@ def test_checkpointing(reentrant, adapter):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(dtype):
-    """Rows in half precision differ from those of samples alone by its rounding, and no parameter
-    falls back."""
+    """Rows differ from samples alone by rounding only, and no parameter takes the slow path."""
     model, batch = randomised(tiny_whisper()), collate(utterances(K))
     assert not find_slow_parameters(model, loss_of(model, dtype), batch, K, dtype)
     assert not differences(

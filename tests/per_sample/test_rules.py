@@ -1,101 +1,23 @@
-"""One small use of parameters for each rule, against one backward pass for each sample in
-float64."""
+"""The rules on small uses of parameters, against one backward pass per sample in float64."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
-from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
-from transformers.pytorch_utils import Conv1D
 
-from hf_unlearn.per_sample.check import find_slow_parameters
-from tests.per_sample.harness import K, Use, differences, loss_of, randomised
+from tests.per_sample.harness import (
+    K,
+    Use,
+    assert_same_rows,
+    differences,
+    layer,
+    numbers,
+    randomised,
+)
 
 
-def numbers(*shape):
-    return torch.randn(K, *shape)
-
-
-def ids(*shape):
+def token_ids(*shape: int) -> torch.Tensor:
     return torch.randint(0, 7, (K, *shape))
-
-
-def same_rows(use: nn.Module, x: torch.Tensor, slow=()) -> None:
-    use, x = randomised(use).double(), x.double() if x.is_floating_point() else x
-    assert not differences(use, {"x": x}, slow, tolerance=1e-8)
-    assert set(find_slow_parameters(use, loss_of(use), {"x": x}, K, torch.float64)) == set(slow)
-
-
-def layer(module: nn.Module):
-    return Use(lambda x, module: module(x), module=module)
-
-
-LAYERS = {
-    "Linear": (nn.Linear(5, 3), (5,)),
-    "Linear in three dimensions": (nn.Linear(5, 3), (6, 5)),
-    "Linear with more leading axes, without bias": (nn.Linear(5, 3, bias=False), (2, 6, 5)),
-    "Conv1D of transformers": (Conv1D(3, 5), (6, 5)),
-    "Conv1d": (nn.Conv1d(4, 6, 3), (4, 9)),
-    "Conv1d with stride, padding, "
-    "dilation": (nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2), (4, 9)),
-    "Conv1d in groups": (nn.Conv1d(4, 6, 3, groups=2), (4, 9)),
-    "Conv1d for each channel": (nn.Conv1d(4, 4, 3, groups=4, bias=False), (4, 9)),
-    "Conv1d, same length": (nn.Conv1d(4, 6, 4, padding="same", dilation=2), (4, 9)),
-    "Conv1d, circular": (nn.Conv1d(4, 6, 3, padding=1, padding_mode="circular"), (4, 9)),
-    "Conv2d": (nn.Conv2d(4, 6, 3), (4, 7, 6)),
-    "Conv2d with "
-    "everything": (nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 2), (1, 2), groups=2), (4, 7, 6)),
-    "Conv2d, valid": (nn.Conv2d(4, 6, 3, padding="valid"), (4, 7, 6)),
-    "Conv2d, same size, even kernel": (nn.Conv2d(4, 6, 2, padding="same"), (4, 7, 6)),
-    "Conv2d, reflected": (nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), (4, 7, 6)),
-    "Conv1d of many places": (nn.Conv1d(2, 3, 5, padding=2, dilation=2), (2, 210)),
-    "Conv2d of many places": (nn.Conv2d(2, 3, 3, padding=1), (2, 15, 14)),
-    "Conv2d of many places, uneven": (nn.Conv2d(2, 3, (3, 4), (1, 2), (0, 3), (2, 1)), (2, 19, 34)),
-    "Conv2d of many places, same size": (nn.Conv2d(2, 3, (3, 2), padding="same"), (2, 15, 14)),
-    "Conv2d of many places in groups": (nn.Conv2d(4, 4, 3, padding=1, groups=2), (4, 15, 14)),
-    "Conv2d of single places, with stride": (nn.Conv2d(2, 3, 1, stride=(2, 3)), (2, 15, 14)),
-    "Conv2d of single places, padded": (nn.Conv2d(2, 3, 1, padding=2), (2, 15, 14)),
-    "Conv3d of many places": (nn.Conv3d(2, 3, 3), (2, 8, 8, 8)),
-    "Conv3d": (nn.Conv3d(2, 4, (2, 3, 2), (2, 1, 1), (0, 1, 0)), (2, 4, 5, 4)),
-    "Conv3d in groups, same size": (nn.Conv3d(2, 4, 3, padding="same", groups=2), (2, 4, 5, 4)),
-    "ConvTranspose1d": (nn.ConvTranspose1d(4, 6, 3, stride=2, padding=1, output_padding=1), (4, 5)),
-    "ConvTranspose2d": (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, dilation=2), (4, 5, 4)),
-    "ConvTranspose2d in groups": (nn.ConvTranspose2d(4, 6, 2, groups=2), (4, 5, 4)),
-    "ConvTranspose1d with output padding beyond the stride": (
-        nn.ConvTranspose1d(4, 6, 3, output_padding=1, dilation=2), (4, 5)
-    ),
-    "ConvTranspose2d with output padding beyond the stride": (
-        nn.ConvTranspose2d(4, 6, 3, stride=(1, 2), output_padding=(2, 1), dilation=3), (4, 5, 4)
-    ),
-    "ConvTranspose2d with output "
-    "padding": (nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1), (4, 5, 4)),
-    "ConvTranspose2d of many places": (nn.ConvTranspose2d(4, 6, 3, padding=1), (4, 15, 14)),
-    "ConvTranspose3d": (nn.ConvTranspose3d(2, 3, 2), (2, 3, 3, 3)),
-    "LayerNorm": (nn.LayerNorm(5), (6, 5)),
-    "LayerNorm of two axes": (nn.LayerNorm((6, 5)), (6, 5)),
-    "RMSNorm": (nn.RMSNorm(5), (6, 5)),
-    "RMSNorm of Llama": (LlamaRMSNorm(5), (6, 5)),
-    "RMSNorm of Gemma": (GemmaRMSNorm(5), (6, 5)),
-    "GroupNorm": (nn.GroupNorm(2, 4), (4, 7)),
-    "InstanceNorm1d": (nn.InstanceNorm1d(4, affine=True), (4, 7)),
-    "InstanceNorm2d": (nn.InstanceNorm2d(4, affine=True), (4, 7, 6)),
-    "BatchNorm1d": (nn.BatchNorm1d(4), (4,)),
-    "BatchNorm2d": (nn.BatchNorm2d(4), (4, 7, 6)),
-    "PReLU": (nn.PReLU(), (4, 7)),
-    "PReLU for each channel": (nn.PReLU(4), (4, 7)),
-    "weight norm": (weight_norm(nn.Conv1d(4, 6, 3, groups=2), dim=2), (4, 9)),
-    "attention of torch, time first inside": (
-        nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True), (6, 4)
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_layers(name):
-    module, shape = LAYERS[name]
-    same_rows(layer(module), numbers(*shape))
 
 
 def w(*shape):
@@ -106,109 +28,204 @@ USES = {
     "x @ W": (lambda x, w: x @ w, (w(5, 3),), (6, 5)),
     "x @ W.T": (lambda x, w: x @ w.T, (w(3, 5),), (6, 5)),
     "cast": (lambda x, w: F.linear(x, w.to(x.dtype)), (w(3, 5),), (6, 5)),
-    "W of a convolution, as a "
-    "matrix": (lambda x, w: F.linear(x, w.squeeze(-1)), (w(3, 5, 1),), (6, 5)),
+    "W of a convolution, as a matrix": (
+        lambda x, w: F.linear(x, w.squeeze(-1)),
+        (w(3, 5, 1),),
+        (6, 5),
+    ),
     "addmm": (lambda x, b, w: torch.addmm(b, x, w, beta=0.5, alpha=2), (w(3), w(5, 3)), (5,)),
     "einsum": (lambda x, w: torch.einsum("bth,hnd->btnd", x, w), (w(5, 2, 3),), (6, 5)),
-    "einsum, weight "
-    "first": (lambda x, w: torch.einsum("nhd,bth->bntd", w, x), (w(2, 5, 3),), (6, 5)),
-    "einsum with an "
-    "ellipsis": (lambda x, w: torch.einsum("...h,ho->...o", x, w), (w(5, 3),), (6, 5)),
-    "einsum for each "
-    "head": (lambda x, w: torch.einsum("bhti,hio->bhto", x, w), (w(2, 5, 3),), (2, 6, 5)),
-    "einsum with a summed "
-    "letter": (lambda x, w: torch.einsum("bt,hj->bth", x, w), (w(2, 3),), (6,)),
+    "einsum, weight first": (
+        lambda x, w: torch.einsum("nhd,bth->bntd", w, x),
+        (w(2, 5, 3),),
+        (6, 5),
+    ),
+    "einsum with an ellipsis": (
+        lambda x, w: torch.einsum("...h,ho->...o", x, w),
+        (w(5, 3),),
+        (6, 5),
+    ),
+    "einsum for each head": (
+        lambda x, w: torch.einsum("bhti,hio->bhto", x, w),
+        (w(2, 5, 3),),
+        (2, 6, 5),
+    ),
+    "einsum with a summed letter": (
+        lambda x, w: torch.einsum("bt,hj->bth", x, w),
+        (w(2, 3),),
+        (6,),
+    ),
     "one matrix for each head": (lambda x, w: torch.matmul(x, w), (w(2, 5, 3),), (2, 6, 5)),
     "one matrix for each expert": (
-        lambda x, w: torch.bmm(x.flatten(0, 1).repeat(2, 1).view(2, -1, 5), w).transpose(0, 1), (w(2, 5, 3),), (6, 5)
+        lambda x, w: torch.bmm(x.flatten(0, 1).repeat(2, 1).view(2, -1, 5), w).transpose(0, 1),
+        (w(2, 5, 3),),
+        (6, 5),
     ),
-    "baddbmm": (lambda x, b, w: torch.baddbmm(b, x, w.expand(len(x), 5, 3)), (w(3), w(5, 3)), (6, 5)),
+    "baddbmm": (
+        lambda x, b, w: torch.baddbmm(b, x, w.expand(len(x), 5, 3)),
+        (w(3), w(5, 3)),
+        (6, 5),
+    ),
     "bilinear": (lambda x, w: F.bilinear(x, x.flip(-1), w), (w(3, 5, 5),), (5,)),
     "scale and shift": (lambda x, a, b, c: x * a + b - c / 3, (w(5), w(6, 1), w(())), (6, 5)),
-    "alpha": (lambda x, a, b: torch.sub(torch.add(x, a, alpha=2), b, alpha=3), (w(5), w(5)), (6, 5)),
+    "alpha": (
+        lambda x, a, b: torch.sub(torch.add(x, a, alpha=2), b, alpha=3),
+        (w(5), w(5)),
+        (6, 5),
+    ),
     "reversed": (lambda x, a: torch.rsub(x, a) + (a - x) * (1 + a), (w(5),), (6, 5)),
     "division": (lambda x, a, b: x / (a + 3) + b / (x**2 + 1), (w(5), w(6, 1)), (6, 5)),
-    "in place": (lambda x, a, b: (x * 1).add_(a).mul_(b).sub_(a).div_(b + 9), (w(5), w(6, 1)), (6, 5)),
-    "in place after a call without a "
-    "rule": (lambda x, a: torch.lerp(x, x * 2, a).add_(a).relu_(), (w(5),), (6, 5)),
+    "in place": (
+        lambda x, a, b: (x * 1).add_(a).mul_(b).sub_(a).div_(b + 9),
+        (w(5), w(6, 1)),
+        (6, 5),
+    ),
+    "in place after a call without a rule": (
+        lambda x, a: torch.lerp(x, x * 2, a).add_(a).relu_(),
+        (w(5),),
+        (6, 5),
+    ),
     "in place in a part": (lambda x, a: _part(x, a), (w(5),), (6, 5)),
     "written into": (lambda x, a, b: _written(x, a, b), (w(5), w(5)), (6, 5)),
     "written over": (lambda x, a: (a.expand(len(x), 6, 5) * 1).mul_(x).add_(x), (w(5),), (6, 5)),
-    "masked": (lambda x, a, b: torch.where(x > 0, a, x).masked_fill(x < -1, b), (w(5), w(())), (6, 5)),
+    "masked": (
+        lambda x, a, b: torch.where(x > 0, a, x).masked_fill(x < -1, b),
+        (w(5), w(())),
+        (6, 5),
+    ),
     "mask token at places": (lambda x, a: _masked(x, a), (w(5),), (6, 5)),
-    "class token": (lambda x, a: torch.cat([a.expand(len(x), -1, -1), x], 1), (w(1, 1, 5),), (6, 5)),
-    "class token like the "
-    "samples": (lambda x, a: torch.cat([a.expand_as(x[:, :1]), x], 1), (w(1, 1, 5),), (6, 5)),
-    "class token "
-    "repeated": (lambda x, a: torch.cat([a.repeat(len(x), 1, 1), x], 1), (w(1, 1, 5),), (6, 5)),
+    "class token": (
+        lambda x, a: torch.cat([a.expand(len(x), -1, -1), x], 1),
+        (w(1, 1, 5),),
+        (6, 5),
+    ),
+    "class token like the samples": (
+        lambda x, a: torch.cat([a.expand_as(x[:, :1]), x], 1),
+        (w(1, 1, 5),),
+        (6, 5),
+    ),
+    "class token repeated": (
+        lambda x, a: torch.cat([a.repeat(len(x), 1, 1), x], 1),
+        (w(1, 1, 5),),
+        (6, 5),
+    ),
     "class token expanded out of sight": (
-        lambda x, a: torch.cat([a.unsqueeze(0).tile(len(x), 2, 1), x], 1), (w(1, 5),), (6, 5)
+        lambda x, a: torch.cat([a.unsqueeze(0).tile(len(x), 2, 1), x], 1),
+        (w(1, 5),),
+        (6, 5),
     ),
     "class tokens of the first frames": (lambda x, a: _first_frames(x, a), (w(3, 5),), (6, 5)),
     "stacked": (lambda x, a: torch.stack([x, a.expand(len(x), 6, 5)], 2), (w(5),), (6, 5)),
     "part of a position table": (lambda x, a: x + a[:6] + a[torch.arange(6)], (w(9, 5),), (6, 5)),
-    "positions of a batch of "
-    "one": (lambda x, a: x + F.embedding(torch.arange(6)[None], a), (w(9, 5),), (6, 5)),
+    "positions of a batch of one": (
+        lambda x, a: x + F.embedding(torch.arange(6)[None], a),
+        (w(9, 5),),
+        (6, 5),
+    ),
     "relative positions": (
-        lambda x, a: x @ x.mT + a[(torch.arange(6)[:, None] - torch.arange(6)).abs().flatten()].view(6, 6, 2).sum(-1),
-        (w(9, 2),), (6, 5),
+        lambda x, a: (
+            x @ x.mT
+            + a[(torch.arange(6)[:, None] - torch.arange(6)).abs().flatten()].view(6, 6, 2).sum(-1)
+        ),
+        (w(9, 2),),
+        (6, 5),
     ),
     "time first": (
-        lambda x, v, a, b: F.linear(F.layer_norm(x.transpose(0, 1) * v + a, (5,), b), b.repeat(3, 1)).transpose(0, 1),
-        (w(5), w(6, 1, 1), w(5)), (6, 5),
+        lambda x, v, a, b: F.linear(
+            F.layer_norm(x.transpose(0, 1) * v + a, (5,), b), b.repeat(3, 1)
+        ).transpose(0, 1),
+        (w(5), w(6, 1, 1), w(5)),
+        (6, 5),
     ),
     "time first einsum": (
-        lambda x, w: torch.einsum("ibh,hnd->ibnd", x.transpose(0, 1), w).transpose(0, 1), (w(5, 2, 3),), (6, 5)
+        lambda x, w: torch.einsum("ibh,hnd->ibnd", x.transpose(0, 1), w).transpose(0, 1),
+        (w(5, 2, 3),),
+        (6, 5),
     ),
-    "samples folded into the "
-    "batch": (lambda x, a: F.linear(x.reshape(-1, 2, 5), a), (w(3, 5),), (6, 5)),
+    "samples folded into the batch": (
+        lambda x, a: F.linear(x.reshape(-1, 2, 5), a),
+        (w(3, 5),),
+        (6, 5),
+    ),
     "sorted by a router": (lambda x, a: _routed(x, a), (w(3, 5, 4),), (6, 5)),
-    "shared experts, as many positions as "
-    "channels": (lambda x, a, b: _shared(x, a, b), (w(2, 24, 5), w(3, 24)), (6, 5)),
-    "as many heads of samples as "
-    "positions": (lambda x, a, b: _heads(x, a, b), (w(12, 5), w(8, 2)), (8, 5)),
+    "shared experts, as many positions as channels": (
+        lambda x, a, b: _shared(x, a, b),
+        (w(2, 24, 5), w(3, 24)),
+        (6, 5),
+    ),
+    "as many heads of samples as positions": (
+        lambda x, a, b: _heads(x, a, b),
+        (w(12, 5), w(8, 2)),
+        (8, 5),
+    ),
     "one of three, as many heads of samples as positions": (
-        lambda x, a, b: _heads(x, a, b, lambda qkv: (qkv.select(0, n) for n in range(3))), (w(12, 5), w(8, 2)), (8, 5),
+        lambda x, a, b: _heads(x, a, b, lambda qkv: (qkv.select(0, n) for n in range(3))),
+        (w(12, 5), w(8, 2)),
+        (8, 5),
     ),
     "as many layers stacked as samples": (
-        lambda x, a, b: F.linear(torch.stack([F.linear(x, a) * n for n in range(K)])[-1], b), (w(5, 5), w(3, 5)), (6, 5),
+        lambda x, a, b: F.linear(torch.stack([F.linear(x, a) * n for n in range(K)])[-1], b),
+        (w(5, 5), w(3, 5)),
+        (6, 5),
     ),
-    "each sample by "
-    "itself": (lambda x, a: torch.stack([F.linear(one, a) for one in x]), (w(3, 5),), (6, 5)),
+    "each sample by itself": (
+        lambda x, a: torch.stack([F.linear(one, a) for one in x]),
+        (w(3, 5),),
+        (6, 5),
+    ),
     "each sample by itself, joined": (
-        lambda x, a: torch.cat([F.embedding(one[:, 0].long().abs(), a) * one for one in x]).view(-1, 6, 5), (w(9, 5),), (6, 5),
+        lambda x, a: torch.cat([F.embedding(one[:, 0].long().abs(), a) * one for one in x]).view(
+            -1, 6, 5
+        ),
+        (w(9, 5),),
+        (6, 5),
     ),
-    "images one after the other, with ends of "
-    "lines": (lambda x, a, b: _images(x, a, b), (w(5, 5), w(5)), (6, 5)),
+    "images one after the other, with ends of lines": (
+        lambda x, a, b: _images(x, a, b),
+        (w(5, 5), w(5)),
+        (6, 5),
+    ),
     "lines picked by number behind a new axis": (lambda x, a: _picked(x, a), (w(3, 5),), (6, 5)),
     "one line of some": (lambda x, a: x * a + 0 * _first_line(x), (w(5),), (6, 5)),
     "some positions by a mask": (
-        lambda x, a: torch.zeros(len(x), 6, 3, dtype=x.dtype).masked_scatter(x[..., :3] > 0, (x[..., :3] * a)[x[..., :3] > 0]),
-        (w(3),), (6, 5),
+        lambda x, a: torch.zeros(len(x), 6, 3, dtype=x.dtype).masked_scatter(
+            x[..., :3] > 0, (x[..., :3] * a)[x[..., :3] > 0]
+        ),
+        (w(3),),
+        (6, 5),
     ),
     "positions gathered by a mask": (lambda x, a: _gathered(x, a), (w(3, 5),), (6, 5)),
     "type and shape only": (lambda x, a: x.type_as(a).view_as(x) + a.type_as(x), (w(5),), (6, 5)),
     "attention over learned keys": (
-        lambda x, q: F.scaled_dot_product_attention(x, q.expand(len(x), 6, 5), x), (w(6, 5),), (6, 5)
+        lambda x, q: F.scaled_dot_product_attention(x, q.expand(len(x), 6, 5), x),
+        (w(6, 5),),
+        (6, 5),
     ),
     "relative positions in fused attention": (
         lambda x, a: F.scaled_dot_product_attention(*[x[:, None].expand(-1, 2, 6, 5)] * 3, a),
-        (w(1, 2, 6, 6),), (6, 5),
+        (w(1, 2, 6, 6),),
+        (6, 5),
     ),
     "masked relative positions in fused attention of groups": (
         lambda x, a: F.scaled_dot_product_attention(
-            x[:, None].expand(-1, 4, 6, 5), *[x[:, None] * torch.ones(2, 1, 1)] * 2, a + torch.eye(6).expand(len(x), 1, 6, 6),
-            scale=0.3, enable_gqa=True,
+            x[:, None].expand(-1, 4, 6, 5),
+            *[x[:, None] * torch.ones(2, 1, 1)] * 2,
+            a + torch.eye(6).expand(len(x), 1, 6, 6),
+            scale=0.3,
+            enable_gqa=True,
         ),
-        (w(4, 1, 6),), (6, 5),
+        (w(4, 1, 6),),
+        (6, 5),
     ),
     "several outputs": (lambda x, a: torch.aminmax(x * a, dim=1)[0] * a, (w(5),), (6, 5)),
-}  # fmt: skip
+}
 
 
 def _first_frames(x, a):
-    """Each sample's two frames get a class token, of which as many as there are samples go on
-    (TimeSformer)."""
+    """Both frames of each sample get a class token, but only the first k tokens are used.
+
+    As in TimeSformer.
+    """
     frames = torch.cat([x.new_ones(2 * len(x), 1, 5), x.reshape(-1, 3, 5)], 1)
     tokens = frames[: len(x), 0].unsqueeze(1)
     return F.linear(torch.cat([tokens, x], 1), a)
@@ -236,8 +253,7 @@ def _masked(x, a):
 
 
 def _routed(x, a):
-    """Lines sorted by expert, one product for each group of lines, lines put back: as in a mixture
-    of experts."""
+    """A mixture of experts: lines are sorted by expert, multiplied group by group, and put back."""
     lines = x.reshape(-1, 5)
     expert = (lines[:, 0] * 10).long().abs() % 3
     order = expert.argsort()
@@ -247,22 +263,20 @@ def _routed(x, a):
 
 
 def _shared(x, a, b):
-    """All experts see all lines, and are summed (Inkling); there are 24 lines of 24 channels."""
+    """Experts that all see all lines and are summed; there are 24 lines of 24 channels."""
     lines = x.reshape(1, -1, 5).expand(2, -1, -1)
     return F.linear(torch.bmm(lines, a.mT).sum(0).view(-1, 6, 24), b)
 
 
 def _heads(x, a, b, parted=torch.unbind):
-    """Queries, keys and values with the heads folded into the samples: 4 x 2 of them at 8
-    positions."""
+    """Attention with the heads folded into the samples: 4 x 2 of them, at 8 positions."""
     qkv = F.linear(x, a).reshape(-1, 8, 3, 2, 2).permute(2, 0, 3, 1, 4).reshape(3, -1, 8, 2)
     q, k, v = parted(qkv)
     return ((q * b) @ k.mT @ v).view(-1, 2, 8, 2)
 
 
 def _images(x, a, b):
-    """All images' patches in one line, then each image as lines of its own (Mistral 3,
-    LLaVA-NeXT)."""
+    """The patches of all images in one line, then lines for each image (Mistral 3, LLaVA-NeXT)."""
     images = [
         image.view(2, 3, 5).permute(2, 0, 1)
         for image in F.linear(x.reshape(1, -1, 5), a)[0].split(6)
@@ -279,7 +293,7 @@ def _first_line(x):
 
 
 def _picked(x, a):
-    """As the experts of Switch Transformers do."""
+    """As in the experts of Switch Transformers."""
     lines = x.reshape(-1, 5)
     (places,) = torch.where(lines[:, 0] > 0)
     output = lines.new_zeros(len(lines), 3)
@@ -297,7 +311,7 @@ def _gathered(x, a):
 @pytest.mark.parametrize("name", USES)
 def test_uses(name):
     function, parameters, shape = USES[name]
-    same_rows(Use(function, *parameters), numbers(*shape))
+    assert_same_rows(Use(function, *parameters), numbers(*shape))
 
 
 @pytest.mark.parametrize("look_up", [lambda i, a: a[i], F.embedding])
@@ -306,32 +320,34 @@ def test_as_many_relative_positions_as_samples(look_up):
         distances = torch.arange(K)[:, None] - torch.arange(K) + K
         return x @ x.mT + look_up(distances, a).permute(2, 0, 1)[0]
 
-    same_rows(Use(biased, w(2 * K, 2)), numbers(K, 5))
+    assert_same_rows(Use(biased, w(2 * K, 2)), numbers(K, 5))
 
 
-def test_positions_that_were_numbered_in_an_earlier_pass():
-    """As those of BEiT, which a cache keeps."""
-    # 35 do not divide over the samples
+def test_positions_that_were_computed_in_an_earlier_pass():
+    """As in BEiT, which caches them."""
+    # 35 positions do not divide over the samples.
     numbers_of = (torch.arange(6)[:, None] - torch.arange(6)).flatten()[:35]
-    same_rows(Use(lambda x, a: x * a[numbers_of].sum(0), w(6, 5)), numbers(6, 5))
+    assert_same_rows(Use(lambda x, a: x * a[numbers_of].sum(0), w(6, 5)), numbers(6, 5))
 
 
 @pytest.mark.parametrize("padding_idx", [None, 0, -1])
 def test_embedding(padding_idx):
-    same_rows(layer(nn.Embedding(7, 5, padding_idx)), ids(6))
+    assert_same_rows(layer(nn.Embedding(7, 5, padding_idx)), token_ids(6))
 
 
 @pytest.mark.parametrize(
     "module", [nn.EmbeddingBag(7, 5), nn.Embedding(7, 5, scale_grad_by_freq=True)], ids=repr
 )
 def test_look_ups_without_a_rule(module):
-    same_rows(layer(module), ids(6))
+    assert_same_rows(layer(module), token_ids(6))
 
 
 @pytest.mark.parametrize("mask", [False, True])
 def test_grouped_products(mask):
-    """The fused product of a mixture of experts; an expert without a line, and a sample without a
-    line in an expert."""
+    """The fused product of a mixture of experts.
+
+    One expert has no lines, and some samples have no line for an expert.
+    """
     from transformers.integrations.moe import _grouped_linear
 
     def experts(x, a, bias):

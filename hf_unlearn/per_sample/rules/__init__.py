@@ -1,12 +1,12 @@
-"""Per-sample weight gradients, one rule for each function of torch that a parameter can meet the
-samples in.
+"""Per-sample weight gradients: one rule for each function of torch that combines a parameter with
+samples.
 
-A rule has the signature of its function with k and the output's gradient B put in front, and
-returns, for each argument that may be a weight, a function that makes the `Rows` of its per-sample
-gradients G_n (called only for what trains). Samples lie along the leading axis, alone or with other
-axes folded into it (Swin's windows); where they do not (`layout.py`), the tensors are brought into
-that form first. k is the number of samples, T all positions between the sample axis and the
-channels.
+A rule has the signature of its function, with k and the output's gradient B in front. For each
+argument that may be a weight, it returns a function that makes the `Rows` of its per-sample
+gradients G_n. That function is called only if the argument trains. Samples lie along the leading
+axis, alone or with other axes folded into it (Swin's windows). Where they do not (`layout.py`), the
+tensors are brought into that form first. k is the number of samples, T all positions between the
+sample axis and the channels, and s the number of leading indices per sample.
 """
 
 import inspect
@@ -31,29 +31,37 @@ from .elementwise import (
     stack,
     sub,
 )
-from .products import as_experts_mm, leading_equation
+from .products import experts_mm, spelled_out
 
 __all__ = [
-    "ANY_AXIS", "ELEMENTWISE", "LIKE", "REWRITTEN", "RULES", "Unsupported", "argument_name", "by_sample",
-    "leading_equation", "needs_values", "out_of_place", "own_values", "positions",
-]  # fmt: skip
+    "ANY_AXIS",
+    "ELEMENTWISE",
+    "LIKE",
+    "RULES",
+    "Unsupported",
+    "argument_name",
+    "by_sample",
+    "experts_mm",
+    "needs_values",
+    "out_of_place",
+    "own_values",
+    "positions",
+    "spelled_out",
+]
 
-# By name, since `torch.add`, `Tensor.add` and `x + y` are three functions with one meaning.
+# By name, because `torch.add`, `Tensor.add` and `x + y` are three functions with one meaning.
 RULES: dict[str, Callable] = products.RULES | layers.RULES | elementwise.RULES
-# Rules that hold wherever the sample axis is moved from.
+# Functions whose rules hold whatever the axis of the samples was.
 ANY_AXIS = ("linear", "matmul", "__matmul__", "einsum", "embedding", "layer_norm", "rms_norm")
 ELEMENTWISE = (add, sub, rsub, mul, div)
-# Rules that look at the shapes of the samples alone, and arguments of other rules for which that is
-# so.
+# Rules that need only the shapes of the samples, not their values.
 SHAPES_ONLY = (add, sub, rsub, copy, expand, repeat, cat, stack)
-# Functions that only look at the type or the shape of what comes after the first argument.
+# Functions that use only the dtype or the shape of the arguments after the first.
 LIKE = ("type_as", "to", "view_as", "reshape_as", "result_type", "is_same_size", "promote_types")
-# Functions whose calls are recorded as others.
-REWRITTEN = dict.fromkeys(("grouped_mm", "_grouped_mm", "grouped_mm_fallback"), as_experts_mm)
 
 
 def needs_values(rule: Callable, argument: str | tuple[str, int]) -> bool:
-    """Whether a rule has to see the values of the samples for the gradient of one argument."""
+    """Whether a rule needs the values of the samples for the gradient of one argument."""
     return rule not in SHAPES_ONLY and argument != "bias"
 
 
@@ -62,9 +70,11 @@ def _arguments(rule: Callable) -> list[inspect.Parameter]:
     return list(inspect.signature(rule).parameters.values())[2:]
 
 
-def argument_name(rule: Callable, key) -> str | tuple[str, int]:
-    """What a rule calls the argument at a position or of a name (with an index: a member of a
-    list)."""
+def argument_name(rule: Callable, key: int | str | tuple[int | str, int]) -> str | tuple[str, int]:
+    """A rule's name for the argument with a key: a position, a name, or either with an index.
+
+    The index selects a member of a list.
+    """
     if isinstance(key, tuple):
         return argument_name(rule, key[0]), key[1]
     if isinstance(key, str):
@@ -78,8 +88,7 @@ def argument_name(rule: Callable, key) -> str | tuple[str, int]:
 
 
 def out_of_place(function: Callable) -> Callable:
-    """The function that makes a new tensor of what an in-place function writes into its first
-    argument."""
+    """The function that returns what an in-place function writes to its first argument."""
     name = function.__name__
     if name == "__setitem__":
         return assigned

@@ -1,4 +1,4 @@
-"""What the rules share: the axis of the samples, broadcasting undone for each of them."""
+"""What the rules share: splitting the sample axis, and undoing broadcasting for each sample."""
 
 import torch
 from torch import Tensor, nn
@@ -7,8 +7,10 @@ from ..rows import Dense
 
 
 class Unsupported(Exception):
-    """The samples' shares in the gradient of `parameters` cannot be told apart here; the slow,
-    exact path can."""
+    """The engine cannot separate the samples' shares in the gradient of `parameters`.
+
+    The slow, exact path can.
+    """
 
     def __init__(self, reason: str, parameters: tuple[nn.Parameter, ...] = ()):
         super().__init__(reason)
@@ -16,10 +18,14 @@ class Unsupported(Exception):
 
 
 def by_sample(x: Tensor, k: int) -> Tensor:
-    """(k * s, ...) -> (k, s, ...)."""
+    """(k * s, ...) -> (k, s, ...).
+
+    Raises:
+        Unsupported: the leading axis does not divide over the samples.
+    """
     if x.ndim == 0 or len(x) % k:
         raise Unsupported(f"a tensor of shape {tuple(x.shape)} does not divide over {k} samples")
-    return x.reshape(k, len(x) // k, *x.shape[1:])
+    return x.reshape(k, len(x) // k, *x.shape[1:])  # (k, s, ...)
 
 
 def positions(x: Tensor, k: int) -> Tensor:
@@ -28,14 +34,19 @@ def positions(x: Tensor, k: int) -> Tensor:
 
 
 def sum_to(x: Tensor, shape: torch.Size, k: int) -> Dense:
-    """Undoes broadcasting for each sample: x (k * s, ...) is the gradient of a tensor used
-    elementwise."""
+    """Undoes broadcasting for each sample.
+
+    Args:
+        x: the gradient (k * s, ...) of a parameter that was broadcast to the samples.
+        shape: of the parameter.
+    """
     padded = (1,) * (x.ndim - len(shape)) + tuple(shape)
     if len(padded) > x.ndim:
         raise Unsupported(f"a parameter of shape {tuple(shape)} has more axes than the samples")
     axes = [1] + [axis + 1 for axis in range(1, x.ndim) if padded[axis] == 1]
     if padded[0] == 1:
-        return Dense(by_sample(x, k).sum(axes, dtype=x.dtype).reshape(k, *shape))
+        G = by_sample(x, k).sum(axes, dtype=x.dtype)
+        return Dense(G.reshape(k, *shape))  # (k, *shape)
     if padded[0] != len(x):
         raise Unsupported(
             f"a parameter of shape {tuple(shape)} has values of its own along the sample axis"
@@ -45,13 +56,16 @@ def sum_to(x: Tensor, shape: torch.Size, k: int) -> Dense:
 
 
 def own_values(G: Tensor, k: int, axis: int) -> Dense:
-    """The gradient of a tensor with values of its own for each sample (made by an expansion that
-    nobody noticed)."""
+    """Rows (k, *G.shape) of a tensor that has values of its own for each sample along one axis.
+
+    Such a tensor comes from an expansion that was not recorded.
+    """
     owners = torch.arange(G.shape[axis], device=G.device) // (G.shape[axis] // k)
-    mine = (owners == torch.arange(k, device=G.device)[:, None]).to(G.dtype)
-    return Dense(G * mine.reshape(k, *[1] * axis, -1, *[1] * (G.ndim - 1 - axis)))
+    own = (owners == torch.arange(k, device=G.device)[:, None]).to(G.dtype)  # (k, G.shape[axis])
+    return Dense(G * own.reshape(k, *[1] * axis, -1, *[1] * (G.ndim - 1 - axis)))
 
 
 def by_channel(x: Tensor, k: int) -> Dense:
     """(k * s, c, ...) -> rows (k, c)."""
-    return Dense(by_sample(x, k).flatten(3).sum((1, 3)) if x.ndim > 2 else by_sample(x, k).sum(1))
+    x = by_sample(x, k)  # (k, s, c, ...)
+    return Dense(x.flatten(3).sum((1, 3)) if x.ndim > 3 else x.sum(1))

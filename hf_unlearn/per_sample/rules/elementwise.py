@@ -1,7 +1,6 @@
-"""Rules for what is done with each value by itself, and for what only puts values together or
-elsewhere."""
+"""Rules for elementwise functions, and for those that copy, select or join values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -9,32 +8,34 @@ from torch import Tensor
 from .common import Unsupported, by_channel, sum_to
 
 
-def add(k, B, input, other, *, alpha=1):
+def add(k: int, B: Tensor, input: Tensor, other: Tensor | float, *, alpha: float = 1):
     return {
         "input": lambda: sum_to(B, input.shape, k),
         "other": lambda: sum_to(alpha * B, other.shape, k),
     }
 
 
-def sub(k, B, input, other, *, alpha=1):
+def sub(k: int, B: Tensor, input: Tensor, other: Tensor | float, *, alpha: float = 1):
     return {
         "input": lambda: sum_to(B, input.shape, k),
         "other": lambda: sum_to(-alpha * B, other.shape, k),
     }
 
 
-def rsub(k, B, input, other, *, alpha=1):
+def rsub(k: int, B: Tensor, input: Tensor, other: Tensor | float, *, alpha: float = 1):
     return sub(k, -B, input, other, alpha=alpha)
 
 
-def mul(k, B, input, other):
+def mul(k: int, B: Tensor, input: Tensor, other: Tensor | float):
     return {
         "input": lambda: sum_to(B * other, input.shape, k),
         "other": lambda: sum_to(B * input, other.shape, k),
     }
 
 
-def div(k, B, input, other, *, rounding_mode=None):
+def div(
+    k: int, B: Tensor, input: Tensor, other: Tensor | float, *, rounding_mode: str | None = None
+):
     if rounding_mode is not None:
         raise Unsupported("a division that rounds")
     return {
@@ -43,14 +44,14 @@ def div(k, B, input, other, *, rounding_mode=None):
     }
 
 
-def prelu(k, B, input, weight):
+def prelu(k: int, B: Tensor, input: Tensor, weight: Tensor):
     G = B * input.clamp_max(0)
     return {
         "weight": lambda: by_channel(G, k) if weight.numel() > 1 else sum_to(G, weight.shape, k)
     }
 
 
-def where(k, B, condition, input, other):
+def where(k: int, B: Tensor, condition: Tensor, input: Tensor, other: Tensor | float):
     zero = B.new_zeros(())
     return {
         "input": lambda: sum_to(torch.where(condition, B, zero), input.shape, k),
@@ -58,42 +59,38 @@ def where(k, B, condition, input, other):
     }
 
 
-def masked_fill(k, B, input, mask, value):
+def masked_fill(k: int, B: Tensor, input: Tensor, mask: Tensor, value: Tensor | float):
     return {
         "input": where(k, B, mask, value, input)["other"],
         "value": where(k, B, mask, value, input)["input"],
     }
 
 
-def assigned(input: Tensor, index, value) -> Tensor:
-    """`input[index] = value` on a copy."""
+def assigned(input: Tensor, index: object, value: Tensor | float) -> Tensor:
+    """A copy of `input` after `input[index] = value`."""
     output = input.clone()
     output[index] = value
     return output
 
 
 def copied(input: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
-    """`input.copy_(source)` on a copy."""
+    """A copy of `input` after `input.copy_(source)`."""
     return source.expand_as(input).to(input.dtype)
 
 
-def copy(k, B, input, source, non_blocking=False):
+def copy(k: int, B: Tensor, input: Tensor, source: Tensor, non_blocking: bool = False):
     return {"source": lambda: sum_to(B, source.shape, k)}
 
 
-def assign(k, B, input, index, value):
-    """A parameter written into samples: at places that a mask names, or at the same place in
-    each."""
+def assign(k: int, B: Tensor, input: Tensor, index: object, value: Tensor):
+    """A parameter that is written to samples: where a mask is set, or at the same place in each."""
 
     def of_value():
         parts = index if isinstance(index, tuple) else (index,)
-        if (
-            isinstance(parts[0], slice)
-            and parts[0] == slice(None)
-            and not any(isinstance(p, Tensor) for p in parts)
-        ):
-            return sum_to(B[index], value.shape, k)
         tensors = [p for p in parts if isinstance(p, Tensor)]
+        all_samples = isinstance(parts[0], slice) and parts[0] == slice(None)
+        if all_samples and not tensors:
+            return sum_to(B[index], value.shape, k)
         if value.ndim > B.ndim - sum(p.ndim if p.dtype == torch.bool else 1 for p in tensors):
             raise Unsupported("an assignment of different values to different samples")
         written = torch.zeros_like(B)
@@ -103,19 +100,19 @@ def assign(k, B, input, index, value):
     return {"value": of_value}
 
 
-def expand(k, B, input, *sizes):
+def expand(k: int, B: Tensor, input: Tensor, *sizes: int):
     """A parameter that is repeated for each sample (cls_token): G_n is the n-th slice of B."""
     return {"input": lambda: sum_to(B, input.shape, k)}
 
 
-def repeat(k, B, input, *sizes):
+def repeat(k: int, B: Tensor, input: Tensor, *sizes: int):
     sizes = sizes[0] if isinstance(sizes[0], (tuple, list)) else sizes
     if any(size != 1 for size in sizes[1:]):
         raise Unsupported("a repetition along more axes than the samples")
     return expand(k, B, input)
 
 
-def cat(k, B, tensors, dim=0):
+def cat(k: int, B: Tensor, tensors: Sequence[Tensor], dim: int = 0):
     dim = dim % B.ndim
     if dim == 0:
         raise Unsupported("a parameter put beside the samples as if it were one")
@@ -126,7 +123,7 @@ def cat(k, B, tensors, dim=0):
     }
 
 
-def stack(k, B, tensors, dim=0):
+def stack(k: int, B: Tensor, tensors: Sequence[Tensor], dim: int = 0):
     dim = dim % B.ndim
     if dim == 0:
         raise Unsupported("a parameter put beside the samples as if it were one")

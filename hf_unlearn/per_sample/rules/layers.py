@@ -1,8 +1,7 @@
-"""Rules for what layers compute beside products: look-ups, normalisation, convolutions, attention
-with a bias."""
+"""Rules for layers other than matrix products: look-ups, normalisation, convolutions, attention."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,27 +12,28 @@ from .common import Unsupported, by_channel, by_sample, positions, sum_to
 
 
 def embedding(
-    k,
-    B,
-    input,
-    weight,
-    padding_idx=None,
-    max_norm=None,
-    norm_type=2.0,
-    scale_grad_by_freq=False,
-    sparse=False,
+    k: int,
+    B: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
 ):
     if max_norm is not None or scale_grad_by_freq or sparse:
         raise Unsupported("an embedding with max_norm, scale_grad_by_freq or sparse gradients")
-    ids = by_sample(input, k).reshape(k, -1)
+    ids = by_sample(input, k).reshape(k, -1)  # (k, T)
     B = B.reshape(*B.shape[: input.ndim], -1)
-    B = by_sample(B, k).reshape(k, -1, B.shape[-1])
-    if padding_idx is not None:  # this line receives no gradient
+    B = by_sample(B, k).reshape(k, -1, B.shape[-1])  # (k, T, d)
+    # This line receives no gradient.
+    if padding_idx is not None:
         B = B.masked_fill((ids == padding_idx % len(weight))[:, :, None], 0)
     return {"weight": lambda: Lookup(B, ids, len(weight))}
 
 
-def getitem(k, B, input, index):
+def getitem(k: int, B: Tensor, input: Tensor, index: object):
     if (
         not isinstance(index, Tensor)
         or index.is_floating_point()
@@ -45,7 +45,15 @@ def getitem(k, B, input, index):
     return {"input": rows["weight"]}
 
 
-def layer_norm(k, B, input, normalized_shape, weight=None, bias=None, eps=1e-5):
+def layer_norm(
+    k: int,
+    B: Tensor,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+):
     return {
         "weight": lambda: sum_to(
             B * F.layer_norm(input.to(B.dtype), normalized_shape, eps=eps), weight.shape, k
@@ -54,7 +62,14 @@ def layer_norm(k, B, input, normalized_shape, weight=None, bias=None, eps=1e-5):
     }
 
 
-def rms_norm(k, B, input, normalized_shape, weight=None, eps=None):
+def rms_norm(
+    k: int,
+    B: Tensor,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor = None,
+    eps: float | None = None,
+):
     return {
         "weight": lambda: sum_to(
             B * F.rms_norm(input.to(B.dtype), normalized_shape, eps=eps), weight.shape, k
@@ -63,16 +78,16 @@ def rms_norm(k, B, input, normalized_shape, weight=None, eps=None):
 
 
 def batch_norm(
-    k,
-    B,
-    input,
-    running_mean,
-    running_var,
-    weight=None,
-    bias=None,
-    training=False,
-    momentum=0.1,
-    eps=1e-5,
+    k: int,
+    B: Tensor,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
 ):
     if training:
         raise Unsupported("batch statistics mix the samples")
@@ -84,7 +99,15 @@ def batch_norm(
     }
 
 
-def group_norm(k, B, input, num_groups, weight=None, bias=None, eps=1e-5):
+def group_norm(
+    k: int,
+    B: Tensor,
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+):
     return {
         "weight": lambda: by_channel(B * F.group_norm(input.to(B.dtype), num_groups, eps=eps), k),
         "bias": lambda: by_channel(B, k),
@@ -92,16 +115,16 @@ def group_norm(k, B, input, num_groups, weight=None, bias=None, eps=1e-5):
 
 
 def instance_norm(
-    k,
-    B,
-    input,
-    running_mean=None,
-    running_var=None,
-    weight=None,
-    bias=None,
-    use_input_stats=True,
-    momentum=0.1,
-    eps=1e-5,
+    k: int,
+    B: Tensor,
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
 ):
     def normalised():
         return F.instance_norm(
@@ -111,18 +134,27 @@ def instance_norm(
     return {"weight": lambda: by_channel(B * normalised(), k), "bias": lambda: by_channel(B, k)}
 
 
-# Places per sample above which overlapping patches are not written out. From one core's times at k
-# = 8: from 3 x 3 kernels on 28 x 28 places on, the patches take two to four times as long; with 14
-# x 14 it is equal, and with fewer places their product is the faster one, and `ghost` may be faster
-# still.
+# Places per sample above which overlapping patches are not written out. By times on one core at
+# k = 8 with 3 x 3 kernels, writing out patches takes two to four times as long at 28 x 28 places
+# and equally long at 14 x 14. With fewer places, the product of patches is faster, and `ghost` may
+# be faster still.
 PLACES = 196
 
 
 def _convolved(
-    k: int, B: Tensor, x: Tensor, kernel, stride, padding, dilation, groups: int
+    k: int,
+    B: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: int | Sequence[int],
+    padding: int | str | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
 ) -> Rows:
-    """Rows of a convolution's weight (o, i, *kernel), with x (k s, i groups, *size) and B (k s, o,
-    *places)."""
+    """Rows of a convolution's weight (o, i, *kernel).
+
+    x (k s, i groups, *size), B (k s, o, *places).
+    """
     dims = len(kernel)
     stride, dilation = (_each(value, dims) for value in (stride, dilation))
     if isinstance(padding, str):
@@ -131,17 +163,25 @@ def _convolved(
         x, padding = F.pad(x, [p for side in reversed(sides) for p in side]), 0
     padding = _each(padding, dims)
     if groups == 1 and (B[0, 0].numel() <= PLACES or math.prod(kernel) <= 2 * math.prod(stride)):
-        X = _patches(x.to(B.dtype), kernel, stride, padding, dilation)
-        return Product(positions(B.flatten(2).mT, k), positions(X, k))
+        X = _patches(x.to(B.dtype), kernel, stride, padding, dilation)  # (k s, T, i * kernel)
+        B = B.flatten(2).mT  # (k s, T, o)
+        return Product(positions(B, k), positions(X, k))
     settings = {"stride": stride, "padding": padding, "dilation": dilation}
     rows = Convolved(by_sample(B, k), by_sample(x, k), kernel, groups, **settings)
     return rows if groups == 1 else Dense(written_out([rows], rows.lines, rows.size // rows.lines))
 
 
-def _patches(x: Tensor, kernel, stride, padding, dilation) -> Tensor:
-    """What the kernel meets at each of its places: x (N, i, *size) -> (N, T, i * kernel)."""
+def _patches(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """The patch of the input at each place: x (N, i, *size) -> (N, T, i * kernel)."""
     dims = len(kernel)
-    if dims == 1:  # as an image of one line
+    # As an image of one line.
+    if dims == 1:
         x, kernel, stride, padding, dilation = (
             x[:, :, None], (1, *kernel), (1, *stride), (0, *padding), (1, *dilation)
         )  # fmt: skip
@@ -152,16 +192,29 @@ def _patches(x: Tensor, kernel, stride, padding, dilation) -> Tensor:
     x = F.pad(x, [p for p in reversed(padding) for _ in range(2)])
     for axis, (size, s, d) in enumerate(zip(kernel, stride, dilation)):
         x = x.unfold(2 + axis, d * (size - 1) + 1, s)[..., ::d]  # (N, i, *places, *kernel)
-    return x.flatten(2, 1 + dims).movedim(2, 1).flatten(2)
+    return x.flatten(2, 1 + dims).movedim(2, 1).flatten(2)  # (N, T, i * kernel)
 
 
-def _each(value, dims: int) -> tuple[int, ...]:
+def _each(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    """A setting for each axis, from one for all of them or from one for each."""
     value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     return value * dims if len(value) == 1 else value
 
 
-def convolution(dims: int):
-    def rule(k, B, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+def convolution(dims: int) -> Callable:
+    """The rule for convolutions over `dims` axes."""
+
+    def rule(
+        k: int,
+        B: Tensor,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | Sequence[int] = 1,
+        padding: int | str | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+    ):
         if input.ndim != dims + 2:
             raise Unsupported("a convolution without a sample axis")
         kernel = weight.shape[2:]
@@ -173,23 +226,33 @@ def convolution(dims: int):
     return rule
 
 
-def conv_transpose(dims: int):
+def conv_transpose(dims: int) -> Callable:
+    """The rule for transposed convolutions over `dims` axes."""
+
     def rule(
-        k, B, input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
+        k: int,
+        B: Tensor,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | Sequence[int] = 1,
+        padding: int | str | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        groups: int = 1,
+        dilation: int | Sequence[int] = 1,
     ):
         if input.ndim != dims + 2:
             raise Unsupported("a convolution without a sample axis")
         kernel = weight.shape[2:]
-        # places without an input
+        # Output padding beyond the stride: the input has no values for these places.
         beyond = [p // s for p, s in zip(_each(output_padding, dims), _each(stride, dims))]
-        x = (
-            F.pad(input, [p for rest in reversed(beyond) for p in (0, rest)])
-            if any(beyond)
-            else input
-        )
-        return {  # the roles of input and output are exchanged
+        if any(beyond):
+            input = F.pad(input, [p for rest in reversed(beyond) for p in (0, rest)])
+        # Input and output exchange their roles.
+        x, out = B, input
+        return {
             "weight": lambda: _convolved(
-                k, x.to(B.dtype), B, kernel, stride, padding, dilation, groups
+                k, out.to(B.dtype), x, kernel, stride, padding, dilation, groups
             ),
             "bias": lambda: by_channel(B, k),
         }
@@ -198,19 +261,21 @@ def conv_transpose(dims: int):
 
 
 def attention(
-    k,
-    B,
-    query,
-    key,
-    value,
-    attn_mask=None,
-    dropout_p=0.0,
-    is_causal=False,
-    scale=None,
-    enable_gqa=False,
+    k: int,
+    B: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
 ):
-    """The scores' additive bias, as that of relative positions: out = P V, P = softmax(scale Q K^T
-    + bias)."""
+    """Scaled dot-product attention with an additive bias, as for relative positions.
+
+    out = P V with P = softmax(scale Q K^T + bias).
+    """
 
     def of_bias():
         if dropout_p:

@@ -1,8 +1,6 @@
-"""Rules for products of matrices: linear layers, einsum, batches of products, the experts of
-mixtures."""
+"""Rules for matrix products: linear layers, einsum, and the experts of mixtures."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,73 +9,91 @@ from ..rows import Dense, Product
 from .common import Unsupported, by_sample, own_values, positions, sum_to
 
 
-def linear(k, B, input, weight, bias=None):
+def linear(k: int, B: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None):
     return {
         "weight": lambda: Product(positions(B, k), positions(input, k)),
         "bias": lambda: Dense(positions(B, k).sum(1)),
     }
 
 
-def matmul(k, B, input, other):
+def matmul(k: int, B: Tensor, input: Tensor, other: Tensor):
     if other.ndim != 2 or input.ndim < 2:
         raise Unsupported("a batch of weight matrices")
     # out = X W: G_n = X_n^T B_n
     return {"other": lambda: Product(positions(input, k), positions(B, k))}
 
 
-def addmm(k, B, input, mat1, mat2, *, beta=1, alpha=1):
+def addmm(
+    k: int,
+    B: Tensor,
+    input: Tensor,
+    mat1: Tensor,
+    mat2: Tensor,
+    *,
+    beta: float = 1,
+    alpha: float = 1,
+):
     return {
         "input": lambda: sum_to(beta * B, input.shape, k),
         "mat2": lambda: Product(positions(mat1, k), positions(alpha * B, k)),
     }
 
 
-def einsum(k, B, equation, *operands):
-    """G_n for each operand of a sum over products, of which one holds samples along its first
-    letter."""
+def einsum(k: int, B: Tensor, equation: str, *operands: Tensor):
+    """G_n for each of two operands, of which the other holds samples along its first letter."""
     operands = operands[0] if isinstance(operands[0], (list, tuple)) else operands
     inputs, output = spelled_out(equation, operands)
     if len(operands) != 2:
         raise Unsupported("an einsum of more than two operands")
 
-    def rows(at: int):
+    def rows(at: int) -> Product | Dense:
         weight, x = inputs[at], inputs[1 - at]
-        sample = x[0]
-        if output[:1] != sample or len(set(x)) < len(x) or len(set(weight)) < len(weight):
+        repeated = len(set(x)) < len(x) or len(set(weight)) < len(weight)
+        if output[:1] != x[0] or repeated:
             raise Unsupported("an einsum in which the samples do not come first")
-        if sample in weight:
-            return own_values(
-                torch.einsum(f"{x},{output}->{weight}", operands[1 - at].to(B.dtype), B),
-                k,
-                weight.index(sample),
-            )
-        ours = [letter for letter in weight if letter not in output]
-        theirs = [letter for letter in weight if letter not in x]
-        X, G = operands[1 - at].to(B.dtype), B
-        rest = [letter for letter in x[1:] if letter not in weight]
-        if set(rest) <= set(output) and weight in ("".join(ours + theirs), "".join(theirs + ours)):
-            X = positions(
-                torch.einsum(f"{x}->{sample}{''.join(rest)}{''.join(ours)}", X).flatten(
-                    1 + len(rest)
-                ),
-                k,
-            )
-            G = torch.einsum(f"{output}->{sample}{''.join(rest)}{''.join(theirs)}", G).flatten(
-                1 + len(rest)
-            )
-            return Product(X, positions(G, k)) if weight[0] in ours else Product(positions(G, k), X)
-        alone = f"{x},{output}->{sample}{''.join(c for c in weight if c in x or c in output)}"
-        G = torch.einsum(alone, X, G)
-        shape = [
-            size if c in x or c in output else 1 for c, size in zip(weight, operands[at].shape)
-        ]
-        return Dense(by_sample(G, k).sum(1).reshape(k, *shape).expand(k, *operands[at].shape))
+        X = operands[1 - at].to(B.dtype)
+        if x[0] in weight:
+            G = torch.einsum(f"{x},{output}->{weight}", X, B)
+            return own_values(G, k, weight.index(x[0]))
+        product = _einsum_as_product(k, X, B, x, weight, output)
+        if product is not None:
+            return product
+        shape = operands[at].shape
+        letters = "".join(c for c in weight if c in x or c in output)
+        G = torch.einsum(f"{x},{output}->{x[0]}{letters}", X, B)
+        # The gradient does not depend on letters that occur in the weight alone.
+        sizes = [size if c in letters else 1 for c, size in zip(weight, shape)]
+        G = by_sample(G, k).sum(1).reshape(k, *sizes)  # (k, *sizes)
+        return Dense(G.expand(k, *shape))
 
     return {("operands", at): (lambda at=at: rows(at)) for at in range(2)}
 
 
-def spelled_out(equation, operands) -> tuple[list[str], str]:
-    """The letters of each operand and of the output, with those that an ellipsis stands for."""
+def _einsum_as_product(
+    k: int, X: Tensor, B: Tensor, x: str, weight: str, output: str
+) -> Product | None:
+    """G_n as a matrix product, if the einsum is one.
+
+    Args:
+        X: the operand that holds samples; x: its letters, of which the first is the sample axis.
+        B: gradient of the output; output: its letters.
+        weight: the letters of the other operand.
+    """
+    sample = x[0]
+    summed = "".join(c for c in weight if c not in output)
+    kept = "".join(c for c in weight if c not in x)
+    rest = "".join(c for c in x[1:] if c not in weight)
+    if not set(rest) <= set(output) or weight not in (summed + kept, kept + summed):
+        return None
+    # (k * s, *rest, summed letters together), and the same with kept letters
+    X = torch.einsum(f"{x}->{sample}{rest}{summed}", X).flatten(1 + len(rest))
+    G = torch.einsum(f"{output}->{sample}{rest}{kept}", B).flatten(1 + len(rest))
+    X, G = positions(X, k), positions(G, k)  # (k, T, summed), (k, T, kept)
+    return Product(X, G) if weight[0] in summed else Product(G, X)
+
+
+def spelled_out(equation: str, operands: Sequence[Tensor]) -> tuple[list[str], str]:
+    """The letters of each operand and of the output, with letters in place of an ellipsis."""
     if not isinstance(equation, str):
         raise Unsupported("an einsum with sublists")
     inputs, arrow, output = equation.replace(" ", "").partition("->")
@@ -88,72 +104,43 @@ def spelled_out(equation, operands) -> tuple[list[str], str]:
         output = "..." * ("..." in equation) + output
     spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
     widths = [x.ndim - len(term.replace("...", "")) for term, x in zip(inputs, operands)]
-    most = max([w for w, term in zip(widths, inputs) if "..." in term], default=0)
-    named = "".join(spare[:most])
+    widest = max([w for w, term in zip(widths, inputs) if "..." in term], default=0)
+    named = "".join(spare[:widest])
     inputs = [
-        term.replace("...", named[most - width :] if width else "")
+        term.replace("...", named[widest - width :] if width else "")
         for term, width in zip(inputs, widths)
     ]
     return inputs, output.replace("...", named)
 
 
-def leading_equation(call, values) -> str:
-    """The equation of a recorded einsum whose sample axes were moved to the front."""
-    operands = [values.get(key, call.arguments[key]) for key in call.arguments if key != 0]
-    if not all(isinstance(x, Tensor) for x in operands):
-        raise Unsupported("an einsum that takes a list")
-    inputs, output = spelled_out(call.arguments[0], operands)
-
-    def moved(letters, axis):
-        return letters[axis] + letters[:axis] + letters[axis + 1 :]
-
-    for key, layout in call.samples.items():
-        inputs[key - 1] = moved(inputs[key - 1], layout.axis)
-    return ",".join(inputs) + "->" + moved(output, call.output.axis)
-
-
-def bmm(k, B, input, mat2):
-    """Several matrices of weights E, each met by the same samples: input (E, k * s, i), mat2 (E, i,
-    o), or the reverse.
-
-    With samples along the leading axis there is no weight among the factors.
-    """
-    raise Unsupported("a batch of weight matrices")
-
-
 def experts_mm(input: Tensor, weight: Tensor, experts: Tensor) -> Tensor:
-    """input (N, i), weight (E, i, o), experts (N,): each line times the matrix of its expert, (N,
-    o)."""
+    """Each line times the matrix of its expert.
+
+    input (N, i), weight (E, i, o), experts (N,) -> (N, o).
+    """
     return torch.bmm(input[:, None], weight[experts])[:, 0]
 
 
-def experts_rule(k, B, input, weight, experts):
-    def rows():
+def experts_rule(k: int, B: Tensor, input: Tensor, weight: Tensor, experts: Tensor):
+    """G_n[e] = X^T B over the lines of sample n that expert e computes."""
+
+    def rows() -> Dense:
+        # (k, T, i), (k, T, o), (k, T)
         X, G, ids = positions(input[:, None], k), positions(B[:, None], k), by_sample(experts, k)
-        total = B.new_zeros(k, *weight.shape)
+        total = B.new_zeros(k, *weight.shape)  # (k, E, i, o)
         for expert in ids.unique().tolist():
             mine = ids == expert
             size = int(mine.sum(1).max())
-            at = mine.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :size, None]
-            held = torch.gather(mine, 1, at[:, :, 0])[:, :, None]
-            left = X.gather(1, at.expand(-1, -1, X.shape[-1])).to(B.dtype)
-            total[:, expert] = left.mT @ (G.gather(1, at.expand(-1, -1, G.shape[-1])) * held)
+            # For each sample, the places of this expert's lines, then others up to the same size.
+            order = mine.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+            places = order[:, :size, None]  # (k, size, 1)
+            valid = torch.gather(mine, 1, places[:, :, 0])[:, :, None]  # (k, size, 1)
+            X_e = X.gather(1, places.expand(-1, -1, X.shape[-1])).to(B.dtype)  # (k, size, i)
+            B_e = G.gather(1, places.expand(-1, -1, G.shape[-1])) * valid  # (k, size, o)
+            total[:, expert] = X_e.mT @ B_e
         return Dense(total)
 
     return {"weight": rows}
-
-
-def as_experts_mm(call, values):
-    """A product of lines sorted by expert as `experts_mm`, which says of each line whose it is."""
-    positional, keywords = call.filled(values)
-    offsets = keywords.get("offs", positional[2] if len(positional) > 2 else None)
-    if offsets is None or list(call.tracked) != [1] or 0 not in call.samples:
-        return call, values
-    lines = torch.arange(len(values[0]), device=offsets.device, dtype=offsets.dtype)
-    experts = torch.searchsorted(offsets, lines, right=True).clamp(max=len(offsets) - 1)
-    values = {0: values[0], 1: values[1], 2: experts}
-    samples = {0: call.samples[0], 2: call.samples[0]}
-    return replace(call, function=experts_mm, arguments=values, samples=samples), values
 
 
 RULES: dict[str, Callable] = {

@@ -1,0 +1,103 @@
+"""The rows of A that belong to one parameter: their inner products and their weighted sum."""
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from . import inner_products
+from .rows import Convolved, Dense, Lookup, Product, Rows, Scaled, written_out
+
+# A look-up adds to existing values in place. So it comes after the uses that compute new values,
+# and before those whose values must not be overwritten.
+ORDER = (Product, Convolved, Lookup, Dense, Scaled)
+
+
+class ParameterRows:
+    """The k rows of A that belong to one parameter, summed over its uses.
+
+    They need not exist in memory.
+
+    Args:
+        uses: the rows of each use.
+        strategy: how inner products are computed, one of `inner_products.STRATEGIES`; None: the
+            cheapest.
+    """
+
+    def __init__(self, parameter: nn.Parameter, uses: list[Rows], strategy: str | None = None):
+        self.parameter, self.strategy = parameter, strategy
+        self.uses = sorted(uses, key=lambda use: ORDER.index(type(use)))
+        self._kept: Tensor | None = None
+
+    @property
+    def k(self) -> int:
+        """The number of samples."""
+        return self.uses[0].k
+
+    @property
+    def _lines(self) -> int:
+        return self.parameter.shape[0] if self.parameter.ndim else 1
+
+    def written_out(self) -> Tensor:
+        """The rows as a tensor (k, lines of the parameter, values of a line)."""
+        return written_out(self.uses, self._lines, self.parameter.numel() // self._lines)
+
+    def scaled(self, scale: Tensor) -> "ParameterRows":
+        """The rows G_n * scale, of which only `products` can be computed.
+
+        Args:
+            scale: a factor for each value, in the parameter's shape.
+        """
+        uses = [Scaled(self.uses, scale.reshape(self._lines, -1))]
+        return ParameterRows(self.parameter, uses, "materialise")
+
+    def products(
+        self, u: Tensor | None, exact: bool = False, keep: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """K = A A^T (k, k) and b = A u (k,) in float64.
+
+        Memory does not grow with the parameter beyond `inner_products.KEPT_VALUES`.
+
+        Args:
+            u: in the parameter's shape; None: zero.
+            exact: multiply and add in float64. Otherwise the error is about 1e-7 |g_n| |g_m| for
+                float32 rows, which is small enough for well-conditioned rows (see
+                `ops.projection.Solution.pivot`).
+            keep: the rows will soon be needed again, and may be kept in memory if they are small.
+        """
+        p, uses = self.parameter, self.uses
+        u = torch.zeros_like(p) if u is None else u.detach()
+        u = u.reshape(self._lines, -1)  # (lines, values of a line)
+        if self._kept is not None:
+            return ops.inner_products(self._kept, u.flatten(), exact)
+        strategy = inner_products.choose(uses, u, self.strategy)
+        if strategy == "fused":
+            return ops.product_inner_products(uses[0].B, uses[0].X, u)
+        if strategy == "ghost" and (not exact or ops.doubles_are_fast(p.device)):
+            return inner_products.ghost(uses, u, exact)
+        limit = inner_products.limit(inner_products.KEPT_VALUES, p.device)
+        keep = keep and self.k * p.numel() <= limit
+        # Most lines of an embedding are looked up by no sample.
+        if len(uses) == 1 and isinstance(uses[0], Lookup):
+            compact, used = uses[0].compact()
+            uses, u, keep = [compact], u[used], False
+        K, b, self._kept = inner_products.materialise(uses, u, exact, keep)
+        return K, b
+
+    def weighted(self, weights: Tensor, exact: bool = False) -> Tensor:
+        """sum_n w_n G_n in the parameter's shape and dtype; weights (k,).
+
+        Args:
+            exact: add in float64, using the same rows as `products(exact=True)`. This is for
+                weights so large that the rounding of each w_n G_n would matter.
+        """
+        p = self.parameter
+        if self._kept is not None:
+            total = ops.weighted_sum(self._kept, weights, dtype=p.dtype, exact=exact)
+        elif exact:
+            total = inner_products.exact_weighted_sum(self.uses, weights, self._lines)
+        else:
+            weights = ops.moved(weights, torch.promote_types(p.dtype, torch.float32), p.device)
+            total = None
+            for use in self.uses:
+                total = use.weighted(weights, total)
+        return ops.moved(total, p.dtype, p.device).reshape(p.shape)
