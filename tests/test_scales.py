@@ -176,7 +176,7 @@ def test_what_was_evaluated_before_is_kept_by_a_second_training(tmp_path):
     for _ in range(2):
         trainer.train()
         after = trainer.evaluate()["eval_loss"]
-    results = trainer._own_results()
+    results = trainer.own_results()
     # One set without a name: nobody knows whether it should stay.
     assert results["original"]["evaluation"]["loss"] == loss
     assert results["unlearned"]["evaluation"]["loss"] == after != loss

@@ -22,7 +22,7 @@ from ..report.tables import further_tables, results_table
 from ..report.tasks import TASKS, task_of
 from ..trainer import UnlearnTrainer
 from ..trainer.adapters import base_of, keep_merged, whole_base_of
-from ..trainer.ending import check_steps
+from ..trainer.run_record import check_steps
 from .checks import check_run, first_trainer, loading
 from .earlier import as_results
 from .membership import Shadows, attack, shadow_models, unseen_split
