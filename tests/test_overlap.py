@@ -57,4 +57,4 @@ def test_the_trainer_says_so(tmp_path, caplog):
         make_trainer(
             tiny_whisper(), tmp_path, forget=forget, retain=[*utterances(2, seed=9), forget[1]]
         )
-        assert "1 samples of retain_dataset are in forget_dataset, too" in caplog.text
+        assert "1 samples of retain_dataset are in forget_dataset too" in caplog.text
