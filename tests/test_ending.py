@@ -186,7 +186,7 @@ class TestNoStep:
             trainer.train(resume_from_checkpoint=str(checkpoint))
         with pytest.raises(ValueError, match="no complete checkpoint"):
             trainer.train(resume_from_checkpoint=True)
-        with pytest.raises(ValueError, match="no card is written: no step of unlearning was taken"):
+        with pytest.raises(ValueError, match="no card is written: no optimizer step was taken"):
             trainer.create_model_card()
         assert not (tmp_path / "README.md").exists()
         trainer.train(resume_from_checkpoint="auto")  # from the beginning
@@ -224,7 +224,7 @@ class TestNoStep:
         [
             (
                 {"dataloader_drop_last": True, "per_device_train_batch_size": 9},
-                "8 samples and a batch of all processes 9",
+                "8 samples and a batch over all processes has 9",
             ),
             ({"max_steps": 0}, "max_steps is 0"),
             ({"max_steps": -1, "num_train_epochs": 0}, "num_train_epochs is 0"),
@@ -279,7 +279,7 @@ class TestNoStep:
         monkeypatch.setattr(publishing.logger, "warning", warned.append)
         trainer = trainer_of(tmp_path)
         trainer.create_model_card()
-        assert len(warned) == 1 and "no step of unlearning was taken" in warned[0]
+        assert len(warned) == 1 and "no optimizer step was taken" in warned[0]
         assert not (tmp_path / "README.md").exists()
         with pytest.raises(ValueError, match="nothing is pushed"):
             trainer.push_to_hub()

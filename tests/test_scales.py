@@ -13,7 +13,7 @@ from hf_unlearn.report.page import Report
 from hf_unlearn.report.plots import plot_history
 from hf_unlearn.report.tables import results_table
 from hf_unlearn.report.tasks import task_of
-from hf_unlearn.trainer.stopping import Rule
+from hf_unlearn.trainer.rules import Rule
 from tests.tiny import collate_images, images, make_trainer, tiny_vit
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_unlearn.trainer.stopping import Rule
+from hf_unlearn.trainer.rules import Rule
 from tests.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
 
 

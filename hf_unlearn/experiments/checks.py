@@ -17,7 +17,7 @@ from ..methods import build_method
 from ..trainer.adapter_checks import with_adapter
 from ..trainer.adapters import load_merged
 from ..trainer.nonfinite import random_state_kept
-from ..trainer.stopping import Rule
+from ..trainer.rules import Rule
 from .options import RecipeArguments, ReferenceArguments
 
 if TYPE_CHECKING:

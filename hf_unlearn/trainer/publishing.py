@@ -1,6 +1,6 @@
 """What `UnlearnTrainer` publishes, and when: its card, its report, and its pushes to the Hub.
 
-The results of a run come from `run_results`, pushes of checkpoints from `checkpoint_pushes`.
+The results of a run come from `run_results`; `pushes` checks pushes and uploads checkpoints.
 """
 
 import json
@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
-from peft import PeftModel
-from torch import nn
-from transformers import Seq2SeqTrainer, TrainerCallback
+from transformers import Seq2SeqTrainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
@@ -20,30 +18,20 @@ from transformers.utils import PushInProgress, logging
 from ..config import UnlearnConfig
 from ..hub.metadata import listed
 from ..hub.model_card import local_among, write_card
-from ..hub.upload import (
-    ARGUMENTS,
-    RESULTS,
-    check_base,
-    check_name,
-    check_texts,
-    check_told,
-    hub_failures,
-    push_folder,
-)
+from ..hub.upload import ARGUMENTS, RESULTS, hub_failures, push_folder
 from ..hub.usage import processor_parts
 from ..metrics.scales import scale_of
 from ..privacy.redaction import salt_of
 from ..report.after_run import not_costing_the_run
 from ..report.page import Report
 from ..report.results import emissions, environment, write_results
-from .checkpoint_pushes import stage_checkpoint, upload
 from .earlier_run import EarlierRun
+from .pushes import check_push, stage_checkpoint, upload
 from .run_record import RunRecord
 from .run_results import (
     adapter_settings,
     describe_model,
     evaluations_by_step,
-    is_evaluation,
     public_arguments,
     sample_counts,
 )
@@ -51,30 +39,6 @@ from .run_results import (
 logger = logging.get_logger(__name__)
 
 NO_STEP = "no optimizer step was taken, so nothing is forgotten: call train() first"
-
-
-class EvaluatedBefore(TrainerCallback):
-    """Keeps the evaluations from before the first step, though Trainer empties its history at the
-    start of each training.
-
-    The card needs them for its column on the original model, also after resuming and after a second
-    training.
-    """
-
-    def __init__(self, trainer: "PublishingTrainer"):
-        self.trainer, self.rows = trainer, []
-
-    def remember(self) -> None:
-        """Called before each training."""
-        history = self.trainer.state.log_history
-        # in a second training the history holds the rows already
-        if not any(row["step"] for row in history):
-            self.rows = [row for row in history if any(map(is_evaluation, row))]
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        at_start = (row for row in state.log_history if row["step"] == 0)
-        if not any(any(map(is_evaluation, row)) for row in at_start):
-            state.log_history[:0] = self.rows
 
 
 class _NotPickled:
@@ -255,26 +219,14 @@ class PublishingTrainer(Seq2SeqTrainer):
         token = token or self.args.hub_token
         private = self.args.hub_private_repo if private is None else private
         repo_id = self._repo_id()
-        self._check_push(repo_id, token)
+        check_push(repo_id, self.model, self.processing_class, self.args, token)
         with hub_failures(repo_id, self.args.output_dir):
-            url = HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True)
-            self.hub_model_id = url.repo_id
+            created = HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True)
+            self.hub_model_id = created.repo_id
 
     def _repo_id(self) -> str:
         folder_name = Path(self.args.output_dir).absolute().name
         return self.hub_model_id or self.args.hub_model_id or folder_name
-
-    def _check_push(self, repo_id: str, token: str | None) -> None:
-        """Refuses before training what every push of this run would refuse."""
-        names = [] if self.args.name_forgotten else self.args.hide_names
-        check_name(repo_id, names)
-        check_told({"hub_revision": self.args.hub_revision}, names)
-        if isinstance(self.model, PeftModel):
-            check_base(self.model.active_peft_config.base_model_name_or_path)
-        with tempfile.TemporaryDirectory() as folder:
-            if names:
-                _save_texts(self.model, self.processing_class, folder)
-            check_texts(Path(folder), names, token)
 
     def remember_hidden(self, checkpoint: str | None) -> None:
         """Adds the `hide_names` stored in a checkpoint to those of the arguments, so that a resumed
@@ -348,11 +300,3 @@ class PublishingTrainer(Seq2SeqTrainer):
         job = HfApi().run_as_future(upload, staged, message, self.hub_model_id, self.args)
         jobs = self.push_in_progress.jobs if busy else []
         self.push_in_progress = PushInProgress([*jobs, job])
-
-
-def _save_texts(model: nn.Module, processing_class: Any, folder: str) -> None:
-    """Saves a model's configuration and its processor, if they can be saved: modules and processing
-    classes of the user's own may lack the method."""
-    for part in (getattr(model, "config", None), processing_class):
-        if hasattr(part, "save_pretrained"):
-            part.save_pretrained(folder)

@@ -6,6 +6,7 @@ from typing import Any
 
 from peft import LoraConfig, PeftModel
 from torch import nn
+from transformers import Trainer, TrainerCallback
 
 from ..config import UnlearnConfig
 from ..hub.model_card import local_among
@@ -36,6 +37,30 @@ TASK_OF_INPUT = {
     ("ForSequenceClassification", "input_features"): "audio-classification",
     ("ForSequenceClassification", "input_ids"): "text-classification",
 }
+
+
+class EvaluatedBefore(TrainerCallback):
+    """Keeps the evaluations from before the first step, though Trainer empties its history at the
+    start of each training.
+
+    The card needs them for its column on the original model, also after resuming and after a second
+    training.
+    """
+
+    def __init__(self, trainer: Trainer):
+        self.trainer, self.rows = trainer, []
+
+    def remember(self) -> None:
+        """Called before each training."""
+        history = self.trainer.state.log_history
+        # in a second training the history holds the rows already
+        if not any(row["step"] for row in history):
+            self.rows = [row for row in history if any(map(is_evaluation, row))]
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        at_start = (row for row in state.log_history if row["step"] == 0)
+        if not any(any(map(is_evaluation, row)) for row in at_start):
+            state.log_history[:0] = self.rows
 
 
 def public_arguments(args: UnlearnConfig) -> dict:

@@ -45,7 +45,6 @@ from .precision import cast_inputs, input_precision, train_in_float32, weights_k
 from .preemption import Preemption
 from .preparation import START, TrainerPreparation, load_start, save_start
 from .prompts import warn_of_difference
-from .publishing import EvaluatedBefore
 from .retain_batches import (
     FORGET,
     RETAIN,
@@ -55,6 +54,7 @@ from .retain_batches import (
     retain_dataloader,
 )
 from .run_record import RunRecord, WatchedCallbacks, check_steps, run_identity
+from .run_results import EvaluatedBefore
 from .sample_access import SampleAccess
 from .step import TrainerStep
 from .stopping import BEST, StoppingRules

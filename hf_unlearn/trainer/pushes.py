@@ -1,11 +1,14 @@
-"""Pushes of checkpoints to the Hub while the training goes on (`hub_strategy`): redacted as the
-final push is, and without a right to stop the training."""
+"""Checks pushes to the Hub before the training, and pushes checkpoints while it goes on
+(`hub_strategy`). Checkpoints are redacted as the final push is."""
 
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
+from peft import PeftModel
+from torch import nn
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
@@ -15,7 +18,10 @@ from ..hub.upload import (
     REDACTED,
     RESULTS,
     HubError,
+    check_base,
+    check_name,
     check_texts,
+    check_told,
     hub_failures,
     link,
     stage,
@@ -27,6 +33,28 @@ logger = logging.get_logger(__name__)
 
 # What a run resumes from, beyond the model's files.
 RESUME_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", *REDACTED)
+
+
+def check_push(
+    repo_id: str, model: nn.Module, processing_class: Any, args: UnlearnConfig, token: str | None
+) -> None:
+    """Refuses before training what every push of the run would refuse.
+
+    Raises:
+        ValueError: a name or text names a forgotten person; an access token stands in a text; the
+            adapter's base model is not on the Hub.
+    """
+    names = [] if args.name_forgotten else args.hide_names
+    check_name(repo_id, names)
+    check_told({"hub_revision": args.hub_revision}, names)
+    if isinstance(model, PeftModel):
+        check_base(model.active_peft_config.base_model_name_or_path)
+    with tempfile.TemporaryDirectory() as folder:
+        # modules and processing classes of the user's own may have nothing to save
+        for part in (getattr(model, "config", None), processing_class):
+            if names and hasattr(part, "save_pretrained"):
+                part.save_pretrained(folder)
+        check_texts(Path(folder), names, token)
 
 
 def stage_checkpoint(
