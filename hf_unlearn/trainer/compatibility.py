@@ -256,9 +256,7 @@ def _check_accelerate(trainer: Trainer, refuse: Refuse) -> None:
 def _check_sharded_by_hand(trainer: Trainer, sharded: Iterable[DTensor], refuse: Refuse) -> None:
     """The whole model must be sharded along the first axis, over all processes."""
     model, everyone = trainer.model, list(range(trainer.args.world_size))
-    if any(
-        p.device_mesh.mesh.tolist() != everyone or p.placements != (Shard(0),) for p in sharded
-    ):
+    if any(p.device_mesh.mesh.tolist() != everyone or p.placements != (Shard(0),) for p in sharded):
         refuse(
             f"a model with parameters in shards {sorted({str(p.placements) for p in sharded})}",
             f"they must be split along the first axis over all {len(everyone)} processes",
