@@ -108,7 +108,7 @@ class SampleExchange:
         # (k of all processes, lines of this process, ...)
         return [Dense(received.reshape(sum(counts), mine, *p.shape[1:]))] if mine else []
 
-    def missed(self, parameter: nn.Parameter) -> None:
+    def announce_given_up(self, parameter: nn.Parameter) -> None:
         """Tells the other processes, which are about to exchange the rows of a parameter, that this
         one has given it up."""
         with contextlib.suppress(Unsupported):
@@ -241,7 +241,7 @@ class SharedCheck:
         return self.exchange.all_rows(rows, self.counts)
 
     def missed(self, parameter: nn.Parameter) -> None:
-        self.exchange.missed(parameter)
+        self.exchange.announce_given_up(parameter)
 
     def weights(self, weights: Tensor) -> Tensor:
         return self.exchange.gather(self.counts, 0, weights) / self.exchange.processes
