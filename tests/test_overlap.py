@@ -39,9 +39,10 @@ SAME = samples(0, 1, 2)
         (TABLE.select([1, 2, 3]), TABLE.select([3, 4, 2]), 2),
         (TABLE.select([1, 2]), TABLE.select([3, 4]), 0),
         (rows(1, 2, id=list), rows(2, 3, id=list), 1),
-        # numbers of rows of other data
+        # ids that are row numbers of different data
         (rows(1, 2, id=lambda n: [0, 1]), rows(3, 4, id=lambda n: [0, 1]), 0),
-        (rows(1, 2).with_transform(lambda batch: 1 / 0), rows(2, 3), 1),  # nothing is transformed
+        # no transform is called
+        (rows(1, 2).with_transform(lambda batch: 1 / 0), rows(2, 3), 1),
         (Subset(TABLE, [1, 2]), rows(2, 7), 1),
         (rows(1).to_iterable_dataset(), rows(1), 0),
         (None, SAME, 0),
