@@ -3,6 +3,7 @@ models as if they were not sharded. `checkpoint_files` finds and checks checkpoi
 
 import shutil
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -34,7 +35,7 @@ class SavingTrainer(PublishingTrainer):
     def _save_own_state(self, checkpoint: Path) -> None:
         """For subclasses: writes what they need for resuming. Called on the process that saves."""
 
-    def _save_checkpoint(self, model, trial) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As in Trainer, which writes its state, `trainer_state.json`, last: a checkpoint that has
         it is complete. So an older one is removed first, and it is written only when all processes
         have written their files.
@@ -114,7 +115,7 @@ class SavingTrainer(PublishingTrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_renamed(self.model if model is None else model, Path(resume_from_checkpoint))
 
-    def _issue_warnings_after_load(self, load_result) -> None:
+    def _issue_warnings_after_load(self, load_result: NamedTuple) -> None:
         """As in Trainer, which would fail for a module of the user's own with tied weights, because
         only the first of them is saved."""
         if isinstance(self.model, PreTrainedModel | PeftModel):

@@ -6,8 +6,10 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.utils import logging
+
+from ..config import UnlearnConfig
 
 logger = logging.get_logger(__name__)
 
@@ -50,7 +52,9 @@ class Preemption(TrainerCallback):
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
         if self.agreed:
             logger.warning(
                 f"SIGTERM: saving a checkpoint at step {state.global_step}, then exiting with "

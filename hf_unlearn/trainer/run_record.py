@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
 from ..config import UnlearnConfig
@@ -39,7 +39,14 @@ class WatchedCallbacks(CallbackHandler):
         self.__dict__.update(vars(handler))
         self.stopped_by: TrainerCallback | None = None
 
-    def call_event(self, event, args, state, control, **kwargs):
+    def call_event(
+        self,
+        event: str,
+        args: UnlearnConfig,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs,
+    ) -> TrainerControl:
         if event == "on_train_begin":
             self.stopped_by = None
         for callback in self.callbacks:

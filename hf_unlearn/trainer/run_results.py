@@ -6,7 +6,7 @@ from typing import Any
 
 from peft import LoraConfig, PeftModel
 from torch import nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from ..config import UnlearnConfig
 from ..hub.model_card import local_among
@@ -57,7 +57,9 @@ class EvaluatedBefore(TrainerCallback):
         if not any(row["step"] for row in history):
             self.rows = [row for row in history if any(map(is_evaluation, row))]
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
         at_start = (row for row in state.log_history if row["step"] == 0)
         if not any(any(map(is_evaluation, row)) for row in at_start):
             state.log_history[:0] = self.rows

@@ -11,9 +11,10 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Subset
-from transformers import TrainerCallback, TrainerControl
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.utils import logging
 
+from ..config import UnlearnConfig
 from ..files import written_whole
 from ..metrics.scales import ScaleCheck, scale_of
 from ..per_sample.shards import fill, made_whole, own_parameters
@@ -76,7 +77,9 @@ class StoppingRules(TrainerCallback):
 
     # ---- checks ----------------------------------------------------------------------------------
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
         """Restores the state at the checkpoint that is resumed from, from the logged checks and the
         checkpoint's copy of the best model."""
         self._reset()
@@ -111,7 +114,9 @@ class StoppingRules(TrainerCallback):
                 self.best_step, self._best_margin = global_step, None
             self._save_best()
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
         if state.global_step % args.check_steps and state.global_step != state.max_steps:
             return
         # logging the check resets both requests of this step
