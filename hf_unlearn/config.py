@@ -1,4 +1,4 @@
-"""UnlearnConfig: Seq2SeqTrainingArguments and what unlearning needs beside them."""
+"""UnlearnConfig: the training arguments, extended by the options of unlearning."""
 
 import copy
 import dataclasses
@@ -15,13 +15,16 @@ from .privacy.redaction import without_names
 class UnlearnConfig(Seq2SeqTrainingArguments):
     """Arguments of `UnlearnTrainer`. Every field of `Seq2SeqTrainingArguments` keeps its meaning.
 
-    `per_device_train_batch_size` counts forget samples per micro-batch;
-    `gradient_accumulation_steps`, `max_steps` and epochs count over the forget set.
+    `per_device_train_batch_size` is the number of forget samples per micro-batch.
+    `gradient_accumulation_steps`, `max_steps` and epochs refer to the forget set.
     `resume_from_checkpoint` is what `UnlearnTrainer.train` resumes from: a folder, "true" for the
     last complete checkpoint of `output_dir`, or "auto" for the same if there is one.
     `auto_find_batch_size` shrinks the forget batch or the retain batch, whichever does not fit into
-    memory, says so, and begins again from the weights at the start; the fields then hold the sizes
-    that fit. (One process only.)
+    memory, logs it, and starts again from the initial weights; afterwards the fields hold the sizes
+    that fit. It works in a single process only.
+
+    Raises:
+        ValueError: a field has a value that it cannot have.
     """
 
     _argument_group_name = (
@@ -31,114 +34,115 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
     method: str = field(
         default="orthograd",
         metadata={
-            "help": "The method of unlearning, by its name in hf_unlearn.METHODS, such as "
-            "orthograd, gradient_difference or "
-            "scrub; the README lists them all (in Python: or a Method instance)."
+            "help": "The unlearning method, by its name in hf_unlearn.METHODS, such as orthograd, "
+            "gradient_difference or scrub; the README lists them all. In Python, a Method instance "
+            "works too."
         },
     )
     alpha: float = field(
         default=0.5,
-        metadata={"help": "Weight of the retain gradient against the forget gradient, in [0, 1)."},
+        metadata={
+            "help": "Weight of the retain gradient relative to the forget gradient, in [0, 1)."
+        },
     )
     method_kwargs: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Further values of the method in the place of its published defaults, such as "
-            "{'temperature': 2} for "
-            "scrub; on a command line as JSON."
+            "help": "Values that replace further defaults of the method, such as "
+            "{'temperature': 2} for scrub. Written as JSON on a command line."
         },
     )
     granularity: str = field(
         default="parameter",
         metadata={
-            "help": "What orthograd projects in: each 'parameter' tensor, or the whole 'model' at "
-            "once.",
+            "help": "Whether orthograd projects the gradient of each 'parameter' tensor by itself, "
+            "or that of the whole 'model' at once.",
             "choices": ["parameter", "model"],
         },
     )
     per_device_retain_batch_size: int = field(
-        default=16, metadata={"help": "Retain samples k per optimizer step and process."}
+        default=16,
+        metadata={"help": "Number of retain samples k per optimizer step in each process."},
     )
     inner_products: str | None = field(
         default=None,
         metadata={
-            "help": "How orthograd gets the inner products of per-sample gradients: 'materialise' "
-            "a few lines of them at "
-            "a time; 'ghost', without making any; or 'fused', tiles of them on chip (on GPUs with "
-            "fast float64); where one "
-            "cannot be had, the first. Default: the cheapest for each parameter.",
+            "help": "How orthograd computes the inner products of per-sample gradients: "
+            "'materialise' writes out a few lines of the gradients at a time, 'ghost' never writes "
+            "them out, and 'fused' computes tiles of them on chip (on GPUs with fast float64). "
+            "'ghost' and 'fused' fall back to 'materialise' where they are unavailable. Default: "
+            "the cheapest for each parameter.",
             "choices": ["materialise", "ghost", "fused"],
         },
     )
     freeze_batch_norm: bool = field(
         default=True,
         metadata={
-            "help": "Batch normalisation keeps its running statistics, so that samples do not "
-            "interact. False: it works "
-            "as in training (as published methods do), for methods that need no per-sample "
-            "gradients."
+            "help": "Batch normalisation uses its running statistics, so that samples do not "
+            "interact. With False it works as in ordinary training, as in published methods; this "
+            "excludes methods that need per-sample gradients."
         },
     )
     freeze_randomness: bool = field(
         default=True,
         metadata={
-            "help": "What is random in the model (dropout, LayerDrop, stochastic depth, "
-            "SpecAugment, NEFTune's noise) is off "
-            "while a method that projects gradients (orthograd, pcgrad, pgu, ...) computes them, "
-            "so that all are of the "
-            "network that is evaluated. False: it is on, and every pass over a batch draws the "
-            "same random numbers. Methods "
-            "without a projection train as Trainer does."
+            "help": "Methods that project gradients (orthograd, pcgrad, pgu, ...) compute them "
+            "without the model's randomness (dropout, LayerDrop, stochastic depth, SpecAugment, "
+            "NEFTune's noise), so that all gradients belong to the network that is evaluated. With "
+            "False, randomness stays on, and every pass over a batch draws the same random "
+            "numbers. Methods without a projection train with randomness, as Trainer does."
         },
     )
     stop_when: str | None = field(
         default=None,
         metadata={
-            "help": "Stop when this holds at a check, e.g. 'forget_wer >= 90' (<split>_<metric> of "
-            "eval_dataset, on the scale "
-            "of compute_metrics: this project's own give percent, most others fractions)."
+            "help": "Stop when this rule holds at a check, e.g. 'forget_wer >= 90': "
+            "<split>_<metric> of eval_dataset, on the scale of compute_metrics. This project's own "
+            "metrics are in percent, most others are fractions."
         },
     )
     abort_when: str | None = field(
         default=None,
         metadata={
-            "help": "Abort when this holds at a check, e.g. 'test_wer > 30', and restore the best "
-            "checked model."
+            "help": "Abort when this rule holds at a check, e.g. 'test_wer > 30', and restore the "
+            "best checked model."
         },
     )
     check_steps: int = field(
-        default=10, metadata={"help": "Optimizer steps between two checks of the stopping rules."}
+        default=10,
+        metadata={"help": "Number of optimizer steps between two checks of the stopping rules."},
     )
     check_samples: int = field(
-        default=64, metadata={"help": "Samples of each split that a check evaluates at most."}
+        default=64,
+        metadata={"help": "Maximum number of samples of each split that a check evaluates."},
     )
     max_skipped_steps: int = field(
         default=3,
         metadata={
-            "help": "End the training when so many optimizer steps in a row were skipped, since a "
-            "loss or gradient was not "
-            "finite."
+            "help": "End the training after this many skipped optimizer steps in a row. A step is "
+            "skipped if its loss or gradient is not finite."
         },
     )
     hide_names: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Names and ids of forgotten persons: salted hashes take their place in all "
-            "that is pushed to the Hub, and "
-            "trackers (report_to) do not get them. The recipes know them."
+            "help": "Names and ids of forgotten persons. Salted hashes replace them in everything "
+            "that is pushed to the Hub, and trackers (report_to) never get them. Recipes fill this "
+            "in themselves."
         },
     )
     name_forgotten: bool = field(
         default=False,
         metadata={
-            "help": "Name the forgotten persons in the card, in all that is pushed to the Hub, and "
-            "to trackers."
+            "help": "Name the forgotten persons in the card, in everything that is pushed to the "
+            "Hub, and to trackers."
         },
     )
     logging_steps: float = field(
         default=1,
         metadata={
-            "help": "Optimizer steps between two log entries (a run of unlearning is short)."
+            "help": "Number of optimizer steps between two log entries. The default is 1 because "
+            "unlearning runs are short."
         },
     )
 
@@ -147,12 +151,14 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         self._check_own()
 
     def _check_own(self) -> None:
-        """Brings the fields of this class into their form. Raises ValueError for values that cannot
-        be."""
-        names = (
-            [self.hide_names] if isinstance(self.hide_names, str | int) else self.hide_names or []
-        )
-        self.hide_names = [str(name) for name in names]  # one name may come as no list
+        """Normalises the fields of this class.
+
+        Raises:
+            ValueError: a field has a value that it cannot have.
+        """
+        # a single name may be given without a list
+        names = [self.hide_names] if isinstance(self.hide_names, str | int) else self.hide_names
+        self.hide_names = [str(name) for name in names or []]
         for name in (
             "per_device_retain_batch_size",
             "check_steps",
@@ -168,42 +174,43 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         self.method_kwargs = _as_dict(self.method_kwargs)
 
     def to_dict(self) -> dict:
-        """For trackers and results: without `hide_names`, and, unless `name_forgotten`, without
-        these names in texts, since trackers upload it."""
+        """The arguments for trackers and results. `hide_names` is left out and, unless
+        `name_forgotten` is set, these names are removed from all texts, because trackers upload
+        them."""
         given = {**super().to_dict(), "method": str(self.method)}
         del given["hide_names"]
         return given if self.name_forgotten else without_names(given, self.hide_names)
 
 
 def _as_dict(given: dict | str | None) -> dict | None:
-    """A dict that a command line has written as JSON."""
+    """Reads a dict that was written as JSON on a command line."""
     try:
         read = json.loads(given) if isinstance(given, str) else given
     except json.JSONDecodeError:
         read = given
     if read is not None and not isinstance(read, dict):
         raise ValueError(
-            f"method_kwargs is {given!r}, but must be a dict, on a command line in JSON: "
+            f"method_kwargs is {given!r}, but must be a dict, written as JSON on a command line: "
             f"'{{\"beta\": 0.5}}'"
         )
     return read
 
 
-PLAIN_LOGGING_STEPS = 500  # Trainer's default: most runs of unlearning are shorter
+# The default of plain TrainingArguments, which is longer than most unlearning runs.
+PLAIN_LOGGING_STEPS = 500
 
 
-def as_unlearn_config(args) -> UnlearnConfig:
-    """Plain TrainingArguments, or a user's subclass of them, with the fields of unlearning beside
-    their own.
+def as_unlearn_config(args: TrainingArguments | None) -> UnlearnConfig:
+    """Adds the fields of unlearning to plain TrainingArguments, or to a user's subclass of them.
 
-    The result is a copy that is an instance of the same class and of `UnlearnConfig`: fields,
-    properties and methods of the subclass stay. Fields that it lacks get their defaults;
-    `logging_steps` of 500, which is the default of plain arguments, becomes that of UnlearnConfig.
+    The result is a copy that is an instance of both the same class and `UnlearnConfig`: fields,
+    properties and methods of the subclass stay. Missing fields get their defaults. A
+    `logging_steps` of 500, the default of plain arguments, becomes that of UnlearnConfig.
 
     Raises:
         TypeError: args are no TrainingArguments.
-        ValueError: a subclass has a field of the same name as one of UnlearnConfig, with a value
-            that it cannot have.
+        ValueError: a subclass has a field with the name of one of UnlearnConfig's and a value that
+            this field cannot have.
     """
     if args is None:
         return UnlearnConfig(output_dir="tmp_unlearn")
@@ -214,8 +221,8 @@ def as_unlearn_config(args) -> UnlearnConfig:
             f"args is a {type(args).__name__}, but must be an UnlearnConfig (or TrainingArguments)"
         )
     config = copy.copy(args)
-    # no new instance from the fields: __post_init__ would start devices again, and read what is no
-    # longer text
+    # The class of the copy is changed instead of making a new instance from its fields, because
+    # __post_init__ would set up devices again, and has already parsed fields that were texts.
     config.__class__ = _unlearning(type(args))
     for own in dataclasses.fields(UnlearnConfig):
         if own.name not in vars(args):
@@ -229,7 +236,7 @@ def as_unlearn_config(args) -> UnlearnConfig:
 
 @functools.cache
 def _unlearning(kind: type[TrainingArguments]) -> type[UnlearnConfig]:
-    """UnlearnConfig with the fields and methods of a class of TrainingArguments."""
+    """A class with the fields and methods of UnlearnConfig and of `kind`."""
     if issubclass(UnlearnConfig, kind):
         return UnlearnConfig
     both = type(
@@ -237,12 +244,12 @@ def _unlearning(kind: type[TrainingArguments]) -> type[UnlearnConfig]:
         (UnlearnConfig, kind),
         {"__module__": kind.__module__, "__reduce__": _reduced},
     )
-    # so that to_dict has the fields of both
+    # as a dataclass, whose to_dict has the fields of both
     return dataclass(init="__dataclass_fields__" in vars(kind), repr=False, eq=False)(both)
 
 
 def _reduced(config: UnlearnConfig) -> tuple:
-    """What pickle writes of an instance of a class that no module holds."""
+    """How to pickle an instance of a class made by `_unlearning`, which no module holds."""
     return _remade, (type(config).__bases__[1],), vars(config)
 
 

@@ -1,5 +1,4 @@
-"""Runs that tests/test_deepspeed.py compares: with DeepSpeed where there are two processes, without
-it in one.
+"""The runs that tests/test_deepspeed.py compares: two processes use DeepSpeed, one does without it.
 
 torchrun --standalone --nproc_per_node 2 tests/deepspeed_cases.py <folder>
 """
@@ -39,13 +38,20 @@ CASES = {
     "duck": {"stage": 2, "method": "duck"},
     "boundary_shrink": {"stage": 2, "method": "boundary_shrink"},
     "lora": {"stage": 2, "lora": True},
-    "checkpointing": {"stage": 2, "gradient_checkpointing": True,
-                      "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+    "checkpointing": {
+        "stage": 2,
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+    },
     "broken forget sample": {"stage": 2, "broken": True, "forget": 8},
-    "broken forget sample at stage "
-    "1": {"stage": 1, "broken": True, "forget": 8, "max_grad_norm": 0.0},
+    "broken forget sample at stage 1": {
+        "stage": 1,
+        "broken": True,
+        "forget": 8,
+        "max_grad_norm": 0.0,
+    },
     "broken forget sample at stage 0": {"stage": 0, "broken": True, "forget": 8},
-}  # fmt: skip
+}
 IMAGES = ("duck", "boundary_shrink")
 
 
@@ -63,7 +69,8 @@ def trainer_of(
     folder: str, stage: int, forget: int = 4, broken: bool = False, lora: bool = False, **case
 ):
     if PROCESSES > 1:
-        AcceleratorState._reset_state()  # it holds the configuration of DeepSpeed
+        # it holds DeepSpeed's configuration
+        AcceleratorState._reset_state()
     set_seed(0)
     kind = images if case.get("method") in IMAGES else utterances
     samples = kind(forget, seed=1)
@@ -79,9 +86,17 @@ def trainer_of(
         arguments={"peft_config": LORA if lora else None, **case.pop("arguments", {})},
         per_device_train_batch_size=4 // PROCESSES // case.get("gradient_accumulation_steps", 1),
         per_device_retain_batch_size=6 // PROCESSES,
-        **{"method": "gradient_difference", "max_steps": 3, "logging_steps": 1, "max_grad_norm": 1.0, "optim": "sgd",
-           "learning_rate": 0.5, **deepspeed(stage), **case},
-    )  # fmt: skip
+        **{
+            "method": "gradient_difference",
+            "max_steps": 3,
+            "logging_steps": 1,
+            "max_grad_norm": 1.0,
+            "optim": "sgd",
+            "learning_rate": 0.5,
+            **deepspeed(stage),
+            **case,
+        },
+    )
 
 
 def train(folder: str, name: str) -> None:
@@ -91,32 +106,45 @@ def train(folder: str, name: str) -> None:
     step = torch.cat(
         [(p.detach() - before[key]).flatten() for key, p in trainer.model.named_parameters()]
     )
-    logs = [{key: row.get(key) for key in ("forget_loss", "retain_loss", "skipped_steps")}
-            for row in trainer.state.log_history if "loss" in row]  # fmt: skip
+    logged = ("forget_loss", "retain_loss", "skipped_steps")
+    logs = [
+        {key: row.get(key) for key in logged} for row in trainer.state.log_history if "loss" in row
+    ]
     torch.save({"step": step, "logs": logs}, f"{folder}/{name}.{PROCESSES}.{PROCESS}.pt")
 
 
 class Stop(TrainerCallback):
+    """Ends a run after its second step."""
+
     def on_step_end(self, args, state, control, **_):
         control.should_training_stop = state.global_step == 2
 
 
 def resumed(folder: str) -> None:
-    """Four steps straight, and two of them after an interruption; with evaluation before, and
-    stopping rules."""
+    """Four uninterrupted steps, and the last two of them again after an interruption, with
+    stopping rules and an evaluation before."""
     weights = {}
+    splits = {"forget": utterances(4, seed=1), "test": utterances(3, seed=3)}
     for name, callbacks, resume in (
         ("straight", [], False),
         ("first", [Stop()], False),
         ("resumed", [], True),
     ):
         trainer = trainer_of(
-            f"{folder}/{'straight' if name == 'straight' else 'parts'}", 2, optim="adamw_torch", learning_rate=1e-3,
-            max_steps=4, save_strategy="steps", save_steps=2, method="scrub", stop_when="forget_loss >= 99",
-            abort_when="test_loss > 99", check_steps=2, per_device_eval_batch_size=2,
-            arguments={"callbacks": callbacks,
-                       "eval_dataset": {"forget": utterances(4, seed=1), "test": utterances(3, seed=3)}},
-        )  # fmt: skip
+            f"{folder}/{'straight' if name == 'straight' else 'parts'}",
+            2,
+            optim="adamw_torch",
+            learning_rate=1e-3,
+            max_steps=4,
+            save_strategy="steps",
+            save_steps=2,
+            method="scrub",
+            stop_when="forget_loss >= 99",
+            abort_when="test_loss > 99",
+            check_steps=2,
+            per_device_eval_batch_size=2,
+            arguments={"callbacks": callbacks, "eval_dataset": splits},
+        )
         before = trainer.evaluate()
         trainer.train(resume)
         after = trainer.evaluate()

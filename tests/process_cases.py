@@ -1,7 +1,7 @@
-"""What `test_processes.py` runs in one process and in two: `process_cases.py <folder> [case ...]`
-saves each case's step.
+"""The runs that `test_processes.py` compares between one process and two:
+`process_cases.py <folder> [case ...]` saves each case's step.
 
-A case names what it changes; everywhere two processes get half the batch sizes that one gets.
+A case lists what differs from the defaults. Two processes get half the batch sizes of one.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, Wh
 import hf_unlearn.trainer.exchange
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 from hf_unlearn.per_sample.rules import layers
-from hf_unlearn.trainer.checkpointing import whole_state_dict
+from hf_unlearn.trainer.state_dicts import whole_state_dict
 from tests.tiny import collate, make_trainer, tiny_whisper, utterances
 
 PROCESSES, PROCESS = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
 
 
 class Later(TrainerCallback):
-    """Says whether the last process is behind its first step."""
+    """Notes whether the last process has taken its first step."""
 
     now = False
 
@@ -42,7 +42,10 @@ def slow_later():
 
 
 def with_slow_parameter(at_once: bool = True):
-    """A bias that no rule covers: it meets the samples in a list of tensors."""
+    """A bias that no rule covers, because it meets the samples in a list of tensors.
+
+    at_once: from the first step on; else on the last process only, after its first step.
+    """
 
     def forward(self, x):
         y = torch.nn.functional.layer_norm(x, self.normalized_shape)
@@ -61,8 +64,8 @@ def random_layers():
 
 
 def in_shards(model, **options):
-    """As FSDP2 is set up by hand: a group for each layer, all else (with Whisper's tied weights) in
-    the outermost one."""
+    """FSDP2 set up by hand: a group for each layer, and everything else (with Whisper's tied
+    weights) in the outermost one."""
     if PROCESSES > 1:
         for layer in [
             m for m in model.modules() if isinstance(m, (WhisperEncoderLayer, WhisperDecoderLayer))
@@ -73,8 +76,8 @@ def in_shards(model, **options):
 
 
 def sharded():
-    """Some parameters have lines that do not divide, or only one, so that a process has none of
-    it."""
+    """The lines of some parameters do not divide evenly over the processes, or there is only one,
+    so that one process has none."""
     return in_shards(tiny_whisper(**SHORT, vocab_size=61, encoder_ffn_dim=33, decoder_ffn_dim=1))
 
 
@@ -105,8 +108,8 @@ def checkpointing(reentrant: bool) -> dict:
 
 
 def streamed(samples):
-    """As an iterable data set, with labels of one length: accelerate puts the batches of all
-    processes together."""
+    """An iterable dataset, whose labels have one length because accelerate concatenates the batches
+    of all processes."""
 
     class Stream(torch.utils.data.IterableDataset):
         def __iter__(self):
@@ -126,7 +129,8 @@ METRIC = {
     "learning_rate": 1e-2,
     "adam_epsilon": 1e-3,
 }
-# Places above which the kernels of a convolution are not written out as patches, in each process.
+# For each process: the number of places above which the input of a convolution is not written out
+# as patches.
 USUAL, ALL, SOME = (layers.PLACES,) * 2, (0, 0), (0, 1000)
 CASES = {
     "parameter": {},
@@ -247,13 +251,15 @@ def train(folder: str, name: str) -> None:
     step = torch.cat(
         [(a - whole(b.detach())).flatten() for a, b in zip(before, trainer.model.parameters())]
     )
-    logs = [{key: row.get(key) for key in ("forget_loss", "retain_loss", "rank", "kept", "skipped_steps")}
-            for row in trainer.state.log_history if "loss" in row]  # fmt: skip
+    logged = ("forget_loss", "retain_loss", "rank", "kept", "skipped_steps")
+    logs = [
+        {key: row.get(key) for key in logged} for row in trainer.state.log_history if "loss" in row
+    ]
     torch.save({"step": step, "logs": logs}, f"{folder}/{name}.{PROCESSES}.{PROCESS}.pt")
 
 
 def evaluate(folder: str) -> None:
-    """Seven samples, batches of two in each process, so that a data loader repeats one."""
+    """Seven samples in batches of two per process, so that a data loader repeats one."""
 
     def metrics(prediction):
         tokens = np.where(prediction.predictions < 4, 0, prediction.predictions)
@@ -283,28 +289,51 @@ def evaluate(folder: str) -> None:
         arguments={"eval_dataset": {"test": utterances(7, seed=3)}, "compute_metrics": metrics},
     )
     trainer.train()
-    rows = [{key: row[key] for key in row if key.startswith("eval_test") and "_per_second" not in key and "runtime" not in key}
-            for row in trainer.state.log_history if "eval_test_samples" in row]  # fmt: skip
+    rows = [
+        {key: row[key] for key in row if key.startswith("eval_test") and not is_time(key)}
+        for row in trainer.state.log_history
+        if "eval_test_samples" in row
+    ]
     torch.save(rows, f"{folder}/evaluation.{PROCESSES}.{PROCESS}.pt")
 
 
-def shard_by_accelerate(folder: str) -> None:
-    """FSDP2 as `accelerate launch` sets it up: evaluated before it is trained, as the recipes do,
-    and saved whole.
+def is_time(key: str) -> bool:
+    return "_per_second" in key or "runtime" in key
 
-    accelerate does not switch FSDP on for CPUs, so it is told that these are GPUs. One process has nothing to share.
+
+def shard_by_accelerate(folder: str) -> None:
+    """FSDP2 as `accelerate launch` sets it up. The model is evaluated before it is trained, as
+    recipes do, and saved whole.
+
+    accelerate does not enable FSDP on CPUs, so it is told that these are GPUs. A single process has
+    nothing to shard.
     """
-    plugin = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-              "FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}  # fmt: skip
+    plugin = {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+    }
     os.environ |= plugin if PROCESSES > 1 else {}
     set_seed(0)
     model = tiny_whisper(**SHORT)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     arguments = UnlearnConfig(
-        f"{folder}/accelerate", max_steps=2, gradient_accumulation_steps=2, learning_rate=1e-2, optim="sgd",
-        lr_scheduler_type="constant", per_device_train_batch_size=2 // PROCESSES, per_device_retain_batch_size=6 // PROCESSES, save_strategy="no",
-        report_to="none", disable_tqdm=True, use_cpu=True, predict_with_generate=True, generation_max_length=8,
-    )  # fmt: skip
+        f"{folder}/accelerate",
+        max_steps=2,
+        gradient_accumulation_steps=2,
+        learning_rate=1e-2,
+        optim="sgd",
+        lr_scheduler_type="constant",
+        per_device_train_batch_size=2 // PROCESSES,
+        per_device_retain_batch_size=6 // PROCESSES,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        predict_with_generate=True,
+        generation_max_length=8,
+    )
     assert arguments.device.type == "cpu"
     if PROCESSES > 1:
         PartialState().distributed_type = DistributedType.MULTI_GPU
@@ -332,8 +361,8 @@ def shard_by_accelerate(folder: str) -> None:
 
 
 def resume_in_shards(folder: str) -> None:
-    """Three steps at once, and two steps resumed from the first; the last checkpoint as
-    from_pretrained reads it."""
+    """Three uninterrupted steps, and two steps resumed from the first. The last checkpoint is read
+    by from_pretrained."""
 
     def trained(name: str, checkpoint: str | None = None):
         set_seed(0)
@@ -382,8 +411,8 @@ def resume_in_shards(folder: str) -> None:
 
 
 def resume_elsewhere(folder: str, sharded: bool) -> None:
-    """Two processes run straight; one goes on from their first checkpoint, with twice the batch
-    sizes."""
+    """Two processes run without interruption; one process resumes from their first checkpoint, with
+    twice the batch sizes."""
     name = f"{folder}/elsewhere{'_sharded' if sharded else ''}"
     set_seed(0)
     trainer = make_trainer(

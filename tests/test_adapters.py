@@ -1,5 +1,5 @@
-"""An output folder holds the model that its results are of, whatever was in it before: whole
-models, adapters, both in turn."""
+"""An output folder holds the model that its results describe, whatever was in it before: whole
+models, adapters, or both in turn."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from transformers import WhisperForConditionalGeneration
 from hf_unlearn.experiments.recipe import adapted
 from hf_unlearn.trainer import adapters
 from hf_unlearn.trainer.adapters import base_of, keep_merged, load_merged, whole_base_of
-from hf_unlearn.trainer.leftovers import remove_other_weights
+from hf_unlearn.trainer.earlier_run import remove_other_weights
 from tests.tiny import RETAIN, collate, make_trainer, tiny_whisper
 
 BATCH = collate(RETAIN)
@@ -36,10 +36,11 @@ def start(tmp_path) -> Path:
 
 
 def request(name: Path, folder: Path, kind: str):
-    """A run as recipes make it: an adapter is merged first, and kept where a new one refers to it.
+    """A run as recipes make it: an adapter is merged first, and the result is kept if a new adapter
+    refers to it.
 
     Returns:
-        the trainer, and the logits of the model that it began with.
+        the trainer, and the logits of the model that it started from.
     """
     model = load_merged(load, str(name))
     before = logits(model)
@@ -51,7 +52,7 @@ def request(name: Path, folder: Path, kind: str):
     )
     trainer.train()
     trainer.save_model()
-    # else the folder could hold anything
+    # otherwise it would not matter which model the folder holds
     assert not torch.allclose(logits(trainer.model), before, atol=0.05)
     return trainer, before
 
@@ -73,16 +74,16 @@ def test_a_request_after_another_leaves_the_model_that_was_measured(start, tmp_p
     for number, kind in enumerate(kinds):
         folder = tmp_path / ("out" if same else f"out{number}")
         trainer, before = request(name, folder, kind)
-        # it went on from the model before
+        # it started from the previous model
         torch.testing.assert_close(before, earlier, atol=1e-4, rtol=1e-4)
         saved = load(folder)
         torch.testing.assert_close(logits(saved), logits(trainer.model), atol=1e-4, rtol=1e-4)
         assert (folder / "adapter_config.json").exists() == (kind == "lora")
         assert (folder / "model.safetensors").exists() == (kind == "full")
-        if kind == "lora":  # peft's own way
-            base = load(
-                json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-            )
+        # as peft itself loads adapters
+        if kind == "lora":
+            adapter_config = json.loads((folder / "adapter_config.json").read_text())
+            base = load(adapter_config["base_model_name_or_path"])
             by_peft = PeftModel.from_pretrained(base, folder)
             torch.testing.assert_close(logits(by_peft), logits(trainer.model), atol=1e-4, rtol=1e-4)
         name, earlier = folder, logits(saved)
@@ -90,7 +91,7 @@ def test_a_request_after_another_leaves_the_model_that_was_measured(start, tmp_p
 
 @pytest.mark.parametrize("kinds", [("lora", "full"), ("full", "lora")], ids="-".join)
 def test_a_folder_used_again_for_the_same_start(start, tmp_path, kinds):
-    """Another try from the same model: what it leaves is its own."""
+    """Another attempt from the same model leaves only its own files."""
     for kind in kinds:
         trainer, _ = request(start, tmp_path / "out", kind)
     torch.testing.assert_close(
@@ -123,7 +124,7 @@ def test_a_second_adapter_is_refused_and_another_base_is_warned_of(start, tmp_pa
     )
 
 
-def test_pieces_of_a_larger_save_are_removed(start, tmp_path):
+def test_shards_of_an_earlier_save_are_removed(start, tmp_path):
     model = load(start)
     model.save_pretrained(tmp_path / "out", max_shard_size="10KB")
     assert len(list((tmp_path / "out").glob("model-*"))) > 1
@@ -143,7 +144,7 @@ def test_without_new_weights_nothing_is_removed(start):
     assert sorted(path.name for path in start.iterdir()) == before
 
 
-def test_what_tells_of_an_earlier_run_does_not_stay_beside_a_new_model(start, tmp_path):
+def test_files_of_an_earlier_run_do_not_stay_beside_a_new_model(start, tmp_path):
     out = tmp_path / "out"
     first, _ = request(start, out, "full")
     first.create_model_card()
@@ -155,7 +156,8 @@ def test_what_tells_of_an_earlier_run_does_not_stay_beside_a_new_model(start, tm
         load(start), out, optimizer=False, learning_rate=0.05, method="gradient_ascent"
     )
     second.train()
-    assert (out / "results.json").exists()  # of the model that is there still
+    # the model that it describes is still there
+    assert (out / "results.json").exists()
     (out / "report.html").write_text("of this run")
     second.save_model()
     left = {path.name for path in out.iterdir()}
@@ -178,7 +180,7 @@ def test_what_tells_of_an_earlier_run_does_not_stay_beside_a_new_model(start, tm
 def test_trainable_says_which_layers_get_an_adapter(start):
     model, targets = load(start), ["q_proj", "v_proj"]
     assert adapted(model, targets, "") == targets
-    # A regular expression, as ever.
+    # a regular expression
     assert any(".encoder_attn." in name for name in adapted(model, targets, "encoder"))
     found = adapted(model, targets, r"model\.encoder\.")
     assert found and all(

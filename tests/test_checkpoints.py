@@ -1,5 +1,5 @@
-"""A run that ends at any moment costs nothing: what is half-written is passed over, and the rest
-goes on bit for bit."""
+"""A run may be killed at any moment: incomplete checkpoints are ignored, and resuming from a
+complete one continues bit for bit."""
 
 import copy
 import os
@@ -13,28 +13,27 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import snapshot_download
-from transformers import TrainerCallback, set_seed
+from transformers import set_seed
 
 from hf_unlearn.trainer import stopping
 from hf_unlearn.trainer.checkpoint_files import find_checkpoint, folder_written_whole, last_complete
 from hf_unlearn.trainer.preemption import EXIT_CODE
 from hf_unlearn.trainer.retain_batches import SeededDataset
+from tests.callbacks import At, interrupt
 from tests.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
 
-# Three steps in an epoch; dropout, moments, a schedule, retain batches that differ between steps.
-OPTIONS = {"max_steps": 7, "save_strategy": "steps", "save_steps": 1, "optimizer": False, "learning_rate": 1e-3,
-           "lr_scheduler_type": "linear", "per_device_train_batch_size": 3, "per_device_retain_batch_size": 2}  # fmt: skip
-
-
-class At(TrainerCallback):
-    """Does something at the end of a step."""
-
-    def __init__(self, step, action):
-        self.step, self.action = step, action
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            self.action()
+# Three steps per epoch, dropout, an optimizer with moments, a schedule, and retain batches that
+# differ between steps.
+OPTIONS = {
+    "max_steps": 7,
+    "save_strategy": "steps",
+    "save_steps": 1,
+    "optimizer": False,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "linear",
+    "per_device_train_batch_size": 3,
+    "per_device_retain_batch_size": 2,
+}
 
 
 def trainer_of(folder, callbacks=(), **options):
@@ -51,29 +50,31 @@ def weights(trainer) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """A run that was never interrupted, with a checkpoint at each step."""
+    """An uninterrupted run, with a checkpoint at each step."""
     trainer = trainer_of(tmp_path_factory.mktemp("straight"))
     trainer.train()
     return trainer
 
 
-def interrupt():
-    raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("step", [1, 2, 3, 6])
-def test_resumed_from_any_step_is_straight(tmp_path, straight, step):
-    """Step 3 and 6 end an epoch."""
+def test_resumed_from_any_step_is_as_uninterrupted(tmp_path, straight, step):
+    """Steps 3 and 6 end an epoch."""
     trainer = trainer_of(tmp_path)
     trainer.train(resume_from_checkpoint=f"{straight.args.output_dir}/checkpoint-{step}")
     assert torch.equal(weights(trainer), weights(straight))
-    rows = [[{k: v for k, v in row.items() if "loss" in k or k in ("kept", "rank")} for row in t.state.log_history[:7]]
-            for t in (trainer, straight)]  # fmt: skip
-    assert rows[0] == rows[1]
+    assert logged(trainer) == logged(straight)
+
+
+def logged(trainer) -> list[dict]:
+    """The losses and statistics of the first seven log entries."""
+    return [
+        {key: value for key, value in row.items() if "loss" in key or key in ("kept", "rank")}
+        for row in trainer.state.log_history[:7]
+    ]
 
 
 class Noisy(list):
-    """Samples with random numbers of all three kinds in them, new ones each time."""
+    """Samples with new random numbers from torch, NumPy and Python at each access."""
 
     def __getitem__(self, index):
         sample = super().__getitem__(index)
@@ -82,8 +83,8 @@ class Noisy(list):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_augmented_at_random_and_resumed_is_straight(tmp_path, workers):
-    """A data loader reads ahead of the step at which the checkpoint is written."""
+def test_with_random_augmentation_a_resumed_run_is_as_uninterrupted(tmp_path, workers):
+    """Data loaders with workers read ahead of the step at which the checkpoint is written."""
 
     def trainer_at(folder):
         set_seed(0)
@@ -99,7 +100,7 @@ def test_augmented_at_random_and_resumed_is_straight(tmp_path, workers):
     assert torch.equal(weights(resumed), weights(straight))
 
 
-def test_random_numbers_are_those_of_seed_epoch_and_index():
+def test_random_numbers_depend_on_seed_epoch_and_index():
     dataset = SeededDataset(Noisy(FORGET), 5)
     before = torch.get_rng_state()
     first, other = (
@@ -119,7 +120,7 @@ def test_random_numbers_are_those_of_seed_epoch_and_index():
     "method",
     ["_save", "_save_optimizer_and_scheduler", "_save_scaler", "_save_rng_state", "store_flos"],
 )
-def test_a_run_killed_while_saving_goes_on_from_the_checkpoint_before(
+def test_a_run_killed_while_saving_resumes_from_the_previous_checkpoint(
     tmp_path, straight, method, monkeypatch
 ):
     trainer = trainer_of(tmp_path, save_steps=2)
@@ -127,7 +128,7 @@ def test_a_run_killed_while_saving_goes_on_from_the_checkpoint_before(
 
     def killed(*arguments, **keywords):
         if trainer.state.global_step == 4:
-            # what comes after it is not written, as if the process were gone
+            # nothing is written from here on, as if the process had been killed
             raise KeyboardInterrupt
         return whole(*arguments, **keywords)
 
@@ -140,7 +141,7 @@ def test_a_run_killed_while_saving_goes_on_from_the_checkpoint_before(
     assert torch.equal(weights(again), weights(straight))
 
 
-def test_half_written_states_are_passed_over(tmp_path, straight):
+def test_incomplete_checkpoints_are_ignored(tmp_path, straight):
     run = shutil.copytree(straight.args.output_dir, tmp_path / "run")
     shutil.rmtree(run / "checkpoint-7")
     shutil.rmtree(run / "checkpoint-5")
@@ -164,29 +165,30 @@ def test_half_written_states_are_passed_over(tmp_path, straight):
 
 @pytest.mark.parametrize("strategy", ["steps", "no"])
 def test_sigterm_saves_and_exits(tmp_path, straight, strategy):
-    terminate = At(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    terminate = At(3, lambda control: os.kill(os.getpid(), signal.SIGTERM))
     trainer = trainer_of(tmp_path, [terminate], save_steps=100, save_strategy=strategy)
     with pytest.raises(SystemExit) as end:
         trainer.train()
     assert end.value.code == EXIT_CODE == 143
     assert last_complete(tmp_path).name in ("checkpoint-3", "checkpoint-4")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    again = trainer_of(tmp_path, resume_from_checkpoint="auto")  # as from a command line
+    # as on a command line
+    again = trainer_of(tmp_path, resume_from_checkpoint="auto")
     again.train()
     assert torch.equal(weights(again), weights(straight))
 
 
 def test_a_finished_run_takes_no_more_steps(tmp_path, straight):
-    """Trainer would take one more: the last checkpoint lies within an epoch."""
+    """Trainer would take one more, because the last checkpoint lies within an epoch."""
     trainer = trainer_of(tmp_path)
     trainer.train(resume_from_checkpoint=f"{straight.args.output_dir}/checkpoint-7")
     assert trainer.state.global_step == 7 and torch.equal(weights(trainer), weights(straight))
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(tmp_path):
+def test_a_full_disk_leaves_the_last_checkpoint_and_is_reported(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # no file gets larger
-    fill = At(3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1])))
+    # no file can grow beyond 30 kB
+    fill = At(3, lambda control: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1])))
     try:
         with pytest.raises(
             OSError,
@@ -199,7 +201,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(tmp_path):
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
 
 
-def test_a_full_disk_leaves_the_model_that_was_there(tmp_path):
+def test_a_full_disk_leaves_the_earlier_model(tmp_path):
     trainer = make_trainer(tiny_whisper(), tmp_path)
     trainer.save_model()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -217,7 +219,7 @@ def test_a_full_disk_leaves_the_model_that_was_there(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_card_that_is_there_is_not_overwritten(tmp_path):
+def test_an_existing_card_is_not_overwritten(tmp_path):
     (tmp_path / "README.md").write_text("mine")
     with folder_written_whole(tmp_path) as partial:
         (partial / "README.md").write_text("theirs")
@@ -229,7 +231,7 @@ def test_a_card_that_is_there_is_not_overwritten(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "adapter"]
 
 
-def test_a_vanished_data_file_is_named_and_the_last_checkpoint_stays(tmp_path):
+def test_a_missing_data_file_is_named_and_the_last_checkpoint_stays(tmp_path):
     class Files(list):
         gone = False
 
@@ -239,13 +241,13 @@ def test_a_vanished_data_file_is_named_and_the_last_checkpoint_stays(tmp_path):
             return super().__getitem__(index)
 
     forget = Files(FORGET)
-    vanish = At(5, lambda: setattr(forget, "gone", True))
+    vanish = At(5, lambda control: setattr(forget, "gone", True))
     with pytest.raises(FileNotFoundError, match=r"speaker/\d.flac"):
         trainer_of(tmp_path, [vanish], forget=forget).train()
     assert last_complete(tmp_path) is not None
 
 
-def test_skipped_steps_are_counted_on(tmp_path):
+def test_the_count_of_skipped_steps_continues(tmp_path):
     forget = copy.deepcopy(FORGET)
     forget[3]["input_features"][0, 0] = torch.nan
     options = {"forget": forget, "max_skipped_steps": 9}
@@ -255,16 +257,20 @@ def test_skipped_steps_are_counted_on(tmp_path):
         trainer_of(tmp_path / "run", [At(5, interrupt)], **options).train()
     again = trainer_of(tmp_path / "run", **options)
     again.train(resume_from_checkpoint=True)
-    assert again._skipped.total == unbroken._skipped.total >= 2
+    assert skipped_steps(again) == skipped_steps(unbroken) >= 2
     assert torch.equal(weights(again), weights(unbroken))
 
 
+def skipped_steps(trainer) -> int:
+    return [row["skipped_steps"] for row in trainer.state.log_history if "loss" in row][-1]
+
+
 class TestFromTheHub:
-    """What a run can do that goes on, on another machine, from what `hub_strategy` has pushed."""
+    """A run that resumes on another machine from a checkpoint that `hub_strategy` has pushed."""
 
     def pushed(self, hub, folder, **options) -> Path:
-        """`last-checkpoint`, downloaded, of a run that was killed after three steps and had pushed
-        two."""
+        """The downloaded `last-checkpoint` of a run that was killed after three steps and had
+        pushed the second."""
         options = {
             "push_to_hub": True,
             "hub_strategy": "checkpoint",
@@ -283,7 +289,7 @@ class TestFromTheHub:
     @pytest.mark.parametrize(
         "names", [{}, {"hide_names": ["anna"], "run_name": "run of anna"}], ids=["", "hidden names"]
     )
-    def test_it_is_straight(self, tmp_path, hub, straight, names):
+    def test_it_is_as_uninterrupted(self, tmp_path, hub, straight, names):
         again = trainer_of(
             tmp_path / "again", resume_from_checkpoint=str(self.pushed(hub, tmp_path, **names))
         )
@@ -293,7 +299,7 @@ class TestFromTheHub:
             row["step"] for row in straight.state.log_history
         ]
 
-    def test_methods_that_need_the_original_say_that_it_is_not_there(self, tmp_path, hub):
+    def test_methods_that_need_the_original_model_say_that_it_is_missing(self, tmp_path, hub):
         checkpoint = self.pushed(hub, tmp_path, method="scrub")
         with pytest.raises(
             ValueError, match="comes from the Hub, where that model is never pushed"
@@ -302,8 +308,9 @@ class TestFromTheHub:
                 resume_from_checkpoint=str(checkpoint)
             )
 
-    def test_the_best_checked_model_is_lost_and_it_says_so(self, tmp_path, hub, monkeypatch):
-        """The straight run goes back to a model of before the checkpoint; this one cannot."""
+    def test_the_best_checked_model_is_missing_with_a_warning(self, tmp_path, hub, monkeypatch):
+        """The uninterrupted run goes back to a model from before the checkpoint; this one
+        cannot."""
         options = {
             **TestStoppingRules.RULES,
             "stop_when": "forget_loss <= 0",
@@ -327,12 +334,17 @@ class TestFromTheHub:
 
 
 class TestStoppingRules:
-    RULES = {"check_steps": 1, "check_samples": 4, "learning_rate": 5e-3, "method": "gradient_ascent",
-             "lr_scheduler_type": "constant"}  # fmt: skip
+    RULES = {
+        "check_steps": 1,
+        "check_samples": 4,
+        "learning_rate": 5e-3,
+        "method": "gradient_ascent",
+        "lr_scheduler_type": "constant",
+    }
 
     def ended(self, folder, **options) -> dict:
-        """What a run ends with that is interrupted after each step in turn, and the straight
-        run."""
+        """How a run ends that is interrupted after each step in turn, which must be how the
+        uninterrupted run ends."""
         options = {**self.RULES, **options}
         straight = trainer_of(folder / "straight", **options)
         straight.train()
@@ -343,7 +355,8 @@ class TestStoppingRules:
             )
             with pytest.raises(KeyboardInterrupt):
                 trainer.train()
-        for _ in range(2):  # the second finds that the run is over
+        # the second attempt finds that the run is over
+        for _ in range(2):
             trainer = trainer_of(run, resume_from_checkpoint="auto", **options)
             trainer.train()
             assert torch.equal(weights(trainer), weights(straight))
@@ -362,14 +375,12 @@ class TestStoppingRules:
 
 
 def test_the_best_model_of_a_later_step_is_forgotten_on_resume(tmp_path):
-    """A run is resumed from before its best model: that model belongs to steps which have not
+    """A run resumes from a checkpoint before its best model, which belongs to steps that have not
     happened yet."""
     options = {**TestStoppingRules.RULES, "abort_when": "test_loss > 1000"}
     trainer_of(tmp_path, **options).train()
     trainer = trainer_of(tmp_path, [At(3, interrupt)], **options)
     with pytest.raises(KeyboardInterrupt):
         trainer.train(resume_from_checkpoint=f"{tmp_path}/checkpoint-2")
-    assert (
-        Path(trainer._rules._path).read_bytes()
-        == (tmp_path / "checkpoint-2" / trainer._rules._path.name).read_bytes()
-    )
+    kept, saved = tmp_path / stopping.BEST, tmp_path / "checkpoint-2" / stopping.BEST
+    assert kept.read_bytes() == saved.read_bytes()

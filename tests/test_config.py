@@ -1,5 +1,5 @@
-"""Plain and subclassed TrainingArguments: nothing that they hold is lost, and unlearning's fields
-come beside it."""
+"""Plain and subclassed TrainingArguments keep everything they hold when the fields of unlearning
+are added."""
 
 import copy
 import dataclasses
@@ -18,8 +18,8 @@ from tests.tiny import FORGET, RETAIN, collate, tiny_whisper
 
 @dataclass
 class ScriptArguments(Seq2SeqTrainingArguments):
-    """As scripts write them: a field of their own, a property, and a value that JSON does not
-    know."""
+    """As scripts write them: a field of their own, a property, and a value that JSON cannot
+    hold."""
 
     freeze_encoder: bool = False
     data_folder: Path = Path("data")
@@ -49,7 +49,7 @@ GIVEN = {
 @pytest.mark.parametrize(
     "kind", [TrainingArguments, Seq2SeqTrainingArguments, ScriptArguments, FewerArguments]
 )
-def test_all_that_plain_arguments_hold_stays(tmp_path, kind):
+def test_everything_that_plain_arguments_hold_stays(tmp_path, kind):
     args = kind(str(tmp_path), **GIVEN)
     config = as_unlearn_config(args)
     assert isinstance(config, UnlearnConfig) and isinstance(config, kind)
@@ -85,7 +85,7 @@ def test_fields_and_methods_of_a_subclass_stay_when_it_is_copied_replaced_pickle
 
 @pytest.mark.parametrize("steps", [None, 500, 25])
 def test_plain_arguments_log_each_step_unless_they_say_otherwise(tmp_path, steps):
-    """A run of unlearning is shorter than the 500 steps after which plain arguments log first."""
+    """Unlearning runs are shorter than the 500 steps after which plain arguments log first."""
     given = {} if steps is None else {"logging_steps": steps}
     assert as_unlearn_config(TrainingArguments(str(tmp_path), **given)).logging_steps == (
         25 if steps == 25 else 1
@@ -99,12 +99,22 @@ def test_a_field_of_the_same_name_with_another_meaning_is_refused(tmp_path):
 
 
 def test_a_trainer_runs_saves_and_writes_its_card_with_a_scripts_arguments(tmp_path):
-    """A GenerationConfig is an object that to_dict turns into a dict, which no arguments take."""
+    """A GenerationConfig is an object that to_dict turns into a dict, which the arguments do not
+    take back."""
     args = ScriptArguments(
-        str(tmp_path), max_steps=1, per_device_train_batch_size=4, save_strategy="no", report_to="none", use_cpu=True,
-        disable_tqdm=True, freeze_encoder=True, predict_with_generate=True,
-        generation_config=GenerationConfig(max_length=5, decoder_start_token_id=3, eos_token_id=2, pad_token_id=0),
-    )  # fmt: skip
+        str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=4,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        freeze_encoder=True,
+        predict_with_generate=True,
+        generation_config=GenerationConfig(
+            max_length=5, decoder_start_token_id=3, eos_token_id=2, pad_token_id=0
+        ),
+    )
     trainer = UnlearnTrainer(
         tiny_whisper(), args, collate, FORGET, RETAIN[:2], retain_dataset=RETAIN
     )

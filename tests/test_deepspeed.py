@@ -1,5 +1,5 @@
-"""DeepSpeed takes the steps that plain PyTorch takes: its engine accumulates all passes of a step,
-and steps once."""
+"""DeepSpeed takes the steps that plain PyTorch takes: its engine accumulates all backward passes of
+a step, and steps once."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ def test_methods_that_edit_gradients_are_refused(tmp_path, name):
         check_deepspeed(build_method(args), args, SimpleNamespace(zero_stage=2))
 
 
-def test_weights_in_shards_of_deepspeed_are_refused(tmp_path):
+def test_zero_stage_3_is_refused(tmp_path):
     args = config(tmp_path, "finetune")
     with pytest.raises(
         ValueError, match="ZeRO stage 3 does not work with method='finetune': .*Use FSDP2"
@@ -48,7 +48,7 @@ def test_weights_in_shards_of_deepspeed_are_refused(tmp_path):
 
 
 class Engine:
-    """As much of DeepSpeed's engine as the trainer uses, on plain PyTorch."""
+    """The part of DeepSpeed's engine that the trainer uses, on plain PyTorch."""
 
     def __init__(self, optimizer):
         self.optimizer, self.boundary, self.calls = optimizer, None, []
@@ -83,13 +83,19 @@ def test_the_engine_is_told_which_pass_is_the_last(tmp_path, method, calls):
     def trained(with_engine: bool):
         torch.manual_seed(0)
         model = tiny_whisper()
-        trainer = make_trainer(model, tmp_path, method=method, per_device_train_batch_size=4,
-                               gradient_accumulation_steps=2)  # fmt: skip
+        trainer = make_trainer(
+            model,
+            tmp_path,
+            method=method,
+            per_device_train_batch_size=4,
+            gradient_accumulation_steps=2,
+        )
         if not with_engine:
             trainer.train()
             return model, None
         trainer.samples.one_by_one, trainer.is_deepspeed_enabled = False, True
-        trainer._prepare_inputs = dict  # which asks accelerate for DeepSpeed's precision
+        # the real one asks accelerate for DeepSpeed's precision
+        trainer._prepare_inputs = dict
         trainer.deepspeed = engine = Engine(trainer.optimizer)
         batches, _ = trainer.get_batch_samples(
             iter(trainer.get_train_dataloader()), 2, trainer.args.device
@@ -106,7 +112,7 @@ def test_the_engine_is_told_which_pass_is_the_last(tmp_path, method, calls):
 
 
 @pytest.mark.parametrize("finite", [True, False])
-def test_a_gradient_that_is_not_finite_is_thrown_away(finite):
+def test_a_gradient_that_is_not_finite_is_discarded(finite):
     parameter = torch.nn.Parameter(torch.ones(3))
     parameter.grad = torch.ones(3) if finite else torch.full((3,), torch.nan)
     engine = Engine(torch.optim.SGD([parameter], lr=0.5))
@@ -135,7 +141,7 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_with_deepspeed_are_one_without(results, name):
+def test_two_processes_with_deepspeed_take_the_steps_of_one_without(results, name):
     one, first, second = (
         torch.load(results / f"{name}.{which}.pt") for which in ("1.0", "2.0", "2.1")
     )

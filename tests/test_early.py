@@ -1,5 +1,5 @@
-"""Mistakes that can be known from arguments and data are one line at construction, and data that
-Trainer takes work."""
+"""Mistakes in arguments and data are reported in one line at construction; datasets that Trainer
+accepts work."""
 
 import copy
 import itertools
@@ -26,12 +26,12 @@ def image_trainer(tmp_path, arguments=None, **config):
     return make_trainer(tiny_vit(), tmp_path, **{**IMAGES, "arguments": arguments, **config})
 
 
-# ---- data ------------------------------------------------------------------------------------------------------------
+# ---- data ----------------------------------------------------------------------------------------
 
 
 def test_evaluation_only_needs_no_data_to_forget(tmp_path):
-    """Scripts give train_dataset=None where only --do_eval is asked for; a frozen model may be
-    evaluated, too."""
+    """Scripts pass train_dataset=None if only --do_eval is given. A frozen model can be evaluated
+    too."""
     model = tiny_whisper().requires_grad_(False)
     args = UnlearnConfig(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
     trainer = UnlearnTrainer(model, args, collate, None, FORGET)
@@ -65,9 +65,15 @@ def test_a_stream_of_forget_samples_is_trained_on_checked_and_reported(tmp_path,
     )
     given = {"eval_dataset": {"forget": stream, "test": images(2)}}
     trainer = image_trainer(
-        tmp_path, given, forget=stream, max_steps=2, per_device_train_batch_size=3, check_steps=1, check_samples=2,
+        tmp_path,
+        given,
+        forget=stream,
+        max_steps=2,
+        per_device_train_batch_size=3,
+        check_steps=1,
+        check_samples=2,
         stop_when="forget_loss >= 1000",
-    )  # fmt: skip
+    )
     trainer.train()
     assert sum("check_forget_loss" in row for row in trainer.state.log_history) == 2
     trainer.create_model_card()
@@ -79,17 +85,19 @@ def test_a_stream_of_forget_samples_is_trained_on_checked_and_reported(tmp_path,
     assert results["data"]["samples"] == {"retain": 4}
 
 
-# ---- rules -----------------------------------------------------------------------------------------------------------
+# ---- rules ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "rule, message",
-    [("forget_loss is "
-      "high", "cannot read the rule"), ("forgotten_loss >= 3", "names no split of eval_dataset"),
-     ("forget_acuracy <= "
-      "5", "evaluation will give .*forget_accuracy,"), ("empty_loss >= 3", "which is empty"),
-     ("forget_loss >= test_accurate", "names 'test_accurate'")],
-)  # fmt: skip
+    [
+        ("forget_loss is high", "cannot read the rule"),
+        ("forgotten_loss >= 3", "names no split of eval_dataset"),
+        ("forget_acuracy <= 5", "evaluation will give .*forget_accuracy,"),
+        ("empty_loss >= 3", "which is empty"),
+        ("forget_loss >= test_accurate", "names 'test_accurate'"),
+    ],
+)
 @pytest.mark.parametrize("option", ["stop_when", "abort_when"])
 def test_a_rule_that_can_never_hold_is_refused_at_construction(tmp_path, option, rule, message):
     given = {"eval_dataset": {**SPLITS, "empty": []}, "compute_metrics": classification_metrics}
@@ -97,24 +105,25 @@ def test_a_rule_that_can_never_hold_is_refused_at_construction(tmp_path, option,
         image_trainer(tmp_path, given, **{option: rule})
 
 
-def test_without_metrics_of_the_users_own_evaluation_gives_the_loss_alone(tmp_path):
+def test_without_compute_metrics_evaluation_gives_only_the_loss(tmp_path):
     with pytest.raises(ValueError, match="evaluation will give forget_loss"):
         image_trainer(tmp_path, {"eval_dataset": SPLITS}, stop_when="forget_accuracy <= 5")
     own = {"eval_dataset": SPLITS, "compute_metrics": lambda evaluated: {"f1": 1.0}}
-    image_trainer(tmp_path, own, stop_when="forget_f1 <= 0.5")  # whose names nobody knows before
+    # whose names are unknown before it is called
+    image_trainer(tmp_path, own, stop_when="forget_f1 <= 0.5")
 
 
-def test_metrics_say_their_names():
+def test_metrics_declare_their_names():
     logits, labels = torch.eye(3).numpy(), torch.arange(3).numpy()
     assert set(classification_metrics(EvalPrediction(logits, labels))) == set(
         classification_metrics.metric_names
     )
 
 
-# ---- adapters --------------------------------------------------------------------------------------------------------
+# ---- adapters ------------------------------------------------------------------------------------
 
 
-def test_an_adapter_that_fits_no_layer_names_those_that_are_there(tmp_path):
+def test_an_adapter_that_fits_no_layer_is_answered_with_the_layers_there_are(tmp_path):
     for wanted in (["q_prj"], "q_prj", ["nothing_like_it"]):
         with pytest.raises(
             ValueError, match="target_modules is .*names no layer.*q_proj"
@@ -123,8 +132,8 @@ def test_an_adapter_that_fits_no_layer_names_those_that_are_there(tmp_path):
         assert "\n" not in str(raised.value)
 
 
-def test_a_whole_block_is_no_layer(tmp_path):
-    """peft's own message ends in a dump of the module."""
+def test_target_modules_cannot_be_whole_blocks(tmp_path):
+    """peft's own message ends with a dump of the module."""
     with pytest.raises(ValueError, match="names no layer") as raised:
         image_trainer(tmp_path, {"peft_config": LoraConfig(target_modules=["attention"])})
     assert len(str(raised.value)) < 400
@@ -135,7 +144,7 @@ def test_a_whole_block_is_no_layer(tmp_path):
 )
 @pytest.mark.parametrize("task", ["SEQ_2_SEQ_LM", "CAUSAL_LM", "SEQ_CLS", "FEATURE_EXTRACTION"])
 def test_task_types_are_for_models_that_read_token_ids(tmp_path, make, data, reads, task):
-    """They end in "multiple values for keyword argument 'input_ids'", at the first step."""
+    """Otherwise the first step fails with "multiple values for keyword argument 'input_ids'"."""
     config = LoraConfig(task_type=task, target_modules=["q_proj", "v_proj"])
     with pytest.raises(
         ValueError, match=f"task_type='{task}' .*reads {reads}: leave task_type out"
@@ -143,7 +152,7 @@ def test_task_types_are_for_models_that_read_token_ids(tmp_path, make, data, rea
         make_trainer(make(), tmp_path, **data, optimizer=False, arguments={"peft_config": config})
 
 
-def test_a_model_that_was_wrapped_for_token_ids_before_is_refused_too(tmp_path):
+def test_a_model_with_such_an_adapter_is_refused_too(tmp_path):
     model = get_peft_model(
         tiny_whisper(), LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["q_proj"])
     )
@@ -153,15 +162,15 @@ def test_a_model_that_was_wrapped_for_token_ids_before_is_refused_too(tmp_path):
 
 def test_learned_prompts_are_for_models_that_read_token_ids(tmp_path):
     config = PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=2)
-    with pytest.raises(ValueError, match="PROMPT_TUNING .*reads input_features: take a LoraConfig"):
+    with pytest.raises(ValueError, match="PROMPT_TUNING .*reads input_features: use a LoraConfig"):
         make_trainer(tiny_whisper(), tmp_path, optimizer=False, arguments={"peft_config": config})
 
 
-# ---- columns ---------------------------------------------------------------------------------------------------------
+# ---- columns -------------------------------------------------------------------------------------
 
 
 def table(n: int, seed: int = 0) -> datasets.Dataset:
-    """Images as rows of lists, with a column that the model does not take."""
+    """Images as rows of lists, with columns that the model does not take."""
     rows = [
         {"pixel_values": row["pixel_values"].tolist(), "labels": int(row["labels"])}
         for row in images(n, seed)
@@ -172,6 +181,7 @@ def table(n: int, seed: int = 0) -> datasets.Dataset:
 
 
 def made(rows: dict) -> dict:
+    """The transform that makes rows on access."""
     return {
         "pixel_values": [torch.tensor(x) for x in rows["stored"]],
         "labels": rows["labels"],
@@ -181,7 +191,7 @@ def made(rows: dict) -> dict:
 
 @pytest.mark.parametrize("remove", [True, False])
 def test_rows_that_are_made_on_access_train_as_the_same_rows_stored(tmp_path, remove):
-    """Trainer removes the very columns that the rows are made of, and wants
+    """Trainer would remove the columns that the rows are made from, and demand
     remove_unused_columns=False."""
 
     def collator(rows):
@@ -200,9 +210,16 @@ def test_rows_that_are_made_on_access_train_as_the_same_rows_stored(tmp_path, re
     for model, data in zip(models, (stored, access)):
         given = {"eval_dataset": {"forget": data["forget"]}}
         trainer = make_trainer(
-            model, tmp_path, **data, collator=default_data_collator if remove else collator, arguments=given, max_steps=2,
-            remove_unused_columns=remove, per_device_train_batch_size=3, per_device_retain_batch_size=2,
-        )  # fmt: skip
+            model,
+            tmp_path,
+            **data,
+            collator=default_data_collator if remove else collator,
+            arguments=given,
+            max_steps=2,
+            remove_unused_columns=remove,
+            per_device_train_batch_size=3,
+            per_device_retain_batch_size=2,
+        )
         trainer.train()
         found.append(
             (
@@ -216,12 +233,19 @@ def test_rows_that_are_made_on_access_train_as_the_same_rows_stored(tmp_path, re
 
 @pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
 def test_the_length_column_decides_the_batches(tmp_path, strategy):
-    """It is taken away from the rows before Trainer looks for it, and images have no length of
-    their own."""
+    """It is removed from the rows before Trainer looks for it, and images have no length of their
+    own."""
     trainer = make_trainer(
-        tiny_vit(), tmp_path, table(6), table(4, 1), collator=default_data_collator, max_steps=2,
-        per_device_train_batch_size=3, per_device_retain_batch_size=2, train_sampling_strategy=strategy,
-    )  # fmt: skip
+        tiny_vit(),
+        tmp_path,
+        table(6),
+        table(4, 1),
+        collator=default_data_collator,
+        max_steps=2,
+        per_device_train_batch_size=3,
+        per_device_retain_batch_size=2,
+        train_sampling_strategy=strategy,
+    )
     sampler = None
 
     def seen(dataset=None):

@@ -1,5 +1,5 @@
-"""What a run says of its end: why it stopped, whose weights its numbers are of, and nothing where
-it took no step."""
+"""What a run reports about its end: why it stopped, and which weights its numbers belong to. A run
+without a step reports nothing."""
 
 import json
 import os
@@ -10,23 +10,28 @@ import datasets
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from transformers import (
-    EarlyStoppingCallback,
-    Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
-    TrainerCallback,
-)
+from transformers import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
-from hf_unlearn.trainer import checkpoint_files as checkpoints
 from hf_unlearn.trainer import publishing
-from hf_unlearn.trainer.ending import labels_digest
+from hf_unlearn.trainer.checkpoint_files import find_checkpoint
+from hf_unlearn.trainer.run_record import labels_digest
+from tests.callbacks import At, interrupt
 from tests.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper, utterances
 
 SPLITS = {"forget": FORGET[:3], "test": RETAIN[:3]}
-# Its best evaluation is the first one.
-EARLY = {"max_steps": 9, "learning_rate": 0.05, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps",
-         "save_steps": 1, "load_best_model_at_end": True, "metric_for_best_model": "eval_test_loss",
-         "greater_is_better": False, "method": "gradient_ascent"}  # fmt: skip
+# The first evaluation is the best one.
+EARLY = {
+    "max_steps": 9,
+    "learning_rate": 0.05,
+    "eval_strategy": "steps",
+    "eval_steps": 1,
+    "save_strategy": "steps",
+    "save_steps": 1,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "eval_test_loss",
+    "greater_is_better": False,
+    "method": "gradient_ascent",
+}
 
 
 def trainer_of(folder, callbacks=(), forget=FORGET, **options):
@@ -39,15 +44,6 @@ def trainer_of(folder, callbacks=(), forget=FORGET, **options):
 
 def card_of(folder) -> str:
     return ModelCard.load(Path(folder) / "README.md").text
-
-
-class At(TrainerCallback):
-    def __init__(self, step, action):
-        self.step, self.action = step, action
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            self.action(control)
 
 
 class MyOwnRule(At):
@@ -76,9 +72,6 @@ class TestReason:
         assert "restored_step" not in trainer.stopping
 
     def test_an_error_and_a_signal(self, tmp_path):
-        def interrupt(control):
-            raise KeyboardInterrupt
-
         trainer = trainer_of(tmp_path / "a", [At(1, interrupt)], max_steps=3)
         with pytest.raises(KeyboardInterrupt):
             trainer.train()
@@ -101,7 +94,7 @@ class TestReason:
         assert seen == ["training in progress"]
 
 
-class TestNumbersAreOfTheWeights:
+class TestNumbersDescribeTheSavedWeights:
     def test_of_the_best_model_that_is_loaded_at_the_end(self, tmp_path):
         trainer = trainer_of(tmp_path, [EarlyStoppingCallback(2)], **EARLY)
         trainer.train()
@@ -111,30 +104,35 @@ class TestNumbersAreOfTheWeights:
             if "eval_test_loss" in row
         }
         assert trainer.stopping == {
-            "reason": "EarlyStoppingCallback", "step": 3, "rule": None, "abort_rule": None, "restored_step": 1,
-        }  # fmt: skip
+            "reason": "EarlyStoppingCallback",
+            "step": 3,
+            "rule": None,
+            "abort_rule": None,
+            "restored_step": 1,
+        }
         trainer.create_model_card()
         said = json.loads((tmp_path / "results.json").read_text())["unlearned"]["test"]["loss"]
         assert said == rows[1] != rows[3]
         text = card_of(tmp_path)
         assert "at step 3: EarlyStoppingCallback. The model is that of step 1." in text
         assert f"{rows[1]:.3f}" in text and f"{rows[3]:.3f}" not in text
-        trainer.evaluate()  # logged at step 3, and of the weights of step 1
-        assert trainer._own_results()["unlearned"]["test"]["loss"] == pytest.approx(said, rel=1e-6)
+        # logged at step 3, with the weights of step 1
+        trainer.evaluate()
+        assert trainer.own_results()["unlearned"]["test"]["loss"] == pytest.approx(said, rel=1e-6)
 
     def test_of_the_best_model_that_has_a_checkpoint(self, tmp_path):
-        """The best evaluation may be of a step that was not saved: what is loaded is an earlier
-        one."""
+        """The best evaluation may be of a step that was not saved; then an earlier one is
+        loaded."""
         trainer = trainer_of(
             tmp_path, **{**EARLY, "max_steps": 3, "save_steps": 2, "eval_steps": 1}
         )
-        # the third is the best one, and only the second and last are saved
+        # the third step is the best one; only the second and the last are saved
         trainer.args.greater_is_better = True
         trainer.args.save_total_limit = None
         trainer.train()
         best = int(trainer.state.best_model_checkpoint.rpartition("-")[2])
         assert trainer.stopping.get("restored_step", 3) == best
-        logged = trainer._own_results()["unlearned"]["test"]["loss"]
+        logged = trainer.own_results()["unlearned"]["test"]["loss"]
         assert trainer.evaluate()["eval_test_loss"] == pytest.approx(logged, rel=1e-6)
 
     def test_without_an_evaluation_of_these_weights_there_is_none(self, tmp_path):
@@ -143,17 +141,24 @@ class TestNumbersAreOfTheWeights:
         )
         trainer.train()
         trainer.state.log_history = [row for row in trainer.state.log_history if row["step"] < 3]
-        assert trainer._own_results()["unlearned"] is None
+        assert trainer.own_results()["unlearned"] is None
 
     def test_of_the_model_that_an_abort_restores(self, tmp_path):
-        options = {"max_steps": 9, "learning_rate": 0.05, "method": "gradient_ascent", "abort_when": "test_loss > 4.2",
-                   "check_steps": 1, "eval_strategy": "steps", "eval_steps": 1}  # fmt: skip
+        options = {
+            "max_steps": 9,
+            "learning_rate": 0.05,
+            "method": "gradient_ascent",
+            "abort_when": "test_loss > 4.2",
+            "check_steps": 1,
+            "eval_strategy": "steps",
+            "eval_steps": 1,
+        }
         trainer = trainer_of(tmp_path, **options)
         trainer.train()
         report = trainer.stopping
         assert report["reason"] == "aborted" and report["restored_step"] < report["step"]
         trainer.evaluate()
-        said = trainer._own_results()["unlearned" if report["restored_step"] else "original"]
+        said = trainer.own_results()["unlearned" if report["restored_step"] else "original"]
         rows = [row for row in trainer.state.log_history if "eval_test_loss" in row]
         assert rows[-1]["weights_step"] == report["restored_step"]
         assert said["test"]["loss"] == rows[-1]["eval_test_loss"] <= 4.2
@@ -170,9 +175,15 @@ class TestNumbersAreOfTheWeights:
 
 class TestNoStep:
     def ordinary(self, folder) -> Path:
-        """A checkpoint of Trainer's."""
-        args = Seq2SeqTrainingArguments(output_dir=str(folder), max_steps=7, save_steps=7, report_to="none",
-                                        disable_tqdm=True, use_cpu=True)  # fmt: skip
+        """A checkpoint of ordinary training."""
+        args = Seq2SeqTrainingArguments(
+            output_dir=str(folder),
+            max_steps=7,
+            save_steps=7,
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+        )
         model = tiny_whisper(encoder_layers=1, decoder_layers=1)
         Seq2SeqTrainer(model, args, train_dataset=FORGET, data_collator=collate).train()
         return folder / "checkpoint-7"
@@ -186,10 +197,11 @@ class TestNoStep:
             trainer.train(resume_from_checkpoint=str(checkpoint))
         with pytest.raises(ValueError, match="no complete checkpoint"):
             trainer.train(resume_from_checkpoint=True)
-        with pytest.raises(ValueError, match="no card is written: no step of unlearning was taken"):
+        with pytest.raises(ValueError, match="no card is written: no optimizer step was taken"):
             trainer.create_model_card()
         assert not (tmp_path / "README.md").exists()
-        trainer.train(resume_from_checkpoint="auto")  # from the beginning
+        # starts from the beginning
+        trainer.train(resume_from_checkpoint="auto")
         assert trainer.record.steps == 7
 
     @pytest.mark.parametrize(
@@ -209,9 +221,9 @@ class TestNoStep:
         other = trainer_of(tmp_path, **{**options, **changes})
         with pytest.raises(ValueError, match=f"checkpoint-1 is of another run: {said}"):
             other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
-        assert checkpoints.find_checkpoint("auto", str(tmp_path), {"method": "scrub"}) is None
+        assert find_checkpoint("auto", str(tmp_path), {"method": "scrub"}) is None
 
-    def test_a_finished_run_that_is_resumed_has_its_card(self, tmp_path):
+    def test_a_finished_run_that_is_resumed_gets_its_card(self, tmp_path):
         options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
         trainer_of(tmp_path, **options).train()
         trainer = trainer_of(tmp_path, **options)
@@ -224,7 +236,7 @@ class TestNoStep:
         [
             (
                 {"dataloader_drop_last": True, "per_device_train_batch_size": 9},
-                "8 samples and a batch of all processes 9",
+                "8 samples and a batch over all processes has 9",
             ),
             ({"max_steps": 0}, "max_steps is 0"),
             ({"max_steps": -1, "num_train_epochs": 0}, "num_train_epochs is 0"),
@@ -249,10 +261,11 @@ class TestNoStep:
     )
     def test_a_run_without_a_step_is_an_error(self, tmp_path, options, message, monkeypatch):
         if options.pop("early", False):
-            monkeypatch.setattr(
-                MyOwnRule, "on_train_begin", lambda self, args, state, control, **_: self.action(control),
-                raising=False,
-            )  # fmt: skip
+
+            def stop(self, args, state, control, **kwargs):
+                self.action(control)
+
+            monkeypatch.setattr(MyOwnRule, "on_train_begin", stop, raising=False)
         if options.get("forget") == "stream":
             options = {**options, "forget": EmptyStream()}
         if options.get("forget") == "broken":
@@ -272,18 +285,18 @@ class TestNoStep:
         assert not (tmp_path / "results.json").exists()
 
     def test_before_any_training_there_is_no_card_and_no_push(self, tmp_path, monkeypatch):
-        """A script that only evaluates asks for a card at its end, too."""
+        """A script that only evaluates asks for a card at its end too."""
         warned = []
         monkeypatch.setattr(publishing.logger, "warning", warned.append)
         trainer = trainer_of(tmp_path)
         trainer.create_model_card()
-        assert len(warned) == 1 and "no step of unlearning was taken" in warned[0]
+        assert len(warned) == 1 and "no optimizer step was taken" in warned[0]
         assert not (tmp_path / "README.md").exists()
         with pytest.raises(ValueError, match="nothing is pushed"):
             trainer.push_to_hub()
 
 
-def test_a_forget_set_is_known_by_its_labels_alone():
+def test_a_forget_set_is_identified_by_its_labels_alone():
     columns = {"labels": [[1, 2], [3]], "audio": ["a", "b"]}
     rows = datasets.Dataset.from_dict(columns).with_transform(lambda batch: pytest.fail("read"))
     known = labels_digest(rows, ["labels"])
@@ -295,7 +308,7 @@ def test_a_forget_set_is_known_by_its_labels_alone():
 
 
 class EmptyStream(torch.utils.data.IterableDataset):
-    # of batches, for the tests' helper; a stream that promises what it does not have
+    # a length that the stream falsely promises
     def __len__(self):
         return 8
 

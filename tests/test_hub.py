@@ -16,9 +16,9 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from hf_unlearn.hub.upload import HubError, push_folder
 from hf_unlearn.report.results import write_results
-from hf_unlearn.trainer import publishing
+from hf_unlearn.trainer import pushes
 from hf_unlearn.trainer.preparation import START
-from hf_unlearn.trainer.publishing import pipeline_of
+from hf_unlearn.trainer.run_results import pipeline_of
 from tests.hub_server import TOKEN
 from tests.tiny import MELS, VOCABULARY, collate, make_trainer, tiny_whisper
 
@@ -396,7 +396,7 @@ def test_hub_strategies_push_while_training(hub, tmp_path, strategy):
 
 def test_a_failed_push_in_the_background_warns_and_the_training_goes_on(hub, tmp_path, monkeypatch):
     warned = []
-    monkeypatch.setattr(publishing.logger, "warning", warned.append)
+    monkeypatch.setattr(pushes.logger, "warning", warned.append)
     hub.failures["preupload"] = [403]
     trainer = trained(
         tmp_path,

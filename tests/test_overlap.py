@@ -39,9 +39,10 @@ SAME = samples(0, 1, 2)
         (TABLE.select([1, 2, 3]), TABLE.select([3, 4, 2]), 2),
         (TABLE.select([1, 2]), TABLE.select([3, 4]), 0),
         (rows(1, 2, id=list), rows(2, 3, id=list), 1),
-        # numbers of rows of other data
+        # ids that are row numbers of different data
         (rows(1, 2, id=lambda n: [0, 1]), rows(3, 4, id=lambda n: [0, 1]), 0),
-        (rows(1, 2).with_transform(lambda batch: 1 / 0), rows(2, 3), 1),  # nothing is transformed
+        # no transform is called
+        (rows(1, 2).with_transform(lambda batch: 1 / 0), rows(2, 3), 1),
         (Subset(TABLE, [1, 2]), rows(2, 7), 1),
         (rows(1).to_iterable_dataset(), rows(1), 0),
         (None, SAME, 0),
@@ -57,4 +58,4 @@ def test_the_trainer_says_so(tmp_path, caplog):
         make_trainer(
             tiny_whisper(), tmp_path, forget=forget, retain=[*utterances(2, seed=9), forget[1]]
         )
-        assert "1 samples of retain_dataset are in forget_dataset, too" in caplog.text
+        assert "1 samples of retain_dataset are in forget_dataset too" in caplog.text

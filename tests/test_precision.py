@@ -1,5 +1,5 @@
 """Weights stored in half precision are trained in float32, and an evaluation in half precision
-leaves them as they were."""
+restores the exact weights."""
 
 import copy
 from pathlib import Path
@@ -76,10 +76,15 @@ def test_the_state_of_a_users_optimizer_is_converted_too(tmp_path):
     }
 
 
-@pytest.mark.parametrize("make, load, data", [(tiny_whisper, WhisperForConditionalGeneration, {}),
-                                              (tiny_vit, ViTForImageClassification, IMAGES)])  # fmt: skip
+@pytest.mark.parametrize(
+    "make, load, data",
+    [
+        (tiny_whisper, WhisperForConditionalGeneration, {}),
+        (tiny_vit, ViTForImageClassification, IMAGES),
+    ],
+)
 def test_what_is_saved_is_what_was_trained(tmp_path, make, load, data):
-    """In float32: rounding it to the precision that it came in would undo small updates."""
+    """In float32, because rounding to the original precision would undo small updates."""
     make().to(torch.bfloat16).save_pretrained(tmp_path / "base")
     model = load.from_pretrained(tmp_path / "base")
     assert model.dtype == torch.bfloat16
@@ -94,7 +99,7 @@ def test_what_is_saved_is_what_was_trained(tmp_path, make, load, data):
 def test_an_adapter_is_trained_in_float32_on_a_frozen_half_precision_base(
     tmp_path, warned, make, data
 ):
-    """Inputs in float32 reach a convolution in bfloat16."""
+    """Inputs in float32 meet a convolution in bfloat16."""
     model = make().to(torch.bfloat16)
     lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights="gaussian")
     trainer = make_trainer(
@@ -114,7 +119,7 @@ def test_an_adapter_is_trained_in_float32_on_a_frozen_half_precision_base(
 @pytest.mark.parametrize(
     "full_eval, generate", [("bf16_full_eval", True), ("fp16_full_eval", False)]
 )
-def test_evaluation_in_half_precision_leaves_the_very_weights(tmp_path, full_eval, generate):
+def test_evaluation_in_half_precision_restores_the_exact_weights(tmp_path, full_eval, generate):
     model = tiny_whisper()
     before, buffers = weights(model), copy.deepcopy(dict(model.named_buffers()))
     trainer = make_trainer(model, tmp_path, **{full_eval: True}, predict_with_generate=generate)
@@ -132,9 +137,13 @@ def test_evaluation_in_half_precision_leaves_the_very_weights(tmp_path, full_eva
 
 
 def test_checks_during_training_leave_the_weights(tmp_path):
-    changes = {"max_steps": 2, "learning_rate": 0.01, "check_steps": 1, "stop_when": "forget_loss "
-                                                                                     ">= 1000000",
-               "arguments": {"eval_dataset": {"forget": FORGET}}}  # fmt: skip
+    changes = {
+        "max_steps": 2,
+        "learning_rate": 0.01,
+        "check_steps": 1,
+        "stop_when": "forget_loss >= 1000000",
+        "arguments": {"eval_dataset": {"forget": FORGET}},
+    }
     one = tiny_whisper()
     other = copy.deepcopy(one)
     make_trainer(one, tmp_path, bf16_full_eval=True, **changes).train()

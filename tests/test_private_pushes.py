@@ -13,9 +13,8 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback, WhisperForConditionalGeneration
 
 from hf_unlearn.hub.model_card import write_card
-from hf_unlearn.hub.upload import push_folder
+from hf_unlearn.hub.upload import ARGUMENTS, push_folder
 from hf_unlearn.report.page import Report
-from hf_unlearn.trainer.publishing import ARGUMENTS
 from tests.hub_server import TOKEN
 from tests.test_hub import SPEAKER, finished, trained  # noqa: F401  (a fixture)
 from tests.test_mentions import bare

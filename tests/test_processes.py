@@ -1,5 +1,5 @@
-"""Two processes take the step that one process takes on the same samples, evaluate alike, and fail
-with one message."""
+"""Two processes take the step that one process takes on the same samples, evaluate to the same
+numbers, and fail with one message."""
 
 import os
 import subprocess
@@ -18,13 +18,19 @@ TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 def run(*command, timeout: int = 500) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *map(str, command)], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True,
-                          timeout=timeout)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Loads what a case has saved in (one process, the first of two, the second of two)."""
+    """Loads what a case saved: in one process, in the first of two, in the second of two."""
     folder = tmp_path_factory.mktemp("processes")
     for start in (TWO, []):
         done = run(*start, ROOT / "tests" / "process_cases.py", folder)
@@ -46,7 +52,7 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_are_one(results, name):
+def test_two_processes_take_the_steps_of_one(results, name):
     one, first, second = results(name)
     assert torch.equal(first["step"], second["step"])
     assert one["step"].norm() > 0 and torch.isfinite(one["step"]).all()
@@ -66,20 +72,21 @@ def test_evaluation_with_generation_counts_every_sample_once(results):
         assert row == expected
 
 
-def test_a_run_in_shards_is_saved_whole_and_resumes_bit_for_bit(results):
+def test_a_sharded_run_is_saved_whole_and_resumes_bit_for_bit(results):
     (straight, resumed), losses = results("resumed").values()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
-    assert losses[0] == losses[1] and len(losses[0]) == 3  # the step that aborts is evaluated too
+    # the step that aborts is evaluated too
+    assert losses[0] == losses[1] and len(losses[0]) == 3
 
 
 @pytest.mark.parametrize("name", ["elsewhere", "elsewhere_sharded"])
-def test_one_process_resumes_what_two_began(results, name):
+def test_one_process_resumes_a_run_of_two(results, name):
     straight, resumed = results(name)
     for key, weight in straight.items():
         torch.testing.assert_close(resumed[key], weight, rtol=1e-4, atol=1e-5)
 
 
-def test_a_model_that_accelerate_puts_into_shards_takes_the_same_steps(results):
+def test_a_model_sharded_by_accelerate_takes_the_same_steps(results):
     one, two = results("accelerate")
     assert (two["step"] - one["step"]).norm() <= 1e-4 * one["step"].norm() > 0
     assert (
@@ -100,8 +107,16 @@ class Forget(list):
             {fault}
         return super().__getitem__(index)
 
-trainer = make_trainer(tiny_whisper(), sys.argv[1], forget=Forget(utterances(4, seed=1)), max_steps=9,
-                       per_device_train_batch_size=2, per_device_retain_batch_size=2, save_strategy="steps", save_steps=1)
+trainer = make_trainer(
+    tiny_whisper(),
+    sys.argv[1],
+    forget=Forget(utterances(4, seed=1)),
+    max_steps=9,
+    per_device_train_batch_size=2,
+    per_device_retain_batch_size=2,
+    save_strategy="steps",
+    save_steps=1,
+)
 trainer.train()
 """
 
@@ -109,12 +124,14 @@ trainer.train()
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("raise FileNotFoundError('speaker.flac')", "process 1 has failed, so the run ends: "
-                                                    "FileNotFoundError: speaker.flac"),
+        (
+            "raise FileNotFoundError('speaker.flac')",
+            "process 1 has failed, so the run ends: FileNotFoundError: speaker.flac",
+        ),
         ("os.kill(os.getpid(), 9)", "Connection"),
     ],
     ids=["error", "killed"],
-)  # fmt: skip
+)
 def test_a_failing_process_ends_the_run_with_its_reason(tmp_path, fault, message):
     script = tmp_path / "failing.py"
     script.write_text(FAILING.format(fault=fault))

@@ -1,8 +1,6 @@
-"""What Whisper's labels begin with is what `generate` begins with, or somebody is told."""
+"""Whisper's labels begin as `generate` begins, or the user is told."""
 
-import importlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from transformers import (
 )
 
 from hf_unlearn.data import SpeechCollator
+from hf_unlearn.experiments.tiny_whisper import build_model
 from hf_unlearn.trainer.prompts import (
     check_language,
     check_prompt,
@@ -26,10 +25,18 @@ from hf_unlearn.trainer.prompts import (
 )
 from tests.tiny import make_trainer
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "whisper_librispeech"
-TOKENS = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|zh|>", "<|de|>", "<|translate|>", "<|transcribe|>",
-          "<|startofprev|>", "<|notimestamps|>"]  # fmt: skip
-# in the order of Whisper's languages
+# The languages are in Whisper's order.
+TOKENS = [
+    "<|endoftext|>",
+    "<|startoftranscript|>",
+    "<|en|>",
+    "<|zh|>",
+    "<|de|>",
+    "<|translate|>",
+    "<|transcribe|>",
+    "<|startofprev|>",
+    "<|notimestamps|>",
+]
 EOT, SOT, EN, ZH, DE, TRANSLATE, TRANSCRIBE, PREVIOUS, SILENT = range(4, 13)
 
 
@@ -42,9 +49,7 @@ def processor():
 
 
 @pytest.fixture
-def build(processor, monkeypatch):
-    monkeypatch.syspath_prepend(RECIPE)
-    build_model = importlib.import_module("tiny_whisper").build_model
+def build(processor):
     sizes = {"d_model": 8, "layers": 1, "heads": 2, "max_target_positions": 12}
     return lambda language="de", task="transcribe": build_model(
         processor, **sizes, language=language, task=task
@@ -52,8 +57,7 @@ def build(processor, monkeypatch):
 
 
 def read_first(model, **options) -> list[int]:
-    """What the decoder reads first when `generate` is called, apart from the detection of a
-    language."""
+    """What the decoder reads first when `generate` is called, after it has detected a language."""
     read = []
     hook = model.get_decoder().register_forward_pre_hook(
         lambda module, args, given: read.append(given["input_ids"][0].tolist()), with_kwargs=True
@@ -105,7 +109,7 @@ def test_language_and_task_reach_generate_also_after_saving(build, processor, tm
     }
     for name, value in languages.items():
         setattr(model.generation_config, name, value)
-    # as in a model that came without a generation configuration
+    # as in a model without a generation configuration
     model.generation_config._from_model_config = True
     set_language(model.config, model.generation_config, "this", "german", "transcribe")
     processor.tokenizer.set_prefix_tokens(language="german", task="transcribe")
@@ -130,7 +134,7 @@ def test_language_and_task_reach_generate_also_after_saving(build, processor, tm
     assert read[0] == wanted
 
 
-def test_a_language_that_a_model_cannot_be_told_is_refused_with_the_remedy(build, processor):
+def test_a_language_that_a_model_cannot_take_is_refused_with_the_remedy(build, processor):
     english, old, model = build(language=None, task=None), build(), build()
     del old.generation_config.lang_to_id
     for given, message in [
@@ -143,7 +147,7 @@ def test_a_language_that_a_model_cannot_be_told_is_refused_with_the_remedy(build
         ValueError, match="language is fr, which X does not know; it knows en, zh, de"
     ):
         set_language(model.config, model.generation_config, "X", "fr", None)
-    # of the published English models, whose older configurations say nothing
+    # the published English-only models, whose older configurations do not say so
     model.config.vocab_size = 51864
     with pytest.raises(ValueError, match="Leave both out"):
         set_language(model.config, GenerationConfig(), "X", "en", None)
@@ -153,7 +157,7 @@ def test_a_language_that_a_model_cannot_be_told_is_refused_with_the_remedy(build
         check_language(processor.tokenizer, "klingon", None)
 
 
-def test_labels_that_begin_in_another_way_are_refused_and_both_are_shown(build, processor):
+def test_labels_that_begin_differently_are_refused_and_both_beginnings_are_shown(build, processor):
     model = build()
     timed = build(None, None)
     timed.generation_config.return_timestamps = True
@@ -175,7 +179,7 @@ def test_labels_that_begin_in_another_way_are_refused_and_both_are_shown(build, 
         check_prompt(processor.tokenizer, model.config, model.generation_config, "X")
 
 
-def test_an_old_configuration_where_the_model_says_by_itself_that_there_are_no_timestamps(
+def test_with_an_old_configuration_the_model_itself_generates_the_notimestamps_token(
     build, processor
 ):
     model = build(None, None)
@@ -187,7 +191,7 @@ def test_an_old_configuration_where_the_model_says_by_itself_that_there_are_no_t
         check_prompt(processor.tokenizer, model.config, model.generation_config, "X")
 
 
-def test_a_configuration_that_is_made_anew_on_loading(build, tmp_path):
+def test_a_configuration_derived_from_the_model_is_derived_again_on_loading(build, tmp_path):
     model = build()
     model.save_pretrained(tmp_path)
     assert load_generation_config(tmp_path, model.config).language == "de"
@@ -214,7 +218,7 @@ class TestTrainer:
         return [record.message for record in caplog.records if "generate()" in record.message]
 
     @pytest.mark.parametrize("language", ["de", None])
-    def test_is_silent_where_both_are_the_same(self, build, processor, tmp_path, caplog, language):
+    def test_does_not_warn_if_both_are_the_same(self, build, processor, tmp_path, caplog, language):
         if language:
             processor.tokenizer.set_prefix_tokens(language="de", task="transcribe")
         assert not self.warnings(
@@ -231,7 +235,7 @@ class TestTrainer:
             and "generation_config.language" in message
         )
 
-    def test_warns_of_a_start_token_that_comes_twice(self, build, processor, tmp_path, caplog):
+    def test_warns_of_a_duplicate_start_token(self, build, processor, tmp_path, caplog):
         (message,) = self.warnings(build(None, None), processor, tmp_path, caplog, start=True)
         assert "<|startoftranscript|><|startoftranscript|><|notimestamps|>, but" in message
 

@@ -1,5 +1,4 @@
-"""What is saved where the model is a module of the user's own, and what is said when it cannot
-be."""
+"""Saving a module of the user's own, and the messages when saving fails."""
 
 import copy
 import errno
@@ -15,7 +14,7 @@ from tests.tiny import make_trainer
 
 
 class Tied(torch.nn.Module):
-    """A module of the user's own, whose last layer has the weights of its first."""
+    """A module of the user's own whose last layer shares the weights of its first."""
 
     def __init__(self):
         super().__init__()
@@ -47,8 +46,8 @@ def tied_trainer(folder, **config):
     )
 
 
-def test_a_module_with_tied_weights_is_saved_and_goes_on(tmp_path):
-    """safetensors takes no tensor twice, and its error was taken for a full disk."""
+def test_a_module_with_tied_weights_is_saved_and_resumes(tmp_path):
+    """safetensors refuses to save a tensor twice; its error was once reported as a full disk."""
     straight = tied_trainer(tmp_path / "straight")
     start = copy.deepcopy(straight.model.state_dict())
     straight.train()
@@ -63,8 +62,8 @@ def test_a_module_with_tied_weights_is_saved_and_goes_on(tmp_path):
     assert again.model.embed.weight is again.model.head.weight
 
 
-def test_an_error_that_is_no_full_disk_is_not_called_one(tmp_path, monkeypatch):
-    """And it is said once, though a checkpoint saves a model."""
+def test_other_errors_are_not_reported_as_a_full_disk(tmp_path, monkeypatch):
+    """The message comes once, although saving a checkpoint includes saving a model."""
 
     def broken(*_, **__):
         raise RuntimeError("this layer\n cannot be written")
@@ -81,7 +80,7 @@ def test_an_error_that_is_no_full_disk_is_not_called_one(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_file_that_cannot_be_read_is_not_called_a_fault_of_the_hub(tmp_path):
+def test_an_unreadable_file_is_not_reported_as_an_error_of_the_hub(tmp_path):
     with (
         pytest.raises(HubError, match="Permission denied.*not the Hub's fault"),
         hub_failures("me/model", tmp_path),

@@ -13,7 +13,7 @@ from hf_unlearn.report.page import Report
 from hf_unlearn.report.plots import plot_history
 from hf_unlearn.report.tables import results_table
 from hf_unlearn.report.tasks import task_of
-from hf_unlearn.trainer.stopping import Rule
+from hf_unlearn.trainer.rules import Rule
 from tests.tiny import collate_images, images, make_trainer, tiny_vit
 
 
@@ -180,7 +180,7 @@ def test_what_was_evaluated_before_is_kept_by_a_second_training(tmp_path):
     for _ in range(2):
         trainer.train()
         after = trainer.evaluate()["eval_loss"]
-    results = trainer._own_results()
+    results = trainer.own_results()
     # One set without a name: nobody knows whether it should stay.
     assert results["original"]["evaluation"]["loss"] == loss
     assert results["unlearned"]["evaluation"]["loss"] == after != loss

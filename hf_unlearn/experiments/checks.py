@@ -16,7 +16,7 @@ from ..trainer import UnlearnTrainer
 from ..trainer.adapter_checks import with_adapter
 from ..trainer.adapters import load_merged
 from ..trainer.nonfinite import random_state_kept
-from ..trainer.stopping import Rule
+from ..trainer.rules import Rule
 from .options import RecipeArguments, ReferenceArguments
 from .recipe import Recipe, freeze, lora_config, make_trainer
 from .retrained_rules import of_retrained

@@ -5,7 +5,7 @@ from pathlib import Path
 from ..report.results import write_results
 from ..trainer import UnlearnTrainer
 from ..trainer.adapters import base_of, keep_merged, whole_base_of
-from ..trainer.ending import check_steps
+from ..trainer.run_record import check_steps
 from .checks import check_deepspeed, check_run
 from .dry_run import dry_run
 from .measurements import Measurement, evaluate, measure

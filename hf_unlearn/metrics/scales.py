@@ -57,7 +57,7 @@ class ScaleCheck:
     """Warns once of each rule whose number is on another scale than the values of its metric.
 
     Args:
-        rules: `stopping.Rule`s; those that compare with another metric have no number.
+        rules: `trainer.rules.Rule`s; those that compare with another metric have no number.
         scale: of the metrics, where the trainer's compute_metrics tells it.
     """
 

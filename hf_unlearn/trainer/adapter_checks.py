@@ -1,4 +1,4 @@
-"""What is said of an adapter that does not fit a model, in one line each."""
+"""Checks that an adapter fits a model, and says in one line why it does not."""
 
 import difflib
 
@@ -7,11 +7,16 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 ADAPTABLE = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd, Conv1D)
+# How many layer names a message lists at most.
 SHOWN = 12
 
 
 def with_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
-    """The model with a new adapter, all else frozen. Raises ValueError: it does not fit."""
+    """Adds a new adapter to a model and freezes everything else.
+
+    Raises:
+        ValueError: the adapter does not fit the model.
+    """
     check_task_type(model, config)
     try:
         return get_peft_model(model, config)
@@ -19,25 +24,29 @@ def with_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
         reason = " ".join(str(error).split())
         if "target" not in reason.lower():
             raise ValueError(f"peft refuses the adapter: {reason}") from error
+        # not all kinds of adapters have target modules
         wanted = getattr(config, "target_modules", None)
         wanted = sorted(wanted) if isinstance(wanted, set | list) else wanted
         raise ValueError(
             f"target_modules is {wanted!r}, which names no layer that can have an adapter: "
-            f"{type(model).__name__} has "
-            f"{', '.join(_near(model, wanted))}"
+            f"{type(model).__name__} has {', '.join(_similar_layers(model, wanted))}"
         ) from error
 
 
 def check_task_type(model: nn.Module, config: PeftConfig | None = None) -> None:
-    """Refuses adapters that call the model with token ids, where it reads sound or images.
+    """Refuses adapters that call the model with token ids if it reads audio or images.
 
     Args:
-        config: of an adapter that is still to come; None for a model that may have one.
+        config: of an adapter to be added; None to check the adapter that the model may have.
+
+    Raises:
+        ValueError: the adapter calls the model with input_ids, which it does not take.
     """
     if config is None:
         if not isinstance(model, PeftModel) or type(model) is PeftModel:
             return
         model, config = model.get_base_model(), model.active_peft_config
+    # modules of the user's own lack this attribute
     reads = getattr(model, "main_input_name", "input_ids")
     if reads == "input_ids":
         return
@@ -45,30 +54,29 @@ def check_task_type(model: nn.Module, config: PeftConfig | None = None) -> None:
     if config.is_prompt_learning:
         raise ValueError(
             f"an adapter of type {kind} puts learned tokens before input_ids, but {name} reads "
-            f"{reads}: take a LoraConfig"
+            f"{reads}: use a LoraConfig"
         )
     if config.task_type is not None:
         task = getattr(config.task_type, "value", config.task_type)
         raise ValueError(
             f"task_type={task!r} makes peft call the model with input_ids, but {name} reads "
-            f"{reads}: leave task_type out of "
-            f"the {type(config).__name__} (a head that is to be trained whole goes into "
-            "modules_to_save)"
+            f"{reads}: leave task_type out of the {type(config).__name__} (list a head that is to "
+            "be trained in full in modules_to_save)"
         )
 
 
-def _near(model: nn.Module, wanted: str | list | None) -> list[str]:
-    """Names of layers that can have an adapter, first those most like the wanted ones."""
+def _similar_layers(model: nn.Module, wanted: str | list | None) -> list[str]:
+    """Names of layers that can have an adapter: those similar to the wanted ones, else all."""
     known = {
         name.rpartition(".")[2]: None
         for name, module in model.named_modules()
         if isinstance(module, ADAPTABLE)
     }
     asked = [wanted] if isinstance(wanted, str) else wanted or []
-    near = [
+    similar = [
         name
         for word in asked
         for name in difflib.get_close_matches(word.rpartition(".")[2], known, cutoff=0.5)
     ]
-    names = list(dict.fromkeys(near)) or list(known)
+    names = list(dict.fromkeys(similar)) or list(known)
     return names[:SHOWN] + (["..."] if len(names) > SHOWN else [])

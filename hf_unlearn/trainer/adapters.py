@@ -1,5 +1,5 @@
-"""Adapters: which model one belongs to, merging it for a second request, and keeping the model that
-a new one refers to."""
+"""Adapters of peft and the models they belong to: merges an adapter for a further request, and
+keeps a copy of the base model that a new adapter refers to."""
 
 import filecmp
 import itertools
@@ -18,8 +18,8 @@ from torch import nn
 from transformers.utils import find_adapter_config_file, logging
 
 from .checkpoint_files import folder_written_whole
+from .earlier_run import FULL_WEIGHTS, MODEL_CONFIGS, weights_in
 from .exchange import all_processes
-from .leftovers import CONFIGS, FULL_WEIGHTS, weights_in
 
 logger = logging.get_logger(__name__)
 
@@ -27,150 +27,163 @@ ORIGIN = "merged_from.json"
 
 
 def base_of(name: str | None) -> str | None:
-    """The model that an adapter (folder or Hub id) was trained on; None where `name` is no
-    adapter."""
-    if (
-        name is None
-        or find_adapter_config_file(name) is None
-        or (Path(name) / "config.json").is_file()
-    ):
+    """The model that an adapter (folder or Hub id) was trained on; None if it is no adapter."""
+    if name is None or find_adapter_config_file(name) is None:
+        return None
+    if (Path(name) / "config.json").is_file():
         return None
     return PeftConfig.from_pretrained(name).base_model_name_or_path
 
 
 def whole_base_of(name: str | None) -> str | None:
-    """The model below all adapters, merged ones among them: `name` itself where it is none."""
-    while (base := base_of(name) or _origin(name)) is not None:
+    """The model below all adapters, merged ones included; `name` itself if it has none."""
+    while (base := base_of(name) or _merged_from(name)) is not None:
         name = base
     return name
 
 
-def _origin(name: str | None) -> str | None:
-    """What a model that `keep_merged` has saved was made of."""
+def _merged_from(name: str | None) -> str | None:
+    """The base of a model that `keep_merged` has saved."""
     note = Path(name or "") / ORIGIN
     return json.loads(note.read_text())["base_model"] if name and note.is_file() else None
 
 
 def load_merged(load: Callable[[str], nn.Module], name: str | None) -> nn.Module:
-    """Loads model `name` by `load`; an adapter is merged into its base, in float32, so that all
-    weights can be trained."""
+    """Loads a model. An adapter is merged into its base in float32, so that all weights can be
+    trained.
+
+    Args:
+        load: loads a whole model by its name.
+        name: a folder or Hub id, of a model or an adapter.
+    """
     base = base_of(name)
     if base is None:
         return load(name)
     model = load_merged(load, base).float()
     trained = {key for key, p in model.named_parameters() if p.requires_grad}
     model = PeftModel.from_pretrained(model, name).merge_and_unload()
-    for key, p in model.named_parameters():  # peft has frozen them
+    # peft has frozen the base model's parameters
+    for key, p in model.named_parameters():
         p.requires_grad_(key in trained)
-    logger.warning(
-        f"{name} is an adapter of {base}: it is merged, and unlearning goes on from there."
-    )
+    logger.warning(f"{name} is an adapter of {base}: merged it, and unlearning continues from it.")
     return model
 
 
 def keep_merged(model: nn.Module, output_dir: str, *, main: bool) -> None:
-    """Saves a model that a new adapter will refer to, and that is in no folder yet, into a folder
-    inside output_dir.
+    """Saves a merged model that a new adapter will refer to, into a folder inside output_dir,
+    because it exists nowhere else. All processes must call it.
 
-    All processes call it; `main` says which of them writes.
+    Args:
+        main: whether this process is the one that writes.
     """
     weights = model.state_dict()
 
     def same(folder: Path) -> bool:
         saved = {
-            name: t
+            name: tensor
             for path in folder.glob("model*.safetensors")
-            for name, t in load_file(path).items()
+            for name, tensor in load_file(path).items()
         }
-        close = {"rtol": 1e-5, "atol": 1e-7}  # merged on another machine
+        # merging on another machine rounds differently
+        close = {"rtol": 1e-5, "atol": 1e-7}
         return all(
-            name in weights and torch.allclose(weights[name].cpu(), t, **close)
-            for name, t in saved.items()
+            name in weights and torch.allclose(weights[name].cpu(), tensor, **close)
+            for name, tensor in saved.items()
         )
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
         (folder / ORIGIN).write_text(json.dumps({"base_model": model.name_or_path}))
 
-    model.name_or_path = model.config._name_or_path = _kept(output_dir, same, write, main)
+    folder = _kept_folder(output_dir, same, write, main)
+    model.name_or_path = model.config._name_or_path = folder
 
 
 def check_base(model: nn.Module) -> None:
-    """Warns where the folder that an adapter names as its base holds other weights than the model
-    that it is trained on."""
+    """Warns if the folder that an adapter names as its base holds other weights than the model it
+    is trained on."""
+    # only peft models have this attribute
     for config in getattr(model, "peft_config", {}).values():
         folder = Path(config.base_model_name_or_path or "")
         if not config.base_model_name_or_path or not folder.is_dir():
             continue
-        here = {name.removeprefix("base_model.model.").replace(".base_layer.", "."): p for name, p in model.named_parameters() if ".base_layer." in name}  # fmt: skip
-        for file in folder.glob("model*.safetensors"):
-            with safe_open(file, framework="pt") as saved:
-                found = {name: saved.get_tensor(name) for name in set(here) & set(saved.keys())}
-            if any(
-                not torch.allclose(here[name].detach().cpu().float(), t.float())
-                for name, t in found.items()
-            ):
-                logger.warning(
-                    f"{folder} holds other weights than the model that gets the adapter, and the "
-                    "adapter will be loaded on "
-                    "top of those: save the model first (save_pretrained), and load it from there."
-                )
-                return
+        if _has_other_weights(folder, model):
+            logger.warning(
+                f"{folder} holds other weights than the model that gets the adapter, and the "
+                "adapter will be loaded on top of those. Save the model first (save_pretrained), "
+                "and load it from there."
+            )
+            return
+
+
+def _has_other_weights(folder: Path, model: nn.Module) -> bool:
+    """Whether the layers with an adapter have other weights in a folder than in the model."""
+    adapted = {
+        name.removeprefix("base_model.model.").replace(".base_layer.", "."): p
+        for name, p in model.named_parameters()
+        if ".base_layer." in name
+    }
+    for file in folder.glob("model*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            saved = {name: tensors.get_tensor(name) for name in set(adapted) & set(tensors.keys())}
+        for name, tensor in saved.items():
+            if not torch.allclose(adapted[name].detach().cpu().float(), tensor.float()):
+                return True
+    return False
 
 
 def keep_base(model: nn.Module, output_dir: str, *, main: bool) -> None:
-    """Where an adapter's base lies in output_dir, which the adapter is about to take over, its
-    files are put into a folder inside it, and the adapter refers to that. All processes call it, as
-    for `keep_merged`."""
+    """If an adapter's base model lies in output_dir, where the adapter is about to be saved, keeps
+    a copy in a folder inside it, and lets the adapter refer to the copy. All processes must call
+    it.
+
+    Args:
+        main: whether this process is the one that writes.
+    """
+    # only peft models have this attribute
     for config in getattr(model, "peft_config", {}).values():
-        base = Path(config.base_model_name_or_path or "")
-        inside = (
-            bool(config.base_model_name_or_path) and base.is_dir() and base.samefile(output_dir)
-        )
-        files = [
-            *weights_in(base, FULL_WEIGHTS),
-            *(base / name for name in CONFIGS if (base / name).is_file()),
-        ]
-        if inside and files:
-            config.base_model_name_or_path = _kept(
-                output_dir, partial(_same, files), partial(_linked, files), main
-            )
+        name = config.base_model_name_or_path
+        base = Path(name or "")
+        if not name or not base.is_dir() or not base.samefile(output_dir):
+            continue
+        configs = [base / name for name in MODEL_CONFIGS if (base / name).is_file()]
+        if files := [*weights_in(base, FULL_WEIGHTS), *configs]:
+            same, write = partial(_holds_copies, files), partial(_link_all, files)
+            config.base_model_name_or_path = _kept_folder(output_dir, same, write, main)
 
 
-def _kept(
+def _kept_folder(
     output_dir: str, same: Callable[[Path], bool], write: Callable[[Path], None], main: bool
 ) -> str:
-    """The folder in output_dir that holds a base model already, or gets it."""
+    """A folder in output_dir (base, base-2, ...) that holds a base model, written if needed.
+
+    Args:
+        same: whether an existing folder holds this model.
+        write: writes the model into a new folder.
+    """
     folder = None
     if main:
-        places = (
-            Path(output_dir) / f"base{number}"
-            for number in itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
-        )
+        names = itertools.chain(["base"], (f"base-{n}" for n in itertools.count(2)))
+        places = (Path(output_dir) / name for name in names)
         folder = next(path for path in places if not path.exists() or same(path))
         if not folder.exists():
             with folder_written_whole(folder) as unfinished:
                 write(unfinished)
-            logger.warning(
-                f"The model that the adapter in {output_dir} belongs to is kept in {folder}."
-            )
+            logger.warning(f"Saved the base model of the adapter in {output_dir} to {folder}.")
     return all_processes(folder and str(folder))[0]
 
 
-def _same(files: list[Path], folder: Path) -> bool:
+def _holds_copies(files: list[Path], folder: Path) -> bool:
     return all(
-        (folder / f.name).is_file() and filecmp.cmp(f, folder / f.name, shallow=False)
-        for f in files
+        (folder / file.name).is_file() and filecmp.cmp(file, folder / file.name, shallow=False)
+        for file in files
     )
 
 
-def _linked(files: list[Path], folder: Path) -> None:
+def _link_all(files: list[Path], folder: Path) -> None:
+    """Hard links, or copies on another file system."""
     for file in files:
-        _link(file, folder / file.name)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copyfile(source, target)
+        try:
+            os.link(file, folder / file.name)
+        except OSError:
+            shutil.copyfile(file, folder / file.name)

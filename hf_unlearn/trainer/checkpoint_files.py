@@ -1,4 +1,6 @@
-"""Checkpoints that a run killed at any moment can resume from, and the signal that asks for one."""
+"""Checkpoints on disk: which of them is complete, which one to resume from, and how to write one so
+that a run killed at any moment leaves no broken files. `checkpointing` is the trainer's side: what
+it saves and loads."""
 
 import contextlib
 import errno
@@ -19,8 +21,8 @@ OUR_STATE = "unlearn_state.json"
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether all of a checkpoint was written: the trainer's state comes last
-    (`UnlearnTrainer._save_checkpoint`), and JSON that ends early cannot be read."""
+    """Whether a checkpoint was written to its end. The trainer's state is written last
+    (`SavingTrainer._save_checkpoint`), and truncated JSON cannot be parsed."""
     try:
         return isinstance(json.loads((checkpoint / TRAINER_STATE_NAME).read_text()), dict)
     except (OSError, ValueError):
@@ -28,18 +30,18 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def saved_state(checkpoint: str | Path) -> dict:
-    """What a checkpoint says beside Trainer's state; {} where it is not of a run of unlearning."""
+    """What a checkpoint stores beyond Trainer's state; {} for one of ordinary training."""
     try:
         return json.loads((Path(checkpoint) / OUR_STATE).read_text())
     except (OSError, ValueError):
         return {}
 
 
-def of_another_run(checkpoint: Path, run: dict) -> str | None:
-    """Why nothing can be resumed from a checkpoint by a run; None if it can.
+def mismatch(checkpoint: Path, run: dict) -> str | None:
+    """Why a run cannot resume from a checkpoint; None if it can.
 
     Args:
-        run: what they must have in common (`ending.run_of`).
+        run: what they must have in common (`run_record.run_identity`).
     """
     if not (checkpoint / OUR_STATE).is_file():
         return "is of ordinary training, not of unlearning"
@@ -54,21 +56,23 @@ def of_another_run(checkpoint: Path, run: dict) -> str | None:
 
 
 def last_complete(folder: Path, run: dict | None = None) -> Path | None:
-    """The checkpoint with the most steps that was written to its end, by a run of unlearning (by
-    `run`, if given)."""
+    """The complete checkpoint of an unlearning run with the most steps; None if there is none.
+
+    Args:
+        run: if given, what the checkpoint must have in common with this run.
+    """
     steps = {
         path: path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
         for path in folder.glob("checkpoint-*")
     }
-    for path in sorted(
-        (path for path in steps if steps[path].isdigit()), key=lambda path: -int(steps[path])
-    ):
+    numbered = [path for path in steps if steps[path].isdigit()]
+    for path in sorted(numbered, key=lambda path: -int(steps[path])):
         if not is_complete(path):
             logger.warning(
-                f"{path} is incomplete, as a run killed while saving leaves it: passed over."
+                f"Ignoring {path}: it is incomplete. The run was probably killed while saving it."
             )
-        elif (other := of_another_run(path, run or {})) is not None:
-            logger.warning(f"{path} {other}. It is passed over.")
+        elif (reason := mismatch(path, run or {})) is not None:
+            logger.warning(f"Ignoring {path}: it {reason}.")
         else:
             return path
     return None
@@ -77,17 +81,16 @@ def last_complete(folder: Path, run: dict | None = None) -> Path | None:
 def find_checkpoint(
     wanted: str | bool | None, output_dir: str, run: dict | None = None
 ) -> str | None:
-    """What `train(resume_from_checkpoint=...)` resumes from.
+    """The checkpoint that `train(resume_from_checkpoint=...)` resumes from; None for a fresh start.
 
     Args:
         wanted: a folder; True or "true" for the last complete checkpoint of output_dir; "auto" for
-            the same, or None where there is none yet; None or False for None.
-        run: what a checkpoint must have in common with this run: one that has not is passed over,
-            or refused if named.
+            the same, or a fresh start if there is none yet; None or False for a fresh start.
+        run: what the checkpoint must have in common with this run. Others are ignored, or refused
+            if named.
 
     Raises:
-        ValueError: there is no complete checkpoint, or it is of ordinary training, or of another
-            run.
+        ValueError: there is no complete checkpoint, or it is of ordinary training or another run.
     """
     if isinstance(wanted, str) and wanted.lower() in ("true", "false"):
         wanted = wanted.lower() == "true"
@@ -103,22 +106,19 @@ def find_checkpoint(
         return None if found is None else str(found)
     if not is_complete(Path(wanted)):
         raise ValueError(
-            f"{wanted} is no complete checkpoint (no readable {TRAINER_STATE_NAME}): name another "
-            "one, or let True find "
-            "the last complete one"
+            f"{wanted} is no complete checkpoint (no readable {TRAINER_STATE_NAME}): give another "
+            "one, or give True for the last complete one"
         )
-    if (other := of_another_run(Path(wanted), run or {})) is not None:
+    if (reason := mismatch(Path(wanted), run or {})) is not None:
         raise ValueError(
-            f"the checkpoint {wanted} {other}. Trainer would count its steps as steps of this run: "
-            "give it as the model, and "
-            "start without resuming"
+            f"the checkpoint {wanted} {reason}. Trainer would count its steps as steps of this "
+            "run: load it as the model instead, and start without resuming"
         )
     return wanted
 
 
 def copied(file: Path, target: Path) -> None:
-    """Puts a file that stays as it is into a checkpoint, without taking its room again where the
-    disk can share it."""
+    """Puts a file that will not change into a checkpoint, as a hard link where the disk allows."""
     with written_whole(target) as partial:
         try:
             os.link(file, partial)
@@ -128,8 +128,8 @@ def copied(file: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def folder_written_whole(target: Path) -> Iterator[Path]:
-    """A new folder's path, whose files take the place of those in `target` once all are written: a
-    full disk leaves the model that was there. A README.md stays, since it may be the user's."""
+    """Yields a new folder, whose files replace those in `target` once all are written, so that a
+    full disk leaves the earlier model intact. An existing README.md stays: it may be the user's."""
     partial = target / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -145,16 +145,16 @@ def folder_written_whole(target: Path) -> Iterator[Path]:
 
 
 class SavingError(OSError):
-    """A checkpoint or a model that was not written."""
+    """A checkpoint or a model could not be saved."""
 
 
 @contextlib.contextmanager
 def saving(folder: Path, output_dir: Path) -> Iterator[None]:
-    """Makes one clear message of the many ways in which writing fails (a full disk, first of all).
+    """Turns the many errors that saving can raise (above all for a full disk) into one clear
+    message. Nested contexts give the message once.
 
     Raises:
-        SavingError: instead of what the writers of the different files raise; once, where one of
-            these contexts is in another.
+        SavingError: in place of any error raised within the context.
     """
     try:
         yield
@@ -167,23 +167,25 @@ def saving(folder: Path, output_dir: Path) -> Iterator[None]:
             if last
             else "There is no complete checkpoint yet"
         )
-        room = " Make room (or set save_total_limit), then start again with resume_from_checkpoint=True."
+        remedy = (
+            " Make room (or set save_total_limit), then start again with "
+            "resume_from_checkpoint=True."
+        )
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise SavingError(
-            f"could not save to {folder}: {reason}. {kept}; what was there before is left as it "
-            "was."
-            f"{room if _needs_room(error) else ''}"
+            f"could not save to {folder}: {reason}. {kept}; earlier files are unchanged."
+            f"{remedy if _disk_is_full(error) else ''}"
         ) from error
 
 
-def _needs_room(error: BaseException) -> bool:
-    """Whether the disk, or what the user may write to it, is full: as Python says it, safetensors,
-    or torch."""
+def _disk_is_full(error: BaseException) -> bool:
+    """Whether an error of Python, safetensors or torch means that the disk or the user's quota is
+    full."""
     full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-    said = (
+    phrases = (
         *(f"os error {number}" for number in full),
         *map(os.strerror, full),
         "PytorchStreamWriter",
         "unexpected pos",
     )
-    return getattr(error, "errno", None) in full or any(words in str(error) for words in said)
+    return getattr(error, "errno", None) in full or any(phrase in str(error) for phrase in phrases)

@@ -1,24 +1,30 @@
-"""How `UnlearnTrainer` writes and reads checkpoints: whole or not at all, and as one model where it
-is in shards."""
+"""What `UnlearnTrainer` saves and loads: checkpoints that are complete or absent, and sharded
+models as if they were not sharded. `checkpoint_files` finds and checks checkpoints on disk."""
 
-import json
 import shutil
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
-from safetensors import safe_open
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
+from transformers.utils import logging
 
-from ..per_sample.shards import fill, made_whole, own_parameters, sharded_modules, split_like
+from ..per_sample.shards import sharded_modules
 from .checkpoint_files import folder_written_whole, is_complete, saving
-from .leftovers import remove_other_weights, weights_in
+from .earlier_run import remove_other_weights, weights_in
 from .publishing import PublishingTrainer
+from .state_dicts import (
+    load_renamed,
+    load_whole_optimizer_state,
+    load_whole_weights,
+    whole_optimizer_state,
+    whole_state_dict,
+    without_repeats,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -27,12 +33,16 @@ class SavingTrainer(PublishingTrainer):
     """The part of `UnlearnTrainer` that saves and loads."""
 
     def _save_own_state(self, checkpoint: Path) -> None:
-        """Writes what a subclass has to find again on resuming; the main process does."""
+        """For subclasses: writes what they need for resuming. Called on the process that saves."""
 
-    def _save_checkpoint(self, model, trial) -> None:
-        """As in Trainer, whose state `trainer_state.json` comes last and thereby says that the
-        checkpoint is complete: it is taken away first where there is an older one, and waits for
-        all processes' files."""
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As in Trainer, which writes its state, `trainer_state.json`, last: a checkpoint that has
+        it is complete. So an older one is removed first, and it is written only when all processes
+        have written their files.
+
+        Raises:
+            SavingError: something could not be written; the incomplete checkpoint is removed.
+        """
         output_dir = Path(self._get_output_dir(trial))
         folder = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         with saving(folder, output_dir):
@@ -49,12 +59,14 @@ class SavingTrainer(PublishingTrainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
+        # Trainer's state comes next, and must not be written before all processes' files.
         self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         if not sharded_modules(self.model):
             return super().save_model(output_dir, _internal_call)
-        # By all processes together, while Trainer of transformers 5.17 asks the main one only.
+        # All processes gather the weights together; Trainer of transformers 5.17 calls `_save` on
+        # the main process only.
         state_dict = whole_state_dict(self.model)
         if self.args.should_save:
             self._save(output_dir, state_dict)
@@ -66,17 +78,15 @@ class SavingTrainer(PublishingTrainer):
         if not self.args.should_save:
             return super()._save(output_dir, state_dict)
         with saving(folder, Path(self.args.output_dir)), folder_written_whole(folder) as partial:
-            if not isinstance(
-                self.accelerator.unwrap_model(self.model), (PreTrainedModel, PeftModel)
-            ):
-                state_dict = without_repeats(
-                    self.model.state_dict() if state_dict is None else state_dict
-                )
+            model = self.accelerator.unwrap_model(self.model)
+            if not isinstance(model, PreTrainedModel | PeftModel):
+                state_dict = self.model.state_dict() if state_dict is None else state_dict
+                state_dict = without_repeats(state_dict)
             super()._save(str(partial), state_dict)
             saved = {path.name for path in partial.iterdir()}
         remove_other_weights(folder, saved)
         if folder.samefile(self.args.output_dir):
-            self._remove_earlier()
+            self._remove_earlier_run()
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not sharded_modules(self.model):
@@ -105,17 +115,16 @@ class SavingTrainer(PublishingTrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_renamed(self.model if model is None else model, Path(resume_from_checkpoint))
 
-    def _issue_warnings_after_load(self, load_result) -> None:
-        """As in Trainer, which fails where a module of the user's own lacks the repeats that were
-        not saved."""
-        if isinstance(self.model, (PreTrainedModel, PeftModel)):
+    def _issue_warnings_after_load(self, load_result: NamedTuple) -> None:
+        """As in Trainer, which would fail for a module of the user's own with tied weights, because
+        only the first of them is saved."""
+        if isinstance(self.model, PreTrainedModel | PeftModel):
             return super()._issue_warnings_after_load(load_result)
         missing = set(load_result.missing_keys) & set(without_repeats(self.model.state_dict()))
         if missing or load_result.unexpected_keys:
             logger.warning(
-                f"The checkpoint lacks the weights {sorted(missing)}, and has "
-                f"{sorted(load_result.unexpected_keys)} that the "
-                "model has not."
+                f"The checkpoint lacks the model's weights {sorted(missing)}, and the model lacks "
+                f"the checkpoint's weights {sorted(load_result.unexpected_keys)}."
             )
 
     def _load_best_model(self) -> None:
@@ -125,94 +134,6 @@ class SavingTrainer(PublishingTrainer):
         else:
             super()._load_best_model()
             load_renamed(self.model, best)
-        # Without weights there, Trainer has warned and loaded nothing.
+        # If there are no weights, Trainer has warned and loaded nothing.
         if weights_in(best):
             self.record.loaded(self.state.best_model_checkpoint)
-
-
-def load_renamed(model: nn.Module, checkpoint: Path) -> None:
-    """Loads what Trainer passes over: `save_pretrained` writes layers by the names that they had in
-    earlier versions of transformers (ViT's `encoder.layer.0`), and Trainer looks for those of
-    today, warns, and goes on without them."""
-    index, file = checkpoint / SAFE_WEIGHTS_INDEX_NAME, checkpoint / SAFE_WEIGHTS_NAME
-    if not isinstance(model, PreTrainedModel) or not (index.exists() or file.exists()):
-        return
-    if index.exists():
-        names = set(json.loads(index.read_text())["weight_map"])
-    else:
-        with safe_open(file, framework="pt") as tensors:
-            names = set(tensors.keys())
-    if not names <= set(model.state_dict()):
-        model.load_state_dict(
-            type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict()
-        )
-
-
-def without_repeats(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with tied weights once, under their first name, since safetensors takes no
-    tensor twice.
-
-    `load_state_dict(..., strict=False)` or `safetensors.torch.load_model` fill the others with it.
-    """
-    seen = {}
-    for name, tensor in state_dict.items():
-        own = (
-            name
-            if tensor.numel() == 0
-            else (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        )
-        seen.setdefault(own, (name, tensor))
-    return dict(seen.values())
-
-
-def whole_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a model in shards as if it were in none (all processes have to call this
-    together)."""
-    own_parameters(model)
-    tensors = model.state_dict(keep_vars=True)
-    whole = {
-        id(tensor): made_whole(tensor)
-        for tensor in {id(tensor): tensor for tensor in tensors.values()}.values()
-    }
-    return {name: whole[id(tensor)] for name, tensor in tensors.items()}  # tied weights stay one
-
-
-def load_whole_weights(model: nn.Module, checkpoint: Path) -> None:
-    """Fills a model in shards with the weights, or the adapter, that a checkpoint has."""
-    own_parameters(model)
-    adapters = getattr(model, "peft_config", {})
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        for adapter in adapters:  # files leave its name out
-            name = name.replace(f".{adapter}.", ".")
-        tensors[name] = tensor
-    for file in sorted(
-        checkpoint.glob("adapter_model*.safetensors" if adapters else "model*.safetensors")
-    ):
-        for name, whole in load_file(file).items():
-            fill(tensors[name], whole)
-
-
-def whole_optimizer_state(optimizer: torch.optim.Optimizer) -> dict:
-    """The state dict of an optimizer of parameters in shards as if they were in none (all processes
-    together)."""
-    state_dict = optimizer.state_dict()
-    state = {
-        at: {
-            key: made_whole(value) if isinstance(value, Tensor) else value
-            for key, value in values.items()
-        }
-        for at, values in state_dict["state"].items()
-    }
-    return {**state_dict, "state": state}
-
-
-def load_whole_optimizer_state(optimizer: torch.optim.Optimizer, state_dict: dict) -> None:
-    """Splits what `whole_optimizer_state` gave over the shards that there are now."""
-    optimizer.load_state_dict(state_dict)
-    for p, values in optimizer.state.items():
-        values.update(
-            (key, split_like(p, x))
-            for key, x in values.items()
-            if isinstance(x, Tensor) and x.shape == p.shape
-        )

@@ -1,15 +1,16 @@
-"""Rows that a dataset makes on access (`Dataset.with_transform`), without the columns that the
-model does not take."""
+"""Removes columns that the model does not take from datasets whose rows are made on access
+(`Dataset.with_transform`)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import datasets
 
 
 @dataclass(frozen=True)
 class OnlyColumns:
-    """A transform of a dataset, of whose result only some columns are kept."""
+    """A dataset's transform, reduced to some columns of its result."""
 
     transform: Callable[[dict], dict]
     kept: frozenset[str]
@@ -18,13 +19,14 @@ class OnlyColumns:
         return {name: column for name, column in self.transform(rows).items() if name in self.kept}
 
 
-def made_on_access(dataset) -> bool:
+def made_on_access(dataset: Any) -> bool:
+    """Whether a dataset has a transform that makes its rows."""
     return isinstance(dataset, datasets.Dataset) and dataset.format["type"] == "custom"
 
 
-def only_columns(dataset: datasets.Dataset, kept) -> datasets.Dataset:
-    """The dataset with a transform that gives only the named columns. What is stored stays, since
-    the transform reads it."""
+def only_columns(dataset: datasets.Dataset, kept: Iterable[str]) -> datasets.Dataset:
+    """The dataset with a transform that gives only the named columns. The stored columns stay,
+    because the transform reads them."""
     made = dataset.format
     return dataset.with_transform(
         OnlyColumns(made["format_kwargs"]["transform"], frozenset(kept)),

@@ -1,50 +1,82 @@
-"""Refuses at construction what could only be wrong later: what, why, and what to do instead."""
+"""Refuses, when the trainer is constructed, what could only go wrong later. Each message says what
+is refused, why, and what to do instead."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 import datasets
 import torch
-from accelerate.utils import DistributedType
+from accelerate.utils import DeepSpeedPlugin, DistributedType
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, Shard
 from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import Trainer
 
 from ..config import UnlearnConfig
 from ..methods import Method
 from . import deepspeed
 
-DDP = "Use DDP (recipes/accelerate/ddp.yaml), with LoRA (peft_config) or gradient checkpointing where memory is short."
-INSTEAD = "Use FSDP2 (recipes/accelerate/fsdp2.yaml) for a model too large for one GPU, else DDP (recipes/accelerate/ddp.yaml)."
+DDP = (
+    "Use DDP (recipes/accelerate/ddp.yaml), with LoRA (peft_config) or gradient checkpointing if "
+    "memory is short."
+)
+USE_FSDP2 = (
+    "Use FSDP2 (recipes/accelerate/fsdp2.yaml) for a model too large for one GPU, else DDP "
+    "(recipes/accelerate/ddp.yaml)."
+)
+NO_FORGET = (
+    "forget_dataset is missing: give the samples to forget (train_dataset is another name for it)"
+)
+STREAMS = (torch.utils.data.IterableDataset, datasets.IterableDataset)
+
+# Called with what is refused, why, and what to do instead. Raises ValueError.
+Refuse = Callable[[str, str, str], None]
 
 
-NO_FORGET = "forget_dataset is missing: give the samples to forget (train_dataset is its alias)"
+def _refuse(method: Any, what: str, why: str, instead: str) -> None:
+    raise ValueError(f"{what} does not work with method={method!r}: {why}. {instead}")
 
 
-def check_data(method: Method, forget_dataset, retain_dataset, args: UnlearnConfig) -> None:
-    """A trainer without data to forget evaluates only."""
+# ---- data ----------------------------------------------------------------------------------------
+
+
+def check_data(
+    method: Method, forget_dataset: Any, retain_dataset: Any, args: UnlearnConfig
+) -> None:
+    """Checks that the datasets fit the method. A trainer without a forget set only evaluates.
+
+    Raises:
+        ValueError: a dataset is missing, empty, too small, or a stream that may not be one.
+    """
     if forget_dataset is None:
         if args.do_train:
             raise ValueError(NO_FORGET)
         return
-    if hasattr(forget_dataset, "__len__") and len(forget_dataset) == 0:
+    has_length = hasattr(forget_dataset, "__len__")
+    if has_length and len(forget_dataset) == 0:
         raise ValueError("forget_dataset is empty: give at least one sample to forget")
-    if method.prepares and "forget" in method.prepares and not hasattr(forget_dataset, "__len__"):
+    prepares = method.prepares or ()
+    if "forget" in prepares and not has_length:
         raise ValueError(
-            f"forget_dataset is iterable only, but method={args.method!r} looks at all of it "
-            "before the first step: take the "
-            "samples into a list or a Dataset first"
+            f"forget_dataset is a stream, but method={args.method!r} reads all of it before the "
+            "first step: load the samples into a list or a Dataset"
         )
-    if not method.uses_retain and "retain" not in (method.prepares or ()):
-        return
+    if method.uses_retain or "retain" in prepares:
+        _check_retain(retain_dataset, args)
+
+
+def _check_retain(retain_dataset: Any, args: UnlearnConfig) -> None:
     if retain_dataset is None:
         raise ValueError(
-            "retain_dataset is missing: this method needs samples to keep, if only a few dozen"
+            "retain_dataset is missing: this method needs samples to keep, even if only a few dozen"
         )
-    if isinstance(retain_dataset, (torch.utils.data.IterableDataset, datasets.IterableDataset)):
+    if isinstance(retain_dataset, STREAMS):
         raise ValueError(
-            "retain_dataset is iterable only, but the retain batch of a step must not depend on "
-            "what was read before: "
-            "take the samples into a list or a Dataset first"
+            "retain_dataset is a stream, but the retain batch of a step must not depend on what "
+            "was read before: load the samples into a list or a Dataset"
         )
     if len(retain_dataset) == 0:
         raise ValueError(
@@ -54,96 +86,102 @@ def check_data(method: Method, forget_dataset, retain_dataset, args: UnlearnConf
     if len(retain_dataset) < args.world_size:
         raise ValueError(
             f"retain_dataset has {len(retain_dataset)} samples, but there are {args.world_size} "
-            "processes: each needs "
-            "at least one. Start fewer processes or give more retain samples."
+            "processes, and each needs at least one: start fewer processes or give more retain "
+            "samples"
         )
 
 
-def check_deepspeed(method: Method, args: UnlearnConfig, plugin=None) -> None:
-    """Before the Trainer is built, which would start it, and after it, when accelerate has spoken.
+# ---- the model and the arguments -----------------------------------------------------------------
+
+
+def check_compatible(method: Method, trainer: Trainer) -> None:
+    """Checks that the method works with the model, the arguments and accelerate's set-up.
+
+    Raises:
+        ValueError: it does not.
+    """
+    args, model = trainer.args, trainer.model
+    check_deepspeed(method, args, trainer.accelerator.state.deepspeed_plugin)
+    if trainer.train_dataset is None:
+        return
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(
+            "no parameter of the model has requires_grad=True, so there is nothing to train: "
+            "unfreeze some, or give a peft_config (to evaluate only, leave forget_dataset out)"
+        )
+    refuse = partial(_refuse, args.method)
+    _check_arguments(trainer, refuse)
+    method.check(model)
+    _check_shards(method, trainer, refuse)
+    if method.prepares is not None and trainer.model_init is not None:
+        refuse(
+            "model_init",
+            "the method looks at the model before training starts, and then a new one is made",
+            "Give model.",
+        )
+    if method.one_shot and args.fp16:
+        refuse("fp16", "a gradient scaler needs a gradient, and there is none", "Set fp16=False.")
+    if method.per_sample:
+        _check_per_sample(model, args, refuse)
+
+
+def check_deepspeed(
+    method: Method, args: UnlearnConfig, plugin: DeepSpeedPlugin | None = None
+) -> None:
+    """Checks a DeepSpeed configuration. Called before the Trainer is constructed, which would start
+    DeepSpeed, and again after it, when accelerate knows its own configuration.
 
     Args:
-        plugin: accelerate's DeepSpeedPlugin, where it was launched with one.
+        plugin: accelerate's, if it was launched with DeepSpeed.
+
+    Raises:
+        ValueError: the method or the ZeRO stage does not work with DeepSpeed.
     """
     plugin = plugin or args.deepspeed_plugin
     if plugin is None:
         return
     if method.edits_gradient:
-        what, why = (
-            "DeepSpeed",
-            "its engine owns the gradients, and steps before a method could change them",
-        )
-    elif plugin.zero_stage > deepspeed.MAX_STAGE:
-        what, why = (
-            f"ZeRO stage {plugin.zero_stage}",
-            "it is not made for weights in DeepSpeed's shards",
-        )
-    else:
-        return
-    raise ValueError(f"{what} does not work with method={args.method!r}: {why}. {INSTEAD}")
+        why = "its engine owns the gradients, and steps before a method could change them"
+        _refuse(args.method, "DeepSpeed", why, USE_FSDP2)
+    if plugin.zero_stage > deepspeed.MAX_STAGE:
+        why = "weights in DeepSpeed's shards are not supported"
+        _refuse(args.method, f"ZeRO stage {plugin.zero_stage}", why, USE_FSDP2)
 
 
-def check_compatible(method: Method, trainer) -> None:
+def _check_arguments(trainer: Trainer, refuse: Refuse) -> None:
+    """What no method works with."""
     args, accelerator = trainer.args, trainer.accelerator
-    check_deepspeed(method, args, getattr(accelerator.state, "deepspeed_plugin", None))
-    if trainer.train_dataset is None:
-        return
-    if not any(p.requires_grad for p in trainer.model.parameters()):
-        raise ValueError(
-            "no parameter of the model has requires_grad=True, so that there is nothing to train: "
-            "unfreeze some, or give a "
-            "peft_config (to evaluate only, leave forget_dataset out)"
-        )
-
-    def refuse(what: str, why: str, instead: str):
-        raise ValueError(f"{what} does not work with method={args.method!r}: {why}. {instead}")
-
     if args.label_smoothing_factor:
         refuse(
             "label_smoothing_factor",
             "its loss averages over the tokens of the batch",
             "Set it to 0.",
         )
-    if args.auto_find_batch_size and (
-        args.world_size > 1 or accelerator.is_fsdp2 or trainer.is_deepspeed_enabled
-    ):
+    several = args.world_size > 1 or accelerator.is_fsdp2 or trainer.is_deepspeed_enabled
+    if args.auto_find_batch_size and several:
         refuse(
             "auto_find_batch_size with several processes, FSDP or DeepSpeed",
-            "a process that runs out of memory would begin again while the others wait for it",
+            "a process that runs out of memory would start again while the others wait for it",
             "Set it to False, and lower per_device_train_batch_size and "
-            "per_device_retain_batch_size where they do not fit.",
+            "per_device_retain_batch_size until they fit.",
         )
-    streamed = isinstance(
-        trainer.train_dataset, (torch.utils.data.IterableDataset, datasets.IterableDataset)
-    )
+    streamed = isinstance(trainer.train_dataset, STREAMS)
     if streamed and args.world_size > 1 and accelerator.dispatch_batches is False:
         refuse(
             "dispatch_batches=False with an iterable forget_dataset on several processes",
-            "each would read the data by itself, and some would end before the others, which wait "
-            "for them",
-            "Leave dispatch_batches out of accelerator_config: then the main process reads for "
+            "each process would read the data by itself, and some would end while others wait for "
+            "them",
+            "Leave dispatch_batches out of accelerator_config, so that the main process reads for "
             "all.",
         )
-    method.check(trainer.model)
-    check_shards(method, trainer, refuse)
-    if method.prepares is not None and trainer.model_init is not None:
-        refuse(
-            "model_init",
-            "the method looks at the model before training starts, which makes a new one",
-            "Give model.",
-        )
-    if method.one_shot and args.fp16:
-        refuse(
-            "fp16", "a gradient scaler wants a gradient, and there is none", "Set fp16 to False."
-        )
-    if not method.per_sample:
-        return
-    if not args.freeze_batch_norm and any(
-        isinstance(module, _BatchNorm) for module in trainer.model.modules()
-    ):
+
+
+def _check_per_sample(model: nn.Module, args: UnlearnConfig, refuse: Refuse) -> None:
+    """What methods with per-sample gradients do not work with."""
+    if not args.freeze_batch_norm and any(isinstance(m, _BatchNorm) for m in model.modules()):
         refuse(
             "freeze_batch_norm=False",
-            "its samples would interact and have no gradient of their own",
+            "samples would interact, so that none has a gradient of its own",
             "Set it to True.",
         )
     if args.n_gpu > 1:
@@ -152,10 +190,10 @@ def check_compatible(method: Method, trainer) -> None:
             "it copies the parameters",
             "Start with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES to one GPU.",
         )
-    if args.torch_compile or any(_is_compiled(module) for module in trainer.model.modules()):
+    if args.torch_compile or any(map(_is_compiled, model.modules())):
         refuse(
             "torch_compile",
-            "a compiled graph hides the layers whose samples are told apart",
+            "a compiled graph hides the layers, in which samples are told apart",
             "Set it to False, and give the model as it is before torch.compile.",
         )
     if args.use_liger_kernel:
@@ -166,68 +204,77 @@ def check_compatible(method: Method, trainer) -> None:
         )
 
 
-def check_shards(method: Method, trainer, refuse) -> None:
-    """Parameters in shards: FSDP2, by accelerate or by hand, over all processes and along their
-    first axis."""
+# ---- sharded models ------------------------------------------------------------------------------
+
+
+def _check_shards(method: Method, trainer: Trainer, refuse: Refuse) -> None:
+    """Parameters must be sharded by FSDP2, through accelerate or by hand."""
     args, accelerator, model = trainer.args, trainer.accelerator, trainer.model
-    by_accelerate = bool(args.fsdp) or accelerator.distributed_type == DistributedType.FSDP
-    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()) or (
-        by_accelerate
-        and not accelerator.is_fsdp2
-        and accelerator.distributed_type == DistributedType.FSDP
-    ):
+    launched = accelerator.distributed_type == DistributedType.FSDP
+    wrapped = any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
+    if wrapped or launched and not accelerator.is_fsdp2:
         refuse(
             "FSDP1",
             "it flattens the parameters of a layer into one",
             "Use FSDP2 (fsdp_version: 2 in the configuration of accelerate, as in "
             "recipes/accelerate/fsdp2.yaml).",
         )
-    parameters = list(model.parameters())
-    in_shards = [p for p in parameters if isinstance(p, DTensor)]
-    if not by_accelerate and not in_shards:
+    by_accelerate = bool(args.fsdp) or launched
+    sharded = [p for p in model.parameters() if isinstance(p, DTensor)]
+    if not by_accelerate and not sharded:
         return
     if not method.shards or method.prepares is not None:
-        refuse("FSDP", "it is not made for gradients in shards", DDP)
+        refuse("FSDP", "the method is not made for gradients in shards", DDP)
     if args.bf16_full_eval or args.fp16_full_eval:
         refuse(
             "bf16_full_eval or fp16_full_eval with FSDP",
-            "it casts the weights in their shards",
+            "it casts the sharded weights",
             "Use bf16.",
         )
     if args.torch_compile:
         refuse("torch_compile with FSDP", "it is not tested", "Set it to False.")
     if by_accelerate:
-        if accelerator.mixed_precision == "fp16":
-            refuse(
-                "fp16 with FSDP",
-                "its gradient scaler is not tested with gradients in shards",
-                "Use bf16.",
-            )
-        if accelerator.is_fsdp2:  # so that what is saved loads with from_pretrained
-            accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-        return
-    everyone = list(range(args.world_size))
-    if any(
-        p.device_mesh.mesh.tolist() != everyone or p.placements != (Shard(0),) for p in in_shards
-    ):
+        _check_accelerate(trainer, refuse)
+    else:
+        _check_sharded_by_hand(trainer, sharded, refuse)
+
+
+def _check_accelerate(trainer: Trainer, refuse: Refuse) -> None:
+    """accelerate shards the model; it is also told to save whole state dicts, which from_pretrained
+    can load."""
+    accelerator = trainer.accelerator
+    if accelerator.mixed_precision == "fp16":
         refuse(
-            f"a model with parameters in shards {sorted({str(p.placements) for p in in_shards})}",
-            f"they must be split along the first axis over all {args.world_size} processes",
+            "fp16 with FSDP",
+            "its gradient scaler is not tested with sharded gradients",
+            "Use bf16.",
+        )
+    if accelerator.is_fsdp2:
+        accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+
+
+def _check_sharded_by_hand(trainer: Trainer, sharded: Iterable[DTensor], refuse: Refuse) -> None:
+    """The whole model must be sharded along the first axis, over all processes."""
+    model, everyone = trainer.model, list(range(trainer.args.world_size))
+    if any(p.device_mesh.mesh.tolist() != everyone or p.placements != (Shard(0),) for p in sharded):
+        refuse(
+            f"a model with parameters in shards {sorted({str(p.placements) for p in sharded})}",
+            f"they must be split along the first axis over all {len(everyone)} processes",
             "Call fully_shard without a mesh of several dimensions, shard_placement_fn or tensor "
             "parallelism.",
         )
-    if not isinstance(model, FSDPModule) or any(
-        p.requires_grad and not isinstance(p, DTensor) for p in parameters
-    ):
+    whole = [p for p in model.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+    if whole or not isinstance(model, FSDPModule):
         refuse(
             "a model of which only a part is in shards",
-            "nobody averages the gradients of the rest over the processes",
+            "nothing averages the gradients of the other part over the processes",
             "Call fully_shard(model) on the whole model after its layers, and get_peft_model "
             "before it.",
         )
-    if accelerator.mixed_precision != "no":
+    precision = trainer.accelerator.mixed_precision
+    if precision != "no":
         refuse(
-            f"{accelerator.mixed_precision} beside fully_shard",
+            f"{precision} beside fully_shard",
             "FSDP2 itself casts the parameters",
             "Leave bf16 and fp16 off and call fully_shard(..., "
             "mp_policy=MixedPrecisionPolicy(torch.bfloat16)).",
@@ -239,4 +286,6 @@ def _is_compiled(module: nn.Module) -> bool:
 
 
 def checkpoints_activations(model: nn.Module) -> bool:
+    """Whether a model uses gradient checkpointing. (Only transformers' modules have the
+    attribute.)"""
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())

@@ -1,8 +1,9 @@
-"""Whether samples to forget are in the retain set, too, as far as it can be told without reading
-both."""
+"""Finds samples that are both in the forget set and in the retain set, as far as that is possible
+without reading large datasets."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import datasets
 import numpy as np
@@ -12,42 +13,43 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-BYTES = 2**23  # so much of both data sets is compared by content
+# Datasets are compared by content up to this size in bytes.
+MAX_BYTES = 2**23
 
 
-def warn_of_overlap(forget_dataset, retain_dataset) -> None:
-    """One warning with the number of samples that are in both, where it is cheap to tell: the same
-    object, parts of the same one, rows of `datasets` with the same id, and small data by its
-    content."""
+def warn_of_overlap(forget_dataset: Any, retain_dataset: Any) -> None:
+    """Warns with the number of samples in both datasets, where it is cheap to count them: for the
+    same object or parts of it, rows of `datasets` with equal ids, and small data by content."""
     shared = shared_samples(forget_dataset, retain_dataset)
     if shared:
         logger.warning(
-            f"{shared} samples of retain_dataset are in forget_dataset, too: what is to be "
-            "forgotten is kept with them. Take "
-            "them out of retain_dataset."
+            f"{shared} samples of retain_dataset are in forget_dataset too, so the training would "
+            "keep what it should forget. Remove them from retain_dataset."
         )
 
 
-def shared_samples(forget, retain) -> int:
-    """How many are known to be in both."""
-    (forget, some), (retain, others) = _unwrapped(forget), _unwrapped(retain)
+def shared_samples(forget: Any, retain: Any) -> int:
+    """How many samples are known to be in both."""
+    (forget, forget_places), (retain, retain_places) = _unwrapped(forget), _unwrapped(retain)
     if forget is None or retain is None:
         return 0
     if forget is retain:
-        return len(set(some) & set(others))
+        return len(set(forget_places) & set(retain_places))
     if isinstance(forget, datasets.Dataset) and isinstance(retain, datasets.Dataset):
         return _shared_rows(
-            forget.with_format("arrow").select(some), retain.with_format("arrow").select(others)
+            forget.with_format("arrow").select(forget_places),
+            retain.with_format("arrow").select(retain_places),
         )
     if isinstance(forget, list | tuple) and isinstance(retain, list | tuple):
         return _shared_contents(
-            [forget[place] for place in some], [retain[place] for place in others]
+            [forget[place] for place in forget_places], [retain[place] for place in retain_places]
         )
     return 0
 
 
-def _unwrapped(dataset):
-    """What a chain of `Subset`s is a part of, and which part; (None, ()) where it has no length."""
+def _unwrapped(dataset: Any) -> tuple[Any, Sequence[int]]:
+    """The dataset below a chain of `Subset`s, and the indices of the chain in it; (None, ()) for a
+    stream."""
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         return None, ()
     places = range(len(dataset))
@@ -57,16 +59,18 @@ def _unwrapped(dataset):
 
 
 def _shared_rows(forget: datasets.Dataset, retain: datasets.Dataset) -> int:
-    """Of rows in Arrow's format, in which nothing is decoded."""
+    """Compares rows in Arrow's format, in which nothing is decoded."""
     if "id" in forget.column_names and "id" in retain.column_names:
         places = {name: row for row, name in enumerate(_column(forget, "id"))}
         pairs = [
             (places[name], row) for row, name in enumerate(_column(retain, "id")) if name in places
         ]
-        # Row numbers are ids in any data: the first samples themselves must be the same.
-        same = all(_row(forget, mine) == _row(retain, its) for mine, its in pairs[:3])
+        # Ids may be row numbers, which any data have: the first pairs must be equal as a whole.
+        same = all(_row(forget, mine) == _row(retain, other) for mine, other in pairs[:3])
         return len(pairs) if same else 0
-    if forget.column_names != retain.column_names or max(_size(forget), _size(retain)) > BYTES:
+    if forget.column_names != retain.column_names:
+        return 0
+    if max(_table_bytes(forget), _table_bytes(retain)) > MAX_BYTES:
         return 0
     return _shared_contents(forget[:].to_pylist(), retain[:].to_pylist())
 
@@ -79,24 +83,25 @@ def _row(rows: datasets.Dataset, place: int) -> dict:
     return rows[place : place + 1].to_pylist()[0]
 
 
-def _size(rows: datasets.Dataset) -> float:
+def _table_bytes(rows: datasets.Dataset) -> float:
+    """Estimated from the whole table, of which the rows may be a selection."""
     return rows.data.nbytes / max(len(rows.data), 1) * len(rows)
 
 
 def _shared_contents(forget: list, retain: list) -> int:
+    """Compares samples by identity and, if none is the same object and the data are small, by
+    content."""
     known = {id(sample) for sample in forget}
-    alike = sum(id(sample) in known for sample in retain)
-    if (
-        alike
-        or not (forget and retain)
-        or _bytes(forget[0]) * len(forget) + _bytes(retain[0]) * len(retain) > BYTES
-    ):
-        return alike
+    identical = sum(id(sample) in known for sample in retain)
+    if identical or not forget or not retain:
+        return identical
+    if _bytes(forget[0]) * len(forget) + _bytes(retain[0]) * len(retain) > MAX_BYTES:
+        return 0
     known = set(map(_digest, forget))
     return sum(_digest(sample) in known for sample in retain)
 
 
-def _bytes(sample) -> int:
+def _bytes(sample: Any) -> int:
     if isinstance(sample, Mapping):
         return sum(map(_bytes, sample.values()))
     if isinstance(sample, list | tuple):
@@ -104,14 +109,15 @@ def _bytes(sample) -> int:
     return getattr(sample, "nbytes", 64)
 
 
-def _digest(sample) -> bytes:
-    found = hashlib.sha256()
+def _digest(sample: Any) -> bytes:
+    digest = hashlib.sha256()
     for part in _parts(sample):
-        found.update(part)
-    return found.digest()
+        digest.update(part)
+    return digest.digest()
 
 
-def _parts(value):
+def _parts(value: Any) -> Iterator[bytes]:
+    """The content of a sample, for its digest."""
     if isinstance(value, Mapping):
         for name in sorted(value, key=str):
             yield str(name).encode()
@@ -128,4 +134,5 @@ def _parts(value):
     elif value is None or isinstance(value, str | bytes | bool | int | float):
         yield repr(value).encode()
     else:
-        yield str(id(value)).encode()  # the texts of two different objects may be the same
+        # by identity: two different objects may have the same text
+        yield str(id(value)).encode()

@@ -1,4 +1,4 @@
-"""The precision of weights: training changes them in float32, whatever they were stored in."""
+"""The precision of weights: whatever they are stored in, training changes them in float32."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,15 +18,15 @@ def train_in_float32(model: nn.Module, optimizer: torch.optim.Optimizer | None =
     warning.
 
     In half precision most of an unlearning step is lost: a weight of 1 cannot change by less than
-    .004 in bfloat16. Frozen half-precision weights beside trained float32 ones (a LoRA adapter)
+    0.004 in bfloat16. Frozen half-precision weights beside trained float32 ones (a LoRA adapter)
     stay as they are.
 
     Args:
-        optimizer: the user's, of the model's parameters, which stay the same objects; its state is
-            converted, too.
+        optimizer: a user's optimizer of the model's parameters, which remain the same objects; its
+            state is converted too.
 
     Raises:
-        ValueError: the parameters cannot be converted: they are quantised, or in shards.
+        ValueError: the parameters cannot be converted because they are quantised or sharded.
     """
     halves = [
         (name, p) for name, p in model.named_parameters() if p.requires_grad and p.dtype in HALF
@@ -34,44 +34,48 @@ def train_in_float32(model: nn.Module, optimizer: torch.optim.Optimizer | None =
     if not halves:
         return
     name, dtype = halves[0][0], str(halves[0][1].dtype).removeprefix("torch.")
-    why = f"{len(halves)} trainable parameters, such as {name}, are in {dtype}, in which small updates are lost"
+    why = (
+        f"{len(halves)} trainable parameters, such as {name}, are in {dtype}, in which small "
+        "updates are lost"
+    )
     if any(isinstance(p, DTensor) for _, p in halves):
         raise ValueError(
             f"{why}: call model.float() before fully_shard(..., "
             "mp_policy=MixedPrecisionPolicy(torch.bfloat16))"
         )
-    if (
-        getattr(model, "is_quantized", False)
-        or getattr(model, "quantization_method", None) is not None
-    ):
+    # only transformers' models have these attributes
+    quantised = getattr(model, "is_quantized", False) or getattr(model, "quantization_method", None)
+    if quantised:
         raise ValueError(
             f"{why}, and a quantised model cannot be converted to float32: train an adapter on it "
-            "(peft_config), or load the "
-            "model without quantization"
+            "(peft_config), or load the model without quantization"
         )
     logger.warning(
-        f"{why}: the whole model is converted to float32, and saved in it. For faster computation "
-        "set bf16=True, which "
-        "keeps the weights in float32."
+        f"{why}: converting the whole model to float32, in which it will also be saved. For faster "
+        "computation set bf16=True, which keeps the weights in float32."
     )
     for tensor in [*model.parameters(), *model.buffers()]:
         if tensor.dtype in HALF:
             tensor.grad, tensor.data = None, tensor.data.float()
     if optimizer is not None and optimizer.state:
-        # which casts the state to the parameters' precision
+        # loading casts the state to the parameters' precision
         optimizer.load_state_dict(optimizer.state_dict())
 
 
 def input_precision(model: nn.Module) -> torch.dtype | None:
-    """The half precision that a model's first weights are in, and that its inputs need; None for
-    all others."""
+    """The half precision of a model's first weights, which its inputs need as well; None for any
+    other precision."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     return dtype if dtype in HALF else None
 
 
 def cast_inputs(inputs: dict, dtype: torch.dtype | None, labels: list[str]) -> dict:
-    """Inputs of floating point, but not the labels, in the model's half precision (as they are
-    where dtype is None)."""
+    """Casts floating-point inputs, except labels, to the model's half precision, in place.
+
+    Args:
+        dtype: None to change nothing.
+        labels: names of the inputs that are labels.
+    """
     if dtype is None:
         return inputs
     for name, value in inputs.items():
@@ -82,8 +86,8 @@ def cast_inputs(inputs: dict, dtype: torch.dtype | None, labels: list[str]) -> d
 
 @contextlib.contextmanager
 def weights_kept(model: nn.Module) -> Iterator[None]:
-    """After this context the model's weights are the very ones of before, in which a cast to half
-    precision would have left rounded copies."""
+    """Restores the model's exact weights at the end of the context. A cast to half precision and
+    back would leave rounded copies."""
     parameters = [(p, p.data) for p in model.parameters()]
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     try:

@@ -1,34 +1,40 @@
-"""SIGTERM: a checkpoint is saved after the current step, then the run ends."""
+"""Handles SIGTERM: the training saves a checkpoint after the current step and stops."""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from types import FrameType
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.utils import logging
+
+from ..config import UnlearnConfig
 
 logger = logging.get_logger(__name__)
 
-# What a process ended by SIGTERM exits with, by the convention of shells: 128 + 15.
+# The exit code of a process ended by SIGTERM, by the shells' convention: 128 + 15.
 EXIT_CODE = 128 + signal.SIGTERM
 
 
 class Preemption(TrainerCallback):
-    """SIGTERM, as a machine sends it that is taken away: the training saves a checkpoint after the
-    current optimizer step and stops. `asked` is set by the signal on one process, `agreed` by the
-    trainer on all of them."""
+    """Ends the training when the machine is about to be taken away, which SIGTERM announces.
+
+    Attributes:
+        asked: whether this process received the signal.
+        agreed: whether any process did; set by the trainer.
+    """
 
     def __init__(self):
         self.asked = self.agreed = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within this context; not where somebody else listens already, or in a thread, which gets
-        no signals.
+        """Handles SIGTERM within this context, unless another handler is installed or this is not
+        the main thread, which alone receives signals.
 
         Raises:
-            SystemExit: with `EXIT_CODE` at its end, if the signal came.
+            SystemExit: with `EXIT_CODE`, at the end of the context, if the signal came.
         """
         self.asked = self.agreed = False
         main = threading.current_thread() is threading.main_thread()
@@ -43,13 +49,15 @@ class Preemption(TrainerCallback):
         if self.asked or self.agreed:
             raise SystemExit(EXIT_CODE)
 
-    def _ask(self, number, frame):
+    def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
         if self.agreed:
             logger.warning(
-                f"SIGTERM: saving a checkpoint at step {state.global_step}, then exit "
+                f"SIGTERM: saving a checkpoint at step {state.global_step}, then exiting with "
                 f"code {EXIT_CODE}."
             )
             control.should_save = control.should_training_stop = True

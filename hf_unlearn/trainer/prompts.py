@@ -1,15 +1,22 @@
-"""How Whisper's decoder is prompted: what its labels begin with has to be what `generate` begins
-with.
+"""Whisper's decoder prompt: labels must begin as `generate` begins.
 
-A model that is trained on <|de|><|transcribe|> and evaluated on a detected <|en|> is another model
-in its evaluation.
+Otherwise evaluation measures another model than the one trained, for example if labels begin with
+<|de|><|transcribe|> while `generate` detects <|en|>.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, WhisperConfig
+from accelerate import Accelerator
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Seq2SeqTrainingArguments,
+    WhisperConfig,
+)
 from transformers.models.whisper.tokenization_whisper import TASK_IDS, TO_LANGUAGE_CODE
 from transformers.utils import logging
 
@@ -17,8 +24,13 @@ from ..metrics.normalizers import language_code
 
 logger = logging.get_logger(__name__)
 
-SILENT, DETECTED = "<|notimestamps|>", "<the language it detects>"
-ENGLISH_VOCABULARY = 51864  # Whisper's English-only models have so many tokens
+NO_TIMESTAMPS = "<|notimestamps|>"
+DETECTED = "<the language it detects>"
+# The number of tokens that tells Whisper's English-only models from the multilingual ones.
+ENGLISH_VOCABULARY = 51864
+
+
+# ---- setting language and task -------------------------------------------------------------------
 
 
 def load_generation_config(name: str, config: WhisperConfig) -> GenerationConfig:
@@ -30,8 +42,10 @@ def load_generation_config(name: str, config: WhisperConfig) -> GenerationConfig
     return GenerationConfig.from_model_config(config) if found._from_model_config else found
 
 
-def check_language(tokenizer, language: str | None, task: str | None) -> None:
-    """Raises ValueError where a tokenizer has no prompt token for the language or the task."""
+def check_language(
+    tokenizer: PreTrainedTokenizerBase, language: str | None, task: str | None
+) -> None:
+    """Raises ValueError if a tokenizer has no prompt token for the language or the task."""
     if language is not None and language_code(language) not in TO_LANGUAGE_CODE.values():
         raise ValueError(
             f"language is {language!r}, which Whisper does not know: give a code such "
@@ -54,73 +68,85 @@ def set_language(
     language: str | None,
     task: str | None,
 ) -> None:
-    """Makes `generate` prompt with language and task, in this process and after saving; nothing
-    where both are None.
+    """Makes `generate` prompt with a language and a task, in this process and after saving. Does
+    nothing if both are None.
+
+    Args:
+        name: of the model, for messages.
 
     Raises:
-        ValueError: the model `name` is an English-only one, or its generation configuration has no
-            such tokens.
+        ValueError: the model is English-only, or its generation configuration lacks such tokens.
     """
     if language is None and task is None:
         return
-    if (
-        config.vocab_size == ENGLISH_VOCABULARY
-        or getattr(generation_config, "is_multilingual", None) is False
-    ):
+    # generation configurations only have the attributes that their file sets
+    english = getattr(generation_config, "is_multilingual", None) is False
+    if english or config.vocab_size == ENGLISH_VOCABULARY:
         raise ValueError(
             f"language is {language} and task is {task}, but {name} takes neither: it knows one "
             "language only. Leave both out"
         )
-    if not getattr(generation_config, "lang_to_id", None) or not getattr(
-        generation_config, "task_to_id", None
-    ):
+    languages = getattr(generation_config, "lang_to_id", None)
+    if not languages or not getattr(generation_config, "task_to_id", None):
         raise ValueError(
-            f"language is {language}, but the generation_config.json of {name} is of an old form "
-            "without lang_to_id and "
-            "task_to_id, so that generate() cannot be told. Leave language and task out, or take a "
-            "newer one: "
+            f"language is {language}, but the generation_config.json of {name} has an old form "
+            "without lang_to_id and task_to_id, so generate() cannot be told. Leave language and "
+            "task out, or take a newer one: "
             "GenerationConfig.from_pretrained('openai/whisper-tiny').save_pretrained(<folder of "
             "the model>)"
         )
     code = language_code(language)
-    if code is not None and f"<|{code}|>" not in generation_config.lang_to_id:
-        known = ", ".join(token.strip("<|>") for token in generation_config.lang_to_id)
+    if code is not None and f"<|{code}|>" not in languages:
+        known = ", ".join(token.strip("<|>") for token in languages)
         raise ValueError(f"language is {language}, which {name} does not know; it knows {known}")
-    # Not by `update`, which leaves out what a GenerationConfig does not have by default.
+    # `update` would ignore attributes that a GenerationConfig does not have by default.
     generation_config.language, generation_config.task = code, task
-    generation_config._from_model_config = False  # else it is thrown away when it is loaded
+    # Otherwise this configuration would be discarded when it is loaded.
+    generation_config._from_model_config = False
+
+
+# ---- comparing prompts ---------------------------------------------------------------------------
 
 
 def generation_prompt(
     config: WhisperConfig, generation_config: GenerationConfig
 ) -> list[int | None]:
-    """The tokens that `generate` begins with; None is a language that it detects in the audio."""
-    language, task, languages, tasks, silent, start, forced = (
-        getattr(generation_config, name, None)
-        for name in ("language", "task", "lang_to_id", "task_to_id", "no_timestamps_token_id", "decoder_start_token_id",
-                     "forced_decoder_ids")
-    )  # fmt: skip
+    """The tokens that `generate` begins with; None stands for a language that it detects in the
+    audio."""
+
+    def setting(name: str) -> Any:
+        # generation configurations only have the attributes that their file sets
+        return getattr(generation_config, name, None)
+
+    language, task = setting("language"), setting("task")
+    languages, tasks = setting("lang_to_id"), setting("task_to_id")
+    no_timestamps, start = setting("no_timestamps_token_id"), setting("decoder_start_token_id")
     prompt = [config.decoder_start_token_id if start is None else start]
     if language is None and task is None:
-        forced = forced or getattr(config, "forced_decoder_ids", None) or []
+        forced = setting("forced_decoder_ids") or getattr(config, "forced_decoder_ids", None) or []
         prompt += [token for place, token in forced] if forced and forced[0][0] == 1 else []
     if language is not None or (languages and prompt[1:2] in ([], [None])):
-        one = isinstance(language, str)
-        prompt[1:2] = [languages[f"<|{language_code(language)}|>"] if one else None]
-    if task is not None or (
-        language is not None and tasks and not set(prompt) & set(tasks.values())
-    ):
+        known = isinstance(language, str)
+        prompt[1:2] = [languages[f"<|{language_code(language)}|>"] if known else None]
+    has_task = tasks and set(prompt) & set(tasks.values())
+    if task is not None or (language is not None and tasks and not has_task):
         prompt.append(tasks[task or "transcribe"])
-    if getattr(generation_config, "return_timestamps", None):
-        return prompt[:-1] if prompt[-1] == silent else prompt
-    return prompt if silent in (None, prompt[-1]) else [*prompt, silent]
+    if setting("return_timestamps"):
+        return prompt[:-1] if prompt[-1] == no_timestamps else prompt
+    return prompt if no_timestamps in (None, prompt[-1]) else [*prompt, no_timestamps]
 
 
 def label_prompt(
-    labels: Sequence[int], config: WhisperConfig, generation_config: GenerationConfig, tokenizer
+    labels: Sequence[int],
+    config: WhisperConfig,
+    generation_config: GenerationConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
 ) -> list[int]:
-    """The prompt that the decoder reads while it learns labels as a model is given them: without
-    the start token."""
+    """The prompt that the decoder reads in training.
+
+    Args:
+        labels: as the model gets them, without the start token.
+    """
     special = {
         config.decoder_start_token_id,
         getattr(generation_config, "no_timestamps_token_id", None),
@@ -129,7 +155,7 @@ def label_prompt(
         special |= set((getattr(generation_config, tokens, None) or {}).values())
     prompt = [config.decoder_start_token_id]
     for label in labels:
-        token = _name(int(label), tokenizer) or ""
+        token = _token_text(int(label), tokenizer) or ""
         if label == config.eos_token_id or not (
             label in special or re.fullmatch(r"<\|[a-z]+\|>", token)
         ):
@@ -138,81 +164,99 @@ def label_prompt(
     return prompt
 
 
-def difference(
+def prompt_difference(
     labels: Sequence[int],
     config: WhisperConfig,
     generation_config: GenerationConfig,
-    tokenizer=None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> str | None:
-    """What the labels and `generate` begin with, in words, where it is not the same; else None."""
+    """How the beginnings of the labels and of `generate` differ, in words; None if they agree."""
     wanted = label_prompt(labels, config, generation_config, tokenizer)
     given = generation_prompt(config, generation_config)
     if wanted == given:
         return None
     old = getattr(generation_config, "no_timestamps_token_id", None) is None
-    if old and wanted[:-1] == given and _name(wanted[-1], tokenizer) == SILENT:
-        return None  # the model says that token by itself, as it has learned to
+    if old and wanted[:-1] == given and _token_text(wanted[-1], tokenizer) == NO_TIMESTAMPS:
+        # the model generates this token by itself, as it has learned to
+        return None
 
-    def shown(prompt):
-        return "".join(DETECTED if token is None else _name(token, tokenizer) for token in prompt)
+    def shown(prompt: list[int | None]) -> str:
+        return "".join(
+            DETECTED if token is None else _token_text(token, tokenizer) for token in prompt
+        )
 
     return f"the labels begin with {shown(wanted)}, but generate() begins with {shown(given)}"
 
 
-def _name(token: int, tokenizer) -> str:
-    return (
-        tokenizer.convert_ids_to_tokens(token)
-        if hasattr(tokenizer, "convert_ids_to_tokens")
-        else f"[{token}]"
-    )
+def _token_text(token: int, tokenizer: PreTrainedTokenizerBase | None) -> str:
+    # users may give a feature extractor as processing_class, or nothing
+    if hasattr(tokenizer, "convert_ids_to_tokens"):
+        return tokenizer.convert_ids_to_tokens(token)
+    return f"[{token}]"
 
 
 def check_prompt(
-    tokenizer, config: WhisperConfig, generation_config: GenerationConfig, name: str
+    tokenizer: PreTrainedTokenizerBase,
+    config: WhisperConfig,
+    generation_config: GenerationConfig,
+    name: str,
 ) -> None:
-    """Raises ValueError, with both, where the labels of a tokenizer do not begin as `generate` of
-    the model `name` does."""
+    """Raises ValueError, with both prompts, if the labels of a tokenizer do not begin as `generate`
+    of the model `name` does."""
     labels = tokenizer("a").input_ids
     if labels[0] == config.decoder_start_token_id:
         labels = labels[1:]
-    if found := difference(labels, config, generation_config, tokenizer):
+    if difference := prompt_difference(labels, config, generation_config, tokenizer):
         own = {key: getattr(generation_config, key, None) for key in ("language", "task")}
         known = ", ".join(f"{key}: {value}" for key, value in own.items() if value)
         raise ValueError(
-            f"{found} for {name}: set language and task to the same for both "
+            f"{difference} for {name}: set language and task to the same for both "
             f"({known or 'such as language: en, task: transcribe'})"
         )
 
 
-def warn_of_difference(trainer) -> None:
-    """Warns where a Whisper is evaluated by `generate` on labels that begin in another way."""
+class EvaluatingTrainer(Protocol):
+    """What `warn_of_difference` needs of a trainer."""
+
+    accelerator: Accelerator
+    model: torch.nn.Module
+    args: Seq2SeqTrainingArguments
+    eval_dataset: Any
+    processing_class: Any
+
+    def collated(self, dataset: Any, description: str) -> tuple[Any, Callable[[list], dict]]:
+        """A dataset and its collator, without the columns that the model does not take."""
+
+
+def warn_of_difference(trainer: EvaluatingTrainer) -> None:
+    """Warns if a Whisper model is evaluated by `generate` on labels that begin in another way."""
     model, data = trainer.accelerator.unwrap_model(trainer.model), trainer.eval_dataset
+    # peft's models have this method
     if hasattr(model, "get_base_model"):
         model = model.get_base_model()
     if isinstance(data, dict):
         data = next(iter(data.values()), None)
     whisper = isinstance(model, PreTrainedModel) and model.config.model_type == "whisper"
-    listed = (
-        hasattr(data, "__len__")
-        and not isinstance(data, torch.utils.data.IterableDataset)
-        and len(data)
-    )
-    if not (whisper and trainer.args.predict_with_generate and listed):
+    if not whisper or not trainer.args.predict_with_generate or not _has_rows(data):
         return
     rows, collator = trainer.collated(data, "evaluation")
     with torch.random.fork_rng(devices=[]):
         labels = collator([rows[0]]).get("labels")
+    if labels is None:
+        return
     tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
-    found = (
-        None
-        if labels is None
-        else difference(labels[0].tolist(), model.config, model.generation_config, tokenizer)
+    difference = prompt_difference(
+        labels[0].tolist(), model.config, model.generation_config, tokenizer
     )
-    if found:
+    if difference:
         logger.warning(
-            f"In the evaluation {found}: its texts are not of the model that is trained. Set "
-            "model.generation_config.language "
-            "and .task to those of the labels (not by its `update`, which passes over both), and "
-            "let the collator take the "
-            "start token off the labels."
+            f"In the evaluation {difference}, so its texts are not those of the model being "
+            "trained. Set model.generation_config.language and .task to those of the labels (not "
+            "with its `update`, which ignores both), and let the collator remove the start token "
+            "from the labels."
         )
+
+
+def _has_rows(data: Any) -> bool:
+    stream = isinstance(data, torch.utils.data.IterableDataset) or not hasattr(data, "__len__")
+    return not stream and len(data) > 0

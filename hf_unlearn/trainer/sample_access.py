@@ -14,7 +14,7 @@ from ..per_sample.check import MIXED, TOLERANCE, find_slow_parameters, samples_m
 from ..per_sample.reference import count_samples
 from ..per_sample.shards import own_parameters, sharded_modules, whole_tensors
 from .compatibility import DDP
-from .exchange import SampleExchange, Together, all_processes
+from .exchange import SampleExchange, SharedCheck, all_processes
 from .nonfinite import broken_samples, named, place_in_dataset
 from .padding import MATTERS, ROWS, padding_matters, remedy_for
 from .randomness import DRAWN, MASKS, Stilled
@@ -267,5 +267,5 @@ class SampleAccess:
             self.trainer.accelerator.mixed_precision, own
         )
 
-    def _together(self, k: int) -> Together | None:
-        return Together(self.exchange, k) if sharded_modules(self.trainer.model) else None
+    def _together(self, k: int) -> SharedCheck | None:
+        return SharedCheck(self.exchange, k) if sharded_modules(self.trainer.model) else None

@@ -189,7 +189,7 @@ class TrainerStep:
                     backward = functools.partial(
                         self.backward, total, retain_graph=again == "backward"
                     )
-                    missed = None if self.alone else trainer.samples.exchange.missed
+                    missed = None if self.alone else trainer.samples.exchange.announce_given_up
                     engine.backward(backward, visit, again, missed)
                     self._replays = again == "replay"
                 trainer.samples.warn_of_slow(

@@ -35,9 +35,8 @@ from .compatibility import (
     check_deepspeed,
     checkpoints_activations,
 )
-from .ending import RunRecord, WatchedCallbacks, check_steps, run_of
+from .earlier_run import EarlierRun
 from .exchange import all_processes, any_process, failures_told
-from .leftovers import EarlierRun
 from .loss import LossBySample
 from .nonfinite import SkippedSteps, all_finite
 from .overlap import warn_of_overlap
@@ -46,7 +45,6 @@ from .precision import cast_inputs, input_precision, train_in_float32, weights_k
 from .preemption import Preemption
 from .preparation import START, TrainerPreparation, load_start, save_start
 from .prompts import warn_of_difference
-from .publishing import EvaluatedBefore
 from .retain_batches import (
     FORGET,
     RETAIN,
@@ -55,6 +53,8 @@ from .retain_batches import (
     random_state_kept,
     retain_dataloader,
 )
+from .run_record import RunRecord, WatchedCallbacks, check_steps, run_identity
+from .run_results import EvaluatedBefore
 from .sample_access import SampleAccess
 from .step import TrainerStep
 from .stopping import BEST, StoppingRules
@@ -492,7 +492,7 @@ class UnlearnTrainer(LossBySample):
         if resume_from_checkpoint is None:
             resume_from_checkpoint = self.args.resume_from_checkpoint
         self._look_at_output_dir()
-        run = run_of(self)
+        run = run_identity(self.args, self.method_settings, self.train_dataset, self.label_names)
         self.resumed_from = find_checkpoint(resume_from_checkpoint, self.args.output_dir, run)
         self.remember_hidden(self.resumed_from)
         self.record.begin(run, self.resumed_from)
@@ -510,7 +510,7 @@ class UnlearnTrainer(LossBySample):
         ):
             self._prepare_method()
             output = super().train(self.resumed_from, *more, **keywords)
-        self.record.require_a_step()
+        self.record.require_a_step(self._skipped.total)
         return output
 
     def _look_at_output_dir(self) -> None:
@@ -521,7 +521,7 @@ class UnlearnTrainer(LossBySample):
         if Path(self.args.output_dir).is_dir():
             keep_base(self.model, self.args.output_dir, main=self.args.should_save)
         keep = (BEST,) if self._rules else ()
-        self._earlier = (
+        self._earlier_run = (
             EarlierRun(Path(self.args.output_dir), keep) if self.args.should_save else None
         )
         self.accelerator.wait_for_everyone()

@@ -1,0 +1,82 @@
+"""A stopping rule as a user states it: a condition on a metric, such as "forget_wer >= 90"."""
+
+import operator
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A condition on one metric of one split, such as `forget_wer >= 90` or
+    `forget_accuracy <= test_accuracy`.
+
+    Attributes:
+        metric: <split>_<metric>.
+        comparison: one of >=, <=, > and <.
+        value: a number, or the name of another metric.
+    """
+
+    metric: str
+    comparison: str
+    value: float | str
+
+    @classmethod
+    def parse(cls, text: str) -> "Rule":
+        """Reads a rule. Raises ValueError if it is not of the form above."""
+        match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?|[A-Za-z]\w*)\s*", text)
+        if not match:
+            raise ValueError(
+                f"cannot read the rule {text!r}: write <split>_<metric> >= <number>, as in "
+                "'forget_wer >= 90', or another <split>_<metric> in place of the number"
+            )
+        return cls(match[1], match[2], match[3] if match[3][0].isalpha() else float(match[3]))
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that the rule needs, one or two."""
+        return [self.metric, self.value] if isinstance(self.value, str) else [self.metric]
+
+    def margin(self, metrics: Mapping[str, float]) -> float:
+        """The metric minus the value that it is compared with."""
+        value = metrics[self.value] if isinstance(self.value, str) else self.value
+        return metrics[self.metric] - value
+
+    def holds(self, metrics: Mapping[str, float]) -> bool:
+        return OPERATORS[self.comparison](self.margin(metrics), 0)
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether one value lies further in the direction of the rule than another."""
+        return value > than if self.comparison.startswith(">") else value < than
+
+    def splits(self, names: Iterable[str]) -> set[str]:
+        """The splits that the rule's metrics belong to.
+
+        Args:
+            names: the splits of eval_dataset.
+
+        Raises:
+            ValueError: a metric belongs to none of them.
+        """
+        return {split_of(metric, list(names)) for metric in self.metrics}
+
+    def __str__(self) -> str:
+        value = self.value if isinstance(self.value, str) else f"{self.value:g}"
+        return f"{self.metric} {self.comparison} {value}"
+
+
+def split_of(metric: str, names: Iterable[str]) -> str:
+    """The split of a metric <split>_<metric>; the longest fitting name, if there are several.
+
+    Raises:
+        ValueError: none fits.
+    """
+    fitting = [name for name in names if metric.startswith(f"{name}_")]
+    if not fitting:
+        raise ValueError(
+            f"the rule on {metric!r} names no split of eval_dataset: those are "
+            f"{', '.join(names) or 'none'}"
+        )
+    return max(fitting, key=len)
