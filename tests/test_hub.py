@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from hf_unlearn.hub.upload import HubError, push_folder
-from hf_unlearn.report.results import write_results
+from hf_unlearn.report.results import Results
 from hf_unlearn.trainer import publishing
 from hf_unlearn.trainer.preparation import START
 from hf_unlearn.trainer.publishing import pipeline_of
@@ -50,8 +50,7 @@ def finished(tmp_path):
     model = tiny_whisper()
     model.save_pretrained(folder)
     metrics = {"samples": 4, "loss": 1.5, "wer": 81.25, "wer_low": 70.0, "wer_high": 90.0}
-    write_results(
-        folder / "results.json",
+    Results.from_dict(
         {
             "task": "speakers",
             "config": {"data": {"forget_speakers": [SPEAKER]}, "trainer": {"method": "orthograd", "output_dir": str(folder)}},
@@ -71,7 +70,7 @@ def finished(tmp_path):
                        f"{folder}",
             "card": {"datasets": ["openslr/librispeech_asr"], "language": "en", "model_name": "quiet"},
         },
-    )  # fmt: skip
+    ).write(folder)  # fmt: skip
     return folder
 
 
@@ -252,7 +251,7 @@ def test_what_passes_is_retried(hub, finished, part, statuses):
     [
         ("/", itertools.repeat(401), "hf auth login"),
         ("commit", [403], "may not write"),
-        ("preupload", itertools.repeat(429), "wait some minutes"),
+        ("preupload", itertools.repeat(429), "wait a few minutes"),
         ("preupload", itertools.repeat(503), "push again later"),
         ("PUT /lfs/", itertools.repeat(0), "model.safetensors"),
         ("PUT /lfs/", itertools.repeat(400), "model.safetensors"),

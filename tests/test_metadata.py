@@ -21,8 +21,8 @@ from hf_unlearn.experiments.processors import check_processors, difference
 from hf_unlearn.hub.metadata import is_path, language_codes, listed, shown
 from hf_unlearn.hub.model_card import build_card, write_card
 from hf_unlearn.hub.usage import NEEDED, processor_parts, saved_parts, usage
-from hf_unlearn.report.after_run import not_costing_the_run
-from hf_unlearn.report.results import emissions
+from hf_unlearn.report.best_effort import warn_if_not_written
+from hf_unlearn.report.environment import emissions
 from tests.test_model_card import RESULTS, SALT
 from tests.tiny import make_trainer, tiny_whisper
 
@@ -179,8 +179,8 @@ def test_a_class_that_transformers_does_not_have_is_said_to_be_one():
 
 def test_what_fails_after_a_run_is_a_warning(tmp_path, monkeypatch):
     messages = []
-    monkeypatch.setattr("hf_unlearn.report.after_run.logger.warning", messages.append)
-    with not_costing_the_run("report.html", tmp_path):
+    monkeypatch.setattr("hf_unlearn.report.best_effort.logger.warning", messages.append)
+    with warn_if_not_written("report.html", tmp_path):
         raise OSError("disk full")
     assert (
         len(messages) == 1

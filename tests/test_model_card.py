@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from hf_unlearn.hub.model_card import build_card, write_card
 from hf_unlearn.privacy.redaction import hide_tokens, pseudonym, redact, salt_of
-from hf_unlearn.report.results import emissions
+from hf_unlearn.report.environment import emissions
 
 SALT = "pepper"
 

@@ -14,7 +14,7 @@ from transformers import TrainerCallback, WhisperForConditionalGeneration
 
 from hf_unlearn.hub.model_card import write_card
 from hf_unlearn.hub.upload import push_folder
-from hf_unlearn.report.page import Report
+from hf_unlearn.report.html_page import Report
 from hf_unlearn.trainer.publishing import ARGUMENTS
 from tests.hub_server import TOKEN
 from tests.test_hub import SPEAKER, finished, trained  # noqa: F401  (a fixture)
@@ -125,7 +125,7 @@ def test_what_is_said_beside_the_files_names_nobody(hub, finished):  # noqa: F81
     [
         (lambda folder: save_file({"heads.AnnaKarenina.weight": torch.ones(1)}, folder / "model.safetensors"), "has 'heads.Anna"),
         (lambda folder: (folder / "chat_template.jinja").write_text("Say: anna%2Dkarenina"), "chat_template.jinja says"),
-        (lambda folder: (folder / "more.json").write_text("{"), "more.json is no JSON"),
+        (lambda folder: (folder / "more.json").write_text("{"), "more.json is not valid JSON"),
     ],
     ids=["tensors", "template", "no JSON"],
 )  # fmt: skip
@@ -217,5 +217,5 @@ def test_no_run_is_no_riddle(hub, tmp_path):
 @pytest.mark.parametrize("content", ["[]", "{}", '{"evaluated": {}}'])
 def test_other_json_is_no_run(hub, finished, content):  # noqa: F811
     (finished / "results.json").write_text(content)
-    with pytest.raises(ValueError, match="results.json is no run's"):
+    with pytest.raises(ValueError, match="results.json does not belong to a run"):
         push_folder(finished, "tester/quiet")

@@ -9,9 +9,9 @@ from transformers.utils import logging
 from hf_unlearn.evaluation import asr_metrics, classification_metrics
 from hf_unlearn.hub.model_card import build_card
 from hf_unlearn.metrics.scales import GIVEN, PERCENT, ScaleCheck, as_given, scale_of
-from hf_unlearn.report.page import Report
+from hf_unlearn.report.html_page import Report
 from hf_unlearn.report.plots import plot_history
-from hf_unlearn.report.tables import results_table
+from hf_unlearn.report.result_tables import results_table
 from hf_unlearn.report.tasks import task_of
 from hf_unlearn.trainer.stopping import Rule
 from tests.tiny import collate_images, images, make_trainer, tiny_vit
@@ -100,7 +100,7 @@ def test_a_plot_has_the_users_scale(tmp_path, monkeypatch):
     results = user_results(mcc=-0.25)
     plot_history(results["history"], tmp_path / "x.png", task=task_of(results))
     axes = drawn[0].axes[0]
-    assert axes.get_ylabel() == "mcc" and axes.get_ylim()[0] < -0.25
+    assert axes.get_ylabel() == "mcc of each data split" and axes.get_ylim()[0] < -0.25
     assert "%" not in " ".join(text.get_text() for text in axes.texts)
 
 

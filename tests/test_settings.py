@@ -1,6 +1,6 @@
 """What cards and reports tell of a run's settings."""
 
-from hf_unlearn.report.settings import settings_of
+from hf_unlearn.report.run_settings import settings_of
 
 
 def test_settings_are_those_that_shaped_the_result():

@@ -10,15 +10,19 @@ from pathlib import Path
 from torch import nn
 
 from ..evaluation import evaluate_splits
-from ..hub.model_card import local_among, write_card
-from ..hub.upload import check_base, check_login, check_name
+from ..files import write_json
+from ..hub.metadata import local_among
+from ..hub.model_card import write_card
+from ..hub.name_checks import check_base, check_name
+from ..hub.upload import check_login
 from ..metrics.scales import scale_of
 from ..privacy.redaction import hide_tokens, salt_of
-from ..report.after_run import not_costing_the_run
-from ..report.page import Report
+from ..report.best_effort import warn_if_not_written
+from ..report.environment import emissions, environment
+from ..report.html_page import Report
 from ..report.plots import plot_history
-from ..report.results import emissions, environment, write_results
-from ..report.tables import further_tables, results_table
+from ..report.result_tables import further_tables, results_table
+from ..report.results import Results
 from ..report.tasks import TASKS, task_of
 from ..trainer import UnlearnTrainer
 from ..trainer.adapters import base_of, keep_merged, whole_base_of
@@ -33,7 +37,7 @@ from .reference_models import get_model
 logger = logging.getLogger(__name__)
 
 
-def unlearn(recipe: Recipe) -> dict:
+def unlearn(recipe: Recipe) -> Results | dict:
     """The whole run. The main process leaves model, card, results.json and plot in output_dir;
     returns the results.
 
@@ -76,41 +80,41 @@ def unlearn(recipe: Recipe) -> dict:
     trainer.train()
     after, of_unlearned = measure(recipe, trainer, shadows)
     trainer.save_model(_internal_call=True)  # a push comes when the card is there
-    results = {
-        "task": recipe.task,
-        "scale": scale_of(trainer.compute_metrics),
-        "config": {
+    results = Results(
+        task=recipe.task,
+        scale=scale_of(trainer.compute_metrics),
+        config={
             "recipe": vars(options),
             "data": vars(recipe.data),
             "trainer": trainer.args.to_dict(),
             "processes": args.world_size,
         },
-        "method_settings": trainer.method_settings,
-        "data": recipe.splits.describe(),
-        "forgotten_before": as_results(recipe.forgotten_before),
-        "seed": args.seed,
-        "environment": environment(),
-        "original": before,
-        "unlearned": after,
-        "retrained": retrained,
-        "gap": gap(after, retrained),
-        "stopping": trainer.stopping,
-        "scoring": scoring(trainer),
-        "history": history(trainer, before),
-        "command": hide_tokens(shlex.join(["python", *sys.argv])),
-        "emissions_g": emissions(args),
-        "card": {
+        method_settings=trainer.method_settings,
+        data=recipe.splits.describe(),
+        forgotten_before=as_results(recipe.forgotten_before),
+        seed=args.seed,
+        environment=environment(),
+        original=before,
+        unlearned=after,
+        retrained=retrained,
+        gap=gap(after, retrained),
+        stopping=trainer.stopping,
+        scoring=scoring(trainer),
+        history=history(trainer, before),
+        command=hide_tokens(shlex.join(["python", *sys.argv])),
+        emissions_g=emissions(args),
+        card={
             "base_model": base,
             "datasets": [recipe.data.dataset],
             "local": local_among(base, recipe.data.dataset),
             **recipe.card_arguments(),
         },
-    }
+    )
     for name in of_unlearned:
         measured = {"original": of_original, "unlearned": of_unlearned, "retrained": of_retrained}
         results[name] = {model: values[name] for model, values in measured.items() if values}
     if trainer.is_world_process_zero():  # before anything that could fail
-        write_results(Path(args.output_dir) / "results.json", results)
+        results.write(args.output_dir)
     recipe.finish(results, trainer)
     trainer.results = results
     if trainer.is_world_process_zero():
@@ -217,7 +221,7 @@ def evaluate(recipe: Recipe) -> dict:
     }
     if recipe.args.process_index == 0:
         folder = Path(options.model if Path(options.model).is_dir() else recipe.args.output_dir)
-        write_results(folder / "evaluation.json", results)
+        write_json(folder / "evaluation.json", results)
         tables = filter(None, [results_table(results), further_tables(results)])
         print("", *tables, f"evaluation.json is in {folder}", sep="\n\n")
     return results
@@ -297,27 +301,27 @@ def history(trainer: UnlearnTrainer, original: dict) -> list[dict]:
     return [{"step": 0, **start}, *rows]
 
 
-def _report(recipe: Recipe, results: dict) -> None:
+def _report(recipe: Recipe, results: Results) -> None:
     """Writes results.json, the plot, the model's card and the report; prints the tables."""
     folder = Path(recipe.args.output_dir)
-    levels = {"original": results["original"], "retrained": results["retrained"]}
-    write_results(folder / "results.json", results)
-    with not_costing_the_run("forgetting.png", folder):
+    levels = {"original": results.original, "retrained": results.retrained}
+    results.write(folder)
+    with warn_if_not_written("forgetting.png", folder):
         plot = plot_history(
-            results["history"], folder / "forgetting.png", task=task_of(results), **levels
+            results.history, folder / "forgetting.png", task=task_of(results), **levels
         )
-        results["card"]["plot"] = plot.name
-        write_results(folder / "results.json", results)
-    with not_costing_the_run("the model card", folder):
+        results.card["plot"] = plot.name
+        results.write(folder)
+    with warn_if_not_written("the model card", folder):
         write_card(folder, results, salt_of(folder), name_forgotten=recipe.args.name_forgotten)
-    with not_costing_the_run("report.html", folder):
+    with warn_if_not_written("report.html", folder):
         salt = None if recipe.args.name_forgotten else salt_of(folder)
         Report(results, salt, recipe.audio(results)).save(folder / "report.html")
     print(
         "",
         results_table(results),
         *filter(None, [further_tables(results)]),
-        results["stopping"],
+        results.stopping,
         sep="\n\n",
     )
     files = ["results.json", "forgetting.png", "report.html", "README.md"]

@@ -4,6 +4,7 @@ at its end."""
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi
@@ -13,29 +14,27 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
-from ..hub.metadata import listed
-from ..hub.model_card import local_among, write_card
-from ..hub.upload import (
+from ..files import write_json
+from ..hub.metadata import listed, local_among
+from ..hub.model_card import write_card
+from ..hub.name_checks import (
     ARGUMENTS,
     CARD,
     REDACTED,
-    RESULTS,
-    HubError,
     check_base,
     check_name,
     check_texts,
     check_told,
-    hub_failures,
-    link,
-    push_folder,
-    stage,
 )
+from ..hub.staging import link, stage
+from ..hub.upload import HubError, hub_failures, push_folder
 from ..hub.usage import processor_parts
 from ..metrics.scales import scale_of
 from ..privacy.redaction import salt_of
-from ..report.after_run import not_costing_the_run
-from ..report.page import Report
-from ..report.results import emissions, environment, write_results
+from ..report.best_effort import warn_if_not_written
+from ..report.environment import emissions, environment
+from ..report.html_page import Report
+from ..report.results import RESULTS, Results
 from .ending import RunRecord
 from .leftovers import EarlierRun
 
@@ -113,7 +112,7 @@ class PublishingTrainer(Seq2SeqTrainer):
         record: what is known of the run: how many steps it took (see `RunRecord`).
     """
 
-    results: dict | None = None
+    results: Results | None = None
     method_settings: dict
     record: RunRecord
     _earlier: EarlierRun | None = None
@@ -199,7 +198,7 @@ class PublishingTrainer(Seq2SeqTrainer):
         if not self.is_world_process_zero():
             return
         self._remove_earlier()
-        results = dict(self.results or self._own_results())
+        results = replace(self.results or self._own_results())
         given = {"language": language, "license": license, "model_name": model_name, "base_model": finetuned_from,
                  "tags": tags, "tasks": tasks, "datasets": dataset_tags, "dataset_names": dataset,
                  "dataset_args": dataset_args}  # fmt: skip
@@ -209,13 +208,13 @@ class PublishingTrainer(Seq2SeqTrainer):
             for name, value in given.items()
             if value
         }
-        card = {**results.get("card", {}), **given}
+        card = {**results.card, **given}
         names = [finetuned_from, *listed(dataset_tags), *listed(dataset), *listed(tags)]
         card["local"] = [*card.get("local", ()), *local_among(*names)]
-        results["card"] = card
+        results.card = card
         folder = Path(self.args.output_dir)
-        write_results(folder / RESULTS, results)
-        with not_costing_the_run("the model card", folder):
+        results.write(folder)
+        with warn_if_not_written("the model card", folder):
             write_card(folder, results, salt_of(folder), name_forgotten=self.args.name_forgotten)
 
     def _remove_earlier(self) -> None:
@@ -228,7 +227,7 @@ class PublishingTrainer(Seq2SeqTrainer):
         salt = None if self.args.name_forgotten else salt_of(Path(self.args.output_dir))
         return Report(self.results or self._own_results(), salt)
 
-    def _own_results(self) -> dict:
+    def _own_results(self) -> Results:
         """What the trainer knows of its run, as a recipe's results.json would say it."""
         model = self.accelerator.unwrap_model(self.model)
         adapter = isinstance(model, PeftModel)
@@ -239,33 +238,33 @@ class PublishingTrainer(Seq2SeqTrainer):
         sizes = {"forget": self.train_dataset, "retain": self.retain_dataset}
         stopping = self.stopping
         weights = stopping.get("restored_step", self.state.global_step)
-        return {
-            "task": "data",
-            "scale": scale_of(self.compute_metrics),
-            "architecture": type(model.get_base_model() if adapter else model).__name__,
-            "processor": processor_parts(self.processing_class),
-            "pipeline": pipeline_of(model.get_base_model() if adapter else model),
-            "config": {
+        return Results(
+            task="data",
+            scale=scale_of(self.compute_metrics),
+            architecture=type(model.get_base_model() if adapter else model).__name__,
+            processor=processor_parts(self.processing_class),
+            pipeline=pipeline_of(model.get_base_model() if adapter else model),
+            config={
                 **self._public_arguments(),
                 "processes": self.args.world_size,
                 **(adapter_settings(model) if adapter else {}),
             },
-            "method_settings": self.method_settings,
-            "data": {
+            method_settings=self.method_settings,
+            data={
                 "samples": {
                     split: len(data) for split, data in sizes.items() if hasattr(data, "__len__")
                 }
             },
-            "seed": self.args.seed,
-            "environment": environment(),
-            "original": measured.get(0),
-            "unlearned": measured.get(weights) if self.state.global_step else None,
-            "retrained": None,
-            "stopping": stopping,
-            "scoring": getattr(self.compute_metrics, "scoring", None),
-            "emissions_g": emissions(self.args),
-            "card": {"base_model": name or None, "local": local_among(name)},
-        }
+            seed=self.args.seed,
+            environment=environment(),
+            original=measured.get(0),
+            unlearned=measured.get(weights) if self.state.global_step else None,
+            retrained=None,
+            stopping=stopping,
+            scoring=getattr(self.compute_metrics, "scoring", None),
+            emissions_g=emissions(self.args),
+            card={"base_model": name or None, "local": local_among(name)},
+        )
 
     def _public_arguments(self) -> dict:
         given = {
@@ -287,7 +286,7 @@ class PublishingTrainer(Seq2SeqTrainer):
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-            write_results(folder / ARGUMENTS, self._public_arguments())
+            write_json(folder / ARGUMENTS, self._public_arguments())
 
     def push_to_hub(
         self, commit_message: str | None = "End of training", blocking: bool = True, token: str | None = None,
@@ -356,7 +355,7 @@ class PublishingTrainer(Seq2SeqTrainer):
             for path in checkpoint.iterdir():
                 if path.is_file():
                     link(path, complete / path.name)
-            write_results(complete / RESULTS, self.results or self._own_results())
+            (self.results or self._own_results()).write(complete)
             (complete / CARD).unlink(missing_ok=True)
             salt, named = salt_of(self.args.output_dir), self.args.name_forgotten
             names = stage(

@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ...metrics.scales import GIVEN
-from ...report.tables import checks_by_step
+from ...report.result_tables import checks_by_step
 from ...report.tasks import task_of
 from ...yaml_files import Written, resolved
 from .plan import Comparison

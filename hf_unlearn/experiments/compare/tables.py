@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ...metrics.scales import GIVEN, as_given
-from ...report.tables import align
+from ...report.result_tables import align
 from .plan import Comparison
 from .runs import FAILED
 from .selection import means_of_the_fullest, present, scored

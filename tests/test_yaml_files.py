@@ -209,5 +209,5 @@ def test_a_byte_order_mark_says_the_encoding(tmp_path, encoding):
 
 def test_another_encoding_is_refused_by_name(tmp_path):
     (tmp_path / "c.yaml").write_bytes("text: Zoë".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"c.yaml is no UTF-8 text \(byte 8\): save it as UTF-8"):
+    with pytest.raises(ValueError, match=r"c.yaml is not valid UTF-8 \(byte 8\): save it as UTF-8"):
         read_yaml(tmp_path / "c.yaml")
