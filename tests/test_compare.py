@@ -402,7 +402,7 @@ def test_one_value_is_no_list_of_its_letters(tmp_path, capsys):
                           ("match: {forget_wer: [most]}", "'most' is no level of forget_wer"),
                           ("options: {gold: "
                            "}", "gold is empty"), ("processes: two", "processes is 'two'"),
-                          ("seeds: [a]", "seeds is 'a', which is no whole number")):  # fmt: skip
+                          ("seeds: [a]", "seeds is 'a', which is not a whole number")):  # fmt: skip
         given = {"recipe": "r", "config": "c", "target": "speaker", "score": "test_wer", "output_dir": "o",
                  "methods": "{finetune: [{alpha: "
                             "0}]}", "tune_on": "[a]", "report_on": "[b]"}  # fmt: skip

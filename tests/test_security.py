@@ -92,7 +92,7 @@ def test_a_models_own_code_is_not_run(tmp_path, monkeypatch):
 
 def test_yaml_makes_no_objects(tmp_path):
     (tmp_path / "x.yaml").write_text("recipe: !!python/object/apply:os.mkdir ['ran']\n")
-    with pytest.raises(ValueError, match="is no YAML: could not determine a constructor"):
+    with pytest.raises(ValueError, match="is not valid YAML: could not determine a constructor"):
         Comparison.read(tmp_path / "x.yaml")
     assert not Path("ran").exists()
 

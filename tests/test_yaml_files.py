@@ -1,4 +1,4 @@
-"""YAML whose words stay as they are written, and options in the types that they declare."""
+"""YAML keeps plain scalars as they are written, and options get their declared types."""
 
 import codecs
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from hf_unlearn.data import SpeechArguments
 from hf_unlearn.data.images.samples import ImageArguments
 from hf_unlearn.experiments import RecipeArguments, parse
 from hf_unlearn.files import text_of
-from hf_unlearn.yaml_files import Written, as_declared, header_of, parse_yaml, read_yaml, resolved
+from hf_unlearn.yaml_files import PlainScalar, as_declared, header_of, parse_yaml, read_yaml, resolved
 
 # What YAML 1.1 would read as something else: numbers of four kinds, truth values, dates, times,
 # nulls.
@@ -51,7 +51,8 @@ def test_identifiers_are_read_as_they_are_written(word):
         "several": [word],
     }
     assert declared(f"texts:\n- {word}")["texts"] == [word]
-    if word not in ("~", "null", "Null"):  # these are no value at all
+    # alone, these mean that there is no value
+    if word not in ("~", "null", "Null"):
         given = declared(f"texts: {word}\ntext: {word}\ntext_or_none: {word}\nseveral: {word}")
         assert set(given.values()) == {word} and {type(value) for value in given.values()} == {str}
 
@@ -96,7 +97,7 @@ def test_speakers_classes_names_and_languages_of_a_configuration(word, tmp_path)
 )  # fmt: skip
 def test_other_options_have_their_declared_type(text, expected):
     if expected is None and text == "number: 1:30":
-        with pytest.raises(ValueError, match="number is '1:30', which is no number"):
+        with pytest.raises(ValueError, match="number is '1:30', which is not a number"):
             declared(text)
         return
     (value,) = declared(text).values()
@@ -108,19 +109,19 @@ def test_other_options_have_their_declared_type(text, expected):
     [
         ("whole:", "c.yaml: whole is empty: give a whole number"),
         ("whole: null", "c.yaml: whole is empty: give a whole number"),
-        ("whole: 1.5", "whole is '1.5', which is no whole number"),
-        ("whole: many", "whole is 'many', which is no whole number"),
+        ("whole: 1.5", "whole is '1.5', which is not a whole number"),
+        ("whole: many", "whole is 'many', which is not a whole number"),
         ("whole: [1]", "whole is a list: give a whole number"),
-        ("number: fast", "number is 'fast', which is no number"),
-        ("number: .nan", "number is '.nan', which is no number"),
+        ("number: fast", "number is 'fast', which is not a number"),
+        ("number: .nan", "number is '.nan', which is not a number"),
         ("flag: maybe", "flag is 'maybe': give true or false"),
         ("flag:", "flag is empty: give true or false"),
-        ("text:", "text is empty: give a text"),
-        ("text: {a: 1}", "text is a list of keys and values: give a text"),
-        ("texts: [a, ]\nwhole: 1\nnumbers: [a]", "numbers is 'a', which is no whole number"),
+        ("text:", "text is empty: give a string"),
+        ("text: {a: 1}", "text is a mapping of keys to values: give a string"),
+        ("texts: [a, ]\nwhole: 1\nnumbers: [a]", "numbers is 'a', which is not a whole number"),
         ("typed_keys: word", "typed_keys is 'word': give keys and values"),
         ("chosen: z", "chosen is 'z': give one of x, y"),
-        ("whole: 1\nwhole: 2", "c.yaml gives 'whole' twice, again in line 2: leave one out"),
+        ("whole: 1\nwhole: 2", "c.yaml gives 'whole' twice, again in line 2: remove one"),
         ("keys: {a: 1, 'a': 2}", "c.yaml gives 'a' twice"),
     ],
 )
@@ -133,7 +134,7 @@ def test_a_value_of_another_type_gets_one_line(text, message):
 def test_the_recipes_say_which_option_is_wrong(tmp_path):
     file = tmp_path / "c.yaml"
     for text, message in (("max_steps:", "max_steps is empty: give a whole number"),
-                          ("learning_rate: fast", "learning_rate is 'fast', which is no number"),
+                          ("learning_rate: fast", "learning_rate is 'fast', which is not a number"),
                           ("lr_scheduler_type: "
                            "flat", "lr_scheduler_type is 'flat': give one of linear, cosine"),
                           ("granularity: "
@@ -145,7 +146,7 @@ def test_the_recipes_say_which_option_is_wrong(tmp_path):
 
 
 def test_options_of_transformers_keep_their_meaning(tmp_path):
-    """Among them those that YAML used to spoil: save_strategy is `no`, and 1e-4 is a number."""
+    """Among them those that YAML alone misreads: save_strategy is `no`, and 1e-4 is a number."""
     file = tmp_path / "c.yaml"
     file.write_text(
         f"output_dir: {tmp_path}\nuse_cpu: true\nsave_strategy: no\nlearning_rate: "
@@ -180,7 +181,7 @@ def test_quotes_and_tags_are_obeyed():
         "c": 10,
         "d": 10,
     }
-    assert isinstance(parse_yaml("10", "x"), Written)
+    assert isinstance(parse_yaml("10", "x"), PlainScalar)
 
 
 @pytest.mark.parametrize(

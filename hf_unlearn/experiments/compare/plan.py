@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from ...report.tasks import ACCURACY, ERROR_RATES
-from ...yaml_files import Written, as_declared, read_yaml
+from ...yaml_files import PlainScalar, as_declared, read_yaml
 
 GREATER_IS_BETTER = {
     **dict.fromkeys(ERROR_RATES, False),
@@ -156,7 +156,7 @@ class Comparison:
 
 
 def _is_empty(value) -> bool:
-    return value in (None, []) or isinstance(value, Written) and not value
+    return value in (None, []) or isinstance(value, PlainScalar) and not value
 
 
 def _is_number(level) -> bool:

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ...metrics.scales import GIVEN
 from ...report.result_tables import checks_by_step
 from ...report.tasks import task_of
-from ...yaml_files import Written, resolved
+from ...yaml_files import PlainScalar, resolved
 from .plan import Comparison
 
 FAILED = "failed"
@@ -204,13 +204,13 @@ def as_json(setting: dict) -> str:
 
 
 def _told_apart(value):
-    """Written words as numbers and booleans, as rows of earlier versions are known by, where no two
+    """PlainScalar words as numbers and booleans, as rows of earlier versions are known by, where no two
     words become one: 10, but not 010; 0.5 and 5.0e-1, but not 0.50."""
     if isinstance(value, dict):
         return {name: _told_apart(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_told_apart(item) for item in value]
-    if not isinstance(value, Written):
+    if not isinstance(value, PlainScalar):
         return value
     read = resolved(value)
     exact = json.dumps(read) == value or isinstance(read, float) and "e" in value.lower()
