@@ -212,9 +212,7 @@ def _as_list(value: list, lists: Sequence[Any], kinds: Iterable[Any]) -> list:
     return [_as_type(entry, item) for entry in value]
 
 
-def _as_scalar(
-    value: Any, scalars: Sequence[Any], kinds: Iterable[Any], boolean_too: bool
-) -> Any:
+def _as_scalar(value: Any, scalars: Sequence[Any], kinds: Iterable[Any], boolean_too: bool) -> Any:
     basic = {kind for kind in scalars if kind in WANTED}
     literal = any(typing.get_origin(kind) is typing.Literal for kind in scalars)
     for kind in scalars:

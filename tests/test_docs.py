@@ -26,10 +26,15 @@ def blocks(page: Path, language: str) -> list[str]:
 def of_the_reader() -> dict:
     """What the README's script has before its first line: a model and its data."""
     return {
-        "model": tiny_whisper(), "processor": None, "data_collator": collate, "collator": collate,
-        "forget": utterances(8, seed=1), "retain": utterances(6, seed=2), "test": utterances(4, seed=3),
+        "model": tiny_whisper(),
+        "processor": None,
+        "data_collator": collate,
+        "collator": collate,
+        "forget": utterances(8, seed=1),
+        "retain": utterances(6, seed=2),
+        "test": utterances(4, seed=3),
         "compute_metrics": lambda evaluated: {"wer": 50.0},
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(

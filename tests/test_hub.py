@@ -53,7 +53,10 @@ def finished(tmp_path):
     Results.from_dict(
         {
             "task": "speakers",
-            "config": {"data": {"forget_speakers": [SPEAKER]}, "trainer": {"method": "orthograd", "output_dir": str(folder)}},
+            "config": {
+                "data": {"forget_speakers": [SPEAKER]},
+                "trainer": {"method": "orthograd", "output_dir": str(folder)},
+            },
             "data": {
                 "utterances": {"forget": 4, "retain": 6},
                 "speakers": {"forget": [SPEAKER], "retain": ["boris"]},
@@ -67,10 +70,14 @@ def finished(tmp_path):
             "retrained": None,
             "stopping": None,
             "command": f"/home/somebody/unlearn.py x.yaml --forget_speakers {SPEAKER} --output_dir "
-                       f"{folder}",
-            "card": {"datasets": ["openslr/librispeech_asr"], "language": "en", "model_name": "quiet"},
+            f"{folder}",
+            "card": {
+                "datasets": ["openslr/librispeech_asr"],
+                "language": "en",
+                "model_name": "quiet",
+            },
         },
-    ).write(folder)  # fmt: skip
+    ).write(folder)
     return folder
 
 
@@ -221,9 +228,13 @@ def test_logs_and_other_files_of_the_user_stay_here(hub, finished):
         (finished / name).write_text(SPEAKER)
     push_folder(finished, "tester/quiet")
     assert set(files_of(hub, "tester/quiet")) == {
-        "README.md", "results.json", "model.safetensors", "config.json", "generation_config.json",
+        "README.md",
+        "results.json",
+        "model.safetensors",
+        "config.json",
+        "generation_config.json",
         ".eval_results/unlearning.yaml",
-    }  # fmt: skip
+    }
 
 
 def test_an_edited_card_stays(hub, finished):
@@ -281,9 +292,12 @@ def test_an_adapter_is_pushed_as_adapter_and_merged_on_request(hub, tmp_path):
     base = tmp_path / "base"
     tiny_whisper().save_pretrained(base)
     trainer = make_trainer(
-        WhisperForConditionalGeneration.from_pretrained(base), tmp_path / "model", optimizer=False, learning_rate=0.1,
+        WhisperForConditionalGeneration.from_pretrained(base),
+        tmp_path / "model",
+        optimizer=False,
+        learning_rate=0.1,
         arguments={"peft_config": LoraConfig(r=2, target_modules=["q_proj"])},
-    )  # fmt: skip
+    )
     trainer.train()
     with pytest.raises(ValueError, match="not on the Hub"):
         trainer.push_to_hub()
@@ -339,10 +353,16 @@ def speech_model(hub, tmp_path, monkeypatch):
 def test_pipelines_and_peft_load_a_pushed_adapter_and_its_merged_model(hub, speech_model, tmp_path):
     base = WhisperForConditionalGeneration.from_pretrained(speech_model)
     trainer = make_trainer(
-        base, tmp_path / "model", optimizer=False, learning_rate=0.5, max_steps=3,
-        arguments={"peft_config": LoraConfig(r=2, target_modules=["q_proj", "v_proj"]),
-                   "processing_class": WhisperProcessor.from_pretrained(speech_model)},
-    )  # fmt: skip
+        base,
+        tmp_path / "model",
+        optimizer=False,
+        learning_rate=0.5,
+        max_steps=3,
+        arguments={
+            "peft_config": LoraConfig(r=2, target_modules=["q_proj", "v_proj"]),
+            "processing_class": WhisperProcessor.from_pretrained(speech_model),
+        },
+    )
     trainer.train()
     trainer.push_to_hub()
     push_folder(tmp_path / "model", "tester/merged", merge=True)
@@ -373,8 +393,18 @@ def test_pipelines_and_peft_load_a_pushed_adapter_and_its_merged_model(hub, spee
 
 @pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
 def test_hub_strategies_push_while_training(hub, tmp_path, strategy):
-    trained(tmp_path, method="scrub", max_steps=2, save_strategy="steps", save_steps=1, push_to_hub=True, hub_strategy=strategy,
-            hub_always_push=True, hide_names=[SPEAKER], run_name=SPEAKER)  # fmt: skip
+    trained(
+        tmp_path,
+        method="scrub",
+        max_steps=2,
+        save_strategy="steps",
+        save_steps=1,
+        push_to_hub=True,
+        hub_strategy=strategy,
+        hub_always_push=True,
+        hide_names=[SPEAKER],
+        run_name=SPEAKER,
+    )
     files = files_of(hub)
     assert "Training in progress, step 1" in hub.commits and {
         "model.safetensors",

@@ -30,8 +30,10 @@ from tests.tiny import make_trainer, tiny_whisper
 @pytest.mark.parametrize(
     "given, codes",
     [
-        ("English", ["en"]), ("en", ["en"]), ("EN", ["en"]), ("<|de|>", ["de"]), (["german", "pt_BR"], ["de", "pt-br"]),
-        ("Castilian", ["es"]), ("jw", ["jv"]), (False, ["no"]), ([False, "en"], ["no", "en"]), (None, []), ("", []),
+        ("English", ["en"]), ("en", ["en"]), ("EN", ["en"]), ("<|de|>", ["de"]),
+        (["german", "pt_BR"], ["de", "pt-br"]),
+        ("Castilian", ["es"]), ("jw", ["jv"]), (False, ["no"]), ([False, "en"], ["no", "en"]),
+        (None, []), ("", []),
         ("Klingonish", []), ("multilingual", ["multilingual"]),
     ],
 )  # fmt: skip
@@ -90,8 +92,10 @@ def test_arguments_of_the_card_mean_what_trainers_mean(tmp_path):
     local = tmp_path / "voices"
     local.mkdir()
     trainer.create_model_card(
-        dataset_tags="me/speech", dataset="My Speech de", dataset_args="de", finetuned_from=str(local), language="German",
-        tags=["automatic-speech-recognition", str(local)], model_name=str(local), tasks="automatic-speech-recognition",
+        dataset_tags="me/speech", dataset="My Speech de", dataset_args="de",
+        finetuned_from=str(local), language="German",
+        tags=["automatic-speech-recognition", str(local)], model_name=str(local),
+        tasks="automatic-speech-recognition",
     )  # fmt: skip
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     results["unlearned"] = {"test": {"wer": 0.5}}
@@ -119,7 +123,7 @@ def test_a_data_set_with_a_readable_name_only_is_no_id_of_the_hub(tmp_path):
     assert "samples of beans, with" in text and "datasets:" not in text
 
 
-# ---- the example ----------------------------------------------------------------------------------------------------
+# ---- the example --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -152,12 +156,20 @@ def test_a_pipeline_is_promised_only_with_all_it_needs(tmp_path, tokenizer):
     assert saved_parts(tmp_path / "both") == {"feature_extractor", "tokenizer"}
 
 
-@pytest.mark.parametrize("task, part", [("image-classification", "image_processor"), ("text-classification", "tokenizer"),
-                                        ("audio-classification", "feature_extractor"), ("text-generation", "tokenizer")])  # fmt: skip
+@pytest.mark.parametrize(
+    "task, part",
+    [
+        ("image-classification", "image_processor"),
+        ("text-classification", "tokenizer"),
+        ("audio-classification", "feature_extractor"),
+        ("text-generation", "tokenizer"),
+    ],
+)
 def test_each_task_has_its_part(task, part):
     assert usage(task, "BertModel", {part})["pipeline"] == task
     assert usage(task, "BertModel", set()) == {
-        "pipeline": None, "loads": "BertModel", "missing": [part.replace("_", " ")], "foreign": None,
+        "pipeline": None, "loads": "BertModel", "missing": [part.replace("_", " ")],
+        "foreign": None,
     }  # fmt: skip
 
 
@@ -174,7 +186,7 @@ def test_a_class_that_transformers_does_not_have_is_said_to_be_one():
     )
 
 
-# ---- nothing ends a finished run ------------------------------------------------------------------------------------
+# ---- nothing ends a finished run ----------------------------------------------------------------
 
 
 def test_what_fails_after_a_run_is_a_warning(tmp_path, monkeypatch):
@@ -216,7 +228,7 @@ def test_a_broken_file_of_emissions_is_told_as_none(tmp_path, text):
     assert emissions(SimpleNamespace(output_dir=tmp_path, report_to=["codecarbon"])) is None
 
 
-# ---- models of one run ----------------------------------------------------------------------------------------------
+# ---- models of one run --------------------------------------------------------------------------
 
 
 def recipe_of(processor, others, **options):
@@ -280,7 +292,8 @@ def test_images_of_another_size_or_normalisation_are_refused():
 
 @pytest.mark.parametrize(
     "labels, fits",
-    [(["cat", "dog"], True), (["dog", "cat"], True), (["LABEL_0", "LABEL_1"], True), (["n01", "n02"], True),
+    [(["cat", "dog"], True), (["dog", "cat"], True), (["LABEL_0", "LABEL_1"], True),
+     (["n01", "n02"], True),
      (["red", "blue"], False), (["cat", "dog", "cow"], True), (["red", "blue", "green"], False)],
 )  # fmt: skip
 def test_a_gold_model_of_other_classes_is_refused(tmp_path, labels, fits):

@@ -20,7 +20,10 @@ RESULTS = {
     "task": "speakers",
     "config": {"data": {"forget_speakers": ["anna"]}, "trainer": {"method": "npo"}},
     "method_settings": {"alpha": 0.5, "beta": 0.5},
-    "data": {"utterances": {"forget": 2, "retain": 3}, "speakers": {"forget": ["anna"], "retain": ["boris"]}},
+    "data": {
+        "utterances": {"forget": 2, "retain": 3},
+        "speakers": {"forget": ["anna"], "retain": ["boris"]},
+    },
     "seed": 0,
     "original": {"forget": metrics(10.0), "test": metrics(12.0)},
     "unlearned": {"forget": metrics(90.0), "test": metrics(15.0)},
@@ -31,7 +34,10 @@ RESULTS = {
         {"step": 4, "check_forget_wer": 90.0},
         {"step": 4, "check_test_wer": 15.0},
     ],
-    "per_speaker": {"original": {"forget": {"anna": 10.0}}, "unlearned": {"forget": {"anna": 90.0}, "test": {"boris": 15.0}}},
+    "per_speaker": {
+        "original": {"forget": {"anna": 10.0}},
+        "unlearned": {"forget": {"anna": 90.0}, "test": {"boris": 15.0}},
+    },
     "transcripts": {
         "forget": [
             {
@@ -41,7 +47,7 @@ RESULTS = {
             }
         ]
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("values", [[0.0, 0.0], [5, 61.2], [-0.3, 0.2], [-2, -1]])
@@ -52,8 +58,12 @@ def test_ticks_span_all_values(values):
 
 def test_differences_of_words():
     assert list(word_differences("open the window now", "open a garden now please")) == [
-        ("same", "open"), ("left out", "the window"), ("wrong", "a garden"), ("same", "now"), ("wrong", "please"),
-    ]  # fmt: skip
+        ("same", "open"),
+        ("left out", "the window"),
+        ("wrong", "a garden"),
+        ("same", "now"),
+        ("wrong", "please"),
+    ]
     assert list(word_differences("stop", "")) == [("left out", "stop")]
 
 
@@ -113,8 +123,15 @@ def test_frontier_is_drawn_to_scale():
 def test_a_browser_shows_it_in_light_and_dark(dark, ground, tmp_path):
     page = Report(RESULTS, "salt").save(tmp_path / "report.html")
     picture = tmp_path / "shot.png"
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,1400",
-               f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}"]  # fmt: skip
+    command = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--window-size=1000,1400",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--screenshot={picture}",
+    ]
     command += [
         "--blink-settings=preferredColorScheme=0"
         if dark

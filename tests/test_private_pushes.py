@@ -44,10 +44,14 @@ def sent(hub) -> str:
 @pytest.mark.parametrize("spelled", SPELLINGS)
 def test_a_name_in_arguments_and_splits_does_not_leave(hub, tmp_path, spelled):
     trainer = trained(
-        tmp_path, hide_names=[NAME], run_name=spelled, stop_when="forget_loss >= "
-                                                                 "1000", check_steps=1,
-        hub_model_id="tester/quiet", eval_dataset={"forget": FORGET, spelled: utterances(3, seed=5)},
-    )  # fmt: skip
+        tmp_path,
+        hide_names=[NAME],
+        run_name=spelled,
+        stop_when="forget_loss >= 1000",
+        check_steps=1,
+        hub_model_id="tester/quiet",
+        eval_dataset={"forget": FORGET, spelled: utterances(3, seed=5)},
+    )
     trainer.evaluate()
     trainer.push_to_hub(
         dataset=f"me/{re.sub('[^a-zA-Z]', '', spelled)}", tags=[f"of-{spelled}"], language="es"
@@ -68,10 +72,22 @@ class Notes(TrainerCallback):
 def test_a_pushed_checkpoint_has_what_resuming_needs_and_no_more(hub, tmp_path, strategy):
     data = {"forget": FORGET, NAME: utterances(3, seed=5)}
     trainer = make_trainer(
-        tiny_whisper(), tmp_path / "model", optimizer=False, learning_rate=1e-3, max_steps=2, save_strategy="steps", save_steps=1,
-        push_to_hub=True, hub_strategy=strategy, hub_always_push=True, hide_names=[NAME], run_name=NAME, eval_strategy="steps",
-        eval_steps=1, arguments={"callbacks": [Notes()], "eval_dataset": data},
-    )  # fmt: skip
+        tiny_whisper(),
+        tmp_path / "model",
+        optimizer=False,
+        learning_rate=1e-3,
+        max_steps=2,
+        save_strategy="steps",
+        save_steps=1,
+        push_to_hub=True,
+        hub_strategy=strategy,
+        hub_always_push=True,
+        hide_names=[NAME],
+        run_name=NAME,
+        eval_strategy="steps",
+        eval_steps=1,
+        arguments={"callbacks": [Notes()], "eval_dataset": data},
+    )
     (tmp_path / "model" / "checkpoint-1").mkdir(parents=True)
     (tmp_path / "model" / "checkpoint-1" / "notes.txt").write_text(NAME)
     trainer.train()
@@ -123,12 +139,20 @@ def test_what_is_said_beside_the_files_names_nobody(hub, finished):  # noqa: F81
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: save_file({"heads.AnnaKarenina.weight": torch.ones(1)}, folder / "model.safetensors"), "has 'heads.Anna"),
-        (lambda folder: (folder / "chat_template.jinja").write_text("Say: anna%2Dkarenina"), "chat_template.jinja says"),
+        (
+            lambda folder: save_file(
+                {"heads.AnnaKarenina.weight": torch.ones(1)}, folder / "model.safetensors"
+            ),
+            "has 'heads.Anna",
+        ),
+        (
+            lambda folder: (folder / "chat_template.jinja").write_text("Say: anna%2Dkarenina"),
+            "chat_template.jinja says",
+        ),
         (lambda folder: (folder / "more.json").write_text("{"), "more.json is not valid JSON"),
     ],
     ids=["tensors", "template", "no JSON"],
-)  # fmt: skip
+)
 def test_names_in_the_models_files_are_refused(hub, finished, spoil, message):  # noqa: F811
     spoil(finished)
     with pytest.raises(ValueError, match=message):
@@ -157,7 +181,7 @@ def test_a_sound_in_the_report_is_no_text():
     assert base64.b64decode(clean["sound"].split(",")[1]) == sound and clean["id"] != "6-1"
 
 
-# ---- early --------------------------------------------------------------------------------------------------------------
+# ---- early --------------------------------------------------------------------------------------
 
 
 def test_an_adapter_of_a_local_base_is_refused_before_there_is_a_repository(hub, tmp_path):
@@ -168,9 +192,12 @@ def test_an_adapter_of_a_local_base_is_refused_before_there_is_a_repository(hub,
     ):
         with pytest.raises(ValueError, match="is not on the Hub.*merge=True"):
             make_trainer(
-                model, tmp_path / "model", optimizer=False, push_to_hub=True,
+                model,
+                tmp_path / "model",
+                optimizer=False,
+                push_to_hub=True,
                 arguments={"peft_config": LoraConfig(r=2, target_modules=["q_proj"])},
-            )  # fmt: skip
+            )
     assert not hub.received
 
 

@@ -12,7 +12,8 @@ def recipe(tmp_path, **options) -> SimpleNamespace:
     """As much of a recipe as is asked before anything is trained."""
     options = {"dry_run": False, "evaluate": False, "lora_r": 0, "model": "train", **options}
     args = SimpleNamespace(
-        push_to_hub=True, hub_model_id=options.pop("hub_model_id", "tester/quiet"), output_dir=str(tmp_path), hide_names=[],
+        push_to_hub=True, hub_model_id=options.pop("hub_model_id", "tester/quiet"),
+        output_dir=str(tmp_path), hide_names=[],
         name_forgotten=False, process_index=0, hub_token=options.pop("hub_token", None),
     )  # fmt: skip
     splits = SimpleNamespace(describe=lambda: {"speakers": {"forget": ["anna-karenina"]}})

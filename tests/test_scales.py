@@ -34,9 +34,11 @@ def user_results(scale=GIVEN, **metrics):
         "confusion": [[1, 2], [3, 4]],
     }
     return {
-        "task": "data", "scale": scale, "config": {"method": "orthograd"}, "data": {"samples": {"forget": 8}}, "seed": 0,
+        "task": "data", "scale": scale, "config": {"method": "orthograd"},
+        "data": {"samples": {"forget": 8}}, "seed": 0,
         "original": None, "unlearned": {"forget": values}, "retrained": None, "stopping": None,
-        "history": [{"step": 2, **{f"check_{split}_{k}": v for k, v in metrics.items() for split in ("forget", "test")}}],
+        "history": [{"step": 2, **{f"check_{split}_{k}": v for k, v in metrics.items()
+                                   for split in ("forget", "test")}}],
     }  # fmt: skip
 
 
@@ -147,8 +149,10 @@ def test_a_trainer_with_fractions_warns_and_reports_them(tmp_path, warned):
         return {"accuracy": float((evaluated.predictions.argmax(-1) == evaluated.label_ids).mean())}
 
     trainer = make_trainer(
-        tiny_vit(), tmp_path, forget=images(6), retain=images(6, 1), collator=collate_images, stop_when="forget_accuracy <= 5",
-        arguments={"compute_metrics": compute_metrics, "eval_dataset": {"forget": [{**images(1)[0]}] * 3}},
+        tiny_vit(), tmp_path, forget=images(6), retain=images(6, 1), collator=collate_images,
+        stop_when="forget_accuracy <= 5",
+        arguments={"compute_metrics": compute_metrics,
+                   "eval_dataset": {"forget": [{**images(1)[0]}] * 3}},
         check_steps=1, learning_rate=0.0,
     )  # fmt: skip
     trainer.model.classifier.bias.data[0] += 9.0  # it knows the class

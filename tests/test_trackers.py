@@ -44,10 +44,15 @@ def test_every_steps_numbers_reach_tensorboard(tmp_path, monkeypatch, logging_st
     monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=Writer))
     writer = Writer()
     trainer = make_trainer(
-        tiny_whisper(), tmp_path / "anna", max_steps=4, logging_steps=logging_steps, hide_names=["anna"],
-        stop_when="forget_loss >= 100", check_steps=2,
+        tiny_whisper(),
+        tmp_path / "anna",
+        max_steps=4,
+        logging_steps=logging_steps,
+        hide_names=["anna"],
+        stop_when="forget_loss >= 100",
+        check_steps=2,
         arguments={"callbacks": [TensorBoardCallback(writer)], "eval_dataset": {"forget": FORGET}},
-    )  # fmt: skip
+    )
     trainer.train()
     for name in ("forget_loss", "retain_loss", "kept", "rank", "residual", "skipped_steps"):
         steps = [step for step, _ in writer.scalars[f"train/{name}"]]

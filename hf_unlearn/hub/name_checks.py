@@ -1,4 +1,4 @@
-"""Checks before an upload: nothing in it may name who was forgotten, or contain the access token."""
+"""Checks before an upload: nothing in it may name who was forgotten, or hold the access token."""
 
 import json
 from collections.abc import Iterable, Iterator

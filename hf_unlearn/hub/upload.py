@@ -106,7 +106,9 @@ def _advice(error: Exception) -> str:
     status = _status(error)
     if isinstance(error, OfflineModeIsEnabled):
         return "Unset HF_HUB_OFFLINE."
-    if status is None and isinstance(error, FileNotFoundError | PermissionError | HFValidationError):
+    if status is None and isinstance(
+        error, FileNotFoundError | PermissionError | HFValidationError
+    ):
         return "This is not the Hub's fault: fix what the message says, then push again."
     failed = "The Hub failed to answer properly several times over: push again later."
     return ADVICE.get(status, failed)

@@ -4,14 +4,13 @@ A name and a text are both folded (small letters, no accents, few kinds of separ
 regular expression made of the name is searched for in the text and in each decoded version of it.
 """
 
-import html
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
-# In a folded text, marks where camelCase starts a new word.
-BORDER = "\x1f"
+from .folding import BORDER, as_it_is, fold, versions
+
 SEPARATOR = rf"[-_./\\ {BORDER}]"
 WORD = rf"[^-_./\\ {BORDER}]"
 LETTER = rf"[^-_./\\ {BORDER}0-9]"
@@ -20,25 +19,6 @@ REST = rf"(?:[-_./\\]+(?:{WORD}|{BORDER})+)*"
 # Letters that a name needs at least for its parts to be found written together: "Bo Li" in "boli".
 JOINED = 4
 
-# Letters that Unicode does not decompose, as people write them without such a keyboard.
-PLAIN = str.maketrans(
-    {
-        "ı": "i",
-        "ø": "o",
-        "đ": "d",
-        "ð": "d",
-        "ł": "l",
-        "ħ": "h",
-        "æ": "ae",
-        "œ": "oe",
-        "þ": "th",
-        "ʼ": "'",
-        "ʻ": "'",
-        "ʹ": "'",
-        "\u0640": "",
-        "\u200c": " ",
-    }
-)
 UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa"})
 # Scripts without spaces between words, or (Korean) with particles that follow a name directly.
 UNSPACED = re.compile(
@@ -46,31 +26,12 @@ UNSPACED = re.compile(
     "\U00020000-\U0003ffff]"
 )
 
-ENCODINGS = (
-    # Bytes, as in URLs, Python and Git
-    r"(?P<percent>(?:%[0-9a-fA-F]{2})+)",
-    r"(?P<hex>(?:\\+x[0-9a-fA-F]{2})+)",
-    r"(?P<octal>(?:\\+[0-3][0-7]{2})+)",
-    # UTF-16, as in JSON: a surrogate pair or a single unit
-    r"(?P<pair>\\+u[dD][89abAB]\w\w\\+u[dD][c-fC-F]\w\w)",
-    r"(?P<unit>\\+u(?:[0-9a-fA-F]{4}|\{[0-9a-fA-F]{1,5}\}))",
-    # HTML
-    r"(?P<entity>&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z]\w*);)",
-)
-ENCODED = re.compile("|".join(ENCODINGS), re.ASCII)
-# Decoded separately, because "\nancy" can be a line break before "ancy" or the folder "nancy".
-CONTROL = re.compile(r"(?P<control>\\+[abfnrtv])|" + ENCODED.pattern, re.ASCII)
 # The 5 in 0.5, 1e5, 1e-5, 5.0 and 5e-1 is not speaker 5. The 0010 in 0.0010 is not speaker 0010,
 # but the one in 1.0010-0003 is.
 NO_SHORT_FRACTION = r"(?<![0-9]\..)"
 NO_FRACTION = rf"(?:{NO_SHORT_FRACTION}|(?=[0-9]*[-_./\\]+{WORD}))"
 NO_EXPONENT = r"(?<![0-9]e.)(?<![0-9]e[- ].)"
 NO_MANTISSA = rf"(?!\.[0-9]+(?!\.?{WORD}))(?!e[- ]?[0-9])"
-# How often a text is decoded at most: %2520 is a space that was encoded twice.
-ROUNDS = 3
-
-# A version of a text, and for each of its characters (start, end) in the original text.
-Layer = tuple[str, list[tuple[int, int]]]
 
 
 class Mentions:
@@ -88,7 +49,7 @@ class Mentions:
             (letters, spelling, name)
             for name in sorted(set(names), key=lambda name: (-len(name), name))
             for spelling in _spellings(name)
-            if (letters := _letters_alone(_folded(_as_it_is(spelling))[0]))
+            if (letters := _letters_alone(fold(as_it_is(spelling))[0]))
         ]
         # Cached because the keys of results occur again and again.
         self.find = lru_cache(maxsize=4096)(self._find)
@@ -102,7 +63,7 @@ class Mentions:
         A mention includes the rest of the path or id that it begins.
         """
         found = []
-        for folded, where in map(_folded, _readings(text)):
+        for folded, where in map(fold, versions(text)):
             letters_alone = _letters_alone(folded)
             for place, (letters, spelling, name) in enumerate(self._spellings):
                 # A fast test that rules out most names.
@@ -132,9 +93,6 @@ def mentions_of(names: tuple[str, ...]) -> Mentions:
     return Mentions(names)
 
 
-# ---- Patterns of names ---------------------------------------------------------------------------
-
-
 def _spellings(name: str) -> list[str]:
     """The name, and its spelling without umlauts if it has any: Müller and Mueller."""
     composed = unicodedata.normalize("NFC", name).lower()
@@ -149,7 +107,7 @@ def _letters_alone(folded: str) -> str:
 @lru_cache(maxsize=4096)
 def _pattern(name: str) -> re.Pattern:
     """A regular expression that matches a name in folded texts."""
-    folded = _folded(_as_it_is(name))[0]
+    folded = fold(as_it_is(name))[0]
     parts = list(re.finditer(rf"[0-9]+|{LETTER}+", folded))
     long = sum(len(part[0]) for part in parts) >= JOINED or UNSPACED.search(folded)
     body, end = "", 0
@@ -208,117 +166,3 @@ def _not_after(last: str, digits: int) -> str:
     if not last.isdigit():
         return f"(?!{LETTER})"
     return "(?![0-9])" + (NO_MANTISSA if 0 < digits <= 2 else "")
-
-
-# ---- Versions of texts ---------------------------------------------------------------------------
-
-
-def _as_it_is(text: str) -> Layer:
-    """The text itself as a layer."""
-    return text, [(i, i + 1) for i in range(len(text))]
-
-
-def _readings(text: str) -> Iterator[Layer]:
-    """The text, and its decoded versions, as long as decoding changes anything."""
-    layer = _as_it_is(text)
-    yield layer
-    if not re.search(r"[%&\\]", text):
-        return
-    for encoded in (ENCODED, CONTROL):
-        read = layer
-        for _ in range(ROUNDS):
-            before, read = read[0], _decoded(read, encoded)
-            if read[0] == before:
-                break
-            yield read
-
-
-def _decoded(layer: Layer, encoded: re.Pattern) -> Layer:
-    """A text with everything decoded that the pattern matches."""
-    text, places = layer
-    read, where, at = [], [], 0
-    for match in encoded.finditer(text):
-        read.append(text[at : match.start()])
-        where += places[at : match.start()]
-        at = match.start()
-        for character, width in _characters(match):
-            read.append(character)
-            where.append((places[at][0], places[at + width - 1][1]))
-            at += width
-        at = match.end()
-    return "".join([*read, text[at:]]), where + places[at:]
-
-
-def _characters(match: re.Match) -> Iterator[tuple[str, int]]:
-    """The encoded characters, each with the length of its code."""
-    kind, code = match.lastgroup, match[0]
-    if kind in ("percent", "hex", "octal"):
-        units = re.findall(r"%..|\\+x..|\\+\d{3}", code)
-        raw = bytes(int(unit[-3:], 8) if kind == "octal" else int(unit[-2:], 16) for unit in units)
-        try:
-            characters = [(c, len(c.encode())) for c in raw.decode()]
-        except UnicodeDecodeError:
-            characters = [(c, 1) for c in raw.decode("latin-1")]
-        for c, size in characters:
-            yield c, sum(map(len, units[:size]))
-            units = units[size:]
-    elif kind == "entity":
-        yield html.unescape(code)[:1] or " ", len(code)
-    elif kind == "control":
-        yield " ", len(code)
-    else:
-        units = [int(unit, 16) for unit in re.findall(r"u\{?(\w+)", code)]
-        yield (chr(units[0]) if kind == "unit" else _of_pair(*units)), len(code)
-
-
-def _of_pair(high: int, low: int) -> str:
-    """The character of a surrogate pair."""
-    return chr(0x10000 + (high - 0xD800) * 0x400 + low - 0xDC00)
-
-
-def _folded(layer: Layer) -> Layer:
-    """A text in small letters without accents, with BORDER where camelCase starts a word.
-
-    Decimal digits of all scripts become 0 to 9. Separators other than - _ . / and the backslash
-    become a blank.
-    """
-    text, places = layer
-    folded, where, last = [], [], " "
-    for i, c in enumerate(text):
-        if _starts_word(last, c, text[i + 1 : i + 2]):
-            folded.append(BORDER)
-            where.append((places[i][0], places[i][0]))
-        plain = _plain(c)
-        if not plain and where:
-            # An accent belongs to its letter.
-            where[-1] = (where[-1][0], places[i][1])
-        folded.append(plain)
-        where += [places[i]] * len(plain)
-        last = c if plain else last
-    return "".join(folded), where
-
-
-def _starts_word(last: str, c: str, following: str) -> bool:
-    """Whether `c` starts a word in camelCase: the D in janeDoe, the second D in JDDoe."""
-    return c.isupper() and (last.islower() or last.isupper() and following.islower())
-
-
-@lru_cache(maxsize=4096)
-def _plain(character: str) -> str:
-    """What a character becomes in a folded text; "" for an accent."""
-    parts = unicodedata.normalize("NFKD", character.translate(PLAIN)).casefold().translate(PLAIN)
-    return "".join(map(_kept, unicodedata.normalize("NFKD", parts)))
-
-
-def _kept(c: str) -> str:
-    kind, accent = unicodedata.category(c), unicodedata.combining(c)
-    # Accents of Latin, Greek and Cyrillic letters, and vowel points of Hebrew and Arabic. In other
-    # scripts, vowel signs count as letters.
-    if accent >= 200 or 10 <= accent <= 36:
-        return ""
-    # Invisible characters, such as the zero width space.
-    if kind == "Cf":
-        return BORDER
-    if kind == "Nd":
-        return str(unicodedata.decimal(c))
-    return c if kind[0] in "LMN" or kind == "So" or c in "-_./\\" else " "

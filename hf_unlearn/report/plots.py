@@ -93,9 +93,7 @@ def _curve(history: list[dict], key: str) -> Curve:
     return [(row["step"], row[key]) for row in history if "step" in row and finite(row.get(key))]
 
 
-def _draw_levels(
-    axes: Axes, split: str, metric: str, original: Levels, retrained: Levels
-) -> None:
+def _draw_levels(axes: Axes, split: str, metric: str, original: Levels, retrained: Levels) -> None:
     """Draws a split's values of the other models.
 
     Not used for the retain set: all three models were trained on it, so the lines would coincide.
