@@ -1,5 +1,4 @@
-"""The documentation cannot rot: its Python is run, its command lines and links are checked against
-the tree."""
+"""The documentation is correct: its Python runs, its commands and links refer to what exists."""
 
 import re
 import runpy
@@ -24,7 +23,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def of_the_reader() -> dict:
-    """What the README's script has before its first line: a model and its data."""
+    """What the README's script assumes: a model and its data."""
     return {
         "model": tiny_whisper(),
         "processor": None,
@@ -48,7 +47,7 @@ def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_command_lines_name_what_there_is(page):
+def test_commands_refer_to_what_exists(page):
     commands = [
         line[2:]
         for block in blocks(page, "console")

@@ -1,5 +1,7 @@
-"""Nothing that a push sends names who is forgotten, wherever the name stands; and what is refused
-is refused early."""
+"""Nothing that a push sends names who is forgotten, wherever the name occurs.
+
+What cannot be published is refused early.
+"""
 
 import base64
 import json
@@ -30,10 +32,11 @@ SPELLINGS = [
 
 
 def sent(hub) -> str:
-    """All that the Hub has got, decoded: bodies of commits have their files in base64."""
+    """Everything that the Hub received, decoded: commits contain their files in base64."""
     texts = []
     for request in hub.received:
-        if request.startswith((b"GET", b"HEAD")):  # of base models' cards
+        # These ask for the cards of base models.
+        if request.startswith((b"GET", b"HEAD")):
             continue
         texts.append(request.decode("utf-8", "replace"))
         for code in re.findall(rb'"content": ?"([A-Za-z0-9+/=\\n]+)"', request):
@@ -61,7 +64,7 @@ def test_a_name_in_arguments_and_splits_does_not_leave(hub, tmp_path, spelled):
 
 
 class Notes(TrainerCallback):
-    """Somebody's own callback that writes into the checkpoints."""
+    """A user's callback that writes into the checkpoints."""
 
     def on_save(self, args, state, control, **_):
         for name in ("notes.txt", "speakers.csv", f"{NAME}.log"):
@@ -91,7 +94,7 @@ def test_a_pushed_checkpoint_has_what_resuming_needs_and_no_more(hub, tmp_path, 
     (tmp_path / "model" / "checkpoint-1").mkdir(parents=True)
     (tmp_path / "model" / "checkpoint-1" / "notes.txt").write_text(NAME)
     trainer.train()
-    trainer._finish_current_push()
+    trainer.push_in_progress.wait_until_done()
     files = hub.files["tester/model"]
     inside = {
         path.split("/")[1]
@@ -129,7 +132,7 @@ def test_a_resumed_run_hides_whom_it_has_hidden_before(hub, tmp_path):
     assert bare(NAME) not in sent(hub) and hub.commits
 
 
-def test_what_is_said_beside_the_files_names_nobody(hub, finished):  # noqa: F811
+def test_names_in_commit_message_and_revision_are_refused(hub, finished):  # noqa: F811
     for told in ({"message": f"without {SPEAKER}"}, {"revision": "no_Anna_Karenina"}):
         with pytest.raises(ValueError, match="names who is forgotten"):
             push_folder(finished, "tester/quiet", **told)
@@ -160,20 +163,18 @@ def test_names_in_the_models_files_are_refused(hub, finished, spoil, message):  
     assert not hub.received
 
 
-def test_a_data_set_that_is_named_after_somebody_is_left_out(finished):  # noqa: F811
+def test_a_data_set_named_after_somebody_is_left_out(finished):  # noqa: F811
     results = json.loads((finished / "results.json").read_text())
     results["card"] = {"datasets": ["me/AnnaKarenina", "me/voices"]}
     card = write_card(finished, results, "salt")
     assert card.data.datasets == ["me/voices"]
     assert "me/voices" in (finished / ".eval_results/unlearning.yaml").read_text()
-    assert (
-        "karenina"
-        not in (finished / ".eval_results/unlearning.yaml").read_text().lower() + str(card).lower()
-    )
+    entries = (finished / ".eval_results/unlearning.yaml").read_text()
+    assert "karenina" not in entries.lower() + str(card).lower()
 
 
-def test_a_sound_in_the_report_is_no_text():
-    """With speaker 6, redaction would cut the 6 out of base64."""
+def test_redaction_leaves_the_audio_of_a_report_alone():
+    """Redaction of speaker 6 would cut the 6 out of base64."""
     sound = bytes(range(256)) * 8
     row = {"id": "6-1", "reference": "a", "models": {"original": "a"}}
     results = {"config": {"forget_speakers": ["6"]}, "data": {}, "transcripts": {"forget": [row]}}
@@ -236,13 +237,13 @@ def test_a_push_that_is_refused_leaves_no_repository(hub, tmp_path):
     assert "model.safetensors" in hub.files["tester/model"]
 
 
-def test_no_run_is_no_riddle(hub, tmp_path):
+def test_a_folder_without_a_run_is_refused(hub, tmp_path):
     with pytest.raises(ValueError, match="there is no .*results.json: give the output_dir"):
         push_folder(tmp_path / "nowhere", "tester/quiet")
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"evaluated": {}}'])
-def test_other_json_is_no_run(hub, finished, content):  # noqa: F811
+def test_other_json_is_refused(hub, finished, content):  # noqa: F811
     (finished / "results.json").write_text(content)
     with pytest.raises(ValueError, match="results.json does not belong to a run"):
         push_folder(finished, "tester/quiet")

@@ -1,4 +1,4 @@
-"""What cards and reports tell of a run's settings."""
+"""Cards and reports list the settings that shaped a result."""
 
 from hf_unlearn.report.run_settings import settings_of
 
@@ -36,7 +36,7 @@ def test_settings_are_those_that_shaped_the_result():
         "q_proj",
         "3.0",
     )
-    # results.json of an earlier version
+    # results.json of an older version
     earlier = settings_of({**results, "method_settings": None})
     assert earlier["method_kwargs"] == "{'msteps': 1}"
     assert settings_of({"config": {}}) == {}
