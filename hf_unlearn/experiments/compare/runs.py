@@ -204,7 +204,7 @@ def as_json(setting: dict) -> str:
 
 
 def _told_apart(value):
-    """PlainScalar words as numbers and booleans, as rows of earlier versions are known by, where no two
+    """Written words as numbers and booleans, as rows of earlier versions are known by, where no two
     words become one: 10, but not 010; 0.5 and 5.0e-1, but not 0.50."""
     if isinstance(value, dict):
         return {name: _told_apart(item) for name, item in value.items()}
