@@ -134,7 +134,8 @@ def test_plot_shows_curves_levels_and_wishes(tmp_path, drawn):
     assert axes.get_xlabel() == "optimizer steps of unlearning"
     assert axes.get_ylabel() == "WER (%) of each data split"
     texts = " ".join(text.get_text() for text in axes.texts)
-    assert "90 %: up is wanted" in texts and "6 %: should stay" in texts and "dashed" in texts
+    assert "90 %, should rise" in texts and "6 %, should not change" in texts
+    assert "dashed: retrained without the speaker" in texts
 
 
 def test_labels_of_curves_that_end_together_do_not_overlap(tmp_path, drawn):

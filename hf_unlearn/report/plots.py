@@ -25,6 +25,13 @@ COLOURS = {
     "other": "#CC79A7",
 }
 MARKERS = {"forget": "o", "forget_test": "^", "retain": "s", "test": "D", "other": "v"}
+# Wanted direction -> how a label says it.
+WISHES = {
+    "up": "should rise",
+    "down": "should fall",
+    "stay": "should not change",
+    "as test": "should equal test",
+}
 
 # {split: {metric: value}} of one model
 Levels = dict[str, dict[str, Any]] | None
@@ -126,7 +133,7 @@ def _label(split: str, curve: Curve, metric: str, task: Task) -> Label:
     meaning, _ = task.splits.get(split, (split, ""))
     _, last = curve[-1]
     wanted = task.wanted(split, metric)
-    wish = {"": "", "stay": ": should stay"}.get(wanted, f": {wanted} is wanted")
+    wish = f", {WISHES.get(wanted, wanted)}" if wanted else ""
     if metric == "loss":
         value = f"{last:.2f}"
     else:
