@@ -26,8 +26,9 @@ from .hub.model_card import write_card
 from .hub.upload import push_folder
 from .ops import active_kernels
 from .privacy.redaction import salt_of
-from .report.results import environment, read_results
-from .report.tables import results_table
+from .report.environment import environment
+from .report.result_tables import results_table
+from .report.results import Results
 from .yaml_files import read_yaml
 
 Command = Callable[[argparse.Namespace, list[str]], None]
@@ -222,7 +223,7 @@ def compare_methods(arguments: argparse.Namespace, _: list[str]) -> None:
 def card(arguments: argparse.Namespace, _: list[str]) -> None:
     """Prints a run's table, and writes its model card from results.json."""
     folder, to = arguments.folder, arguments.to
-    results = read_results(folder)
+    results = Results.read(folder)
     plot = folder / "forgetting.png"
     if plot.exists():
         results["card"] = {**results.get("card", {}), "plot": f"{to.stem}.png" if to else plot.name}

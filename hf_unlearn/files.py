@@ -1,17 +1,27 @@
-"""Files that are written whole or not at all, and texts that are read whatever their encoding."""
+"""Reads text files in any Unicode encoding, and writes files atomically."""
 
 import codecs
 import contextlib
+import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
 
 
 @contextlib.contextmanager
 def written_whole(target: Path) -> Iterator[Path]:
-    """A new file's path, which takes the place of `target` once it is written."""
+    """Yields the path of a temporary file, which replaces `target` when the block succeeds.
+
+    After an error, `target` is as it was before. The folder is created if necessary.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".partial-{target.name}")
+    # Two processes may write the same file.
+    partial = target.with_name(f".partial-{os.getpid()}-{target.name}")
     try:
         yield partial
         os.replace(partial, target)
@@ -19,8 +29,36 @@ def written_whole(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-# UTF-32 first: its mark for little endian begins with that of UTF-16.
-MARKS = {
+def write_json(path: str | Path, content: dict) -> None:
+    """Writes strict JSON atomically. NaN and infinities become null.
+
+    Raises:
+        TypeError: a value has no counterpart in JSON. The old file is kept.
+    """
+    text = json.dumps(_plain(content), indent=2, allow_nan=False, ensure_ascii=False)
+    with written_whole(Path(path)) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Converts `value` to the types of JSON: NumPy and PyTorch numbers, arrays, and paths."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+        return _plain(value.tolist())
+    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON: convert it.")
+
+
+# UTF-32 comes first because its little-endian mark starts with that of UTF-16.
+ENCODING_OF_MARK = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF8: "utf-8-sig",
@@ -30,19 +68,22 @@ MARKS = {
 
 
 def text_of(path: str | Path) -> str:
-    """What a file says, with "\\n" at the end of its lines: UTF-8, or what its byte order mark
-    says.
+    """The text of a file with "\\n" as the line ending.
+
+    A byte order mark determines the encoding; without one the file is read as UTF-8.
 
     Raises:
-        ValueError: it cannot be read in this encoding; the message names the file and the place.
+        ValueError: the file is not valid in this encoding. The message gives the file and the
+            position of the first bad byte.
     """
     content = Path(path).read_bytes()
-    encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
+    marked = (name for mark, name in ENCODING_OF_MARK.items() if content.startswith(mark))
+    encoding = next(marked, "utf-8")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         name = encoding.removesuffix("-sig").upper()
         raise ValueError(
-            f"{path} is no {name} text (byte {error.start}): save it as UTF-8"
+            f"{path} is not valid {name} (byte {error.start}): save it as UTF-8"
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")

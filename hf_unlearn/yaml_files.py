@@ -1,6 +1,7 @@
-"""YAML whose plain words stay as they are written, until it is known what type an option has.
+"""Reads YAML files and converts their values to the types that options declare.
 
-YAML itself reads the speaker 0010 as 8, the language no as False, and 1e-4 as a text.
+Plain scalars are kept as they are written until the type of their option is known. YAML alone would
+read the speaker 0010 as 8, the language no as False, and 1e-4 as a string.
 """
 
 import contextlib
@@ -8,9 +9,10 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -18,20 +20,23 @@ from .files import text_of
 
 NULL = ("", "~", "null", "Null", "NULL")
 TRUE, FALSE = ("true", "yes", "on", "y", "t", "1"), ("false", "no", "off", "n", "f", "0")
-WANTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+WANTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 MERGE = "tag:yaml.org,2002:merge"
-# True and False are values of this option of transformers, whose declared type knows texts only.
+# Options of transformers that accept True and False, although their declared type is a string.
 BOOLEAN_TOO = ("fsdp",)
 
 
-class Written(str):
-    """A word of a YAML file that stands without quotes and without a tag, as it is written."""
+class PlainScalar(str):
+    """A value in a YAML file without quotes and without a tag, as it is written."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Like SafeLoader it makes plain types only; keys are texts, and none may be there twice."""
+    """A SafeLoader that keeps plain scalars. Keys are strings, and none may occur twice."""
 
-    def compose_mapping_node(self, anchor):
+    # The file's name, for messages.
+    name: str = ""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         keys = set()
         for key, _ in node.value:
@@ -39,38 +44,45 @@ class _Loader(yaml.SafeLoader):
                 if key.value in keys:
                     line = key.start_mark.line + 1
                     raise ValueError(
-                        f"{self.name} gives '{key.value}' twice, again in line "
-                        f"{line}: leave one out"
+                        f"{self.name} gives '{key.value}' twice, again in line {line}: remove one"
                     )
                 keys.add(key.value)
                 key.tag = "tag:yaml.org,2002:str"
         return node
 
-    def construct_object(self, node, deep=False):
-        if isinstance(node, yaml.ScalarNode) and node.style is None and self._is_plain(node):
-            return Written(node.value)
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if isinstance(node, yaml.ScalarNode) and node.style is None and self._is_untagged(node):
+            return PlainScalar(node.value)
         return super().construct_object(node, deep=deep)
 
-    def _is_plain(self, node) -> bool:
-        return node.tag != MERGE and node.tag == self.resolve(
-            yaml.ScalarNode, node.value, (True, False)
-        )
+    def _is_untagged(self, node: yaml.ScalarNode) -> bool:
+        implied = self.resolve(yaml.ScalarNode, node.value, (True, False))
+        return node.tag != MERGE and node.tag == implied
 
 
 def read_yaml(path: str | Path) -> dict:
-    """The keys and values of a YAML file, its plain words as `Written`. Raises ValueError: no such
-    file, or no such YAML."""
+    """The options in a YAML file, with plain scalars as `PlainScalar`.
+
+    Raises:
+        ValueError: there is no such file, or it does not hold keys and values in YAML.
+    """
     if not Path(path).is_file():
         raise ValueError(f"there is no configuration file {path}")
     given = parse_yaml(text_of(path), str(path))
     if not isinstance(given, dict):
-        raise ValueError(f"{path} holds no options: write `key: value` in each line")
+        raise ValueError(f"{path} holds no options: write `key: value` on each line")
     return given
 
 
-def parse_yaml(text: str, name: str):
-    """What YAML says, its plain words as `Written`. Raises ValueError, with `name`: it is no YAML,
-    or has a key twice."""
+def parse_yaml(text: str, name: str) -> Any:
+    """The content of a YAML text, with plain scalars as `PlainScalar`.
+
+    Args:
+        name: what the text is called in messages.
+
+    Raises:
+        ValueError: it is not valid YAML, or has a key twice.
+    """
     try:
         loader = _Loader(text)
         loader.name = name
@@ -79,38 +91,42 @@ def parse_yaml(text: str, name: str):
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
-        raise ValueError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def header_of(card: str) -> dict:
-    """The metadata of a card, its values as texts: Norwegian is `no`. Empty where it has none.
+    """The metadata of a model card, empty if it has none.
+
+    All values are strings, so that Norwegian is `no` and not False.
 
     Raises:
-        ValueError: they are no YAML.
+        ValueError: the metadata is not valid YAML.
     """
     header = re.match(r"\ufeff?\s*---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", card, re.DOTALL)
     given = parse_yaml(header[1], "the card's header") if header else None
     return _as_texts(given) if isinstance(given, dict) else {}
 
 
-def _as_texts(value):
+def _as_texts(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _as_texts(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_as_texts(item) for item in value]
-    if isinstance(value, Written):
+    if isinstance(value, PlainScalar):
         return None if value in NULL else str(value)
     return value
 
 
-def resolved(value):
-    """Written words in the types of YAML: numbers, true and false (yes, no, on, off), null. No
-    octal, no dates."""
+def resolved(value: Any) -> Any:
+    """`value` with its plain scalars as numbers, true and false (yes, no, on, off), or null.
+
+    Unlike in YAML 1.1 there are no octal numbers, and no dates.
+    """
     if isinstance(value, dict):
         return {str(key): resolved(item) for key, item in value.items()}
     if isinstance(value, list):
         return [resolved(item) for item in value]
-    if not isinstance(value, Written):
+    if not isinstance(value, PlainScalar):
         return value
     if value in NULL:
         return None
@@ -118,38 +134,45 @@ def resolved(value):
         return value.lower() in TRUE
     if not re.match(r"[-+]?\.?\d|[-+]?\.(inf|nan)$", value, re.IGNORECASE):
         return str(value)
-    for read in (_whole, _number):
+    for read in (_int, _float):
         with contextlib.suppress(ValueError):
             return read(value)
     return str(value)
 
 
-def as_declared(given: dict, kinds: Sequence[type], path: str | Path) -> dict:
-    """The options of a YAML file in the types that these dataclasses declare; other keys are left
-    out.
+def as_declared(
+    given: dict[str, Any], dataclass_types: Sequence[type], path: str | Path
+) -> dict[str, Any]:
+    """The options of a YAML file, converted to the types that the dataclasses declare.
+
+    Keys that none of them declares are left out.
+
+    Args:
+        given: the result of `read_yaml`.
+        path: of the file, for messages.
 
     Raises:
-        ValueError: a value is not of its option's type; the message names file, option and value.
+        ValueError: a value does not fit its option's type. The message gives file, option and
+            value.
     """
     declared = {}
-    for kind in kinds:
-        hints = typing.get_type_hints(kind)
-        for option in dataclasses.fields(kind):
-            if option.name in given:
+    for dataclass_type in dataclass_types:
+        hints = typing.get_type_hints(dataclass_type)
+        for option in dataclasses.fields(dataclass_type):
+            name = option.name
+            if name in given:
                 try:
-                    declared[option.name] = _converted(
-                        option, given[option.name], hints[option.name]
-                    )
+                    declared[name] = _converted(option, given[name], hints[name])
                 except _Mismatch as error:
-                    raise ValueError(f"{path}: {option.name} {error}") from None
+                    raise ValueError(f"{path}: {name} {error}") from None
     return declared
 
 
 class _Mismatch(Exception):
-    pass
+    """A value does not fit its option's type. The message continues the sentence "<option> ..."."""
 
 
-def _converted(option: dataclasses.Field, value, hint):
+def _converted(option: dataclasses.Field, value: Any, hint: Any) -> Any:
     value = _as_type(value, hint, option.name in BOOLEAN_TOO)
     choices = option.metadata.get("choices")
     if choices and value is not None and value not in choices:
@@ -157,11 +180,11 @@ def _converted(option: dataclasses.Field, value, hint):
     return value
 
 
-def _as_type(value, hint, boolean_too: bool = False):
+def _as_type(value: Any, hint: Any, boolean_too: bool = False) -> Any:
     kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
     lists = [kind for kind in kinds if typing.get_origin(kind) is list or kind is list]
     scalars = [kind for kind in kinds if _is_scalar(kind)]
-    if value is None or isinstance(value, Written) and value in NULL:
+    if value is None or isinstance(value, PlainScalar) and value in NULL:
         if type(None) in kinds or lists and str not in scalars:
             return None
         if value in (None, "") or str not in scalars:
@@ -170,16 +193,17 @@ def _as_type(value, hint, boolean_too: bool = False):
         return _as_list(value, lists, kinds)
     if isinstance(value, dict):
         if scalars and set(scalars) | set(lists) | {type(None)} >= set(kinds):
-            raise _Mismatch(f"is a list of keys and values: give {_wanted(kinds)}")
+            raise _Mismatch(f"is a mapping of keys to values: give {_wanted(kinds)}")
         return resolved(value)
     if lists and not scalars:
         (item,) = typing.get_args(lists[0]) or (str,)
         one = _as_type(value, item)
-        return one if item is str else [one]  # the options themselves know one text as no list
+        # The options accept a single string in place of a list of strings.
+        return one if item is str else [one]
     return _as_scalar(value, scalars, kinds, boolean_too)
 
 
-def _as_list(value: list, lists: list, kinds) -> list:
+def _as_list(value: list, lists: Sequence[Any], kinds: Iterable[Any]) -> list:
     if not lists:
         if all(_is_scalar(kind) or kind is type(None) for kind in kinds):
             raise _Mismatch(f"is a list: give {_wanted(kinds)}")
@@ -188,69 +212,66 @@ def _as_list(value: list, lists: list, kinds) -> list:
     return [_as_type(entry, item) for entry in value]
 
 
-def _as_scalar(value, scalars: list, kinds, boolean_too: bool):
-    types_of = {kind for kind in scalars if kind in WANTED}
+def _as_scalar(value: Any, scalars: Sequence[Any], kinds: Iterable[Any], boolean_too: bool) -> Any:
+    basic = {kind for kind in scalars if kind in WANTED}
+    literal = any(typing.get_origin(kind) is typing.Literal for kind in scalars)
     for kind in scalars:
-        if (
-            isinstance(kind, type)
-            and issubclass(kind, Enum)
-            and value not in (values := [one.value for one in kind])
-        ):
-            raise _Mismatch(f"is '{value}': give one of {', '.join(map(str, values))}")
-    if types_of == {str} and not any(typing.get_origin(kind) is typing.Literal for kind in scalars):
-        return (
-            value.lower() == "true"
-            if boolean_too and str(value).lower() in ("true", "false")
-            else str(value)
-        )
-    if len(types_of) == 1 and len(scalars) == 1:
-        return _READ[types_of.pop()](str(value))
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            values = [one.value for one in kind]
+            if value not in values:
+                raise _Mismatch(f"is '{value}': give one of {', '.join(map(str, values))}")
+    if basic == {str} and not literal:
+        if boolean_too and str(value).lower() in ("true", "false"):
+            return value.lower() == "true"
+        return str(value)
+    if len(basic) == 1 and len(scalars) == 1:
+        return _READERS[basic.pop()](str(value))
     if not scalars and any(kind is dict or typing.get_origin(kind) is dict for kind in kinds):
         raise _Mismatch(f"is '{value}': give keys and values")
     return resolved(value)
 
 
-def _is_union(hint) -> bool:
+def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
-def _is_scalar(kind) -> bool:
+def _is_scalar(kind: Any) -> bool:
     literal = typing.get_origin(kind) is typing.Literal
     return kind in WANTED or literal or isinstance(kind, type) and issubclass(kind, Enum)
 
 
-def _wanted(kinds) -> str:
+def _wanted(kinds: Iterable[Any]) -> str:
     known = [WANTED[kind] for kind in kinds if kind in WANTED]
-    return known[0] if known else "a value, or leave it out"
+    return known[0] if known else "a value, or omit the option"
 
 
-def _whole(text: str) -> int:
+def _int(text: str) -> int:
     if re.fullmatch(r"[-+]?0[xo][0-9a-f_]+", text, re.IGNORECASE):
         return int(text, 0)
     return int(text)
 
 
-def _number(text: str) -> float:
+def _float(text: str) -> float:
     return float(re.sub(r"^([-+]?)\.(inf|nan)$", r"\1\2", text, flags=re.IGNORECASE))
 
 
-def _read_whole(text: str) -> int:
+def _read_int(text: str) -> int:
     try:
-        return _whole(text)
+        return _int(text)
     except ValueError:
-        number = _read_number(text, "a whole number")
+        number = _read_float(text, "a whole number")
     if not number.is_integer():
-        raise _Mismatch(f"is '{text}', which is no whole number")
+        raise _Mismatch(f"is '{text}', which is not a whole number")
     return int(number)
 
 
-def _read_number(text: str, wanted: str = "a number") -> float:
+def _read_float(text: str, wanted: str = "a number") -> float:
     try:
-        number = _number(text)
+        number = _float(text)
     except ValueError:
         number = float("nan")
     if number != number:
-        raise _Mismatch(f"is '{text}', which is no {wanted.removeprefix('a ')}")
+        raise _Mismatch(f"is '{text}', which is not {wanted}")
     return number
 
 
@@ -260,4 +281,8 @@ def _read_bool(text: str) -> bool:
     return text.lower() in TRUE
 
 
-_READ = {bool: _read_bool, int: _read_whole, float: _read_number}
+_READERS: dict[type, Callable[[str], Any]] = {
+    bool: _read_bool,
+    int: _read_int,
+    float: _read_float,
+}

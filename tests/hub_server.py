@@ -1,5 +1,8 @@
-"""A Hub on this machine: as much of its HTTP as huggingface_hub speaks to create, upload to and
-load from a repository."""
+"""A Hub on this machine for tests.
+
+It implements the part of the HTTP interface that huggingface_hub uses to create a repository, to
+upload to it and to load from it.
+"""
 
 import base64
 import contextlib
@@ -7,9 +10,10 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_loopbackTokenOfNobody"
@@ -18,12 +22,15 @@ USER = "tester"
 
 @dataclass
 class Hub:
-    """What the server holds and has seen.
+    """What the server holds and received.
 
-    files: repository -> path -> content, of the last commit.
-    received: every request as it came: its line, headers but for the token's, and body.
-    failures: (part of "METHOD /path", statuses of the next such requests; 0 closes the connection
-        unanswered).
+    Attributes:
+        files: repository -> path -> content after the last commit.
+        commits: the messages of all commits.
+        objects: hash -> content of the large files.
+        received: all requests as they came: request line, headers without the token, and body.
+        failures: part of "METHOD /path" -> statuses of the next such requests; 0 closes the
+            connection without an answer.
     """
 
     url: str = ""
@@ -48,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
 
-    def answer(self, content=b"", status=200, **headers):
+    def answer(self, content: Any = b"", status: int = 200, **headers: str) -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
@@ -57,10 +64,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def missing(self, code: str):
+    def missing(self, code: str) -> None:
         self.answer({"error": code}, 404, X_Error_Code=code)
 
-    def serve(self):
+    def serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.headers.get("Transfer-Encoding") == "chunked":
             while size := int(self.rfile.readline(), 16):
@@ -93,10 +100,10 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = serve
 
-    def log_message(self, *_):
+    def log_message(self, *_: Any) -> None:
         pass
 
-    def create(self, body):
+    def create(self, body: bytes) -> None:
         asked = json.loads(body)
         repo = f"{asked.get('organization') or USER}/{asked['name']}"
         if repo in self.hub.files:
@@ -104,13 +111,13 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.files[repo] = {}
         return self.answer({"url": f"{self.hub.url}/{repo}"})
 
-    def whoami(self, body):
+    def whoami(self, body: bytes) -> None:
         self.answer({"type": "user", "name": USER, "orgs": []})
 
-    def validate(self, body):
+    def validate(self, body: bytes) -> None:
         self.answer({"errors": [], "warnings": []})
 
-    def preupload(self, body, repo, revision):
+    def preupload(self, body: bytes, repo: str, revision: str) -> None:
         files = json.loads(body)["files"]
         modes = [
             {"path": file["path"], "uploadMode": _mode(file["path"]), "shouldIgnore": False}
@@ -118,7 +125,7 @@ class Handler(BaseHTTPRequestHandler):
         ]
         self.answer({"files": modes})
 
-    def batch(self, body, repo):
+    def batch(self, body: bytes, repo: str) -> None:
         wanted = json.loads(body)["objects"]
         actions = [
             {**one, "actions": {"upload": {"href": f"{self.hub.url}/lfs/{one['oid']}"}}}
@@ -128,13 +135,13 @@ class Handler(BaseHTTPRequestHandler):
             {"transfer": "basic", "objects": actions}, Content_Type="application/vnd.git-lfs+json"
         )
 
-    def put(self, body, oid):
+    def put(self, body: bytes, oid: str) -> None:
         if hashlib.sha256(body).hexdigest() != oid:
             return self.answer({"error": "this is not the file that was announced"}, 400)
         self.hub.objects[oid] = body
         return self.answer()
 
-    def commit(self, body, repo, revision):
+    def commit(self, body: bytes, repo: str, revision: str) -> None:
         files, message = {}, ""
         for line in map(json.loads, body.splitlines()):
             value = line["value"]
@@ -152,10 +159,10 @@ class Handler(BaseHTTPRequestHandler):
             {"commitUrl": f"{self.hub.url}/{repo}/commit/{self.sha()}", "commitOid": self.sha()}
         )
 
-    def sha(self):
+    def sha(self) -> str:
         return f"{len(self.hub.commits):040x}"
 
-    def info(self, body, repo):
+    def info(self, body: bytes, repo: str) -> None:
         if repo not in self.hub.files:
             return self.missing("RepoNotFound")
         siblings = [{"rfilename": path} for path in self.hub.files[repo]]
@@ -163,7 +170,7 @@ class Handler(BaseHTTPRequestHandler):
             {"id": repo, "sha": self.sha(), "siblings": siblings, "tags": [], "private": False}
         )
 
-    def tree(self, body, repo, folder):
+    def tree(self, body: bytes, repo: str, folder: str | None) -> None:
         inside = f"{folder}/" if folder else ""
         files = {
             path: content
@@ -179,7 +186,7 @@ class Handler(BaseHTTPRequestHandler):
             ]
         )
 
-    def resolve(self, body, repo, path):
+    def resolve(self, body: bytes, repo: str, path: str) -> None:
         if path not in self.hub.files.get(repo, {}):
             return self.missing("EntryNotFound" if repo in self.hub.files else "RepoNotFound")
         content = self.hub.files[repo][path]
@@ -210,8 +217,8 @@ ROUTES = [
 
 
 @contextlib.contextmanager
-def running():
-    """A new, empty Hub while the context lasts."""
+def running() -> Iterator[Hub]:
+    """Runs a new, empty Hub."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"

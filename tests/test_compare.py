@@ -435,7 +435,7 @@ def test_targets_and_options_reach_the_recipe_as_they_are_written(commands):
         ("match", "{forget_wer: [most]}", "'most' is no level of forget_wer"),
         ("options", "{gold: }", "gold is empty"),
         ("processes", "two", "processes is 'two'"),
-        ("seeds", "[a]", "seeds is 'a', which is no whole number"),
+        ("seeds", "[a]", "seeds is 'a', which is not a whole number"),
     ],
 )
 def test_values_of_the_wrong_form_are_refused(option, value, message, tmp_path, capsys):

@@ -14,7 +14,7 @@ from transformers import EvalPrediction, default_data_collator
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 from hf_unlearn.evaluation import classification_metrics
-from hf_unlearn.hub.upload import stage
+from hf_unlearn.hub.staging import stage
 from tests.tiny import FORGET, collate, collate_images, images, make_trainer, tiny_vit, tiny_whisper
 
 IMAGES = {"forget": images(6), "retain": images(4, seed=1), "collator": collate_images}

@@ -1,5 +1,7 @@
-"""What a Hub on this machine receives: complete, loadable, naming nobody; and what is said when it
-refuses."""
+"""Uploads to a Hub on this machine are complete, can be loaded, and name nobody.
+
+A push that fails says why.
+"""
 
 import itertools
 import json
@@ -14,15 +16,15 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
+from hf_unlearn.experiments.tiny_whisper import build_model, build_processor, build_word_tokenizer
 from hf_unlearn.hub.upload import HubError, push_folder
-from hf_unlearn.report.results import write_results
+from hf_unlearn.report.results import Results
 from hf_unlearn.trainer import pushes
 from hf_unlearn.trainer.preparation import START
 from hf_unlearn.trainer.run_results import pipeline_of
 from tests.hub_server import TOKEN
-from tests.tiny import MELS, VOCABULARY, collate, make_trainer, tiny_whisper
+from tests.tiny import MELS, VOCABULARY, collate, make_trainer, tiny_whisper, utterances
 
-ROOT = Path(__file__).parents[1]
 SPEAKER = "anna-karenina"
 TASK = "automatic-speech-recognition"
 
@@ -45,16 +47,18 @@ def trained(tmp_path, **options):
 
 @pytest.fixture
 def finished(tmp_path):
-    """The folder of a recipe's run that forgot SPEAKER."""
+    """The output folder of a recipe that forgot SPEAKER."""
     folder = tmp_path / f"without_{SPEAKER}"
     model = tiny_whisper()
     model.save_pretrained(folder)
     metrics = {"samples": 4, "loss": 1.5, "wer": 81.25, "wer_low": 70.0, "wer_high": 90.0}
-    write_results(
-        folder / "results.json",
+    Results.from_dict(
         {
             "task": "speakers",
-            "config": {"data": {"forget_speakers": [SPEAKER]}, "trainer": {"method": "orthograd", "output_dir": str(folder)}},
+            "config": {
+                "data": {"forget_speakers": [SPEAKER]},
+                "trainer": {"method": "orthograd", "output_dir": str(folder)},
+            },
             "data": {
                 "utterances": {"forget": 4, "retain": 6},
                 "speakers": {"forget": [SPEAKER], "retain": ["boris"]},
@@ -67,11 +71,15 @@ def finished(tmp_path):
             "unlearned": {"forget": metrics},
             "retrained": None,
             "stopping": None,
-            "command": f"/home/somebody/unlearn.py x.yaml --forget_speakers {SPEAKER} --output_dir "
-                       f"{folder}",
-            "card": {"datasets": ["openslr/librispeech_asr"], "language": "en", "model_name": "quiet"},
+            "command": f"/home/somebody/unlearn.py x.yaml --forget_speakers {SPEAKER} "
+            f"--output_dir {folder}",
+            "card": {
+                "datasets": ["openslr/librispeech_asr"],
+                "language": "en",
+                "model_name": "quiet",
+            },
         },
-    )  # fmt: skip
+    ).write(folder)
     return folder
 
 
@@ -118,7 +126,7 @@ def test_a_trainers_push_is_complete_and_loads_back(hub, tmp_path):
 
 
 def test_the_card_of_a_trainer_has_what_was_evaluated(hub, tmp_path):
-    splits = {"forget": make_utterances(), "retain": make_utterances()}
+    splits = {"forget": utterances(3, seed=5), "retain": utterances(3, seed=5)}
     trainer = trained(tmp_path, eval_dataset=splits, method="scrub", method_kwargs={"msteps": 1})
     trainer.evaluate()
     trainer.push_to_hub(dataset="openslr/librispeech_asr", language="en", license="apache-2.0")
@@ -136,12 +144,6 @@ def test_the_card_of_a_trainer_has_what_was_evaluated(hub, tmp_path):
     )
 
 
-def make_utterances():
-    from tests.tiny import utterances
-
-    return utterances(3, seed=5)
-
-
 def test_a_finished_run_names_nobody(hub, finished):
     push_folder(finished, "tester/quiet")
     files = files_of(hub, "tester/quiet")
@@ -151,7 +153,8 @@ def test_a_finished_run_names_nobody(hub, finished):
     )
     results = json.loads(files["results.json"])
     (pseudonym,) = results["config"]["data"]["forget_speakers"]
-    assert pseudonym in files["README.md"].decode()  # the same in all that is published of a run
+    # everything published about a run uses the same pseudonym
+    assert pseudonym in files["README.md"].decode()
     assert results["unlearned"]["forget"]["wer"] == 81.25
     entries = yaml.safe_load(files[".eval_results/unlearning.yaml"])
     assert entries[0]["dataset"] == {"id": "openslr/librispeech_asr", "task_id": "forget_wer"}
@@ -160,7 +163,7 @@ def test_a_finished_run_names_nobody(hub, finished):
     assert [(one.metric_type, one.metric_value) for one in index] == [("wer", 81.25)]
 
 
-def test_it_names_them_when_told_to(hub, finished):
+def test_a_finished_run_names_them_on_request(hub, finished):
     push_folder(finished, "tester/loud", name_forgotten=True)
     assert SPEAKER.encode() in files_of(hub, "tester/loud")["README.md"]
 
@@ -210,7 +213,7 @@ def spoil_config(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def test_logs_and_other_files_of_the_user_stay_here(hub, finished):
+def test_logs_and_other_files_of_the_user_are_not_uploaded(hub, finished):
     for name in (
         "log.txt",
         "report.html",
@@ -222,12 +225,16 @@ def test_logs_and_other_files_of_the_user_stay_here(hub, finished):
         (finished / name).write_text(SPEAKER)
     push_folder(finished, "tester/quiet")
     assert set(files_of(hub, "tester/quiet")) == {
-        "README.md", "results.json", "model.safetensors", "config.json", "generation_config.json",
+        "README.md",
+        "results.json",
+        "model.safetensors",
+        "config.json",
+        "generation_config.json",
         ".eval_results/unlearning.yaml",
-    }  # fmt: skip
+    }
 
 
-def test_an_edited_card_stays(hub, finished):
+def test_an_edited_card_is_kept(hub, finished):
     (finished / "README.md").write_text("---\nlicense: mit\n---\nMy own words.\n")
     push_folder(finished, "tester/quiet")
     assert b"My own words" in files_of(hub, "tester/quiet")["README.md"]
@@ -241,7 +248,7 @@ def test_an_edited_card_stays(hub, finished):
         ("objects/batch", [503]),
     ],
 )
-def test_what_passes_is_retried(hub, finished, part, statuses):
+def test_temporary_failures_are_retried(hub, finished, part, statuses):
     hub.failures[part] = statuses
     push_folder(finished, "tester/quiet")
     assert hub.count(part) == len(statuses) + 1 and len(hub.commits) == 1
@@ -252,14 +259,14 @@ def test_what_passes_is_retried(hub, finished, part, statuses):
     [
         ("/", itertools.repeat(401), "hf auth login"),
         ("commit", [403], "may not write"),
-        ("preupload", itertools.repeat(429), "wait some minutes"),
+        ("preupload", itertools.repeat(429), "wait a few minutes"),
         ("preupload", itertools.repeat(503), "push again later"),
         ("PUT /lfs/", itertools.repeat(0), "model.safetensors"),
         ("PUT /lfs/", itertools.repeat(400), "model.safetensors"),
     ],
     ids=["401", "403", "429", "503", "broken upload", "refused upload"],
 )
-def test_what_does_not_pass_is_one_clear_message(hub, finished, part, statuses, message):
+def test_lasting_failures_give_one_clear_message(hub, finished, part, statuses, message):
     hub.failures[part] = statuses
     with pytest.raises(HubError, match="could not push to tester/quiet") as error:
         push_folder(finished, "tester/quiet")
@@ -271,7 +278,7 @@ def test_what_does_not_pass_is_one_clear_message(hub, finished, part, statuses, 
     assert not hub.commits and TOKEN not in str(error.value)
 
 
-def test_offline_is_said_to_be_the_reason(hub, finished, monkeypatch):
+def test_the_message_mentions_offline_mode(hub, finished, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     huggingface_hub.close_session()
     with pytest.raises(HubError, match="Unset HF_HUB_OFFLINE"):
@@ -282,15 +289,18 @@ def test_an_adapter_is_pushed_as_adapter_and_merged_on_request(hub, tmp_path):
     base = tmp_path / "base"
     tiny_whisper().save_pretrained(base)
     trainer = make_trainer(
-        WhisperForConditionalGeneration.from_pretrained(base), tmp_path / "model", optimizer=False, learning_rate=0.1,
+        WhisperForConditionalGeneration.from_pretrained(base),
+        tmp_path / "model",
+        optimizer=False,
+        learning_rate=0.1,
         arguments={"peft_config": LoraConfig(r=2, target_modules=["q_proj"])},
-    )  # fmt: skip
+    )
     trainer.train()
     with pytest.raises(ValueError, match="not on the Hub"):
         trainer.push_to_hub()
     (tmp_path / "model" / "config.json").write_text("{}")
     trainer.push_to_hub(merge=True)
-    # what is merged is written elsewhere
+    # the merged model is written elsewhere
     assert (tmp_path / "model" / "config.json").read_text() == "{}"
     assert "model.safetensors" in files_of(hub) and "adapter_model.safetensors" not in files_of(hub)
     loaded = WhisperForConditionalGeneration.from_pretrained(downloaded(hub, tmp_path))
@@ -311,15 +321,8 @@ def test_an_adapter_is_pushed_as_adapter_and_merged_on_request(hub, tmp_path):
 
 
 @pytest.fixture
-def speech_model(hub, tmp_path, monkeypatch):
+def speech_model(hub, tmp_path):
     """The repository of a tiny Whisper with its processor."""
-    monkeypatch.syspath_prepend(ROOT / "recipes" / "whisper_librispeech")
-    from hf_unlearn.experiments.tiny_whisper import (
-        build_model,
-        build_processor,
-        build_word_tokenizer,
-    )
-
     words = "zero one two three four five six seven eight nine and a hundred thousand more"
     processor = build_processor(build_word_tokenizer([words]), chunk_length=1)
     processor.feature_extractor = transformers.WhisperFeatureExtractor(
@@ -340,18 +343,24 @@ def speech_model(hub, tmp_path, monkeypatch):
 def test_pipelines_and_peft_load_a_pushed_adapter_and_its_merged_model(hub, speech_model, tmp_path):
     base = WhisperForConditionalGeneration.from_pretrained(speech_model)
     trainer = make_trainer(
-        base, tmp_path / "model", optimizer=False, learning_rate=0.5, max_steps=3,
-        arguments={"peft_config": LoraConfig(r=2, target_modules=["q_proj", "v_proj"]),
-                   "processing_class": WhisperProcessor.from_pretrained(speech_model)},
-    )  # fmt: skip
+        base,
+        tmp_path / "model",
+        optimizer=False,
+        learning_rate=0.5,
+        max_steps=3,
+        arguments={
+            "peft_config": LoraConfig(r=2, target_modules=["q_proj", "v_proj"]),
+            "processing_class": WhisperProcessor.from_pretrained(speech_model),
+        },
+    )
     trainer.train()
     trainer.push_to_hub()
     push_folder(tmp_path / "model", "tester/merged", merge=True)
-    batch = collate(make_utterances())
+    batch = collate(utterances(3, seed=5))
     original = WhisperForConditionalGeneration.from_pretrained(speech_model)
     with torch.no_grad():
         expected = trainer.model.eval()(**batch).logits
-        # the adapter does something
+        # the adapter changes the outputs
         assert not torch.allclose(original(**batch).logits, expected, atol=1e-3)
         by_peft = PeftModel.from_pretrained(original, "tester/model")
         for model in (
@@ -363,7 +372,7 @@ def test_pipelines_and_peft_load_a_pushed_adapter_and_its_merged_model(hub, spee
         ):
             torch.testing.assert_close(model(**batch).logits, expected, atol=1e-5, rtol=1e-4)
     sound = torch.randn(8000, generator=torch.Generator().manual_seed(0)).numpy()
-    # earlier pipelines ask for 256, however few positions a model has
+    # older pipelines ask for 256 tokens even if the model has fewer positions
     short = {"max_new_tokens": 8}
     texts = [
         transformers.pipeline(TASK, model=name)(sound, generate_kwargs=short)["text"]
@@ -374,8 +383,18 @@ def test_pipelines_and_peft_load_a_pushed_adapter_and_its_merged_model(hub, spee
 
 @pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
 def test_hub_strategies_push_while_training(hub, tmp_path, strategy):
-    trained(tmp_path, method="scrub", max_steps=2, save_strategy="steps", save_steps=1, push_to_hub=True, hub_strategy=strategy,
-            hub_always_push=True, hide_names=[SPEAKER], run_name=SPEAKER)  # fmt: skip
+    trained(
+        tmp_path,
+        method="scrub",
+        max_steps=2,
+        save_strategy="steps",
+        save_steps=1,
+        push_to_hub=True,
+        hub_strategy=strategy,
+        hub_always_push=True,
+        hide_names=[SPEAKER],
+        run_name=SPEAKER,
+    )
     files = files_of(hub)
     assert "Training in progress, step 1" in hub.commits and {
         "model.safetensors",
@@ -410,7 +429,7 @@ def test_a_failed_push_in_the_background_warns_and_the_training_goes_on(hub, tmp
     assert hub.commits == ["Training in progress, step 2"]
 
 
-def test_a_name_in_the_output_folder_is_no_name_of_a_repository(hub, tmp_path):
+def test_an_output_folder_with_a_name_does_not_name_the_repository(hub, tmp_path):
     with pytest.raises(ValueError, match="another hub_model_id"):
         make_trainer(tiny_whisper(), tmp_path / SPEAKER, push_to_hub=True, hide_names=[SPEAKER])
     assert not hub.received

@@ -1,4 +1,4 @@
-"""No spelling of a name gets through, and no innocent text is touched."""
+"""Every spelling of a name is found, and unrelated text is left alone."""
 
 import html
 import itertools
@@ -12,16 +12,21 @@ import pytest
 from hf_unlearn.privacy.mentions import Mentions
 
 NAMES = [
-    "Jane Doe", "José", "Strauß", "İpek", "ılgaz", "Nguyễn Văn Đức", "محمد", "علي رضا", "王小明", "王 小明", "さくら", "김철수",
-    "Σίσυφος", "Анна Каренина", "प्रिया शर्मा", "สมชาย", "שרה כהן", "O'Brien", "Jean-Luc", "Björk Guðmundsdóttir", "Łukasz Żak",
-    "Bo Li", "Æther", "Ann", "anna-karenina", "JaneDoe", "McDonald", "1089", "0010", "42", "spk-0012", "p225", "en-us+f3",
+    "Jane Doe", "José", "Strauß", "İpek", "ılgaz", "Nguyễn Văn Đức", "محمد", "علي رضا", "王小明",
+    "王 小明", "さくら", "김철수",
+    "Σίσυφος", "Анна Каренина", "प्रिया शर्मा", "สมชาย", "שרה כהן", "O'Brien", "Jean-Luc",
+    "Björk Guðmundsdóttir", "Łukasz Żak",
+    "Bo Li", "Æther", "Ann", "anna-karenina", "JaneDoe", "McDonald", "1089", "0010", "42",
+    "spk-0012", "p225", "en-us+f3",
     "19-198",
 ]  # fmt: skip
 FORMS = ["NFC", "NFD", "NFKC", "NFKD"]
 CASES = [str, str.lower, str.upper, str.casefold, str.title, str.swapcase]
-SEPARATORS = [None, "", " ", "_", "-", ".", "/", "\u00a0", " - "]  # None: as the name has them
+# None keeps the separators of the name.
+SEPARATORS = [None, "", " ", "_", "-", ".", "/", "\u00a0", " - "]
 PLACES = [
-    "{}", "speaker {} said", "out/run_{}/model", "https://hub.co/a/{}?x=1", "{}_0001.wav", "--forget_speakers={}", "({})",
+    "{}", "speaker {} said", "out/run_{}/model", "https://hub.co/a/{}?x=1", "{}_0001.wav",
+    "--forget_speakers={}", "({})",
     "'{}'", "of {}.", "x: {}, y", "line\\n{}\\tend", "{}'s voice", "a\u200b{}", "\u2066{}\u2069",
 ]  # fmt: skip
 ENCODINGS = {
@@ -44,7 +49,7 @@ ENCODINGS = {
 
 
 def spellings(name: str) -> set[str]:
-    """The name by other hands: with other separators, in other cases and forms of Unicode."""
+    """The name as other people write it: other separators, case and Unicode normal forms."""
     parts = re.split(r"[\s'+-]+", name)
     found = set()
     for separator, case, form in itertools.product(SEPARATORS, CASES, FORMS):
@@ -52,7 +57,8 @@ def spellings(name: str) -> set[str]:
             a[-1:].isdigit() and b[:1].isdigit() for a, b in itertools.pairwise(parts)
         )
         if separator == "" and digits_meet:
-            continue  # 19198 is another number
+            # 19198 is a different number from 19-198
+            continue
         found.add(
             unicodedata.normalize(form, case(name if separator is None else separator.join(parts)))
         )
@@ -60,8 +66,10 @@ def spellings(name: str) -> set[str]:
 
 
 def bare(text: str) -> str:
-    """Independently of the package: decoded, without accents and case, and without what is no
-    letter or digit."""
+    """A text decoded, in small letters, with letters and digits only, without accents.
+
+    Written independently of the package, to check it.
+    """
     for _ in range(3):
         text = html.unescape(unquote(text))
         text = re.sub(
@@ -103,14 +111,14 @@ def test_no_spelling_survives(name):
 @pytest.mark.parametrize(
     "place", ["x{}2", "runOf{}", "2024{}", "{}2", "{}V2", "model{}Final.wav", "xml{}Parser"]
 )
-def test_camel_case_is_taken_apart(name, place):
+def test_camel_case_is_split(name, place):
     joined = re.sub(r"\W", "", name)
     left = Mentions([name]).replace(place.format(joined), lambda _: "#")
     assert left in (place.format("#"), place.format("#").removesuffix(".wav"))
 
 
 @pytest.mark.parametrize("name", ["José", "Strauß", "İpek", "Nguyễn"])
-def test_just_the_mention_is_replaced(name):
+def test_only_the_mention_is_replaced(name):
     for form, encode in itertools.product(FORMS, (str, quote, html.escape)):
         said = encode(unicodedata.normalize(form, name))
         text = f"100% of é → {said} & ç, {said}!"
@@ -120,7 +128,7 @@ def test_just_the_mention_is_replaced(name):
         )
 
 
-INNOCENT = {
+UNRELATED = {
     "Ann": [
         "annual",
         "channel",
@@ -165,9 +173,9 @@ INNOCENT = {
 }
 
 
-@pytest.mark.parametrize("name", INNOCENT)
-def test_innocent_text_stays_as_it_is(name):
-    for text in INNOCENT[name]:
+@pytest.mark.parametrize("name", UNRELATED)
+def test_unrelated_text_is_unchanged(name):
+    for text in UNRELATED[name]:
         assert Mentions([name]).replace(text, lambda _: "#") == text
     common = (
         'C:\\new\\table 100%25 &amp; {"lr": 1e-05, "é": "\\u00fc"} \\x41 %zz &c; \\ud83d naïve '
@@ -176,14 +184,14 @@ def test_innocent_text_stays_as_it_is(name):
     assert Mentions([name]).replace(common, lambda _: "#") == common
 
 
-def test_of_several_names_the_longest_is_meant():
+def test_the_longest_of_several_names_wins():
     mentions = Mentions(["Jane", "Jane Doe", "1089"])
     assert mentions.replace("Jane Doel, jane_doe and Jane of 1089", lambda name: f"<{name}>") == (
         "<Jane> Doel, <Jane Doe> and <Jane> of <1089>"
     )
 
 
-def test_what_has_no_letter_names_nobody():
+def test_a_name_without_letters_is_never_found():
     assert (
         not Mentions(["--", "", "?!"])
         and Mentions(["--"]).replace("a -- b", lambda _: "#") == "a -- b"

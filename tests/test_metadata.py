@@ -21,8 +21,8 @@ from hf_unlearn.experiments.processors import check_processors, difference
 from hf_unlearn.hub.metadata import is_path, language_codes, listed, shown
 from hf_unlearn.hub.model_card import build_card, write_card
 from hf_unlearn.hub.usage import NEEDED, processor_parts, saved_parts, usage
-from hf_unlearn.report.after_run import not_costing_the_run
-from hf_unlearn.report.results import emissions
+from hf_unlearn.report.best_effort import warn_if_not_written
+from hf_unlearn.report.environment import emissions
 from tests.test_model_card import RESULTS, SALT
 from tests.tiny import make_trainer, tiny_whisper
 
@@ -30,8 +30,10 @@ from tests.tiny import make_trainer, tiny_whisper
 @pytest.mark.parametrize(
     "given, codes",
     [
-        ("English", ["en"]), ("en", ["en"]), ("EN", ["en"]), ("<|de|>", ["de"]), (["german", "pt_BR"], ["de", "pt-br"]),
-        ("Castilian", ["es"]), ("jw", ["jv"]), (False, ["no"]), ([False, "en"], ["no", "en"]), (None, []), ("", []),
+        ("English", ["en"]), ("en", ["en"]), ("EN", ["en"]), ("<|de|>", ["de"]),
+        (["german", "pt_BR"], ["de", "pt-br"]),
+        ("Castilian", ["es"]), ("jw", ["jv"]), (False, ["no"]), ([False, "en"], ["no", "en"]),
+        (None, []), ("", []),
         ("Klingonish", []), ("multilingual", ["multilingual"]),
     ],
 )  # fmt: skip
@@ -91,8 +93,10 @@ def test_arguments_of_the_card_mean_what_trainers_mean(tmp_path):
     local = tmp_path / "voices"
     local.mkdir()
     trainer.create_model_card(
-        dataset_tags="me/speech", dataset="My Speech de", dataset_args="de", finetuned_from=str(local), language="German",
-        tags=["automatic-speech-recognition", str(local)], model_name=str(local), tasks="automatic-speech-recognition",
+        dataset_tags="me/speech", dataset="My Speech de", dataset_args="de",
+        finetuned_from=str(local), language="German",
+        tags=["automatic-speech-recognition", str(local)], model_name=str(local),
+        tasks="automatic-speech-recognition",
     )  # fmt: skip
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     results["unlearned"] = {"test": {"wer": 0.5}}
@@ -121,7 +125,7 @@ def test_a_data_set_with_a_readable_name_only_is_no_id_of_the_hub(tmp_path):
     assert "samples of beans, with" in text and "datasets:" not in text
 
 
-# ---- the example ----------------------------------------------------------------------------------------------------
+# ---- the example --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -154,12 +158,20 @@ def test_a_pipeline_is_promised_only_with_all_it_needs(tmp_path, tokenizer):
     assert saved_parts(tmp_path / "both") == {"feature_extractor", "tokenizer"}
 
 
-@pytest.mark.parametrize("task, part", [("image-classification", "image_processor"), ("text-classification", "tokenizer"),
-                                        ("audio-classification", "feature_extractor"), ("text-generation", "tokenizer")])  # fmt: skip
+@pytest.mark.parametrize(
+    "task, part",
+    [
+        ("image-classification", "image_processor"),
+        ("text-classification", "tokenizer"),
+        ("audio-classification", "feature_extractor"),
+        ("text-generation", "tokenizer"),
+    ],
+)
 def test_each_task_has_its_part(task, part):
     assert usage(task, "BertModel", {part})["pipeline"] == task
     assert usage(task, "BertModel", set()) == {
-        "pipeline": None, "loads": "BertModel", "missing": [part.replace("_", " ")], "foreign": None,
+        "pipeline": None, "loads": "BertModel", "missing": [part.replace("_", " ")],
+        "foreign": None,
     }  # fmt: skip
 
 
@@ -176,13 +188,13 @@ def test_a_class_that_transformers_does_not_have_is_said_to_be_one():
     )
 
 
-# ---- nothing ends a finished run ------------------------------------------------------------------------------------
+# ---- nothing ends a finished run ----------------------------------------------------------------
 
 
 def test_what_fails_after_a_run_is_a_warning(tmp_path, monkeypatch):
     messages = []
-    monkeypatch.setattr("hf_unlearn.report.after_run.logger.warning", messages.append)
-    with not_costing_the_run("report.html", tmp_path):
+    monkeypatch.setattr("hf_unlearn.report.best_effort.logger.warning", messages.append)
+    with warn_if_not_written("report.html", tmp_path):
         raise OSError("disk full")
     assert (
         len(messages) == 1
@@ -220,7 +232,7 @@ def test_a_broken_file_of_emissions_is_told_as_none(tmp_path, text):
     assert emissions(SimpleNamespace(output_dir=tmp_path, report_to=["codecarbon"])) is None
 
 
-# ---- models of one run ----------------------------------------------------------------------------------------------
+# ---- models of one run --------------------------------------------------------------------------
 
 
 def recipe_of(processor, others, **options):
@@ -284,7 +296,8 @@ def test_images_of_another_size_or_normalisation_are_refused():
 
 @pytest.mark.parametrize(
     "labels, fits",
-    [(["cat", "dog"], True), (["dog", "cat"], True), (["LABEL_0", "LABEL_1"], True), (["n01", "n02"], True),
+    [(["cat", "dog"], True), (["dog", "cat"], True), (["LABEL_0", "LABEL_1"], True),
+     (["n01", "n02"], True),
      (["red", "blue"], False), (["cat", "dog", "cow"], True), (["red", "blue", "green"], False)],
 )  # fmt: skip
 def test_a_gold_model_of_other_classes_is_refused(tmp_path, labels, fits):

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from hf_unlearn.hub.model_card import build_card, write_card
 from hf_unlearn.privacy.redaction import hide_tokens, pseudonym, redact, salt_of
-from hf_unlearn.report.results import emissions
+from hf_unlearn.report.environment import emissions
 
 SALT = "pepper"
 
@@ -46,7 +46,8 @@ RESULTS = {
     },
     "seed": 3,
     "environment": {
-        "python": "3.11", "packages": {"torch": "2.10890"}, "device": "CPU", "cpu_threads": 2, "platform": "Linux",
+        "python": "3.11", "packages": {"torch": "2.10890"}, "device": "CPU", "cpu_threads": 2,
+        "platform": "Linux",
         "date": "2026-01-01", "commit": "a1089b",
     },
     "original": {"forget": metrics(1.0), "test": metrics(10.0)},
@@ -97,7 +98,8 @@ def test_metadata_that_the_hub_reads():
 def test_text_says_what_users_need():
     text = card(plot="history.png").text
     for said in (
-        "2 training utterances", "48 utterances", "2 other speakers", "`alpha=0.9`", "step 40", "forget_wer >= 90",
+        "2 training utterances", "48 utterances", "2 other speakers", "`alpha=0.9`", "step 40",
+        "forget_wer >= 90",
         "Seed 3", "torch 2.10890", "no certificate", "2503.02312", "2501.04697", "95.0 [94.0, "
                                                                                  "97.0]",
         "60.0 [59.0, 62.0]", "](history.png)", "--learning_rate 1e-4",

@@ -1,5 +1,7 @@
-"""Nothing that a push sends names who is forgotten, wherever the name stands; and what is refused
-is refused early."""
+"""Nothing that a push sends names who is forgotten, wherever the name occurs.
+
+What cannot be published is refused early.
+"""
 
 import base64
 import json
@@ -13,8 +15,9 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback, WhisperForConditionalGeneration
 
 from hf_unlearn.hub.model_card import write_card
-from hf_unlearn.hub.upload import ARGUMENTS, push_folder
-from hf_unlearn.report.page import Report
+from hf_unlearn.hub.name_checks import ARGUMENTS
+from hf_unlearn.hub.upload import push_folder
+from hf_unlearn.report.html_page import Report
 from tests.hub_server import TOKEN
 from tests.test_hub import SPEAKER, finished, trained  # noqa: F401  (a fixture)
 from tests.test_mentions import bare
@@ -29,10 +32,11 @@ SPELLINGS = [
 
 
 def sent(hub) -> str:
-    """All that the Hub has got, decoded: bodies of commits have their files in base64."""
+    """Everything that the Hub received, decoded: commits contain their files in base64."""
     texts = []
     for request in hub.received:
-        if request.startswith((b"GET", b"HEAD")):  # of base models' cards
+        # These ask for the cards of base models.
+        if request.startswith((b"GET", b"HEAD")):
             continue
         texts.append(request.decode("utf-8", "replace"))
         for code in re.findall(rb'"content": ?"([A-Za-z0-9+/=\\n]+)"', request):
@@ -43,10 +47,14 @@ def sent(hub) -> str:
 @pytest.mark.parametrize("spelled", SPELLINGS)
 def test_a_name_in_arguments_and_splits_does_not_leave(hub, tmp_path, spelled):
     trainer = trained(
-        tmp_path, hide_names=[NAME], run_name=spelled, stop_when="forget_loss >= "
-                                                                 "1000", check_steps=1,
-        hub_model_id="tester/quiet", eval_dataset={"forget": FORGET, spelled: utterances(3, seed=5)},
-    )  # fmt: skip
+        tmp_path,
+        hide_names=[NAME],
+        run_name=spelled,
+        stop_when="forget_loss >= 1000",
+        check_steps=1,
+        hub_model_id="tester/quiet",
+        eval_dataset={"forget": FORGET, spelled: utterances(3, seed=5)},
+    )
     trainer.evaluate()
     trainer.push_to_hub(
         dataset=f"me/{re.sub('[^a-zA-Z]', '', spelled)}", tags=[f"of-{spelled}"], language="es"
@@ -56,7 +64,7 @@ def test_a_name_in_arguments_and_splits_does_not_leave(hub, tmp_path, spelled):
 
 
 class Notes(TrainerCallback):
-    """Somebody's own callback that writes into the checkpoints."""
+    """A user's callback that writes into the checkpoints."""
 
     def on_save(self, args, state, control, **_):
         for name in ("notes.txt", "speakers.csv", f"{NAME}.log"):
@@ -67,14 +75,26 @@ class Notes(TrainerCallback):
 def test_a_pushed_checkpoint_has_what_resuming_needs_and_no_more(hub, tmp_path, strategy):
     data = {"forget": FORGET, NAME: utterances(3, seed=5)}
     trainer = make_trainer(
-        tiny_whisper(), tmp_path / "model", optimizer=False, learning_rate=1e-3, max_steps=2, save_strategy="steps", save_steps=1,
-        push_to_hub=True, hub_strategy=strategy, hub_always_push=True, hide_names=[NAME], run_name=NAME, eval_strategy="steps",
-        eval_steps=1, arguments={"callbacks": [Notes()], "eval_dataset": data},
-    )  # fmt: skip
+        tiny_whisper(),
+        tmp_path / "model",
+        optimizer=False,
+        learning_rate=1e-3,
+        max_steps=2,
+        save_strategy="steps",
+        save_steps=1,
+        push_to_hub=True,
+        hub_strategy=strategy,
+        hub_always_push=True,
+        hide_names=[NAME],
+        run_name=NAME,
+        eval_strategy="steps",
+        eval_steps=1,
+        arguments={"callbacks": [Notes()], "eval_dataset": data},
+    )
     (tmp_path / "model" / "checkpoint-1").mkdir(parents=True)
     (tmp_path / "model" / "checkpoint-1" / "notes.txt").write_text(NAME)
     trainer.train()
-    trainer._finish_current_push()
+    trainer.push_in_progress.wait_until_done()
     files = hub.files["tester/model"]
     inside = {
         path.split("/")[1]
@@ -112,7 +132,7 @@ def test_a_resumed_run_hides_whom_it_has_hidden_before(hub, tmp_path):
     assert bare(NAME) not in sent(hub) and hub.commits
 
 
-def test_what_is_said_beside_the_files_names_nobody(hub, finished):  # noqa: F811
+def test_names_in_commit_message_and_revision_are_refused(hub, finished):  # noqa: F811
     for told in ({"message": f"without {SPEAKER}"}, {"revision": "no_Anna_Karenina"}):
         with pytest.raises(ValueError, match="names who is forgotten"):
             push_folder(finished, "tester/quiet", **told)
@@ -122,12 +142,20 @@ def test_what_is_said_beside_the_files_names_nobody(hub, finished):  # noqa: F81
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: save_file({"heads.AnnaKarenina.weight": torch.ones(1)}, folder / "model.safetensors"), "has 'heads.Anna"),
-        (lambda folder: (folder / "chat_template.jinja").write_text("Say: anna%2Dkarenina"), "chat_template.jinja says"),
-        (lambda folder: (folder / "more.json").write_text("{"), "more.json is no JSON"),
+        (
+            lambda folder: save_file(
+                {"heads.AnnaKarenina.weight": torch.ones(1)}, folder / "model.safetensors"
+            ),
+            "has 'heads.Anna",
+        ),
+        (
+            lambda folder: (folder / "chat_template.jinja").write_text("Say: anna%2Dkarenina"),
+            "chat_template.jinja says",
+        ),
+        (lambda folder: (folder / "more.json").write_text("{"), "more.json is not valid JSON"),
     ],
     ids=["tensors", "template", "no JSON"],
-)  # fmt: skip
+)
 def test_names_in_the_models_files_are_refused(hub, finished, spoil, message):  # noqa: F811
     spoil(finished)
     with pytest.raises(ValueError, match=message):
@@ -135,20 +163,18 @@ def test_names_in_the_models_files_are_refused(hub, finished, spoil, message):  
     assert not hub.received
 
 
-def test_a_data_set_that_is_named_after_somebody_is_left_out(finished):  # noqa: F811
+def test_a_data_set_named_after_somebody_is_left_out(finished):  # noqa: F811
     results = json.loads((finished / "results.json").read_text())
     results["card"] = {"datasets": ["me/AnnaKarenina", "me/voices"]}
     card = write_card(finished, results, "salt")
     assert card.data.datasets == ["me/voices"]
     assert "me/voices" in (finished / ".eval_results/unlearning.yaml").read_text()
-    assert (
-        "karenina"
-        not in (finished / ".eval_results/unlearning.yaml").read_text().lower() + str(card).lower()
-    )
+    entries = (finished / ".eval_results/unlearning.yaml").read_text()
+    assert "karenina" not in entries.lower() + str(card).lower()
 
 
-def test_a_sound_in_the_report_is_no_text():
-    """With speaker 6, redaction would cut the 6 out of base64."""
+def test_redaction_leaves_the_audio_of_a_report_alone():
+    """Redaction of speaker 6 would cut the 6 out of base64."""
     sound = bytes(range(256)) * 8
     row = {"id": "6-1", "reference": "a", "models": {"original": "a"}}
     results = {"config": {"forget_speakers": ["6"]}, "data": {}, "transcripts": {"forget": [row]}}
@@ -156,7 +182,7 @@ def test_a_sound_in_the_report_is_no_text():
     assert base64.b64decode(clean["sound"].split(",")[1]) == sound and clean["id"] != "6-1"
 
 
-# ---- early --------------------------------------------------------------------------------------------------------------
+# ---- early --------------------------------------------------------------------------------------
 
 
 def test_an_adapter_of_a_local_base_is_refused_before_there_is_a_repository(hub, tmp_path):
@@ -167,9 +193,12 @@ def test_an_adapter_of_a_local_base_is_refused_before_there_is_a_repository(hub,
     ):
         with pytest.raises(ValueError, match="is not on the Hub.*merge=True"):
             make_trainer(
-                model, tmp_path / "model", optimizer=False, push_to_hub=True,
+                model,
+                tmp_path / "model",
+                optimizer=False,
+                push_to_hub=True,
                 arguments={"peft_config": LoraConfig(r=2, target_modules=["q_proj"])},
-            )  # fmt: skip
+            )
     assert not hub.received
 
 
@@ -208,13 +237,13 @@ def test_a_push_that_is_refused_leaves_no_repository(hub, tmp_path):
     assert "model.safetensors" in hub.files["tester/model"]
 
 
-def test_no_run_is_no_riddle(hub, tmp_path):
+def test_a_folder_without_a_run_is_refused(hub, tmp_path):
     with pytest.raises(ValueError, match="there is no .*results.json: give the output_dir"):
         push_folder(tmp_path / "nowhere", "tester/quiet")
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"evaluated": {}}'])
-def test_other_json_is_no_run(hub, finished, content):  # noqa: F811
+def test_other_json_is_refused(hub, finished, content):  # noqa: F811
     (finished / "results.json").write_text(content)
-    with pytest.raises(ValueError, match="results.json is no run's"):
+    with pytest.raises(ValueError, match="results.json does not belong to a run"):
         push_folder(finished, "tester/quiet")

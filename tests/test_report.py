@@ -1,4 +1,4 @@
-"""The table, the plot and results.json of a run."""
+"""The tables, the plots and results.json of a run."""
 
 import json
 import math
@@ -12,11 +12,13 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation
 
-from hf_unlearn.report import tables as report
+from hf_unlearn.files import write_json
+from hf_unlearn.report.environment import commit_of, environment
 from hf_unlearn.report.plots import plot_history, plot_pictures
-from hf_unlearn.report.results import environment, write_results
-from hf_unlearn.report.tables import comparison_table, results_table
+from hf_unlearn.report.result_tables import further_tables, results_table
+from hf_unlearn.report.results import Results
 from hf_unlearn.report.tasks import TASKS
+from tests.pictures import size_of_drawing
 
 
 def metrics(wer):
@@ -77,11 +79,13 @@ def test_accuracies_of_a_forgotten_class_go_down_and_its_loss_up():
 
 
 def test_numbers_without_splits_stand_side_by_side():
-    models = {"retrained": {"steps": None, "auc": 0.5}, "original": {"steps": 3, "auc": 0.75123}}
-    lines = comparison_table("Attack", models, {"auc": "0.5", "steps": "up"}).splitlines()
+    scores = {"retrained": {"uis": None, "aus": 0.5}, "original": {"uis": 3, "aus": 0.75123}}
+    lines = further_tables({"scores": scores}).splitlines()
     assert [line.split() for line in lines if "--" not in line] == [
-        ["Attack", "wanted", "original", "retrained"], ["auc", "0.5", "0.751", "0.5"], ["steps", "up", "3", "-"],
-    ]  # fmt: skip
+        ["Score", "wanted", "original", "retrained"],
+        ["uis", "down", "3", "-"],
+        ["aus", "up", "0.751", "0.5"],
+    ]
 
 
 def test_every_picture_is_drawn_with_its_text_under_its_heading(tmp_path, drawn):
@@ -116,7 +120,7 @@ def drawn(monkeypatch):
 
 def test_plot_is_a_png(tmp_path):
     path = plot_history(HISTORY, tmp_path / "history.png", original=RESULTS["original"])
-    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
+    assert size_of_drawing(path) == (1275, 720)
 
 
 def test_plot_shows_curves_levels_and_wishes(tmp_path, drawn):
@@ -127,8 +131,11 @@ def test_plot_shows_curves_levels_and_wishes(tmp_path, drawn):
     assert ([10, 20], [20.0, 90.0]) in lines and ([10, 20], [5.0, 6.0]) in lines
     levels = [ys[0] for xs, ys in lines if list(xs) == [0, 1]]
     assert sorted(levels) == [1.25, 10.0, 60.0]
+    assert axes.get_xlabel() == "optimizer steps of unlearning"
+    assert axes.get_ylabel() == "WER (%) of each data split"
     texts = " ".join(text.get_text() for text in axes.texts)
-    assert "90 %: up is wanted" in texts and "6 %: should stay" in texts and "dashed" in texts
+    assert "90 %, should rise" in texts and "6 %, should not change" in texts
+    assert "dashed: retrained without the speaker" in texts
 
 
 def test_labels_of_curves_that_end_together_do_not_overlap(tmp_path, drawn):
@@ -145,9 +152,9 @@ def test_plot_without_checks_is_refused(tmp_path):
         plot_history([{"step": 1, "loss": 2.0}], tmp_path / "history.png")
 
 
-def test_results_are_strict_json(tmp_path):
+def test_files_are_strict_json(tmp_path):
     path = tmp_path / "new" / "results.json"
-    write_results(
+    write_json(
         path,
         {
             "a": math.nan,
@@ -164,14 +171,34 @@ def test_results_are_strict_json(tmp_path):
     }
 
 
+def test_results_are_fields_and_keys_and_a_file(tmp_path):
+    results = Results(config={"seed": 1}, data={"samples": {}}, original=RESULTS["original"])
+    results["transcripts"], results["mine"] = {"forget": []}, 5
+    assert (results.transcripts, results.more) == ({"forget": []}, {"mine": 5})
+    results.write(tmp_path)
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written == {**results} == Results.read(tmp_path).to_dict()
+    assert written["retrained"] is None and "attacks" not in written
+    results.transcripts = None
+    assert "transcripts" not in results and results.get("transcripts") is None
+
+
+def test_results_of_an_older_version_are_read(tmp_path):
+    older = {"config": {"method": "npo"}, "data": {}, "unlearned": RESULTS["unlearned"]}
+    (tmp_path / "results.json").write_text(json.dumps({**older, "gone": [1]}))
+    results = Results.read(tmp_path)
+    assert (results.task, results["gone"], results.card) == ("speakers", [1], {})
+    assert results_table(results) == results_table(older)
+
+
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
-    write_results(path, {"run": 1})
-    with pytest.raises(TypeError, match="has no place in results.json"):
-        write_results(path, {"run": object()})
+    write_json(path, {"run": 1})
+    with pytest.raises(TypeError, match="cannot be written as JSON"):
+        write_json(path, {"run": object()})
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        write_results(path, {"run": 2})
+        write_json(path, {"run": 2})
     assert json.loads(path.read_text()) == {"run": 1}
     assert os.listdir(tmp_path) == ["results.json"]
 
@@ -185,7 +212,7 @@ def test_environment_names_versions_and_no_machine():
     )
 
 
-def test_commit_of_a_checkout_and_of_an_installed_copy(tmp_path, monkeypatch):
+def test_commit_of_a_checkout_and_of_an_installed_copy(tmp_path):
     def git(*command):
         identity = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
         subprocess.run(
@@ -194,12 +221,12 @@ def test_commit_of_a_checkout_and_of_an_installed_copy(tmp_path, monkeypatch):
 
     module = tmp_path / "report.py"
     module.write_text("1\n")
-    monkeypatch.setattr(report, "__file__", str(module))
-    assert report._commit() is None
+    assert commit_of(module) is None
     git("init")
-    assert report._commit() is None  # inside a checkout, but no part of it
+    # inside a checkout, but not tracked
+    assert commit_of(module) is None
     git("add", "report.py")
     git("commit", "-m", "one")
-    assert len(report._commit()) == 40
+    assert len(commit_of(module)) == 40
     module.write_text("2\n")
-    assert report._commit().endswith("+")
+    assert commit_of(module).endswith("+")

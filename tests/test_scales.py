@@ -9,9 +9,9 @@ from transformers.utils import logging
 from hf_unlearn.evaluation import asr_metrics, classification_metrics
 from hf_unlearn.hub.model_card import build_card
 from hf_unlearn.metrics.scales import GIVEN, PERCENT, ScaleCheck, as_given, scale_of
-from hf_unlearn.report.page import Report
+from hf_unlearn.report.html_page import Report
 from hf_unlearn.report.plots import plot_history
-from hf_unlearn.report.tables import results_table
+from hf_unlearn.report.result_tables import results_table
 from hf_unlearn.report.tasks import task_of
 from hf_unlearn.trainer.rules import Rule
 from tests.tiny import collate_images, images, make_trainer, tiny_vit
@@ -34,9 +34,11 @@ def user_results(scale=GIVEN, **metrics):
         "confusion": [[1, 2], [3, 4]],
     }
     return {
-        "task": "data", "scale": scale, "config": {"method": "orthograd"}, "data": {"samples": {"forget": 8}}, "seed": 0,
+        "task": "data", "scale": scale, "config": {"method": "orthograd"},
+        "data": {"samples": {"forget": 8}}, "seed": 0,
         "original": None, "unlearned": {"forget": values}, "retrained": None, "stopping": None,
-        "history": [{"step": 2, **{f"check_{split}_{k}": v for k, v in metrics.items() for split in ("forget", "test")}}],
+        "history": [{"step": 2, **{f"check_{split}_{k}": v for k, v in metrics.items()
+                                   for split in ("forget", "test")}}],
     }  # fmt: skip
 
 
@@ -104,7 +106,7 @@ def test_a_plot_has_the_users_scale(tmp_path, monkeypatch):
     results = user_results(mcc=-0.25)
     plot_history(results["history"], tmp_path / "x.png", task=task_of(results))
     axes = drawn[0].axes[0]
-    assert axes.get_ylabel() == "mcc" and axes.get_ylim()[0] < -0.25
+    assert axes.get_ylabel() == "mcc of each data split" and axes.get_ylim()[0] < -0.25
     assert "%" not in " ".join(text.get_text() for text in axes.texts)
 
 
@@ -151,8 +153,10 @@ def test_a_trainer_with_fractions_warns_and_reports_them(tmp_path, warned):
         return {"accuracy": float((evaluated.predictions.argmax(-1) == evaluated.label_ids).mean())}
 
     trainer = make_trainer(
-        tiny_vit(), tmp_path, forget=images(6), retain=images(6, 1), collator=collate_images, stop_when="forget_accuracy <= 5",
-        arguments={"compute_metrics": compute_metrics, "eval_dataset": {"forget": [{**images(1)[0]}] * 3}},
+        tiny_vit(), tmp_path, forget=images(6), retain=images(6, 1), collator=collate_images,
+        stop_when="forget_accuracy <= 5",
+        arguments={"compute_metrics": compute_metrics,
+                   "eval_dataset": {"forget": [{**images(1)[0]}] * 3}},
         check_steps=1, learning_rate=0.0,
     )  # fmt: skip
     trainer.model.classifier.bias.data[0] += 9.0  # it knows the class

@@ -1,5 +1,7 @@
-"""Nothing that is downloaded is run: no pickle, no remote code, no unsafe YAML, no shell; data
-cannot choose paths."""
+"""Nothing downloaded is executed: no pickle, no remote code, no unsafe YAML, no shell.
+
+Nor can data choose where files are written.
+"""
 
 import ast
 import importlib
@@ -22,7 +24,7 @@ SOURCES = [
 
 
 def unsafe(code: str) -> list[str]:
-    """Calls in Python code that could run what somebody else wrote."""
+    """Imports and calls in Python code that could execute code of somebody else."""
     found = []
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -52,7 +54,7 @@ def unsafe(code: str) -> list[str]:
     return found
 
 
-def test_our_code_runs_nobody_elses():
+def test_our_code_executes_no_foreign_code():
     assert not {
         str(path.relative_to(ROOT)): found
         for path in SOURCES
@@ -70,7 +72,7 @@ def test_our_code_runs_nobody_elses():
         "run(c, shell=True)",
     ],
 )
-def test_what_is_unsafe_is_seen(code):
+def test_unsafe_code_is_detected(code):
     assert unsafe(code)
 
 
@@ -92,7 +94,7 @@ def test_a_models_own_code_is_not_run(tmp_path, monkeypatch):
 
 def test_yaml_makes_no_objects(tmp_path):
     (tmp_path / "x.yaml").write_text("recipe: !!python/object/apply:os.mkdir ['ran']\n")
-    with pytest.raises(ValueError, match="is no YAML: could not determine a constructor"):
+    with pytest.raises(ValueError, match="is not valid YAML: could not determine a constructor"):
         Comparison.read(tmp_path / "x.yaml")
     assert not Path("ran").exists()
 
@@ -111,9 +113,8 @@ def test_a_saved_model_and_checkpoint_hold_no_token_and_no_pickled_arguments(tmp
         torch.load(tmp_path / "checkpoint-1" / name, weights_only=True)
 
 
-def test_data_cannot_write_outside_of_its_folder(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "recipes" / "whisper_librispeech")
-    digits = importlib.import_module("connected_digits")
+def test_data_cannot_write_outside_of_its_folder(tmp_path):
+    digits = importlib.import_module("recipes.whisper_librispeech.connected_digits")
     source = tmp_path / "source"
     source.mkdir()
     soundfile.write(source / "a.wav", np.zeros(1600, np.float32), 16_000)

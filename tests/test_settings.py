@@ -1,21 +1,34 @@
-"""What cards and reports tell of a run's settings."""
+"""Cards and reports list the settings that shaped a result."""
 
-from hf_unlearn.report.settings import settings_of
+from hf_unlearn.report.run_settings import settings_of
 
 
 def test_settings_are_those_that_shaped_the_result():
     recipe = {"trainable": "", "lora_r": 0, "lora_alpha": 64, "lora_target_modules": ["q_proj"]}
     trainer = {
-        "method": "scrub", "alpha": 0.5, "granularity": "parameter", "method_kwargs": {"msteps": 1}, "learning_rate": 1e-4,
-        "max_steps": 60, "num_train_epochs": 3.0, "gradient_accumulation_steps": 1, "weight_decay": 0.0, "bf16": True,
-    }  # fmt: skip
+        "method": "scrub",
+        "alpha": 0.5,
+        "granularity": "parameter",
+        "method_kwargs": {"msteps": 1},
+        "learning_rate": 1e-4,
+        "max_steps": 60,
+        "num_train_epochs": 3.0,
+        "gradient_accumulation_steps": 1,
+        "weight_decay": 0.0,
+        "bf16": True,
+    }
     results = {
         "config": {"recipe": recipe, "trainer": trainer},
         "method_settings": {"temperature": 4.0, "msteps": 1},
     }
     assert settings_of(results) == {
-        "method": "scrub", "temperature": "4.0", "msteps": "1", "learning_rate": "0.0001", "max_steps": "60", "bf16": "True",
-    }  # fmt: skip
+        "method": "scrub",
+        "temperature": "4.0",
+        "msteps": "1",
+        "learning_rate": "0.0001",
+        "max_steps": "60",
+        "bf16": "True",
+    }
     recipe["lora_r"], trainer["max_steps"] = 8, -1
     more = settings_of(results)
     assert (more["lora_r"], more["lora_target_modules"], more["num_train_epochs"]) == (
@@ -23,7 +36,7 @@ def test_settings_are_those_that_shaped_the_result():
         "q_proj",
         "3.0",
     )
-    # results.json of an earlier version
+    # results.json of an older version
     earlier = settings_of({**results, "method_settings": None})
     assert earlier["method_kwargs"] == "{'msteps': 1}"
     assert settings_of({"config": {}}) == {}

@@ -1,4 +1,4 @@
-"""What trackers get through report_to: the numbers of every step, and no name."""
+"""Trackers (`report_to`) get the numbers of each step, and no names."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.tiny import FORGET, make_trainer, tiny_whisper
 
 
 class Writer:
-    """As much of TensorBoard's SummaryWriter as the callback uses."""
+    """The part of TensorBoard's SummaryWriter that the callback uses."""
 
     def __init__(self):
         self.scalars, self.texts = {}, []
@@ -40,25 +40,31 @@ def test_every_steps_numbers_reach_tensorboard(tmp_path, monkeypatch, logging_st
     monkeypatch.setattr(
         "transformers.integrations.integration_utils.is_tensorboard_available", lambda: True
     )
-    # it need not be installed
+    # TensorBoard need not be installed
     monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=Writer))
     writer = Writer()
     trainer = make_trainer(
-        tiny_whisper(), tmp_path / "anna", max_steps=4, logging_steps=logging_steps, hide_names=["anna"],
-        stop_when="forget_loss >= 100", check_steps=2,
+        tiny_whisper(),
+        tmp_path / "anna",
+        max_steps=4,
+        logging_steps=logging_steps,
+        hide_names=["anna"],
+        stop_when="forget_loss >= 100",
+        check_steps=2,
         arguments={"callbacks": [TensorBoardCallback(writer)], "eval_dataset": {"forget": FORGET}},
-    )  # fmt: skip
+    )
     trainer.train()
     for name in ("forget_loss", "retain_loss", "kept", "rank", "residual", "skipped_steps"):
         steps = [step for step, _ in writer.scalars[f"train/{name}"]]
         assert steps == list(range(logging_steps, 5, logging_steps)), name
     assert [step for step, _ in writer.scalars["train/check_forget_loss"]] == [2, 4]
     assert writer.texts and not any("anna" in text for text in writer.texts)
-    assert any("hidden" in text for text in writer.texts)  # the output folder
+    # in place of the output folder's name
+    assert any("hidden" in text for text in writer.texts)
 
 
 def told(tmp_path, model=None, **options):
-    """What wandb would get of a run that forgets anna."""
+    """The arguments that wandb would get from a run that forgets anna."""
     args = UnlearnConfig(
         str(tmp_path), report_to=["wandb"], hide_names=["anna"], use_cpu=True, **options
     )
@@ -67,7 +73,8 @@ def told(tmp_path, model=None, **options):
 
 
 def test_names_that_cannot_be_replaced_are_refused(tmp_path, monkeypatch):
-    for name in DISCREET:  # absent, and so again after the test
+    # Removed here, and again after the test.
+    for name in DISCREET:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     with pytest.raises(ValueError, match="run_name says 'without_anna', .* and wandb would get it"):
@@ -84,7 +91,8 @@ def test_names_that_cannot_be_replaced_are_refused(tmp_path, monkeypatch):
             split,
         )
     with monkeypatch.context() as changed:
-        changed.setenv("WANDB_API_KEY", "anna")  # a secret, which nobody is told
+        # secrets are not sent to trackers
+        changed.setenv("WANDB_API_KEY", "anna")
         changed.setenv("WANDB_NOTES", "without Anna.")
         with pytest.raises(ValueError, match="the environment's WANDB_NOTES says 'without Anna.'"):
             told(tmp_path)
@@ -93,4 +101,5 @@ def test_names_that_cannot_be_replaced_are_refused(tmp_path, monkeypatch):
         told(tmp_path, run_name="without_anna", name_forgotten=True)["run_name"] == "without_anna"
     )
     told(tmp_path, run_name="quiet")
-    assert DISCREET.items() <= os.environ.items()  # wandb reads them when it starts
+    # wandb reads them when it starts
+    assert DISCREET.items() <= os.environ.items()

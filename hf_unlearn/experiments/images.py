@@ -28,6 +28,7 @@ from ..evaluation import classification_metrics, logits_of, relearning_steps
 from ..metrics.quality import accuracy_of_classes
 from ..metrics.scores import adaptive_unlearning_score, unlearning_impact_score
 from ..report.plots import plot_pictures
+from ..report.results import Results
 from ..report.tasks import TASKS
 from ..trainer import UnlearnTrainer
 from .checks import loading
@@ -193,7 +194,7 @@ class ImageRecipe(Recipe):
             max_steps=options.relearn_steps,
         )
 
-    def finish(self, results: dict, trainer: UnlearnTrainer) -> None:
+    def finish(self, results: Results, trainer: UnlearnTrainer) -> None:
         results["scores"] = {
             model: scores(results["original"], results[model], whole_class=self.task == "classes")
             for model in ("unlearned", "retrained")

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..evaluation import evaluate_splits
+from ..files import write_json
 from ..metrics.scales import scale_of
-from ..report.results import write_results
-from ..report.tables import further_tables, results_table
+from ..report.result_tables import further_tables, results_table
 from ..trainer import UnlearnTrainer
 from .checks import loading
 from .membership import attack
@@ -69,7 +69,7 @@ def evaluate(recipe: Recipe) -> dict:
     }
     if recipe.args.process_index == 0:
         folder = Path(options.model if Path(options.model).is_dir() else recipe.args.output_dir)
-        write_results(folder / "evaluation.json", results)
+        write_json(folder / "evaluation.json", results)
         tables = filter(None, [results_table(results), further_tables(results)])
         print("", *tables, f"evaluation.json is in {folder}", sep="\n\n")
     return results

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ..hub.upload import check_base, check_login, check_name
+from ..hub.name_checks import check_base, check_name
+from ..hub.upload import check_login
 from ..report.tasks import TASKS
 from .recipe import Recipe
 

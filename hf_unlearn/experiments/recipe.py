@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from ..config import UnlearnConfig
+from ..report.results import Results
 from ..trainer import UnlearnTrainer
 from .options import RecipeArguments
 
@@ -70,7 +71,7 @@ class Recipe:
         """Further arguments of `build_card`."""
         return {}
 
-    def audio(self, results: dict) -> dict[str, bytes]:
+    def audio(self, results: Results) -> dict[str, bytes]:
         """Sound files for the players in report.html, by the ids in `results["transcripts"]`."""
         return {}
 
@@ -82,7 +83,7 @@ class Recipe:
         """What `--dry_run` prints of the data and models that only this recipe has."""
         return {}
 
-    def finish(self, results: dict, trainer: UnlearnTrainer) -> None:
+    def finish(self, results: Results, trainer: UnlearnTrainer) -> None:
         """Adds to `results` what needs the numbers of all models, and writes the files that only
         this recipe has."""
 

@@ -15,7 +15,7 @@ from filelock import FileLock
 from torch import nn
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 
-from ..report.results import write_results
+from ..files import write_json
 from ..trainer.adapters import load_merged
 from ..trainer.exchange import all_processes
 from .checks import loading
@@ -85,7 +85,7 @@ def kept_model(recipe: Recipe, rows: Dataset, data: list, seed: int, store: Path
         if missing:
             fit(recipe, model, rows, seed, partial)
             if recipe.args.process_index == 0:
-                write_results(partial / MADE_OF, made_of)
+                write_json(partial / MADE_OF, made_of)
                 partial.rename(folder)
     return folder
 

@@ -1,8 +1,6 @@
 """One run of a recipe: reference models, unlearning, evaluation of all models, and the report."""
 
-from pathlib import Path
-
-from ..report.results import write_results
+from ..report.results import Results
 from ..trainer import UnlearnTrainer
 from ..trainer.adapters import base_of, keep_merged, whole_base_of
 from ..trainer.run_record import check_steps
@@ -76,11 +74,11 @@ def _measure_retrained(recipe: Recipe, shadows: ShadowModels | None) -> Measurem
     return measure(recipe, recipe.evaluation_trainer(model), shadows)
 
 
-def _finish(recipe: Recipe, trainer: UnlearnTrainer, results: dict) -> None:
+def _finish(recipe: Recipe, trainer: UnlearnTrainer, results: Results) -> None:
     """Writes the files of a run, and pushes them where `push_to_hub` says so."""
     if trainer.is_world_process_zero():
         # Written before the recipe's own ending, so that an error there loses no numbers.
-        write_results(Path(recipe.args.output_dir) / "results.json", results)
+        results.write(recipe.args.output_dir)
     recipe.finish(results, trainer)
     trainer.results = results
     if trainer.is_world_process_zero():

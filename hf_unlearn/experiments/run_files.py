@@ -4,14 +4,16 @@ import shlex
 import sys
 from pathlib import Path
 
-from ..hub.model_card import local_among, write_card
+from ..hub.metadata import local_among
+from ..hub.model_card import write_card
 from ..metrics.scales import scale_of
 from ..privacy.redaction import hide_tokens, salt_of
-from ..report.after_run import not_costing_the_run
-from ..report.page import Report
+from ..report.best_effort import warn_if_not_written
+from ..report.environment import emissions, environment
+from ..report.html_page import Report
 from ..report.plots import plot_history
-from ..report.results import emissions, environment, write_results
-from ..report.tables import further_tables, results_table
+from ..report.result_tables import further_tables, results_table
+from ..report.results import Results
 from ..report.tasks import task_of
 from ..trainer import UnlearnTrainer
 from .measurements import Measurement, scoring
@@ -24,7 +26,7 @@ def collect_results(
     trainer: UnlearnTrainer,
     measured: dict[str, Measurement | None],
     base: str | None,
-) -> dict:
+) -> Results:
     """The content of results.json.
 
     Args:
@@ -33,35 +35,35 @@ def collect_results(
     """
     args = recipe.args
     splits = {model: found and found.splits for model, found in measured.items()}
-    return {
-        "task": recipe.task,
-        "scale": scale_of(trainer.compute_metrics),
-        "config": {
+    return Results(
+        task=recipe.task,
+        scale=scale_of(trainer.compute_metrics),
+        config={
             "recipe": vars(recipe.options),
             "data": vars(recipe.data),
             "trainer": trainer.args.to_dict(),
             "processes": args.world_size,
         },
-        "method_settings": trainer.method_settings,
-        "data": recipe.splits.describe(),
-        "forgotten_before": as_results(recipe.forgotten_before),
-        "seed": args.seed,
-        "environment": environment(),
+        method_settings=trainer.method_settings,
+        data=recipe.splits.describe(),
+        forgotten_before=as_results(recipe.forgotten_before),
+        seed=args.seed,
+        environment=environment(),
         **splits,
-        "gap": gap(splits["unlearned"], splits["retrained"]),
-        "stopping": trainer.stopping,
-        "scoring": scoring(trainer),
-        "history": history(trainer, splits["original"]),
-        "command": hide_tokens(shlex.join(["python", *sys.argv])),
-        "emissions_g": emissions(args),
-        "card": {
+        gap=gap(splits["unlearned"], splits["retrained"]),
+        stopping=trainer.stopping,
+        scoring=scoring(trainer),
+        history=history(trainer, splits["original"]),
+        command=hide_tokens(shlex.join(["python", *sys.argv])),
+        emissions_g=emissions(args),
+        card={
             "base_model": base,
             "datasets": [recipe.data.dataset],
             "local": local_among(base, recipe.data.dataset),
             **recipe.card_arguments(),
         },
         **_further(measured),
-    }
+    )
 
 
 def _further(measured: dict[str, Measurement | None]) -> dict[str, dict]:
@@ -100,19 +102,19 @@ def history(trainer: UnlearnTrainer, original: dict) -> list[dict]:
     return [{"step": 0, **start}, *checks]
 
 
-def write_run_files(recipe: Recipe, results: dict) -> None:
+def write_run_files(recipe: Recipe, results: Results) -> None:
     """Writes results.json, the plot, the model card and report.html; prints the tables."""
     folder, named = Path(recipe.args.output_dir), recipe.args.name_forgotten
-    write_results(folder / "results.json", results)
-    with not_costing_the_run("forgetting.png", folder):
+    results.write(folder)
+    with warn_if_not_written("forgetting.png", folder):
         levels = {"original": results["original"], "retrained": results["retrained"]}
         file = folder / "forgetting.png"
         plot = plot_history(results["history"], file, task=task_of(results), **levels)
-        results["card"]["plot"] = plot.name
-        write_results(folder / "results.json", results)
-    with not_costing_the_run("the model card", folder):
+        results.card["plot"] = plot.name
+        results.write(folder)
+    with warn_if_not_written("the model card", folder):
         write_card(folder, results, salt_of(folder), name_forgotten=named)
-    with not_costing_the_run("report.html", folder):
+    with warn_if_not_written("report.html", folder):
         salt = None if named else salt_of(folder)
         Report(results, salt, recipe.audio(results)).save(folder / "report.html")
     tables = filter(None, [results_table(results), further_tables(results)])

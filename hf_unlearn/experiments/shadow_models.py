@@ -11,8 +11,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..evaluation import sample_features
+from ..files import write_json
 from ..metrics.privacy import scaled_confidence
-from ..report.results import write_results
 from ..trainer.exchange import all_processes
 from .recipe import Recipe
 from .reference_models import digest, kept_model
@@ -115,7 +115,7 @@ def confidences_by(
     if not all_processes(path.exists())[0]:
         losses = losses_by(recipe, recipe.load_model(str(folder)), candidates)
         if recipe.args.process_index == 0:
-            write_results(path, dict(zip(candidates["id"][:], scaled_confidence(losses))))
+            write_json(path, dict(zip(candidates["id"][:], scaled_confidence(losses))))
         all_processes(None)  # wait for the file
     return json.loads(path.read_text())
 

@@ -25,6 +25,7 @@ from ..data.speech.transcripts import as_sentence
 from ..evaluation import asr_metrics
 from ..metrics import character_errors, error_rate, word_errors
 from ..metrics.normalizers import language_code, normalizer
+from ..report.results import Results
 from ..trainer import UnlearnTrainer
 from ..trainer.adapters import load_merged, whole_base_of
 from ..trainer.prompts import check_language, check_prompt, load_generation_config, set_language
@@ -195,7 +196,7 @@ class WhisperRecipe(Recipe):
             ]
         return measured
 
-    def finish(self, results: dict, trainer: UnlearnTrainer) -> None:
+    def finish(self, results: Results, trainer: UnlearnTrainer) -> None:
         """Puts all models' transcripts of an utterance side by side, and adds how the labels were
         written."""
         results["labels"] = {"losses": self.style.losses, "counts": dict(self.style.counts)}
@@ -214,7 +215,7 @@ class WhisperRecipe(Recipe):
             for split, rows in measured["unlearned"].items()
         }
 
-    def audio(self, results: dict) -> dict[str, bytes]:
+    def audio(self, results: Results) -> dict[str, bytes]:
         wanted = {
             row["id"]
             for rows in results["transcripts"].values()

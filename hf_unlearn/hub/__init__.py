@@ -1,4 +1,4 @@
-"""Uploading to the Hub, with nobody named who is forgotten."""
+"""Model cards, and uploads to the Hub that name nobody who was forgotten."""
 
 from .upload import HubError, push_folder
 

@@ -1,21 +1,32 @@
-"""What users and base models' cards say of a model, as the Hub wants it: lists, language codes, no
-local paths."""
+"""Metadata of a card in the form that the Hub accepts: lists, language codes, ids, no local paths.
+
+It comes from users and from the base model's card.
+"""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 from transformers.utils import logging
+
+from ..files import text_of
+from ..yaml_files import header_of
 
 logger = logging.get_logger(__name__)
 
 # ISO 639, with a script or region: zh-hant, pt-br
 CODE = re.compile(r"[a-z]{2,3}(?:-[a-z0-9]{2,8})*")
-NOT_ISO = {"jw": "jv"}  # Whisper's code of Javanese
+# Whisper's code of Javanese is not the ISO code.
+NOT_ISO = {"jw": "jv"}
 
 
-def listed(value) -> list[str]:
-    """One or several texts as a list: a text is one entry, and not its letters."""
+def listed(value: Any) -> list[str]:
+    """One text or several as a list. A single text becomes one entry, not a list of letters."""
     if value is None or isinstance(value, dict):
         return []
     if isinstance(value, list | tuple | set):
@@ -23,12 +34,11 @@ def listed(value) -> list[str]:
     return [str(value)] if str(value).strip() else []
 
 
-def language_codes(given) -> list[str]:
-    """The codes that the Hub takes, of one or several languages: "English", "en", "EN", "<|en|>" ->
-    "en".
+def language_codes(given: Any) -> list[str]:
+    """The Hub's codes of one or several languages: "English", "en", "EN", "<|en|>" -> "en".
 
-    What is no language is left out with a warning. YAML reads an unquoted `no`, Norwegian, as
-    False.
+    Anything that is not a language is left out with a warning. False stands for Norwegian, because
+    YAML reads an unquoted `no` as False.
     """
     codes = []
     for name in listed(["no" if given is False else given]):
@@ -38,15 +48,17 @@ def language_codes(given) -> list[str]:
             codes.append(NOT_ISO.get(code, code))
         else:
             logger.warning(
-                f"The card leaves the language {name!r} out, which is no language that it knows: "
-                "give its code, such as 'en'."
+                f"The card omits the language {name!r}, which is not known: give its code, such "
+                "as 'en'."
             )
     return list(dict.fromkeys(codes))
 
 
-def is_path(text: str, local=()) -> bool:
-    """Whether a text is a path of this machine, or of the one where the run was (`local`): a word
-    is none."""
+def is_path(text: str, local: Iterable[str] = ()) -> bool:
+    """Whether a text is a path: on this machine, or (`local`) on the one where the run was.
+
+    A text without a slash or backslash is not one.
+    """
     if not re.search(r"[/\\]", text):
         return False
     return (
@@ -56,17 +68,62 @@ def is_path(text: str, local=()) -> bool:
     )
 
 
-def shown(text: str | None, local=()) -> str | None:
-    """A name for readers: of a path only the last part, since the rest speaks of somebody's
-    machine.
+def shown(text: str | None, local: Iterable[str] = ()) -> str | None:
+    """A name for readers: the last part of a path, because the rest describes somebody's machine.
 
-    Scripts make names of paths: "DATA/FSDD - NA".
+    Also where a text starts with a path, as in the names that scripts build: "DATA/FSDD - NA".
     """
     for path in local:
         if text and is_path(path, local) and text.casefold().startswith(path.casefold()):
-            return _last(text[: len(path)]) + text[len(path) :]
-    return _last(text) if text and is_path(text, local) else text
+            return _last_part(text[: len(path)]) + text[len(path) :]
+    return _last_part(text) if text and is_path(text, local) else text
 
 
-def _last(path: str) -> str:
+def _last_part(path: str) -> str:
     return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+
+
+def on_hub(name: str | None, local: Iterable[str] = ()) -> bool:
+    """Whether `name` can be an id on the Hub.
+
+    A folder is not one, whether it is here or was (`local`) where the run was.
+    """
+    try:
+        validate_repo_id(name or "")
+    except HFValidationError:
+        return False
+    return name not in local and not Path(name).exists()
+
+
+def local_among(*names: str | None) -> list[str]:
+    """Those of `names` that are folders here.
+
+    They are noted in the results, because `out/data` looks like an id on another machine.
+    """
+    return [name for name in names if name and Path(name).exists()]
+
+
+def inherited_metadata(base_model: str | None, known_local: Iterable[str]) -> dict:
+    """The metadata of the base model's card; empty if there is none that can be read."""
+    if not base_model:
+        return {}
+    local = Path(base_model)
+    if local.exists():
+        return _metadata_in(local / "README.md")
+    if not on_hub(base_model, known_local):
+        return {}
+    try:
+        return header_of(text_of(hf_hub_download(base_model, "README.md")))
+    except Exception:
+        # Offline, private, no card, and so on: none of it may cost users their own card.
+        return {}
+
+
+def _metadata_in(card: Path) -> dict:
+    try:
+        return header_of(text_of(card)) if card.exists() else {}
+    except Exception as error:
+        # Of YAML, or of the file's encoding.
+        reason = " ".join(str(error).split())
+        logger.warning(f"Cannot read {card} as a model card, so nothing is inherited: {reason}")
+        return {}

@@ -1,20 +1,21 @@
-"""How a saved model is loaded: by a pipeline where all that the pipeline needs is saved beside it,
-else by its class."""
+"""How a saved model is loaded: with a pipeline if everything it needs is saved, else by class."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import transformers
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.image_processing_base import ImageProcessingMixin
 
-KINDS = {
+PARTS = {
     "tokenizer": PreTrainedTokenizerBase,
     "feature_extractor": FeatureExtractionMixin,
     "image_processor": ImageProcessingMixin,
 }
-# of the tasks that have a pipeline: "summarization", for one, has none since transformers 5
+# What the pipeline of a task needs. Not every task has one: transformers 5 dropped that of
+# "summarization".
 NEEDED = {
     "automatic-speech-recognition": {"tokenizer", "feature_extractor"},
     "audio-classification": {"feature_extractor"},
@@ -33,54 +34,56 @@ TOKENIZERS = (
 )
 
 
-def processor_parts(processing_class) -> list[str]:
-    """Which of tokenizer, feature extractor and image processor a processing class is made of."""
-    parts = (
+def processor_parts(processing_class: Any) -> list[str]:
+    """Which of `PARTS` a Trainer's processing class consists of."""
+    components = (
         vars(processing_class).values()
         if isinstance(processing_class, ProcessorMixin)
         else [processing_class]
     )
-    return [kind for kind, base in KINDS.items() if any(isinstance(part, base) for part in parts)]
+    return [
+        part for part, base in PARTS.items() if any(isinstance(one, base) for one in components)
+    ]
 
 
 def saved_parts(folder: Path) -> set[str]:
-    """The same of what is saved in a folder."""
+    """Which of `PARTS` are saved in a folder."""
     parts = {"tokenizer"} if any((folder / name).is_file() for name in TOKENIZERS) else set()
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
             saved = json.loads((folder / name).read_text(encoding="utf-8"))
-            parts |= {kind for kind in KINDS if kind in saved or f"{kind}_type" in saved}
+            parts |= {part for part in PARTS if part in saved or f"{part}_type" in saved}
     return parts
 
 
 def architecture_in(folder: Path) -> str | None:
-    """The class of the model that is saved in a folder, by its config.json."""
+    """The class of the model that is saved in a folder, according to its config.json."""
     path = folder / "config.json"
-    names = (
-        json.loads(path.read_text(encoding="utf-8")).get("architectures")
-        if path.is_file()
-        else None
-    )
+    if not path.is_file():
+        return None
+    names = json.loads(path.read_text(encoding="utf-8")).get("architectures")
     return names[0] if names else None
 
 
-def usage(task: str, architecture: str | None, parts: set[str] | None) -> dict:
-    """What the card's example has to know.
+def usage(task: str, architecture: str | None, parts: set[str] | None) -> dict[str, Any]:
+    """What the card's code example depends on.
 
     Args:
-        task: the Hub's name of what the model does, or "".
-        parts: what processes its inputs and is saved; None where that is not known.
+        task: what the model does, as the Hub names it, or "".
+        architecture: class of the model, if known.
+        parts: parts of the processor that are saved; None if not known.
 
     Returns:
-        pipeline: the task of a pipeline that works, or None; loads: the class of transformers to
-            load it by, or None;
-        missing: what a pipeline would need besides.
+        pipeline: the task of a pipeline that works, or None;
+        loads: the class in transformers that loads the model, or None;
+        missing: the parts that a pipeline would also need;
+        foreign: the model's class if transformers does not have it, or None.
     """
     missing = sorted(NEEDED.get(task, set()) - parts) if parts is not None else []
     loads = architecture if architecture and hasattr(transformers, architecture) else None
     return {
         "pipeline": task if task in NEEDED and not missing else None,
         "loads": loads,
-        "missing": [kind.replace("_", " ") for kind in missing],
+        "missing": [part.replace("_", " ") for part in missing],
         "foreign": architecture if architecture and not loads else None,
     }

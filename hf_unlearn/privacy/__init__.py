@@ -1,1 +1,1 @@
-"""Who must not be named: redaction of texts, and trackers."""
+"""Keeps the names of forgotten persons out of published texts and out of trackers."""

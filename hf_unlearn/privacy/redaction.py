@@ -1,17 +1,18 @@
-"""What keeps the names of forgotten persons, and tokens, out of everything that is published."""
+"""Redaction: keeps the names of forgotten persons, and access tokens, out of what is published."""
 
 import hashlib
 import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from .mentions import Mentions, mentions_of
 
-# keys of lists of ids; hide_names is what a user of the plain trainer gives
-# (`UnlearnConfig.hide_names`)
+# Keys whose values are ids. Users of the plain trainer give `hide_names`
+# (`UnlearnConfig.hide_names`).
 IDENTIFYING = (
     "forget_speakers",
     "forget_ids",
@@ -20,17 +21,18 @@ IDENTIFYING = (
     "speakers",
     "hide_names",
 )
-SALT = ".salt"  # beside results.json; never uploaded
+# File of the salt, beside results.json. It is never uploaded.
+SALT = ".salt"
 
 
-def salt_of(folder: Path) -> str:
-    """The salt of a run's pseudonyms, made once: its card, its results and later uploads speak of
-    the same pseudonym.
+def salt_of(folder: str | Path) -> str:
+    """The salt of a run's pseudonyms, created on first use.
 
-    The file is readable by its owner alone: with the salt, anyone can try all ids.
+    Because it is kept, the card, the results and later uploads use the same pseudonyms. Only the
+    owner can read the file: whoever has the salt can try all ids.
     """
     path = Path(folder) / SALT
-    # an empty one, as a full disk leaves it, would hide nothing
+    # A full disk leaves an empty file, and an empty salt would hide nothing.
     if not path.exists() or not path.read_text():
         partial = path.with_name(f"{SALT}.{os.getpid()}")
         partial.touch(mode=0o600)
@@ -40,50 +42,47 @@ def salt_of(folder: Path) -> str:
 
 
 def hide_tokens(text: str) -> str:
-    """Access tokens in a command line or message become `***`: those of the Hub, and what follows
-    --<...>token."""
+    """Replaces access tokens by `***`: those of the Hub, and the value of any --<...>token."""
     text = re.sub(r"(--\w*token[ =])\S+", r"\1***", text)
     return re.sub(r"\bhf_[A-Za-z0-9]{8,}", "***", text)
 
 
-def redact(results: dict, salt: str) -> dict:
-    """A copy of `results` without the forgotten speakers' ids; for everything that is published.
+def redact(results: Mapping[str, Any], salt: str) -> dict[str, Any]:
+    """A copy of `results` without the ids of forgotten speakers, for everything that is published.
 
-    - Every id under a key of IDENTIFYING becomes its pseudonym: the retained speakers' too, since
-      whoever has the data set would find the missing one.
-    - In every other text (command, paths, keys) a forgotten speaker's or utterance's id becomes its
-      pseudonym, with the rest of its path or utterance id, however it is spelled or encoded (see
-      `Mentions`). A very short id can so take an innocent number with it: what is published errs on
-      the side of silence.
-    - `environment` is kept: it holds no text of the user's.
+    - Each id under a key in IDENTIFYING becomes its pseudonym. So do the ids of retained speakers,
+      because anyone who has the data set could otherwise see who is missing.
+    - In all other texts (command, paths, keys) the id of a forgotten speaker or utterance becomes
+      its pseudonym, together with the rest of the path or utterance id, in any spelling or encoding
+      (see `Mentions`). A very short id may also replace an unrelated number: when in doubt, text
+      is hidden.
+    - `environment` is kept, because it holds no text of the user's.
 
-    The same salt gives the same pseudonyms. Keep it to yourself: with it anyone can try all ids.
+    The same salt gives the same pseudonyms. It must stay secret: whoever has it can try all ids.
 
     Raises:
-        ValueError: no forgotten speaker is named, so that it is not known what to hide.
+        ValueError: no forgotten speaker is named, so it is not known whom to hide.
     """
-    ids = {key: set() for key in IDENTIFYING}
-    _collect(results, ids)
+    ids = _identifiers(results)
     forgotten = ids["forget_speakers"] | ids["hide_names"]
     if not forgotten:
         raise ValueError(
             "results names no forget_speakers in its config or data, so it is not known whom to "
-            "hide: "
-            "put them there, or publish the names knowingly with name_forgotten=True."
+            "hide: put them there, or publish the names knowingly with name_forgotten=True."
         )
-    # row numbers: they name nobody
+    # Row numbers name nobody.
     numbered = {name for name in ids["forget_ids"] if name.isdigit()}
     named = forgotten | ids["retain_speakers"]
     speakers = mentions_of(tuple(sorted(named)))
-    # ids that a mention of their speaker takes with it need no patterns of their own
+    # The ids that mention their speaker are replaced with that mention and need no pattern.
     further = {
         name for name in ids["forget_ids"] - numbered if speakers.replace(name, lambda _: "")
     }
     mentions = Mentions(named | further) if further else speakers
     everyone = set().union(*ids.values())
 
-    def clean(value, identifies=False):
-        if isinstance(value, dict):
+    def clean(value: Any, identifies: bool = False) -> Any:
+        if isinstance(value, Mapping):
             return _distinct(
                 (
                     clean(key, key in everyone),
@@ -102,27 +101,26 @@ def redact(results: dict, salt: str) -> dict:
     return clean(results)
 
 
-def without_paths(value):
-    """`value` with only the last part of every absolute path in its texts: the rest speaks of
-    somebody's machine."""
-    if isinstance(value, dict):
+def without_paths(value: Any) -> Any:
+    """`value` with only the last part of each absolute path in its texts.
+
+    The rest of a path describes somebody's machine.
+    """
+    if isinstance(value, Mapping):
         return {key: without_paths(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [without_paths(item) for item in value]
-    return (
-        re.sub(r"(?<![\w.:/])(?:~|[A-Za-z]:)?/(?:[^\s/'\"]+/)+", "", value)
-        if isinstance(value, str)
-        else value
-    )
+    if isinstance(value, str):
+        return re.sub(r"(?<![\w.:/])(?:~|[A-Za-z]:)?/(?:[^\s/'\"]+/)+", "", value)
+    return value
 
 
-def without_names(value, names: list[str]):
-    """`value` with `hidden` in the place of whatever mentions one of `names` in its texts, as
-    `Mentions` finds it."""
+def without_names(value: Any, names: list[str]) -> Any:
+    """`value` with "hidden" in place of each mention of one of `names` (see `Mentions`)."""
     mentions = mentions_of(tuple(names))
 
-    def clean(value):
-        if isinstance(value, dict):
+    def clean(value: Any) -> Any:
+        if isinstance(value, Mapping):
             return _distinct((clean(key), clean(item)) for key, item in value.items())
         if isinstance(value, list | tuple):
             return [clean(item) for item in value]
@@ -131,9 +129,9 @@ def without_names(value, names: list[str]):
     return clean(value) if mentions else value
 
 
-def texts_of(value) -> Iterator[str]:
-    """All texts in `value`, keys among them."""
-    if isinstance(value, dict):
+def texts_of(value: Any) -> Iterator[str]:
+    """All texts in `value`, keys included."""
+    if isinstance(value, Mapping):
         for key, item in value.items():
             yield from (str(key), *texts_of(item))
     elif isinstance(value, list | tuple | set):
@@ -143,35 +141,33 @@ def texts_of(value) -> Iterator[str]:
         yield value
 
 
-def hides(results: dict, personal: bool) -> bool:
-    """Whether something of `results` must not be published: its task forgets persons, or its user
-    named what to hide."""
-    ids = {key: set() for key in IDENTIFYING}
-    _collect(results, ids)
-    return personal or bool(ids["hide_names"])
+def hides(results: Mapping[str, Any], personal: bool) -> bool:
+    """Whether something in `results` must not be published.
+
+    That is the case if persons are forgotten (`personal`), or if the user gave names to hide.
+    """
+    return personal or bool(_identifiers(results)["hide_names"])
 
 
-def hidden_names(results: dict) -> list[str]:
-    """The ids of the forgotten persons, and what else the user wants hidden."""
-    ids = {key: set() for key in IDENTIFYING}
-    _collect(results, ids)
+def hidden_names(results: Mapping[str, Any]) -> list[str]:
+    """The ids of the forgotten persons, and the names that the user wants to hide."""
+    ids = _identifiers(results)
     return sorted(ids["forget_speakers"] | ids["hide_names"])
 
 
 def names_somebody(text: str, names: list[str]) -> bool:
-    """Whether `text` mentions one of `names`, as `Mentions` finds it."""
+    """Whether `text` mentions one of `names` (see `Mentions`)."""
     return bool(mentions_of(tuple(names)).find(text))
 
 
-def pseudonym(identifier, salt: str) -> str:
-    """First 8 hex digits of sha256(salt + id), in whatever form of Unicode the id is written."""
+def pseudonym(identifier: str | int, salt: str) -> str:
+    """First 8 hex digits of sha256(salt + id), whatever the Unicode normal form of the id."""
     composed = unicodedata.normalize("NFC", str(identifier))
     return hashlib.sha256(f"{salt}{composed}".encode()).hexdigest()[:8]
 
 
-def _distinct(items) -> dict:
-    """A dict of pairs, where keys that have become the same (anna_wer and anna_loss) are
-    numbered."""
+def _distinct(items: Iterable[tuple[Any, Any]]) -> dict:
+    """A dict of these pairs. Keys that became equal (anna_wer and anna_loss) are numbered."""
     result: dict = {}
     for key, item in items:
         alike, number = key, 1
@@ -182,12 +178,19 @@ def _distinct(items) -> dict:
     return result
 
 
-def _collect(value, ids, key=None):
-    """Adds to ids[key] what `value` holds under each identifying key."""
-    if isinstance(value, dict):
+def _identifiers(results: Mapping[str, Any]) -> dict[str, set[str]]:
+    """{key of IDENTIFYING: all ids under it, at any depth}."""
+    ids: dict[str, set[str]] = {key: set() for key in IDENTIFYING}
+    _collect(results, ids)
+    return ids
+
+
+def _collect(value: Any, ids: dict[str, set[str]], key: str | None = None) -> None:
+    if isinstance(value, Mapping):
         for name, item in value.items():
             _collect(item, ids, name if name in ids else key)
-        if key == "speakers":  # {split: speakers}, as the splits describe themselves
+        # {split: speakers}: the splits' description of themselves.
+        if key == "speakers":
             _collect(value.get("forget", []), ids, "forget_speakers")
     elif isinstance(value, list | tuple | set):
         for item in value:

@@ -1,24 +1,25 @@
-"""What trackers (`report_to`) may learn of a run: the numbers of its steps, and no name of who is
-forgotten."""
+"""Keeps names from experiment trackers (`report_to`), which get the numbers of each step."""
 
 import os
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import nn
+from transformers import TrainingArguments
 
 from .redaction import names_somebody, texts_of
 
-HERE = ("none", "codecarbon")  # what sends nothing anywhere, and shows nobody the arguments
-# wandb uploads the command line, the repository and what is printed, unless told otherwise before
-# it starts.
+# Values of report_to that send nothing anywhere and show nobody the arguments.
+LOCAL = ("none", "codecarbon")
+# By default wandb uploads the command line, the repository and the console output. These
+# variables turn that off; they must be set before it starts.
 DISCREET = {
     "WANDB__DISABLE_META": "true",
     "WANDB_CONSOLE": "off",
     "WANDB_DISABLE_CODE": "true",
     "WANDB_DISABLE_GIT": "true",
 }
-
-
-# Further texts that trackers take from the environment: WANDB_NAME, WANDB_NOTES,
+# Trackers read further texts from the environment: WANDB_NAME, WANDB_NOTES,
 # MLFLOW_EXPERIMENT_NAME.
 VARIABLES = (
     "WANDB_",
@@ -34,43 +35,56 @@ VARIABLES = (
 SECRETS = ("KEY", "TOKEN", "PASSWORD", "SECRET")
 
 
-def keep_names_from_trackers(args, model: nn.Module, eval_dataset=None) -> None:
-    """Refuses what would tell a tracker whom `args.hide_names` names, but for the arguments, which
-    `to_dict` redacts.
+def keep_names_from_trackers(
+    args: TrainingArguments, model: nn.Module, eval_dataset: Any = None
+) -> None:
+    """Refuses a run that would tell a tracker a name in `args.hide_names`.
+
+    The arguments themselves are not checked, because their `to_dict` redacts them.
+
+    Args:
+        args: an `UnlearnConfig`.
+        eval_dataset: if it is a dict, metrics are named after its keys.
 
     Raises:
-        ValueError: the run's name, the project's, an evaluation split's (which metrics are named
-            after), a tracker's variable of the environment, or the model's configuration names
-            somebody.
+        ValueError: a name occurs in the name of the run, of the project or of an evaluation split,
+            in a tracker's environment variable, or in the model's configuration.
     """
-    trackers = [name for name in args.report_to if name not in HERE]
+    trackers = [name for name in args.report_to if name not in LOCAL]
     if not trackers or not args.hide_names or args.name_forgotten:
         return
-    told = [("run_name", args.run_name), ("project", args.project)]
+    for what, text in _told(args, model, eval_dataset):
+        if text and names_somebody(text, args.hide_names):
+            raise ValueError(
+                f"{what} says {text!r}, which names who is forgotten, and {', '.join(trackers)} "
+                "would get it: change it, set report_to to none, or allow the name with "
+                "name_forgotten"
+            )
+    if "wandb" in trackers:
+        for name, value in DISCREET.items():
+            os.environ.setdefault(name, value)
+
+
+def _told(
+    args: TrainingArguments, model: nn.Module, eval_dataset: Any
+) -> Iterator[tuple[str, str | None]]:
+    """(what it is, text) of everything that trackers get besides the arguments and the metrics."""
+    yield "run_name", args.run_name
+    yield "project", args.project
+    for split in eval_dataset if isinstance(eval_dataset, dict) else ():
+        yield "a split of eval_dataset", str(split)
+    for name, value in os.environ.items():
+        if name.startswith(VARIABLES) and not any(secret in name for secret in SECRETS):
+            yield f"the environment's {name}", value
+    for text in texts_of(_configurations(model)):
+        yield "the model's configuration", text
+
+
+def _configurations(model: nn.Module) -> list[Mapping[str, Any]]:
+    """The configurations of a model and of its adapters, as far as it has any."""
     configs = [getattr(model, "config", None), *getattr(model, "peft_config", {}).values()]
-    configs = [
+    return [
         config if isinstance(config, dict) else config.to_dict()
         for config in configs
         if config is not None
     ]
-    told += [
-        ("a split of eval_dataset", str(split))
-        for split in (eval_dataset if isinstance(eval_dataset, dict) else ())
-    ]
-    told += [
-        (f"the environment's {name}", value)
-        for name, value in os.environ.items()
-        if name.startswith(VARIABLES) and not any(secret in name for secret in SECRETS)
-    ]
-    told += [("the model's configuration", text) for text in texts_of(configs)]
-    if named := next(
-        (pair for pair in told if pair[1] and names_somebody(pair[1], args.hide_names)), None
-    ):
-        raise ValueError(
-            f"{named[0]} says {named[1]!r}, which names who is forgotten, and "
-            f"{', '.join(trackers)} would get it: change it, "
-            "set report_to to none, or tell the name knowingly with name_forgotten"
-        )
-    if "wandb" in trackers:
-        for name, value in DISCREET.items():
-            os.environ.setdefault(name, value)

@@ -1,1 +1,1 @@
-"""What a run says: results, tables, plots, the HTML page."""
+"""Reports of a run: results.json, tables, plots, and the HTML page."""

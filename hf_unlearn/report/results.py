@@ -1,142 +1,138 @@
-"""results.json, and the environment that a run was made in."""
+"""`Results`: everything that is known about a run, as stored in its results.json."""
 
-import csv
 import json
-import math
-import os
-import platform
-import subprocess
-from datetime import datetime, timezone
-from importlib.metadata import version
-from importlib.util import find_spec
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-from transformers.utils import logging
+from ..files import write_json
 
-from .tables import MODULES
+RESULTS = "results.json"
 
-logger = logging.get_logger(__name__)
-
-PACKAGES = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "datasets",
-    "evaluate",
-    "jiwer",
-    "librosa",
-    "peft",
-    "scikit-learn",
-    "numpy",
-)
+# {split: {metric: value}}
+Metrics = dict[str, dict[str, Any]]
 
 
-def write_results(path, results: dict) -> None:
-    """Writes results.json whole or not at all, as strict JSON: what is no finite number becomes
-    null."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_plain(results), indent=2, allow_nan=False, ensure_ascii=False)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+@dataclass(eq=False)
+class Results(MutableMapping[str, Any]):
+    """The results of a run. A new run and a results.json both become one of these.
 
+    It is also a mapping: `results["gap"]` is `results.gap`, and `{**results}` is what the file
+    holds. Keys without a field (of another version, or of a recipe of your own) are kept in `more`.
 
-def read_results(folder) -> dict:
-    """results.json of a run's output folder. Raises ValueError where there is none, or none that
-    can be read."""
-    path = Path(folder) / "results.json"
-    if not path.is_file():
-        raise ValueError(f"there is no {path}: give the output_dir of a finished run")
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(results, dict) or "config" not in results or "data" not in results:
-        raise ValueError(
-            f"{path} is no run's: it has no config or data. Give the output_dir of a finished run"
-        )
-    return results
+    Every file holds the first group of fields, with null for what is unknown. The second group is
+    written only where it was measured or applies; until then such a key is missing.
+    """
 
+    # The run. `config` holds the settings, flat or in groups; `data` the sizes of the splits.
+    config: dict = field(default_factory=dict)
+    data: dict = field(default_factory=dict)
+    task: str = "speakers"
+    seed: int | None = None
+    environment: dict | None = None
+    command: str | None = None
+    # The metrics of each model, by split; `gap` is unlearned minus retrained.
+    original: Metrics | None = None
+    unlearned: Metrics | None = None
+    retrained: Metrics | None = None
+    gap: Metrics | None = None
+    # When and why training stopped, and the checks by step.
+    stopping: dict | None = None
+    history: list[dict] | None = None
+    # How texts were normalised before they were compared.
+    scoring: dict | None = None
+    # Grams of CO2 equivalents.
+    emissions_g: float | None = None
+    # Further arguments of `build_card`.
+    card: dict = field(default_factory=dict)
 
-def _plain(value):
-    """`value` in JSON's types: NumPy numbers and arrays, tensors and paths converted, NaN and
-    infinities as None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, str | bool | int):
+    # Whether metrics are in percent or as given; files of the first version lack it.
+    scale: str | None = None
+    method_settings: dict | None = None
+    forgotten_before: dict | None = None
+    architecture: str | None = None
+    processor: list[str] | None = None
+    pipeline: str | None = None
+    merged: bool | None = None
+    # By model: rates for each speaker or class, membership attacks, relearning, scores.
+    per_speaker: dict | None = None
+    per_class: dict | None = None
+    attacks: dict | None = None
+    relearning: dict | None = None
+    scores: dict | None = None
+    # By split: what the models said, word for word.
+    transcripts: dict | None = None
+    # The style of transcript that was chosen for training, with the losses that decided it.
+    labels: dict | None = None
+
+    more: dict = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> "Results":
+        """Results from the content of a results.json, of whichever version."""
+        known = {key: value for key, value in given.items() if key in FIELDS}
+        # `card` was null or missing before cards had arguments.
+        known = {key: value for key, value in known.items() if key != "card" or value}
+        return cls(**known, more={key: given[key] for key in given if key not in FIELDS})
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "Results":
+        """The results in a run's output folder.
+
+        Raises:
+            ValueError: the folder has no results.json, or one that is not a run's.
+        """
+        path = Path(folder) / RESULTS
+        if not path.is_file():
+            raise ValueError(f"there is no {path}: give the output_dir of a finished run")
+        try:
+            given = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+        if not isinstance(given, dict) or "config" not in given or "data" not in given:
+            raise ValueError(
+                f"{path} does not belong to a run, because it has no config or data: give the "
+                "output_dir of a finished run"
+            )
+        return cls.from_dict(given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What results.json holds. Values are shared, not copied."""
+        return dict(self)
+
+    def write(self, folder: str | Path) -> None:
+        """Writes results.json into a folder, atomically."""
+        write_json(Path(folder) / RESULTS, self.to_dict())
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in FIELDS:
+            return self.more[key]
+        value = getattr(self, key)
+        if value is None and key not in ALWAYS_WRITTEN:
+            raise KeyError(key)
         return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
-        return _plain(value.tolist())
-    raise TypeError(
-        f"{value!r} ({type(value).__name__}) has no place in results.json: convert it first."
-    )
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key in FIELDS:
+            setattr(self, key, value)
+        else:
+            self.more[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        if key in FIELDS:
+            setattr(self, key, None)
+        else:
+            del self.more[key]
+
+    def __iter__(self) -> Iterator[str]:
+        present = (n for n in FIELDS if n in ALWAYS_WRITTEN or getattr(self, n) is not None)
+        yield from present
+        yield from self.more
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
-def environment() -> dict:
-    """Versions, hardware, CPU threads, UTC date, and the git commit where the package runs from a
-    checkout."""
-    return {
-        "python": platform.python_version(),
-        "packages": {
-            name: version(name) for name in PACKAGES if find_spec(MODULES.get(name, name))
-        },
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
-        "cpu_threads": torch.get_num_threads(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": _commit(),
-    }
-
-
-def emissions(args) -> float | None:
-    """Grams of CO2 equivalents of the last training in `args.output_dir`, where codecarbon
-    (`args.report_to`) has measured them."""
-    path = Path(args.output_dir) / "emissions.csv"
-    if "codecarbon" not in args.report_to:  # a file that is there is of an earlier run
-        return None
-    try:
-        rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
-        return 1000 * float(rows[-1]["emissions"]) if rows else None  # the file counts in kg
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning(
-            f"The emissions of the run are not told, since {path} cannot be read: {error!r}"
-        )
-        return None
-
-
-def _processor():
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _commit():
-    """Commit of the checkout that holds this very file, with + where it has been changed; None
-    outside of one."""
-    here = Path(__file__)
-
-    def git(*command):
-        return subprocess.run(
-            ["git", "-C", here.parent, *command], capture_output=True, text=True, check=True
-        ).stdout
-
-    try:
-        # an installed copy can lie inside somebody else's checkout
-        git("ls-files", "--error-unmatch", here.name)
-        changed = git("status", "--porcelain", "--untracked-files=no").strip()
-        return git("rev-parse", "HEAD").strip() + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+FIELDS = tuple(one.name for one in fields(Results) if one.name != "more")
+ALWAYS_WRITTEN = FIELDS[: FIELDS.index("scale")]

@@ -1,34 +1,38 @@
-"""What is forgotten decides the words, the metrics and the wanted directions of every report: one
-entry for each kind."""
+"""`Task`: the words, metrics and wanted directions of a report, for each kind of forgetting."""
 
 import math
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..metrics.scales import GIVEN, PERCENT, as_given
 
-# the last of `hf-unlearn evaluate`, alone
+# `hf-unlearn evaluate` reports "evaluated" alone.
 MODELS = ("original", "unlearned", "retrained", "evaluated")
-# What evaluation logs beside metrics, and what recipes count.
+# Entries of an evaluation that are not metrics.
 NO_METRICS = {
     *("samples", "epoch", "runtime", "samples_per_second", "steps_per_second"),
     *("jit_compilation_time", "model_preparation_time"),
 }
-MEMORY = ("mem_", "init_mem_")  # with skip_memory_metrics=False
+# Prefixes of what Trainer logs with skip_memory_metrics=False.
+MEMORY = ("mem_", "init_mem_")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What reports have to know.
+    """What reports need to know about a kind of forgetting.
 
-    pipeline: the task's name on the Hub and in `pipeline(...)`.
-    forgotten: what is forgotten, in the singular.
-    group, groups: of whom or what a sample is; the plural is the key in `results["data"]` of those
-        of each split.
-    units: what samples are; the key in `results["data"]` of how many each split has.
-    personal: whether the names of what is forgotten must not be published.
-    metrics: name -> heading, in the order of the tables; the first is plotted.
-    splits: name -> (meaning, what one wants of the first metric), in the order of the tables.
-    percent: whether all metrics but the loss are in percent; else they are shown as given.
+    Attributes:
+        pipeline: name of the task on the Hub and in `pipeline(...)`.
+        forgotten: what is forgotten, in the singular.
+        group, groups: what a sample belongs to, such as a speaker. The plural is the key in
+            `results["data"]` for the groups of each split.
+        units: what samples are called; the key in `results["data"]` for the size of each split.
+        personal: whether the names of what is forgotten must not be published.
+        metrics: name -> heading, in the order of the tables. The first is plotted.
+        splits: name -> (meaning, wanted direction of the first metric), in the order of the tables.
+        percent: whether all metrics except the loss are in percent; if not, they are shown as
+            given.
     """
 
     pipeline: str
@@ -42,13 +46,13 @@ class Task:
     percent: bool = True
 
     def wanted(self, split: str, metric: str) -> str:
-        """Which way a metric is wanted to go; the loss goes up where the accuracy goes down."""
+        """The direction that is wanted of a metric: the loss rises where the accuracy falls."""
         _, wish = self.splits.get(split, (split, ""))
         opposite = metric == "loss" and "accuracy" in self.metrics
         return {"up": "down", "down": "up"}.get(wish, wish) if opposite else wish
 
     def text(self, metric: str, value: float) -> str:
-        """A value of a metric, for tables."""
+        """A metric's value as text."""
         if metric == "loss":
             return f"{value:.3f}"
         return f"{value:.1f}" if self.percent else as_given(value)
@@ -70,7 +74,7 @@ TASKS = {
             "forget": ("forgotten speaker", "up"),
             "forget_test": ("forgotten speaker, held out", "up"),
             "retain": ("retain set", "stay"),
-            "retain_rest": ("retained, outside of the retain set", "stay"),
+            "retain_rest": ("retained, outside the retain set", "stay"),
             "test": ("retained speakers, unseen", "stay"),
             "other": ("other speakers", "stay"),
         },
@@ -87,7 +91,7 @@ TASKS = {
             "forget": ("forgotten class", "down"),
             "forget_test": ("forgotten class, unseen", "down"),
             "retain": ("retain set", "stay"),
-            "retain_rest": ("retained, outside of the retain set", "stay"),
+            "retain_rest": ("retained, outside the retain set", "stay"),
             "test": ("retained classes, unseen", "stay"),
         },
     ),
@@ -102,12 +106,11 @@ TASKS = {
         splits={
             "forget": ("forgotten images", "as test"),
             "retain": ("retain set", "stay"),
-            "retain_rest": ("retained, outside of the retain set", "stay"),
+            "retain_rest": ("retained, outside the retain set", "stay"),
             "test": ("unseen images", "stay"),
         },
     ),
-    # What a trainer outside of the recipes knows: its data, and the metrics of its own
-    # compute_metrics.
+    # A trainer without a recipe knows only its data and the metrics of its compute_metrics.
     "data": Task(
         pipeline="",
         forgotten="sample",
@@ -120,39 +123,44 @@ TASKS = {
             "forget": ("forgotten samples", ""),
             "retain": ("retain set", "stay"),
             "test": ("unseen samples", "stay"),
-            # One eval_dataset that is no dict: nobody says whose samples these are.
+            # An eval_dataset that is not a dict: it is unknown whose samples these are.
             "evaluation": ("evaluation set", ""),
         },
     ),
 }
 
 
-def task_of(results: dict) -> Task:
-    """The task of a run, from its results.json; those of the first version know speakers only, and
-    percent only.
+def task_of(results: Mapping[str, Any]) -> Task:
+    """The task of a run, from its results.
 
-    The metric that `results["scoring"]` names comes first: the CER of a language that is written
+    Results of the first version do not say what it was: speakers, with metrics in percent. A metric
+    that `results["scoring"]` names comes first, such as the CER of a language that is written
     without spaces.
     """
     task = TASKS[results.get("task", "speakers")]
-    leads = (results.get("scoring") or {}).get("leads")
-    if leads in task.metrics:
-        task = replace(task, metrics={leads: task.metrics[leads], **task.metrics})
+    leading = (results.get("scoring") or {}).get("leads")
+    if leading in task.metrics:
+        task = replace(task, metrics={leading: task.metrics[leading], **task.metrics})
     task = replace(task, pipeline=results.get("pipeline", task.pipeline))
-    own = task.units == "samples"  # a trainer outside of the recipes
-    percent = results.get("scale", GIVEN if own else PERCENT) == PERCENT
-    if percent and not own:
+    without_recipe = task.units == "samples"
+    percent = results.get("scale", GIVEN if without_recipe else PERCENT) == PERCENT
+    if percent and not without_recipe:
         return task
     return replace(task, percent=percent, metrics=_measured(task, results, percent))
 
 
-def _measured(task: Task, results: dict, percent: bool) -> dict[str, str]:
-    """Name -> heading of the metrics in `results`, a user's own among them; those of the task where
-    there are none."""
+def _measured(task: Task, results: Mapping[str, Any], percent: bool) -> dict[str, str]:
+    """Name -> heading of the metrics in `results`, including those of a user's compute_metrics.
+
+    If nothing was measured, the task's metrics.
+    """
     splits = [values for model in MODELS for values in (results.get(model) or {}).values()]
     names = list(
         dict.fromkeys(
-            name for values in splits for name, x in values.items() if is_metric(name, x, values)
+            name
+            for values in splits
+            for name, value in values.items()
+            if is_metric(name, value, values)
         )
     )
     known = [name for name in task.metrics if name in names and name != "loss"]
@@ -166,14 +174,18 @@ def _measured(task: Task, results: dict, percent: bool) -> dict[str, str]:
     return {name: headings.get(name, name) for name in shown}
 
 
-def is_metric(name: str, value, among) -> bool:
-    """Whether an entry of an evaluation is a metric with a number, and no time, count or end of an
-    interval."""
+def is_metric(name: str, value: Any, among: Container[str]) -> bool:
+    """Whether an entry of an evaluation is a numeric metric, not a time, count or interval end.
+
+    Args:
+        among: names of all entries of the evaluation.
+    """
     stem, _, end = name.rpartition("_")
     if name in NO_METRICS or name.startswith(MEMORY) or end in ("low", "high") and stem in among:
         return False
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def finite(value) -> bool:
+def finite(value: float | None) -> bool:
+    """Whether there is a value and it is finite."""
     return value is not None and math.isfinite(value)

@@ -6,6 +6,7 @@ The results of a run come from `run_results`; `pushes` checks pushes and uploads
 import json
 import tempfile
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
 from ..config import UnlearnConfig
-from ..hub.metadata import listed
-from ..hub.model_card import local_among, write_card
-from ..hub.upload import ARGUMENTS, RESULTS, hub_failures, push_folder
+from ..files import write_json
+from ..hub.metadata import listed, local_among
+from ..hub.model_card import write_card
+from ..hub.name_checks import ARGUMENTS
+from ..hub.upload import hub_failures, push_folder
 from ..hub.usage import processor_parts
 from ..metrics.scales import scale_of
 from ..privacy.redaction import salt_of
-from ..report.after_run import not_costing_the_run
-from ..report.page import Report
-from ..report.results import emissions, environment, write_results
+from ..report.best_effort import warn_if_not_written
+from ..report.environment import emissions, environment
+from ..report.html_page import Report
+from ..report.results import Results
 from .earlier_run import EarlierRun
 from .pushes import check_push, stage_checkpoint, upload
 from .run_record import RunRecord
@@ -79,7 +83,7 @@ class PublishingTrainer(Seq2SeqTrainer):
     method_settings: dict
     record: RunRecord
     resumed_from: str | None
-    results: dict | None = None
+    results: Results | None = None
     # the files of an earlier run in output_dir, which are removed when this run saves
     _earlier_run: EarlierRun | None = None
     # whether the constructor of the whole class has come to its end
@@ -92,33 +96,33 @@ class PublishingTrainer(Seq2SeqTrainer):
 
     # ---- results, card and report ----------------------------------------------------------------
 
-    def own_results(self) -> dict:
+    def own_results(self) -> Results:
         """What the trainer knows of its run, as a recipe's results.json would say it."""
         model = self.accelerator.unwrap_model(self.model)
         measured = evaluations_by_step(self.state.log_history, self.eval_dataset)
         stopping, last_step = self.stopping, self.state.global_step
         weights_step = stopping.get("restored_step", last_step)
-        return {
-            "task": "data",
-            "scale": scale_of(self.compute_metrics),
-            "processor": processor_parts(self.processing_class),
+        return Results(
+            task="data",
+            scale=scale_of(self.compute_metrics),
+            processor=processor_parts(self.processing_class),
             **describe_model(model),
-            "config": {
+            config={
                 **public_arguments(self.args),
                 "processes": self.args.world_size,
                 **adapter_settings(model),
             },
-            "method_settings": self.method_settings,
-            "data": {"samples": sample_counts(self.train_dataset, self.retain_dataset)},
-            "seed": self.args.seed,
-            "environment": environment(),
-            "original": measured.get(0),
-            "unlearned": measured.get(weights_step) if last_step else None,
-            "retrained": None,
-            "stopping": stopping,
-            "scoring": getattr(self.compute_metrics, "scoring", None),
-            "emissions_g": emissions(self.args),
-        }
+            method_settings=self.method_settings,
+            data={"samples": sample_counts(self.train_dataset, self.retain_dataset)},
+            seed=self.args.seed,
+            environment=environment(),
+            original=measured.get(0),
+            unlearned=measured.get(weights_step) if last_step else None,
+            retrained=None,
+            stopping=stopping,
+            scoring=getattr(self.compute_metrics, "scoring", None),
+            emissions_g=emissions(self.args),
+        )
 
     def create_model_card(
         self,
@@ -161,20 +165,20 @@ class PublishingTrainer(Seq2SeqTrainer):
         if not self.is_world_process_zero():
             return
         self._remove_earlier_run()
-        results = dict(self.results or self.own_results())
+        results = replace(self.results or self.own_results())
         texts = {"language": language, "license": license, "model_name": model_name,
                  "base_model": finetuned_from}  # fmt: skip
         lists = {"tags": tags, "tasks": tasks, "datasets": dataset_tags, "dataset_names": dataset,
                  "dataset_args": dataset_args}  # fmt: skip
         given = {name: value for name, value in texts.items() if value}
         given |= {name: listed(value) for name, value in lists.items() if value}
-        card = {**results.get("card", {}), **given}
+        card = {**results.card, **given}
         names = [finetuned_from, *listed(dataset_tags), *listed(dataset), *listed(tags)]
         card["local"] = [*card.get("local", ()), *local_among(*names)]
-        results["card"] = card
+        results.card = card
         folder = Path(self.args.output_dir)
-        write_results(folder / RESULTS, results)
-        with not_costing_the_run("the model card", folder):
+        results.write(folder)
+        with warn_if_not_written("the model card", folder):
             write_card(folder, results, salt_of(folder), name_forgotten=self.args.name_forgotten)
 
     def _remove_earlier_run(self) -> None:
@@ -199,7 +203,7 @@ class PublishingTrainer(Seq2SeqTrainer):
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-            write_results(folder / ARGUMENTS, public_arguments(self.args))
+            write_json(folder / ARGUMENTS, public_arguments(self.args))
 
     # ---- the Hub ---------------------------------------------------------------------------------
 

@@ -13,21 +13,11 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from ..config import UnlearnConfig
-from ..hub.upload import (
-    CARD,
-    REDACTED,
-    RESULTS,
-    HubError,
-    check_base,
-    check_name,
-    check_texts,
-    check_told,
-    hub_failures,
-    link,
-    stage,
-)
+from ..hub.name_checks import CARD, REDACTED, check_base, check_name, check_texts, check_told
+from ..hub.staging import link, stage
+from ..hub.upload import HubError, hub_failures
 from ..privacy.redaction import salt_of
-from ..report.results import write_results
+from ..report.results import RESULTS, Results
 
 logger = logging.get_logger(__name__)
 
@@ -58,7 +48,7 @@ def check_push(
 
 
 def stage_checkpoint(
-    checkpoint: Path, staged: Path, results: dict, repo_id: str, args: UnlearnConfig
+    checkpoint: Path, staged: Path, results: Results, repo_id: str, args: UnlearnConfig
 ) -> None:
     """Puts the files to be uploaded into `staged`: the checkpoint's model as the repository's own
     and, if `hub_strategy` asks for it, the whole checkpoint in a folder beside it.
@@ -71,7 +61,7 @@ def stage_checkpoint(
         for path in checkpoint.iterdir():
             if path.is_file():
                 link(path, complete / path.name)
-        write_results(complete / RESULTS, results)
+        results.write(complete)
         (complete / CARD).unlink(missing_ok=True)
         names = stage(
             complete,

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from ..config import UnlearnConfig
-from ..hub.model_card import local_among
+from ..hub.metadata import local_among
 
 # Fields of the training arguments that describe this machine or this user. (`to_dict` masks tokens
 # by itself.)

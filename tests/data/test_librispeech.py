@@ -201,7 +201,7 @@ def test_a_tree_in_another_encoding(tree, encoding):
     rows = load_speech(tree, split="train-clean-100")
     assert rows["id"] == expected["id"] and set(rows["text"]) == {"Zoë TWO"}
     transcript.write_bytes("14-9-0000 Zoë".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"-9.trans.txt is no UTF-8 text \(byte 12\)"):
+    with pytest.raises(ValueError, match=r"-9.trans.txt is not valid UTF-8 \(byte 12\)"):
         load_speech(tree, split="train-clean-100")
 
 

@@ -73,7 +73,7 @@ def test_numbers_of_json_keep_their_digits(tmp_path):
         ("t.csv", HEADER + b"a.flac,x,one, two\n", "line 2: 4 values, but the header names 3"),
         ("t.csv", HEADER + b"a.flac,x\n", "t.csv, line 2: 2 values, but the header names 3"),
         ("t.csv", b"file_name,speaker,speaker\na.flac,x,y\n", "t.csv has the column speaker twice"),
-        ("t.csv", HEADER + b"a.flac,Zo\xeb,x\n", r"t.csv is no UTF-8 text \(byte 32\)"),
+        ("t.csv", HEADER + b"a.flac,Zo\xeb,x\n", r"t.csv is not valid UTF-8 \(byte 32\)"),
         ("t.csv", HEADER + b'a.flac,x,"one\n', "t.csv, line 2: unexpected end of data"),
         ("t.jsonl", b"", "t.jsonl holds no rows"),
         ("t.jsonl", b'{"audio": "a.flac"}\n{"audio": \n', "t.jsonl, line 2: no JSON"),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ...report.tasks import ACCURACY, ERROR_RATES
-from ...yaml_files import Written, as_declared, read_yaml
+from ...yaml_files import PlainScalar, as_declared, read_yaml
 
 T = TypeVar("T")
 GREATER_IS_BETTER = {
@@ -164,7 +164,7 @@ class Comparison:
 
 
 def _is_empty(value: object) -> bool:
-    return value in (None, []) or isinstance(value, Written) and not value
+    return value in (None, []) or isinstance(value, PlainScalar) and not value
 
 
 def _is_number(level: object) -> bool:

@@ -15,9 +15,9 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ...metrics.scales import GIVEN
-from ...report.tables import checks_by_step
+from ...report.result_tables import checks_by_step
 from ...report.tasks import task_of
-from ...yaml_files import Written, resolved
+from ...yaml_files import PlainScalar, resolved
 from ..catalogue import configuration_path, script_path
 from .plan import Comparison
 
@@ -220,7 +220,7 @@ def _canonical(value: object) -> object:
         return {name: _canonical(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_canonical(item) for item in value]
-    if not isinstance(value, Written):
+    if not isinstance(value, PlainScalar):
         return value
     read = resolved(value)
     exact = json.dumps(read) == value or isinstance(read, float) and "e" in value.lower()

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from ...metrics.scales import GIVEN, as_given
-from ...report.tables import align
+from ...report.result_tables import align
 from .plan import Comparison
 from .tuning import means_with_most_scores, present, scored
 

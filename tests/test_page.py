@@ -1,5 +1,4 @@
-"""The HTML report: complete, self-contained, naming nobody, and shown by a browser where there is
-one."""
+"""The HTML report is complete and self-contained, names nobody, and works in a browser."""
 
 import re
 import shutil
@@ -8,7 +7,8 @@ import subprocess
 import PIL.Image
 import pytest
 
-from hf_unlearn.report.page import Report, _scale, frontier, word_differences
+from hf_unlearn.report.frontier import frontier, ticks
+from hf_unlearn.report.html_page import Report, word_differences
 from hf_unlearn.report.tasks import TASKS
 
 
@@ -20,7 +20,10 @@ RESULTS = {
     "task": "speakers",
     "config": {"data": {"forget_speakers": ["anna"]}, "trainer": {"method": "npo"}},
     "method_settings": {"alpha": 0.5, "beta": 0.5},
-    "data": {"utterances": {"forget": 2, "retain": 3}, "speakers": {"forget": ["anna"], "retain": ["boris"]}},
+    "data": {
+        "utterances": {"forget": 2, "retain": 3},
+        "speakers": {"forget": ["anna"], "retain": ["boris"]},
+    },
     "seed": 0,
     "original": {"forget": metrics(10.0), "test": metrics(12.0)},
     "unlearned": {"forget": metrics(90.0), "test": metrics(15.0)},
@@ -31,7 +34,10 @@ RESULTS = {
         {"step": 4, "check_forget_wer": 90.0},
         {"step": 4, "check_test_wer": 15.0},
     ],
-    "per_speaker": {"original": {"forget": {"anna": 10.0}}, "unlearned": {"forget": {"anna": 90.0}, "test": {"boris": 15.0}}},
+    "per_speaker": {
+        "original": {"forget": {"anna": 10.0}},
+        "unlearned": {"forget": {"anna": 90.0}, "test": {"boris": 15.0}},
+    },
     "transcripts": {
         "forget": [
             {
@@ -41,19 +47,23 @@ RESULTS = {
             }
         ]
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("values", [[0.0, 0.0], [5, 61.2], [-0.3, 0.2], [-2, -1]])
 def test_ticks_span_all_values(values):
-    ticks = _scale(values)
-    assert ticks[0] <= min(values) and ticks[-1] >= max(values) and ticks[-1] > ticks[0]
+    found = ticks(values)
+    assert found[0] <= min(values) and found[-1] >= max(values) and found[-1] > found[0]
 
 
 def test_differences_of_words():
     assert list(word_differences("open the window now", "open a garden now please")) == [
-        ("same", "open"), ("left out", "the window"), ("wrong", "a garden"), ("same", "now"), ("wrong", "please"),
-    ]  # fmt: skip
+        ("same", "open"),
+        ("left out", "the window"),
+        ("wrong", "a garden"),
+        ("same", "now"),
+        ("wrong", "please"),
+    ]
     assert list(word_differences("stop", "")) == [("left out", "stop")]
 
 
@@ -70,13 +80,14 @@ def test_page_has_everything_and_no_name():
         "<svg",
     ):
         assert said in page, said
-    assert "<window>" not in page  # what data says is text, never markup
+    # texts of the data are never markup
+    assert "<window>" not in page
     assert "anna" in Report(RESULTS).html()
 
 
 def test_a_notebook_shows_the_page_in_a_frame():
     shown = Report(RESULTS, "salt")._repr_html_()
-    # nothing of the page ends the attribute
+    # the page is escaped, so that it does not end the attribute
     assert shown.startswith("<iframe srcdoc=") and shown.count('"') == 4
 
 
@@ -97,7 +108,10 @@ def test_frontier_is_drawn_to_scale():
     (x0, _), (x1, _) = drawn["x_ticks"][0], drawn["x_ticks"][-1]
     assert drawn["x_ticks"][-1][1] == "100"
     assert places["unlearned"][0] == pytest.approx(x0 + 0.9 * (x1 - x0), abs=0.2)
-    assert places["unlearned"][1] < places["original"][1]  # more errors: higher up
+    # more errors: higher up
+    assert places["unlearned"][1] < places["original"][1]
+    assert drawn["x_label"] == "WER (%) – forgotten speaker"
+    assert drawn["y_label"] == "WER (%) – retained speakers, unseen"
     assert [step for *_, step in drawn["path"]] == [0, 4]
     assert frontier({**RESULTS, "history": []}, TASKS["speakers"]) is None
 
@@ -109,8 +123,15 @@ def test_frontier_is_drawn_to_scale():
 def test_a_browser_shows_it_in_light_and_dark(dark, ground, tmp_path):
     page = Report(RESULTS, "salt").save(tmp_path / "report.html")
     picture = tmp_path / "shot.png"
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,1400",
-               f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}"]  # fmt: skip
+    command = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--window-size=1000,1400",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--screenshot={picture}",
+    ]
     command += [
         "--blink-settings=preferredColorScheme=0"
         if dark
@@ -119,4 +140,5 @@ def test_a_browser_shows_it_in_light_and_dark(dark, ground, tmp_path):
     subprocess.run([*command, page.as_uri()], check=True, capture_output=True, timeout=60)
     image = PIL.Image.open(picture).convert("RGB")
     assert image.getpixel((500, 3)) == ground
-    assert len(image.getcolors(10**6)) > 50  # text, lines and marks in more than one colour
+    # text, lines and marks in more than one colour
+    assert len(image.getcolors(10**6)) > 50

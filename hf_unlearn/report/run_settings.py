@@ -1,8 +1,9 @@
-"""Which settings of a run shaped its result: what cards and reports tell of its method and its
-training."""
+"""The settings that shaped a run's result, which cards and reports list."""
 
-# Settings of a training that shape its result -> the value at which one changes nothing, and is not
-# told.
+from collections.abc import Mapping
+from typing import Any
+
+# Setting -> the value at which it has no effect and is not listed.
 SETTINGS = {
     "per_device_train_batch_size": None,
     "gradient_accumulation_steps": 1,
@@ -39,19 +40,19 @@ SETTINGS = {
     "task": None,
     "transcripts": None,
 }
-ONLY_WITH = {  # what means something only where the other is set
+# Setting -> the one without which it has no effect.
+ONLY_WITH = {
     "lora_alpha": "lora_r",
     "lora_target_modules": "lora_r",
     "train_hidden_words": "augment",
     "train_shift": "augment",
 }
-# what results without `method_settings` say of the method
+# Settings of the method in results without `method_settings`, which older versions wrote.
 METHOD_FIELDS = ("alpha", "granularity", "method_kwargs")
 
 
-def settings_of(results: dict) -> dict[str, str]:
-    """The method and every setting that shaped the result, as text, for the card and the report; {}
-    if none is known."""
+def settings_of(results: Mapping[str, Any]) -> dict[str, str]:
+    """The method and all settings that shaped the result, as text; empty if none is known."""
     config = results.get("config") or {}
     given = {name: setting(config, name) for name in SETTINGS}
     if (given["max_steps"] or 0) > 0:
@@ -78,7 +79,7 @@ def settings_of(results: dict) -> dict[str, str]:
     }
 
 
-def setting(config: dict, name: str):
-    """A setting of `config`, which may hold its settings in groups; None where it is in none."""
+def setting(config: dict[str, Any], name: str) -> Any:
+    """A setting in `config` or in one of its groups; None if it is in neither."""
     groups = [config, *(group for group in config.values() if isinstance(group, dict))]
     return next((group[name] for group in groups if name in group), None)

@@ -1,0 +1,131 @@
+"""Checks before an upload: nothing in it may name who was forgotten, or hold the access token."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from huggingface_hub import get_token
+from huggingface_hub.utils import validate_repo_id
+from safetensors import safe_open
+
+from ..privacy.redaction import names_somebody, texts_of
+from ..report.results import RESULTS
+from .metadata import on_hub
+
+# Files whose content is not text.
+BINARY = (".safetensors", ".pt", ".pth", ".bin", ".png")
+TEXTS = (".json", ".jinja", ".md", ".yaml")
+VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "*.index.json")
+ARGUMENTS, CARD = "training_args.json", "README.md"
+# JSON files that are redacted before they are uploaded.
+REDACTED = (RESULTS, ARGUMENTS, "trainer_state.json", "unlearn_state.json")
+GENERATED = (*REDACTED, CARD, "*.yaml")
+
+
+def check_name(repo_id: str, hidden: list[str]) -> None:
+    """Raises ValueError if a repository's name is invalid or mentions one of the `hidden` names."""
+    validate_repo_id(repo_id)
+    if names_somebody(repo_id, hidden):
+        raise ValueError(
+            f"the repository's name, {repo_id}, names who is forgotten: give another hub_model_id "
+            "or --repo_id, or publish the name knowingly with name_forgotten"
+        )
+
+
+def check_told(sent: dict[str, str | None], hidden: list[str]) -> None:
+    """Raises ValueError if a text that is sent beside the files mentions one of `hidden`.
+
+    Args:
+        sent: what the text is ("commit message") -> the text.
+    """
+    for what, text in sent.items():
+        if text and names_somebody(text, hidden):
+            raise ValueError(
+                f"the {what}, {text!r}, names who is forgotten: change it, or publish the name "
+                "knowingly with name_forgotten"
+            )
+
+
+def check_base(base: str | None, local: Iterable[str] = ()) -> None:
+    """Raises ValueError if the base model of an adapter is not on the Hub.
+
+    Args:
+        local: names that were folders where the model was made.
+    """
+    if not on_hub(base, local):
+        raise ValueError(
+            f"the adapter's base model, {base or 'a new model'}, is not on the Hub, so nobody "
+            "could load the adapter: train without push_to_hub and push the merged model "
+            "(hf-unlearn push --merge, or trainer.push_to_hub(merge=True)), or start from a model "
+            "on the Hub"
+        )
+
+
+def check_texts(folder: Path, hidden: list[str], token: str | None) -> None:
+    """The last check of what is about to be uploaded: file names, texts and names of tensors.
+
+    Numbers of one or two digits are not searched for, because configurations hold many.
+
+    Raises:
+        ValueError: something mentions one of `hidden`, or a file contains the access token.
+    """
+    hidden = [name for name in hidden if not name.isdigit() or len(name) > 2]
+    words = [name for name in hidden if not name.isdigit()]
+    token = token or get_token()
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in files:
+        if names_somebody(path.name, hidden):
+            raise ValueError(
+                f"the file {path.name!r} names who is forgotten: rename it or move it elsewhere"
+            )
+    for path in files:
+        if path.suffix not in BINARY:
+            # Generated files hold measured numbers, and pseudonyms, which have digits.
+            generated = any(path.match(pattern) for pattern in GENERATED)
+            _check_text(path, words if generated else hidden, token)
+    for path in files:
+        if path.suffix == ".safetensors":
+            # Numbers in the names of tensors count layers.
+            _check_tensors(path, words)
+
+
+def _check_text(path: Path, hidden: list[str], token: str | None) -> None:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if token and token in text:
+        raise ValueError(
+            f"{path.name} holds the access token, so nothing was uploaded: remove it from the file"
+        )
+    if any(path.match(pattern) for pattern in VOCABULARIES) or path.suffix not in TEXTS:
+        return
+    for said in _texts_in(path, text):
+        if names_somebody(said, hidden):
+            raise ValueError(
+                f"{path.name} says {said!r}, which names who is forgotten: change it, or publish "
+                "the name knowingly with name_forgotten"
+            )
+
+
+def _texts_in(path: Path, text: str) -> Iterator[str]:
+    """The strings of a JSON file, the lines of another one."""
+    if path.suffix != ".json":
+        yield from text.splitlines()
+        return
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{path.name} is not valid JSON ({error}): fix it or move it elsewhere"
+        ) from error
+    yield from texts_of(content)
+
+
+def _check_tensors(path: Path, hidden: list[str]) -> None:
+    """Checks the names of tensors: a model can have a head for each speaker."""
+    with safe_open(path, framework="pt") as file:
+        names = [*file.keys(), *texts_of(file.metadata() or {})]
+    for name in names:
+        if names_somebody(name, hidden):
+            raise ValueError(
+                f"{path.name} has {name!r}, which names who is forgotten: rename that part of the "
+                "model"
+            )

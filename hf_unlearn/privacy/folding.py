@@ -1,0 +1,163 @@
+"""Folds texts for the search for names, and decodes them, keeping track of each character's place.
+
+A folded text has small letters without accents, and few kinds of separators.
+"""
+
+import html
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import lru_cache
+
+# In a folded text, marks where camelCase starts a new word.
+BORDER = "\x1f"
+# Letters that Unicode does not decompose, as people write them without such a keyboard.
+PLAIN = str.maketrans(
+    {
+        "ı": "i",
+        "ø": "o",
+        "đ": "d",
+        "ð": "d",
+        "ł": "l",
+        "ħ": "h",
+        "æ": "ae",
+        "œ": "oe",
+        "þ": "th",
+        "ʼ": "'",
+        "ʻ": "'",
+        "ʹ": "'",
+        "\u0640": "",
+        "\u200c": " ",
+    }
+)
+
+ENCODINGS = (
+    # Bytes, as in URLs, Python and Git
+    r"(?P<percent>(?:%[0-9a-fA-F]{2})+)",
+    r"(?P<hex>(?:\\+x[0-9a-fA-F]{2})+)",
+    r"(?P<octal>(?:\\+[0-3][0-7]{2})+)",
+    # UTF-16, as in JSON: a surrogate pair or a single unit
+    r"(?P<pair>\\+u[dD][89abAB]\w\w\\+u[dD][c-fC-F]\w\w)",
+    r"(?P<unit>\\+u(?:[0-9a-fA-F]{4}|\{[0-9a-fA-F]{1,5}\}))",
+    # HTML
+    r"(?P<entity>&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z]\w*);)",
+)
+ENCODED = re.compile("|".join(ENCODINGS), re.ASCII)
+# Decoded separately, because "\nancy" can be a line break before "ancy" or the folder "nancy".
+CONTROL = re.compile(r"(?P<control>\\+[abfnrtv])|" + ENCODED.pattern, re.ASCII)
+# How often a text is decoded at most: %2520 is a space that was encoded twice.
+ROUNDS = 3
+
+# A version of a text, and for each of its characters (start, end) in the original text.
+Layer = tuple[str, list[tuple[int, int]]]
+
+
+def as_it_is(text: str) -> Layer:
+    """The text itself as a layer."""
+    return text, [(i, i + 1) for i in range(len(text))]
+
+
+def versions(text: str) -> Iterator[Layer]:
+    """The text, and its decoded versions, as long as decoding changes anything."""
+    layer = as_it_is(text)
+    yield layer
+    if not re.search(r"[%&\\]", text):
+        return
+    for encoded in (ENCODED, CONTROL):
+        read = layer
+        for _ in range(ROUNDS):
+            before, read = read[0], _decoded(read, encoded)
+            if read[0] == before:
+                break
+            yield read
+
+
+def _decoded(layer: Layer, encoded: re.Pattern) -> Layer:
+    """A text with everything decoded that the pattern matches."""
+    text, places = layer
+    read, where, at = [], [], 0
+    for match in encoded.finditer(text):
+        read.append(text[at : match.start()])
+        where += places[at : match.start()]
+        at = match.start()
+        for character, width in _characters(match):
+            read.append(character)
+            where.append((places[at][0], places[at + width - 1][1]))
+            at += width
+        at = match.end()
+    return "".join([*read, text[at:]]), where + places[at:]
+
+
+def _characters(match: re.Match) -> Iterator[tuple[str, int]]:
+    """The encoded characters, each with the length of its code."""
+    kind, code = match.lastgroup, match[0]
+    if kind in ("percent", "hex", "octal"):
+        units = re.findall(r"%..|\\+x..|\\+\d{3}", code)
+        raw = bytes(int(unit[-3:], 8) if kind == "octal" else int(unit[-2:], 16) for unit in units)
+        try:
+            characters = [(c, len(c.encode())) for c in raw.decode()]
+        except UnicodeDecodeError:
+            characters = [(c, 1) for c in raw.decode("latin-1")]
+        for c, size in characters:
+            yield c, sum(map(len, units[:size]))
+            units = units[size:]
+    elif kind == "entity":
+        yield html.unescape(code)[:1] or " ", len(code)
+    elif kind == "control":
+        yield " ", len(code)
+    else:
+        units = [int(unit, 16) for unit in re.findall(r"u\{?(\w+)", code)]
+        yield (chr(units[0]) if kind == "unit" else _of_pair(*units)), len(code)
+
+
+def _of_pair(high: int, low: int) -> str:
+    """The character of a surrogate pair."""
+    return chr(0x10000 + (high - 0xD800) * 0x400 + low - 0xDC00)
+
+
+def fold(layer: Layer) -> Layer:
+    """A text in small letters without accents, with BORDER where camelCase starts a word.
+
+    Decimal digits of all scripts become 0 to 9. Separators other than - _ . / and the backslash
+    become a blank.
+    """
+    text, places = layer
+    characters, where, last = [], [], " "
+    for i, c in enumerate(text):
+        if _starts_word(last, c, text[i + 1 : i + 2]):
+            characters.append(BORDER)
+            where.append((places[i][0], places[i][0]))
+        plain = _plain(c)
+        if not plain and where:
+            # An accent belongs to its letter.
+            where[-1] = (where[-1][0], places[i][1])
+        characters.append(plain)
+        where += [places[i]] * len(plain)
+        last = c if plain else last
+    return "".join(characters), where
+
+
+def _starts_word(last: str, c: str, following: str) -> bool:
+    """Whether `c` starts a word in camelCase: the D in janeDoe, the second D in JDDoe."""
+    return c.isupper() and (last.islower() or last.isupper() and following.islower())
+
+
+@lru_cache(maxsize=4096)
+def _plain(character: str) -> str:
+    """What a character becomes in a folded text; "" for an accent."""
+    parts = unicodedata.normalize("NFKD", character.translate(PLAIN)).casefold().translate(PLAIN)
+    return "".join(map(_kept, unicodedata.normalize("NFKD", parts)))
+
+
+def _kept(c: str) -> str:
+    kind, accent = unicodedata.category(c), unicodedata.combining(c)
+    # Accents of Latin, Greek and Cyrillic letters, and vowel points of Hebrew and Arabic. In other
+    # scripts, vowel signs count as letters.
+    if accent >= 200 or 10 <= accent <= 36:
+        return ""
+    # Invisible characters, such as the zero width space.
+    if kind == "Cf":
+        return BORDER
+    if kind == "Nd":
+        return str(unicodedata.decimal(c))
+    return c if kind[0] in "LMN" or kind == "So" or c in "-_./\\" else " "

@@ -1,0 +1,139 @@
+"""`Report`: a run as one HTML page that needs no network.
+
+It shows tables, the frontier, error rates by speaker or class, transcripts and audio.
+"""
+
+import base64
+import difflib
+import html
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from ..privacy.redaction import hides, redact, without_paths
+from .frontier import frontier
+from .result_tables import (
+    MODELS,
+    Table,
+    further_tables_rows,
+    results_table,
+    results_table_rows,
+)
+from .run_settings import settings_of
+from .tasks import Task, task_of
+
+
+class Report:
+    """The report of a run: `print` shows its tables, a notebook its page, and `save` writes it.
+
+    Args:
+        results: `Results`, or the content of a results.json.
+        salt: of the pseudonyms that replace the names of forgotten persons (see `redact`). With
+            None, names are shown.
+        audio: utterance id -> bytes of a sound file (WAV or FLAC), which the page plays.
+    """
+
+    def __init__(
+        self,
+        results: Mapping[str, Any],
+        salt: str | None = None,
+        audio: dict[str, bytes] | None = None,
+    ):
+        self.task = task_of(results)
+        transcripts = [
+            {"split": split, **row}
+            for split, rows in (results.get("transcripts") or {}).items()
+            for row in rows
+        ]
+        content = {**results, "transcripts": transcripts}
+        if salt is not None and hides(content, self.task.personal):
+            # The ids of the transcripts are names, too.
+            content = redact(content, salt)
+        self.results = without_paths(content)
+        # Audio is added after the redaction, which would search it for names.
+        for row, cleaned in zip(transcripts, self.results["transcripts"]):
+            cleaned["sound"] = _data_url(audio[row["id"]]) if row["id"] in (audio or {}) else None
+
+    def __str__(self) -> str:
+        return results_table(self.results) if self._tables() else "not evaluated"
+
+    def _tables(self) -> list[Table]:
+        evaluated = any(self.results.get(name) for name in MODELS)
+        return results_table_rows(self.results) if evaluated else []
+
+    def _repr_html_(self) -> str:
+        """The page in a frame, so that its style and the notebook's do not affect each other."""
+        style = "width: 100%; height: 40em; border: 0"
+        return f'<iframe srcdoc="{html.escape(self.html())}" style="{style}"></iframe>'
+
+    def html(self) -> str:
+        """The page."""
+        environment = jinja2.Environment(
+            autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        page = resources.files("hf_unlearn.report").joinpath("page.html")
+        return environment.from_string(page.read_text(encoding="utf-8")).render(
+            task=self.task,
+            results=self.results,
+            settings=settings_of(self.results),
+            tables=self._tables() + further_tables_rows(self.results),
+            frontier=frontier(self.results, self.task),
+            groups=by_group(self.results, self.task),
+            transcripts=[_marked(row) for row in self.results["transcripts"]],
+            models=[name for name in MODELS if self.results.get(name)],
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the page to a file, and returns its path."""
+        Path(path).write_text(self.html(), encoding="utf-8")
+        return Path(path)
+
+
+def _data_url(sound: bytes) -> str:
+    return f"data:audio/wav;base64,{base64.b64encode(sound).decode()}"
+
+
+def _marked(row: dict[str, Any]) -> dict[str, Any]:
+    """A transcript whose models' texts are cut by `word_differences`."""
+    models = {
+        name: list(word_differences(row["reference"], text)) for name, text in row["models"].items()
+    }
+    return {**row, "models": models}
+
+
+def word_differences(reference: str, heard: str) -> Iterator[tuple[str, str]]:
+    """Cuts a model's transcript into runs of words, compared with the reference.
+
+    Yields:
+        ("same" | "wrong" | "left out", words)
+    """
+    wanted, words = reference.split(), heard.split()
+    matcher = difflib.SequenceMatcher(None, wanted, words, autojunk=False)
+    for kind, start, end, first, last in matcher.get_opcodes():
+        if kind == "equal":
+            yield "same", " ".join(words[first:last])
+            continue
+        if start < end:
+            yield "left out", " ".join(wanted[start:end])
+        if first < last:
+            yield "wrong", " ".join(words[first:last])
+
+
+def by_group(results: Mapping[str, Any], task: Task) -> list[dict[str, Any]]:
+    """The first metric of each speaker or class: rows of split, group and {model: value}.
+
+    Taken from `per_speaker` or `per_class` of the results.
+    """
+    measured = results.get(f"per_{task.group}") or {}
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    for model in MODELS:
+        for split, groups in (measured.get(model) or {}).items():
+            for group, value in groups.items():
+                rows.setdefault((split, group), {})[model] = value
+    return [
+        {"split": split, "group": group, "values": values}
+        for (split, group), values in rows.items()
+    ]

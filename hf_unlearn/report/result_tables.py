@@ -1,0 +1,135 @@
+"""The results of a run as tables: models side by side, for each metric and split."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..metrics.privacy import ATTACKS
+from .tasks import MODELS, Task, task_of
+
+# Rows of cells; the first one holds the headings.
+Table = list[list[str]]
+
+
+def results_table(
+    results: Mapping[str, Any], *, metrics: Sequence[str] | None = None, markdown: bool = False
+) -> str:
+    """One table per metric, splits x models, with 95 % intervals where there are any.
+
+    A line is less than 100 characters long.
+
+    Args:
+        results: has {split: {metric: value}} for some of `MODELS`; a model with None is left out.
+            Its task decides which metrics and splits there are, and their order.
+        metrics: names; by default those of the task.
+
+    Raises:
+        ValueError: no model was evaluated.
+    """
+    return "\n\n".join(align(rows, markdown) for rows in results_table_rows(results, metrics))
+
+
+def results_table_rows(
+    results: Mapping[str, Any], metrics: Sequence[str] | None = None
+) -> list[Table]:
+    """The tables of `results_table` as rows of cells."""
+    models = {name: results[name] for name in MODELS if results.get(name)}
+    if not models:
+        raise ValueError(
+            f"results has none of {', '.join(MODELS)}: evaluate a model first (keys: "
+            f"{list(results)})."
+        )
+    task = task_of(results)
+    present = {split for splits in models.values() for split in splits}
+    known = [split for split in task.splits if split in present]
+    splits = known + sorted(present - set(known))
+    tables = []
+    for metric in metrics or task.metrics:
+        if any(metric in values for model in models.values() for values in model.values()):
+            rows = [_row(split, models, metric, task) for split in splits]
+            tables.append([[task.metrics.get(metric, metric), "wanted", *models], *rows])
+    return tables
+
+
+def further_tables(results: Mapping[str, Any], *, markdown: bool = False) -> str:
+    """Tables of scores, membership attacks and relearning speed, as far as they were measured."""
+    return "\n\n".join(align(rows, markdown) for rows in further_tables_rows(results))
+
+
+def further_tables_rows(results: Mapping[str, Any]) -> list[Table]:
+    """The tables of `further_tables` as rows of cells."""
+    tables = []
+    if results.get("scores"):
+        tables.append(_models_table("Score", results["scores"], {"uis": "down", "aus": "up"}))
+    if results.get("attacks"):
+        has_retrained = results.get("retrained") is not None
+        measured = set().union(*results["attacks"].values())
+        wanted = {
+            name: "as retrained" if has_retrained and attack.wanted else attack.wanted
+            for name, attack in ATTACKS.items()
+            if name in measured
+        }
+        tables.append(_models_table("Membership attack", results["attacks"], wanted))
+    if results.get("relearning"):
+        tables.append(_models_table("Relearning", results["relearning"], {"steps": "as retrained"}))
+    return tables
+
+
+def _models_table(title: str, values_of: dict[str, dict], wanted: dict[str, str]) -> Table:
+    """A table of numbers x models, for numbers that do not belong to a split.
+
+    Args:
+        values_of: model -> {name of a number: value}.
+        wanted: name of a number -> its wanted direction or value, in the order of the rows.
+    """
+    models = {name: values_of[name] for name in MODELS if values_of.get(name)}
+
+    def cell(value: Any) -> str:
+        return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    rows = [
+        [name, want, *(cell(values.get(name)) for values in models.values())]
+        for name, want in wanted.items()
+    ]
+    return [[title, "wanted", *models], *rows]
+
+
+def _row(split: str, models: dict[str, dict], metric: str, task: Task) -> list[str]:
+    cells = (_cell(model.get(split, {}), metric, task) for model in models.values())
+    return [split, task.wanted(split, metric), *cells]
+
+
+def _cell(values: dict[str, Any], metric: str, task: Task) -> str:
+    value, low, high = (values.get(key) for key in (metric, f"{metric}_low", f"{metric}_high"))
+    # A metric of a user's compute_metrics can be a list.
+    if not isinstance(value, int | float):
+        return "-"
+    text = task.text(metric, value)
+    if metric == "loss" or low is None or high is None:
+        return text
+    return f"{text} [{task.text(metric, low)}, {task.text(metric, high)}]"
+
+
+def align(rows: Table, markdown: bool) -> str:
+    """A table as text: two columns of names on the left, then right-aligned numbers."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        [*map(str.ljust, row[:2], widths), *map(str.rjust, row[2:], widths[2:])] for row in rows
+    ]
+    rule = ["-" * width for width in widths]
+    if not markdown:
+        return "\n".join("  ".join(line).rstrip() for line in [lines[0], rule, *lines[1:]])
+    rule[2:] = [dashes[:-1] + ":" for dashes in rule[2:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
+
+
+def checks_by_step(history: list[dict] | None) -> dict[int, dict[str, Any]]:
+    """{step: all metrics that were checked at it}.
+
+    In a history the metrics of each split are a row of their own.
+    """
+    checks: dict[int, dict[str, Any]] = {}
+    for row in history or []:
+        checks.setdefault(row["step"], {}).update(
+            {name: value for name, value in row.items() if name.startswith("check_")}
+        )
+    return checks
