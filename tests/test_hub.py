@@ -17,7 +17,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from hf_unlearn.hub.upload import HubError, push_folder
 from hf_unlearn.report.results import write_results
 from hf_unlearn.trainer import publishing
-from hf_unlearn.trainer.preparation import START
+from hf_unlearn.trainer.start_weights import START
 from hf_unlearn.trainer.publishing import pipeline_of
 from tests.hub_server import TOKEN
 from tests.tiny import MELS, VOCABULARY, collate, make_trainer, tiny_whisper

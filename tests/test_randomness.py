@@ -9,9 +9,9 @@ import transformers as T
 from peft import LoraConfig
 from torch import nn
 
-import hf_unlearn.trainer.sample_access
-from hf_unlearn.trainer.randomness import Stilled
-from hf_unlearn.trainer.retain_batches import RETAIN, seeded
+from hf_unlearn.trainer import randomness, sample_access
+from hf_unlearn.trainer.randomness import FrozenRandomness
+from hf_unlearn.trainer.seeded import RETAIN, seeded
 from tests.per_sample.harness import randomised
 from tests.tiny import collate as collate_speech
 from tests.tiny import make_trainer, tiny_whisper, utterances
@@ -104,7 +104,8 @@ RANDOM = {
 def warned(monkeypatch):
     """The warnings about samples and randomness."""
     messages = []
-    monkeypatch.setattr(hf_unlearn.trainer.sample_access.logger, "warning", messages.append)
+    for module in (randomness, sample_access):
+        monkeypatch.setattr(module.logger, "warning", messages.append)
     return messages
 
 
@@ -267,7 +268,6 @@ def test_spec_augment_masks_a_batch_once(tmp_path):
     trainer, _, _ = trained(
         model, tmp_path, forget, retain, collator, freeze_randomness=False, max_steps=2
     )
-    assert trainer.retain_sampler is not None
     for name, values in trainer.next_retain_batch().items():
         assert {tuple(row.flatten().tolist()) for row in values} == {
             tuple(row.flatten().tolist()) for row in collator(retain)[name]
@@ -292,7 +292,7 @@ def test_random_numbers_that_are_asked_for_are_the_same_in_each_pass(tmp_path, w
     trainer, before, step = trained(
         model, tmp_path, forget, retain, stacked, freeze_randomness=False, **way
     )
-    batch = trainer._retain_batch
+    batch = trainer.step_runner.retain_batches.batch
     with seeded(trainer.args.seed, RETAIN, 0, 0):
         drawn = in_batch(before.train(), batch, K)
     assert cosine(step, drawn) < 1e-5
@@ -341,7 +341,12 @@ def test_a_sample_alone_draws_the_same_in_each_pass(tmp_path, slow, dropout, noi
         with seeded(trainer.args.seed, RETAIN, 0, n):
             rows += alone(
                 before.train(),
-                [{name: values[n : n + 1] for name, values in trainer._retain_batch.items()}],
+                [
+                    {
+                        name: values[n : n + 1]
+                        for name, values in trainer.step_runner.retain_batches.batch.items()
+                    }
+                ],
             )
     assert cosine(step, rows) < 1e-5
 
@@ -362,11 +367,11 @@ def test_only_methods_without_a_projection_train_with_dropout(tmp_path, method, 
 
 def test_a_model_is_given_back_as_it_was():
     model = nn.Sequential(nn.LSTM(4, 4, 2, dropout=0.5), nn.Dropout(0.5), nn.BatchNorm1d(4))
-    stilled = Stilled(model.train(), batch_norm=True)
-    stilled.begin()
-    stilled.begin()
+    frozen = FrozenRandomness(model.train(), batch_norm=True)
+    frozen.begin()
+    frozen.begin()
     x = torch.randn(5, 4)
     assert torch.equal(model[0](x)[0], model[0](x)[0]) and torch.equal(model[1](x), x)
     assert model[0].training and model[0].dropout == 0 and model[2].training
-    stilled.end()
+    frozen.end()
     assert model[0].dropout == 0.5

@@ -16,7 +16,7 @@ from ..config import UnlearnConfig
 from ..methods import build_method
 from ..trainer.adapter_checks import with_adapter
 from ..trainer.adapters import load_merged
-from ..trainer.nonfinite import random_state_kept
+from ..trainer.seeded import random_state_kept
 from ..trainer.stopping import Rule
 from .options import RecipeArguments, ReferenceArguments
 

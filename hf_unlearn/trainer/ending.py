@@ -15,7 +15,7 @@ from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
 from .checkpoint_files import saved_state
 from .preemption import Preemption
-from .retain_batches import seeded
+from .seeded import seeded
 
 NOTHING_DONE = "no optimizer step was taken, so nothing is forgotten"
 NO_BATCH = (
@@ -118,11 +118,11 @@ class RunRecord:
             return "max_steps" if args.max_steps > 0 else "num_train_epochs"
         return "no more samples"
 
-    def require_a_step(self) -> None:
+    def require_a_step(self, skipped: int) -> None:
         """Raises ValueError where training has ended without a single step."""
         if self.steps:
             return
-        skipped, callback = self.trainer._skipped.total, self.trainer.callback_handler.stopped_by
+        callback = self.trainer.callback_handler.stopped_by
         if self.trainer.state.global_step:
             why = (
                 f"all {skipped or self.trainer.state.global_step} were skipped, since their loss "
