@@ -255,7 +255,7 @@ def test_skipped_steps_are_counted_on(tmp_path):
         trainer_of(tmp_path / "run", [At(5, interrupt)], **options).train()
     again = trainer_of(tmp_path / "run", **options)
     again.train(resume_from_checkpoint=True)
-    assert again.skipped_steps.total == unbroken.skipped_steps.total >= 2
+    assert again._skipped.total == unbroken._skipped.total >= 2
     assert torch.equal(weights(again), weights(unbroken))
 
 
@@ -370,6 +370,6 @@ def test_the_best_model_of_a_later_step_is_forgotten_on_resume(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         trainer.train(resume_from_checkpoint=f"{tmp_path}/checkpoint-2")
     assert (
-        Path(trainer.stopping_rules._path).read_bytes()
-        == (tmp_path / "checkpoint-2" / trainer.stopping_rules._path.name).read_bytes()
+        Path(trainer._rules._path).read_bytes()
+        == (tmp_path / "checkpoint-2" / trainer._rules._path.name).read_bytes()
     )

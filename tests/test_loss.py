@@ -134,14 +134,31 @@ def check(
 ):
     start = copy.deepcopy(model)
     args = UnlearnConfig(
-        str(tmp_path), alpha=0.3, max_steps=1, learning_rate=1.0, lr_scheduler_type="constant", max_grad_norm=0.0,
-        per_device_train_batch_size=2, gradient_accumulation_steps=2, per_device_retain_batch_size=len(retain),
-        per_device_eval_batch_size=3, save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True,
-    )  # fmt: skip
+        str(tmp_path),
+        alpha=0.3,
+        max_steps=1,
+        learning_rate=1.0,
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        per_device_retain_batch_size=len(retain),
+        per_device_eval_batch_size=3,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
     trainer = trainer(
-        model=model, args=args, forget_dataset=forget, retain_dataset=retain, data_collator=collator,
-        eval_dataset={"forget": forget}, optimizers=(torch.optim.SGD(model.parameters(), lr=1.0), None), **arguments,
-    )  # fmt: skip
+        model=model,
+        args=args,
+        forget_dataset=forget,
+        retain_dataset=retain,
+        data_collator=collator,
+        eval_dataset={"forget": forget},
+        optimizers=(torch.optim.SGD(model.parameters(), lr=1.0), None),
+        **arguments,
+    )
     loss, expected = brute_force(start, loss_of_one, forget, retain, 0.3, collator)
     assert trainer.evaluate()["eval_forget_loss"] == pytest.approx(loss, rel=1e-5)
     trainer.train()

@@ -48,8 +48,17 @@ def warned(caplog):
 @pytest.mark.parametrize("method", ["orthograd", "gradient_difference"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_broken_forget_sample_skips_its_step_and_is_named(tmp_path, method, value, warned):
-    trainer = make_trainer(tiny_whisper(), tmp_path, forget=broken(FORGET, 3, value=value), method=method, max_steps=4,
-                           per_device_train_batch_size=2, optimizer=False, learning_rate=1e-3, weight_decay=0.1)  # fmt: skip
+    trainer = make_trainer(
+        tiny_whisper(),
+        tmp_path,
+        forget=broken(FORGET, 3, value=value),
+        method=method,
+        max_steps=4,
+        per_device_train_batch_size=2,
+        optimizer=False,
+        learning_rate=1e-3,
+        weight_decay=0.1,
+    )
     moved = steps(trainer)
     assert moved.count(False) == 1
     (message,) = warned()
@@ -66,8 +75,16 @@ def test_a_broken_forget_sample_skips_its_step_and_is_named(tmp_path, method, va
 
 @pytest.mark.parametrize("granularity", ["parameter", "model"])
 def test_broken_retain_samples_are_named(tmp_path, granularity, warned):
-    trainer = make_trainer(tiny_whisper(), tmp_path, retain=broken(RETAIN, 1, 4), granularity=granularity, max_steps=3,
-                           per_device_retain_batch_size=2, optimizer=False, max_skipped_steps=4)  # fmt: skip
+    trainer = make_trainer(
+        tiny_whisper(),
+        tmp_path,
+        retain=broken(RETAIN, 1, 4),
+        granularity=granularity,
+        max_steps=3,
+        per_device_retain_batch_size=2,
+        optimizer=False,
+        max_skipped_steps=4,
+    )
     moved = steps(trainer)
     assert 1 <= moved.count(False) == len(warned()) <= 2
     assert "retain sample" in (text := " ".join(warned())) and "forget" not in text
@@ -79,8 +96,13 @@ def test_broken_retain_samples_are_named(tmp_path, granularity, warned):
 
 
 def test_one_broken_micro_batch_skips_the_whole_step(tmp_path, warned):
-    trainer = make_trainer(tiny_whisper(), tmp_path, forget=broken(FORGET, 0, 5), per_device_train_batch_size=2,
-                           gradient_accumulation_steps=4)  # fmt: skip
+    trainer = make_trainer(
+        tiny_whisper(),
+        tmp_path,
+        forget=broken(FORGET, 0, 5),
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+    )
     assert steps(trainer) == [False]
     assert "forget sample 0" in warned()[0] and "forget sample 5" in warned()[0]
 

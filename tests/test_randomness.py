@@ -26,9 +26,21 @@ SMALL = {
 DROPOUT = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
 BERT = {**SMALL, **DROPOUT, "vocab_size": 50, "max_position_embeddings": 32, "num_labels": 3}
 VISION = {**SMALL, "image_size": 16, "patch_size": 8, "num_labels": 3}
-SPEECH = {**SMALL, "conv_dim": [8, 8], "conv_stride": [5, 4], "conv_kernel": [10, 8], "num_feat_extract_layers": 2,
-          "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "feat_extract_norm": "layer", "vocab_size": 12,
-          "mask_time_prob": 0.5, "mask_time_length": 2, "mask_time_min_masks": 1, "layerdrop": 0.5}  # fmt: skip
+SPEECH = {
+    **SMALL,
+    "conv_dim": [8, 8],
+    "conv_stride": [5, 4],
+    "conv_kernel": [10, 8],
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+    "feat_extract_norm": "layer",
+    "vocab_size": 12,
+    "mask_time_prob": 0.5,
+    "mask_time_length": 2,
+    "mask_time_min_masks": 1,
+    "layerdrop": 0.5,
+}
 
 
 def texts(n: int, seed: int) -> list[dict]:
@@ -55,8 +67,13 @@ def pictures(n: int, seed: int, size: int = 16) -> list[dict]:
 
 def sounds(n: int, seed: int) -> list[dict]:
     generator = torch.Generator().manual_seed(seed)
-    return [{"input_values": torch.randn(800, generator=generator), "labels": torch.randint(1, 10, (2,), generator=generator)}
-            for _ in range(n)]  # fmt: skip
+    return [
+        {
+            "input_values": torch.randn(800, generator=generator),
+            "labels": torch.randint(1, 10, (2,), generator=generator),
+        }
+        for _ in range(n)
+    ]
 
 
 def stacked(samples: list[dict]) -> dict:
@@ -84,20 +101,60 @@ def whisper(**changes):
 RANDOM = {
     "dropout": (lambda: T.BertForSequenceClassification(T.BertConfig(**BERT)), texts),
     "dropout in functions": (lambda: whisper(dropout=0.3, attention_dropout=0.1), utterances),
-    "dropout of images": (lambda: T.ViTForImageClassification(T.ViTConfig(**VISION, **DROPOUT)), pictures),
+    "dropout of images": (
+        lambda: T.ViTForImageClassification(T.ViTConfig(**VISION, **DROPOUT)),
+        pictures,
+    ),
     "SpecAugment": (lambda: whisper(apply_spec_augment=True), utterances),
     "LayerDrop": (lambda: whisper(encoder_layerdrop=0.5, decoder_layerdrop=0.5), utterances),
-    **{kind: (lambda kind=kind: speech(kind), sounds) for kind in ("Wav2Vec2", "Hubert", "WavLM", "Data2VecAudio")},
-    "stochastic depth": (lambda: T.ConvNextForImageClassification(T.ConvNextConfig(
-        hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, num_labels=3, drop_path_rate=0.5)), lambda n, seed: pictures(n, seed, 32)),
-    "stochastic depth in windows": (lambda: T.SwinForImageClassification(T.SwinConfig(
-        image_size=32, patch_size=4, embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=4, num_labels=3,
-        drop_path_rate=0.5)), lambda n, seed: pictures(n, seed, 32)),
-    "reversible": (lambda: T.ReformerForSequenceClassification(T.ReformerConfig(
-        attention_head_size=8, attn_layers=["local", "local"], axial_pos_embds=False, max_position_embeddings=32, feed_forward_size=16,
-        hidden_size=16, num_attention_heads=2, vocab_size=50, hidden_dropout_prob=0.3, local_attention_probs_dropout_prob=0.3,
-        local_attn_chunk_length=3, num_labels=3, is_decoder=False)), texts),
-}  # fmt: skip
+    **{
+        kind: (lambda kind=kind: speech(kind), sounds)
+        for kind in ("Wav2Vec2", "Hubert", "WavLM", "Data2VecAudio")
+    },
+    "stochastic depth": (
+        lambda: T.ConvNextForImageClassification(
+            T.ConvNextConfig(
+                hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, num_labels=3, drop_path_rate=0.5
+            )
+        ),
+        lambda n, seed: pictures(n, seed, 32),
+    ),
+    "stochastic depth in windows": (
+        lambda: T.SwinForImageClassification(
+            T.SwinConfig(
+                image_size=32,
+                patch_size=4,
+                embed_dim=8,
+                depths=[2, 2],
+                num_heads=[2, 2],
+                window_size=4,
+                num_labels=3,
+                drop_path_rate=0.5,
+            )
+        ),
+        lambda n, seed: pictures(n, seed, 32),
+    ),
+    "reversible": (
+        lambda: T.ReformerForSequenceClassification(
+            T.ReformerConfig(
+                attention_head_size=8,
+                attn_layers=["local", "local"],
+                axial_pos_embds=False,
+                max_position_embeddings=32,
+                feed_forward_size=16,
+                hidden_size=16,
+                num_attention_heads=2,
+                vocab_size=50,
+                hidden_dropout_prob=0.3,
+                local_attention_probs_dropout_prob=0.3,
+                local_attn_chunk_length=3,
+                num_labels=3,
+                is_decoder=False,
+            )
+        ),
+        texts,
+    ),
+}
 
 
 @pytest.fixture
@@ -250,10 +307,21 @@ def test_inputs_are_not_written_into(tmp_path, method):
         model = Writer(writes)
         model.load_state_dict(weights)
         trainer, _, step = trained(
-            model, tmp_path, samples[:2], samples[2:], collator, per_device_train_batch_size=1, granularity="model",
-            gradient_accumulation_steps=2, per_device_retain_batch_size=1, per_device_eval_batch_size=1, max_steps=3,
-            method=method, remove_unused_columns=False, learning_rate=0.1,
-        )  # fmt: skip
+            model,
+            tmp_path,
+            samples[:2],
+            samples[2:],
+            collator,
+            per_device_train_batch_size=1,
+            granularity="model",
+            gradient_accumulation_steps=2,
+            per_device_retain_batch_size=1,
+            per_device_eval_batch_size=1,
+            max_steps=3,
+            method=method,
+            remove_unused_columns=False,
+            learning_rate=0.1,
+        )
         output = trainer.predict(samples)
         found.append((step, torch.tensor(output.label_ids), torch.tensor(output.predictions)))
         assert all(torch.equal(a[name], b[name]) for a, b in zip(samples, kept) for name in a)
@@ -351,7 +419,10 @@ def test_a_sample_alone_draws_the_same_in_each_pass(tmp_path, slow, dropout, noi
     assert cosine(step, rows) < 1e-5
 
 
-@pytest.mark.parametrize(("method", "sees_dropout"), [("gradient_difference", True), ("pcgrad", False), ("pgu", False), ("influence", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "sees_dropout"),
+    [("gradient_difference", True), ("pcgrad", False), ("pgu", False), ("influence", False)],
+)
 def test_only_methods_without_a_projection_train_with_dropout(tmp_path, method, sees_dropout):
     steps = []
     for probability in (0.3, 0.0):

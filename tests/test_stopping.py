@@ -67,7 +67,7 @@ def test_abort_restores_the_best_model_checked(tmp_path):
         if value <= 4.3
     }
     assert good and report["restored_step"] == max(good, key=good.get)
-    again = trainer.evaluate(trainer.stopping_rules.splits, metric_key_prefix="again")
+    again = trainer.evaluate(trainer._rules.splits, metric_key_prefix="again")
     assert again["again_forget_loss"] == pytest.approx(good[report["restored_step"]], rel=1e-6)
 
 

@@ -98,13 +98,20 @@ def picked(length: int, n: int = 5) -> dict:
 
 
 def image_of(patches: int) -> dict:
-    return {"pixel_values": torch.randn(patches, 4), "image_grid_thw": torch.tensor([1, 1, patches]),
-            "labels": torch.tensor(patches % 3)}  # fmt: skip
+    return {
+        "pixel_values": torch.randn(patches, 4),
+        "image_grid_thw": torch.tensor([1, 1, patches]),
+        "labels": torch.tensor(patches % 3),
+    }
 
 
 def stacked(samples: list[dict]) -> dict:
-    return {name: torch.cat([s[name] for s in samples]) if name == "pixel_values"
-            else torch.stack([s[name] for s in samples]) for name in samples[0]}  # fmt: skip
+    return {
+        name: torch.cat([s[name] for s in samples])
+        if name == "pixel_values"
+        else torch.stack([s[name] for s in samples])
+        for name in samples[0]
+    }
 
 
 @pytest.mark.parametrize("lengths", [(3, 2, 4), (4, 4, 4)], ids=["from the first", "late"])
@@ -113,8 +120,18 @@ def test_samples_in_unequal_shares(tmp_path, model, sample, lengths):
     """Those of a mask are computed one by one, also where the first batches had equal ones; whose
     patches are whose is known."""
     model, batches = model(), [[sample(n) for n in lengths], [sample(n) for n in (2, 5, 4, 3)]]
-    trainer = make_trainer(model, tmp_path, forget=batches[0], retain=batches[0], alpha=0.3, max_steps=2,
-                           collator=stacked, learning_rate=0.0, optimizer=False, optim="sgd")  # fmt: skip
+    trainer = make_trainer(
+        model,
+        tmp_path,
+        forget=batches[0],
+        retain=batches[0],
+        alpha=0.3,
+        max_steps=2,
+        collator=stacked,
+        learning_rate=0.0,
+        optimizer=False,
+        optim="sgd",
+    )
     trainer.next_retain_batch = lambda: stacked(batches[trainer.state.global_step])
     gradients, finish = [], trainer.method.finish
 
@@ -224,8 +241,15 @@ def mixed_step(
     and scaler."""
     set_seed(0)
     arguments = {"peft_config": lora() if with_lora else None}
-    trainer = make_trainer(tiny_whisper(), tmp_path, optimizer=False, optim="sgd", arguments=arguments,
-                           bf16=precision == "bf16", **options)  # fmt: skip
+    trainer = make_trainer(
+        tiny_whisper(),
+        tmp_path,
+        optimizer=False,
+        optim="sgd",
+        arguments=arguments,
+        bf16=precision == "bf16",
+        **options,
+    )
     if precision == "fp16":
         monkeypatch.setattr(type(trainer.accelerator), "mixed_precision", "fp16")
         monkeypatch.setattr(
@@ -276,8 +300,15 @@ def test_adapters_alone_are_trained(tmp_path):
 
 
 def test_every_step_is_logged(tmp_path):
-    trainer = make_trainer(tiny_whisper(), tmp_path, max_steps=3, per_device_train_batch_size=2,
-                           gradient_accumulation_steps=2, optimizer=False, learning_rate=1e-4)  # fmt: skip
+    trainer = make_trainer(
+        tiny_whisper(),
+        tmp_path,
+        max_steps=3,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        optimizer=False,
+        learning_rate=1e-4,
+    )
     trainer.train()
     rows = [row for row in trainer.state.log_history if "loss" in row]
     assert [row["step"] for row in rows] == [1, 2, 3]
@@ -316,9 +347,17 @@ class Interrupt(TrainerCallback):
 def test_resumed_run_ends_like_a_straight_one(tmp_path, method):
     """Bit for bit, with dropout, adaptive optimizer, a schedule, and retain batches that differ
     between steps."""
-    options = {"method": method, "max_steps": 6, "save_strategy": "steps", "save_steps": 2, "optimizer": False,
-               "learning_rate": 1e-3, "lr_scheduler_type": "linear", "per_device_train_batch_size": 3,
-               "per_device_retain_batch_size": 2}  # fmt: skip
+    options = {
+        "method": method,
+        "max_steps": 6,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "optimizer": False,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "linear",
+        "per_device_train_batch_size": 3,
+        "per_device_retain_batch_size": 2,
+    }
     start = tiny_whisper(dropout=0.1)
     straight, broken, resumed = (copy.deepcopy(start) for _ in range(3))
     make_trainer(straight, tmp_path / "straight", **options).train()
@@ -345,8 +384,16 @@ def test_saved_model_loads_without_us(tmp_path):
 def test_existing_code_changes_one_class_name(tmp_path):
     """train_dataset is an alias, and plain Seq2SeqTrainingArguments are taken with our defaults
     beside them."""
-    args = Seq2SeqTrainingArguments(str(tmp_path), max_steps=1, per_device_train_batch_size=4, report_to="none",
-                                    use_cpu=True, save_strategy="no", learning_rate=3e-4, predict_with_generate=True)  # fmt: skip
+    args = Seq2SeqTrainingArguments(
+        str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=4,
+        report_to="none",
+        use_cpu=True,
+        save_strategy="no",
+        learning_rate=3e-4,
+        predict_with_generate=True,
+    )
     trainer = UnlearnTrainer(
         model=tiny_whisper(),
         args=args,
