@@ -1,5 +1,5 @@
-"""A model whose loss depends on padding takes the step of samples alone; one that has a mask is not
-slowed down."""
+"""A model whose loss depends on padding takes the step of samples without padding; one with an
+attention mask is not slowed down."""
 
 import copy
 
@@ -108,7 +108,7 @@ def alone(model, rows, collator):
 @pytest.mark.parametrize(
     "norm, collator", [("group", padded), ("group", padded_before), ("layer", masked)]
 )
-def test_the_step_is_that_of_samples_without_padding(tmp_path, caplog, norm, collator):
+def test_the_step_equals_brute_force_without_padding(tmp_path, caplog, norm, collator):
     model, forget, retain = tiny_wav2vec2(norm), voices(300, 120, 90, 200), voices(150, 400, 260)
     start = copy.deepcopy(model)
     exact = copy.deepcopy(model).double().eval()

@@ -1,4 +1,4 @@
-"""Tiny models, data and trainers that many tests share."""
+"""Tiny models, data and trainers for all tests."""
 
 import torch
 from transformers import (
@@ -38,7 +38,7 @@ def tiny_whisper(**changes) -> WhisperForConditionalGeneration:
 
 
 def utterances(n: int, seed: int = 0, longest: int = 9) -> list[dict]:
-    """Random features with labels of different lengths (so that batches are padded)."""
+    """Random features with labels of different lengths, so that batches are padded."""
     generator = torch.Generator().manual_seed(seed)
     return [
         {
