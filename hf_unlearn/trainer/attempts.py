@@ -32,7 +32,8 @@ class Attempts:
         self._failed_at_retain = False
 
     def begin(self, batch_size: int) -> None:
-        """Undoes the changes of an earlier attempt, from whose weights Trainer would go on."""
+        """Starts an attempt from the state of the first; Trainer would go on from the last one's
+        weights."""
         trainer, args = self._trainer, self._trainer.args
         if not args.auto_find_batch_size:
             return

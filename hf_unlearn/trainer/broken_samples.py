@@ -74,8 +74,7 @@ def broken_samples(
     The random state is restored, so that the search does not change the run.
 
     Args:
-        agree: makes one decision of the flags of all processes, where they look at one batch
-            together.
+        agree: combines the flags of all processes into one, when they look at one batch together.
         of_gradient: whether gradients are checked, too.
     """
     k, parameters = count_samples(batch), [p for p in own_parameters(model) if p.requires_grad]
@@ -128,7 +127,7 @@ def _equal(padded: Tensor | None, alone: Tensor) -> bool:
 
 
 def sample_names(split: str, places: Iterable[int], indices: Iterable[int | None]) -> Iterator[str]:
-    """What messages call some samples: by their index in the data set where it is known."""
+    """Names of samples for messages, with their index in the data set where it is known."""
     for place, index in zip(places, indices):
         yield (
             f"{split} sample {index}"

@@ -119,7 +119,7 @@ def prepare_method(trainer: TrainerView, access: SampleAccess, checkpoint: str |
         save_start(trainer.model, Path(trainer.args.output_dir) / START)
     start = TrainerPreparation(trainer, access)
     with access.randomness.off(), random_state_kept(trainer.args.device):
-        # For data whose samples are random at each access.
+        # Data with random augmentation differ at each access.
         set_seed(trainer.args.seed)
         access.check_padding()
         if method.prepares or trainer.is_deepspeed_enabled:

@@ -11,8 +11,8 @@ from .protocol import TrainerView
 
 @contextlib.contextmanager
 def sharded_once(trainer: TrainerView) -> Iterator[None]:
-    """Within this context accelerate takes a model that it has sharded before as it is, instead of
-    failing at it."""
+    """Within this context accelerate leaves a model alone that it has sharded before; otherwise it
+    would fail."""
     accelerator, model = trainer.accelerator, trainer.model
     if not (accelerator.is_fsdp2 and sharded_modules(model)):
         yield
@@ -37,8 +37,8 @@ def sharded_once(trainer: TrainerView) -> Iterator[None]:
 def forget_preparation(trainer: TrainerView) -> None:
     """Makes accelerate prepare the model again.
 
-    Trainer prepares a model that is evaluated before it is trained for evaluation alone. Without
-    this, it would then train it without DistributedDataParallel, on each process by itself.
+    If a model is evaluated before it is trained, Trainer prepares it for evaluation only. Training
+    would then run without DistributedDataParallel, on each process by itself.
     """
     accelerator, model = trainer.accelerator, trainer.model
     prepared = accelerator._models
@@ -48,6 +48,6 @@ def forget_preparation(trainer: TrainerView) -> None:
         other is model for other in prepared
     ):
         prepared[:] = [other for other in prepared if other is not model]
-        # Removes autocast from its forward.
+        # Also removes autocast from the forward method.
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         del model._is_accelerate_prepared

@@ -21,7 +21,7 @@ from .randomness import DRAWS_DIFFER_ALONE
 from .sample_access import SampleAccess
 from .seeded import RETAIN
 
-# Shows the rows of this process, and returns what to add to the gradient.
+# Gets the rows of this process, and returns what to add to the gradient.
 OwnRowsVisitor = Callable[[ParameterRows], Tensor | None]
 
 
@@ -113,7 +113,8 @@ class RetainRows:
         next pass needs a forward pass of its own.
 
         DistributedDataParallel reduces gradients once per forward pass, so it gets a new one. With
-        gradient checkpointing the graph is kept, not the rows, whose tensors it saves memory on.
+        gradient checkpointing the graph is kept, because keeping the rows would cost the memory
+        that checkpointing saves.
         """
         if not self._alone:
             return None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..files import written_whole
 
-# Trainer does not upload files of this name: nobody should get what is to be forgotten.
+# Trainer does not upload files with this prefix; these weights still know what is to be forgotten.
 START = "_start.safetensors"
 
 

@@ -35,8 +35,8 @@ class StepStatistics:
         self._of_step.clear()
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
-        """Means over the steps since the last call and, of the losses, over processes, between
-        which they differ."""
+        """Means over the steps since the last call. Losses, which differ between processes, are
+        averaged over processes, too."""
         means = {}
         for name, values in self._since_log.items():
             mean = torch.stack([value.float() for value in values]).sum() / self._steps

@@ -159,7 +159,7 @@ class UnlearnTrainer(LossBySample):
                 self.add_callback(callback)
 
     def _reset_model_state(self) -> None:
-        """Forgets what is known of the model, which belongs to one run only."""
+        """Forgets what was found out about the model, which holds for one run only."""
         self.samples, self._model_known = SampleAccess(self), self.model
         self._reset_steps()
 
@@ -333,8 +333,8 @@ class UnlearnTrainer(LossBySample):
     # ---- logs ------------------------------------------------------------------------------------
 
     def log(self, logs: dict, start_time: float | None = None) -> None:
-        """As in Trainer, with the means of what the steps report, and the step that an evaluated
-        model has its weights of if it is not the last."""
+        """As in Trainer, with the means of the steps' values, and with the step whose weights are
+        evaluated if it is not the last."""
         if "loss" in logs:
             means = self.step_runner.statistics.means(self.accelerator)
             logs = {**logs, **means, "skipped_steps": self.skipped_steps.total}
