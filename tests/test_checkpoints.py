@@ -18,7 +18,7 @@ from transformers import set_seed
 from hf_unlearn.trainer import stopping
 from hf_unlearn.trainer.checkpoint_files import find_checkpoint, folder_written_whole, last_complete
 from hf_unlearn.trainer.preemption import EXIT_CODE
-from hf_unlearn.trainer.retain_batches import SeededDataset
+from hf_unlearn.trainer.seeded import SeededDataset
 from tests.callbacks import At, interrupt
 from tests.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
 

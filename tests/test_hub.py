@@ -20,8 +20,8 @@ from hf_unlearn.experiments.tiny_whisper import build_model, build_processor, bu
 from hf_unlearn.hub.upload import HubError, push_folder
 from hf_unlearn.report.results import Results
 from hf_unlearn.trainer import pushes
-from hf_unlearn.trainer.preparation import START
 from hf_unlearn.trainer.run_results import pipeline_of
+from hf_unlearn.trainer.start_weights import START
 from tests.hub_server import TOKEN
 from tests.tiny import MELS, VOCABULARY, collate, make_trainer, tiny_whisper, utterances
 

@@ -1,5 +1,5 @@
-"""Losses that users bring along, by subclass or function, are means over samples: one step against
-brute force."""
+"""Losses of users, by subclass or function, become means over samples: one step equals brute
+force."""
 
 import copy
 
@@ -18,7 +18,7 @@ WEIGHT = torch.tensor([1.0, 2.0, 10.0])
 
 
 class Weighted(UnlearnTrainer):
-    """As in transformers' documentation of Trainer, but for the names."""
+    """As in the documentation of transformers' Trainer."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
@@ -33,7 +33,7 @@ class Weighted(UnlearnTrainer):
 
 
 class Older(UnlearnTrainer):
-    """The same before num_items_in_batch."""
+    """The same for versions without num_items_in_batch."""
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         labels = inputs.pop("labels")
@@ -59,7 +59,7 @@ class Sums(UnlearnTrainer):
 
 
 class Focal(UnlearnTrainer):
-    """None of torch's losses, so nobody knows its parts."""
+    """Not one of torch's losses, so its samples' parts are unknown."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs)
@@ -73,7 +73,7 @@ def plain(outputs, labels, num_items_in_batch=None):
 
 
 def several(outputs, labels, num_items_in_batch):
-    """Of several labels."""
+    """For samples with several labels."""
     loss = F.binary_cross_entropy_with_logits(
         outputs.logits, labels.float(), pos_weight=WEIGHT, reduction="sum"
     )
@@ -99,8 +99,8 @@ def of_several(logits, labels):
 
 
 def brute_force(model, loss_of_one, forget, retain, alpha, collator):
-    """One backward pass for each sample alone in float64, and the mean of the forget samples'
-    losses."""
+    """The mean of the forget samples' losses, and the step, from one backward pass per sample in
+    float64."""
     model = copy.deepcopy(model).double()
     parameters = list(model.parameters())
 
@@ -134,14 +134,31 @@ def check(
 ):
     start = copy.deepcopy(model)
     args = UnlearnConfig(
-        str(tmp_path), alpha=0.3, max_steps=1, learning_rate=1.0, lr_scheduler_type="constant", max_grad_norm=0.0,
-        per_device_train_batch_size=2, gradient_accumulation_steps=2, per_device_retain_batch_size=len(retain),
-        per_device_eval_batch_size=3, save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True,
-    )  # fmt: skip
+        str(tmp_path),
+        alpha=0.3,
+        max_steps=1,
+        learning_rate=1.0,
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        per_device_retain_batch_size=len(retain),
+        per_device_eval_batch_size=3,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
     trainer = trainer(
-        model=model, args=args, forget_dataset=forget, retain_dataset=retain, data_collator=collator,
-        eval_dataset={"forget": forget}, optimizers=(torch.optim.SGD(model.parameters(), lr=1.0), None), **arguments,
-    )  # fmt: skip
+        model=model,
+        args=args,
+        forget_dataset=forget,
+        retain_dataset=retain,
+        data_collator=collator,
+        eval_dataset={"forget": forget},
+        optimizers=(torch.optim.SGD(model.parameters(), lr=1.0), None),
+        **arguments,
+    )
     loss, expected = brute_force(start, loss_of_one, forget, retain, 0.3, collator)
     assert trainer.evaluate()["eval_forget_loss"] == pytest.approx(loss, rel=1e-5)
     trainer.train()
@@ -204,7 +221,7 @@ def padded(samples: list[dict]) -> dict:
 
 
 def test_a_loss_function_divides_by_the_number_of_tokens(tmp_path):
-    """Of each sample, however long its neighbours are."""
+    """Each sample's own number of tokens, however long its neighbours are."""
     sizes = {"vocab_size": VOCABULARY, "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2}
     config = GPT2Config(**sizes, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
     model = GPT2LMHeadModel(config)

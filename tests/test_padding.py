@@ -1,5 +1,5 @@
-"""A model whose loss depends on padding takes the step of samples alone; one that has a mask is not
-slowed down."""
+"""A model whose loss depends on padding takes the step of samples without padding; one with an
+attention mask is not slowed down."""
 
 import copy
 
@@ -13,12 +13,28 @@ from hf_unlearn.per_sample.reference import orthograd_gradient, sample_gradient
 
 def tiny_wav2vec2(norm: str) -> Wav2Vec2ForCTC:
     config = Wav2Vec2Config(
-        vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=(8, 8),
-        conv_kernel=(4, 4), conv_stride=(4, 2), num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,
-        feat_extract_norm=norm, num_feat_extract_layers=2, mask_time_prob=0.0, layerdrop=0.0, pad_token_id=0,
-        hidden_dropout=0.0, activation_dropout=0.0, attention_dropout=0.0, feat_proj_dropout=0.0, final_dropout=0.0,
+        vocab_size=8,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=(8, 8),
+        conv_kernel=(4, 4),
+        conv_stride=(4, 2),
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        feat_extract_norm=norm,
+        num_feat_extract_layers=2,
+        mask_time_prob=0.0,
+        layerdrop=0.0,
+        pad_token_id=0,
+        hidden_dropout=0.0,
+        activation_dropout=0.0,
+        attention_dropout=0.0,
+        feat_proj_dropout=0.0,
+        final_dropout=0.0,
         ctc_loss_reduction="mean",
-    )  # fmt: skip
+    )
     return Wav2Vec2ForCTC(config)
 
 
@@ -53,14 +69,29 @@ def padded_before(rows: list[dict]) -> dict:
 
 def trained(tmp_path, model, forget, retain, collator, **options):
     args = UnlearnConfig(
-        str(tmp_path), alpha=0.3, max_steps=1, learning_rate=1.0, lr_scheduler_type="constant", max_grad_norm=0.0,
-        per_device_train_batch_size=2, gradient_accumulation_steps=2, per_device_retain_batch_size=len(retain),
-        save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, **options,
-    )  # fmt: skip
+        str(tmp_path),
+        alpha=0.3,
+        max_steps=1,
+        learning_rate=1.0,
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        per_device_retain_batch_size=len(retain),
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        **options,
+    )
     trainer = UnlearnTrainer(
-        model=model, args=args, forget_dataset=forget, retain_dataset=retain, data_collator=collator,
+        model=model,
+        args=args,
+        forget_dataset=forget,
+        retain_dataset=retain,
+        data_collator=collator,
         optimizers=(torch.optim.SGD(model.parameters(), lr=1.0), None),
-    )  # fmt: skip
+    )
     trainer.train()
     return trainer
 
@@ -77,7 +108,7 @@ def alone(model, rows, collator):
 @pytest.mark.parametrize(
     "norm, collator", [("group", padded), ("group", padded_before), ("layer", masked)]
 )
-def test_the_step_is_that_of_samples_without_padding(tmp_path, caplog, norm, collator):
+def test_the_step_equals_brute_force_without_padding(tmp_path, caplog, norm, collator):
     model, forget, retain = tiny_wav2vec2(norm), voices(300, 120, 90, 200), voices(150, 400, 260)
     start = copy.deepcopy(model)
     exact = copy.deepcopy(model).double().eval()

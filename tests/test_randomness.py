@@ -1,5 +1,5 @@
-"""With what is random in a model, and with models that write into their inputs: the step is of the
-network that is evaluated."""
+"""The step is of the network that is evaluated, in models with randomness and in models that write
+into their inputs."""
 
 import copy
 
@@ -9,9 +9,9 @@ import transformers as T
 from peft import LoraConfig
 from torch import nn
 
-import hf_unlearn.trainer.sample_access
-from hf_unlearn.trainer.randomness import Stilled
-from hf_unlearn.trainer.retain_batches import RETAIN, seeded
+from hf_unlearn.trainer import randomness, sample_access
+from hf_unlearn.trainer.randomness import FrozenRandomness
+from hf_unlearn.trainer.seeded import RETAIN, seeded
 from tests.per_sample.harness import randomised
 from tests.tiny import collate as collate_speech
 from tests.tiny import make_trainer, tiny_whisper, utterances
@@ -26,9 +26,21 @@ SMALL = {
 DROPOUT = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
 BERT = {**SMALL, **DROPOUT, "vocab_size": 50, "max_position_embeddings": 32, "num_labels": 3}
 VISION = {**SMALL, "image_size": 16, "patch_size": 8, "num_labels": 3}
-SPEECH = {**SMALL, "conv_dim": [8, 8], "conv_stride": [5, 4], "conv_kernel": [10, 8], "num_feat_extract_layers": 2,
-          "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "feat_extract_norm": "layer", "vocab_size": 12,
-          "mask_time_prob": 0.5, "mask_time_length": 2, "mask_time_min_masks": 1, "layerdrop": 0.5}  # fmt: skip
+SPEECH = {
+    **SMALL,
+    "conv_dim": [8, 8],
+    "conv_stride": [5, 4],
+    "conv_kernel": [10, 8],
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+    "feat_extract_norm": "layer",
+    "vocab_size": 12,
+    "mask_time_prob": 0.5,
+    "mask_time_length": 2,
+    "mask_time_min_masks": 1,
+    "layerdrop": 0.5,
+}
 
 
 def texts(n: int, seed: int) -> list[dict]:
@@ -55,8 +67,13 @@ def pictures(n: int, seed: int, size: int = 16) -> list[dict]:
 
 def sounds(n: int, seed: int) -> list[dict]:
     generator = torch.Generator().manual_seed(seed)
-    return [{"input_values": torch.randn(800, generator=generator), "labels": torch.randint(1, 10, (2,), generator=generator)}
-            for _ in range(n)]  # fmt: skip
+    return [
+        {
+            "input_values": torch.randn(800, generator=generator),
+            "labels": torch.randint(1, 10, (2,), generator=generator),
+        }
+        for _ in range(n)
+    ]
 
 
 def stacked(samples: list[dict]) -> dict:
@@ -80,31 +97,72 @@ def whisper(**changes):
     )
 
 
-# Each: the model, and samples for it.
+# How to make each model, and samples for it.
 RANDOM = {
     "dropout": (lambda: T.BertForSequenceClassification(T.BertConfig(**BERT)), texts),
     "dropout in functions": (lambda: whisper(dropout=0.3, attention_dropout=0.1), utterances),
-    "dropout of images": (lambda: T.ViTForImageClassification(T.ViTConfig(**VISION, **DROPOUT)), pictures),
+    "dropout of images": (
+        lambda: T.ViTForImageClassification(T.ViTConfig(**VISION, **DROPOUT)),
+        pictures,
+    ),
     "SpecAugment": (lambda: whisper(apply_spec_augment=True), utterances),
     "LayerDrop": (lambda: whisper(encoder_layerdrop=0.5, decoder_layerdrop=0.5), utterances),
-    **{kind: (lambda kind=kind: speech(kind), sounds) for kind in ("Wav2Vec2", "Hubert", "WavLM", "Data2VecAudio")},
-    "stochastic depth": (lambda: T.ConvNextForImageClassification(T.ConvNextConfig(
-        hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, num_labels=3, drop_path_rate=0.5)), lambda n, seed: pictures(n, seed, 32)),
-    "stochastic depth in windows": (lambda: T.SwinForImageClassification(T.SwinConfig(
-        image_size=32, patch_size=4, embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=4, num_labels=3,
-        drop_path_rate=0.5)), lambda n, seed: pictures(n, seed, 32)),
-    "reversible": (lambda: T.ReformerForSequenceClassification(T.ReformerConfig(
-        attention_head_size=8, attn_layers=["local", "local"], axial_pos_embds=False, max_position_embeddings=32, feed_forward_size=16,
-        hidden_size=16, num_attention_heads=2, vocab_size=50, hidden_dropout_prob=0.3, local_attention_probs_dropout_prob=0.3,
-        local_attn_chunk_length=3, num_labels=3, is_decoder=False)), texts),
-}  # fmt: skip
+    **{
+        kind: (lambda kind=kind: speech(kind), sounds)
+        for kind in ("Wav2Vec2", "Hubert", "WavLM", "Data2VecAudio")
+    },
+    "stochastic depth": (
+        lambda: T.ConvNextForImageClassification(
+            T.ConvNextConfig(
+                hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, num_labels=3, drop_path_rate=0.5
+            )
+        ),
+        lambda n, seed: pictures(n, seed, 32),
+    ),
+    "stochastic depth in windows": (
+        lambda: T.SwinForImageClassification(
+            T.SwinConfig(
+                image_size=32,
+                patch_size=4,
+                embed_dim=8,
+                depths=[2, 2],
+                num_heads=[2, 2],
+                window_size=4,
+                num_labels=3,
+                drop_path_rate=0.5,
+            )
+        ),
+        lambda n, seed: pictures(n, seed, 32),
+    ),
+    "reversible": (
+        lambda: T.ReformerForSequenceClassification(
+            T.ReformerConfig(
+                attention_head_size=8,
+                attn_layers=["local", "local"],
+                axial_pos_embds=False,
+                max_position_embeddings=32,
+                feed_forward_size=16,
+                hidden_size=16,
+                num_attention_heads=2,
+                vocab_size=50,
+                hidden_dropout_prob=0.3,
+                local_attention_probs_dropout_prob=0.3,
+                local_attn_chunk_length=3,
+                num_labels=3,
+                is_decoder=False,
+            )
+        ),
+        texts,
+    ),
+}
 
 
 @pytest.fixture
 def warned(monkeypatch):
-    """The warnings about samples and randomness."""
+    """The warnings about per-sample computation and randomness."""
     messages = []
-    monkeypatch.setattr(hf_unlearn.trainer.sample_access.logger, "warning", messages.append)
+    for module in (randomness, sample_access):
+        monkeypatch.setattr(module.logger, "warning", messages.append)
     return messages
 
 
@@ -119,7 +177,7 @@ def setting(name):
 
 
 def cosine(step: torch.Tensor, gradients: list[torch.Tensor]) -> float:
-    """The largest between the step and some gradients."""
+    """The largest absolute cosine between the step and one of these gradients."""
     assert step.norm() > 0
     return max(float(abs(step @ g) / (step.norm() * g.norm())) for g in gradients)
 
@@ -134,7 +192,7 @@ def flat(gradients, parameters) -> torch.Tensor:
 
 
 def alone(model, batches: list[dict]) -> list[torch.Tensor]:
-    """The gradients of batches of one sample, by plain autograd."""
+    """The gradients of batches of one sample, from plain autograd."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     losses = [model(**batch)["loss"] for batch in batches]
     return [
@@ -146,7 +204,8 @@ def alone(model, batches: list[dict]) -> list[torch.Tensor]:
 def evaluated(model):
     if model.config.model_type != "reformer":
         return model.eval()
-    for module in model.train().modules():  # it has no backward pass in evaluation mode
+    # Reformer has no backward pass in evaluation mode.
+    for module in model.train().modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         elif isinstance(getattr(module, "dropout", None), float):
@@ -155,7 +214,7 @@ def evaluated(model):
 
 
 def trained(model, tmp_path, forget, retain, collator, **options):
-    """A trainer after its step, the model before it, and the step that its weights have taken."""
+    """A trainer after its step, a copy of the model before it, and the change of the weights."""
     arguments = {"peft_config": options.pop("peft_config", None)}
     config = {"alpha": 0.0, "optim": "sgd", **options}
     trainer = make_trainer(model, tmp_path, forget, retain, False, arguments, collator, **config)
@@ -198,8 +257,7 @@ BERT_WAYS = [
     },
     {"method": "orthograd_mean", "per_device_retain_batch_size": 1},
 ]
-# Re-entrant checkpoints never end in WavLM, in Trainer neither: a layer returns a keyword that it
-# was given.
+# Re-entrant checkpoints hang in WavLM, in Trainer as well: a layer returns a keyword argument.
 OWN_WAY = {"reversible": {}, "WavLM": MODEL, "stochastic depth in windows": MODEL}
 CASES = [(name, OWN_WAY.get(name, WAYS[n % 4])) for n, name in enumerate(RANDOM)]
 
@@ -207,16 +265,18 @@ CASES = [(name, OWN_WAY.get(name, WAYS[n % 4])) for n, name in enumerate(RANDOM)
 @pytest.mark.parametrize(("name", "way"), [*CASES, *(("dropout", way) for way in BERT_WAYS)])
 def test_the_step_is_orthogonal_in_the_network_that_is_evaluated(tmp_path, warned, name, way):
     model, forget, retain, collator = setting(name)
-    if way.get("per_device_retain_batch_size") == 1:  # nothing but the mean is protected
+    # With a batch of one, only the mean is protected.
+    if way.get("per_device_retain_batch_size") == 1:
         retain = retain[:1]
     trainer, before, step = trained(model, tmp_path, forget, retain, collator, **way)
     assert cosine(step, alone(evaluated(before), [collator([sample]) for sample in retain])) < 1e-5
     assert not trainer.samples.one_by_one
-    assert not warned or "windows" in name  # Swin's position biases have no rule
+    # Swin's position biases have no rule.
+    assert not warned or "windows" in name
 
 
 class Writer(nn.Module):
-    """Writes into what it is given, in training and in evaluation, and says so nowhere."""
+    """Writes into its inputs, in training and in evaluation."""
 
     def __init__(self, writes: bool):
         super().__init__()
@@ -233,7 +293,7 @@ class Writer(nn.Module):
 
 @pytest.mark.parametrize("method", ["orthograd", "scrub", "influence"])
 def test_inputs_are_not_written_into(tmp_path, method):
-    """Neither those of a batch that is used again, nor the caller's own tensors."""
+    """Neither into a batch that is used again, nor into the caller's own tensors."""
     generator = torch.Generator().manual_seed(0)
     samples = [
         {"x": torch.randn(1, 12, generator=generator), "labels": torch.tensor([i % 3])}
@@ -242,17 +302,29 @@ def test_inputs_are_not_written_into(tmp_path, method):
     kept = copy.deepcopy(samples)
     weights, found = Writer(False).state_dict(), []
 
-    def collator(given):  # the tensors themselves
+    # Returns the tensors of the samples themselves.
+    def collator(given):
         return {**given[0], "more": {"shift": [given[0]["x"]]}}
 
     for writes in (True, False):
         model = Writer(writes)
         model.load_state_dict(weights)
         trainer, _, step = trained(
-            model, tmp_path, samples[:2], samples[2:], collator, per_device_train_batch_size=1, granularity="model",
-            gradient_accumulation_steps=2, per_device_retain_batch_size=1, per_device_eval_batch_size=1, max_steps=3,
-            method=method, remove_unused_columns=False, learning_rate=0.1,
-        )  # fmt: skip
+            model,
+            tmp_path,
+            samples[:2],
+            samples[2:],
+            collator,
+            per_device_train_batch_size=1,
+            granularity="model",
+            gradient_accumulation_steps=2,
+            per_device_retain_batch_size=1,
+            per_device_eval_batch_size=1,
+            max_steps=3,
+            method=method,
+            remove_unused_columns=False,
+            learning_rate=0.1,
+        )
         output = trainer.predict(samples)
         found.append((step, torch.tensor(output.label_ids), torch.tensor(output.predictions)))
         assert all(torch.equal(a[name], b[name]) for a, b in zip(samples, kept) for name in a)
@@ -261,21 +333,21 @@ def test_inputs_are_not_written_into(tmp_path, method):
         assert torch.equal(writing, plain)
 
 
-def test_spec_augment_masks_a_batch_once(tmp_path):
-    """Where it is asked for; a retain batch that is used again was masked twice and more."""
+def test_spec_augment_masks_the_models_copy_of_a_batch(tmp_path):
+    """SpecAugment writes into its inputs with freeze_randomness=False; the retain batch that the
+    trainer keeps stays as it was collated."""
     model, forget, retain, collator = setting("SpecAugment")
     trainer, _, _ = trained(
         model, tmp_path, forget, retain, collator, freeze_randomness=False, max_steps=2
     )
-    assert trainer.retain_sampler is not None
-    for name, values in trainer.next_retain_batch().items():
+    for name, values in trainer.step_runner.retain_batches.batch.items():
         assert {tuple(row.flatten().tolist()) for row in values} == {
             tuple(row.flatten().tolist()) for row in collator(retain)[name]
         }
 
 
 def in_batch(model, batch: dict, k: int) -> list[torch.Tensor]:
-    """The gradients of a classifier's samples within their batch."""
+    """The gradients of a classifier's samples, computed within their batch."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     losses = nn.functional.cross_entropy(
         model(**batch)["logits"], batch["labels"], reduction="none"
@@ -287,12 +359,12 @@ def in_batch(model, batch: dict, k: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("way", [{}, {**checkpointing(False), **MODEL}])
-def test_random_numbers_that_are_asked_for_are_the_same_in_each_pass(tmp_path, warned, way):
+def test_with_randomness_every_pass_draws_the_same_numbers(tmp_path, warned, way):
     model, forget, retain, _ = setting("dropout")
     trainer, before, step = trained(
         model, tmp_path, forget, retain, stacked, freeze_randomness=False, **way
     )
-    batch = trainer._retain_batch
+    batch = trainer.step_runner.retain_batches.batch
     with seeded(trainer.args.seed, RETAIN, 0, 0):
         drawn = in_batch(before.train(), batch, K)
     assert cosine(step, drawn) < 1e-5
@@ -303,8 +375,11 @@ def test_random_numbers_that_are_asked_for_are_the_same_in_each_pass(tmp_path, w
 
 
 class Noisy(nn.Module):
-    """A classifier with dropout, or with noise that evaluation does not switch off, and maybe a
-    bias without a rule."""
+    """A classifier with dropout, or with noise that evaluation mode does not switch off.
+
+    Args:
+        slow: use the bias in a way that the engine has no rule for.
+    """
 
     def __init__(self, slow: bool, dropout: float, noise: float):
         super().__init__()
@@ -324,9 +399,9 @@ class Noisy(nn.Module):
 
 
 @pytest.mark.parametrize(("slow", "dropout", "noise"), [(True, 0.5, 0.0), (False, 0.0, 1.0)])
-def test_a_sample_alone_draws_the_same_in_each_pass(tmp_path, slow, dropout, noise):
-    """Where samples must be computed alone, they all are: within a batch they would draw other
-    numbers."""
+def test_a_sample_alone_draws_the_same_numbers_in_each_pass(tmp_path, slow, dropout, noise):
+    """If some samples must be computed alone, all are, because within a batch they would draw
+    different numbers."""
     generator = torch.Generator().manual_seed(0)
     samples = [
         {"x": torch.randn(8, generator=generator), "labels": torch.tensor(i % 3)}
@@ -341,12 +416,20 @@ def test_a_sample_alone_draws_the_same_in_each_pass(tmp_path, slow, dropout, noi
         with seeded(trainer.args.seed, RETAIN, 0, n):
             rows += alone(
                 before.train(),
-                [{name: values[n : n + 1] for name, values in trainer._retain_batch.items()}],
+                [
+                    {
+                        name: values[n : n + 1]
+                        for name, values in trainer.step_runner.retain_batches.batch.items()
+                    }
+                ],
             )
     assert cosine(step, rows) < 1e-5
 
 
-@pytest.mark.parametrize(("method", "sees_dropout"), [("gradient_difference", True), ("pcgrad", False), ("pgu", False), ("influence", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "sees_dropout"),
+    [("gradient_difference", True), ("pcgrad", False), ("pgu", False), ("influence", False)],
+)
 def test_only_methods_without_a_projection_train_with_dropout(tmp_path, method, sees_dropout):
     steps = []
     for probability in (0.3, 0.0):
@@ -360,13 +443,13 @@ def test_only_methods_without_a_projection_train_with_dropout(tmp_path, method, 
     assert torch.equal(*steps) != sees_dropout
 
 
-def test_a_model_is_given_back_as_it_was():
+def test_the_models_settings_are_restored():
     model = nn.Sequential(nn.LSTM(4, 4, 2, dropout=0.5), nn.Dropout(0.5), nn.BatchNorm1d(4))
-    stilled = Stilled(model.train(), batch_norm=True)
-    stilled.begin()
-    stilled.begin()
+    frozen = FrozenRandomness(model.train(), batch_norm=True)
+    frozen.begin()
+    frozen.begin()
     x = torch.randn(5, 4)
     assert torch.equal(model[0](x)[0], model[0](x)[0]) and torch.equal(model[1](x), x)
     assert model[0].training and model[0].dropout == 0 and model[2].training
-    stilled.end()
+    frozen.end()
     assert model[0].dropout == 0.5

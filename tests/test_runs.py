@@ -1,4 +1,4 @@
-"""A trainer's second run, and attempts with smaller batches, take the steps of a first run."""
+"""A trainer's second run, and attempts with smaller batches, take the same steps as a first run."""
 
 import copy
 
@@ -28,7 +28,7 @@ def logged(trainer) -> list[tuple]:
 
 
 def of_model_init(tmp_path, **options):
-    """A trainer that makes its model anew for each run."""
+    """A trainer that creates a new model for each run."""
     set_seed(0)
     start = tiny_whisper()
     return make_trainer(
@@ -49,13 +49,12 @@ def test_the_second_run_of_a_model_init_is_the_first(tmp_path, method):
 
 
 def test_a_search_for_hyperparameters_trains_with_them(tmp_path, monkeypatch):
-    """As optuna and its like are called by Trainer: alpha is the method's, k that of the retain
-    batch."""
+    """Through Trainer's interface for search backends: alpha and the size of the retain batch."""
     expected = of_model_init(tmp_path, alpha=0.0, per_device_retain_batch_size=2)
     expected.train()
     trainer = of_model_init(tmp_path, alpha=0.9)
     trainer.train()
-    # ray itself is asked for a name
+    # Otherwise Trainer asks ray for a name.
     monkeypatch.setattr("transformers.integrations.hp_params", dict)
     monkeypatch.setattr(trainer, "_get_output_dir", lambda trial: str(tmp_path))
     trainer.hp_search_backend = HPSearchBackend.RAY
@@ -63,8 +62,8 @@ def test_a_search_for_hyperparameters_trains_with_them(tmp_path, monkeypatch):
     assert torch.equal(weights(trainer.model), weights(expected.model))
 
 
-def test_a_run_goes_on_where_the_last_one_ended(tmp_path):
-    """With other trainable parameters, and another trainer on the same model."""
+def test_a_second_run_continues_from_the_weights_of_the_first(tmp_path):
+    """With the same trainer and with another trainer on the same model."""
     model = tiny_whisper()
     options = {"max_steps": 1, "learning_rate": 1e-3}
     trainer = make_trainer(
@@ -84,11 +83,16 @@ def test_a_run_goes_on_where_the_last_one_ended(tmp_path):
 
 
 class OutOfMemory:
-    """A model's forward passes, of which those with many samples fail as those of a GPU do, from a
-    step on."""
+    """Replaces a model's forward pass by one that runs out of memory for large batches.
 
-    def __init__(self, model, most: int, only_of=None):
-        self.forward, self.most, self.only_of, self.fails = model.forward, most, only_of, False
+    Args:
+        largest: the largest batch that fits.
+        only_of: samples; batches of others always fit.
+    """
+
+    def __init__(self, model, largest: int, only_of=None):
+        self.forward, self.largest = model.forward, largest
+        self.only_of, self.fails = only_of, False
         model.forward = self
 
     def __call__(self, input_features=None, labels=None, **more):
@@ -96,13 +100,13 @@ class OutOfMemory:
         mine = self.only_of is None or any(
             torch.equal(given[0], s["input_features"]) for s in self.only_of
         )
-        if self.fails and mine and len(given) > self.most:
+        if self.fails and mine and len(given) > self.largest:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return self.forward(input_features=given, labels=labels, **more)
 
 
 class Fails(TrainerCallback):
-    """In the second step, so that an attempt has changed weights and moments before it fails."""
+    """Lets memory run out from the second step on, when weights and moments have changed."""
 
     def __init__(self, model):
         self.model = model
@@ -114,8 +118,8 @@ class Fails(TrainerCallback):
 @pytest.mark.parametrize("granularity", ["parameter", "model"])
 @pytest.mark.parametrize("part", ["forget", "retain"])
 def test_attempts_end_in_the_plain_run_with_the_smaller_batch(tmp_path, caplog, part, granularity):
-    """One batch shrinks, the one that did not fit; the attempt that fits begins as if there had
-    been no other."""
+    """Only the batch that did not fit shrinks, and the attempt that fits starts as if it were the
+    first."""
     forget, retain = utterances(8, seed=1), utterances(9, seed=2)
     fits = {
         "forget": {"per_device_train_batch_size": 4},
@@ -128,7 +132,7 @@ def test_attempts_end_in_the_plain_run_with_the_smaller_batch(tmp_path, caplog, 
     plain = make_trainer(models[0], tmp_path, **options, **{**sizes, **fits})
     plain.train()
 
-    memory = OutOfMemory(models[1], most=4, only_of={"forget": forget, "retain": retain}[part])
+    memory = OutOfMemory(models[1], largest=4, only_of={"forget": forget, "retain": retain}[part])
     callbacks = {"callbacks": [Fails(memory)]}
     trainer = make_trainer(
         models[1], tmp_path, auto_find_batch_size=True, arguments=callbacks, **options, **sizes
@@ -140,9 +144,9 @@ def test_attempts_end_in_the_plain_run_with_the_smaller_batch(tmp_path, caplog, 
     assert caplog.text.count("Out of memory with") == 2
 
 
-def test_what_never_fits_is_said(tmp_path):
+def test_a_single_sample_that_does_not_fit_is_an_error(tmp_path):
     model = tiny_whisper()
-    callbacks = {"callbacks": [Fails(OutOfMemory(model, most=0, only_of=RETAIN))]}
+    callbacks = {"callbacks": [Fails(OutOfMemory(model, largest=0, only_of=RETAIN))]}
     with pytest.raises(MemoryError, match="does not suffice for a single retain sample"):
         make_trainer(
             model,

@@ -1,5 +1,4 @@
-"""UnlearnTrainer's optimizer step against brute force in float64, and equal configurations against
-each other."""
+"""UnlearnTrainer's step equals brute force in float64; equal configurations take equal steps."""
 
 import copy
 import json
@@ -8,7 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import Seq2SeqTrainingArguments, TrainerCallback, set_seed
+from transformers import (
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+    WhisperForConditionalGeneration,
+    set_seed,
+)
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 from hf_unlearn.methods import build_method
@@ -19,7 +23,7 @@ from tests.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper
 
 
 def step(model, tmp_path, **options) -> torch.Tensor:
-    """The gradient that one step of SGD(lr=1) has descended."""
+    """The gradient of one step, as SGD(lr=1) has subtracted it from the weights."""
     changed = copy.deepcopy(model)
     make_trainer(changed, tmp_path, **options).train()
     pairs = zip(model.parameters(), changed.parameters())
@@ -29,7 +33,7 @@ def step(model, tmp_path, **options) -> torch.Tensor:
 
 
 def brute_force(model, alpha, granularity, forget=FORGET, retain=RETAIN) -> torch.Tensor:
-    """One backward pass for each sample in float64, the dense matrix A, its singular vectors."""
+    """The same gradient from one backward pass per sample in float64 and the dense matrix A."""
     model = copy.deepcopy(model).double().train()
     parameters = [p for p in model.parameters() if p.requires_grad]
 
@@ -65,7 +69,7 @@ def test_orthograd_step_is_the_brute_force_step(tmp_path, granularity, alpha, re
 
 
 def test_zero_retain_gradients(tmp_path):
-    """A retain sample without labels has no loss: it constrains nothing, and does not spoil the
+    """A retain sample without labels has no loss: it constrains nothing, and does not disturb the
     rest."""
     empty = {**RETAIN[0], "labels": torch.full((3,), -100)}
     got = step(tiny := tiny_whisper(), tmp_path, alpha=0.0, retain=[*RETAIN[1:], empty])
@@ -85,7 +89,7 @@ class Picked(torch.nn.Module):
 
 
 class Patched(Picked):
-    """Its samples' images come as patches, one after the other (Qwen2-VL)."""
+    """The images of its samples come as one sequence of patches (as in Qwen2-VL)."""
 
     def forward(self, pixel_values, image_grid_thw, labels):
         images = self.layer(pixel_values).tanh().split(image_grid_thw.prod(-1).tolist())
@@ -99,23 +103,40 @@ def picked(length: int, n: int = 5) -> dict:
 
 
 def image_of(patches: int) -> dict:
-    return {"pixel_values": torch.randn(patches, 4), "image_grid_thw": torch.tensor([1, 1, patches]),
-            "labels": torch.tensor(patches % 3)}  # fmt: skip
+    return {
+        "pixel_values": torch.randn(patches, 4),
+        "image_grid_thw": torch.tensor([1, 1, patches]),
+        "labels": torch.tensor(patches % 3),
+    }
 
 
 def stacked(samples: list[dict]) -> dict:
-    return {name: torch.cat([s[name] for s in samples]) if name == "pixel_values"
-            else torch.stack([s[name] for s in samples]) for name in samples[0]}  # fmt: skip
+    return {
+        name: torch.cat([s[name] for s in samples])
+        if name == "pixel_values"
+        else torch.stack([s[name] for s in samples])
+        for name in samples[0]
+    }
 
 
 @pytest.mark.parametrize("lengths", [(3, 2, 4), (4, 4, 4)], ids=["from the first", "late"])
 @pytest.mark.parametrize("model, sample", [(Picked, picked), (Patched, image_of)])
 def test_samples_in_unequal_shares(tmp_path, model, sample, lengths):
-    """Those of a mask are computed one by one, also where the first batches had equal ones; whose
-    patches are whose is known."""
+    """Samples that a mask picks unequally are computed one by one, even if the first batches had
+    equal shares. Patches are not: image_grid_thw tells whose they are."""
     model, batches = model(), [[sample(n) for n in lengths], [sample(n) for n in (2, 5, 4, 3)]]
-    trainer = make_trainer(model, tmp_path, forget=batches[0], retain=batches[0], alpha=0.3, max_steps=2,
-                           collator=stacked, learning_rate=0.0, optimizer=False, optim="sgd")  # fmt: skip
+    trainer = make_trainer(
+        model,
+        tmp_path,
+        forget=batches[0],
+        retain=batches[0],
+        alpha=0.3,
+        max_steps=2,
+        collator=stacked,
+        learning_rate=0.0,
+        optimizer=False,
+        optim="sgd",
+    )
     trainer.next_retain_batch = lambda: stacked(batches[trainer.state.global_step])
     gradients, finish = [], trainer.method.finish
 
@@ -144,7 +165,8 @@ def test_samples_in_unequal_shares(tmp_path, model, sample, lengths):
     "method", ["orthograd", "gradient_ascent", "gradient_difference", "finetune"]
 )
 def test_weighted_methods_and_equal_configurations(tmp_path, method):
-    """8 x 1 = 2 x 4 = 3 x 3 (the last one smaller), with and without checkpointing."""
+    """Batch size x accumulation: 8 x 1 = 2 x 4 = 3 x 3 (with a smaller last batch), with and
+    without gradient checkpointing."""
     model = tiny_whisper(use_cache=False)
     options = {"method": method, "alpha": 0.3}
     expected = step(model, tmp_path, **options)
@@ -158,7 +180,7 @@ def test_weighted_methods_and_equal_configurations(tmp_path, method):
         assert relative(step(model, tmp_path, **options, **changes), expected) < 1e-5, changes
 
 
-def test_weighted_methods_descend_what_they_say(tmp_path):
+def test_weighted_methods_are_weighted_sums_of_gradients(tmp_path):
     model = tiny_whisper()
     up, down = (
         step(model, tmp_path, method="gradient_ascent"),
@@ -168,9 +190,9 @@ def test_weighted_methods_descend_what_they_say(tmp_path):
     assert relative(difference, 0.3 * down + 0.7 * up) < 1e-5
 
 
-def test_first_order_no_retained_loss_moves(tmp_path):
-    """The meaning of it all: with alpha = 0, a short step changes no retained sample's loss, but
-    the forget loss."""
+def test_a_short_step_changes_no_retain_loss_to_first_order(tmp_path):
+    """The purpose of the method: with alpha = 0, a short step changes the forget loss, but not the
+    loss of any retain sample."""
     model = tiny_whisper().double()
     forget, retain = (
         [{**s, "input_features": s["input_features"].double()} for s in data]
@@ -208,8 +230,10 @@ ACCUMULATED = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 
 
 
 class Unscales(TrainerCallback):
-    """Tells accelerate to unscale before clipping; told earlier, it would wrap the model for a
-    GPU."""
+    """Makes accelerate unscale gradients before clipping.
+
+    Set earlier, `native_amp` would make it wrap the model for a GPU.
+    """
 
     def __init__(self, trainer):
         self.trainer = trainer
@@ -221,12 +245,21 @@ class Unscales(TrainerCallback):
 def mixed_step(
     tmp_path, precision: str | None, with_lora: bool, monkeypatch, **options
 ) -> torch.Tensor:
-    """One step of SGD. accelerate has fp16 on GPUs only, so here its two parts stand in: autocast
-    and scaler."""
+    """One step of SGD.
+
+    accelerate offers fp16 on GPUs only; here its two parts, autocast and scaler, replace it.
+    """
     set_seed(0)
     arguments = {"peft_config": lora() if with_lora else None}
-    trainer = make_trainer(tiny_whisper(), tmp_path, optimizer=False, optim="sgd", arguments=arguments,
-                           bf16=precision == "bf16", **options)  # fmt: skip
+    trainer = make_trainer(
+        tiny_whisper(),
+        tmp_path,
+        optimizer=False,
+        optim="sgd",
+        arguments=arguments,
+        bf16=precision == "bf16",
+        **options,
+    )
     if precision == "fp16":
         monkeypatch.setattr(type(trainer.accelerator), "mixed_precision", "fp16")
         monkeypatch.setattr(
@@ -259,11 +292,11 @@ def test_mixed_precision_is_the_plain_step_within_its_error(
     }
     expected = mixed_step(tmp_path, None, with_lora, monkeypatch, **plain)
     got = mixed_step(tmp_path, precision, with_lora, monkeypatch, **options)
-    # 0: it was not that precision
+    # An error of 0 would mean that this precision was not used.
     assert 0 < relative(got, expected) < {"bf16": 3e-2, "fp16": 5e-3}[precision]
 
 
-def test_adapters_alone_are_trained(tmp_path):
+def test_only_adapters_are_trained(tmp_path):
     config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
     trainer = make_trainer(
         tiny_whisper(), tmp_path, optimizer=False, arguments={"peft_config": config}
@@ -277,8 +310,15 @@ def test_adapters_alone_are_trained(tmp_path):
 
 
 def test_every_step_is_logged(tmp_path):
-    trainer = make_trainer(tiny_whisper(), tmp_path, max_steps=3, per_device_train_batch_size=2,
-                           gradient_accumulation_steps=2, optimizer=False, learning_rate=1e-4)  # fmt: skip
+    trainer = make_trainer(
+        tiny_whisper(),
+        tmp_path,
+        max_steps=3,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        optimizer=False,
+        learning_rate=1e-4,
+    )
     trainer.train()
     rows = [row for row in trainer.state.log_history if "loss" in row]
     assert [row["step"] for row in rows] == [1, 2, 3]
@@ -307,11 +347,19 @@ def test_evaluation_loss_does_not_depend_on_batches(tmp_path, batch_size):
 
 @pytest.mark.parametrize("method", ["orthograd", "gradient_difference"])
 def test_resumed_run_ends_like_a_straight_one(tmp_path, method):
-    """Bit for bit, with dropout, adaptive optimizer, a schedule, and retain batches that differ
-    between steps."""
-    options = {"method": method, "max_steps": 6, "save_strategy": "steps", "save_steps": 2, "optimizer": False,
-               "learning_rate": 1e-3, "lr_scheduler_type": "linear", "per_device_train_batch_size": 3,
-               "per_device_retain_batch_size": 2}  # fmt: skip
+    """Bit for bit, with dropout, an adaptive optimizer, a learning rate schedule, and retain
+    batches that differ between steps."""
+    options = {
+        "method": method,
+        "max_steps": 6,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "optimizer": False,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "linear",
+        "per_device_train_batch_size": 3,
+        "per_device_retain_batch_size": 2,
+    }
     start = tiny_whisper(dropout=0.1)
     straight, broken, resumed = (copy.deepcopy(start) for _ in range(3))
     make_trainer(straight, tmp_path / "straight", **options).train()
@@ -324,9 +372,7 @@ def test_resumed_run_ends_like_a_straight_one(tmp_path, method):
         assert torch.equal(expected, got), name
 
 
-def test_saved_model_loads_without_us(tmp_path):
-    from transformers import WhisperForConditionalGeneration
-
+def test_a_saved_model_loads_with_transformers_alone(tmp_path):
     trainer = make_trainer(tiny_whisper(), tmp_path)
     trainer.train()
     trainer.save_model()
@@ -336,10 +382,18 @@ def test_saved_model_loads_without_us(tmp_path):
 
 
 def test_existing_code_changes_one_class_name(tmp_path):
-    """train_dataset is an alias, and plain Seq2SeqTrainingArguments are taken with our defaults
-    beside them."""
-    args = Seq2SeqTrainingArguments(str(tmp_path), max_steps=1, per_device_train_batch_size=4, report_to="none",
-                                    use_cpu=True, save_strategy="no", learning_rate=3e-4, predict_with_generate=True)  # fmt: skip
+    """`train_dataset` is an alias, and plain Seq2SeqTrainingArguments get the defaults of
+    UnlearnConfig's own fields."""
+    args = Seq2SeqTrainingArguments(
+        str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=4,
+        report_to="none",
+        use_cpu=True,
+        save_strategy="no",
+        learning_rate=3e-4,
+        predict_with_generate=True,
+    )
     trainer = UnlearnTrainer(
         model=tiny_whisper(),
         args=args,
@@ -382,7 +436,7 @@ def test_settings_are_json(tmp_path):
         ({"stop_when": "forget_wer > 3"}, "to be a dict of splits"),
     ],
 )
-def test_what_cannot_work_is_refused_at_construction(tmp_path, options, message):
+def test_impossible_settings_are_refused_at_construction(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         make_trainer(tiny_whisper(), tmp_path, **options)
 

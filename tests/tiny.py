@@ -1,4 +1,4 @@
-"""Tiny models, data and trainers that many tests share."""
+"""Tiny models, data and trainers for all tests."""
 
 import torch
 from transformers import (
@@ -38,7 +38,7 @@ def tiny_whisper(**changes) -> WhisperForConditionalGeneration:
 
 
 def utterances(n: int, seed: int = 0, longest: int = 9) -> list[dict]:
-    """Random features with labels of different lengths (so that batches are padded)."""
+    """Random features with labels of different lengths, so that batches are padded."""
     generator = torch.Generator().manual_seed(seed)
     return [
         {
@@ -107,9 +107,18 @@ def make_trainer(
     size = config.get("per_device_train_batch_size") or (
         len(forget) if hasattr(forget, "__len__") else 1
     )
-    defaults = {"per_device_train_batch_size": size, "per_device_retain_batch_size": len(retain or [0]),
-                "max_steps": 1, "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_grad_norm": 0.0,
-                "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}  # fmt: skip
+    defaults = {
+        "per_device_train_batch_size": size,
+        "per_device_retain_batch_size": len(retain or [0]),
+        "max_steps": 1,
+        "learning_rate": 1.0,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.0,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
     return UnlearnTrainer(
         model=model,
         args=UnlearnConfig(output_dir=str(tmp_path), **{**defaults, **config}),

@@ -15,8 +15,8 @@ from ..methods import build_method
 from ..trainer import UnlearnTrainer
 from ..trainer.adapter_checks import with_adapter
 from ..trainer.adapters import load_merged
-from ..trainer.nonfinite import random_state_kept
 from ..trainer.rules import Rule
+from ..trainer.seeded import random_state_kept
 from .options import RecipeArguments, ReferenceArguments
 from .recipe import Recipe, freeze, lora_config, make_trainer
 from .retrained_rules import of_retrained

@@ -1,4 +1,4 @@
-"""The trainer and its step."""
+"""UnlearnTrainer: its steps, the checks before them, its checkpoints and pushes."""
 
 from .trainer import UnlearnTrainer
 

@@ -1,33 +1,44 @@
-"""The loss that UnlearnTrainer takes of a batch: the mean over its samples, whoever computes it."""
+"""The loss that UnlearnTrainer computes of a batch, in training and in evaluation: the mean over
+its samples, whoever computes it."""
 
 import contextlib
 import inspect
 from collections.abc import Iterator
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.trainer_utils import EvalLoopOutput
 
 from ..per_sample import SampleMeanLoss
-from ..per_sample.inputs import own_copy
+from ..per_sample.inputs import inputs_kept, own_copy
 from ..per_sample.reference import count_samples
-from .checkpointing import SavingTrainer
+from ..per_sample.shards import sharded_modules
+from . import deepspeed
+from .loading import LoadingTrainer
+from .precision import weights_kept
 
+# The label of positions that have none.
 IGNORED = -100
 
 
-class LossBySample(SavingTrainer):
-    """Takes the mean over samples of the model's loss, of `compute_loss_func`, and of a
-    `compute_loss` that a subclass overrides, in training and in evaluation.
+class LossBySample(LoadingTrainer):
+    """The part of `UnlearnTrainer` that computes losses: the mean over samples of the model's loss,
+    of `compute_loss_func`, and of a `compute_loss` that a subclass overrides.
 
-    What sums over labels and divides by `num_items_in_batch` gets the number of labels, and then is
-    a mean over samples, too (see `SampleMeanLoss`).
+    A loss that sums over labels and divides by `num_items_in_batch` gets each sample's own number
+    of labels instead, so that it is a mean over samples, too (see `SampleMeanLoss`).
     """
 
-    _losses: SampleMeanLoss | None = None  # while a loss is computed
-    # whether the loss is told how many there are; None as long as nobody knows
-    _counts_labels: bool | None = None
-
-    def __init__(self, *arguments, **keywords):
+    def __init__(self, *arguments: Any, **keywords: Any):
+        # The loss that is being computed.
+        self._losses: SampleMeanLoss | None = None
+        # Whether the loss divides by the number of labels; None until it is asked.
+        self._counts_labels: bool | None = None
+        # The losses of the samples that an evaluation has seen.
+        self._evaluated: list[Tensor] = []
         super().__init__(*arguments, **keywords)
         if (given := self.compute_loss_func) is not None:
             self.compute_loss_func = lambda outputs, labels, num_items_in_batch=None: given(
@@ -35,62 +46,119 @@ class LossBySample(SavingTrainer):
             )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """As in Trainer, but the mean over samples. (With num_items_in_batch, Trainer would scale
-        the loss by the number of processes, and models would average over the tokens of all
-        batches.)"""
+        """As in Trainer, but the mean over samples.
+
+        `num_items_in_batch` is not handed on: Trainer would scale the loss by the number of
+        processes, and models would average over the tokens of all batches.
+        """
         if self._losses is None:
-            with self.by_sample(inputs, strict=not return_outputs):
+            with self._by_sample(inputs, strict=not return_outputs):
                 return super().compute_loss(model, inputs, return_outputs)
         return super().compute_loss(model, inputs, return_outputs)
 
     def mean_loss(self, model: nn.Module, inputs: dict) -> Tensor:
-        """The mean over the samples of a batch of the loss that `compute_loss` gives.
+        """The mean over the samples of a batch of the loss that `compute_loss` returns.
 
         Raises:
             NotBySample: its values do not divide over the samples.
         """
-        with self.by_sample(inputs) as losses:
+        with self._by_sample(inputs) as losses:
             known = {} if losses.items is None else {"num_items_in_batch": losses.items}
             loss = self.compute_loss(model, own_copy(inputs), **known)
-        return loss if self.used_labels(losses) else self.mean_loss(model, inputs)
+        return loss if self._used_label_counts(losses) else self.mean_loss(model, inputs)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
+        if sharded_modules(self.model):
+            # All processes must take part in every token that is generated.
+            gen_kwargs = {"synced_gpus": True, **gen_kwargs}
+        # `inputs_kept`: Trainer reads labels and inputs again after the texts are generated.
+        with self._by_sample(inputs, strict=False) as losses, inputs_kept(model):
+            loss, *more = super().prediction_step(
+                model, own_copy(inputs), prediction_loss_only, ignore_keys, **gen_kwargs
+            )
+        if not self._used_label_counts(losses):
+            return self.prediction_step(
+                model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs
+            )
+        if loss is not None:
+            of_samples = self.accelerator.gather_for_metrics(losses.per_sample(loss))
+            self._evaluated.append(of_samples.cpu())
+        return loss, *more
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """As in Trainer, but every sample counts once: Trainer gives the last, smaller batch the
+        weight of the others, and Seq2SeqTrainer keeps the samples that fill up the processes' last
+        batches."""
+        self._shard_untrained_model()
+        self._evaluated = []
+        self.gather_function = self.accelerator.gather_for_metrics
+        rounded = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
+        weights = weights_kept(self.model) if rounded else contextlib.nullcontext()
+        with deepspeed.evaluated_without(self), weights:
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        if self._evaluated:
+            mean = torch.cat(self._evaluated).double().mean()
+            output.metrics[f"{metric_key_prefix}_loss"] = float(mean)
+        return output
+
+    def _shard_untrained_model(self) -> None:
+        """Lets accelerate shard a model that is evaluated before it is trained."""
+        if self.accelerator.is_fsdp2 and not sharded_modules(self.model):
+            self.create_optimizer()
+            self.model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+            self.model_wrapped = self.model
 
     @contextlib.contextmanager
-    def by_sample(self, inputs: dict, strict: bool = True) -> Iterator[SampleMeanLoss]:
+    def _by_sample(self, inputs: dict, strict: bool = True) -> Iterator[SampleMeanLoss]:
         """Within this context losses of these inputs are means over their samples."""
         before = self._losses
-        with SampleMeanLoss(count_samples(inputs), strict, self._labels(inputs)) as self._losses:
+        counts = self._label_counts(inputs)
+        with SampleMeanLoss(count_samples(inputs), strict, counts) as self._losses:
             try:
                 yield self._losses
             finally:
                 self._losses = before
 
-    def used_labels(self, losses: SampleMeanLoss) -> bool:
-        """False where a loss has to be computed again, since it made no use of the number of
-        labels, which others divide by. From then on it does not get it."""
+    def _used_label_counts(self, losses: SampleMeanLoss) -> bool:
+        """False if a loss was given the numbers of labels but did not divide by them, so that it
+        must be computed again; from then on it does not get them."""
         self._counts_labels = self._counts_labels and not losses.undivided
         return not losses.undivided
 
-    def _labels(self, inputs: dict) -> Tensor | None:
-        """How many labels each sample has (k,), as Trainer counts them; None where the loss is not
-        to know."""
+    def _label_counts(self, inputs: dict) -> Tensor | None:
+        """The number of labels of each sample (k,), as Trainer counts them; None if the loss should
+        not get them."""
         if self._counts_labels is None:
-            self._counts_labels = self.compute_loss_func is not None or self._overridden()
+            self._counts_labels = (
+                self.compute_loss_func is not None or self._compute_loss_takes_counts()
+            )
         labels = inputs.get("shift_labels", inputs.get("labels"))
         if not self._counts_labels or not isinstance(labels, Tensor) or not labels.ndim:
             return None
         if "shift_labels" not in inputs and self._shifts_labels():
             labels = labels[..., 1:]
-        return labels.ne(IGNORED).reshape(count_samples(inputs), -1).sum(1)
+        # (k, labels of one sample)
+        has_label = labels.ne(IGNORED).reshape(count_samples(inputs), -1)
+        return has_label.sum(1)
 
     def _shifts_labels(self) -> bool:
-        """Whether the first label of each sample is not predicted. (Trainer counts it for GPT-2 and
-        some others.)"""
+        """Whether the first label of each sample is not predicted. (For GPT-2 and some others,
+        Trainer counts it nevertheless.)"""
         model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         causal = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         return causal or getattr(self, "_loss_shifts_labels", False)
 
-    def _overridden(self) -> bool:
-        """Whether compute_loss is a user's, and takes the number of labels."""
+    def _compute_loss_takes_counts(self) -> bool:
+        """Whether a subclass overrides compute_loss, with an argument for the number of labels."""
         own = getattr(self.compute_loss, "__func__", None) is LossBySample.compute_loss
         return not own and "num_items_in_batch" in inspect.signature(self.compute_loss).parameters
 

@@ -5,72 +5,62 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
+from transformers import set_seed
 
-from ..files import written_whole
 from ..per_sample.reference import count_samples, sample_gradient
-from .nonfinite import all_finite, broken_samples, named
-from .step import TrainerStep
-
-# with a name that Trainer does not upload: nobody should get what is forgotten
-START = "_start.safetensors"
+from . import deepspeed
+from .broken_samples import broken_samples, sample_names
+from .nonfinite import all_finite
+from .protocol import TrainerView
+from .sample_access import SampleAccess
+from .seeded import random_state_kept
+from .start_weights import START, load_start, save_start
+from .training_data import dataset_of
 
 
 class TrainerPreparation:
     """`methods.base.Preparation`, for an `UnlearnTrainer`."""
 
-    def __init__(self, trainer):
-        self.trainer, self.model, self.seed = trainer, trainer.model, trainer.args.seed
+    def __init__(self, trainer: TrainerView, access: SampleAccess):
+        self._trainer, self._access = trainer, access
+        self.model, self.seed = trainer.model, trainer.args.seed
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        self._step = TrainerStep(trainer, self.model, {}, share=1.0, place=0)
 
     def size(self, split: str) -> int:
-        return len(self._dataset(split))
+        return len(dataset_of(self._trainer, split))
 
     def batches(self, split: str, shared: bool = True) -> Iterator[dict]:
-        args = self.trainer.args
-        forget = split == "forget"
-        yield from self._batches(
-            split,
-            args.per_device_train_batch_size if forget else args.per_device_retain_batch_size,
-            shared,
-        )
+        args = self._trainer.args
+        forget, retain = args.per_device_train_batch_size, args.per_device_retain_batch_size
+        yield from self._batches(split, forget if split == "forget" else retain, shared)
 
     def samples(self, split: str) -> Iterator[dict]:
         yield from self._batches(split, 1, shared=True)
 
     def _batches(self, split: str, size: int, shared: bool) -> Iterator[dict]:
-        trainer, args = self.trainer, self.trainer.args
-        dataset, collator = trainer.collated(self._dataset(split), split)
-        collator = trainer._own_parts_kept(collator)
+        trainer = self._trainer
+        dataset, collator = trainer.collated(dataset_of(trainer, split), split)
         loader = DataLoader(
             dataset,
             size,
             sampler=self._indices(split, shared),
-            collate_fn=collator,
-            num_workers=args.dataloader_num_workers,
+            collate_fn=self._access.training_collator(collator),
+            num_workers=trainer.args.dataloader_num_workers,
             generator=torch.Generator(),
         )
         yield from map(trainer._prepare_inputs, loader)
 
-    def _dataset(self, split: str):
-        return self.trainer.train_dataset if split == "forget" else self.trainer.retain_dataset
-
     def _indices(self, split: str, shared: bool) -> range:
-        args = self.trainer.args
-        return (
-            range(args.process_index, self.size(split), args.world_size)
-            if shared
-            else range(self.size(split))
-        )
+        args, size = self._trainer.args, self.size(split)
+        return range(args.process_index, size, args.world_size) if shared else range(size)
 
     def loss(self, batch: dict) -> Tensor:
-        return self._step.loss(self.model, batch)
+        return self._access.loss(self.model, batch)
 
     def logits(self, batch: dict) -> Tensor:
-        return self._step.logits(batch)
+        return self._access.logits(self.model, batch)
 
     def mean_gradient(self, split: str) -> list[Tensor]:
         total = [torch.zeros_like(p) for p in self.parameters.values()]
@@ -82,57 +72,58 @@ class TrainerPreparation:
         for _, gradient in self._gradients(split, self.samples):
             yield gradient
 
-    def _gradients(self, split: str, batches: Callable) -> Iterator[tuple[dict, list[Tensor]]]:
-        """This process's batches and the gradients of their mean losses.
+    def _gradients(
+        self, split: str, batches: Callable[[str], Iterator[dict]]
+    ) -> Iterator[tuple[dict, list[Tensor]]]:
+        """This process's batches, each with the gradient of its mean loss.
 
         Raises:
-            ValueError: it is not finite; the samples are named.
+            ValueError: a loss or gradient is not finite; the message names the samples.
         """
-        place, indices = 0, self._indices(split, shared=True)
+        done, indices = 0, self._indices(split, shared=True)
         for batch in batches(split):
             loss = self.loss(batch)
             gradient = sample_gradient(self.model, loss, list(self.parameters.values()))
             if not all_finite([loss, *gradient]):
                 places = broken_samples(self.model, self.loss, batch)
-                names = (
-                    ", ".join(named(split, places, [indices[place + n] for n in places]))
-                    or f"{split} samples"
-                )
+                names = sample_names(split, places, [indices[done + n] for n in places])
                 raise ValueError(
-                    f"the loss or gradient of {names} is not finite: remove what is "
-                    "broken in the data"
+                    f"the loss or gradient of {', '.join(names) or f'{split} samples'} is not "
+                    "finite: remove what is broken in the data"
                 )
             yield batch, gradient
-            place += count_samples(batch)
+            done += count_samples(batch)
 
     def total(self, tensor: Tensor) -> Tensor:
-        return self.trainer.accelerator.reduce(tensor, "sum")
+        return self._trainer.accelerator.reduce(tensor, "sum")
 
 
-def save_start(model: nn.Module, path: Path) -> None:
-    """Writes down what training changes, before it does: whoever resumes prepares the method from
-    it again."""
-    with written_whole(path) as partial:
-        save_file({name: t.detach().cpu().contiguous() for name, t in _changing(model)}, partial)
+def prepare_method(trainer: TrainerView, access: SampleAccess, checkpoint: str | None) -> None:
+    """Lets the method look at the model as it is before unlearning, or, in a resumed run, as it was
+    then.
 
+    With DeepSpeed, the checks that need backward passes happen here, too, before its engine listens
+    to them.
 
-def load_start(model: nn.Module, path: Path) -> None:
-    """Raises ValueError: there is no such file."""
-    if not path.exists():
-        raise ValueError(
-            f"there is no {path}, but this method compares with the model as it was at the start: "
-            "the checkpoint is of a run "
-            "with another method, or comes from the Hub, where that model is never pushed, since "
-            "it knows what is to be "
-            "forgotten. Resume with the method of that run and from its own output_dir, or start "
-            "anew."
-        )
-    saved = load_file(path)
-    with torch.no_grad():
-        for name, tensor in _changing(model):
-            tensor.copy_(saved[name])
-
-
-def _changing(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from ((name, p) for name, p in model.named_parameters() if p.requires_grad)
-    yield from model.named_buffers()
+    Args:
+        checkpoint: the folder that the run resumes from; None for a new run.
+    """
+    method = trainer.method
+    if method.prepares is None and not trainer.is_deepspeed_enabled:
+        return
+    if trainer.is_deepspeed_enabled:
+        deepspeed.to_its_precision(trainer)
+    if method.prepares is not None and checkpoint:
+        load_start(trainer.model, Path(checkpoint) / START)
+    if method.prepares is not None and trainer.args.should_save:
+        save_start(trainer.model, Path(trainer.args.output_dir) / START)
+    start = TrainerPreparation(trainer, access)
+    with access.randomness.off(), random_state_kept(trainer.args.device):
+        # Data with random augmentation differ at each access.
+        set_seed(trainer.args.seed)
+        access.check_padding()
+        if method.prepares or trainer.is_deepspeed_enabled:
+            other = "forget" if method.uses_forget else "retain"
+            split = next(iter(method.prepares or ()), other)
+            access.check_batch_loss(next(start.batches(split, shared=False)))
+        method.prepare(start)

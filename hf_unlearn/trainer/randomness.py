@@ -1,55 +1,119 @@
-"""Switches off what is random in a model, so that every pass sees one network."""
+"""Switches off what is random in a model, so that every pass sees the same network."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
+from ..methods import Method
 from .compatibility import checkpoints_activations
+from .protocol import TrainerView
 
 logger = logging.get_logger(__name__)
 
-DRAWN = (
-    "freeze_randomness is False: forget and retain gradients are of networks in which dropout and "
-    "the like are drawn anew "
-    "for each batch. `residual` is about the network that was drawn for the retain batch alone, "
-    "and in the model as it is "
-    "evaluated retained losses do move; a layer that was skipped there (LayerDrop) is not "
-    "protected at all."
+RANDOMNESS_LEFT_ON = (
+    "freeze_randomness is False: dropout and the like are drawn anew for each batch, so forget and "
+    "retain gradients come from different networks. `residual` is about the network that was drawn "
+    "for the retain batch alone; in the model as it is evaluated, the losses of retain samples do "
+    "change. A layer that was skipped there (LayerDrop) is not protected at all."
 )
-MASKS = (
+DRAWS_DIFFER_ALONE = (
     "some per-sample gradients must be computed one sample at a time, and a sample alone cannot "
-    "draw the random numbers that "
-    "it draws within a batch"
+    "draw the random numbers that it draws within a batch"
 )
+# Model types without a backward pass in evaluation mode: Reformer's reversible layers lack one,
+# and RWKV divides its weights in place there.
+TRAINING_MODE_ONLY = ("reformer", "rwkv")
 
 
-class Stilled:
-    """A model in evaluation mode, which has no randomness, as far as that allows backward passes.
-    It is left by `end`.
+def compares_gradients(method: Method) -> bool:
+    """Whether a method compares gradients with each other, so that all must be of one network."""
+    return method.projects or method.per_sample
+
+
+class RandomnessControl:
+    """Decides when the randomness of a trainer's model is off."""
+
+    def __init__(self, trainer: TrainerView):
+        self._trainer = trainer
+        # The innermost of the contexts that are open; None outside all of them.
+        self._frozen: FrozenRandomness | None = None
+        self._warned = False
+
+    @contextlib.contextmanager
+    def off(self, batch_norm: bool = False) -> Iterator[None]:
+        """Within this context nothing in the model is random.
+
+        Args:
+            batch_norm: as in `FrozenRandomness`.
+        """
+        outer, self._frozen = self._frozen, FrozenRandomness(self._trainer.model, batch_norm)
+        self._frozen.begin()
+        try:
+            yield
+        finally:
+            self._frozen.end()
+            self._frozen = outer
+            if outer:
+                outer.begin()
+            else:
+                self._trainer.set_training_mode(self._trainer.model)
+
+    def in_step(self) -> contextlib.AbstractContextManager:
+        """The context of an optimizer step.
+
+        A method that compares gradients sees the network that is evaluated, unless the user sets
+        `freeze_randomness=False`. Other methods train as in Trainer.
+        """
+        args = self._trainer.args
+        if not compares_gradients(self._trainer.method):
+            return contextlib.nullcontext()
+        if args.freeze_randomness:
+            return self.off(batch_norm=not args.freeze_batch_norm)
+        if not self._warned:
+            logger.warning(RANDOMNESS_LEFT_ON)
+            self._warned = True
+        return contextlib.nullcontext()
+
+    def clear_caches(self) -> None:
+        """While randomness is off, makes the model recompute what it keeps of its parameters."""
+        if self._frozen:
+            self._frozen.begin()
+
+
+class FrozenRandomness:
+    """A model in evaluation mode, which has no randomness, as far as backward passes allow it.
 
     Evaluation mode is the one switch that all kinds of randomness obey: dropout modules and
-    functions, LayerDrop, stochastic depth, SpecAugment, noise on inputs. In training mode stay,
-    each without its own randomness: layers of transformers that are checkpointed, which they are in
-    training mode only; recurrent layers, whose kernels on GPUs have no backward pass in evaluation
-    mode; and `TRAINED_ONLY`.
+    functions, LayerDrop, stochastic depth, SpecAugment, noise on inputs. Some modules stay in
+    training mode, without their own randomness: layers of transformers that are checkpointed, which
+    only happens in training mode; recurrent layers, whose GPU kernels have no backward pass in
+    evaluation mode; and the models in `TRAINING_MODE_ONLY`.
 
     Args:
-        batch_norm: whether layers of the BatchNorm family work as in training.
+        batch_norm: whether BatchNorm layers use the statistics of the batch, as in training.
     """
 
     def __init__(self, model: nn.Module, batch_norm: bool = False):
         self.model, self.batch_norm = model, batch_norm
-        self._before: list[tuple[nn.Module, str, object]] = []
+        self._before: list[tuple[nn.Module, str, Any]] = []
 
     def begin(self) -> None:
-        """May be called again: models keep what they compute from parameters (LeViT's attention
-        biases) until they are trained, though no second backward pass goes through it."""
+        """Switches the randomness off.
+
+        May be called again: in evaluation mode some models keep what they compute from parameters
+        (LeViT's attention biases) until they are put into training mode, and no second backward
+        pass goes through that.
+        """
         self.end()
         self.model.train()
         self.model.eval()
         checkpoints = checkpoints_activations(self.model)
-        if getattr(getattr(self.model, "config", None), "model_type", "") in TRAINED_ONLY:
+        if getattr(getattr(self.model, "config", None), "model_type", "") in TRAINING_MODE_ONLY:
             self._train_without_dropout()
         for module in self.model.modules():
             if isinstance(module, _BatchNorm):
@@ -61,17 +125,17 @@ class Stilled:
                 self._keep_checkpoints(module)
 
     def end(self) -> None:
-        """Gives the model its own values back; the mode of its modules is left to the caller."""
+        """Restores the attributes that `begin` has set; the caller sets the mode of the modules."""
         for module, name, value in reversed(self._before):
             setattr(module, name, value)
         self._before.clear()
 
-    def _set(self, module: nn.Module, name: str, value) -> None:
+    def _set(self, module: nn.Module, name: str, value: Any) -> None:
         self._before.append((module, name, getattr(module, name)))
         setattr(module, name, value)
 
     def _keep_checkpoints(self, module: nn.Module) -> None:
-        # wav2vec2's convolutions give their input a gradient
+        # In training mode, wav2vec2's convolutions make their input require a gradient.
         if getattr(module, "_requires_grad", None) is True:
             module.training = True
         if not getattr(module, "gradient_checkpointing", False):
@@ -82,9 +146,8 @@ class Stilled:
             self._set(module, "_gradient_checkpointing_func", _evaluated_inside(module, checkpoint))
         elif not any(isinstance(child, GradientCheckpointingLayer) for child in module.modules()):
             logger.warning_once(
-                f"{type(module).__name__} cannot save memory by checkpoints here: it does so in "
-                "training mode only, where "
-                "its dropout would be on."
+                f"Gradient checkpointing saves no memory in {type(module).__name__} here: it only "
+                "works in training mode, where the module's dropout would be on."
             )
 
     def _train_without_dropout(self) -> None:
@@ -95,17 +158,12 @@ class Stilled:
                     self._set(module, name, 0.0)
 
 
-# Reformer's reversible layers have no backward pass in evaluation mode; RWKV divides weights in
-# place there.
-TRAINED_ONLY = ("reformer", "rwkv")
+def _evaluated_inside(layer: nn.Module, checkpoint: Callable) -> Callable:
+    """A checkpoint function that puts the layer itself into evaluation mode, also when the backward
+    pass computes it again."""
 
-
-def _evaluated_inside(layer: nn.Module, checkpoint):
-    """A checkpoint function under which the layer itself is in evaluation mode, in the backward
-    pass, too."""
-
-    def checkpoint_evaluated(function, *inputs):
-        def evaluated(*inputs):
+    def checkpoint_evaluated(function: Callable, *inputs: Any) -> Any:
+        def evaluated(*inputs: Any) -> Any:
             before, layer.training = layer.training, False
             try:
                 return function(*inputs)

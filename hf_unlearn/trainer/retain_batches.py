@@ -1,28 +1,30 @@
 """Which retain samples each optimizer step sees: a pure function of seed, step and process."""
 
-import contextlib
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
-# Sets the retain samples' random numbers apart from those of forget samples with the same place.
-FORGET, RETAIN = range(2)
+from ..config import UnlearnConfig
+from .protocol import TrainerView
+from .seeded import RETAIN, SeededDataset
+from .training_data import data_seed
 
 
 class RetainSampler(Sampler[list[int]]):
-    """Batches of indices for the steps from `first_step` on, without end.
+    """Endless batches of indices, one for each step from `first_step` on.
 
-    All processes of a step share one batch of `batch_size * processes` samples, which each takes
-    its part of; an epoch is a new permutation, and what does not fill a batch at its end is left
-    for the next. A retain set smaller than that batch is used whole in every step.
+    All processes share one batch of `batch_size * processes` samples per step, and each takes its
+    part of it. Every epoch is a new permutation; samples that do not fill a last batch are left
+    out of that epoch. A retain set smaller than one batch is used whole in every step.
 
     Args:
         size: number of samples in the retain set.
         batch_size: samples per step and process.
+
+    Raises:
+        ValueError: there are more processes than samples.
     """
 
     def __init__(
@@ -37,14 +39,13 @@ class RetainSampler(Sampler[list[int]]):
         if size < processes:
             raise ValueError(
                 f"the retain set has {size} samples, but there are {processes} processes: each "
-                "needs at least one. "
-                "Start fewer processes or give more retain samples."
+                "needs at least one. Start fewer processes or give more retain samples."
             )
         self.size, self.total, self.seed = size, min(size, batch_size * processes), seed
         self.process, self.processes, self.first_step = process, processes, first_step
 
     def batch(self, step: int) -> list[int]:
-        """The indices that this process takes in a step."""
+        """The indices of this process's samples in a step."""
         epoch, place = divmod(step, self.size // self.total)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(self.size, generator=generator)
@@ -58,87 +59,69 @@ class RetainSampler(Sampler[list[int]]):
             step += 1
 
 
-def _with_steps(sampler: RetainSampler) -> Iterator[list[tuple[int, int]]]:
-    for step, indices in enumerate(sampler, sampler.first_step):
-        yield [(step, index) for index in indices]
+class RetainBatches:
+    """The retain batch of each optimizer step, loaded ahead of its use.
+
+    Args:
+        wrap_collator: applied to the trainer's collator.
+
+    Attributes:
+        batch: the batch drawn last; None before the first.
+        sampler: the sampler of the current data loader; None before the first batch.
+    """
+
+    def __init__(self, trainer: TrainerView, wrap_collator: Callable[[Callable], Callable]):
+        self._trainer, self._wrap_collator = trainer, wrap_collator
+        self.batch: dict | None = None
+        self.sampler: RetainSampler | None = None
+        self._loaded: Iterator[dict] = iter(())
+        self._step: int | None = None  # of the batch drawn last
+
+    def of_current_step(self) -> dict:
+        """The batch of the current optimizer step, the same one at every call."""
+        step = self._trainer.state.global_step
+        if self._step != step:
+            if self._step is None or self._step + 1 != step:
+                self._start_loader(step)
+            self._step = step
+            self.batch = self._trainer._prepare_inputs(next(self._loaded))
+        return self.batch
+
+    def indices(self) -> list[int]:
+        """The indices in the retain set of the current optimizer step's batch."""
+        return self.sampler.batch(self._trainer.state.global_step)
+
+    def _start_loader(self, first_step: int) -> None:
+        trainer, args = self._trainer, self._trainer.args
+        self.sampler = RetainSampler(
+            len(trainer.retain_dataset),
+            args.per_device_retain_batch_size,
+            data_seed(args),
+            args.process_index,
+            args.world_size,
+            first_step,
+        )
+        dataset, collator = trainer.collated(trainer.retain_dataset, "retain")
+        loader = retain_dataloader(dataset, self.sampler, self._wrap_collator(collator), args)
+        self._loaded = iter(loader)
 
 
 def retain_dataloader(
-    dataset, sampler: RetainSampler, collator: Callable[[list], Any], args
+    dataset: Any, sampler: RetainSampler, collator: Callable[[list], Any], args: UnlearnConfig
 ) -> DataLoader:
-    """Loads the sampler's batches ahead of their use, as `TrainingArguments` says. Random
-    augmentation in a sample depends on seed, step and index alone."""
+    """Loads the sampler's batches ahead of their use, with the workers that the arguments ask for.
+    Random augmentation of a sample depends on seed, step and index alone."""
     return DataLoader(
         SeededDataset(dataset, sampler.seed, RETAIN),
         batch_sampler=_with_steps(sampler),
         collate_fn=collator,
         num_workers=args.dataloader_num_workers,
         pin_memory=args.dataloader_pin_memory,
-        # its own: the global random state must not depend on when a loader is made
+        # A generator of its own: the global random state must not depend on when a loader is made.
         generator=torch.Generator(),
     )
 
 
-class SeededDataset(Dataset):
-    """A dataset whose samples take their random numbers (of torch, NumPy and Python) from where
-    they are asked for.
-
-    Data loaders read ahead, and a resumed run skips batches without reading them: from the global
-    generators, samples that are augmented at random would come out differently there. These are
-    left as they were.
-
-    Args:
-        dataset: anything with a length and indexed access.
-        seed: whole numbers.
-
-    Attributes:
-        epoch: in shared memory, since the processes of a data loader may outlive an epoch.
-    """
-
-    def __init__(self, dataset, *seed: int):
-        self.dataset, self.seed = dataset, seed
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, place: int | tuple[int, int]):
-        """A sample, by its index alone or by step and index."""
-        time, index = place if isinstance(place, tuple) else (int(self.epoch), place)
-        with seeded(*self.seed, time, index):
-            return self.dataset[index]
-
-
-@contextlib.contextmanager
-def seeded(*seed: int, device: torch.device | None = None):
-    """Within this context random numbers (of the CPU, and of a GPU that is given) depend on these
-    whole numbers alone; then they go on as before."""
-    number = int(np.random.SeedSequence([n % 2**64 for n in seed]).generate_state(1)[0])
-    with random_state_kept(device):
-        torch.random.default_generator.manual_seed(number)
-        np.random.seed(number)
-        random.seed(number)
-        if _is_gpu(device):
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(number)
-        yield
-
-
-@contextlib.contextmanager
-def random_state_kept(device: torch.device | None = None):
-    """A context after which random numbers (of torch, NumPy and Python) go on as if nothing had
-    been computed in it."""
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    of_gpu = torch.cuda.get_rng_state(device) if _is_gpu(device) else None
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
-        if of_gpu is not None:
-            torch.cuda.set_rng_state(of_gpu, device)
-
-
-def _is_gpu(device: torch.device | None) -> bool:
-    return device is not None and device.type == "cuda"
+def _with_steps(sampler: RetainSampler) -> Iterator[list[tuple[int, int]]]:
+    for step, indices in enumerate(sampler, sampler.first_step):
+        yield [(step, index) for index in indices]

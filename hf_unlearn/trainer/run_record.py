@@ -17,7 +17,7 @@ from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 from ..config import UnlearnConfig
 from .checkpoint_files import saved_state
 from .preemption import Preemption
-from .retain_batches import seeded
+from .seeded import seeded
 
 NOTHING_DONE = "no optimizer step was taken, so nothing is forgotten"
 NO_BATCH = (

@@ -7,7 +7,7 @@ import pytest
 from hf_unlearn.trainer.retain_batches import RetainSampler
 
 
-def test_an_epoch_sees_every_sample_once_and_the_next_another_order():
+def test_every_epoch_sees_every_sample_once_in_a_new_order():
     sampler = RetainSampler(size=12, batch_size=4, seed=3)
     epochs = [
         [i for step in range(e * 3, e * 3 + 3) for i in sampler.batch(step)] for e in range(2)
@@ -22,7 +22,7 @@ def test_a_later_start_continues_the_same_order():
     assert list(islice(RetainSampler(10, 3, seed=1), 9)) != straight
 
 
-def test_two_processes_share_what_one_would_have():
+def test_two_processes_share_the_batch_of_one():
     for step in range(7):
         together = RetainSampler(20, 8, seed=0).batch(step)
         parts = [
@@ -31,7 +31,7 @@ def test_two_processes_share_what_one_would_have():
         assert parts[0] + parts[1] == together
 
 
-def test_a_small_retain_set_is_used_whole():
+def test_a_small_retain_set_is_used_whole_in_every_step():
     assert sorted(RetainSampler(3, 16, seed=0).batch(5)) == [0, 1, 2]
     parts = [RetainSampler(3, 16, seed=0, process=rank, processes=2).batch(5) for rank in range(2)]
     assert sorted(parts[0] + parts[1]) == [0, 1, 2]

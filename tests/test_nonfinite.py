@@ -1,4 +1,4 @@
-"""What is not finite never reaches the weights: the step is skipped, counted, and its samples
+"""A step with a loss or gradient that is not finite is skipped and counted, and its samples are
 named."""
 
 import copy
@@ -14,7 +14,7 @@ from tests.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
 
 
 def broken(samples, *indices, value=float("nan")):
-    """Copies of samples, some of them with a value in their features that is not finite."""
+    """Copies of samples, where those at `indices` have a feature that is not finite."""
     samples = copy.deepcopy(samples)
     for index in indices:
         samples[index]["input_features"][0, 7] = value
@@ -22,7 +22,7 @@ def broken(samples, *indices, value=float("nan")):
 
 
 def steps(trainer) -> list[bool]:
-    """Trains, and says of each optimizer step whether it has changed the weights."""
+    """Trains, and returns for each optimizer step whether it changed the weights."""
     seen = [torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])]
 
     def after_step(self, *_, **__):
@@ -36,7 +36,7 @@ def steps(trainer) -> list[bool]:
 
 @pytest.fixture
 def warned(caplog):
-    """The warnings of the guard."""
+    """The warnings about skipped steps."""
     logging.getLogger("transformers").propagate = True
     logging.getLogger("hf_unlearn").propagate = True
     caplog.set_level(logging.WARNING)
@@ -48,8 +48,17 @@ def warned(caplog):
 @pytest.mark.parametrize("method", ["orthograd", "gradient_difference"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_broken_forget_sample_skips_its_step_and_is_named(tmp_path, method, value, warned):
-    trainer = make_trainer(tiny_whisper(), tmp_path, forget=broken(FORGET, 3, value=value), method=method, max_steps=4,
-                           per_device_train_batch_size=2, optimizer=False, learning_rate=1e-3, weight_decay=0.1)  # fmt: skip
+    trainer = make_trainer(
+        tiny_whisper(),
+        tmp_path,
+        forget=broken(FORGET, 3, value=value),
+        method=method,
+        max_steps=4,
+        per_device_train_batch_size=2,
+        optimizer=False,
+        learning_rate=1e-3,
+        weight_decay=0.1,
+    )
     moved = steps(trainer)
     assert moved.count(False) == 1
     (message,) = warned()
@@ -66,8 +75,16 @@ def test_a_broken_forget_sample_skips_its_step_and_is_named(tmp_path, method, va
 
 @pytest.mark.parametrize("granularity", ["parameter", "model"])
 def test_broken_retain_samples_are_named(tmp_path, granularity, warned):
-    trainer = make_trainer(tiny_whisper(), tmp_path, retain=broken(RETAIN, 1, 4), granularity=granularity, max_steps=3,
-                           per_device_retain_batch_size=2, optimizer=False, max_skipped_steps=4)  # fmt: skip
+    trainer = make_trainer(
+        tiny_whisper(),
+        tmp_path,
+        retain=broken(RETAIN, 1, 4),
+        granularity=granularity,
+        max_steps=3,
+        per_device_retain_batch_size=2,
+        optimizer=False,
+        max_skipped_steps=4,
+    )
     moved = steps(trainer)
     assert 1 <= moved.count(False) == len(warned()) <= 2
     assert "retain sample" in (text := " ".join(warned())) and "forget" not in text
@@ -88,7 +105,7 @@ def test_one_broken_micro_batch_skips_the_whole_step(tmp_path, warned):
     assert "forget sample 0" in warned()[0] and "forget sample 5" in warned()[0]
 
 
-def test_many_in_a_row_end_the_run_with_the_last_good_weights(tmp_path):
+def test_many_skipped_steps_in_a_row_end_the_run_with_the_last_good_weights(tmp_path):
     trainer = make_trainer(
         tiny_whisper(), tmp_path, retain=broken(RETAIN, 2), max_steps=9, max_skipped_steps=2
     )
@@ -104,15 +121,14 @@ def test_many_in_a_row_end_the_run_with_the_last_good_weights(tmp_path):
 
 
 def with_scaler(trainer, scale: float):
-    """accelerate makes no scaler on a CPU, so this is what it makes on a GPU, and fp16 is left to
-    autocast."""
+    """The trainer with the gradient scaler that accelerate creates on GPUs only."""
     trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     return trainer
 
 
-def test_an_overflow_is_the_scalers_own_business(tmp_path, warned):
-    """The gradient overflows, the loss does not: the scaler halves its scale until it fits, and
-    nothing is counted."""
+def test_an_overflow_is_left_to_the_scaler(tmp_path, warned):
+    """If the gradient overflows but the loss does not, the scaler halves its scale until the
+    gradient fits, and no step is counted as skipped."""
     trainer = with_scaler(
         make_trainer(tiny_whisper(), tmp_path, max_steps=20, max_skipped_steps=1), scale=1e21
     )
@@ -135,7 +151,7 @@ def test_a_broken_sample_does_not_lower_the_scale(tmp_path, warned):
     assert trainer.accelerator.scaler.get_scale() == 1024.0
 
 
-def test_scaled_steps_are_plain_steps(tmp_path):
+def test_steps_with_a_scaler_equal_plain_steps(tmp_path):
     def step(scale):
         model = tiny_whisper()
         before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
@@ -157,11 +173,12 @@ def test_scaled_steps_are_plain_steps(tmp_path):
         ([1.0, float("nan")], False),
         ([float("inf"), 1.0], False),
         ([float("inf"), -float("inf")], False),
-        ([3e38, 3e38], True),  # their sum is not
+        # The sum of these overflows.
+        ([3e38, 3e38], True),
         ([-3e38, 1.0, -3e38], True),
     ],
 )
-def test_values_that_are_finite(values, expected):
+def test_all_finite(values, expected):
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         assert all_finite([None, torch.ones(3), torch.tensor(values, dtype=dtype)]) == expected
     assert all_finite([torch.tensor([6e4, 6e4], dtype=torch.float16)])

@@ -1,0 +1,54 @@
+"""The part of `UnlearnTrainer` that the classes around it may use."""
+
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import TrainerState
+
+from ..config import UnlearnConfig
+from ..methods import Method
+
+
+class TrainerView(Protocol):
+    """What the optimizer step, the preparation and the checks of the samples use of the trainer.
+
+    Attributes:
+        train_dataset: the forget set.
+        optimizer, lr_scheduler: None until Trainer has created them.
+        deepspeed: DeepSpeed's engine; None without DeepSpeed and before the training.
+    """
+
+    args: UnlearnConfig
+    method: Method
+    model: nn.Module
+    accelerator: Accelerator
+    state: TrainerState
+    train_dataset: Any
+    retain_dataset: Any
+    data_collator: Any
+    optimizer: torch.optim.Optimizer | None
+    lr_scheduler: Any
+    deepspeed: Any
+    is_deepspeed_enabled: bool
+    is_fsdp_enabled: bool
+
+    def collated(self, dataset: Any, description: str) -> tuple[Any, Any]:
+        """A dataset and its collator, without the columns that the model does not take."""
+
+    def next_retain_batch(self) -> dict:
+        """The retain batch of the current optimizer step."""
+
+    def mean_loss(self, model: nn.Module, inputs: dict) -> Tensor:
+        """The mean over the samples of a batch of the loss that `compute_loss` returns."""
+
+    def compute_loss_context_manager(self) -> AbstractContextManager:
+        """The context that Trainer computes losses in (autocast)."""
+
+    def set_training_mode(self, model: nn.Module) -> None:
+        """Puts the model into the mode that it trains in."""
+
+    def _prepare_inputs(self, inputs: dict) -> dict:
+        """Moves a batch to the model's device and casts it to the model's precision."""
