@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ..methods.base import Visitor
+from ..methods.base import RetainVisitor
 from ..methods.outputs import logits_of
 from ..per_sample import ParameterRows, PerSampleEngine
 from ..per_sample.inputs import own_copy
@@ -168,7 +168,7 @@ class TrainerStep:
         else:
             self.trainer.accelerator.backward(loss, **keywords)
 
-    def visit_retain_samples(self, visit: Visitor, last: bool = True) -> Tensor:
+    def visit_retain_samples(self, visit: RetainVisitor, last: bool = True) -> Tensor:
         trainer, engine = self.trainer, self.trainer.samples.engine
         again, visit = None if last else self._again(), self._with_all_processes(visit)
         if self._replays:
@@ -238,7 +238,7 @@ class TrainerStep:
     def _slow(self, engine: PerSampleEngine) -> list[nn.Parameter]:
         return [p for p in self.parameters if id(p) in engine.slow]
 
-    def _with_all_processes(self, visitor: Visitor):
+    def _with_all_processes(self, visitor: RetainVisitor):
         if self.alone:
             return lambda rows: visitor(rows, rows)
         exchange = self.trainer.samples.exchange

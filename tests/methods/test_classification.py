@@ -76,7 +76,7 @@ def test_boundary_shrink_takes_the_class_of_the_neighbour(tmp_path):
     make_trainer(model, tmp_path, forget=[{"x": a, "labels": b} for a, b in zip(x, labels)], collator=collator,
                  method=method, retain=None).train()  # fmt: skip
     teacher = method.teacher.layer
-    got = method.neighbours({"x": x, "labels": labels})
+    got = method.neighbour_classes({"x": x, "labels": labels})
     error = torch.softmax(teacher(x), 1) - F.one_hot(labels, 3)
     step = 0.3 * float(x.max() - x.min()) * (error @ teacher.weight).sign()
     expected = teacher((x + step).clamp(x.min(), x.max())).argmax(1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_unlearn.methods import METHODS
-from hf_unlearn.methods.masks import most
+from hf_unlearn.methods.masks import masks_of_largest
 from hf_unlearn.per_sample.reference import sample_gradient
 from tests.methods.formulas import Remember, agreeing, conflicting, flat
 from tests.tiny import collate_images, images, make_trainer, tiny_vit
@@ -33,7 +33,7 @@ def test_scissorhands_never_forgets_less(tmp_path):
 @pytest.mark.parametrize("share", [0.0, 0.03, 0.5, 1.0])
 def test_masks_hold_the_largest_values(share):
     values = [torch.randn(20, 30).abs(), torch.randn(7).abs(), torch.zeros(5)]
-    masks = most(values, share)
+    masks = masks_of_largest(values, share)
     flat_values, flat_mask = flat(values), flat(masks)
     count = min(int(share * len(flat_values)), 607)
     assert int(flat_mask.sum()) == count

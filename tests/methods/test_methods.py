@@ -184,15 +184,15 @@ def test_methods_for_classes_refuse_speech_at_construction(tmp_path, method):
         (
             "scrub",
             {"temprature": 2},
-            "temprature, but method='scrub' knows ce_weight, kl_weight, temperature, msteps",
+            "temprature, but method='scrub' takes ce_weight, kl_weight, temperature, msteps",
         ),
         ("npo", {"alpha": 0.2}, "method_kwargs has alpha, .* are fields of their own"),
         ("npo", {"beta": 0}, "beta is 0, but must be positive"),
-        ("finetune", {"beta": 1}, "knows none"),
+        ("finetune", {"beta": 1}, "takes none"),
         ("salun", {"sparsity": 1}, "sparsity is 1"),
         ("pgu", {"variance": 1.5}, "variance is 1.5"),
         ("npo", "beta: 1", "must be a dict, on a command line in JSON"),
-        (Method(), {"beta": 1}, "is for a method by name"),
+        (Method(), {"beta": 1}, "is for a method that is given by name"),
     ],
 )
 def test_mistaken_methods_are_refused(tmp_path, method, given, message):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_unlearn.methods import METHODS
-from hf_unlearn.methods.surgery import off
+from hf_unlearn.methods.vectors import project_off
 from tests.methods.formulas import SHAPES, agreeing, conflicting, flat, random_gradients
 
 
@@ -49,7 +49,7 @@ def test_the_mean_ablation_is_orthogonal_to_the_mean(granularity):
 
 def test_nothing_is_divided_by_a_zero_gradient():
     u, zero = random_gradients(1), [torch.zeros(shape, dtype=torch.float64) for shape in SHAPES]
-    assert all(torch.equal(x, y) for x, y in zip(off(u, zero), u))
+    assert all(torch.equal(x, y) for x, y in zip(project_off(u, zero), u))
     for name in ("pcgrad", "agem", "gdr_gma", "orthograd_mean", "scissorhands"):
         for pair in ((u, zero), (zero, u), (zero, zero)):
             assert all(x.isfinite().all() for x in METHODS[name]().combined(*pair, torch.zeros(())))

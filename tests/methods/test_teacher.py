@@ -38,7 +38,7 @@ def test_labels_find_their_logits():
     assert torch.equal(shifted, logits[:, :-1]) and torch.equal(targets, labels[:, 1:])
     assert label_rows(logits[:, 0], labels[:, 0], causal=False)[0].shape == (2, 1, 6)
     with pytest.raises(
-        ValueError, match=r"logits \(2, 4, 6\) and labels \(2, 3\) do not go together"
+        ValueError, match=r"logits \(2, 4, 6\) and labels \(2, 3\) do not match"
     ):
         label_rows(logits, labels[:, :3], causal=False)
 
