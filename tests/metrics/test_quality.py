@@ -72,7 +72,7 @@ def test_unequal_lengths_are_refused():
 
 
 def test_a_corpus_without_words_is_refused():
-    with pytest.raises(ValueError, match="hold no words"):
+    with pytest.raises(ValueError, match="contain no words"):
         error_rate(np.array([2]), np.array([0]))
 
 
