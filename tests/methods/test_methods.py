@@ -137,7 +137,7 @@ def test_the_best_checkpoint_is_restored_though_its_layers_have_other_names(tmp_
 def test_a_checkpoint_of_another_method_is_refused(tmp_path):
     options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
     trained(tiny_vit(), tmp_path, "images", "gradient_difference", **options)
-    with pytest.raises(ValueError, match="_start.safetensors, but .* a run with another method"):
+    with pytest.raises(ValueError, match="no complete checkpoint"):
         trained(tiny_vit(), tmp_path, "images", "scrub", resume=True, **options)
 
 
