@@ -22,8 +22,8 @@ class Duck(WeightedSum):
         + l2 CE(logits / temperature) on D_r
 
     The embedding is the input of the linear layer that gives the logits. The centroid of a class is
-    the mean embedding of its retain samples before unlearning. Published: training stops at the
-    test accuracy A_0. Use `stop_when` for that.
+    the mean embedding of its retain samples before unlearning. The paper stops training at the
+    test accuracy A_0; use `stop_when` for that.
 
     Args:
         l1: weight of the distance.
@@ -133,8 +133,8 @@ class BoundaryShrink(WeightedSum):
     retain samples are needed.
 
     max and min are the largest and smallest value in the forget data, and neighbours are clamped to
-    that range. Published: images in [0, 1], where s = bound. Normalised images and sounds have
-    another range.
+    that range. In the paper images are in [0, 1], where s = bound. Normalised images and sounds
+    have another range.
 
     Args:
         bound: the step s as a fraction of the range of values in the forget data.

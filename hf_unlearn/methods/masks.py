@@ -72,9 +72,9 @@ class Scissorhands(Surgery):
     instead: the published quadratic programme for one constraint.
 
     As published, new weights are uniform in +-1 / sqrt(fan-in), new biases are 0 and normalisation
-    layers keep their weights. Two things differ. All trainable weights take part; published: the
-    upper layers of a ResNet. u is the gradient of the current step; published: of one batch at the
-    start of the epoch.
+    layers keep their weights. Two things differ. All trainable weights take part, while the
+    published code only trains the upper layers of a ResNet. u is the gradient of the current step,
+    while the published code takes it from one batch at the start of the epoch.
 
     Args:
         lam: weight of the forget loss.

@@ -23,9 +23,9 @@ class PGU(Method):
     is computed over all retain samples and positions before the first step; convolutions use their
     patches. So the output of a layer on an input x changes only by what of x lies outside of M.
 
-    As published, all other parameters stay fixed, because every input uses them: biases,
-    normalisation layers, embeddings and tied weights. Published: a loss for classifiers,
-    -log(1 - p_y) minus the entropy. Here the cross entropy is ascended, for every task. The
+    As in the paper, all other parameters stay fixed, because every input uses them: biases,
+    normalisation layers, embeddings and tied weights. The paper's loss is for classifiers,
+    -log(1 - p_y) minus the entropy. Here the model's own loss is ascended, for every task. The
     projection is exact for plain SGD. An optimizer that rescales single weights distorts it.
 
     Args:

@@ -41,9 +41,9 @@ class Fisher(OneShot):
 
     averaged over the second axis of a matrix, and ten times as large for a vector.
 
-    F is the empirical Fisher information, which uses the samples' own labels. Published: the
-    expectation over the model's labels, of which transcripts have too many. The published special
-    treatment of the classifier (such as setting its row of a forgotten class to 0) is left out.
+    F is the empirical Fisher information, which uses the samples' own labels. The published code
+    takes the expectation over all labels, of which transcripts have too many. Its special treatment
+    of the classifier (such as setting the row of a forgotten class to 0) is left out.
 
     Args:
         noise: alpha of the published code.

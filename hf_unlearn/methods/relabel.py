@@ -21,8 +21,8 @@ class RandomLabel(WeightedSum):
 
     A wrong class is one of the other classes, all equally likely. A wrong transcript is that of
     another utterance among the first 512 retain samples. It must be real speech: random tokens
-    would teach the decoder a language of noise. Published: an epoch over D_f, then one over D_r.
-    Here every step has a batch of both.
+    would teach the decoder a language of noise. The papers train an epoch on D_f and then one on
+    D_r. Here every step has a batch of both.
 
     Args:
         alpha: weight of the retain loss. 0.5 is the published equal weight.

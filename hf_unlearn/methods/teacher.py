@@ -67,8 +67,9 @@ class Scrub(WithTeacher):
         ce_weight CE + kl_weight KL(teacher || student)  on D_r        in every step,
         -KL(teacher || student)                          on D_f        in the first `msteps` epochs.
 
-    Published: whole epochs over D_f and D_r in turn. Here every optimizer step has a batch of both,
-    so that a short run sees both, too. `stop_when` and `abort_when` replace rewinding (SCRUB+R).
+    The paper alternates between whole epochs over D_f and D_r. Here every optimizer step has a
+    batch of both, so that a short run sees both, too. `stop_when` and `abort_when` replace
+    rewinding (SCRUB+R).
 
     Args:
         ce_weight: weight of the cross entropy, gamma of the paper.
@@ -119,8 +120,8 @@ class BadTeacher(WithTeacher):
         + alpha KL(original || student)         on D_r
 
     The incompetent teacher has the same architecture with new random weights, drawn with the seed
-    of the run. Published: one mean over a batch of forget and retain samples together. alpha = 0.5
-    equals that for as many samples of both.
+    of the run. The paper takes one mean over a batch of forget and retain samples together. With as
+    many samples of both, alpha = 0.5 is the same.
 
     Args:
         alpha: weight of the retain samples.

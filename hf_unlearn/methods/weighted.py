@@ -69,7 +69,7 @@ class L1Sparse(WeightedSum):
 
         L_r + gamma_t sum |theta|,   gamma_t = gamma (1 - t / T)
 
-    after t of T optimizer steps. Published: t counts epochs.
+    after t of T optimizer steps. In the paper t counts epochs.
 
     Args:
         gamma: weight of the penalty at the start.
