@@ -110,8 +110,14 @@ class Interrupt(TrainerCallback):
 def test_a_resumed_run_prepares_from_the_weights_at_the_start(tmp_path, method):
     """A resumed run equals the uninterrupted one bit for bit, even if it is given other weights."""
     model = tiny_vit()
-    options = {"max_steps": 4, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 2,
-               "optim": "adamw_torch", "learning_rate": 1e-2}  # fmt: skip
+    options = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "optim": "adamw_torch",
+        "learning_rate": 1e-2,
+    }
     straight = trained(model, tmp_path / "straight", "images", method, **options)
     with pytest.raises(KeyboardInterrupt):
         trained(
@@ -128,8 +134,15 @@ def test_a_resumed_run_prepares_from_the_weights_at_the_start(tmp_path, method):
 
 def test_the_best_checkpoint_is_restored(tmp_path):
     """The layers of the saved file have other names than those of the model."""
-    options = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1,
-               "load_best_model_at_end": True, "arguments": {"eval_dataset": images(4)}}  # fmt: skip
+    options = {
+        "max_steps": 3,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "load_best_model_at_end": True,
+        "arguments": {"eval_dataset": images(4)},
+    }
     # Ascent only makes the model worse, so the first checkpoint is the best.
     trainer = trained(tiny_vit(), tmp_path, "images", "gradient_ascent", **options)
     saved = ViTForImageClassification.from_pretrained(tmp_path / "checkpoint-1")
@@ -153,8 +166,17 @@ def test_the_initial_weights_are_saved_where_trainer_uploads_nothing(tmp_path):
 )
 def test_adapters_alone_are_trained(tmp_path, method):
     adapter = LoraConfig(r=2, target_modules=["q_proj", "query"], init_lora_weights=False)
-    trainer = make_trainer(tiny_vit(), tmp_path, forget=images(4), retain=images(4, seed=2), collator=collate_images,
-                           optimizer=False, method=method, max_steps=2, arguments={"peft_config": adapter})  # fmt: skip
+    trainer = make_trainer(
+        tiny_vit(),
+        tmp_path,
+        forget=images(4),
+        retain=images(4, seed=2),
+        collator=collate_images,
+        optimizer=False,
+        method=method,
+        max_steps=2,
+        arguments={"peft_config": adapter},
+    )
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     trainer.train()
     changed = [
@@ -218,8 +240,11 @@ def test_settings_are_what_the_method_is_made_with(tmp_path):
         return method_settings(UnlearnConfig(str(tmp_path), method=method, use_cpu=True, **options))
 
     assert settings("scrub", alpha=0.9, method_kwargs={"msteps": 1}) == {
-        "ce_weight": 0.99, "kl_weight": 0.001, "temperature": 4.0, "msteps": 1,
-    }  # fmt: skip
+        "ce_weight": 0.99,
+        "kl_weight": 0.001,
+        "temperature": 4.0,
+        "msteps": 1,
+    }
     assert (
         settings("npo", alpha=0.9) == {"alpha": 0.9, "beta": 0.1}
         and settings("gradient_ascent", alpha=0.9) == {}
