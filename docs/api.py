@@ -25,9 +25,9 @@ from hf_unlearn.hub import upload as hub
 from hf_unlearn.methods import Preparation, Step
 
 INTRODUCTION = f"""# API reference
-Of hf_unlearn {hf_unlearn.__version__}, written from the docstrings by `make docs`. k is the number
-of retain samples in a step, d the number of trainable parameters, and T the length of a sequence.
-Shapes are in parentheses: (k, d).
+Of hf_unlearn {hf_unlearn.__version__}. `make docs` writes this page from the docstrings, and a test
+compares the two. k is the number of retain samples in a step, d the number of trainable parameters,
+T the length of a sequence; shapes are given in parentheses, (k, d).
 """
 # The methods that UnlearnTrainer adds to Seq2SeqTrainer or changes for users.
 TRAINER = ("train", "create_model_card", "push_to_hub", "report")
