@@ -7,8 +7,9 @@ import re
 import sys
 import textwrap
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hf_unlearn
 from hf_unlearn import (
@@ -28,16 +29,18 @@ Of hf_unlearn {hf_unlearn.__version__}. `make docs` writes this page from the do
 compares the two. k is the number of retain samples in a step, d the number of trainable parameters,
 T the length of a sequence; shapes are given in parentheses, (k, d).
 """
-# what it has beside Seq2SeqTrainer's for users
+# The methods that UnlearnTrainer adds to Seq2SeqTrainer or changes for users.
 TRAINER = ("train", "create_model_card", "push_to_hub", "report")
 
 
 def page() -> str:
+    """The whole API reference in Markdown."""
     parts = [INTRODUCTION, "## Trainer\n", *described(UnlearnTrainer, TRAINER)]
     parts += ["## Configuration\n", *described(UnlearnConfig), fields_table(UnlearnConfig)]
     parts += [
         "## Methods\n",
-        "By the name that `method=` takes; the keywords are what `method_kwargs` may change.\n",
+        "By the names that `method=` takes. `method_kwargs` may hold their keywords, except "
+        "`alpha` and `granularity`, which are fields of `UnlearnConfig`.\n",
     ]
     parts += [text for name, made_by in METHODS.items() for text in described(made_by, title=name)]
     parts += ["## A method of your own\n"]
@@ -66,15 +69,22 @@ def page() -> str:
 
 
 def public(kind: type) -> list[str]:
-    """The methods that a class itself defines for others, and describes."""
+    """The names of the public methods with a docstring that a class itself defines."""
     described = [
         name for name, value in vars(kind).items() if inspect.isfunction(value) and value.__doc__
     ]
     return [name for name in described if not name.startswith("_")]
 
 
-def described(thing, members=(), title: str | None = None) -> Iterator[str]:
-    """The heading, signature and text of a class or function, and of the members named."""
+def described(
+    thing: type | Callable, members: Iterable[str] = (), title: str | None = None
+) -> Iterator[str]:
+    """Heading, signature and docstring of a class or function, and of some of its methods.
+
+    Args:
+        members: names of the methods.
+        title: heading, by default the name.
+    """
     yield f"### {title or thing.__name__}\n"
     if call := signature(thing):
         yield f"```py\n{call}\n```\n"
@@ -86,22 +96,34 @@ def described(thing, members=(), title: str | None = None) -> Iterator[str]:
         yield f"{rendered(method.__doc__)}\n"
 
 
-def signature(thing) -> str:
-    """How a class or function is called, as its source has it; "" for a class that takes nothing of
-    its own."""
-    (node,) = ast.parse(textwrap.dedent(inspect.getsource(thing))).body
-    name, returns = node.name, None
+def signature(thing: type | Callable) -> str:
+    """The signature of a class or function, as written in its source.
+
+    "" for dataclasses, and for classes without a constructor of ours.
+    """
+    node = source_of(thing)
+    name, returns = thing.__name__, None
     if isinstance(node, ast.ClassDef):
-        made_by = next(kind for kind in thing.__mro__ if "__init__" in vars(kind))
-        init = made_by.__init__
-        if dataclasses.is_dataclass(made_by) or not getattr(init, "__module__", "").startswith(
-            "hf_unlearn"
-        ):
+        owner = next(kind for kind in thing.__mro__ if "__init__" in vars(kind))
+        ours = getattr(owner.__init__, "__module__", "").startswith("hf_unlearn")
+        if dataclasses.is_dataclass(owner) or not ours:
             return ""
-        (node,) = ast.parse(textwrap.dedent(inspect.getsource(init))).body
+        node = source_of(owner.__init__)
     else:
         returns = node.returns
-    arguments = node.args
+    result = f" -> {ast.unparse(returns)}" if returns is not None else ""
+    parts = parameters(node.args)
+    line = f"{name}({', '.join(parts)}){result}"
+    return line if len(line) < 100 else f"{name}(\n    " + ",\n    ".join(parts) + f",\n){result}"
+
+
+def source_of(thing: type | Callable) -> ast.ClassDef | ast.FunctionDef:
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(thing))).body
+    return node
+
+
+def parameters(arguments: ast.arguments) -> list[str]:
+    """The parameters of a function without self, each as in its source."""
     if arguments.args and arguments.args[0].arg == "self":
         del arguments.args[0]
     given = [*arguments.posonlyargs, *arguments.args]
@@ -110,23 +132,20 @@ def signature(thing) -> str:
     if arguments.vararg or arguments.kwonlyargs:
         parts.append(f"*{arguments.vararg.arg if arguments.vararg else ''}")
     parts += [argument(*pair) for pair in zip(arguments.kwonlyargs, arguments.kw_defaults)]
-    parts += [f"**{arguments.kwarg.arg}"] if arguments.kwarg else []
-    result = f" -> {ast.unparse(returns)}" if returns is not None else ""
-    line = f"{name}({', '.join(parts)}){result}"
-    return line if len(line) < 100 else f"{name}(\n    " + ",\n    ".join(parts) + f",\n){result}"
+    return [*parts, f"**{arguments.kwarg.arg}"] if arguments.kwarg else parts
 
 
 def argument(given: ast.arg, default: ast.expr | None) -> str:
     annotation = f": {ast.unparse(given.annotation)}" if given.annotation else ""
+    if default is None:
+        return given.arg + annotation
     equals = " = " if annotation else "="
-    return (
-        given.arg + annotation + (f"{equals}{ast.unparse(default)}" if default is not None else "")
-    )
+    return given.arg + annotation + equals + ast.unparse(default)
 
 
 def rendered(docstring: str) -> str:
-    """Markdown of a docstring: `Args:` and its like become lists, what is indented stays as it
-    is."""
+    """A docstring in Markdown. Sections such as `Args:` become lists, and other indented lines stay
+    code."""
     lines, out, section = inspect.cleandoc(docstring).splitlines(), [], False
     for line in lines:
         indent = len(line) - len(line.lstrip())
@@ -152,7 +171,7 @@ def rendered(docstring: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text whose < and | mean themselves outside of `code`."""
+    """Escapes < and * outside of `code`."""
     parts = re.split(r"(`+[^`]*`+)", text)
     return "".join(
         part if part.startswith("`") else part.replace("<", "&lt;").replace("*", r"\*")
@@ -161,7 +180,7 @@ def escaped(text: str) -> str:
 
 
 def fields_table(config: type) -> str:
-    """The fields that a dataclass itself has, or has given another default, with their help."""
+    """A table of the fields that a dataclass itself defines, with their help texts."""
     types, own = typing.get_type_hints(config), config.__dict__["__annotations__"]
     rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
     for field in dataclasses.fields(config):
@@ -182,7 +201,7 @@ def fields_table(config: type) -> str:
     return "\n".join(rows) + "\n"
 
 
-def type_name(kind) -> str:
+def type_name(kind: Any) -> str:
     return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
 
 

@@ -1,4 +1,4 @@
-"""What holds for every test."""
+"""Fixtures for all tests: a fixed seed, less garbage collection, and a local Hub."""
 
 import gc
 import os
@@ -8,9 +8,9 @@ import huggingface_hub
 import pytest
 import torch
 
-if (
-    not torch.cuda.is_available()
-):  # then Triton's kernels are interpreted; read when Triton is imported, by transformers
+# Without a GPU, Triton interprets its kernels. It reads this variable when transformers imports it,
+# so it must be set before.
+if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from transformers import set_seed  # noqa: E402
@@ -19,35 +19,34 @@ from tests.hub_server import TOKEN, running  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
-def _seeded():
+def fixed_seed():
     set_seed(0)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _imports_are_not_searched_for_garbage():
-    """Trainer collects garbage whenever training begins, and three quarters of a tiny run went into
-    searching what has been imported."""
+def garbage_collection_skips_imports():
+    """Trainer collects garbage when training begins. Searching all imported objects would take
+    three quarters of the time of a tiny run."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A Hub on this machine, which huggingface_hub takes for the Hub, and does not wait long
-    for."""
+    """A server on this machine that huggingface_hub uses as the Hub, with short waiting times."""
     with running() as server:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
         files = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
-        # of its functions, as peft calls them
+        # The module's functions, which peft calls, have an endpoint of their own.
         monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", server.url)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub_cache"))
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
-        slept = time.sleep
-        monkeypatch.setattr(time, "sleep", lambda seconds: slept(min(seconds, 0.01)))
+        sleep = time.sleep
+        monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
         huggingface_hub.close_session()
         yield server
         huggingface_hub.close_session()

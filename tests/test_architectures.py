@@ -1,5 +1,5 @@
-"""Some of the architectures in docs/architectures.md, again: those that the engine had to learn
-something for."""
+"""Steps beside brute force, for some of the architectures in docs/architectures.md: those that need
+special code in the engine."""
 
 import pytest
 
@@ -28,7 +28,7 @@ from tests.benchmarks.architectures import NOISE, row_of
         ("image classification", "levit", "LevitForImageClassification", {}),
     ],
 )
-def test_a_step_is_the_brute_force_step(task, kind, name, options):
+def test_a_step_equals_brute_force(task, kind, name, options):
     row = row_of(task, kind, name, options)
     assert row["how"] == "exact", row
     assert float(row["error_parameter"]) < NOISE and float(row["error_model"]) < NOISE

@@ -1,5 +1,5 @@
-"""Models in shards (FSDP2) in a group of one process: what is refused, and why. `test_processes.py`
-has two."""
+"""Models in FSDP2 shards, in a group of one process: what is refused, and why. `test_processes.py`
+has tests with two processes."""
 
 import types
 
@@ -23,6 +23,7 @@ def group_of_one():
 
 
 def in_shards(whole: bool = True):
+    """A tiny Whisper in shards, or with one layer in shards."""
     model = tiny_whisper(encoder_layers=1, decoder_layers=1)
     fully_shard(model.model.decoder.layers[0])
     return fully_shard(model) if whole else model
@@ -35,16 +36,25 @@ class NotForShards(Method):
 @pytest.mark.parametrize(
     ("whole", "options", "message"),
     [
-        (False, {}, "only a part is in shards does not work .* Call fully_shard.model. on the "
-                    "whole model after its layers"),
-        (True, {"bf16": True}, "bf16 beside fully_shard does not work .* call "
-                               "fully_shard.*mp_policy"),
+        (
+            False,
+            {},
+            "only a part is in shards does not work .* Call fully_shard.model. on the whole",
+        ),
+        (
+            True,
+            {"bf16": True},
+            "bf16 beside fully_shard does not work .* call fully_shard.*mp_policy",
+        ),
         (True, {"torch_compile": True}, "torch_compile"),
-        (True, {"method": NotForShards()}, "FSDP does not work .* not made for gradients in "
-                                           "shards. Use DDP"),
+        (
+            True,
+            {"method": NotForShards()},
+            "FSDP does not work .* not made for gradients in shards",
+        ),
     ],
     ids=["part", "bf16", "compiled", "method"],
-)  # fmt: skip
+)
 def test_what_cannot_work_is_refused_at_construction(tmp_path, whole, options, message):
     with pytest.raises(ValueError, match=message):
         make_trainer(in_shards(whole), tmp_path, **options)
@@ -52,13 +62,13 @@ def test_what_cannot_work_is_refused_at_construction(tmp_path, whole, options, m
 
 @pytest.mark.parametrize("method", ["orthograd", "gradient_difference"])
 def test_fsdp1_is_refused_in_favour_of_fsdp2(tmp_path, monkeypatch, method):
-    """With a state as accelerate has it when it was launched with fsdp_version 1."""
+    """With accelerate's state after a launch with fsdp_version 1."""
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
     with pytest.raises(ValueError, match="FSDP1 does not work .* Use FSDP2 .fsdp_version: 2"):
         make_trainer(tiny_whisper(), tmp_path, method=method)
 
 
-def test_parameters_that_take_a_pass_for_each_sample_are_refused_by_name(tmp_path):
+def test_parameters_that_need_one_pass_per_sample_are_refused_by_name(tmp_path):
     model = in_shards()
     norm = model.model.decoder.layer_norm
 
@@ -76,7 +86,7 @@ def test_parameters_that_take_a_pass_for_each_sample_are_refused_by_name(tmp_pat
 
 
 def test_a_gradient_scaler_is_refused(tmp_path, monkeypatch):
-    """With a state as accelerate has it when it was launched with fsdp_version 2 and fp16."""
+    """With accelerate's state after a launch with fsdp_version 2 and fp16."""
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
     monkeypatch.setattr(Accelerator, "is_fsdp2", True)
     monkeypatch.setattr(Accelerator, "mixed_precision", "fp16")

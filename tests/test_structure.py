@@ -1,13 +1,17 @@
-"""The structure of the package: what may import what, no circles, no reach into private names."""
+"""The structure of the package: few rooms, no circles of imports, no use of other modules' private
+names.
+
+A room is a package or module directly under hf_unlearn.
+"""
 
 import ast
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "hf_unlearn"
+PACKAGE = Path(__file__).parents[1] / "hf_unlearn"
+MAX_ROOMS, MAX_IMPORTS_BETWEEN_ROOMS = 18, 45
 
-# What each room (a package or module directly under hf_unlearn) may import of the others.
+# The other rooms that each room may import.
 ALLOWED = {
     "__init__": {"config", "methods", "trainer"},
     "cli": {"config", "experiments", "hub", "ops", "privacy", "report", "yaml_files"},
@@ -15,7 +19,8 @@ ALLOWED = {
     "data": {"files"},
     "evaluation": {"metrics", "per_sample", "report"},
     "experiments": {
-        "config", "data", "evaluation", "files", "hub", "methods", "metrics", "privacy", "report", "trainer", "yaml_files",
+        "config", "data", "evaluation", "files", "hub", "methods", "metrics", "privacy", "report",
+        "trainer", "yaml_files",
     },
     "files": set(),
     "hub": {"files", "privacy", "report", "yaml_files"},
@@ -32,110 +37,134 @@ ALLOWED = {
 }  # fmt: skip
 
 
-@cache
-def trees() -> dict[str, ast.Module]:
-    """The syntax tree of each module, by its dotted name without hf_unlearn."""
-    found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        found[".".join(parts)] = ast.parse(path.read_text())
-    return found
-
-
-def imports(module: str) -> set[str]:
-    """The modules of ours that a module imports anywhere, for type checking too."""
-    known, found = trees(), set()
-    for node in ast.walk(known[module]):
-        if not isinstance(node, ast.ImportFrom):
-            continue
-        if node.level:
-            base = module.split(".")[: -node.level]
-        elif node.module.split(".")[0] == "hf_unlearn":
-            base = []
-        else:
-            continue
-        named = (node.module or "").split(".") if node.level else node.module.split(".")[1:]
-        target = [*base, *filter(None, named)]
-        for name in node.names:
-            candidates = (
-                [*target, name.name],
-                [*target, name.name, "__init__"],
-                target,
-                [*target, "__init__"],
-            )
-            hits = (".".join(parts) for parts in candidates)
-            found.add(next((hit for hit in hits if hit in known), module))
-    return found - {module}
-
-
-def test_rooms_import_only_what_they_may():
-    wrong = []
-    for module in trees():
-        room = module.split(".")[0]
-        rooms = {other.split(".")[0] for other in imports(module)} - {room}
-        if more := rooms - ALLOWED[room]:
-            wrong.append(f"{module} imports {', '.join(sorted(more))}")
-    assert not wrong, wrong
-
-
-def test_there_are_few_rooms_with_few_imports_between_them():
-    between = {(a.split(".")[0], b.split(".")[0]) for a in trees() for b in imports(a)}
-    assert len(ALLOWED) <= 18
-    assert len({(a, b) for a, b in between if a != b}) <= 45
-
-
-def test_no_imports_go_in_a_circle():
-    """A package's __init__ counts as its modules' caller alone: it only hands on their names."""
-    graph = {name: {n for n in imports(name) if not n.endswith("__init__")} for name in trees()}
-    done: set[str] = set()
-
-    def visit(name: str, above: tuple[str, ...]) -> None:
-        assert name not in above, f"a circle: {' -> '.join([*above[above.index(name) :], name])}"
-        if name not in done:
-            for other in sorted(graph[name]):
-                visit(other, (*above, name))
-            done.add(name)
-
-    for name in graph:
-        visit(name, ())
-
-
 # Private names of other libraries that we have to use or override.
 FOREIGN = {"_is_accelerate_prepared", "_prepare_inputs"}
 
 
-def private(name: str) -> bool:
+@cache
+def trees() -> dict[str, ast.Module]:
+    """The syntax tree of each module, by its dotted name within hf_unlearn."""
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text())
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[0]
+
+
+# ---- imports ------------------------------------------------------------------------------------
+
+
+def imported_modules(module: str) -> set[str]:
+    """The modules of this package that a module imports, also in functions or for type checking."""
+    found = set()
+    for node in ast.walk(trees()[module]):
+        if isinstance(node, ast.Import):
+            dotted = [name.name.split(".") for name in node.names]
+            found |= {module_at(parts[1:]) for parts in dotted if parts[0] == "hf_unlearn"}
+        elif isinstance(node, ast.ImportFrom):
+            package = imported_package(module, node)
+            if package is not None:
+                # A name is a module of the package, or is defined in its __init__ or module.
+                found |= {module_at([*package, n.name]) or module_at(package) for n in node.names}
+    return found - {module, None}
+
+
+def imported_package(module: str, node: ast.ImportFrom) -> list[str] | None:
+    """What stands between "from" and "import", within hf_unlearn; None for other packages."""
+    named = node.module.split(".") if node.module else []
+    if node.level:
+        return [*module.split(".")[: -node.level], *named]
+    return named[1:] if named[0] == "hf_unlearn" else None
+
+
+def module_at(parts: list[str]) -> str | None:
+    """The key of `trees` for a module or package; None if there is none."""
+    candidates = (".".join(parts), ".".join([*parts, "__init__"]))
+    return next((name for name in candidates if name in trees()), None)
+
+
+def test_rooms_import_only_what_they_may():
+    forbidden = []
+    for module in trees():
+        room = room_of(module)
+        rooms = {room_of(other) for other in imported_modules(module)} - {room}
+        if more := rooms - ALLOWED[room]:
+            forbidden.append(f"{module} imports {', '.join(sorted(more))}")
+    assert not forbidden
+
+
+def test_there_are_few_rooms_with_few_imports_between_them():
+    pairs = {(room_of(a), room_of(b)) for a in trees() for b in imported_modules(a)}
+    assert len(ALLOWED) <= MAX_ROOMS
+    assert len({(a, b) for a, b in pairs if a != b}) <= MAX_IMPORTS_BETWEEN_ROOMS
+
+
+def test_no_imports_go_in_a_circle():
+    """An __init__ only hands on names of its package, so importing it does not count."""
+    finished: set[str] = set()
+
+    def visit(module: str, importers: tuple[str, ...]) -> None:
+        circle = [*importers[importers.index(module) :], module] if module in importers else []
+        assert not circle, f"a circle: {' -> '.join(circle)}"
+        if module not in finished:
+            for other in sorted(imported_modules(module)):
+                if not other.endswith("__init__"):
+                    visit(other, (*importers, module))
+            finished.add(module)
+
+    for module in trees():
+        visit(module, ())
+
+
+# ---- private names ------------------------------------------------------------------------------
+
+
+def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
 
 def private_definitions(tree: ast.Module) -> set[str]:
-    """The private functions, classes, methods, variables and attributes that a module makes."""
-    made = set()
+    """The private functions, classes, variables and attributes that a module defines."""
+    names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            made.add(node.name)
+            names.add(node.name)
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            made.add(node.attr)
+            names.add(node.attr)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            made.add(node.id)
-    return {name for name in made if private(name)}
+            names.add(node.id)
+    return {name for name in names if is_private(name)}
 
 
-def test_nobody_reaches_into_the_private_names_of_another_module():
-    made = {module: private_definitions(tree) for module, tree in trees().items()}
-    everything, wrong = set().union(*made.values()), []
+def is_own_object(node: ast.expr) -> bool:
+    """Whether an expression is self, cls or super()."""
+    if isinstance(node, ast.Name):
+        return node.id in ("self", "cls")
+    return isinstance(node, ast.Call) and ast.unparse(node) == "super()"
+
+
+def private_imports(module: str) -> list[str]:
+    """The private names that a module imports from other modules of this package."""
+    nodes = [node for node in ast.walk(trees()[module]) if isinstance(node, ast.ImportFrom)]
+    ours = [node for node in nodes if imported_package(module, node) is not None]
+    return [name.name for node in ours for name in node.names if is_private(name.name)]
+
+
+def test_no_module_uses_the_private_names_of_another():
+    defined = {module: private_definitions(tree) for module, tree in trees().items()}
+    of_all = set().union(*defined.values())
+    uses = []
     for module, tree in trees().items():
-        foreign = everything - made[module] - FOREIGN
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (
-                node.level or node.module.startswith("hf_unlearn")
-            ):
-                wrong += [f"{module} imports {n.name}" for n in node.names if private(n.name)]
-            elif isinstance(node, ast.Attribute) and node.attr in foreign:
-                own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
-                inherited = (
-                    isinstance(node.value, ast.Call) and ast.unparse(node.value) == "super()"
-                )
-                if not own and not inherited:
-                    wrong.append(f"{module}:{node.lineno} uses {ast.unparse(node)}")
-    assert not wrong, wrong
+        of_others = of_all - defined[module] - FOREIGN
+        uses += [f"{module} imports {name}" for name in private_imports(module)]
+        uses += [
+            f"{module}:{node.lineno} uses {ast.unparse(node)}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and node.attr in of_others
+            and not is_own_object(node.value)
+        ]
+    assert not uses

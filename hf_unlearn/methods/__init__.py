@@ -1,7 +1,10 @@
-"""The methods of unlearning, by the name that `UnlearnConfig.method` takes. A new one is one file
-and one line."""
+"""The unlearning methods, by the names that `UnlearnConfig.method` takes.
+
+A new method is one file and one line in `METHODS`.
+"""
 
 import inspect
+from typing import Any, Protocol
 
 from .base import Method, Preparation, Step
 from .classification import BoundaryShrink, Duck
@@ -15,8 +18,20 @@ from .surgery import AGEM, GdrGma, OrthoGradMean, PCGrad
 from .teacher import NPO, BadTeacher, Scrub
 from .weighted import L1Sparse, WeightedSum, finetune, gradient_ascent, gradient_difference
 
-# What makes each method. Its keywords are what `method_kwargs` may hold, but for those that are
-# fields of UnlearnConfig.
+Setting = bool | int | float | str | None
+
+
+class MethodConfig(Protocol):
+    """The fields of `UnlearnConfig` that choose a method."""
+
+    method: str | Method
+    method_kwargs: dict[str, Any] | None
+    alpha: float
+    granularity: str
+
+
+# Name -> class or function that makes the method. Its keywords are what `method_kwargs` may hold,
+# except those in FIELDS.
 METHODS = {
     "orthograd": OrthoGrad,
     "orthograd_mean": OrthoGradMean,
@@ -40,29 +55,29 @@ METHODS = {
     "fisher": Fisher,
     "influence": Influence,
 }
-FIELDS = ("alpha", "granularity")  # keywords that have a field of UnlearnConfig
+# Keywords of methods that are fields of UnlearnConfig.
+FIELDS = ("alpha", "granularity")
 
 RETRAIN = (
-    "method='retrain' is no change of this model but a new one, trained without what is to be "
-    "forgotten, and takes the "
-    "original training data: train it with the plain Trainer, or in a recipe by `gold: train` (or "
-    "its train.py "
-    "--without_forget true), where it is the reference of every table"
+    "method='retrain' does not change this model: it trains a new one on the original training "
+    "data without the forget samples. Train it with the plain Trainer, or in a recipe with "
+    "`gold: train` (or with `train.py --without_forget true`). Every table uses it as the reference"
 )
 
 
-def build_method(config) -> Method:
-    """The method an `UnlearnConfig` asks for, by name or as an instance.
+def build_method(config: MethodConfig) -> Method:
+    """Makes the method that an `UnlearnConfig` asks for, by name or as an instance.
 
     Raises:
-        ValueError: there is no such method, or it has no such keyword.
+        ValueError: there is no such method, it has no such keyword, or an instance comes with
+            `method_kwargs`.
     """
     given = dict(config.method_kwargs or {})
     if isinstance(config.method, Method):
         if given:
             raise ValueError(
-                "method_kwargs is for a method by name: give an instance its values "
-                "when you make it"
+                "method_kwargs is for a method that is given by name: pass these values to the "
+                "constructor of your instance"
             )
         return config.method
     if config.method == "retrain":
@@ -72,40 +87,36 @@ def build_method(config) -> Method:
             f"method is {config.method!r}, but must be one of {', '.join(METHODS)}, "
             "or a Method instance"
         )
-    known = inspect.signature(METHODS[config.method]).parameters
-    own = [name for name in known if name not in FIELDS]
-    if unknown := sorted(set(given) - set(own)):
+    keywords = inspect.signature(METHODS[config.method]).parameters
+    allowed = [name for name in keywords if name not in FIELDS]
+    if unknown := sorted(set(given) - set(allowed)):
         raise ValueError(
-            f"method_kwargs has {', '.join(unknown)}, but method={config.method!r} knows "
-            f"{', '.join(own) or 'none'} "
-            f"({', '.join(FIELDS)} are fields of their own)"
+            f"method_kwargs has {', '.join(unknown)}, but method={config.method!r} takes "
+            f"{', '.join(allowed) or 'none'} ({', '.join(FIELDS)} are fields of their own)"
         )
     return METHODS[config.method](**method_settings(config))
 
 
-def method_settings(config) -> dict[str, bool | int | float | str | None]:
-    """What the method of an `UnlearnConfig` works with, its defaults among it: the keywords that
-    make it, and their values.
+def method_settings(config: MethodConfig) -> dict[str, Setting]:
+    """The keywords that the method of an `UnlearnConfig` is made with, and their values, defaults
+    included.
 
-    Of an instance, those that it keeps as attributes of the same names.
+    For an instance, the keywords of its class that it keeps as attributes of the same names.
     """
     if isinstance(config.method, Method):
-        kept = vars(config.method)
-        known = [name for name in inspect.signature(type(config.method)).parameters if name in kept]
+        attributes = vars(config.method)
+        keywords = inspect.signature(type(config.method)).parameters
         return {
-            name: kept[name]
-            for name in known
-            if isinstance(kept[name], bool | int | float | str | None)
+            name: attributes[name]
+            for name in keywords
+            if name in attributes and isinstance(attributes[name], Setting)
         }
     given = {**{name: getattr(config, name) for name in FIELDS}, **(config.method_kwargs or {})}
-    known = {
-        name: keyword.default
-        for name, keyword in inspect.signature(METHODS[config.method]).parameters.items()
-    }
+    keywords = inspect.signature(METHODS[config.method]).parameters
     return {
-        name: given.get(name, default)
-        for name, default in known.items()
-        if name in given or default is not inspect.Parameter.empty
+        name: given.get(name, keyword.default)
+        for name, keyword in keywords.items()
+        if name in given or keyword.default is not inspect.Parameter.empty
     }
 
 

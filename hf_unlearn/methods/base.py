@@ -1,5 +1,5 @@
-"""What a method is: how an optimizer step turns forget and retain data into the gradient that is
-descended."""
+"""The interface of an unlearning method: how forget and retain data become the gradient that the
+optimizer gets."""
 
 from collections.abc import Callable, Iterator
 from typing import Literal, Protocol
@@ -9,26 +9,29 @@ from torch import Tensor, nn
 
 from ..per_sample import ParameterRows
 
-Visitor = Callable[[ParameterRows, ParameterRows], Tensor | None]
+# Called with the rows of one parameter: those of this process, and those of all processes.
+RetainVisitor = Callable[[ParameterRows, ParameterRows], Tensor | None]
 Split = Literal["forget", "retain"]
 
 
 class Step(Protocol):
-    """What the trainer offers to a method within one optimizer step (implemented in `step.py`).
+    """What the trainer offers a method during one optimizer step.
 
     Attributes:
-        samples, first_sample, all_samples: how many retain samples this process has, the place of
-            its first among those of all processes, and how many there are in all.
-        processes: number of processes, over which `.grad` is averaged.
+        samples: number of retain samples on this process, k.
+        first_sample: index of this process's first retain sample among those of all processes.
+        all_samples: number of retain samples on all processes together.
+        processes: number of processes. `.grad` is averaged over them.
         parameters: the trainable parameters.
-        forget_batch, retain_batch: the samples of this micro-batch, and the retain samples of this
-            process.
-        forget_weight, retain_weight: what the mean over these samples is to be multiplied with, so
-            that its sum over the step, averaged over processes, is the mean over all forget or
-            retain samples of the step.
-        epoch, progress: whole epochs over the forget set that are done; the share of all optimizer
-            steps that is done.
-        gradient_scale: what `.grad` is multiplied with (by a gradient scaler).
+        forget_batch: the forget samples of this micro-batch, by the names of the model's inputs.
+        retain_batch: the retain samples of this process, likewise.
+        forget_weight: factor for a mean over this micro-batch's samples. With this factor, the
+            values summed over micro-batches and averaged over processes give the mean over all
+            forget samples of the step.
+        retain_weight: the same factor for the retain batch.
+        epoch: number of completed epochs over the forget set.
+        progress: fraction of all optimizer steps that is completed.
+        gradient_scale: factor that a gradient scaler has put on `.grad`.
         optimizer: the optimizer that will take the step.
     """
 
@@ -47,42 +50,59 @@ class Step(Protocol):
     optimizer: torch.optim.Optimizer
 
     def forget_loss(self, batch: dict | None = None) -> Tensor:
-        """The micro-batch's loss, a scalar with a gradient (or that of other inputs and labels for
-        its samples), times `forget_weight`."""
+        """The loss of the micro-batch times `forget_weight`, a scalar with a gradient.
+
+        Args:
+            batch: other inputs and labels for the same samples, in place of `forget_batch`.
+        """
 
     def retain_loss(self) -> Tensor:
-        """The retain batch's loss, times `retain_weight`."""
+        """The loss of the retain batch times `retain_weight`, a scalar with a gradient."""
 
     def logits(self, batch: dict, model: nn.Module | None = None) -> Tensor:
-        """The model's logits, (k, classes) or (k, T, vocabulary); those of another model, such as a
-        teacher, come without a gradient."""
+        """Logits (k, classes) or (k, T, vocabulary).
+
+        Args:
+            model: compute the logits of this model, such as a teacher, without a gradient. By
+                default the model that is trained.
+        """
 
     def generator(self, n: int) -> torch.Generator:
-        """Random numbers for sample n of the micro-batch: they depend on the seed, on the step, and
-        on the sample's place among all forget samples of the step, not on how these are cut into
-        batches and processes."""
+        """A random generator for sample n of the micro-batch.
+
+        Its numbers depend on the seed, the step and the position of the sample among all forget
+        samples of the step. They do not depend on how these samples are split into micro-batches
+        and processes.
+        """
 
     def average(self, value: Tensor) -> Tensor:
-        """The mean over processes."""
+        """The mean of a value over processes."""
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of a loss to `.grad`."""
 
-    def visit_retain_samples(self, visit: Visitor, last: bool = True) -> Tensor:
-        """One backward pass over the retain batch, in which `visit` is shown every parameter's
-        rows: those of this process and those of all processes. In the last one it returns what this
-        process adds to `.grad` (it is then averaged over processes), in those before nothing.
-        Returns the retain loss for the log.
+    def visit_retain_samples(self, visit: RetainVisitor, last: bool = True) -> Tensor:
+        """Runs one backward pass over the retain batch and calls `visit` for every parameter.
+
+        Args:
+            visit: gets the rows of one parameter, one row per retain sample: the rows of this
+                process and the rows of all processes. In the last pass it returns what this
+                process adds to `.grad`, in the parameter's shape, before `.grad` is averaged over
+                processes. In earlier passes it returns None.
+            last: whether this is the last pass of the step.
+
+        Returns:
+            The retain loss for the log, a scalar without a gradient.
         """
 
 
 class Preparation(Protocol):
-    """What the trainer offers to a method before the first step (implemented in `preparation.py`).
+    """What the trainer offers a method before the first step.
 
     Attributes:
-        model: the model as it was before unlearning, without dropout; its weights may be changed.
-        parameters: its trainable parameters, by name.
-        seed: of the run, for random numbers that all processes must share.
+        model: the model before unlearning, with dropout off. Its weights may be changed.
+        parameters: its trainable parameters by name.
+        seed: seed of the run, for random numbers that all processes must share.
     """
 
     model: nn.Module
@@ -90,52 +110,60 @@ class Preparation(Protocol):
     seed: int
 
     def size(self, split: Split) -> int:
-        """How many samples there are, over all processes."""
+        """Number of samples over all processes."""
 
     def batches(self, split: Split, shared: bool = True) -> Iterator[dict]:
-        """Batches of this process's share of the samples; of all of them, if not `shared`."""
+        """Batches of the samples.
+
+        Args:
+            shared: split the samples over the processes. Otherwise every process gets all of them.
+        """
 
     def samples(self, split: Split) -> Iterator[dict]:
-        """This process's share of the samples, as batches of one."""
+        """This process's part of the samples, as batches of one."""
 
     def logits(self, batch: dict) -> Tensor:
         """The model's logits, (k, classes) or (k, T, vocabulary)."""
 
     def loss(self, batch: dict) -> Tensor:
-        """The mean over the samples of their losses."""
+        """The mean loss over the samples of a batch, a scalar."""
 
     def mean_gradient(self, split: Split) -> list[Tensor]:
-        """The gradient of the mean loss over all samples, of each parameter."""
+        """The gradient of the mean loss over all samples, one tensor per parameter."""
 
     def sample_gradients(self, split: Split) -> Iterator[list[Tensor]]:
-        """The gradient of each sample of this process's share, of each parameter: one backward pass
-        each."""
+        """The gradient of each sample of this process's part, one tensor per parameter.
+
+        Each sample takes one backward pass.
+        """
 
     def total(self, tensor: Tensor) -> Tensor:
-        """The sum over processes."""
+        """The sum of a tensor over processes."""
 
 
 class Method:
-    """A method of unlearning. The trainer calls `forget` for each micro-batch of forget samples,
-    `retain` once after the last of them, and `finish` after that; between them they must leave the
-    gradient to descend in `.grad`.
+    """An unlearning method.
+
+    The trainer calls `forget` for every micro-batch of forget samples, then `retain` once, then
+    `finish`. Together they must leave the gradient to descend in `.grad`.
 
     Attributes:
-        uses_forget, uses_retain: the data the method looks at in a step.
-        edits_gradient: whether it changes `.grad` itself. Then nothing else may own the gradients
-            (DeepSpeed).
-        per_sample: whether it needs the gradient of each retain sample.
-        projects: whether it takes from one gradient what another, or retain data, forbid (as every
-            method does that is `per_sample`). Then all of them must be of one network: what is
-            random in the model (dropout and the like) is off in its steps, unless the user asks for
-            it (`freeze_randomness=False`); and then each pass over a batch draws the same random
+        uses_forget: whether a step needs forget samples.
+        uses_retain: whether a step needs retain samples.
+        edits_gradient: whether the method changes `.grad` itself. Such a method does not work with
+            DeepSpeed, which owns the gradients.
+        per_sample: whether the method needs the gradient of every single retain sample.
+        projects: whether the method projects one gradient with respect to others or to retain
+            data, as every method with `per_sample` does. All of these must come from the same
+            network. So dropout and other randomness of the model is off during its steps. With
+            `freeze_randomness=False` it stays on, and every pass over a batch draws the same random
             numbers.
-        prepares: the data that `prepare` looks at, None if there is nothing to prepare. A resumed
-            run prepares again, from the weights at the start: only what follows from them, from the
-            data and the seed may be held in the method.
-        one_shot: whether `prepare` already changes the weights, and the only step is there to log
-            the losses.
-        shards: whether it works where parameters and `.grad` are in shards (DTensors of FSDP2).
+        prepares: the splits that `prepare` reads, or None if there is nothing to prepare. A resumed
+            run prepares again from the initial weights. So `prepare` may only store what follows
+            from these weights, the data and the seed.
+        one_shot: whether `prepare` already changes the weights. The run then has one step, which
+            only logs the losses.
+        shards: whether the method works on FSDP2 shards, where parameters and `.grad` are DTensors.
     """
 
     uses_forget = True
@@ -148,24 +176,34 @@ class Method:
     shards = False
 
     def __str__(self) -> str:
-        """What results, cards and trackers call an instance."""
+        """The name of an instance in results, model cards and trackers."""
         return type(self).__name__
 
     def check(self, model: nn.Module) -> None:
-        """Raises ValueError, at construction, for a model that the method has no meaning for."""
+        """Checks, when the trainer is built, that the method applies to a model.
+
+        Raises:
+            ValueError: the method makes no sense for this model.
+        """
 
     def prepare(self, start: Preparation) -> None:
-        """Looks at the model as it is before the first step (`prepares` says at which data)."""
+        """Prepares the method before the first step, from the data that `prepares` names."""
 
     def forget(self, step: Step) -> Tensor:
-        """Handles one micro-batch of forget samples; returns its loss for the log, a scalar without
-        a gradient."""
+        """Handles one micro-batch of forget samples.
+
+        Returns:
+            Its loss for the log, a scalar without a gradient.
+        """
         raise NotImplementedError
 
     def retain(self, step: Step) -> dict[str, Tensor]:
-        """Handles the retain batch; returns what to log, scalars without a gradient, `retain_loss`
-        among them."""
+        """Handles the retain batch.
+
+        Returns:
+            What to log, `retain_loss` included: scalars without a gradient.
+        """
         raise NotImplementedError
 
     def finish(self, step: Step) -> None:
-        """Has the last word on `.grad`."""
+        """Makes the last changes to `.grad`."""

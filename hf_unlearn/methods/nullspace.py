@@ -1,4 +1,4 @@
-"""PGU: forgetting in directions that the retain samples' layer inputs do not have."""
+"""PGU: forgetting in directions that the layer inputs of the retain samples do not use."""
 
 from collections import defaultdict
 
@@ -14,19 +14,26 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 class PGU(Method):
     """Projected-gradient unlearning (Hoang et al., WACV 2024, arXiv 2312.04095): ascends the forget
-    loss with each layer's weight gradient G (o, i) less its part in the main directions M (i, r) of
-    the retain samples' inputs, G - G M M^T, so that what the layer makes of these inputs stays
-    within what the other directions hold of them.
+    loss with the gradient G (o, i) of each layer's weight projected to
 
-    M are the first eigenvectors of the inputs' second moments, as few as hold more than `variance`
-    of their trace, over all retain samples and positions at the start. Convolutions see their
-    patches. Parameters that are no weight of a linear or convolution layer (biases, norms,
-    embeddings, tied ones) meet every input and do not move, as published. The published loss is for
-    classifiers alone (-log(1 - p_y), less the entropy); here it is ascent, for every task. After a
-    step of plain SGD this holds exactly; an optimizer that scales single weights bends it.
+        G - G M M^T
+
+    M (i, r) are the main directions of the layer's inputs on the retain samples: the leading
+    eigenvectors of their second moment, the fewest whose share of its trace exceeds `variance`. It
+    is computed over all retain samples and positions before the first step; convolutions use their
+    patches. So the output of a layer on an input x changes only by what of x lies outside of M.
+
+    As in the paper, all other parameters stay fixed, because every input uses them: biases,
+    normalisation layers, embeddings and tied weights. The paper's loss is for classifiers,
+    -log(1 - p_y) minus the entropy. Here the model's own loss is ascended, for every task. The
+    projection is exact for plain SGD. An optimizer that rescales single weights distorts it.
 
     Args:
-        variance: share of the inputs' second moments that is protected, in (0, 1).
+        variance: share of the trace that is protected, in (0, 1).
+
+    Raises:
+        ValueError: variance is outside of (0, 1); when training begins, if no trained weight
+            belongs to linear and convolution layers alone.
     """
 
     uses_retain = False
@@ -38,28 +45,31 @@ class PGU(Method):
         if not 0 < variance < 1:
             raise ValueError(f"variance is {variance}, but must be in (0, 1)")
         self.variance = variance
+        # M (i, r) of each weight
         self.directions: dict[nn.Parameter, Tensor] = {}
 
     def prepare(self, start: Preparation) -> None:
         moments: dict[nn.Parameter, Tensor] = {}
-        layers = _own_weights(start.model, set(start.parameters.values()))
 
-        def note(layer, inputs, output):
+        def add_moment(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            # (positions, i)
             rows = layer_inputs(layer, inputs[0].detach())
             moments[layer.weight] = moments.get(layer.weight, 0) + rows.T @ rows
 
-        handles = [layer.register_forward_hook(note) for layer in layers]
+        layers = _projected_layers(start.model, set(start.parameters.values()))
+        handles = [layer.register_forward_hook(add_moment) for layer in layers]
         try:
             with torch.no_grad():
-                for sample in start.samples("retain"):  # one at a time, so that nothing is padded
+                # One sample at a time, so that no padding counts.
+                for sample in start.samples("retain"):
                     start.loss(sample)
         finally:
             for handle in handles:
                 handle.remove()
         if not moments:
             raise ValueError(
-                "pgu projects in linear and convolution layers, but no weight that is to be "
-                "trained belongs to one alone"
+                "pgu projects the weights of linear and convolution layers, but no trainable "
+                "weight belongs to such layers alone"
             )
         self.directions = {
             p: main_directions(start.total(moment), self.variance) for p, moment in moments.items()
@@ -75,48 +85,61 @@ class PGU(Method):
             if p not in self.directions:
                 p.grad = None
             elif p.grad is not None:
+                # (o, i), (i, r)
                 G, M = p.grad.flatten(1), self.directions[p].to(p.grad.dtype)
                 p.grad = (G - (G @ M) @ M.T).view_as(p)
 
 
-def _own_weights(model: nn.Module, trained: set[nn.Parameter]) -> list[nn.Module]:
-    """The layers whose weight is trained and is used by such layers alone."""
-    owners = defaultdict(list)
+def _projected_layers(model: nn.Module, trained: set[nn.Parameter]) -> list[nn.Module]:
+    """The linear and convolution layers whose weight is trained and used by such layers alone."""
+    uses = defaultdict(list)
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False):
-            owners[p].append((module, name))
-    fit = [p for p, uses in owners.items() if p in trained and all(_is_layer(*use) for use in uses)]
-    return [module for p in fit for module, _ in owners[p]]
+            uses[p].append((module, name))
+    projected = [p for p in uses if p in trained and all(_is_layer_weight(*use) for use in uses[p])]
+    return [module for p in projected for module, _ in uses[p]]
 
 
-def _is_layer(module: nn.Module, name: str) -> bool:
-    return (
-        name == "weight"
-        and isinstance(module, LAYERS)
-        and not isinstance(getattr(module, "padding", None), str)
-    )
+def _is_layer_weight(module: nn.Module, name: str) -> bool:
+    if name != "weight" or not isinstance(module, LAYERS):
+        return False
+    # `layer_inputs` does not support padding="same" and the like.
+    return isinstance(module, nn.Linear) or not isinstance(module.padding, str)
 
 
 def layer_inputs(layer: nn.Module, x: Tensor) -> Tensor:
-    """What the columns of a layer's weight (o, i) meet: (positions, i), in at least float32."""
+    """The vectors that a layer multiplies with its flattened weight (o, i).
+
+    Args:
+        layer: one of `LAYERS`.
+        x: its input, (k, ..., i) or (k, channels, ...).
+
+    Returns:
+        (positions, i), at least in float32. Each group of a convolution has positions of its own.
+    """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if isinstance(layer, nn.Linear):
         return x.reshape(-1, x.shape[-1])
     if isinstance(layer, nn.Conv1d):
+        # As a convolution of images with one row.
         sizes = [(1, n[0]) for n in (layer.kernel_size, layer.dilation)]
         patches = F.unfold(
             x.unsqueeze(-2), sizes[0], sizes[1], (0, layer.padding[0]), (1, layer.stride[0])
         )
     else:
         patches = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-    return (
-        patches.unflatten(1, (-1, layer.weight[0].numel())).transpose(2, 3).flatten(0, 2)
-    )  # groups are positions, too
+    # (k, groups * i, T) -> (k, groups, i, T) -> (k * groups * T, i)
+    patches = patches.unflatten(1, (-1, layer.weight[0].numel()))
+    return patches.transpose(2, 3).flatten(0, 2)
 
 
 def main_directions(moment: Tensor, variance: float) -> Tensor:
-    """The first eigenvectors (i, r) of a second moment (i, i), as few as hold more than that share
-    of its trace."""
+    """The leading eigenvectors (i, r) of a second moment.
+
+    Args:
+        moment: (i, i), symmetric and positive semidefinite.
+        variance: r is the smallest number whose eigenvalues exceed this share of the trace.
+    """
     values, vectors = torch.linalg.eigh(doubled(moment))
     values = values.flip(0).clamp_min(0)
     share = values.cumsum(0) / values.sum().clamp_min(torch.finfo(values.dtype).tiny)

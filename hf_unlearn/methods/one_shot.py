@@ -1,25 +1,25 @@
-"""Methods that change the weights once, without an optimizer: noise where the retain samples do not
-look, and one Newton step.
+"""Methods that change the weights once, without an optimizer: Fisher noise and one Newton step.
 
-The run has one step, in which the losses of what has come out are logged and the stopping rules
-checked.
+Such a run has one step, which logs the losses of the changed model and checks the stopping rules.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from transformers.utils import logging
 
 from .base import Method, Preparation, Step
-from .surgery import dot
+from .vectors import Vector, add_scaled, dot
 
 logger = logging.get_logger(__name__)
 
-# Of the published code: what keeps 1 / F finite, and what it may grow to.
+# Constants of the published code: added to F so that 1 / F is finite, and the maximum of 1 / F.
 FLOOR, CEILING = 1e-8, 1e3
 
 
 class OneShot(Method):
-    """`prepare` does it all."""
+    """Base of methods whose `prepare` changes the weights. The step only computes the losses."""
 
     one_shot = True
     edits_gradient = True
@@ -35,13 +35,15 @@ class OneShot(Method):
 
 class Fisher(OneShot):
     """Fisher forgetting (Golatkar et al., arXiv 1911.04933), as in the public code of
-    Unlearn-Sparse (arXiv 2304.04934): every weight gets Gaussian noise of variance alpha / F, at
-    most 1000 alpha, with F the mean over the retain samples of the squared gradient; in matrices
-    the mean of that variance over the second axis, in vectors ten times of it.
+    Unlearn-Sparse (arXiv 2304.04934): adds Gaussian noise to every weight. Its variance is
 
-    F is the empirical Fisher information, with the samples' own labels; published: with labels
-    drawn from the model, which transcripts have too many of. What the published code adds for a
-    whole class (its row of the classifier starts at 0) and for the classifier is left out.
+        noise * min(1 / F, 1000),   F = mean over the retain samples of the squared gradient
+
+    averaged over the second axis of a matrix, and ten times as large for a vector.
+
+    F is the empirical Fisher information, which uses the samples' own labels. The published code
+    takes the expectation over all labels, of which transcripts have too many. Its special treatment
+    of the classifier (such as setting the row of a forgotten class to 0) is left out.
 
     Args:
         noise: alpha of the published code.
@@ -53,42 +55,44 @@ class Fisher(OneShot):
         self.noise = noise
 
     def prepare(self, start: Preparation) -> None:
-        information = [torch.zeros_like(p) for p in start.parameters.values()]
+        squares = [torch.zeros_like(p) for p in start.parameters.values()]
         for gradients in start.sample_gradients("retain"):
-            torch._foreach_addcmul_(information, gradients, gradients)
+            torch._foreach_addcmul_(squares, gradients, gradients)
         generator = torch.Generator().manual_seed(start.seed)
         with torch.no_grad():
-            for p, squares in zip(start.parameters.values(), information):
-                noise = torch.empty(p.shape).normal_(generator=generator)
-                p.add_(
-                    (
-                        self.variance(start.total(squares) / start.size("retain")).sqrt().cpu()
-                        * noise
-                    ).to(p)
-                )
+            for p, square in zip(start.parameters.values(), squares):
+                information = start.total(square) / start.size("retain")
+                deviation = self.variance(information).sqrt().cpu()
+                p.add_((deviation * torch.empty(p.shape).normal_(generator=generator)).to(p))
 
     def variance(self, information: Tensor) -> Tensor:
-        """Of the noise, in the shape of a parameter or one that broadcasts to it."""
+        """Variance of the noise, in a shape that broadcasts to that of the parameter.
+
+        Args:
+            information: F of each weight, in the parameter's shape.
+        """
         variance = self.noise * (1 / (information + FLOOR)).clamp_max(CEILING)
         return variance.mean(1, keepdim=True) if variance.ndim > 1 else 10 * variance
 
 
 class Influence(OneShot):
     """Influence unlearning by one Newton step (Izzo et al., arXiv 2002.10077; Koh & Liang, arXiv
-    1703.04730), with the WoodFisher matrix of Unlearn-Sparse (arXiv 2304.04934) in the Hessian's
-    place:
+    1703.04730), with the WoodFisher matrix of Unlearn-Sparse (arXiv 2304.04934) in place of the
+    Hessian:
 
-        theta + scale (I + mean_n g_n g_n^T)^-1 (m / (m + n)) (mean forget gradient - mean retain
-        gradient)
+        theta + scale (I + mean_n g_n g_n^T)^-1 (m / (m + n)) (u - r)
 
-    with g_n the gradients of the n retain samples, and m forget samples. The published code inverts
-    by a recursion that drops terms, with 1000 in place of n; here it is solved by conjugate
-    gradients, which take one backward pass per retain sample and iteration.
+    with g_n the gradients of the n retain samples, r their mean, and u the mean gradient of the m
+    forget samples.
+
+    The published code inverts the matrix by a recursion that drops terms, with 1000 in place of n.
+    Here the system is solved by conjugate gradients, where every iteration takes one backward pass
+    per retain sample.
 
     Args:
         scale: alpha of the published code.
-        iterations: at most so many; a warning tells if they were too few.
-        tolerance: of the solution, relative to the right-hand side.
+        iterations: maximum number of iterations. A warning is logged if they do not suffice.
+        tolerance: of the residual of the linear system, relative to its right-hand side.
     """
 
     prepares = ("forget", "retain")
@@ -98,22 +102,23 @@ class Influence(OneShot):
 
     def prepare(self, start: Preparation) -> None:
         m, n = start.size("forget"), start.size("retain")
-        forget, retain = start.mean_gradient("forget"), start.mean_gradient("retain")
-        rhs = [(f - r) * (m / (m + n)) for f, r in zip(forget, retain)]
+        u, r = start.mean_gradient("forget"), start.mean_gradient("retain")
+        rhs = [(x - y) * (m / (m + n)) for x, y in zip(u, r)]
 
-        def fisher(x: list[Tensor]) -> list[Tensor]:
-            product = [torch.zeros_like(t) for t in x]
+        def fisher_product(x: Vector) -> Vector:
+            """(I + mean_n g_n g_n^T) x."""
+            total = [torch.zeros_like(t) for t in x]
             for gradients in start.sample_gradients("retain"):
                 share = dot(gradients, x)
-                for total, g in zip(product, gradients):
-                    total.add_(share.to(g.dtype) * g)
-            return [t + start.total(p) / n for t, p in zip(x, product)]
+                for t, g in zip(total, gradients):
+                    t.add_(share.to(g.dtype) * g)
+            return [t + start.total(s) / n for t, s in zip(x, total)]
 
-        step, left = conjugate_gradients(fisher, rhs, self.iterations, self.tolerance)
-        if left > self.tolerance:
+        step, residual = conjugate_gradients(fisher_product, rhs, self.iterations, self.tolerance)
+        if residual > self.tolerance:
             logger.warning(
-                f"influence: after {self.iterations} iterations the Newton step is exact to "
-                f"{left:.1e} only."
+                f"influence: after {self.iterations} iterations the Newton step has a relative "
+                f"residual of {residual:.1e}, above the tolerance of {self.tolerance:.1e}."
             )
         with torch.no_grad():
             for p, x in zip(start.parameters.values(), step):
@@ -121,9 +126,19 @@ class Influence(OneShot):
 
 
 def conjugate_gradients(
-    product, rhs: list[Tensor], iterations: int, tolerance: float
-) -> tuple[list[Tensor], float]:
-    """x of M x = rhs for a positive definite M, given by its products, and |rhs - M x| / |rhs|."""
+    product: Callable[[Vector], Vector], rhs: Vector, iterations: int, tolerance: float
+) -> tuple[Vector, float]:
+    """Solves M x = rhs for a positive definite matrix M.
+
+    Args:
+        product: computes M x.
+        rhs: the right-hand side.
+        iterations: maximum number of iterations.
+        tolerance: of the relative residual, at which the iteration ends.
+
+    Returns:
+        x, and the relative residual |rhs - M x| / |rhs|.
+    """
     x = [torch.zeros_like(t) for t in rhs]
     residual, direction = [t.clone() for t in rhs], [t.clone() for t in rhs]
     square = start = dot(rhs, rhs)
@@ -132,8 +147,8 @@ def conjugate_gradients(
             break
         image = product(direction)
         length = square / dot(direction, image)
-        x = [t + length.to(t.dtype) * d for t, d in zip(x, direction)]
-        residual = [t - length.to(t.dtype) * i for t, i in zip(residual, image)]
+        x = add_scaled(x, direction, length)
+        residual = add_scaled(residual, image, -length)
         square, before = dot(residual, residual), square
-        direction = [t + (square / before).to(t.dtype) * d for t, d in zip(residual, direction)]
+        direction = add_scaled(residual, direction, square / before)
     return x, float((square / start).sqrt()) if start > 0 else 0.0

@@ -1,115 +1,144 @@
-"""What methods that look at logits have to know of a model: its task, and which logits belong to
-which label."""
+"""What methods that use logits need to know about a model: its task, and which logits predict which
+label."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Suffixes of the class names of models that predict sequences.
+SEQUENCE_MODELS = (
+    "ForCTC",
+    "ForCausalLM",
+    "LMHeadModel",
+    "ForConditionalGeneration",
+    "ForMaskedLM",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+)
+
 
 def base_model(model: nn.Module) -> nn.Module:
-    """The model inside an adapter, or the model itself."""
-    return (
-        model.get_base_model()
-        if hasattr(model, "peft_config") and hasattr(model, "get_base_model")
-        else model
-    )
+    """The model inside an adapter, or the model itself if it has none."""
+    is_adapter = hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+    return model.get_base_model() if is_adapter else model
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """Puts a model in evaluation mode, without gradients, and returns it."""
+    return model.requires_grad_(False).eval()
 
 
 def is_causal(model: nn.Module) -> bool:
-    """Whether the logits at one position are those of the next label, as in decoder-only language
+    """Whether the logits at a position predict the next label, as in decoder-only language
     models."""
-    config = getattr(base_model(model), "config", None)
-    return type(base_model(model)).__name__.endswith(
-        ("ForCausalLM", "LMHeadModel")
-    ) and not getattr(config, "is_encoder_decoder", False)
+    model = base_model(model)
+    decodes = type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
+    return decodes and not _is_encoder_decoder(model)
 
 
-def refuse_ctc(model: nn.Module, what: str) -> None:
-    """Raises ValueError for CTC models, whose logits belong to frames rather than to labels."""
-    if type(base_model(model)).__name__.endswith("ForCTC"):
+def _is_encoder_decoder(model: nn.Module) -> bool:
+    return getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+
+
+def refuse_ctc(model: nn.Module, method: str) -> None:
+    """Raises ValueError for CTC models, whose logits belong to frames instead of labels."""
+    name = type(base_model(model)).__name__
+    if name.endswith("ForCTC"):
         raise ValueError(
-            f"{what} compares logits label by label, but {type(base_model(model)).__name__} has "
-            "them for frames: use "
+            f"{method} compares the logits of each label, but {name} has logits of frames: use "
             "'orthograd', 'gradient_difference' or 'random_label'"
         )
 
 
-def require_classification(model: nn.Module, what: str) -> None:
-    """Raises ValueError for models that are known to be no classifiers of whole samples."""
-    name, config = type(base_model(model)).__name__, getattr(base_model(model), "config", None)
-    sequences = ("ForCTC", "ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM", "ForTokenClassification",
-                 "ForQuestionAnswering")  # fmt: skip
-    if name.endswith(sequences) or getattr(config, "is_encoder_decoder", False):
+def require_classification(model: nn.Module, method: str) -> None:
+    """Raises ValueError for models that are known not to predict one class per sample."""
+    model = base_model(model)
+    name = type(model).__name__
+    if name.endswith(SEQUENCE_MODELS) or _is_encoder_decoder(model):
         raise ValueError(
-            f"{what} is for classification, where a sample has one class; {name} is for sequences"
+            f"{method} is for classification, with one class per sample, but {name} predicts "
+            "sequences"
         )
 
 
-def class_labels(batch: dict, what: str) -> Tensor:
-    """The classes (k,) of a batch.
+def class_labels(batch: dict, method: str) -> Tensor:
+    """The class numbers (k,) of a batch.
 
     Raises:
-        ValueError: its labels are something else.
+        ValueError: its labels are not one class number per sample.
     """
     labels = batch.get("labels")
     if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
         shape = tuple(labels.shape) if isinstance(labels, Tensor) else None
         raise ValueError(
-            f"{what} is for classification: `labels` must be whole numbers (samples,), but have "
-            f"shape {shape}"
+            f"{method} is for classification: `labels` must be integers of shape (samples,), but "
+            f"their shape is {shape}"
         )
     return labels
 
 
 def label_rows(logits: Tensor, labels: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
-    """Logits (k, L, V) in float32 or float64 and the labels (k, L) they are for, -100 where nothing
-    counts.
+    """Aligns logits with the labels that they predict.
 
     Args:
-        logits: (k, V) of classes, or (k, L, V) of label tokens.
-        causal: the logits at one position are for the next label.
+        logits: (k, V) for classes, or (k, L, V) for label tokens.
+        labels: (k,) or (k, L), -100 where padded.
+        causal: the logits at a position predict the next label.
+
+    Returns:
+        logits (k, L, V), at least in float32, and labels (k, L). L is 1 for classes.
 
     Raises:
-        ValueError: there are no logits for each label.
+        ValueError: there is not one row of logits for each label.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if logits.ndim == 2:
+        # (k, 1, V), (k, 1)
         logits, labels = logits[:, None], labels.reshape(-1, 1)
     elif causal:
         logits, labels = logits[:, :-1], labels[:, 1:]
     if labels.is_floating_point() or logits.ndim != 3 or logits.shape[:2] != labels.shape:
         raise ValueError(
-            f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} do not go together: "
-            "this method needs the "
-            "logits of one class for each label"
+            f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} do not match: this "
+            "method needs the logits of one class for each label"
         )
     return logits, labels
 
 
 def distillation(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(teacher || student) at temperature T, the mean over each sample's labels: (k,) (Hinton
-    et al., arXiv 1503.02531).
+    """T^2 KL(teacher || student) at temperature T, averaged over the labels of each sample: (k,)
+    (Hinton et al., arXiv 1503.02531).
 
     Args:
-        student, teacher: logits (k, L, V).
-        labels: (k, L), -100 where nothing counts. (Their values do not matter.)
+        student: logits (k, L, V).
+        teacher: logits (k, L, V).
+        labels: (k, L). Only used to leave out padding, which is -100.
+        temperature: T.
     """
     log_p, log_q = (F.log_softmax(logits / temperature, dim=-1) for logits in (teacher, student))
+    # (k, L)
     divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
     counted = labels != -100
     return temperature**2 * (divergence * counted).sum(1) / counted.sum(1).clamp_min(1)
 
 
 def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
-    """log p(all labels of a sample | its input): (k,), from logits (k, L, V) and labels (k, L)."""
+    """log p(all labels of a sample | its input): (k,).
+
+    Args:
+        logits: (k, L, V).
+        labels: (k, L), -100 where padded.
+    """
     losses = F.cross_entropy(
         logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none"
     )
     return -losses.view(labels.shape).sum(1)
 
 
-def logits_of(outputs) -> Tensor:
-    """The logits among a model's outputs: by name, or the first output but the loss.
+def logits_of(outputs: Any) -> Tensor:
+    """The logits among the outputs of a model: by name, or the output after the loss in a tuple.
 
     Raises:
         ValueError: there are none.

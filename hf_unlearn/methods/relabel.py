@@ -1,30 +1,37 @@
-"""Methods that teach the forget samples something else: wrong labels, or those of the other side of
-the boundary."""
+"""Relabelling: trains the forget samples on wrong labels."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from .base import Preparation, Step
 from .outputs import class_labels, is_causal
 from .weighted import WeightedSum
 
-# Other transcripts that are kept to choose from; more would only cost time to read.
+# Number of retain transcripts to draw from. More would only take time to read.
 TRANSCRIPTS = 512
 
 
 class RandomLabel(WeightedSum):
-    """Relabelling (Graves et al., arXiv 2010.10981; as in Fan et al., arXiv 2310.12508): (1 -
-    alpha) times the loss of the forget samples with wrong labels, + alpha L_r. New ones are drawn
-    in each step.
+    """Relabelling (Graves et al., arXiv 2010.10981; as in Fan et al., arXiv 2310.12508): descends
 
-    For classes: one of the other classes, all equally likely. For transcripts: that of another
-    utterance, drawn from the (first 512) retain samples, since a wrong transcript must still be
-    one; words drawn at random would teach the decoder a language of noise. Published: an epoch over
-    D_f, then one over D_r; here a step has a batch of both.
+        (1 - alpha) L_f' + alpha L_r
+
+    where L_f' is the loss of the forget samples with wrong labels, which are drawn in every step.
+
+    A wrong class is one of the other classes, all equally likely. A wrong transcript is that of
+    another utterance among the first 512 retain samples. It must be real speech: random tokens
+    would teach the decoder a language of noise. The papers train an epoch on D_f and then one on
+    D_r. Here every step has a batch of both.
 
     Args:
-        alpha: weight of the retain loss; 0.5 is the published equal weight.
+        alpha: weight of the retain loss. 0.5 is the published equal weight.
+
+    Raises:
+        ValueError: when the trainer is built, for causal language models, whose labels are also
+            their input; when training begins, for labels that are neither classes nor transcripts,
+            and for a model with one class; during training, if all retain transcripts equal the
+            forget sample's own.
     """
 
     prepares = ("forget", "retain")
@@ -34,62 +41,78 @@ class RandomLabel(WeightedSum):
         self.classes: int | None = None
         self.transcripts: list[Tensor] = []
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: torch.nn.Module) -> None:
         if is_causal(model):
             raise ValueError(
-                "random_label puts another text in the place of a sample's label, but a causal "
-                "language model reads its "
-                "label as its input: use 'npo' or 'gradient_difference'"
+                "random_label replaces the label of a sample by another text, but a causal "
+                "language model reads its label as its input: use 'npo' or 'gradient_difference'"
             )
 
     def prepare(self, start: Preparation) -> None:
         batch = next(start.batches("forget", shared=False))
         if batch["labels"].ndim == 1:
-            class_labels(batch, "random_label")
-            with torch.no_grad():
-                self.classes = start.logits(batch).shape[-1]
-            if self.classes < 2:
-                raise ValueError("random_label needs at least two classes, but the model has one")
-            return
-        if batch["labels"].is_floating_point() or batch["labels"].ndim != 2:
+            self._prepare_classes(start, batch)
+        elif batch["labels"].is_floating_point() or batch["labels"].ndim != 2:
             raise ValueError(
-                "random_label knows classes and transcripts, not labels "
+                "random_label takes classes or transcripts as labels, not labels of shape "
                 f"{tuple(batch['labels'].shape)}"
             )
+        else:
+            self._prepare_transcripts(start)
+
+    def _prepare_classes(self, start: Preparation, batch: dict) -> None:
+        class_labels(batch, "random_label")
+        with torch.no_grad():
+            self.classes = start.logits(batch).shape[-1]
+        if self.classes < 2:
+            raise ValueError("random_label needs at least two classes, but the model has one")
+
+    def _prepare_transcripts(self, start: Preparation) -> None:
         self.transcripts.clear()
         for batch in start.batches("retain", shared=False):
-            self.transcripts += [labels[labels != -100].cpu() for labels in batch["labels"]]
+            self.transcripts += [_without_padding(labels) for labels in batch["labels"]]
             if len(self.transcripts) >= TRANSCRIPTS:
                 break
         del self.transcripts[TRANSCRIPTS:]
 
     def forget_objective(self, step: Step) -> Tensor:
-        batch, labels = dict(step.forget_batch), step.forget_batch["labels"]
-        if self.classes is not None:
-            other = [
-                torch.randint(1, self.classes, (), generator=step.generator(n))
-                for n in range(len(labels))
-            ]
-            batch["labels"] = (labels + torch.stack(other).to(labels.device)) % self.classes
-        else:
-            other = [
-                self._transcript(own[own != -100].cpu(), step.generator(n))
-                for n, own in enumerate(labels)
-            ]
-            batch["labels"] = pad_sequence(other, batch_first=True, padding_value=-100).to(
-                labels.device
-            )
-            for name in ("decoder_input_ids", "decoder_attention_mask"):  # those of the true label
-                batch.pop(name, None)
-        return step.forget_loss(batch)
+        if self.classes is None:
+            return step.forget_loss(self._with_other_transcripts(step))
+        return step.forget_loss(self._with_other_classes(step, self.classes))
 
-    def _transcript(self, own: Tensor, generator: torch.Generator) -> Tensor:
+    def _with_other_classes(self, step: Step, classes: int) -> dict:
+        labels = step.forget_batch["labels"]
+        offsets = [
+            torch.randint(1, classes, (), generator=step.generator(n)) for n in range(len(labels))
+        ]
+        wrong = (labels + torch.stack(offsets).to(labels.device)) % classes
+        return {**step.forget_batch, "labels": wrong}
+
+    def _with_other_transcripts(self, step: Step) -> dict:
+        labels = step.forget_batch["labels"]
+        others = [
+            self._other_transcript(_without_padding(own), step.generator(n))
+            for n, own in enumerate(labels)
+        ]
+        # (k, L), the longest of the new transcripts
+        wrong = pad_sequence(others, batch_first=True, padding_value=-100).to(labels.device)
+        batch = {**step.forget_batch, "labels": wrong}
+        # These belong to the true label. The model makes new ones from the wrong label.
+        for name in ("decoder_input_ids", "decoder_attention_mask"):
+            batch.pop(name, None)
+        return batch
+
+    def _other_transcript(self, own: Tensor, generator: torch.Generator) -> Tensor:
         first = int(torch.randint(len(self.transcripts), (), generator=generator))
         for other in self.transcripts[first:] + self.transcripts[:first]:
             if not torch.equal(other, own):
                 return other
         raise ValueError(
-            f"random_label found no other transcript: all of the first {len(self.transcripts)} "
-            "retain samples have the "
-            "forget sample's own. Give retain samples with other texts, or use another method."
+            f"random_label found no other transcript: the first {len(self.transcripts)} retain "
+            "samples all have the transcript of the forget sample. Give retain samples with other "
+            "texts, or use another method."
         )
+
+
+def _without_padding(labels: Tensor) -> Tensor:
+    return labels[labels != -100].cpu()

@@ -1,31 +1,30 @@
-"""Gradient surgery with two gradients: u of the forget samples and r, the mean over the retain
-samples.
+"""Gradient surgery on two gradients: u of the forget samples, r of the mean retain loss.
 
-These are what `orthograd` is not: they protect the *mean* retain loss, of which single samples may
-pay for others.
+Unlike `orthograd`, these methods protect the *mean* retain loss. The loss of single retain samples
+may still rise.
 """
 
 import torch
 from torch import Tensor
 
-from ..ops import doubled, has_float64, summed
+from ..ops import doubled
 from .base import Method, Step
-
-Gradients = list[Tensor]
+from .vectors import Vector, project_off
 
 
 class Surgery(Method):
-    """Has u in `.grad` first, then r, and descends what `combined` makes of the two."""
+    """Base of methods that descend a combination of u and r, which `combined` computes."""
 
     edits_gradient = True
     projects = True
 
-    def combined(self, u: Gradients, r: Gradients, retain_loss: Tensor) -> Gradients:
-        """The gradient to descend, from those of the mean forget and retain losses.
+    def combined(self, u: Vector, r: Vector, retain_loss: Tensor) -> Vector:
+        """The gradient to descend.
 
         Args:
-            u, r: a tensor for each parameter.
-            retain_loss: the mean over all retain samples of the step.
+            u: gradient of the mean forget loss, one tensor per parameter.
+            r: gradient of the mean retain loss, one tensor per parameter.
+            retain_loss: mean loss over all retain samples of the step, a scalar.
         """
         raise NotImplementedError
 
@@ -35,111 +34,103 @@ class Surgery(Method):
         return loss.detach()
 
     def retain(self, step: Step) -> dict[str, Tensor]:
-        u = taken(step)
+        u = pop_gradients(step)
         loss = step.retain_loss()
         step.backward(loss)
-        everywhere = step.average(loss.detach())
-        for p, gradient in zip(step.parameters, self.combined(u, taken(step), everywhere)):
+        mean_loss = step.average(loss.detach())
+        for p, gradient in zip(step.parameters, self.combined(u, pop_gradients(step), mean_loss)):
             p.grad = gradient
         return {"retain_loss": loss.detach()}
 
 
-def taken(step: Step) -> Gradients:
-    """Takes the gradients out of `.grad`; zeros where there is none."""
+def pop_gradients(step: Step) -> Vector:
+    """Removes the gradients from `.grad` and returns them; zeros where a parameter has none."""
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in step.parameters]
     for p in step.parameters:
         p.grad = None
     return gradients
 
 
-def dot(a: Gradients, b: Gradients) -> Tensor:
-    """<a, b> over all tensors, in float64."""
-    if not has_float64(a[0].device):
-        return sum(summed(x.float() * y.float()) for x, y in zip(a, b))
-    return sum((x.double() * y.double()).sum() for x, y in zip(a, b))
-
-
-def without(a: Gradients, b: Gradients, share: Tensor) -> Gradients:
-    """a - share b."""
-    return [x - share.to(x.dtype) * y for x, y in zip(a, b)]
-
-
-def off(a: Gradients, b: Gradients, only_conflicts: bool = True) -> Gradients:
-    """a less its part along b: where they conflict, <a, b> < 0, or always."""
-    along, square = dot(a, b), dot(b, b)
-    share = torch.where(square > 0, along / square, 0)
-    return without(a, b, share.clamp_max(0) if only_conflicts else share)
-
-
 class PCGrad(Surgery):
-    """PCGrad (Yu et al., arXiv 2001.06782, algorithm 1) on the two tasks r and -u: where they
-    conflict, each is projected off the other (as it was), then alpha r + (1 - alpha) (-u). Over all
-    parameters together.
+    """PCGrad (Yu et al., arXiv 2001.06782, algorithm 1) with the two tasks r and -u:
+
+        alpha r' + (1 - alpha) (-u)'
+
+    where r' and (-u)' are r and -u, each projected off the original of the other if <r, -u> < 0.
+    The projections are over all parameters together.
 
     Args:
-        alpha: weight of the retain task; 0.5 is the published plain sum, at half the length.
+        alpha: weight of the retain task. At 0.5 the step has half the length of the published sum
+            r' + (-u)'.
     """
 
     def __init__(self, alpha: float = 0.5):
         self.alpha = alpha
 
-    def combined(self, u, r, retain_loss):
+    def combined(self, u: Vector, r: Vector, retain_loss: Tensor) -> Vector:
         ascent = [-x for x in u]
-        pairs = zip(off(r, ascent), off(ascent, r))
+        pairs = zip(project_off(r, ascent), project_off(ascent, r))
         return [self.alpha * x + (1 - self.alpha) * y for x, y in pairs]
 
 
 class AGEM(Surgery):
-    """A-GEM (Chaudhry et al., arXiv 1812.00420, eq. 11) with the retain batch as its memory: -u,
-    and where that conflicts with r, less its part along r. The retain loss itself is not descended.
-    Over all parameters together.
+    """A-GEM (Chaudhry et al., arXiv 1812.00420, eq. 11), whose memory is the retain batch: descends
+    -u, projected off r if <-u, r> < 0. The retain loss itself is not descended. The projection is
+    over all parameters together.
     """
 
-    def combined(self, u, r, retain_loss):
-        return off([-x for x in u], r)
+    def combined(self, u: Vector, r: Vector, retain_loss: Tensor) -> Vector:
+        return project_off([-x for x in u], r)
 
 
 class OrthoGradMean(Surgery):
-    """`orthograd` against the mean retain gradient r in place of each sample's (the ablation of
-    arXiv 2503.02312): alpha r - (1 - alpha) (u - <u, r> / |r|^2 r).
+    """The ablation of OrthoGrad (Shamsian et al., arXiv 2503.02312) that projects u off the mean
+    retain gradient r instead of every sample's gradient:
+
+        alpha r - (1 - alpha) (u - <u, r> / |r|^2 r)
 
     Args:
-        alpha, granularity: as in `orthograd`.
+        alpha: weight of the mean retain gradient, as in `orthograd`.
+        granularity: "parameter" projects in each parameter tensor, "model" over all trainable
+            parameters together, as in `orthograd`.
     """
 
     def __init__(self, alpha: float = 0.5, granularity: str = "parameter"):
         self.alpha, self.granularity = alpha, granularity
 
-    def combined(self, u, r, retain_loss):
+    def combined(self, u: Vector, r: Vector, retain_loss: Tensor) -> Vector:
         if self.granularity == "model":
-            left = off(u, r, only_conflicts=False)
+            u_perp = project_off(u, r, only_conflicts=False)
         else:
-            left = [off([x], [y], only_conflicts=False)[0] for x, y in zip(u, r)]
-        return [self.alpha * y - (1 - self.alpha) * x for x, y in zip(left, r)]
+            u_perp = [project_off([x], [y], only_conflicts=False)[0] for x, y in zip(u, r)]
+        return [self.alpha * y - (1 - self.alpha) * x for x, y in zip(u_perp, r)]
 
 
 class GdrGma(Surgery):
-    """GDR-GMA (Lin et al., ACM MM 2024, "Direction-Rectified and Magnitude-Adjusted Gradients"): in
-    each parameter, r and -u are projected off each other where they conflict, then (1 - l) r + l
-    (-u) with l = 1 / (1 + exp(gamma (L_r - eps))): it forgets only while the retain loss is below
-    about eps.
+    """GDR-GMA (Lin et al., "Direction-Rectified and Magnitude-Adjusted Gradients", ACM MM 2024):
 
-    Not taken over: the published code also rectifies the last tensor by a memory of its forget
-    gradients.
+        (1 - l) r' + l (-u)',   l = 1 / (1 + exp(gamma (L_r - eps)))
+
+    where r' and (-u)' are r and -u, each projected off the other in every parameter tensor where
+    <r, -u> < 0. So the model forgets only while the retain loss L_r is below about eps.
+
+    The published code also rectifies the last tensor by a memory of its forget gradients; this
+    implementation does not.
 
     Args:
-        gamma: how sharply l falls around eps.
-        eps: a retain loss. The published value is for classifiers that fit their training data; a
-            model whose retain loss lies above it does not forget, so set it to what yours may be.
+        gamma: how sharply l changes around eps.
+        eps: the retain loss to tolerate. The published value suits classifiers that fit their
+            training data. A model with a higher retain loss forgets nothing, so set eps to the
+            highest retain loss that you accept.
     """
 
     def __init__(self, gamma: float = 100.0, eps: float = 0.02):
         self.gamma, self.eps = gamma, eps
 
-    def combined(self, u, r, retain_loss):
+    def combined(self, u: Vector, r: Vector, retain_loss: Tensor) -> Vector:
         weight = torch.sigmoid(self.gamma * (self.eps - doubled(retain_loss)))
         result = []
         for x, y in zip(u, r):
-            (kept,), (ascent,) = off([y], [-x]), off([-x], [y])
-            result.append((1 - weight).to(x.dtype) * kept + weight.to(x.dtype) * ascent)
+            (descent,), (ascent,) = project_off([y], [-x]), project_off([-x], [y])
+            result.append((1 - weight).to(x.dtype) * descent + weight.to(x.dtype) * ascent)
         return result

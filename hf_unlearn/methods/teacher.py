@@ -1,9 +1,8 @@
-"""Methods that compare the model with a frozen one: itself before unlearning, or one that knows
-nothing.
+"""Methods that compare the model with a frozen teacher: the original model, or a random one.
 
-A teacher is compared label by label: at the one class of an image or a recording, or at each label
-token of a transcript, given the tokens before it (teacher forcing), of which a sample's value is
-the mean. So neither padding nor the batch's composition counts.
+Student and teacher are compared at every label: at the class of an image or recording, or at each
+token of a transcript, given the tokens before it (teacher forcing). A sample's value is the mean
+over its labels. So neither padding nor the composition of the batch matters.
 """
 
 import copy
@@ -13,15 +12,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Preparation, Step
-from .outputs import base_model, distillation, is_causal, label_rows, log_likelihood, refuse_ctc
+from .outputs import (
+    base_model,
+    distillation,
+    freeze,
+    is_causal,
+    label_rows,
+    log_likelihood,
+    refuse_ctc,
+)
 from .weighted import WeightedSum
+
+# Larger values in a new model come from uninitialised memory.
+LARGEST_INITIAL_VALUE = 1e3
 
 
 class WithTeacher(WeightedSum):
-    """A weighted sum that looks at a frozen copy of the model as it was before unlearning.
+    """Base of methods that use a frozen copy of the original model.
 
-    The copy stands beside the model (twice the memory for weights), outside of
-    DistributedDataParallel.
+    The copy doubles the memory for weights. It is not wrapped in DistributedDataParallel.
     """
 
     prepares = ()
@@ -36,30 +45,41 @@ class WithTeacher(WeightedSum):
         self.causal = is_causal(model)
 
     def prepare(self, start: Preparation) -> None:
-        self.teacher = frozen(copy.deepcopy(start.model))
+        self.teacher = freeze(copy.deepcopy(start.model))
+
+    def label_logits(
+        self, step: Step, batch: dict, model: nn.Module | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (k, L, V) of a model, by default the one that is trained, and labels (k, L)."""
+        return label_rows(step.logits(batch, model), batch["labels"], self.causal)
 
     def divergence(self, step: Step, batch: dict, teacher: nn.Module, temperature: float) -> Tensor:
-        """The mean over a batch's samples of KL(teacher || student)."""
-        student, labels = label_rows(step.logits(batch), batch["labels"], self.causal)
-        target, _ = label_rows(step.logits(batch, teacher), batch["labels"], self.causal)
+        """T^2 KL(teacher || student) at temperature T, averaged over the samples: a scalar."""
+        student, labels = self.label_logits(step, batch)
+        target, _ = self.label_logits(step, batch, teacher)
         return distillation(student, target, labels, temperature).mean()
 
 
 class Scrub(WithTeacher):
-    """SCRUB (Kurmanji et al., arXiv 2302.09880, algorithm 1): a student that obeys its teacher, the
-    original model, on D_r, and, in the first epochs, disobeys it on D_f. Descends
+    """SCRUB (Kurmanji et al., arXiv 2302.09880, algorithm 1): the student follows the original
+    model on D_r, and in the first epochs moves away from it on D_f. Descends
 
         ce_weight CE + kl_weight KL(teacher || student)  on D_r        in every step,
         -KL(teacher || student)                          on D_f        in the first `msteps` epochs.
 
-    Published: whole epochs over D_f and over D_r in turns. Here an optimizer step has a batch of
-    both, so that a short run has both, too. Rewinding (SCRUB+R) is what `stop_when` and
-    `abort_when` are for.
+    The paper alternates between whole epochs over D_f and D_r. Here every optimizer step has a
+    batch of both, so that a short run sees both, too. `stop_when` and `abort_when` replace
+    rewinding (SCRUB+R).
 
     Args:
-        ce_weight, kl_weight: gamma and alpha of the paper.
-        temperature: of both KL terms.
-        msteps: epochs over the forget set that ascend; published for runs of 3.
+        ce_weight: weight of the cross entropy, gamma of the paper.
+        kl_weight: weight of the divergence on D_r, alpha of the paper.
+        temperature: of both divergences.
+        msteps: number of epochs over the forget set that ascend. The published value is for runs
+            of 3 epochs.
+
+    Raises:
+        ValueError: when the trainer is built, for CTC models.
     """
 
     def __init__(
@@ -70,18 +90,12 @@ class Scrub(WithTeacher):
         msteps: int = 2,
     ):
         super().__init__(forget_weight=-1.0, retain_weight=1.0)
-        self.ce_weight, self.kl_weight, self.temperature, self.msteps = (
-            ce_weight,
-            kl_weight,
-            temperature,
-            msteps,
-        )
+        self.ce_weight, self.kl_weight = ce_weight, kl_weight
+        self.temperature, self.msteps = temperature, msteps
 
     def forget_objective(self, step: Step) -> Tensor:
-        return (
-            self.divergence(step, step.forget_batch, self.teacher, self.temperature)
-            * step.forget_weight
-        )
+        divergence = self.divergence(step, step.forget_batch, self.teacher, self.temperature)
+        return divergence * step.forget_weight
 
     def forget(self, step: Step) -> Tensor:
         if step.epoch < self.msteps:
@@ -90,27 +104,32 @@ class Scrub(WithTeacher):
             return self.forget_objective(step)
 
     def retain_objective(self, step: Step) -> Tensor:
-        batch = step.retain_batch
-        student, labels = label_rows(step.logits(batch), batch["labels"], self.causal)
-        teacher, _ = label_rows(step.logits(batch, self.teacher), batch["labels"], self.causal)
+        student, labels = self.label_logits(step, step.retain_batch)
+        teacher, _ = self.label_logits(step, step.retain_batch, self.teacher)
         counts = (labels != -100).sum(1).clamp_min(1)
+        # (k,)
         loss = -self.ce_weight * log_likelihood(student, labels) / counts
-        return (
-            loss + self.kl_weight * distillation(student, teacher, labels, self.temperature)
-        ).mean() * step.retain_weight
+        divergence = distillation(student, teacher, labels, self.temperature)
+        return (loss + self.kl_weight * divergence).mean() * step.retain_weight
 
 
 class BadTeacher(WithTeacher):
-    """Bad teaching (Chundawat et al., arXiv 2205.08096): (1 - alpha) KL(incompetent || student) on
-    D_f + alpha KL(original || student) on D_r.
+    """Bad teaching (Chundawat et al., arXiv 2205.08096): descends
 
-    The incompetent teacher is the same architecture with new random weights (the run's seed).
-    Published: one mean over a batch of forget and retain samples together; alpha = 0.5 is that for
-        as many of both.
+        (1 - alpha) KL(incompetent || student)  on D_f
+        + alpha KL(original || student)         on D_r
+
+    The incompetent teacher has the same architecture with new random weights, drawn with the seed
+    of the run. The paper takes one mean over a batch of forget and retain samples together. With as
+    many samples of both, alpha = 0.5 is the same.
 
     Args:
         alpha: weight of the retain samples.
-        temperature: of both KL terms.
+        temperature: of both divergences.
+
+    Raises:
+        ValueError: when the trainer is built, for CTC models, and for models that are not of
+            transformers.
     """
 
     def __init__(self, alpha: float = 0.5, temperature: float = 1.0):
@@ -122,8 +141,7 @@ class BadTeacher(WithTeacher):
         if not hasattr(base_model(model), "config"):
             raise ValueError(
                 "method='bad_teacher' needs a second model with random weights, which only a model "
-                "of transformers can "
-                f"be made from; this one is a {type(model).__name__}"
+                f"of transformers can be made from; this model is a {type(model).__name__}"
             )
 
     def prepare(self, start: Preparation) -> None:
@@ -132,41 +150,39 @@ class BadTeacher(WithTeacher):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(start.seed)
             original = base_model(start.model)
-            self.incompetent = frozen(
-                type(original)(copy.deepcopy(original.config)).to(like.device, like.dtype)
-            )
+            new = type(original)(copy.deepcopy(original.config))
+            self.incompetent = freeze(new.to(like.device, like.dtype))
             for p in self.incompetent.parameters():
-                # some models leave parameters uninitialised
-                if not p.isfinite().all() or p.abs().amax() > 1e3:
+                # Some models leave parameters uninitialised.
+                if not p.isfinite().all() or p.abs().amax() > LARGEST_INITIAL_VALUE:
                     p.normal_(std=0.02)
 
     def forget_objective(self, step: Step) -> Tensor:
-        return (
-            self.divergence(step, step.forget_batch, self.incompetent, self.temperature)
-            * step.forget_weight
-        )
+        divergence = self.divergence(step, step.forget_batch, self.incompetent, self.temperature)
+        return divergence * step.forget_weight
 
     def retain_objective(self, step: Step) -> Tensor:
-        return (
-            self.divergence(step, step.retain_batch, self.teacher, self.temperature)
-            * step.retain_weight
-        )
+        divergence = self.divergence(step, step.retain_batch, self.teacher, self.temperature)
+        return divergence * step.retain_weight
 
 
 class NPO(WithTeacher):
-    """Negative preference optimisation (Zhang et al., arXiv 2404.05868) with a retain loss (NPO +
-    RT):
+    """Negative preference optimisation with a retain loss, NPO + RT (Zhang et al., arXiv
+    2404.05868): descends
 
-        (1 - alpha) mean_n( -(2 / beta) log sigmoid(-beta log(p(y_n | x_n) / p_ref(y_n | x_n))) ) +
-        alpha L_r
+        (1 - alpha) mean_n( -(2 / beta) log sigmoid(-beta log(p(y_n | x_n) / p_ref(y_n | x_n))) )
+        + alpha L_r
 
-    p is the probability of a sample's class, or of its whole transcript (the product over its
-    tokens, as for the paper's answers), p_ref that of the original model. Where a sample is
-    forgotten, its gradient fades.
+    p is the probability of a sample's class or of its whole transcript (the product over its
+    tokens, as for the answers in the paper). p_ref is that of the original model. The gradient of a
+    sample fades as it is forgotten.
 
     Args:
-        alpha: weight of the retain loss; 0.5 is the published equal weight.
-        beta: the smaller, the more like gradient ascent.
+        alpha: weight of the retain loss. 0.5 is the published equal weight.
+        beta: inverse temperature, positive. The smaller it is, the closer to gradient ascent.
+
+    Raises:
+        ValueError: beta is not positive; when the trainer is built, for CTC models.
     """
 
     def __init__(self, alpha: float = 0.5, beta: float = 0.1):
@@ -179,18 +195,10 @@ class NPO(WithTeacher):
         self.beta = beta
 
     def forget_objective(self, step: Step) -> Tensor:
-        batch = step.forget_batch
-        own, reference = (
-            log_likelihood(*label_rows(step.logits(batch, model), batch["labels"], self.causal))
+        # (k,) each
+        log_p, log_ref = (
+            log_likelihood(*self.label_logits(step, step.forget_batch, model))
             for model in (None, self.teacher)
         )
-        return (
-            -2
-            / self.beta
-            * F.logsigmoid(-self.beta * (own - reference)).mean()
-            * step.forget_weight
-        )
-
-
-def frozen(model: nn.Module) -> nn.Module:
-    return model.requires_grad_(False).eval()
+        mean = F.logsigmoid(-self.beta * (log_p - log_ref)).mean()
+        return -2 / self.beta * mean * step.forget_weight

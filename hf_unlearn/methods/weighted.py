@@ -1,4 +1,4 @@
-"""Methods that descend a weighted sum of something on the retain and something on the forget
+"""Methods that descend a weighted sum of an objective on the retain samples and one on the forget
 samples."""
 
 import torch
@@ -8,9 +8,14 @@ from .base import Method, Step
 
 
 class WeightedSum(Method):
-    """Descends retain_weight * L_r + forget_weight * L_f (a negative weight ascends).
+    """Descends retain_weight L_r + forget_weight L_f, where L_r and L_f are the mean losses of the
+    retain and the forget samples. A negative weight ascends.
 
-    Subclasses put other objectives in the place of the losses.
+    Subclasses replace the losses by other objectives.
+
+    Args:
+        forget_weight: weight of L_f. With 0, no forget samples are read.
+        retain_weight: weight of L_r. With 0, no retain samples are read.
     """
 
     shards = True
@@ -20,11 +25,11 @@ class WeightedSum(Method):
         self.uses_forget, self.uses_retain = forget_weight != 0, retain_weight != 0
 
     def forget_objective(self, step: Step) -> Tensor:
-        """A mean over the micro-batch's samples, times `step.forget_weight`."""
+        """A mean over the micro-batch's samples, times `step.forget_weight`: a scalar."""
         return step.forget_loss()
 
     def retain_objective(self, step: Step) -> Tensor:
-        """A mean over the retain samples, times `step.retain_weight`."""
+        """A mean over the retain samples, times `step.retain_weight`: a scalar."""
         return step.retain_loss()
 
     def forget(self, step: Step) -> Tensor:
@@ -39,27 +44,32 @@ class WeightedSum(Method):
 
 
 def gradient_ascent() -> WeightedSum:
-    """NegGrad: ascends the forget loss (Golatkar et al., arXiv 1911.04933)."""
+    """NegGrad (Golatkar et al., arXiv 1911.04933): descends -L_f, so ascends the forget loss."""
     return WeightedSum(forget_weight=-1.0, retain_weight=0.0)
 
 
 def gradient_difference(alpha: float = 0.5) -> WeightedSum:
-    """NegGrad+ / GradDiff: alpha L_r - (1 - alpha) L_f (Kurmanji et al., arXiv 2302.09880; Liu et
-    al., arXiv 2203.12817).
+    """NegGrad+ (Kurmanji et al., arXiv 2302.09880), also called GradDiff (Liu et al., arXiv
+    2203.12817): descends alpha L_r - (1 - alpha) L_f.
+
+    Args:
+        alpha: weight of the retain loss.
     """
     return WeightedSum(forget_weight=alpha - 1, retain_weight=alpha)
 
 
 def finetune() -> WeightedSum:
-    """Continues training on the retain set alone: descends L_r (the baseline of Golatkar et al.,
-    arXiv 1911.04933)."""
+    """Fine-tuning on the retain set alone (the baseline of Golatkar et al., arXiv 1911.04933):
+    descends L_r."""
     return WeightedSum(forget_weight=0.0, retain_weight=1.0)
 
 
 class L1Sparse(WeightedSum):
-    """Fine-tuning on the retain set that favours sparse weights: L_r + gamma_t sum |theta|, gamma_t
-    = gamma (1 - t / T) with t of T steps done (Jia et al., arXiv 2304.04934; there t counts
-    epochs).
+    """l1-sparse fine-tuning on the retain set (Jia et al., arXiv 2304.04934): descends
+
+        L_r + gamma_t sum |theta|,   gamma_t = gamma (1 - t / T)
+
+    after t of T optimizer steps. In the paper t counts epochs.
 
     Args:
         gamma: weight of the penalty at the start.
@@ -67,7 +77,8 @@ class L1Sparse(WeightedSum):
 
     edits_gradient = True
 
-    shards = False  # not tested there
+    # Not tested on shards.
+    shards = False
 
     def __init__(self, gamma: float = 1e-4):
         super().__init__(forget_weight=0.0, retain_weight=1.0)

@@ -1,4 +1,4 @@
-"""Metrics as pure functions on arrays and texts; one file per kind."""
+"""Metrics: pure functions on arrays and texts, one file per kind."""
 
 from .privacy import ATTACKS, Attack, lira_scores, loss_attack, svc_attacks
 from .quality import (

@@ -1,5 +1,5 @@
-"""Which differences between two texts are no errors: normalisers for speech recognition, by name
-and by language."""
+"""Text normalisers for speech recognition, by name and by language: which differences between two
+texts do not count as errors."""
 
 import functools
 import json
@@ -8,18 +8,21 @@ import unicodedata
 from collections.abc import Callable
 from importlib import resources
 
+from transformers import PreTrainedTokenizerBase
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 NORMALIZERS = ("english", "basic", "none")
-# Languages written without spaces between words: a word error rate would count whole sentences.
+# Languages that are written without spaces between words. Their word error rate would count whole
+# sentences.
 UNSPACED = frozenset({"zh", "yue", "cmn", "ja", "th", "lo", "my", "km", "bo"})
-ENGLISH_ONLY = 50256  # the end token's number in Whisper's English vocabulary
+# The number of the end token in Whisper's English vocabulary.
+ENGLISH_END_TOKEN = 50256
 
 
 def language_code(language: str | None) -> str | None:
-    """The code of a language that is given by its code or its English name: "German", "<|de|>" and
-    "de-AT" are "de"."""
+    """The code of a language, which may be given by its code or English name: "de" for "German",
+    "<|de|>" and "de-AT". None for None."""
     if language is None:
         return None
     name = language.strip().lower().removeprefix("<|").removesuffix("|>")
@@ -27,14 +30,17 @@ def language_code(language: str | None) -> str | None:
 
 
 def normalizer(
-    choice: bool | str | Callable[[str], str], language: str | None = None, tokenizer=None
+    choice: bool | str | Callable[[str], str],
+    language: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> tuple[str, Callable[[str], str]]:
-    """The name of a normaliser and the function of a text that it is.
+    """The name of a normaliser, and the function that normalises a text.
 
     Args:
-        choice: one of `NORMALIZERS`, or a function of a text. True: by the language; False: "none".
-        language: code or English name; None: that of the tokenizer, which decides by its vocabulary
-            if it has none.
+        choice: one of `NORMALIZERS`, or a function of a text. True selects by language, False is
+            "none".
+        language: code or English name. By default the tokenizer's language. If that is unknown,
+            too, the tokenizer's vocabulary decides.
 
     Raises:
         ValueError: an unknown name.
@@ -45,40 +51,45 @@ def normalizer(
     name = str(choice).strip().lower()
     if name == "true":
         name = by_language(language, tokenizer)
+    elif name == "false":
+        name = "none"
+    if name not in NORMALIZERS:
+        raise ValueError(
+            f"normalize is {choice!r}, but must be one of {', '.join(NORMALIZERS)}, true, false or "
+            "a function"
+        )
     functions = {
         "english": english,
         "basic": unspaced if language in UNSPACED else basic,
         "none": str.strip,
     }
-    functions["false"] = functions["none"]
-    if name not in functions:
-        raise ValueError(
-            f"normalize is {choice!r}, but must be one of {', '.join(NORMALIZERS)}, true, false or "
-            "a function"
-        )
-    return "none" if name == "false" else name, functions[name]
+    return name, functions[name]
 
 
-def by_language(language: str | None, tokenizer=None) -> str:
-    """ "english" for English, "basic" for others. Where the language is not known, the letters of
-    the vocabulary tell."""
+def by_language(language: str | None, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
+    """The name of the normaliser for a language: "english" for English, "basic" for others.
+
+    If the language is unknown, it is English unless the tokenizer can write other letters.
+    """
     if language is not None:
         return "english" if language == "en" else "basic"
     return "english" if tokenizer is None or writes_english_only(tokenizer) else "basic"
 
 
-def writes_english_only(tokenizer) -> bool:
-    """Whether a tokenizer is Whisper's English one, or one whose letters are all of ASCII."""
+def writes_english_only(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer is Whisper's English one, or has ASCII letters only."""
     vocabulary = tokenizer.get_vocab()
-    if vocabulary.get("<|endoftext|>") == ENGLISH_ONLY:
+    if vocabulary.get("<|endoftext|>") == ENGLISH_END_TOKEN:
         return True
     tokens = set(vocabulary) - set(tokenizer.all_special_tokens)
+    # Tokenizers mark the start of a word by one of these.
     return "".join(tokens).translate({ord("Ġ"): "", ord("▁"): ""}).isascii()
 
 
 @functools.cache
 def _english() -> EnglishTextNormalizer:
-    # The map is the metric's own: a saved tokenizer has lost it, and others never had it.
+    # The spelling map comes with this package, because many tokenizers lose theirs when they are
+    # saved, or never had one.
     spelling = json.loads(
         resources.files(__package__).joinpath("english_spelling.json").read_text(encoding="utf-8")
     )
@@ -86,27 +97,31 @@ def _english() -> EnglishTextNormalizer:
 
 
 def english(text: str) -> str:
-    """Whisper's English normaliser: numbers in digits, "colour" is "color", no punctuation, fillers
-    or accents."""
+    """Whisper's English normaliser: digits for numbers, "color" for "colour", and neither
+    punctuation, fillers nor accents."""
     return _english()(text)
 
 
 def basic(text: str) -> str:
-    """Lower case without punctuation, symbols and what stands in brackets; letters keep their marks
-    (unlike Whisper's)."""
-    # of the Turkish capital
+    """Lower case without punctuation, symbols and text in brackets. Unlike Whisper's basic
+    normaliser it keeps the marks of letters."""
+    # The dot is what lower() leaves of the Turkish capital I with a dot.
     text = unicodedata.normalize("NFKC", text).lower().replace("i\u0307", "i")
     text = re.sub(r"[<\[][^>\]]*[>\]]|\([^)]*\)", " ", text)
-    return " ".join("".join(map(_kept, unicodedata.normalize("NFC", text))).split())
+    letters = map(_letter_or_space, unicodedata.normalize("NFC", text))
+    return " ".join("".join(letters).split())
 
 
 def unspaced(text: str) -> str:
-    """As `basic`, and without spaces: in a language that needs none they say nothing."""
+    """`basic` without spaces, for languages in which they carry no meaning."""
     return basic(text).replace(" ", "")
 
 
-def _kept(letter: str) -> str:
-    kind = unicodedata.category(letter)
-    if kind == "Cf":  # joiners and marks of direction, which nobody sees
+def _letter_or_space(character: str) -> str:
+    """Keeps letters, marks and numbers, removes invisible characters, and replaces others by a
+    space."""
+    category = unicodedata.category(character)
+    # Joiners and marks of writing direction.
+    if category == "Cf":
         return ""
-    return letter if kind[0] in "LMN" else " "
+    return character if category[0] in "LMN" else " "

@@ -1,94 +1,117 @@
-"""The scale of metrics: the project's own are in percent; a user's are on the user's own scale, and
-are shown as given."""
+"""The scale of metrics: the project's own are in percent, a user's are shown as they are given."""
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-PERCENT, GIVEN = "percent", "as given"  # of "scale" in results.json
+# Values of "scale" in results.json.
+PERCENT, GIVEN = "percent", "as given"
 
-# Words in the names of metrics that are shares of a whole: f1_macro, top5_accuracy. An error rate
-# can exceed the whole.
+# Words in the names of metrics: test_wer, f1_macro, top5_accuracy.
 ERROR_RATES = {"wer", "cer", "mer", "ter"}
 SHARES = {
-    *(
-        "accuracy",
-        "acc",
-        "precision",
-        "recall",
-        "f1",
-        "em",
-        "exact",
-        "match",
-        "auc",
-        "auroc",
-        "map",
-        "iou",
-        "bleu",
-    ),
-    *("rouge", "rouge1", "rouge2", "rougel", "rougelsum"),
+    "acc",
+    "accuracy",
+    "auc",
+    "auroc",
+    "bleu",
+    "em",
+    "exact",
+    "f1",
+    "iou",
+    "map",
+    "match",
+    "precision",
+    "recall",
+    "rouge",
+    "rouge1",
+    "rouge2",
+    "rougel",
+    "rougelsum",
 }
-# Times the length of the reference: no error rate is that large as a fraction, unless the model has
-# collapsed.
-MANY = 10
+# A share is at most 1. An error rate can exceed 1, but as a fraction it stays below this, unless
+# the model has collapsed.
+LARGEST_SHARE, LARGEST_ERROR_RATE = 1, 10
+
+
+class Rule(Protocol):
+    """What `ScaleCheck` needs of a stopping rule, such as forget_accuracy <= 5."""
+
+    metric: str
+    comparison: str
+    value: float | str
 
 
 def in_percent(compute_metrics: Callable) -> Callable:
-    """Marks a `compute_metrics` all of whose rates are in percent."""
+    """Marks a `compute_metrics` whose rates are all in percent, and returns it."""
     compute_metrics.scale = PERCENT
     return compute_metrics
 
 
 def scale_of(compute_metrics: Callable | None) -> str:
+    """PERCENT for a `compute_metrics` marked by `in_percent`, GIVEN for any other."""
     return getattr(compute_metrics, "scale", GIVEN)
 
 
 def as_given(value: float) -> str:
-    """A number of unknown scale with three significant digits, a count as it is: 0.612, 61.2,
-    1534."""
+    """Formats a number of unknown scale with three significant digits, and an integer as it is:
+    0.612, 61.2, 1534."""
     if isinstance(value, int):
         return str(value)
     return f"{value:#.3g}".rstrip(".") if abs(value) < 1000 else f"{value:.0f}"
 
 
 class ScaleCheck:
-    """Warns once of each rule whose number is on another scale than the values of its metric.
+    """Warns once about each rule whose number is on another scale than the values of its metric.
+
+    With PERCENT it warns at once. Otherwise the values of the first checks show the scale.
 
     Args:
-        rules: `trainer.rules.Rule`s; those that compare with another metric have no number.
-        scale: of the metrics, where the trainer's compute_metrics tells it.
+        rules: rules to check. Rules that compare two metrics are left out, because they have no
+            number.
+        scale: scale of the metrics, PERCENT or GIVEN, by `scale_of`.
     """
 
-    def __init__(self, rules: Iterable, scale: str):
-        self._open = [
+    def __init__(self, rules: Iterable[Rule], scale: str):
+        self._unchecked = [
             rule for rule in rules if not isinstance(rule.value, str) and _is_rate(rule.metric)
         ]
         if scale == PERCENT:
-            for rule in self._open:
+            for rule in self._unchecked:
                 if _is_fraction(rule):
                     _warn(rule, "is in percent", 100 * rule.value)
-            self._open = []
+            self._unchecked = []
 
-    def look(self, metrics: dict) -> None:
-        """At the metrics of a check; the first values that are not all zero tell their scale."""
-        for rule in [rule for rule in self._open if rule.metric in metrics]:
-            kind = rule.metric.rpartition("_")[2]
-            highest = max(
-                abs(value) for name, value in metrics.items() if name.endswith(f"_{kind}")
-            )
-            if highest == 0:  # 0 % and 0.0 look the same
-                continue
-            self._open.remove(rule)
-            found = f"is {as_given(metrics[rule.metric])} at the first check, which looks like"
-            if highest <= 1 < abs(rule.value):
-                _warn(rule, f"{found} a share of 1", rule.value / 100)
-            elif (
-                highest > (MANY if _words(rule.metric) & ERROR_RATES else 1)
-                and 0 < abs(rule.value) < 1
-            ):
-                _warn(rule, f"{found} percent", 100 * rule.value)
+    def look(self, metrics: dict[str, float]) -> None:
+        """Compares the rules with the metrics of a check.
+
+        A rule waits for the next check while all values of its kind are 0, because 0 % and 0.0
+        look the same.
+        """
+        for rule in [rule for rule in self._unchecked if rule.metric in metrics]:
+            suffix = rule.metric.rpartition("_")[2]
+            highest = max(abs(v) for name, v in metrics.items() if name.endswith(f"_{suffix}"))
+            if highest > 0:
+                self._unchecked.remove(rule)
+                _compare(rule, metrics[rule.metric], highest)
+
+
+def _compare(rule: Rule, value: float, highest: float) -> None:
+    """Warns if a rule is on another scale than the value of its metric.
+
+    Args:
+        highest: the largest value of this kind of metric over all splits.
+    """
+    is_error_rate = bool(_words(rule.metric) & ERROR_RATES)
+    largest_fraction = LARGEST_ERROR_RATE if is_error_rate else LARGEST_SHARE
+    observed = f"is {as_given(value)} at the first check, which looks like"
+    if highest <= 1 < abs(rule.value):
+        _warn(rule, f"{observed} a share of 1", rule.value / 100)
+    elif highest > largest_fraction and 0 < abs(rule.value) < 1:
+        _warn(rule, f"{observed} percent", 100 * rule.value)
 
 
 def _words(metric: str) -> set[str]:
@@ -99,15 +122,17 @@ def _is_rate(metric: str) -> bool:
     return bool(_words(metric) & (SHARES | ERROR_RATES)) and not metric.endswith("_loss")
 
 
-def _is_fraction(rule) -> bool:
-    """0.05 in place of 5; and >= 1, which would be next to nothing in percent (<= 1 can well be
-    meant)."""
+def _is_fraction(rule: Rule) -> bool:
+    """Whether a number looks like a fraction where percent are expected, such as 0.05 for 5.
+
+    ">= 1" counts as one, because 1 % is hardly meant. "<= 1" does not, because it may well be.
+    """
     return 0 < abs(rule.value) < 1 or rule.value == 1 and rule.comparison.startswith(">")
 
 
-def _warn(rule, found: str, instead: float) -> None:
+def _warn(rule: Rule, observed: str, suggestion: float) -> None:
     logger.warning(
-        f"The rule '{rule}' seems to be on another scale than its metric: {rule.metric} {found}. "
-        "Unless you "
-        f"mean just that, write '{rule.metric} {rule.comparison} {instead:g}'."
+        f"The rule '{rule}' seems to be on another scale than its metric: {rule.metric} "
+        f"{observed}. Unless you mean exactly that, write "
+        f"'{rule.metric} {rule.comparison} {suggestion:g}'."
     )

@@ -1,47 +1,53 @@
-"""Scores that put forgetting and retaining into one number: UIS (lower is better) and AUS (higher
+"""Scores that combine forgetting and retaining in one number: UIS (lower is better) and AUS (higher
 is better)."""
 
 
 def unlearning_impact_score(
     *, original_test: float, test: float, forget: float, whole_class: bool
 ) -> float:
-    """UIS, lower is better, 0 is perfect (Poppi et al., "Multi-Class Unlearning for Image
-    Classification").
+    """Unlearning impact score, UIS (Poppi et al., "Multi-Class Unlearning for Image
+    Classification"). Lower is better, 0 is perfect.
 
-        single images:  (|O_t - U_t| / O_t + |O_t - U_u| / O_t) / 2   (forgotten images should be
-        like unseen ones) a whole class:  (|O_t - U_t| / O_t +  U_u        / O_t) / 2   (none of it
-        should be known)
+        single images:  (|O_t - U_t| / O_t + |O_t - U_u| / O_t) / 2
+        a whole class:  (|O_t - U_t| / O_t + U_u / O_t) / 2
+
+    Forgotten single images should be recognised as well as unseen ones, a forgotten class not at
+    all.
 
     Args:
-        original_test: O_t, test accuracy of the original model.
-        test, forget: U_t and U_u, accuracy of the unlearned model on the test and on the unlearn
-            set. All in the same unit, so percent or shares.
-        whole_class: which of the two.
+        original_test: O_t, test accuracy of the original model. All accuracies are in the same
+            unit, percent or fractions.
+        test: U_t, test accuracy of the unlearned model.
+        forget: U_u, accuracy of the unlearned model on the forget set.
+        whole_class: whether a whole class was forgotten.
 
     Raises:
         ValueError: original_test is not positive.
     """
     if original_test <= 0:
         raise ValueError(
-            f"the original test accuracy is {original_test}: UIS is relative to it, so it must be "
-            "positive"
+            f"the original test accuracy is {original_test}, but must be positive, because UIS is "
+            "relative to it"
         )
     lost = abs(original_test - test)
-    left = forget if whole_class else abs(original_test - forget)
-    return (lost + left) / (2 * original_test)
+    remaining = forget if whole_class else abs(original_test - forget)
+    return (lost + remaining) / (2 * original_test)
 
 
 def adaptive_unlearning_score(
     *, original_test: float, test: float, forget: float, whole_class: bool
 ) -> float:
-    """AUS = (1 - (A_or - A_t)) / (1 + D), higher is better (DUCK, Cotogni et al., arXiv
-    2312.02052).
+    """Adaptive unlearning score, AUS (DUCK, Cotogni et al., arXiv 2312.02052). Higher is better.
 
-    D = |A_f - A_t| for single images, |A_f| for a whole class.
+        AUS = (1 - (A_or - A_t)) / (1 + D)
+
+    with D = |A_f - A_t| for single images and |A_f| for a whole class.
 
     Args:
-        original_test, test, forget: A_or, A_t and A_f, in percent.
-        whole_class: which of the two.
+        original_test: A_or, test accuracy (%) of the original model.
+        test: A_t, test accuracy (%) of the unlearned model.
+        forget: A_f, accuracy (%) of the unlearned model on the forget set.
+        whole_class: whether a whole class was forgotten.
     """
     original_test, test, forget = (value / 100 for value in (original_test, test, forget))
     distance = abs(forget) if whole_class else abs(forget - test)

@@ -1,14 +1,15 @@
-"""Holds one step of UnlearnTrainer against brute force, for tiny random models of transformers'
+"""Compares one step of UnlearnTrainer with brute force, for tiny random models of transformers'
 architectures.
 
-    .venv/bin/python tests/benchmarks/architectures.py                     # what is not in the CSV yet, then the page
-    .venv/bin/python tests/benchmarks/architectures.py --task CTC --again  # a task's rows anew
-    .venv/bin/python tests/benchmarks/architectures.py --only mixtral,clip --again
+    .venv/bin/python -m tests.benchmarks.architectures                     # rows that are missing
+    .venv/bin/python -m tests.benchmarks.architectures --task CTC --again  # all rows of a task
+    .venv/bin/python -m tests.benchmarks.architectures --only mixtral,clip --again
 
-Two samples are forgotten and four kept, of different lengths; the step is the gradient that the
-optimizer gets, for both granularities, at alpha = 0.3. Brute force is one backward pass for each
-sample alone, in float64 where the model can, and the dense matrix A. Rows go to
-`architectures.csv`, and `docs/architectures.md` is written from them (`architectures_page.py`).
+Two samples are forgotten and four retained. They have different lengths. The step is the gradient
+that the optimizer gets, at alpha = 0.3, for both granularities. Brute force computes the gradient
+of each sample alone, in float64 if the model supports it, and projects with the dense matrix A.
+Rows go to `architectures.csv`. `docs/architectures.md` is written from them
+(`architectures_page.py`).
 """
 
 import argparse
@@ -20,33 +21,29 @@ import io
 import logging
 import re
 import signal
-import sys
 import tempfile
 import traceback
 import warnings
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
-ROOT = Path(__file__).resolve().parents[2]
-if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
-
+from hf_unlearn import UnlearnTrainer
 from hf_unlearn.per_sample.reference import (
     count_samples,
     orthograd_gradient,
     per_sample_gradients,
     select_sample,
-)  # noqa: E402
-from tests.benchmarks import architectures_page  # noqa: E402
-from tests.benchmarks.architectures_page import RESULTS  # noqa: E402
-from tests.benchmarks.tiny_architectures import TASKS, classes_of, tiny_model, variants  # noqa: E402
-from tests.benchmarks.tiny_batches import batch_for  # noqa: E402
-from tests.per_sample.harness import randomised  # noqa: E402
-from tests.tiny import make_trainer  # noqa: E402
+)
+from tests.benchmarks import architectures_page
+from tests.benchmarks.architectures_page import RESULTS
+from tests.benchmarks.tiny_architectures import TASKS, classes_of, tiny_model, variants
+from tests.benchmarks.tiny_batches import batch_for
+from tests.per_sample.harness import randomised
+from tests.tiny import make_trainer
 
 FIELDS = (
     "task",
@@ -60,15 +57,19 @@ FIELDS = (
 )
 FORGET, RETAIN, ALPHA = 2, 4, 0.3
 GRANULARITIES = ("parameter", "model")
-LIMIT = 60  # seconds for one row
-NOISE = 1e-4  # relative error of a step from which on the model is computed in float64, too
+# Time limit for one row, in seconds.
+LIMIT = 60
+# A step with a larger relative error is computed again in float64.
+NOISE = 1e-4
 
 
-# ---- one architecture -----------------------------------------------------------------------------------------------
+# ---- one architecture ---------------------------------------------------------------------------
 
 
 class Observer(transformers.TrainerCallback):
-    """Keeps the gradient that the optimizer is about to use."""
+    """Records the gradient that the optimizer is about to use."""
+
+    gradient: list[Tensor | None]
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         self.gradient = [
@@ -79,9 +80,9 @@ class Observer(transformers.TrainerCallback):
 
 
 def collate(samples: list[dict]) -> dict:
-    """Batches of one, put together."""
+    """Joins batches of one."""
 
-    def joined(values):
+    def joined(values: list) -> Tensor | list | tuple:
         return (
             torch.cat(values) if isinstance(values[0], Tensor) else sum(values, type(values[0])())
         )
@@ -89,23 +90,35 @@ def collate(samples: list[dict]) -> dict:
     return {name: joined([sample[name] for sample in samples]) for name in samples[0]}
 
 
-def stepped(model: nn.Module, batch: dict, granularity: str):
-    """The gradient of one step, flat for each parameter, and the trainer that took it."""
+def trainer_step(
+    model: nn.Module, batch: dict, granularity: str
+) -> tuple[list[Tensor], UnlearnTrainer]:
+    """The gradient of one step, a flat tensor per parameter, and the trainer that took the step."""
     model, observer = copy.deepcopy(model), Observer()
     samples = [select_sample(batch, n, FORGET + RETAIN) for n in range(FORGET + RETAIN)]
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(
-            model, folder, samples[:FORGET], samples[FORGET:], collator=collate, alpha=ALPHA, granularity=granularity,
-            remove_unused_columns=False, logging_strategy="no", arguments={"callbacks": [observer]},
-        )  # fmt: skip
+            model,
+            folder,
+            samples[:FORGET],
+            samples[FORGET:],
+            collator=collate,
+            alpha=ALPHA,
+            granularity=granularity,
+            remove_unused_columns=False,
+            logging_strategy="no",
+            arguments={"callbacks": [observer]},
+        )
         with contextlib.redirect_stdout(io.StringIO()):
             trainer.train()
     pairs = zip(observer.gradient, (p for p in model.parameters() if p.requires_grad))
     return [(torch.zeros_like(p) if g is None else g).flatten().double() for g, p in pairs], trainer
 
 
-def loss_alone(model: nn.Module):
-    def loss(batch):
+def loss_alone(model: nn.Module) -> Callable[[dict], Tensor]:
+    """The loss of a model as a function of a batch of one."""
+
+    def loss(batch: dict) -> Tensor:
         assert count_samples(batch) == 1
         output = model(**batch)
         return output["loss"] if "loss" in output else output.loss
@@ -114,7 +127,7 @@ def loss_alone(model: nn.Module):
 
 
 def in_training(model: nn.Module) -> nn.Module:
-    """In training mode, as the trainer has it."""
+    """Puts a model in training mode as the trainer does, with batch norms in evaluation mode."""
     model.train()
     for module in model.modules():
         if isinstance(module, _BatchNorm):
@@ -123,7 +136,7 @@ def in_training(model: nn.Module) -> nn.Module:
 
 
 def gradients_alone(model: nn.Module, batch: dict) -> list[Tensor]:
-    """The gradients (samples, d) of each parameter, by one pass for each sample."""
+    """The gradients (samples, d) of each parameter, by one backward pass per sample."""
     model = in_training(copy.deepcopy(model))
     parameters = [p for p in model.parameters() if p.requires_grad]
     k = FORGET + RETAIN
@@ -134,26 +147,26 @@ def gradients_alone(model: nn.Module, batch: dict) -> list[Tensor]:
 
 
 def in_double(model: nn.Module, batch: dict) -> tuple[nn.Module, dict] | None:
-    """Model and batch in float64, where they can be computed in it."""
+    """Model and batch in float64; None if the model does not support it."""
 
-    def double(x):
-        if isinstance(x, (list, dict)):
-            return (
-                [double(y) for y in x]
-                if isinstance(x, list)
-                else {name: double(y) for name, y in x.items()}
-            )
+    def double(x: object) -> object:
+        if isinstance(x, list):
+            return [double(y) for y in x]
+        if isinstance(x, dict):
+            return {name: double(y) for name, y in x.items()}
         return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
 
     model, batch = copy.deepcopy(model).double(), double(batch)
     with contextlib.suppress(RuntimeError, TypeError, ValueError):
-        model.set_experts_implementation("eager")  # others have no float64
+        # Other implementations do not support float64.
+        model.set_experts_implementation("eager")
         if all(rows.isfinite().all() for rows in gradients_alone(model, batch)):
             return model, batch
     return None
 
 
 def brute_force(rows: list[Tensor], granularity: str) -> list[Tensor]:
+    """The expected gradient of a step, a flat tensor per parameter, from `gradients_alone`."""
     if granularity == "model":
         sizes = [x.shape[1] for x in rows]
         rows = torch.cat(rows, 1)
@@ -161,11 +174,13 @@ def brute_force(rows: list[Tensor], granularity: str) -> list[Tensor]:
     return [orthograd_gradient(x[:FORGET].mean(0), x[FORGET:], ALPHA) for x in rows]
 
 
-def errors(model: nn.Module, batch: dict, rows: list[Tensor]):
-    """Relative error of the step by granularity, and the last trainer."""
+def errors(
+    model: nn.Module, batch: dict, rows: list[Tensor]
+) -> tuple[dict[str, float], UnlearnTrainer]:
+    """The relative error of the step by granularity, and the trainer of the last one."""
     found = {}
     for granularity in GRANULARITIES:
-        step, trainer = stepped(model, batch, granularity)
+        step, trainer = trainer_step(model, batch, granularity)
         found[granularity] = relative(step, brute_force(rows, granularity))
     return found, trainer
 
@@ -174,8 +189,12 @@ def relative(step: list[Tensor], expected: list[Tensor]) -> float:
     return float((torch.cat(step) - torch.cat(expected)).norm() / torch.cat(expected).norm())
 
 
-def compared(model: nn.Module, batch: dict) -> dict:
-    """The columns of a row that are measured."""
+def compared(model: nn.Module, batch: dict) -> dict[str, str]:
+    """The measured columns of a row.
+
+    Raises:
+        NotBuilt: the gradients of the model cannot be compared.
+    """
     first = [x.double() for x in gradients_alone(model, batch)]
     again = gradients_alone(model, batch)
     if not all(torch.allclose(x, y.double(), 1e-4, 1e-7) for x, y in zip(first, again)):
@@ -183,13 +202,15 @@ def compared(model: nn.Module, batch: dict) -> dict:
     if not all(x.isfinite().all() for x in first):
         raise NotBuilt("the gradient of a sample is not finite")
     if not sum(x.norm() for x in first):
-        stepped(model, batch, "parameter")  # which says why
+        # If the trainer refuses the model, its message says why.
+        trainer_step(model, batch, "parameter")
         raise NotBuilt("no gradient")
     precision, double = "float32", in_double(model, batch)
     exact = first if double is None else gradients_alone(*double)
     found, trainer = errors(model, batch, exact)
     how, wrong = how_computed(trainer), max(found.values()) > NOISE
-    if wrong and double:  # is it the arithmetic? Not if something else is computed in float64.
+    if wrong and double:
+        # It was rounding if float64 gives the right step in the same way.
         found_double, trainer = errors(*double, exact)
         wrong = how_computed(trainer) != how or max(found_double.values()) > NOISE
         precision, found = ("float32", found) if wrong else ("float64", found_double)
@@ -202,7 +223,8 @@ def compared(model: nn.Module, batch: dict) -> dict:
     }
 
 
-def how_computed(trainer) -> str:
+def how_computed(trainer: UnlearnTrainer) -> str:
+    """How the trainer obtained the per-sample gradients."""
     if trainer.samples.one_by_one:
         return "one by one"
     slow = trainer.samples.engine.slow
@@ -213,20 +235,29 @@ def how_computed(trainer) -> str:
 
 
 class NotBuilt(Exception):
-    """No comparison can be made."""
+    """The model cannot be built, or gives nothing to compare."""
 
 
-def brief(text) -> str:
+def brief(text: object) -> str:
+    """The beginning of a message in one line, without folders."""
     text = " ".join(str(text).split())
     text = re.sub(r"/[^ ]*/(?=[^ /]+\.py)", "", text)
     return text[:140] + "..." * (len(text) > 140)
 
 
-def _timed_out(*_):
-    raise TimeoutError(f"not done after {LIMIT} s")
+def _time_out(*_: object) -> None:
+    raise TimeoutError(f"took more than {LIMIT} s")
 
 
-def row_of(task: str, kind: str, name: str, variant: dict) -> dict:
+def row_of(task: str, kind: str, name: str, variant: dict) -> dict[str, str]:
+    """The row of an architecture.
+
+    Args:
+        task: one of `TASKS`.
+        kind: model type, "mixtral".
+        name: name of the model class.
+        variant: further options of the model, one of `variants(name)`.
+    """
     row = {
         "task": task,
         "architecture": kind,
@@ -235,7 +266,7 @@ def row_of(task: str, kind: str, name: str, variant: dict) -> dict:
     }
     row["class"] += "".join(f", {value}" for value in variant.values())
     transformers.set_seed(0)
-    signal.signal(signal.SIGALRM, _timed_out)
+    signal.signal(signal.SIGALRM, _time_out)
     signal.alarm(LIMIT)
     try:
         try:
@@ -257,11 +288,15 @@ def row_of(task: str, kind: str, name: str, variant: dict) -> dict:
         signal.alarm(0)
 
 
-# ---- all of them ----------------------------------------------------------------------------------------------------
+# ---- all architectures --------------------------------------------------------------------------
 
 
-def rows_wanted(tasks: list[str], only: set[str]):
-    """(task, model type, class, variant), each class once."""
+def all_rows(tasks: list[str], only: set[str]) -> Iterator[tuple[str, str, str, dict]]:
+    """(task, model type, class, variant) of the rows to measure, each class once.
+
+    Args:
+        only: model types; all if empty.
+    """
     seen = set()
     for task in TASKS:
         for kind, name in classes_of(task).items():
@@ -285,10 +320,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--task", choices=TASKS, help="one task only")
-    parser.add_argument("--only", default="", help="model types, joined by commas")
+    parser.add_argument("--task", choices=TASKS, help="only this task")
+    parser.add_argument("--only", default="", help="only these model types, separated by commas")
     parser.add_argument(
-        "--again", action="store_true", help="measure anew what is in the CSV already"
+        "--again", action="store_true", help="also measure rows that are in the CSV already"
     )
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -300,9 +335,8 @@ def main() -> None:
         else {}
     )
     only = set(filter(None, options.only.split(",")))
-    for task, kind, name, variant in rows_wanted(
-        [options.task] if options.task else list(TASKS), only
-    ):
+    tasks = [options.task] if options.task else list(TASKS)
+    for task, kind, name, variant in all_rows(tasks, only):
         key = (task, name + "".join(f", {value}" for value in variant.values()))
         if key in done and not options.again:
             continue

@@ -15,36 +15,43 @@ KINDS = {
     "not built": "not built",
 }
 TEXT = """# Architectures
-One step of `UnlearnTrainer` against brute force, for tiny random models of transformers {versions}: {compared} classes of
-{types} model types were compared, and the largest relative error is {worst}. Written by
+One step of `UnlearnTrainer` beside brute force, for tiny random models of transformers {versions}.
+{compared} classes of {types} model types were compared, and the largest relative error is {worst}.
+Written by
 ```console
-$ python tests/benchmarks/architectures.py
+$ python -m tests.benchmarks.architectures
 ```
-from [architectures.csv](../tests/benchmarks/architectures.csv), whose rows it measures where they are missing.
+from [architectures.csv](../tests/benchmarks/architectures.csv). It first measures the rows that are
+missing there.
 
-Two samples are forgotten and four kept, with texts, sounds or images of different lengths where the model takes such;
-**parameter** and **model** are the relative errors of the step in these two granularities, in float32 against brute force in
-float64 (in *italics*: computed in float64, where the rounding of float32 made more than 1e-4). **How** is "exact" where the
-engine got all per-sample gradients in one pass; where it left some parameters or all samples to the slow path, the step is
-as exact, but slower; "refused" is what the trainer does not take, with its message. Batch norms get their gradients in the
-usual order of memory here: in another one torch computes wrong gradients for batches of one sample on CPUs.
+Two samples are forgotten and four retained, with texts, sounds or images of different lengths where
+the model accepts them. **parameter** and **model** are the relative errors of the step at these two
+granularities, in float32 beside brute force in float64. An error in *italics* was computed in
+float64, because rounding in float32 gave more than 1e-4. **How** is "exact" if the engine computed
+all per-sample gradients in one pass. If some parameters or all samples took the slow path, the step
+is as exact, but slower. "refused" means that the trainer does not accept the model, and gives its
+message. Batch norms get gradients with contiguous memory here, because otherwise torch computes
+wrong ones on CPUs for batches of one sample.
 
 {totals}
 """
 
 
-def read() -> list[dict]:
+def read() -> list[dict[str, str]]:
+    """The rows of architectures.csv."""
     with RESULTS.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def kind(row: dict) -> str:
+def kind(row: dict[str, str]) -> str:
+    """The key of KINDS that a row belongs to."""
     how = row["how"].split(" (")[0]
     how = "slow" if how.endswith("slow parameters") and not how.startswith("wrong") else how
     return how if how in KINDS else "failed"
 
 
-def page(rows: list[dict]) -> str:
+def page(rows: list[dict[str, str]]) -> str:
+    """The text of docs/architectures.md."""
     compared = [row for row in rows if row["error_model"]]
     tasks = [(task, list(some)) for task, some in groupby(rows, lambda row: row["task"])]
     text = TEXT.format(
@@ -70,11 +77,9 @@ def _totals(tasks: list, rows: list[dict]) -> str:
 
 def _section(task: str, rows: list[dict]) -> str:
     built = [row for row in rows if kind(row) != "not built"]
-    lines = (
-        ["| architecture | class | parameter | model | how |", "|---|---|---|---|---|"]
-        if built
-        else []
-    )
+    lines = []
+    if built:
+        lines = ["| architecture | class | parameter | model | how |", "|---|---|---|---|---|"]
     for row in built:
         mark = "*" if row["precision"] == "float64" else ""
         errors = [

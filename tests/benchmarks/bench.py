@@ -1,75 +1,81 @@
-"""Measures step time and peak memory of orthograd, of gradient_difference and of other ways to the
-same step.
+"""Measures step time and peak memory of orthograd, of gradient difference, and of other ways to
+compute OrthoGrad's step.
 
-    make bench                                        # the suite of this machine, then the plot and README's table
+    make bench    # all benchmarks of this machine, then the plot
     .venv/bin/python tests/benchmarks/bench.py --suite cpu --only model=resnet-50
-    .venv/bin/python tests/benchmarks/bench.py --one "orthograd parameter" --model whisper-tiny --k 8
+    .venv/bin/python tests/benchmarks/bench.py --one "orthograd parameter" --k 8
 
-Each configuration runs in processes of its own, so that peaks do not mix, and the methods of a
-setting take turns, round by round, since a machine's speed drifts; rows go to `results.csv`. A step
-is what a user pays for: both batches, the projection, and plain SGD as the optimizer, which adds
-least. Times are medians over the steps of all rounds, after two of each for warming up, of which
-the first holds the engine's self-check; peaks are the greatest of all rounds.
+Every configuration runs in a process of its own, so that peaks do not add up. The methods of a
+setting take turns, round by round, because the speed of a machine drifts. Rows go to `results.csv`.
+
+A step is what a user pays for: forward and backward passes on both batches, the projection, and
+plain SGD, the cheapest optimizer. Times are medians over the steps of all rounds, after two warm-up
+steps in each round; the first of these also contains the engine's self-check. Peaks are the largest
+of all rounds.
 """
 
 import argparse
-import csv
-import datetime
 import gc
 import json
-import platform
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
+import psutil
+import torch
 from peers import PEERS
+from peft import LoraConfig, get_peft_model
+from records import BASELINE, append, run_columns, synchronize
+from shapes import SHAPES
+from transformers import PreTrainedModel, TrainerCallback
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results.csv"
+from hf_unlearn import UnlearnConfig, UnlearnTrainer
+
 WARM_UP = 2
-BASELINE = "gradient_difference"
 OURS = (BASELINE, "orthograd parameter", "orthograd model")
-FIELDS = (
-    "run", "date", "commit", "machine", "torch", "transformers", "model", "tuning", "precision", "checkpointing",
-    "seconds", "k", "method", "step_s", "peak_gb", "failure",
-)  # fmt: skip
+WITH_REFERENCE = (*OURS, "published reference")
+WITH_GHOST = (*OURS, "opacus ghost (norms)")
 TINY = {"model": "whisper-tiny", "seconds": 10}
-# What is run: the settings, and the methods that are compared in them.
+SMALL = {"model": "whisper-small", "precision": "bf16"}
+LARGE = {"model": "whisper-large-v3", "k": 16, "precision": "bf16"}
+# The settings of each suite, and the methods that are compared in each.
 SUITES = {
     "cpu": [
         ({**TINY, "k": 8}, (*OURS, *PEERS)),
-        ({**TINY, "k": 4}, (*OURS, "published reference")),
+        ({**TINY, "k": 4}, WITH_REFERENCE),
         ({**TINY, "k": 8, "tuning": "lora"}, OURS),
         ({"model": "resnet-50", "k": 8}, OURS),
         ({**TINY, "k": 1}, OURS),
         ({**TINY, "k": 32}, OURS),
         ({**TINY, "k": 64}, OURS),
-        ({**TINY, "k": 16}, (*OURS, "published reference")),
-        ({"model": "vit-b", "k": 8}, (*OURS, "opacus ghost (norms)")),
+        ({**TINY, "k": 16}, WITH_REFERENCE),
+        ({"model": "vit-b", "k": 8}, WITH_GHOST),
     ],
     "cuda": [
-        ({"model": "whisper-small", "k": 16, "precision": "bf16"}, (*OURS, *PEERS)),
-        *[({"model": "whisper-small", "k": k, "precision": "bf16"}, OURS) for k in (1, 4, 32, 64)],
-        ({"model": "whisper-large-v3", "k": 16, "precision": "bf16", "checkpointing": True}, OURS),
-        ({"model": "whisper-large-v3", "k": 16, "precision": "bf16", "tuning": "lora"}, OURS),
-        ({"model": "vit-b", "k": 16, "precision": "bf16"}, (*OURS, "opacus ghost (norms)")),
+        ({**SMALL, "k": 16}, (*OURS, *PEERS)),
+        ({**SMALL, "k": 1}, OURS),
+        ({**SMALL, "k": 4}, OURS),
+        ({**SMALL, "k": 32}, OURS),
+        ({**SMALL, "k": 64}, OURS),
+        ({**LARGE, "checkpointing": True}, OURS),
+        ({**LARGE, "tuning": "lora"}, OURS),
+        ({"model": "vit-b", "k": 16, "precision": "bf16"}, WITH_GHOST),
         ({"model": "resnet-50", "k": 16, "precision": "bf16"}, OURS),
     ],
-}  # fmt: skip
+}
+DEFAULTS = {"tuning": "full", "precision": "fp32", "checkpointing": False, "seconds": 30}
 
 
-def measure(arguments: argparse.Namespace) -> dict:
-    """Runs one configuration in this process: the time of each step (s), and the peak memory (GB)
-    that it added."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from shapes import SHAPES
+def measure(arguments: argparse.Namespace) -> dict[str, list[float] | float]:
+    """Runs one configuration in this process.
 
-    import hf_unlearn.trainer.trainer  # noqa: F401  what importing costs is no part of the peak
-
+    Returns:
+        steps_s: the time of each step after the warm-up, in seconds.
+        peak_gb: the largest amount of memory that the run added, in GB.
+    """
     cuda = torch.cuda.is_available()
     gc.collect()
     before = 0 if cuda else _resident_gb()
@@ -80,140 +86,138 @@ def measure(arguments: argparse.Namespace) -> dict:
             model, LoraConfig(r=16, target_modules=["q_proj", "k_proj", "v_proj", "out_proj"])
         )
     forget, retain = ([sample() for _ in range(arguments.k)] for _ in range(2))
-    run = _our_steps if arguments.one in OURS else _peer_steps
+    run = our_steps if arguments.one in OURS else peer_steps
     times = run(arguments, model, forget, retain)
     peak = torch.cuda.max_memory_allocated() / 1e9 if cuda else _peak_resident_gb() - before
     return {"steps_s": times[WARM_UP:], "peak_gb": peak}
 
 
-def _our_steps(arguments: argparse.Namespace, model, forget: list, retain: list) -> list[float]:
-    from transformers import TrainerCallback
+class StepTimer(TrainerCallback):
+    """Measures the time of every optimizer step, in seconds."""
 
-    from hf_unlearn import UnlearnConfig, UnlearnTrainer
+    def __init__(self):
+        self.times: list[float] = []
+        self.start = 0.0
 
-    times = []
+    def on_step_begin(self, *_, **__):
+        synchronize()
+        self.start = time.perf_counter()
 
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *_, **__):
-            _wait()
-            self.start = time.perf_counter()
+    def on_step_end(self, *_, **__):
+        synchronize()
+        self.times.append(time.perf_counter() - self.start)
 
-        def on_step_end(self, *_, **__):
-            _wait()
-            times.append(time.perf_counter() - self.start)
 
+def our_steps(
+    arguments: argparse.Namespace, model: PreTrainedModel, forget: list[dict], retain: list[dict]
+) -> list[float]:
+    """The times of all steps of an `UnlearnTrainer`."""
+    timer = StepTimer()
     method, _, granularity = arguments.one.partition(" ")
     with tempfile.TemporaryDirectory() as folder:
         config = UnlearnConfig(
-            output_dir=folder, method=method, granularity=granularity or "parameter", alpha=0.5,
-            per_device_train_batch_size=arguments.k, per_device_retain_batch_size=arguments.k,
-            max_steps=WARM_UP + arguments.steps, learning_rate=1e-6, optim="sgd", max_grad_norm=0,
-            bf16=arguments.precision == "bf16", gradient_checkpointing=arguments.checkpointing,
-            save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True,
-        )  # fmt: skip
+            output_dir=folder,
+            method=method,
+            granularity=granularity or "parameter",
+            alpha=0.5,
+            per_device_train_batch_size=arguments.k,
+            per_device_retain_batch_size=arguments.k,
+            max_steps=WARM_UP + arguments.steps,
+            learning_rate=1e-6,
+            optim="sgd",
+            max_grad_norm=0,
+            bf16=arguments.precision == "bf16",
+            gradient_checkpointing=arguments.checkpointing,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
         UnlearnTrainer(
-            model=model, args=config, forget_dataset=forget, retain_dataset=retain,
-            data_collator=_stack, callbacks=[Clock()],
-        ).train()  # fmt: skip
-    return times
+            model=model,
+            args=config,
+            forget_dataset=forget,
+            retain_dataset=retain,
+            data_collator=stack,
+            callbacks=[timer],
+        ).train()
+    return timer.times
 
 
-def _peer_steps(arguments: argparse.Namespace, model, forget: list, retain: list) -> list[float]:
-    import torch
-
+def peer_steps(
+    arguments: argparse.Namespace, model: PreTrainedModel, forget: list[dict], retain: list[dict]
+) -> list[float]:
+    """The times of all steps of one of `PEERS`."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device).train()  # the shapes have no dropout
+    # The shapes have no dropout.
+    model.to(device).train()
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.eval()  # frozen statistics, as ours has them
-    model.config._attn_implementation = "eager"  # PyTorch's fused attention does not take vmap
+            # Running statistics stay fixed, as in UnlearnTrainer.
+            module.eval()
+    # vmap does not support PyTorch's fused attention.
+    model.config._attn_implementation = "eager"
     batches = [
-        {name: value.to(device) for name, value in _stack(samples).items()}
+        {name: value.to(device) for name, value in stack(samples).items()}
         for samples in (forget, retain)
     ]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
     times = []
     for _ in range(WARM_UP + arguments.steps):
-        _wait()
+        synchronize()
         start = time.perf_counter()
         with torch.autocast(device, torch.bfloat16, enabled=arguments.precision == "bf16"):
             PEERS[arguments.one](model, *batches, alpha=0.5)
         optimizer.step()
         optimizer.zero_grad()
-        _wait()
+        synchronize()
         times.append(time.perf_counter() - start)
     return times
 
 
-def _stack(samples: list[dict]) -> dict:
-    import torch
-
+def stack(samples: list[dict]) -> dict[str, torch.Tensor]:
     return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
-def _wait() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def _resident_gb() -> float:
-    import psutil
-
     return psutil.Process().memory_info().rss / 1e9
 
 
 def _peak_resident_gb() -> float:
-    import resource
+    # Linux counts in KiB.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
 
+def run_suite(
+    name: str, steps: int, rounds: int, only: dict[str, str], selected: list[str]
+) -> None:
+    """Measures a suite and appends its rows to `results.csv`.
 
-def run_suite(name: str, steps: int, rounds: int, only: dict[str, str], chosen: list[str]) -> None:
-    """Measures a suite, or its settings with the values of `only` and the `chosen` methods, and
-    appends the rows to `results.csv`."""
-    now = datetime.datetime.now(datetime.timezone.utc)
-    common = {
-        "run": now.strftime("%Y%m%d-%H%M%S"),
-        "date": now.strftime("%Y-%m-%d"),
-        "commit": _commit(),
-        **_machine(),
-    }
-    for setting, methods in SUITES[name]:
-        setting = {
-            "tuning": "full",
-            "precision": "fp32",
-            "checkpointing": False,
-            "seconds": 30,
-            **setting,
-        }
-        if any(str(setting[name]) != value for name, value in only.items()):
+    Args:
+        steps: number of steps to measure in each round.
+        only: measure only the settings that have these values.
+        selected: measure only these methods; empty for all.
+    """
+    common = run_columns()
+    for values, methods in SUITES[name]:
+        setting = {**DEFAULTS, **values}
+        if any(str(setting[key]) != value for key, value in only.items()):
             continue
-        methods = [method for method in methods if not chosen or method in chosen]
-        done = [
-            {method: _measured_apart(method, setting, steps) for method in methods}
+        methods = [method for method in methods if not selected or method in selected]
+        measured = [
+            {method: measure_in_subprocess(method, setting, steps) for method in methods}
             for _ in range(rounds)
         ]
         for method in methods:
-            row = {
-                **common,
-                **setting,
-                "method": method,
-                **_summary([measured[method] for measured in done]),
-            }
-            print(
-                {
-                    field: row.get(field)
-                    for field in ("model", "tuning", "k", "method", "step_s", "peak_gb", "failure")
-                }
-            )
-            _append(row)
+            result = summary([of_round[method] for of_round in measured])
+            row = {**common, **setting, "method": method, **result}
+            shown = ("model", "tuning", "k", "method", "step_s", "peak_gb", "failure")
+            print({column: row.get(column) for column in shown})
+            append(row)
 
 
-def _summary(rounds: list[dict]) -> dict[str, str]:
-    """What a row says of a configuration that was measured in some rounds, or why one of them
-    failed."""
+def summary(rounds: list[dict]) -> dict[str, str]:
+    """The columns of a row that tell the result of some rounds, or why the first of them failed."""
     if failed := [measured for measured in rounds if "failure" in measured]:
         return failed[0]
     times = [time for measured in rounds for time in measured["steps_s"]]
@@ -221,91 +225,56 @@ def _summary(rounds: list[dict]) -> dict[str, str]:
     return {"step_s": f"{statistics.median(times):.4g}", "peak_gb": f"{peak:.4g}"}
 
 
-def _measured_apart(method: str, setting: dict, steps: int) -> dict:
-    """What `measure` finds in a process of its own, or the last line of its `failure`."""
+def measure_in_subprocess(method: str, setting: dict, steps: int) -> dict:
+    """What `measure` returns in a new process, or the last line of its error as "failure"."""
     options = [f"--{name}={value}" for name, value in setting.items() if name != "checkpointing"]
     options += ["--checkpointing"] * setting["checkpointing"]
     command = [sys.executable, __file__, "--one", method, "--steps", str(steps), *options]
-    done = subprocess.run(command, capture_output=True, text=True)
-    lines = done.stdout.strip().splitlines()
-    if done.returncode == 0 and lines:
-        return json.loads(lines[-1])
-    return {
-        "failure": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][
-            :200
-        ]
-    }
+    finished = subprocess.run(command, capture_output=True, text=True)
+    output, error = (text.strip().splitlines() for text in (finished.stdout, finished.stderr))
+    if finished.returncode == 0 and output:
+        return json.loads(output[-1])
+    last_line = (error or [f"exit status {finished.returncode}"])[-1]
+    return {"failure": last_line[:200]}
 
 
-def _append(row: dict) -> None:
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def _commit() -> str:
-    def git(*arguments):
-        return subprocess.run(
-            ["git", *arguments], cwd=HERE, capture_output=True, text=True
-        ).stdout.strip()
-
-    # the results themselves may have changed
-    changed = git(
-        "status",
-        "--porcelain",
-        "--untracked-files=no",
-        ":/",
-        ":(exclude,top)tests/benchmarks/results.*",
-    )
-    return git("rev-parse", "--short", "HEAD") + ("+changes" if changed else "")
-
-
-def _machine() -> dict[str, str]:
-    import torch
-    import transformers
-
-    if torch.cuda.is_available():
-        machine = torch.cuda.get_device_name()
-    else:
-        machine = f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
-    return {
-        "machine": machine,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
-def main() -> None:
-    import torch
-
+def parsed_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--suite", choices=SUITES, default="cuda" if torch.cuda.is_available() else "cpu"
+    add = parser.add_argument
+    add("--suite", choices=SUITES, default="cuda" if torch.cuda.is_available() else "cpu")
+    add(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="measure only the settings of the suite with these values: model=resnet-50 k=8",
     )
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME=VALUE",
-                        help="measure the suite's settings with these values only, as "
-                             "model=resnet-50 k=8")  # fmt: skip
-    parser.add_argument("--methods", nargs="+", default=[], choices=[*OURS, *PEERS], metavar="METHOD",
-                        help="measure these only, for more rounds in the same time")  # fmt: skip
-    parser.add_argument(
-        "--one", metavar="METHOD", help="measure one method here, print it, write no row"
+    add(
+        "--methods",
+        nargs="+",
+        default=[],
+        choices=[*OURS, *PEERS],
+        metavar="METHOD",
+        help="measure only these methods, to have time for more rounds",
     )
-    parser.add_argument("--model", default="whisper-tiny")
-    parser.add_argument("--tuning", choices=("full", "lora"), default="full")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--checkpointing", action="store_true")
-    parser.add_argument("--seconds", type=int, default=10, help="of audio")
-    parser.add_argument("--k", type=int, default=8, help="retain samples, and forget samples too")
-    parser.add_argument("--steps", type=int, default=3, help="measured in each round")
-    parser.add_argument(
-        "--rounds", type=int, default=2, help="in which the methods of a setting take turns"
+    add("--one", metavar="METHOD", help="measure one method, print the result, append no row")
+    add("--model", choices=SHAPES, default="whisper-tiny", help="of --one")
+    add("--tuning", choices=("full", "lora"), default="full", help="of --one")
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="of --one")
+    add("--checkpointing", action="store_true", help="use gradient checkpointing in --one")
+    add("--seconds", type=int, default=10, help="length of the audio of --one")
+    add(
+        "--k", type=int, default=8, help="number of retain samples, and of forget samples, of --one"
     )
-    arguments = parser.parse_args()
+    add("--steps", type=int, default=3, help="number of steps to measure in each round")
+    add("--rounds", type=int, default=2, help="number of rounds")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parsed_arguments()
     if arguments.one:
         print(json.dumps(measure(arguments)))
     else:

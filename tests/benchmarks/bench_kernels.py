@@ -1,19 +1,19 @@
-"""Measures the projection's kernels on a GPU against its copy bandwidth, plain torch and
+"""Measures the kernels of the projection on a GPU beside its copy bandwidth, plain torch and
 torch.linalg.qr.
 
-    .venv/bin/python tests/benchmarks/bench_kernels.py                  # everything; rows go to results.csv
-    .venv/bin/python tests/benchmarks/bench_kernels.py --tune           # other block sizes, printed only
+    .venv/bin/python tests/benchmarks/bench_kernels.py           # appends rows to results.csv
+    .venv/bin/python tests/benchmarks/bench_kernels.py --tune    # other block sizes, only printed
 
-Without a GPU all is tiny and no rows are written, to show that this script works.
+Without a GPU everything is tiny and no rows are written: this only shows that the script works.
 
-Copying a matrix moves as many bytes as reading it twice, and a projection has to read its rows
-twice. So the share of the copy bandwidth that a projection reaches is the time of the copy over its
-own, for a single pass half of that. `step_s` in the rows is the time of one call, a mean over calls
-in a row (the median of a few such means), `peak_gb` what the call needs beside its input.
+A copy of a matrix moves as many bytes as two reads of it, and a projection has to read its rows
+twice. So the share of the copy bandwidth that a projection reaches is the time of the copy divided
+by the time of the projection; for a single pass it is half of that. `step_s` is the time of one
+call: the median of five means over consecutive calls. `peak_gb` is the memory of a call beside its
+input.
 """
 
 import argparse
-import datetime
 import functools
 import itertools
 import statistics
@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
-from bench import _append, _commit, _machine
+from records import KERNEL, append, run_columns, synchronize
 from shapes import SHAPES
 
 from hf_unlearn import ops
@@ -31,7 +31,7 @@ from hf_unlearn.per_sample.inner_products import ghost, materialise
 from hf_unlearn.per_sample.rows import Product
 
 Tensor = torch.Tensor
-# Linear layers of whisper-small at 30 s of audio: T, o, i
+# (T, o, i) of whisper-small's linear layers at 30 s of audio.
 LAYERS = {
     "encoder attention": (1500, 768, 768),
     "encoder feed-forward": (1500, 3072, 768),
@@ -54,24 +54,22 @@ def project_in_torch(rows: Tensor, u: Tensor) -> Tensor:
 
 
 def project_by_qr(rows: Tensor, u: Tensor) -> Tensor:
-    """As the published implementations do."""
+    """u_perp as the published implementations compute it."""
     Q = torch.linalg.qr(rows.T).Q
     return u - Q @ (Q.T @ u)
 
 
 class Bench:
-    """Measures calls, prints them and, on a GPU, appends them to `results.csv`."""
+    """Measures calls, prints the results and, on a GPU, appends them to `results.csv`."""
 
     def __init__(self, device: str, k: int):
-        now = datetime.datetime.now(datetime.timezone.utc)
         self.device, self.k = device, k
-        self.common = {"run": now.strftime("%Y%m%d-%H%M%S"), "date": now.strftime("%Y-%m-%d"), "commit": _commit(),
-                       **_machine(), "tuning": "kernel", "k": k}  # fmt: skip
+        self.common = {**run_columns(), "tuning": KERNEL, "k": k}
 
     def measure(
         self, model: str, method: str, call: Callable[[], object], precision: str = "fp32"
     ) -> float:
-        """Seconds of one call."""
+        """The time of one call in seconds, NaN if it runs out of memory."""
         try:
             seconds, peak = self.time(call)
             self.record(model, method, precision, step_s=seconds, peak_gb=peak)
@@ -87,10 +85,12 @@ class Bench:
         print(f"{model}, {method}: {failure or values}", flush=True)
         if self.device == "cuda":
             row = {"model": model, "method": method, "precision": precision, "failure": failure}
-            _append({**self.common, **row, **values})
+            append({**self.common, **row, **values})
 
     def time(self, call: Callable[[], object]) -> tuple[float, float]:
-        call()  # compiles
+        """The time of one call (s), and its peak memory beside what was in use before (GB)."""
+        # Compiles the kernels.
+        call()
         before = self._memory()
         start = self._now()
         call()
@@ -105,12 +105,11 @@ class Bench:
         return statistics.median(means), peak
 
     def _now(self) -> float:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
+        synchronize()
         return time.perf_counter()
 
     def _memory(self) -> float:
-        """Before a call: GB in use. After it: the most that was in use since."""
+        """Peak of the memory in use since the last call of this method, in GB; 0 without a GPU."""
         if self.device != "cuda":
             return 0.0
         peak = torch.cuda.max_memory_allocated() / 1e9
@@ -122,7 +121,7 @@ class Bench:
 
 
 def measure_matrix(bench: Bench, d: int) -> None:
-    """One materialised matrix."""
+    """Measures passes and projections over one matrix (k, d), a materialised parameter."""
     model = f"dense {bench.k} x {d / 1e6:g}M"
     rows, u = bench.random(bench.k, d), bench.random(d)
     copy = bench.measure(model, "copy", functools.partial(torch.empty_like(rows).copy_, rows))
@@ -134,8 +133,11 @@ def measure_matrix(bench: Bench, d: int) -> None:
     }
     for method, call in passes.items():
         print(f"    {copy / 2 / bench.measure(model, method, call):.0%} of the copy bandwidth")
-    projections = {"projection": lambda: project(rows, u), "projection exact": lambda: project(rows, u, exact=True),
-                   "projection, plain torch": lambda: project_in_torch(rows, u)}  # fmt: skip
+    projections = {
+        "projection": lambda: project(rows, u),
+        "projection exact": lambda: project(rows, u, exact=True),
+        "projection, plain torch": lambda: project_in_torch(rows, u),
+    }
     seconds = {method: bench.measure(model, method, call) for method, call in projections.items()}
     for method, value in seconds.items():
         print(f"    {method}: {copy / value:.0%} of the copy bandwidth")
@@ -144,8 +146,13 @@ def measure_matrix(bench: Bench, d: int) -> None:
 
 
 def measure_tensors(bench: Bench, model: str, largest: int) -> None:
-    """A projection in each parameter tensor of a model: each size is measured once, and counted as
-    often as it occurs."""
+    """Measures a projection in each parameter tensor of a model.
+
+    Each size is measured once and counted as often as it occurs.
+
+    Args:
+        largest: leave out tensors with more values than this.
+    """
     with torch.device("meta"):
         sizes = Counter(
             p.numel() for p in SHAPES[model](30)[0].parameters() if p.numel() <= largest
@@ -154,52 +161,63 @@ def measure_tensors(bench: Bench, model: str, largest: int) -> None:
         total = 0.0
         for d, count in sizes.items():
             rows, u = bench.random(bench.k, d), bench.random(d)
-            total += count * bench.time(lambda: call(rows, u))[0]  # noqa: B023
+            seconds, _ = bench.time(functools.partial(call, rows, u))
+            total += count * seconds
         name = f"dense {bench.k} x {model}'s {sum(sizes.values())} tensors"
         bench.record(name, method, "fp32", step_s=total)
 
 
 def measure_solve(bench: Bench) -> None:
+    """Measures the solution of batches of k x k systems."""
     for problems, k in (1, 8), (1, 16), (1, 64), (1, 256), (500, 16):
+        # (problems, k, 2 k)
         rows = torch.randn(problems, k, 2 * k, dtype=torch.float64, device=bench.device)
         K, b, square = rows @ rows.mT, rows.sum(2), rows.new_full((problems,), 2.0 * k)
-        bench.measure(f"{problems} systems of {k}", "solve", lambda: ops.solve(K, b, square))  # noqa: B023
+        model = f"{problems} systems of {k}"
+        bench.measure(model, "solve", functools.partial(ops.solve, K, b, square))
         bench.measure(
-            f"{problems} systems of {k}",
-            "solve, plain torch",
-            lambda: projection.solve(K, b, square),
-        )  # noqa: B023
+            model, "solve, plain torch", functools.partial(projection.solve, K, b, square)
+        )
 
 
 def measure_layers(bench: Bench, shrink: int) -> None:
-    """Inner products of a Linear layer's gradients: with all of G in memory, through the cache, and
-    without G (ghost, and tiles of it on chip)."""
+    """Measures the inner products of a Linear layer's gradients by each way.
+
+    Args:
+        shrink: divide the sizes of the layers by this.
+    """
     for name, (T, o, i) in LAYERS.items():
         T, o, i = max(1, T // shrink), o // shrink, i // shrink
+        # (k, T, o), (k, T, i)
         B, X = (bench.random(bench.k, T, size, dtype=torch.bfloat16) for size in (o, i))
-        u = bench.random(o, i)
+        u, uses = bench.random(o, i), [Product(B, X)]
         calls = {
-            "product alone": lambda: torch.bmm(B.mT, X),  # noqa: B023
-            "kept": lambda: materialise([Product(B, X)], u, exact=True, keep=True),  # noqa: B023
-            "materialise": lambda: materialise([Product(B, X)], u, exact=True, keep=False),  # noqa: B023
-            "ghost": lambda: ghost([Product(B, X)], u, exact=True),  # noqa: B023
+            "product alone": functools.partial(torch.bmm, B.mT, X),
+            "kept": functools.partial(materialise, uses, u, exact=True, keep=True),
+            "materialise": functools.partial(materialise, uses, u, exact=True, keep=False),
+            "ghost": functools.partial(ghost, uses, u, exact=True),
         }
         if ops.fuses(u.device):
-            calls["fused"] = lambda: ops.product_inner_products(B, X, u)  # noqa: B023
+            calls["fused"] = functools.partial(ops.product_inner_products, B, X, u)
         for method, call in calls.items():
             bench.measure(f"{name} {T} x {o} x {i}", method, call, "bf16")
 
 
 def tune(bench: Bench, d: int) -> None:
-    """Times of inner_products with other columns, warps and programs per multiprocessor than
-    `SHAPES` has, and of product_inner_products with other lines, columns and stages than `TILES`
-    has."""
+    """Prints the times of the kernels with other block sizes.
+
+    For inner_products these are other columns, warps and programs per multiprocessor than in
+    `triton_reductions.SHAPES`. For product_inner_products they are other lines, columns and stages
+    than in `triton_products.TILES`.
+    """
+    # Triton is only there on Linux.
     from hf_unlearn.ops import triton_products, triton_reductions
 
     def measured(kernel: str, setting: object, call: Callable[[], object], moved: int) -> None:
         try:
             seconds = bench.time(call)[0]
-        except Exception as error:  # too much shared memory
+        except Exception as error:
+            # Most often it asks for too much shared memory.
             print(f"{kernel} {setting}: {type(error).__name__}")
         else:
             print(
@@ -235,8 +253,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--k", type=int, default=16)
-    parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--k", type=int, default=16, help="number of rows")
+    parser.add_argument("--tune", action="store_true", help="try other block sizes")
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bench, tiny = Bench(device, arguments.k), device == "cpu"

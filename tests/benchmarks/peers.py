@@ -1,8 +1,8 @@
-"""OrthoGrad's step by other means, written as plainly as each allows. All leave the gradient to
-descend in `.grad`.
+"""OrthoGrad's step by other libraries, written as plainly as each allows.
 
-Each takes (model, forget batch, retain batch, alpha) and, but for `opacus_ghost`, computes g =
-alpha mean_n(g_n) - (1 - alpha) u_perp of `hf_unlearn.methods.orthograd`.
+Each function takes (model, forget batch, retain batch, alpha) and leaves the gradient to descend in
+`.grad`. Except for `opacus_ghost`, this is g = alpha mean_n(g_n) - (1 - alpha) u_perp of
+`hf_unlearn.methods.orthograd`.
 """
 
 import torch
@@ -16,7 +16,7 @@ def published_reference(model: nn.Module, forget: dict, retain: dict, alpha: flo
     model(**forget).loss.backward()
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
-    def loss_of(values, sample):
+    def loss_of(values: dict[str, Tensor], sample: dict[str, Tensor]) -> Tensor:
         one = {name: value[None] for name, value in sample.items()}
         return torch.func.functional_call(model, values, kwargs=one).loss
 
@@ -31,7 +31,7 @@ def opacus_hooks(model: nn.Module, forget: dict, retain: dict, alpha: float) -> 
     from opacus.grad_sample import GradSampleModule
 
     if not isinstance(getattr(model, "per_sample", None), list):
-        # in a list: no submodule
+        # In a list, so that it does not become a submodule.
         model.per_sample = [GradSampleModule(model, loss_reduction="mean", strict=False)]
     sampled = model.per_sample[0]
     sampled.disable_hooks()
@@ -48,9 +48,11 @@ def opacus_hooks(model: nn.Module, forget: dict, retain: dict, alpha: float) -> 
 
 
 def opacus_ghost(model: nn.Module, forget: dict, retain: dict, alpha: float) -> None:
-    """Ghost clipping finds no more than the norms of per-sample gradients, so this is not
-    OrthoGrad's step: it is what a step costs whose retain samples are weighted by their norms, in
-    ghost clipping's two backward passes."""
+    """A step with ghost clipping, in two backward passes over the retain batch.
+
+    Ghost clipping only computes the norms of per-sample gradients, so this is not OrthoGrad's step.
+    It shows what a step costs that weights the retain samples by these norms.
+    """
     from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import (
         GradSampleModuleFastGradientClipping,
     )
@@ -82,31 +84,30 @@ def torchjd_gramian(model: nn.Module, forget: dict, retain: dict, alpha: float) 
     losses = _losses(model, batch)
     gramian = model.gramian[0].compute_gramian(losses)
     mean = torch.full((forgotten,), 1 / forgotten, device=losses.device)
-    c = (
-        torch.linalg.pinv(gramian[:k, :k].double(), hermitian=True)
-        @ (gramian[:k, k:] @ mean).double()
-    )
+    K, b = gramian[:k, :k].double(), (gramian[:k, k:] @ mean).double()
+    c = torch.linalg.pinv(K, hermitian=True) @ b
     weights = torch.cat([alpha / k + (1 - alpha) * c.float(), -(1 - alpha) * mean])
     (losses * weights).sum().backward()
 
 
 def _losses(model: nn.Module, batch: dict) -> Tensor:
-    """Of each sample; all its labels count."""
+    """The loss of each sample, (k,). There is no padding."""
     logits, labels = model(**batch).logits, batch["labels"]
-    return (
-        F.cross_entropy(logits.movedim(-1, 1), labels, reduction="none")
-        .reshape(len(labels), -1)
-        .mean(1)
-    )
+    losses = F.cross_entropy(logits.movedim(-1, 1), labels, reduction="none")
+    return losses.reshape(len(labels), -1).mean(1)
 
 
 def _combine(p: nn.Parameter, gradients: Tensor, alpha: float) -> None:
-    """p.grad holds u; gradients (k, ...)."""
+    """Replaces u in p.grad by the gradient to descend.
+
+    Args:
+        gradients: (k, *shape of p), of the retain samples.
+    """
     u = p.grad.flatten()
+    # (d, k)
     Q = torch.linalg.qr(gradients.flatten(1).T).Q
-    p.grad = (alpha * gradients.mean(0).flatten() - (1 - alpha) * (u - Q @ (Q.T @ u))).reshape(
-        p.shape
-    )
+    g = alpha * gradients.mean(0).flatten() - (1 - alpha) * (u - Q @ (Q.T @ u))
+    p.grad = g.reshape(p.shape)
 
 
 PEERS = {

@@ -1,103 +1,132 @@
-"""Draws `results.png` from `results.csv` and prints README's table: each setting's latest run on
-each machine, of those that compared the most methods, as ratios to gradient_difference in the same
-run.
+"""Draws `results.png` from `results.csv` and prints the rows behind the tables of
+docs/benchmarks.md.
 
     .venv/bin/python tests/benchmarks/plot.py
+
+For each machine and setting it takes the latest of the runs that compared the most methods. Ratios
+are relative to gradient difference in the same run.
 """
 
-import csv
+import argparse
 from collections import defaultdict
 
-import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from records import BASELINE, FOLDER, KERNEL, read
 
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt  # noqa: E402
-from bench import BASELINE, HERE, RESULTS  # noqa: E402
+Row = dict[str, str]
+# (machine, model, tuning, precision, checkpointing, seconds, k)
+Setting = tuple[str, ...]
 
 SETTING = ("machine", "model", "tuning", "precision", "checkpointing", "seconds", "k")
-MEASURES = {"step_s": "step time", "peak_gb": "peak memory"}
+MEASURES = {"step_s": "Time of a step", "peak_gb": "Peak memory"}
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
+# What the figure calls the methods.
+LABELS = {
+    "gradient_difference": "gradient difference",
+    "orthograd parameter": "orthograd, each parameter tensor",
+    "orthograd model": "orthograd, whole model",
+    "published reference": "published algorithm (vmap, QR)",
+    "opacus hooks": "published algorithm (Opacus, QR)",
+    "opacus ghost (norms)": "Opacus ghost clipping (norms only)",
+    "torchjd gramian": "whole model by TorchJD's Gramian",
+}
 
 
-def latest_runs() -> list[dict]:
-    """The rows of the last run of each setting on each machine, of those with the most methods."""
-    with RESULTS.open(newline="") as file:
-        # those of bench_kernels.py
-        rows = [row for row in csv.DictReader(file) if row["tuning"] != "kernel"]
-    runs = defaultdict(lambda: defaultdict(list))  # setting -> run -> rows, in the order of time
-    for row in rows:
-        runs[tuple(row[name] for name in SETTING)][row["run"]].append(row)
-    return [
-        row for of_setting in runs.values() for row in max(reversed(of_setting.values()), key=len)
-    ]
+def latest_runs() -> list[Row]:
+    """The rows of each setting's latest run, among its runs with the most methods."""
+    # setting -> run -> rows, in the order of time
+    runs: dict[Setting, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in read():
+        if row["tuning"] != KERNEL:
+            runs[setting_of(row)][row["run"]].append(row)
+    latest = [max(reversed(of_setting.values()), key=len) for of_setting in runs.values()]
+    return [row for rows in latest for row in rows]
 
 
-def by_setting(rows: list[dict]) -> dict[tuple, dict[str, dict]]:
+def setting_of(row: Row) -> Setting:
+    return tuple(row[name] for name in SETTING)
+
+
+def by_setting(rows: list[Row]) -> dict[Setting, dict[str, Row]]:
     """setting -> method -> row."""
     settings = defaultdict(dict)
     for row in rows:
-        settings[tuple(row[name] for name in SETTING)][row["method"]] = row
+        settings[setting_of(row)][row["method"]] = row
     return settings
 
 
-def ratio(row: dict, base: dict, measure: str) -> float | None:
+def ratio(row: Row, base: Row, measure: str) -> float | None:
+    """A measured value relative to the baseline's; None if either is missing."""
     return float(row[measure]) / float(base[measure]) if row[measure] and base[measure] else None
 
 
-def print_table(settings: dict) -> None:
-    print(
-        "| machine | model | k | method | step (s) | times gradient difference | peak (GB) | "
-        "times |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+def print_table(settings: dict[Setting, dict[str, Row]]) -> None:
+    columns = (
+        "machine", "model", "k", "method", "step (s)", "beside gradient difference",
+        "peak memory (GB)", "beside gradient difference",
+    )  # fmt: skip
+    print(f"| {' | '.join(columns)} |")
+    print("|---" * len(columns) + "|")
     for setting, methods in settings.items():
         machine, model, tuning, precision, checkpointing, _, k = setting
-        more = (
-            [tuning] * (tuning != "full")
-            + [precision]
-            + ["checkpointing"] * (checkpointing == "True")
-        )
+        options = [tuning] if tuning != "full" else []
+        options += [precision, *["checkpointing"] * (checkpointing == "True")]
         for method, row in methods.items():
-            cells = [machine, f"{model}, {', '.join(more)}", k, method]
+            cells = [machine, f"{model}, {', '.join(options)}", k, method]
             if row["failure"]:
                 cells += [f"fails: {row['failure']}", "", "", ""]
             else:
                 for measure in MEASURES:
                     cells += [row[measure], f"{ratio(row, methods[BASELINE], measure):.2f}"]
-            print("| " + " | ".join(cells) + " |")
+            print(f"| {' | '.join(cells)} |")
 
 
-def draw(settings: dict) -> None:
-    """Ratios over k, one row of panels per machine, for the model that was measured at most values
-    of k."""
+def draw(settings: dict[Setting, dict[str, Row]]) -> None:
+    """Draws ratios over k, for each machine the setting that was measured at the most values of
+    k."""
     machines = list(dict.fromkeys(setting[0] for setting in settings))
-    figure, axes = plt.subplots(len(machines), 2, figsize=(10, 3.6 * len(machines)), squeeze=False)
+    figure = Figure(figsize=(10, 4 * len(machines)), layout="constrained")
+    axes = figure.subplots(len(machines), len(MEASURES), squeeze=False)
     for panels, machine in zip(axes, machines):
-        groups = defaultdict(dict)
+        # setting without k -> k -> method -> row
+        groups: dict[Setting, dict[int, dict[str, Row]]] = defaultdict(dict)
         for setting, methods in settings.items():
             if setting[0] == machine:
                 groups[setting[:-1]][int(setting[-1])] = methods
         setting, over_k = max(groups.items(), key=lambda group: len(group[1]))
-        for panel, (measure, label) in zip(panels, MEASURES.items()):
-            lines = defaultdict(list)
-            for k, methods in sorted(over_k.items()):
-                for method, row in methods.items():
-                    if value := ratio(row, methods[BASELINE], measure):
-                        lines[method].append((k, value))
-            for method, points in lines.items():
-                panel.plot(*zip(*points), marker="o", label=method)
-            panel.set(xscale="log", xlabel="k (retain samples, and forget "
-                                           "samples)", ylabel=f"{label} / {BASELINE}",
-                      title=f"{setting[1]}, {setting[3]}, {machine}", ylim=(0, None))  # fmt: skip
-            panel.set_xticks(sorted(over_k), [str(k) for k in sorted(over_k)], minor=False)
-            panel.minorticks_off()
-        # where no line is: ratios are about 1 or above
-        panels[0].legend(fontsize=7, ncols=2, loc="lower right")
-    figure.tight_layout()
-    figure.savefig(HERE / "results.png", dpi=110)
+        _, model, _, precision, *_ = setting
+        for panel, measure in zip(panels, MEASURES):
+            draw_panel(panel, measure, dict(sorted(over_k.items())))
+            panel.set_title(f"{model}, {PRECISIONS[precision]}, {machine}", fontsize=10)
+    lines = {line.get_label(): line for panel in axes.flat for line in panel.get_lines()}
+    figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=3, fontsize=9)
+    figure.savefig(FOLDER / "results.png", dpi=110)
+
+
+def draw_panel(panel: Axes, measure: str, over_k: dict[int, dict[str, Row]]) -> None:
+    """Draws one line per method: ratios of a measure over k."""
+    points = defaultdict(list)
+    for k, methods in over_k.items():
+        for method, row in methods.items():
+            if value := ratio(row, methods[BASELINE], measure):
+                points[method].append((k, value))
+    for method, values in points.items():
+        panel.plot(*zip(*values), marker="o", label=LABELS[method])
+    panel.set(
+        xscale="log",
+        xlabel="Retain samples per step (and as many forget samples)",
+        ylabel=f"{MEASURES[measure]} relative to\ngradient difference",
+        ylim=(0, None),
+    )
+    panel.set_xticks(list(over_k), [str(k) for k in over_k])
+    panel.minorticks_off()
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     settings = by_setting(latest_runs())
     print_table(settings)
     draw(settings)

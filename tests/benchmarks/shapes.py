@@ -1,10 +1,10 @@
-"""Models of published shapes with random weights, and random samples of the sizes they are used
-with."""
+"""Models of published shapes with random weights, and random samples of the usual sizes."""
 
 from collections.abc import Callable
 
 import torch
 from transformers import (
+    PreTrainedConfig,
     PreTrainedModel,
     ResNetConfig,
     ResNetForImageClassification,
@@ -14,10 +14,12 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-LABELS = 40  # tokens of a transcript of about ten seconds
+# Number of tokens in a transcript of about ten seconds.
+LABELS = 40
 
 
-def whisper(seconds: int, **shape) -> tuple[PreTrainedModel, Callable[[], dict]]:
+def whisper(seconds: int, **shape: int) -> tuple[PreTrainedModel, Callable[[], dict]]:
+    """A Whisper for audio of this length, and a function that makes a sample."""
     config = WhisperConfig(max_source_positions=50 * seconds, **shape)
 
     def sample() -> dict[str, torch.Tensor]:
@@ -29,7 +31,11 @@ def whisper(seconds: int, **shape) -> tuple[PreTrainedModel, Callable[[], dict]]
     return WhisperForConditionalGeneration(config), sample
 
 
-def image_classifier(model: type, config) -> tuple[PreTrainedModel, Callable[[], dict]]:
+def image_classifier(
+    model: type[PreTrainedModel], config: PreTrainedConfig
+) -> tuple[PreTrainedModel, Callable[[], dict]]:
+    """An image classifier, and a function that makes a sample."""
+
     def sample() -> dict[str, torch.Tensor]:
         return {
             "pixel_values": torch.randn(3, 224, 224),
@@ -45,7 +51,7 @@ def _encoder_decoder(d_model: int, layers: int, heads: int) -> dict:
             "encoder_ffn_dim": 4 * d_model, "decoder_ffn_dim": 4 * d_model}  # fmt: skip
 
 
-# name -> function of the seconds of audio
+# Name -> function of the length of the audio in seconds, which images ignore.
 SHAPES = {
     "whisper-tiny": lambda seconds: whisper(seconds, **_encoder_decoder(384, 4, 6)),
     "whisper-small": lambda seconds: whisper(seconds, **_encoder_decoder(768, 12, 12)),

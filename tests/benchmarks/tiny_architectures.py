@@ -1,5 +1,5 @@
-"""Tiny random models of transformers' architectures: their configurations shrunk by the names that
-fields commonly have."""
+"""Tiny random models of transformers' architectures. Rules on the names of fields shrink their
+configurations."""
 
 import dataclasses
 import re
@@ -15,20 +15,24 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.models.auto import modeling_auto
 
 HIDDEN, IMAGE, MELS, FRAMES, CLASSES = 32, 32, 8, 64, 3
-MOST = 6_000_000  # values that a model may have
+# The largest number of parameters that a model may have.
+MAX_PARAMETERS = 6_000_000
 
-# What fields of configurations are, by regular expressions of which the first that fits counts:
-# whole numbers ...
+# Largest value of an integer field, by regular expressions on its name; the first match counts.
+# `...` keeps the default. None is for token numbers: see `token`.
 NUMBERS = {
-    r".*(?<!num)_token_id|.*_token_index|mask_index|unk_index": None,  # see `_token`
+    r".*(?<!num)_token_id|.*_token_index|mask_index|unk_index": None,
     r".*char_vocab_size|type_vocab_size|modality_type_vocab_size": 4,
     r".*vocab_size.*|n_vocab|vocab_offset": 128,
     r"num_labels": CLASSES,
-    r".*(kernel|stride|dilation|padding|groups?|factor|multiplier|ratio|period|offset|expand|scale|temperature).*": ...,
-    r"(mamba_)?(d_conv|expand)|mamba_expand|chunk_size_feed_forward|num_channels|in_channels|in_chans": ...,
+    r".*(kernel|stride|dilation|padding|groups?|factor|multiplier|ratio|period).*": ...,
+    r".*(offset|expand|scale|temperature).*": ...,
+    r"(mamba_)?(d_conv|expand)|mamba_expand|chunk_size_feed_forward": ...,
+    r"num_channels|in_channels|in_chans": ...,
     r"num_encoder_blocks|num_stages|num_register_tokens": ...,
     r"num_queries|two_stage_num_proposals": 4,
-    r"embed_dim": 24,  # of Swin and its like: 3, 6, 12, 24 heads
+    # Swin and similar models have 3, 6, 12 and 24 heads.
+    r"embed_dim": 24,
     r"image_size|pretrain_image_size|input_image_size": IMAGE,
     r"patch_size": 8,
     r"window_size": 4,
@@ -41,18 +45,25 @@ NUMBERS = {
     r".*(num_|n_).*experts|expert_num|.*num_experts|num_local_experts": 4,
     r"n_group|topk_group": 1,
     r".*(layers|n_layer|depth|blocks|num_hidden_layers)": 2,
-    r".*(intermediate_size|ffn_dim|ffn_hidden_size|d_ff|n_inner|d_inner|mlp_dim|_feedforward.*)": 48,
+    r".*(intermediate_size|ffn_dim|ffn_hidden_size|d_ff|n_inner|d_inner|mlp_dim)": 48,
+    r".*_feedforward.*": 48,
     r"max_source_positions": FRAMES // 2,
-    r"max_(source|target)_positions|.*positions?(_embeddings)?|n_positions|n_ctx|max_seq(uence)?_len(gth)?|block_size": 128,
+    r"max_(source|target)_positions|.*positions?(_embeddings)?|n_positions|n_ctx": 128,
+    r"max_seq(uence)?_len(gth)?|block_size": 128,
     r".*(size|dim|d_model|n_embd|width|channels|d_state|rank|units|features|filters)": 32,
 }
-FIXED = {"head_dim": 8, "pad_token_id": 0}  # 4 heads make a hidden size of 32
-# ... and fractions that make random numbers in training.
+# Fields with the same value in every model. 4 heads of 8 make a hidden size of 32.
+FIXED = {"head_dim": 8, "pad_token_id": 0}
+# Rates of randomness in training, which are set to 0.
 RANDOM = r".*(drop|jitter|mask_time_prob|mask_feature_prob|noise_std).*"
-OFF = {"apply_spec_augment": False, "use_timm_backbone": False, "use_pretrained_backbone": False}
+SWITCHED_OFF = {
+    "apply_spec_augment": False,
+    "use_timm_backbone": False,
+    "use_pretrained_backbone": False,
+}
 
-# What no rule finds: by the `model_type` of a configuration, or by a model's class, fields and
-# values.
+# Fields and values that no rule gives, by the `model_type` of a configuration or the name of a
+# model class.
 CHANGES = {
     kind: values
     for kinds, values in yaml.safe_load(
@@ -86,7 +97,8 @@ TASKS = {
 }
 
 
-MORE = {  # what transformers' tables do not have
+# Model classes that the tables of transformers lack.
+MORE = {
     "time series": {
         "autoformer": "AutoformerForPrediction",
         "informer": "InformerForPrediction",
@@ -98,7 +110,7 @@ MORE = {  # what transformers' tables do not have
 
 
 def classes_of(task: str) -> dict[str, str]:
-    """Model type -> name of its class for a task."""
+    """Model type -> name of its model class for a task."""
     names = getattr(modeling_auto, f"MODEL_FOR_{TASKS[task]}_MAPPING_NAMES")
     return {
         kind: found if isinstance(found, str) else found[0] for kind, found in names.items()
@@ -106,16 +118,17 @@ def classes_of(task: str) -> dict[str, str]:
 
 
 def variants(name: str) -> list[dict]:
-    """Options that a class is built with: mixtures of experts have several ways to compute them."""
+    """The options to build a class with: mixtures of experts have several implementations."""
     if not getattr(transformers, name)._can_set_experts_implementation():
         return [{}]
     return [{"experts_implementation": way} for way in ("grouped_mm", "eager", "batched_mm")]
 
 
-# ---- configurations -------------------------------------------------------------------------------------------------
+# ---- configurations ----------------------------------------------------------------------------
 
 
 def token(name: str) -> int:
+    """The token number for a field such as eos_token_id."""
     common = {
         "pad": 0,
         "bos": 1,
@@ -131,15 +144,20 @@ def token(name: str) -> int:
 
 
 def shrunk(config: PreTrainedConfig, model: str = "") -> PreTrainedConfig:
-    """A configuration of the same kind with small numbers, and without randomness, for a class of
-    models."""
+    """A configuration of the same kind with small numbers and without randomness.
+
+    Args:
+        model: name of the model class, for its entry in CHANGES.
+    """
     given = {}
     for field in dataclasses.fields(config):
         try:
             value = getattr(config, field.name, None)
-        except RuntimeError:  # it differs between layers
+        except RuntimeError:
+            # The value differs between layers.
             value = field.default
-        if isinstance(field.default, str) and not isinstance(value, str):  # "auto"
+        # "auto" that has been resolved.
+        if isinstance(field.default, str) and not isinstance(value, str):
             continue
         if field.name in (config.sub_configs or {}):
             if isinstance(value, PreTrainedConfig):
@@ -154,8 +172,9 @@ def shrunk(config: PreTrainedConfig, model: str = "") -> PreTrainedConfig:
                 and field.default != value
             ):
                 given[field.name] = small
-    given |= {name: value for name, value in OFF.items() if hasattr(config, name)}
-    if "kv_lora_rank" in given:  # each head has keys of its own
+    given |= {name: value for name, value in SWITCHED_OFF.items() if hasattr(config, name)}
+    # With low-rank keys and values, each head has keys of its own.
+    if "kv_lora_rank" in given:
         given["num_key_value_heads"] = 4
     given |= CHANGES.get(config.model_type, {}) | CHANGES.get(model, {})
     return type(config)(**given)
@@ -165,7 +184,8 @@ def _known(name: str) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in NUMBERS)
 
 
-def _small(name: str, value):
+def _small(name: str, value: object) -> object:
+    """The value of a field in a tiny model; the value itself if no rule changes it."""
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, float) and re.fullmatch(RANDOM, name):
@@ -189,27 +209,40 @@ def _small(name: str, value):
 
 
 def tiny_model(kind: str, name: str, **options) -> nn.Module:
-    """A model by its type and the name of its class."""
+    """A tiny random model.
+
+    Args:
+        kind: model type, "mixtral".
+        name: name of the model class, "MixtralForCausalLM".
+
+    Raises:
+        ValueError: the model is not tiny.
+    """
     make = getattr(transformers, name)
     config = shrunk((make.config_class or CONFIG_MAPPING[kind])(), name)
     try:
         with torch.device("meta"):
             size = sum(p.numel() for p in make._from_config(config).parameters())
-    except Exception:  # not all can be made there
+    except Exception:
+        # Some models cannot be built on the meta device.
         size = 0
-    if size > MOST:
+    if size > MAX_PARAMETERS:
         raise ValueError(f"{size / 1e6:.0f} million parameters")
     model = make._from_config(config, **options)
     for module in model.modules():
-        if isinstance(module, _DropoutNd):  # some have a rate that is not in the configuration
+        # Some dropout rates are not in the configuration.
+        if isinstance(module, _DropoutNd):
             module.p = 0.0
         if isinstance(module, _BatchNorm):
-            module.register_forward_hook(_usual_order)
+            module.register_forward_hook(_make_gradient_contiguous)
     return model
 
 
-def _usual_order(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-    """Has a batch norm get its gradient in the usual order of memory: in another one torch 2.13
-    computes wrong gradients for batches of one sample on CPUs, and brute force is made of those."""
+def _make_gradient_contiguous(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    """Forward hook that gives a batch norm a gradient with contiguous memory.
+
+    Otherwise torch 2.13 computes wrong gradients on CPUs for batches of one sample, of which brute
+    force is made.
+    """
     if output.requires_grad:
         output.register_hook(Tensor.contiguous)

@@ -1,29 +1,48 @@
-"""Random inputs and labels for the tiny models, by the names of what their forward passes take."""
+"""Random inputs and labels for tiny models, by the names of their forward passes' arguments."""
 
 import inspect
 import re
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from hf_unlearn.per_sample.reference import select_sample
 from tests.benchmarks.tiny_architectures import FRAMES, HIDDEN, IMAGE, MELS, token
 
+Input = Tensor | list | bool | None
+
+# Lengths of texts, sounds, and the past and the future of time series.
 TEXT, SAMPLES, PAST, FUTURE = 8, 3200, 16, 4
-LENGTHS = (8, 6, 7, 5, 8, 6)  # of the samples' texts
+# Length of each sample's text.
+LENGTHS = (8, 6, 7, 5, 8, 6)
+# Tasks on images, on sounds, with sounds left out, and without texts.
 IMAGES = (
-    "image classification", "object detection", "semantic segmentation", "depth estimation", "masked image",
+    "image classification",
+    "object detection",
+    "semantic segmentation",
+    "depth estimation",
+    "masked image",
     "video classification",
-)  # fmt: skip
+)
 SOUNDS = ("CTC", "audio classification", "speech to text")
 SILENT = ("causal language model", "image and text")
 NO_TEXT = (*IMAGES, *SOUNDS, "time series")
-# Models that take mel bins before frames, several images for each sample, and the images' sizes.
+# Models whose spectrograms are (mel bins, frames) instead of (frames, mel bins).
 MELS_FIRST = (
-    "whisper", "qwen2_audio", "voxtral", "voxtral_realtime", "audioflamingo3", "glmasr", "musicflamingo", "qwen3_asr",
+    "whisper",
+    "qwen2_audio",
+    "voxtral",
+    "voxtral_realtime",
+    "audioflamingo3",
+    "glmasr",
+    "musicflamingo",
+    "qwen3_asr",
     "moss_transcribe_diarize",
-)  # fmt: skip
-ONE = (
+)
+# Models with an axis for several images per sample, and the sizes of these axes.
+ONE_IMAGE = (
     "idefics",
     "idefics2",
     "idefics3",
@@ -32,9 +51,13 @@ ONE = (
     "ultravbert",
     "instructblipvideo",
 )
-SEVERAL = {
-    **dict.fromkeys(ONE, (1,)), **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision"), (2,)), "mllama": (1, 4),
-}  # fmt: skip
+TILED = ("llava_next", "llava_next_video", "llava_onevision")
+IMAGE_AXES = {
+    **dict.fromkeys(ONE_IMAGE, (1,)),
+    **dict.fromkeys(TILED, (2,)),
+    "mllama": (1, 4),
+}
+# Models that also take the sizes of the images.
 SIZED = (
     "mistral3",
     "lighton_ocr",
@@ -44,28 +67,34 @@ SIZED = (
     "llava_onevision",
     "emu3",
 )
+# Names of the field that holds the number of mel bins.
 WIDTHS = ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "input_dim")
-# several codes in each place, made from the labels
+# Models whose inputs are made from labels with several codes at each position.
 CODES = ("musicgen_decoder", "musicgen_melody_decoder")
-WITH_CODES = ("kyutai_speech_to_text",)  # a token and several codes in each place
-# So many places for sounds, where the model does not say how many it wants.
-UNTOLD = {
+# Models with a token and several codes at each position.
+WITH_CODES = ("kyutai_speech_to_text",)
+# Number of sound positions in the text, for models whose error does not name it.
+SOUND_POSITIONS = {
     "qwen2_audio": FRAMES // 4,
     "granite_speech": 15,
     "granite_speech_plus": 15,
     "vibevoice_asr": SAMPLES // 80,
 }
-# so many frames or their differences make one
+# Number of frames that are stacked to one.
 STACKED = {"granite_speech5_ctc": 4, "fun_asr_nano": 7}
-FIXED_FRAMES = {"qwen3_asr": 200}  # in chunks of 100, a number that its code has
-SQUARE = ("paddleocr_vl", "kimi_k25")  # patches that are not flattened
-# What names the tokens in whose places images and sounds are put.
-PLACES = ("image_token_id", "image_token_index", "audio_token_id", "audio_token_index")
+# Number of frames of models with a fixed one: a multiple of 100, the chunk size in the code.
+FIXED_FRAMES = {"qwen3_asr": 200}
+# Models whose patches are not flattened.
+SQUARE = ("paddleocr_vl", "kimi_k25")
+# Names of the token that images and sounds replace.
+PLACEHOLDERS = ("image_token_id", "image_token_index", "audio_token_id", "audio_token_index")
 
 
 def takes(model: nn.Module) -> list[str]:
-    """What a forward pass takes by name, which may hand labels on to that of the class that it
-    inherits from."""
+    """The names of the arguments of a forward pass.
+
+    It may hand on labels to the forward pass of its base class.
+    """
     own, inherited = (
         inspect.signature(of.forward).parameters for of in (model, super(type(model), model))
     )
@@ -73,37 +102,37 @@ def takes(model: nn.Module) -> list[str]:
 
 
 def batch_for(model: nn.Module, task: str, k: int) -> dict:
-    """Random inputs and labels of k samples for a model, of those that its forward pass takes."""
+    """Random inputs and labels of k samples for a model, as its forward pass takes them."""
     found = {name: INPUTS[name](model, task, k) for name in takes(model) if name in INPUTS}
     batch = {name: value for name, value in found.items() if value is not None}
-    return with_places(model, batch, k)
+    return with_placeholders(model, batch, k)
 
 
-# ---- places for images in texts -------------------------------------------------------------------------------------
+# ---- image positions in texts ----------------------------------------------------------------
 
 
-def with_places(model: nn.Module, batch: dict, k: int) -> dict:
-    """Puts as many image tokens in front of the texts as the model says that it wants."""
-    if model.config.model_type in UNTOLD:
-        return _fronted(model, batch, [UNTOLD[model.config.model_type]] * k)
+def with_placeholders(model: nn.Module, batch: dict, k: int) -> dict:
+    """Puts as many image tokens before the texts as the model asks for in its error message."""
+    if model.config.model_type in SOUND_POSITIONS:
+        return _prefixed(model, batch, [SOUND_POSITIONS[model.config.model_type]] * k)
     if "input_ids" not in batch or not any(
         name.startswith(("pixel_values", "input_features")) for name in batch
     ):
         return batch
-    wanted = [_wanted(model, batch, n, k) for n in range(k)]
+    wanted = [_missing_positions(model, batch, n, k) for n in range(k)]
     if None in wanted:
         return batch
-    fronted = _fronted(model, batch, wanted)
-    # Some count the values of the images' features, each of which fills a position.
+    prefixed = _prefixed(model, batch, wanted)
+    # Some models name the number of values in the images' features instead of positions.
     return (
-        fronted
-        if _wanted(model, fronted, 0, k) is None
-        else _fronted(model, batch, [n // HIDDEN for n in wanted])
+        prefixed
+        if _missing_positions(model, prefixed, 0, k) is None
+        else _prefixed(model, batch, [n // HIDDEN for n in wanted])
     )
 
 
-def _wanted(model: nn.Module, batch: dict, n: int, k: int) -> int | None:
-    """So many places for images a sample should have; None where it is content."""
+def _missing_positions(model: nn.Module, batch: dict, n: int, k: int) -> int | None:
+    """The number of image positions that a sample needs; None if the model accepts it."""
     try:
         model(**select_sample(batch, n, k))
         return None
@@ -114,9 +143,9 @@ def _wanted(model: nn.Module, batch: dict, n: int, k: int) -> int | None:
         return int(found[2])
 
 
-def _fronted(model: nn.Module, batch: dict, places: list[int]) -> dict:
+def _prefixed(model: nn.Module, batch: dict, places: list[int]) -> dict:
     image = next(
-        found for name in PLACES if (found := getattr(model.config, name, None)) is not None
+        found for name in PLACEHOLDERS if (found := getattr(model.config, name, None)) is not None
     )
     front = torch.where(torch.arange(max(places)) < torch.tensor(places)[:, None], image, 7)
     texts = {
@@ -130,27 +159,28 @@ def _fronted(model: nn.Module, batch: dict, places: list[int]) -> dict:
     return batch | dict.fromkeys(kinds, (batch["input_ids"] == image).long())
 
 
-# ---- inputs ---------------------------------------------------------------------------------------------------------
+# ---- inputs ------------------------------------------------------------------------------------
 
 
-def _behind(k: int) -> Tensor:
-    """(k, TEXT), True behind the end of each text."""
+def _after_end(k: int) -> Tensor:
+    """(k, TEXT), True after the end of each text."""
     return torch.arange(TEXT) >= torch.tensor(LENGTHS[:k])[:, None]
 
 
-def _text(model, task, k):
+def _text(model: nn.Module, task: str, k: int) -> Input:
     silent = model.main_input_name != "input_ids" or "input_features" in takes(model)
     if task in NO_TEXT and silent or model.config.model_type in CODES:
         return None
     if model.config.model_type in WITH_CODES:
         return torch.randint(5, 30, (k, TEXT, 1 + model.config.num_codebooks))
     ids = torch.randint(5, 30, (k, 2, TEXT) if task == "multiple choice" else (k, TEXT))
-    if task == "text classification":  # some look for the end
+    # Some models classify at the end token.
+    if task == "text classification":
         ids[torch.arange(k), torch.tensor(LENGTHS[:k]) - 1] = token("eos_token_id")
     return ids
 
 
-def _mask(model, task, k):
+def _mask(model: nn.Module, task: str, k: int) -> Input:
     if task in IMAGES or task == "time series" or "spectrogram" in model.config.model_type:
         return None
     lengths = {"input_values": SAMPLES, "input_features": FRAMES}
@@ -158,20 +188,20 @@ def _mask(model, task, k):
         length := next((lengths[name] for name in lengths if name in takes(model)), 0)
     ):
         return (torch.arange(length) < length - torch.arange(k)[:, None] * length // 16).long()
-    mask = (~_behind(k)).long()
+    mask = (~_after_end(k)).long()
     return mask[:, None].repeat(1, 2, 1) if task == "multiple choice" else mask
 
 
-def _seen_by_all(model, task, k):
+def _seen_by_all(model: nn.Module, task: str, k: int) -> Input:
     return torch.zeros_like(_mask(model, task, k)).index_fill(-1, torch.tensor(1), 1)
 
 
-def _boxes(model, task, k):
+def _boxes(model: nn.Module, task: str, k: int) -> Input:
     corner = torch.randint(0, 50, (k, TEXT, 2))
     return torch.cat([corner, corner + torch.randint(1, 50, (k, TEXT, 2))], -1)
 
 
-def _image(model, task, k):
+def _image(model: nn.Module, task: str, k: int) -> Input:
     if getattr(model.config, "vision_config", model.config) is None:
         return None
     config = vision_of(model.config)
@@ -196,44 +226,45 @@ def _image(model, task, k):
     size = size if isinstance(size, (tuple, list)) else (size, size)
     if "spatial_shapes" in takes(model) or model.config.model_type == "fuyu":
         return torch.randn(k, 16, channels * config.patch_size**2)
-    if model.config.model_type in SEVERAL:
-        return torch.randn(k, *SEVERAL[model.config.model_type], channels, *size)
+    if model.config.model_type in IMAGE_AXES:
+        return torch.randn(k, *IMAGE_AXES[model.config.model_type], channels, *size)
     if task == "video classification":
         frames = getattr(config, "num_frames", getattr(config, "frames_per_clip", 2))
         return torch.randn(k, frames, channels, *size)
     return torch.randn(k, channels, *size)
 
 
-def _flattened(model, task, k):
-    """Patches behind their rows and columns."""
+def _flattened(model: nn.Module, task: str, k: int) -> Input:
+    """(k, 8, 2 + values): patches, each after its row and column."""
     places = torch.stack([torch.arange(8) // 4, torch.arange(8) % 4], -1)
     values = torch.randn(k, 8, model.config.vision_config.patch_embed_hidden_size)
     return torch.cat([places.repeat(k, 1, 1), values], -1)
 
 
-def vision_of(config):
+def vision_of(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The part of a configuration that is about images."""
     return next(
         (c for name in ("vision_config", "backbone_config") if (c := getattr(config, name, None))),
         config,
     )
 
 
-def _grid(model, task, k):
+def _grid(model: nn.Module, task: str, k: int) -> Input:
     return torch.tensor([[1, 4, 4 + 4 * (n % 2)] for n in range(k)])
 
 
-def _video(model, task, k):
+def _video(model: nn.Module, task: str, k: int) -> Input:
     return _image(model, task, k) if task == "video classification" else None
 
 
-def _masked(model, task, k):
+def _masked(model: nn.Module, task: str, k: int) -> Input:
     if task != "masked image":
         return None
     patches = (IMAGE // model.config.patch_size) ** 2
     return torch.arange(patches).repeat(k, 1) % torch.arange(2, 2 + k)[:, None] == 0
 
 
-def _waves(model, task, k):
+def _waves(model: nn.Module, task: str, k: int) -> Input:
     if "spectrogram" in model.config.model_type:
         return torch.randn(k, model.config.max_length, model.config.num_mel_bins)
     return (
@@ -243,7 +274,7 @@ def _waves(model, task, k):
     )
 
 
-def _features(model, task, k):
+def _features(model: nn.Module, task: str, k: int) -> Input:
     if task in SILENT or "input_values" in takes(model):
         return None
     names = ("audio_config", "encoder_config")
@@ -258,24 +289,24 @@ def _features(model, task, k):
     )
 
 
-def _frames(model) -> int:
+def _frames(model: nn.Module) -> int:
     return FIXED_FRAMES.get(model.config.model_type, FRAMES)
 
 
-def _heard(model, task, k):
-    # whose mask is of the places
+def _heard(model: nn.Module, task: str, k: int) -> Input:
+    # The mask of granite_speech is for the positions in the text.
     silent = task in SILENT or model.config.model_type.startswith("granite_speech")
     return None if silent else torch.ones(k, _frames(model), dtype=torch.long)
 
 
-def _past(model, task, k):
+def _past(model: nn.Module, task: str, k: int) -> Input:
     several = model.config.model_type.startswith("patchts")
     return (
         torch.randn(k, PAST, model.config.num_input_channels) if several else torch.randn(k, PAST)
     )
 
 
-def _future(model, task, k):
+def _future(model: nn.Module, task: str, k: int) -> Input:
     several = model.config.model_type.startswith("patchts")
     length = getattr(model.config, "horizon_length", FUTURE)
     return (
@@ -285,7 +316,7 @@ def _future(model, task, k):
     )
 
 
-def _labels(model, task, k):
+def _labels(model: nn.Module, task: str, k: int) -> Input:
     classes = getattr(model.config, "num_labels", 3)
     if task == "object detection":
         boxes = torch.rand(k, 2, 4) * 0.4 + 0.3
@@ -300,7 +331,7 @@ def _labels(model, task, k):
         return torch.arange(k) % 2
     if model.config.model_type in CODES:
         return torch.randint(5, 30, (k, TEXT, model.config.num_codebooks)).masked_fill(
-            _behind(k)[..., None], -100
+            _after_end(k)[..., None], -100
         )
     if model.config.model_type == "dia":
         return torch.randint(5, 30, (k, model.config.decoder_config.num_channels))
@@ -316,15 +347,17 @@ def _labels(model, task, k):
             torch.arange(3) >= torch.tensor((3, 2, 3, 1, 2, 3)[:k])[:, None], -100
         )
     if task == "token classification":
-        return torch.randint(0, classes, (k, TEXT)).masked_fill(_behind(k), -100)
+        return torch.randint(0, classes, (k, TEXT)).masked_fill(_after_end(k), -100)
     if task.endswith("classification") or task == "question answering":
         return torch.arange(k) % classes
-    return torch.randint(5, 30, (k, TEXT)).masked_fill(_behind(k), -100)
+    return torch.randint(5, 30, (k, TEXT)).masked_fill(_after_end(k), -100)
 
 
-def _only(wanted, make):
-    """An input where a condition holds."""
-    return lambda model, task, k: make(model, k) if wanted(model, task) else None
+def _only(
+    condition: Callable[[nn.Module, str], bool], make: Callable[[nn.Module, int], Input]
+) -> Callable[[nn.Module, str, int], Input]:
+    """A function that makes an input if a condition holds, and None otherwise."""
+    return lambda model, task, k: make(model, k) if condition(model, task) else None
 
 
 INPUTS = {
@@ -376,7 +409,8 @@ INPUTS = {
     "future_values": _future,
     "future_time_features": lambda model, task, k: torch.randn(k, FUTURE, 1),
     "labels": _labels,
-    "sample": lambda model, task, k: False,  # no noise
+    # No noise in the posterior.
+    "sample": lambda model, task, k: False,
     "start_positions": lambda model, task, k: torch.arange(k) % 4,
     "end_positions": lambda model, task, k: torch.arange(k) % 4 + 1,
     "return_loss": _only(

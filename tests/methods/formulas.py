@@ -1,4 +1,4 @@
-"""What the tests of several families of methods share."""
+"""Helpers for the tests of several families of methods."""
 
 import copy
 
@@ -25,19 +25,19 @@ def flat(tensors) -> torch.Tensor:
 
 
 def conflicting() -> tuple[list, list]:
-    """u and r with <r, -u> < 0 in both tensors, though in different measure."""
+    """u and r with <r, -u> < 0 in both tensors, at different angles."""
     u, r = random_gradients(1), random_gradients(2)
     return u, [y + x * (1 + (x * y).sum().abs() / (x * x).sum()) for x, y in zip(u, r)]
 
 
 def agreeing() -> tuple[list, list]:
+    """u and r with <r, -u> > 0 in both tensors."""
     u, r = conflicting()
     return u, [-y for y in r]
 
 
 class Remember(TrainerCallback):
-    """The weights when training begins, after the method has prepared, and those after the first
-    step."""
+    """Records the weights after the method has prepared, and after the first step."""
 
     start = weights = None
 

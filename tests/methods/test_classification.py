@@ -1,4 +1,4 @@
-"""Methods for classifiers: the formulas against slow and obvious ones."""
+"""Methods for classification, compared with plain implementations of their formulas."""
 
 import copy
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import default_collate
 
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.classification import find_head, inputs_of
@@ -18,10 +19,19 @@ def test_duck_moves_to_the_nearest_centroid_of_another_class(tmp_path):
         model, tmp_path, forget=forget, retain=retain, collator=collate_images, method="duck"
     )
     original = copy.deepcopy(model).eval()
-    embed = lambda data: original.vit(collate_images(data)["pixel_values"]).last_hidden_state[:, 0]  # noqa: E731
+
+    def embed(data: list[dict]) -> torch.Tensor:
+        """(k, d)"""
+        return original.vit(collate_images(data)["pixel_values"]).last_hidden_state[:, 0]
+
+    def distance(sample: dict) -> torch.Tensor:
+        """Cosine distance to the nearest centroid of another class."""
+        others = [means[c] for c in range(3) if c != sample["labels"]]
+        return min(1 - F.cosine_similarity(embed([sample])[0], mean, 0) for mean in others)
+
     with torch.no_grad():
         means = [embed([x for x in retain if x["labels"] == c]).mean(0) for c in range(3)]
-        losses = [min(1 - F.cosine_similarity(embed([x])[0], means[c], 0) for c in range(3) if c != x["labels"]) for x in forget]  # fmt: skip
+        losses = [distance(sample) for sample in forget]
         expected = F.cross_entropy(
             original(**collate_images(retain)).logits / 2, collate_images(retain)["labels"]
         )
@@ -45,8 +55,8 @@ def test_duck_refuses_a_single_class(tmp_path):
         trainer.train()
 
 
-def test_the_head_is_found_by_what_it_gives():
-    # 16 wide, as the hidden layers are
+def test_the_head_is_found_by_its_output():
+    # As wide as the hidden layers, so that the width does not tell.
     model, batch = tiny_vit(classes=16).eval(), collate_images(images(2))
     head = find_head(model, lambda: model(**batch).logits)
     assert head is model.classifier
@@ -56,7 +66,7 @@ def test_the_head_is_found_by_what_it_gives():
 
 
 def test_boundary_shrink_takes_the_class_of_the_neighbour(tmp_path):
-    """On a linear classifier, whose gradient by x is known."""
+    """On a linear classifier, whose gradient with respect to x is known."""
 
     class Flat(nn.Module):
         def __init__(self):
@@ -72,11 +82,13 @@ def test_boundary_shrink_takes_the_class_of_the_neighbour(tmp_path):
         model.layer.weight.mul_(3)
     x = torch.rand(30, 4)
     labels = model.layer(x).argmax(1)
-    method, collator = METHODS["boundary_shrink"](bound=0.3), lambda rows: {key: torch.stack([r[key] for r in rows]) for key in rows[0]}  # fmt: skip
-    make_trainer(model, tmp_path, forget=[{"x": a, "labels": b} for a, b in zip(x, labels)], collator=collator,
-                 method=method, retain=None).train()  # fmt: skip
+    method = METHODS["boundary_shrink"](bound=0.3)
+    forget = [{"x": row, "labels": label} for row, label in zip(x, labels)]
+    make_trainer(
+        model, tmp_path, forget=forget, retain=None, collator=default_collate, method=method
+    ).train()
     teacher = method.teacher.layer
-    got = method.neighbours({"x": x, "labels": labels})
+    got = method.neighbour_classes({"x": x, "labels": labels})
     error = torch.softmax(teacher(x), 1) - F.one_hot(labels, 3)
     step = 0.3 * float(x.max() - x.min()) * (error @ teacher.weight).sign()
     expected = teacher((x + step).clamp(x.min(), x.max())).argmax(1)

@@ -1,5 +1,5 @@
-"""Every method of the table takes steps on images and on speech, in equal configurations equal
-ones, and resumes."""
+"""Every method takes steps on images and on speech. Equal configurations give equal steps, and a
+run can resume."""
 
 import copy
 import json
@@ -39,15 +39,17 @@ TASKS = {
     "speech": (small_whisper, FORGET, RETAIN, collate),
     "images": (tiny_vit, images(8, seed=1), images(6, seed=2), collate_images),
 }
-# gdr_gma forgets only where the retain loss is below eps, which that of an untrained model is not.
+# gdr_gma forgets only while the retain loss is below eps. That of an untrained model is higher than
+# the published eps.
 KEYWORDS = {"gdr_gma": {"eps": 4.0, "gamma": 1.0}, "scrub": {"msteps": 1}}
 
 
 def trained(model, tmp_path, task: str, method: str, resume=None, **options):
-    """The trainer of a copy of the model, after a small step of SGD."""
+    """The trainer of a copy of the model, after a small step of SGD (two where the first has no
+    effect)."""
     _, forget, retain, collator = TASKS[task]
     changed = copy.deepcopy(model)
-    # in the first one, the student is its teacher
+    # In the first step the student equals its teacher, so that the divergence has no gradient.
     steps = 2 if method in ("scrub", "bad_teacher") else 1
     options = {
         "max_steps": steps,
@@ -79,7 +81,7 @@ def weights(model) -> torch.Tensor:
     [("images", name) for name in METHODS] + [("speech", name) for name in SPEECH],
 )
 def test_every_method_takes_steps_that_do_not_depend_on_batches(tmp_path, task, method):
-    """8 x 1 = 2 x 4: steps of the weights alike, losses finite."""
+    """Batch 8 x 1 and 2 x 4 change the weights alike and log the same finite losses."""
     model = TASKS[task][0]()
     whole = trained(model, tmp_path, task, method)
     parts = trained(
@@ -101,11 +103,16 @@ def test_every_method_takes_steps_that_do_not_depend_on_batches(tmp_path, task, 
 
 @pytest.mark.parametrize("method", ["scrub", "bad_teacher", "salun", "duck"])
 def test_a_resumed_run_prepares_from_the_weights_at_the_start(tmp_path, method):
-    """Bit for bit the straight run, though the model given on resuming is not the one of the
-    start."""
+    """A resumed run equals the uninterrupted one bit for bit, even if it is given other weights."""
     model = tiny_vit()
-    options = {"max_steps": 4, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 2,
-               "optim": "adamw_torch", "learning_rate": 1e-2}  # fmt: skip
+    options = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "optim": "adamw_torch",
+        "learning_rate": 1e-2,
+    }
     straight = trained(model, tmp_path / "straight", "images", method, **options)
     with pytest.raises(KeyboardInterrupt):
         trained(
@@ -120,10 +127,18 @@ def test_a_resumed_run_prepares_from_the_weights_at_the_start(tmp_path, method):
     assert torch.equal(weights(resumed.model), weights(straight.model))
 
 
-def test_the_best_checkpoint_is_restored_though_its_layers_have_other_names(tmp_path):
-    options = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1,
-               "load_best_model_at_end": True, "arguments": {"eval_dataset": images(4)}}  # fmt: skip
-    # it only gets worse
+def test_the_best_checkpoint_is_restored(tmp_path):
+    """The layers of the saved file have other names than those of the model."""
+    options = {
+        "max_steps": 3,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "load_best_model_at_end": True,
+        "arguments": {"eval_dataset": images(4)},
+    }
+    # Ascent only makes the model worse, so the first checkpoint is the best.
     trainer = trained(tiny_vit(), tmp_path, "images", "gradient_ascent", **options)
     saved = ViTForImageClassification.from_pretrained(tmp_path / "checkpoint-1")
     assert torch.equal(weights(trainer.model), weights(saved))
@@ -136,7 +151,7 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path):
         trained(tiny_vit(), tmp_path, "images", "scrub", resume=True, **options)
 
 
-def test_the_weights_of_the_start_lie_where_trainer_uploads_nothing(tmp_path):
+def test_the_initial_weights_are_saved_where_trainer_uploads_nothing(tmp_path):
     trained(tiny_vit(), tmp_path, "images", "scrub")
     assert [path.name for path in tmp_path.glob("*start*")] == ["_start.safetensors"]
 
@@ -146,8 +161,17 @@ def test_the_weights_of_the_start_lie_where_trainer_uploads_nothing(tmp_path):
 )
 def test_adapters_alone_are_trained(tmp_path, method):
     adapter = LoraConfig(r=2, target_modules=["q_proj", "query"], init_lora_weights=False)
-    trainer = make_trainer(tiny_vit(), tmp_path, forget=images(4), retain=images(4, seed=2), collator=collate_images,
-                           optimizer=False, method=method, max_steps=2, arguments={"peft_config": adapter})  # fmt: skip
+    trainer = make_trainer(
+        tiny_vit(),
+        tmp_path,
+        forget=images(4),
+        retain=images(4, seed=2),
+        collator=collate_images,
+        optimizer=False,
+        method=method,
+        max_steps=2,
+        arguments={"peft_config": adapter},
+    )
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     trainer.train()
     changed = [
@@ -179,15 +203,15 @@ def test_methods_for_classes_refuse_speech_at_construction(tmp_path, method):
         (
             "scrub",
             {"temprature": 2},
-            "temprature, but method='scrub' knows ce_weight, kl_weight, temperature, msteps",
+            "temprature, but method='scrub' takes ce_weight, kl_weight, temperature, msteps",
         ),
         ("npo", {"alpha": 0.2}, "method_kwargs has alpha, .* are fields of their own"),
         ("npo", {"beta": 0}, "beta is 0, but must be positive"),
-        ("finetune", {"beta": 1}, "knows none"),
+        ("finetune", {"beta": 1}, "takes none"),
         ("salun", {"sparsity": 1}, "sparsity is 1"),
         ("pgu", {"variance": 1.5}, "variance is 1.5"),
         ("npo", "beta: 1", "must be a dict, on a command line in JSON"),
-        (Method(), {"beta": 1}, "is for a method by name"),
+        (Method(), {"beta": 1}, "is for a method that is given by name"),
     ],
 )
 def test_mistaken_methods_are_refused(tmp_path, method, given, message):
@@ -211,21 +235,25 @@ def test_settings_are_what_the_method_is_made_with(tmp_path):
         return method_settings(UnlearnConfig(str(tmp_path), method=method, use_cpu=True, **options))
 
     assert settings("scrub", alpha=0.9, method_kwargs={"msteps": 1}) == {
-        "ce_weight": 0.99, "kl_weight": 0.001, "temperature": 4.0, "msteps": 1,
-    }  # fmt: skip
+        "ce_weight": 0.99,
+        "kl_weight": 0.001,
+        "temperature": 4.0,
+        "msteps": 1,
+    }
     assert (
         settings("npo", alpha=0.9) == {"alpha": 0.9, "beta": 0.1}
         and settings("gradient_ascent", alpha=0.9) == {}
     )
     instance = METHODS["scrub"](temperature=2.0)
     assert settings(instance) == settings("scrub", method_kwargs={"temperature": 2.0})
-    assert str(instance) == "Scrub"  # and not where it lies in memory
+    # Without the address in memory, which differs from run to run.
+    assert str(instance) == "Scrub"
 
 
-def test_the_readme_names_every_method():
-    text = Path(__file__).parents[2].joinpath("README.md").read_text()
-    section = text.partition("## Methods")[2].partition("\n## ")[0]
-    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == ["method", *METHODS]
+def test_the_page_on_methods_has_one_row_for_each():
+    page = Path(__file__).parents[2] / "docs" / "methods.md"
+    first_column = re.findall(r"^\| `(\w+)` \|", page.read_text(), re.MULTILINE)
+    assert first_column == ["method", *METHODS]
 
 
 def test_broken_data_are_named_before_the_first_step(tmp_path):
@@ -244,7 +272,7 @@ def test_broken_data_are_named_before_the_first_step(tmp_path):
 
 
 class Net(nn.Module):
-    """A classifier that transformers knows nothing of."""
+    """A classifier that is not of transformers."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Random labels: the formulas against slow and obvious ones."""
+"""Relabelling: which labels the model is trained on."""
 
 import pytest
 from transformers import TrainerCallback
@@ -7,7 +7,7 @@ from tests.tiny import FORGET, RETAIN, collate_images, images, make_trainer, tin
 
 
 class Labels(TrainerCallback):
-    """Sees the labels that the model is trained on."""
+    """Records the labels that the model is trained on."""
 
     def __init__(self, model):
         self.seen = []
@@ -31,13 +31,15 @@ def test_random_classes_are_wrong_and_all_of_the_others(tmp_path):
         method="random_label",
     ).train()
     given = labels.seen[-2]
-    assert given.shape == (40,) and set(given.tolist()) == {1, 2, 3}  # all samples are of class 0
+    # All samples are of class 0.
+    assert given.shape == (40,) and set(given.tolist()) == {1, 2, 3}
 
 
 def test_random_transcripts_are_those_of_other_retain_samples(tmp_path):
     model = tiny_whisper()
     labels = Labels(model)
-    retain = [*RETAIN, *FORGET[:2]]  # which have the transcript of a forget sample
+    # The last two have the transcript of a forget sample.
+    retain = [*RETAIN, *FORGET[:2]]
     make_trainer(model, tmp_path, retain=retain, method="random_label").train()
     given = [row[row != -100].tolist() for row in labels.seen[-2]]
     pool, own = [x["labels"].tolist() for x in retain], [x["labels"].tolist() for x in FORGET]

@@ -1,10 +1,10 @@
-"""Gradient surgery: the formulas against slow and obvious ones."""
+"""Gradient surgery, compared with plain implementations of its formulas."""
 
 import pytest
 import torch
 
 from hf_unlearn.methods import METHODS
-from hf_unlearn.methods.surgery import off
+from hf_unlearn.methods.vectors import project_off
 from tests.methods.formulas import SHAPES, agreeing, conflicting, flat, random_gradients
 
 
@@ -24,16 +24,17 @@ def test_pcgrad_and_agem_are_their_formulas(inputs):
 
 
 @pytest.mark.parametrize("inputs", [conflicting, agreeing])
-def test_gdr_gma_rectifies_each_tensor_and_weighs_by_the_retain_loss(inputs):
+def test_gdr_gma_projects_each_tensor_and_weights_by_the_retain_loss(inputs):
     u, r = inputs()
     loss, gamma, eps = 0.5, 3.0, 0.2
     weight = 1 / (1 + torch.tensor(gamma * (loss - eps), dtype=torch.float64).exp())
     for got, x, y in zip(METHODS["gdr_gma"](gamma, eps).combined(u, r, torch.tensor(loss)), u, r):
-        ascent, kept = -x, y
+        ascent, descent = -x, y
         if (ascent * y).sum() < 0:
             ascent = -x - (-x * y).sum() / (y * y).sum() * y
-            kept = y - (y * -x).sum() / (x * x).sum() * -x
-        torch.testing.assert_close(got, (1 - weight) * kept + weight * ascent, rtol=1e-6, atol=1e-6)
+            descent = y - (y * -x).sum() / (x * x).sum() * -x
+        expected = (1 - weight) * descent + weight * ascent
+        torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("granularity", ["model", "parameter"])
@@ -43,13 +44,13 @@ def test_the_mean_ablation_is_orthogonal_to_the_mean(granularity):
     pairs = [(flat(got), flat(r))] if granularity == "model" else list(zip(got, r))
     assert all(abs(float((x * y).sum())) < 1e-12 * float(y.norm() * x.norm()) for x, y in pairs)
     assert flat(got).norm() > 0
-    torch.testing.assert_close(flat(METHODS["orthograd_mean"](0.4, granularity).combined(u, r, torch.zeros(()))),
-                               0.4 * flat(r) + 0.6 * flat(got))  # fmt: skip
+    weighted = METHODS["orthograd_mean"](0.4, granularity).combined(u, r, torch.zeros(()))
+    torch.testing.assert_close(flat(weighted), 0.4 * flat(r) + 0.6 * flat(got))
 
 
-def test_nothing_is_divided_by_a_zero_gradient():
+def test_zero_gradients_are_not_divided_by():
     u, zero = random_gradients(1), [torch.zeros(shape, dtype=torch.float64) for shape in SHAPES]
-    assert all(torch.equal(x, y) for x, y in zip(off(u, zero), u))
+    assert all(torch.equal(x, y) for x, y in zip(project_off(u, zero), u))
     for name in ("pcgrad", "agem", "gdr_gma", "orthograd_mean", "scissorhands"):
         for pair in ((u, zero), (zero, u), (zero, zero)):
             assert all(x.isfinite().all() for x in METHODS[name]().combined(*pair, torch.zeros(())))

@@ -1,4 +1,4 @@
-"""Methods with a teacher: the formulas against slow and obvious ones."""
+"""Methods with a teacher, compared with plain implementations of their formulas."""
 
 import copy
 from types import SimpleNamespace
@@ -26,25 +26,24 @@ def test_distillation_is_the_divergence_of_torch_over_each_samples_labels():
         logs = (F.log_softmax(x[n, :length] / 4, -1) for x in (student, teacher))
         expected = 16 * F.kl_div(*logs, log_target=True, reduction="batchmean")
         torch.testing.assert_close(got[n], expected)
-    assert got[2] == 0  # a sample without labels has no loss
-    cut = distillation(student[1:2, :2], teacher[1:2, :2], labels[1:2, :2], 4.0)
-    torch.testing.assert_close(got[1:2], cut)  # padding does not count
+    # A sample without labels has no loss.
+    assert got[2] == 0
+    without_padding = distillation(student[1:2, :2], teacher[1:2, :2], labels[1:2, :2], 4.0)
+    torch.testing.assert_close(got[1:2], without_padding)
 
 
-def test_labels_find_their_logits():
+def test_label_rows_align_logits_with_labels():
     logits, labels = torch.randn(2, 4, 6), torch.randint(0, 6, (2, 4))
     assert label_rows(logits, labels, causal=False)[0] is logits
     shifted, targets = label_rows(logits, labels, causal=True)
     assert torch.equal(shifted, logits[:, :-1]) and torch.equal(targets, labels[:, 1:])
     assert label_rows(logits[:, 0], labels[:, 0], causal=False)[0].shape == (2, 1, 6)
-    with pytest.raises(
-        ValueError, match=r"logits \(2, 4, 6\) and labels \(2, 3\) do not go together"
-    ):
+    with pytest.raises(ValueError, match=r"logits \(2, 4, 6\) and labels \(2, 3\) do not match"):
         label_rows(logits, labels[:, :3], causal=False)
 
 
 class Constant(nn.Module):
-    """Logits of its own for each of two samples, whatever their input."""
+    """A model whose logits are a parameter for each of two samples."""
 
     def __init__(self):
         super().__init__()
@@ -56,7 +55,7 @@ class Constant(nn.Module):
 
 
 def test_npo_is_its_loss_and_its_gradient():
-    """At the reference the gradient is that of ascent; away from it, it fades."""
+    """At the reference the gradient is that of ascent; it fades away from it."""
     torch.manual_seed(0)
     model, method = Constant(), METHODS["npo"](alpha=0.0, beta=0.2)
     batch = {"place": torch.tensor([0, 1]), "labels": torch.tensor([0, 2])}
@@ -76,11 +75,13 @@ def test_npo_is_its_loss_and_its_gradient():
         torch.testing.assert_close(loss, expected)
         (gradient,) = torch.autograd.grad(loss, model.values)
         weight = 2 * torch.sigmoid(0.2 * (log_p - log_ref)).detach()
-        (ascent,) = torch.autograd.grad((weight * model(**batch)["logits"].log_softmax(-1)[[0, 1], batch["labels"]]).mean(), model.values)  # fmt: skip
+        log_p = model(**batch)["logits"].log_softmax(-1)[[0, 1], batch["labels"]]
+        (ascent,) = torch.autograd.grad((weight * log_p).mean(), model.values)
         torch.testing.assert_close(gradient, ascent)
         with torch.no_grad():
             model.values -= 5 * gradient
-    assert weight.max() < 1  # it was 1 at the reference
+    # At the reference it was 1.
+    assert weight.max() < 1
 
 
 def test_log_likelihood_is_that_of_the_whole_transcript():
@@ -93,13 +94,22 @@ def test_log_likelihood_is_that_of_the_whole_transcript():
 
 
 def test_scrub_ascends_in_its_first_epochs_only(tmp_path):
-    """With one step an epoch and msteps=1: step 2 (the student then differs) descends on D_r
-    alone."""
+    """With one step per epoch and msteps=1, step 2 descends on D_r alone."""
     model = tiny_vit()
-    trainer = make_trainer(model, tmp_path, forget=images(4), retain=images(4, seed=2), collator=collate_images,
-                           method="scrub", max_steps=2, learning_rate=0.1,
-                           method_kwargs={"msteps": 1, "ce_weight": 0.7, "kl_weight": 0.2, "temperature": 3.0},
-                           optimizer=False, optim="sgd", arguments={"callbacks": [Remember()]})  # fmt: skip
+    trainer = make_trainer(
+        model,
+        tmp_path,
+        forget=images(4),
+        retain=images(4, seed=2),
+        collator=collate_images,
+        method="scrub",
+        max_steps=2,
+        learning_rate=0.1,
+        method_kwargs={"msteps": 1, "ce_weight": 0.7, "kl_weight": 0.2, "temperature": 3.0},
+        optimizer=False,
+        optim="sgd",
+        arguments={"callbacks": [Remember()]},
+    )
     teacher = copy.deepcopy(model).eval()
     trainer.train()
     before, after = (copy.deepcopy(model) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Weighted sums of losses: the formulas against slow and obvious ones."""
+"""Weighted sums of losses, compared with plain implementations of their formulas."""
 
 import copy
 
@@ -9,16 +9,27 @@ from tests.tiny import collate_images, images, make_trainer, tiny_vit
 
 
 def test_l1_sparse_adds_a_penalty_that_fades(tmp_path):
-    """Two steps that differ in nothing but gamma: gamma sign(theta) in the first, half of it in the
-    second."""
+    """Runs that only differ in gamma differ by gamma sign(theta) in the first of two steps, and by
+    half of it in the second."""
     steps = []
     for gamma in (0.0, 0.02):
         model = tiny_vit()
         model.load_state_dict(steps[0][0] if steps else model.state_dict())
         start = copy.deepcopy(model.state_dict())
-        trainer = make_trainer(model, tmp_path, forget=images(4), retain=images(4), collator=collate_images, max_steps=2,
-                               learning_rate=1e-3, optimizer=False, optim="sgd", method="l1_sparse",
-                               method_kwargs={"gamma": gamma}, arguments={"callbacks": [Remember()]})  # fmt: skip
+        trainer = make_trainer(
+            model,
+            tmp_path,
+            forget=images(4),
+            retain=images(4),
+            collator=collate_images,
+            max_steps=2,
+            learning_rate=1e-3,
+            optimizer=False,
+            optim="sgd",
+            method="l1_sparse",
+            method_kwargs={"gamma": gamma},
+            arguments={"callbacks": [Remember()]},
+        )
         trainer.train()
         steps.append((start, Remember.weights, copy.deepcopy(model.state_dict())))
     plain, sparse = steps

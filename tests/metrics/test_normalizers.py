@@ -1,5 +1,5 @@
-"""Normalisers by name and language: errors in any language stay errors, and spelling does not
-depend on a tokenizer."""
+"""Normalisers by name and by language: they keep real errors in every language, and do not depend
+on what a tokenizer knows about spelling."""
 
 import pytest
 from transformers import WhisperTokenizer
@@ -19,7 +19,7 @@ from hf_unlearn.metrics.normalizers import language_code, normalizer
         ("fr", "la peche", "la pêche"),
     ],
 )
-def test_an_error_in_another_language_stays_one(language, said, reference):
+def test_errors_in_other_languages_still_count(language, said, reference):
     name, clean = normalizer(True, language)
     assert name == "basic" and clean(said) != clean(reference)
 
@@ -36,25 +36,22 @@ def test_an_error_in_another_language_stays_one(language, said, reference):
         ("en", "Mr. Brown's colour", "mister brown's color"),
     ],
 )
-def test_what_is_no_error_in_a_language(language, said, reference):
+def test_spelling_and_punctuation_do_not_count(language, said, reference):
     clean = normalizer(True, language)[1]
     assert clean(said) == clean(reference)
 
 
-def test_one_sign_of_six():
+def test_languages_without_spaces_count_characters():
     clean = normalizer(True, "Chinese")[1]
     said, reference = [clean("今天天气很坏")], [clean("今天天气很好")]
     assert error_rate(*character_errors(said, reference)) == pytest.approx(100 / 6)
     assert error_rate(*word_errors(said, reference)) == 100.0
 
 
-def test_names_and_functions():
+def test_a_normaliser_is_chosen_by_name_or_is_a_function():
     assert normalizer("english")[1]("Twenty five colours") == "25 colors"
-    assert (
-        normalizer("none")[1](" As it IS. ")
-        == normalizer(False, "en")[1](" As it IS. ")
-        == "As it IS."
-    )
+    for choice in ("none", False):
+        assert normalizer(choice, "en")[1](" As it IS. ") == "As it IS."
     assert normalizer(str.upper) == ("upper", str.upper)
     assert [normalizer(choice)[0] for choice in (True, "true", "False", "BASIC")] == [
         "english",
@@ -79,11 +76,16 @@ def test_names_and_functions():
         (None, None),
     ],
 )
-def test_a_language_has_one_code(given, code):
+def test_every_name_of_a_language_gives_its_code(given, code):
     assert language_code(given) == code
 
 
-def whisper(words, end: int = 0):
+def whisper(words: list[str], end: int = 0) -> WhisperTokenizer:
+    """A tokenizer with the letters of some words.
+
+    Args:
+        end: number of the end token, by default the next one.
+    """
     letters = sorted({letter for word in words for letter in word})
     vocabulary = {letter: i for i, letter in enumerate(letters)} | {
         "<|endoftext|>": end or len(letters)
@@ -91,15 +93,12 @@ def whisper(words, end: int = 0):
     return WhisperTokenizer(vocab=vocabulary, merges=[])
 
 
-def test_the_vocabulary_tells_english_where_no_language_is_named():
+def test_the_vocabulary_decides_if_the_language_is_unknown():
     assert normalizer(True, None, whisper(["Ġcolor"]))[0] == "english"
     assert normalizer(True, None, whisper(["schÃ¶n"]))[0] == "basic"
-    assert (
-        normalizer(True, None, whisper(["schÃ¶n"], end=50256))[0] == "english"
-    )  # Whisper's English one has all bytes
+    # Whisper's English tokenizer has all bytes, but is known by its end token.
+    assert normalizer(True, None, whisper(["schÃ¶n"], end=50256))[0] == "english"
     tokenizer = whisper(["color"])
     tokenizer.language = "german"
-    assert (
-        normalizer(True, None, tokenizer)[0] == "basic"
-        and normalizer(True, "en", tokenizer)[0] == "english"
-    )
+    assert normalizer(True, None, tokenizer)[0] == "basic"
+    assert normalizer(True, "en", tokenizer)[0] == "english"

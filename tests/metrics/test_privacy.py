@@ -1,4 +1,4 @@
-"""Membership attacks against values computed by hand, and against data whose answer is known."""
+"""Membership attacks, compared with values computed by hand and on data with a known answer."""
 
 import math
 
@@ -7,39 +7,41 @@ import pytest
 from scipy.stats import norm
 
 from hf_unlearn.metrics import ATTACKS, lira_scores, loss_attack, svc_attacks
-from hf_unlearn.metrics.privacy import attack_rates, cross_entropy, features, scaled_confidence
+from hf_unlearn.metrics.privacy import attack_rates, scaled_confidence
+from hf_unlearn.metrics.sample_features import cross_entropy, features
 
 LOGITS = np.log([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]])
 LABELS = np.array([0, 1])
 
 
 def test_loss_auc_counts_the_pairs_in_which_the_forgotten_has_the_lower_loss():
-    # pairs: .1 beats all three, .6 beats only 1.0, and draws with .6
+    # 0.1 is lower than all three; 0.6 is lower than 1.0 and equal to 0.6, which counts half.
     assert loss_attack([0.1, 0.6], [0.5, 0.6, 1.0])["loss_auc"] == pytest.approx((3 + 1 + 0.5) / 6)
 
 
 def test_loss_rates_at_low_false_positives():
-    unseen = np.arange(1000.0)  # at a threshold of 10 there are 1 % false positives
+    # A threshold of 10 gives 1 % false positives.
+    unseen = np.arange(1000.0)
     rates = loss_attack([-1.0, 0.5, 9.5, 10.5], unseen)
     assert rates["loss_tpr_at_1_fpr"] == 75.0 and rates["loss_tpr_at_0.1_fpr"] == 50.0
 
 
-def test_rates_below_what_the_unseen_samples_can_tell_are_not_given():
-    """Of 4 unseen samples one is 25 %: at a threshold under 3.0 there are no false positives, at
-    one of 3.0 there is one."""
+def test_rates_that_few_unseen_samples_cannot_show_are_none():
+    """One of 4 unseen samples is 25 %. A threshold above 3.0 gives no false positive, one of 3.0
+    gives one."""
     few = attack_rates("lira", [5.0, 3.5, 2.5, 0.0, -1.0], [3.0, 1.0, 0.5, 0.2])
     assert few["lira_tpr_at_1_fpr"] is None and few["lira_tpr_at_0.1_fpr"] is None
     assert few["lira_tpr_at_lowest_fpr"] == 60.0 and few["lira_auc"] == pytest.approx(
         (4 + 4 + 3) / 20
     )
     unseen = np.arange(700.0)
-    # 1 % of 700 are 7: those above 692.5
+    # 1 % of 700 samples are the 7 above 692.5.
     some = attack_rates("loss", [692.5, 693.5, 700.0], unseen)
     assert some["loss_tpr_at_1_fpr"] == 100.0 and some["loss_tpr_at_0.1_fpr"] is None
     assert some["loss_tpr_at_lowest_fpr"] == pytest.approx(100 / 3)
 
 
-def test_groups_that_are_alike_and_groups_that_are_apart():
+def test_auc_of_equal_groups_and_of_separate_groups():
     alike = loss_attack([1.0, 2.0], [1.0, 2.0])
     assert alike["loss_auc"] == 0.5
     assert loss_attack([0.0, 0.1], [1.0, 2.0])["loss_auc"] == 1.0
@@ -47,7 +49,7 @@ def test_groups_that_are_alike_and_groups_that_are_apart():
     assert apart["loss_auc"] == apart["loss_tpr_at_lowest_fpr"] == 0.0
 
 
-def test_losses_that_cannot_be_compared_are_refused():
+def test_missing_and_infinite_losses_are_refused():
     with pytest.raises(ValueError, match="no unseen samples"):
         loss_attack([1.0], [])
     with pytest.raises(ValueError, match="forgotten samples are not all finite"):
@@ -83,9 +85,8 @@ def test_loss_and_confidence_by_hand():
     assert scaled_confidence(losses) == pytest.approx([math.log(0.7 / 0.3), math.log(0.25 / 0.75)])
 
 
-def test_what_is_almost_certain_keeps_its_confidence():
-    """log(p / (1 - p)) is the true logit's lead; 1 - p is far below what a float next to 1 can
-    tell."""
+def test_confidence_is_precise_for_almost_certain_predictions():
+    """log(p / (1 - p)) is the difference of the logits, though p rounds to 1."""
     assert scaled_confidence(cross_entropy([[50.0, 0.0], [0.0, 60.0]], [0, 0])) == pytest.approx(
         [50.0, -60.0]
     )
@@ -96,7 +97,7 @@ def group(confidence: float, n: int = 40, seed: int = 0):
     return confidence * np.eye(3)[labels] + 0.1 * rng.normal(size=(n, 3)), labels
 
 
-def test_svc_attacks_take_what_looks_unseen_for_unseen():
+def test_svc_attacks_classify_forgotten_samples_by_their_logits():
     members, unseen = group(8.0), group(1.0, n=60, seed=1)
     rates = svc_attacks(members, unseen, group(8.0, seed=2))
     others = svc_attacks(members, unseen, group(1.0, seed=3))
@@ -114,8 +115,9 @@ def test_svc_on_correctness():
 def test_lira_by_hand():
     shadows = np.array([[2.0, 5.0], [4.0, 3.0], [0.0, 1.0], [0.0, -1.0]])
     trained = np.array([[1, 1], [1, 1], [0, 0], [0, 0]], dtype=bool)
-    out = 1 / math.sqrt(2)  # deviations 0, 0, 1, -1 around the means 0, 0
-    # means with the sample: 3, 4; deviations -1, 1, 1, -1
+    # Models without the samples: means 0 and 0, deviations 0, 0, 1 and -1.
+    out = 1 / math.sqrt(2)
+    # Models with them: means 3 and 4, deviations -1, 1, 1 and -1.
     online = norm.logpdf([2.0, 0.0], [3.0, 4.0], 1.0) - norm.logpdf([2.0, 0.0], [0.0, 0.0], out)
     confidences = np.array([2.0, 0.0])
     assert lira_scores(confidences, shadows, trained, online=True) == pytest.approx(online)

@@ -1,4 +1,4 @@
-"""Error rates against counts made by hand, and intervals against the theory."""
+"""Error rates compared with counts made by hand, and intervals compared with theory."""
 
 import gc
 import socket
@@ -32,18 +32,20 @@ def test_word_errors_per_utterance():
 
 def test_character_errors_count_spaces():
     errors, characters = character_errors(["a bc", ""], ["abd", "xy"])
-    np.testing.assert_array_equal(errors, [2, 2])  # a space inserted, d -> c; all deleted
+    # A space is inserted and d becomes c; both characters are deleted.
+    np.testing.assert_array_equal(errors, [2, 2])
     np.testing.assert_array_equal(characters, [3, 2])
 
 
 def test_unequal_spans_are_not_counted_twice():
     errors, _ = word_errors(["x y z"], ["a"])
-    np.testing.assert_array_equal(errors, [3])  # one substitution and two insertions
+    # One substitution and two insertions.
+    np.testing.assert_array_equal(errors, [3])
 
 
 def test_rate_is_over_the_corpus_and_in_percent():
     errors, words = word_errors(PREDICTIONS, REFERENCES)
-    # the mean of the utterances' rates would be 55.6
+    # The mean of the utterances' rates would be 55.6.
     assert error_rate(errors, words) == pytest.approx(50.0)
 
 
@@ -72,7 +74,7 @@ def test_unequal_lengths_are_refused():
 
 
 def test_a_corpus_without_words_is_refused():
-    with pytest.raises(ValueError, match="hold no words"):
+    with pytest.raises(ValueError, match="contain no words"):
         error_rate(np.array([2]), np.array([0]))
 
 
@@ -86,7 +88,8 @@ def test_interval_is_deterministic_and_does_not_depend_on_blocks(monkeypatch):
 
 
 def test_interval_has_the_width_of_the_normal_approximation():
-    errors = (np.arange(400) % 4 == 0).astype(int)  # 25 % of one-word utterances wrong
+    # 25 % of one-word utterances are wrong.
+    errors = (np.arange(400) % 4 == 0).astype(int)
     low, high = bootstrap_interval(errors, np.ones(400, int), resamples=4000)
     half = 1.96 * 100 * np.sqrt(0.25 * 0.75 / 400)
     assert (low, high) == pytest.approx((25 - half, 25 + half), abs=0.5)
@@ -138,8 +141,8 @@ class TestAccuracy:
     def test_rate_and_wilson_interval(self):
         rates = accuracy([1, 2, 3, 0], [1, 2, 3, 3])
         assert rates["accuracy"] == 75.0
-        # Wilson with z = 1.95996, n = 4, p = .75: (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1
-        # + z^2/n)
+        # Wilson's interval with z = 1.95996, n = 4 and p = 0.75:
+        # (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
         assert (rates["accuracy_low"], rates["accuracy_high"]) == pytest.approx(
             (30.06, 95.44), abs=0.01
         )
@@ -147,7 +150,7 @@ class TestAccuracy:
     def test_of_each_class(self):
         assert accuracy_of_classes([0, 1, 1, 2], [0, 0, 1, 5]) == {0: 50.0, 1: 100.0, 5: 0.0}
 
-    def test_shapes_that_do_not_fit_are_refused(self):
+    def test_different_shapes_and_no_samples_are_refused(self):
         with pytest.raises(ValueError, match=r"predictions \(1,\) for labels \(2,\)"):
             accuracy([1], [1, 2])
         with pytest.raises(ValueError, match="at least one"):

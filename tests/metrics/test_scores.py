@@ -1,4 +1,4 @@
-"""UIS and AUS against values computed by hand."""
+"""UIS and AUS, compared with values computed by hand."""
 
 import pytest
 

@@ -8,7 +8,7 @@ import torch
 from hf_unlearn import ops
 from hf_unlearn.methods.nullspace import main_directions
 from hf_unlearn.methods.orthograd import measure_and_solve
-from hf_unlearn.methods.surgery import dot
+from hf_unlearn.methods.vectors import dot
 from hf_unlearn.ops.reductions import inner_products, weighted_sum
 from hf_unlearn.per_sample import ParameterRows
 from hf_unlearn.per_sample.rows import Dense, Lookup, Product

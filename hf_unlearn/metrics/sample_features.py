@@ -1,0 +1,74 @@
+"""Features of single samples that membership attacks use, from logits and labels."""
+
+import numpy as np
+from scipy.special import logsumexp
+
+# Added to probabilities before taking the logarithm, as Song & Mittal do.
+EPSILON = 1e-30
+# The label of padding.
+PADDING = -100
+# The features that SVC attacks use.
+SVC_FEATURES = ("correctness", "confidence", "entropy", "modified_entropy", "probability")
+
+
+def features(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """The features of each sample that attacks use.
+
+    Args:
+        logits: (n, classes), or (n, T, vocabulary) for texts.
+        labels: (n,), or (n, T) for texts, -100 where padded.
+
+    Returns:
+        loss, correctness, confidence, entropy, modified_entropy: (n,). For texts these are means
+            over the text's own tokens.
+        probability: (n, classes). Texts have none.
+    """
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    if logits.ndim == 2:
+        return _class_features(logits, labels)
+    texts = [
+        _class_features(text[own != PADDING], own[own != PADDING])
+        for text, own in zip(logits, labels)
+    ]
+    return {
+        name: np.array([text[name].mean() for text in texts])
+        for name in ("loss", *SVC_FEATURES)
+        if name != "probability"
+    }
+
+
+def _class_features(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """`features` of logits (n, classes)."""
+    probabilities, rows = _softmax(np.asarray(logits, np.float64)), np.arange(len(labels))
+    true = probabilities[rows, labels]
+    log, log_not = np.log(probabilities + EPSILON), np.log(1 - probabilities + EPSILON)
+    # Song & Mittal, equation 2: -(1 - p_y) log p_y - sum over y' != y of p_y' log(1 - p_y')
+    terms = probabilities * log_not
+    modified = -(1 - true) * np.log(true + EPSILON) - (terms.sum(1) - terms[rows, labels])
+    return {
+        "loss": cross_entropy(logits, labels),
+        "correctness": (probabilities.argmax(1) == labels).astype(float),
+        "confidence": true,
+        "entropy": -(probabilities * log).sum(1),
+        "modified_entropy": modified,
+        "probability": probabilities,
+    }
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The loss (n,) of each sample, precise also where it is close to 0.
+
+    Args:
+        logits: (n, classes).
+        labels: (n,).
+    """
+    logits, rows = np.asarray(logits, np.float64), np.arange(len(labels))
+    # log(1 + sum over y' != y of exp(z_y' - z_y))
+    margins = logits - logits[rows, labels][:, None]
+    margins[rows, labels] = -np.inf
+    return np.logaddexp(0, logsumexp(margins, axis=1))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
