@@ -96,8 +96,13 @@ def test_broken_retain_samples_are_named(tmp_path, granularity, warned):
 
 
 def test_one_broken_micro_batch_skips_the_whole_step(tmp_path, warned):
-    trainer = make_trainer(tiny_whisper(), tmp_path, forget=broken(FORGET, 0, 5), per_device_train_batch_size=2,
-                           gradient_accumulation_steps=4)  # fmt: skip
+    trainer = make_trainer(
+        tiny_whisper(),
+        tmp_path,
+        forget=broken(FORGET, 0, 5),
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+    )
     before = copy.deepcopy(trainer.model.state_dict())
     with pytest.raises(ValueError, match="no optimizer step was taken.*all 1 were skipped"):
         trainer.train()

@@ -86,8 +86,13 @@ class TinyRecipe(Recipe):
         return tiny_vit()
 
     def trainer_arguments(self, model):
-        return {"forget_dataset": images(3), "retain_dataset": images(4, seed=2), "data_collator": collate_images,
-                "eval_dataset": self.splits.evaluation(), "compute_metrics": classification_metrics}  # fmt: skip
+        return {
+            "forget_dataset": images(3),
+            "retain_dataset": images(4, seed=2),
+            "data_collator": collate_images,
+            "eval_dataset": self.splits.evaluation(),
+            "compute_metrics": classification_metrics,
+        }
 
 
 @pytest.mark.parametrize("dry", [True, False])
