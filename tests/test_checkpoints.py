@@ -301,9 +301,7 @@ class TestFromTheHub:
 
     def test_methods_that_need_the_original_model_say_that_it_is_missing(self, tmp_path, hub):
         checkpoint = self.pushed(hub, tmp_path, method="scrub")
-        with pytest.raises(
-            ValueError, match="comes from the Hub, where that model is never pushed"
-        ):
+        with pytest.raises(ValueError, match="from the Hub, where that model is never pushed"):
             trainer_of(tmp_path / "again", method="scrub").train(
                 resume_from_checkpoint=str(checkpoint)
             )

@@ -183,7 +183,7 @@ def test_no_pipeline_is_promised_that_transformers_does_not_have():
 def test_a_class_that_transformers_does_not_have_is_said_to_be_one():
     assert usage("", "Mine", set())["foreign"] == "Mine"
     assert (
-        "which is no class of `transformers`"
+        "which is not a class of `transformers`"
         in build_card(RESULTS, salt=SALT, architecture="Mine").text
     )
 

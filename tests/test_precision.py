@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import ViTForImageClassification, WhisperForConditionalGeneration
 
-from hf_unlearn.hub import upload as hub
+from hf_unlearn.hub import staging as hub
 from hf_unlearn.trainer import precision
 from tests.tiny import FORGET, RETAIN, collate_images, images, make_trainer, tiny_vit, tiny_whisper
 

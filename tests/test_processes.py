@@ -101,9 +101,12 @@ from transformers import set_seed
 from tests.tiny import make_trainer, tiny_whisper, utterances
 set_seed(0)
 
+trainer = None
+
 class Forget(list):
     def __getitem__(self, index):
-        if os.environ["RANK"] == "1" and trainer.state.global_step >= 2:
+        # The trainer reads some samples while it is made.
+        if os.environ["RANK"] == "1" and trainer and trainer.state.global_step >= 2:
             {fault}
         return super().__getitem__(index)
 

@@ -38,7 +38,7 @@ ALLOWED = {
 
 
 # Private names of other libraries that we have to use or override.
-FOREIGN = {"_is_accelerate_prepared", "_prepare_inputs"}
+FOREIGN = {"_is_accelerate_prepared", "_models", "_prepare_inputs"}
 
 
 @cache

@@ -210,7 +210,7 @@ def test_methods_for_classes_refuse_speech_at_construction(tmp_path, method):
         ("finetune", {"beta": 1}, "takes none"),
         ("salun", {"sparsity": 1}, "sparsity is 1"),
         ("pgu", {"variance": 1.5}, "variance is 1.5"),
-        ("npo", "beta: 1", "must be a dict, on a command line in JSON"),
+        ("npo", "beta: 1", "must be a dict, written as JSON"),
         (Method(), {"beta": 1}, "is for a method that is given by name"),
     ],
 )

@@ -24,9 +24,9 @@ KINDS = (ImageRecipeArguments, ImageArguments, UnlearnConfig)
         ("--method orthogard", "method is 'orthogard', but must be one of orthograd"),
         (
             '--method scrub --method_kwargs {"temprature":2}',
-            "method_kwargs has temprature, but method='scrub' knows",
+            "method_kwargs has temprature, but method='scrub' takes",
         ),
-        ("--method retrain", "takes the original training data"),
+        ("--method retrain", "trains a new one on the original training data"),
         ("--stop_when forget_accuracy=5", "cannot read the rule 'forget_accuracy=5'"),
         ("--abort_when test_accuracy", "cannot read the rule 'test_accuracy'"),
         ("--stop_when forget_accuracy<=retrained", "needs the retrained model: set gold"),

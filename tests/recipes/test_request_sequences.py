@@ -77,7 +77,7 @@ def test_each_request_leaves_the_model_that_its_results_describe(pictures, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dataloader_drop_last": True}, "with dataloader_drop_last no step would be taken"),
+        ({"dataloader_drop_last": True}, "no step would be taken with dataloader_drop_last"),
         ({"max_steps": 0}, "max_steps is 0"),
     ],
     ids=["drop last", "max steps"],
