@@ -18,6 +18,7 @@ from ..data.speech.arguments import SpeechArguments
 from ..data.speech.audio import decode_chunk
 from ..data.speech.samples import SpeechCollator, audio_states
 from ..data.speech.transcripts import as_sentence, own_or_sentence
+from ..files import written_whole
 from ..metrics.normalizers import UNSPACED, normalizer
 from .reference_models import weights_digest
 
@@ -123,11 +124,9 @@ class LabelStyle:
         """Returns `make()`, as JSON from the cache of `datasets` where it was computed before."""
         path = Path(datasets.config.HF_DATASETS_CACHE) / "hf_unlearn" / f"{key}.json"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
             made = make()
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(made))
-            partial.rename(path)
+            with written_whole(path) as partial:
+                partial.write_text(json.dumps(made))
         return json.loads(path.read_text())
 
     def _transcribe(self, rows: datasets.Dataset, states: list[str]) -> list[str | None]:
