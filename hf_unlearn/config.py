@@ -116,6 +116,23 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         default=64,
         metadata={"help": "Maximum number of samples of each split that a check evaluates."},
     )
+    step_control: str = field(
+        default="none",
+        metadata={
+            "help": "'drift' chooses the length of every step: the longest one along the "
+            "optimizer's step after which no sample of the retain batch has a loss more than "
+            "max_drift higher than before. learning_rate is then only the first try. 'none': the "
+            "optimizer's step is taken as it is.",
+            "choices": ["none", "drift"],
+        },
+    )
+    max_drift: float = field(
+        default=0.02,
+        metadata={
+            "help": "step_control='drift': by how much a step may raise the loss of any sample of "
+            "the retain batch."
+        },
+    )
     max_skipped_steps: int = field(
         default=3,
         metadata={
@@ -170,6 +187,14 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         if not 0 <= self.alpha < 1:
             raise ValueError(
                 f"alpha is {self.alpha}, but must be in [0, 1): at 1 nothing would be forgotten"
+            )
+        if self.step_control not in ("none", "drift"):
+            raise ValueError(
+                f"step_control is {self.step_control!r}, but must be 'none' or 'drift'"
+            )
+        if not self.max_drift > 0:
+            raise ValueError(
+                f"max_drift is {self.max_drift}, but must be above 0: at 0 no step could be taken"
             )
         self.method_kwargs = _as_dict(self.method_kwargs)
 

@@ -98,16 +98,19 @@ class SampleMeanLoss(TorchFunctionMode):
         self.seen.append(losses.detach())
         return (losses if weights is None else losses * weights.to(losses.dtype)).mean() * factor
 
-    def per_sample(self, loss: Tensor) -> Tensor:
-        """The losses (k,) of the samples, whose mean is the model's loss.
-
-        If the model's loss combines several losses, each sample gets the mean.
-        """
+    def known_per_sample(self, loss: Tensor) -> Tensor | None:
+        """The losses (k,) of the samples, whose mean is the model's loss; None if the model's loss
+        combines several losses."""
         if len(self.seen) == 1:
             (losses,) = self.seen
             if torch.isclose(losses.mean(), loss.to(losses.dtype), rtol=1e-4):
                 return losses
-        return loss.detach().repeat(self.samples)
+        return None
+
+    def per_sample(self, loss: Tensor) -> Tensor:
+        """The losses (k,) of the samples; each sample gets the mean where they are not known."""
+        known = self.known_per_sample(loss)
+        return loss.detach().repeat(self.samples) if known is None else known
 
 
 def _reduction(func: Callable, args: tuple, kwargs: dict) -> str:

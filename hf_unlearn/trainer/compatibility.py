@@ -113,6 +113,8 @@ def check_compatible(method: Method, trainer: Trainer) -> None:
     _check_arguments(trainer, refuse)
     method.check(model)
     _check_shards(method, trainer, refuse)
+    if args.step_control == "drift":
+        _check_drift(method, trainer, refuse)
     if method.prepares is not None and trainer.model_init is not None:
         refuse(
             "model_init",
@@ -173,6 +175,23 @@ def _check_arguments(trainer: Trainer, refuse: Refuse) -> None:
             "them",
             "Leave dispatch_batches out of accelerator_config, so that the main process reads for "
             "all.",
+        )
+
+
+def _check_drift(method: Method, trainer: Trainer, refuse: Refuse) -> None:
+    """What `step_control="drift"` does not work with."""
+    if not (method.uses_forget and method.uses_retain) or method.one_shot:
+        refuse(
+            "step_control='drift'",
+            "it measures both the forget and the retain batch of every step, and the method does "
+            "not have both",
+            "Set it to 'none'.",
+        )
+    if trainer.is_deepspeed_enabled:
+        refuse(
+            "step_control='drift' with DeepSpeed",
+            "its engine steps before the step could be measured",
+            "Set it to 'none'.",
         )
 
 

@@ -37,6 +37,8 @@ class LossBySample(LoadingTrainer):
         self._losses: SampleMeanLoss | None = None
         # Whether the loss divides by the number of labels; None until it is asked.
         self._counts_labels: bool | None = None
+        # The last mean loss, with what its samples contributed.
+        self._last: tuple[SampleMeanLoss, Tensor] | None = None
         # The losses of the samples that an evaluation has seen.
         self._evaluated: list[Tensor] = []
         super().__init__(*arguments, **keywords)
@@ -65,7 +67,17 @@ class LossBySample(LoadingTrainer):
         with self._by_sample(inputs) as losses:
             known = {} if losses.items is None else {"num_items_in_batch": losses.items}
             loss = self.compute_loss(model, own_copy(inputs), **known)
-        return loss if self._used_label_counts(losses) else self.mean_loss(model, inputs)
+        if not self._used_label_counts(losses):
+            return self.mean_loss(model, inputs)
+        self._last = losses, loss.detach()
+        return loss
+
+    @property
+    def last_sample_losses(self) -> Tensor | None:
+        """The losses (k,) of the samples of the batch whose `mean_loss` was computed last, without
+        a gradient; None if the model combines several losses, which do not show them."""
+        losses, loss = self._last
+        return losses.known_per_sample(loss)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
         if sharded_modules(self.model):

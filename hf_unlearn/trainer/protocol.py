@@ -18,6 +18,8 @@ class TrainerView(Protocol):
     Attributes:
         train_dataset: the forget set.
         optimizer, lr_scheduler: None until Trainer has created them.
+        last_sample_losses: the losses (k,) of the batch whose `mean_loss` was computed last,
+            without a gradient; None if the model combines several losses, which do not show them.
         deepspeed: DeepSpeed's engine; None without DeepSpeed and before the training.
     """
 
@@ -31,6 +33,7 @@ class TrainerView(Protocol):
     data_collator: Any
     optimizer: torch.optim.Optimizer | None
     lr_scheduler: Any
+    last_sample_losses: Tensor | None
     deepspeed: Any
     is_deepspeed_enabled: bool
     is_fsdp_enabled: bool

@@ -57,6 +57,8 @@ class RetainRows:
         self.counts, self.k, self.first_sample = counts, counts[process], sum(counts[:process])
         # Whether this process has all samples, and whole parameters.
         self._alone = len(counts) == 1 and not any(isinstance(p, DTensor) for p in parameters)
+        # The samples' losses (k,) in the last pass over the batch; None if it did not show them.
+        self.sample_losses: Tensor | None = None
         # The loss whose rows another pass can show; its graph is kept until the last pass.
         self._recorded: Tensor | None = None
         # Whether another pass shows rows that the engine has kept, without a backward pass.
@@ -64,7 +66,11 @@ class RetainRows:
 
     def mean_loss(self) -> Tensor:
         """The mean loss of this process's retain samples."""
-        return self._access.loss(self._model, self._batch, (RETAIN, self.first_sample))
+        loss = self._access.loss(self._model, self._batch, (RETAIN, self.first_sample))
+        # One by one, the trainer only knows the last sample's.
+        one_by_one = self._access.one_by_one and self.k > 1
+        self.sample_losses = None if one_by_one else self._trainer.last_sample_losses
+        return loss
 
     def visit(self, visit: RetainVisitor, last: bool) -> Tensor:
         """As `methods.base.Step.visit_retain_samples`; returns the mean loss of this process's

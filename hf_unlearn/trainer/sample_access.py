@@ -92,6 +92,19 @@ class SampleAccess:
         with seeded(args.seed, split, trainer.state.global_step, first + n, device=args.device):
             return trainer.mean_loss(model, batch)
 
+    @torch.no_grad()
+    def sample_losses(self, batch: dict) -> Tensor:
+        """The losses (k,) of a batch's samples in the network that is evaluated."""
+        trainer, k = self._trainer, count_samples(batch)
+        model = trainer.model
+        with self.randomness.off(), trainer.compute_loss_context_manager():
+            if not self.one_by_one:
+                trainer.mean_loss(model, batch)
+                if (losses := trainer.last_sample_losses) is not None:
+                    return losses
+            samples = [select_sample(batch, n, k) for n in range(k)]
+            return torch.stack([trainer.mean_loss(model, sample) for sample in samples])
+
     def logits(self, model: nn.Module, batch: dict) -> Tensor:
         """The logits of the model that is trained, (k, classes) or (k, T, vocabulary)."""
         with self._trainer.compute_loss_context_manager():

@@ -77,6 +77,12 @@ class TrainerStep:
         return self.samples * self.processes / self.all_samples
 
     @property
+    def retain_losses(self) -> Tensor | None:
+        """The losses (k,) of this process's retain samples, as the step's own pass has shown them;
+        None where it has not."""
+        return self._rows.sample_losses
+
+    @property
     def epoch(self) -> int:
         # Trainer's epoch is a sum of shares, which rounding may leave below an integer.
         return int(self._trainer.state.epoch + 1e-6)

@@ -24,6 +24,7 @@ class StepRunner:
     Attributes:
         forget_batches, retain_batches: the batches of the steps.
         statistics: what the steps report to the log.
+        last_step: the micro-batch that was run last.
     """
 
     def __init__(
@@ -40,17 +41,23 @@ class StepRunner:
         self.forget_batches = ForgetBatches(trainer)
         self.retain_batches = RetainBatches(trainer, access.training_collator)
         self.statistics = StepStatistics()
+        self.last_step: TrainerStep | None = None
 
     def run(self, model: nn.Module, batch: dict) -> Tensor:
         """Runs one micro-batch of forget samples and, after the last one of an optimizer step, the
         retain batch; returns the loss for Trainer's log."""
         share, place = self.forget_batches.next_share()
         step = TrainerStep(self._trainer, self._access, model, batch, share, place)
+        self.last_step = step
         # Before there is a gradient, which would take memory besides that of the checks.
         self._access.check_batch_loss(batch)
         self._check_engine(step)
         with self._access.randomness.in_step():
             return self._losses(step)
+
+    def sample_losses(self, batch: dict) -> Tensor:
+        """The losses (k,) of a batch's samples in the network that is evaluated."""
+        return self._access.sample_losses(batch)
 
     def _check_engine(self, step: TrainerStep) -> None:
         if self._trainer.method.per_sample and self._access.engine is None:

@@ -30,6 +30,10 @@ class StepStatistics:
         for name, values in self._of_step.items():
             self._since_log[name].append(torch.stack(values).sum())
 
+    def add_to_last_step(self, name: str, value: Tensor) -> None:
+        """Adds a value of the step that was taken last."""
+        self._since_log[name].append(value)
+
     def end_step(self) -> None:
         """Drops the values of a step, counted or not."""
         self._of_step.clear()

@@ -24,6 +24,7 @@ from .adapters import check_base, keep_base
 from .attempts import Attempts
 from .checkpoint_files import copied, find_checkpoint
 from .compatibility import NO_FORGET, check_compatible, check_data, check_deepspeed
+from .drift import DriftControl
 from .earlier_run import EarlierRun
 from .exchange import failures_told
 from .loss import LossBySample
@@ -149,8 +150,10 @@ class UnlearnTrainer(LossBySample):
         self.record = RunRecord(self)
         self.callback_handler = WatchedCallbacks(self.callback_handler)
         self._evaluated_before = EvaluatedBefore(self)
+        self._drift = DriftControl(self) if args.step_control == "drift" else None
         for callback in (
             self._evaluated_before,
+            self._drift,
             self.stopping_rules,
             self.skipped_steps,
             self._preemption,
@@ -294,6 +297,8 @@ class UnlearnTrainer(LossBySample):
                 self._reset_model_state()
             self._reset_steps()
             self.skipped_steps.load(self.resumed_from)
+            if self._drift:
+                self._drift.begin(self.step_runner, self.resumed_from)
             self._attempts.begin(batch_size)
             self.samples.check_padding()
             try:
@@ -324,7 +329,8 @@ class UnlearnTrainer(LossBySample):
             check_compatible(self.method, self)
 
     def _save_own_state(self, checkpoint: Path) -> None:
-        self.skipped_steps.save(checkpoint, **self.record.state())
+        more = {"drift": self._drift.state()} if self._drift else {}
+        self.skipped_steps.save(checkpoint, **self.record.state(), **more)
         if self.method.prepares is not None:
             copied(Path(self.args.output_dir) / START, checkpoint / START)
         if self.stopping_rules:
