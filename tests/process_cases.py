@@ -121,6 +121,7 @@ def streamed(samples):
 LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
 SHORT = {"encoder_layers": 1, "decoder_layers": 1}
 MODEL = {"granularity": "model"}
+DRIFT = {"step_control": "drift", "max_drift": 0.01, "max_steps": 2, "retain": 5}
 ACCUMULATE = {"forget": 8, "gradient_accumulation_steps": 2}
 METRIC = {
     "method": "orthograd_metric",
@@ -148,6 +149,8 @@ CASES = {
         "gradient_accumulation_steps": 2,
         "max_steps": 4,
     },
+    "drift model": {**DRIFT, **MODEL},
+    "sharded drift": {**DRIFT, "model": sharded, "forget": 7, "gradient_accumulation_steps": 2},
     "a stream": {"data": streamed, "forget": 13, "batch": 8, "max_steps": 4},
     "an accumulated stream": {
         "data": streamed,
@@ -251,7 +254,7 @@ def train(folder: str, name: str) -> None:
     step = torch.cat(
         [(a - whole(b.detach())).flatten() for a, b in zip(before, trainer.model.parameters())]
     )
-    logged = ("forget_loss", "retain_loss", "rank", "kept", "skipped_steps")
+    logged = ("forget_loss", "retain_loss", "rank", "kept", "skipped_steps", "step_factor")
     logs = [
         {key: row.get(key) for key in logged} for row in trainer.state.log_history if "loss" in row
     ]

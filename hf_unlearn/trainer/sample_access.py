@@ -95,15 +95,20 @@ class SampleAccess:
     @torch.no_grad()
     def sample_losses(self, batch: dict) -> Tensor:
         """The losses (k,) of a batch's samples in the network that is evaluated."""
+        with self.randomness.off(), self._trainer.compute_loss_context_manager():
+            losses = self._losses_of_samples(batch)
+        # A forward pass of FSDP2 leaves whole tensors behind, which `zero_grad` must not take.
+        own_parameters(self._trainer.model)
+        return losses
+
+    def _losses_of_samples(self, batch: dict) -> Tensor:
         trainer, k = self._trainer, count_samples(batch)
-        model = trainer.model
-        with self.randomness.off(), trainer.compute_loss_context_manager():
-            if not self.one_by_one:
-                trainer.mean_loss(model, batch)
-                if (losses := trainer.last_sample_losses) is not None:
-                    return losses
-            samples = [select_sample(batch, n, k) for n in range(k)]
-            return torch.stack([trainer.mean_loss(model, sample) for sample in samples])
+        if not self.one_by_one:
+            trainer.mean_loss(trainer.model, batch)
+            if (losses := trainer.last_sample_losses) is not None:
+                return losses
+        samples = [select_sample(batch, n, k) for n in range(k)]
+        return torch.stack([trainer.mean_loss(trainer.model, sample) for sample in samples])
 
     def logits(self, model: nn.Module, batch: dict) -> Tensor:
         """The logits of the model that is trained, (k, classes) or (k, T, vocabulary)."""
