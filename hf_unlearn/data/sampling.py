@@ -121,7 +121,7 @@ def sample_remaining(
 
 
 def sample_count(size: float, available: int, option: str, samples: str) -> int:
-    """`size` as a number of samples; below 1 it is a share of those available.
+    """`size` as a number of samples: between 0 and 1 a share of those available, and -1 for all.
 
     Args:
         option, samples: for the message: the option that gives the size, and what is counted
@@ -130,10 +130,13 @@ def sample_count(size: float, available: int, option: str, samples: str) -> int:
     Raises:
         ValueError: the size is no whole number, below one sample, or above what is available.
     """
+    if size == -1:
+        return available
     count = round(size * available) if size < 1 else size
     if count != int(count) or count < 1:
         raise ValueError(
-            f"{option} is {size}, of {available} {samples}: give a number, or a share below 1"
+            f"{option} is {size}, of {available} {samples}: give a number, a share below 1, or -1 "
+            "for all"
         )
     if count > available:
         raise ValueError(f"{option} is {size:g}, but only {available} {samples} are available")

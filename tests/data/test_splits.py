@@ -227,3 +227,8 @@ def test_real_speakers(shared):
         "test": 9,
     }
     assert set(Counter(splits.retain["speaker"]).values()) == {2}
+
+
+def test_minus_one_retains_all_that_can_be_retained(make_rows):
+    splits = split(make_rows("abc", 5), retain_size=-1, held_out=0.2)
+    assert len(splits.retain) == len(splits.retain_pool) == 8

@@ -75,7 +75,7 @@ class ImageArguments:
         default=256,
         metadata={
             "help": "Number of images in the retain set; below 1, the share of those that can be "
-            "retained"
+            "retained; -1, all of them"
         },
     )
     retain_rest: int = field(

@@ -81,7 +81,7 @@ class SpeechArguments:
         default=48,
         metadata={
             "help": "Number of utterances in the retain set; below 1, the share of the retained "
-            "training utterances"
+            "training utterances; -1, all of them"
         },
     )
     retain_rest: int = field(
