@@ -2,6 +2,7 @@
 samples."""
 
 import csv
+import importlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -194,6 +195,18 @@ def test_voices_depend_on_the_seed_only(voices, tmp_path):
     files = sorted(path.relative_to(voices) for path in voices.rglob("*.*"))
     assert len(files) == 1 + 3 * (4 + 2)
     assert all((voices / file).read_bytes() == (tmp_path / file).read_bytes() for file in files)
+
+
+def test_connected_digits_read_a_clone_of_the_data_set(tmp_path):
+    (tmp_path / "recordings").mkdir()
+    for take in (0, 5):
+        soundfile.write(tmp_path / f"recordings/7_theo_{take}.wav", np.ones(800) / 9, 8000)
+    digits = importlib.import_module("recipes.whisper_librispeech.connected_digits")
+    takes = digits.read_takes(tmp_path)
+    assert set(takes) == {("test", "theo"), ("train", "theo")}
+    (text, samples) = takes["train", "theo"][0]
+    # resampled to 16 kHz
+    assert text == "seven" and len(samples) == 1600
 
 
 def test_connected_digits_keep_train_and_test_takes_apart(digits):
