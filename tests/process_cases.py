@@ -5,6 +5,7 @@ A case lists what differs from the defaults. Two processes get half the batch si
 """
 
 import contextlib
+import copy
 import os
 import sys
 import types
@@ -21,7 +22,10 @@ from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, Wh
 
 import hf_unlearn.trainer.exchange
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
+from hf_unlearn.per_sample import SampleMeanLoss
+from hf_unlearn.per_sample.losses import weighted_samples
 from hf_unlearn.per_sample.rules import layers
+from hf_unlearn.trainer.seeded import RETAIN, seeded
 from hf_unlearn.trainer.state_dicts import whole_state_dict
 from tests.tiny import collate, make_trainer, tiny_whisper, utterances
 
@@ -304,6 +308,41 @@ def is_time(key: str) -> bool:
     return "_per_second" in key or "runtime" in key
 
 
+def keep_randomness(folder: str) -> None:
+    """A step with dropout, and the gradients of this process's retain samples, with and without the
+    dropout that was drawn in the step."""
+    set_seed(0)
+    model, forget, retain = tiny_whisper(dropout=0.3), utterances(4, seed=1), utterances(6, seed=2)
+    start = copy.deepcopy(model)
+    trainer = make_trainer(
+        model,
+        f"{folder}/out",
+        forget=forget,
+        retain=retain,
+        optimizer=False,
+        optim="sgd",
+        alpha=0.0,
+        freeze_randomness=False,
+        per_device_train_batch_size=2,
+        per_device_retain_batch_size=3,
+        **MODEL,
+    )
+    trainer.train()
+    pairs = zip(start.parameters(), trainer.model.parameters())
+    step = torch.cat([(a - b).detach().flatten() for a, b in pairs if b.requires_grad])
+    batch, k = trainer.step_runner.retain_batches.batch, 3
+    parameters = [p for p in start.parameters() if p.requires_grad]
+    rows = {True: [], False: []}
+    for drawn in rows:
+        for n in range(k):
+            of_one = weighted_samples(torch.eye(k)[n])
+            with seeded(trainer.args.seed, RETAIN, 0, PROCESS * k), of_one, SampleMeanLoss(k):
+                loss = start.train(drawn)(**batch).loss
+            gradients = torch.autograd.grad(loss, parameters)
+            rows[drawn].append(torch.cat([gradient.flatten() for gradient in gradients]))
+    torch.save({"step": step, "rows": rows}, f"{folder}/randomness.{PROCESS}.pt")
+
+
 def shard_by_accelerate(folder: str) -> None:
     """FSDP2 as `accelerate launch` sets it up. The model is evaluated before it is trained, as
     recipes do, and saved whole.
@@ -444,6 +483,7 @@ if __name__ == "__main__":
         if not names:
             evaluate(target)
             if PROCESSES > 1:
+                keep_randomness(target)
                 resume_in_shards(target)
             for in_parts in (False, True):
                 resume_elsewhere(target, in_parts)

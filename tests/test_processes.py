@@ -37,6 +37,8 @@ def results(tmp_path_factory):
         assert done.returncode == 0, done.stderr[-5000:]
 
     def load(name):
+        if name == "randomness":
+            return [torch.load(folder / f"randomness.{process}.pt") for process in (0, 1)]
         if name == "resumed":
             return torch.load(folder / "resumed.pt")
         if name.startswith("elsewhere"):
@@ -61,6 +63,22 @@ def test_two_processes_take_the_steps_of_one(results, name):
     for row, expected in zip(first["logs"], one["logs"], strict=True):
         for key, value in expected.items():
             assert row[key] == (value if value is None else pytest.approx(value, rel=logged)), key
+
+
+def test_with_randomness_all_passes_and_processes_see_the_networks_that_were_drawn(results):
+    """The step is orthogonal to the gradients of both processes' samples, each with the dropout
+    that its process drew."""
+    both = results("randomness")
+    step = both[0]["step"]
+    assert torch.equal(step, both[1]["step"])
+    drawn, evaluated = (
+        torch.stack([row for one in both for row in one["rows"][on]]) for on in (True, False)
+    )
+    assert cosines(step, drawn).max() < 1e-5 < 1e-3 < cosines(step, evaluated).max()
+
+
+def cosines(step: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return (rows @ step).abs() / (rows.norm(dim=1) * step.norm())
 
 
 def test_evaluation_with_generation_counts_every_sample_once(results):

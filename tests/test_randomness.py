@@ -2,6 +2,7 @@
 into their inputs."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -424,6 +425,23 @@ def test_a_sample_alone_draws_the_same_numbers_in_each_pass(tmp_path, slow, drop
                 ],
             )
     assert cosine(step, rows) < 1e-5
+
+
+def test_the_generator_of_any_kind_of_gpu_is_seeded_and_restored(monkeypatch):
+    """As on Apple's MPS, whose module of torch has no `device` context."""
+    generator = torch.Generator().manual_seed(1)
+    mps = SimpleNamespace(
+        manual_seed=generator.manual_seed,
+        get_rng_state=lambda device: generator.get_state(),
+        set_rng_state=lambda state, device: generator.set_state(state),
+    )
+    monkeypatch.setattr(torch, "get_device_module", lambda device: {"mps": mps}[device.type])
+    before, drawn = generator.get_state(), []
+    for _ in range(2):
+        with seeded(3, RETAIN, device=torch.device("mps")):
+            drawn.append(torch.randn(4, generator=generator))
+        assert torch.equal(generator.get_state(), before)
+    assert torch.equal(*drawn)
 
 
 @pytest.mark.parametrize(

@@ -156,3 +156,13 @@ def test_a_single_sample_that_does_not_fit_is_an_error(tmp_path):
             per_device_retain_batch_size=2,
             max_steps=2,
         ).train()
+
+
+def test_a_retain_sample_that_does_not_fit_before_the_first_step_is_an_error(tmp_path):
+    """The check of padding computes it."""
+    model = tiny_whisper()
+    OutOfMemory(model, largest=0, only_of=RETAIN).fails = True
+    with pytest.raises(MemoryError, match="does not suffice for a single retain sample"):
+        make_trainer(
+            model, tmp_path, auto_find_batch_size=True, per_device_retain_batch_size=2
+        ).train()

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 DEVICE = torch.device("meta")
 MOVES = ("aten::copy_", "aten::_to_copy")
@@ -53,6 +52,11 @@ class Making(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
+        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
+            # Torch would make a tensor of "meta" of it, which has no values.
+            if isinstance(args[1], list):
+                args = (args[0], torch.tensor(args[1]), *args[2:])
+            return func(*args, **kwargs)
         if func not in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor):
             return func(*args, **kwargs)
         own = args[0] if func is torch.Tensor.new_tensor else torch.empty(0)
@@ -85,10 +89,34 @@ def without_float64():
         yield
 
 
+def values(tensor):
+    return tensor.values_on_cpu
+
+
+def mapped(value, kind, function):
+    """The value with the function applied to all objects of a kind in it (torch's own version of
+    this takes several times as long)."""
+    if isinstance(value, kind):
+        return function(value)
+    if type(value) in (list, tuple):
+        return type(value)(mapped(item, kind, function) for item in value)
+    if type(value) is dict:
+        return {name: mapped(item, kind, function) for name, item in value.items()}
+    return value
+
+
+def tensors_in(value):
+    found = []
+    mapped(value, torch.Tensor, found.append)
+    return found
+
+
 def computed(func, args, kwargs):
     name = func._schema.name
-    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    tensors = tensors_in((args, kwargs))
     there = [isinstance(x, Elsewhere) for x in tensors]
+    if any(x.device == DEVICE and not isinstance(x, Elsewhere) for x in tensors):
+        raise RuntimeError(f"{name}: a tensor of {DEVICE} without values")
     onto = kwargs.get("device")
     onto = torch.device(onto) if onto is not None else DEVICE if any(there) else torch.device("cpu")
     if any(there) and name not in MOVES + INDEXED:
@@ -104,17 +132,16 @@ def computed(func, args, kwargs):
         )
     if kwargs.get("device") is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
-    unwrapped = tree_map_only(Elsewhere, lambda x: x.values_on_cpu, (args, kwargs))
-    result = func(*unwrapped[0], **unwrapped[1])
+    result = func(*mapped(args, Elsewhere, values), **mapped(kwargs, Elsewhere, values))
     if onto != DEVICE or (name == "aten::copy_" and not there[0]):
         return (
             return_and_correct_aliasing(func, args, kwargs, result)
             if any(there) and name in MOVES[:1]
             else result
         )
-    if any(x.dtype == torch.float64 for x in tree_leaves(result) if isinstance(x, torch.Tensor)):
+    if any(x.dtype == torch.float64 for x in tensors_in(result)):
         raise TypeError(f"{name}: this device has no float64")
-    wrapped = tree_map_only(torch.Tensor, Elsewhere, result)
+    wrapped = mapped(result, torch.Tensor, Elsewhere)
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if any(there) else wrapped
 
 

@@ -15,9 +15,11 @@ from .shards import own_parameters
 # grid (images, 3) with the sizes of the images.
 PATCHES = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}
 
-# In a batch whose padding matters: for each sample and input, where the sample's own values start
-# and end on each axis.
+# In a batch whose padding may matter: for each input, where each sample's own values start and end
+# on each axis, as integers (k, axes of a sample, 2).
 OWN_PARTS = "_own_parts"
+# Such a start and end for an axis that is not padded, and for one of which it is not known.
+WHOLE, UNKNOWN = (0, 2**62), (-1, 2**62)
 
 
 def count_samples(batch: dict) -> int:
@@ -49,9 +51,16 @@ def select_samples(batch: dict, samples: slice, k: int) -> dict:
     for name, owners in patch_owners(batch, k).items():
         wanted = torch.arange(k, device=owners.device)[samples]
         selected[name] = batch[name][torch.isin(owners, wanted)]
-    if len(selected.get(OWN_PARTS, ())) == 1:
-        return _without_padding(selected)
+    if OWN_PARTS in batch:
+        selected[OWN_PARTS] = {name: part[samples] for name, part in batch[OWN_PARTS].items()}
+        if all(len(part) == 1 for part in selected[OWN_PARTS].values()):
+            return _without_padding(selected)
     return selected
+
+
+def without_parts(batch: dict) -> dict:
+    """The batch as the model takes it, without `OWN_PARTS`."""
+    return {name: value for name, value in batch.items() if name != OWN_PARTS}
 
 
 def _without_padding(sample: dict) -> dict:
@@ -59,10 +68,9 @@ def _without_padding(sample: dict) -> dict:
 
     Labels are left whole if they were replaced and reach into the padding.
     """
-    (parts,) = sample[OWN_PARTS]
-    own = {name: value for name, value in sample.items() if name != OWN_PARTS}
-    for name, part in parts.items():
-        cut = own[name][tuple(slice(*ends) for ends in part)]
+    own = without_parts(sample)
+    for name, (part,) in sample[OWN_PARTS].items():
+        cut = own[name][tuple(slice(max(start, 0), end) for start, end in part.tolist())]
         if name != "labels" or int((own[name] != -100).sum()) == int((cut != -100).sum()):
             own[name] = cut
     return own

@@ -79,6 +79,17 @@ class LossBySample(LoadingTrainer):
         losses, loss = self._last
         return losses.known_per_sample(loss)
 
+    def check_padding(self) -> None:
+        """For subclasses: finds out whether padding changes losses, before data are evaluated."""
+
+    def get_eval_dataloader(self, *arguments: Any, **keywords: Any) -> DataLoader:
+        self.check_padding()
+        return super().get_eval_dataloader(*arguments, **keywords)
+
+    def get_test_dataloader(self, *arguments: Any, **keywords: Any) -> DataLoader:
+        self.check_padding()
+        return super().get_test_dataloader(*arguments, **keywords)
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
         if sharded_modules(self.model):
             # All processes must take part in every token that is generated.

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import set_seed
 
-from ..per_sample.reference import count_samples, sample_gradient
+from ..per_sample.reference import count_samples, sample_gradient, without_parts
 from . import deepspeed
 from .broken_samples import broken_samples, sample_names
 from .nonfinite import all_finite
@@ -46,11 +46,12 @@ class TrainerPreparation:
             dataset,
             size,
             sampler=self._indices(split, shared),
-            collate_fn=self._access.training_collator(collator),
+            collate_fn=self._access.padding.collator(collator),
             num_workers=trainer.args.dataloader_num_workers,
             generator=torch.Generator(),
         )
-        yield from map(trainer._prepare_inputs, loader)
+        for batch in map(trainer._prepare_inputs, loader):
+            yield batch if self._access.padding.matters else without_parts(batch)
 
     def _indices(self, split: str, shared: bool) -> range:
         args, size = self._trainer.args, self.size(split)

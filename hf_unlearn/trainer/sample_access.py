@@ -4,6 +4,7 @@ engine, or one by one."""
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +15,18 @@ from ..per_sample import PerSampleEngine
 from ..per_sample.check import MIXED, TOLERANCE, find_slow_parameters, samples_mix
 from ..per_sample.inputs import own_copy
 from ..per_sample.losses import NotBySample
-from ..per_sample.reference import count_samples, select_sample
+from ..per_sample.reference import count_samples, select_sample, without_parts
 from ..per_sample.shards import own_parameters, sharded_modules, whole_tensors
 from .compatibility import DDP
 from .exchange import SampleExchange, SharedCheck, all_processes
-from .padding import PADDING_MATTERS, ROWS, OwnPartsCollator, padding_matters, remedy_for
+from .padding_check import PaddingCheck
 from .protocol import TrainerView
 from .randomness import DRAWS_DIFFER_ALONE, RandomnessControl, compares_gradients
 from .seeded import random_state_kept, seeded
-from .training_data import some_rows, used_splits
 
 logger = logging.get_logger(__name__)
+
+RetainContext = Callable[[], contextlib.AbstractContextManager]
 
 
 class SampleAccess:
@@ -37,16 +39,14 @@ class SampleAccess:
             alone, and for methods that need no per-sample gradients.
         one_by_one: whether each sample's loss must be computed by itself, because batching changes
             it; None until checked.
-        without_padding: whether a sample's padding changes its loss and is therefore removed; None
-            until checked.
+        padding: whether a sample's padding changes its loss and is therefore removed.
     """
 
-    def __init__(self, trainer: TrainerView):
-        self._trainer = trainer
+    def __init__(self, trainer: TrainerView, padding: PaddingCheck):
+        self._trainer, self.padding = trainer, padding
         self.randomness = RandomnessControl(trainer)
         self.engine: PerSampleEngine | None = None
-        self.one_by_one: bool | None = None
-        self.without_padding: bool | None = None
+        self.one_by_one: bool | None = True if padding.matters else None
         # Whether losses are only computed for a check, which handles `NotBySample` itself.
         self._checking = False
         self._exchange: SampleExchange | None = None
@@ -118,43 +118,35 @@ class SampleAccess:
     def logits_of_other_model(self, model: nn.Module, batch: dict) -> Tensor:
         """The logits of another model, such as a teacher, without a gradient."""
         with torch.no_grad(), self._trainer.accelerator.autocast():
-            return _logits(model, batch, self.without_padding)
-
-    def training_collator(self, collator: Callable[[list], dict]) -> Callable[[list], dict]:
-        """The collator for batches whose samples can be computed without their padding if that is
-        necessary."""
-        return OwnPartsCollator(collator) if self.without_padding else collator
+            return _logits(model, batch, self.padding.matters)
 
     # ---- checks ----------------------------------------------------------------------------------
 
-    def check_padding(self) -> None:
+    def check_padding(self, at_retain: RetainContext = contextlib.nullcontext) -> None:
         """Finds out whether padding changes losses, from some rows of each data set that the method
-        uses.
+        uses; `admitted` does the rest for a stream.
 
-        Runs before data are loaded, because it decides how they are collated. With DeepSpeed or
-        FSDP it does not run, because accelerate has not moved the model to its device yet.
+        Args:
+            at_retain: the context for computing retain samples.
         """
-        trainer = self._trainer
-        if (
-            self.without_padding is not None
-            or trainer.is_deepspeed_enabled
-            or trainer.is_fsdp_enabled
-        ):
-            return
-        tolerance = TOLERANCE[self._precision()][2]
-        matters = False
+        if self.padding.matters is None:
+            self._look_at_padding(self.padding.of_rows, at_retain)
+
+    def admitted(self, batch: dict, at_retain: RetainContext = contextlib.nullcontext) -> dict:
+        """A batch as it is computed, after what the checks still need to know of padding was found
+        out from it."""
+        self.check_padding(at_retain)
+        if self.padding.matters is None:
+            self._look_at_padding(self.padding.of_batch, batch)
+        return batch if self.padding.matters else without_parts(batch)
+
+    def _look_at_padding(self, look: Callable, *arguments: Any) -> None:
         with self._check():
-            for split in used_splits(trainer.method):
-                rows, collator = some_rows(trainer, split, ROWS)
-                matters |= padding_matters(
-                    rows, collator, self.model_loss, trainer._prepare_inputs, tolerance
-                )
+            look(*arguments, self.model_loss, TOLERANCE[self._precision()][2])
         # A forward pass of FSDP2 leaves whole tensors behind, which the optimizer must not take.
-        own_parameters(trainer.model)
-        self.without_padding = any(all_processes(matters))
-        if self.without_padding:
-            name, remedy = type(trainer.model).__name__, remedy_for(trainer.model)
-            self.compute_one_by_one(PADDING_MATTERS.format(model=name, remedy=remedy))
+        own_parameters(self._trainer.model)
+        if self.padding.matters:
+            self.compute_one_by_one(self.padding.reason)
 
     def check_batch_loss(self, batch: dict) -> None:
         """Finds out whether the model's loss of a batch is the mean over its samples; otherwise

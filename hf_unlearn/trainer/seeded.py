@@ -3,6 +3,7 @@
 import contextlib
 import random
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -51,30 +52,31 @@ def seeded(*seed: int, device: torch.device | None = None) -> Iterator[None]:
     random state is restored.
 
     Args:
-        device: a GPU whose generator is seeded as well as the CPU's.
+        device: a GPU (of any maker) whose generator is seeded as well as the CPU's.
     """
     number = int(np.random.SeedSequence([n % 2**64 for n in seed]).generate_state(1)[0])
     with random_state_kept(device):
         torch.random.default_generator.manual_seed(number)
         np.random.seed(number)
         random.seed(number)
-        if _is_gpu(device):
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(number)
+        if (own := _module_of(device)) is not None:
+            # MPS is a single device and has no such context.
+            with getattr(own, "device", contextlib.nullcontext)(device):
+                own.manual_seed(number)
         yield
 
 
 @contextlib.contextmanager
 def random_state_kept(device: torch.device | None = None) -> Iterator[None]:
     """Restores the random state (of torch, NumPy and Python) at the end of the context."""
-    state = CpuRandomState()
-    of_gpu = torch.cuda.get_rng_state(device) if _is_gpu(device) else None
+    state, own = CpuRandomState(), _module_of(device)
+    of_device = None if own is None else own.get_rng_state(device)
     try:
         yield
     finally:
         state.restore()
-        if of_gpu is not None:
-            torch.cuda.set_rng_state(of_gpu, device)
+        if own is not None:
+            own.set_rng_state(of_device, device)
 
 
 class CpuRandomState:
@@ -90,5 +92,9 @@ class CpuRandomState:
         random.setstate(self._python)
 
 
-def _is_gpu(device: torch.device | None) -> bool:
-    return device is not None and device.type == "cuda"
+def _module_of(device: torch.device | None) -> ModuleType | None:
+    """The module of torch for a kind of device with a generator of its own (torch.cuda,
+    torch.mps)."""
+    if device is None or device.type in ("cpu", "meta"):
+        return None
+    return torch.get_device_module(device)

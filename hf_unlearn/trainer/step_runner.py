@@ -39,7 +39,7 @@ class StepRunner:
         self._trainer, self._access, self._attempts = trainer, access, attempts
         self._skipped, self._record, self._preemption = skipped, record, preemption
         self.forget_batches = ForgetBatches(trainer)
-        self.retain_batches = RetainBatches(trainer, access.training_collator)
+        self.retain_batches = RetainBatches(trainer, access.padding.collator)
         self.statistics = StepStatistics()
         self.last_step: TrainerStep | None = None
 
@@ -47,9 +47,10 @@ class StepRunner:
         """Runs one micro-batch of forget samples and, after the last one of an optimizer step, the
         retain batch; returns the loss for Trainer's log."""
         share, place = self.forget_batches.next_share()
+        # The checks come before there is a gradient, which would take memory besides theirs.
+        batch = self._access.admitted(batch, self._attempts.at_retain_batch)
         step = TrainerStep(self._trainer, self._access, model, batch, share, place)
         self.last_step = step
-        # Before there is a gradient, which would take memory besides that of the checks.
         self._access.check_batch_loss(batch)
         self._check_engine(step)
         with self._access.randomness.in_step():

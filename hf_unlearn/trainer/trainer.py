@@ -31,6 +31,7 @@ from .loss import LossBySample
 from .model_setup import set_up_model
 from .nonfinite import SkippedSteps
 from .overlap import warn_of_overlap
+from .padding_check import PaddingCheck
 from .precision import train_in_float32
 from .preemption import Preemption
 from .preparation import prepare_method
@@ -137,6 +138,7 @@ class UnlearnTrainer(LossBySample):
         self._method_prepared = False
         self._earlier_run: EarlierRun | None = None
         self._attempts = Attempts(self)
+        self._model_known: nn.Module | None = None
         self._add_callbacks()
         self._reset_model_state()
         self._constructed = True
@@ -162,8 +164,11 @@ class UnlearnTrainer(LossBySample):
                 self.add_callback(callback)
 
     def _reset_model_state(self) -> None:
-        """Forgets what was found out about the model, which holds for one run only."""
-        self.samples, self._model_known = SampleAccess(self), self.model
+        """Forgets what was found out about the model, which holds for one run only (except for what
+        padding does to it)."""
+        if self._model_known is not self.model:
+            self._padding, self._model_known = PaddingCheck(self), self.model
+        self.samples = SampleAccess(self, self._padding)
         self._reset_steps()
 
     def _reset_steps(self) -> None:
@@ -225,7 +230,13 @@ class UnlearnTrainer(LossBySample):
         return self.step_runner.retain_batches.of_current_step()
 
     def training_collator(self, collator: Callable[[list], dict]) -> Callable[[list], dict]:
-        return self.samples.training_collator(collator)
+        return self.samples.padding.collator(collator)
+
+    def check_padding(self) -> None:
+        # accelerate has not moved the model to its device yet; the first step does it then.
+        waits = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if self.train_dataset is not None and not waits:
+            self.samples.check_padding(self._attempts.at_retain_batch)
 
     # ---- the run ---------------------------------------------------------------------------------
 
@@ -300,8 +311,8 @@ class UnlearnTrainer(LossBySample):
             if self._drift:
                 self._drift.begin(self.step_runner, self.resumed_from)
             self._attempts.begin(batch_size)
-            self.samples.check_padding()
             try:
+                self.check_padding()
                 return super()._inner_training_loop(batch_size, *more, **keywords)
             except RuntimeError:
                 if not self._attempts.shrink_retain_batch():

@@ -1,6 +1,8 @@
 """On a device without float64, float64 sums are computed on the CPU."""
 
+import copy
 import functools
+from unittest import mock
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ from hf_unlearn.ops.reductions import inner_products, weighted_sum
 from hf_unlearn.per_sample import ParameterRows
 from hf_unlearn.per_sample.rows import Dense, Lookup, Product
 from hf_unlearn.per_sample.shards import squared_norm
-from tests.without_float64 import DEVICE, Elsewhere, without_float64
+from hf_unlearn.trainer.trainer import UnlearnTrainer
+from tests.tiny import collate_images, images, make_trainer, tiny_vit
+from tests.without_float64 import DEVICE, Elsewhere, moved, without_float64
 
 SAMPLES, T, LINES, WIDTH = 3, 2, 40, 30
 
@@ -112,3 +116,59 @@ def test_rows_that_exist():
     K, b = rows.products(Elsewhere(u))
     assert near(K, G.flatten(1).double() @ G.flatten(1).double().T)
     assert near(b, G.flatten(1).double() @ u.double().flatten(), 1e-5)
+
+
+@pytest.mark.parametrize("granularity", ["parameter", "model"])
+def test_a_whole_step(granularity, tmp_path):
+    """The same step as on a device with float64, up to rounding to float32, also by the fast
+    path."""
+    start = tiny_vit()
+    models = [copy.deepcopy(start) for _ in range(2)]
+    trainers = [
+        make_trainer(
+            model,
+            tmp_path,
+            images(2, seed=1),
+            images(3, seed=2),
+            collator=collate_images,
+            granularity=granularity,
+            logging_steps=1,
+        )
+        for model in models
+    ]
+    trainers[0].train()
+    train_there(trainers[1])
+    logs = [trainer.state.log_history[0] for trainer in trainers]
+    for name in ("forget_loss", "retain_loss", "kept", "rank"):
+        assert logs[1][name] == pytest.approx(logs[0][name], rel=1e-5)
+    assert logs[1]["residual"] < 1e-5
+    assert trainers[1].samples.one_by_one is False and not trainers[1].samples.engine.slow
+    expected, found = (
+        torch.cat([(p.data - q).flatten() for p, q in zip(model.parameters(), start.parameters())])
+        for model in models
+    )
+    assert near(found, expected, 1e-5)
+
+
+def train_there(trainer: UnlearnTrainer) -> None:
+    """Trains on the device without float64; the parameters' values are on the CPU afterwards."""
+
+    def inputs_there(batch: dict) -> dict:
+        return {
+            name: value if isinstance(value, Elsewhere) else Elsewhere(value)
+            for name, value in batch.items()
+        }
+
+    moved(trainer.model)
+    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=1.0)
+    trainer.accelerator.device_placement = False
+    with (
+        mock.patch.object(type(trainer.args), "device", DEVICE),
+        mock.patch.object(trainer, "_move_model_to_device"),
+        mock.patch.object(trainer, "_prepare_inputs", inputs_there),
+    ):
+        trainer.train()
+    for module in trainer.model.modules():
+        for name, p in module._parameters.items():
+            if p is not None:
+                module._parameters[name] = torch.nn.Parameter(p.data.values_on_cpu)
