@@ -58,7 +58,7 @@ class StepRunner:
 
     def sample_losses(self, batch: dict) -> Tensor:
         """The losses (k,) of a batch's samples in the network that is evaluated."""
-        return self._access.sample_losses(batch)
+        return self._access.sample_losses(self._access.admitted(batch))
 
     def _check_engine(self, step: TrainerStep) -> None:
         if self._trainer.method.per_sample and self._access.engine is None:
