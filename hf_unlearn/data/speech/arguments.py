@@ -99,7 +99,15 @@ class SpeechArguments:
     )
     skip_bad_audio: bool = field(
         default=False,
-        metadata={"help": "Leave out broken, empty and too long audio, with one warning"},
+        metadata={"help": "Leave out broken, empty, silent and too long audio, with one warning"},
+    )
+    skip_bad_labels: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave out transcripts that the model cannot learn, with one warning: empty or "
+            "too long ones, those with characters that its tokenizer does not have, and CTC "
+            "labels that are longer than the audio"
+        },
     )
     language: str | None = field(
         default=None, metadata={"help": "Language token of a multilingual Whisper, e.g. en"}
@@ -116,8 +124,10 @@ class SpeechArguments:
         metadata={
             "help": "Style of the labels. 'own': the model's own transcripts if they agree with "
             "the references or there are none, else as 'sentence'. 'sentence': ' Like this one.' "
-            "'as_written': the references unchanged. Default: as_written for a new model and for "
-            "one that finds it likelier than sentences, own for others",
+            "'as_written': the references unchanged. 'vocabulary' (CTC): in the letters of the "
+            "tokenizer. "
+            "Default: as_written for a new model and for one that finds it likelier than "
+            "sentences, own for others, vocabulary for a CTC model",
             "choices": list(STYLES),
         },
     )
