@@ -78,6 +78,7 @@ def load_speech(
     speakers: Iterable[str] | None = None,
     max_utterances_per_speaker: int | None = None,
     text_optional: bool = False,
+    text_option: str = "text_column",
 ) -> Dataset:
     """Loads the utterances of a split, sorted by id.
 
@@ -96,6 +97,7 @@ def load_speech(
         speakers: ids to keep, compared as strings; None keeps all.
         max_utterances_per_speaker: keep the first ones by id (streaming: the first ones to arrive).
         text_optional: accept a source on disk without a text column; its texts are empty.
+        text_option: the name of the option that gave `text_column`, for messages.
 
     Returns:
         Rows with id, speaker, text (str) and audio ({"bytes", "path"}, not decoded).
@@ -118,6 +120,7 @@ def load_speech(
         revision=revision,
         owners=None if speakers is None else sorted({str(speaker) for speaker in speakers}),
         limit=max_utterances_per_speaker,
+        options={"text": text_option},
     )
     path = local_path(request.source)
     if path is not None:
