@@ -4,7 +4,7 @@ is not decoded."""
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
@@ -134,13 +134,18 @@ def check_columns(
     names = list(names)
     for role, option in {**kind.column_options, **(options or {})}.items():
         if columns[role] not in names:
-            wanted = role if option == kind.column_options[role] else option.partition("_")[0]
+            wanted = role if option == kind.column_options[role] else word_of(option)
             alone = names == [kind.content]
             hint = f": {kind.files} of a single folder have no {kind.owner}" if alone else ""
             raise ValueError(
                 f"no {wanted} column '{columns[role]}' ({option}) in {source}; its columns are "
                 f"{', '.join(names)}{hint}"
             )
+
+
+def word_of(option: str) -> str:
+    """What an option's column holds: "label" for label_column."""
+    return option.removesuffix("_column")
 
 
 def check_owners(
@@ -263,9 +268,10 @@ def standardise(
     paths = files.flatten()[f"{kind.content}.path"][:]
     given = rows[columns["id"]][:] if columns["id"] in rows.column_names else None
     owner = columns[kind.owner]
+    named = replace(kind, owner=word_of(request.options.get(kind.owner, kind.owner)))
     values = {
         "id": row_ids(kind, given, paths, 0, split, root),
-        kind.owner: owner_names(kind, rows[owner][:], rows.features[owner], owner, source),
+        kind.owner: owner_names(named, rows[owner][:], rows.features[owner], owner, source),
     }
     if kind.has_text:
         texts = rows[columns["text"]][:]

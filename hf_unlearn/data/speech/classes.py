@@ -22,6 +22,8 @@ from .splits import SpeakerSplits, prepare_parts, split_by_speaker
 
 logger = logging.get_logger(__name__)
 
+# Where the class stands in for the speaker.
+OWN_LABEL = {"speaker": "label_column"}
 # Utterances by their class, for splits and messages.
 CLIPS = replace(SPEECH, owner="class", owners="classes", column_options={})
 
@@ -59,8 +61,8 @@ def load_clips(args: SpeechClassArguments, split: str, *, needs_speakers: bool) 
             config=args.dataset_config,
             audio_column=args.audio_column,
             text_column=args.label_column,
-            text_option="label_column",
             speaker_column=args.speaker_column if needs_speakers else args.label_column,
+            options={"text": "label_column", **({} if needs_speakers else OWN_LABEL)},
             id_column=args.id_column,
             revision=args.dataset_revision,
             streaming=args.streaming,

@@ -49,7 +49,7 @@ def read_label_folder(source: str | Path, split: str, suffixes: Iterable[str]) -
             speaker, end, _ = path.name.partition(SPEAKER_END)
             rows.append(
                 {
-                    "id": name,
+                    "id": path.relative_to(source).as_posix(),
                     "speaker": speaker if end else "",
                     "text": path.parent.name,
                     "audio": str(path),
