@@ -56,12 +56,7 @@ class SpeechClassRecipe(ClassifierRecipe):
     ):
         self.options, self.data, self.args = options, data, args
         args.label_names = ["labels"]
-        identifies = data.label_column == data.speaker_column
-        if identifies and data.forget_classes and not data.forget_samples:
-            # A speaker by either name is a person.
-            data.forget_speakers = [*data.forget_speakers, *data.forget_classes]
-            data.forget_classes = []
-        self.task = _task(data, identifies)
+        self.task = _task(data)
         self.forgotten_before = forgotten_before(options.model)
         start = options.base_model if options.model == "train" else options.model
         self.processor = load_extractor(start) if start else new_extractor(options)
@@ -159,10 +154,10 @@ class SpeechClassRecipe(ClassifierRecipe):
         results["scores"] = found
 
 
-def _task(data: SpeechClassArguments, identifies: bool) -> str:
+def _task(data: SpeechClassArguments) -> str:
     """The key of `TASKS` for what is forgotten."""
     if data.forget_speakers:
-        return "speaker_classes" if identifies else "speaker_data"
+        return "speaker_classes" if data.identifies_speakers else "speaker_data"
     return "clip_samples" if data.forget_samples or data.forget_ids else "clip_classes"
 
 

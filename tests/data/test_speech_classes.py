@@ -132,6 +132,10 @@ def test_a_column_of_class_labels_gives_its_names_and_numbers_sort_as_numbers(tm
         ),
         ({"forget_classes": ["yes"], "other_split": "train"}, "other_split is for speakers"),
         (
+            {"forget_classes": ["anna"], "label_column": "who"},
+            "the classes are the speakers: name them in forget_speakers",
+        ),
+        (
             {"forget_classes": ["yes"], "label_column": "intent"},
             r"no label column 'intent' \(label_column\) in .*; its columns are file, word, who",
         ),

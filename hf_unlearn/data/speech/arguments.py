@@ -193,3 +193,8 @@ class SpeechClassArguments(UtteranceArguments):
         self.forget_classes = as_names(self.forget_classes)
         self.forget_ids = as_names(self.forget_ids)
         self.retain_classes = as_names(self.retain_classes)
+
+    @property
+    def identifies_speakers(self) -> bool:
+        """Whether the classes are the speakers."""
+        return self.label_column == self.speaker_column

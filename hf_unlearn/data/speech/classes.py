@@ -128,7 +128,7 @@ def load_class_splits(
     """
     _check_request(args)
     by_speaker, before = bool(args.forget_speakers), forgotten_before or {}
-    speakers = by_speaker or args.label_column == args.speaker_column
+    speakers = by_speaker or args.identifies_speakers
     train = load_clips(args, args.train_split, needs_speakers=speakers)
     classes = classes_of(train)
     test, other = (
@@ -172,7 +172,7 @@ def load_class_splits(
         forgotten_before=before.get("speaker", ()),
         **{**options, "test": test},
     )
-    if args.label_column != args.speaker_column:
+    if not args.identifies_speakers:
         _warn_of_uneven_classes(splits)
     return splits, classes
 
@@ -188,6 +188,8 @@ def _check_request(args: SpeechClassArguments) -> None:
         raise ValueError(
             f"forget_speakers already says what is forgotten: leave out {', '.join(both)}"
         )
+    if args.identifies_speakers and args.forget_classes:
+        raise ValueError("the classes are the speakers: name them in forget_speakers")
     if not args.forget_speakers and not both:
         raise ValueError(
             "nothing to forget: name forget_speakers or forget_classes, or give forget_samples or "
