@@ -15,7 +15,8 @@ from transformers.trainer_utils import PredictionOutput
 
 from .metrics.normalizers import UNSPACED, language_code, normalizer
 from .metrics.privacy import features
-from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy, f1_macro
+from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy, f1_macro, looping
+from .metrics.sample_features import ctc_losses
 from .metrics.scales import in_percent
 from .per_sample.inputs import own_copy
 from .report.tasks import is_metric
@@ -54,11 +55,12 @@ def asr_metrics(
 
     Returns:
         function of an EvalPrediction -> {"wer", "wer_low", "wer_high", "cer", "cer_low",
-        "cer_high"}, in percent. Where normalisation empties a reference ("um"), it adds no words,
-        and the words predicted for it count as insertions. The function's attribute `scoring` is
-        {"normalizer": name, "leads": the error rate to judge by}: "cer" for languages without
-        spaces between words, else "wer". The function raises ValueError for logits that are not a
-        CTC model's, and where no reference has a word.
+        "cer_high", "loops"}, in percent. "loops" is the share of predictions that repeat
+        themselves (see `metrics.quality.looping`). Where normalisation empties a reference ("um"),
+        it adds no words, and the words predicted for it count as insertions. The function's
+        attribute `scoring` is {"normalizer": name, "leads": the error rate to judge by}: "cer" for
+        languages without spaces between words, else "wer". The function raises ValueError for
+        logits that are not a CTC model's, and where no reference has a word.
     """
     tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
     name, clean = normalizer(normalize, language, tokenizer)
@@ -69,9 +71,8 @@ def asr_metrics(
         if isinstance(predictions, tuple):
             predictions = predictions[0]
         truth = [(references or {}).get(text, text) for text in truth]
-        predictions, truth = (
-            [clean(text) for text in part] for part in (_transcribe(tokenizer, predictions), truth)
-        )
+        said = _transcribe(tokenizer, predictions)
+        predictions, truth = ([clean(text) for text in part] for part in (said, truth))
         if texts is not None:
             texts.append((predictions, truth))
         options = {"allow_empty": True, "resamples": resamples, "seed": seed}
@@ -79,11 +80,13 @@ def asr_metrics(
             metric.compute(predictions=predictions, references=truth, **options)
             for metric in metrics
         ]
-        return rates[0] | rates[1]
+        loops = float(np.mean([looping(text) for text in said]))
+        return rates[0] | rates[1] | {"loops": 100 * loops}
 
     ends = ("", "_low", "_high") if resamples else ("",)
     # Stopping rules are checked against these names.
-    compute_metrics.metric_names = [name + end for name in ("wer", "cer") for end in ends]
+    rates = [name + end for name in ("wer", "cer") for end in ends]
+    compute_metrics.metric_names = [*rates, "loops"]
     spoken = language_code(language or getattr(tokenizer, "language", None))
     compute_metrics.scoring = {"normalizer": name, "leads": "cer" if spoken in UNSPACED else "wer"}
     return in_percent(compute_metrics)
@@ -103,6 +106,12 @@ def _transcribe(tokenizer: PreTrainedTokenizerBase, predictions: np.ndarray) -> 
     # becoming "helo".
     merged = [[token for token, _ in itertools.groupby(row)] for row in predictions.tolist()]
     return [_text(tokenizer, row) for row in merged]
+
+
+def most_likely(logits: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Tensor:
+    """A `preprocess_logits_for_metrics` for CTC models: the most likely token of each frame (n,
+    frames), so that an evaluation does not keep the logits of a whole split."""
+    return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
 
 
 def _is_ctc(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -218,15 +227,22 @@ def sample_features(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]
     computed by the trainer's own evaluation.
 
     No texts are generated: the decoder gets the true texts, as in training. Every process has to
-    call it, and gets the arrays of all samples, in the order of the dataset.
+    call it, and gets the arrays of all samples, in the order of the dataset. A CTC model, whose
+    logits belong to frames and not to labels, gives the loss alone, and is evaluated in batches of
+    one, so that no frame is padding.
 
     Raises:
         ValueError: the model's first output is not one row of logits for each label: (n, classes)
             for labels (n,), or (n, T, vocabulary) for labels (n, T).
     """
 
+    model = trainer.model.get_base_model() if _has_adapter(trainer.model) else trainer.model
+    is_ctc = type(model).__name__.endswith("ForCTC")
+
     def reduced(logits: torch.Tensor | tuple, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         logits = logits[0] if isinstance(logits, tuple) else logits
+        if is_ctc:
+            return {"loss": ctc_losses(logits, labels, model.config.pad_token_id)}
         if logits.shape[:-1] != labels.shape:
             raise ValueError(
                 f"Logits of shape {tuple(logits.shape)} do not match labels of shape "
@@ -239,20 +255,28 @@ def sample_features(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]
         }
 
     before = (
+        trainer.args.per_device_eval_batch_size,
         trainer.args.predict_with_generate,
         trainer.compute_metrics,
         trainer.preprocess_logits_for_metrics,
     )
     trainer.args.predict_with_generate, trainer.compute_metrics = False, None
     trainer.preprocess_logits_for_metrics = reduced
+    if is_ctc:
+        trainer.args.per_device_eval_batch_size = 1
     try:
         return trainer.predict(dataset).predictions
     finally:
         (
+            trainer.args.per_device_eval_batch_size,
             trainer.args.predict_with_generate,
             trainer.compute_metrics,
             trainer.preprocess_logits_for_metrics,
         ) = before
+
+
+def _has_adapter(model: nn.Module) -> bool:
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
 def relearning_steps(
