@@ -156,7 +156,7 @@ class SpeechClassRecipe(ClassifierRecipe):
 
 def _task(data: SpeechClassArguments) -> str:
     """The key of `TASKS` for what is forgotten."""
-    if data.forget_speakers:
+    if data.forgets_speakers:
         return "speaker_classes" if data.identifies_speakers else "speaker_data"
     return "clip_samples" if data.forget_samples or data.forget_ids else "clip_classes"
 

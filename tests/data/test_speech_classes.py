@@ -98,6 +98,17 @@ def test_a_speaker_is_forgotten_over_all_classes(table):
     assert splits.describe()["speakers"]["forget"] == ["anna"]
 
 
+def test_speakers_are_drawn_until_a_share_of_the_training_data_is_theirs(table):
+    chosen = {}
+    for seed in range(8):
+        args = arguments(table, forget_share=0.3, forget_share_min=11)
+        splits, _ = load_class_splits(args, seed=seed)
+        (chosen[seed],) = set(splits.forget["speaker"])
+    assert set(chosen.values()) == set(SPEAKERS)
+    args = arguments(table, forget_share=0.4, forget_share_min=11)
+    assert len(set(load_class_splits(args, seed=0)[0].forget["speaker"])) == 2
+
+
 def test_speakers_can_be_the_classes(table):
     args = arguments(table, label_column="who", forget_speakers=["anna"])
     splits, classes = load_class_splits(args, seed=0)
@@ -126,6 +137,14 @@ def test_a_column_of_class_labels_gives_its_names_and_numbers_sort_as_numbers(tm
         ({"forget_speakers": ["ana"]}, "unknown speaker 'ana' in .*: 'anna'"),
         ({"forget_classes": ["yess"]}, "unknown class 'yess' in .*: 'yes'"),
         ({}, "nothing to forget: name forget_speakers or forget_classes"),
+        (
+            {"forget_share": 0.5},
+            "the 0 speakers with more than 100 training utterances have 0 of 36",
+        ),
+        (
+            {"forget_share": 2, "forget_share_min": 1},
+            r"forget_share is 2: give a share in \(0, 1\)",
+        ),
         (
             {"forget_speakers": ["anna"], "forget_classes": ["yes"]},
             "forget_speakers already says what is forgotten: leave out forget_classes",

@@ -158,6 +158,17 @@ class SpeechClassArguments(UtteranceArguments):
             "speaker identification. Folders of audio with a folder for each label need none"
         },
     )
+    forget_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "Draw the speakers to forget at random, until this share of the training "
+            "utterances is theirs, in place of forget_speakers (UnSLU-BENCH: 0.025)"
+        },
+    )
+    forget_share_min: int = field(
+        default=100,
+        metadata={"help": "forget_share: draw speakers with more training utterances than this"},
+    )
     forget_classes: list[str] = field(
         default_factory=list,
         metadata={
@@ -195,6 +206,11 @@ class SpeechClassArguments(UtteranceArguments):
         self.forget_classes = as_names(self.forget_classes)
         self.forget_ids = as_names(self.forget_ids)
         self.retain_classes = as_names(self.retain_classes)
+
+    @property
+    def forgets_speakers(self) -> bool:
+        """Whether whole speakers are forgotten."""
+        return bool(self.forget_speakers or self.forget_share)
 
     @property
     def identifies_speakers(self) -> bool:

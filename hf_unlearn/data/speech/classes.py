@@ -1,9 +1,11 @@
 """Speech that has classes (keywords, intents, or its speakers): how it is loaded and split."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset
 from transformers import ProcessorMixin, SequenceFeatureExtractor
 from transformers.utils import logging
@@ -100,6 +102,31 @@ def _load_label_folder(path: Path, split: str, needs_speakers: bool) -> Dataset:
     return standardise(SPEECH, Dataset.from_list(rows), request, path, root=path)
 
 
+def draw_speakers(rows: Dataset, share: float, minimum: int, seed: int) -> list[str]:
+    """Draws speakers until a share of the rows is theirs, as UnSLU-BENCH does (arXiv 2505.15700).
+
+    Args:
+        minimum: only speakers with more rows than this are drawn.
+
+    Raises:
+        ValueError: the share is not in (0, 1), or the speakers' rows do not suffice.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"forget_share is {share:g}: give a share in (0, 1)")
+    counts = Counter(rows["speaker"][:])
+    speakers = sorted(name for name, count in counts.items() if count > minimum)
+    drawn, total = [], 0
+    for place in np.random.default_rng(seed).permutation(len(speakers)):
+        drawn.append(speakers[place])
+        total += counts[speakers[place]]
+        if total >= share * len(rows):
+            return sorted(drawn)
+    raise ValueError(
+        f"forget_share is {share:g}, but the {len(speakers)} speakers with more than {minimum} "
+        f"training utterances have {total} of {len(rows)}: lower it, or forget_share_min"
+    )
+
+
 def classes_of(rows: Dataset) -> list[str]:
     """The names of all classes, sorted; as numbers if all of them are written as numbers."""
     names = sorted(groups_of(rows, "class"))
@@ -127,8 +154,8 @@ def load_class_splits(
             ways; or a class of unseen utterances is not in the training split.
     """
     _check_request(args)
-    by_speaker, before = bool(args.forget_speakers), forgotten_before or {}
-    speakers = by_speaker or args.identifies_speakers
+    before = forgotten_before or {}
+    speakers = args.forgets_speakers or args.identifies_speakers
     train = load_clips(args, args.train_split, needs_speakers=speakers)
     classes = classes_of(train)
     test, other = (
@@ -145,7 +172,7 @@ def load_class_splits(
         "test": test,
         "seed": seed,
     }
-    if not by_speaker:
+    if not args.forgets_speakers:
         earlier = {column: names for column, names in before.items() if column != "speaker"}
         splits = split_by_class(
             ClipSplits,
@@ -159,14 +186,17 @@ def load_class_splits(
             **options,
         )
         return splits, classes
-    check_speakers(args.forget_speakers, train["speaker"][:], "the training split")
+    forgotten = args.forget_speakers
+    if args.forget_share:
+        forgotten = draw_speakers(train, args.forget_share, args.forget_share_min, seed)
+    check_speakers(forgotten, train["speaker"][:], "the training split")
     for column in ("class", "id"):
         train, test, other = drop_forgotten_before(
             [train, test, other], column, before.get(column, ()), (), ()
         )
     splits = split_by_speaker(
         train,
-        forget_speakers=args.forget_speakers,
+        forget_speakers=forgotten,
         retain_speakers=args.retain_speakers,
         other=other,
         forgotten_before=before.get("speaker", ()),
@@ -178,24 +208,26 @@ def load_class_splits(
 
 
 def _check_request(args: SpeechClassArguments) -> None:
-    others = {
+    given = {
+        "forget_speakers": args.forget_speakers,
+        "forget_share": args.forget_share,
         "forget_classes": args.forget_classes,
         "forget_samples": args.forget_samples,
         "forget_ids": args.forget_ids,
     }
-    both = [name for name, value in others.items() if value]
-    if args.forget_speakers and both:
+    ways = [name for name, value in given.items() if value]
+    if not ways:
         raise ValueError(
-            f"forget_speakers already says what is forgotten: leave out {', '.join(both)}"
+            "nothing to forget: name forget_speakers or forget_classes, or give forget_share, "
+            "forget_samples or forget_ids"
+        )
+    if args.forgets_speakers and len(ways) > 1:
+        raise ValueError(
+            f"{ways[0]} already says what is forgotten: leave out {', '.join(ways[1:])}"
         )
     if args.identifies_speakers and args.forget_classes:
         raise ValueError("the classes are the speakers: name them in forget_speakers")
-    if not args.forget_speakers and not both:
-        raise ValueError(
-            "nothing to forget: name forget_speakers or forget_classes, or give forget_samples or "
-            "forget_ids"
-        )
-    if args.other_split and not args.forget_speakers:
+    if args.other_split and not args.forgets_speakers:
         raise ValueError(
             "other_split is for speakers that the model never met: leave it out where classes or "
             "single utterances are forgotten"
