@@ -15,7 +15,7 @@ from transformers.trainer_utils import PredictionOutput
 
 from .metrics.normalizers import UNSPACED, language_code, normalizer
 from .metrics.privacy import features
-from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy, looping
+from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy, f1_macro, looping
 from .metrics.sample_features import ctc_losses
 from .metrics.scales import in_percent
 from .per_sample.inputs import own_copy
@@ -155,6 +155,22 @@ def classification_metrics(evaluated: EvalPrediction) -> dict[str, float]:
 
 # Stopping rules are checked against these names.
 classification_metrics.metric_names = ["accuracy", "accuracy_low", "accuracy_high"]
+
+
+@in_percent
+def f1_metrics(evaluated: EvalPrediction) -> dict[str, float]:
+    """A `compute_metrics` for classes of unequal size, such as keywords and intents: the entries of
+    `classification_metrics`, and "f1_macro", in percent.
+
+    Raises:
+        ValueError: as `classification_metrics`.
+    """
+    predicted = logits_of(evaluated).argmax(1)
+    rates = accuracy(predicted, evaluated.label_ids)
+    return rates | {"f1_macro": f1_macro(predicted, evaluated.label_ids)}
+
+
+f1_metrics.metric_names = [*classification_metrics.metric_names, "f1_macro"]
 
 
 def logits_of(evaluated: EvalPrediction | PredictionOutput) -> np.ndarray:

@@ -22,6 +22,7 @@ from hf_unlearn.evaluation import (
     asr_metrics,
     classification_metrics,
     evaluate_splits,
+    f1_metrics,
     relearning_steps,
     sample_features,
 )
@@ -292,6 +293,9 @@ def test_accuracy_of_logits():
             rates["accuracy"] == pytest.approx(200 / 3)
             and rates["accuracy_low"] < rates["accuracy_high"]
         )
+    with_f1 = f1_metrics(EvalPrediction(predictions=logits, label_ids=np.array([0, 1, 1])))
+    assert with_f1 == {**rates, "f1_macro": pytest.approx(200 / 3)}
+    assert set(with_f1) == set(f1_metrics.metric_names)
     with pytest.raises(ValueError, match="is this a classifier"):
         classification_metrics(
             EvalPrediction(predictions=np.zeros((2, 6, 10)), label_ids=np.zeros(2))

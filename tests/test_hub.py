@@ -209,7 +209,7 @@ def test_what_cannot_be_published_is_refused_before_anything_is_sent(hub, finish
 
 def spoil_config(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    config["id2label"] = {"0": SPEAKER}
+    config["trained_on"] = SPEAKER
     (folder / "config.json").write_text(json.dumps(config))
 
 

@@ -4,7 +4,7 @@ is not decoded."""
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
@@ -68,6 +68,7 @@ class RowRequest:
         columns: the source's own column for each role.
         owners: those to keep, sorted; None keeps all.
         limit: keep at most this many rows of each owner; None keeps all.
+        options: names of options that differ from those of the kind, by role, for messages.
     """
 
     source: str
@@ -77,6 +78,7 @@ class RowRequest:
     revision: str | None = None
     owners: list[str] | None = None
     limit: int | None = None
+    options: dict[str, str] = field(default_factory=dict)
 
 
 def local_path(source: str) -> Path | None:
@@ -118,18 +120,32 @@ def check_table_suffix(kind: RowKind, source: Path, suffixes: tuple[str, ...]) -
 
 
 def check_columns(
-    kind: RowKind, names: Iterable[str], columns: dict[str, str], source: str | Path
+    kind: RowKind,
+    names: Iterable[str],
+    columns: dict[str, str],
+    source: str | Path,
+    options: dict[str, str] | None = None,
 ) -> None:
-    """Raises ValueError if a required column is not among the names of a source's columns."""
+    """Raises ValueError if a required column is not among the names of a source's columns.
+
+    Args:
+        options: see `RowRequest`.
+    """
     names = list(names)
-    for role, option in kind.column_options.items():
+    for role, option in {**kind.column_options, **(options or {})}.items():
         if columns[role] not in names:
+            wanted = role if option == kind.column_options[role] else word_of(option)
             alone = names == [kind.content]
             hint = f": {kind.files} of a single folder have no {kind.owner}" if alone else ""
             raise ValueError(
-                f"no {role} column '{columns[role]}' ({option}) in {source}; its columns are "
+                f"no {wanted} column '{columns[role]}' ({option}) in {source}; its columns are "
                 f"{', '.join(names)}{hint}"
             )
+
+
+def word_of(option: str) -> str:
+    """What an option's column holds: "label" for label_column."""
+    return option.removesuffix("_column")
 
 
 def check_owners(
@@ -195,6 +211,13 @@ def owner_names(
     return [str(value) for value in values]
 
 
+def as_texts(values: list, feature: object) -> list[str]:
+    """Values of a text column as texts; "" for missing ones. A `ClassLabel` gives its names."""
+    if isinstance(feature, ClassLabel):
+        return ["" if value in (None, -1) else feature.int2str(value) for value in values]
+    return ["" if value is None else str(value) for value in values]
+
+
 def row_numbers(split: str, first: int, count: int) -> list[str]:
     """Ids made of the split and the numbers of `count` rows from `first` on."""
     return [f"{split}-{row:09d}" for row in range(first, first + count)]
@@ -236,7 +259,7 @@ def standardise(
             repeat.
     """
     columns, split = request.columns, request.split
-    check_columns(kind, rows.column_names, columns, source)
+    check_columns(kind, rows.column_names, columns, source, request.options)
     check_not_empty(kind, len(rows), split, source)
     # `cast` leaves a format behind that hides the columns flattened below.
     rows = rows.with_format(None)
@@ -245,13 +268,14 @@ def standardise(
     paths = files.flatten()[f"{kind.content}.path"][:]
     given = rows[columns["id"]][:] if columns["id"] in rows.column_names else None
     owner = columns[kind.owner]
+    named = replace(kind, owner=word_of(request.options.get(kind.owner, kind.owner)))
     values = {
         "id": row_ids(kind, given, paths, 0, split, root),
-        kind.owner: owner_names(kind, rows[owner][:], rows.features[owner], owner, source),
+        kind.owner: owner_names(named, rows[owner][:], rows.features[owner], owner, source),
     }
     if kind.has_text:
         texts = rows[columns["text"]][:]
-        values["text"] = ["" if text is None else str(text) for text in texts]
+        values["text"] = as_texts(texts, rows.features[columns["text"]])
     _check_unique(kind, values["id"], source)
     for name, column in values.items():
         files = files.add_column(name, column, feature=kind.features[name])

@@ -16,6 +16,7 @@ from .rows import (
     FirstOfEach,
     RowKind,
     RowRequest,
+    as_texts,
     check_columns,
     check_not_empty,
     check_wanted,
@@ -74,18 +75,21 @@ def stream_rows(kind: RowKind, request: RowRequest) -> Iterator[dict]:
         streaming=True,
         **revision_option(request.revision),
     )
-    feature = (stream.features or {}).get(columns[kind.owner])
+    features = stream.features or {}
+    feature, of_text = features.get(columns[kind.owner]), features.get(columns.get("text"))
     all_owners = feature.names if isinstance(feature, datasets.ClassLabel) else None
     expected = request.owners or all_owners
     # Arrow batches: plain iteration encodes every Audio anew, which needs torchcodec.
     for batch in stream.with_format("arrow").iter(STREAM_BATCH):
-        check_columns(kind, batch.column_names, columns, source)
+        check_columns(kind, batch.column_names, columns, source, request.options)
         values = batch[columns[kind.owner]].to_pylist()
         owners = owner_names(kind, values, feature, columns[kind.owner], source)
         seen.update(owners)
         for position, owner in enumerate(owners):
             if first.takes(owner):
                 row = batch.slice(position, 1).to_pylist()[0]
+                if kind.has_text:
+                    (row[columns["text"]],) = as_texts([row[columns["text"]]], of_text)
                 yield _uniform_row(kind, row, owner, request, count + position)
         count += len(owners)
         if expected and first.is_complete(expected):

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from .options import RecipeArguments
+from .options import ClassifierArguments
 
 
 @dataclass
-class ImageRecipeArguments(RecipeArguments):
-    """The size of a new classifier, how its training data is augmented, and relearning speed."""
+class ImageRecipeArguments(ClassifierArguments):
+    """The size of a new classifier, and how its training data is augmented."""
 
     architecture: str = field(
         default="vit", metadata={"help": "New model: vit or resnet.", "choices": ["vit", "resnet"]}
@@ -40,19 +40,6 @@ class ImageRecipeArguments(RecipeArguments):
         default=False,
         metadata={"help": "'train': mirror half of the images, drawn anew each time."},
     )
-    relearn_samples: int = field(
-        default=0,
-        metadata={
-            "help": "Relearning speed: fine-tune a copy of each model on this many forget samples; "
-            "0: do not measure it."
-        },
-    )
-    relearn_steps: int = field(
-        default=50, metadata={"help": "Relearning speed: maximum number of steps."}
-    )
-    relearn_learning_rate: float = field(
-        default=1e-4, metadata={"help": "Relearning speed: learning rate of AdamW."}
-    )
     lora_target_modules: list[str] = field(
         default_factory=lambda: [
             *("q_proj", "k_proj", "v_proj", "o_proj"),
@@ -60,7 +47,3 @@ class ImageRecipeArguments(RecipeArguments):
         ],
         metadata={"help": "LoRA: names of the layers that get an adapter."},
     )
-
-    _not_of_training = RecipeArguments._not_of_training | {
-        *("relearn_samples", "relearn_steps", "relearn_learning_rate"),
-    }

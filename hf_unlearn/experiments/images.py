@@ -1,14 +1,11 @@
 """The image recipe: a classifier forgets classes or single images."""
 
-import copy
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import torch
 from datasets import Dataset
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
     PreTrainedConfig,
@@ -24,30 +21,31 @@ from ..config import UnlearnConfig
 from ..data.images.arguments import ImageArguments
 from ..data.images.samples import ImageRows, Moved, decode_image, labels_of
 from ..data.images.splits import load_image_splits, prepare_image_splits
-from ..evaluation import classification_metrics, logits_of, relearning_steps
+from ..evaluation import classification_metrics, logits_of
 from ..metrics.quality import accuracy_of_classes
-from ..metrics.scores import adaptive_unlearning_score, unlearning_impact_score
 from ..report.plots import plot_pictures
 from ..report.results import Results
 from ..report.tasks import TASKS
 from ..trainer import UnlearnTrainer
 from .checks import loading
+from .classifier import ClassifierRecipe, scores
 from .command_line import parse
 from .image_options import ImageRecipeArguments
 from .previous_requests import forgotten_before
-from .recipe import Recipe
 from .run import unlearn
 from .waiting import main_process_first
 
 PICTURES = 8  # of each split in misread.png
 
 
-class ImageRecipe(Recipe):
+class ImageRecipe(ClassifierRecipe):
     """An image classifier forgets classes or single images.
 
     Args:
         training: whether the run trains a model, which needs all training images.
     """
+
+    auto_class = AutoModelForImageClassification
 
     def __init__(
         self,
@@ -66,30 +64,13 @@ class ImageRecipe(Recipe):
         with main_process_first(args):
             splits = load_image_splits(data, args.seed, self.forgotten_before)
             self.splits = prepare_image_splits(splits, data, retain_pool=training)
+        self.classes = self.splits.classes
         start = options.base_model if options.model == "train" else options.model
         self.processor = new_processor(options) if start is None else load_processor(start)
 
     # ---- models ----
 
-    def load_model(self, name: str | None) -> PreTrainedModel:
-        """Loads or builds a classifier. A base model whose head does not fit the data's classes
-        gets a new one."""
-        if name is None:
-            return AutoModelForImageClassification.from_config(self._new_config())
-        if name == self.options.base_model and not _fits(self.splits.classes, name):
-            return AutoModelForImageClassification.from_pretrained(
-                name, dtype=torch.float32, ignore_mismatched_sizes=True, **self._labels()
-            )
-        return AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32)
-
-    def _labels(self) -> dict:
-        names = self.splits.classes
-        return {
-            "id2label": dict(enumerate(names)),
-            "label2id": {name: label for label, name in enumerate(names)},
-        }
-
-    def _new_config(self) -> PreTrainedConfig:
+    def new_config(self, labels: dict) -> PreTrainedConfig:
         options = self.options
         if options.architecture == "resnet":
             return ResNetConfig(
@@ -98,7 +79,7 @@ class ImageRecipe(Recipe):
                 hidden_sizes=[options.d_model * 2**stage for stage in range(3)],
                 depths=[options.layers] * 3,
                 layer_type="basic",
-                **self._labels(),
+                **labels,
             )
         return ViTConfig(
             image_size=options.image_size,
@@ -109,32 +90,11 @@ class ImageRecipe(Recipe):
             num_attention_heads=options.heads,
             intermediate_size=4 * options.d_model,
             initializer_range=options.init_std,
-            **self._labels(),
+            **labels,
         )
 
     def processor_of(self, name: str) -> ImageProcessingMixin:
         return AutoImageProcessor.from_pretrained(name)
-
-    def check_gold(self, name: str) -> None:
-        start = self.options.base_model if self.options.model == "train" else self.options.model
-        try:
-            config, own = (
-                AutoConfig.from_pretrained(given) if given else None for given in (name, start)
-            )
-        except OSError:  # an adapter has no configuration; loading the model reports errors
-            return
-        # Raises where the number of labels differs.
-        labels_of(self.splits.classes, config)
-        names = set(map(str, config.label2id))
-        expected = [set(map(str, own.label2id))] if own else []
-        unnamed = {f"LABEL_{label}" for label in range(len(names))}
-        if not set(self.splits.classes) <= names and names not in [*expected, unnamed]:
-            some, classes = sorted(names)[:3], self.splits.classes[:3]
-            raise ValueError(
-                f"gold: the labels of {name} ({', '.join(some)}, ...) are neither the data's "
-                f"classes ({', '.join(classes)}, ...) nor those of the model to unlearn: give a "
-                "model that was trained on this data, or gold: train"
-            )
 
     # ---- data ----
 
@@ -180,26 +140,10 @@ class ImageRecipe(Recipe):
                 for split, (logits, labels) in self.outputs.items()
             }
         }
-        if self.options.relearn_samples:
-            measured["relearning"] = {"steps": self._relearning_steps(trainer)}
-        return measured
-
-    def _relearning_steps(self, trainer: UnlearnTrainer) -> int | None:
-        options, forget = self.options, trainer.eval_dataset["forget"]
-        samples = [forget[row] for row in range(min(options.relearn_samples, len(forget)))]
-        return relearning_steps(
-            copy.deepcopy(trainer.accelerator.unwrap_model(trainer.model)),
-            default_data_collator(samples),
-            learning_rate=options.relearn_learning_rate,
-            max_steps=options.relearn_steps,
-        )
+        return measured | self.relearning(trainer)
 
     def finish(self, results: Results, trainer: UnlearnTrainer) -> None:
-        results["scores"] = {
-            model: scores(results["original"], results[model], whole_class=self.task == "classes")
-            for model in ("unlearned", "retrained")
-            if results[model]
-        }
+        results["scores"] = scores(results, whole_class=self.task == "classes")
         if trainer.is_world_process_zero():
             self._draw_misread(trainer)
 
@@ -254,28 +198,6 @@ def new_processor(options: ImageRecipeArguments) -> ViTImageProcessor:
         image_mean=[0.5] * channels,
         image_std=[0.5] * channels,
     )
-
-
-def scores(original: dict, model: dict, *, whole_class: bool) -> dict[str, float | None]:
-    """The unlearning scores UIS and AUS. UIS is None where the original model's test accuracy is
-    0."""
-    accuracies = {
-        "original_test": original["test"]["accuracy"],
-        "test": model["test"]["accuracy"],
-        "forget": model["forget"]["accuracy"],
-        "whole_class": whole_class,
-    }
-    uis = unlearning_impact_score(**accuracies) if accuracies["original_test"] > 0 else None
-    return {"uis": uis, "aus": adaptive_unlearning_score(**accuracies)}
-
-
-def _fits(classes: list[str], name: str) -> bool:
-    """Whether the head of model `name` has the data's classes."""
-    try:
-        labels_of(classes, AutoConfig.from_pretrained(name))
-    except ValueError:
-        return False
-    return True
 
 
 def _channels(config: PreTrainedConfig) -> int:

@@ -130,6 +130,29 @@ class RecipeArguments:
 
 
 @dataclass
+class ClassifierArguments(RecipeArguments):
+    """The options that the recipes of classifiers share: relearning speed."""
+
+    relearn_samples: int = field(
+        default=0,
+        metadata={
+            "help": "Relearning speed: fine-tune a copy of each model on this many forget samples; "
+            "0: do not measure it."
+        },
+    )
+    relearn_steps: int = field(
+        default=50, metadata={"help": "Relearning speed: maximum number of steps."}
+    )
+    relearn_learning_rate: float = field(
+        default=1e-4, metadata={"help": "Relearning speed: learning rate of AdamW."}
+    )
+
+    _not_of_training = RecipeArguments._not_of_training | {
+        *("relearn_samples", "relearn_steps", "relearn_learning_rate"),
+    }
+
+
+@dataclass
 class ReferenceArguments:
     """What a recipe's `train.py` takes beside its other options."""
 

@@ -37,7 +37,7 @@ def forgotten_before(model: str) -> dict[str, list[str]]:
     before = results.get("forgotten_before") or {}
     found = {column: list(map(str, before[key])) for column, key in KEYS.items() if key in before}
     if task and "unlearned" in results:
-        if task.forgotten == "image":
+        if task.forgotten != task.group:
             column, names = "id", data.get("forget_ids")
         else:
             column, names = task.group, (data.get(task.groups) or {}).get("forget")

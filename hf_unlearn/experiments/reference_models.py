@@ -14,6 +14,7 @@ from datasets import Dataset, concatenate_datasets
 from filelock import FileLock
 from torch import nn
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from ..files import write_json
 from ..trainer.adapters import load_merged
@@ -136,8 +137,23 @@ def fit(recipe: Recipe, model: PreTrainedModel, rows: Dataset, seed: int, folder
     )
     trainer.train()
     trainer.save_model()
+    # trainer_state.json, with the time that the training took
+    trainer.save_state()
     # One process writes the files that all processes may read next.
     trainer.accelerator.wait_for_everyone()
+
+
+def training_seconds(name: str) -> float | None:
+    """The seconds that training a model took, if it was trained by `fit`.
+
+    Args:
+        name: its folder; the id of a model on the Hub is not known here.
+    """
+    path = Path(name) / TRAINER_STATE_NAME
+    if not path.is_file():
+        return None
+    history = json.loads(path.read_text(encoding="utf-8"))["log_history"]
+    return next((row["train_runtime"] for row in history if "train_runtime" in row), None)
 
 
 def training_options(recipe: Recipe, seed: int) -> dict:

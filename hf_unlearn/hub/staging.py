@@ -15,6 +15,7 @@ from ..files import write_json
 from ..privacy.redaction import hidden_names, hides, names_somebody, redact, without_paths
 from ..report.results import RESULTS, Results
 from ..report.tasks import task_of
+from .labels import make_labels_neutral
 from .metadata import on_hub
 from .model_card import write_card
 from .name_checks import CARD, REDACTED, check_base, check_name, check_texts
@@ -48,7 +49,8 @@ def stage(
 ) -> list[str]:
     """Puts what is uploaded of a run's output folder into `target`, redacted.
 
-    A card that was edited is uploaded as it is; otherwise it is written from results.json.
+    A card that was edited is uploaded as it is; otherwise it is written from results.json. Labels
+    of a classifier that name a forgotten person become neutral ids (see `make_labels_neutral`).
 
     Args:
         salt: of the pseudonyms (see `redact`).
@@ -71,7 +73,8 @@ def stage(
         )
     # The training arguments say whom to hide, too.
     content = _redacted_files(folder)
-    hide = not name_forgotten and hides(content, task_of(results).personal)
+    task = task_of(results)
+    hide = not name_forgotten and hides(content, task.personal)
     if hide:
         # What the forgotten persons said, word for word.
         results.transcripts = None
@@ -82,6 +85,8 @@ def stage(
     if merge and (folder / "adapter_config.json").is_file():
         results.merged = True
         merge_adapter(folder, target)
+    noun = "speaker" if task.pipeline == "audio-classification" else "label"
+    make_labels_neutral(target, hidden, noun)
     _check_adapter(target, results.card.get("local", ()))
     _put_card(folder, target, results, salt, hidden, name_forgotten)
     content[RESULTS] = results.to_dict()

@@ -9,9 +9,14 @@ from .quality import (
     bootstrap_interval,
     character_errors,
     error_rate,
+    f1_macro,
     word_errors,
 )
-from .scores import adaptive_unlearning_score, unlearning_impact_score
+from .scores import (
+    adaptive_unlearning_score,
+    global_unlearning_metric,
+    unlearning_impact_score,
+)
 
 __all__ = [
     "ATTACKS",
@@ -24,6 +29,8 @@ __all__ = [
     "bootstrap_interval",
     "character_errors",
     "error_rate",
+    "f1_macro",
+    "global_unlearning_metric",
     "lira_scores",
     "loss_attack",
     "svc_attacks",

@@ -13,6 +13,7 @@ import evaluate
 import jiwer
 import numpy as np
 from scipy.stats import binomtest
+from sklearn.metrics import f1_score
 
 # How many times smaller a looping text becomes.
 LOOP_COMPRESSION = 2.4
@@ -283,3 +284,19 @@ def accuracy_of_classes(predictions: np.ndarray, labels: np.ndarray) -> dict[int
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     return {int(c): 100 * float((predictions[labels == c] == c).mean()) for c in np.unique(labels)}
+
+
+def f1_macro(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """The mean of the F1 scores of all classes, in percent: rare classes count as much as others.
+
+    As in scikit-learn, the mean is over the classes that occur in `labels` or in `predictions`. On
+    samples of a single class, every other class that is predicted therefore counts as an F1 of 0.
+
+    Args:
+        predictions: (n,) predicted class numbers.
+        labels: (n,) true class numbers.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    return 100 * float(f1_score(labels, predictions, average="macro", zero_division=0))

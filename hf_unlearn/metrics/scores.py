@@ -1,5 +1,7 @@
-"""Scores that combine forgetting and retaining in one number: UIS (lower is better) and AUS (higher
-is better)."""
+"""Scores that combine forgetting and retaining in one number: UIS (lower is better), AUS and GUM
+(higher is better)."""
+
+import math
 
 
 def unlearning_impact_score(
@@ -52,3 +54,46 @@ def adaptive_unlearning_score(
     original_test, test, forget = (value / 100 for value in (original_test, test, forget))
     distance = abs(forget) if whole_class else abs(forget - test)
     return (1 - (original_test - test)) / (1 + distance)
+
+
+def global_unlearning_metric(
+    *,
+    f1: float,
+    gold_f1: float,
+    attack: float,
+    original_attack: float,
+    gold_attack: float,
+    seconds: float,
+    gold_seconds: float,
+) -> float:
+    """Global unlearning metric, GUM (UnSLU-BENCH, Koudounas et al., arXiv 2505.15700). Higher is
+    better; it lies in [0, 1].
+
+        GUM = 3 U E T / (U E + U T + E T), the harmonic mean of
+        U (utility)    = 1 - |F1 - F1_gold|
+        E (efficacy)   = 1 - ((MIA - MIA_gold) / (MIA_orig - MIA_gold))^2
+        T (efficiency) = 1 - log(t + 1) / log(t_gold + 1)
+
+    Each is cut to [0, 1], and the GUM is 0 where one of them is 0: so it is for the original model
+    (E = 0), for the retrained one (T = 0), and for a model that the attack finds easier than the
+    original. T depends on the seconds themselves, so only times on the same machine compare.
+
+    These formulas are read off the paper's tables: they give the 34 published values of SLURP* and
+    SpeechMASSIVE to 0.005, with the numbers as rounded there. The authors' repository
+    (koudounasalkis/UnSLU-BENCH) has a later variant, CGUM, with other U and E.
+
+    Args:
+        f1, gold_f1: macro F1 (%) on test data, of the unlearned and of the retrained model.
+        attack, original_attack, gold_attack: success of one membership attack on the unlearned, the
+            original and the retrained model, in any unit. The paper's is an accuracy.
+        seconds, gold_seconds: what unlearning and retraining took.
+    """
+    before = abs(original_attack - gold_attack)
+    # An attack that gains nothing from the original model leaves nothing to forget.
+    ratio = abs(attack - gold_attack) / before if before else math.inf
+    parts = [
+        1 - abs(f1 - gold_f1) / 100,
+        1 - ratio**2,
+        1 - math.log1p(seconds) / math.log1p(gold_seconds) if gold_seconds > 0 else 0.0,
+    ]
+    return 3 / sum(1 / part for part in parts) if min(parts) > 0 else 0.0

@@ -9,6 +9,9 @@ from .tasks import MODELS, Task, task_of
 # Rows of cells; the first one holds the headings.
 Table = list[list[str]]
 
+# The unlearning scores and their wanted directions.
+SCORES = {"uis": "down", "aus": "up", "gum": "up"}
+
 
 def results_table(
     results: Mapping[str, Any], *, metrics: Sequence[str] | None = None, markdown: bool = False
@@ -61,7 +64,9 @@ def further_tables_rows(results: Mapping[str, Any]) -> list[Table]:
     """The tables of `further_tables` as rows of cells."""
     tables = []
     if results.get("scores"):
-        tables.append(_models_table("Score", results["scores"], {"uis": "down", "aus": "up"}))
+        measured = set().union(*results["scores"].values())
+        wanted = {name: wish for name, wish in SCORES.items() if name in measured}
+        tables.append(_models_table("Score", results["scores"], wanted))
     if results.get("attacks"):
         has_retrained = results.get("retrained") is not None
         measured = set().union(*results["attacks"].values())

@@ -61,6 +61,8 @@ class Results(MutableMapping[str, Any]):
     attacks: dict | None = None
     relearning: dict | None = None
     scores: dict | None = None
+    # By model: the seconds that its training, or its unlearning with all checks, took.
+    training: dict | None = None
     # By split: what the models said, word for word.
     transcripts: dict | None = None
     # The style of transcript that was chosen for training, with the losses that decided it.

@@ -62,6 +62,11 @@ class Task:
 
 ERROR_RATES = {"wer": "WER (%)", "cer": "CER (%)", "loops": "Loops (%)", "loss": "Loss"}
 ACCURACY = {"accuracy": "Accuracy (%)", "loss": "Loss"}
+ACCURACY_F1 = {"accuracy": "Accuracy (%)", "f1_macro": "Macro F1 (%)", "loss": "Loss"}
+KEPT_SPLITS = {
+    "retain": ("retain set", "stay"),
+    "retain_rest": ("retained, outside the retain set", "stay"),
+}
 
 TASKS = {
     "speakers": Task(
@@ -110,6 +115,68 @@ TASKS = {
             "retain": ("retain set", "stay"),
             "retain_rest": ("retained, outside the retain set", "stay"),
             "test": ("unseen images", "stay"),
+        },
+    ),
+    # A classifier of what is said, such as keywords and intents, forgets a speaker's utterances.
+    "speaker_data": Task(
+        pipeline="audio-classification",
+        forgotten="speaker",
+        group="speaker",
+        groups="speakers",
+        units="utterances",
+        personal=True,
+        metrics=ACCURACY_F1,
+        splits={
+            "forget": ("forgotten speaker", "as retrained"),
+            "forget_test": ("forgotten speaker, unseen", "as retrained"),
+            **KEPT_SPLITS,
+            "test": ("retained speakers, unseen", "stay"),
+            "other": ("other speakers", "stay"),
+        },
+    ),
+    # A classifier of speakers forgets one: its classes are the speakers.
+    "speaker_classes": Task(
+        pipeline="audio-classification",
+        forgotten="speaker",
+        group="speaker",
+        groups="speakers",
+        units="utterances",
+        personal=True,
+        metrics=ACCURACY_F1,
+        splits={
+            "forget": ("forgotten speaker", "down"),
+            "forget_test": ("forgotten speaker, unseen", "down"),
+            **KEPT_SPLITS,
+            "test": ("retained speakers, unseen", "stay"),
+        },
+    ),
+    "clip_classes": Task(
+        pipeline="audio-classification",
+        forgotten="class",
+        group="class",
+        groups="classes",
+        units="utterances",
+        personal=False,
+        metrics=ACCURACY_F1,
+        splits={
+            "forget": ("forgotten class", "down"),
+            "forget_test": ("forgotten class, unseen", "down"),
+            **KEPT_SPLITS,
+            "test": ("retained classes, unseen", "stay"),
+        },
+    ),
+    "clip_samples": Task(
+        pipeline="audio-classification",
+        forgotten="utterance",
+        group="class",
+        groups="classes",
+        units="utterances",
+        personal=False,
+        metrics=ACCURACY_F1,
+        splits={
+            "forget": ("forgotten utterances", "as test"),
+            **KEPT_SPLITS,
+            "test": ("unseen utterances", "stay"),
         },
     ),
     # A trainer without a recipe knows only its data and the metrics of its compute_metrics.

@@ -13,6 +13,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from ..config import UnlearnConfig
+from ..hub.labels import make_labels_neutral
 from ..hub.name_checks import CARD, REDACTED, check_base, check_name, check_texts, check_told
 from ..hub.staging import link, stage
 from ..hub.upload import HubError, hub_failures
@@ -44,6 +45,7 @@ def check_push(
         for part in (getattr(model, "config", None), processing_class):
             if names and hasattr(part, "save_pretrained"):
                 part.save_pretrained(folder)
+        make_labels_neutral(Path(folder), names, "label")
         check_texts(Path(folder), names, token)
 
 

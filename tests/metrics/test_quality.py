@@ -16,6 +16,7 @@ from hf_unlearn.metrics.quality import (
     bootstrap_interval,
     character_errors,
     error_rate,
+    f1_macro,
     word_errors,
 )
 
@@ -155,3 +156,10 @@ class TestAccuracy:
             accuracy([1], [1, 2])
         with pytest.raises(ValueError, match="at least one"):
             accuracy([], [])
+
+
+def test_macro_f1_weighs_rare_classes_as_others():
+    # class 0: 3 right of 3, 1 more predicted, F1 = 6/7; class 1: 1 of 2, 1 missed, F1 = 2/3
+    assert f1_macro([0, 0, 0, 0, 1], [0, 0, 0, 1, 1]) == pytest.approx(100 * (6 / 7 + 2 / 3) / 2)
+    # class 2 is predicted but does not occur: its F1 is 0
+    assert f1_macro([0, 2], [0, 0]) == pytest.approx(100 * (2 / 3) / 2)

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from ..rows import (
     RowKind,
     RowRequest,
     check_columns,
-    check_owners,
     check_table_suffix,
     first_of_each,
     local_path,
@@ -128,11 +127,6 @@ def load_images(
         )
         rows = standardise(IMAGES, loaded, request, request.source)
     return first_of_each(IMAGES, rows, request), _class_names(loaded, label_column)
-
-
-def check_classes(wanted: Iterable[str], known: Iterable[str], source: str | Path) -> None:
-    """Raises ValueError, with the nearest names, if one of `wanted` is not among `known`."""
-    check_owners(IMAGES, wanted, known, source)
 
 
 def _class_names(loaded: Dataset, column: str) -> list[str]:

@@ -7,8 +7,9 @@ from .transcripts import STYLES
 
 
 @dataclass
-class SpeechArguments:
-    """The data of a speech recipe: where it is, who is forgotten, how much is retained."""
+class UtteranceArguments:
+    """The data of a recipe for speech, whatever its labels: where it is, who is forgotten, how much
+    is retained."""
 
     _argument_group_name = "data"
 
@@ -45,9 +46,6 @@ class SpeechArguments:
     )
     audio_column: str = field(
         default="audio", metadata={"help": "Column of the audio or of its path"}
-    )
-    text_column: str = field(
-        default="text", metadata={"help": "Column of the transcript (Common Voice: sentence)"}
     )
     speaker_column: str = field(
         default="speaker_id", metadata={"help": "Column of the speaker (Common Voice: client_id)"}
@@ -101,6 +99,22 @@ class SpeechArguments:
         default=False,
         metadata={"help": "Leave out broken, empty, silent and too long audio, with one warning"},
     )
+    num_proc: int | None = field(
+        default=None, metadata={"help": "Number of processes that extract features"}
+    )
+
+    def __post_init__(self):
+        self.forget_speakers = as_names(self.forget_speakers)
+        self.retain_speakers = as_names(self.retain_speakers)
+
+
+@dataclass
+class SpeechArguments(UtteranceArguments):
+    """The data of a recipe for speech with transcripts."""
+
+    text_column: str = field(
+        default="text", metadata={"help": "Column of the transcript (Common Voice: sentence)"}
+    )
     skip_bad_labels: bool = field(
         default=False,
         metadata={
@@ -131,10 +145,74 @@ class SpeechArguments:
             "choices": list(STYLES),
         },
     )
-    num_proc: int | None = field(
-        default=None, metadata={"help": "Number of processes that extract features"}
+
+
+@dataclass
+class SpeechClassArguments(UtteranceArguments):
+    """The data of a recipe for speech with classes: keywords, intents, or its speakers."""
+
+    label_column: str = field(
+        default="label",
+        metadata={
+            "help": "Column of the class, such as a keyword or an intent; the speaker_column for "
+            "speaker identification. Folders of audio with a folder for each label need none"
+        },
+    )
+    forget_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "Draw the speakers to forget at random, until this share of the training "
+            "utterances is theirs, in place of forget_speakers (UnSLU-BENCH: 0.025)"
+        },
+    )
+    forget_share_min: int = field(
+        default=100,
+        metadata={"help": "forget_share: draw speakers with more training utterances than this"},
+    )
+    forget_classes: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Names of the classes to forget, in place of speakers; with forget_samples, "
+            "the classes to draw the samples from"
+        },
+    )
+    forget_samples: float | None = field(
+        default=None,
+        metadata={
+            "help": "Number of training utterances to forget, drawn at random, in place of "
+            "speakers or classes; below 1, the share of them"
+        },
+    )
+    forget_ids: list[str] = field(
+        default_factory=list, metadata={"help": "Ids of the training utterances to forget"}
+    )
+    retain_classes: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Where classes or samples are forgotten: the classes to draw the retain set "
+            "from; all that are not forgotten if none is named"
+        },
+    )
+    max_seconds: float | None = field(
+        default=None,
+        metadata={
+            "help": "Cut longer audio to its first seconds; by default audio that is longer than "
+            "the model takes is refused"
+        },
     )
 
     def __post_init__(self):
-        self.forget_speakers = as_names(self.forget_speakers)
-        self.retain_speakers = as_names(self.retain_speakers)
+        super().__post_init__()
+        self.forget_classes = as_names(self.forget_classes)
+        self.forget_ids = as_names(self.forget_ids)
+        self.retain_classes = as_names(self.retain_classes)
+
+    @property
+    def forgets_speakers(self) -> bool:
+        """Whether whole speakers are forgotten."""
+        return bool(self.forget_speakers or self.forget_share)
+
+    @property
+    def identifies_speakers(self) -> bool:
+        """Whether the classes are the speakers."""
+        return self.label_column == self.speaker_column

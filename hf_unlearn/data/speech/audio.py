@@ -77,17 +77,24 @@ def _decode_with_torchcodec(audio: dict, refusal: str) -> tuple[np.ndarray, int]
 
 
 def decode_chunk(
-    audio: dict, sampling_rate: int, longest: float | None = None, allow_silence: bool = True
+    audio: dict,
+    sampling_rate: int,
+    longest: float | None = None,
+    cut: float | None = None,
+    allow_silence: bool = True,
 ) -> np.ndarray:
     """Decodes an utterance that a model takes as a whole to a waveform (samples,).
 
     Args:
         longest: the longest audio accepted, in seconds.
+        cut: the seconds after which longer audio is cut first.
 
     Raises:
         ValueError: as `decode_audio` does; or the audio is longer, or silent.
     """
     waveform = decode_audio(audio, sampling_rate)
+    if cut is not None:
+        waveform = waveform[: round(cut * sampling_rate)]
     seconds = len(waveform) / sampling_rate
     if longest is not None and seconds > longest:
         raise ValueError(

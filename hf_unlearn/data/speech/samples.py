@@ -38,6 +38,7 @@ def prepare(
     labels: Sequence[int] | None = None,
     end_token: int | None = None,
     longest: float | None = None,
+    cut: float | None = None,
     frames_of: Callable[[int], int] | None = None,
 ) -> Dataset:
     """Extracts the inputs and labels of rows of `load_speech`, as the model's own processor makes
@@ -63,6 +64,7 @@ def prepare(
         end_token: closes the labels of a tokenizer that does not do so itself.
         longest: the longest audio accepted, in seconds. By default what the feature extractor takes
             without cutting it (see `longest_audio`).
+        cut: cut longer audio to this many seconds from its start, instead of refusing it.
         frames_of: for CTC, gives the model's number of frames for the length of an input.
 
     Returns:
@@ -95,6 +97,7 @@ def prepare(
         "texts": texts,
         "extractor": extractor,
         "longest": longest_audio(extractor) if longest is None else longest,
+        "cut": cut,
         "skip_bad_audio": skip_bad_audio,
         "allow_silence": not transcribed,
     }
@@ -212,6 +215,7 @@ def _extract(
     texts: list[str],
     extractor: SequenceFeatureExtractor,
     longest: float | None,
+    cut: float | None,
     skip_bad_audio: bool,
     allow_silence: bool,
     types: Features,
@@ -224,7 +228,7 @@ def _extract(
     extracted = {name: [] for name in types}
     for place, (row, audio) in enumerate(zip(rows, batch["audio"])):
         try:
-            waveform = decode_chunk(audio, extractor.sampling_rate, longest, allow_silence)
+            waveform = decode_chunk(audio, extractor.sampling_rate, longest, cut, allow_silence)
             inputs = extract(extractor, waveform)
         except ValueError as error:
             if skip_bad_audio:

@@ -78,6 +78,7 @@ def load_speech(
     speakers: Iterable[str] | None = None,
     max_utterances_per_speaker: int | None = None,
     text_optional: bool = False,
+    options: dict[str, str] | None = None,
 ) -> Dataset:
     """Loads the utterances of a split, sorted by id.
 
@@ -96,6 +97,8 @@ def load_speech(
         speakers: ids to keep, compared as strings; None keeps all.
         max_utterances_per_speaker: keep the first ones by id (streaming: the first ones to arrive).
         text_optional: accept a source on disk without a text column; its texts are empty.
+        options: the options that gave the columns "text" and "speaker", where they are others than
+            text_column and speaker_column; for messages.
 
     Returns:
         Rows with id, speaker, text (str) and audio ({"bytes", "path"}, not decoded).
@@ -118,6 +121,7 @@ def load_speech(
         revision=revision,
         owners=None if speakers is None else sorted({str(speaker) for speaker in speakers}),
         limit=max_utterances_per_speaker,
+        options=options or {},
     )
     path = local_path(request.source)
     if path is not None:

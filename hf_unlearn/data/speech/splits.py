@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from datasets import Dataset, concatenate_datasets
 from transformers import ProcessorMixin, SequenceFeatureExtractor
@@ -20,6 +21,8 @@ from ..splits import Splits, check_apart, check_files_apart, drop_forgotten_befo
 from .arguments import SpeechArguments
 from .samples import prepare
 from .sources import SPEECH, check_speakers, load_speech
+
+Parts = TypeVar("Parts", bound=Splits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +182,6 @@ def prepare_splits(
     max_label_length: int | None = None,
     retain_pool: bool = True,
     label_texts: Callable[[Dataset], list[str]] | None = None,
-    labels: Callable[[Dataset], list[int]] | None = None,
     end_token: int | None = None,
     longest: float | None = None,
     frames_of: Callable[[int], int] | None = None,
@@ -192,7 +194,6 @@ def prepare_splits(
         retain_pool: False leaves retain_pool as it is. Unlearning needs only retain, and features
             take 1 MB for each utterance.
         label_texts: gives the texts of the labels for some rows, if they differ from the rows' own.
-        labels: gives the class numbers of some rows, in place of transcripts.
         max_label_length, end_token, longest, frames_of: as for `prepare`.
         prompted: whether the labels begin with the tokens of `args.language` and `args.task`, which
             only Whisper has.
@@ -201,9 +202,7 @@ def prepare_splits(
         ValueError: as `prepare` does.
     """
 
-    def features(name: str, rows: Dataset | None) -> Dataset | None:
-        if rows is None or not len(rows):
-            return rows
+    def features(name: str, rows: Dataset) -> Dataset:
         return prepare(
             rows,
             processor,
@@ -215,23 +214,42 @@ def prepare_splits(
             num_proc=args.num_proc,
             description=f"features of {name}",
             label_texts=label_texts and label_texts(rows),
-            labels=labels and labels(rows),
             end_token=end_token,
             longest=longest,
             frames_of=frames_of,
         )
 
-    parts = {"forget": features("forget", splits.forget)}
+    return prepare_parts(splits, features, args.max_eval_samples, retain_pool)
+
+
+def prepare_parts(
+    splits: Parts,
+    features: Callable[[str, Dataset], Dataset],
+    max_eval_samples: int | None,
+    retain_pool: bool,
+) -> Parts:
+    """The same splits of utterances, with what `features` makes of each part.
+
+    Args:
+        features: gives a part with inputs and labels, from its name and its rows.
+        max_eval_samples: bounds the parts that are only evaluated.
+        retain_pool: False leaves retain_pool as it is.
+    """
+
+    def prepared(name: str, rows: Dataset | None) -> Dataset | None:
+        return features(name, rows) if rows is not None and len(rows) else rows
+
+    parts = {"forget": prepared("forget", splits.forget)}
     if retain_pool:
-        parts["retain_pool"] = features("retain_pool", splits.retain_pool)
+        parts["retain_pool"] = prepared("retain_pool", splits.retain_pool)
     for name in ("retain", "retain_rest"):
         rows = getattr(splits, name)
         if retain_pool and rows is not None:
             parts[name] = select_groups(parts["retain_pool"], "id", rows["id"][:])
         else:
-            parts[name] = features(name, rows)
+            parts[name] = prepared(name, rows)
     for name in ("forget_test", "test", "other"):
-        parts[name] = features(name, splits.bounded(name, args.max_eval_samples))
+        parts[name] = prepared(name, splits.bounded(name, max_eval_samples))
     return replace(splits, **parts)
 
 

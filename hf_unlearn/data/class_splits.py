@@ -1,0 +1,206 @@
+"""Splits of samples that have a class: classes or single samples that are forgotten, what is
+retained, and what shows whether both worked."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from datasets import Dataset
+
+from .names import check_spellings
+from .rows import RowKind, check_owners
+from .sampling import (
+    balanced,
+    drop_groups,
+    groups_of,
+    hold_out,
+    sample_count,
+    sample_remaining,
+    select_groups,
+    sorted_by_id,
+)
+from .splits import Splits, check_apart, check_files_apart, drop_forgotten_before
+
+Kind = TypeVar("Kind", bound="ClassSplits")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassSplits(Splits):
+    """Samples by their part in unlearning. No sample is in two of forget, forget_test, retain_pool
+    and test.
+
+    Attributes:
+        forget: training samples that are forgotten.
+        forget_test: unseen samples of the forgotten classes; empty if single samples are forgotten.
+        retain: the retain set, balanced over classes: a part of retain_pool, or of a proxy.
+        retain_pool: all other training samples.
+        retain_rest: samples of retain_pool outside of retain, only to be evaluated.
+        test: unseen samples of the retained classes; of all classes if single samples are
+            forgotten.
+        classes: all classes, in the order of their labels.
+        proxy: whether retain comes from another dataset.
+    """
+
+    evaluated = ("forget", "forget_test", "retain", "retain_rest", "test")
+
+    classes: list[str]
+    proxy: bool = False
+
+    def describe(self) -> dict:
+        """What results.json keeps: as for other splits, and whether the retain set is a proxy."""
+        return {"proxy": self.proxy, **super().describe()}
+
+
+def split_by_class(
+    parts: type[Kind],
+    train: Dataset,
+    classes: list[str],
+    *,
+    forget_classes: Collection[str] = (),
+    forget_samples: float | None = None,
+    forget_ids: Collection[str] = (),
+    retain_size: float,
+    retain_rest: int = 0,
+    retain_classes: Collection[str] = (),
+    held_out: float = 0.1,
+    test: Dataset | None = None,
+    proxy: Dataset | None = None,
+    forgotten_before: dict[str, Iterable[str]] | None = None,
+    seed: int = 0,
+) -> Kind:
+    """Splits rows with the columns id, class and that of their files. The result depends on the
+    rows and the seed, not on the order of the rows.
+
+    Args:
+        parts: the class of the result, which knows the kind of the rows.
+        classes: all class names, in the order of their labels.
+        forget_classes: forget all samples of these classes; with `forget_samples`, the classes to
+            draw from.
+        forget_samples: how many training samples to forget, drawn at random; below 1, as a share.
+        forget_ids: ids of the training samples to forget. Excludes the other two.
+        retain_size: size of the retain set; below 1, as a share of what it is drawn from.
+        retain_rest: how many samples of retain_pool outside of the retain set are evaluated.
+        retain_classes: the classes to draw the retain set from; empty: all that are not forgotten.
+        held_out: share of each class that is taken out of `train` as unseen, if there is no `test`.
+        proxy: rows of another dataset to draw the retain set from.
+        forgotten_before: what the model has forgotten already, by the column "class" or "id". It is
+            left out of all splits, with a warning.
+
+    Raises:
+        ValueError: nothing, everything or something unknown is to be forgotten; the retain set
+            would hold a forgotten class (perhaps by another spelling) or sample, or something that
+            was forgotten before; a sample is in both `train` and `test`; a size is out of range.
+    """
+    kind = parts.kind
+    check_owners(kind, forget_classes, train["class"][:], "the training split")
+    check_spellings(forget_classes, [*classes, *retain_classes], "class", "forget_classes")
+    for column, earlier in (forgotten_before or {}).items():
+        forgotten = forget_classes if column == "class" else forget_ids
+        retained = retain_classes if column == "class" else ()
+        train, test, proxy = drop_forgotten_before(
+            [train, test, proxy], column, earlier, forgotten, retained
+        )
+    _check_request(train, forget_classes, forget_samples, forget_ids)
+    if test is None:
+        train, test = hold_out(train, "class", classes, held_out, seed)
+    check_apart(train, test, kind)
+    check_owners(
+        kind,
+        sorted(groups_of(test, "class")),
+        classes,
+        "the training split (classes of the test split)",
+    )
+    single_images = bool(forget_ids or forget_samples)
+    forgotten_classes = set() if single_images else set(forget_classes)
+    forget = _forget_set(kind, train, forget_classes, forget_samples, forget_ids, seed)
+    pool = sorted_by_id(drop_groups(train, "id", forget["id"][:]))
+    source = pool if proxy is None else proxy
+    retain = _retain_set(
+        kind, source, classes, forgotten_classes, retain_classes, retain_size, seed
+    )
+    check_files_apart(forget, retain, kind, proxy=proxy is not None)
+    used_ids = retain["id"][:] if proxy is None else ()
+    return parts(
+        forget=forget,
+        forget_test=select_groups(test, "class", forgotten_classes),
+        retain=retain,
+        retain_pool=pool,
+        retain_rest=sample_remaining(pool, used_ids, "class", retain_rest, seed),
+        test=select_groups(test, "class", set(classes) - forgotten_classes),
+        classes=classes,
+        seed=seed,
+        proxy=proxy is not None,
+    )
+
+
+def _check_request(
+    train: Dataset, classes: Collection[str], samples: float | None, ids: Collection[str]
+) -> None:
+    if not (classes or samples or ids):
+        raise ValueError(
+            "nothing to forget: name forget_classes, or give forget_samples or forget_ids"
+        )
+    if ids and (classes or samples):
+        raise ValueError(
+            "forget_ids already says which samples: leave out forget_classes and forget_samples"
+        )
+    if classes and not samples and not groups_of(train, "class") - set(classes):
+        raise ValueError(
+            f"the data has no class but those to forget ({', '.join(classes)}): there must be "
+            "another to keep"
+        )
+
+
+def _forget_set(
+    kind: RowKind,
+    train: Dataset,
+    classes: Collection[str],
+    samples: float | None,
+    ids: Collection[str],
+    seed: int,
+) -> Dataset:
+    if ids:
+        known = set(train["id"][:])
+        unknown = [name for name in ids if name not in known]
+        if unknown:
+            raise ValueError(
+                f"{len(unknown)} of forget_ids are no training {kind.samples}, such as "
+                f"'{unknown[0]}'"
+            )
+        return select_groups(train, "id", ids)
+    candidates = select_groups(train, "class", classes) if classes else sorted_by_id(train)
+    if not samples:
+        return candidates
+    count = sample_count(samples, len(candidates), "forget_samples", kind.samples)
+    if count == len(train):
+        raise ValueError(
+            f"forget_samples is {samples:g}: all {count} training {kind.samples}, so that "
+            "nothing is retained"
+        )
+    # Drawn at random, not balanced over classes.
+    return sorted_by_id(candidates.shuffle(seed=seed).select(range(count)))
+
+
+def _retain_set(
+    kind: RowKind,
+    source: Dataset,
+    classes: Collection[str],
+    forgotten_classes: set[str],
+    retain_classes: Collection[str],
+    size: float,
+    seed: int,
+) -> Dataset:
+    retained = set(retain_classes) or groups_of(source, "class") & set(classes)
+    both = sorted(retained & forgotten_classes)
+    if both:
+        raise ValueError(
+            f"the retain set holds the forgotten class {', '.join(map(repr, both))}: name the "
+            "other classes in retain_classes"
+        )
+    check_owners(kind, sorted(retained), source["class"][:], "the data of the retain set")
+    pool = select_groups(source, "class", retained)
+    if not len(pool):
+        raise ValueError(
+            "the retain set is empty: its data has none of the classes of the training split"
+        )
+    return balanced(pool, "class", sample_count(size, len(pool), "retain_size", kind.samples), seed)

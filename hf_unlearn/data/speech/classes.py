@@ -1,0 +1,287 @@
+"""Speech that has classes (keywords, intents, or its speakers): how it is loaded and split."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from transformers import ProcessorMixin, SequenceFeatureExtractor
+from transformers.utils import logging
+
+from ..class_splits import ClassSplits, split_by_class
+from ..names import first_few
+from ..rows import check_owners, local_path, make_request, standardise
+from ..sampling import groups_of
+from ..splits import drop_forgotten_before
+from ..tables import first_table
+from .arguments import SpeechClassArguments
+from .label_folders import label_folders, read_label_folder
+from .samples import prepare
+from .sources import AUDIO_SUFFIXES, SPEECH, TABLE_SUFFIXES, check_speakers, load_speech
+from .splits import SpeakerSplits, prepare_parts, split_by_speaker
+
+logger = logging.get_logger(__name__)
+
+# Where the class stands in for the speaker.
+OWN_LABEL = {"speaker": "label_column"}
+# Utterances by their class, for splits and messages.
+CLIPS = replace(SPEECH, owner="class", owners="classes", column_options={})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSplits(ClassSplits):
+    """Utterances by their part in unlearning (see `ClassSplits`)."""
+
+    kind = CLIPS
+
+    # Utterances that belong to no class of the training data have no part here.
+    other: None = None
+
+
+def load_clips(args: SpeechClassArguments, split: str, *, needs_speakers: bool) -> Dataset:
+    """Loads the utterances of a split with their classes, sorted by id.
+
+    Args:
+        needs_speakers: False takes the class in place of the speaker, so that the data need not
+            have any.
+
+    Returns:
+        Rows with id, speaker, text (the class), class and audio (not decoded).
+
+    Raises:
+        ValueError: as `load_speech`; or rows have no class.
+    """
+    path = local_path(args.dataset)
+    if path is not None and _is_label_folder(path, split):
+        rows = _load_label_folder(path, split, needs_speakers)
+    else:
+        rows = load_speech(
+            args.dataset,
+            split=split,
+            config=args.dataset_config,
+            audio_column=args.audio_column,
+            text_column=args.label_column,
+            speaker_column=args.speaker_column if needs_speakers else args.label_column,
+            options={"text": "label_column", **({} if needs_speakers else OWN_LABEL)},
+            id_column=args.id_column,
+            revision=args.dataset_revision,
+            streaming=args.streaming,
+            max_utterances_per_speaker=args.max_utterances_per_speaker,
+        )
+    names = rows["text"][:]
+    if missing := [name for name, label in zip(rows["id"][:], names) if not label.strip()]:
+        raise ValueError(
+            f"{len(missing)} of {len(rows)} utterances of split '{split}' have no label in column "
+            f"'{args.label_column}', such as {first_few(missing)}: label them or leave them out"
+        )
+    return rows.add_column("class", names)
+
+
+def _is_label_folder(path: Path, split: str) -> bool:
+    if not path.is_dir():
+        return False
+    tables = ("metadata", f"{split}/metadata", split)
+    no_table = first_table(path, *tables, suffixes=TABLE_SUFFIXES) is None
+    return no_table and bool(label_folders(path, AUDIO_SUFFIXES))
+
+
+def _load_label_folder(path: Path, split: str, needs_speakers: bool) -> Dataset:
+    found = read_label_folder(path, split, AUDIO_SUFFIXES)
+    nameless = [row["id"] for row in found if not row["speaker"]]
+    if needs_speakers and nameless:
+        raise ValueError(
+            f"{len(nameless)} of {len(found)} files of {path} do not name their speaker, as "
+            f"<speaker>_nohash_<number>.wav does, such as {first_few(nameless)}: give a table with "
+            "a speaker column, or forget classes or samples"
+        )
+    rows = [row if needs_speakers else {**row, "speaker": row["text"]} for row in found]
+    columns = {name: name for name in ("id", "speaker", "text", "audio")}
+    request = make_request(SPEECH, path, config=None, split=split, columns=columns)
+    return standardise(SPEECH, Dataset.from_list(rows), request, path, root=path)
+
+
+def draw_speakers(rows: Dataset, share: float, minimum: int, seed: int) -> list[str]:
+    """Draws speakers until a share of the rows is theirs, as UnSLU-BENCH does (arXiv 2505.15700).
+
+    Args:
+        minimum: only speakers with more rows than this are drawn.
+
+    Raises:
+        ValueError: the share is not in (0, 1), or the speakers' rows do not suffice.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"forget_share is {share:g}: give a share in (0, 1)")
+    counts = Counter(rows["speaker"][:])
+    speakers = sorted(name for name, count in counts.items() if count > minimum)
+    drawn, total = [], 0
+    for place in np.random.default_rng(seed).permutation(len(speakers)):
+        drawn.append(speakers[place])
+        total += counts[speakers[place]]
+        if total >= share * len(rows):
+            return sorted(drawn)
+    raise ValueError(
+        f"forget_share is {share:g}, but the {len(speakers)} speakers with more than {minimum} "
+        f"training utterances have {total} of {len(rows)}: lower it, or forget_share_min"
+    )
+
+
+def classes_of(rows: Dataset) -> list[str]:
+    """The names of all classes, sorted; as numbers if all of them are written as numbers."""
+    names = sorted(groups_of(rows, "class"))
+    numbers = all(str(int(name)) == name for name in names if name.isdecimal())
+    if all(name.isdecimal() for name in names) and numbers:
+        return sorted(names, key=int)
+    return names
+
+
+def load_class_splits(
+    args: SpeechClassArguments, seed: int, forgotten_before: dict[str, Iterable[str]] | None = None
+) -> tuple[SpeakerSplits | ClipSplits, list[str]]:
+    """Loads the splits that `args` describe, and the names of all classes; the audio is not decoded
+    yet.
+
+    Where speakers are forgotten, the splits are those of `split_by_speaker`; else those of
+    `split_by_class`.
+
+    Args:
+        forgotten_before: what the model has forgotten already, by the column "speaker", "class" or
+            "id".
+
+    Raises:
+        ValueError: as `load_clips` and the two functions do; what is forgotten is named in two
+            ways; or a class of unseen utterances is not in the training split.
+    """
+    _check_request(args)
+    before = forgotten_before or {}
+    speakers = args.forgets_speakers or args.identifies_speakers
+    train = load_clips(args, args.train_split, needs_speakers=speakers)
+    classes = classes_of(train)
+    test, other = (
+        load_clips(args, split, needs_speakers=speakers) if split else None
+        for split in (args.test_split, args.other_split)
+    )
+    for option, rows in (("test_split", test), ("other_split", other)):
+        unseen = sorted(groups_of(rows, "class"))
+        check_owners(CLIPS, unseen, classes, f"the training split (classes of {option})")
+    options = {
+        "retain_size": args.retain_size,
+        "retain_rest": args.retain_rest,
+        "held_out": args.held_out,
+        "test": test,
+        "seed": seed,
+    }
+    if not args.forgets_speakers:
+        earlier = {column: names for column, names in before.items() if column != "speaker"}
+        splits = split_by_class(
+            ClipSplits,
+            train,
+            classes,
+            forget_classes=args.forget_classes,
+            forget_samples=args.forget_samples,
+            forget_ids=args.forget_ids,
+            retain_classes=args.retain_classes,
+            forgotten_before=earlier,
+            **options,
+        )
+        return splits, classes
+    forgotten = args.forget_speakers
+    if args.forget_share:
+        forgotten = draw_speakers(train, args.forget_share, args.forget_share_min, seed)
+    check_speakers(forgotten, train["speaker"][:], "the training split")
+    for column in ("class", "id"):
+        train, test, other = drop_forgotten_before(
+            [train, test, other], column, before.get(column, ()), (), ()
+        )
+    splits = split_by_speaker(
+        train,
+        forget_speakers=forgotten,
+        retain_speakers=args.retain_speakers,
+        other=other,
+        forgotten_before=before.get("speaker", ()),
+        **{**options, "test": test},
+    )
+    if not args.identifies_speakers:
+        _warn_of_uneven_classes(splits)
+    return splits, classes
+
+
+def _check_request(args: SpeechClassArguments) -> None:
+    given = {
+        "forget_speakers": args.forget_speakers,
+        "forget_share": args.forget_share,
+        "forget_classes": args.forget_classes,
+        "forget_samples": args.forget_samples,
+        "forget_ids": args.forget_ids,
+    }
+    ways = [name for name, value in given.items() if value]
+    if not ways:
+        raise ValueError(
+            "nothing to forget: name forget_speakers or forget_classes, or give forget_share, "
+            "forget_samples or forget_ids"
+        )
+    if args.forgets_speakers and len(ways) > 1:
+        raise ValueError(
+            f"{ways[0]} already says what is forgotten: leave out {', '.join(ways[1:])}"
+        )
+    if args.identifies_speakers and args.forget_classes:
+        raise ValueError("the classes are the speakers: name them in forget_speakers")
+    if args.other_split and not args.forgets_speakers:
+        raise ValueError(
+            "other_split is for speakers that the model never met: leave it out where classes or "
+            "single utterances are forgotten"
+        )
+
+
+def _warn_of_uneven_classes(splits: SpeakerSplits) -> None:
+    """Warns of classes that the forgotten speakers never said in training, and of those that only
+    they did."""
+    forgotten = groups_of(splits.forget, "class")
+    retained = groups_of(splits.retain_pool, "class")
+    if unsaid := sorted(retained - forgotten):
+        logger.warning(
+            f"{len(unsaid)} classes have no training utterance of the forgotten speakers, so "
+            f"nothing of them is forgotten: {first_few(unsaid)}"
+        )
+    if alone := sorted(forgotten - retained):
+        logger.warning(
+            f"{len(alone)} classes have training utterances of the forgotten speakers alone, so a "
+            f"model without them cannot know them: {first_few(alone)}"
+        )
+
+
+def prepare_class_splits(
+    splits: SpeakerSplits | ClipSplits,
+    processor: ProcessorMixin | SequenceFeatureExtractor,
+    args: SpeechClassArguments,
+    classes: list[str],
+    *,
+    longest: float | None = None,
+    retain_pool: bool = True,
+) -> SpeakerSplits | ClipSplits:
+    """The same splits with inputs, and with the place of each class in `classes` as labels. Those
+    that are only evaluated are bounded to `args.max_eval_samples` first.
+
+    Args:
+        longest: as for `prepare`.
+        retain_pool: False leaves retain_pool as it is, which only training needs.
+
+    Raises:
+        ValueError: as `prepare` does.
+    """
+    place = {name: number for number, name in enumerate(classes)}
+
+    def features(name: str, rows: Dataset) -> Dataset:
+        return prepare(
+            rows,
+            processor,
+            labels=[place[label] for label in rows["class"][:]],
+            longest=longest,
+            cut=args.max_seconds,
+            skip_bad_audio=args.skip_bad_audio,
+            num_proc=args.num_proc,
+            description=f"features of {name}",
+        )
+
+    return prepare_parts(splits, features, args.max_eval_samples, retain_pool)
