@@ -1,6 +1,7 @@
 """The base class of recipes, and how a recipe's model gets its trainer and adapter."""
 
 import copy
+import functools
 import re
 
 import datasets
@@ -10,6 +11,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from ..config import UnlearnConfig
+from ..report.phases import PhaseClock
 from ..report.results import Results
 from ..trainer import UnlearnTrainer
 from .options import RecipeArguments
@@ -88,6 +90,11 @@ class Recipe:
         this recipe has."""
 
     # ---- what all recipes have ----
+
+    @functools.cached_property
+    def clock(self) -> PhaseClock:
+        """Where the time and memory of the run go."""
+        return PhaseClock()
 
     @property
     def training_seed(self) -> int:

@@ -20,6 +20,7 @@ from ..trainer.adapters import load_merged
 from ..trainer.exchange import all_processes
 from .checks import loading
 from .recipe import Recipe
+from .threads import threads_for
 from .waiting import first_process_first
 
 MADE_OF = "made_of.json"
@@ -134,7 +135,8 @@ def fit(recipe: Recipe, model: PreTrainedModel, rows: Dataset, seed: int, folder
         data_collator=given["data_collator"],
         processing_class=given["processing_class"],
     )
-    trainer.train()
+    with threads_for(recipe, model, recipe.options.train_batch_size):
+        trainer.train()
     trainer.save_model()
     # One process writes the files that all processes may read next.
     trainer.accelerator.wait_for_everyone()
