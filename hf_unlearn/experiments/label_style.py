@@ -16,7 +16,8 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from ..data.sampling import balanced
 from ..data.speech.arguments import SpeechArguments
 from ..data.speech.audio import decode_chunk
-from ..data.speech.samples import SpeechCollator, audio_states
+from ..data.speech.collator import SpeechCollator
+from ..data.speech.samples import audio_states
 from ..data.speech.transcripts import as_sentence, own_or_sentence
 from ..files import written_whole
 from ..metrics.normalizers import UNSPACED, normalizer
@@ -154,7 +155,7 @@ class LabelStyle:
         """The utterance's features (1, n_mels, frames); None where bad audio may be skipped."""
         extractor = self.processor.feature_extractor
         try:
-            waveform = decode_chunk(row["audio"], extractor)
+            waveform = decode_chunk(row["audio"], extractor.sampling_rate, extractor.chunk_length)
         except ValueError as error:
             if self.data.skip_bad_audio:
                 return None

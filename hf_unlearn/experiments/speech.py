@@ -19,7 +19,7 @@ from transformers import (
 from ..config import UnlearnConfig
 from ..data.speech.arguments import SpeechArguments
 from ..data.speech.audio import SAMPLING_RATE, decode_audio
-from ..data.speech.samples import SpeechCollator
+from ..data.speech.collator import SpeechCollator
 from ..data.speech.splits import SpeakerSplits, load_splits, prepare_splits
 from ..data.speech.transcripts import as_sentence
 from ..evaluation import asr_metrics

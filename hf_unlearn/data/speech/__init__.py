@@ -2,7 +2,9 @@
 
 from .arguments import SpeechArguments
 from .audio import SAMPLING_RATE, decode_audio
-from .samples import SpeechCollator, prepare
+from .collator import SpeechCollator
+from .extractors import audio_extractor, longest_audio, longest_label
+from .samples import prepare
 from .sources import load_speech
 from .splits import SpeakerSplits, load_splits, prepare_splits, split_by_speaker
 
@@ -11,9 +13,12 @@ __all__ = [
     "SpeakerSplits",
     "SpeechArguments",
     "SpeechCollator",
+    "audio_extractor",
     "decode_audio",
     "load_speech",
     "load_splits",
+    "longest_audio",
+    "longest_label",
     "prepare",
     "prepare_splits",
     "split_by_speaker",

@@ -99,7 +99,15 @@ class SpeechArguments:
     )
     skip_bad_audio: bool = field(
         default=False,
-        metadata={"help": "Leave out broken, empty and too long audio, with one warning"},
+        metadata={"help": "Leave out broken, empty, silent and too long audio, with one warning"},
+    )
+    skip_bad_labels: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave out transcripts that the model cannot learn, with one warning: empty or "
+            "too long ones, those with characters that its tokenizer does not have, and CTC "
+            "labels that are longer than the audio"
+        },
     )
     language: str | None = field(
         default=None, metadata={"help": "Language token of a multilingual Whisper, e.g. en"}

@@ -1,11 +1,11 @@
 """Decodes audio files to waveforms."""
 
+import importlib.util
 import io
 
 import librosa
 import numpy as np
 import soundfile
-from transformers import WhisperFeatureExtractor
 
 # in Hz
 SAMPLING_RATE = 16_000
@@ -14,7 +14,8 @@ SAMPLING_RATE = 16_000
 def decode_audio(audio: dict, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
     """Decodes {"bytes", "path"} to a mono float32 waveform (samples,) at `sampling_rate` Hz.
 
-    Channels are averaged before resampling.
+    Channels are averaged before resampling. soundfile decodes wav, flac, mp3 and ogg. What it
+    cannot decode (m4a, mp4, webm), torchcodec decodes where it is installed.
 
     Raises:
         ValueError: the file is missing, not audio, empty, or has samples that are not finite; the
@@ -34,7 +35,7 @@ def decode_audio(audio: dict, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
     except OSError as error:
         raise ValueError(f"cannot open the audio of {name}: {error.strerror}") from None
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"cannot decode the audio of {name}: {error.error_string}") from None
+        samples, rate = _decode_with_torchcodec(audio, error.error_string)
     if samples.size == 0:
         raise ValueError(f"the audio of {name} is empty")
     if not np.isfinite(samples).all():
@@ -45,19 +46,56 @@ def decode_audio(audio: dict, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
     return librosa.resample(waveform, orig_sr=rate, target_sr=sampling_rate)
 
 
-def decode_chunk(audio: dict, extractor: WhisperFeatureExtractor) -> np.ndarray:
-    """Decodes an utterance that fits into one chunk of the extractor to a waveform (samples,).
+def _decode_with_torchcodec(audio: dict, refusal: str) -> tuple[np.ndarray, int]:
+    """Samples (samples, channels) and sampling rate of audio that soundfile cannot decode.
+
+    Args:
+        refusal: why soundfile cannot.
 
     Raises:
-        ValueError: as `decode_audio` does, or the audio is longer than a chunk.
+        ValueError: torchcodec is missing, or cannot decode the audio either.
     """
-    waveform = decode_audio(audio, extractor.sampling_rate)
-    if len(waveform) > extractor.n_samples:
-        seconds = len(waveform) / extractor.sampling_rate
+    problem = f"cannot decode the audio of {_name(audio)}: {refusal.rstrip('.')} (soundfile)"
+    if importlib.util.find_spec("torchcodec") is None:
         raise ValueError(
-            f"the audio of {_name(audio)} is {seconds:.1f} s long, over the "
-            f"{extractor.chunk_length} s that the model takes"
+            f"{problem}. For m4a, mp4 and webm install FFmpeg and torchcodec (pip install "
+            "torchcodec)"
         )
+    try:
+        from torchcodec.decoders import AudioDecoder
+
+        source = audio["path"] if audio["bytes"] is None else audio["bytes"]
+        decoded = AudioDecoder(source).get_all_samples()
+    # ImportError, OSError or RuntimeError where FFmpeg is missing, ValueError and RuntimeError for
+    # bad files.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{problem} (soundfile); {reason} (torchcodec, which needs FFmpeg)"
+        ) from None
+    return decoded.data.numpy().T, decoded.sample_rate
+
+
+def decode_chunk(
+    audio: dict, sampling_rate: int, longest: float | None = None, allow_silence: bool = True
+) -> np.ndarray:
+    """Decodes an utterance that a model takes as a whole to a waveform (samples,).
+
+    Args:
+        longest: the longest audio accepted, in seconds.
+
+    Raises:
+        ValueError: as `decode_audio` does; or the audio is longer, or silent.
+    """
+    waveform = decode_audio(audio, sampling_rate)
+    seconds = len(waveform) / sampling_rate
+    if longest is not None and seconds > longest:
+        raise ValueError(
+            f"the audio of {_name(audio)} is {seconds:.1f} s long, over the {longest:g} s that the "
+            "model takes"
+        )
+    if not allow_silence and np.ptp(waveform) == 0:
+        raise ValueError(f"the audio of {_name(audio)} is silent: all of its samples are equal")
     return waveform
 
 

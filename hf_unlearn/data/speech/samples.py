@@ -1,103 +1,170 @@
-"""Turns utterances into what Whisper trains on: features, labels and batches of them."""
+"""Turns utterances into what a speech model trains on: its inputs and labels."""
 
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import datasets
-import numpy as np
 import torch
-from datasets import Array2D, Dataset, Features, List, Value
+from datasets import Dataset, Features, List, Value
 from datasets.fingerprint import Hasher
-from torch.nn.utils.rnn import pad_sequence
-from transformers import (
-    PreTrainedTokenizerBase,
-    WhisperFeatureExtractor,
-    WhisperProcessor,
-    WhisperTokenizer,
-)
+from transformers import ProcessorMixin, SequenceFeatureExtractor
 
 from ..names import first_few
 from .audio import decode_chunk
+from .extractors import audio_extractor, extract, input_types, longest_audio
+from .labels import complaints, ctc_complaints, label_ids
 
 logger = logging.getLogger(__name__)
 
 # utterances that are extracted and written at once
 EXTRACTION_BATCH = 16
+BAD_AUDIO = "broken, empty, silent or too long audio"
+BAD_LABELS = "transcripts that the model cannot learn"
 
 
 def prepare(
     dataset: Dataset,
-    processor: WhisperProcessor,
+    processor: ProcessorMixin | SequenceFeatureExtractor,
     *,
-    max_label_length: int,
+    max_label_length: int | None = None,
     language: str | None = None,
     task: str | None = None,
     skip_bad_audio: bool = False,
+    skip_bad_labels: bool = False,
     num_proc: int | None = None,
     description: str = "features",
     label_texts: Sequence[str] | None = None,
+    labels: Sequence[int] | None = None,
+    end_token: int | None = None,
+    longest: float | None = None,
+    frames_of: Callable[[int], int] | None = None,
 ) -> Dataset:
-    """Extracts the features and labels of rows of `load_speech`.
+    """Extracts the inputs and labels of rows of `load_speech`, as the model's own processor makes
+    them: features or waveforms, with an attention mask if its feature extractor returns one.
 
     The result is stored in the cache of `datasets`. Its key is made of the rows, the state of their
     audio files and the processor; a second call reads it.
 
     Args:
-        processor: its feature extractor's chunk_length (30 s in every released Whisper) is the
-            longest audio accepted. `language` and `task`, if given, set the prefix tokens of its
-            tokenizer.
-        max_label_length: the most tokens of a transcript, special ones included
-            (`model.config.max_target_positions`).
-        skip_bad_audio: leave out broken, empty and too long audio, with one warning, instead of
-            raising.
+        processor: a processor, or with `labels` its feature extractor alone. `language` and `task`,
+            if given, set the prefix tokens of a Whisper tokenizer.
+        max_label_length: the most tokens of a transcript, special ones included, such as
+            `longest_label(model.config)`; None for no limit.
+        skip_bad_audio: leave out broken, empty, silent and too long audio, with one warning,
+            instead of raising.
+        skip_bad_labels: the same for transcripts that the model cannot learn: empty or too long
+            ones, those with characters that the tokenizer does not have, and CTC labels that are
+            longer than the audio.
         description: what the progress bar and messages call the rows.
         label_texts: the texts of the labels, if they differ from the column text. A row without
             text gets that of its label.
+        labels: class numbers, in place of transcripts.
+        end_token: closes the labels of a tokenizer that does not do so itself.
+        longest: the longest audio accepted, in seconds. By default what the feature extractor takes
+            without cutting it (see `longest_audio`).
+        frames_of: for CTC, gives the model's number of frames for the length of an input.
 
     Returns:
-        Rows with input_features (n_mels, frames; float32), labels, id, speaker, text and duration
-        (in s). input_features are numpy arrays, all else is plain Python.
+        Rows with the inputs, labels, id, speaker, text, duration (in s) and further columns of
+        `dataset`. The inputs are numpy arrays: input_features (n_mels, frames) for Whisper and
+        (frames, n_mels) for others, or input_values (samples,). All else is plain Python.
 
     Raises:
-        ValueError: bad audio (named), an empty transcript, labels over `max_label_length`, or no
-            rows left.
+        ValueError: bad audio or a bad transcript (named), or no rows left.
     """
     if not len(dataset):
         raise ValueError(f"{description}: there are no utterances")
-    extractor = processor.feature_extractor
-    if not isinstance(extractor, WhisperFeatureExtractor):
-        raise ValueError(
-            f"features are made with a WhisperFeatureExtractor, not with {type(extractor).__name__}"
+    extractor = audio_extractor(processor)
+    texts = dataset["text"][:]
+    # Silence may be a class, but it has no transcript.
+    transcribed = labels is None
+    if transcribed:
+        label_texts = texts if label_texts is None else list(label_texts)
+        labels = label_ids(
+            label_texts, processor.tokenizer, language=language, task=task, end_token=end_token
         )
-    label_texts = dataset["text"][:] if label_texts is None else list(label_texts)
-    labels = _tokenize(dataset, label_texts, processor.tokenizer, max_label_length, language, task)
-    texts = [
-        text if text.strip() else label.strip()
-        for text, label in zip(dataset["text"][:], label_texts)
-    ]
-    key = Hasher.hash(
-        [audio_states(dataset), dataset["speaker"][:], labels, extractor.to_dict(), skip_bad_audio]
+        found = complaints(label_texts, labels, processor.tokenizer, max_label_length)
+        kept = _good_rows(dataset, found, skip_bad_labels, description)
+        texts = [text if text.strip() else own.strip() for text, own in zip(texts, label_texts)]
+        texts, labels = ([part[row] for row in kept] for part in (texts, labels))
+        dataset = dataset.select(kept) if found else dataset
+    types = input_types(extractor)
+    how = {
+        "labels": list(labels),
+        "texts": texts,
+        "extractor": extractor,
+        "longest": longest_audio(extractor) if longest is None else longest,
+        "skip_bad_audio": skip_bad_audio,
+        "allow_silence": not transcribed,
+    }
+    columns = _column_types(dataset, types, transcribed)
+    prepared = _extracted(dataset, columns, how, num_proc, description)
+    missing = set(dataset["id"][:]) - set(prepared["id"][:])
+    _report_skipped(dataset, sorted(missing), BAD_AUDIO, description)
+    if frames_of is not None:
+        found = ctc_complaints(prepared, list(types), frames_of)
+        kept = _good_rows(prepared, found, skip_bad_labels, description)
+        prepared = prepared.select(kept) if found else prepared
+    return prepared.with_format("numpy", columns=list(types), output_all_columns=True)
+
+
+def _good_rows(
+    dataset: Dataset, complaints: dict[int, str], skip: bool, description: str
+) -> list[int]:
+    """The numbers of the rows whose labels are good. The others are skipped with one warning.
+
+    Raises:
+        ValueError: a row may not be skipped, or none is left.
+    """
+    names = dataset["id"][:]
+    if complaints and not skip:
+        row, complaint = next(iter(complaints.items()))
+        others = f" ({len(complaints)} utterances are like this)" if len(complaints) > 1 else ""
+        raise ValueError(f"utterance {names[row]} {complaint}{others}")
+    _report_skipped(dataset, [names[row] for row in complaints], BAD_LABELS, description)
+    return [row for row in range(len(names)) if row not in complaints]
+
+
+def _report_skipped(dataset: Dataset, skipped: list[str], what: str, description: str) -> None:
+    """Warns of rows that are left out.
+
+    Raises:
+        ValueError: no row is left.
+    """
+    if not skipped:
+        return
+    if len(skipped) == len(dataset):
+        raise ValueError(f"{description}: all {len(dataset)} utterances have {what}")
+    logger.warning(
+        "%s: skipped %d of %d utterances with %s: %s",
+        description,
+        len(skipped),
+        len(dataset),
+        what,
+        first_few(skipped),
     )
+
+
+def _extracted(
+    dataset: Dataset, types: Features, how: dict, num_proc: int | None, description: str
+) -> Dataset:
+    """The rows with their inputs, from the cache if they were extracted before."""
+    content = {**how, "extractor": [type(how["extractor"]).__name__, how["extractor"].to_dict()]}
+    others = [name for name in dataset.column_names if name not in ("id", "text", "audio")]
+    key = Hasher.hash([audio_states(dataset), {name: dataset[name][:] for name in others}, content])
     folder = os.path.join(datasets.config.HF_DATASETS_CACHE, "hf_unlearn")
     os.makedirs(folder, exist_ok=True)
     try:
-        features = dataset.map(
+        return dataset.map(
             _extract,
             batched=True,
             batch_size=EXTRACTION_BATCH,
             writer_batch_size=EXTRACTION_BATCH,
             with_indices=True,
-            fn_kwargs={
-                "labels": labels,
-                "texts": texts,
-                "extractor": extractor,
-                "skip_bad_audio": skip_bad_audio,
-                "main_process": os.getpid(),
-            },
-            remove_columns=["audio"],
-            features=_feature_types(extractor),
+            fn_kwargs={"types": types, "main_process": os.getpid(), **how},
+            remove_columns=dataset.column_names,
+            features=types,
             num_proc=num_proc,
             desc=description,
             cache_file_name=os.path.join(folder, f"{key}.arrow"),
@@ -106,38 +173,6 @@ def prepare(
     except ValueError as error:
         # without the traceback of a worker process
         raise ValueError(str(error)) from None
-    _report_skipped(dataset, features, description)
-    return features.with_format("numpy", columns=["input_features"], output_all_columns=True)
-
-
-def _tokenize(
-    dataset: Dataset,
-    texts: list[str],
-    tokenizer: PreTrainedTokenizerBase,
-    max_label_length: int,
-    language: str | None,
-    task: str | None,
-) -> list[list[int]]:
-    """The label ids of every text, special tokens included."""
-    if language is not None or task is not None:
-        if not isinstance(tokenizer, WhisperTokenizer):
-            raise ValueError(
-                "language and task are prompt tokens of Whisper's tokenizer, and "
-                f"{type(tokenizer).__name__} has none: leave both out"
-            )
-        tokenizer.set_prefix_tokens(language=language, task=task)
-    labels, words = tokenizer(texts).input_ids, tokenizer(texts, add_special_tokens=False).input_ids
-    for name, text, label, word in zip(dataset["id"][:], texts, labels, words):
-        if not text.strip() or not word:
-            raise ValueError(
-                f"utterance {name} has an empty transcript, {text!r}: leave it out of the data"
-            )
-        if len(label) > max_label_length:
-            raise ValueError(
-                f"utterance {name} has {len(label)} label tokens, over the {max_label_length} that "
-                "the model takes: leave it out of the data, or cut it in two"
-            )
-    return labels
 
 
 def audio_states(dataset: Dataset) -> list[tuple]:
@@ -156,14 +191,15 @@ def audio_states(dataset: Dataset) -> list[tuple]:
     return states
 
 
-def _feature_types(extractor: WhisperFeatureExtractor) -> Features:
+def _column_types(dataset: Dataset, inputs: Features, transcribed: bool) -> Features:
+    """The types of prepared rows."""
+    own = {name: held for name, held in dataset.features.items() if name != "audio"}
+    label = Value("int64")
     return Features(
         {
-            "id": Value("string"),
-            "speaker": Value("string"),
-            "text": Value("string"),
-            "input_features": Array2D((extractor.feature_size, extractor.nb_max_frames), "float32"),
-            "labels": List(Value("int64")),
+            **own,
+            **inputs,
+            "labels": List(label) if transcribed else label,
             "duration": Value("float32"),
         }
     )
@@ -172,86 +208,38 @@ def _feature_types(extractor: WhisperFeatureExtractor) -> Features:
 def _extract(
     batch: dict[str, list],
     rows: list[int],
-    labels: list[list[int]],
+    labels: list,
     texts: list[str],
-    extractor: WhisperFeatureExtractor,
+    extractor: SequenceFeatureExtractor,
+    longest: float | None,
     skip_bad_audio: bool,
+    allow_silence: bool,
+    types: Features,
     main_process: int,
 ) -> dict[str, list]:
-    """The features of a batch of rows. A row with bad audio is dropped, or raises ValueError."""
+    """The inputs of a batch of rows. A row with bad audio is dropped, or raises ValueError."""
     if os.getpid() != main_process:
         # A forked process waits forever for the threads that its parent had.
         torch.set_num_threads(1)
-    extracted = {name: [] for name in _feature_types(extractor)}
-    for row, name, speaker, audio in zip(rows, batch["id"], batch["speaker"], batch["audio"]):
+    extracted = {name: [] for name in types}
+    for place, (row, audio) in enumerate(zip(rows, batch["audio"])):
         try:
-            waveform = decode_chunk(audio, extractor)
+            waveform = decode_chunk(audio, extractor.sampling_rate, longest, allow_silence)
+            inputs = extract(extractor, waveform)
         except ValueError as error:
             if skip_bad_audio:
                 continue
             raise ValueError(
-                f"utterance {name}: {error}; remove it, or pass skip_bad_audio to leave it out"
+                f"utterance {batch['id'][place]}: {error}; remove it, or pass skip_bad_audio to "
+                "leave it out"
             ) from None
-        rate = extractor.sampling_rate
-        # (1, n_mels, frames)
-        features = extractor(waveform, sampling_rate=rate, return_tensors="np").input_features
         values = {
-            "id": name,
-            "speaker": speaker,
+            **{name: column[place] for name, column in batch.items()},
+            **inputs,
             "text": texts[row],
-            "input_features": features[0],
             "labels": labels[row],
-            "duration": len(waveform) / rate,
+            "duration": len(waveform) / extractor.sampling_rate,
         }
-        for column, value in values.items():
-            extracted[column].append(value)
+        for name, column in extracted.items():
+            column.append(values[name])
     return extracted
-
-
-def _report_skipped(dataset: Dataset, features: Dataset, description: str) -> None:
-    skipped = sorted(set(dataset["id"][:]) - set(features["id"][:]))
-    if not skipped:
-        return
-    if len(skipped) == len(dataset):
-        raise ValueError(
-            f"{description}: all {len(dataset)} utterances have broken, empty or too long audio"
-        )
-    logger.warning(
-        "%s: skipped %d of %d utterances with broken, empty or too long audio: %s",
-        description,
-        len(skipped),
-        len(dataset),
-        first_few(skipped),
-    )
-
-
-@dataclass
-class SpeechCollator:
-    """Batches prepared rows for any Trainer: input_features (n, n_mels, frames), and labels (n, T)
-    padded with -100.
-
-    If every row of labels starts with `decoder_start_token_id`, that token is cut, because the
-    model inserts it itself when it shifts labels to decoder inputs. Rows may bring their own
-    decoder_input_ids (T,); other columns are ignored.
-    """
-
-    processor: WhisperProcessor
-    decoder_start_token_id: int
-
-    def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
-        labels = [torch.as_tensor(row["labels"], dtype=torch.long) for row in rows]
-        if all(len(row) and row[0] == self.decoder_start_token_id for row in labels):
-            labels = [row[1:] for row in labels]
-        features = np.stack([np.asarray(row["input_features"], np.float32) for row in rows])
-        batch = {
-            # (n, n_mels, frames)
-            "input_features": torch.from_numpy(features),
-            # (n, T)
-            "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
-        }
-        if "decoder_input_ids" in rows[0]:
-            inputs = [torch.as_tensor(row["decoder_input_ids"]) for row in rows]
-            pad = self.processor.tokenizer.pad_token_id
-            # (n, T)
-            batch["decoder_input_ids"] = pad_sequence(inputs, batch_first=True, padding_value=pad)
-        return batch

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from datasets import Dataset, concatenate_datasets
-from transformers import WhisperProcessor
+from transformers import ProcessorMixin, SequenceFeatureExtractor
 
 from ..names import check_spellings
 from ..sampling import (
@@ -173,20 +173,26 @@ def load_splits(
 
 def prepare_splits(
     splits: SpeakerSplits,
-    processor: WhisperProcessor,
+    processor: ProcessorMixin | SequenceFeatureExtractor,
     args: SpeechArguments,
     *,
-    max_label_length: int,
+    max_label_length: int | None = None,
     retain_pool: bool = True,
     label_texts: Callable[[Dataset], list[str]] | None = None,
+    labels: Callable[[Dataset], list[int]] | None = None,
+    end_token: int | None = None,
+    longest: float | None = None,
+    frames_of: Callable[[int], int] | None = None,
 ) -> SpeakerSplits:
-    """The same splits with features and labels. Those that are only evaluated are bounded to
+    """The same splits with inputs and labels. Those that are only evaluated are bounded to
     `args.max_eval_samples` first.
 
     Args:
         retain_pool: False leaves retain_pool as it is. Unlearning needs only retain, and features
             take 1 MB for each utterance.
         label_texts: gives the texts of the labels for some rows, if they differ from the rows' own.
+        labels: gives the class numbers of some rows, in place of transcripts.
+        max_label_length, end_token, longest, frames_of: as for `prepare`.
 
     Raises:
         ValueError: as `prepare` does.
@@ -202,9 +208,14 @@ def prepare_splits(
             language=args.language,
             task=args.task,
             skip_bad_audio=args.skip_bad_audio,
+            skip_bad_labels=args.skip_bad_labels,
             num_proc=args.num_proc,
             description=f"features of {name}",
             label_texts=label_texts and label_texts(rows),
+            labels=labels and labels(rows),
+            end_token=end_token,
+            longest=longest,
+            frames_of=frames_of,
         )
 
     parts = {"forget": features("forget", splits.forget)}

@@ -1,0 +1,102 @@
+"""What a model's feature extractor makes of audio: which inputs, of which type, from how much
+audio."""
+
+import numpy as np
+from datasets import Array2D, Features, List, Value
+from transformers import (
+    ASTFeatureExtractor,
+    PreTrainedConfig,
+    ProcessorMixin,
+    SequenceFeatureExtractor,
+    WhisperFeatureExtractor,
+)
+
+# of filterbanks: one frame every 10 ms
+FRAMES_PER_SECOND = 100
+# Waveforms of these lengths show which of an extractor's outputs grow with the audio.
+PROBES = (0.5, 1.0)
+
+
+def audio_extractor(processor: ProcessorMixin | SequenceFeatureExtractor):
+    """The feature extractor for audio of a processor, which may be one itself.
+
+    Raises:
+        ValueError: the processor has none.
+    """
+    extractor = processor
+    if not isinstance(processor, SequenceFeatureExtractor):
+        extractor = getattr(processor, "feature_extractor", None)
+    if not isinstance(extractor, SequenceFeatureExtractor):
+        raise ValueError(
+            f"{type(processor).__name__} has no feature extractor for audio, but "
+            f"{type(extractor).__name__}: give the processor or feature extractor of a speech model"
+        )
+    return extractor
+
+
+def longest_audio(
+    extractor: SequenceFeatureExtractor, config: PreTrainedConfig | None = None
+) -> float | None:
+    """The longest audio, in seconds, that an extractor and a model take; None if there is no limit.
+
+    Whisper's extractor and AST's cut longer audio without a word. Speech2Text has as many positions
+    as its configuration says.
+    """
+    if isinstance(extractor, WhisperFeatureExtractor):
+        return extractor.chunk_length
+    if isinstance(extractor, ASTFeatureExtractor):
+        return extractor.max_length / FRAMES_PER_SECOND
+    if config is not None and config.model_type == "speech_to_text":
+        return config.max_source_positions / FRAMES_PER_SECOND
+    return None
+
+
+def longest_label(config: PreTrainedConfig) -> int | None:
+    """The most label tokens that a model's decoder takes; None if there is no limit, as for CTC."""
+    if not config.is_encoder_decoder:
+        return None
+    names = ("max_target_positions", "max_text_positions", "max_position_embeddings")
+    limits = config.to_dict()
+    return next((limits[name] for name in names if name in limits), None)
+
+
+def extract(extractor: SequenceFeatureExtractor, waveform: np.ndarray) -> dict[str, np.ndarray]:
+    """The model's inputs for one waveform (samples,), without an axis for the batch: input_features
+    or input_values, and attention_mask if the extractor gives one.
+
+    Raises:
+        ValueError: an input is not finite.
+    """
+    found = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="np")
+    inputs = {name: found[name][0] for name in extractor.model_input_names if name in found}
+    if not np.isfinite(inputs[extractor.model_input_names[0]]).all():
+        # Such as a division by the standard deviation of silence.
+        raise ValueError(f"{type(extractor).__name__} makes NaN or infinite values of the audio")
+    return inputs
+
+
+def input_types(extractor: SequenceFeatureExtractor) -> Features:
+    """The types of what `extract` returns, as columns.
+
+    Raises:
+        ValueError: the inputs are neither sequences (T,) nor tables (T, features) or of fixed size.
+    """
+    noise = np.random.default_rng(0).normal(scale=0.1, size=extractor.sampling_rate)
+    short, long = (
+        extract(extractor, noise[: int(seconds * extractor.sampling_rate)].astype(np.float32))
+        for seconds in PROBES
+    )
+    return Features({name: _type(name, short[name], long[name]) for name in short})
+
+
+def _type(name: str, short: np.ndarray, long: np.ndarray) -> List | Array2D:
+    dtype = str(short.dtype)
+    if short.ndim == 1:
+        return List(Value(dtype))
+    if short.ndim == 2 and short.shape[1] == long.shape[1]:
+        grows = len(short) != len(long)
+        return Array2D((None if grows else len(short), short.shape[1]), dtype)
+    raise ValueError(
+        f"{name} of shape {short.shape} cannot be stored: only (T,), (T, features) and inputs of a "
+        "fixed size can"
+    )
