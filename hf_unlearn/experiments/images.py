@@ -63,7 +63,7 @@ class ImageRecipe(Recipe):
         self.task = "samples" if single else "classes"
         self.forgotten_before = forgotten_before(options.model)
         # The other processes find the data in the cache.
-        with main_process_first(args):
+        with self.clock.phase("loading"), main_process_first(args):
             splits = load_image_splits(data, args.seed, self.forgotten_before)
             self.splits = prepare_image_splits(splits, data, retain_pool=training)
         start = options.base_model if options.model == "train" else options.model

@@ -15,6 +15,7 @@ from filelock import FileLock
 from torch import nn
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 
+from ..data.speech.on_demand import as_stored
 from ..files import write_json
 from ..trainer.adapters import load_merged
 from ..trainer.exchange import all_processes
@@ -165,7 +166,8 @@ def training_options(recipe: Recipe, seed: int) -> dict:
 def digest(rows: Dataset) -> str:
     """A hash of the rows' contents, including the files that they name."""
     found = hashlib.sha256()
-    for row in rows:
+    # Features that are computed on demand are a function of the audio.
+    for row in as_stored(rows):
         for name in sorted(row):
             content = _content(row[name])
             found.update(f"{name} {len(content)} ".encode() + content)

@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess, parent_process
 
 from .recipe import Recipe
 from .reference_models import new_model, train
-from .threads import cores, number_of_threads
+from .threads import cores, is_small, number_of_threads
 
 # Starting a process takes longer than a few steps.
 FEWEST_STEPS = 100
@@ -54,8 +54,9 @@ def worth_it(recipe: Recipe) -> bool:
         return False
     if cores() < 2 or options.train_steps < FEWEST_STEPS:
         return False
-    model = new_model(recipe, recipe.training_seed)
-    return number_of_threads(recipe, model, options.train_batch_size) == 1
+    model, samples = new_model(recipe, recipe.training_seed), options.train_batch_size
+    # Two large models may not fit into memory.
+    return is_small(model, samples) and number_of_threads(recipe, model, samples) == 1
 
 
 def _train_original(recipe: Recipe, sending: Connection) -> None:

@@ -70,14 +70,14 @@ class WhisperRecipe(Recipe):
         normalizer(options.normalize, data.language)
         data.task = data.task or (data.language and "transcribe")  # the default of `generate`
         longest = self._load_processor(start) if start else options.max_target_positions
-        with main_process_first(args):
+        with self.clock.phase("loading"), main_process_first(args):
             self.unprepared = load_splits(data, args.seed, self.forgotten_before.get("speaker", ()))
         if not start:
             self.processor = new_processor(options, self.unprepared, data.transcripts)
             check_language(self.processor.tokenizer, data.language, data.task)
         check_model(self)
         # The other processes find the features in the cache.
-        with main_process_first(args):
+        with self.clock.phase("features"), main_process_first(args):
             self._prepare(start, longest, training)
         # (predictions, references) of each split in the last evaluation
         self.texts = deque(maxlen=len(self.splits.evaluation()))

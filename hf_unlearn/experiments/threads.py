@@ -34,8 +34,16 @@ def number_of_threads(recipe: Recipe, model: nn.Module, samples: int) -> int:
     given = recipe.options.threads
     if given != "auto":
         return int(given)
-    small = samples <= SMALL_BATCH and sum(p.numel() for p in model.parameters()) < SMALL_MODEL
-    return 1 if small and recipe.args.device.type == "cpu" else torch.get_num_threads()
+    return (
+        1
+        if is_small(model, samples) and recipe.args.device.type == "cpu"
+        else torch.get_num_threads()
+    )
+
+
+def is_small(model: nn.Module, samples: int) -> bool:
+    """Whether the operations on this many samples are short."""
+    return samples <= SMALL_BATCH and sum(p.numel() for p in model.parameters()) < SMALL_MODEL
 
 
 def cores() -> int:

@@ -10,7 +10,7 @@ from tests.recipes.shadow_recipe import shadow_recipe
 
 @pytest.mark.parametrize("failing", [("plot_history", "write_card", "Report"), ()])
 def test_a_failing_plot_card_or_report_leaves_results_and_model(
-    noise, tmp_path, monkeypatch, failing
+    noise, tmp_path, monkeypatch, failing, capsys
 ):
     for name in failing:
         monkeypatch.setattr(run_files, name, lambda *_, **__: 1 / 0)
@@ -18,6 +18,12 @@ def test_a_failing_plot_card_or_report_leaves_results_and_model(
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["scale"] == "percent" and results["unlearned"]["forget"]["accuracy"] >= 0
     assert (tmp_path / "model.safetensors").exists() and results["scores"]
+    phases = ["loading", "training", "shadow_models", "evaluation", "unlearning", "checks"]
+    assert list(results["phases"]) == phases
+    assert all(found["memory_mb"] > 1 for found in results["phases"].values())
+    assert "; peak memory" in capsys.readouterr().out
+    if not failing:
+        assert "Peak memory (MiB)" in (tmp_path / "report.html").read_text()
     for file in ("README.md", "report.html", "forgetting.png"):
         assert (tmp_path / file).exists() != bool(failing)
 
