@@ -26,6 +26,7 @@ from ..data.images.samples import ImageRows, Moved, decode_image, labels_of
 from ..data.images.splits import load_image_splits, prepare_image_splits
 from ..evaluation import classification_metrics, logits_of, relearning_steps
 from ..metrics.quality import accuracy_of_classes
+from ..metrics.sample_features import features
 from ..metrics.scores import adaptive_unlearning_score, unlearning_impact_score
 from ..report.plots import plot_pictures
 from ..report.results import Results
@@ -183,6 +184,12 @@ class ImageRecipe(Recipe):
         if self.options.relearn_samples:
             measured["relearning"] = {"steps": self._relearning_steps(trainer)}
         return measured
+
+    def known_features(self) -> dict[str, dict[str, np.ndarray]]:
+        return {
+            split: {name: values.astype(np.float32) for name, values in features(*outputs).items()}
+            for split, outputs in self.outputs.items()
+        }
 
     def _relearning_steps(self, trainer: UnlearnTrainer) -> int | None:
         options, forget = self.options, trainer.eval_dataset["forget"]

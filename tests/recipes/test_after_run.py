@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from hf_unlearn.evaluation import sample_features
 from hf_unlearn.experiments import run_files, unlearn
 from tests.recipes.shadow_recipe import shadow_recipe
 
@@ -45,3 +47,15 @@ def test_a_gold_model_of_another_image_size_is_refused_before_anything_is_traine
     ):
         unlearn(made)
     assert not (tmp_path / "original").exists()
+
+
+def test_attacks_use_what_the_evaluation_has_computed(noise, tmp_path):
+    made = shadow_recipe(noise, tmp_path, shadow_models=0, relearn_samples=0)
+    trainer = made.evaluation_trainer(made.load_model(None))
+    made.measure(trainer)
+    known = made.known_features()
+    assert set(known) == set(trainer.eval_dataset)
+    for split, rows in trainer.eval_dataset.items():
+        expected = sample_features(trainer, rows)
+        assert expected.keys() == known[split].keys()
+        assert all(np.array_equal(expected[name], known[split][name]) for name in expected)
