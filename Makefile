@@ -57,6 +57,8 @@ bench: install
 	$(BIN)/python tests/benchmarks/bench.py
 	$(BIN)/python tests/benchmarks/bench_kernels.py
 	$(BIN)/python tests/benchmarks/bench_ways.py
+	$(BIN)/python tests/benchmarks/bench_data.py
+	$(BIN)/python tests/benchmarks/bench_runs.py
 	$(BIN)/python tests/benchmarks/plot.py
 
 clean:

@@ -1,12 +1,18 @@
-"""Fixtures for all tests: a fixed seed, less garbage collection, and a local Hub."""
+"""Settings and fixtures for all tests: one thread, a fixed seed, less garbage collection, and a
+local Hub."""
 
 import gc
 import os
 import time
 
-import huggingface_hub
-import pytest
-import torch
+# The models are tiny and there is a process for each core, so more threads would only wait for each
+# other. Libraries read these variables when they are imported, and child processes inherit them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import huggingface_hub  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 # Without a GPU, Triton interprets its kernels. It reads this variable when transformers imports it,
 # so it must be set before.

@@ -38,7 +38,8 @@ def run_python(
 
 def launch(*arguments: object, two_processes: bool = False) -> subprocess.CompletedProcess:
     """Runs a script by `accelerate launch`; two processes by torchrun, because accelerate starts
-    only one on a CPU."""
+    only one on a CPU. `forks.run_script` is much faster where the launcher is not what is tested.
+    """
     launcher = TWO_PROCESSES if two_processes else ("-m", "accelerate.commands.launch")
     return run_python(*launcher, *arguments)
 

@@ -57,10 +57,15 @@ def with_slow_parameter(at_once: bool = True):
             return y * self.weight + self.bias
         return y * self.weight + torch.stack([self.bias, (y * 0).sum((0, 1))]).sum(0)
 
-    model = tiny_whisper()
+    model = short()
     norm = model.model.encoder.layer_norm
     norm.forward = types.MethodType(forward, norm)
     return model
+
+
+def short():
+    """One layer of each kind is enough for most cases."""
+    return tiny_whisper(**SHORT)
 
 
 def random_layers():
@@ -86,13 +91,11 @@ def sharded():
 
 
 def sharded_bfloat16():
-    return in_shards(
-        tiny_whisper(**SHORT), mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32)
-    )
+    return in_shards(short(), mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32))
 
 
 def sharded_lora():
-    return in_shards(get_peft_model(tiny_whisper(**SHORT), LORA))
+    return in_shards(get_peft_model(short(), LORA))
 
 
 def whole(tensor):
@@ -138,8 +141,8 @@ METRIC = {
 # as patches.
 USUAL, ALL, SOME = (layers.PLACES,) * 2, (0, 0), (0, 1000)
 CASES = {
-    "parameter": {},
-    "model": MODEL,
+    "parameter": {"model": tiny_whisper},
+    "model": {"model": tiny_whisper, **MODEL},
     "gradient_difference": {"method": "gradient_difference"},
     "resharded": {"reshard": True},
     "resharded model": {**MODEL, "reshard": True, "retain": 5},
@@ -224,7 +227,7 @@ def train(folder: str, name: str) -> None:
     case = {
         "forget": 4,
         "retain": 6,
-        "model": tiny_whisper,
+        "model": short,
         "lora": False,
         "reshard": False,
         "places": USUAL,
@@ -358,7 +361,7 @@ def shard_by_accelerate(folder: str) -> None:
     }
     os.environ |= plugin if PROCESSES > 1 else {}
     set_seed(0)
-    model = tiny_whisper(**SHORT)
+    model = short()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     arguments = UnlearnConfig(
         f"{folder}/accelerate",

@@ -1,40 +1,22 @@
 """Two processes take the step that one process takes on the same samples, evaluate to the same
 numbers, and fail with one message."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.forks import NEXT_PROCESS, run_script
+from tests.helpers import ROOT
 from tests.process_cases import CASES
-
-ROOT = Path(__file__).parents[1]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-
-
-def run(*command, timeout: int = 500) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, *map(str, command)],
-        env=ENVIRONMENT,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """Loads what a case saved: in one process, in the first of two, in the second of two."""
     folder = tmp_path_factory.mktemp("processes")
-    for start in (TWO, []):
-        done = run(*start, ROOT / "tests" / "process_cases.py", folder)
-        assert done.returncode == 0, done.stderr[-5000:]
+    for processes in (2, 1):
+        script = ROOT / "tests" / "process_cases.py"
+        run_script(script, folder, processes=processes, timeout=900)
 
     def load(name):
         if name == "randomness":
@@ -156,17 +138,6 @@ trainer.train()
 def test_a_failing_process_ends_the_run_with_its_reason(tmp_path, fault, message):
     script = tmp_path / "failing.py"
     script.write_text(FAILING.format(fault=fault))
-    done = run(
-        *TWO,
-        "--redirects",
-        "0:2",
-        "--log-dir",
-        tmp_path / "logs",
-        script,
-        tmp_path / "out",
-        timeout=500,
-    )
-    assert done.returncode != 0
-    (log,) = tmp_path.glob("logs/*/attempt_0/0/stderr.log")
-    assert message in log.read_text()
+    done = run_script(script, tmp_path / "out", processes=2, check=False)
+    assert done.returncode != 0 and message in done.stderr.split(NEXT_PROCESS)[0]
     assert (tmp_path / "out" / "checkpoint-1" / "trainer_state.json").exists()

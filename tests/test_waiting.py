@@ -1,10 +1,9 @@
 """The others wait for one process, even for longer than the timeout of collectives."""
 
-import os
 from types import SimpleNamespace
 
 from hf_unlearn.experiments.waiting import first_process_first, main_process_first
-from tests.helpers import ROOT, TWO_PROCESSES, run_python
+from tests.forks import run_script
 
 SCRIPT = """
 import sys, time
@@ -46,8 +45,7 @@ dist.destroy_process_group()
 
 def test_no_collective_waits_for_the_main_process(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    run_python(*TWO_PROCESSES, tmp_path / "script.py", tmp_path, env=environment)
+    run_script(tmp_path / "script.py", tmp_path, processes=2)
     written = {path.name for path in tmp_path.glob("*.?")}
     assert written >= {
         f"{name}.{rank}" for name in ("done0", "done1", "refused") for rank in (0, 1)

@@ -23,6 +23,7 @@ from ..data.images.samples import ImageRows, Moved, decode_image, labels_of
 from ..data.images.splits import load_image_splits, prepare_image_splits
 from ..evaluation import classification_metrics, logits_of
 from ..metrics.quality import accuracy_of_classes
+from ..metrics.sample_features import features
 from ..report.plots import plot_pictures
 from ..report.results import Results
 from ..report.tasks import TASKS
@@ -61,7 +62,7 @@ class ImageRecipe(ClassifierRecipe):
         self.task = "samples" if single else "classes"
         self.forgotten_before = forgotten_before(options.model)
         # The other processes find the data in the cache.
-        with main_process_first(args):
+        with self.clock.phase("loading"), main_process_first(args):
             splits = load_image_splits(data, args.seed, self.forgotten_before)
             self.splits = prepare_image_splits(splits, data, retain_pool=training)
         self.classes = self.splits.classes
@@ -141,6 +142,12 @@ class ImageRecipe(ClassifierRecipe):
             }
         }
         return measured | self.relearning(trainer)
+
+    def known_features(self) -> dict[str, dict[str, np.ndarray]]:
+        return {
+            split: {name: values.astype(np.float32) for name, values in features(*outputs).items()}
+            for split, outputs in self.outputs.items()
+        }
 
     def finish(self, results: Results, trainer: UnlearnTrainer) -> None:
         results["scores"] = scores(results, whole_class=self.task == "classes")

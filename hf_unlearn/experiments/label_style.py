@@ -171,7 +171,9 @@ class LabelStyle:
         extractor = self.processor.feature_extractor
         longest = longest_audio(extractor, self.model.config)
         try:
-            waveform = decode_chunk(row["audio"], extractor.sampling_rate, longest, False)
+            waveform = decode_chunk(
+                row["audio"], extractor.sampling_rate, longest, allow_silence=False
+            )
             return extract(extractor, waveform)
         except ValueError as error:
             if self.data.skip_bad_audio:

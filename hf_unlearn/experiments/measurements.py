@@ -31,14 +31,17 @@ class Measurement:
 
 def measure(recipe: Recipe, trainer: UnlearnTrainer, shadows: ShadowModels | None) -> Measurement:
     """Measures the trainer's model. Every process has to call it."""
-    splits, further = evaluate_splits(trainer, trainer.eval_dataset), recipe.measure(trainer)
+    with recipe.clock.phase("evaluation"):
+        splits = evaluate_splits(trainer, trainer.eval_dataset)
+        further = recipe.measure(trainer)
     if recipe.options.attacks and recipe.unseen_split is None:
         logger.warning(
             "No membership attacks: there are no unseen samples like the forgotten ones "
             "(see held_out)."
         )
     elif recipe.options.attacks:
-        further["attacks"] = attack(recipe, trainer, shadows)
+        with recipe.clock.phase("attacks"):
+            further["attacks"] = attack(recipe, trainer, shadows)
     return Measurement(splits, further)
 
 
@@ -55,7 +58,8 @@ def evaluate(recipe: Recipe) -> dict:
         raise ValueError(
             "model is 'train', but only an existing model can be evaluated: give a folder or Hub id"
         )
-    shadows = train_shadow_models(recipe)
+    with recipe.clock.phase("shadow_models"):
+        shadows = train_shadow_models(recipe)
     with loading(options.model):
         trainer = recipe.evaluation_trainer(recipe.load_model(options.model))
     measured = measure(recipe, trainer, shadows)
@@ -64,6 +68,7 @@ def evaluate(recipe: Recipe) -> dict:
         "scale": scale_of(trainer.compute_metrics),
         "model": options.model,
         "scoring": scoring(trainer),
+        "phases": recipe.clock.phases,
         "evaluated": measured.splits,
         **{name: {"evaluated": values} for name, values in measured.further.items()},
     }

@@ -32,7 +32,11 @@ def attack(
     """
     unseen = recipe.unseen_split
     splits = {"forget", unseen, "retain", "test"} & set(trainer.eval_dataset)
-    seen = {name: sample_features(trainer, trainer.eval_dataset[name]) for name in sorted(splits)}
+    known = recipe.known_features()
+    seen = {
+        name: known[name] if name in known else sample_features(trainer, trainer.eval_dataset[name])
+        for name in sorted(splits)
+    }
     rates = {"lowest_fpr": lowest_fpr(len(seen[unseen]["loss"]))}
     if not all(np.isfinite(split["loss"]).all() for split in seen.values()):
         logger.warning("No membership attacks: the model's outputs are not all finite.")

@@ -81,6 +81,14 @@ class RecipeArguments:
             "original, on half of the forget samples and of similar unseen samples; 0: no LiRA."
         },
     )
+    threads: str = field(
+        default="auto",
+        metadata={
+            "help": "Threads of torch on a CPU while models are trained: a number, or auto: one "
+            "for a model with fewer than 2 million parameters and at most 64 samples at once, "
+            "else torch's own number."
+        },
+    )
     dry_run: bool = field(
         default=False,
         metadata={
@@ -108,12 +116,16 @@ class RecipeArguments:
         },
     )
 
+    def __post_init__(self):
+        if self.threads != "auto" and not (self.threads.isdigit() and int(self.threads)):
+            raise ValueError(f"threads is {self.threads!r}, but must be auto or a number from 1")
+
     # Options that the weights of a model trained by the recipe do not depend on.
     _not_of_training = frozenset(
         {
             *("model", "gold", "models_dir", "train_seed", "trainable"),
             *("lora_r", "lora_alpha", "lora_target_modules", "attacks", "shadow_models"),
-            *("dry_run", "evaluate", "recipe", "launch"),
+            *("threads", "dry_run", "evaluate", "recipe", "launch"),
         }
     )
 

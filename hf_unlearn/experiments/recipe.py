@@ -1,15 +1,18 @@
 """The base class of recipes, and how a recipe's model gets its trainer and adapter."""
 
 import copy
+import functools
 import re
 
 import datasets
+import numpy as np
 from peft import LoraConfig
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from ..config import UnlearnConfig
+from ..report.phases import PhaseClock
 from ..report.results import Results
 from ..trainer import UnlearnTrainer
 from .options import RecipeArguments
@@ -79,6 +82,11 @@ class Recipe:
         """What to measure beside the metrics of the splits, by the keys of results.json."""
         return {}
 
+    def known_features(self) -> dict[str, dict[str, np.ndarray]]:
+        """What membership attacks need of the samples (see `sample_features`), by split, where the
+        last `measure` has computed it already."""
+        return {}
+
     def plan(self) -> dict:
         """What `--dry_run` prints of the data and models that only this recipe has."""
         return {}
@@ -88,6 +96,11 @@ class Recipe:
         this recipe has."""
 
     # ---- what all recipes have ----
+
+    @functools.cached_property
+    def clock(self) -> PhaseClock:
+        """Where the time and memory of the run go."""
+        return PhaseClock()
 
     @property
     def training_seed(self) -> int:

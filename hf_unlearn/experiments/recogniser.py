@@ -70,13 +70,13 @@ class RecogniserRecipe(Recipe):
         # An unknown normaliser is refused before the data are read.
         normalizer(options.normalize, data.language)
         self.processor = self.load_processor(start) if start else None
-        with main_process_first(args):
+        with self.clock.phase("loading"), main_process_first(args):
             self.unprepared = load_splits(data, args.seed, self.forgotten_before.get("speaker", ()))
         if self.processor is None:
             self.processor = self.new_processor()
         check_model(self)
         # The other processes find the features in the cache.
-        with main_process_first(args):
+        with self.clock.phase("features"), main_process_first(args):
             self.prepare(start, training)
         # (predictions, references) of each split in the last evaluation
         self.texts = deque(maxlen=len(self.splits.evaluation()))

@@ -16,11 +16,13 @@ from torch import nn
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
+from ..data.speech.on_demand import as_stored
 from ..files import write_json
 from ..trainer.adapters import load_merged
 from ..trainer.exchange import all_processes
 from .checks import loading
 from .recipe import Recipe
+from .threads import threads_for
 from .waiting import first_process_first
 
 MADE_OF = "made_of.json"
@@ -135,7 +137,8 @@ def fit(recipe: Recipe, model: PreTrainedModel, rows: Dataset, seed: int, folder
         data_collator=given["data_collator"],
         processing_class=given["processing_class"],
     )
-    trainer.train()
+    with threads_for(recipe, model, recipe.options.train_batch_size):
+        trainer.train()
     trainer.save_model()
     # trainer_state.json, with the time that the training took
     trainer.save_state()
@@ -179,7 +182,8 @@ def training_options(recipe: Recipe, seed: int) -> dict:
 def digest(rows: Dataset) -> str:
     """A hash of the rows' contents, including the files that they name."""
     found = hashlib.sha256()
-    for row in rows:
+    # Features that are computed on demand are a function of the audio.
+    for row in as_stored(rows):
         for name in sorted(row):
             content = _content(row[name])
             found.update(f"{name} {len(content)} ".encode() + content)

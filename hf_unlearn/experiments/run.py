@@ -14,6 +14,8 @@ from .reference_models import get_model
 from .retrained_rules import fill_in_retrained
 from .run_files import collect_results, write_run_files
 from .shadow_models import ShadowModels, train_shadow_models
+from .side_by_side import reference_names
+from .threads import threads_for
 
 
 def unlearn(recipe: Recipe) -> dict:
@@ -44,9 +46,12 @@ def unlearn(recipe: Recipe) -> dict:
     check_processors(recipe)
     check_run(recipe)
 
-    original = get_model(recipe, "original", options.model)
-    shadows = train_shadow_models(recipe)
-    retrained = _measure_retrained(recipe, shadows)
+    with recipe.clock.phase("training"):
+        names = reference_names(recipe)
+        original = get_model(recipe, "original", names["original"])
+    with recipe.clock.phase("shadow_models"):
+        shadows = train_shadow_models(recipe)
+    retrained = _measure_retrained(recipe, names["retrained"], shadows)
     levels = None if retrained is None else retrained.splits
     args.stop_when = fill_in_retrained(args.stop_when, levels)
     args.abort_when = fill_in_retrained(args.abort_when, levels)
@@ -56,7 +61,7 @@ def unlearn(recipe: Recipe) -> dict:
         keep_merged(original, args.output_dir, main=args.process_index == 0)
     trainer = make_trainer(recipe, original, args, lora_r=options.lora_r)
     before = measure(recipe, trainer, shadows)
-    trainer.train()
+    _train(recipe, trainer)
     after = measure(recipe, trainer, shadows)
     # `_internal_call` keeps `save_model` from pushing: the push comes once the card is written.
     trainer.save_model(_internal_call=True)
@@ -66,16 +71,29 @@ def unlearn(recipe: Recipe) -> dict:
     return results
 
 
-def _measure_retrained(recipe: Recipe, shadows: ShadowModels | None) -> Measurement | None:
+def _train(recipe: Recipe, trainer: UnlearnTrainer) -> None:
+    """Unlearns, and counts the checks of the stopping rules as a phase of their own."""
+    args, clock = recipe.args, recipe.clock
+    samples = args.per_device_train_batch_size + args.per_device_retain_batch_size
+    with threads_for(recipe, trainer.model, samples), clock.phase("unlearning"):
+        with clock.calls(trainer, "evaluate", "checks"):
+            trainer.train()
+
+
+def _measure_retrained(
+    recipe: Recipe, name: str, shadows: ShadowModels | None
+) -> Measurement | None:
     """The retrained model's numbers; None without such a model (`gold: none`)."""
-    if recipe.options.gold == "none":
+    if name == "none":
         return None
-    model = get_model(recipe, "retrained", recipe.options.gold)
+    with recipe.clock.phase("training"):
+        model = get_model(recipe, "retrained", name)
     return measure(recipe, recipe.evaluation_trainer(model), shadows)
 
 
 def _finish(recipe: Recipe, trainer: UnlearnTrainer, results: Results) -> None:
     """Writes the files of a run, and pushes them where `push_to_hub` says so."""
+    results.phases = recipe.clock.phases
     if trainer.is_world_process_zero():
         # Written before the recipe's own ending, so that an error there loses no numbers.
         results.write(recipe.args.output_dir)

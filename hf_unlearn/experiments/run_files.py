@@ -11,6 +11,7 @@ from ..privacy.redaction import hide_tokens, salt_of
 from ..report.best_effort import warn_if_not_written
 from ..report.environment import emissions, environment
 from ..report.html_page import Report
+from ..report.phases import phases_line
 from ..report.plots import plot_history
 from ..report.result_tables import further_tables, results_table
 from ..report.results import Results
@@ -118,7 +119,8 @@ def write_run_files(recipe: Recipe, results: Results) -> None:
         salt = None if named else salt_of(folder)
         Report(results, salt, recipe.audio(results)).save(folder / "report.html")
     tables = filter(None, [results_table(results), further_tables(results)])
-    print("", *tables, _stopping_line(results["stopping"]), sep="\n\n")
+    last = [_stopping_line(results["stopping"]), phases_line(results.phases or {})]
+    print("", *tables, *last, sep="\n\n")
     files = ["results.json", "forgetting.png", "report.html", "README.md"]
     print(f"model, {', '.join(name for name in files if (folder / name).exists())} are in {folder}")
 

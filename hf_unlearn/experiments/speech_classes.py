@@ -60,11 +60,11 @@ class SpeechClassRecipe(ClassifierRecipe):
         self.forgotten_before = forgotten_before(options.model)
         start = options.base_model if options.model == "train" else options.model
         self.processor = load_extractor(start) if start else new_extractor(options)
-        with main_process_first(args):
+        with self.clock.phase("loading"), main_process_first(args):
             unprepared, self.classes = load_class_splits(data, args.seed, self.forgotten_before)
         check_model(self)
         # The other processes find the inputs in the cache.
-        with main_process_first(args):
+        with self.clock.phase("features"), main_process_first(args):
             self.splits = prepare_class_splits(
                 unprepared, self.processor, data, self.classes, retain_pool=training
             )

@@ -15,6 +15,7 @@ import jinja2
 
 from ..privacy.redaction import hides, redact, without_paths
 from .frontier import frontier
+from .phases import phases_table
 from .result_tables import (
     MODELS,
     Table,
@@ -82,6 +83,7 @@ class Report:
             tables=self._tables() + further_tables_rows(self.results),
             frontier=frontier(self.results, self.task),
             groups=by_group(self.results, self.task),
+            phases=phases_table(self.results),
             transcripts=[_marked(row) for row in self.results["transcripts"]],
             models=[name for name in MODELS if self.results.get(name)],
         )

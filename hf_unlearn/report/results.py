@@ -50,6 +50,8 @@ class Results(MutableMapping[str, Any]):
     # Whether metrics are in percent or as given; files of the first version lack it.
     scale: str | None = None
     method_settings: dict | None = None
+    # Seconds and peak memory by phase (see `PhaseClock`).
+    phases: dict | None = None
     forgotten_before: dict | None = None
     architecture: str | None = None
     processor: list[str] | None = None

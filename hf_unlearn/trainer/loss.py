@@ -6,9 +6,10 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -17,6 +18,7 @@ from ..per_sample.inputs import inputs_kept, own_copy
 from ..per_sample.reference import count_samples
 from ..per_sample.shards import sharded_modules
 from . import deepspeed
+from .evaluation_order import by_length, in_dataset_order, order_of, output_in_dataset_order
 from .loading import LoadingTrainer
 from .precision import weights_kept
 
@@ -118,20 +120,41 @@ class LossBySample(LoadingTrainer):
     ) -> EvalLoopOutput:
         """As in Trainer, but every sample counts once: Trainer gives the last, smaller batch the
         weight of the others, and Seq2SeqTrainer keeps the samples that fill up the processes' last
-        batches."""
+        batches. Samples that were sorted to generate their texts are put back into order."""
         self._shard_untrained_model()
         self._evaluated = []
         self.gather_function = self.accelerator.gather_for_metrics
         rounded = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
         weights = weights_kept(self.model) if rounded else contextlib.nullcontext()
-        with deepspeed.evaluated_without(self), weights:
+        order = order_of(dataloader)
+        with deepspeed.evaluated_without(self), weights, self._metrics_in_dataset_order(order):
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
+        if order is not None:
+            output = output_in_dataset_order(output, order)
         if self._evaluated:
             mean = torch.cat(self._evaluated).double().mean()
             output.metrics[f"{metric_key_prefix}_loss"] = float(mean)
         return output
+
+    @contextlib.contextmanager
+    def _metrics_in_dataset_order(self, order: np.ndarray | None) -> Iterator[None]:
+        given = self.compute_metrics
+        if order is not None and given is not None:
+            self.compute_metrics = in_dataset_order(given, order)
+        try:
+            yield
+        finally:
+            self.compute_metrics = given
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
+        args = self.args
+        usual = args.world_size == 1 and args.train_sampling_strategy != "group_by_length"
+        if usual and args.predict_with_generate and not args.batch_eval_metrics:
+            if (sampler := by_length(eval_dataset)) is not None:
+                return sampler
+        return super()._get_eval_sampler(eval_dataset)
 
     def _shard_untrained_model(self) -> None:
         """Lets accelerate shard a model that is evaluated before it is trained."""

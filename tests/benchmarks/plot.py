@@ -12,7 +12,7 @@ from collections import defaultdict
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from records import BASELINE, FOLDER, KERNEL, read
+from records import BASELINE, FOLDER, NO_STEPS, read
 
 Row = dict[str, str]
 # (machine, model, tuning, precision, checkpointing, seconds, k)
@@ -38,7 +38,7 @@ def latest_runs() -> list[Row]:
     # setting -> run -> rows, in the order of time
     runs: dict[Setting, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in read():
-        if row["tuning"] != KERNEL:
+        if row["tuning"] not in NO_STEPS:
             runs[setting_of(row)][row["run"]].append(row)
     latest = [max(reversed(of_setting.values()), key=len) for of_setting in runs.values()]
     return [row for rows in latest for row in rows]

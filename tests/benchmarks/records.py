@@ -19,6 +19,10 @@ COLUMNS = (
 BASELINE = "gradient_difference"
 # The value of "tuning" in rows that measure single operations instead of training steps.
 KERNEL = "kernel"
+# The same for whole runs of recipes and for reading data: step_s is then the time of all, and k for
+# data the number of rows.
+WHOLE_RUN, DATA = "whole run", "data"
+NO_STEPS = (KERNEL, WHOLE_RUN, DATA)
 
 
 def run_columns() -> dict[str, str]:

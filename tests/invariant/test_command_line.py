@@ -9,7 +9,8 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers import ROOT, TWO_PROCESSES, run_python
+from tests.forks import run_script
+from tests.helpers import ROOT
 
 RECIPE = ROOT / "recipes" / "whisper_librispeech" / "unlearn.py"
 CONFIG = """
@@ -41,19 +42,19 @@ save_strategy: steps
 save_steps: 1
 """
 EQUAL = {
-    "accumulation": ([], "--per_device_train_batch_size 2 --gradient_accumulation_steps 4"),
+    "accumulation": (1, "--per_device_train_batch_size 2 --gradient_accumulation_steps 4"),
     "two processes": (
-        TWO_PROCESSES,
+        2,
         "--per_device_train_batch_size 4 --per_device_retain_batch_size 2",
     ),
-    "checkpointing": ([], "--gradient_checkpointing true"),
+    "checkpointing": (1, "--gradient_checkpointing true"),
 }
 
 
-def unlearn(folder: Path, *flags: str | Path, start=()) -> torch.Tensor:
+def unlearn(folder: Path, *flags: str | Path, processes: int = 1) -> torch.Tensor:
     """Runs the recipe; returns the weights that it saves to the `--output_dir` in `flags`."""
     given = (RECIPE, folder / "config.yaml", "--dataset", folder / "speech", *flags)
-    run_python(*start, *given, timeout=500)
+    run_script(*given, processes=processes, timeout=500)
     return weights_in(Path(flags[list(flags).index("--output_dir") + 1]))
 
 
@@ -89,11 +90,10 @@ def plain(folder) -> torch.Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EQUAL)
 def test_equal_configurations_give_equal_models(folder, plain, name):
-    start, flags = EQUAL[name]
+    processes, flags = EQUAL[name]
     original = folder / "plain" / "original"
-    got = unlearn(
-        folder, "--model", original, "--output_dir", folder / name, *flags.split(), start=start
-    )
+    given = ("--model", original, "--output_dir", folder / name, *flags.split())
+    got = unlearn(folder, *given, processes=processes)
     before = weights_in(original)
     assert (got - plain).norm() <= 1e-4 * (plain - before).norm() > 0
 

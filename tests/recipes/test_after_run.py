@@ -2,15 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from hf_unlearn.evaluation import sample_features
 from hf_unlearn.experiments import run_files, unlearn
 from tests.recipes.shadow_recipe import shadow_recipe
 
 
 @pytest.mark.parametrize("failing", [("plot_history", "write_card", "Report"), ()])
 def test_a_failing_plot_card_or_report_leaves_results_and_model(
-    noise, tmp_path, monkeypatch, failing
+    noise, tmp_path, monkeypatch, failing, capsys
 ):
     for name in failing:
         monkeypatch.setattr(run_files, name, lambda *_, **__: 1 / 0)
@@ -18,6 +20,12 @@ def test_a_failing_plot_card_or_report_leaves_results_and_model(
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["scale"] == "percent" and results["unlearned"]["forget"]["accuracy"] >= 0
     assert (tmp_path / "model.safetensors").exists() and results["scores"]
+    phases = ["loading", "training", "shadow_models", "evaluation", "unlearning", "checks"]
+    assert list(results["phases"]) == phases
+    assert all(found["memory_mb"] > 1 for found in results["phases"].values())
+    assert "; peak memory" in capsys.readouterr().out
+    if not failing:
+        assert "Peak memory (MiB)" in (tmp_path / "report.html").read_text()
     for file in ("README.md", "report.html", "forgetting.png"):
         assert (tmp_path / file).exists() != bool(failing)
 
@@ -39,3 +47,15 @@ def test_a_gold_model_of_another_image_size_is_refused_before_anything_is_traine
     ):
         unlearn(made)
     assert not (tmp_path / "original").exists()
+
+
+def test_attacks_use_what_the_evaluation_has_computed(noise, tmp_path):
+    made = shadow_recipe(noise, tmp_path, shadow_models=0, relearn_samples=0)
+    trainer = made.evaluation_trainer(made.load_model(None))
+    made.measure(trainer)
+    known = made.known_features()
+    assert set(known) == set(trainer.eval_dataset)
+    for split, rows in trainer.eval_dataset.items():
+        expected = sample_features(trainer, rows)
+        assert expected.keys() == known[split].keys()
+        assert all(np.array_equal(expected[name], known[split][name]) for name in expected)

@@ -29,7 +29,8 @@ from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import parse
 from hf_unlearn.experiments.images import ImageRecipeArguments, load_processor
 from hf_unlearn.metrics import ATTACKS
-from tests.helpers import ROOT, assert_drawn, launch, run_python
+from tests.forks import run_script
+from tests.helpers import ROOT, assert_drawn
 from tests.recipes.configurations import configurations
 
 ROWS = [
@@ -121,7 +122,7 @@ def test_a_recipe_runs_and_leaves_all_it_promises(row, request, tiny_models, tmp
         request.getfixturevalue("tiny_timm")
     flags = [tiny_models.get(flag, flag) for flag in row["flags"].split()]
     flags = [row["script"], row["config"], *TINY, *flags, "--dataset", data, "--output_dir", out]
-    shown = launch(*flags, two_processes="two_processes" in row["name"]).stdout
+    shown = run_script(*flags, processes=2 if "two_processes" in row["name"] else 1).stdout
 
     results = json.loads((out / "results.json").read_text())
     splits = {"forget", "retain", "test"} | ({"forget_test"} if row["task"] == "classes" else set())
@@ -189,7 +190,7 @@ def test_a_mistake_is_answered_in_one_line(pictures, tiny_models, flags, message
         *flags,
     ]
     flags += ["--output_dir", tmp_path / "out"]
-    done = run_python(recipe / "unlearn.py", recipe / "resnet18.yaml", *TINY, *flags, check=False)
+    done = run_script(recipe / "unlearn.py", recipe / "resnet18.yaml", *TINY, *flags, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert message in done.stderr.strip().splitlines()[-1]
 

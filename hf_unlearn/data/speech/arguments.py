@@ -145,6 +145,15 @@ class SpeechArguments(UtteranceArguments):
             "choices": list(STYLES),
         },
     )
+    store_features: bool = field(
+        default=False,
+        metadata={
+            "help": "Store the features of all utterances before the first step, in float16 (for "
+            "Whisper half a megabyte for each). By default they are computed whenever an utterance "
+            "is read, in dataloader_num_workers processes: that takes no disk, but more time where "
+            "a small model reads the same utterances again and again"
+        },
+    )
 
 
 @dataclass

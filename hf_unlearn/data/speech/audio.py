@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import math
 
 import librosa
 import numpy as np
@@ -44,6 +45,43 @@ def decode_audio(audio: dict, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
     if rate == sampling_rate:
         return waveform
     return librosa.resample(waveform, orig_sr=rate, target_sr=sampling_rate)
+
+
+def audio_seconds(audio: dict, sampling_rate: int, longest: float | None = None) -> float:
+    """The duration of {"bytes", "path"} in seconds, after resampling, as the file's header says it.
+    The audio itself is not decoded, where soundfile knows its format.
+
+    Args:
+        longest: the longest audio accepted, in seconds.
+
+    Raises:
+        ValueError: the file is missing, not audio, empty or longer.
+    """
+    source = audio["path"] if audio["bytes"] is None else io.BytesIO(audio["bytes"])
+    try:
+        found = soundfile.info(source) if source else None
+    except (OSError, soundfile.LibsndfileError):
+        found = None
+    if found is None or not found.frames:
+        # Decodes it, or says what is wrong.
+        return len(decode_chunk(audio, sampling_rate, longest)) / sampling_rate
+    # as many samples as resampling gives
+    samples = math.ceil(found.frames * sampling_rate / found.samplerate)
+    return _accepted(audio, samples / sampling_rate, longest)
+
+
+def _accepted(audio: dict, seconds: float, longest: float | None) -> float:
+    """The duration, if a model takes it.
+
+    Raises:
+        ValueError: it is too long.
+    """
+    if longest is not None and seconds > longest:
+        raise ValueError(
+            f"the audio of {_name(audio)} is {seconds:.1f} s long, over the {longest:g} s that the "
+            "model takes"
+        )
+    return seconds
 
 
 def _decode_with_torchcodec(audio: dict, refusal: str) -> tuple[np.ndarray, int]:
@@ -95,12 +133,7 @@ def decode_chunk(
     waveform = decode_audio(audio, sampling_rate)
     if cut is not None:
         waveform = waveform[: round(cut * sampling_rate)]
-    seconds = len(waveform) / sampling_rate
-    if longest is not None and seconds > longest:
-        raise ValueError(
-            f"the audio of {_name(audio)} is {seconds:.1f} s long, over the {longest:g} s that the "
-            "model takes"
-        )
+    _accepted(audio, len(waveform) / sampling_rate, longest)
     if not allow_silence and np.ptp(waveform) == 0:
         raise ValueError(f"the audio of {_name(audio)} is silent: all of its samples are equal")
     return waveform

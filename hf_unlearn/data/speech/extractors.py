@@ -89,6 +89,27 @@ def input_types(extractor: SequenceFeatureExtractor) -> Features:
     return Features({name: _type(name, short[name], long[name]) for name in short})
 
 
+def stored_types(types: Features, dtype: str) -> Features:
+    """The types with floating-point numbers stored in `dtype`."""
+
+    def stored(kind: List | Array2D) -> List | Array2D:
+        is_list = isinstance(kind, List)
+        if not (kind.feature.dtype if is_list else kind.dtype).startswith("float"):
+            return kind
+        return List(Value(dtype)) if is_list else Array2D(kind.shape, dtype)
+
+    return Features({name: stored(kind) for name, kind in types.items()})
+
+
+def as_types(inputs: dict[str, np.ndarray], types: Features) -> dict[str, np.ndarray]:
+    """Inputs in the types in which they are stored."""
+    kinds = {name: types[name] for name in inputs}
+    return {
+        name: inputs[name].astype(kind.feature.dtype if isinstance(kind, List) else kind.dtype)
+        for name, kind in kinds.items()
+    }
+
+
 def _type(name: str, short: np.ndarray, long: np.ndarray) -> List | Array2D:
     dtype = str(short.dtype)
     if short.ndim == 1:

@@ -2,11 +2,12 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, WhisperTokenizer
+from transformers import PreTrainedTokenizerBase, ProcessorMixin, WhisperTokenizer
 
 # What to do about a transcript that the model cannot learn.
 REMEDY = "correct it, or pass skip_bad_labels to leave it out"
@@ -68,6 +69,44 @@ def complaints(
     return found
 
 
+@dataclass
+class LabelOfBatch:
+    """Labels rows batch by batch, with the arguments of `prepare`.
+
+    Called with a batch and the numbers of its rows, it returns labels, texts, and {place in the
+    batch: what is wrong}.
+    """
+
+    processor: ProcessorMixin
+    max_label_length: int | None
+    language: str | None
+    task: str | None
+    label_texts: Sequence[str] | None
+    labels: Sequence[int] | None
+    end_token: int | None
+
+    def __call__(
+        self, batch: dict[str, list], rows: list[int]
+    ) -> tuple[list, list[str], dict[int, str]]:
+        if self.labels is not None:
+            return [self.labels[row] for row in rows], batch["text"], {}
+        own = batch["text"]
+        if self.label_texts is not None:
+            own = [self.label_texts[row] for row in rows]
+        tokenizer, prompt = self.processor.tokenizer, {"language": self.language, "task": self.task}
+        labels = label_ids(own, tokenizer, end_token=self.end_token, **prompt)
+        found = complaints(own, labels, tokenizer, self.max_label_length)
+        texts = [text if text.strip() else label.strip() for text, label in zip(batch["text"], own)]
+        return labels, texts, found
+
+    def settings(self) -> list:
+        """What the labels depend on, beside the rows."""
+        tokenizer = getattr(self.processor, "tokenizer", None)
+        known = None if tokenizer is None else tokenizer.get_vocab()
+        given = [self.max_label_length, self.language, self.task, self.end_token]
+        return [known, *given, self.label_texts, self.labels]
+
+
 def unknown_parts(text: str, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The characters of a text, or else the words, that its tokenizer turns into its token for the
     unknown.
@@ -112,14 +151,18 @@ def ctc_complaints(
     """
     found = {}
     for row, (ids, length) in enumerate(zip(rows["labels"][:], input_lengths(rows, inputs))):
-        needed = len(ids) + sum(a == b for a, b in itertools.pairwise(ids))
-        frames = max(0, frames_of(length))
-        if needed > frames:
-            found[row] = (
-                f"has labels that need {needed} frames, but its audio gives the model {frames}: "
-                f"{REMEDY}"
-            )
+        if complaint := ctc_complaint(ids, length, frames_of):
+            found[row] = complaint
     return found
+
+
+def ctc_complaint(ids: list[int], length: int, frames_of: Callable[[int], int]) -> str | None:
+    """What is wrong with CTC labels that do not fit into the frames of an input of this length."""
+    needed = len(ids) + sum(a == b for a, b in itertools.pairwise(ids))
+    frames = max(0, frames_of(length))
+    if needed <= frames:
+        return None
+    return f"has labels that need {needed} frames, but its audio gives the model {frames}: {REMEDY}"
 
 
 def input_lengths(rows: Dataset, inputs: Sequence[str]) -> list[int]:

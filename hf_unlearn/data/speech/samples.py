@@ -9,16 +9,31 @@ import torch
 from datasets import Dataset, Features, List, Value
 from datasets.fingerprint import Hasher
 from transformers import ProcessorMixin, SequenceFeatureExtractor
+from transformers.utils import logging as transformers_logging
 
 from ..names import first_few
 from .audio import decode_chunk
-from .extractors import audio_extractor, extract, input_types, longest_audio
-from .labels import complaints, ctc_complaints, label_ids
+from .extractors import (
+    as_types,
+    audio_extractor,
+    extract,
+    input_types,
+    longest_audio,
+    stored_types,
+)
+from .labels import LabelOfBatch, complaints, ctc_complaints, label_ids
+from .on_demand import Check, checked_rows
 
 logger = logging.getLogger(__name__)
+# warns of each thing once
+once = transformers_logging.get_logger(__name__)
 
 # utterances that are extracted and written at once
 EXTRACTION_BATCH = 16
+# Their numbers of frames tell models apart.
+PROBED_LENGTHS = range(0, 500_000, 777)
+# rows whose audio's states are held at once
+STATES_AT_ONCE = 1000
 BAD_AUDIO = "broken, empty, silent or too long audio"
 BAD_LABELS = "transcripts that the model cannot learn"
 
@@ -40,12 +55,15 @@ def prepare(
     longest: float | None = None,
     cut: float | None = None,
     frames_of: Callable[[int], int] | None = None,
+    store: str | None = "float32",
 ) -> Dataset:
     """Extracts the inputs and labels of rows of `load_speech`, as the model's own processor makes
     them: features or waveforms, with an attention mask if its feature extractor returns one.
 
     The result is stored in the cache of `datasets`. Its key is made of the rows, the state of their
-    audio files and the processor; a second call reads it.
+    audio files and the processor; a second call reads it. With `store=None` only labels and
+    durations are stored, and inputs are computed from the audio each time a row is read: in the
+    workers of a data loader, if it has any.
 
     Args:
         processor: a processor, or with `labels` its feature extractor alone. `language` and `task`,
@@ -66,6 +84,10 @@ def prepare(
             without cutting it (see `longest_audio`).
         cut: cut longer audio to this many seconds from its start, instead of refusing it.
         frames_of: for CTC, gives the model's number of frames for the length of an input.
+        store: the type in which inputs are stored, "float32" or "float16"; None to compute them
+            whenever a row is read. Then only the headers of audio files are read here, and what is
+            wrong behind a header is found when the row is read. (`skip_bad_audio` and `frames_of`
+            need all audio to be decoded once.)
 
     Returns:
         Rows with the inputs, labels, id, speaker, text, duration (in s) and further columns of
@@ -77,7 +99,27 @@ def prepare(
     """
     if not len(dataset):
         raise ValueError(f"{description}: there are no utterances")
+    if store not in ("float32", "float16", None):
+        raise ValueError(f"store is {store!r}, but must be 'float32', 'float16' or None")
     extractor = audio_extractor(processor)
+    if store is None and cut is not None:
+        raise ValueError("cut needs stored inputs: set store to 'float32' or 'float16'")
+    if store is None and len(input_types(extractor)) > 1:
+        once.warning_once(
+            f"{type(extractor).__name__} gives more inputs than one "
+            f"({', '.join(extractor.model_input_names)}), which are not computed on demand: they "
+            "are stored in float16."
+        )
+        store = "float16"
+    if store is None:
+        label = LabelOfBatch(
+            processor, max_label_length, language, task, label_texts, labels, end_token
+        )
+        longest = longest_audio(extractor) if longest is None else longest
+        silence = labels is not None
+        skips = (skip_bad_audio, skip_bad_labels)
+        check = Check(extractor, longest, silence, label, *skips, frames_of)
+        return _on_demand(dataset, check, num_proc, description)
     texts = dataset["text"][:]
     # Silence may be a class, but it has no transcript.
     transcribed = labels is None
@@ -91,7 +133,7 @@ def prepare(
         texts = [text if text.strip() else own.strip() for text, own in zip(texts, label_texts)]
         texts, labels = ([part[row] for row in kept] for part in (texts, labels))
         dataset = dataset.select(kept) if found else dataset
-    types = input_types(extractor)
+    types = stored_types(input_types(extractor), store)
     how = {
         "labels": list(labels),
         "texts": texts,
@@ -110,6 +152,25 @@ def prepare(
         kept = _good_rows(prepared, found, skip_bad_labels, description)
         prepared = prepared.select(kept) if found else prepared
     return prepared.with_format("numpy", columns=list(types), output_all_columns=True)
+
+
+def _on_demand(dataset: Dataset, check: Check, num_proc: int | None, description: str) -> Dataset:
+    """The good rows, whose inputs are computed when they are read."""
+    state = Hasher()
+    for start in range(0, len(dataset), STATES_AT_ONCE):
+        some = dataset.select(range(start, min(start + STATES_AT_ONCE, len(dataset))))
+        others = [name for name in some.column_names if name not in ("id", "text", "audio")]
+        state.update([audio_states(some), {name: some[name][:] for name in others}])
+    frames = check.frames_of and [check.frames_of(length) for length in PROBED_LENGTHS]
+    state.update([check.label.settings(), frames])
+    rows = checked_rows(dataset, check, state.hexdigest(), num_proc, description)
+    if len(rows) < len(dataset):
+        missing = set(dataset["id"][:]) - set(rows["id"][:])
+        what = " or ".join(
+            [BAD_AUDIO] * check.skip_bad_audio + [BAD_LABELS] * check.skip_bad_labels
+        )
+        _report_skipped(dataset, sorted(missing), what, description)
+    return rows
 
 
 def _good_rows(
@@ -155,7 +216,8 @@ def _extracted(
     """The rows with their inputs, from the cache if they were extracted before."""
     content = {**how, "extractor": [type(how["extractor"]).__name__, how["extractor"].to_dict()]}
     others = [name for name in dataset.column_names if name not in ("id", "text", "audio")]
-    key = Hasher.hash([audio_states(dataset), {name: dataset[name][:] for name in others}, content])
+    columns = {name: dataset[name][:] for name in others}
+    key = Hasher.hash([audio_states(dataset), columns, content, str(types)])
     folder = os.path.join(datasets.config.HF_DATASETS_CACHE, "hf_unlearn")
     os.makedirs(folder, exist_ok=True)
     try:
@@ -229,7 +291,7 @@ def _extract(
     for place, (row, audio) in enumerate(zip(rows, batch["audio"])):
         try:
             waveform = decode_chunk(audio, extractor.sampling_rate, longest, cut, allow_silence)
-            inputs = extract(extractor, waveform)
+            inputs = as_types(extract(extractor, waveform), types)
         except ValueError as error:
             if skip_bad_audio:
                 continue

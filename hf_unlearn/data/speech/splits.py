@@ -191,8 +191,7 @@ def prepare_splits(
     `args.max_eval_samples` first.
 
     Args:
-        retain_pool: False leaves retain_pool as it is. Unlearning needs only retain, and features
-            take 1 MB for each utterance.
+        retain_pool: False leaves retain_pool as it is. Unlearning needs only retain.
         label_texts: gives the texts of the labels for some rows, if they differ from the rows' own.
         max_label_length, end_token, longest, frames_of: as for `prepare`.
         prompted: whether the labels begin with the tokens of `args.language` and `args.task`, which
@@ -217,6 +216,7 @@ def prepare_splits(
             end_token=end_token,
             longest=longest,
             frames_of=frames_of,
+            store="float16" if args.store_features else None,
         )
 
     return prepare_parts(splits, features, args.max_eval_samples, retain_pool)

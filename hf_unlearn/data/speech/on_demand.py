@@ -1,0 +1,216 @@
+"""Utterances whose inputs are computed from the stored audio whenever a row is read."""
+
+import functools
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import transformers
+from datasets import Audio, Dataset, Features, List, Value
+from datasets.features.features import register_feature
+from datasets.fingerprint import Hasher
+from transformers import SequenceFeatureExtractor
+
+from .audio import audio_seconds, decode_chunk
+from .extractors import extract
+from .labels import ctc_complaint
+
+CHECKED_AT_ONCE = 100
+# labels, texts and {place in the batch: complaint} of a batch of rows, by the rows' numbers
+Label = Callable[[dict[str, list], list[int]], tuple[list, list[str], dict[int, str]]]
+
+
+@dataclass
+class SpeechInput:
+    """A column that stores audio, and gives a model's input when a row is read: a feature type of
+    `datasets`, as Audio and Image are. Reading other columns decodes nothing.
+
+    Attributes:
+        extractor: the feature extractor, as JSON.
+        longest, allow_silence: as for `decode_chunk`.
+    """
+
+    extractor: str
+    longest: float | None
+    allow_silence: bool
+    dtype: ClassVar[str] = "dict"
+    pa_type: ClassVar[pa.DataType] = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    _type: str = field(default="SpeechInput", init=False, repr=False)
+
+    def __call__(self) -> pa.DataType:
+        return self.pa_type
+
+    def encode_example(self, value: dict) -> dict:
+        return value
+
+    def cast_storage(self, storage: pa.Array) -> pa.Array:
+        return storage
+
+    def decode_example(self, value: dict, token_per_repo_id: dict | None = None) -> np.ndarray:
+        """The input of one utterance, as `extract` makes it.
+
+        Raises:
+            ValueError: as `decode_chunk` and `extract` do.
+        """
+        extractor = _extractor(self.extractor)
+        waveform = decode_chunk(
+            value, extractor.sampling_rate, self.longest, allow_silence=self.allow_silence
+        )
+        return extract(extractor, waveform)[extractor.model_input_names[0]]
+
+    @classmethod
+    def of(
+        cls, extractor: SequenceFeatureExtractor, longest: float | None, allow_silence: bool
+    ) -> "SpeechInput":
+        written = extractor.to_json_string()
+        _EXTRACTORS[written] = extractor
+        return cls(written, longest, allow_silence)
+
+
+register_feature(SpeechInput, "SpeechInput")
+# Feature extractors by their JSON. A process that has not made the rows builds them again.
+_EXTRACTORS: dict[str, SequenceFeatureExtractor] = {}
+
+
+def _extractor(written: str) -> SequenceFeatureExtractor:
+    if written not in _EXTRACTORS:
+        settings = json.loads(written)
+        kind = getattr(transformers, settings["feature_extractor_type"])
+        _EXTRACTORS[written] = kind.from_dict(settings)
+    return _EXTRACTORS[written]
+
+
+@dataclass
+class Check:
+    """Checks a batch of rows and adds their labels and durations: a function for `Dataset.map`.
+
+    Attributes:
+        extractor, longest, allow_silence: what audio is accepted. Only the headers of audio files
+            are read, unless the next three need more.
+        skip_bad_audio: leaves out rows with bad audio, for which all audio has to be decoded.
+        frames_of: as for `prepare`. It needs the lengths of the inputs.
+    """
+
+    extractor: SequenceFeatureExtractor
+    longest: float | None
+    allow_silence: bool
+    label: Label
+    skip_bad_audio: bool
+    skip_bad_labels: bool
+    frames_of: Callable[[int], int] | None
+
+    def __call__(self, batch: dict[str, list], rows: list[int]) -> dict[str, list]:
+        labels, texts, complaints = self.label(batch, rows)
+        kept, durations = [], []
+        for place, audio in enumerate(batch["audio"]):
+            duration = self._duration(batch["id"][place], audio, labels[place], complaints, place)
+            if duration is not None:
+                kept.append(place)
+                durations.append(duration)
+        columns = {**batch, "text": texts, "labels": labels, self.column: batch["audio"]}
+        del columns["audio"]
+        chosen = {name: [column[place] for place in kept] for name, column in columns.items()}
+        return {**chosen, "duration": durations}
+
+    def _duration(
+        self, name: str, audio: dict, labels: list, complaints: dict[int, str], place: int
+    ) -> float | None:
+        """The row's duration in seconds; None if it is left out."""
+        complaint = complaints.get(place)
+        duration = None
+        if complaint is None:
+            try:
+                duration, length = self._measure(audio)
+            except ValueError as error:
+                if self.skip_bad_audio:
+                    return None
+                raise ValueError(
+                    f"utterance {name}: {error}; remove it, or pass skip_bad_audio to leave it out"
+                ) from None
+            if self.frames_of is not None:
+                complaint = ctc_complaint(labels, length, self.frames_of)
+        if complaint is not None and not self.skip_bad_labels:
+            raise ValueError(f"utterance {name} {complaint}")
+        return duration if complaint is None else None
+
+    def _measure(self, audio: dict) -> tuple[float, int | None]:
+        """The duration in seconds, and the length of the first input where it is needed."""
+        rate = self.extractor.sampling_rate
+        if self.frames_of is None and not self.skip_bad_audio:
+            return audio_seconds(audio, rate, self.longest), None
+        waveform = decode_chunk(audio, rate, self.longest, allow_silence=self.allow_silence)
+        length = None
+        if self.frames_of is not None:
+            length = len(extract(self.extractor, waveform)[self.column])
+        return len(waveform) / rate, length
+
+    @property
+    def column(self) -> str:
+        """The model's input."""
+        return self.extractor.model_input_names[0]
+
+
+def checked_rows(
+    dataset: Dataset, check: Check, state: object, num_proc: int | None, description: str
+) -> Dataset:
+    """The good rows, with their labels, durations and inputs. No inputs are stored, and memory does
+    not grow with the number of rows.
+
+    Args:
+        state: the key under which `datasets` keeps the result. It changes with the rows and their
+            audio.
+
+    Raises:
+        ValueError: a row is bad and may not be left out.
+    """
+    extractor = check.extractor
+    content = [type(extractor).__name__, extractor.to_dict(), check.longest]
+    options = [check.skip_bad_audio, check.skip_bad_labels, check.allow_silence]
+    key = Hasher.hash(["on demand", state, content, options])
+    folder = os.path.join(datasets.config.HF_DATASETS_CACHE, "hf_unlearn")
+    os.makedirs(folder, exist_ok=True)
+    try:
+        rows = dataset.map(
+            functools.partial(_call, check=check),
+            batched=True,
+            batch_size=CHECKED_AT_ONCE,
+            writer_batch_size=CHECKED_AT_ONCE,
+            with_indices=True,
+            remove_columns=dataset.column_names,
+            features=_types(dataset, check),
+            num_proc=num_proc,
+            desc=description,
+            cache_file_name=os.path.join(folder, f"{key}.arrow"),
+            new_fingerprint=key,
+        )
+    except ValueError as error:
+        # without the traceback of a worker process
+        raise ValueError(str(error)) from None
+    column = SpeechInput.of(extractor, check.longest, check.allow_silence)
+    return rows.cast_column(check.column, column)
+
+
+def _call(batch: dict[str, list], rows: list[int], check: Check) -> dict[str, list]:
+    return check(batch, rows)
+
+
+def _types(dataset: Dataset, check: Check) -> Features:
+    own = {name: held for name, held in dataset.features.items() if name != "audio"}
+    label = Value("int64")
+    transcribed = not check.allow_silence
+    audio = dataset.features["audio"]
+    labels = List(label) if transcribed else label
+    return Features({**own, check.column: audio, "labels": labels, "duration": Value("float32")})
+
+
+def as_stored(rows: Dataset) -> Dataset:
+    """The rows with their stored audio in place of inputs that are computed on demand."""
+    for name, kind in rows.features.items():
+        if isinstance(kind, SpeechInput):
+            rows = rows.cast_column(name, Audio(decode=False))
+    return rows

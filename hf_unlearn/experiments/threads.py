@@ -1,0 +1,53 @@
+"""How many threads torch gets on a CPU: one where a model is small."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from .recipe import Recipe
+
+# Below both, the operations of a step are so short that threads mostly wait for each other, and
+# beside another busy program a step takes many times as long.
+SMALL_MODEL, SMALL_BATCH = 2_000_000, 64
+
+
+@contextlib.contextmanager
+def threads_for(recipe: Recipe, model: nn.Module, samples: int) -> Iterator[None]:
+    """Lets torch use the threads that the option `threads` says, within the block.
+
+    Args:
+        samples: how many samples an operation of a step gets at once.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(number_of_threads(recipe, model, samples))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def number_of_threads(recipe: Recipe, model: nn.Module, samples: int) -> int:
+    """The number of threads for a model, of which operations get this many samples at once."""
+    given = recipe.options.threads
+    if given != "auto":
+        return int(given)
+    return (
+        1
+        if is_small(model, samples) and recipe.args.device.type == "cpu"
+        else torch.get_num_threads()
+    )
+
+
+def is_small(model: nn.Module, samples: int) -> bool:
+    """Whether the operations on this many samples are short."""
+    return samples <= SMALL_BATCH and sum(p.numel() for p in model.parameters()) < SMALL_MODEL
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

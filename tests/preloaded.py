@@ -1,0 +1,11 @@
+"""What a process imports whose forks run scripts (see `forks`)."""
+
+import gc
+
+import tests.process_cases  # noqa: F401
+from hf_unlearn import cli  # noqa: F401
+from hf_unlearn.experiments import images, speech  # noqa: F401
+
+# Trainer collects garbage when training begins, and would search all these modules.
+gc.collect()
+gc.freeze()
