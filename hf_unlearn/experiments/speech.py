@@ -27,11 +27,12 @@ from ..metrics import character_errors, error_rate, word_errors
 from ..metrics.normalizers import language_code, normalizer
 from ..report.results import Results
 from ..trainer import UnlearnTrainer
-from ..trainer.adapters import load_merged, whole_base_of
+from ..trainer.adapters import whole_base_of
 from ..trainer.prompts import check_language, check_prompt, load_generation_config, set_language
 from .augmentation import FRAMES_PER_SECOND, Augmented
 from .checks import check_model, loading
 from .command_line import parse
+from .label_source import load_source
 from .label_style import LabelStyle
 from .previous_requests import forgotten_before
 from .recipe import Recipe
@@ -78,7 +79,7 @@ class WhisperRecipe(Recipe):
         check_model(self)
         # The other processes find the features in the cache.
         with main_process_first(args):
-            self._prepare(start, longest, training)
+            self._prepare(longest, training)
         # (predictions, references) of each split in the last evaluation
         self.texts = deque(maxlen=len(self.splits.evaluation()))
 
@@ -93,10 +94,10 @@ class WhisperRecipe(Recipe):
         self._set_prompt(start, config, load_generation_config(whole, config))
         return config.max_target_positions
 
-    def _prepare(self, start: str | None, longest: int, training: bool) -> None:
+    def _prepare(self, longest: int, training: bool) -> None:
         """Chooses the style of the labels and computes the features of the splits."""
-        splits, data, args = self.unprepared, self.data, self.args
-        model = load_merged(self.load_model, start) if start else None
+        splits, options, data, args = self.unprepared, self.options, self.data, self.args
+        self.label_source, model = load_source(options, data, self.processor, self.load_model)
         has_transcripts = any(text.strip() for text in splits.retain["text"])
         compared = splits.retain if has_transcripts else splits.forget
         self.style = LabelStyle(model, self.processor, data, compared, args.device, args.seed)
@@ -199,7 +200,7 @@ class WhisperRecipe(Recipe):
     def finish(self, results: Results, trainer: UnlearnTrainer) -> None:
         """Puts all models' transcripts of an utterance side by side, and adds how the labels were
         written."""
-        results["labels"] = {"losses": self.style.losses, "counts": dict(self.style.counts)}
+        results["labels"] = self.labels()
         measured = results["transcripts"]
         results["transcripts"] = {
             split: [
@@ -214,6 +215,19 @@ class WhisperRecipe(Recipe):
             ]
             for split, rows in measured["unlearned"].items()
         }
+
+    def labels(self) -> dict:
+        """How the labels are written, which losses depend on."""
+        return {
+            "transcripts": self.data.transcripts,
+            "model": self.label_source.name,
+            "losses": self.style.losses,
+            "counts": dict(self.style.counts),
+        }
+
+    def evaluation_notes(self) -> dict:
+        labels = self.labels()
+        return {"labels": {**labels, "note": self.label_source.note(labels["transcripts"])}}
 
     def audio(self, results: Results) -> dict[str, bytes]:
         wanted = {

@@ -70,6 +70,14 @@ class WhisperArguments(RecipeArguments):
             "languages, 'none'; true: chosen by the language; false: none."
         },
     )
+    labels_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "The model that transcripts 'own' are of: a folder or Hub id. By default the "
+            "model that unlearning starts from; for hf-unlearn evaluate, that of the run that made "
+            "the model, by its results.json."
+        },
+    )
     report_audio: int = field(
         default=0,
         metadata={
@@ -82,4 +90,9 @@ class WhisperArguments(RecipeArguments):
         metadata={"help": "LoRA: names of the layers that get an adapter."},
     )
 
-    _not_of_training = RecipeArguments._not_of_training | {"augment", "normalize", "report_audio"}
+    _not_of_training = RecipeArguments._not_of_training | {
+        "augment",
+        "normalize",
+        "labels_from",
+        "report_audio",
+    }

@@ -154,6 +154,7 @@ class UnlearnTrainer(LossBySample):
             self.stopping_rules,
             self.skipped_steps,
             self._preemption,
+            self.record.changes,
         ):
             if callback is not None:
                 self.add_callback(callback)
@@ -240,8 +241,8 @@ class UnlearnTrainer(LossBySample):
             SystemExit: with code 143, after SIGTERM: a checkpoint is saved at the end of the step,
                 and resuming from it continues the run.
             ValueError: `max_skipped_steps` steps in a row had a loss or gradient that was not
-                finite; no optimizer step was taken at all; the checkpoint is of ordinary training,
-                or of a run with another method or forget set.
+                finite; no optimizer step was taken at all, or none changed the weights; the
+                checkpoint is of ordinary training, or of a run with another method or forget set.
             OSError: a checkpoint could not be saved; the earlier ones are kept.
         """
         if self.train_dataset is None:
