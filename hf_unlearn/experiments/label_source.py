@@ -39,15 +39,15 @@ class LabelSource:
         results.json, and stores the style in `data.transcripts`.
         """
         start = options.base_model if options.model == "train" else options.model
+        config = (results_of(options.model).get("config") or {}) if options.evaluate else {}
+        recipe, style = config.get("recipe") or {}, (config.get("data") or {}).get("transcripts")
+        data.transcripts = data.transcripts or style
         if options.labels_from:
             return cls(options.labels_from, "labels_from")
         if not options.evaluate:
             return cls(start, "the model that unlearning starts from")
-        config = results_of(options.model).get("config") or {}
-        recipe, style = config.get("recipe") or {}, (config.get("data") or {}).get("transcripts")
         if "model" not in recipe:
             return cls(start, "the evaluated model itself, because it has no results.json of a run")
-        data.transcripts = data.transcripts or style
         first = recipe.get("base_model") if recipe["model"] == "train" else recipe["model"]
         name = recipe.get("labels_from") or first
         return cls(name, f"the model that the labels of the run of {options.model} come from")

@@ -25,6 +25,7 @@ from .attempts import Attempts
 from .checkpoint_files import copied, find_checkpoint
 from .compatibility import NO_FORGET, check_compatible, check_data, check_deepspeed
 from .earlier_run import EarlierRun
+from .evaluation_checks import check_evaluation
 from .exchange import failures_told
 from .loss import LossBySample
 from .model_setup import set_up_model
@@ -130,6 +131,7 @@ class UnlearnTrainer(LossBySample):
         if forget_dataset is not None:
             train_in_float32(self.model, self.optimizer)
         check_compatible(self.method, self)
+        check_evaluation(self)
         keep_names_from_trackers(args, self.model, eval_dataset)
         warn_of_difference(self)
         self.resumed_from: str | None = None
