@@ -91,6 +91,8 @@ def asr_metrics(
     # Stopping rules are checked against these names.
     rates = [name + end for name in ("wer", "cer") for end in ends]
     compute_metrics.metric_names = [*rates, "loops"]
+    # Otherwise a trainer would find only at its first evaluation that it got no texts.
+    compute_metrics.needs_texts = not ctc
     spoken = language_code(language or getattr(tokenizer, "language", None))
     compute_metrics.scoring = {"normalizer": name, "leads": "cer" if spoken in UNSPACED else "wer"}
     return in_percent(compute_metrics)

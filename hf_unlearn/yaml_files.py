@@ -192,7 +192,7 @@ def _as_type(value: Any, hint: Any, boolean_too: bool = False) -> Any:
     if isinstance(value, list):
         return _as_list(value, lists, kinds)
     if isinstance(value, dict):
-        if scalars and set(scalars) | set(lists) | {type(None)} >= set(kinds):
+        if (scalars or lists) and set(scalars) | set(lists) | {type(None)} >= set(kinds):
             raise _Mismatch(f"is a mapping of keys to values: give {_wanted(kinds)}")
         return resolved(value)
     if lists and not scalars:
@@ -242,6 +242,8 @@ def _is_scalar(kind: Any) -> bool:
 
 def _wanted(kinds: Iterable[Any]) -> str:
     known = [WANTED[kind] for kind in kinds if kind in WANTED]
+    if not known and any(typing.get_origin(kind) is list or kind is list for kind in kinds):
+        return "a list: [first, second]"
     return known[0] if known else "a value, or omit the option"
 
 

@@ -13,7 +13,8 @@ from torch.utils.data import IterableDataset
 from transformers import EvalPrediction, default_data_collator
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
-from hf_unlearn.evaluation import classification_metrics
+from hf_unlearn.evaluation import asr_metrics, classification_metrics
+from hf_unlearn.experiments.tiny_whisper import build_processor, build_word_tokenizer
 from hf_unlearn.hub.staging import stage
 from tests.tiny import FORGET, collate, collate_images, images, make_trainer, tiny_vit, tiny_whisper
 
@@ -118,6 +119,49 @@ def test_metrics_declare_their_names():
     assert set(classification_metrics(EvalPrediction(logits, labels))) == set(
         classification_metrics.metric_names
     )
+
+
+# ---- evaluation ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def words():
+    return build_processor(build_word_tokenizer(["one two"]), 1)
+
+
+def test_texts_are_compared_only_where_texts_are_generated(tmp_path, words):
+    metrics = {"compute_metrics": asr_metrics(words), "eval_dataset": {"forget": FORGET}}
+    with pytest.raises(ValueError, match="WhisperFor.*: set predict_with_generate to True"):
+        make_trainer(tiny_whisper(), tmp_path, arguments=metrics)
+    make_trainer(tiny_whisper(), tmp_path, arguments=metrics, predict_with_generate=True)
+    reduced = {**metrics, "preprocess_logits_for_metrics": lambda logits, _: logits[0].argmax(-1)}
+    make_trainer(tiny_whisper(), tmp_path, arguments=reduced)
+    with pytest.raises(ValueError, match="but ViTForImageClassification cannot generate"):
+        image_trainer(tmp_path, {"eval_dataset": SPLITS}, predict_with_generate=True)
+
+
+@pytest.mark.parametrize(
+    "named, fits",
+    [("test_accuracy", True), ("eval_forget_loss", True), ("loss", False), (None, False),
+     ("accuracy", False), ("eval_test_acuracy", False)],
+)  # fmt: skip
+def test_a_best_model_needs_a_metric_that_evaluation_gives(tmp_path, named, fits):
+    given = {"eval_dataset": SPLITS, "compute_metrics": classification_metrics}
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
+    options = {**best, "eval_steps": 1, "save_steps": 1, "metric_for_best_model": named}
+    if fits:
+        image_trainer(tmp_path, given, **options)
+        return
+    with pytest.raises(ValueError, match="evaluation will give eval_forget_accuracy, .*eval_test_"):
+        image_trainer(tmp_path, given, **options)
+    if named:
+        # a single eval set, or metrics whose names are unknown
+        single = {**given, "eval_dataset": images(2)}
+        if named in ("loss", "accuracy"):
+            image_trainer(tmp_path, single, **options)
+        own = {"eval_dataset": SPLITS, "compute_metrics": lambda evaluated: {}}
+        if named == "eval_test_acuracy":
+            image_trainer(tmp_path, own, **options)
 
 
 # ---- adapters ------------------------------------------------------------------------------------

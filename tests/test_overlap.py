@@ -5,8 +5,9 @@ import logging
 import datasets
 import pytest
 import torch
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
+from hf_unlearn.trainer import overlap
 from hf_unlearn.trainer.overlap import shared_samples
 from tests.tiny import make_trainer, tiny_whisper, utterances
 
@@ -23,6 +24,29 @@ def rows(*numbers, **columns):
 
 TABLE, TENSORS = rows(*range(10)), TensorDataset(torch.arange(10))
 SAME = samples(0, 1, 2)
+
+
+class MapStyle(torch.utils.data.Dataset):
+    """Samples on access, perhaps with random noise."""
+
+    def __init__(self, samples, noisy=False):
+        self.samples, self.noisy = samples, noisy
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, place):
+        noise = torch.rand(3) if self.noisy else 0
+        return {k: noise if k == "noise" else v for k, v in self.samples[place].items()}
+
+
+class Broken(MapStyle):
+    def __init__(self):
+        super().__init__([{}])
+
+    def __getitem__(self, place):
+        torch.rand(1)
+        raise OSError("broken")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +68,18 @@ SAME = samples(0, 1, 2)
         # no transform is called
         (rows(1, 2).with_transform(lambda batch: 1 / 0), rows(2, 3), 1),
         (Subset(TABLE, [1, 2]), rows(2, 7), 1),
-        (rows(1).to_iterable_dataset(), rows(1), 0),
+        # the same samples in datasets of different kinds
+        (TensorDataset(torch.arange(4)), TensorDataset(torch.arange(2, 9)), 2),
+        (ConcatDataset([TENSORS, Subset(TENSORS, [1])]), Subset(TENSORS, [1, 4]), 2),
+        (SAME, MapStyle(samples(5, 2)), 1),
+        (MapStyle(SAME), MapStyle(samples(3, 4)), 0),
+        (MapStyle([{"noise": None, **row} for row in SAME], noisy=True),
+         MapStyle([{"noise": None, **row} for row in samples(1)], noisy=True), 1),
+        # rows without ids, with further columns of one side, or with labels alone in common
+        (rows(1, 2, who=lambda n: ["a", "b"]), rows(2, 3), 1),
+        (rows(1, 2, label=lambda n: [7, 7]).remove_columns("x"), rows(2, label=lambda n: [7]), 0),
+        (rows(*range(200)), rows(*range(150, 300)), 50),
+        (rows(1, 2, id=lambda n: [0, 1]), rows(2, 4, id=lambda n: [0, 1]), 1),
         (None, SAME, 0),
     ],
 )  # fmt: skip
@@ -59,3 +94,27 @@ def test_the_trainer_says_so(tmp_path, caplog):
             tiny_whisper(), tmp_path, forget=forget, retain=[*utterances(2, seed=9), forget[1]]
         )
         assert "1 samples of retain_dataset are in forget_dataset too" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "limit, forget, reason",
+    [
+        ("MAX_BYTES", TABLE, "more than 0 MiB"),
+        ("MAX_SAMPLES", SAME, "more than 0 samples"),
+        ("MAX_TIME", SAME, "takes longer than 0 s"),
+        (None, MapStyle([{}]), "a stream"),
+        (None, Broken(), "sample 0 cannot be read"),
+    ],
+)
+def test_the_log_says_where_it_is_too_much_work(limit, forget, reason, monkeypatch):
+    retain = rows(1, 2) if limit == "MAX_BYTES" else samples(1)
+    if reason == "a stream":
+        retain = rows(1).to_iterable_dataset()
+    if limit:
+        monkeypatch.setattr(overlap, limit, 0)
+    said = []
+    monkeypatch.setattr(overlap.logger, "info", said.append)
+    state = torch.get_rng_state()
+    overlap.warn_of_overlap(forget, retain)
+    assert len(said) == 1 and reason in said[0]
+    assert torch.equal(torch.get_rng_state(), state)

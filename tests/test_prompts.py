@@ -138,7 +138,11 @@ def test_a_language_that_a_model_cannot_take_is_refused_with_the_remedy(build, p
     english, old, model = build(language=None, task=None), build(), build()
     del old.generation_config.lang_to_id
     for given, message in [
-        (english, "language is en and task is transcribe, but X takes neither: .* Leave both out"),
+        (
+            english,
+            "language is en and task is transcribe, but X takes neither: .* Leave both out "
+            r"\(on a command line, --language \"\" --task \"\" unsets",
+        ),
         (old, "old form without lang_to_id .*take a newer one: GenerationConfig.from_pretrained"),
     ]:
         with pytest.raises(ValueError, match=message):

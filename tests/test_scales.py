@@ -122,6 +122,11 @@ def test_a_plot_has_the_users_scale(tmp_path, monkeypatch):
         ("forget_wer >= 0.9", [{"forget_wer": 1.4}], None),  # a fraction can be that large
         ("forget_loss >= 6", [{"forget_loss": 0.4}], None),
         ("forget_score >= 6", [{"forget_score": 0.4}], None),
+        ("forget_f1_macro <= 5", [{"forget_f1_macro": 0.0, "test_f1_macro": 0.8}],
+         "forget_f1_macro <= 0.05"),
+        ("forget_f1_macro <= 5", [{"forget_f1_macro": 0.0, "test_hits_macro": 80.0}], None),
+        ("forget_top-5 accuracy <= 5", [{"forget_top-5 accuracy": 0.9}],
+         "forget_top-5 accuracy <= 0.05"),
         ("forget_accuracy <= "
          "test_accuracy", [{"forget_accuracy": 0.9, "test_accuracy": 0.9}], None),
     ],

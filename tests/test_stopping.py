@@ -27,6 +27,33 @@ def test_a_rule_may_compare_with_another_metric():
     assert rule.margin({"forget_accuracy": 91.0, "test_accuracy": 90.0}) == 1.0
 
 
+@pytest.mark.parametrize(
+    "metric",
+    ["f1_macro", "f1-macro", "rouge1", "top5 accuracy", "wer/en", "5shot", "f1@k", "naïve"],
+)
+@pytest.mark.parametrize("split", ["forget", "test-clean", "2nd.half"])
+def test_splits_and_metrics_may_have_any_name(metric, split):
+    name = f"{split}_{metric}"
+    for text, value in [("-1.5e-3", -0.0015), (".5", 0.5), (name, name)]:
+        rule = Rule.parse(f"{name}<={text}")
+        assert rule == Rule(name, "<=", value) == Rule.parse(str(rule))
+        assert rule.splits([split, "other"]) == {split}
+
+
+@pytest.mark.parametrize(
+    "text", ["forget_wer >= 90%", "forget_wer => 90", "forget_wer == 90", "forget_wer >=",
+             ">= 90", "forget_wer >= high", "forget_wer >= 90 <= 3", "forget_wer >= nan"]
+)  # fmt: skip
+def test_what_is_no_rule_is_refused(text):
+    with pytest.raises(ValueError, match="cannot read the rule"):
+        Rule.parse(text)
+
+
+def test_the_word_retrained_is_for_recipes(tmp_path):
+    with pytest.raises(ValueError, match="names the retrained model, which only recipes measure"):
+        run(tmp_path, stop_when="forget_loss >= retrained")
+
+
 def run(tmp_path, **options):
     splits = {"eval_dataset": {"forget": FORGET, "test": RETAIN}}
     trainer = make_trainer(

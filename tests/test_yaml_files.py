@@ -119,6 +119,8 @@ def test_other_options_have_their_declared_type(text, expected):
         ("flag:", "flag is empty: give true or false"),
         ("text:", "text is empty: give a string"),
         ("text: {a: 1}", "text is a mapping of keys to values: give a string"),
+        ("texts: {a: 1}", "texts is a mapping of keys to values: give a list"),
+        ("texts: [{a: 1}]", "texts is a mapping of keys to values: give a string"),
         ("texts: [a, ]\nwhole: 1\nnumbers: [a]", "numbers is 'a', which is not a whole number"),
         ("typed_keys: word", "typed_keys is 'word': give keys and values"),
         ("chosen: z", "chosen is 'z': give one of x, y"),

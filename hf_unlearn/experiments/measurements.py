@@ -63,12 +63,14 @@ def evaluate(recipe: Recipe) -> dict:
     with loading(options.model):
         trainer = recipe.evaluation_trainer(recipe.load_model(options.model))
     measured = measure(recipe, trainer, shadows)
+    notes = recipe.evaluation_notes()
     results = {
         "task": recipe.task,
         "scale": scale_of(trainer.compute_metrics),
         "model": options.model,
         "scoring": scoring(trainer),
         "phases": recipe.clock.phases,
+        **notes,
         "evaluated": measured.splits,
         **{name: {"evaluated": values} for name, values in measured.further.items()},
     }
@@ -76,7 +78,8 @@ def evaluate(recipe: Recipe) -> dict:
         folder = Path(options.model if Path(options.model).is_dir() else recipe.args.output_dir)
         write_json(folder / "evaluation.json", results)
         tables = filter(None, [results_table(results), further_tables(results)])
-        print("", *tables, f"evaluation.json is in {folder}", sep="\n\n")
+        said = [note["note"] for note in notes.values()]
+        print("", *tables, *said, f"evaluation.json is in {folder}", sep="\n\n")
     return results
 
 

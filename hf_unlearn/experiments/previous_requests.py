@@ -32,7 +32,7 @@ def forgotten_before(model: str) -> dict[str, list[str]]:
     Returns:
         {"speaker", "class" or "id": names}; {} where nothing is known.
     """
-    results = {} if model == "train" else _results_of(model)
+    results = {} if model == "train" else results_of(model)
     data, task = results.get("data") or {}, TASKS.get(results.get("task", "speakers"))
     before = results.get("forgotten_before") or {}
     found = {column: list(map(str, before[key])) for column, key in KEYS.items() if key in before}
@@ -57,7 +57,7 @@ def as_results(before: dict[str, list[str]]) -> dict[str, list[str]]:
     return {KEYS[column]: names for column, names in before.items()}
 
 
-def _results_of(model: str) -> dict:
+def results_of(model: str) -> dict:
     """The results.json of a model, or of the run that a checkpoint belongs to; {} where there is
     none that can be read."""
     path = _results_file(model)

@@ -87,6 +87,11 @@ class Recipe:
         last `measure` has computed it already."""
         return {}
 
+    def evaluation_notes(self) -> dict[str, dict]:
+        """What evaluation.json says beside the numbers, by its keys. The text at "note" in each is
+        printed."""
+        return {}
+
     def plan(self) -> dict:
         """What `--dry_run` prints of the data and models that only this recipe has."""
         return {}

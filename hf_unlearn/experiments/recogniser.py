@@ -126,7 +126,7 @@ class RecogniserRecipe(Recipe):
     def finish(self, results: Results, trainer: UnlearnTrainer) -> None:
         """Puts all models' transcripts of an utterance side by side, and adds how the labels were
         written."""
-        results["labels"] = {"losses": self.style.losses, "counts": dict(self.style.counts)}
+        results["labels"] = self.labels()
         measured = results["transcripts"]
         results["transcripts"] = {
             split: [
@@ -140,6 +140,14 @@ class RecogniserRecipe(Recipe):
                 for place, row in enumerate(rows)
             ]
             for split, rows in measured["unlearned"].items()
+        }
+
+    def labels(self) -> dict:
+        """How the labels are written, which losses depend on."""
+        return {
+            "transcripts": self.data.transcripts,
+            "losses": self.style.losses,
+            "counts": dict(self.style.counts),
         }
 
     def audio(self, results: Results) -> dict[str, bytes]:

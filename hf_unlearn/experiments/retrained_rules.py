@@ -1,8 +1,9 @@
 """Stopping rules that compare with the retrained model: "forget_wer >= retrained"."""
 
-import re
+from collections.abc import Mapping
+from dataclasses import replace
 
-RETRAINED = r"\bretrained\s*$"
+from ..trainer.rules import RETRAINED, Rule
 
 
 def of_retrained(rule: str | None, gold: str) -> str | None:
@@ -11,14 +12,14 @@ def of_retrained(rule: str | None, gold: str) -> str | None:
     Raises:
         ValueError: the rule needs the retrained model, but `gold` is "none".
     """
-    if rule is None or not re.search(RETRAINED, rule):
+    if not rule or Rule.parse(rule).value != RETRAINED:
         return rule
     if gold == "none":
         raise _no_retrained_model(rule)
-    return re.sub(RETRAINED, "0", rule)
+    return str(replace(Rule.parse(rule), value=0.0))
 
 
-def fill_in_retrained(rule: str | None, retrained: dict[str, dict] | None) -> str | None:
+def fill_in_retrained(rule: str | None, retrained: Mapping[str, dict] | None) -> str | None:
     """A rule with the retrained model's value: "forget_wer >= retrained" -> "forget_wer >= 61.8".
 
     Args:
@@ -28,19 +29,21 @@ def fill_in_retrained(rule: str | None, retrained: dict[str, dict] | None) -> st
         ValueError: the rule needs the retrained model, and there is none, or it has no such
             metric.
     """
-    match = re.fullmatch(r"\s*(\w+)_([a-z]+)(.*)\bretrained\s*", rule or "")
-    if match is None:
+    if not rule or (parsed := Rule.parse(rule)).value != RETRAINED:
         return rule
-    split, metric, comparison = match.groups()
     if retrained is None:
         raise _no_retrained_model(rule)
-    if metric not in retrained.get(split, {}):
-        known = [f"{name}_{key}" for name, values in retrained.items() for key in values]
+    known = {
+        f"{split}_{name}": value
+        for split, values in retrained.items()
+        for name, value in values.items()
+    }
+    if parsed.metric not in known:
         raise ValueError(
             f"the rule {rule!r} names no metric of the retrained model, which are "
             f"{', '.join(known)}"
         )
-    return f"{split}_{metric}{comparison}{retrained[split][metric]:.4f}"
+    return str(replace(parsed, value=known[parsed.metric]))
 
 
 def _no_retrained_model(rule: str) -> ValueError:

@@ -2,6 +2,8 @@
 
 import shlex
 import sys
+from collections.abc import Iterable
+from importlib import resources
 from pathlib import Path
 
 from ..hub.metadata import local_among
@@ -60,11 +62,37 @@ def collect_results(
         card={
             "base_model": base,
             "datasets": [recipe.data.dataset],
-            "local": local_among(base, recipe.data.dataset),
+            "local": [
+                *local_among(base, recipe.data.dataset),
+                *local_paths(
+                    [
+                        *sys.argv,
+                        args.output_dir,
+                        *_texts(vars(recipe.options)),
+                        *_texts(vars(recipe.data)),
+                    ]
+                ),
+            ],
             **recipe.card_arguments(),
         },
         **_further(measured),
     )
+
+
+def local_paths(words: Iterable[str]) -> list[str]:
+    """The relative paths among words of a command line and values of options, which uploads leave
+    out. The scripts and configurations of the package's own recipes are not private."""
+    given = dict.fromkeys(word.partition("=")[2] or word for word in words)
+    own = Path(str(resources.files("hf_unlearn.recipes").joinpath("__init__.py"))).parent.resolve()
+    return [
+        path
+        for path in local_among(*given)
+        if "/" in path.strip("/") and not Path(path).resolve().is_relative_to(own)
+    ]
+
+
+def _texts(options: dict) -> list[str]:
+    return [value for value in options.values() if isinstance(value, str)]
 
 
 def _further(measured: dict[str, Measurement | None]) -> dict[str, dict]:

@@ -27,11 +27,12 @@ from ..data.speech.splits import SpeakerSplits, prepare_splits
 from ..data.speech.transcripts import as_sentence
 from ..evaluation import asr_metrics
 from ..metrics.normalizers import language_code
-from ..trainer.adapters import load_merged, whole_base_of
+from ..trainer.adapters import whole_base_of
 from ..trainer.prompts import check_language, check_prompt, load_generation_config, set_language
 from .augmentation import FRAMES_PER_SECOND, Augmented
 from .checks import loading
 from .command_line import parse
+from .label_source import load_source
 from .label_style import LabelStyle
 from .recogniser import RecogniserRecipe
 from .run import unlearn
@@ -100,8 +101,8 @@ class WhisperRecipe(RecogniserRecipe):
         return self.config is None or isinstance(self.config, WhisperConfig)
 
     def prepare(self, start: str | None, training: bool) -> None:
-        splits, data, args = self.unprepared, self.data, self.args
-        model = load_merged(self.load_model, start) if start else None
+        splits, options, data, args = self.unprepared, self.options, self.data, self.args
+        self.label_source, model = load_source(options, data, self.processor, self.load_model)
         has_transcripts = any(text.strip() for text in splits.retain["text"])
         compared = splits.retain if has_transcripts else splits.forget
         end_token = None if self.is_whisper else self.config.eos_token_id
@@ -184,6 +185,13 @@ class WhisperRecipe(RecogniserRecipe):
                 references=self._references(),
             ),
         }
+
+    def labels(self) -> dict:
+        return {**super().labels(), "model": self.label_source.name}
+
+    def evaluation_notes(self) -> dict:
+        labels = self.labels()
+        return {"labels": {**labels, "note": self.label_source.note(labels["transcripts"])}}
 
     def _references(self) -> dict[str, str]:
         """{label's text: the data's transcript}; {} where the labels are the transcripts."""

@@ -89,7 +89,15 @@ class WhisperArguments(RecogniserArguments):
             "anew; 0: no augmentation."
         },
     )
-    _not_of_training = RecogniserArguments._not_of_training | {"augment"}
+    labels_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "The model that transcripts 'own' are of: a folder or Hub id. By default the "
+            "model that unlearning starts from; for hf-unlearn evaluate, that of the run that made "
+            "the model, by its results.json."
+        },
+    )
+    _not_of_training = RecogniserArguments._not_of_training | {"augment", "labels_from"}
 
 
 @dataclass

@@ -5,7 +5,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry
 
-from ..privacy.redaction import without_paths
+from ..privacy.paths import without_paths
 from ..report.tasks import Task, finite, task_of
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, ModelCardData, eval_result_entries_to_yaml
 
-from ..privacy.redaction import hidden_names, hides, names_somebody, redact, without_paths
+from ..privacy.paths import without_paths
+from ..privacy.redaction import hidden_names, hides, names_somebody, redact
 from ..report.result_tables import further_tables, results_table
 from ..report.run_settings import setting, settings_of
 from ..report.tasks import Task, task_of
@@ -212,7 +213,7 @@ def _template_values(
     unlearned = results["unlearned"] or {}
     evaluated = any(results.get(name) for name in ("original", "unlearned", "retrained"))
     return {
-        "about": without_paths(about),
+        "about": without_paths(about, about["local"]),
         "task": task,
         "whole_groups": task.forgotten == task.group,
         "units": results["data"][task.units],
@@ -226,7 +227,7 @@ def _template_values(
         "further_tables": further_tables(results, markdown=True),
         "percent": task.percent,
         "intervals": any(key.endswith("_low") for split in unlearned.values() for key in split),
-        "command": without_paths(results.get("command")),
+        "command": without_paths(results.get("command"), about["local"]),
         **{
             key: results.get(key)
             for key in ("seed", "stopping", "environment", "retrained", "attacks")

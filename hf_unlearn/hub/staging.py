@@ -12,7 +12,8 @@ import transformers
 from peft import PeftConfig, PeftModel
 
 from ..files import write_json
-from ..privacy.redaction import hidden_names, hides, names_somebody, redact, without_paths
+from ..privacy.paths import without_paths
+from ..privacy.redaction import hidden_names, hides, names_somebody, redact
 from ..report.results import RESULTS, Results
 from ..report.tasks import task_of
 from .labels import make_labels_neutral
@@ -90,7 +91,9 @@ def stage(
     _check_adapter(target, results.card.get("local", ()))
     _put_card(folder, target, results, salt, hidden, name_forgotten)
     content[RESULTS] = results.to_dict()
-    for name, cleaned in without_paths(redact(content, salt) if hide else content).items():
+    content = redact(content, salt) if hide else content
+    local = (content[RESULTS].get("card") or {}).get("local", ())
+    for name, cleaned in without_paths(content, local).items():
         write_json(target / name, cleaned)
     check_texts(target, hidden, token)
     return hidden

@@ -1,5 +1,6 @@
 """The scale of metrics: the project's own are in percent, a user's are shown as they are given."""
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -92,8 +93,8 @@ class ScaleCheck:
         look the same.
         """
         for rule in [rule for rule in self._unchecked if rule.metric in metrics]:
-            suffix = rule.metric.rpartition("_")[2]
-            highest = max(abs(v) for name, v in metrics.items() if name.endswith(f"_{suffix}"))
+            kind = _kind(rule.metric)
+            highest = max(abs(v) for name, v in metrics.items() if _kind(name) == kind)
             if highest > 0:
                 self._unchecked.remove(rule)
                 _compare(rule, metrics[rule.metric], highest)
@@ -115,7 +116,14 @@ def _compare(rule: Rule, value: float, highest: float) -> None:
 
 
 def _words(metric: str) -> set[str]:
-    return set(metric.lower().split("_"))
+    return set(re.split(r"[\W_]+", metric.lower()))
+
+
+def _kind(metric: str) -> str:
+    """The metric's name from its last word that names a rate: forget_f1_macro -> f1_macro."""
+    words = list(re.finditer(r"[^\W_]+", metric.lower()))
+    rates = [word.start() for word in words if word[0] in SHARES | ERROR_RATES]
+    return metric.lower()[rates[-1] :] if rates else metric
 
 
 def _is_rate(metric: str) -> bool:

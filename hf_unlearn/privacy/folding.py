@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
+from html.entities import html5
 
 # In a folded text, marks where camelCase starts a new word.
 BORDER = "\x1f"
@@ -31,6 +32,11 @@ PLAIN = str.maketrans(
     }
 )
 
+OLD_ENTITIES = "|".join(
+    sorted((name for name in html5 if not name.endswith(";")), key=len, reverse=True)
+)
+# The characters of the bytes 0x80 to 0x9f in Windows' Latin-1.
+HIGH = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
 ENCODINGS = (
     # Bytes, as in URLs, Python and Git
     r"(?P<percent>(?:%[0-9a-fA-F]{2})+)",
@@ -38,13 +44,17 @@ ENCODINGS = (
     r"(?P<octal>(?:\\+[0-3][0-7]{2})+)",
     # UTF-16, as in JSON: a surrogate pair or a single unit
     r"(?P<pair>\\+u[dD][89abAB]\w\w\\+u[dD][c-fC-F]\w\w)",
-    r"(?P<unit>\\+u(?:[0-9a-fA-F]{4}|\{[0-9a-fA-F]{1,5}\}))",
-    # HTML
-    r"(?P<entity>&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z]\w*);)",
+    r"(?P<unit>(?:\\+u|%u)(?:[0-9a-fA-F]{4}|\{[0-9a-fA-F]{1,5}\})|\\+U[0-9a-fA-F]{8})",
+    # HTML, where the semicolon may be missing after numbers and old names
+    rf"(?P<entity>&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[A-Za-z]\w*;|{OLD_ENTITIES}))",
+    # UTF-8 that was read as Latin-1: Ã© for é
+    rf"(?P<misread>[\u00c2-\u00f4][\u0080-\u00bf{HIGH}]{{1,3}})",
 )
 ENCODED = re.compile("|".join(ENCODINGS), re.ASCII)
 # Decoded separately, because "\nancy" can be a line break before "ancy" or the folder "nancy".
 CONTROL = re.compile(r"(?P<control>\\+[abfnrtv])|" + ENCODED.pattern, re.ASCII)
+# The bytes of e-mails, also decoded separately: the =AD in "name=ADAM" is none.
+MAIL = re.compile(r"(?P<mail>(?:=[0-9A-F]{2})+)|" + CONTROL.pattern, re.ASCII)
 # How often a text is decoded at most: %2520 is a space that was encoded twice.
 ROUNDS = 3
 
@@ -61,9 +71,9 @@ def versions(text: str) -> Iterator[Layer]:
     """The text, and its decoded versions, as long as decoding changes anything."""
     layer = as_it_is(text)
     yield layer
-    if not re.search(r"[%&\\]", text):
+    if not MAIL.search(text):
         return
-    for encoded in (ENCODED, CONTROL):
+    for encoded in (ENCODED, CONTROL, MAIL):
         read = layer
         for _ in range(ROUNDS):
             before, read = read[0], _decoded(read, encoded)
@@ -91,9 +101,9 @@ def _decoded(layer: Layer, encoded: re.Pattern) -> Layer:
 def _characters(match: re.Match) -> Iterator[tuple[str, int]]:
     """The encoded characters, each with the length of its code."""
     kind, code = match.lastgroup, match[0]
-    if kind in ("percent", "hex", "octal"):
-        units = re.findall(r"%..|\\+x..|\\+\d{3}", code)
-        raw = bytes(int(unit[-3:], 8) if kind == "octal" else int(unit[-2:], 16) for unit in units)
+    if kind in ("percent", "hex", "octal", "mail", "misread"):
+        units = re.findall(r"[%=]..|\\+x..|\\+\d{3}", code) or list(code)
+        raw = b"".join(_byte(unit, kind) for unit in units)
         try:
             characters = [(c, len(c.encode())) for c in raw.decode()]
         except UnicodeDecodeError:
@@ -106,8 +116,15 @@ def _characters(match: re.Match) -> Iterator[tuple[str, int]]:
     elif kind == "control":
         yield " ", len(code)
     else:
-        units = [int(unit, 16) for unit in re.findall(r"u\{?(\w+)", code)]
+        units = [int(unit, 16) for unit in re.findall(r"[uU]\{?(\w+)", code)]
         yield (chr(units[0]) if kind == "unit" else _of_pair(*units)), len(code)
+
+
+def _byte(unit: str, kind: str) -> bytes:
+    """The byte that a code such as %C3 stands for."""
+    if kind == "misread":
+        return unit.encode("cp1252" if unit in HIGH else "latin-1")
+    return bytes([int(unit[-3:], 8) if kind == "octal" else int(unit[-2:], 16)])
 
 
 def _of_pair(high: int, low: int) -> str:

@@ -4,6 +4,7 @@ A name and a text are both folded (small letters, no accents, few kinds of separ
 regular expression made of the name is searched for in the text and in each decoded version of it.
 """
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ REST = rf"(?:[-_./\\]+(?:{WORD}|{BORDER})+)*"
 # Letters that a name needs at least for its parts to be found written together: "Bo Li" in "boli".
 JOINED = 4
 
+SPELLED_OUT = re.compile("([aou])e")
 UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa"})
 # Scripts without spaces between words, or (Korean) with particles that follow a name directly.
 UNSPACED = re.compile(
@@ -37,10 +39,11 @@ NO_MANTISSA = rf"(?!\.[0-9]+(?!\.?{WORD}))(?!e[- ]?[0-9])"
 class Mentions:
     """Finds names in texts.
 
-    "Jane Doe" is also found as jane_doe, JaneDoe, JANE.DOE, Jane%20Doe and xJaneDoe2; "José" as
-    Jose, Jos%C3%A9, Jos&eacute; and Jos\\u00e9, in any normal form of Unicode; "Strauß" as STRAUSS;
-    and 1089 as spk1089. A name inside a longer word does not count ("Ann" in "annual"), nor does a
-    number inside another number (1089 in 21089; 5 in 0.5 and 1e-5). The parts of a name may be
+    "Jane Doe" is also found as jane_doe, JaneDoe, JANE.DOE, "Doe, Jane", Jane%20Doe and xJaneDoe2;
+    "José" as Jose, Jos%C3%A9, Jos&eacute; and Jos\\u00e9, in any normal form of Unicode; "Strauß"
+    as STRAUSS; and 1089 as spk1089. A name inside a longer word does not count ("Ann" in "annual"),
+    nor does a number inside another number (1089 in 21089; 5 in 0.5 and 1e-5), nor a name in
+    another script ("Yuliya" for "Юлия"). The parts of a name may be
     written together, so "Al Ice" is also found in "alice".
     """
 
@@ -94,10 +97,20 @@ def mentions_of(names: tuple[str, ...]) -> Mentions:
 
 
 def _spellings(name: str) -> list[str]:
-    """The name, and its spelling without umlauts if it has any: Müller and Mueller."""
+    """The name; with umlauts spelled out (Mueller for Müller) or put back, as far as a text without
+    accents tells (Muller for Mueller); and with the last of several words first (Doe, Jane)."""
     composed = unicodedata.normalize("NFC", name).lower()
-    spelled_out = composed.translate(UMLAUTS)
-    return [name] if spelled_out == composed else [name, spelled_out]
+    found = [name, composed.translate(UMLAUTS)]
+    # The e of a very short name is more likely a letter of its own: Joe.
+    if len(shorter := SPELLED_OUT.sub(r"\1", composed)) >= JOINED:
+        found.append(shorter)
+    words = composed.split()
+    if len(words) > 1 and not any(map(str.isdigit, composed)):
+        found.append(" ".join([words[-1], *words[:-1]]))
+    unique: dict[str, str] = {}
+    for spelling in found:
+        unique.setdefault(fold(as_it_is(spelling))[0], spelling)
+    return list(unique.values())
 
 
 def _letters_alone(folded: str) -> str:
@@ -114,7 +127,7 @@ def _pattern(name: str) -> re.Pattern:
     for part in parts:
         if body:
             body += _joint(folded[end - 1], folded[end : part.start()], part[0][0], long)
-        body += part[0] if part[0].isdigit() else f"{BORDER}?".join(map(re.escape, part[0]))
+        body += part[0] if part[0].isdigit() else _letters(part[0])
         end = part.end()
     digits = len(folded) if re.fullmatch("[0-9]+", folded) else 0
     # A pattern that starts with a letter is searched for fast, so what must not precede the name is
@@ -127,6 +140,15 @@ def _pattern(name: str) -> re.Pattern:
         + _not_after(parts[-1][0][-1], digits)
         + REST
     )
+
+
+def _letters(part: str) -> str:
+    """Pattern of a part of a name. In scripts without spaces, one may stand between its signs."""
+    pattern = re.escape(part[0])
+    for before, after in itertools.pairwise(part):
+        unspaced = UNSPACED.match(before) and UNSPACED.match(after)
+        pattern += (f"{SEPARATOR}?" if unspaced else f"{BORDER}?") + re.escape(after)
+    return pattern
 
 
 def _joint(before: str, between: str, after: str, long: bool) -> str:

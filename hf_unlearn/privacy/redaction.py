@@ -101,20 +101,6 @@ def redact(results: Mapping[str, Any], salt: str) -> dict[str, Any]:
     return clean(results)
 
 
-def without_paths(value: Any) -> Any:
-    """`value` with only the last part of each absolute path in its texts.
-
-    The rest of a path describes somebody's machine.
-    """
-    if isinstance(value, Mapping):
-        return {key: without_paths(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_paths(item) for item in value]
-    if isinstance(value, str):
-        return re.sub(r"(?<![\w.:/])(?:~|[A-Za-z]:)?/(?:[^\s/'\"]+/)+", "", value)
-    return value
-
-
 def without_names(value: Any, names: list[str]) -> Any:
     """`value` with "hidden" in place of each mention of one of `names` (see `Mentions`)."""
     mentions = mentions_of(tuple(names))

@@ -13,7 +13,8 @@ from typing import Any
 
 import jinja2
 
-from ..privacy.redaction import hides, redact, without_paths
+from ..privacy.paths import without_paths
+from ..privacy.redaction import hides, redact
 from .frontier import frontier
 from .phases import phases_table
 from .result_tables import (
@@ -53,7 +54,7 @@ class Report:
         if salt is not None and hides(content, self.task.personal):
             # The ids of the transcripts are names, too.
             content = redact(content, salt)
-        self.results = without_paths(content)
+        self.results = without_paths(content, (content.get("card") or {}).get("local", ()))
         # Audio is added after the redaction, which would search it for names.
         for row, cleaned in zip(transcripts, self.results["transcripts"]):
             cleaned["sound"] = _data_url(audio[row["id"]]) if row["id"] in (audio or {}) else None

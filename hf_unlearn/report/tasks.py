@@ -199,6 +199,14 @@ TASKS = {
 }
 
 
+def metric_of(name: str) -> str:
+    """The metric in <split>_<metric>, for the splits of recipes: forget_test_f1_macro -> f1_macro.
+    Of another split, what follows the last underscore."""
+    splits = {split for task in TASKS.values() for split in task.splits}
+    fitting = [split for split in splits if name.startswith(f"{split}_")]
+    return name.removeprefix(f"{max(fitting, key=len)}_") if fitting else name.rpartition("_")[2]
+
+
 def task_of(results: Mapping[str, Any]) -> Task:
     """The task of a run, from its results.
 

@@ -104,6 +104,7 @@ def check_compatible(method: Method, trainer: Trainer) -> None:
     check_deepspeed(method, args, trainer.accelerator.state.deepspeed_plugin)
     if trainer.train_dataset is None:
         return
+    _check_learning_rate(method, trainer)
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(
             "no parameter of the model has requires_grad=True, so there is nothing to train: "
@@ -125,6 +126,24 @@ def check_compatible(method: Method, trainer: Trainer) -> None:
         refuse("fp16", "a gradient scaler needs a gradient, and there is none", "Set fp16=False.")
     if method.per_sample:
         _check_per_sample(model, args, refuse)
+
+
+def _check_learning_rate(method: Method, trainer: Trainer) -> None:
+    """Refuses a learning rate of 0 in all steps, where Trainer itself makes the optimizer."""
+    args, own = trainer.args, trainer.optimizer is not None or trainer.optimizer_cls_and_kwargs
+    if method.one_shot or own or type(trainer).create_optimizer is not Trainer.create_optimizer:
+        return
+    if args.learning_rate == 0:
+        raise ValueError(
+            "learning_rate is 0, so nothing would be forgotten: set it above 0 (to evaluate only, "
+            "leave forget_dataset out)"
+        )
+    warms_up = args.lr_scheduler_type != "constant" and trainer.lr_scheduler is None
+    if args.max_steps == 1 and warms_up and args.get_warmup_steps(1) > 0:
+        raise ValueError(
+            "max_steps is 1, but with warmup_steps the first step has the learning rate 0, so "
+            "nothing would be forgotten: take more steps, or set warmup_steps to 0"
+        )
 
 
 def check_deepspeed(

@@ -57,7 +57,8 @@ def check_language(
     missing = [token for token in wanted if token not in tokenizer.get_vocab()]
     if missing:
         raise ValueError(
-            f"the tokenizer has no token {', '.join(missing)}: leave language and task out"
+            f"the tokenizer has no token {', '.join(missing)}: leave language and task out (on a "
+            'command line, --language "" --task "" unsets those of the YAML)'
         )
 
 
@@ -84,14 +85,15 @@ def set_language(
     if english or config.vocab_size == ENGLISH_VOCABULARY:
         raise ValueError(
             f"language is {language} and task is {task}, but {name} takes neither: it knows one "
-            "language only. Leave both out"
+            'language only. Leave both out (on a command line, --language "" --task "" unsets '
+            "those of the YAML)"
         )
     languages = getattr(generation_config, "lang_to_id", None)
     if not languages or not getattr(generation_config, "task_to_id", None):
         raise ValueError(
             f"language is {language}, but the generation_config.json of {name} has an old form "
             "without lang_to_id and task_to_id, so generate() cannot be told. Leave language and "
-            "task out, or take a newer one: "
+            'task out (on a command line, --language "" --task ""), or take a newer one: '
             "GenerationConfig.from_pretrained('openai/whisper-tiny').save_pretrained(<folder of "
             "the model>)"
         )

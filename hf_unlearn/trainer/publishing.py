@@ -42,8 +42,6 @@ from .run_results import (
 
 logger = logging.get_logger(__name__)
 
-NO_STEP = "no optimizer step was taken, so nothing is forgotten: call train() first"
-
 
 class _NotPickled:
     """Stands in for the training arguments while Trainer saves.
@@ -155,12 +153,12 @@ class PublishingTrainer(Seq2SeqTrainer):
             dataset, dataset_args: the datasets' names for readers, and their configurations.
 
         Raises:
-            ValueError: the training took no optimizer step.
+            ValueError: the training took no optimizer step, or none that changed a weight.
         """
-        if self.results is None and not self.record.steps:
+        if self.results is None and (nothing := self.record.nothing_done):
             if self.record.begun:
-                raise ValueError(f"no card is written: {NO_STEP}")
-            logger.warning(f"No card is written: {NO_STEP}.")
+                raise ValueError(f"no card is written: {nothing}")
+            logger.warning(f"No card is written: {nothing}: call train() first.")
             return
         if not self.is_world_process_zero():
             return
@@ -264,10 +262,10 @@ class PublishingTrainer(Seq2SeqTrainer):
         Raises:
             ValueError, HubError: as `push_folder`; ValueError also if no optimizer step was taken.
         """
-        if self.results is None and not self.record.steps:
+        if self.results is None and (nothing := self.record.nothing_done):
             raise ValueError(
-                f"nothing is pushed: {NO_STEP}. (`hf-unlearn push` pushes the folder of a finished "
-                "run.)"
+                f"nothing is pushed: {nothing}: call train() first. (`hf-unlearn push` pushes the "
+                "folder of a finished run.)"
             )
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         self.save_model(_internal_call=True)
@@ -290,7 +288,7 @@ class PublishingTrainer(Seq2SeqTrainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """As in Trainer: pushes in the background, as `hub_strategy` says, and skips a push while
         the last one is under way."""
-        if not self.is_world_process_zero() or not self.record.steps:
+        if not self.is_world_process_zero() or self.record.nothing_done:
             return
         busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
         skips = busy and not self.args.hub_always_push

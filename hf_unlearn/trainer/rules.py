@@ -6,6 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+# In place of a number: the retrained model's value, which recipes fill in.
+RETRAINED = "retrained"
+# Splits and metrics may have any name: test-clean_wer, forget_f1 (macro), forget_rouge/1.
+RULE = re.compile(r"\s*([^<>=]+?)\s*(>=|<=|>|<)\s*([^<>=]+?)\s*")
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -26,13 +31,15 @@ class Rule:
     @classmethod
     def parse(cls, text: str) -> "Rule":
         """Reads a rule. Raises ValueError if it is not of the form above."""
-        match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?|[A-Za-z]\w*)\s*", text)
-        if not match:
+        match = RULE.fullmatch(text)
+        number = match and NUMBER.fullmatch(match[3])
+        # A metric has a split before it, or it is the word that recipes replace by a number.
+        if not match or not (number or "_" in match[3] or match[3] == RETRAINED):
             raise ValueError(
                 f"cannot read the rule {text!r}: write <split>_<metric> >= <number>, as in "
                 "'forget_wer >= 90', or another <split>_<metric> in place of the number"
             )
-        return cls(match[1], match[2], match[3] if match[3][0].isalpha() else float(match[3]))
+        return cls(match[1], match[2], float(match[3]) if number else match[3])
 
     @property
     def metrics(self) -> list[str]:
@@ -60,10 +67,15 @@ class Rule:
         Raises:
             ValueError: a metric belongs to none of them.
         """
+        if self.value == RETRAINED:
+            raise ValueError(
+                f"the rule {str(self)!r} names the retrained model, which only recipes measure: "
+                "write its value in place of the word"
+            )
         return {split_of(metric, list(names)) for metric in self.metrics}
 
     def __str__(self) -> str:
-        value = self.value if isinstance(self.value, str) else f"{self.value:g}"
+        value = self.value if isinstance(self.value, str) else f"{self.value:.7g}"
         return f"{self.metric} {self.comparison} {value}"
 
 

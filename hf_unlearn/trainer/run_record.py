@@ -16,10 +16,13 @@ from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
 from ..config import UnlearnConfig
 from .checkpoint_files import saved_state
+from .exchange import any_process
 from .preemption import Preemption
 from .seeded import seeded
+from .weight_changes import WeightChanges
 
 NOTHING_DONE = "no optimizer step was taken, so nothing is forgotten"
+UNCHANGED = "no optimizer step changed the weights, so nothing is forgotten"
 NO_BATCH = (
     "the forget set gave no batch: check that it has samples, and check dataloader_drop_last, "
     "max_steps and num_train_epochs"
@@ -71,13 +74,15 @@ class RunRecord:
             was resumed from. Steps skipped because of non-finite values do not count.
         weights_step: the step whose weights the model holds if that is not the last step, else
             None.
+        changes: whether these steps have changed the weights. The trainer adds it to its
+            callbacks.
         begun: whether `train` was ever called.
         run: what identifies this run (see `run_identity`).
     """
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
-        self.steps = 0
+        self.steps, self.changes = 0, WeightChanges()
         self.weights_step: int | None = None
         self.begun = False
         self.run: dict = {}
@@ -91,13 +96,21 @@ class RunRecord:
         # without the skipped steps.
         earlier = _global_step(checkpoint) - saved.get("skipped_steps", 0) if checkpoint else 0
         self.steps = saved.get("steps", earlier)
+        # DeepSpeed's engine owns the gradients, and one-shot methods need no optimizer.
+        trusted = self.trainer.is_deepspeed_enabled or self.trainer.method.one_shot
+        self.changes.begin(seen=trusted or saved.get("changed", self.steps > 0))
 
     def step_taken(self) -> None:
         self.steps, self.weights_step = self.steps + 1, None
 
     def state(self) -> dict:
         """What a checkpoint stores."""
-        return {"steps": self.steps, "weights_step": self.weights_step, "run": self.run}
+        return {
+            "steps": self.steps,
+            "changed": self.changes.seen,
+            "weights_step": self.weights_step,
+            "run": self.run,
+        }
 
     def loaded(self, checkpoint: str) -> None:
         """Notes that the weights of a checkpoint were loaded after the last step."""
@@ -139,6 +152,13 @@ class RunRecord:
             return "max_steps" if args.max_steps > 0 else "num_train_epochs"
         return "no more samples"
 
+    @property
+    def nothing_done(self) -> str | None:
+        """Says that the model has forgotten nothing, where that is so."""
+        if not self.steps:
+            return NOTHING_DONE
+        return None if self.changes.seen else UNCHANGED
+
     def require_a_step(self, skipped: int) -> None:
         """Called after training.
 
@@ -146,9 +166,14 @@ class RunRecord:
             skipped: number of optimizer steps that were skipped.
 
         Raises:
-            ValueError: the training took no optimizer step.
+            ValueError: the training took no optimizer step, or no step changed a weight.
         """
         if self.steps:
+            flags = [self.changes.seen, self.changes.looked]
+            seen, looked = any_process(flags, self.trainer.args.device)
+            self.changes.seen = seen or not looked
+            if not self.changes.seen:
+                raise ValueError(f"{self.nothing_done}: {self.changes.reason}")
             return
         if global_step := self.trainer.state.global_step:
             why = (

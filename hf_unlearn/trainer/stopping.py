@@ -18,6 +18,7 @@ from ..config import UnlearnConfig
 from ..files import written_whole
 from ..metrics.scales import ScaleCheck, scale_of
 from ..per_sample.shards import fill, made_whole, own_parameters
+from .evaluation_checks import known_metrics
 from .publishing import PublishingTrainer
 from .rules import Rule, split_of
 
@@ -57,7 +58,7 @@ class StoppingRules(TrainerCallback):
         self._rules = [rule for rule in (self.stop, self.abort) if rule]
         named = {name for rule in self._rules for name in rule.splits(splits)}
         for rule in self._rules:
-            _check_metrics(rule, splits, _known_metrics(trainer))
+            _check_metrics(rule, splits, known_metrics(trainer))
         self.splits = {
             name: _bounded(data, args.check_samples)
             for name, data in splits.items()
@@ -210,15 +211,6 @@ def _check_metrics_in(row: dict) -> dict[str, float]:
     return {
         key.removeprefix("check_"): value for key, value in row.items() if key.startswith("check_")
     }
-
-
-def _known_metrics(trainer: PublishingTrainer) -> set[str] | None:
-    """The metrics that evaluation will give for a split; None if that is unknown beforehand."""
-    own_loop = type(trainer).evaluation_loop.__module__.startswith(__package__)
-    if trainer.compute_metrics is None and own_loop:
-        return {"loss"}
-    names = getattr(trainer.compute_metrics, "metric_names", None)
-    return None if names is None else {"loss", *names}
 
 
 def _check_metrics(rule: Rule, splits: dict[str, Any], known: set[str] | None) -> None:

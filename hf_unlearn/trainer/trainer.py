@@ -26,6 +26,7 @@ from .checkpoint_files import copied, find_checkpoint
 from .compatibility import NO_FORGET, check_compatible, check_data, check_deepspeed
 from .drift import DriftControl
 from .earlier_run import EarlierRun
+from .evaluation_checks import check_evaluation
 from .exchange import failures_told
 from .loss import LossBySample
 from .model_setup import set_up_model
@@ -132,6 +133,7 @@ class UnlearnTrainer(LossBySample):
         if forget_dataset is not None:
             train_in_float32(self.model, self.optimizer)
         check_compatible(self.method, self)
+        check_evaluation(self)
         keep_names_from_trackers(args, self.model, eval_dataset)
         warn_of_difference(self)
         self.resumed_from: str | None = None
@@ -159,6 +161,7 @@ class UnlearnTrainer(LossBySample):
             self.stopping_rules,
             self.skipped_steps,
             self._preemption,
+            self.record.changes,
         ):
             if callback is not None:
                 self.add_callback(callback)
@@ -254,8 +257,8 @@ class UnlearnTrainer(LossBySample):
             SystemExit: with code 143, after SIGTERM: a checkpoint is saved at the end of the step,
                 and resuming from it continues the run.
             ValueError: `max_skipped_steps` steps in a row had a loss or gradient that was not
-                finite; no optimizer step was taken at all; the checkpoint is of ordinary training,
-                or of a run with another method or forget set.
+                finite; no optimizer step was taken at all, or none changed the weights; the
+                checkpoint is of ordinary training, or of a run with another method or forget set.
             OSError: a checkpoint could not be saved; the earlier ones are kept.
         """
         if self.train_dataset is None:

@@ -10,9 +10,10 @@ from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.evaluation import classification_metrics
 from hf_unlearn.experiments import Recipe, parse, unlearn
 from hf_unlearn.experiments import run as frame
-from hf_unlearn.experiments.checks import loading, of_retrained
+from hf_unlearn.experiments.checks import loading
 from hf_unlearn.experiments.command_line import run_script as run
 from hf_unlearn.experiments.images import ImageRecipeArguments
+from hf_unlearn.experiments.retrained_rules import fill_in_retrained, of_retrained
 from tests.tiny import collate_images, images, tiny_vit
 
 KINDS = (ImageRecipeArguments, ImageArguments, UnlearnConfig)
@@ -43,6 +44,31 @@ def test_what_is_wrong_whatever_the_data_are_is_found_without_data(flags, messag
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("unset", [["--stop_when", ""], ["--stop_when="], ["--stop-when", ""]])
+def test_an_empty_value_on_the_command_line_unsets_what_the_yaml_sets(tmp_path, unset):
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "use_cpu: true\nstop_when: forget_accuracy <= 5\ntrain_seed: 3\nmax_eval_samples: 7\n"
+        "forget_classes: [a, b]\nbase_model: ../nowhere\n"
+    )
+    flags = ["--train_seed", "", "--max_eval_samples=", "--base_model", "", "--alpha", "0.25"]
+    options, data, args = parse(KINDS, [str(file), *flags, *unset, "--output_dir", "out"])
+    assert (args.stop_when, options.train_seed, options.base_model) == (None, None, None)
+    assert data.max_eval_samples is None and data.forget_classes == ["a", "b"]
+    assert (args.alpha, args.output_dir) == (0.25, "out")
+
+
+def test_an_unknown_option_is_answered_with_the_similar_ones(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("lerning_rate: 1e-3\n")
+    with pytest.raises(ValueError, match="own.yaml: lerning_rate; did you mean learning_rate"):
+        parse(KINDS, [str(file)])
+    with pytest.raises(ValueError, match="line: --forgot-classes=a; did you mean forget_classes"):
+        parse(KINDS, ["--forgot-classes=a", "--use_cpu", "true"])
+    with pytest.raises(ValueError, match="on the command line: --zzz 5; --help lists"):
+        parse(KINDS, ["--zzz", "5"])
+
+
 def test_an_evaluation_does_not_ask_for_the_retrained_model():
     flags = [
         "--output_dir",
@@ -54,6 +80,21 @@ def test_an_evaluation_does_not_ask_for_the_retrained_model():
     ]
     parse(KINDS, [*flags, "--evaluate", "true", "--gold", "none"])
     assert of_retrained("forget_accuracy <= retrained", "train") == "forget_accuracy <= 0"
+
+
+@pytest.mark.parametrize("metric", ["wer", "f1_macro", "rouge-1", "top5_accuracy", "loss"])
+@pytest.mark.parametrize("split", ["forget", "forget_test", "test-clean"])
+def test_the_retrained_models_value_of_any_metric_is_filled_in(split, metric):
+    measured = {"forget": {metric: 1.0}, split: {metric: 0.00061812, "samples": 3}}
+    rule = f"{split}_{metric} >= retrained"
+    assert of_retrained(rule, "train") == f"{split}_{metric} >= 0"
+    assert fill_in_retrained(rule, measured) == f"{split}_{metric} >= 0.00061812"
+    for other in (None, "", f"{split}_{metric} >= 3", f"forget_loss > {split}_retrained"):
+        assert fill_in_retrained(other, measured) == other
+    with pytest.raises(ValueError, match="names no metric of the retrained model, which are"):
+        fill_in_retrained(f"{split}_cer >= retrained", measured)
+    with pytest.raises(ValueError, match="needs the retrained model"):
+        fill_in_retrained(rule, None)
 
 
 class TinyRecipe(Recipe):

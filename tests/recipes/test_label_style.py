@@ -126,7 +126,7 @@ def folder(tmp_path):
     return root
 
 
-def recipe_of(model: Path, folder: Path, tmp_path, **data):
+def recipe_of(model: Path, folder: Path, tmp_path, options=None, **data):
     data = SpeechArguments(
         dataset=str(folder),
         speaker_column="speaker",
@@ -139,7 +139,7 @@ def recipe_of(model: Path, folder: Path, tmp_path, **data):
     args = UnlearnConfig(
         output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none", disable_tqdm=True
     )
-    options = WhisperArguments(model=str(model), normalize="none")
+    options = WhisperArguments(model=str(model), normalize="none", **(options or {}))
     return WhisperRecipe(options, data, args, training=False)
 
 
@@ -201,3 +201,58 @@ def test_the_recipe_refuses_a_prompt_that_generate_does_not_have(
         match=r"begin with <\|startoftranscript\|><\|notimestamps\|>, but generate\(\) begins with",
     ):
         recipe_of(tmp_path / "model", folder, tmp_path)
+
+
+@pytest.fixture
+def unlearned(processor, model, monkeypatch, tmp_path):
+    """The folder of a model that says something else than its original, in tmp_path/model."""
+    for name in ("model", "unlearned"):
+        model.save_pretrained(tmp_path / name)
+        processor.save_pretrained(tmp_path / name)
+        model.proj_out.weight.data.fill_(1.0)
+
+    def generate(self, features):
+        forgot = bool((self.model.proj_out.weight == 1).all())
+        return [" Too." if forgot else " One, two."] * len(features)
+
+    monkeypatch.setattr(LabelStyle, "generate", generate)
+    return tmp_path / "unlearned"
+
+
+def result_of_run(folder: Path, **recipe) -> None:
+    config = {"recipe": recipe, "data": {"transcripts": "own"}}
+    (folder / "results.json").write_text(json.dumps({"config": config}))
+
+
+def spoken(recipe) -> set[str]:
+    decode = recipe.processor.tokenizer.decode
+    return {decode(row["labels"], skip_special_tokens=True) for row in recipe.splits.retain}
+
+
+@pytest.mark.parametrize("of_run", [{"model": "."}, {"model": "train", "base_model": "."}])
+def test_an_evaluated_model_does_not_write_its_own_labels(unlearned, folder, tmp_path, of_run):
+    original = str(tmp_path / "model")
+    result_of_run(unlearned, **{k: original if v == "." else v for k, v in of_run.items()})
+    recipe = recipe_of(unlearned, folder, tmp_path, {"evaluate": True})
+    assert recipe.data.transcripts == "own" and spoken(recipe) == {" One, two."}
+    labels = recipe.evaluation_notes()["labels"]
+    assert labels["model"] == original and f"labels that {original} wrote" in labels["note"]
+    # a run that starts from it does follow its style
+    assert spoken(recipe_of(unlearned, folder, tmp_path, transcripts="own")) == {" Too."}
+
+
+def test_an_evaluation_says_whose_labels_it_takes_instead(unlearned, folder, tmp_path, caplog):
+    result_of_run(unlearned, model=str(tmp_path / "gone"))
+    with caplog.at_level(logging.WARNING):
+        recipe = recipe_of(unlearned, folder, tmp_path, {"evaluate": True})
+    assert "gone" in caplog.text and "name the original with labels_from" in caplog.text
+    assert spoken(recipe) == {" Too."}
+    assert "the evaluated model itself" in recipe.evaluation_notes()["labels"]["note"]
+    options = {"evaluate": True, "labels_from": str(tmp_path / "model")}
+    assert spoken(recipe_of(unlearned, folder, tmp_path, options)) == {" One, two."}
+    (unlearned / "results.json").unlink()
+    recipe = recipe_of(unlearned, folder, tmp_path, {"evaluate": True}, transcripts="own")
+    assert "because it has no results.json" in recipe.evaluation_notes()["labels"]["note"]
+    options = {"labels_from": str(tmp_path / "gone")}
+    with pytest.raises(ValueError, match="could not load '.*gone'"):
+        recipe_of(unlearned, folder, tmp_path, options, transcripts="own")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
 
-from ...report.tasks import ACCURACY, ERROR_RATES
+from ...report.tasks import ACCURACY, ERROR_RATES, metric_of
 from ...yaml_files import PlainScalar, as_declared, read_yaml
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ class Comparison:
             raise ValueError(
                 f"match names {', '.join(self.match)}: give one metric, with all its levels"
             )
-        metric = self.score.rpartition("_")[2]
+        metric = metric_of(self.score)
         if self.greater_is_better is None and metric not in GREATER_IS_BETTER:
             raise ValueError(
                 f"whether a greater {metric} is a better score is known only of "
@@ -121,7 +121,7 @@ class Comparison:
     @property
     def forgotten(self) -> str:
         """The metric of what is forgotten: the horizontal axis of the frontier."""
-        return next(iter(self.match), "forget_" + self.score.rpartition("_")[2])
+        return next(iter(self.match), "forget_" + metric_of(self.score))
 
     @property
     def scores(self) -> list[str]:
@@ -132,7 +132,7 @@ class Comparison:
 
     def best(self, values: Iterable[T], key: Callable[[T], float] | None = None) -> T:
         """The value with the best score; `key` returns a value's score where it is not one."""
-        metric = self.score.rpartition("_")[2]
+        metric = metric_of(self.score)
         greater = (
             GREATER_IS_BETTER[metric] if self.greater_is_better is None else self.greater_is_better
         )

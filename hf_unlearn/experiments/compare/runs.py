@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ...metrics.scales import GIVEN
 from ...report.result_tables import checks_by_step
-from ...report.tasks import task_of
+from ...report.tasks import metric_of, task_of
 from ...yaml_files import PlainScalar, resolved
 from ..catalogue import configuration_path, script_path
 from .plan import Comparison
@@ -81,13 +81,16 @@ class Cell:
 
 
 def _measured(results: dict, comparison: Comparison) -> dict:
-    """Why a run ended, the task's first metric of every split, the score at each level, and the
-    `curve` of its checks."""
+    """Why a run ended, the task's first metric and those of the comparison of every split, the
+    score at each level, and the `curve` of its checks."""
     task, curve = task_of(results), _curve(results, comparison)
-    metric = next(iter(task.metrics))
+    compared = map(metric_of, (comparison.score, comparison.forgotten))
+    metrics = dict.fromkeys([next(iter(task.metrics)), *compared])
     row = {"ended": results["stopping"]["reason"], "step": results["stopping"]["step"]}
     row |= {
-        f"{split}_{metric}": values.get(metric) for split, values in results["unlearned"].items()
+        f"{split}_{metric}": values.get(metric)
+        for metric in metrics
+        for split, values in results["unlearned"].items()
     }
     for forgotten, levels in comparison.match.items():
         for level in levels:
@@ -125,12 +128,12 @@ def reached_at(curve: Sequence[tuple[float, float]], level: float) -> float | No
 
 
 def _of_retrained(results: dict, metric: str) -> float:
-    split, _, name = metric.rpartition("_")
     if not results.get("retrained"):
         raise ValueError(
             f"match asks for the retrained model's {metric}, but there is none: set gold in options"
         )
-    return results["retrained"][split][name]
+    name = metric_of(metric)
+    return results["retrained"][metric.removesuffix(f"_{name}")][name]
 
 
 def run_cells(cells: list[Cell], comparison: Comparison, known: dict[str, dict]) -> list[dict]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from ...metrics.scales import GIVEN, as_given
 from ...report.result_tables import align
+from ...report.tasks import metric_of
 from .plan import Comparison
 from .tuning import means_with_most_scores, present, scored
 
@@ -17,8 +18,12 @@ def table_by_method(rows: list[dict], comparison: Comparison) -> str:
     The columns "reached" and "best" count, for each level, the runs that reached it and those in
     which the method had the best score. The best mean is in bold; only the methods that reached the
     level in the most runs compete for it."""
-    metric = comparison.score.rpartition("_")[2]
-    columns = [name for name in rows[0] if name.endswith("_" + metric) or name in comparison.scores]
+    metric = metric_of(comparison.score)
+    columns = [
+        name
+        for name in rows[0]
+        if "_" in name and metric_of(name) == metric or name in comparison.scores
+    ]
     lines, text = [], _number(rows)
     for varied, methods in grouped(rows, comparison).items():
         known = {name: _scores(methods, name, comparison) for name in comparison.scores}
