@@ -80,6 +80,7 @@ def _worst_line(worst: dict, with_retrained: bool) -> str:
     return (
         f"Worst door: {worst['door']} ({worst['meaning']}). {_values(worst)}: the unlearned model "
         f"still knows {gap:.1f} points more than the retrained model{_interval(worst)}."
+        f"{' The original itself knows no more there.' if is_deaf(worst) else ''}"
     )
 
 
@@ -147,7 +148,14 @@ def _gap_cell(entry: dict, compared: bool) -> str:
         return "not compared"
     low, high = entry.get("low"), entry.get("high")
     ends = f" [{low:+.1f}, {high:+.1f}]" if compared and low is not None else ""
-    return f"{value:+.1f}{ends}"
+    # Adding 0 turns -0.0 into 0.0.
+    return f"{round(value, 1) + 0:+.1f}{ends}{' *' if compared and is_deaf(entry) else ''}"
+
+
+def is_deaf(entry: dict) -> bool:
+    """Whether the original itself knows no more through a door than the retrained model does, so
+    that the door cannot show what was forgotten."""
+    return entry["forgotten"] + entry["gap"] <= 0
 
 
 def _number(value: float) -> str:
@@ -156,7 +164,7 @@ def _number(value: float) -> str:
 
 def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(door, what it does) of the measured doors, then (door, why there is no number) of the
-    others."""
+    others, and what the mark at a gap means."""
     doors = audit["doors"]
     meanings = [(name, entry["meaning"]) for name, entry in doors.items() if "unlearned" in entry]
     failed = [
@@ -167,7 +175,9 @@ def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
         for name, entry in doors.items()
         if "closed" in entry
     ]
-    return [*meanings, *failed, *closed]
+    deaf = any(e.get("gap") is not None and is_deaf(e) for e in doors.values())
+    mark = [("*", "the original itself knows no more there than the retrained model")] * deaf
+    return [*mark, *meanings, *failed, *closed]
 
 
 def audit_text(audit: Mapping[str, Any], *, markdown: bool = False) -> str:
