@@ -19,7 +19,7 @@ def verdict(doors: Mapping[str, dict]) -> dict[str, dict | None]:
         conspicuous: the lowest gap.
     """
     named = [{"door": name, **entry} for name, entry in doors.items()]
-    compared = [entry for entry in named if entry.get("gap") is not None]
+    compared = [entry for entry in named if entry.get("gap") is not None and tells(entry)]
     measured = [entry for entry in named if entry.get("forgotten") is not None]
     sure = [entry for entry in compared if entry.get("low") is not None]
     worst = max(compared, key=lambda entry: entry["gap"], default=None)
@@ -30,6 +30,14 @@ def verdict(doors: Mapping[str, dict]) -> dict[str, dict | None]:
         "surest": max(sure, key=lambda entry: entry["low"], default=None),
         "conspicuous": min(compared, key=lambda entry: entry["gap"], default=None),
     }
+
+
+def tells(entry: dict) -> bool:
+    """Whether a door's gap is ranked. An attack that does not work on the original says nothing of
+    the unlearned model either; nor does a door behind which the original knows nothing, unless the
+    unlearned model knows something there."""
+    attacked = entry.get("group") in ("attack", "standing out")
+    return not is_deaf(entry) or (not attacked and entry["gap"] > 0)
 
 
 def metrics(audit: Mapping[str, Any]) -> dict[str, float]:
@@ -79,7 +87,8 @@ def _worst_line(worst: dict, with_retrained: bool) -> str:
         )
     return (
         f"Worst door: {worst['door']} ({worst['meaning']}). {_values(worst)}: the unlearned model "
-        f"still knows {gap:.1f} points more than the retrained model{_interval(worst)}."
+        f"knows {gap:.1f} points more than the retrained model{_interval(worst)}"
+        f"{'' if (worst.get('low') or 0) > 0 else ', which may be chance'}."
         f"{' The original itself knows no more there.' if is_deaf(worst) else ''}"
     )
 
@@ -176,15 +185,15 @@ def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
         if "closed" in entry
     ]
     deaf = any(e.get("gap") is not None and is_deaf(e) for e in doors.values())
-    mark = [("*", "the original itself knows no more there than the retrained model")] * deaf
+    meaning = (
+        "the original itself knows no more there than the retrained model, so the door cannot show "
+        "what was forgotten"
+    )
+    mark = [("*", meaning)] * deaf
     return [*mark, *meanings, *failed, *closed]
 
 
-def audit_text(audit: Mapping[str, Any], *, markdown: bool = False) -> str:
-    """The audit for a terminal or a card: headline, table, and what each door is."""
-    rows = audit_rows(audit)
-    parts = ["\n".join(headline(audit)) if not markdown else "\n\n".join(headline(audit))]
-    parts += [align(rows, markdown)] if len(rows) > 1 else []
-    mark = "- `{}`: {}" if markdown else "{}: {}"
-    parts.append("\n".join(mark.format(*note) for note in door_notes(audit)))
-    return "\n\n".join(parts)
+def audit_text(audit: Mapping[str, Any]) -> str:
+    """The audit for a terminal: what each door is, the table, and at the end the headline."""
+    notes = "\n".join(f"{name}: {text}" for name, text in door_notes(audit))
+    return "\n\n".join([notes, align(audit_rows(audit), markdown=False), *headline(audit)])

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 
 from ..privacy.redaction import hides, redact, without_paths
+from .audit_tables import audit_rows, door_notes, headline
 from .frontier import frontier
 from .result_tables import (
     MODELS,
@@ -79,6 +80,7 @@ class Report:
             task=self.task,
             results=self.results,
             settings=settings_of(self.results),
+            audit=audit_of(self.results),
             tables=self._tables() + further_tables_rows(self.results),
             frontier=frontier(self.results, self.task),
             groups=by_group(self.results, self.task),
@@ -90,6 +92,14 @@ class Report:
         """Writes the page to a file, and returns its path."""
         Path(path).write_text(self.html(), encoding="utf-8")
         return Path(path)
+
+
+def audit_of(results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the page shows of an audit; None where there was none."""
+    audit = results.get("audit")
+    if not audit:
+        return None
+    return {"headline": headline(audit), "rows": audit_rows(audit), "notes": door_notes(audit)}
 
 
 def _data_url(sound: bytes) -> str:

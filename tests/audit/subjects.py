@@ -29,7 +29,7 @@ def audited(models: dict[str, nn.Module], recipe: SimpleNamespace, doors: tuple[
     }
     for subject in subjects.values():
         subject.retrained = subjects.get("retrained")
-    entries = {name: through(DOORS[name], subjects, recipe.task) for name in doors}
+    entries = {name: through(DOORS[name], subjects) for name in doors}
     return {"doors": entries, **verdict(entries)}
 
 

@@ -140,7 +140,8 @@ ATTACKS = (
     Door(
         "loss_of_equally_long",
         "attack",
-        "the same, on pairs of equally long utterances",
+        "how often a forgotten utterance has a lower loss than an unseen one that is equally long; "
+        "50 is a coin toss",
         loss_of_equally_long,
         tasks=("speakers",),
     ),
@@ -176,14 +177,14 @@ ATTACKS = (
     Door(
         "distance_to_unseen",
         "attack",
-        "distance from the forgotten samples' losses to those of speakers never trained on (or of "
-        "unseen samples)",
+        "distance (earth mover's) from the forgotten samples' losses to those of speakers never "
+        "trained on (or of unseen samples)",
         partial(distance, "other"),
     ),
     Door(
         "distance_to_retain",
         "attack",
-        "distance from the forgotten samples' losses to those of the retain set",
+        "distance (earth mover's) from the forgotten samples' losses to those of the retain set",
         partial(distance, "retain"),
     ),
 )

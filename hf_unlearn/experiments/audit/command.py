@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from ...report.audit_tables import headline, metrics
+from ...report.audit_tables import metrics
 from ...trainer.rules import Rule
 from .door import AuditSettings
 from .run_audit import audit
@@ -57,7 +57,6 @@ def run(arguments: argparse.Namespace) -> int:
         settings=AuditSettings(**chosen),
         doors=arguments.doors,
     )
-    print("", *headline(content), sep="\n")
     return FAILED if rule is not None and holds(rule, content) else 0
 
 

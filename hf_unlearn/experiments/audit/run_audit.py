@@ -1,17 +1,23 @@
 """Runs an audit: measures all models through every door, and goes on where an earlier call
 stopped."""
 
+import contextlib
 import datetime
 import gc
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
+from transformers.utils.logging import (
+    disable_progress_bar,
+    enable_progress_bar,
+    is_progress_bar_enabled,
+)
 
 from ...files import write_json
 from ...hub.model_card import write_card
@@ -65,19 +71,40 @@ def audit(
     run = find_run(folder, None if config is None else Path(config))
     subjects = load_subjects(run, settings)
     content = begun(folder / AUDIT, run, subjects, settings)
-    wanted = [door for name, door in DOORS.items() if not doors or name in doors]
+    wanted = [
+        door
+        for door in DOORS.values()
+        if run.recipe.task in door.tasks and (not doors or door.name in doors)
+    ]
     bar = tqdm(wanted, unit="door", disable=run.recipe.args.disable_tqdm)
-    for door in bar:
-        bar.set_description(door.name)
-        if not is_done(content["doors"].get(door.name)):
-            content["doors"][door.name] = through(door, subjects, run.recipe.task)
-            order = [name for name in DOORS if name in content["doors"]]
-            content["doors"] = {name: content["doors"][name] for name in order}
-            content |= verdict(content["doors"])
-            write_json(folder / AUDIT, content)
+    with quiet_loading():
+        for door in bar:
+            bar.set_description(door.name)
+            if not is_done(content["doors"].get(door.name)):
+                add(content, door.name, through(door, subjects))
+                write_json(folder / AUDIT, content)
     write_run_files(run, content)
-    print("", audit_text(content), f"{AUDIT} is in {folder}", sep="\n\n")
+    print("", f"{AUDIT} is in {folder}", audit_text(content), sep="\n\n")
     return content
+
+
+def add(content: dict, name: str, found: dict) -> None:
+    """Adds the entry of a door, in the order of the table, and judges all doors again."""
+    doors = {**content["doors"], name: found}
+    content["doors"] = {name: doors[name] for name in DOORS if name in doors}
+    content |= verdict(content["doors"])
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without a progress bar for each model that a door saves or loads."""
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bar()
 
 
 def load_subjects(run: AuditedRun, settings: AuditSettings) -> dict[str, Subject]:
@@ -97,11 +124,9 @@ def load_subjects(run: AuditedRun, settings: AuditSettings) -> dict[str, Subject
 # ---- doors --------------------------------------------------------------------------------------
 
 
-def through(door: Door, subjects: dict[str, Subject], task: str) -> dict:
+def through(door: Door, subjects: dict[str, Subject]) -> dict:
     """The entry of a door in audit.json."""
     about = {"group": door.group, "meaning": door.meaning}
-    if task not in door.tasks:
-        return {**about, "closed": f"it is not for {task}"}
     try:
         found = {name: measured(door, subject) for name, subject in subjects.items()}
         return {**about, **entry(door.together(found) if door.together else found)}

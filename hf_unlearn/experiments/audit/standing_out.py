@@ -70,7 +70,8 @@ STANDING_OUT = (
     Door(
         "loss_among_strangers",
         "standing out",
-        "the same by the loss",
+        "speakers never trained on whose mean loss is higher than the forgotten speaker's; 50 is "
+        "the middle",
         partial(among_strangers, "loss"),
         tasks=("speakers",),
     ),
