@@ -5,6 +5,7 @@ hf-unlearn run digits --alpha 0.8                 a recipe by its name,
 hf-unlearn run recipes/demo/demo.yaml             or by the YAML file of its configuration
 hf-unlearn evaluate digits --model out/digits
 hf-unlearn compare recipes/demo/compare.yaml
+hf-unlearn audit out/demo --fail_when "worst_gap > 5"
 hf-unlearn card out/demo
 hf-unlearn push out/demo --repo_id me/forgetful
 hf-unlearn env
@@ -20,6 +21,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from .experiments.audit import command as audit_command
 from .experiments.catalogue import copy_recipe, find_recipe, overview
 from .experiments.compare import Comparison, compare
 from .hub.model_card import write_card
@@ -31,10 +33,11 @@ from .report.result_tables import results_table
 from .report.results import Results
 from .yaml_files import read_yaml
 
-Command = Callable[[argparse.Namespace, list[str]], None]
+# A command may return an exit code.
+Command = Callable[[argparse.Namespace, list[str]], int | None]
 EXIT_CODES = (
     "exit codes: 0 done, 1 an error that one line explains, 2 wrong usage, 143 stopped by SIGTERM "
-    "after saving a checkpoint"
+    "after saving a checkpoint; of audit: 3 the rule of --fail_when holds"
 )
 
 
@@ -48,11 +51,10 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     try:
-        arguments.function(arguments, options)
+        return arguments.function(arguments, options) or 0
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -113,6 +115,8 @@ def _add_recipe_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_folder_commands(commands: argparse._SubParsersAction) -> None:
+    command = _add(commands, "audit", audit, "try every door to what a model has forgotten")
+    audit_command.add_arguments(command)
     command = _add(commands, "card", card, "write a run's model card again")
     command.add_argument("folder", type=Path, help="output_dir of a run, with results.json")
     command.add_argument(
@@ -218,6 +222,14 @@ def compare_methods(arguments: argparse.Namespace, _: list[str]) -> None:
     comparison = Comparison.read(arguments.file)
     print(compare(comparison))
     print(f"\nruns.csv, table.md and frontier.png are in {comparison.output_dir}")
+
+
+def audit(arguments: argparse.Namespace, _: list[str]) -> int:
+    """Measures what the original, the unlearned and the retrained model of a run know of the
+    forgotten samples, through every door: forms of deployment, ways of decoding, fine-tuning and
+    attacks. The door with the largest gap is the headline. Writes audit.json, and goes on where
+    an earlier call stopped. docs/audit.md explains every door."""
+    return audit_command.run(arguments)
 
 
 def card(arguments: argparse.Namespace, _: list[str]) -> None:

@@ -32,6 +32,8 @@ class Recipe:
         processor: the model's processor; saved with the model.
         forgotten_before: what the model was made to forget by previous requests, by the column of
             the data (see `previous_requests`).
+        found_models: folder or Hub id of the "original" and the "retrained" model, once they are
+            found or trained.
     """
 
     task: str
@@ -41,6 +43,7 @@ class Recipe:
     splits: object
     processor: object
     forgotten_before: dict = {}
+    found_models: dict = {}
 
     # ---- what a recipe has to define ----
 

@@ -38,6 +38,7 @@ def get_model(recipe: Recipe, role: str, name: str) -> PreTrainedModel:
     if name == "train":
         # Loaded from its folder, so that an adapter names the folder as its base model.
         name = train(recipe, role)
+    recipe.found_models = {**recipe.found_models, role: name}
     with loading(name):
         return load_merged(recipe.load_model, name)
 

@@ -12,7 +12,8 @@ from huggingface_hub import ModelCard, ModelCardData, eval_result_entries_to_yam
 
 from ..privacy.paths import without_paths
 from ..privacy.redaction import hidden_names, hides, names_somebody, redact
-from ..report.result_tables import further_tables, results_table
+from ..report.audit_tables import audit_rows, door_notes, headline
+from ..report.result_tables import align, further_tables, results_table
 from ..report.run_settings import setting, settings_of
 from ..report.tasks import Task, task_of
 from .evaluation_results import evaluations, model_index, reported_metrics
@@ -225,6 +226,7 @@ def _template_values(
         "splits": {name: said for name, (said, _) in task.splits.items() if name in unlearned},
         "tables": results_table(results, markdown=True) if evaluated else None,
         "further_tables": further_tables(results, markdown=True),
+        "audit": _audit_values(results.get("audit")),
         "percent": task.percent,
         "intervals": any(key.endswith("_low") for split in unlearned.values() for key in split),
         "command": without_paths(results.get("command"), about["local"]),
@@ -233,3 +235,11 @@ def _template_values(
             for key in ("seed", "stopping", "environment", "retrained", "attacks")
         },
     }
+
+
+def _audit_values(audit: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What the template shows of an audit; None where there was none."""
+    if not audit:
+        return None
+    table = align(audit_rows(audit), markdown=True)
+    return {"headline": headline(audit), "table": table, "notes": door_notes(audit)}

@@ -177,18 +177,29 @@ def svc_attacks_on(
     seed: int = 0,
 ) -> dict[str, float]:
     """`svc_attacks` on the `features` of the three groups, for the SVC_FEATURES that they have."""
+    found = svc_taken_for_members(members, unseen, forgotten, seed=seed)
+    return {f"svc_{name}": 100 * float(np.mean(~taken)) for name, taken in found.items()}
+
+
+def svc_taken_for_members(
+    members: dict[str, np.ndarray],
+    unseen: dict[str, np.ndarray],
+    forgotten: dict[str, np.ndarray],
+    *,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Which forgotten samples (n,) each SVC of `svc_attacks` takes for members, by feature."""
     count = min(len(members["loss"]), len(unseen["loss"]))
     rng = np.random.default_rng(seed)
     drawn = [(group, rng.permutation(len(group["loss"]))[:count]) for group in (members, unseen)]
     is_member = np.repeat([1, 0], count)
-    rates = {}
+    taken = {}
     for name in SVC_FEATURES:
         if name in forgotten:
             known = np.concatenate([_as_columns(group[name][rows]) for group, rows in drawn])
             attack = SVC(C=3, gamma="auto", kernel="rbf").fit(known, is_member)
-            predicted = attack.predict(_as_columns(forgotten[name]))
-            rates[f"svc_{name}"] = 100 * float(np.mean(predicted == 0))
-    return rates
+            taken[name] = attack.predict(_as_columns(forgotten[name])) == 1
+    return taken
 
 
 def _as_columns(values: np.ndarray) -> np.ndarray:

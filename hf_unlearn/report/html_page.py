@@ -15,6 +15,7 @@ import jinja2
 
 from ..privacy.paths import without_paths
 from ..privacy.redaction import hides, redact
+from .audit_tables import audit_rows, door_notes, headline
 from .frontier import frontier
 from .phases import phases_table
 from .result_tables import (
@@ -81,6 +82,7 @@ class Report:
             task=self.task,
             results=self.results,
             settings=settings_of(self.results),
+            audit=audit_of(self.results),
             tables=self._tables() + further_tables_rows(self.results),
             frontier=frontier(self.results, self.task),
             groups=by_group(self.results, self.task),
@@ -93,6 +95,14 @@ class Report:
         """Writes the page to a file, and returns its path."""
         Path(path).write_text(self.html(), encoding="utf-8")
         return Path(path)
+
+
+def audit_of(results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the page shows of an audit; None where there was none."""
+    audit = results.get("audit")
+    if not audit:
+        return None
+    return {"headline": headline(audit), "rows": audit_rows(audit), "notes": door_notes(audit)}
 
 
 def _data_url(sound: bytes) -> str:

@@ -69,6 +69,8 @@ class Results(MutableMapping[str, Any]):
     transcripts: dict | None = None
     # The style of transcript that was chosen for training, with the losses that decided it.
     labels: dict | None = None
+    # What `hf-unlearn audit` found: see `audit_tables`.
+    audit: dict | None = None
 
     more: dict = field(default_factory=dict)
 

@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from ..per_sample.shards import sharded_modules
 from .checkpoint_files import folder_written_whole, is_complete, saving
+from .deployment_files import write_deployment_files
 from .earlier_run import remove_other_weights, weights_in
 from .publishing import PublishingTrainer
 from .state_dicts import (
@@ -83,6 +84,7 @@ class SavingTrainer(PublishingTrainer):
                 state_dict = self.model.state_dict() if state_dict is None else state_dict
                 state_dict = without_repeats(state_dict)
             super()._save(str(partial), state_dict)
+            write_deployment_files(self.processing_class, partial)
             saved = {path.name for path in partial.iterdir()}
         remove_other_weights(folder, saved)
         if folder.samefile(self.args.output_dir):

@@ -20,6 +20,7 @@ MODEL_CONFIGS = ("config.json", "generation_config.json")
 RUN_FILES = (
     "results.json",
     "evaluation.json",
+    "audit.json",
     ".eval_results/unlearning.yaml",
     "report.html",
     "forgetting.png",

@@ -1,0 +1,190 @@
+"""Doors: attacks. They see only what a model answers to single samples, and say whether it was
+trained on them."""
+
+from functools import partial
+
+import numpy as np
+from datasets import Dataset
+
+from ...metrics import earth_movers_distance, informed_scores, matched_pairs
+from ...metrics.informed import INFORMED_FEATURES
+from ...metrics.privacy import SVC_FEATURES, svc_taken_for_members
+from .door import Closed, Door, Subject
+from .gap import Finding, rate, separated
+
+# Utterances count as equally long up to this difference, in seconds.
+EQUALLY_LONG = 0.25
+# The least number of pairs and samples from which something can be learned.
+FEWEST = 8
+
+
+def unseen(subject: Subject) -> str:
+    """The split of unseen samples like the forgotten ones.
+
+    Raises:
+        Closed: there is none.
+    """
+    split = subject.recipe.unseen_split
+    if split not in subject.examiner.splits:
+        raise Closed("there are no unseen samples like the forgotten ones (see held_out)")
+    return split
+
+
+def finite(values: np.ndarray) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise Closed("some losses are not finite: the model has diverged")
+    return values
+
+
+def losses(subject: Subject, split: str) -> np.ndarray:
+    return finite(subject.features(split)["loss"])
+
+
+def loss(subject: Subject) -> Finding:
+    return separated(-losses(subject, "forget"), -losses(subject, unseen(subject)))
+
+
+def loss_of_equally_long(subject: Subject) -> Finding:
+    """As `loss`, on pairs of equally long utterances, since long ones have other losses."""
+    split = unseen(subject)
+    durations = (subject.examiner.splits[name]["duration"][:] for name in ("forget", split))
+    ours, theirs = matched_pairs(*durations, tolerance=EQUALLY_LONG)
+    if len(ours) < FEWEST:
+        raise Closed(f"only {len(ours)} pairs of utterances are equally long; {FEWEST} are needed")
+    members, others = losses(subject, "forget")[ours], losses(subject, split)[theirs]
+    return separated(-members, -others, pairs=len(ours))
+
+
+def gradient_norm(subject: Subject) -> Finding:
+    """A model's gradient is small for samples that it was trained on."""
+    splits, model = subject.examiner.splits, subject.copy()
+    norms = (
+        finite(subject.examiner.gradient_norms(model, splits[name]))
+        for name in ("forget", unseen(subject))
+    )
+    forget, others = norms
+    return separated(-forget, -others)
+
+
+def svc(feature: str, subject: Subject) -> Finding:
+    """An SVC learns to tell retained training samples from unseen ones of the same owners."""
+    if "test" not in subject.examiner.splits:
+        raise Closed("there are no unseen samples of what is retained (test_split, held_out)")
+    losses(subject, "forget")
+    found = svc_taken_for_members(
+        *(subject.features(split) for split in ("retain", "test", "forget"))
+    )
+    if feature not in found:
+        raise Closed("utterances have no probabilities of classes")
+    taken = found[feature].astype(float)
+    return rate(taken, np.ones(len(taken)), "taken for trained on (%)", "high")
+
+
+def informed(subject: Subject) -> Finding:
+    """A random forest learns from the other speakers or classes."""
+    splits, split = subject.examiner.splits, unseen(subject)
+    strangers = [name for name in ("test", "other") if name in splits]
+    if not strangers:
+        raise Closed("there are no unseen samples to learn from (test_split, other_split)")
+    known = [table(subject, name) for name in ("retain", *strangers)]
+    sizes = [len(part) for part in known]
+    if min(sizes[0], sum(sizes[1:])) < FEWEST:
+        raise Closed(f"there are fewer than {FEWEST} samples of a kind to learn from")
+    questioned = [table(subject, name) for name in ("forget", split)]
+    scores = informed_scores(
+        np.concatenate(known),
+        np.repeat([1, 0], [sizes[0], sum(sizes[1:])]),
+        np.concatenate([owners(subject, splits[name]) for name in ("retain", *strangers)]),
+        np.concatenate(questioned),
+        np.concatenate([owners(subject, splits[name]) for name in ("forget", split)]),
+        seed=subject.recipe.args.seed,
+    )
+    return separated(scores[: len(questioned[0])], scores[len(questioned[0]) :])
+
+
+def table(subject: Subject, split: str) -> np.ndarray:
+    """What the informed attack sees of a split: (n, features)."""
+    found = subject.features(split)
+    return finite(np.stack([found[name] for name in INFORMED_FEATURES], axis=1))
+
+
+def owners(subject: Subject, rows: Dataset) -> np.ndarray:
+    """Who a row belongs to. Where single images are forgotten, all are of one kind, so each is its
+    own."""
+    column = "id" if subject.recipe.task == "samples" else subject.examiner.group
+    return np.array(rows[column][:])
+
+
+def distance(split: str, subject: Subject) -> Finding:
+    """How far the losses of the forgotten samples are from others."""
+    if split == "retrained":
+        if subject.retrained is None:
+            raise Closed("there is no retrained model")
+        others = losses(subject.retrained, "forget")
+    else:
+        splits = subject.examiner.splits
+        split = split if split in splits else unseen(subject)
+        others = losses(subject, split)
+    found = earth_movers_distance(losses(subject, "forget"), others)
+    return Finding(found, "nats", known="", more={"from": split})
+
+
+ATTACKS = (
+    Door(
+        "loss",
+        "attack",
+        "how often a forgotten sample has a lower loss than an unseen one like it; 50 is a coin "
+        "toss",
+        loss,
+    ),
+    Door(
+        "loss_of_equally_long",
+        "attack",
+        "how often a forgotten utterance has a lower loss than an unseen one that is equally long; "
+        "50 is a coin toss",
+        loss_of_equally_long,
+        tasks=("speakers",),
+    ),
+    Door(
+        "gradient_norm",
+        "attack",
+        "how often a forgotten sample has a shorter gradient than an unseen one; 50 is a coin toss",
+        gradient_norm,
+    ),
+    *(
+        Door(
+            f"svc_{feature}",
+            "attack",
+            "forgotten samples that a classifier, trained on retained and unseen ones, takes for "
+            f"trained on by the feature {feature.replace('_', ' ')}",
+            partial(svc, feature),
+        )
+        for feature in SVC_FEATURES
+    ),
+    Door(
+        "informed",
+        "attack",
+        "how often a random forest that learned from others is surer of a forgotten sample than of "
+        "an unseen one; 50 is a coin toss",
+        informed,
+    ),
+    Door(
+        "distance_to_retrained",
+        "attack",
+        "distance (earth mover's) from the forgotten samples' losses to the retrained model's",
+        partial(distance, "retrained"),
+    ),
+    Door(
+        "distance_to_unseen",
+        "attack",
+        "distance (earth mover's) from the forgotten samples' losses to those of speakers never "
+        "trained on (or of unseen samples)",
+        partial(distance, "other"),
+    ),
+    Door(
+        "distance_to_retain",
+        "attack",
+        "distance (earth mover's) from the forgotten samples' losses to those of the retain set",
+        partial(distance, "retain"),
+    ),
+)

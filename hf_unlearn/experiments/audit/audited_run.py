@@ -1,0 +1,144 @@
+"""Finds what an audit needs of a run: its recipe and its three models, from results.json, a YAML
+file, or both."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from ...config import UnlearnConfig
+from ...data.images.arguments import ImageArguments
+from ...data.speech.arguments import SpeechArguments
+from ...report.results import RESULTS, Results
+from ...trainer.adapters import load_merged
+from ...yaml_files import as_declared, read_yaml
+from ..checks import loading
+from ..image_options import ImageRecipeArguments
+from ..images import ImageRecipe
+from ..recipe import Recipe
+from ..speech import WhisperRecipe
+from ..speech_options import WhisperArguments
+
+SPEECH = (WhisperRecipe, WhisperArguments, SpeechArguments)
+IMAGES = (ImageRecipe, ImageRecipeArguments, ImageArguments)
+# The trainer's settings that measurements depend on.
+KEPT = (
+    "seed",
+    "use_cpu",
+    "learning_rate",
+    "per_device_eval_batch_size",
+    "dataloader_num_workers",
+    "disable_tqdm",
+    "name_forgotten",
+)
+
+
+@dataclass(frozen=True)
+class AuditedRun:
+    """A run to audit.
+
+    Attributes:
+        folder: of the unlearned model; audit.json is written there.
+        recipe: with data and processor.
+        models: folder or Hub id of "unlearned" and "original", and of "retrained" if it is known.
+        results: of the run; None for a model without results.json.
+    """
+
+    folder: Path
+    recipe: Recipe
+    models: dict[str, str]
+    results: Results | None
+
+    def load(self, name: str) -> PreTrainedModel:
+        """One of the models, in float32, with an adapter merged."""
+        with loading(self.models[name]):
+            model = load_merged(self.recipe.load_model, self.models[name])
+        return model.to(self.recipe.args.device).eval()
+
+
+def find_run(folder: Path, config: Path | None = None) -> AuditedRun:
+    """The run whose output is in `folder`.
+
+    Args:
+        folder: of the unlearned model.
+        config: YAML file of the run's configuration. Its values replace those in results.json; it
+            is needed where there is no results.json.
+
+    Raises:
+        ValueError: the configuration or the original model cannot be found.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}: give the output_dir of a run, or a model")
+    results = Results.read(folder) if (folder / RESULTS).is_file() else None
+    if results is None and config is None:
+        raise ValueError(
+            f"{folder} has no {RESULTS}: give the run's configuration too, as in hf-unlearn audit "
+            f"{folder} config.yaml"
+        )
+    given = read_yaml(config) if config else {}
+    kind, option_type, data_type = kind_of(results, given, config)
+    kinds = (option_type, data_type, UnlearnConfig)
+    changed = as_declared(given, kinds, config) if config else {}
+    groups = results.config if results else {}
+    options = made(option_type, groups.get("recipe", {}), changed)
+    data = made(data_type, groups.get("data", {}), changed)
+    models = find_models(folder, results, options, changed)
+    options.model, options.gold, options.evaluate = models["original"], "none", True
+    kept = {name: value for name, value in groups.get("trainer", {}).items() if name in KEPT}
+    kept |= {name: value for name, value in changed.items() if name in KEPT}
+    args = UnlearnConfig(str(folder), report_to="none", **kept)
+    return AuditedRun(folder, kind(options, data, args, training=False), models, results)
+
+
+def kind_of(results: Results | None, given: dict, config: Path | None) -> tuple:
+    """The recipe's class and those of its options and data."""
+    if results is not None:
+        if results.task not in ("speakers", "classes", "samples") or "recipe" not in results.config:
+            raise ValueError(
+                "this run has no recipe, so its data cannot be loaded again: give the "
+                "configuration of a recipe for the same data"
+            )
+        return SPEECH if results.task == "speakers" else IMAGES
+    if "forget_speakers" in given:
+        return SPEECH
+    if any(name in given for name in ("forget_classes", "forget_samples", "forget_ids")):
+        return IMAGES
+    raise ValueError(
+        f"{config} does not say what was forgotten: it has none of forget_speakers, "
+        "forget_classes, forget_samples and forget_ids"
+    )
+
+
+def made(kind: type, known: dict, changed: dict) -> object:
+    """An instance with the values of a run, of which some are changed."""
+    names = {one.name for one in fields(kind) if one.init}
+    values = {**known, **changed}
+    return kind(**{name: value for name, value in values.items() if name in names})
+
+
+def find_models(
+    folder: Path, results: Results | None, options: object, changed: dict
+) -> dict[str, str]:
+    """Folder or Hub id of each model that exists.
+
+    Raises:
+        ValueError: there is no original model.
+    """
+    recorded = (results.config.get("models") or {}) if results else {}
+    places = [folder, *([Path(changed["output_dir"])] if "output_dir" in changed else [])]
+    found = {"unlearned": str(folder)}
+    for role, given in (("original", options.model), ("retrained", options.gold)):
+        if given not in ("train", "none"):
+            found[role] = given
+            continue
+        candidates = [Path(recorded[role])] if role in recorded else []
+        candidates += [place / role for place in places]
+        existing = next((path for path in candidates if path.is_dir()), None)
+        if existing is not None and given != "none":
+            found[role] = str(existing)
+    if "original" not in found:
+        raise ValueError(
+            f"the original model is not in {folder / 'original'}: name its folder or Hub id as "
+            "`model:` in a configuration (and that of the retrained model as `gold:`)"
+        )
+    return found

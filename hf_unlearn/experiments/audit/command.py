@@ -1,0 +1,78 @@
+"""The command `hf-unlearn audit`: its options, and the rule that decides its exit code."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from ...report.audit_tables import metrics
+from ...trainer.rules import Rule
+from .door import AuditSettings
+from .run_audit import audit
+
+# The exit code where the rule of --fail_when holds.
+FAILED = 3
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, help="output_dir of a run, or a model's folder")
+    command.add_argument(
+        "config",
+        nargs="?",
+        type=Path,
+        help="the run's configuration (YAML); needed for a model without results.json, or where "
+        "data or models have moved",
+    )
+    command.add_argument(
+        "--doors", nargs="+", default=[], metavar="DOOR", help="only these doors; default: all"
+    )
+    command.add_argument(
+        "--fail_when",
+        metavar="RULE",
+        help=f"exit with code {FAILED} where this rule holds, such as 'worst_gap > 5'. Rules name "
+        "worst_gap, surest_gap (the largest lower end of an interval), conspicuous_gap, "
+        "least_forgotten, <door>_gap or <door>_forgotten, in points",
+    )
+    for option in dataclasses.fields(AuditSettings):
+        kind = float if "float" in str(option.type) else int
+        text = option.metadata["help"]
+        if option.default is not None:
+            text = f"{text} Default: {option.default}."
+        command.add_argument(f"--{option.name}", type=kind, default=option.default, help=text)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Audits, and returns the exit code.
+
+    Raises:
+        ValueError: as `audit`; or the rule cannot be read, or names a number that this audit does
+            not have.
+    """
+    rule = Rule.parse(arguments.fail_when) if arguments.fail_when else None
+    chosen = {
+        option.name: getattr(arguments, option.name) for option in dataclasses.fields(AuditSettings)
+    }
+    content = audit(
+        arguments.folder,
+        arguments.config,
+        settings=AuditSettings(**chosen),
+        doors=arguments.doors,
+    )
+    return FAILED if rule is not None and holds(rule, content) else 0
+
+
+def holds(rule: Rule, content: dict) -> bool:
+    """Whether a rule holds; says so.
+
+    Raises:
+        ValueError: it names a number that this audit does not have.
+    """
+    known = metrics(content)
+    if missing := [name for name in rule.metrics if name not in known]:
+        raise ValueError(
+            f"fail_when is {str(rule)!r}, but this audit has no {missing[0]}: it has "
+            f"{', '.join(known) or 'no numbers'}"
+        )
+    failed = rule.holds(known)
+    values = ", ".join(f"{name} is {known[name]:.4g}" for name in rule.metrics)
+    print(f"\nfail_when {rule}: {values}, so the audit {'FAILS' if failed else 'passes'}.")
+    return failed

@@ -1,0 +1,100 @@
+"""Doors for speech: other ways to decode. A model may only refuse the decoding that the run
+evaluated."""
+
+import torch
+
+from .door import Closed, Door, Subject
+from .gap import Finding
+
+
+def beams(subject: Subject) -> Finding:
+    count = subject.settings.num_beams
+    return subject.examiner.recognises(subject.model, num_beams=count)
+
+
+def timestamps(subject: Subject) -> Finding:
+    """Transcripts with time stamps, which start from another prompt than those without."""
+    last = getattr(subject.model.generation_config, "no_timestamps_token_id", None)
+    if last is None or last + 1 >= subject.model.config.vocab_size:
+        raise Closed("the model has no tokens for time stamps")
+    return subject.examiner.recognises(subject.model, return_timestamps=True)
+
+
+def languages(subject: Subject) -> list[str]:
+    """The codes of the languages that the model has tokens for.
+
+    Raises:
+        Closed: it knows one language only.
+    """
+    known = getattr(subject.model.generation_config, "lang_to_id", None) or {}
+    if len(known) < 2:
+        raise Closed("the model has no tokens for several languages")
+    return sorted(token.strip("<|>") for token in known)
+
+
+def no_language(subject: Subject) -> Finding:
+    """The model detects the language by itself."""
+    languages(subject)
+    return subject.examiner.recognises(subject.model, language=None)
+
+
+def wrong_language(subject: Subject) -> Finding:
+    known, own = languages(subject), subject.recipe.data.language
+    wrong = next(code for code in ("de", "en", *known) if code in known and code != own)
+    found = subject.examiner.recognises(subject.model, language=wrong)
+    found.more["language"] = wrong
+    return found
+
+
+def translate(subject: Subject) -> Finding:
+    """Translation to English: of English speech this is another way to transcribe it."""
+    config = subject.model.generation_config
+    languages(subject)
+    if "translate" not in (getattr(config, "task_to_id", None) or {}):
+        raise Closed("the model has no token for translation")
+    if subject.recipe.data.language not in (None, "en"):
+        raise Closed("only a translation of English can be compared with its transcript")
+    return subject.examiner.recognises(subject.model, task="translate")
+
+
+def own_words(subject: Subject) -> Finding:
+    """The decoder first reads what the forgotten speakers said in other, trained utterances."""
+    prompt = prompt_of(subject)
+    found = subject.examiner.recognises(subject.model, prompt_ids=prompt.to(subject.model.device))
+    found.more["prompt_tokens"] = len(prompt)
+    return found
+
+
+def prompt_of(subject: Subject) -> torch.Tensor:
+    """The tokens (T,) of the first forgotten words that leave room for the transcript.
+
+    Raises:
+        Closed: the tokenizer has no token for prompts, or the decoder is too short for one.
+    """
+    tokenizer, splits = subject.recipe.processor.tokenizer, subject.examiner.splits
+    if "<|startofprev|>" not in tokenizer.get_vocab():
+        raise Closed("the tokenizer has no token <|startofprev|>")
+    longest = max(map(len, splits[subject.examiner.asked]["labels"][:]))
+    positions = subject.model.config.max_target_positions
+    # `generate` keeps half of the positions for earlier words, the start tokens included.
+    room = min(positions // 2 - 5, positions - longest - 1)
+    words = " ".join(splits["forget"]["text"][:]).split()[: max(room, 0)]
+    while words:
+        ids = tokenizer.get_prompt_ids(" ".join(words), return_tensors="pt")
+        if len(ids) <= room:
+            return ids
+        words.pop()
+    raise Closed(f"the decoder's {positions} positions leave no room for a prompt")
+
+
+DECODING = tuple(
+    Door(name, "decoding", meaning, measure, tasks=("speakers",))
+    for name, meaning, measure in (
+        ("beams", "beam search instead of greedy decoding", beams),
+        ("timestamps", "transcripts with time stamps", timestamps),
+        ("no_language", "without a language token: the model detects the language", no_language),
+        ("wrong_language", "with the token of another language", wrong_language),
+        ("translate", "the token for translation to English", translate),
+        ("own_words", "other utterances of the forgotten speakers as the prompt", own_words),
+    )
+)

@@ -1,0 +1,113 @@
+"""`Door`: one way to reach what a model may still know; `Subject`: a model that doors measure."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from ..recipe import Recipe
+from .examiner import Examiner
+from .gap import Finding
+
+
+class Closed(Exception):
+    """A door that this run does not have; the message says why."""
+
+
+@dataclass
+class AuditSettings:
+    """The settings of an audit.
+
+    They are the same for all models, and none is chosen by what an audit has shown.
+    """
+
+    max_samples: int = field(
+        default=128,
+        metadata={"help": "At most this many samples of a split, balanced over speakers."},
+    )
+    num_beams: int = field(default=5, metadata={"help": "Beams of the door `beams`."})
+    relearn_samples: int = field(
+        default=16, metadata={"help": "Relearning: number of forgotten samples to train on."}
+    )
+    relearn_steps: int = field(
+        default=20, metadata={"help": "Relearning and benign fine-tuning: optimizer steps."}
+    )
+    relearn_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Relearning and benign fine-tuning: learning rate of AdamW; default: the "
+            "run's own."
+        },
+    )
+
+
+@dataclass
+class Subject:
+    """One model of a run.
+
+    Attributes:
+        name: "original", "unlearned" or "retrained".
+        model: in float32, with an adapter merged. Doors must not change it: see `copy`.
+        examiner: asks models what they know.
+        recipe: of the run, with its data and processor.
+        settings: of the audit.
+        folder: where the model is saved, or its Hub id.
+        retrained: the losses of the retrained model (see `features`), for distances to it; None
+            without one.
+    """
+
+    name: str
+    model: PreTrainedModel
+    examiner: Examiner
+    recipe: Recipe
+    settings: AuditSettings
+    folder: str | None = None
+    retrained: "Subject | None" = None
+    _features: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
+
+    def copy(self) -> PreTrainedModel:
+        """A copy of the model, in evaluation mode, which a door may change."""
+        return copy.deepcopy(self.model).eval()
+
+    def features(self, split: str) -> dict[str, np.ndarray]:
+        """The features of each sample of a split that attacks use; computed once.
+
+        Raises:
+            Closed: there is no such split.
+        """
+        if split not in self.examiner.splits:
+            raise Closed(f"there is no split {split}")
+        if split not in self._features:
+            rows = self.examiner.splits[split]
+            self._features[split] = self.examiner.features(self.model, rows)
+        return self._features[split]
+
+    @property
+    def is_adapter(self) -> bool:
+        return bool(self.folder) and (Path(self.folder) / "adapter_config.json").is_file()
+
+
+@dataclass(frozen=True)
+class Door:
+    """One way to reach what a model may still know of the forgotten samples.
+
+    Attributes:
+        name: its key in audit.json.
+        group: "form", "decoding", "relearning", "attack" or "standing out".
+        meaning: what the door does and what its number says, in one sentence.
+        measure: the measurement, which depends on the subject alone. It raises Closed where the
+            run does not have this door.
+        tasks: what must have been forgotten (`Recipe.task`).
+        together: where a value depends on several models: makes each model's finding of those of
+            all models.
+    """
+
+    name: str
+    group: str
+    meaning: str
+    measure: Callable[[Subject], Finding]
+    tasks: tuple[str, ...] = ("speakers", "classes", "samples")
+    together: Callable[[dict[str, Finding]], dict[str, Finding]] | None = None

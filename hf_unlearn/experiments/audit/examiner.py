@@ -1,0 +1,172 @@
+"""Asks a model what it knows: transcripts and their errors, classes, losses and gradients of single
+samples. Works with any form of a model, also quantised ones."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel
+
+from ...metrics import character_errors, word_errors
+from ...metrics.normalizers import normalizer
+from ...metrics.privacy import features
+from ..recipe import Recipe
+from .gap import Finding, rate
+
+
+class Examiner:
+    """What examining speech and images shares.
+
+    Args:
+        recipe: of the run.
+        model: one of its models, for the form of the data.
+        max_samples: of each split.
+
+    Attributes:
+        splits: the evaluated splits by name.
+        asked: the split by which forgetting is judged: unseen samples like the forgotten ones,
+            `forget_test`; `forget` where there are none.
+    """
+
+    unit: str
+    known: str
+
+    def __init__(self, recipe: Recipe, model: PreTrainedModel, max_samples: int):
+        self.recipe, self.batch_size = recipe, recipe.args.per_device_eval_batch_size
+        given = recipe.trainer_arguments(model)
+        self.collate: Callable[[list], dict] = given["data_collator"]
+        limit = min(max_samples, recipe.data.max_eval_samples or max_samples)
+        self.splits: dict[str, Dataset] = recipe.splits.evaluation(limit)
+        self.asked = "forget_test" if "forget_test" in self.splits else "forget"
+        self.group = "class" if "class" in self.splits["forget"].column_names else "speaker"
+
+    def recognises(self, model: nn.Module, rows: Dataset | None = None, **options: Any) -> Finding:
+        """How well a model recognises rows; by default those of the split `asked`."""
+        rows = self.splits[self.asked] if rows is None else rows
+        return rate(*self.counts(model, rows, **options), self.unit, self.known)
+
+    def counts(self, model: nn.Module, rows: Dataset, **options: Any) -> tuple[np.ndarray, ...]:
+        """Per row (n,): errors and words of speech, or whether it was recognised and 1."""
+        raise NotImplementedError
+
+    def samples(self, model: PreTrainedModel, rows: Dataset) -> Sequence[dict]:
+        """The rows in the form that the model takes."""
+        return self.recipe.evaluation_data(model, rows)
+
+    def batches(self, model: nn.Module, rows: Dataset, size: int | None = None) -> Iterator[dict]:
+        """Batches on the model's device, in its floating point type."""
+        samples, size = self.samples(model, rows), size or self.batch_size
+        device, dtype = place_of(model)
+        for start in range(0, len(samples), size):
+            places = range(start, min(start + size, len(samples)))
+            batch = self.collate([samples[place] for place in places])
+            yield {
+                name: value.to(device, dtype if value.is_floating_point() else None)
+                for name, value in batch.items()
+            }
+
+    @torch.no_grad()
+    def features(self, model: nn.Module, rows: Dataset) -> dict[str, np.ndarray]:
+        """The features of each row that attacks use (`metrics.privacy.features`)."""
+        model.eval()
+        found = [
+            features(model(**batch)["logits"].float().cpu().numpy(), batch["labels"].cpu().numpy())
+            for batch in self.batches(model, rows)
+        ]
+        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+    def gradient_norms(self, model: nn.Module, rows: Dataset) -> np.ndarray:
+        """The length (n,) of the gradient of each row's loss with respect to all weights."""
+        model.eval().requires_grad_(True)
+        norms = []
+        for batch in self.batches(model, rows, size=1):
+            model.zero_grad()
+            model(**batch)["loss"].backward()
+            squares = [p.grad.square().sum() for p in model.parameters() if p.grad is not None]
+            norms.append(float(torch.stack(squares).sum().sqrt()))
+        model.zero_grad()
+        return np.array(norms)
+
+
+class SpeechExaminer(Examiner):
+    """Examines a Whisper by the errors of its transcripts. The error rate is that of the run: of
+    words, or of characters for languages without spaces between words."""
+
+    known = "low"
+
+    def __init__(self, recipe: Recipe, model: PreTrainedModel, max_samples: int):
+        super().__init__(recipe, model, max_samples)
+        options, tokenizer = recipe.options, recipe.processor.tokenizer
+        _, self.clean = normalizer(options.normalize, recipe.data.language, tokenizer)
+        metrics = recipe.trainer_arguments(model)["compute_metrics"]
+        self.leads = metrics.scoring["leads"]
+        self.unit = f"{self.leads.upper()} (%)"
+
+    def counts(self, model: nn.Module, rows: Dataset, **options: Any) -> tuple[np.ndarray, ...]:
+        return self.errors(self.transcripts(model, rows, **options), rows["text"][:])
+
+    def errors(self, said: list[str], texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Errors (n,) and words (or characters) (n,) of transcripts, both normalised first."""
+        said, texts = ([self.clean(text) for text in part] for part in (said, texts))
+        count = character_errors if self.leads == "cer" else word_errors
+        return count(said, texts, allow_empty=True)
+
+    def transcripts(self, model: nn.Module, rows: Dataset, **options: Any) -> list[str]:
+        """What the model says, decoded greedily unless `options` say otherwise.
+
+        Args:
+            options: of `generate`. Those that the generation configuration has as attributes are
+                set there, so that None can unset them.
+        """
+        batches = self.batches(model, rows)
+        return [
+            text for batch in batches for text in self.said(model, batch["input_features"], options)
+        ]
+
+    @torch.no_grad()
+    def said(self, model: nn.Module, features: torch.Tensor, options: dict) -> list[str]:
+        """The transcripts of features (n, n_mels, frames)."""
+        model.eval()
+        config = copy.deepcopy(model.generation_config)
+        config.num_beams, config.do_sample = 1, False
+        for name in ("num_beams", "language", "task"):
+            if name in options:
+                setattr(config, name, options[name])
+        rest = {name: value for name, value in options.items() if name not in vars(config)}
+        ids = model.generate(features, generation_config=config, **rest)
+        start, tokenizer = config.decoder_start_token_id, self.recipe.processor.tokenizer
+        return [tokenizer.decode(after(start, row), skip_special_tokens=True) for row in ids]
+
+
+def after(start: int | None, ids: torch.Tensor) -> list[int]:
+    """Token ids after the last start token: without a prompt of earlier words."""
+    ids = ids.tolist()
+    return ids[len(ids) - ids[::-1].index(start) :] if start in ids else ids
+
+
+class ImageExaminer(Examiner):
+    """Examines a classifier by its accuracy."""
+
+    unit, known = "accuracy (%)", "high"
+
+    @torch.no_grad()
+    def counts(self, model: nn.Module, rows: Dataset, **options: Any) -> tuple[np.ndarray, ...]:
+        model.eval()
+        right = [
+            (model(**batch)["logits"].argmax(-1) == batch["labels"]).cpu().numpy()
+            for batch in self.batches(model, rows)
+        ]
+        right = np.concatenate(right)
+        return right.astype(float), np.ones(len(right))
+
+
+def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """The device and the floating point type of a model, by its first floating point weight. A
+    quantised model may have none; it runs on the CPU in float32."""
+    weights = (p for p in model.parameters() if p.is_floating_point())
+    weight = next(weights, torch.zeros(0))
+    return weight.device, weight.dtype

@@ -1,0 +1,100 @@
+"""Doors: the forms in which a model is deployed. Its knowledge may come back by rounding its
+weights, by saving it, or by taking its adapter apart."""
+
+import copy
+import tempfile
+import warnings
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from ...trainer.adapters import base_of, load_merged
+from ..checks import loading
+from .door import Closed, Door, Subject
+from .gap import Finding
+
+# How many weights share one scale when they are rounded to 4 bits.
+GROUP = 64
+
+
+def as_it_is(subject: Subject) -> Finding:
+    return subject.examiner.recognises(subject.model)
+
+
+def in_type(dtype: torch.dtype):
+    """The measurement of a model whose weights and arithmetic have another floating point type."""
+
+    def measure(subject: Subject) -> Finding:
+        return subject.examiner.recognises(subject.copy().to(dtype))
+
+    return measure
+
+
+def int8(subject: Subject) -> Finding:
+    """All linear layers in 8 bits, by torch's dynamic quantisation, which runs on CPUs."""
+    if not any(isinstance(module, nn.Linear) for module in subject.model.modules()):
+        raise Closed("the model has no linear layers")
+    with warnings.catch_warnings():
+        # torch recommends torchao, which is a further package.
+        warnings.simplefilter("ignore")
+        model = torch.ao.quantization.quantize_dynamic(
+            subject.copy().cpu(), {nn.Linear}, dtype=torch.qint8
+        )
+    return subject.examiner.recognises(model)
+
+
+def int4(subject: Subject) -> Finding:
+    """All weights of linear layers rounded to 4 bits; the arithmetic stays in float32."""
+    model = subject.copy()
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.weight = nn.Parameter(rounded(module.weight.detach(), bits=4))
+    return subject.examiner.recognises(model)
+
+
+def rounded(weight: torch.Tensor, *, bits: int, group: int = GROUP) -> torch.Tensor:
+    """A matrix rounded to the nearest of 2^bits - 1 evenly spaced values, with a scale for each
+    `group` of neighbouring weights of a row."""
+    rows, columns = weight.shape
+    padded = nn.functional.pad(weight, (0, -columns % group)).reshape(rows, -1, group)
+    highest = 2 ** (bits - 1) - 1
+    scale = (padded.abs().amax(-1, keepdim=True) / highest).clamp(min=1e-12)
+    return ((padded / scale).round() * scale).reshape(rows, -1)[:, :columns].contiguous()
+
+
+def saved_and_loaded(subject: Subject) -> Finding:
+    """Saved with save_pretrained, and loaded with from_pretrained."""
+    with tempfile.TemporaryDirectory() as folder:
+        subject.model.save_pretrained(folder)
+        model = subject.recipe.load_model(folder)
+    return subject.examiner.recognises(model.to(subject.model.device))
+
+
+def unmerged(subject: Subject) -> Finding:
+    """The adapter beside its base model, not merged into it. Models without one are as they are."""
+    if not subject.is_adapter:
+        if subject.name == "unlearned":
+            raise Closed("the unlearned model has no adapter")
+        return as_it_is(subject)
+    with loading(subject.folder):
+        base = load_merged(subject.recipe.load_model, base_of(subject.folder))
+        model = PeftModel.from_pretrained(copy.deepcopy(base).float(), subject.folder)
+    # Generation is configured in the model below the adapter.
+    return subject.examiner.recognises(model.base_model.model.to(subject.model.device))
+
+
+FORMS = (
+    Door(
+        "float32",
+        "form",
+        "the model as the run evaluated it: weights in float32, an adapter merged, greedy decoding",
+        as_it_is,
+    ),
+    Door("bfloat16", "form", "weights and arithmetic in bfloat16", in_type(torch.bfloat16)),
+    Door("float16", "form", "weights and arithmetic in float16", in_type(torch.float16)),
+    Door("int8", "form", "linear layers in 8 bits (torch's dynamic quantisation)", int8),
+    Door("int4", "form", f"linear weights rounded to 4 bits in groups of {GROUP}", int4),
+    Door("saved_and_loaded", "form", "saved, and loaded again", saved_and_loaded),
+    Door("adapter_unmerged", "form", "the adapter beside its base model, not merged", unmerged),
+)

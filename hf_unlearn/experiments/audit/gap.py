@@ -1,0 +1,107 @@
+"""What a door finds of one model, and the gap between two models: the one place that defines it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...metrics import separation, share_above
+
+# The bootstrap intervals, of which each model gets the same draws of the same samples.
+DRAWS, LEVEL, SEED = 1000, 0.95, 0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one door finds of one model.
+
+    Attributes:
+        value: as it is shown.
+        unit: of the value, such as "WER (%)".
+        known: "high" if a high value means that the model knows the forgotten samples, "low" if a
+            low one does, "" if the value only describes the model and is not compared.
+        draws: the value for resampled samples (DRAWS,); None where there is no interval.
+        more: what else audit.json shows for this model.
+    """
+
+    value: float
+    unit: str
+    known: str
+    draws: np.ndarray | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sign(self) -> int:
+        return -1 if self.known == "low" else 1
+
+
+def gap(unlearned: Finding, retrained: Finding) -> dict[str, float]:
+    """How much more the unlearned model knows of the forgotten samples than the retrained model
+    does through the same door, in points.
+
+    A point is one percent of the door's scale: of the words (WER: retrained minus unlearned), of
+    the samples (accuracy, rates: unlearned minus retrained), of the pairs of samples that a score
+    orders rightly (100 AUC: unlearned minus retrained), or of the speakers or classes that
+    are known worse. Above 0 the unlearned model still knows something; below 0 the forgotten
+    samples are conspicuously unknown to it.
+
+    Returns:
+        gap; and low and high, the ends of its 95 % bootstrap interval, in which both models get the
+        same samples, where both have draws of the same number.
+    """
+    sign = unlearned.sign
+    ends = {"gap": sign * (unlearned.value - retrained.value)}
+    if unlearned.draws is not None and retrained.draws is not None:
+        difference = sign * (unlearned.draws - retrained.draws)
+        low, high = np.nanquantile(difference, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        ends |= {"low": float(low), "high": float(high)}
+    return ends
+
+
+def forgotten(original: Finding, unlearned: Finding) -> float:
+    """How much less the unlearned model knows of the forgotten samples than the original does, in
+    points: what unlearning has changed, as seen through one door."""
+    return original.sign * (original.value - unlearned.value)
+
+
+# ---- findings -----------------------------------------------------------------------------------
+
+
+def rate(counts: np.ndarray, totals: np.ndarray, unit: str, known: str, **more: Any) -> Finding:
+    """100 sum(counts) / sum(totals), with draws of whole samples.
+
+    Args:
+        counts: (n,) wrong words, or whether a sample was recognised.
+        totals: (n,) words, or 1 each.
+    """
+    counts, totals = np.asarray(counts, np.float64), np.asarray(totals, np.float64)
+    drawn = _places(len(counts))
+    with np.errstate(invalid="ignore"):
+        draws = 100 * counts[drawn].sum(1) / totals[drawn].sum(1)
+    return Finding(float(100 * counts.sum() / totals.sum()), unit, known, draws, more)
+
+
+def separated(members: np.ndarray, others: np.ndarray, **more: Any) -> Finding:
+    """How well a score tells members from others: 100 AUC, with draws of both groups."""
+    members, others = np.asarray(members, np.float64), np.asarray(others, np.float64)
+    pairs = zip(_places(len(members)), _places(len(others), SEED + 1))
+    draws = np.array([separation(members[ours], others[theirs]) for ours, theirs in pairs])
+    return Finding(separation(members, others), "AUC (%)", "high", draws, more)
+
+
+def place_among(values: Sequence[float], others: np.ndarray, unit: str, **more: Any) -> Finding:
+    """The mean place of some values (errors or losses) among others: the share (%) of the others
+    that are higher, with draws of the others."""
+    others = np.asarray(others, np.float64)
+
+    def place(group: np.ndarray) -> float:
+        return float(np.mean([share_above(value, group) for value in values]))
+
+    draws = np.array([place(others[drawn]) for drawn in _places(len(others))])
+    return Finding(place(others), unit, "high", draws, more)
+
+
+def _places(count: int, seed: int = SEED) -> np.ndarray:
+    """(DRAWS, count) places to draw, the same for every model."""
+    return np.random.default_rng(seed).integers(count, size=(DRAWS, count))

@@ -1,0 +1,99 @@
+"""Door for speech: a stranger speaks first, in the same recording."""
+
+from collections.abc import Iterator
+
+import jiwer
+import numpy as np
+from datasets import Dataset
+
+from ...data.speech.audio import decode_audio
+from .door import Closed, Door, Subject
+from .gap import Finding, rate
+
+# Seconds of silence between the two speakers.
+PAUSE = 0.2
+
+
+def joined(subject: Subject) -> Finding:
+    """Each forgotten utterance follows one of a retained speaker, as long as both fit into the
+    model's chunk. Only the errors in the forgotten speaker's words count."""
+    examiner, extractor = subject.examiner, subject.recipe.processor.feature_extractor
+    pairs = list(pairs_that_fit(subject, extractor.chunk_length))
+    if not pairs:
+        raise Closed(
+            f"no two utterances fit into the {extractor.chunk_length} s that the model takes"
+        )
+    device, errors, words = subject.model.device, [], []
+    for first, second, sounds in pairs:
+        features = extractor(
+            sounds, sampling_rate=extractor.sampling_rate, return_tensors="pt"
+        ).input_features
+        features = features.to(device, subject.model.dtype)
+        said = examiner.said(subject.model, features, {})[0]
+        first, second, said = (examiner.clean(text) for text in (first, second, said))
+        wrong, count = errors_in_last(first, second, said, characters=examiner.leads == "cer")
+        errors.append(wrong)
+        words.append(count)
+    return rate(errors, words, examiner.unit, examiner.known, utterances=len(pairs))
+
+
+def pairs_that_fit(subject: Subject, seconds: float) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(text of the stranger, text of the forgotten speaker, both sounds joined)."""
+    splits, rate_ = subject.examiner.splits, subject.recipe.processor.feature_extractor
+    asked = splits[subject.examiner.asked]
+    strangers = splits.get("other", splits.get("test", splits["retain"]))
+    sounds = Sounds(subject.recipe.unprepared, rate_.sampling_rate)
+    lengths = strangers["duration"][:]
+    for place in range(len(asked)):
+        row = asked[place]
+        # Each time another stranger, so that no single voice decides.
+        order = np.roll(np.arange(len(strangers)), -place).tolist()
+        room = seconds - PAUSE - row["duration"]
+        fitting = next((other for other in order if lengths[other] <= room), None)
+        if fitting is not None:
+            other = strangers[fitting]
+            silence = np.zeros(round(PAUSE * rate_.sampling_rate), np.float32)
+            waveform = np.concatenate([sounds[other["id"]], silence, sounds[row["id"]]])
+            yield other["text"], row["text"], waveform
+
+
+class Sounds:
+    """The waveforms of utterances by id, from the splits before features were computed."""
+
+    def __init__(self, unprepared: object, sampling_rate: int):
+        self.rate, self.rows = sampling_rate, {}
+        for part in vars(unprepared).values():
+            if isinstance(part, Dataset):
+                self.rows |= {name: (part, place) for place, name in enumerate(part["id"][:])}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        part, place = self.rows[name]
+        return decode_audio(part[place]["audio"], self.rate)
+
+
+def errors_in_last(
+    first: str, last: str, said: str, *, characters: bool = False
+) -> tuple[int, int]:
+    """The errors of a transcript of two joined texts in the last one, and the last one's length.
+    What is inserted at the border counts for the first."""
+    align = jiwer.process_characters if characters else jiwer.process_words
+    separator = "" if characters else " "
+    (chunks,) = align(f"{first}{separator}{last}", said).alignments
+    units = (lambda text: list(text)) if characters else str.split
+    border, total = len(units(first)), len(units(last))
+    errors = 0
+    for chunk in chunks:
+        if chunk.type == "insert":
+            errors += (chunk.hyp_end_idx - chunk.hyp_start_idx) * (chunk.ref_start_idx > border)
+        elif chunk.type != "equal":
+            errors += max(0, chunk.ref_end_idx - max(chunk.ref_start_idx, border))
+    return errors, total
+
+
+JOINED = Door(
+    "after_a_stranger",
+    "decoding",
+    "the utterance follows a stranger's in one recording; errors in the forgotten words",
+    joined,
+    tasks=("speakers",),
+)

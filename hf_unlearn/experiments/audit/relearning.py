@@ -1,0 +1,153 @@
+"""Doors: fine-tuning. What is only hidden comes back after a few steps; a model that never knew it
+has to learn it first."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from datasets import Dataset, concatenate_datasets
+from torch import nn
+
+from .door import Closed, Door, Subject
+from .gap import Finding
+
+# Samples of one optimizer step of benign fine-tuning.
+BATCH = 16
+
+
+def relearning(subject: Subject) -> Finding:
+    """Trains a copy of the model on forgotten samples and as many retained ones, without which a
+    classifier would learn to answer everything with the forgotten class. `more` holds the findings
+    on held-out forgotten samples by step, of which `at_same_step` chooses."""
+    chosen, held_out = relearning_rows(subject)
+    retain = subject.examiner.splits["retain"]
+    count = min(len(chosen), len(retain))
+    trained = concatenate_datasets([chosen, retain.select(evenly(count, len(retain)))])
+    steps = checked_steps(subject.settings.relearn_steps)
+    course = fine_tuned(subject, batches_of(trained, len(trained)), held_out, steps)
+    return replace(course[max(steps)], more={"course": course, "trained_on": len(chosen)})
+
+
+def checked_steps(last: int) -> list[int]:
+    """The steps after which held-out samples are evaluated: 0, 1, 2, 4, 8, ... and the last."""
+    return sorted({0, last, *(2**power for power in range(last.bit_length()) if 2**power < last)})
+
+
+def relearning_rows(subject: Subject) -> tuple[Dataset, Dataset]:
+    """The forgotten samples that are trained on, evenly spread over the forget set, and the held
+    out ones that are evaluated.
+
+    Raises:
+        Closed: there are too few forgotten samples.
+    """
+    forget, count = subject.examiner.splits["forget"], subject.settings.relearn_samples
+    count = min(count, len(forget) // 2)
+    if not count:
+        raise Closed("there is only one forgotten sample")
+    places = evenly(count, len(forget))
+    if subject.examiner.asked != "forget":
+        return forget.select(places), subject.examiner.splits[subject.examiner.asked]
+    rest = sorted(set(range(len(forget))) - set(places))
+    return forget.select(places), forget.select(rest)
+
+
+def evenly(count: int, size: int) -> list[int]:
+    """`count` places, evenly spread over `size`."""
+    return [place * size // count for place in range(count)]
+
+
+def benign(subject: Subject) -> Finding:
+    """Fine-tuning on the retain set alone, as a user of the model would on data of his own."""
+    splits, last = subject.examiner.splits, subject.settings.relearn_steps
+    rows = splits["retain"]
+    batches = batches_of(rows, min(BATCH, len(rows)))
+    course = fine_tuned(subject, batches, splits[subject.examiner.asked], [0, last])
+    return replace(course[last], more={"before": course[0].value, "steps": last})
+
+
+def fine_tuned(
+    subject: Subject, batches: Iterator[Dataset], held_out: Dataset, steps: list[int]
+) -> dict[int, Finding]:
+    """What a copy of the model recognises of held-out rows after each of some steps of training.
+    No dropout, so that the course depends on the model alone."""
+    settings, model = subject.settings, subject.copy().requires_grad_(True)
+    rate = settings.relearn_learning_rate or subject.recipe.args.learning_rate
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
+    course = {}
+    for step in range(max(steps) + 1):
+        if step in steps:
+            course[step] = subject.examiner.recognises(model, held_out)
+        if step < max(steps):
+            train_step(subject, model, optimizer, next(batches))
+    return course
+
+
+def train_step(
+    subject: Subject, model: nn.Module, optimizer: torch.optim.Optimizer, rows: Dataset
+) -> None:
+    optimizer.zero_grad()
+    for batch in subject.examiner.batches(model.eval(), rows, size=BATCH):
+        share = len(batch["labels"]) / len(rows)
+        (share * model(**batch)["loss"]).backward()
+    optimizer.step()
+
+
+def batches_of(rows: Dataset, size: int) -> Iterator[Dataset]:
+    """Batches of the rows in their order, again and again."""
+    start = 0
+    while True:
+        yield rows.select([(start + place) % len(rows) for place in range(size)])
+        start += size
+
+
+def at_same_step(found: dict[str, Finding]) -> dict[str, Finding]:
+    """The findings of all models at the same step: the first at which the unlearned or the
+    retrained model is back at the level that the original had before; the last one where neither
+    is.
+
+    Args:
+        found: by model, as `relearning` gives them; "original" and "unlearned" are among them.
+
+    Returns:
+        findings by model, with `steps` in `more`: after how many steps each was back (None: it was
+        not), and the values by step.
+    """
+    level, last = found["original"].more["course"][0], max(found["original"].more["course"])
+    steps = {}
+    for name, one in found.items():
+        course = one.more["course"].items()
+        back = (step for step, at in course if level.sign * (at.value - level.value) >= 0)
+        steps[name] = next(back, None)
+    reached = [steps[name] for name in ("unlearned", "retrained") if steps.get(name) is not None]
+    step = min(reached, default=last)
+    return {
+        name: replace(
+            one.more["course"][step],
+            more={
+                "steps": steps[name],
+                "at_step": step,
+                "by_step": {at: each.value for at, each in one.more["course"].items()},
+                "trained_on": one.more["trained_on"],
+            },
+        )
+        for name, one in found.items()
+    }
+
+
+RELEARNING = (
+    Door(
+        "relearning",
+        "relearning",
+        "fine-tuning on a few forgotten samples and as many retained ones; measured on other "
+        "forgotten samples, at the step at which the unlearned or the retrained model is back at "
+        "the original's level",
+        relearning,
+        together=at_same_step,
+    ),
+    Door(
+        "benign_tuning",
+        "relearning",
+        "after fine-tuning on the retain set alone",
+        benign,
+    ),
+)

@@ -1,0 +1,215 @@
+"""Runs an audit: measures all models through every door, and goes on where an earlier call
+stopped."""
+
+import contextlib
+import datetime
+import gc
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+from transformers.utils.logging import (
+    disable_progress_bar,
+    enable_progress_bar,
+    is_progress_bar_enabled,
+)
+
+from ...files import write_json
+from ...hub.model_card import write_card
+from ...privacy.redaction import salt_of
+from ...report.audit_tables import audit_text, verdict
+from ...report.best_effort import warn_if_not_written
+from ...report.html_page import Report
+from ..reference_models import weights_digest
+from .audited_run import AuditedRun, find_run
+from .door import AuditSettings, Closed, Door, Subject
+from .doors import DOORS
+from .examiner import Examiner, ImageExaminer, SpeechExaminer
+from .gap import Finding, forgotten, gap
+
+logger = logging.getLogger(__name__)
+
+AUDIT = "audit.json"
+
+
+def audit(
+    folder: str | Path,
+    config: str | Path | None = None,
+    *,
+    settings: AuditSettings | None = None,
+    doors: Sequence[str] = (),
+) -> dict:
+    """Measures the original, the unlearned and the retrained model of a run through every door.
+
+    Each door's values are written to `folder`/audit.json when it is done. A second call with the
+    same models, data and settings goes on after them. At the end the audit also enters
+    results.json, the card and report.html, if the run has a results.json. Needs no network.
+
+    Args:
+        folder: output_dir of a run, or the folder of an unlearned model.
+        config: the run's configuration (YAML), where there is no results.json or where something
+            has moved since.
+        settings: how much is measured.
+        doors: names of the doors to try; by default all.
+
+    Returns:
+        the content of audit.json: `doors`, a mapping from a door's name to the values of the
+        models, the gap (see `gap.gap`) and what the door means; `worst`, the entry of the worst
+        door; `surest` and `conspicuous` (see `report.audit_tables.verdict`).
+
+    Raises:
+        ValueError: a door is unknown, or the run's data or models cannot be found.
+    """
+    settings, folder = settings or AuditSettings(), Path(folder)
+    if unknown := sorted(set(doors) - set(DOORS)):
+        raise ValueError(f"there is no door {', '.join(unknown)}: there are {', '.join(DOORS)}")
+    run = find_run(folder, None if config is None else Path(config))
+    subjects = load_subjects(run, settings)
+    content = begun(folder / AUDIT, run, subjects, settings)
+    wanted = [
+        door
+        for door in DOORS.values()
+        if run.recipe.task in door.tasks and (not doors or door.name in doors)
+    ]
+    bar = tqdm(wanted, unit="door", disable=run.recipe.args.disable_tqdm)
+    with quiet_loading():
+        for door in bar:
+            bar.set_description(door.name)
+            if not is_done(content["doors"].get(door.name)):
+                add(content, door.name, through(door, subjects))
+                write_json(folder / AUDIT, content)
+    write_run_files(run, content)
+    print("", f"{AUDIT} is in {folder}", audit_text(content), sep="\n\n")
+    return content
+
+
+def add(content: dict, name: str, found: dict) -> None:
+    """Adds the entry of a door, in the order of the table, and judges all doors again."""
+    doors = {**content["doors"], name: found}
+    content["doors"] = {name: doors[name] for name in DOORS if name in doors}
+    content |= verdict(content["doors"])
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without a progress bar for each model that a door saves or loads."""
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bar()
+
+
+def load_subjects(run: AuditedRun, settings: AuditSettings) -> dict[str, Subject]:
+    """The models, the unlearned one first: a door that does not apply to it is closed for all."""
+    models = {name: run.load(name) for name in run.models}
+    kind = SpeechExaminer if run.recipe.task == "speakers" else ImageExaminer
+    examiner: Examiner = kind(run.recipe, models["unlearned"], settings.max_samples)
+    subjects = {
+        name: Subject(name, model, examiner, run.recipe, settings, run.models[name])
+        for name, model in models.items()
+    }
+    for subject in subjects.values():
+        subject.retrained = subjects.get("retrained")
+    return subjects
+
+
+# ---- doors --------------------------------------------------------------------------------------
+
+
+def through(door: Door, subjects: dict[str, Subject]) -> dict:
+    """The entry of a door in audit.json."""
+    about = {"group": door.group, "meaning": door.meaning}
+    try:
+        found = {name: measured(door, subject) for name, subject in subjects.items()}
+        return {**about, **entry(door.together(found) if door.together else found)}
+    except Closed as reason:
+        return {**about, "closed": str(reason)}
+    except (RuntimeError, ValueError, TypeError, OSError, ImportError) as error:
+        # The other doors are still worth knowing. The entry, the headline and this line tell.
+        logger.warning(f"The door {door.name} failed.", exc_info=True)
+        return {**about, "failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+
+
+def measured(door: Door, subject: Subject) -> Finding:
+    # Doors that draw random numbers draw the same ones for every model, and when they are resumed.
+    torch.manual_seed(subject.recipe.args.seed)
+    found = door.measure(subject)
+    gc.collect()
+    return found
+
+
+def entry(found: dict[str, Finding]) -> dict:
+    """The values of the models, and how they compare."""
+    values = {name: one.value for name, one in found.items()}
+    more = {name: one.more for name, one in found.items() if one.more}
+    compared = {}
+    if found["unlearned"].known:
+        compared["forgotten"] = forgotten(found["original"], found["unlearned"])
+        if "retrained" in found:
+            compared |= gap(found["unlearned"], found["retrained"])
+    order = [name for name in ("original", "unlearned", "retrained") if name in values]
+    return {
+        "unit": found["unlearned"].unit,
+        **{name: values[name] for name in order},
+        **compared,
+        **({"more": more} if more else {}),
+    }
+
+
+def is_done(known: dict | None) -> bool:
+    """Whether a door need not be tried again. One that was closed or failed may be open now."""
+    return known is not None and "unlearned" in known
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def begun(
+    path: Path, run: AuditedRun, subjects: dict[str, Subject], settings: AuditSettings
+) -> dict:
+    """An earlier audit of the same models, data and settings, or a new one."""
+    made_of = {
+        "settings": asdict(settings),
+        "models": {name: weights_digest(subject.model) for name, subject in subjects.items()},
+        "data": ids_digest(subjects["unlearned"].examiner),
+        "seed": run.recipe.args.seed,
+    }
+    if path.is_file():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known.get("made_of") == made_of:
+            done = sum(map(is_done, known["doors"].values()))
+            logger.warning(f"{path} holds {done} doors of this audit: going on after them.")
+            return known
+        logger.warning(f"{path} is an audit of other models, data or settings: starting anew.")
+    today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
+    content = {"task": run.recipe.task, "date": today, "made_of": made_of, "doors": {}}
+    return {**content, **verdict({})}
+
+
+def ids_digest(examiner: Examiner) -> str:
+    """A hash of the samples that are evaluated. It names nobody."""
+    ids = {name: rows["id"][:] for name, rows in examiner.splits.items()}
+    return hashlib.sha256(json.dumps(ids, sort_keys=True).encode()).hexdigest()
+
+
+def write_run_files(run: AuditedRun, content: dict) -> None:
+    """Puts the audit into results.json, the card and report.html of the run."""
+    results, folder, named = run.results, run.folder, run.recipe.args.name_forgotten
+    if results is None:
+        return
+    results.audit = {name: value for name, value in content.items() if name != "made_of"}
+    results.write(folder)
+    with warn_if_not_written("the model card", folder):
+        write_card(folder, results, salt_of(folder), name_forgotten=named)
+    with warn_if_not_written("report.html", folder):
+        salt = None if named else salt_of(folder)
+        sounds = run.recipe.audio(results) if results.get("transcripts") else {}
+        Report(results, salt, sounds).save(folder / "report.html")

@@ -1,0 +1,85 @@
+"""Doors: where the forgotten speaker or class lies among those that the model never met. One that
+is recognised better than they are is still known; one that is recognised worse stands out as
+well."""
+
+from functools import partial
+
+import numpy as np
+
+from .attacks import finite
+from .door import Closed, Door, Subject
+from .gap import Finding, place_among
+
+# With fewer others, a place among them says little.
+FEWEST = 5
+
+
+def among_strangers(measure: str, subject: Subject) -> Finding:
+    """The place of the forgotten speakers among the speakers of the split `other`."""
+    splits = subject.examiner.splits
+    strangers = set(splits["other"]["speaker"][:]) if "other" in splits else set()
+    if len(strangers) < FEWEST:
+        raise Closed(
+            f"there are {len(strangers)} speakers that the model never met; {FEWEST} are needed "
+            "(other_split)"
+        )
+    ours = by_owner(subject, subject.examiner.asked, measure)
+    theirs = by_owner(subject, "other", measure)
+    unit = "strangers known worse (%)"
+    return place_among(list(ours.values()), list(theirs.values()), unit, strangers=len(theirs))
+
+
+def among_classes(subject: Subject) -> Finding:
+    """The place of the forgotten classes among the others, by the mean loss of unseen images. A
+    classifier meets all of its classes, so the retrained model's place is the one to compare."""
+    others = by_owner(subject, "test", "loss")
+    if len(others) < FEWEST:
+        raise Closed(f"there are {len(others)} other classes; {FEWEST} are needed")
+    ours = by_owner(subject, subject.examiner.asked, "loss")
+    unit = "classes known worse (%)"
+    return place_among(list(ours.values()), list(others.values()), unit, classes=len(others))
+
+
+def by_owner(subject: Subject, split: str, measure: str) -> dict[str, float]:
+    """The error rate or the mean loss of each speaker or class of a split.
+
+    Raises:
+        Closed: there is no such split, or a loss is not finite.
+    """
+    losses = finite(subject.features(split)["loss"])
+    rows = subject.examiner.splits[split]
+    owners = np.array(rows[subject.examiner.group][:])
+    counts, totals = losses, np.ones(len(losses))
+    if measure == "errors":
+        counts, totals = subject.examiner.counts(subject.model, rows)
+    return {
+        owner: float(counts[owners == owner].sum() / max(totals[owners == owner].sum(), 1))
+        for owner in np.unique(owners).tolist()
+    }
+
+
+STANDING_OUT = (
+    Door(
+        "errors_among_strangers",
+        "standing out",
+        "speakers never trained on whose words are recognised worse than the forgotten speaker's; "
+        "50 is the middle",
+        partial(among_strangers, "errors"),
+        tasks=("speakers",),
+    ),
+    Door(
+        "loss_among_strangers",
+        "standing out",
+        "speakers never trained on whose mean loss is higher than the forgotten speaker's; 50 is "
+        "the middle",
+        partial(among_strangers, "loss"),
+        tasks=("speakers",),
+    ),
+    Door(
+        "loss_among_classes",
+        "standing out",
+        "retained classes whose unseen images have a higher loss than the forgotten class's",
+        among_classes,
+        tasks=("classes",),
+    ),
+)

@@ -1,0 +1,199 @@
+"""An audit in words and tables: its worst door first. An audit is the content of audit.json."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .result_tables import Table, align
+
+MODELS = ("original", "unlearned", "retrained")
+
+
+def verdict(doors: Mapping[str, dict]) -> dict[str, dict | None]:
+    """The doors that decide, each as its entry with its name under `door`; None where there is
+    none.
+
+    Returns:
+        worst: the largest gap, or without a retrained model the door through which the least was
+            forgotten.
+        surest: the largest lower end of a gap's interval: a gap that is hardly chance.
+        conspicuous: the lowest gap.
+    """
+    named = [{"door": name, **entry} for name, entry in doors.items()]
+    compared = [entry for entry in named if entry.get("gap") is not None and tells(entry)]
+    measured = [entry for entry in named if entry.get("forgotten") is not None]
+    sure = [entry for entry in compared if entry.get("low") is not None]
+    worst = max(compared, key=lambda entry: entry["gap"], default=None)
+    if not any(entry.get("retrained") is not None for entry in named):
+        worst = min(measured, key=lambda entry: entry["forgotten"], default=None)
+    return {
+        "worst": worst,
+        "surest": max(sure, key=lambda entry: entry["low"], default=None),
+        "conspicuous": min(compared, key=lambda entry: entry["gap"], default=None),
+    }
+
+
+def tells(entry: dict) -> bool:
+    """Whether a door's gap is ranked. An attack that does not work on the original says nothing of
+    the unlearned model either; nor does a door behind which the original knows nothing, unless the
+    unlearned model knows something there."""
+    attacked = entry.get("group") in ("attack", "standing out")
+    return not is_deaf(entry) or (not attacked and entry["gap"] > 0)
+
+
+def metrics(audit: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of an audit that a rule such as "worst_gap > 5" may name. Those of a comparison
+    with the retrained model are missing without one."""
+    doors, worst = audit["doors"], audit["worst"]
+    found = {f"{name}_gap": entry.get("gap") for name, entry in doors.items()}
+    found |= {f"{name}_forgotten": entry.get("forgotten") for name, entry in doors.items()}
+    if worst:
+        found["worst_gap"] = worst.get("gap")
+        kept = [entry["forgotten"] for entry in doors.values() if "forgotten" in entry]
+        found["least_forgotten"] = min(kept, default=None)
+    if audit["surest"]:
+        found["surest_gap"] = audit["surest"]["low"]
+    if audit["conspicuous"]:
+        found["conspicuous_gap"] = -audit["conspicuous"]["gap"]
+    return {name: value for name, value in found.items() if value is not None}
+
+
+# ---- words --------------------------------------------------------------------------------------
+
+
+def headline(audit: Mapping[str, Any]) -> list[str]:
+    """What an audit says, in a few sentences; the first one is about the worst door."""
+    worst = audit["worst"]
+    if worst is None:
+        return ["No door could be measured, so nothing is known."]
+    lines = [_worst_line(worst, with_retrained="gap" in worst)]
+    if "gap" in worst:
+        lines += _further_lines(audit, worst)
+    return [*lines, _count_line(audit["doors"])]
+
+
+def _worst_line(worst: dict, with_retrained: bool) -> str:
+    if not with_retrained:
+        return (
+            f"Worst door: {worst['door']} ({worst['meaning']}). {_values(worst)}: the model knows "
+            f"{worst['forgotten']:.1f} points less than the original. There is no retrained model "
+            "to compare with, so it is not known how much it should know less."
+        )
+    gap = worst["gap"]
+    if gap <= 0:
+        return (
+            "Through no door does the unlearned model know more of what was forgotten than the "
+            f"retrained model does. Worst door: {worst['door']} ({worst['meaning']}). "
+            f"{_values(worst)}: it knows {-gap:.1f} points less{_interval(worst)}."
+        )
+    return (
+        f"Worst door: {worst['door']} ({worst['meaning']}). {_values(worst)}: the unlearned model "
+        f"knows {gap:.1f} points more than the retrained model{_interval(worst)}"
+        f"{'' if (worst.get('low') or 0) > 0 else ', which may be chance'}."
+        f"{' The original itself knows no more there.' if is_deaf(worst) else ''}"
+    )
+
+
+def _further_lines(audit: Mapping[str, Any], worst: dict) -> list[str]:
+    lines, surest, conspicuous = [], audit["surest"], audit["conspicuous"]
+    if surest is None or surest["low"] <= 0:
+        lines.append("No door's gap is clearly above 0, given how few samples there are.")
+    elif surest["door"] != worst["door"]:
+        lines.append(
+            f"Surest gap: {surest['door']}, {surest['gap']:.1f} points{_interval(surest)}."
+        )
+    if conspicuous["gap"] < 0 and conspicuous["door"] != worst["door"]:
+        lines.append(
+            f"Most conspicuous door: {conspicuous['door']} ({conspicuous['meaning']}). "
+            f"{_values(conspicuous)}: it knows {-conspicuous['gap']:.1f} points less than the "
+            f"retrained model{_interval(conspicuous)}. This, too, tells what was forgotten."
+        )
+    return lines
+
+
+def _values(entry: dict) -> str:
+    known = [f"{name} {_number(entry[name])}" for name in MODELS if entry.get(name) is not None]
+    return f"{entry['unit']}: {', '.join(known)}"
+
+
+def _interval(entry: dict) -> str:
+    if entry.get("low") is None:
+        return ""
+    return f" (95 % interval {entry['low']:.1f} to {entry['high']:.1f})"
+
+
+def _count_line(doors: Mapping[str, dict]) -> str:
+    measured = sum("unlearned" in entry for entry in doors.values())
+    failed = sum("failed" in entry for entry in doors.values())
+    closed = sum("closed" in entry for entry in doors.values())
+    line = f"{measured} doors were measured, {closed} do not apply here"
+    return f"{line}, and {failed} FAILED." if failed else f"{line}."
+
+
+# ---- tables -------------------------------------------------------------------------------------
+
+
+def audit_rows(audit: Mapping[str, Any]) -> Table:
+    """The measured doors, the largest gap first; doors that are not compared come last."""
+    measured = {name: entry for name, entry in audit["doors"].items() if "unlearned" in entry}
+    models = [name for name in MODELS if any(e.get(name) is not None for e in measured.values())]
+    compared = "retrained" in models
+    order = sorted(measured, key=lambda name: _rank(measured[name], compared))
+    rows = [["Door", "measured", *models, "gap (points)" if compared else "forgotten (points)"]]
+    for name in order:
+        entry = measured[name]
+        values = [_number(entry[model]) if model in entry else "-" for model in models]
+        rows.append([name, entry["unit"], *values, _gap_cell(entry, compared)])
+    return rows
+
+
+def _rank(entry: dict, compared: bool) -> float:
+    value = entry.get("gap" if compared else "forgotten")
+    return float("inf") if value is None else -value if compared else value
+
+
+def _gap_cell(entry: dict, compared: bool) -> str:
+    value = entry.get("gap" if compared else "forgotten")
+    if value is None:
+        return "not compared"
+    low, high = entry.get("low"), entry.get("high")
+    ends = f" [{low:+.1f}, {high:+.1f}]" if compared and low is not None else ""
+    # Adding 0 turns -0.0 into 0.0.
+    return f"{round(value, 1) + 0:+.1f}{ends}{' *' if compared and is_deaf(entry) else ''}"
+
+
+def is_deaf(entry: dict) -> bool:
+    """Whether the original itself knows no more through a door than the retrained model does, so
+    that the door cannot show what was forgotten."""
+    return entry["forgotten"] + entry["gap"] <= 0
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(door, what it does) of the measured doors, then (door, why there is no number) of the
+    others, and what the mark at a gap means."""
+    doors = audit["doors"]
+    meanings = [(name, entry["meaning"]) for name, entry in doors.items() if "unlearned" in entry]
+    failed = [
+        (name, f"FAILED: {entry['failed']}") for name, entry in doors.items() if "failed" in entry
+    ]
+    closed = [
+        (name, f"not measured: {entry['closed']}")
+        for name, entry in doors.items()
+        if "closed" in entry
+    ]
+    deaf = any(e.get("gap") is not None and is_deaf(e) for e in doors.values())
+    meaning = (
+        "the original itself knows no more there than the retrained model, so the door cannot show "
+        "what was forgotten"
+    )
+    mark = [("*", meaning)] * deaf
+    return [*mark, *meanings, *failed, *closed]
+
+
+def audit_text(audit: Mapping[str, Any]) -> str:
+    """The audit for a terminal: what each door is, the table, and at the end the headline."""
+    notes = "\n".join(f"{name}: {text}" for name, text in door_notes(audit))
+    return "\n\n".join([notes, align(audit_rows(audit), markdown=False), *headline(audit)])

@@ -1,0 +1,153 @@
+"""The gap, its interval, and the verdict on all doors, against values computed by hand."""
+
+import numpy as np
+import pytest
+
+from hf_unlearn.experiments.audit import Finding, forgotten, gap
+from hf_unlearn.experiments.audit.forms import rounded
+from hf_unlearn.experiments.audit.gap import place_among, rate, separated
+from hf_unlearn.experiments.audit.joined import errors_in_last
+from hf_unlearn.experiments.audit.relearning import at_same_step, checked_steps
+from hf_unlearn.report.audit_tables import audit_rows, audit_text, headline, metrics, verdict
+
+
+def wrong_words(errors: list[int], words: list[int]) -> Finding:
+    return rate(errors, words, "WER (%)", "low")
+
+
+def test_a_lower_error_rate_than_the_retrained_models_is_a_gap_above_0():
+    unlearned, retrained = wrong_words([1, 2], [4, 6]), wrong_words([3, 5], [4, 6])
+    found = gap(unlearned, retrained)
+    assert found["gap"] == 80 - 30
+    # The two utterances' own gaps are 50 and 50; so is every resample's.
+    assert [found["low"], found["high"]] == pytest.approx([50, 50])
+    assert gap(retrained, unlearned)["gap"] == -50
+    assert forgotten(wrong_words([0, 1], [4, 6]), unlearned) == 30 - 10
+
+
+def test_a_higher_accuracy_than_the_retrained_models_is_a_gap_above_0():
+    right, wrong = rate([1, 1], [1, 1], "accuracy (%)", "high"), rate([0, 1], [1, 1], "", "high")
+    assert gap(right, wrong)["gap"] == 50
+    assert gap(right, wrong)["low"] == 0 and gap(right, wrong)["high"] == 100
+
+
+def test_models_get_the_same_draws():
+    rng = np.random.default_rng(1)
+    ours, theirs = rng.normal(0, 1, 30), rng.normal(1, 1, 20)
+    once, again = separated(ours, theirs), separated(ours, theirs)
+    assert gap(once, again) == {"gap": 0, "low": 0, "high": 0}
+    assert once.draws.std() > 1
+    assert place_among([2.0], [1.0, 3.0, 4.0, 5.0], "").value == 75
+
+
+def test_relearning_compares_all_models_at_one_step():
+    def course(*values: float) -> Finding:
+        steps = {step: Finding(value, "WER (%)", "low") for step, value in enumerate(values)}
+        return Finding(values[-1], "WER (%)", "low", more={"course": steps, "trained_on": 4})
+
+    found = at_same_step(
+        {
+            "original": course(10, 5, 0, 0),
+            "unlearned": course(90, 60, 10, 5),
+            "retrained": course(90, 80, 70, 9),
+        }
+    )
+    assert {name: one.value for name, one in found.items()} == {
+        "original": 0,
+        "unlearned": 10,
+        "retrained": 70,
+    }
+    assert {name: one.more["steps"] for name, one in found.items()} == {
+        "original": 0,
+        "unlearned": 2,
+        "retrained": 3,
+    }
+    never = {"original": course(10, 9), "unlearned": course(90, 80)}
+    assert at_same_step(never)["unlearned"].value == 80
+    assert checked_steps(20) == [0, 1, 2, 4, 8, 16, 20] and checked_steps(1) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("said", "errors"),
+    [("a b c d", 0), ("a b c x", 1), ("x y c d", 0), ("a b c d e", 1), ("c d", 0), ("a b", 2)],
+)
+def test_only_errors_in_the_last_speakers_words_count(said, errors):
+    assert errors_in_last("a b", "c d", said) == (errors, 2)
+
+
+def test_rounding_keeps_the_largest_weight_of_a_group():
+    import torch
+
+    weight = torch.tensor([[0.7, 0.06, -0.31, 0.0, 7.0, 0.4]])
+    assert torch.allclose(
+        rounded(weight, bits=4, group=4), torch.tensor([[0.7, 0.1, -0.3, 0.0, 7.0, 0.0]])
+    )
+
+
+# ---- verdict ------------------------------------------------------------------------------------
+
+
+def door(values: tuple[float, ...], low: float | None = None, **more) -> dict:
+    original, unlearned, *retrained = values
+    entry = {"meaning": "some door", "unit": "WER (%)", "original": original, **more}
+    entry |= {"unlearned": unlearned, "forgotten": unlearned - original}
+    if retrained:
+        entry |= {"retrained": retrained[0], "gap": retrained[0] - unlearned}
+    return {**entry, **({} if low is None else {"low": low, "high": 99})}
+
+
+DOORS = {
+    "narrow": door((10, 60, 70), low=4),
+    "wide": door((10, 50, 80), low=-5),
+    "over": door((10, 95, 80), low=-30),
+    "described": {"meaning": "a distance", "unit": "nats", "original": 2, "unlearned": 1},
+    "shut": {"meaning": "some door", "closed": "no such tokens"},
+    "broken": {"meaning": "some door", "failed": "RuntimeError: no"},
+}
+
+
+def test_the_worst_door_is_the_headline():
+    audit = {"doors": DOORS, **verdict(DOORS)}
+    assert [audit[key]["door"] for key in ("worst", "surest", "conspicuous")] == [
+        "wide",
+        "narrow",
+        "over",
+    ]
+    first, *rest = headline(audit)
+    assert first.startswith("Worst door: wide (some door). WER (%): ")
+    assert "original 10.0, unlearned 50.0, retrained 80.0" in first
+    assert "knows 30.0 points more than the retrained model (95 % interval -5.0 to 99.0)" in first
+    assert "narrow" in rest[0] and "over" in rest[1] and "15.0 points less" in rest[1]
+    assert rest[-1] == "4 doors were measured, 1 do not apply here, and 1 FAILED."
+    assert [row[0] for row in audit_rows(audit)] == ["Door", "wide", "narrow", "over", "described"]
+    text = audit_text(audit)
+    assert "not measured: no such tokens" in text and "FAILED: RuntimeError: no" in text
+    numbers = metrics(audit)
+    assert numbers["worst_gap"] == 30 and numbers["surest_gap"] == 4
+    assert numbers["conspicuous_gap"] == 15 and numbers["least_forgotten"] == 40
+    assert numbers["over_gap"] == -15 and "described_gap" not in numbers
+
+
+def test_without_a_retrained_model_the_least_forgetting_door_is_the_worst():
+    doors = {"much": door((10, 90)), "little": door((10, 15))}
+    audit = {"doors": doors, **verdict(doors)}
+    assert audit["worst"]["door"] == "little" and audit["surest"] is None
+    assert "There is no retrained model" in headline(audit)[0] and "worst_gap" not in metrics(audit)
+    assert metrics(audit)["least_forgotten"] == 5
+
+
+def test_no_gap_above_0_is_said_as_such():
+    doors = {"only": door((10, 90, 80), low=-20)}
+    audit = {"doors": doors, **verdict(doors)}
+    assert headline(audit)[0].startswith("Through no door does the unlearned model know more")
+    assert "clearly above 0" in headline(audit)[1]
+    assert headline({"doors": {}, **verdict({})}) == [
+        "No door could be measured, so nothing is known."
+    ]
+
+
+def test_doors_through_which_the_original_knows_no_more_are_marked():
+    doors = {"deaf": door((97, 95, 97)), "open": door((10, 96, 97))}
+    rows = {row[0]: row[-1] for row in audit_rows({"doors": doors, **verdict(doors)})}
+    assert rows == {"Door": "gap (points)", "deaf": "+2.0 *", "open": "+1.0"}
+    assert "The original itself" in headline({"doors": doors, **verdict(doors)})[0]

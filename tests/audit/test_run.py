@@ -1,0 +1,141 @@
+"""`hf-unlearn audit` on a run's folder: what it writes, how it goes on, and its exit code."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_unlearn.cli import main
+from hf_unlearn.experiments import unlearn
+from hf_unlearn.experiments.audit import DOORS, Closed, audit, run_audit
+from tests.recipes.noise import write_noise
+from tests.recipes.shadow_recipe import shadow_recipe
+
+MODELS = ("original", "unlearned", "retrained")
+QUICK = ("float32", "int4", "loss")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    images = write_noise(folder / "images", 10)
+    unlearn(shadow_recipe(images, folder / "out", shadow_models=0, attacks=False))
+    return folder / "out"
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    shutil.copytree(finished, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_every_door_is_measured_or_says_why_not(run, capsys):
+    content = audit(run)
+    for_images = [name for name, door in DOORS.items() if "classes" in door.tasks]
+    assert list(json.loads((run / "audit.json").read_text())["doors"]) == for_images
+    assert not [entry["failed"] for entry in content["doors"].values() if "failed" in entry]
+    for name in (
+        "float32",
+        "bfloat16",
+        "float16",
+        "int8",
+        "saved_and_loaded",
+        "relearning",
+        "loss",
+    ):
+        assert set(MODELS) < content["doors"][name].keys(), name
+    assert "no adapter" in content["doors"]["adapter_unmerged"]["closed"]
+    # As the run itself measured them.
+    results = json.loads((run / "results.json").read_text())
+    for model in MODELS:
+        measured = results[model]["forget_test"]["accuracy"]
+        assert content["doors"]["float32"][model] == pytest.approx(measured)
+    assert results["audit"]["worst"] == content["worst"]
+    shown, worst = capsys.readouterr().out, content["worst"]["door"]
+    for text in (shown, (run / "report.html").read_text(), (run / "README.md").read_text()):
+        assert f"Worst door: {worst}" in text and "saved_and_loaded" in text
+    assert str(run.parent) not in (run / "audit.json").read_text()
+
+
+def test_a_second_call_goes_on_where_the_first_stopped(run, monkeypatch):
+    audit(run, doors=QUICK[:2])
+
+    def refuse(subject):
+        raise AssertionError("measured again")
+
+    again = {name: replace(DOORS[name], measure=refuse) for name in QUICK[:2]}
+    monkeypatch.setattr(run_audit, "DOORS", {**DOORS, **again})
+    content = audit(run, doors=QUICK)
+    assert list(content["doors"]) == list(QUICK)
+    # Other settings are another audit.
+    with pytest.raises(AssertionError, match="measured again"):
+        audit(run, settings=run_audit.AuditSettings(max_samples=5), doors=QUICK)
+
+
+def test_a_door_that_fails_or_is_closed_stops_no_other(run, monkeypatch):
+    def fail(subject):
+        raise RuntimeError("not on this device")
+
+    def close(subject):
+        raise Closed("no such tokens")
+
+    doors = {
+        "float32": replace(DOORS["float32"], measure=fail),
+        "int4": replace(DOORS["int4"], measure=close),
+        "loss": DOORS["loss"],
+    }
+    monkeypatch.setattr(run_audit, "DOORS", doors)
+    content = audit(run)
+    assert content["doors"]["float32"]["failed"] == "RuntimeError: not on this device"
+    assert content["doors"]["int4"]["closed"] == "no such tokens"
+    assert content["worst"]["door"] == "loss"
+    # Both may be open now.
+    monkeypatch.setattr(run_audit, "DOORS", DOORS)
+    assert "unlearned" in audit(run, doors=QUICK)["doors"]["float32"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "code"), [("float32_gap > 1000", 0), ("worst_gap > -1000", 3), ("best_gap > 1", 1)]
+)
+def test_a_rule_decides_the_exit_code(run, rule, code, capsys):
+    arguments = ["audit", str(run), "--doors", *QUICK, "--fail_when", rule]
+    assert main(arguments) == code
+    shown = capsys.readouterr()
+    if code == 1:
+        assert "this audit has no best_gap: it has float32_gap" in shown.err
+    else:
+        assert f"the audit {'FAILS' if code else 'passes'}" in shown.out
+
+
+def test_a_model_without_results_needs_the_configuration(run, tmp_path, capsys):
+    config = json.loads((run / "results.json").read_text())["config"]
+    (run / "results.json").unlink()
+    assert main(["audit", str(run)]) == 1
+    assert "give the run's configuration too" in capsys.readouterr().err
+    # No retrained model is named: only the original stands beside the unlearned one.
+    given = {
+        **{name: config["data"][name] for name in ("dataset", "train_split", "test_split")},
+        **{"forget_classes": ["cat"], "retain_size": 4, "use_cpu": True},
+        "model": str(run / "original"),
+    }
+    (tmp_path / "given.yaml").write_text(yaml.safe_dump(given))
+    content = audit(run, tmp_path / "given.yaml", doors=QUICK)
+    assert "retrained" not in content["doors"]["float32"] and content["conspicuous"] is None
+    assert set(content["worst"]) >= {"original", "unlearned", "forgotten"}
+    assert "There is no retrained model" in capsys.readouterr().out
+
+
+def test_mistakes_are_one_line(run, capsys):
+    assert main(["audit", str(run), "--doors", "backdoor"]) == 1
+    assert "there is no door backdoor" in capsys.readouterr().err
+    results = json.loads((run / "results.json").read_text())
+    results["config"]["models"] = {"original": "moved/away"}
+    (run / "results.json").write_text(json.dumps(results))
+    shutil.rmtree(run / "original")
+    assert main(["audit", str(run)]) == 1
+    assert "the original model is not in" in capsys.readouterr().err
+    assert main(["audit", str(run / "nowhere")]) == 1
+    assert "there is no folder" in capsys.readouterr().err
