@@ -17,7 +17,7 @@ def check_evaluation(trainer: Trainer) -> None:
 
 def known_metrics(trainer: Trainer) -> set[str] | None:
     """The metrics that evaluation will give for a split; None if that is unknown beforehand."""
-    own_loop = type(trainer).evaluation_loop.__module__.startswith(__package__)
+    own_loop = type(trainer).evaluation_loop.__module__.split(".")[0] == __package__.split(".")[0]
     if trainer.compute_metrics is None and own_loop:
         return {"loss"}
     names = getattr(trainer.compute_metrics, "metric_names", None)
