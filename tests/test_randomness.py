@@ -415,7 +415,7 @@ class Noisy(nn.Module):
 
 
 @pytest.mark.parametrize(("slow", "dropout", "noise"), [(True, 0.5, 0.0), (False, 0.0, 1.0)])
-def test_a_sample_alone_draws_the_same_numbers_in_each_pass(tmp_path, slow, dropout, noise):
+def test_a_sample_alone_draws_the_same_numbers_in_each_pass(tmp_path, warned, slow, dropout, noise):
     """If some samples must be computed alone, all are, because within a batch they would draw
     different numbers."""
     generator = torch.Generator().manual_seed(0)
@@ -427,6 +427,7 @@ def test_a_sample_alone_draws_the_same_numbers_in_each_pass(tmp_path, slow, drop
     options = {"freeze_randomness": not dropout, **MODEL, "learning_rate": 10.0}
     trainer, before, step = trained(model, tmp_path, samples[:N], samples[N:], stacked, **options)
     assert trainer.samples.one_by_one
+    assert any("random numbers in evaluation mode, too" in one for one in warned) == bool(noise)
     rows = []
     for n in range(K):
         with seeded(trainer.args.seed, RETAIN, 0, n):
