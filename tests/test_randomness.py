@@ -258,8 +258,13 @@ BERT_WAYS = [
     },
     {"method": "orthograd_mean", "per_device_retain_batch_size": 1},
 ]
-# Re-entrant checkpoints hang in WavLM, in Trainer as well: a layer returns a keyword argument.
-OWN_WAY = {"reversible": {}, "WavLM": MODEL, "stochastic depth in windows": MODEL}
+# WavLM and Swin compute a position bias from parameters alone within a layer; WavLM hands it on to
+# the next layer.
+OWN_WAY = {
+    "reversible": {},
+    "WavLM": {**checkpointing(False), **MODEL},
+    "stochastic depth in windows": checkpointing(False),
+}
 CASES = [(name, OWN_WAY.get(name, WAYS[n % 4])) for n, name in enumerate(RANDOM)]
 
 
@@ -272,8 +277,18 @@ def test_the_step_is_orthogonal_in_the_network_that_is_evaluated(tmp_path, warne
     trainer, before, step = trained(model, tmp_path, forget, retain, collator, **way)
     assert cosine(step, alone(evaluated(before), [collator([sample]) for sample in retain])) < 1e-5
     assert not trainer.samples.one_by_one
-    # Swin's position biases have no rule.
-    assert not warned or "windows" in name
+    assert not warned
+
+
+@pytest.mark.parametrize("by_model", [False, True])
+def test_checkpoints_of_wavlm_that_never_end_are_refused(tmp_path, by_model):
+    model, forget, retain, collator = setting("WavLM")
+    if by_model:
+        model.gradient_checkpointing_enable({"use_reentrant": True})
+    with pytest.raises(ValueError, match="checkpointing of WavLM .* in Trainer as well"):
+        trained(
+            model, tmp_path, forget, retain, collator, **({} if by_model else checkpointing(True))
+        )
 
 
 class Writer(nn.Module):
@@ -400,7 +415,7 @@ class Noisy(nn.Module):
 
 
 @pytest.mark.parametrize(("slow", "dropout", "noise"), [(True, 0.5, 0.0), (False, 0.0, 1.0)])
-def test_a_sample_alone_draws_the_same_numbers_in_each_pass(tmp_path, slow, dropout, noise):
+def test_a_sample_alone_draws_the_same_numbers_in_each_pass(tmp_path, warned, slow, dropout, noise):
     """If some samples must be computed alone, all are, because within a batch they would draw
     different numbers."""
     generator = torch.Generator().manual_seed(0)
@@ -412,6 +427,7 @@ def test_a_sample_alone_draws_the_same_numbers_in_each_pass(tmp_path, slow, drop
     options = {"freeze_randomness": not dropout, **MODEL, "learning_rate": 10.0}
     trainer, before, step = trained(model, tmp_path, samples[:N], samples[N:], stacked, **options)
     assert trainer.samples.one_by_one
+    assert any("random numbers in evaluation mode, too" in one for one in warned) == bool(noise)
     rows = []
     for n in range(K):
         with seeded(trainer.args.seed, RETAIN, 0, n):

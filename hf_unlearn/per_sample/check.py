@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from .. import ops
 from .comparison import (
@@ -30,6 +31,9 @@ MIXED = (
     "the loss of the batch is not the mean of what the model returns for each sample alone: "
     "something averages over the batch, its inputs or the values of its loss do not divide evenly "
     "over the samples, or the loss is not one of torch.nn.functional's"
+)
+OTHER_RECOMPUTATION = (
+    "gradient checkpointing computes its layers differently while their gradients are recorded"
 )
 CONTRAST = (
     "The loss of each sample alone is 0, while that of the batch is not: it compares samples with "
@@ -91,6 +95,8 @@ def find_slow_parameters(
                 raise
             slow.update(found)
             continue
+        except CheckpointError:
+            return dict.fromkeys(names.values(), OTHER_RECOMPUTATION)
         if comparison.on_any_process(bool(wrong)):
             # The difference may not be the engine's fault.
             if not _gradient_is_finite(comparison, list(names)):

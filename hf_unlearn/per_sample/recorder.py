@@ -50,7 +50,8 @@ class Recorder(TorchFunctionMode):
                 with self:
                     return open_attention(*args, **kwargs)
             return self._record(func, args, kwargs, tracked, samples)
-        output = func(*args, **kwargs)
+        with _kept_by_autograd() if tracked and not samples else contextlib.nullcontext():
+            output = func(*args, **kwargs)
         self._follow(func, args, output, tracked, samples)
         if samples:
             self.layouts.follow(func, args, kwargs, output, self._is_sample)
@@ -181,8 +182,7 @@ class Recorder(TorchFunctionMode):
         call = Call(self.trace, func, arguments, tracked, layouts, LEADING, behind, autocast)
         output = call.run(values)
         self.layouts.follow(func, args, kwargs, output, self._is_sample)
-        if not all(id(root) in self.trace.slow for root in roots):
-            output = self._tap(call, output, {**arguments, **values})
+        output = self._tap(call, output, {**arguments, **values})
         if changed is None:
             return output
         if 0 in tracked and not changed._is_view():
@@ -262,6 +262,16 @@ def fsdp_hidden(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _kept_by_autograd() -> contextlib.AbstractContextManager:
+    """Within this context, checkpoints do not drop what autograd saves.
+
+    The rows of a tensor that is computed from parameters alone are carried back to the parameters
+    in a backward pass of their own (`gradients.rows_of`), for which a checkpoint would compute its
+    layer once more.
+    """
+    return torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
 
 
 def _overwrites(func: Callable) -> bool:

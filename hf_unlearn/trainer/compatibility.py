@@ -178,6 +178,13 @@ def _check_arguments(trainer: Trainer, refuse: Refuse) -> None:
             "its loss averages over the tokens of the batch",
             "Set it to 0.",
         )
+    if _checkpoints_without_end(trainer.model, args):
+        refuse(
+            "re-entrant gradient checkpointing of WavLM",
+            "its layers hand each other a position bias in a way that makes the backward pass call "
+            "itself forever, in Trainer as well",
+            "Set gradient_checkpointing_kwargs={'use_reentrant': False}.",
+        )
     several = args.world_size > 1 or accelerator.is_fsdp2 or trainer.is_deepspeed_enabled
     if args.auto_find_batch_size and several:
         refuse(
@@ -321,6 +328,20 @@ def _check_sharded_by_hand(trainer: Trainer, sharded: Iterable[DTensor], refuse:
 
 def _is_compiled(module: nn.Module) -> bool:
     return isinstance(module, OptimizedModule) or module._compiled_call_impl is not None
+
+
+def _checkpoints_without_end(model: nn.Module, args: UnlearnConfig) -> bool:
+    """Whether a model is a WavLM with re-entrant checkpoints: the bias is a keyword argument, which
+    these do not detach from the graph of the layer before."""
+    if getattr(getattr(model, "config", None), "model_type", "") != "wavlm":
+        return False
+    options = [args.gradient_checkpointing_kwargs if args.gradient_checkpointing else None]
+    options += [
+        getattr(module._gradient_checkpointing_func, "keywords", None)
+        for module in model.modules()
+        if getattr(module, "gradient_checkpointing", False)
+    ]
+    return any((of_one or {}).get("use_reentrant") for of_one in options)
 
 
 def checkpoints_activations(model: nn.Module) -> bool:

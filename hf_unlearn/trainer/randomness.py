@@ -25,6 +25,10 @@ DRAWS_DIFFER_ALONE = (
     "some per-sample gradients must be computed one sample at a time, and a sample alone cannot "
     "draw the random numbers that it draws within a batch"
 )
+ALWAYS_RANDOM = (
+    "the model draws random numbers in evaluation mode, too, and others for a sample alone than in "
+    "a batch. The step and `residual` are about the numbers that each step draws"
+)
 # Model types without a backward pass in evaluation mode: Reformer's reversible layers lack one,
 # and RWKV divides its weights in place there.
 TRAINING_MODE_ONLY = ("reformer", "rwkv")

@@ -21,7 +21,12 @@ from .compatibility import DDP
 from .exchange import SampleExchange, SharedCheck, all_processes
 from .padding_check import PaddingCheck
 from .protocol import TrainerView
-from .randomness import DRAWS_DIFFER_ALONE, RandomnessControl, compares_gradients
+from .randomness import (
+    ALWAYS_RANDOM,
+    DRAWS_DIFFER_ALONE,
+    RandomnessControl,
+    compares_gradients,
+)
 from .seeded import random_state_kept, seeded
 
 logger = logging.get_logger(__name__)
@@ -165,7 +170,16 @@ class SampleAccess:
             )
         self.one_by_one = any(all_processes(mix))
         if self.one_by_one:
-            self.compute_one_by_one()
+            self.compute_one_by_one(ALWAYS_RANDOM if self._is_random(batch) else MIXED)
+
+    def _is_random(self, batch: dict) -> bool:
+        """Whether the loss of a sample is another one at each computation, in evaluation mode."""
+        one, losses = select_sample(batch, 0, count_samples(batch)), []
+        with self._check(), torch.no_grad():
+            for seed in range(2):
+                with seeded(seed, device=self._trainer.args.device):
+                    losses.append(float(self.model_loss(one)))
+        return abs(losses[0] - losses[1]) > TOLERANCE[self._precision()][2] * abs(losses[0])
 
     def check_engine(self, retain_batch: dict) -> None:
         """Creates the engine and finds the parameters whose per-sample gradients it cannot give.

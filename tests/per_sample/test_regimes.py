@@ -4,10 +4,20 @@ import peft
 import pytest
 import torch
 import transformers as T
+from torch.overrides import wrap_torch_function
+from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from hf_unlearn.per_sample import PerSampleEngine
 from hf_unlearn.per_sample.check import find_slow_parameters
-from tests.per_sample.harness import K, differences, loss_of, randomised
+from tests.per_sample.harness import (
+    K,
+    Use,
+    assert_same_rows,
+    differences,
+    loss_of,
+    numbers,
+    randomised,
+)
 from tests.per_sample.test_engine import TEXT, tokens
 from tests.tiny import collate, tiny_whisper, utterances
 
@@ -113,6 +123,36 @@ def test_checkpointing(reentrant, adapter):
             model, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
         )
     assert not differences(model.train(), collate(utterances(K)))
+
+
+def test_a_layer_that_is_recomputed_differently_takes_the_slow_path(monkeypatch):
+    def backward(*arguments, **keywords):
+        raise CheckpointError("A different number of tensors was saved")
+
+    monkeypatch.setattr(PerSampleEngine, "backward", backward)
+    model = randomised(tiny_whisper())
+    slow = find_slow_parameters(model, loss_of(model), collate(utterances(K)), K)
+    assert set(slow) == {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_a_parameter_that_checkpointed_layers_share_is_given_up():
+    """The layer that is recomputed after that is recorded as it was in the forward pass."""
+
+    def layers(x, bias, first, last):
+        def layer(x, linear):
+            return torch.tanh(without_rule(linear(x), bias))
+
+        for linear in (first, last):
+            x = checkpoint(layer, x, linear, use_reentrant=False)
+        return x
+
+    @wrap_torch_function(lambda x, bias: (x, bias))
+    def without_rule(x, bias):
+        """Needs a number, so that it does not vectorise."""
+        return x + bias * float(x.isfinite().all())
+
+    use = Use(layers, torch.randn(4), first=torch.nn.Linear(4, 4), last=torch.nn.Linear(4, 4))
+    assert_same_rows(use, numbers(4), slow={"parts.0"})
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
