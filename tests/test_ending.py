@@ -216,7 +216,7 @@ class TestNoStep:
             ({"method": "gradient_ascent"}, "method orthograd, not gradient_ascent"),
             ({"alpha": 0.25}, "alpha 0.5, not 0.25"),
             ({"learning_rate": 0.5}, "learning_rate 0.001, not 0.5"),
-            ({"forget": utterances(8, seed=9)}, "forget labels "),
+            ({"forget": utterances(8, seed=9)}, "other forget labels"),
             ({"forget": FORGET[:7]}, "forget samples 8, not 7"),
         ],
         ids=["method", "setting", "rate", "others", "fewer"],
