@@ -223,6 +223,7 @@ def _template_values(
         "forgotten": asked or groups.get("forget", []),
         "named": name_forgotten,
         "unchanged": (results.get("stopping") or {}).get("restored_step") == 0,
+        "evaluates_forgotten": any("forg" in split.lower() for split in unlearned),
         "splits": {name: said for name, (said, _) in task.splits.items() if name in unlearned},
         "tables": results_table(results, markdown=True) if evaluated else None,
         "further_tables": further_tables(results, markdown=True),
@@ -232,7 +233,7 @@ def _template_values(
         "command": without_paths(results.get("command"), about["local"]),
         **{
             key: results.get(key)
-            for key in ("seed", "stopping", "environment", "retrained", "attacks")
+            for key in ("seed", "stopping", "environment", "original", "retrained", "attacks")
         },
     }
 

@@ -121,6 +121,11 @@ class TrainerStep:
         return self._access.logits(self.model, batch)
 
     def backward(self, loss: Tensor, retain_graph: bool = False) -> None:
+        if not loss.requires_grad:
+            raise ValueError(
+                "the loss depends on none of the parameters that have requires_grad=True, so "
+                "nothing would be forgotten: unfreeze parameters that the model uses"
+            )
         if self._trainer.is_deepspeed_enabled:
             deepspeed.backward(self._trainer.deepspeed, loss, self.is_last_backward)
         else:
