@@ -34,6 +34,7 @@ def asr_metrics(
     seed: int = 0,
     texts: MutableSequence | None = None,
     references: Mapping[str, str] | None = None,
+    ctc: bool | None = None,
 ) -> Callable[[object], dict[str, float]]:
     """A `compute_metrics` for speech recognition, with `generate` (predict_with_generate=True) or
     with CTC models.
@@ -52,6 +53,8 @@ def asr_metrics(
         resamples, seed: of the 95 % bootstrap intervals over utterances; resamples=0 omits the
             intervals.
         references: {a label's text: the true text}, for labels that are written in another style.
+        ctc: whether the predictions are a CTC model's, in which repeats are merged before special
+            tokens are dropped. By default they are where the tokenizer can merge repeats itself.
 
     Returns:
         function of an EvalPrediction -> {"wer", "wer_low", "wer_high", "cer", "cer_low",
@@ -65,13 +68,14 @@ def asr_metrics(
     tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
     name, clean = normalizer(normalize, language, tokenizer)
     metrics = [WordErrorRate(), CharacterErrorRate()]
+    ctc = _groups_tokens(tokenizer) if ctc is None else ctc
 
     def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
         predictions, truth = evaluated.predictions, _decode(tokenizer, evaluated.label_ids)
         if isinstance(predictions, tuple):
             predictions = predictions[0]
         truth = [(references or {}).get(text, text) for text in truth]
-        said = _transcribe(tokenizer, predictions)
+        said = _transcribe(tokenizer, predictions, ctc)
         predictions, truth = ([clean(text) for text in part] for part in (said, truth))
         if texts is not None:
             texts.append((predictions, truth))
@@ -92,11 +96,13 @@ def asr_metrics(
     return in_percent(compute_metrics)
 
 
-def _transcribe(tokenizer: PreTrainedTokenizerBase, predictions: np.ndarray) -> list[str]:
+def _transcribe(
+    tokenizer: PreTrainedTokenizerBase, predictions: np.ndarray, ctc: bool
+) -> list[str]:
     """Texts of generated ids (n, T), or of a CTC model's ids (n, frames) or logits (n, frames,
     vocabulary)."""
     predictions = np.asarray(predictions)
-    if not _is_ctc(tokenizer):
+    if not ctc:
         return _decode(tokenizer, predictions)
     if predictions.ndim == 3:
         # frames that Trainer has padded
@@ -114,8 +120,8 @@ def most_likely(logits: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Ten
     return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
 
 
-def _is_ctc(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Only CTC tokenizers can merge repeats when they decode."""
+def _groups_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer can merge repeats when it decodes, as only those of CTC do."""
     return "group_tokens" in inspect.signature(tokenizer._decode).parameters
 
 
@@ -131,7 +137,7 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> list[str]:
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    options = {"group_tokens": False} if _is_ctc(tokenizer) else {}
+    options = {"group_tokens": False} if _groups_tokens(tokenizer) else {}
     tokens = [token for token in ids if token != IGNORED]
     return tokenizer.decode(tokens, skip_special_tokens=True, **options)
 

@@ -9,13 +9,16 @@ from torch.utils.data import Dataset
 from transformers import (
     MODEL_FOR_CTC_MAPPING,
     AutoConfig,
+    AutoFeatureExtractor,
     AutoModelForCTC,
     AutoProcessor,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
+    SeamlessM4TFeatureExtractor,
     Wav2Vec2BertProcessor,
+    Wav2Vec2Processor,
 )
 
 from ..config import UnlearnConfig
@@ -76,8 +79,10 @@ class CtcRecipe(RecogniserRecipe):
     generates = False
     # None for a new model
     config: PreTrainedConfig | None = None
+    # whether training gives the starting model a head, with a token for each character of the data
+    new_head = False
 
-    def load_processor(self, start: str) -> ProcessorMixin:
+    def load_processor(self, start: str) -> ProcessorMixin | None:
         with loading(start):
             self.config = AutoConfig.from_pretrained(whole_base_of(start))
         if type(self.config) not in MODEL_FOR_CTC_MAPPING:
@@ -85,25 +90,32 @@ class CtcRecipe(RecogniserRecipe):
                 f"{start} is a {self.config.model_type} model, which has no CTC head: the recipe "
                 "whisper_librispeech is for models with a decoder"
             )
-        with loading(start):
-            processor = AutoProcessor.from_pretrained(start)
-        if not isinstance(processor, ProcessorMixin):
+        self.new_head = not any(name.endswith("ForCTC") for name in self.config.architectures or ())
+        if self.new_head and self.options.model != "train":
             raise ValueError(
-                f"{start} has no tokenizer, so it is no recogniser yet: give a model that was "
-                "fine-tuned to write text"
+                f"{start} has no CTC head, so it writes no text yet: train it first, with model: "
+                f"train and base_model: {start}"
             )
-        return processor
+        with loading(start):
+            return None if self.new_head else AutoProcessor.from_pretrained(start)
 
-    def new_processor(self) -> Wav2Vec2BertProcessor:
+    def new_processor(self) -> ProcessorMixin:
         # The forgotten speakers' characters are included for the retrained reference too, so that
         # both models have the same tokens.
         splits = self.unprepared
         texts = [*splits.forget["text"], *splits.retain_pool["text"]]
-        return build_processor(build_character_tokenizer(texts))
+        tokenizer = build_character_tokenizer(texts)
+        if not self.new_head:
+            return build_processor(tokenizer)
+        with loading(self.options.base_model):
+            extractor = AutoFeatureExtractor.from_pretrained(self.options.base_model)
+        bert = isinstance(extractor, SeamlessM4TFeatureExtractor)
+        return (Wav2Vec2BertProcessor if bert else Wav2Vec2Processor)(extractor, tokenizer)
 
     def prepare(self, start: str | None, training: bool) -> None:
         data = self.data
-        data.transcripts = data.transcripts or ("vocabulary" if start else "as_written")
+        has_vocabulary = start is not None and not self.new_head
+        data.transcripts = data.transcripts or ("vocabulary" if has_vocabulary else "as_written")
         self.style = CtcStyle(data.transcripts, self.processor.tokenizer)
         model = load_merged(self.load_model, start)
         self.splits = prepare_splits(
@@ -127,8 +139,13 @@ class CtcRecipe(RecogniserRecipe):
                 heads=options.heads,
                 dropout=options.dropout,
             )
+        head = {}
+        if self.new_head and name == options.base_model:
+            tokenizer = self.processor.tokenizer
+            head = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+            head["ctc_loss_reduction"] = "mean"
         # in float32, whatever the stored type
-        return AutoModelForCTC.from_pretrained(name, dtype=torch.float32)
+        return AutoModelForCTC.from_pretrained(name, dtype=torch.float32, **head)
 
     def training_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
         return rows
@@ -147,6 +164,7 @@ class CtcRecipe(RecogniserRecipe):
                 language=self.data.language,
                 seed=self.args.seed,
                 texts=self.texts,
+                ctc=True,
             ),
         }
 

@@ -69,11 +69,10 @@ class RecogniserRecipe(Recipe):
         data.language = language_code(data.language or None)
         # An unknown normaliser is refused before the data are read.
         normalizer(options.normalize, data.language)
-        if start:
-            self.processor = self.load_processor(start)
+        self.processor = self.load_processor(start) if start else None
         with main_process_first(args):
             self.unprepared = load_splits(data, args.seed, self.forgotten_before.get("speaker", ()))
-        if not start:
+        if self.processor is None:
             self.processor = self.new_processor()
         check_model(self)
         # The other processes find the features in the cache.
@@ -84,8 +83,8 @@ class RecogniserRecipe(Recipe):
 
     # ---- what a subclass has to define ----
 
-    def load_processor(self, start: str) -> ProcessorMixin:
-        """The processor of the model that the run starts from.
+    def load_processor(self, start: str) -> ProcessorMixin | None:
+        """The processor of the model that the run starts from; None if it has yet to be made.
 
         Raises:
             ValueError: it cannot be loaded, or belongs to another kind of model.
@@ -93,7 +92,7 @@ class RecogniserRecipe(Recipe):
         raise NotImplementedError
 
     def new_processor(self) -> ProcessorMixin:
-        """A processor for a new model."""
+        """A processor for a model that has none. The data are known by now (`unprepared`)."""
         raise NotImplementedError
 
     def prepare(self, start: str | None, training: bool) -> None:
