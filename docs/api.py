@@ -17,6 +17,7 @@ from hf_unlearn import (
     Method,
     UnlearnConfig,
     UnlearnTrainer,
+    data,
     evaluation,
     metrics,
     per_sample,
@@ -47,6 +48,17 @@ def page() -> str:
     parts += [
         text for kind in (Method, Step, Preparation) for text in described(kind, public(kind))
     ]
+    parts += ["## Speech data\n", f"{rendered(data.speech.__doc__)}\n"]
+    for thing in (
+        data.load_speech,
+        data.prepare,
+        data.SpeechCollator,
+        data.longest_audio,
+        data.longest_label,
+        data.audio_extractor,
+        data.decode_audio,
+    ):
+        parts += described(thing)
     parts += ["## Evaluation\n"]
     for function in (
         evaluation.asr_metrics,

@@ -247,6 +247,7 @@ def test_splits_have_the_trainers_own_numbers(trainer, tokenizer):
         "cer",
         "cer_low",
         "cer_high",
+        "loops",
     }
     assert "eval_test_wer" in set().union(*trainer.state.log_history)
 

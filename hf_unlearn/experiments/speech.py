@@ -61,7 +61,6 @@ class WhisperRecipe(RecogniserRecipe):
         training: bool,
     ):
         data.language = language_code(data.language or None)
-        self._task = data.task
         data.task = data.task or (data.language and "transcribe")  # the default of `generate`
         super().__init__(options, data, args, training=training)
 
@@ -82,11 +81,10 @@ class WhisperRecipe(RecogniserRecipe):
                 self._set_prompt(start, self.config, generation_config)
                 return self.processor
             processor = AutoProcessor.from_pretrained(start)
-        if self._task or self.options.augment:
+        if self.data.task == "translate" or self.options.augment:
             raise ValueError(
-                f"task and augment are for Whisper, and {start} is none: leave them out"
+                f"{start} is no Whisper: task: translate and augment are for Whisper alone"
             )
-        self.data.task = None
         return processor
 
     def new_processor(self) -> WhisperProcessor:

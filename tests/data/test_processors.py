@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -195,3 +197,22 @@ class TestBadAudio:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(ValueError, match="cannot decode the audio of a.m4a: .*pip install"):
             decode_audio({"bytes": mp4, "path": "a.m4a"})
+
+    def test_torchcodec_decodes_what_soundfile_cannot(self, monkeypatch):
+        class AudioDecoder:
+            def __init__(self, source: bytes):
+                if source == b"no audio":
+                    raise RuntimeError("Could not open\nmore")
+
+            def get_all_samples(self) -> SimpleNamespace:
+                stereo = torch.stack([torch.full((800,), 0.5), torch.zeros(800)])
+                return SimpleNamespace(data=stereo, sample_rate=16_000)
+
+        decoders = SimpleNamespace(AudioDecoder=AudioDecoder)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+        monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace(decoders=decoders))
+        monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
+        waveform = decode_audio({"bytes": b"an m4a file", "path": None})
+        np.testing.assert_array_equal(waveform, np.full(800, 0.25, np.float32))
+        with pytest.raises(ValueError, match="; Could not open \\(torchcodec, which needs FFmpeg"):
+            decode_audio({"bytes": b"no audio", "path": None})

@@ -8,9 +8,15 @@ import pytest
 import soundfile
 from transformers import AutoModelForCTC, AutoProcessor, pipeline
 
-from hf_unlearn.experiments import ctc, speech
+from hf_unlearn import UnlearnConfig
+from hf_unlearn.data.speech import SpeechArguments
+from hf_unlearn.experiments import ctc, parse, speech
+from hf_unlearn.experiments.speech_options import CtcArguments
+from tests.helpers import ROOT, launch
 from tests.recipes import recognisers
+from tests.recipes.configurations import configurations
 
+RECIPE = ROOT / "recipes" / "ctc_librispeech"
 CTC = (recognisers.wav2vec2, recognisers.parakeet, recognisers.hubert, recognisers.wavlm)
 SEQ2SEQ = (recognisers.moonshine, recognisers.speech2text, recognisers.turbo, recognisers.distil)
 
@@ -55,7 +61,8 @@ def named(makers: tuple) -> pytest.MarkDecorator:
 def test_a_model_takes_a_step_and_is_measured(make, data, tmp_path):
     model = recognisers.saved(make, tmp_path / "model")
     recipe = ctc if make in CTC else speech
-    recipe.main(flags(data, tmp_path / "out", model=model))
+    # The task of Whisper's configurations is what every recogniser does.
+    recipe.main(flags(data, tmp_path / "out", model=model, language="en", task="transcribe"))
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {"wer", "cer", "loops", "loss"} <= set(results["unlearned"]["forget_test"])
     assert "loss_auc" in results["attacks"]["unlearned"]
@@ -78,6 +85,13 @@ def test_a_model_of_another_kind_is_refused(data, tmp_path):
         model = recognisers.saved(make, tmp_path / make.__name__)
         with pytest.raises(ValueError, match=f"{make.__name__} model, which .* recipe {other}"):
             recipe.main(flags(data, tmp_path / "out", model=model))
+
+
+def test_what_only_whisper_can_do_is_refused(data, tmp_path):
+    model = recognisers.saved(recognisers.moonshine, tmp_path / "model")
+    for options in ({"task": "translate", "language": "de"}, {"augment": 2}):
+        with pytest.raises(ValueError, match="model is no Whisper: task: translate and augment"):
+            speech.main(flags(data, tmp_path / "out", model=model, **options))
 
 
 def test_a_ctc_model_cannot_write_in_a_style(data, tmp_path):
@@ -116,3 +130,21 @@ def test_a_new_ctc_model(data, tmp_path):
     )
     samples, rate = soundfile.read(data / "anna0.wav", dtype="float32")
     assert isinstance(recogniser({"raw": samples, "sampling_rate": rate})["text"], str)
+
+
+@pytest.mark.slow
+def test_the_command_line(data, tmp_path):
+    size = {"d_model": 16, "layers": 1, "heads": 2, "train_steps": 2, "max_eval_samples": 2}
+    options = flags(data, tmp_path, **size, per_device_eval_batch_size=2)
+    shown = launch(RECIPE / "unlearn.py", RECIPE / "fsdd_digits.yaml", *options).stdout
+    assert "loss_auc" in shown and shown.count("WER (%)") == 1
+    assert (tmp_path / "retrained").is_dir() and (tmp_path / "report.html").is_file()
+    assert "automatic-speech-recognition" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("config", configurations(RECIPE.name), ids=lambda path: path.stem)
+def test_a_configuration_is_understood_and_documented(config):
+    kinds = (CtcArguments, SpeechArguments, UnlearnConfig)
+    _, data, args = parse(kinds, [str(config), "--use_cpu", "true", "--alpha", "0.25"])
+    assert data.forget_speakers and args.alpha == 0.25
+    assert config.name in (RECIPE / "README.md").read_text()

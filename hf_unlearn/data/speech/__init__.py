@@ -1,4 +1,10 @@
-"""Speech with known speakers: sources, samples and splits."""
+"""Speech with known speakers: sources, samples and splits.
+
+In training code of your own, two calls take any speech model of transformers:
+
+    rows = prepare(load_speech("folder", split="train"), processor)
+    trainer = UnlearnTrainer(..., forget_dataset=rows, data_collator=SpeechCollator(processor))
+"""
 
 from .arguments import SpeechArguments
 from .audio import SAMPLING_RATE, decode_audio
