@@ -63,6 +63,7 @@ def page() -> str:
     for function in (
         evaluation.asr_metrics,
         evaluation.classification_metrics,
+        evaluation.f1_metrics,
         evaluation.evaluate_splits,
     ):
         parts += described(function)

@@ -124,7 +124,8 @@ def most_likely(logits: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Ten
 
 def _groups_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a tokenizer can merge repeats when it decodes, as only those of CTC do."""
-    return "group_tokens" in inspect.signature(tokenizer._decode).parameters
+    transformers_own = isinstance(tokenizer, PreTrainedTokenizerBase)
+    return transformers_own and "group_tokens" in inspect.signature(tokenizer._decode).parameters
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> list[str]:

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
+from hf_unlearn.hub.labels import make_labels_neutral
 from tests.test_private_pushes import bare, sent
 
 SPEAKERS = ["Anna Karenina", "Boris", "Clara Zetkin"]
@@ -117,3 +118,22 @@ def test_a_classifier_of_speakers_is_trained_by_the_stock_script_and_names_nobod
     )
     own = json.loads((tmp_path / "model" / "config.json").read_text())
     assert own["id2label"]["1"] == "Boris"
+
+
+@pytest.mark.parametrize(
+    ("labels", "hidden", "published"),
+    [
+        (["yes", "no"], ["Anna"], ["yes", "no"]),
+        (["anna_k", "boris"], ["Anna K"], ["speaker_0", "speaker_1"]),
+        # a number that would be too short to search for elsewhere
+        (["3", "14"], ["3"], ["speaker_0", "speaker_1"]),
+        (["13", "14"], ["3"], ["13", "14"]),
+    ],
+)
+def test_labels_become_neutral_if_one_of_them_names_somebody(tmp_path, labels, hidden, published):
+    config = {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    make_labels_neutral(tmp_path, hidden, "speaker")
+    found = json.loads((tmp_path / "config.json").read_text())
+    assert list(found["id2label"].values()) == list(found["label2id"]) == published
+    assert list(found["label2id"].values()) == [0, 1]

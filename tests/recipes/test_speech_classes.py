@@ -20,7 +20,7 @@ from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.speech.arguments import SpeechClassArguments
 from hf_unlearn.experiments import parse
 from hf_unlearn.experiments.speech_class_options import SpeechClassRecipeArguments
-from hf_unlearn.experiments.speech_classes import main
+from hf_unlearn.experiments.speech_classes import ClassRows, main
 from hf_unlearn.metrics import ATTACKS
 from tests.helpers import assert_drawn, launch
 from tests.recipes.configurations import RECIPES, configurations
@@ -122,10 +122,18 @@ def test_strangers_stand_in_where_the_forgotten_speaker_has_no_unseen_utterance(
     assert set(results["scores"]["unlearned"]) == {"uis", "aus"}
 
 
+def test_rows_have_the_labels_of_a_heads_own_order():
+    rows = [{"input_values": [0.5], "speaker": "a", "labels": place} for place in range(3)]
+    found = ClassRows(rows, [2, 0, 1], ["input_values", "attention_mask"])
+    assert [found[row] for row in range(len(found))] == [
+        {"input_values": [0.5], "labels": label} for label in (2, 0, 1)
+    ]
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_a_configuration_is_understood_and_documented(config):
     kinds = (SpeechClassRecipeArguments, SpeechClassArguments, UnlearnConfig)
     _, data, args = parse(kinds, [str(config), "--use_cpu", "true", "--alpha", "0.25"])
-    assert data.forget_speakers or data.forget_classes or data.forget_samples
+    assert data.forgets_speakers or data.forget_classes
     assert args.alpha == 0.25  # the command line wins
     assert config.name in (config.parent / "README.md").read_text()

@@ -12,6 +12,7 @@ T = TypeVar("T")
 GREATER_IS_BETTER = {
     **dict.fromkeys(ERROR_RATES, False),
     **dict.fromkeys(ACCURACY, True),
+    "f1_macro": True,
     "loss": False,
 }
 # Options that become arguments of the recipe, which knows their types.
