@@ -19,6 +19,11 @@ from hf_unlearn.experiments.reference_models import digest
 LABELS = {"max_label_length": 8}
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_kept(monkeypatch):
+    monkeypatch.setattr(on_demand, "_recent", on_demand.Recent(limit=0))
+
+
 def replaced(rows, place: int, content: bytes):
     """The rows with other audio in one place."""
     audio = list(rows["audio"])
@@ -51,6 +56,33 @@ def test_no_audio_is_decoded_before_a_row_is_read(make_rows, processor, monkeypa
     assert rows[1]["input_features"].shape == (8, 100)
     other = prepare(make_rows("a", prefix="x"), processor, store=None, **LABELS)
     assert named != digest(other.select([3, 1, 2]))
+
+
+def test_inputs_of_a_small_set_stay_in_memory(make_rows, folder, processor, monkeypatch):
+    recent = on_demand.Recent(limit=3 * 8 * 100 * 4)
+    monkeypatch.setattr(on_demand, "_recent", recent)
+    rows = prepare(make_rows(), processor, store=None, **LABELS)
+    first = rows[0]["input_features"]
+    expected = first.copy()
+    first += 1
+    decode = on_demand.decode_chunk
+    monkeypatch.setattr(on_demand, "decode_chunk", None)
+    np.testing.assert_array_equal(rows[0]["input_features"], expected)
+    monkeypatch.setattr(on_demand, "decode_chunk", decode)
+    for place in (1, 2, 0, 3):
+        assert rows[place]["input_features"].shape == (8, 100)
+    monkeypatch.setattr(on_demand, "decode_chunk", None)
+    assert recent.size == recent.limit and [rows[n]["id"] for n in (0, 2, 3)]
+    # the one that was not read for the longest time
+    with pytest.raises(TypeError):
+        rows[1]
+    monkeypatch.setattr(on_demand, "decode_chunk", decode)
+    (path,) = (folder / "007").glob("0.flac")
+    loaded = load_speech(folder, split="test", speaker_column="speaker")
+    rows = prepare(loaded, processor, store=None, **LABELS)
+    before = rows[0]["input_features"]
+    path.write_bytes((folder / "007" / "2.flac").read_bytes())
+    assert not np.array_equal(rows[0]["input_features"], before)
 
 
 def test_parts_that_were_prepared_apart_are_joined(make_rows, processor):
