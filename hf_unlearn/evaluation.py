@@ -15,7 +15,8 @@ from transformers.trainer_utils import PredictionOutput
 
 from .metrics.normalizers import UNSPACED, language_code, normalizer
 from .metrics.privacy import features
-from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy
+from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy, looping
+from .metrics.sample_features import ctc_losses
 from .metrics.scales import in_percent
 from .per_sample.inputs import own_copy
 from .report.tasks import is_metric
@@ -33,6 +34,7 @@ def asr_metrics(
     seed: int = 0,
     texts: MutableSequence | None = None,
     references: Mapping[str, str] | None = None,
+    ctc: bool | None = None,
 ) -> Callable[[object], dict[str, float]]:
     """A `compute_metrics` for speech recognition, with `generate` (predict_with_generate=True) or
     with CTC models.
@@ -51,27 +53,30 @@ def asr_metrics(
         resamples, seed: of the 95 % bootstrap intervals over utterances; resamples=0 omits the
             intervals.
         references: {a label's text: the true text}, for labels that are written in another style.
+        ctc: whether the predictions are a CTC model's, in which repeats are merged before special
+            tokens are dropped. By default they are where the tokenizer can merge repeats itself.
 
     Returns:
         function of an EvalPrediction -> {"wer", "wer_low", "wer_high", "cer", "cer_low",
-        "cer_high"}, in percent. Where normalisation empties a reference ("um"), it adds no words,
-        and the words predicted for it count as insertions. The function's attribute `scoring` is
-        {"normalizer": name, "leads": the error rate to judge by}: "cer" for languages without
-        spaces between words, else "wer". The function raises ValueError for logits that are not a
-        CTC model's, and where no reference has a word.
+        "cer_high", "loops"}, in percent. "loops" is the share of predictions that repeat
+        themselves (see `metrics.quality.looping`). Where normalisation empties a reference ("um"),
+        it adds no words, and the words predicted for it count as insertions. The function's
+        attribute `scoring` is {"normalizer": name, "leads": the error rate to judge by}: "cer" for
+        languages without spaces between words, else "wer". The function raises ValueError for
+        logits that are not a CTC model's, and where no reference has a word.
     """
     tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
     name, clean = normalizer(normalize, language, tokenizer)
     metrics = [WordErrorRate(), CharacterErrorRate()]
+    ctc = _groups_tokens(tokenizer) if ctc is None else ctc
 
     def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
         predictions, truth = evaluated.predictions, _decode(tokenizer, evaluated.label_ids)
         if isinstance(predictions, tuple):
             predictions = predictions[0]
         truth = [(references or {}).get(text, text) for text in truth]
-        predictions, truth = (
-            [clean(text) for text in part] for part in (_transcribe(tokenizer, predictions), truth)
-        )
+        said = _transcribe(tokenizer, predictions, ctc)
+        predictions, truth = ([clean(text) for text in part] for part in (said, truth))
         if texts is not None:
             texts.append((predictions, truth))
         options = {"allow_empty": True, "resamples": resamples, "seed": seed}
@@ -79,21 +84,25 @@ def asr_metrics(
             metric.compute(predictions=predictions, references=truth, **options)
             for metric in metrics
         ]
-        return rates[0] | rates[1]
+        loops = float(np.mean([looping(text) for text in said]))
+        return rates[0] | rates[1] | {"loops": 100 * loops}
 
     ends = ("", "_low", "_high") if resamples else ("",)
     # Stopping rules are checked against these names.
-    compute_metrics.metric_names = [name + end for name in ("wer", "cer") for end in ends]
+    rates = [name + end for name in ("wer", "cer") for end in ends]
+    compute_metrics.metric_names = [*rates, "loops"]
     spoken = language_code(language or getattr(tokenizer, "language", None))
     compute_metrics.scoring = {"normalizer": name, "leads": "cer" if spoken in UNSPACED else "wer"}
     return in_percent(compute_metrics)
 
 
-def _transcribe(tokenizer: PreTrainedTokenizerBase, predictions: np.ndarray) -> list[str]:
+def _transcribe(
+    tokenizer: PreTrainedTokenizerBase, predictions: np.ndarray, ctc: bool
+) -> list[str]:
     """Texts of generated ids (n, T), or of a CTC model's ids (n, frames) or logits (n, frames,
     vocabulary)."""
     predictions = np.asarray(predictions)
-    if not _is_ctc(tokenizer):
+    if not ctc:
         return _decode(tokenizer, predictions)
     if predictions.ndim == 3:
         # frames that Trainer has padded
@@ -105,8 +114,14 @@ def _transcribe(tokenizer: PreTrainedTokenizerBase, predictions: np.ndarray) -> 
     return [_text(tokenizer, row) for row in merged]
 
 
-def _is_ctc(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Only CTC tokenizers can merge repeats when they decode."""
+def most_likely(logits: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Tensor:
+    """A `preprocess_logits_for_metrics` for CTC models: the most likely token of each frame (n,
+    frames), so that an evaluation does not keep the logits of a whole split."""
+    return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
+
+
+def _groups_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer can merge repeats when it decodes, as only those of CTC do."""
     return "group_tokens" in inspect.signature(tokenizer._decode).parameters
 
 
@@ -122,7 +137,7 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> list[str]:
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    options = {"group_tokens": False} if _is_ctc(tokenizer) else {}
+    options = {"group_tokens": False} if _groups_tokens(tokenizer) else {}
     tokens = [token for token in ids if token != IGNORED]
     return tokenizer.decode(tokens, skip_special_tokens=True, **options)
 
@@ -202,15 +217,22 @@ def sample_features(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]
     computed by the trainer's own evaluation.
 
     No texts are generated: the decoder gets the true texts, as in training. Every process has to
-    call it, and gets the arrays of all samples, in the order of the dataset.
+    call it, and gets the arrays of all samples, in the order of the dataset. A CTC model, whose
+    logits belong to frames and not to labels, gives the loss alone, and is evaluated in batches of
+    one, so that no frame is padding.
 
     Raises:
         ValueError: the model's first output is not one row of logits for each label: (n, classes)
             for labels (n,), or (n, T, vocabulary) for labels (n, T).
     """
 
+    model = trainer.model.get_base_model() if _has_adapter(trainer.model) else trainer.model
+    is_ctc = type(model).__name__.endswith("ForCTC")
+
     def reduced(logits: torch.Tensor | tuple, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         logits = logits[0] if isinstance(logits, tuple) else logits
+        if is_ctc:
+            return {"loss": ctc_losses(logits, labels, model.config.pad_token_id)}
         if logits.shape[:-1] != labels.shape:
             raise ValueError(
                 f"Logits of shape {tuple(logits.shape)} do not match labels of shape "
@@ -223,20 +245,28 @@ def sample_features(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]
         }
 
     before = (
+        trainer.args.per_device_eval_batch_size,
         trainer.args.predict_with_generate,
         trainer.compute_metrics,
         trainer.preprocess_logits_for_metrics,
     )
     trainer.args.predict_with_generate, trainer.compute_metrics = False, None
     trainer.preprocess_logits_for_metrics = reduced
+    if is_ctc:
+        trainer.args.per_device_eval_batch_size = 1
     try:
         return trainer.predict(dataset).predictions
     finally:
         (
+            trainer.args.per_device_eval_batch_size,
             trainer.args.predict_with_generate,
             trainer.compute_metrics,
             trainer.preprocess_logits_for_metrics,
         ) = before
+
+
+def _has_adapter(model: nn.Module) -> bool:
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
 def relearning_steps(

@@ -55,7 +55,7 @@ def test_rates_of_padded_ids(tokenizer):
         predictions=ids("cat sat mat", "one one"), label_ids=ids("cat sat", "one two", start=())
     )
     rates = asr_metrics(tokenizer, normalize=False)(evaluated)
-    assert set(rates) == {"wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high"}
+    assert set(rates) == {"wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high", "loops"}
     assert rates["wer"] == pytest.approx(50.0)
     assert rates["cer"] == pytest.approx(100 * (4 + 3) / 14)  # " mat" inserted; two -> one
     assert rates["wer_low"] <= rates["wer"] <= rates["wer_high"]
@@ -67,7 +67,7 @@ def test_predictions_in_a_tuple_padded_with_the_pad_token(tokenizer):
         predictions=(predictions, np.zeros(1)), label_ids=ids("cat sat", "mat", start=())
     )
     rates = asr_metrics(tokenizer, resamples=0)(evaluated)
-    assert rates == {"wer": pytest.approx(100 / 3), "cer": pytest.approx(30.0)}
+    assert rates == {"wer": pytest.approx(100 / 3), "cer": pytest.approx(30.0), "loops": 0.0}
 
 
 def test_reference_that_normalisation_empties_counts_insertions(tokenizer):
@@ -148,7 +148,7 @@ def test_ctc_repeats_are_merged_in_what_was_heard_only(ctc, scores):
         EvalPrediction(heard, labels)
     )
     assert texts == [(["hello three", "se helo bok"], ["hello three", "see hello book"])]
-    assert rates == {"wer": pytest.approx(60.0), "cer": pytest.approx(100 * 3 / 25)}
+    assert rates == {"wer": pytest.approx(60.0), "cer": pytest.approx(100 * 3 / 25), "loops": 0.0}
 
 
 def test_ctc_special_tokens_part_no_letters(ctc):
@@ -159,6 +159,21 @@ def test_ctc_special_tokens_part_no_letters(ctc):
         "tt",
         "t",
     ]
+
+
+def test_ctc_with_a_tokenizer_that_cannot_merge(tokenizer):
+    # cat cat _ cat | sat: a blank parts two words
+    heard, texts = np.array([[4, 4, 0, 4, 5]]), []
+    evaluated = EvalPrediction(heard, np.array([[4, 4, 5]]))
+    options = {"normalize": "none", "resamples": 0, "texts": texts}
+    assert asr_metrics(tokenizer, ctc=True, **options)(evaluated)["wer"] == 0.0
+    assert texts == [(["cat cat sat"], ["cat cat sat"])]
+
+
+def test_looping_output_is_counted(tokenizer):
+    heard = ids("cat sat " * 3, "one two " * 40, length=82)
+    evaluated = EvalPrediction(heard, ids("cat sat", "one two", start=()))
+    assert asr_metrics(tokenizer, normalize="none")(evaluated)["loops"] == 50.0
 
 
 def test_scores_are_refused(tokenizer):

@@ -8,15 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
 from datasets.fingerprint import Hasher
 from tqdm.auto import tqdm
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers import PreTrainedModel, ProcessorMixin
 
 from ..data.sampling import balanced
 from ..data.speech.arguments import SpeechArguments
 from ..data.speech.audio import decode_chunk
 from ..data.speech.collator import SpeechCollator
+from ..data.speech.extractors import extract, longest_audio
+from ..data.speech.labels import label_ids
 from ..data.speech.samples import audio_states
 from ..data.speech.transcripts import as_sentence, own_or_sentence
 from ..files import written_whole
@@ -37,6 +40,7 @@ class LabelStyle:
     Args:
         model: the model that is to forget; None for a new model, which has no style yet.
         rows: utterances on which the styles are compared. Only those with a transcript are used.
+        end_token: as for `prepare`.
 
     Attributes:
         losses: {style: the model's mean loss over at most `SAMPLES` of the rows}; {} without a
@@ -45,20 +49,23 @@ class LabelStyle:
             with "no transcript".
 
     Raises:
-        ValueError: a new model is asked for its own transcripts.
+        ValueError: a new model is asked for its own transcripts, or the style is one of CTC models.
     """
 
     def __init__(
         self,
-        model: WhisperForConditionalGeneration | None,
-        processor: WhisperProcessor,
+        model: PreTrainedModel | None,
+        processor: ProcessorMixin,
         data: SpeechArguments,
         rows: datasets.Dataset,
         device: torch.device | str = "cpu",
         seed: int = 0,
+        end_token: int | None = None,
     ):
         self.processor, self.data = processor, data
-        self.losses, self.counts = {}, Counter()
+        if data.transcripts == "vocabulary":
+            raise ValueError("transcripts is vocabulary, which is for CTC models: leave it out")
+        self.losses, self.counts, self.end_token = {}, Counter(), end_token
         name, self._clean = normalizer(True, data.language, processor.tokenizer)
         self._language = {"spaced": data.language not in UNSPACED, "english": name == "english"}
         if model is None:
@@ -138,34 +145,40 @@ class LabelStyle:
             unit="batch",
         ):
             places = new[start : start + TRANSCRIBED_AT_ONCE]
-            heard = [self._features(row) for row in rows.select(places)]
-            good = [features for features in heard if features is not None]
-            said = iter(self.generate(torch.cat(good)) if good else ())
-            for place, features in zip(places, heard):
-                self._transcripts[states[place]] = None if features is None else next(said)
+            heard = [self._inputs(row) for row in rows.select(places)]
+            good = [inputs for inputs in heard if inputs is not None]
+            said = iter(self.generate(good) if good else ())
+            for place, inputs in zip(places, heard):
+                self._transcripts[states[place]] = None if inputs is None else next(said)
         return [self._transcripts[state] for state in states]
 
     @torch.no_grad()
-    def generate(self, features: torch.Tensor) -> list[str]:
-        """The model's transcripts of features (n, n_mels, frames)."""
-        ids = self.model.generate(features, num_beams=1, do_sample=False)
+    def generate(self, heard: list[dict[str, np.ndarray]]) -> list[str]:
+        """The model's transcripts of the inputs of some utterances."""
+        ids = self.model.generate(**self._batch(heard), num_beams=1, do_sample=False)
         return self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
-    def _features(self, row: dict) -> torch.Tensor | None:
-        """The utterance's features (1, n_mels, frames); None where bad audio may be skipped."""
+    def _batch(self, heard: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
+        """Inputs as the model takes them, on its device."""
+        batch = SpeechCollator(self.processor)(heard)
+        for name, values in batch.items():
+            dtype = self.model.dtype if values.is_floating_point() else values.dtype
+            batch[name] = values.to(self.model.device, dtype)
+        return batch
+
+    def _inputs(self, row: dict) -> dict[str, np.ndarray] | None:
+        """The model's inputs for an utterance; None where bad audio may be skipped."""
         extractor = self.processor.feature_extractor
+        longest = longest_audio(extractor, self.model.config)
         try:
-            waveform = decode_chunk(row["audio"], extractor.sampling_rate, extractor.chunk_length)
+            waveform = decode_chunk(row["audio"], extractor.sampling_rate, longest, False)
+            return extract(extractor, waveform)
         except ValueError as error:
             if self.data.skip_bad_audio:
                 return None
             raise ValueError(
                 f"utterance {row['id']}: {error}; remove it, or pass skip_bad_audio to leave it out"
             ) from None
-        found = extractor(
-            waveform, sampling_rate=extractor.sampling_rate, return_tensors="pt"
-        ).input_features
-        return found.to(self.model.device, self.model.dtype)
 
     def _compare(self, rows: datasets.Dataset) -> dict[str, float]:
         styles = {style: self.written(rows, style) for style in ("as_written", "sentence", "own")}
@@ -182,16 +195,21 @@ class LabelStyle:
     @torch.no_grad()
     def mean_losses(self, rows: datasets.Dataset, styles: dict[str, list[str]]) -> dict[str, float]:
         """The mean of the utterances' losses, by style."""
-        collator = SpeechCollator(self.processor, self.model.config.decoder_start_token_id)
+        start = self.model.config.decoder_start_token_id
         losses = {style: [] for style in styles}
         for place, row in enumerate(rows):
-            features = self._features(row)
-            if features is None:
+            inputs = self._inputs(row)
+            if inputs is None:
                 continue
-            encoded = self.model.get_encoder()(features)
+            heard = self._batch([inputs])
+            given = {"encoder_outputs": self.model.get_encoder()(**heard)}
+            if "attention_mask" in heard:
+                given["attention_mask"] = heard["attention_mask"]
             for style, texts in styles.items():
-                labels = self.processor.tokenizer(texts[place]).input_ids
-                batch = collator([{"input_features": features[0].float().cpu(), "labels": labels}])
+                labels = label_ids(
+                    [texts[place]], self.processor.tokenizer, end_token=self.end_token
+                )
+                batch = SpeechCollator(self.processor, start)([{**inputs, "labels": labels[0]}])
                 labels = batch["labels"].to(self.model.device)
-                losses[style].append(self.model(encoder_outputs=encoded, labels=labels).loss.item())
+                losses[style].append(self.model(**given, labels=labels).loss.item())
         return {style: sum(each) / len(each) for style, each in losses.items() if each}

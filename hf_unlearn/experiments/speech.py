@@ -1,15 +1,18 @@
-"""The speech recipe: a Whisper model forgets speakers."""
-
-import io
-from collections import deque
+"""The speech recipe: a Whisper model, or another one that writes text with a decoder, forgets
+speakers."""
 
 import datasets
-import numpy as np
-import soundfile
 import torch
 from torch.utils.data import ConcatDataset, Dataset
 from transformers import (
+    MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
+    AutoConfig,
+    AutoModelForSpeechSeq2Seq,
+    AutoProcessor,
     GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
     WhisperConfig,
     WhisperForConditionalGeneration,
     WhisperProcessor,
@@ -18,40 +21,36 @@ from transformers import (
 
 from ..config import UnlearnConfig
 from ..data.speech.arguments import SpeechArguments
-from ..data.speech.audio import SAMPLING_RATE, decode_audio
 from ..data.speech.collator import SpeechCollator
-from ..data.speech.splits import SpeakerSplits, load_splits, prepare_splits
+from ..data.speech.extractors import longest_audio, longest_label
+from ..data.speech.splits import SpeakerSplits, prepare_splits
 from ..data.speech.transcripts import as_sentence
 from ..evaluation import asr_metrics
-from ..metrics import character_errors, error_rate, word_errors
-from ..metrics.normalizers import language_code, normalizer
-from ..report.results import Results
-from ..trainer import UnlearnTrainer
+from ..metrics.normalizers import language_code
 from ..trainer.adapters import load_merged, whole_base_of
 from ..trainer.prompts import check_language, check_prompt, load_generation_config, set_language
 from .augmentation import FRAMES_PER_SECOND, Augmented
-from .checks import check_model, loading
+from .checks import loading
 from .command_line import parse
 from .label_style import LabelStyle
-from .previous_requests import forgotten_before
-from .recipe import Recipe
+from .recogniser import RecogniserRecipe
 from .run import unlearn
 from .speech_options import WhisperArguments
 from .tiny_whisper import build_model, build_processor, build_word_tokenizer
-from .waiting import main_process_first
-
-SHOWN = 8  # transcripts of each split in results.json and report.html
 
 
-class WhisperRecipe(Recipe):
-    """A Whisper model forgets speakers.
+class WhisperRecipe(RecogniserRecipe):
+    """A Whisper model forgets speakers. Any other speech model with a decoder (Moonshine,
+    Speech2Text, SpeechT5) does as well, but a new model is always a Whisper.
 
     Args:
         training: whether the run trains a model, which needs the features of all training
             utterances.
     """
 
-    task = "speakers"
+    generates = True
+    # None for a new model, which is a Whisper
+    config: PreTrainedConfig | None = None
 
     def __init__(
         self,
@@ -61,52 +60,65 @@ class WhisperRecipe(Recipe):
         *,
         training: bool,
     ):
-        self.options, self.data, self.args = options, data, args
-        args.predict_with_generate, args.label_names = True, ["labels"]
-        self.forgotten_before = forgotten_before(options.model)
-        start = options.base_model if options.model == "train" else options.model
         data.language = language_code(data.language or None)
-        # An unknown normaliser is refused before the data are read.
-        normalizer(options.normalize, data.language)
+        self._task = data.task
         data.task = data.task or (data.language and "transcribe")  # the default of `generate`
-        longest = self._load_processor(start) if start else options.max_target_positions
-        with self.clock.phase("loading"), main_process_first(args):
-            self.unprepared = load_splits(data, args.seed, self.forgotten_before.get("speaker", ()))
-        if not start:
-            self.processor = new_processor(options, self.unprepared, data.transcripts)
-            check_language(self.processor.tokenizer, data.language, data.task)
-        check_model(self)
-        # The other processes find the features in the cache.
-        with self.clock.phase("features"), main_process_first(args):
-            self._prepare(start, longest, training)
-        # (predictions, references) of each split in the last evaluation
-        self.texts = deque(maxlen=len(self.splits.evaluation()))
+        super().__init__(options, data, args, training=training)
 
-    def _load_processor(self, start: str) -> int:
-        """Loads the processor of the starting model and checks its prompt. Returns the maximum
-        length of its labels."""
+    def load_processor(self, start: str) -> ProcessorMixin:
         # An adapter has no configuration: from_pretrained would give that of the largest Whisper.
         whole = whole_base_of(start)
         with loading(start):
-            self.processor = WhisperProcessor.from_pretrained(start)
-            config = WhisperConfig.from_pretrained(whole)
-        self._set_prompt(start, config, load_generation_config(whole, config))
-        return config.max_target_positions
+            self.config = AutoConfig.from_pretrained(whole)
+        if type(self.config) not in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING:
+            raise ValueError(
+                f"{start} is a {self.config.model_type} model, which does not write text with a "
+                "decoder: the recipe ctc_librispeech is for CTC models"
+            )
+        with loading(start):
+            if isinstance(self.config, WhisperConfig):
+                self.processor = WhisperProcessor.from_pretrained(start)
+                generation_config = load_generation_config(whole, self.config)
+                self._set_prompt(start, self.config, generation_config)
+                return self.processor
+            processor = AutoProcessor.from_pretrained(start)
+        if self._task or self.options.augment:
+            raise ValueError(
+                f"task and augment are for Whisper, and {start} is none: leave them out"
+            )
+        self.data.task = None
+        return processor
 
-    def _prepare(self, start: str | None, longest: int, training: bool) -> None:
-        """Chooses the style of the labels and computes the features of the splits."""
+    def new_processor(self) -> WhisperProcessor:
+        data = self.data
+        processor = new_processor(self.options, self.unprepared, data.transcripts)
+        check_language(processor.tokenizer, data.language, data.task)
+        return processor
+
+    @property
+    def is_whisper(self) -> bool:
+        return self.config is None or isinstance(self.config, WhisperConfig)
+
+    def prepare(self, start: str | None, training: bool) -> None:
         splits, data, args = self.unprepared, self.data, self.args
         model = load_merged(self.load_model, start) if start else None
         has_transcripts = any(text.strip() for text in splits.retain["text"])
         compared = splits.retain if has_transcripts else splits.forget
-        self.style = LabelStyle(model, self.processor, data, compared, args.device, args.seed)
+        end_token = None if self.is_whisper else self.config.eos_token_id
+        self.style = LabelStyle(
+            model, self.processor, data, compared, args.device, args.seed, end_token
+        )
+        longest = self.options.max_target_positions
         self.splits = prepare_splits(
             splits,
             self.processor,
             data,
-            max_label_length=longest,
+            max_label_length=longest if self.config is None else longest_label(self.config),
             retain_pool=training,
             label_texts=self.style,
+            end_token=end_token,
+            longest=longest_audio(self.processor.feature_extractor, self.config),
+            prompted=self.is_whisper,
         )
         self.style.release()
 
@@ -125,8 +137,9 @@ class WhisperRecipe(Recipe):
             tokenizer.set_prefix_tokens(language=data.language, task=data.task)
         check_prompt(tokenizer, config, generation_config, name)
 
-    def load_model(self, name: str | None) -> WhisperForConditionalGeneration:
-        """Loads or builds a Whisper whose `generate` prompts with the data's language and task."""
+    def load_model(self, name: str | None) -> PreTrainedModel:
+        """Loads or builds a model; a Whisper whose `generate` prompts with the data's language and
+        task."""
         options, data = self.options, self.data
         if name is None:
             model = build_model(
@@ -142,21 +155,16 @@ class WhisperRecipe(Recipe):
             self._set_prompt("a new model", model.config, model.generation_config)
             return model
         # in float32, whatever the stored type
-        model = WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
-        self._set_prompt(name, model.config, model.generation_config)
+        kind = WhisperForConditionalGeneration if self.is_whisper else AutoModelForSpeechSeq2Seq
+        model = kind.from_pretrained(name, dtype=torch.float32)
+        if self.is_whisper:
+            self._set_prompt(name, model.config, model.generation_config)
         return model
 
-    def training_data(
-        self, model: WhisperForConditionalGeneration, rows: datasets.Dataset
-    ) -> Augmented:
-        return self._augmented(rows, model)
+    def training_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
+        return self._augmented(rows, model) if self.is_whisper else rows
 
-    def evaluation_data(
-        self, model: WhisperForConditionalGeneration, rows: datasets.Dataset
-    ) -> datasets.Dataset:
-        return rows
-
-    def trainer_arguments(self, model: WhisperForConditionalGeneration) -> dict:
+    def trainer_arguments(self, model: PreTrainedModel) -> dict:
         forget, retain = self.splits.forget, self.splits.retain
         if self.options.augment:
             forget, retain = self._augmented(forget, model), self._augmented(retain, model)
@@ -177,65 +185,6 @@ class WhisperRecipe(Recipe):
             ),
         }
 
-    def measure(self, trainer: UnlearnTrainer) -> dict:
-        """Each speaker's error rate and a few transcripts, from the model's last evaluation."""
-        measured = {"per_speaker": {}, "transcripts": {}}
-        leading = trainer.compute_metrics.scoring["leads"]
-        count = character_errors if leading == "cer" else word_errors
-        for (split, rows), (said, references) in zip(trainer.eval_dataset.items(), self.texts):
-            errors, words = count(said, references, allow_empty=True)
-            speakers = np.array(rows["speaker"][:])
-            measured["per_speaker"][split] = {
-                speaker: error_rate(errors[speakers == speaker], words[speakers == speaker])
-                for speaker in np.unique(speakers).tolist()
-                if words[speakers == speaker].sum()
-            }
-            shown = zip(rows["id"][:SHOWN], references, said)
-            measured["transcripts"][split] = [
-                {"id": name, "reference": text, "said": heard} for name, text, heard in shown
-            ]
-        return measured
-
-    def finish(self, results: Results, trainer: UnlearnTrainer) -> None:
-        """Puts all models' transcripts of an utterance side by side, and adds how the labels were
-        written."""
-        results["labels"] = {"losses": self.style.losses, "counts": dict(self.style.counts)}
-        measured = results["transcripts"]
-        results["transcripts"] = {
-            split: [
-                {
-                    "id": row["id"],
-                    "reference": row["reference"],
-                    "models": {
-                        model: splits[split][place]["said"] for model, splits in measured.items()
-                    },
-                }
-                for place, row in enumerate(rows)
-            ]
-            for split, rows in measured["unlearned"].items()
-        }
-
-    def audio(self, results: Results) -> dict[str, bytes]:
-        wanted = {
-            row["id"]
-            for rows in results["transcripts"].values()
-            for row in rows[: self.options.report_audio]
-        }
-        sounds = {}
-        for part in vars(self.unprepared).values() if wanted else ():
-            if isinstance(part, datasets.Dataset):
-                for place, name in enumerate(part["id"][:]):
-                    if name in wanted:
-                        sounds[name] = as_wav(part[place]["audio"])
-        return sounds
-
-    def plan(self) -> dict:
-        losses = ", ".join(f"{style} {loss:.2f}" for style, loss in self.style.losses.items())
-        return {
-            "transcripts": self.data.transcripts,
-            "original's loss by transcripts": losses or "not known",
-        }
-
     def _references(self) -> dict[str, str]:
         """{label's text: the data's transcript}; {} where the labels are the transcripts."""
         if self.data.transcripts == "as_written":
@@ -250,19 +199,9 @@ class WhisperRecipe(Recipe):
         # missing transcript.
         return dict(sorted(pairs, key=lambda pair: pair[0].strip() != pair[1]))
 
-    def card_arguments(self) -> dict:
-        return {"language": self.data.language}
-
-    def _augmented(self, rows: Dataset, model: WhisperForConditionalGeneration) -> Augmented:
+    def _augmented(self, rows: Dataset, model: PreTrainedModel) -> Augmented:
         shift = round(self.options.train_shift * FRAMES_PER_SECOND)
         return Augmented(rows, self.processor, model.config, self.options.train_hidden_words, shift)
-
-
-def as_wav(audio: dict) -> bytes:
-    """The utterance as a WAV file, which every browser plays."""
-    file = io.BytesIO()
-    soundfile.write(file, decode_audio(audio), SAMPLING_RATE, format="WAV")
-    return file.getvalue()
 
 
 def new_processor(

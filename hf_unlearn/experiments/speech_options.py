@@ -1,4 +1,4 @@
-"""The options of the speech recipe."""
+"""The options of the recipes of speech recognition."""
 
 from dataclasses import dataclass, field
 
@@ -6,8 +6,35 @@ from .options import RecipeArguments
 
 
 @dataclass
-class WhisperArguments(RecipeArguments):
-    """The size of a new Whisper, how its training data is augmented, and how texts are compared."""
+class RecogniserArguments(RecipeArguments):
+    """How texts are compared, and which layers get an adapter."""
+
+    normalize: str = field(
+        default="true",
+        metadata={
+            "help": "How texts are normalised before WER and CER: 'english' (Whisper's; it joins "
+            "spoken digits into one number, so use false for digits), 'basic' for other "
+            "languages, 'none'; true: chosen by the language; false: none."
+        },
+    )
+    report_audio: int = field(
+        default=0,
+        metadata={
+            "help": "Number of utterances of each split that report.html plays. Check that the "
+            "data's license and the speakers allow it."
+        },
+    )
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+        metadata={"help": "LoRA: names of the layers that get an adapter."},
+    )
+
+    _not_of_training = RecipeArguments._not_of_training | {"normalize", "report_audio"}
+
+
+@dataclass
+class WhisperArguments(RecogniserArguments):
+    """The size of a new Whisper, and how its training data is augmented."""
 
     tokenizer: str | None = field(
         default=None,
@@ -62,24 +89,17 @@ class WhisperArguments(RecipeArguments):
             "anew; 0: no augmentation."
         },
     )
-    normalize: str = field(
-        default="true",
-        metadata={
-            "help": "How texts are normalised before WER and CER: 'english' (Whisper's; it joins "
-            "spoken digits into one number, so use false for digits), 'basic' for other "
-            "languages, 'none'; true: chosen by the language; false: none."
-        },
-    )
-    report_audio: int = field(
-        default=0,
-        metadata={
-            "help": "Number of utterances of each split that report.html plays. Check that the "
-            "data's license and the speakers allow it."
-        },
-    )
-    lora_target_modules: list[str] = field(
-        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
-        metadata={"help": "LoRA: names of the layers that get an adapter."},
-    )
+    _not_of_training = RecogniserArguments._not_of_training | {"augment"}
 
-    _not_of_training = RecipeArguments._not_of_training | {"augment", "normalize", "report_audio"}
+
+@dataclass
+class CtcArguments(RecogniserArguments):
+    """The size of a new CTC model."""
+
+    d_model: int = field(
+        default=96,
+        metadata={"help": "New model: width; the feed-forward layers are four times as wide."},
+    )
+    layers: int = field(default=2, metadata={"help": "New model: layers of the encoder."})
+    heads: int = field(default=4, metadata={"help": "New model: attention heads."})
+    dropout: float = field(default=0.1, metadata={"help": "New model: dropout in its training."})

@@ -10,11 +10,12 @@ from ..report.tasks import Task, finite, task_of
 
 
 def reported_metrics(splits: dict[str, dict], task: Task) -> list[str]:
-    """The measured metrics except the loss: rates, or those of a user's compute_metrics."""
+    """The measured metrics except the loss and looping outputs: rates, or those of a user's
+    compute_metrics."""
     return [
         name
         for name in task.metrics
-        if name != "loss" and any(name in values for values in splits.values())
+        if name not in ("loss", "loops") and any(name in values for values in splits.values())
     ]
 
 

@@ -4,6 +4,7 @@ intervals."""
 import shutil
 import tempfile
 import weakref
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ import jiwer
 import numpy as np
 from scipy.stats import binomtest
 
+# How many times smaller a looping text becomes.
+LOOP_COMPRESSION = 2.4
 # Number of resampled indices that are in memory at once (32 MiB).
 BLOCK = 2**22
 
@@ -73,6 +76,17 @@ def _chunk_errors(chunk: jiwer.AlignmentChunk) -> int:
     if chunk.type == "equal":
         return 0
     return max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+
+
+def looping(text: str) -> bool:
+    """Whether a recogniser's output repeats itself, as decoders do that have lost the audio: its
+    bytes compress to less than 1 / 2.4 with zlib.
+
+    This is how Whisper's own decoding finds such output (Radford et al. 2022, arXiv 2212.04356,
+    section 4.5). A text of a few words is never found.
+    """
+    content = text.encode()
+    return len(content) > LOOP_COMPRESSION * len(zlib.compress(content))
 
 
 def error_rate(errors: np.ndarray, words: np.ndarray) -> float:

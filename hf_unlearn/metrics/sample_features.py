@@ -1,6 +1,8 @@
-"""Features of single samples that membership attacks use, from logits and labels."""
+"""Features of single samples that membership attacks use, from logits and labels; losses of CTC."""
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from scipy.special import logsumexp
 
 # Added to probabilities before taking the logarithm, as Song & Mittal do.
@@ -67,6 +69,24 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     margins = logits - logits[rows, labels][:, None]
     margins[rows, labels] = -np.inf
     return np.logaddexp(0, logsumexp(margins, axis=1))
+
+
+def ctc_losses(logits: torch.Tensor, labels: torch.Tensor, blank: int) -> torch.Tensor:
+    """The CTC losses (n,) of utterances, each divided by its number of labels.
+
+    Args:
+        logits: (n, frames, vocabulary), none of them padding.
+        labels: (n, T), -100 where padded.
+        blank: the blank's token.
+    """
+    n, frames, _ = logits.shape
+    lengths = (labels >= 0).sum(1)
+    log_probabilities = logits.float().log_softmax(-1).transpose(0, 1)
+    heard = torch.full((n,), frames, device=logits.device)
+    losses = F.ctc_loss(
+        log_probabilities, labels[labels >= 0], heard, lengths, blank=blank, reduction="none"
+    )
+    return losses / lengths
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

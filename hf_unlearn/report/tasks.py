@@ -47,6 +47,8 @@ class Task:
 
     def wanted(self, split: str, metric: str) -> str:
         """The direction that is wanted of a metric: the loss rises where the accuracy falls."""
+        if metric == "loops":
+            return "down"
         _, wish = self.splits.get(split, (split, ""))
         opposite = metric == "loss" and "accuracy" in self.metrics
         return {"up": "down", "down": "up"}.get(wish, wish) if opposite else wish
@@ -58,7 +60,7 @@ class Task:
         return f"{value:.1f}" if self.percent else as_given(value)
 
 
-ERROR_RATES = {"wer": "WER (%)", "cer": "CER (%)", "loss": "Loss"}
+ERROR_RATES = {"wer": "WER (%)", "cer": "CER (%)", "loops": "Loops (%)", "loss": "Loss"}
 ACCURACY = {"accuracy": "Accuracy (%)", "loss": "Loss"}
 
 TASKS = {

@@ -15,6 +15,7 @@ from hf_unlearn.data import SpeechCollator, load_speech, prepare
 from hf_unlearn.data.speech import on_demand
 from hf_unlearn.data.speech.audio import audio_seconds, decode_audio
 from hf_unlearn.experiments.reference_models import digest
+from tests.data.conftest import flac
 
 LABELS = {"max_label_length": 8}
 
@@ -143,6 +144,19 @@ def test_labels_that_do_not_fit_the_frames_of_ctc(make_rows, processor):
         else:
             with pytest.raises(ValueError, match="utterance a-0 has labels that need 4 frames"):
                 prepare(make_rows(), processor, **options)
+
+
+def test_a_batch_masks_waveforms_as_if_masks_were_stored(make_rows, processor):
+    processor.feature_extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True)
+    rows = make_rows("ab", 1)
+    rows = replaced(rows, 1, flac(seconds=0.1))
+    stored, made = (
+        SpeechCollator(processor)(list(prepare(rows, processor, store=store)))
+        for store in ("float32", None)
+    )
+    assert made.keys() == stored.keys() and made["attention_mask"].sum() == 3200 + 1600
+    assert all(torch.equal(made[name], stored[name]) for name in stored)
+    assert made["attention_mask"].dtype == stored["attention_mask"].dtype
 
 
 def test_the_cache_sees_other_files_and_other_labels(folder, processor):

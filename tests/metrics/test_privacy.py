@@ -1,14 +1,16 @@
 """Membership attacks, compared with values computed by hand and on data with a known answer."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import norm
 
 from hf_unlearn.metrics import ATTACKS, lira_scores, loss_attack, svc_attacks
 from hf_unlearn.metrics.privacy import attack_rates, scaled_confidence
-from hf_unlearn.metrics.sample_features import cross_entropy, features
+from hf_unlearn.metrics.sample_features import cross_entropy, ctc_losses, features
 
 LOGITS = np.log([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]])
 LABELS = np.array([0, 1])
@@ -134,3 +136,20 @@ def test_lira_needs_models_on_both_sides():
         lira_scores(
             np.zeros(2), np.zeros((2, 2)), np.array([[True, False], [False, False]]), online=True
         )
+
+
+def test_ctc_losses_are_those_of_utterances_alone():
+    """The reference adds up all alignments of two labels to four frames."""
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 4, 3), torch.tensor([[1, 2], [1, -100]])
+    probabilities = logits.double().softmax(-1).numpy()
+
+    def collapsed(path: tuple) -> list[int]:
+        return [token for token, _ in itertools.groupby(path) if token]
+
+    wanted = []
+    for own, label in zip(probabilities, ([1, 2], [1])):
+        paths = itertools.product(range(3), repeat=4)
+        total = sum(own[range(4), path].prod() for path in paths if collapsed(path) == label)
+        wanted.append(-np.log(total) / len(label))
+    np.testing.assert_allclose(ctc_losses(logits, labels, blank=0), wanted, rtol=1e-5)

@@ -124,8 +124,10 @@ class SpeechArguments:
         metadata={
             "help": "Style of the labels. 'own': the model's own transcripts if they agree with "
             "the references or there are none, else as 'sentence'. 'sentence': ' Like this one.' "
-            "'as_written': the references unchanged. Default: as_written for a new model and for "
-            "one that finds it likelier than sentences, own for others",
+            "'as_written': the references unchanged. 'vocabulary' (CTC): in the letters of the "
+            "tokenizer. "
+            "Default: as_written for a new model and for one that finds it likelier than "
+            "sentences, own for others, vocabulary for a CTC model",
             "choices": list(STYLES),
         },
     )

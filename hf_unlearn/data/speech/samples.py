@@ -19,6 +19,7 @@ from .extractors import (
     extract,
     input_types,
     longest_audio,
+    single_input,
     stored_types,
 )
 from .labels import LabelOfBatch, complaints, ctc_complaints, label_ids
@@ -100,7 +101,7 @@ def prepare(
     if store not in ("float32", "float16", None):
         raise ValueError(f"store is {store!r}, but must be 'float32', 'float16' or None")
     extractor = audio_extractor(processor)
-    if store is None and len(input_types(extractor)) > 1:
+    if store is None and not single_input(extractor):
         once.warning_once(
             f"{type(extractor).__name__} gives more inputs than one "
             f"({', '.join(extractor.model_input_names)}), which are not computed on demand: they "

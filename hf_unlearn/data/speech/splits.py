@@ -183,6 +183,7 @@ def prepare_splits(
     end_token: int | None = None,
     longest: float | None = None,
     frames_of: Callable[[int], int] | None = None,
+    prompted: bool = True,
 ) -> SpeakerSplits:
     """The same splits with inputs and labels. Those that are only evaluated are bounded to
     `args.max_eval_samples` first.
@@ -192,6 +193,8 @@ def prepare_splits(
         label_texts: gives the texts of the labels for some rows, if they differ from the rows' own.
         labels: gives the class numbers of some rows, in place of transcripts.
         max_label_length, end_token, longest, frames_of: as for `prepare`.
+        prompted: whether the labels begin with the tokens of `args.language` and `args.task`, which
+            only Whisper has.
 
     Raises:
         ValueError: as `prepare` does.
@@ -204,8 +207,8 @@ def prepare_splits(
             rows,
             processor,
             max_label_length=max_label_length,
-            language=args.language,
-            task=args.task,
+            language=args.language if prompted else None,
+            task=args.task if prompted else None,
             skip_bad_audio=args.skip_bad_audio,
             skip_bad_labels=args.skip_bad_labels,
             num_proc=args.num_proc,

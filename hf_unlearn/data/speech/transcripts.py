@@ -4,9 +4,12 @@ Labels in the recogniser's own style keep unlearning from teaching it another on
 """
 
 import re
+import unicodedata
 from collections.abc import Callable
 
-STYLES = ("own", "sentence", "as_written")
+from transformers import PreTrainedTokenizerBase
+
+STYLES = ("own", "sentence", "as_written", "vocabulary")
 
 
 def as_sentence(text: str, *, spaced: bool = True, english: bool = False) -> str:
@@ -46,3 +49,21 @@ def own_or_sentence(
     if said is not None and said.strip() and (not reference.strip() or agree(said, reference)):
         return said
     return as_sentence(reference, **language)
+
+
+def in_vocabulary(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text as a CTC tokenizer with characters as tokens can write it: in the case of its
+    letters if it has one case alone, and without the punctuation that it does not have.
+
+    An apostrophe is written as the tokenizer writes it. Other characters stay, so that `prepare`
+    can name those that the tokenizer does not have.
+    """
+    known = "".join(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))
+    if not set(text) <= set(known):
+        text = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    if known == known.upper() != known.lower():
+        text = text.upper()
+    elif known == known.lower() != known.upper():
+        text = text.lower()
+    letters = (c if c in known or unicodedata.category(c)[0] not in "PS" else " " for c in text)
+    return " ".join("".join(letters).split())

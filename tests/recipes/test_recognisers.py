@@ -1,0 +1,118 @@
+"""The CTC recipe and the Whisper recipe with tiny random models of other architectures."""
+
+import json
+import re
+
+import datasets
+import pytest
+import soundfile
+from transformers import AutoModelForCTC, AutoProcessor, pipeline
+
+from hf_unlearn.experiments import ctc, speech
+from tests.recipes import recognisers
+
+CTC = (recognisers.wav2vec2, recognisers.parakeet, recognisers.hubert, recognisers.wavlm)
+SEQ2SEQ = (recognisers.moonshine, recognisers.speech2text, recognisers.turbo, recognisers.distil)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return recognisers.write_speech(tmp_path_factory.mktemp("speech") / "data")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def flags(data, out, **changes) -> list[str]:
+    options = {
+        "dataset": data,
+        "output_dir": out,
+        "speaker_column": "speaker",
+        "train_split": "train",
+        "test_split": "test",
+        "forget_speakers": "anna",
+        "retain_size": 2,
+        "max_steps": 1,
+        "per_device_train_batch_size": 2,
+        "per_device_retain_batch_size": 2,
+        "learning_rate": 1e-3,
+        "use_cpu": "true",
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": "true",
+        **changes,
+    }
+    return [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+
+
+def named(makers: tuple) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("make", makers, ids=lambda make: make.__name__)
+
+
+@named((*CTC[:2], *SEQ2SEQ[:2]))
+def test_a_model_takes_a_step_and_is_measured(make, data, tmp_path):
+    model = recognisers.saved(make, tmp_path / "model")
+    recipe = ctc if make in CTC else speech
+    recipe.main(flags(data, tmp_path / "out", model=model))
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {"wer", "cer", "loops", "loss"} <= set(results["unlearned"]["forget_test"])
+    assert "loss_auc" in results["attacks"]["unlearned"]
+
+
+@named((*CTC[2:], *SEQ2SEQ[2:]))
+def test_a_run_is_planned(make, data, tmp_path, capsys):
+    model = recognisers.saved(make, tmp_path / "model")
+    recipe = ctc if make in CTC else speech
+    recipe.main(flags(data, tmp_path / "out", model=model, dry_run="true"))
+    wanted = "vocabulary" if make in CTC else "as_written|own"
+    assert re.search(f"transcripts: ({wanted})", capsys.readouterr().out)
+
+
+def test_a_model_of_another_kind_is_refused(data, tmp_path):
+    for make, recipe, other in (
+        (recognisers.moonshine, ctc, "whisper_librispeech"),
+        (recognisers.wavlm, speech, "ctc_librispeech"),
+    ):
+        model = recognisers.saved(make, tmp_path / make.__name__)
+        with pytest.raises(ValueError, match=f"{make.__name__} model, which .* recipe {other}"):
+            recipe.main(flags(data, tmp_path / "out", model=model))
+
+
+def test_a_ctc_model_cannot_write_in_a_style(data, tmp_path):
+    model = recognisers.saved(recognisers.wavlm, tmp_path / "model")
+    with pytest.raises(ValueError, match="transcripts is own, which is for models with a decoder"):
+        ctc.main(flags(data, tmp_path / "out", model=model, transcripts="own"))
+    with pytest.raises(ValueError, match="anna0.wav has a transcript, 'One two.', with .* '.' 'e'"):
+        ctc.main(flags(data, tmp_path / "out", model=model, transcripts="as_written"))
+
+
+def test_a_pretrained_encoder_gets_a_head(data, tmp_path):
+    model, processor = recognisers.wavlm()
+    model.wavlm.save_pretrained(tmp_path / "encoder")
+    processor.feature_extractor.save_pretrained(tmp_path / "encoder")
+    with pytest.raises(ValueError, match="encoder has no CTC head, .*: train it first, with model"):
+        ctc.main(flags(data, tmp_path / "out", model=tmp_path / "encoder"))
+    training = {"train_steps": 1, "train_batch_size": 2, "attacks": "false"}
+    ctc.main(flags(data, tmp_path / "out", base_model=tmp_path / "encoder", **training))
+    trained = AutoModelForCTC.from_pretrained(tmp_path / "out")
+    # five special tokens, and "." "O" "T" "e" "n" "o" "t" "w" in the data as they are written
+    assert trained.config.vocab_size == 5 + 8
+    assert AutoProcessor.from_pretrained(tmp_path / "out").tokenizer.get_vocab()["w"]
+
+
+def test_a_new_ctc_model(data, tmp_path):
+    size = {"d_model": 16, "layers": 1, "heads": 2, "train_steps": 2, "train_batch_size": 2}
+    ctc.main(flags(data, tmp_path, gold="train", **size))
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results["retrained"]) == {"forget", "forget_test", "retain", "test"}
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    recogniser = pipeline(
+        "automatic-speech-recognition",
+        model=AutoModelForCTC.from_pretrained(tmp_path),
+        tokenizer=processor.tokenizer,
+        feature_extractor=processor.feature_extractor,
+    )
+    samples, rate = soundfile.read(data / "anna0.wav", dtype="float32")
+    assert isinstance(recogniser({"raw": samples, "sampling_rate": rate})["text"], str)
