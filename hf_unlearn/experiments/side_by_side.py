@@ -9,6 +9,8 @@ import threading
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess, parent_process
 
+import torch
+
 from .recipe import Recipe
 from .reference_models import new_model, train
 from .threads import cores, is_small, number_of_threads
@@ -51,6 +53,9 @@ def worth_it(recipe: Recipe) -> bool:
     if (options.model, options.gold, options.base_model) != ("train", "train", None):
         return False
     if sys.platform != "linux" or args.device.type != "cpu" or args.world_size > 1:
+        return False
+    # Autograd starts threads for each GPU, used or not, which a copy of the process lacks.
+    if torch.cuda.is_available():
         return False
     if cores() < 2 or options.train_steps < FEWEST_STEPS:
         return False

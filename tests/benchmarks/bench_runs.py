@@ -33,7 +33,7 @@ RECIPES = {
         f"{SPEECH}/unlearn.py",
         f"{SPEECH}/librispeech_local_tiny.yaml",
         "--gold none --language= --task= --chunk_length 30 --max_target_positions 448 "
-        "--store_features false --max_eval_samples 40 --max_steps 20 --learning_rate 1e-5",
+        "--max_eval_samples 40 --max_steps 20 --learning_rate 1e-5",
     ),
 }
 # Rules that never hold, so that every run has the same steps and checks.

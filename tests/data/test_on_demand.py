@@ -15,8 +15,14 @@ from hf_unlearn.data import SpeechCollator, load_speech, prepare
 from hf_unlearn.data.speech import on_demand
 from hf_unlearn.data.speech.audio import audio_seconds, decode_audio
 from hf_unlearn.experiments.reference_models import digest
+from tests.data.conftest import flac
 
 LABELS = {"max_label_length": 8}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_kept(monkeypatch):
+    monkeypatch.setattr(on_demand, "_recent", on_demand.Recent(limit=0))
 
 
 def replaced(rows, place: int, content: bytes):
@@ -51,6 +57,33 @@ def test_no_audio_is_decoded_before_a_row_is_read(make_rows, processor, monkeypa
     assert rows[1]["input_features"].shape == (8, 100)
     other = prepare(make_rows("a", prefix="x"), processor, store=None, **LABELS)
     assert named != digest(other.select([3, 1, 2]))
+
+
+def test_inputs_of_a_small_set_stay_in_memory(make_rows, folder, processor, monkeypatch):
+    recent = on_demand.Recent(limit=3 * 8 * 100 * 4)
+    monkeypatch.setattr(on_demand, "_recent", recent)
+    rows = prepare(make_rows(), processor, store=None, **LABELS)
+    first = rows[0]["input_features"]
+    expected = first.copy()
+    first += 1
+    decode = on_demand.decode_chunk
+    monkeypatch.setattr(on_demand, "decode_chunk", None)
+    np.testing.assert_array_equal(rows[0]["input_features"], expected)
+    monkeypatch.setattr(on_demand, "decode_chunk", decode)
+    for place in (1, 2, 0, 3):
+        assert rows[place]["input_features"].shape == (8, 100)
+    monkeypatch.setattr(on_demand, "decode_chunk", None)
+    assert recent.size == recent.limit and [rows[n]["id"] for n in (0, 2, 3)]
+    # the one that was not read for the longest time
+    with pytest.raises(TypeError):
+        rows[1]
+    monkeypatch.setattr(on_demand, "decode_chunk", decode)
+    (path,) = (folder / "007").glob("0.flac")
+    loaded = load_speech(folder, split="test", speaker_column="speaker")
+    rows = prepare(loaded, processor, store=None, **LABELS)
+    before = rows[0]["input_features"]
+    path.write_bytes((folder / "007" / "2.flac").read_bytes())
+    assert not np.array_equal(rows[0]["input_features"], before)
 
 
 def test_parts_that_were_prepared_apart_are_joined(make_rows, processor):
@@ -111,6 +144,18 @@ def test_labels_that_do_not_fit_the_frames_of_ctc(make_rows, processor):
         else:
             with pytest.raises(ValueError, match="utterance a-0 has labels that need 4 frames"):
                 prepare(make_rows(), processor, **options)
+
+
+def test_a_batch_masks_waveforms_as_if_masks_were_stored(make_rows, processor):
+    processor.feature_extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True)
+    rows = make_rows("ab", 1)
+    rows = replaced(rows, 1, flac(seconds=0.1))
+    stored, made = (
+        SpeechCollator(processor)(list(prepare(rows, processor, store=store)))
+        for store in ("float32", None)
+    )
+    assert made.keys() == stored.keys() and made["attention_mask"].sum() == 3200 + 1600
+    assert all(torch.equal(made[name], stored[name]) for name in stored)
 
 
 def test_the_cache_sees_other_files_and_other_labels(folder, processor):

@@ -15,6 +15,8 @@ from tests.recipes.shadow_recipe import shadow_recipe
 def two_cores(monkeypatch):
     monkeypatch.setattr(side_by_side, "FEWEST_STEPS", 2)
     monkeypatch.setattr(side_by_side, "cores", lambda: 2)
+    if torch.cuda.is_available():
+        pytest.skip("autograd's threads for GPUs do not go with copies of a process")
 
 
 def test_both_models_are_those_that_are_trained_alone(noise, tmp_path):

@@ -150,8 +150,8 @@ class SpeechArguments(UtteranceArguments):
         metadata={
             "help": "Store the features of all utterances before the first step, in float16 (for "
             "Whisper half a megabyte for each). By default they are computed whenever an utterance "
-            "is read, in dataloader_num_workers processes: that takes no disk, but more time where "
-            "a small model reads the same utterances again and again"
+            "is read, in dataloader_num_workers processes, and those of a small set stay in "
+            "memory: that takes no disk, but more time where many utterances are read repeatedly"
         },
     )
 

@@ -89,6 +89,15 @@ def input_types(extractor: SequenceFeatureExtractor) -> Features:
     return Features({name: _type(name, short[name], long[name]) for name in short})
 
 
+def single_input(extractor: SequenceFeatureExtractor) -> bool:
+    """Whether an utterance has one input, beside which a batch needs no other: at most a mask over
+    a whole waveform, which `pad` of the extractor makes itself."""
+    types, name = input_types(extractor), extractor.model_input_names[0]
+    if len(types) == 1:
+        return True
+    return isinstance(types[name], List) and set(types) == {name, "attention_mask"}
+
+
 def stored_types(types: Features, dtype: str) -> Features:
     """The types with floating-point numbers stored in `dtype`."""
 

@@ -1,8 +1,11 @@
 """Utterances whose inputs are computed from the stored audio whenever a row is read."""
 
 import functools
+import hashlib
 import json
 import os
+import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -21,6 +24,8 @@ from .extractors import extract
 from .labels import ctc_complaint
 
 CHECKED_AT_ONCE = 100
+# of inputs in memory, in each process
+KEPT_BYTES = 256 * 2**20
 # labels, texts and {place in the batch: complaint} of a batch of rows, by the rows' numbers
 Label = Callable[[dict[str, list], list[int]], tuple[list, list[str], dict[int, str]]]
 
@@ -57,6 +62,15 @@ class SpeechInput:
         Raises:
             ValueError: as `decode_chunk` and `extract` do.
         """
+        key = (self.extractor, self.longest, self.allow_silence, state_of(value))
+        found = _recent.get(key)
+        if found is None:
+            found = self._compute(value)
+            _recent.keep(key, found)
+        # The caller may change it.
+        return found.copy()
+
+    def _compute(self, value: dict) -> np.ndarray:
         extractor = _extractor(self.extractor)
         waveform = decode_chunk(
             value, extractor.sampling_rate, self.longest, allow_silence=self.allow_silence
@@ -72,7 +86,44 @@ class SpeechInput:
         return cls(written, longest, allow_silence)
 
 
-register_feature(SpeechInput, "SpeechInput")
+class Recent:
+    """The inputs that were computed last, as many as fit into `limit` bytes: all those of a small
+    set. A data loader's workers have one each."""
+
+    def __init__(self, limit: int):
+        self.limit, self.size = limit, 0
+        self._kept: OrderedDict[tuple, np.ndarray] = OrderedDict()
+
+    def get(self, key: tuple) -> np.ndarray | None:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def keep(self, key: tuple, values: np.ndarray) -> None:
+        self._kept[key] = values
+        self.size += values.nbytes
+        while self.size > self.limit:
+            _, oldest = self._kept.popitem(last=False)
+            self.size -= oldest.nbytes
+
+
+def state_of(audio: dict) -> tuple | str | bytes | None:
+    """A value that changes if the audio does: a hash of embedded bytes, or the path, size and
+    modification time of the file."""
+    if audio["bytes"] is not None:
+        return hashlib.blake2b(audio["bytes"], digest_size=16).digest()
+    try:
+        status = os.stat(audio["path"])
+    except (OSError, TypeError):
+        return audio["path"]
+    return audio["path"], status.st_size, status.st_mtime_ns
+
+
+_recent = Recent(KEPT_BYTES)
+with warnings.catch_warnings():
+    # that this function is experimental
+    warnings.simplefilter("ignore", UserWarning)
+    register_feature(SpeechInput, "SpeechInput")
 # Feature extractors by their JSON. A process that has not made the rows builds them again.
 _EXTRACTORS: dict[str, SequenceFeatureExtractor] = {}
 

@@ -19,6 +19,7 @@ from .extractors import (
     extract,
     input_types,
     longest_audio,
+    single_input,
     stored_types,
 )
 from .labels import LabelOfBatch, complaints, ctc_complaints, label_ids
@@ -104,7 +105,7 @@ def prepare(
     extractor = audio_extractor(processor)
     if store is None and cut is not None:
         raise ValueError("cut needs stored inputs: set store to 'float32' or 'float16'")
-    if store is None and len(input_types(extractor)) > 1:
+    if store is None and not single_input(extractor):
         once.warning_once(
             f"{type(extractor).__name__} gives more inputs than one "
             f"({', '.join(extractor.model_input_names)}), which are not computed on demand: they "
