@@ -22,6 +22,7 @@ from hf_unlearn import (
     metrics,
     per_sample,
 )
+from hf_unlearn.experiments import audit
 from hf_unlearn.hub import upload as hub
 from hf_unlearn.methods import Preparation, Step
 
@@ -74,6 +75,10 @@ def page() -> str:
         if callable(kind := getattr(metrics, name))
         for text in described(kind)
     ]
+    parts += ["## Audit\n", "In `hf_unlearn.experiments.audit`.\n", *described(audit.audit)]
+    parts += [*described(audit.AuditSettings), fields_table(audit.AuditSettings)]
+    for kind in (audit.gap, audit.forgotten, audit.Finding, audit.Door, audit.Subject):
+        parts += described(kind)
     parts += ["## Publishing\n", *described(hub.push_folder), *described(hub.HubError)]
     parts += ["## Per-sample gradients\n", f"{rendered(per_sample.__doc__)}\n"]
     for kind in (getattr(per_sample, name) for name in per_sample.__all__):

@@ -19,7 +19,9 @@ def verdict(doors: Mapping[str, dict]) -> dict[str, dict | None]:
         conspicuous: the lowest gap.
     """
     named = [{"door": name, **entry} for name, entry in doors.items()]
-    compared = [entry for entry in named if entry.get("gap") is not None and tells(entry)]
+    with_gap = [entry for entry in named if entry.get("gap") is not None]
+    # Where no door tells anything, the sentence about the worst one says so.
+    compared = list(filter(tells, with_gap)) or with_gap
     measured = [entry for entry in named if entry.get("forgotten") is not None]
     sure = [entry for entry in compared if entry.get("low") is not None]
     worst = max(compared, key=lambda entry: entry["gap"], default=None)
@@ -83,14 +85,18 @@ def _worst_line(worst: dict, with_retrained: bool) -> str:
         return (
             "Through no door does the unlearned model know more of what was forgotten than the "
             f"retrained model does. Worst door: {worst['door']} ({worst['meaning']}). "
-            f"{_values(worst)}: it knows {-gap:.1f} points less{_interval(worst)}."
+            f"{_values(worst)}: it knows {-gap:.1f} points less{_interval(worst)}.{_deaf(worst)}"
         )
     return (
         f"Worst door: {worst['door']} ({worst['meaning']}). {_values(worst)}: the unlearned model "
         f"knows {gap:.1f} points more than the retrained model{_interval(worst)}"
         f"{'' if (worst.get('low') or 0) > 0 else ', which may be chance'}."
-        f"{' The original itself knows no more there.' if is_deaf(worst) else ''}"
+        f"{_deaf(worst)}"
     )
+
+
+def _deaf(entry: dict) -> str:
+    return " The original itself knows no more there." if is_deaf(entry) else ""
 
 
 def _further_lines(audit: Mapping[str, Any], worst: dict) -> list[str]:

@@ -147,7 +147,19 @@ def test_no_gap_above_0_is_said_as_such():
 
 
 def test_doors_through_which_the_original_knows_no_more_are_marked():
-    doors = {"deaf": door((97, 95, 97)), "open": door((10, 96, 97))}
-    rows = {row[0]: row[-1] for row in audit_rows({"doors": doors, **verdict(doors)})}
-    assert rows == {"Door": "gap (points)", "deaf": "+2.0 *", "open": "+1.0"}
-    assert "The original itself" in headline({"doors": doors, **verdict(doors)})[0]
+    # The original knows as little as the retrained model through all doors but `open`.
+    doors = {
+        "deaf": door((97, 95, 97)),
+        "deafer": door((97, 99, 97)),
+        "attack": door((97, 90, 97), group="attack"),
+        "open": door((10, 96, 97)),
+    }
+    audit = {"doors": doors, **verdict(doors)}
+    rows = {row[0]: row[-1] for row in audit_rows(audit)}
+    assert rows.pop("Door") == "gap (points)"
+    assert rows == {"attack": "+7.0 *", "deaf": "+2.0 *", "open": "+1.0", "deafer": "-2.0 *"}
+    assert audit["worst"]["door"] == "deaf" and audit["conspicuous"]["door"] == "open"
+    assert "The original itself knows no more there." in headline(audit)[0]
+    # Where nothing else is known, such a door is better than none.
+    alone = verdict({"deafer": doors["deafer"]})
+    assert alone["worst"]["door"] == "deafer"

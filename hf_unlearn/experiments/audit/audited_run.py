@@ -7,20 +7,12 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from ...config import UnlearnConfig
-from ...data.images.arguments import ImageArguments
-from ...data.speech.arguments import SpeechArguments
 from ...report.results import RESULTS, Results
 from ...trainer.adapters import load_merged
 from ...yaml_files import as_declared, read_yaml
 from ..checks import loading
-from ..image_options import ImageRecipeArguments
-from ..images import ImageRecipe
 from ..recipe import Recipe
-from ..speech import WhisperRecipe
-from ..speech_options import WhisperArguments
 
-SPEECH = (WhisperRecipe, WhisperArguments, SpeechArguments)
-IMAGES = (ImageRecipe, ImageRecipeArguments, ImageArguments)
 # The trainer's settings that measurements depend on.
 KEPT = (
     "seed",
@@ -98,15 +90,34 @@ def kind_of(results: Results | None, given: dict, config: Path | None) -> tuple:
                 "this run has no recipe, so its data cannot be loaded again: give the "
                 "configuration of a recipe for the same data"
             )
-        return SPEECH if results.task == "speakers" else IMAGES
+        return speech() if results.task == "speakers" else images()
     if "forget_speakers" in given:
-        return SPEECH
+        return speech()
     if any(name in given for name in ("forget_classes", "forget_samples", "forget_ids")):
-        return IMAGES
+        return images()
     raise ValueError(
         f"{config} does not say what was forgotten: it has none of forget_speakers, "
         "forget_classes, forget_samples and forget_ids"
     )
+
+
+# Imported only when needed: each takes time, and may warn of packages that only it needs.
+
+
+def speech() -> tuple:
+    from ...data.speech.arguments import SpeechArguments
+    from ..speech import WhisperRecipe
+    from ..speech_options import WhisperArguments
+
+    return WhisperRecipe, WhisperArguments, SpeechArguments
+
+
+def images() -> tuple:
+    from ...data.images.arguments import ImageArguments
+    from ..image_options import ImageRecipeArguments
+    from ..images import ImageRecipe
+
+    return ImageRecipe, ImageRecipeArguments, ImageArguments
 
 
 def made(kind: type, known: dict, changed: dict) -> object:

@@ -7,10 +7,13 @@ from pathlib import Path
 from ...report.audit_tables import metrics
 from ...trainer.rules import Rule
 from .door import AuditSettings
+from .doors import DOORS
 from .run_audit import audit
 
 # The exit code where the rule of --fail_when holds.
 FAILED = 3
+# What a rule may name beside the numbers of single doors (see `audit_tables.metrics`).
+NUMBERS = ("worst_gap", "surest_gap", "conspicuous_gap", "least_forgotten")
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -47,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         ValueError: as `audit`; or the rule cannot be read, or names a number that this audit does
             not have.
     """
-    rule = Rule.parse(arguments.fail_when) if arguments.fail_when else None
+    rule = read_rule(arguments.fail_when)
     chosen = {
         option.name: getattr(arguments, option.name) for option in dataclasses.fields(AuditSettings)
     }
@@ -58,6 +61,24 @@ def run(arguments: argparse.Namespace) -> int:
         doors=arguments.doors,
     )
     return FAILED if rule is not None and holds(rule, content) else 0
+
+
+def read_rule(text: str | None) -> Rule | None:
+    """The rule, before anything is measured.
+
+    Raises:
+        ValueError: it cannot be read, or names a number that no audit has.
+    """
+    if not text:
+        return None
+    rule = Rule.parse(text)
+    known = {f"{door}_{number}" for door in DOORS for number in ("gap", "forgotten")} | set(NUMBERS)
+    if unknown := [name for name in rule.metrics if name not in known]:
+        raise ValueError(
+            f"fail_when is {text!r}, but {unknown[0]} is none of {', '.join(NUMBERS)}, <door>_gap "
+            f"and <door>_forgotten, where the doors are {', '.join(DOORS)}"
+        )
+    return rule
 
 
 def holds(rule: Rule, content: dict) -> bool:

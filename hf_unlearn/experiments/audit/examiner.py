@@ -1,6 +1,7 @@
 """Asks a model what it knows: transcripts and their errors, classes, losses and gradients of single
 samples. Works with any form of a model, also quantised ones."""
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,6 +17,9 @@ from ...metrics.normalizers import normalizer
 from ...metrics.privacy import features
 from ..recipe import Recipe
 from .gap import Finding, rate
+
+# The options of decoding that belong to the generation configuration.
+SETTINGS = {"num_beams", "language", "task"}
 
 
 class Examiner:
@@ -119,8 +123,7 @@ class SpeechExaminer(Examiner):
         """What the model says, decoded greedily unless `options` say otherwise.
 
         Args:
-            options: of `generate`. Those that the generation configuration has as attributes are
-                set there, so that None can unset them.
+            options: of `generate`; those in SETTINGS may be None, to unset them.
         """
         batches = self.batches(model, rows)
         return [
@@ -131,15 +134,31 @@ class SpeechExaminer(Examiner):
     def said(self, model: nn.Module, features: torch.Tensor, options: dict) -> list[str]:
         """The transcripts of features (n, n_mels, frames)."""
         model.eval()
-        config = copy.deepcopy(model.generation_config)
-        config.num_beams, config.do_sample = 1, False
-        for name in ("num_beams", "language", "task"):
-            if name in options:
-                setattr(config, name, options[name])
-        rest = {name: value for name, value in options.items() if name not in vars(config)}
-        ids = model.generate(features, generation_config=config, **rest)
-        start, tokenizer = config.decoder_start_token_id, self.recipe.processor.tokenizer
+        with configured(model, options) as rest:
+            ids = model.generate(features, **rest)
+            start = model.generation_config.decoder_start_token_id
+        tokenizer = self.recipe.processor.tokenizer
         return [tokenizer.decode(after(start, row), skip_special_tokens=True) for row in ids]
+
+
+@contextlib.contextmanager
+def configured(model: PreTrainedModel, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Gives a model a generation configuration with greedy decoding and some options; restores its
+    own at the end. Yields the other options.
+
+    The configuration is not an argument of `generate`, which would fill in the model's own language
+    where None is given.
+    """
+    before = model.generation_config
+    config = copy.deepcopy(before)
+    config.num_beams, config.do_sample = 1, False
+    for name in SETTINGS & set(options):
+        setattr(config, name, options[name])
+    model.generation_config = config
+    try:
+        yield {name: value for name, value in options.items() if name not in SETTINGS}
+    finally:
+        model.generation_config = before
 
 
 def after(start: int | None, ids: torch.Tensor) -> list[int]:

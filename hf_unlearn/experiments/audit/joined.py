@@ -6,7 +6,6 @@ import jiwer
 import numpy as np
 from datasets import Dataset
 
-from ...data.speech.audio import decode_audio
 from .door import Closed, Door, Subject
 from .gap import Finding, rate
 
@@ -67,6 +66,9 @@ class Sounds:
                 self.rows |= {name: (part, place) for place, name in enumerate(part["id"][:])}
 
     def __getitem__(self, name: str) -> np.ndarray:
+        # librosa takes long to import, and image runs do not need it.
+        from ...data.speech.audio import decode_audio
+
         part, place = self.rows[name]
         return decode_audio(part[place]["audio"], self.rate)
 
