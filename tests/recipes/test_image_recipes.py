@@ -43,7 +43,9 @@ TINY = (
     "--train_steps 2 --train_batch_size 4 --max_steps 2 --retain_size 6 "
     "--per_device_train_batch_size 4 --per_device_retain_batch_size 4 --max_eval_samples 6 "
     "--check_steps 1 --relearn_steps 2 --disable_tqdm true --use_cpu true --report_to none "
-    "--dataloader_num_workers 0"
+    "--dataloader_num_workers 0 "
+    # the rules of the configurations hold for models that have learned nothing
+    "--stop_when forget_loss>=1000 --abort_when test_loss>1000"
 ).split()
 
 
