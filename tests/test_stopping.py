@@ -50,7 +50,9 @@ def test_what_is_no_rule_is_refused(text):
 
 
 def test_the_word_retrained_is_for_recipes(tmp_path):
-    with pytest.raises(ValueError, match="names the retrained model, which only recipes measure"):
+    with pytest.raises(
+        ValueError, match="names the retrained model, which only recipes measure .gold: "
+    ):
         run(tmp_path, stop_when="forget_loss >= retrained")
 
 

@@ -252,8 +252,10 @@ def _check_metrics(rule: Rule, splits: dict[str, Any], known: set[str] | None) -
         split = split_of(name, splits)
         if known is not None and name.removeprefix(f"{split}_") not in known:
             given = ", ".join(f"{split}_{metric}" for metric in sorted(known))
+            more = ": pass compute_metrics, such as asr_metrics(processor)"
             raise ValueError(
                 f"the rule {str(rule)!r} names {name!r}, but evaluation will give {given}"
+                f"{more if known == {'loss'} else ''}"
             )
         if hasattr(splits[split], "__len__") and len(splits[split]) == 0:
             raise ValueError(

@@ -170,7 +170,7 @@ def assert_classifies(folder: Path, image: Path, classes: list[str]) -> None:
     [
         (
             ["--forget_classes", "cot"],
-            "unknown class 'cot' in the training split: the nearest of its 3 classes: 'cat'",
+            "unknown class 'cot' in the training split, which has 3 classes: 'cat', ",
         ),
         (
             ["--forget_classes", "cat", "--retain_classes", "cat", "dog"],
@@ -250,7 +250,8 @@ class TestPlainModule:
             disable_tqdm=True,
         )
         before = model.stem[1].running_mean.clone()
-        UnlearnTrainer(model, args, forget_dataset=samples, retain_dataset=samples).train()
+        forget, retain = samples[:4], samples[4:]
+        UnlearnTrainer(model, args, forget_dataset=forget, retain_dataset=retain).train()
         assert torch.equal(model.stem[1].running_mean, before) == frozen
 
     def test_per_sample_methods_refuse_layers_in_which_samples_interact(self, script):
@@ -261,4 +262,6 @@ class TestPlainModule:
         with pytest.raises(
             ValueError, match="freeze_batch_norm=False does not work with method='orthograd'"
         ):
-            UnlearnTrainer(script.ResNet(4), args, forget_dataset=samples, retain_dataset=samples)
+            UnlearnTrainer(
+                script.ResNet(4), args, forget_dataset=samples[:1], retain_dataset=samples[1:]
+            )
