@@ -19,6 +19,7 @@ from ..files import write_json
 from ..trainer.adapters import load_merged
 from ..trainer.exchange import all_processes
 from .checks import loading
+from .progress import announce, label_bars
 from .recipe import Recipe
 from .waiting import first_process_first
 
@@ -33,6 +34,7 @@ def get_model(recipe: Recipe, role: str, name: str) -> PreTrainedModel:
         name: folder, Hub id or "train".
     """
     if name == "train":
+        announce(recipe, f"training the {role} model")
         # Loaded from its folder, so that an adapter names the folder as its base model.
         name = train(recipe, role)
     with loading(name):
@@ -134,6 +136,7 @@ def fit(recipe: Recipe, model: PreTrainedModel, rows: Dataset, seed: int, folder
         data_collator=given["data_collator"],
         processing_class=given["processing_class"],
     )
+    label_bars(trainer, "training")
     trainer.train()
     trainer.save_model()
     # One process writes the files that all processes may read next.
