@@ -3,22 +3,25 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# One process; accelerate would warn of every value that is not given.
+LAUNCH := $(BIN)/accelerate launch --num_cpu_threads_per_process 2 --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .PHONY: install demo demo-digits cards docs test lint format audit dist bench clean
 
 install: $(INSTALLED)
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@echo "installing into .venv (about 3 GB, several minutes, silent)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench,demo,test]"
 	touch $@
 
 demo: install
-	$(BIN)/accelerate launch --num_cpu_threads_per_process 2 recipes/demo/unlearn.py recipes/demo/demo.yaml
+	$(LAUNCH) recipes/demo/unlearn.py recipes/demo/demo.yaml
 
 demo-digits: install
-	$(BIN)/accelerate launch --num_cpu_threads_per_process 2 recipes/digits/unlearn.py recipes/digits/digits.yaml
+	$(LAUNCH) recipes/digits/unlearn.py recipes/digits/digits.yaml
 
 # Writes the cards of the recipes' own models, after `make demo` and `make demo-digits`.
 cards: install

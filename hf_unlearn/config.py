@@ -2,9 +2,12 @@
 
 import copy
 import dataclasses
+import difflib
 import functools
 import json
 import numbers
+import re
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
@@ -224,6 +227,37 @@ def _as_dict(given: dict | str | None) -> dict | None:
         )
     return read
 
+
+def unknown_argument(error: TypeError, given: Collection[str], known: Iterable[str]) -> TypeError:
+    """A constructor's error about an unknown argument, with the known arguments that are spelled
+    like it. Other errors are returned as they are.
+
+    Args:
+        given: the names of the arguments that the constructor got.
+    """
+    found = re.search(r"__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if found is None or found[1] not in given:
+        return error
+    similar = difflib.get_close_matches(found[1], known)
+    meant = f"; did you mean {' or '.join(similar)}?" if similar else ""
+    return TypeError(f"unknown argument {found[1]!r}{meant}")
+
+
+def _with_suggestions(init: Callable) -> Callable:
+    """A constructor whose error about an unknown argument names similar ones."""
+
+    @functools.wraps(init)
+    def constructor(self, *arguments, **keywords):
+        try:
+            init(self, *arguments, **keywords)
+        except TypeError as error:
+            known = [own.name for own in dataclasses.fields(self) if own.init]
+            raise unknown_argument(error, keywords, known) from error.__cause__
+
+    return constructor
+
+
+UnlearnConfig.__init__ = _with_suggestions(UnlearnConfig.__init__)
 
 # The default of plain TrainingArguments, which is longer than most unlearning runs.
 PLAIN_LOGGING_STEPS = 500

@@ -316,13 +316,13 @@ class TestFromTheHub:
         }
         unbroken = trainer_of(tmp_path / "unbroken", **options)
         unbroken.train()
-        assert unbroken.stopping["reason"] == "aborted" and unbroken.stopping["restored_step"] == 1
+        assert unbroken.stopping["reason"] == "aborted" and unbroken.stopping["restored_step"] == 0
         checkpoint, warned = self.pushed(hub, tmp_path, **options), []
         monkeypatch.setattr(stopping.logger, "warning", warned.append)
         again = trainer_of(tmp_path / "again", **options)
         again.train(resume_from_checkpoint=str(checkpoint))
         assert (
-            "the best checked model, of step 1" in warned[0]
+            "the best checked model, of step 0" in warned[0]
             and "goes back to the model of step 2" in warned[0]
         )
         assert (

@@ -47,6 +47,19 @@ GIVEN = {
 
 
 @pytest.mark.parametrize(
+    "make, meant",
+    [
+        (lambda: UnlearnConfig("out", retain_batch_size=3), "per_device_retain_batch_size"),
+        (lambda: UnlearnTrainer(tiny_whisper(), retian_dataset=RETAIN), "retain_dataset"),
+    ],
+    ids=["config", "trainer"],
+)
+def test_an_unknown_argument_is_answered_with_similar_ones(make, meant):
+    with pytest.raises(TypeError, match=rf"unknown argument 'ret\w+'; did you mean .*{meant}"):
+        make()
+
+
+@pytest.mark.parametrize(
     "kind", [TrainingArguments, Seq2SeqTrainingArguments, ScriptArguments, FewerArguments]
 )
 def test_everything_that_plain_arguments_hold_stays(tmp_path, kind):

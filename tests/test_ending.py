@@ -38,6 +38,8 @@ EARLY = {
     "greater_is_better": False,
     "method": "gradient_ascent",
 }
+# Holds after the first steps, but not before them.
+TARGET = {"stop_when": "forget_loss >= 5", "learning_rate": 0.05, "method": "gradient_ascent"}
 
 
 def trainer_of(folder, callbacks=(), forget=FORGET, **options):
@@ -66,7 +68,7 @@ class TestReason:
             ({"max_steps": 5, "callbacks": [MyOwnRule(2)]}, "MyOwnRule"),
             ({"max_steps": 2, "callbacks": [MyOwnRule(2)]}, "max_steps"),
             ({"max_steps": 2, "stop_when": "forget_loss >= 1000", "check_steps": 1}, "max_steps"),
-            ({"max_steps": 9, "stop_when": "forget_loss >= 0", "check_steps": 2}, "target reached"),
+            ({"max_steps": 9, **TARGET, "check_steps": 2}, "target reached"),
         ],
         ids=["steps", "epochs", "callback", "both", "rule not met", "rule met"],
     )
@@ -170,7 +172,10 @@ class TestNumbersDescribeTheSavedWeights:
         assert said["test"]["loss"] == rows[-1]["eval_test_loss"] <= 4.2
 
     def test_a_card_of_the_original_does_not_say_that_it_forgets(self, tmp_path):
-        trainer = trainer_of(tmp_path, max_steps=2, abort_when="test_loss > 0", check_steps=1)
+        rules = {"stop_when": "forget_loss <= 0", "abort_when": "forget_loss > 4.2"}
+        trainer = trainer_of(
+            tmp_path, max_steps=9, check_steps=1, method="gradient_ascent", **rules
+        )
         trainer.train()
         trainer.create_model_card()
         text = card_of(tmp_path)

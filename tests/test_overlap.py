@@ -94,6 +94,8 @@ def test_the_trainer_says_so(tmp_path, caplog):
             tiny_whisper(), tmp_path, forget=forget, retain=[*utterances(2, seed=9), forget[1]]
         )
         assert "1 samples of retain_dataset are in forget_dataset too" in caplog.text
+    with pytest.raises(ValueError, match="all 2 samples of retain_dataset are in forget_dataset"):
+        overlap.warn_of_overlap(forget, forget[1:])
 
 
 @pytest.mark.parametrize(

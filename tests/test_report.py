@@ -134,8 +134,26 @@ def test_plot_shows_curves_levels_and_wishes(tmp_path, drawn):
     assert axes.get_xlabel() == "optimizer steps of unlearning"
     assert axes.get_ylabel() == "WER (%) of each data split"
     texts = " ".join(text.get_text() for text in axes.texts)
-    assert "90 %, should rise" in texts and "6 %, should not change" in texts
+    assert "90 %, target: 60 %" in texts and "6 %, should not change" in texts
     assert "dashed: retrained without the speaker" in texts
+
+
+def test_the_final_evaluation_ends_the_curves_and_single_dots_are_left_out(tmp_path, drawn):
+    history = [{"step": 0, "check_retain_wer": 4.0, "check_forget_wer": 1.0}, *HISTORY]
+    final = {"forget": metrics(80.0), "forget_test": metrics(70.0), "retain": metrics(0.0)}
+    plot_history(history, tmp_path / "history.png", final=(30, final), check_samples=64)
+    axes = drawn[0].axes[0]
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
+    assert ([0], [4.0]) not in lines
+    assert [([30], [value]) in lines for value in (80.0, 70.0, 0.0)] == [True] * 3
+    assert "checks on at most 64 samples; large markers: final evaluation" in axes.get_xlabel()
+    texts = " ".join(text.get_text() for text in axes.texts)
+    assert "80 %, should rise" in texts and "0 %, should not change" in texts
+
+
+def test_the_wish_for_forgotten_data_is_the_retrained_models_value(tmp_path):
+    rows = results_table({**RESULTS, "retrained": {"forget": metrics(60.0)}}).splitlines()[2:4]
+    assert ["as retrained" in row for row in rows] == [True, False] and "stay" in rows[1]
 
 
 def test_labels_of_curves_that_end_together_do_not_overlap(tmp_path, drawn):

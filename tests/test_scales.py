@@ -163,7 +163,7 @@ def test_a_trainer_with_fractions_warns_and_reports_them(tmp_path, warned):
 
     trainer = make_trainer(
         tiny_vit(), tmp_path, forget=images(6), retain=images(6, 1), collator=collate_images,
-        stop_when="forget_accuracy <= 5",
+        stop_when="forget_accuracy >= 90",
         arguments={"compute_metrics": compute_metrics,
                    "eval_dataset": {"forget": [{**images(1)[0]}] * 3}},
         check_steps=1, learning_rate=0.0,

@@ -50,7 +50,9 @@ def test_what_is_no_rule_is_refused(text):
 
 
 def test_the_word_retrained_is_for_recipes(tmp_path):
-    with pytest.raises(ValueError, match="names the retrained model, which only recipes measure"):
+    with pytest.raises(
+        ValueError, match="names the retrained model, which only recipes measure .gold: "
+    ):
         run(tmp_path, stop_when="forget_loss >= retrained")
 
 
@@ -92,7 +94,8 @@ def test_a_check_leaves_the_steps_own_log_and_evaluation(tmp_path):
         tmp_path, stop_when="forget_loss >= 6", logging_steps=2, eval_strategy="steps", eval_steps=4
     )
     steps = list(checks(trainer, "check_forget_loss"))
-    assert list(checks(trainer, "forget_loss")) == steps == list(range(2, steps[-1] + 1, 2))
+    assert steps == list(range(0, steps[-1] + 1, 2))
+    assert list(checks(trainer, "forget_loss")) == steps[1:]
     assert list(checks(trainer, "eval_test_loss")) == list(range(4, steps[-1] + 1, 4))
 
 
@@ -112,9 +115,34 @@ def test_abort_restores_the_best_model_checked(tmp_path):
     assert again["again_forget_loss"] == pytest.approx(good[report["restored_step"]], rel=1e-6)
 
 
-def test_abort_at_the_first_check_restores_the_original(tmp_path):
-    trainer, start = run(tmp_path, abort_when="test_loss > 0")
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"abort_when": "test_loss > 0"},
+        {"stop_when": "forget_loss >= 0", "abort_when": "test_loss > 1000"},
+    ],
+    ids=["abort_when", "stop_when"],
+)
+def test_a_rule_that_holds_before_the_first_step_is_refused(rules, tmp_path):
+    name, rule = next(iter(rules.items()))
+    with pytest.raises(ValueError, match=rf"{name} {rule} already holds before .* \(\d"):
+        run(tmp_path, **rules)
+
+
+def test_the_check_before_the_first_step_changes_no_step(tmp_path):
+    torch.manual_seed(0)
+    with_rule, _ = run(tmp_path / "a", stop_when="forget_loss >= 1000")
+    torch.manual_seed(0)
+    without, _ = run(tmp_path / "b")
+    first = next(iter(checks(with_rule, "check_forget_loss")))
+    assert first == 0 and "check_forget_loss" not in without.state.log_history[0]
+    assert checks(with_rule, "loss") == checks(without, "loss")
+
+
+def test_abort_restores_the_original_where_no_later_model_is_better(tmp_path, caplog):
+    trainer, start = run(tmp_path, stop_when="forget_loss <= 0", abort_when="forget_loss > 4.2")
     assert trainer.stopping["restored_step"] == 0
+    assert "nothing was unlearned, this is the original model" in caplog.text
     for before, after in zip(start, trainer.model.parameters()):
         assert torch.equal(before, after)
 

@@ -3,7 +3,7 @@ is not decoded."""
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,6 +16,9 @@ from .media import STORED_FILE, undecoded
 from .names import first_few, other_spellings
 
 logger = logging.get_logger(__name__)
+
+# Up to this many names are listed in the message about an unknown one.
+LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ def local_path(source: str) -> Path | None:
     if os.path.exists(source):
         return Path(os.path.abspath(source))
     if os.path.isabs(source) or source.startswith(".") or source.count("/") > 1:
-        raise ValueError(f"no file or folder {source}")
+        here = "" if os.path.isabs(source) else f" in the working directory {os.getcwd()}"
+        raise ValueError(f"no file or folder {source}{here}")
     return None
 
 
@@ -151,15 +155,24 @@ def word_of(option: str) -> str:
 def check_owners(
     kind: RowKind, wanted: Iterable[str], known: Iterable[str], source: str | Path
 ) -> None:
-    """Raises ValueError, with the nearest names, if one of `wanted` is not among `known`."""
+    """Raises ValueError if one of `wanted` is not among `known`. The message has a name that is
+    spelled like it, else all names where they are few, else the nearest ones."""
     known = sorted(set(known))
     for name in wanted:
         if name not in known:
-            nearest = ", ".join(repr(near) for near in get_close_matches(name, known, cutoff=0))
             raise ValueError(
-                f"unknown {kind.owner} {name!r} in {source}: the nearest of its {len(known)} "
-                f"{kind.owners}: {nearest}"
+                f"unknown {kind.owner} {name!r} in {source}, which has {len(known)} "
+                f"{kind.owners}: {_meant(name, known)}"
             )
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    """What a message suggests in place of an unknown name."""
+    spelled_alike = other_spellings([name], known)
+    if spelled_alike or len(known) > LISTED:
+        nearest = spelled_alike or get_close_matches(name, known, cutoff=0)
+        return f"did you mean {' or '.join(map(repr, nearest))}?"
+    return ", ".join(map(repr, known))
 
 
 def check_wanted(kind: RowKind, request: RowRequest, known: Iterable[str]) -> None:

@@ -21,6 +21,9 @@ from .options import RecipeArguments, ReferenceArguments
 from .recipe import Recipe, freeze, lora_config, make_trainer
 from .retrained_rules import of_retrained
 
+# One of these is in the folder of every model.
+CONFIGURATIONS = ("config.json", "adapter_config.json")
+
 
 def check_options(arguments: Sequence[object]) -> None:
     """Refuses values that cannot work with any data.
@@ -38,7 +41,9 @@ def check_options(arguments: Sequence[object]) -> None:
     if options is None or args is None:
         return
     for name in ("model", "gold", "base_model"):
-        _check_folder(name, getattr(options, name))
+        _check_folder(name, getattr(options, name), args.output_dir)
+    for given in arguments:
+        _check_data(given, options.dataset_hint)
     if options.evaluate or any(isinstance(given, ReferenceArguments) for given in arguments):
         return
     build_method(args)
@@ -48,13 +53,35 @@ def check_options(arguments: Sequence[object]) -> None:
     _check_trainable(options)
 
 
-def _check_folder(option: str, name: str | None) -> None:
-    """Refuses a missing folder. A name that could also be a Hub id is left to `loading`."""
-    is_path = name is not None and (
-        name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name
-    )
-    if is_path and not Path(name).is_dir():
+def _check_folder(option: str, name: str | None, output_dir: str) -> None:
+    """Refuses a missing folder, and one without a model. A name that could also be a Hub id is left
+    to `loading`, unless it lies beside `output_dir`."""
+    if name in (None, "train", "none"):
+        return
+    beside = "/" in name and Path(name).parent == Path(output_dir).parent
+    if (_is_path(name) or beside) and not Path(name).is_dir():
         raise ValueError(f"{option} is {name!r}, but there is no such folder")
+    if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in CONFIGURATIONS):
+        raise ValueError(f"{option} is {name!r}, which holds no model: config.json is missing")
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name cannot be a Hub id."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name
+
+
+def _check_data(given: object, hint: str) -> None:
+    """Refuses options of the data that need no data to be refused.
+
+    Args:
+        given: one of the parsed dataclasses; those without such options are let through.
+        hint: how to get the dataset, for the message.
+    """
+    dataset, retain_size = getattr(given, "dataset", None), getattr(given, "retain_size", None)
+    if retain_size is not None and retain_size <= 0:
+        raise ValueError(f"retain_size is {retain_size:g}: give a number, or a share below 1")
+    if hint and dataset and _is_path(dataset) and not Path(dataset).expanduser().exists():
+        raise ValueError(f"there is no dataset {dataset} yet: {hint}")
 
 
 def _check_trainable(options: RecipeArguments) -> None:

@@ -29,7 +29,7 @@ def parse(types: Sequence[type], argv: Sequence[str]) -> tuple:
         ValueError: the file does not exist; no dataclass has the option; a value in the YAML has
             the wrong type; or a value cannot work with any data (see `checks.check_options`).
     """
-    argv, parser = list(argv), HfArgumentParser(types, usage=USAGE)
+    argv, parser = list(argv), HfArgumentParser(types, usage=USAGE, allow_abbrev=False)
     if argv and not argv[0].startswith("-"):
         parser.set_defaults(**_read_options(argv.pop(0), types))
     argv, unset = _without_unset(argv, types)

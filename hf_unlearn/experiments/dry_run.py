@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ..report.tasks import TASKS
+from ..report.tasks import TASKS, Task
 from ..trainer.run_record import check_steps
 from .checks import first_trainer
 from .processors import check_processors
@@ -20,12 +20,20 @@ def dry_run(recipe: Recipe) -> dict:
     check_processors(recipe)
     trainer = first_trainer(recipe)
     settings = [f"{name} {value}" for name, value in trainer.method_settings.items()]
+    described = recipe.splits.describe()
     plan = {
-        task.units: recipe.splits.describe()[task.units],
+        "dataset": recipe.data.dataset,
+        "forgotten": _forgotten(described, task),
+        task.units: described[task.units],
         "model": options.model,
         "retrained model": options.gold,
         "shadow models": options.shadow_models,
         "method": ", ".join([str(args.method), *settings]),
+        "learning rate": f"{args.learning_rate:g} ({args.lr_scheduler_type.value})",
+        "optimizer": args.optim.value,
+        "trainable": options.trainable or "all parameters",
+        "stop when": args.stop_when or "never, before the last step",
+        "abort when": args.abort_when or "never",
         "steps": args.max_steps if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs",
         **recipe.plan(),
         **training_memory(trainer.model, args.optim.value),
@@ -35,6 +43,13 @@ def dry_run(recipe: Recipe) -> dict:
     if trainer.is_world_process_zero():
         print("\n".join(f"{name}: {value}" for name, value in plan.items()))
     return plan
+
+
+def _forgotten(described: dict, task: Task) -> str:
+    """Who or what is forgotten: speakers, classes, or a number of images."""
+    if task.forgotten == task.group:
+        return ", ".join(map(str, described[task.groups].get("forget", [])))
+    return f"{described[task.units]['forget']} {task.units}"
 
 
 def training_memory(model: nn.Module, optimizer: str) -> dict[str, str]:

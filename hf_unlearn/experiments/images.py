@@ -215,4 +215,4 @@ def _channels(config: PreTrainedConfig) -> int:
 def main(argv: list[str]) -> None:
     """Runs the image recipe: the `main` of its `unlearn.py`."""
     options, data, args = parse((ImageRecipeArguments, ImageArguments, UnlearnConfig), argv)
-    unlearn(ImageRecipe(options, data, args, training=options.trains))
+    unlearn(ImageRecipe(options, data, args, training=options.trains and not options.dry_run))

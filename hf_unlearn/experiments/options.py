@@ -102,6 +102,10 @@ class RecipeArguments:
             "evaluate)."
         },
     )
+    dataset_hint: str = field(
+        default="",
+        metadata={"help": "How to make `dataset`, for the message where it is missing."},
+    )
     recipe: str | None = field(
         default=None,
         metadata={
@@ -125,7 +129,7 @@ class RecipeArguments:
         {
             *("model", "gold", "models_dir", "train_seed", "trainable"),
             *("lora_r", "lora_alpha", "lora_target_modules", "attacks", "shadow_models"),
-            *("threads", "dry_run", "evaluate", "recipe", "launch"),
+            *("threads", "dry_run", "evaluate", "dataset_hint", "recipe", "launch"),
         }
     )
 

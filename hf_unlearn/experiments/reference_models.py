@@ -21,6 +21,7 @@ from ..files import write_json
 from ..trainer.adapters import load_merged
 from ..trainer.exchange import all_processes
 from .checks import loading
+from .progress import announce, label_bars
 from .recipe import Recipe
 from .threads import threads_for
 from .waiting import first_process_first
@@ -36,6 +37,7 @@ def get_model(recipe: Recipe, role: str, name: str) -> PreTrainedModel:
         name: folder, Hub id or "train".
     """
     if name == "train":
+        announce(recipe, f"training the {role} model")
         # Loaded from its folder, so that an adapter names the folder as its base model.
         name = train(recipe, role)
     recipe.found_models = {**recipe.found_models, role: name}
@@ -138,6 +140,7 @@ def fit(recipe: Recipe, model: PreTrainedModel, rows: Dataset, seed: int, folder
         data_collator=given["data_collator"],
         processing_class=given["processing_class"],
     )
+    label_bars(trainer, "training")
     with threads_for(recipe, model, recipe.options.train_batch_size):
         trainer.train()
     trainer.save_model()

@@ -8,6 +8,7 @@ from .checks import check_deepspeed, check_run
 from .dry_run import dry_run
 from .measurements import Measurement, evaluate, measure
 from .processors import check_processors
+from .progress import announce, label_bars
 from .push_checks import check_push, names_to_hide
 from .recipe import Recipe, freeze, make_trainer
 from .reference_models import get_model
@@ -49,6 +50,8 @@ def unlearn(recipe: Recipe) -> dict:
     with recipe.clock.phase("training"):
         names = reference_names(recipe)
         original = get_model(recipe, "original", names["original"])
+    if options.shadow_models:
+        announce(recipe, "training the shadow models")
     with recipe.clock.phase("shadow_models"):
         shadows = train_shadow_models(recipe)
     retrained = _measure_retrained(recipe, names["retrained"], shadows)
@@ -61,7 +64,10 @@ def unlearn(recipe: Recipe) -> dict:
         keep_merged(original, args.output_dir, main=args.process_index == 0)
     trainer = make_trainer(recipe, original, args, lora_r=options.lora_r)
     before = measure(recipe, trainer, shadows)
+    announce(recipe, "unlearning")
+    label_bars(trainer, "unlearning")
     _train(recipe, trainer)
+    announce(recipe, "measuring")
     after = measure(recipe, trainer, shadows)
     # `_internal_call` keeps `save_model` from pushing: the push comes once the card is written.
     trainer.save_model(_internal_call=True)

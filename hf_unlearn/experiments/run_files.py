@@ -120,14 +120,17 @@ def gap(unlearned: dict, retrained: dict | None) -> dict | None:
 
 
 def history(trainer: UnlearnTrainer, original: dict) -> list[dict]:
-    """The checks over the steps, with the original model as step 0."""
+    """The checks over the steps. The original model's evaluation is step 0 of the metrics that were
+    not checked then."""
     checks = [
         row for row in trainer.state.log_history if any(key.startswith("check_") for key in row)
     ]
+    checked = {key for row in checks if row["step"] == 0 for key in row}
     start = {
         f"check_{split}_{name}": value
         for split, values in original.items()
         for name, value in values.items()
+        if f"check_{split}_{name}" not in checked
     }
     return [{"step": 0, **start}, *checks]
 
@@ -137,7 +140,11 @@ def write_run_files(recipe: Recipe, results: Results) -> None:
     folder, named = Path(recipe.args.output_dir), recipe.args.name_forgotten
     results.write(folder)
     with warn_if_not_written("forgetting.png", folder):
+        stopping = results["stopping"]
+        step = stopping.get("restored_step", stopping["step"])
         levels = {"original": results["original"], "retrained": results["retrained"]}
+        levels["final"] = (step, results["unlearned"])
+        levels["check_samples"] = recipe.args.check_samples
         file = folder / "forgetting.png"
         plot = plot_history(results["history"], file, task=task_of(results), **levels)
         results.card["plot"] = plot.name

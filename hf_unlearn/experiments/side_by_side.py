@@ -11,6 +11,7 @@ from multiprocessing.process import BaseProcess, parent_process
 
 import torch
 
+from .progress import stages
 from .recipe import Recipe
 from .reference_models import new_model, train
 from .threads import cores, is_small, number_of_threads
@@ -28,7 +29,11 @@ def reference_names(recipe: Recipe) -> dict[str, str]:
     options = recipe.options
     if not worth_it(recipe):
         return {"original": options.model, "retrained": options.gold}
-    print("training the original and the retrained model side by side, with one thread each")
+    print(
+        f"1-2/{len(stages(recipe))} training the original and the retrained model side by side "
+        f"({options.train_steps} steps, one thread each)",
+        flush=True,
+    )
     fork = multiprocessing.get_context("fork")
     receiving, sending = fork.Pipe(duplex=False)
     process = fork.Process(target=_train_original, args=(recipe, sending))

@@ -15,7 +15,8 @@ from ..privacy.redaction import hidden_names, hides, names_somebody, redact
 from ..report.audit_tables import audit_rows, door_notes, headline
 from ..report.result_tables import align, further_tables, results_table
 from ..report.run_settings import setting, settings_of
-from ..report.tasks import Task, task_of
+from ..report.tasks import MODELS, Task, task_of
+from ..report.verdict import overshot, with_origin
 from .evaluation_results import evaluations, model_index, reported_metrics
 from .metadata import inherited_metadata, is_path, language_codes, listed, on_hub, shown
 from .usage import architecture_in, saved_parts, usage
@@ -222,6 +223,8 @@ def _template_values(
         "settings": settings_of(results),
         "forgotten": asked or groups.get("forget", []),
         "named": name_forgotten,
+        "rule": with_origin((results.get("stopping") or {}).get("rule"), results.get("retrained")),
+        "overshot": overshot({name: results.get(name) for name in MODELS}, task),
         "unchanged": (results.get("stopping") or {}).get("restored_step") == 0,
         "evaluates_forgotten": any("forg" in split.lower() for split in unlearned),
         "splits": {name: said for name, (said, _) in task.splits.items() if name in unlearned},

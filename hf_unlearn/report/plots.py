@@ -47,9 +47,11 @@ def plot_history(
     *,
     task: Task = TASKS["speakers"],
     metric: str | None = None,
-    splits: Sequence[str] = ("forget", "test", "retain"),
+    splits: Sequence[str] = ("forget", "forget_test", "test", "retain"),
     original: Levels = None,
     retrained: Levels = None,
+    final: tuple[int, Levels] | None = None,
+    check_samples: int | None = None,
     title: str = "Forgetting over the optimizer steps",
 ) -> Path:
     """Draws `check_<split>_<metric>` over the steps as a PNG, with one line per split.
@@ -61,6 +63,9 @@ def plot_history(
         metric: by default the first of the task.
         original, retrained: {split: {metric: value}}, drawn as dotted and dashed horizontal lines
             in the split's colour.
+        final: the step of the saved model, and {split: {metric: value}} of its evaluation, drawn as
+            large markers.
+        check_samples: on how many samples the checks are, for a note.
 
     Returns:
         the path.
@@ -70,7 +75,10 @@ def plot_history(
     """
     metric = metric or next(iter(task.metrics))
     curves = {split: _curve(history, f"check_{split}_{metric}") for split in splits}
-    curves = {split: curve for split, curve in curves.items() if curve}
+    # A single dot shows no course, and may be of other samples than the final evaluation.
+    fewest = 2 if any(len(curve) > 1 for curve in curves.values()) else 1
+    curves = {split: curve for split, curve in curves.items() if len(curve) >= fewest}
+    last = {split: point for split in splits if (point := _final_point(final, split, metric))}
     if not curves:
         raise ValueError(
             f"No row of the history has a step and check_<split>_{metric}: set check_steps so that "
@@ -79,18 +87,23 @@ def plot_history(
     figure = Figure(figsize=(8.5, 4.8), layout="constrained")
     axes = figure.add_subplot()
     labels = []
-    for split, curve in curves.items():
+    for split in [split for split in splits if split in curves or split in last]:
         levels = (None, None) if split == "retain" else (original, retrained)
         _draw_levels(axes, split, metric, *levels)
-        _draw_curve(axes, split, curve)
-        labels.append(_label(split, curve, metric, task))
+        curve = curves.get(split, [])
+        if curve:
+            _draw_curve(axes, split, curve)
+        if split in last:
+            _draw_final(axes, split, last[split])
+        _, value = last.get(split) or curve[-1]
+        labels.append(_label(split, value, metric, task, _level(levels[1], split, metric)))
     low, top = axes.get_ylim()
     negative = any(value < 0 for curve in curves.values() for _, value in curve)
     bottom = min(0, low) if negative else 0
     axes.set_ylim(bottom, top)
     _draw_labels(axes, labels, 0.13 * (top - bottom))
     _describe(axes, title, _legend(task, original, retrained))
-    axes.set_xlabel("optimizer steps of unlearning")
+    axes.set_xlabel("optimizer steps of unlearning" + _note(check_samples, bool(last)))
     axes.set_ylabel(f"{task.metrics.get(metric, metric)} of each data split")
     FigureCanvasAgg(figure).print_figure(path, dpi=150)
     return Path(path)
@@ -100,13 +113,33 @@ def _curve(history: list[dict], key: str) -> Curve:
     return [(row["step"], row[key]) for row in history if "step" in row and finite(row.get(key))]
 
 
+def _final_point(
+    final: tuple[int, Levels] | None, split: str, metric: str
+) -> tuple[int, float] | None:
+    step, levels = final or (0, None)
+    value = _level(levels, split, metric)
+    return (step, value) if finite(value) else None
+
+
+def _level(levels: Levels, split: str, metric: str) -> float | None:
+    return ((levels or {}).get(split) or {}).get(metric)
+
+
+def _note(check_samples: int | None, has_final: bool) -> str:
+    """What the x axis says of the markers' samples."""
+    checks = f"checks on at most {check_samples} samples" if check_samples else ""
+    final = "large markers: final evaluation" if has_final else ""
+    said = "; ".join(filter(None, [checks, final]))
+    return f"\n({said})" if said else ""
+
+
 def _draw_levels(axes: Axes, split: str, metric: str, original: Levels, retrained: Levels) -> None:
     """Draws a split's values of the other models.
 
     Not used for the retain set: all three models were trained on it, so the lines would coincide.
     """
     for levels, style in ((original, ":"), (retrained, (0, (6, 3)))):
-        level = ((levels or {}).get(split) or {}).get(metric)
+        level = _level(levels, split, metric)
         if level is not None:
             colour = COLOURS.get(split, "0.3")
             axes.axhline(level, color=colour, linestyle=style, linewidth=1.3, alpha=0.75)
@@ -128,17 +161,33 @@ def _draw_curve(axes: Axes, split: str, curve: Curve) -> None:
     )
 
 
-def _label(split: str, curve: Curve, metric: str, task: Task) -> Label:
-    """The label of a curve: what the split is, its last value, and the wanted direction."""
+def _draw_final(axes: Axes, split: str, point: tuple[int, float]) -> None:
+    axes.plot(
+        *point,
+        color=COLOURS.get(split, "0.3"),
+        zorder=4,
+        clip_on=False,
+        marker=MARKERS.get(split, "."),
+        markersize=9,
+        markeredgecolor="0.15",
+    )
+
+
+def _label(split: str, last: float, metric: str, task: Task, target: float | None) -> Label:
+    """The label of a curve: what the split is, its last value, and the retrained model's value, or
+    the wanted direction."""
     meaning, _ = task.splits.get(split, (split, ""))
-    _, last = curve[-1]
     wanted = task.wanted(split, metric)
     wish = f", {WISHES.get(wanted, wanted)}" if wanted else ""
+    if target is not None and wanted not in ("stay", ""):
+        wish = f", target: {_value(target, metric, task)}"
+    return last, f"{meaning}\n{_value(last, metric, task)}{wish}", COLOURS.get(split, "0.3")
+
+
+def _value(value: float, metric: str, task: Task) -> str:
     if metric == "loss":
-        value = f"{last:.2f}"
-    else:
-        value = f"{last:.0f} %" if task.percent else as_given(last)
-    return last, f"{meaning}\n{value}{wish}", COLOURS.get(split, "0.3")
+        return f"{value:.2f}"
+    return f"{value:.0f} %" if task.percent else as_given(value)
 
 
 def _draw_labels(axes: Axes, labels: list[Label], distance: float) -> None:

@@ -102,7 +102,10 @@ def _models_table(title: str, values_of: dict[str, dict], wanted: dict[str, str]
 
 def _row(split: str, models: dict[str, dict], metric: str, task: Task) -> list[str]:
     cells = (_cell(model.get(split, {}), metric, task) for model in models.values())
-    return [split, task.wanted(split, metric), *cells]
+    wanted = task.wanted(split, metric)
+    if wanted not in ("stay", "") and metric in models.get("retrained", {}).get(split, {}):
+        wanted = "as retrained"
+    return [split, wanted, *cells]
 
 
 def _cell(values: dict[str, Any], metric: str, task: Task) -> str:

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import Seq2SeqTrainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_utils import EvalLoopOutput
 
+from ..config import unknown_argument
 from ..per_sample import SampleMeanLoss
 from ..per_sample.inputs import inputs_kept, own_copy
 from ..per_sample.reference import count_samples
@@ -43,7 +45,12 @@ class LossBySample(LoadingTrainer):
         self._last: tuple[SampleMeanLoss, Tensor] | None = None
         # The losses of the samples that an evaluation has seen.
         self._evaluated: list[Tensor] = []
-        super().__init__(*arguments, **keywords)
+        try:
+            super().__init__(*arguments, **keywords)
+        except TypeError as error:
+            own = ["forget_dataset", "retain_dataset", "peft_config"]
+            known = [*own, *inspect.signature(Seq2SeqTrainer.__init__).parameters]
+            raise unknown_argument(error, keywords, known) from error.__cause__
         if (given := self.compute_loss_func) is not None:
             self.compute_loss_func = lambda outputs, labels, num_items_in_batch=None: given(
                 outputs, labels, num_items_in_batch=self._losses.items

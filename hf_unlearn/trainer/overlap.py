@@ -32,12 +32,21 @@ class _NotCompared(Exception):
 def warn_of_overlap(forget_dataset: Any, retain_dataset: Any) -> None:
     """Warns with the number of samples in both datasets, where it is cheap to count them: for the
     same object or parts of it, rows of `datasets` with equal ids, and data of moderate size by
-    content. The log (at level INFO) says where that was too much."""
+    content. The log (at level INFO) says where that was too much.
+
+    Raises:
+        ValueError: all samples of retain_dataset are in forget_dataset.
+    """
     try:
         shared = shared_samples(forget_dataset, retain_dataset)
     except _NotCompared as reason:
         logger.info(f"Not checked whether retain_dataset has samples of forget_dataset: {reason}.")
         return
+    if shared and shared == len(retain_dataset):
+        raise ValueError(
+            f"all {shared} samples of retain_dataset are in forget_dataset too: give other samples "
+            "to keep"
+        )
     if shared:
         logger.warning(
             f"{shared} samples of retain_dataset are in forget_dataset too, so the training would "

@@ -69,8 +69,8 @@ class Rule:
         """
         if self.value == RETRAINED:
             raise ValueError(
-                f"the rule {str(self)!r} names the retrained model, which only recipes measure: "
-                "write its value in place of the word"
+                f"the rule {str(self)!r} names the retrained model, which only recipes measure "
+                "(gold: ...): write the number in place of the word"
             )
         return {split_of(metric, list(names)) for metric in self.metrics}
 

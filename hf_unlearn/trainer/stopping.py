@@ -21,15 +21,18 @@ from ..per_sample.shards import fill, made_whole, own_parameters
 from .evaluation_checks import known_metrics
 from .publishing import PublishingTrainer
 from .rules import Rule, split_of
+from .seeded import random_state_kept
 
 logger = logging.get_logger(__name__)
 
 BEST = "best_checked.safetensors"
+NOTHING_UNLEARNED = ": nothing was unlearned, this is the original model"
 
 
 class StoppingRules(TrainerCallback):
-    """Checks `stop_when` and `abort_when` every `check_steps` steps, on at most `check_samples`
-    samples of the splits that they name.
+    """Checks `stop_when` and `abort_when` before the first step and every `check_steps` steps, on
+    at most `check_samples` samples of the splits that they name. A rule that holds before the first
+    step is an error.
 
     While `abort_when` does not hold, the model that is furthest towards `stop_when` is kept in
     `<output_dir>/best_checked.safetensors`. An abort restores it, or the original model if no check
@@ -94,6 +97,29 @@ class StoppingRules(TrainerCallback):
         if checked.get(state.global_step):
             self._decide(checked[state.global_step], control)
         self._restore_best_file(state.global_step)
+        # one-shot methods have already changed the model
+        if not self.trainer.resumed_from and not self.trainer.method.one_shot:
+            self._check_original()
+
+    def _check_original(self) -> None:
+        """Checks the model before the first step.
+
+        Raises:
+            ValueError: a rule holds already.
+        """
+        # The steps draw the same random numbers as they would without this check.
+        with random_state_kept(self.trainer.args.device):
+            metrics = self._check()
+        self._note_if_best(metrics, step=0)
+        for name, rule, advice in (
+            ("abort_when", self.abort, "set another bound, or train the model first"),
+            ("stop_when", self.stop, "there is nothing to forget; set another target"),
+        ):
+            if rule and rule.holds(metrics):
+                raise ValueError(
+                    f"{name} {rule} already holds before the first step "
+                    f"({metrics[rule.metric]:.4g}): {advice}"
+                )
 
     def _restore_best_file(self, global_step: int) -> None:
         """Puts the best model checked so far into output_dir when a training begins."""
@@ -122,10 +148,8 @@ class StoppingRules(TrainerCallback):
             return
         # logging the check resets both requests of this step
         requested = control.should_log, control.should_evaluate
-        metrics = _check_metrics_in(self.trainer.evaluate(self.splits, metric_key_prefix="check"))
+        metrics = self._check()
         control.should_log, control.should_evaluate = requested
-        self._require(metrics)
-        self._scales.look(metrics)
         if self._note_if_best(metrics, state.global_step) and self.abort:
             self._save_best()
         self._decide(metrics, control)
@@ -134,8 +158,16 @@ class StoppingRules(TrainerCallback):
             self.trainer.record.weights_step = self.best_step
             logger.warning(
                 f"Aborted at step {state.global_step} because {self.abort} "
-                f"({self.report['value']:.4g}). Restored the model of step {self.best_step}."
+                f"({self.report['value']:.4g}). Restored the model of step {self.best_step}"
+                f"{'' if self.best_step else NOTHING_UNLEARNED}."
             )
+
+    def _check(self) -> dict[str, float]:
+        """Evaluates and logs the metrics of a check, by <split>_<metric>."""
+        metrics = _check_metrics_in(self.trainer.evaluate(self.splits, metric_key_prefix="check"))
+        self._require(metrics)
+        self._scales.look(metrics)
+        return metrics
 
     def _require(self, metrics: dict[str, float]) -> None:
         for rule in self._rules:
@@ -220,8 +252,10 @@ def _check_metrics(rule: Rule, splits: dict[str, Any], known: set[str] | None) -
         split = split_of(name, splits)
         if known is not None and name.removeprefix(f"{split}_") not in known:
             given = ", ".join(f"{split}_{metric}" for metric in sorted(known))
+            more = ": pass compute_metrics, such as asr_metrics(processor)"
             raise ValueError(
                 f"the rule {str(rule)!r} names {name!r}, but evaluation will give {given}"
+                f"{more if known == {'loss'} else ''}"
             )
         if hasattr(splits[split], "__len__") and len(splits[split]) == 0:
             raise ValueError(

@@ -91,6 +91,8 @@ class TestSources:
         assert list(rows["id"]) == ["007/1.flac", "008/1.flac"]
 
     def test_refusals(self, folder, tmp_path):
+        with pytest.raises(ValueError, match="no file or folder path/to/speech in the working dir"):
+            load_speech("path/to/speech", split="train")
         with pytest.raises(ValueError, match="no file or folder /no/such"):
             load_speech("/no/such", split="train")
         with pytest.raises(
@@ -104,7 +106,7 @@ class TestSources:
             load_speech(folder, split="train")
         with pytest.raises(
             ValueError,
-            match="unknown speaker '7' in .*: the nearest of its 2 speakers: '007', '008'",
+            match="unknown speaker '7' in .*, which has 2 speakers: '007', '008'",
         ):
             load_speech(folder, split="train", speakers=[7], **FOLDER)
         with pytest.raises(

@@ -30,7 +30,7 @@ def shadow_recipe(
         report_to="none",
         disable_tqdm=True,
         check_steps=1,
-        stop_when="forget_accuracy <= 0",
+        stop_when="forget_accuracy <= -1",
         save_strategy="no",
     )
     return ImageRecipe(ImageRecipeArguments(**options), data, args, training=True)

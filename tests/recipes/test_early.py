@@ -14,6 +14,7 @@ from hf_unlearn.experiments.checks import loading
 from hf_unlearn.experiments.command_line import run_script as run
 from hf_unlearn.experiments.images import ImageRecipeArguments
 from hf_unlearn.experiments.retrained_rules import fill_in_retrained, of_retrained
+from tests.helpers import ROOT
 from tests.tiny import collate_images, images, tiny_vit
 
 KINDS = (ImageRecipeArguments, ImageArguments, UnlearnConfig)
@@ -36,9 +37,17 @@ KINDS = (ImageRecipeArguments, ImageArguments, UnlearnConfig)
         ("--gold out/of/place", "gold is 'out/of/place', but there is no such folder"),
         ("--base_model ../nowhere", "base_model is '../nowhere', but there is no such folder"),
         ("--lora_r -1", "lora_r is -1"),
+        ("--output_dir out/a --model out/b --stop_when x_y<=retrained", "model is 'out/b', but"),
+        ("--model tests/recipes", "'tests/recipes', which holds no model: config.json is missing"),
+        ("--retain_size 0", "retain_size is 0: give a number, or a share below 1"),
+        ("--dataset no/such/data --dataset_hint make_it", "no dataset no/such/data yet: make_it"),
+        ("--retainsize 5", "--retainsize 5; did you mean retain_size?"),
+        # no prefix stands for an option
+        ("--forget_class cat", "--forget_class cat; did you mean forget_classes?"),
     ],
 )
-def test_what_is_wrong_whatever_the_data_are_is_found_without_data(flags, message):
+def test_what_is_wrong_whatever_the_data_are_is_found_without_data(flags, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
     with pytest.raises(ValueError, match=message) as raised:
         parse(KINDS, ["--output_dir", "out", "--use_cpu", "true", *flags.split(" ")])
     assert "\n" not in str(raised.value)

@@ -44,7 +44,9 @@ TINY = (
     "--train_steps 2 --train_batch_size 4 --max_steps 2 --retain_size 6 "
     "--per_device_train_batch_size 4 --per_device_retain_batch_size 4 --max_eval_samples 6 "
     "--check_steps 1 --relearn_steps 2 --disable_tqdm true --use_cpu true --report_to none "
-    "--dataloader_num_workers 0"
+    "--dataloader_num_workers 0 "
+    # the rules of the configurations hold for models that have learned nothing
+    "--stop_when forget_loss>=1000 --abort_when test_loss>1000"
 ).split()
 
 
@@ -169,7 +171,7 @@ def assert_classifies(folder: Path, image: Path, classes: list[str]) -> None:
     [
         (
             ["--forget_classes", "cot"],
-            "unknown class 'cot' in the training split: the nearest of its 3 classes: 'cat'",
+            "unknown class 'cot' in the training split, which has 3 classes: 'cat', ",
         ),
         (
             ["--forget_classes", "cat", "--retain_classes", "cat", "dog"],
@@ -249,7 +251,8 @@ class TestPlainModule:
             disable_tqdm=True,
         )
         before = model.stem[1].running_mean.clone()
-        UnlearnTrainer(model, args, forget_dataset=samples, retain_dataset=samples).train()
+        forget, retain = samples[:4], samples[4:]
+        UnlearnTrainer(model, args, forget_dataset=forget, retain_dataset=retain).train()
         assert torch.equal(model.stem[1].running_mean, before) == frozen
 
     def test_per_sample_methods_refuse_layers_in_which_samples_interact(self, script):
@@ -260,4 +263,6 @@ class TestPlainModule:
         with pytest.raises(
             ValueError, match="freeze_batch_norm=False does not work with method='orthograd'"
         ):
-            UnlearnTrainer(script.ResNet(4), args, forget_dataset=samples, retain_dataset=samples)
+            UnlearnTrainer(
+                script.ResNet(4), args, forget_dataset=samples[:1], retain_dataset=samples[1:]
+            )

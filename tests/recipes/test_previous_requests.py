@@ -100,7 +100,7 @@ def test_a_second_request_leaves_the_first_class_out(tmp_path, caplog):
             save_strategy="no",
             per_device_retain_batch_size=3,
             check_steps=1,
-            stop_when="forget_accuracy <= 0",
+            stop_when="forget_accuracy <= -1",
         )
         return unlearn(ImageRecipe(options, data, args, training=options.trains))
 

@@ -108,3 +108,6 @@ def test_a_dry_run_counts_the_adapters_that_trainable_leaves(pictures, tmp_path,
         for trainable in ("", "q_proj|query")
     )
     assert int(one.split()[0]) * 2 == int(both.split()[0]) > 0
+    shown = capsys.readouterr().out
+    for line in ("forgotten: cat", "stop when: forget_accuracy <= -1", "learning rate: 0.05"):
+        assert f"\n{line}" in shown and f"dataset: {pictures}" in shown
