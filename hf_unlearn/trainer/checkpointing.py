@@ -8,15 +8,23 @@ from typing import Any, NamedTuple
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers import PreTrainedModel, Seq2SeqTrainer
+from transformers.trainer import (
+    OPTIMIZER_NAME,
+    SCHEDULER_NAME,
+    TRAINER_STATE_NAME,
+    TRAINING_ARGS_NAME,
+)
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
+from ..config import UnlearnConfig
+from ..files import write_json
+from ..hub.name_checks import ARGUMENTS
 from ..per_sample.shards import sharded_modules
 from .checkpoint_files import folder_written_whole, is_complete, saving
 from .earlier_run import remove_other_weights, weights_in
-from .publishing import PublishingTrainer
+from .run_results import public_arguments
 from .state_dicts import (
     load_renamed,
     load_whole_optimizer_state,
@@ -29,11 +37,35 @@ from .state_dicts import (
 logger = logging.get_logger(__name__)
 
 
-class SavingTrainer(PublishingTrainer):
-    """The part of `UnlearnTrainer` that saves and loads."""
+class _NotPickled:
+    """Proxy for the training arguments while Trainer pickles them; the pickle is deleted right
+    after.
+
+    Arguments whose class was defined inside a function cannot be pickled, and the error would cost
+    the finished run.
+    """
+
+    def __init__(self, args: UnlearnConfig):
+        self._args = args
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._args, name)
+
+    def __reduce__(self):
+        return dict, ()
+
+
+class SavingTrainer(Seq2SeqTrainer):
+    """A trainer that saves and loads complete checkpoints. Subclasses override its three hooks."""
 
     def _save_own_state(self, checkpoint: Path) -> None:
-        """For subclasses: writes what they need for resuming. Called on the process that saves."""
+        """Hook: writes what resuming needs into a checkpoint. Called on the process that saves."""
+
+    def _model_saved(self, folder: Path) -> None:
+        """Hook: a model was saved into a folder. Called on the process that saves."""
+
+    def _best_model_loaded(self, checkpoint: Path) -> None:
+        """Hook: the weights of the best checkpoint were loaded at the end of the training."""
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As in Trainer, which writes its state, `trainer_state.json`, last: a checkpoint that has
@@ -82,11 +114,21 @@ class SavingTrainer(PublishingTrainer):
             if not isinstance(model, PreTrainedModel | PeftModel):
                 state_dict = self.model.state_dict() if state_dict is None else state_dict
                 state_dict = without_repeats(state_dict)
-            super()._save(str(partial), state_dict)
+            self._save_without_pickle(partial, state_dict)
             saved = {path.name for path in partial.iterdir()}
         remove_other_weights(folder, saved)
-        if folder.samefile(self.args.output_dir):
-            self._remove_earlier_run()
+        self._model_saved(folder)
+
+    def _save_without_pickle(self, folder: Path, state_dict: dict | None) -> None:
+        """As `Trainer._save`, but the training arguments are saved as JSON without tokens and
+        paths, instead of as a pickle."""
+        args, self.args = self.args, _NotPickled(self.args)
+        try:
+            super()._save(str(folder), state_dict)
+        finally:
+            self.args = args
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        write_json(folder / ARGUMENTS, public_arguments(self.args))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not sharded_modules(self.model):
@@ -136,4 +178,4 @@ class SavingTrainer(PublishingTrainer):
             load_renamed(self.model, best)
         # If there are no weights, Trainer has warned and loaded nothing.
         if weights_in(best):
-            self.record.loaded(self.state.best_model_checkpoint)
+            self._best_model_loaded(best)

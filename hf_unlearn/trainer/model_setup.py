@@ -1,7 +1,9 @@
-"""Sets up the model that a trainer is given: the adapter of `peft_config`, sharded parameters."""
+"""Sets up the model that a trainer is given: the adapter of `peft_config`, sharded parameters, and
+the mode that it trains in."""
 
 from peft import PeftConfig, PeftModel
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..config import UnlearnConfig
 from ..per_sample.shards import prepare_sharded, sharded_modules
@@ -24,6 +26,18 @@ def set_up_model(
     if model is not None and sharded_modules(model):
         prepare_sharded(model)
     return model
+
+
+def put_in_training_mode(model: nn.Module, freeze_batch_norm: bool) -> None:
+    """Puts a model into training mode.
+
+    Args:
+        freeze_batch_norm: whether BatchNorm layers keep their running statistics.
+    """
+    model.train()
+    for module in model.modules():
+        if freeze_batch_norm and isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def _add_adapter(

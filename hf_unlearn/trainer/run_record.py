@@ -73,6 +73,7 @@ class RunRecord:
             None.
         begun: whether `train` was ever called.
         run: what identifies this run (see `run_identity`).
+        resumed_from: the checkpoint that the current training resumed from, if any.
     """
 
     def __init__(self, trainer: Trainer):
@@ -81,12 +82,14 @@ class RunRecord:
         self.weights_step: int | None = None
         self.begun = False
         self.run: dict = {}
+        self.resumed_from: str | None = None
         self._reason: str | None = "not trained"
 
     def begin(self, run: dict, checkpoint: str | None) -> None:
         """Starts the record of a run, or continues the one stored in `checkpoint`."""
         saved = saved_state(checkpoint) if checkpoint else {}
         self.run, self.weights_step = run, saved.get("weights_step")
+        self.resumed_from = checkpoint
         # Checkpoints of earlier versions do not store the number of steps: take Trainer's count
         # without the skipped steps.
         earlier = _global_step(checkpoint) - saved.get("skipped_steps", 0) if checkpoint else 0
@@ -99,7 +102,7 @@ class RunRecord:
         """What a checkpoint stores."""
         return {"steps": self.steps, "weights_step": self.weights_step, "run": self.run}
 
-    def loaded(self, checkpoint: str) -> None:
+    def loaded(self, checkpoint: str | Path) -> None:
         """Notes that the weights of a checkpoint were loaded after the last step."""
         step = saved_state(checkpoint).get("weights_step")
         step = _global_step(checkpoint) if step is None else step
@@ -139,6 +142,18 @@ class RunRecord:
             return "max_steps" if args.max_steps > 0 else "num_train_epochs"
         return "no more samples"
 
+    def stopping(self, by_rules: dict) -> dict:
+        """What ended the training, for reports (`UnlearnTrainer.stopping`).
+
+        Args:
+            by_rules: what the stopping rules report; {} if there are none.
+        """
+        step = self.trainer.state.global_step
+        report = {"reason": self.reason, "step": step, "rule": None, "abort_rule": None} | by_rules
+        if self.weights_step is not None:
+            report["restored_step"] = self.weights_step
+        return report
+
     def require_a_step(self, skipped: int) -> None:
         """Called after training.
 
@@ -167,7 +182,7 @@ class RunRecord:
         return None if isinstance(callback, DefaultFlowCallback) else callback
 
 
-def _global_step(checkpoint: str) -> int:
+def _global_step(checkpoint: str | Path) -> int:
     return json.loads((Path(checkpoint) / "trainer_state.json").read_text())["global_step"]
 
 

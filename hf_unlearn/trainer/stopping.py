@@ -11,15 +11,15 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Subset
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.utils import logging
 
 from ..config import UnlearnConfig
 from ..files import written_whole
 from ..metrics.scales import ScaleCheck, scale_of
 from ..per_sample.shards import fill, made_whole, own_parameters
-from .publishing import PublishingTrainer
 from .rules import Rule, split_of
+from .run_record import RunRecord
 
 logger = logging.get_logger(__name__)
 
@@ -44,14 +44,14 @@ class StoppingRules(TrainerCallback):
         ValueError: eval_dataset is not a dict, or a rule can never hold.
     """
 
-    def __init__(self, trainer: PublishingTrainer):
+    def __init__(self, trainer: Trainer, record: RunRecord):
         args, splits = trainer.args, trainer.eval_dataset
         if not isinstance(splits, dict):
             raise ValueError(
                 "stop_when and abort_when need eval_dataset to be a dict of splits, such as "
                 "{'forget': ...}"
             )
-        self.trainer = trainer
+        self.trainer, self._record = trainer, record
         self.stop = Rule.parse(args.stop_when) if args.stop_when else None
         self.abort = Rule.parse(args.abort_when) if args.abort_when else None
         self._rules = [rule for rule in (self.stop, self.abort) if rule]
@@ -96,7 +96,7 @@ class StoppingRules(TrainerCallback):
 
     def _restore_best_file(self, global_step: int) -> None:
         """Puts the best model checked so far into output_dir when a training begins."""
-        resumed_from = self.trainer.resumed_from
+        resumed_from = self._record.resumed_from
         if not resumed_from and self.trainer.is_world_process_zero():
             # a file that is there is of an earlier run
             self._best_file.unlink(missing_ok=True)
@@ -130,7 +130,7 @@ class StoppingRules(TrainerCallback):
         self._decide(metrics, control)
         if self.report.get("reason") == "aborted":
             self._restore_best()
-            self.trainer.record.weights_step = self.best_step
+            self._record.weights_step = self.best_step
             logger.warning(
                 f"Aborted at step {state.global_step} because {self.abort} "
                 f"({self.report['value']:.4g}). Restored the model of step {self.best_step}."
@@ -212,7 +212,7 @@ def _check_metrics_in(row: dict) -> dict[str, float]:
     }
 
 
-def _known_metrics(trainer: PublishingTrainer) -> set[str] | None:
+def _known_metrics(trainer: Trainer) -> set[str] | None:
     """The metrics that evaluation will give for a split; None if that is unknown beforehand."""
     own_loop = type(trainer).evaluation_loop.__module__.startswith(__package__)
     if trainer.compute_metrics is None and own_loop:
