@@ -13,12 +13,12 @@ from tqdm.auto import tqdm
 from transformers import EvalPrediction, PreTrainedTokenizerBase, ProcessorMixin, Trainer
 from transformers.trainer_utils import PredictionOutput
 
+from .metrics.entries import is_metric
 from .metrics.normalizers import UNSPACED, language_code, normalizer
 from .metrics.privacy import features
 from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy
 from .metrics.scales import in_percent
 from .per_sample.inputs import own_copy
-from .report.tasks import is_metric
 
 # The label that losses ignore. Trainer also pads with it between batches and processes.
 IGNORED = -100

@@ -5,8 +5,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry
 
+from ..metrics.entries import finite
 from ..privacy.redaction import without_paths
-from ..report.tasks import Task, finite, task_of
+from ..report.tasks import Task, task_of
 
 
 def reported_metrics(splits: dict[str, dict], task: Task) -> list[str]:

@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..metrics.entries import finite
 from .result_tables import checks_by_step
-from .tasks import MODELS, Task, finite
+from .tasks import MODELS, Task
 
 # In the units of the viewBox.
 WIDTH, HEIGHT, MARGIN = 560, 320, 48

@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL.Image import Image
 
+from ..metrics.entries import finite
 from ..metrics.scales import as_given
-from .tasks import TASKS, Task, finite
+from .tasks import TASKS, Task
 
 # Figures are drawn without pyplot, which would open windows and keep global state.
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..metrics.privacy import ATTACKS
+from ..metrics.attack_table import ATTACKS
 from .tasks import MODELS, Task, task_of
 
 # Rows of cells; the first one holds the headings.

@@ -1,21 +1,14 @@
 """`Task`: the words, metrics and wanted directions of a report, for each kind of forgetting."""
 
-import math
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..metrics.entries import is_metric
 from ..metrics.scales import GIVEN, PERCENT, as_given
 
 # `hf-unlearn evaluate` reports "evaluated" alone.
 MODELS = ("original", "unlearned", "retrained", "evaluated")
-# Entries of an evaluation that are not metrics.
-NO_METRICS = {
-    *("samples", "epoch", "runtime", "samples_per_second", "steps_per_second"),
-    *("jit_compilation_time", "model_preparation_time"),
-}
-# Prefixes of what Trainer logs with skip_memory_metrics=False.
-MEMORY = ("mem_", "init_mem_")
 
 
 @dataclass(frozen=True)
@@ -172,20 +165,3 @@ def _measured(task: Task, results: Mapping[str, Any], percent: bool) -> dict[str
     )
     shown = [*known, *own, *(["loss"] if "loss" in names else [])] or list(task.metrics)
     return {name: headings.get(name, name) for name in shown}
-
-
-def is_metric(name: str, value: Any, among: Container[str]) -> bool:
-    """Whether an entry of an evaluation is a numeric metric, not a time, count or interval end.
-
-    Args:
-        among: names of all entries of the evaluation.
-    """
-    stem, _, end = name.rpartition("_")
-    if name in NO_METRICS or name.startswith(MEMORY) or end in ("low", "high") and stem in among:
-        return False
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def finite(value: float | None) -> bool:
-    """Whether there is a value and it is finite."""
-    return value is not None and math.isfinite(value)
