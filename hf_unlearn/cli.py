@@ -29,6 +29,7 @@ from .privacy.redaction import salt_of
 from .report.environment import environment
 from .report.result_tables import results_table
 from .report.results import Results
+from .report.run_layout import CARD, PLOT
 from .yaml_files import read_yaml
 
 Command = Callable[[argparse.Namespace, list[str]], None]
@@ -224,16 +225,16 @@ def card(arguments: argparse.Namespace, _: list[str]) -> None:
     """Prints a run's table, and writes its model card from results.json."""
     folder, to = arguments.folder, arguments.to
     results = Results.read(folder)
-    plot = folder / "forgetting.png"
+    plot = folder / PLOT
     if plot.exists():
-        results["card"] = {**results.get("card", {}), "plot": f"{to.stem}.png" if to else plot.name}
+        results.card["plot"] = f"{to.stem}.png" if to else plot.name
     written = write_card(
         folder, results, salt_of(folder), name_forgotten=arguments.name_forgotten, to=to
     )
     if to and plot.exists():
         shutil.copyfile(plot, to.with_suffix(".png"))
-    print(results_table(results) if results.get("unlearned") else written.text)
-    print(f"\nthe card is in {to or folder / 'README.md'}")
+    print(results_table(results) if results.unlearned else written.text)
+    print(f"\nthe card is in {to or folder / CARD}")
 
 
 def push(arguments: argparse.Namespace, _: list[str]) -> None:

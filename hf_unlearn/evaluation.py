@@ -135,14 +135,14 @@ def classification_metrics(evaluated: EvalPrediction) -> dict[str, float]:
     Raises:
         ValueError: the model's first output is not logits of shape (n, classes).
     """
-    return accuracy(logits_of(evaluated).argmax(1), evaluated.label_ids)
+    return accuracy(prediction_logits(evaluated).argmax(1), evaluated.label_ids)
 
 
 # Stopping rules are checked against these names.
 classification_metrics.metric_names = ["accuracy", "accuracy_low", "accuracy_high"]
 
 
-def logits_of(evaluated: EvalPrediction | PredictionOutput) -> np.ndarray:
+def prediction_logits(evaluated: EvalPrediction | PredictionOutput) -> np.ndarray:
     """The logits (n, classes) in an EvalPrediction or in the result of `predict`.
 
     Raises:

@@ -103,7 +103,7 @@ def _uniform_row(kind: RowKind, row: dict, owner: str, request: RowRequest, numb
     return {"id": name, kind.owner: owner, **text, kind.content: file}
 
 
-def commit_of(source: str, revision: str | None) -> str | None:
+def dataset_commit(source: str, revision: str | None) -> str | None:
     """The commit that a branch, tag or commit of a Hub dataset (None: the main branch) stands for.
 
     Streamed rows are stored by it, so that a changed dataset is read anew. If the Hub cannot be

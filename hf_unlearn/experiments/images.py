@@ -4,7 +4,6 @@ import copy
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import torch
 from datasets import Dataset
 from transformers import (
@@ -24,13 +23,15 @@ from ..config import UnlearnConfig
 from ..data.images.arguments import ImageArguments
 from ..data.images.samples import ImageRows, Moved, decode_image, labels_of
 from ..data.images.splits import load_image_splits, prepare_image_splits
-from ..evaluation import classification_metrics, logits_of, relearning_steps
+from ..evaluation import classification_metrics, prediction_logits, relearning_steps
 from ..metrics.quality import accuracy_of_classes
 from ..metrics.scores import adaptive_unlearning_score, unlearning_impact_score
 from ..report.plots import plot_pictures
 from ..report.results import Results
+from ..report.run_layout import MISREAD
 from ..report.tasks import TASKS
 from ..trainer import UnlearnTrainer
+from ..trainer.training_data import spread
 from .checks import loading
 from .command_line import parse
 from .image_options import ImageRecipeArguments
@@ -168,7 +169,7 @@ class ImageRecipe(Recipe):
         outputs = {name: trainer.predict(rows) for name, rows in trainer.eval_dataset.items()}
         # Kept from the model that is measured last, the unlearned one.
         self.outputs = {
-            name: (logits_of(output), output.label_ids) for name, output in outputs.items()
+            name: (prediction_logits(output), output.label_ids) for name, output in outputs.items()
         }
         names = trainer.accelerator.unwrap_model(trainer.model).config.id2label
         measured = {
@@ -195,10 +196,10 @@ class ImageRecipe(Recipe):
         )
 
     def finish(self, results: Results, trainer: UnlearnTrainer) -> None:
-        results["scores"] = {
-            model: scores(results["original"], results[model], whole_class=self.task == "classes")
-            for model in ("unlearned", "retrained")
-            if results[model]
+        results.scores = {
+            model: scores(results.original, splits, whole_class=self.task == "classes")
+            for model, splits in results.models().items()
+            if model != "original"
         }
         if trainer.is_world_process_zero():
             self._draw_misread(trainer)
@@ -213,8 +214,7 @@ class ImageRecipe(Recipe):
             if not len(wrong):
                 continue
             meaning, _ = TASKS[self.task].splits[split]
-            count = min(PICTURES, len(wrong))
-            shown = wrong[np.linspace(0, len(wrong) - 1, count).round().astype(int)]
+            shown = wrong[spread(len(wrong), PICTURES)]
             images = trainer.eval_dataset[split]
             groups[f"{meaning} ({split}): {len(wrong)} of {len(labels)}"] = [
                 (
@@ -225,7 +225,7 @@ class ImageRecipe(Recipe):
             ]
         if groups:
             title = "Misclassified after unlearning: true class → prediction"
-            plot_pictures(groups, Path(self.args.output_dir) / "misread.png", title)
+            plot_pictures(groups, Path(self.args.output_dir) / MISREAD, title)
 
 
 def load_processor(name: str) -> ImageProcessingMixin:

@@ -14,6 +14,7 @@ from ..report.html_page import Report
 from ..report.plots import plot_history
 from ..report.result_tables import further_tables, results_table
 from ..report.results import Results
+from ..report.run_layout import CARD, PLOT, REPORT, RESULTS
 from ..report.tasks import task_of
 from ..trainer import UnlearnTrainer
 from .measurements import Measurement, scoring
@@ -106,20 +107,20 @@ def write_run_files(recipe: Recipe, results: Results) -> None:
     """Writes results.json, the plot, the model card and report.html; prints the tables."""
     folder, named = Path(recipe.args.output_dir), recipe.args.name_forgotten
     results.write(folder)
-    with warn_if_not_written("forgetting.png", folder):
-        levels = {"original": results["original"], "retrained": results["retrained"]}
-        file = folder / "forgetting.png"
-        plot = plot_history(results["history"], file, task=task_of(results), **levels)
+    with warn_if_not_written(PLOT, folder):
+        levels = {"original": results.original, "retrained": results.retrained}
+        file = folder / PLOT
+        plot = plot_history(results.history, file, task=task_of(results), **levels)
         results.card["plot"] = plot.name
         results.write(folder)
     with warn_if_not_written("the model card", folder):
         write_card(folder, results, salt_of(folder), name_forgotten=named)
-    with warn_if_not_written("report.html", folder):
+    with warn_if_not_written(REPORT, folder):
         salt = None if named else salt_of(folder)
-        Report(results, salt, recipe.audio(results)).save(folder / "report.html")
+        Report(results, salt, recipe.audio(results)).save(folder / REPORT)
     tables = filter(None, [results_table(results), further_tables(results)])
-    print("", *tables, _stopping_line(results["stopping"]), sep="\n\n")
-    files = ["results.json", "forgetting.png", "report.html", "README.md"]
+    print("", *tables, _stopping_line(results.stopping), sep="\n\n")
+    files = [RESULTS, PLOT, REPORT, CARD]
     print(f"model, {', '.join(name for name in files if (folder / name).exists())} are in {folder}")
 
 

@@ -199,9 +199,9 @@ class WhisperRecipe(Recipe):
     def finish(self, results: Results, trainer: UnlearnTrainer) -> None:
         """Puts all models' transcripts of an utterance side by side, and adds how the labels were
         written."""
-        results["labels"] = {"losses": self.style.losses, "counts": dict(self.style.counts)}
-        measured = results["transcripts"]
-        results["transcripts"] = {
+        results.labels = {"losses": self.style.losses, "counts": dict(self.style.counts)}
+        measured = results.transcripts
+        results.transcripts = {
             split: [
                 {
                     "id": row["id"],
@@ -218,7 +218,7 @@ class WhisperRecipe(Recipe):
     def audio(self, results: Results) -> dict[str, bytes]:
         wanted = {
             row["id"]
-            for rows in results["transcripts"].values()
+            for rows in results.transcripts.values()
             for row in rows[: self.options.report_audio]
         }
         sounds = {}

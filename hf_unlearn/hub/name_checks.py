@@ -7,18 +7,18 @@ from pathlib import Path
 from huggingface_hub import get_token
 from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
+from transformers.trainer import TRAINER_STATE_NAME
 
 from ..privacy.redaction import names_somebody, texts_of
-from ..report.results import RESULTS
+from ..report.run_layout import ARGUMENTS, CARD, RESULTS, UNLEARN_STATE
 from .metadata import on_hub
 
 # Files whose content is not text.
 BINARY = (".safetensors", ".pt", ".pth", ".bin", ".png")
 TEXTS = (".json", ".jinja", ".md", ".yaml")
 VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "*.index.json")
-ARGUMENTS, CARD = "training_args.json", "README.md"
 # JSON files that are redacted before they are uploaded.
-REDACTED = (RESULTS, ARGUMENTS, "trainer_state.json", "unlearn_state.json")
+REDACTED = (RESULTS, ARGUMENTS, TRAINER_STATE_NAME, UNLEARN_STATE)
 GENERATED = (*REDACTED, CARD, "*.yaml")
 
 
@@ -46,7 +46,7 @@ def check_told(sent: dict[str, str | None], hidden: list[str]) -> None:
             )
 
 
-def check_base(base: str | None, local: Iterable[str] = ()) -> None:
+def require_base_on_hub(base: str | None, local: Iterable[str] = ()) -> None:
     """Raises ValueError if the base model of an adapter is not on the Hub.
 
     Args:

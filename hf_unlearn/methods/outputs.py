@@ -137,7 +137,7 @@ def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
     return -losses.view(labels.shape).sum(1)
 
 
-def logits_of(outputs: Any) -> Tensor:
+def output_logits(outputs: Any) -> Tensor:
     """The logits among the outputs of a model: by name, or the output after the loss in a tuple.
 
     Raises:

@@ -1,14 +1,10 @@
 """`Task`: the words, metrics and wanted directions of a report, for each kind of forgetting."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..metrics.entries import is_metric
 from ..metrics.scales import GIVEN, PERCENT, as_given
-
-# `hf-unlearn evaluate` reports "evaluated" alone.
-MODELS = ("original", "unlearned", "retrained", "evaluated")
+from .results import Results
 
 
 @dataclass(frozen=True)
@@ -19,8 +15,8 @@ class Task:
         pipeline: name of the task on the Hub and in `pipeline(...)`.
         forgotten: what is forgotten, in the singular.
         group, groups: what a sample belongs to, such as a speaker. The plural is the key in
-            `results["data"]` for the groups of each split.
-        units: what samples are called; the key in `results["data"]` for the size of each split.
+            `results.data` for the groups of each split.
+        units: what samples are called; the key in `results.data` for the size of each split.
         personal: whether the names of what is forgotten must not be published.
         metrics: name -> heading, in the order of the tables. The first is plotted.
         splits: name -> (meaning, wanted direction of the first metric), in the order of the tables.
@@ -123,31 +119,32 @@ TASKS = {
 }
 
 
-def task_of(results: Mapping[str, Any]) -> Task:
+def task_of(results: Results) -> Task:
     """The task of a run, from its results.
 
     Results of the first version do not say what it was: speakers, with metrics in percent. A metric
-    that `results["scoring"]` names comes first, such as the CER of a language that is written
+    that `results.scoring` names comes first, such as the CER of a language that is written
     without spaces.
     """
-    task = TASKS[results.get("task", "speakers")]
-    leading = (results.get("scoring") or {}).get("leads")
+    task = TASKS[results.task]
+    leading = (results.scoring or {}).get("leads")
     if leading in task.metrics:
         task = replace(task, metrics={leading: task.metrics[leading], **task.metrics})
-    task = replace(task, pipeline=results.get("pipeline", task.pipeline))
+    if results.pipeline is not None:
+        task = replace(task, pipeline=results.pipeline)
     without_recipe = task.units == "samples"
-    percent = results.get("scale", GIVEN if without_recipe else PERCENT) == PERCENT
+    percent = (results.scale or (GIVEN if without_recipe else PERCENT)) == PERCENT
     if percent and not without_recipe:
         return task
     return replace(task, percent=percent, metrics=_measured(task, results, percent))
 
 
-def _measured(task: Task, results: Mapping[str, Any], percent: bool) -> dict[str, str]:
+def _measured(task: Task, results: Results, percent: bool) -> dict[str, str]:
     """Name -> heading of the metrics in `results`, including those of a user's compute_metrics.
 
     If nothing was measured, the task's metrics.
     """
-    splits = [values for model in MODELS for values in (results.get(model) or {}).values()]
+    splits = [values for model in results.models().values() for values in model.values()]
     names = list(
         dict.fromkeys(
             name

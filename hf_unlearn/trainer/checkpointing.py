@@ -20,8 +20,8 @@ from transformers.utils import logging
 
 from ..config import UnlearnConfig
 from ..files import write_json
-from ..hub.name_checks import ARGUMENTS
 from ..per_sample.shards import sharded_modules
+from ..report.run_layout import ARGUMENTS
 from .checkpoint_files import folder_written_whole, is_complete, saving
 from .earlier_run import remove_other_weights, weights_in
 from .run_results import public_arguments

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-import datasets
-import torch
 from accelerate.utils import DeepSpeedPlugin, DistributedType
 from torch import nn
 from torch._dynamo import OptimizedModule
@@ -18,6 +16,8 @@ from transformers import Trainer
 from ..config import UnlearnConfig
 from ..methods import Method
 from . import deepspeed
+from .retain_batches import check_retain_size
+from .training_data import length_or_none
 
 DDP = (
     "Use DDP (recipes/accelerate/ddp.yaml), with LoRA (peft_config) or gradient checkpointing if "
@@ -30,7 +30,6 @@ USE_FSDP2 = (
 NO_FORGET = (
     "forget_dataset is missing: give the samples to forget (train_dataset is another name for it)"
 )
-STREAMS = (torch.utils.data.IterableDataset, datasets.IterableDataset)
 
 # Called with what is refused, why, and what to do instead. Raises ValueError.
 Refuse = Callable[[str, str, str], None]
@@ -38,6 +37,10 @@ Refuse = Callable[[str, str, str], None]
 
 def _refuse(method: Any, what: str, why: str, instead: str) -> None:
     raise ValueError(f"{what} does not work with method={method!r}: {why}. {instead}")
+
+
+def _refuse_always(what: str, why: str, instead: str) -> None:
+    raise ValueError(f"{what} is not supported: {why}. {instead}")
 
 
 # ---- data ----------------------------------------------------------------------------------------
@@ -55,11 +58,11 @@ def check_data(
         if args.do_train:
             raise ValueError(NO_FORGET)
         return
-    has_length = hasattr(forget_dataset, "__len__")
-    if has_length and len(forget_dataset) == 0:
+    size = length_or_none(forget_dataset)
+    if size == 0:
         raise ValueError("forget_dataset is empty: give at least one sample to forget")
     prepares = method.prepares or ()
-    if "forget" in prepares and not has_length:
+    if "forget" in prepares and size is None:
         raise ValueError(
             f"forget_dataset is a stream, but method={args.method!r} reads all of it before the "
             "first step: load the samples into a list or a Dataset"
@@ -73,22 +76,18 @@ def _check_retain(retain_dataset: Any, args: UnlearnConfig) -> None:
         raise ValueError(
             "retain_dataset is missing: this method needs samples to keep, even if only a few dozen"
         )
-    if isinstance(retain_dataset, STREAMS):
+    size = length_or_none(retain_dataset)
+    if size is None:
         raise ValueError(
             "retain_dataset is a stream, but the retain batch of a step must not depend on what "
             "was read before: load the samples into a list or a Dataset"
         )
-    if len(retain_dataset) == 0:
+    if size == 0:
         raise ValueError(
             "retain_dataset is empty: give at least one sample to keep, or use "
             "method='gradient_ascent'"
         )
-    if len(retain_dataset) < args.world_size:
-        raise ValueError(
-            f"retain_dataset has {len(retain_dataset)} samples, but there are {args.world_size} "
-            "processes, and each needs at least one: start fewer processes or give more retain "
-            "samples"
-        )
+    check_retain_size(size, args.world_size)
 
 
 # ---- the model and the arguments -----------------------------------------------------------------
@@ -109,8 +108,8 @@ def check_compatible(method: Method, trainer: Trainer) -> None:
             "no parameter of the model has requires_grad=True, so there is nothing to train: "
             "unfreeze some, or give a peft_config (to evaluate only, leave forget_dataset out)"
         )
+    _check_arguments(trainer)
     refuse = partial(_refuse, args.method)
-    _check_arguments(trainer, refuse)
     method.check(model)
     _check_shards(method, trainer, refuse)
     if method.prepares is not None and trainer.model_init is not None:
@@ -148,26 +147,26 @@ def check_deepspeed(
         _refuse(args.method, f"ZeRO stage {plugin.zero_stage}", why, USE_FSDP2)
 
 
-def _check_arguments(trainer: Trainer, refuse: Refuse) -> None:
+def _check_arguments(trainer: Trainer) -> None:
     """What no method works with."""
     args, accelerator = trainer.args, trainer.accelerator
     if args.label_smoothing_factor:
-        refuse(
+        _refuse_always(
             "label_smoothing_factor",
             "its loss averages over the tokens of the batch",
             "Set it to 0.",
         )
     several = args.world_size > 1 or accelerator.is_fsdp2 or trainer.is_deepspeed_enabled
     if args.auto_find_batch_size and several:
-        refuse(
+        _refuse_always(
             "auto_find_batch_size with several processes, FSDP or DeepSpeed",
             "a process that runs out of memory would start again while the others wait for it",
             "Set it to False, and lower per_device_train_batch_size and "
             "per_device_retain_batch_size until they fit.",
         )
-    streamed = isinstance(trainer.train_dataset, STREAMS)
+    streamed = length_or_none(trainer.train_dataset) is None
     if streamed and args.world_size > 1 and accelerator.dispatch_batches is False:
-        refuse(
+        _refuse_always(
             "dispatch_batches=False with an iterable forget_dataset on several processes",
             "each process would read the data by itself, and some would end while others wait for "
             "them",

@@ -18,12 +18,12 @@ from ..per_sample import ParameterRows, Unsupported
 from ..per_sample.rows import Convolved, Dense, Product, Rows, Scaled
 from ..per_sample.shards import lines_of, local
 
-# One more message costs about as much time as sending this many values.
+# Latency of one message, in values that could be sent meanwhile.
 LATENCY = 2**14
 # The most values of G that a process materialises for sending. Above it, memory counts for more
 # than the amount sent.
 MAX_MATERIALISED = 2**27
-# How many uses of one parameter have room for their lengths in the first message about it.
+# Number of uses per parameter that fit in the header message.
 USES = 6
 # Stands for the length of rows that have none (see `_length`).
 CONVOLVED = -1

@@ -11,7 +11,7 @@ from .checkpointing import SavingTrainer
 from .columns import made_on_access, only_columns
 from .precision import cast_inputs, input_precision
 from .seeded import FORGET, SeededDataset
-from .training_data import STREAMS, data_seed
+from .training_data import data_seed, length_or_none
 
 
 class LoadingTrainer(SavingTrainer):
@@ -36,7 +36,7 @@ class LoadingTrainer(SavingTrainer):
         self._given_forget_set, self._forget_epoch = forget, None
         self.data_collator = self.training_collator(collator)
         try:
-            if isinstance(forget, STREAMS):
+            if length_or_none(forget) is None:
                 return super().get_train_dataloader()
             rows, _ = self.collated(forget, "training")
             self.train_dataset = SeededDataset(rows, data_seed(self.args), FORGET)

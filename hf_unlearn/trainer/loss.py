@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_utils import EvalLoopOutput
 
+from ..methods.outputs import base_model
 from ..per_sample import SampleMeanLoss
 from ..per_sample.inputs import inputs_kept, own_copy
 from ..per_sample.reference import count_samples
@@ -33,7 +34,7 @@ class LossBySample(LoadingTrainer):
     """
 
     def __init__(self, *arguments: Any, **keywords: Any):
-        # The loss that is being computed.
+        # Collects per-sample losses during compute_loss; None outside.
         self._losses: SampleMeanLoss | None = None
         # Whether the loss divides by the number of labels; None until it is asked.
         self._counts_labels: bool | None = None
@@ -65,7 +66,7 @@ class LossBySample(LoadingTrainer):
         with self._by_sample(inputs) as losses:
             known = {} if losses.items is None else {"num_items_in_batch": losses.items}
             loss = self.compute_loss(model, own_copy(inputs), **known)
-        return loss if self._used_label_counts(losses) else self.mean_loss(model, inputs)
+        return loss if self._check_label_counts_used(losses) else self.mean_loss(model, inputs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
         if sharded_modules(self.model):
@@ -76,7 +77,7 @@ class LossBySample(LoadingTrainer):
             loss, *more = super().prediction_step(
                 model, own_copy(inputs), prediction_loss_only, ignore_keys, **gen_kwargs
             )
-        if not self._used_label_counts(losses):
+        if not self._check_label_counts_used(losses):
             return self.prediction_step(
                 model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs
             )
@@ -128,7 +129,7 @@ class LossBySample(LoadingTrainer):
             finally:
                 self._losses = before
 
-    def _used_label_counts(self, losses: SampleMeanLoss) -> bool:
+    def _check_label_counts_used(self, losses: SampleMeanLoss) -> bool:
         """False if a loss was given the numbers of labels but did not divide by them, so that it
         must be computed again; from then on it does not get them."""
         self._counts_labels = self._counts_labels and not losses.undivided
@@ -153,8 +154,7 @@ class LossBySample(LoadingTrainer):
     def _shifts_labels(self) -> bool:
         """Whether the first label of each sample is not predicted. (For GPT-2 and some others,
         Trainer counts it nevertheless.)"""
-        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        causal = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        causal = type(base_model(self.model)).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         return causal or getattr(self, "_loss_shifts_labels", False)
 
     def _compute_loss_takes_counts(self) -> bool:

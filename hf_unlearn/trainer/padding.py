@@ -16,7 +16,7 @@ from ..per_sample.reference import OWN_PARTS, count_samples, select_sample
 ROWS = 8
 PADDING_MATTERS = (
     "padding changes the loss of a sample in {model}, so that the loss depends on the other "
-    "samples of its batch. Each sample is computed without its padding. To be fast again, "
+    "samples of its batch. Each sample is computed without its padding. To avoid this slow path, "
     "{remedy}, or put samples of the same length into one batch (a batch without padding is exact, "
     "too). The evaluation still uses padded samples: set per_device_eval_batch_size=1 to avoid that"
 )
@@ -75,9 +75,9 @@ def own_parts(padded: dict, alone: dict) -> dict[str, tuple] | None:
 def _part(padded: Tensor | None, alone: Tensor) -> tuple[tuple[int, int], ...] | None:
     if not isinstance(padded, Tensor) or padded.ndim != alone.ndim:
         return None
-    padded_behind = tuple((0, size) for size in alone.shape)
-    padded_before = tuple((whole - size, whole) for size, whole in zip(alone.shape, padded.shape))
-    for part in (padded_behind, padded_before):
+    right_padded = tuple((0, size) for size in alone.shape)
+    left_padded = tuple((whole - size, whole) for size, whole in zip(alone.shape, padded.shape))
+    for part in (right_padded, left_padded):
         if all(start >= 0 and stop <= whole for (start, stop), whole in zip(part, padded.shape)):
             if torch.equal(padded[tuple(slice(*ends) for ends in part)], alone):
                 return part

@@ -112,7 +112,7 @@ def prepare_method(trainer: TrainerView, access: SampleAccess, checkpoint: str |
     if method.prepares is None and not trainer.is_deepspeed_enabled:
         return
     if trainer.is_deepspeed_enabled:
-        deepspeed.to_its_precision(trainer)
+        deepspeed.move_to_training_precision(trainer)
     if method.prepares is not None and checkpoint:
         load_start(trainer.model, Path(checkpoint) / START)
     if method.prepares is not None and trainer.args.should_save:

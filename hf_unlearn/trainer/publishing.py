@@ -21,7 +21,6 @@ from transformers.utils import PushInProgress, logging
 from ..config import UnlearnConfig
 from ..hub.metadata import listed, local_among
 from ..hub.model_card import write_card
-from ..hub.name_checks import ARGUMENTS
 from ..hub.upload import hub_failures, push_folder
 from ..hub.usage import processor_parts
 from ..metrics.scales import scale_of
@@ -30,8 +29,9 @@ from ..report.best_effort import warn_if_not_written
 from ..report.environment import emissions, environment
 from ..report.html_page import Report
 from ..report.results import Results
+from ..report.run_layout import ARGUMENTS
 from .earlier_run import EarlierRun
-from .pushes import check_push, stage_checkpoint, upload
+from .pushes import check_push_of_trainer, stage_checkpoint, upload
 from .run_record import RunRecord
 from .run_results import (
     adapter_settings,
@@ -194,7 +194,7 @@ class Publisher:
         token = token or args.hub_token
         private = args.hub_private_repo if private is None else private
         repo_id = self._repo_id()
-        check_push(repo_id, trainer.model, trainer.processing_class, args, token)
+        check_push_of_trainer(repo_id, trainer.model, trainer.processing_class, args, token)
         with hub_failures(repo_id, args.output_dir):
             created = HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True)
             trainer.hub_model_id = created.repo_id

@@ -12,14 +12,17 @@ import datasets
 import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
 from ..config import UnlearnConfig
+from ..report.run_layout import UNLEARN_STATE
 from .checkpoint_files import saved_state
 from .preemption import Preemption
 from .seeded import seeded
+from .training_data import length_or_none, spread
 
-NOTHING_DONE = "no optimizer step was taken, so nothing is forgotten"
+NOTHING_DONE = "no optimizer step was taken, so nothing was forgotten"
 NO_BATCH = (
     "the forget set gave no batch: check that it has samples, and check dataloader_drop_last, "
     "max_steps and num_train_epochs"
@@ -98,9 +101,14 @@ class RunRecord:
     def step_taken(self) -> None:
         self.steps, self.weights_step = self.steps + 1, None
 
-    def state(self) -> dict:
-        """What a checkpoint stores."""
-        return {"steps": self.steps, "weights_step": self.weights_step, "run": self.run}
+    def save(self, checkpoint: Path, further: dict) -> None:
+        """Stores the record in a checkpoint.
+
+        Args:
+            further: what else `saved_state` is to return.
+        """
+        own = {"steps": self.steps, "weights_step": self.weights_step, "run": self.run}
+        (checkpoint / UNLEARN_STATE).write_text(json.dumps({**further, **own}))
 
     def loaded(self, checkpoint: str | Path) -> None:
         """Notes that the weights of a checkpoint were loaded after the last step."""
@@ -133,7 +141,7 @@ class RunRecord:
         if self._reason is not None:
             return self._reason
         args, state = self.trainer.args, self.trainer.state
-        callback = self._stopped_by()
+        callback = self._stopping_callback()
         if isinstance(callback, Preemption):
             return "SIGTERM"
         if callback is not None:
@@ -170,20 +178,20 @@ class RunRecord:
                 f"all {skipped or global_step} were skipped because their loss or gradient was not "
                 "finite. Remove broken samples, lower learning_rate, or use bf16 instead of fp16"
             )
-        elif (callback := self._stopped_by()) is not None:
+        elif (callback := self._stopping_callback()) is not None:
             why = f"{type(callback).__name__} stopped the training before the first one"
         else:
             why = NO_BATCH
         raise ValueError(f"{NOTHING_DONE}: {why}")
 
-    def _stopped_by(self) -> TrainerCallback | None:
+    def _stopping_callback(self) -> TrainerCallback | None:
         """The callback that stopped the training, unless it was Trainer's own, at the last step."""
         callback = self.trainer.callback_handler.stopped_by
         return None if isinstance(callback, DefaultFlowCallback) else callback
 
 
 def _global_step(checkpoint: str | Path) -> int:
-    return json.loads((Path(checkpoint) / "trainer_state.json").read_text())["global_step"]
+    return json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text())["global_step"]
 
 
 def check_steps(args: UnlearnConfig, forget_dataset: Any) -> None:
@@ -197,9 +205,9 @@ def check_steps(args: UnlearnConfig, forget_dataset: Any) -> None:
         raise ValueError(
             f"{name} is {getattr(args, name)}, so no step would be taken: set it above 0"
         )
-    if not hasattr(forget_dataset, "__len__"):
+    count, batch = length_or_none(forget_dataset), args.train_batch_size * args.world_size
+    if count is None:
         return
-    count, batch = len(forget_dataset), args.train_batch_size * args.world_size
     if count == 0:
         raise ValueError(
             "the forget set has no samples, so no step would be taken: give at least one"
@@ -225,17 +233,10 @@ def run_identity(
         **method_settings,
         "learning_rate": args.learning_rate,
         "seed": args.seed,
-        "forget samples": _size(forget_dataset),
+        "forget samples": length_or_none(forget_dataset),
         "forget labels": labels_digest(forget_dataset, label_names),
     }
     return json.loads(json.dumps(run, default=str))
-
-
-def _size(dataset: Any) -> int | None:
-    stream = isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(
-        dataset, "__len__"
-    )
-    return None if stream else len(dataset)
 
 
 def labels_digest(dataset: Any, label_names: list[str]) -> int | None:
@@ -248,7 +249,7 @@ def labels_digest(dataset: Any, label_names: list[str]) -> int | None:
     Returns:
         the digest; None if the dataset is a stream or has no such labels.
     """
-    if not _size(dataset):
+    if not length_or_none(dataset):
         return None
     label_names = sorted({"label", "label_ids", *label_names})
     # Other columns may be costly to decode.
@@ -257,12 +258,10 @@ def labels_digest(dataset: Any, label_names: list[str]) -> int | None:
         if not own:
             return None
         dataset = dataset.with_format(None).select_columns(own)
-    count = min(len(dataset), DIGEST_SAMPLES)
-    places = np.linspace(0, len(dataset) - 1, count).round().astype(int)
     digest = hashlib.sha256()
-    for place in places.tolist():
-        with seeded(0, place):
-            sample = dataset[place]
+    for index in spread(len(dataset), DIGEST_SAMPLES):
+        with seeded(0, index):
+            sample = dataset[index]
         names = [name for name in label_names if isinstance(sample, dict) and name in sample]
         if not names:
             return None

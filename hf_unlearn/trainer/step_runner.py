@@ -46,7 +46,7 @@ class StepRunner:
         retain batch; returns the loss for Trainer's log."""
         share, place = self.forget_batches.next_share()
         step = TrainerStep(self._trainer, self._access, model, batch, share, place)
-        # Before there is a gradient, which would take memory besides that of the checks.
+        # Runs before the forget gradient exists, to save memory.
         self._access.check_batch_loss(batch)
         self._check_engine(step)
         with self._access.randomness.in_step():
@@ -84,7 +84,8 @@ class StepRunner:
 
     def _everywhere_finite(self, step: TrainerStep) -> bool:
         """Whether the forget gradient is finite on all processes."""
-        # DeepSpeed's engine holds it, and must see the last backward pass to throw it away.
+        # DeepSpeed's engine holds the gradient and can only discard it after the last backward
+        # pass.
         if self._trainer.is_deepspeed_enabled:
             return True
         broken = not all_finite(p.grad for p in step.parameters)
@@ -97,9 +98,11 @@ class StepRunner:
         flags = [
             not all_finite(self.statistics.losses_of_step()),
             not all_finite(p.grad for p in step.parameters),
-            self._preemption.asked,
+            self._preemption.received,
         ]
-        bad_loss, bad_gradient, self._preemption.agreed = any_process(flags, trainer.args.device)
+        bad_loss, bad_gradient, self._preemption.stop_agreed = any_process(
+            flags, trainer.args.device
+        )
         scaled = trainer.accelerator.scaler is not None
         if trainer.is_deepspeed_enabled:
             bad_gradient = not deepspeed.take_step(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Subset
@@ -18,12 +17,12 @@ from ..config import UnlearnConfig
 from ..files import written_whole
 from ..metrics.scales import ScaleCheck, scale_of
 from ..per_sample.shards import fill, made_whole, own_parameters
+from ..report.run_layout import BEST
 from .rules import Rule, split_of
 from .run_record import RunRecord
+from .training_data import length_or_none, spread
 
 logger = logging.get_logger(__name__)
-
-BEST = "best_checked.safetensors"
 
 
 class StoppingRules(TrainerCallback):
@@ -231,7 +230,7 @@ def _check_metrics(rule: Rule, splits: dict[str, Any], known: set[str] | None) -
             raise ValueError(
                 f"the rule {str(rule)!r} names {name!r}, but evaluation will give {given}"
             )
-        if hasattr(splits[split], "__len__") and len(splits[split]) == 0:
+        if length_or_none(splits[split]) == 0:
             raise ValueError(
                 f"the rule {str(rule)!r} is on the split {split!r} of eval_dataset, which is empty"
             )
@@ -239,11 +238,11 @@ def _check_metrics(rule: Rule, splits: dict[str, Any], known: set[str] | None) -
 
 def _bounded(dataset: Any, samples: int) -> Any:
     """At most `samples` samples, spread evenly over the dataset; the first ones of a stream."""
-    if not hasattr(dataset, "__len__"):
+    if length_or_none(dataset) is None:
         return list(itertools.islice(dataset, samples))
     if len(dataset) <= samples:
         return dataset
-    places = np.linspace(0, len(dataset) - 1, samples).round().astype(int).tolist()
+    indices = spread(len(dataset), samples)
     if isinstance(dataset, datasets.Dataset):
-        return dataset.select(places)
-    return Subset(dataset, places)
+        return dataset.select(indices)
+    return Subset(dataset, indices)

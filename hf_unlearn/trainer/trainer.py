@@ -23,7 +23,8 @@ from ..per_sample.shards import sharded_modules
 from ..privacy.trackers import keep_names_from_trackers
 from ..report.html_page import Report
 from ..report.results import Results
-from .adapters import check_base, keep_base
+from ..report.run_layout import BEST
+from .adapters import keep_base, warn_if_base_differs
 from .attempts import Attempts
 from .checkpoint_files import copied, find_checkpoint
 from .compatibility import NO_FORGET, check_compatible, check_data, check_deepspeed
@@ -44,7 +45,7 @@ from .run_results import EvaluatedBefore
 from .sample_access import SampleAccess
 from .start_weights import START
 from .step_runner import StepRunner
-from .stopping import BEST, StoppingRules
+from .stopping import StoppingRules
 
 
 class UnlearnTrainer(LossBySample):
@@ -236,8 +237,8 @@ class UnlearnTrainer(LossBySample):
             SystemExit: with code 143, after SIGTERM: a checkpoint is saved at the end of the step,
                 and resuming from it continues the run.
             ValueError: `max_skipped_steps` steps in a row had a loss or gradient that was not
-                finite; no optimizer step was taken at all; the checkpoint is of ordinary training,
-                or of a run with another method or forget set.
+                finite; no optimizer step was taken at all; the checkpoint comes from ordinary
+                training, or from a run with another method or forget set.
             OSError: a checkpoint could not be saved; the earlier ones are kept.
         """
         if self.train_dataset is None:
@@ -274,7 +275,7 @@ class UnlearnTrainer(LossBySample):
         """Records files of an earlier run. If the adapter's base model is in output_dir, keeps a
         copy of it."""
         if not sharded_modules(self.model) and self.is_world_process_zero():
-            check_base(self.model)
+            warn_if_base_differs(self.model)
         folder, main = Path(self.args.output_dir), self.args.should_save
         if folder.is_dir():
             keep_base(self.model, self.args.output_dir, main=main)
@@ -322,7 +323,7 @@ class UnlearnTrainer(LossBySample):
             check_compatible(self.method, self)
 
     def _save_own_state(self, checkpoint: Path) -> None:
-        self.skipped_steps.save(checkpoint, **self.record.state())
+        self.record.save(checkpoint, self.skipped_steps.state())
         if self.method.prepares is not None:
             copied(Path(self.args.output_dir) / START, checkpoint / START)
         if self.stopping_rules:

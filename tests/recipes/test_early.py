@@ -107,7 +107,7 @@ class TinyRecipe(Recipe):
         (["--stop_when", "forget_wer <= retrained", "--gold", "train"], "names 'forget_wer'"),
         (["--trainable", "vit.embedings"], "matches no parameter"),
         (["--lora_r", "2", "--lora_target_modules", "q_prj"], "names no layer .*q_proj"),
-        (["--label_smoothing_factor", "0.1"], "label_smoothing_factor does not work"),
+        (["--label_smoothing_factor", "0.1"], "label_smoothing_factor is not supported"),
     ],
 )
 def test_what_does_not_fit_is_found_before_a_model_is_trained(

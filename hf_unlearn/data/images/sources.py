@@ -24,7 +24,7 @@ from ..rows import (
     standardise,
 )
 from ..sampling import groups_of
-from ..streams import commit_of, load_stream, revision_option, stream_rows
+from ..streams import dataset_commit, load_stream, revision_option, stream_rows
 from ..tables import (
     TEXT_SUFFIXES,
     first_table,
@@ -110,7 +110,7 @@ def load_images(
     )
     path = local_path(request.source)
     if path is None and streaming:
-        return _load_stream(replace(request, revision=commit_of(request.source, revision)))
+        return _load_stream(replace(request, revision=dataset_commit(request.source, revision)))
     if path is not None:
         loaded, base = _load_local(path, request)
         root = path if path.is_dir() else path.parent

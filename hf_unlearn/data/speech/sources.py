@@ -22,7 +22,7 @@ from ..rows import (
     standardise,
 )
 from ..sampling import groups_of, sorted_by_id
-from ..streams import commit_of, load_stream, revision_option, stream_rows
+from ..streams import dataset_commit, load_stream, revision_option, stream_rows
 from ..tables import first_table, load_as_written, read_table, select_split, warn_of_unlisted
 from . import librispeech
 
@@ -123,7 +123,7 @@ def load_speech(
     if path is not None:
         rows = _load_local(path, request, text_optional)
     elif streaming:
-        pinned = replace(request, revision=commit_of(request.source, revision))
+        pinned = replace(request, revision=dataset_commit(request.source, revision))
         rows = load_stream(SPEECH, pinned, _stream)
     else:
         loaded = _load(request, request.source, split=split, **revision_option(revision))
