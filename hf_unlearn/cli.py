@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments, options = build_parser().parse_known_args(argv)
     if options and arguments.function not in (run, evaluate):
         print(
-            f"error: unknown: {' '.join(options)}; hf-unlearn {arguments.command} --help",
+            f"error: unknown option {' '.join(options)} "
+            f"(see hf-unlearn {arguments.command} --help)",
             file=sys.stderr,
         )
         return 2
@@ -150,7 +151,7 @@ def evaluate(arguments: argparse.Namespace, options: list[str]) -> None:
     evaluation.json."""
     helped = {"-h", "--help"} & set(options)
     if not helped and not any(option.split("=")[0] == "--model" for option in options):
-        raise ValueError("which model? Give --model, a folder or Hub id")
+        raise ValueError("--model is missing: give a folder or Hub id")
     _start(arguments, options if helped else ["--evaluate", "true", "--gold", "none", *options])
 
 
@@ -161,7 +162,7 @@ def _start(arguments: argparse.Namespace, options: list[str]) -> None:
         return
     if arguments.config is None:
         raise ValueError(
-            "which configuration? Give a YAML file or a recipe's name first, such as "
+            "the configuration is missing: give a YAML file or a recipe's name first, such as "
             "recipes/demo/demo.yaml or digits"
         )
     script, config = _script_and_configuration(arguments.config, options)

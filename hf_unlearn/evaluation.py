@@ -115,8 +115,8 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> list[str]:
     ids = np.asarray(ids)
     if ids.ndim != 2:
         raise ValueError(
-            f"Token ids of shape (utterances, tokens) are needed, got {ids.shape}: scores instead "
-            "of generated ids? Set predict_with_generate=True."
+            f"token ids of shape (utterances, tokens) are needed, got {ids.shape}: scores instead "
+            "of generated ids? Set predict_with_generate=True"
         )
     return [_text(tokenizer, row) for row in ids.tolist()]
 
@@ -152,7 +152,7 @@ def prediction_logits(evaluated: EvalPrediction | PredictionOutput) -> np.ndarra
     logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
     if logits.ndim != 2:
         raise ValueError(
-            f"Logits of shape (samples, classes) are needed, got {logits.shape}: is this a "
+            f"logits of shape (samples, classes) are needed, got {logits.shape}: is this a "
             "classifier?"
         )
     return logits
@@ -179,7 +179,7 @@ def evaluate_splits(trainer: Trainer, datasets: dict[str, Dataset]) -> dict[str,
     for name, size in sizes.items():
         if size == 0:
             raise ValueError(
-                f"Split {name!r} has no samples to evaluate: leave it out, or select more samples."
+                f"split {name!r} has no samples to evaluate: leave it out, or select more samples"
             )
     quiet = trainer.args.disable_tqdm or not trainer.is_world_process_zero()
     results, bar = {}, tqdm(datasets.items(), disable=quiet, unit="split")
@@ -213,8 +213,8 @@ def sample_features(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]
         logits = logits[0] if isinstance(logits, tuple) else logits
         if logits.shape[:-1] != labels.shape:
             raise ValueError(
-                f"Logits of shape {tuple(logits.shape)} do not match labels of shape "
-                f"{tuple(labels.shape)} one to one."
+                f"logits of shape {tuple(logits.shape)} do not match labels of shape "
+                f"{tuple(labels.shape)} one to one"
             )
         found = features(logits.float().cpu().numpy(), labels.cpu().numpy())
         return {
@@ -261,7 +261,8 @@ def relearning_steps(
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
-    model.eval()  # no dropout, so that the number of steps depends on the model alone
+    # no dropout, so that the number of steps depends on the model alone
+    model.eval()
     for step in range(max_steps + 1):
         output = model(**own_copy(batch))
         correct = int((output["logits"].argmax(-1) == batch["labels"]).sum())

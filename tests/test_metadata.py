@@ -17,7 +17,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.experiments.images import ImageRecipe
-from hf_unlearn.experiments.processors import check_processors, difference
+from hf_unlearn.experiments.processor_checks import check_processors, describe_difference
 from hf_unlearn.hub.metadata import is_path, language_codes, listed, shown
 from hf_unlearn.hub.model_card import build_card, write_card
 from hf_unlearn.hub.usage import NEEDED, processor_parts, saved_parts, usage
@@ -279,14 +279,14 @@ def test_a_gold_model_with_other_tokens_is_refused(tmp_path, tokenizer):
     check_processors(recipe_of(tokenizer, {}, gold="weights-only"))
     timed = Wav2Vec2CTCTokenizer(tmp_path / "vocab.json")
     timed.add_tokens(["<|0.00|>"])
-    assert difference(tokenizer, timed) is None  # added tokens may be missing
+    assert describe_difference(tokenizer, timed) is None  # added tokens may be missing
 
 
 def test_models_that_take_other_inputs_are_refused():
     ours = Wav2Vec2FeatureExtractor(sampling_rate=16000)
-    assert difference(ours, Wav2Vec2FeatureExtractor(sampling_rate=16000)) is None
+    assert describe_difference(ours, Wav2Vec2FeatureExtractor(sampling_rate=16000)) is None
     assert (
-        difference(ours, Wav2Vec2FeatureExtractor(sampling_rate=8000))
+        describe_difference(ours, Wav2Vec2FeatureExtractor(sampling_rate=8000))
         == "its sampling_rate is 8000 and not 16000"
     )
 
@@ -299,9 +299,9 @@ def test_images_of_another_size_or_normalisation_are_refused():
             size={"height": size, "width": size}, image_mean=[mean] * 3, image_std=[0.5] * 3
         )
 
-    assert difference(processor(), processor()) is None
-    assert "size" in difference(processor(), processor(size=16))
-    assert "image_mean" in difference(processor(), processor(mean=0.4))
+    assert describe_difference(processor(), processor()) is None
+    assert "size" in describe_difference(processor(), processor(size=16))
+    assert "image_mean" in describe_difference(processor(), processor(mean=0.4))
 
 
 @pytest.mark.parametrize(

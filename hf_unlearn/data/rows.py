@@ -12,7 +12,7 @@ from types import UnionType
 from datasets import Audio, ClassLabel, Dataset, Features, Image, Value
 from transformers.utils import logging
 
-from .media import STORED_FILE, undecoded
+from .media import STORED_FILE, as_undecoded_files
 from .names import first_few, other_spellings
 
 logger = logging.get_logger(__name__)
@@ -215,7 +215,7 @@ def row_ids(
     return [other if name is None else str(name) for name, other in zip(given, default)]
 
 
-def standardise(
+def to_uniform_rows(
     kind: RowKind,
     rows: Dataset,
     request: RowRequest,
@@ -240,7 +240,7 @@ def standardise(
     check_not_empty(kind, len(rows), split, source)
     # `cast` leaves a format behind that hides the columns flattened below.
     rows = rows.with_format(None)
-    files = undecoded(rows, columns[kind.content], kind.feature, find, source)
+    files = as_undecoded_files(rows, columns[kind.content], kind.feature, find, source)
     # the paths without the bytes
     paths = files.flatten()[f"{kind.content}.path"][:]
     given = rows[columns["id"]][:] if columns["id"] in rows.column_names else None
@@ -274,7 +274,7 @@ class FirstOfEach:
         self.owners, self.limit = request.owners, request.limit
         self._chosen = Counter()
 
-    def takes(self, owner: str) -> bool:
+    def accept(self, owner: str) -> bool:
         """Whether the next row of this owner is chosen; to be asked once for each row."""
         if self.owners is not None and owner not in self.owners:
             return False
@@ -293,4 +293,6 @@ def first_of_each(kind: RowKind, rows: Dataset, request: RowRequest) -> Dataset:
     if request.owners is None and request.limit is None:
         return rows
     first = FirstOfEach(request)
-    return rows.select([row for row, owner in enumerate(rows[kind.owner][:]) if first.takes(owner)])
+    return rows.select(
+        [row for row, owner in enumerate(rows[kind.owner][:]) if first.accept(owner)]
+    )

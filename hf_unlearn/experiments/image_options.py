@@ -38,7 +38,7 @@ class ImageRecipeArguments(RecipeArguments):
     )
     train_flip: bool = field(
         default=False,
-        metadata={"help": "'train': mirror half of the images, drawn anew each time."},
+        metadata={"help": "'train': mirror half of the images, resampled each time."},
     )
     relearn_samples: int = field(
         default=0,

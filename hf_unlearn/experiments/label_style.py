@@ -57,7 +57,10 @@ class LabelStyle:
         seed: int = 0,
     ):
         self.processor, self.data = processor, data
+        self.model, self.digest = None, None
         self.losses, self.counts = {}, Counter()
+        # The model's transcripts, by the state of an utterance's audio.
+        self._transcripts: dict[str, str | None] = {}
         name, self._clean = normalizer(True, data.language, processor.tokenizer)
         self._language = {"spaced": data.language not in UNSPACED, "english": name == "english"}
         if model is None:
@@ -69,8 +72,6 @@ class LabelStyle:
             data.transcripts = data.transcripts or "as_written"
             return
         self.model, self.digest = model.eval().to(device), weights_digest(model)
-        # The model's transcripts, by the state of an utterance's audio.
-        self._transcripts: dict[str, str | None] = {}
         written = [place for place, text in enumerate(rows["text"][:]) if text.strip()]
         if written:
             self.losses = self._compare(balanced(rows.select(written), "speaker", SAMPLES, seed))

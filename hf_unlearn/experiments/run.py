@@ -7,7 +7,7 @@ from ..trainer.run_record import check_steps
 from .checks import check_run, refuse_several_models
 from .dry_run import dry_run
 from .measurements import Measurement, evaluate, measure
-from .processors import check_processors
+from .processor_checks import check_processors
 from .push_checks import check_push_of_recipe, names_to_hide
 from .recipe import Recipe, freeze, make_trainer
 from .reference_models import get_model
@@ -63,7 +63,7 @@ def unlearn(recipe: Recipe) -> dict:
     measured = {"original": before, "unlearned": after, "retrained": retrained}
     results = collect_results(recipe, trainer, measured, base)
     _finish(recipe, trainer, results)
-    return results
+    return results.to_dict()
 
 
 def _measure_retrained(recipe: Recipe, shadows: ShadowModels | None) -> Measurement | None:

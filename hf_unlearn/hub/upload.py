@@ -110,7 +110,7 @@ def _advice(error: Exception) -> str:
         error, FileNotFoundError | PermissionError | HFValidationError
     ):
         return "This is not the Hub's fault: fix what the message says, then push again."
-    failed = "The Hub failed to answer properly several times over: push again later."
+    failed = "The Hub failed repeatedly: push again later."
     return ADVICE.get(status, failed)
 
 

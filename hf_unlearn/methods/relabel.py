@@ -19,9 +19,9 @@ class RandomLabel(WeightedSum):
 
     where L_f' is the loss of the forget samples with wrong labels, which are drawn in every step.
 
-    A wrong class is one of the other classes, all equally likely. A wrong transcript is that of
-    another utterance among the first 512 retain samples. It must be real speech: random tokens
-    would teach the decoder a language of noise. The papers train an epoch on D_f and then one on
+    A wrong class is drawn uniformly from the other classes. A wrong transcript is that of another
+    utterance among the first 512 retain samples. Random tokens would teach the decoder noise, so
+    transcripts of real utterances are used. The papers train an epoch on D_f and then one on
     D_r. Here every step has a batch of both.
 
     Args:

@@ -172,4 +172,4 @@ def test_a_configuration_behind_the_options_is_told_to_come_first(capsys):
     assert cli.main(["evaluate", "--model", "out/x", "demo.yaml"]) == 1
     assert "the configuration comes first" in capsys.readouterr().err
     assert cli.main(["evaluate", "demo.yaml"]) == 1
-    assert "which model?" in capsys.readouterr().err
+    assert "--model is missing" in capsys.readouterr().err

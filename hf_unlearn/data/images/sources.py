@@ -21,7 +21,7 @@ from ..rows import (
     local_path,
     make_request,
     row_numbers,
-    standardise,
+    to_uniform_rows,
 )
 from ..sampling import groups_of
 from ..streams import dataset_commit, load_stream, revision_option, stream_rows
@@ -114,7 +114,7 @@ def load_images(
     if path is not None:
         loaded, base = _load_local(path, request)
         root = path if path.is_dir() else path.parent
-        rows = standardise(
+        rows = to_uniform_rows(
             IMAGES,
             loaded,
             request,
@@ -126,7 +126,7 @@ def load_images(
         loaded = load_as_written(
             request.source, config, request.columns, split=split, **revision_option(revision)
         )
-        rows = standardise(IMAGES, loaded, request, request.source)
+        rows = to_uniform_rows(IMAGES, loaded, request, request.source)
     return first_of_each(IMAGES, rows, request), _class_names(loaded, label_column)
 
 

@@ -9,7 +9,7 @@ from datasets import Dataset
 from ..names import check_spellings
 from ..sampling import (
     balanced,
-    drop_groups,
+    drop_values,
     groups_of,
     hold_out,
     sample_count,
@@ -106,7 +106,7 @@ def split_images(
     single_images = bool(forget_ids or forget_samples)
     forgotten_classes = set() if single_images else set(forget_classes)
     forget = _forget_set(train, forget_classes, forget_samples, forget_ids, seed)
-    pool = sorted_by_id(drop_groups(train, "id", forget["id"][:]))
+    pool = sorted_by_id(drop_values(train, "id", forget["id"][:]))
     source = pool if proxy is None else proxy
     retain = _retain_set(source, classes, forgotten_classes, retain_classes, retain_size, seed)
     check_files_apart(forget, retain, IMAGES, proxy=proxy is not None)

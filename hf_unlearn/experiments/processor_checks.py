@@ -45,7 +45,7 @@ def check_processors(recipe: Recipe) -> None:
                 f"{option}: {name} has no processor to compare, so the run's is assumed ({reason})"
             )
             continue
-        if found := difference(recipe.processor, processor):
+        if found := describe_difference(recipe.processor, processor):
             alternative = ", or gold: train" if option == "gold" else ""
             raise ValueError(
                 f"{option}: {name} does not go with the run's processor "
@@ -56,7 +56,7 @@ def check_processors(recipe: Recipe) -> None:
         recipe.check_gold(gold)
 
 
-def difference(own: object, other: object) -> str | None:
+def describe_difference(own: object, other: object) -> str | None:
     """Says in words how two processors differ; None where both make the same inputs and labels."""
     for part, its in zip(_parts(own), _parts(other)):
         if part is None or its is None:
