@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, ModelCardData, eval_result_entries_to_yaml
 
-from ..privacy.redaction import hidden_names, hides, names_somebody, redact, without_paths
+from ..privacy.redaction import hidden_names, mentions_any, must_hide, redact, without_paths
 from ..report.result_tables import further_tables, results_table
 from ..report.results import Results
 from ..report.run_layout import CARD, EVALUATION_RESULTS
@@ -56,7 +56,7 @@ def _write_evaluations(
     local = options.get("local", ())
     hub_datasets = [name for name in listed(options.get("datasets")) if on_hub(name, local)]
     content = results.to_dict()
-    if hides(content, task_of(results).personal) and not name_forgotten:
+    if must_hide(content, task_of(results).personal) and not name_forgotten:
         hub_datasets = _naming_nobody(hub_datasets, results)
         results = Results.from_dict(redact(content, salt))
     if entries := evaluations(results, hub_datasets):
@@ -71,7 +71,7 @@ def _naming_nobody(datasets: Any, results: Results) -> list[str]:
     The others are left out, because an id with a pseudonym in it would not exist.
     """
     hidden = hidden_names(results.to_dict())
-    return [name for name in listed(datasets) if not names_somebody(name, hidden)]
+    return [name for name in listed(datasets) if not mentions_any(name, hidden)]
 
 
 def _processor_parts(folder: Path, results: Results) -> set[str] | None:
@@ -131,7 +131,7 @@ def build_card(
     task, local, tasks = task_of(results), listed(local), listed(tasks)
     if not task.pipeline and len(tasks) == 1:
         task = replace(task, pipeline=tasks[0])
-    name_forgotten = name_forgotten or not hides(results.to_dict(), task.personal)
+    name_forgotten = name_forgotten or not must_hide(results.to_dict(), task.personal)
     about = {
         "model_name": model_name,
         "base_model": base_model,

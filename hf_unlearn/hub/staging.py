@@ -10,7 +10,7 @@ import transformers
 from peft import PeftConfig, PeftModel
 
 from ..files import link_or_copy, write_json
-from ..privacy.redaction import hidden_names, hides, names_somebody, redact, without_paths
+from ..privacy.redaction import hidden_names, mentions_any, must_hide, redact, without_paths
 from ..report.results import Results
 from ..report.run_layout import CARD, EVALUATION, RESULTS
 from ..report.tasks import task_of
@@ -70,7 +70,7 @@ def stage(
         )
     # The training arguments say whom to hide, too.
     content = _redacted_files(folder)
-    hide = not name_forgotten and hides(content, task_of(results).personal)
+    hide = not name_forgotten and must_hide(content, task_of(results).personal)
     if hide:
         # What the forgotten persons said, word for word.
         results.transcripts = None
@@ -152,7 +152,7 @@ def _put_card(
     text = own.read_text(encoding="utf-8") if own.is_file() else str(written)
     if text == str(written) or results.merged:
         return
-    if names_somebody(text, hidden):
+    if mentions_any(text, hidden):
         raise ValueError(
             f"{own} seems to name who is forgotten: write it again with `hf-unlearn card`, or "
             "publish the name knowingly with name_forgotten"

@@ -10,7 +10,7 @@ from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
 from ..privacy.redaction import hide_tokens, salt_of
 from ..report.results import Results
-from .name_checks import check_told
+from .name_checks import check_upload_texts
 from .staging import stage
 
 # HTTP status -> what to do about it.
@@ -70,7 +70,7 @@ def push_folder(
             name_forgotten=name_forgotten,
             merge=merge,
         )
-        check_told({"commit message": message, "revision": revision}, hidden)
+        check_upload_texts({"commit message": message, "revision": revision}, hidden)
         with hub_failures(repo_id, folder):
             api = HfApi(token=token)
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id

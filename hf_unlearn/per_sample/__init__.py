@@ -12,7 +12,7 @@ The words of this package:
     root: a trainable parameter that tracked tensors are computed from; it is behind these tensors,
         and behind the calls that take them.
     leaf: the tensor whose gradient autograd computes: the whole tensor of a sharded parameter.
-    layout: where the samples lie in a tensor; its owners are the samples that its entries belong to.
+    layout: where the samples lie in a tensor; its owners are the samples that entries belong to.
     trace: the record of one pass, with all its tensors and calls.
     recorder: writes the trace in the forward pass.
     tap: an identity after a call's output, which gets the output's gradient in the backward pass.

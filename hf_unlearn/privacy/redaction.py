@@ -141,7 +141,7 @@ def texts_of(value: Any) -> Iterator[str]:
         yield value
 
 
-def hides(results: Mapping[str, Any], personal: bool) -> bool:
+def must_hide(results: Mapping[str, Any], personal: bool) -> bool:
     """Whether something in `results` must not be published.
 
     That is the case if persons are forgotten (`personal`), or if the user gave names to hide.
@@ -155,7 +155,7 @@ def hidden_names(results: Mapping[str, Any]) -> list[str]:
     return sorted(ids["forget_speakers"] | ids["hide_names"])
 
 
-def names_somebody(text: str, names: list[str]) -> bool:
+def mentions_any(text: str, names: list[str]) -> bool:
     """Whether `text` mentions one of `names` (see `Mentions`)."""
     return bool(mentions_of(tuple(names)).find(text))
 

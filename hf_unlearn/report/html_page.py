@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 
-from ..privacy.redaction import hides, redact, without_paths
+from ..privacy.redaction import must_hide, redact, without_paths
 from .frontier import frontier
 from .result_tables import Table, further_tables_rows, results_table, results_table_rows
 from .results import MODELS, Results
@@ -43,7 +43,7 @@ class Report:
             for row in rows
         ]
         content = {**results.to_dict(), "transcripts": transcripts}
-        if salt is not None and hides(content, self.task.personal):
+        if salt is not None and must_hide(content, self.task.personal):
             # The ids of the transcripts are names, too.
             content = redact(content, salt)
         content = without_paths(content)

@@ -13,7 +13,13 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from ..config import UnlearnConfig
-from ..hub.name_checks import REDACTED, check_name, check_texts, check_told, require_base_on_hub
+from ..hub.name_checks import (
+    REDACTED,
+    check_name,
+    check_texts,
+    check_upload_texts,
+    require_base_on_hub,
+)
 from ..hub.staging import link, stage
 from ..hub.upload import HubError, hub_failures
 from ..privacy.redaction import salt_of
@@ -37,7 +43,7 @@ def check_push_of_trainer(
     """
     names = [] if args.name_forgotten else args.hide_names
     check_name(repo_id, names)
-    check_told({"hub_revision": args.hub_revision}, names)
+    check_upload_texts({"hub_revision": args.hub_revision}, names)
     if isinstance(model, PeftModel):
         require_base_on_hub(model.active_peft_config.base_model_name_or_path)
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ from transformers.trainer_utils import TrainOutput
 from ..config import UnlearnConfig, as_unlearn_config
 from ..methods import Method, build_method, method_settings
 from ..per_sample.shards import sharded_modules
-from ..privacy.trackers import keep_names_from_trackers
+from ..privacy.trackers import refuse_names_in_trackers
 from ..report.html_page import Report
 from ..report.results import Results
 from ..report.run_layout import BEST
@@ -138,7 +138,7 @@ class UnlearnTrainer(LossBySample):
         if forget_dataset is not None:
             train_in_float32(self.model, self.optimizer)
         check_compatible(self.method, self)
-        keep_names_from_trackers(args, self.model, eval_dataset)
+        refuse_names_in_trackers(args, self.model, eval_dataset)
         warn_of_difference(self)
         self._start_record()
         if args.push_to_hub:
