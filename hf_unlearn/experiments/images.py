@@ -40,7 +40,8 @@ from .recipe import Recipe
 from .run import unlearn
 from .waiting import main_process_first
 
-PICTURES = 8  # of each split in misread.png
+# The most images of each split in misread.png.
+PICTURES = 8
 
 
 class ImageRecipe(Recipe):
@@ -122,7 +123,8 @@ class ImageRecipe(Recipe):
             config, own = (
                 AutoConfig.from_pretrained(given) if given else None for given in (name, start)
             )
-        except OSError:  # an adapter has no configuration; loading the model reports errors
+        except OSError:
+            # An adapter has no configuration. Loading the model reports errors.
             return
         # Raises where the number of labels differs.
         labels_of(self.splits.classes, config)

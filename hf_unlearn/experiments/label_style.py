@@ -24,7 +24,8 @@ from .reference_models import weights_digest
 
 logger = logging.getLogger(__name__)
 
-SAMPLES = 10  # utterances on which the styles are compared
+# The number of utterances on which the styles are compared.
+SAMPLES = 10
 TRANSCRIBED_AT_ONCE = 16
 
 

@@ -78,4 +78,5 @@ def _results_file(model: str) -> str | Path | None:
     try:
         return cached_file(model, RESULTS, **QUIET)
     except (OSError, ValueError):
-        return None  # loading the model reports what is wrong with its name
+        # Loading the model reports what is wrong with its name
+        return None

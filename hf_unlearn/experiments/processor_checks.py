@@ -39,7 +39,8 @@ def check_processors(recipe: Recipe) -> None:
             continue
         try:
             processor = recipe.processor_of(name)
-        except Exception as error:  # of many types: no processor was saved, the Hub is offline, ...
+        except Exception as error:
+            # Of many types: no processor was saved, the Hub is offline, ...
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             logger.warning(
                 f"{option}: {name} has no processor to compare, so the run's is assumed ({reason})"

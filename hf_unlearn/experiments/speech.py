@@ -40,7 +40,8 @@ from .speech_options import WhisperArguments
 from .tiny_whisper import build_model, build_processor, build_word_tokenizer
 from .waiting import main_process_first
 
-SHOWN = 8  # transcripts of each split in results.json and report.html
+# The transcripts of each split in results.json and report.html.
+SHOWN = 8
 
 
 class WhisperRecipe(Recipe):
@@ -68,7 +69,8 @@ class WhisperRecipe(Recipe):
         data.language = language_code(data.language or None)
         # An unknown normaliser is refused before the data are read.
         normalizer(options.normalize, data.language)
-        data.task = data.task or (data.language and "transcribe")  # the default of `generate`
+        # Transcribing is the default of `generate`.
+        data.task = data.task or (data.language and "transcribe")
         longest = self._load_processor(start) if start else options.max_target_positions
         with main_process_first(args):
             self.unprepared = load_splits(data, args.seed, self.forgotten_before.get("speaker", ()))

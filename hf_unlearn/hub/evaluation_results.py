@@ -45,9 +45,9 @@ def model_index(
 
 
 def evaluations(results: Results, hub_datasets: list[str]) -> list[EvalResultEntry]:
-    """Entries for `.eval_results`, which belong to a data set on the Hub; none without one.
+    """Entries for `.eval_results`, which belong to a dataset on the Hub; none without one.
 
-    The splits are those of unlearning, not the data set's own, and a note at each entry says so.
+    The splits are those of unlearning, not the dataset's own, and a note at each entry says so.
     """
     task, splits = task_of(results), results.unlearned or {}
     if not hub_datasets:

@@ -33,7 +33,7 @@ def write_card(
 ) -> ModelCard:
     """Writes the card as README.md into `folder`, or as the file `to`.
 
-    Without `to` it also writes .eval_results/unlearning.yaml if the data set is on the Hub.
+    Without `to` it also writes .eval_results/unlearning.yaml if the dataset is on the Hub.
     `results.card` holds further arguments of `build_card`, so that the card can be written again
     at any time.
     """
@@ -66,7 +66,7 @@ def _write_evaluations(
 
 
 def _naming_nobody(datasets: Any, results: Results) -> list[str]:
-    """The ids of data sets that do not name a forgotten person.
+    """The ids of datasets that do not name a forgotten person.
 
     The others are left out, because an id with a pseudonym in it would not exist.
     """
@@ -104,13 +104,13 @@ def build_card(
     """Builds the card from `results` and the template.
 
     Forgotten persons are not named unless `name_forgotten` is set; classes of images are
-    (`Task.personal` tells the two apart). License, language and data sets come from the base
+    (`Task.personal` tells the two apart). License, language and datasets come from the base
     model's card if they are not given.
 
     Args:
         base_model, datasets: ids on the Hub. Local folders are left out of the metadata, because
             the Hub refuses them.
-        dataset_names, dataset_args: names of the data sets for readers, and their configurations.
+        dataset_names, dataset_args: names of the datasets for readers, and their configurations.
         local: those of these names that were folders where the model was made (see
             `local_among`).
         language: one or several, as codes ("en") or names ("English"). Unknown ones are left out

@@ -51,7 +51,7 @@ def redact(results: Mapping[str, Any], salt: str) -> dict[str, Any]:
     """A copy of `results` without the ids of forgotten speakers, for everything that is published.
 
     - Each id under a key in IDENTIFYING becomes its pseudonym. So do the ids of retained speakers,
-      because anyone who has the data set could otherwise see who is missing.
+      because anyone who has the dataset could otherwise see who is missing.
     - In all other texts (command, paths, keys) the id of a forgotten speaker or utterance becomes
       its pseudonym, together with the rest of the path or utterance id, in any spelling or encoding
       (see `Mentions`). A very short id may also replace an unrelated number: when in doubt, text

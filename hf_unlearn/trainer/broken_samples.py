@@ -128,7 +128,7 @@ def _equal(padded: Tensor | None, alone: Tensor) -> bool:
 
 
 def sample_names(split: str, places: Iterable[int], indices: Iterable[int | None]) -> Iterator[str]:
-    """Names of samples for messages, with their index in the data set where it is known."""
+    """Names of samples for messages, with their index in the dataset where it is known."""
     for place, index in zip(places, indices):
         yield (
             f"{split} sample {index}"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..per_sample.reference import OWN_PARTS, count_samples, select_sample
 
-# How many rows of each data set, spread evenly over it, are tested before the training.
+# How many rows of each dataset, spread evenly over it, are tested before the training.
 ROWS = 8
 PADDING_MATTERS = (
     "padding changes the loss of a sample in {model}, so that the loss depends on the other "

@@ -80,7 +80,8 @@ class RetainBatches:
         self.batch: dict | None = None
         self.sampler: RetainSampler | None = None
         self._loaded: Iterator[dict] = iter(())
-        self._step: int | None = None  # of the batch drawn last
+        # The step of the batch drawn last.
+        self._step: int | None = None
 
     def of_current_step(self) -> dict:
         """The batch of the current optimizer step, the same one at every call."""

@@ -110,7 +110,7 @@ class SampleAccess:
     # ---- checks ----------------------------------------------------------------------------------
 
     def check_padding(self) -> None:
-        """Finds out whether padding changes losses, from some rows of each data set that the method
+        """Finds out whether padding changes losses, from some rows of each dataset that the method
         uses.
 
         Runs before data are loaded, because it decides how they are collated. With DeepSpeed or

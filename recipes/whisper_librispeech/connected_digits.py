@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 from hf_unlearn.data.speech import SAMPLING_RATE, decode_audio
 from hf_unlearn.experiments import run_script
 
-PAUSE = (0.05, 0.15)  # seconds between two recordings
+# Seconds between two recordings
+PAUSE = (0.05, 0.15)
 
 
 def read_takes(folder: Path) -> dict[tuple[str, str], list[tuple[str, np.ndarray]]]:
