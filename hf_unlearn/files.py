@@ -64,7 +64,7 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
         return _plain(value.tolist())
-    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON: convert it.")
+    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON: convert it")
 
 
 def one_line(error: BaseException) -> str:

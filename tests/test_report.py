@@ -132,7 +132,7 @@ def test_plot_shows_curves_levels_and_wishes(tmp_path, drawn):
     levels = [ys[0] for xs, ys in lines if list(xs) == [0, 1]]
     assert sorted(levels) == [1.25, 10.0, 60.0]
     assert axes.get_xlabel() == "optimizer steps of unlearning"
-    assert axes.get_ylabel() == "WER (%) of each data split"
+    assert axes.get_ylabel() == "WER (%)"
     texts = " ".join(text.get_text() for text in axes.texts)
     assert "90 %, should rise" in texts and "6 %, should not change" in texts
     assert "dashed: retrained without the speaker" in texts

@@ -110,7 +110,7 @@ def test_a_plot_has_the_users_scale(tmp_path, monkeypatch):
     results = user_results(mcc=-0.25)
     plot_history(results.history, tmp_path / "x.png", task=task_of(results))
     axes = drawn[0].axes[0]
-    assert axes.get_ylabel() == "mcc of each data split" and axes.get_ylim()[0] < -0.25
+    assert axes.get_ylabel() == "mcc" and axes.get_ylim()[0] < -0.25
     assert "%" not in " ".join(text.get_text() for text in axes.texts)
 
 

@@ -63,6 +63,8 @@ class ImageRecipe(Recipe):
         args.label_names = ["labels"]
         single = bool(data.forget_samples or data.forget_ids)
         self.task = "samples" if single else "classes"
+        # {split: (logits, labels)} of the model that was measured last
+        self.outputs: dict[str, tuple] = {}
         self.forgotten_before = forgotten_before(options.model)
         # The other processes find the data in the cache.
         with main_process_first(args):

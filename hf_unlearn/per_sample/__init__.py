@@ -17,6 +17,7 @@ The words of this package:
     recorder: writes the trace in the forward pass.
     tap: an identity after a call's output, which gets the output's gradient in the backward pass.
     rows: the per-sample gradients of one use, in a form that need not be materialised.
+    line: a row of a weight (its values at one index of the first axis), to tell it from these rows.
 """
 
 from .engine import PerSampleEngine

@@ -74,8 +74,8 @@ def plot_history(
     curves = {split: curve for split, curve in curves.items() if curve}
     if not curves:
         raise ValueError(
-            f"No row of the history has a step and check_<split>_{metric}: set check_steps so that "
-            "checks run."
+            f"no row of the history has a step and check_<split>_{metric}: set check_steps so that "
+            "checks run"
         )
     figure = Figure(figsize=(8.5, 4.8), layout="constrained")
     axes = figure.add_subplot()
@@ -92,7 +92,7 @@ def plot_history(
     _draw_labels(axes, labels, 0.13 * (top - bottom))
     _describe(axes, title, _legend(task, original, retrained))
     axes.set_xlabel("optimizer steps of unlearning")
-    axes.set_ylabel(f"{task.metrics.get(metric, metric)} of each data split")
+    axes.set_ylabel(task.metrics.get(metric, metric))
     FigureCanvasAgg(figure).print_figure(path, dpi=150)
     return Path(path)
 

@@ -16,6 +16,7 @@ from torch import nn
 from transformers.utils import find_adapter_config_file, logging
 
 from ..files import link_or_copy
+from ..methods.outputs import peft_configs
 from .checkpoint_files import folder_written_whole
 from .earlier_run import FULL_WEIGHTS, MODEL_CONFIGS, weights_in
 from .exchange import all_processes
@@ -101,8 +102,7 @@ def keep_merged(model: nn.Module, output_dir: str, *, main: bool) -> None:
 def warn_if_base_differs(model: nn.Module) -> None:
     """Warns if the folder that an adapter names as its base holds other weights than the model it
     is trained on."""
-    # only peft models have this attribute
-    for config in getattr(model, "peft_config", {}).values():
+    for config in peft_configs(model).values():
         folder = Path(config.base_model_name_or_path or "")
         if not config.base_model_name_or_path or not folder.is_dir():
             continue
@@ -139,8 +139,7 @@ def keep_base(model: nn.Module, output_dir: str, *, main: bool) -> None:
     Args:
         main: whether this process is the one that writes.
     """
-    # only peft models have this attribute
-    for config in getattr(model, "peft_config", {}).values():
+    for config in peft_configs(model).values():
         name = config.base_model_name_or_path
         base = Path(name or "")
         if not name or not base.is_dir() or not base.samefile(output_dir):

@@ -16,7 +16,7 @@ from transformers.utils import logging
 from ..config import UnlearnConfig
 from ..files import written_whole
 from ..metrics.scales import ScaleCheck, scale_of
-from ..per_sample.shards import fill, made_whole, own_parameters
+from ..per_sample.shards import copy_into, gather_to_main, own_parameters
 from ..report.run_layout import BEST
 from .rules import Rule, split_of
 from .run_record import RunRecord
@@ -187,7 +187,7 @@ class StoppingRules(TrainerCallback):
                 shutil.copyfile(path, partial)
 
     def _save_best(self) -> None:
-        tensors = {name: made_whole(p) for name, p in self._trained()}
+        tensors = {name: gather_to_main(p) for name, p in self._trained()}
         if self.trainer.is_world_process_zero():
             tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
             with written_whole(self._best_file) as partial:
@@ -197,7 +197,7 @@ class StoppingRules(TrainerCallback):
         self.trainer.accelerator.wait_for_everyone()
         tensors = load_file(self._best_file)
         for name, p in self._trained():
-            fill(p, tensors[name])
+            copy_into(p, tensors[name])
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         own_parameters(self.trainer.model)
