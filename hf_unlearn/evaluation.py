@@ -18,10 +18,7 @@ from .metrics.normalizers import UNSPACED, language_code, normalizer
 from .metrics.privacy import features
 from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy
 from .metrics.scales import in_percent
-from .per_sample.inputs import own_copy
-
-# The label that losses ignore. Trainer also pads with it between batches and processes.
-IGNORED = -100
+from .per_sample.inputs import IGNORE_INDEX, own_copy
 
 
 def asr_metrics(
@@ -97,8 +94,8 @@ def _transcribe(tokenizer: PreTrainedTokenizerBase, predictions: np.ndarray) -> 
         return _decode(tokenizer, predictions)
     if predictions.ndim == 3:
         # frames that Trainer has padded
-        padding = (predictions == IGNORED).all(-1)
-        predictions = np.where(padding, IGNORED, predictions.argmax(-1))
+        padding = (predictions == IGNORE_INDEX).all(-1)
+        predictions = np.where(padding, IGNORE_INDEX, predictions.argmax(-1))
     # Repeats are merged before blanks are dropped: the blank between both l keeps "hello" from
     # becoming "helo".
     merged = [[token for token, _ in itertools.groupby(row)] for row in predictions.tolist()]
@@ -123,7 +120,7 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> list[str]:
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     options = {"group_tokens": False} if _is_ctc(tokenizer) else {}
-    tokens = [token for token in ids if token != IGNORED]
+    tokens = [token for token in ids if token != IGNORE_INDEX]
     return tokenizer.decode(tokens, skip_special_tokens=True, **options)
 
 

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..per_sample.inputs import IGNORE_INDEX
+
 # Suffixes of the class names of models that predict sequences.
 SEQUENCE_MODELS = (
     "ForCTC",
@@ -125,7 +127,7 @@ def distillation(student: Tensor, teacher: Tensor, labels: Tensor, temperature: 
     log_p, log_q = (F.log_softmax(logits / temperature, dim=-1) for logits in (teacher, student))
     # (k, L)
     divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
-    counted = labels != -100
+    counted = labels != IGNORE_INDEX
     return temperature**2 * (divergence * counted).sum(1) / counted.sum(1).clamp_min(1)
 
 
@@ -137,7 +139,7 @@ def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
         labels: (k, L), -100 where padded.
     """
     losses = F.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none"
+        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
     )
     return -losses.view(labels.shape).sum(1)
 

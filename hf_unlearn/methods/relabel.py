@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..per_sample.inputs import IGNORE_INDEX
 from .base import Preparation, Step
 from .outputs import class_labels, is_causal
 from .weighted import WeightedSum
@@ -95,7 +96,7 @@ class RandomLabel(WeightedSum):
             for n, own in enumerate(labels)
         ]
         # (k, L), the longest of the new transcripts
-        wrong = pad_sequence(others, batch_first=True, padding_value=-100).to(labels.device)
+        wrong = pad_sequence(others, batch_first=True, padding_value=IGNORE_INDEX).to(labels.device)
         batch = {**step.forget_batch, "labels": wrong}
         # These belong to the true label. The model makes new ones from the wrong label.
         for name in ("decoder_input_ids", "decoder_attention_mask"):
@@ -115,4 +116,4 @@ class RandomLabel(WeightedSum):
 
 
 def _without_padding(labels: Tensor) -> Tensor:
-    return labels[labels != -100].cpu()
+    return labels[labels != IGNORE_INDEX].cpu()

@@ -14,15 +14,12 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..methods.outputs import base_model
 from ..per_sample import SampleMeanLoss
-from ..per_sample.inputs import inputs_kept, own_copy
+from ..per_sample.inputs import IGNORE_INDEX, inputs_kept, own_copy
 from ..per_sample.reference import count_samples
 from ..per_sample.shards import sharded_modules
 from . import deepspeed
 from .loading import LoadingTrainer
 from .precision import weights_kept
-
-# The label of positions that have none.
-IGNORED = -100
 
 
 class LossBySample(LoadingTrainer):
@@ -148,7 +145,7 @@ class LossBySample(LoadingTrainer):
         if "shift_labels" not in inputs and self._shifts_labels():
             labels = labels[..., 1:]
         # (k, labels of one sample)
-        has_label = labels.ne(IGNORED).reshape(count_samples(inputs), -1)
+        has_label = labels.ne(IGNORE_INDEX).reshape(count_samples(inputs), -1)
         return has_label.sum(1)
 
     def _shifts_labels(self) -> bool:
