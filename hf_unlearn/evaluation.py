@@ -50,7 +50,7 @@ def asr_metrics(
         references: {a label's text: the true text}, for labels that are written in another style.
 
     Returns:
-        function of an EvalPrediction -> {"wer", "wer_low", "wer_high", "cer", "cer_low",
+        Function of an EvalPrediction -> {"wer", "wer_low", "wer_high", "cer", "cer_low",
         "cer_high"}, in percent. Where normalisation empties a reference ("um"), it adds no words,
         and the words predicted for it count as insertions. The function's attribute `scoring` is
         {"normalizer": name, "leads": the error rate to judge by}: "cer" for languages without
@@ -251,7 +251,7 @@ def relearning_steps(
         accuracy: percent of the batch that has to be classified correctly.
 
     Returns:
-        the number of steps, 0 if nothing has to be learned; None if `max_steps` are not enough.
+        The number of steps, 0 if nothing has to be learned; None if `max_steps` are not enough.
     """
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in batch.items()}

@@ -59,7 +59,7 @@ def hold_out(
     groups are trained on whole.
 
     Returns:
-        training rows; held-out rows.
+        Training rows; held-out rows.
 
     Raises:
         ValueError: the share is not in [0, 1).

@@ -24,7 +24,7 @@ def unlearn(recipe: Recipe) -> dict:
     what these options say.
 
     Returns:
-        the content of results.json (the plan for `dry_run`, evaluation.json for `evaluate`).
+        The content of results.json (the plan for `dry_run`, evaluation.json for `evaluate`).
 
     Raises:
         ValueError: the options do not fit each other, the data or the model. All that can be known

@@ -87,7 +87,7 @@ def halves(sizes: Sequence[int], models: int, seed: int) -> np.ndarray:
         sizes: the sizes of the groups, whose samples follow one another.
 
     Returns:
-        bools of shape (models, samples). Each even row marks half of the samples, and the row below
+        Bools of shape (models, samples). Each even row marks half of the samples, and the row below
         it the other half.
     """
     pairs, rng = models // 2, np.random.default_rng(seed)

@@ -55,7 +55,7 @@ def stage(
         merge: merge an adapter into its base model.
 
     Returns:
-        the names that nothing in `target` may mention.
+        The names that nothing in `target` may mention.
 
     Raises:
         ValueError: there is no results.json; the base model of an adapter is not on the Hub; a file

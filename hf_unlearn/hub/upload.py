@@ -52,7 +52,7 @@ def push_folder(
         merge: merge an adapter into its base model first.
 
     Returns:
-        the commit.
+        The commit.
 
     Raises:
         ValueError: the folder cannot be published as it is; nothing was sent.

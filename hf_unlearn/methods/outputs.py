@@ -95,7 +95,7 @@ def label_rows(logits: Tensor, labels: Tensor, causal: bool) -> tuple[Tensor, Te
         causal: the logits at a position predict the next label.
 
     Returns:
-        logits (k, L, V), at least in float32, and labels (k, L). L is 1 for classes.
+        Logits (k, L, V), at least in float32, and labels (k, L). L is 1 for classes.
 
     Raises:
         ValueError: there is not one row of logits for each label.

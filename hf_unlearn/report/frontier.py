@@ -16,7 +16,7 @@ def frontier(results: Results, task: Task) -> dict[str, Any] | None:
     """Plots the first metric of unseen data (test) against that of the forgotten data (forget).
 
     Returns:
-        the axes' labels and ticks, the path of the checks as (x, y, step), and one point for each
+        The axes' labels and ticks, the path of the checks as (x, y, step), and one point for each
         model as (x, y, name), in the units of the viewBox. None if no check, or no model, has
         both metrics.
     """

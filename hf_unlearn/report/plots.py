@@ -64,7 +64,7 @@ def plot_history(
             in the split's colour.
 
     Returns:
-        the path.
+        The path.
 
     Raises:
         ValueError: no row of the history holds a check.

@@ -118,7 +118,7 @@ class SampleExchange:
         """Exchanges the lengths of the rows of each use of a parameter.
 
         Returns:
-            the `_length` of each use, as the maximum over processes, because padding differs; and
+            The `_length` of each use, as the maximum over processes, because padding differs; and
             whether the forms of rows differ between processes, because of the lengths of their
             batches or because one process met shapes that a rule does not expect.
 

@@ -247,7 +247,7 @@ def labels_digest(dataset: Any, label_names: list[str]) -> int | None:
     Hub.
 
     Returns:
-        the digest; None if the dataset is a stream or has no such labels.
+        The digest; None if the dataset is a stream or has no such labels.
     """
     if not length_or_none(dataset):
         return None
