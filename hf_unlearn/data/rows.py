@@ -25,7 +25,7 @@ class RowKind:
     The uniform rows have the columns "id", `owner`, `content` and, if `has_text`, "text". These are
     also the roles that a source's own columns play.
 
-    Args:
+    Attributes:
         owner, owners: what can be forgotten as a whole: "speaker", "speakers".
         content: the column of the files: "audio".
         files: what messages call its values: "audio files".
@@ -139,10 +139,10 @@ def check_owners(
     known = sorted(set(known))
     for name in wanted:
         if name not in known:
-            nearest = ", ".join(repr(near) for near in get_close_matches(name, known, cutoff=0))
+            nearest = " or ".join(repr(near) for near in get_close_matches(name, known, cutoff=0))
             raise ValueError(
-                f"unknown {kind.owner} {name!r} in {source}: the nearest of its {len(known)} "
-                f"{kind.owners}: {nearest}"
+                f"unknown {kind.owner} {name!r} in {source}, which has {len(known)} "
+                f"{kind.owners}: did you mean {nearest}?"
             )
 
 

@@ -104,7 +104,7 @@ class TestSources:
             load_speech(folder, split="train")
         with pytest.raises(
             ValueError,
-            match="unknown speaker '7' in .*: the nearest of its 2 speakers: '007', '008'",
+            match="unknown speaker '7' in .*, which has 2 speakers: did you mean '007' or '008'",
         ):
             load_speech(folder, split="train", speakers=[7], **FOLDER)
         with pytest.raises(

@@ -130,7 +130,7 @@ def test_refusals(make_rows):
     rows = make_rows("abc", 4)
     with pytest.raises(
         ValueError,
-        match="unknown speaker 'aa' in the training split: the nearest of its 3 speakers: 'a', ",
+        match="unknown speaker 'aa' in the training split, which has 3 speakers: did you mean 'a'",
     ):
         split(rows, ["aa"])
     with pytest.raises(
@@ -206,7 +206,8 @@ def test_refusals_before_anything_is_loaded(args):
     with pytest.raises(ValueError, match="speaker 007 is in both"):
         load_splits(replace(args, retain_speakers=["007"]), seed=0)
     with pytest.raises(
-        ValueError, match="unknown speaker '009' in .*: the nearest of its 2 speakers: '008', '007'"
+        ValueError,
+        match="unknown speaker '009' in .*, which has 2 speakers: did you mean '008' or '007'",
     ):
         load_splits(replace(args, forget_speakers=["009"]), seed=0)
 
