@@ -41,7 +41,7 @@ def test_mistakes_are_one_line(capsys, tmp_path):
     (tmp_path / "mine.yaml").write_text("alpha: 0.5\n")
     assert "no recipe" in fails(capsys, "run", tmp_path / "mine.yaml")
     assert "the configuration is missing" in fails(capsys, "run")
-    assert "which model" in fails(capsys, "evaluate", tmp_path / "mine.yaml")
+    assert "--model is missing" in fails(capsys, "evaluate", tmp_path / "mine.yaml")
     assert "no configuration file" in fails(capsys, "compare", tmp_path / "no.yaml")
     assert "give the output_dir" in fails(capsys, "card", tmp_path)
     assert "give the output_dir" in fails(capsys, "push", tmp_path, "--repo_id", "me/model")

@@ -209,7 +209,7 @@ class TestSplits:
         [
             (
                 {"forget_classes": ["doge"]},
-                "unknown class 'doge' .* nearest of its 3 classes: 'dog'",
+                "unknown class 'doge' .* which has 3 classes: did you mean 'dog'",
             ),
             ({"forget_classes": []}, "nothing to forget"),
             ({"forget_classes": CLASSES}, "no class but those to forget"),
