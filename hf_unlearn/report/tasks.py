@@ -132,7 +132,7 @@ def task_of(results: Results) -> Task:
         task = replace(task, metrics={leading: task.metrics[leading], **task.metrics})
     if results.pipeline is not None:
         task = replace(task, pipeline=results.pipeline)
-    without_recipe = task.units == "samples"
+    without_recipe = results.task == "data"
     percent = (results.scale or (GIVEN if without_recipe else PERCENT)) == PERCENT
     if percent and not without_recipe:
         return task

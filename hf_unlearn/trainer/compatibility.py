@@ -233,23 +233,19 @@ def _check_shards(method: Method, trainer: Trainer, refuse: Refuse) -> None:
     if args.torch_compile:
         refuse("torch_compile with FSDP", "it is not tested", "Set it to False.")
     if by_accelerate:
-        _check_accelerate(trainer, refuse)
+        _check_sharded_by_accelerate(trainer, refuse)
     else:
         _check_sharded_by_hand(trainer, sharded, refuse)
 
 
-def _check_accelerate(trainer: Trainer, refuse: Refuse) -> None:
-    """accelerate shards the model; it is also told to save whole state dicts, which from_pretrained
-    can load."""
-    accelerator = trainer.accelerator
-    if accelerator.mixed_precision == "fp16":
+def _check_sharded_by_accelerate(trainer: Trainer, refuse: Refuse) -> None:
+    """What does not work if accelerate shards the model."""
+    if trainer.accelerator.mixed_precision == "fp16":
         refuse(
             "fp16 with FSDP",
             "its gradient scaler is not tested with sharded gradients",
             "Use bf16.",
         )
-    if accelerator.is_fsdp2:
-        accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
 
 
 def _check_sharded_by_hand(trainer: Trainer, sharded: Iterable[DTensor], refuse: Refuse) -> None:

@@ -31,7 +31,7 @@ from .compatibility import NO_FORGET, check_compatible, check_data, check_deepsp
 from .earlier_run import EarlierRun
 from .exchange import failures_told
 from .loss import LossBySample
-from .model_setup import put_in_training_mode, set_up_model
+from .model_setup import put_in_training_mode, save_whole_state_dicts, set_up_model
 from .nonfinite import SkippedSteps
 from .overlap import warn_of_overlap
 from .precision import train_in_float32
@@ -138,6 +138,8 @@ class UnlearnTrainer(LossBySample):
         if forget_dataset is not None:
             train_in_float32(self.model, self.optimizer)
         check_compatible(self.method, self)
+        if forget_dataset is not None:
+            save_whole_state_dicts(self.accelerator)
         refuse_names_in_trackers(args, self.model, eval_dataset)
         warn_of_difference(self)
         self._start_record()
