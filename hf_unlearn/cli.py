@@ -31,6 +31,7 @@ from .privacy.redaction import salt_of
 from .report.environment import environment
 from .report.result_tables import results_table
 from .report.results import Results
+from .report.run_layout import CARD, PLOT
 from .yaml_files import read_yaml
 
 # A command may return an exit code.
@@ -46,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments, options = build_parser().parse_known_args(argv)
     if options and arguments.function not in (run, evaluate):
         print(
-            f"error: unknown: {' '.join(options)}; hf-unlearn {arguments.command} --help",
+            f"error: unknown option {' '.join(options)} "
+            f"(see hf-unlearn {arguments.command} --help)",
             file=sys.stderr,
         )
         return 2
@@ -153,7 +155,7 @@ def evaluate(arguments: argparse.Namespace, options: list[str]) -> None:
     evaluation.json."""
     helped = {"-h", "--help"} & set(options)
     if not helped and not any(option.split("=")[0] == "--model" for option in options):
-        raise ValueError("which model? Give --model, a folder or Hub id")
+        raise ValueError("--model is missing: give a folder or Hub id")
     _start(arguments, options if helped else ["--evaluate", "true", "--gold", "none", *options])
 
 
@@ -164,7 +166,7 @@ def _start(arguments: argparse.Namespace, options: list[str]) -> None:
         return
     if arguments.config is None:
         raise ValueError(
-            "which configuration? Give a YAML file or a recipe's name first, such as "
+            "the configuration is missing: give a YAML file or a recipe's name first, such as "
             "recipes/demo/demo.yaml or digits"
         )
     script, config = _script_and_configuration(arguments.config, options)
@@ -236,16 +238,16 @@ def card(arguments: argparse.Namespace, _: list[str]) -> None:
     """Prints a run's table, and writes its model card from results.json."""
     folder, to = arguments.folder, arguments.to
     results = Results.read(folder)
-    plot = folder / "forgetting.png"
+    plot = folder / PLOT
     if plot.exists():
-        results["card"] = {**results.get("card", {}), "plot": f"{to.stem}.png" if to else plot.name}
+        results.card["plot"] = f"{to.stem}.png" if to else plot.name
     written = write_card(
         folder, results, salt_of(folder), name_forgotten=arguments.name_forgotten, to=to
     )
     if to and plot.exists():
         shutil.copyfile(plot, to.with_suffix(".png"))
-    print(results_table(results) if results.get("unlearned") else written.text)
-    print(f"\nthe card is in {to or folder / 'README.md'}")
+    print(results_table(results) if results.unlearned else written.text)
+    print(f"\nthe card is in {to or folder / CARD}")
 
 
 def push(arguments: argparse.Namespace, _: list[str]) -> None:

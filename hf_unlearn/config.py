@@ -39,8 +39,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         default="orthograd",
         metadata={
             "help": "The unlearning method, by its name in hf_unlearn.METHODS, such as orthograd, "
-            "gradient_difference or scrub; the README lists them all. In Python, a Method instance "
-            "works too."
+            "gradient_difference or scrub; docs/methods.md lists them all. In Python, a Method "
+            "instance works too."
         },
     )
     alpha: float = field(
@@ -268,7 +268,8 @@ def as_unlearn_config(args: TrainingArguments | None) -> UnlearnConfig:
 
     The result is a copy that is an instance of both the same class and `UnlearnConfig`: fields,
     properties and methods of the subclass stay. Missing fields get their defaults. A
-    `logging_steps` of 500, the default of plain arguments, becomes that of UnlearnConfig.
+    `logging_steps` of 500, the default of plain arguments, becomes that of UnlearnConfig, even if
+    it was set explicitly, because the two cannot be told apart.
 
     Raises:
         TypeError: args are no TrainingArguments.

@@ -13,16 +13,13 @@ from tqdm.auto import tqdm
 from transformers import EvalPrediction, PreTrainedTokenizerBase, ProcessorMixin, Trainer
 from transformers.trainer_utils import PredictionOutput
 
+from .metrics.entries import is_metric
 from .metrics.normalizers import UNSPACED, language_code, normalizer
 from .metrics.privacy import features
 from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy, f1_macro, looping
 from .metrics.sample_features import ctc_losses
 from .metrics.scales import in_percent
-from .per_sample.inputs import own_copy
-from .report.tasks import is_metric
-
-# The label that losses ignore. Trainer also pads with it between batches and processes.
-IGNORED = -100
+from .per_sample.inputs import IGNORE_INDEX, own_copy
 
 
 def asr_metrics(
@@ -57,7 +54,7 @@ def asr_metrics(
             tokens are dropped. By default they are where the tokenizer can merge repeats itself.
 
     Returns:
-        function of an EvalPrediction -> {"wer", "wer_low", "wer_high", "cer", "cer_low",
+        Function of an EvalPrediction -> {"wer", "wer_low", "wer_high", "cer", "cer_low",
         "cer_high", "loops"}, in percent. "loops" is the share of predictions that repeat
         themselves (see `metrics.quality.looping`). Where normalisation empties a reference ("um"),
         it adds no words, and the words predicted for it count as insertions. The function's
@@ -108,8 +105,8 @@ def _transcribe(
         return _decode(tokenizer, predictions)
     if predictions.ndim == 3:
         # frames that Trainer has padded
-        padding = (predictions == IGNORED).all(-1)
-        predictions = np.where(padding, IGNORED, predictions.argmax(-1))
+        padding = (predictions == IGNORE_INDEX).all(-1)
+        predictions = np.where(padding, IGNORE_INDEX, predictions.argmax(-1))
     # Repeats are merged before blanks are dropped: the blank between both l keeps "hello" from
     # becoming "helo".
     merged = [[token for token, _ in itertools.groupby(row)] for row in predictions.tolist()]
@@ -133,15 +130,15 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> list[str]:
     ids = np.asarray(ids)
     if ids.ndim != 2:
         raise ValueError(
-            f"Token ids of shape (utterances, tokens) are needed, got {ids.shape}: scores instead "
-            "of generated ids? Set predict_with_generate=True."
+            f"token ids of shape (utterances, tokens) are needed, got {ids.shape}: scores instead "
+            "of generated ids? Set predict_with_generate=True"
         )
     return [_text(tokenizer, row) for row in ids.tolist()]
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     options = {"group_tokens": False} if _groups_tokens(tokenizer) else {}
-    tokens = [token for token in ids if token != IGNORED]
+    tokens = [token for token in ids if token != IGNORE_INDEX]
     return tokenizer.decode(tokens, skip_special_tokens=True, **options)
 
 
@@ -153,7 +150,7 @@ def classification_metrics(evaluated: EvalPrediction) -> dict[str, float]:
     Raises:
         ValueError: the model's first output is not logits of shape (n, classes).
     """
-    return accuracy(logits_of(evaluated).argmax(1), evaluated.label_ids)
+    return accuracy(prediction_logits(evaluated).argmax(1), evaluated.label_ids)
 
 
 # Stopping rules are checked against these names.
@@ -168,7 +165,7 @@ def f1_metrics(evaluated: EvalPrediction) -> dict[str, float]:
     Raises:
         ValueError: as `classification_metrics`.
     """
-    predicted = logits_of(evaluated).argmax(1)
+    predicted = prediction_logits(evaluated).argmax(1)
     rates = accuracy(predicted, evaluated.label_ids)
     return rates | {"f1_macro": f1_macro(predicted, evaluated.label_ids)}
 
@@ -176,7 +173,7 @@ def f1_metrics(evaluated: EvalPrediction) -> dict[str, float]:
 f1_metrics.metric_names = [*classification_metrics.metric_names, "f1_macro"]
 
 
-def logits_of(evaluated: EvalPrediction | PredictionOutput) -> np.ndarray:
+def prediction_logits(evaluated: EvalPrediction | PredictionOutput) -> np.ndarray:
     """The logits (n, classes) in an EvalPrediction or in the result of `predict`.
 
     Raises:
@@ -186,7 +183,7 @@ def logits_of(evaluated: EvalPrediction | PredictionOutput) -> np.ndarray:
     logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
     if logits.ndim != 2:
         raise ValueError(
-            f"Logits of shape (samples, classes) are needed, got {logits.shape}: is this a "
+            f"logits of shape (samples, classes) are needed, got {logits.shape}: is this a "
             "classifier?"
         )
     return logits
@@ -213,7 +210,7 @@ def evaluate_splits(trainer: Trainer, datasets: dict[str, Dataset]) -> dict[str,
     for name, size in sizes.items():
         if size == 0:
             raise ValueError(
-                f"Split {name!r} has no samples to evaluate: leave it out, or select more samples."
+                f"split {name!r} has no samples to evaluate: leave it out, or select more samples"
             )
     quiet = trainer.args.disable_tqdm or not trainer.is_world_process_zero()
     results, bar = {}, tqdm(datasets.items(), disable=quiet, unit="split")
@@ -254,8 +251,8 @@ def sample_features(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]
             return {"loss": ctc_losses(logits, labels, model.config.pad_token_id)}
         if logits.shape[:-1] != labels.shape:
             raise ValueError(
-                f"Logits of shape {tuple(logits.shape)} do not match labels of shape "
-                f"{tuple(labels.shape)} one to one."
+                f"logits of shape {tuple(logits.shape)} do not match labels of shape "
+                f"{tuple(labels.shape)} one to one"
             )
         found = features(logits.float().cpu().numpy(), labels.cpu().numpy())
         return {
@@ -303,14 +300,15 @@ def relearning_steps(
         accuracy: percent of the batch that has to be classified correctly.
 
     Returns:
-        the number of steps, 0 if nothing has to be learned; None if `max_steps` are not enough.
+        The number of steps, 0 if nothing has to be learned; None if `max_steps` are not enough.
     """
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in batch.items()}
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
-    model.eval()  # no dropout, so that the number of steps depends on the model alone
+    # no dropout, so that the number of steps depends on the model alone
+    model.eval()
     for step in range(max_steps + 1):
         output = model(**own_copy(batch))
         correct = int((output["logits"].argmax(-1) == batch["labels"]).sum())

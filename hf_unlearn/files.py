@@ -1,10 +1,12 @@
-"""Reads text files in any Unicode encoding, and writes files atomically."""
+"""Reads text files in any Unicode encoding, writes files atomically, links them, and
+puts error messages on one line."""
 
 import codecs
 import contextlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,14 @@ def written_whole(target: Path) -> Iterator[Path]:
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-links a file that will not change, or copies it where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def write_json(path: str | Path, content: dict) -> None:
@@ -54,7 +64,12 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
         return _plain(value.tolist())
-    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON: convert it.")
+    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON: convert it")
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error, on one line."""
+    return " ".join(str(error).split())
 
 
 # UTF-32 comes first because its little-endian mark starts with that of UTF-16.

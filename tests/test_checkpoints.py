@@ -15,6 +15,7 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import set_seed
 
+from hf_unlearn.report.run_layout import BEST
 from hf_unlearn.trainer import stopping
 from hf_unlearn.trainer.checkpoint_files import find_checkpoint, folder_written_whole, last_complete
 from hf_unlearn.trainer.preemption import EXIT_CODE
@@ -380,5 +381,5 @@ def test_the_best_model_of_a_later_step_is_forgotten_on_resume(tmp_path):
     trainer = trainer_of(tmp_path, [At(3, interrupt)], **options)
     with pytest.raises(KeyboardInterrupt):
         trainer.train(resume_from_checkpoint=f"{tmp_path}/checkpoint-2")
-    kept, saved = tmp_path / stopping.BEST, tmp_path / "checkpoint-2" / stopping.BEST
+    kept, saved = tmp_path / BEST, tmp_path / "checkpoint-2" / BEST
     assert kept.read_bytes() == saved.read_bytes()

@@ -462,7 +462,7 @@ def test_values_of_the_wrong_form_are_refused(option, value, message, tmp_path, 
         ({"report_on": ["anna", "bert"]}, "anna in tune_on and report_on"),
         (
             {"methods": {"orthograd": [{"alpha": 0.5}], "finetune": []}},
-            "as many settings of every method",
+            "the same number of settings for every method",
         ),
         ({"methods": {"orthograd": [{"alpha": 0.1}]}}, "no run of orthograd finished"),
         ({"score": "test_f1"}, "whether a greater f1 is a better score"),

@@ -69,7 +69,7 @@ def logged(trainer, name: str) -> list[float]:
         (1e3, {}),
         (1.0, {"granularity": "model"}),
         (1e-2, {"optim": "adamw_torch", "alpha": 0.5}),
-        (1.0, {"method": "gradient_difference"}),
+        (1.0, {"method": "gradient_difference", "alpha": 0.5}),
     ],
 )
 def test_the_bound_holds_and_is_used_at_any_rate(model, tmp_path, rate, options):

@@ -126,7 +126,7 @@ class TestNumbersDescribeTheSavedWeights:
         assert f"{rows[1]:.3f}" in text and f"{rows[3]:.3f}" not in text
         # logged at step 3, with the weights of step 1
         trainer.evaluate()
-        assert trainer.own_results()["unlearned"]["test"]["loss"] == pytest.approx(said, rel=1e-6)
+        assert trainer.own_results().unlearned["test"]["loss"] == pytest.approx(said, rel=1e-6)
 
     def test_of_the_best_model_that_has_a_checkpoint(self, tmp_path):
         """The best evaluation may be of a step that was not saved; then an earlier one is
@@ -140,7 +140,7 @@ class TestNumbersDescribeTheSavedWeights:
         trainer.train()
         best = int(trainer.state.best_model_checkpoint.rpartition("-")[2])
         assert trainer.stopping.get("restored_step", 3) == best
-        logged = trainer.own_results()["unlearned"]["test"]["loss"]
+        logged = trainer.own_results().unlearned["test"]["loss"]
         assert trainer.evaluate()["eval_test_loss"] == pytest.approx(logged, rel=1e-6)
 
     def test_without_an_evaluation_of_these_weights_there_is_none(self, tmp_path):
@@ -149,7 +149,7 @@ class TestNumbersDescribeTheSavedWeights:
         )
         trainer.train()
         trainer.state.log_history = [row for row in trainer.state.log_history if row["step"] < 3]
-        assert trainer.own_results()["unlearned"] is None
+        assert trainer.own_results().unlearned is None
 
     def test_of_the_model_that_an_abort_restores(self, tmp_path):
         options = {
@@ -166,7 +166,8 @@ class TestNumbersDescribeTheSavedWeights:
         report = trainer.stopping
         assert report["reason"] == "aborted" and report["restored_step"] < report["step"]
         trainer.evaluate()
-        said = trainer.own_results()["unlearned" if report["restored_step"] else "original"]
+        results = trainer.own_results()
+        said = results.unlearned if report["restored_step"] else results.original
         rows = [row for row in trainer.state.log_history if "eval_test_loss" in row]
         assert rows[-1]["weights_step"] == report["restored_step"]
         assert said["test"]["loss"] == rows[-1]["eval_test_loss"] <= 4.2
@@ -203,7 +204,7 @@ class TestNoStep:
         checkpoint = self.ordinary(tmp_path)
         trainer = trainer_of(tmp_path, max_steps=7)
         with pytest.raises(
-            ValueError, match="checkpoint-7 is of ordinary training, not of unlearning"
+            ValueError, match="checkpoint-7 comes from ordinary training, not from unlearning"
         ):
             trainer.train(resume_from_checkpoint=str(checkpoint))
         with pytest.raises(ValueError, match="no complete checkpoint"):

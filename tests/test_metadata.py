@@ -17,12 +17,13 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.experiments.images import ImageRecipe
-from hf_unlearn.experiments.processors import check_processors, difference
+from hf_unlearn.experiments.processor_checks import check_processors, describe_difference
 from hf_unlearn.hub.metadata import is_path, language_codes, listed, shown
 from hf_unlearn.hub.model_card import build_card, write_card
 from hf_unlearn.hub.usage import NEEDED, processor_parts, saved_parts, usage
 from hf_unlearn.report.best_effort import warn_if_not_written
 from hf_unlearn.report.environment import emissions
+from hf_unlearn.report.results import Results
 from tests.test_model_card import RESULTS, SALT
 from tests.tiny import make_trainer, tiny_whisper
 
@@ -53,7 +54,11 @@ def test_a_text_is_one_entry_and_not_its_letters():
 def test_scalars_of_a_base_card_and_of_users(tmp_path, tags):
     (tmp_path / "README.md").write_text("---\nlanguage: no\ndatasets: moz\ntags: x\n---\n")
     data = build_card(
-        RESULTS, base_model=str(tmp_path), datasets="me/speech", tags=tags, salt=SALT
+        Results.from_dict(RESULTS),
+        base_model=str(tmp_path),
+        datasets="me/speech",
+        tags=tags,
+        salt=SALT,
     ).data
     assert data.datasets == ["me/speech", "moz"] and data.language == "no"
     assert "speech" in data.tags and "s" not in data.tags
@@ -74,7 +79,10 @@ def test_scalars_of_a_base_card_and_of_users(tmp_path, tags):
 )
 def test_a_malformed_card_of_the_base_is_passed_over(tmp_path, text):
     (tmp_path / "README.md").write_bytes(text.encode("latin-1"))
-    assert build_card(RESULTS, base_model=str(tmp_path), salt=SALT).data.language is None
+    assert (
+        build_card(Results.from_dict(RESULTS), base_model=str(tmp_path), salt=SALT).data.language
+        is None
+    )
 
 
 def test_paths_are_known_and_words_are_none(tmp_path, monkeypatch):
@@ -108,12 +116,12 @@ def test_arguments_of_the_card_mean_what_trainers_mean(tmp_path):
         tags=["automatic-speech-recognition", str(local)], model_name=str(local),
         tasks="automatic-speech-recognition",
     )  # fmt: skip
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    results["unlearned"] = {"test": {"wer": 0.5}}
+    results = Results.read(tmp_path / "out")
+    results.unlearned = {"test": {"wer": 0.5}}
     write_card(tmp_path / "out", results, SALT)
     text = (tmp_path / "out" / "README.md").read_text()
     assert str(tmp_path) not in text and "`voices` made to forget" in text
-    data = build_card(results, salt=SALT, **results["card"]).data
+    data = build_card(results, salt=SALT, **results.card).data
     assert (
         data.datasets == ["me/speech"]
         and data.language == "de"
@@ -156,14 +164,16 @@ def test_a_pipeline_is_promised_only_with_all_it_needs(tmp_path, tokenizer):
     features.save_pretrained(folder)
     (folder / "config.json").write_text('{"architectures": ["Wav2Vec2ForCTC"]}')
     assert saved_parts(folder) == {"feature_extractor"}
-    text = str(write_card(folder, RESULTS, SALT))
+    text = str(write_card(folder, Results.from_dict(RESULTS), SALT))
     assert (
         "Wav2Vec2ForCTC.from_pretrained(" in text
         and "no tokenizer is saved" in text
         and "import pipeline" not in text
     )
     tokenizer.save_pretrained(folder)
-    assert 'pipeline("automatic-speech-recognition"' in str(write_card(folder, RESULTS, SALT))
+    assert 'pipeline("automatic-speech-recognition"' in str(
+        write_card(folder, Results.from_dict(RESULTS), SALT)
+    )
     Wav2Vec2Processor(features, tokenizer).save_pretrained(tmp_path / "both")
     assert saved_parts(tmp_path / "both") == {"feature_extractor", "tokenizer"}
 
@@ -194,7 +204,7 @@ def test_a_class_that_transformers_does_not_have_is_said_to_be_one():
     assert usage("", "Mine", set())["foreign"] == "Mine"
     assert (
         "which is not a class of `transformers`"
-        in build_card(RESULTS, salt=SALT, architecture="Mine").text
+        in build_card(Results.from_dict(RESULTS), salt=SALT, architecture="Mine").text
     )
 
 
@@ -279,14 +289,14 @@ def test_a_gold_model_with_other_tokens_is_refused(tmp_path, tokenizer):
     check_processors(recipe_of(tokenizer, {}, gold="weights-only"))
     timed = Wav2Vec2CTCTokenizer(tmp_path / "vocab.json")
     timed.add_tokens(["<|0.00|>"])
-    assert difference(tokenizer, timed) is None  # added tokens may be missing
+    assert describe_difference(tokenizer, timed) is None  # added tokens may be missing
 
 
 def test_models_that_take_other_inputs_are_refused():
     ours = Wav2Vec2FeatureExtractor(sampling_rate=16000)
-    assert difference(ours, Wav2Vec2FeatureExtractor(sampling_rate=16000)) is None
+    assert describe_difference(ours, Wav2Vec2FeatureExtractor(sampling_rate=16000)) is None
     assert (
-        difference(ours, Wav2Vec2FeatureExtractor(sampling_rate=8000))
+        describe_difference(ours, Wav2Vec2FeatureExtractor(sampling_rate=8000))
         == "its sampling_rate is 8000 and not 16000"
     )
 
@@ -299,9 +309,9 @@ def test_images_of_another_size_or_normalisation_are_refused():
             size={"height": size, "width": size}, image_mean=[mean] * 3, image_std=[0.5] * 3
         )
 
-    assert difference(processor(), processor()) is None
-    assert "size" in difference(processor(), processor(size=16))
-    assert "image_mean" in difference(processor(), processor(mean=0.4))
+    assert describe_difference(processor(), processor()) is None
+    assert "size" in describe_difference(processor(), processor(size=16))
+    assert "image_mean" in describe_difference(processor(), processor(mean=0.4))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from hf_unlearn.hub.model_card import build_card, write_card
 from hf_unlearn.privacy.redaction import hide_tokens, pseudonym, redact, salt_of
 from hf_unlearn.report.environment import emissions
+from hf_unlearn.report.results import Results
 
 SALT = "pepper"
 
@@ -69,7 +70,7 @@ def card(results=RESULTS, **options):
         "datasets": ["openslr/librispeech_asr"],
         "salt": SALT,
     } | options
-    return build_card(results, **options)
+    return build_card(Results.from_dict(results), **options)
 
 
 def test_metadata_that_the_hub_reads():
@@ -140,7 +141,7 @@ def test_folders_of_another_machine_are_no_ids_of_the_hub(tmp_path):
         "datasets": ["out/speech"],
         "local": ["out/original", "out/speech"],
     }
-    write_card(tmp_path, {**RESULTS, "card": known}, SALT)
+    write_card(tmp_path, Results.from_dict({**RESULTS, "card": known}), SALT)
     data = ModelCard.load(tmp_path / "README.md").data
     assert not {"base_model", "base_model_relation", "datasets"} & set(data.to_dict())
     assert not (tmp_path / ".eval_results").exists()
@@ -165,7 +166,9 @@ def test_what_a_base_models_card_says_is_read_as_it_is_written(tmp_path, word):
     (tmp_path / "README.md").write_text(
         f"---\nlicense: mit\nlanguage: {word}\ndatasets:\n- me/{word}\n---\n"
     )
-    write_card(tmp_path, {**RESULTS, "card": {"base_model": str(tmp_path)}}, SALT)
+    write_card(
+        tmp_path, Results.from_dict({**RESULTS, "card": {"base_model": str(tmp_path)}}), SALT
+    )
     data = ModelCard.load(tmp_path / "README.md").data
     assert data.datasets[-1] == f"me/{word}"
     # The others are not language codes.
@@ -215,7 +218,8 @@ def test_no_machines_paths():
 
 
 def test_a_card_is_written_with_its_evaluations_and_again_the_same(tmp_path):
-    results = {**RESULTS, "card": {"datasets": ["openslr/librispeech_asr"], "language": "en"}}
+    known = {"datasets": ["openslr/librispeech_asr"], "language": "en"}
+    results = Results.from_dict({**RESULTS, "card": known})
     first = str(write_card(tmp_path, results, salt_of(tmp_path)))
     assert (
         (tmp_path / "README.md").read_text()

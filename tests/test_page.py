@@ -3,12 +3,14 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import PIL.Image
 import pytest
 
 from hf_unlearn.report.frontier import frontier, ticks
 from hf_unlearn.report.html_page import Report, word_differences
+from hf_unlearn.report.results import Results
 from hf_unlearn.report.tasks import TASKS
 
 
@@ -16,38 +18,40 @@ def metrics(wer):
     return {"samples": 2, "loss": 1.0, "wer": wer}
 
 
-RESULTS = {
-    "task": "speakers",
-    "config": {"data": {"forget_speakers": ["anna"]}, "trainer": {"method": "npo"}},
-    "method_settings": {"alpha": 0.5, "beta": 0.5},
-    "data": {
-        "utterances": {"forget": 2, "retain": 3},
-        "speakers": {"forget": ["anna"], "retain": ["boris"]},
-    },
-    "seed": 0,
-    "original": {"forget": metrics(10.0), "test": metrics(12.0)},
-    "unlearned": {"forget": metrics(90.0), "test": metrics(15.0)},
-    "retrained": {"forget": metrics(60.0), "test": metrics(11.0)},
-    "stopping": {"step": 4, "reason": "target reached"},
-    "history": [
-        {"step": 0, "check_forget_wer": 10.0, "check_test_wer": 12.0},
-        {"step": 4, "check_forget_wer": 90.0},
-        {"step": 4, "check_test_wer": 15.0},
-    ],
-    "per_speaker": {
-        "original": {"forget": {"anna": 10.0}},
-        "unlearned": {"forget": {"anna": 90.0}, "test": {"boris": 15.0}},
-    },
-    "transcripts": {
-        "forget": [
-            {
-                "id": "anna/1.flac",
-                "reference": "open the <window> now",
-                "models": {"original": "open the <window> now", "unlearned": "open a garden"},
-            }
-        ]
-    },
-}
+RESULTS = Results.from_dict(
+    {
+        "task": "speakers",
+        "config": {"data": {"forget_speakers": ["anna"]}, "trainer": {"method": "npo"}},
+        "method_settings": {"alpha": 0.5, "beta": 0.5},
+        "data": {
+            "utterances": {"forget": 2, "retain": 3},
+            "speakers": {"forget": ["anna"], "retain": ["boris"]},
+        },
+        "seed": 0,
+        "original": {"forget": metrics(10.0), "test": metrics(12.0)},
+        "unlearned": {"forget": metrics(90.0), "test": metrics(15.0)},
+        "retrained": {"forget": metrics(60.0), "test": metrics(11.0)},
+        "stopping": {"step": 4, "reason": "target reached"},
+        "history": [
+            {"step": 0, "check_forget_wer": 10.0, "check_test_wer": 12.0},
+            {"step": 4, "check_forget_wer": 90.0},
+            {"step": 4, "check_test_wer": 15.0},
+        ],
+        "per_speaker": {
+            "original": {"forget": {"anna": 10.0}},
+            "unlearned": {"forget": {"anna": 90.0}, "test": {"boris": 15.0}},
+        },
+        "transcripts": {
+            "forget": [
+                {
+                    "id": "anna/1.flac",
+                    "reference": "open the <window> now",
+                    "models": {"original": "open the <window> now", "unlearned": "open a garden"},
+                }
+            ]
+        },
+    }
+)
 
 
 @pytest.mark.parametrize("values", [[0.0, 0.0], [5, 61.2], [-0.3, 0.2], [-2, -1]])
@@ -97,7 +101,7 @@ def test_page_needs_no_network():
 
 
 def test_a_run_that_was_not_evaluated_is_said_to_be():
-    bare = {"task": "data", "config": {}, "data": {"samples": {"forget": 3}}}
+    bare = Results(task="data", data={"samples": {"forget": 3}})
     assert str(Report(bare)) == "not evaluated" and "forget 3 samples" in Report(bare).html()
     assert "90.0" in str(Report(RESULTS))
 
@@ -113,7 +117,7 @@ def test_frontier_is_drawn_to_scale():
     assert drawn["x_label"] == "WER (%) – forgotten speaker"
     assert drawn["y_label"] == "WER (%) – retained speakers, unseen"
     assert [step for *_, step in drawn["path"]] == [0, 4]
-    assert frontier({**RESULTS, "history": []}, TASKS["speakers"]) is None
+    assert frontier(replace(RESULTS, history=[]), TASKS["speakers"]) is None
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium")

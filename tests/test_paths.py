@@ -10,6 +10,7 @@ from hf_unlearn.hub.model_card import build_card
 from hf_unlearn.hub.staging import stage
 from hf_unlearn.privacy.paths import without_paths
 from hf_unlearn.report.html_page import Report
+from hf_unlearn.report.results import Results
 
 FOLDERS = ("client/secret", "runs/jane doe")
 
@@ -75,8 +76,8 @@ def test_relative_paths_on_the_command_line_are_left_out_of_what_is_published(
         "stopping": None,
         "card": {"local": local},
     }
-    assert "client/" not in str(build_card(results, salt="x", **results["card"]))
-    assert "client/" not in Report(results).html()
+    assert "client/" not in str(build_card(Results.from_dict(results), salt="x", **results["card"]))
+    assert "client/" not in Report(Results.from_dict(results)).html()
     (tmp_path / "out" / "results.json").write_text(json.dumps(results))
     (tmp_path / "out" / "model.safetensors").write_bytes((0).to_bytes(8, "little"))
     monkeypatch.setattr("hf_unlearn.hub.staging.check_texts", lambda *_: None)

@@ -5,6 +5,7 @@ import pytest
 
 from hf_unlearn.report import phases
 from hf_unlearn.report.phases import PhaseClock, phases_line, phases_table
+from hf_unlearn.report.results import Results
 
 
 @pytest.fixture
@@ -64,8 +65,8 @@ def test_phases_are_told_in_a_line_and_a_table():
     }
     line = "seconds: shadow models 1.2, checks 2.0; together 3.2; peak memory 30 MiB (checks)"
     assert phases_line(found) == line
-    assert phases_table({"phases": found})[1:] == [
+    assert phases_table(Results(phases=found))[1:] == [
         ["shadow models", "1.2", "10.0", "-"],
         ["checks", "2.0", "30.0", "7.0"],
     ]
-    assert phases_table({}) == []
+    assert phases_table(Results()) == []

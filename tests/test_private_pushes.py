@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback, WhisperForConditionalGeneration
 
 from hf_unlearn.hub.model_card import write_card
-from hf_unlearn.hub.name_checks import ARGUMENTS
 from hf_unlearn.hub.upload import push_folder
 from hf_unlearn.report.html_page import Report
+from hf_unlearn.report.results import Results
+from hf_unlearn.report.run_layout import ARGUMENTS
 from tests.hub_server import TOKEN
 from tests.test_hub import SPEAKER, finished, trained  # noqa: F401  (a fixture)
 from tests.test_mentions import bare
@@ -164,8 +165,8 @@ def test_names_in_the_models_files_are_refused(hub, finished, spoil, message):  
 
 
 def test_a_data_set_named_after_somebody_is_left_out(finished):  # noqa: F811
-    results = json.loads((finished / "results.json").read_text())
-    results["card"] = {"datasets": ["me/AnnaKarenina", "me/voices"]}
+    results = Results.read(finished)
+    results.card = {"datasets": ["me/AnnaKarenina", "me/voices"]}
     card = write_card(finished, results, "salt")
     assert card.data.datasets == ["me/voices"]
     assert "me/voices" in (finished / ".eval_results/unlearning.yaml").read_text()
@@ -177,8 +178,8 @@ def test_redaction_leaves_the_audio_of_a_report_alone():
     """Redaction of speaker 6 would cut the 6 out of base64."""
     sound = bytes(range(256)) * 8
     row = {"id": "6-1", "reference": "a", "models": {"original": "a"}}
-    results = {"config": {"forget_speakers": ["6"]}, "data": {}, "transcripts": {"forget": [row]}}
-    (clean,) = Report(results, "salt", {"6-1": sound}).results["transcripts"]
+    results = Results(config={"forget_speakers": ["6"]}, transcripts={"forget": [row]})
+    (clean,) = Report(results, "salt", {"6-1": sound}).transcripts
     assert base64.b64decode(clean["sound"].split(",")[1]) == sound and clean["id"] != "6-1"
 
 

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation
 
 from hf_unlearn.files import write_json
-from hf_unlearn.report.environment import commit_of, environment
+from hf_unlearn.report.environment import environment, git_commit
 from hf_unlearn.report.plots import plot_history, plot_pictures
 from hf_unlearn.report.result_tables import further_tables, results_table
 from hf_unlearn.report.results import Results
@@ -40,7 +40,7 @@ RESULTS = {
 
 
 def test_table_orders_splits_and_leaves_out_what_was_not_measured():
-    wer, cer, loss = results_table(RESULTS).split("\n\n")
+    wer, cer, loss = results_table(Results.from_dict(RESULTS)).split("\n\n")
     assert [line.split()[0] for line in wer.splitlines()[2:]] == ["forget", "test", "mine"]
     assert wer.splitlines()[0].split()[-2:] == ["original", "unlearned"]
     assert "104.0 [103.0, 106.0]" in wer and wer.splitlines()[-1].endswith("-")
@@ -51,25 +51,25 @@ def test_table_orders_splits_and_leaves_out_what_was_not_measured():
 def test_table_is_aligned_and_fits_100_columns():
     full = {split: metrics(123.456) for split in TASKS["speakers"].splits}
     lines = results_table(
-        {model: full for model in ("original", "unlearned", "retrained")}, metrics=["wer"]
+        Results(original=full, unlearned=full, retrained=full), metrics=["wer"]
     ).splitlines()
     assert len({len(line) for line in lines}) == 1 and len(lines[0]) < 100
 
 
 def test_markdown_table():
-    lines = results_table(RESULTS, metrics=["wer"], markdown=True).splitlines()
+    lines = results_table(Results.from_dict(RESULTS), metrics=["wer"], markdown=True).splitlines()
     assert {line.count("|") for line in lines} == {5}
     assert set(lines[1]) <= set("|-: ")
 
 
 def test_table_without_results_is_refused():
-    with pytest.raises(ValueError, match="has none of original, unlearned, retrained"):
-        results_table({"original": None, "seed": 0})
+    with pytest.raises(ValueError, match="of none of original, unlearned, retrained"):
+        results_table(Results(original=None, seed=0))
 
 
 def test_accuracies_of_a_forgotten_class_go_down_and_its_loss_up():
     found = {"forget": {"accuracy": 3.0, "loss": 6.0}, "test": {"accuracy": 95.0, "loss": 0.1}}
-    accuracy, loss = results_table({"task": "classes", "unlearned": found}).split("\n\n")
+    accuracy, loss = results_table(Results(task="classes", unlearned=found)).split("\n\n")
     assert accuracy.splitlines()[0].split() == ["Accuracy", "(%)", "wanted", "unlearned"]
     assert [line.split()[:3] for line in accuracy.splitlines()[2:]] == [
         ["forget", "down", "3.0"],
@@ -80,7 +80,7 @@ def test_accuracies_of_a_forgotten_class_go_down_and_its_loss_up():
 
 def test_numbers_without_splits_stand_side_by_side():
     scores = {"retrained": {"uis": None, "aus": 0.5}, "original": {"uis": 3, "aus": 0.75123}}
-    lines = further_tables({"scores": scores}).splitlines()
+    lines = further_tables(Results(scores=scores)).splitlines()
     assert [line.split() for line in lines if "--" not in line] == [
         ["Score", "wanted", "original", "retrained"],
         ["uis", "down", "3", "-"],
@@ -132,7 +132,7 @@ def test_plot_shows_curves_levels_and_wishes(tmp_path, drawn):
     levels = [ys[0] for xs, ys in lines if list(xs) == [0, 1]]
     assert sorted(levels) == [1.25, 10.0, 60.0]
     assert axes.get_xlabel() == "optimizer steps of unlearning"
-    assert axes.get_ylabel() == "WER (%) of each data split"
+    assert axes.get_ylabel() == "WER (%)"
     texts = " ".join(text.get_text() for text in axes.texts)
     assert "90 %, target: 60 %" in texts and "6 %, should not change" in texts
     assert "dashed: retrained without the speaker" in texts
@@ -152,7 +152,9 @@ def test_the_final_evaluation_ends_the_curves_and_single_dots_are_left_out(tmp_p
 
 
 def test_the_wish_for_forgotten_data_is_the_retrained_models_value(tmp_path):
-    rows = results_table({**RESULTS, "retrained": {"forget": metrics(60.0)}}).splitlines()[2:4]
+    rows = results_table(
+        Results.from_dict({**RESULTS, "retrained": {"forget": metrics(60.0)}})
+    ).splitlines()[2:4]
     assert ["as retrained" in row for row in rows] == [True, False] and "stay" in rows[1]
 
 
@@ -189,24 +191,22 @@ def test_files_are_strict_json(tmp_path):
     }
 
 
-def test_results_are_fields_and_keys_and_a_file(tmp_path):
+def test_results_are_fields_and_a_file(tmp_path):
     results = Results(config={"seed": 1}, data={"samples": {}}, original=RESULTS["original"])
-    results["transcripts"], results["mine"] = {"forget": []}, 5
-    assert (results.transcripts, results.more) == ({"forget": []}, {"mine": 5})
+    results.transcripts, results.more["mine"] = {"forget": []}, 5
     results.write(tmp_path)
     written = json.loads((tmp_path / "results.json").read_text())
-    assert written == {**results} == Results.read(tmp_path).to_dict()
+    assert written == results.to_dict() == Results.read(tmp_path).to_dict()
+    assert (written["transcripts"], written["mine"]) == ({"forget": []}, 5)
     assert written["retrained"] is None and "attacks" not in written
-    results.transcripts = None
-    assert "transcripts" not in results and results.get("transcripts") is None
 
 
 def test_results_of_an_older_version_are_read(tmp_path):
     older = {"config": {"method": "npo"}, "data": {}, "unlearned": RESULTS["unlearned"]}
     (tmp_path / "results.json").write_text(json.dumps({**older, "gone": [1]}))
     results = Results.read(tmp_path)
-    assert (results.task, results["gone"], results.card) == ("speakers", [1], {})
-    assert results_table(results) == results_table(older)
+    assert (results.task, results.more, results.card) == ("speakers", {"gone": [1]}, {})
+    assert results_table(results) == results_table(Results(unlearned=RESULTS["unlearned"]))
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
@@ -239,12 +239,12 @@ def test_commit_of_a_checkout_and_of_an_installed_copy(tmp_path):
 
     module = tmp_path / "report.py"
     module.write_text("1\n")
-    assert commit_of(module) is None
+    assert git_commit(module) is None
     git("init")
     # inside a checkout, but not tracked
-    assert commit_of(module) is None
+    assert git_commit(module) is None
     git("add", "report.py")
     git("commit", "-m", "one")
-    assert len(commit_of(module)) == 40
+    assert len(git_commit(module)) == 40
     module.write_text("2\n")
-    assert commit_of(module).endswith("+")
+    assert git_commit(module).endswith("+")

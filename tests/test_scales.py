@@ -12,6 +12,7 @@ from hf_unlearn.metrics.scales import GIVEN, PERCENT, ScaleCheck, as_given, scal
 from hf_unlearn.report.html_page import Report
 from hf_unlearn.report.plots import plot_history
 from hf_unlearn.report.result_tables import results_table
+from hf_unlearn.report.results import Results
 from hf_unlearn.report.tasks import task_of
 from hf_unlearn.trainer.rules import Rule
 from tests.tiny import collate_images, images, make_trainer, tiny_vit
@@ -33,13 +34,16 @@ def user_results(scale=GIVEN, **metrics):
         "samples_per_second": 2.0,
         "confusion": [[1, 2], [3, 4]],
     }
-    return {
-        "task": "data", "scale": scale, "config": {"method": "orthograd"},
-        "data": {"samples": {"forget": 8}}, "seed": 0,
-        "original": None, "unlearned": {"forget": values}, "retrained": None, "stopping": None,
-        "history": [{"step": 2, **{f"check_{split}_{k}": v for k, v in metrics.items()
-                                   for split in ("forget", "test")}}],
-    }  # fmt: skip
+    checks = {f"check_{split}_{k}": v for k, v in metrics.items() for split in ("forget", "test")}
+    return Results(
+        task="data",
+        scale=scale,
+        config={"method": "orthograd"},
+        data={"samples": {"forget": 8}},
+        seed=0,
+        unlearned={"forget": values},
+        history=[{"step": 2, **checks}],
+    )
 
 
 def test_fractions_are_shown_as_they_are_and_every_metric_is_shown():
@@ -75,10 +79,10 @@ def test_own_metrics_are_percent_and_results_of_older_versions_are():
         .splitlines()[0]
         .startswith("Accuracy (%)")
     )
-    old = {"task": "classes", "unlearned": {"forget": {"accuracy": 61.23}}}
+    old = Results(task="classes", unlearned={"forget": {"accuracy": 61.23}})
     assert task_of(old).percent and "61.2" in results_table(old)
     # nobody knows
-    assert not task_of({"task": "data", "unlearned": {"forget": {"accuracy": 0.5}}}).percent
+    assert not task_of(Results(task="data", unlearned={"forget": {"accuracy": 0.5}})).percent
 
 
 @pytest.mark.parametrize(
@@ -104,9 +108,9 @@ def test_a_plot_has_the_users_scale(tmp_path, monkeypatch):
         FigureCanvasAgg, "print_figure", lambda self, *_, **__: drawn.append(self.figure)
     )
     results = user_results(mcc=-0.25)
-    plot_history(results["history"], tmp_path / "x.png", task=task_of(results))
+    plot_history(results.history, tmp_path / "x.png", task=task_of(results))
     axes = drawn[0].axes[0]
-    assert axes.get_ylabel() == "mcc of each data split" and axes.get_ylim()[0] < -0.25
+    assert axes.get_ylabel() == "mcc" and axes.get_ylim()[0] < -0.25
     assert "%" not in " ".join(text.get_text() for text in axes.texts)
 
 
@@ -195,6 +199,6 @@ def test_what_was_evaluated_before_is_kept_by_a_second_training(tmp_path):
         after = trainer.evaluate()["eval_loss"]
     results = trainer.own_results()
     # One set without a name: nobody knows whether it should stay.
-    assert results["original"]["evaluation"]["loss"] == loss
-    assert results["unlearned"]["evaluation"]["loss"] == after != loss
+    assert results.original["evaluation"]["loss"] == loss
+    assert results.unlearned["evaluation"]["loss"] == after != loss
     assert task_of(results).wanted("evaluation", "loss") == ""

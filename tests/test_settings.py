@@ -1,5 +1,6 @@
 """Cards and reports list the settings that shaped a result."""
 
+from hf_unlearn.report.results import Results
 from hf_unlearn.report.run_settings import settings_of
 
 
@@ -21,7 +22,7 @@ def test_settings_are_those_that_shaped_the_result():
         "config": {"recipe": recipe, "trainer": trainer},
         "method_settings": {"temperature": 4.0, "msteps": 1},
     }
-    assert settings_of(results) == {
+    assert settings_of(Results.from_dict(results)) == {
         "method": "scrub",
         "temperature": "4.0",
         "msteps": "1",
@@ -30,13 +31,13 @@ def test_settings_are_those_that_shaped_the_result():
         "bf16": "True",
     }
     recipe["lora_r"], trainer["max_steps"] = 8, -1
-    more = settings_of(results)
+    more = settings_of(Results.from_dict(results))
     assert (more["lora_r"], more["lora_target_modules"], more["num_train_epochs"]) == (
         "8",
         "q_proj",
         "3.0",
     )
     # results.json of an older version
-    earlier = settings_of({**results, "method_settings": None})
+    earlier = settings_of(Results.from_dict({**results, "method_settings": None}))
     assert earlier["method_kwargs"] == "{'msteps': 1}"
-    assert settings_of({"config": {}}) == {}
+    assert settings_of(Results()) == {}

@@ -11,7 +11,7 @@ from accelerate.utils import DistributedType
 from torch.distributed.fsdp import fully_shard
 
 from hf_unlearn.methods import Method
-from hf_unlearn.per_sample.shards import made_whole, own_parameters
+from hf_unlearn.per_sample.shards import gather_to_main, own_parameters
 from tests.tiny import make_trainer, tiny_whisper
 
 
@@ -77,12 +77,12 @@ def test_parameters_that_need_one_pass_per_sample_are_refused_by_name(tmp_path):
         return y * self.weight + torch.stack([self.bias, (y * 0).sum((0, 1))]).sum(0)
 
     norm.forward = types.MethodType(forward, norm)
-    before = [made_whole(p).clone() for p in model.parameters()]
+    before = [gather_to_main(p).clone() for p in model.parameters()]
     with pytest.raises(
         ValueError, match=r"FSDP does not work .* model.decoder.layer_norm.bias \(.*\). Use DDP"
     ):
         make_trainer(model, tmp_path).train()
-    assert all(torch.equal(made_whole(p), old) for p, old in zip(own_parameters(model), before))
+    assert all(torch.equal(gather_to_main(p), old) for p, old in zip(own_parameters(model), before))
 
 
 def test_a_gradient_scaler_is_refused(tmp_path, monkeypatch):

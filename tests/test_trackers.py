@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers.integrations import TensorBoardCallback
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.privacy.trackers import DISCREET, keep_names_from_trackers
+from hf_unlearn.privacy.trackers import WANDB_PRIVATE, refuse_names_in_trackers
 from tests.tiny import FORGET, make_trainer, tiny_whisper
 
 
@@ -68,13 +68,13 @@ def told(tmp_path, model=None, **options):
     args = UnlearnConfig(
         str(tmp_path), report_to=["wandb"], hide_names=["anna"], use_cpu=True, **options
     )
-    keep_names_from_trackers(args, model or tiny_whisper())
+    refuse_names_in_trackers(args, model or tiny_whisper())
     return args.to_dict()
 
 
 def test_names_that_cannot_be_replaced_are_refused(tmp_path, monkeypatch):
     # Removed here, and again after the test.
-    for name in DISCREET:
+    for name in WANDB_PRIVATE:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     with pytest.raises(ValueError, match="run_name says 'without_anna', .* and wandb would get it"):
@@ -85,7 +85,7 @@ def test_names_that_cannot_be_replaced_are_refused(tmp_path, monkeypatch):
         told(tmp_path, adapted)
     split = {"forget": [], "test_Anna": []}
     with pytest.raises(ValueError, match="a split of eval_dataset says 'test_Anna'"):
-        keep_names_from_trackers(
+        refuse_names_in_trackers(
             UnlearnConfig(str(tmp_path), report_to=["wandb"], hide_names=["anna"]),
             tiny_whisper(),
             split,
@@ -96,10 +96,10 @@ def test_names_that_cannot_be_replaced_are_refused(tmp_path, monkeypatch):
         changed.setenv("WANDB_NOTES", "without Anna.")
         with pytest.raises(ValueError, match="the environment's WANDB_NOTES says 'without Anna.'"):
             told(tmp_path)
-    assert not DISCREET.keys() & os.environ.keys()
+    assert not WANDB_PRIVATE.keys() & os.environ.keys()
     assert (
         told(tmp_path, run_name="without_anna", name_forgotten=True)["run_name"] == "without_anna"
     )
     told(tmp_path, run_name="quiet")
     # wandb reads them when it starts
-    assert DISCREET.items() <= os.environ.items()
+    assert WANDB_PRIVATE.items() <= os.environ.items()

@@ -11,7 +11,7 @@ from .names import check_spellings
 from .rows import RowKind, check_owners
 from .sampling import (
     balanced,
-    drop_groups,
+    drop_values,
     groups_of,
     hold_out,
     sample_count,
@@ -113,7 +113,7 @@ def split_by_class(
     single_images = bool(forget_ids or forget_samples)
     forgotten_classes = set() if single_images else set(forget_classes)
     forget = _forget_set(kind, train, forget_classes, forget_samples, forget_ids, seed)
-    pool = sorted_by_id(drop_groups(train, "id", forget["id"][:]))
+    pool = sorted_by_id(drop_values(train, "id", forget["id"][:]))
     source = pool if proxy is None else proxy
     retain = _retain_set(
         kind, source, classes, forgotten_classes, retain_classes, retain_size, seed

@@ -16,7 +16,7 @@ BINARY = (Value("binary"), Value("large_binary"))
 TEXT = (Value("string"), Value("large_string"))
 
 
-def undecoded(
+def as_undecoded_files(
     rows: Dataset,
     column: str,
     feature: Audio | Image,

@@ -12,7 +12,7 @@ from types import UnionType
 from datasets import Audio, ClassLabel, Dataset, Features, Image, Value
 from transformers.utils import logging
 
-from .media import STORED_FILE, undecoded
+from .media import STORED_FILE, as_undecoded_files
 from .names import first_few, other_spellings
 
 logger = logging.get_logger(__name__)
@@ -28,7 +28,7 @@ class RowKind:
     The uniform rows have the columns "id", `owner`, `content` and, if `has_text`, "text". These are
     also the roles that a source's own columns play.
 
-    Args:
+    Attributes:
         owner, owners: what can be forgotten as a whole: "speaker", "speakers".
         content: the column of the files: "audio".
         files: what messages call its values: "audio files".
@@ -251,7 +251,7 @@ def row_ids(
     return [other if name is None else str(name) for name, other in zip(given, default)]
 
 
-def standardise(
+def to_uniform_rows(
     kind: RowKind,
     rows: Dataset,
     request: RowRequest,
@@ -276,7 +276,7 @@ def standardise(
     check_not_empty(kind, len(rows), split, source)
     # `cast` leaves a format behind that hides the columns flattened below.
     rows = rows.with_format(None)
-    files = undecoded(rows, columns[kind.content], kind.feature, find, source)
+    files = as_undecoded_files(rows, columns[kind.content], kind.feature, find, source)
     # the paths without the bytes
     paths = files.flatten()[f"{kind.content}.path"][:]
     given = rows[columns["id"]][:] if columns["id"] in rows.column_names else None
@@ -311,7 +311,7 @@ class FirstOfEach:
         self.owners, self.limit = request.owners, request.limit
         self._chosen = Counter()
 
-    def takes(self, owner: str) -> bool:
+    def accept(self, owner: str) -> bool:
         """Whether the next row of this owner is chosen; to be asked once for each row."""
         if self.owners is not None and owner not in self.owners:
             return False
@@ -330,4 +330,6 @@ def first_of_each(kind: RowKind, rows: Dataset, request: RowRequest) -> Dataset:
     if request.owners is None and request.limit is None:
         return rows
     first = FirstOfEach(request)
-    return rows.select([row for row, owner in enumerate(rows[kind.owner][:]) if first.takes(owner)])
+    return rows.select(
+        [row for row, owner in enumerate(rows[kind.owner][:]) if first.accept(owner)]
+    )

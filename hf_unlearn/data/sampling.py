@@ -16,7 +16,7 @@ def sorted_by_id(rows: Dataset) -> Dataset:
 
 
 def groups_of(rows: Dataset | None, column: str) -> set[str]:
-    """The different values of a column; none if there are no rows."""
+    """The different values of a column; empty if there are no rows."""
     return set() if rows is None else set(rows[column][:])
 
 
@@ -27,7 +27,7 @@ def select_groups(rows: Dataset, column: str, groups: Collection[str]) -> Datase
     return sorted_by_id(rows.select(chosen))
 
 
-def drop_groups(rows: Dataset, column: str, groups: Collection[str]) -> Dataset:
+def drop_values(rows: Dataset, column: str, groups: Collection[str]) -> Dataset:
     """The rows whose value in `column` is none of `groups`, in their order."""
     groups = set(groups)
     return rows.select([row for row, group in enumerate(rows[column][:]) if group not in groups])
@@ -59,7 +59,7 @@ def hold_out(
     groups are trained on whole.
 
     Returns:
-        training rows; held-out rows.
+        Training rows; held-out rows.
 
     Raises:
         ValueError: the share is not in [0, 1).
@@ -116,7 +116,7 @@ def sample_remaining(
     """
     if count == 0:
         return None
-    remaining = drop_groups(pool, "id", used_ids)
+    remaining = drop_values(pool, "id", used_ids)
     return balanced(remaining, column, count, seed) if len(remaining) else None
 
 

@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from .names import spelling
 from .rows import RowKind
-from .sampling import balanced, drop_groups
+from .sampling import balanced, drop_values
 
 logger = logging.get_logger(__name__)
 
@@ -120,11 +120,11 @@ def drop_forgotten_before(
     """
     normal_form = str if column == "id" else spelling
     earlier = {normal_form(str(name)) for name in earlier} - set(map(normal_form, forgotten))
-    back = sorted(name for name in retained if normal_form(name) in earlier)
-    if back:
+    also_retained = sorted(name for name in retained if normal_form(name) in earlier)
+    if also_retained:
         raise ValueError(
-            f"{column} {', '.join(back)} is to be retained, but the model has forgotten it before: "
-            "leave it out, or start from a model that still knows it"
+            f"a {column} to be retained was already forgotten by an earlier request: "
+            f"{', '.join(also_retained)}. Leave it out, or start from a model that still knows it"
         )
     present = {name for rows in parts if rows is not None for name in rows[column][:]}
     dropped = sorted(name for name in present if normal_form(name) in earlier)
@@ -135,7 +135,7 @@ def drop_forgotten_before(
         f"The model has forgotten {column} {', '.join(dropped[:5])}{more} before: left out of all "
         "splits."
     )
-    return [None if rows is None else drop_groups(rows, column, dropped) for rows in parts]
+    return [None if rows is None else drop_values(rows, column, dropped) for rows in parts]
 
 
 def _identical_files(first: Dataset, second: Dataset, content: str) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import RevisionNotFoundError
 from transformers.utils import logging
 
+from ..files import written_whole
 from .rows import (
     FirstOfEach,
     RowKind,
@@ -22,7 +23,7 @@ from .rows import (
     check_wanted,
     owner_names,
     row_ids,
-    standardise,
+    to_uniform_rows,
 )
 from .tables import load_as_written
 
@@ -43,7 +44,7 @@ def load_stream(
             Its name and these fields are the key of the cache.
 
     Raises:
-        ValueError: as `stream_rows` and `standardise` do; nothing is left in the cache then.
+        ValueError: as `stream_rows` and `to_uniform_rows` do; nothing is left in the cache then.
     """
     try:
         rows = datasets.Dataset.from_generator(generate, kind.features, gen_kwargs=asdict(request))
@@ -52,7 +53,7 @@ def load_stream(
             raise
         raise ValueError(str(error.__cause__)) from None
     columns = {name: name for name in kind.features}
-    return standardise(kind, rows, replace(request, columns=columns), request.source)
+    return to_uniform_rows(kind, rows, replace(request, columns=columns), request.source)
 
 
 def stream_rows(kind: RowKind, request: RowRequest) -> Iterator[dict]:
@@ -86,7 +87,7 @@ def stream_rows(kind: RowKind, request: RowRequest) -> Iterator[dict]:
         owners = owner_names(kind, values, feature, columns[kind.owner], source)
         seen.update(owners)
         for position, owner in enumerate(owners):
-            if first.takes(owner):
+            if first.accept(owner):
                 row = batch.slice(position, 1).to_pylist()[0]
                 if kind.has_text:
                     (row[columns["text"]],) = as_texts([row[columns["text"]]], of_text)
@@ -107,7 +108,7 @@ def _uniform_row(kind: RowKind, row: dict, owner: str, request: RowRequest, numb
     return {"id": name, kind.owner: owner, **text, kind.content: file}
 
 
-def commit_of(source: str, revision: str | None) -> str | None:
+def dataset_commit(source: str, revision: str | None) -> str | None:
     """The commit that a branch, tag or commit of a Hub dataset (None: the main branch) stands for.
 
     Streamed rows are stored by it, so that a changed dataset is read anew. If the Hub cannot be
@@ -136,13 +137,13 @@ def commit_of(source: str, revision: str | None) -> str | None:
             f"The Hub does not say what the commit of {source} is ({type(error).__name__}): {used}."
         )
         return known
-    last.parent.mkdir(parents=True, exist_ok=True)
-    last.write_text(commit)
+    with written_whole(last) as partial:
+        partial.write_text(commit)
     return commit
 
 
 def revision_option(revision: str | None) -> dict[str, str]:
-    """The keyword of `datasets.load_dataset`; none if there is no revision."""
+    """The keyword of `datasets.load_dataset`; empty if there is no revision."""
     return {} if revision is None else {"revision": revision}
 
 

@@ -5,7 +5,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import WhisperConfig, WhisperProcessor
 
-FRAMES_PER_SECOND = 100  # of Whisper's mel spectrogram
+# The frames of Whisper's mel spectrogram.
+FRAMES_PER_SECOND = 100
 
 
 class Augmented(Dataset):

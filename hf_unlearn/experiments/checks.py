@@ -113,7 +113,7 @@ def loading(name: str | None) -> Iterator[None]:
         raise ValueError(f"could not load {name!r}: {' '.join(str(error).split())}") from error
 
 
-def check_deepspeed(recipe: Recipe) -> None:
+def refuse_several_models(recipe: Recipe) -> None:
     """Refuses several models in one process under DeepSpeed, which supports only one."""
     options = recipe.options
     if recipe.args.deepspeed_plugin is None or not (options.trains or options.gold != "none"):

@@ -69,7 +69,8 @@ class ClassifierRecipe(Recipe):
             config, own = (
                 AutoConfig.from_pretrained(given) if given else None for given in (name, start)
             )
-        except OSError:  # an adapter has no configuration; loading the model reports errors
+        except OSError:
+            # An adapter has no configuration. Loading the model reports errors.
             return
         # Raises where the number of labels differs.
         labels_of(self.classes, config)
@@ -111,7 +112,7 @@ def scores(
     Args:
         test: the split of unseen samples that are kept.
     """
-    original_test = results["original"][test]["accuracy"]
+    original_test = results.original[test]["accuracy"]
 
     def of(model: dict) -> dict[str, float | None]:
         accuracies = {
@@ -123,5 +124,4 @@ def scores(
         uis = unlearning_impact_score(**accuracies) if original_test > 0 else None
         return {"uis": uis, "aus": adaptive_unlearning_score(**accuracies)}
 
-    models = {model: results[model] for model in ("unlearned", "retrained")}
-    return {model: of(measured) for model, measured in models.items() if measured}
+    return {model: of(splits) for model, splits in results.models().items() if model != "original"}

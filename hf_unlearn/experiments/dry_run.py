@@ -5,7 +5,7 @@ from torch import nn
 from ..report.tasks import TASKS, Task
 from ..trainer.run_record import check_steps
 from .checks import first_trainer
-from .processors import check_processors
+from .processor_checks import check_processors
 from .recipe import Recipe
 
 

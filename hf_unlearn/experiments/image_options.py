@@ -38,7 +38,7 @@ class ImageRecipeArguments(ClassifierArguments):
     )
     train_flip: bool = field(
         default=False,
-        metadata={"help": "'train': mirror half of the images, drawn anew each time."},
+        metadata={"help": "'train': mirror half of the images, resampled each time."},
     )
     lora_target_modules: list[str] = field(
         default_factory=lambda: [

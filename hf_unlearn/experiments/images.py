@@ -21,13 +21,15 @@ from ..config import UnlearnConfig
 from ..data.images.arguments import ImageArguments
 from ..data.images.samples import ImageRows, Moved, decode_image, labels_of
 from ..data.images.splits import load_image_splits, prepare_image_splits
-from ..evaluation import classification_metrics, logits_of
+from ..evaluation import classification_metrics, prediction_logits
 from ..metrics.quality import accuracy_of_classes
 from ..metrics.sample_features import features
 from ..report.plots import plot_pictures
 from ..report.results import Results
+from ..report.run_layout import MISREAD
 from ..report.tasks import TASKS
 from ..trainer import UnlearnTrainer
+from ..trainer.training_data import spread
 from .checks import loading
 from .classifier import ClassifierRecipe, scores
 from .command_line import parse
@@ -36,7 +38,8 @@ from .previous_requests import forgotten_before
 from .run import unlearn
 from .waiting import main_process_first
 
-PICTURES = 8  # of each split in misread.png
+# The most images of each split in misread.png.
+PICTURES = 8
 
 
 class ImageRecipe(ClassifierRecipe):
@@ -60,6 +63,8 @@ class ImageRecipe(ClassifierRecipe):
         args.label_names = ["labels"]
         single = bool(data.forget_samples or data.forget_ids)
         self.task = "samples" if single else "classes"
+        # {split: (logits, labels)} of the model that was measured last
+        self.outputs: dict[str, tuple] = {}
         self.forgotten_before = forgotten_before(options.model)
         # The other processes find the data in the cache.
         with self.clock.phase("loading"), main_process_first(args):
@@ -129,7 +134,7 @@ class ImageRecipe(ClassifierRecipe):
         outputs = {name: trainer.predict(rows) for name, rows in trainer.eval_dataset.items()}
         # Kept from the model that is measured last, the unlearned one.
         self.outputs = {
-            name: (logits_of(output), output.label_ids) for name, output in outputs.items()
+            name: (prediction_logits(output), output.label_ids) for name, output in outputs.items()
         }
         names = trainer.accelerator.unwrap_model(trainer.model).config.id2label
         measured = {
@@ -150,7 +155,7 @@ class ImageRecipe(ClassifierRecipe):
         }
 
     def finish(self, results: Results, trainer: UnlearnTrainer) -> None:
-        results["scores"] = scores(results, whole_class=self.task == "classes")
+        results.scores = scores(results, whole_class=self.task == "classes")
         if trainer.is_world_process_zero():
             self._draw_misread(trainer)
 
@@ -164,8 +169,7 @@ class ImageRecipe(ClassifierRecipe):
             if not len(wrong):
                 continue
             meaning, _ = TASKS[self.task].splits[split]
-            count = min(PICTURES, len(wrong))
-            shown = wrong[np.linspace(0, len(wrong) - 1, count).round().astype(int)]
+            shown = wrong[spread(len(wrong), PICTURES)]
             images = trainer.eval_dataset[split]
             groups[f"{meaning} ({split}): {len(wrong)} of {len(labels)}"] = [
                 (
@@ -176,7 +180,7 @@ class ImageRecipe(ClassifierRecipe):
             ]
         if groups:
             title = "Misclassified after unlearning: true class → prediction"
-            plot_pictures(groups, Path(self.args.output_dir) / "misread.png", title)
+            plot_pictures(groups, Path(self.args.output_dir) / MISREAD, title)
 
 
 def load_processor(name: str) -> ImageProcessingMixin:

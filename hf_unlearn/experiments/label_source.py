@@ -14,7 +14,7 @@ from ..data.speech.arguments import SpeechArguments
 from ..trainer.adapters import load_merged
 from .checks import loading
 from .previous_requests import results_of
-from .processors import difference
+from .processor_checks import describe_difference
 from .speech_options import WhisperArguments
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def load_source(
 
 
 def _check_tokens(name: str, processor: WhisperProcessor) -> None:
-    if found := difference(processor, WhisperProcessor.from_pretrained(name)):
+    if found := describe_difference(processor, WhisperProcessor.from_pretrained(name)):
         raise ValueError(
             f"labels_from: {name} does not go with the run's processor: {found}. Give the model "
             "that the run started from"

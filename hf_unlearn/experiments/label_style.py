@@ -28,7 +28,8 @@ from .reference_models import weights_digest
 
 logger = logging.getLogger(__name__)
 
-SAMPLES = 10  # utterances on which the styles are compared
+# The number of utterances on which the styles are compared.
+SAMPLES = 10
 TRANSCRIBED_AT_ONCE = 16
 
 
@@ -65,7 +66,10 @@ class LabelStyle:
         self.processor, self.data = processor, data
         if data.transcripts == "vocabulary":
             raise ValueError("transcripts is vocabulary, which is for CTC models: leave it out")
+        self.model, self.digest = None, None
         self.losses, self.counts, self.end_token = {}, Counter(), end_token
+        # The model's transcripts, by the state of an utterance's audio.
+        self._transcripts: dict[str, str | None] = {}
         name, self._clean = normalizer(True, data.language, processor.tokenizer)
         self._language = {"spaced": data.language not in UNSPACED, "english": name == "english"}
         if model is None:
@@ -77,8 +81,6 @@ class LabelStyle:
             data.transcripts = data.transcripts or "as_written"
             return
         self.model, self.digest = model.eval().to(device), weights_digest(model)
-        # The model's transcripts, by the state of an utterance's audio.
-        self._transcripts: dict[str, str | None] = {}
         written = [place for place, text in enumerate(rows["text"][:]) if text.strip()]
         if written:
             self.losses = self._compare(balanced(rows.select(written), "speaker", SAMPLES, seed))

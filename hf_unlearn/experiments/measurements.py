@@ -8,6 +8,8 @@ from ..evaluation import evaluate_splits
 from ..files import write_json
 from ..metrics.scales import scale_of
 from ..report.result_tables import further_tables, results_table
+from ..report.results import Results
+from ..report.run_layout import EVALUATION
 from ..trainer import UnlearnTrainer
 from .checks import loading
 from .membership import attack
@@ -76,10 +78,11 @@ def evaluate(recipe: Recipe) -> dict:
     }
     if recipe.args.process_index == 0:
         folder = Path(options.model if Path(options.model).is_dir() else recipe.args.output_dir)
-        write_json(folder / "evaluation.json", results)
-        tables = filter(None, [results_table(results), further_tables(results)])
+        write_json(folder / EVALUATION, results)
+        shown = Results.from_dict(results)
+        tables = filter(None, [results_table(shown), further_tables(shown)])
         said = [note["note"] for note in notes.values()]
-        print("", *tables, *said, f"evaluation.json is in {folder}", sep="\n\n")
+        print("", *tables, *said, f"{EVALUATION} is in {folder}", sep="\n\n")
     return results
 
 

@@ -60,7 +60,7 @@ def lira(recipe: Recipe, shadows: ShadowModels, losses: dict[str, np.ndarray]) -
         losses: {split: losses (n,) of its evaluated samples under the attacked model}.
 
     Returns:
-        the scores (n,) of each split.
+        The scores (n,) of each split.
     """
     evaluated = recipe.splits.evaluation(recipe.data.max_eval_samples)
     columns = [shadows.columns[name] for split in losses for name in evaluated[split]["id"][:]]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers.utils import cached_file, logging
 
+from ..report.run_layout import RESULTS
 from ..report.tasks import TASKS
 
 logger = logging.get_logger(__name__)
@@ -72,9 +73,10 @@ def _results_file(model: str) -> str | Path | None:
     folder = Path(model)
     if folder.is_dir():
         folders = [folder, folder.parent] if folder.name.startswith("checkpoint-") else [folder]
-        files = (place / "results.json" for place in folders)
+        files = (place / RESULTS for place in folders)
         return next((file for file in files if file.is_file()), None)
     try:
-        return cached_file(model, "results.json", **QUIET)
+        return cached_file(model, RESULTS, **QUIET)
     except (OSError, ValueError):
-        return None  # loading the model reports what is wrong with its name
+        # Loading the model reports what is wrong with its name
+        return None

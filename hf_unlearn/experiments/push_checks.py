@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from ..hub.name_checks import check_base, check_name
+from ..hub.name_checks import check_name, require_base_on_hub
 from ..hub.upload import check_login
 from ..report.tasks import TASKS
 from .recipe import Recipe
 
 
-def check_push(recipe: Recipe) -> None:
+def check_push_of_recipe(recipe: Recipe) -> None:
     """Refuses a push that would fail after training.
 
     Raises:
@@ -20,7 +20,7 @@ def check_push(recipe: Recipe) -> None:
     repo_id = args.hub_model_id or Path(args.output_dir).absolute().name
     check_name(repo_id, [] if args.name_forgotten else names_to_hide(recipe))
     if options.lora_r:
-        check_base("the model trained here" if options.model == "train" else options.model)
+        require_base_on_hub("the model trained here" if options.model == "train" else options.model)
     if not options.dry_run and args.process_index == 0:
         check_login(repo_id, args.output_dir, args.hub_token)
 

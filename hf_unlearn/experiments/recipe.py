@@ -78,7 +78,7 @@ class Recipe:
         return {}
 
     def audio(self, results: Results) -> dict[str, bytes]:
-        """Sound files for the players in report.html, by the ids in `results["transcripts"]`."""
+        """Sound files for the players in report.html, by the ids in `results.transcripts`."""
         return {}
 
     def measure(self, trainer: UnlearnTrainer) -> dict[str, dict]:

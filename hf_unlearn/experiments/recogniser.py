@@ -23,7 +23,8 @@ from .recipe import Recipe
 from .speech_options import RecogniserArguments
 from .waiting import main_process_first
 
-SHOWN = 8  # transcripts of each split in results.json and report.html
+# The transcripts of each split in results.json and report.html.
+SHOWN = 8
 
 
 class Style(Protocol):
@@ -126,9 +127,9 @@ class RecogniserRecipe(Recipe):
     def finish(self, results: Results, trainer: UnlearnTrainer) -> None:
         """Puts all models' transcripts of an utterance side by side, and adds how the labels were
         written."""
-        results["labels"] = self.labels()
-        measured = results["transcripts"]
-        results["transcripts"] = {
+        results.labels = self.labels()
+        measured = results.transcripts
+        results.transcripts = {
             split: [
                 {
                     "id": row["id"],
@@ -153,7 +154,7 @@ class RecogniserRecipe(Recipe):
     def audio(self, results: Results) -> dict[str, bytes]:
         wanted = {
             row["id"]
-            for rows in results["transcripts"].values()
+            for rows in results.transcripts.values()
             for row in rows[: self.options.report_audio]
         }
         sounds = {}

@@ -52,7 +52,7 @@ def train(recipe: Recipe, role: str) -> str:
         role: "original" or "retrained".
 
     Returns:
-        its folder: output_dir/<role>, or one in models_dir.
+        Its folder: output_dir/<role>, or one in models_dir.
     """
     splits, store, seed = recipe.splits, recipe.options.models_dir, recipe.training_seed
     parts = [splits.forget, splits.retain_pool] if role == "original" else [splits.retain_pool]

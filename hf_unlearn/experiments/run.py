@@ -4,12 +4,12 @@ from ..report.results import Results
 from ..trainer import UnlearnTrainer
 from ..trainer.adapters import base_of, keep_merged, whole_base_of
 from ..trainer.run_record import check_steps
-from .checks import check_deepspeed, check_run
+from .checks import check_run, refuse_several_models
 from .dry_run import dry_run
 from .measurements import Measurement, evaluate, measure
-from .processors import check_processors
+from .processor_checks import check_processors
 from .progress import announce, label_bars
-from .push_checks import check_push, names_to_hide
+from .push_checks import check_push_of_recipe, names_to_hide
 from .recipe import Recipe, freeze, make_trainer
 from .reference_models import get_model
 from .retrained_rules import fill_in_retrained
@@ -27,7 +27,7 @@ def unlearn(recipe: Recipe) -> dict:
     what these options say.
 
     Returns:
-        the content of results.json (the plan for `dry_run`, evaluation.json for `evaluate`).
+        The content of results.json (the plan for `dry_run`, evaluation.json for `evaluate`).
 
     Raises:
         ValueError: the options do not fit each other, the data or the model. All that can be known
@@ -35,14 +35,14 @@ def unlearn(recipe: Recipe) -> dict:
     """
     options, args = recipe.options, recipe.args
     if args.push_to_hub and not options.evaluate:
-        check_push(recipe)
+        check_push_of_recipe(recipe)
     if options.dry_run:
         return dry_run(recipe)
     if options.evaluate:
         return evaluate(recipe)
     check_steps(args, recipe.splits.forget)
     args.hide_names = names_to_hide(recipe)
-    check_deepspeed(recipe)
+    refuse_several_models(recipe)
     base = options.base_model if options.model == "train" else whole_base_of(options.model)
     check_processors(recipe)
     check_run(recipe)
@@ -74,7 +74,7 @@ def unlearn(recipe: Recipe) -> dict:
     measured = {"original": before, "unlearned": after, "retrained": retrained}
     results = collect_results(recipe, trainer, measured, base)
     _finish(recipe, trainer, results)
-    return results
+    return results.to_dict()
 
 
 def _train(recipe: Recipe, trainer: UnlearnTrainer) -> None:

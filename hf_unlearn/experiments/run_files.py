@@ -17,6 +17,7 @@ from ..report.phases import phases_line
 from ..report.plots import plot_history
 from ..report.result_tables import further_tables, results_table
 from ..report.results import Results
+from ..report.run_layout import CARD, PLOT, REPORT, RESULTS
 from ..report.tasks import task_of
 from ..trainer import UnlearnTrainer
 from .measurements import Measurement, scoring
@@ -139,25 +140,24 @@ def write_run_files(recipe: Recipe, results: Results) -> None:
     """Writes results.json, the plot, the model card and report.html; prints the tables."""
     folder, named = Path(recipe.args.output_dir), recipe.args.name_forgotten
     results.write(folder)
-    with warn_if_not_written("forgetting.png", folder):
-        stopping = results["stopping"]
-        step = stopping.get("restored_step", stopping["step"])
-        levels = {"original": results["original"], "retrained": results["retrained"]}
-        levels["final"] = (step, results["unlearned"])
+    with warn_if_not_written(PLOT, folder):
+        step = results.stopping.get("restored_step", results.stopping["step"])
+        levels = {"original": results.original, "retrained": results.retrained}
+        levels["final"] = (step, results.unlearned)
         levels["check_samples"] = recipe.args.check_samples
-        file = folder / "forgetting.png"
-        plot = plot_history(results["history"], file, task=task_of(results), **levels)
+        file = folder / PLOT
+        plot = plot_history(results.history, file, task=task_of(results), **levels)
         results.card["plot"] = plot.name
         results.write(folder)
     with warn_if_not_written("the model card", folder):
         write_card(folder, results, salt_of(folder), name_forgotten=named)
-    with warn_if_not_written("report.html", folder):
+    with warn_if_not_written(REPORT, folder):
         salt = None if named else salt_of(folder)
-        Report(results, salt, recipe.audio(results)).save(folder / "report.html")
+        Report(results, salt, recipe.audio(results)).save(folder / REPORT)
     tables = filter(None, [results_table(results), further_tables(results)])
-    last = [_stopping_line(results["stopping"]), phases_line(results.phases or {})]
+    last = [_stopping_line(results.stopping), phases_line(results.phases or {})]
     print("", *tables, *last, sep="\n\n")
-    files = ["results.json", "forgetting.png", "report.html", "README.md"]
+    files = [RESULTS, PLOT, REPORT, CARD]
     print(f"model, {', '.join(name for name in files if (folder / name).exists())} are in {folder}")
 
 

@@ -18,7 +18,8 @@ from .recipe import Recipe
 from .reference_models import digest, kept_model
 
 MAX_PATTERNS = 512
-CONFIDENCES = "confidences.json"  # beside a shadow model: its confidence in every candidate
+# File beside a shadow model, with its confidence in every candidate.
+CONFIDENCES = "confidences.json"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def halves(sizes: Sequence[int], models: int, seed: int) -> np.ndarray:
         sizes: the sizes of the groups, whose samples follow one another.
 
     Returns:
-        bools of shape (models, samples). Each even row marks half of the samples, and the row below
+        Bools of shape (models, samples). Each even row marks half of the samples, and the row below
         it the other half.
     """
     pairs, rng = models // 2, np.random.default_rng(seed)
@@ -116,7 +117,8 @@ def confidences_by(
         losses = losses_by(recipe, recipe.load_model(str(folder)), candidates)
         if recipe.args.process_index == 0:
             write_json(path, dict(zip(candidates["id"][:], scaled_confidence(losses))))
-        all_processes(None)  # wait for the file
+        # Waits for the file.
+        all_processes(None)
     return json.loads(path.read_text())
 
 

@@ -62,7 +62,8 @@ class WhisperRecipe(RecogniserRecipe):
         training: bool,
     ):
         data.language = language_code(data.language or None)
-        data.task = data.task or (data.language and "transcribe")  # the default of `generate`
+        # Transcribing is the default of `generate`.
+        data.task = data.task or (data.language and "transcribe")
         super().__init__(options, data, args, training=training)
 
     def load_processor(self, start: str) -> ProcessorMixin:

@@ -18,7 +18,7 @@ from ..data.images.samples import labels_of
 from ..data.speech.arguments import SpeechClassArguments
 from ..data.speech.classes import load_class_splits, prepare_class_splits
 from ..data.speech.collator import SpeechCollator
-from ..evaluation import f1_metrics, logits_of
+from ..evaluation import f1_metrics, prediction_logits
 from ..metrics.scores import global_unlearning_metric
 from ..report.results import Results
 from ..trainer import UnlearnTrainer
@@ -137,7 +137,7 @@ class SpeechClassRecipe(ClassifierRecipe):
         measured = {f"per_{column}": {} for column in columns}
         for split, rows in evaluated.items():
             output = trainer.predict(trainer.eval_dataset[split])
-            correct = logits_of(output).argmax(1) == output.label_ids
+            correct = prediction_logits(output).argmax(1) == output.label_ids
             for column in columns:
                 measured[f"per_{column}"][split] = _rates(correct, rows[column][:])
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -145,13 +145,13 @@ class SpeechClassRecipe(ClassifierRecipe):
         return {**measured, "training": {"seconds": seconds}, **self.relearning(trainer)}
 
     def finish(self, results: Results, trainer: UnlearnTrainer) -> None:
-        unseen = next(split for split in ("test", "other") if split in results["unlearned"])
+        unseen = next(split for split in ("test", "other") if split in results.unlearned)
         whole_class = self.task in ("speaker_classes", "clip_classes")
         found = scores(results, whole_class=whole_class, test=unseen)
-        results["training"]["unlearned"] = {"seconds": _unlearning_seconds(trainer)}
-        if results["retrained"] and results.get("attacks"):
+        results.training["unlearned"] = {"seconds": _unlearning_seconds(trainer)}
+        if results.retrained and results.attacks:
             found["unlearned"]["gum"] = _gum(results, unseen)
-        results["scores"] = found
+        results.scores = found
 
 
 def _task(data: SpeechClassArguments) -> str:
@@ -178,13 +178,13 @@ def _unlearning_seconds(trainer: UnlearnTrainer) -> float | None:
 def _gum(results: Results, test: str) -> float | None:
     """The GUM of the unlearned model; None where a time or the attack is not known."""
     models = ("unlearned", "original", "retrained")
-    attacks = [results["attacks"][model].get(GUM_ATTACK) for model in models]
-    seconds = [results["training"][model]["seconds"] for model in ("unlearned", "retrained")]
+    attacks = [results.attacks[model].get(GUM_ATTACK) for model in models]
+    seconds = [results.training[model]["seconds"] for model in ("unlearned", "retrained")]
     if None in attacks or None in seconds:
         return None
     return global_unlearning_metric(
-        f1=results["unlearned"][test]["f1_macro"],
-        gold_f1=results["retrained"][test]["f1_macro"],
+        f1=results.unlearned[test]["f1_macro"],
+        gold_f1=results.retrained[test]["f1_macro"],
         attack=attacks[0],
         original_attack=attacks[1],
         gold_attack=attacks[2],

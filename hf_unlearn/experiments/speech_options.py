@@ -70,7 +70,7 @@ class WhisperArguments(RecogniserArguments):
     train_hidden_words: float = field(
         default=0.0,
         metadata={
-            "help": "'train': fraction of the decoder's input words that are hidden, drawn anew "
+            "help": "'train': fraction of the decoder's input words that are masked, resampled "
             "each time."
         },
     )

@@ -17,7 +17,8 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES, TASK_IDS
 
 # <|notimestamps|> must be last: Whisper's decoding treats every id above it as a time stamp.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|startoftranscript|>", "<|startofprev|>", "<|notimestamps|>")
-POSITIONS_PER_SECOND = 50  # of the encoder: 100 mel frames, halved by the second convolution
+# The encoder's positions: 100 mel frames, halved by the second convolution.
+POSITIONS_PER_SECOND = 50
 
 
 def build_word_tokenizer(texts: Iterable[str]) -> WhisperTokenizer:
@@ -40,7 +41,8 @@ def build_word_tokenizer(texts: Iterable[str]) -> WhisperTokenizer:
 def build_processor(tokenizer: WhisperTokenizer, chunk_length: int) -> WhisperProcessor:
     """Joins a tokenizer with a feature extractor that pads or cuts audio to `chunk_length` seconds
     instead of Whisper's 30."""
-    tokenizer.pad_token = tokenizer.eos_token  # as in every published Whisper
+    # As in every published Whisper.
+    tokenizer.pad_token = tokenizer.eos_token
     return WhisperProcessor(WhisperFeatureExtractor(chunk_length=chunk_length), tokenizer)
 
 

@@ -1,12 +1,13 @@
 """The metrics of an unlearned model in the two forms that the Hub's leaderboards read."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from huggingface_hub import EvalResult, EvalResultEntry
 
+from ..metrics.entries import finite
 from ..privacy.paths import without_paths
-from ..report.tasks import Task, finite, task_of
+from ..report.results import Results
+from ..report.tasks import Task, task_of
 
 
 def reported_metrics(splits: dict[str, dict], task: Task) -> list[str]:
@@ -44,12 +45,12 @@ def model_index(
     ]
 
 
-def evaluations(results: Mapping[str, Any], hub_datasets: list[str]) -> list[EvalResultEntry]:
-    """Entries for `.eval_results`, which belong to a data set on the Hub; none without one.
+def evaluations(results: Results, hub_datasets: list[str]) -> list[EvalResultEntry]:
+    """Entries for `.eval_results`, which belong to a dataset on the Hub; none without one.
 
-    The splits are those of unlearning, not the data set's own, and a note at each entry says so.
+    The splits are those of unlearning, not the dataset's own, and a note at each entry says so.
     """
-    task, splits = task_of(results), results["unlearned"] or {}
+    task, splits = task_of(results), results.unlearned or {}
     if not hub_datasets:
         return []
     return [
@@ -57,7 +58,7 @@ def evaluations(results: Mapping[str, Any], hub_datasets: list[str]) -> list[Eva
             dataset_id=hub_datasets[0],
             task_id=f"{split}_{metric}",
             value=value,
-            date=(results.get("environment") or {}).get("date"),
+            date=(results.environment or {}).get("date"),
             notes=f"{task.metrics[metric]} of a split made for unlearning: {_meaning(split, task)}"
             + (f", {splits[split]['samples']} {task.units}" if "samples" in splits[split] else ""),
         )

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from ..files import write_json
-from ..privacy.redaction import names_somebody
+from ..privacy.redaction import mentions_any
 
 
 def make_labels_neutral(folder: Path, hidden: list[str], noun: str) -> None:
@@ -21,7 +21,7 @@ def make_labels_neutral(folder: Path, hidden: list[str], noun: str) -> None:
         return
     config = json.loads(path.read_text(encoding="utf-8"))
     labels = config.get("id2label") or {}
-    if not any(names_somebody(str(label), hidden) for label in labels.values()):
+    if not any(mentions_any(str(label), hidden) for label in labels.values()):
         return
     config["id2label"] = {number: f"{noun}_{number}" for number in labels}
     config["label2id"] = {f"{noun}_{number}": int(number) for number in labels}

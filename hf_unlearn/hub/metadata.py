@@ -14,7 +14,8 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 from transformers.utils import logging
 
-from ..files import text_of
+from ..files import one_line, text_of
+from ..report.run_layout import CARD
 from ..yaml_files import header_of
 
 logger = logging.get_logger(__name__)
@@ -109,11 +110,11 @@ def inherited_metadata(base_model: str | None, known_local: Iterable[str]) -> di
         return {}
     local = Path(base_model)
     if local.exists():
-        return _metadata_in(local / "README.md")
+        return _metadata_in(local / CARD)
     if not on_hub(base_model, known_local):
         return {}
     try:
-        return header_of(text_of(hf_hub_download(base_model, "README.md")))
+        return header_of(text_of(hf_hub_download(base_model, CARD)))
     except Exception:
         # Offline, private, no card, and so on: none of it may cost users their own card.
         return {}
@@ -124,6 +125,6 @@ def _metadata_in(card: Path) -> dict:
         return header_of(text_of(card)) if card.exists() else {}
     except Exception as error:
         # Of YAML, or of the file's encoding.
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         logger.warning(f"Cannot read {card} as a model card, so nothing is inherited: {reason}")
         return {}

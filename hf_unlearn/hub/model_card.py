@@ -1,7 +1,6 @@
 """The model card of an unlearned model."""
 
 import secrets
-from collections.abc import Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -11,11 +10,13 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from ..privacy.paths import without_paths
-from ..privacy.redaction import hidden_names, hides, names_somebody, redact
+from ..privacy.redaction import hidden_names, mentions_any, must_hide, redact
 from ..report.audit_tables import audit_rows, door_notes, headline
 from ..report.result_tables import align, further_tables, results_table
+from ..report.results import Results
+from ..report.run_layout import CARD, EVALUATION_RESULTS
 from ..report.run_settings import setting, settings_of
-from ..report.tasks import MODELS, Task, task_of
+from ..report.tasks import Task, task_of
 from ..report.verdict import overshot, with_origin
 from .evaluation_results import evaluations, model_index, reported_metrics
 from .metadata import inherited_metadata, is_path, language_codes, listed, on_hub, shown
@@ -23,12 +24,11 @@ from .usage import architecture_in, saved_parts, usage
 
 CONFIGURATIONS = ("config.json", "adapter_config.json")
 TAGS = ("unlearning", "machine-unlearning", "arxiv:2503.02312")
-EVALUATIONS = Path(".eval_results") / "unlearning.yaml"
 
 
 def write_card(
     folder: Path,
-    results: Mapping[str, Any],
+    results: Results,
     salt: str,
     *,
     name_forgotten: bool = False,
@@ -36,56 +36,57 @@ def write_card(
 ) -> ModelCard:
     """Writes the card as README.md into `folder`, or as the file `to`.
 
-    Without `to` it also writes .eval_results/unlearning.yaml if the data set is on the Hub.
-    `results["card"]` holds further arguments of `build_card`, so that the card can be written again
+    Without `to` it also writes .eval_results/unlearning.yaml if the dataset is on the Hub.
+    `results.card` holds further arguments of `build_card`, so that the card can be written again
     at any time.
     """
     folder = Path(folder)
-    options = {"model_name": folder.absolute().name, **results.get("card", {})}
+    options = {"model_name": folder.absolute().name, **results.card}
     saved = {
-        "architecture": architecture_in(folder) or results.get("architecture"),
+        "architecture": architecture_in(folder) or results.architecture,
         "parts": _processor_parts(folder, results),
     }
     card = build_card(results, salt=salt, name_forgotten=name_forgotten, **{**saved, **options})
-    card.save(to or folder / "README.md")
+    card.save(to or folder / CARD)
     if not to:
         _write_evaluations(folder, results, options, salt, name_forgotten)
     return card
 
 
 def _write_evaluations(
-    folder: Path, results: Mapping[str, Any], options: dict, salt: str, name_forgotten: bool
+    folder: Path, results: Results, options: dict, salt: str, name_forgotten: bool
 ) -> None:
     local = options.get("local", ())
     hub_datasets = [name for name in listed(options.get("datasets")) if on_hub(name, local)]
-    if hides(results, task_of(results).personal) and not name_forgotten:
+    content = results.to_dict()
+    if must_hide(content, task_of(results).personal) and not name_forgotten:
         hub_datasets = _naming_nobody(hub_datasets, results)
-        results = redact(results, salt)
+        results = Results.from_dict(redact(content, salt))
     if entries := evaluations(results, hub_datasets):
-        path = folder / EVALUATIONS
+        path = folder / EVALUATION_RESULTS
         path.parent.mkdir(exist_ok=True)
         path.write_text(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
 
 
-def _naming_nobody(datasets: Any, results: Mapping[str, Any]) -> list[str]:
-    """The ids of data sets that do not name a forgotten person.
+def _naming_nobody(datasets: Any, results: Results) -> list[str]:
+    """The ids of datasets that do not name a forgotten person.
 
     The others are left out, because an id with a pseudonym in it would not exist.
     """
-    hidden = hidden_names(results)
-    return [name for name in listed(datasets) if not names_somebody(name, hidden)]
+    hidden = hidden_names(results.to_dict())
+    return [name for name in listed(datasets) if not mentions_any(name, hidden)]
 
 
-def _processor_parts(folder: Path, results: Mapping[str, Any]) -> set[str] | None:
+def _processor_parts(folder: Path, results: Results) -> set[str] | None:
     """Parts of a processor that are or will be saved beside the model; None if not known."""
-    trained = results.get("processor")
+    trained = results.processor
     if trained is None and not any((folder / name).is_file() for name in CONFIGURATIONS):
         return None
     return {*(trained or ()), *saved_parts(folder)}
 
 
 def build_card(
-    results: Mapping[str, Any],
+    results: Results,
     *,
     model_name: str = "unlearned-model",
     base_model: str | None = None,
@@ -106,14 +107,13 @@ def build_card(
     """Builds the card from `results` and the template.
 
     Forgotten persons are not named unless `name_forgotten` is set; classes of images are
-    (`Task.personal` tells the two apart). License, language and data sets come from the base
+    (`Task.personal` tells the two apart). License, language and datasets come from the base
     model's card if they are not given.
 
     Args:
-        results: `Results`, or the content of a results.json.
         base_model, datasets: ids on the Hub. Local folders are left out of the metadata, because
             the Hub refuses them.
-        dataset_names, dataset_args: names of the data sets for readers, and their configurations.
+        dataset_names, dataset_args: names of the datasets for readers, and their configurations.
         local: those of these names that were folders where the model was made (see
             `local_among`).
         language: one or several, as codes ("en") or names ("English"). Unknown ones are left out
@@ -134,7 +134,7 @@ def build_card(
     task, local, tasks = task_of(results), listed(local), listed(tasks)
     if not task.pipeline and len(tasks) == 1:
         task = replace(task, pipeline=tasks[0])
-    name_forgotten = name_forgotten or not hides(results, task.personal)
+    name_forgotten = name_forgotten or not must_hide(results.to_dict(), task.personal)
     about = {
         "model_name": model_name,
         "base_model": base_model,
@@ -148,8 +148,9 @@ def build_card(
     }
     if not name_forgotten:
         about["datasets"] = _naming_nobody(datasets, results)
-        results = redact({**results, "about": about}, salt or secrets.token_hex(16))
-        about = results["about"]
+        clean = redact({**results.to_dict(), "about": about}, salt or secrets.token_hex(16))
+        about = clean.pop("about")
+        results = Results.from_dict(clean)
     base = about["base_model"] if on_hub(about["base_model"], about["local"]) else None
     about |= {name: shown(about[name], local) for name in ("model_name", "base_model")}
     about["dataset_names"] = [shown(name, local) for name in about["dataset_names"]]
@@ -165,13 +166,12 @@ def build_card(
     )
 
 
-def _is_adapter(results: Mapping[str, Any]) -> bool:
-    config = results["config"]
-    trained = bool(setting(config, "adapter") or setting(config, "lora_r"))
-    return trained and not results.get("merged")
+def _is_adapter(results: Results) -> bool:
+    trained = bool(setting(results.config, "adapter") or setting(results.config, "lora_r"))
+    return trained and not results.merged
 
 
-def _metadata(results: Mapping[str, Any], about: dict, task: Task, given: dict) -> ModelCardData:
+def _metadata(results: Results, about: dict, task: Task, given: dict) -> ModelCardData:
     """The YAML header of the card.
 
     Args:
@@ -180,15 +180,15 @@ def _metadata(results: Mapping[str, Any], about: dict, task: Task, given: dict) 
     """
     inherited, base = about["inherited"], given["base_model"]
     adapter = _is_adapter(results)
-    unlearned = results["unlearned"] or {}
+    unlearned = results.unlearned or {}
     hub_datasets = [name for name in about["datasets"] if on_hub(name, about["local"])]
     more_datasets = [name for name in listed(inherited.get("datasets")) if name not in hub_datasets]
     languages = language_codes(given["language"]) or language_codes(inherited.get("language"))
-    tags = [task.pipeline, setting(results["config"], "method"), *about["tags"]]
+    tags = [task.pipeline, setting(results.config, "method"), *about["tags"]]
     index = model_index(
         unlearned, task, hub_datasets, about["dataset_names"], about["dataset_args"]
     )
-    grams = results.get("emissions_g")
+    grams = results.emissions_g
     carbon = {"emissions": grams, "source": "CodeCarbon"}
     return ModelCardData(
         model_name=about["model_name"],
@@ -207,41 +207,40 @@ def _metadata(results: Mapping[str, Any], about: dict, task: Task, given: dict) 
 
 
 def _template_values(
-    results: Mapping[str, Any], about: dict, name_forgotten: bool, task: Task
+    results: Results, about: dict, name_forgotten: bool, task: Task
 ) -> dict[str, Any]:
     """Values for the template's text."""
-    groups = results["data"].get(task.groups) or {}
-    asked = setting(results["config"], f"forget_{task.groups}")
-    unlearned = results["unlearned"] or {}
-    evaluated = any(results.get(name) for name in ("original", "unlearned", "retrained"))
+    groups = results.data.get(task.groups) or {}
+    asked = setting(results.config, f"forget_{task.groups}")
+    unlearned = results.unlearned or {}
     return {
         "about": without_paths(about, about["local"]),
         "task": task,
         "whole_groups": task.forgotten == task.group,
-        "units": results["data"][task.units],
+        "units": results.data[task.units],
         "groups": groups,
         "settings": settings_of(results),
         "forgotten": asked or groups.get("forget", []),
         "named": name_forgotten,
-        "rule": with_origin((results.get("stopping") or {}).get("rule"), results.get("retrained")),
-        "overshot": overshot({name: results.get(name) for name in MODELS}, task),
-        "unchanged": (results.get("stopping") or {}).get("restored_step") == 0,
+        "rule": with_origin((results.stopping or {}).get("rule"), results.retrained),
+        "overshot": overshot(results.models(), task),
+        "unchanged": (results.stopping or {}).get("restored_step") == 0,
         "evaluates_forgotten": any("forg" in split.lower() for split in unlearned),
         "splits": {name: said for name, (said, _) in task.splits.items() if name in unlearned},
-        "tables": results_table(results, markdown=True) if evaluated else None,
+        "tables": results_table(results, markdown=True) if results.models() else None,
         "further_tables": further_tables(results, markdown=True),
-        "audit": _audit_values(results.get("audit")),
+        "audit": _audit_values(results.audit),
         "percent": task.percent,
         "intervals": any(key.endswith("_low") for split in unlearned.values() for key in split),
-        "command": without_paths(results.get("command"), about["local"]),
+        "command": without_paths(results.command, about["local"]),
         **{
-            key: results.get(key)
+            key: getattr(results, key)
             for key in ("seed", "stopping", "environment", "original", "retrained", "attacks")
         },
     }
 
 
-def _audit_values(audit: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _audit_values(audit: dict[str, Any] | None) -> dict[str, Any] | None:
     """What the template shows of an audit; None where there was none."""
     if not audit:
         return None

@@ -7,46 +7,46 @@ from pathlib import Path
 from huggingface_hub import get_token
 from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
+from transformers.trainer import TRAINER_STATE_NAME
 
-from ..privacy.redaction import names_somebody, texts_of
-from ..report.results import RESULTS
+from ..privacy.redaction import mentions_any, texts_of
+from ..report.run_layout import ARGUMENTS, CARD, RESULTS, UNLEARN_STATE
 from .metadata import on_hub
 
 # Files whose content is not text.
 BINARY = (".safetensors", ".pt", ".pth", ".bin", ".png")
 TEXTS = (".json", ".jinja", ".md", ".yaml")
 VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "*.index.json")
-ARGUMENTS, CARD = "training_args.json", "README.md"
 # JSON files that are redacted before they are uploaded.
-REDACTED = (RESULTS, ARGUMENTS, "trainer_state.json", "unlearn_state.json")
+REDACTED = (RESULTS, ARGUMENTS, TRAINER_STATE_NAME, UNLEARN_STATE)
 GENERATED = (*REDACTED, CARD, "*.yaml")
 
 
 def check_name(repo_id: str, hidden: list[str]) -> None:
     """Raises ValueError if a repository's name is invalid or mentions one of the `hidden` names."""
     validate_repo_id(repo_id)
-    if names_somebody(repo_id, hidden):
+    if mentions_any(repo_id, hidden):
         raise ValueError(
             f"the repository's name, {repo_id}, names who is forgotten: give another hub_model_id "
             "or --repo_id, or publish the name knowingly with name_forgotten"
         )
 
 
-def check_told(sent: dict[str, str | None], hidden: list[str]) -> None:
+def check_upload_texts(sent: dict[str, str | None], hidden: list[str]) -> None:
     """Raises ValueError if a text that is sent beside the files mentions one of `hidden`.
 
     Args:
         sent: what the text is ("commit message") -> the text.
     """
     for what, text in sent.items():
-        if text and names_somebody(text, hidden):
+        if text and mentions_any(text, hidden):
             raise ValueError(
                 f"the {what}, {text!r}, names who is forgotten: change it, or publish the name "
                 "knowingly with name_forgotten"
             )
 
 
-def check_base(base: str | None, local: Iterable[str] = ()) -> None:
+def require_base_on_hub(base: str | None, local: Iterable[str] = ()) -> None:
     """Raises ValueError if the base model of an adapter is not on the Hub.
 
     Args:
@@ -74,7 +74,7 @@ def check_texts(folder: Path, hidden: list[str], token: str | None) -> None:
     token = token or get_token()
     files = [path for path in folder.rglob("*") if path.is_file()]
     for path in files:
-        if names_somebody(path.name, hidden):
+        if mentions_any(path.name, hidden):
             raise ValueError(
                 f"the file {path.name!r} names who is forgotten: rename it or move it elsewhere"
             )
@@ -98,7 +98,7 @@ def _check_text(path: Path, hidden: list[str], token: str | None) -> None:
     if any(path.match(pattern) for pattern in VOCABULARIES) or path.suffix not in TEXTS:
         return
     for said in _texts_in(path, text):
-        if names_somebody(said, hidden):
+        if mentions_any(said, hidden):
             raise ValueError(
                 f"{path.name} says {said!r}, which names who is forgotten: change it, or publish "
                 "the name knowingly with name_forgotten"
@@ -124,7 +124,7 @@ def _check_tensors(path: Path, hidden: list[str]) -> None:
     with safe_open(path, framework="pt") as file:
         names = [*file.keys(), *texts_of(file.metadata() or {})]
     for name in names:
-        if names_somebody(name, hidden):
+        if mentions_any(name, hidden):
             raise ValueError(
                 f"{path.name} has {name!r}, which names who is forgotten: rename that part of the "
                 "model"

@@ -1,8 +1,6 @@
 """Collects what is uploaded of an output folder, redacted, in a folder of its own."""
 
-import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,15 +9,16 @@ import torch
 import transformers
 from peft import PeftConfig, PeftModel
 
-from ..files import write_json
+from ..files import link_or_copy, write_json
 from ..privacy.paths import without_paths
-from ..privacy.redaction import hidden_names, hides, names_somebody, redact
-from ..report.results import RESULTS, Results
+from ..privacy.redaction import hidden_names, mentions_any, must_hide, redact
+from ..report.results import Results
+from ..report.run_layout import CARD, EVALUATION, RESULTS
 from ..report.tasks import task_of
 from .labels import make_labels_neutral
 from .metadata import on_hub
 from .model_card import write_card
-from .name_checks import CARD, REDACTED, check_base, check_name, check_texts
+from .name_checks import REDACTED, check_name, check_texts, require_base_on_hub
 
 WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
 # Configurations, tokenizers and processors are uploaded unchanged. Pickles, audio, reports and logs
@@ -59,7 +58,7 @@ def stage(
         merge: merge an adapter into its base model.
 
     Returns:
-        the names that nothing in `target` may mention.
+        The names that nothing in `target` may mention.
 
     Raises:
         ValueError: there is no results.json; the base model of an adapter is not on the Hub; a file
@@ -75,7 +74,7 @@ def stage(
     # The training arguments say whom to hide, too.
     content = _redacted_files(folder)
     task = task_of(results)
-    hide = not name_forgotten and hides(content, task.personal)
+    hide = not name_forgotten and must_hide(content, task.personal)
     if hide:
         # What the forgotten persons said, word for word.
         results.transcripts = None
@@ -109,18 +108,16 @@ def _copy_model_files(folder: Path, target: Path) -> None:
     for path in sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern)):
         # Hidden files are not part of a model: a process that was killed may leave one behind.
         hidden = path.name.startswith(".")
-        if not hidden and path.name not in (*REDACTED, "evaluation.json"):
+        if not hidden and path.name not in (*REDACTED, EVALUATION):
             link(path, target / path.name)
 
 
 def link(source: Path, target: Path) -> None:
     """Hard-links weights, which are never modified in place; copies other files."""
     if source.suffix in LARGE:
-        # Links do not work across file systems.
-        with contextlib.suppress(OSError):
-            os.link(source, target)
-            return
-    shutil.copyfile(source, target)
+        link_or_copy(source, target)
+    else:
+        shutil.copyfile(source, target)
 
 
 def merge_adapter(folder: Path, target: Path) -> None:
@@ -150,7 +147,7 @@ def merge_adapter(folder: Path, target: Path) -> None:
 def _check_adapter(target: Path, local: Iterable[str]) -> None:
     config = target / "adapter_config.json"
     if config.is_file():
-        check_base(json.loads(config.read_text())["base_model_name_or_path"], local)
+        require_base_on_hub(json.loads(config.read_text())["base_model_name_or_path"], local)
 
 
 def _put_card(
@@ -163,7 +160,7 @@ def _put_card(
     text = own.read_text(encoding="utf-8") if own.is_file() else str(written)
     if text == str(written) or results.merged:
         return
-    if names_somebody(text, hidden):
+    if mentions_any(text, hidden):
         raise ValueError(
             f"{own} seems to name who is forgotten: write it again with `hf-unlearn card`, or "
             "publish the name knowingly with name_forgotten"

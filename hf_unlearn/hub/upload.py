@@ -10,7 +10,7 @@ from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
 from ..privacy.redaction import hide_tokens, salt_of
 from ..report.results import Results
-from .name_checks import check_told
+from .name_checks import check_upload_texts
 from .staging import stage
 
 # HTTP status -> what to do about it.
@@ -52,7 +52,7 @@ def push_folder(
         merge: merge an adapter into its base model first.
 
     Returns:
-        the commit.
+        The commit.
 
     Raises:
         ValueError: the folder cannot be published as it is; nothing was sent.
@@ -70,7 +70,7 @@ def push_folder(
             name_forgotten=name_forgotten,
             merge=merge,
         )
-        check_told({"commit message": message, "revision": revision}, hidden)
+        check_upload_texts({"commit message": message, "revision": revision}, hidden)
         with hub_failures(repo_id, folder):
             api = HfApi(token=token)
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -110,7 +110,7 @@ def _advice(error: Exception) -> str:
         error, FileNotFoundError | PermissionError | HFValidationError
     ):
         return "This is not the Hub's fault: fix what the message says, then push again."
-    failed = "The Hub failed to answer properly several times over: push again later."
+    failed = "The Hub failed repeatedly: push again later."
     return ADVICE.get(status, failed)
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Preparation, Step
-from .outputs import base_model, class_labels, freeze, logits_of, require_classification
+from .outputs import base_model, class_labels, freeze, output_logits, require_classification
 from .weighted import WeightedSum
 
 
@@ -171,12 +171,12 @@ class BoundaryShrink(WeightedSum):
         labels, name = class_labels(batch, "boundary_shrink"), self._input_name(batch)
         with torch.enable_grad():
             x = batch[name].detach().clone().requires_grad_(True)
-            logits = logits_of(self.teacher(**{**batch, name: x}))
+            logits = output_logits(self.teacher(**{**batch, name: x}))
             (gradient,) = torch.autograd.grad(F.cross_entropy(logits.float(), labels), x)
         with torch.no_grad():
             step = self.bound * (self.high - self.low)
             neighbours = (x + step * gradient.sign()).clamp(self.low, self.high)
-            return logits_of(self.teacher(**{**batch, name: neighbours})).argmax(-1)
+            return output_logits(self.teacher(**{**batch, name: neighbours})).argmax(-1)
 
     def _input_name(self, batch: dict) -> str:
         """The name of the images or sounds in a batch."""

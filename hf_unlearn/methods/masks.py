@@ -33,8 +33,8 @@ class SalUn(RandomLabel):
 
     Args:
         alpha: weight of the retain loss, as in `random_label`.
-        sparsity: fraction of the weights that stay unchanged, in [0, 1). 0.5 is the published
-            value.
+        sparsity: fraction of the weights that are not trained and stay as they are, in [0, 1). 0.5
+            is the published value.
 
     Raises:
         ValueError: sparsity is outside of [0, 1).
@@ -78,7 +78,8 @@ class Scissorhands(Surgery):
 
     Args:
         lam: weight of the forget loss.
-        sparsity: fraction of the weights that keep their initial values, in [0, 1].
+        sparsity: fraction of the weights that are not initialised again, in [0, 1]. All weights
+            are trained afterwards.
         margin: least multiple of u to subtract on a conflict.
 
     Raises:

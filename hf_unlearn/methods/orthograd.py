@@ -93,9 +93,8 @@ class OrthoGrad(Method):
                 lambda exact: all_rows.products(u, exact), squares[-1]
             )
             solutions.append(solution)
-            w = self._weights(step, solution.coefficients)
             # autograd adds this to .grad: u - sum_n w_n g_n
-            return rows.weighted(-w, exact)
+            return rows.weighted(self._factors(step, solution.coefficients), exact)
 
         loss = step.visit_retain_samples(visit)
         # No retain sample depends on these parameters, so there u_perp is u.
@@ -119,9 +118,9 @@ class OrthoGrad(Method):
             return sum(Ks), sum(bs)
 
         solution, exact = measure_and_solve(products, square)
-        w = self._weights(step, solution.coefficients)
+        factors = self._factors(step, solution.coefficients)
         # autograd adds this to .grad: u - sum_n w_n g_n
-        loss = step.visit_retain_samples(lambda rows, _: rows.weighted(-w, exact))
+        loss = step.visit_retain_samples(lambda rows, _: rows.weighted(factors, exact))
         self._scale_gradients(step)
         return {"retain_loss": loss, **_report([solution], square, 0)}
 
@@ -137,8 +136,8 @@ class OrthoGrad(Method):
     def _square_of(self, step: Step, parameter: nn.Parameter) -> Tensor:
         return _square(self._scaled(step, parameter)[0], parameter)
 
-    def _weights(self, step: Step, c: Tensor) -> Tensor:
-        """w_n = c_n + alpha / ((1 - alpha) k) for the samples of this process, (samples,).
+    def _factors(self, step: Step, c: Tensor) -> Tensor:
+        """-w_n = -(c_n + alpha / ((1 - alpha) k)) for the samples of this process, (samples,).
 
         The rows of a process are g_n / samples, and `.grad` is averaged over processes afterwards;
         the factors make up for both.
@@ -146,7 +145,7 @@ class OrthoGrad(Method):
         own = c[step.first_sample : step.first_sample + step.samples]
         # samples / k, where k counts the retain samples of all processes
         share = step.samples / step.all_samples
-        return step.processes * (own + self.alpha / (1 - self.alpha) * share)
+        return -step.processes * (own + self.alpha / (1 - self.alpha) * share)
 
     def _scale_gradients(self, step: Step) -> None:
         """g = -(1 - alpha) (u - sum_n w_n g_n), in place in `.grad`."""

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..per_sample.inputs import IGNORE_INDEX
+
 # Suffixes of the class names of models that predict sequences.
 SEQUENCE_MODELS = (
     "ForCTC",
@@ -17,6 +19,11 @@ SEQUENCE_MODELS = (
     "ForTokenClassification",
     "ForQuestionAnswering",
 )
+
+
+def peft_configs(model: nn.Module) -> dict[str, Any]:
+    """The configurations of a peft model's adapters, by name; {} for other models."""
+    return getattr(model, "peft_config", {})
 
 
 def base_model(model: nn.Module) -> nn.Module:
@@ -88,7 +95,7 @@ def label_rows(logits: Tensor, labels: Tensor, causal: bool) -> tuple[Tensor, Te
         causal: the logits at a position predict the next label.
 
     Returns:
-        logits (k, L, V), at least in float32, and labels (k, L). L is 1 for classes.
+        Logits (k, L, V), at least in float32, and labels (k, L). L is 1 for classes.
 
     Raises:
         ValueError: there is not one row of logits for each label.
@@ -120,7 +127,7 @@ def distillation(student: Tensor, teacher: Tensor, labels: Tensor, temperature: 
     log_p, log_q = (F.log_softmax(logits / temperature, dim=-1) for logits in (teacher, student))
     # (k, L)
     divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
-    counted = labels != -100
+    counted = labels != IGNORE_INDEX
     return temperature**2 * (divergence * counted).sum(1) / counted.sum(1).clamp_min(1)
 
 
@@ -132,12 +139,12 @@ def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
         labels: (k, L), -100 where padded.
     """
     losses = F.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none"
+        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
     )
     return -losses.view(labels.shape).sum(1)
 
 
-def logits_of(outputs: Any) -> Tensor:
+def output_logits(outputs: Any) -> Tensor:
     """The logits among the outputs of a model: by name, or the output after the loss in a tuple.
 
     Raises:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..per_sample.inputs import IGNORE_INDEX
 from .base import Preparation, Step
 from .outputs import class_labels, is_causal
 from .weighted import WeightedSum
@@ -19,9 +20,9 @@ class RandomLabel(WeightedSum):
 
     where L_f' is the loss of the forget samples with wrong labels, which are drawn in every step.
 
-    A wrong class is one of the other classes, all equally likely. A wrong transcript is that of
-    another utterance among the first 512 retain samples. It must be real speech: random tokens
-    would teach the decoder a language of noise. The papers train an epoch on D_f and then one on
+    A wrong class is drawn uniformly from the other classes. A wrong transcript is that of another
+    utterance among the first 512 retain samples. Random tokens would teach the decoder noise, so
+    transcripts of real utterances are used. The papers train an epoch on D_f and then one on
     D_r. Here every step has a batch of both.
 
     Args:
@@ -95,7 +96,7 @@ class RandomLabel(WeightedSum):
             for n, own in enumerate(labels)
         ]
         # (k, L), the longest of the new transcripts
-        wrong = pad_sequence(others, batch_first=True, padding_value=-100).to(labels.device)
+        wrong = pad_sequence(others, batch_first=True, padding_value=IGNORE_INDEX).to(labels.device)
         batch = {**step.forget_batch, "labels": wrong}
         # These belong to the true label. The model makes new ones from the wrong label.
         for name in ("decoder_input_ids", "decoder_attention_mask"):
@@ -115,4 +116,4 @@ class RandomLabel(WeightedSum):
 
 
 def _without_padding(labels: Tensor) -> Tensor:
-    return labels[labels != -100].cpu()
+    return labels[labels != IGNORE_INDEX].cpu()

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..per_sample.inputs import IGNORE_INDEX
 from .base import Preparation, Step
 from .outputs import (
     base_model,
@@ -106,7 +107,7 @@ class Scrub(WithTeacher):
     def retain_objective(self, step: Step) -> Tensor:
         student, labels = self.label_logits(step, step.retain_batch)
         teacher, _ = self.label_logits(step, step.retain_batch, self.teacher)
-        counts = (labels != -100).sum(1).clamp_min(1)
+        counts = (labels != IGNORE_INDEX).sum(1).clamp_min(1)
         # (k,)
         loss = -self.ce_weight * log_likelihood(student, labels) / counts
         divergence = distillation(student, teacher, labels, self.temperature)

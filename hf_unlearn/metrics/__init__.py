@@ -1,46 +1,42 @@
 """Metrics: pure functions on arrays and texts, one file per kind."""
 
-from .distances import earth_movers_distance, matched_pairs, separation, share_above
-from .informed import informed_scores
-from .privacy import ATTACKS, Attack, lira_scores, loss_attack, svc_attacks
-from .quality import (
-    CharacterErrorRate,
-    WordErrorRate,
-    accuracy,
-    accuracy_of_classes,
-    bootstrap_interval,
-    character_errors,
-    error_rate,
-    f1_macro,
-    word_errors,
-)
-from .scores import (
-    adaptive_unlearning_score,
-    global_unlearning_metric,
-    unlearning_impact_score,
-)
+import importlib
+from typing import Any
 
-__all__ = [
-    "ATTACKS",
-    "Attack",
-    "CharacterErrorRate",
-    "WordErrorRate",
-    "accuracy",
-    "accuracy_of_classes",
-    "adaptive_unlearning_score",
-    "bootstrap_interval",
-    "character_errors",
-    "earth_movers_distance",
-    "error_rate",
-    "f1_macro",
-    "global_unlearning_metric",
-    "informed_scores",
-    "lira_scores",
-    "loss_attack",
-    "matched_pairs",
-    "separation",
-    "share_above",
-    "svc_attacks",
-    "unlearning_impact_score",
-    "word_errors",
-]
+# Loaded when they are first asked for, because some need jiwer, evaluate or scikit-learn.
+_MODULE_OF = {
+    "ATTACKS": "attack_table",
+    "Attack": "attack_table",
+    "CharacterErrorRate": "quality",
+    "WordErrorRate": "quality",
+    "accuracy": "quality",
+    "accuracy_of_classes": "quality",
+    "adaptive_unlearning_score": "scores",
+    "bootstrap_interval": "quality",
+    "character_errors": "quality",
+    "earth_movers_distance": "distances",
+    "error_rate": "quality",
+    "f1_macro": "quality",
+    "global_unlearning_metric": "scores",
+    "informed_scores": "informed",
+    "lira_scores": "privacy",
+    "loss_attack": "privacy",
+    "matched_pairs": "distances",
+    "separation": "distances",
+    "share_above": "distances",
+    "svc_attacks": "privacy",
+    "unlearning_impact_score": "scores",
+    "word_errors": "quality",
+}
+
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

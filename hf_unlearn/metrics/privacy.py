@@ -1,7 +1,5 @@
 """Membership attacks: how well an attacker can tell that forgotten samples were trained on. Pure
-functions on arrays."""
-
-from dataclasses import dataclass
+functions on arrays. `attack_table` says what their numbers mean."""
 
 import numpy as np
 from scipy.stats import norm
@@ -12,68 +10,6 @@ from .sample_features import EPSILON, SVC_FEATURES, features
 
 # False positive rates (%) at which attacks are reported (Carlini et al., S&P 2022).
 LOW_FALSE_POSITIVE_RATES = (1, 0.1)
-
-
-@dataclass(frozen=True)
-class Attack:
-    """One number that an attack gives.
-
-    Attributes:
-        meaning: what the number says.
-        wanted: the best value, or "up" if higher is better, or "" if the number only describes the
-            data.
-        target: the value to reach when no retrained model is known; None if there is none.
-    """
-
-    meaning: str
-    wanted: str
-    target: float | None
-
-
-def _score_entries(attack: str, auc_meaning: str, attacker: str) -> dict[str, Attack]:
-    """The entries of ATTACKS for what `attack_rates` returns."""
-    return {
-        f"{attack}_auc": Attack(auc_meaning, "0.5", 0.5),
-        f"{attack}_tpr_at_1_fpr": Attack(
-            f"forgotten samples (%) that {attacker} finds at a false positive rate of 1 %",
-            "1",
-            1.0,
-        ),
-        f"{attack}_tpr_at_0.1_fpr": Attack("the same at 0.1 %", "0.1", 0.1),
-        f"{attack}_tpr_at_lowest_fpr": Attack("the same at lowest_fpr", "lowest_fpr", None),
-    }
-
-
-def _svc_entry(feature: str) -> Attack:
-    meaning = f"forgotten samples (%) that an SVC takes for unseen by {feature}"
-    return Attack(meaning, wanted="up", target=None)
-
-
-ATTACKS = {
-    "lowest_fpr": Attack(
-        "lowest false positive rate (%) that can be measured: 100 / number of unseen samples",
-        wanted="",
-        target=None,
-    ),
-    **_score_entries(
-        "loss", "AUC of telling forgotten from unseen samples by their lower loss", "the loss"
-    ),
-    "svc_correctness": _svc_entry(
-        "whether the prediction is right (utterances: the share of right tokens)"
-    ),
-    "svc_confidence": _svc_entry(
-        "the probability of the true class (utterances: mean over tokens)"
-    ),
-    "svc_entropy": _svc_entry("the entropy of the prediction (utterances: mean over tokens)"),
-    "svc_modified_entropy": _svc_entry("the modified entropy (utterances: mean over tokens)"),
-    "svc_probability": _svc_entry("all class probabilities (not for utterances)"),
-    **_score_entries(
-        "lira",
-        "AUC of telling forgotten from unseen samples by LiRA (online, with the run's shadow "
-        "models)",
-        "LiRA",
-    ),
-}
 
 
 def attack_rates(name: str, forgotten: np.ndarray, unseen: np.ndarray) -> dict[str, float | None]:
@@ -101,7 +37,7 @@ def attack_rates(name: str, forgotten: np.ndarray, unseen: np.ndarray) -> dict[s
     lowest = lowest_fpr(len(unseen))
 
     def tpr_at(percent: float) -> float:
-        # The factor makes up for rounding: 7 of 700 samples are 1 %.
+        # The factor tolerates rounding: 7 of 700 samples are 1 %.
         return 100 * float(tpr[100 * fpr <= percent * (1 + 1e-9)].max())
 
     rates = {

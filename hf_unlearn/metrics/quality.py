@@ -34,7 +34,7 @@ def word_errors(
             raising an error.
 
     Returns:
-        errors (n,) and words (n,), both int64.
+        Errors (n,) and words (n,), both int64.
 
     Raises:
         ValueError: there are not as many predictions as references, or a reference is empty. The

@@ -38,7 +38,7 @@ SHARES = {
 LARGEST_SHARE, LARGEST_ERROR_RATE = 1, 10
 
 
-class Rule(Protocol):
+class HasThreshold(Protocol):
     """What `ScaleCheck` needs of a stopping rule, such as forget_accuracy <= 5."""
 
     metric: str
@@ -76,7 +76,7 @@ class ScaleCheck:
         scale: scale of the metrics, PERCENT or GIVEN, by `scale_of`.
     """
 
-    def __init__(self, rules: Iterable[Rule], scale: str):
+    def __init__(self, rules: Iterable[HasThreshold], scale: str):
         self._unchecked = [
             rule for rule in rules if not isinstance(rule.value, str) and _is_rate(rule.metric)
         ]
@@ -102,7 +102,7 @@ class ScaleCheck:
                 _compare(rule, metrics[rule.metric], highest)
 
 
-def _compare(rule: Rule, value: float, highest: float) -> None:
+def _compare(rule: HasThreshold, value: float, highest: float) -> None:
     """Warns if a rule is on another scale than the value of its metric.
 
     Args:
@@ -130,7 +130,7 @@ def _is_rate(metric: str) -> bool:
     return bool(_words(metric) & (SHARES | ERROR_RATES)) and not metric.endswith("_loss")
 
 
-def _is_fraction(rule: Rule) -> bool:
+def _is_fraction(rule: HasThreshold) -> bool:
     """Whether a number looks like a fraction where percent are expected, such as 0.05 for 5.
 
     ">= 1" counts as one, because 1 % is hardly meant. "<= 1" does not, because it may well be.
@@ -138,7 +138,7 @@ def _is_fraction(rule: Rule) -> bool:
     return 0 < abs(rule.value) < 1 or rule.value == 1 and rule.comparison.startswith(">")
 
 
-def _warn(rule: Rule, observed: str, suggestion: float) -> None:
+def _warn(rule: HasThreshold, observed: str, suggestion: float) -> None:
     logger.warning(
         f"The rule '{rule}' seems to be on another scale than its metric: {rule.metric} "
         f"{observed}. Unless you mean exactly that, write "

@@ -3,7 +3,7 @@
 from .dispatch import (
     active_kernels,
     doubles_are_fast,
-    fuses,
+    fused_kernel_available,
     inner_products,
     product_inner_products,
     solve,
@@ -19,7 +19,7 @@ __all__ = [
     "active_kernels",
     "doubled",
     "doubles_are_fast",
-    "fuses",
+    "fused_kernel_available",
     "has_float64",
     "home_of_doubles",
     "inner_products",

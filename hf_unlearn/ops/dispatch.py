@@ -83,7 +83,7 @@ def doubles_are_fast(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) in capabilities
 
 
-def fuses(device: torch.device) -> bool:
+def fused_kernel_available(device: torch.device) -> bool:
     """Whether `product_inner_products` runs without storing the rows in memory.
 
     Its kernel needs float64 on tensor cores, and the large shared memory of the cards that have it.
@@ -91,7 +91,7 @@ def fuses(device: torch.device) -> bool:
     interpreted = device.type == "cpu" and _choice() == "triton"
     if _choice() == "torch" or not (interpreted or doubles_are_fast(device)):
         return False
-    return _works(check_kernels, device) and _works(check_product_kernel, device)
+    return _kernel_ok(check_kernels, device) and _kernel_ok(check_product_kernel, device)
 
 
 def _dispatch(check: Callable, name: str, plain: Callable, first: Tensor, *arguments):
@@ -101,21 +101,21 @@ def _dispatch(check: Callable, name: str, plain: Callable, first: Tensor, *argum
         check: raises if the kernel does not work on a device.
         first: the first argument of the call.
     """
-    if goes_to_kernels(first) and _works(check, first.device):
-        with _falling_back(check), torch.cuda.device_of(first):
+    if uses_kernels(first) and _kernel_ok(check, first.device):
+        with _disable_on_failure(check), torch.cuda.device_of(first):
             return getattr(load_kernels(), name)(first, *arguments)
     return plain(first, *arguments)
 
 
-def _works(check: Callable, device: torch.device) -> bool:
+def _kernel_ok(check: Callable, device: torch.device) -> bool:
     if check not in failures:
-        with _falling_back(check):
+        with _disable_on_failure(check):
             check(device)
     return check not in failures
 
 
 @contextlib.contextmanager
-def _falling_back(check: Callable) -> Iterator[None]:
+def _disable_on_failure(check: Callable) -> Iterator[None]:
     """If a kernel fails within this context, warns once and disables the kernels of its check."""
     try:
         yield
@@ -134,7 +134,7 @@ def _falling_back(check: Callable) -> Iterator[None]:
         logger.warning(f"{which} not work here; plain torch is used instead: {failures[check]}")
 
 
-def goes_to_kernels(tensor: Tensor) -> bool:
+def uses_kernels(tensor: Tensor) -> bool:
     """Whether a call on this tensor should use a kernel."""
     choice = _choice()
     return choice != "torch" and (tensor.is_cuda or choice == "triton")

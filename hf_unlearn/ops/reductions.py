@@ -34,7 +34,7 @@ def inner_products(rows: Tensor, u: Tensor, exact: bool = False) -> tuple[Tensor
         K (k, k) and b (k,) in float64 (on the CPU for devices without float64), with the same bits
         in every run on the same machine.
     """
-    # With tf32 or bfloat16 allowed, a float32 product would not have float32 precision.
+    # TF32 or bfloat16 matmuls would not reach float32 precision.
     exact = (
         exact or rows.dtype == torch.float64 or torch.get_float32_matmul_precision() != "highest"
     )

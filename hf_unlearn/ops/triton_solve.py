@@ -49,6 +49,8 @@ def solve_kernel(
     coefficients += problem * k
     n = tl.arange(0, ROWS)
     real = n < k
+
+    # Phase 1: look for values that are not finite, and scale K to cosines.
     b_n = tl.load(b + n, mask=real, other=0.0)
     squares = tl.load(K + n * (k + 1), mask=real, other=0.0)
 
@@ -64,6 +66,7 @@ def solve_kernel(
     nonzero = squares > 0
     inverse_length = tl.where(nonzero, 1.0 / tl.sqrt(tl.where(nonzero, squares, 1.0)), 0.0)
 
+    # Phase 2: pivoted Cholesky, one row of the system a step.
     # L z = right-hand side is solved while L is computed; rest is the right-hand side minus L z.
     rest = tl.where(nonzero, inverse_length * b_n, 0.0)
     # Squared length of each row outside the span of the chosen rows.
@@ -100,7 +103,7 @@ def solve_kernel(
         tl.debug_barrier()
     rank = tl.sum(tl.where(step < ROWS, 1, 0), axis=0)
 
-    # L^T y = z
+    # Phase 3: back substitution, L^T y = z.
     y = tl.zeros((ROWS,), dtype=tl.float64)
     for i in range(k):
         j = k - 1 - i
@@ -108,6 +111,7 @@ def solve_kernel(
         column = tl.load(factor + j * k + n, mask=real, other=0.0)
         y = tl.where(here, (z - tl.sum(column * y, axis=0)) / tl.where(here, column, 1.0), y)
 
+    # Phase 4: the coefficients, and how far they leave the system unsolved.
     c = tl.where(finite, inverse_length * y, float("nan"))
     tl.store(coefficients + n, c, mask=real)
     tl.debug_barrier()
@@ -125,6 +129,8 @@ def solve_kernel(
     residual = tl.where(
         length > 0, residual / tl.maximum(tl.sqrt(length), 2.2250738585072014e-308), 0.0
     )
+
+    # Phase 5: the report.
     kept = tl.maximum(length - tl.sum(tl.where(real, b_n * c, 0.0), axis=0), 0.0)
     tl.store(report + problem, rank.to(tl.float64))
     tl.store(report + problems + problem, tl.where(finite, residual, float("nan")))

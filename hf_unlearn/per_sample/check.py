@@ -14,7 +14,7 @@ from .comparison import (
     SCALES,
     TOLERANCE,
     WEIGHTS,
-    Comparison,
+    BatchVsAlone,
     SamplesAlone,
     ShardedProcesses,
     all_finite,
@@ -34,11 +34,6 @@ MIXED = (
 )
 OTHER_RECOMPUTATION = (
     "gradient checkpointing computes its layers differently while their gradients are recorded"
-)
-CONTRAST = (
-    "The loss of each sample alone is 0, while that of the batch is not: it compares samples with "
-    "each other (as CLIP's does), so no sample has a gradient of its own to forget or to keep. Use "
-    "a model whose loss is defined for a single sample."
 )
 
 
@@ -66,55 +61,68 @@ def find_slow_parameters(
     """
     own_parameters(model)
     names = {p: name for name, p in model.named_parameters() if p.requires_grad}
-    comparison = Comparison(model, loss_of, batch, k, precision, processes)
+    comparison = BatchVsAlone(model, loss_of, batch, k, precision, processes)
     alone = comparison.alone(list(names))
-    scales, weights = alone.losses.new_zeros(2, k)
-    count = len(alone.places)
-    scales[alone.places] = alone.losses.new_tensor(SCALES[:count])
-    weights[alone.places] = alone.losses.new_tensor(WEIGHTS[:count])
-    mixed = dict.fromkeys(names.values(), MIXED)
     slow: dict[nn.Parameter, str] = {}
     while True:
-        engine = PerSampleEngine(model, slow)
         try:
-            with engine.record(k, batch), weighted_samples(scales):
-                loss = comparison.loss_in_batch()
-            if loss is None:
-                return mixed
-            if comparison.on_any_process(not bool(loss.isfinite())):
-                return None
-            if not comparison.is_mean(loss, scales[alone.places], alone.losses):
-                return mixed
-            expected = dict(zip(names, alone.gradients))
-            wrong = _wrong_parameters(
-                comparison, engine, loss * comparison.loss_scale, weights * k, expected
-            )
+            return _slow_parameters_beside(slow, comparison, alone, names)
         except Unsupported as problem:
             found = {p: str(problem) for p in problem.parameters if p not in slow}
             if not found:
                 raise
             slow.update(found)
-            continue
         except CheckpointError:
             return dict.fromkeys(names.values(), OTHER_RECOMPUTATION)
-        if comparison.on_any_process(bool(wrong)):
-            # The difference may not be the engine's fault.
-            if not _gradient_is_finite(comparison, list(names)):
-                return None
-            if _differs_without_engine(comparison, alone, scales * weights, list(names)):
-                return mixed
-        given_up = {p: engine.slow[id(p)] for p in names if id(p) in engine.slow and p not in slow}
-        return {names[p]: reason for p, reason in (slow | given_up | wrong).items()}
 
 
-def _gradient_is_finite(comparison: Comparison, parameters: list[nn.Parameter]) -> bool:
+def _slow_parameters_beside(
+    slow: dict[nn.Parameter, str],
+    comparison: BatchVsAlone,
+    alone: SamplesAlone,
+    names: dict[nn.Parameter, str],
+) -> dict[str, str] | None:
+    """One pass of `find_slow_parameters`, and its result: the engine leaves out the parameters in
+    `slow`.
+
+    Raises:
+        Unsupported: the engine cannot compute the gradients of further parameters.
+    """
+    count, k = len(alone.places), comparison.k
+    scales, weights = alone.losses.new_zeros(2, k)
+    scales[alone.places] = alone.losses.new_tensor(SCALES[:count])
+    weights[alone.places] = alone.losses.new_tensor(WEIGHTS[:count])
+    mixed = dict.fromkeys(names.values(), MIXED)
+    engine = PerSampleEngine(comparison.model, slow)
+    with engine.record(k, comparison.batch), weighted_samples(scales):
+        loss = comparison.loss_in_batch()
+    if loss is None:
+        return mixed
+    if comparison.on_any_process(not bool(loss.isfinite())):
+        return None
+    if not comparison.is_mean(loss, scales[alone.places], alone.losses):
+        return mixed
+    expected = dict(zip(names, alone.gradients))
+    loss = loss * comparison.loss_scale
+    wrong = _wrong_parameters(comparison, engine, loss, weights * k, expected)
+    if comparison.on_any_process(bool(wrong)):
+        # The difference may not be the engine's fault.
+        if not _gradient_is_finite(comparison, list(names)):
+            return None
+        if _differs_without_engine(comparison, alone, scales * weights, list(names)):
+            return mixed
+    given_up = {p: engine.slow[id(p)] for p in names if id(p) in engine.slow and p not in slow}
+    return {names[p]: reason for p, reason in (slow | given_up | wrong).items()}
+
+
+def _gradient_is_finite(comparison: BatchVsAlone, parameters: list[nn.Parameter]) -> bool:
     """Whether the gradient of the batch's loss is finite on all processes."""
     plain = sample_gradient(comparison.model, comparison.loss_of(comparison.batch), parameters)
     return not comparison.on_any_process(not all_finite(plain))
 
 
 def _differs_without_engine(
-    comparison: Comparison,
+    comparison: BatchVsAlone,
     alone: SamplesAlone,
     weights: Tensor,
     parameters: list[nn.Parameter],
@@ -144,7 +152,7 @@ def samples_mix(
         ValueError: the loss of a sample alone is always 0, because the loss compares samples.
     """
     parameters = [p for p in own_parameters(model) if p.requires_grad]
-    comparison = Comparison(model, loss_of, batch, k, precision, processes)
+    comparison = BatchVsAlone(model, loss_of, batch, k, precision, processes)
     alone = comparison.alone(parameters, (1.0,) * len(WEIGHTS))
     scales = alone.losses.new_zeros(k)
     scales[alone.places] = alone.losses.new_tensor(SCALES[: len(alone.places)])
@@ -154,14 +162,18 @@ def samples_mix(
         return True
     if not comparison.is_mean(loss, scales[alone.places], alone.losses):
         if comparison.on_any_process(not bool(alone.losses.any())):
-            raise ValueError(CONTRAST)
+            raise ValueError(
+                "the loss of each sample alone is 0, while that of the batch is not: it compares "
+                "samples with each other (as CLIP's does), so no sample has a gradient of its own "
+                "to forget or to keep. Use a model whose loss is defined for a single sample"
+            )
         return True
     in_batch = sample_gradient(model, loss * (k * comparison.loss_scale), parameters)
     return comparison.gradients_differ(in_batch, alone.gradients)
 
 
 def _wrong_parameters(
-    comparison: Comparison,
+    comparison: BatchVsAlone,
     engine: PerSampleEngine,
     loss: Tensor,
     weights: Tensor,

@@ -67,7 +67,7 @@ class SamplesAlone:
 
 
 @dataclass
-class Comparison:
+class BatchVsAlone:
     """Compares a batch with its samples computed alone.
 
     loss_of: the model's loss on a batch, a `SampleMeanLoss`, without randomness (no dropout).

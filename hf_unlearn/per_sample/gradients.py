@@ -98,7 +98,7 @@ def _by_rule(
 def _apply_rule(call: Call, k: int, B: Tensor, values: dict, key: Key) -> Rows | None:
     """The result of the call's rule for one argument; None if it does not have the argument's size.
 
-    Then the samples lie elsewhere than assumed.
+    A different size means the samples are not where the rule assumes.
     """
     positional, keywords = call.filled(values)
     makers, name = call.rule(k, B, *positional, **keywords), argument_name(call.rule, key)

@@ -89,7 +89,7 @@ def choose(uses: Sequence[Rows], u: Tensor, strategy: str | None = None) -> str:
         return "materialise"
     single = len(uses) == 1 and isinstance(uses[0], Product) and uses[0].dtype != torch.float64
     for candidate in (strategy,) if strategy else _cheapest_first(uses, u):
-        if candidate != "fused" or single and ops.fuses(u.device):
+        if candidate != "fused" or single and ops.fused_kernel_available(u.device):
             return candidate
     return "materialise"
 

@@ -1,4 +1,5 @@
-"""Copies of inputs for a model that may write to them (SpecAugment masks its input in place)."""
+"""Inputs of models: the label that stands for none, and copies for a model that may write to them
+(SpecAugment masks its input in place)."""
 
 import contextlib
 import copy
@@ -6,6 +7,9 @@ from collections import UserDict
 from collections.abc import Iterator
 
 from torch import Tensor, nn
+
+# The label that losses ignore. Trainer also pads with it between batches and processes.
+IGNORE_INDEX = -100
 
 
 def own_copy(value: object) -> object:

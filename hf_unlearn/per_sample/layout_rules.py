@@ -43,7 +43,7 @@ class Movement:
             place: the index of `out` among the outputs of the call.
         """
         layout, name, args = self.layout_of(x), self.name, self.args
-        # x holds no samples.
+        # The shape shows that x holds no samples.
         if layout.axis >= x.ndim or (layout is LEADING and len(x) % self.k):
             return None
         # A position table is repeated for each sample.

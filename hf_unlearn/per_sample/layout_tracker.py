@@ -1,9 +1,9 @@
 """Follows where the samples lie in the tensors of one pass, through the calls that move them.
 
-Nearly always they lie along the leading axis in k equal blocks, and nothing is noted. Models that
-put time first (XLNet, torch's multi-head attention) or sort tokens by expert (mixtures of experts)
-are followed as far as `layout_rules.py` knows their calls. Otherwise the leading axis is assumed,
-and the check before the first step finds out if that is wrong.
+Samples almost always lie along the leading axis in k equal blocks; then nothing is stored. Models
+that put time first (XLNet, torch's multi-head attention) or sort tokens by expert (mixtures of
+experts) are followed as far as `layout_rules.py` knows their calls. Otherwise the leading axis is
+assumed, and the check before the first step finds out if that is wrong.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -1,6 +1,6 @@
 """Finds, during a forward pass, every call that combines parameters with samples.
 
-It puts a tap on the gradient of each such call.
+It puts a tap on the output of each such call.
 """
 
 import contextlib

@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 
+from .inputs import IGNORE_INDEX
 from .shards import own_parameters
 
 # Inputs of transformers models that hold the patches of all images one after the other, and the
@@ -71,9 +72,13 @@ def _without_padding(sample: dict) -> dict:
     own = without_parts(sample)
     for name, (part,) in sample[OWN_PARTS].items():
         cut = own[name][tuple(slice(max(start, 0), end) for start, end in part.tolist())]
-        if name != "labels" or int((own[name] != -100).sum()) == int((cut != -100).sum()):
+        if name != "labels" or _count_labels(own[name]) == _count_labels(cut):
             own[name] = cut
     return own
+
+
+def _count_labels(labels: Tensor) -> int:
+    return int((labels != IGNORE_INDEX).sum())
 
 
 def patch_owners(batch: dict, k: int) -> dict[str, Tensor]:

@@ -78,7 +78,7 @@ def split_like(parameter: DTensor, whole: Tensor) -> DTensor:
     return DTensor.from_local(share.to(parameter.device), mesh, parameter.placements, **options)
 
 
-def made_whole(tensor: Tensor) -> Tensor:
+def gather_to_main(tensor: Tensor) -> Tensor:
     """A tensor in one piece: a sharded one on the CPU of the main process, and empty on the others.
 
     All processes must call this together.
@@ -89,7 +89,7 @@ def made_whole(tensor: Tensor) -> Tensor:
     return whole.cpu() if dist.get_rank() == 0 else whole.new_empty(0, device="cpu")
 
 
-def fill(tensor: Tensor, whole: Tensor) -> None:
+def copy_into(tensor: Tensor, whole: Tensor) -> None:
     """Writes whole values into a tensor that may be sharded."""
     local(tensor).copy_(local(split_like(tensor, whole)) if isinstance(tensor, DTensor) else whole)
 

@@ -51,7 +51,7 @@ def redact(results: Mapping[str, Any], salt: str) -> dict[str, Any]:
     """A copy of `results` without the ids of forgotten speakers, for everything that is published.
 
     - Each id under a key in IDENTIFYING becomes its pseudonym. So do the ids of retained speakers,
-      because anyone who has the data set could otherwise see who is missing.
+      because anyone who has the dataset could otherwise see who is missing.
     - In all other texts (command, paths, keys) the id of a forgotten speaker or utterance becomes
       its pseudonym, together with the rest of the path or utterance id, in any spelling or encoding
       (see `Mentions`). A very short id may also replace an unrelated number: when in doubt, text
@@ -127,7 +127,7 @@ def texts_of(value: Any) -> Iterator[str]:
         yield value
 
 
-def hides(results: Mapping[str, Any], personal: bool) -> bool:
+def must_hide(results: Mapping[str, Any], personal: bool) -> bool:
     """Whether something in `results` must not be published.
 
     That is the case if persons are forgotten (`personal`), or if the user gave names to hide.
@@ -141,7 +141,7 @@ def hidden_names(results: Mapping[str, Any]) -> list[str]:
     return sorted(ids["forget_speakers"] | ids["hide_names"])
 
 
-def names_somebody(text: str, names: list[str]) -> bool:
+def mentions_any(text: str, names: list[str]) -> bool:
     """Whether `text` mentions one of `names` (see `Mentions`)."""
     return bool(mentions_of(tuple(names)).find(text))
 

@@ -7,13 +7,13 @@ from typing import Any
 from torch import nn
 from transformers import TrainingArguments
 
-from .redaction import names_somebody, texts_of
+from .redaction import mentions_any, texts_of
 
 # Values of report_to that send nothing anywhere and show nobody the arguments.
 LOCAL = ("none", "codecarbon")
 # By default wandb uploads the command line, the repository and the console output. These
 # variables turn that off; they must be set before it starts.
-DISCREET = {
+WANDB_PRIVATE = {
     "WANDB__DISABLE_META": "true",
     "WANDB_CONSOLE": "off",
     "WANDB_DISABLE_CODE": "true",
@@ -35,7 +35,7 @@ VARIABLES = (
 SECRETS = ("KEY", "TOKEN", "PASSWORD", "SECRET")
 
 
-def keep_names_from_trackers(
+def refuse_names_in_trackers(
     args: TrainingArguments, model: nn.Module, eval_dataset: Any = None
 ) -> None:
     """Refuses a run that would tell a tracker a name in `args.hide_names`.
@@ -53,19 +53,19 @@ def keep_names_from_trackers(
     trackers = [name for name in args.report_to if name not in LOCAL]
     if not trackers or not args.hide_names or args.name_forgotten:
         return
-    for what, text in _told(args, model, eval_dataset):
-        if text and names_somebody(text, args.hide_names):
+    for what, text in _texts_sent(args, model, eval_dataset):
+        if text and mentions_any(text, args.hide_names):
             raise ValueError(
                 f"{what} says {text!r}, which names who is forgotten, and {', '.join(trackers)} "
                 "would get it: change it, set report_to to none, or allow the name with "
                 "name_forgotten"
             )
     if "wandb" in trackers:
-        for name, value in DISCREET.items():
+        for name, value in WANDB_PRIVATE.items():
             os.environ.setdefault(name, value)
 
 
-def _told(
+def _texts_sent(
     args: TrainingArguments, model: nn.Module, eval_dataset: Any
 ) -> Iterator[tuple[str, str | None]]:
     """(what it is, text) of everything that trackers get besides the arguments and the metrics."""

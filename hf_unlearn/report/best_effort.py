@@ -6,6 +6,8 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from ..files import one_line
+
 logger = logging.get_logger(__name__)
 
 
@@ -19,7 +21,7 @@ def warn_if_not_written(what: str, folder: str | Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split()) or "no message"
+        reason = one_line(error) or "no message"
         logger.warning(
             f"{what} could not be written to {folder} ({type(error).__name__}: {reason}). If there "
             "is one already, it belongs to an earlier run. The model and results.json are "

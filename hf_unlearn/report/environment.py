@@ -43,7 +43,7 @@ def environment() -> dict:
         "cpu_threads": torch.get_num_threads(),
         "platform": f"{platform.system()} {platform.machine()}",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit_of(Path(__file__)),
+        "commit": git_commit(Path(__file__)),
     }
 
 
@@ -72,7 +72,7 @@ def _processor_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def commit_of(file: Path) -> str | None:
+def git_commit(file: Path) -> str | None:
     """Commit of the checkout that tracks `file`, with "+" if it has changes; None if none does."""
 
     def git(*command: str) -> str:

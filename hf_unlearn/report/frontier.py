@@ -1,21 +1,22 @@
 """The frontier of a run, forgetting against keeping, in the coordinates of an SVG picture."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
+from ..metrics.entries import finite
 from .result_tables import checks_by_step
-from .tasks import MODELS, Task, finite
+from .results import Results
+from .tasks import Task
 
 # In the units of the viewBox.
 WIDTH, HEIGHT, MARGIN = 560, 320, 48
 
 
-def frontier(results: Mapping[str, Any], task: Task) -> dict[str, Any] | None:
+def frontier(results: Results, task: Task) -> dict[str, Any] | None:
     """Plots the first metric of unseen data (test) against that of the forgotten data (forget).
 
     Returns:
-        the axes' labels and ticks, the path of the checks as (x, y, step), and one point for each
+        The axes' labels and ticks, the path of the checks as (x, y, step), and one point for each
         model as (x, y, name), in the units of the viewBox. None if no check, or no model, has
         both metrics.
     """
@@ -47,21 +48,20 @@ def frontier(results: Mapping[str, Any], task: Task) -> dict[str, Any] | None:
     }
 
 
-def _path(results: Mapping[str, Any], metric: str) -> list[tuple[float, float, int]]:
+def _path(results: Results, metric: str) -> list[tuple[float, float, int]]:
     """(forget, test, step) of the checks that have both."""
     names = (f"check_forget_{metric}", f"check_test_{metric}")
     return [
         (check[names[0]], check[names[1]], step)
-        for step, check in checks_by_step(results.get("history")).items()
+        for step, check in checks_by_step(results.history).items()
         if all(finite(check.get(name)) for name in names)
     ]
 
 
-def _models(results: Mapping[str, Any], metric: str) -> dict[str, tuple[float, float]]:
+def _models(results: Results, metric: str) -> dict[str, tuple[float, float]]:
     """{model: (forget, test)} of the models that have both."""
     found = {}
-    for name in MODELS:
-        splits = results.get(name) or {}
+    for name, splits in results.models().items():
         values = [splits.get(split, {}).get(metric) for split in ("forget", "test")]
         if all(map(finite, values)):
             found[name] = tuple(values)

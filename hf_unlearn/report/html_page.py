@@ -6,7 +6,7 @@ It shows tables, the frontier, error rates by speaker or class, transcripts and 
 import base64
 import difflib
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,12 @@ from typing import Any
 import jinja2
 
 from ..privacy.paths import without_paths
-from ..privacy.redaction import hides, redact
+from ..privacy.redaction import must_hide, redact
 from .audit_tables import audit_rows, door_notes, headline
 from .frontier import frontier
 from .phases import phases_table
-from .result_tables import (
-    MODELS,
-    Table,
-    further_tables_rows,
-    results_table,
-    results_table_rows,
-)
+from .result_tables import Table, further_tables_rows, results_table, results_table_rows
+from .results import MODELS, Results
 from .run_settings import settings_of
 from .tasks import Task, task_of
 
@@ -33,7 +28,6 @@ class Report:
     """The report of a run: `print` shows its tables, a notebook its page, and `save` writes it.
 
     Args:
-        results: `Results`, or the content of a results.json.
         salt: of the pseudonyms that replace the names of forgotten persons (see `redact`). With
             None, names are shown.
         audio: utterance id -> bytes of a sound file (WAV or FLAC), which the page plays.
@@ -41,31 +35,32 @@ class Report:
 
     def __init__(
         self,
-        results: Mapping[str, Any],
+        results: Results,
         salt: str | None = None,
         audio: dict[str, bytes] | None = None,
     ):
         self.task = task_of(results)
         transcripts = [
             {"split": split, **row}
-            for split, rows in (results.get("transcripts") or {}).items()
+            for split, rows in (results.transcripts or {}).items()
             for row in rows
         ]
-        content = {**results, "transcripts": transcripts}
-        if salt is not None and hides(content, self.task.personal):
+        content = {**results.to_dict(), "transcripts": transcripts}
+        if salt is not None and must_hide(content, self.task.personal):
             # The ids of the transcripts are names, too.
             content = redact(content, salt)
-        self.results = without_paths(content, (content.get("card") or {}).get("local", ()))
+        content = without_paths(content, content["card"].get("local", ()))
+        self.transcripts = content.pop("transcripts")
+        self.results = Results.from_dict(content)
         # Audio is added after the redaction, which would search it for names.
-        for row, cleaned in zip(transcripts, self.results["transcripts"]):
+        for row, cleaned in zip(transcripts, self.transcripts):
             cleaned["sound"] = _data_url(audio[row["id"]]) if row["id"] in (audio or {}) else None
 
     def __str__(self) -> str:
         return results_table(self.results) if self._tables() else "not evaluated"
 
     def _tables(self) -> list[Table]:
-        evaluated = any(self.results.get(name) for name in MODELS)
-        return results_table_rows(self.results) if evaluated else []
+        return results_table_rows(self.results) if self.results.models() else []
 
     def _repr_html_(self) -> str:
         """The page in a frame, so that its style and the notebook's do not affect each other."""
@@ -87,8 +82,8 @@ class Report:
             frontier=frontier(self.results, self.task),
             groups=by_group(self.results, self.task),
             phases=phases_table(self.results),
-            transcripts=[_marked(row) for row in self.results["transcripts"]],
-            models=[name for name in MODELS if self.results.get(name)],
+            transcripts=[_marked(row) for row in self.transcripts],
+            models=list(self.results.models()),
         )
 
     def save(self, path: str | Path) -> Path:
@@ -97,9 +92,9 @@ class Report:
         return Path(path)
 
 
-def audit_of(results: Mapping[str, Any]) -> dict[str, Any] | None:
+def audit_of(results: Results) -> dict[str, Any] | None:
     """What the page shows of an audit; None where there was none."""
-    audit = results.get("audit")
+    audit = results.audit
     if not audit:
         return None
     return {"headline": headline(audit), "rows": audit_rows(audit), "notes": door_notes(audit)}
@@ -135,12 +130,12 @@ def word_differences(reference: str, heard: str) -> Iterator[tuple[str, str]]:
             yield "wrong", " ".join(words[first:last])
 
 
-def by_group(results: Mapping[str, Any], task: Task) -> list[dict[str, Any]]:
+def by_group(results: Results, task: Task) -> list[dict[str, Any]]:
     """The first metric of each speaker or class: rows of split, group and {model: value}.
 
     Taken from `per_speaker` or `per_class` of the results.
     """
-    measured = results.get(f"per_{task.group}") or {}
+    measured = {"speaker": results.per_speaker, "class": results.per_class}.get(task.group) or {}
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for model in MODELS:
         for split, groups in (measured.get(model) or {}).items():

@@ -4,13 +4,15 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from .results import Results
+
 try:
     import resource
-except ImportError:  # Windows
+except ImportError:
+    # Windows has no such module.
     resource = None
 
 MEBIBYTE = 2**20
@@ -103,9 +105,9 @@ def phases_line(phases: Mapping[str, Mapping[str, float]]) -> str:
     return f"{line}; peak memory {measured[largest]:.0f} MiB ({largest.replace('_', ' ')})"
 
 
-def phases_table(results: Mapping[str, Any]) -> list[list[str]]:
+def phases_table(results: Results) -> list[list[str]]:
     """The phases of a run as rows of cells, for its report; none where they are not known."""
-    phases = results.get("phases")
+    phases = results.phases
     if not phases:
         return []
     columns = {

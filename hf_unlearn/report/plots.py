@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL.Image import Image
 
+from ..metrics.entries import finite
 from ..metrics.scales import as_given
-from .tasks import TASKS, Task, finite
+from .tasks import TASKS, Task
 
 # Figures are drawn without pyplot, which would open windows and keep global state.
 
@@ -68,7 +69,7 @@ def plot_history(
         check_samples: on how many samples the checks are, for a note.
 
     Returns:
-        the path.
+        The path.
 
     Raises:
         ValueError: no row of the history holds a check.
@@ -81,8 +82,8 @@ def plot_history(
     last = {split: point for split in splits if (point := _final_point(final, split, metric))}
     if not curves:
         raise ValueError(
-            f"No row of the history has a step and check_<split>_{metric}: set check_steps so that "
-            "checks run."
+            f"no row of the history has a step and check_<split>_{metric}: set check_steps so that "
+            "checks run"
         )
     figure = Figure(figsize=(8.5, 4.8), layout="constrained")
     axes = figure.add_subplot()
@@ -104,7 +105,7 @@ def plot_history(
     _draw_labels(axes, labels, 0.13 * (top - bottom))
     _describe(axes, title, _legend(task, original, retrained))
     axes.set_xlabel("optimizer steps of unlearning" + _note(check_samples, bool(last)))
-    axes.set_ylabel(f"{task.metrics.get(metric, metric)} of each data split")
+    axes.set_ylabel(task.metrics.get(metric, metric))
     FigureCanvasAgg(figure).print_figure(path, dpi=150)
     return Path(path)
 

@@ -1,10 +1,11 @@
 """The results of a run as tables: models side by side, for each metric and split."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ..metrics.privacy import ATTACKS
-from .tasks import MODELS, Task, task_of
+from ..metrics.attack_table import ATTACKS
+from .results import MODELS, Results
+from .tasks import Task, task_of
 
 # Rows of cells; the first one holds the headings.
 Table = list[list[str]]
@@ -14,15 +15,15 @@ SCORES = {"uis": "down", "aus": "up", "gum": "up"}
 
 
 def results_table(
-    results: Mapping[str, Any], *, metrics: Sequence[str] | None = None, markdown: bool = False
+    results: Results, *, metrics: Sequence[str] | None = None, markdown: bool = False
 ) -> str:
     """One table per metric, splits x models, with 95 % intervals where there are any.
 
     A line is less than 100 characters long.
 
     Args:
-        results: has {split: {metric: value}} for some of `MODELS`; a model with None is left out.
-            Its task decides which metrics and splits there are, and their order.
+        results: a model with None is left out. The task decides which metrics and splits there
+            are, and their order.
         metrics: names; by default those of the task.
 
     Raises:
@@ -31,15 +32,12 @@ def results_table(
     return "\n\n".join(align(rows, markdown) for rows in results_table_rows(results, metrics))
 
 
-def results_table_rows(
-    results: Mapping[str, Any], metrics: Sequence[str] | None = None
-) -> list[Table]:
+def results_table_rows(results: Results, metrics: Sequence[str] | None = None) -> list[Table]:
     """The tables of `results_table` as rows of cells."""
-    models = {name: results[name] for name in MODELS if results.get(name)}
+    models = results.models()
     if not models:
         raise ValueError(
-            f"results has none of {', '.join(MODELS)}: evaluate a model first (keys: "
-            f"{list(results)})."
+            f"the results have metrics of none of {', '.join(MODELS)}: evaluate a model first"
         )
     task = task_of(results)
     present = {split for splits in models.values() for split in splits}
@@ -55,29 +53,29 @@ def results_table_rows(
     return tables
 
 
-def further_tables(results: Mapping[str, Any], *, markdown: bool = False) -> str:
+def further_tables(results: Results, *, markdown: bool = False) -> str:
     """Tables of scores, membership attacks and relearning speed, as far as they were measured."""
     return "\n\n".join(align(rows, markdown) for rows in further_tables_rows(results))
 
 
-def further_tables_rows(results: Mapping[str, Any]) -> list[Table]:
+def further_tables_rows(results: Results) -> list[Table]:
     """The tables of `further_tables` as rows of cells."""
     tables = []
-    if results.get("scores"):
-        measured = set().union(*results["scores"].values())
+    if results.scores:
+        measured = set().union(*results.scores.values())
         wanted = {name: wish for name, wish in SCORES.items() if name in measured}
-        tables.append(_models_table("Score", results["scores"], wanted))
-    if results.get("attacks"):
-        has_retrained = results.get("retrained") is not None
-        measured = set().union(*results["attacks"].values())
+        tables.append(_models_table("Score", results.scores, wanted))
+    if results.attacks:
+        has_retrained = results.retrained is not None
+        measured = set().union(*results.attacks.values())
         wanted = {
             name: "as retrained" if has_retrained and attack.wanted else attack.wanted
             for name, attack in ATTACKS.items()
             if name in measured
         }
-        tables.append(_models_table("Membership attack", results["attacks"], wanted))
-    if results.get("relearning"):
-        tables.append(_models_table("Relearning", results["relearning"], {"steps": "as retrained"}))
+        tables.append(_models_table("Membership attack", results.attacks, wanted))
+    if results.relearning:
+        tables.append(_models_table("Relearning", results.relearning, {"steps": "as retrained"}))
     return tables
 
 

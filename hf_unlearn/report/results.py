@@ -1,75 +1,90 @@
 """`Results`: everything that is known about a run, as stored in its results.json."""
 
 import json
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ..files import write_json
+from .run_layout import RESULTS
 
-RESULTS = "results.json"
+# The models that can have metrics; `hf-unlearn evaluate` reports "evaluated" alone.
+MODELS = ("original", "unlearned", "retrained", "evaluated")
 
 # {split: {metric: value}}
 Metrics = dict[str, dict[str, Any]]
 
 
+def _always(default: Any = None) -> Any:
+    """A field that every file holds, with null for what is unknown. The other fields are written
+    only where they were measured or apply."""
+    made = {"default_factory": dict} if default is dict else {"default": default}
+    return field(**made, metadata={"always": True})
+
+
 @dataclass(eq=False)
-class Results(MutableMapping[str, Any]):
+class Results:
     """The results of a run. A new run and a results.json both become one of these.
 
-    It is also a mapping: `results["gap"]` is `results.gap`, and `{**results}` is what the file
-    holds. Keys without a field (of another version, or of a recipe of your own) are kept in `more`.
-
-    Every file holds the first group of fields, with null for what is unknown. The second group is
-    written only where it was measured or applies; until then such a key is missing.
+    Attributes:
+        config: the settings, flat or in groups.
+        data: the sizes of the splits, and whom they belong to.
+        task: key of `TASKS`.
+        original, unlearned, retrained: the metrics of each model, by split.
+        gap: unlearned minus retrained.
+        stopping: when and why training stopped.
+        history: the checks by step.
+        scoring: how texts were normalised before they were compared.
+        emissions_g: grams of CO2 equivalents.
+        card: further arguments of `build_card`.
+        scale: whether metrics are in percent or as given; files of the first version lack it.
+        method_settings: the values that the method worked with.
+        phases: seconds and peak memory by phase (see `PhaseClock`).
+        forgotten_before: whom earlier requests made the model forget.
+        evaluated: the metrics of a model that was only evaluated, by split.
+        per_speaker, per_class, attacks, relearning, scores: further measurements, by model.
+        training: by model, the seconds that its training, or its unlearning with all checks, took.
+        transcripts: what the models said, word for word, by split.
+        labels: the style of transcript that was chosen for training, with the losses that decided
+            it.
+        audit: what `hf-unlearn audit` found (see `audit_tables`).
+        more: keys without a field, of another version or of a recipe of your own.
     """
 
-    # The run. `config` holds the settings, flat or in groups; `data` the sizes of the splits.
-    config: dict = field(default_factory=dict)
-    data: dict = field(default_factory=dict)
-    task: str = "speakers"
-    seed: int | None = None
-    environment: dict | None = None
-    command: str | None = None
-    # The metrics of each model, by split; `gap` is unlearned minus retrained.
-    original: Metrics | None = None
-    unlearned: Metrics | None = None
-    retrained: Metrics | None = None
-    gap: Metrics | None = None
-    # When and why training stopped, and the checks by step.
-    stopping: dict | None = None
-    history: list[dict] | None = None
-    # How texts were normalised before they were compared.
-    scoring: dict | None = None
-    # Grams of CO2 equivalents.
-    emissions_g: float | None = None
-    # Further arguments of `build_card`.
-    card: dict = field(default_factory=dict)
+    config: dict = _always(dict)
+    data: dict = _always(dict)
+    task: str = _always("speakers")
+    seed: int | None = _always()
+    environment: dict | None = _always()
+    command: str | None = _always()
+    original: Metrics | None = _always()
+    unlearned: Metrics | None = _always()
+    retrained: Metrics | None = _always()
+    gap: Metrics | None = _always()
+    stopping: dict | None = _always()
+    history: list[dict] | None = _always()
+    scoring: dict | None = _always()
+    emissions_g: float | None = _always()
+    card: dict = _always(dict)
 
-    # Whether metrics are in percent or as given; files of the first version lack it.
     scale: str | None = None
     method_settings: dict | None = None
-    # Seconds and peak memory by phase (see `PhaseClock`).
     phases: dict | None = None
     forgotten_before: dict | None = None
     architecture: str | None = None
     processor: list[str] | None = None
     pipeline: str | None = None
     merged: bool | None = None
-    # By model: rates for each speaker or class, membership attacks, relearning, scores.
+    evaluated: Metrics | None = None
     per_speaker: dict | None = None
     per_class: dict | None = None
     attacks: dict | None = None
     relearning: dict | None = None
     scores: dict | None = None
-    # By model: the seconds that its training, or its unlearning with all checks, took.
     training: dict | None = None
-    # By split: what the models said, word for word.
     transcripts: dict | None = None
-    # The style of transcript that was chosen for training, with the losses that decided it.
     labels: dict | None = None
-    # What `hf-unlearn audit` found: see `audit_tables`.
     audit: dict | None = None
 
     more: dict = field(default_factory=dict)
@@ -77,10 +92,12 @@ class Results(MutableMapping[str, Any]):
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> "Results":
         """Results from the content of a results.json, of whichever version."""
-        known = {key: value for key, value in given.items() if key in FIELDS}
-        # `card` was null or missing before cards had arguments.
-        known = {key: value for key, value in known.items() if key != "card" or value}
-        return cls(**known, more={key: given[key] for key in given if key not in FIELDS})
+        names = {one.name for one in fields(cls)} - {"more"}
+        known = {key: value for key, value in given.items() if key in names}
+        # `card` was null before cards had arguments.
+        dicts = ("card", "config", "data")
+        known = {key: value for key, value in known.items() if key not in dicts or value}
+        return cls(**known, more={key: given[key] for key in given if key not in names})
 
     @classmethod
     def read(cls, folder: str | Path) -> "Results":
@@ -105,40 +122,18 @@ class Results(MutableMapping[str, Any]):
 
     def to_dict(self) -> dict[str, Any]:
         """What results.json holds. Values are shared, not copied."""
-        return dict(self)
+        values = {
+            one.name: getattr(self, one.name)
+            for one in fields(self)
+            if one.name != "more"
+            and (one.metadata.get("always") or getattr(self, one.name) is not None)
+        }
+        return {**values, **self.more}
+
+    def models(self) -> dict[str, Metrics]:
+        """{model: its metrics by split} of those models that were evaluated."""
+        return {name: getattr(self, name) for name in MODELS if getattr(self, name)}
 
     def write(self, folder: str | Path) -> None:
         """Writes results.json into a folder, atomically."""
         write_json(Path(folder) / RESULTS, self.to_dict())
-
-    def __getitem__(self, key: str) -> Any:
-        if key not in FIELDS:
-            return self.more[key]
-        value = getattr(self, key)
-        if value is None and key not in ALWAYS_WRITTEN:
-            raise KeyError(key)
-        return value
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        if key in FIELDS:
-            setattr(self, key, value)
-        else:
-            self.more[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        if key in FIELDS:
-            setattr(self, key, None)
-        else:
-            del self.more[key]
-
-    def __iter__(self) -> Iterator[str]:
-        present = (n for n in FIELDS if n in ALWAYS_WRITTEN or getattr(self, n) is not None)
-        yield from present
-        yield from self.more
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-FIELDS = tuple(one.name for one in fields(Results) if one.name != "more")
-ALWAYS_WRITTEN = FIELDS[: FIELDS.index("scale")]

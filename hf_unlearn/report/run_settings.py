@@ -1,7 +1,8 @@
 """The settings that shaped a run's result, which cards and reports list."""
 
-from collections.abc import Mapping
 from typing import Any
+
+from .results import Results
 
 # Setting -> the value at which it has no effect and is not listed.
 SETTINGS = {
@@ -51,9 +52,9 @@ ONLY_WITH = {
 METHOD_FIELDS = ("alpha", "granularity", "method_kwargs")
 
 
-def settings_of(results: Mapping[str, Any]) -> dict[str, str]:
+def settings_of(results: Results) -> dict[str, str]:
     """The method and all settings that shaped the result, as text; empty if none is known."""
-    config = results.get("config") or {}
+    config = results.config
     given = {name: setting(config, name) for name in SETTINGS}
     if (given["max_steps"] or 0) > 0:
         del given["num_train_epochs"]
@@ -62,10 +63,10 @@ def settings_of(results: Mapping[str, Any]) -> dict[str, str]:
         for name, value in given.items()
         if value not in (None, [], {}, SETTINGS[name]) and given.get(ONLY_WITH.get(name), True)
     }
-    of_method = results.get("method_settings")
+    of_method = results.method_settings
     if of_method is None:
         of_method = {name: setting(config, name) for name in METHOD_FIELDS}
-    scoring = results.get("scoring") or {}
+    scoring = results.scoring or {}
     known = {
         "method": setting(config, "method"),
         **of_method,

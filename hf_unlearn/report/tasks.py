@@ -1,21 +1,10 @@
 """`Task`: the words, metrics and wanted directions of a report, for each kind of forgetting."""
 
-import math
-from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
+from ..metrics.entries import is_metric
 from ..metrics.scales import GIVEN, PERCENT, as_given
-
-# `hf-unlearn evaluate` reports "evaluated" alone.
-MODELS = ("original", "unlearned", "retrained", "evaluated")
-# Entries of an evaluation that are not metrics.
-NO_METRICS = {
-    *("samples", "epoch", "runtime", "samples_per_second", "steps_per_second"),
-    *("jit_compilation_time", "model_preparation_time"),
-}
-# Prefixes of what Trainer logs with skip_memory_metrics=False.
-MEMORY = ("mem_", "init_mem_")
+from .results import Results
 
 
 @dataclass(frozen=True)
@@ -26,8 +15,8 @@ class Task:
         pipeline: name of the task on the Hub and in `pipeline(...)`.
         forgotten: what is forgotten, in the singular.
         group, groups: what a sample belongs to, such as a speaker. The plural is the key in
-            `results["data"]` for the groups of each split.
-        units: what samples are called; the key in `results["data"]` for the size of each split.
+            `results.data` for the groups of each split.
+        units: what samples are called; the key in `results.data` for the size of each split.
         personal: whether the names of what is forgotten must not be published.
         metrics: name -> heading, in the order of the tables. The first is plotted.
         splits: name -> (meaning, wanted direction of the first metric), in the order of the tables.
@@ -207,31 +196,32 @@ def metric_of(name: str) -> str:
     return name.removeprefix(f"{max(fitting, key=len)}_") if fitting else name.rpartition("_")[2]
 
 
-def task_of(results: Mapping[str, Any]) -> Task:
+def task_of(results: Results) -> Task:
     """The task of a run, from its results.
 
     Results of the first version do not say what it was: speakers, with metrics in percent. A metric
-    that `results["scoring"]` names comes first, such as the CER of a language that is written
+    that `results.scoring` names comes first, such as the CER of a language that is written
     without spaces.
     """
-    task = TASKS[results.get("task", "speakers")]
-    leading = (results.get("scoring") or {}).get("leads")
+    task = TASKS[results.task]
+    leading = (results.scoring or {}).get("leads")
     if leading in task.metrics:
         task = replace(task, metrics={leading: task.metrics[leading], **task.metrics})
-    task = replace(task, pipeline=results.get("pipeline", task.pipeline))
-    without_recipe = task.units == "samples"
-    percent = results.get("scale", GIVEN if without_recipe else PERCENT) == PERCENT
+    if results.pipeline is not None:
+        task = replace(task, pipeline=results.pipeline)
+    without_recipe = results.task == "data"
+    percent = (results.scale or (GIVEN if without_recipe else PERCENT)) == PERCENT
     if percent and not without_recipe:
         return task
     return replace(task, percent=percent, metrics=_measured(task, results, percent))
 
 
-def _measured(task: Task, results: Mapping[str, Any], percent: bool) -> dict[str, str]:
+def _measured(task: Task, results: Results, percent: bool) -> dict[str, str]:
     """Name -> heading of the metrics in `results`, including those of a user's compute_metrics.
 
     If nothing was measured, the task's metrics.
     """
-    splits = [values for model in MODELS for values in (results.get(model) or {}).values()]
+    splits = [values for model in results.models().values() for values in model.values()]
     names = list(
         dict.fromkeys(
             name
@@ -249,20 +239,3 @@ def _measured(task: Task, results: Mapping[str, Any], percent: bool) -> dict[str
     )
     shown = [*known, *own, *(["loss"] if "loss" in names else [])] or list(task.metrics)
     return {name: headings.get(name, name) for name in shown}
-
-
-def is_metric(name: str, value: Any, among: Container[str]) -> bool:
-    """Whether an entry of an evaluation is a numeric metric, not a time, count or interval end.
-
-    Args:
-        among: names of all entries of the evaluation.
-    """
-    stem, _, end = name.rpartition("_")
-    if name in NO_METRICS or name.startswith(MEMORY) or end in ("low", "high") and stem in among:
-        return False
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def finite(value: float | None) -> bool:
-    """Whether there is a value and it is finite."""
-    return value is not None and math.isfinite(value)

@@ -6,6 +6,8 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from ..files import one_line
+
 ADAPTABLE = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd, Conv1D)
 # How many layer names a message lists at most.
 SHOWN = 12
@@ -21,7 +23,7 @@ def with_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         if "target" not in reason.lower():
             raise ValueError(f"peft refuses the adapter: {reason}") from error
         # not all kinds of adapters have target modules

@@ -4,8 +4,6 @@ keeps a copy of the base model that a new adapter refers to."""
 import filecmp
 import itertools
 import json
-import os
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers.utils import find_adapter_config_file, logging
 
+from ..files import link_or_copy
+from ..methods.outputs import peft_configs
 from .checkpoint_files import folder_written_whole
 from .earlier_run import FULL_WEIGHTS, MODEL_CONFIGS, weights_in
 from .exchange import all_processes
@@ -99,17 +99,16 @@ def keep_merged(model: nn.Module, output_dir: str, *, main: bool) -> None:
     model.name_or_path = model.config._name_or_path = folder
 
 
-def check_base(model: nn.Module) -> None:
+def warn_if_base_differs(model: nn.Module) -> None:
     """Warns if the folder that an adapter names as its base holds other weights than the model it
     is trained on."""
-    # only peft models have this attribute
-    for config in getattr(model, "peft_config", {}).values():
+    for config in peft_configs(model).values():
         folder = Path(config.base_model_name_or_path or "")
         if not config.base_model_name_or_path or not folder.is_dir():
             continue
         if _has_other_weights(folder, model):
             logger.warning(
-                f"{folder} holds other weights than the model that gets the adapter, and the "
+                f"{folder} holds weights that differ from the model being trained, and the "
                 "adapter will be loaded on top of those. Save the model first (save_pretrained), "
                 "and load it from there."
             )
@@ -140,8 +139,7 @@ def keep_base(model: nn.Module, output_dir: str, *, main: bool) -> None:
     Args:
         main: whether this process is the one that writes.
     """
-    # only peft models have this attribute
-    for config in getattr(model, "peft_config", {}).values():
+    for config in peft_configs(model).values():
         name = config.base_model_name_or_path
         base = Path(name or "")
         if not name or not base.is_dir() or not base.samefile(output_dir):
@@ -183,7 +181,4 @@ def _holds_copies(files: list[Path], folder: Path) -> bool:
 def _link_all(files: list[Path], folder: Path) -> None:
     """Hard links, or copies on another file system."""
     for file in files:
-        try:
-            os.link(file, folder / file.name)
-        except OSError:
-            shutil.copyfile(file, folder / file.name)
+        link_or_copy(file, folder / file.name)

@@ -65,9 +65,9 @@ class Attempts:
             MemoryError: it is a single sample already.
         """
         args = self._trainer.args
-        k = min(args.per_device_retain_batch_size, len(self._trainer.retain_dataset))
         if not args.auto_find_batch_size or not self._failed_at_retain:
             return False
+        k = min(args.per_device_retain_batch_size, len(self._trainer.retain_dataset))
         if k == 1:
             raise MemoryError(
                 "the memory does not suffice for a single retain sample: set "

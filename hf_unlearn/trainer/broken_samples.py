@@ -13,6 +13,7 @@ from .nonfinite import all_finite
 from .protocol import TrainerView
 from .retain_batches import RetainBatches
 from .seeded import random_state_kept
+from .training_data import length_or_none
 
 Loss = Callable[[dict], Tensor]
 
@@ -97,7 +98,7 @@ def place_in_dataset(
 
     It is found by its values, because each kind of data loader hides its sampler elsewhere.
     """
-    if not hasattr(dataset, "__len__"):
+    if length_or_none(dataset) is None:
         return None
     wanted = select_sample(batch, n, count_samples(batch))
     return next(
@@ -127,7 +128,7 @@ def _equal(padded: Tensor | None, alone: Tensor) -> bool:
 
 
 def sample_names(split: str, places: Iterable[int], indices: Iterable[int | None]) -> Iterator[str]:
-    """Names of samples for messages, with their index in the data set where it is known."""
+    """Names of samples for messages, with their index in the dataset where it is known."""
     for place, index in zip(places, indices):
         yield (
             f"{split} sample {index}"

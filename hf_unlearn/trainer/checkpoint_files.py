@@ -14,15 +14,15 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from ..files import written_whole
+from ..files import link_or_copy, one_line, written_whole
+from ..report.run_layout import CARD, UNLEARN_STATE
 
 logger = logging.get_logger(__name__)
-OUR_STATE = "unlearn_state.json"
 
 
 def is_complete(checkpoint: Path) -> bool:
     """Whether a checkpoint was written to its end. The trainer's state is written last
-    (`SavingTrainer._save_checkpoint`), and truncated JSON cannot be parsed."""
+    (`checkpointing`), and truncated JSON cannot be parsed."""
     try:
         return isinstance(json.loads((checkpoint / TRAINER_STATE_NAME).read_text()), dict)
     except (OSError, ValueError):
@@ -32,7 +32,7 @@ def is_complete(checkpoint: Path) -> bool:
 def saved_state(checkpoint: str | Path) -> dict:
     """What a checkpoint stores beyond Trainer's state; {} for one of ordinary training."""
     try:
-        return json.loads((Path(checkpoint) / OUR_STATE).read_text())
+        return json.loads((Path(checkpoint) / UNLEARN_STATE).read_text())
     except (OSError, ValueError):
         return {}
 
@@ -43,8 +43,8 @@ def mismatch(checkpoint: Path, run: dict) -> str | None:
     Args:
         run: what they must have in common (`run_record.run_identity`).
     """
-    if not (checkpoint / OUR_STATE).is_file():
-        return "is of ordinary training, not of unlearning"
+    if not (checkpoint / UNLEARN_STATE).is_file():
+        return "comes from ordinary training, not from unlearning"
     saved = saved_state(checkpoint).get("run", {})
     other = [
         name
@@ -94,7 +94,8 @@ def find_checkpoint(
             if named.
 
     Raises:
-        ValueError: there is no complete checkpoint, or it is of ordinary training or another run.
+        ValueError: there is no complete checkpoint, or it comes from ordinary training or from
+            another run.
     """
     if isinstance(wanted, str) and wanted.lower() in ("true", "false"):
         wanted = wanted.lower() == "true"
@@ -124,10 +125,7 @@ def find_checkpoint(
 def copied(file: Path, target: Path) -> None:
     """Puts a file that will not change into a checkpoint, as a hard link where the disk allows."""
     with written_whole(target) as partial:
-        try:
-            os.link(file, partial)
-        except OSError:
-            shutil.copyfile(file, partial)
+        link_or_copy(file, partial)
 
 
 @contextlib.contextmanager
@@ -142,7 +140,7 @@ def folder_written_whole(target: Path) -> Iterator[Path]:
         for path in [path for path in partial.rglob("*") if path.is_file()]:
             place = target / path.relative_to(partial)
             place.parent.mkdir(exist_ok=True)
-            if place.name != "README.md" or not place.exists():
+            if place.name != CARD or not place.exists():
                 os.replace(path, place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -175,7 +173,7 @@ def saving(folder: Path, output_dir: Path) -> Iterator[None]:
             " Make room (or set save_total_limit), then start again with "
             "resume_from_checkpoint=True."
         )
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        reason = one_line(error).rstrip(".") or type(error).__name__
         raise SavingError(
             f"could not save to {folder}: {reason}. {kept}; earlier files are unchanged."
             f"{remedy if _disk_is_full(error) else ''}"

@@ -1,40 +1,64 @@
-"""What `UnlearnTrainer` saves and loads: checkpoints that are complete or absent, and sharded
-models as if they were not sharded. `checkpoint_files` finds and checks checkpoints on disk."""
+"""What `UnlearnTrainer` saves and loads: checkpoints that are complete or absent.
+`checkpoint_files` finds and checks checkpoints on disk; `sharded_checkpoints` knows sharded models.
+"""
 
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers import PreTrainedModel, Seq2SeqTrainer
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from ..per_sample.shards import sharded_modules
+from ..config import UnlearnConfig
+from ..files import write_json
+from ..report.run_layout import ARGUMENTS
 from .checkpoint_files import folder_written_whole, is_complete, saving
 from .deployment_files import write_deployment_files
 from .earlier_run import remove_other_weights, weights_in
-from .publishing import PublishingTrainer
-from .state_dicts import (
-    load_renamed,
-    load_whole_optimizer_state,
-    load_whole_weights,
-    whole_optimizer_state,
-    whole_state_dict,
-    without_repeats,
-)
+from .run_results import public_arguments
+from .sharded_checkpoints import ShardedCheckpoints
+from .state_dicts import load_renamed, without_repeats
 
 logger = logging.get_logger(__name__)
 
 
-class SavingTrainer(PublishingTrainer):
-    """The part of `UnlearnTrainer` that saves and loads."""
+class _NotPickled:
+    """Proxy for the training arguments while Trainer pickles them; the pickle is deleted right
+    after.
+
+    Arguments whose class was defined inside a function cannot be pickled, and the error would cost
+    the finished run.
+    """
+
+    def __init__(self, args: UnlearnConfig):
+        self._args = args
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._args, name)
+
+    def __reduce__(self):
+        return dict, ()
+
+
+class SavingTrainer(Seq2SeqTrainer):
+    """A trainer that saves and loads complete checkpoints. Subclasses override its three hooks."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._sharded = ShardedCheckpoints(self)
+        super().__init__(*args, **kwargs)
 
     def _save_own_state(self, checkpoint: Path) -> None:
-        """For subclasses: writes what they need for resuming. Called on the process that saves."""
+        """Hook: writes what resuming needs into a checkpoint. Called on the process that saves."""
+
+    def _model_saved(self, folder: Path) -> None:
+        """Hook: a model was saved into a folder. Called on the process that saves."""
+
+    def _best_model_loaded(self, checkpoint: Path) -> None:
+        """Hook: the weights of the best checkpoint were loaded at the end of the training."""
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As in Trainer, which writes its state, `trainer_state.json`, last: a checkpoint that has
@@ -64,11 +88,11 @@ class SavingTrainer(PublishingTrainer):
         self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        if not sharded_modules(self.model):
+        if not self._sharded.needed:
             return super().save_model(output_dir, _internal_call)
         # All processes gather the weights together; Trainer of transformers 5.17 calls `_save` on
         # the main process only.
-        state_dict = whole_state_dict(self.model)
+        state_dict = self._sharded.state_dict()
         if self.args.should_save:
             self._save(output_dir, state_dict)
         if self.args.push_to_hub and not _internal_call:
@@ -83,36 +107,40 @@ class SavingTrainer(PublishingTrainer):
             if not isinstance(model, PreTrainedModel | PeftModel):
                 state_dict = self.model.state_dict() if state_dict is None else state_dict
                 state_dict = without_repeats(state_dict)
-            super()._save(str(partial), state_dict)
+            self._save_without_pickle(partial, state_dict)
             write_deployment_files(self.processing_class, partial)
             saved = {path.name for path in partial.iterdir()}
         remove_other_weights(folder, saved)
-        if folder.samefile(self.args.output_dir):
-            self._remove_earlier_run()
+        self._model_saved(folder)
+
+    def _save_without_pickle(self, folder: Path, state_dict: dict | None) -> None:
+        """As `Trainer._save`, but the training arguments are saved as JSON without tokens and
+        paths, instead of as a pickle."""
+        args, self.args = self.args, _NotPickled(self.args)
+        try:
+            super()._save(str(folder), state_dict)
+        finally:
+            self.args = args
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        write_json(folder / ARGUMENTS, public_arguments(self.args))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not sharded_modules(self.model):
-            return super()._save_optimizer_and_scheduler(output_dir)
-        state = whole_optimizer_state(self.optimizer)
-        if self.args.should_save:
-            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+        if self._sharded.needed:
+            self._sharded.save_optimizer(Path(output_dir))
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not sharded_modules(self.model):
-            return super()._load_optimizer_and_scheduler(checkpoint)
-        optimizer, scheduler = (
-            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
-            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
-        )
-        load_whole_optimizer_state(self.optimizer, optimizer)
-        self.lr_scheduler.load_state_dict(scheduler)
+        if checkpoint is not None and self._sharded.needed:
+            self._sharded.load_optimizer(Path(checkpoint))
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        if sharded_modules(self.model):
-            load_whole_weights(self.model, Path(resume_from_checkpoint))
+        if self._sharded.needed:
+            self._sharded.load_weights(Path(resume_from_checkpoint))
             return
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_renamed(self.model if model is None else model, Path(resume_from_checkpoint))
@@ -131,11 +159,11 @@ class SavingTrainer(PublishingTrainer):
 
     def _load_best_model(self) -> None:
         best = Path(self.state.best_model_checkpoint)
-        if sharded_modules(self.model):
-            load_whole_weights(self.model, best)
+        if self._sharded.needed:
+            self._sharded.load_weights(best)
         else:
             super()._load_best_model()
             load_renamed(self.model, best)
         # If there are no weights, Trainer has warned and loaded nothing.
         if weights_in(best):
-            self.record.loaded(self.state.best_model_checkpoint)
+            self._best_model_loaded(best)

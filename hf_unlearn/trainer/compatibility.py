@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-import datasets
-import torch
 from accelerate.utils import DeepSpeedPlugin, DistributedType
 from torch import nn
 from torch._dynamo import OptimizedModule
@@ -19,6 +17,8 @@ from transformers import Trainer
 from ..config import UnlearnConfig
 from ..methods import Method
 from . import deepspeed
+from .retain_batches import check_retain_size
+from .training_data import length_or_none
 
 DDP = (
     "Use DDP (recipes/accelerate/ddp.yaml), with LoRA (peft_config) or gradient checkpointing if "
@@ -31,7 +31,6 @@ USE_FSDP2 = (
 NO_FORGET = (
     "forget_dataset is missing: give the samples to forget (train_dataset is another name for it)"
 )
-STREAMS = (torch.utils.data.IterableDataset, datasets.IterableDataset)
 
 # Called with what is refused, why, and what to do instead. Raises ValueError.
 Refuse = Callable[[str, str, str], None]
@@ -39,6 +38,10 @@ Refuse = Callable[[str, str, str], None]
 
 def _refuse(method: Any, what: str, why: str, instead: str) -> None:
     raise ValueError(f"{what} does not work with method={method!r}: {why}. {instead}")
+
+
+def _refuse_always(what: str, why: str, instead: str) -> None:
+    raise ValueError(f"{what} is not supported: {why}. {instead}")
 
 
 # ---- data ----------------------------------------------------------------------------------------
@@ -59,11 +62,11 @@ def check_data(
         if args.do_train:
             raise ValueError(NO_FORGET)
         return
-    has_length = hasattr(forget_dataset, "__len__")
-    if has_length and len(forget_dataset) == 0:
+    size = length_or_none(forget_dataset)
+    if size == 0:
         raise ValueError("forget_dataset is empty: give at least one sample to forget")
     prepares = method.prepares or ()
-    if "forget" in prepares and not has_length:
+    if "forget" in prepares and size is None:
         raise ValueError(
             f"forget_dataset is a stream, but method={args.method!r} reads all of it before the "
             "first step: load the samples into a list or a Dataset"
@@ -97,22 +100,18 @@ def _check_retain(retain_dataset: Any, args: UnlearnConfig) -> None:
         raise ValueError(
             "retain_dataset is missing: this method needs samples to keep, even if only a few dozen"
         )
-    if isinstance(retain_dataset, STREAMS):
+    size = length_or_none(retain_dataset)
+    if size is None:
         raise ValueError(
             "retain_dataset is a stream, but the retain batch of a step must not depend on what "
             "was read before: load the samples into a list or a Dataset"
         )
-    if len(retain_dataset) == 0:
+    if size == 0:
         raise ValueError(
             "retain_dataset is empty: give at least one sample to keep, or use "
             "method='gradient_ascent'"
         )
-    if len(retain_dataset) < args.world_size:
-        raise ValueError(
-            f"retain_dataset has {len(retain_dataset)} samples, but there are {args.world_size} "
-            "processes, and each needs at least one: start fewer processes or give more retain "
-            "samples"
-        )
+    check_retain_size(size, args.world_size)
 
 
 # ---- the model and the arguments -----------------------------------------------------------------
@@ -134,8 +133,8 @@ def check_compatible(method: Method, trainer: Trainer) -> None:
             "no parameter of the model has requires_grad=True, so there is nothing to train: "
             "unfreeze some, or give a peft_config (to evaluate only, leave forget_dataset out)"
         )
+    _check_arguments(trainer)
     refuse = partial(_refuse, args.method)
-    _check_arguments(trainer, refuse)
     method.check(model)
     _check_shards(method, trainer, refuse)
     if args.step_control == "drift":
@@ -193,17 +192,17 @@ def check_deepspeed(
         _refuse(args.method, f"ZeRO stage {plugin.zero_stage}", why, USE_FSDP2)
 
 
-def _check_arguments(trainer: Trainer, refuse: Refuse) -> None:
+def _check_arguments(trainer: Trainer) -> None:
     """What no method works with."""
     args, accelerator = trainer.args, trainer.accelerator
     if args.label_smoothing_factor:
-        refuse(
+        _refuse_always(
             "label_smoothing_factor",
             "its loss averages over the tokens of the batch",
             "Set it to 0.",
         )
     if _checkpoints_without_end(trainer.model, args):
-        refuse(
+        _refuse_always(
             "re-entrant gradient checkpointing of WavLM",
             "its layers hand each other a position bias in a way that makes the backward pass call "
             "itself forever, in Trainer as well",
@@ -211,15 +210,15 @@ def _check_arguments(trainer: Trainer, refuse: Refuse) -> None:
         )
     several = args.world_size > 1 or accelerator.is_fsdp2 or trainer.is_deepspeed_enabled
     if args.auto_find_batch_size and several:
-        refuse(
+        _refuse_always(
             "auto_find_batch_size with several processes, FSDP or DeepSpeed",
             "a process that runs out of memory would start again while the others wait for it",
             "Set it to False, and lower per_device_train_batch_size and "
             "per_device_retain_batch_size until they fit.",
         )
-    streamed = isinstance(trainer.train_dataset, STREAMS)
+    streamed = length_or_none(trainer.train_dataset) is None
     if streamed and args.world_size > 1 and accelerator.dispatch_batches is False:
-        refuse(
+        _refuse_always(
             "dispatch_batches=False with an iterable forget_dataset on several processes",
             "each process would read the data by itself, and some would end while others wait for "
             "them",
@@ -303,23 +302,19 @@ def _check_shards(method: Method, trainer: Trainer, refuse: Refuse) -> None:
     if args.torch_compile:
         refuse("torch_compile with FSDP", "it is not tested", "Set it to False.")
     if by_accelerate:
-        _check_accelerate(trainer, refuse)
+        _check_sharded_by_accelerate(trainer, refuse)
     else:
         _check_sharded_by_hand(trainer, sharded, refuse)
 
 
-def _check_accelerate(trainer: Trainer, refuse: Refuse) -> None:
-    """accelerate shards the model; it is also told to save whole state dicts, which from_pretrained
-    can load."""
-    accelerator = trainer.accelerator
-    if accelerator.mixed_precision == "fp16":
+def _check_sharded_by_accelerate(trainer: Trainer, refuse: Refuse) -> None:
+    """What does not work if accelerate shards the model."""
+    if trainer.accelerator.mixed_precision == "fp16":
         refuse(
             "fp16 with FSDP",
             "its gradient scaler is not tested with sharded gradients",
             "Use bf16.",
         )
-    if accelerator.is_fsdp2:
-        accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
 
 
 def _check_sharded_by_hand(trainer: Trainer, sharded: Iterable[DTensor], refuse: Refuse) -> None:

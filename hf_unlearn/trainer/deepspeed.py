@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Trainer
 
+from .protocol import TrainerView
+
 MAX_STAGE = 2
 
 
@@ -51,7 +53,7 @@ def take_step(engine: Any, parameters: Iterable[nn.Parameter], finite: bool) -> 
     return not getattr(optimizer, "overflow", False)
 
 
-def to_its_precision(trainer: Trainer) -> None:
+def move_to_training_precision(trainer: TrainerView) -> None:
     """Moves a model that DeepSpeed has not prepared yet to the device and precision in which it
     will run."""
     dtype = trainer.accelerator.state.deepspeed_plugin.hf_ds_config.dtype()

@@ -1,8 +1,20 @@
-"""Files that an earlier run left in the output folder and that must not pass for a new run's."""
+"""Files of an earlier run in the output folder, which must not be mistaken for the new run's."""
 
 from pathlib import Path
 
 from transformers.utils import logging
+
+from ..report.run_layout import (
+    AUDIT,
+    BEST,
+    CARD,
+    EVALUATION,
+    EVALUATION_RESULTS,
+    MISREAD,
+    PLOT,
+    REPORT,
+    RESULTS,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -16,18 +28,9 @@ FULL_WEIGHTS = (
 ADAPTER_WEIGHTS = ("adapter_model*.safetensors", "adapter_model*.bin")
 ADAPTER_CONFIG = "adapter_config.json"
 MODEL_CONFIGS = ("config.json", "generation_config.json")
-# Files that describe one run; the last one is the copy of the best checked model.
-RUN_FILES = (
-    "results.json",
-    "evaluation.json",
-    "audit.json",
-    ".eval_results/unlearning.yaml",
-    "report.html",
-    "forgetting.png",
-    "misread.png",
-    "best_checked.safetensors",
-)
-CARD, EARLIER_CARD = "README.md", "README.earlier.md"
+# Files that describe one run.
+RUN_FILES = (RESULTS, EVALUATION, AUDIT, EVALUATION_RESULTS, REPORT, PLOT, MISREAD, BEST)
+EARLIER_CARD = "README.earlier.md"
 
 
 def weights_in(
@@ -50,7 +53,7 @@ def remove_other_weights(folder: Path, saved: set[str]) -> None:
     if ADAPTER_CONFIG not in saved:
         others.append(folder / ADAPTER_CONFIG)
     elif any(path in weights_in(folder, FULL_WEIGHTS) for path in others):
-        # With a config.json beside it, an adapter's base model would be looked for in this folder.
+        # With a config.json, peft would look for the base model in this folder.
         others += [folder / name for name in MODEL_CONFIGS]
     others = [path for path in others if path.name not in saved and path.is_file()]
     for path in others:

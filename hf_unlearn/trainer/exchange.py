@@ -18,12 +18,12 @@ from ..per_sample import ParameterRows, Unsupported
 from ..per_sample.rows import Convolved, Dense, Product, Rows, Scaled
 from ..per_sample.shards import lines_of, local
 
-# One more message costs about as much time as sending this many values.
+# Latency of one message, in values that could be sent meanwhile.
 LATENCY = 2**14
 # The most values of G that a process materialises for sending. Above it, memory counts for more
 # than the amount sent.
 MAX_MATERIALISED = 2**27
-# How many uses of one parameter have room for their lengths in the first message about it.
+# Number of uses per parameter that fit in the header message.
 USES = 6
 # Stands for the length of rows that have none (see `_length`).
 CONVOLVED = -1
@@ -118,7 +118,7 @@ class SampleExchange:
         """Exchanges the lengths of the rows of each use of a parameter.
 
         Returns:
-            the `_length` of each use, as the maximum over processes, because padding differs; and
+            The `_length` of each use, as the maximum over processes, because padding differs; and
             whether the forms of rows differ between processes, because of the lengths of their
             batches or because one process met shapes that a rule does not expect.
 

@@ -38,8 +38,8 @@ class ForgetBatches:
         return batches
 
     def next_share(self) -> tuple[float, int]:
-        """Of the next micro-batch: its share of all forget samples of the step, and the place of
-        its first sample among them."""
+        """The next micro-batch's share of the step's forget samples, and the index of its first
+        sample."""
         return self._shares.pop(0)
 
     def _new_samples(self, size: int) -> float:

@@ -11,11 +11,12 @@ from .checkpointing import SavingTrainer
 from .columns import made_on_access, only_columns
 from .precision import cast_inputs, input_precision
 from .seeded import FORGET, SeededDataset
-from .training_data import STREAMS, data_seed
+from .training_data import data_seed, length_or_none
 
 
 class LoadingTrainer(SavingTrainer):
-    """The part of `UnlearnTrainer` that loads data."""
+    """A trainer whose random augmentation is reproducible. Subclasses override its hook and call
+    `_begin_epoch`."""
 
     def __init__(self, *arguments: Any, **keywords: Any):
         # The forget set as it was given, which `_get_train_sampler` reads.
@@ -25,7 +26,7 @@ class LoadingTrainer(SavingTrainer):
         super().__init__(*arguments, **keywords)
 
     def training_collator(self, collator: Callable[[list], dict]) -> Callable[[list], dict]:
-        """The collator for batches to train on."""
+        """Hook: the collator for batches to train on."""
         return collator
 
     def get_train_dataloader(self) -> DataLoader:
@@ -35,7 +36,7 @@ class LoadingTrainer(SavingTrainer):
         self._given_forget_set, self._forget_epoch = forget, None
         self.data_collator = self.training_collator(collator)
         try:
-            if isinstance(forget, STREAMS):
+            if length_or_none(forget) is None:
                 return super().get_train_dataloader()
             rows, _ = self.collated(forget, "training")
             self.train_dataset = SeededDataset(rows, data_seed(self.args), FORGET)
@@ -80,7 +81,7 @@ class LoadingTrainer(SavingTrainer):
             super()._prepare_inputs(inputs), input_precision(self.model), self.label_names
         )
 
-    def _run_epoch(self, **keywords) -> None:
+    def _begin_epoch(self, epoch: int) -> None:
+        """Sets the epoch that the forget samples' random numbers depend on."""
         if self._forget_epoch is not None:
-            self._forget_epoch.fill_(keywords["epoch"])
-        super()._run_epoch(**keywords)
+            self._forget_epoch.fill_(epoch)

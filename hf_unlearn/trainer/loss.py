@@ -15,17 +15,15 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..config import unknown_argument
+from ..methods.outputs import base_model
 from ..per_sample import SampleMeanLoss
-from ..per_sample.inputs import inputs_kept, own_copy
+from ..per_sample.inputs import IGNORE_INDEX, inputs_kept, own_copy
 from ..per_sample.reference import count_samples
 from ..per_sample.shards import sharded_modules
 from . import deepspeed
 from .evaluation_order import by_length, in_dataset_order, order_of, output_in_dataset_order
 from .loading import LoadingTrainer
 from .precision import weights_kept
-
-# The label of positions that have none.
-IGNORED = -100
 
 
 class LossBySample(LoadingTrainer):
@@ -37,7 +35,7 @@ class LossBySample(LoadingTrainer):
     """
 
     def __init__(self, *arguments: Any, **keywords: Any):
-        # The loss that is being computed.
+        # Collects per-sample losses during compute_loss; None outside.
         self._losses: SampleMeanLoss | None = None
         # Whether the loss divides by the number of labels; None until it is asked.
         self._counts_labels: bool | None = None
@@ -76,7 +74,7 @@ class LossBySample(LoadingTrainer):
         with self._by_sample(inputs) as losses:
             known = {} if losses.items is None else {"num_items_in_batch": losses.items}
             loss = self.compute_loss(model, own_copy(inputs), **known)
-        if not self._used_label_counts(losses):
+        if not self._check_label_counts_used(losses):
             return self.mean_loss(model, inputs)
         self._last = losses, loss.detach()
         return loss
@@ -108,7 +106,7 @@ class LossBySample(LoadingTrainer):
             loss, *more = super().prediction_step(
                 model, own_copy(inputs), prediction_loss_only, ignore_keys, **gen_kwargs
             )
-        if not self._used_label_counts(losses):
+        if not self._check_label_counts_used(losses):
             return self.prediction_step(
                 model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs
             )
@@ -181,7 +179,7 @@ class LossBySample(LoadingTrainer):
             finally:
                 self._losses = before
 
-    def _used_label_counts(self, losses: SampleMeanLoss) -> bool:
+    def _check_label_counts_used(self, losses: SampleMeanLoss) -> bool:
         """False if a loss was given the numbers of labels but did not divide by them, so that it
         must be computed again; from then on it does not get them."""
         self._counts_labels = self._counts_labels and not losses.undivided
@@ -200,14 +198,13 @@ class LossBySample(LoadingTrainer):
         if "shift_labels" not in inputs and self._shifts_labels():
             labels = labels[..., 1:]
         # (k, labels of one sample)
-        has_label = labels.ne(IGNORED).reshape(count_samples(inputs), -1)
+        has_label = labels.ne(IGNORE_INDEX).reshape(count_samples(inputs), -1)
         return has_label.sum(1)
 
     def _shifts_labels(self) -> bool:
         """Whether the first label of each sample is not predicted. (For GPT-2 and some others,
         Trainer counts it nevertheless.)"""
-        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        causal = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        causal = type(base_model(self.model)).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         return causal or getattr(self, "_loss_shifts_labels", False)
 
     def _compute_loss_takes_counts(self) -> bool:

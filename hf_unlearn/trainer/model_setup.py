@@ -1,7 +1,10 @@
-"""Sets up the model that a trainer is given: the adapter of `peft_config`, sharded parameters."""
+"""Sets up the model that a trainer is given: the adapter of `peft_config`, sharded parameters, and
+the mode that it trains in."""
 
+from accelerate import Accelerator
 from peft import PeftConfig, PeftModel
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..config import UnlearnConfig
 from ..per_sample.shards import prepare_sharded, sharded_modules
@@ -29,6 +32,25 @@ def set_up_model(
     if model is not None and sharded_modules(model):
         prepare_sharded(model)
     return model
+
+
+def save_whole_state_dicts(accelerator: Accelerator) -> None:
+    """Tells accelerate, if it shards the model (FSDP2), to save whole state dicts, which
+    from_pretrained can load."""
+    if accelerator.is_fsdp2:
+        accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+
+
+def put_in_training_mode(model: nn.Module, freeze_batch_norm: bool) -> None:
+    """Puts a model into training mode.
+
+    Args:
+        freeze_batch_norm: whether BatchNorm layers keep their running statistics.
+    """
+    model.train()
+    for module in model.modules():
+        if freeze_batch_norm and isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def _add_adapter(

@@ -1,9 +1,6 @@
 """Keeps losses and gradients that are not finite away from the weights."""
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +8,7 @@ from transformers import TrainerCallback, TrainerState
 from transformers.utils import logging
 
 from ..per_sample.shards import local
-from .checkpoint_files import OUR_STATE
+from .checkpoint_files import saved_state
 
 logger = logging.get_logger(__name__)
 
@@ -34,14 +31,13 @@ class SkippedSteps(TrainerCallback):
 
     def load(self, checkpoint: str | None) -> None:
         """Continues the counts of a checkpoint, or starts from zero."""
-        path = Path(checkpoint or "") / OUR_STATE
-        saved = json.loads(path.read_text()) if checkpoint and path.exists() else {}
+        saved = saved_state(checkpoint) if checkpoint else {}
         self.total, self.in_a_row = saved.get("skipped_steps", 0), saved.get("skipped_in_a_row", 0)
         self._scaler = self._scale = None
 
-    def save(self, checkpoint: Path, **more: Any) -> None:
-        state = {"skipped_steps": self.total, "skipped_in_a_row": self.in_a_row, **more}
-        (checkpoint / OUR_STATE).write_text(json.dumps(state))
+    def state(self) -> dict[str, int]:
+        """What a checkpoint stores."""
+        return {"skipped_steps": self.total, "skipped_in_a_row": self.in_a_row}
 
     def skip(
         self,
@@ -59,7 +55,7 @@ class SkippedSteps(TrainerCallback):
             ValueError: it is the `limit`-th skipped step in a row.
         """
         self.total, self.in_a_row, step = self.total + 1, self.in_a_row + 1, state.global_step + 1
-        named = ", ".join(samples) or "no sample alone, only of their sum"
+        named = ", ".join(samples) or "no single sample (only their sum overflows)"
         if state.is_world_process_zero:
             logger.warning(
                 f"Step {step} is skipped because its loss or gradient is not finite: that of "
@@ -92,7 +88,7 @@ def all_finite(tensors: Iterable[Tensor | None]) -> bool:
     tensors = [tensor for tensor in tensors if tensor.numel()]
     if not tensors:
         return True
-    # On CPUs norms take twelve times as long as sums, so sums are tried first.
+    # On CPUs sums are faster than norms, so they are tried first.
     if all(tensor.device.type == "cpu" for tensor in tensors):
         sums = [
             tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)).double()

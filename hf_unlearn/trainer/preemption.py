@@ -21,12 +21,12 @@ class Preemption(TrainerCallback):
     """Ends the training when the machine is about to be taken away, which SIGTERM announces.
 
     Attributes:
-        asked: whether this process received the signal.
-        agreed: whether any process did; set by the trainer.
+        received: whether this process received the signal.
+        stop_agreed: whether any process did; set by the trainer.
     """
 
     def __init__(self):
-        self.asked = self.agreed = False
+        self.received = self.stop_agreed = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -36,26 +36,26 @@ class Preemption(TrainerCallback):
         Raises:
             SystemExit: with `EXIT_CODE`, at the end of the context, if the signal came.
         """
-        self.asked = self.agreed = False
+        self.received = self.stop_agreed = False
         main = threading.current_thread() is threading.main_thread()
         if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
             yield
             return
-        signal.signal(signal.SIGTERM, self._ask)
+        signal.signal(signal.SIGTERM, self._receive)
         try:
             yield
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if self.asked or self.agreed:
+        if self.received or self.stop_agreed:
             raise SystemExit(EXIT_CODE)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
 
     def on_step_end(
         self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
     ) -> None:
-        if self.agreed:
+        if self.stop_agreed:
             logger.warning(
                 f"SIGTERM: saving a checkpoint at step {state.global_step}, then exiting with "
                 f"code {EXIT_CODE}."

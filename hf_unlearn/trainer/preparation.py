@@ -113,18 +113,32 @@ def prepare_method(trainer: TrainerView, access: SampleAccess, checkpoint: str |
     if method.prepares is None and not trainer.is_deepspeed_enabled:
         return
     if trainer.is_deepspeed_enabled:
-        deepspeed.to_its_precision(trainer)
-    if method.prepares is not None and checkpoint:
-        load_start(trainer.model, Path(checkpoint) / START)
-    if method.prepares is not None and trainer.args.should_save:
-        save_start(trainer.model, Path(trainer.args.output_dir) / START)
+        deepspeed.move_to_training_precision(trainer)
+    if method.prepares is not None:
+        _load_and_save_start(trainer, checkpoint)
     start = TrainerPreparation(trainer, access)
     with access.randomness.off(), random_state_kept(trainer.args.device):
         # Data with random augmentation differ at each access.
         set_seed(trainer.args.seed)
-        access.check_padding()
-        if method.prepares or trainer.is_deepspeed_enabled:
-            other = "forget" if method.uses_forget else "retain"
-            split = next(iter(method.prepares or ()), other)
-            access.check_batch_loss(next(start.batches(split, shared=False)))
+        _check_first_batch(trainer, access, start)
         method.prepare(start)
+
+
+def _load_and_save_start(trainer: TrainerView, checkpoint: str | None) -> None:
+    """Gives the model its weights from before unlearning, and keeps a copy for resuming."""
+    if checkpoint:
+        load_start(trainer.model, Path(checkpoint) / START)
+    if trainer.args.should_save:
+        save_start(trainer.model, Path(trainer.args.output_dir) / START)
+
+
+def _check_first_batch(
+    trainer: TrainerView, access: SampleAccess, start: TrainerPreparation
+) -> None:
+    """Makes the checks of padding and of the loss on the first batch that the method will see."""
+    method = trainer.method
+    access.check_padding()
+    if method.prepares or trainer.is_deepspeed_enabled:
+        other = "forget" if method.uses_forget else "retain"
+        split = next(iter(method.prepares or ()), other)
+        access.check_batch_loss(next(start.batches(split, shared=False)))

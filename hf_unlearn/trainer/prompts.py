@@ -20,7 +20,9 @@ from transformers import (
 from transformers.models.whisper.tokenization_whisper import TASK_IDS, TO_LANGUAGE_CODE
 from transformers.utils import logging
 
+from ..methods.outputs import base_model
 from ..metrics.normalizers import language_code
+from .training_data import length_or_none
 
 logger = logging.get_logger(__name__)
 
@@ -233,9 +235,7 @@ class EvaluatingTrainer(Protocol):
 def warn_of_difference(trainer: EvaluatingTrainer) -> None:
     """Warns if a Whisper model is evaluated by `generate` on labels that begin in another way."""
     model, data = trainer.accelerator.unwrap_model(trainer.model), trainer.eval_dataset
-    # peft's models have this method
-    if hasattr(model, "get_base_model"):
-        model = model.get_base_model()
+    model = base_model(model)
     if isinstance(data, dict):
         data = next(iter(data.values()), None)
     whisper = isinstance(model, PreTrainedModel) and model.config.model_type == "whisper"
@@ -260,5 +260,4 @@ def warn_of_difference(trainer: EvaluatingTrainer) -> None:
 
 
 def _has_rows(data: Any) -> bool:
-    stream = isinstance(data, torch.utils.data.IterableDataset) or not hasattr(data, "__len__")
-    return not stream and len(data) > 0
+    return bool(length_or_none(data))

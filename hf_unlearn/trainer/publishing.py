@@ -8,19 +8,19 @@ import tempfile
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from accelerate import Accelerator
 from huggingface_hub import CommitInfo, HfApi
-from transformers import Seq2SeqTrainer
-from transformers.trainer import TRAINING_ARGS_NAME
+from torch import nn
+from transformers import TrainerControl, TrainerState
+from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
 from ..config import UnlearnConfig
-from ..files import write_json
 from ..hub.metadata import listed, local_among
 from ..hub.model_card import write_card
-from ..hub.name_checks import ARGUMENTS
 from ..hub.upload import hub_failures, push_folder
 from ..hub.usage import processor_parts
 from ..metrics.scales import scale_of
@@ -29,8 +29,9 @@ from ..report.best_effort import warn_if_not_written
 from ..report.environment import emissions, environment
 from ..report.html_page import Report
 from ..report.results import Results
+from ..report.run_layout import ARGUMENTS
 from .earlier_run import EarlierRun
-from .pushes import check_push, stage_checkpoint, upload
+from .pushes import check_push_of_trainer, stage_checkpoint, upload
 from .run_record import RunRecord
 from .run_results import (
     adapter_settings,
@@ -43,262 +44,248 @@ from .run_results import (
 logger = logging.get_logger(__name__)
 
 
-class _NotPickled:
-    """Stands in for the training arguments while Trainer saves.
-
-    Trainer pickles them into a file that is removed at once. Arguments whose class was defined
-    inside a function cannot be pickled, and the error would cost the finished run.
-    """
-
-    def __init__(self, args: UnlearnConfig):
-        self._args = args
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._args, name)
-
-    def __reduce__(self):
-        return dict, ()
-
-
-class PublishingTrainer(Seq2SeqTrainer):
-    """The part of `UnlearnTrainer` that publishes. Its pushes are complete and name nobody who is
-    to be forgotten.
-
-    The subclass sets all attributes but `results`.
+class PublishedTrainer(Protocol):
+    """What a `Publisher` uses of the trainer.
 
     Attributes:
         args: the arguments, with the fields of unlearning.
+        train_dataset: the forget set.
         retain_dataset: the samples to keep; None for methods that need none.
         method_settings: the values that the method works with, by keyword.
-        record: the record of the run, such as how many steps it took.
-        resumed_from: the checkpoint that the current training resumed from, if any.
+        stopping: what ended the training.
         results: the content of results.json if a recipe has written it; else None, and the card
             says what the trainer itself knows.
+        hub_model_id: the repository; None until it is created.
+        push_in_progress: the pushes under way; None before the first one.
     """
 
     args: UnlearnConfig
+    model: nn.Module
+    processing_class: Any
+    compute_metrics: Any
+    accelerator: Accelerator
+    state: TrainerState
+    control: TrainerControl
+    callback_handler: CallbackHandler
+    train_dataset: Any
     retain_dataset: Any
+    eval_dataset: Any
     method_settings: dict
-    record: RunRecord
-    resumed_from: str | None
-    results: Results | None = None
-    # the files of an earlier run in output_dir, which are removed when this run saves
-    _earlier_run: EarlierRun | None = None
-    # whether the constructor of the whole class has come to its end
-    _constructed: bool = False
+    stopping: dict
+    results: Results | None
+    hub_model_id: str | None
+    push_in_progress: PushInProgress | None
 
-    @property
-    def stopping(self) -> dict:
-        """What ended the training (see `UnlearnTrainer`)."""
-        raise NotImplementedError
+    def is_world_process_zero(self) -> bool:
+        """Whether this is the main process."""
+
+    def own_results(self) -> Results:
+        """What the trainer knows of its run."""
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model into output_dir. All processes call it."""
+
+    def create_model_card(self) -> None:
+        """Writes results.json and the card; takes the fields of a card as keywords."""
+
+    def _finish_current_push(self) -> None:
+        """Waits for the pushes under way."""
+
+
+class Publisher:
+    """Writes a trainer's card and report, and pushes its model. Its pushes are complete and never
+    name a forgotten person.
+
+    Args:
+        record: the record of the run, such as how many steps it took.
+
+    Attributes:
+        earlier_run: the files of an earlier run in output_dir, which are removed when this run
+            saves; None before the training and on all processes but the main one.
+    """
+
+    def __init__(self, trainer: PublishedTrainer, record: RunRecord):
+        self._trainer, self._record = trainer, record
+        self.earlier_run: EarlierRun | None = None
 
     # ---- results, card and report ----------------------------------------------------------------
 
     def own_results(self) -> Results:
         """What the trainer knows of its run, as a recipe's results.json would say it."""
-        model = self.accelerator.unwrap_model(self.model)
-        measured = evaluations_by_step(self.state.log_history, self.eval_dataset)
-        stopping, last_step = self.stopping, self.state.global_step
+        trainer, args = self._trainer, self._trainer.args
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        measured = evaluations_by_step(trainer.state.log_history, trainer.eval_dataset)
+        stopping, last_step = trainer.stopping, trainer.state.global_step
         weights_step = stopping.get("restored_step", last_step)
         return Results(
             task="data",
-            scale=scale_of(self.compute_metrics),
-            processor=processor_parts(self.processing_class),
+            scale=scale_of(trainer.compute_metrics),
+            processor=processor_parts(trainer.processing_class),
             **describe_model(model),
             config={
-                **public_arguments(self.args),
-                "processes": self.args.world_size,
+                **public_arguments(args),
+                "processes": args.world_size,
                 **adapter_settings(model),
             },
-            method_settings=self.method_settings,
-            data={"samples": sample_counts(self.train_dataset, self.retain_dataset)},
-            seed=self.args.seed,
+            method_settings=trainer.method_settings,
+            data={"samples": sample_counts(trainer.train_dataset, trainer.retain_dataset)},
+            seed=args.seed,
             environment=environment(),
             original=measured.get(0),
             unlearned=measured.get(weights_step) if last_step else None,
             retrained=None,
             stopping=stopping,
-            scoring=getattr(self.compute_metrics, "scoring", None),
-            emissions_g=emissions(self.args),
+            scoring=getattr(trainer.compute_metrics, "scoring", None),
+            emissions_g=emissions(args),
         )
 
-    def create_model_card(
-        self,
-        language: str | list[str] | None = None,
-        license: str | None = None,
-        tags: str | list[str] | None = None,
-        model_name: str | None = None,
-        finetuned_from: str | None = None,
-        tasks: str | list[str] | None = None,
-        dataset_tags: str | list[str] | None = None,
-        dataset: str | list[str] | None = None,
-        dataset_args: str | list[str] | None = None,
-    ) -> None:
-        """Writes results.json and the card (README.md) into output_dir; only the main process
-        writes. Before any training, as in a script that only evaluates, it warns and writes
-        nothing.
+    def results(self) -> Results:
+        """The recipe's results if it has written them, else the trainer's own."""
+        return self._trainer.results or self._trainer.own_results()
 
-        As in Trainer, but local paths are left out.
+    @property
+    def nothing_forgotten(self) -> str | None:
+        """Why there is nothing to publish; None where a recipe has written results, or an optimizer
+        step has changed weights."""
+        return self._record.nothing_done if self._trainer.results is None else None
+
+    def create_model_card(self, given: dict[str, str | list[str] | None]) -> None:
+        """Writes results.json and the card, as `UnlearnTrainer.create_model_card` says.
 
         Args:
-            language: one or several, such as "en" or "English"; default: those of the base model's
-                card.
-            license: the Hub's identifier, such as "apache-2.0"; default: that of the base model's
-                card.
-            tags: one or several tags, added to the card's own.
-            model_name: default: the folder's name.
-            finetuned_from: id of the base model; default: what the model was loaded from.
-            tasks: what the model does; default: derived from its class.
-            dataset_tags: ids of one or several datasets on the Hub.
-            dataset, dataset_args: the datasets' names for readers, and their configurations.
-
-        Raises:
-            ValueError: the training took no optimizer step, or none that changed a weight.
+            given: the arguments of that method, by keyword.
         """
-        if self.results is None and (nothing := self.record.nothing_done):
-            if self.record.begun:
+        if nothing := self.nothing_forgotten:
+            if self._record.begun:
                 raise ValueError(f"no card is written: {nothing}")
             logger.warning(f"No card is written: {nothing}: call train() first.")
             return
-        if not self.is_world_process_zero():
+        if not self._trainer.is_world_process_zero():
             return
-        self._remove_earlier_run()
-        results = replace(self.results or self.own_results())
-        texts = {"language": language, "license": license, "model_name": model_name,
-                 "base_model": finetuned_from}  # fmt: skip
-        lists = {"tags": tags, "tasks": tasks, "datasets": dataset_tags, "dataset_names": dataset,
-                 "dataset_args": dataset_args}  # fmt: skip
-        given = {name: value for name, value in texts.items() if value}
-        given |= {name: listed(value) for name, value in lists.items() if value}
-        card = {**results.card, **given}
-        names = [finetuned_from, *listed(dataset_tags), *listed(dataset), *listed(tags)]
-        card["local"] = [*card.get("local", ()), *local_among(*names)]
-        results.card = card
-        folder = Path(self.args.output_dir)
+        self.remove_earlier_run()
+        # a copy, because the recipe's results stay as they are
+        results = replace(self.results())
+        results.card = {**results.card, **_card_fields(results, given)}
+        args = self._trainer.args
+        folder = Path(args.output_dir)
         results.write(folder)
         with warn_if_not_written("the model card", folder):
-            write_card(folder, results, salt_of(folder), name_forgotten=self.args.name_forgotten)
+            write_card(folder, results, salt_of(folder), name_forgotten=args.name_forgotten)
 
-    def _remove_earlier_run(self) -> None:
+    def remove_earlier_run(self) -> None:
         """Removes what an earlier run left in output_dir, once this run's files take its place."""
-        if self._earlier_run is not None:
-            self._earlier_run.remove()
+        if self.earlier_run is not None:
+            self.earlier_run.remove()
 
     def report(self) -> Report:
-        """The run as a table (`print`), as HTML (the output of a notebook cell), or as a page
-        (`.save("report.html")`)."""
-        salt = None if self.args.name_forgotten else salt_of(Path(self.args.output_dir))
-        return Report(self.results or self.own_results(), salt)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """As in Trainer, but the training arguments are saved as JSON without tokens and paths,
-        instead of as a pickle."""
-        args, self.args = self.args, _NotPickled(self.args)
-        try:
-            super()._save(output_dir, state_dict)
-        finally:
-            self.args = args
-        if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-            write_json(folder / ARGUMENTS, public_arguments(self.args))
+        """See `UnlearnTrainer.report`."""
+        args = self._trainer.args
+        salt = None if args.name_forgotten else salt_of(Path(args.output_dir))
+        return Report(self.results(), salt)
 
     # ---- the Hub ---------------------------------------------------------------------------------
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """As in Trainer, but the repository is created only after all possible checks, so that a
-        refused push leaves no empty repository.
-
-        Raises:
-            ValueError: a name or text names a forgotten person; the adapter's base model is not on
-                the Hub.
-            HubError: the Hub refused, or could not be reached.
-        """
-        self.push_in_progress = None
-        # Trainer's constructor calls this before the checks of our own constructor.
-        if not self._constructed or not self.is_world_process_zero():
+    def create_repository(self, token: str | None, private: bool | None) -> None:
+        """See `UnlearnTrainer.init_hf_repo`."""
+        trainer, args = self._trainer, self._trainer.args
+        if not trainer.is_world_process_zero():
             return
-        token = token or self.args.hub_token
-        private = self.args.hub_private_repo if private is None else private
+        token = token or args.hub_token
+        private = args.hub_private_repo if private is None else private
         repo_id = self._repo_id()
-        check_push(repo_id, self.model, self.processing_class, self.args, token)
-        with hub_failures(repo_id, self.args.output_dir):
+        check_push_of_trainer(repo_id, trainer.model, trainer.processing_class, args, token)
+        with hub_failures(repo_id, args.output_dir):
             created = HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True)
-            self.hub_model_id = created.repo_id
+            trainer.hub_model_id = created.repo_id
 
     def _repo_id(self) -> str:
-        folder_name = Path(self.args.output_dir).absolute().name
-        return self.hub_model_id or self.args.hub_model_id or folder_name
+        args = self._trainer.args
+        return (
+            self._trainer.hub_model_id or args.hub_model_id or Path(args.output_dir).absolute().name
+        )
 
     def remember_hidden(self, checkpoint: str | None) -> None:
         """Adds the `hide_names` stored in a checkpoint to those of the arguments, so that a resumed
         run hides whom it hid before."""
-        path = Path(checkpoint or "") / ARGUMENTS
-        if checkpoint and path.is_file() and not self.args.name_forgotten:
+        args, path = self._trainer.args, Path(checkpoint or "") / ARGUMENTS
+        if checkpoint and path.is_file() and not args.name_forgotten:
             before = json.loads(path.read_text(encoding="utf-8")).get("hide_names") or []
-            self.args.hide_names = list(dict.fromkeys([*self.args.hide_names, *map(str, before)]))
+            args.hide_names = list(dict.fromkeys([*args.hide_names, *map(str, before)]))
 
-    def push_to_hub(
+    def push(
         self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        *,
-        merge: bool = False,
-        **card: Any,
+        message: str | None,
+        blocking: bool,
+        token: str | None,
+        revision: str | None,
+        private: bool | None,
+        merge: bool,
+        card: dict,
     ) -> CommitInfo | Future | None:
-        """Saves and uploads model, processor, arguments, results and card (see `push_folder`). All
-        processes must call it.
-
-        Args:
-            merge: upload an adapter merged into its base model.
-            card: arguments of `create_model_card`.
-
-        Returns:
-            the commit, or a Future of it if not `blocking`; None on all processes but the first.
-
-        Raises:
-            ValueError, HubError: as `push_folder`; ValueError also if no optimizer step was taken.
-        """
-        if self.results is None and (nothing := self.record.nothing_done):
+        """See `UnlearnTrainer.push_to_hub`."""
+        trainer, args = self._trainer, self._trainer.args
+        if nothing := self.nothing_forgotten:
             raise ValueError(
                 f"nothing is pushed: {nothing}: call train() first. (`hf-unlearn push` pushes the "
                 "folder of a finished run.)"
             )
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        self.save_model(_internal_call=True)
-        if not self.is_world_process_zero():
+        trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
+        trainer.save_model(_internal_call=True)
+        if not trainer.is_world_process_zero():
             return None
-        self.create_model_card(**card)
-        self._finish_current_push()
+        trainer.create_model_card(**card)
+        trainer._finish_current_push()
         options = {
-            "token": token or self.args.hub_token,
-            "private": self.args.hub_private_repo if private is None else private,
-            "revision": revision or self.args.hub_revision,
+            "token": token or args.hub_token,
+            "private": args.hub_private_repo if private is None else private,
+            "revision": revision or args.hub_revision,
             "merge": merge,
-            "message": commit_message,
-            "name_forgotten": self.args.name_forgotten,
+            "message": message,
+            "name_forgotten": args.name_forgotten,
         }
         if blocking:
-            return push_folder(self.args.output_dir, self._repo_id(), **options)
-        return HfApi().run_as_future(push_folder, self.args.output_dir, self._repo_id(), **options)
+            return push_folder(args.output_dir, self._repo_id(), **options)
+        return HfApi().run_as_future(push_folder, args.output_dir, self._repo_id(), **options)
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+    def push_checkpoint(self, checkpoint: Path) -> None:
         """As in Trainer: pushes in the background, as `hub_strategy` says, and skips a push while
         the last one is under way."""
-        if not self.is_world_process_zero() or self.record.nothing_done:
+        trainer, args = self._trainer, self._trainer.args
+        if not trainer.is_world_process_zero() or self._record.nothing_done:
             return
-        busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
-        skips = busy and not self.args.hub_always_push
-        if self.args.hub_strategy == HubStrategy.END or skips:
+        busy = trainer.push_in_progress is not None and not trainer.push_in_progress.is_done()
+        skips = busy and not args.hub_always_push
+        if args.hub_strategy == HubStrategy.END or skips:
             return
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
         staged = Path(tempfile.mkdtemp())
-        results = self.results or self.own_results()
-        stage_checkpoint(Path(checkpoint_folder), staged, results, self.hub_model_id, self.args)
-        message = f"Training in progress, step {self.state.global_step}"
-        job = HfApi().run_as_future(upload, staged, message, self.hub_model_id, self.args)
-        jobs = self.push_in_progress.jobs if busy else []
-        self.push_in_progress = PushInProgress([*jobs, job])
+        stage_checkpoint(checkpoint, staged, self.results(), trainer.hub_model_id, args)
+        message = f"Training in progress, step {trainer.state.global_step}"
+        job = HfApi().run_as_future(upload, staged, message, trainer.hub_model_id, args)
+        jobs = trainer.push_in_progress.jobs if busy else []
+        trainer.push_in_progress = PushInProgress([*jobs, job])
+
+
+def _card_fields(results: Results, given: dict[str, str | list[str] | None]) -> dict:
+    """The arguments of `create_model_card` that were given, under the names of `build_card`, and
+    which of all names are of local files."""
+    texts = {
+        "language": given["language"],
+        "license": given["license"],
+        "model_name": given["model_name"],
+        "base_model": given["finetuned_from"],
+    }
+    lists = {
+        "tags": given["tags"],
+        "tasks": given["tasks"],
+        "datasets": given["dataset_tags"],
+        "dataset_names": given["dataset"],
+        "dataset_args": given["dataset_args"],
+    }
+    ids = ("dataset_tags", "dataset", "tags")
+    names = [given["finetuned_from"], *(name for key in ids for name in listed(given[key]))]
+    return {
+        **{name: value for name, value in texts.items() if value},
+        **{name: listed(value) for name, value in lists.items() if value},
+        "local": [*results.card.get("local", ()), *local_among(*names)],
+    }

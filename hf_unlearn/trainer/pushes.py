@@ -14,11 +14,18 @@ from transformers.utils import logging
 
 from ..config import UnlearnConfig
 from ..hub.labels import make_labels_neutral
-from ..hub.name_checks import CARD, REDACTED, check_base, check_name, check_texts, check_told
+from ..hub.name_checks import (
+    REDACTED,
+    check_name,
+    check_texts,
+    check_upload_texts,
+    require_base_on_hub,
+)
 from ..hub.staging import link, stage
 from ..hub.upload import HubError, hub_failures
 from ..privacy.redaction import salt_of
-from ..report.results import RESULTS, Results
+from ..report.results import Results
+from ..report.run_layout import CARD, RESULTS
 
 logger = logging.get_logger(__name__)
 
@@ -26,7 +33,7 @@ logger = logging.get_logger(__name__)
 RESUME_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", *REDACTED)
 
 
-def check_push(
+def check_push_of_trainer(
     repo_id: str, model: nn.Module, processing_class: Any, args: UnlearnConfig, token: str | None
 ) -> None:
     """Refuses before training what every push of the run would refuse.
@@ -37,9 +44,9 @@ def check_push(
     """
     names = [] if args.name_forgotten else args.hide_names
     check_name(repo_id, names)
-    check_told({"hub_revision": args.hub_revision}, names)
+    check_upload_texts({"hub_revision": args.hub_revision}, names)
     if isinstance(model, PeftModel):
-        check_base(model.active_peft_config.base_model_name_or_path)
+        require_base_on_hub(model.active_peft_config.base_model_name_or_path)
     with tempfile.TemporaryDirectory() as folder:
         # modules and processing classes of the user's own may have nothing to save
         for part in (getattr(model, "config", None), processing_class):
@@ -56,7 +63,7 @@ def stage_checkpoint(
     and, if `hub_strategy` asks for it, the whole checkpoint in a folder beside it.
 
     Raises:
-        ValueError: as `hub.upload.stage`.
+        ValueError: as `hub.staging.stage`.
     """
     with tempfile.TemporaryDirectory() as folder:
         complete = Path(folder)

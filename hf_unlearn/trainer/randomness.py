@@ -17,8 +17,8 @@ logger = logging.get_logger(__name__)
 
 RANDOMNESS_LEFT_ON = (
     "freeze_randomness is False: dropout and the like are drawn anew for each batch, so forget and "
-    "retain gradients come from different networks. `residual` is about the network that was drawn "
-    "for the retain batch alone; in the model as it is evaluated, the losses of retain samples do "
+    "retain gradients come from different networks. `residual` refers only to the network drawn "
+    "for the retain batch; in the model as it is evaluated, the losses of retain samples do "
     "change. A layer that was skipped there (LayerDrop) is not protected at all."
 )
 DRAWS_DIFFER_ALONE = (

@@ -12,6 +12,15 @@ from .seeded import RETAIN, SeededDataset
 from .training_data import data_seed
 
 
+def check_retain_size(size: int, processes: int) -> None:
+    """Raises ValueError if there are more processes than retain samples."""
+    if size < processes:
+        raise ValueError(
+            f"retain_dataset has {size} samples, but there are {processes} processes, and each "
+            "needs at least one: start fewer processes or give more retain samples"
+        )
+
+
 class RetainSampler(Sampler[list[int]]):
     """Endless batches of indices, one for each step from `first_step` on.
 
@@ -36,11 +45,7 @@ class RetainSampler(Sampler[list[int]]):
         processes: int = 1,
         first_step: int = 0,
     ):
-        if size < processes:
-            raise ValueError(
-                f"the retain set has {size} samples, but there are {processes} processes: each "
-                "needs at least one. Start fewer processes or give more retain samples."
-            )
+        check_retain_size(size, processes)
         self.size, self.total, self.seed = size, min(size, batch_size * processes), seed
         self.process, self.processes, self.first_step = process, processes, first_step
 
@@ -75,7 +80,8 @@ class RetainBatches:
         self.batch: dict | None = None
         self.sampler: RetainSampler | None = None
         self._loaded: Iterator[dict] = iter(())
-        self._step: int | None = None  # of the batch drawn last
+        # The step of the batch drawn last.
+        self._step: int | None = None
 
     def of_current_step(self) -> dict:
         """The batch of the current optimizer step, the same one at every call."""

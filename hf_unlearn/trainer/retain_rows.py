@@ -59,7 +59,7 @@ class RetainRows:
         self._alone = len(counts) == 1 and not any(isinstance(p, DTensor) for p in parameters)
         # The samples' losses (k,) in the last pass over the batch; None if it did not show them.
         self.sample_losses: Tensor | None = None
-        # The loss whose rows another pass can show; its graph is kept until the last pass.
+        # The loss of the recorded forward pass. Its graph is kept until the last visit.
         self._recorded: Tensor | None = None
         # Whether another pass shows rows that the engine has kept, without a backward pass.
         self._replays = False
@@ -76,11 +76,11 @@ class RetainRows:
         """As `methods.base.Step.visit_retain_samples`; returns the mean loss of this process's
         retain samples, without a gradient."""
         engine, show = self._access.engine, self._with_rows_of_all_processes(visit)
-        next_pass = None if last else self._way_of_next_pass()
+        next_pass = None if last else self._next_pass_mode()
         if self._replays:
             engine.replay(show, not last)
         else:
-            self._record_and_go_back(show, last, next_pass)
+            self._forward_backward(show, last, next_pass)
         loss = self._recorded.detach()
         if next_pass is None:
             self._recorded = None
@@ -90,7 +90,7 @@ class RetainRows:
         self._visit_slow(show)
         return loss
 
-    def _record_and_go_back(self, show: OwnRowsVisitor, last: bool, next_pass: str | None) -> None:
+    def _forward_backward(self, show: OwnRowsVisitor, last: bool, next_pass: str | None) -> None:
         """One backward pass over the retain batch, after a forward pass if there is none to go back
         through."""
         engine, access = self._access.engine, self._access
@@ -102,7 +102,7 @@ class RetainRows:
                 self._refuse_randomness_of_slow_parameters()
             loss = self._recorded + (self._zero_of_slow_parameters() if last else 0)
             known = set(engine.slow)
-            # Without a gradient if all parameters are slow.
+            # If all parameters are slow, the loss has no gradient.
             if loss.requires_grad:
                 retained = next_pass == "backward"
                 backward = functools.partial(self._backward, loss, retain_graph=retained)
@@ -114,7 +114,7 @@ class RetainRows:
             )
             self._refuse_randomness_of_slow_parameters()
 
-    def _way_of_next_pass(self) -> str | None:
+    def _next_pass_mode(self) -> str | None:
         """How the engine shows the rows in another pass (`PerSampleEngine.backward`); None if the
         next pass needs a forward pass of its own.
 
@@ -151,8 +151,8 @@ class RetainRows:
         """A zero that depends on the slow parameters, so that DistributedDataParallel gets a
         gradient for each.
 
-        It waits for them with gradient checkpointing; without, `find_unused_parameters` lets it
-        find out which parameters the forward pass has not used.
+        With gradient checkpointing, DDP waits for every parameter. Otherwise
+        `find_unused_parameters` tells it which are unused.
         """
         model = self._model
         if not isinstance(model, DistributedDataParallel) or model.find_unused_parameters:

@@ -12,17 +12,20 @@ import datasets
 import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
 from ..config import UnlearnConfig
+from ..report.run_layout import UNLEARN_STATE
 from .checkpoint_files import saved_state
 from .exchange import any_process
 from .preemption import Preemption
 from .seeded import seeded
+from .training_data import length_or_none, spread
 from .weight_changes import WeightChanges
 
-NOTHING_DONE = "no optimizer step was taken, so nothing is forgotten"
-UNCHANGED = "no optimizer step changed the weights, so nothing is forgotten"
+NOTHING_DONE = "no optimizer step was taken, so nothing was forgotten"
+UNCHANGED = "no optimizer step changed the weights, so nothing was forgotten"
 NO_BATCH = (
     "the forget set gave no batch: check that it has samples, and check dataloader_drop_last, "
     "max_steps and num_train_epochs"
@@ -78,6 +81,7 @@ class RunRecord:
             callbacks.
         begun: whether `train` was ever called.
         run: what identifies this run (see `run_identity`).
+        resumed_from: the checkpoint that the current training resumed from, if any.
     """
 
     def __init__(self, trainer: Trainer):
@@ -86,12 +90,14 @@ class RunRecord:
         self.weights_step: int | None = None
         self.begun = False
         self.run: dict = {}
+        self.resumed_from: str | None = None
         self._reason: str | None = "not trained"
 
     def begin(self, run: dict, checkpoint: str | None) -> None:
         """Starts the record of a run, or continues the one stored in `checkpoint`."""
         saved = saved_state(checkpoint) if checkpoint else {}
         self.run, self.weights_step = run, saved.get("weights_step")
+        self.resumed_from = checkpoint
         # Checkpoints of earlier versions do not store the number of steps: take Trainer's count
         # without the skipped steps.
         earlier = _global_step(checkpoint) - saved.get("skipped_steps", 0) if checkpoint else 0
@@ -103,16 +109,21 @@ class RunRecord:
     def step_taken(self) -> None:
         self.steps, self.weights_step = self.steps + 1, None
 
-    def state(self) -> dict:
-        """What a checkpoint stores."""
-        return {
+    def save(self, checkpoint: Path, further: dict) -> None:
+        """Stores the record in a checkpoint.
+
+        Args:
+            further: what else `saved_state` is to return.
+        """
+        own = {
             "steps": self.steps,
             "changed": self.changes.seen,
             "weights_step": self.weights_step,
             "run": self.run,
         }
+        (checkpoint / UNLEARN_STATE).write_text(json.dumps({**further, **own}))
 
-    def loaded(self, checkpoint: str) -> None:
+    def loaded(self, checkpoint: str | Path) -> None:
         """Notes that the weights of a checkpoint were loaded after the last step."""
         step = saved_state(checkpoint).get("weights_step")
         step = _global_step(checkpoint) if step is None else step
@@ -143,7 +154,7 @@ class RunRecord:
         if self._reason is not None:
             return self._reason
         args, state = self.trainer.args, self.trainer.state
-        callback = self._stopped_by()
+        callback = self._stopping_callback()
         if isinstance(callback, Preemption):
             return "SIGTERM"
         if callback is not None:
@@ -158,6 +169,18 @@ class RunRecord:
         if not self.steps:
             return NOTHING_DONE
         return None if self.changes.seen else UNCHANGED
+
+    def stopping(self, by_rules: dict) -> dict:
+        """What ended the training, for reports (`UnlearnTrainer.stopping`).
+
+        Args:
+            by_rules: what the stopping rules report; {} if there are none.
+        """
+        step = self.trainer.state.global_step
+        report = {"reason": self.reason, "step": step, "rule": None, "abort_rule": None} | by_rules
+        if self.weights_step is not None:
+            report["restored_step"] = self.weights_step
+        return report
 
     def require_a_step(self, skipped: int) -> None:
         """Called after training.
@@ -180,20 +203,20 @@ class RunRecord:
                 f"all {skipped or global_step} were skipped because their loss or gradient was not "
                 "finite. Remove broken samples, lower learning_rate, or use bf16 instead of fp16"
             )
-        elif (callback := self._stopped_by()) is not None:
+        elif (callback := self._stopping_callback()) is not None:
             why = f"{type(callback).__name__} stopped the training before the first one"
         else:
             why = NO_BATCH
         raise ValueError(f"{NOTHING_DONE}: {why}")
 
-    def _stopped_by(self) -> TrainerCallback | None:
+    def _stopping_callback(self) -> TrainerCallback | None:
         """The callback that stopped the training, unless it was Trainer's own, at the last step."""
         callback = self.trainer.callback_handler.stopped_by
         return None if isinstance(callback, DefaultFlowCallback) else callback
 
 
-def _global_step(checkpoint: str) -> int:
-    return json.loads((Path(checkpoint) / "trainer_state.json").read_text())["global_step"]
+def _global_step(checkpoint: str | Path) -> int:
+    return json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text())["global_step"]
 
 
 def check_steps(args: UnlearnConfig, forget_dataset: Any) -> None:
@@ -207,9 +230,9 @@ def check_steps(args: UnlearnConfig, forget_dataset: Any) -> None:
         raise ValueError(
             f"{name} is {getattr(args, name)}, so no step would be taken: set it above 0"
         )
-    if not hasattr(forget_dataset, "__len__"):
+    count, batch = length_or_none(forget_dataset), args.train_batch_size * args.world_size
+    if count is None:
         return
-    count, batch = len(forget_dataset), args.train_batch_size * args.world_size
     if count == 0:
         raise ValueError(
             "the forget set has no samples, so no step would be taken: give at least one"
@@ -235,17 +258,10 @@ def run_identity(
         **method_settings,
         "learning_rate": args.learning_rate,
         "seed": args.seed,
-        "forget samples": _size(forget_dataset),
+        "forget samples": length_or_none(forget_dataset),
         "forget labels": labels_digest(forget_dataset, label_names),
     }
     return json.loads(json.dumps(run, default=str))
-
-
-def _size(dataset: Any) -> int | None:
-    stream = isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(
-        dataset, "__len__"
-    )
-    return None if stream else len(dataset)
 
 
 def labels_digest(dataset: Any, label_names: list[str]) -> int | None:
@@ -256,9 +272,9 @@ def labels_digest(dataset: Any, label_names: list[str]) -> int | None:
     Hub.
 
     Returns:
-        the digest; None if the dataset is a stream or has no such labels.
+        The digest; None if the dataset is a stream or has no such labels.
     """
-    if not _size(dataset):
+    if not length_or_none(dataset):
         return None
     label_names = sorted({"label", "label_ids", *label_names})
     # Other columns may be costly to decode.
@@ -267,12 +283,10 @@ def labels_digest(dataset: Any, label_names: list[str]) -> int | None:
         if not own:
             return None
         dataset = dataset.with_format(None).select_columns(own)
-    count = min(len(dataset), DIGEST_SAMPLES)
-    places = np.linspace(0, len(dataset) - 1, count).round().astype(int)
     digest = hashlib.sha256()
-    for place in places.tolist():
-        with seeded(0, place):
-            sample = dataset[place]
+    for index in spread(len(dataset), DIGEST_SAMPLES):
+        with seeded(0, index):
+            sample = dataset[index]
         names = [name for name in label_names if isinstance(sample, dict) and name in sample]
         if not names:
             return None

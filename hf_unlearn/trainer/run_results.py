@@ -11,6 +11,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from ..config import UnlearnConfig
 from ..hub.metadata import local_among
+from ..methods.outputs import base_model
+from .training_data import length_or_none
 
 # Fields of the training arguments that describe this machine or this user. (`to_dict` masks tokens
 # by itself.)
@@ -98,7 +100,7 @@ class EvaluatedBefore(TrainerCallback):
 def public_arguments(args: UnlearnConfig) -> dict:
     """The training arguments without paths and tokens, as JSON can hold them.
 
-    `hide_names` is among them, because uploads (`hub.upload.stage`) need it to redact the rest.
+    `hide_names` is among them, because uploads (`hub.staging.stage`) need it to redact the rest.
     """
     given = {
         name: _json_value(value) for name, value in args.to_dict().items() if name not in PRIVATE
@@ -117,7 +119,7 @@ def _json_value(value: Any) -> Any:
 
 def describe_model(model: nn.Module) -> dict:
     """The class and task of a model, and where it was loaded from."""
-    whole = model.get_base_model() if isinstance(model, PeftModel) else model
+    whole = base_model(model)
     # modules of the user's own have no config
     name = getattr(getattr(whole, "config", None), "_name_or_path", None)
     return {
@@ -158,7 +160,8 @@ def pipeline_of(model: nn.Module) -> str:
 def sample_counts(forget_dataset: Any, retain_dataset: Any) -> dict[str, int]:
     """The number of samples of each split that has a length."""
     splits = {"forget": forget_dataset, "retain": retain_dataset}
-    return {split: len(data) for split, data in splits.items() if hasattr(data, "__len__")}
+    sizes = {split: length_or_none(data) for split, data in splits.items()}
+    return {split: size for split, size in sizes.items() if size is not None}
 
 
 def evaluations_by_step(history: list[dict], eval_dataset: Any) -> dict[int, dict]:

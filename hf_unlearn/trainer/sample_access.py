@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from ..methods.outputs import logits_of
+from ..methods.outputs import output_logits
 from ..per_sample import PerSampleEngine
 from ..per_sample.check import MIXED, TOLERANCE, find_slow_parameters, samples_mix
 from ..per_sample.inputs import own_copy
@@ -128,7 +128,7 @@ class SampleAccess:
     # ---- checks ----------------------------------------------------------------------------------
 
     def check_padding(self, at_retain: RetainContext = contextlib.nullcontext) -> None:
-        """Finds out whether padding changes losses, from some rows of each data set that the method
+        """Finds out whether padding changes losses, from some rows of each dataset that the method
         uses; `admitted` does the rest for a stream.
 
         Args:
@@ -294,9 +294,9 @@ class SampleAccess:
 
 def _logits(model: nn.Module, batch: dict, one_by_one: bool | None) -> Tensor:
     if not one_by_one:
-        return logits_of(model(**own_copy(batch)))
+        return output_logits(model(**own_copy(batch)))
     k = count_samples(batch)
-    each = [logits_of(model(**own_copy(select_sample(batch, n, k))))[0] for n in range(k)]
+    each = [output_logits(model(**own_copy(select_sample(batch, n, k))))[0] for n in range(k)]
     if each[0].ndim > 1:
         # (k, T, vocabulary)
         return torch.nn.utils.rnn.pad_sequence(each, batch_first=True)

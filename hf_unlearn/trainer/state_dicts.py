@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from ..per_sample.shards import fill, made_whole, own_parameters, split_like
+from ..methods.outputs import peft_configs
+from ..per_sample.shards import copy_into, gather_to_main, own_parameters, split_like
 
 
 def load_renamed(model: nn.Module, checkpoint: Path) -> None:
@@ -54,15 +55,14 @@ def whole_state_dict(model: nn.Module) -> dict[str, Tensor]:
     tensors = model.state_dict(keep_vars=True)
     # by identity, so that tied weights stay tied
     different = {id(tensor): tensor for tensor in tensors.values()}
-    whole = {key: made_whole(tensor) for key, tensor in different.items()}
+    whole = {key: gather_to_main(tensor) for key, tensor in different.items()}
     return {name: whole[id(tensor)] for name, tensor in tensors.items()}
 
 
 def load_whole_weights(model: nn.Module, checkpoint: Path) -> None:
     """Fills a sharded model with the weights, or the adapter, of a checkpoint."""
     own_parameters(model)
-    # only peft models have this attribute
-    adapters = getattr(model, "peft_config", {})
+    adapters = peft_configs(model)
     tensors = {}
     for name, tensor in model.state_dict().items():
         for adapter in adapters:
@@ -72,7 +72,7 @@ def load_whole_weights(model: nn.Module, checkpoint: Path) -> None:
     pattern = "adapter_model*.safetensors" if adapters else "model*.safetensors"
     for file in sorted(checkpoint.glob(pattern)):
         for name, whole in load_file(file).items():
-            fill(tensors[name], whole)
+            copy_into(tensors[name], whole)
 
 
 def whole_optimizer_state(optimizer: torch.optim.Optimizer) -> dict:
@@ -81,7 +81,7 @@ def whole_optimizer_state(optimizer: torch.optim.Optimizer) -> dict:
     state_dict = optimizer.state_dict()
     state = {
         index: {
-            key: made_whole(value) if isinstance(value, Tensor) else value
+            key: gather_to_main(value) if isinstance(value, Tensor) else value
             for key, value in values.items()
         }
         for index, values in state_dict["state"].items()

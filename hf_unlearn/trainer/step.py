@@ -19,7 +19,7 @@ from .seeded import FORGET
 class TrainerStep:
     """`methods.base.Step`, for one call of `UnlearnTrainer.training_step`.
 
-    The attributes of the retain batch are there after `draw_retain_batch`.
+    `draw_retain_batch` sets the attributes of the retain batch.
 
     Args:
         model: the trainer's model, or the wrapper that the training calls it by.

@@ -92,7 +92,8 @@ class StepRunner:
 
     def _everywhere_finite(self, step: TrainerStep) -> bool:
         """Whether the forget gradient is finite on all processes."""
-        # DeepSpeed's engine holds it, and must see the last backward pass to throw it away.
+        # DeepSpeed's engine holds the gradient and can only discard it after the last backward
+        # pass.
         if self._trainer.is_deepspeed_enabled:
             return True
         broken = not all_finite(p.grad for p in step.parameters)
@@ -105,9 +106,11 @@ class StepRunner:
         flags = [
             not all_finite(self.statistics.losses_of_step()),
             not all_finite(p.grad for p in step.parameters),
-            self._preemption.asked,
+            self._preemption.received,
         ]
-        bad_loss, bad_gradient, self._preemption.agreed = any_process(flags, trainer.args.device)
+        bad_loss, bad_gradient, self._preemption.stop_agreed = any_process(
+            flags, trainer.args.device
+        )
         scaled = trainer.accelerator.scaler is not None
         if trainer.is_deepspeed_enabled:
             bad_gradient = not deepspeed.take_step(

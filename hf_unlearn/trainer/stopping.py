@@ -7,25 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Subset
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.utils import logging
 
 from ..config import UnlearnConfig
 from ..files import written_whole
 from ..metrics.scales import ScaleCheck, scale_of
-from ..per_sample.shards import fill, made_whole, own_parameters
+from ..per_sample.shards import copy_into, gather_to_main, own_parameters
+from ..report.run_layout import BEST
 from .evaluation_checks import known_metrics
-from .publishing import PublishingTrainer
 from .rules import Rule, split_of
+from .run_record import RunRecord
 from .seeded import random_state_kept
+from .training_data import length_or_none, spread
 
 logger = logging.get_logger(__name__)
 
-BEST = "best_checked.safetensors"
 NOTHING_UNLEARNED = ": nothing was unlearned, this is the original model"
 
 
@@ -48,14 +48,14 @@ class StoppingRules(TrainerCallback):
         ValueError: eval_dataset is not a dict, or a rule can never hold.
     """
 
-    def __init__(self, trainer: PublishingTrainer):
+    def __init__(self, trainer: Trainer, record: RunRecord):
         args, splits = trainer.args, trainer.eval_dataset
         if not isinstance(splits, dict):
             raise ValueError(
                 "stop_when and abort_when need eval_dataset to be a dict of splits, such as "
                 "{'forget': ...}"
             )
-        self.trainer = trainer
+        self.trainer, self._record = trainer, record
         self.stop = Rule.parse(args.stop_when) if args.stop_when else None
         self.abort = Rule.parse(args.abort_when) if args.abort_when else None
         self._rules = [rule for rule in (self.stop, self.abort) if rule]
@@ -98,7 +98,7 @@ class StoppingRules(TrainerCallback):
             self._decide(checked[state.global_step], control)
         self._restore_best_file(state.global_step)
         # one-shot methods have already changed the model
-        if not self.trainer.resumed_from and not self.trainer.method.one_shot:
+        if not self._record.resumed_from and not self.trainer.method.one_shot:
             self._check_original()
 
     def _check_original(self) -> None:
@@ -123,7 +123,7 @@ class StoppingRules(TrainerCallback):
 
     def _restore_best_file(self, global_step: int) -> None:
         """Puts the best model checked so far into output_dir when a training begins."""
-        resumed_from = self.trainer.resumed_from
+        resumed_from = self._record.resumed_from
         if not resumed_from and self.trainer.is_world_process_zero():
             # a file that is there is of an earlier run
             self._best_file.unlink(missing_ok=True)
@@ -155,7 +155,7 @@ class StoppingRules(TrainerCallback):
         self._decide(metrics, control)
         if self.report.get("reason") == "aborted":
             self._restore_best()
-            self.trainer.record.weights_step = self.best_step
+            self._record.weights_step = self.best_step
             logger.warning(
                 f"Aborted at step {state.global_step} because {self.abort} "
                 f"({self.report['value']:.4g}). Restored the model of step {self.best_step}"
@@ -221,7 +221,7 @@ class StoppingRules(TrainerCallback):
                 shutil.copyfile(path, partial)
 
     def _save_best(self) -> None:
-        tensors = {name: made_whole(p) for name, p in self._trained()}
+        tensors = {name: gather_to_main(p) for name, p in self._trained()}
         if self.trainer.is_world_process_zero():
             tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
             with written_whole(self._best_file) as partial:
@@ -231,7 +231,7 @@ class StoppingRules(TrainerCallback):
         self.trainer.accelerator.wait_for_everyone()
         tensors = load_file(self._best_file)
         for name, p in self._trained():
-            fill(p, tensors[name])
+            copy_into(p, tensors[name])
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         own_parameters(self.trainer.model)
@@ -257,7 +257,7 @@ def _check_metrics(rule: Rule, splits: dict[str, Any], known: set[str] | None) -
                 f"the rule {str(rule)!r} names {name!r}, but evaluation will give {given}"
                 f"{more if known == {'loss'} else ''}"
             )
-        if hasattr(splits[split], "__len__") and len(splits[split]) == 0:
+        if length_or_none(splits[split]) == 0:
             raise ValueError(
                 f"the rule {str(rule)!r} is on the split {split!r} of eval_dataset, which is empty"
             )
@@ -265,11 +265,11 @@ def _check_metrics(rule: Rule, splits: dict[str, Any], known: set[str] | None) -
 
 def _bounded(dataset: Any, samples: int) -> Any:
     """At most `samples` samples, spread evenly over the dataset; the first ones of a stream."""
-    if not hasattr(dataset, "__len__"):
+    if length_or_none(dataset) is None:
         return list(itertools.islice(dataset, samples))
     if len(dataset) <= samples:
         return dataset
-    places = np.linspace(0, len(dataset) - 1, samples).round().astype(int).tolist()
+    indices = spread(len(dataset), samples)
     if isinstance(dataset, datasets.Dataset):
-        return dataset.select(places)
-    return Subset(dataset, places)
+        return dataset.select(indices)
+    return Subset(dataset, indices)

@@ -1,17 +1,18 @@
-"""UnlearnTrainer: a Hugging Face Trainer whose training step forgets one data set and keeps
+"""UnlearnTrainer: a Hugging Face Trainer whose training step forgets one dataset and keeps
 another."""
 
 import copy
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 from accelerate.utils.memory import clear_device_cache
+from huggingface_hub import CommitInfo
 from peft import PeftConfig
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 from transformers import DataCollator, PreTrainedModel
 from transformers.trainer_utils import TrainOutput
@@ -19,8 +20,11 @@ from transformers.trainer_utils import TrainOutput
 from ..config import UnlearnConfig, as_unlearn_config
 from ..methods import Method, build_method, method_settings
 from ..per_sample.shards import sharded_modules
-from ..privacy.trackers import keep_names_from_trackers
-from .adapters import check_base, keep_base
+from ..privacy.trackers import refuse_names_in_trackers
+from ..report.html_page import Report
+from ..report.results import Results
+from ..report.run_layout import BEST
+from .adapters import keep_base, warn_if_base_differs
 from .attempts import Attempts
 from .checkpoint_files import copied, find_checkpoint
 from .compatibility import NO_FORGET, check_compatible, check_data, check_deepspeed
@@ -29,7 +33,7 @@ from .earlier_run import EarlierRun
 from .evaluation_checks import check_evaluation
 from .exchange import failures_told
 from .loss import LossBySample
-from .model_setup import set_up_model
+from .model_setup import put_in_training_mode, save_whole_state_dicts, set_up_model
 from .nonfinite import SkippedSteps
 from .overlap import warn_of_overlap
 from .padding_check import PaddingCheck
@@ -38,12 +42,13 @@ from .preemption import Preemption
 from .preparation import prepare_method
 from .prepared_models import forget_preparation, sharded_once
 from .prompts import warn_of_difference
+from .publishing import Publisher
 from .run_record import RunRecord, WatchedCallbacks, check_steps, run_identity
 from .run_results import EVALUATION_SET, EvaluatedBefore, EvaluationSets
 from .sample_access import SampleAccess
 from .start_weights import START
 from .step_runner import StepRunner
-from .stopping import BEST, StoppingRules
+from .stopping import StoppingRules
 
 
 class UnlearnTrainer(LossBySample):
@@ -54,7 +59,7 @@ class UnlearnTrainer(LossBySample):
         forget_dataset: the samples to forget. `train_dataset` is its alias, so that existing code
             needs one new line. Without it the trainer only evaluates.
         retain_dataset: the samples to keep, a few dozen or more, with a length and indexed access.
-        eval_dataset: best a dict of splits, `{"forget": ..., "retain": ..., "test": ...}`.
+        eval_dataset: preferably a dict of splits, `{"forget": ..., "retain": ..., "test": ...}`.
         peft_config: a `peft` configuration; the model is wrapped, and only the adapter is trained.
         args, model, processing_class, data_collator, compute_metrics, callbacks, ...: as in
             `Seq2SeqTrainer`.
@@ -82,13 +87,17 @@ class UnlearnTrainer(LossBySample):
             `target reached`, `aborted`, `SIGTERM`, or the class of the callback that stopped it),
             step, rules and the value that decided; `restored_step` if the model has the weights of
             another step.
+        method_settings: the values that the method works with, by keyword.
+        results: the content of results.json if a recipe has written it; else None, and the card
+            says what the trainer itself knows.
 
     Raises:
         ValueError: at construction, for arguments that cannot work together; the message says why
             and what to do.
     """
 
-    # Whisper takes **kwargs, from which Trainer infers the opposite, but averages over its batch.
+    # Trainer infers from Whisper's **kwargs that the loss is already scaled, which is wrong:
+    # Whisper averages over the batch.
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -111,14 +120,14 @@ class UnlearnTrainer(LossBySample):
         if self.method.one_shot:
             args = copy.copy(args)
             args.max_steps = 1
+        forget_dataset = _given_once(train_dataset, forget_dataset)
         check_deepspeed(self.method, args)
-        if train_dataset is not None and forget_dataset is not None:
-            raise ValueError(
-                "train_dataset is an alias of forget_dataset: give one of them, not both"
-            )
-        forget_dataset = train_dataset if forget_dataset is None else forget_dataset
         check_data(self.method, forget_dataset, retain_dataset, args)
         warn_of_overlap(forget_dataset, retain_dataset)
+        self.retain_dataset = retain_dataset
+        self.results: Results | None = None
+        # None while Trainer's constructor runs, which calls `init_hf_repo`
+        self._publisher: Publisher | None = None
         super().__init__(
             set_up_model(model, args, peft_config),
             args,
@@ -129,30 +138,34 @@ class UnlearnTrainer(LossBySample):
             *more,
             **keywords,
         )
-        self.retain_dataset = retain_dataset
         if forget_dataset is not None:
             train_in_float32(self.model, self.optimizer)
         check_compatible(self.method, self)
         check_evaluation(self)
-        keep_names_from_trackers(args, self.model, eval_dataset)
+        if forget_dataset is not None:
+            save_whole_state_dicts(self.accelerator)
+        refuse_names_in_trackers(args, self.model, eval_dataset)
         warn_of_difference(self)
         self._evaluation_sets, self._evaluation_set = EvaluationSets(eval_dataset), 1
-        self.resumed_from: str | None = None
-        self._method_prepared = False
-        self._earlier_run: EarlierRun | None = None
-        self._attempts = Attempts(self)
-        self._model_known: nn.Module | None = None
-        self._add_callbacks()
-        self._reset_model_state()
-        self._constructed = True
+        self._start_record()
         if args.push_to_hub:
             self.init_hf_repo()
 
+    def _start_record(self) -> None:
+        """Sets the attributes that the runs of this trainer share."""
+        self._method_prepared = False
+        self._model_known: nn.Module | None = None
+        self._attempts = Attempts(self)
+        self.record = RunRecord(self)
+        self._publisher = Publisher(self, self.record)
+        self._add_callbacks()
+        self._reset_model_state()
+
     def _add_callbacks(self) -> None:
         args = self.args
-        self.stopping_rules = StoppingRules(self) if args.stop_when or args.abort_when else None
+        has_rules = args.stop_when or args.abort_when
+        self.stopping_rules = StoppingRules(self, self.record) if has_rules else None
         self.skipped_steps, self._preemption = SkippedSteps(args.max_skipped_steps), Preemption()
-        self.record = RunRecord(self)
         self.callback_handler = WatchedCallbacks(self.callback_handler)
         self._evaluated_before = EvaluatedBefore(self)
         self._drift = DriftControl(self) if args.step_control == "drift" else None
@@ -188,25 +201,14 @@ class UnlearnTrainer(LossBySample):
 
     @property
     def stopping(self) -> dict:
-        report = {
-            "reason": self.record.reason,
-            "step": self.state.global_step,
-            "rule": None,
-            "abort_rule": None,
-        }
-        if self.stopping_rules:
-            report |= self.stopping_rules.report
-        if self.record.weights_step is not None:
-            report["restored_step"] = self.record.weights_step
-        return report
+        return self.record.stopping(self.stopping_rules.report if self.stopping_rules else {})
 
     # ---- the step --------------------------------------------------------------------------------
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict], num_batches: int, device: torch.device
     ) -> tuple[list[dict], None]:
-        """As in Trainer, but without the samples that a data loader repeats to give every process a
-        full last batch."""
+        """As in Trainer, but without the duplicates that pad the last batch."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         return self.step_runner.forget_batches.begin_step(batches), None
 
@@ -221,11 +223,8 @@ class UnlearnTrainer(LossBySample):
     def set_training_mode(self, model: nn.Module) -> None:
         """Puts a model into training mode, without BatchNorm's statistics of batches unless
         `freeze_batch_norm=False`."""
-        model.train()
-        for module in model.modules():
-            if self.args.freeze_batch_norm and isinstance(module, _BatchNorm):
-                module.eval()
-        # As in Trainer: schedule-free optimizers have modes, too.
+        put_in_training_mode(model, self.args.freeze_batch_norm)
+        # Schedule-free optimizers also have train and eval modes, as in Trainer.
         if callable(getattr(self.optimizer, "train", None)):
             self.optimizer.train()
 
@@ -247,19 +246,20 @@ class UnlearnTrainer(LossBySample):
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *more: Any, **keywords: Any
     ) -> TrainOutput:
-        """As in Trainer; `args.resume_from_checkpoint` counts if nothing is given here.
+        """As in Trainer.
 
         Args:
             resume_from_checkpoint: a folder; True (on a command line: "true") for the last complete
                 checkpoint of output_dir; "auto" for the same, or a start from the beginning if
-                there is none yet.
+                there is none yet. It defaults to `args.resume_from_checkpoint`.
 
         Raises:
             SystemExit: with code 143, after SIGTERM: a checkpoint is saved at the end of the step,
                 and resuming from it continues the run.
             ValueError: `max_skipped_steps` steps in a row had a loss or gradient that was not
                 finite; no optimizer step was taken at all, or none changed the weights; the
-                checkpoint is of ordinary training, or of a run with another method or forget set.
+                checkpoint comes from ordinary training, or from a run with another method or
+                forget set.
             OSError: a checkpoint could not be saved; the earlier ones are kept.
         """
         if self.train_dataset is None:
@@ -268,11 +268,11 @@ class UnlearnTrainer(LossBySample):
         check_steps(self.args, self.train_dataset)
         if resume_from_checkpoint is None:
             resume_from_checkpoint = self.args.resume_from_checkpoint
-        self._look_at_output_dir()
+        self._note_earlier_run_and_keep_base()
         run = run_identity(self.args, self.method_settings, self.train_dataset, self.label_names)
-        self.resumed_from = find_checkpoint(resume_from_checkpoint, self.args.output_dir, run)
-        self.remember_hidden(self.resumed_from)
-        self.record.begin(run, self.resumed_from)
+        checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir, run)
+        self._publisher.remember_hidden(checkpoint)
+        self.record.begin(run, checkpoint)
         self._evaluated_before.remember()
         self._attempts = Attempts(self)
         # DeepSpeed's engine would listen to the backward passes of new checks.
@@ -286,22 +286,22 @@ class UnlearnTrainer(LossBySample):
             self.record.running(),
         ):
             if not self._method_prepared:
-                prepare_method(self, self.samples, self.resumed_from)
+                prepare_method(self, self.samples, checkpoint)
                 self._method_prepared = True
-            output = super().train(self.resumed_from, *more, **keywords)
+            output = super().train(checkpoint, *more, **keywords)
         self.record.require_a_step(self.skipped_steps.total)
         return output
 
-    def _look_at_output_dir(self) -> None:
-        """Notes what another run has left there, and keeps the base model that the adapter in
-        training belongs to if it is there."""
+    def _note_earlier_run_and_keep_base(self) -> None:
+        """Records files of an earlier run. If the adapter's base model is in output_dir, keeps a
+        copy of it."""
         if not sharded_modules(self.model) and self.is_world_process_zero():
-            check_base(self.model)
+            warn_if_base_differs(self.model)
         folder, main = Path(self.args.output_dir), self.args.should_save
         if folder.is_dir():
             keep_base(self.model, self.args.output_dir, main=main)
         keep = (BEST,) if self.stopping_rules else ()
-        self._earlier_run = EarlierRun(folder, keep) if main else None
+        self._publisher.earlier_run = EarlierRun(folder, keep) if main else None
         self.accelerator.wait_for_everyone()
 
     def _inner_training_loop(self, batch_size=None, *more, **keywords):
@@ -311,9 +311,9 @@ class UnlearnTrainer(LossBySample):
                 # `model_init` has made a new one.
                 self._reset_model_state()
             self._reset_steps()
-            self.skipped_steps.load(self.resumed_from)
+            self.skipped_steps.load(self.record.resumed_from)
             if self._drift:
-                self._drift.begin(self.step_runner, self.resumed_from)
+                self._drift.begin(self.step_runner, self.record.resumed_from)
             self._attempts.begin(batch_size)
             try:
                 self.check_padding()
@@ -321,7 +321,8 @@ class UnlearnTrainer(LossBySample):
             except RuntimeError:
                 if not self._attempts.shrink_retain_batch():
                     raise
-            # Outside of `except`, where the error no longer holds the tensors of its frames.
+            # After the except block, so that the exception no longer keeps its frames' tensors
+            # alive.
             clear_device_cache(garbage_collection=True)
 
     def _run_epoch(self, **keywords) -> None:
@@ -329,6 +330,7 @@ class UnlearnTrainer(LossBySample):
         if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
+        self._begin_epoch(keywords["epoch"])
         super()._run_epoch(**keywords)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
@@ -345,11 +347,18 @@ class UnlearnTrainer(LossBySample):
 
     def _save_own_state(self, checkpoint: Path) -> None:
         more = {"drift": self._drift.state()} if self._drift else {}
-        self.skipped_steps.save(checkpoint, **self.record.state(), **more)
+        self.record.save(checkpoint, {**self.skipped_steps.state(), **more})
         if self.method.prepares is not None:
             copied(Path(self.args.output_dir) / START, checkpoint / START)
         if self.stopping_rules:
             self.stopping_rules.save(checkpoint)
+
+    def _model_saved(self, folder: Path) -> None:
+        if folder.samefile(self.args.output_dir):
+            self._publisher.remove_earlier_run()
+
+    def _best_model_loaded(self, checkpoint: Path) -> None:
+        self.record.loaded(checkpoint)
 
     def evaluate(
         self,
@@ -380,3 +389,112 @@ class UnlearnTrainer(LossBySample):
         if self._evaluation_set > 1:
             logs = {**logs, EVALUATION_SET: self._evaluation_set}
         super().log(logs, start_time)
+
+    # ---- results and publishing ------------------------------------------------------------------
+
+    def own_results(self) -> Results:
+        """What the trainer knows of its run, as a recipe's results.json would say it."""
+        return self._publisher.own_results()
+
+    def report(self) -> Report:
+        """The run as a table (`print`), as HTML (the output of a notebook cell), or as a page
+        (`.save("report.html")`)."""
+        return self._publisher.report()
+
+    def create_model_card(
+        self,
+        language: str | list[str] | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """As in Trainer, but local paths are left out.
+
+        Writes results.json and the card (README.md) into output_dir; only the main process writes.
+        Before any training, as in a script that only evaluates, it warns and writes nothing.
+
+        Args:
+            language: one or several, such as "en" or "English"; default: those of the base model's
+                card.
+            license: the Hub's identifier, such as "apache-2.0"; default: that of the base model's
+                card.
+            tags: one or several tags, added to the card's own.
+            model_name: default: the folder's name.
+            finetuned_from: id of the base model; default: what the model was loaded from.
+            tasks: what the model does; default: derived from its class.
+            dataset_tags: ids of one or several datasets on the Hub.
+            dataset: names of the datasets for readers.
+            dataset_args: configurations of the datasets.
+
+        Raises:
+            ValueError: the training took no optimizer step, or none that changed a weight.
+        """
+        self._publisher.create_model_card(
+            {"language": language, "license": license, "model_name": model_name}
+            | {"finetuned_from": finetuned_from, "tags": tags, "tasks": tasks}
+            | {"dataset_tags": dataset_tags, "dataset": dataset, "dataset_args": dataset_args}
+        )
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As in Trainer, but the repository is created only after all possible checks, so that a
+        refused push leaves no empty repository.
+
+        Raises:
+            ValueError: a name or text names a forgotten person; the adapter's base model is not on
+                the Hub.
+            HubError: the Hub refused, or could not be reached.
+        """
+        self.push_in_progress = None
+        # Trainer's constructor calls this before the checks of our own constructor.
+        if self._publisher is not None:
+            self._publisher.create_repository(token, private)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        *,
+        merge: bool = False,
+        **card: Any,
+    ) -> CommitInfo | Future | None:
+        """Saves and uploads model, processor, arguments, results and card (see `push_folder`). All
+        processes must call it.
+
+        Args:
+            commit_message: message of the commit.
+            blocking: whether to wait for the end of the upload.
+            token: access token; default: `args.hub_token`, then that of `hf auth login`.
+            revision: branch; default: `args.hub_revision`.
+            private: whether a new repository is private; default: `args.hub_private_repo`.
+            merge: upload an adapter merged into its base model.
+            card: arguments of `create_model_card`.
+
+        Returns:
+            The commit, or a Future of it if not `blocking`; None on all processes but the main one.
+
+        Raises:
+            ValueError, HubError: as `push_folder`; ValueError also if no optimizer step was taken.
+        """
+        return self._publisher.push(commit_message, blocking, token, revision, private, merge, card)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        self._publisher.push_checkpoint(Path(checkpoint_folder))
+
+
+def _given_once(train_dataset: Any, forget_dataset: Any) -> Any:
+    """The forget set, which may be given under either name.
+
+    Raises:
+        ValueError: both are given.
+    """
+    if train_dataset is not None and forget_dataset is not None:
+        raise ValueError("train_dataset is an alias of forget_dataset: give one of them, not both")
+    return train_dataset if forget_dataset is None else forget_dataset

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 
 from ..config import UnlearnConfig
@@ -12,6 +13,18 @@ from .protocol import TrainerView
 from .seeded import FORGET, RETAIN, SeededDataset
 
 STREAMS = (torch.utils.data.IterableDataset, datasets.IterableDataset)
+
+
+def length_or_none(dataset: Any) -> int | None:
+    """The number of samples; None for a stream, and for no dataset at all."""
+    if isinstance(dataset, STREAMS) or not hasattr(dataset, "__len__"):
+        return None
+    return len(dataset)
+
+
+def spread(size: int, count: int) -> list[int]:
+    """At most `count` indices, spread evenly over a dataset from its first to its last sample."""
+    return np.linspace(0, size - 1, min(size, count)).round().astype(int).tolist()
 
 
 def data_seed(args: UnlearnConfig) -> int:
@@ -37,11 +50,9 @@ def some_rows(trainer: TrainerView, split: str, limit: int) -> tuple[list, Calla
     """At most `limit` samples, spread evenly over a split, and its collator; no samples of a
     stream."""
     dataset = dataset_of(trainer, split)
-    if isinstance(dataset, STREAMS):
+    if length_or_none(dataset) is None:
         return [], trainer.data_collator
     dataset, collator = trainer.collated(dataset, split)
-    size = len(dataset)
-    indices = sorted({n * (size - 1) // max(1, limit - 1) for n in range(limit)} if size else ())
     seed = FORGET if split == "forget" else RETAIN
     rows = SeededDataset(dataset, data_seed(trainer.args), seed)
-    return [rows[index] for index in indices], collator
+    return [rows[index] for index in spread(len(dataset), limit)], collator

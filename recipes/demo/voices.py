@@ -85,7 +85,8 @@ class Synthesizer:
     def _receive(self, samples: ctypes.Array, count: int, events: int | None) -> int:
         if samples and count:
             self.samples.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        return 0  # tells espeak-ng to continue
+        # Tells espeak-ng to continue.
+        return 0
 
     def use(self, voice: Voice) -> None:
         """Switches to a voice.

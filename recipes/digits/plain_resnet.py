@@ -30,7 +30,8 @@ from transformers import (
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 
-TARGET = 10.0  # accuracy on the forgotten training images, in percent
+# The wanted accuracy on the forgotten training images, in percent.
+TARGET = 10.0
 
 
 class Block(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from hf_unlearn.data.speech.samples import SpeechCollator
+from hf_unlearn.data.speech import SpeechCollator
 from hf_unlearn.evaluation import asr_metrics
 from hf_unlearn.experiments import tiny_whisper
 from hf_unlearn.experiments.audit import DOORS, AuditSettings, Subject

@@ -197,7 +197,7 @@ def measure_layers(bench: Bench, shrink: int) -> None:
             "materialise": functools.partial(materialise, uses, u, exact=True, keep=False),
             "ghost": functools.partial(ghost, uses, u, exact=True),
         }
-        if ops.fuses(u.device):
+        if ops.fused_kernel_available(u.device):
             calls["fused"] = functools.partial(ops.product_inner_products, B, X, u)
         for method, call in calls.items():
             bench.measure(f"{name} {T} x {o} x {i}", method, call, "bf16")

@@ -55,7 +55,11 @@ def seconds(call: Callable[[], object], repeats: int = 5, enough: float = 2) -> 
 def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     common = {**run_columns(), "tuning": KERNEL}
-    ways = [way for way in inner_products.STRATEGIES if way != "fused" or ops.fuses(device)]
+    ways = [
+        way
+        for way in inner_products.STRATEGIES
+        if way != "fused" or ops.fused_kernel_available(device)
+    ]
     precisions = {"fp32": torch.float32}
     if device.type == "cuda":
         precisions["bf16"] = torch.bfloat16

@@ -89,7 +89,7 @@ def wrong():
 def test_kernels_that_do_not_work_are_disabled_with_one_warning(
     monkeypatch, warnings, kernels, reason
 ):
-    monkeypatch.setattr(dispatch, "goes_to_kernels", lambda tensor: True)
+    monkeypatch.setattr(dispatch, "uses_kernels", lambda tensor: True)
     monkeypatch.setattr(dispatch, "load_kernels", kernels)
     rows, u = torch.randn(3, 50), torch.randn(50)
     for _ in range(2):
@@ -107,14 +107,14 @@ def test_the_kernel_for_products_is_disabled_by_itself(monkeypatch, warnings):
     called, solve = [], kernels["solve"]
     kernels["solve"] = lambda *a: called.append("solve") or solve(*a)
     monkeypatch.setattr(dispatch, "load_kernels", lambda: SimpleNamespace(**kernels))
-    monkeypatch.setattr(dispatch, "goes_to_kernels", lambda tensor: True)
+    monkeypatch.setattr(dispatch, "uses_kernels", lambda tensor: True)
     monkeypatch.setattr(dispatch, "doubles_are_fast", lambda device: True)
     B, X, u = torch.randn(3, 4, 10), torch.randn(3, 4, 5), torch.randn(10, 5)
     for _ in range(2):
         found = ops.product_inner_products(B, X, u)
         expected = reductions.product_inner_products(B, X, u)
         assert all(torch.equal(*pair) for pair in zip(found, expected))
-        assert not ops.fuses(B.device)
+        assert not ops.fused_kernel_available(B.device)
     (warning,) = warnings
     assert "kernel for inner products of products does not work" in warning
     ops.solve(torch.eye(2).double(), torch.ones(2).double(), torch.tensor(2.0).double())
@@ -124,13 +124,13 @@ def test_the_kernel_for_products_is_disabled_by_itself(monkeypatch, warnings):
 def test_products_are_fused_where_float64_is_fast(monkeypatch):
     pytest.importorskip("triton", reason="triton is not installed")
     cpu = torch.device("cpu")
-    assert not ops.fuses(cpu)
+    assert not ops.fused_kernel_available(cpu)
     monkeypatch.setenv(dispatch.VARIABLE, "triton")
     # The kernel is interpreted.
-    assert ops.fuses(cpu)
+    assert ops.fused_kernel_available(cpu)
     monkeypatch.setenv(dispatch.VARIABLE, "torch")
     monkeypatch.setattr(dispatch, "doubles_are_fast", lambda device: True)
-    assert not ops.fuses(cpu)
+    assert not ops.fused_kernel_available(cpu)
 
 
 def test_kernels_that_were_asked_for_raise(monkeypatch):

@@ -165,7 +165,7 @@ def test_fused_where_it_is_available(interpreted, monkeypatch, name):
         dispatch.load_kernels(), "product_inner_products", lambda *a: called.append(a) or kernel(*a)
     )
     # The first call checks the kernel, which calls it.
-    ops.fuses(u.device)
+    ops.fused_kernel_available(u.device)
     called.clear()
     rows = ParameterRows(nn.Parameter(torch.zeros(LINES, WIDTH)), uses, "fused")
     K, b = rows.products(u)
@@ -236,7 +236,7 @@ def test_choice_on_a_card_with_fast_float64(monkeypatch, size, k, T, o, i, strat
     monkeypatch.setattr(ip, "CPU", ip.CUDA[size])
     monkeypatch.setattr(ip, "KEPT_VALUES", {"cpu": ip.KEPT_VALUES["cuda"]})
     monkeypatch.setattr(ip.ops, "doubles_are_fast", lambda device: True)
-    monkeypatch.setattr(ip.ops, "fuses", lambda device: True)
+    monkeypatch.setattr(ip.ops, "fused_kernel_available", lambda device: True)
     use = Product(torch.zeros(k, T, 1).expand(k, T, o), torch.zeros(k, T, i))
     assert ip.choose([use], torch.zeros(1, 1).expand(o, i)) == strategy
 

@@ -28,7 +28,7 @@ def decode_image(image: dict, channels: int = 3) -> PIL.Image.Image:
     """Decodes {"bytes", "path"} to a grey (channels = 1) or RGB (3) image, rotated as its EXIF data
     say.
 
-    Palettes are resolved and transparency is dropped as by PIL's `convert`. 16-bit grey is scaled
+    Palettes are resolved and transparency is dropped as PIL's `convert` does. 16-bit grey is scaled
     to 8 bits.
 
     Raises:

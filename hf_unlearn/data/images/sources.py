@@ -20,10 +20,10 @@ from ..rows import (
     local_path,
     make_request,
     row_numbers,
-    standardise,
+    to_uniform_rows,
 )
 from ..sampling import groups_of
-from ..streams import commit_of, load_stream, revision_option, stream_rows
+from ..streams import dataset_commit, load_stream, revision_option, stream_rows
 from ..tables import (
     TEXT_SUFFIXES,
     first_table,
@@ -109,11 +109,11 @@ def load_images(
     )
     path = local_path(request.source)
     if path is None and streaming:
-        return _load_stream(replace(request, revision=commit_of(request.source, revision)))
+        return _load_stream(replace(request, revision=dataset_commit(request.source, revision)))
     if path is not None:
         loaded, base = _load_local(path, request)
         root = path if path.is_dir() else path.parent
-        rows = standardise(
+        rows = to_uniform_rows(
             IMAGES,
             loaded,
             request,
@@ -125,7 +125,7 @@ def load_images(
         loaded = load_as_written(
             request.source, config, request.columns, split=split, **revision_option(revision)
         )
-        rows = standardise(IMAGES, loaded, request, request.source)
+        rows = to_uniform_rows(IMAGES, loaded, request, request.source)
     return first_of_each(IMAGES, rows, request), _class_names(loaded, label_column)
 
 

@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from ..class_splits import ClassSplits, split_by_class
 from ..names import first_few
-from ..rows import check_owners, local_path, make_request, standardise
+from ..rows import check_owners, local_path, make_request, to_uniform_rows
 from ..sampling import groups_of
 from ..splits import drop_forgotten_before
 from ..tables import first_table
@@ -99,7 +99,7 @@ def _load_label_folder(path: Path, split: str, needs_speakers: bool) -> Dataset:
     rows = [row if needs_speakers else {**row, "speaker": row["text"]} for row in found]
     columns = {name: name for name in ("id", "speaker", "text", "audio")}
     request = make_request(SPEECH, path, config=None, split=split, columns=columns)
-    return standardise(SPEECH, Dataset.from_list(rows), request, path, root=path)
+    return to_uniform_rows(SPEECH, Dataset.from_list(rows), request, path, root=path)
 
 
 def draw_speakers(rows: Dataset, share: float, minimum: int, seed: int) -> list[str]:

@@ -19,10 +19,10 @@ from ..rows import (
     local_path,
     make_request,
     row_numbers,
-    standardise,
+    to_uniform_rows,
 )
 from ..sampling import groups_of, sorted_by_id
-from ..streams import commit_of, load_stream, revision_option, stream_rows
+from ..streams import dataset_commit, load_stream, revision_option, stream_rows
 from ..tables import first_table, load_as_written, read_table, select_split, warn_of_unlisted
 from . import librispeech
 
@@ -127,11 +127,11 @@ def load_speech(
     if path is not None:
         rows = _load_local(path, request, text_optional)
     elif streaming:
-        pinned = replace(request, revision=commit_of(request.source, revision))
+        pinned = replace(request, revision=dataset_commit(request.source, revision))
         rows = load_stream(SPEECH, pinned, _stream)
     else:
         loaded = _load(request, request.source, split=split, **revision_option(revision))
-        rows = standardise(SPEECH, loaded, request, request.source)
+        rows = to_uniform_rows(SPEECH, loaded, request, request.source)
     rows = sorted_by_id(rows)
     check_wanted(SPEECH, request, groups_of(rows, "speaker"))
     return first_of_each(SPEECH, rows, request)
@@ -150,7 +150,7 @@ def _load_local(path: Path, request: RowRequest, text_optional: bool) -> Dataset
     if librispeech.subsets(path):
         rows = Dataset.from_list(librispeech.read_subset(path, request.split))
         own_columns = replace(request, columns={name: name for name in request.columns})
-        return _standardise(rows, own_columns, path, path)
+        return _to_uniform_rows(rows, own_columns, path, path)
     check_table_suffix(SPEECH, path, TABLE_SUFFIXES)
     if path.is_file():
         return _load_table(path, request, text_optional, of_one_split=False)
@@ -160,7 +160,7 @@ def _load_local(path: Path, request: RowRequest, text_optional: bool) -> Dataset
     if table := first_table(path, f"{split}/metadata", split, suffixes=TABLE_SUFFIXES):
         return _load_table(table, request, text_optional, of_one_split=True)
     rows = select_split(_load(request, str(path)), split, path)
-    return _standardise(_with_text(rows, request, text_optional), request, path, path)
+    return _to_uniform_rows(_with_text(rows, request, text_optional), request, path, path)
 
 
 def _load_table(
@@ -169,16 +169,16 @@ def _load_table(
     audio = request.columns["audio"]
     whole = _with_text(read_table(table, audio), request, text_optional)
     rows = whole if of_one_split else select_split({"train": whole}, request.split, table)
-    rows = _standardise(rows, request, table, table.parent)
+    rows = _to_uniform_rows(rows, request, table, table.parent)
     if table.stem == "metadata" and whole.features[audio] in TEXT:
         listed = (_find_audio(path, table.parent) for path in whole[audio][:] if path)
         warn_of_unlisted(table, listed, AUDIO_SUFFIXES, "transcript")
     return rows
 
 
-def _standardise(rows: Dataset, request: RowRequest, source: Path, root: Path) -> Dataset:
+def _to_uniform_rows(rows: Dataset, request: RowRequest, source: Path, root: Path) -> Dataset:
     find = partial(_find_audio, root=root)
-    return standardise(SPEECH, rows, request, source, root=root, find=find)
+    return to_uniform_rows(SPEECH, rows, request, source, root=root, find=find)
 
 
 def _with_text(rows: Dataset, request: RowRequest, text_optional: bool) -> Dataset:

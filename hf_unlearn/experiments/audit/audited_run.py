@@ -7,7 +7,8 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from ...config import UnlearnConfig
-from ...report.results import RESULTS, Results
+from ...report.results import Results
+from ...report.run_layout import RESULTS
 from ...trainer.adapters import load_merged
 from ...yaml_files import as_declared, read_yaml
 from ..checks import loading

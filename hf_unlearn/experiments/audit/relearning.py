@@ -109,7 +109,7 @@ def at_same_step(found: dict[str, Finding]) -> dict[str, Finding]:
         found: by model, as `relearning` gives them; "original" and "unlearned" are among them.
 
     Returns:
-        findings by model, with `steps` in `more`: after how many steps each was back (None: it was
+        Findings by model, with `steps` in `more`: after how many steps each was back (None: it was
         not), and the values by step.
     """
     level, last = found["original"].more["course"][0], max(found["original"].more["course"])

@@ -19,12 +19,13 @@ from transformers.utils.logging import (
     is_progress_bar_enabled,
 )
 
-from ...files import write_json
+from ...files import one_line, write_json
 from ...hub.model_card import write_card
 from ...privacy.redaction import salt_of
 from ...report.audit_tables import audit_text, verdict
 from ...report.best_effort import warn_if_not_written
 from ...report.html_page import Report
+from ...report.run_layout import AUDIT, REPORT
 from ..reference_models import weights_digest
 from .audited_run import AuditedRun, find_run
 from .door import AuditSettings, Closed, Door, Subject
@@ -33,8 +34,6 @@ from .examiner import Examiner, ImageExaminer, SpeechExaminer
 from .gap import Finding, forgotten, gap
 
 logger = logging.getLogger(__name__)
-
-AUDIT = "audit.json"
 
 
 def audit(
@@ -58,7 +57,7 @@ def audit(
         doors: names of the doors to try; by default all.
 
     Returns:
-        the content of audit.json: `doors`, a mapping from a door's name to the values of the
+        The content of audit.json: `doors`, a mapping from a door's name to the values of the
         models, the gap (see `gap.gap`) and what the door means; `worst`, the entry of the worst
         door; `surest` and `conspicuous` (see `report.audit_tables.verdict`).
 
@@ -135,7 +134,7 @@ def through(door: Door, subjects: dict[str, Subject]) -> dict:
     except (RuntimeError, ValueError, TypeError, OSError, ImportError) as error:
         # The other doors are still worth knowing. The entry, the headline and this line tell.
         logger.warning(f"The door {door.name} failed.", exc_info=True)
-        return {**about, "failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+        return {**about, "failed": f"{type(error).__name__}: {one_line(error)}"}
 
 
 def measured(door: Door, subject: Subject) -> Finding:
@@ -209,7 +208,7 @@ def write_run_files(run: AuditedRun, content: dict) -> None:
     results.write(folder)
     with warn_if_not_written("the model card", folder):
         write_card(folder, results, salt_of(folder), name_forgotten=named)
-    with warn_if_not_written("report.html", folder):
+    with warn_if_not_written(REPORT, folder):
         salt = None if named else salt_of(folder)
-        sounds = run.recipe.audio(results) if results.get("transcripts") else {}
-        Report(results, salt, sounds).save(folder / "report.html")
+        sounds = run.recipe.audio(results) if results.transcripts else {}
+        Report(results, salt, sounds).save(folder / REPORT)

@@ -69,7 +69,7 @@ class Comparison:
         tried = {method: len(settings) for method, settings in self.methods.items()}
         if len(set(tried.values())) != 1 or not all(tried.values()):
             raise ValueError(
-                "a fair comparison tries as many settings of every method as of any other, and at "
+                "a fair comparison tries the same number of settings for every method, and at "
                 f"least one, but got {tried}"
             )
         if both := set(self.tune_on) & set(self.report_on):

@@ -16,6 +16,8 @@ from tqdm.auto import tqdm
 
 from ...metrics.scales import GIVEN
 from ...report.result_tables import checks_by_step
+from ...report.results import Results
+from ...report.run_layout import RESULTS
 from ...report.tasks import metric_of, task_of
 from ...yaml_files import PlainScalar, resolved
 from ..catalogue import configuration_path, script_path
@@ -61,7 +63,7 @@ class Cell:
     def results(self, comparison: Comparison) -> Path:
         """The path of the run's results, which exist once it has ended."""
         folder = f"{self.target}-{self.key(comparison)}"
-        return Path(comparison.output_dir) / self.method / folder / "results.json"
+        return Path(comparison.output_dir) / self.method / folder / RESULTS
 
     def row(self, comparison: Comparison, known: dict[str, dict]) -> dict:
         """The run's row in `runs.csv`: what it is, and what was measured, here or in a `known`
@@ -76,21 +78,21 @@ class Cell:
         row |= {"setting": as_json(self.setting), "cell": self.key(comparison)}
         path = self.results(comparison)
         if path.exists():
-            return {**row, **_measured(json.loads(path.read_text()), comparison)}
+            return {**row, **_measured(Results.from_dict(json.loads(path.read_text())), comparison)}
         return {**row, **known.get(row["cell"], {"ended": FAILED}), **row}
 
 
-def _measured(results: dict, comparison: Comparison) -> dict:
+def _measured(results: Results, comparison: Comparison) -> dict:
     """Why a run ended, the task's first metric and those of the comparison of every split, the
     score at each level, and the `curve` of its checks."""
     task, curve = task_of(results), _curve(results, comparison)
     compared = map(metric_of, (comparison.score, comparison.forgotten))
     metrics = dict.fromkeys([next(iter(task.metrics)), *compared])
-    row = {"ended": results["stopping"]["reason"], "step": results["stopping"]["step"]}
+    row = {"ended": results.stopping["reason"], "step": results.stopping["step"]}
     row |= {
         f"{split}_{metric}": values.get(metric)
         for metric in metrics
-        for split, values in results["unlearned"].items()
+        for split, values in results.unlearned.items()
     }
     for forgotten, levels in comparison.match.items():
         for level in levels:
@@ -102,12 +104,10 @@ def _measured(results: dict, comparison: Comparison) -> dict:
     return {**row, "curve": [[round(value, digits) for value in check] for check in curve]}
 
 
-def _curve(results: dict, comparison: Comparison) -> list[tuple[float, float]]:
+def _curve(results: Results, comparison: Comparison) -> list[tuple[float, float]]:
     """(forgotten, score) in each check of a run, starting with the original model."""
     names = f"check_{comparison.forgotten}", f"check_{comparison.score}"
-    checks = [
-        tuple(map(check.get, names)) for check in checks_by_step(results.get("history")).values()
-    ]
+    checks = [tuple(map(check.get, names)) for check in checks_by_step(results.history).values()]
     return [check for check in checks if None not in check]
 
 
@@ -127,13 +127,13 @@ def reached_at(curve: Sequence[tuple[float, float]], level: float) -> float | No
     return None
 
 
-def _of_retrained(results: dict, metric: str) -> float:
-    if not results.get("retrained"):
+def _of_retrained(results: Results, metric: str) -> float:
+    if not results.retrained:
         raise ValueError(
             f"match asks for the retrained model's {metric}, but there is none: set gold in options"
         )
     name = metric_of(metric)
-    return results["retrained"][metric.removesuffix(f"_{name}")][name]
+    return results.retrained[metric.removesuffix(f"_{name}")][name]
 
 
 def run_cells(cells: list[Cell], comparison: Comparison, known: dict[str, dict]) -> list[dict]:

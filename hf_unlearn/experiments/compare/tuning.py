@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from .plan import Comparison
 from .runs import FAILED, as_json
 
-REACHED = "target reached"  # of `UnlearnTrainer.stopping`
+# A reason in `UnlearnTrainer.stopping`.
+REACHED = "target reached"
 
 
 def best_setting(rows: list[dict], method: str, varied: dict, comparison: Comparison) -> dict:

@@ -115,7 +115,7 @@ def repeat(k: int, B: Tensor, input: Tensor, *sizes: int):
 def cat(k: int, B: Tensor, tensors: Sequence[Tensor], dim: int = 0):
     dim = dim % B.ndim
     if dim == 0:
-        raise Unsupported("a parameter put beside the samples as if it were one")
+        raise Unsupported("concatenating a parameter to the batch axis")
     parts = B.split([x.shape[dim] if x.ndim > 1 else 0 for x in tensors], dim)
     return {
         ("tensors", at): (lambda at=at: sum_to(parts[at], tensors[at].shape, k))
@@ -126,7 +126,7 @@ def cat(k: int, B: Tensor, tensors: Sequence[Tensor], dim: int = 0):
 def stack(k: int, B: Tensor, tensors: Sequence[Tensor], dim: int = 0):
     dim = dim % B.ndim
     if dim == 0:
-        raise Unsupported("a parameter put beside the samples as if it were one")
+        raise Unsupported("concatenating a parameter to the batch axis")
     return {
         ("tensors", at): (lambda at=at: sum_to(B.select(dim, at), tensors[at].shape, k))
         for at in range(len(tensors))

@@ -180,7 +180,7 @@ def _patches(
 ) -> Tensor:
     """The patch of the input at each place: x (N, i, *size) -> (N, T, i * kernel)."""
     dims = len(kernel)
-    # As an image of one line.
+    # Treat 1-D convolution as 2-D with height 1.
     if dims == 1:
         x, kernel, stride, padding, dilation = (
             x[:, :, None], (1, *kernel), (1, *stride), (0, *padding), (1, *dilation)

@@ -39,13 +39,14 @@ def check_processors(recipe: Recipe) -> None:
             continue
         try:
             processor = recipe.processor_of(name)
-        except Exception as error:  # of many types: no processor was saved, the Hub is offline, ...
+        except Exception as error:
+            # Of many types: no processor was saved, the Hub is offline, ...
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             logger.warning(
                 f"{option}: {name} has no processor to compare, so the run's is assumed ({reason})"
             )
             continue
-        if found := difference(recipe.processor, processor):
+        if found := describe_difference(recipe.processor, processor):
             alternative = ", or gold: train" if option == "gold" else ""
             raise ValueError(
                 f"{option}: {name} does not go with the run's processor "
@@ -56,7 +57,7 @@ def check_processors(recipe: Recipe) -> None:
         recipe.check_gold(gold)
 
 
-def difference(own: object, other: object) -> str | None:
+def describe_difference(own: object, other: object) -> str | None:
     """Says in words how two processors differ; None where both make the same inputs and labels."""
     for part, its in zip(_parts(own), _parts(other)):
         if part is None or its is None:

@@ -1,0 +1,68 @@
+"""What the numbers of the membership attacks mean, and which values are wanted.
+
+Apart from the attacks themselves, so that reports need no scikit-learn.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One number that an attack gives.
+
+    Attributes:
+        meaning: what the number says.
+        wanted: the best value, or "up" if higher is better, or "" if the number only describes the
+            data.
+        target: the value to reach when no retrained model is known; None if there is none.
+    """
+
+    meaning: str
+    wanted: str
+    target: float | None
+
+
+def _score_entries(attack: str, auc_meaning: str, attacker: str) -> dict[str, Attack]:
+    """The entries of ATTACKS for what `privacy.attack_rates` returns."""
+    return {
+        f"{attack}_auc": Attack(auc_meaning, "0.5", 0.5),
+        f"{attack}_tpr_at_1_fpr": Attack(
+            f"forgotten samples (%) that {attacker} finds at a false positive rate of 1 %",
+            "1",
+            1.0,
+        ),
+        f"{attack}_tpr_at_0.1_fpr": Attack("the same at 0.1 %", "0.1", 0.1),
+        f"{attack}_tpr_at_lowest_fpr": Attack("the same at lowest_fpr", "lowest_fpr", None),
+    }
+
+
+def _svc_entry(feature: str) -> Attack:
+    meaning = f"forgotten samples (%) that an SVC takes for unseen by {feature}"
+    return Attack(meaning, wanted="up", target=None)
+
+
+ATTACKS = {
+    "lowest_fpr": Attack(
+        "lowest false positive rate (%) that can be measured: 100 / number of unseen samples",
+        wanted="",
+        target=None,
+    ),
+    **_score_entries(
+        "loss", "AUC of telling forgotten from unseen samples by their lower loss", "the loss"
+    ),
+    "svc_correctness": _svc_entry(
+        "whether the prediction is right (utterances: the share of right tokens)"
+    ),
+    "svc_confidence": _svc_entry(
+        "the probability of the true class (utterances: mean over tokens)"
+    ),
+    "svc_entropy": _svc_entry("the entropy of the prediction (utterances: mean over tokens)"),
+    "svc_modified_entropy": _svc_entry("the modified entropy (utterances: mean over tokens)"),
+    "svc_probability": _svc_entry("all class probabilities (not for utterances)"),
+    **_score_entries(
+        "lira",
+        "AUC of telling forgotten from unseen samples by LiRA (online, with the run's shadow "
+        "models)",
+        "LiRA",
+    ),
+}
