@@ -17,7 +17,7 @@ from hf_unlearn.per_sample.rows import Dense, Lookup, Product
 from hf_unlearn.per_sample.shards import squared_norm
 from hf_unlearn.trainer.trainer import UnlearnTrainer
 from tests.tiny import collate_images, images, make_trainer, tiny_vit
-from tests.without_float64 import DEVICE, Elsewhere, moved, without_float64
+from tests.without_float64 import DEVICE, Elsewhere, mapped, moved, without_float64
 
 SAMPLES, T, LINES, WIDTH = 3, 2, 40, 30
 
@@ -153,11 +153,8 @@ def test_a_whole_step(granularity, tmp_path):
 def train_there(trainer: UnlearnTrainer) -> None:
     """Trains on the device without float64; the parameters' values are on the CPU afterwards."""
 
-    def inputs_there(batch: dict) -> dict:
-        return {
-            name: value if isinstance(value, Elsewhere) else Elsewhere(value)
-            for name, value in batch.items()
-        }
+    def there(tensor: torch.Tensor) -> Elsewhere:
+        return tensor if isinstance(tensor, Elsewhere) else Elsewhere(tensor)
 
     moved(trainer.model)
     trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=1.0)
@@ -165,7 +162,9 @@ def train_there(trainer: UnlearnTrainer) -> None:
     with (
         mock.patch.object(type(trainer.args), "device", DEVICE),
         mock.patch.object(trainer, "_move_model_to_device"),
-        mock.patch.object(trainer, "_prepare_inputs", inputs_there),
+        mock.patch.object(
+            trainer, "_prepare_inputs", lambda batch: mapped(batch, torch.Tensor, there)
+        ),
     ):
         trainer.train()
     for module in trainer.model.modules():
