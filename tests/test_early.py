@@ -63,7 +63,12 @@ def test_nothing_to_forget_and_nothing_to_train_are_refused(tmp_path):
 @pytest.mark.parametrize("name", ["forget", "retain"])
 def test_what_is_no_dataset_is_refused(tmp_path, name, given, message):
     with pytest.raises(ValueError, match=f"{name}_dataset {message}"):
-        image_trainer(tmp_path, **{name: given})
+        data = {"forget_dataset": images(2), "retain_dataset": images(2)}
+        UnlearnTrainer(
+            tiny_vit(),
+            UnlearnConfig(str(tmp_path), use_cpu=True),
+            **{**data, f"{name}_dataset": given},
+        )
 
 
 def test_what_is_no_model_and_no_number_is_refused(tmp_path):

@@ -7,7 +7,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 from ..methods.base import RetainVisitor
-from ..per_sample.reference import count_samples
+from ..per_sample.reference import count_samples, require_gradient
 from ..per_sample.shards import own_parameters
 from . import deepspeed
 from .protocol import TrainerView
@@ -121,11 +121,7 @@ class TrainerStep:
         return self._access.logits(self.model, batch)
 
     def backward(self, loss: Tensor, retain_graph: bool = False) -> None:
-        if not loss.requires_grad:
-            raise ValueError(
-                "the loss depends on none of the parameters that have requires_grad=True, so "
-                "nothing would be forgotten: unfreeze parameters that the model uses"
-            )
+        require_gradient(loss)
         if self._trainer.is_deepspeed_enabled:
             deepspeed.backward(self._trainer.deepspeed, loss, self.is_last_backward)
         else:
