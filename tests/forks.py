@@ -4,13 +4,14 @@ libraries: importing them takes several seconds, more than most of the tests' ru
 import multiprocessing
 import os
 import runpy
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import torch.distributed as dist
 
 ROOT = Path(__file__).parents[1]
 # between what two processes have written
@@ -40,11 +41,15 @@ def run_script(
         have written, with `NEXT_PROCESS` between them.
     """
     command = [str(part) for part in (script, *arguments)]
+    store = None
+    if processes > 1:
+        store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder, str(rank)) for rank in range(processes)]
+        environments = _environments(processes, environment or {}, store)
         started = [
             _context.Process(target=_run, args=(command, str(cwd), variables, str(output)))
-            for variables, output in zip(_environments(processes, environment or {}), outputs)
+            for variables, output in zip(environments, outputs)
         ]
         for process in started:
             process.start()
@@ -59,17 +64,20 @@ def run_script(
     return subprocess.CompletedProcess(command, code, stdout, stderr)
 
 
-def _environments(processes: int, added: Mapping[str, str]) -> Iterator[dict[str, str]]:
+def _environments(
+    processes: int, added: Mapping[str, str], store: dist.TCPStore | None
+) -> Iterator[dict[str, str]]:
+    """The variables of each process, as torchrun sets them."""
     common = {**os.environ, **added}
-    if processes == 1:
+    if store is None:
         yield common
         return
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    common |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    # The store belongs to this process, as torchrun's does, and outlives the others.
+    common |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    common |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
+    common |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
     for rank in map(str, range(processes)):
-        yield {**common, "RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": str(processes)}
+        yield {**common, "RANK": rank, "LOCAL_RANK": rank}
 
 
 def _wait(started: list, timeout: float, command: list[str]) -> None:

@@ -71,6 +71,8 @@ def worth_it(recipe: Recipe) -> bool:
 
 def _train_original(recipe: Recipe, sending: Connection) -> None:
     """What the second process does: it sends the model's folder, or the error."""
+    # A forked process would wait forever for the threads that its parent had.
+    torch.set_num_threads(1)
     # Ends with the first process, also where that is killed.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Two progress bars would overwrite each other.
