@@ -131,8 +131,8 @@ def _count_line(doors: Mapping[str, dict]) -> str:
     measured = sum("unlearned" in entry for entry in doors.values())
     failed = sum("failed" in entry for entry in doors.values())
     closed = sum("closed" in entry for entry in doors.values())
-    line = f"{measured} doors were measured, {closed} do not apply here"
-    return f"{line}, and {failed} FAILED." if failed else f"{line}."
+    line = f"Doors measured: {measured}; not measured, since this run does not have them: {closed}"
+    return f"{line}; FAILED: {failed}." if failed else f"{line}."
 
 
 # ---- tables -------------------------------------------------------------------------------------
@@ -181,7 +181,8 @@ def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(door, what it does) of the measured doors, then (door, why there is no number) of the
     others, and what the mark at a gap means."""
     doors = audit["doors"]
-    meanings = [(name, entry["meaning"]) for name, entry in doors.items() if "unlearned" in entry]
+    measured = {name: entry for name, entry in doors.items() if "unlearned" in entry}
+    meanings = [(name, entry["meaning"] + _steps(entry)) for name, entry in measured.items()]
     failed = [
         (name, f"FAILED: {entry['failed']}") for name, entry in doors.items() if "failed" in entry
     ]
@@ -197,6 +198,16 @@ def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
     )
     mark = [("*", meaning)] * deaf
     return [*mark, *meanings, *failed, *closed]
+
+
+def _steps(entry: dict) -> str:
+    """After how many steps each model was back, for relearning; else ""."""
+    more = entry.get("more") or {}
+    steps = {name: more[name]["steps"] for name in MODELS if "by_step" in more.get(name, {})}
+    told = ", ".join(
+        f"{name} {'never' if count is None else count}" for name, count in steps.items()
+    )
+    return f" (steps until back: {told})" if steps else ""
 
 
 def audit_text(audit: Mapping[str, Any]) -> str:

@@ -118,7 +118,7 @@ def test_the_worst_door_is_the_headline():
     assert "original 10.0, unlearned 50.0, retrained 80.0" in first
     assert "knows 30.0 points more than the retrained model (95 % interval -5.0 to 99.0)" in first
     assert "narrow" in rest[0] and "over" in rest[1] and "15.0 points less" in rest[1]
-    assert rest[-1] == "4 doors were measured, 1 do not apply here, and 1 FAILED."
+    assert rest[-1].startswith("Doors measured: 4; not measured") and "FAILED: 1" in rest[-1]
     assert [row[0] for row in audit_rows(audit)] == ["Door", "wide", "narrow", "over", "described"]
     text = audit_text(audit)
     assert "not measured: no such tokens" in text and "FAILED: RuntimeError: no" in text
@@ -134,6 +134,13 @@ def test_without_a_retrained_model_the_least_forgetting_door_is_the_worst():
     assert audit["worst"]["door"] == "little" and audit["surest"] is None
     assert "There is no retrained model" in headline(audit)[0] and "worst_gap" not in metrics(audit)
     assert metrics(audit)["least_forgotten"] == 5
+
+
+def test_relearning_tells_after_how_many_steps():
+    more = {"unlearned": {"steps": 2, "by_step": {}}, "retrained": {"steps": None, "by_step": {}}}
+    doors = {"relearning": door((10, 20, 70), more=more)}
+    text = audit_text({"doors": doors, **verdict(doors)})
+    assert "relearning: some door (steps until back: unlearned 2, retrained never)" in text
 
 
 def test_no_gap_above_0_is_said_as_such():

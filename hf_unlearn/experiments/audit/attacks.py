@@ -159,8 +159,8 @@ ATTACKS = (
         Door(
             f"svc_{feature}",
             "attack",
-            "forgotten samples that a classifier, trained on retained and unseen ones, takes for "
-            f"trained on by the feature {feature.replace('_', ' ')}",
+            "how many forgotten samples a classifier, which has learned from retained and unseen "
+            f"samples, takes for trained on by the {feature.replace('_', ' ')} of the output",
             partial(svc, feature),
         )
         for feature in SVC_FEATURES
