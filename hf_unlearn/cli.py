@@ -1,4 +1,4 @@
-"""The command line `hf-unlearn`.
+"""Makes models forget chosen training data, and evaluates, compares and uploads them.
 
 hf-unlearn recipes                                the recipes that come with the package
 hf-unlearn run digits --alpha 0.8                 a recipe by its name,
@@ -21,18 +21,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .experiments.audit import command as audit_command
-from .experiments.catalogue import copy_recipe, find_recipe, overview
-from .experiments.compare import Comparison, compare
-from .hub.model_card import write_card
-from .hub.upload import push_folder
-from .ops import active_kernels
-from .privacy.redaction import salt_of
-from .report.environment import environment
-from .report.result_tables import results_table
-from .report.results import Results
+from .experiments.audit.settings import add_arguments as add_audit_arguments
+from .experiments.catalogue import configurations, copy_recipe, find_recipe, overview
 from .report.run_layout import CARD, PLOT
 from .yaml_files import read_yaml
+
+# Commands import what they need themselves: torch and transformers take seconds to load, and
+# `run` replaces the process, which would load them twice.
 
 # A command may return an exit code.
 Command = Callable[[argparse.Namespace, list[str]], int | None]
@@ -40,6 +35,29 @@ EXIT_CODES = (
     "exit codes: 0 done, 1 an error that one line explains, 2 wrong usage, 143 stopped by SIGTERM "
     "after saving a checkpoint; of audit: 3 the rule of --fail_when holds"
 )
+
+
+COMPARE = """Tunes and compares methods through a recipe. An interrupted comparison continues where
+it stopped.
+
+Keys of the YAML file:
+  recipe, config      the recipe's script and the configuration of all runs: paths, or names that
+                      `hf-unlearn recipes` lists (digits, digits/digits)
+  output_dir          folder of the runs, runs.csv, table.md and frontier.png
+  target              the option that says what is forgotten, such as forget_speakers
+  tune_on, report_on  its values for choosing settings, and those to report; none may be in both
+  methods             method: the settings to try, as many for every method
+  score               <split>_<metric> of the unlearned model
+  match               <split>_<metric>: levels of forgetting (numbers, or `retrained`) at which the
+                      methods are compared
+  greater_is_better   whether a greater score is better; known for accuracies, error rates and
+                      losses
+  seeds               seeds of the reported runs; settings are chosen with the first
+  vary                option: values, each of which is compared by itself
+  options             further options of all runs
+  known               runs.csv of an earlier comparison, whose rows are not run again
+  processes           how many runs at the same time
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -105,7 +123,7 @@ def _add_recipe_commands(commands: argparse._SubParsersAction) -> None:
         compare_methods,
         "tune and compare methods",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"{compare_methods.__doc__}\n\n{inspect.cleandoc(Comparison.__doc__)}",
+        description=COMPARE,
     )
     command.add_argument(
         "file", type=Path, help="YAML file that says what to compare, as recipes/demo/compare.yaml"
@@ -118,7 +136,7 @@ def _add_recipe_commands(commands: argparse._SubParsersAction) -> None:
 
 def _add_folder_commands(commands: argparse._SubParsersAction) -> None:
     command = _add(commands, "audit", audit, "try every door to what a model has forgotten")
-    audit_command.add_arguments(command)
+    add_audit_arguments(command)
     command = _add(commands, "card", card, "write a run's model card again")
     command.add_argument("folder", type=Path, help="output_dir of a run, with results.json")
     command.add_argument(
@@ -213,14 +231,16 @@ def recipes(arguments: argparse.Namespace, _: list[str]) -> None:
     if arguments.folder is None:
         raise ValueError("which recipe, and where to? hf-unlearn recipes copy NAME FOLDER")
     copy_recipe(arguments.name, arguments.folder)
-    print(
-        f"{arguments.name} is in {arguments.folder}: hf-unlearn run {arguments.folder}/<file>.yaml"
-    )
+    print(f"{arguments.name} is in {arguments.folder}:")
+    for file in configurations(arguments.folder).values():
+        print(f"    hf-unlearn run {file}")
 
 
 def compare_methods(arguments: argparse.Namespace, _: list[str]) -> None:
     """Tunes and compares methods through a recipe. An interrupted comparison continues where it
     stopped."""
+    from .experiments.compare import Comparison, compare
+
     comparison = Comparison.read(arguments.file)
     print(compare(comparison))
     print(f"\nruns.csv, table.md and frontier.png are in {comparison.output_dir}")
@@ -231,11 +251,18 @@ def audit(arguments: argparse.Namespace, _: list[str]) -> int:
     forgotten samples, through every door: forms of deployment, ways of decoding, fine-tuning and
     attacks. The door with the largest gap is the headline. Writes audit.json, and goes on where
     an earlier call stopped. docs/audit.md explains every door."""
-    return audit_command.run(arguments)
+    from .experiments.audit import command
+
+    return command.run(arguments)
 
 
 def card(arguments: argparse.Namespace, _: list[str]) -> None:
     """Prints a run's table, and writes its model card from results.json."""
+    from .hub.model_card import write_card
+    from .privacy.redaction import salt_of
+    from .report.result_tables import results_table
+    from .report.results import Results
+
     folder, to = arguments.folder, arguments.to
     results = Results.read(folder)
     plot = folder / PLOT
@@ -253,6 +280,8 @@ def card(arguments: argparse.Namespace, _: list[str]) -> None:
 def push(arguments: argparse.Namespace, _: list[str]) -> None:
     """Uploads weights, processor, configurations, results and model card of a run. The token is
     that of `hf auth login`, or HF_TOKEN. Salted hashes replace the names of forgotten persons."""
+    from .hub.upload import push_folder
+
     done = push_folder(
         arguments.folder,
         arguments.repo_id,
@@ -267,6 +296,9 @@ def push(arguments: argparse.Namespace, _: list[str]) -> None:
 
 def env(_: argparse.Namespace, __: list[str]) -> None:
     """Prints versions, devices and kernels: paste this into an issue report."""
+    from .ops import active_kernels
+    from .report.environment import environment
+
     print(json.dumps({**environment(), "kernels": active_kernels()}, indent=2))
 
 

@@ -11,9 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 
 @contextlib.contextmanager
 def written_whole(target: Path) -> Iterator[Path]:
@@ -62,7 +59,8 @@ def _plain(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+    # an array or tensor, told by its method: the command line works without torch
+    if callable(getattr(value, "tolist", None)):
         return _plain(value.tolist())
     raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON: convert it")
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from hf_unlearn.cli import main
 from hf_unlearn.experiments import run_script, speech
 from hf_unlearn.experiments.catalogue import configuration_path, script_path
+from hf_unlearn.experiments.compare import Comparison
 from tests.helpers import ROOT
 from tests.hub_server import TOKEN
 from tests.recipes.configurations import COMPARISONS
@@ -54,6 +56,28 @@ def test_mistakes_are_one_line(capsys, tmp_path):
 def test_help_without_a_configuration_says_how_to_get_more(capsys, command):
     assert main([command, "--help"]) == 0
     assert "--recipe" in capsys.readouterr().out
+
+
+def test_the_help_of_compare_has_every_key_of_the_file(capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    shown = capsys.readouterr().out
+    assert not [key.name for key in fields(Comparison) if not re.search(rf"\b{key.name}\b", shown)]
+
+
+@pytest.mark.parametrize("command", ["recipes", "--help", "run --help", "compare no.yaml --zzz"])
+def test_what_needs_no_model_loads_no_torch(command):
+    code = f"""
+import sys
+from hf_unlearn.cli import main
+try:
+    main({command.split()})
+except SystemExit:
+    pass
+print("loaded:", *{{"torch", "transformers", "datasets", "numpy"}} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].strip() == "loaded:"
 
 
 def test_wrong_usage_exits_with_2(capsys):
@@ -126,15 +150,22 @@ def test_a_copied_recipe_is_complete_and_runs_in_its_own_folder(tmp_path, capsys
     folder = tmp_path / "new" / "mine"
     assert main(["recipes", "copy", "digits", str(folder)]) == 0
     assert f"hf-unlearn run {folder}/" in capsys.readouterr().out
-    for name in ("unlearn.py", "digits.py", "digits.yaml", "README.md"):
+    for name in ("unlearn.py", "digits.py", "README.md"):
         assert (folder / name).read_text() == (RECIPES / "digits" / name).read_text()
+    for name in ("digits.yaml", "compare.yaml"):
+        text = (RECIPES / "digits" / name).read_text()
+        assert (folder / name).read_text() == text.replace("recipes/digits/", f"{folder}/")
+    comparison = Comparison.read(folder / "compare.yaml")
+    assert Path(comparison.recipe) == folder / "unlearn.py" and Path(comparison.config).is_file()
     assert not (folder / "__pycache__").exists()
     main(["run", str(folder / "digits.yaml")])
     assert started == [sys.executable, str(folder / "unlearn.py"), str(folder / "digits.yaml")]
 
 
 def test_mistakes_with_recipes_are_one_line(capsys, tmp_path):
-    assert "no recipe digts: the recipes are ctc_librispeech, demo, digits" in fails(capsys, "run", "digts")
+    assert "no recipe digts: the recipes are ctc_librispeech, demo, digits" in fails(
+        capsys, "run", "digts"
+    )
     shown = fails(capsys, "run", "vit_cifar10/clas")
     assert "the recipe vit_cifar10 has no configuration clas: it has cifar100_class" in shown
     assert "which recipe, and where to?" in fails(capsys, "recipes", "copy", "digits")

@@ -64,6 +64,8 @@ def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
     for number, block in enumerate(blocks(page, "python")):
         for name, local in replaced.items():
             block = block.replace(name, local)
+        # The untrained model has no word right from the start.
+        block = re.sub(r'(_when="\w+ >=? )\d+', r"\g<1>1000", block)
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)
 
 

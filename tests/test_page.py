@@ -31,7 +31,15 @@ RESULTS = Results.from_dict(
         "original": {"forget": metrics(10.0), "test": metrics(12.0)},
         "unlearned": {"forget": metrics(90.0), "test": metrics(15.0)},
         "retrained": {"forget": metrics(60.0), "test": metrics(11.0)},
-        "stopping": {"step": 4, "reason": "target reached"},
+        "stopping": {
+            "step": 4,
+            "reason": "target reached",
+            "rule": "forget_wer >= 60",
+            "value": 90.0,
+            "abort_rule": None,
+        },
+        "attacks": {"unlearned": {"loss_auc": 0.5}},
+        "command": "python unlearn.py demo.yaml",
         "history": [
             {"step": 0, "check_forget_wer": 10.0, "check_test_wer": 12.0},
             {"step": 4, "check_forget_wer": 90.0},
@@ -82,6 +90,11 @@ def test_page_has_everything_and_no_name():
         "&lt;window&gt;",
         "data:audio/wav;base64,UklGRg==",
         "<svg",
+        "(the retrained model&#39;s value)</code>; reached 90",
+        "forget overshot: WER (%) 90.0 against 60.0",
+        "<code>retain</code>: retain set, 3 utterances",
+        "<code>loss_auc</code>: AUC of telling",
+        "<code>python unlearn.py demo.yaml</code>",
     ):
         assert said in page, said
     # texts of the data are never markup

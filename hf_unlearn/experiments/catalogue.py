@@ -58,7 +58,8 @@ def find_recipe(name: str) -> tuple[Path, Path | None]:
 
 
 def copy_recipe(name: str, folder: Path) -> None:
-    """Copies a recipe's files to `folder`, where they can be changed and run.
+    """Copies a recipe's files to `folder`, where they can be changed and run. Paths of the recipe's
+    own files in YAML files become those of the copies.
 
     Raises:
         ValueError: there is no such recipe, or `folder` is not empty.
@@ -68,6 +69,12 @@ def copy_recipe(name: str, folder: Path) -> None:
         raise ValueError(f"{folder} already exists and is not empty: name another folder")
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(script.parent, folder, dirs_exist_ok=True, ignore=ignored)
+    for file in folder.glob("*.yaml"):
+        text = file.read_text(encoding="utf-8")
+        file.write_text(
+            text.replace(f"recipes/{script.parent.name}/", f"{folder.as_posix()}/"),
+            encoding="utf-8",
+        )
 
 
 def script_path(given: str) -> Path:

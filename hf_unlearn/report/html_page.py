@@ -13,6 +13,7 @@ from typing import Any
 
 import jinja2
 
+from ..metrics.privacy import ATTACKS
 from ..privacy.paths import without_paths
 from ..privacy.redaction import must_hide, redact
 from .audit_tables import audit_rows, door_notes, headline
@@ -22,6 +23,7 @@ from .result_tables import Table, further_tables_rows, results_table, results_ta
 from .results import MODELS, Results
 from .run_settings import settings_of
 from .tasks import Task, task_of
+from .verdict import verdict, with_origin
 
 
 class Report:
@@ -72,10 +74,16 @@ class Report:
         environment = jinja2.Environment(
             autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
+        stopping = self.results.get("stopping") or {}
         page = resources.files("hf_unlearn.report").joinpath("page.html")
         return environment.from_string(page.read_text(encoding="utf-8")).render(
             task=self.task,
             results=self.results,
+            verdict=verdict({name: self.results.get(name) for name in MODELS}, self.task, stopping),
+            rule=with_origin(stopping.get("rule"), self.results.get("retrained")),
+            attacks=self._attack_meanings(),
+            date=(self.results.get("environment") or {}).get("date"),
+            command=self.results.get("command"),
             settings=settings_of(self.results),
             audit=audit_of(self.results),
             tables=self._tables() + further_tables_rows(self.results),
@@ -85,6 +93,13 @@ class Report:
             transcripts=[_marked(row) for row in self.transcripts],
             models=list(self.results.models()),
         )
+
+    def _attack_meanings(self) -> dict[str, str]:
+        """Name -> meaning of the membership attacks that were measured."""
+        measured = {
+            name for values in (self.results.get("attacks") or {}).values() for name in values
+        }
+        return {name: attack.meaning for name, attack in ATTACKS.items() if name in measured}
 
     def save(self, path: str | Path) -> Path:
         """Writes the page to a file, and returns its path."""

@@ -1,18 +1,36 @@
 """Audits a run: is the forgotten data really gone, or can it be reached through another door?"""
 
-from .door import AuditSettings, Closed, Door, Subject
-from .doors import DOORS
-from .gap import Finding, forgotten, gap
-from .run_audit import audit
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "DOORS",
-    "AuditSettings",
-    "Closed",
-    "Door",
-    "Finding",
-    "Subject",
-    "audit",
-    "forgotten",
-    "gap",
-]
+if TYPE_CHECKING:
+    from .door import Closed, Door, Subject
+    from .doors import DOORS
+    from .gap import Finding, forgotten, gap
+    from .run_audit import audit
+    from .settings import AuditSettings
+
+# Loaded when they are first asked for: the command line only reads the settings.
+_MODULE_OF = {
+    "DOORS": "doors",
+    "AuditSettings": "settings",
+    "Closed": "door",
+    "Door": "door",
+    "Finding": "gap",
+    "Subject": "door",
+    "audit": "run_audit",
+    "forgotten": "gap",
+    "gap": "gap",
+}
+
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

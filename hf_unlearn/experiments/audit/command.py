@@ -1,46 +1,16 @@
-"""The command `hf-unlearn audit`: its options, and the rule that decides its exit code."""
+"""The command `hf-unlearn audit`, and the rule that decides its exit code."""
 
 import argparse
 import dataclasses
-from pathlib import Path
 
 from ...report.audit_tables import metrics
 from ...trainer.rules import Rule
-from .door import AuditSettings
 from .doors import DOORS
 from .run_audit import audit
+from .settings import FAILED, AuditSettings
 
-# The exit code where the rule of --fail_when holds.
-FAILED = 3
 # What a rule may name beside the numbers of single doors (see `audit_tables.metrics`).
 NUMBERS = ("worst_gap", "surest_gap", "conspicuous_gap", "least_forgotten")
-
-
-def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("folder", type=Path, help="output_dir of a run, or a model's folder")
-    command.add_argument(
-        "config",
-        nargs="?",
-        type=Path,
-        help="the run's configuration (YAML); needed for a model without results.json, or where "
-        "data or models have moved",
-    )
-    command.add_argument(
-        "--doors", nargs="+", default=[], metavar="DOOR", help="only these doors; default: all"
-    )
-    command.add_argument(
-        "--fail_when",
-        metavar="RULE",
-        help=f"exit with code {FAILED} where this rule holds, such as 'worst_gap > 5'. Rules name "
-        "worst_gap, surest_gap (the largest lower end of an interval), conspicuous_gap, "
-        "least_forgotten, <door>_gap or <door>_forgotten, in points",
-    )
-    for option in dataclasses.fields(AuditSettings):
-        kind = float if "float" in str(option.type) else int
-        text = option.metadata["help"]
-        if option.default is not None:
-            text = f"{text} Default: {option.default}."
-        command.add_argument(f"--{option.name}", type=kind, default=option.default, help=text)
 
 
 def run(arguments: argparse.Namespace) -> int:

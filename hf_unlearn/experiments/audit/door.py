@@ -11,37 +11,11 @@ from transformers import PreTrainedModel
 from ..recipe import Recipe
 from .examiner import Examiner
 from .gap import Finding
+from .settings import AuditSettings
 
 
 class Closed(Exception):
     """A door that this run does not have; the message says why."""
-
-
-@dataclass
-class AuditSettings:
-    """The settings of an audit.
-
-    They are the same for all models, and none is chosen by what an audit has shown.
-    """
-
-    max_samples: int = field(
-        default=128,
-        metadata={"help": "At most this many samples of a split, balanced over speakers."},
-    )
-    num_beams: int = field(default=5, metadata={"help": "Beams of the door `beams`."})
-    relearn_samples: int = field(
-        default=16, metadata={"help": "Relearning: number of forgotten samples to train on."}
-    )
-    relearn_steps: int = field(
-        default=20, metadata={"help": "Relearning and benign fine-tuning: optimizer steps."}
-    )
-    relearn_learning_rate: float | None = field(
-        default=None,
-        metadata={
-            "help": "Relearning and benign fine-tuning: learning rate of AdamW; default: the "
-            "run's own."
-        },
-    )
 
 
 @dataclass

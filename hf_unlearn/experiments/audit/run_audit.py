@@ -28,10 +28,11 @@ from ...report.html_page import Report
 from ...report.run_layout import AUDIT, REPORT
 from ..reference_models import weights_digest
 from .audited_run import AuditedRun, find_run
-from .door import AuditSettings, Closed, Door, Subject
+from .door import Closed, Door, Subject
 from .doors import DOORS
 from .examiner import Examiner, ImageExaminer, SpeechExaminer
 from .gap import Finding, forgotten, gap
+from .settings import AuditSettings
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,64 @@
+"""The settings of an audit, and the options of `hf-unlearn audit`. The command line reads them
+without loading torch."""
+
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# The exit code where the rule of --fail_when holds.
+FAILED = 3
+
+
+@dataclass
+class AuditSettings:
+    """The settings of an audit.
+
+    They are the same for all models, and none is chosen by what an audit has shown.
+    """
+
+    max_samples: int = field(
+        default=128,
+        metadata={"help": "At most this many samples of a split, balanced over speakers."},
+    )
+    num_beams: int = field(default=5, metadata={"help": "Beams of the door `beams`."})
+    relearn_samples: int = field(
+        default=16, metadata={"help": "Relearning: number of forgotten samples to train on."}
+    )
+    relearn_steps: int = field(
+        default=20, metadata={"help": "Relearning and benign fine-tuning: optimizer steps."}
+    )
+    relearn_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Relearning and benign fine-tuning: learning rate of AdamW; default: the "
+            "run's own."
+        },
+    )
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, help="output_dir of a run, or a model's folder")
+    command.add_argument(
+        "config",
+        nargs="?",
+        type=Path,
+        help="the run's configuration (YAML); needed for a model without results.json, or where "
+        "data or models have moved",
+    )
+    command.add_argument(
+        "--doors", nargs="+", default=[], metavar="DOOR", help="only these doors; default: all"
+    )
+    command.add_argument(
+        "--fail_when",
+        metavar="RULE",
+        help=f"exit with code {FAILED} where this rule holds, such as 'worst_gap > 5'. Rules name "
+        "worst_gap, surest_gap (the largest lower end of an interval), conspicuous_gap, "
+        "least_forgotten, <door>_gap or <door>_forgotten, in points",
+    )
+    for option in dataclasses.fields(AuditSettings):
+        kind = float if "float" in str(option.type) else int
+        text = option.metadata["help"]
+        if option.default is not None:
+            text = f"{text} Default: {option.default}."
+        command.add_argument(f"--{option.name}", type=kind, default=option.default, help=text)
