@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 
-from ..metrics.privacy import ATTACKS
+from ..metrics.attack_table import ATTACKS
 from ..privacy.paths import without_paths
 from ..privacy.redaction import must_hide, redact
 from .audit_tables import audit_rows, door_notes, headline

@@ -5,7 +5,7 @@ import pytest
 
 from hf_unlearn.experiments.audit import Finding, forgotten, gap
 from hf_unlearn.experiments.audit.forms import rounded
-from hf_unlearn.experiments.audit.gap import place_among, rate, separated
+from hf_unlearn.experiments.audit.gaps import place_among, rate, separated
 from hf_unlearn.experiments.audit.joined import errors_in_last
 from hf_unlearn.experiments.audit.relearning import at_same_step, checked_steps
 from hf_unlearn.report.audit_tables import audit_rows, audit_text, headline, metrics, verdict

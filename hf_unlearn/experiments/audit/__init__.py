@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .door import Closed, Door, Subject
     from .doors import DOORS
-    from .gap import Finding, forgotten, gap
+    from .gaps import Finding, forgotten, gap
     from .run_audit import audit
     from .settings import AuditSettings
 
@@ -16,14 +16,24 @@ _MODULE_OF = {
     "AuditSettings": "settings",
     "Closed": "door",
     "Door": "door",
-    "Finding": "gap",
+    "Finding": "gaps",
     "Subject": "door",
     "audit": "run_audit",
-    "forgotten": "gap",
-    "gap": "gap",
+    "forgotten": "gaps",
+    "gap": "gaps",
 }
 
-__all__ = list(_MODULE_OF)
+__all__ = [
+    "DOORS",
+    "AuditSettings",
+    "Closed",
+    "Door",
+    "Finding",
+    "Subject",
+    "audit",
+    "forgotten",
+    "gap",
+]
 
 
 def __getattr__(name: str) -> Any:

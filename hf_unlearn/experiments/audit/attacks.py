@@ -11,7 +11,7 @@ from ...metrics import earth_movers_distance, informed_scores, matched_pairs
 from ...metrics.informed import INFORMED_FEATURES
 from ...metrics.privacy import SVC_FEATURES, svc_taken_for_members
 from .door import Closed, Door, Subject
-from .gap import Finding, rate, separated
+from .gaps import Finding, rate, separated
 
 # Utterances count as equally long up to this difference, in seconds.
 EQUALLY_LONG = 0.25

@@ -17,7 +17,7 @@ from ...trainer.prompts import generation_prompt
 from ..recipe import Recipe
 from .door import Closed, Door, Subject
 from .examiner import SpeechExaminer
-from .gap import Finding, rate
+from .gaps import Finding, rate
 
 
 def in_ctranslate2(quantization: str, subject: Subject) -> Finding:

@@ -4,7 +4,7 @@ evaluated."""
 import torch
 
 from .door import Closed, Door, Subject
-from .gap import Finding
+from .gaps import Finding
 
 
 def beams(subject: Subject) -> Finding:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ..recipe import Recipe
 from .examiner import Examiner
-from .gap import Finding
+from .gaps import Finding
 from .settings import AuditSettings
 
 

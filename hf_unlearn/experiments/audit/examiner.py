@@ -16,7 +16,7 @@ from ...metrics import character_errors, word_errors
 from ...metrics.normalizers import normalizer
 from ...metrics.privacy import features
 from ..recipe import Recipe
-from .gap import Finding, rate
+from .gaps import Finding, rate
 
 # The options of decoding that belong to the generation configuration.
 SETTINGS = {"num_beams", "language", "task"}

@@ -12,7 +12,7 @@ from torch import nn
 from ...trainer.adapters import base_of, load_merged
 from ..checks import loading
 from .door import Closed, Door, Subject
-from .gap import Finding
+from .gaps import Finding
 
 # How many weights share one scale when they are rounded to 4 bits.
 GROUP = 64

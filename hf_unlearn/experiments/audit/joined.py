@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset
 
 from .door import Closed, Door, Subject
-from .gap import Finding, rate
+from .gaps import Finding, rate
 
 # Seconds of silence between the two speakers.
 PAUSE = 0.2

@@ -9,7 +9,7 @@ from datasets import Dataset, concatenate_datasets
 from torch import nn
 
 from .door import Closed, Door, Subject
-from .gap import Finding
+from .gaps import Finding
 
 # Samples of one optimizer step of benign fine-tuning.
 BATCH = 16

@@ -31,7 +31,7 @@ from .audited_run import AuditedRun, find_run
 from .door import Closed, Door, Subject
 from .doors import DOORS
 from .examiner import Examiner, ImageExaminer, SpeechExaminer
-from .gap import Finding, forgotten, gap
+from .gaps import Finding, forgotten, gap
 from .settings import AuditSettings
 
 logger = logging.getLogger(__name__)

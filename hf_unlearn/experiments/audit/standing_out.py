@@ -8,7 +8,7 @@ import numpy as np
 
 from .attacks import finite
 from .door import Closed, Door, Subject
-from .gap import Finding, place_among
+from .gaps import Finding, place_among
 
 # With fewer others, a place among them says little.
 FEWEST = 5
