@@ -79,7 +79,7 @@ class CtcRecipe(RecogniserRecipe):
     generates = False
     # None for a new model
     config: PreTrainedConfig | None = None
-    # whether training gives the starting model a head, with a token for each character of the data
+    # whether training gives the starting model a head, whose tokens are the data's characters
     new_head = False
 
     def load_processor(self, start: str) -> ProcessorMixin | None:
@@ -90,7 +90,7 @@ class CtcRecipe(RecogniserRecipe):
                 f"{start} is a {self.config.model_type} model, which has no CTC head: the recipe "
                 "whisper_librispeech is for models with a decoder"
             )
-        self.new_head = not any(name.endswith("ForCTC") for name in self.config.architectures or ())
+        self.new_head = is_headless(self.config)
         if self.new_head and self.options.model != "train":
             raise ValueError(
                 f"{start} has no CTC head, so it writes no text yet: train it first, with model: "
@@ -140,7 +140,7 @@ class CtcRecipe(RecogniserRecipe):
                 dropout=options.dropout,
             )
         head = {}
-        if self.new_head and name == options.base_model:
+        if is_headless(AutoConfig.from_pretrained(name)):
             tokenizer = self.processor.tokenizer
             head = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
             head["ctc_loss_reduction"] = "mean"
@@ -167,6 +167,11 @@ class CtcRecipe(RecogniserRecipe):
                 ctc=True,
             ),
         }
+
+
+def is_headless(config: PreTrainedConfig) -> bool:
+    """Whether a model was saved without a CTC head, as those trained without transcripts are."""
+    return not any(name.endswith("ForCTC") for name in config.architectures or ())
 
 
 def frame_counter(model: PreTrainedModel) -> Callable[[int], int] | None:

@@ -3,7 +3,8 @@
 import pytest
 
 from hf_unlearn.data import load_speech, prepare
-from hf_unlearn.data.speech.transcripts import as_sentence, own_or_sentence
+from hf_unlearn.data.speech.transcripts import as_sentence, in_vocabulary, own_or_sentence
+from hf_unlearn.experiments.tiny_ctc import build_character_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -77,3 +78,24 @@ def test_a_source_without_transcripts(folder):
     assert set(rows["text"]) == {""} and len(rows) == 4
     with pytest.raises(ValueError, match="no text column 'text'"):
         load_speech(folder, split="train", speaker_column="speaker")
+
+
+class TestInVocabulary:
+    """Texts in the letters of a CTC tokenizer."""
+
+    @pytest.mark.parametrize(
+        ("characters", "text", "wanted"),
+        [
+            ("ABC'", "Abba's, cab!", "ABBA'S CAB"),
+            ("ABC'", "a\N{RIGHT SINGLE QUOTATION MARK}b - c", "A'B C"),
+            ("abc", "ABC. Cab", "abc cab"),
+            # both cases, and a full stop of its own
+            ("aAbB.", "Ab. Ba!", "Ab. Ba"),
+            # unknown letters stay, so that they can be named
+            ("ABC", "äb", "ÄB"),
+            ("कलु", "कुल।", "कुल"),
+        ],
+    )
+    def test_case_and_punctuation_are_those_of_the_tokenizer(self, characters, text, wanted):
+        tokenizer = build_character_tokenizer([characters])
+        assert in_vocabulary(text, tokenizer) == wanted
