@@ -37,7 +37,7 @@ RECIPES = {
     ),
 }
 # Rules that never hold, so that every run has the same steps and checks.
-ALL_STEPS = ("--stop_when", "forget_loss >= 1e9", "--abort_when", "test_wer > 1e9")
+ALL_STEPS = ("--stop_when", "forget_loss >= 1000000000", "--abort_when", "test_wer > 1000000000")
 DRY = (
     "--train_steps 2 --train_batch_size 2 --d_model 16 --layers 1 --heads 2 --max_steps 2 "
     "--retain_size 2 --per_device_train_batch_size 2 --per_device_retain_batch_size 2 "
