@@ -31,7 +31,8 @@ PADDING_MATTERS = (
     "padding changes the loss of a sample in {model}, so that the loss depends on the other "
     "samples of its batch. Each sample is computed without its padding{unknown}. To avoid this "
     "slow path, {remedy}, or put samples of the same length into one batch (a batch without "
-    "padding is exact, too). The evaluation takes one sample at a time, too (per_device_eval_batch_size=1)"
+    "padding is exact, too). The evaluation takes one sample at a time, too "
+    "(per_device_eval_batch_size=1)"
 )
 EXCEPT_UNKNOWN = ", except for those of which it is unknown what is padding, because {why}"
 NOT_CHECKED = (
