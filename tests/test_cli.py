@@ -163,9 +163,8 @@ def test_a_copied_recipe_is_complete_and_runs_in_its_own_folder(tmp_path, capsys
 
 
 def test_mistakes_with_recipes_are_one_line(capsys, tmp_path):
-    assert "no recipe digts: the recipes are ctc_librispeech, demo, digits" in fails(
-        capsys, "run", "digts"
-    )
+    shown = fails(capsys, "run", "digts")
+    assert "no recipe digts: the recipes are ctc_librispeech, demo, digits" in shown
     shown = fails(capsys, "run", "vit_cifar10/clas")
     assert "the recipe vit_cifar10 has no configuration clas: it has cifar100_class" in shown
     assert "which recipe, and where to?" in fails(capsys, "recipes", "copy", "digits")

@@ -118,8 +118,9 @@ def decode_chunk(
     audio: dict,
     sampling_rate: int,
     longest: float | None = None,
-    cut: float | None = None,
     allow_silence: bool = True,
+    *,
+    cut: float | None = None,
 ) -> np.ndarray:
     """Decodes an utterance that a model takes as a whole to a waveform (samples,).
 

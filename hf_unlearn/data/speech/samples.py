@@ -291,7 +291,8 @@ def _extract(
     extracted = {name: [] for name in types}
     for place, (row, audio) in enumerate(zip(rows, batch["audio"])):
         try:
-            waveform = decode_chunk(audio, extractor.sampling_rate, longest, cut, allow_silence)
+            rate = extractor.sampling_rate
+            waveform = decode_chunk(audio, rate, longest, allow_silence, cut=cut)
             inputs = as_types(extract(extractor, waveform), types)
         except ValueError as error:
             if skip_bad_audio:
