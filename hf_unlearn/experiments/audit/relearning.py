@@ -71,7 +71,7 @@ def fine_tuned(
     """What a copy of the model recognises of held-out rows after each of some steps of training.
     No dropout, so that the course depends on the model alone."""
     settings, model = subject.settings, subject.copy().requires_grad_(True)
-    rate = settings.relearn_learning_rate or subject.recipe.args.learning_rate
+    rate = settings.relearn_learning_rate or subject.recipe.args.learning_rate / 10
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     course = {}
     for step in range(max(steps) + 1):

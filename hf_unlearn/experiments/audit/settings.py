@@ -31,8 +31,8 @@ class AuditSettings:
     relearn_learning_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Relearning and benign fine-tuning: learning rate of AdamW; default: the "
-            "run's own."
+            "help": "Relearning and benign fine-tuning: learning rate of AdamW; default: a "
+            "tenth of the run's own, at which a model is not damaged."
         },
     )
 
