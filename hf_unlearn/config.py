@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import functools
 import json
+import numbers
 import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -169,8 +170,11 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "check_samples",
             "max_skipped_steps",
         ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
+            given = getattr(self, name)
+            if not isinstance(given, numbers.Integral) or given < 1:
+                raise ValueError(f"{name} is {given!r}, but must be a whole number, at least 1")
+        if not isinstance(self.alpha, numbers.Real):
+            raise ValueError(f"alpha is {self.alpha!r}, but must be a number in [0, 1)")
         if not 0 <= self.alpha < 1:
             raise ValueError(
                 f"alpha is {self.alpha}, but must be in [0, 1): at 1 nothing would be forgotten"

@@ -85,7 +85,8 @@ def asr_metrics(
     # Stopping rules are checked against these names.
     compute_metrics.metric_names = [name + end for name in ("wer", "cer") for end in ends]
     # Otherwise a trainer would find only at its first evaluation that it got no texts.
-    compute_metrics.needs_texts = not _is_ctc(tokenizer)
+    ctc = isinstance(tokenizer, PreTrainedTokenizerBase) and _is_ctc(tokenizer)
+    compute_metrics.needs_texts = not ctc
     spoken = language_code(language or getattr(tokenizer, "language", None))
     compute_metrics.scoring = {"normalizer": name, "leads": "cer" if spoken in UNSPACED else "wer"}
     return in_percent(compute_metrics)

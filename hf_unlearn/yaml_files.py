@@ -6,10 +6,11 @@ read the speaker 0010 as 8, the language no as False, and 1e-4 as a string.
 
 import contextlib
 import dataclasses
+import itertools
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from .files import text_of
 NULL = ("", "~", "null", "Null", "NULL")
 TRUE, FALSE = ("true", "yes", "on", "y", "t", "1"), ("false", "no", "off", "n", "f", "0")
 WANTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+# How many values the header of a model card may have.
+MAX_VALUES = 10_000
 MERGE = "tag:yaml.org,2002:merge"
 # Options of transformers that accept True and False, although their declared type is a string.
 BOOLEAN_TOO = ("fsdp",)
@@ -100,18 +103,21 @@ def header_of(card: str) -> dict:
     All values are strings, so that Norwegian is `no` and not False.
 
     Raises:
-        ValueError: the metadata is not valid YAML.
+        ValueError: the metadata is not valid YAML, or is too large once its aliases are filled in.
     """
     header = re.match(r"\ufeff?\s*---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", card, re.DOTALL)
     given = parse_yaml(header[1], "the card's header") if header else None
-    return _as_texts(given) if isinstance(given, dict) else {}
+    return _as_texts(given, itertools.count()) if isinstance(given, dict) else {}
 
 
-def _as_texts(value: Any) -> Any:
+def _as_texts(value: Any, visited: Iterator[int]) -> Any:
+    # A few aliases of aliases can stand for millions of values.
+    if next(visited) > MAX_VALUES:
+        raise ValueError(f"the card's header has more than {MAX_VALUES} values")
     if isinstance(value, dict):
-        return {key: _as_texts(item) for key, item in value.items()}
+        return {key: _as_texts(item, visited) for key, item in value.items()}
     if isinstance(value, list):
-        return [_as_texts(item) for item in value]
+        return [_as_texts(item, visited) for item in value]
     if isinstance(value, PlainScalar):
         return None if value in NULL else str(value)
     return value

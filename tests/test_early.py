@@ -52,6 +52,41 @@ def test_nothing_to_forget_and_nothing_to_train_are_refused(tmp_path):
         make_trainer(tiny_vit().requires_grad_(False), tmp_path, **IMAGES, optimizer=False)
 
 
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("data.csv", "is 'data.csv', which is no dataset"),
+        ({"train": images(2)}, "has the keys train, but must be one dataset"),
+        (iter(images(2)), "is a list_iterator, which can be read only once"),
+    ],
+)
+@pytest.mark.parametrize("name", ["forget", "retain"])
+def test_what_is_no_dataset_is_refused(tmp_path, name, given, message):
+    with pytest.raises(ValueError, match=f"{name}_dataset {message}"):
+        data = {"forget_dataset": images(2), "retain_dataset": images(2)}
+        UnlearnTrainer(
+            tiny_vit(),
+            UnlearnConfig(str(tmp_path), use_cpu=True),
+            **{**data, f"{name}_dataset": given},
+        )
+
+
+def test_what_is_no_model_and_no_number_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="model is 'google/vit', but must be a model"):
+        UnlearnTrainer("google/vit", UnlearnConfig(str(tmp_path), use_cpu=True))
+    for wrong in ({"alpha": "0.5"}, {"check_steps": 2.5}, {"per_device_retain_batch_size": "4"}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .*, but must be a"):
+            UnlearnConfig(str(tmp_path), use_cpu=True, **wrong)
+
+
+def test_parameters_that_the_loss_does_not_depend_on_train_nothing(tmp_path):
+    model = tiny_vit().requires_grad_(False)
+    model.unused = torch.nn.Linear(2, 2)
+    trainer = make_trainer(model, tmp_path, **IMAGES, optimizer=False)
+    with pytest.raises(ValueError, match="the loss depends on none of the parameters"):
+        trainer.train()
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         return itertools.cycle(images(6))

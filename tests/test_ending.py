@@ -20,6 +20,7 @@ from transformers import (
 from hf_unlearn.trainer import publishing
 from hf_unlearn.trainer.checkpoint_files import find_checkpoint
 from hf_unlearn.trainer.run_record import labels_digest
+from hf_unlearn.trainer.run_results import EvaluationSets
 from tests.callbacks import At, interrupt
 from tests.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper, utterances
 
@@ -220,7 +221,7 @@ class TestNoStep:
             ({"method": "gradient_ascent"}, "method orthograd, not gradient_ascent"),
             ({"alpha": 0.25}, "alpha 0.5, not 0.25"),
             ({"learning_rate": 0.5}, "learning_rate 0.001, not 0.5"),
-            ({"forget": utterances(8, seed=9)}, "forget labels "),
+            ({"forget": utterances(8, seed=9)}, "other forget labels"),
             ({"forget": FORGET[:7]}, "forget samples 8, not 7"),
         ],
         ids=["method", "setting", "rate", "others", "fewer"],
@@ -324,6 +325,29 @@ class EmptyStream(torch.utils.data.IterableDataset):
 
     def __iter__(self):
         return iter(())
+
+
+class TestOtherEvaluationSets:
+    def test_unnamed_datasets_are_told_apart(self, tmp_path):
+        """Scripts evaluate a second dataset with the keys of the first one (MNLI)."""
+        trainer = trainer_of(tmp_path, max_steps=1)
+        trainer.eval_dataset, other = FORGET[:3], RETAIN[:3]
+        trainer._evaluation_sets = EvaluationSets(trainer.eval_dataset)
+        for _ in range(2):
+            losses = [trainer.evaluate()["eval_loss"], trainer.evaluate(other)["eval_loss"]]
+            found = trainer.own_results()["unlearned" if trainer.state.global_step else "original"]
+            assert [found[name]["loss"] for name in ("evaluation", "evaluation 2")] == losses
+            if not trainer.state.global_step:
+                trainer.train()
+        trainer.create_model_card()
+        text = card_of(tmp_path)
+        assert "| evaluation 2 |" in text and "No split of the forgotten samples was" in text
+        assert "The original model was not evaluated" not in text
+
+    def test_the_same_rows_are_the_same_set(self):
+        rows = datasets.Dataset.from_dict({"x": [1, 2, 3]})
+        sets = EvaluationSets(None)
+        assert [sets.number(rows.select(range(n))) for n in (2, 2, 1, 2)] == [1, 1, 2, 1]
 
 
 class TestUnchangedWeights:

@@ -60,7 +60,17 @@ def test_scalars_of_a_base_card_and_of_users(tmp_path, tags):
 
 
 @pytest.mark.parametrize(
-    "text", ["---\nlanguage: [en\n---\n", "---\n- a\n- b\n---\n", "\xff\xfe---"]
+    "text",
+    [
+        "---\nlanguage: [en\n---\n",
+        "---\n- a\n- b\n---\n",
+        "\xff\xfe---",
+        "---\na: &x [*x]\nlanguage: en\n---\n",
+        # aliases of aliases that stand for a million values
+        "---\na0: &a0 [en]\n"
+        + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 7))
+        + "language: *a6\n---\n",
+    ],
 )
 def test_a_malformed_card_of_the_base_is_passed_over(tmp_path, text):
     (tmp_path / "README.md").write_bytes(text.encode("latin-1"))

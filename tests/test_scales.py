@@ -120,6 +120,10 @@ def test_a_plot_has_the_users_scale(tmp_path, monkeypatch):
         ("forget_accuracy <= 5", [{"forget_accuracy": 97.0}, {"forget_accuracy": 0.5}], None),
         ("forget_accuracy <= 0.05", [{"forget_accuracy": 0.97}], None),
         ("forget_wer >= 0.9", [{"forget_wer": 1.4}], None),  # a fraction can be that large
+        # a fraction that large says nothing yet
+        ("forget_wer >= 90", [{"forget_wer": 2.7}, {"forget_wer": 0.9}], "forget_wer >= 0.9"),
+        ("forget_wer >= 90", [{"forget_wer": 2.7}, {"forget_wer": 80.0}, {"forget_wer": 0.9}],
+         None),
         ("forget_loss >= 6", [{"forget_loss": 0.4}], None),
         ("forget_score >= 6", [{"forget_score": 0.4}], None),
         ("forget_f1_macro <= 5", [{"forget_f1_macro": 0.0, "test_f1_macro": 0.8}],
@@ -169,7 +173,7 @@ def test_a_trainer_with_fractions_warns_and_reports_them(tmp_path, warned):
     assert before["eval_forget_accuracy"] == 1.0
     trainer.train()
     trainer.evaluate()
-    assert len(warned) == 1 and "is 1.00 at the first check" in warned[0]
+    assert len(warned) == 1 and "is 1.00 at a check" in warned[0]
     trainer.save_model()
     trainer.create_model_card(language="English")
     results = json.loads((tmp_path / "results.json").read_text())

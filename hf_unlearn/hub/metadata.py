@@ -41,7 +41,7 @@ def language_codes(given: Any) -> list[str]:
     YAML reads an unquoted `no` as False.
     """
     codes = []
-    for name in listed(["no" if given is False else given]):
+    for name in dict.fromkeys(listed(["no" if given is False else given])):
         text = "no" if name == "False" else name.strip().strip("<|>").lower().replace("_", "-")
         code = TO_LANGUAGE_CODE.get(text, text)
         if code in ("multilingual", "code") or code in LANGUAGES or CODE.fullmatch(code):

@@ -225,6 +225,7 @@ def _template_values(
         "rule": with_origin((results.get("stopping") or {}).get("rule"), results.get("retrained")),
         "overshot": overshot({name: results.get(name) for name in MODELS}, task),
         "unchanged": (results.get("stopping") or {}).get("restored_step") == 0,
+        "evaluates_forgotten": any("forg" in split.lower() for split in unlearned),
         "splits": {name: said for name, (said, _) in task.splits.items() if name in unlearned},
         "tables": results_table(results, markdown=True) if evaluated else None,
         "further_tables": further_tables(results, markdown=True),
@@ -233,6 +234,6 @@ def _template_values(
         "command": without_paths(results.get("command"), about["local"]),
         **{
             key: results.get(key)
-            for key in ("seed", "stopping", "environment", "retrained", "attacks")
+            for key in ("seed", "stopping", "environment", "original", "retrained", "attacks")
         },
     }

@@ -89,13 +89,15 @@ class ScaleCheck:
     def look(self, metrics: dict[str, float]) -> None:
         """Compares the rules with the metrics of a check.
 
-        A rule waits for the next check while all values of its kind are 0, because 0 % and 0.0
-        look the same.
+        A rule waits for the next check while the values of its kind may be on either scale: all
+        are 0, or an error rate is between 1 and 10.
         """
         for rule in [rule for rule in self._unchecked if rule.metric in metrics]:
             kind = _kind(rule.metric)
             highest = max(abs(v) for name, v in metrics.items() if _kind(name) == kind)
-            if highest > 0:
+            is_error_rate = bool(_words(rule.metric) & ERROR_RATES)
+            largest_fraction = LARGEST_ERROR_RATE if is_error_rate else LARGEST_SHARE
+            if 0 < highest <= 1 or highest > largest_fraction:
                 self._unchecked.remove(rule)
                 _compare(rule, metrics[rule.metric], highest)
 
@@ -106,12 +108,10 @@ def _compare(rule: Rule, value: float, highest: float) -> None:
     Args:
         highest: the largest value of this kind of metric over all splits.
     """
-    is_error_rate = bool(_words(rule.metric) & ERROR_RATES)
-    largest_fraction = LARGEST_ERROR_RATE if is_error_rate else LARGEST_SHARE
-    observed = f"is {as_given(value)} at the first check, which looks like"
+    observed = f"is {as_given(value)} at a check, which looks like"
     if highest <= 1 < abs(rule.value):
         _warn(rule, f"{observed} a share of 1", rule.value / 100)
-    elif highest > largest_fraction and 0 < abs(rule.value) < 1:
+    elif highest > 1 and 0 < abs(rule.value) < 1:
         _warn(rule, f"{observed} percent", 100 * rule.value)
 
 

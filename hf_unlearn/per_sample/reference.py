@@ -111,13 +111,26 @@ def per_sample_gradients(
         yield sample_gradient(model, loss_of(select_sample(batch, n, k)), parameters)
 
 
+def require_gradient(loss: Tensor) -> None:
+    """Raises ValueError if a loss depends on no trained parameter; autograd would not say why."""
+    if not loss.requires_grad:
+        raise ValueError(
+            "the loss depends on none of the parameters that have requires_grad=True, so nothing "
+            "would be forgotten: unfreeze parameters that the model uses"
+        )
+
+
 def sample_gradient(
     model: nn.Module, loss: Tensor, parameters: Sequence[nn.Parameter]
 ) -> list[Tensor]:
     """The gradient of a loss, for each parameter; `.grad` stays as it was.
 
     For a sharded model (FSDP2), it is the sharded mean over processes of their losses' gradients.
+
+    Raises:
+        ValueError: the loss depends on no trained parameter.
     """
+    require_gradient(loss)
     # Re-entrant checkpoints do not work with `torch.autograd.grad`.
     before = {p: p.grad for p in own_parameters(model)}
     model.zero_grad(set_to_none=True)

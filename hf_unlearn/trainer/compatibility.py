@@ -1,7 +1,8 @@
 """Refuses, when the trainer is constructed, what could only go wrong later. Each message says what
 is refused, why, and what to do instead."""
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -49,8 +50,11 @@ def check_data(
     """Checks that the datasets fit the method. A trainer without a forget set only evaluates.
 
     Raises:
-        ValueError: a dataset is missing, empty, too small, or a stream that may not be one.
+        ValueError: a dataset is missing, empty, too small, no dataset at all, or a stream that may
+            not be one.
     """
+    for name, given in (("forget_dataset", forget_dataset), ("retain_dataset", retain_dataset)):
+        _check_kind(name, given)
     if forget_dataset is None:
         if args.do_train:
             raise ValueError(NO_FORGET)
@@ -66,6 +70,26 @@ def check_data(
         )
     if method.uses_retain or "retain" in prepares:
         _check_retain(retain_dataset, args)
+
+
+def _check_kind(name: str, given: Any) -> None:
+    """Refuses a name of data, several splits, or what can be read only once, in place of a
+    dataset."""
+    if isinstance(given, str | os.PathLike):
+        raise ValueError(
+            f"{name} is {str(given)!r}, which is no dataset: load it first, for example with "
+            "datasets.load_dataset"
+        )
+    if isinstance(given, Mapping):
+        raise ValueError(
+            f"{name} has the keys {', '.join(map(str, given))}, but must be one dataset: give one "
+            "of its splits"
+        )
+    if isinstance(given, Iterator):
+        raise ValueError(
+            f"{name} is a {type(given).__name__}, which can be read only once: give a list or a "
+            "dataset"
+        )
 
 
 def _check_retain(retain_dataset: Any, args: UnlearnConfig) -> None:

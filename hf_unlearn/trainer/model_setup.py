@@ -16,8 +16,13 @@ def set_up_model(
     make it.
 
     Raises:
-        ValueError: the model cannot have that adapter.
+        ValueError: it is no model, or it cannot have that adapter.
     """
+    if model is not None and not isinstance(model, nn.Module):
+        raise ValueError(
+            f"model is {model!r}, but must be a model: load it first, for example with "
+            "AutoModel...from_pretrained"
+        )
     if peft_config is not None:
         model = _add_adapter(model, args, peft_config)
     check_task_type(model)

@@ -4,6 +4,7 @@ from which `publishing` puts the results together."""
 import json
 from typing import Any
 
+import datasets
 from peft import LoraConfig, PeftModel
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
@@ -37,6 +38,35 @@ TASK_OF_INPUT = {
     ("ForSequenceClassification", "input_features"): "audio-classification",
     ("ForSequenceClassification", "input_ids"): "text-classification",
 }
+
+
+# Numbers the datasets that `evaluate` was given without a name, in entries of the log.
+EVALUATION_SET = "evaluation_set"
+
+
+class EvaluationSets:
+    """Tells the unnamed datasets of evaluations apart, so that a report does not take the numbers
+    of one for those of another.
+
+    Args:
+        own: the trainer's eval_dataset.
+    """
+
+    def __init__(self, own: Any):
+        self._known = [] if own is None or isinstance(own, dict) else [own]
+
+    def number(self, dataset: Any) -> int:
+        """1 for the trainer's own dataset, or else the first one; 2 for the next, and so on."""
+        for number, known in enumerate(self._known, start=1):
+            if known is dataset or _same_rows(known, dataset):
+                return number
+        self._known.append(dataset)
+        return len(self._known)
+
+
+def _same_rows(one: Any, other: Any) -> bool:
+    rows = isinstance(one, datasets.Dataset) and isinstance(other, datasets.Dataset)
+    return rows and one._fingerprint == other._fingerprint
 
 
 class EvaluatedBefore(TrainerCallback):
@@ -138,7 +168,8 @@ def evaluations_by_step(history: list[dict], eval_dataset: Any) -> dict[int, dic
         history: `TrainerState.log_history`.
 
     Returns:
-        {step: {split: {metric: value}}}; a single unnamed dataset is the split "evaluation".
+        {step: {split: {metric: value}}}; a single unnamed dataset is the split "evaluation", and
+        others that `evaluate` was given without a name are "evaluation 2" and so on.
     """
     splits = sorted(eval_dataset, key=len, reverse=True) if isinstance(eval_dataset, dict) else []
     found: dict[int, dict] = {}
@@ -150,8 +181,10 @@ def evaluations_by_step(history: list[dict], eval_dataset: Any) -> dict[int, dic
                     _split_of_prefix(row),
                 )
                 metric = key.removeprefix(f"eval_{split}_" if split else "eval_")
-                step = row.get("weights_step", row["step"])
-                found.setdefault(step, {}).setdefault(split or "evaluation", {})[metric] = value
+                step, unnamed = row.get("weights_step", row["step"]), "evaluation"
+                if (number := row.get(EVALUATION_SET, 1)) > 1:
+                    unnamed = f"evaluation {number}"
+                found.setdefault(step, {}).setdefault(split or unnamed, {})[metric] = value
     return found
 
 

@@ -7,7 +7,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 from ..methods.base import RetainVisitor
-from ..per_sample.reference import count_samples
+from ..per_sample.reference import count_samples, require_gradient
 from ..per_sample.shards import own_parameters
 from . import deepspeed
 from .protocol import TrainerView
@@ -115,6 +115,7 @@ class TrainerStep:
         return self._access.logits(self.model, batch)
 
     def backward(self, loss: Tensor, retain_graph: bool = False) -> None:
+        require_gradient(loss)
         if self._trainer.is_deepspeed_enabled:
             deepspeed.backward(self._trainer.deepspeed, loss, self.is_last_backward)
         else:

@@ -37,7 +37,7 @@ from .preparation import prepare_method
 from .prepared_models import forget_preparation, sharded_once
 from .prompts import warn_of_difference
 from .run_record import RunRecord, WatchedCallbacks, check_steps, run_identity
-from .run_results import EvaluatedBefore
+from .run_results import EVALUATION_SET, EvaluatedBefore, EvaluationSets
 from .sample_access import SampleAccess
 from .start_weights import START
 from .step_runner import StepRunner
@@ -134,6 +134,7 @@ class UnlearnTrainer(LossBySample):
         check_evaluation(self)
         keep_names_from_trackers(args, self.model, eval_dataset)
         warn_of_difference(self)
+        self._evaluation_sets, self._evaluation_set = EvaluationSets(eval_dataset), 1
         self.resumed_from: str | None = None
         self._method_prepared = False
         self._earlier_run: EarlierRun | None = None
@@ -333,6 +334,22 @@ class UnlearnTrainer(LossBySample):
         if self.stopping_rules:
             self.stopping_rules.save(checkpoint)
 
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+        **gen_kwargs: Any,
+    ) -> dict[str, float]:
+        """As in Trainer; a dataset that is given without a prefix of its own is told apart from
+        `self.eval_dataset` in the card."""
+        unnamed = metric_key_prefix == "eval" and not isinstance(eval_dataset, str | dict | None)
+        self._evaluation_set = self._evaluation_sets.number(eval_dataset) if unnamed else 1
+        try:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix, **gen_kwargs)
+        finally:
+            self._evaluation_set = 1
+
     # ---- logs ------------------------------------------------------------------------------------
 
     def log(self, logs: dict, start_time: float | None = None) -> None:
@@ -343,4 +360,6 @@ class UnlearnTrainer(LossBySample):
             logs = {**logs, **means, "skipped_steps": self.skipped_steps.total}
         if self.record.weights_step is not None and any(name.startswith("eval_") for name in logs):
             logs = {**logs, "weights_step": self.record.weights_step}
+        if self._evaluation_set > 1:
+            logs = {**logs, EVALUATION_SET: self._evaluation_set}
         super().log(logs, start_time)
