@@ -243,6 +243,10 @@ def compare_methods(arguments: argparse.Namespace, _: list[str]) -> None:
 
     comparison = Comparison.read(arguments.file)
     print(compare(comparison))
+    print(
+        "\nreached: in how many runs a method reached each level. best: in how many it was better "
+        "than all others. a ± b: mean and standard deviation over the runs."
+    )
     print(f"\nruns.csv, table.md and frontier.png are in {comparison.output_dir}")
 
 

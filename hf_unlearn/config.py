@@ -102,7 +102,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         metadata={
             "help": "Stop when this rule holds at a check, e.g. 'forget_wer >= 90': "
             "<split>_<metric> of eval_dataset, on the scale of compute_metrics. This project's own "
-            "metrics are in percent, most others are fractions."
+            "metrics are in percent, most others are fractions. A rule that holds before the first "
+            "step is an error."
         },
     )
     abort_when: str | None = field(

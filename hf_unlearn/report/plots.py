@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL.Image import Image
 
 from ..metrics.entries import finite
@@ -104,6 +105,7 @@ def plot_history(
     axes.set_ylim(bottom, top)
     _draw_labels(axes, labels, 0.13 * (top - bottom))
     _describe(axes, title, _legend(task, original, retrained))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("optimizer steps of unlearning" + _note(check_samples, bool(last)))
     axes.set_ylabel(task.metrics.get(metric, metric))
     FigureCanvasAgg(figure).print_figure(path, dpi=150)

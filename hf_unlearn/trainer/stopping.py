@@ -35,8 +35,8 @@ class StoppingRules(TrainerCallback):
     step is an error.
 
     While `abort_when` does not hold, the model that is furthest towards `stop_when` is kept in
-    `<output_dir>/best_checked.safetensors`. An abort restores it, or the original model if no check
-    has passed. Checks are logged as `check_<split>_<metric>`.
+    `<output_dir>/best_checked.safetensors` until the training ends. An abort restores it, or the
+    original model if no check was better. Checks are logged as `check_<split>_<metric>`.
 
     Attributes:
         stop, abort: the rules.
@@ -161,6 +161,15 @@ class StoppingRules(TrainerCallback):
                 f"({self.report['value']:.4g}). Restored the model of step {self.best_step}"
                 f"{'' if self.best_step else NOTHING_UNLEARNED}."
             )
+
+    def on_train_end(
+        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
+        """Removes the copy of the best model, of which checkpoints have their own."""
+        # the other processes may still read it
+        self.trainer.accelerator.wait_for_everyone()
+        if self.trainer.is_world_process_zero():
+            self._best_file.unlink(missing_ok=True)
 
     def _check(self) -> dict[str, float]:
         """Evaluates and logs the metrics of a check, by <split>_<metric>."""
