@@ -4,7 +4,8 @@ import gc
 
 import tests.process_cases  # noqa: F401
 from hf_unlearn import cli  # noqa: F401
-from hf_unlearn.experiments import images, speech  # noqa: F401
+from hf_unlearn.experiments.images import recipe as images  # noqa: F401
+from hf_unlearn.experiments.speech import whisper as speech  # noqa: F401
 
 # Trainer collects garbage when training begins, and would search all these modules.
 gc.collect()

@@ -21,13 +21,13 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, set_seed
 from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, WhisperEncoderLayer
 
-import hf_unlearn.trainer.exchange
+import hf_unlearn.trainer.samples.exchange
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 from hf_unlearn.per_sample import SampleMeanLoss
 from hf_unlearn.per_sample.losses import weighted_samples
 from hf_unlearn.per_sample.rules import layers
-from hf_unlearn.trainer.seeded import RETAIN, seeded
-from hf_unlearn.trainer.state_dicts import whole_state_dict
+from hf_unlearn.trainer.batches.seeded import RETAIN, seeded
+from hf_unlearn.trainer.checkpoints.state_dicts import whole_state_dict
 from tests.tiny import collate, make_trainer, tiny_whisper, utterances
 
 PROCESSES, PROCESS = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
@@ -243,7 +243,7 @@ def train(folder: str, name: str) -> None:
         for key in ("forget", "retain", "model", "lora", "reshard", "places", "data", "batch")
     )
     layers.PLACES = places[PROCESS]
-    hf_unlearn.trainer.exchange.LATENCY = -(10**12) if reshard else 2**14
+    hf_unlearn.trainer.samples.exchange.LATENCY = -(10**12) if reshard else 2**14
     network = model()
     adapter = LORA if lora else None
     trainer = make_trainer(

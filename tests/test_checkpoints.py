@@ -16,10 +16,14 @@ from huggingface_hub import snapshot_download
 from transformers import set_seed
 
 from hf_unlearn.report.run_layout import BEST
-from hf_unlearn.trainer import stopping
-from hf_unlearn.trainer.checkpoint_files import find_checkpoint, folder_written_whole, last_complete
-from hf_unlearn.trainer.preemption import EXIT_CODE
-from hf_unlearn.trainer.seeded import SeededDataset
+from hf_unlearn.trainer.batches.seeded import SeededDataset
+from hf_unlearn.trainer.checkpoints.checkpoint_files import (
+    find_checkpoint,
+    folder_written_whole,
+    last_complete,
+)
+from hf_unlearn.trainer.checkpoints.preemption import EXIT_CODE
+from hf_unlearn.trainer.stopping import stopping_rules as stopping
 from tests.callbacks import At, interrupt
 from tests.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
 

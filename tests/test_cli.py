@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from hf_unlearn.cli import main
-from hf_unlearn.experiments import run_script, speech
+from hf_unlearn.experiments import run_script
 from hf_unlearn.experiments.catalogue import configuration_path, script_path
 from hf_unlearn.experiments.compare import Comparison
+from hf_unlearn.experiments.speech import whisper as speech
 from tests.helpers import ROOT
 from tests.hub_server import TOKEN
 from tests.recipes.configurations import COMPARISONS

@@ -12,8 +12,8 @@ import torch
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.methods import METHODS, build_method
-from hf_unlearn.trainer import deepspeed
-from hf_unlearn.trainer.compatibility import check_deepspeed
+from hf_unlearn.trainer.checks.compatibility import check_deepspeed
+from hf_unlearn.trainer.setup import deepspeed
 from tests.deepspeed_cases import CASES
 from tests.tiny import make_trainer, tiny_whisper
 

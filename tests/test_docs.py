@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from hf_unlearn import cli
-from hf_unlearn.experiments.tiny_whisper import (
+from hf_unlearn.experiments.speech.tiny_whisper import (
     build_model,
     build_processor,
     build_word_tokenizer,

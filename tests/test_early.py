@@ -14,7 +14,7 @@ from transformers import EvalPrediction, default_data_collator
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 from hf_unlearn.evaluation import asr_metrics, classification_metrics
-from hf_unlearn.experiments.tiny_whisper import build_processor, build_word_tokenizer
+from hf_unlearn.experiments.speech.tiny_whisper import build_processor, build_word_tokenizer
 from hf_unlearn.hub.staging import stage
 from tests.tiny import FORGET, collate, collate_images, images, make_trainer, tiny_vit, tiny_whisper
 

@@ -17,10 +17,10 @@ from transformers import (
     TrainerCallback,
 )
 
-from hf_unlearn.trainer import publishing
-from hf_unlearn.trainer.checkpoint_files import find_checkpoint
-from hf_unlearn.trainer.run_record import labels_digest
-from hf_unlearn.trainer.run_results import EvaluationSets
+from hf_unlearn.trainer.checkpoints.checkpoint_files import find_checkpoint
+from hf_unlearn.trainer.publishing import publisher as publishing
+from hf_unlearn.trainer.publishing.run_results import EvaluationSets
+from hf_unlearn.trainer.stopping.run_record import labels_digest
 from tests.callbacks import At, interrupt
 from tests.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper, utterances
 

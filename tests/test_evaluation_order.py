@@ -7,7 +7,7 @@ import pytest
 
 from hf_unlearn.evaluation import evaluate_splits
 from hf_unlearn.trainer import loss
-from hf_unlearn.trainer.evaluation_order import by_length
+from hf_unlearn.trainer.batches.evaluation_order import by_length
 from tests.tiny import collate, make_trainer, tiny_whisper, utterances
 
 

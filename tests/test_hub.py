@@ -16,12 +16,16 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from hf_unlearn.experiments.tiny_whisper import build_model, build_processor, build_word_tokenizer
+from hf_unlearn.experiments.speech.tiny_whisper import (
+    build_model,
+    build_processor,
+    build_word_tokenizer,
+)
 from hf_unlearn.hub.upload import HubError, push_folder
 from hf_unlearn.report.results import Results
-from hf_unlearn.trainer import pushes
-from hf_unlearn.trainer.run_results import pipeline_of
-from hf_unlearn.trainer.start_weights import START
+from hf_unlearn.trainer.checkpoints.start_weights import START
+from hf_unlearn.trainer.publishing import pushes
+from hf_unlearn.trainer.publishing.run_results import pipeline_of
 from tests.hub_server import TOKEN
 from tests.tiny import MELS, VOCABULARY, collate, make_trainer, tiny_whisper, utterances
 

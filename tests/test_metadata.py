@@ -16,8 +16,8 @@ from transformers import (
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.experiments.images import ImageRecipe
-from hf_unlearn.experiments.processor_checks import check_processors, describe_difference
+from hf_unlearn.experiments.checks.processor_checks import check_processors, describe_difference
+from hf_unlearn.experiments.images.recipe import ImageRecipe
 from hf_unlearn.hub.metadata import is_path, language_codes, listed, shown
 from hf_unlearn.hub.model_card import build_card, write_card
 from hf_unlearn.hub.usage import NEEDED, processor_parts, saved_parts, usage
@@ -224,7 +224,9 @@ def test_what_fails_after_a_run_is_a_warning(tmp_path, monkeypatch):
 
 
 def test_a_card_that_fails_leaves_results(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_unlearn.trainer.publishing.write_card", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(
+        "hf_unlearn.trainer.publishing.publisher.write_card", lambda *_, **__: 1 / 0
+    )
     trainer = make_trainer(tiny_whisper(), tmp_path)
     trainer.train()
     trainer.create_model_card()

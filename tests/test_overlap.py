@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from hf_unlearn.trainer import overlap
-from hf_unlearn.trainer.overlap import shared_samples
+from hf_unlearn.trainer.checks import overlap
+from hf_unlearn.trainer.checks.overlap import shared_samples
 from tests.tiny import make_trainer, tiny_whisper, utterances
 
 

@@ -15,7 +15,7 @@ from hf_unlearn.per_sample.reference import (
     sample_gradient,
     select_sample,
 )
-from hf_unlearn.trainer.padding import OwnPartsCollator
+from hf_unlearn.trainer.samples.padding import OwnPartsCollator
 
 
 def tiny_wav2vec2(norm: str) -> Wav2Vec2ForCTC:

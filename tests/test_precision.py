@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import ViTForImageClassification, WhisperForConditionalGeneration
 
 from hf_unlearn.hub import staging as hub
-from hf_unlearn.trainer import precision
+from hf_unlearn.trainer.setup import precision
 from tests.tiny import FORGET, RETAIN, collate_images, images, make_trainer, tiny_vit, tiny_whisper
 
 IMAGES = {"forget": images(6), "retain": images(4, seed=1), "collator": collate_images}

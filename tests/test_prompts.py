@@ -15,8 +15,8 @@ from transformers import (
 )
 
 from hf_unlearn.data import SpeechCollator
-from hf_unlearn.experiments.tiny_whisper import build_model
-from hf_unlearn.trainer.prompts import (
+from hf_unlearn.experiments.speech.tiny_whisper import build_model
+from hf_unlearn.trainer.checks.prompts import (
     check_language,
     check_prompt,
     generation_prompt,

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from hf_unlearn.experiments import unlearn
-from hf_unlearn.experiments.push_checks import check_push_of_recipe
+from hf_unlearn.experiments.checks.push_checks import check_push_of_recipe
 from hf_unlearn.hub.upload import HubError
 
 

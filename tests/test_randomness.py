@@ -10,9 +10,10 @@ import transformers as T
 from peft import LoraConfig
 from torch import nn
 
-from hf_unlearn.trainer import randomness, sample_access
-from hf_unlearn.trainer.randomness import FrozenRandomness
-from hf_unlearn.trainer.seeded import RETAIN, seeded
+from hf_unlearn.trainer.batches.seeded import RETAIN, seeded
+from hf_unlearn.trainer.samples import sample_access
+from hf_unlearn.trainer.steps import randomness
+from hf_unlearn.trainer.steps.randomness import FrozenRandomness
 from tests.per_sample.harness import randomised
 from tests.tiny import collate as collate_speech
 from tests.tiny import make_trainer, tiny_whisper, utterances

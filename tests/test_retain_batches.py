@@ -4,7 +4,7 @@ from itertools import islice
 
 import pytest
 
-from hf_unlearn.trainer.retain_batches import RetainSampler
+from hf_unlearn.trainer.batches.retain_batches import RetainSampler
 
 
 def test_every_epoch_sees_every_sample_once_in_a_new_order():

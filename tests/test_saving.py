@@ -9,7 +9,7 @@ from safetensors.torch import load_model
 from transformers import default_data_collator
 
 from hf_unlearn.hub.upload import HubError, hub_failures
-from hf_unlearn.trainer.checkpoint_files import saving
+from hf_unlearn.trainer.checkpoints.checkpoint_files import saving
 from tests.tiny import make_trainer
 
 

@@ -14,7 +14,7 @@ from hf_unlearn.report.plots import plot_history
 from hf_unlearn.report.result_tables import results_table
 from hf_unlearn.report.results import Results
 from hf_unlearn.report.tasks import task_of
-from hf_unlearn.trainer.rules import Rule
+from hf_unlearn.trainer.stopping.rule import Rule
 from tests.tiny import collate_images, images, make_trainer, tiny_vit
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import Subset
 
-from hf_unlearn.trainer.rules import Rule
+from hf_unlearn.trainer.stopping.rule import Rule
 from tests.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
 
 

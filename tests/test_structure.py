@@ -7,11 +7,14 @@ A room is a package or module directly under hf_unlearn.
 import ast
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "hf_unlearn"
 MAX_ROOMS, MAX_IMPORTS_BETWEEN_ROOMS = 18, 45
+# in one folder
+MAX_MODULES = 16
 
 # The other rooms that each room may import.
 ALLOWED = {
@@ -102,6 +105,12 @@ def test_there_are_few_rooms_with_few_imports_between_them():
     pairs = {(room_of(a), room_of(b)) for a in trees() for b in imported_modules(a)}
     assert len(ALLOWED) <= MAX_ROOMS
     assert len({(a, b) for a, b in pairs if a != b}) <= MAX_IMPORTS_BETWEEN_ROOMS
+
+
+def test_no_folder_holds_too_many_modules():
+    """A reader finds a module by its folder."""
+    counts = Counter(module.rpartition(".")[0] for module in trees() if "__init__" not in module)
+    assert not {folder: count for folder, count in counts.items() if count > MAX_MODULES}
 
 
 def test_no_imports_go_in_a_circle():

@@ -17,7 +17,7 @@ from transformers import (
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 from hf_unlearn.methods import build_method
 from hf_unlearn.per_sample.reference import orthograd_gradient, sample_gradient
-from hf_unlearn.trainer.compatibility import check_data
+from hf_unlearn.trainer.checks.compatibility import check_data
 from tests.helpers import Interrupt
 from tests.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper
 

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .command_line import parse, run_script
+    from .models.reference_models import train
     from .options import RecipeArguments, ReferenceArguments
     from .recipe import Recipe
-    from .reference_models import train
     from .run import unlearn
 
 __all__ = [
@@ -27,7 +27,7 @@ _MODULE_OF = {
     "ReferenceArguments": "options",
     "parse": "command_line",
     "run_script": "command_line",
-    "train": "reference_models",
+    "train": "models.reference_models",
     "unlearn": "run",
 }
 

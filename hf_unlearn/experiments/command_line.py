@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from ..yaml_files import as_declared, read_yaml
-from .checks import check_options
+from .checks.model_checks import check_options
 
 PACKAGE = Path(__file__).resolve().parents[1]
 USAGE = (

@@ -3,9 +3,9 @@
 from torch import nn
 
 from ..report.tasks import TASKS, Task
-from ..trainer.run_record import check_steps
-from .checks import first_trainer
-from .processor_checks import check_processors
+from ..trainer.stopping.run_record import check_steps
+from .checks.model_checks import first_trainer
+from .checks.processor_checks import check_processors
 from .recipe import Recipe
 
 

@@ -11,10 +11,10 @@ from ..report.result_tables import further_tables, results_table
 from ..report.results import Results
 from ..report.run_layout import EVALUATION
 from ..trainer import UnlearnTrainer
-from .checks import loading
-from .membership import attack
+from .checks.model_checks import loading
+from .models.membership import attack
+from .models.shadow_models import ShadowModels, train_shadow_models
 from .recipe import Recipe
-from .shadow_models import ShadowModels, train_shadow_models
 
 logger = logging.getLogger(__name__)
 

@@ -2,20 +2,20 @@
 
 from ..report.results import Results
 from ..trainer import UnlearnTrainer
-from ..trainer.adapters import base_of, keep_merged, whole_base_of
-from ..trainer.run_record import check_steps
-from .checks import check_run, refuse_several_models
+from ..trainer.setup.adapters import base_of, keep_merged, whole_base_of
+from ..trainer.stopping.run_record import check_steps
+from .checks.model_checks import check_run, refuse_several_models
+from .checks.processor_checks import check_processors
+from .checks.push_checks import check_push_of_recipe, names_to_hide
+from .checks.retrained_rules import fill_in_retrained
 from .dry_run import dry_run
 from .measurements import Measurement, evaluate, measure
-from .processor_checks import check_processors
+from .models.reference_models import get_model
+from .models.shadow_models import ShadowModels, train_shadow_models
+from .models.side_by_side import reference_names
 from .progress import announce, label_bars
-from .push_checks import check_push_of_recipe, names_to_hide
 from .recipe import Recipe, freeze, make_trainer
-from .reference_models import get_model
-from .retrained_rules import fill_in_retrained
 from .run_files import collect_results, write_run_files
-from .shadow_models import ShadowModels, train_shadow_models
-from .side_by_side import reference_names
 from .threads import threads_for
 
 

@@ -21,7 +21,7 @@ from ..report.run_layout import CARD, PLOT, REPORT, RESULTS
 from ..report.tasks import task_of
 from ..trainer import UnlearnTrainer
 from .measurements import Measurement, scoring
-from .previous_requests import as_results
+from .models.previous_requests import as_results
 from .recipe import Recipe
 
 

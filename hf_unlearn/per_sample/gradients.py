@@ -7,14 +7,7 @@ from torch import Tensor, nn
 
 from .rewriting import leading_equation
 from .rows import Dense, Product, Rows, written_out
-from .rules import (
-    ANY_AXIS,
-    ELEMENTWISE,
-    Unsupported,
-    argument_name,
-    by_sample,
-    own_values,
-)
+from .rules import ANY_AXIS, ELEMENTWISE, Unsupported, argument_name, by_sample, own_values
 from .trace import Call, Key
 
 

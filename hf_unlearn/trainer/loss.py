@@ -20,10 +20,10 @@ from ..per_sample import SampleMeanLoss
 from ..per_sample.inputs import IGNORE_INDEX, inputs_kept, own_copy
 from ..per_sample.reference import count_samples
 from ..per_sample.shards import sharded_modules
-from . import deepspeed
-from .evaluation_order import by_length, in_dataset_order, order_of, output_in_dataset_order
-from .loading import LoadingTrainer
-from .precision import weights_kept
+from .batches.evaluation_order import by_length, in_dataset_order, order_of, output_in_dataset_order
+from .batches.loading import LoadingTrainer
+from .setup import deepspeed
+from .setup.precision import weights_kept
 
 
 class LossBySample(LoadingTrainer):

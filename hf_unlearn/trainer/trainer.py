@@ -24,31 +24,31 @@ from ..privacy.trackers import refuse_names_in_trackers
 from ..report.html_page import Report
 from ..report.results import Results
 from ..report.run_layout import BEST
-from .adapters import keep_base, warn_if_base_differs
-from .attempts import Attempts
-from .checkpoint_files import copied, find_checkpoint
-from .compatibility import NO_FORGET, check_compatible, check_data, check_deepspeed
-from .drift import DriftControl
-from .earlier_run import EarlierRun
-from .evaluation_checks import check_evaluation
-from .exchange import failures_told
+from .checkpoints.checkpoint_files import copied, find_checkpoint
+from .checkpoints.earlier_run import EarlierRun
+from .checkpoints.preemption import Preemption
+from .checkpoints.start_weights import START
+from .checks.compatibility import NO_FORGET, check_compatible, check_data, check_deepspeed
+from .checks.evaluation_checks import check_evaluation
+from .checks.overlap import warn_of_overlap
+from .checks.prompts import warn_of_difference
 from .loss import LossBySample
-from .model_setup import put_in_training_mode, save_whole_state_dicts, set_up_model
-from .nonfinite import SkippedSteps
-from .overlap import warn_of_overlap
-from .padding_check import PaddingCheck
-from .precision import train_in_float32
-from .preemption import Preemption
-from .preparation import prepare_method
-from .prepared_models import forget_preparation, sharded_once
-from .prompts import warn_of_difference
-from .publishing import Publisher
-from .run_record import RunRecord, WatchedCallbacks, check_steps, run_identity
-from .run_results import EVALUATION_SET, EvaluatedBefore, EvaluationSets
-from .sample_access import SampleAccess
-from .start_weights import START
-from .step_runner import StepRunner
-from .stopping import StoppingRules
+from .publishing.publisher import Publisher
+from .publishing.run_results import EVALUATION_SET, EvaluatedBefore, EvaluationSets
+from .samples.exchange import failures_told
+from .samples.padding_check import PaddingCheck
+from .samples.sample_access import SampleAccess
+from .setup.adapters import keep_base, warn_if_base_differs
+from .setup.model_setup import put_in_training_mode, save_whole_state_dicts, set_up_model
+from .setup.precision import train_in_float32
+from .setup.prepared_models import forget_preparation, sharded_once
+from .steps.attempts import Attempts
+from .steps.drift import DriftControl
+from .steps.nonfinite import SkippedSteps
+from .steps.preparation import prepare_method
+from .steps.step_runner import StepRunner
+from .stopping.run_record import RunRecord, WatchedCallbacks, check_steps, run_identity
+from .stopping.stopping_rules import StoppingRules
 
 
 class UnlearnTrainer(LossBySample):

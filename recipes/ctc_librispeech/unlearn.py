@@ -12,7 +12,7 @@ recipes/ctc_librispeech/unlearn.py recipes/ctc_librispeech/wav2vec2_base.yaml`.
 """
 
 from hf_unlearn.experiments import run_script
-from hf_unlearn.experiments.ctc import main
+from hf_unlearn.experiments.speech.ctc import main
 
 if __name__ == "__main__":
     run_script(main, __file__)

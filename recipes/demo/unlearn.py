@@ -14,8 +14,8 @@ from voices import write_voices
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.speech import SpeechArguments
 from hf_unlearn.experiments import parse, run_script
-from hf_unlearn.experiments.speech import main as unlearn
-from hf_unlearn.experiments.speech_options import WhisperArguments
+from hf_unlearn.experiments.speech.options import WhisperArguments
+from hf_unlearn.experiments.speech.whisper import main as unlearn
 from hf_unlearn.experiments.waiting import main_process_first
 
 

@@ -14,8 +14,8 @@ from digits import write_digits
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import parse, run_script
-from hf_unlearn.experiments.image_options import ImageRecipeArguments
-from hf_unlearn.experiments.images import main as unlearn
+from hf_unlearn.experiments.images.options import ImageRecipeArguments
+from hf_unlearn.experiments.images.recipe import main as unlearn
 from hf_unlearn.experiments.waiting import main_process_first
 
 

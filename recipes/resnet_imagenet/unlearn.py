@@ -9,7 +9,7 @@ Options and output are those of the recipe vit_cifar10.
 """
 
 from hf_unlearn.experiments import run_script
-from hf_unlearn.experiments.images import main
+from hf_unlearn.experiments.images.recipe import main
 
 if __name__ == "__main__":
     run_script(main, __file__)

@@ -11,7 +11,7 @@ recipes/speech_classification/unlearn.py recipes/speech_classification/wav2vec2_
 """
 
 from hf_unlearn.experiments import run_script
-from hf_unlearn.experiments.speech_classes import main
+from hf_unlearn.experiments.speech.classes import main
 
 if __name__ == "__main__":
     run_script(main, __file__)

@@ -13,7 +13,7 @@ GPUs: `accelerate launch recipes/vit_cifar10/unlearn.py recipes/vit_cifar10/clas
 """
 
 from hf_unlearn.experiments import run_script
-from hf_unlearn.experiments.images import main
+from hf_unlearn.experiments.images.recipe import main
 
 if __name__ == "__main__":
     run_script(main, __file__)

@@ -12,8 +12,8 @@ and `gold: train`, `unlearn.py` trains them itself.
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.speech import SpeechArguments
 from hf_unlearn.experiments import ReferenceArguments, parse, run_script, train
-from hf_unlearn.experiments.speech import WhisperRecipe
-from hf_unlearn.experiments.speech_options import WhisperArguments
+from hf_unlearn.experiments.speech.options import WhisperArguments
+from hf_unlearn.experiments.speech.whisper import WhisperRecipe
 
 
 def main(argv: list[str]) -> None:

@@ -12,7 +12,7 @@ recipes/whisper_librispeech/unlearn.py recipes/whisper_librispeech/whisper_tiny.
 """
 
 from hf_unlearn.experiments import run_script
-from hf_unlearn.experiments.speech import main
+from hf_unlearn.experiments.speech.whisper import main
 
 if __name__ == "__main__":
     run_script(main, __file__)

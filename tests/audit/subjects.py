@@ -9,10 +9,10 @@ from torch import nn
 
 from hf_unlearn.data.speech import SpeechCollator
 from hf_unlearn.evaluation import asr_metrics
-from hf_unlearn.experiments import tiny_whisper
 from hf_unlearn.experiments.audit import DOORS, AuditSettings, Subject
 from hf_unlearn.experiments.audit.examiner import ImageExaminer, SpeechExaminer
 from hf_unlearn.experiments.audit.run_audit import through
+from hf_unlearn.experiments.speech import tiny_whisper
 from hf_unlearn.report.audit_tables import verdict
 
 SETTINGS = AuditSettings(relearn_samples=8, relearn_steps=8, relearn_learning_rate=1e-2)

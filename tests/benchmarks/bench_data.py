@@ -49,7 +49,7 @@ def measure(table: Path, how: str) -> dict[str, float]:
     import datasets
 
     from hf_unlearn.data.speech import SpeechCollator, load_speech, prepare
-    from hf_unlearn.experiments.tiny_whisper import build_processor, build_word_tokenizer
+    from hf_unlearn.experiments.speech.tiny_whisper import build_processor, build_word_tokenizer
     from hf_unlearn.report.phases import PhaseClock
 
     words = [f"number of {' '.join(str(n) for n in range(10))}"]

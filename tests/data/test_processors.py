@@ -26,13 +26,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from hf_unlearn.data import (
-    SpeechCollator,
-    decode_audio,
-    longest_audio,
-    longest_label,
-    prepare,
-)
+from hf_unlearn.data import SpeechCollator, decode_audio, longest_audio, longest_label, prepare
 from hf_unlearn.data.speech.labels import input_lengths
 
 EXTRACTORS = {

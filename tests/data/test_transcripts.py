@@ -4,7 +4,7 @@ import pytest
 
 from hf_unlearn.data import load_speech, prepare
 from hf_unlearn.data.speech.transcripts import as_sentence, in_vocabulary, own_or_sentence
-from hf_unlearn.experiments.tiny_ctc import build_character_tokenizer
+from hf_unlearn.experiments.speech.tiny_ctc import build_character_tokenizer
 
 
 @pytest.mark.parametrize(

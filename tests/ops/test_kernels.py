@@ -20,13 +20,7 @@ if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
     )
 
 # Only now: importing the kernels imports Triton.
-from hf_unlearn.ops import (  # noqa: E402
-    projection,
-    reductions,
-    triton_products,
-    triton_reductions,
-    triton_solve,
-)
+from hf_unlearn.ops import projection, reductions, triton_products, triton_reductions, triton_solve  # noqa: E402
 
 IMPLEMENTATIONS = {"plain": reductions, "kernel": triton_reductions}
 # k, d: one and several tiles of columns, programs and blocks of rows, both full and partly filled

@@ -34,7 +34,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from hf_unlearn.experiments import tiny_ctc, tiny_whisper
+from hf_unlearn.experiments.speech import tiny_ctc, tiny_whisper
 
 TEXTS = ("ONE TWO", "TWO", "ONE")
 WIDTH = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.images import ImageArguments
-from hf_unlearn.experiments.image_options import ImageRecipeArguments
-from hf_unlearn.experiments.images import ImageRecipe
+from hf_unlearn.experiments.images.options import ImageRecipeArguments
+from hf_unlearn.experiments.images.recipe import ImageRecipe
 
 
 def shadow_recipe(

@@ -10,10 +10,10 @@ from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.evaluation import classification_metrics
 from hf_unlearn.experiments import Recipe, parse, unlearn
 from hf_unlearn.experiments import run as frame
-from hf_unlearn.experiments.checks import loading
+from hf_unlearn.experiments.checks.model_checks import loading
+from hf_unlearn.experiments.checks.retrained_rules import fill_in_retrained, of_retrained
 from hf_unlearn.experiments.command_line import run_script as run
-from hf_unlearn.experiments.images import ImageRecipeArguments
-from hf_unlearn.experiments.retrained_rules import fill_in_retrained, of_retrained
+from hf_unlearn.experiments.images.recipe import ImageRecipeArguments
 from tests.helpers import ROOT
 from tests.tiny import collate_images, images, tiny_vit
 
@@ -198,7 +198,7 @@ def test_what_cannot_be_loaded_is_named_in_one_line():
 
 
 def test_a_push_or_a_file_that_fails_is_one_line_too(tmp_path, capsys):
-    from hf_unlearn.trainer.checkpoint_files import saving
+    from hf_unlearn.trainer.checkpoints.checkpoint_files import saving
 
     def main(argv):
         with saving(tmp_path, tmp_path):

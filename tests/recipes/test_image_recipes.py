@@ -27,7 +27,7 @@ from transformers import (
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import parse
-from hf_unlearn.experiments.images import ImageRecipeArguments, load_processor
+from hf_unlearn.experiments.images.recipe import ImageRecipeArguments, load_processor
 from hf_unlearn.metrics import ATTACKS
 from tests.forks import run_script
 from tests.helpers import ROOT, assert_drawn

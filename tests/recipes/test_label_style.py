@@ -12,10 +12,14 @@ from transformers import EvalPrediction, WhisperFeatureExtractor
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data import SpeechArguments, SpeechCollator, prepare
-from hf_unlearn.experiments.label_style import LabelStyle
-from hf_unlearn.experiments.speech import WhisperRecipe
-from hf_unlearn.experiments.speech_options import WhisperArguments
-from hf_unlearn.experiments.tiny_whisper import build_model, build_processor, build_word_tokenizer
+from hf_unlearn.experiments.speech.label_style import LabelStyle
+from hf_unlearn.experiments.speech.options import WhisperArguments
+from hf_unlearn.experiments.speech.tiny_whisper import (
+    build_model,
+    build_processor,
+    build_word_tokenizer,
+)
+from hf_unlearn.experiments.speech.whisper import WhisperRecipe
 from tests.data.conftest import flac
 from tests.data.conftest import rows as make_rows
 

@@ -17,8 +17,8 @@ from transformers.models.whisper.modeling_whisper import shift_tokens_right
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.speech import SpeechArguments
 from hf_unlearn.experiments import parse
-from hf_unlearn.experiments.augmentation import Augmented
-from hf_unlearn.experiments.speech_options import WhisperArguments
+from hf_unlearn.experiments.speech.augmentation import Augmented
+from hf_unlearn.experiments.speech.options import WhisperArguments
 from hf_unlearn.metrics import ATTACKS
 from tests.forks import run_script
 from tests.helpers import ROOT, assert_drawn, launch

@@ -10,8 +10,10 @@ from transformers import AutoModelForCTC, AutoProcessor, pipeline
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.speech import SpeechArguments
-from hf_unlearn.experiments import ctc, parse, speech
-from hf_unlearn.experiments.speech_options import CtcArguments
+from hf_unlearn.experiments import parse
+from hf_unlearn.experiments.speech import ctc
+from hf_unlearn.experiments.speech import whisper as speech
+from hf_unlearn.experiments.speech.options import CtcArguments
 from tests.helpers import ROOT, launch
 from tests.recipes import recognisers
 from tests.recipes.configurations import configurations

@@ -8,10 +8,10 @@ import pytest
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.images import ImageArguments
-from hf_unlearn.experiments import reference_models as training
 from hf_unlearn.experiments import unlearn
-from hf_unlearn.experiments.images import ImageRecipe, ImageRecipeArguments
+from hf_unlearn.experiments.images.recipe import ImageRecipe, ImageRecipeArguments
 from hf_unlearn.experiments.measurements import measure
+from hf_unlearn.experiments.models import reference_models as training
 from tests.recipes.noise import write_noise
 
 

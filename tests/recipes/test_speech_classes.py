@@ -19,8 +19,8 @@ from transformers import (
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.speech.arguments import SpeechClassArguments
 from hf_unlearn.experiments import parse
-from hf_unlearn.experiments.speech_class_options import SpeechClassRecipeArguments
-from hf_unlearn.experiments.speech_classes import ClassRows, main
+from hf_unlearn.experiments.speech.class_options import SpeechClassRecipeArguments
+from hf_unlearn.experiments.speech.classes import ClassRows, main
 from hf_unlearn.metrics import ATTACKS
 from tests.helpers import assert_drawn, launch
 from tests.recipes.configurations import RECIPES, configurations

@@ -9,9 +9,9 @@ from transformers import PreTrainedModel
 from ...config import UnlearnConfig
 from ...report.results import Results
 from ...report.run_layout import RESULTS
-from ...trainer.adapters import load_merged
+from ...trainer.setup.adapters import load_merged
 from ...yaml_files import as_declared, read_yaml
-from ..checks import loading
+from ..checks.model_checks import loading
 from ..recipe import Recipe
 
 # The trainer's settings that measurements depend on.
@@ -107,16 +107,16 @@ def kind_of(results: Results | None, given: dict, config: Path | None) -> tuple:
 
 def speech() -> tuple:
     from ...data.speech.arguments import SpeechArguments
-    from ..speech import WhisperRecipe
-    from ..speech_options import WhisperArguments
+    from ..speech.options import WhisperArguments
+    from ..speech.whisper import WhisperRecipe
 
     return WhisperRecipe, WhisperArguments, SpeechArguments
 
 
 def images() -> tuple:
     from ...data.images.arguments import ImageArguments
-    from ..image_options import ImageRecipeArguments
-    from ..images import ImageRecipe
+    from ..images.options import ImageRecipeArguments
+    from ..images.recipe import ImageRecipe
 
     return ImageRecipe, ImageRecipeArguments, ImageArguments
 

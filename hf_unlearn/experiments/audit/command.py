@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 
 from ...report.audit_tables import metrics
-from ...trainer.rules import Rule
+from ...trainer.stopping.rule import Rule
 from .doors import DOORS
 from .run_audit import audit
 from .settings import FAILED, AuditSettings

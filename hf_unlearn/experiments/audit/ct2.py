@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ...trainer.prompts import generation_prompt
+from ...trainer.checks.prompts import generation_prompt
 from ..recipe import Recipe
 from .door import Closed, Door, Subject
 from .examiner import SpeechExaminer

@@ -9,8 +9,8 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from ...trainer.adapters import base_of, load_merged
-from ..checks import loading
+from ...trainer.setup.adapters import base_of, load_merged
+from ..checks.model_checks import loading
 from .door import Closed, Door, Subject
 from .gaps import Finding
 

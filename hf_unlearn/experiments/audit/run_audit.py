@@ -26,7 +26,7 @@ from ...report.audit_tables import audit_text, verdict
 from ...report.best_effort import warn_if_not_written
 from ...report.html_page import Report
 from ...report.run_layout import AUDIT, REPORT
-from ..reference_models import weights_digest
+from ..models.reference_models import weights_digest
 from .audited_run import AuditedRun, find_run
 from .door import Closed, Door, Subject
 from .doors import DOORS

@@ -1,0 +1,1 @@
+"""What a recipe refuses before it trains anything."""

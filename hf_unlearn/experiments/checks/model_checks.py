@@ -1,0 +1,176 @@
+"""Refuses options that cannot work: first without data, then before a model is trained."""
+
+import contextlib
+import copy
+import gc
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from huggingface_hub.errors import HFValidationError
+from torch import nn
+
+from ...config import UnlearnConfig
+from ...methods import build_method
+from ...trainer import UnlearnTrainer
+from ...trainer.batches.seeded import random_state_kept
+from ...trainer.setup.adapter_checks import with_adapter
+from ...trainer.setup.adapters import load_merged
+from ...trainer.stopping.rule import Rule
+from ..options import RecipeArguments, ReferenceArguments
+from ..recipe import Recipe, freeze, lora_config, make_trainer
+from .retrained_rules import of_retrained
+
+# One of these is in the folder of every model.
+CONFIGURATIONS = ("config.json", "adapter_config.json")
+
+
+def check_options(arguments: Sequence[object]) -> None:
+    """Refuses values that cannot work with any data.
+
+    Args:
+        arguments: the parsed dataclasses. Nothing is checked unless a RecipeArguments and an
+            UnlearnConfig are among them.
+
+    Raises:
+        ValueError: a method, stopping rule, folder, regular expression or LoRA setting is wrong;
+            the message says which.
+    """
+    options = next((given for given in arguments if isinstance(given, RecipeArguments)), None)
+    args = next((given for given in arguments if isinstance(given, UnlearnConfig)), None)
+    if options is None or args is None:
+        return
+    for name in ("model", "gold", "base_model"):
+        _check_folder(name, getattr(options, name), args.output_dir)
+    for given in arguments:
+        _check_data(given, options.dataset_hint)
+    if options.evaluate or any(isinstance(given, ReferenceArguments) for given in arguments):
+        return
+    build_method(args)
+    for rule in filter(None, (args.stop_when, args.abort_when)):
+        Rule.parse(rule)
+        of_retrained(rule, options.gold)
+    _check_trainable(options)
+
+
+def _check_folder(option: str, name: str | None, output_dir: str) -> None:
+    """Refuses a missing folder, and one without a model. A name that could also be a Hub id is left
+    to `loading`, unless it lies beside `output_dir`."""
+    if name in (None, "train", "none"):
+        return
+    beside = "/" in name and Path(name).parent == Path(output_dir).parent
+    if (_is_path(name) or beside) and not Path(name).is_dir():
+        raise ValueError(f"{option} is {name!r}, but there is no such folder")
+    if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in CONFIGURATIONS):
+        raise ValueError(f"{option} is {name!r}, which holds no model: config.json is missing")
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name cannot be a Hub id."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name
+
+
+def _check_data(given: object, hint: str) -> None:
+    """Refuses options of the data that need no data to be refused.
+
+    Args:
+        given: one of the parsed dataclasses; those without such options are let through.
+        hint: how to get the dataset, for the message.
+    """
+    dataset, retain_size = getattr(given, "dataset", None), getattr(given, "retain_size", None)
+    if retain_size is not None and retain_size <= 0:
+        raise ValueError(f"retain_size is {retain_size:g}: give a number, or a share below 1")
+    if hint and dataset and _is_path(dataset) and not Path(dataset).expanduser().exists():
+        raise ValueError(f"there is no dataset {dataset} yet: {hint}")
+
+
+def _check_trainable(options: RecipeArguments) -> None:
+    try:
+        re.compile(options.trainable)
+    except re.error as error:
+        raise ValueError(
+            f"trainable is {options.trainable!r}, which is no regular expression: {error}"
+        ) from error
+    if options.lora_r < 0:
+        raise ValueError(f"lora_r is {options.lora_r}, but must be a rank, or 0 for no adapter")
+    if options.lora_r and not options.lora_target_modules:
+        raise ValueError(
+            "lora_target_modules is empty: name the layers that get an adapter, such as q_proj "
+            "v_proj"
+        )
+
+
+@contextlib.contextmanager
+def loading(name: str | None) -> Iterator[None]:
+    """Turns errors of loading a model or its processor into one line.
+
+    Raises:
+        ValueError: in place of an OSError or HFValidationError; the message names the model.
+    """
+    try:
+        yield
+    except (OSError, HFValidationError) as error:
+        raise ValueError(f"could not load {name!r}: {' '.join(str(error).split())}") from error
+
+
+def refuse_several_models(recipe: Recipe) -> None:
+    """Refuses several models in one process under DeepSpeed, which supports only one."""
+    options = recipe.options
+    if recipe.args.deepspeed_plugin is None or not (options.trains or options.gold != "none"):
+        return
+    raise ValueError(
+        f"DeepSpeed serves one model in a process, but model is {options.model!r}, gold is "
+        f"{options.gold!r} and shadow_models is {options.shadow_models}: train the model before "
+        "(model: a folder or Hub id), and leave the others out (gold: none, shadow_models: 0)"
+    )
+
+
+def check_model(recipe: Recipe) -> None:
+    """Refuses `trainable`, adapters and methods that do not fit the model. It needs no data, so it
+    runs before features are computed."""
+    if recipe.options.evaluate:
+        return
+    with random_state_kept(recipe.args.device):
+        model = first_model(recipe)
+        config = lora_config(recipe.options, model, recipe.options.lora_r)
+        build_method(recipe.args).check(model if config is None else with_adapter(model, config))
+
+
+def first_model(recipe: Recipe) -> nn.Module:
+    """The model that the run starts from; for `model: train`, the untrained one."""
+    options = recipe.options
+    name = options.base_model if options.model == "train" else options.model
+    with loading(name):
+        model = load_merged(recipe.load_model, name)
+    freeze(model, options.trainable)
+    return model
+
+
+def first_trainer(recipe: Recipe) -> UnlearnTrainer:
+    """The run's trainer around `first_model`. Making it refuses what cannot work before anything is
+    trained. The state of the random number generators is restored afterwards.
+
+    Raises:
+        ValueError: as `UnlearnTrainer`; or a stopping rule, `trainable` or an adapter does not fit.
+    """
+    options, args = recipe.options, copy.copy(recipe.args)
+    args.push_to_hub, args.report_to = False, []
+    args.stop_when, args.abort_when = (
+        of_retrained(rule, options.gold) for rule in (args.stop_when, args.abort_when)
+    )
+    with random_state_kept(args.device):
+        return make_trainer(recipe, first_model(recipe), args, lora_r=options.lora_r)
+
+
+def check_run(recipe: Recipe) -> None:
+    """Makes `first_trainer` for its errors alone, where the run trains or measures another model
+    before it makes its own trainer.
+
+    Not under DeepSpeed, which supports one model per process: there the run trains nothing before.
+    """
+    if recipe.args.deepspeed_plugin is None and (
+        recipe.options.trains or recipe.options.gold != "none"
+    ):
+        first_trainer(recipe)
+        # A trainer is part of reference cycles, which would keep the model in memory.
+        gc.collect()

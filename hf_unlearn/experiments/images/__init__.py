@@ -1,0 +1,1 @@
+"""The image recipe: classifiers forget classes or single images."""

@@ -1,0 +1,222 @@
+"""The image recipe: a classifier forgets classes or single images."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ResNetConfig,
+    ViTConfig,
+    ViTImageProcessor,
+    default_data_collator,
+)
+from transformers.image_processing_base import ImageProcessingMixin
+
+from ...config import UnlearnConfig
+from ...data.images.arguments import ImageArguments
+from ...data.images.samples import ImageRows, Moved, decode_image, labels_of
+from ...data.images.splits import load_image_splits, prepare_image_splits
+from ...evaluation import classification_metrics, prediction_logits
+from ...metrics.quality import accuracy_of_classes
+from ...metrics.sample_features import features
+from ...report.plots import plot_pictures
+from ...report.results import Results
+from ...report.run_layout import MISREAD
+from ...report.tasks import TASKS
+from ...trainer import UnlearnTrainer
+from ...trainer.batches.training_data import spread
+from ..checks.model_checks import loading
+from ..classifier import ClassifierRecipe, scores
+from ..command_line import parse
+from ..models.previous_requests import forgotten_before
+from ..run import unlearn
+from ..waiting import main_process_first
+from .options import ImageRecipeArguments
+
+# The most images of each split in misread.png.
+PICTURES = 8
+
+
+class ImageRecipe(ClassifierRecipe):
+    """An image classifier forgets classes or single images.
+
+    Args:
+        training: whether the run trains a model, which needs all training images.
+    """
+
+    auto_class = AutoModelForImageClassification
+
+    def __init__(
+        self,
+        options: ImageRecipeArguments,
+        data: ImageArguments,
+        args: UnlearnConfig,
+        *,
+        training: bool,
+    ):
+        self.options, self.data, self.args = options, data, args
+        args.label_names = ["labels"]
+        single = bool(data.forget_samples or data.forget_ids)
+        self.task = "samples" if single else "classes"
+        # {split: (logits, labels)} of the model that was measured last
+        self.outputs: dict[str, tuple] = {}
+        self.forgotten_before = forgotten_before(options.model)
+        # The other processes find the data in the cache.
+        with self.clock.phase("loading"), main_process_first(args):
+            splits = load_image_splits(data, args.seed, self.forgotten_before)
+            self.splits = prepare_image_splits(splits, data, retain_pool=training)
+        self.classes = self.splits.classes
+        start = options.base_model if options.model == "train" else options.model
+        self.processor = new_processor(options) if start is None else load_processor(start)
+
+    # ---- models ----
+
+    def new_config(self, labels: dict) -> PreTrainedConfig:
+        options = self.options
+        if options.architecture == "resnet":
+            return ResNetConfig(
+                num_channels=options.channels,
+                embedding_size=options.d_model,
+                hidden_sizes=[options.d_model * 2**stage for stage in range(3)],
+                depths=[options.layers] * 3,
+                layer_type="basic",
+                **labels,
+            )
+        return ViTConfig(
+            image_size=options.image_size,
+            patch_size=options.patch_size,
+            num_channels=options.channels,
+            hidden_size=options.d_model,
+            num_hidden_layers=options.layers,
+            num_attention_heads=options.heads,
+            intermediate_size=4 * options.d_model,
+            initializer_range=options.init_std,
+            **labels,
+        )
+
+    def processor_of(self, name: str) -> ImageProcessingMixin:
+        return AutoImageProcessor.from_pretrained(name)
+
+    # ---- data ----
+
+    def training_data(self, model: PreTrainedModel, rows: Dataset) -> ImageRows:
+        return self._rows(rows, model, Moved(self.options.train_shift, self.options.train_flip))
+
+    def evaluation_data(self, model: PreTrainedModel, rows: Dataset) -> ImageRows:
+        return self._rows(rows, model)
+
+    def trainer_arguments(self, model: PreTrainedModel) -> dict:
+        evaluation = self.splits.evaluation(self.data.max_eval_samples)
+        return {
+            "forget_dataset": self._rows(self.splits.forget, model),
+            "retain_dataset": self._rows(self.splits.retain, model),
+            "eval_dataset": {name: self._rows(rows, model) for name, rows in evaluation.items()},
+            "processing_class": self.processor,
+            "data_collator": default_data_collator,
+            "compute_metrics": classification_metrics,
+        }
+
+    def _rows(
+        self, rows: Dataset, model: PreTrainedModel, augment: Moved | None = None
+    ) -> ImageRows:
+        labels = labels_of(self.splits.classes, model.config)
+        return ImageRows(rows, self.processor, labels, _channels(model.config), augment)
+
+    # ---- evaluation ----
+
+    def measure(self, trainer: UnlearnTrainer) -> dict[str, dict]:
+        """Accuracy of each class, and relearning speed."""
+        outputs = {name: trainer.predict(rows) for name, rows in trainer.eval_dataset.items()}
+        # Kept from the model that is measured last, the unlearned one.
+        self.outputs = {
+            name: (prediction_logits(output), output.label_ids) for name, output in outputs.items()
+        }
+        names = trainer.accelerator.unwrap_model(trainer.model).config.id2label
+        measured = {
+            "per_class": {
+                split: {
+                    names[label]: rate
+                    for label, rate in accuracy_of_classes(logits.argmax(1), labels).items()
+                }
+                for split, (logits, labels) in self.outputs.items()
+            }
+        }
+        return measured | self.relearning(trainer)
+
+    def known_features(self) -> dict[str, dict[str, np.ndarray]]:
+        return {
+            split: {name: values.astype(np.float32) for name, values in features(*outputs).items()}
+            for split, outputs in self.outputs.items()
+        }
+
+    def finish(self, results: Results, trainer: UnlearnTrainer) -> None:
+        results.scores = scores(results, whole_class=self.task == "classes")
+        if trainer.is_world_process_zero():
+            self._draw_misread(trainer)
+
+    def _draw_misread(self, trainer: UnlearnTrainer) -> None:
+        """Draws some images of each split that the unlearned model misclassifies."""
+        names = trainer.accelerator.unwrap_model(trainer.model).config.id2label
+        groups = {}
+        for split, (logits, labels) in self.outputs.items():
+            predicted = logits.argmax(1)
+            wrong = (predicted != labels).nonzero()[0]
+            if not len(wrong):
+                continue
+            meaning, _ = TASKS[self.task].splits[split]
+            shown = wrong[spread(len(wrong), PICTURES)]
+            images = trainer.eval_dataset[split]
+            groups[f"{meaning} ({split}): {len(wrong)} of {len(labels)}"] = [
+                (
+                    decode_image(images.rows[row]["image"], images.channels),
+                    f"{names[labels[row]]} → {names[predicted[row]]}",
+                )
+                for row in shown.tolist()
+            ]
+        if groups:
+            title = "Misclassified after unlearning: true class → prediction"
+            plot_pictures(groups, Path(self.args.output_dir) / MISREAD, title)
+
+
+def load_processor(name: str) -> ImageProcessingMixin:
+    """The processor of model `name` (folder or Hub id).
+
+    Raises:
+        ValueError: it cannot be loaded, or it is a timm model and a package that it needs is
+            missing.
+    """
+    with loading(name):
+        config, _ = PreTrainedConfig.get_config_dict(name)
+        missing = [package for package in ("timm", "torchvision") if find_spec(package) is None]
+        if "pretrained_cfg" in config and missing:
+            raise ValueError(
+                f"{name} is a model of timm, which needs {' and '.join(missing)}: pip install timm "
+                "torchvision"
+            )
+        return AutoImageProcessor.from_pretrained(name)
+
+
+def new_processor(options: ImageRecipeArguments) -> ViTImageProcessor:
+    """The processor of a new model."""
+    size, channels = options.image_size, options.channels
+    return ViTImageProcessor(
+        size={"height": size, "width": size},
+        image_mean=[0.5] * channels,
+        image_std=[0.5] * channels,
+    )
+
+
+def _channels(config: PreTrainedConfig) -> int:
+    """The model's input channels: 3 for timm models, whose configuration does not say."""
+    return config.to_dict().get("num_channels", 3)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the image recipe: the `main` of its `unlearn.py`."""
+    options, data, args = parse((ImageRecipeArguments, ImageArguments, UnlearnConfig), argv)
+    unlearn(ImageRecipe(options, data, args, training=options.trains and not options.dry_run))

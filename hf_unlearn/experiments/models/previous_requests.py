@@ -1,0 +1,82 @@
+"""What a model was made to forget by previous requests, read from its results.json."""
+
+import json
+import re
+from pathlib import Path
+
+from transformers.utils import cached_file, logging
+
+from ...report.run_layout import RESULTS
+from ...report.tasks import TASKS
+
+logger = logging.get_logger(__name__)
+
+# Column of the data -> key in results.json. `redact` knows the key that names persons.
+KEYS = {"speaker": "forget_speakers", "class": "forget_classes", "id": "forget_ids"}
+
+QUIET = {
+    "_raise_exceptions_for_missing_entries": False,
+    "_raise_exceptions_for_connection_errors": False,
+    "_raise_exceptions_for_gated_repo": False,
+}
+
+
+def forgotten_before(model: str) -> dict[str, list[str]]:
+    """What a model was made to forget before, by the column of the data.
+
+    Published results name speakers by pseudonyms only. These cannot be found in the data, so there
+    is a warning.
+
+    Args:
+        model: folder, Hub id, or "train" for a model that is yet to be trained.
+
+    Returns:
+        {"speaker", "class" or "id": names}; {} where nothing is known.
+    """
+    results = {} if model == "train" else results_of(model)
+    data, task = results.get("data") or {}, TASKS.get(results.get("task", "speakers"))
+    before = results.get("forgotten_before") or {}
+    found = {column: list(map(str, before[key])) for column, key in KEYS.items() if key in before}
+    if task and "unlearned" in results:
+        if task.forgotten != task.group:
+            column, names = "id", data.get("forget_ids")
+        else:
+            column, names = task.group, (data.get(task.groups) or {}).get("forget")
+        found[column] = sorted({*found.get(column, []), *map(str, names or [])})
+    pseudonyms = [name for name in found.get("speaker", []) if re.fullmatch("[0-9a-f]{8}", name)]
+    if pseudonyms:
+        logger.warning_once(
+            f"{model} was made to forget {len(pseudonyms)} speakers before, whom its results.json "
+            "names by pseudonyms only. If they are in this data they would be retained: name the "
+            "other speakers in retain_speakers."
+        )
+    return {column: names for column, names in found.items() if names}
+
+
+def as_results(before: dict[str, list[str]]) -> dict[str, list[str]]:
+    """What `forgotten_before` returns, under the keys of results.json."""
+    return {KEYS[column]: names for column, names in before.items()}
+
+
+def results_of(model: str) -> dict:
+    """The results.json of a model, or of the run that a checkpoint belongs to; {} where there is
+    none that can be read."""
+    path = _results_file(model)
+    try:
+        results = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    except (OSError, ValueError):
+        return {}
+    return results if isinstance(results, dict) else {}
+
+
+def _results_file(model: str) -> str | Path | None:
+    folder = Path(model)
+    if folder.is_dir():
+        folders = [folder, folder.parent] if folder.name.startswith("checkpoint-") else [folder]
+        files = (place / RESULTS for place in folders)
+        return next((file for file in files if file.is_file()), None)
+    try:
+        return cached_file(model, RESULTS, **QUIET)
+    except (OSError, ValueError):
+        # Loading the model reports what is wrong with its name
+        return None

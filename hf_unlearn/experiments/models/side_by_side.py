@@ -1,0 +1,102 @@
+"""Trains the original and the retrained model at the same time, where a machine has cores to spare
+for two small models."""
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import threading
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess, parent_process
+
+import torch
+
+from ..progress import stages
+from ..recipe import Recipe
+from ..threads import cores, is_small, number_of_threads
+from .reference_models import new_model, train
+
+# Starting a process takes longer than a few steps.
+FEWEST_STEPS = 100
+
+
+def reference_names(recipe: Recipe) -> dict[str, str]:
+    """The original and the retrained model's names, by role, as `get_model` takes them.
+
+    Where both have to be trained and it is faster, both are trained here, and the names are their
+    folders. A model gets the weights that it gets when it is trained alone with as many threads.
+    """
+    options = recipe.options
+    if not worth_it(recipe):
+        return {"original": options.model, "retrained": options.gold}
+    print(
+        f"1-2/{len(stages(recipe))} training the original and the retrained model side by side "
+        f"({options.train_steps} steps, one thread each)",
+        flush=True,
+    )
+    fork = multiprocessing.get_context("fork")
+    receiving, sending = fork.Pipe(duplex=False)
+    process = fork.Process(target=_train_original, args=(recipe, sending))
+    process.start()
+    sending.close()
+    try:
+        # This process trains the second of both, so that random numbers go on as after training
+        # one model after the other.
+        retrained = train(recipe, "retrained")
+        return {"original": _received(receiving, process), "retrained": retrained}
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        process.join()
+
+
+def worth_it(recipe: Recipe) -> bool:
+    """Whether the run trains two small models, on the CPU of a Linux machine with two cores or
+    more. A copy of a process that uses a GPU, or more threads, would not work."""
+    options, args = recipe.options, recipe.args
+    if (options.model, options.gold, options.base_model) != ("train", "train", None):
+        return False
+    if sys.platform != "linux" or args.device.type != "cpu" or args.world_size > 1:
+        return False
+    # Autograd starts threads for each GPU, used or not, which a copy of the process lacks.
+    if torch.cuda.is_available():
+        return False
+    if cores() < 2 or options.train_steps < FEWEST_STEPS:
+        return False
+    model, samples = new_model(recipe, recipe.training_seed), options.train_batch_size
+    # Two large models may not fit into memory.
+    return is_small(model, samples) and number_of_threads(recipe, model, samples) == 1
+
+
+def _train_original(recipe: Recipe, sending: Connection) -> None:
+    """What the second process does: it sends the model's folder, or the error."""
+    # A forked process would wait forever for the threads that its parent had.
+    torch.set_num_threads(1)
+    # Ends with the first process, also where that is killed.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Two progress bars would overwrite each other.
+    recipe.args.disable_tqdm = True
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            sending.send(train(recipe, "original"))
+    except Exception as error:
+        sending.send(error)
+
+
+def _end_with_parent() -> None:
+    parent_process().join()
+    os._exit(1)
+
+
+def _received(receiving: Connection, process: BaseProcess) -> str:
+    try:
+        found = receiving.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(
+            f"the process that trained the original model ended with code {process.exitcode}"
+        ) from None
+    if isinstance(found, Exception):
+        raise found
+    return found

@@ -1,0 +1,1 @@
+"""Speech recipes: recognisers and classifiers forget speakers."""

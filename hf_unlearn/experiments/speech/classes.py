@@ -1,0 +1,237 @@
+"""The recipe for classifiers of speech: keywords or intents forget a speaker's data, speaker
+identification forgets a speaker, and either forgets a class or single utterances."""
+
+import datasets
+import numpy as np
+from torch.utils.data import Dataset
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    PreTrainedModel,
+    SequenceFeatureExtractor,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
+
+from ...config import UnlearnConfig
+from ...data.images.samples import labels_of
+from ...data.speech.arguments import SpeechClassArguments
+from ...data.speech.classes import load_class_splits, prepare_class_splits
+from ...data.speech.collator import SpeechCollator
+from ...evaluation import f1_metrics, prediction_logits
+from ...metrics.scores import global_unlearning_metric
+from ...report.results import Results
+from ...trainer import UnlearnTrainer
+from ...trainer.setup.adapters import whole_base_of
+from ..checks.model_checks import check_model, loading
+from ..classifier import ClassifierRecipe, scores
+from ..command_line import parse
+from ..models.previous_requests import forgotten_before
+from ..models.reference_models import training_seconds
+from ..run import unlearn
+from ..waiting import main_process_first
+from .class_options import SpeechClassRecipeArguments
+from .tiny_whisper import POSITIONS_PER_SECOND
+
+# The attack whose success the GUM compares.
+GUM_ATTACK = "loss_auc"
+
+
+class SpeechClassRecipe(ClassifierRecipe):
+    """A classifier of speech forgets a speaker's data, a class, or single utterances.
+
+    Args:
+        training: whether the run trains a model, which needs the inputs of all training utterances.
+    """
+
+    auto_class = AutoModelForAudioClassification
+
+    def __init__(
+        self,
+        options: SpeechClassRecipeArguments,
+        data: SpeechClassArguments,
+        args: UnlearnConfig,
+        *,
+        training: bool,
+    ):
+        self.options, self.data, self.args = options, data, args
+        args.label_names = ["labels"]
+        self.task = _task(data)
+        self.forgotten_before = forgotten_before(options.model)
+        start = options.base_model if options.model == "train" else options.model
+        self.processor = load_extractor(start) if start else new_extractor(options)
+        with self.clock.phase("loading"), main_process_first(args):
+            unprepared, self.classes = load_class_splits(data, args.seed, self.forgotten_before)
+        check_model(self)
+        # The other processes find the inputs in the cache.
+        with self.clock.phase("features"), main_process_first(args):
+            self.splits = prepare_class_splits(
+                unprepared, self.processor, data, self.classes, retain_pool=training
+            )
+
+    # ---- models ----
+
+    def new_config(self, labels: dict) -> WhisperConfig:
+        """A Whisper encoder with a head for classes."""
+        options = self.options
+        return WhisperConfig(
+            num_mel_bins=self.processor.feature_size,
+            d_model=options.d_model,
+            encoder_layers=options.layers,
+            encoder_attention_heads=options.heads,
+            encoder_ffn_dim=4 * options.d_model,
+            max_source_positions=POSITIONS_PER_SECOND * options.chunk_length,
+            classifier_proj_size=options.d_model,
+            init_std=options.init_std,
+            **labels,
+        )
+
+    def processor_of(self, name: str) -> SequenceFeatureExtractor:
+        return AutoFeatureExtractor.from_pretrained(name)
+
+    # ---- data ----
+
+    def training_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
+        return self._rows(rows, model)
+
+    def evaluation_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
+        return self._rows(rows, model)
+
+    def trainer_arguments(self, model: PreTrainedModel) -> dict:
+        evaluation = self.splits.evaluation(self.data.max_eval_samples)
+        return {
+            "forget_dataset": self._rows(self.splits.forget, model),
+            "retain_dataset": self._rows(self.splits.retain, model),
+            "eval_dataset": {name: self._rows(rows, model) for name, rows in evaluation.items()},
+            "processing_class": self.processor,
+            "data_collator": SpeechCollator(self.processor),
+            "compute_metrics": f1_metrics,
+        }
+
+    def _rows(self, rows: datasets.Dataset, model: PreTrainedModel) -> "ClassRows":
+        labels = labels_of(self.classes, model.config)
+        in_order = [labels[name] for name in self.classes]
+        return ClassRows(rows, in_order, self.processor.model_input_names)
+
+    # ---- evaluation ----
+
+    @property
+    def unseen_split(self) -> str | None:
+        """Unseen utterances like the forgotten ones; where a forgotten speaker has none, those of
+        other speakers, as in UnSLU-BENCH."""
+        wanted = ("test", "other")
+        if self.task != "clip_samples":
+            wanted = ("forget_test", *(wanted if self.task == "speaker_data" else ()))
+        present = self.splits.evaluation()
+        return next((split for split in wanted if split in present), None)
+
+    def measure(self, trainer: UnlearnTrainer) -> dict[str, dict]:
+        """Accuracy of each speaker and, unless the classes are speakers, of each class; the
+        seconds of training; and relearning speed."""
+        evaluated = self.splits.evaluation(self.data.max_eval_samples)
+        # Names of speakers belong into results that are redacted.
+        columns = {
+            "speaker_data": ("speaker", "class"),
+            "speaker_classes": ("speaker",),
+        }.get(self.task, ("class",))
+        measured = {f"per_{column}": {} for column in columns}
+        for split, rows in evaluated.items():
+            output = trainer.predict(trainer.eval_dataset[split])
+            correct = prediction_logits(output).argmax(1) == output.label_ids
+            for column in columns:
+                measured[f"per_{column}"][split] = _rates(correct, rows[column][:])
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        seconds = training_seconds(model.name_or_path)
+        return {**measured, "training": {"seconds": seconds}, **self.relearning(trainer)}
+
+    def finish(self, results: Results, trainer: UnlearnTrainer) -> None:
+        unseen = next(split for split in ("test", "other") if split in results.unlearned)
+        whole_class = self.task in ("speaker_classes", "clip_classes")
+        found = scores(results, whole_class=whole_class, test=unseen)
+        results.training["unlearned"] = {"seconds": _unlearning_seconds(trainer)}
+        if results.retrained and results.attacks:
+            found["unlearned"]["gum"] = _gum(results, unseen)
+        results.scores = found
+
+
+def _task(data: SpeechClassArguments) -> str:
+    """The key of `TASKS` for what is forgotten."""
+    if data.forgets_speakers:
+        return "speaker_classes" if data.identifies_speakers else "speaker_data"
+    return "clip_samples" if data.forget_samples or data.forget_ids else "clip_classes"
+
+
+def _rates(correct: np.ndarray, groups: list[str]) -> dict[str, float]:
+    """The accuracy (%) of each group."""
+    groups = np.array(groups)
+    return {
+        name: 100 * float(correct[groups == name].mean()) for name in np.unique(groups).tolist()
+    }
+
+
+def _unlearning_seconds(trainer: UnlearnTrainer) -> float | None:
+    """The seconds that unlearning took, with its checks."""
+    times = [row["train_runtime"] for row in trainer.state.log_history if "train_runtime" in row]
+    return times[-1] if times else None
+
+
+def _gum(results: Results, test: str) -> float | None:
+    """The GUM of the unlearned model; None where a time or the attack is not known."""
+    models = ("unlearned", "original", "retrained")
+    attacks = [results.attacks[model].get(GUM_ATTACK) for model in models]
+    seconds = [results.training[model]["seconds"] for model in ("unlearned", "retrained")]
+    if None in attacks or None in seconds:
+        return None
+    return global_unlearning_metric(
+        f1=results.unlearned[test]["f1_macro"],
+        gold_f1=results.retrained[test]["f1_macro"],
+        attack=attacks[0],
+        original_attack=attacks[1],
+        gold_attack=attacks[2],
+        seconds=seconds[0],
+        gold_seconds=seconds[1],
+    )
+
+
+class ClassRows(Dataset):
+    """Prepared rows with the labels of a model's head.
+
+    Args:
+        rows: as `prepare_class_splits` gives them: their labels are places among the classes.
+        labels: the head's label of each class.
+        inputs: the names of the model's inputs.
+    """
+
+    def __init__(self, rows: datasets.Dataset, labels: list[int], inputs: list[str]):
+        self.rows, self.labels, self.inputs = rows, labels, inputs
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        row = self.rows[index]
+        inputs = {name: row[name] for name in self.inputs if name in row}
+        return {**inputs, "labels": self.labels[row["labels"]]}
+
+
+def load_extractor(name: str) -> SequenceFeatureExtractor:
+    """The feature extractor of model `name` (folder or Hub id).
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    with loading(name):
+        return AutoFeatureExtractor.from_pretrained(whole_base_of(name))
+
+
+def new_extractor(options: SpeechClassRecipeArguments) -> WhisperFeatureExtractor:
+    """The feature extractor of a new model."""
+    return WhisperFeatureExtractor(chunk_length=options.chunk_length)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the recipe: the `main` of its `unlearn.py`."""
+    options, data, args = parse(
+        (SpeechClassRecipeArguments, SpeechClassArguments, UnlearnConfig), argv
+    )
+    unlearn(SpeechClassRecipe(options, data, args, training=options.trains))

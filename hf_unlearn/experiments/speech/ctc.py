@@ -1,0 +1,190 @@
+"""The CTC recipe: a wav2vec 2.0, HuBERT, WavLM, Parakeet or other CTC model forgets speakers."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import datasets
+import torch
+from torch.utils.data import Dataset
+from transformers import (
+    MODEL_FOR_CTC_MAPPING,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForCTC,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2BertProcessor,
+    Wav2Vec2Processor,
+)
+
+from ...config import UnlearnConfig
+from ...data.speech.arguments import SpeechArguments
+from ...data.speech.collator import SpeechCollator
+from ...data.speech.extractors import longest_audio
+from ...data.speech.splits import prepare_splits
+from ...data.speech.transcripts import in_vocabulary
+from ...evaluation import asr_metrics, most_likely
+from ...trainer.setup.adapters import load_merged, whole_base_of
+from ..checks.model_checks import loading
+from ..command_line import parse
+from ..run import unlearn
+from .options import CtcArguments
+from .recogniser import RecogniserRecipe
+from .tiny_ctc import build_character_tokenizer, build_model, build_processor
+
+# Methods of transformers' models that give the number of frames for the length of an input.
+FRAME_COUNTERS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
+
+
+class CtcStyle:
+    """Writes labels as the data does ("as_written"), or in the letters of the tokenizer
+    ("vocabulary").
+
+    Raises:
+        ValueError: another style.
+    """
+
+    losses: dict[str, float] = {}
+
+    def __init__(self, style: str, tokenizer: PreTrainedTokenizerBase):
+        if style not in ("as_written", "vocabulary"):
+            raise ValueError(
+                f"transcripts is {style}, which is for models with a decoder: a CTC model takes "
+                "vocabulary or as_written"
+            )
+        self.style, self.tokenizer, self.counts = style, tokenizer, Counter()
+
+    def __call__(self, rows: datasets.Dataset) -> list[str]:
+        texts = rows["text"][:]
+        if self.style == "as_written":
+            return texts
+        written = [in_vocabulary(text, self.tokenizer) for text in texts]
+        self.counts["rewritten"] += sum(text != own for text, own in zip(texts, written))
+        return written
+
+
+class CtcRecipe(RecogniserRecipe):
+    """A CTC recogniser forgets speakers. All of its parameters are trained unless `trainable` says
+    otherwise: the convolutions before the encoder, too.
+
+    Args:
+        training: whether the run trains a model, which needs the features of all training
+            utterances.
+    """
+
+    generates = False
+    # None for a new model
+    config: PreTrainedConfig | None = None
+    # whether training gives the starting model a head, whose tokens are the data's characters
+    new_head = False
+
+    def load_processor(self, start: str) -> ProcessorMixin | None:
+        with loading(start):
+            self.config = AutoConfig.from_pretrained(whole_base_of(start))
+        if type(self.config) not in MODEL_FOR_CTC_MAPPING:
+            raise ValueError(
+                f"{start} is a {self.config.model_type} model, which has no CTC head: the recipe "
+                "whisper_librispeech is for models with a decoder"
+            )
+        self.new_head = is_headless(self.config)
+        if self.new_head and self.options.model != "train":
+            raise ValueError(
+                f"{start} has no CTC head, so it writes no text yet: train it first, with model: "
+                f"train and base_model: {start}"
+            )
+        with loading(start):
+            return None if self.new_head else AutoProcessor.from_pretrained(start)
+
+    def new_processor(self) -> ProcessorMixin:
+        # The forgotten speakers' characters are included for the retrained reference too, so that
+        # both models have the same tokens.
+        splits = self.unprepared
+        texts = [*splits.forget["text"], *splits.retain_pool["text"]]
+        tokenizer = build_character_tokenizer(texts)
+        if not self.new_head:
+            return build_processor(tokenizer)
+        with loading(self.options.base_model):
+            extractor = AutoFeatureExtractor.from_pretrained(self.options.base_model)
+        bert = isinstance(extractor, SeamlessM4TFeatureExtractor)
+        return (Wav2Vec2BertProcessor if bert else Wav2Vec2Processor)(extractor, tokenizer)
+
+    def prepare(self, start: str | None, training: bool) -> None:
+        data = self.data
+        has_vocabulary = start is not None and not self.new_head
+        data.transcripts = data.transcripts or ("vocabulary" if has_vocabulary else "as_written")
+        self.style = CtcStyle(data.transcripts, self.processor.tokenizer)
+        model = load_merged(self.load_model, start)
+        self.splits = prepare_splits(
+            self.unprepared,
+            self.processor,
+            data,
+            retain_pool=training,
+            label_texts=self.style,
+            longest=longest_audio(self.processor.feature_extractor, self.config),
+            frames_of=frame_counter(model),
+            prompted=False,
+        )
+
+    def load_model(self, name: str | None) -> PreTrainedModel:
+        options = self.options
+        if name is None:
+            return build_model(
+                self.processor,
+                d_model=options.d_model,
+                layers=options.layers,
+                heads=options.heads,
+                dropout=options.dropout,
+            )
+        head = {}
+        if is_headless(AutoConfig.from_pretrained(name)):
+            tokenizer = self.processor.tokenizer
+            head = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+            head["ctc_loss_reduction"] = "mean"
+        # in float32, whatever the stored type
+        return AutoModelForCTC.from_pretrained(name, dtype=torch.float32, **head)
+
+    def training_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
+        return rows
+
+    def trainer_arguments(self, model: PreTrainedModel) -> dict:
+        return {
+            "forget_dataset": self.splits.forget,
+            "retain_dataset": self.splits.retain,
+            "eval_dataset": self.splits.evaluation(self.data.max_eval_samples),
+            "processing_class": self.processor,
+            "data_collator": SpeechCollator(self.processor),
+            "preprocess_logits_for_metrics": most_likely,
+            "compute_metrics": asr_metrics(
+                self.processor,
+                normalize=self.options.normalize,
+                language=self.data.language,
+                seed=self.args.seed,
+                texts=self.texts,
+                ctc=True,
+            ),
+        }
+
+
+def is_headless(config: PreTrainedConfig) -> bool:
+    """Whether a model was saved without a CTC head, as those trained without transcripts are."""
+    return not any(name.endswith("ForCTC") for name in config.architectures or ())
+
+
+def frame_counter(model: PreTrainedModel) -> Callable[[int], int] | None:
+    """Gives a CTC model's number of frames for the length of an input; None where the model cannot
+    tell."""
+    for name in FRAME_COUNTERS:
+        if hasattr(model, name):
+            count = getattr(model, name)
+            return lambda length: int(count(torch.tensor(length)))
+    return None
+
+
+def main(argv: list[str]) -> None:
+    """Runs the CTC recipe: the `main` of its `unlearn.py`."""
+    options, data, args = parse((CtcArguments, SpeechArguments, UnlearnConfig), argv)
+    unlearn(CtcRecipe(options, data, args, training=options.trains))

@@ -1,0 +1,103 @@
+"""Which model the labels of a speech run are written by: the one that is to forget, never the one
+that has forgotten.
+
+An unlearned model that transcribed the utterances itself would set its own target.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+from ...data.speech.arguments import SpeechArguments
+from ...trainer.setup.adapters import load_merged
+from ..checks.model_checks import loading
+from ..checks.processor_checks import describe_difference
+from ..models.previous_requests import results_of
+from .options import WhisperArguments
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """The model whose own transcripts and style the labels follow.
+
+    Attributes:
+        name: folder or Hub id; None for a new model, which has no style.
+        why: what this model is, for readers.
+    """
+
+    name: str | None
+    why: str
+
+    @classmethod
+    def of(cls, options: WhisperArguments, data: SpeechArguments) -> "LabelSource":
+        """The model that `labels_from` names; else the one that the run starts from. An evaluation
+        takes the start and the style of the run that made the evaluated model, from its
+        results.json, and stores the style in `data.transcripts`.
+        """
+        start = options.base_model if options.model == "train" else options.model
+        config = (results_of(options.model).get("config") or {}) if options.evaluate else {}
+        recipe, style = config.get("recipe") or {}, (config.get("data") or {}).get("transcripts")
+        data.transcripts = data.transcripts or style
+        if options.labels_from:
+            return cls(options.labels_from, "labels_from")
+        if not options.evaluate:
+            return cls(start, "the model that unlearning starts from")
+        if "model" not in recipe:
+            return cls(start, "the evaluated model itself, because it has no results.json of a run")
+        first = recipe.get("base_model") if recipe["model"] == "train" else recipe["model"]
+        name = recipe.get("labels_from") or first
+        return cls(name, f"the model that the labels of the run of {options.model} come from")
+
+    def note(self, style: str) -> str:
+        """Says in a sentence which labels a loss is of."""
+        if style != "own":
+            return f"The loss is of labels in the style {style!r}."
+        return (
+            f"The loss is of labels that {self.name} wrote ({self.why}): its own transcripts where "
+            "they are right."
+        )
+
+
+def load_source(
+    options: WhisperArguments,
+    data: SpeechArguments,
+    processor: WhisperProcessor,
+    load: Callable[[str], WhisperForConditionalGeneration],
+) -> tuple[LabelSource, WhisperForConditionalGeneration | None]:
+    """The source of the labels and its model; None for a new model. An evaluation falls back to the
+    evaluated model, with a warning, where its original cannot be loaded.
+
+    Raises:
+        ValueError: the model of `labels_from` writes in other tokens than the run's processor.
+    """
+    source = LabelSource.of(options, data)
+    if source.name is None:
+        return source, None
+    start = options.base_model if options.model == "train" else options.model
+    try:
+        with loading(source.name):
+            if source.name != start:
+                _check_tokens(source.name, processor)
+            return source, load_merged(load, source.name)
+    except ValueError as error:
+        if source.name in (start, options.labels_from):
+            raise
+        logger.warning(
+            f"The labels should be those of {source.name} ({source.why}), but: {error}. So they "
+            f"are those of {start} itself. If it has unlearned something, its loss is measured "
+            "against what it says now: name the original with labels_from."
+        )
+        source = LabelSource(start, "the evaluated model itself")
+        return source, load_merged(load, start)
+
+
+def _check_tokens(name: str, processor: WhisperProcessor) -> None:
+    if found := describe_difference(processor, WhisperProcessor.from_pretrained(name)):
+        raise ValueError(
+            f"labels_from: {name} does not go with the run's processor: {found}. Give the model "
+            "that the run started from"
+        )

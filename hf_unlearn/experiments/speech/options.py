@@ -1,0 +1,113 @@
+"""The options of the recipes of speech recognition."""
+
+from dataclasses import dataclass, field
+
+from ..options import RecipeArguments
+
+
+@dataclass
+class RecogniserArguments(RecipeArguments):
+    """How texts are compared, and which layers get an adapter."""
+
+    normalize: str = field(
+        default="true",
+        metadata={
+            "help": "How texts are normalised before WER and CER: 'english' (Whisper's; it joins "
+            "spoken digits into one number, so use false for digits), 'basic' for other "
+            "languages, 'none'; true: chosen by the language; false: none."
+        },
+    )
+    report_audio: int = field(
+        default=0,
+        metadata={
+            "help": "Number of utterances of each split that report.html plays. Check that the "
+            "data's license and the speakers allow it."
+        },
+    )
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+        metadata={"help": "LoRA: names of the layers that get an adapter."},
+    )
+
+    _not_of_training = RecipeArguments._not_of_training | {"normalize", "report_audio"}
+
+
+@dataclass
+class WhisperArguments(RecogniserArguments):
+    """The size of a new Whisper, and how its training data is augmented."""
+
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "New model: folder or Hub id of a tokenizer. By default every word of the "
+            "data becomes one token."
+        },
+    )
+    d_model: int = field(
+        default=96,
+        metadata={"help": "New model: width; the feed-forward layers are four times as wide."},
+    )
+    layers: int = field(
+        default=2, metadata={"help": "New model: layers of the encoder, and of the decoder."}
+    )
+    heads: int = field(default=4, metadata={"help": "New model: attention heads."})
+    init_std: float = field(
+        default=0.06, metadata={"help": "New model: standard deviation of the initial weights."}
+    )
+    chunk_length: int = field(
+        default=30,
+        metadata={
+            "help": "New model: seconds of audio that it takes. Shorter audio is padded with "
+            "silence, which costs as much computation."
+        },
+    )
+    max_target_positions: int = field(
+        default=448,
+        metadata={
+            "help": "New model: maximum number of tokens of a transcript, special tokens included."
+        },
+    )
+    train_hidden_words: float = field(
+        default=0.0,
+        metadata={
+            "help": "'train': fraction of the decoder's input words that are masked, resampled "
+            "each time."
+        },
+    )
+    train_shift: float = field(
+        default=0.0,
+        metadata={
+            "help": "'train': maximum number of seconds by which an utterance is delayed, drawn "
+            "anew each time."
+        },
+    )
+    augment: int = field(
+        default=0,
+        metadata={
+            "help": "Augments the samples of unlearning, too, with train_hidden_words and "
+            "train_shift, and repeats each retain sample this many times, each time augmented "
+            "anew; 0: no augmentation."
+        },
+    )
+    labels_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "The model that transcripts 'own' are of: a folder or Hub id. By default the "
+            "model that unlearning starts from; for hf-unlearn evaluate, that of the run that made "
+            "the model, by its results.json."
+        },
+    )
+    _not_of_training = RecogniserArguments._not_of_training | {"augment", "labels_from"}
+
+
+@dataclass
+class CtcArguments(RecogniserArguments):
+    """The size of a new CTC model."""
+
+    d_model: int = field(
+        default=96,
+        metadata={"help": "New model: width; the feed-forward layers are four times as wide."},
+    )
+    layers: int = field(default=2, metadata={"help": "New model: layers of the encoder."})
+    heads: int = field(default=4, metadata={"help": "New model: attention heads."})
+    dropout: float = field(default=0.1, metadata={"help": "New model: dropout in its training."})

@@ -1,0 +1,183 @@
+"""What the recipes of speech recognition share: data, splits, measurements and transcripts."""
+
+import io
+from collections import Counter, deque
+from typing import Protocol
+
+import datasets
+import numpy as np
+import soundfile
+from transformers import PreTrainedModel, ProcessorMixin
+
+from ...config import UnlearnConfig
+from ...data.speech.arguments import SpeechArguments
+from ...data.speech.audio import SAMPLING_RATE, decode_audio
+from ...data.speech.splits import load_splits
+from ...metrics import character_errors, error_rate, word_errors
+from ...metrics.normalizers import language_code, normalizer
+from ...report.results import Results
+from ...trainer import UnlearnTrainer
+from ..checks.model_checks import check_model
+from ..models.previous_requests import forgotten_before
+from ..recipe import Recipe
+from ..waiting import main_process_first
+from .options import RecogniserArguments
+
+# The transcripts of each split in results.json and report.html.
+SHOWN = 8
+
+
+class Style(Protocol):
+    """How the labels of utterances are written.
+
+    losses: {style: mean loss of the original model}; {} where no styles were compared.
+    counts: the numbers of labels of each kind.
+    """
+
+    losses: dict[str, float]
+    counts: Counter
+
+    def __call__(self, rows: datasets.Dataset) -> list[str]:
+        """The texts of the rows' labels."""
+
+
+class RecogniserRecipe(Recipe):
+    """A speech recogniser forgets speakers. What differs between kinds of recognisers is in its
+    subclasses.
+
+    Args:
+        training: whether the run trains a model, which needs the features of all training
+            utterances.
+    """
+
+    task = "speakers"
+    # whether the texts of an evaluation come from `generate`
+    generates: bool
+    style: Style
+
+    def __init__(
+        self,
+        options: RecogniserArguments,
+        data: SpeechArguments,
+        args: UnlearnConfig,
+        *,
+        training: bool,
+    ):
+        self.options, self.data, self.args = options, data, args
+        args.predict_with_generate, args.label_names = self.generates, ["labels"]
+        self.forgotten_before = forgotten_before(options.model)
+        start = options.base_model if options.model == "train" else options.model
+        data.language = language_code(data.language or None)
+        # An unknown normaliser is refused before the data are read.
+        normalizer(options.normalize, data.language)
+        self.processor = self.load_processor(start) if start else None
+        with self.clock.phase("loading"), main_process_first(args):
+            self.unprepared = load_splits(data, args.seed, self.forgotten_before.get("speaker", ()))
+        if self.processor is None:
+            self.processor = self.new_processor()
+        check_model(self)
+        # The other processes find the features in the cache.
+        with self.clock.phase("features"), main_process_first(args):
+            self.prepare(start, training)
+        # (predictions, references) of each split in the last evaluation
+        self.texts = deque(maxlen=len(self.splits.evaluation()))
+
+    # ---- what a subclass has to define ----
+
+    def load_processor(self, start: str) -> ProcessorMixin | None:
+        """The processor of the model that the run starts from; None if it has yet to be made.
+
+        Raises:
+            ValueError: it cannot be loaded, or belongs to another kind of model.
+        """
+        raise NotImplementedError
+
+    def new_processor(self) -> ProcessorMixin:
+        """A processor for a model that has none. The data are known by now (`unprepared`)."""
+        raise NotImplementedError
+
+    def prepare(self, start: str | None, training: bool) -> None:
+        """Sets `style`, and `splits` with inputs and labels."""
+        raise NotImplementedError
+
+    # ---- what all have ----
+
+    def evaluation_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> datasets.Dataset:
+        return rows
+
+    def measure(self, trainer: UnlearnTrainer) -> dict:
+        """Each speaker's error rate and a few transcripts, from the model's last evaluation."""
+        measured = {"per_speaker": {}, "transcripts": {}}
+        leading = trainer.compute_metrics.scoring["leads"]
+        count = character_errors if leading == "cer" else word_errors
+        for (split, rows), (said, references) in zip(trainer.eval_dataset.items(), self.texts):
+            errors, words = count(said, references, allow_empty=True)
+            speakers = np.array(rows["speaker"][:])
+            measured["per_speaker"][split] = {
+                speaker: error_rate(errors[speakers == speaker], words[speakers == speaker])
+                for speaker in np.unique(speakers).tolist()
+                if words[speakers == speaker].sum()
+            }
+            shown = zip(rows["id"][:SHOWN], references, said)
+            measured["transcripts"][split] = [
+                {"id": name, "reference": text, "said": heard} for name, text, heard in shown
+            ]
+        return measured
+
+    def finish(self, results: Results, trainer: UnlearnTrainer) -> None:
+        """Puts all models' transcripts of an utterance side by side, and adds how the labels were
+        written."""
+        results.labels = self.labels()
+        measured = results.transcripts
+        results.transcripts = {
+            split: [
+                {
+                    "id": row["id"],
+                    "reference": row["reference"],
+                    "models": {
+                        model: splits[split][place]["said"] for model, splits in measured.items()
+                    },
+                }
+                for place, row in enumerate(rows)
+            ]
+            for split, rows in measured["unlearned"].items()
+        }
+
+    def labels(self) -> dict:
+        """How the labels are written, which losses depend on."""
+        return {
+            "transcripts": self.data.transcripts,
+            "losses": self.style.losses,
+            "counts": dict(self.style.counts),
+        }
+
+    def audio(self, results: Results) -> dict[str, bytes]:
+        wanted = {
+            row["id"]
+            for rows in results.transcripts.values()
+            for row in rows[: self.options.report_audio]
+        }
+        sounds = {}
+        for part in vars(self.unprepared).values() if wanted else ():
+            if isinstance(part, datasets.Dataset):
+                for place, name in enumerate(part["id"][:]):
+                    if name in wanted:
+                        sounds[name] = as_wav(part[place]["audio"])
+        return sounds
+
+    def plan(self) -> dict:
+        losses = ", ".join(f"{style} {loss:.2f}" for style, loss in self.style.losses.items())
+        return {
+            "transcripts": self.data.transcripts,
+            "original's loss by transcripts": losses or "not known",
+        }
+
+    def card_arguments(self) -> dict:
+        return {"language": self.data.language}
+
+
+def as_wav(audio: dict) -> bytes:
+    """The utterance as a WAV file, which every browser plays."""
+    file = io.BytesIO()
+    soundfile.write(file, decode_audio(audio), SAMPLING_RATE, format="WAV")
+    return file.getvalue()

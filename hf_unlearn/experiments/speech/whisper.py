@@ -1,0 +1,239 @@
+"""The speech recipe: a Whisper model, or another one that writes text with a decoder, forgets
+speakers."""
+
+import datasets
+import torch
+from torch.utils.data import ConcatDataset, Dataset
+from transformers import (
+    MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
+    AutoConfig,
+    AutoModelForSpeechSeq2Seq,
+    AutoProcessor,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
+)
+
+from ...config import UnlearnConfig
+from ...data.speech.arguments import SpeechArguments
+from ...data.speech.collator import SpeechCollator
+from ...data.speech.extractors import longest_audio, longest_label
+from ...data.speech.splits import SpeakerSplits, prepare_splits
+from ...data.speech.transcripts import as_sentence
+from ...evaluation import asr_metrics
+from ...metrics.normalizers import language_code
+from ...trainer.checks.prompts import (
+    check_language,
+    check_prompt,
+    load_generation_config,
+    set_language,
+)
+from ...trainer.setup.adapters import whole_base_of
+from ..checks.model_checks import loading
+from ..command_line import parse
+from ..run import unlearn
+from .augmentation import FRAMES_PER_SECOND, Augmented
+from .label_source import load_source
+from .label_style import LabelStyle
+from .options import WhisperArguments
+from .recogniser import RecogniserRecipe
+from .tiny_whisper import build_model, build_processor, build_word_tokenizer
+
+
+class WhisperRecipe(RecogniserRecipe):
+    """A Whisper model forgets speakers. Any other speech model with a decoder (Moonshine,
+    Speech2Text, SpeechT5) does as well, but a new model is always a Whisper.
+
+    Args:
+        training: whether the run trains a model, which needs the features of all training
+            utterances.
+    """
+
+    generates = True
+    # None for a new model, which is a Whisper
+    config: PreTrainedConfig | None = None
+
+    def __init__(
+        self,
+        options: WhisperArguments,
+        data: SpeechArguments,
+        args: UnlearnConfig,
+        *,
+        training: bool,
+    ):
+        data.language = language_code(data.language or None)
+        # Transcribing is the default of `generate`.
+        data.task = data.task or (data.language and "transcribe")
+        super().__init__(options, data, args, training=training)
+
+    def load_processor(self, start: str) -> ProcessorMixin:
+        # An adapter has no configuration: from_pretrained would give that of the largest Whisper.
+        whole = whole_base_of(start)
+        with loading(start):
+            self.config = AutoConfig.from_pretrained(whole)
+        if type(self.config) not in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING:
+            raise ValueError(
+                f"{start} is a {self.config.model_type} model, which does not write text with a "
+                "decoder: the recipe ctc_librispeech is for CTC models"
+            )
+        with loading(start):
+            if isinstance(self.config, WhisperConfig):
+                self.processor = WhisperProcessor.from_pretrained(start)
+                generation_config = load_generation_config(whole, self.config)
+                self._set_prompt(start, self.config, generation_config)
+                return self.processor
+            processor = AutoProcessor.from_pretrained(start)
+        if self.data.task == "translate" or self.options.augment:
+            raise ValueError(
+                f"{start} is no Whisper: task: translate and augment are for Whisper alone"
+            )
+        return processor
+
+    def new_processor(self) -> WhisperProcessor:
+        data = self.data
+        processor = new_processor(self.options, self.unprepared, data.transcripts)
+        check_language(processor.tokenizer, data.language, data.task)
+        return processor
+
+    @property
+    def is_whisper(self) -> bool:
+        return self.config is None or isinstance(self.config, WhisperConfig)
+
+    def prepare(self, start: str | None, training: bool) -> None:
+        splits, options, data, args = self.unprepared, self.options, self.data, self.args
+        self.label_source, model = load_source(options, data, self.processor, self.load_model)
+        has_transcripts = any(text.strip() for text in splits.retain["text"])
+        compared = splits.retain if has_transcripts else splits.forget
+        end_token = None if self.is_whisper else self.config.eos_token_id
+        self.style = LabelStyle(
+            model, self.processor, data, compared, args.device, args.seed, end_token
+        )
+        longest = self.options.max_target_positions
+        self.splits = prepare_splits(
+            splits,
+            self.processor,
+            data,
+            max_label_length=longest if self.config is None else longest_label(self.config),
+            retain_pool=training,
+            label_texts=self.style,
+            end_token=end_token,
+            longest=longest_audio(self.processor.feature_extractor, self.config),
+            prompted=self.is_whisper,
+        )
+        self.style.release()
+
+    def _set_prompt(
+        self, name: str, config: WhisperConfig, generation_config: GenerationConfig
+    ) -> None:
+        """Sets the language and task of labels and of `generate`.
+
+        Raises:
+            ValueError: their prompts would differ.
+        """
+        tokenizer, data = self.processor.tokenizer, self.data
+        set_language(config, generation_config, name, data.language, data.task)
+        if data.language or data.task:
+            check_language(tokenizer, data.language, data.task)
+            tokenizer.set_prefix_tokens(language=data.language, task=data.task)
+        check_prompt(tokenizer, config, generation_config, name)
+
+    def load_model(self, name: str | None) -> PreTrainedModel:
+        """Loads or builds a model; a Whisper whose `generate` prompts with the data's language and
+        task."""
+        options, data = self.options, self.data
+        if name is None:
+            model = build_model(
+                self.processor,
+                d_model=options.d_model,
+                layers=options.layers,
+                heads=options.heads,
+                init_std=options.init_std,
+                max_target_positions=options.max_target_positions,
+                language=data.language,
+                task=data.task,
+            )
+            self._set_prompt("a new model", model.config, model.generation_config)
+            return model
+        # in float32, whatever the stored type
+        kind = WhisperForConditionalGeneration if self.is_whisper else AutoModelForSpeechSeq2Seq
+        model = kind.from_pretrained(name, dtype=torch.float32)
+        if self.is_whisper:
+            self._set_prompt(name, model.config, model.generation_config)
+        return model
+
+    def training_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
+        return self._augmented(rows, model) if self.is_whisper else rows
+
+    def trainer_arguments(self, model: PreTrainedModel) -> dict:
+        forget, retain = self.splits.forget, self.splits.retain
+        if self.options.augment:
+            forget, retain = self._augmented(forget, model), self._augmented(retain, model)
+            retain = ConcatDataset([retain] * self.options.augment)
+        return {
+            "forget_dataset": forget,
+            "retain_dataset": retain,
+            "eval_dataset": self.splits.evaluation(self.data.max_eval_samples),
+            "processing_class": self.processor,
+            "data_collator": SpeechCollator(self.processor, model.config.decoder_start_token_id),
+            "compute_metrics": asr_metrics(
+                self.processor,
+                normalize=self.options.normalize,
+                language=self.data.language,
+                seed=self.args.seed,
+                texts=self.texts,
+                references=self._references(),
+            ),
+        }
+
+    def labels(self) -> dict:
+        return {**super().labels(), "model": self.label_source.name}
+
+    def evaluation_notes(self) -> dict:
+        labels = self.labels()
+        return {"labels": {**labels, "note": self.label_source.note(labels["transcripts"])}}
+
+    def _references(self) -> dict[str, str]:
+        """{label's text: the data's transcript}; {} where the labels are the transcripts."""
+        if self.data.transcripts == "as_written":
+            return {}
+        parts = [
+            rows.select_columns(["labels", "text"]) for rows in self.splits.evaluation().values()
+        ]
+        rows = datasets.concatenate_datasets(parts)
+        said = self.processor.tokenizer.batch_decode(rows["labels"][:], skip_special_tokens=True)
+        pairs = list(zip(said, rows["text"][:]))
+        # Later pairs win. Sorting puts the data's own transcripts after labels that stand in for a
+        # missing transcript.
+        return dict(sorted(pairs, key=lambda pair: pair[0].strip() != pair[1]))
+
+    def _augmented(self, rows: Dataset, model: PreTrainedModel) -> Augmented:
+        shift = round(self.options.train_shift * FRAMES_PER_SECOND)
+        return Augmented(rows, self.processor, model.config, self.options.train_hidden_words, shift)
+
+
+def new_processor(
+    options: WhisperArguments, splits: SpeakerSplits, transcripts: str | None
+) -> WhisperProcessor:
+    """Builds the processor of a new model, with a token for every word of the data unless a
+    tokenizer is given."""
+    if options.tokenizer is not None:
+        with loading(options.tokenizer):
+            return build_processor(
+                WhisperTokenizer.from_pretrained(options.tokenizer), options.chunk_length
+            )
+    # The forgotten speakers' words are included for the retrained reference too, so that both
+    # models have the same tokens.
+    texts = [*splits.forget["text"], *splits.retain_pool["text"]]
+    texts = map(as_sentence, texts) if transcripts == "sentence" else texts
+    return build_processor(build_word_tokenizer(texts), options.chunk_length)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the speech recipe: the `main` of its `unlearn.py`."""
+    options, data, args = parse((WhisperArguments, SpeechArguments, UnlearnConfig), argv)
+    unlearn(WhisperRecipe(options, data, args, training=options.trains and not options.dry_run))

@@ -1,0 +1,1 @@
+"""The forget and retain batches: what is loaded when, and by which random numbers."""

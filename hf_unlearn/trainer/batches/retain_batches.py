@@ -1,0 +1,133 @@
+"""Which retain samples each optimizer step sees: a pure function of seed, step and process."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from ...config import UnlearnConfig
+from ..protocol import TrainerView
+from .seeded import RETAIN, SeededDataset
+from .training_data import data_seed
+
+
+def check_retain_size(size: int, processes: int) -> None:
+    """Raises ValueError if there are more processes than retain samples."""
+    if size < processes:
+        raise ValueError(
+            f"retain_dataset has {size} samples, but there are {processes} processes, and each "
+            "needs at least one: start fewer processes or give more retain samples"
+        )
+
+
+class RetainSampler(Sampler[list[int]]):
+    """Endless batches of indices, one for each step from `first_step` on.
+
+    All processes share one batch of `batch_size * processes` samples per step, and each takes its
+    part of it. Every epoch is a new permutation; samples that do not fill a last batch are left
+    out of that epoch. A retain set smaller than one batch is used whole in every step.
+
+    Args:
+        size: number of samples in the retain set.
+        batch_size: samples per step and process.
+
+    Raises:
+        ValueError: there are more processes than samples.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        process: int = 0,
+        processes: int = 1,
+        first_step: int = 0,
+    ):
+        check_retain_size(size, processes)
+        self.size, self.total, self.seed = size, min(size, batch_size * processes), seed
+        self.process, self.processes, self.first_step = process, processes, first_step
+
+    def batch(self, step: int) -> list[int]:
+        """The indices of this process's samples in a step."""
+        epoch, place = divmod(step, self.size // self.total)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(self.size, generator=generator)
+        shared = order[place * self.total : (place + 1) * self.total]
+        return shared.tensor_split(self.processes)[self.process].tolist()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step = self.first_step
+        while True:
+            yield self.batch(step)
+            step += 1
+
+
+class RetainBatches:
+    """The retain batch of each optimizer step, loaded ahead of its use.
+
+    Args:
+        wrap_collator: applied to the trainer's collator.
+
+    Attributes:
+        batch: the batch drawn last; None before the first.
+        sampler: the sampler of the current data loader; None before the first batch.
+    """
+
+    def __init__(self, trainer: TrainerView, wrap_collator: Callable[[Callable], Callable]):
+        self._trainer, self._wrap_collator = trainer, wrap_collator
+        self.batch: dict | None = None
+        self.sampler: RetainSampler | None = None
+        self._loaded: Iterator[dict] = iter(())
+        # The step of the batch drawn last.
+        self._step: int | None = None
+
+    def of_current_step(self) -> dict:
+        """The batch of the current optimizer step, the same one at every call."""
+        step = self._trainer.state.global_step
+        if self._step != step:
+            if self._step is None or self._step + 1 != step:
+                self._start_loader(step)
+            self._step = step
+            self.batch = self._trainer._prepare_inputs(next(self._loaded))
+        return self.batch
+
+    def indices(self) -> list[int]:
+        """The indices in the retain set of the current optimizer step's batch."""
+        return self.sampler.batch(self._trainer.state.global_step)
+
+    def _start_loader(self, first_step: int) -> None:
+        trainer, args = self._trainer, self._trainer.args
+        self.sampler = RetainSampler(
+            len(trainer.retain_dataset),
+            args.per_device_retain_batch_size,
+            data_seed(args),
+            args.process_index,
+            args.world_size,
+            first_step,
+        )
+        dataset, collator = trainer.collated(trainer.retain_dataset, "retain")
+        loader = retain_dataloader(dataset, self.sampler, self._wrap_collator(collator), args)
+        self._loaded = iter(loader)
+
+
+def retain_dataloader(
+    dataset: Any, sampler: RetainSampler, collator: Callable[[list], Any], args: UnlearnConfig
+) -> DataLoader:
+    """Loads the sampler's batches ahead of their use, with the workers that the arguments ask for.
+    Random augmentation of a sample depends on seed, step and index alone."""
+    return DataLoader(
+        SeededDataset(dataset, sampler.seed, RETAIN),
+        batch_sampler=_with_steps(sampler),
+        collate_fn=collator,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory,
+        # A generator of its own: the global random state must not depend on when a loader is made.
+        generator=torch.Generator(),
+    )
+
+
+def _with_steps(sampler: RetainSampler) -> Iterator[list[tuple[int, int]]]:
+    for step, indices in enumerate(sampler, sampler.first_step):
+        yield [(step, index) for index in indices]

@@ -1,0 +1,263 @@
+"""Whisper's decoder prompt: labels must begin as `generate` begins.
+
+Otherwise evaluation measures another model than the one trained, for example if labels begin with
+<|de|><|transcribe|> while `generate` detects <|en|>.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Seq2SeqTrainingArguments,
+    WhisperConfig,
+)
+from transformers.models.whisper.tokenization_whisper import TASK_IDS, TO_LANGUAGE_CODE
+from transformers.utils import logging
+
+from ...methods.outputs import base_model
+from ...metrics.normalizers import language_code
+from ..batches.training_data import length_or_none
+
+logger = logging.get_logger(__name__)
+
+NO_TIMESTAMPS = "<|notimestamps|>"
+DETECTED = "<the language it detects>"
+# The number of tokens that tells Whisper's English-only models from the multilingual ones.
+ENGLISH_VOCABULARY = 51864
+
+
+# ---- setting language and task -------------------------------------------------------------------
+
+
+def load_generation_config(name: str, config: WhisperConfig) -> GenerationConfig:
+    """The generation configuration that the model `name` will have once it is loaded."""
+    try:
+        found = GenerationConfig.from_pretrained(name)
+    except OSError:
+        return GenerationConfig.from_model_config(config)
+    return GenerationConfig.from_model_config(config) if found._from_model_config else found
+
+
+def check_language(
+    tokenizer: PreTrainedTokenizerBase, language: str | None, task: str | None
+) -> None:
+    """Raises ValueError if a tokenizer has no prompt token for the language or the task."""
+    if language is not None and language_code(language) not in TO_LANGUAGE_CODE.values():
+        raise ValueError(
+            f"language is {language!r}, which Whisper does not know: give a code such "
+            "as en, de or zh"
+        )
+    if task is not None and task not in TASK_IDS:
+        raise ValueError(f"task is {task!r}, but must be one of {', '.join(TASK_IDS)}")
+    wanted = [f"<|{name}|>" for name in (language_code(language), task) if name is not None]
+    missing = [token for token in wanted if token not in tokenizer.get_vocab()]
+    if missing:
+        raise ValueError(
+            f"the tokenizer has no token {', '.join(missing)}: leave language and task out (on a "
+            'command line, --language "" --task "" unsets those of the YAML)'
+        )
+
+
+def set_language(
+    config: WhisperConfig,
+    generation_config: GenerationConfig,
+    name: str,
+    language: str | None,
+    task: str | None,
+) -> None:
+    """Makes `generate` prompt with a language and a task, in this process and after saving. Does
+    nothing if both are None.
+
+    Args:
+        name: of the model, for messages.
+
+    Raises:
+        ValueError: the model is English-only, or its generation configuration lacks such tokens.
+    """
+    if language is None and task is None:
+        return
+    # generation configurations only have the attributes that their file sets
+    english = getattr(generation_config, "is_multilingual", None) is False
+    if english or config.vocab_size == ENGLISH_VOCABULARY:
+        raise ValueError(
+            f"language is {language} and task is {task}, but {name} takes neither: it knows one "
+            'language only. Leave both out (on a command line, --language "" --task "" unsets '
+            "those of the YAML)"
+        )
+    languages = getattr(generation_config, "lang_to_id", None)
+    if not languages or not getattr(generation_config, "task_to_id", None):
+        raise ValueError(
+            f"language is {language}, but the generation_config.json of {name} has an old form "
+            "without lang_to_id and task_to_id, so generate() cannot be told. Leave language and "
+            'task out (on a command line, --language "" --task ""), or take a newer one: '
+            "GenerationConfig.from_pretrained('openai/whisper-tiny').save_pretrained(<folder of "
+            "the model>)"
+        )
+    code = language_code(language)
+    if code is not None and f"<|{code}|>" not in languages:
+        known = ", ".join(token.strip("<|>") for token in languages)
+        raise ValueError(f"language is {language}, which {name} does not know; it knows {known}")
+    # `update` would ignore attributes that a GenerationConfig does not have by default.
+    generation_config.language, generation_config.task = code, task
+    # Otherwise this configuration would be discarded when it is loaded.
+    generation_config._from_model_config = False
+
+
+# ---- comparing prompts ---------------------------------------------------------------------------
+
+
+def generation_prompt(
+    config: WhisperConfig, generation_config: GenerationConfig
+) -> list[int | None]:
+    """The tokens that `generate` begins with; None stands for a language that it detects in the
+    audio."""
+
+    def setting(name: str) -> Any:
+        # generation configurations only have the attributes that their file sets
+        return getattr(generation_config, name, None)
+
+    language, task = setting("language"), setting("task")
+    languages, tasks = setting("lang_to_id"), setting("task_to_id")
+    no_timestamps, start = setting("no_timestamps_token_id"), setting("decoder_start_token_id")
+    prompt = [config.decoder_start_token_id if start is None else start]
+    if language is None and task is None:
+        forced = setting("forced_decoder_ids") or getattr(config, "forced_decoder_ids", None) or []
+        prompt += [token for place, token in forced] if forced and forced[0][0] == 1 else []
+    if language is not None or (languages and prompt[1:2] in ([], [None])):
+        known = isinstance(language, str)
+        prompt[1:2] = [languages[f"<|{language_code(language)}|>"] if known else None]
+    has_task = tasks and set(prompt) & set(tasks.values())
+    if task is not None or (language is not None and tasks and not has_task):
+        prompt.append(tasks[task or "transcribe"])
+    if setting("return_timestamps"):
+        return prompt[:-1] if prompt[-1] == no_timestamps else prompt
+    return prompt if no_timestamps in (None, prompt[-1]) else [*prompt, no_timestamps]
+
+
+def label_prompt(
+    labels: Sequence[int],
+    config: WhisperConfig,
+    generation_config: GenerationConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> list[int]:
+    """The prompt that the decoder reads in training.
+
+    Args:
+        labels: as the model gets them, without the start token.
+    """
+    special = {
+        config.decoder_start_token_id,
+        getattr(generation_config, "no_timestamps_token_id", None),
+    }
+    for tokens in ("lang_to_id", "task_to_id"):
+        special |= set((getattr(generation_config, tokens, None) or {}).values())
+    prompt = [config.decoder_start_token_id]
+    for label in labels:
+        token = _token_text(int(label), tokenizer) or ""
+        if label == config.eos_token_id or not (
+            label in special or re.fullmatch(r"<\|[a-z]+\|>", token)
+        ):
+            return prompt
+        prompt.append(int(label))
+    return prompt
+
+
+def prompt_difference(
+    labels: Sequence[int],
+    config: WhisperConfig,
+    generation_config: GenerationConfig,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> str | None:
+    """How the beginnings of the labels and of `generate` differ, in words; None if they agree."""
+    wanted = label_prompt(labels, config, generation_config, tokenizer)
+    given = generation_prompt(config, generation_config)
+    if wanted == given:
+        return None
+    old = getattr(generation_config, "no_timestamps_token_id", None) is None
+    if old and wanted[:-1] == given and _token_text(wanted[-1], tokenizer) == NO_TIMESTAMPS:
+        # the model generates this token by itself, as it has learned to
+        return None
+
+    def shown(prompt: list[int | None]) -> str:
+        return "".join(
+            DETECTED if token is None else _token_text(token, tokenizer) for token in prompt
+        )
+
+    return f"the labels begin with {shown(wanted)}, but generate() begins with {shown(given)}"
+
+
+def _token_text(token: int, tokenizer: PreTrainedTokenizerBase | None) -> str:
+    # users may give a feature extractor as processing_class, or nothing
+    if hasattr(tokenizer, "convert_ids_to_tokens"):
+        return tokenizer.convert_ids_to_tokens(token)
+    return f"[{token}]"
+
+
+def check_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    config: WhisperConfig,
+    generation_config: GenerationConfig,
+    name: str,
+) -> None:
+    """Raises ValueError, with both prompts, if the labels of a tokenizer do not begin as `generate`
+    of the model `name` does."""
+    labels = tokenizer("a").input_ids
+    if labels[0] == config.decoder_start_token_id:
+        labels = labels[1:]
+    if difference := prompt_difference(labels, config, generation_config, tokenizer):
+        own = {key: getattr(generation_config, key, None) for key in ("language", "task")}
+        known = ", ".join(f"{key}: {value}" for key, value in own.items() if value)
+        raise ValueError(
+            f"{difference} for {name}: set language and task to the same for both "
+            f"({known or 'such as language: en, task: transcribe'})"
+        )
+
+
+class EvaluatingTrainer(Protocol):
+    """What `warn_of_difference` needs of a trainer."""
+
+    accelerator: Accelerator
+    model: torch.nn.Module
+    args: Seq2SeqTrainingArguments
+    eval_dataset: Any
+    processing_class: Any
+
+    def collated(self, dataset: Any, description: str) -> tuple[Any, Callable[[list], dict]]:
+        """A dataset and its collator, without the columns that the model does not take."""
+
+
+def warn_of_difference(trainer: EvaluatingTrainer) -> None:
+    """Warns if a Whisper model is evaluated by `generate` on labels that begin in another way."""
+    model, data = trainer.accelerator.unwrap_model(trainer.model), trainer.eval_dataset
+    model = base_model(model)
+    if isinstance(data, dict):
+        data = next(iter(data.values()), None)
+    whisper = isinstance(model, PreTrainedModel) and model.config.model_type == "whisper"
+    if not whisper or not trainer.args.predict_with_generate or not _has_rows(data):
+        return
+    rows, collator = trainer.collated(data, "evaluation")
+    with torch.random.fork_rng(devices=[]):
+        labels = collator([rows[0]]).get("labels")
+    if labels is None:
+        return
+    tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+    difference = prompt_difference(
+        labels[0].tolist(), model.config, model.generation_config, tokenizer
+    )
+    if difference:
+        logger.warning(
+            f"In the evaluation {difference}, so its texts are not those of the model being "
+            "trained. Set model.generation_config.language and .task to those of the labels (not "
+            "with its `update`, which ignores both), and let the collator remove the start token "
+            "from the labels."
+        )
+
+
+def _has_rows(data: Any) -> bool:
+    return bool(length_or_none(data))

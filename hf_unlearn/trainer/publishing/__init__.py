@@ -1,0 +1,1 @@
+"""What the trainer writes for readers: results, cards, reports and pushes to the Hub."""

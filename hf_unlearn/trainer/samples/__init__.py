@@ -1,0 +1,1 @@
+"""Samples of a batch told apart: losses, per-sample gradients, padding, several processes."""

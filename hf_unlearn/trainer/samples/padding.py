@@ -1,0 +1,158 @@
+"""Removes the padding that a batch gives its samples, for models whose loss depends on it.
+
+Most models get an attention mask, or inputs of one size. Some have neither: wav2vec 2.0 with group
+norm, whose first layer normalises over all of its input, padding included.
+"""
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ...per_sample.reference import (
+    OWN_PARTS,
+    UNKNOWN,
+    WHOLE,
+    count_samples,
+    select_sample,
+    without_parts,
+)
+from ..batches.seeded import CpuRandomState
+
+# How many padded samples of a batch are computed with and without their padding.
+COMPARED = 4
+# Losses below this are compared as if they were as large: what a model has learned by heart has
+# losses of 1e-4, which differ by rounding alone.
+SMALL_LOSS = 1e-2
+
+
+def remedy_for(model: nn.Module) -> str:
+    """What makes the model's loss independent of padding, as an instruction to the user."""
+    config = getattr(model, "config", None)
+    if getattr(config, "feat_extract_norm", None) == "group":
+        return (
+            "use a model with feat_extract_norm='layer' and a feature extractor with "
+            "return_attention_mask=True (group norm takes its statistics over the padding, "
+            "whatever the mask says)"
+        )
+    return (
+        "let the processor return an attention_mask (return_attention_mask=True) and give it to "
+        "the model"
+    )
+
+
+class OwnPartsCollator:
+    """A collator whose batches say, under `OWN_PARTS`, which part of each tensor belongs to a
+    sample itself and is not padding.
+
+    Args:
+        wanted: whether batches need to say so, as a 0-d tensor in shared memory, because a data
+            loader's worker processes collate; None: always.
+    """
+
+    def __init__(self, collator: Callable[[list], dict], wanted: Tensor | None = None):
+        self.collator, self.wanted = collator, wanted
+
+    def __call__(self, rows: list) -> dict:
+        if self.wanted is not None and not self.wanted:
+            return self.collator(rows)
+        # Each row alone starts from the random numbers of the batch, which are those that it would
+        # draw anyway.
+        start = CpuRandomState()
+        batch = self.collator([copy.copy(row) for row in rows])
+        end, parts = CpuRandomState(), []
+        if count_samples(batch) != len(rows):
+            return batch
+        for n, row in enumerate(rows):
+            start.restore()
+            alone = batch if len(rows) == 1 else self.collator([copy.copy(row)])
+            parts.append(own_parts(select_sample(batch, n, len(rows)), alone))
+        end.restore()
+        batch[OWN_PARTS] = {
+            name: torch.tensor([of_sample[name] for of_sample in parts]) for name in parts[0]
+        }
+        return batch
+
+
+def own_parts(padded: dict, alone: dict) -> dict[str, list[tuple[int, int]]]:
+    """Where a sample's own values start and end, on each axis of each tensor of its batch: `WHOLE`
+    on axes without padding, `UNKNOWN` everywhere if the values of one tensor do not tell.
+
+    Tensors of the same sizes (tokens, their mask and their labels) are padded on the same side.
+    """
+    names = [name for name, value in padded.items() if isinstance(value, Tensor) and value.ndim]
+    unknown = {name: [UNKNOWN] * padded[name].ndim for name in names}
+    parts, by_size = {}, defaultdict(list)
+    for name in names:
+        value, own = padded[name], alone.get(name)
+        if not isinstance(own, Tensor) or own.ndim != value.ndim:
+            return unknown
+        if own.shape == value.shape:
+            parts[name] = [WHOLE] * value.ndim
+        else:
+            by_size[value.shape, own.shape].append(name)
+    for same_size in by_size.values():
+        part = _part([(padded[name], alone[name]) for name in same_size])
+        if part is None:
+            return unknown
+        parts.update(dict.fromkeys(same_size, part))
+    return parts
+
+
+def _part(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[int, int]] | None:
+    """The part of some padded tensors that is the tensors alone; all pairs have the same sizes.
+
+    Not all values need to be equal, because some collators mask tokens at random. None if most are
+    not.
+    """
+    wholes, sizes = (tensor.shape for tensor in pairs[0])
+    if any(whole < size for whole, size in zip(wholes, sizes)):
+        return None
+    behind = [(0, size) for size in sizes]
+    before = [(whole - size, whole) for whole, size in zip(wholes, sizes)]
+    equal = [
+        [
+            float((padded[tuple(slice(*ends) for ends in part)] == alone).double().mean())
+            for padded, alone in pairs
+        ]
+        for part in (behind, before)
+    ]
+    if max(map(max, equal)) <= 0.5:
+        return None
+    part = behind if sum(equal[0]) >= sum(equal[1]) else before
+    return [WHOLE if ends == (0, whole) else ends for ends, whole in zip(part, wholes)]
+
+
+def padded_samples(batch: dict) -> list[int]:
+    """The places of the samples with padding, as far as it is known, in a batch with
+    `OWN_PARTS`."""
+    parts = batch.get(OWN_PARTS, {}).values()
+    padded = [(part[..., 1] != WHOLE[1]).flatten(1).any(1) for part in parts]
+    return torch.stack(padded).any(0).nonzero().flatten().tolist() if padded else []
+
+
+def unknown_samples(batch: dict) -> list[int]:
+    """The places of the samples of which it is unknown what is padding."""
+    parts = list(batch.get(OWN_PARTS, {}).values())
+    return (parts[0][..., 0] < 0).flatten(1).any(1).nonzero().flatten().tolist() if parts else []
+
+
+def padding_matters(
+    batch: dict, loss_of: Callable[[dict], Tensor], tolerance: float, places: list[int]
+) -> bool:
+    """Whether padding changes the loss of one of some samples.
+
+    Args:
+        batch: with `OWN_PARTS`, on the model's device.
+        loss_of: the loss of a batch of one.
+        tolerance: the largest relative difference between two equal losses.
+        places: of these samples in the batch.
+    """
+    k, plain, matters = count_samples(batch), without_parts(batch), False
+    with torch.no_grad():
+        for n in places:
+            padded, own = (float(loss_of(select_sample(one, n, k))) for one in (plain, batch))
+            matters |= abs(padded - own) > tolerance * max(abs(own), SMALL_LOSS)
+    return matters

@@ -1,0 +1,155 @@
+"""Finds out, before the first step or from its batch, whether padding changes the losses of a
+trainer's model."""
+
+import contextlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+from ...per_sample.reference import count_samples
+from ...per_sample.shards import sharded_modules
+from ..batches.seeded import seeded
+from ..batches.training_data import STREAMS, dataset_of, some_rows, used_splits
+from ..protocol import TrainerView
+from .exchange import all_processes
+from .padding import (
+    COMPARED,
+    OwnPartsCollator,
+    padded_samples,
+    padding_matters,
+    remedy_for,
+    unknown_samples,
+)
+
+logger = logging.get_logger(__name__)
+
+# How many rows of each data set, spread evenly over it, are looked at.
+ROWS = 8
+PADDING_MATTERS = (
+    "padding changes the loss of a sample in {model}, so that the loss depends on the other "
+    "samples of its batch. Each sample is computed without its padding{unknown}. To avoid this "
+    "slow path, {remedy}, or put samples of the same length into one batch (a batch without "
+    "padding is exact, too). The evaluation takes one sample at a time, too "
+    "(per_device_eval_batch_size=1)"
+)
+EXCEPT_UNKNOWN = ", except for those of which it is unknown what is padding, because {why}"
+NOT_CHECKED = (
+    "It was not checked for all samples whether padding changes their loss in {model}, because "
+    "{why}. In a model without an attention mask the loss may depend on the other samples of a "
+    "batch."
+)
+VALUES_DIFFER = (
+    "samples in a batch do not have the values that the collator gives them alone (it draws random "
+    "numbers, or looks at the whole batch)"
+)
+COUNT_DIFFERS = "the collator returns another number of samples than it gets"
+
+Loss = Callable[[dict], Tensor]
+
+
+class PaddingCheck:
+    """Compares losses of samples with and without their padding.
+
+    Attributes:
+        matters: whether padding changes losses; None until it is known.
+        reason: the warning, if padding matters.
+    """
+
+    def __init__(self, trainer: TrainerView):
+        self._trainer = trainer
+        self.matters: bool | None = None
+        self.reason = ""
+        # Read by data loaders' worker processes.
+        self._wanted = torch.ones((), dtype=torch.bool).share_memory_()
+        self._rows_seen = False
+        # On this process: why the padding of some samples is unknown, and why it is also unknown
+        # where the check looked for it.
+        self._unknown = self._unchecked = ""
+
+    def collator(self, collator: Callable[[list], dict]) -> Callable[[list], dict]:
+        """A collator whose batches say what is padding, as long as that is needed or not known."""
+        return collator if self.matters is False else OwnPartsCollator(collator, self._wanted)
+
+    def of_rows(
+        self,
+        at_retain: Callable[[], contextlib.AbstractContextManager],
+        loss_of: Loss,
+        tolerance: float,
+    ) -> None:
+        """Looks at some rows of each data set that the method uses, except for streams, of which
+        `of_batch` sees the first batch.
+
+        Args:
+            at_retain: the context for computing retain samples.
+            loss_of, tolerance: as in `padding_matters`.
+        """
+        if self._rows_seen:
+            return
+        trainer, found = self._trainer, False
+        splits = used_splits(trainer.method)
+        for split in splits:
+            rows, collator = some_rows(trainer, split, ROWS)
+            context = at_retain() if split == "retain" else contextlib.nullcontext()
+            # The same rows on all processes, whatever the collator draws.
+            with context, seeded(trainer.args.seed):
+                found = self._rows_differ(rows, collator, loss_of, tolerance) or found
+        self._rows_seen = True
+        streamed = any(isinstance(dataset_of(trainer, split), STREAMS) for split in splits)
+        self._conclude(found, last=not streamed)
+
+    def of_batch(self, batch: dict, loss_of: Loss, tolerance: float) -> None:
+        """Looks at the first batch of a stream."""
+        places = padded_samples(batch)[:COMPARED]
+        if unknown_samples(batch):
+            self._unknown = self._unchecked = VALUES_DIFFER
+        if sharded_modules(self._trainer.model):
+            # All processes must take part in every pass.
+            places = [*places, *[0] * COMPARED][:COMPARED]
+        self._conclude(padding_matters(batch, loss_of, tolerance, places), last=True)
+
+    def _rows_differ(self, rows: list, collator: Callable, loss_of: Loss, tolerance: float) -> bool:
+        if len(rows) < 2:
+            return False
+        collator = OwnPartsCollator(collator)
+        batch = collator(rows)
+        if count_samples(batch) != len(rows):
+            self._unknown = self._unchecked = COUNT_DIFFERS
+            return False
+        batches = [(batch, padded_samples(batch)[:COMPARED])]
+        for n in unknown_samples(batch)[:COMPARED]:
+            self._unknown = VALUES_DIFFER
+            # The first row of a batch may draw the random numbers that it draws alone.
+            first = collator([rows[n], *rows[:n], *rows[n + 1 :]])
+            if 0 in unknown_samples(first):
+                self._unchecked = VALUES_DIFFER
+            elif 0 in padded_samples(first):
+                batches.append((first, [0]))
+        prepare = self._trainer._prepare_inputs
+        return any(
+            [padding_matters(prepare(one), loss_of, tolerance, places) for one, places in batches]
+        )
+
+    def _conclude(self, found: bool, last: bool) -> None:
+        """Decides for all processes.
+
+        Args:
+            last: whether nothing else will be looked at.
+        """
+        trainer, found = self._trainer, any(all_processes(found))
+        if not found and not last:
+            return
+        self.matters = found
+        self._wanted.fill_(found)
+        unknown, unchecked = map(max, zip(*all_processes((self._unknown, self._unchecked))))
+        model = type(trainer.model).__name__
+        if found:
+            self.reason = PADDING_MATTERS.format(
+                model=model,
+                unknown=unknown and EXCEPT_UNKNOWN.format(why=unknown),
+                remedy=remedy_for(trainer.model),
+            )
+            trainer.args.per_device_eval_batch_size = 1
+        elif unchecked:
+            logger.warning(NOT_CHECKED.format(model=model, why=unchecked))

@@ -1,0 +1,188 @@
+"""Shows a method the per-sample gradients of the retain batch, parameter by parameter."""
+
+import contextlib
+import functools
+from collections.abc import Callable
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from ...methods.base import RetainVisitor
+from ...per_sample import ParameterRows
+from ...per_sample.reference import sample_gradient, select_sample
+from ...per_sample.rows import Dense
+from ...per_sample.shards import add_gradient
+from ..batches.seeded import RETAIN
+from ..checks.compatibility import DDP, checkpoints_activations
+from ..protocol import TrainerView
+from ..steps.randomness import DRAWS_DIFFER_ALONE
+from .sample_access import SampleAccess
+
+# Gets the rows of this process, and returns what to add to the gradient.
+OwnRowsVisitor = Callable[[ParameterRows], Tensor | None]
+
+
+def gradient_scale(accelerator: Accelerator) -> float:
+    """The factor that a gradient scaler multiplies gradients by; 1 without a scaler."""
+    return accelerator.scaler.get_scale() if accelerator.scaler is not None else 1.0
+
+
+class RetainRows:
+    """The retain batch of one optimizer step, and the rows of its gradients.
+
+    Args:
+        model: the trainer's model, or the wrapper that the training calls it by.
+        batch: this process's retain samples.
+        counts: the number of retain samples of each process.
+        parameters: the trainable parameters.
+        backward: `TrainerStep.backward`.
+    """
+
+    def __init__(
+        self,
+        trainer: TrainerView,
+        access: SampleAccess,
+        model: nn.Module,
+        batch: dict,
+        counts: list[int],
+        parameters: list[nn.Parameter],
+        backward: Callable[..., None],
+    ):
+        self._trainer, self._access, self._model = trainer, access, model
+        self._batch, self._parameters, self._backward = batch, parameters, backward
+        process = trainer.args.process_index
+        self.counts, self.k, self.first_sample = counts, counts[process], sum(counts[:process])
+        # Whether this process has all samples, and whole parameters.
+        self._alone = len(counts) == 1 and not any(isinstance(p, DTensor) for p in parameters)
+        # The samples' losses (k,) in the last pass over the batch; None if it did not show them.
+        self.sample_losses: Tensor | None = None
+        # The loss of the recorded forward pass. Its graph is kept until the last visit.
+        self._recorded: Tensor | None = None
+        # Whether another pass shows rows that the engine has kept, without a backward pass.
+        self._replays = False
+
+    def mean_loss(self) -> Tensor:
+        """The mean loss of this process's retain samples."""
+        loss = self._access.loss(self._model, self._batch, (RETAIN, self.first_sample))
+        # One by one, the trainer only knows the last sample's.
+        one_by_one = self._access.one_by_one and self.k > 1
+        self.sample_losses = None if one_by_one else self._trainer.last_sample_losses
+        return loss
+
+    def visit(self, visit: RetainVisitor, last: bool) -> Tensor:
+        """As `methods.base.Step.visit_retain_samples`; returns the mean loss of this process's
+        retain samples, without a gradient."""
+        engine, show = self._access.engine, self._with_rows_of_all_processes(visit)
+        next_pass = None if last else self._next_pass_mode()
+        if self._replays:
+            engine.replay(show, not last)
+        else:
+            self._forward_backward(show, last, next_pass)
+        loss = self._recorded.detach()
+        if next_pass is None:
+            self._recorded = None
+        elif self._replays:
+            # The backward pass has used up the graph.
+            self._recorded = loss
+        self._visit_slow(show)
+        return loss
+
+    def _forward_backward(self, show: OwnRowsVisitor, last: bool, next_pass: str | None) -> None:
+        """One backward pass over the retain batch, after a forward pass if there is none to go back
+        through."""
+        engine, access = self._access.engine, self._access
+        no_sync = self._trainer.accelerator.no_sync
+        with contextlib.nullcontext() if last else no_sync(self._model):
+            if self._recorded is None:
+                with engine.record(self.k, self._batch):
+                    self._recorded = self.mean_loss()
+                self._refuse_randomness_of_slow_parameters()
+            loss = self._recorded + (self._zero_of_slow_parameters() if last else 0)
+            known = set(engine.slow)
+            # If all parameters are slow, the loss has no gradient.
+            if loss.requires_grad:
+                retained = next_pass == "backward"
+                backward = functools.partial(self._backward, loss, retain_graph=retained)
+                tell_others = None if self._alone else access.exchange.announce_given_up
+                engine.backward(backward, show, next_pass, tell_others)
+                self._replays = next_pass == "replay"
+            access.warn_of_slow(
+                {id: reason for id, reason in engine.slow.items() if id not in known}
+            )
+            self._refuse_randomness_of_slow_parameters()
+
+    def _next_pass_mode(self) -> str | None:
+        """How the engine shows the rows in another pass (`PerSampleEngine.backward`); None if the
+        next pass needs a forward pass of its own.
+
+        DistributedDataParallel reduces gradients once per forward pass, so it gets a new one. With
+        gradient checkpointing the graph is kept, because keeping the rows would cost the memory
+        that checkpointing saves.
+        """
+        if not self._alone:
+            return None
+        return "backward" if checkpoints_activations(self._trainer.model) else "replay"
+
+    def _with_rows_of_all_processes(self, visit: RetainVisitor) -> OwnRowsVisitor:
+        if self._alone:
+            return lambda rows: visit(rows, rows)
+        exchange = self._access.exchange
+        return lambda rows: visit(rows, exchange.all_rows(rows, self.counts))
+
+    # ---- parameters that the engine leaves out ---------------------------------------------------
+
+    def _slow_parameters(self) -> list[nn.Parameter]:
+        return [p for p in self._parameters if id(p) in self._access.engine.slow]
+
+    def _refuse_randomness_of_slow_parameters(self) -> None:
+        """Raises ValueError if parameters turn out to need samples computed alone after random
+        numbers were drawn for the batch: a sample alone cannot draw the same."""
+        access, slow = self._access, self._access.engine.slow
+        if slow and not access.one_by_one and not self._trainer.args.freeze_randomness:
+            raise ValueError(
+                f"freeze_randomness=False does not work here: {DRAWS_DIFFER_ALONE}: "
+                f"{access.named_reasons(slow)}. Set it to True."
+            )
+
+    def _zero_of_slow_parameters(self) -> Tensor | float:
+        """A zero that depends on the slow parameters, so that DistributedDataParallel gets a
+        gradient for each.
+
+        With gradient checkpointing, DDP waits for every parameter. Otherwise
+        `find_unused_parameters` tells it which are unused.
+        """
+        model = self._model
+        if not isinstance(model, DistributedDataParallel) or model.find_unused_parameters:
+            return 0.0
+        return sum(p.sum() * 0 for p in self._slow_parameters())
+
+    def _visit_slow(self, show: OwnRowsVisitor) -> None:
+        """Shows the rows of the parameters that the engine leaves out, with one pass for each
+        sample."""
+        trainer, access, slow = self._trainer, self._access, self._slow_parameters()
+        if not slow:
+            return
+        if any(isinstance(p, DTensor) for p in slow):
+            raise ValueError(
+                "FSDP does not work with parameters whose gradients must be computed one sample at "
+                f"a time: {access.named_reasons(access.engine.slow)}. {DDP}"
+            )
+        for parameter, rows in zip(slow, zip(*self._sample_gradients(slow))):
+            gradient = show(ParameterRows(parameter, [Dense(torch.stack(rows))]))
+            if gradient is not None:
+                gradient = trainer.accelerator.reduce(gradient, "mean")
+                add_gradient(parameter, gradient)
+
+    def _sample_gradients(self, parameters: list[nn.Parameter]) -> list[list[Tensor]]:
+        """Each sample's part of the gradient of the (scaled) mean loss."""
+        model, k = self._trainer.model, self.k
+        scale = gradient_scale(self._trainer.accelerator)
+        gradients = []
+        for n in range(k):
+            sample = select_sample(self._batch, n, k)
+            loss = self._access.loss(model, sample, (RETAIN, self.first_sample + n))
+            gradients.append(sample_gradient(model, loss * scale / k, parameters))
+        return gradients

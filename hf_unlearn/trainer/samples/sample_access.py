@@ -1,0 +1,304 @@
+"""How the samples of a batch are told apart in the trainer's model: all at once, by the per-sample
+engine, or one by one."""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from ...methods.outputs import output_logits
+from ...per_sample import PerSampleEngine
+from ...per_sample.check import MIXED, TOLERANCE, find_slow_parameters, samples_mix
+from ...per_sample.inputs import own_copy
+from ...per_sample.losses import NotBySample
+from ...per_sample.reference import count_samples, select_sample, without_parts
+from ...per_sample.shards import own_parameters, sharded_modules, whole_tensors
+from ..batches.seeded import random_state_kept, seeded
+from ..checks.compatibility import DDP
+from ..protocol import TrainerView
+from ..steps.randomness import (
+    ALWAYS_RANDOM,
+    DRAWS_DIFFER_ALONE,
+    RandomnessControl,
+    compares_gradients,
+)
+from .exchange import SampleExchange, SharedCheck, all_processes
+from .padding_check import PaddingCheck
+
+logger = logging.get_logger(__name__)
+
+RetainContext = Callable[[], contextlib.AbstractContextManager]
+
+
+class SampleAccess:
+    """Computes the losses of batches, in the way that the checks before the first step have found
+    to be exact for the trainer's model.
+
+    Attributes:
+        randomness: switches the model's randomness off.
+        engine: gives per-sample gradients. None until it was checked against samples computed
+            alone, and for methods that need no per-sample gradients.
+        one_by_one: whether each sample's loss must be computed by itself, because batching changes
+            it; None until checked.
+        padding: whether a sample's padding changes its loss and is therefore removed.
+    """
+
+    def __init__(self, trainer: TrainerView, padding: PaddingCheck):
+        self._trainer, self.padding = trainer, padding
+        self.randomness = RandomnessControl(trainer)
+        self.engine: PerSampleEngine | None = None
+        self.one_by_one: bool | None = True if padding.matters else None
+        # Whether losses are only computed for a check, which handles `NotBySample` itself.
+        self._checking = False
+        self._exchange: SampleExchange | None = None
+
+    # ---- losses ----------------------------------------------------------------------------------
+
+    def loss(self, model: nn.Module, batch: dict, place: tuple[int, int] | None = None) -> Tensor:
+        """The mean of the losses of a batch's samples.
+
+        Args:
+            model: the trainer's model, or the wrapper that the training calls it by.
+            place: (FORGET or RETAIN, place of the first sample among those of the step), if every
+                pass over these samples in this step must draw the same random numbers.
+
+        Raises:
+            NotBySample: in a check, or with several processes, the loss of the batch does not
+                divide over its samples.
+        """
+        self.randomness.clear_caches()
+        with self._trainer.compute_loss_context_manager():
+            if not self.one_by_one:
+                try:
+                    return self._loss_of_one_pass(model, batch, place)
+                except NotBySample:
+                    # The first batches, which were checked, had losses that did divide.
+                    if self._checking or self._trainer.args.world_size > 1:
+                        raise
+                    self.compute_one_by_one()
+            k = count_samples(batch)
+            losses = (
+                self._loss_of_one_pass(model, select_sample(batch, n, k), place, n)
+                for n in range(k)
+            )
+            return sum(losses) / k
+
+    def _loss_of_one_pass(
+        self, model: nn.Module, batch: dict, place: tuple[int, int] | None, n: int = 0
+    ) -> Tensor:
+        trainer, args = self._trainer, self._trainer.args
+        if place is None or not compares_gradients(trainer.method):
+            return trainer.mean_loss(model, batch)
+        split, first = place
+        with seeded(args.seed, split, trainer.state.global_step, first + n, device=args.device):
+            return trainer.mean_loss(model, batch)
+
+    @torch.no_grad()
+    def sample_losses(self, batch: dict) -> Tensor:
+        """The losses (k,) of a batch's samples in the network that is evaluated."""
+        with self.randomness.off(), self._trainer.compute_loss_context_manager():
+            losses = self._losses_of_samples(batch)
+        # A forward pass of FSDP2 leaves whole tensors behind, which `zero_grad` must not take.
+        own_parameters(self._trainer.model)
+        return losses
+
+    def _losses_of_samples(self, batch: dict) -> Tensor:
+        trainer, k = self._trainer, count_samples(batch)
+        if not self.one_by_one:
+            trainer.mean_loss(trainer.model, batch)
+            if (losses := trainer.last_sample_losses) is not None:
+                return losses
+        samples = [select_sample(batch, n, k) for n in range(k)]
+        return torch.stack([trainer.mean_loss(trainer.model, sample) for sample in samples])
+
+    def logits(self, model: nn.Module, batch: dict) -> Tensor:
+        """The logits of the model that is trained, (k, classes) or (k, T, vocabulary)."""
+        with self._trainer.compute_loss_context_manager():
+            return _logits(model, batch, self.one_by_one)
+
+    def logits_of_other_model(self, model: nn.Module, batch: dict) -> Tensor:
+        """The logits of another model, such as a teacher, without a gradient."""
+        with torch.no_grad(), self._trainer.accelerator.autocast():
+            return _logits(model, batch, self.padding.matters)
+
+    # ---- checks ----------------------------------------------------------------------------------
+
+    def check_padding(self, at_retain: RetainContext = contextlib.nullcontext) -> None:
+        """Finds out whether padding changes losses, from some rows of each dataset that the method
+        uses; `admitted` does the rest for a stream.
+
+        Args:
+            at_retain: the context for computing retain samples.
+        """
+        if self.padding.matters is None:
+            self._look_at_padding(self.padding.of_rows, at_retain)
+
+    def admitted(self, batch: dict, at_retain: RetainContext = contextlib.nullcontext) -> dict:
+        """A batch as it is computed, after what the checks still need to know of padding was found
+        out from it."""
+        self.check_padding(at_retain)
+        if self.padding.matters is None:
+            self._look_at_padding(self.padding.of_batch, batch)
+        return batch if self.padding.matters else without_parts(batch)
+
+    def _look_at_padding(self, look: Callable, *arguments: Any) -> None:
+        with self._check():
+            look(*arguments, self.model_loss, TOLERANCE[self._precision()][2])
+        # A forward pass of FSDP2 leaves whole tensors behind, which the optimizer must not take.
+        own_parameters(self._trainer.model)
+        if self.padding.matters:
+            self.compute_one_by_one(self.padding.reason)
+
+    def check_batch_loss(self, batch: dict) -> None:
+        """Finds out whether the model's loss of a batch is the mean over its samples; otherwise
+        they are computed one by one from here on."""
+        if self.one_by_one is not None:
+            return
+        k = count_samples(batch)
+        with self._check():
+            mix = samples_mix(
+                self._trainer.model,
+                self.model_loss,
+                batch,
+                k,
+                self._precision(),
+                self._together(k),
+            )
+        self.one_by_one = any(all_processes(mix))
+        if self.one_by_one:
+            self.compute_one_by_one(ALWAYS_RANDOM if self._is_random(batch) else MIXED)
+
+    def _is_random(self, batch: dict) -> bool:
+        """Whether the loss of a sample is another one at each computation, in evaluation mode."""
+        one, losses = select_sample(batch, 0, count_samples(batch)), []
+        with self._check(), torch.no_grad():
+            for seed in range(2):
+                with seeded(seed, device=self._trainer.args.device):
+                    losses.append(float(self.model_loss(one)))
+        return abs(losses[0] - losses[1]) > TOLERANCE[self._precision()][2] * abs(losses[0])
+
+    def check_engine(self, retain_batch: dict) -> None:
+        """Creates the engine and finds the parameters whose per-sample gradients it cannot give.
+
+        The engine stays None where a retain sample's gradient is not finite, because nothing can be
+        compared with that.
+        """
+        trainer, k = self._trainer, count_samples(retain_batch)
+        with self._check():
+            slow_here = find_slow_parameters(
+                trainer.model,
+                self.model_loss,
+                retain_batch,
+                k,
+                self._precision(),
+                self._together(k),
+            )
+        slow_anywhere = all_processes(slow_here)
+        if None in slow_anywhere:
+            return
+        if not self.one_by_one and any(MIXED in reasons.values() for reasons in slow_anywhere):
+            # The retain batch shows what the forget batch did not.
+            self.compute_one_by_one()
+        if any(slow_anywhere) and not self.one_by_one and not trainer.args.freeze_randomness:
+            self.compute_one_by_one(DRAWS_DIFFER_ALONE)
+        self.engine = self._engine_without(slow_anywhere)
+        if not self.one_by_one:
+            self.warn_of_slow(self.engine.slow)
+
+    def _engine_without(self, slow_anywhere: list[dict[str, str]]) -> PerSampleEngine:
+        """An engine that leaves out what any process has found to be slow: {name: reason}."""
+        model = self._trainer.model
+        own_parameters(model)
+        parameters = dict(model.named_parameters())
+        slow = {parameters[name]: reason for one in slow_anywhere for name, reason in one.items()}
+        engine = PerSampleEngine(model, slow, self._trainer.args.inner_products)
+        engine.slow.update((id(p), reason) for p, reason in slow.items())
+        return engine
+
+    def compute_one_by_one(self, reason: str = MIXED) -> None:
+        """From here on each sample's loss is computed by itself.
+
+        Raises:
+            ValueError: the model is sharded.
+        """
+        model = self._trainer.model
+        if sharded_modules(model):
+            raise ValueError(
+                "FSDP does not work with a model whose samples must be computed one by one: "
+                f"{reason}. {DDP}"
+            )
+        logger.warning(f"Each sample is computed by itself, which is exact but slow: {reason}.")
+        self.one_by_one = True
+        if self.engine is not None:
+            own_parameters(model)
+            self.engine.give_up([p for p in model.parameters() if p.requires_grad], reason)
+
+    def warn_of_slow(self, reasons: dict[int, str]) -> None:
+        """Warns of parameters that the engine leaves out; reasons: by the parameters' ids."""
+        if reasons:
+            logger.warning(
+                "The per-sample gradients of these parameters are computed one sample at a time, "
+                "which is exact but slow: " + self.named_reasons(reasons)
+            )
+
+    def named_reasons(self, reasons: dict[int, str]) -> str:
+        """The names of some parameters with the reasons that are given for their ids."""
+        names = defaultdict(list)
+        own_parameters(self._trainer.model)
+        for name, p in self._trainer.model.named_parameters():
+            if id(p) in reasons:
+                names[reasons[id(p)]].append(name)
+        return "; ".join(f"{', '.join(some)} ({reason})" for reason, some in names.items())
+
+    @property
+    def exchange(self) -> SampleExchange:
+        """Exchanges rows between processes."""
+        if self._exchange is None:
+            self._exchange = SampleExchange(own_parameters(self._trainer.model))
+        return self._exchange
+
+    def model_loss(self, batch: dict) -> Tensor:
+        """The loss of a batch by the model itself, not by a wrapper as DistributedDataParallel."""
+        return self.loss(self._trainer.model, batch)
+
+    @contextlib.contextmanager
+    def _check(self) -> Iterator[None]:
+        """Within this context losses are only compared, and nothing is random."""
+        trainer, model = self._trainer, self._trainer.model
+        # FSDP2 must reduce gradients now, not at the last micro-batch as in a step.
+        if trainer.accelerator.is_fsdp2:
+            model.set_requires_gradient_sync(True)
+        self._checking = True
+        try:
+            with self.randomness.off(), random_state_kept(trainer.args.device):
+                yield
+        finally:
+            self._checking = False
+        if trainer.accelerator.is_fsdp2:
+            model.set_requires_gradient_sync(trainer.accelerator.sync_gradients)
+
+    def _precision(self) -> torch.dtype:
+        model = self._trainer.model
+        computing = whole_tensors(model).values() if sharded_modules(model) else model.parameters()
+        own = next(p.dtype for p in computing if p.is_floating_point())
+        mixed = self._trainer.accelerator.mixed_precision
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed, own)
+
+    def _together(self, k: int) -> SharedCheck | None:
+        return SharedCheck(self.exchange, k) if sharded_modules(self._trainer.model) else None
+
+
+def _logits(model: nn.Module, batch: dict, one_by_one: bool | None) -> Tensor:
+    if not one_by_one:
+        return output_logits(model(**own_copy(batch)))
+    k = count_samples(batch)
+    each = [output_logits(model(**own_copy(select_sample(batch, n, k))))[0] for n in range(k)]
+    if each[0].ndim > 1:
+        # (k, T, vocabulary)
+        return torch.nn.utils.rnn.pad_sequence(each, batch_first=True)
+    # (k, classes)
+    return torch.stack(each)

@@ -1,0 +1,1 @@
+"""The model made ready for training: adapters, precision, accelerate and DeepSpeed."""

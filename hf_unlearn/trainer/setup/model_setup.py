@@ -1,0 +1,80 @@
+"""Sets up the model that a trainer is given: the adapter of `peft_config`, sharded parameters, and
+the mode that it trains in."""
+
+from accelerate import Accelerator
+from peft import PeftConfig, PeftModel
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ...config import UnlearnConfig
+from ...per_sample.shards import prepare_sharded, sharded_modules
+from ..checks.compatibility import checkpoints_activations
+from .adapter_checks import check_task_type, with_adapter
+
+
+def set_up_model(
+    model: nn.Module | None, args: UnlearnConfig, peft_config: PeftConfig | None
+) -> nn.Module | None:
+    """The model to train, in an adapter if there is a `peft_config`; None if `model_init` is to
+    make it.
+
+    Raises:
+        ValueError: it is no model, or it cannot have that adapter.
+    """
+    if model is not None and not isinstance(model, nn.Module):
+        raise ValueError(
+            f"model is {model!r}, but must be a model: load it first, for example with "
+            "AutoModel...from_pretrained"
+        )
+    if peft_config is not None:
+        model = _add_adapter(model, args, peft_config)
+    check_task_type(model)
+    if model is not None and sharded_modules(model):
+        prepare_sharded(model)
+    return model
+
+
+def save_whole_state_dicts(accelerator: Accelerator) -> None:
+    """Tells accelerate, if it shards the model (FSDP2), to save whole state dicts, which
+    from_pretrained can load."""
+    if accelerator.is_fsdp2:
+        accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+
+
+def put_in_training_mode(model: nn.Module, freeze_batch_norm: bool) -> None:
+    """Puts a model into training mode.
+
+    Args:
+        freeze_batch_norm: whether BatchNorm layers keep their running statistics.
+    """
+    model.train()
+    for module in model.modules():
+        if freeze_batch_norm and isinstance(module, _BatchNorm):
+            module.eval()
+
+
+def _add_adapter(
+    model: nn.Module | None, args: UnlearnConfig, peft_config: PeftConfig
+) -> PeftModel:
+    """The model with a new adapter, which alone is trained; sets the arguments that follow from it.
+
+    Raises:
+        ValueError: there is no model yet, it has an adapter already, or the adapter does not fit.
+    """
+    if model is None:
+        raise ValueError(
+            "peft_config needs model: with model_init, let it return the model with its adapter"
+        )
+    if isinstance(model, PeftModel) or getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            "the model has an adapter already, which would not be saved along with a new one. "
+            "Either merge it first (PeftModel.from_pretrained(base, folder).merge_and_unload()), "
+            "save the model and load it from there; or go on training it, without peft_config"
+        )
+    if args.gradient_checkpointing or checkpoints_activations(model):
+        # Otherwise checkpoints cut off the graph before an adapter.
+        model.enable_input_require_grads()
+        if args.ddp_find_unused_parameters is None:
+            # What Trainer chooses for models without an adapter.
+            args.ddp_find_unused_parameters = False
+    return with_adapter(model, peft_config)

@@ -1,0 +1,53 @@
+"""Lets accelerate prepare for training a model that it has prepared before, for an evaluation or
+another training."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from ...per_sample.shards import sharded_modules
+from ..protocol import TrainerView
+
+
+@contextlib.contextmanager
+def sharded_once(trainer: TrainerView) -> Iterator[None]:
+    """Within this context accelerate leaves a model alone that it has sharded before; otherwise it
+    would fail."""
+    accelerator, model = trainer.accelerator, trainer.model
+    if not (accelerator.is_fsdp2 and sharded_modules(model)):
+        yield
+        return
+    prepare = accelerator.prepare
+
+    def prepare_others(*objects: Any, **keywords: Any) -> Any:
+        if not any(x is trainer.model for x in objects):
+            return prepare(*objects, **keywords)
+        model, optimizer = objects
+        accelerator._models.append(model)
+        accelerator._optimizers.append(optimizer)
+        return objects
+
+    accelerator.prepare = prepare_others
+    try:
+        yield
+    finally:
+        del accelerator.prepare
+
+
+def forget_preparation(trainer: TrainerView) -> None:
+    """Makes accelerate prepare the model again.
+
+    If a model is evaluated before it is trained, Trainer prepares it for evaluation only. Training
+    would then run without DistributedDataParallel, on each process by itself.
+    """
+    accelerator, model = trainer.accelerator, trainer.model
+    prepared = accelerator._models
+    if sharded_modules(model):
+        return
+    if (trainer.args.world_size > 1 or trainer.is_deepspeed_enabled) and any(
+        other is model for other in prepared
+    ):
+        prepared[:] = [other for other in prepared if other is not model]
+        # Also removes autocast from the forward method.
+        accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        del model._is_accelerate_prepared

@@ -1,0 +1,1 @@
+"""One optimizer step: what the method computes, how far it goes, and whether it is taken."""

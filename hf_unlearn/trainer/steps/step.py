@@ -1,0 +1,131 @@
+"""What the trainer offers to a method within one optimizer step."""
+
+import hashlib
+
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+
+from ...methods.base import RetainVisitor
+from ...per_sample.reference import count_samples, require_gradient
+from ...per_sample.shards import own_parameters
+from ..batches.seeded import FORGET
+from ..protocol import TrainerView
+from ..samples.retain_rows import RetainRows, gradient_scale
+from ..samples.sample_access import SampleAccess
+from ..setup import deepspeed
+
+
+class TrainerStep:
+    """`methods.base.Step`, for one call of `UnlearnTrainer.training_step`.
+
+    `draw_retain_batch` sets the attributes of the retain batch.
+
+    Args:
+        model: the trainer's model, or the wrapper that the training calls it by.
+        share: this micro-batch's share of all forget samples of the optimizer step.
+        place: the place of its first sample among them.
+
+    Attributes:
+        is_last_backward: whether the next backward pass is the optimizer step's last, which
+            DeepSpeed must be told.
+    """
+
+    def __init__(
+        self,
+        trainer: TrainerView,
+        access: SampleAccess,
+        model: nn.Module,
+        forget_batch: dict,
+        share: float,
+        place: int,
+    ):
+        self._trainer, self._access = trainer, access
+        self.model, self.forget_batch, self.place = model, forget_batch, place
+        self.retain_batch: dict | None = None
+        self.samples = self.first_sample = self.all_samples = 0
+        self._rows: RetainRows | None = None
+        self.is_last_backward = (
+            trainer.accelerator.sync_gradients and not trainer.method.uses_retain
+        )
+        self.processes = trainer.args.world_size
+        self.forget_weight = share * self.processes
+        self.parameters = [p for p in own_parameters(trainer.model) if p.requires_grad]
+
+    def draw_retain_batch(self) -> None:
+        """Goes on to the retain batch, after the last micro-batch of forget samples."""
+        trainer = self._trainer
+        self.is_last_backward = True
+        self.retain_batch = trainer.next_retain_batch()
+        counts = [count_samples(self.retain_batch)]
+        if self.processes > 1:
+            own_count = torch.tensor(counts, device=trainer.args.device)
+            counts = trainer.accelerator.gather(own_count).tolist()
+        self._rows = rows = RetainRows(
+            trainer,
+            self._access,
+            self.model,
+            self.retain_batch,
+            counts,
+            self.parameters,
+            self.backward,
+        )
+        self.samples, self.first_sample, self.all_samples = rows.k, rows.first_sample, sum(counts)
+
+    @property
+    def retain_weight(self) -> float:
+        return self.samples * self.processes / self.all_samples
+
+    @property
+    def retain_losses(self) -> Tensor | None:
+        """The losses (k,) of this process's retain samples, as the step's own pass has shown them;
+        None where it has not."""
+        return self._rows.sample_losses
+
+    @property
+    def epoch(self) -> int:
+        # Trainer's epoch is a sum of shares, which rounding may leave below an integer.
+        return int(self._trainer.state.epoch + 1e-6)
+
+    @property
+    def progress(self) -> float:
+        return self._trainer.state.global_step / max(1, self._trainer.state.max_steps)
+
+    @property
+    def gradient_scale(self) -> float:
+        return gradient_scale(self._trainer.accelerator)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        optimizer = self._trainer.optimizer
+        return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+
+    def forget_loss(self, batch: dict | None = None) -> Tensor:
+        batch = self.forget_batch if batch is None else batch
+        return self._access.loss(self.model, batch, (FORGET, self.place)) * self.forget_weight
+
+    def retain_loss(self) -> Tensor:
+        return self._rows.mean_loss() * self.retain_weight
+
+    def generator(self, n: int) -> torch.Generator:
+        numbers = (self._trainer.args.seed, self._trainer.state.global_step, self.place + n)
+        seed = int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
+        return torch.Generator().manual_seed(seed)
+
+    def average(self, value: Tensor) -> Tensor:
+        return self._trainer.accelerator.reduce(value, "mean")
+
+    def logits(self, batch: dict, model: nn.Module | None = None) -> Tensor:
+        if model is not None:
+            return self._access.logits_of_other_model(model, batch)
+        return self._access.logits(self.model, batch)
+
+    def backward(self, loss: Tensor, retain_graph: bool = False) -> None:
+        require_gradient(loss)
+        if self._trainer.is_deepspeed_enabled:
+            deepspeed.backward(self._trainer.deepspeed, loss, self.is_last_backward)
+        else:
+            self._trainer.accelerator.backward(loss, retain_graph=retain_graph)
+
+    def visit_retain_samples(self, visit: RetainVisitor, last: bool = True) -> Tensor:
+        return self._rows.visit(visit, last) * self.retain_weight

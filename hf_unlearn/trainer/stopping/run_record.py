@@ -1,0 +1,297 @@
+"""The record of a run: how many steps it took, why it ended, and which step its weights are of."""
+
+import contextlib
+import copy
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
+
+from ...config import UnlearnConfig
+from ...report.run_layout import UNLEARN_STATE
+from ..batches.seeded import seeded
+from ..batches.training_data import length_or_none, spread
+from ..checkpoints.checkpoint_files import saved_state
+from ..checkpoints.preemption import Preemption
+from ..samples.exchange import any_process
+from ..steps.weight_changes import WeightChanges
+
+NOTHING_DONE = "no optimizer step was taken, so nothing was forgotten"
+UNCHANGED = "no optimizer step changed the weights, so nothing was forgotten"
+NO_BATCH = (
+    "the forget set gave no batch: check that it has samples, and check dataloader_drop_last, "
+    "max_steps and num_train_epochs"
+)
+# How many forget samples' labels the digest of a forget set covers.
+DIGEST_SAMPLES = 16
+
+
+class WatchedCallbacks(CallbackHandler):
+    """Trainer's callback handler, which also remembers which callback stopped the training.
+
+    Attributes:
+        stopped_by: the first callback of this training that asked for a stop; None if none did.
+    """
+
+    def __init__(self, handler: CallbackHandler):
+        self.__dict__.update(vars(handler))
+        self.stopped_by: TrainerCallback | None = None
+
+    def call_event(
+        self,
+        event: str,
+        args: UnlearnConfig,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs,
+    ) -> TrainerControl:
+        if event == "on_train_begin":
+            self.stopped_by = None
+        for callback in self.callbacks:
+            alone = copy.copy(self)
+            alone.callbacks = [callback]
+            control = super(WatchedCallbacks, alone).call_event(
+                event, args, state, control, **kwargs
+            )
+            if control.should_training_stop and self.stopped_by is None:
+                self.stopped_by = callback
+        return control
+
+
+class RunRecord:
+    """What is known about a run beyond Trainer's state. Checkpoints store it.
+
+    Args:
+        trainer: its `callback_handler` must be a `WatchedCallbacks` by the time training starts.
+
+    Attributes:
+        steps: number of optimizer steps taken, including those before the checkpoint that the run
+            was resumed from. Steps skipped because of non-finite values do not count.
+        weights_step: the step whose weights the model holds if that is not the last step, else
+            None.
+        changes: whether these steps have changed the weights. The trainer adds it to its
+            callbacks.
+        begun: whether `train` was ever called.
+        run: what identifies this run (see `run_identity`).
+        resumed_from: the checkpoint that the current training resumed from, if any.
+    """
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        self.steps, self.changes = 0, WeightChanges()
+        self.weights_step: int | None = None
+        self.begun = False
+        self.run: dict = {}
+        self.resumed_from: str | None = None
+        self._reason: str | None = "not trained"
+
+    def begin(self, run: dict, checkpoint: str | None) -> None:
+        """Starts the record of a run, or continues the one stored in `checkpoint`."""
+        saved = saved_state(checkpoint) if checkpoint else {}
+        self.run, self.weights_step = run, saved.get("weights_step")
+        self.resumed_from = checkpoint
+        # Checkpoints of earlier versions do not store the number of steps: take Trainer's count
+        # without the skipped steps.
+        earlier = _global_step(checkpoint) - saved.get("skipped_steps", 0) if checkpoint else 0
+        self.steps = saved.get("steps", earlier)
+        # DeepSpeed's engine owns the gradients, and one-shot methods need no optimizer.
+        trusted = self.trainer.is_deepspeed_enabled or self.trainer.method.one_shot
+        self.changes.begin(seen=trusted or saved.get("changed", self.steps > 0))
+
+    def step_taken(self) -> None:
+        self.steps, self.weights_step = self.steps + 1, None
+
+    def save(self, checkpoint: Path, further: dict) -> None:
+        """Stores the record in a checkpoint.
+
+        Args:
+            further: what else `saved_state` is to return.
+        """
+        own = {
+            "steps": self.steps,
+            "changed": self.changes.seen,
+            "weights_step": self.weights_step,
+            "run": self.run,
+        }
+        (checkpoint / UNLEARN_STATE).write_text(json.dumps({**further, **own}))
+
+    def loaded(self, checkpoint: str | Path) -> None:
+        """Notes that the weights of a checkpoint were loaded after the last step."""
+        step = saved_state(checkpoint).get("weights_step")
+        step = _global_step(checkpoint) if step is None else step
+        self.weights_step = None if step == self.trainer.state.global_step else step
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Wraps the training, and notes the exception that interrupts it.
+
+        Raises:
+            ValueError: the forget set is an empty stream.
+        """
+        self._reason = "training in progress"
+        try:
+            yield
+        except BaseException as error:
+            self._reason = f"interrupted by {type(error).__name__}"
+            # accelerate's message for an empty stream
+            if not self.steps and "Batch does not contain any data" in str(error):
+                raise ValueError(f"{NOTHING_DONE}: {NO_BATCH}") from error
+            raise
+        self._reason = None
+
+    @property
+    def reason(self) -> str:
+        """What ended the training: `max_steps`, `num_train_epochs`, `SIGTERM`, the class of the
+        callback that stopped it, `interrupted by ...` an exception, or `no more samples`."""
+        if self._reason is not None:
+            return self._reason
+        args, state = self.trainer.args, self.trainer.state
+        callback = self._stopping_callback()
+        if isinstance(callback, Preemption):
+            return "SIGTERM"
+        if callback is not None:
+            return type(callback).__name__
+        if state.global_step >= state.max_steps:
+            return "max_steps" if args.max_steps > 0 else "num_train_epochs"
+        return "no more samples"
+
+    @property
+    def nothing_done(self) -> str | None:
+        """Says that the model has forgotten nothing, where that is so."""
+        if not self.steps:
+            return NOTHING_DONE
+        return None if self.changes.seen else UNCHANGED
+
+    def stopping(self, by_rules: dict) -> dict:
+        """What ended the training, for reports (`UnlearnTrainer.stopping`).
+
+        Args:
+            by_rules: what the stopping rules report; {} if there are none.
+        """
+        step = self.trainer.state.global_step
+        report = {"reason": self.reason, "step": step, "rule": None, "abort_rule": None} | by_rules
+        if self.weights_step is not None:
+            report["restored_step"] = self.weights_step
+        return report
+
+    def require_a_step(self, skipped: int) -> None:
+        """Called after training.
+
+        Args:
+            skipped: number of optimizer steps that were skipped.
+
+        Raises:
+            ValueError: the training took no optimizer step, or no step changed a weight.
+        """
+        if self.steps:
+            flags = [self.changes.seen, self.changes.looked]
+            seen, looked = any_process(flags, self.trainer.args.device)
+            self.changes.seen = seen or not looked
+            if not self.changes.seen:
+                raise ValueError(f"{self.nothing_done}: {self.changes.reason}")
+            return
+        if global_step := self.trainer.state.global_step:
+            why = (
+                f"all {skipped or global_step} were skipped because their loss or gradient was not "
+                "finite. Remove broken samples, lower learning_rate, or use bf16 instead of fp16"
+            )
+        elif (callback := self._stopping_callback()) is not None:
+            why = f"{type(callback).__name__} stopped the training before the first one"
+        else:
+            why = NO_BATCH
+        raise ValueError(f"{NOTHING_DONE}: {why}")
+
+    def _stopping_callback(self) -> TrainerCallback | None:
+        """The callback that stopped the training, unless it was Trainer's own, at the last step."""
+        callback = self.trainer.callback_handler.stopped_by
+        return None if isinstance(callback, DefaultFlowCallback) else callback
+
+
+def _global_step(checkpoint: str | Path) -> int:
+    return json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text())["global_step"]
+
+
+def check_steps(args: UnlearnConfig, forget_dataset: Any) -> None:
+    """Checks before training, as far as possible, that at least one optimizer step will be taken.
+
+    Raises:
+        ValueError: the arguments allow no step with this forget set.
+    """
+    if args.max_steps == 0 or args.max_steps < 0 and args.num_train_epochs <= 0:
+        name = "max_steps" if args.max_steps == 0 else "num_train_epochs"
+        raise ValueError(
+            f"{name} is {getattr(args, name)}, so no step would be taken: set it above 0"
+        )
+    count, batch = length_or_none(forget_dataset), args.train_batch_size * args.world_size
+    if count is None:
+        return
+    if count == 0:
+        raise ValueError(
+            "the forget set has no samples, so no step would be taken: give at least one"
+        )
+    if args.dataloader_drop_last and count < batch:
+        raise ValueError(
+            f"the forget set has {count} samples and a batch over all processes has {batch}, so no "
+            "step would be taken with dataloader_drop_last: lower per_device_train_batch_size, or "
+            "unset dataloader_drop_last"
+        )
+
+
+def run_identity(
+    args: UnlearnConfig,
+    method_settings: dict,
+    forget_dataset: Any,
+    label_names: list[str],
+) -> dict:
+    """What a checkpoint and the run that resumes from it must have in common, as JSON can hold it;
+    None for what is unknown."""
+    run = {
+        "method": str(args.method),
+        **method_settings,
+        "learning_rate": args.learning_rate,
+        "seed": args.seed,
+        "forget samples": length_or_none(forget_dataset),
+        "forget labels": labels_digest(forget_dataset, label_names),
+    }
+    return json.loads(json.dumps(run, default=str))
+
+
+def labels_digest(dataset: Any, label_names: list[str]) -> int | None:
+    """Hashes the labels of up to 16 samples, so that forget sets can be told apart.
+
+    Only labels are hashed, because features are floating-point numbers that another machine may
+    round differently. The digest is a number, because texts are redacted in what is pushed to the
+    Hub.
+
+    Returns:
+        The digest; None if the dataset is a stream or has no such labels.
+    """
+    if not length_or_none(dataset):
+        return None
+    label_names = sorted({"label", "label_ids", *label_names})
+    # Other columns may be costly to decode.
+    if isinstance(dataset, datasets.Dataset):
+        own = [name for name in label_names if name in dataset.column_names]
+        if not own:
+            return None
+        dataset = dataset.with_format(None).select_columns(own)
+    digest = hashlib.sha256()
+    for index in spread(len(dataset), DIGEST_SAMPLES):
+        with seeded(0, index):
+            sample = dataset[index]
+        names = [name for name in label_names if isinstance(sample, dict) and name in sample]
+        if not names:
+            return None
+        for name in names:
+            value = sample[name]
+            value = value.tolist() if isinstance(value, torch.Tensor | np.ndarray) else value
+            digest.update(repr(value).encode())
+    return int(digest.hexdigest()[:12], 16)
