@@ -32,7 +32,7 @@ class AuditSettings:
         default=None,
         metadata={
             "help": "Relearning and benign fine-tuning: learning rate of AdamW; default: a "
-            "tenth of the run's own, at which a model is not damaged."
+            "tenth of the run's own."
         },
     )
 
