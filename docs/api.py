@@ -22,6 +22,7 @@ from hf_unlearn import (
     metrics,
     per_sample,
 )
+from hf_unlearn.data import speech
 from hf_unlearn.experiments import audit
 from hf_unlearn.hub import upload as hub
 from hf_unlearn.methods import Preparation, Step
@@ -49,7 +50,7 @@ def page() -> str:
     parts += [
         text for kind in (Method, Step, Preparation) for text in described(kind, public(kind))
     ]
-    parts += ["## Speech data\n", f"{rendered(data.speech.__doc__)}\n"]
+    parts += ["## Speech data\n", f"{rendered(speech.__doc__)}\n"]
     for thing in (
         data.load_speech,
         data.prepare,
