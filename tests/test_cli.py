@@ -207,7 +207,8 @@ TINY = (
     "--train_steps 2 --train_batch_size 2 --d_model 16 --layers 1 --heads 2 --max_steps 2 "
     "--retain_size 2 --per_device_train_batch_size 2 --per_device_retain_batch_size 2 "
     "--max_eval_samples 2 --check_steps 1 --check_samples 2 --disable_tqdm true --use_cpu true "
-    "--gold none --forget_speakers bruno --stop_when forget_wer>=90 --report_audio 1"
+    "--gold none --forget_speakers bruno --stop_when forget_loss>=1000 "
+    "--abort_when test_loss>1000 --report_audio 1"
 ).split()
 LOAD = """
 import sys

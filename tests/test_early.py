@@ -111,7 +111,7 @@ def test_a_stream_of_forget_samples_is_trained_on_checked_and_reported(tmp_path,
         stop_when="forget_loss >= 1000",
     )
     trainer.train()
-    assert sum("check_forget_loss" in row for row in trainer.state.log_history) == 2
+    assert sum("check_forget_loss" in row for row in trainer.state.log_history) == 3
     trainer.create_model_card()
     trainer.save_model()
     trainer.report().save(tmp_path / "report.html")

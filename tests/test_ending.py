@@ -336,7 +336,8 @@ class TestOtherEvaluationSets:
         trainer._evaluation_sets = EvaluationSets(trainer.eval_dataset)
         for _ in range(2):
             losses = [trainer.evaluate()["eval_loss"], trainer.evaluate(other)["eval_loss"]]
-            found = trainer.own_results()["unlearned" if trainer.state.global_step else "original"]
+            models = trainer.own_results().models()
+            found = models["unlearned" if trainer.state.global_step else "original"]
             assert [found[name]["loss"] for name in ("evaluation", "evaluation 2")] == losses
             if not trainer.state.global_step:
                 trainer.train()

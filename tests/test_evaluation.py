@@ -280,7 +280,7 @@ def test_features_of_utterances_are_those_of_each_alone(trainer):
 
 
 def test_an_empty_split_is_refused(trainer):
-    with pytest.raises(ValueError, match="Split 'other' has no samples"):
+    with pytest.raises(ValueError, match="split 'other' has no samples"):
         evaluate_splits(trainer, {"other": []})
 
 

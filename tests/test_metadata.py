@@ -329,7 +329,7 @@ def test_a_gold_model_of_other_classes_is_refused(tmp_path, labels, fits):
         ).save_pretrained(tmp_path / name)
     recipe = SimpleNamespace(
         options=SimpleNamespace(model=str(tmp_path / "own"), base_model=None),
-        splits=SimpleNamespace(classes=["cat", "dog"]),
+        classes=["cat", "dog"],
     )
     with nullcontext() if fits else pytest.raises(ValueError, match="labels"):
         ImageRecipe.check_gold(recipe, str(tmp_path / "gold"))

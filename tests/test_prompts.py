@@ -212,11 +212,14 @@ def test_a_configuration_derived_from_the_model_is_derived_again_on_loading(buil
 class TestTrainer:
     def warnings(self, model, processor, tmp_path, caplog, start=False, **config) -> list[str]:
         labels = processor.tokenizer("ab").input_ids
-        rows = [{"input_features": np.zeros((8, 100), "float32"), "labels": labels}]
+        rows, retain = (
+            [{"input_features": np.full((8, 100), value, "float32"), "labels": labels}]
+            for value in (0, 1)
+        )
         collator = SpeechCollator(processor, -1 if start else SOT)
         arguments = {"processing_class": processor, "eval_dataset": {"test": rows}}
         make_trainer(
-            model, tmp_path, forget=rows, retain=rows, collator=collator, arguments=arguments,
+            model, tmp_path, forget=rows, retain=retain, collator=collator, arguments=arguments,
             method="gradient_difference", **{"predict_with_generate": True, **config},
         )  # fmt: skip
         return [record.message for record in caplog.records if "generate()" in record.message]

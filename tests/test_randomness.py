@@ -388,7 +388,7 @@ def test_with_randomness_every_pass_draws_the_same_numbers(tmp_path, warned, way
     assert cosine(step, in_batch(before.eval(), batch, K)) > 1e-3
     assert not trainer.samples.one_by_one
     (message,) = warned
-    assert "`residual` is about the network that was drawn for the retain batch" in message
+    assert "`residual` refers only to the network drawn for the retain batch" in message
 
 
 class Noisy(nn.Module):

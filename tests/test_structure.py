@@ -14,7 +14,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "hf_unlearn"
 MAX_ROOMS, MAX_IMPORTS_BETWEEN_ROOMS = 18, 45
 # in one folder
-MAX_MODULES = 16
+MAX_MODULES = 18
 
 # The other rooms that each room may import.
 ALLOWED = {

@@ -129,7 +129,7 @@ def test_samples_in_unequal_shares(tmp_path, model, sample, lengths):
         model,
         tmp_path,
         forget=batches[0],
-        retain=batches[0],
+        retain=[sample(n) for n in lengths],
         alpha=0.3,
         max_steps=2,
         collator=stacked,

@@ -23,7 +23,8 @@ SHIPPED = (
 TINY = (
     "--train_steps 2 --train_batch_size 4 --max_steps 2 --retain_size 10 "
     "--per_device_train_batch_size 4 --per_device_retain_batch_size 4 --max_eval_samples 10 "
-    "--check_steps 1 --relearn_steps 1 --gold none --disable_tqdm true"
+    "--check_steps 1 --relearn_steps 1 --gold none --disable_tqdm true "
+    "--stop_when forget_loss>=1000 --abort_when test_loss>1000"
 ).split()
 
 

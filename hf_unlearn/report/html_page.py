@@ -74,16 +74,16 @@ class Report:
         environment = jinja2.Environment(
             autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
-        stopping = self.results.get("stopping") or {}
+        stopping = self.results.stopping or {}
         page = resources.files("hf_unlearn.report").joinpath("page.html")
         return environment.from_string(page.read_text(encoding="utf-8")).render(
             task=self.task,
             results=self.results,
-            verdict=verdict({name: self.results.get(name) for name in MODELS}, self.task, stopping),
-            rule=with_origin(stopping.get("rule"), self.results.get("retrained")),
+            verdict=verdict(self.results.models(), self.task, stopping),
+            rule=with_origin(stopping.get("rule"), self.results.retrained),
             attacks=self._attack_meanings(),
-            date=(self.results.get("environment") or {}).get("date"),
-            command=self.results.get("command"),
+            date=(self.results.environment or {}).get("date"),
+            command=self.results.command,
             settings=settings_of(self.results),
             audit=audit_of(self.results),
             tables=self._tables() + further_tables_rows(self.results),
@@ -96,9 +96,7 @@ class Report:
 
     def _attack_meanings(self) -> dict[str, str]:
         """Name -> meaning of the membership attacks that were measured."""
-        measured = {
-            name for values in (self.results.get("attacks") or {}).values() for name in values
-        }
+        measured = {name for values in (self.results.attacks or {}).values() for name in values}
         return {name: attack.meaning for name, attack in ATTACKS.items() if name in measured}
 
     def save(self, path: str | Path) -> Path:

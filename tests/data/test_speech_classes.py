@@ -135,7 +135,7 @@ def test_a_column_of_class_labels_gives_its_names_and_numbers_sort_as_numbers(tm
     ("options", "message"),
     [
         ({"forget_speakers": ["ana"]}, "unknown speaker 'ana' in .*: 'anna'"),
-        ({"forget_classes": ["yess"]}, "unknown class 'yess' in .*: 'yes'"),
+        ({"forget_classes": ["yess"]}, "unknown class 'yess' in .*'yes'"),
         ({}, "nothing to forget: name forget_speakers or forget_classes"),
         (
             {"forget_share": 0.5},

@@ -143,9 +143,9 @@ def test_refusals(make_rows):
         split(rows, ["a", "b", "c"])
     with pytest.raises(ValueError, match="retain_size is 9, but only 6 utterances are available"):
         split(rows, retain_size=9)
-    for size in (0, -1, 1.5, 0.01):
+    for size in (0, -2, 1.5, 0.01):
         with pytest.raises(
-            ValueError, match=f"retain_size is {size}, of 6 utterances: give a number, or a share"
+            ValueError, match=f"retain_size is {size}, of 6 utterances: give a number, a share"
         ):
             split(rows, retain_size=size)
     for share in (1, -0.1, 2):

@@ -159,7 +159,8 @@ def test_a_mistake_is_answered_in_one_line(voices, flags, message, tmp_path):
 @pytest.mark.parametrize("config", configurations(RECIPE.name), ids=lambda path: path.stem)
 def test_a_configuration_is_understood_and_documented(config):
     kinds = (WhisperArguments, SpeechArguments, UnlearnConfig)
-    _, data, args = parse(kinds, [str(config), "--use_cpu", "true", "--alpha", "0.25"])
+    flags = ["--use_cpu", "true", "--alpha", "0.25", "--dataset_hint", ""]
+    _, data, args = parse(kinds, [str(config), *flags])
     assert data.forget_speakers and args.alpha == 0.25  # the command line wins
     assert config.name in (RECIPE / "README.md").read_text()
 

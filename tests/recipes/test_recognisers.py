@@ -50,6 +50,9 @@ def flags(data, out, **changes) -> list[str]:
         "report_to": "none",
         "save_strategy": "no",
         "disable_tqdm": "true",
+        # These models understand nothing.
+        "stop_when": "forget_loss >= 1000",
+        "abort_when": "test_loss > 1000",
         **changes,
     }
     return [str(part) for name, value in options.items() for part in (f"--{name}", value)]

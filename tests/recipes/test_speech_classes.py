@@ -33,7 +33,8 @@ SPEAKERS = ["Zebulon", "Quixote", "Yolanda"]
 TINY = (
     "--train_steps 2 --train_batch_size 4 --max_steps 1 --retain_size 4 --disable_tqdm true "
     "--per_device_train_batch_size 4 --per_device_retain_batch_size 4 --check_steps 1 "
-    "--d_model 16 --layers 1 --heads 2 --relearn_samples 0 --abort_when test_loss>1000"
+    "--d_model 16 --layers 1 --heads 2 --relearn_samples 0 --abort_when test_loss>1000 "
+    "--stop_when forget_loss>=1000"
 ).split()
 
 

@@ -78,8 +78,10 @@ def _check_data(given: object, hint: str) -> None:
         hint: how to get the dataset, for the message.
     """
     dataset, retain_size = getattr(given, "dataset", None), getattr(given, "retain_size", None)
-    if retain_size is not None and retain_size <= 0:
-        raise ValueError(f"retain_size is {retain_size:g}: give a number, or a share below 1")
+    if retain_size is not None and retain_size <= 0 and retain_size != -1:
+        raise ValueError(
+            f"retain_size is {retain_size:g}: give a number, a share below 1, or -1 for all"
+        )
     if hint and dataset and _is_path(dataset) and not Path(dataset).expanduser().exists():
         raise ValueError(f"there is no dataset {dataset} yet: {hint}")
 
