@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 # One process; accelerate would warn of every value that is not given.
 LAUNCH := $(BIN)/accelerate launch --num_cpu_threads_per_process 2 --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: install demo demo-digits cards docs test lint format audit dist bench clean
+.PHONY: install demo demo-digits cards docs test lint format vulnerabilities dist bench clean
 
 install: $(INSTALLED)
 
@@ -44,7 +44,7 @@ format: install
 	$(BIN)/ruff format .
 
 # Looks up known vulnerabilities of the pinned versions; fails where PyPI's advisories are out of reach.
-audit: install
+vulnerabilities: install
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/python -m pip_audit --strict --disable-pip --no-deps --requirement constraints.txt
 

@@ -1,4 +1,4 @@
-"""Makes models forget chosen training data, and evaluates, compares and uploads them.
+"""Makes models forget chosen training data, and evaluates, compares, audits and uploads them.
 
 hf-unlearn recipes                                the recipes that come with the package
 hf-unlearn run digits --alpha 0.8                 a recipe by its name,
@@ -31,10 +31,12 @@ from .yaml_files import read_yaml
 
 # A command may return an exit code.
 Command = Callable[[argparse.Namespace, list[str]], int | None]
-EXIT_CODES = (
-    "exit codes: 0 done, 1 an error that one line explains, 2 wrong usage, 143 stopped by SIGTERM "
-    "after saving a checkpoint; of audit: 3 the rule of --fail_when holds"
-)
+EXIT_CODES = "exit codes: 0 done, 1 an error that one line explains, 2 wrong usage"
+# Those that only one command has.
+MORE_EXIT_CODES = {
+    "run": "143 stopped by SIGTERM after saving a checkpoint",
+    "audit": "3 the rule of --fail_when holds",
+}
 
 
 COMPARE = """Tunes and compares methods through a recipe. An interrupted comparison continues where
@@ -81,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "hf-unlearn",
         description=__doc__,
-        epilog=EXIT_CODES,
+        epilog="; ".join([EXIT_CODES, *(f"of {n}: {code}" for n, code in MORE_EXIT_CODES.items())]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
@@ -96,7 +98,8 @@ def _add(
 ) -> argparse.ArgumentParser:
     """Adds a command, described by its function's docstring."""
     options = {"description": inspect.getdoc(function), **options}
-    command = commands.add_parser(name, help=text, epilog=EXIT_CODES, **options)
+    codes = [EXIT_CODES, *([MORE_EXIT_CODES[name]] if name in MORE_EXIT_CODES else [])]
+    command = commands.add_parser(name, help=text, epilog=", ".join(codes), **options)
     command.set_defaults(function=function, help_text=command.format_help)
     return command
 
@@ -140,7 +143,7 @@ def _add_folder_commands(commands: argparse._SubParsersAction) -> None:
     command = _add(commands, "card", card, "write a run's model card again")
     command.add_argument("folder", type=Path, help="output_dir of a run, with results.json")
     command.add_argument(
-        "--name_forgotten", action="store_true", help="name the forgotten speakers in the card"
+        "--name_forgotten", action="store_true", help="name the forgotten persons in the card"
     )
     command.add_argument(
         "--to", type=Path, help="file to write instead of README.md; the plot is copied beside it"
@@ -158,7 +161,11 @@ def _add_folder_commands(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--merge", action="store_true", help="merge an adapter into its base model first"
     )
-    command.add_argument("--name_forgotten", action="store_true", help="publish who was forgotten")
+    command.add_argument(
+        "--name_forgotten",
+        action="store_true",
+        help="name the forgotten persons in everything that is uploaded",
+    )
 
 
 def run(arguments: argparse.Namespace, options: list[str]) -> None:

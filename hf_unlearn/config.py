@@ -100,7 +100,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
     stop_when: str | None = field(
         default=None,
         metadata={
-            "help": "Stop when this rule holds at a check, e.g. 'forget_wer >= 90': "
+            "help": "Stop when this rule holds at a check, e.g. 'forget_wer >= 25': "
             "<split>_<metric> of eval_dataset, on the scale of compute_metrics. This project's own "
             "metrics are in percent, most others are fractions. A rule that holds before the first "
             "step is an error."

@@ -15,9 +15,8 @@ from transformers.trainer_utils import PredictionOutput
 
 from .metrics.entries import is_metric
 from .metrics.normalizers import UNSPACED, language_code, normalizer
-from .metrics.privacy import features
 from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy, f1_macro, looping
-from .metrics.sample_features import ctc_losses
+from .metrics.sample_features import ctc_losses, features
 from .metrics.scales import in_percent
 from .per_sample.inputs import IGNORE_INDEX, own_copy
 
@@ -229,7 +228,7 @@ def evaluate_splits(trainer: Trainer, datasets: dict[str, Dataset]) -> dict[str,
 
 
 def sample_features(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]:
-    """The features of each sample that membership attacks use (`metrics.privacy.features`),
+    """The features of each sample that membership attacks use (`metrics.sample_features.features`),
     computed by the trainer's own evaluation.
 
     No texts are generated: the decoder gets the true texts, as in training. Every process has to

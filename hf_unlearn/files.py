@@ -70,6 +70,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its class if it has no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 # UTF-32 comes first because its little-endian mark starts with that of UTF-16.
 ENCODING_OF_MARK = {
     codecs.BOM_UTF32_LE: "utf-32",

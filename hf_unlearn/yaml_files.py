@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from .files import text_of
+from .files import one_line, text_of
 
 NULL = ("", "~", "null", "Null", "NULL")
 TRUE, FALSE = ("true", "yes", "on", "y", "t", "1"), ("false", "no", "off", "n", "f", "0")
@@ -94,7 +94,7 @@ def parse_yaml(text: str, name: str) -> Any:
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
-        raise ValueError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{name} is not valid YAML: {one_line(error)}") from error
 
 
 def header_of(card: str) -> dict:

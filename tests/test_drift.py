@@ -105,7 +105,7 @@ def test_ends_where_no_step_forgets_within_the_bound(model, tmp_path, caplog):
         model, tmp_path, max_steps=20, retain=retain, alpha=0.0, max_drift=1e-6, learning_rate=1e-3
     )
     assert trainer.state.global_step < 20
-    assert trainer.stopping["reason"] == "DriftControl"
+    assert trainer.stopping["reason"] == "no step forgets within max_drift"
     assert "max_drift=1e-06" in caplog.text
 
 

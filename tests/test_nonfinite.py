@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import TrainerCallback, set_seed
 
-from hf_unlearn.trainer.steps.nonfinite import all_finite
+from hf_unlearn.per_sample.shards import all_finite
 from tests.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
 
 

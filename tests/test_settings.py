@@ -17,6 +17,8 @@ def test_settings_are_those_that_shaped_the_result():
         "gradient_accumulation_steps": 1,
         "weight_decay": 0.0,
         "bf16": True,
+        "step_control": "none",
+        "max_drift": 0.02,
     }
     results = {
         "config": {"recipe": recipe, "trainer": trainer},
@@ -37,6 +39,10 @@ def test_settings_are_those_that_shaped_the_result():
         "q_proj",
         "3.0",
     )
+    assert "max_drift" not in more
+    trainer["step_control"] = "drift"
+    controlled = settings_of(Results.from_dict(results))
+    assert (controlled["step_control"], controlled["max_drift"]) == ("drift", "0.02")
     # results.json of an older version
     earlier = settings_of(Results.from_dict({**results, "method_settings": None}))
     assert earlier["method_kwargs"] == "{'msteps': 1}"

@@ -25,9 +25,10 @@ def overview() -> str:
     """What `hf-unlearn recipes` prints: each recipe with its purpose and its configurations."""
     lines = []
     for name, folder in recipe_folders().items():
-        described = ast.get_docstring(ast.parse((folder / SCRIPT).read_text(encoding="utf-8")))
+        script = ast.parse((folder / SCRIPT).read_text(encoding="utf-8"))
+        described = ast.get_docstring(script) or ""
         purpose = " ".join(described.split("\n\n")[0].split())
-        lines.append(f"{name}: {purpose}")
+        lines.append(f"{name}: {purpose}" if purpose else name)
         lines += [f"    {name}/{configuration}" for configuration in configurations(folder)]
     return "\n".join(lines)
 

@@ -26,7 +26,7 @@ class ClassifierRecipe(Recipe):
     options: ClassifierArguments
     classes: list[str]
 
-    # ---- what a recipe has to define ----
+    # ---- what a recipe has to define -------------------------------------------------------------
 
     def new_config(self, labels: dict) -> PreTrainedConfig:
         """The configuration of a new model.
@@ -36,7 +36,7 @@ class ClassifierRecipe(Recipe):
         """
         raise NotImplementedError
 
-    # ---- models ----
+    # ---- models ----------------------------------------------------------------------------------
 
     def load_model(self, name: str | None) -> PreTrainedModel:
         """Loads or builds a classifier. A base model whose head does not fit the data's classes
@@ -85,7 +85,7 @@ class ClassifierRecipe(Recipe):
                 "model that was trained on this data, or gold: train"
             )
 
-    # ---- evaluation ----
+    # ---- evaluation ------------------------------------------------------------------------------
 
     def relearning(self, trainer: UnlearnTrainer) -> dict[str, dict]:
         """Relearning speed, for `measure`; {} if the options do not ask for it."""

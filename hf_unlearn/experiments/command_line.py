@@ -27,7 +27,8 @@ def parse(types: Sequence[type], argv: Sequence[str]) -> tuple:
 
     Raises:
         ValueError: the file does not exist; no dataclass has the option; a value in the YAML has
-            the wrong type; or a value cannot work with any data (see `checks.check_options`).
+            the wrong type; or a value cannot work with any data (see
+            `checks.model_checks.check_options`).
     """
     argv, parser = list(argv), HfArgumentParser(types, usage=USAGE, allow_abbrev=False)
     if argv and not argv[0].startswith("-"):

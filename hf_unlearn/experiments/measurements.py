@@ -1,8 +1,9 @@
 """Measures a model: metrics of every split, membership attacks, and what the recipe adds."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
+
+from transformers.utils import logging
 
 from ..evaluation import evaluate_splits
 from ..files import write_json
@@ -16,7 +17,7 @@ from .models.membership import attack
 from .models.shadow_models import ShadowModels, train_shadow_models
 from .recipe import Recipe
 
-logger = logging.getLogger(__name__)
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)

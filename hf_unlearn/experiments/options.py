@@ -138,6 +138,11 @@ class RecipeArguments:
         """Whether the run trains models, which takes all training data."""
         return "train" in (self.model, self.gold) or self.shadow_models > 0
 
+    @property
+    def needs_training_data(self) -> bool:
+        """Whether the run reads all training data: it trains models, and does not only plan to."""
+        return self.trains and not self.dry_run
+
     def of_training(self) -> dict:
         """The options that the weights of a trained model may depend on."""
         return {

@@ -45,7 +45,7 @@ class Recipe:
     forgotten_before: dict = {}
     found_models: dict = {}
 
-    # ---- what a recipe has to define ----
+    # ---- what a recipe has to define -------------------------------------------------------------
 
     def load_model(self, name: str | None) -> PreTrainedModel:
         """Loads model `name` (folder or Hub id). None builds a new one, initialised with torch's
@@ -64,7 +64,7 @@ class Recipe:
         """The arguments of `UnlearnTrainer` beside model, args and peft_config."""
         raise NotImplementedError
 
-    # ---- what a recipe may define ----
+    # ---- what a recipe may define ----------------------------------------------------------------
 
     def processor_of(self, name: str) -> object:
         """The processor that is saved with model `name` (folder or Hub id)."""
@@ -103,7 +103,7 @@ class Recipe:
         """Adds to `results` what needs the numbers of all models, and writes the files that only
         this recipe has."""
 
-    # ---- what all recipes have ----
+    # ---- what all recipes have -------------------------------------------------------------------
 
     @functools.cached_property
     def clock(self) -> PhaseClock:

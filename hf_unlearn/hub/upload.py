@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
+from ..files import first_line
 from ..privacy.redaction import hide_tokens, salt_of
 from ..report.results import Results
 from .name_checks import check_upload_texts
@@ -95,7 +96,7 @@ def hub_failures(repo_id: str, folder: str | Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise HubError(
             f"could not push to {repo_id}: {hide_tokens(reason)}. {_advice(error)} There is no new "
             f"commit; the model in {folder} is unchanged."

@@ -17,7 +17,6 @@ from .comparison import (
     BatchVsAlone,
     SamplesAlone,
     ShardedProcesses,
-    all_finite,
     norm,
 )
 from .engine import PerSampleEngine
@@ -25,7 +24,7 @@ from .losses import weighted_samples
 from .parameter_rows import ParameterRows
 from .reference import sample_gradient
 from .rules import Unsupported
-from .shards import averaged, own_parameters
+from .shards import all_finite, averaged, own_parameters
 
 MIXED = (
     "the loss of the batch is not the mean of what the model returns for each sample alone: "

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from .losses import NotBySample
 from .parameter_rows import ParameterRows
 from .reference import sample_gradient, select_sample
-from .shards import local, squared_norm
+from .shards import squared_norm
 
 # By the precision of the forward pass: the largest difference between gradients in the batch and
 # alone, relative to their length; the same relative to the length of the whole gradient, for
@@ -153,8 +153,3 @@ def norm(gradient: Tensor) -> Tensor:
     if isinstance(gradient, DTensor):
         return squared_norm(gradient).sqrt().float()
     return gradient.norm()
-
-
-def all_finite(gradients: Sequence[Tensor]) -> bool:
-    """Whether all values on this process are finite."""
-    return all(bool(local(gradient).isfinite().all()) for gradient in gradients)

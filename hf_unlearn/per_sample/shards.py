@@ -5,6 +5,8 @@ While a module computes, FSDP2 replaces its parameters by whole tensors. It aver
 over the processes and adds them to `.grad`.
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -130,3 +132,22 @@ def add_gradient(parameter: nn.Parameter, gradient: Tensor | None) -> None:
     if isinstance(parameter, DTensor):
         gradient = averaged(gradient, parameter)
     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+
+def all_finite(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether all values that this process has are finite (one synchronisation for all tensors)."""
+    tensors = [local(tensor) for tensor in tensors if tensor is not None]
+    tensors = [tensor for tensor in tensors if tensor.numel()]
+    if not tensors:
+        return True
+    # On CPUs sums are faster than norms, so they are tried first.
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        sums = [
+            tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)).double()
+            for tensor in tensors
+        ]
+        # If not, either a value is not finite, or the sum of finite values overflows.
+        if bool(torch.isfinite(torch.stack(sums)).all()):
+            return True
+    norms = [norm.float() for norm in torch._foreach_norm(tensors, torch.inf)]
+    return bool(torch.isfinite(torch.stack(norms)).all())

@@ -59,7 +59,7 @@ def metrics(audit: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-# ---- words --------------------------------------------------------------------------------------
+# ---- words ---------------------------------------------------------------------------------------
 
 
 def headline(audit: Mapping[str, Any]) -> list[str]:
@@ -135,7 +135,7 @@ def _count_line(doors: Mapping[str, dict]) -> str:
     return f"{line}; FAILED: {failed}." if failed else f"{line}."
 
 
-# ---- tables -------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------
 
 
 def audit_rows(audit: Mapping[str, Any]) -> Table:

@@ -21,13 +21,14 @@ SETTINGS = {
     "adam_epsilon": 1e-8,
     "weight_decay": 0,
     "max_grad_norm": 0,
+    "step_control": "none",
+    "max_drift": None,
     "max_steps": -1,
     "num_train_epochs": None,
     "bf16": False,
     "fp16": False,
     "freeze_batch_norm": True,
     "freeze_randomness": True,
-    "label_smoothing_factor": 0,
     "neftune_noise_alpha": None,
     "trainable": "",
     "adapter": None,
@@ -45,6 +46,7 @@ SETTINGS = {
 ONLY_WITH = {
     "lora_alpha": "lora_r",
     "lora_target_modules": "lora_r",
+    "max_drift": "step_control",
     "train_hidden_words": "augment",
     "train_shift": "augment",
 }
@@ -58,11 +60,8 @@ def settings_of(results: Results) -> dict[str, str]:
     given = {name: setting(config, name) for name in SETTINGS}
     if (given["max_steps"] or 0) > 0:
         del given["num_train_epochs"]
-    chosen = {
-        name: value
-        for name, value in given.items()
-        if value not in (None, [], {}, SETTINGS[name]) and given.get(ONLY_WITH.get(name), True)
-    }
+    given = {name: value for name, value in given.items() if has_effect(name, value)}
+    chosen = {name: value for name, value in given.items() if ONLY_WITH.get(name, name) in given}
     of_method = results.method_settings
     if of_method is None:
         of_method = {name: setting(config, name) for name in METHOD_FIELDS}
@@ -78,6 +77,10 @@ def settings_of(results: Results) -> dict[str, str]:
         for name, value in known.items()
         if value is not None
     }
+
+
+def has_effect(name: str, value: Any) -> bool:
+    return value not in (None, [], {}, SETTINGS[name])
 
 
 def setting(config: dict[str, Any], name: str) -> Any:

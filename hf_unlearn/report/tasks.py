@@ -69,8 +69,7 @@ TASKS = {
         splits={
             "forget": ("forgotten speaker", "up"),
             "forget_test": ("forgotten speaker, held out", "up"),
-            "retain": ("retain set", "stay"),
-            "retain_rest": ("retained, outside the retain set", "stay"),
+            **KEPT_SPLITS,
             "test": ("retained speakers, unseen", "stay"),
             "other": ("other speakers", "stay"),
         },
@@ -86,8 +85,7 @@ TASKS = {
         splits={
             "forget": ("forgotten class", "down"),
             "forget_test": ("forgotten class, unseen", "down"),
-            "retain": ("retain set", "stay"),
-            "retain_rest": ("retained, outside the retain set", "stay"),
+            **KEPT_SPLITS,
             "test": ("retained classes, unseen", "stay"),
         },
     ),
@@ -101,8 +99,7 @@ TASKS = {
         metrics=ACCURACY,
         splits={
             "forget": ("forgotten images", "as test"),
-            "retain": ("retain set", "stay"),
-            "retain_rest": ("retained, outside the retain set", "stay"),
+            **KEPT_SPLITS,
             "test": ("unseen images", "stay"),
         },
     ),

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import TrainerState
+from transformers.trainer_callback import CallbackHandler
 
 from ..config import UnlearnConfig
 from ..methods import Method
@@ -55,3 +56,21 @@ class TrainerView(Protocol):
 
     def _prepare_inputs(self, inputs: dict) -> dict:
         """Moves a batch to the model's device and casts it to the model's precision."""
+
+
+class RunView(TrainerView, Protocol):
+    """What the record of a run and the stopping rules use of the trainer besides.
+
+    Attributes:
+        eval_dataset: for stopping rules, a dict of splits.
+    """
+
+    eval_dataset: Any
+    compute_metrics: Any
+    callback_handler: CallbackHandler
+
+    def evaluate(self, eval_dataset: Any, *, metric_key_prefix: str) -> dict[str, float]:
+        """Evaluates and logs the metrics of each split."""
+
+    def is_world_process_zero(self) -> bool:
+        """Whether this is the main process of all machines."""

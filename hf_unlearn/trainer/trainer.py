@@ -80,13 +80,14 @@ class UnlearnTrainer(LossBySample):
     Logged per step: `forget_loss` and `retain_loss`, as the method computes them on these samples
     (`scrub`: a divergence). For orthograd also `kept` = |u_perp| / |u|, `rank` (the numerical rank
     of the retain gradients, its mean over the projections) and `residual` (what is left of retain
-    gradients in u_perp: see `OrthoGrad`).
+    gradients in u_perp: see `OrthoGrad`). With `step_control="drift"` also `drift`,
+    `expected_drift`, `forget_rise` and `step_factor` (see `DriftControl`).
 
     Attributes:
         stopping: what ended the training, for reports: reason (`max_steps`, `num_train_epochs`,
-            `target reached`, `aborted`, `SIGTERM`, or the class of the callback that stopped it),
-            step, rules and the value that decided; `restored_step` if the model has the weights of
-            another step.
+            `target reached`, `aborted`, `SIGTERM`, `no step forgets within max_drift`, or the class
+            of another callback that stopped it), step, rules and the value that decided;
+            `restored_step` if the model has the weights of another step.
         method_settings: the values that the method works with, by keyword.
         results: the content of results.json if a recipe has written it; else None, and the card
             says what the trainer itself knows.

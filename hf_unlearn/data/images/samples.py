@@ -1,7 +1,6 @@
 """Turns images of known classes into what a model trains on."""
 
 import io
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,10 +12,11 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PretrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import logging
 
 from ..names import first_few
 
-logger = logging.getLogger(__name__)
+logger = logging.get_logger(__name__)
 
 # bytes of pixel values that are kept in memory once they are computed
 MAX_CACHED_BYTES = 2**28

@@ -8,6 +8,8 @@ import librosa
 import numpy as np
 import soundfile
 
+from ...files import first_line
+
 # in Hz
 SAMPLING_RATE = 16_000
 
@@ -107,7 +109,7 @@ def _decode_with_torchcodec(audio: dict, refusal: str) -> tuple[np.ndarray, int]
     # ImportError, OSError or RuntimeError where FFmpeg is missing, ValueError and RuntimeError for
     # bad files.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(
             f"{problem} (soundfile); {reason} (torchcodec, which needs FFmpeg)"
         ) from None

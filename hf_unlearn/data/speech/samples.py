@@ -1,6 +1,5 @@
 """Turns utterances into what a speech model trains on: its inputs and labels."""
 
-import logging
 import os
 from collections.abc import Callable, Sequence
 
@@ -9,7 +8,7 @@ import torch
 from datasets import Dataset, Features, List, Value
 from datasets.fingerprint import Hasher
 from transformers import ProcessorMixin, SequenceFeatureExtractor
-from transformers.utils import logging as transformers_logging
+from transformers.utils import logging
 
 from ..names import first_few
 from .audio import decode_chunk
@@ -25,9 +24,7 @@ from .extractors import (
 from .labels import LabelOfBatch, complaints, ctc_complaints, label_ids
 from .on_demand import Check, checked_rows
 
-logger = logging.getLogger(__name__)
-# warns of each thing once
-once = transformers_logging.get_logger(__name__)
+logger = logging.get_logger(__name__)
 
 # utterances that are extracted and written at once
 EXTRACTION_BATCH = 16
@@ -106,7 +103,7 @@ def prepare(
     if store is None and cut is not None:
         raise ValueError("cut needs stored inputs: set store to 'float32' or 'float16'")
     if store is None and not single_input(extractor):
-        once.warning_once(
+        logger.warning_once(
             f"{type(extractor).__name__} gives more inputs than one "
             f"({', '.join(extractor.model_input_names)}), which are not computed on demand: they "
             "are stored in float16."

@@ -157,7 +157,7 @@ ATTACKS = (
     ),
     *(
         Door(
-            f"svc_{feature}",
+            f"svc_{feature}_members",
             "attack",
             "how many forgotten samples a classifier, which has learned from retained and unseen "
             f"samples, takes for trained on by the {feature.replace('_', ' ')} of the output",

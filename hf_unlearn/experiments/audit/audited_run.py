@@ -4,12 +4,16 @@ file, or both."""
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_CTC_MAPPING_NAMES,
+)
 
 from ...config import UnlearnConfig
 from ...report.results import Results
 from ...report.run_layout import RESULTS
-from ...trainer.setup.adapters import load_merged
+from ...trainer.setup.adapters import load_merged, whole_base_of
 from ...yaml_files import as_declared, read_yaml
 from ..checks.model_checks import loading
 from ..recipe import Recipe
@@ -24,6 +28,8 @@ KEPT = (
     "disable_tqdm",
     "name_forgotten",
 )
+# The tasks of the recipe for classifiers of speech.
+AUDIO_CLASSES = ("speaker_classes", "speaker_data", "clip_classes", "clip_samples")
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,8 @@ def find_run(folder: Path, config: Path | None = None) -> AuditedRun:
             is needed where there is no results.json.
 
     Raises:
-        ValueError: the configuration or the original model cannot be found.
+        ValueError: the configuration or the original model cannot be found, or an audit does not
+            know this kind of model.
     """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}: give the output_dir of a run, or a model")
@@ -70,6 +77,7 @@ def find_run(folder: Path, config: Path | None = None) -> AuditedRun:
         )
     given = read_yaml(config) if config else {}
     kind, option_type, data_type = kind_of(results, given, config)
+    refuse_other_models(folder, of_speech="forget_speakers" in names_of(data_type))
     kinds = (option_type, data_type, UnlearnConfig)
     changed = as_declared(given, kinds, config) if config else {}
     groups = results.config if results else {}
@@ -86,6 +94,8 @@ def find_run(folder: Path, config: Path | None = None) -> AuditedRun:
 def kind_of(results: Results | None, given: dict, config: Path | None) -> tuple:
     """The recipe's class and those of its options and data."""
     if results is not None:
+        if results.task in AUDIO_CLASSES:
+            raise unknown("an audio classifier")
         if results.task not in ("speakers", "classes", "samples") or "recipe" not in results.config:
             raise ValueError(
                 "this run has no recipe, so its data cannot be loaded again: give the "
@@ -100,6 +110,35 @@ def kind_of(results: Results | None, given: dict, config: Path | None) -> tuple:
         f"{config} does not say what was forgotten: it has none of forget_speakers, "
         "forget_classes, forget_samples and forget_ids"
     )
+
+
+def unknown(what: str) -> ValueError:
+    return ValueError(
+        f"hf-unlearn audit cannot audit a run of {what} yet: it knows Whisper models and image "
+        "classifiers"
+    )
+
+
+def refuse_other_models(folder: Path, *, of_speech: bool) -> None:
+    """Refuses a saved model of a kind that no door can measure.
+
+    Args:
+        folder: of the model or of an adapter, whose base model is then looked at.
+        of_speech: whether speakers are forgotten, so that only a Whisper will do.
+
+    Raises:
+        ValueError: it is neither a Whisper nor an image classifier.
+    """
+    whole = folder if (folder / "config.json").is_file() else whole_base_of(str(folder))
+    with loading(str(whole)):
+        config, _ = PreTrainedConfig.get_config_dict(str(whole))
+    model_type, names = config.get("model_type", "unknown"), set(config.get("architectures") or ())
+    if names & set(MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.values()):
+        raise unknown("an audio classifier")
+    if names & set(MODEL_FOR_CTC_MAPPING_NAMES.values()):
+        raise unknown("a CTC model")
+    if of_speech and model_type != "whisper":
+        raise unknown(f"a {model_type} model")
 
 
 # Imported only when needed: each takes time, and may warn of packages that only it needs.
@@ -123,9 +162,13 @@ def images() -> tuple:
 
 def made(kind: type, known: dict, changed: dict) -> object:
     """An instance with the values of a run, of which some are changed."""
-    names = {one.name for one in fields(kind) if one.init}
-    values = {**known, **changed}
+    names, values = names_of(kind), {**known, **changed}
     return kind(**{name: value for name, value in values.items() if name in names})
+
+
+def names_of(kind: type) -> set[str]:
+    """The options of a dataclass."""
+    return {one.name for one in fields(kind) if one.init}
 
 
 def find_models(

@@ -38,10 +38,10 @@ def joined(subject: Subject) -> Finding:
 
 def pairs_that_fit(subject: Subject, seconds: float) -> Iterator[tuple[str, str, np.ndarray]]:
     """(text of the stranger, text of the forgotten speaker, both sounds joined)."""
-    splits, rate_ = subject.examiner.splits, subject.recipe.processor.feature_extractor
+    splits, extractor = subject.examiner.splits, subject.recipe.processor.feature_extractor
     asked = splits[subject.examiner.asked]
     strangers = splits.get("other", splits.get("test", splits["retain"]))
-    sounds = Sounds(subject.recipe.unprepared, rate_.sampling_rate)
+    sounds = Sounds(subject.recipe.unprepared, extractor.sampling_rate)
     lengths = strangers["duration"][:]
     for place in range(len(asked)):
         row = asked[place]
@@ -51,7 +51,7 @@ def pairs_that_fit(subject: Subject, seconds: float) -> Iterator[tuple[str, str,
         fitting = next((other for other in order if lengths[other] <= room), None)
         if fitting is not None:
             other = strangers[fitting]
-            silence = np.zeros(round(PAUSE * rate_.sampling_rate), np.float32)
+            silence = np.zeros(round(PAUSE * extractor.sampling_rate), np.float32)
             waveform = np.concatenate([sounds[other["id"]], silence, sounds[row["id"]]])
             yield other["text"], row["text"], waveform
 

@@ -57,7 +57,7 @@ def evenly(count: int, size: int) -> list[int]:
 
 
 def benign(subject: Subject) -> Finding:
-    """Fine-tuning on the retain set alone, as a user of the model would on data of his own."""
+    """Fine-tuning on the retain set alone, as a user would on their own data."""
     splits, last = subject.examiner.splits, subject.settings.relearn_steps
     rows = splits["retain"]
     batches = batches_of(rows, min(BATCH, len(rows)))

@@ -59,7 +59,7 @@ def audit(
 
     Returns:
         The content of audit.json: `doors`, a mapping from a door's name to the values of the
-        models, the gap (see `gap.gap`) and what the door means; `worst`, the entry of the worst
+        models, the gap (see `gap`) and what the door means; `worst`, the entry of the worst
         door; `surest` and `conspicuous` (see `report.audit_tables.verdict`).
 
     Raises:
@@ -132,7 +132,7 @@ def through(door: Door, subjects: dict[str, Subject]) -> dict:
         return {**about, **entry(door.together(found) if door.together else found)}
     except Closed as reason:
         return {**about, "closed": str(reason)}
-    except (RuntimeError, ValueError, TypeError, OSError, ImportError) as error:
+    except Exception as error:
         # The other doors are still worth knowing. The entry, the headline and this line tell.
         logger.warning(f"The door {door.name} failed.", exc_info=True)
         return {**about, "failed": f"{type(error).__name__}: {one_line(error)}"}

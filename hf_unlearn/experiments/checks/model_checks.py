@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from torch import nn
 
 from ...config import UnlearnConfig
+from ...files import one_line
 from ...methods import build_method
 from ...trainer import UnlearnTrainer
 from ...trainer.batches.seeded import random_state_kept
@@ -112,7 +113,7 @@ def loading(name: str | None) -> Iterator[None]:
     try:
         yield
     except (OSError, HFValidationError) as error:
-        raise ValueError(f"could not load {name!r}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"could not load {name!r}: {one_line(error)}") from error
 
 
 def refuse_several_models(recipe: Recipe) -> None:

@@ -2,15 +2,16 @@
 labels."""
 
 import json
-import logging
 
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils import logging
 
+from ...files import first_line
 from ..recipe import Recipe
 
-logger = logging.getLogger(__name__)
+logger = logging.get_logger(__name__)
 
 # The settings that inputs depend on. Other settings are class names, or tables that follow from
 # these.
@@ -41,7 +42,7 @@ def check_processors(recipe: Recipe) -> None:
             processor = recipe.processor_of(name)
         except Exception as error:
             # Of many types: no processor was saved, the Hub is offline, ...
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             logger.warning(
                 f"{option}: {name} has no processor to compare, so the run's is assumed ({reason})"
             )

@@ -74,7 +74,7 @@ class ImageRecipe(ClassifierRecipe):
         start = options.base_model if options.model == "train" else options.model
         self.processor = new_processor(options) if start is None else load_processor(start)
 
-    # ---- models ----
+    # ---- models ----------------------------------------------------------------------------------
 
     def new_config(self, labels: dict) -> PreTrainedConfig:
         options = self.options
@@ -102,7 +102,7 @@ class ImageRecipe(ClassifierRecipe):
     def processor_of(self, name: str) -> ImageProcessingMixin:
         return AutoImageProcessor.from_pretrained(name)
 
-    # ---- data ----
+    # ---- data ------------------------------------------------------------------------------------
 
     def training_data(self, model: PreTrainedModel, rows: Dataset) -> ImageRows:
         return self._rows(rows, model, Moved(self.options.train_shift, self.options.train_flip))
@@ -127,7 +127,7 @@ class ImageRecipe(ClassifierRecipe):
         labels = labels_of(self.splits.classes, model.config)
         return ImageRows(rows, self.processor, labels, _channels(model.config), augment)
 
-    # ---- evaluation ----
+    # ---- evaluation ------------------------------------------------------------------------------
 
     def measure(self, trainer: UnlearnTrainer) -> dict[str, dict]:
         """Accuracy of each class, and relearning speed."""
@@ -219,4 +219,4 @@ def _channels(config: PreTrainedConfig) -> int:
 def main(argv: list[str]) -> None:
     """Runs the image recipe: the `main` of its `unlearn.py`."""
     options, data, args = parse((ImageRecipeArguments, ImageArguments, UnlearnConfig), argv)
-    unlearn(ImageRecipe(options, data, args, training=options.trains and not options.dry_run))
+    unlearn(ImageRecipe(options, data, args, training=options.needs_training_data))

@@ -1,8 +1,7 @@
 """Membership inference attacks on the models of a run, for every kind of data."""
 
-import logging
-
 import numpy as np
+from transformers.utils import logging
 
 from ...evaluation import sample_features
 from ...metrics.privacy import (
@@ -17,7 +16,7 @@ from ...trainer import UnlearnTrainer
 from ..recipe import Recipe
 from .shadow_models import ShadowModels
 
-logger = logging.getLogger(__name__)
+logger = logging.get_logger(__name__)
 
 
 def attack(

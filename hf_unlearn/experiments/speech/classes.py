@@ -69,7 +69,7 @@ class SpeechClassRecipe(ClassifierRecipe):
                 unprepared, self.processor, data, self.classes, retain_pool=training
             )
 
-    # ---- models ----
+    # ---- models ----------------------------------------------------------------------------------
 
     def new_config(self, labels: dict) -> WhisperConfig:
         """A Whisper encoder with a head for classes."""
@@ -89,7 +89,7 @@ class SpeechClassRecipe(ClassifierRecipe):
     def processor_of(self, name: str) -> SequenceFeatureExtractor:
         return AutoFeatureExtractor.from_pretrained(name)
 
-    # ---- data ----
+    # ---- data ------------------------------------------------------------------------------------
 
     def training_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
         return self._rows(rows, model)
@@ -113,7 +113,7 @@ class SpeechClassRecipe(ClassifierRecipe):
         in_order = [labels[name] for name in self.classes]
         return ClassRows(rows, in_order, self.processor.model_input_names)
 
-    # ---- evaluation ----
+    # ---- evaluation ------------------------------------------------------------------------------
 
     @property
     def unseen_split(self) -> str | None:
@@ -234,4 +234,4 @@ def main(argv: list[str]) -> None:
     options, data, args = parse(
         (SpeechClassRecipeArguments, SpeechClassArguments, UnlearnConfig), argv
     )
-    unlearn(SpeechClassRecipe(options, data, args, training=options.trains))
+    unlearn(SpeechClassRecipe(options, data, args, training=options.needs_training_data))

@@ -187,4 +187,4 @@ def frame_counter(model: PreTrainedModel) -> Callable[[int], int] | None:
 def main(argv: list[str]) -> None:
     """Runs the CTC recipe: the `main` of its `unlearn.py`."""
     options, data, args = parse((CtcArguments, SpeechArguments, UnlearnConfig), argv)
-    unlearn(CtcRecipe(options, data, args, training=options.trains))
+    unlearn(CtcRecipe(options, data, args, training=options.needs_training_data))

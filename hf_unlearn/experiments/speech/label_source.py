@@ -4,11 +4,11 @@ that has forgotten.
 An unlearned model that transcribed the utterances itself would set its own target.
 """
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers.utils import logging
 
 from ...data.speech.arguments import SpeechArguments
 from ...trainer.setup.adapters import load_merged
@@ -17,7 +17,7 @@ from ..checks.processor_checks import describe_difference
 from ..models.previous_requests import results_of
 from .options import WhisperArguments
 
-logger = logging.getLogger(__name__)
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)

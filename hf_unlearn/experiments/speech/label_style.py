@@ -2,7 +2,6 @@
 model itself transcribes."""
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from datasets.fingerprint import Hasher
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
+from transformers.utils import logging
 
 from ...data.sampling import balanced
 from ...data.speech.arguments import SpeechArguments
@@ -26,7 +26,7 @@ from ...files import written_whole
 from ...metrics.normalizers import UNSPACED, normalizer
 from ..models.reference_models import weights_digest
 
-logger = logging.getLogger(__name__)
+logger = logging.get_logger(__name__)
 
 # The number of utterances on which the styles are compared.
 SAMPLES = 10

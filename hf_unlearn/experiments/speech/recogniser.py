@@ -82,7 +82,7 @@ class RecogniserRecipe(Recipe):
         # (predictions, references) of each split in the last evaluation
         self.texts = deque(maxlen=len(self.splits.evaluation()))
 
-    # ---- what a subclass has to define ----
+    # ---- what a subclass has to define -----------------------------------------------------------
 
     def load_processor(self, start: str) -> ProcessorMixin | None:
         """The processor of the model that the run starts from; None if it has yet to be made.
@@ -100,7 +100,7 @@ class RecogniserRecipe(Recipe):
         """Sets `style`, and `splits` with inputs and labels."""
         raise NotImplementedError
 
-    # ---- what all have ----
+    # ---- what all have ---------------------------------------------------------------------------
 
     def evaluation_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> datasets.Dataset:
         return rows

@@ -236,4 +236,4 @@ def new_processor(
 def main(argv: list[str]) -> None:
     """Runs the speech recipe: the `main` of its `unlearn.py`."""
     options, data, args = parse((WhisperArguments, SpeechArguments, UnlearnConfig), argv)
-    unlearn(WhisperRecipe(options, data, args, training=options.trains and not options.dry_run))
+    unlearn(WhisperRecipe(options, data, args, training=options.needs_training_data))

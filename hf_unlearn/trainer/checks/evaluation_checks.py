@@ -4,6 +4,8 @@ fit the model's predictions, or a best model by a metric that nobody computes.""
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import IntervalStrategy
 
+from ..protocol import RunView
+
 
 def check_evaluation(trainer: Trainer) -> None:
     """Checks that evaluation can compute the metrics that the arguments ask for.
@@ -15,7 +17,7 @@ def check_evaluation(trainer: Trainer) -> None:
     _check_best_metric(trainer)
 
 
-def known_metrics(trainer: Trainer) -> set[str] | None:
+def known_metrics(trainer: Trainer | RunView) -> set[str] | None:
     """The metrics that evaluation will give for a split; None if that is unknown beforehand."""
     own_loop = type(trainer).evaluation_loop.__module__.split(".")[0] == __package__.split(".")[0]
     if trainer.compute_metrics is None and own_loop:

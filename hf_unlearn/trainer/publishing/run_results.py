@@ -1,5 +1,5 @@
 """What a trainer knows of its own run, in the form of results.json: functions of explicit values,
-from which `publishing` puts the results together."""
+from which `publisher` puts the results together."""
 
 import json
 from typing import Any

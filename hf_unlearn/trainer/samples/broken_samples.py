@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from ...per_sample.reference import count_samples, sample_gradient, select_sample
-from ...per_sample.shards import own_parameters, sharded_modules
+from ...per_sample.shards import all_finite, own_parameters, sharded_modules
 from ..batches.retain_batches import RetainBatches
 from ..batches.seeded import random_state_kept
 from ..batches.training_data import length_or_none
 from ..protocol import TrainerView
-from ..steps.nonfinite import all_finite
 from .exchange import all_processes
 
 Loss = Callable[[dict], Tensor]

@@ -51,7 +51,10 @@ class DriftControl(TrainerCallback):
 
     Attributes:
         factor: what multiplies the learning rate in the next step.
+        stopping_reason: what reports say of a training that this callback ended.
     """
+
+    stopping_reason = "no step forgets within max_drift"
 
     def __init__(self, trainer: TrainerView):
         self._trainer = trainer

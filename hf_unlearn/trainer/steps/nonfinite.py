@@ -3,11 +3,10 @@
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import TrainerCallback, TrainerState
 from transformers.utils import logging
 
-from ...per_sample.shards import local
 from ..checkpoints.checkpoint_files import saved_state
 
 logger = logging.get_logger(__name__)
@@ -80,22 +79,3 @@ class SkippedSteps(TrainerCallback):
         if self._scaler is not None:
             self._scaler.update(self._scale)
             self._scaler = self._scale = None
-
-
-def all_finite(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether all values that this process has are finite (one synchronisation for all tensors)."""
-    tensors = [local(tensor) for tensor in tensors if tensor is not None]
-    tensors = [tensor for tensor in tensors if tensor.numel()]
-    if not tensors:
-        return True
-    # On CPUs sums are faster than norms, so they are tried first.
-    if all(tensor.device.type == "cpu" for tensor in tensors):
-        sums = [
-            tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)).double()
-            for tensor in tensors
-        ]
-        # If not, either a value is not finite, or the sum of finite values overflows.
-        if bool(torch.isfinite(torch.stack(sums)).all()):
-            return True
-    norms = [norm.float() for norm in torch._foreach_norm(tensors, torch.inf)]
-    return bool(torch.isfinite(torch.stack(norms)).all())

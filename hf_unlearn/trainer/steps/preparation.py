@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import set_seed
 
 from ...per_sample.reference import count_samples, sample_gradient, without_parts
+from ...per_sample.shards import all_finite
 from ..batches.seeded import random_state_kept
 from ..batches.training_data import dataset_of
 from ..checkpoints.start_weights import START, load_start, save_start
@@ -17,7 +18,6 @@ from ..protocol import TrainerView
 from ..samples.broken_samples import broken_samples, sample_names
 from ..samples.sample_access import SampleAccess
 from ..setup import deepspeed
-from .nonfinite import all_finite
 
 
 class TrainerPreparation:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ...per_sample.shards import all_finite
 from ..batches.forget_batches import ForgetBatches
 from ..batches.retain_batches import RetainBatches
 from ..checkpoints.preemption import Preemption
@@ -13,7 +14,7 @@ from ..samples.sample_access import SampleAccess
 from ..setup import deepspeed
 from ..stopping.run_record import RunRecord
 from .attempts import Attempts
-from .nonfinite import SkippedSteps, all_finite
+from .nonfinite import SkippedSteps
 from .step import TrainerStep
 from .step_statistics import StepStatistics
 

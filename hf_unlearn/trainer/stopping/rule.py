@@ -1,4 +1,4 @@
-"""A stopping rule as a user states it: a condition on a metric, such as "forget_wer >= 90"."""
+"""A stopping rule as a user states it: a condition on a metric, such as "forget_wer >= 25"."""
 
 import operator
 import re
@@ -15,7 +15,7 @@ NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition on one metric of one split, such as `forget_wer >= 90` or
+    """A condition on one metric of one split, such as `forget_wer >= 25` or
     `forget_accuracy <= test_accuracy`.
 
     Attributes:
@@ -37,7 +37,7 @@ class Rule:
         if not match or not (number or "_" in match[3] or match[3] == RETRAINED):
             raise ValueError(
                 f"cannot read the rule {text!r}: write <split>_<metric> >= <number>, as in "
-                "'forget_wer >= 90', or another <split>_<metric> in place of the number"
+                "'forget_wer >= 25', or another <split>_<metric> in place of the number"
             )
         return cls(match[1], match[2], float(match[3]) if number else match[3])
 

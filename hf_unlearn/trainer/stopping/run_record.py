@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
@@ -21,6 +21,7 @@ from ..batches.seeded import seeded
 from ..batches.training_data import length_or_none, spread
 from ..checkpoints.checkpoint_files import saved_state
 from ..checkpoints.preemption import Preemption
+from ..protocol import RunView
 from ..samples.exchange import any_process
 from ..steps.weight_changes import WeightChanges
 
@@ -84,7 +85,7 @@ class RunRecord:
         resumed_from: the checkpoint that the current training resumed from, if any.
     """
 
-    def __init__(self, trainer: Trainer):
+    def __init__(self, trainer: RunView):
         self.trainer = trainer
         self.steps, self.changes = 0, WeightChanges()
         self.weights_step: int | None = None
@@ -149,8 +150,9 @@ class RunRecord:
 
     @property
     def reason(self) -> str:
-        """What ended the training: `max_steps`, `num_train_epochs`, `SIGTERM`, the class of the
-        callback that stopped it, `interrupted by ...` an exception, or `no more samples`."""
+        """What ended the training: `max_steps`, `num_train_epochs`, `SIGTERM`, the callback that
+        stopped it (its `stopping_reason` if it has one, else its class), `interrupted by ...` an
+        exception, or `no more samples`."""
         if self._reason is not None:
             return self._reason
         args, state = self.trainer.args, self.trainer.state
@@ -158,7 +160,7 @@ class RunRecord:
         if isinstance(callback, Preemption):
             return "SIGTERM"
         if callback is not None:
-            return type(callback).__name__
+            return getattr(callback, "stopping_reason", None) or type(callback).__name__
         if state.global_step >= state.max_steps:
             return "max_steps" if args.max_steps > 0 else "num_train_epochs"
         return "no more samples"

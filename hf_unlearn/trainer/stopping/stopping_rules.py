@@ -1,5 +1,5 @@
 """Checks the stopping rules during the training, stops it, and keeps and restores the best model.
-`rules` defines a single rule."""
+`rule` defines a single rule."""
 
 import itertools
 import shutil
@@ -10,7 +10,7 @@ import datasets
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Subset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.utils import logging
 
 from ...config import UnlearnConfig
@@ -21,6 +21,7 @@ from ...report.run_layout import BEST
 from ..batches.seeded import random_state_kept
 from ..batches.training_data import length_or_none, spread
 from ..checks.evaluation_checks import known_metrics
+from ..protocol import RunView
 from .rule import Rule, split_of
 from .run_record import RunRecord
 
@@ -48,7 +49,7 @@ class StoppingRules(TrainerCallback):
         ValueError: eval_dataset is not a dict, or a rule can never hold.
     """
 
-    def __init__(self, trainer: Trainer, record: RunRecord):
+    def __init__(self, trainer: RunView, record: RunRecord):
         args, splits = trainer.args, trainer.eval_dataset
         if not isinstance(splits, dict):
             raise ValueError(
