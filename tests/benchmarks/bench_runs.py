@@ -31,9 +31,8 @@ RECIPES = {
     # A pretrained model and ten speakers of LibriSpeech.
     "whisper": (
         f"{SPEECH}/unlearn.py",
-        f"{SPEECH}/librispeech_local_tiny.yaml",
-        "--gold none --language= --task= --chunk_length 30 --max_target_positions 448 "
-        "--max_eval_samples 40 --max_steps 20 --learning_rate 1e-5",
+        f"{SPEECH}/tiny_en_suppression.yaml",
+        "--max_eval_samples 40 --max_steps 20",
     ),
 }
 # Rules that never hold, so that every run has the same steps and checks.
