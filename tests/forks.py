@@ -7,11 +7,13 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch.distributed as dist
+import tqdm
 
 ROOT = Path(__file__).parents[1]
 # between what two processes have written
@@ -100,6 +102,8 @@ def _run(command: list[str], cwd: str, environment: dict[str, str], output: str)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    # tqdm's own lock is shared between processes, and one that a signal ends never gives it back.
+    tqdm.tqdm.set_lock(threading.RLock())
     sys.argv[:] = command
     sys.path.insert(0, str(Path(command[0]).resolve().parent))
     runpy.run_path(command[0], run_name="__main__")

@@ -16,10 +16,12 @@ import os
 import random
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import tqdm
 from transformers import set_seed
 
 from hf_unlearn import UnlearnTrainer
@@ -33,6 +35,8 @@ def run_fork(folder: Path, prepare: Prepare = lambda trainer: None) -> int:
     """Trains in a fork of this process; returns the fork's exit status."""
     if (child := os.fork()) == 0:
         status = 1
+        # tqdm's own lock is shared between processes, and a killed one never gives it back.
+        tqdm.tqdm.set_lock(threading.RLock())
         try:
             train(folder, prepare)
             status = 0
