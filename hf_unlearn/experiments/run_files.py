@@ -85,12 +85,22 @@ def local_paths(words: Iterable[str]) -> list[str]:
     """The relative paths among words of a command line and values of options, which uploads leave
     out. The scripts and configurations of the package's own recipes are not private."""
     given = dict.fromkeys(word.partition("=")[2] or word for word in words)
-    own = Path(str(resources.files("hf_unlearn.recipes").joinpath("__init__.py"))).parent.resolve()
+    own = _own_recipes()
     return [
         path
         for path in local_among(*given)
-        if "/" in path.strip("/") and not Path(path).resolve().is_relative_to(own)
+        if "/" in path.strip("/") and not (own and Path(path).resolve().is_relative_to(own))
     ]
+
+
+def _own_recipes() -> Path | None:
+    """The folder of the package's own recipes; None where an installation does not know it, which
+    must not end a finished run."""
+    try:
+        found = resources.files("hf_unlearn.recipes").joinpath("__init__.py")
+    except ModuleNotFoundError:
+        return None
+    return Path(str(found)).parent.resolve()
 
 
 def _texts(options: dict) -> list[str]:
