@@ -1,5 +1,7 @@
 """Stopping rules: how they are read, stopping at a target, and restoring the best model."""
 
+import copy
+
 import pytest
 import torch
 from torch.utils.data import Subset
@@ -152,3 +154,19 @@ def test_a_metric_that_is_not_there_is_named(tmp_path):
         ValueError, match="names 'test_accuracy', but evaluation will give test_loss"
     ):
         run(tmp_path, stop_when="test_accuracy < 3")
+
+
+def test_an_aborted_one_shot_method_does_not_claim_to_restore_the_original(tmp_path, caplog):
+    before = tiny_whisper()
+    model = copy.deepcopy(before)
+    trainer = make_trainer(
+        model,
+        tmp_path,
+        method="fisher",
+        abort_when="test_loss > 0",
+        arguments={"eval_dataset": {"test": RETAIN}},
+    )
+    trainer.train()
+    assert trainer.stopping["reason"] == "aborted" and "restored_step" not in trainer.stopping
+    assert "There is no earlier model to restore" in caplog.text
+    assert not all(torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters()))

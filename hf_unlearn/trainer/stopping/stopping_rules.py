@@ -155,12 +155,16 @@ class StoppingRules(TrainerCallback):
             self._save_best()
         self._decide(metrics, control)
         if self.report.get("reason") == "aborted":
+            why = f"because {self.abort} ({self.report['value']:.4g})"
+            if self.trainer.method.one_shot:
+                # It changed the model before the first check.
+                logger.warning(f"Aborted {why}. There is no earlier model to restore.")
+                return
             self._restore_best()
             self._record.weights_step = self.best_step
             logger.warning(
-                f"Aborted at step {state.global_step} because {self.abort} "
-                f"({self.report['value']:.4g}). Restored the model of step {self.best_step}"
-                f"{'' if self.best_step else NOTHING_UNLEARNED}."
+                f"Aborted at step {state.global_step} {why}. Restored the model of step "
+                f"{self.best_step}{'' if self.best_step else NOTHING_UNLEARNED}."
             )
 
     def on_train_end(
@@ -205,11 +209,9 @@ class StoppingRules(TrainerCallback):
     def _decide(self, metrics: dict[str, float], control: TrainerControl) -> None:
         """Stops the training if a rule holds, and reports it."""
         if self.abort and self.abort.holds(metrics):
-            self.report |= {
-                "reason": "aborted",
-                "value": metrics[self.abort.metric],
-                "restored_step": self.best_step,
-            }
+            self.report |= {"reason": "aborted", "value": metrics[self.abort.metric]}
+            if not self.trainer.method.one_shot:
+                self.report["restored_step"] = self.best_step
             control.should_training_stop = True
         elif self.stop:
             self.report["value"] = metrics[self.stop.metric]
