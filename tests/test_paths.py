@@ -19,9 +19,9 @@ FOLDERS = ("client/secret", "runs/jane doe")
     ("said", "cleaned"),
     [
         ("/home/jane/data/", "data"),
-        ("~/work/data", "data"),
+        ("~/projects/data", "data"),
         ("~jane/data", "data"),
-        ("../../work/data", "data"),
+        ("../../projects/data", "data"),
         ("./data", "data"),
         ("C:\\Users\\jane\\data", "data"),
         ("C:/Users/jane/data", "data"),

@@ -8,10 +8,18 @@ from pathlib import Path
 SCRIPT = "unlearn.py"
 
 
+def recipes_root() -> Path:
+    """The folder that holds the recipes.
+
+    Raises:
+        ModuleNotFoundError: the installation does not know it.
+    """
+    return Path(str(resources.files("hf_unlearn.recipes").joinpath("__init__.py"))).parent
+
+
 def recipe_folders() -> dict[str, Path]:
     """The folder of each recipe, by its name."""
-    root = Path(str(resources.files("hf_unlearn.recipes").joinpath("__init__.py"))).parent
-    return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{SCRIPT}"))}
+    return {path.parent.name: path.parent for path in sorted(recipes_root().glob(f"*/{SCRIPT}"))}
 
 
 def configurations(folder: Path) -> dict[str, Path]:

@@ -3,7 +3,6 @@
 import shlex
 import sys
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
 
 from ..hub.metadata import local_among
@@ -20,6 +19,7 @@ from ..report.results import Results
 from ..report.run_layout import CARD, PLOT, REPORT, RESULTS
 from ..report.tasks import task_of
 from ..trainer import UnlearnTrainer
+from .catalogue import recipes_root
 from .measurements import Measurement, scoring
 from .models.previous_requests import as_results
 from .recipe import Recipe
@@ -85,22 +85,16 @@ def local_paths(words: Iterable[str]) -> list[str]:
     """The relative paths among words of a command line and values of options, which uploads leave
     out. The scripts and configurations of the package's own recipes are not private."""
     given = dict.fromkeys(word.partition("=")[2] or word for word in words)
-    own = _own_recipes()
+    try:
+        own = recipes_root().resolve()
+    except ModuleNotFoundError:
+        # This must not end a finished run.
+        own = None
     return [
         path
         for path in local_among(*given)
         if "/" in path.strip("/") and not (own and Path(path).resolve().is_relative_to(own))
     ]
-
-
-def _own_recipes() -> Path | None:
-    """The folder of the package's own recipes; None where an installation does not know it, which
-    must not end a finished run."""
-    try:
-        found = resources.files("hf_unlearn.recipes").joinpath("__init__.py")
-    except ModuleNotFoundError:
-        return None
-    return Path(str(found)).parent.resolve()
 
 
 def _texts(options: dict) -> list[str]:

@@ -9,19 +9,14 @@ The models are saved to `original` and `retrained` in `output_dir`, load with pl
 and `gold: train`, `unlearn.py` trains them itself.
 """
 
-from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.speech import SpeechArguments
-from hf_unlearn.experiments import ReferenceArguments, parse, run_script, train
+from hf_unlearn.experiments import run_script
 from hf_unlearn.experiments.speech.ctc import CtcRecipe
 from hf_unlearn.experiments.speech.options import CtcArguments
+from hf_unlearn.experiments.speech.recogniser import train_alone
 
 
 def main(argv: list[str]) -> None:
-    kinds = (CtcArguments, SpeechArguments, UnlearnConfig, ReferenceArguments)
-    options, data, args, reference = parse(kinds, argv)
-    options.model = "train"
-    recipe = CtcRecipe(options, data, args, training=True)
-    train(recipe, "retrained" if reference.without_forget else "original")
+    train_alone(argv, CtcArguments, CtcRecipe)
 
 
 if __name__ == "__main__":

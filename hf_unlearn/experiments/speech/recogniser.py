@@ -18,7 +18,10 @@ from ...metrics.normalizers import language_code, normalizer
 from ...report.results import Results
 from ...trainer import UnlearnTrainer
 from ..checks.model_checks import check_model
+from ..command_line import parse
 from ..models.previous_requests import forgotten_before
+from ..models.reference_models import train
+from ..options import ReferenceArguments
 from ..recipe import Recipe
 from ..waiting import main_process_first
 from .options import RecogniserArguments
@@ -181,3 +184,14 @@ def as_wav(audio: dict) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, decode_audio(audio), SAMPLING_RATE, format="WAV")
     return file.getvalue()
+
+
+def train_alone(
+    argv: list[str], options_kind: type[RecogniserArguments], kind: type[RecogniserRecipe]
+) -> None:
+    """Trains the original or the retrained model of a recipe: the `main` of its `train.py`."""
+    kinds = (options_kind, SpeechArguments, UnlearnConfig, ReferenceArguments)
+    options, data, args, reference = parse(kinds, argv)
+    options.model = "train"
+    recipe = kind(options, data, args, training=True)
+    train(recipe, "retrained" if reference.without_forget else "original")

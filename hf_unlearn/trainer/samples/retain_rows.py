@@ -67,9 +67,12 @@ class RetainRows:
     def mean_loss(self) -> Tensor:
         """The mean loss of this process's retain samples."""
         loss = self._access.loss(self._model, self._batch, (RETAIN, self.first_sample))
+        # Step control alone needs them: to ask for them lets the host wait for a GPU.
+        wanted = self._trainer.args.step_control != "none"
         # One by one, the trainer only knows the last sample's.
         one_by_one = self._access.one_by_one and self.k > 1
-        self.sample_losses = None if one_by_one else self._trainer.last_sample_losses
+        if wanted and not one_by_one:
+            self.sample_losses = self._trainer.last_sample_losses
         return loss
 
     def visit(self, visit: RetainVisitor, last: bool) -> Tensor:
