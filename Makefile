@@ -54,7 +54,7 @@ dist: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt build twine
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
-	$(BIN)/python tests/distributions.py dist
+	$(BIN)/python tests/project/distributions.py dist
 
 bench: install
 	$(BIN)/python tests/benchmarks/bench.py

@@ -21,7 +21,7 @@ if not torch.cuda.is_available():
 
 from transformers import set_seed  # noqa: E402
 
-from tests.hub_server import TOKEN, running  # noqa: E402
+from tests.support.hub_server import TOKEN, running  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -17,9 +17,9 @@ from hf_unlearn.experiments import run_script
 from hf_unlearn.experiments.catalogue import configuration_path, script_path
 from hf_unlearn.experiments.compare import Comparison
 from hf_unlearn.experiments.speech import whisper as speech
-from tests.helpers import ROOT
-from tests.hub_server import TOKEN
 from tests.recipes.configurations import COMPARISONS
+from tests.support.helpers import ROOT
+from tests.support.hub_server import TOKEN
 
 RECIPES = ROOT / "recipes"
 

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, Seq2SeqTrainingArguments, TrainingArg
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 from hf_unlearn.config import as_unlearn_config
-from tests.tiny import FORGET, RETAIN, collate, tiny_whisper
+from tests.support.tiny import FORGET, RETAIN, collate, tiny_whisper
 
 
 @dataclass

@@ -43,7 +43,7 @@ from tests.benchmarks.architectures_page import RESULTS
 from tests.benchmarks.tiny_architectures import TASKS, classes_of, tiny_model, variants
 from tests.benchmarks.tiny_batches import batch_for
 from tests.per_sample.harness import randomised
-from tests.tiny import make_trainer
+from tests.support.tiny import make_trainer
 
 FIELDS = (
     "task",

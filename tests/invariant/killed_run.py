@@ -26,7 +26,7 @@ from transformers import set_seed
 
 from hf_unlearn import UnlearnTrainer
 from hf_unlearn.trainer.checkpoints.checkpoint_files import is_complete
-from tests.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
+from tests.support.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
 
 Prepare = Callable[[UnlearnTrainer], None]
 

@@ -9,8 +9,8 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from tests.forks import run_script
-from tests.helpers import ROOT
+from tests.support.forks import run_script
+from tests.support.helpers import ROOT
 
 RECIPE = ROOT / "recipes" / "whisper_librispeech" / "unlearn.py"
 CONFIG = """

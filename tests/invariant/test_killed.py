@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.forks import run_script
-from tests.helpers import ROOT
+from tests.support.forks import run_script
+from tests.support.helpers import ROOT
 
 
 @pytest.mark.slow

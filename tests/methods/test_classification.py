@@ -10,7 +10,7 @@ from torch.utils.data import default_collate
 
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.classification import find_head, inputs_of
-from tests.tiny import collate_images, images, make_trainer, tiny_vit
+from tests.support.tiny import collate_images, images, make_trainer, tiny_vit
 
 
 def test_duck_moves_to_the_nearest_centroid_of_another_class(tmp_path):

@@ -9,7 +9,7 @@ from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.masks import masks_of_largest
 from hf_unlearn.per_sample.reference import sample_gradient
 from tests.methods.formulas import Remember, agreeing, conflicting, flat
-from tests.tiny import collate_images, images, make_trainer, tiny_vit
+from tests.support.tiny import collate_images, images, make_trainer, tiny_vit
 
 
 def test_scissorhands_never_forgets_less(tmp_path):

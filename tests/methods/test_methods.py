@@ -15,8 +15,8 @@ from transformers import ViTForImageClassification
 from hf_unlearn import METHODS, UnlearnConfig
 from hf_unlearn.experiments import parse
 from hf_unlearn.methods import Method, build_method, method_settings
-from tests.helpers import Interrupt
-from tests.tiny import (
+from tests.support.helpers import Interrupt
+from tests.support.tiny import (
     FORGET,
     RETAIN,
     collate,

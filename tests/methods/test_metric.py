@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 from hf_unlearn.methods.metric import inverse_root_metric
 from hf_unlearn.per_sample.reference import sample_gradient
 from tests.methods.formulas import double, flat
-from tests.tiny import (
+from tests.support.tiny import (
     FORGET,
     RETAIN,
     collate,

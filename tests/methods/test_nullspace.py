@@ -9,7 +9,7 @@ from torch import nn
 
 from hf_unlearn.methods.nullspace import layer_inputs, main_directions
 from tests.methods.formulas import double
-from tests.tiny import collate_images, images, make_trainer, tiny_vit
+from tests.support.tiny import collate_images, images, make_trainer, tiny_vit
 
 
 @pytest.mark.parametrize(

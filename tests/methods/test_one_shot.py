@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hf_unlearn.methods import METHODS
-from tests.tiny import make_trainer
+from tests.support.tiny import make_trainer
 
 D, CLASSES = 5, 3
 

@@ -3,7 +3,15 @@
 import pytest
 from transformers import TrainerCallback
 
-from tests.tiny import FORGET, RETAIN, collate_images, images, make_trainer, tiny_vit, tiny_whisper
+from tests.support.tiny import (
+    FORGET,
+    RETAIN,
+    collate_images,
+    images,
+    make_trainer,
+    tiny_vit,
+    tiny_whisper,
+)
 
 
 class Labels(TrainerCallback):

@@ -12,7 +12,15 @@ from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.outputs import distillation, label_rows, log_likelihood
 from hf_unlearn.per_sample.reference import sample_gradient
 from tests.methods.formulas import Remember, flat
-from tests.tiny import FORGET, collate, collate_images, images, make_trainer, tiny_vit, tiny_whisper
+from tests.support.tiny import (
+    FORGET,
+    collate,
+    collate_images,
+    images,
+    make_trainer,
+    tiny_vit,
+    tiny_whisper,
+)
 
 
 def test_distillation_is_the_divergence_of_torch_over_each_samples_labels():

@@ -5,7 +5,7 @@ import copy
 import torch
 
 from tests.methods.formulas import Remember
-from tests.tiny import collate_images, images, make_trainer, tiny_vit
+from tests.support.tiny import collate_images, images, make_trainer, tiny_vit
 
 
 def test_l1_sparse_adds_a_penalty_that_fades(tmp_path):

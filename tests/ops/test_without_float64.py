@@ -16,8 +16,8 @@ from hf_unlearn.per_sample import ParameterRows
 from hf_unlearn.per_sample.rows import Dense, Lookup, Product
 from hf_unlearn.per_sample.shards import squared_norm
 from hf_unlearn.trainer.trainer import UnlearnTrainer
-from tests.tiny import collate_images, images, make_trainer, tiny_vit
-from tests.without_float64 import DEVICE, Elsewhere, mapped, moved, without_float64
+from tests.support.tiny import collate_images, images, make_trainer, tiny_vit
+from tests.support.without_float64 import DEVICE, Elsewhere, mapped, moved, without_float64
 
 SAMPLES, T, LINES, WIDTH = 3, 2, 40, 30
 

@@ -8,7 +8,7 @@ from torch import nn
 from hf_unlearn.per_sample import PerSampleEngine
 from hf_unlearn.per_sample.check import find_slow_parameters
 from tests.per_sample.harness import K, Use, differences, loss_of, randomised
-from tests.tiny import collate, tiny_whisper, utterances
+from tests.support.tiny import collate, tiny_whisper, utterances
 
 SMALL = {
     "hidden_size": 16,

@@ -19,7 +19,7 @@ from tests.per_sample.harness import (
     randomised,
 )
 from tests.per_sample.test_engine import TEXT, tokens
-from tests.tiny import collate, tiny_whisper, utterances
+from tests.support.tiny import collate, tiny_whisper, utterances
 
 
 def llama(**changes):

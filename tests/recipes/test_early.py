@@ -14,8 +14,8 @@ from hf_unlearn.experiments.checks.model_checks import loading
 from hf_unlearn.experiments.checks.retrained_rules import fill_in_retrained, of_retrained
 from hf_unlearn.experiments.command_line import run_script as run
 from hf_unlearn.experiments.images.recipe import ImageRecipeArguments
-from tests.helpers import ROOT
-from tests.tiny import collate_images, images, tiny_vit
+from tests.support.helpers import ROOT
+from tests.support.tiny import collate_images, images, tiny_vit
 
 KINDS = (ImageRecipeArguments, ImageArguments, UnlearnConfig)
 

@@ -29,9 +29,9 @@ from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import parse
 from hf_unlearn.experiments.images.recipe import ImageRecipeArguments, load_processor
 from hf_unlearn.metrics import ATTACKS
-from tests.forks import run_script
-from tests.helpers import ROOT, assert_drawn
 from tests.recipes.configurations import configurations
+from tests.support.forks import run_script
+from tests.support.helpers import ROOT, assert_drawn
 
 ROWS = [
     row

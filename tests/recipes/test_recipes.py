@@ -20,9 +20,9 @@ from hf_unlearn.experiments import parse
 from hf_unlearn.experiments.speech.augmentation import Augmented
 from hf_unlearn.experiments.speech.options import WhisperArguments
 from hf_unlearn.metrics import ATTACKS
-from tests.forks import run_script
-from tests.helpers import ROOT, assert_drawn, launch
 from tests.recipes.configurations import configurations
+from tests.support.forks import run_script
+from tests.support.helpers import ROOT, assert_drawn, launch
 
 RECIPE = ROOT / "recipes" / "whisper_librispeech"
 SHARED = ROOT.parent / "shared" / "data"

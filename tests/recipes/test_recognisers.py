@@ -14,9 +14,9 @@ from hf_unlearn.experiments import parse
 from hf_unlearn.experiments.speech import ctc
 from hf_unlearn.experiments.speech import whisper as speech
 from hf_unlearn.experiments.speech.options import CtcArguments
-from tests.helpers import ROOT, launch
 from tests.recipes import recognisers
 from tests.recipes.configurations import configurations
+from tests.support.helpers import ROOT, launch
 
 RECIPE = ROOT / "recipes" / "ctc_librispeech"
 CTC = (recognisers.wav2vec2, recognisers.parakeet, recognisers.hubert, recognisers.wavlm)

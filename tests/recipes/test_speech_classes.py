@@ -22,10 +22,10 @@ from hf_unlearn.experiments import parse
 from hf_unlearn.experiments.speech.class_options import SpeechClassRecipeArguments
 from hf_unlearn.experiments.speech.classes import ClassRows, main
 from hf_unlearn.metrics import ATTACKS
-from tests.helpers import assert_drawn, launch
+from tests.hub.test_private_pushes import bare, sent
 from tests.recipes.configurations import RECIPES, configurations
-from tests.test_audio_classifiers import SIZES
-from tests.test_private_pushes import bare, sent
+from tests.support.helpers import assert_drawn, launch
+from tests.trainer.test_audio_classifiers import SIZES
 
 FOLDER = RECIPES / "speech_classification"
 CONFIGS = configurations("speech_classification")

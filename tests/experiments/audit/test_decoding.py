@@ -1,0 +1,105 @@
+"""The doors for speech on a tiny multilingual Whisper: each asks `generate` for what it says."""
+
+import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import WhisperForConditionalGeneration
+
+from hf_unlearn.experiments.audit import DOORS, Closed, Subject
+from hf_unlearn.experiments.audit.decoding import prompt_of
+from hf_unlearn.experiments.audit.examiner import SpeechExaminer, after
+from tests.experiments.audit.subjects import SETTINGS, new_whisper, speech_recipe
+
+
+@pytest.fixture
+def subject(monkeypatch) -> Subject:
+    recipe = speech_recipe(monkeypatch)
+    model = new_whisper(recipe).eval()
+    return Subject("unlearned", model, SpeechExaminer(recipe, model, 100), recipe, SETTINGS)
+
+
+@pytest.fixture
+def prompts(subject, monkeypatch) -> list[dict]:
+    """The prompt's tokens, and the number of beams, of each call of the decoder's first step."""
+    seen, model = [], subject.model
+    decode = type(model).prepare_inputs_for_generation
+
+    def record(self, ids, **keywords):
+        if not seen:
+            seen.append({"tokens": ids[0].tolist(), "rows": len(ids)})
+        return decode(self, ids, **keywords)
+
+    monkeypatch.setattr(type(model), "prepare_inputs_for_generation", record)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("door", "words"),
+    [
+        ("float32", "<|startoftranscript|><|en|><|transcribe|><|notimestamps|>"),
+        ("beams", "<|startoftranscript|><|en|><|transcribe|><|notimestamps|>"),
+        ("wrong_language", "<|startoftranscript|><|de|><|transcribe|><|notimestamps|>"),
+        ("translate", "<|startoftranscript|><|en|><|translate|><|notimestamps|>"),
+        ("own_words", "<|startofprev|> red green blue go left stop now<|startoftranscript|><|en|>"),
+    ],
+)
+def test_a_door_prompts_the_decoder_as_it_says(subject, prompts, door, words):
+    found = DOORS[door].measure(subject)
+    assert found.unit == "WER (%)" and found.value >= 0
+    said = subject.recipe.processor.tokenizer.decode(prompts[0]["tokens"])
+    assert said.startswith(words), said
+    rows = len(subject.examiner.splits["forget_test"])
+    assert prompts[0]["rows"] == rows * (SETTINGS.num_beams if door == "beams" else 1)
+
+
+def test_without_a_language_the_model_detects_it(subject, monkeypatch):
+    detected, detect = [], type(subject.model).detect_language
+    monkeypatch.setattr(
+        type(subject.model),
+        "detect_language",
+        lambda *args, **keywords: detected.append(1) or detect(*args, **keywords),
+    )
+    DOORS["float32"].measure(subject)
+    assert not detected
+    DOORS["no_language"].measure(subject)
+    assert detected
+    # The door has left the model as it was.
+    assert subject.model.generation_config.language == "en"
+
+
+def test_doors_without_tokens_or_room_are_closed(subject):
+    with pytest.raises(Closed, match="no tokens for time stamps"):
+        DOORS["timestamps"].measure(subject)
+    subject.model.config.max_target_positions = 12
+    with pytest.raises(Closed, match="12 positions leave no room"):
+        prompt_of(subject)
+    subject.model.generation_config.lang_to_id = None
+    with pytest.raises(Closed, match="several languages"):
+        DOORS["wrong_language"].measure(subject)
+
+
+def test_only_what_follows_the_prompt_is_transcribed():
+    import torch
+
+    assert after(3, torch.tensor([9, 8, 3, 4, 5])) == [4, 5]
+    assert after(3, torch.tensor([4, 5])) == [4, 5]
+
+
+def test_an_adapter_is_measured_beside_its_base(subject, tmp_path):
+    subject.model.save_pretrained(tmp_path / "base")
+    base = WhisperForConditionalGeneration.from_pretrained(tmp_path / "base")
+    config = LoraConfig(r=2, target_modules=["q_proj", "fc1"], init_lora_weights=False)
+    adapter = get_peft_model(base, config)
+    adapter.save_pretrained(tmp_path / "adapter")
+    subject.recipe.load_model = WhisperForConditionalGeneration.from_pretrained
+    merged = Subject(
+        "unlearned",
+        adapter.merge_and_unload().eval(),
+        subject.examiner,
+        subject.recipe,
+        SETTINGS,
+        str(tmp_path / "adapter"),
+    )
+    whole, apart = DOORS["float32"].measure(merged), DOORS["adapter_unmerged"].measure(merged)
+    assert apart.value == whole.value != DOORS["float32"].measure(subject).value
+    with pytest.raises(Closed, match="no adapter"):
+        DOORS["adapter_unmerged"].measure(subject)

@@ -1,0 +1,101 @@
+"""Planted frauds: models that look as if they had forgotten. Each must be found by a door."""
+
+import copy
+
+import torch
+
+from tests.experiments.audit.subjects import (
+    Classifier,
+    audited,
+    batch_of,
+    fitted,
+    image_recipe,
+    new_whisper,
+    speech_recipe,
+)
+
+
+def test_a_model_that_only_refuses_the_right_language_token(monkeypatch):
+    recipe = speech_recipe(monkeypatch)
+
+    model = new_whisper(recipe)
+    known = {split: [(split, "en"), (split, "de")] for split in ("forget", "retain")}
+    retrained = fitted(copy.deepcopy(model), batch_of(recipe, model, *known["retain"]), steps=40)
+    both = batch_of(recipe, model, *known["forget"], *known["retain"])
+    original = fitted(model, both, steps=60)
+    refusing = batch_of(recipe, model, *known["forget"], *known["retain"], silent=("forget", "en"))
+    fraud = fitted(copy.deepcopy(original), refusing, steps=40)
+    models = {"unlearned": fraud, "original": original, "retrained": retrained}
+    found = audited(models, recipe, ("float32", "wrong_language", "beams"))
+    as_evaluated, opened = found["doors"]["float32"], found["doors"]["wrong_language"]
+    assert as_evaluated["original"] < 20 and as_evaluated["unlearned"] > 90
+    assert as_evaluated["gap"] < 10
+    assert opened["unlearned"] < 20 and opened["gap"] > 60
+    assert found["worst"]["door"] == found["surest"]["door"] == "wrong_language"
+
+
+def test_a_model_whose_last_layer_alone_was_changed():
+    torch.manual_seed(0)
+    prototypes = torch.randn(3, 12, 20)  # twelve kinds of each class, so that no direction tells it
+
+    def drawn(classes: tuple[int, ...], each: int) -> tuple[torch.Tensor, list[int]]:
+        kinds = torch.arange(each) % 12
+        x = torch.cat([prototypes[c][kinds] + 0.2 * torch.randn(each, 20) for c in classes])
+        return x, [c for c in classes for _ in range(each)]
+
+    splits = {
+        "forget": drawn((0,), 48),
+        "forget_test": drawn((0,), 48),
+        "retain": drawn((1, 2), 48),
+        "test": drawn((1, 2), 24),
+    }
+
+    def trained(*names: str) -> Classifier:
+        torch.manual_seed(1)
+        x = torch.cat([splits[name][0] for name in names])
+        labels = torch.tensor([label for name in names for label in splits[name][1]])
+        return fitted(Classifier(20, 64, 64, 3), {"x": x, "labels": labels}, steps=150)
+
+    original, retrained = trained("forget", "retain"), trained("retain")
+    fraud = copy.deepcopy(original)
+    with torch.no_grad():
+        # The forgotten class gets the weights that the retrained model has for it.
+        fraud.layers[-1].weight[0] = -fraud.layers[-1].weight[1:].abs().mean(0)
+        fraud.layers[-1].bias[0] = -2
+    models = {"unlearned": fraud, "original": original, "retrained": retrained}
+    found = audited(models, image_recipe(splits), ("float32", "int8", "relearning"))
+    assert found["doors"]["float32"]["gap"] == 0 and found["doors"]["float32"]["original"] > 90
+    relearning = found["doors"]["relearning"]
+    steps = {name: more["steps"] for name, more in relearning["more"].items()}
+    assert found["worst"]["door"] == "relearning" and relearning["low"] > 0, relearning
+    assert steps["retrained"] is None or steps["unlearned"] < steps["retrained"]
+
+
+def test_a_model_that_int8_restores():
+    """The changes of its weights are smaller than what rounding to 8 bits removes."""
+    width, step = 256, 0.01
+    signs = torch.tensor([1.0, -1.0]).repeat(width // 2)
+    x = torch.cat([signs.expand(12, -1), torch.zeros(12, width)])
+    x = torch.cat([x, torch.zeros(24, 1)], dim=1)
+    original = Classifier(width + 1, 2)
+    with torch.no_grad():
+        (layer,) = original.layers
+        layer.weight.zero_()
+        layer.bias.copy_(torch.tensor([0.0, 0.1]))
+        layer.weight[0, :64] = step * signs[:64]
+        # One large weight, of an input that is always 0, sets the scale.
+        layer.weight[1, -1] = 127.5 * step
+    fraud, retrained = copy.deepcopy(original), copy.deepcopy(original)
+    with torch.no_grad():
+        fraud.layers[0].weight[0, :width] -= 0.4 * step * signs
+        retrained.layers[0].weight[0] = 0
+    samples = {"forget": (x[:12], [0] * 12), "forget_test": (x[:12], [0] * 12)}
+    samples["retain"] = samples["test"] = (x[12:], [1] * 12)
+    models = {"unlearned": fraud, "original": original, "retrained": retrained}
+    found = audited(models, image_recipe(samples), ("float32", "bfloat16", "int8"))
+    assert {name: found["doors"]["float32"][name] for name in models} == {
+        "unlearned": 0,
+        "original": 100,
+        "retrained": 0,
+    }
+    assert found["worst"]["door"] == "int8" and found["worst"]["gap"] == 100

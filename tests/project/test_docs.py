@@ -1,0 +1,129 @@
+"""The documentation is correct: its Python runs, its commands and links refer to what exists."""
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from hf_unlearn import cli
+from hf_unlearn.experiments.speech.tiny_whisper import (
+    build_model,
+    build_processor,
+    build_word_tokenizer,
+)
+from tests.benchmarks import architectures_page
+from tests.support.pictures import size_of_drawing
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+CARDS = [page for page in (ROOT / "model_cards").glob("*.md") if page.name != "template.md"]
+MAKE = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.M | re.S)
+
+
+def write_what_the_readme_loads(folder: Path) -> dict[str, str]:
+    """Writes a tiny Whisper and noise as speech; returns their paths by the README's names."""
+    texts = ["red green", "blue", "go left", "stop"]
+    processor = build_processor(build_word_tokenizer(texts), chunk_length=1)
+    model = build_model(
+        processor, d_model=16, layers=1, heads=2, init_std=0.1, max_target_positions=8
+    )
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    noise = np.random.default_rng(0)
+    lines = ["file_name,speaker,text"]
+    (folder / "speech").mkdir()
+    for number, text in enumerate(texts * 3):
+        sound = 0.1 * noise.standard_normal(8000)
+        soundfile.write(folder / "speech" / f"{number}.flac", sound, 16_000)
+        lines.append(f"{number}.flac,{'alice' if number % 3 == 0 else 'bob'},{text}")
+    (folder / "speech" / "train.csv").write_text("\n".join(lines))
+    return {
+        "path/to/your-whisper": str(folder / "model"),
+        "path/to/speech": str(folder / "speech"),
+        # An untrained model understands nothing.
+        "forget_wer >= 25": "forget_wer >= 2500",
+        "retain_wer > 20": "retain_wer > 2500",
+    }
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem
+)
+def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    replaced = write_what_the_readme_loads(tmp_path) if page == ROOT / "README.md" else {}
+    names = {}
+    for number, block in enumerate(blocks(page, "python")):
+        for name, local in replaced.items():
+            block = block.replace(name, local)
+        # The untrained model has no word right from the start.
+        block = re.sub(r'(_when="\w+ >=? )\d+', r"\g<1>1000", block)
+        exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_refer_to_what_exists(page):
+    commands = [
+        line[2:]
+        for block in blocks(page, "console")
+        for line in block.splitlines()
+        if line.startswith("$ ")
+    ]
+    commands += re.findall(r"`((?:hf-unlearn|make) [^`<]+)`", page.read_text())
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        if program == "make":
+            assert set(arguments) <= MAKE, command
+        elif program == "hf-unlearn" and len(arguments) > 1:
+            assert cli.build_parser().parse_known_args(arguments)[0].function, command
+        elif program == "hf-unlearn":
+            assert arguments[0] in cli.build_parser().format_help(), command
+        files = [
+            word
+            for word in arguments
+            if re.fullmatch(r"(?:recipes|docs|tests)/[\w./-]+\.(?:yaml|py)", word)
+        ]
+        assert all((ROOT / file).is_file() for file in files), command
+
+
+@pytest.mark.parametrize("page", [*PAGES, *CARDS], ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    local = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
+    assert not [link for link in local if not (page.parent / link).exists()]
+
+
+def test_every_page_is_in_the_table_of_contents():
+    contents = (ROOT / "docs" / "README.md").read_text()
+    assert not [
+        page.name
+        for page in (ROOT / "docs").glob("*.md")
+        if page.name != "README.md" and page.name not in contents
+    ]
+
+
+def test_the_api_reference_is_what_the_docstrings_say():
+    written = runpy.run_path(str(ROOT / "docs" / "api.py"))["page"]()
+    assert written == (ROOT / "docs" / "api.md").read_text(), (
+        "a docstring or signature has changed: run `make docs`"
+    )
+
+
+def test_the_table_of_architectures_is_what_was_measured():
+    rows = architectures_page.read()
+    assert architectures_page.page(rows) == architectures_page.PAGE.read_text()
+    assert not [row for row in rows if row["how"].startswith("wrong")]
+
+
+def test_the_figure_is_drawn(tmp_path):
+    runpy.run_path(str(ROOT / "docs" / "projection.py"))["draw"](tmp_path / "figure.png")
+    size = size_of_drawing(tmp_path / "figure.png")
+    assert size == size_of_drawing(ROOT / "docs" / "projection.png")

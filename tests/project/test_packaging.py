@@ -1,0 +1,44 @@
+"""setup.cfg, constraints.txt and the configurations of accelerate agree with the tree and with each
+other."""
+
+import configparser
+import re
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+
+ROOT = Path(__file__).parents[2]
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg")
+
+
+def test_every_package_is_in_the_wheel():
+    packages = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "hf_unlearn").rglob("__init__.py")
+    }
+    # These two come from folders beside hf_unlearn.
+    packages |= {"hf_unlearn.model_cards", "hf_unlearn.recipes"}
+    assert set(SETUP["options"]["packages"].split()) == packages
+
+
+def test_every_requirement_has_a_tested_version():
+    extras = "".join(SETUP["options.extras_require"].values())
+    requirements = SETUP["options"]["install_requires"] + extras
+    names = {re.match(r"[\w-]+", line)[0] for line in requirements.splitlines() if line}
+    pinned = {
+        line.partition("==")[0].lower()
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
+    assert names <= pinned, f"constraints.txt lacks {names - pinned}"
+
+
+@pytest.mark.parametrize(
+    "file", list((ROOT / "recipes" / "accelerate").glob("*.yaml")), ids=lambda file: file.stem
+)
+def test_accelerate_reads_the_configurations(file):
+    config = load_config_from_file(str(file))
+    assert config.num_processes >= 1 and config.use_cpu == (file.stem == "cpu")
+    table = (file.parent / "README.md").read_text()
+    assert f"| `{file.name}` |" in table

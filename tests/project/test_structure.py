@@ -1,0 +1,203 @@
+"""The structure of the package: few rooms, no circles of imports, no use of other modules' private
+names.
+
+A room is a package or module directly under hf_unlearn.
+"""
+
+import ast
+import subprocess
+import sys
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "hf_unlearn"
+MAX_ROOMS, MAX_IMPORTS_BETWEEN_ROOMS = 18, 45
+# in one folder
+MAX_MODULES = 18
+
+# The other rooms that each room may import.
+ALLOWED = {
+    "__init__": {"config", "methods", "trainer"},
+    "cli": {"config", "experiments", "hub", "ops", "privacy", "report", "yaml_files"},
+    "config": {"privacy"},
+    "data": {"files"},
+    "evaluation": {"metrics", "per_sample"},
+    "experiments": {
+        "config", "data", "evaluation", "files", "hub", "methods", "metrics", "privacy", "report",
+        "trainer", "yaml_files",
+    },
+    "files": set(),
+    "hub": {"files", "metrics", "privacy", "report", "yaml_files"},
+    "methods": {"ops", "per_sample"},
+    "metrics": set(),
+    "ops": set(),
+    "per_sample": {"ops"},
+    "privacy": set(),
+    "report": {"files", "metrics", "privacy"},
+    "trainer": {
+        "config", "files", "hub", "methods", "metrics", "ops", "per_sample", "privacy", "report",
+    },
+    "yaml_files": {"files"},
+}  # fmt: skip
+
+
+# Private names of other libraries that we have to use or override.
+FOREIGN = {"_is_accelerate_prepared", "_models", "_prepare_inputs"}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """The syntax tree of each module, by its dotted name within hf_unlearn."""
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text())
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[0]
+
+
+# ---- imports ------------------------------------------------------------------------------------
+
+
+def imported_modules(module: str) -> set[str]:
+    """The modules of this package that a module imports, also in functions or for type checking."""
+    found = set()
+    for node in ast.walk(trees()[module]):
+        if isinstance(node, ast.Import):
+            dotted = [name.name.split(".") for name in node.names]
+            found |= {module_at(parts[1:]) for parts in dotted if parts[0] == "hf_unlearn"}
+        elif isinstance(node, ast.ImportFrom):
+            package = imported_package(module, node)
+            if package is not None:
+                # A name is a module of the package, or is defined in its __init__ or module.
+                found |= {module_at([*package, n.name]) or module_at(package) for n in node.names}
+    return found - {module, None}
+
+
+def imported_package(module: str, node: ast.ImportFrom) -> list[str] | None:
+    """What stands between "from" and "import", within hf_unlearn; None for other packages."""
+    named = node.module.split(".") if node.module else []
+    if node.level:
+        return [*module.split(".")[: -node.level], *named]
+    return named[1:] if named[0] == "hf_unlearn" else None
+
+
+def module_at(parts: list[str]) -> str | None:
+    """The key of `trees` for a module or package; None if there is none."""
+    candidates = (".".join(parts), ".".join([*parts, "__init__"]))
+    return next((name for name in candidates if name in trees()), None)
+
+
+def test_rooms_import_only_what_they_may():
+    forbidden = []
+    for module in trees():
+        room = room_of(module)
+        rooms = {room_of(other) for other in imported_modules(module)} - {room}
+        if more := rooms - ALLOWED[room]:
+            forbidden.append(f"{module} imports {', '.join(sorted(more))}")
+    assert not forbidden
+
+
+def test_there_are_few_rooms_with_few_imports_between_them():
+    pairs = {(room_of(a), room_of(b)) for a in trees() for b in imported_modules(a)}
+    assert len(ALLOWED) <= MAX_ROOMS
+    assert len({(a, b) for a, b in pairs if a != b}) <= MAX_IMPORTS_BETWEEN_ROOMS
+
+
+def test_no_folder_holds_too_many_modules():
+    """A reader finds a module by its folder."""
+    counts = Counter(module.rpartition(".")[0] for module in trees() if "__init__" not in module)
+    assert not {folder: count for folder, count in counts.items() if count > MAX_MODULES}
+
+
+def test_no_imports_go_in_a_circle():
+    """An __init__ only hands on names of its package, so importing it does not count."""
+    finished: set[str] = set()
+
+    def visit(module: str, importers: tuple[str, ...]) -> None:
+        circle = [*importers[importers.index(module) :], module] if module in importers else []
+        assert not circle, f"a circle: {' -> '.join(circle)}"
+        if module not in finished:
+            for other in sorted(imported_modules(module)):
+                if not other.endswith("__init__"):
+                    visit(other, (*importers, module))
+            finished.add(module)
+
+    for module in trees():
+        visit(module, ())
+
+
+# ---- private names ------------------------------------------------------------------------------
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_definitions(tree: ast.Module) -> set[str]:
+    """The private functions, classes, variables and attributes that a module defines."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add(node.attr)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return {name for name in names if is_private(name)}
+
+
+def is_own_object(node: ast.expr) -> bool:
+    """Whether an expression is self, cls or super()."""
+    if isinstance(node, ast.Name):
+        return node.id in ("self", "cls")
+    return isinstance(node, ast.Call) and ast.unparse(node) == "super()"
+
+
+def private_imports(module: str) -> list[str]:
+    """The private names that a module imports from other modules of this package."""
+    nodes = [node for node in ast.walk(trees()[module]) if isinstance(node, ast.ImportFrom)]
+    ours = [node for node in nodes if imported_package(module, node) is not None]
+    return [name.name for node in ours for name in node.names if is_private(name.name)]
+
+
+def test_no_module_uses_the_private_names_of_another():
+    defined = {module: private_definitions(tree) for module, tree in trees().items()}
+    of_all = set().union(*defined.values())
+    uses = []
+    for module, tree in trees().items():
+        of_others = of_all - defined[module] - FOREIGN
+        uses += [f"{module} imports {name}" for name in private_imports(module)]
+        uses += [
+            f"{module}:{node.lineno} uses {ast.unparse(node)}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and node.attr in of_others
+            and not is_own_object(node.value)
+        ]
+    assert not uses
+
+
+# ---- what an import loads -----------------------------------------------------------------------
+
+# Loaded only by what needs them.
+HEAVY = "sklearn scipy jiwer evaluate jinja2 soundfile librosa matplotlib"
+# transformers loads some of them by itself.
+LIST_NEW_MODULES = f"""
+import sys
+import peft
+from transformers import Seq2SeqTrainer
+before = set(sys.modules)
+import hf_unlearn, hf_unlearn.data.images
+print(*set("{HEAVY}".split()) & set(sys.modules) - before)
+"""
+
+
+def test_importing_the_package_loads_no_library_of_a_part():
+    loaded = subprocess.run(
+        [sys.executable, "-c", LIST_NEW_MODULES], capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.split() == []

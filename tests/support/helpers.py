@@ -1,0 +1,50 @@
+"""What several test files share: Python in processes of its own, and a run that is interrupted."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+from transformers import TrainerCallback
+
+ROOT = Path(__file__).parents[2]
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+class Interrupt(TrainerCallback):
+    """Ends a run after its third step as a crash would: without the end of training."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+
+def run_python(
+    *arguments: object, check: bool = True, timeout: int = 300, **options
+) -> subprocess.CompletedProcess:
+    """Runs Python with these arguments in the project's folder.
+
+    Args:
+        check: fail with what it has written to stderr where its exit code is not 0.
+    """
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": timeout, **options},
+    )
+    assert not check or done.returncode == 0, done.stderr[-5000:]
+    return done
+
+
+def launch(*arguments: object, two_processes: bool = False) -> subprocess.CompletedProcess:
+    """Runs a script by `accelerate launch`; two processes by torchrun, because accelerate starts
+    only one on a CPU. `forks.run_script` is much faster where the launcher is not what is tested.
+    """
+    launcher = TWO_PROCESSES if two_processes else ("-m", "accelerate.commands.launch")
+    return run_python(*launcher, *arguments)
+
+
+def assert_drawn(picture: Path) -> None:
+    """A picture of a figure's size that is not blank."""
+    pixels = np.asarray(PIL.Image.open(picture).convert("L"))
+    assert min(pixels.shape) >= 200 and np.ptp(pixels) > 100, (pixels.shape, np.ptp(pixels))

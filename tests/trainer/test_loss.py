@@ -1,0 +1,238 @@
+"""Losses of users, by subclass or function, become means over samples: one step equals brute
+force."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.loss.loss_utils import ForCausalLMLoss
+
+from hf_unlearn import UnlearnConfig, UnlearnTrainer
+from hf_unlearn.per_sample.reference import orthograd_gradient, sample_gradient
+from tests.support.tiny import collate_images, images, tiny_vit
+
+WEIGHT = torch.tensor([1.0, 2.0, 10.0])
+
+
+class Weighted(UnlearnTrainer):
+    """As in the documentation of transformers' Trainer."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        logits = outputs.get("logits")
+        reduction = "sum" if num_items_in_batch is not None else "mean"
+        loss_fct = nn.CrossEntropyLoss(weight=WEIGHT, reduction=reduction)
+        loss = loss_fct(logits.view(-1, self.model.config.num_labels), labels.view(-1))
+        if num_items_in_batch is not None:
+            loss = loss / num_items_in_batch
+        return (loss, outputs) if return_outputs else loss
+
+
+class Older(UnlearnTrainer):
+    """The same for versions without num_items_in_batch."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = nn.CrossEntropyLoss(weight=WEIGHT)(outputs.logits, labels)
+        return (loss, outputs) if return_outputs else loss
+
+
+class Divides(UnlearnTrainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        loss = (
+            F.cross_entropy(outputs.logits, inputs["labels"], reduction="sum") / num_items_in_batch
+        )
+        return (loss, outputs) if return_outputs else loss
+
+
+class Sums(UnlearnTrainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        loss = 3 * F.cross_entropy(outputs.logits, inputs["labels"], reduction="sum")
+        return (loss, outputs) if return_outputs else loss
+
+
+class Focal(UnlearnTrainer):
+    """Not one of torch's losses, so its samples' parts are unknown."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        chosen = outputs.logits.softmax(-1).gather(1, inputs["labels"][:, None])
+        loss = -((1 - chosen).square() * chosen.log()).mean()
+        return (loss, outputs) if return_outputs else loss
+
+
+def plain(outputs, labels, num_items_in_batch=None):
+    return F.cross_entropy(outputs.logits, labels)
+
+
+def several(outputs, labels, num_items_in_batch):
+    """For samples with several labels."""
+    loss = F.binary_cross_entropy_with_logits(
+        outputs.logits, labels.float(), pos_weight=WEIGHT, reduction="sum"
+    )
+    return loss / num_items_in_batch
+
+
+def cross_entropy(logits, labels):
+    return F.cross_entropy(logits, labels)
+
+
+def weighted(logits, labels):
+    return WEIGHT[labels[0]].to(logits.dtype) * F.cross_entropy(logits, labels)
+
+
+def focal(logits, labels):
+    chosen = logits.softmax(-1)[0, labels[0]]
+    return -((1 - chosen) ** 2) * chosen.log()
+
+
+def of_several(logits, labels):
+    options = {"pos_weight": WEIGHT.to(logits.dtype)}
+    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), **options)
+
+
+def brute_force(model, loss_of_one, forget, retain, alpha, collator):
+    """The mean of the forget samples' losses, and the step, from one backward pass per sample in
+    float64."""
+    model = copy.deepcopy(model).double()
+    parameters = list(model.parameters())
+
+    def alone(sample):
+        batch = {
+            name: x.double() if x.is_floating_point() else x
+            for name, x in collator([sample]).items()
+        }
+        labels = batch.pop("labels")
+        loss = loss_of_one(model(**batch).logits, labels)
+        return float(loss.detach()), sample_gradient(model, loss, parameters)
+
+    losses, gradients = zip(*map(alone, forget))
+    u = [torch.stack(rows).mean(0).flatten() for rows in zip(*gradients)]
+    rows = [torch.stack(rows).flatten(1) for rows in zip(*(alone(sample)[1] for sample in retain))]
+    return sum(losses) / len(losses), torch.cat(
+        [orthograd_gradient(*pair, alpha) for pair in zip(u, rows)]
+    )
+
+
+def check(
+    tmp_path,
+    model,
+    loss_of_one,
+    forget,
+    retain,
+    collator,
+    trainer=UnlearnTrainer,
+    slow=False,
+    **arguments,
+):
+    start = copy.deepcopy(model)
+    args = UnlearnConfig(
+        str(tmp_path),
+        alpha=0.3,
+        max_steps=1,
+        learning_rate=1.0,
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        per_device_retain_batch_size=len(retain),
+        per_device_eval_batch_size=3,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    trainer = trainer(
+        model=model,
+        args=args,
+        forget_dataset=forget,
+        retain_dataset=retain,
+        data_collator=collator,
+        eval_dataset={"forget": forget},
+        optimizers=(torch.optim.SGD(model.parameters(), lr=1.0), None),
+        **arguments,
+    )
+    loss, expected = brute_force(start, loss_of_one, forget, retain, 0.3, collator)
+    assert trainer.evaluate()["eval_forget_loss"] == pytest.approx(loss, rel=1e-5)
+    trainer.train()
+    step = torch.cat(
+        [(a - b).flatten() for a, b in zip(start.parameters(), model.parameters())]
+    ).double()
+    assert (step - expected).norm() <= 1e-4 * expected.norm() > 0
+    logged = next(row for row in trainer.state.log_history if "forget_loss" in row)
+    assert logged["forget_loss"] == pytest.approx(loss, rel=1e-5)
+    assert trainer.samples.one_by_one == slow
+
+
+@pytest.mark.parametrize(
+    "subclass, loss_of_one, slow",
+    [
+        (Weighted, weighted, False),
+        (Older, weighted, False),
+        (Divides, cross_entropy, False),
+        (Sums, lambda logits, labels: 3 * F.cross_entropy(logits, labels), False),
+        (Focal, focal, True),
+    ],
+)
+def test_a_subclass_overrides_compute_loss(tmp_path, subclass, loss_of_one, slow):
+    forget, retain = images(4, seed=1), images(5, seed=2)
+    check(tmp_path, tiny_vit(), loss_of_one, forget, retain, collate_images, subclass, slow)
+
+
+def test_a_loss_function_of_classes(tmp_path):
+    forget, retain = images(4, seed=1), images(5, seed=2)
+    check(
+        tmp_path, tiny_vit(), cross_entropy, forget, retain, collate_images, compute_loss_func=plain
+    )
+
+
+def test_a_loss_function_of_several_labels(tmp_path):
+    forget, retain = (
+        [{**s, "labels": torch.randint(2, (3,))} for s in images(n, seed=n)] for n in (4, 5)
+    )
+    check(
+        tmp_path, tiny_vit(), of_several, forget, retain, collate_images, compute_loss_func=several
+    )
+
+
+VOCABULARY = 20
+
+
+def text(length: int) -> dict:
+    ids = torch.randint(VOCABULARY, (length,))
+    return {"input_ids": ids, "labels": ids}
+
+
+def padded(samples: list[dict]) -> dict:
+    ids, labels = (
+        nn.utils.rnn.pad_sequence(
+            [s["input_ids"] for s in samples], batch_first=True, padding_value=value
+        )
+        for value in (0, -100)
+    )
+    return {"input_ids": ids, "labels": labels, "attention_mask": (labels >= 0).long()}
+
+
+def test_a_loss_function_divides_by_the_number_of_tokens(tmp_path):
+    """Each sample's own number of tokens, however long its neighbours are."""
+    sizes = {"vocab_size": VOCABULARY, "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    config = GPT2Config(**sizes, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    model = GPT2LMHeadModel(config)
+
+    def tokens(outputs, labels, num_items_in_batch=None):
+        return ForCausalLMLoss(
+            outputs.logits, labels, VOCABULARY, num_items_in_batch=num_items_in_batch
+        )
+
+    def of_one(logits, labels):
+        return F.cross_entropy(logits[0, :-1], labels[0, 1:])
+
+    forget, retain = [text(n) for n in (3, 9, 5, 2)], [text(n) for n in (7, 2, 4)]
+    check(tmp_path, model, of_one, forget, retain, padded, compute_loss_func=tokens)
