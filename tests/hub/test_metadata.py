@@ -24,7 +24,7 @@ from hf_unlearn.hub.usage import NEEDED, processor_parts, saved_parts, usage
 from hf_unlearn.report.best_effort import warn_if_not_written
 from hf_unlearn.report.environment import emissions
 from hf_unlearn.report.results import Results
-from tests.hub.test_model_card import RESULTS, SALT
+from tests.support.run_results import RESULTS, SALT
 from tests.support.tiny import make_trainer, tiny_whisper
 
 

@@ -19,7 +19,7 @@ from hf_unlearn.hub.upload import push_folder
 from hf_unlearn.report.html_page import Report
 from hf_unlearn.report.results import Results
 from hf_unlearn.report.run_layout import ARGUMENTS
-from tests.hub.test_hub import SPEAKER, finished, trained  # noqa: F401  (a fixture)
+from tests.hub.trained_models import SPEAKER, trained
 from tests.privacy.test_mentions import bare
 from tests.support.hub_server import TOKEN
 from tests.support.tiny import FORGET, make_trainer, tiny_whisper, utterances
@@ -133,7 +133,7 @@ def test_a_resumed_run_hides_whom_it_has_hidden_before(hub, tmp_path):
     assert bare(NAME) not in sent(hub) and hub.commits
 
 
-def test_names_in_commit_message_and_revision_are_refused(hub, finished):  # noqa: F811
+def test_names_in_commit_message_and_revision_are_refused(hub, finished):
     for told in ({"message": f"without {SPEAKER}"}, {"revision": "no_Anna_Karenina"}):
         with pytest.raises(ValueError, match="names who is forgotten"):
             push_folder(finished, "tester/quiet", **told)
@@ -157,14 +157,14 @@ def test_names_in_commit_message_and_revision_are_refused(hub, finished):  # noq
     ],
     ids=["tensors", "template", "no JSON"],
 )
-def test_names_in_the_models_files_are_refused(hub, finished, spoil, message):  # noqa: F811
+def test_names_in_the_models_files_are_refused(hub, finished, spoil, message):
     spoil(finished)
     with pytest.raises(ValueError, match=message):
         push_folder(finished, "tester/quiet")
     assert not hub.received
 
 
-def test_a_data_set_named_after_somebody_is_left_out(finished):  # noqa: F811
+def test_a_data_set_named_after_somebody_is_left_out(finished):
     results = Results.read(finished)
     results.card = {"datasets": ["me/AnnaKarenina", "me/voices"]}
     card = write_card(finished, results, "salt")
@@ -244,7 +244,7 @@ def test_a_folder_without_a_run_is_refused(hub, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"evaluated": {}}'])
-def test_other_json_is_refused(hub, finished, content):  # noqa: F811
+def test_other_json_is_refused(hub, finished, content):
     (finished / "results.json").write_text(content)
     with pytest.raises(ValueError, match="results.json does not belong to a run"):
         push_folder(finished, "tester/quiet")

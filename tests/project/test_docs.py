@@ -16,9 +16,9 @@ from hf_unlearn.experiments.speech.tiny_whisper import (
     build_word_tokenizer,
 )
 from tests.benchmarks import architectures_page
+from tests.support.helpers import ROOT
 from tests.support.pictures import size_of_drawing
 
-ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 CARDS = [page for page in (ROOT / "model_cards").glob("*.md") if page.name != "template.md"]
 MAKE = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))

@@ -3,12 +3,12 @@ other."""
 
 import configparser
 import re
-from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-ROOT = Path(__file__).parents[2]
+from tests.support.helpers import ROOT
+
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
 

@@ -15,9 +15,9 @@ import torch
 from transformers import AutoModelForImageClassification
 
 from hf_unlearn.experiments.compare import Comparison
+from tests.support.helpers import ROOT
 from tests.support.tiny import make_trainer, tiny_whisper
 
-ROOT = Path(__file__).parents[2]
 SOURCES = [
     path for folder in ("hf_unlearn", "recipes") for path in sorted((ROOT / folder).rglob("*.py"))
 ]

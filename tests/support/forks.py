@@ -15,7 +15,8 @@ from pathlib import Path
 import torch.distributed as dist
 import tqdm
 
-ROOT = Path(__file__).parents[2]
+from tests.support.helpers import ROOT
+
 # between what two processes have written
 NEXT_PROCESS = "\n---- next process ----\n"
 _context = multiprocessing.get_context("forkserver")

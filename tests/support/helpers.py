@@ -1,4 +1,4 @@
-"""What several test files share: Python in processes of its own, and a run that is interrupted."""
+"""What several test files share: the project's folder, and Python in processes of its own."""
 
 import subprocess
 import sys
@@ -6,18 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from transformers import TrainerCallback
 
 ROOT = Path(__file__).parents[2]
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-
-
-class Interrupt(TrainerCallback):
-    """Ends a run after its third step as a crash would: without the end of training."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 3:
-            raise KeyboardInterrupt
 
 
 def run_python(

@@ -91,6 +91,14 @@ def collate_images(features: list[dict]) -> dict[str, torch.Tensor]:
     }
 
 
+def checkpointing(reentrant: bool) -> dict:
+    """The training arguments of gradient checkpointing."""
+    return {
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": reentrant},
+    }
+
+
 FORGET, RETAIN = utterances(8, seed=1), utterances(5, seed=2)
 
 
