@@ -23,6 +23,7 @@ from pathlib import Path
 
 from .experiments.audit.settings import add_arguments as add_audit_arguments
 from .experiments.catalogue import configurations, copy_recipe, find_recipe, overview
+from .experiments.comparison_keys import keys_text
 from .report.run_layout import CARD, PLOT
 from .yaml_files import read_yaml
 
@@ -37,29 +38,6 @@ MORE_EXIT_CODES = {
     "run": "143 stopped by SIGTERM after saving a checkpoint",
     "audit": "3 the rule of --fail_when holds",
 }
-
-
-COMPARE = """Tunes and compares methods through a recipe. An interrupted comparison continues where
-it stopped.
-
-Keys of the YAML file:
-  recipe, config      the recipe's script and the configuration of all runs: paths, or names that
-                      `hf-unlearn recipes` lists (digits, digits/digits)
-  output_dir          folder of the runs, runs.csv, table.md and frontier.png
-  target              the option that says what is forgotten, such as forget_speakers
-  tune_on, report_on  its values for choosing settings, and those to report; none may be in both
-  methods             method: the settings to try, as many for every method
-  score               <split>_<metric> of the unlearned model
-  match               <split>_<metric>: levels of forgetting (numbers, or `retrained`) at which the
-                      methods are compared
-  greater_is_better   whether a greater score is better; known for accuracies, error rates and
-                      losses
-  seeds               seeds of the reported runs; settings are chosen with the first
-  vary                option: values, each of which is compared by itself
-  options             further options of all runs
-  known               runs.csv of an earlier comparison, whose rows are not run again
-  processes           how many runs at the same time
-"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -126,7 +104,7 @@ def _add_recipe_commands(commands: argparse._SubParsersAction) -> None:
         compare_methods,
         "tune and compare methods",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=COMPARE,
+        description=f"{inspect.getdoc(compare_methods)}\n\nKeys of the YAML file:\n{keys_text()}",
     )
     command.add_argument(
         "file", type=Path, help="YAML file that says what to compare, as recipes/demo/compare.yaml"

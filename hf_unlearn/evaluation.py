@@ -3,7 +3,7 @@ membership attacks need."""
 
 import inspect
 import itertools
-from collections.abc import Callable, Mapping, MutableSequence
+from collections.abc import Callable, Iterator, Mapping, MutableSequence
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from .metrics.normalizers import UNSPACED, language_code, normalizer
 from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy, f1_macro, looping
 from .metrics.sample_features import ctc_losses, features
 from .metrics.scales import in_percent
-from .per_sample.inputs import IGNORE_INDEX, own_copy
+from .per_sample.inputs import IGNORE_INDEX, base_model, own_copy
 
 
 def asr_metrics(
@@ -241,7 +241,7 @@ def sample_features(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]
             for labels (n,), or (n, T, vocabulary) for labels (n, T).
     """
 
-    model = trainer.model.get_base_model() if _has_adapter(trainer.model) else trainer.model
+    model = base_model(trainer.model)
     is_ctc = type(model).__name__.endswith("ForCTC")
 
     def reduced(logits: torch.Tensor | tuple, labels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -280,8 +280,30 @@ def sample_features(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]
         ) = before
 
 
-def _has_adapter(model: nn.Module) -> bool:
-    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+def fine_tuning(
+    model: nn.Module, backward: Callable[[], object], *, learning_rate: float, steps: int
+) -> Iterator[int]:
+    """Trains all parameters of a model with AdamW. There is no dropout, so that the result depends
+    on the model and the data alone, and BatchNorm layers keep their running statistics.
+
+    Args:
+        model: is changed: pass a copy.
+        backward: computes the gradients of one step.
+
+    Yields:
+        The number of steps taken: 0, ..., `steps`.
+    """
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
+    for step in range(steps):
+        yield step
+        # An evaluation between the steps may have changed the mode.
+        model.eval()
+        optimizer.zero_grad()
+        backward()
+        optimizer.step()
+    yield steps
 
 
 def relearning_steps(
@@ -290,8 +312,8 @@ def relearning_steps(
     """Counts the steps of fine-tuning on a few forgotten samples until the model classifies them
     correctly again. A small number means that little was forgotten.
 
-    The number to aim for is the retrained model's, which learns the samples for the first time. All
-    parameters are trained, with AdamW; BatchNorm layers keep their running statistics.
+    The number to aim for is the retrained model's, which learns the samples for the first time.
+    `fine_tuning` says how the model is trained.
 
     Args:
         model: a classifier with loss and logits. It is changed: pass a copy.
@@ -303,17 +325,14 @@ def relearning_steps(
     """
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in batch.items()}
-    for parameter in model.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
-    # no dropout, so that the number of steps depends on the model alone
+    outputs = {}
     model.eval()
-    for step in range(max_steps + 1):
-        output = model(**own_copy(batch))
-        correct = int((output["logits"].argmax(-1) == batch["labels"]).sum())
+    training = fine_tuning(
+        model, lambda: outputs["loss"].backward(), learning_rate=learning_rate, steps=max_steps
+    )
+    for step in training:
+        outputs = model(**own_copy(batch))
+        correct = int((outputs["logits"].argmax(-1) == batch["labels"]).sum())
         if 100 * (correct / batch["labels"].numel()) >= accuracy:
             return step
-        optimizer.zero_grad()
-        output["loss"].backward()
-        optimizer.step()
     return None

@@ -109,3 +109,12 @@ def _part(chunk: pa.Array, part: str) -> pa.Array:
         is_part = holds_paths == (part == "path")
         values = chunk if is_part else pa.nulls(len(chunk), pa.string())
     return values if part == "bytes" else pc.if_else(pc.equal(values, ""), None, values)
+
+
+def as_stored(rows: Dataset) -> Dataset:
+    """The rows with the files that are stored, in place of inputs that are computed when they are
+    read. Such a column has a type with a method `stored`, as `SpeechInput` has."""
+    for name, held in rows.features.items():
+        if hasattr(held, "stored"):
+            rows = rows.cast_column(name, held.stored())
+    return rows

@@ -5,7 +5,7 @@ import copy
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from ..data.images.samples import labels_of
+from ..data.class_labels import labels_of
 from ..evaluation import relearning_steps
 from ..metrics.scores import adaptive_unlearning_score, unlearning_impact_score
 from ..report.results import Results

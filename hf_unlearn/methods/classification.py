@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..per_sample.inputs import base_model
 from .base import Preparation, Step
-from .outputs import base_model, class_labels, freeze, output_logits, require_classification
+from .outputs import class_labels, freeze, output_logits, require_classification
 from .weighted import WeightedSum
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..per_sample.inputs import IGNORE_INDEX
+from ..per_sample.inputs import IGNORE_INDEX, base_model
 
 # Suffixes of the class names of models that predict sequences.
 SEQUENCE_MODELS = (
@@ -19,17 +19,6 @@ SEQUENCE_MODELS = (
     "ForTokenClassification",
     "ForQuestionAnswering",
 )
-
-
-def peft_configs(model: nn.Module) -> dict[str, Any]:
-    """The configurations of a peft model's adapters, by name; {} for other models."""
-    return getattr(model, "peft_config", {})
-
-
-def base_model(model: nn.Module) -> nn.Module:
-    """The model inside an adapter, or the model itself if it has none."""
-    is_adapter = hasattr(model, "peft_config") and hasattr(model, "get_base_model")
-    return model.get_base_model() if is_adapter else model
 
 
 def freeze(model: nn.Module) -> nn.Module:

@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..per_sample.inputs import IGNORE_INDEX
+from ..per_sample.inputs import IGNORE_INDEX, base_model
 from .base import Preparation, Step
 from .outputs import (
-    base_model,
     distillation,
     freeze,
     is_causal,

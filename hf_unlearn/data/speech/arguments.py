@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass, field
 
-from ..names import as_names
+from ..arguments import ClassArguments, DataArguments
 from .transcripts import STYLES
 
 
 @dataclass
-class UtteranceArguments:
+class UtteranceArguments(DataArguments):
     """The data of a recipe for speech, whatever its labels: where it is, who is forgotten, how much
     is retained."""
-
-    _argument_group_name = "data"
 
     dataset: str = field(
         default="openslr/librispeech_asr",
@@ -25,20 +23,11 @@ class UtteranceArguments:
         default=None,
         metadata={"help": "Configuration on the Hub: clean, other or all for LibriSpeech"},
     )
-    dataset_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of the dataset on the Hub"}
-    )
     train_split: str = field(
         default="train.100",
         metadata={
             "help": "Split that the model was trained on; train-clean-100 in a local LibriSpeech "
             "tree"
-        },
-    )
-    test_split: str | None = field(
-        default=None,
-        metadata={
-            "help": "Split of unseen utterances; without it a share of train_split is held out"
         },
     )
     other_split: str | None = field(
@@ -49,10 +38,6 @@ class UtteranceArguments:
     )
     speaker_column: str = field(
         default="speaker_id", metadata={"help": "Column of the speaker (Common Voice: client_id)"}
-    )
-    id_column: str = field(
-        default="id",
-        metadata={"help": "Column of unique utterance ids; without it the audio paths are the ids"},
     )
     streaming: bool = field(
         default=False,
@@ -68,32 +53,8 @@ class UtteranceArguments:
         default_factory=list,
         metadata={"help": "Ids of the speakers to retain; all others if none is named"},
     )
-    held_out: float = field(
-        default=0.1,
-        metadata={
-            "help": "Share of each speaker's utterances to keep out of training, for speakers "
-            "without utterances in test_split"
-        },
-    )
-    retain_size: float = field(
-        default=48,
-        metadata={
-            "help": "Number of utterances in the retain set; below 1, the share of the retained "
-            "training utterances; -1, all of them"
-        },
-    )
-    retain_rest: int = field(
-        default=0,
-        metadata={
-            "help": "Number of training utterances to evaluate that are retained, but not in the "
-            "retain set: they show how well unlearning keeps training data that it does not see"
-        },
-    )
     max_utterances_per_speaker: int | None = field(
         default=None, metadata={"help": "Use at most this many utterances of each speaker"}
-    )
-    max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on at most this many samples of each split"}
     )
     skip_bad_audio: bool = field(
         default=False,
@@ -102,10 +63,6 @@ class UtteranceArguments:
     num_proc: int | None = field(
         default=None, metadata={"help": "Number of processes that extract features"}
     )
-
-    def __post_init__(self):
-        self.forget_speakers = as_names(self.forget_speakers)
-        self.retain_speakers = as_names(self.retain_speakers)
 
 
 @dataclass
@@ -157,7 +114,7 @@ class SpeechArguments(UtteranceArguments):
 
 
 @dataclass
-class SpeechClassArguments(UtteranceArguments):
+class SpeechClassArguments(ClassArguments, UtteranceArguments):
     """The data of a recipe for speech with classes: keywords, intents, or its speakers."""
 
     label_column: str = field(
@@ -178,30 +135,6 @@ class SpeechClassArguments(UtteranceArguments):
         default=100,
         metadata={"help": "forget_share: draw speakers with more training utterances than this"},
     )
-    forget_classes: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Names of the classes to forget, in place of speakers; with forget_samples, "
-            "the classes to draw the samples from"
-        },
-    )
-    forget_samples: float | None = field(
-        default=None,
-        metadata={
-            "help": "Number of training utterances to forget, drawn at random, in place of "
-            "speakers or classes; below 1, the share of them"
-        },
-    )
-    forget_ids: list[str] = field(
-        default_factory=list, metadata={"help": "Ids of the training utterances to forget"}
-    )
-    retain_classes: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Where classes or samples are forgotten: the classes to draw the retain set "
-            "from; all that are not forgotten if none is named"
-        },
-    )
     max_seconds: float | None = field(
         default=None,
         metadata={
@@ -209,12 +142,6 @@ class SpeechClassArguments(UtteranceArguments):
             "the model takes is refused"
         },
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.forget_classes = as_names(self.forget_classes)
-        self.forget_ids = as_names(self.forget_ids)
-        self.retain_classes = as_names(self.retain_classes)
 
     @property
     def forgets_speakers(self) -> bool:

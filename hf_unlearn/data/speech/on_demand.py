@@ -1,20 +1,16 @@
 """Utterances whose inputs are computed from the stored audio whenever a row is read."""
 
-import functools
-import hashlib
 import json
-import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import transformers
-from datasets import Audio, Dataset, Features, List, Value
+from datasets import Audio, Dataset
 from datasets.features.features import register_feature
 from datasets.fingerprint import Hasher
 from transformers import SequenceFeatureExtractor
@@ -22,6 +18,7 @@ from transformers import SequenceFeatureExtractor
 from .audio import audio_seconds, decode_chunk
 from .extractors import extract
 from .labels import ctc_complaint
+from .row_cache import bad_audio, map_cached, row_types, state_of
 
 CHECKED_AT_ONCE = 100
 # of inputs in memory, in each process
@@ -77,6 +74,10 @@ class SpeechInput:
         )
         return extract(extractor, waveform)[extractor.model_input_names[0]]
 
+    def stored(self) -> Audio:
+        """The type of the audio that the column stores (see `media.as_stored`)."""
+        return Audio(decode=False)
+
     @classmethod
     def of(
         cls, extractor: SequenceFeatureExtractor, longest: float | None, allow_silence: bool
@@ -105,18 +106,6 @@ class Recent:
         while self.size > self.limit:
             _, oldest = self._kept.popitem(last=False)
             self.size -= oldest.nbytes
-
-
-def state_of(audio: dict) -> tuple | str | bytes | None:
-    """A value that changes if the audio does: a hash of embedded bytes, or the path, size and
-    modification time of the file."""
-    if audio["bytes"] is not None:
-        return hashlib.blake2b(audio["bytes"], digest_size=16).digest()
-    try:
-        status = os.stat(audio["path"])
-    except (OSError, TypeError):
-        return audio["path"]
-    return audio["path"], status.st_size, status.st_mtime_ns
 
 
 _recent = Recent(KEPT_BYTES)
@@ -180,9 +169,7 @@ class Check:
             except ValueError as error:
                 if self.skip_bad_audio:
                     return None
-                raise ValueError(
-                    f"utterance {name}: {error}; remove it, or pass skip_bad_audio to leave it out"
-                ) from None
+                raise bad_audio(name, error) from None
             if self.frames_of is not None:
                 complaint = ctc_complaint(labels, length, self.frames_of)
         if complaint is not None and not self.skip_bad_labels:
@@ -223,45 +210,22 @@ def checked_rows(
     content = [type(extractor).__name__, extractor.to_dict(), check.longest]
     options = [check.skip_bad_audio, check.skip_bad_labels, check.allow_silence]
     key = Hasher.hash(["on demand", state, content, options])
-    folder = os.path.join(datasets.config.HF_DATASETS_CACHE, "hf_unlearn")
-    os.makedirs(folder, exist_ok=True)
-    try:
-        rows = dataset.map(
-            functools.partial(_call, check=check),
-            batched=True,
-            batch_size=CHECKED_AT_ONCE,
-            writer_batch_size=CHECKED_AT_ONCE,
-            with_indices=True,
-            remove_columns=dataset.column_names,
-            features=_types(dataset, check),
-            num_proc=num_proc,
-            desc=description,
-            cache_file_name=os.path.join(folder, f"{key}.arrow"),
-            new_fingerprint=key,
-        )
-    except ValueError as error:
-        # without the traceback of a worker process
-        raise ValueError(str(error)) from None
+    types = row_types(
+        dataset, {check.column: dataset.features["audio"]}, transcribed=not check.allow_silence
+    )
+    rows = map_cached(
+        dataset,
+        _call,
+        key=key,
+        types=types,
+        batch_size=CHECKED_AT_ONCE,
+        num_proc=num_proc,
+        description=description,
+        check=check,
+    )
     column = SpeechInput.of(extractor, check.longest, check.allow_silence)
     return rows.cast_column(check.column, column)
 
 
 def _call(batch: dict[str, list], rows: list[int], check: Check) -> dict[str, list]:
     return check(batch, rows)
-
-
-def _types(dataset: Dataset, check: Check) -> Features:
-    own = {name: held for name, held in dataset.features.items() if name != "audio"}
-    label = Value("int64")
-    transcribed = not check.allow_silence
-    audio = dataset.features["audio"]
-    labels = List(label) if transcribed else label
-    return Features({**own, check.column: audio, "labels": labels, "duration": Value("float32")})
-
-
-def as_stored(rows: Dataset) -> Dataset:
-    """The rows with their stored audio in place of inputs that are computed on demand."""
-    for name, kind in rows.features.items():
-        if isinstance(kind, SpeechInput):
-            rows = rows.cast_column(name, Audio(decode=False))
-    return rows

@@ -3,9 +3,8 @@
 import os
 from collections.abc import Callable, Sequence
 
-import datasets
 import torch
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features
 from datasets.fingerprint import Hasher
 from transformers import ProcessorMixin, SequenceFeatureExtractor
 from transformers.utils import logging
@@ -21,8 +20,9 @@ from .extractors import (
     single_input,
     stored_types,
 )
-from .labels import LabelOfBatch, complaints, ctc_complaints, label_ids
+from .labels import LabelOfBatch, ctc_complaints
 from .on_demand import Check, checked_rows
+from .row_cache import audio_states, bad_audio, further_columns, map_cached, row_types
 
 logger = logging.get_logger(__name__)
 
@@ -97,54 +97,33 @@ def prepare(
     """
     if not len(dataset):
         raise ValueError(f"{description}: there are no utterances")
-    if store not in ("float32", "float16", None):
-        raise ValueError(f"store is {store!r}, but must be 'float32', 'float16' or None")
     extractor = audio_extractor(processor)
-    if store is None and cut is not None:
-        raise ValueError("cut needs stored inputs: set store to 'float32' or 'float16'")
-    if store is None and not single_input(extractor):
-        logger.warning_once(
-            f"{type(extractor).__name__} gives more inputs than one "
-            f"({', '.join(extractor.model_input_names)}), which are not computed on demand: they "
-            "are stored in float16."
-        )
-        store = "float16"
-    if store is None:
-        label = LabelOfBatch(
-            processor, max_label_length, language, task, label_texts, labels, end_token
-        )
-        longest = longest_audio(extractor) if longest is None else longest
-        silence = labels is not None
-        skips = (skip_bad_audio, skip_bad_labels)
-        check = Check(extractor, longest, silence, label, *skips, frames_of)
-        return _on_demand(dataset, check, num_proc, description)
-    texts = dataset["text"][:]
+    store = _storage(extractor, store, cut)
+    longest = longest_audio(extractor) if longest is None else longest
+    label = LabelOfBatch(
+        processor, max_label_length, language, task, label_texts, labels, end_token
+    )
     # Silence may be a class, but it has no transcript.
     transcribed = labels is None
-    if transcribed:
-        label_texts = texts if label_texts is None else list(label_texts)
-        labels = label_ids(
-            label_texts, processor.tokenizer, language=language, task=task, end_token=end_token
-        )
-        found = complaints(label_texts, labels, processor.tokenizer, max_label_length)
-        kept = _good_rows(dataset, found, skip_bad_labels, description)
-        texts = [text if text.strip() else own.strip() for text, own in zip(texts, label_texts)]
-        texts, labels = ([part[row] for row in kept] for part in (texts, labels))
-        dataset = dataset.select(kept) if found else dataset
+    if store is None:
+        skips = (skip_bad_audio, skip_bad_labels)
+        check = Check(extractor, longest, not transcribed, label, *skips, frames_of)
+        return _on_demand(dataset, check, num_proc, description)
+    labels, texts, found = label({"text": dataset["text"][:]}, list(range(len(dataset))))
+    kept = _good_rows(dataset, found, skip_bad_labels, description)
     types = stored_types(input_types(extractor), store)
     how = {
-        "labels": list(labels),
-        "texts": texts,
+        "labels": [labels[row] for row in kept],
+        "texts": [texts[row] for row in kept],
         "extractor": extractor,
-        "longest": longest_audio(extractor) if longest is None else longest,
+        "longest": longest,
         "cut": cut,
         "skip_bad_audio": skip_bad_audio,
         "allow_silence": not transcribed,
     }
-    columns = _column_types(dataset, types, transcribed)
+    dataset = dataset.select(kept) if found else dataset
+    columns = row_types(dataset, types, transcribed=transcribed)
     prepared = _extracted(dataset, columns, how, num_proc, description)
-    missing = set(dataset["id"][:]) - set(prepared["id"][:])
-    _report_skipped(dataset, sorted(missing), BAD_AUDIO, description)
     if frames_of is not None:
         found = ctc_complaints(prepared, list(types), frames_of)
         kept = _good_rows(prepared, found, skip_bad_labels, description)
@@ -152,13 +131,36 @@ def prepare(
     return prepared.with_format("numpy", columns=list(types), output_all_columns=True)
 
 
+def _storage(
+    extractor: SequenceFeatureExtractor, store: str | None, cut: float | None
+) -> str | None:
+    """The type in which inputs are stored; None to compute them on demand.
+
+    Raises:
+        ValueError: `store` is unknown, or audio is cut without being stored.
+    """
+    if store not in ("float32", "float16", None):
+        raise ValueError(f"store is {store!r}, but must be 'float32', 'float16' or None")
+    if store is not None:
+        return store
+    if cut is not None:
+        raise ValueError("cut needs stored inputs: set store to 'float32' or 'float16'")
+    if single_input(extractor):
+        return None
+    logger.warning_once(
+        f"{type(extractor).__name__} gives more inputs than one "
+        f"({', '.join(extractor.model_input_names)}), which are not computed on demand: they are "
+        "stored in float16."
+    )
+    return "float16"
+
+
 def _on_demand(dataset: Dataset, check: Check, num_proc: int | None, description: str) -> Dataset:
     """The good rows, whose inputs are computed when they are read."""
     state = Hasher()
     for start in range(0, len(dataset), STATES_AT_ONCE):
         some = dataset.select(range(start, min(start + STATES_AT_ONCE, len(dataset))))
-        others = [name for name in some.column_names if name not in ("id", "text", "audio")]
-        state.update([audio_states(some), {name: some[name][:] for name in others}])
+        state.update([audio_states(some), further_columns(some)])
     frames = check.frames_of and [check.frames_of(length) for length in PROBED_LENGTHS]
     state.update([check.label.settings(), frames])
     rows = checked_rows(dataset, check, state.hexdigest(), num_proc, description)
@@ -213,59 +215,21 @@ def _extracted(
 ) -> Dataset:
     """The rows with their inputs, from the cache if they were extracted before."""
     content = {**how, "extractor": [type(how["extractor"]).__name__, how["extractor"].to_dict()]}
-    others = [name for name in dataset.column_names if name not in ("id", "text", "audio")]
-    columns = {name: dataset[name][:] for name in others}
-    key = Hasher.hash([audio_states(dataset), columns, content, str(types)])
-    folder = os.path.join(datasets.config.HF_DATASETS_CACHE, "hf_unlearn")
-    os.makedirs(folder, exist_ok=True)
-    try:
-        return dataset.map(
-            _extract,
-            batched=True,
-            batch_size=EXTRACTION_BATCH,
-            writer_batch_size=EXTRACTION_BATCH,
-            with_indices=True,
-            fn_kwargs={"types": types, "main_process": os.getpid(), **how},
-            remove_columns=dataset.column_names,
-            features=types,
-            num_proc=num_proc,
-            desc=description,
-            cache_file_name=os.path.join(folder, f"{key}.arrow"),
-            new_fingerprint=key,
-        )
-    except ValueError as error:
-        # without the traceback of a worker process
-        raise ValueError(str(error)) from None
-
-
-def audio_states(dataset: Dataset) -> list[tuple]:
-    """Values, one for each row, that change if its audio does: a hash of the embedded bytes, or the
-    path, size and modification time of the file."""
-    states = []
-    for name, text, audio in zip(dataset["id"][:], dataset["text"][:], dataset["audio"]):
-        if audio["bytes"] is not None:
-            state = Hasher.hash_bytes(audio["bytes"])
-        elif audio["path"] and os.path.exists(audio["path"]):
-            status = os.stat(audio["path"])
-            state = (audio["path"], status.st_size, status.st_mtime_ns)
-        else:
-            state = audio["path"]
-        states.append((name, text, state))
-    return states
-
-
-def _column_types(dataset: Dataset, inputs: Features, transcribed: bool) -> Features:
-    """The types of prepared rows."""
-    own = {name: held for name, held in dataset.features.items() if name != "audio"}
-    label = Value("int64")
-    return Features(
-        {
-            **own,
-            **inputs,
-            "labels": List(label) if transcribed else label,
-            "duration": Value("float32"),
-        }
+    prepared = map_cached(
+        dataset,
+        _extract,
+        key=Hasher.hash([audio_states(dataset), further_columns(dataset), content, str(types)]),
+        types=types,
+        batch_size=EXTRACTION_BATCH,
+        num_proc=num_proc,
+        description=description,
+        types_of_columns=types,
+        main_process=os.getpid(),
+        **how,
     )
+    missing = set(dataset["id"][:]) - set(prepared["id"][:])
+    _report_skipped(dataset, sorted(missing), BAD_AUDIO, description)
+    return prepared
 
 
 def _extract(
@@ -278,26 +242,23 @@ def _extract(
     cut: float | None,
     skip_bad_audio: bool,
     allow_silence: bool,
-    types: Features,
+    types_of_columns: Features,
     main_process: int,
 ) -> dict[str, list]:
     """The inputs of a batch of rows. A row with bad audio is dropped, or raises ValueError."""
     if os.getpid() != main_process:
         # A forked process waits forever for the threads that its parent had.
         torch.set_num_threads(1)
-    extracted = {name: [] for name in types}
+    extracted = {name: [] for name in types_of_columns}
     for place, (row, audio) in enumerate(zip(rows, batch["audio"])):
         try:
             rate = extractor.sampling_rate
             waveform = decode_chunk(audio, rate, longest, allow_silence, cut=cut)
-            inputs = as_types(extract(extractor, waveform), types)
+            inputs = as_types(extract(extractor, waveform), types_of_columns)
         except ValueError as error:
             if skip_bad_audio:
                 continue
-            raise ValueError(
-                f"utterance {batch['id'][place]}: {error}; remove it, or pass skip_bad_audio to "
-                "leave it out"
-            ) from None
+            raise bad_audio(batch["id"][place], error) from None
         values = {
             **{name: column[place] for name, column in batch.items()},
             **inputs,

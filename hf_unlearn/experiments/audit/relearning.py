@@ -4,10 +4,10 @@ has to learn it first."""
 from collections.abc import Iterator
 from dataclasses import replace
 
-import torch
 from datasets import Dataset, concatenate_datasets
 from torch import nn
 
+from ...evaluation import fine_tuning
 from .door import Closed, Door, Subject
 from .gaps import Finding
 
@@ -68,28 +68,24 @@ def benign(subject: Subject) -> Finding:
 def fine_tuned(
     subject: Subject, batches: Iterator[Dataset], held_out: Dataset, steps: list[int]
 ) -> dict[int, Finding]:
-    """What a copy of the model recognises of held-out rows after each of some steps of training.
-    No dropout, so that the course depends on the model alone."""
-    settings, model = subject.settings, subject.copy().requires_grad_(True)
-    rate = settings.relearn_learning_rate or subject.recipe.args.learning_rate / 10
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
-    course = {}
-    for step in range(max(steps) + 1):
-        if step in steps:
-            course[step] = subject.examiner.recognises(model, held_out)
-        if step < max(steps):
-            train_step(subject, model, optimizer, next(batches))
-    return course
+    """Fine-tunes a copy of the model, and evaluates it on held-out rows after each of `steps`."""
+    model, given = subject.copy(), subject.settings.relearn_learning_rate
+    training = fine_tuning(
+        model,
+        lambda: backward(subject, model, next(batches)),
+        learning_rate=given or subject.recipe.args.learning_rate / 10,
+        steps=max(steps),
+    )
+    return {
+        step: subject.examiner.recognises(model, held_out) for step in training if step in steps
+    }
 
 
-def train_step(
-    subject: Subject, model: nn.Module, optimizer: torch.optim.Optimizer, rows: Dataset
-) -> None:
-    optimizer.zero_grad()
+def backward(subject: Subject, model: nn.Module, rows: Dataset) -> None:
+    """Adds the gradient of the rows' mean loss."""
     for batch in subject.examiner.batches(model.eval(), rows, size=BATCH):
         share = len(batch["labels"]) / len(rows)
         (share * model(**batch)["loss"]).backward()
-    optimizer.step()
 
 
 def batches_of(rows: Dataset, size: int) -> Iterator[Dataset]:

@@ -21,31 +21,7 @@ AS_WRITTEN = ("tune_on", "report_on", "methods", "match", "vary", "options")
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared, as the YAML file says it.
-
-    recipe, config: the recipe's script, and the configuration that all runs share: paths, or names
-        in `hf-unlearn recipes` (digits, digits/digits).
-    output_dir: where the runs, `runs.csv`, `table.md` and `frontier.png` go.
-    target: the option that says what is forgotten (`forget_speakers`).
-    tune_on, report_on: its values on which each method's setting is chosen, and those to report;
-        no value may be in both.
-    methods: name -> settings to try, each a dict of options; the same number for every method.
-    score: `<split>_<metric>` of the unlearned model. Without `match`, it is taken at the end of the
-        runs that reached `stop_when`.
-    greater_is_better: whether a greater score is better; by default true for accuracies and false
-        for error rates and losses.
-    match: `<split>_<metric>` -> levels of forgetting: numbers, or `retrained` for the retrained
-        model's value. The score is then read off a run's checks at each level, so that methods are
-        compared at equal forgetting. Settings are chosen at the first level; the other levels are
-        reported as well.
-    seeds: the seeds of the reported runs; settings are chosen with the first.
-    vary: option -> values; the whole comparison is made for each combination.
-    known: an earlier `runs.csv`. Its runs are not repeated: its rows are all that the tables and
-        the plot need. A run is identified by its options and the path of the configuration. After a
-        change of the configuration, the data or a model, remove the rows that are out of date.
-    options: further options of every run; `{target}` and `{seed}` in them stand for the run's own.
-    processes: the number of runs at the same time.
-    """
+    """What is compared, as the YAML file says it. `comparison_keys.KEYS` explains its fields."""
 
     recipe: str
     config: str

@@ -18,8 +18,9 @@ from transformers import (
 from transformers.image_processing_base import ImageProcessingMixin
 
 from ...config import UnlearnConfig
+from ...data.class_labels import labels_of
 from ...data.images.arguments import ImageArguments
-from ...data.images.samples import ImageRows, Moved, decode_image, labels_of
+from ...data.images.samples import ImageRows, Moved, decode_image
 from ...data.images.splits import load_image_splits, prepare_image_splits
 from ...evaluation import classification_metrics, prediction_logits
 from ...metrics.quality import accuracy_of_classes

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ...data.speech.on_demand import as_stored
+from ...data.media import as_stored
 from ...files import write_json
 from ...trainer.samples.exchange import all_processes
 from ...trainer.setup.adapters import load_merged

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from ...config import UnlearnConfig
-from ...data.images.samples import labels_of
+from ...data.class_labels import labels_of
 from ...data.speech.arguments import SpeechClassArguments
 from ...data.speech.classes import load_class_splits, prepare_class_splits
 from ...data.speech.collator import SpeechCollator

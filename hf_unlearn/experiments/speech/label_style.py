@@ -20,7 +20,7 @@ from ...data.speech.audio import decode_chunk
 from ...data.speech.collator import SpeechCollator
 from ...data.speech.extractors import extract, longest_audio
 from ...data.speech.labels import label_ids
-from ...data.speech.samples import audio_states
+from ...data.speech.row_cache import audio_states
 from ...data.speech.transcripts import as_sentence, own_or_sentence
 from ...files import written_whole
 from ...metrics.normalizers import UNSPACED, normalizer

@@ -4,6 +4,7 @@ fit the model's predictions, or a best model by a metric that nobody computes.""
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import IntervalStrategy
 
+from ...per_sample.inputs import base_model
 from ..protocol import RunView
 
 
@@ -28,10 +29,7 @@ def known_metrics(trainer: Trainer | RunView) -> set[str] | None:
 
 def _check_texts(trainer: Trainer) -> None:
     """Refuses generated texts where there are none, and logits in place of generated texts."""
-    args, model = trainer.args, trainer.model
-    # peft's models have this method
-    if hasattr(model, "get_base_model"):
-        model = model.get_base_model()
+    args, model = trainer.args, base_model(trainer.model)
     if not isinstance(model, PreTrainedModel):
         return
     name = type(model).__name__

@@ -20,8 +20,8 @@ from transformers import (
 from transformers.models.whisper.tokenization_whisper import TASK_IDS, TO_LANGUAGE_CODE
 from transformers.utils import logging
 
-from ...methods.outputs import base_model
 from ...metrics.normalizers import language_code
+from ...per_sample.inputs import base_model
 from ..batches.training_data import length_or_none
 
 logger = logging.get_logger(__name__)

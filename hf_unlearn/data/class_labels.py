@@ -1,0 +1,34 @@
+"""The labels that a classifier's head has for the classes of the data."""
+
+from transformers import PretrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+
+def labels_of(classes: list[str], config: PretrainedConfig) -> dict[str, int]:
+    """The label that a model's head has for each class.
+
+    Classes are matched by name; in their order if the head names its labels otherwise, with a
+    warning unless it has transformers' default names.
+
+    Raises:
+        ValueError: the head has another number of labels, or the same names in another order.
+    """
+    known = {str(name): label for name, label in config.label2id.items()}
+    if set(classes) <= set(known):
+        return {name: known[name] for name in classes}
+    in_order = {name: label for label, name in enumerate(classes)}
+    contradicted = [name for name in classes if name in known and known[name] != in_order[name]]
+    if config.num_labels != len(classes) or contradicted:
+        raise ValueError(
+            f"the model's head has {config.num_labels} labels ({', '.join(list(known)[:3])}, ...), "
+            f"which do not fit the data's {len(classes)} classes ({', '.join(classes[:3])}, ...): "
+            "give a model trained on this data, or train one with model: train and base_model"
+        )
+    if set(known) != {f"LABEL_{label}" for label in range(len(classes))}:
+        logger.warning(
+            "The model's labels have other names than the data's classes: they are matched in "
+            "order."
+        )
+    return in_order
