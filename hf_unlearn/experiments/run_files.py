@@ -55,7 +55,7 @@ def collect_results(
         seed=args.seed,
         environment=environment(),
         **splits,
-        gap=gap(splits["unlearned"], splits["retrained"]),
+        difference=difference(splits["unlearned"], splits["retrained"]),
         stopping=trainer.stopping,
         scoring=scoring(trainer),
         history=history(trainer, splits["original"]),
@@ -109,7 +109,7 @@ def _further(measured: dict[str, Measurement | None]) -> dict[str, dict]:
     }
 
 
-def gap(unlearned: dict, retrained: dict | None) -> dict | None:
+def difference(unlearned: dict, retrained: dict | None) -> dict | None:
     """Unlearned minus retrained, for every metric of every split that both have."""
     if retrained is None:
         return None

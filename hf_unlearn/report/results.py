@@ -12,6 +12,9 @@ from .run_layout import RESULTS
 # The models that can have metrics; `hf-unlearn evaluate` reports "evaluated" alone.
 MODELS = ("original", "unlearned", "retrained", "evaluated")
 
+# What keys were called in files of the first version.
+OLD_NAMES = {"gap": "difference"}
+
 # {split: {metric: value}}
 Metrics = dict[str, dict[str, Any]]
 
@@ -32,7 +35,7 @@ class Results:
         data: the sizes of the splits, and whom they belong to.
         task: key of `TASKS`.
         original, unlearned, retrained: the metrics of each model, by split.
-        gap: unlearned minus retrained.
+        difference: unlearned minus retrained, by split. (`gap` in files of the first version.)
         stopping: when and why training stopped.
         history: the checks by step.
         scoring: how texts were normalised before they were compared.
@@ -61,7 +64,7 @@ class Results:
     original: Metrics | None = _always()
     unlearned: Metrics | None = _always()
     retrained: Metrics | None = _always()
-    gap: Metrics | None = _always()
+    difference: Metrics | None = _always()
     stopping: dict | None = _always()
     history: list[dict] | None = _always()
     scoring: dict | None = _always()
@@ -92,6 +95,7 @@ class Results:
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> "Results":
         """Results from the content of a results.json, of whichever version."""
+        given = {OLD_NAMES.get(key, key): value for key, value in given.items()}
         names = {one.name for one in fields(cls)} - {"more"}
         known = {key: value for key, value in given.items() if key in names}
         # `card` was null before cards had arguments.

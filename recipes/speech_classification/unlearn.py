@@ -1,4 +1,5 @@
-"""Makes a classifier of speech (keywords, intents, speakers) forget a speaker, a class or clips.
+"""Makes a classifier of speech (keywords, intents, speakers) forget a speaker, a class or
+single recordings.
 
     hf-unlearn run recipes/speech_classification/fsdd_keywords.yaml
     hf-unlearn run recipes/speech_classification/fsdd_speakers.yaml --forget_speakers lucas

@@ -27,14 +27,14 @@ logger = logging.get_logger(__name__)
 # Where the class stands in for the speaker.
 OWN_LABEL = {"speaker": "label_column"}
 # Utterances by their class, for splits and messages.
-CLIPS = replace(SPEECH, owner="class", owners="classes", column_options={})
+RECORDINGS = replace(SPEECH, owner="class", owners="classes", column_options={})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSplits(ClassSplits):
     """Utterances by their part in unlearning (see `ClassSplits`)."""
 
-    kind = CLIPS
+    kind = RECORDINGS
 
     # Utterances that belong to no class of the training data have no part here.
     other: None = None
@@ -164,7 +164,7 @@ def load_class_splits(
     )
     for option, rows in (("test_split", test), ("other_split", other)):
         unseen = sorted(groups_of(rows, "class"))
-        check_owners(CLIPS, unseen, classes, f"the training split (classes of {option})")
+        check_owners(RECORDINGS, unseen, classes, f"the training split (classes of {option})")
     options = {
         "retain_size": args.retain_size,
         "retain_rest": args.retain_rest,
