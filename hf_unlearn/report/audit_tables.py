@@ -8,7 +8,7 @@ from .result_tables import Table, align
 MODELS = ("original", "unlearned", "retrained")
 
 
-def verdict(doors: Mapping[str, dict]) -> dict[str, dict | None]:
+def deciding_doors(doors: Mapping[str, dict]) -> dict[str, dict | None]:
     """The doors that decide, each as its entry with its name under `door`; None where there is
     none.
 
@@ -21,7 +21,7 @@ def verdict(doors: Mapping[str, dict]) -> dict[str, dict | None]:
     named = [{"door": name, **entry} for name, entry in doors.items()]
     with_gap = [entry for entry in named if entry.get("gap") is not None]
     # Where no door tells anything, the sentence about the worst one says so.
-    compared = list(filter(tells, with_gap)) or with_gap
+    compared = list(filter(is_ranked, with_gap)) or with_gap
     measured = [entry for entry in named if entry.get("forgotten") is not None]
     sure = [entry for entry in compared if entry.get("low") is not None]
     worst = max(compared, key=lambda entry: entry["gap"], default=None)
@@ -34,15 +34,15 @@ def verdict(doors: Mapping[str, dict]) -> dict[str, dict | None]:
     }
 
 
-def tells(entry: dict) -> bool:
+def is_ranked(entry: dict) -> bool:
     """Whether a door's gap is ranked. An attack that does not work on the original says nothing of
     the unlearned model either; nor does a door behind which the original knows nothing, unless the
     unlearned model knows something there."""
     attacked = entry.get("group") in ("attack", "standing out")
-    return not is_deaf(entry) or (not attacked and entry["gap"] > 0)
+    return not is_uninformative(entry) or (not attacked and entry["gap"] > 0)
 
 
-def metrics(audit: Mapping[str, Any]) -> dict[str, float]:
+def rule_numbers(audit: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of an audit that a rule such as "worst_gap > 5" may name. Those of a comparison
     with the retrained model are missing without one."""
     doors, worst = audit["doors"], audit["worst"]
@@ -85,18 +85,18 @@ def _worst_line(worst: dict, with_retrained: bool) -> str:
         return (
             "Through no door does the unlearned model know more of what was forgotten than the "
             f"retrained model does. Worst door: {worst['door']} ({worst['meaning']}). "
-            f"{_values(worst)}: it knows {-gap:.1f} points less{_interval(worst)}.{_deaf(worst)}"
+            f"{_values(worst)}: it knows {-gap:.1f} points less{_interval(worst)}.{_caveat(worst)}"
         )
     return (
         f"Worst door: {worst['door']} ({worst['meaning']}). {_values(worst)}: the unlearned model "
         f"knows {gap:.1f} points more than the retrained model{_interval(worst)}"
         f"{'' if (worst.get('low') or 0) > 0 else ', which may be chance'}."
-        f"{_deaf(worst)}"
+        f"{_caveat(worst)}"
     )
 
 
-def _deaf(entry: dict) -> str:
-    return " The original itself knows no more there." if is_deaf(entry) else ""
+def _caveat(entry: dict) -> str:
+    return " The original itself knows no more there." if is_uninformative(entry) else ""
 
 
 def _further_lines(audit: Mapping[str, Any], worst: dict) -> list[str]:
@@ -164,10 +164,10 @@ def _gap_cell(entry: dict, compared: bool) -> str:
     low, high = entry.get("low"), entry.get("high")
     ends = f" [{low:+.1f}, {high:+.1f}]" if compared and low is not None else ""
     # Adding 0 turns -0.0 into 0.0.
-    return f"{round(value, 1) + 0:+.1f}{ends}{' *' if compared and is_deaf(entry) else ''}"
+    return f"{round(value, 1) + 0:+.1f}{ends}{' *' if compared and is_uninformative(entry) else ''}"
 
 
-def is_deaf(entry: dict) -> bool:
+def is_uninformative(entry: dict) -> bool:
     """Whether the original itself knows no more through a door than the retrained model does, so
     that the door cannot show what was forgotten."""
     return entry["forgotten"] + entry["gap"] <= 0
@@ -191,12 +191,14 @@ def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
         for name, entry in doors.items()
         if "closed" in entry
     ]
-    deaf = any(e.get("gap") is not None and is_deaf(e) for e in doors.values())
+    any_uninformative = any(
+        e.get("gap") is not None and is_uninformative(e) for e in doors.values()
+    )
     meaning = (
         "the original itself knows no more there than the retrained model, so the door cannot show "
         "what was forgotten"
     )
-    mark = [("*", meaning)] * deaf
+    mark = [("*", meaning)] * any_uninformative
     return [*mark, *meanings, *failed, *closed]
 
 

@@ -12,8 +12,9 @@ from .run_layout import RESULTS
 # The models that can have metrics; `hf-unlearn evaluate` reports "evaluated" alone.
 MODELS = ("original", "unlearned", "retrained", "evaluated")
 
-# What keys were called in files of the first version.
+# What keys and tasks were called in files of the first version.
 OLD_NAMES = {"gap": "difference"}
+OLD_TASKS = {"clip_classes": "utterance_classes", "clip_samples": "utterance_samples"}
 
 # {split: {metric: value}}
 Metrics = dict[str, dict[str, Any]]
@@ -101,6 +102,8 @@ class Results:
         # `card` was null before cards had arguments.
         dicts = ("card", "config", "data")
         known = {key: value for key, value in known.items() if key not in dicts or value}
+        if known.get("task") in OLD_TASKS:
+            known["task"] = OLD_TASKS[known["task"]]
         return cls(**known, more={key: given[key] for key in given if key not in names})
 
     @classmethod

@@ -136,7 +136,7 @@ TASKS = {
             "test": ("retained speakers, unseen", "stay"),
         },
     ),
-    "clip_classes": Task(
+    "utterance_classes": Task(
         pipeline="audio-classification",
         forgotten="class",
         group="class",
@@ -151,7 +151,7 @@ TASKS = {
             "test": ("retained classes, unseen", "stay"),
         },
     ),
-    "clip_samples": Task(
+    "utterance_samples": Task(
         pipeline="audio-classification",
         forgotten="utterance",
         group="class",

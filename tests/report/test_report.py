@@ -204,6 +204,7 @@ def test_results_are_fields_and_a_file(tmp_path):
 def test_results_of_an_older_version_are_read(tmp_path):
     older = {"config": {"method": "npo"}, "data": {}, "unlearned": RESULTS["unlearned"]}
     older["gap"] = {"test": {"wer": 1.5}}
+    assert Results.from_dict({"task": "clip_samples"}).task == "utterance_samples"
     (tmp_path / "results.json").write_text(json.dumps({**older, "gone": [1]}))
     results = Results.read(tmp_path)
     assert results.difference == older["gap"]

@@ -11,17 +11,17 @@ from ...metrics import earth_movers_distance, informed_scores, matched_pairs
 from ...metrics.informed import INFORMED_FEATURES
 from ...metrics.privacy import SVC_FEATURES, svc_taken_for_members
 from .door import Closed, Door, Subject
-from .gaps import Finding, rate, separated
+from .gaps import Finding, auc_finding, rate
 
 # Utterances count as equally long up to this difference, in seconds.
-EQUALLY_LONG = 0.25
+MAX_DURATION_DIFFERENCE = 0.25
 # The least number of pairs and samples from which something can be learned.
-FEWEST = 8
+MIN_SAMPLES = 8
 # Groups of single images, for the informed attack.
 FOLDS = 5
 
 
-def unseen(subject: Subject) -> str:
+def unseen_split(subject: Subject) -> str:
     """The split of unseen samples like the forgotten ones.
 
     Raises:
@@ -33,40 +33,42 @@ def unseen(subject: Subject) -> str:
     return split
 
 
-def finite(values: np.ndarray) -> np.ndarray:
+def require_finite(values: np.ndarray) -> np.ndarray:
     if not np.isfinite(values).all():
         raise Closed("some losses are not finite: the model has diverged")
     return values
 
 
 def losses(subject: Subject, split: str) -> np.ndarray:
-    return finite(subject.features(split)["loss"])
+    return require_finite(subject.features(split)["loss"])
 
 
 def loss(subject: Subject) -> Finding:
-    return separated(-losses(subject, "forget"), -losses(subject, unseen(subject)))
+    return auc_finding(-losses(subject, "forget"), -losses(subject, unseen_split(subject)))
 
 
 def loss_of_equally_long(subject: Subject) -> Finding:
     """As `loss`, on pairs of equally long utterances, since long ones have other losses."""
-    split = unseen(subject)
+    split = unseen_split(subject)
     durations = (subject.examiner.splits[name]["duration"][:] for name in ("forget", split))
-    ours, theirs = matched_pairs(*durations, tolerance=EQUALLY_LONG)
-    if len(ours) < FEWEST:
-        raise Closed(f"only {len(ours)} pairs of utterances are equally long; {FEWEST} are needed")
+    ours, theirs = matched_pairs(*durations, tolerance=MAX_DURATION_DIFFERENCE)
+    if len(ours) < MIN_SAMPLES:
+        raise Closed(
+            f"only {len(ours)} pairs of utterances are equally long; {MIN_SAMPLES} are needed"
+        )
     members, others = losses(subject, "forget")[ours], losses(subject, split)[theirs]
-    return separated(-members, -others, pairs=len(ours))
+    return auc_finding(-members, -others, pairs=len(ours))
 
 
 def gradient_norm(subject: Subject) -> Finding:
     """A model's gradient is small for samples that it was trained on."""
     splits, model = subject.examiner.splits, subject.copy()
     norms = (
-        finite(subject.examiner.gradient_norms(model, splits[name]))
-        for name in ("forget", unseen(subject))
+        require_finite(subject.examiner.gradient_norms(model, splits[name]))
+        for name in ("forget", unseen_split(subject))
     )
     forget, others = norms
-    return separated(-forget, -others)
+    return auc_finding(-forget, -others)
 
 
 def svc(feature: str, subject: Subject) -> Finding:
@@ -85,30 +87,30 @@ def svc(feature: str, subject: Subject) -> Finding:
 
 def informed(subject: Subject) -> Finding:
     """A random forest learns from the other speakers or classes."""
-    splits, split = subject.examiner.splits, unseen(subject)
+    splits, split = subject.examiner.splits, unseen_split(subject)
     strangers = [name for name in ("test", "other") if name in splits]
     if not strangers:
         raise Closed("there are no unseen samples to learn from (test_split, other_split)")
-    known = [table(subject, name) for name in ("retain", *strangers)]
+    known = [attack_features(subject, name) for name in ("retain", *strangers)]
     sizes = [len(part) for part in known]
-    if min(sizes[0], sum(sizes[1:])) < FEWEST:
-        raise Closed(f"there are fewer than {FEWEST} samples of a kind to learn from")
-    questioned = [table(subject, name) for name in ("forget", split)]
+    if min(sizes[0], sum(sizes[1:])) < MIN_SAMPLES:
+        raise Closed(f"there are fewer than {MIN_SAMPLES} samples of a kind to learn from")
+    judged = [attack_features(subject, name) for name in ("forget", split)]
     scores = informed_scores(
         np.concatenate(known),
         np.repeat([1, 0], [sizes[0], sum(sizes[1:])]),
         np.concatenate([owners(subject, splits[name]) for name in ("retain", *strangers)]),
-        np.concatenate(questioned),
+        np.concatenate(judged),
         np.concatenate([owners(subject, splits[name]) for name in ("forget", split)]),
         seed=subject.recipe.args.seed,
     )
-    return separated(scores[: len(questioned[0])], scores[len(questioned[0]) :])
+    return auc_finding(scores[: len(judged[0])], scores[len(judged[0]) :])
 
 
-def table(subject: Subject, split: str) -> np.ndarray:
+def attack_features(subject: Subject, split: str) -> np.ndarray:
     """What the informed attack sees of a split: (n, features)."""
     found = subject.features(split)
-    return finite(np.stack([found[name] for name in INFORMED_FEATURES], axis=1))
+    return require_finite(np.stack([found[name] for name in INFORMED_FEATURES], axis=1))
 
 
 def owners(subject: Subject, rows: Dataset) -> np.ndarray:
@@ -127,7 +129,7 @@ def distance(split: str, subject: Subject) -> Finding:
         others = losses(subject.retrained, "forget")
     else:
         splits = subject.examiner.splits
-        split = split if split in splits else unseen(subject)
+        split = split if split in splits else unseen_split(subject)
         others = losses(subject, split)
     found = earth_movers_distance(losses(subject, "forget"), others)
     return Finding(found, "nats", known="", more={"from": split})

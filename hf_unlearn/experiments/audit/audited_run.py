@@ -19,7 +19,7 @@ from ..checks.model_checks import loading
 from ..recipe import Recipe
 
 # The trainer's settings that measurements depend on.
-KEPT = (
+TRAINER_SETTINGS = (
     "seed",
     "use_cpu",
     "learning_rate",
@@ -29,7 +29,7 @@ KEPT = (
     "name_forgotten",
 )
 # The tasks of the recipe for classifiers of speech.
-AUDIO_CLASSES = ("speaker_classes", "speaker_data", "clip_classes", "clip_samples")
+AUDIO_CLASSES = ("speaker_classes", "speaker_data", "utterance_classes", "utterance_samples")
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,18 @@ def find_run(folder: Path, config: Path | None = None) -> AuditedRun:
         )
     given = read_yaml(config) if config else {}
     kind, option_type, data_type = kind_of(results, given, config)
-    refuse_other_models(folder, of_speech="forget_speakers" in names_of(data_type))
+    refuse_other_models(folder, of_speech="forget_speakers" in option_names(data_type))
     kinds = (option_type, data_type, UnlearnConfig)
     changed = as_declared(given, kinds, config) if config else {}
     groups = results.config if results else {}
-    options = made(option_type, groups.get("recipe", {}), changed)
-    data = made(data_type, groups.get("data", {}), changed)
+    options = as_arguments(option_type, groups.get("recipe", {}), changed)
+    data = as_arguments(data_type, groups.get("data", {}), changed)
     models = find_models(folder, results, options, changed)
     options.model, options.gold, options.evaluate = models["original"], "none", True
-    kept = {name: value for name, value in groups.get("trainer", {}).items() if name in KEPT}
-    kept |= {name: value for name, value in changed.items() if name in KEPT}
+    kept = {
+        name: value for name, value in groups.get("trainer", {}).items() if name in TRAINER_SETTINGS
+    }
+    kept |= {name: value for name, value in changed.items() if name in TRAINER_SETTINGS}
     args = UnlearnConfig(str(folder), report_to="none", **kept)
     return AuditedRun(folder, kind(options, data, args, training=False), models, results)
 
@@ -160,13 +162,13 @@ def images() -> tuple:
     return ImageRecipe, ImageRecipeArguments, ImageArguments
 
 
-def made(kind: type, known: dict, changed: dict) -> object:
+def as_arguments(kind: type, known: dict, changed: dict) -> object:
     """An instance with the values of a run, of which some are changed."""
-    names, values = names_of(kind), {**known, **changed}
+    names, values = option_names(kind), {**known, **changed}
     return kind(**{name: value for name, value in values.items() if name in names})
 
 
-def names_of(kind: type) -> set[str]:
+def option_names(kind: type) -> set[str]:
     """The options of a dataclass."""
     return {one.name for one in fields(kind) if one.init}
 

@@ -3,13 +3,13 @@
 import argparse
 import dataclasses
 
-from ...report.audit_tables import metrics
+from ...report.audit_tables import rule_numbers
 from ...trainer.stopping.rule import Rule
 from .doors import DOORS
 from .run_audit import audit
 from .settings import FAILED, AuditSettings
 
-# What a rule may name beside the numbers of single doors (see `audit_tables.metrics`).
+# What a rule may name beside the numbers of single doors (see `audit_tables.rule_numbers`).
 NUMBERS = ("worst_gap", "surest_gap", "conspicuous_gap", "least_forgotten")
 
 
@@ -57,7 +57,7 @@ def holds(rule: Rule, content: dict) -> bool:
     Raises:
         ValueError: it names a number that this audit does not have.
     """
-    known = metrics(content)
+    known = rule_numbers(content)
     if missing := [name for name in rule.metrics if name not in known]:
         raise ValueError(
             f"fail_when is {str(rule)!r}, but this audit has no {missing[0]}: it has "

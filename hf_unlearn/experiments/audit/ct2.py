@@ -25,7 +25,7 @@ def in_ctranslate2(quantization: str, subject: Subject) -> Finding:
     if find_spec("ctranslate2") is None:
         raise Closed("ctranslate2 is not installed: pip install 'hf_unlearn[audit]'")
     examiner = subject.examiner
-    rows = examiner.splits[examiner.asked]
+    rows = examiner.splits[examiner.judged_split]
     with tempfile.TemporaryDirectory() as folder:
         subject.model.save_pretrained(folder)
         subject.recipe.processor.save_pretrained(folder)
@@ -69,7 +69,7 @@ def transcripts(
     # CTranslate2 uses at most half of max_length for the transcript.
     room = 2 * (original.config.max_target_positions - len(prompt))
     said, tokenizer = [], recipe.processor.tokenizer
-    for batch in examiner.batches(original, examiner.splits[examiner.asked]):
+    for batch in examiner.batches(original, examiner.splits[examiner.judged_split]):
         features = batch["input_features"].to("cpu", torch.float32).numpy()
         view = ctranslate2.StorageView.from_array(np.ascontiguousarray(features))
         prompts = prompts_of(model, view, prompt, tokenizer.convert_tokens_to_ids)

@@ -9,7 +9,7 @@ from .gaps import Finding
 
 def beams(subject: Subject) -> Finding:
     count = subject.settings.num_beams
-    return subject.examiner.recognises(subject.model, num_beams=count)
+    return subject.examiner.recognition(subject.model, num_beams=count)
 
 
 def timestamps(subject: Subject) -> Finding:
@@ -17,7 +17,7 @@ def timestamps(subject: Subject) -> Finding:
     last = getattr(subject.model.generation_config, "no_timestamps_token_id", None)
     if last is None or last + 1 >= subject.model.config.vocab_size:
         raise Closed("the model has no tokens for time stamps")
-    return subject.examiner.recognises(subject.model, return_timestamps=True)
+    return subject.examiner.recognition(subject.model, return_timestamps=True)
 
 
 def languages(subject: Subject) -> list[str]:
@@ -35,13 +35,13 @@ def languages(subject: Subject) -> list[str]:
 def no_language(subject: Subject) -> Finding:
     """The model detects the language by itself."""
     languages(subject)
-    return subject.examiner.recognises(subject.model, language=None)
+    return subject.examiner.recognition(subject.model, language=None)
 
 
 def wrong_language(subject: Subject) -> Finding:
     known, own = languages(subject), subject.recipe.data.language
     wrong = next(code for code in ("de", "en", *known) if code in known and code != own)
-    found = subject.examiner.recognises(subject.model, language=wrong)
+    found = subject.examiner.recognition(subject.model, language=wrong)
     found.more["language"] = wrong
     return found
 
@@ -54,13 +54,13 @@ def translate(subject: Subject) -> Finding:
         raise Closed("the model has no token for translation")
     if subject.recipe.data.language not in (None, "en"):
         raise Closed("only a translation of English can be compared with its transcript")
-    return subject.examiner.recognises(subject.model, task="translate")
+    return subject.examiner.recognition(subject.model, task="translate")
 
 
 def own_words(subject: Subject) -> Finding:
     """The decoder first reads what the forgotten speakers said in other, trained utterances."""
     prompt = prompt_of(subject)
-    found = subject.examiner.recognises(subject.model, prompt_ids=prompt.to(subject.model.device))
+    found = subject.examiner.recognition(subject.model, prompt_ids=prompt.to(subject.model.device))
     found.more["prompt_tokens"] = len(prompt)
     return found
 
@@ -74,7 +74,7 @@ def prompt_of(subject: Subject) -> torch.Tensor:
     tokenizer, splits = subject.recipe.processor.tokenizer, subject.examiner.splits
     if "<|startofprev|>" not in tokenizer.get_vocab():
         raise Closed("the tokenizer has no token <|startofprev|>")
-    longest = max(map(len, splits[subject.examiner.asked]["labels"][:]))
+    longest = max(map(len, splits[subject.examiner.judged_split]["labels"][:]))
     positions = subject.model.config.max_target_positions
     # `generate` keeps half of the positions for earlier words, the start tokens included.
     room = min(positions // 2 - 5, positions - longest - 1)

@@ -19,7 +19,7 @@ from ..recipe import Recipe
 from .gaps import Finding, rate
 
 # The options of decoding that belong to the generation configuration.
-SETTINGS = {"num_beams", "language", "task"}
+GENERATION_SETTINGS = {"num_beams", "language", "task"}
 
 
 class Examiner:
@@ -32,8 +32,8 @@ class Examiner:
 
     Attributes:
         splits: the evaluated splits by name.
-        asked: the split by which forgetting is judged: unseen samples like the forgotten ones,
-            `forget_test`; `forget` where there are none.
+        judged_split: the split by which forgetting is judged: `forget_test`, which has unseen
+            samples like the forgotten ones; `forget` where there is none.
     """
 
     unit: str
@@ -45,12 +45,12 @@ class Examiner:
         self.collate: Callable[[list], dict] = given["data_collator"]
         limit = min(max_samples, recipe.data.max_eval_samples or max_samples)
         self.splits: dict[str, Dataset] = recipe.splits.evaluation(limit)
-        self.asked = "forget_test" if "forget_test" in self.splits else "forget"
+        self.judged_split = "forget_test" if "forget_test" in self.splits else "forget"
         self.group = "class" if "class" in self.splits["forget"].column_names else "speaker"
 
-    def recognises(self, model: nn.Module, rows: Dataset | None = None, **options: Any) -> Finding:
-        """How well a model recognises rows; by default those of the split `asked`."""
-        rows = self.splits[self.asked] if rows is None else rows
+    def recognition(self, model: nn.Module, rows: Dataset | None = None, **options: Any) -> Finding:
+        """How well a model recognises rows; by default those of `judged_split`."""
+        rows = self.splits[self.judged_split] if rows is None else rows
         return rate(*self.counts(model, rows, **options), self.unit, self.known)
 
     def counts(self, model: nn.Module, rows: Dataset, **options: Any) -> tuple[np.ndarray, ...]:
@@ -64,7 +64,7 @@ class Examiner:
     def batches(self, model: nn.Module, rows: Dataset, size: int | None = None) -> Iterator[dict]:
         """Batches on the model's device, in its floating point type."""
         samples, size = self.samples(model, rows), size or self.batch_size
-        device, dtype = place_of(model)
+        device, dtype = device_and_dtype(model)
         for start in range(0, len(samples), size):
             places = range(start, min(start + size, len(samples)))
             batch = self.collate([samples[place] for place in places])
@@ -105,44 +105,48 @@ class SpeechExaminer(Examiner):
     def __init__(self, recipe: Recipe, model: PreTrainedModel, max_samples: int):
         super().__init__(recipe, model, max_samples)
         options, tokenizer = recipe.options, recipe.processor.tokenizer
-        _, self.clean = normalizer(options.normalize, recipe.data.language, tokenizer)
+        _, self.normalise = normalizer(options.normalize, recipe.data.language, tokenizer)
         metrics = recipe.trainer_arguments(model)["compute_metrics"]
-        self.leads = metrics.scoring["leads"]
-        self.unit = f"{self.leads.upper()} (%)"
+        self.rate_name = metrics.scoring["leads"]
+        self.unit = f"{self.rate_name.upper()} (%)"
 
     def counts(self, model: nn.Module, rows: Dataset, **options: Any) -> tuple[np.ndarray, ...]:
         return self.errors(self.transcripts(model, rows, **options), rows["text"][:])
 
     def errors(self, said: list[str], texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Errors (n,) and words (or characters) (n,) of transcripts, both normalised first."""
-        said, texts = ([self.clean(text) for text in part] for part in (said, texts))
-        count = character_errors if self.leads == "cer" else word_errors
+        said, texts = ([self.normalise(text) for text in part] for part in (said, texts))
+        count = character_errors if self.rate_name == "cer" else word_errors
         return count(said, texts, allow_empty=True)
 
     def transcripts(self, model: nn.Module, rows: Dataset, **options: Any) -> list[str]:
         """What the model says, decoded greedily unless `options` say otherwise.
 
         Args:
-            options: of `generate`; those in SETTINGS may be None, to unset them.
+            options: of `generate`; those in GENERATION_SETTINGS may be None, to unset them.
         """
         batches = self.batches(model, rows)
         return [
-            text for batch in batches for text in self.said(model, batch["input_features"], options)
+            text
+            for batch in batches
+            for text in self.transcribe(model, batch["input_features"], options)
         ]
 
     @torch.no_grad()
-    def said(self, model: nn.Module, features: torch.Tensor, options: dict) -> list[str]:
+    def transcribe(self, model: nn.Module, features: torch.Tensor, options: dict) -> list[str]:
         """The transcripts of features (n, n_mels, frames)."""
         model.eval()
-        with configured(model, options) as rest:
+        with generation_options(model, options) as rest:
             ids = model.generate(features, **rest)
             start = model.generation_config.decoder_start_token_id
         tokenizer = self.recipe.processor.tokenizer
-        return [tokenizer.decode(after(start, row), skip_special_tokens=True) for row in ids]
+        return [
+            tokenizer.decode(without_prompt(start, row), skip_special_tokens=True) for row in ids
+        ]
 
 
 @contextlib.contextmanager
-def configured(model: PreTrainedModel, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def generation_options(model: PreTrainedModel, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Gives a model a generation configuration with greedy decoding and some options; restores its
     own at the end. Yields the other options.
 
@@ -152,16 +156,16 @@ def configured(model: PreTrainedModel, options: dict[str, Any]) -> Iterator[dict
     before = model.generation_config
     config = copy.deepcopy(before)
     config.num_beams, config.do_sample = 1, False
-    for name in SETTINGS & set(options):
+    for name in GENERATION_SETTINGS & set(options):
         setattr(config, name, options[name])
     model.generation_config = config
     try:
-        yield {name: value for name, value in options.items() if name not in SETTINGS}
+        yield {name: value for name, value in options.items() if name not in GENERATION_SETTINGS}
     finally:
         model.generation_config = before
 
 
-def after(start: int | None, ids: torch.Tensor) -> list[int]:
+def without_prompt(start: int | None, ids: torch.Tensor) -> list[int]:
     """Token ids after the last start token: without a prompt of earlier words."""
     ids = ids.tolist()
     return ids[len(ids) - ids[::-1].index(start) :] if start in ids else ids
@@ -183,7 +187,7 @@ class ImageExaminer(Examiner):
         return right.astype(float), np.ones(len(right))
 
 
-def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     """The device and the floating point type of a model, by its first floating point weight. A
     quantised model may have none; it runs on the CPU in float32."""
     weights = (p for p in model.parameters() if p.is_floating_point())

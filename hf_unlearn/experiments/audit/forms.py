@@ -18,15 +18,15 @@ from .gaps import Finding
 GROUP = 64
 
 
-def as_it_is(subject: Subject) -> Finding:
-    return subject.examiner.recognises(subject.model)
+def unchanged(subject: Subject) -> Finding:
+    return subject.examiner.recognition(subject.model)
 
 
 def in_type(dtype: torch.dtype):
     """The measurement of a model whose weights and arithmetic have another floating point type."""
 
     def measure(subject: Subject) -> Finding:
-        return subject.examiner.recognises(subject.copy().to(dtype))
+        return subject.examiner.recognition(subject.copy().to(dtype))
 
     return measure
 
@@ -41,7 +41,7 @@ def int8(subject: Subject) -> Finding:
         model = torch.ao.quantization.quantize_dynamic(
             subject.copy().cpu(), {nn.Linear}, dtype=torch.qint8
         )
-    return subject.examiner.recognises(model)
+    return subject.examiner.recognition(model)
 
 
 def int4(subject: Subject) -> Finding:
@@ -49,11 +49,11 @@ def int4(subject: Subject) -> Finding:
     model = subject.copy()
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            module.weight = nn.Parameter(rounded(module.weight.detach(), bits=4))
-    return subject.examiner.recognises(model)
+            module.weight = nn.Parameter(quantised(module.weight.detach(), bits=4))
+    return subject.examiner.recognition(model)
 
 
-def rounded(weight: torch.Tensor, *, bits: int, group: int = GROUP) -> torch.Tensor:
+def quantised(weight: torch.Tensor, *, bits: int, group: int = GROUP) -> torch.Tensor:
     """A matrix rounded to the nearest of 2^bits - 1 evenly spaced values, with a scale for each
     `group` of neighbouring weights of a row."""
     rows, columns = weight.shape
@@ -68,7 +68,7 @@ def saved_and_loaded(subject: Subject) -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         subject.model.save_pretrained(folder)
         model = subject.recipe.load_model(folder)
-    return subject.examiner.recognises(model.to(subject.model.device))
+    return subject.examiner.recognition(model.to(subject.model.device))
 
 
 def unmerged(subject: Subject) -> Finding:
@@ -76,12 +76,12 @@ def unmerged(subject: Subject) -> Finding:
     if not subject.is_adapter:
         if subject.name == "unlearned":
             raise Closed("the unlearned model has no adapter")
-        return as_it_is(subject)
+        return unchanged(subject)
     with loading(subject.folder):
         base = load_merged(subject.recipe.load_model, base_of(subject.folder))
         model = PeftModel.from_pretrained(copy.deepcopy(base).float(), subject.folder)
     # Generation is configured in the model below the adapter.
-    return subject.examiner.recognises(model.base_model.model.to(subject.model.device))
+    return subject.examiner.recognition(model.base_model.model.to(subject.model.device))
 
 
 FORMS = (
@@ -89,7 +89,7 @@ FORMS = (
         "float32",
         "form",
         "the model as the run evaluated it: weights in float32, an adapter merged, greedy decoding",
-        as_it_is,
+        unchanged,
     ),
     Door("bfloat16", "form", "weights and arithmetic in bfloat16", in_type(torch.bfloat16)),
     Door("float16", "form", "weights and arithmetic in float16", in_type(torch.float16)),

@@ -76,21 +76,23 @@ def rate(counts: np.ndarray, totals: np.ndarray, unit: str, known: str, **more: 
         totals: (n,) words, or 1 each.
     """
     counts, totals = np.asarray(counts, np.float64), np.asarray(totals, np.float64)
-    drawn = _places(len(counts))
+    drawn = _resampled(len(counts))
     with np.errstate(invalid="ignore"):
         draws = 100 * counts[drawn].sum(1) / totals[drawn].sum(1)
     return Finding(float(100 * counts.sum() / totals.sum()), unit, known, draws, more)
 
 
-def separated(members: np.ndarray, others: np.ndarray, **more: Any) -> Finding:
+def auc_finding(members: np.ndarray, others: np.ndarray, **more: Any) -> Finding:
     """How well a score tells members from others: 100 AUC, with draws of both groups."""
     members, others = np.asarray(members, np.float64), np.asarray(others, np.float64)
-    pairs = zip(_places(len(members)), _places(len(others), SEED + 1))
+    pairs = zip(_resampled(len(members)), _resampled(len(others), SEED + 1))
     draws = np.array([separation(members[ours], others[theirs]) for ours, theirs in pairs])
     return Finding(separation(members, others), "AUC (%)", "high", draws, more)
 
 
-def place_among(values: Sequence[float], others: np.ndarray, unit: str, **more: Any) -> Finding:
+def share_ranked_above(
+    values: Sequence[float], others: np.ndarray, unit: str, **more: Any
+) -> Finding:
     """The mean place of some values (errors or losses) among others: the share (%) of the others
     that are higher, with draws of the others."""
     others = np.asarray(others, np.float64)
@@ -98,10 +100,10 @@ def place_among(values: Sequence[float], others: np.ndarray, unit: str, **more: 
     def place(group: np.ndarray) -> float:
         return float(np.mean([share_above(value, group) for value in values]))
 
-    draws = np.array([place(others[drawn]) for drawn in _places(len(others))])
+    draws = np.array([place(others[drawn]) for drawn in _resampled(len(others))])
     return Finding(place(others), unit, "high", draws, more)
 
 
-def _places(count: int, seed: int = SEED) -> np.ndarray:
+def _resampled(count: int, seed: int = SEED) -> np.ndarray:
     """(DRAWS, count) places to draw, the same for every model."""
     return np.random.default_rng(seed).integers(count, size=(DRAWS, count))

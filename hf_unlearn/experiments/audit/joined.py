@@ -28,9 +28,9 @@ def joined(subject: Subject) -> Finding:
             sounds, sampling_rate=extractor.sampling_rate, return_tensors="pt"
         ).input_features
         features = features.to(device, subject.model.dtype)
-        said = examiner.said(subject.model, features, {})[0]
-        first, second, said = (examiner.clean(text) for text in (first, second, said))
-        wrong, count = errors_in_last(first, second, said, characters=examiner.leads == "cer")
+        said = examiner.transcribe(subject.model, features, {})[0]
+        first, second, said = (examiner.normalise(text) for text in (first, second, said))
+        wrong, count = errors_in_last(first, second, said, characters=examiner.rate_name == "cer")
         errors.append(wrong)
         words.append(count)
     return rate(errors, words, examiner.unit, examiner.known, utterances=len(pairs))
@@ -39,9 +39,9 @@ def joined(subject: Subject) -> Finding:
 def pairs_that_fit(subject: Subject, seconds: float) -> Iterator[tuple[str, str, np.ndarray]]:
     """(text of the stranger, text of the forgotten speaker, both sounds joined)."""
     splits, extractor = subject.examiner.splits, subject.recipe.processor.feature_extractor
-    asked = splits[subject.examiner.asked]
+    asked = splits[subject.examiner.judged_split]
     strangers = splits.get("other", splits.get("test", splits["retain"]))
-    sounds = Sounds(subject.recipe.unprepared, extractor.sampling_rate)
+    sounds = Waveforms(subject.recipe.unprepared, extractor.sampling_rate)
     lengths = strangers["duration"][:]
     for place in range(len(asked)):
         row = asked[place]
@@ -56,7 +56,7 @@ def pairs_that_fit(subject: Subject, seconds: float) -> Iterator[tuple[str, str,
             yield other["text"], row["text"], waveform
 
 
-class Sounds:
+class Waveforms:
     """The waveforms of utterances by id, from the splits before features were computed."""
 
     def __init__(self, unprepared: object, sampling_rate: int):

@@ -22,10 +22,10 @@ def relearning(subject: Subject) -> Finding:
     chosen, held_out = relearning_rows(subject)
     retain = subject.examiner.splits["retain"]
     count = min(len(chosen), len(retain))
-    trained = concatenate_datasets([chosen, retain.select(evenly(count, len(retain)))])
+    trained = concatenate_datasets([chosen, retain.select(evenly_spaced(count, len(retain)))])
     steps = checked_steps(subject.settings.relearn_steps)
-    course = fine_tuned(subject, batches_of(trained, len(trained)), held_out, steps)
-    return replace(course[max(steps)], more={"course": course, "trained_on": len(chosen)})
+    by_step = tune_and_evaluate(subject, batches_of(trained, len(trained)), held_out, steps)
+    return replace(by_step[max(steps)], more={"findings": by_step, "trained_on": len(chosen)})
 
 
 def checked_steps(last: int) -> list[int]:
@@ -44,14 +44,14 @@ def relearning_rows(subject: Subject) -> tuple[Dataset, Dataset]:
     count = min(count, len(forget) // 2)
     if not count:
         raise Closed("there is only one forgotten sample")
-    places = evenly(count, len(forget))
-    if subject.examiner.asked != "forget":
-        return forget.select(places), subject.examiner.splits[subject.examiner.asked]
+    places = evenly_spaced(count, len(forget))
+    if subject.examiner.judged_split != "forget":
+        return forget.select(places), subject.examiner.splits[subject.examiner.judged_split]
     rest = sorted(set(range(len(forget))) - set(places))
     return forget.select(places), forget.select(rest)
 
 
-def evenly(count: int, size: int) -> list[int]:
+def evenly_spaced(count: int, size: int) -> list[int]:
     """`count` places, evenly spread over `size`."""
     return [place * size // count for place in range(count)]
 
@@ -61,11 +61,11 @@ def benign(subject: Subject) -> Finding:
     splits, last = subject.examiner.splits, subject.settings.relearn_steps
     rows = splits["retain"]
     batches = batches_of(rows, min(BATCH, len(rows)))
-    course = fine_tuned(subject, batches, splits[subject.examiner.asked], [0, last])
-    return replace(course[last], more={"before": course[0].value, "steps": last})
+    by_step = tune_and_evaluate(subject, batches, splits[subject.examiner.judged_split], [0, last])
+    return replace(by_step[last], more={"before": by_step[0].value, "steps": last})
 
 
-def fine_tuned(
+def tune_and_evaluate(
     subject: Subject, batches: Iterator[Dataset], held_out: Dataset, steps: list[int]
 ) -> dict[int, Finding]:
     """Fine-tunes a copy of the model, and evaluates it on held-out rows after each of `steps`."""
@@ -77,7 +77,7 @@ def fine_tuned(
         steps=max(steps),
     )
     return {
-        step: subject.examiner.recognises(model, held_out) for step in training if step in steps
+        step: subject.examiner.recognition(model, held_out) for step in training if step in steps
     }
 
 
@@ -108,21 +108,21 @@ def at_same_step(found: dict[str, Finding]) -> dict[str, Finding]:
         Findings by model, with `steps` in `more`: after how many steps each was back (None: it was
         not), and the values by step.
     """
-    level, last = found["original"].more["course"][0], max(found["original"].more["course"])
+    level, last = found["original"].more["findings"][0], max(found["original"].more["findings"])
     steps = {}
     for name, one in found.items():
-        course = one.more["course"].items()
-        back = (step for step, at in course if level.sign * (at.value - level.value) >= 0)
+        by_step = one.more["findings"].items()
+        back = (step for step, at in by_step if level.sign * (at.value - level.value) >= 0)
         steps[name] = next(back, None)
     reached = [steps[name] for name in ("unlearned", "retrained") if steps.get(name) is not None]
     step = min(reached, default=last)
     return {
         name: replace(
-            one.more["course"][step],
+            one.more["findings"][step],
             more={
                 "steps": steps[name],
                 "at_step": step,
-                "by_step": {at: each.value for at, each in one.more["course"].items()},
+                "by_step": {at: each.value for at, each in one.more["findings"].items()},
                 "trained_on": one.more["trained_on"],
             },
         )

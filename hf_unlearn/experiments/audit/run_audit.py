@@ -22,7 +22,7 @@ from transformers.utils.logging import (
 from ...files import one_line, write_json
 from ...hub.model_card import write_card
 from ...privacy.redaction import salt_of
-from ...report.audit_tables import audit_text, verdict
+from ...report.audit_tables import audit_text, deciding_doors
 from ...report.best_effort import warn_if_not_written
 from ...report.html_page import Report
 from ...report.run_layout import AUDIT, REPORT
@@ -60,7 +60,7 @@ def audit(
     Returns:
         The content of audit.json: `doors`, a mapping from a door's name to the values of the
         models, the gap (see `gap`) and what the door means; `worst`, the entry of the worst
-        door; `surest` and `conspicuous` (see `report.audit_tables.verdict`).
+        door; `surest` and `conspicuous` (see `report.audit_tables.deciding_doors`).
 
     Raises:
         ValueError: a door is unknown, or the run's data or models cannot be found.
@@ -70,7 +70,7 @@ def audit(
         raise ValueError(f"there is no door {', '.join(unknown)}: there are {', '.join(DOORS)}")
     run = find_run(folder, None if config is None else Path(config))
     subjects = load_subjects(run, settings)
-    content = begun(folder / AUDIT, run, subjects, settings)
+    content = load_or_start(folder / AUDIT, run, subjects, settings)
     wanted = [
         door
         for door in DOORS.values()
@@ -81,18 +81,18 @@ def audit(
         for door in bar:
             bar.set_description(door.name)
             if not is_done(content["doors"].get(door.name)):
-                add(content, door.name, through(door, subjects))
+                add_entry(content, door.name, measure_door(door, subjects))
                 write_json(folder / AUDIT, content)
     write_run_files(run, content)
     print("", f"{AUDIT} is in {folder}", audit_text(content), sep="\n\n")
     return content
 
 
-def add(content: dict, name: str, found: dict) -> None:
+def add_entry(content: dict, name: str, found: dict) -> None:
     """Adds the entry of a door, in the order of the table, and judges all doors again."""
     doors = {**content["doors"], name: found}
     content["doors"] = {name: doors[name] for name in DOORS if name in doors}
-    content |= verdict(content["doors"])
+    content |= deciding_doors(content["doors"])
 
 
 @contextlib.contextmanager
@@ -124,12 +124,12 @@ def load_subjects(run: AuditedRun, settings: AuditSettings) -> dict[str, Subject
 # ---- doors --------------------------------------------------------------------------------------
 
 
-def through(door: Door, subjects: dict[str, Subject]) -> dict:
+def measure_door(door: Door, subjects: dict[str, Subject]) -> dict:
     """The entry of a door in audit.json."""
     about = {"group": door.group, "meaning": door.meaning}
     try:
-        found = {name: measured(door, subject) for name, subject in subjects.items()}
-        return {**about, **entry(door.together(found) if door.together else found)}
+        found = {name: measure(door, subject) for name, subject in subjects.items()}
+        return {**about, **entry_of(door.together(found) if door.together else found)}
     except Closed as reason:
         return {**about, "closed": str(reason)}
     except Exception as error:
@@ -138,7 +138,7 @@ def through(door: Door, subjects: dict[str, Subject]) -> dict:
         return {**about, "failed": f"{type(error).__name__}: {one_line(error)}"}
 
 
-def measured(door: Door, subject: Subject) -> Finding:
+def measure(door: Door, subject: Subject) -> Finding:
     # Doors that draw random numbers draw the same ones for every model, and when they are resumed.
     torch.manual_seed(subject.recipe.args.seed)
     found = door.measure(subject)
@@ -146,7 +146,7 @@ def measured(door: Door, subject: Subject) -> Finding:
     return found
 
 
-def entry(found: dict[str, Finding]) -> dict:
+def entry_of(found: dict[str, Finding]) -> dict:
     """The values of the models, and how they compare."""
     values = {name: one.value for name, one in found.items()}
     more = {name: one.more for name, one in found.items() if one.more}
@@ -172,7 +172,7 @@ def is_done(known: dict | None) -> bool:
 # ---- files --------------------------------------------------------------------------------------
 
 
-def begun(
+def load_or_start(
     path: Path, run: AuditedRun, subjects: dict[str, Subject], settings: AuditSettings
 ) -> dict:
     """An earlier audit of the same models, data and settings, or a new one."""
@@ -191,7 +191,7 @@ def begun(
         logger.warning(f"{path} is an audit of other models, data or settings: starting anew.")
     today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
     content = {"task": run.recipe.task, "date": today, "made_of": made_of, "doors": {}}
-    return {**content, **verdict({})}
+    return {**content, **deciding_doors({})}
 
 
 def ids_digest(examiner: Examiner) -> str:

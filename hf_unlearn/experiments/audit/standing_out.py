@@ -6,9 +6,9 @@ from functools import partial
 
 import numpy as np
 
-from .attacks import finite
+from .attacks import require_finite
 from .door import Closed, Door, Subject
-from .gaps import Finding, place_among
+from .gaps import Finding, share_ranked_above
 
 # With fewer others, a place among them says little.
 FEWEST = 5
@@ -23,10 +23,12 @@ def among_strangers(measure: str, subject: Subject) -> Finding:
             f"there are {len(strangers)} speakers that the model never met; {FEWEST} are needed "
             "(other_split)"
         )
-    ours = by_owner(subject, subject.examiner.asked, measure)
+    ours = by_owner(subject, subject.examiner.judged_split, measure)
     theirs = by_owner(subject, "other", measure)
     unit = "strangers known worse (%)"
-    return place_among(list(ours.values()), list(theirs.values()), unit, strangers=len(theirs))
+    return share_ranked_above(
+        list(ours.values()), list(theirs.values()), unit, strangers=len(theirs)
+    )
 
 
 def among_classes(subject: Subject) -> Finding:
@@ -35,9 +37,9 @@ def among_classes(subject: Subject) -> Finding:
     others = by_owner(subject, "test", "loss")
     if len(others) < FEWEST:
         raise Closed(f"there are {len(others)} other classes; {FEWEST} are needed")
-    ours = by_owner(subject, subject.examiner.asked, "loss")
+    ours = by_owner(subject, subject.examiner.judged_split, "loss")
     unit = "classes known worse (%)"
-    return place_among(list(ours.values()), list(others.values()), unit, classes=len(others))
+    return share_ranked_above(list(ours.values()), list(others.values()), unit, classes=len(others))
 
 
 def by_owner(subject: Subject, split: str, measure: str) -> dict[str, float]:
@@ -46,7 +48,7 @@ def by_owner(subject: Subject, split: str, measure: str) -> dict[str, float]:
     Raises:
         Closed: there is no such split, or a loss is not finite.
     """
-    losses = finite(subject.features(split)["loss"])
+    losses = require_finite(subject.features(split)["loss"])
     rows = subject.examiner.splits[split]
     owners = np.array(rows[subject.examiner.group][:])
     counts, totals = losses, np.ones(len(losses))

@@ -120,7 +120,7 @@ class SpeechClassRecipe(ClassifierRecipe):
         """Unseen utterances like the forgotten ones; where a forgotten speaker has none, those of
         other speakers, as in UnSLU-BENCH."""
         wanted = ("test", "other")
-        if self.task != "clip_samples":
+        if self.task != "utterance_samples":
             wanted = ("forget_test", *(wanted if self.task == "speaker_data" else ()))
         present = self.splits.evaluation()
         return next((split for split in wanted if split in present), None)
@@ -146,7 +146,7 @@ class SpeechClassRecipe(ClassifierRecipe):
 
     def finish(self, results: Results, trainer: UnlearnTrainer) -> None:
         unseen = next(split for split in ("test", "other") if split in results.unlearned)
-        whole_class = self.task in ("speaker_classes", "clip_classes")
+        whole_class = self.task in ("speaker_classes", "utterance_classes")
         found = scores(results, whole_class=whole_class, test=unseen)
         results.training["unlearned"] = {"seconds": _unlearning_seconds(trainer)}
         if results.retrained and results.attacks:
@@ -158,7 +158,7 @@ def _task(data: SpeechClassArguments) -> str:
     """The key of `TASKS` for what is forgotten."""
     if data.forgets_speakers:
         return "speaker_classes" if data.identifies_speakers else "speaker_data"
-    return "clip_samples" if data.forget_samples or data.forget_ids else "clip_classes"
+    return "utterance_samples" if data.forget_samples or data.forget_ids else "utterance_classes"
 
 
 def _rates(correct: np.ndarray, groups: list[str]) -> dict[str, float]:

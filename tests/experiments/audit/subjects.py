@@ -11,16 +11,16 @@ from hf_unlearn.data.speech import SpeechCollator
 from hf_unlearn.evaluation import asr_metrics
 from hf_unlearn.experiments.audit import DOORS, AuditSettings, Subject
 from hf_unlearn.experiments.audit.examiner import ImageExaminer, SpeechExaminer
-from hf_unlearn.experiments.audit.run_audit import through
+from hf_unlearn.experiments.audit.run_audit import measure_door
 from hf_unlearn.experiments.speech import tiny_whisper
-from hf_unlearn.report.audit_tables import verdict
+from hf_unlearn.report.audit_tables import deciding_doors
 
 SETTINGS = AuditSettings(relearn_samples=8, relearn_steps=8, relearn_learning_rate=1e-2)
 LANGUAGES = ("<|en|>", "<|de|>", "<|transcribe|>", "<|translate|>")
 
 
 def audited(models: dict[str, nn.Module], recipe: SimpleNamespace, doors: tuple[str, ...]) -> dict:
-    """The entries of some doors, and the verdict on them."""
+    """The entries of some doors, and the doors that decide."""
     kind = SpeechExaminer if recipe.task == "speakers" else ImageExaminer
     examiner = kind(recipe, models["unlearned"], 100)
     subjects = {
@@ -29,8 +29,8 @@ def audited(models: dict[str, nn.Module], recipe: SimpleNamespace, doors: tuple[
     }
     for subject in subjects.values():
         subject.retrained = subjects.get("retrained")
-    entries = {name: through(DOORS[name], subjects) for name in doors}
-    return {"doors": entries, **verdict(entries)}
+    entries = {name: measure_door(DOORS[name], subjects) for name in doors}
+    return {"doors": entries, **deciding_doors(entries)}
 
 
 def recipe_of(task: str, splits: dict[str, Dataset], **more) -> SimpleNamespace:

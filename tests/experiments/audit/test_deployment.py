@@ -55,7 +55,7 @@ def test_the_public_converter_of_ctranslate2_gives_the_same_transcripts(saved):
         said = transcripts(runtime, model, recipe, examiner)
     errors, words = examiner.errors(said, examiner.splits["forget_test"]["text"][:])
     wer = 100 * errors.sum() / words.sum()
-    assert abs(wer - examiner.recognises(model).value) <= 0.5
+    assert abs(wer - examiner.recognition(model).value) <= 0.5
     # The files that faster-whisper's own instructions copy.
     names = ["tokenizer.json", "preprocessor_config.json"]
     made = converters.TransformersConverter(str(folder), copy_files=names)

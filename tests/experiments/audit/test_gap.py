@@ -1,14 +1,20 @@
-"""The gap, its interval, and the verdict on all doors, against values computed by hand."""
+"""The gap, its interval, and the doors that decide, against values computed by hand."""
 
 import numpy as np
 import pytest
 
 from hf_unlearn.experiments.audit import Finding, forgotten, gap
-from hf_unlearn.experiments.audit.forms import rounded
-from hf_unlearn.experiments.audit.gaps import place_among, rate, separated
+from hf_unlearn.experiments.audit.forms import quantised
+from hf_unlearn.experiments.audit.gaps import auc_finding, rate, share_ranked_above
 from hf_unlearn.experiments.audit.joined import errors_in_last
 from hf_unlearn.experiments.audit.relearning import at_same_step, checked_steps
-from hf_unlearn.report.audit_tables import audit_rows, audit_text, headline, metrics, verdict
+from hf_unlearn.report.audit_tables import (
+    audit_rows,
+    audit_text,
+    deciding_doors,
+    headline,
+    rule_numbers,
+)
 
 
 def wrong_words(errors: list[int], words: list[int]) -> Finding:
@@ -34,10 +40,10 @@ def test_a_higher_accuracy_than_the_retrained_models_is_a_gap_above_0():
 def test_models_get_the_same_draws():
     rng = np.random.default_rng(1)
     ours, theirs = rng.normal(0, 1, 30), rng.normal(1, 1, 20)
-    once, again = separated(ours, theirs), separated(ours, theirs)
+    once, again = auc_finding(ours, theirs), auc_finding(ours, theirs)
     assert gap(once, again) == {"gap": 0, "low": 0, "high": 0}
     assert once.draws.std() > 1
-    assert place_among([2.0], [1.0, 3.0, 4.0, 5.0], "").value == 75
+    assert share_ranked_above([2.0], [1.0, 3.0, 4.0, 5.0], "").value == 75
 
 
 def test_relearning_compares_all_models_at_one_step():
@@ -80,11 +86,11 @@ def test_rounding_keeps_the_largest_weight_of_a_group():
 
     weight = torch.tensor([[0.7, 0.06, -0.31, 0.0, 7.0, 0.4]])
     assert torch.allclose(
-        rounded(weight, bits=4, group=4), torch.tensor([[0.7, 0.1, -0.3, 0.0, 7.0, 0.0]])
+        quantised(weight, bits=4, group=4), torch.tensor([[0.7, 0.1, -0.3, 0.0, 7.0, 0.0]])
     )
 
 
-# ---- verdict ------------------------------------------------------------------------------------
+# ---- the doors that decide -----------------------------------------------------------------------
 
 
 def door(values: tuple[float, ...], low: float | None = None, **more) -> dict:
@@ -107,7 +113,7 @@ DOORS = {
 
 
 def test_the_worst_door_is_the_headline():
-    audit = {"doors": DOORS, **verdict(DOORS)}
+    audit = {"doors": DOORS, **deciding_doors(DOORS)}
     assert [audit[key]["door"] for key in ("worst", "surest", "conspicuous")] == [
         "wide",
         "narrow",
@@ -122,7 +128,7 @@ def test_the_worst_door_is_the_headline():
     assert [row[0] for row in audit_rows(audit)] == ["Door", "wide", "narrow", "over", "described"]
     text = audit_text(audit)
     assert "not measured: no such tokens" in text and "FAILED: RuntimeError: no" in text
-    numbers = metrics(audit)
+    numbers = rule_numbers(audit)
     assert numbers["worst_gap"] == 30 and numbers["surest_gap"] == 4
     assert numbers["conspicuous_gap"] == 15 and numbers["least_forgotten"] == 40
     assert numbers["over_gap"] == -15 and "described_gap" not in numbers
@@ -130,25 +136,27 @@ def test_the_worst_door_is_the_headline():
 
 def test_without_a_retrained_model_the_least_forgetting_door_is_the_worst():
     doors = {"much": door((10, 90)), "little": door((10, 15))}
-    audit = {"doors": doors, **verdict(doors)}
+    audit = {"doors": doors, **deciding_doors(doors)}
     assert audit["worst"]["door"] == "little" and audit["surest"] is None
-    assert "There is no retrained model" in headline(audit)[0] and "worst_gap" not in metrics(audit)
-    assert metrics(audit)["least_forgotten"] == 5
+    assert "There is no retrained model" in headline(audit)[0] and "worst_gap" not in rule_numbers(
+        audit
+    )
+    assert rule_numbers(audit)["least_forgotten"] == 5
 
 
 def test_relearning_tells_after_how_many_steps():
     more = {"unlearned": {"steps": 2, "by_step": {}}, "retrained": {"steps": None, "by_step": {}}}
     doors = {"relearning": door((10, 20, 70), more=more)}
-    text = audit_text({"doors": doors, **verdict(doors)})
+    text = audit_text({"doors": doors, **deciding_doors(doors)})
     assert "relearning: some door (steps until back: unlearned 2, retrained never)" in text
 
 
 def test_no_gap_above_0_is_said_as_such():
     doors = {"only": door((10, 90, 80), low=-20)}
-    audit = {"doors": doors, **verdict(doors)}
+    audit = {"doors": doors, **deciding_doors(doors)}
     assert headline(audit)[0].startswith("Through no door does the unlearned model know more")
     assert "clearly above 0" in headline(audit)[1]
-    assert headline({"doors": {}, **verdict({})}) == [
+    assert headline({"doors": {}, **deciding_doors({})}) == [
         "No door could be measured, so nothing is known."
     ]
 
@@ -156,17 +164,17 @@ def test_no_gap_above_0_is_said_as_such():
 def test_doors_through_which_the_original_knows_no_more_are_marked():
     # The original knows as little as the retrained model through all doors but `open`.
     doors = {
-        "deaf": door((97, 95, 97)),
-        "deafer": door((97, 99, 97)),
+        "silent": door((97, 95, 97)),
+        "less": door((97, 99, 97)),
         "attack": door((97, 90, 97), group="attack"),
         "open": door((10, 96, 97)),
     }
-    audit = {"doors": doors, **verdict(doors)}
+    audit = {"doors": doors, **deciding_doors(doors)}
     rows = {row[0]: row[-1] for row in audit_rows(audit)}
     assert rows.pop("Door") == "gap (points)"
-    assert rows == {"attack": "+7.0 *", "deaf": "+2.0 *", "open": "+1.0", "deafer": "-2.0 *"}
-    assert audit["worst"]["door"] == "deaf" and audit["conspicuous"]["door"] == "open"
+    assert rows == {"attack": "+7.0 *", "silent": "+2.0 *", "open": "+1.0", "less": "-2.0 *"}
+    assert audit["worst"]["door"] == "silent" and audit["conspicuous"]["door"] == "open"
     assert "The original itself knows no more there." in headline(audit)[0]
     # Where nothing else is known, such a door is better than none.
-    alone = verdict({"deafer": doors["deafer"]})
-    assert alone["worst"]["door"] == "deafer"
+    alone = deciding_doors({"less": doors["less"]})
+    assert alone["worst"]["door"] == "less"

@@ -154,7 +154,7 @@ def test_other_models_are_refused(model_type, architecture, what, tmp_path, caps
 
 
 def test_runs_of_audio_classifiers_are_refused(tmp_path, capsys):
-    results = {"config": {}, "data": {}, "task": "clip_classes"}
+    results = {"config": {}, "data": {}, "task": "utterance_classes"}
     (tmp_path / "results.json").write_text(json.dumps(results))
     assert main(["audit", str(tmp_path)]) == 1
     assert "cannot audit a run of an audio classifier yet" in capsys.readouterr().err
