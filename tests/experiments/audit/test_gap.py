@@ -47,15 +47,15 @@ def test_models_get_the_same_draws():
 
 
 def test_relearning_compares_all_models_at_one_step():
-    def course(*values: float) -> Finding:
+    def at_steps(*values: float) -> Finding:
         steps = {step: Finding(value, "WER (%)", "low") for step, value in enumerate(values)}
-        return Finding(values[-1], "WER (%)", "low", more={"course": steps, "trained_on": 4})
+        return Finding(values[-1], "WER (%)", "low", more={"findings": steps, "trained_on": 4})
 
     found = at_same_step(
         {
-            "original": course(10, 5, 0, 0),
-            "unlearned": course(90, 60, 10, 5),
-            "retrained": course(90, 80, 70, 9),
+            "original": at_steps(10, 5, 0, 0),
+            "unlearned": at_steps(90, 60, 10, 5),
+            "retrained": at_steps(90, 80, 70, 9),
         }
     )
     assert {name: one.value for name, one in found.items()} == {
@@ -68,7 +68,7 @@ def test_relearning_compares_all_models_at_one_step():
         "unlearned": 2,
         "retrained": 3,
     }
-    never = {"original": course(10, 9), "unlearned": course(90, 80)}
+    never = {"original": at_steps(10, 9), "unlearned": course(90, 80)}
     assert at_same_step(never)["unlearned"].value == 80
     assert checked_steps(20) == [0, 1, 2, 4, 8, 16, 20] and checked_steps(1) == [0, 1]
 
