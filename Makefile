@@ -10,7 +10,7 @@ LAUNCH := $(BIN)/accelerate launch --num_cpu_threads_per_process 2 --num_process
 
 install: $(INSTALLED)
 
-$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+$(INSTALLED): setup.cfg setup.py pyproject.toml constraints.txt
 	@echo "installing into .venv (about 3 GB, several minutes, silent)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch

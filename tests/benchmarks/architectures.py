@@ -63,7 +63,7 @@ LIMIT = 60
 NOISE = 1e-4
 
 
-# ---- one architecture ---------------------------------------------------------------------------
+# ---- one architecture ----------------------------------------------------------------------------
 
 
 class Observer(transformers.TrainerCallback):
@@ -288,7 +288,7 @@ def row_of(task: str, kind: str, name: str, variant: dict) -> dict[str, str]:
         signal.alarm(0)
 
 
-# ---- all architectures --------------------------------------------------------------------------
+# ---- all architectures ---------------------------------------------------------------------------
 
 
 def all_rows(tasks: list[str], only: set[str]) -> Iterator[tuple[str, str, str, dict]]:

@@ -17,6 +17,7 @@ KINDS = {
 TEXT = """# Architectures
 One step of `UnlearnTrainer` beside brute force, for tiny random models of transformers {versions}.
 {compared} classes of {types} model types were compared, and the largest relative error is {worst}.
+Some were compared in several variants, such as implementations of their experts: {rows} rows.
 Written by
 ```console
 $ python -m tests.benchmarks.architectures
@@ -57,6 +58,7 @@ def page(rows: list[dict[str, str]]) -> str:
     text = TEXT.format(
         versions=", ".join(sorted({row["transformers"] for row in rows})),
         compared=len({row["class"].split(",")[0] for row in compared}),
+        rows=len(compared),
         types=len({row["architecture"] for row in compared}),
         worst=max(
             (max(row["error_parameter"], row["error_model"], key=float) for row in compared),
@@ -68,10 +70,14 @@ def page(rows: list[dict[str, str]]) -> str:
 
 
 def _totals(tasks: list, rows: list[dict]) -> str:
-    lines = ["| task | " + " | ".join(KINDS.values()) + " |", "|---|" + "---|" * len(KINDS)]
+    lines = [
+        f"| rows by task | {' | '.join(KINDS.values())} | sum |",
+        "|---" * (len(KINDS) + 2) + "|",
+    ]
     for name, some in (*tasks, ("**all**", rows)):
         kinds = [kind(row) for row in some]
-        lines.append(f"| {name} | " + " | ".join(str(kinds.count(k) or "") for k in KINDS) + " |")
+        counts = " | ".join(str(kinds.count(k) or "") for k in KINDS)
+        lines.append(f"| {name} | {counts} | {len(some)} |")
     return "\n".join(lines)
 
 

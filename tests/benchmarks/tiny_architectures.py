@@ -124,7 +124,7 @@ def variants(name: str) -> list[dict]:
     return [{"experts_implementation": way} for way in ("grouped_mm", "eager", "batched_mm")]
 
 
-# ---- configurations ----------------------------------------------------------------------------
+# ---- configurations ------------------------------------------------------------------------------
 
 
 def token(name: str) -> int:

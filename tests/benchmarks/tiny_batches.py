@@ -108,7 +108,7 @@ def batch_for(model: nn.Module, task: str, k: int) -> dict:
     return with_placeholders(model, batch, k)
 
 
-# ---- image positions in texts ----------------------------------------------------------------
+# ---- image positions in texts --------------------------------------------------------------------
 
 
 def with_placeholders(model: nn.Module, batch: dict, k: int) -> dict:
@@ -159,7 +159,7 @@ def _prefixed(model: nn.Module, batch: dict, places: list[int]) -> dict:
     return batch | dict.fromkeys(kinds, (batch["input_ids"] == image).long())
 
 
-# ---- inputs ------------------------------------------------------------------------------------
+# ---- inputs --------------------------------------------------------------------------------------
 
 
 def _after_end(k: int) -> Tensor:

@@ -143,7 +143,7 @@ def test_a_data_set_with_a_readable_name_only_is_no_id_of_the_hub(tmp_path):
     assert "samples of beans, with" in text and "datasets:" not in text
 
 
-# ---- the example --------------------------------------------------------------------------------
+# ---- the example ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_a_class_that_transformers_does_not_have_is_said_to_be_one():
     )
 
 
-# ---- nothing ends a finished run ----------------------------------------------------------------
+# ---- nothing ends a finished run -----------------------------------------------------------------
 
 
 def test_what_fails_after_a_run_is_a_warning(tmp_path, monkeypatch):
@@ -254,7 +254,7 @@ def test_a_broken_file_of_emissions_is_told_as_none(tmp_path, text):
     assert emissions(SimpleNamespace(output_dir=tmp_path, report_to=["codecarbon"])) is None
 
 
-# ---- models of one run --------------------------------------------------------------------------
+# ---- models of one run ---------------------------------------------------------------------------
 
 
 def recipe_of(processor, others, **options):

@@ -183,7 +183,7 @@ def test_redaction_leaves_the_audio_of_a_report_alone():
     assert base64.b64decode(clean["sound"].split(",")[1]) == sound and clean["id"] != "6-1"
 
 
-# ---- early --------------------------------------------------------------------------------------
+# ---- early ---------------------------------------------------------------------------------------
 
 
 def test_an_adapter_of_a_local_base_is_refused_before_there_is_a_repository(hub, tmp_path):

@@ -1,26 +1,39 @@
-"""setup.cfg, constraints.txt and the configurations of accelerate agree with the tree and with each
-other."""
+"""The packages, requirements, versions and configurations of accelerate agree with the tree and
+with each other."""
 
 import configparser
 import re
+import runpy
 
 import pytest
+import setuptools
+import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
+import hf_unlearn
 from tests.support.helpers import ROOT
 
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
 
 
-def test_every_package_is_in_the_wheel():
+def test_every_package_is_in_the_wheel(monkeypatch):
+    monkeypatch.chdir(ROOT)
     packages = {
         ".".join(path.parent.relative_to(ROOT).parts)
-        for path in (ROOT / "hf_unlearn").rglob("__init__.py")
+        for path in (ROOT / "hf_unlearn").rglob("*.py")
     }
     # These two come from folders beside hf_unlearn.
     packages |= {"hf_unlearn.model_cards", "hf_unlearn.recipes"}
-    assert set(SETUP["options"]["packages"].split()) == packages
+    given = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **options: given.update(options))
+    runpy.run_path("setup.py")
+    assert set(given["packages"]) == packages
+
+
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]
+    assert cited == hf_unlearn.__version__
 
 
 def test_every_requirement_has_a_tested_version():

@@ -59,7 +59,7 @@ def room_of(module: str) -> str:
     return module.split(".")[0]
 
 
-# ---- imports ------------------------------------------------------------------------------------
+# ---- imports -------------------------------------------------------------------------------------
 
 
 def imported_modules(module: str) -> set[str]:
@@ -130,7 +130,7 @@ def test_no_imports_go_in_a_circle():
         visit(module, ())
 
 
-# ---- private names ------------------------------------------------------------------------------
+# ---- private names -------------------------------------------------------------------------------
 
 
 def is_private(name: str) -> bool:
@@ -181,7 +181,7 @@ def test_no_module_uses_the_private_names_of_another():
     assert not uses
 
 
-# ---- what an import loads -----------------------------------------------------------------------
+# ---- what an import loads ------------------------------------------------------------------------
 
 # Loaded only by what needs them.
 HEAVY = "sklearn scipy jiwer evaluate jinja2 soundfile librosa matplotlib"

@@ -16,6 +16,7 @@ SHIPPED = (
     "model_cards",
     "recipes",
     "setup.cfg",
+    "setup.py",
     "pyproject.toml",
     "README.md",
     "LICENSE",

@@ -65,7 +65,7 @@ def forgotten(original: Finding, unlearned: Finding) -> float:
     return original.sign * (original.value - unlearned.value)
 
 
-# ---- findings -----------------------------------------------------------------------------------
+# ---- findings ------------------------------------------------------------------------------------
 
 
 def rate(counts: np.ndarray, totals: np.ndarray, unit: str, known: str, **more: Any) -> Finding:

@@ -121,7 +121,7 @@ def load_subjects(run: AuditedRun, settings: AuditSettings) -> dict[str, Subject
     return subjects
 
 
-# ---- doors --------------------------------------------------------------------------------------
+# ---- doors ---------------------------------------------------------------------------------------
 
 
 def measure_door(door: Door, subjects: dict[str, Subject]) -> dict:
@@ -169,7 +169,7 @@ def is_done(known: dict | None) -> bool:
     return known is not None and "unlearned" in known
 
 
-# ---- files --------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
 
 
 def load_or_start(

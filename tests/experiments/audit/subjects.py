@@ -44,7 +44,7 @@ def recipe_of(task: str, splits: dict[str, Dataset], **more) -> SimpleNamespace:
     )
 
 
-# ---- images -------------------------------------------------------------------------------------
+# ---- images --------------------------------------------------------------------------------------
 
 
 def image_recipe(splits: dict[str, tuple[torch.Tensor, list[int]]]) -> SimpleNamespace:
@@ -97,7 +97,7 @@ def fitted(model: nn.Module, batch: dict, steps: int, rate: float = 1e-2) -> nn.
     return model
 
 
-# ---- speech -------------------------------------------------------------------------------------
+# ---- speech --------------------------------------------------------------------------------------
 
 
 def speech_recipe(monkeypatch) -> SimpleNamespace:

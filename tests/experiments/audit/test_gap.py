@@ -68,7 +68,7 @@ def test_relearning_compares_all_models_at_one_step():
         "unlearned": 2,
         "retrained": 3,
     }
-    never = {"original": at_steps(10, 9), "unlearned": course(90, 80)}
+    never = {"original": at_steps(10, 9), "unlearned": at_steps(90, 80)}
     assert at_same_step(never)["unlearned"].value == 80
     assert checked_steps(20) == [0, 1, 2, 4, 8, 16, 20] and checked_steps(1) == [0, 1]
 
