@@ -12,7 +12,7 @@ def recipes_root() -> Path:
     """The folder that holds the recipes.
 
     Raises:
-        ModuleNotFoundError: the installation does not know it.
+        ModuleNotFoundError: the installation lacks the recipes.
     """
     return Path(str(resources.files("hf_unlearn.recipes").joinpath("__init__.py"))).parent
 

@@ -24,8 +24,9 @@ logger = logging.get_logger(__name__)
 class Measurement:
     """The numbers of one model.
 
-    splits: {split: {metric: value}}.
-    further: what else was measured, by its key in results.json ("attacks", "per_class", ...).
+    Attributes:
+        splits: {split: {metric: value}}.
+        further: what else was measured, by its key in results.json ("attacks", "per_class", ...).
     """
 
     splits: dict[str, dict[str, float]]

@@ -1,4 +1,4 @@
-"""Says how far a run is: a line before each of its stages, and labels for the progress bars."""
+"""Shows the progress of a run: a line before each stage, and labels for the progress bars."""
 
 from transformers import (
     ProgressCallback,
@@ -15,7 +15,7 @@ TIMES = ("_runtime", "_per_second", "_preparation_time", "_compilation_time")
 
 
 def stages(recipe: Recipe) -> list[str]:
-    """What takes time in a run, in this order."""
+    """The stages of a run that take time, in their order."""
     options, args = recipe.options, recipe.args
     trained = [
         role

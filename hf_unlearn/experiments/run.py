@@ -30,8 +30,8 @@ def unlearn(recipe: Recipe) -> dict:
         The content of results.json (the plan for `dry_run`, evaluation.json for `evaluate`).
 
     Raises:
-        ValueError: the options do not fit each other, the data or the model. All that can be known
-            before a model is trained is refused before.
+        ValueError: the options do not fit each other, the data or the model. Whatever can be
+            checked before a model is trained is checked by then.
     """
     options, args = recipe.options, recipe.args
     if args.push_to_hub and not options.evaluate:
@@ -101,7 +101,7 @@ def _finish(recipe: Recipe, trainer: UnlearnTrainer, results: Results) -> None:
     """Writes the files of a run, and pushes them where `push_to_hub` says so."""
     results.phases = recipe.clock.phases
     if trainer.is_world_process_zero():
-        # Written before the recipe's own ending, so that an error there loses no numbers.
+        # Written before `recipe.finish`, so that an error there loses no numbers.
         results.write(recipe.args.output_dir)
     recipe.finish(results, trainer)
     trainer.results = results

@@ -1,4 +1,4 @@
-"""How many threads torch gets on a CPU: one where a model is small."""
+"""The number of torch's threads on a CPU: one if the model is small."""
 
 import contextlib
 import os
@@ -9,17 +9,17 @@ from torch import nn
 
 from .recipe import Recipe
 
-# Below both, the operations of a step are so short that threads mostly wait for each other, and
-# beside another busy program a step takes many times as long.
+# Below both limits the operations of a step are so short that threads mostly wait for each other.
+# If another program is busy, a step then takes many times as long.
 SMALL_MODEL, SMALL_BATCH = 2_000_000, 64
 
 
 @contextlib.contextmanager
 def threads_for(recipe: Recipe, model: nn.Module, samples: int) -> Iterator[None]:
-    """Lets torch use the threads that the option `threads` says, within the block.
+    """Within the block, torch uses as many threads as the option `threads` says.
 
     Args:
-        samples: how many samples an operation of a step gets at once.
+        samples: how many samples each operation of a step processes at once.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(number_of_threads(recipe, model, samples))
@@ -30,7 +30,7 @@ def threads_for(recipe: Recipe, model: nn.Module, samples: int) -> Iterator[None
 
 
 def number_of_threads(recipe: Recipe, model: nn.Module, samples: int) -> int:
-    """The number of threads for a model, of which operations get this many samples at once."""
+    """The number of threads for a model whose operations process this many samples at once."""
     given = recipe.options.threads
     if given != "auto":
         return int(given)
@@ -42,7 +42,7 @@ def number_of_threads(recipe: Recipe, model: nn.Module, samples: int) -> int:
 
 
 def is_small(model: nn.Module, samples: int) -> bool:
-    """Whether the operations on this many samples are short."""
+    """Whether operations on this many samples are too short for several threads."""
     return samples <= SMALL_BATCH and sum(p.numel() for p in model.parameters()) < SMALL_MODEL
 
 

@@ -16,14 +16,14 @@ _turns = itertools.count()
 
 @contextlib.contextmanager
 def first_process_first(first: bool, *, everywhere: bool = False) -> Iterator[None]:
-    """One process runs the block before the others do, which then find its results in a cache.
-    Afterwards all go on together.
+    """One process runs the block first. The others follow, and find its results in a cache. Then
+    all continue together.
 
     Every process has to enter it the same number of times.
 
     Args:
         first: whether this process is the first one on its machine.
-        everywhere: there is one first process for all machines, not one on each.
+        everywhere: one process is the first for all machines; otherwise each machine has its own.
     """
     if not (dist.is_initialized() and dist.get_world_size() > 1):
         yield

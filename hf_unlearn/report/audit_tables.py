@@ -13,14 +13,15 @@ def deciding_doors(doors: Mapping[str, dict]) -> dict[str, dict | None]:
     none.
 
     Returns:
-        worst: the largest gap, or without a retrained model the door through which the least was
-            forgotten.
-        surest: the largest lower end of a gap's interval: a gap that is hardly chance.
-        conspicuous: the lowest gap.
+        worst: the door with the largest gap. Without a retrained model, the door through which
+            the unlearned model forgot least.
+        surest: the door whose interval has the highest lower end: its gap is least likely to be
+            chance.
+        conspicuous: the door with the lowest gap.
     """
     named = [{"door": name, **entry} for name, entry in doors.items()]
     with_gap = [entry for entry in named if entry.get("gap") is not None]
-    # Where no door tells anything, the sentence about the worst one says so.
+    # If all doors are uninformative, the sentence about the worst one says so.
     compared = list(filter(is_ranked, with_gap)) or with_gap
     measured = [entry for entry in named if entry.get("forgotten") is not None]
     sure = [entry for entry in compared if entry.get("low") is not None]
@@ -35,9 +36,9 @@ def deciding_doors(doors: Mapping[str, dict]) -> dict[str, dict | None]:
 
 
 def is_ranked(entry: dict) -> bool:
-    """Whether a door's gap is ranked. An attack that does not work on the original says nothing of
-    the unlearned model either; nor does a door behind which the original knows nothing, unless the
-    unlearned model knows something there."""
+    """Whether a door's gap is ranked. An attack that fails on the original says nothing about the
+    unlearned model either. Through another uninformative door the unlearned model may still know
+    more than the retrained model, and then its gap counts."""
     attacked = entry.get("group") in ("attack", "standing out")
     return not is_uninformative(entry) or (not attacked and entry["gap"] > 0)
 
@@ -78,13 +79,13 @@ def _worst_line(worst: dict, with_retrained: bool) -> str:
         return (
             f"Worst door: {worst['door']} ({worst['meaning']}). {_values(worst)}: the model knows "
             f"{worst['forgotten']:.1f} points less than the original. There is no retrained model "
-            "to compare with, so it is not known how much it should know less."
+            "to compare with, so it is not known how much less it should know."
         )
     gap = worst["gap"]
     if gap <= 0:
         return (
-            "Through no door does the unlearned model know more of what was forgotten than the "
-            f"retrained model does. Worst door: {worst['door']} ({worst['meaning']}). "
+            "The unlearned model does not know more of what was forgotten than the retrained model "
+            f"through any door. Worst door: {worst['door']} ({worst['meaning']}). "
             f"{_values(worst)}: it knows {-gap:.1f} points less{_interval(worst)}.{_caveat(worst)}"
         )
     return (
@@ -96,7 +97,11 @@ def _worst_line(worst: dict, with_retrained: bool) -> str:
 
 
 def _caveat(entry: dict) -> str:
-    return " The original itself knows no more there." if is_uninformative(entry) else ""
+    return (
+        " Through this door the original itself knows no more than the retrained model."
+        if is_uninformative(entry)
+        else ""
+    )
 
 
 def _further_lines(audit: Mapping[str, Any], worst: dict) -> list[str]:
@@ -111,7 +116,7 @@ def _further_lines(audit: Mapping[str, Any], worst: dict) -> list[str]:
         lines.append(
             f"Most conspicuous door: {conspicuous['door']} ({conspicuous['meaning']}). "
             f"{_values(conspicuous)}: it knows {-conspicuous['gap']:.1f} points less than the "
-            f"retrained model{_interval(conspicuous)}. This, too, tells what was forgotten."
+            f"retrained model{_interval(conspicuous)}. This also reveals what was forgotten."
         )
     return lines
 
@@ -131,7 +136,7 @@ def _count_line(doors: Mapping[str, dict]) -> str:
     measured = sum("unlearned" in entry for entry in doors.values())
     failed = sum("failed" in entry for entry in doors.values())
     closed = sum("closed" in entry for entry in doors.values())
-    line = f"Doors measured: {measured}; not measured, since this run does not have them: {closed}"
+    line = f"Doors measured: {measured}; not available for this run: {closed}"
     return f"{line}; FAILED: {failed}." if failed else f"{line}."
 
 
@@ -179,7 +184,7 @@ def _number(value: float) -> str:
 
 def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(door, what it does) of the measured doors, then (door, why there is no number) of the
-    others, and what the mark at a gap means."""
+    others. The first entry explains the mark beside some gaps."""
     doors = audit["doors"]
     measured = {name: entry for name, entry in doors.items() if "unlearned" in entry}
     meanings = [(name, entry["meaning"] + _steps(entry)) for name, entry in measured.items()]
@@ -195,8 +200,8 @@ def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
         e.get("gap") is not None and is_uninformative(e) for e in doors.values()
     )
     meaning = (
-        "the original itself knows no more there than the retrained model, so the door cannot show "
-        "what was forgotten"
+        "through this door the original itself knows no more than the retrained model, so the door "
+        "cannot show what was forgotten"
     )
     mark = [("*", meaning)] * any_uninformative
     return [*mark, *meanings, *failed, *closed]

@@ -15,15 +15,15 @@ logger = logging.get_logger(__name__)
 def warn_if_not_written(what: str, folder: str | Path) -> Iterator[None]:
     """Turns an error while writing `what` to a run's output folder into a warning.
 
-    The model and its results are saved by then, so no error may end the run: neither of plotting,
-    nor of templates, a full disk, or what users put into a card.
+    By then the model and its results are saved. So no error may end the run, whether it comes from
+    plotting, a template, a full disk, or what users put into a card.
     """
     try:
         yield
     except Exception as error:
         reason = one_line(error) or "no message"
         logger.warning(
-            f"{what} could not be written to {folder} ({type(error).__name__}: {reason}). If there "
-            "is one already, it belongs to an earlier run. The model and results.json are "
+            f"{what} could not be written to {folder} ({type(error).__name__}: {reason}). If one "
+            "is there, it is from an earlier run. The model and results.json are "
             "complete; `hf-unlearn card` writes the card from them."
         )

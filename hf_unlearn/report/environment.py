@@ -32,7 +32,7 @@ PACKAGES = {
 def environment() -> dict:
     """Versions, hardware, CPU threads and UTC date.
 
-    Includes the git commit where the package runs from a checkout.
+    The git commit is included if the package runs from a checkout.
     """
     return {
         "python": platform.python_version(),
@@ -73,7 +73,8 @@ def _processor_name() -> str:
 
 
 def git_commit(file: Path) -> str | None:
-    """Commit of the checkout that tracks `file`, with "+" if it has changes; None if none does."""
+    """Commit of the checkout that tracks `file`, with "+" if it has changes; None if there is no
+    such checkout."""
 
     def git(*command: str) -> str:
         return subprocess.run(

@@ -118,7 +118,7 @@ def _data_url(sound: bytes) -> str:
 
 
 def _marked(row: dict[str, Any]) -> dict[str, Any]:
-    """A transcript whose models' texts are cut by `word_differences`."""
+    """A transcript in which `word_differences` has split each model's text."""
     models = {
         name: list(word_differences(row["reference"], text)) for name, text in row["models"].items()
     }

@@ -23,9 +23,9 @@ CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 class PhaseClock:
     """Adds up the seconds and the peak memory of a run's phases.
 
-    A phase within another one interrupts it, so that no second is counted twice. The memory is that
-    of this process. Where the system cannot say it for a phase alone (not on Linux), it is the peak
-    of the run so far. A GPU's memory is what torch has allocated on the current device.
+    A phase within another one interrupts it, so that no second is counted twice. Memory is that of
+    this process. Only Linux can measure the peak of a phase; on other systems it is the peak of the
+    run so far. A GPU's memory is what torch has allocated on the current device.
 
     Attributes:
         phases: {name: {"seconds", "memory_mb", and with a GPU "device_memory_mb"}}, in the order in
@@ -39,7 +39,7 @@ class PhaseClock:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Counts what the block takes as the phase `name`."""
+        """Counts the time and memory of the block as the phase `name`."""
         self._count()
         self._open.append(name)
         self.phases.setdefault(name, {"seconds": 0.0})
@@ -65,7 +65,7 @@ class PhaseClock:
             delattr(owner, method)
 
     def _count(self) -> None:
-        """Adds what has passed since the last change to the phase that was open."""
+        """Adds the time since the last change, and the peak memory, to the phase that was open."""
         now, memory = time.perf_counter(), _peak_memory()
         if self._open:
             found = self.phases[self._open[-1]]
@@ -106,7 +106,7 @@ def phases_line(phases: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def phases_table(results: Results) -> list[list[str]]:
-    """The phases of a run as rows of cells, for its report; none where they are not known."""
+    """The phases of a run as rows of cells, for its report; [] if they are unknown."""
     phases = results.phases
     if not phases:
         return []

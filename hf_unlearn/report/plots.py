@@ -18,7 +18,7 @@ from .tasks import TASKS, Task
 
 # Figures are drawn without pyplot, which would open windows and keep global state.
 
-# Okabe & Ito: can be told apart with any colour vision.
+# Okabe and Ito's palette, whose colours can be told apart with any colour vision.
 COLOURS = {
     "forget": "#D55E00",
     "forget_test": "#E69F00",
@@ -67,7 +67,7 @@ def plot_history(
             in the split's colour.
         final: the step of the saved model, and {split: {metric: value}} of its evaluation, drawn as
             large markers.
-        check_samples: on how many samples the checks are, for a note.
+        check_samples: how many samples each check uses, for a note.
 
     Returns:
         The path.
@@ -77,7 +77,7 @@ def plot_history(
     """
     metric = metric or next(iter(task.metrics))
     curves = {split: _curve(history, f"check_{split}_{metric}") for split in splits}
-    # A single dot shows no course, and may be of other samples than the final evaluation.
+    # A single dot shows no trend, and its samples may differ from those of the final evaluation.
     fewest = 2 if any(len(curve) > 1 for curve in curves.values()) else 1
     curves = {split: curve for split, curve in curves.items() if len(curve) >= fewest}
     last = {split: point for split in splits if (point := _final_point(final, split, metric))}
@@ -129,7 +129,7 @@ def _level(levels: Levels, split: str, metric: str) -> float | None:
 
 
 def _note(check_samples: int | None, has_final: bool) -> str:
-    """What the x axis says of the markers' samples."""
+    """The note under the x axis on which samples were evaluated."""
     checks = f"checks on at most {check_samples} samples" if check_samples else ""
     final = "large markers: final evaluation" if has_final else ""
     said = "; ".join(filter(None, [checks, final]))

@@ -19,11 +19,11 @@ def results_table(
 ) -> str:
     """One table per metric, splits x models, with 95 % intervals where there are any.
 
-    A line is less than 100 characters long.
+    Lines are shorter than 100 characters.
 
     Args:
-        results: a model with None is left out. The task decides which metrics and splits there
-            are, and their order.
+        results: models without metrics are left out. The task decides which metrics and splits
+            are shown, and their order.
         metrics: names; by default those of the task.
 
     Raises:
@@ -46,7 +46,7 @@ def results_table_rows(results: Results, metrics: Sequence[str] | None = None) -
     tables = []
     for metric in metrics or task.metrics:
         measured = [v[metric] for model in models.values() for v in model.values() if metric in v]
-        # Looping outputs are rare: their table is shown where there are any.
+        # Looping outputs are rare, so their table is shown only if there are any.
         if any(measured) if metric == "loops" else measured:
             rows = [_row(split, models, metric, task) for split in splits]
             tables.append([[task.metrics.get(metric, metric), "wanted", *models], *rows])

@@ -13,7 +13,7 @@ Models = Mapping[str, Mapping[str, Mapping[str, Any]] | None]
 
 
 def with_origin(rule: str | None, retrained: Mapping[str, Mapping] | None) -> str | None:
-    """A rule, which says so if its number is the retrained model's value."""
+    """A rule as text, which says if its number is the retrained model's value."""
     words = (rule or "").split()
     for split, values in (retrained or {}).items():
         for name, value in values.items():

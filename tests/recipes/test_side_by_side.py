@@ -59,7 +59,7 @@ def test_models_that_gain_nothing_are_trained_alone(noise, tmp_path, changes):
     recipe = shadow_recipe(noise, tmp_path, shadow_models=0)
     for name, value in changes.items():
         setattr(recipe.options, name, value)
-    assert not side_by_side.worth_it(recipe)
+    assert not side_by_side.can_train_side_by_side(recipe)
     assert side_by_side.reference_names(recipe)["retrained"] == recipe.options.gold
 
 

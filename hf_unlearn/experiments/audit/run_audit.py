@@ -47,7 +47,7 @@ def audit(
     """Measures the original, the unlearned and the retrained model of a run through every door.
 
     Each door's values are written to `folder`/audit.json when it is done. A second call with the
-    same models, data and settings goes on after them. At the end the audit also enters
+    same models, data and settings continues after them. At the end the audit also enters
     results.json, the card and report.html, if the run has a results.json. Needs no network.
 
     Args:
@@ -97,7 +97,7 @@ def add_entry(content: dict, name: str, found: dict) -> None:
 
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without a progress bar for each model that a door saves or loads."""
+    """Hides the progress bars of saving and loading, because doors do both often."""
     shown = is_progress_bar_enabled()
     disable_progress_bar()
     try:
@@ -133,7 +133,7 @@ def measure_door(door: Door, subjects: dict[str, Subject]) -> dict:
     except Closed as reason:
         return {**about, "closed": str(reason)}
     except Exception as error:
-        # The other doors are still worth knowing. The entry, the headline and this line tell.
+        # The other doors are still measured. The entry, the headline and this warning report it.
         logger.warning(f"The door {door.name} failed.", exc_info=True)
         return {**about, "failed": f"{type(error).__name__}: {one_line(error)}"}
 
@@ -165,7 +165,7 @@ def entry_of(found: dict[str, Finding]) -> dict:
 
 
 def is_done(known: dict | None) -> bool:
-    """Whether a door need not be tried again. One that was closed or failed may be open now."""
+    """Whether a door was measured. One that was closed or failed is tried again."""
     return known is not None and "unlearned" in known
 
 
@@ -186,9 +186,9 @@ def load_or_start(
         known = json.loads(path.read_text(encoding="utf-8"))
         if known.get("made_of") == made_of:
             done = sum(map(is_done, known["doors"].values()))
-            logger.warning(f"{path} holds {done} doors of this audit: going on after them.")
+            logger.warning(f"{path} holds {done} doors of this audit: continuing after them.")
             return known
-        logger.warning(f"{path} is an audit of other models, data or settings: starting anew.")
+        logger.warning(f"{path} is an audit of other models, data or settings: starting a new one.")
     today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
     content = {"task": run.recipe.task, "date": today, "made_of": made_of, "doors": {}}
     return {**content, **deciding_doors({})}

@@ -75,7 +75,7 @@ def _check_data(given: object, hint: str) -> None:
     """Refuses options of the data that need no data to be refused.
 
     Args:
-        given: one of the parsed dataclasses; those without such options are let through.
+        given: one of the parsed dataclasses, which may have none of these options.
         hint: how to get the dataset, for the message.
     """
     dataset, retain_size = getattr(given, "dataset", None), getattr(given, "retain_size", None)
@@ -166,10 +166,10 @@ def first_trainer(recipe: Recipe) -> UnlearnTrainer:
 
 
 def check_run(recipe: Recipe) -> None:
-    """Makes `first_trainer` for its errors alone, where the run trains or measures another model
-    before it makes its own trainer.
+    """Makes `first_trainer` only for its errors, if the run trains or measures another model before
+    it makes its own trainer.
 
-    Not under DeepSpeed, which supports one model per process: there the run trains nothing before.
+    DeepSpeed supports one model per process, so under it the run trains no other model first.
     """
     if recipe.args.deepspeed_plugin is None and (
         recipe.options.trains or recipe.options.gold != "none"

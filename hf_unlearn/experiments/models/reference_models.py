@@ -111,7 +111,7 @@ def one_run_at_a_time(folder: Path, *, main: bool) -> Iterator[bool]:
             lock.acquire()
     try:
         yield all_processes(not folder.is_dir())[0]
-        # The main process keeps the lock until all processes have gone on.
+        # The main process keeps the lock until all processes are done here.
         all_processes(None)
     finally:
         lock.release()

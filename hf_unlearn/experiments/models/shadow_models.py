@@ -26,9 +26,10 @@ CONFIDENCES = "confidences.json"
 class ShadowModels:
     """The confidences of the shadow models.
 
-    columns: {candidate's id: its column in the arrays}.
-    confidences: (models, candidates), the scaled confidence in the true label.
-    trained: (models, candidates), whether the model was trained on the candidate.
+    Attributes:
+        columns: {candidate's id: its column in the arrays}.
+        confidences: (models, candidates), the scaled confidence in the true label.
+        trained: (models, candidates), whether the model was trained on the candidate.
     """
 
     columns: dict[str, int]
@@ -95,8 +96,10 @@ def halves(sizes: Sequence[int], models: int, seed: int) -> np.ndarray:
     # Each pattern stands beside its opposite, so that every model gets half of the samples.
     patterns = np.stack([firsts, 2**pairs - 1 - firsts], axis=1).ravel()
     dealt = np.concatenate([patterns[rng.permutation(size) % len(patterns)] for size in sizes])
-    trained = (dealt >> np.arange(pairs)[:, None]) & 1 == 1  # (pairs, samples)
-    return np.stack([trained, ~trained], axis=1).reshape(models, -1)  # (models, samples)
+    # (pairs, samples)
+    trained = (dealt >> np.arange(pairs)[:, None]) & 1 == 1
+    # (models, samples)
+    return np.stack([trained, ~trained], axis=1).reshape(models, -1)
 
 
 def confidences_by(

@@ -1,5 +1,5 @@
-"""Trains the original and the retrained model at the same time, where a machine has cores to spare
-for two small models."""
+"""Trains the original and the retrained model at the same time, if they are small and the machine
+has a core for each."""
 
 import contextlib
 import multiprocessing
@@ -24,10 +24,10 @@ def reference_names(recipe: Recipe) -> dict[str, str]:
     """The original and the retrained model's names, by role, as `get_model` takes them.
 
     Where both have to be trained and it is faster, both are trained here, and the names are their
-    folders. A model gets the weights that it gets when it is trained alone with as many threads.
+    folders. Each model gets the same weights as if it was trained alone with one thread.
     """
     options = recipe.options
-    if not worth_it(recipe):
+    if not can_train_side_by_side(recipe):
         return {"original": options.model, "retrained": options.gold}
     print(
         f"1-2/{len(stages(recipe))} training the original and the retrained model side by side "
@@ -51,9 +51,9 @@ def reference_names(recipe: Recipe) -> dict[str, str]:
         process.join()
 
 
-def worth_it(recipe: Recipe) -> bool:
-    """Whether the run trains two small models, on the CPU of a Linux machine with two cores or
-    more. A copy of a process that uses a GPU, or more threads, would not work."""
+def can_train_side_by_side(recipe: Recipe) -> bool:
+    """Whether the run trains two small models on the CPU of a Linux machine with at least two
+    cores. A forked process cannot use the GPU or the threads of its parent."""
     options, args = recipe.options, recipe.args
     if (options.model, options.gold, options.base_model) != ("train", "train", None):
         return False
@@ -73,7 +73,7 @@ def _train_original(recipe: Recipe, sending: Connection) -> None:
     """What the second process does: it sends the model's folder, or the error."""
     # A forked process would wait forever for the threads that its parent had.
     torch.set_num_threads(1)
-    # Ends with the first process, also where that is killed.
+    # Ends with the first process, even if that is killed.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Two progress bars would overwrite each other.
     recipe.args.disable_tqdm = True

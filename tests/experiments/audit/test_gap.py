@@ -154,7 +154,9 @@ def test_relearning_tells_after_how_many_steps():
 def test_no_gap_above_0_is_said_as_such():
     doors = {"only": door((10, 90, 80), low=-20)}
     audit = {"doors": doors, **deciding_doors(doors)}
-    assert headline(audit)[0].startswith("Through no door does the unlearned model know more")
+    assert headline(audit)[0].startswith(
+        "The unlearned model does not know more of what was forgotten"
+    )
     assert "clearly above 0" in headline(audit)[1]
     assert headline({"doors": {}, **deciding_doors({})}) == [
         "No door could be measured, so nothing is known."
@@ -174,7 +176,7 @@ def test_doors_through_which_the_original_knows_no_more_are_marked():
     assert rows.pop("Door") == "gap (points)"
     assert rows == {"attack": "+7.0 *", "silent": "+2.0 *", "open": "+1.0", "less": "-2.0 *"}
     assert audit["worst"]["door"] == "silent" and audit["conspicuous"]["door"] == "open"
-    assert "The original itself knows no more there." in headline(audit)[0]
+    assert "Through this door the original itself knows no more" in headline(audit)[0]
     # Where nothing else is known, such a door is better than none.
     alone = deciding_doors({"less": doors["less"]})
     assert alone["worst"]["door"] == "less"
