@@ -11,7 +11,7 @@ from torch import nn
 from .door import Closed, Door, Subject
 from .gaps import Finding
 
-# Samples of one optimizer step of benign fine-tuning.
+# Samples of one optimizer step of benign fine-tuning, and of one pass at most.
 BATCH = 16
 
 
@@ -86,9 +86,11 @@ def train_step(
     subject: Subject, model: nn.Module, optimizer: torch.optim.Optimizer, rows: Dataset
 ) -> None:
     optimizer.zero_grad()
-    for batch in subject.examiner.batches(model.eval(), rows, size=BATCH):
+    # In batches as the run evaluates them: one by one where padding changes what a model hears.
+    size = min(BATCH, subject.examiner.batch_size)
+    for batch in subject.examiner.batches(model.eval(), rows, size=size):
         share = len(batch["labels"]) / len(rows)
-        (share * model(**batch)["loss"]).backward()
+        (share * subject.examiner.loss(model, batch)).backward()
     optimizer.step()
 
 
