@@ -1,8 +1,6 @@
 """Evaluates models through their trainer, in one process or many: WER, CER, accuracy, loss and what
 membership attacks need."""
 
-import inspect
-import itertools
 from collections.abc import Callable, Iterator, Mapping, MutableSequence
 
 import numpy as np
@@ -18,7 +16,8 @@ from .metrics.normalizers import UNSPACED, language_code, normalizer
 from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy, f1_macro, looping
 from .metrics.sample_features import ctc_losses, features
 from .metrics.scales import in_percent
-from .per_sample.inputs import IGNORE_INDEX, base_model, own_copy
+from .metrics.token_texts import decode, groups_tokens, transcribe
+from .per_sample.inputs import base_model, own_copy
 
 
 def asr_metrics(
@@ -64,14 +63,14 @@ def asr_metrics(
     tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
     name, clean = normalizer(normalize, language, tokenizer)
     metrics = [WordErrorRate(), CharacterErrorRate()]
-    ctc = _groups_tokens(tokenizer) if ctc is None else ctc
+    ctc = groups_tokens(tokenizer) if ctc is None else ctc
 
     def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
-        predictions, truth = evaluated.predictions, _decode(tokenizer, evaluated.label_ids)
+        predictions, truth = evaluated.predictions, decode(tokenizer, evaluated.label_ids)
         if isinstance(predictions, tuple):
             predictions = predictions[0]
         truth = [(references or {}).get(text, text) for text in truth]
-        said = _transcribe(tokenizer, predictions, ctc)
+        said = transcribe(tokenizer, predictions, ctc=ctc)
         predictions, truth = ([clean(text) for text in part] for part in (said, truth))
         if texts is not None:
             texts.append((predictions, truth))
@@ -94,51 +93,10 @@ def asr_metrics(
     return in_percent(compute_metrics)
 
 
-def _transcribe(
-    tokenizer: PreTrainedTokenizerBase, predictions: np.ndarray, ctc: bool
-) -> list[str]:
-    """Texts of generated ids (n, T), or of a CTC model's ids (n, frames) or logits (n, frames,
-    vocabulary)."""
-    predictions = np.asarray(predictions)
-    if not ctc:
-        return _decode(tokenizer, predictions)
-    if predictions.ndim == 3:
-        # frames that Trainer has padded
-        padding = (predictions == IGNORE_INDEX).all(-1)
-        predictions = np.where(padding, IGNORE_INDEX, predictions.argmax(-1))
-    # Repeats are merged before blanks are dropped: the blank between both l keeps "hello" from
-    # becoming "helo".
-    merged = [[token for token, _ in itertools.groupby(row)] for row in predictions.tolist()]
-    return [_text(tokenizer, row) for row in merged]
-
-
 def most_likely(logits: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Tensor:
     """A `preprocess_logits_for_metrics` for CTC models: the most likely token of each frame (n,
     frames), so that an evaluation does not keep the logits of a whole split."""
     return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
-
-
-def _groups_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer can merge repeats when it decodes, as only those of CTC do."""
-    transformers_own = isinstance(tokenizer, PreTrainedTokenizerBase)
-    return transformers_own and "group_tokens" in inspect.signature(tokenizer._decode).parameters
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> list[str]:
-    """Texts of (n, T) token ids; -100 is padding."""
-    ids = np.asarray(ids)
-    if ids.ndim != 2:
-        raise ValueError(
-            f"token ids of shape (utterances, tokens) are needed, got {ids.shape}: scores instead "
-            "of generated ids? Set predict_with_generate=True"
-        )
-    return [_text(tokenizer, row) for row in ids.tolist()]
-
-
-def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    options = {"group_tokens": False} if _groups_tokens(tokenizer) else {}
-    tokens = [token for token in ids if token != IGNORE_INDEX]
-    return tokenizer.decode(tokens, skip_special_tokens=True, **options)
 
 
 @in_percent

@@ -78,9 +78,11 @@ def global_unlearning_metric(
     (E = 0), for the retrained one (T = 0), and for a model that the attack finds easier than the
     original. T depends on the seconds themselves, so only times on the same machine compare.
 
-    These formulas are read off the paper's tables: they give the 34 published values of SLURP* and
-    SpeechMASSIVE to 0.005, with the numbers as rounded there. The authors' repository
-    (koudounasalkis/UnSLU-BENCH) has a later variant, CGUM, with other U and E.
+    These are the formulas of the authors' code (`GUM` in result_analysis.ipynb of
+    github.com/koudounasalkis/UnSLU-BENCH, with alfa = beta = 1), and they give the published values
+    of SLURP* and SpeechMASSIVE. One case differs: where the attack succeeds less often on the
+    original model than on the retrained one, their E is 0. Here E then measures the distance to the
+    retrained model in the same way, as their later variant CGUM does, whose U and E are others.
 
     Args:
         f1, gold_f1: macro F1 (%) on test data, of the unlearned and of the retrained model.

@@ -184,18 +184,20 @@ def _number(value: float) -> str:
 
 def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(door, what it does) of the measured doors, then (door, why there is no number) of the
-    others. The first entry explains the mark beside some gaps."""
+    others. The first entry explains the mark beside some gaps. Doors that have no number for the
+    same reason share an entry."""
     doors = audit["doors"]
     measured = {name: entry for name, entry in doors.items() if "unlearned" in entry}
     meanings = [(name, entry["meaning"] + _steps(entry)) for name, entry in measured.items()]
     failed = [
         (name, f"FAILED: {entry['failed']}") for name, entry in doors.items() if "failed" in entry
     ]
-    closed = [
-        (name, f"not measured: {entry['closed']}")
-        for name, entry in doors.items()
-        if "closed" in entry
-    ]
+    # Doors that are closed for the same reason share a line.
+    reasons: dict[str, list[str]] = {}
+    for name, entry in doors.items():
+        if "closed" in entry:
+            reasons.setdefault(entry["closed"], []).append(name)
+    closed = [(", ".join(names), f"not measured: {why}") for why, names in reasons.items()]
     any_uninformative = any(
         e.get("gap") is not None and is_uninformative(e) for e in doors.values()
     )

@@ -10,14 +10,14 @@ from datasets import Dataset
 from ...metrics import earth_movers_distance, informed_scores, matched_pairs
 from ...metrics.informed import INFORMED_FEATURES
 from ...metrics.privacy import SVC_FEATURES, svc_taken_for_members
-from .door import Closed, Door, Subject
+from .door import OF_SPEECH, Closed, Door, Subject
 from .gaps import Finding, auc_finding, rate
 
 # Utterances count as equally long up to this difference, in seconds.
 MAX_DURATION_DIFFERENCE = 0.25
 # The least number of pairs and samples from which something can be learned.
 MIN_SAMPLES = 8
-# Groups of single images, for the informed attack.
+# Groups of single samples, for the informed attack.
 FOLDS = 5
 
 
@@ -80,7 +80,8 @@ def svc(feature: str, subject: Subject) -> Finding:
         *(subject.features(split) for split in ("retain", "test", "forget"))
     )
     if feature not in found:
-        raise Closed("utterances have no probabilities of classes")
+        has = "the loss alone" if len(subject.features("forget")) == 1 else "no class"
+        raise Closed(f"an utterance has {has}, and no {feature.replace('_', ' ')} of the output")
     taken = found[feature].astype(float)
     return rate(taken, np.ones(len(taken)), "taken for trained on (%)", "high")
 
@@ -108,15 +109,16 @@ def informed(subject: Subject) -> Finding:
 
 
 def attack_features(subject: Subject, split: str) -> np.ndarray:
-    """What the informed attack sees of a split: (n, features)."""
+    """What the informed attack sees of a split: (n, features); of a CTC model the loss alone."""
     found = subject.features(split)
-    return require_finite(np.stack([found[name] for name in INFORMED_FEATURES], axis=1))
+    known = [found[name] for name in INFORMED_FEATURES if name in found]
+    return require_finite(np.stack(known, axis=1))
 
 
 def owners(subject: Subject, rows: Dataset) -> np.ndarray:
-    """Who each row belongs to (n,). Where single images are forgotten, all are alike, so they are
+    """Who each row belongs to (n,). Where single samples are forgotten, all are alike, so they are
     dealt into a few groups by their ids."""
-    if subject.recipe.task == "samples":
+    if subject.recipe.task in ("samples", "utterance_samples"):
         return np.array([zlib.crc32(name.encode()) % FOLDS for name in rows["id"][:]])
     return np.array(rows[subject.examiner.group][:])
 
@@ -149,7 +151,8 @@ ATTACKS = (
         "how often a forgotten utterance has a lower loss than an unseen one that is equally long; "
         "50 is a coin toss",
         loss_of_equally_long,
-        tasks=("speakers",),
+        tasks=OF_SPEECH,
+        otherwise="images have no length",
     ),
     Door(
         "gradient_norm",

@@ -8,6 +8,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_CTC_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
 )
 
 from ...config import UnlearnConfig
@@ -28,8 +30,8 @@ TRAINER_SETTINGS = (
     "disable_tqdm",
     "name_forgotten",
 )
-# The tasks of the recipe for classifiers of speech.
-AUDIO_CLASSES = ("speaker_classes", "speaker_data", "utterance_classes", "utterance_samples")
+# The options that say what is forgotten, of which a configuration has one.
+FORGOTTEN = ("forget_speakers", "forget_share", "forget_classes", "forget_samples", "forget_ids")
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ def find_run(folder: Path, config: Path | None = None) -> AuditedRun:
             f"{folder} config.yaml"
         )
     given = read_yaml(config) if config else {}
-    kind, option_type, data_type = kind_of(results, given, config)
-    refuse_other_models(folder, of_speech="forget_speakers" in option_names(data_type))
+    check_known(results, given, config)
+    kind, option_type, data_type = kind_of(folder)
     kinds = (option_type, data_type, UnlearnConfig)
     changed = as_declared(given, kinds, config) if config else {}
     groups = results.config if results else {}
@@ -93,65 +95,81 @@ def find_run(folder: Path, config: Path | None = None) -> AuditedRun:
     return AuditedRun(folder, kind(options, data, args, training=False), models, results)
 
 
-def kind_of(results: Results | None, given: dict, config: Path | None) -> tuple:
-    """The recipe's class and those of its options and data."""
-    if results is not None:
-        if results.task in AUDIO_CLASSES:
-            raise unknown("an audio classifier")
-        if results.task not in ("speakers", "classes", "samples") or "recipe" not in results.config:
-            raise ValueError(
-                "this run has no recipe, so its data cannot be loaded again: give the "
-                "configuration of a recipe for the same data"
-            )
-        return speech() if results.task == "speakers" else images()
-    if "forget_speakers" in given:
-        return speech()
-    if any(name in given for name in ("forget_classes", "forget_samples", "forget_ids")):
-        return images()
-    raise ValueError(
-        f"{config} does not say what was forgotten: it has none of forget_speakers, "
-        "forget_classes, forget_samples and forget_ids"
-    )
+def check_known(results: Results | None, given: dict, config: Path | None) -> None:
+    """Refuses a run whose data cannot be loaded again.
+
+    Raises:
+        ValueError: it has no recipe, or its configuration does not say what was forgotten.
+    """
+    if results is not None and "recipe" not in results.config:
+        raise ValueError(
+            "this run has no recipe, so its data cannot be loaded again: give the configuration of "
+            "a recipe for the same data"
+        )
+    if results is None and not any(given.get(name) for name in FORGOTTEN):
+        raise ValueError(
+            f"{config} does not say what was forgotten: it has none of {', '.join(FORGOTTEN)}"
+        )
 
 
-def unknown(what: str) -> ValueError:
-    return ValueError(
-        f"hf-unlearn audit cannot audit a run of {what} yet: it knows Whisper models and image "
-        "classifiers"
-    )
-
-
-def refuse_other_models(folder: Path, *, of_speech: bool) -> None:
-    """Refuses a saved model of a kind that no door can measure.
+def kind_of(folder: Path) -> tuple:
+    """The recipe's class and those of its options and data, by the saved model.
 
     Args:
         folder: of the model or of an adapter, whose base model is then looked at.
-        of_speech: whether speakers are forgotten, so that only a Whisper will do.
 
     Raises:
-        ValueError: it is neither a Whisper nor an image classifier.
+        ValueError: it is of a kind that no door can measure.
     """
     whole = folder if (folder / "config.json").is_file() else whole_base_of(str(folder))
     with loading(str(whole)):
         config, _ = PreTrainedConfig.get_config_dict(str(whole))
-    model_type, names = config.get("model_type", "unknown"), set(config.get("architectures") or ())
-    if names & set(MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.values()):
-        raise unknown("an audio classifier")
-    if names & set(MODEL_FOR_CTC_MAPPING_NAMES.values()):
-        raise unknown("a CTC model")
-    if of_speech and model_type != "whisper":
-        raise unknown(f"a {model_type} model")
+    names = set(config.get("architectures") or ())
+    for known, kind in KINDS:
+        if names & architectures(known):
+            return kind()
+    # timm's models name their architecture in another way.
+    if "pretrained_cfg" in config:
+        return images()
+    what = ", ".join(sorted(names)) or f"a {config.get('model_type', 'unknown')} model"
+    raise ValueError(
+        f"hf-unlearn audit cannot audit {what}: it knows speech recognisers (with a decoder or "
+        "CTC) and classifiers of speech and of images"
+    )
+
+
+def architectures(known: dict[str, str | tuple[str, ...]]) -> set[str]:
+    """The names in a table of transformers, where some kinds of models have several."""
+    return {
+        name for given in known.values() for name in ([given] if isinstance(given, str) else given)
+    }
 
 
 # Imported only when needed: each takes time, and may warn of packages that only it needs.
 
 
-def speech() -> tuple:
+def seq2seq() -> tuple:
     from ...data.speech.arguments import SpeechArguments
     from ..speech.options import WhisperArguments
     from ..speech.whisper import WhisperRecipe
 
     return WhisperRecipe, WhisperArguments, SpeechArguments
+
+
+def ctc() -> tuple:
+    from ...data.speech.arguments import SpeechArguments
+    from ..speech.ctc import CtcRecipe
+    from ..speech.options import CtcArguments
+
+    return CtcRecipe, CtcArguments, SpeechArguments
+
+
+def audio_classes() -> tuple:
+    from ...data.speech.arguments import SpeechClassArguments
+    from ..speech.class_options import SpeechClassRecipeArguments
+    from ..speech.classes import SpeechClassRecipe
+
+    return SpeechClassRecipe, SpeechClassRecipeArguments, SpeechClassArguments
 
 
 def images() -> tuple:
@@ -160,6 +178,15 @@ def images() -> tuple:
     from ..images.recipe import ImageRecipe
 
     return ImageRecipe, ImageRecipeArguments, ImageArguments
+
+
+# Names of architectures, and the recipe for them.
+KINDS = (
+    (MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES, seq2seq),
+    (MODEL_FOR_CTC_MAPPING_NAMES, ctc),
+    (MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES, audio_classes),
+    (MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, images),
+)
 
 
 def as_arguments(kind: type, known: dict, changed: dict) -> object:

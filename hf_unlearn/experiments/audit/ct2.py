@@ -15,13 +15,16 @@ from transformers import PreTrainedModel
 
 from ...trainer.checks.prompts import generation_prompt
 from ..recipe import Recipe
-from .door import Closed, Door, Subject
+from .decoding import NO_TEXT
+from .door import RECOGNISERS, Closed, Door, Subject
 from .examiner import SpeechExaminer
 from .gaps import Finding, rate
 
 
 def in_ctranslate2(quantization: str, subject: Subject) -> Finding:
     """The transcripts of the converted model, decoded greedily."""
+    if subject.model.config.model_type != "whisper":
+        raise Closed("only Whisper models are converted for CTranslate2 here")
     if find_spec("ctranslate2") is None:
         raise Closed("ctranslate2 is not installed: pip install 'hf_unlearn[audit]'")
     examiner = subject.examiner
@@ -31,7 +34,7 @@ def in_ctranslate2(quantization: str, subject: Subject) -> Finding:
         subject.recipe.processor.save_pretrained(folder)
         with converted(folder, quantization) as model:
             said = transcripts(model, subject.model, subject.recipe, examiner)
-    counts = examiner.errors(said, rows["text"][:])
+    counts = examiner.errors(said, examiner.texts(rows))
     return rate(*counts, examiner.unit, examiner.known)
 
 
@@ -94,7 +97,8 @@ CTRANSLATE2 = tuple(
         "form",
         f"converted for CTranslate2 (faster-whisper), with {quantization} weights",
         partial(in_ctranslate2, quantization),
-        tasks=("speakers",),
+        tasks=RECOGNISERS,
+        otherwise=NO_TEXT,
     )
     for quantization in ("float16", "int8")
 )

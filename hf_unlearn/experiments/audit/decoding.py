@@ -1,10 +1,16 @@
-"""Doors for speech: other ways to decode. A model may only refuse the decoding that the run
-evaluated."""
+"""Doors for speech recognition: other ways to decode. A model may only refuse the decoding that the
+run evaluated."""
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
-from .door import Closed, Door, Subject
+from .door import RECOGNISERS, Closed, Door, Subject
 from .gaps import Finding
+
+# Subtracted from the logits of CTC's blank.
+BLANK_PENALTIES = (2.0, 5.0, 10.0)
 
 
 def beams(subject: Subject) -> Finding:
@@ -87,14 +93,59 @@ def prompt_of(subject: Subject) -> torch.Tensor:
     raise Closed(f"the decoder's {positions} positions leave no room for a prompt")
 
 
+def with_decoder(measure: Callable[[Subject], Finding], subject: Subject) -> Finding:
+    """A measurement of models that generate their texts.
+
+    Raises:
+        Closed: the model is none.
+    """
+    if not subject.recipe.generates:
+        raise Closed("a CTC model has no decoder that could be asked in another way")
+    return measure(subject)
+
+
+def blank_penalty(subject: Subject) -> Finding:
+    """CTC's blank made less likely, by the amount with which the model makes the fewest errors: a
+    model that answers with blanks may still know the words behind them."""
+    if subject.recipe.generates:
+        raise Closed("only a CTC model has blanks")
+    found = {
+        penalty: subject.examiner.recognition(subject.model, blank_penalty=penalty)
+        for penalty in BLANK_PENALTIES
+    }
+    best = min(found, key=lambda penalty: found[penalty].value)
+    found[best].more["penalty"] = best
+    return found[best]
+
+
+NO_TEXT = "a classifier writes no text"
 DECODING = tuple(
-    Door(name, "decoding", meaning, measure, tasks=("speakers",))
+    Door(name, "decoding", meaning, measure, tasks=RECOGNISERS, otherwise=NO_TEXT)
     for name, meaning, measure in (
-        ("beams", "beam search instead of greedy decoding", beams),
-        ("timestamps", "transcripts with time stamps", timestamps),
-        ("no_language", "without a language token: the model detects the language", no_language),
-        ("wrong_language", "with the token of another language", wrong_language),
-        ("translate", "the token for translation to English", translate),
-        ("own_words", "other utterances of the forgotten speakers as the prompt", own_words),
+        ("beams", "beam search instead of greedy decoding", partial(with_decoder, beams)),
+        ("timestamps", "transcripts with time stamps", partial(with_decoder, timestamps)),
+        (
+            "no_language",
+            "without a language token: the model detects the language",
+            partial(with_decoder, no_language),
+        ),
+        (
+            "wrong_language",
+            "with the token of another language",
+            partial(with_decoder, wrong_language),
+        ),
+        ("translate", "the token for translation to English", partial(with_decoder, translate)),
+        (
+            "own_words",
+            "other utterances of the forgotten speakers as the prompt",
+            partial(with_decoder, own_words),
+        ),
+        (
+            "blank_penalty",
+            f"CTC's blank made less likely: its logits lowered by {BLANK_PENALTIES[0]:g}, "
+            f"{BLANK_PENALTIES[1]:g} or {BLANK_PENALTIES[2]:g}, whichever gives each model the "
+            "fewest errors",
+            blank_penalty,
+        ),
     )
 )

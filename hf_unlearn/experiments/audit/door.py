@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel
 
+from ...report.tasks import TASKS
 from ..recipe import Recipe
 from .examiner import Examiner
 from .gaps import Finding
@@ -16,6 +17,12 @@ from .settings import AuditSettings
 
 class Closed(Exception):
     """A door that this run does not have; the message says why."""
+
+
+# What may have been forgotten (`Recipe.task`), by what kind of model.
+RECOGNISERS = ("speakers",)
+OF_SPEECH = tuple(name for name, task in TASKS.items() if task.units == "utterances")
+ANY_TASK = tuple(name for name in TASKS if name != "data")
 
 
 @dataclass
@@ -75,6 +82,7 @@ class Door:
         measure: the measurement, which depends on the subject alone. It raises Closed where the
             run does not have this door.
         tasks: what must have been forgotten (`Recipe.task`).
+        otherwise: why other tasks do not have this door.
         together: where a value depends on several models: makes each model's finding of those of
             all models.
     """
@@ -83,5 +91,6 @@ class Door:
     group: str
     meaning: str
     measure: Callable[[Subject], Finding]
-    tasks: tuple[str, ...] = ("speakers", "classes", "samples")
+    tasks: tuple[str, ...] = ANY_TASK
+    otherwise: str = ""
     together: Callable[[dict[str, Finding]], dict[str, Finding]] | None = None

@@ -12,9 +12,15 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
 
+from ...data.speech.collator import SpeechCollator
+from ...data.speech.extractors import extract
+from ...data.speech.transcripts import in_vocabulary
 from ...metrics import character_errors, word_errors
 from ...metrics.normalizers import normalizer
 from ...metrics.privacy import features
+from ...metrics.sample_features import ctc_losses
+from ...metrics.token_texts import transcribe
+from ...report.tasks import TASKS
 from ..recipe import Recipe
 from .gaps import Finding, rate
 
@@ -46,7 +52,7 @@ class Examiner:
         limit = min(max_samples, recipe.data.max_eval_samples or max_samples)
         self.splits: dict[str, Dataset] = recipe.splits.evaluation(limit)
         self.judged_split = "forget_test" if "forget_test" in self.splits else "forget"
-        self.group = "class" if "class" in self.splits["forget"].column_names else "speaker"
+        self.group = TASKS[recipe.task].group
 
     def recognition(self, model: nn.Module, rows: Dataset | None = None, **options: Any) -> Finding:
         """How well a model recognises rows; by default those of `judged_split`."""
@@ -57,6 +63,11 @@ class Examiner:
         """Per row (n,): errors and words of speech, or whether it was recognised and 1."""
         raise NotImplementedError
 
+    def errors_of(self, model: nn.Module, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
+        """Per row (n,): its errors, and how many it could have."""
+        counts, totals = self.counts(model, rows)
+        return (totals - counts if self.known == "high" else counts), totals
+
     def samples(self, model: PreTrainedModel, rows: Dataset) -> Sequence[dict]:
         """The rows in the form that the model takes."""
         return self.recipe.evaluation_data(model, rows)
@@ -64,14 +75,13 @@ class Examiner:
     def batches(self, model: nn.Module, rows: Dataset, size: int | None = None) -> Iterator[dict]:
         """Batches on the model's device, in its floating point type."""
         samples, size = self.samples(model, rows), size or self.batch_size
-        device, dtype = device_and_dtype(model)
         for start in range(0, len(samples), size):
             places = range(start, min(start + size, len(samples)))
-            batch = self.collate([samples[place] for place in places])
-            yield {
-                name: value.to(device, dtype if value.is_floating_point() else None)
-                for name, value in batch.items()
-            }
+            yield placed(self.collate([samples[place] for place in places]), model)
+
+    def loss(self, model: nn.Module, batch: dict) -> torch.Tensor:
+        """The mean loss of a batch, with its gradient."""
+        return model(**batch)["loss"]
 
     @torch.no_grad()
     def features(self, model: nn.Module, rows: Dataset) -> dict[str, np.ndarray]:
@@ -89,7 +99,7 @@ class Examiner:
         norms = []
         for batch in self.batches(model, rows, size=1):
             model.zero_grad()
-            model(**batch)["loss"].backward()
+            self.loss(model, batch).backward()
             squares = [p.grad.square().sum() for p in model.parameters() if p.grad is not None]
             norms.append(float(torch.stack(squares).sum().sqrt()))
         model.zero_grad()
@@ -97,8 +107,9 @@ class Examiner:
 
 
 class SpeechExaminer(Examiner):
-    """Examines a Whisper by the errors of its transcripts. The error rate is that of the run: of
-    words, or of characters for languages without spaces between words."""
+    """Examines a recogniser that generates its texts, such as Whisper, by the errors of its
+    transcripts. The error rate is that of the run: of words, or of characters for languages without
+    spaces between words."""
 
     known = "low"
 
@@ -110,8 +121,12 @@ class SpeechExaminer(Examiner):
         self.rate_name = metrics.scoring["leads"]
         self.unit = f"{self.rate_name.upper()} (%)"
 
+    def texts(self, rows: Dataset) -> list[str]:
+        """The texts that transcripts of the rows are compared with."""
+        return rows["text"][:]
+
     def counts(self, model: nn.Module, rows: Dataset, **options: Any) -> tuple[np.ndarray, ...]:
-        return self.errors(self.transcripts(model, rows, **options), rows["text"][:])
+        return self.errors(self.transcripts(model, rows, **options), self.texts(rows))
 
     def errors(self, said: list[str], texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Errors (n,) and words (or characters) (n,) of transcripts, both normalised first."""
@@ -123,26 +138,72 @@ class SpeechExaminer(Examiner):
         """What the model says, decoded greedily unless `options` say otherwise.
 
         Args:
-            options: of `generate`; those in GENERATION_SETTINGS may be None, to unset them.
+            options: as for `said`.
         """
         batches = self.batches(model, rows)
-        return [
-            text
-            for batch in batches
-            for text in self.transcribe(model, batch["input_features"], options)
-        ]
+        return [text for batch in batches for text in self.transcribe(model, batch, options)]
 
     @torch.no_grad()
-    def transcribe(self, model: nn.Module, features: torch.Tensor, options: dict) -> list[str]:
-        """The transcripts of features (n, n_mels, frames)."""
+    def transcribe(self, model: nn.Module, batch: dict, options: dict) -> list[str]:
+        """The transcripts of a batch.
+
+        Args:
+            options: of `generate`; those in GENERATION_SETTINGS may be None, to unset them.
+        """
         model.eval()
         with generation_options(model, options) as rest:
-            ids = model.generate(features, **rest)
+            ids = model.generate(**without_labels(batch), **rest)
             start = model.generation_config.decoder_start_token_id
         tokenizer = self.recipe.processor.tokenizer
         return [
             tokenizer.decode(without_prompt(start, row), skip_special_tokens=True) for row in ids
         ]
+
+    def heard(self, model: nn.Module, waveform: np.ndarray) -> dict[str, torch.Tensor]:
+        """The model's inputs for one waveform (samples,), as a batch."""
+        processor = self.recipe.processor
+        inputs = extract(processor.feature_extractor, waveform)
+        return placed(SpeechCollator(processor)([inputs]), model)
+
+
+class CtcExaminer(SpeechExaminer):
+    """Examines a CTC recogniser: its transcripts are the most likely tokens of its frames."""
+
+    def texts(self, rows: Dataset) -> list[str]:
+        texts, tokenizer = rows["text"][:], self.recipe.processor.tokenizer
+        as_written = self.recipe.data.transcripts == "as_written"
+        return texts if as_written else [in_vocabulary(text, tokenizer) for text in texts]
+
+    @torch.no_grad()
+    def transcribe(self, model: nn.Module, batch: dict, options: dict) -> list[str]:
+        """The transcripts of a batch.
+
+        Args:
+            options: `blank_penalty`, which is subtracted from the blank's logits.
+        """
+        logits = model.eval()(**without_labels(batch))["logits"].float()
+        logits[..., model.config.pad_token_id] -= options.get("blank_penalty", 0.0)
+        return transcribe(self.recipe.processor.tokenizer, logits.cpu().numpy(), ctc=True)
+
+    @torch.no_grad()
+    def features(self, model: nn.Module, rows: Dataset) -> dict[str, np.ndarray]:
+        """The loss of each row. Its logits belong to frames, so they say nothing of labels."""
+        blank, losses = model.eval().config.pad_token_id, []
+        # one by one, so that no frame is padding
+        for batch in self.batches(model, rows, size=1):
+            logits = model(**without_labels(batch))["logits"]
+            losses.append(ctc_losses(logits, batch["labels"], blank).cpu().numpy())
+        return {"loss": np.concatenate(losses)}
+
+    def loss(self, model: nn.Module, batch: dict) -> torch.Tensor:
+        """The mean loss of the labels: some models are configured to return their sum."""
+        loss = model(**batch)["loss"]
+        labels = (batch["labels"] >= 0).sum()
+        return loss / labels if model.config.ctc_loss_reduction == "sum" else loss
+
+
+def without_labels(batch: dict) -> dict:
+    return {name: value for name, value in batch.items() if name != "labels"}
 
 
 @contextlib.contextmanager
@@ -171,8 +232,8 @@ def without_prompt(start: int | None, ids: torch.Tensor) -> list[int]:
     return ids[len(ids) - ids[::-1].index(start) :] if start in ids else ids
 
 
-class ImageExaminer(Examiner):
-    """Examines a classifier by its accuracy."""
+class ClassExaminer(Examiner):
+    """Examines a classifier of images or of speech by its accuracy."""
 
     unit, known = "accuracy (%)", "high"
 
@@ -185,6 +246,23 @@ class ImageExaminer(Examiner):
         ]
         right = np.concatenate(right)
         return right.astype(float), np.ones(len(right))
+
+
+def placed(batch: dict, model: nn.Module) -> dict[str, torch.Tensor]:
+    """A batch on a model's device, in its floating point type."""
+    device, dtype = device_and_dtype(model)
+    return {
+        name: value.to(device, dtype if value.is_floating_point() else None)
+        for name, value in batch.items()
+    }
+
+
+def examiner_of(recipe: Recipe, model: PreTrainedModel, max_samples: int) -> Examiner:
+    """The examiner of a recipe's models."""
+    if recipe.task != "speakers":
+        return ClassExaminer(recipe, model, max_samples)
+    kind = SpeechExaminer if recipe.generates else CtcExaminer
+    return kind(recipe, model, max_samples)
 
 
 def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:

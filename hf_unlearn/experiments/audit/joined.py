@@ -1,4 +1,4 @@
-"""Door for speech: a stranger speaks first, in the same recording."""
+"""Door for speech recognition: a stranger speaks first, in the same recording."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,9 @@ import jiwer
 import numpy as np
 from datasets import Dataset
 
-from .door import Closed, Door, Subject
+from ...data.speech.extractors import longest_audio
+from .decoding import NO_TEXT
+from .door import RECOGNISERS, Closed, Door, Subject
 from .gaps import Finding, rate
 
 # Seconds of silence between the two speakers.
@@ -17,18 +19,13 @@ def joined(subject: Subject) -> Finding:
     """Each forgotten utterance follows one of a retained speaker, as long as both fit into the
     model's chunk. Only the errors in the forgotten speaker's words count."""
     examiner, extractor = subject.examiner, subject.recipe.processor.feature_extractor
-    pairs = list(pairs_that_fit(subject, extractor.chunk_length))
+    longest = longest_audio(extractor, subject.model.config)
+    pairs = list(pairs_that_fit(subject, longest))
     if not pairs:
-        raise Closed(
-            f"no two utterances fit into the {extractor.chunk_length} s that the model takes"
-        )
-    device, errors, words = subject.model.device, [], []
+        raise Closed(f"no two utterances fit into the {longest:g} s that the model takes")
+    errors, words = [], []
     for first, second, sounds in pairs:
-        features = extractor(
-            sounds, sampling_rate=extractor.sampling_rate, return_tensors="pt"
-        ).input_features
-        features = features.to(device, subject.model.dtype)
-        said = examiner.transcribe(subject.model, features, {})[0]
+        said = examiner.transcribe(subject.model, examiner.heard(subject.model, sounds), {})[0]
         first, second, said = (examiner.normalise(text) for text in (first, second, said))
         wrong, count = errors_in_last(first, second, said, characters=examiner.rate_name == "cer")
         errors.append(wrong)
@@ -36,13 +33,20 @@ def joined(subject: Subject) -> Finding:
     return rate(errors, words, examiner.unit, examiner.known, utterances=len(pairs))
 
 
-def pairs_that_fit(subject: Subject, seconds: float) -> Iterator[tuple[str, str, np.ndarray]]:
-    """(text of the stranger, text of the forgotten speaker, both sounds joined)."""
+def pairs_that_fit(
+    subject: Subject, seconds: float | None
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(text of the stranger, text of the forgotten speaker, both sounds joined).
+
+    Args:
+        seconds: the longest audio that the model takes; None for any length.
+    """
     splits, extractor = subject.examiner.splits, subject.recipe.processor.feature_extractor
     asked = splits[subject.examiner.judged_split]
     strangers = splits.get("other", splits.get("test", splits["retain"]))
     sounds = Waveforms(subject.recipe.unprepared, extractor.sampling_rate)
-    lengths = strangers["duration"][:]
+    lengths, texts = strangers["duration"][:], subject.examiner.texts(strangers)
+    seconds, own = seconds or float("inf"), subject.examiner.texts(asked)
     for place in range(len(asked)):
         row = asked[place]
         # Each time another stranger, so that no single voice decides.
@@ -53,7 +57,7 @@ def pairs_that_fit(subject: Subject, seconds: float) -> Iterator[tuple[str, str,
             other = strangers[fitting]
             silence = np.zeros(round(PAUSE * extractor.sampling_rate), np.float32)
             waveform = np.concatenate([sounds[other["id"]], silence, sounds[row["id"]]])
-            yield other["text"], row["text"], waveform
+            yield texts[fitting], own[place], waveform
 
 
 class Waveforms:
@@ -97,5 +101,6 @@ JOINED = Door(
     "decoding",
     "the utterance follows a stranger's in one recording; errors in the forgotten words",
     joined,
-    tasks=("speakers",),
+    tasks=RECOGNISERS,
+    otherwise=NO_TEXT,
 )

@@ -11,7 +11,7 @@ from ...evaluation import fine_tuning
 from .door import Closed, Door, Subject
 from .gaps import Finding
 
-# Samples of one optimizer step of benign fine-tuning.
+# Samples of one optimizer step of benign fine-tuning, and of one pass at most.
 BATCH = 16
 
 
@@ -83,9 +83,11 @@ def tune_and_evaluate(
 
 def backward(subject: Subject, model: nn.Module, rows: Dataset) -> None:
     """Adds the gradient of the rows' mean loss."""
-    for batch in subject.examiner.batches(model.eval(), rows, size=BATCH):
+    # In batches as the run evaluates them: one by one where padding changes what a model hears.
+    size = min(BATCH, subject.examiner.batch_size)
+    for batch in subject.examiner.batches(model.eval(), rows, size=size):
         share = len(batch["labels"]) / len(rows)
-        (share * model(**batch)["loss"]).backward()
+        (share * subject.examiner.loss(model, batch)).backward()
 
 
 def batches_of(rows: Dataset, size: int) -> Iterator[Dataset]:

@@ -30,7 +30,7 @@ from ..models.reference_models import weights_digest
 from .audited_run import AuditedRun, find_run
 from .door import Closed, Door, Subject
 from .doors import DOORS
-from .examiner import Examiner, ImageExaminer, SpeechExaminer
+from .examiner import Examiner, examiner_of
 from .gaps import Finding, forgotten, gap
 from .settings import AuditSettings
 
@@ -71,11 +71,7 @@ def audit(
     run = find_run(folder, None if config is None else Path(config))
     subjects = load_subjects(run, settings)
     content = load_or_start(folder / AUDIT, run, subjects, settings)
-    wanted = [
-        door
-        for door in DOORS.values()
-        if run.recipe.task in door.tasks and (not doors or door.name in doors)
-    ]
+    wanted = [door for door in DOORS.values() if not doors or door.name in doors]
     bar = tqdm(wanted, unit="door", disable=run.recipe.args.disable_tqdm)
     with quiet_loading():
         for door in bar:
@@ -110,8 +106,7 @@ def quiet_loading() -> Iterator[None]:
 def load_subjects(run: AuditedRun, settings: AuditSettings) -> dict[str, Subject]:
     """The models, the unlearned one first: a door that does not apply to it is closed for all."""
     models = {name: run.load(name) for name in run.models}
-    kind = SpeechExaminer if run.recipe.task == "speakers" else ImageExaminer
-    examiner: Examiner = kind(run.recipe, models["unlearned"], settings.max_samples)
+    examiner = examiner_of(run.recipe, models["unlearned"], settings.max_samples)
     subjects = {
         name: Subject(name, model, examiner, run.recipe, settings, run.models[name])
         for name, model in models.items()
@@ -127,6 +122,8 @@ def load_subjects(run: AuditedRun, settings: AuditSettings) -> dict[str, Subject
 def measure_door(door: Door, subjects: dict[str, Subject]) -> dict:
     """The entry of a door in audit.json."""
     about = {"group": door.group, "meaning": door.meaning}
+    if subjects["unlearned"].recipe.task not in door.tasks:
+        return {**about, "closed": door.otherwise}
     try:
         found = {name: measure(door, subject) for name, subject in subjects.items()}
         return {**about, **entry_of(door.together(found) if door.together else found)}

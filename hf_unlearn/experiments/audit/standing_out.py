@@ -6,10 +6,14 @@ from functools import partial
 
 import numpy as np
 
+from ...report.tasks import TASKS
 from .attacks import require_finite
 from .door import Closed, Door, Subject
 from .gaps import Finding, share_ranked_above
 
+# The tasks whose data may have speakers that no model was trained on.
+WITH_STRANGERS = ("speakers", "speaker_data")
+NO_STRANGERS = "there are no speakers that the model never met"
 # With fewer others, a place among them says little.
 FEWEST = 5
 
@@ -32,13 +36,13 @@ def among_strangers(measure: str, subject: Subject) -> Finding:
 
 
 def among_classes(subject: Subject) -> Finding:
-    """The place of the forgotten classes among the others, by the mean loss of unseen images. A
+    """The place of the forgotten classes among the others, by the mean loss of unseen samples. A
     classifier meets all of its classes, so the retrained model's place is the one to compare."""
-    others = by_owner(subject, "test", "loss")
+    others, groups = by_owner(subject, "test", "loss"), TASKS[subject.recipe.task].groups
     if len(others) < FEWEST:
-        raise Closed(f"there are {len(others)} other classes; {FEWEST} are needed")
+        raise Closed(f"there are {len(others)} other {groups}; {FEWEST} are needed")
     ours = by_owner(subject, subject.examiner.judged_split, "loss")
-    unit = "classes known worse (%)"
+    unit = f"{groups} known worse (%)"
     return share_ranked_above(list(ours.values()), list(others.values()), unit, classes=len(others))
 
 
@@ -53,7 +57,7 @@ def by_owner(subject: Subject, split: str, measure: str) -> dict[str, float]:
     owners = np.array(rows[subject.examiner.group][:])
     counts, totals = losses, np.ones(len(losses))
     if measure == "errors":
-        counts, totals = subject.examiner.counts(subject.model, rows)
+        counts, totals = subject.examiner.errors_of(subject.model, rows)
     return {
         owner: float(counts[owners == owner].sum() / max(totals[owners == owner].sum(), 1))
         for owner in np.unique(owners).tolist()
@@ -64,10 +68,11 @@ STANDING_OUT = (
     Door(
         "errors_among_strangers",
         "standing out",
-        "speakers never trained on whose words are recognised worse than the forgotten speaker's; "
-        "50 is the middle",
+        "speakers never trained on who are recognised worse than the forgotten speaker; 50 is the "
+        "middle",
         partial(among_strangers, "errors"),
-        tasks=("speakers",),
+        tasks=WITH_STRANGERS,
+        otherwise=NO_STRANGERS,
     ),
     Door(
         "loss_among_strangers",
@@ -75,13 +80,15 @@ STANDING_OUT = (
         "speakers never trained on whose mean loss is higher than the forgotten speaker's; 50 is "
         "the middle",
         partial(among_strangers, "loss"),
-        tasks=("speakers",),
+        tasks=WITH_STRANGERS,
+        otherwise=NO_STRANGERS,
     ),
     Door(
         "loss_among_classes",
         "standing out",
-        "retained classes whose unseen images have a higher loss than the forgotten class's",
+        "retained classes whose unseen samples have a higher loss than the forgotten class's",
         among_classes,
-        tasks=("classes",),
+        tasks=("classes", "utterance_classes", "speaker_classes"),
+        otherwise="no whole class was forgotten",
     ),
 )

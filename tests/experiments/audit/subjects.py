@@ -6,23 +6,25 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from hf_unlearn.data.speech import SpeechCollator
 from hf_unlearn.evaluation import asr_metrics
 from hf_unlearn.experiments.audit import DOORS, AuditSettings, Subject
-from hf_unlearn.experiments.audit.examiner import ImageExaminer, SpeechExaminer
+from hf_unlearn.experiments.audit.examiner import examiner_of
 from hf_unlearn.experiments.audit.run_audit import measure_door
-from hf_unlearn.experiments.speech import tiny_whisper
+from hf_unlearn.experiments.speech import tiny_ctc, tiny_whisper
 from hf_unlearn.report.audit_tables import deciding_doors
 
 SETTINGS = AuditSettings(relearn_samples=8, relearn_steps=8, relearn_learning_rate=1e-2)
+# What each of two speakers says; the first is forgotten.
+TEXTS = {"a": ["red green", "blue", "go left", "stop now"], "b": ["up", "down", "in", "out"]}
 LANGUAGES = ("<|en|>", "<|de|>", "<|transcribe|>", "<|translate|>")
 
 
 def audited(models: dict[str, nn.Module], recipe: SimpleNamespace, doors: tuple[str, ...]) -> dict:
     """The entries of some doors, and the doors that decide."""
-    kind = SpeechExaminer if recipe.task == "speakers" else ImageExaminer
-    examiner = kind(recipe, models["unlearned"], 100)
+    examiner = examiner_of(recipe, models["unlearned"], 100)
     subjects = {
         name: Subject(name, model.eval(), examiner, recipe, SETTINGS)
         for name, model in models.items()
@@ -105,33 +107,10 @@ def speech_recipe(monkeypatch) -> SimpleNamespace:
     unseen utterances are hardly different from the trained ones."""
     special = (*tiny_whisper.SPECIAL_TOKENS[:-1], *LANGUAGES, tiny_whisper.SPECIAL_TOKENS[-1])
     monkeypatch.setattr(tiny_whisper, "SPECIAL_TOKENS", special)
-    texts = {"a": ["red green", "blue", "go left", "stop now"], "b": ["up", "down", "in", "out"]}
-    tokenizer = tiny_whisper.build_word_tokenizer(sum(texts.values(), []))
+    tokenizer = tiny_whisper.build_word_tokenizer(sum(TEXTS.values(), []))
     tokenizer.set_prefix_tokens(language="en", task="transcribe")
     processor = tiny_whisper.build_processor(tokenizer, chunk_length=1)
-    noise = torch.Generator().manual_seed(0)
-    sounds = {name: torch.randn(4, 80, 100, generator=noise) for name in texts}
-
-    def rows(split: str, speaker: str, difference: float = 0.0) -> Dataset:
-        heard = sounds[speaker] + difference * torch.randn(4, 80, 100, generator=noise)
-        made = Dataset.from_dict(
-            {
-                "id": [f"{split}-{place}" for place in range(4)],
-                "speaker": [speaker] * 4,
-                "text": texts[speaker],
-                "labels": tokenizer(texts[speaker]).input_ids,
-                "duration": [1.0, 1.1, 1.2, 1.3],
-                "input_features": heard.tolist(),
-            }
-        )
-        return made.with_format("numpy", columns=["input_features"], output_all_columns=True)
-
-    splits = {
-        "forget": rows("forget", "a"),
-        "forget_test": rows("forget_test", "a", 0.1),
-        "retain": rows("retain", "b"),
-        "test": rows("test", "b", 0.1),
-    }
+    splits = utterances(tokenizer, (80, 100))
 
     def arguments(model: nn.Module) -> dict:
         return {
@@ -142,10 +121,62 @@ def speech_recipe(monkeypatch) -> SimpleNamespace:
     return recipe_of(
         "speakers",
         splits,
+        generates=True,
         options=SimpleNamespace(normalize="true"),
         data=SimpleNamespace(language="en", max_eval_samples=None),
         processor=processor,
         trainer_arguments=arguments,
+    )
+
+
+def utterances(tokenizer: PreTrainedTokenizerBase, shape: tuple[int, int]) -> dict[str, Dataset]:
+    """Noise of this shape, in which each speaker says texts of their own."""
+    noise = torch.Generator().manual_seed(0)
+    sounds = {name: torch.randn(4, *shape, generator=noise) for name in TEXTS}
+
+    def rows(split: str, speaker: str, difference: float = 0.0) -> Dataset:
+        heard = sounds[speaker] + difference * torch.randn(4, *shape, generator=noise)
+        made = Dataset.from_dict(
+            {
+                "id": [f"{split}-{place}" for place in range(4)],
+                "speaker": [speaker] * 4,
+                "text": TEXTS[speaker],
+                "labels": tokenizer(TEXTS[speaker]).input_ids,
+                "duration": [1.0, 1.1, 1.2, 1.3],
+                "input_features": heard.tolist(),
+            }
+        )
+        return made.with_format("numpy", columns=["input_features"], output_all_columns=True)
+
+    return {
+        "forget": rows("forget", "a"),
+        "forget_test": rows("forget_test", "a", 0.1),
+        "retain": rows("retain", "b"),
+        "test": rows("test", "b", 0.1),
+    }
+
+
+def ctc_recipe() -> SimpleNamespace:
+    """The same utterances for a CTC recogniser of characters, 30 frames of filterbanks each."""
+    processor = tiny_ctc.build_processor(
+        tiny_ctc.build_character_tokenizer(sum(TEXTS.values(), []))
+    )
+    splits = {
+        name: rows.add_column("attention_mask", [[1] * 30] * 4)
+        for name, rows in utterances(processor.tokenizer, (30, 160)).items()
+    }
+    arguments = {
+        "data_collator": SpeechCollator(processor),
+        "compute_metrics": asr_metrics(processor, normalize="none", ctc=True),
+    }
+    return recipe_of(
+        "speakers",
+        splits,
+        generates=False,
+        options=SimpleNamespace(normalize="none"),
+        data=SimpleNamespace(language=None, max_eval_samples=None, transcripts="as_written"),
+        processor=processor,
+        trainer_arguments=lambda model: arguments,
     )
 
 

@@ -6,7 +6,7 @@ from transformers import WhisperForConditionalGeneration
 
 from hf_unlearn.experiments.audit import DOORS, Closed, Subject
 from hf_unlearn.experiments.audit.decoding import prompt_of
-from hf_unlearn.experiments.audit.examiner import SpeechExaminer, after
+from hf_unlearn.experiments.audit.examiner import SpeechExaminer, without_prompt
 from tests.experiments.audit.subjects import SETTINGS, new_whisper, speech_recipe
 
 
@@ -80,8 +80,8 @@ def test_doors_without_tokens_or_room_are_closed(subject):
 def test_only_what_follows_the_prompt_is_transcribed():
     import torch
 
-    assert after(3, torch.tensor([9, 8, 3, 4, 5])) == [4, 5]
-    assert after(3, torch.tensor([4, 5])) == [4, 5]
+    assert without_prompt(3, torch.tensor([9, 8, 3, 4, 5])) == [4, 5]
+    assert without_prompt(3, torch.tensor([4, 5])) == [4, 5]
 
 
 def test_an_adapter_is_measured_beside_its_base(subject, tmp_path):

@@ -4,10 +4,12 @@ import copy
 
 import torch
 
+from hf_unlearn.experiments.speech.tiny_ctc import build_model
 from tests.experiments.audit.subjects import (
     Classifier,
     audited,
     batch_of,
+    ctc_recipe,
     fitted,
     image_recipe,
     new_whisper,
@@ -32,6 +34,36 @@ def test_a_model_that_only_refuses_the_right_language_token(monkeypatch):
     assert as_evaluated["gap"] < 10
     assert opened["unlearned"] < 20 and opened["gap"] > 60
     assert found["worst"]["door"] == found["surest"]["door"] == "wrong_language"
+
+
+def test_a_ctc_model_that_only_answers_with_blanks():
+    recipe = ctc_recipe()
+    splits, collate = (
+        recipe.splits.evaluation(None),
+        recipe.trainer_arguments(None)["data_collator"],
+    )
+
+    def batch(*names: str, silent: tuple[str, ...] = ()) -> dict:
+        rows = [
+            {**row, "labels": [] if name in silent else row["labels"]}
+            for name in names
+            for row in splits[name]
+        ]
+        return collate(rows)
+
+    torch.manual_seed(0)
+    model = build_model(recipe.processor, d_model=32, layers=1, heads=2, dropout=0.0)
+    retrained = fitted(copy.deepcopy(model), batch("retain"), steps=60)
+    original = fitted(model, batch("forget", "retain"), steps=100)
+    fraud = copy.deepcopy(original)
+    fitted(fraud, batch("forget", "retain", silent=("forget",)), steps=15)
+    models = {"unlearned": fraud, "original": original, "retrained": retrained}
+    found = audited(models, recipe, ("float32", "beams", "blank_penalty"))
+    as_evaluated, opened = found["doors"]["float32"], found["doors"]["blank_penalty"]
+    assert as_evaluated["original"] == 0 and as_evaluated["unlearned"] == 100, as_evaluated
+    assert opened["unlearned"] < 30 and opened["gap"] > 60, opened
+    assert found["worst"]["door"] == "blank_penalty"
+    assert "no decoder" in found["doors"]["beams"]["closed"]
 
 
 def test_a_model_whose_last_layer_alone_was_changed():
