@@ -7,15 +7,12 @@ import random
 import resource
 import shutil
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import snapshot_download
 from transformers import set_seed
 
-from hf_unlearn.report.run_layout import BEST
 from hf_unlearn.trainer.batches.seeded import SeededDataset
 from hf_unlearn.trainer.checkpoints.checkpoint_files import (
     find_checkpoint,
@@ -23,42 +20,9 @@ from hf_unlearn.trainer.checkpoints.checkpoint_files import (
     last_complete,
 )
 from hf_unlearn.trainer.checkpoints.preemption import EXIT_CODE
-from hf_unlearn.trainer.stopping import stopping_rules as stopping
 from tests.support.callbacks import At, interrupt
 from tests.support.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
-
-# Three steps per epoch, dropout, an optimizer with moments, a schedule, and retain batches that
-# differ between steps.
-OPTIONS = {
-    "max_steps": 7,
-    "save_strategy": "steps",
-    "save_steps": 1,
-    "optimizer": False,
-    "learning_rate": 1e-3,
-    "lr_scheduler_type": "linear",
-    "per_device_train_batch_size": 3,
-    "per_device_retain_batch_size": 2,
-}
-
-
-def trainer_of(folder, callbacks=(), **options):
-    set_seed(0)
-    arguments = {"callbacks": list(callbacks), "eval_dataset": {"forget": FORGET, "test": RETAIN}}
-    return make_trainer(
-        tiny_whisper(dropout=0.1), folder, arguments=arguments, **{**OPTIONS, **options}
-    )
-
-
-def weights(trainer) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    """An uninterrupted run, with a checkpoint at each step."""
-    trainer = trainer_of(tmp_path_factory.mktemp("straight"))
-    trainer.train()
-    return trainer
+from tests.trainer.checkpoints.checkpoint_runs import OPTIONS, trainer_of, weights
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 6])
@@ -268,122 +232,3 @@ def test_the_count_of_skipped_steps_continues(tmp_path):
 
 def skipped_steps(trainer) -> int:
     return [row["skipped_steps"] for row in trainer.state.log_history if "loss" in row][-1]
-
-
-class TestFromTheHub:
-    """A run that resumes on another machine from a checkpoint that `hub_strategy` has pushed."""
-
-    def pushed(self, hub, folder, **options) -> Path:
-        """The downloaded `last-checkpoint` of a run that was killed after three steps and had
-        pushed the second."""
-        options = {
-            "push_to_hub": True,
-            "hub_strategy": "checkpoint",
-            "hub_always_push": True,
-            **options,
-        }
-        trainer = trainer_of(folder / "model", [At(3, interrupt)], **options)
-        with pytest.raises(KeyboardInterrupt):
-            trainer.train()
-        trainer._finish_current_push()
-        download = snapshot_download(
-            "tester/model", allow_patterns="last-checkpoint/*", local_dir=folder / "elsewhere"
-        )
-        return Path(download) / "last-checkpoint"
-
-    @pytest.mark.parametrize(
-        "names", [{}, {"hide_names": ["anna"], "run_name": "run of anna"}], ids=["", "hidden names"]
-    )
-    def test_it_is_as_uninterrupted(self, tmp_path, hub, straight, names):
-        again = trainer_of(
-            tmp_path / "again", resume_from_checkpoint=str(self.pushed(hub, tmp_path, **names))
-        )
-        again.train()
-        assert torch.equal(weights(again), weights(straight))
-        assert [row["step"] for row in again.state.log_history] == [
-            row["step"] for row in straight.state.log_history
-        ]
-
-    def test_methods_that_need_the_original_model_say_that_it_is_missing(self, tmp_path, hub):
-        checkpoint = self.pushed(hub, tmp_path, method="scrub")
-        with pytest.raises(ValueError, match="from the Hub, where that model is never pushed"):
-            trainer_of(tmp_path / "again", method="scrub").train(
-                resume_from_checkpoint=str(checkpoint)
-            )
-
-    def test_the_best_checked_model_is_missing_with_a_warning(self, tmp_path, hub, monkeypatch):
-        """The uninterrupted run goes back to a model from before the checkpoint; this one
-        cannot."""
-        options = {
-            **TestStoppingRules.RULES,
-            "stop_when": "forget_loss <= 0",
-            "abort_when": "test_loss > 4.13",
-        }
-        unbroken = trainer_of(tmp_path / "unbroken", **options)
-        unbroken.train()
-        assert unbroken.stopping["reason"] == "aborted" and unbroken.stopping["restored_step"] == 0
-        checkpoint, warned = self.pushed(hub, tmp_path, **options), []
-        monkeypatch.setattr(stopping.logger, "warning", warned.append)
-        again = trainer_of(tmp_path / "again", **options)
-        again.train(resume_from_checkpoint=str(checkpoint))
-        assert (
-            "the best checked model, of step 0" in warned[0]
-            and "goes back to the model of step 2" in warned[0]
-        )
-        assert (
-            again.stopping["step"] == unbroken.stopping["step"]
-            and again.stopping["restored_step"] > 1
-        )
-
-
-class TestStoppingRules:
-    RULES = {
-        "check_steps": 1,
-        "check_samples": 4,
-        "learning_rate": 5e-3,
-        "method": "gradient_ascent",
-        "lr_scheduler_type": "constant",
-    }
-
-    def ended(self, folder, **options) -> dict:
-        """How a run ends that is interrupted after each step in turn, which must be how the
-        uninterrupted run ends."""
-        options = {**self.RULES, **options}
-        straight = trainer_of(folder / "straight", **options)
-        straight.train()
-        run = folder / "run"
-        for step in range(1, straight.state.global_step + 1):
-            trainer = trainer_of(
-                run, [At(step, interrupt)], resume_from_checkpoint="auto", **options
-            )
-            with pytest.raises(KeyboardInterrupt):
-                trainer.train()
-        # the second attempt finds that the run is over
-        for _ in range(2):
-            trainer = trainer_of(run, resume_from_checkpoint="auto", **options)
-            trainer.train()
-            assert torch.equal(weights(trainer), weights(straight))
-            assert trainer.stopping == straight.stopping
-        return straight.stopping
-
-    def test_target(self, tmp_path):
-        report = self.ended(tmp_path, stop_when="forget_loss >= 4.25")
-        assert report["reason"] == "target reached" and 1 < report["step"] < 7
-
-    def test_abort(self, tmp_path):
-        report = self.ended(
-            tmp_path, stop_when="forget_loss >= 1000", abort_when="test_loss > 4.13"
-        )
-        assert report["reason"] == "aborted" and 1 < report["restored_step"] < report["step"] < 7
-
-
-def test_the_best_model_of_a_later_step_is_forgotten_on_resume(tmp_path):
-    """A run resumes from a checkpoint before its best model, which belongs to steps that have not
-    happened yet."""
-    options = {**TestStoppingRules.RULES, "abort_when": "test_loss > 1000"}
-    trainer_of(tmp_path, **options).train()
-    trainer = trainer_of(tmp_path, [At(3, interrupt)], **options)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.train(resume_from_checkpoint=f"{tmp_path}/checkpoint-2")
-    kept, saved = tmp_path / BEST, tmp_path / "checkpoint-2" / BEST
-    assert kept.read_bytes() == saved.read_bytes()

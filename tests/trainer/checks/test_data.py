@@ -1,5 +1,4 @@
-"""Mistakes in arguments and data are reported in one line at construction; datasets that Trainer
-accepts work."""
+"""Data that cannot work is refused at construction; datasets that Trainer accepts work."""
 
 import copy
 import itertools
@@ -8,34 +7,20 @@ import json
 import datasets
 import pytest
 import torch
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch.utils.data import IterableDataset
-from transformers import EvalPrediction, default_data_collator
+from transformers import default_data_collator
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
-from hf_unlearn.evaluation import asr_metrics, classification_metrics
-from hf_unlearn.experiments.speech.tiny_whisper import build_processor, build_word_tokenizer
 from hf_unlearn.hub.staging import stage
 from tests.support.tiny import (
     FORGET,
     collate,
-    collate_images,
     images,
     make_trainer,
     tiny_vit,
     tiny_whisper,
 )
-
-IMAGES = {"forget": images(6), "retain": images(4, seed=1), "collator": collate_images}
-SPLITS = {"forget": images(3), "test": images(2)}
-
-
-def image_trainer(tmp_path, arguments=None, **config):
-    config = {"per_device_train_batch_size": 3, "optimizer": False, **config}
-    return make_trainer(tiny_vit(), tmp_path, **{**IMAGES, "arguments": arguments, **config})
-
-
-# ---- data ----------------------------------------------------------------------------------------
+from tests.trainer.checks.image_trainers import IMAGES, image_trainer
 
 
 def test_evaluation_only_needs_no_data_to_forget(tmp_path):
@@ -127,133 +112,6 @@ def test_a_stream_of_forget_samples_is_trained_on_checked_and_reported(tmp_path,
     stage(tmp_path, tmp_path / "staged", "me/model", "salt")
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["data"]["samples"] == {"retain": 4}
-
-
-# ---- rules ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "rule, message",
-    [
-        ("forget_loss is high", "cannot read the rule"),
-        ("forgotten_loss >= 3", "names no split of eval_dataset"),
-        ("forget_acuracy <= 5", "evaluation will give .*forget_accuracy,"),
-        ("empty_loss >= 3", "which is empty"),
-        ("forget_loss >= test_accurate", "names 'test_accurate'"),
-    ],
-)
-@pytest.mark.parametrize("option", ["stop_when", "abort_when"])
-def test_a_rule_that_can_never_hold_is_refused_at_construction(tmp_path, option, rule, message):
-    given = {"eval_dataset": {**SPLITS, "empty": []}, "compute_metrics": classification_metrics}
-    with pytest.raises(ValueError, match=message):
-        image_trainer(tmp_path, given, **{option: rule})
-
-
-def test_without_compute_metrics_evaluation_gives_only_the_loss(tmp_path):
-    with pytest.raises(ValueError, match="evaluation will give forget_loss"):
-        image_trainer(tmp_path, {"eval_dataset": SPLITS}, stop_when="forget_accuracy <= 5")
-    own = {"eval_dataset": SPLITS, "compute_metrics": lambda evaluated: {"f1": 1.0}}
-    # whose names are unknown before it is called
-    image_trainer(tmp_path, own, stop_when="forget_f1 <= 0.5")
-
-
-def test_metrics_declare_their_names():
-    logits, labels = torch.eye(3).numpy(), torch.arange(3).numpy()
-    assert set(classification_metrics(EvalPrediction(logits, labels))) == set(
-        classification_metrics.metric_names
-    )
-
-
-# ---- evaluation ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def words():
-    return build_processor(build_word_tokenizer(["one two"]), 1)
-
-
-def test_texts_are_compared_only_where_texts_are_generated(tmp_path, words):
-    metrics = {"compute_metrics": asr_metrics(words), "eval_dataset": {"forget": FORGET}}
-    with pytest.raises(ValueError, match="WhisperFor.*: set predict_with_generate to True"):
-        make_trainer(tiny_whisper(), tmp_path, arguments=metrics)
-    make_trainer(tiny_whisper(), tmp_path, arguments=metrics, predict_with_generate=True)
-    reduced = {**metrics, "preprocess_logits_for_metrics": lambda logits, _: logits[0].argmax(-1)}
-    make_trainer(tiny_whisper(), tmp_path, arguments=reduced)
-    with pytest.raises(ValueError, match="but ViTForImageClassification cannot generate"):
-        image_trainer(tmp_path, {"eval_dataset": SPLITS}, predict_with_generate=True)
-
-
-@pytest.mark.parametrize(
-    "named, fits",
-    [("test_accuracy", True), ("eval_forget_loss", True), ("loss", False), (None, False),
-     ("accuracy", False), ("eval_test_acuracy", False)],
-)  # fmt: skip
-def test_a_best_model_needs_a_metric_that_evaluation_gives(tmp_path, named, fits):
-    given = {"eval_dataset": SPLITS, "compute_metrics": classification_metrics}
-    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
-    options = {**best, "eval_steps": 1, "save_steps": 1, "metric_for_best_model": named}
-    if fits:
-        image_trainer(tmp_path, given, **options)
-        return
-    with pytest.raises(ValueError, match="evaluation will give eval_forget_accuracy, .*eval_test_"):
-        image_trainer(tmp_path, given, **options)
-    if named:
-        # a single eval set, or metrics whose names are unknown
-        single = {**given, "eval_dataset": images(2)}
-        if named in ("loss", "accuracy"):
-            image_trainer(tmp_path, single, **options)
-        own = {"eval_dataset": SPLITS, "compute_metrics": lambda evaluated: {}}
-        if named == "eval_test_acuracy":
-            image_trainer(tmp_path, own, **options)
-
-
-# ---- adapters ------------------------------------------------------------------------------------
-
-
-def test_an_adapter_that_fits_no_layer_is_answered_with_the_layers_there_are(tmp_path):
-    for wanted in (["q_prj"], "q_prj", ["nothing_like_it"]):
-        with pytest.raises(
-            ValueError, match="target_modules is .*names no layer.*q_proj"
-        ) as raised:
-            image_trainer(tmp_path, {"peft_config": LoraConfig(target_modules=wanted)})
-        assert "\n" not in str(raised.value)
-
-
-def test_target_modules_cannot_be_whole_blocks(tmp_path):
-    """peft's own message ends with a dump of the module."""
-    with pytest.raises(ValueError, match="names no layer") as raised:
-        image_trainer(tmp_path, {"peft_config": LoraConfig(target_modules=["attention"])})
-    assert len(str(raised.value)) < 400
-
-
-@pytest.mark.parametrize(
-    "make, data, reads", [(tiny_whisper, {}, "input_features"), (tiny_vit, IMAGES, "pixel_values")]
-)
-@pytest.mark.parametrize("task", ["SEQ_2_SEQ_LM", "CAUSAL_LM", "SEQ_CLS", "FEATURE_EXTRACTION"])
-def test_task_types_are_for_models_that_read_token_ids(tmp_path, make, data, reads, task):
-    """Otherwise the first step fails with "multiple values for keyword argument 'input_ids'"."""
-    config = LoraConfig(task_type=task, target_modules=["q_proj", "v_proj"])
-    with pytest.raises(
-        ValueError, match=f"task_type='{task}' .*reads {reads}: leave task_type out"
-    ):
-        make_trainer(make(), tmp_path, **data, optimizer=False, arguments={"peft_config": config})
-
-
-def test_a_model_with_such_an_adapter_is_refused_too(tmp_path):
-    model = get_peft_model(
-        tiny_whisper(), LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["q_proj"])
-    )
-    with pytest.raises(ValueError, match="leave task_type out"):
-        make_trainer(model, tmp_path, optimizer=False)
-
-
-def test_learned_prompts_are_for_models_that_read_token_ids(tmp_path):
-    config = PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=2)
-    with pytest.raises(ValueError, match="PROMPT_TUNING .*reads input_features: use a LoraConfig"):
-        make_trainer(tiny_whisper(), tmp_path, optimizer=False, arguments={"peft_config": config})
-
-
-# ---- columns -------------------------------------------------------------------------------------
 
 
 def table(n: int, seed: int = 0) -> datasets.Dataset:
