@@ -238,8 +238,8 @@ def compare_methods(arguments: argparse.Namespace, _: list[str]) -> None:
 def audit(arguments: argparse.Namespace, _: list[str]) -> int:
     """Measures what the original, the unlearned and the retrained model of a run know of the
     forgotten samples, through every door: forms of deployment, ways of decoding, fine-tuning and
-    attacks. The door with the largest gap is the headline. Writes audit.json, and goes on where
-    an earlier call stopped. docs/audit.md explains every door."""
+    attacks. The door with the largest gap is the headline. Writes audit.json, and continues
+    where an earlier call stopped. docs/audit.md explains every door."""
     from .experiments.audit import command
 
     return command.run(arguments)

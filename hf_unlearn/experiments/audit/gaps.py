@@ -8,7 +8,7 @@ import numpy as np
 
 from ...metrics import separation, share_above
 
-# The bootstrap intervals, of which each model gets the same draws of the same samples.
+# Bootstrap intervals: every model gets the same draws of the same samples.
 DRAWS, LEVEL, SEED = 1000, 0.95, 0
 
 
@@ -37,14 +37,14 @@ class Finding:
 
 
 def gap(unlearned: Finding, retrained: Finding) -> dict[str, float]:
-    """How much more the unlearned model knows of the forgotten samples than the retrained model
-    does through the same door, in points.
+    """How much more the unlearned model knows of the forgotten samples than the retrained model, as
+    measured through the same door, in points.
 
-    A point is one percent of the door's scale: of the words (WER: retrained minus unlearned), of
-    the samples (accuracy, rates: unlearned minus retrained), of the pairs of samples that a score
-    orders rightly (100 AUC: unlearned minus retrained), or of the speakers or classes that
-    are known worse. Above 0 the unlearned model still knows something; below 0 the forgotten
-    samples are conspicuously unknown to it.
+    A point is one percent of what the door counts: words (WER: retrained minus unlearned), samples
+    (accuracy and rates: unlearned minus retrained), pairs of samples in the correct order (100 AUC:
+    unlearned minus retrained), or other speakers or classes that the model recognises worse. Above
+    0 the unlearned model still knows something. Below 0 it knows the forgotten samples
+    conspicuously badly.
 
     Returns:
         gap; and low and high, the ends of its 95 % bootstrap interval, in which both models get the
@@ -60,8 +60,8 @@ def gap(unlearned: Finding, retrained: Finding) -> dict[str, float]:
 
 
 def forgotten(original: Finding, unlearned: Finding) -> float:
-    """How much less the unlearned model knows of the forgotten samples than the original does, in
-    points: what unlearning has changed, as seen through one door."""
+    """How much less the unlearned model knows of the forgotten samples than the original, in points:
+    what unlearning has changed, as measured through one door."""
     return original.sign * (original.value - unlearned.value)
 
 
@@ -93,8 +93,8 @@ def auc_finding(members: np.ndarray, others: np.ndarray, **more: Any) -> Finding
 def share_ranked_above(
     values: Sequence[float], others: np.ndarray, unit: str, **more: Any
 ) -> Finding:
-    """The mean place of some values (errors or losses) among others: the share (%) of the others
-    that are higher, with draws of the others."""
+    """The mean share (%) of other values that are higher than some values (errors or losses), with
+    draws of the others."""
     others = np.asarray(others, np.float64)
 
     def place(group: np.ndarray) -> float:
@@ -105,5 +105,5 @@ def share_ranked_above(
 
 
 def _resampled(count: int, seed: int = SEED) -> np.ndarray:
-    """(DRAWS, count) places to draw, the same for every model."""
+    """Numbers of the samples of each draw (DRAWS, count), the same for every model."""
     return np.random.default_rng(seed).integers(count, size=(DRAWS, count))

@@ -1,4 +1,4 @@
-"""Runs an audit: measures all models through every door, and goes on where an earlier call
+"""Runs an audit: measures all models through every door, and continues where an earlier call
 stopped."""
 
 import contextlib
