@@ -60,8 +60,8 @@ def gap(unlearned: Finding, retrained: Finding) -> dict[str, float]:
 
 
 def forgotten(original: Finding, unlearned: Finding) -> float:
-    """How much less the unlearned model knows of the forgotten samples than the original, in points:
-    what unlearning has changed, as measured through one door."""
+    """How much less the unlearned model knows of the forgotten samples than the original, in
+    points: what unlearning has changed, as measured through one door."""
     return original.sign * (original.value - unlearned.value)
 
 
