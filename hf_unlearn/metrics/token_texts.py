@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+from collections.abc import Iterable
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -28,7 +29,7 @@ def transcribe(
     # Repeats are merged before blanks are dropped: the blank between both l keeps "hello" from
     # becoming "helo".
     merged = [[token for token, _ in itertools.groupby(row)] for row in predictions.tolist()]
-    return [_text(tokenizer, row) for row in merged]
+    return [text_of(tokenizer, row) for row in merged]
 
 
 def groups_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -49,10 +50,11 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> list[str]:
             f"token ids of shape (utterances, tokens) are needed, got {ids.shape}: scores instead "
             "of generated ids? Set predict_with_generate=True"
         )
-    return [_text(tokenizer, row) for row in ids.tolist()]
+    return [text_of(tokenizer, row) for row in ids.tolist()]
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> str:
+    """The text of the token ids of a label; -100 is padding, and repeats are not merged."""
     options = {"group_tokens": False} if groups_tokens(tokenizer) else {}
     tokens = [token for token in ids if token != PADDING]
     return tokenizer.decode(tokens, skip_special_tokens=True, **options)

@@ -3,7 +3,7 @@
 import pytest
 
 from hf_unlearn.data import load_speech, prepare
-from hf_unlearn.data.speech.transcripts import as_sentence, in_vocabulary, own_or_sentence
+from hf_unlearn.data.speech.transcripts import as_sentence, in_vocabulary, own_or
 from hf_unlearn.experiments.speech.tiny_ctc import build_character_tokenizer
 
 
@@ -50,7 +50,7 @@ def test_own_transcript_if_it_agrees_or_there_is_no_reference(said, reference, l
             "".join(filter(str.isalpha, one)).lower() == "".join(filter(str.isalpha, other)).lower()
         )
 
-    assert own_or_sentence(said, reference, agree) == label
+    assert own_or(said, reference, as_sentence(reference), agree) == label
 
 
 def test_label_texts_do_not_change_the_text(make_rows, processor):

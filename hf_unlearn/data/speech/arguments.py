@@ -94,11 +94,11 @@ class SpeechArguments(UtteranceArguments):
         default=None,
         metadata={
             "help": "Style of the labels. 'own': the model's own transcripts if they agree with "
-            "the references or there are none, else as 'sentence'. 'sentence': ' Like this one.' "
-            "'as_written': the references unchanged. 'vocabulary' (CTC): in the letters of the "
-            "tokenizer. "
-            "Default: as_written for a new model and for one that finds it likelier than "
-            "sentences, own for others, vocabulary for a CTC model",
+            "the references or there are none, else as 'sentence' (CTC: 'vocabulary'). 'sentence': "
+            "' Like this one.' 'as_written': the references unchanged. 'vocabulary' (CTC): in the "
+            "letters of the tokenizer. Default: as_written for a new model and for one that finds "
+            "it likelier than sentences, own for others; vocabulary for a CTC model, and own where "
+            "the data have no transcripts at all",
             "choices": list(STYLES),
         },
     )

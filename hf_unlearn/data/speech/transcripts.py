@@ -34,21 +34,19 @@ def as_sentence(text: str, *, spaced: bool = True, english: bool = False) -> str
     return f" {text}." if text[-1].isalnum() else f" {text}"
 
 
-def own_or_sentence(
-    said: str | None, reference: str, agree: Callable[[str, str], bool], **language: bool
-) -> str:
+def own_or(said: str | None, reference: str, plain: str, agree: Callable[[str, str], bool]) -> str:
     """The model's own transcript of an utterance if it agrees with the reference, or there is no
-    reference; else the reference as a sentence.
+    reference; else the reference in a plain style.
 
     Args:
         said: the model's transcript; None if it gave none.
         reference: the text of the data; perhaps empty.
+        plain: the reference, rewritten.
         agree: whether two texts are the same but for their style.
-        language: further arguments of `as_sentence`.
     """
     if said is not None and said.strip() and (not reference.strip() or agree(said, reference)):
         return said
-    return as_sentence(reference, **language)
+    return plain
 
 
 def in_vocabulary(text: str, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -1,6 +1,5 @@
 """The CTC recipe: a wav2vec 2.0, HuBERT, WavLM, Parakeet or other CTC model forgets speakers."""
 
-from collections import Counter
 from collections.abc import Callable
 
 import datasets
@@ -14,7 +13,6 @@ from transformers import (
     AutoProcessor,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     ProcessorMixin,
     SeamlessM4TFeatureExtractor,
     Wav2Vec2BertProcessor,
@@ -32,39 +30,14 @@ from ...trainer.setup.adapters import load_merged, whole_base_of
 from ..checks.model_checks import loading
 from ..command_line import parse
 from ..run import unlearn
+from .ctc_style import CtcStyle
+from .label_source import LabelSource, load_source
 from .options import CtcArguments
 from .recogniser import RecogniserRecipe
 from .tiny_ctc import build_character_tokenizer, build_model, build_processor
 
 # Methods of transformers' models that give the number of frames for the length of an input.
 FRAME_COUNTERS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
-
-
-class CtcStyle:
-    """Writes labels as the data does ("as_written"), or in the letters of the tokenizer
-    ("vocabulary").
-
-    Raises:
-        ValueError: another style.
-    """
-
-    losses: dict[str, float] = {}
-
-    def __init__(self, style: str, tokenizer: PreTrainedTokenizerBase):
-        if style not in ("as_written", "vocabulary"):
-            raise ValueError(
-                f"transcripts is {style}, which is for models with a decoder: a CTC model takes "
-                "vocabulary or as_written"
-            )
-        self.style, self.tokenizer, self.counts = style, tokenizer, Counter()
-
-    def __call__(self, rows: datasets.Dataset) -> list[str]:
-        texts = rows["text"][:]
-        if self.style == "as_written":
-            return texts
-        written = [in_vocabulary(text, self.tokenizer) for text in texts]
-        self.counts["rewritten"] += sum(text != own for text, own in zip(texts, written))
-        return written
 
 
 class CtcRecipe(RecogniserRecipe):
@@ -113,13 +86,22 @@ class CtcRecipe(RecogniserRecipe):
         return (Wav2Vec2BertProcessor if bert else Wav2Vec2Processor)(extractor, tokenizer)
 
     def prepare(self, start: str | None, training: bool) -> None:
-        data = self.data
-        has_vocabulary = start is not None and not self.new_head
-        data.transcripts = data.transcripts or ("vocabulary" if has_vocabulary else "as_written")
-        self.style = CtcStyle(data.transcripts, self.processor.tokenizer)
+        data, splits = self.data, self.unprepared
+        # An evaluation takes the style of the run that made the model.
+        self.label_source = LabelSource.of(self.options, data)
+        data.transcripts = data.transcripts or self._default_style(start)
+        compared = splits.retain if has_text(splits.retain) else splits.forget
+        writer = None
+        if data.transcripts == "own" and not self.new_head:
+            self.label_source, writer = load_source(
+                self.options, data, self.processor, self.load_model
+            )
+        self.style = CtcStyle(
+            writer, self.processor, data, compared, self.args.device, self.args.seed
+        )
         model = load_merged(self.load_model, start)
         self.splits = prepare_splits(
-            self.unprepared,
+            splits,
             self.processor,
             data,
             retain_pool=training,
@@ -128,6 +110,14 @@ class CtcRecipe(RecogniserRecipe):
             frames_of=frame_counter(model),
             prompted=False,
         )
+        self.style.release()
+
+    def _default_style(self, start: str | None) -> str:
+        """Pretrained models get labels in their letters, or their own where the data have none."""
+        if start is None or self.new_head:
+            return "as_written"
+        splits = self.unprepared
+        return "vocabulary" if has_text(splits.forget) or has_text(splits.retain) else "own"
 
     def load_model(self, name: str | None) -> PreTrainedModel:
         options = self.options
@@ -164,9 +154,18 @@ class CtcRecipe(RecogniserRecipe):
                 language=self.data.language,
                 seed=self.args.seed,
                 texts=self.texts,
+                references=self.references() if self.data.transcripts == "own" else None,
                 ctc=True,
             ),
         }
+
+    def truth(self, text: str) -> str:
+        return in_vocabulary(text, self.processor.tokenizer)
+
+
+def has_text(rows: datasets.Dataset) -> bool:
+    """Whether any utterance has a transcript."""
+    return any(text.strip() for text in rows["text"])
 
 
 def is_headless(config: PreTrainedConfig) -> bool:

@@ -7,7 +7,7 @@ An unlearned model that transcribed the utterances itself would set its own targ
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
 from ...data.speech.arguments import SpeechArguments
@@ -15,7 +15,7 @@ from ...trainer.setup.adapters import load_merged
 from ..checks.model_checks import loading
 from ..checks.processor_checks import describe_difference
 from ..models.previous_requests import results_of
-from .options import WhisperArguments
+from .options import RecogniserArguments
 
 logger = logging.get_logger(__name__)
 
@@ -33,7 +33,7 @@ class LabelSource:
     why: str
 
     @classmethod
-    def of(cls, options: WhisperArguments, data: SpeechArguments) -> "LabelSource":
+    def of(cls, options: RecogniserArguments, data: SpeechArguments) -> "LabelSource":
         """The model that `labels_from` names; else the one that the run starts from. An evaluation
         takes the start and the style of the run that made the evaluated model, from its
         results.json, and stores the style in `data.transcripts`.
@@ -63,11 +63,11 @@ class LabelSource:
 
 
 def load_source(
-    options: WhisperArguments,
+    options: RecogniserArguments,
     data: SpeechArguments,
-    processor: WhisperProcessor,
-    load: Callable[[str], WhisperForConditionalGeneration],
-) -> tuple[LabelSource, WhisperForConditionalGeneration | None]:
+    processor: ProcessorMixin,
+    load: Callable[[str], PreTrainedModel],
+) -> tuple[LabelSource, PreTrainedModel | None]:
     """The source of the labels and its model; None for a new model. An evaluation falls back to the
     evaluated model, with a warning, where its original cannot be loaded.
 
@@ -95,8 +95,8 @@ def load_source(
         return source, load_merged(load, start)
 
 
-def _check_tokens(name: str, processor: WhisperProcessor) -> None:
-    if found := describe_difference(processor, WhisperProcessor.from_pretrained(name)):
+def _check_tokens(name: str, processor: ProcessorMixin) -> None:
+    if found := describe_difference(processor, AutoProcessor.from_pretrained(name)):
         raise ValueError(
             f"labels_from: {name} does not go with the run's processor: {found}. Give the model "
             "that the run started from"

@@ -21,7 +21,7 @@ from ...data.speech.collator import SpeechCollator
 from ...data.speech.extractors import extract, longest_audio
 from ...data.speech.labels import label_ids
 from ...data.speech.row_cache import audio_states
-from ...data.speech.transcripts import as_sentence, own_or_sentence
+from ...data.speech.transcripts import as_sentence, own_or
 from ...files import written_whole
 from ...metrics.normalizers import UNSPACED, normalizer
 from ..models.reference_models import weights_digest
@@ -34,9 +34,9 @@ TRANSCRIBED_AT_ONCE = 16
 
 
 class LabelStyle:
-    """Writes the labels of utterances in the style `data.transcripts`. Where that is None, the
-    style is chosen and stored there: "as_written" if the model finds the data's transcripts at
-    least as likely as sentences, else "own". Without transcripts it is "own".
+    """Writes the labels of a model with a decoder in the style `data.transcripts`. Where that is
+    None, the style is chosen and stored there: "as_written" if the model finds the data's
+    transcripts at least as likely as sentences, else "own". Without transcripts it is "own".
 
     Args:
         model: the model that is to forget; None for a new model, which has no style yet.
@@ -48,10 +48,16 @@ class LabelStyle:
             model or transcripts.
         counts: the numbers of labels that are the model's "own" or a "sentence", and of utterances
             with "no transcript".
+        plain: the style of labels where the model's own transcript is wrong.
+        compared: the styles whose losses are compared.
 
     Raises:
         ValueError: a new model is asked for its own transcripts, or the style is one of CTC models.
     """
+
+    plain = "sentence"
+    compared = ("as_written", "sentence", "own")
+    not_taken = ("vocabulary", "for CTC models: leave it out")
 
     def __init__(
         self,
@@ -64,8 +70,9 @@ class LabelStyle:
         end_token: int | None = None,
     ):
         self.processor, self.data = processor, data
-        if data.transcripts == "vocabulary":
-            raise ValueError("transcripts is vocabulary, which is for CTC models: leave it out")
+        style, reason = self.not_taken
+        if data.transcripts == style:
+            raise ValueError(f"transcripts is {style}, which is {reason}")
         self.model, self.digest = None, None
         self.losses, self.counts, self.end_token = {}, Counter(), end_token
         # The model's transcripts, by the state of an utterance's audio.
@@ -76,7 +83,7 @@ class LabelStyle:
             if data.transcripts == "own":
                 raise ValueError(
                     "transcripts is own, but a new model says nothing yet: set it to as_written or "
-                    "sentence"
+                    f"{self.plain}"
                 )
             data.transcripts = data.transcripts or "as_written"
             return
@@ -101,27 +108,34 @@ class LabelStyle:
         texts = self.written(rows, self.data.transcripts)
         said = self.own(rows) if self.data.transcripts == "own" else []
         own = sum(text == other for text, other in zip(texts, said))
-        self.counts.update({"own": own, "sentence": len(texts) - own} if said else {})
+        self.counts.update({"own": own, self.plain: len(texts) - own} if said else {})
         return texts
 
     def written(self, rows: datasets.Dataset, style: str) -> list[str]:
-        """The rows' transcripts in a style: "as_written", "sentence" or "own"."""
+        """The rows' transcripts in a style: "as_written", `plain` or "own"."""
         references = rows["text"][:]
         if style == "as_written":
             return references
-        if style == "sentence":
-            return [as_sentence(text, **self._language) for text in references]
-        said = self.own(rows)
-        return [
-            own_or_sentence(*pair, self._agree, **self._language) for pair in zip(said, references)
-        ]
+        plain = self.rewritten(references)
+        if style == self.plain:
+            return plain
+        texts = zip(self.own(rows), references, plain)
+        return [own_or(*each, self._agree) for each in texts]
+
+    def rewritten(self, references: list[str]) -> list[str]:
+        """The references in the style `plain`."""
+        return [as_sentence(text, **self._language) for text in references]
 
     def own(self, rows: datasets.Dataset) -> list[str | None]:
         """The model's transcripts, decoded greedily; None where bad audio may be skipped."""
-        settings = {**self.model.generation_config.to_dict(), "skip": self.data.skip_bad_audio}
+        settings = {**self.settings(), "skip": self.data.skip_bad_audio}
         made_of = ["own", self.digest, settings, self.processor.feature_extractor.to_dict()]
         states = [Hasher.hash(state) for state in audio_states(rows)]
         return self._cached(Hasher.hash([*made_of, states]), lambda: self._transcribe(rows, states))
+
+    def settings(self) -> dict:
+        """What the model's transcripts depend on, beside its weights and the audio."""
+        return self.model.generation_config.to_dict()
 
     def release(self) -> None:
         """Drops the model, to free its memory."""
@@ -185,7 +199,7 @@ class LabelStyle:
             ) from None
 
     def _compare(self, rows: datasets.Dataset) -> dict[str, float]:
-        styles = {style: self.written(rows, style) for style in ("as_written", "sentence", "own")}
+        styles = {style: self.written(rows, style) for style in self.compared}
         made_of = [
             "losses",
             self.digest,
@@ -196,24 +210,28 @@ class LabelStyle:
         ]
         return self._cached(Hasher.hash(made_of), lambda: self.mean_losses(rows, styles))
 
-    @torch.no_grad()
     def mean_losses(self, rows: datasets.Dataset, styles: dict[str, list[str]]) -> dict[str, float]:
         """The mean of the utterances' losses, by style."""
-        start = self.model.config.decoder_start_token_id
         losses = {style: [] for style in styles}
         for place, row in enumerate(rows):
             inputs = self._inputs(row)
             if inputs is None:
                 continue
-            heard = self._batch([inputs])
-            given = {"encoder_outputs": self.model.get_encoder()(**heard)}
-            if "attention_mask" in heard:
-                given["attention_mask"] = heard["attention_mask"]
-            for style, texts in styles.items():
-                labels = label_ids(
-                    [texts[place]], self.processor.tokenizer, end_token=self.end_token
-                )
-                batch = SpeechCollator(self.processor, start)([{**inputs, "labels": labels[0]}])
-                labels = batch["labels"].to(self.model.device)
-                losses[style].append(self.model(**given, labels=labels).loss.item())
+            found = self.losses_of(inputs, [texts[place] for texts in styles.values()])
+            for style, loss in zip(styles, found):
+                losses[style].append(loss)
         return {style: sum(each) / len(each) for style, each in losses.items() if each}
+
+    @torch.no_grad()
+    def losses_of(self, inputs: dict[str, np.ndarray], texts: list[str]) -> list[float]:
+        """The losses of an utterance with each of some texts as its label."""
+        heard, start = self._batch([inputs]), self.model.config.decoder_start_token_id
+        given = {"encoder_outputs": self.model.get_encoder()(**heard)}
+        if "attention_mask" in heard:
+            given["attention_mask"] = heard["attention_mask"]
+        losses = []
+        for ids in label_ids(texts, self.processor.tokenizer, end_token=self.end_token):
+            batch = SpeechCollator(self.processor, start)([{**inputs, "labels": ids}])
+            labels = batch["labels"].to(self.model.device)
+            losses.append(self.model(**given, labels=labels).loss.item())
+        return losses

@@ -7,7 +7,7 @@ from ..options import RecipeArguments
 
 @dataclass
 class RecogniserArguments(RecipeArguments):
-    """How texts are compared, and which layers get an adapter."""
+    """How texts are compared, which model's style labels have, and which layers get an adapter."""
 
     normalize: str = field(
         default="true",
@@ -28,8 +28,18 @@ class RecogniserArguments(RecipeArguments):
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
         metadata={"help": "LoRA: names of the layers that get an adapter."},
     )
+    labels_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "The model that transcripts 'own' are of: a folder or Hub id. By default the "
+            "model that unlearning starts from; for hf-unlearn evaluate, that of the run that made "
+            "the model, by its results.json."
+        },
+    )
 
-    _not_of_training = RecipeArguments._not_of_training | {"normalize", "report_audio"}
+    _not_of_training = RecipeArguments._not_of_training | {
+        *("normalize", "report_audio", "labels_from"),
+    }
 
 
 @dataclass
@@ -89,15 +99,8 @@ class WhisperArguments(RecogniserArguments):
             "anew; 0: no augmentation."
         },
     )
-    labels_from: str | None = field(
-        default=None,
-        metadata={
-            "help": "The model that transcripts 'own' are of: a folder or Hub id. By default the "
-            "model that unlearning starts from; for hf-unlearn evaluate, that of the run that made "
-            "the model, by its results.json."
-        },
-    )
-    _not_of_training = RecogniserArguments._not_of_training | {"augment", "labels_from"}
+
+    _not_of_training = RecogniserArguments._not_of_training | {"augment"}
 
 
 @dataclass

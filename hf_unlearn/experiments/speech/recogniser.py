@@ -1,8 +1,7 @@
 """What the recipes of speech recognition share: data, splits, measurements and transcripts."""
 
 import io
-from collections import Counter, deque
-from typing import Protocol
+from collections import deque
 
 import datasets
 import numpy as np
@@ -15,6 +14,7 @@ from ...data.speech.audio import SAMPLING_RATE, decode_audio
 from ...data.speech.splits import load_splits
 from ...metrics import character_errors, error_rate, word_errors
 from ...metrics.normalizers import language_code, normalizer
+from ...metrics.token_texts import text_of
 from ...report.results import Results
 from ...trainer import UnlearnTrainer
 from ..checks.model_checks import check_model
@@ -24,24 +24,12 @@ from ..models.reference_models import train
 from ..options import ReferenceArguments
 from ..recipe import Recipe
 from ..waiting import main_process_first
+from .label_source import LabelSource
+from .label_style import LabelStyle
 from .options import RecogniserArguments
 
 # The transcripts of each split in results.json and report.html.
 SHOWN = 8
-
-
-class Style(Protocol):
-    """How the labels of utterances are written.
-
-    losses: {style: mean loss of the original model}; {} where no styles were compared.
-    counts: the numbers of labels of each kind.
-    """
-
-    losses: dict[str, float]
-    counts: Counter
-
-    def __call__(self, rows: datasets.Dataset) -> list[str]:
-        """The texts of the rows' labels."""
 
 
 class RecogniserRecipe(Recipe):
@@ -56,7 +44,9 @@ class RecogniserRecipe(Recipe):
     task = "speakers"
     # whether the texts of an evaluation come from `generate`
     generates: bool
-    style: Style
+    style: LabelStyle
+    # whose style the labels are written in
+    label_source: LabelSource
 
     def __init__(
         self,
@@ -152,7 +142,28 @@ class RecogniserRecipe(Recipe):
             "transcripts": self.data.transcripts,
             "losses": self.style.losses,
             "counts": dict(self.style.counts),
+            "model": self.label_source.name,
         }
+
+    def evaluation_notes(self) -> dict:
+        labels = self.labels()
+        return {"labels": {**labels, "note": self.label_source.note(labels["transcripts"])}}
+
+    def references(self) -> dict[str, str]:
+        """{label's text: the transcript that predictions are compared with}."""
+        parts = [
+            rows.select_columns(["labels", "text"]) for rows in self.splits.evaluation().values()
+        ]
+        rows = datasets.concatenate_datasets(parts)
+        written = [text_of(self.processor.tokenizer, ids) for ids in rows["labels"][:]]
+        pairs = [(label, self.truth(text)) for label, text in zip(written, rows["text"][:])]
+        # Later pairs win. Sorting puts the data's own transcripts after labels that stand in for a
+        # missing transcript.
+        return dict(sorted(pairs, key=lambda pair: pair[0].strip() != pair[1]))
+
+    def truth(self, text: str) -> str:
+        """The data's transcript as predictions are compared with it."""
+        return text
 
     def audio(self, results: Results) -> dict[str, bytes]:
         wanted = {

@@ -186,30 +186,9 @@ class WhisperRecipe(RecogniserRecipe):
                 language=self.data.language,
                 seed=self.args.seed,
                 texts=self.texts,
-                references=self._references(),
+                references=None if self.data.transcripts == "as_written" else self.references(),
             ),
         }
-
-    def labels(self) -> dict:
-        return {**super().labels(), "model": self.label_source.name}
-
-    def evaluation_notes(self) -> dict:
-        labels = self.labels()
-        return {"labels": {**labels, "note": self.label_source.note(labels["transcripts"])}}
-
-    def _references(self) -> dict[str, str]:
-        """{label's text: the data's transcript}; {} where the labels are the transcripts."""
-        if self.data.transcripts == "as_written":
-            return {}
-        parts = [
-            rows.select_columns(["labels", "text"]) for rows in self.splits.evaluation().values()
-        ]
-        rows = datasets.concatenate_datasets(parts)
-        said = self.processor.tokenizer.batch_decode(rows["labels"][:], skip_special_tokens=True)
-        pairs = list(zip(said, rows["text"][:]))
-        # Later pairs win. Sorting puts the data's own transcripts after labels that stand in for a
-        # missing transcript.
-        return dict(sorted(pairs, key=lambda pair: pair[0].strip() != pair[1]))
 
     def _augmented(self, rows: Dataset, model: PreTrainedModel) -> Augmented:
         shift = round(self.options.train_shift * FRAMES_PER_SECOND)

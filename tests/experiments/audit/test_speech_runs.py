@@ -26,6 +26,7 @@ def data(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     # Pairs of utterances for the attacks.
     monkeypatch.setattr("hf_unlearn.experiments.audit.attacks.FEWEST", 2)
+    monkeypatch.setattr("hf_unlearn.metrics.informed.TREES", 4)
     return recognisers.write_speech(tmp_path / "data")
 
 
@@ -62,7 +63,9 @@ def test_a_ctc_recogniser(data, tmp_path, capsys):
     assert f"{', '.join(DECODED)}: not measured: {reason}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("label", ["text", "speaker"], ids=["speaker_data", "speaker_classes"])
+@pytest.mark.parametrize(
+    "label", [pytest.param("text", marks=pytest.mark.slow), "speaker"], ids=["data", "classes"]
+)
 def test_a_classifier_of_speech(data, tmp_path, label):
     out = tmp_path / "out"
     rules = {"stop_when": "forget_loss >= 1000", "abort_when": "test_loss > 1000"}
@@ -84,6 +87,7 @@ def test_a_classifier_of_speech(data, tmp_path, label):
         assert no_class.startswith("there are 1 other speakers") and "never met" in no_strangers
 
 
+@pytest.mark.slow
 def test_another_recogniser_with_a_decoder(data, tmp_path):
     model, out = recognisers.saved(recognisers.moonshine, tmp_path / "model"), tmp_path / "out"
     whisper.main(flags(data, out, model=model, attacks="false", language="en"))
