@@ -74,7 +74,7 @@ def unlearn(recipe: Recipe) -> dict:
     train_to_forget(recipe, trainer)
     announce(recipe, "measuring")
     after = measure(recipe, trainer, shadows)
-    _save(recipe, trainer)
+    save_model(recipe, trainer)
     measured = {"original": before, "unlearned": after, "retrained": retrained}
     results = collect_results(recipe, trainer, measured, base)
     if main:
@@ -96,7 +96,7 @@ def unlearning_trainer(recipe: Recipe, original: nn.Module) -> UnlearnTrainer:
     return trainer
 
 
-def _save(recipe: Recipe, trainer: UnlearnTrainer) -> None:
+def save_model(recipe: Recipe, trainer: UnlearnTrainer) -> None:
     """Saves the unlearned model; with `merge_adapter: false`, as one adapter with the earlier."""
     main = trainer.is_world_process_zero()
     if main:
