@@ -92,7 +92,8 @@ def unlearning_trainer(recipe: Recipe, original: nn.Module) -> UnlearnTrainer:
     # A new adapter's random weights then depend on the seed alone, and a run can be repeated.
     set_seed(args.seed)
     trainer = make_trainer(recipe, original, args, lora_r=options.lora_r)
-    trainer.add_callback(StepDigests(trainer, options.digest_steps))
+    if options.digest_steps:
+        trainer.add_callback(StepDigests(trainer, options.digest_steps))
     return trainer
 
 

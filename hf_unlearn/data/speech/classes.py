@@ -160,7 +160,9 @@ def load_class_splits(
     """
     _check_request(args)
     before = forgotten_before or {}
-    speakers = args.forgets_speakers or args.identifies_speakers
+    # Also where a class is forgotten now, the utterances of these speakers are not retained.
+    known_speakers = "speaker" in (*before, *(request.column for request in earlier))
+    speakers = args.forgets_speakers or args.identifies_speakers or known_speakers
     train = load_clips(args, args.train_split, needs_speakers=speakers)
     classes = classes_of(train)
     test, other = (
@@ -170,6 +172,19 @@ def load_class_splits(
     for option, rows in (("test_split", test), ("other_split", other)):
         unseen = sorted(groups_of(rows, "class"))
         check_owners(CLIPS, unseen, classes, f"the training split (classes of {option})")
+    forgotten = args.forget_speakers
+    if args.forget_share:
+        forgotten = draw_speakers(train, args.forget_share, args.forget_share_min, seed)
+    if args.forgets_speakers:
+        check_speakers(forgotten, train["speaker"][:], "the training split")
+    # The other columns are those of `split_by_speaker` and `split_by_class`.
+    columns = ("class", "id") if args.forgets_speakers else ("speaker",) * known_speakers
+    apart, given = {}, {"forgotten": (), "held_out": args.held_out, "seed": seed}
+    for column in columns:
+        apart |= earlier_parts(earlier, column, train, test, **given)
+        train, test, other = drop_forgotten_before(
+            [train, test, other], column, before.get(column, ()), (), (), earlier
+        )
     options = {
         "retain_size": args.retain_size,
         "retain_rest": args.retain_rest,
@@ -178,8 +193,18 @@ def load_class_splits(
         "earlier": earlier,
         "seed": seed,
     }
-    if not args.forgets_speakers:
-        known = {column: names for column, names in before.items() if column != "speaker"}
+    if args.forgets_speakers:
+        splits = split_by_speaker(
+            train,
+            forget_speakers=forgotten,
+            retain_speakers=args.retain_speakers,
+            other=other,
+            forgotten_before=before.get("speaker", ()),
+            **options,
+        )
+        if not args.identifies_speakers:
+            _warn_of_uneven_classes(splits)
+    else:
         splits = split_by_class(
             ClipSplits,
             train,
@@ -188,32 +213,10 @@ def load_class_splits(
             forget_samples=args.forget_samples,
             forget_ids=args.forget_ids,
             retain_classes=args.retain_classes,
-            forgotten_before=known,
+            forgotten_before=before,
             **options,
         )
-        return splits, classes
-    forgotten = args.forget_speakers
-    if args.forget_share:
-        forgotten = draw_speakers(train, args.forget_share, args.forget_share_min, seed)
-    check_speakers(forgotten, train["speaker"][:], "the training split")
-    apart, given = {}, {"forgotten": (), "held_out": args.held_out, "seed": seed}
-    for column in ("class", "id"):
-        apart |= earlier_parts(earlier, column, train, test, **given)
-        train, test, other = drop_forgotten_before(
-            [train, test, other], column, before.get(column, ()), (), (), earlier
-        )
-    splits = split_by_speaker(
-        train,
-        forget_speakers=forgotten,
-        retain_speakers=args.retain_speakers,
-        other=other,
-        forgotten_before=before.get("speaker", ()),
-        **{**options, "test": test},
-    )
-    splits = replace(splits, earlier={**apart, **splits.earlier})
-    if not args.identifies_speakers:
-        _warn_of_uneven_classes(splits)
-    return splits, classes
+    return replace(splits, earlier={**apart, **splits.earlier}), classes
 
 
 def _check_request(args: SpeechClassArguments) -> None:

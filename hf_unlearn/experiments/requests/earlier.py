@@ -4,16 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 from ...data.earlier import EarlierRequest, known_names
 from ...data.splits import Splits
 from ...privacy.carried_salt import LONG, salt_name, salts_in
-from ...privacy.redaction import pseudonym
+from ...privacy.redaction import SALT, pseudonym
 from ...report.ledger import Entry, read_ledger
 from ...report.run_layout import LEDGER
 from ...report.weights import QUIET, weights_digest
 from ..models.previous_requests import forgotten_before, results_of
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,13 @@ def find_earlier(model: str, output_dir: str) -> Earlier:
     beside = [folder, folder.parent] if folder.name.startswith("checkpoint-") else [folder]
     salts = salts_in([*beside, output_dir])
     entries = read_ledger(file) if (file := _ledger_file(model, beside)) else []
-    known = not entries or all(entry["salt"] in salts for entry in entries)
-    names = forgotten_before(model, warn=not (entries and known))
+    if unknown := [str(entry["request"]) for entry in entries if entry["salt"] not in salts]:
+        logger.warning_once(
+            f"The salt of request {', '.join(unknown)} is neither in {model} nor in {output_dir}, "
+            "so what they made the model forget cannot be found in the data: it may be retained, "
+            f"and is not measured again. Put the file {SALT} of that run into {output_dir}."
+        )
+    names = forgotten_before(model, warn=not entries)
     if not entries and names and salts:
         entries = _from_results(model, names, next(iter(salts.values())))
     return Earlier(entries, salts, names)

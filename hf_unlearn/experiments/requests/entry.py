@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from datasets import Dataset
 from transformers import TrainerState
 from transformers.utils import logging
 
-from ...data.splits import Splits
 from ...privacy.carried_salt import LONG, carry_salt, salt_name, salted
 from ...privacy.redaction import pseudonym, salt_of
 from ...report.ledger import UNVERIFIED, Entry, write_ledger
@@ -21,6 +22,9 @@ from ...trainer.checkpoints.step_digests import step_digests
 from ..models.reference_models import digest
 from ..recipe import Recipe
 from .earlier import Earlier
+
+# The splits that a run's weights depend on.
+COMPARED = ("forget", "retain")
 
 logger = logging.get_logger(__name__)
 
@@ -67,13 +71,15 @@ def finish_entry(
     if trainer.record.resumed_from and earlier and _is_same_run(earlier[-1], entry):
         # It was killed after it had written its entry, and started from its own output.
         entry |= {name: earlier[-1][name] for name in ("request", "weights_before")}
+        entry["earlier"].pop(str(entry["request"]), None)
         earlier = earlier[:-1]
     write_ledger(folder, [*earlier, entry])
 
 
 def make_entry(recipe: Recipe, state: TrainerState, results: Results, salt: str) -> Entry:
     """All that an entry says beside the digests of the weights before and after."""
-    column, names = forgotten_now(recipe.splits, task_of(results))
+    described, task = recipe.splits.describe(), task_of(results)
+    column, names = forgotten_now(described, task)
     environment, stopped = results.environment or {}, results.stopping or {}
     ids = sorted(pseudonym(name, salt, LONG) for name in names)
     kept = ("step", "reason", "restored_step")
@@ -83,7 +89,7 @@ def make_entry(recipe: Recipe, state: TrainerState, results: Results, salt: str)
         "column": column,
         "ids": ids,
         "salt": salt_name(salt),
-        "samples": {name: len(getattr(recipe.splits, name)) for name in ("forget", "retain")},
+        "samples": {name: described[task.units].get(name) for name in COMPARED},
         "data": data_digests(recipe.splits, salt),
         "settings": settings_of(results),
         "seed": results.seed,
@@ -98,16 +104,26 @@ def make_entry(recipe: Recipe, state: TrainerState, results: Results, salt: str)
     }
 
 
-def forgotten_now(splits: Splits, task: Task) -> tuple[str, list[str]]:
-    """The column of the data that says what is forgotten, and the names in it."""
+def forgotten_now(described: Mapping, task: Task) -> tuple[str, list[str]]:
+    """The column of the data that says what is forgotten, and the names in it.
+
+    Args:
+        described: what the splits say of themselves.
+    """
     if task.forgotten != task.group:
-        return "id", splits.forget["id"][:]
-    return task.group, sorted(set(splits.forget[task.group][:]))
+        return "id", described["forget_ids"]
+    return task.group, described[task.groups]["forget"]
 
 
-def data_digests(splits: Splits, salt: str) -> dict[str, str]:
-    """Salted digests of the forget and the retain set."""
-    return {name: salted(digest(getattr(splits, name)), salt) for name in ("forget", "retain")}
+def data_digests(splits: object, salt: str) -> dict[str, str]:
+    """Salted digests of the forget and the retain set; not of those that a recipe of your own has
+    in another form than rows of `datasets`."""
+    parts = {name: getattr(splits, name, None) for name in COMPARED}
+    return {
+        name: salted(digest(rows), salt)
+        for name, rows in parts.items()
+        if isinstance(rows, Dataset)
+    }
 
 
 def versions(environment: Mapping) -> dict[str, str]:
@@ -120,7 +136,7 @@ def versions(environment: Mapping) -> dict[str, str]:
 
 
 def checked_again(
-    earlier: Earlier, splits: Splits, results: Results, ids: list[str]
+    earlier: Earlier, splits: Any, results: Results, ids: list[str]
 ) -> dict[str, dict | str]:
     """What this run measured of each earlier request, by the request's number: the task's first
     metric before and after, or "unverified" where the data has nothing that the request named."""

@@ -76,26 +76,32 @@ def _last_entry(folder: Path) -> Entry:
             f"the adapter of request {entry['request']} was merged after the run: verify the run's "
             "own output_dir"
         )
-    if not entry.get("steps"):
+    if "data" not in entry:
         raise ValueError(
-            f"the ledger has no digests of the steps of request {entry['request']} (as of a run "
-            "under DeepSpeed, or of an earlier version), so nothing can be compared"
+            f"request {entry['request']} was made by a version without a ledger, so nothing can be "
+            "compared"
         )
     return entry
 
 
 def _compared_steps(entry: Entry, steps: int | None) -> dict[str, str]:
-    """{step: digest} of those that are compared."""
+    """{step: digest} of those that are compared, up to a step if one is given.
+
+    Raises:
+        ValueError: no step up to that one was recorded.
+    """
     recorded = entry["steps"]
-    wanted = {step: one for step, one in recorded.items() if steps is None or int(step) <= steps}
-    if not any(int(step) for step in wanted):
-        later = sorted(int(step) for step in recorded if int(step))
-        first = f"at least {later[0]}" if later else "no number of steps"
+    if steps is None:
+        return recorded
+    taken = sorted(int(step) for step in recorded if int(step))
+    if not taken:
         raise ValueError(
-            f"steps is {steps}, but the first recorded step is {later[0] if later else 'the end'}: "
-            f"give {first}"
+            "the ledger has no digests of steps, as of a run with digest_steps: 0 or under "
+            "DeepSpeed: leave --steps out, and only the end is compared"
         )
-    return wanted
+    if steps < taken[0]:
+        raise ValueError(f"steps is {steps}, but the first recorded step is {taken[0]}: give that")
+    return {step: digest for step, digest in recorded.items() if int(step) <= steps}
 
 
 # ---- what makes a comparison impossible ----------------------------------------------------------
