@@ -211,7 +211,7 @@ def test_inputs_have_the_places_of_classes_as_labels_and_long_audio_is_cut(comma
 
 def test_a_speaker_forgotten_before_is_not_retained_when_a_class_is_forgotten(commands):
     earlier = [EarlierRequest(1, "speaker", "anna".__eq__), EarlierRequest(2, "class", "no".__eq__)]
-    args = arguments(commands, forget_classes=["yes"])
+    args = arguments(commands, forget_classes=["yes"], retain_size=1)
     splits, classes = load_class_splits(args, 0, {"speaker": ["clara"]}, earlier)
     assert classes == sorted(WORDS)
     assert {name: set(rows["speaker"][:]) for name, rows in splits.parts().items()} == {
