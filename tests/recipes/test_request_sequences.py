@@ -106,7 +106,8 @@ def test_a_stacked_adapter_is_one_adapter_of_the_same_base(pictures, tmp_path):
     ],
 )
 def test_what_cannot_be_stacked_is_refused_early(tmp_path, options, message):
-    LoraConfig(use_dora=True).save_pretrained(tmp_path / "adapter")
+    config = LoraConfig(use_dora=True, base_model_name_or_path="base")
+    config.save_pretrained(tmp_path / "adapter")
     given = {"model": "train", "output_dir": "adapter", **options}
     for name in {"model", "output_dir"} - ({"model"} if given["model"] == "train" else set()):
         given[name] = str(tmp_path / given[name])
