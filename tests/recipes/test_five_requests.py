@@ -120,7 +120,7 @@ def test_what_does_not_follow_is_found(copy, capsys):
     "change, message",
     [
         ({"versions": {"torch": "1.0"}}, "the run was made with other versions: torch 1.0, not"),
-        ({"data": {"forget": "0" * 64}}, "the forget set differ from those of request 3"),
+        ({"data": {"forget": "0" * 64}}, "other data than those of request 3: forget"),
         ({"weights_before": "0" * 64}, "has other weights than those that request 3 started from"),
         ({"processes": 2}, "the run had 2 processes, and this has 1"),
         ({"steps": {"0": "0" * 64, "4": "0" * 64}}, "steps is 2, but the first recorded step is 4"),

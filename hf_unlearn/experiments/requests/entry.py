@@ -23,7 +23,7 @@ from ..models.reference_models import digest
 from ..recipe import Recipe
 from .earlier import Earlier
 
-# The splits that a run's weights depend on.
+# The splits that the weights depend on in every run.
 COMPARED = ("forget", "retain")
 
 logger = logging.get_logger(__name__)
@@ -116,9 +116,10 @@ def forgotten_now(described: Mapping, task: Task) -> tuple[str, list[str]]:
 
 
 def data_digests(splits: object, salt: str) -> dict[str, str]:
-    """Salted digests of the forget and the retain set; not of those that a recipe of your own has
-    in another form than rows of `datasets`."""
+    """Salted digests of the forget set, the retain set and the sets of earlier requests; not of
+    those that a recipe of your own has in another form than rows of `datasets`."""
     parts = {name: getattr(splits, name, None) for name in COMPARED}
+    parts |= getattr(splits, "earlier", {})
     return {
         name: salted(digest(rows), salt)
         for name, rows in parts.items()

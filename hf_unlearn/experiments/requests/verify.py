@@ -137,11 +137,11 @@ def _refuse_other_data(entry: Entry, recipe: Recipe, folder: Path) -> None:
             "verify the run's own output_dir"
         )
     found = data_digests(recipe.splits, salt)
-    other = [name for name, digest in entry["data"].items() if found[name] != digest]
+    other = [name for name, digest in entry["data"].items() if found.get(name) != digest]
     if other:
         raise ValueError(
-            f"the {' and the '.join(other)} set differ from those of request {entry['request']}: "
-            "give the run's own data"
+            f"other data than those of request {entry['request']}: {', '.join(other)}: give the "
+            "run's own data"
         )
 
 
