@@ -1,9 +1,13 @@
 """One run of a recipe: reference models, unlearning, evaluation of all models, and the report."""
 
+from pathlib import Path
+
 from torch import nn
 from transformers import set_seed
 
+from ..report.best_effort import warn_if_not_written
 from ..report.results import Results
+from ..report.run_layout import LEDGER
 from ..trainer import UnlearnTrainer
 from ..trainer.checkpoints.step_digests import StepDigests
 from ..trainer.setup.adapters import base_of, keep_merged, whole_base_of
@@ -77,9 +81,7 @@ def unlearn(recipe: Recipe) -> dict:
     save_model(recipe, trainer)
     measured = {"original": before, "unlearned": after, "retrained": retrained}
     results = collect_results(recipe, trainer, measured, base)
-    if main:
-        finish_entry(recipe, trainer, results, start_digest)
-    _finish(recipe, trainer, results)
+    _finish(recipe, trainer, results, start_digest)
     return results.to_dict()
 
 
@@ -128,12 +130,20 @@ def _measure_retrained(
     return measure(recipe, recipe.evaluation_trainer(model), shadows)
 
 
-def _finish(recipe: Recipe, trainer: UnlearnTrainer, results: Results) -> None:
-    """Writes the files of a run, and pushes them where `push_to_hub` says so."""
+def _finish(
+    recipe: Recipe, trainer: UnlearnTrainer, results: Results, start_digest: str | None
+) -> None:
+    """Writes the files of a run, and pushes them where `push_to_hub` says so.
+
+    Args:
+        start_digest: of the weights that the run started from, for the ledger.
+    """
     results.phases = recipe.clock.phases
     if trainer.is_world_process_zero():
         # Written before the recipe's own ending, so that an error there loses no numbers.
         results.write(recipe.args.output_dir)
+        with warn_if_not_written(LEDGER, Path(recipe.args.output_dir)):
+            finish_entry(recipe, trainer, results, start_digest)
     recipe.finish(results, trainer)
     trainer.results = results
     if trainer.is_world_process_zero():

@@ -59,13 +59,13 @@ def keep_entries(recipe: Recipe) -> None:
 def finish_entry(
     recipe: Recipe, trainer: UnlearnTrainer, results: Results, before: str | None
 ) -> None:
-    """Called after the model was saved, on the main process: adds the run to the ledger.
+    """Called after the model and results.json were saved, on the main process: adds the run to the
+    ledger.
 
     Args:
         before: what `begin_entry` has returned.
     """
-    folder = Path(recipe.args.output_dir)
-    earlier = recipe.earlier.entries
+    folder, earlier = Path(recipe.args.output_dir), recipe.earlier.entries
     entry = make_entry(recipe, trainer.state, results, salt_of(folder))
     entry |= {"weights_before": before, "weights_after": weights_digest(folder)}
     if trainer.record.resumed_from and earlier and _is_same_run(earlier[-1], entry):
@@ -89,7 +89,7 @@ def make_entry(recipe: Recipe, state: TrainerState, results: Results, salt: str)
         "column": column,
         "ids": ids,
         "salt": salt_name(salt),
-        "samples": {name: described[task.units].get(name) for name in COMPARED},
+        "samples": {name: described.get(task.units, {}).get(name) for name in COMPARED},
         "data": data_digests(recipe.splits, salt),
         "settings": settings_of(results),
         "seed": results.seed,
@@ -111,8 +111,8 @@ def forgotten_now(described: Mapping, task: Task) -> tuple[str, list[str]]:
         described: what the splits say of themselves.
     """
     if task.forgotten != task.group:
-        return "id", described["forget_ids"]
-    return task.group, described[task.groups]["forget"]
+        return "id", described.get("forget_ids", [])
+    return task.group, (described.get(task.groups) or {}).get("forget", [])
 
 
 def data_digests(splits: object, salt: str) -> dict[str, str]:
