@@ -32,24 +32,24 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def adapter(folder: Path, kind: type, processor: object, target: str) -> Path:
+def adapter(folder: Path, kind: type, processor: object, targets: list[str]) -> Path:
     """An adapter of the model in `folder`."""
-    model = get_peft_model(kind.from_pretrained(folder), LoraConfig(r=2, target_modules=[target]))
+    model = get_peft_model(kind.from_pretrained(folder), LoraConfig(r=2, target_modules=targets))
     model.save_pretrained(folder.with_name("adapter"))
     processor.save_pretrained(folder.with_name("adapter"))
     return folder.with_name("adapter")
 
 
 def test_recognisers_take_an_adapter(data, tmp_path, capsys):
-    for make, kind, main, target in (
-        (recognisers.turbo, AutoModelForSpeechSeq2Seq, whisper.main, "q_proj"),
-        (recognisers.wavlm, AutoModelForCTC, ctc.main, "q_proj"),
+    for make, kind, main in (
+        (recognisers.turbo, AutoModelForSpeechSeq2Seq, whisper.main),
+        (recognisers.wavlm, AutoModelForCTC, ctc.main),
     ):
         model, processor = make()
         folder = recognisers.save(tmp_path / make.__name__ / "model", model, processor)
-        given = adapter(folder, kind, processor, target)
+        given = adapter(folder, kind, processor, ["q_proj"])
         main(flags(data, tmp_path / "out", model=given, dry_run="true", lora_r=1))
-        assert "of" in capsys.readouterr().out
+        assert "trained parameters" in capsys.readouterr().out
 
 
 def test_classifiers_of_speech_take_an_adapter(data, tmp_path, capsys):
@@ -60,7 +60,7 @@ def test_classifiers_of_speech_take_an_adapter(data, tmp_path, capsys):
     config.label2id = {name: number for number, name in config.id2label.items()}
     model = WhisperForAudioClassification(config)
     folder = recognisers.save(tmp_path / "model", model, processor.feature_extractor)
-    given = adapter(folder, type(model), processor.feature_extractor, "q_proj")
+    given = adapter(folder, type(model), processor.feature_extractor, ["q_proj"])
     more = {"label_column": "text", "model": given, "dry_run": "true"}
     rules = {"stop_when": "forget_loss >= 1000", "abort_when": "test_loss > 1000"}
     classes.main(flags(data, tmp_path / "out", **more, **rules))
@@ -74,7 +74,7 @@ def test_classifiers_of_images_take_an_adapter(noise, tmp_path, capsys):
     model = ViTForImageClassification(ViTConfig(**size, **labels, **layers))
     processor = ViTImageProcessor(size={"height": 8, "width": 8})
     folder = recognisers.save(tmp_path / "model", model, processor)
-    given = adapter(folder, AutoModelForImageClassification, processor, r"query|q_proj")
+    given = adapter(folder, AutoModelForImageClassification, processor, ["query", "q_proj"])
     options = {"dataset": noise, "model": given, "forget_classes": "cat", "test_split": "test"}
     options |= {"output_dir": tmp_path / "out", "retain_size": 2, "dry_run": "true"}
     options |= {"use_cpu": "true", "report_to": "none"}
