@@ -3,6 +3,8 @@
 RESULTS = "results.json"
 EVALUATION = "evaluation.json"
 AUDIT = "audit.json"
+# What the model was made to forget, request by request.
+LEDGER = "forget_ledger.json"
 ARGUMENTS = "training_args.json"
 CARD = "README.md"
 # The metrics as the Hub's leaderboards read them.

@@ -1,7 +1,7 @@
 """Speech that has classes (keywords, intents, or its speakers): how it is loaded and split."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from transformers import ProcessorMixin, SequenceFeatureExtractor
 from transformers.utils import logging
 
 from ..class_splits import ClassSplits, split_by_class
+from ..earlier import EarlierRequest, earlier_parts
 from ..names import first_few
 from ..rows import check_owners, local_path, make_request, to_uniform_rows
 from ..sampling import groups_of
@@ -137,7 +138,10 @@ def classes_of(rows: Dataset) -> list[str]:
 
 
 def load_class_splits(
-    args: SpeechClassArguments, seed: int, forgotten_before: dict[str, Iterable[str]] | None = None
+    args: SpeechClassArguments,
+    seed: int,
+    forgotten_before: dict[str, Iterable[str]] | None = None,
+    earlier: Collection[EarlierRequest] = (),
 ) -> tuple[SpeakerSplits | ClipSplits, list[str]]:
     """Loads the splits that `args` describe, and the names of all classes; the audio is not decoded
     yet.
@@ -148,6 +152,7 @@ def load_class_splits(
     Args:
         forgotten_before: what the model has forgotten already, by the column "speaker", "class" or
             "id".
+        earlier: the earlier requests, whose rows are left out, too, and evaluated again.
 
     Raises:
         ValueError: as `load_clips` and the two functions do; what is forgotten is named in two
@@ -170,10 +175,11 @@ def load_class_splits(
         "retain_rest": args.retain_rest,
         "held_out": args.held_out,
         "test": test,
+        "earlier": earlier,
         "seed": seed,
     }
     if not args.forgets_speakers:
-        earlier = {column: names for column, names in before.items() if column != "speaker"}
+        known = {column: names for column, names in before.items() if column != "speaker"}
         splits = split_by_class(
             ClipSplits,
             train,
@@ -182,7 +188,7 @@ def load_class_splits(
             forget_samples=args.forget_samples,
             forget_ids=args.forget_ids,
             retain_classes=args.retain_classes,
-            forgotten_before=earlier,
+            forgotten_before=known,
             **options,
         )
         return splits, classes
@@ -190,9 +196,11 @@ def load_class_splits(
     if args.forget_share:
         forgotten = draw_speakers(train, args.forget_share, args.forget_share_min, seed)
     check_speakers(forgotten, train["speaker"][:], "the training split")
+    apart, given = {}, {"forgotten": (), "held_out": args.held_out, "seed": seed}
     for column in ("class", "id"):
+        apart |= earlier_parts(earlier, column, train, test, **given)
         train, test, other = drop_forgotten_before(
-            [train, test, other], column, before.get(column, ()), (), ()
+            [train, test, other], column, before.get(column, ()), (), (), earlier
         )
     splits = split_by_speaker(
         train,
@@ -202,6 +210,7 @@ def load_class_splits(
         forgotten_before=before.get("speaker", ()),
         **{**options, "test": test},
     )
+    splits = replace(splits, earlier={**apart, **splits.earlier})
     if not args.identifies_speakers:
         _warn_of_uneven_classes(splits)
     return splits, classes
