@@ -32,7 +32,7 @@ from .checkpoints.update_sketch import PreviousUpdates, keep_start, write_sketch
 from .checks.compatibility import NO_FORGET, check_compatible, check_data, check_deepspeed
 from .checks.evaluation_checks import check_evaluation
 from .checks.overlap import warn_of_overlap
-from .checks.previous_checks import check_previous, check_updates
+from .checks.previous_checks import check_previous, check_updates, earlier_identity
 from .checks.prompts import warn_of_difference
 from .loss import LossBySample
 from .publishing.publisher import Publisher
@@ -294,6 +294,7 @@ class UnlearnTrainer(LossBySample):
             resume_from_checkpoint = self.args.resume_from_checkpoint
         self._note_earlier_run_and_keep_base()
         run = run_identity(self.args, self.method_settings, self.train_dataset, self.label_names)
+        run |= earlier_identity(self)
         checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir, run)
         self._publisher.remember_hidden(checkpoint)
         self.record.begin(run, checkpoint)

@@ -8,8 +8,10 @@ from transformers import Trainer
 
 from ...config import UnlearnConfig
 from ...methods import METHODS, Method
+from ...per_sample.shards import sharded_modules
 from ..batches.retain_batches import check_retain_size
 from ..batches.training_data import length_or_none
+from ..protocol import TrainerView
 from .compatibility import check_kind
 
 NAME = "previous_forget_dataset"
@@ -44,6 +46,15 @@ def _given(dataset: Any, updates: Sequence[str | Path] | None) -> dict[str, bool
     return {NAME: dataset is not None, "previous_updates": bool(updates)}
 
 
+def earlier_identity(trainer: TrainerView) -> dict[str, int]:
+    """What `run_identity` says of earlier requests: a resumed run must have the same ones."""
+    updates = trainer.previous_updates
+    return {
+        "samples of earlier requests": length_or_none(trainer.previous_forget_dataset) or 0,
+        "updates of earlier requests": 0 if updates is None else len(updates),
+    }
+
+
 def check_updates(trainer: Trainer) -> None:
     """Checks that sketches of updates can be read and written in this run.
 
@@ -54,10 +65,10 @@ def check_updates(trainer: Trainer) -> None:
     if updates is None and not args.save_update_sketch:
         return
     name = "save_update_sketch" if updates is None else "previous_updates"
-    if args.world_size > 1:
+    if args.world_size > 1 or trainer.is_fsdp_enabled or sharded_modules(trainer.model):
         raise ValueError(
-            f"{name} works in a single process only, and there are {args.world_size}: start one, "
-            f"or give the samples ({NAME})"
+            f"{name} works in a single process with whole weights only: start one process without "
+            f"FSDP, or give the samples ({NAME})"
         )
     if trainer.model_init is not None:
         raise ValueError(f"{name} compares weights, and model_init makes new ones: give model")
