@@ -78,7 +78,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
     save_update_sketch: bool = field(
         default=False,
         metadata={
-            "help": "Write forget_update.safetensors at the end of training: by how much the run "
+            "help": "Write _forget_update.safetensors at the end of training: by how much the run "
             "has changed each trained weight. Later requests can keep what is forgotten here "
             "forgotten with it, without the samples (previous_updates)."
         },

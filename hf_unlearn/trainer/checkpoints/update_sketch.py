@@ -11,12 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...files import written_whole
+from ...report.run_layout import SKETCH
 from .checkpoint_files import copied
 from .start_weights import START, save_start
 
-# What Trainer and this project upload has no files with this prefix. This one must stay private:
-# the published weights minus the update are the weights that still know what was forgotten.
-SKETCH = "_forget_update.safetensors"
 # Whole (*shape,), or the two factors (o, r) and (r, i) of a matrix (o, i).
 Stored = tuple[Tensor, ...]
 PARTS = {1: ("",), 2: ("/left", "/right")}
