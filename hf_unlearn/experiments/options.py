@@ -80,6 +80,17 @@ class RecipeArguments:
             "'cat'), whose rank is the sum of both."
         },
     )
+    keep_forgotten: str = field(
+        default="none",
+        metadata={
+            "help": "How unlearning keeps forgotten what earlier requests made `model` forget. "
+            "samples: each step is orthogonal to the gradients of their samples, which must still "
+            "be in the data. updates: to their changes of the weights, without the samples; each "
+            "run, the first one included, then writes its own into output_dir "
+            "(save_update_sketch). none: it does not.",
+            "choices": ["samples", "updates", "none"],
+        },
+    )
     digest_steps: int = field(
         default=20,
         metadata={
@@ -140,6 +151,10 @@ class RecipeArguments:
     def __post_init__(self):
         if self.threads != "auto" and not (self.threads.isdigit() and int(self.threads)):
             raise ValueError(f"threads is {self.threads!r}, but must be auto or a number from 1")
+        if self.keep_forgotten not in ("samples", "updates", "none"):
+            raise ValueError(
+                f"keep_forgotten is {self.keep_forgotten!r}, but must be samples, updates or none"
+            )
         if self.digest_steps < 0:
             raise ValueError(f"digest_steps is {self.digest_steps}, but must be 0 or more")
 
@@ -148,7 +163,7 @@ class RecipeArguments:
         {
             *("model", "gold", "models_dir", "train_seed", "trainable"),
             *("lora_r", "lora_alpha", "lora_target_modules", "attacks", "shadow_models"),
-            *("merge_adapter", "digest_steps"),
+            *("merge_adapter", "digest_steps", "keep_forgotten"),
             *("threads", "dry_run", "evaluate", "dataset_hint", "recipe", "launch"),
         }
     )

@@ -20,6 +20,7 @@ from ...trainer.setup.adapters import load_merged
 from ...trainer.stopping.rule import Rule
 from ..options import RecipeArguments, ReferenceArguments
 from ..recipe import Recipe, freeze, lora_config, make_trainer
+from ..requests.keeping import kept_forgotten
 from ..requests.stacking import check_stacking
 from .retrained_rules import of_retrained
 
@@ -165,7 +166,9 @@ def first_trainer(recipe: Recipe) -> UnlearnTrainer:
         of_retrained(rule, options.gold) for rule in (args.stop_when, args.abort_when)
     )
     with random_state_kept(args.device):
-        return make_trainer(recipe, first_model(recipe), args, lora_r=options.lora_r)
+        model = first_model(recipe)
+        kept = kept_forgotten(recipe, model)
+        return make_trainer(recipe, model, args, lora_r=options.lora_r, **kept)
 
 
 def check_run(recipe: Recipe) -> None:

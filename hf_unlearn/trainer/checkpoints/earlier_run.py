@@ -15,6 +15,7 @@ from ...report.run_layout import (
     PLOT,
     REPORT,
     RESULTS,
+    SKETCH,
 )
 
 logger = logging.get_logger(__name__)
@@ -32,6 +33,7 @@ MODEL_CONFIGS = ("config.json", "generation_config.json")
 # Files that describe one run.
 RUN_FILES = (
     *(RESULTS, EVALUATION, AUDIT, LEDGER, EVALUATION_RESULTS, REPORT, PLOT, MISREAD, BEST),
+    SKETCH,
 )
 EARLIER_CARD = "README.earlier.md"
 
