@@ -7,15 +7,15 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from tests.support.helpers import Interrupt
-from tests.test_trainer import relative, step
-from tests.support.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper, utterances
 
 from hf_unlearn.per_sample.reference import sample_gradient
 from hf_unlearn.report.run_layout import SKETCH
 from hf_unlearn.trainer.checkpoints.update_sketch import PreviousUpdates, stored
 from hf_unlearn.trainer.samples import sample_access
 from hf_unlearn.trainer.samples.sample_access import SampleAccess
+from tests.support.callbacks import At, interrupt
+from tests.support.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper, utterances
+from tests.trainer.brute_force import relative, step
 
 PREVIOUS = utterances(3, seed=7)
 SMALL = {"encoder_layers": 1, "decoder_layers": 1}
@@ -217,7 +217,7 @@ def test_a_resumed_run_is_as_uninterrupted(first_request, tmp_path):
 
     straight, killed = (
         trainer_at(tmp_path / "a"),
-        trainer_at(tmp_path / "b", callbacks=[Interrupt()]),
+        trainer_at(tmp_path / "b", callbacks=[At(3, interrupt)]),
     )
     straight.train()
     with pytest.raises(KeyboardInterrupt):
