@@ -6,6 +6,7 @@ hf-unlearn run recipes/demo/demo.yaml             or by the YAML file of its con
 hf-unlearn evaluate digits --model out/digits
 hf-unlearn compare recipes/demo/compare.yaml
 hf-unlearn audit out/demo --fail_when "worst_gap > 5"
+hf-unlearn verify out/demo --steps 10
 hf-unlearn card out/demo
 hf-unlearn push out/demo --repo_id me/forgetful
 hf-unlearn env
@@ -37,6 +38,7 @@ EXIT_CODES = "exit codes: 0 done, 1 an error that one line explains, 2 wrong usa
 MORE_EXIT_CODES = {
     "run": "143 stopped by SIGTERM after saving a checkpoint",
     "audit": "3 the rule of --fail_when holds",
+    "verify": "3 the weights do not follow",
 }
 
 
@@ -118,6 +120,17 @@ def _add_recipe_commands(commands: argparse._SubParsersAction) -> None:
 def _add_folder_commands(commands: argparse._SubParsersAction) -> None:
     command = _add(commands, "audit", audit, "try every door to what a model has forgotten")
     add_audit_arguments(command)
+    command = _add(commands, "verify", verify, "repeat a run and compare the weights")
+    command.add_argument("folder", type=Path, help="output_dir of a run, with forget_ledger.json")
+    command.add_argument(
+        "config",
+        nargs="?",
+        type=Path,
+        help="YAML file with the options that have changed, where data or models have moved",
+    )
+    command.add_argument(
+        "--steps", type=int, help="repeat only the steps up to this one; default: the whole run"
+    )
     command = _add(commands, "card", card, "write a run's model card again")
     command.add_argument("folder", type=Path, help="output_dir of a run, with results.json")
     command.add_argument(
@@ -243,6 +256,15 @@ def audit(arguments: argparse.Namespace, _: list[str]) -> int:
     from .experiments.audit import command
 
     return command.run(arguments)
+
+
+def verify(arguments: argparse.Namespace, _: list[str]) -> int:
+    """Says whether a model's weights follow from its ledger: repeats the last request from the same
+    model, data, settings and seed, and compares digests of the weights step by step. Refuses where
+    data or versions differ. docs/requests.md explains the ledger."""
+    from .experiments.requests.verify import DIFFERENT, verify
+
+    return 0 if verify(arguments.folder, arguments.config, steps=arguments.steps) else DIFFERENT
 
 
 def card(arguments: argparse.Namespace, _: list[str]) -> None:

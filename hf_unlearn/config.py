@@ -68,6 +68,28 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         default=16,
         metadata={"help": "Number of retain samples k per optimizer step in each process."},
     )
+    per_device_previous_batch_size: int = field(
+        default=16,
+        metadata={
+            "help": "Number of samples of previous_forget_dataset per optimizer step in each "
+            "process."
+        },
+    )
+    save_update_sketch: bool = field(
+        default=False,
+        metadata={
+            "help": "Write _forget_update.safetensors at the end of training: by how much the run "
+            "has changed each trained weight. Later requests can keep what is forgotten here "
+            "forgotten with it, without the samples (previous_updates)."
+        },
+    )
+    update_sketch_rank: int = field(
+        default=0,
+        metadata={
+            "help": "save_update_sketch: keep only this many singular directions of each weight "
+            "matrix's update; 0: all of it."
+        },
+    )
     inner_products: str | None = field(
         default=None,
         metadata={
@@ -110,7 +132,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         default=None,
         metadata={
             "help": "Abort when this rule holds at a check, e.g. 'test_wer > 30', and restore the "
-            "best checked model."
+            "best checked model. In recipes, 'earlier_wer < 30' is about the worst of the earlier "
+            "requests, and 'earlier_1_wer < 30' about the first."
         },
     )
     check_steps: int = field(
@@ -183,6 +206,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         self.hide_names = [str(name) for name in names or []]
         for name in (
             "per_device_retain_batch_size",
+            "per_device_previous_batch_size",
             "check_steps",
             "check_samples",
             "max_skipped_steps",
@@ -190,6 +214,12 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             given = getattr(self, name)
             if not isinstance(given, numbers.Integral) or given < 1:
                 raise ValueError(f"{name} is {given!r}, but must be a whole number, at least 1")
+        rank = self.update_sketch_rank
+        if not isinstance(rank, numbers.Integral) or rank < 0:
+            raise ValueError(
+                f"update_sketch_rank is {rank!r}, but must be a whole number; 0 keeps the "
+                "whole update"
+            )
         if not isinstance(self.alpha, numbers.Real):
             raise ValueError(f"alpha is {self.alpha!r}, but must be a number in [0, 1)")
         if not 0 <= self.alpha < 1:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from datasets import Dataset
 
+from .earlier import EarlierRequest, earlier_parts
 from .names import check_spellings
 from .rows import RowKind, check_owners
 from .sampling import (
@@ -66,6 +67,7 @@ def split_by_class(
     test: Dataset | None = None,
     proxy: Dataset | None = None,
     forgotten_before: dict[str, Iterable[str]] | None = None,
+    earlier: Collection[EarlierRequest] = (),
     seed: int = 0,
 ) -> Kind:
     """Splits rows with the columns id, class and that of their files. The result depends on the
@@ -85,6 +87,8 @@ def split_by_class(
         proxy: rows of another dataset to draw the retain set from.
         forgotten_before: what the model has forgotten already, by the column "class" or "id". It is
             left out of all splits, with a warning.
+        earlier: the earlier requests, whose classes and samples are left out, too, and evaluated
+            again.
 
     Raises:
         ValueError: nothing, everything or something unknown is to be forgotten; the retain set
@@ -94,11 +98,16 @@ def split_by_class(
     kind = parts.kind
     check_owners(kind, forget_classes, train["class"][:], "the training split")
     check_spellings(forget_classes, [*classes, *retain_classes], "class", "forget_classes")
-    for column, earlier in (forgotten_before or {}).items():
-        forgotten = forget_classes if column == "class" else forget_ids
-        retained = retain_classes if column == "class" else ()
+    apart, before = {}, forgotten_before or {}
+    # A sample that is in a class forgotten before belongs to that request alone.
+    for column, forgotten, retained in (
+        ("class", forget_classes, retain_classes),
+        ("id", forget_ids, ()),
+    ):
+        options = {"forgotten": forgotten, "held_out": held_out, "seed": seed}
+        apart |= earlier_parts(earlier, column, train, test, **options)
         train, test, proxy = drop_forgotten_before(
-            [train, test, proxy], column, earlier, forgotten, retained
+            [train, test, proxy], column, before.get(column, ()), forgotten, retained, earlier
         )
     _check_request(train, forget_classes, forget_samples, forget_ids)
     if test is None:
@@ -130,6 +139,7 @@ def split_by_class(
         classes=classes,
         seed=seed,
         proxy=proxy is not None,
+        earlier=apart,
     )
 
 

@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from datasets import Dataset
 from transformers.utils import logging
 
+from .earlier import EarlierRequest, known_names
 from .names import spelling
 from .rows import RowKind
 from .sampling import balanced, drop_values
@@ -22,7 +23,12 @@ MAX_COMPARED_FILES = 10_000
 @dataclass(frozen=True, kw_only=True)
 class Splits:
     """Samples by their part in unlearning. A sample is in one part only, except that retain and
-    retain_rest are parts of retain_pool."""
+    retain_rest are parts of retain_pool, and that two earlier requests may have named it.
+
+    Attributes:
+        earlier: what each earlier request made the model forget, as "earlier_1" and so on; only to
+            be evaluated.
+    """
 
     kind: ClassVar[RowKind]
     # The splits to report, in this order.
@@ -36,11 +42,17 @@ class Splits:
     seed: int
     # training samples outside of the retain set, only to be evaluated
     retain_rest: Dataset | None = None
+    earlier: dict[str, Dataset] = field(default_factory=dict)
+
+    def parts(self) -> dict[str, Dataset]:
+        """All parts by their names."""
+        own = {name: part for name, part in vars(self).items() if isinstance(part, Dataset)}
+        return {**own, **self.earlier}
 
     def describe(self) -> dict:
         """What results.json keeps: the seed, numbers of samples and speakers or classes of each
         part, and the ids of the forget and the retain set."""
-        parts = {name: part for name, part in vars(self).items() if isinstance(part, Dataset)}
+        parts = self.parts()
         owner = self.kind.owner
         return {
             "seed": self.seed,
@@ -51,17 +63,18 @@ class Splits:
         }
 
     def evaluation(self, max_samples: int | None = None) -> dict[str, Dataset]:
-        """The splits to report, in the order of `evaluated`, without empty ones.
+        """The splits to report, in the order of `evaluated`, then those of earlier requests;
+        without empty ones.
 
         Each is bounded to `max_samples` rows, which are balanced over speakers or classes and
         depend on the seed only.
         """
-        parts = {name: self.bounded(name, max_samples) for name in self.evaluated}
+        parts = {name: self.bounded(name, max_samples) for name in (*self.evaluated, *self.earlier)}
         return {name: part for name, part in parts.items() if part is not None and len(part)}
 
     def bounded(self, name: str, max_samples: int | None) -> Dataset | None:
         """One part as `evaluation` bounds it; None if there is no such part."""
-        part = getattr(self, name)
+        part = self.earlier[name] if name in self.earlier else getattr(self, name)
         if part is None or not len(part):
             return part
         return balanced(part, self.kind.owner, max_samples, self.seed)
@@ -107,6 +120,7 @@ def drop_forgotten_before(
     earlier: Iterable[str],
     forgotten: Collection[str],
     retained: Collection[str],
+    requests: Collection[EarlierRequest] = (),
 ) -> list[Dataset | None]:
     """The parts without what the model has forgotten before, unless it is to be forgotten again.
 
@@ -114,26 +128,31 @@ def drop_forgotten_before(
 
     Args:
         column: "speaker", "class" or "id", which the names belong to.
+        requests: earlier requests, whose names are left out, too.
 
     Raises:
         ValueError: something forgotten before is to be retained.
     """
     normal_form = str if column == "id" else spelling
-    earlier = {normal_form(str(name)) for name in earlier} - set(map(normal_form, forgotten))
+    present = {name for rows in parts if rows is not None for name in rows[column][:]}
+    known = known_names(requests, column, {*present, *retained})
+    earlier = {normal_form(str(name)) for name in (*earlier, *known)}
+    earlier -= set(map(normal_form, forgotten))
     also_retained = sorted(name for name in retained if normal_form(name) in earlier)
     if also_retained:
         raise ValueError(
             f"a {column} to be retained was already forgotten by an earlier request: "
             f"{', '.join(also_retained)}. Leave it out, or start from a model that still knows it"
         )
-    present = {name for rows in parts if rows is not None for name in rows[column][:]}
     dropped = sorted(name for name in present if normal_form(name) in earlier)
     if not dropped:
         return parts
     more = f" and {len(dropped) - 5} more" if len(dropped) > 5 else ""
+    again = [request.split for request in requests if known_names([request], column, dropped)]
+    but = f" but {', '.join(again)}" if again else ""
     logger.warning_once(
         f"The model has forgotten {column} {', '.join(dropped[:5])}{more} before: left out of all "
-        "splits."
+        f"splits{but}."
     )
     return [None if rows is None else drop_values(rows, column, dropped) for rows in parts]
 

@@ -71,6 +71,34 @@ class RecipeArguments:
     lora_target_modules: list[str] = field(
         default_factory=list, metadata={"help": "LoRA: names of the layers that get an adapter."}
     )
+    merge_adapter: bool = field(
+        default=True,
+        metadata={
+            "help": "Where `model` is a LoRA adapter: merge it into its base model (as peft's "
+            "merge_and_unload), and unlearn from there. false, with lora_r: stack the new adapter "
+            "on it; both are saved as one adapter of the same base (as peft's combination_type "
+            "'cat'), whose rank is the sum of both."
+        },
+    )
+    keep_forgotten: str = field(
+        default="none",
+        metadata={
+            "help": "How unlearning keeps forgotten what earlier requests made `model` forget. "
+            "samples: each step is orthogonal to the gradients of their samples, which must still "
+            "be in the data. updates: to their changes of the weights, without the samples; each "
+            "run, the first one included, then writes its own into output_dir "
+            "(save_update_sketch). none: it does not.",
+            "choices": ["samples", "updates", "none"],
+        },
+    )
+    digest_steps: int = field(
+        default=20,
+        metadata={
+            "help": "Number of optimizer steps between two digests of the trained weights in "
+            "forget_ledger.json, which hf-unlearn verify compares; 0: none. Each takes a second or "
+            "two per GB."
+        },
+    )
     attacks: bool = field(
         default=True, metadata={"help": "Run membership inference attacks on all models."}
     )
@@ -123,12 +151,19 @@ class RecipeArguments:
     def __post_init__(self):
         if self.threads != "auto" and not (self.threads.isdigit() and int(self.threads)):
             raise ValueError(f"threads is {self.threads!r}, but must be auto or a number from 1")
+        if self.keep_forgotten not in ("samples", "updates", "none"):
+            raise ValueError(
+                f"keep_forgotten is {self.keep_forgotten!r}, but must be samples, updates or none"
+            )
+        if self.digest_steps < 0:
+            raise ValueError(f"digest_steps is {self.digest_steps}, but must be 0 or more")
 
     # Options that the weights of a model trained by the recipe do not depend on.
     _not_of_training = frozenset(
         {
             *("model", "gold", "models_dir", "train_seed", "trainable"),
             *("lora_r", "lora_alpha", "lora_target_modules", "attacks", "shadow_models"),
+            *("merge_adapter", "digest_steps", "keep_forgotten"),
             *("threads", "dry_run", "evaluate", "dataset_hint", "recipe", "launch"),
         }
     )

@@ -16,6 +16,7 @@ from ..report.phases import PhaseClock
 from ..report.results import Results
 from ..trainer import UnlearnTrainer
 from .options import RecipeArguments
+from .requests.earlier import Earlier
 
 
 class Recipe:
@@ -32,6 +33,7 @@ class Recipe:
         processor: the model's processor; saved with the model.
         forgotten_before: what the model was made to forget by previous requests, by the column of
             the data (see `previous_requests`).
+        earlier: the previous requests by the model's ledger.
         found_models: folder or Hub id of the "original" and the "retrained" model, once they are
             found or trained.
     """
@@ -43,6 +45,7 @@ class Recipe:
     splits: object
     processor: object
     forgotten_before: dict = {}
+    earlier: Earlier = Earlier()
     found_models: dict = {}
 
     # ---- what a recipe has to define -------------------------------------------------------------

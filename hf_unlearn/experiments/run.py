@@ -1,7 +1,15 @@
 """One run of a recipe: reference models, unlearning, evaluation of all models, and the report."""
 
+from pathlib import Path
+
+from torch import nn
+from transformers import set_seed
+
+from ..report.best_effort import warn_if_not_written
 from ..report.results import Results
+from ..report.run_layout import LEDGER
 from ..trainer import UnlearnTrainer
+from ..trainer.checkpoints.step_digests import StepDigests
 from ..trainer.setup.adapters import base_of, keep_merged, whole_base_of
 from ..trainer.stopping.run_record import check_steps
 from .checks.model_checks import check_run, refuse_several_models
@@ -15,6 +23,9 @@ from .models.shadow_models import ShadowModels, train_shadow_models
 from .models.side_by_side import reference_names
 from .progress import announce, label_bars
 from .recipe import Recipe, freeze, make_trainer
+from .requests.entry import begin_entry, finish_entry, keep_entries
+from .requests.keeping import kept_forgotten
+from .requests.stacking import stack
 from .run_files import collect_results, write_run_files
 from .threads import threads_for
 
@@ -59,25 +70,49 @@ def unlearn(recipe: Recipe) -> dict:
     args.stop_when = fill_in_retrained(args.stop_when, levels)
     args.abort_when = fill_in_retrained(args.abort_when, levels)
 
-    freeze(original, options.trainable)
-    if options.lora_r and base_of(options.model) is not None:
-        keep_merged(original, args.output_dir, main=args.process_index == 0)
-    trainer = make_trainer(recipe, original, args, lora_r=options.lora_r)
+    main = args.process_index == 0
+    start_digest = begin_entry(recipe) if main else None
+    trainer = unlearning_trainer(recipe, original)
     before = measure(recipe, trainer, shadows)
     announce(recipe, "unlearning")
     label_bars(trainer, "unlearning")
-    _train(recipe, trainer)
+    train_to_forget(recipe, trainer)
     announce(recipe, "measuring")
     after = measure(recipe, trainer, shadows)
-    # `_internal_call` keeps `save_model` from pushing: the push comes once the card is written.
-    trainer.save_model(_internal_call=True)
+    save_model(recipe, trainer)
     measured = {"original": before, "unlearned": after, "retrained": retrained}
     results = collect_results(recipe, trainer, measured, base)
-    _finish(recipe, trainer, results)
+    _finish(recipe, trainer, results, start_digest)
     return results.to_dict()
 
 
-def _train(recipe: Recipe, trainer: UnlearnTrainer) -> None:
+def unlearning_trainer(recipe: Recipe, original: nn.Module) -> UnlearnTrainer:
+    """The trainer that makes the original model forget."""
+    options, args = recipe.options, recipe.args
+    freeze(original, options.trainable)
+    if options.lora_r and base_of(options.model) is not None:
+        keep_merged(original, args.output_dir, main=args.process_index == 0)
+    # A new adapter's random weights then depend on the seed alone, and a run can be repeated.
+    set_seed(args.seed)
+    kept = kept_forgotten(recipe, original)
+    trainer = make_trainer(recipe, original, args, lora_r=options.lora_r, **kept)
+    if options.digest_steps:
+        trainer.add_callback(StepDigests(trainer, options.digest_steps))
+    return trainer
+
+
+def save_model(recipe: Recipe, trainer: UnlearnTrainer) -> None:
+    """Saves the unlearned model; with `merge_adapter: false`, as one adapter with the earlier."""
+    main = trainer.is_world_process_zero()
+    if main:
+        keep_entries(recipe)
+    # `_internal_call` keeps `save_model` from pushing: the push comes once the card is written.
+    trainer.save_model(_internal_call=True)
+    if main and not recipe.options.merge_adapter:
+        stack(recipe)
+
+
+def train_to_forget(recipe: Recipe, trainer: UnlearnTrainer) -> None:
     """Unlearns, and counts the checks of the stopping rules as a phase of their own."""
     args, clock = recipe.args, recipe.clock
     samples = args.per_device_train_batch_size + args.per_device_retain_batch_size
@@ -97,12 +132,20 @@ def _measure_retrained(
     return measure(recipe, recipe.evaluation_trainer(model), shadows)
 
 
-def _finish(recipe: Recipe, trainer: UnlearnTrainer, results: Results) -> None:
-    """Writes the files of a run, and pushes them where `push_to_hub` says so."""
+def _finish(
+    recipe: Recipe, trainer: UnlearnTrainer, results: Results, start_digest: str | None
+) -> None:
+    """Writes the files of a run, and pushes them where `push_to_hub` says so.
+
+    Args:
+        start_digest: of the weights that the run started from, for the ledger.
+    """
     results.phases = recipe.clock.phases
     if trainer.is_world_process_zero():
         # Written before `recipe.finish`, so that an error there loses no numbers.
         results.write(recipe.args.output_dir)
+        with warn_if_not_written(LEDGER, Path(recipe.args.output_dir)):
+            finish_entry(recipe, trainer, results, start_digest)
     recipe.finish(results, trainer)
     trainer.results = results
     if trainer.is_world_process_zero():

@@ -78,4 +78,4 @@ def _measured(splits: dict[str, dict], task: Task) -> list[tuple[str, str, float
 
 
 def _meaning(split: str, task: Task) -> str:
-    return task.splits[split][0] if split in task.splits else split
+    return task.about(split)[0]

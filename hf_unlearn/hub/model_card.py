@@ -1,6 +1,7 @@
 """The model card of an unlearned model."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -12,9 +13,10 @@ from huggingface_hub import ModelCard, ModelCardData, eval_result_entries_to_yam
 from ..privacy.paths import without_paths
 from ..privacy.redaction import hidden_names, mentions_any, must_hide, redact
 from ..report.audit_tables import audit_rows, door_notes, headline
+from ..report.ledger import Entry, broken_links, ledger_table, read_ledger
 from ..report.result_tables import align, further_tables, results_table
 from ..report.results import Results
-from ..report.run_layout import CARD, EVALUATION_RESULTS
+from ..report.run_layout import CARD, EVALUATION_RESULTS, LEDGER
 from ..report.run_settings import setting, settings_of
 from ..report.tasks import Task, task_of
 from ..report.verdict import overshot, with_origin
@@ -45,6 +47,7 @@ def write_card(
     saved = {
         "architecture": architecture_in(folder) or results.architecture,
         "parts": _processor_parts(folder, results),
+        "ledger": read_ledger(folder / LEDGER),
     }
     card = build_card(results, salt=salt, name_forgotten=name_forgotten, **{**saved, **options})
     card.save(to or folder / CARD)
@@ -103,6 +106,7 @@ def build_card(
     name_forgotten: bool = False,
     architecture: str | None = None,
     parts: set[str] | None = None,
+    ledger: Sequence[Entry] = (),
 ) -> ModelCard:
     """Builds the card from `results` and the template.
 
@@ -127,6 +131,7 @@ def build_card(
         architecture: class of the model.
         parts: parts of a processor that are saved beside the model (see `usage`); None if not
             known.
+        ledger: the entries of the model's ledger.
 
     Raises:
         ValueError: `results` does not say whom to hide.
@@ -160,7 +165,7 @@ def build_card(
     return ModelCard.from_template(
         data,
         template_str=template.read_text(encoding="utf-8"),
-        **_template_values(results, about, name_forgotten, task),
+        **_template_values(results, about, name_forgotten, task, ledger),
         adapter=_is_adapter(results),
         usage=usage(task.pipeline, architecture, parts),
     )
@@ -207,7 +212,7 @@ def _metadata(results: Results, about: dict, task: Task, given: dict) -> ModelCa
 
 
 def _template_values(
-    results: Results, about: dict, name_forgotten: bool, task: Task
+    results: Results, about: dict, name_forgotten: bool, task: Task, ledger: Sequence[Entry]
 ) -> dict[str, Any]:
     """Values for the template's text."""
     groups = results.data.get(task.groups) or {}
@@ -226,7 +231,13 @@ def _template_values(
         "overshot": overshot(results.models(), task),
         "unchanged": (results.stopping or {}).get("restored_step") == 0,
         "evaluates_forgotten": any("forg" in split.lower() for split in unlearned),
-        "splits": {name: said for name, (said, _) in task.splits.items() if name in unlearned},
+        "splits": {
+            name: task.about(name)[0]
+            for name in task.in_order(unlearned)
+            if task.about(name)[0] != name
+        },
+        "ledger": ledger_table(ledger, task) if ledger else None,
+        "broken": broken_links(ledger),
         "tables": results_table(results, markdown=True) if results.models() else None,
         "further_tables": further_tables(results, markdown=True),
         "audit": _audit_values(results.audit),

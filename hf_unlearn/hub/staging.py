@@ -12,6 +12,7 @@ from peft import PeftConfig, PeftModel
 from ..files import link_or_copy, write_json
 from ..privacy.paths import without_paths
 from ..privacy.redaction import hidden_names, mentions_any, must_hide, redact
+from ..report.ledger import note_merged
 from ..report.results import Results
 from ..report.run_layout import CARD, EVALUATION, RESULTS
 from ..report.tasks import task_of
@@ -85,6 +86,7 @@ def stage(
     if merge and (folder / "adapter_config.json").is_file():
         results.merged = True
         merge_adapter(folder, target)
+        note_merged(target)
     noun = "speaker" if task.pipeline == "audio-classification" else "label"
     make_labels_neutral(target, hidden, noun)
     _check_adapter(target, results.card.get("local", ()))

@@ -2,7 +2,7 @@
 optimizer gets."""
 
 from collections.abc import Callable, Iterator
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,23 @@ RetainVisitor = Callable[[ParameterRows, ParameterRows], Tensor | None]
 Split = Literal["forget", "retain"]
 
 
+class RowRoles(NamedTuple):
+    """What the rows are that `Step.visit_retain_samples` shows. First come, process by process, the
+    rows of retain samples and of earlier requests' samples, then the updates of earlier requests.
+
+    samples: how many rows belong to samples.
+    own: the rows of this process's samples.
+    retain_mean: the factors (rows) with which the rows add up to the gradient of the mean retain
+        loss; 0 for rows that belong to no retain sample.
+    earlier: the places of the rows of earlier requests' samples and updates.
+    """
+
+    samples: int
+    own: slice
+    retain_mean: list[float]
+    earlier: list[int]
+
+
 class Step(Protocol):
     """What the trainer offers a method during one optimizer step.
 
@@ -21,6 +38,7 @@ class Step(Protocol):
         samples: number of retain samples on this process, k.
         first_sample: index of this process's first retain sample among those of all processes.
         all_samples: number of retain samples on all processes together.
+        rows: what the rows are that `visit_retain_samples` shows.
         processes: number of processes. `.grad` is averaged over them.
         parameters: the trainable parameters.
         forget_batch: the forget samples of this micro-batch, by the names of the model's inputs.
@@ -38,6 +56,7 @@ class Step(Protocol):
     samples: int
     first_sample: int
     all_samples: int
+    rows: RowRoles
     processes: int
     parameters: list[nn.Parameter]
     forget_batch: dict
@@ -88,7 +107,8 @@ class Step(Protocol):
             visit: gets the rows of one parameter, one row per retain sample: the rows of this
                 process and the rows of all processes. In the last pass it returns what this
                 process adds to `.grad`, in the parameter's shape, before `.grad` is averaged over
-                processes. In earlier passes it returns None.
+                processes. In earlier passes it returns None. `rows` says whether there are further
+                rows, of what earlier requests forgot; only methods that keep it forgotten get them.
             last: whether this is the last pass of the step.
 
         Returns:
@@ -163,6 +183,8 @@ class Method:
             from these weights, the data and the seed.
         one_shot: whether `prepare` already changes the weights. The run then has one step, which
             only logs the losses.
+        keeps_forgotten: whether the method leaves the losses of earlier requests' samples as they
+            are, to first order: whether it uses all rows that `Step.rows` describes.
         shards: whether the method works on FSDP2 shards, where parameters and `.grad` are DTensors.
     """
 
@@ -173,6 +195,7 @@ class Method:
     projects = False
     prepares: tuple[Split, ...] | None = None
     one_shot = False
+    keeps_forgotten = False
     shards = False
 
     def __str__(self) -> str:

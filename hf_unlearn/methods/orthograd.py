@@ -28,7 +28,7 @@ from ..ops import (
 )
 from ..per_sample import ParameterRows
 from ..per_sample.shards import squared_norm
-from .base import Method, Step
+from .base import Method, RowRoles, Step
 
 
 class OrthoGrad(Method):
@@ -45,6 +45,16 @@ class OrthoGrad(Method):
     describes the network that is evaluated, without dropout and other randomness. With
     `freeze_randomness=False` it describes the network that was drawn for the retain batch.
 
+    What earlier requests forgot gives further rows P (m, d): gradients of their samples, or their
+    updates. The whole step is orthogonal to these, also the part that descends the retain loss,
+    which would otherwise bring back what the samples have in common with retained ones:
+
+        g = alpha r_perp - (1 - alpha) u_perp,   r = mean_n(g_n),   r_perp = r - P^T (P P^T)^+ P r
+
+    and u_perp is orthogonal to the rows of A and of P. So to first order the losses of the earlier
+    samples neither fall nor rise. Only a fall would be bad, so this asks for more than it must. It
+    holds for the gradient g: an optimizer that rescales single weights (Adam) bends the step.
+
     Args:
         alpha: weight of the mean retain gradient, in [0, 1). 0 ascends along u_perp alone.
         granularity: "parameter" projects in each parameter tensor (as the authors' published code
@@ -57,6 +67,7 @@ class OrthoGrad(Method):
     edits_gradient = True
     per_sample = True
     projects = True
+    keeps_forgotten = True
     shards = True
 
     def __init__(self, alpha: float = 0.5, granularity: str = "parameter"):
@@ -89,12 +100,12 @@ class OrthoGrad(Method):
             u, all_rows = self._scaled(step, rows.parameter, all_rows)
             visited.add(rows.parameter)
             squares.append(_square(u, rows.parameter))
-            solution, exact = measure_and_solve(
-                lambda exact: all_rows.products(u, exact), squares[-1]
+            factors, solution, exact = self._solved(
+                step, lambda exact: all_rows.products(u, exact), squares[-1]
             )
             solutions.append(solution)
             # autograd adds this to .grad: u - sum_n w_n g_n
-            return rows.weighted(self._factors(step, solution.coefficients), exact)
+            return rows.weighted(factors, exact)
 
         loss = step.visit_retain_samples(visit)
         # No retain sample depends on these parameters, so there u_perp is u.
@@ -117,8 +128,7 @@ class OrthoGrad(Method):
             Ks, bs = zip(*shares)
             return sum(Ks), sum(bs)
 
-        solution, exact = measure_and_solve(products, square)
-        factors = self._factors(step, solution.coefficients)
+        factors, solution, exact = self._solved(step, products, square)
         # autograd adds this to .grad: u - sum_n w_n g_n
         loss = step.visit_retain_samples(lambda rows, _: rows.weighted(factors, exact))
         self._scale_gradients(step)
@@ -136,21 +146,64 @@ class OrthoGrad(Method):
     def _square_of(self, step: Step, parameter: nn.Parameter) -> Tensor:
         return _square(self._scaled(step, parameter)[0], parameter)
 
-    def _factors(self, step: Step, c: Tensor) -> Tensor:
-        """-w_n = -(c_n + alpha / ((1 - alpha) k)) for the samples of this process, (samples,).
+    def _solved(
+        self, step: Step, products: Callable[[bool], tuple[Tensor, Tensor]], square: Tensor
+    ) -> tuple[Tensor, Solution, bool]:
+        """The factors -w_n of the rows that this process adds up, the solution for c, and whether
+        the sum must be exact (see `measure_and_solve`)."""
+        measured = []
 
-        The rows of a process are g_n / samples, and `.grad` is averaged over processes afterwards;
-        the factors make up for both.
+        def noted(exact: bool) -> tuple[Tensor, Tensor]:
+            measured.append(products(exact))
+            return measured[-1]
+
+        solution, exact = measure_and_solve(noted, square)
+        K, rows = measured[-1][0], step.rows
+        if not rows.earlier:
+            share = rows.retain_mean[rows.own.start]
+            return self._factors(step, solution.coefficients, share), solution, exact
+        share, left = retain_descent(K, rows)
+        solution = solution._replace(residual=torch.maximum(solution.residual, left))
+        return self._factors(step, solution.coefficients, share), solution, exact
+
+    def _factors(self, step: Step, c: Tensor, share: Tensor | float) -> Tensor:
+        """-w_n for the rows of this process's samples, and for the updates of earlier requests:
+        w = c + alpha / (1 - alpha) share.
+
+        The rows of a process are g_n divided by its number of samples, and `.grad` is averaged over
+        processes afterwards; the factors make up for both. An update is a row of all processes.
+
+        Args:
+            c: (rows,).
+            share: the factors (rows,) with which the rows add up to what is descended beside
+                u_perp: r_perp, or r where nothing was forgotten before. One number stands for all.
         """
-        own = c[step.first_sample : step.first_sample + step.samples]
-        # samples / k, where k counts the retain samples of all processes
-        share = step.samples / step.all_samples
-        return -step.processes * (own + self.alpha / (1 - self.alpha) * share)
+        w = c + self.alpha / (1 - self.alpha) * share
+        return -torch.cat([step.processes * w[step.rows.own], w[step.rows.samples :]])
 
     def _scale_gradients(self, step: Step) -> None:
         """g = -(1 - alpha) (u - sum_n w_n g_n), in place in `.grad`."""
         gradients = [p.grad for p in step.parameters if p.grad is not None]
         torch._foreach_mul_(gradients, -(1 - self.alpha))
+
+
+def retain_descent(K: Tensor, rows: RowRoles) -> tuple[Tensor, Tensor]:
+    """r_perp = r - P^T (P P^T)^+ P r from the inner products of the rows, where r is the gradient
+    of the mean retain loss and P the rows of what earlier requests forgot.
+
+    Args:
+        K: (rows, rows), float64.
+
+    Returns:
+        The factors (rows,) with which the rows add up to r_perp, and the largest
+        |<r_perp, p>| / (|r| |p|) over the rows of P.
+    """
+    share, places = K.new_tensor(rows.retain_mean), torch.tensor(rows.earlier, device=K.device)
+    along = K[places] @ share
+    solution = solve(K[places][:, places], along, share @ K @ share)
+    # The rows of P have no part in r.
+    share[places] = -solution.coefficients
+    return share, solution.residual
 
 
 def measure_and_solve(

@@ -146,10 +146,10 @@ def mentions_any(text: str, names: list[str]) -> bool:
     return bool(mentions_of(tuple(names)).find(text))
 
 
-def pseudonym(identifier: str | int, salt: str) -> str:
-    """First 8 hex digits of sha256(salt + id), whatever the Unicode normal form of the id."""
+def pseudonym(identifier: str | int, salt: str, digits: int = 8) -> str:
+    """The first hex digits of sha256(salt + id), whatever the Unicode normal form of the id."""
     composed = unicodedata.normalize("NFC", str(identifier))
-    return hashlib.sha256(f"{salt}{composed}".encode()).hexdigest()[:8]
+    return hashlib.sha256(f"{salt}{composed}".encode()).hexdigest()[:digits]
 
 
 def _distinct(items: Iterable[tuple[Any, Any]]) -> dict:

@@ -179,7 +179,7 @@ def _draw_final(axes: Axes, split: str, point: tuple[int, float]) -> None:
 def _label(split: str, last: float, metric: str, task: Task, target: float | None) -> Label:
     """The label of a curve: what the split is, its last value, and the retrained model's value, or
     the wanted direction."""
-    meaning, _ = task.splits.get(split, (split, ""))
+    meaning, _ = task.about(split)
     wanted = task.wanted(split, metric)
     wish = f", {WISHES.get(wanted, wanted)}" if wanted else ""
     if target is not None and wanted not in ("stay", ""):

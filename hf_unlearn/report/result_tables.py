@@ -40,9 +40,7 @@ def results_table_rows(results: Results, metrics: Sequence[str] | None = None) -
             f"the results have metrics of none of {', '.join(MODELS)}: evaluate a model first"
         )
     task = task_of(results)
-    present = {split for splits in models.values() for split in splits}
-    known = [split for split in task.splits if split in present]
-    splits = known + sorted(present - set(known))
+    splits = task.in_order(split for splits in models.values() for split in splits)
     tables = []
     for metric in metrics or task.metrics:
         measured = [v[metric] for model in models.values() for v in model.values() if metric in v]

@@ -1,5 +1,7 @@
 """`Task`: the words, metrics and wanted directions of a report, for each kind of forgetting."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ..metrics.entries import is_metric
@@ -34,11 +36,27 @@ class Task:
     splits: dict[str, tuple[str, str]]
     percent: bool = True
 
+    def about(self, split: str) -> tuple[str, str]:
+        """(meaning, wanted direction of the first metric) of a split; its name and "" for one of a
+        user's own."""
+        if number := earlier_number(split):
+            # Its own request has set the level. Later ones must not bring anything back.
+            return f"forgotten by request {number}", "stay"
+        return self.splits.get(split, (split, ""))
+
+    def in_order(self, splits: Iterable[str]) -> list[str]:
+        """Splits in the order of the tables."""
+        present = set(splits)
+        known = [split for split in self.splits if split in present]
+        return known + sorted(
+            present - set(known), key=lambda split: (earlier_number(split) or 0, split)
+        )
+
     def wanted(self, split: str, metric: str) -> str:
         """The direction that is wanted of a metric: the loss rises where the accuracy falls."""
         if metric == "loops":
             return "down"
-        _, wish = self.splits.get(split, (split, ""))
+        _, wish = self.about(split)
         opposite = metric == "loss" and "accuracy" in self.metrics
         return {"up": "down", "down": "up"}.get(wish, wish) if opposite else wish
 
@@ -185,9 +203,17 @@ TASKS = {
 }
 
 
+def earlier_number(split: str) -> int | None:
+    """The number of the request that made the model forget a split's samples, for "earlier_3"; None
+    for other splits."""
+    match = re.fullmatch(r"earlier_(\d+)", split)
+    return int(match[1]) if match else None
+
+
 def metric_of(name: str) -> str:
     """The metric in <split>_<metric>, for the splits of recipes: forget_test_f1_macro -> f1_macro.
     Of another split, what follows the last underscore."""
+    name = re.sub(r"^earlier_(\d+_)?", "forget_", name)
     splits = {split for task in TASKS.values() for split in task.splits}
     fitting = [split for split in splits if name.startswith(f"{split}_")]
     return name.removeprefix(f"{max(fitting, key=len)}_") if fitting else name.rpartition("_")[2]

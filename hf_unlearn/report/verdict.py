@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .tasks import Task
+from .tasks import Task, earlier_number
 
 # The splits of data that are to be forgotten.
 FORGOTTEN = ("forget", "forget_test")
@@ -41,7 +41,23 @@ def verdict(models: Models, task: Task, stopping: Mapping[str, Any] | None) -> l
                 f"{name} of {split}: {task.text(metric, after)}, where the {reference} model has "
                 f"{task.text(metric, before)}."
             )
-    return [*sentences, *overshot(models, task)]
+    return [*sentences, *overshot(models, task), *_still_forgotten(models, task)]
+
+
+def _still_forgotten(models: Models, task: Task) -> list[str]:
+    """One sentence for each earlier request whose samples were evaluated again."""
+    metric, name = next(iter(task.metrics.items()))
+    sentences = []
+    for split in task.in_order(models.get("unlearned") or {}):
+        before, after = (
+            _value(models, model, split, metric) for model in ("original", "unlearned")
+        )
+        if earlier_number(split) and before is not None and after is not None:
+            sentences.append(
+                f"{name} of what request {earlier_number(split)} made the model forget: "
+                f"{task.text(metric, after)}, before this request {task.text(metric, before)}."
+            )
+    return sentences
 
 
 def overshot(models: Models, task: Task) -> list[str]:

@@ -45,7 +45,8 @@ class LossBySample(LoadingTrainer):
         try:
             super().__init__(*arguments, **keywords)
         except TypeError as error:
-            own = ["forget_dataset", "retain_dataset", "peft_config"]
+            own = ["forget_dataset", "retain_dataset", "previous_forget_dataset"]
+            own += ["previous_updates", "peft_config"]
             known = [*own, *inspect.signature(Seq2SeqTrainer.__init__).parameters]
             raise unknown_argument(error, keywords, known) from error.__cause__
         if (given := self.compute_loss_func) is not None:

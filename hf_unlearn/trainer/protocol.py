@@ -11,6 +11,7 @@ from transformers.trainer_callback import CallbackHandler
 
 from ..config import UnlearnConfig
 from ..methods import Method
+from .checkpoints.update_sketch import PreviousUpdates
 
 
 class TrainerView(Protocol):
@@ -18,6 +19,8 @@ class TrainerView(Protocol):
 
     Attributes:
         train_dataset: the forget set.
+        previous_forget_dataset: samples of earlier requests, which stay forgotten; None without.
+        previous_updates: sketches of earlier requests' updates, likewise; None without.
         optimizer, lr_scheduler: None until Trainer has created them.
         last_sample_losses: the losses (k,) of the batch whose `mean_loss` was computed last,
             without a gradient; None if the model combines several losses, which do not show them.
@@ -31,6 +34,8 @@ class TrainerView(Protocol):
     state: TrainerState
     train_dataset: Any
     retain_dataset: Any
+    previous_forget_dataset: Any
+    previous_updates: PreviousUpdates | None
     data_collator: Any
     optimizer: torch.optim.Optimizer | None
     lr_scheduler: Any
@@ -44,6 +49,10 @@ class TrainerView(Protocol):
 
     def next_retain_batch(self) -> dict:
         """The retain batch of the current optimizer step."""
+
+    def previous_samples(self) -> int:
+        """How many samples of the current retain batch, its last ones, belong to earlier
+        requests."""
 
     def mean_loss(self, model: nn.Module, inputs: dict) -> Tensor:
         """The mean over the samples of a batch of the loss that `compute_loss` returns."""

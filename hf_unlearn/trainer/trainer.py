@@ -2,7 +2,7 @@
 another."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,11 @@ from .checkpoints.checkpoint_files import copied, find_checkpoint
 from .checkpoints.earlier_run import EarlierRun
 from .checkpoints.preemption import Preemption
 from .checkpoints.start_weights import START
+from .checkpoints.update_sketch import PreviousUpdates, keep_start, write_sketch
 from .checks.compatibility import NO_FORGET, check_compatible, check_data, check_deepspeed
 from .checks.evaluation_checks import check_evaluation
 from .checks.overlap import warn_of_overlap
+from .checks.previous_checks import check_previous, check_updates, earlier_identity
 from .checks.prompts import warn_of_difference
 from .loss import LossBySample
 from .publishing.publisher import Publisher
@@ -59,6 +61,14 @@ class UnlearnTrainer(LossBySample):
         forget_dataset: the samples to forget. `train_dataset` is its alias, so that existing code
             needs one new line. Without it the trainer only evaluates.
         retain_dataset: the samples to keep, a few dozen or more, with a length and indexed access.
+        previous_forget_dataset: samples that earlier requests made this model forget. Each step is
+            orthogonal to the gradient of every one of them that is in its batch, so that to first
+            order their losses do not fall (see `OrthoGrad`). `per_device_previous_batch_size` of
+            them join the retain batch of a step. For orthograd and orthograd_metric.
+        previous_updates: output folders of earlier requests that ran with `save_update_sketch`, for
+            those whose samples are gone. Each step is orthogonal to the change of the weights that
+            forgot them, which it would otherwise partly take back. Unlike with samples, the losses
+            may still fall along other directions.
         eval_dataset: preferably a dict of splits, `{"forget": ..., "retain": ..., "test": ...}`.
         peft_config: a `peft` configuration; the model is wrapped, and only the adapter is trained.
         args, model, processing_class, data_collator, compute_metrics, callbacks, ...: as in
@@ -78,10 +88,11 @@ class UnlearnTrainer(LossBySample):
     are never changed: the model gets copies.
 
     Logged per step: `forget_loss` and `retain_loss`, as the method computes them on these samples
-    (`scrub`: a divergence). For orthograd also `kept` = |u_perp| / |u|, `rank` (the numerical rank
-    of the retain gradients, its mean over the projections) and `residual` (what is left of retain
-    gradients in u_perp: see `OrthoGrad`). With `step_control="drift"` also `drift`,
-    `expected_drift`, `forget_rise` and `step_factor` (see `DriftControl`).
+    (`scrub`: a divergence), and `previous_loss` of the samples of `previous_forget_dataset`. For
+    orthograd also `kept` = |u_perp| / |u|, `rank` (the numerical rank of the retain gradients, its
+    mean over the projections) and `residual` (what is left of retain gradients in u_perp: see
+    `OrthoGrad`). With `step_control="drift"` also `drift`, `expected_drift`, `forget_rise` and
+    `step_factor` (see `DriftControl`).
 
     Attributes:
         stopping: what ended the training, for reports: reason (`max_steps`, `num_train_epochs`,
@@ -112,6 +123,8 @@ class UnlearnTrainer(LossBySample):
         *more: Any,
         forget_dataset: Dataset | datasets.Dataset | None = None,
         retain_dataset: Dataset | datasets.Dataset | None = None,
+        previous_forget_dataset: Dataset | datasets.Dataset | None = None,
+        previous_updates: Sequence[str | Path] | None = None,
         peft_config: PeftConfig | None = None,
         **keywords: Any,
     ):
@@ -124,8 +137,12 @@ class UnlearnTrainer(LossBySample):
         forget_dataset = _given_once(train_dataset, forget_dataset)
         check_deepspeed(self.method, args)
         check_data(self.method, forget_dataset, retain_dataset, args)
+        check_previous(self.method, previous_forget_dataset, previous_updates, args)
         warn_of_overlap(forget_dataset, retain_dataset)
+        warn_of_overlap(previous_forget_dataset, retain_dataset, "previous_forget_dataset")
         self.retain_dataset = retain_dataset
+        self.previous_forget_dataset = previous_forget_dataset
+        self.previous_updates = PreviousUpdates(previous_updates) if previous_updates else None
         self.results: Results | None = None
         # None while Trainer's constructor runs, which calls `init_hf_repo`
         self._publisher: Publisher | None = None
@@ -142,6 +159,7 @@ class UnlearnTrainer(LossBySample):
         if forget_dataset is not None:
             train_in_float32(self.model, self.optimizer)
         check_compatible(self.method, self)
+        check_updates(self)
         check_evaluation(self)
         if forget_dataset is not None:
             save_whole_state_dicts(self.accelerator)
@@ -233,6 +251,11 @@ class UnlearnTrainer(LossBySample):
         """The retain batch of the current optimizer step, the same one at every call."""
         return self.step_runner.retain_batches.of_current_step()
 
+    def previous_samples(self) -> int:
+        """How many samples of the current step's retain batch, its last ones, belong to earlier
+        requests."""
+        return self.step_runner.retain_batches.previous_samples()
+
     def training_collator(self, collator: Callable[[list], dict]) -> Callable[[list], dict]:
         return self.samples.padding.collator(collator)
 
@@ -271,6 +294,7 @@ class UnlearnTrainer(LossBySample):
             resume_from_checkpoint = self.args.resume_from_checkpoint
         self._note_earlier_run_and_keep_base()
         run = run_identity(self.args, self.method_settings, self.train_dataset, self.label_names)
+        run |= earlier_identity(self)
         checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir, run)
         self._publisher.remember_hidden(checkpoint)
         self.record.begin(run, checkpoint)
@@ -289,8 +313,13 @@ class UnlearnTrainer(LossBySample):
             if not self._method_prepared:
                 prepare_method(self, self.samples, checkpoint)
                 self._method_prepared = True
+            if self.args.save_update_sketch:
+                keep_start(self.model, Path(self.args.output_dir), checkpoint)
             output = super().train(checkpoint, *more, **keywords)
         self.record.require_a_step(self.skipped_steps.total)
+        if self.args.save_update_sketch:
+            rank, folder = self.args.update_sketch_rank, Path(self.args.output_dir)
+            write_sketch(self.model, folder, rank, self.previous_updates)
         return output
 
     def _note_earlier_run_and_keep_base(self) -> None:
@@ -349,7 +378,7 @@ class UnlearnTrainer(LossBySample):
     def _save_own_state(self, checkpoint: Path) -> None:
         more = {"drift": self._drift.state()} if self._drift else {}
         self.record.save(checkpoint, {**self.skipped_steps.state(), **more})
-        if self.method.prepares is not None:
+        if self.method.prepares is not None or self.args.save_update_sketch:
             copied(Path(self.args.output_dir) / START, checkpoint / START)
         if self.stopping_rules:
             self.stopping_rules.save(checkpoint)

@@ -10,6 +10,7 @@ import soundfile
 from datasets import ClassLabel, Dataset
 from transformers import WhisperFeatureExtractor
 
+from hf_unlearn.data.earlier import EarlierRequest
 from hf_unlearn.data.speech.arguments import SpeechClassArguments
 from hf_unlearn.data.speech.classes import (
     classes_of,
@@ -206,3 +207,17 @@ def test_inputs_have_the_places_of_classes_as_labels_and_long_audio_is_cut(comma
     assert set(prepared.forget["labels"][:]) == {classes.index("up")}
     assert max(prepared.forget["duration"][:]) == 1.0 and len(prepared.test) == 3
     assert prepared.retain[0]["input_features"].shape == (8, 100)
+
+
+def test_a_speaker_forgotten_before_is_not_retained_when_a_class_is_forgotten(commands):
+    earlier = [EarlierRequest(1, "speaker", "anna".__eq__), EarlierRequest(2, "class", "no".__eq__)]
+    args = arguments(commands, forget_classes=["yes"], retain_size=1)
+    splits, classes = load_class_splits(args, 0, {"speaker": ["clara"]}, earlier)
+    assert classes == sorted(WORDS)
+    assert {name: set(rows["speaker"][:]) for name, rows in splits.parts().items()} == {
+        **{name: {"boris"} for name in ("forget", "forget_test", "retain", "retain_pool", "test")},
+        "earlier_1": {"anna"},
+        "earlier_2": {"boris"},
+    }
+    assert set(splits.earlier["earlier_2"]["class"][:]) == {"no"}
+    assert set(splits.evaluation(2)) > {"earlier_1", "earlier_2"}

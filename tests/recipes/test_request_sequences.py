@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from peft import LoraConfig
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.images import ImageArguments
@@ -12,6 +13,11 @@ from hf_unlearn.experiments import unlearn
 from hf_unlearn.experiments.images.recipe import ImageRecipe, ImageRecipeArguments
 from hf_unlearn.experiments.measurements import measure
 from hf_unlearn.experiments.models import reference_models as training
+from hf_unlearn.experiments.requests.stacking import check_stacking
+from hf_unlearn.experiments.requests.verify import verify
+from hf_unlearn.report.ledger import read_ledger
+from hf_unlearn.report.run_layout import LEDGER
+from hf_unlearn.report.weights import weights_digest
 from tests.recipes.noise import write_noise
 
 
@@ -72,6 +78,42 @@ def test_each_request_leaves_the_model_that_its_results_describe(pictures, tmp_p
         assert results["card"]["base_model"] == whole
         assert (out / "adapter_config.json").exists() == bool(lora_r)
     assert len({round(values["test"], 4) for values in losses}) == 4
+
+
+def test_a_stacked_adapter_is_one_adapter_of_the_same_base(pictures, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    unlearn(recipe(pictures, first, lora_r=2, trainable="proj|query|value"))
+    options = {"model": str(first), "lora_r": 3, "lora_alpha": 6, "merge_adapter": False}
+    results = unlearn(recipe(pictures, second, **options))
+    config = json.loads((second / "adapter_config.json").read_text())
+    assert config["r"] == 5 and config["base_model_name_or_path"] == str(first / "original")
+    losses = {split: values["loss"] for split, values in results["unlearned"].items()}
+    assert loss_of(second, pictures) == pytest.approx(losses, rel=1e-4)
+    assert loss_of(first, pictures) != pytest.approx(losses, rel=1e-4)
+    # The merged model that it was trained on is not left behind.
+    assert not (second / "base").exists()
+    assert weights_digest(second) == read_ledger(second / LEDGER)[1]["weights_after"]
+    assert verify(second)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lora_r": 0}, "but lora_r is 0: set it"),
+        ({"lora_r": 2}, "'train' is no adapter"),
+        ({"lora_r": 2, "model": "adapter"}, "output_dir is the same folder"),
+        ({"lora_r": 2, "model": "adapter", "output_dir": "other"}, "exact only for plain LoRA"),
+    ],
+)
+def test_what_cannot_be_stacked_is_refused_early(tmp_path, options, message):
+    config = LoraConfig(use_dora=True, base_model_name_or_path="base")
+    config.save_pretrained(tmp_path / "adapter")
+    given = {"model": "train", "output_dir": "adapter", **options}
+    for name in {"model", "output_dir"} - ({"model"} if given["model"] == "train" else set()):
+        given[name] = str(tmp_path / given[name])
+    output_dir = given.pop("output_dir")
+    with pytest.raises(ValueError, match=message):
+        check_stacking(ImageRecipeArguments(**given, merge_adapter=False), output_dir)
 
 
 @pytest.mark.parametrize(

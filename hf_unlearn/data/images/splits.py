@@ -1,13 +1,14 @@
 """Splits of images: classes or single images that are forgotten, what is retained, and what shows
 whether both worked."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
 from datasets import Dataset
 
 from ..class_splits import ClassSplits, split_by_class
+from ..earlier import EarlierRequest
 from .arguments import ImageArguments
 from .samples import drop_broken
 from .sources import IMAGES, load_images
@@ -24,12 +25,15 @@ split_images = partial(split_by_class, ImageSplits)
 
 
 def load_image_splits(
-    args: ImageArguments, seed: int, forgotten_before: dict[str, Iterable[str]] | None = None
+    args: ImageArguments,
+    seed: int,
+    forgotten_before: dict[str, Iterable[str]] | None = None,
+    earlier: Collection[EarlierRequest] = (),
 ) -> ImageSplits:
     """Loads the splits that `args` describe; the images are not decoded yet.
 
     Args:
-        forgotten_before: as for `split_images`.
+        forgotten_before, earlier: as for `split_images`.
 
     Raises:
         ValueError: as `load_images` and `split_images` do.
@@ -68,6 +72,7 @@ def load_image_splits(
         test=test,
         proxy=proxy,
         forgotten_before=forgotten_before,
+        earlier=earlier,
         seed=seed,
     )
 
@@ -86,7 +91,7 @@ def prepare_image_splits(
     """
 
     def readable(name: str) -> Dataset:
-        is_evaluated_only = name in ("forget_test", "test")
+        is_evaluated_only = name in ("forget_test", "test", *splits.earlier)
         return drop_broken(
             splits.bounded(name, args.max_eval_samples if is_evaluated_only else None),
             skip=args.skip_bad_images,
@@ -96,4 +101,5 @@ def prepare_image_splits(
 
     names = ["forget", "forget_test", "retain", "test"]
     names += ["retain_pool"] * retain_pool + ["retain_rest"] * (splits.retain_rest is not None)
-    return replace(splits, **{name: readable(name) for name in names})
+    earlier = {name: readable(name) for name in splits.earlier}
+    return replace(splits, **{name: readable(name) for name in names}, earlier=earlier)

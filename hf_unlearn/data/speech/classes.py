@@ -1,7 +1,7 @@
 """Speech that has classes (keywords, intents, or its speakers): how it is loaded and split."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from transformers import ProcessorMixin, SequenceFeatureExtractor
 from transformers.utils import logging
 
 from ..class_splits import ClassSplits, split_by_class
+from ..earlier import EarlierRequest, earlier_parts
 from ..names import first_few
 from ..rows import check_owners, local_path, make_request, to_uniform_rows
 from ..sampling import groups_of
@@ -137,7 +138,10 @@ def classes_of(rows: Dataset) -> list[str]:
 
 
 def load_class_splits(
-    args: SpeechClassArguments, seed: int, forgotten_before: dict[str, Iterable[str]] | None = None
+    args: SpeechClassArguments,
+    seed: int,
+    forgotten_before: dict[str, Iterable[str]] | None = None,
+    earlier: Collection[EarlierRequest] = (),
 ) -> tuple[SpeakerSplits | UtteranceSplits, list[str]]:
     """Loads the splits that `args` describe, and the names of all classes; the audio is not decoded
     yet.
@@ -148,6 +152,7 @@ def load_class_splits(
     Args:
         forgotten_before: what the model has forgotten already, by the column "speaker", "class" or
             "id".
+        earlier: the earlier requests, whose rows are left out, too, and evaluated again.
 
     Raises:
         ValueError: as `load_utterances` and the two functions do; what is forgotten is named in two
@@ -155,7 +160,9 @@ def load_class_splits(
     """
     _check_request(args)
     before = forgotten_before or {}
-    speakers = args.forgets_speakers or args.identifies_speakers
+    # Also where a class is forgotten now, the utterances of these speakers are not retained.
+    known_speakers = "speaker" in (*before, *(request.column for request in earlier))
+    speakers = args.forgets_speakers or args.identifies_speakers or known_speakers
     train = load_utterances(args, args.train_split, needs_speakers=speakers)
     classes = classes_of(train)
     test, other = (
@@ -165,15 +172,39 @@ def load_class_splits(
     for option, rows in (("test_split", test), ("other_split", other)):
         unseen = sorted(groups_of(rows, "class"))
         check_owners(RECORDINGS, unseen, classes, f"the training split (classes of {option})")
+    forgotten = args.forget_speakers
+    if args.forget_share:
+        forgotten = draw_speakers(train, args.forget_share, args.forget_share_min, seed)
+    if args.forgets_speakers:
+        check_speakers(forgotten, train["speaker"][:], "the training split")
+    # The other columns are those of `split_by_speaker` and `split_by_class`.
+    columns = ("class", "id") if args.forgets_speakers else ("speaker",) * known_speakers
+    apart, given = {}, {"forgotten": (), "held_out": args.held_out, "seed": seed}
+    for column in columns:
+        apart |= earlier_parts(earlier, column, train, test, **given)
+        train, test, other = drop_forgotten_before(
+            [train, test, other], column, before.get(column, ()), (), (), earlier
+        )
     options = {
         "retain_size": args.retain_size,
         "retain_rest": args.retain_rest,
         "held_out": args.held_out,
         "test": test,
+        "earlier": earlier,
         "seed": seed,
     }
-    if not args.forgets_speakers:
-        earlier = {column: names for column, names in before.items() if column != "speaker"}
+    if args.forgets_speakers:
+        splits = split_by_speaker(
+            train,
+            forget_speakers=forgotten,
+            retain_speakers=args.retain_speakers,
+            other=other,
+            forgotten_before=before.get("speaker", ()),
+            **options,
+        )
+        if not args.identifies_speakers:
+            _warn_of_uneven_classes(splits)
+    else:
         splits = split_by_class(
             UtteranceSplits,
             train,
@@ -182,29 +213,10 @@ def load_class_splits(
             forget_samples=args.forget_samples,
             forget_ids=args.forget_ids,
             retain_classes=args.retain_classes,
-            forgotten_before=earlier,
+            forgotten_before=before,
             **options,
         )
-        return splits, classes
-    forgotten = args.forget_speakers
-    if args.forget_share:
-        forgotten = draw_speakers(train, args.forget_share, args.forget_share_min, seed)
-    check_speakers(forgotten, train["speaker"][:], "the training split")
-    for column in ("class", "id"):
-        train, test, other = drop_forgotten_before(
-            [train, test, other], column, before.get(column, ()), (), ()
-        )
-    splits = split_by_speaker(
-        train,
-        forget_speakers=forgotten,
-        retain_speakers=args.retain_speakers,
-        other=other,
-        forgotten_before=before.get("speaker", ()),
-        **{**options, "test": test},
-    )
-    if not args.identifies_speakers:
-        _warn_of_uneven_classes(splits)
-    return splits, classes
+    return replace(splits, earlier={**apart, **splits.earlier}), classes
 
 
 def _check_request(args: SpeechClassArguments) -> None:

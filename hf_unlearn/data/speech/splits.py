@@ -1,12 +1,13 @@
 """Splits by speaker: what is forgotten, what is retained, and what shows whether both worked."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from datasets import Dataset, concatenate_datasets
 from transformers import ProcessorMixin, SequenceFeatureExtractor
 
+from ..earlier import EarlierRequest, earlier_parts
 from ..names import check_spellings
 from ..sampling import (
     balanced,
@@ -57,6 +58,8 @@ def split_by_speaker(
     test: Dataset | None = None,
     other: Dataset | None = None,
     forgotten_before: Iterable[str] = (),
+    earlier: Collection[EarlierRequest] = (),
+    earlier_rows: Dataset | None = None,
     seed: int = 0,
 ) -> SpeakerSplits:
     """Splits rows of `load_speech`. The result depends on the rows and the seed, not on the order
@@ -74,6 +77,8 @@ def split_by_speaker(
         other: utterances of speakers never trained on; those of other speakers are left out.
         forgotten_before: speakers that the model has forgotten already. They are left out of all
             splits, with a warning.
+        earlier: the earlier requests, whose speakers are left out, too, and evaluated again.
+        earlier_rows: training rows of the speakers of these requests, where `train` lacks them.
 
     Raises:
         ValueError: no or unknown speakers to forget; one both forgotten and retained (perhaps by
@@ -83,9 +88,17 @@ def split_by_speaker(
     forget_speakers, retain_speakers = _check_roles(forget_speakers, retain_speakers or ())
     known = set().union(*(groups_of(rows, "speaker") for rows in (train, test, other)))
     check_spellings(forget_speakers, known, "speaker", "forget_speakers")
-    train, test, other = drop_forgotten_before(
-        [train, test, other], "speaker", forgotten_before, forget_speakers, retain_speakers
+    apart = earlier_parts(
+        earlier,
+        "speaker",
+        train if earlier_rows is None else earlier_rows,
+        test,
+        forgotten=forget_speakers,
+        held_out=held_out,
+        seed=seed,
     )
+    parts, roles = [train, test, other], (forgotten_before, forget_speakers, retain_speakers)
+    train, test, other = drop_forgotten_before(parts, "speaker", *roles, earlier)
     check_speakers(forget_speakers | retain_speakers, train["speaker"][:], "the training split")
     retain_speakers = retain_speakers or groups_of(train, "speaker") - forget_speakers
     trained_speakers = forget_speakers | retain_speakers
@@ -107,6 +120,7 @@ def split_by_speaker(
         test=select_groups(unseen, "speaker", retain_speakers),
         other=_never_trained_on(trained_speakers, test, other),
         seed=seed,
+        earlier=apart,
     )
 
 
@@ -132,12 +146,16 @@ def _never_trained_on(
 
 
 def load_splits(
-    args: SpeechArguments, seed: int, forgotten_before: Iterable[str] = ()
+    args: SpeechArguments,
+    seed: int,
+    forgotten_before: Iterable[str] = (),
+    earlier: Collection[EarlierRequest] = (),
 ) -> SpeakerSplits:
     """Loads the splits that `args` describe; the audio is not decoded yet.
 
     Args:
-        forgotten_before: as for `split_by_speaker`.
+        forgotten_before, earlier: as for `split_by_speaker`. The speakers of earlier requests are
+            not read from a stream in which retain_speakers bounds what is read.
 
     Raises:
         ValueError: as `load_speech` and `split_by_speaker` do.
@@ -160,8 +178,10 @@ def load_splits(
             max_utterances_per_speaker=args.max_utterances_per_speaker,
         )
 
+    bounded = earlier and retain and not args.streaming
     return split_by_speaker(
         load(args.train_split, forget | retain if retain else None),
+        earlier_rows=load(args.train_split) if bounded else None,
         forget_speakers=forget,
         retain_speakers=retain,
         retain_size=args.retain_size,
@@ -170,6 +190,7 @@ def load_splits(
         test=load(args.test_split) if args.test_split else None,
         other=load(args.other_split) if args.other_split else None,
         forgotten_before=forgotten_before,
+        earlier=earlier,
         seed=seed,
     )
 
@@ -250,6 +271,9 @@ def prepare_parts(
             parts[name] = prepared(name, rows)
     for name in ("forget_test", "test", "other"):
         parts[name] = prepared(name, splits.bounded(name, max_eval_samples))
+    parts["earlier"] = {
+        name: prepared(name, splits.bounded(name, max_eval_samples)) for name in splits.earlier
+    }
     return replace(splits, **parts)
 
 

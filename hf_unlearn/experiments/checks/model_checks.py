@@ -20,6 +20,8 @@ from ...trainer.setup.adapters import load_merged
 from ...trainer.stopping.rule import Rule
 from ..options import RecipeArguments, ReferenceArguments
 from ..recipe import Recipe, freeze, lora_config, make_trainer
+from ..requests.keeping import kept_forgotten
+from ..requests.stacking import check_stacking
 from .retrained_rules import of_retrained
 
 # One of these is in the folder of every model.
@@ -51,7 +53,7 @@ def check_options(arguments: Sequence[object]) -> None:
     for rule in filter(None, (args.stop_when, args.abort_when)):
         Rule.parse(rule)
         of_retrained(rule, options.gold)
-    _check_trainable(options)
+    _check_trainable(options, args)
 
 
 def _check_folder(option: str, name: str | None, output_dir: str) -> None:
@@ -87,7 +89,7 @@ def _check_data(given: object, hint: str) -> None:
         raise ValueError(f"there is no dataset {dataset} yet: {hint}")
 
 
-def _check_trainable(options: RecipeArguments) -> None:
+def _check_trainable(options: RecipeArguments, args: UnlearnConfig) -> None:
     try:
         re.compile(options.trainable)
     except re.error as error:
@@ -96,6 +98,8 @@ def _check_trainable(options: RecipeArguments) -> None:
         ) from error
     if options.lora_r < 0:
         raise ValueError(f"lora_r is {options.lora_r}, but must be a rank, or 0 for no adapter")
+    if not options.merge_adapter:
+        check_stacking(options, args.output_dir)
     if options.lora_r and not options.lora_target_modules:
         raise ValueError(
             "lora_target_modules is empty: name the layers that get an adapter, such as q_proj "
@@ -162,7 +166,9 @@ def first_trainer(recipe: Recipe) -> UnlearnTrainer:
         of_retrained(rule, options.gold) for rule in (args.stop_when, args.abort_when)
     )
     with random_state_kept(args.device):
-        return make_trainer(recipe, first_model(recipe), args, lora_r=options.lora_r)
+        model = first_model(recipe)
+        kept = kept_forgotten(recipe, model)
+        return make_trainer(recipe, model, args, lora_r=options.lora_r, **kept)
 
 
 def check_run(recipe: Recipe) -> None:

@@ -34,7 +34,7 @@ from ...trainer.batches.training_data import spread
 from ..checks.model_checks import loading
 from ..classifier import ClassifierRecipe, scores
 from ..command_line import parse
-from ..models.previous_requests import forgotten_before
+from ..requests.earlier import find_earlier
 from ..run import unlearn
 from ..waiting import main_process_first
 from .options import ImageRecipeArguments
@@ -66,11 +66,13 @@ class ImageRecipe(ClassifierRecipe):
         self.task = "samples" if single else "classes"
         # {split: (logits, labels)} of the model that was measured last
         self.outputs: dict[str, tuple] = {}
-        self.forgotten_before = forgotten_before(options.model)
+        self.earlier = find_earlier(options.model, args.output_dir)
         # The other processes find the data in the cache.
         with self.clock.phase("loading"), main_process_first(args):
-            splits = load_image_splits(data, args.seed, self.forgotten_before)
+            before, requests = self.earlier.names, self.earlier.requests()
+            splits = load_image_splits(data, args.seed, before, requests)
             self.splits = prepare_image_splits(splits, data, retain_pool=training)
+        self.forgotten_before = self.earlier.names_with(splits)
         self.classes = self.splits.classes
         start = options.base_model if options.model == "train" else options.model
         self.processor = new_processor(options) if start is None else load_processor(start)
@@ -169,7 +171,7 @@ class ImageRecipe(ClassifierRecipe):
             wrong = (predicted != labels).nonzero()[0]
             if not len(wrong):
                 continue
-            meaning, _ = TASKS[self.task].splits[split]
+            meaning, _ = TASKS[self.task].about(split)
             shown = wrong[spread(len(wrong), PICTURES)]
             images = trainer.eval_dataset[split]
             groups[f"{meaning} ({split}): {len(wrong)} of {len(labels)}"] = [

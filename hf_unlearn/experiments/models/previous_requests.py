@@ -21,7 +21,7 @@ QUIET = {
 }
 
 
-def forgotten_before(model: str) -> dict[str, list[str]]:
+def forgotten_before(model: str, *, warn: bool = True) -> dict[str, list[str]]:
     """What a model was made to forget before, by the column of the data.
 
     Published results name speakers by pseudonyms only. These cannot be found in the data, so there
@@ -29,6 +29,7 @@ def forgotten_before(model: str) -> dict[str, list[str]]:
 
     Args:
         model: folder, Hub id, or "train" for a model that is yet to be trained.
+        warn: False where a ledger and its salt tell who the pseudonyms are.
 
     Returns:
         {"speaker", "class" or "id": names}; {} where nothing is known.
@@ -44,7 +45,7 @@ def forgotten_before(model: str) -> dict[str, list[str]]:
             column, names = task.group, (data.get(task.groups) or {}).get("forget")
         found[column] = sorted({*found.get(column, []), *map(str, names or [])})
     pseudonyms = [name for name in found.get("speaker", []) if re.fullmatch("[0-9a-f]{8}", name)]
-    if pseudonyms:
+    if pseudonyms and warn:
         logger.warning_once(
             f"{model} was made to forget {len(pseudonyms)} speakers before, whom its results.json "
             "names by pseudonyms only. If they are in this data they would be retained: name the "

@@ -26,8 +26,8 @@ from ...trainer.setup.adapters import whole_base_of
 from ..checks.model_checks import check_model, loading
 from ..classifier import ClassifierRecipe, scores
 from ..command_line import parse
-from ..models.previous_requests import forgotten_before
 from ..models.reference_models import training_seconds
+from ..requests.earlier import find_earlier
 from ..run import unlearn
 from ..waiting import main_process_first
 from .class_options import SpeechClassRecipeArguments
@@ -57,11 +57,13 @@ class SpeechClassRecipe(ClassifierRecipe):
         self.options, self.data, self.args = options, data, args
         args.label_names = ["labels"]
         self.task = _task(data)
-        self.forgotten_before = forgotten_before(options.model)
+        self.earlier = find_earlier(options.model, args.output_dir)
         start = options.base_model if options.model == "train" else options.model
         self.processor = load_extractor(start) if start else new_extractor(options)
         with self.clock.phase("loading"), main_process_first(args):
-            unprepared, self.classes = load_class_splits(data, args.seed, self.forgotten_before)
+            before, requests = self.earlier.names, self.earlier.requests()
+            unprepared, self.classes = load_class_splits(data, args.seed, before, requests)
+        self.forgotten_before = self.earlier.names_with(unprepared)
         check_model(self)
         # The other processes find the inputs in the cache.
         with self.clock.phase("features"), main_process_first(args):

@@ -19,10 +19,10 @@ from ...report.results import Results
 from ...trainer import UnlearnTrainer
 from ..checks.model_checks import check_model
 from ..command_line import parse
-from ..models.previous_requests import forgotten_before
 from ..models.reference_models import train
 from ..options import ReferenceArguments
 from ..recipe import Recipe
+from ..requests.earlier import find_earlier
 from ..waiting import main_process_first
 from .label_source import LabelSource
 from .label_style import LabelStyle
@@ -58,14 +58,16 @@ class RecogniserRecipe(Recipe):
     ):
         self.options, self.data, self.args = options, data, args
         args.predict_with_generate, args.label_names = self.generates, ["labels"]
-        self.forgotten_before = forgotten_before(options.model)
+        self.earlier = find_earlier(options.model, args.output_dir)
         start = options.base_model if options.model == "train" else options.model
         data.language = language_code(data.language or None)
         # An unknown normaliser is refused before the data are read.
         normalizer(options.normalize, data.language)
         self.processor = self.load_processor(start) if start else None
         with self.clock.phase("loading"), main_process_first(args):
-            self.unprepared = load_splits(data, args.seed, self.forgotten_before.get("speaker", ()))
+            before, requests = self.earlier.names.get("speaker", ()), self.earlier.requests()
+            self.unprepared = load_splits(data, args.seed, before, requests)
+        self.forgotten_before = self.earlier.names_with(self.unprepared)
         if self.processor is None:
             self.processor = self.new_processor()
         check_model(self)
@@ -172,11 +174,10 @@ class RecogniserRecipe(Recipe):
             for row in rows[: self.options.report_audio]
         }
         sounds = {}
-        for part in vars(self.unprepared).values() if wanted else ():
-            if isinstance(part, datasets.Dataset):
-                for place, name in enumerate(part["id"][:]):
-                    if name in wanted:
-                        sounds[name] = as_wav(part[place]["audio"])
+        for part in self.unprepared.parts().values() if wanted else ():
+            for place, name in enumerate(part["id"][:]):
+                if name in wanted:
+                    sounds[name] = as_wav(part[place]["audio"])
         return sounds
 
     def plan(self) -> dict:

@@ -42,6 +42,7 @@ from .label_source import load_source
 from .label_style import LabelStyle
 from .options import WhisperArguments
 from .recogniser import RecogniserRecipe
+from .short_audio import Shortened, take_short_audio
 from .tiny_whisper import build_model, build_processor, build_word_tokenizer
 
 
@@ -88,9 +89,11 @@ class WhisperRecipe(RecogniserRecipe):
                 self._set_prompt(start, self.config, generation_config)
                 return self.processor
             processor = AutoProcessor.from_pretrained(start)
-        if self.data.task == "translate" or self.options.augment:
+        own = self.options.augment or self.options.train_seconds is not None
+        if self.data.task == "translate" or own:
             raise ValueError(
-                f"{start} is no Whisper: task: translate and augment are for Whisper alone"
+                f"{start} is no Whisper: task: translate, augment and train_seconds are for "
+                "Whisper alone"
             )
         return processor
 
@@ -122,10 +125,19 @@ class WhisperRecipe(RecogniserRecipe):
             retain_pool=training,
             label_texts=self.style,
             end_token=end_token,
-            longest=longest_audio(self.processor.feature_extractor, self.config),
+            longest=self._longest_audio(),
             prompted=self.is_whisper,
         )
         self.style.release()
+
+    def _longest_audio(self) -> float | None:
+        """The longest audio in seconds; None if there is no limit."""
+        longest, read = longest_audio(self.processor.feature_extractor, self.config), None
+        if self.is_whisper:
+            read = self.options.train_seconds
+        if read is not None and not 1 <= read <= longest:
+            raise ValueError(f"train_seconds is {read}, but must be from 1 to {longest}")
+        return longest if read is None else read
 
     def _set_prompt(
         self, name: str, config: WhisperConfig, generation_config: GenerationConfig
@@ -158,16 +170,27 @@ class WhisperRecipe(RecogniserRecipe):
                 task=data.task,
             )
             self._set_prompt("a new model", model.config, model.generation_config)
-            return model
+            return self._shortened(model)
         # in float32, whatever the stored type
         kind = WhisperForConditionalGeneration if self.is_whisper else AutoModelForSpeechSeq2Seq
         model = kind.from_pretrained(name, dtype=torch.float32)
         if self.is_whisper:
             self._set_prompt(name, model.config, model.generation_config)
+        return self._shortened(model)
+
+    def _shortened(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model, which takes audio of `train_seconds`, too."""
+        if self.options.train_seconds is not None and self.is_whisper:
+            take_short_audio(model)
         return model
 
     def training_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
-        return self._augmented(rows, model) if self.is_whisper else rows
+        return self._read(self._augmented(rows, model)) if self.is_whisper else rows
+
+    def _read(self, rows: Dataset) -> Dataset:
+        """The rows as training reads them: cut to `train_seconds`."""
+        seconds = self.options.train_seconds
+        return rows if seconds is None else Shortened(rows, seconds)
 
     def trainer_arguments(self, model: PreTrainedModel) -> dict:
         forget, retain = self.splits.forget, self.splits.retain
@@ -175,8 +198,8 @@ class WhisperRecipe(RecogniserRecipe):
             forget, retain = self._augmented(forget, model), self._augmented(retain, model)
             retain = ConcatDataset([retain] * self.options.augment)
         return {
-            "forget_dataset": forget,
-            "retain_dataset": retain,
+            "forget_dataset": self._read(forget),
+            "retain_dataset": self._read(retain),
             "eval_dataset": self.splits.evaluation(self.data.max_eval_samples),
             "processing_class": self.processor,
             "data_collator": SpeechCollator(self.processor, model.config.decoder_start_token_id),

@@ -1,5 +1,6 @@
 """Which retain samples each optimizer step sees: a pure function of seed, step and process."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,16 +9,21 @@ from torch.utils.data import DataLoader, Sampler
 
 from ...config import UnlearnConfig
 from ..protocol import TrainerView
+from .joined import joined
 from .seeded import RETAIN, SeededDataset
 from .training_data import data_seed
 
 
-def check_retain_size(size: int, processes: int) -> None:
-    """Raises ValueError if there are more processes than retain samples."""
+def check_retain_size(size: int, processes: int, name: str = "retain_dataset") -> None:
+    """Raises ValueError if there are more processes than samples that each needs one of.
+
+    Args:
+        name: what the message calls the dataset.
+    """
     if size < processes:
         raise ValueError(
-            f"retain_dataset has {size} samples, but there are {processes} processes, and each "
-            "needs at least one: start fewer processes or give more retain samples"
+            f"{name} has {size} samples, but there are {processes} processes, and each "
+            "needs at least one: start fewer processes or give more samples"
         )
 
 
@@ -64,8 +70,26 @@ class RetainSampler(Sampler[list[int]]):
             step += 1
 
 
+class WithPrevious(Sampler[list[int]]):
+    """Batches of retain samples, followed by samples of earlier requests, whose indices go on after
+    those of the retain set."""
+
+    def __init__(self, retain: RetainSampler, previous: RetainSampler):
+        self.retain, self.previous = retain, previous
+        self.seed, self.first_step = retain.seed, retain.first_step
+
+    def batch(self, step: int) -> list[int]:
+        """The indices of this process's samples in a step."""
+        previous = (self.retain.size + index for index in self.previous.batch(step))
+        return [*self.retain.batch(step), *previous]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return map(self.batch, itertools.count(self.first_step))
+
+
 class RetainBatches:
-    """The retain batch of each optimizer step, loaded ahead of its use.
+    """The retain batch of each optimizer step, loaded ahead of its use. With a
+    `previous_forget_dataset`, samples of earlier requests follow the retain samples.
 
     Args:
         wrap_collator: applied to the trainer's collator.
@@ -75,10 +99,12 @@ class RetainBatches:
         sampler: the sampler of the current data loader; None before the first batch.
     """
 
+    sampler: RetainSampler | WithPrevious | None
+
     def __init__(self, trainer: TrainerView, wrap_collator: Callable[[Callable], Callable]):
         self._trainer, self._wrap_collator = trainer, wrap_collator
         self.batch: dict | None = None
-        self.sampler: RetainSampler | None = None
+        self.sampler = None
         self._loaded: Iterator[dict] = iter(())
         # The step of the batch drawn last.
         self._step: int | None = None
@@ -97,23 +123,32 @@ class RetainBatches:
         """The indices in the retain set of the current optimizer step's batch."""
         return self.sampler.batch(self._trainer.state.global_step)
 
+    def previous_samples(self) -> int:
+        """How many samples of the current optimizer step's batch belong to earlier requests. They
+        are its last ones."""
+        return sum(index >= len(self._trainer.retain_dataset) for index in self.indices())
+
     def _start_loader(self, first_step: int) -> None:
         trainer, args = self._trainer, self._trainer.args
-        self.sampler = RetainSampler(
-            len(trainer.retain_dataset),
-            args.per_device_retain_batch_size,
-            data_seed(args),
-            args.process_index,
-            args.world_size,
-            first_step,
-        )
         dataset, collator = trainer.collated(trainer.retain_dataset, "retain")
+        shared = (data_seed(args), args.process_index, args.world_size, first_step)
+        retained, earlier = len(trainer.retain_dataset), trainer.previous_forget_dataset
+        self.sampler = RetainSampler(retained, args.per_device_retain_batch_size, *shared)
+        if earlier is not None:
+            previous = RetainSampler(len(earlier), args.per_device_previous_batch_size, *shared)
+            self.sampler = WithPrevious(self.sampler, previous)
+            dataset, collator = joined(
+                (dataset, collator), trainer.collated(earlier, "previous forget")
+            )
         loader = retain_dataloader(dataset, self.sampler, self._wrap_collator(collator), args)
         self._loaded = iter(loader)
 
 
 def retain_dataloader(
-    dataset: Any, sampler: RetainSampler, collator: Callable[[list], Any], args: UnlearnConfig
+    dataset: Any,
+    sampler: RetainSampler | WithPrevious,
+    collator: Callable[[list], Any],
+    args: UnlearnConfig,
 ) -> DataLoader:
     """Loads the sampler's batches ahead of their use, with the workers that the arguments ask for.
     Random augmentation of a sample depends on seed, step and index alone."""
@@ -128,6 +163,6 @@ def retain_dataloader(
     )
 
 
-def _with_steps(sampler: RetainSampler) -> Iterator[list[tuple[int, int]]]:
+def _with_steps(sampler: RetainSampler | WithPrevious) -> Iterator[list[tuple[int, int]]]:
     for step, indices in enumerate(sampler, sampler.first_step):
         yield [(step, index) for index in indices]

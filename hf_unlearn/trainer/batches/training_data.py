@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from ...config import UnlearnConfig
-from ...methods import Method
 from ..protocol import TrainerView
 from .seeded import FORGET, RETAIN, SeededDataset
 
@@ -33,15 +32,18 @@ def data_seed(args: UnlearnConfig) -> int:
 
 
 def dataset_of(trainer: TrainerView, split: str) -> Any:
-    return trainer.train_dataset if split == "forget" else trainer.retain_dataset
+    of_split = {"forget": trainer.train_dataset, "retain": trainer.retain_dataset}
+    return of_split.get(split, trainer.previous_forget_dataset)
 
 
-def used_splits(method: Method) -> list[str]:
-    """The splits that a method looks at, before or in its steps."""
+def used_splits(trainer: TrainerView) -> list[str]:
+    """The splits that a trainer's method looks at, before or in its steps."""
+    method = trainer.method
     prepares = method.prepares or ()
     used = {
         "forget": method.uses_forget or "forget" in prepares,
         "retain": method.uses_retain or "retain" in prepares,
+        "previous": trainer.previous_forget_dataset is not None,
     }
     return [split for split, is_used in used.items() if is_used]
 

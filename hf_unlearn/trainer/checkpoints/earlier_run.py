@@ -10,10 +10,12 @@ from ...report.run_layout import (
     CARD,
     EVALUATION,
     EVALUATION_RESULTS,
+    LEDGER,
     MISREAD,
     PLOT,
     REPORT,
     RESULTS,
+    SKETCH,
 )
 
 logger = logging.get_logger(__name__)
@@ -29,7 +31,10 @@ ADAPTER_WEIGHTS = ("adapter_model*.safetensors", "adapter_model*.bin")
 ADAPTER_CONFIG = "adapter_config.json"
 MODEL_CONFIGS = ("config.json", "generation_config.json")
 # Files that describe one run.
-RUN_FILES = (RESULTS, EVALUATION, AUDIT, EVALUATION_RESULTS, REPORT, PLOT, MISREAD, BEST)
+RUN_FILES = (
+    *(RESULTS, EVALUATION, AUDIT, LEDGER, EVALUATION_RESULTS, REPORT, PLOT, MISREAD, BEST),
+    SKETCH,
+)
 EARLIER_CARD = "README.earlier.md"
 
 

@@ -57,7 +57,7 @@ def check_data(
             not be one.
     """
     for name, given in (("forget_dataset", forget_dataset), ("retain_dataset", retain_dataset)):
-        _check_kind(name, given)
+        check_kind(name, given)
     if forget_dataset is None:
         if args.do_train:
             raise ValueError(NO_FORGET)
@@ -75,7 +75,7 @@ def check_data(
         _check_retain(retain_dataset, args)
 
 
-def _check_kind(name: str, given: Any) -> None:
+def check_kind(name: str, given: Any) -> None:
     """Refuses a name of data, several splits, or what can be read only once, in place of a
     dataset."""
     if isinstance(given, str | os.PathLike):

@@ -29,10 +29,13 @@ class _NotCompared(Exception):
     """Why datasets are not compared by content."""
 
 
-def warn_of_overlap(forget_dataset: Any, retain_dataset: Any) -> None:
+def warn_of_overlap(forget_dataset: Any, retain_dataset: Any, name: str = "forget_dataset") -> None:
     """Warns with the number of samples in both datasets, where it is cheap to count them: for the
     same object or parts of it, rows of `datasets` with equal ids, and data of moderate size by
     content. The log (at level INFO) says where that was too much.
+
+    Args:
+        name: what messages call the samples to forget.
 
     Raises:
         ValueError: all samples of retain_dataset are in forget_dataset.
@@ -40,17 +43,16 @@ def warn_of_overlap(forget_dataset: Any, retain_dataset: Any) -> None:
     try:
         shared = shared_samples(forget_dataset, retain_dataset)
     except _NotCompared as reason:
-        logger.info(f"Not checked whether retain_dataset has samples of forget_dataset: {reason}.")
+        logger.info(f"Not checked whether retain_dataset has samples of {name}: {reason}.")
         return
     if shared and shared == len(retain_dataset):
         raise ValueError(
-            f"all {shared} samples of retain_dataset are in forget_dataset too: give other samples "
-            "to keep"
+            f"all {shared} samples of retain_dataset are in {name} too: give other samples to keep"
         )
     if shared:
         logger.warning(
-            f"{shared} samples of retain_dataset are in forget_dataset too, so the training would "
-            "keep what it should forget. Remove them from retain_dataset."
+            f"{shared} samples of retain_dataset are in {name} too, so the training would keep "
+            "what it should forget. Remove them from retain_dataset."
         )
 
 

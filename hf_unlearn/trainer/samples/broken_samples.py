@@ -39,7 +39,14 @@ def broken_in_step(
         names += sample_names("forget", places, indices)
     if retain_batch is not None:
         places, indices = _broken_places(trainer, loss_of, retain_batch), retain.indices()
-        names += sample_names("retain", places, [indices[n] for n in places])
+        retained = len(indices) - retain.previous_samples()
+        kept, previous = (
+            [n for n in places if n < retained],
+            [n for n in places if n >= retained],
+        )
+        names += sample_names("retain", kept, [indices[n] for n in kept])
+        start = len(trainer.retain_dataset)
+        names += sample_names("previous forget", previous, [indices[n] - start for n in previous])
     return names
 
 

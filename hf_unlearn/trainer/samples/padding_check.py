@@ -88,10 +88,10 @@ class PaddingCheck:
         if self._rows_seen:
             return
         trainer, found = self._trainer, False
-        splits = used_splits(trainer.method)
+        splits = used_splits(trainer)
         for split in splits:
             rows, collator = some_rows(trainer, split, ROWS)
-            context = at_retain() if split == "retain" else contextlib.nullcontext()
+            context = contextlib.nullcontext() if split == "forget" else at_retain()
             # The same rows on all processes, whatever the collator draws.
             with context, seeded(trainer.args.seed):
                 found = self._rows_differ(rows, collator, loss_of, tolerance) or found

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...methods.base import RetainVisitor
 from ...per_sample import ParameterRows
+from ...per_sample.added_rows import AddedRows
 from ...per_sample.reference import sample_gradient, select_sample
 from ...per_sample.rows import Dense
 from ...per_sample.shards import add_gradient
@@ -35,8 +36,9 @@ class RetainRows:
 
     Args:
         model: the trainer's model, or the wrapper that the training calls it by.
-        batch: this process's retain samples.
-        counts: the number of retain samples of each process.
+        batch: this process's retain samples, then those of earlier requests.
+        counts: for each process the number of these samples, and how many of them belong to earlier
+            requests.
         parameters: the trainable parameters.
         backward: `TrainerStep.backward`.
     """
@@ -47,14 +49,23 @@ class RetainRows:
         access: SampleAccess,
         model: nn.Module,
         batch: dict,
-        counts: list[int],
+        counts: list[list[int]],
         parameters: list[nn.Parameter],
         backward: Callable[..., None],
     ):
         self._trainer, self._access, self._model = trainer, access, model
         self._batch, self._parameters, self._backward = batch, parameters, backward
-        process = trainer.args.process_index
-        self.counts, self.k, self.first_sample = counts, counts[process], sum(counts[:process])
+        process, self.counts = trainer.args.process_index, [k for k, _ in counts]
+        self.k, self.first_sample = self.counts[process], sum(self.counts[:process])
+        # How many of the samples are retained; those of earlier requests follow them.
+        self.retained = self.k - counts[process][1]
+        # The losses of the latter in the last pass.
+        self.earlier_losses: Tensor | None = None
+        # The updates of earlier requests: their number, and what gives them for each parameter.
+        given = trainer.previous_updates
+        self.updates = 0 if given is None else len(given)
+        self._update_rows = {} if given is None else given.rows(trainer.model)
+        self._shown: set[int] = set()
         # Whether this process has all samples, and whole parameters.
         self._alone = len(counts) == 1 and not any(isinstance(p, DTensor) for p in parameters)
         # The samples' losses (k,) in the last pass over the batch; None if it did not show them.
@@ -65,20 +76,28 @@ class RetainRows:
         self._replays = False
 
     def mean_loss(self) -> Tensor:
-        """The mean loss of this process's retain samples."""
+        """The mean loss of this process's samples."""
         loss = self._access.loss(self._model, self._batch, (RETAIN, self.first_sample))
-        # Step control alone needs them: to ask for them lets the host wait for a GPU.
-        wanted = self._trainer.args.step_control != "none"
-        # One by one, the trainer only knows the last sample's.
-        one_by_one = self._access.one_by_one and self.k > 1
-        if wanted and not one_by_one:
-            self.sample_losses = self._trainer.last_sample_losses
+        # Only step control and earlier requests need them: to ask for them lets the host wait for a
+        # GPU.
+        if self._trainer.args.step_control != "none" or self.retained < self.k:
+            self.sample_losses = self._access.losses_of_last_pass
         return loss
+
+    def _retain_loss(self, loss: Tensor) -> Tensor:
+        """The mean loss of this process's retain samples, from that of all its samples."""
+        if self.retained == self.k:
+            return loss
+        losses = self.sample_losses
+        losses = self._access.sample_losses(self._batch) if losses is None else losses
+        self.earlier_losses = losses[self.retained :]
+        return losses[: self.retained].mean()
 
     def visit(self, visit: RetainVisitor, last: bool) -> Tensor:
         """As `methods.base.Step.visit_retain_samples`; returns the mean loss of this process's
         retain samples, without a gradient."""
-        engine, show = self._access.engine, self._with_rows_of_all_processes(visit)
+        engine, show = self._access.engine, self._with_all_rows(visit)
+        self._shown = set()
         next_pass = None if last else self._next_pass_mode()
         if self._replays:
             engine.replay(show, not last)
@@ -91,7 +110,8 @@ class RetainRows:
             # The backward pass has used up the graph.
             self._recorded = loss
         self._visit_slow(show)
-        return loss
+        self._visit_rest(show)
+        return self._retain_loss(loss)
 
     def _forward_backward(self, show: OwnRowsVisitor, last: bool, next_pass: str | None) -> None:
         """One backward pass over the retain batch, after a forward pass if there is none to go back
@@ -129,11 +149,27 @@ class RetainRows:
             return None
         return "backward" if checkpoints_activations(self._trainer.model) else "replay"
 
-    def _with_rows_of_all_processes(self, visit: RetainVisitor) -> OwnRowsVisitor:
+    def _with_all_rows(self, visit: RetainVisitor) -> OwnRowsVisitor:
+        """A visitor that gets the rows of this process's samples and hands on, with them, those of
+        all processes and of earlier requests' updates."""
         if self._alone:
-            return lambda rows: visit(rows, rows)
+            return lambda rows: visit(*[self._with_updates(rows)] * 2)
         exchange = self._access.exchange
         return lambda rows: visit(rows, exchange.all_rows(rows, self.counts))
+
+    def _with_updates(self, rows: ParameterRows) -> ParameterRows | AddedRows:
+        self._shown.add(id(rows.parameter))
+        if not self.updates:
+            return rows
+        return AddedRows(rows, self._update_rows[id(rows.parameter)]())
+
+    def _visit_rest(self, show: OwnRowsVisitor) -> None:
+        """Shows the parameters that no sample of the batch depends on, if they have rows of earlier
+        requests' updates."""
+        for p in self._parameters if self.updates else ():
+            if id(p) not in self._shown:
+                none = p.detach().new_zeros(()).expand(self.k, *p.shape)
+                add_gradient(p, show(ParameterRows(p, [Dense(none)])))
 
     # ---- parameters that the engine leaves out ---------------------------------------------------
 

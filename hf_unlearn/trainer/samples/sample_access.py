@@ -55,6 +55,8 @@ class SampleAccess:
         # Whether losses are only computed for a check, which handles `NotBySample` itself.
         self._checking = False
         self._exchange: SampleExchange | None = None
+        # The losses of the samples of the batch that was computed one by one last.
+        self._losses_alone: Tensor | None = None
 
     # ---- losses ----------------------------------------------------------------------------------
 
@@ -81,11 +83,18 @@ class SampleAccess:
                         raise
                     self.compute_one_by_one()
             k = count_samples(batch)
-            losses = (
+            losses = [
                 self._loss_of_one_pass(model, select_sample(batch, n, k), place, n)
                 for n in range(k)
-            )
+            ]
+            self._losses_alone = torch.stack([loss.detach() for loss in losses])
             return sum(losses) / k
+
+    @property
+    def losses_of_last_pass(self) -> Tensor | None:
+        """The losses (k,) of the batch whose `loss` was computed last, without a gradient; None if
+        the model combines several losses, which do not show them."""
+        return self._losses_alone if self.one_by_one else self._trainer.last_sample_losses
 
     def _loss_of_one_pass(
         self, model: nn.Module, batch: dict, place: tuple[int, int] | None, n: int = 0

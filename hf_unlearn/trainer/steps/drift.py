@@ -210,11 +210,13 @@ class DriftControl(TrainerCallback):
         known = step.retain_losses if trainer.args.freeze_randomness else None
         if known is None or not compares_gradients(trainer.method):
             known = self.runner.sample_losses(step.retain_batch)
-        return known
+        # Samples of earlier requests follow the retain samples.
+        return known[: step.samples]
 
     def _rise(self) -> float:
         """The largest rise of a retain sample's loss, over all processes."""
-        now = self.runner.sample_losses(self.runner.last_step.retain_batch)
+        step = self.runner.last_step
+        now = self.runner.sample_losses(step.retain_batch)[: step.samples]
         rises = now.float() - self._retain_before.float()
         return max(all_processes(float(rises.nan_to_num(nan=torch.inf).max())))
 

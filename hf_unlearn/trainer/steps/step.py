@@ -6,7 +6,7 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
-from ...methods.base import RetainVisitor
+from ...methods.base import RetainVisitor, RowRoles
 from ...per_sample.reference import count_samples, require_gradient
 from ...per_sample.shards import own_parameters
 from ..batches.seeded import FORGET
@@ -44,7 +44,9 @@ class TrainerStep:
         self.model, self.forget_batch, self.place = model, forget_batch, place
         self.retain_batch: dict | None = None
         self.samples = self.first_sample = self.all_samples = 0
+        self.rows: RowRoles | None = None
         self._rows: RetainRows | None = None
+        self._previous = 0
         self.is_last_backward = (
             trainer.accelerator.sync_gradients and not trainer.method.uses_retain
         )
@@ -57,10 +59,11 @@ class TrainerStep:
         trainer = self._trainer
         self.is_last_backward = True
         self.retain_batch = trainer.next_retain_batch()
-        counts = [count_samples(self.retain_batch)]
+        # All samples, and how many of them belong to earlier requests.
+        counts = [[count_samples(self.retain_batch), trainer.previous_samples()]]
         if self.processes > 1:
-            own_count = torch.tensor(counts, device=trainer.args.device)
-            counts = trainer.accelerator.gather(own_count).tolist()
+            own_counts = torch.tensor(counts, device=trainer.args.device)
+            counts = trainer.accelerator.gather(own_counts).tolist()
         self._rows = rows = RetainRows(
             trainer,
             self._access,
@@ -70,11 +73,22 @@ class TrainerStep:
             self.parameters,
             self.backward,
         )
-        self.samples, self.first_sample, self.all_samples = rows.k, rows.first_sample, sum(counts)
+        self.samples, self.first_sample = rows.retained, rows.first_sample
+        self.all_samples = sum(k - earlier for k, earlier in counts)
+        self._previous = sum(earlier for _, earlier in counts)
+        self.rows = row_roles(counts, trainer.args.process_index, rows.updates)
 
     @property
     def retain_weight(self) -> float:
         return self.samples * self.processes / self.all_samples
+
+    @property
+    def previous_loss(self) -> Tensor | None:
+        """This process's part of the mean loss of the earlier requests' samples, a scalar without a
+        gradient, as `retain_loss` is; None if the step has none."""
+        if not self._previous:
+            return None
+        return self._rows.earlier_losses.sum() * (self.processes / self._previous)
 
     @property
     def retain_losses(self) -> Tensor | None:
@@ -129,3 +143,23 @@ class TrainerStep:
 
     def visit_retain_samples(self, visit: RetainVisitor, last: bool = True) -> Tensor:
         return self._rows.visit(visit, last) * self.retain_weight
+
+
+def row_roles(counts: list[list[int]], process: int, updates: int) -> RowRoles:
+    """What the rows of a step are.
+
+    Args:
+        counts: for each process the number of its samples, and how many of them, the last ones,
+            belong to earlier requests.
+        updates: the number of earlier requests' updates.
+    """
+    samples, earlier = sum(k for k, _ in counts), []
+    kept, mean = samples - sum(m for _, m in counts), []
+    for k, m in counts:
+        # The rows of a process are the gradients of L_n / k.
+        mean += [k / kept] * (k - m) + [0.0] * m
+        earlier += range(len(mean) - m, len(mean))
+    start = sum(k for k, _ in counts[:process])
+    own = slice(start, start + counts[process][0])
+    earlier += range(samples, samples + updates)
+    return RowRoles(samples, own, mean + [0.0] * updates, earlier)

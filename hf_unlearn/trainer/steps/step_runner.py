@@ -79,6 +79,8 @@ class StepRunner:
                     logged = self._retain(step)
                 for name, value in logged.items():
                     self.statistics.add(name, value)
+                if (previous := step.previous_loss) is not None:
+                    self.statistics.add("previous_loss", previous)
                 loss = loss if method.uses_forget else logged["retain_loss"]
             method.finish(step)
             self._finish(step)

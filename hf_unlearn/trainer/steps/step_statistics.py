@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-LOSSES = ("forget_loss", "retain_loss")
+LOSSES = ("forget_loss", "retain_loss", "previous_loss")
 
 
 class StepStatistics:

@@ -2,7 +2,7 @@
 
 import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
@@ -10,6 +10,8 @@ OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operat
 RETRAINED = "retrained"
 # Splits and metrics may have any name: test-clean_wer, forget_f1 (macro), forget_rouge/1.
 RULE = re.compile(r"\s*([^<>=]+?)\s*(>=|<=|>|<)\s*([^<>=]+?)\s*")
+# Splits of earlier requests. A rule that names none by its number is about the worst of them.
+EARLIER, NUMBERED = "earlier", re.compile(r"earlier_\d+")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 
@@ -72,23 +74,51 @@ class Rule:
                 f"the rule {str(self)!r} names the retrained model, which only recipes measure "
                 "(gold: ...): write the number in place of the word"
             )
-        return {split_of(metric, list(names)) for metric in self.metrics}
+        names = list(names)
+        return {split for metric in self.metrics for split in splits_of(metric, names)}
 
     def __str__(self) -> str:
         value = self.value if isinstance(self.value, str) else f"{self.value:.7g}"
         return f"{self.metric} {self.comparison} {value}"
 
 
-def split_of(metric: str, names: Iterable[str]) -> str:
-    """The split of a metric <split>_<metric>; the longest fitting name, if there are several.
+def splits_of(metric: str, names: Sequence[str]) -> list[str]:
+    """The splits of a metric <split>_<metric>: the longest fitting name, if there are several; for
+    earlier_<metric>, those of all earlier requests.
 
     Raises:
         ValueError: none fits.
     """
-    fitting = [name for name in names if metric.startswith(f"{name}_")]
-    if not fitting:
-        raise ValueError(
-            f"the rule on {metric!r} names no split of eval_dataset: those are "
-            f"{', '.join(names) or 'none'}"
-        )
-    return max(fitting, key=len)
+    if fitting := [name for name in names if metric.startswith(f"{name}_")]:
+        return [max(fitting, key=len)]
+    of_earlier = metric.startswith(f"{EARLIER}_")
+    numbered = [name for name in names if NUMBERED.fullmatch(name)]
+    if of_earlier and numbered and not NUMBERED.match(metric):
+        return numbered
+    more = "; this data has nothing that an earlier request named" if of_earlier else ""
+    raise ValueError(
+        f"the rule on {metric!r} names no split of eval_dataset: those are "
+        f"{', '.join(names) or 'none'}{more}"
+    )
+
+
+def metric_in(metric: str, split: str) -> str:
+    """The metric in <split>_<metric>, and in earlier_<metric> for a split of an earlier request."""
+    if metric.startswith(f"{split}_"):
+        return metric.removeprefix(f"{split}_")
+    return metric.removeprefix(f"{EARLIER}_")
+
+
+def with_worst(metrics: Mapping[str, float], rules: Iterable[Rule]) -> dict[str, float]:
+    """The metrics of a check, with those that rules name of all earlier requests together: the
+    lowest where a rule asks whether it is below something, else the highest."""
+    found = dict(metrics)
+    for rule in rules:
+        worst = min if rule.comparison.startswith("<") else max
+        for wanted in rule.metrics:
+            name = metric_in(wanted, EARLIER)
+            own = re.compile(rf"{NUMBERED.pattern}_{re.escape(name)}")
+            values = [value for key, value in metrics.items() if own.fullmatch(key)]
+            if wanted == f"{EARLIER}_{name}" and wanted not in metrics and values:
+                found[wanted] = worst(values)
+    return found

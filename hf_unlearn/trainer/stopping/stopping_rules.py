@@ -22,7 +22,7 @@ from ..batches.seeded import random_state_kept
 from ..batches.training_data import length_or_none, spread
 from ..checks.evaluation_checks import known_metrics
 from ..protocol import RunView
-from .rule import Rule, split_of
+from .rule import Rule, metric_in, splits_of, with_worst
 from .run_record import RunRecord
 
 logger = logging.get_logger(__name__)
@@ -91,6 +91,7 @@ class StoppingRules(TrainerCallback):
         checked: dict[int, dict] = {}
         for row in state.log_history:
             checked.setdefault(row["step"], {}).update(_check_metrics_in(row))
+        checked = {step: with_worst(found, self._rules) for step, found in checked.items()}
         for step, metrics in checked.items():
             self._scales.look(metrics)
             self._note_if_best(metrics, step)
@@ -178,7 +179,8 @@ class StoppingRules(TrainerCallback):
 
     def _check(self) -> dict[str, float]:
         """Evaluates and logs the metrics of a check, by <split>_<metric>."""
-        metrics = _check_metrics_in(self.trainer.evaluate(self.splits, metric_key_prefix="check"))
+        found = _check_metrics_in(self.trainer.evaluate(self.splits, metric_key_prefix="check"))
+        metrics = with_worst(found, self._rules)
         self._require(metrics)
         self._scales.look(metrics)
         return metrics
@@ -260,9 +262,9 @@ def _check_metrics_in(row: dict) -> dict[str, float]:
 def _check_metrics(rule: Rule, splits: dict[str, Any], known: set[str] | None) -> None:
     """Raises ValueError if a rule can never be checked: its metric will not be given, or its split
     is empty."""
-    for name in rule.metrics:
-        split = split_of(name, splits)
-        if known is not None and name.removeprefix(f"{split}_") not in known:
+    pairs = [(name, split) for name in rule.metrics for split in splits_of(name, list(splits))]
+    for name, split in pairs:
+        if known is not None and metric_in(name, split) not in known:
             given = ", ".join(f"{split}_{metric}" for metric in sorted(known))
             more = ": pass compute_metrics, such as asr_metrics(processor)"
             raise ValueError(

@@ -81,6 +81,9 @@ CASES = {
         "max_steps": 4,
     },
     "drift model": {**DRIFT, **MODEL},
+    "earlier samples": {"previous": 3, "retain": 5},
+    "earlier samples drift resharded model": {**DRIFT, **MODEL, "previous": 3, "reshard": True},
+    "sharded earlier samples model": {"model": sharded, **MODEL, "previous": 3},
     "sharded drift": {**DRIFT, "model": sharded, "forget": 7, "gradient_accumulation_steps": 2},
     "a stream": {"data": streamed, "forget": 13, "batch": 8, "max_steps": 4},
     "an accumulated stream": {
@@ -151,6 +154,7 @@ def train(folder: str, name: str) -> None:
     case = {
         "forget": 4,
         "retain": 6,
+        "previous": 0,
         "model": short,
         "lora": False,
         "reshard": False,
@@ -161,10 +165,8 @@ def train(folder: str, name: str) -> None:
         **CASES[name],
     }
     set_seed(0)
-    forget, retain, model, lora, reshard, places, data, batch = (
-        case.pop(key)
-        for key in ("forget", "retain", "model", "lora", "reshard", "places", "data", "batch")
-    )
+    keys = ("forget", "retain", "previous", "model", "lora", "reshard", "places", "data", "batch")
+    forget, retain, previous, model, lora, reshard, places, data, batch = map(case.pop, keys)
     layers.PLACES = places[PROCESS]
     hf_unlearn.trainer.samples.exchange.LATENCY = -(10**12) if reshard else 2**14
     network = model()
@@ -175,9 +177,14 @@ def train(folder: str, name: str) -> None:
         forget=data(utterances(forget, seed=1)),
         retain=utterances(retain, seed=2),
         optimizer=False,
-        arguments={"peft_config": adapter, "callbacks": [Later()]},
+        arguments={
+            "peft_config": adapter,
+            "callbacks": [Later()],
+            "previous_forget_dataset": utterances(previous, seed=3) or None,
+        },
         per_device_train_batch_size=batch // PROCESSES,
         per_device_retain_batch_size=6 // PROCESSES,
+        per_device_previous_batch_size=4 // PROCESSES,
         **case,
     )
     before = [whole(p.detach()).clone() for p in trainer.model.parameters()]
@@ -185,7 +192,15 @@ def train(folder: str, name: str) -> None:
     step = torch.cat(
         [(a - whole(b.detach())).flatten() for a, b in zip(before, trainer.model.parameters())]
     )
-    logged = ("forget_loss", "retain_loss", "rank", "kept", "skipped_steps", "step_factor")
+    logged = (
+        "forget_loss",
+        "retain_loss",
+        "previous_loss",
+        "rank",
+        "kept",
+        "skipped_steps",
+        "step_factor",
+    )
     logs = [
         {key: row.get(key) for key in logged} for row in trainer.state.log_history if "loss" in row
     ]

@@ -1,0 +1,1 @@
+"""Requests one after another: the ledger, earlier requests, stacked adapters, and `verify`."""

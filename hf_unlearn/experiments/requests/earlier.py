@@ -1,0 +1,126 @@
+"""The earlier requests of the model that a run starts from, by its ledger or its results.json."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers.utils import cached_file, logging
+
+from ...data.earlier import EarlierRequest, known_names
+from ...data.splits import Splits
+from ...privacy.carried_salt import LONG, salt_name, salts_in
+from ...privacy.redaction import SALT, pseudonym
+from ...report.ledger import Entry, read_ledger
+from ...report.run_layout import LEDGER
+from ...report.weights import QUIET, weights_digest
+from ..models.previous_requests import forgotten_before, results_of
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What a model was made to forget before.
+
+    Attributes:
+        entries: of its ledger, the first request first.
+        salts: {name of the salt: salt} of those that are known here.
+        names: names of what was forgotten, by the column of the data, as far as they are known.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    salts: dict[str, str] = field(default_factory=dict)
+    names: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def salt(self) -> str | None:
+        """The salt of the last request, to be carried along; None if it is not known here."""
+        return self.salts.get(self.entries[-1]["salt"]) if self.entries else None
+
+    def requests(self) -> list[EarlierRequest]:
+        """The requests whose names can be recognised in data."""
+        return [
+            EarlierRequest(entry["request"], entry["column"], _Known(entry["ids"], salt))
+            for entry in self.entries
+            if (salt := self.salts.get(entry["salt"])) is not None
+        ]
+
+    def names_with(self, splits: Splits) -> dict[str, list[str]]:
+        """`names`, and those that the splits' data has of the requests."""
+        found = {column: set(names) for column, names in self.names.items()}
+        for request in self.requests():
+            rows = splits.earlier.get(request.split)
+            if rows is not None:
+                known = known_names([request], request.column, set(rows[request.column][:]))
+                found.setdefault(request.column, set()).update(known)
+        return {column: sorted(names) for column, names in found.items()}
+
+
+class _Known:
+    """Recognises the names that have given some salted ids."""
+
+    def __init__(self, ids: Sequence[str], salt: str):
+        self._ids, self._salt = set(ids), salt
+
+    def __call__(self, name: str) -> bool:
+        return pseudonym(name, self._salt, LONG) in self._ids
+
+
+def find_earlier(model: str, output_dir: str) -> Earlier:
+    """The earlier requests of a model.
+
+    The salt that recognises their names is taken from the model's folder or from `output_dir`. For
+    a model without a ledger, which an earlier version has made, the names in its results.json stand
+    for one request.
+
+    Args:
+        model: folder, Hub id, or "train" for a model that is yet to be trained.
+
+    Raises:
+        ValueError: the model's ledger cannot be read.
+    """
+    if model == "train":
+        return Earlier()
+    folder = Path(model)
+    beside = [folder, folder.parent] if folder.name.startswith("checkpoint-") else [folder]
+    salts = salts_in([*beside, output_dir])
+    entries = read_ledger(file) if (file := _ledger_file(model, beside)) else []
+    if unknown := [str(entry["request"]) for entry in entries if entry["salt"] not in salts]:
+        logger.warning_once(
+            f"The salt of request {', '.join(unknown)} is neither in {model} nor in {output_dir}, "
+            "so what they made the model forget cannot be found in the data: it may be retained, "
+            f"and is not measured again. Put the file {SALT} of that run into {output_dir}."
+        )
+    names = forgotten_before(model, warn=not entries)
+    if not entries and names and salts:
+        entries = _from_results(model, names, next(iter(salts.values())))
+    return Earlier(entries, salts, names)
+
+
+def _ledger_file(model: str, beside: Sequence[Path]) -> str | Path | None:
+    if beside[0].is_dir():
+        return next((path / LEDGER for path in beside if (path / LEDGER).is_file()), None)
+    try:
+        return cached_file(model, LEDGER, **QUIET)
+    except (OSError, ValueError):
+        # Loading the model reports what is wrong with its name
+        return None
+
+
+def _from_results(model: str, names: Mapping[str, Sequence[str]], salt: str) -> list[Entry]:
+    """Entries for what the results.json of an earlier version tells."""
+    results = results_of(model)
+    digest = weights_digest(model)
+    return [
+        {
+            "request": number,
+            "date": (results.get("environment") or {}).get("date"),
+            "column": column,
+            "ids": sorted(pseudonym(name, salt, LONG) for name in known),
+            "salt": salt_name(salt),
+            "weights_before": digest,
+            "weights_after": digest,
+            "note": "made from results.json, since that run wrote no ledger",
+        }
+        for number, (column, known) in enumerate(sorted(names.items()), start=1)
+    ]

@@ -1,0 +1,44 @@
+"""Keeps what earlier requests forgot forgotten: `keep_forgotten` of a recipe, as arguments of the
+trainer."""
+
+from torch import nn
+from torch.utils.data import ConcatDataset, Dataset
+
+from ..recipe import Recipe
+
+
+def kept_forgotten(recipe: Recipe, model: nn.Module) -> dict:
+    """The arguments of `UnlearnTrainer` that `keep_forgotten` stands for; {} for a first request.
+
+    With "updates" the run also writes its own update, for the requests after it.
+
+    Raises:
+        ValueError: the data lack the samples of an earlier request.
+    """
+    way, args = recipe.options.keep_forgotten, recipe.args
+    if way == "updates":
+        args.save_update_sketch = True
+    if way == "none" or not recipe.earlier.entries:
+        return {}
+    if way == "updates":
+        return {"previous_updates": [recipe.options.model]}
+    return {"previous_forget_dataset": earlier_dataset(recipe, model)}
+
+
+def earlier_dataset(recipe: Recipe, model: nn.Module) -> Dataset:
+    """The samples of all earlier requests, in the form that the trainer gets retained ones.
+
+    Raises:
+        ValueError: the data lack the samples of an earlier request.
+    """
+    found = recipe.splits.earlier
+    requests = [entry["request"] for entry in recipe.earlier.entries]
+    lacking = [str(n) for n in requests if not len(found.get(f"earlier_{n}", ()))]
+    if lacking:
+        raise ValueError(
+            f"keep_forgotten is 'samples', but the data have no sample of request "
+            f"{', '.join(lacking)}, or the salt that recognises them is missing: use "
+            "keep_forgotten: updates, or give the data and the model's own folder"
+        )
+    rows = [recipe.evaluation_data(model, found[f"earlier_{n}"]) for n in requests]
+    return rows[0] if len(rows) == 1 else ConcatDataset(rows)

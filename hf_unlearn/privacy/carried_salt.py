@@ -1,0 +1,40 @@
+"""The salt of an earlier run: found beside its model, checked, and carried along to the next run,
+so that one person keeps one pseudonym."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from .redaction import SALT
+
+# Hexadecimal digits of the ids in a ledger. Their first eight are the pseudonym in cards.
+LONG = 16
+
+
+def salt_name(salt: str) -> str:
+    """A name for a salt, by which the right one is recognised. It does not give the salt away."""
+    return hashlib.sha256(f"name of the salt {salt}".encode()).hexdigest()[:LONG]
+
+
+def salts_in(folders: Iterable[str | Path]) -> dict[str, str]:
+    """{name: salt} of the salts in some folders, which may not exist."""
+    files = (Path(folder) / SALT for folder in folders)
+    salts = [file.read_text() for file in files if file.is_file()]
+    return {salt_name(salt): salt for salt in salts if salt}
+
+
+def carry_salt(salt: str, folder: str | Path) -> None:
+    """Makes a salt that of a run's output folder. Only the owner can read the file."""
+    path = Path(folder) / SALT
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{SALT}.{os.getpid()}")
+    partial.touch(mode=0o600)
+    partial.write_text(salt)
+    os.replace(partial, path)
+
+
+def salted(digest: str, salt: str) -> str:
+    """A digest of data that only the owner of the salt can compute. Without a salt anyone with the
+    data could try whose share of it was forgotten."""
+    return hashlib.sha256(f"{salt}{digest}".encode()).hexdigest()

@@ -1,0 +1,85 @@
+"""A digest of the weights in a model's folder, whatever files they are split over."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers.utils import cached_file
+
+ADAPTER = "adapter_config.json"
+# The files that from_pretrained looks for, the first kind that there is.
+OF_MODEL = ("model*.safetensors", "pytorch_model*.bin")
+OF_ADAPTER = ("adapter_model*.safetensors", "adapter_model*.bin")
+QUIET = {
+    "_raise_exceptions_for_missing_entries": False,
+    "_raise_exceptions_for_connection_errors": False,
+    "_raise_exceptions_for_gated_repo": False,
+}
+
+
+def weights_digest(name: str | Path) -> str | None:
+    """SHA-256 over the names and values of a saved model's tensors, sorted by name. For an adapter,
+    its base model counts, too.
+
+    Args:
+        name: a folder, or the id of a model on the Hub that has been downloaded.
+
+    Returns:
+        None where there are no weights.
+    """
+    folder = folder_of(name)
+    if folder is None:
+        return None
+    is_adapter = (folder / ADAPTER).is_file() and not (folder / "config.json").is_file()
+    patterns = OF_ADAPTER if is_adapter else OF_MODEL
+    files = next((found for kind in patterns if (found := sorted(folder.glob(kind)))), [])
+    if not files:
+        return None
+    with _opened(files) as tensors:
+        digest = tensors_digest(tensors)
+    if not is_adapter:
+        return digest
+    base = json.loads((folder / ADAPTER).read_text()).get("base_model_name_or_path")
+    below = weights_digest(base) if base else None
+    return hashlib.sha256(f"{digest} on {below}".encode()).hexdigest()
+
+
+def folder_of(name: str | Path) -> Path | None:
+    """The folder of a model: `name` itself, or where a model of the Hub was downloaded to."""
+    if Path(name).is_dir():
+        return Path(name)
+    for file in ("config.json", ADAPTER):
+        with contextlib.suppress(OSError, ValueError):
+            if found := cached_file(str(name), file, local_files_only=True, **QUIET):
+                return Path(found).parent
+    return None
+
+
+def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over the names, types, shapes and values of tensors, in the order given."""
+    found = hashlib.sha256()
+    for name, tensor in tensors:
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        # viewed as bytes: NumPy has no bfloat16
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+@contextlib.contextmanager
+def _opened(files: list[Path]) -> Iterator[Iterator[tuple[str, Tensor]]]:
+    """The tensors of some files, sorted by name, each read when its turn comes."""
+    with contextlib.ExitStack() as stack:
+        readers = {}
+        for file in files:
+            if file.suffix == ".safetensors":
+                opened = stack.enter_context(safe_open(file, framework="pt"))
+                readers |= {name: opened.get_tensor for name in opened.keys()}
+            else:
+                held = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+                readers |= {name: held.__getitem__ for name in held}
+        yield ((name, readers[name](name)) for name in sorted(readers))

@@ -1,0 +1,86 @@
+"""`keep_forgotten`: a later request of a recipe keeps what the earlier ones forgot forgotten."""
+
+from pathlib import Path
+
+import pytest
+
+from hf_unlearn.experiments.images import recipe as images
+from hf_unlearn.report.run_layout import SKETCH
+from hf_unlearn.trainer.checkpoints.update_sketch import PreviousUpdates
+from tests.recipes.noise import write_noise
+
+OPTIONS = """
+train_split: train
+test_split: test
+retain_size: 4
+architecture: vit
+image_size: 8
+channels: 1
+d_model: 8
+layers: 1
+heads: 2
+train_steps: 2
+train_batch_size: 8
+attacks: false
+max_steps: 2
+learning_rate: 0.05
+max_grad_norm: 0
+save_strategy: "no"
+report_to: none
+disable_tqdm: true
+use_cpu: true
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("requests")
+    write_noise(folder / "pictures", 3, ("ant", "bee", "cat", "dog"))
+    (folder / "options.yaml").write_text(OPTIONS)
+    return folder
+
+
+def request(folder: Path, name: str, model: str, output: str, keep: str, **more: str) -> None:
+    """One request, by the recipe's command line."""
+    given = {"dataset": folder / "pictures", "forget_classes": name, "model": model, **more}
+    given |= {"output_dir": folder / output, "keep_forgotten": keep}
+    words = [str(word) for key, value in given.items() for word in (f"--{key}", value)]
+    images.main([str(folder / "options.yaml"), *words])
+
+
+def logged(capsys) -> str:
+    return capsys.readouterr().out
+
+
+def test_three_requests_in_a_row(folder, capsys):
+    request(folder, "ant", "train", "updates-1", "updates")
+    assert "previous_loss" not in logged(capsys)
+    first = str(folder / "updates-1")
+    request(folder, "bee", first, "updates-2", "updates")
+    request(folder, "cat", str(folder / "updates-2"), "updates-3", "updates")
+    assert [len(PreviousUpdates([folder / f"updates-{n}"])) for n in (1, 2, 3)] == [1, 2, 3]
+    capsys.readouterr()
+    request(folder, "bee", first, "samples-2", "samples")
+    assert "previous_loss" in logged(capsys)
+    assert not (folder / "samples-2" / SKETCH).exists()
+    with pytest.raises(ValueError, match="there is no .*samples-2.*save_update_sketch"):
+        request(folder, "cat", str(folder / "samples-2"), "updates-3", "updates")
+    with pytest.raises(ValueError, match="does not work with method='scrub'"):
+        request(folder, "cat", first, "scrub", "samples", method="scrub")
+
+
+def test_samples_that_are_gone_are_not_passed_over(folder):
+    if not (folder / "updates-1").exists():
+        request(folder, "ant", "train", "updates-1", "updates")
+    (folder / "fewer").mkdir()
+    write_noise(folder / "fewer" / "pictures", 3, ("bee", "cat", "dog"))
+    with pytest.raises(ValueError, match="have no sample of request 1"):
+        request(
+            folder, "bee", str(folder / "updates-1"), "out", "samples",
+            dataset=str(folder / "fewer" / "pictures"),
+        )  # fmt: skip
+
+
+def test_another_word_is_refused(folder):
+    with pytest.raises(ValueError, match="keep_forgotten is 'sample'|invalid choice"):
+        request(folder, "ant", "train", "out", "sample")
