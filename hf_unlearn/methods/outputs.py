@@ -19,6 +19,9 @@ SEQUENCE_MODELS = (
     "ForTokenClassification",
     "ForQuestionAnswering",
 )
+# Suffixes of classifiers' names. Some are configured as encoder-decoder models, such as
+# WhisperForAudioClassification.
+CLASSIFIERS = ("ForAudioClassification", "ForImageClassification", "ForSequenceClassification")
 
 
 def freeze(model: nn.Module) -> nn.Module:
@@ -52,7 +55,8 @@ def require_classification(model: nn.Module, method: str) -> None:
     """Raises ValueError for models that are known not to predict one class per sample."""
     model = base_model(model)
     name = type(model).__name__
-    if name.endswith(SEQUENCE_MODELS) or _is_encoder_decoder(model):
+    decodes = _is_encoder_decoder(model) and not name.endswith(CLASSIFIERS)
+    if name.endswith(SEQUENCE_MODELS) or decodes:
         raise ValueError(
             f"{method} is for classification, with one class per sample, but {name} predicts "
             "sequences"

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from .layout import LEADING
-from .layout_tracker import LayoutTracker
+from .layouts.layout import LEADING
+from .layouts.layout_tracker import LayoutTracker
 from .rewriting import REWRITTEN
 from .rules import LIKE, out_of_place
 from .shards import sharded_modules

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .layout import Layout
+from .layouts.layout import Layout
 from .rules import RULES, argument_name, needs_values
 
 # Position or name of an argument; with an index, a member of a list.

@@ -15,7 +15,7 @@ from hf_unlearn.data.speech.arguments import SpeechClassArguments
 from hf_unlearn.data.speech.classes import (
     classes_of,
     load_class_splits,
-    load_clips,
+    load_utterances,
     prepare_class_splits,
 )
 
@@ -67,13 +67,13 @@ def arguments(source: Path, **options) -> SpeechClassArguments:
 
 def test_a_folder_for_each_label_is_read_with_its_lists_and_speakers(commands):
     args = arguments(commands)
-    rows = {split: load_clips(args, split, needs_speakers=True) for split in ("train", "test")}
+    rows = {split: load_utterances(args, split, needs_speakers=True) for split in ("train", "test")}
     assert Counter(rows["train"]["class"]) == dict.fromkeys(WORDS, 6)
     assert {Path(name).stem[-1] for name in rows["train"]["id"]} == {"2", "3"}
     assert {Path(name).stem[-1] for name in rows["test"]["id"]} == {"0"}
     assert Counter(rows["test"]["speaker"]) == dict.fromkeys(SPEAKERS, 3)
     with pytest.raises(ValueError, match="no split 'dev' in .*; it holds train, .*validation"):
-        load_clips(args, "dev", needs_speakers=True)
+        load_utterances(args, "dev", needs_speakers=True)
 
 
 def test_a_folder_of_splits_may_have_no_speakers(tmp_path):
@@ -127,7 +127,7 @@ def test_a_column_of_class_labels_gives_its_names_and_numbers_sort_as_numbers(tm
     rows = Dataset.from_csv(str(table)).cast_column("word", ClassLabel(names=WORDS))
     rows.to_parquet(tmp_path / "table.parquet")
     args = arguments(tmp_path / "table.parquet")
-    assert classes_of(load_clips(args, "train", needs_speakers=False)) == sorted(WORDS)
+    assert classes_of(load_utterances(args, "train", needs_speakers=False)) == sorted(WORDS)
     assert classes_of(Dataset.from_dict({"class": ["10", "9", "1"]})) == ["1", "9", "10"]
     assert classes_of(Dataset.from_dict({"class": ["10", "9", "a"]})) == ["10", "9", "a"]
 

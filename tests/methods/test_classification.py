@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import default_collate
+from transformers import WhisperConfig, WhisperForAudioClassification
 
 from hf_unlearn.methods import METHODS
 from hf_unlearn.methods.classification import find_head, inputs_of
@@ -53,6 +54,33 @@ def test_duck_refuses_a_single_class(tmp_path):
     )
     with pytest.raises(ValueError, match="at least two classes"):
         trainer.train()
+
+
+@pytest.mark.parametrize("method", ["duck", "boundary_shrink"])
+def test_a_classifier_with_whispers_encoder(method, tmp_path):
+    """Its configuration says that it has a decoder, but it predicts one class per sample."""
+    config = WhisperConfig(
+        num_mel_bins=8,
+        max_source_positions=10,
+        d_model=16,
+        encoder_layers=1,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        classifier_proj_size=8,
+        num_labels=3,
+    )
+    torch.manual_seed(0)
+    rows = [{"input_features": torch.randn(8, 20), "labels": number % 3} for number in range(9)]
+    trainer = make_trainer(
+        WhisperForAudioClassification(config),
+        tmp_path,
+        forget=rows[:3],
+        retain=rows[3:],
+        collator=default_collate,
+        method=method,
+    )
+    trainer.train()
+    assert trainer.state.log_history[0]["forget_loss"] > 0
 
 
 def test_the_head_is_found_by_its_output():

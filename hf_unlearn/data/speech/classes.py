@@ -32,7 +32,7 @@ RECORDINGS = replace(SPEECH, owner="class", owners="classes", column_options={})
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipSplits(ClassSplits):
+class UtteranceSplits(ClassSplits):
     """Utterances by their part in unlearning (see `ClassSplits`)."""
 
     kind = RECORDINGS
@@ -41,7 +41,7 @@ class ClipSplits(ClassSplits):
     other: None = None
 
 
-def load_clips(args: SpeechClassArguments, split: str, *, needs_speakers: bool) -> Dataset:
+def load_utterances(args: SpeechClassArguments, split: str, *, needs_speakers: bool) -> Dataset:
     """Loads the utterances of a split with their classes, sorted by id.
 
     Args:
@@ -142,7 +142,7 @@ def load_class_splits(
     seed: int,
     forgotten_before: dict[str, Iterable[str]] | None = None,
     earlier: Collection[EarlierRequest] = (),
-) -> tuple[SpeakerSplits | ClipSplits, list[str]]:
+) -> tuple[SpeakerSplits | UtteranceSplits, list[str]]:
     """Loads the splits that `args` describe, and the names of all classes; the audio is not decoded
     yet.
 
@@ -155,7 +155,7 @@ def load_class_splits(
         earlier: the earlier requests, whose rows are left out, too, and evaluated again.
 
     Raises:
-        ValueError: as `load_clips` and the two functions do; what is forgotten is named in two
+        ValueError: as `load_utterances` and the two functions do; what is forgotten is named in two
             ways; or a class of unseen utterances is not in the training split.
     """
     _check_request(args)
@@ -163,10 +163,10 @@ def load_class_splits(
     # Also where a class is forgotten now, the utterances of these speakers are not retained.
     known_speakers = "speaker" in (*before, *(request.column for request in earlier))
     speakers = args.forgets_speakers or args.identifies_speakers or known_speakers
-    train = load_clips(args, args.train_split, needs_speakers=speakers)
+    train = load_utterances(args, args.train_split, needs_speakers=speakers)
     classes = classes_of(train)
     test, other = (
-        load_clips(args, split, needs_speakers=speakers) if split else None
+        load_utterances(args, split, needs_speakers=speakers) if split else None
         for split in (args.test_split, args.other_split)
     )
     for option, rows in (("test_split", test), ("other_split", other)):
@@ -206,7 +206,7 @@ def load_class_splits(
             _warn_of_uneven_classes(splits)
     else:
         splits = split_by_class(
-            ClipSplits,
+            UtteranceSplits,
             train,
             classes,
             forget_classes=args.forget_classes,
@@ -264,14 +264,14 @@ def _warn_of_uneven_classes(splits: SpeakerSplits) -> None:
 
 
 def prepare_class_splits(
-    splits: SpeakerSplits | ClipSplits,
+    splits: SpeakerSplits | UtteranceSplits,
     processor: ProcessorMixin | SequenceFeatureExtractor,
     args: SpeechClassArguments,
     classes: list[str],
     *,
     longest: float | None = None,
     retain_pool: bool = True,
-) -> SpeakerSplits | ClipSplits:
+) -> SpeakerSplits | UtteranceSplits:
     """The same splits with inputs, and with the place of each class in `classes` as labels. Those
     that are only evaluated are bounded to `args.max_eval_samples` first.
 

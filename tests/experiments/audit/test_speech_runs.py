@@ -25,7 +25,7 @@ EVERYWHERE += ("loss", "gradient_norm", "distance_to_retain", "loss_of_equally_l
 def data(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     # Pairs of utterances for the attacks.
-    monkeypatch.setattr("hf_unlearn.experiments.audit.attacks.FEWEST", 2)
+    monkeypatch.setattr("hf_unlearn.experiments.audit.attacks.MIN_SAMPLES", 2)
     monkeypatch.setattr("hf_unlearn.metrics.informed.TREES", 4)
     return recognisers.write_speech(tmp_path / "data")
 
