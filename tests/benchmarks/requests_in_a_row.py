@@ -38,8 +38,8 @@ WAYS = [
     ("orthograd", "none"),
     ("orthograd", "samples"),
     ("orthograd", "updates"),
-    ("orthograd_metric", "samples"),
     ("gradient_difference", "none"),
+    ("orthograd_metric", "samples"),
 ]
 COLUMNS = ["data", "method", "keep_forgotten", "order", "request", "forgotten", "first_accuracy"]
 COLUMNS += ["first_loss", "mean_earlier_accuracy", "forget_accuracy", "test_accuracy", "steps"]

@@ -13,6 +13,7 @@ from hf_unlearn.report.run_layout import SKETCH
 from hf_unlearn.trainer.checkpoints.update_sketch import PreviousUpdates, stored
 from hf_unlearn.trainer.samples import sample_access
 from hf_unlearn.trainer.samples.sample_access import SampleAccess
+from tests.methods.formulas import double
 from tests.support.callbacks import At, interrupt
 from tests.support.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper, utterances
 from tests.trainer.brute_force import relative, step
@@ -21,13 +22,17 @@ PREVIOUS = utterances(3, seed=7)
 SMALL = {"encoder_layers": 1, "decoder_layers": 1}
 
 
+def data() -> dict:
+    return {"forget": double(FORGET), "retain": double(RETAIN)}
+
+
 def gradients(model, samples) -> list[list[torch.Tensor]]:
     """The gradient of each sample alone, in float64, one tensor per trained parameter."""
     model = copy.deepcopy(model).double().train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     found = []
     for sample in samples:
-        batch = collate([{**sample, "input_features": sample["input_features"].double()}])
+        batch = collate(double([sample]))
         found.append(sample_gradient(model, model(**batch).loss, parameters))
     return found
 
@@ -99,12 +104,8 @@ def test_step_is_brute_force_and_orthogonal_to_earlier_samples(
             return engine
 
         monkeypatch.setattr(SampleAccess, "_engine_without", engine_without)
-    data = {
-        name: [{**s, "input_features": s["input_features"].double()} for s in samples]
-        for name, samples in (("forget", FORGET), ("retain", RETAIN), ("previous", PREVIOUS))
-    }
-    arguments = {"previous_forget_dataset": data.pop("previous")}
-    options = {"granularity": granularity, "alpha": 0.6, "arguments": arguments, **data}
+    arguments = {"previous_forget_dataset": double(PREVIOUS)}
+    options = {"granularity": granularity, "alpha": 0.6, "arguments": arguments, **data()}
     g = step(model, tmp_path, **options)
     earlier = rows_of_samples(model, PREVIOUS)
     assert relative(g, expected_step(model, 0.6, granularity, earlier)) < 1e-6
@@ -184,10 +185,10 @@ def test_the_sketch_is_the_change_of_the_weights_and_carries_the_earlier_ones(
 ):
     before, after, folder = first_request
     (update,) = PreviousUpdates([folder]).updates
-    trained = dict(after.named_parameters())
-    assert update.keys() == trained.keys()
-    for name, p in before.named_parameters():
-        assert torch.equal(update[name][0], trained[name] - p)
+    before, after = dict(before.named_parameters()), dict(after.named_parameters())
+    assert update.keys() == {name for name, p in after.items() if p.requires_grad}
+    for name, (change,) in update.items():
+        assert torch.equal(change, after[name] - before[name])
     second = second_request(first_request, tmp_path, previous_updates=[folder])
     second.args.save_update_sketch = True
     second.train()
@@ -260,22 +261,23 @@ def random_update(model, seed=0) -> dict:
 def test_step_is_brute_force_and_orthogonal_to_updates_and_samples(tmp_path, granularity, rank):
     """Two updates, of which one has a single weight, and earlier samples. One parameter takes part
     in no loss, but in the first update."""
-    model = tiny_whisper(**SMALL)
-    model.register_parameter("unused", torch.nn.Parameter(torch.zeros(5)))
+    model = tiny_whisper(**SMALL).double()
+    model.register_parameter("unused", torch.nn.Parameter(torch.zeros(5).double()))
     update = random_update(model)
     one = {name: random_update(model, 1)[name] for name in list(update)[:1]}
     folder = written(tmp_path / "earlier", update, one, rank=rank)
-    arguments = {"previous_forget_dataset": PREVIOUS, "previous_updates": [folder]}
-    g = step(model, tmp_path, granularity=granularity, alpha=0.6, arguments=arguments)
+    arguments = {"previous_forget_dataset": double(PREVIOUS), "previous_updates": [folder]}
+    options = {"granularity": granularity, "alpha": 0.6, "arguments": arguments, **data()}
+    g = step(model, tmp_path, **options)
     given = PreviousUpdates([folder]).updates
     earlier = []
-    for (name, p), rows in zip(model.named_parameters(), rows_of_samples(model, PREVIOUS)):
-        changes = [torch.zeros_like(p)[None].double()] * 2
+    for (name, like), rows in zip(update.items(), rows_of_samples(model, PREVIOUS)):
+        changes = [torch.zeros_like(like)[None].double()] * 2
         for n, kept in enumerate(one[name] for one in given if name in one):
             whole = kept[0] @ kept[1] if len(kept) == 2 else kept[0]
-            changes[n] = whole.reshape(1, *p.shape).double()
-        earlier.append(torch.cat([rows, *changes]).detach())
-    assert relative(g, expected_step(model, 0.6, granularity, earlier)) < 1e-4
+            changes[n] = whole.reshape(1, *like.shape).double()
+        earlier.append(torch.cat([rows, *changes]))
+    assert relative(g, expected_step(model, 0.6, granularity, earlier)) < 1e-6
     assert largest_cosine(model, g, earlier, granularity) < 1e-6
 
 
@@ -299,9 +301,9 @@ def test_with_an_adapter_the_adapted_weights_do_not_move_along_an_update(tmp_pat
     base = tiny_whisper(**SMALL)
     update = random_update(base)
     folder = written(tmp_path / "earlier", update)
-    torch.manual_seed(0)
-    model = get_peft_model(copy.deepcopy(base), LORA)
+    model = get_peft_model(copy.deepcopy(base), LORA).double()
     options = {"granularity": "model", "alpha": 0.6, "learning_rate": 1e-4, "optim": "sgd"}
+    options |= data()
     moved = {}
     for name, given in (("with", [folder]), ("without", None)):
         changed, arguments = copy.deepcopy(model), {"previous_updates": given}
@@ -310,25 +312,24 @@ def test_with_an_adapter_the_adapted_weights_do_not_move_along_an_update(tmp_pat
         ).train()
         before, after = (copy.deepcopy(m).merge_and_unload() for m in (model, changed))
         pairs = zip(before.named_parameters(), after.parameters())
-        steps = {n: (b - a).double() for (n, a), b in pairs}
-        along = sum((steps[n] * update[n]).sum() for n in steps)
-        size = sum(s.square().sum() for s in steps.values()).sqrt()
-        moved[name] = float(along / size)
-    assert abs(moved["with"]) < 0.02 * abs(moved["without"])
+        steps = {n: (b - a).detach() for (n, a), b in pairs if n in update}
+        moved[name] = float(sum((steps[n] * update[n]).sum() for n in steps))
+    # What is left is of second order in the learning rate.
+    assert abs(moved["with"]) < 1e-2 * abs(moved["without"])
 
 
 def test_the_sketch_of_an_adapter_is_the_change_of_the_weights_that_it_adapts(tmp_path):
-    torch.manual_seed(0)
     model = get_peft_model(tiny_whisper(**SMALL), LORA)
     before = copy.deepcopy(model).merge_and_unload()
     make_trainer(model, tmp_path, save_update_sketch=True).train()
-    after = dict(copy.deepcopy(model).merge_and_unload().named_parameters())
+    before, after = (
+        dict(before.named_parameters()),
+        dict(model.merge_and_unload().named_parameters()),
+    )
     (update,) = PreviousUpdates([tmp_path]).updates
-    changed = {n for n, p in before.named_parameters() if not torch.equal(p, after[n])}
-    assert update.keys() == changed
-    for name, p in before.named_parameters():
-        if name in update:
-            assert torch.allclose(update[name][0], after[name] - p, atol=1e-5)
+    assert update.keys() == {n for n, p in before.items() if not torch.equal(p, after[n])}
+    for name, (change,) in update.items():
+        assert torch.allclose(change, after[name] - before[name], rtol=1e-4, atol=1e-5)
 
 
 # ---- refusals ------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ trainer."""
 from torch import nn
 from torch.utils.data import ConcatDataset, Dataset
 
+from ...report.run_layout import LEDGER
 from ..recipe import Recipe
 
 
@@ -13,13 +14,18 @@ def kept_forgotten(recipe: Recipe, model: nn.Module) -> dict:
     With "updates" the run also writes its own update, for the requests after it.
 
     Raises:
-        ValueError: the data lack the samples of an earlier request.
+        ValueError: the earlier requests are not known, or the data lack the samples of one.
     """
     way, args = recipe.options.keep_forgotten, recipe.args
     if way == "updates":
         args.save_update_sketch = True
-    if way == "none" or not recipe.earlier.entries:
+    if way == "none" or not (recipe.earlier.entries or recipe.forgotten_before):
         return {}
+    if not recipe.earlier.entries:
+        raise ValueError(
+            f"keep_forgotten is {way!r}, and {recipe.options.model} was made to forget before, but it "
+            f"has no {LEDGER} that tells which requests: set keep_forgotten to none"
+        )
     if way == "updates":
         return {"previous_updates": [recipe.options.model]}
     return {"previous_forget_dataset": earlier_dataset(recipe, model)}

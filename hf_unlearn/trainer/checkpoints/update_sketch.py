@@ -108,10 +108,12 @@ def _adapters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Paramete
             continue
         linear = isinstance(module.get_base_layer(), nn.Linear)
         for adapter in module.active_adapters:
-            if not linear or module.use_dora.get(adapter) or adapter not in module.lora_A:
+            more = module.use_dora.get(adapter) or module.lora_bias.get(adapter)
+            if not linear or more or adapter not in module.lora_A:
                 raise ValueError(
-                    f"sketches of updates work with LoRA adapters of linear layers, and {name} has "
-                    "another: adapt linear layers without DoRA, or train the weights themselves"
+                    f"sketches of updates work with plain LoRA of linear layers, and {name} has "
+                    "another adapter: adapt linear layers without DoRA and lora_bias, or train the "
+                    "weights themselves"
                 )
             A, B = module.lora_A[adapter].weight, module.lora_B[adapter].weight
             yield f"{plain_name(name)}.weight", A, B, module.scaling[adapter]
