@@ -187,7 +187,14 @@ def begun(
             return known
         logger.warning(f"{path} is an audit of other models, data or settings: starting anew.")
     today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
-    content = {"task": run.recipe.task, "date": today, "made_of": made_of, "doors": {}}
+    examiner = subjects["unlearned"].examiner
+    content = {
+        "task": run.recipe.task,
+        "date": today,
+        "made_of": made_of,
+        "asked": {"split": examiner.asked, "samples": len(examiner.splits[examiner.asked])},
+        "doors": {},
+    }
     return {**content, **verdict({})}
 
 
