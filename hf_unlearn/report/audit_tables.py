@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .result_tables import Table, align
+from .tasks import TASKS
 
 MODELS = ("original", "unlearned", "retrained")
 
@@ -68,10 +69,35 @@ def headline(audit: Mapping[str, Any]) -> list[str]:
     worst = audit["worst"]
     if worst is None:
         return ["No door could be measured, so nothing is known."]
-    lines = [_worst_line(worst, with_retrained="gap" in worst)]
+    lines = [_worst_line(worst, with_retrained="gap" in worst) + _others(audit["doors"], worst)]
     if "gap" in worst:
         lines += _further_lines(audit, worst)
-    return [*lines, _count_line(audit["doors"])]
+    return [*lines, *_samples_line(audit), _count_line(audit["doors"])]
+
+
+def _others(doors: Mapping[str, dict], worst: dict) -> str:
+    """Says how many other doors are as bad as the worst one."""
+    number = "gap" if "gap" in worst else "forgotten"
+    same = [name for name, entry in doors.items() if entry.get(number) == worst[number]]
+    others = len(same) - 1
+    return f" {_counted(others, 'other door')} as bad." if others > 0 else ""
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what} is" if count == 1 else f"{count} {what}s are"
+
+
+def _samples_line(audit: Mapping[str, Any]) -> list[str]:
+    """On which samples models are asked what they recognise; [] where the audit does not say."""
+    judged, rates = audit.get("judged"), []
+    for entry in audit["doors"].values():
+        if entry.get("group") in ("form", "decoding", "relearning") and "unit" in entry:
+            rates.append(entry["unit"].removesuffix(" (%)"))
+    if not judged or not rates:
+        return []
+    meaning, _ = TASKS[audit["task"]].splits[judged["split"]]
+    rate = rates[0][0].upper() + rates[0][1:]
+    return [f"{rate} is that of {judged['samples']} samples of {judged['split']} ({meaning})."]
 
 
 def _worst_line(worst: dict, with_retrained: bool) -> str:
@@ -122,7 +148,11 @@ def _further_lines(audit: Mapping[str, Any], worst: dict) -> list[str]:
 
 
 def _values(entry: dict) -> str:
-    known = [f"{name} {_number(entry[name])}" for name in MODELS if entry.get(name) is not None]
+    known = [
+        f"{name} {_number(entry[name], entry['unit'])}"
+        for name in MODELS
+        if entry.get(name) is not None
+    ]
     return f"{entry['unit']}: {', '.join(known)}"
 
 
@@ -152,7 +182,9 @@ def audit_rows(audit: Mapping[str, Any]) -> Table:
     rows = [["Door", "measured", *models, "gap (points)" if compared else "forgotten (points)"]]
     for name in order:
         entry = measured[name]
-        values = [_number(entry[model]) if model in entry else "-" for model in models]
+        values = [
+            _number(entry[model], entry["unit"]) if model in entry else "-" for model in models
+        ]
         rows.append([name, entry["unit"], *values, _gap_cell(entry, compared)])
     return rows
 
@@ -178,8 +210,9 @@ def is_uninformative(entry: dict) -> bool:
     return entry["forgotten"] + entry["gap"] <= 0
 
 
-def _number(value: float) -> str:
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+def _number(value: float, unit: str) -> str:
+    """As precise as the gap, which is in percent; other units have three digits."""
+    return f"{value:.1f}" if unit.endswith("(%)") or abs(value) >= 10 else f"{value:.2f}"
 
 
 def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -88,7 +88,8 @@ FORMS = (
     Door(
         "float32",
         "form",
-        "the model as the run evaluated it: weights in float32, an adapter merged, greedy decoding",
+        "the model as the run evaluated it: weights in float32, an adapter merged if there is one, "
+        "texts decoded greedily",
         unchanged,
     ),
     Door("bfloat16", "form", "weights and arithmetic in bfloat16", in_type(torch.bfloat16)),

@@ -187,7 +187,17 @@ def load_or_start(
             return known
         logger.warning(f"{path} is an audit of other models, data or settings: starting a new one.")
     today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
-    content = {"task": run.recipe.task, "date": today, "made_of": made_of, "doors": {}}
+    examiner = subjects["unlearned"].examiner
+    content = {
+        "task": run.recipe.task,
+        "date": today,
+        "made_of": made_of,
+        "judged": {
+            "split": examiner.judged_split,
+            "samples": len(examiner.splits[examiner.judged_split]),
+        },
+        "doors": {},
+    }
     return {**content, **deciding_doors({})}
 
 

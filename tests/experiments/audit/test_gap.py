@@ -144,6 +144,14 @@ def test_without_a_retrained_model_the_least_forgetting_door_is_the_worst():
     assert rule_numbers(audit)["least_forgotten"] == 5
 
 
+def test_a_reader_learns_what_was_measured_on_and_what_is_as_bad():
+    doors = {name: door((10, 50, 60), group="form") for name in ("one", "two")}
+    asked = {"split": "forget_test", "samples": 55}
+    lines = headline({"task": "classes", "asked": asked, "doors": doors, **verdict(doors)})
+    assert lines[0].endswith("1 other door is as bad.")
+    assert lines[-2] == "WER is that of 55 samples of forget_test (forgotten class, unseen)."
+
+
 def test_relearning_tells_after_how_many_steps():
     more = {"unlearned": {"steps": 2, "by_step": {}}, "retrained": {"steps": None, "by_step": {}}}
     doors = {"relearning": door((10, 20, 70), more=more)}
