@@ -161,6 +161,15 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "the retain batch."
         },
     )
+    frozen_cache_gb: float = field(
+        default=4.0,
+        metadata={
+            "help": "Where the first part of the model is frozen (a decoder-only run, frozen first "
+            "layers), its outputs are computed once for each sample and kept for later steps, "
+            "checks and evaluation: up to this many gigabytes, of which one is in memory and the "
+            "rest in a temporary file. The values are the same. 0 computes them in every pass."
+        },
+    )
     max_skipped_steps: int = field(
         default=3,
         metadata={
@@ -233,6 +242,11 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         if not self.max_drift > 0:
             raise ValueError(
                 f"max_drift is {self.max_drift}, but must be above 0: at 0 no step could be taken"
+            )
+        if not isinstance(self.frozen_cache_gb, numbers.Real) or self.frozen_cache_gb < 0:
+            raise ValueError(
+                f"frozen_cache_gb is {self.frozen_cache_gb!r}, but must be a number of gigabytes, "
+                "or 0 to keep nothing"
             )
         self.method_kwargs = _as_dict(self.method_kwargs)
 

@@ -206,16 +206,12 @@ def sample_features(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]
         logits = logits[0] if isinstance(logits, tuple) else logits
         if is_ctc:
             return {"loss": ctc_losses(logits, labels, model.config.pad_token_id)}
-        if logits.shape[:-1] != labels.shape:
+        if (found := features_of_batch(logits, labels)) is None:
             raise ValueError(
                 f"logits of shape {tuple(logits.shape)} do not match labels of shape "
                 f"{tuple(labels.shape)} one to one"
             )
-        found = features(logits.float().cpu().numpy(), labels.cpu().numpy())
-        return {
-            name: torch.tensor(values, dtype=torch.float32, device=logits.device)
-            for name, values in found.items()
-        }
+        return found
 
     before = (
         trainer.args.per_device_eval_batch_size,
@@ -236,6 +232,18 @@ def sample_features(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]
             trainer.compute_metrics,
             trainer.preprocess_logits_for_metrics,
         ) = before
+
+
+def features_of_batch(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor] | None:
+    """The features of each sample of a batch (`metrics.sample_features.features`), in float32; None
+    if there is not one row of logits for each label."""
+    if logits.shape[:-1] != labels.shape:
+        return None
+    found = features(logits.float().cpu().numpy(), labels.cpu().numpy())
+    return {
+        name: torch.tensor(values, dtype=torch.float32, device=logits.device)
+        for name, values in found.items()
+    }
 
 
 def fine_tuning(

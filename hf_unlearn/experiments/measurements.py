@@ -1,11 +1,12 @@
 """Measures a model: metrics of every split, membership attacks, and what the recipe adds."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers.utils import logging
 
-from ..evaluation import evaluate_splits
+from ..evaluation import evaluate_splits, features_of_batch
 from ..files import write_json
 from ..metrics.scales import scale_of
 from ..report.result_tables import further_tables, results_table
@@ -35,9 +36,13 @@ class Measurement:
 
 def measure(recipe: Recipe, trainer: UnlearnTrainer, shadows: ShadowModels | None) -> Measurement:
     """Measures the trainer's model. Every process has to call it."""
+    attacked = recipe.options.attacks and recipe.unseen_split is not None
+    noting = trainer.logits_noted(features_of_batch) if attacked else contextlib.nullcontext({})
     with recipe.clock.phase("evaluation"):
-        splits = evaluate_splits(trainer, trainer.eval_dataset)
+        with noting as noted:
+            splits = evaluate_splits(trainer, trainer.eval_dataset)
         further = recipe.measure(trainer)
+    known = {name.removeprefix("eval_"): seen for name, seen in noted.items()}
     if recipe.options.attacks and recipe.unseen_split is None:
         logger.warning(
             "No membership attacks: there are no unseen samples like the forgotten ones "
@@ -45,7 +50,7 @@ def measure(recipe: Recipe, trainer: UnlearnTrainer, shadows: ShadowModels | Non
         )
     elif recipe.options.attacks:
         with recipe.clock.phase("attacks"):
-            further["attacks"] = attack(recipe, trainer, shadows)
+            further["attacks"] = attack(recipe, trainer, shadows, known)
     return Measurement(splits, further)
 
 

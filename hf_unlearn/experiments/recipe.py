@@ -5,7 +5,6 @@ import functools
 import re
 
 import datasets
-import numpy as np
 from peft import LoraConfig
 from torch import nn
 from torch.utils.data import Dataset
@@ -86,11 +85,6 @@ class Recipe:
 
     def measure(self, trainer: UnlearnTrainer) -> dict[str, dict]:
         """What to measure beside the metrics of the splits, by the keys of results.json."""
-        return {}
-
-    def known_features(self) -> dict[str, dict[str, np.ndarray]]:
-        """What membership attacks need of the samples (see `sample_features`), by split, where the
-        last `measure` has computed it already."""
         return {}
 
     def evaluation_notes(self) -> dict[str, dict]:

@@ -21,6 +21,7 @@ from ..per_sample.reference import count_samples
 from ..per_sample.shards import sharded_modules
 from .batches.evaluation_order import by_length, in_dataset_order, order_of, output_in_dataset_order
 from .batches.loading import LoadingTrainer
+from .batches.noted_logits import NotedLogits, Reduce
 from .setup import deepspeed
 from .setup.precision import weights_kept
 
@@ -42,6 +43,10 @@ class LossBySample(LoadingTrainer):
         self._last: tuple[SampleMeanLoss, Tensor] | None = None
         # The losses of the samples that an evaluation has seen.
         self._evaluated: list[Tensor] = []
+        # What is noted of the logits of an evaluation, where somebody asks for it.
+        self._reduce_logits: Reduce | None = None
+        self._noted = NotedLogits()
+        self._noted_before: dict[str, dict[str, np.ndarray]] = {}
         try:
             super().__init__(*arguments, **keywords)
         except TypeError as error:
@@ -102,7 +107,8 @@ class LossBySample(LoadingTrainer):
             # All processes must take part in every token that is generated.
             gen_kwargs = {"synced_gpus": True, **gen_kwargs}
         # `inputs_kept`: Trainer reads labels and inputs again after the texts are generated.
-        with self._by_sample(inputs, strict=False) as losses, inputs_kept(model):
+        watching = self._noted.watching(model)
+        with self._by_sample(inputs, strict=False) as losses, inputs_kept(model), watching:
             loss, *more = super().prediction_step(
                 model, own_copy(inputs), prediction_loss_only, ignore_keys, **gen_kwargs
             )
@@ -113,6 +119,7 @@ class LossBySample(LoadingTrainer):
         if loss is not None:
             of_samples = self.accelerator.gather_for_metrics(losses.per_sample(loss))
             self._evaluated.append(of_samples.cpu())
+            self._noted.keep(self.accelerator)
         return loss, *more
 
     def evaluation_loop(
@@ -127,7 +134,7 @@ class LossBySample(LoadingTrainer):
         weight of the others, and Seq2SeqTrainer keeps the samples that fill up the processes' last
         batches. Samples that were sorted to generate their texts are put back into order."""
         self._shard_untrained_model()
-        self._evaluated = []
+        self._evaluated, self._noted = [], NotedLogits(self._reduce_logits)
         self.gather_function = self.accelerator.gather_for_metrics
         rounded = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
         weights = weights_kept(self.model) if rounded else contextlib.nullcontext()
@@ -138,10 +145,27 @@ class LossBySample(LoadingTrainer):
             )
         if order is not None:
             output = output_in_dataset_order(output, order)
+        if (noted := self._noted.values(order)) is not None:
+            self._noted_before[metric_key_prefix] = noted
         if self._evaluated:
             mean = torch.cat(self._evaluated).double().mean()
             output.metrics[f"{metric_key_prefix}_loss"] = float(mean)
         return output
+
+    @contextlib.contextmanager
+    def logits_noted(self, reduce: Reduce) -> Iterator[dict[str, dict[str, np.ndarray]]]:
+        """Within this context evaluations note what `reduce(logits, labels)` gives for each sample,
+        also where their metrics are of generated texts.
+
+        Yields:
+            {metric_key_prefix: {name: values (n, ...)}}, in the dataset's order, without the
+            evaluations whose logits do not belong to the labels.
+        """
+        self._reduce_logits, self._noted_before = reduce, {}
+        try:
+            yield self._noted_before
+        finally:
+            self._reduce_logits = None
 
     @contextlib.contextmanager
     def _metrics_in_dataset_order(self, order: np.ndarray | None) -> Iterator[None]:

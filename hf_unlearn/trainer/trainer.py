@@ -1,6 +1,7 @@
 """UnlearnTrainer: a Hugging Face Trainer whose training step forgets one dataset and keeps
 another."""
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -34,6 +35,8 @@ from .checks.evaluation_checks import check_evaluation
 from .checks.overlap import warn_of_overlap
 from .checks.previous_checks import check_previous, check_updates, earlier_identity
 from .checks.prompts import warn_of_difference
+from .frozen.encoder import encoder_once
+from .frozen.parts import FrozenParts
 from .loss import LossBySample
 from .publishing.publisher import Publisher
 from .publishing.run_results import EVALUATION_SET, EvaluatedBefore, EvaluationSets
@@ -204,7 +207,8 @@ class UnlearnTrainer(LossBySample):
         padding does to it)."""
         if self._model_known is not self.model:
             self._padding, self._model_known = PaddingCheck(self), self.model
-        self.samples = SampleAccess(self, self._padding)
+            self.frozen = FrozenParts(self)
+        self.samples = SampleAccess(self, self._padding, self.frozen)
         self._reset_steps()
 
     def _reset_steps(self) -> None:
@@ -255,6 +259,18 @@ class UnlearnTrainer(LossBySample):
         """How many samples of the current step's retain batch, its last ones, belong to earlier
         requests."""
         return self.step_runner.retain_batches.previous_samples()
+
+    def mean_loss(self, model: nn.Module, inputs: dict) -> Tensor:
+        with self.frozen.active():
+            return super().mean_loss(model, inputs)
+
+    def prediction_step(self, model, inputs, *more, **keywords):
+        self.frozen.look(inputs)
+        # All processes of a sharded model must take part in every pass.
+        texts = self.args.predict_with_generate and not sharded_modules(self.model)
+        encoder = encoder_once(self.model) if texts else contextlib.nullcontext()
+        with self.frozen.active(), encoder:
+            return super().prediction_step(model, inputs, *more, **keywords)
 
     def training_collator(self, collator: Callable[[list], dict]) -> Callable[[list], dict]:
         return self.samples.padding.collator(collator)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from records import BASELINE, WHOLE_RUN, append, run_columns
@@ -44,14 +45,18 @@ DRY = (
 ).split()
 
 
-def run(recipe: str, method: str, model: str | None, dry: bool) -> dict:
-    """The seconds of a whole run, and its phases; or "failure", the last line of its error."""
+def run(recipe: str, method: str, model: str | None, dry: bool, more: Sequence[str] = ()) -> dict:
+    """The seconds of a whole run, and its phases; or "failure", the last line of its error.
+
+    Args:
+        more: further options of the recipe.
+    """
     script, config, changes = RECIPES[recipe]
     with tempfile.TemporaryDirectory() as folder:
         options = [*changes.split(), *ALL_STEPS, "--method", method, "--output_dir", folder]
         options += ["--disable_tqdm", "true"]
         options += ["--model", model] if recipe == "whisper" else []
-        command = [sys.executable, script, config, *options, *(DRY if dry else ())]
+        command = [sys.executable, script, config, *options, *more, *(DRY if dry else ())]
         start = time.perf_counter()
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         seconds = time.perf_counter() - start

@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from hf_unlearn.evaluation import sample_features
+from hf_unlearn.evaluation import evaluate_splits, features_of_batch, sample_features
 from hf_unlearn.experiments import run_files, unlearn
+from hf_unlearn.experiments.measurements import measure
+from hf_unlearn.experiments.models import membership
 from tests.recipes.shadow_recipe import shadow_recipe
 
 
@@ -49,13 +51,16 @@ def test_a_gold_model_of_another_image_size_is_refused_before_anything_is_traine
     assert not (tmp_path / "original").exists()
 
 
-def test_attacks_use_what_the_evaluation_has_computed(noise, tmp_path):
+def test_attacks_use_what_the_evaluation_has_computed(noise, tmp_path, monkeypatch):
     made = shadow_recipe(noise, tmp_path, shadow_models=0, relearn_samples=0)
     trainer = made.evaluation_trainer(made.load_model(None))
-    made.measure(trainer)
-    known = made.known_features()
-    assert set(known) == set(trainer.eval_dataset)
+    with trainer.logits_noted(features_of_batch) as noted:
+        evaluate_splits(trainer, trainer.eval_dataset)
+    assert noted.keys() == {f"eval_{split}" for split in trainer.eval_dataset}
     for split, rows in trainer.eval_dataset.items():
-        expected = sample_features(trainer, rows)
-        assert expected.keys() == known[split].keys()
-        assert all(np.array_equal(expected[name], known[split][name]) for name in expected)
+        expected, known = sample_features(trainer, rows), noted[f"eval_{split}"]
+        assert expected.keys() == known.keys()
+        assert all(np.array_equal(expected[name], known[name]) for name in expected)
+    # No split is computed again.
+    monkeypatch.setattr(membership, "sample_features", lambda *_: 1 / 0)
+    assert measure(made, trainer, None).further["attacks"]["loss_auc"] > 0

@@ -3,7 +3,6 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 from datasets import Dataset
 from transformers import (
     AutoImageProcessor,
@@ -24,7 +23,6 @@ from ...data.images.samples import ImageRows, Moved, decode_image
 from ...data.images.splits import load_image_splits, prepare_image_splits
 from ...evaluation import classification_metrics, prediction_logits
 from ...metrics.quality import accuracy_of_classes
-from ...metrics.sample_features import features
 from ...report.plots import plot_pictures
 from ...report.results import Results
 from ...report.run_layout import MISREAD
@@ -150,12 +148,6 @@ class ImageRecipe(ClassifierRecipe):
             }
         }
         return measured | self.relearning(trainer)
-
-    def known_features(self) -> dict[str, dict[str, np.ndarray]]:
-        return {
-            split: {name: values.astype(np.float32) for name, values in features(*outputs).items()}
-            for split, outputs in self.outputs.items()
-        }
 
     def finish(self, results: Results, trainer: UnlearnTrainer) -> None:
         results.scores = scores(results, whole_class=self.task == "classes")

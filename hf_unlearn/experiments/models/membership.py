@@ -20,7 +20,10 @@ logger = logging.get_logger(__name__)
 
 
 def attack(
-    recipe: Recipe, trainer: UnlearnTrainer, shadows: ShadowModels | None
+    recipe: Recipe,
+    trainer: UnlearnTrainer,
+    shadows: ShadowModels | None,
+    known: dict[str, dict[str, np.ndarray]],
 ) -> dict[str, float | None]:
     """Attacks the trainer's model: the entries of ATTACKS that the run's data and models allow.
     Every process has to call it.
@@ -28,10 +31,13 @@ def attack(
     The attacks tell forgotten training samples from unseen samples of the same speakers or classes
     (from the test split where single samples are forgotten). For a model that has diverged the
     result is `lowest_fpr` alone, with a warning, so that the run's other results are kept.
+
+    Args:
+        known: the samples' features (see `sample_features`) of the splits of which the evaluation
+            of this model has shown them.
     """
     unseen = recipe.unseen_split
     splits = {"forget", unseen, "retain", "test"} & set(trainer.eval_dataset)
-    known = recipe.known_features()
     seen = {
         name: known[name] if name in known else sample_features(trainer, trainer.eval_dataset[name])
         for name in sorted(splits)

@@ -79,6 +79,14 @@ def random_state_kept(device: torch.device | None = None) -> Iterator[None]:
             own.set_rng_state(of_device, device)
 
 
+def random_state(device: torch.device | None = None) -> tuple:
+    """What the generators of torch, NumPy and Python hold now, to be compared with `==`."""
+    own, (_, words, place, *_) = _module_of(device), np.random.get_state()
+    of_device = b"" if own is None else own.get_rng_state(device).cpu().numpy().tobytes()
+    of_torch = torch.get_rng_state().numpy().tobytes()
+    return of_torch, of_device, words.tobytes(), place, random.getstate()
+
+
 class CpuRandomState:
     """The state that the generators of torch (on the CPU), NumPy and Python have now."""
 

@@ -19,6 +19,7 @@ from ...per_sample.reference import count_samples, select_sample, without_parts
 from ...per_sample.shards import own_parameters, sharded_modules, whole_tensors
 from ..batches.seeded import random_state_kept, seeded
 from ..checks.compatibility import DDP
+from ..frozen.parts import FrozenParts
 from ..protocol import TrainerView
 from ..steps.randomness import (
     ALWAYS_RANDOM,
@@ -45,10 +46,11 @@ class SampleAccess:
         one_by_one: whether each sample's loss must be computed by itself, because batching changes
             it; None until checked.
         padding: whether a sample's padding changes its loss and is therefore removed.
+        frozen: keeps the outputs of the model's frozen first part.
     """
 
-    def __init__(self, trainer: TrainerView, padding: PaddingCheck):
-        self._trainer, self.padding = trainer, padding
+    def __init__(self, trainer: TrainerView, padding: PaddingCheck, frozen: FrozenParts):
+        self._trainer, self.padding, self.frozen = trainer, padding, frozen
         self.randomness = RandomnessControl(trainer)
         self.engine: PerSampleEngine | None = None
         self.one_by_one: bool | None = True if padding.matters else None
@@ -126,7 +128,7 @@ class SampleAccess:
 
     def logits(self, model: nn.Module, batch: dict) -> Tensor:
         """The logits of the model that is trained, (k, classes) or (k, T, vocabulary)."""
-        with self._trainer.compute_loss_context_manager():
+        with self._trainer.compute_loss_context_manager(), self.frozen.active():
             return _logits(model, batch, self.one_by_one)
 
     def logits_of_other_model(self, model: nn.Module, batch: dict) -> Tensor:

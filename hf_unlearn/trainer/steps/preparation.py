@@ -141,4 +141,6 @@ def _check_first_batch(
     if method.prepares or trainer.is_deepspeed_enabled:
         other = "forget" if method.uses_forget else "retain"
         split = next(iter(method.prepares or ()), other)
-        access.check_batch_loss(next(start.batches(split, shared=False)))
+        batch = next(start.batches(split, shared=False))
+        access.frozen.look(batch)
+        access.check_batch_loss(batch)

@@ -52,6 +52,7 @@ class StepRunner:
         batch = self._access.admitted(batch, self._attempts.at_retain_batch)
         step = TrainerStep(self._trainer, self._access, model, batch, share, place)
         self.last_step = step
+        self._access.frozen.look(batch)
         self._access.check_batch_loss(batch)
         self._check_engine(step)
         with self._access.randomness.in_step():

@@ -146,8 +146,8 @@ def test_without_a_retrained_model_the_least_forgetting_door_is_the_worst():
 
 def test_a_reader_learns_what_was_measured_on_and_what_is_as_bad():
     doors = {name: door((10, 50, 60), group="form") for name in ("one", "two")}
-    asked = {"split": "forget_test", "samples": 55}
-    lines = headline({"task": "classes", "asked": asked, "doors": doors, **verdict(doors)})
+    judged = {"split": "forget_test", "samples": 55}
+    lines = headline({"task": "classes", "judged": judged, "doors": doors, **deciding_doors(doors)})
     assert lines[0].endswith("1 other door is as bad.")
     assert lines[-2] == "WER is that of 55 samples of forget_test (forgotten class, unseen)."
 

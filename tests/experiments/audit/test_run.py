@@ -57,7 +57,7 @@ def test_every_door_is_measured_or_says_why_not(run, capsys):
         measured = results[model]["forget_test"]["accuracy"]
         assert content["doors"]["float32"][model] == pytest.approx(measured)
     assert results["audit"]["worst"] == content["worst"]
-    assert content["asked"] == {"split": "forget_test", "samples": 10}
+    assert content["judged"] == {"split": "forget_test", "samples": 10}
     shown, worst = capsys.readouterr().out, content["worst"]["door"]
     for text in (shown, (run / "report.html").read_text(), (run / "README.md").read_text()):
         assert f"Worst door: {worst}" in text and "saved_and_loaded" in text

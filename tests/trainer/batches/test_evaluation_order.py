@@ -5,7 +5,7 @@ import datasets
 import numpy as np
 import pytest
 
-from hf_unlearn.evaluation import evaluate_splits
+from hf_unlearn.evaluation import evaluate_splits, features_of_batch, sample_features
 from hf_unlearn.trainer import loss
 from hf_unlearn.trainer.batches.evaluation_order import by_length
 from tests.support.tiny import collate, make_trainer, tiny_whisper, utterances
@@ -52,6 +52,25 @@ def test_every_number_is_that_of_the_datasets_own_order(rows, tmp_path, monkeypa
     assert found.pop("loss") == pytest.approx(expected.pop("loss"), rel=1e-6)
     assert found == expected and np.array_equal(texts, texts_before)
     assert len(np.unique(texts, axis=0)) > 3
+
+
+def test_logits_are_noted_beside_generated_texts(rows, tmp_path):
+    trainer = make_trainer(
+        tiny_whisper(init_std=0.5),
+        tmp_path,
+        predict_with_generate=True,
+        per_device_eval_batch_size=3,
+    )
+    with trainer.logits_noted(features_of_batch) as noted:
+        trainer.predict(rows)
+    expected = sample_features(trainer, rows)
+    assert expected.keys() == noted["test"].keys()
+    for name, values in expected.items():
+        assert noted["test"][name] == pytest.approx(values, rel=1e-4), name
+    # Outside of the context nothing is noted.
+    noted.clear()
+    trainer.predict(rows)
+    assert noted == {}
 
 
 def test_samples_whose_labels_have_no_length_keep_their_order(rows):

@@ -1,0 +1,1 @@
+"""Computes once what training does not change: the frozen first part of a model."""

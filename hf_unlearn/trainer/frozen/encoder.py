@@ -1,0 +1,37 @@
+"""Lets `generate` and the loss of the same batch share one pass through the encoder."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+from transformers.utils import ModelOutput
+
+from ...methods.outputs import base_model
+from .calls import forward_replaced, is_repeatable, keys_of, named_arguments
+
+
+@contextlib.contextmanager
+def encoder_once(model: nn.Module) -> Iterator[None]:
+    """Within this context the encoder of a model that writes texts computes each batch once. The
+    model must be in evaluation mode, and its weights must not change."""
+    model = base_model(model)
+    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        yield
+        return
+    encoder, seen = model.get_encoder(), {}
+
+    def call(module: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
+        arguments = named_arguments(module, forward, args, kwargs)
+        as_tuple = arguments.get("return_dict", True) is False
+        if as_tuple or module.training or not is_repeatable(module, arguments):
+            return forward(*args, **kwargs)
+        key = tuple(keys_of(arguments, next(module.parameters()).device))
+        if key not in seen:
+            seen[key] = forward(*args, **kwargs)
+        found = seen[key]
+        # `generate` repeats the samples of the output that it gets, once for each beam.
+        return type(found)(**found) if isinstance(found, ModelOutput) else found
+
+    with forward_replaced(encoder, call):
+        yield
