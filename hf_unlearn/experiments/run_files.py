@@ -55,7 +55,7 @@ def collect_results(
         seed=args.seed,
         environment=environment(),
         **splits,
-        difference=difference(splits["unlearned"], splits["retrained"]),
+        gap=difference(splits["unlearned"], splits["retrained"]),
         stopping=trainer.stopping,
         scoring=scoring(trainer),
         history=history(trainer, splits["original"]),

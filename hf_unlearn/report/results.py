@@ -12,8 +12,7 @@ from .run_layout import RESULTS
 # The models that can have metrics; `hf-unlearn evaluate` reports "evaluated" alone.
 MODELS = ("original", "unlearned", "retrained", "evaluated")
 
-# What keys and tasks were called in files of the first version.
-OLD_NAMES = {"gap": "difference"}
+# What tasks were called in files of the first version.
 OLD_TASKS = {"clip_classes": "utterance_classes", "clip_samples": "utterance_samples"}
 
 # {split: {metric: value}}
@@ -36,7 +35,7 @@ class Results:
         data: the sizes of the splits, and whom they belong to.
         task: key of `TASKS`.
         original, unlearned, retrained: the metrics of each model, by split.
-        difference: unlearned minus retrained, by split. (`gap` in files of the first version.)
+        gap: unlearned minus retrained, by split.
         stopping: when and why training stopped.
         history: the checks by step.
         scoring: how texts were normalised before they were compared.
@@ -65,7 +64,7 @@ class Results:
     original: Metrics | None = _always()
     unlearned: Metrics | None = _always()
     retrained: Metrics | None = _always()
-    difference: Metrics | None = _always()
+    gap: Metrics | None = _always()
     stopping: dict | None = _always()
     history: list[dict] | None = _always()
     scoring: dict | None = _always()
@@ -96,7 +95,6 @@ class Results:
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> "Results":
         """Results from the content of a results.json, of whichever version."""
-        given = {OLD_NAMES.get(key, key): value for key, value in given.items()}
         names = {one.name for one in fields(cls)} - {"more"}
         known = {key: value for key, value in given.items() if key in names}
         # `card` was null before cards had arguments.

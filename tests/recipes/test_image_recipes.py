@@ -140,7 +140,7 @@ def test_a_recipe_runs_and_leaves_all_it_promises(row, request, tiny_models, tmp
         }
     if "retrained" in measured:
         expected = results["unlearned"]["test"]["loss"] - results["retrained"]["test"]["loss"]
-        assert results["difference"]["test"]["loss"] == pytest.approx(expected)
+        assert results["gap"]["test"]["loss"] == pytest.approx(expected)
     assert {"uis", "aus"} == set(results["scores"]["unlearned"])
     assert shown.count("Accuracy (%)") == 1 and "svc_modified_entropy" in shown and "uis" in shown
     for name in ("forgetting.png", "misread.png"):

@@ -207,7 +207,7 @@ def test_results_of_an_older_version_are_read(tmp_path):
     assert Results.from_dict({"task": "clip_samples"}).task == "utterance_samples"
     (tmp_path / "results.json").write_text(json.dumps({**older, "gone": [1]}))
     results = Results.read(tmp_path)
-    assert results.difference == older["gap"]
+    assert results.gap == older["gap"]
     assert (results.task, results.more, results.card) == ("speakers", {"gone": [1]}, {})
     assert results_table(results) == results_table(Results(unlearned=RESULTS["unlearned"]))
 
