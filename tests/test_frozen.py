@@ -250,6 +250,18 @@ def test_what_later_layers_use_besides_is_found_by_its_gradient(tmp_path):
     assert model.gate.weight.abs().max() > 0
 
 
+def test_samples_without_labels_are_evaluated(tmp_path):
+    model = Skipping()
+    model.first.requires_grad_(False)
+    data = {"forget": vectors(4, 1), "retain": vectors(4, 2), "collator": collate_vectors}
+    trainer = make_trainer(model, tmp_path, **data)
+    unlabelled = [{"x": row["x"]} for row in vectors(3, 3)]
+    assert trainer.predict(unlabelled).predictions.shape == (3, 3)
+    assert trainer.frozen.replay is None
+    trainer.predict(vectors(3, 3))
+    assert trainer.frozen.replay is not None
+
+
 class Centred(nn.Linear):
     def forward(self, x):
         return super().forward(x - x.mean(0))
