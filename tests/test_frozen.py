@@ -331,6 +331,11 @@ def test_the_store_goes_on_in_a_file_and_ends_at_its_limit(monkeypatch, tmp_path
     assert list(tmp_path.iterdir()) == []
     kept.clear()
     assert kept.get(b"\0") is None and len(kept) == 0
+    # A full disk ends it as well.
+    monkeypatch.setattr(store.tempfile, "tempdir", str(tmp_path / "missing"))
+    kept = TensorStore(limit=100, in_memory=20)
+    assert kept.keep(b"a", 0, (tensors[0],)) and not kept.keep(b"b", 0, (tensors[0],))
+    assert kept.is_full and kept.get(b"a") is not None and kept.get(b"b") is None
 
 
 def test_calls_that_cannot_be_replaced_are_left_alone(tmp_path):
