@@ -166,8 +166,9 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         metadata={
             "help": "Where the first part of the model is frozen (a decoder-only run, frozen first "
             "layers), its outputs are computed once for each sample and kept for later steps, "
-            "checks and evaluation: up to this many gigabytes, of which one is in memory and the "
-            "rest in a temporary file. The values are the same. 0 computes them in every pass."
+            "checks and evaluation: up to this many gigabytes in each process, of which one is in "
+            "memory and the rest in a temporary file. The values are the same. 0 computes them in "
+            "every pass."
         },
     )
     max_skipped_steps: int = field(

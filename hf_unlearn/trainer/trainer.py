@@ -265,7 +265,9 @@ class UnlearnTrainer(LossBySample):
             return super().mean_loss(model, inputs)
 
     def prediction_step(self, model, inputs, *more, **keywords):
-        self.frozen.look(inputs)
+        has_labels = all(inputs.get(name) is not None for name in self.label_names or [""])
+        if self.train_dataset is not None and has_labels:
+            self.frozen.look(inputs)
         # All processes of a sharded model must take part in every pass.
         texts = self.args.predict_with_generate and not sharded_modules(self.model)
         encoder = encoder_once(self.model) if texts else contextlib.nullcontext()

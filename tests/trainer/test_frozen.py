@@ -172,7 +172,10 @@ def test_each_sample_is_computed_once_and_nothing_stays_in_the_model(tmp_path):
         model, tmp_path, predict_with_generate=True, per_device_retain_batch_size=len(RETAIN)
     )
     replay = trainer.frozen.replay
-    assert len(replay.store) == len(FORGET) + len(RETAIN)
+    known, used = len(replay.store), replay.used
+    trainer.predict(FORGET)
+    # Once for the texts and the loss together.
+    assert (len(replay.store), replay.used) == (known, used + len(FORGET))
     assert not any("forward" in vars(module) for module in model.modules())
     assert type(replay.part.entry).__name__ == "WhisperEncoder"
     # A copy of the model computes with its own weights.
@@ -247,6 +250,18 @@ def test_what_later_layers_use_besides_is_found_by_its_gradient(tmp_path):
     assert model.gate.weight.abs().max() > 0
 
 
+def test_samples_without_labels_are_evaluated(tmp_path):
+    model = Skipping()
+    model.first.requires_grad_(False)
+    data = {"forget": vectors(4, 1), "retain": vectors(4, 2), "collator": collate_vectors}
+    trainer = make_trainer(model, tmp_path, **data)
+    unlabelled = [{"x": row["x"]} for row in vectors(3, 3)]
+    assert trainer.predict(unlabelled).predictions.shape == (3, 3)
+    assert trainer.frozen.replay is None
+    trainer.predict(vectors(3, 3))
+    assert trainer.frozen.replay is not None
+
+
 class Centred(nn.Linear):
     def forward(self, x):
         return super().forward(x - x.mean(0))
@@ -270,7 +285,10 @@ def test_a_random_part_is_computed_in_training_and_kept_in_evaluation(tmp_path, 
         options = {"method": "gradient_difference", "seed": 3, "frozen_cache_gb": limit}
         trainers.append(trained(models[-1], tmp_path, **options)[0])
     replay = trainers[0].frozen.replay
-    assert replay.random and len(replay.store) == len(FORGET)
+    assert replay.random
+    used = replay.used
+    trainers[0].predict(FORGET)
+    assert replay.used == used + len(FORGET)
     for ours, theirs in zip(*(model.parameters() for model in models)):
         assert torch.equal(ours, theirs)
     assert caplog.text.count("is random in training mode") == 1
@@ -313,6 +331,11 @@ def test_the_store_goes_on_in_a_file_and_ends_at_its_limit(monkeypatch, tmp_path
     assert list(tmp_path.iterdir()) == []
     kept.clear()
     assert kept.get(b"\0") is None and len(kept) == 0
+    # A full disk ends it as well.
+    monkeypatch.setattr(store.tempfile, "tempdir", str(tmp_path / "missing"))
+    kept = TensorStore(limit=100, in_memory=20)
+    assert kept.keep(b"a", 0, (tensors[0],)) and not kept.keep(b"b", 0, (tensors[0],))
+    assert kept.is_full and kept.get(b"a") is not None and kept.get(b"b") is None
 
 
 def test_calls_that_cannot_be_replaced_are_left_alone(tmp_path):
@@ -336,6 +359,8 @@ def test_texts_and_losses_of_a_batch_share_one_pass_of_the_encoder(tmp_path, mon
     model = tiny_whisper(init_std=0.5)
     made = {"predict_with_generate": True, "generation_num_beams": 2, "generation_max_length": 12}
     trainer = make_trainer(model, tmp_path, per_device_eval_batch_size=3, **made)
+    # The first evaluation also looks at padding and for frozen parts.
+    trainer.predict(FORGET)
     calls = []
     model.model.encoder.conv1.register_forward_hook(lambda *_: calls.append(1))
     shared = trainer.predict(FORGET)

@@ -43,12 +43,15 @@ def is_plain(value: Any) -> bool:
     return isinstance(value, Tensor | bool | int | float | str | None)
 
 
-def is_repeatable(module: nn.Module, arguments: dict[str, Any]) -> bool:
-    """Whether a call gives nothing but the module's usual output, and depends on nothing but the
-    values of tensors, numbers and texts, so that equal calls have equal outputs."""
+def outputs_asked_for(module: nn.Module, arguments: dict[str, Any]) -> list[str]:
+    """Those of `MORE_OUTPUTS` that a call asks for."""
     config = getattr(module, "config", None)
-    if any(arguments.get(name) or getattr(config, name, False) for name in MORE_OUTPUTS):
-        return False
+    return [n for n in MORE_OUTPUTS if arguments.get(n) or getattr(config, n, False)]
+
+
+def is_repeatable(arguments: dict[str, Any]) -> bool:
+    """Whether a call depends on nothing but the values of tensors, numbers and texts, so that equal
+    calls have equal outputs."""
     # Other objects hold state, such as the keys and values of a text that is being generated.
     if not is_plain(arguments):
         return False

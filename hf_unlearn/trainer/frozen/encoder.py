@@ -8,7 +8,7 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from ...methods.outputs import base_model
-from .calls import forward_replaced, is_repeatable, keys_of, named_arguments
+from .calls import forward_replaced, is_repeatable, keys_of, named_arguments, outputs_asked_for
 
 
 @contextlib.contextmanager
@@ -23,8 +23,8 @@ def encoder_once(model: nn.Module) -> Iterator[None]:
 
     def call(module: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
         arguments = named_arguments(module, forward, args, kwargs)
-        as_tuple = arguments.get("return_dict", True) is False
-        if as_tuple or module.training or not is_repeatable(module, arguments):
+        usual = arguments.get("return_dict", True) and not outputs_asked_for(module, arguments)
+        if not usual or module.training or not is_repeatable(arguments):
             return forward(*args, **kwargs)
         key = tuple(keys_of(arguments, next(module.parameters()).device))
         if key not in seen:

@@ -19,6 +19,7 @@ from ...per_sample.reference import (
     select_samples,
     without_parts,
 )
+from ...per_sample.shards import sharded_modules
 from ..batches.seeded import random_state, random_state_kept
 from ..protocol import TrainerView
 from ..setup.model_setup import put_in_training_mode
@@ -97,6 +98,7 @@ class FrozenParts:
     def _is_possible(self) -> bool:
         trainer, args = self._trainer, self._trainer.args
         sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+        sharded = sharded or bool(sharded_modules(trainer.model))
         devices = set((getattr(trainer.model, "hf_device_map", None) or {}).values())
         if not args.frozen_cache_gb or sharded or args.torch_compile:
             return False
@@ -136,7 +138,8 @@ class FrozenParts:
         finally:
             handle.remove()
         parameters = [p for p in model.parameters() if p.requires_grad]
-        gradients = sample_gradient(model, loss, parameters)
+        # The first step raises an error if the loss depends on no parameter.
+        gradients = sample_gradient(model, loss, parameters) if loss.requires_grad else []
         return [x.detach() for x in (loss, *_tensors(outputs), *gradients)]
 
     def _separates(self, replay: Replay, batch: dict, whole: dict) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from .calls import forward_replaced, is_repeatable, keys_of, named_arguments
+from .calls import forward_replaced, is_repeatable, keys_of, named_arguments, outputs_asked_for
 from .store import TensorStore
 from .trace import FrozenPart
 
@@ -51,6 +51,7 @@ class Replay:
         self._inside = {m: None for block in part.blocks for m in block.modules()}
         self._is_active = False
         self._weights = self._current_weights()
+        self._asked: list[str] | None = None
         # The rows that the blocks return now, or the outputs that are recorded now.
         self._rows: list[Row] | None = None
         self._recorded: dict[nn.Module, Any] | None = None
@@ -121,11 +122,23 @@ class Replay:
         if entry.training and self.random:
             self.passed_random = True
             return False
-        # Somebody wants to see what the modules get.
-        watched = any(m._forward_hooks or m._forward_pre_hooks for m in self._inside)
-        if watched or not is_repeatable(entry, arguments):
+        asked = outputs_asked_for(entry, arguments)
+        if self._asked is None:
+            self._asked = asked
+        # The first call was compared with the plain model: what it asked for is not used.
+        if asked != self._asked or self._is_watched() or not is_repeatable(arguments):
             return False
         return self._weights_kept()
+
+    def _is_watched(self) -> bool:
+        """Whether somebody wants to see what the modules get. (Hooks of transformers collect the
+        outputs that a call asks for.)"""
+        hooks = (
+            hook
+            for module in self._inside
+            for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        )
+        return any(not getattr(h, "__module__", "").startswith("transformers.") for h in hooks)
 
     def _weights_kept(self) -> bool:
         """Whether the part is still frozen. Forgets what is kept if its weights have changed."""

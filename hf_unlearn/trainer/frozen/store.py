@@ -61,8 +61,15 @@ class TensorStore:
         if self.size + size > self.limit:
             self.is_full = True
             return False
-        fits = self.size + size <= self._in_memory
-        self._entries[key] = note, tensors if fits else tuple(map(self._write, tensors))
+        held = tensors
+        if self.size + size > self._in_memory:
+            try:
+                held = tuple(map(self._write, tensors))
+            except OSError:
+                # The disk is full.
+                self.limit, self.is_full = self.size, True
+                return False
+        self._entries[key] = note, held
         self.size += size
         return True
 
