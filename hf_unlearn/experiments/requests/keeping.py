@@ -23,8 +23,8 @@ def kept_forgotten(recipe: Recipe, model: nn.Module) -> dict:
         return {}
     if not recipe.earlier.entries:
         raise ValueError(
-            f"keep_forgotten is {way!r}, and {recipe.options.model} was made to forget before, but it "
-            f"has no {LEDGER} that tells which requests: set keep_forgotten to none"
+            f"keep_forgotten is {way!r}, and {recipe.options.model} was made to forget before, but "
+            f"no {LEDGER} beside it tells which requests: set keep_forgotten to none"
         )
     if way == "updates":
         return {"previous_updates": [recipe.options.model]}
