@@ -24,7 +24,7 @@ def kept_forgotten(recipe: Recipe, model: nn.Module) -> dict:
     if not recipe.earlier.entries:
         raise ValueError(
             f"keep_forgotten is {way!r}, and {recipe.options.model} was made to forget before, but "
-            f"it has no {LEDGER} that tells which requests: set keep_forgotten to none"
+            f"no {LEDGER} beside it tells which requests: set keep_forgotten to none"
         )
     if way == "updates":
         return {"previous_updates": [recipe.options.model]}

@@ -85,10 +85,9 @@ class TrainerStep:
     @property
     def previous_loss(self) -> Tensor | None:
         """This process's part of the mean loss of the earlier requests' samples, a scalar without a
-        gradient, as `retain_loss` is; None if the step has none."""
-        if not self._previous:
-            return None
-        return self._rows.earlier_losses.sum() * (self.processes / self._previous)
+        gradient, as `retain_loss` is; None if the step has computed none."""
+        losses = self._rows.earlier_losses
+        return None if losses is None else losses.sum() * (self.processes / self._previous)
 
     @property
     def retain_losses(self) -> Tensor | None:
