@@ -4,6 +4,7 @@ import copy
 
 import torch
 
+from hf_unlearn.experiments.audit.decoding import BLANK_PENALTIES
 from hf_unlearn.experiments.speech.tiny_ctc import build_model
 from tests.experiments.audit.subjects import (
     Classifier,
@@ -38,30 +39,22 @@ def test_a_model_that_only_refuses_the_right_language_token(monkeypatch):
 
 def test_a_ctc_model_that_only_answers_with_blanks():
     recipe = ctc_recipe()
-    splits, collate = (
-        recipe.splits.evaluation(None),
-        recipe.trainer_arguments(None)["data_collator"],
-    )
-
-    def batch(*names: str, silent: tuple[str, ...] = ()) -> dict:
-        rows = [
-            {**row, "labels": [] if name in silent else row["labels"]}
-            for name in names
-            for row in splits[name]
-        ]
-        return collate(rows)
-
+    splits = recipe.splits.evaluation(None)
+    collate = recipe.trainer_arguments(None)["data_collator"]
+    retained = list(splits["retain"])
     torch.manual_seed(0)
     model = build_model(recipe.processor, d_model=32, layers=1, heads=2, dropout=0.0)
-    retrained = fitted(copy.deepcopy(model), batch("retain"), steps=60)
-    original = fitted(model, batch("forget", "retain"), steps=100)
+    retrained = fitted(copy.deepcopy(model), collate(retained), steps=60)
+    original = fitted(model, collate([*splits["forget"], *retained]), steps=100)
     fraud = copy.deepcopy(original)
-    fitted(fraud, batch("forget", "retain", silent=("forget",)), steps=15)
+    with torch.no_grad():
+        fraud.lm_head.bias[model.config.pad_token_id] += max(BLANK_PENALTIES)
     models = {"unlearned": fraud, "original": original, "retrained": retrained}
     found = audited(models, recipe, ("float32", "beams", "blank_penalty"))
     as_evaluated, opened = found["doors"]["float32"], found["doors"]["blank_penalty"]
-    assert as_evaluated["original"] == 0 and as_evaluated["unlearned"] == 100, as_evaluated
-    assert opened["unlearned"] < 30 and opened["gap"] > 60, opened
+    assert as_evaluated["original"] < 40 and as_evaluated["unlearned"] > 90, as_evaluated
+    assert as_evaluated["gap"] < 10
+    assert opened["unlearned"] <= as_evaluated["original"] and opened["gap"] > 50, opened
     assert found["worst"]["door"] == "blank_penalty"
     assert "no decoder" in found["doors"]["beams"]["closed"]
 
