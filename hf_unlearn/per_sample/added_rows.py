@@ -25,6 +25,11 @@ class AddedRows:
         """The number of rows, k + q."""
         return self.rows.k + len(self.S)
 
+    @property
+    def _flat(self) -> Tensor:
+        """S (q, values of the parameter)."""
+        return self.S.reshape(len(self.S), -1)
+
     def scaled(self, scale: Tensor) -> "AddedRows":
         """As in `ParameterRows`."""
         return AddedRows(self.rows.scaled(scale), self.S * scale)
@@ -37,13 +42,13 @@ class AddedRows:
         K, b = self.rows.products(u, exact, keep)
         # (k, q)
         C = torch.stack([self.rows.products(s, exact, keep)[1] for s in self.S], 1)
-        K_S, b_S = ops.inner_products(self.S.flatten(1), u.flatten(), exact)
+        K_S, b_S = ops.inner_products(self._flat, u.flatten(), exact)
         K = torch.cat([torch.cat([K, C], 1), torch.cat([C.T, K_S], 1)])
         return K, torch.cat([b, b_S])
 
     def weighted(self, weights: Tensor, exact: bool = False) -> Tensor:
         """As in `ParameterRows`; weights (k + q,)."""
         k = self.rows.k
-        S, total = self.S.flatten(1), self.rows.weighted(weights[:k], exact)
-        added = ops.weighted_sum(S, weights[k:], dtype=total.dtype, exact=exact)
+        total = self.rows.weighted(weights[:k], exact)
+        added = ops.weighted_sum(self._flat, weights[k:], dtype=total.dtype, exact=exact)
         return total + ops.moved(added, total.dtype, total.device).reshape(total.shape)

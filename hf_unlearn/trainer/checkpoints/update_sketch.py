@@ -66,9 +66,8 @@ def write_sketch(
 
 def _updates(model: nn.Module, start: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """The change of each trained weight, by the name that it has in the model without adapters."""
-    adapted = set()
+    adapted, names = set(), {id(p): name for name, p in model.named_parameters()}
     for weight, A, B, scaling in _adapters(model):
-        names = {id(p): name for name, p in model.named_parameters()}
         before = start[names[id(B)]].double() @ start[names[id(A)]].double()
         after = B.detach().cpu().double() @ A.detach().cpu().double()
         adapted |= {id(A), id(B)}
@@ -178,11 +177,11 @@ class PreviousUpdates:
 
     def _rows_of_A(self, name: str, A: nn.Parameter, B: nn.Parameter, scaling: float) -> Tensor:
         update = self._stacked(name, A, (B.shape[0], A.shape[1]))  # (q, o, i)
-        return scaling * (B.detach().T @ update)
+        return scaling * (B.detach().T.to(update.dtype) @ update)
 
     def _rows_of_B(self, name: str, A: nn.Parameter, B: nn.Parameter, scaling: float) -> Tensor:
         update = self._stacked(name, A, (B.shape[0], A.shape[1]))  # (q, o, i)
-        return scaling * (update @ A.detach().T)
+        return scaling * (update @ A.detach().T.to(update.dtype))
 
     def _stacked(self, name: str, like: Tensor, shape: Iterable[int]) -> Tensor:
         """The updates (q, *shape) of a weight; zero where a request did not train it."""
