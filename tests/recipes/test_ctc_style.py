@@ -2,6 +2,7 @@
 known."""
 
 import json
+import re
 
 import datasets
 import numpy as np
@@ -139,7 +140,9 @@ def test_transcripts_and_losses_are_those_of_each_utterance_alone():
             logits = model(**inputs).logits
             ids = torch.tensor([processor.tokenizer("ONE TWO").input_ids])
             found.append(float(model(**inputs, labels=ids).loss))
-        assert processor.tokenizer.decode(logits[0].argmax(-1)) == said.pop(0)
+        written = processor.tokenizer.decode(logits[0].argmax(-1))
+        # without <s>, </s> and <unk>
+        assert re.sub("<.*?>", "", written).split() == said.pop(0).split()
     losses = [style.losses_of(inputs, ["ONE TWO"])[0] for inputs in heard]
     assert losses == pytest.approx(found, rel=1e-4)
 
