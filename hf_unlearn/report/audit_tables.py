@@ -76,15 +76,15 @@ def headline(audit: Mapping[str, Any]) -> list[str]:
 
 
 def _others(doors: Mapping[str, dict], worst: dict) -> str:
-    """Says how many other doors are as bad as the worst one."""
+    """Says how many other doors have the same gap as the worst one."""
     number = "gap" if "gap" in worst else "forgotten"
     same = [name for name, entry in doors.items() if entry.get(number) == worst[number]]
     others = len(same) - 1
-    return f" {_counted(others, 'other door')} as bad." if others > 0 else ""
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what} is" if count == 1 else f"{count} {what}s are"
+    if others < 1:
+        return ""
+    return (
+        " 1 other door shows the same." if others == 1 else f" {others} other doors show the same."
+    )
 
 
 def _samples_line(audit: Mapping[str, Any]) -> list[str]:
@@ -112,7 +112,7 @@ def _worst_line(worst: dict, with_retrained: bool) -> str:
         return (
             "The unlearned model does not know more of what was forgotten than the retrained model "
             f"through any door. Worst door: {worst['door']} ({worst['meaning']}). "
-            f"{_values(worst)}: it knows {-gap:.1f} points less{_interval(worst)}.{_caveat(worst)}"
+            f"{_values(worst)}: it knows {_less(gap)}{_interval(worst)}.{_caveat(worst)}"
         )
     return (
         f"Worst door: {worst['door']} ({worst['meaning']}). {_values(worst)}: the unlearned model "
@@ -120,6 +120,10 @@ def _worst_line(worst: dict, with_retrained: bool) -> str:
         f"{'' if (worst.get('low') or 0) > 0 else ', which may be chance'}."
         f"{_caveat(worst)}"
     )
+
+
+def _less(gap: float) -> str:
+    return f"{-gap:.1f} points less" if round(gap, 1) else "as much"
 
 
 def _caveat(entry: dict) -> str:

@@ -148,7 +148,10 @@ def test_a_reader_learns_what_was_measured_on_and_what_is_as_bad():
     doors = {name: door((10, 50, 60), group="form") for name in ("one", "two")}
     judged = {"split": "forget_test", "samples": 55}
     lines = headline({"task": "classes", "judged": judged, "doors": doors, **deciding_doors(doors)})
-    assert lines[0].endswith("1 other door is as bad.")
+    assert lines[0].endswith("1 other door shows the same.")
+    as_much = {name: {**entry, "retrained": 50, "gap": 0} for name, entry in doors.items()}
+    line = headline({"doors": as_much, **deciding_doors(as_much)})[0]
+    assert "unlearned 50.0, retrained 50.0: it knows as much. 1 other" in line
     assert lines[-2] == "WER is that of 55 samples of forget_test (forgotten class, unseen)."
 
 
