@@ -253,7 +253,11 @@ def written(folder, *updates, rank=0):
 
 def random_update(model, seed=0) -> dict:
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(p.shape, generator=generator) for name, p in model.named_parameters()}
+    return {
+        name: torch.randn(p.shape, generator=generator)
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
 
 
 @pytest.mark.parametrize("granularity", ["parameter", "model"])
