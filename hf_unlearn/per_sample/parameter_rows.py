@@ -104,8 +104,8 @@ class ParameterRows:
 
 
 class AddedRows:
-    """The k rows of one parameter, and after them q rows S that belong to no sample: directions that
-    are given as they are.
+    """The k rows of one parameter, and after them q rows S that belong to no sample: directions
+    that are given as they are.
 
     Each added row costs one more measurement of the samples' rows, unless these are kept in memory.
 
