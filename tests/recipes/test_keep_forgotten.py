@@ -12,7 +12,7 @@ from tests.recipes.noise import write_noise
 OPTIONS = """
 train_split: train
 test_split: test
-retain_size: 4
+retain_size: 2
 architecture: vit
 image_size: 8
 channels: 1

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...methods.base import RetainVisitor
 from ...per_sample import ParameterRows
-from ...per_sample.added_rows import AddedRows
+from ...per_sample.parameter_rows import AddedRows
 from ...per_sample.reference import sample_gradient, select_sample
 from ...per_sample.rows import Dense
 from ...per_sample.shards import add_gradient
