@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import functools
 import json
+import math
 import numbers
 import re
 from collections.abc import Callable, Collection, Iterable
@@ -54,6 +55,14 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         metadata={
             "help": "Values that replace further defaults of the method, such as "
             "{'temperature': 2} for scrub. Written as JSON on a command line."
+        },
+    )
+    loss_temperature: float = field(
+        default=1.0,
+        metadata={
+            "help": "Divides the logits by this number in the losses of a step, forget and retain. "
+            "A pretrained model is nearly certain of most tokens, which then have no gradient; "
+            "with 3, all tokens have one. Evaluation is not changed."
         },
     )
     granularity: str = field(
@@ -235,6 +244,12 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         if not 0 <= self.alpha < 1:
             raise ValueError(
                 f"alpha is {self.alpha}, but must be in [0, 1): at 1 nothing would be forgotten"
+            )
+        temperature = self.loss_temperature
+        if not isinstance(temperature, numbers.Real) or not 0 < temperature < math.inf:
+            raise ValueError(
+                f"loss_temperature is {temperature!r}, but must be a number above 0; 1 leaves the "
+                "loss as it is"
             )
         if self.step_control not in ("none", "drift"):
             raise ValueError(

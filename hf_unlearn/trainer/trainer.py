@@ -47,6 +47,7 @@ from .setup.adapters import keep_base, warn_if_base_differs
 from .setup.model_setup import put_in_training_mode, save_whole_state_dicts, set_up_model
 from .setup.precision import train_in_float32
 from .setup.prepared_models import forget_preparation, sharded_once
+from .setup.temperature import tempered
 from .steps.attempts import Attempts
 from .steps.drift import DriftControl
 from .steps.nonfinite import SkippedSteps
@@ -261,7 +262,7 @@ class UnlearnTrainer(LossBySample):
         return self.step_runner.retain_batches.previous_samples()
 
     def mean_loss(self, model: nn.Module, inputs: dict) -> Tensor:
-        with self.frozen.active():
+        with self.frozen.active(), tempered(self.model, self.args.loss_temperature):
             return super().mean_loss(model, inputs)
 
     def prediction_step(self, model, inputs, *more, **keywords):

@@ -19,6 +19,7 @@ from ...methods import Method
 from ..batches.retain_batches import check_retain_size
 from ..batches.training_data import length_or_none
 from ..setup import deepspeed
+from ..setup.temperature import check_temperature
 
 DDP = (
     "Use DDP (recipes/accelerate/ddp.yaml), with LoRA (peft_config) or gradient checkpointing if "
@@ -136,6 +137,7 @@ def check_compatible(method: Method, trainer: Trainer) -> None:
     _check_arguments(trainer)
     refuse = partial(_refuse, args.method)
     method.check(model)
+    check_temperature(model, args.loss_temperature)
     _check_shards(method, trainer, refuse)
     if args.step_control == "drift":
         _check_drift(method, trainer, refuse)
