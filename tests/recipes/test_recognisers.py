@@ -95,7 +95,9 @@ def test_a_model_of_another_kind_is_refused(data, tmp_path):
 def test_what_only_whisper_can_do_is_refused(data, tmp_path):
     model = recognisers.saved(recognisers.moonshine, tmp_path / "model")
     for options in ({"task": "translate", "language": "de"}, {"augment": 2}):
-        with pytest.raises(ValueError, match="model is no Whisper: task: translate and augment"):
+        with pytest.raises(
+            ValueError, match="model is no Whisper: task: translate, augment and train_seconds"
+        ):
             speech.main(flags(data, tmp_path / "out", model=model, **options))
 
 

@@ -126,6 +126,8 @@ class RetainBatches:
     def previous_samples(self) -> int:
         """How many samples of the current optimizer step's batch belong to earlier requests. They
         are its last ones."""
+        if self._trainer.previous_forget_dataset is None:
+            return 0
         return sum(index >= len(self._trainer.retain_dataset) for index in self.indices())
 
     def _start_loader(self, first_step: int) -> None:
