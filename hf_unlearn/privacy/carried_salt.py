@@ -2,11 +2,10 @@
 so that one person keeps one pseudonym."""
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from .redaction import SALT
+from .redaction import SALT, write_salt
 
 # Hexadecimal digits of the ids in a ledger. Their first eight are the pseudonym in cards.
 LONG = 16
@@ -25,13 +24,9 @@ def salts_in(folders: Iterable[str | Path]) -> dict[str, str]:
 
 
 def carry_salt(salt: str, folder: str | Path) -> None:
-    """Makes a salt that of a run's output folder. Only the owner can read the file."""
-    path = Path(folder) / SALT
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{SALT}.{os.getpid()}")
-    partial.touch(mode=0o600)
-    partial.write_text(salt)
-    os.replace(partial, path)
+    """Makes an earlier run's salt that of an output folder, which is made if need be."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    write_salt(salt, folder)
 
 
 def salted(digest: str, salt: str) -> str:

@@ -34,11 +34,17 @@ def salt_of(folder: str | Path) -> str:
     path = Path(folder) / SALT
     # A full disk leaves an empty file, and an empty salt would hide nothing.
     if not path.exists() or not path.read_text():
-        partial = path.with_name(f"{SALT}.{os.getpid()}")
-        partial.touch(mode=0o600)
-        partial.write_text(secrets.token_hex(16))
-        os.replace(partial, path)
+        write_salt(secrets.token_hex(16), folder)
     return path.read_text()
+
+
+def write_salt(salt: str, folder: str | Path) -> None:
+    """Makes a salt that of a run's output folder. Only the owner can read the file."""
+    path = Path(folder) / SALT
+    partial = path.with_name(f"{SALT}.{os.getpid()}")
+    partial.touch(mode=0o600)
+    partial.write_text(salt)
+    os.replace(partial, path)
 
 
 def hide_tokens(text: str) -> str:

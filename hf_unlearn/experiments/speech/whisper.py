@@ -132,9 +132,8 @@ class WhisperRecipe(RecogniserRecipe):
 
     def _longest_audio(self) -> float | None:
         """The longest audio in seconds; None if there is no limit."""
-        longest, read = longest_audio(self.processor.feature_extractor, self.config), None
-        if self.is_whisper:
-            read = self.options.train_seconds
+        longest = longest_audio(self.processor.feature_extractor, self.config)
+        read = self.options.train_seconds
         if read is not None and not 1 <= read <= longest:
             raise ValueError(f"train_seconds is {read}, but must be from 1 to {longest}")
         return longest if read is None else read
