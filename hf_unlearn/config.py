@@ -65,6 +65,16 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "with 3, all tokens have one. Evaluation is not changed."
         },
     )
+    forget_objective: str = field(
+        default="loss",
+        metadata={
+            "help": "What a step raises on the forget samples. 'loss': the loss of their labels, "
+            "as published. 'silence': the log-probability that the text ends here, at every "
+            "position of the labels, so that the model writes nothing for such audio. Steps of "
+            "orthograd are then also orthogonal to the gradient of each retain sample's silence.",
+            "choices": ["loss", "silence"],
+        },
+    )
     granularity: str = field(
         default="parameter",
         metadata={
@@ -250,6 +260,10 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             raise ValueError(
                 f"loss_temperature is {temperature!r}, but must be a number above 0; 1 leaves the "
                 "loss as it is"
+            )
+        if self.forget_objective not in ("loss", "silence"):
+            raise ValueError(
+                f"forget_objective is {self.forget_objective!r}, but must be 'loss' or 'silence'"
             )
         if self.step_control not in ("none", "drift"):
             raise ValueError(

@@ -69,7 +69,8 @@ class Step(Protocol):
     optimizer: torch.optim.Optimizer
 
     def forget_loss(self, batch: dict | None = None) -> Tensor:
-        """The loss of the micro-batch times `forget_weight`, a scalar with a gradient.
+        """The loss of the micro-batch times `forget_weight`, a scalar with a gradient; with another
+        `forget_objective`, what a step ascends in place of it.
 
         Args:
             batch: other inputs and labels for the same samples, in place of `forget_batch`.
@@ -185,6 +186,8 @@ class Method:
             only logs the losses.
         keeps_forgotten: whether the method leaves the losses of earlier requests' samples as they
             are, to first order: whether it uses all rows that `Step.rows` describes.
+        ascends_forget_loss: whether a step ascends `Step.forget_loss` of the forget batch, so that
+            `forget_objective` can replace this loss.
         shards: whether the method works on FSDP2 shards, where parameters and `.grad` are DTensors.
     """
 
@@ -196,6 +199,7 @@ class Method:
     prepares: tuple[Split, ...] | None = None
     one_shot = False
     keeps_forgotten = False
+    ascends_forget_loss = False
     shards = False
 
     def __str__(self) -> str:

@@ -38,6 +38,7 @@ class PGU(Method):
 
     uses_retain = False
     edits_gradient = True
+    ascends_forget_loss = True
     projects = True
     prepares = ("retain",)
 

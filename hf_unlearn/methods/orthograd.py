@@ -68,6 +68,7 @@ class OrthoGrad(Method):
     per_sample = True
     projects = True
     keeps_forgotten = True
+    ascends_forget_loss = True
     shards = True
 
     def __init__(self, alpha: float = 0.5, granularity: str = "parameter"):

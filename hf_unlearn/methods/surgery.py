@@ -16,6 +16,7 @@ class Surgery(Method):
     """Base of methods that descend a combination of u and r, which `combined` computes."""
 
     edits_gradient = True
+    ascends_forget_loss = True
     projects = True
 
     def combined(self, u: Vector, r: Vector, retain_loss: Tensor) -> Vector:

@@ -23,6 +23,8 @@ class WeightedSum(Method):
     def __init__(self, forget_weight: float, retain_weight: float):
         self.forget_weight, self.retain_weight = forget_weight, retain_weight
         self.uses_forget, self.uses_retain = forget_weight != 0, retain_weight != 0
+        own_objective = type(self).forget_objective is not WeightedSum.forget_objective
+        self.ascends_forget_loss = forget_weight < 0 and not own_objective
 
     def forget_objective(self, step: Step) -> Tensor:
         """A mean over the micro-batch's samples, times `step.forget_weight`: a scalar."""

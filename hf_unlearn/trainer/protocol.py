@@ -12,6 +12,7 @@ from transformers.trainer_callback import CallbackHandler
 from ..config import UnlearnConfig
 from ..methods import Method
 from .checkpoints.update_sketch import PreviousUpdates
+from .setup.silence import Silence
 
 
 class TrainerView(Protocol):
@@ -21,6 +22,7 @@ class TrainerView(Protocol):
         train_dataset: the forget set.
         previous_forget_dataset: samples of earlier requests, which stay forgotten; None without.
         previous_updates: sketches of earlier requests' updates, likewise; None without.
+        silence: gives batches the labels of silence; None with another `forget_objective`.
         optimizer, lr_scheduler: None until Trainer has created them.
         last_sample_losses: the losses (k,) of the batch whose `mean_loss` was computed last,
             without a gradient; None if the model combines several losses, which do not show them.
@@ -36,6 +38,7 @@ class TrainerView(Protocol):
     retain_dataset: Any
     previous_forget_dataset: Any
     previous_updates: PreviousUpdates | None
+    silence: Silence | None
     data_collator: Any
     optimizer: torch.optim.Optimizer | None
     lr_scheduler: Any
@@ -51,8 +54,12 @@ class TrainerView(Protocol):
         """The retain batch of the current optimizer step."""
 
     def previous_samples(self) -> int:
-        """How many samples of the current retain batch, its last ones, belong to earlier
-        requests."""
+        """How many samples of the current retain batch belong to earlier requests. They follow the
+        retain samples."""
+
+    def constraint_samples(self) -> int:
+        """How many samples of the current retain batch, its last ones, are not retained themselves,
+        but have gradients that the step is orthogonal to."""
 
     def mean_loss(self, model: nn.Module, inputs: dict) -> Tensor:
         """The mean over the samples of a batch of the loss that `compute_loss` returns."""

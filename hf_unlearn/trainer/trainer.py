@@ -47,6 +47,7 @@ from .setup.adapters import keep_base, warn_if_base_differs
 from .setup.model_setup import put_in_training_mode, save_whole_state_dicts, set_up_model
 from .setup.precision import train_in_float32
 from .setup.prepared_models import forget_preparation, sharded_once
+from .setup.silence import Silence
 from .setup.temperature import tempered
 from .steps.attempts import Attempts
 from .steps.drift import DriftControl
@@ -257,9 +258,22 @@ class UnlearnTrainer(LossBySample):
         return self.step_runner.retain_batches.of_current_step()
 
     def previous_samples(self) -> int:
-        """How many samples of the current step's retain batch, its last ones, belong to earlier
-        requests."""
+        """How many samples of the current step's retain batch belong to earlier requests. They
+        follow the retain samples."""
         return self.step_runner.retain_batches.previous_samples()
+
+    def constraint_samples(self) -> int:
+        """How many samples of the current step's retain batch, its last ones, are not retained
+        themselves, but have gradients that the step is orthogonal to: those of earlier requests,
+        and with `forget_objective="silence"` the silence of all of them."""
+        return self.step_runner.retain_batches.constraint_samples()
+
+    @property
+    def silence(self) -> Silence | None:
+        """What gives batches the labels of silence; None with another `forget_objective`."""
+        if self.args.forget_objective != "silence":
+            return None
+        return Silence(self.model, self.processing_class)
 
     def mean_loss(self, model: nn.Module, inputs: dict) -> Tensor:
         with self.frozen.active(), tempered(self.model, self.args.loss_temperature):

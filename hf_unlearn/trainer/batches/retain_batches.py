@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from ...config import UnlearnConfig
+from ...per_sample.reference import count_samples
 from ..protocol import TrainerView
 from .joined import joined
 from .seeded import RETAIN, SeededDataset
@@ -116,7 +117,7 @@ class RetainBatches:
             if self._step is None or self._step + 1 != step:
                 self._start_loader(step)
             self._step = step
-            self.batch = self._trainer._prepare_inputs(next(self._loaded))
+            self.batch = self._with_silence(self._trainer._prepare_inputs(next(self._loaded)))
         return self.batch
 
     def indices(self) -> list[int]:
@@ -129,6 +130,25 @@ class RetainBatches:
         if self._trainer.previous_forget_dataset is None:
             return 0
         return sum(index >= len(self._trainer.retain_dataset) for index in self.indices())
+
+    def constraint_samples(self) -> int:
+        """How many samples of the current optimizer step's batch, its last ones, are not retained
+        themselves, but have gradients that the step is orthogonal to."""
+        previous = self.previous_samples()
+        if not self._constrains_silence():
+            return previous
+        # The silence of the retain samples joins them.
+        return len(self.indices())
+
+    def _constrains_silence(self) -> bool:
+        trainer = self._trainer
+        return trainer.silence is not None and trainer.method.keeps_forgotten
+
+    def _with_silence(self, batch: dict) -> dict:
+        if not self._constrains_silence():
+            return batch
+        retained = count_samples(batch) - self.previous_samples()
+        return self._trainer.silence.constrained(batch, retained)
 
     def _start_loader(self, first_step: int) -> None:
         trainer, args = self._trainer, self._trainer.args

@@ -19,6 +19,7 @@ from ...methods import Method
 from ..batches.retain_batches import check_retain_size
 from ..batches.training_data import length_or_none
 from ..setup import deepspeed
+from ..setup.silence import check_objective
 from ..setup.temperature import check_temperature
 
 DDP = (
@@ -138,6 +139,7 @@ def check_compatible(method: Method, trainer: Trainer) -> None:
     refuse = partial(_refuse, args.method)
     method.check(model)
     check_temperature(model, args.loss_temperature)
+    check_objective(args.forget_objective, method, model)
     _check_shards(method, trainer, refuse)
     if args.step_control == "drift":
         _check_drift(method, trainer, refuse)

@@ -38,7 +38,10 @@ def broken_in_step(
         indices = [place_in_dataset(dataset, collator, batch, n) for n in places]
         names += sample_names("forget", places, indices)
     if retain_batch is not None:
-        places, indices = _broken_places(trainer, loss_of, retain_batch), retain.indices()
+        indices = retain.indices()
+        broken = _broken_places(trainer, loss_of, retain_batch)
+        # What follows is the silence of the same samples.
+        places = [n for n in broken if n < len(indices)]
         retained = len(indices) - retain.previous_samples()
         kept, previous = (
             [n for n in places if n < retained],

@@ -36,9 +36,9 @@ class RetainRows:
 
     Args:
         model: the trainer's model, or the wrapper that the training calls it by.
-        batch: this process's retain samples, then those of earlier requests.
-        counts: for each process the number of these samples, and how many of them belong to earlier
-            requests.
+        batch: this process's retain samples, then those that are constraints alone: the samples of
+            earlier requests, and the silence of all of them with that `forget_objective`.
+        counts: for each process the number of these samples, and how many of them are constraints.
         parameters: the trainable parameters.
         backward: `TrainerStep.backward`.
     """
@@ -57,10 +57,10 @@ class RetainRows:
         self._batch, self._parameters, self._backward = batch, parameters, backward
         process, self.counts = trainer.args.process_index, [k for k, _ in counts]
         self.k, self.first_sample = self.counts[process], sum(self.counts[:process])
-        # How many of the samples are retained; those of earlier requests follow them.
+        # How many of the samples are retained; the constraints follow them.
         self.retained = self.k - counts[process][1]
         # The losses of the latter in the last pass.
-        self.earlier_losses: Tensor | None = None
+        self.constraint_losses: Tensor | None = None
         # The updates of earlier requests: their number, and what gives them for each parameter.
         given = trainer.previous_updates
         self.updates = 0 if given is None else len(given)
@@ -90,7 +90,7 @@ class RetainRows:
             return loss
         losses = self.sample_losses
         losses = self._access.sample_losses(self._batch) if losses is None else losses
-        self.earlier_losses = losses[self.retained :]
+        self.constraint_losses = losses[self.retained :]
         return losses[: self.retained].mean()
 
     def visit(self, visit: RetainVisitor, last: bool) -> Tensor:

@@ -220,14 +220,17 @@ class DriftControl(TrainerCallback):
         rises = now.float() - self._retain_before.float()
         return max(all_processes(float(rises.nan_to_num(nan=torch.inf).max())))
 
+    def _forget_losses(self, batch: dict) -> Tensor:
+        """What a step raises on the forget samples: (k,)."""
+        if self._trainer.silence is None:
+            return self.runner.sample_losses(batch).float()
+        return -self.runner.sample_losses(self._trainer.silence.silent(batch)).float()
+
     def _forget_loss(self) -> float:
-        """The mean loss of the step's forget samples, over all processes."""
+        """The mean of what a step raises on its forget samples, over all processes."""
         batches = self.runner.forget_batches.batches
         losses = torch.cat(
-            [
-                self.runner.sample_losses(self._trainer._prepare_inputs(batch)).float()
-                for batch in batches
-            ]
+            [self._forget_losses(self._trainer._prepare_inputs(batch)) for batch in batches]
         )
         sums = all_processes((float(losses.sum()), len(losses)))
         return sum(total for total, _ in sums) / sum(count for _, count in sums)

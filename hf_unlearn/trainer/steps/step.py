@@ -46,7 +46,7 @@ class TrainerStep:
         self.samples = self.first_sample = self.all_samples = 0
         self.rows: RowRoles | None = None
         self._rows: RetainRows | None = None
-        self._previous = 0
+        self._previous = self._all_previous = 0
         self.is_last_backward = (
             trainer.accelerator.sync_gradients and not trainer.method.uses_retain
         )
@@ -59,11 +59,16 @@ class TrainerStep:
         trainer = self._trainer
         self.is_last_backward = True
         self.retain_batch = trainer.next_retain_batch()
-        # All samples, and how many of them belong to earlier requests.
-        counts = [[count_samples(self.retain_batch), trainer.previous_samples()]]
+        # All samples, how many of them are constraints, and how many of these belong to earlier
+        # requests.
+        own = [count_samples(self.retain_batch), trainer.constraint_samples()]
+        counts = [[*own, trainer.previous_samples()]]
         if self.processes > 1:
             own_counts = torch.tensor(counts, device=trainer.args.device)
             counts = trainer.accelerator.gather(own_counts).tolist()
+        self._previous = counts[trainer.args.process_index][2]
+        self._all_previous = sum(previous for *_, previous in counts)
+        counts = [pair for *pair, _ in counts]
         self._rows = rows = RetainRows(
             trainer,
             self._access,
@@ -75,7 +80,6 @@ class TrainerStep:
         )
         self.samples, self.first_sample = rows.retained, rows.first_sample
         self.all_samples = sum(k - earlier for k, earlier in counts)
-        self._previous = sum(earlier for _, earlier in counts)
         self.rows = row_roles(counts, trainer.args.process_index, rows.updates)
 
     @property
@@ -86,8 +90,11 @@ class TrainerStep:
     def previous_loss(self) -> Tensor | None:
         """This process's part of the mean loss of the earlier requests' samples, a scalar without a
         gradient, as `retain_loss` is; None if the step has computed none."""
-        losses = self._rows.earlier_losses
-        return None if losses is None else losses.sum() * (self.processes / self._previous)
+        losses = self._rows.constraint_losses
+        if losses is None or not self._all_previous:
+            return None
+        # Those of earlier requests come first.
+        return losses[: self._previous].sum() * (self.processes / self._all_previous)
 
     @property
     def retain_losses(self) -> Tensor | None:
@@ -114,8 +121,13 @@ class TrainerStep:
         return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
 
     def forget_loss(self, batch: dict | None = None) -> Tensor:
+        key, weight = (FORGET, self.place), self.forget_weight
+        if batch is None and self._trainer.silence is not None:
+            batch = self._trainer.silence.silent(self.forget_batch)
+            # Silence becomes more likely where the loss of its labels falls.
+            weight = -weight
         batch = self.forget_batch if batch is None else batch
-        return self._access.loss(self.model, batch, (FORGET, self.place)) * self.forget_weight
+        return self._access.loss(self.model, batch, key) * weight
 
     def retain_loss(self) -> Tensor:
         return self._rows.mean_loss() * self.retain_weight
