@@ -21,6 +21,8 @@ SETTINGS = {
     "adam_epsilon": 1e-8,
     "weight_decay": 0,
     "max_grad_norm": 0,
+    "forget_objective": "loss",
+    "loss_temperature": 1,
     "step_control": "none",
     "max_drift": None,
     "max_steps": -1,

@@ -258,6 +258,8 @@ def run_identity(
     run = {
         "method": str(args.method),
         **method_settings,
+        "forget_objective": args.forget_objective,
+        "loss_temperature": args.loss_temperature,
         "learning_rate": args.learning_rate,
         "seed": args.seed,
         "forget samples": length_or_none(forget_dataset),
