@@ -6,7 +6,7 @@ hf-unlearn run recipes/demo/demo.yaml             or by the YAML file of its con
 hf-unlearn evaluate digits --model out/digits
 hf-unlearn compare recipes/demo/compare.yaml
 hf-unlearn audit out/demo --fail_when "worst_gap > 5"
-hf-unlearn verify out/demo --steps 10
+hf-unlearn verify out/demo --steps 20
 hf-unlearn card out/demo
 hf-unlearn push out/demo --repo_id me/forgetful
 hf-unlearn env
@@ -112,7 +112,8 @@ def _add_recipe_commands(commands: argparse._SubParsersAction) -> None:
         "file", type=Path, help="YAML file that says what to compare, as recipes/demo/compare.yaml"
     )
     command = _add(commands, "recipes", recipes, "list the recipes, or copy one to change it")
-    command.add_argument("action", nargs="?", choices=["copy"], help="without it: list the recipes")
+    copying = "copy: copy a recipe to a folder; default: list the recipes"
+    command.add_argument("action", nargs="?", choices=["copy"], help=copying)
     command.add_argument("name", nargs="?", help="name of the recipe, such as digits")
     command.add_argument("folder", nargs="?", type=Path, help="where the copy goes")
 
@@ -201,7 +202,8 @@ def _start(arguments: argparse.Namespace, options: list[str]) -> None:
 
 
 def _script_and_configuration(given: str, options: list[str]) -> tuple[Path, Path | None]:
-    """The script and the YAML file for what stands first: a YAML file or the name of a recipe.
+    """The script and the YAML file for the first argument, which is a YAML file or the name of a
+    recipe.
 
     Raises:
         ValueError: it is neither.
@@ -214,8 +216,8 @@ def _script_and_configuration(given: str, options: list[str]) -> tuple[Path, Pat
     except ValueError as error:
         if any(Path(option).suffix in (".yaml", ".yml") for option in options):
             raise ValueError(
-                "the configuration comes first, as in `config.yaml --key value`, but here that is "
-                f"{given}"
+                "the first argument must be the configuration, as in `config.yaml --key value`, "
+                f"but it is {given}"
             ) from error
         raise
 
@@ -227,7 +229,7 @@ def recipes(arguments: argparse.Namespace, _: list[str]) -> None:
         print(overview())
         return
     if arguments.folder is None:
-        raise ValueError("which recipe, and where to? hf-unlearn recipes copy NAME FOLDER")
+        raise ValueError("the recipe or the folder is missing: hf-unlearn recipes copy NAME FOLDER")
     copy_recipe(arguments.name, arguments.folder)
     print(f"{arguments.name} is in {arguments.folder}:")
     for file in configurations(arguments.folder).values():
@@ -242,8 +244,8 @@ def compare_methods(arguments: argparse.Namespace, _: list[str]) -> None:
     comparison = Comparison.read(arguments.file)
     print(compare(comparison))
     print(
-        "\nreached: in how many runs a method reached each level. best: in how many it was better "
-        "than all others. a ± b: mean and standard deviation over the runs."
+        "\nreached: the number of runs in which a method reached each level. best: the number in "
+        "which it beat all others. a ± b: mean and standard deviation over the runs."
     )
     print(f"\nruns.csv, table.md and frontier.png are in {comparison.output_dir}")
 
@@ -259,7 +261,7 @@ def audit(arguments: argparse.Namespace, _: list[str]) -> int:
 
 
 def verify(arguments: argparse.Namespace, _: list[str]) -> int:
-    """Says whether a model's weights follow from its ledger: repeats the last request from the same
+    """Checks a model against its ledger: repeats the last request from the same
     model, data, settings and seed, and compares digests of the weights step by step. Refuses where
     data or versions differ. docs/requests.md explains the ledger."""
     from .experiments.requests.verify import DIFFERENT, verify

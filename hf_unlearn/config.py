@@ -225,7 +225,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         self._check_own()
 
     def _check_own(self) -> None:
-        """Normalises the fields of this class.
+        """Checks the fields of this class, and converts single values to lists and JSON to dicts.
 
         Raises:
             ValueError: a field has a value that it cannot have.

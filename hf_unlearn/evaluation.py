@@ -44,12 +44,13 @@ def asr_metrics(
             single word "123"), so connected digits need False.
         language: code or English name; default: the tokenizer's. If the tokenizer has none, the
             letters of its vocabulary decide whether the language is English.
-        texts: every evaluation appends (predictions, references), two lists of normalised texts.
+        texts: a list to which every evaluation appends (predictions, references), two lists of
+        normalised texts.
         resamples, seed: of the 95 % bootstrap intervals over utterances; resamples=0 omits the
             intervals.
         references: {a label's text: the true text}, for labels that are written in another style.
         ctc: whether the predictions are a CTC model's, in which repeats are merged before special
-            tokens are dropped. By default they are where the tokenizer can merge repeats itself.
+            tokens are dropped. Default: True if the tokenizer can merge repeats itself.
 
     Returns:
         Function of an EvalPrediction -> {"wer", "wer_low", "wer_high", "cer", "cer_low",

@@ -52,8 +52,9 @@ class OrthoGrad(Method):
         g = alpha r_perp - (1 - alpha) u_perp,   r = mean_n(g_n),   r_perp = r - P^T (P P^T)^+ P r
 
     and u_perp is orthogonal to the rows of A and of P. So to first order the losses of the earlier
-    samples neither fall nor rise. Only a fall would be bad, so this asks for more than it must. It
-    holds for the gradient g: an optimizer that rescales single weights (Adam) bends the step.
+    samples neither fall nor rise. Only a fall would be harmful, so this condition is stricter than
+    necessary. It holds for the gradient g: an optimizer that rescales single weights (Adam) bends
+    the step.
 
     Args:
         alpha: weight of the mean retain gradient, in [0, 1). 0 ascends along u_perp alone.
@@ -176,8 +177,8 @@ class OrthoGrad(Method):
 
         Args:
             c: (rows,).
-            share: the factors (rows,) with which the rows add up to what is descended beside
-                u_perp: r_perp, or r where nothing was forgotten before. One number stands for all.
+            share: the coefficients (rows,) of r_perp (of r, if there are no earlier requests) in
+                the rows; a single number if they are all equal.
         """
         w = c + self.alpha / (1 - self.alpha) * share
         return -torch.cat([step.processes * w[step.rows.own], w[step.rows.samples :]])

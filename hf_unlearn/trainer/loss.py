@@ -1,5 +1,5 @@
 """The loss that UnlearnTrainer computes of a batch, in training and in evaluation: the mean over
-its samples, whoever computes it."""
+its samples, whether the model, a function or a subclass computes it."""
 
 import contextlib
 import inspect
@@ -39,11 +39,11 @@ class LossBySample(LoadingTrainer):
         self._losses: SampleMeanLoss | None = None
         # Whether the loss divides by the number of labels; None until it is asked.
         self._counts_labels: bool | None = None
-        # The last mean loss, with what its samples contributed.
+        # The loss functions called for the last `mean_loss`, and its value.
         self._last: tuple[SampleMeanLoss, Tensor] | None = None
         # The losses of the samples that an evaluation has seen.
         self._evaluated: list[Tensor] = []
-        # What is noted of the logits of an evaluation, where somebody asks for it.
+        # Set within `logits_noted`: reduces the logits of a batch to values per sample.
         self._reduce_logits: Reduce | None = None
         self._noted = NotedLogits()
         self._noted_before: dict[str, dict[str, np.ndarray]] = {}

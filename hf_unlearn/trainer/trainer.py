@@ -205,8 +205,8 @@ class UnlearnTrainer(LossBySample):
                 self.add_callback(callback)
 
     def _reset_model_state(self) -> None:
-        """Forgets what was found out about the model, which holds for one run only (except for what
-        padding does to it)."""
+        """Discards what an earlier run found out about the model. What padding does to its losses is
+        kept while the model is the same."""
         if self._model_known is not self.model:
             self._padding, self._model_known = PaddingCheck(self), self.model
             self.frozen = FrozenParts(self)
@@ -214,7 +214,7 @@ class UnlearnTrainer(LossBySample):
         self._reset_steps()
 
     def _reset_steps(self) -> None:
-        """Forgets the batches and statistics of earlier steps."""
+        """Discards the batches and statistics of earlier steps."""
         self.step_runner = StepRunner(
             self,
             self.samples,
@@ -246,8 +246,8 @@ class UnlearnTrainer(LossBySample):
         return self.step_runner.run(model, self._prepare_inputs(inputs))
 
     def set_training_mode(self, model: nn.Module) -> None:
-        """Puts a model into training mode, without BatchNorm's statistics of batches unless
-        `freeze_batch_norm=False`."""
+        """Puts a model into training mode. BatchNorm layers keep using their running statistics
+        unless `freeze_batch_norm=False`."""
         put_in_training_mode(model, self.args.freeze_batch_norm)
         # Schedule-free optimizers also have train and eval modes, as in Trainer.
         if callable(getattr(self.optimizer, "train", None)):
@@ -293,7 +293,8 @@ class UnlearnTrainer(LossBySample):
         return self.samples.padding.collator(collator)
 
     def check_padding(self) -> None:
-        # accelerate has not moved the model to its device yet; the first step does it then.
+        # With FSDP and DeepSpeed, accelerate has not moved the model yet, so the first step makes
+        # this check.
         waits = self.is_fsdp_enabled or self.is_deepspeed_enabled
         if self.train_dataset is not None and not waits:
             self.samples.check_padding(self._attempts.at_retain_batch)
@@ -333,7 +334,7 @@ class UnlearnTrainer(LossBySample):
         self.record.begin(run, checkpoint)
         self._evaluated_before.remember()
         self._attempts = Attempts(self)
-        # DeepSpeed's engine would listen to the backward passes of new checks.
+        # New checks need backward passes, which DeepSpeed's engine would count as part of a step.
         if not self.is_deepspeed_enabled:
             self._reset_model_state()
         forget_preparation(self)

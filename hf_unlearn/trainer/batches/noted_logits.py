@@ -1,4 +1,4 @@
-"""Notes, during an evaluation, what is needed of each sample's logits, which texts do not show."""
+"""Collects values computed from each sample's logits while an evaluation generates texts."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ class NotedLogits:
 
     def keep(self, accelerator: Accelerator) -> None:
         """Keeps what was seen of the last batch, of all processes."""
-        # A loss that takes several passes does not say which of them counts.
+        # If the loss took several passes, it is unknown which of them belongs to the samples.
         if len(self._seen) == 1 and self._seen[0] is not None:
             gathered = accelerator.gather_for_metrics(self._seen[0])
             self._batches.append({name: values.cpu() for name, values in gathered.items()})

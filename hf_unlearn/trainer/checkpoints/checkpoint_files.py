@@ -56,7 +56,7 @@ def mismatch(checkpoint: Path, run: dict) -> str | None:
         f"other {name}" if name == "forget labels" else f"{name} {saved[name]}, not {run[name]}"
         for name in other
     )
-    return f"is of another run: {differences}" if other else None
+    return f"belongs to another run: {differences}" if other else None
 
 
 def last_complete(folder: Path, run: dict | None = None) -> Path | None:

@@ -49,5 +49,5 @@ class StepDigests(TrainerCallback):
 
 
 def step_digests(state: TrainerState) -> dict[str, str]:
-    """{step: digest} of what a run has noted, also before it was resumed."""
+    """{step: digest} that a run has recorded, including before it was resumed."""
     return {str(row["step"]): f"{row[LOGGED]:064x}" for row in state.log_history if LOGGED in row}

@@ -1,5 +1,5 @@
-"""Sketches of forgetting: by how much a request has changed each weight, for later requests that
-must not take it back."""
+"""Stores how much a request has changed each weight, so that later requests can avoid undoing
+it."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial

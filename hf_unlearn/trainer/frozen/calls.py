@@ -1,4 +1,5 @@
-"""Calls of modules: what they get, as keys, and how they are replaced for a while."""
+"""Turns the arguments of a module's call into a key for each sample, and replaces calls within a
+context."""
 
 import contextlib
 import functools

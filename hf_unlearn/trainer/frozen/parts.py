@@ -34,7 +34,7 @@ GIGABYTE = 10**9
 # Samples of the first batch that are looked at.
 LOOKED_AT = 2
 OFF = "The frozen first part of {model} is computed again in every pass: {why}."
-MIXES = "it gives a sample other values in a batch than alone"
+MIXES = "its output for a sample depends on the other samples of the batch"
 NEVER_TWICE = (
     "no input came twice among the first {count} samples, which fill frozen_cache_gb={limit:g} (is "
     "the data augmented at random?)"
@@ -143,8 +143,8 @@ class FrozenParts:
         return [x.detach() for x in (loss, *_tensors(outputs), *gradients)]
 
     def _separates(self, replay: Replay, batch: dict, whole: dict) -> bool:
-        """Whether the part gives each of some samples what it gives it alone, also in the whole
-        batch. Notes whether this is so to the last bit."""
+        """Whether the part's output for a sample is the same alone, in a small batch and in the
+        whole batch. Records whether it is the same bit for bit."""
         frozen = FrozenRandomness(self._trainer.model)
         frozen.begin()
         try:
@@ -204,7 +204,7 @@ class FrozenParts:
     # ---- afterwards ------------------------------------------------------------------------------
 
     def _react(self) -> None:
-        """Tells the user what the passes have shown."""
+        """Warns once if the store is full of samples that never came again, or the part is random."""
         replay, store = self.replay, self.replay.store
         if replay.passed_random and not self._warned:
             logger.warning(RANDOM.format(model=self._name()))

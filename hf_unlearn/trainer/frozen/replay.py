@@ -141,7 +141,7 @@ class Replay:
         return any(not getattr(h, "__module__", "").startswith("transformers.") for h in hooks)
 
     def _weights_kept(self) -> bool:
-        """Whether the part is still frozen. Forgets what is kept if its weights have changed."""
+        """Whether the part is still frozen. Empties the store if its weights have changed."""
         if any(p.requires_grad for p in self._parameters()):
             return False
         now = self._current_weights()
@@ -151,8 +151,8 @@ class Replay:
         return True
 
     def _current_weights(self) -> list[tuple]:
-        """The weights, and what changes when they are written to or replaced. (Holding them keeps
-        others from getting their addresses.)"""
+        """Each weight with its version, which shows whether it was written to or replaced. (Holding
+        the weights prevents new tensors from reusing their ids.)"""
         return [
             (p.detach(), p.data_ptr(), p._version, p.dtype, str(p.device))
             for p in self._parameters()

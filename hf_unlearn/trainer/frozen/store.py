@@ -23,8 +23,7 @@ class _Place(NamedTuple):
 class TensorStore:
     """Keeps tuples of tensors on the CPU, as many as fit; what was kept first stays.
 
-    No entry makes room for another: the samples come in rounds, in which the oldest entry is the
-    one that is needed next.
+    Entries are never evicted: samples come in epochs, so the oldest entry is the next one needed.
 
     Args:
         limit: the largest size of all tensors together, in bytes.

@@ -15,7 +15,7 @@ LEAST_SHARE = 0.1
 
 @dataclass(frozen=True)
 class FrozenPart:
-    """Modules that need not be computed again where the output of the last one is known.
+    """Modules that can be skipped once the output of the last one is known.
 
     entry: the module whose inputs decide what they give: it holds all of them.
     blocks: these modules, in the order in which they are called.

@@ -286,8 +286,8 @@ def all_processes(value: Any) -> list:
 
 @contextlib.contextmanager
 def failures_told() -> Iterator[None]:
-    """Lets the main process report an error of another process, of which it would only see a lost
-    connection.
+    """Makes the main process report the error of another process instead of the lost connection
+    that follows it.
 
     Raises:
         RuntimeError: on the main process, when another process has failed.

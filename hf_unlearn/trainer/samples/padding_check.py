@@ -34,7 +34,7 @@ PADDING_MATTERS = (
     "padding is exact, too). The evaluation takes one sample at a time, too "
     "(per_device_eval_batch_size=1)"
 )
-EXCEPT_UNKNOWN = ", except for those of which it is unknown what is padding, because {why}"
+EXCEPT_UNKNOWN = ", except for samples whose padding could not be located, because {why}"
 NOT_CHECKED = (
     "It was not checked for all samples whether padding changes their loss in {model}, because "
     "{why}. In a model without an attention mask the loss may depend on the other samples of a "

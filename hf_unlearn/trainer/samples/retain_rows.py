@@ -59,7 +59,7 @@ class RetainRows:
         self.k, self.first_sample = self.counts[process], sum(self.counts[:process])
         # How many of the samples are retained; the constraints follow them.
         self.retained = self.k - counts[process][1]
-        # The losses of the latter in the last pass.
+        # The losses of the constraints in the last pass.
         self.constraint_losses: Tensor | None = None
         # The updates of earlier requests: their number, and what gives them for each parameter.
         given = trainer.previous_updates
@@ -78,8 +78,8 @@ class RetainRows:
     def mean_loss(self) -> Tensor:
         """The mean loss of this process's samples."""
         loss = self._access.loss(self._model, self._batch, (RETAIN, self.first_sample))
-        # Only step control and earlier requests need them: to ask for them lets the host wait for a
-        # GPU.
+        # Only step control and earlier requests need them, and reading them makes the host wait for
+        # the GPU.
         if self._trainer.args.step_control != "none" or self.retained < self.k:
             self.sample_losses = self._access.losses_of_last_pass
         return loss

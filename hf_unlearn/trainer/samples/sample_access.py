@@ -149,8 +149,8 @@ class SampleAccess:
             self._look_at_padding(self.padding.of_rows, at_retain)
 
     def admitted(self, batch: dict, at_retain: RetainContext = contextlib.nullcontext) -> dict:
-        """A batch as it is computed, after what the checks still need to know of padding was found
-        out from it."""
+        """The batch as the model gets it. For a stream, the padding check is finished with this
+        batch first."""
         self.check_padding(at_retain)
         if self.padding.matters is None:
             self._look_at_padding(self.padding.of_batch, batch)
@@ -184,7 +184,7 @@ class SampleAccess:
             self.compute_one_by_one(ALWAYS_RANDOM if self._is_random(batch) else MIXED)
 
     def _is_random(self, batch: dict) -> bool:
-        """Whether the loss of a sample is another one at each computation, in evaluation mode."""
+        """Whether the loss of one sample changes from pass to pass even in evaluation mode."""
         one, losses = select_sample(batch, 0, count_samples(batch)), []
         with self._check(), torch.no_grad():
             for seed in range(2):

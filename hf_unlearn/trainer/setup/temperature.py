@@ -16,7 +16,8 @@ def output_layer(model: nn.Module) -> nn.Module | None:
 
 @contextlib.contextmanager
 def tempered(model: nn.Module, temperature: float) -> Iterator[None]:
-    """Inside, the model's logits are divided by `temperature`, before its own loss sees them."""
+    """Within this context, the model's logits are divided by `temperature` before its loss is
+    computed."""
     if temperature == 1:
         yield
         return

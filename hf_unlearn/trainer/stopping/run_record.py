@@ -185,7 +185,8 @@ class RunRecord:
         return report
 
     def require_a_step(self, skipped: int) -> None:
-        """Called after training.
+        """Raises if the training took no optimizer step or changed no weight. Called after
+        training.
 
         Args:
             skipped: number of optimizer steps that were skipped.

@@ -64,7 +64,7 @@ class TestNoStep:
         options = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-3}
         trainer_of(tmp_path, **options).train()
         other = trainer_of(tmp_path, **{**options, **changes})
-        with pytest.raises(ValueError, match=f"checkpoint-1 is of another run: {said}"):
+        with pytest.raises(ValueError, match=f"checkpoint-1 belongs to another run: {said}"):
             other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
         assert find_checkpoint("auto", str(tmp_path), {"method": "scrub"}) is None
 
