@@ -130,7 +130,10 @@ def _add_folder_commands(commands: argparse._SubParsersAction) -> None:
         help="YAML file with the options that have changed, where data or models have moved",
     )
     command.add_argument(
-        "--steps", type=int, help="repeat only the steps up to this one; default: the whole run"
+        "--steps",
+        type=int,
+        help="repeat only the steps up to this one, at least the run's digest_steps (20 unless "
+        "set); default: the whole run",
     )
     command = _add(commands, "card", card, "write a run's model card again")
     command.add_argument("folder", type=Path, help="output_dir of a run, with results.json")

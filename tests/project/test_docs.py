@@ -20,6 +20,7 @@ from tests.support.helpers import ROOT
 from tests.support.pictures import size_of_drawing
 
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+RECIPES = sorted((ROOT / "recipes").glob("*/README.md"))
 CARDS = [page for page in (ROOT / "model_cards").glob("*.md") if page.name != "template.md"]
 MAKE = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
 
@@ -69,7 +70,7 @@ def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, *RECIPES], ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_refer_to_what_exists(page):
     commands = [
         line[2:]
@@ -99,6 +100,23 @@ def test_links_lead_somewhere(page):
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
     local = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
     assert not [link for link in local if not (page.parent / link).exists()]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *RECIPES], ids=lambda page: str(page.relative_to(ROOT)))
+def test_anchors_are_headings(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    links = re.findall(r"\]\(([^)#:\s]*)#([^)\s]+)\)", text)
+    targets = [((page.parent / file).resolve() if file else page, name) for file, name in links]
+    assert not [
+        name for file, name in targets if file.suffix == ".md" and name not in anchors(file)
+    ]
 
 
 def test_every_page_is_in_the_table_of_contents():

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import datasets
 import pytest
 
 from tests.recipes.noise import write_noise
@@ -11,3 +12,9 @@ from tests.recipes.noise import write_noise
 def noise(tmp_path_factory) -> Path:
     """Ten training and ten test images of each of two classes."""
     return write_noise(tmp_path_factory.mktemp("images") / "noise", 10)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """What datasets prepares is kept with the test."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import datasets
 import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import (
@@ -21,15 +20,12 @@ from hf_unlearn.experiments.speech import classes, ctc, whisper
 from tests.recipes import recognisers
 from tests.recipes.test_recognisers import flags
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return recognisers.write_speech(tmp_path_factory.mktemp("speech") / "data")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def adapter(folder: Path, kind: type, processor: object, targets: list[str]) -> Path:

@@ -17,10 +17,7 @@ from hf_unlearn.experiments.speech.ctc_style import CtcStyle
 from hf_unlearn.experiments.speech.options import CtcArguments
 from tests.recipes import recognisers
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

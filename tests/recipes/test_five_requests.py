@@ -125,7 +125,10 @@ def test_what_does_not_follow_is_found(copy, capsys):
         ({"data": {"forget": "0" * 64}}, "other data than those of request 3: forget"),
         ({"weights_before": "0" * 64}, "has other weights than those that request 3 started from"),
         ({"processes": 2}, "the run had 2 processes, and this has 1"),
-        ({"steps": {"0": "0" * 64, "4": "0" * 64}}, "steps is 2, but the first recorded step is 4"),
+        (
+            {"steps": {"0": "0" * 64, "4": "0" * 64}},
+            "steps is 2, but the ledger has digests only of the steps 4",
+        ),
         ({"steps": {}}, "the ledger has no digests of steps"),
         ({"salt": "0" * 16}, "lacks the file .salt of the run"),
     ],

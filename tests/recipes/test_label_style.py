@@ -4,7 +4,6 @@ import json
 import logging
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -26,10 +25,7 @@ from tests.data.conftest import rows as make_rows
 SIZES = {"d_model": 8, "layers": 1, "heads": 2, "init_std": 0.3, "max_target_positions": 12}
 SAID = {"ONE TWO": " One, two.", "TWO": " Too."}
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import re
 
-import datasets
 import pytest
 import soundfile
 from transformers import AutoModelForCTC, AutoProcessor, pipeline
@@ -22,15 +21,12 @@ RECIPE = ROOT / "recipes" / "ctc_librispeech"
 CTC = (recognisers.wav2vec2, recognisers.parakeet, recognisers.hubert, recognisers.wavlm)
 SEQ2SEQ = (recognisers.moonshine, recognisers.speech2text, recognisers.turbo, recognisers.distil)
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return recognisers.write_speech(tmp_path_factory.mktemp("speech") / "data")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def flags(data, out, **changes) -> list[str]:

@@ -4,7 +4,6 @@ and published to a Hub on this machine."""
 import json
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import soundfile
@@ -52,11 +51,6 @@ def words(tmp_path_factory) -> Path:
                 lines.append(f"{name},{speaker},{word},{'test' if take < 2 else 'train'}")
     (folder / "metadata.csv").write_text("\n".join(lines))
     return folder
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 @pytest.mark.slow

@@ -100,7 +100,10 @@ def _compared_steps(entry: Entry, steps: int | None) -> dict[str, str]:
             "DeepSpeed: leave --steps out, and only the end is compared"
         )
     if steps < taken[0]:
-        raise ValueError(f"steps is {steps}, but the first recorded step is {taken[0]}: give that")
+        raise ValueError(
+            f"steps is {steps}, but the ledger has digests only of the steps "
+            f"{', '.join(map(str, taken))}: give one of these, or leave --steps out"
+        )
     return {step: digest for step, digest in recorded.items() if int(step) <= steps}
 
 
