@@ -205,8 +205,8 @@ class UnlearnTrainer(LossBySample):
                 self.add_callback(callback)
 
     def _reset_model_state(self) -> None:
-        """Discards what an earlier run found out about the model. What padding does to its losses is
-        kept while the model is the same."""
+        """Discards what an earlier run found out about the model. What padding does to its losses
+        is kept while the model is the same."""
         if self._model_known is not self.model:
             self._padding, self._model_known = PaddingCheck(self), self.model
             self.frozen = FrozenParts(self)

@@ -204,7 +204,8 @@ class FrozenParts:
     # ---- afterwards ------------------------------------------------------------------------------
 
     def _react(self) -> None:
-        """Warns once if the store is full of samples that never came again, or the part is random."""
+        """Warns once if the store is full of samples that never came again, or the part is
+        random."""
         replay, store = self.replay, self.replay.store
         if replay.passed_random and not self._warned:
             logger.warning(RANDOM.format(model=self._name()))
