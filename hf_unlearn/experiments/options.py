@@ -83,7 +83,7 @@ class RecipeArguments:
     keep_forgotten: str = field(
         default="none",
         metadata={
-            "help": "How unlearning keeps forgotten what earlier requests made `model` forget. "
+            "help": "How unlearning keeps earlier requests forgotten. "
             "samples: each step is orthogonal to the gradients of their samples, which must still "
             "be in the data. updates: to their changes of the weights, without the samples; each "
             "run, the first one included, then writes its own into output_dir "

@@ -9,7 +9,8 @@ from ..privacy.redaction import mentions_any
 
 def make_labels_neutral(folder: Path, hidden: list[str], noun: str) -> None:
     """Replaces the labels in a folder's config.json by speaker_0, speaker_1, ... if one of them
-    names somebody. All are replaced, since one neutral label among names tells who is missing.
+    names somebody. All labels are replaced, because a single neutral label among names would reveal
+    who is missing.
 
     Args:
         folder: what is about to be published; its config.json is overwritten.

@@ -7,8 +7,8 @@ from scipy.stats import wasserstein_distance
 
 
 def earth_movers_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """How far apart two groups of numbers are, in the numbers' own unit: the mean distance by which
-    the one group has to be moved to become the other (Wasserstein distance of order 1).
+    """How far apart two groups of numbers are, in the numbers' own unit: the mean distance that the
+    values of one group have to move to become the other (Wasserstein distance of order 1).
 
     Args:
         first: (n,).

@@ -1,5 +1,5 @@
-"""The informed attack: learns from other speakers' samples how a model answers to samples that it
-was trained on. Pure functions on arrays."""
+"""The informed attack: learns from other speakers how a model responds to its training samples.
+Pure functions on arrays."""
 
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier

@@ -30,6 +30,6 @@ def carry_salt(salt: str, folder: str | Path) -> None:
 
 
 def salted(digest: str, salt: str) -> str:
-    """A digest of data that only the owner of the salt can compute. Without a salt anyone with the
-    data could try whose share of it was forgotten."""
+    """A digest of data that only the owner of the salt can compute. Without the salt, anyone who
+    has the data could test whose data was forgotten."""
     return hashlib.sha256(f"{salt}{digest}".encode()).hexdigest()

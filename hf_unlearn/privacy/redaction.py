@@ -60,8 +60,8 @@ def redact(results: Mapping[str, Any], salt: str) -> dict[str, Any]:
       because anyone who has the dataset could otherwise see who is missing.
     - In all other texts (command, paths, keys) the id of a forgotten speaker or utterance becomes
       its pseudonym, together with the rest of the path or utterance id, in any spelling or encoding
-      (see `Mentions`). A very short id may also replace an unrelated number: when in doubt, text
-      is hidden.
+      (see `Mentions`). A very short id may also match an unrelated number, which is then hidden
+      too.
     - `environment` is kept, because it holds no text of the user's.
 
     The same salt gives the same pseudonyms. It must stay secret: whoever has it can try all ids.

@@ -1,4 +1,4 @@
-"""An audit in words and tables: its worst door first. An audit is the content of audit.json."""
+"""The content of audit.json in words and tables, worst door first."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +10,8 @@ MODELS = ("original", "unlearned", "retrained")
 
 
 def deciding_doors(doors: Mapping[str, dict]) -> dict[str, dict | None]:
-    """The doors that decide, each as its entry with its name under `door`; None where there is
-    none.
+    """The doors that the headline names, each with its name under `door`; None if there is no such
+    door.
 
     Returns:
         worst: the door with the largest gap. Without a retrained model, the door through which
@@ -68,7 +68,7 @@ def headline(audit: Mapping[str, Any]) -> list[str]:
     """What an audit says, in a few sentences; the first one is about the worst door."""
     worst = audit["worst"]
     if worst is None:
-        return ["No door could be measured, so nothing is known."]
+        return ["No door could be measured, so this audit says nothing."]
     lines = [_worst_line(worst, with_retrained="gap" in worst) + _others(audit["doors"], worst)]
     if "gap" in worst:
         lines += _further_lines(audit, worst)
@@ -128,7 +128,7 @@ def _less(gap: float) -> str:
 
 def _caveat(entry: dict) -> str:
     return (
-        " Through this door the original itself knows no more than the retrained model."
+        " Even the original model knows no more than the retrained model through this door."
         if is_uninformative(entry)
         else ""
     )
@@ -137,7 +137,7 @@ def _caveat(entry: dict) -> str:
 def _further_lines(audit: Mapping[str, Any], worst: dict) -> list[str]:
     lines, surest, conspicuous = [], audit["surest"], audit["conspicuous"]
     if surest is None or surest["low"] <= 0:
-        lines.append("No door's gap is clearly above 0, given how few samples there are.")
+        lines.append("With so few samples, no gap is clearly above 0.")
     elif surest["door"] != worst["door"]:
         lines.append(
             f"Surest gap: {surest['door']}, {surest['gap']:.1f} points{_interval(surest)}."

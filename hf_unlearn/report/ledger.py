@@ -1,5 +1,5 @@
-"""The ledger of a model: what it was made to forget, request by request. It goes along from one
-output folder to the next and to the Hub. It names nobody."""
+"""The ledger of a model: what it was made to forget, request by request. It is copied from one
+output folder to the next and to the Hub, and names nobody."""
 
 import json
 from collections.abc import Mapping, Sequence

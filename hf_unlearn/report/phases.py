@@ -1,4 +1,4 @@
-"""`PhaseClock`: where the time and the memory of a run go."""
+"""`PhaseClock`: the time and memory that each phase of a run takes."""
 
 import contextlib
 import time

@@ -40,7 +40,7 @@ class Task:
         """(meaning, wanted direction of the first metric) of a split; its name and "" for one of a
         user's own."""
         if number := earlier_number(split):
-            # Its own request has set the level. Later ones must not bring anything back.
+            # Its own request set this level; later requests must not undo it.
             return f"forgotten by request {number}", "stay"
         return self.splits.get(split, (split, ""))
 

@@ -1,5 +1,5 @@
-"""What a model's feature extractor makes of audio: which inputs, of which type, from how much
-audio."""
+"""A model's feature extractor: the inputs it produces, their types, and the longest audio it
+accepts."""
 
 import numpy as np
 from datasets import Array2D, Features, List, Value
@@ -39,7 +39,7 @@ def longest_audio(
 ) -> float | None:
     """The longest audio, in seconds, that an extractor and a model take; None if there is no limit.
 
-    Whisper's extractor and AST's cut longer audio without a word. Speech2Text has as many positions
+    Whisper's and AST's extractors silently cut longer audio. Speech2Text has as many positions
     as its configuration says.
     """
     if isinstance(extractor, WhisperFeatureExtractor):

@@ -1,4 +1,5 @@
-"""Audits a run: is the forgotten data really gone, or can it be reached through another door?"""
+"""Audits a run: checks whether the forgotten data can still be reached through any "door" (numeric
+types, decoding, fine-tuning, attacks)."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

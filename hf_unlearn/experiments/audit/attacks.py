@@ -1,4 +1,4 @@
-"""Doors: attacks. They see only what a model answers to single samples, and say whether it was
+"""Doors: membership attacks, which infer from a model's outputs for single samples whether it was
 trained on them."""
 
 import zlib
@@ -48,7 +48,7 @@ def loss(subject: Subject) -> Finding:
 
 
 def loss_of_equally_long(subject: Subject) -> Finding:
-    """As `loss`, on pairs of equally long utterances, since long ones have other losses."""
+    """As `loss`, on pairs of utterances of equal length, because the loss depends on the length."""
     split = unseen_split(subject)
     durations = (subject.examiner.splits[name]["duration"][:] for name in ("forget", split))
     ours, theirs = matched_pairs(*durations, tolerance=MAX_DURATION_DIFFERENCE)
@@ -72,7 +72,8 @@ def gradient_norm(subject: Subject) -> Finding:
 
 
 def svc(feature: str, subject: Subject) -> Finding:
-    """An SVC learns to tell retained training samples from unseen ones of the same owners."""
+    """Trains an SVC to tell retained training samples from unseen samples of the same speakers or
+    classes."""
     if "test" not in subject.examiner.splits:
         raise Closed("there are no unseen samples of what is retained (test_split, held_out)")
     losses(subject, "forget")
@@ -83,11 +84,11 @@ def svc(feature: str, subject: Subject) -> Finding:
         has = "the loss alone" if len(subject.features("forget")) == 1 else "no class"
         raise Closed(f"an utterance has {has}, and no {feature.replace('_', ' ')} of the output")
     taken = found[feature].astype(float)
-    return rate(taken, np.ones(len(taken)), "taken for trained on (%)", "high")
+    return rate(taken, np.ones(len(taken)), "taken for training samples (%)", "high")
 
 
 def informed(subject: Subject) -> Finding:
-    """A random forest learns from the other speakers or classes."""
+    """Trains a random forest on the other speakers or classes."""
     splits, split = subject.examiner.splits, unseen_split(subject)
     strangers = [name for name in ("test", "other") if name in splits]
     if not strangers:
@@ -116,8 +117,8 @@ def attack_features(subject: Subject, split: str) -> np.ndarray:
 
 
 def owners(subject: Subject, rows: Dataset) -> np.ndarray:
-    """Who each row belongs to (n,). Where single samples are forgotten, all are alike, so they are
-    dealt into a few groups by their ids."""
+    """Who each row belongs to (n,). Single samples have no owner, so they are split into `FOLDS`
+    groups by their ids."""
     if subject.recipe.task in ("samples", "utterance_samples"):
         return np.array([zlib.crc32(name.encode()) % FOLDS for name in rows["id"][:]])
     return np.array(rows[subject.examiner.group][:])

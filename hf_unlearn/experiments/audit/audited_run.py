@@ -119,7 +119,7 @@ def kind_of(folder: Path) -> tuple:
         folder: of the model or of an adapter, whose base model is then looked at.
 
     Raises:
-        ValueError: it is of a kind that no door can measure.
+        ValueError: the audit does not support this kind of model.
     """
     whole = folder if (folder / "config.json").is_file() else whole_base_of(str(folder))
     with loading(str(whole)):

@@ -1,5 +1,5 @@
-"""Doors for speech recognition: other ways to decode. A model may only refuse the decoding that the
-run evaluated."""
+"""Doors for speech recognition: other ways to decode. A model may fail only in the decoding that
+the run evaluated."""
 
 from collections.abc import Callable
 from functools import partial
@@ -100,13 +100,13 @@ def with_decoder(measure: Callable[[Subject], Finding], subject: Subject) -> Fin
         Closed: the model is none.
     """
     if not subject.recipe.generates:
-        raise Closed("a CTC model has no decoder that could be asked in another way")
+        raise Closed("a CTC model has no decoder to prompt")
     return measure(subject)
 
 
 def blank_penalty(subject: Subject) -> Finding:
-    """CTC's blank made less likely, by the amount with which the model makes the fewest errors: a
-    model that answers with blanks may still know the words behind them."""
+    """Lowers the logit of CTC's blank by whichever amount gives the fewest errors: a model that
+    outputs blanks may still know the words."""
     if subject.recipe.generates:
         raise Closed("only a CTC model has blanks")
     found = {

@@ -1,4 +1,4 @@
-"""`Door`: one way to reach what a model may still know; `Subject`: a model that doors measure."""
+"""`Door`: one way to probe what a model still knows. `Subject`: a model to probe."""
 
 import copy
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from .settings import AuditSettings
 
 
 class Closed(Exception):
-    """A door that this run does not have; the message says why."""
+    """This door cannot be measured for this run; the message says why."""
 
 
 # What may have been forgotten (`Recipe.task`), by what kind of model.
@@ -79,12 +79,11 @@ class Door:
         name: its key in audit.json.
         group: "form", "decoding", "relearning", "attack" or "standing out".
         meaning: what the door does and what its number says, in one sentence.
-        measure: the measurement, which depends on the subject alone. It raises Closed where the
-            run does not have this door.
+        measure: measures one subject; raises Closed if this run cannot be measured.
         tasks: what must have been forgotten (`Recipe.task`).
-        otherwise: why other tasks do not have this door.
-        together: where a value depends on several models: makes each model's finding of those of
-            all models.
+        otherwise: why this door does not apply to other tasks.
+        together: for doors whose value depends on several models: turns the findings of all models
+            into the final ones.
     """
 
     name: str

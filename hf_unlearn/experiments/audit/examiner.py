@@ -1,5 +1,5 @@
-"""Asks a model what it knows: transcripts and their errors, classes, losses and gradients of single
-samples. Works with any form of a model, also quantised ones."""
+"""Measures a model on single samples: transcripts and their errors, classes, losses and gradients.
+Works with any form of a model, also quantised ones."""
 
 import contextlib
 import copy
@@ -29,7 +29,7 @@ GENERATION_SETTINGS = {"num_beams", "language", "task"}
 
 
 class Examiner:
-    """What examining speech and images shares.
+    """Base of the examiners of speech and of images.
 
     Args:
         recipe: of the run.

@@ -1,5 +1,5 @@
-"""Doors: the forms in which a model is deployed. Its knowledge may come back by rounding its
-weights, by saving it, or by taking its adapter apart."""
+"""Doors: the forms in which a model is deployed. Rounding its weights, saving it or separating its
+adapter may restore what was forgotten."""
 
 import copy
 import tempfile

@@ -1,4 +1,4 @@
-"""What a door finds of one model, and the gap between two models: the one place that defines it."""
+"""The result of a door for one model, and the definition of the gap between two models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -93,8 +93,8 @@ def auc_finding(members: np.ndarray, others: np.ndarray, **more: Any) -> Finding
 def share_ranked_above(
     values: Sequence[float], others: np.ndarray, unit: str, **more: Any
 ) -> Finding:
-    """The mean share (%) of other values that are higher than some values (errors or losses), with
-    draws of the others."""
+    """The share (%) of `others` that are higher than each of `values`, averaged over `values`;
+    `others` are resampled."""
     others = np.asarray(others, np.float64)
 
     def place(group: np.ndarray) -> float:

@@ -16,8 +16,8 @@ PAUSE = 0.2
 
 
 def joined(subject: Subject) -> Finding:
-    """Each forgotten utterance follows one of a retained speaker, as long as both fit into the
-    model's chunk. Only the errors in the forgotten speaker's words count."""
+    """Each forgotten utterance follows one of a retained speaker in the same recording, if both fit
+    into the model's chunk. Only the errors in the forgotten speaker's words count."""
     examiner, extractor = subject.examiner, subject.recipe.processor.feature_extractor
     longest = longest_audio(extractor, subject.model.config)
     pairs = list(pairs_that_fit(subject, longest))

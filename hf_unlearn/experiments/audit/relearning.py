@@ -1,5 +1,5 @@
-"""Doors: fine-tuning. What is only hidden comes back after a few steps; a model that never knew it
-has to learn it first."""
+"""Doors: fine-tuning. Hidden knowledge returns after a few steps; a model that never had it must
+learn it."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +18,7 @@ BATCH = 16
 def relearning(subject: Subject) -> Finding:
     """Trains a copy of the model on forgotten samples and as many retained ones, without which a
     classifier would learn to answer everything with the forgotten class. `more` holds the findings
-    on held-out forgotten samples by step, of which `at_same_step` chooses."""
+    on held-out forgotten samples by step; `at_same_step` picks one step for all models."""
     chosen, held_out = relearning_rows(subject)
     retain = subject.examiner.splits["retain"]
     count = min(len(chosen), len(retain))

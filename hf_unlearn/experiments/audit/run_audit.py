@@ -104,7 +104,8 @@ def quiet_loading() -> Iterator[None]:
 
 
 def load_subjects(run: AuditedRun, settings: AuditSettings) -> dict[str, Subject]:
-    """The models, the unlearned one first: a door that does not apply to it is closed for all."""
+    """The models, the unlearned one first: if a door does not apply to it, the door is skipped for
+    all."""
     models = {name: run.load(name) for name in run.models}
     examiner = examiner_of(run.recipe, models["unlearned"], settings.max_samples)
     subjects = {

@@ -14,7 +14,7 @@ FAILED = 3
 class AuditSettings:
     """The settings of an audit.
 
-    They are the same for all models, and none is chosen by what an audit has shown.
+    They are the same for all models and are never tuned on an audit's results.
     """
 
     max_samples: int = field(

@@ -1,6 +1,5 @@
-"""Doors: where the forgotten speaker or class lies among those that the model never met. One that
-is recognised better than they are is still known; one that is recognised worse stands out as
-well."""
+"""Doors: how the forgotten speaker or class ranks among those that the model never met. One that is
+recognised better is still known; one that is recognised worse is conspicuous."""
 
 from functools import partial
 

@@ -51,7 +51,7 @@ def check_processors(recipe: Recipe) -> None:
             alternative = ", or gold: train" if option == "gold" else ""
             raise ValueError(
                 f"{option}: {name} does not go with the run's processor "
-                f"({own or 'made for its data'}): {found}. Its numbers would mean nothing here; "
+                f"({own or 'made for its data'}): {found}. Its results would not be comparable; "
                 f"give a model that was trained with the same one{alternative}"
             )
     if gold is not None and gold != own:

@@ -57,7 +57,7 @@ class Earlier:
 
 
 class _Known:
-    """Recognises the names that have given some salted ids."""
+    """Recognises names by their salted ids."""
 
     def __init__(self, ids: Sequence[str], salt: str):
         self._ids, self._salt = set(ids), salt

@@ -1,5 +1,5 @@
-"""Keeps what earlier requests forgot forgotten: `keep_forgotten` of a recipe, as arguments of the
-trainer."""
+"""The option `keep_forgotten`, as arguments of the trainer: earlier requests must stay
+forgotten."""
 
 from torch import nn
 from torch.utils.data import ConcatDataset, Dataset

@@ -1,5 +1,5 @@
-"""Lets a Whisper learn from less than its 30 seconds of audio, which are mostly silence where
-utterances are short."""
+"""Trains Whisper on less than 30 seconds of audio, most of which would be silence for short
+utterances."""
 
 import copy
 
