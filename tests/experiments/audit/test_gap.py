@@ -170,7 +170,7 @@ def test_no_gap_above_0_is_said_as_such():
     )
     assert "clearly above 0" in headline(audit)[1]
     assert headline({"doors": {}, **deciding_doors({})}) == [
-        "No door could be measured, so nothing is known."
+        "No door could be measured, so this audit says nothing."
     ]
 
 
