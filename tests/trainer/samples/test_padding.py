@@ -242,3 +242,32 @@ def test_samples_of_one_length_have_no_padding(tmp_path):
         tmp_path, tiny_wav2vec2("group"), voices(200, 200, 200, 200), voices(300, 300), padded
     )
     assert trainer.samples.padding.matters is False and not trainer.samples.one_by_one
+
+
+def test_silence_of_a_ctc_model_whose_padding_matters(tmp_path):
+    torch.manual_seed(0)
+    start, forget, retain = tiny_wav2vec2("group"), voices(300, 120, 90, 200), voices(260, 200)
+    model = copy.deepcopy(start)
+    trained(tmp_path, model, forget, retain, padded, forget_objective="silence")
+
+    def silent(rows: list[dict]) -> dict:
+        batch = padded(rows)
+        return {**batch, "labels": torch.full_like(batch["labels"], -100)}
+
+    exact = copy.deepcopy(start).double().eval()
+    u = [-torch.stack(rows).mean(0).flatten() for rows in zip(*alone(exact, forget, silent))]
+    labels, silence = (
+        [torch.stack(rows).flatten(1) for rows in zip(*alone(exact, retain, collator))]
+        for collator in (padded, silent)
+    )
+    # alpha r_perp - (1 - alpha) u_perp, where r_perp is orthogonal to the silence alone
+    expected = torch.cat(
+        [
+            0.7 * orthograd_gradient(direction, torch.cat([own, of_silence]), 0.0)
+            - 0.3 * orthograd_gradient(own.mean(0), of_silence, 0.0)
+            for direction, own, of_silence in zip(u, labels, silence)
+        ]
+    )
+    pairs = [(a, b) for a, b in zip(start.parameters(), model.parameters()) if a.requires_grad]
+    step = torch.cat([(a - b).flatten() for a, b in pairs]).double()
+    assert float((step - expected).norm() / expected.norm()) < 1e-3
