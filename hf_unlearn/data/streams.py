@@ -80,7 +80,7 @@ def stream_rows(kind: RowKind, request: RowRequest) -> Iterator[dict]:
     feature, of_text = features.get(columns[kind.owner]), features.get(columns.get("text"))
     all_owners = feature.names if isinstance(feature, datasets.ClassLabel) else None
     expected = request.owners or all_owners
-    # Arrow batches: plain iteration encodes every Audio anew, which needs torchcodec.
+    # Arrow batches: plain iteration re-encodes every Audio, which needs torchcodec.
     for batch in stream.with_format("arrow").iter(STREAM_BATCH):
         check_columns(kind, batch.column_names, columns, source, request.options)
         values = batch[columns[kind.owner]].to_pylist()
@@ -111,7 +111,7 @@ def _uniform_row(kind: RowKind, row: dict, owner: str, request: RowRequest, numb
 def dataset_commit(source: str, revision: str | None) -> str | None:
     """The commit that a branch, tag or commit of a Hub dataset (None: the main branch) stands for.
 
-    Streamed rows are stored by it, so that a changed dataset is read anew. If the Hub cannot be
+    Streamed rows are stored by it, so that a changed dataset is read again. If the Hub cannot be
     reached, it is the commit of the last time that the Hub could be, or else the revision itself;
     one warning says which.
 

@@ -22,8 +22,8 @@ KEYS = {
     "seeds": "seeds of the reported runs; settings are chosen with the first",
     "vary": "option: values; the whole comparison is made for each combination",
     "options": "further options of all runs, in which {target} and {seed} stand for the run's own",
-    "known": "runs.csv of an earlier comparison. Its runs are not repeated: its rows are all that "
-    "the tables and the plot need. A run is identified by its options and the path of the "
+    "known": "runs.csv of an earlier comparison. Its runs are not repeated; the tables and the "
+    "plot use its rows. A run is identified by its options and the path of the "
     "configuration, so remove the rows that are out of date after a change of the configuration, "
     "the data or a model",
     "processes": "how many runs at the same time",

@@ -83,7 +83,9 @@ def _others(doors: Mapping[str, dict], worst: dict) -> str:
     if others < 1:
         return ""
     return (
-        " 1 other door shows the same." if others == 1 else f" {others} other doors show the same."
+        " 1 other door has the same gap."
+        if others == 1
+        else f" {others} other doors have the same gap."
     )
 
 
@@ -97,15 +99,15 @@ def _samples_line(audit: Mapping[str, Any]) -> list[str]:
         return []
     meaning, _ = TASKS[audit["task"]].splits[judged["split"]]
     rate = rates[0][0].upper() + rates[0][1:]
-    return [f"{rate} is that of {judged['samples']} samples of {judged['split']} ({meaning})."]
+    return [f"{rate} is measured on {judged['samples']} samples of {judged['split']} ({meaning})."]
 
 
 def _worst_line(worst: dict, with_retrained: bool) -> str:
     if not with_retrained:
         return (
             f"Worst door: {worst['door']} ({worst['meaning']}). {_values(worst)}: the model knows "
-            f"{worst['forgotten']:.1f} points less than the original. There is no retrained model "
-            "to compare with, so it is not known how much less it should know."
+            f"{worst['forgotten']:.1f} points less than the original. Without a retrained "
+            "model, it is unknown how much it should have forgotten."
         )
     gap = worst["gap"]
     if gap <= 0:
@@ -239,8 +241,8 @@ def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
         e.get("gap") is not None and is_uninformative(e) for e in doors.values()
     )
     meaning = (
-        "through this door the original itself knows no more than the retrained model, so the door "
-        "cannot show what was forgotten"
+        "even the original knows no more than the retrained model through this door, so it cannot "
+        "show forgetting"
     )
     mark = [("*", meaning)] * any_uninformative
     return [*mark, *meanings, *failed, *closed]

@@ -194,7 +194,8 @@ def _verdict(entry: Entry, compared: Sequence[str], different: Sequence[str]) ->
         if here.get(name) != value
     ]
     why = (
-        f" But this proves little, since another machine may round differently: {'; '.join(other)}."
+        " This is weak evidence, because another machine may round differently: "
+        f"{'; '.join(other)}."
         if other
         else ""
     )

@@ -58,7 +58,7 @@ class LabelSource:
             return f"The loss is of labels in the style {style!r}."
         return (
             f"The loss is of labels that {self.name} wrote ({self.why}): its own transcripts where "
-            "they are right."
+            "they match the reference."
         )
 
 
@@ -88,8 +88,8 @@ def load_source(
             raise
         logger.warning(
             f"The labels should be those of {source.name} ({source.why}), but: {error}. So they "
-            f"are those of {start} itself. If it has unlearned something, its loss is measured "
-            "against what it says now: name the original with labels_from."
+            f"are those of {start} itself. If it has unlearned something, its loss would be "
+            "measured against its own new transcripts: give the original as labels_from."
         )
         source = LabelSource(start, "the evaluated model itself")
         return source, load_merged(load, start)

@@ -152,7 +152,7 @@ def test_a_reader_learns_what_was_measured_on_and_what_is_as_bad():
     as_much = {name: {**entry, "retrained": 50, "gap": 0} for name, entry in doors.items()}
     line = headline({"doors": as_much, **deciding_doors(as_much)})[0]
     assert "unlearned 50.0, retrained 50.0: it knows as much. 1 other" in line
-    assert lines[-2] == "WER is that of 55 samples of forget_test (forgotten class, unseen)."
+    assert lines[-2] == "WER is measured on 55 samples of forget_test (forgotten class, unseen)."
 
 
 def test_relearning_tells_after_how_many_steps():
