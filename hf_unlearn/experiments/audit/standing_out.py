@@ -67,8 +67,8 @@ STANDING_OUT = (
     Door(
         "errors_among_strangers",
         "standing out",
-        "share of never-trained-on speakers who are recognised worse than the forgotten speaker; 50 "
-        "is the median",
+        "share of never-trained-on speakers who are recognised worse than the forgotten speaker; "
+        "50 is the median",
         partial(among_strangers, "errors"),
         tasks=WITH_STRANGERS,
         otherwise=NO_STRANGERS,

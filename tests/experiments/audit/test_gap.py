@@ -138,7 +138,7 @@ def test_without_a_retrained_model_the_least_forgetting_door_is_the_worst():
     doors = {"much": door((10, 90)), "little": door((10, 15))}
     audit = {"doors": doors, **deciding_doors(doors)}
     assert audit["worst"]["door"] == "little" and audit["surest"] is None
-    assert "There is no retrained model" in headline(audit)[0] and "worst_gap" not in rule_numbers(
+    assert "Without a retrained model" in headline(audit)[0] and "worst_gap" not in rule_numbers(
         audit
     )
     assert rule_numbers(audit)["least_forgotten"] == 5
@@ -148,7 +148,7 @@ def test_a_reader_learns_what_was_measured_on_and_what_is_as_bad():
     doors = {name: door((10, 50, 60), group="form") for name in ("one", "two")}
     judged = {"split": "forget_test", "samples": 55}
     lines = headline({"task": "classes", "judged": judged, "doors": doors, **deciding_doors(doors)})
-    assert lines[0].endswith("1 other door shows the same.")
+    assert lines[0].endswith("1 other door has the same gap.")
     as_much = {name: {**entry, "retrained": 50, "gap": 0} for name, entry in doors.items()}
     line = headline({"doors": as_much, **deciding_doors(as_much)})[0]
     assert "unlearned 50.0, retrained 50.0: it knows as much. 1 other" in line
@@ -187,7 +187,7 @@ def test_doors_through_which_the_original_knows_no_more_are_marked():
     assert rows.pop("Door") == "gap (points)"
     assert rows == {"attack": "+7.0 *", "silent": "+2.0 *", "open": "+1.0", "less": "-2.0 *"}
     assert audit["worst"]["door"] == "silent" and audit["conspicuous"]["door"] == "open"
-    assert "Through this door the original itself knows no more" in headline(audit)[0]
+    assert "Even the original model knows no more" in headline(audit)[0]
     # Where nothing else is known, such a door is better than none.
     alone = deciding_doors({"less": doors["less"]})
     assert alone["worst"]["door"] == "less"
