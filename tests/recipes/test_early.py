@@ -220,6 +220,6 @@ def test_evaluate_takes_the_model_in_both_spellings(tmp_path, monkeypatch, flags
 
 def test_a_configuration_behind_the_options_is_told_to_come_first(capsys):
     assert cli.main(["evaluate", "--model", "out/x", "demo.yaml"]) == 1
-    assert "the configuration comes first" in capsys.readouterr().err
+    assert "the first argument must be the configuration" in capsys.readouterr().err
     assert cli.main(["evaluate", "demo.yaml"]) == 1
     assert "--model is missing" in capsys.readouterr().err
