@@ -276,7 +276,7 @@ def test_a_part_that_mixes_samples_is_computed_with_a_warning(tmp_path, caplog):
         layer.requires_grad_(False)
     trainer, _ = of_vectors(model, tmp_path, method="gradient_difference")
     assert trainer.frozen.replay is None
-    assert "other values in a batch than alone" in caplog.text
+    assert "depends on the other samples of the batch" in caplog.text
 
 
 def test_a_random_part_is_computed_in_training_and_kept_in_evaluation(tmp_path, caplog):
