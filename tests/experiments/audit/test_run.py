@@ -132,7 +132,7 @@ def test_a_model_without_results_needs_the_configuration(run, tmp_path, capsys):
     content = audit(run, tmp_path / "given.yaml", doors=QUICK)
     assert "retrained" not in content["doors"]["float32"] and content["conspicuous"] is None
     assert set(content["worst"]) >= {"original", "unlearned", "forgotten"}
-    assert "There is no retrained model" in capsys.readouterr().out
+    assert "Without a retrained model" in capsys.readouterr().out
 
 
 def test_other_models_are_refused(tmp_path, capsys):
