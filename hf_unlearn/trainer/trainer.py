@@ -210,6 +210,8 @@ class UnlearnTrainer(LossBySample):
         if self._model_known is not self.model:
             self._padding, self._model_known = PaddingCheck(self), self.model
             self.frozen = FrozenParts(self)
+            silent = self.args.forget_objective == "silence"
+            self.silence = Silence(self.model, self.processing_class) if silent else None
         self.samples = SampleAccess(self, self._padding, self.frozen)
         self._reset_steps()
 
@@ -267,13 +269,6 @@ class UnlearnTrainer(LossBySample):
         themselves, but have gradients that the step is orthogonal to: those of earlier requests,
         and with `forget_objective="silence"` the silence of all of them."""
         return self.step_runner.retain_batches.constraint_samples()
-
-    @property
-    def silence(self) -> Silence | None:
-        """What gives batches the labels of silence; None with another `forget_objective`."""
-        if self.args.forget_objective != "silence":
-            return None
-        return Silence(self.model, self.processing_class)
 
     def mean_loss(self, model: nn.Module, inputs: dict) -> Tensor:
         with self.frozen.active(), tempered(self.model, self.args.loss_temperature):

@@ -105,7 +105,8 @@ def _special_tokens(model: nn.Module, processor: object | None) -> set[int]:
     tokenizer = getattr(processor, "tokenizer", processor)
     known = set(getattr(tokenizer, "all_special_ids", ()))
     names = ("eos_token_id", "pad_token_id", "bos_token_id", "decoder_start_token_id")
-    named = [getattr(model.config, name, None) for name in names]
+    config = getattr(model, "config", None)
+    named = [getattr(config, name, None) for name in names]
     return known | {token for token in named if isinstance(token, int)}
 
 
