@@ -245,7 +245,7 @@ def test_an_evaluation_says_whose_labels_it_takes_instead(unlearned, folder, tmp
     result_of_run(unlearned, model=str(tmp_path / "gone"))
     with caplog.at_level(logging.WARNING):
         recipe = recipe_of(unlearned, folder, tmp_path, {"evaluate": True})
-    assert "gone" in caplog.text and "name the original with labels_from" in caplog.text
+    assert "gone" in caplog.text and "give the original as labels_from" in caplog.text
     assert spoken(recipe) == {" Too."}
     assert "the evaluated model itself" in recipe.evaluation_notes()["labels"]["note"]
     options = {"evaluate": True, "labels_from": str(tmp_path / "model")}
