@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArgumen
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ...data.media import as_stored
+from ...data.sampling import sorted_by_id
 from ...files import write_json
 from ...trainer.samples.exchange import all_processes
 from ...trainer.setup.adapters import load_merged
@@ -58,7 +59,9 @@ def train(recipe: Recipe, role: str) -> str:
     parts = [splits.forget, splits.retain_pool] if role == "original" else [splits.retain_pool]
     rows = concatenate_datasets(parts)
     if store:
-        return str(kept_model(recipe, rows, [digest(part) for part in parts], seed, Path(store)))
+        # Runs that forget different speakers then share the original.
+        rows = sorted_by_id(rows)
+        return str(kept_model(recipe, rows, [digest(rows)], seed, Path(store)))
     folder = Path(recipe.args.output_dir) / role
     fit(recipe, new_model(recipe, seed), rows, seed, folder)
     return str(folder)
