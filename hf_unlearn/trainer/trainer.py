@@ -37,9 +37,9 @@ from .checks.previous_checks import check_previous, check_updates, earlier_ident
 from .checks.prompts import warn_of_difference
 from .frozen.encoder import encoder_once
 from .frozen.parts import FrozenParts
-from .loss import LossBySample
 from .publishing.publisher import Publisher
 from .publishing.run_results import EVALUATION_SET, EvaluatedBefore, EvaluationSets
+from .sample_mean_trainer import SampleMeanTrainer
 from .samples.exchange import failures_told
 from .samples.padding_check import PaddingCheck
 from .samples.sample_access import SampleAccess
@@ -58,7 +58,7 @@ from .stopping.run_record import RunRecord, WatchedCallbacks, check_steps, run_i
 from .stopping.stopping_rules import StoppingRules
 
 
-class UnlearnTrainer(LossBySample):
+class UnlearnTrainer(SampleMeanTrainer):
     """Makes a model forget `forget_dataset` while it keeps `retain_dataset`; otherwise it is a
     `Seq2SeqTrainer`.
 

@@ -1,5 +1,5 @@
-"""The loss that UnlearnTrainer computes of a batch, in training and in evaluation: the mean over
-its samples, whether the model, a function or a subclass computes it."""
+"""A Seq2SeqTrainer whose losses are means over samples, in training and in evaluation, whether the
+model, a function or a subclass computes them."""
 
 import contextlib
 import inspect
@@ -26,9 +26,9 @@ from .setup import deepspeed
 from .setup.precision import weights_kept
 
 
-class LossBySample(LoadingTrainer):
-    """The part of `UnlearnTrainer` that computes losses: the mean over samples of the model's loss,
-    of `compute_loss_func`, and of a `compute_loss` that a subclass overrides.
+class SampleMeanTrainer(LoadingTrainer):
+    """A Seq2SeqTrainer whose losses are means over samples: the model's loss, `compute_loss_func`,
+    and a `compute_loss` that a subclass overrides.
 
     A loss that sums over labels and divides by `num_items_in_batch` gets each sample's own number
     of labels instead, so that it is a mean over samples, too (see `SampleMeanLoss`).
@@ -233,7 +233,7 @@ class LossBySample(LoadingTrainer):
 
     def _compute_loss_takes_counts(self) -> bool:
         """Whether a subclass overrides compute_loss, with an argument for the number of labels."""
-        own = getattr(self.compute_loss, "__func__", None) is LossBySample.compute_loss
+        own = getattr(self.compute_loss, "__func__", None) is SampleMeanTrainer.compute_loss
         return not own and "num_items_in_batch" in inspect.signature(self.compute_loss).parameters
 
     def _get_num_items_in_batch(self, batch_samples, device):
