@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import torch
@@ -26,6 +26,7 @@ from ..report.html_page import Report
 from ..report.results import Results
 from ..report.run_layout import BEST
 from .checkpoints.checkpoint_files import copied, find_checkpoint
+from .checkpoints.checkpointing import CheckpointSaver
 from .checkpoints.earlier_run import EarlierRun
 from .checkpoints.preemption import Preemption
 from .checkpoints.start_weights import START
@@ -151,6 +152,9 @@ class UnlearnTrainer(SampleMeanTrainer):
         self.results: Results | None = None
         # None while Trainer's constructor runs, which calls `init_hf_repo`
         self._publisher: Publisher | None = None
+        self._saver = CheckpointSaver(
+            self, self._save_own_state, self._model_saved, self._best_model_loaded
+        )
         super().__init__(
             set_up_model(model, args, peft_config),
             args,
@@ -404,7 +408,10 @@ class UnlearnTrainer(SampleMeanTrainer):
             self.method, self.method_settings = build_method(self.args), method_settings(self.args)
             check_compatible(self.method, self)
 
+    # ---- checkpoints -----------------------------------------------------------------------------
+
     def _save_own_state(self, checkpoint: Path) -> None:
+        """Writes what resuming needs into a checkpoint."""
         more = {"drift": self._drift.state()} if self._drift else {}
         self.record.save(checkpoint, {**self.skipped_steps.state(), **more})
         if self.method.prepares is not None or self.args.save_update_sketch:
@@ -418,6 +425,37 @@ class UnlearnTrainer(SampleMeanTrainer):
 
     def _best_model_loaded(self, checkpoint: Path) -> None:
         self.record.loaded(checkpoint)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._saver.save_checkpoint(super()._save_checkpoint, model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        self._saver.save_random_state(super()._save_rng_state, output_dir)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        self._saver.save_model(super().save_model, output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        self._saver.save_files(super()._save, output_dir, state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        self._saver.save_optimizer(super()._save_optimizer_and_scheduler, output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        self._saver.load_optimizer(super()._load_optimizer_and_scheduler, checkpoint)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        self._saver.load_checkpoint(super()._load_from_checkpoint, resume_from_checkpoint, model)
+
+    def _issue_warnings_after_load(self, load_result: NamedTuple) -> None:
+        self._saver.warn_after_load(super()._issue_warnings_after_load, load_result)
+
+    def _load_best_model(self) -> None:
+        self._saver.load_best_model(super()._load_best_model)
+
+    # ---- evaluation and logs ---------------------------------------------------------------------
 
     def evaluate(
         self,
@@ -434,8 +472,6 @@ class UnlearnTrainer(SampleMeanTrainer):
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix, **gen_kwargs)
         finally:
             self._evaluation_set = 1
-
-    # ---- logs ------------------------------------------------------------------------------------
 
     def log(self, logs: dict, start_time: float | None = None) -> None:
         """As in Trainer, with the means of the steps' values, and with the step whose weights are

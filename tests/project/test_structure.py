@@ -43,7 +43,7 @@ ALLOWED = {
 
 
 # Private names of other libraries that we have to use or override.
-FOREIGN = {"_is_accelerate_prepared", "_models", "_prepare_inputs"}
+FOREIGN = {"_is_accelerate_prepared", "_models", "_prepare_inputs", "_save"}
 
 
 @cache

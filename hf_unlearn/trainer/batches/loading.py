@@ -6,15 +6,15 @@ from typing import Any
 import datasets
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
+from transformers import Seq2SeqTrainer
 
-from ..checkpoints.checkpointing import SavingTrainer
 from ..setup.precision import cast_inputs, input_precision
 from .columns import made_on_access, only_columns
 from .seeded import FORGET, SeededDataset
 from .training_data import data_seed, length_or_none
 
 
-class LoadingTrainer(SavingTrainer):
+class LoadingTrainer(Seq2SeqTrainer):
     """A trainer whose random augmentation is reproducible. Subclasses override its hook and call
     `_begin_epoch`."""
 
