@@ -20,13 +20,12 @@ from ..per_sample.inputs import IGNORE_INDEX, base_model, inputs_kept, own_copy
 from ..per_sample.reference import count_samples
 from ..per_sample.shards import sharded_modules
 from .batches.evaluation_order import by_length, in_dataset_order, order_of, output_in_dataset_order
-from .batches.loading import LoadingTrainer
 from .batches.noted_logits import NotedLogits, Reduce
 from .setup import deepspeed
 from .setup.precision import weights_kept
 
 
-class SampleMeanTrainer(LoadingTrainer):
+class SampleMeanTrainer(Seq2SeqTrainer):
     """A Seq2SeqTrainer whose losses are means over samples: the model's loss, `compute_loss_func`,
     and a `compute_loss` that a subclass overrides.
 
@@ -90,17 +89,6 @@ class SampleMeanTrainer(LoadingTrainer):
         a gradient; None if the model combines several losses, which do not show them."""
         losses, loss = self._last
         return losses.known_per_sample(loss)
-
-    def check_padding(self) -> None:
-        """For subclasses: finds out whether padding changes losses, before data are evaluated."""
-
-    def get_eval_dataloader(self, *arguments: Any, **keywords: Any) -> DataLoader:
-        self.check_padding()
-        return super().get_eval_dataloader(*arguments, **keywords)
-
-    def get_test_dataloader(self, *arguments: Any, **keywords: Any) -> DataLoader:
-        self.check_padding()
-        return super().get_test_dataloader(*arguments, **keywords)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
         if sharded_modules(self.model):

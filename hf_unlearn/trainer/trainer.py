@@ -14,7 +14,7 @@ from accelerate.utils.memory import clear_device_cache
 from huggingface_hub import CommitInfo
 from peft import PeftConfig
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import DataCollator, PreTrainedModel
 from transformers.trainer_utils import TrainOutput
 
@@ -25,6 +25,8 @@ from ..privacy.trackers import refuse_names_in_trackers
 from ..report.html_page import Report
 from ..report.results import Results
 from ..report.run_layout import BEST
+from .batches.columns import made_on_access, only_columns
+from .batches.loading import TrainingLoader
 from .checkpoints.checkpoint_files import copied, find_checkpoint
 from .checkpoints.checkpointing import CheckpointSaver
 from .checkpoints.earlier_run import EarlierRun
@@ -46,7 +48,7 @@ from .samples.padding_check import PaddingCheck
 from .samples.sample_access import SampleAccess
 from .setup.adapters import keep_base, warn_if_base_differs
 from .setup.model_setup import put_in_training_mode, save_whole_state_dicts, set_up_model
-from .setup.precision import train_in_float32
+from .setup.precision import cast_inputs, input_precision, train_in_float32
 from .setup.prepared_models import forget_preparation, sharded_once
 from .setup.silence import Silence
 from .setup.temperature import tempered
@@ -152,6 +154,7 @@ class UnlearnTrainer(SampleMeanTrainer):
         self.results: Results | None = None
         # None while Trainer's constructor runs, which calls `init_hf_repo`
         self._publisher: Publisher | None = None
+        self._loader = TrainingLoader(self)
         self._saver = CheckpointSaver(
             self, self._save_own_state, self._model_saved, self._best_model_loaded
         )
@@ -288,10 +291,51 @@ class UnlearnTrainer(SampleMeanTrainer):
         with self.frozen.active(), encoder:
             return super().prediction_step(model, inputs, *more, **keywords)
 
-    def training_collator(self, collator: Callable[[list], dict]) -> Callable[[list], dict]:
-        return self.samples.padding.collator(collator)
+    # ---- data ------------------------------------------------------------------------------------
+
+    def collated(self, dataset: Any, description: str) -> tuple[Any, Callable[[list], dict]]:
+        """A dataset and its collator, without the columns that the model does not take.
+
+        Args:
+            description: what Trainer's message on the columns calls the dataset.
+        """
+        if isinstance(dataset, datasets.Dataset):
+            return self._remove_unused_columns(dataset, description=description), self.data_collator
+        return dataset, self._get_collator_with_removed_columns(
+            self.data_collator, description=description
+        )
+
+    def _remove_unused_columns(self, dataset, description: str | None = None):
+        """As in Trainer, but the input of a transform that makes rows on access is kept."""
+        if not (self.args.remove_unused_columns and made_on_access(dataset)):
+            return super()._remove_unused_columns(dataset, description)
+        self._set_signature_columns_if_needed()
+        return only_columns(dataset, self._signature_columns)
+
+    def _prepare_inputs(self, inputs: dict) -> dict:
+        return cast_inputs(
+            super()._prepare_inputs(inputs), input_precision(self.model), self.label_names
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As in Trainer, but random augmentation of a sample depends on seed, epoch and index
+        alone."""
+        with self._loader.seeded_forget_set(self.samples.padding.collator):
+            return super().get_train_dataloader()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        return super()._get_train_sampler(self._loader.sampler_dataset(train_dataset))
+
+    def get_eval_dataloader(self, *arguments: Any, **keywords: Any) -> DataLoader:
+        self.check_padding()
+        return super().get_eval_dataloader(*arguments, **keywords)
+
+    def get_test_dataloader(self, *arguments: Any, **keywords: Any) -> DataLoader:
+        self.check_padding()
+        return super().get_test_dataloader(*arguments, **keywords)
 
     def check_padding(self) -> None:
+        """Finds out whether padding changes losses, before data are evaluated or trained on."""
         # With FSDP and DeepSpeed, accelerate has not moved the model yet, so the first step makes
         # this check.
         waits = self.is_fsdp_enabled or self.is_deepspeed_enabled
@@ -393,7 +437,7 @@ class UnlearnTrainer(SampleMeanTrainer):
         if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
-        self._begin_epoch(keywords["epoch"])
+        self._loader.begin_epoch(keywords["epoch"])
         super()._run_epoch(**keywords)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hf_unlearn.evaluation import evaluate_splits, features_of_batch, sample_features
-from hf_unlearn.trainer import loss
+from hf_unlearn.trainer import sample_mean_trainer
 from hf_unlearn.trainer.batches.evaluation_order import by_length
 from tests.support.tiny import collate, make_trainer, tiny_whisper, utterances
 
@@ -46,7 +46,7 @@ def test_every_number_is_that_of_the_datasets_own_order(rows, tmp_path, monkeypa
         return found, trainer.predict(rows).predictions, lengths
 
     found, texts, lengths = evaluated()
-    monkeypatch.setattr(loss, "by_length", lambda dataset: None)
+    monkeypatch.setattr(sample_mean_trainer, "by_length", lambda dataset: None)
     expected, texts_before, lengths_before = evaluated()
     assert lengths == sorted(lengths_before, reverse=True) != lengths_before
     assert found.pop("loss") == pytest.approx(expected.pop("loss"), rel=1e-6)
