@@ -2,12 +2,12 @@
 model, a function or a subclass computes them."""
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Seq2SeqTrainer
@@ -19,10 +19,10 @@ from ..per_sample import SampleMeanLoss
 from ..per_sample.inputs import IGNORE_INDEX, base_model, inputs_kept, own_copy
 from ..per_sample.reference import count_samples
 from ..per_sample.shards import sharded_modules
-from .batches.evaluation_order import by_length, in_dataset_order, order_of, output_in_dataset_order
-from .batches.noted_logits import NotedLogits, Reduce
-from .setup import deepspeed
-from .setup.precision import weights_kept
+from .evaluating.evaluation_order import order_of
+from .evaluating.sample_evaluation import SampleEvaluation
+from .evaluating.sample_logits import Reduce
+from .setup.prepared_models import shard_untrained_model
 
 
 class SampleMeanTrainer(Seq2SeqTrainer):
@@ -40,12 +40,7 @@ class SampleMeanTrainer(Seq2SeqTrainer):
         self._counts_labels: bool | None = None
         # The loss functions called for the last `mean_loss`, and its value.
         self._last: tuple[SampleMeanLoss, Tensor] | None = None
-        # The losses of the samples that an evaluation has seen.
-        self._evaluated: list[Tensor] = []
-        # Set within `logits_noted`: reduces the logits of a batch to values per sample.
-        self._reduce_logits: Reduce | None = None
-        self._noted = NotedLogits()
-        self._noted_before: dict[str, dict[str, np.ndarray]] = {}
+        self._evaluation = SampleEvaluation(self)
         try:
             super().__init__(*arguments, **keywords)
         except TypeError as error:
@@ -95,8 +90,11 @@ class SampleMeanTrainer(Seq2SeqTrainer):
             # All processes must take part in every token that is generated.
             gen_kwargs = {"synced_gpus": True, **gen_kwargs}
         # `inputs_kept`: Trainer reads labels and inputs again after the texts are generated.
-        watching = self._noted.watching(model)
-        with self._by_sample(inputs, strict=False) as losses, inputs_kept(model), watching:
+        with (
+            self._by_sample(inputs, strict=False) as losses,
+            inputs_kept(model),
+            self._evaluation.watching(model),
+        ):
             loss, *more = super().prediction_step(
                 model, own_copy(inputs), prediction_loss_only, ignore_keys, **gen_kwargs
             )
@@ -105,9 +103,7 @@ class SampleMeanTrainer(Seq2SeqTrainer):
                 model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs
             )
         if loss is not None:
-            of_samples = self.accelerator.gather_for_metrics(losses.per_sample(loss))
-            self._evaluated.append(of_samples.cpu())
-            self._noted.keep(self.accelerator)
+            self._evaluation.keep(losses.per_sample(loss))
         return loss, *more
 
     def evaluation_loop(
@@ -118,67 +114,33 @@ class SampleMeanTrainer(Seq2SeqTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """As in Trainer, but every sample counts once: Trainer gives the last, smaller batch the
-        weight of the others, and Seq2SeqTrainer keeps the samples that fill up the processes' last
-        batches. Samples that were sorted to generate their texts are put back into order."""
-        self._shard_untrained_model()
-        self._evaluated, self._noted = [], NotedLogits(self._reduce_logits)
-        self.gather_function = self.accelerator.gather_for_metrics
-        rounded = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
-        weights = weights_kept(self.model) if rounded else contextlib.nullcontext()
-        order = order_of(dataloader)
-        with deepspeed.evaluated_without(self), weights, self._metrics_in_dataset_order(order):
-            output = super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
-        if order is not None:
-            output = output_in_dataset_order(output, order)
-        if (noted := self._noted.values(order)) is not None:
-            self._noted_before[metric_key_prefix] = noted
-        if self._evaluated:
-            mean = torch.cat(self._evaluated).double().mean()
-            output.metrics[f"{metric_key_prefix}_loss"] = float(mean)
-        return output
+        """As in Trainer, but every sample counts once (see `SampleEvaluation.run`)."""
+        shard_untrained_model(self)
+        evaluate = functools.partial(
+            super().evaluation_loop,
+            dataloader,
+            description,
+            prediction_loss_only,
+            ignore_keys,
+            metric_key_prefix,
+        )
+        return self._evaluation.run(evaluate, order_of(dataloader), metric_key_prefix)
 
-    @contextlib.contextmanager
-    def logits_noted(self, reduce: Reduce) -> Iterator[dict[str, dict[str, np.ndarray]]]:
-        """Within this context evaluations note what `reduce(logits, labels)` gives for each sample,
-        also where their metrics are of generated texts.
+    def collecting_logits(
+        self, reduce: Reduce
+    ) -> contextlib.AbstractContextManager[dict[str, dict[str, np.ndarray]]]:
+        """Within this context evaluations collect what `reduce(logits, labels)` gives for each
+        sample, also where their metrics are of generated texts.
 
         Yields:
             {metric_key_prefix: {name: values (n, ...)}}, in the dataset's order, without the
             evaluations whose logits do not belong to the labels.
         """
-        self._reduce_logits, self._noted_before = reduce, {}
-        try:
-            yield self._noted_before
-        finally:
-            self._reduce_logits = None
-
-    @contextlib.contextmanager
-    def _metrics_in_dataset_order(self, order: np.ndarray | None) -> Iterator[None]:
-        given = self.compute_metrics
-        if order is not None and given is not None:
-            self.compute_metrics = in_dataset_order(given, order)
-        try:
-            yield
-        finally:
-            self.compute_metrics = given
+        return self._evaluation.collecting_logits(reduce)
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
-        args = self.args
-        usual = args.world_size == 1 and args.train_sampling_strategy != "group_by_length"
-        if usual and args.predict_with_generate and not args.batch_eval_metrics:
-            if (sampler := by_length(eval_dataset)) is not None:
-                return sampler
-        return super()._get_eval_sampler(eval_dataset)
-
-    def _shard_untrained_model(self) -> None:
-        """Lets accelerate shard a model that is evaluated before it is trained."""
-        if self.accelerator.is_fsdp2 and not sharded_modules(self.model):
-            self.create_optimizer()
-            self.model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
-            self.model_wrapped = self.model
+        sampler = self._evaluation.sampler(eval_dataset)
+        return super()._get_eval_sampler(eval_dataset) if sampler is None else sampler
 
     @contextlib.contextmanager
     def _by_sample(self, inputs: dict, strict: bool = True) -> Iterator[SampleMeanLoss]:
