@@ -4,9 +4,10 @@ model, a function or a subclass computes them."""
 import contextlib
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import datasets
 import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -19,15 +20,19 @@ from ..per_sample import SampleMeanLoss
 from ..per_sample.inputs import IGNORE_INDEX, base_model, inputs_kept, own_copy
 from ..per_sample.reference import count_samples
 from ..per_sample.shards import sharded_modules
+from .batches.columns import made_on_access, only_columns
 from .evaluating.evaluation_order import order_of
 from .evaluating.sample_evaluation import SampleEvaluation
 from .evaluating.sample_logits import Reduce
+from .setup.precision import cast_inputs, input_precision
 from .setup.prepared_models import shard_untrained_model
 
 
 class SampleMeanTrainer(Seq2SeqTrainer):
     """A Seq2SeqTrainer whose losses are means over samples: the model's loss, `compute_loss_func`,
     and a `compute_loss` that a subclass overrides.
+
+    The model gets the columns that it takes, in the precision of its weights.
 
     A loss that sums over labels and divides by `num_items_in_batch` gets each sample's own number
     of labels instead, so that it is a mean over samples, too (see `SampleMeanLoss`).
@@ -85,6 +90,34 @@ class SampleMeanTrainer(Seq2SeqTrainer):
         losses, loss = self._last
         return losses.known_per_sample(loss)
 
+    # ---- data ------------------------------------------------------------------------------------
+
+    def collated(self, dataset: Any, description: str) -> tuple[Any, Callable[[list], dict]]:
+        """A dataset and its collator, without the columns that the model does not take.
+
+        Args:
+            description: what Trainer's message on the columns calls the dataset.
+        """
+        if isinstance(dataset, datasets.Dataset):
+            return self._remove_unused_columns(dataset, description=description), self.data_collator
+        return dataset, self._get_collator_with_removed_columns(
+            self.data_collator, description=description
+        )
+
+    def _remove_unused_columns(self, dataset, description: str | None = None):
+        """As in Trainer, but the input of a transform that makes rows on access is kept."""
+        if not (self.args.remove_unused_columns and made_on_access(dataset)):
+            return super()._remove_unused_columns(dataset, description)
+        self._set_signature_columns_if_needed()
+        return only_columns(dataset, self._signature_columns)
+
+    def _prepare_inputs(self, inputs: dict) -> dict:
+        return cast_inputs(
+            super()._prepare_inputs(inputs), input_precision(self.model), self.label_names
+        )
+
+    # ---- evaluation ------------------------------------------------------------------------------
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
         if sharded_modules(self.model):
             # All processes must take part in every token that is generated.
@@ -141,6 +174,8 @@ class SampleMeanTrainer(Seq2SeqTrainer):
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
         sampler = self._evaluation.sampler(eval_dataset)
         return super()._get_eval_sampler(eval_dataset) if sampler is None else sampler
+
+    # ---- how a loss becomes a mean over samples --------------------------------------------------
 
     @contextlib.contextmanager
     def _by_sample(self, inputs: dict, strict: bool = True) -> Iterator[SampleMeanLoss]:

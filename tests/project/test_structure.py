@@ -130,6 +130,22 @@ def test_no_imports_go_in_a_circle():
         visit(module, ())
 
 
+# ---- classes -------------------------------------------------------------------------------------
+
+
+def test_the_trainer_is_two_classes():
+    """What it consists of is composed, not inherited."""
+    trainers = {
+        node.name
+        for module, tree in trees().items()
+        if room_of(module) == "trainer"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        and any(ast.unparse(base).endswith("Trainer") for base in node.bases)
+    }
+    assert trainers == {"SampleMeanTrainer", "UnlearnTrainer"}
+
+
 # ---- private names -------------------------------------------------------------------------------
 
 

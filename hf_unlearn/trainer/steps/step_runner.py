@@ -50,7 +50,9 @@ class StepRunner:
         share, place = self.forget_batches.next_share()
         # The checks come before there is a gradient, which would take memory besides theirs.
         batch = self._access.admitted(batch, self._attempts.at_retain_batch)
-        step = TrainerStep(self._trainer, self._access, model, batch, share, place)
+        step = TrainerStep(
+            self._trainer, self._access, model, batch, share, place, self.retain_batches
+        )
         self.last_step = step
         self._access.frozen.look(batch)
         self._access.check_batch_loss(batch)
