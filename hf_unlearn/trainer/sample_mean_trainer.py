@@ -15,7 +15,6 @@ from transformers import Seq2SeqTrainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..config import unknown_argument
 from ..per_sample import SampleMeanLoss
 from ..per_sample.inputs import IGNORE_INDEX, base_model, inputs_kept, own_copy
 from ..per_sample.reference import count_samples
@@ -46,13 +45,7 @@ class SampleMeanTrainer(Seq2SeqTrainer):
         # The loss functions called for the last `mean_loss`, and its value.
         self._last: tuple[SampleMeanLoss, Tensor] | None = None
         self._evaluation = SampleEvaluation(self)
-        try:
-            super().__init__(*arguments, **keywords)
-        except TypeError as error:
-            own = ["forget_dataset", "retain_dataset", "previous_forget_dataset"]
-            own += ["previous_updates", "peft_config"]
-            known = [*own, *inspect.signature(Seq2SeqTrainer.__init__).parameters]
-            raise unknown_argument(error, keywords, known) from error.__cause__
+        super().__init__(*arguments, **keywords)
         if (given := self.compute_loss_func) is not None:
             self.compute_loss_func = lambda outputs, labels, num_items_in_batch=None: given(
                 outputs, labels, num_items_in_batch=self._losses.items

@@ -13,10 +13,10 @@ from huggingface_hub import CommitInfo
 from peft import PeftConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import DataCollator, PreTrainedModel
+from transformers import DataCollator, PreTrainedModel, Seq2SeqTrainer
 from transformers.trainer_utils import TrainOutput
 
-from ..config import UnlearnConfig, as_unlearn_config
+from ..config import UnlearnConfig, as_unlearn_config, with_suggestions
 from ..methods import Method, build_method, method_settings
 from ..report.html_page import Report
 from ..report.results import Results
@@ -90,6 +90,7 @@ class UnlearnTrainer(SampleMeanTrainer):
     # Whisper averages over the batch.
     loss_is_scaled_for_ga = False
 
+    @with_suggestions(Seq2SeqTrainer.__init__)
     def __init__(
         self,
         model: PreTrainedModel | nn.Module | None = None,

@@ -13,7 +13,7 @@ from .compatibility import check_compatible, check_data, check_deepspeed
 from .evaluation_checks import check_evaluation
 from .overlap import warn_of_overlap
 from .previous_checks import check_previous, check_updates
-from .prompts import warn_of_difference
+from .whisper_prompt import warn_of_difference
 
 
 def one_forget_set(train_dataset: Any, forget_dataset: Any) -> Any:

@@ -21,7 +21,7 @@ from ...per_sample.shards import sharded_modules
 from ..checkpoints.checkpoint_files import folder_written_whole
 from ..checkpoints.earlier_run import FULL_WEIGHTS, MODEL_CONFIGS, weights_in
 from ..protocol import TrainerView
-from ..samples.exchange import all_processes
+from ..samples.processes import all_processes
 
 logger = logging.get_logger(__name__)
 

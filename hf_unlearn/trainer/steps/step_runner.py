@@ -9,7 +9,7 @@ from ..batches.retain_batches import RetainBatches
 from ..checkpoints.preemption import Preemption
 from ..protocol import TrainerView
 from ..samples.broken_samples import broken_in_step
-from ..samples.exchange import all_processes, any_process
+from ..samples.processes import all_processes, any_process
 from ..samples.sample_access import SampleAccess
 from ..setup import deepspeed
 from ..stopping.run_record import RunRecord

@@ -13,23 +13,26 @@ from ...per_sample.shards import sharded_modules
 from ...report.run_layout import BEST
 from ..checkpoints.checkpoint_files import copied, find_checkpoint
 from ..checkpoints.preemption import Preemption
+from ..checkpoints.run_identity import run_identity
 from ..checkpoints.start_weights import START
 from ..checkpoints.update_sketch import keep_start, write_sketch
 from ..checks.compatibility import NO_FORGET
 from ..checks.previous_checks import earlier_identity
+from ..checks.training_steps import check_steps
 from ..frozen.encoder import encoder_once
 from ..frozen.parts import FrozenParts
 from ..protocol import RunView
 from ..publishing.publisher import Publisher
 from ..publishing.run_results import EvaluatedBefore
-from ..samples.exchange import failures_told
 from ..samples.padding_check import PaddingCheck
+from ..samples.processes import reporting_failures_of_others
 from ..samples.sample_access import SampleAccess
 from ..setup.adapters import keep_base_model
 from ..setup.prepared_models import forget_preparation, sharded_once
 from ..setup.silence import Silence
-from ..stopping.run_record import RunRecord, WatchedCallbacks, check_steps, run_identity
+from ..stopping.run_record import RunRecord
 from ..stopping.stopping_rules import StoppingRules
+from ..stopping.watched_callbacks import WatchedCallbacks
 from .attempts import Attempts
 from .drift import DriftControl
 from .nonfinite import SkippedSteps
@@ -143,7 +146,7 @@ class TrainingRun:
         trainer, args = self._trainer, self._trainer.args
         checkpoint = self._begin(wanted)
         with (
-            failures_told(),
+            reporting_failures_of_others(),
             self._preemption.listening(),
             sharded_once(trainer),
             self._record.running(),
