@@ -19,7 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ...data.media import as_stored
 from ...data.sampling import sorted_by_id
 from ...files import write_json
-from ...trainer.samples.exchange import all_processes
+from ...trainer.samples.processes import all_processes
 from ...trainer.setup.adapters import load_merged
 from ..checks.model_checks import loading
 from ..progress import announce, label_bars

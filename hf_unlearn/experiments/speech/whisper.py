@@ -27,13 +27,9 @@ from ...data.speech.splits import SpeakerSplits, prepare_splits
 from ...data.speech.transcripts import as_sentence
 from ...evaluation import asr_metrics
 from ...metrics.normalizers import language_code
-from ...trainer.checks.prompts import (
-    check_language,
-    check_prompt,
-    load_generation_config,
-    set_language,
-)
+from ...trainer.checks.whisper_prompt import check_prompt
 from ...trainer.setup.adapters import whole_base_of
+from ...trainer.setup.whisper_language import check_language, load_generation_config, set_language
 from ..checks.model_checks import loading
 from ..command_line import parse
 from ..run import unlearn
