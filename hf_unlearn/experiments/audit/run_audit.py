@@ -26,7 +26,7 @@ from ...report.audit_tables import audit_text, deciding_doors
 from ...report.best_effort import warn_if_not_written
 from ...report.html_page import Report
 from ...report.run_layout import AUDIT, REPORT
-from ..models.reference_models import weights_digest
+from ...report.weights import model_digest
 from .audited_run import AuditedRun, find_run
 from .door import Closed, Door, Subject
 from .doors import DOORS
@@ -176,7 +176,7 @@ def load_or_start(
     """An earlier audit of the same models, data and settings, or a new one."""
     made_of = {
         "settings": asdict(settings),
-        "models": {name: weights_digest(subject.model) for name, subject in subjects.items()},
+        "models": {name: model_digest(subject.model) for name, subject in subjects.items()},
         "data": ids_digest(subjects["unlearned"].examiner),
         "seed": run.recipe.args.seed,
     }

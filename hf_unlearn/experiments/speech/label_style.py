@@ -24,7 +24,7 @@ from ...data.speech.row_cache import audio_states
 from ...data.speech.transcripts import as_sentence, own_or
 from ...files import written_whole
 from ...metrics.normalizers import UNSPACED, normalizer
-from ..models.reference_models import weights_digest
+from ...report.weights import model_digest
 
 logger = logging.get_logger(__name__)
 
@@ -87,7 +87,7 @@ class LabelStyle:
                 )
             data.transcripts = data.transcripts or "as_written"
             return
-        self.model, self.digest = model.eval().to(device), weights_digest(model)
+        self.model, self.digest = model.eval().to(device), model_digest(model)
         written = [place for place, text in enumerate(rows["text"][:]) if text.strip()]
         if written:
             self.losses = self._compare(balanced(rows.select(written), "speaker", SAMPLES, seed))
