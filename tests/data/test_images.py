@@ -193,4 +193,4 @@ class TestSplits:
         rows, names = load_images(folder, split="train")
         cats = rows.filter(lambda row: row["class"] == "cat")
         with pytest.raises(ValueError, match="no class but those to forget"):
-            split_images(cats, names[:1], forget_classes=["cat"], retain_size=1)
+            split_images(cats, names[:1], ClassRequest(forget_classes=["cat"], retain_size=1))

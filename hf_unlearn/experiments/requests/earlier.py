@@ -13,14 +13,14 @@ from ...privacy.redaction import SALT, pseudonym
 from ...report.ledger import Entry, read_ledger
 from ...report.run_layout import LEDGER
 from ...report.weights import weights_digest
-from ..models.previous_requests import forgotten_before, results_of
+from .from_results import forgotten_before, results_of
 
 logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What a model was made to forget before.
+    """The earlier requests of a model.
 
     Attributes:
         entries: of its ledger, the first request first.
@@ -38,7 +38,12 @@ class Earlier:
         return self.salts.get(self.entries[-1]["salt"]) if self.entries else None
 
     def requests(self) -> list[EarlierRequest]:
-        """The requests whose names can be recognised in data."""
+        """The requests whose names can be recognised in data, by the ledger and by `names`."""
+        by_name = [EarlierRequest.of_names(column, names) for column, names in self.names.items()]
+        return [*self.of_ledger(), *by_name]
+
+    def of_ledger(self) -> list[EarlierRequest]:
+        """Those of the ledger whose salt is known."""
         return [
             EarlierRequest(entry["request"], entry["column"], _Known(entry["ids"], salt))
             for entry in self.entries
@@ -48,7 +53,7 @@ class Earlier:
     def names_with(self, splits: Splits) -> dict[str, list[str]]:
         """`names`, and those that the splits' data has of the requests."""
         found = {column: set(names) for column, names in self.names.items()}
-        for request in self.requests():
+        for request in self.of_ledger():
             rows = splits.earlier.get(request.split)
             if rows is not None:
                 known = known_names([request], request.column, set(rows[request.column][:]))

@@ -1,4 +1,4 @@
-"""What a model was made to forget by previous requests, read from its results.json."""
+"""What earlier requests made a model forget, read from its results.json."""
 
 import json
 import re
@@ -16,7 +16,7 @@ KEYS = {"speaker": "forget_speakers", "class": "forget_classes", "id": "forget_i
 
 
 def forgotten_before(model: str, *, warn: bool = True) -> dict[str, list[str]]:
-    """What a model was made to forget before, by the column of the data.
+    """The names that earlier requests made a model forget, by the column of the data.
 
     Published results name speakers by pseudonyms only. These cannot be found in the data, so there
     is a warning.
