@@ -3,6 +3,7 @@
 import datasets
 import pytest
 
+from hf_unlearn.data.class_splits import ClassRequest
 from hf_unlearn.data.images import load_images
 from hf_unlearn.data.images.samples import decode_image
 from hf_unlearn.data.images.splits import load_image_splits, prepare_image_splits, split_images
