@@ -30,7 +30,7 @@ from ...trainer.setup.adapters import load_merged, whole_base_of
 from ..checks.model_checks import loading
 from ..command_line import parse
 from ..run import unlearn
-from .ctc_style import CtcStyle
+from .ctc_style import CtcStyle, CtcTranscriber
 from .label_source import LabelSource, load_source
 from .options import CtcArguments
 from .recogniser import RecogniserRecipe
@@ -96,9 +96,9 @@ class CtcRecipe(RecogniserRecipe):
             self.label_source, writer = load_source(
                 self.options, data, self.processor, self.load_model
             )
-        self.style = CtcStyle(
-            writer, self.processor, data, compared, self.args.device, self.args.seed
-        )
+        transcriber = writer and CtcTranscriber(writer, self.processor, data, self.args.device)
+        self.style = CtcStyle(transcriber, self.processor, data)
+        self.style.choose(compared, self.args.seed)
         model = load_merged(self.load_model, start)
         self.splits = prepare_splits(
             splits,
