@@ -91,12 +91,13 @@ class CtcRecipe(RecogniserRecipe):
         self.label_source = LabelSource.of(self.options, data)
         data.transcripts = data.transcripts or self._default_style(start)
         compared = splits.retain if has_text(splits.retain) else splits.forget
-        writer = None
+        transcriber = None
         if data.transcripts == "own" and not self.new_head:
             self.label_source, writer = load_source(
                 self.options, data, self.processor, self.load_model
             )
-        transcriber = writer and CtcTranscriber(writer, self.processor, data, self.args.device)
+            if writer is not None:
+                transcriber = CtcTranscriber(writer, self.processor, data, self.args.device)
         self.style = CtcStyle(transcriber, self.processor, data)
         self.style.choose(compared, self.args.seed)
         model = load_merged(self.load_model, start)

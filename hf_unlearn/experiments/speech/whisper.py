@@ -114,9 +114,9 @@ class WhisperRecipe(RecogniserRecipe):
         has_transcripts = any(text.strip() for text in splits.retain["text"])
         compared = splits.retain if has_transcripts else splits.forget
         end_token = None if self.is_whisper else self.config.eos_token_id
-        transcriber = model and ModelTranscriber(
-            model, self.processor, data, args.device, end_token
-        )
+        transcriber = None
+        if model is not None:
+            transcriber = ModelTranscriber(model, self.processor, data, args.device, end_token)
         self.style = LabelStyle(transcriber, self.processor, data)
         self.style.choose(compared, args.seed)
         longest = self.options.max_target_positions
