@@ -9,7 +9,8 @@ from datasets import Dataset
 
 from .earlier import EarlierRequest, Roles, set_apart
 from .names import check_spellings
-from .rows import RowKind, check_owners
+from .row_checks import check_owners
+from .rows import RowKind
 from .sampling import (
     balanced,
     drop_values,

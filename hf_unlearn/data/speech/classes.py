@@ -13,9 +13,11 @@ from transformers.utils import logging
 from ..class_splits import ClassRequest, ClassSplits, split_by_class
 from ..earlier import EarlierRequest, Roles, set_apart
 from ..names import first_few
-from ..rows import check_owners, local_path, make_request, to_uniform_rows
+from ..row_checks import check_owners
+from ..rows import local_path, make_request
 from ..sampling import groups_of
 from ..tables import first_table
+from ..uniform_rows import to_uniform_rows
 from .arguments import SpeechClassArguments
 from .label_folders import label_folders, read_label_folder
 from .samples import prepare
