@@ -50,12 +50,11 @@ def test_retained_speakers_may_have_two_spellings(make_rows):
     assert set(splits.retain_pool["speaker"]) == {"B", "b"}
 
 
-@pytest.mark.parametrize("name", ["b", " B"])
-def test_speakers_of_earlier_requests_are_in_no_split(make_rows, caplog, name):
+def test_speakers_of_earlier_requests_are_in_no_split(make_rows, caplog):
     train = make_rows("abcd", 4)
     test, other = make_rows("bcd", 2, prefix="t-"), make_rows("bxy", 2, prefix="o-")
     options = {"forget_speakers": ["a"], "retain_size": 2, "test": test, "other": other}
-    earlier = [EarlierRequest.of_names("speaker", [name, "gone"])]
+    earlier = [EarlierRequest.of_names("speaker", [" B", "gone"])]
     splits = split_by_speaker(train, **options, earlier=earlier)
     assert set().union(*splits.describe()["speakers"].values()) == set("acdxy")
     assert not splits.earlier
