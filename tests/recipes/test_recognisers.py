@@ -99,7 +99,7 @@ def test_what_only_whisper_can_do_is_refused(data, tmp_path):
 
 def test_a_ctc_model_cannot_write_in_a_style(data, tmp_path):
     model = recognisers.saved(recognisers.wavlm, tmp_path / "model")
-    with pytest.raises(ValueError, match="transcripts is sentence, which is for models with a dec"):
+    with pytest.raises(ValueError, match="sentence, but it is for models with a dec"):
         ctc.main(flags(data, tmp_path / "out", model=model, transcripts="sentence"))
     with pytest.raises(ValueError, match="anna0.wav has a transcript, 'One two.', with .* '.' 'e'"):
         ctc.main(flags(data, tmp_path / "out", model=model, transcripts="as_written"))

@@ -36,6 +36,7 @@ from ..run import unlearn
 from .augmentation import FRAMES_PER_SECOND, Augmented
 from .label_source import load_source
 from .label_style import LabelStyle
+from .model_transcriber import ModelTranscriber
 from .options import WhisperArguments
 from .recogniser import RecogniserRecipe
 from .short_audio import Shortened, take_short_audio
@@ -109,9 +110,11 @@ class WhisperRecipe(RecogniserRecipe):
         has_transcripts = any(text.strip() for text in splits.retain["text"])
         compared = splits.retain if has_transcripts else splits.forget
         end_token = None if self.is_whisper else self.config.eos_token_id
-        self.style = LabelStyle(
-            model, self.processor, data, compared, args.device, args.seed, end_token
-        )
+        transcriber = None
+        if model is not None:
+            transcriber = ModelTranscriber(model, self.processor, data, args.device, end_token)
+        self.style = LabelStyle(transcriber, self.processor, data)
+        self.style.choose(compared, args.seed)
         longest = self.options.max_target_positions
         self.splits = prepare_splits(
             splits,
