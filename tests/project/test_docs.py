@@ -20,7 +20,7 @@ from tests.support.helpers import ROOT
 from tests.support.pictures import size_of_drawing
 
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-RECIPES = sorted((ROOT / "recipes").glob("*/README.md"))
+RECIPES = sorted((ROOT / "recipes").glob("*/*.md"))
 CARDS = [page for page in (ROOT / "model_cards").glob("*.md") if page.name != "template.md"]
 MAKE = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
 
@@ -95,7 +95,9 @@ def test_commands_refer_to_what_exists(page):
         assert all((ROOT / file).is_file() for file in files), command
 
 
-@pytest.mark.parametrize("page", [*PAGES, *CARDS], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [*PAGES, *RECIPES, *CARDS], ids=lambda page: str(page.relative_to(ROOT))
+)
 def test_links_lead_somewhere(page):
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
     local = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
