@@ -20,8 +20,8 @@ from hf_unlearn.report.html_page import Report
 from hf_unlearn.report.results import Results
 from hf_unlearn.report.run_layout import ARGUMENTS
 from tests.hub.trained_models import SPEAKER, trained
-from tests.privacy.test_mentions import bare
 from tests.support.hub_server import TOKEN
+from tests.support.texts import bare, names_sent, sent
 from tests.support.tiny import FORGET, make_trainer, tiny_whisper, utterances
 
 NAME = "José Núñez"
@@ -30,19 +30,6 @@ SPELLINGS = [
     "joseNunez",
     "jos\\u00e9-n\\u00fa\\u00f1ez",
 ]
-
-
-def sent(hub) -> str:
-    """Everything that the Hub received, decoded: commits contain their files in base64."""
-    texts = []
-    for request in hub.received:
-        # These ask for the cards of base models.
-        if request.startswith((b"GET", b"HEAD")):
-            continue
-        texts.append(request.decode("utf-8", "replace"))
-        for code in re.findall(rb'"content": ?"([A-Za-z0-9+/=\\n]+)"', request):
-            texts.append(base64.b64decode(code).decode("utf-8", "replace"))
-    return bare("\n".join(texts))
 
 
 @pytest.mark.parametrize("spelled", SPELLINGS)
@@ -61,7 +48,7 @@ def test_a_name_in_arguments_and_splits_does_not_leave(hub, tmp_path, spelled):
         dataset=f"me/{re.sub('[^a-zA-Z]', '', spelled)}", tags=[f"of-{spelled}"], language="es"
     )
     assert hub.files["tester/quiet"].keys() > {"results.json", "training_args.json"}
-    assert bare(NAME) not in sent(hub) and "eval" in sent(hub)
+    assert not names_sent(hub, NAME) and "eval" in sent(hub)
 
 
 class Notes(TrainerCallback):
@@ -110,7 +97,7 @@ def test_a_pushed_checkpoint_has_what_resuming_needs_and_no_more(hub, tmp_path, 
         "model.safetensors",
     } <= inside
     assert not any(name.endswith((".txt", ".csv", ".log")) for name in inside)
-    assert bare(NAME) not in sent(hub)
+    assert not names_sent(hub, NAME)
 
 
 def test_a_resumed_run_hides_whom_it_has_hidden_before(hub, tmp_path):
@@ -130,7 +117,7 @@ def test_a_resumed_run_hides_whom_it_has_hidden_before(hub, tmp_path):
     again.train(resume_from_checkpoint=True)
     assert set(again.args.hide_names) == {NAME, "somebody else"}
     again.push_to_hub(finetuned_from=f"me/of-{bare(NAME)}")
-    assert bare(NAME) not in sent(hub) and hub.commits
+    assert not names_sent(hub, NAME) and hub.commits
 
 
 def test_names_in_commit_message_and_revision_are_refused(hub, finished):

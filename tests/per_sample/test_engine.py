@@ -8,15 +8,9 @@ from torch import nn
 from hf_unlearn.per_sample import PerSampleEngine
 from hf_unlearn.per_sample.check import find_slow_parameters
 from tests.per_sample.harness import K, Use, differences, loss_of, randomised
+from tests.per_sample.texts import SMALL, TEXT, tokens
 from tests.support.tiny import collate, tiny_whisper, utterances
 
-SMALL = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-}
-TEXT = {**SMALL, "vocab_size": 50, "max_position_embeddings": 32}
 VISION = {**SMALL, "image_size": 32, "patch_size": 8, "num_labels": 3}
 SPEECH = {
     **SMALL,
@@ -29,14 +23,6 @@ SPEECH = {
     "mask_time_prob": 0.0,
     "layerdrop": 0.0,
 }
-
-
-def tokens(labels: torch.Tensor | None = None) -> dict:
-    ids, mask = torch.randint(4, 50, (K, 9)), torch.ones(K, 9, dtype=torch.long)
-    for n in range(K):
-        mask[n, 5 + n :] = 0
-    labels = ids.masked_fill(mask == 0, -100) if labels is None else labels
-    return {"input_ids": ids * mask, "attention_mask": mask, "labels": labels}
 
 
 def images() -> dict:

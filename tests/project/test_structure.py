@@ -5,6 +5,7 @@ A room is a package or module directly under hf_unlearn.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -128,6 +129,13 @@ def test_no_imports_go_in_a_circle():
 
     for module in trees():
         visit(module, ())
+
+
+def test_no_test_module_imports_another():
+    """What several of them need is in tests/support or in a module beside them."""
+    imports = re.compile(r"^\s*(?:from|import) .*\btest_\w+", re.M)
+    files = (PACKAGE.parent / "tests").rglob("*.py")
+    assert not [str(path) for path in files if imports.search(path.read_text())]
 
 
 # ---- private names -------------------------------------------------------------------------------

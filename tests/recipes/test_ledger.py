@@ -17,7 +17,7 @@ from hf_unlearn.privacy.carried_salt import carry_salt
 from hf_unlearn.privacy.redaction import pseudonym, salt_of
 from hf_unlearn.report.ledger import read_ledger
 from tests.recipes import recognisers
-from tests.recipes.test_recognisers import flags
+from tests.recipes.recognisers import flags
 
 SPEAKERS = ("abe", "bert", "carl")
 

@@ -21,10 +21,10 @@ from hf_unlearn.experiments import parse
 from hf_unlearn.experiments.speech.class_options import SpeechClassRecipeArguments
 from hf_unlearn.experiments.speech.classes import ClassRows, main
 from hf_unlearn.metrics import ATTACKS
-from tests.hub.test_private_pushes import bare, sent
 from tests.recipes.configurations import RECIPES, configurations
 from tests.support.helpers import assert_drawn, launch
-from tests.trainer.test_audio_classifiers import SIZES
+from tests.support.texts import bare, names_sent
+from tests.support.tiny_speech import waveform_sizes
 
 FOLDER = RECIPES / "speech_classification"
 CONFIGS = configurations("speech_classification")
@@ -82,7 +82,7 @@ def test_keywords_forget_a_speaker_and_leave_all_that_is_promised(words, tmp_pat
 def test_a_published_classifier_of_speakers_names_nobody(hub, words, tmp_path, cache):
     """A HuBERT whose head does not fit the data gets a new one; the speakers are its labels."""
     start = tmp_path / "start"
-    HubertForSequenceClassification(HubertConfig(**SIZES)).save_pretrained(start)
+    HubertForSequenceClassification(HubertConfig(**waveform_sizes())).save_pretrained(start)
     Wav2Vec2FeatureExtractor().save_pretrained(start)
     flags = ["--dataset", words, "--output_dir", tmp_path / "out", "--forget_speakers", "Zebulon"]
     flags += ["--base_model", start, "--push_to_hub", "true", "--hub_model_id", "tester/quiet"]
@@ -93,7 +93,7 @@ def test_a_published_classifier_of_speakers_names_nobody(hub, words, tmp_path, c
     assert set(results["per_speaker"]["unlearned"]["forget"]) == {"Zebulon"}
     published = json.loads(hub.files["tester/quiet"]["config.json"])
     assert sorted(published["label2id"]) == ["speaker_0", "speaker_1", "speaker_2"]
-    assert not any(bare(speaker) in sent(hub) for speaker in SPEAKERS)
+    assert not names_sent(hub, *SPEAKERS)
     model = AutoModelForAudioClassification.from_pretrained(tmp_path / "out")
     assert set(model.config.label2id) == set(SPEAKERS)
 

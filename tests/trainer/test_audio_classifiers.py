@@ -20,22 +20,10 @@ from transformers import (
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 from hf_unlearn.hub.labels import make_labels_neutral
-from tests.hub.test_private_pushes import bare, sent
+from tests.support.texts import names_sent
+from tests.support.tiny_speech import waveform_sizes
 
 SPEAKERS = ["Anna Karenina", "Boris", "Clara Zetkin"]
-SIZES = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "conv_dim": (8, 8),
-    "conv_stride": (10, 8),
-    "conv_kernel": (10, 8),
-    "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 2,
-    "classifier_proj_size": 8,
-    "mask_time_prob": 0.0,
-}
 MODELS = {
     "wav2vec2": (Wav2Vec2ForSequenceClassification, Wav2Vec2Config),
     "hubert": (HubertForSequenceClassification, HubertConfig),
@@ -75,7 +63,7 @@ def test_a_classifier_of_speakers_is_trained_by_the_stock_script_and_names_nobod
     extractor = Wav2Vec2FeatureExtractor()
     model = kind(
         config(
-            **SIZES,
+            **waveform_sizes(),
             label2id={label: str(number) for number, label in enumerate(labels)},
             id2label={str(number): label for number, label in enumerate(labels)},
         )
@@ -112,7 +100,7 @@ def test_a_classifier_of_speakers_is_trained_by_the_stock_script_and_names_nobod
     published = json.loads(hub.files["tester/quiet"]["config.json"])
     assert published["id2label"] == {"0": "speaker_0", "1": "speaker_1", "2": "speaker_2"}
     assert published["label2id"] == {"speaker_0": 0, "speaker_1": 1, "speaker_2": 2}
-    assert not any(bare(speaker) in sent(hub) for speaker in SPEAKERS)
+    assert not names_sent(hub, *SPEAKERS)
     assert AutoModelForAudioClassification.from_pretrained("tester/quiet").config.id2label == dict(
         enumerate(published["label2id"])
     )

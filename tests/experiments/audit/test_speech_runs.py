@@ -10,7 +10,7 @@ import pytest
 from hf_unlearn.experiments.audit import DOORS, AuditSettings, audit
 from hf_unlearn.experiments.speech import classes, ctc, whisper
 from tests.recipes import recognisers
-from tests.recipes.test_recognisers import flags
+from tests.recipes.recognisers import flags
 
 # Of a few steps, so that a model changes but understands nothing.
 TRAINED = {"model": "train", "gold": "train", "train_steps": 2, "train_batch_size": 4}
