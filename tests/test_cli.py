@@ -70,7 +70,7 @@ def test_the_help_of_compare_has_every_key_of_the_file(capsys):
 
 
 @pytest.mark.parametrize("command", ["recipes", "--help", "run --help", "compare no.yaml --zzz"])
-def test_what_needs_no_model_loads_no_torch(command):
+def test_commands_that_need_no_model_load_no_torch(command):
     code = f"""
 import sys
 from hf_unlearn.cli import main

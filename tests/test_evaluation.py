@@ -1,7 +1,5 @@
 """Evaluation of a tiny Whisper through Seq2SeqTrainer, and of texts through compute_metrics."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,6 @@ from transformers import (
     PreTrainedTokenizerFast,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
-    Wav2Vec2CTCTokenizer,
     WhisperConfig,
     WhisperForConditionalGeneration,
     WhisperTokenizer,
@@ -27,6 +24,7 @@ from hf_unlearn.evaluation import (
     sample_features,
 )
 from hf_unlearn.metrics.quality import error_rate, word_errors
+from tests.support.tiny_speech import letter_tokenizer
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "cat", "sat", "mat", "um", "one", "two"]
 
@@ -118,16 +116,8 @@ def test_references_of_labels_in_another_style(tokenizer):
 
 @pytest.fixture(scope="module")
 def ctc(tmp_path_factory):
-    path = tmp_path_factory.mktemp("ctc") / "vocab.json"
-    path.write_text(
-        json.dumps(
-            {
-                token: i
-                for i, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *"ehlortbks"])
-            }
-        )
-    )
-    return Wav2Vec2CTCTokenizer(str(path))
+    folder = tmp_path_factory.mktemp("ctc")
+    return letter_tokenizer(folder, "<pad>", "<s>", "</s>", "<unk>", "|", *"ehlortbks")
 
 
 def frames(tokenizer, *texts, padding=-100):

@@ -198,7 +198,9 @@ def test_an_adapter_of_a_local_base_is_refused_before_there_is_a_repository(hub,
         ({"hub_model_id": "tester/AnnaKarenina"}, "the repository's name"),
     ],
 )
-def test_what_is_refused_at_construction_leaves_no_repository(hub, tmp_path, options, message):
+def test_a_trainer_that_is_refused_at_construction_leaves_no_repository(
+    hub, tmp_path, options, message
+):
     with pytest.raises(ValueError, match=message):
         make_trainer(
             tiny_whisper(), tmp_path / "model", push_to_hub=True, hide_names=[SPEAKER], **options

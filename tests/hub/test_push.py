@@ -97,9 +97,8 @@ def test_hub_strategies_push_while_training(hub, tmp_path, strategy):
     assert not names_sent(hub, SPEAKER)
 
 
-def test_a_failed_push_in_the_background_warns_and_the_training_goes_on(hub, tmp_path, monkeypatch):
-    warned = []
-    monkeypatch.setattr(pushes.logger, "warning", warned.append)
+def test_a_failed_push_in_the_background_warns_and_the_training_goes_on(hub, tmp_path, warnings_of):
+    warned = warnings_of(pushes)
     hub.failures["preupload"] = [403]
     trainer = trained(
         tmp_path,

@@ -68,7 +68,9 @@ def test_a_finished_run_names_them_on_request(hub, finished):
         "no weights",
     ],
 )
-def test_what_cannot_be_published_is_refused_before_anything_is_sent(hub, finished, spoil, message):
+def test_a_folder_that_cannot_be_published_is_refused_before_anything_is_sent(
+    hub, finished, spoil, message
+):
     repo = spoil(finished) or "tester/quiet"
     with pytest.raises(ValueError, match=message):
         push_folder(finished, repo)

@@ -59,7 +59,7 @@ def test_a_model_of_another_kind_is_refused(data, tmp_path):
             recipe.main(flags(data, tmp_path / "out", model=model))
 
 
-def test_what_only_whisper_can_do_is_refused(data, tmp_path):
+def test_options_that_only_whisper_has_are_refused(data, tmp_path):
     model = recognisers.saved(recognisers.moonshine, tmp_path / "model")
     for options in ({"task": "translate", "language": "de"}, {"augment": 2}):
         with pytest.raises(

@@ -1,7 +1,12 @@
-"""The sizes of tiny models of waveforms (wav2vec 2.0, HuBERT, WavLM), and recordings for them."""
+"""The sizes of tiny models of waveforms (wav2vec 2.0, HuBERT, WavLM), their batches and
+tokenizer."""
+
+import json
+from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from transformers import Wav2Vec2CTCTokenizer
 
 WIDTH = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 # Two convolutions instead of seven.
@@ -37,6 +42,12 @@ def waveform_sizes(dropout: bool = False, **changes) -> dict:
     """
     rates = {} if dropout else dict.fromkeys(DROPOUTS, 0.0)
     return {**WAVEFORMS, **rates, **changes}
+
+
+def letter_tokenizer(folder: Path, *tokens: str) -> Wav2Vec2CTCTokenizer:
+    """A tokenizer of CTC models with these tokens, whose file is written into the folder."""
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    return Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
 
 
 def collate_padded(rows: list[dict]) -> dict[str, torch.Tensor]:

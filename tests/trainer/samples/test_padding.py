@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
-from hf_unlearn import UnlearnConfig, UnlearnTrainer
+from hf_unlearn import UnlearnTrainer
 from hf_unlearn.per_sample.reference import (
     OWN_PARTS,
     orthograd_gradient,
@@ -16,7 +16,9 @@ from hf_unlearn.per_sample.reference import (
     select_sample,
 )
 from hf_unlearn.trainer.samples.padding import OwnPartsCollator
+from tests.support.tiny import make_trainer
 from tests.support.tiny_speech import collate_masked, collate_padded, waveform_sizes
+from tests.trainer.brute_force import in_float64, step_of_samples
 
 
 def tiny_wav2vec2(norm: str) -> Wav2Vec2ForCTC:
@@ -44,55 +46,40 @@ class Stream(IterableDataset):
         return iter(self.rows)
 
 
-def trained(tmp_path, model, forget, retain, collator, eval_dataset=None, **options):
-    trainer = make_trainer(tmp_path, model, forget, retain, collator, eval_dataset, **options)
+def prepared(tmp_path, model, forget, retain, collator, **options) -> UnlearnTrainer:
+    return make_trainer(
+        model,
+        tmp_path,
+        forget,
+        retain,
+        collator=collator,
+        alpha=0.3,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        **options,
+    )
+
+
+def trained(*arguments, **options) -> UnlearnTrainer:
+    trainer = prepared(*arguments, **options)
     trainer.train()
     return trainer
 
 
-def make_trainer(tmp_path, model, forget, retain, collator, eval_dataset=None, **options):
-    args = UnlearnConfig(
-        str(tmp_path),
-        alpha=0.3,
-        max_steps=1,
-        learning_rate=1.0,
-        lr_scheduler_type="constant",
-        max_grad_norm=0.0,
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=2,
-        per_device_retain_batch_size=len(retain),
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
-        **options,
-    )
-    return UnlearnTrainer(
-        model=model,
-        args=args,
-        forget_dataset=forget,
-        retain_dataset=retain,
-        eval_dataset=eval_dataset,
-        data_collator=collator,
-        optimizers=(torch.optim.SGD(model.parameters(), lr=1.0), None),
-    )
-
-
 def alone(model, rows, collator):
     parameters = [p for p in model.parameters() if p.requires_grad]
-    batches = [
-        {name: x.double() if x.is_floating_point() else x for name, x in collator([row]).items()}
-        for row in rows
-    ]
+    batches = [in_float64(collator([row])) for row in rows]
     return [sample_gradient(model, model(**batch).loss, parameters) for batch in batches]
 
 
 def check_step(start, model, forget, retain, collator) -> None:
     """The step from `start` to `model` is that of the samples alone."""
+
+    def loss_of(model, row):
+        return model(**in_float64(collator([row]))).loss
+
     exact = copy.deepcopy(start).double().eval()
-    u = [torch.stack(rows).mean(0).flatten() for rows in zip(*alone(exact, forget, collator))]
-    rows = [torch.stack(rows).flatten(1) for rows in zip(*alone(exact, retain, collator))]
-    expected = torch.cat([orthograd_gradient(*pair, 0.3) for pair in zip(u, rows)])
+    expected = step_of_samples(exact, loss_of, forget, retain, 0.3)
     pairs = [(a, b) for a, b in zip(start.parameters(), model.parameters()) if a.requires_grad]
     step = torch.cat([(a - b).flatten() for a, b in pairs]).double()
     assert (step - expected).norm() <= 1e-3 * expected.norm() > 0
@@ -139,8 +126,14 @@ def test_a_stream_with_a_mask_is_not_slowed_down(tmp_path):
 def test_the_evaluation_is_without_padding_too(tmp_path):
     """Before and after the training."""
     model, rows = tiny_wav2vec2("group"), voices(300, 120, 90)
-    trainer = make_trainer(
-        tmp_path, model, rows, voices(150, 400), collate_padded, rows, per_device_eval_batch_size=3
+    trainer = prepared(
+        tmp_path,
+        model,
+        rows,
+        voices(150, 400),
+        collate_padded,
+        arguments={"eval_dataset": rows},
+        per_device_eval_batch_size=3,
     )
     for _ in range(2):
         model.eval()
