@@ -12,7 +12,8 @@ from huggingface_hub import ModelCard, ModelCardData, eval_result_entries_to_yam
 
 from ..privacy.paths import without_paths
 from ..privacy.redaction import must_hide
-from ..report.audit_tables import audit_rows, door_notes, headline
+from ..report.audit_tables import audit_rows, door_notes
+from ..report.audit_words import headline
 from ..report.ledger import Entry, broken_links, ledger_table, read_ledger
 from ..report.result_tables import align, further_tables, results_table
 from ..report.results import Results

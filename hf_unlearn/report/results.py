@@ -51,7 +51,7 @@ class Results:
         transcripts: what the models said, word for word, by split.
         labels: the style of transcript that was chosen for training, with the losses that decided
             it.
-        audit: what `hf-unlearn audit` found (see `audit_tables`).
+        audit: what `hf-unlearn audit` found (see `report.audit_ranking`).
         more: keys without a field, of another version or of a recipe of your own.
     """
 

@@ -1,4 +1,4 @@
-"""Nothing that a push sends names who is forgotten, wherever the name occurs.
+"""Nothing that a push sends names a forgotten person, wherever the name occurs.
 
 What cannot be published is refused early.
 """
@@ -122,7 +122,7 @@ def test_a_resumed_run_hides_whom_it_has_hidden_before(hub, tmp_path):
 
 def test_names_in_commit_message_and_revision_are_refused(hub, finished):
     for told in ({"message": f"without {SPEAKER}"}, {"revision": "no_Anna_Karenina"}):
-        with pytest.raises(ValueError, match="names who is forgotten"):
+        with pytest.raises(ValueError, match="names a forgotten person"):
             push_folder(finished, "tester/quiet", **told)
     assert not hub.received
 
