@@ -1,4 +1,4 @@
-"""Which doors of an audit decide: the numbers of its headline and of rules such as "worst_gap > 5"."""
+"""Which doors of an audit its headline names, and the numbers that rules name."""
 
 from collections.abc import Mapping
 from typing import Any
