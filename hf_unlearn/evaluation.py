@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from transformers import EvalPrediction, PreTrainedTokenizerBase, ProcessorMixin, Trainer
 from transformers.trainer_utils import PredictionOutput
 
-from .metrics.entries import is_metric
+from .metrics.metric_names import is_metric
 from .metrics.normalizers import UNSPACED, language_code, normalizer
 from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy, f1_macro, looping
 from .metrics.sample_features import ctc_losses, features

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL.Image import Image
 
-from ..metrics.entries import finite
+from ..metrics.metric_names import finite
 from ..metrics.scales import as_given
 from .tasks import TASKS, Task
 

@@ -26,7 +26,7 @@ def data(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     # Pairs of utterances for the attacks.
     monkeypatch.setattr("hf_unlearn.experiments.audit.attacks.MIN_SAMPLES", 2)
-    monkeypatch.setattr("hf_unlearn.metrics.informed.TREES", 4)
+    monkeypatch.setattr("hf_unlearn.metrics.informed_attack.TREES", 4)
     return recognisers.write_speech(tmp_path / "data")
 
 
