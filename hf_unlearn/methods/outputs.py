@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..per_sample.inputs import IGNORE_INDEX, base_model
+from ..per_sample.adapted_models import base_model
+from ..per_sample.inputs import IGNORE_INDEX
 
 # Suffixes of the class names of models that predict sequences.
 SEQUENCE_MODELS = (

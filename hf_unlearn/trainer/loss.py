@@ -16,7 +16,8 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..config import unknown_argument
 from ..per_sample import SampleMeanLoss
-from ..per_sample.inputs import IGNORE_INDEX, base_model, inputs_kept, own_copy
+from ..per_sample.adapted_models import base_model
+from ..per_sample.inputs import IGNORE_INDEX, inputs_kept, own_copy
 from ..per_sample.reference import count_samples
 from ..per_sample.shards import sharded_modules
 from .batches.evaluation_order import by_length, in_dataset_order, order_of, output_in_dataset_order

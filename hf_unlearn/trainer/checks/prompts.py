@@ -21,7 +21,7 @@ from transformers.models.whisper.tokenization_whisper import TASK_IDS, TO_LANGUA
 from transformers.utils import logging
 
 from ...metrics.normalizers import language_code
-from ...per_sample.inputs import base_model
+from ...per_sample.adapted_models import base_model
 from ..batches.training_data import length_or_none
 
 logger = logging.get_logger(__name__)
