@@ -25,8 +25,8 @@ SEQUENCE_MODELS = (
 CLASSIFIERS = ("ForAudioClassification", "ForImageClassification", "ForSequenceClassification")
 
 
-def freeze(model: nn.Module) -> nn.Module:
-    """Puts a model in evaluation mode, without gradients, and returns it."""
+def as_teacher(model: nn.Module) -> nn.Module:
+    """The model itself, in evaluation mode and without gradients."""
     return model.requires_grad_(False).eval()
 
 
