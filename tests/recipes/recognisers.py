@@ -4,8 +4,6 @@ of two speakers and the arguments of a run."""
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import soundfile
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -35,7 +33,7 @@ from transformers import (
 )
 
 from hf_unlearn.experiments.speech import tiny_ctc, tiny_whisper
-from tests.support.tiny_speech import WIDTH, waveform_sizes
+from tests.support.tiny_speech import WIDTH, waveform_sizes, write_noise
 
 TEXTS = ("ONE TWO", "TWO", "ONE")
 # A frame every 40 ms.
@@ -46,17 +44,20 @@ DECODER = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "decoder_sta
 
 def write_speech(folder: Path) -> Path:
     """Half a second of noise for each of two speakers' four training and two test utterances."""
-    folder.mkdir(parents=True)
-    lines, rng = ["file_name,speaker,text,split"], np.random.default_rng(0)
-    for speaker in ("anna", "bert"):
-        for take in range(6):
-            name = f"{speaker}{take}.wav"
-            soundfile.write(folder / name, 0.1 * rng.normal(size=8_000), 16_000)
-            # CTC models of LibriSpeech write "ONE TWO".
-            text = f"{TEXTS[take % 3].capitalize()}."
-            lines.append(f"{name},{speaker},{text},{'train' if take < 4 else 'test'}")
-    (folder / "metadata.csv").write_text("\n".join(lines))
-    return folder
+    # CTC models of LibriSpeech write "ONE TWO".
+    return write_noise(
+        folder,
+        (
+            (
+                f"{speaker}{take}.wav",
+                speaker,
+                f"{TEXTS[take % 3].capitalize()}.",
+                "train" if take < 4 else "test",
+            )
+            for speaker in ("anna", "bert")
+            for take in range(6)
+        ),
+    )
 
 
 def save(folder: Path, model: PreTrainedModel, processor: ProcessorMixin) -> Path:

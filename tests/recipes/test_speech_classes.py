@@ -4,9 +4,7 @@ and published to a Hub on this machine."""
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 from transformers import (
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
@@ -24,7 +22,7 @@ from hf_unlearn.metrics import ATTACKS
 from tests.recipes.configurations import RECIPES, configurations
 from tests.support.helpers import assert_drawn, launch
 from tests.support.texts import bare, names_sent
-from tests.support.tiny_speech import waveform_sizes
+from tests.support.tiny_speech import waveform_sizes, write_noise
 
 FOLDER = RECIPES / "speech_classification"
 CONFIGS = configurations("speech_classification")
@@ -40,17 +38,16 @@ TINY = (
 @pytest.fixture(scope="module")
 def words(tmp_path_factory) -> Path:
     """Two words by three speakers, five takes in training and two in the test split."""
-    folder = tmp_path_factory.mktemp("words")
-    lines, noise = ["file_name,speaker,text,split"], np.random.default_rng(0)
-    for speaker in SPEAKERS:
-        for word in ("yes", "no"):
-            for take in range(7):
-                name = f"{speaker}_{word}_{take}.flac"
-                sound = 0.1 * noise.normal(size=int(noise.integers(2000, 4000)))
-                soundfile.write(folder / name, sound, 16_000)
-                lines.append(f"{name},{speaker},{word},{'test' if take < 2 else 'train'}")
-    (folder / "metadata.csv").write_text("\n".join(lines))
-    return folder
+    return write_noise(
+        tmp_path_factory.mktemp("words"),
+        (
+            (f"{speaker}_{word}_{take}.flac", speaker, word, "test" if take < 2 else "train")
+            for speaker in SPEAKERS
+            for word in ("yes", "no")
+            for take in range(7)
+        ),
+        lengths=(2000, 4000),
+    )
 
 
 @pytest.mark.slow

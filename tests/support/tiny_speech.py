@@ -1,9 +1,12 @@
-"""The sizes of tiny models of waveforms (wav2vec 2.0, HuBERT, WavLM), their batches and
-tokenizer."""
+"""Speech of noise, and the sizes, batches and tokenizers of tiny models of waveforms (wav2vec 2.0,
+HuBERT, WavLM)."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+import soundfile
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Wav2Vec2CTCTokenizer
@@ -48,6 +51,25 @@ def letter_tokenizer(folder: Path, *tokens: str) -> Wav2Vec2CTCTokenizer:
     """A tokenizer of CTC models with these tokens, whose file is written into the folder."""
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
     return Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
+
+
+def write_noise(
+    folder: Path, rows: Iterable[tuple[str, str, str, str]], lengths: tuple[int, int] = (8000, 8001)
+) -> Path:
+    """Writes noise as recordings, and who says what in which split in metadata.csv.
+
+    Args:
+        rows: (file name, speaker, text, split).
+        lengths: the fewest samples, at 16 kHz, and one more than the most.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines, chance = ["file_name,speaker,text,split"], np.random.default_rng(0)
+    for row in rows:
+        sound = 0.1 * chance.standard_normal(int(chance.integers(*lengths)))
+        soundfile.write(folder / row[0], sound, 16_000)
+        lines.append(",".join(row))
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    return folder
 
 
 def collate_padded(rows: list[dict]) -> dict[str, torch.Tensor]:
