@@ -131,13 +131,6 @@ def test_no_imports_go_in_a_circle():
         visit(module, ())
 
 
-def test_no_test_module_imports_another():
-    """What several of them need is in tests/support or in a module beside them."""
-    imports = re.compile(r"^\s*(?:from|import) .*\btest_\w+", re.M)
-    files = (PACKAGE.parent / "tests").rglob("*.py")
-    assert not [str(path) for path in files if imports.search(path.read_text())]
-
-
 # ---- private names -------------------------------------------------------------------------------
 
 
@@ -209,3 +202,13 @@ def test_importing_the_package_loads_no_library_of_a_part():
         [sys.executable, "-c", LIST_NEW_MODULES], capture_output=True, text=True, check=True
     )
     assert loaded.stdout.split() == []
+
+
+# ---- tests ---------------------------------------------------------------------------------------
+
+
+def test_no_test_module_imports_another():
+    """What several of them need is in tests/support or in a module beside them."""
+    imports = re.compile(r"^\s*(?:from|import) .*\btest_\w+", re.M)
+    files = (PACKAGE.parent / "tests").rglob("*.py")
+    assert not [str(path) for path in files if imports.search(path.read_text())]
