@@ -1,4 +1,4 @@
-"""Distances, pairs, places among others and the informed attack, against values computed by
+"""Distances, pairs, ranks among others and the informed attack, against values computed by
 hand."""
 
 import numpy as np

@@ -189,10 +189,10 @@ def test_a_parameter_without_a_rule_is_named_and_the_others_are_not_affected():
 
 
 def test_a_parameter_in_a_sparse_tensor_takes_the_slow_path():
-    places = torch.tensor([[0, 0, 0], [0, 0, 0], [0, 1, 3], [2, 0, 1]])
+    indices = torch.tensor([[0, 0, 0], [0, 0, 0], [0, 1, 3], [2, 0, 1]])
 
     def function(x, values, layer):
-        return layer(x) + x @ torch.sparse_coo_tensor(places, values, (1, 1, 4, 3)).to_dense()[0]
+        return layer(x) + x @ torch.sparse_coo_tensor(indices, values, (1, 1, 4, 3)).to_dense()[0]
 
     use, batch = Use(function, torch.randn(3), layer=nn.Linear(4, 3)), {"x": torch.randn(K, 5, 4)}
     slow = find_slow_parameters(use, loss_of(use), batch, K)
