@@ -134,11 +134,11 @@ def test_names_in_commit_message_and_revision_are_refused(hub, finished):
             lambda folder: save_file(
                 {"heads.AnnaKarenina.weight": torch.ones(1)}, folder / "model.safetensors"
             ),
-            "has 'heads.Anna",
+            "contains 'heads.Anna",
         ),
         (
             lambda folder: (folder / "chat_template.jinja").write_text("Say: anna%2Dkarenina"),
-            "chat_template.jinja says",
+            "chat_template.jinja contains",
         ),
         (lambda folder: (folder / "more.json").write_text("{"), "more.json is not valid JSON"),
     ],
@@ -211,7 +211,7 @@ def test_a_trainer_that_is_refused_at_construction_leaves_no_repository(
 def test_a_configuration_that_names_somebody_is_refused_before_the_training(hub, tmp_path):
     model = tiny_whisper()
     model.config.trained_on = "Anna Karenina"
-    with pytest.raises(ValueError, match="config.json says 'Anna Karenina'"):
+    with pytest.raises(ValueError, match="config.json contains 'Anna Karenina'"):
         make_trainer(model, tmp_path / "model", push_to_hub=True, hide_names=[SPEAKER])
     assert not hub.received
 
@@ -219,7 +219,7 @@ def test_a_configuration_that_names_somebody_is_refused_before_the_training(hub,
 def test_a_push_that_is_refused_leaves_no_repository(hub, tmp_path):
     trainer = trained(tmp_path, hide_names=[SPEAKER], hub_token=TOKEN)
     (tmp_path / "model" / "notes.json").write_text(json.dumps({"who": SPEAKER.upper()}))
-    with pytest.raises(ValueError, match="notes.json says"):
+    with pytest.raises(ValueError, match="notes.json contains"):
         trainer.push_to_hub()
     assert not hub.received and (tmp_path / "model" / ARGUMENTS).is_file()
     (tmp_path / "model" / "notes.json").unlink()

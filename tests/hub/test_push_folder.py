@@ -44,7 +44,7 @@ def test_a_finished_run_names_them_on_request(hub, finished):
             lambda folder: (folder / "README.md").write_text(f"forgot {SPEAKER}") and None,
             "seems to name",
         ),
-        (lambda folder: spoil_config(folder), "config.json says 'anna-karenina'"),
+        (lambda folder: spoil_config(folder), "config.json contains 'anna-karenina'"),
         (
             lambda folder: (folder / "notes.json").write_text(f'"{TOKEN}"') and None,
             "notes.json holds the access token",

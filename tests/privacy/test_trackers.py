@@ -77,7 +77,7 @@ def test_names_that_cannot_be_replaced_are_refused(tmp_path, monkeypatch):
     for name in WANDB_PRIVATE:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    with pytest.raises(ValueError, match="run_name says 'without_anna', .* and wandb would get it"):
+    with pytest.raises(ValueError, match="run_name contains 'without_anna', .* and wandb would get it"):
         told(tmp_path, run_name="without_anna")
     adapted = get_peft_model(tiny_whisper(), LoraConfig(target_modules=["q_proj"]))
     adapted.active_peft_config.base_model_name_or_path = "me/anna"
