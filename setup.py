@@ -1,5 +1,5 @@
-"""Finds the packages. All other metadata is in setup.cfg, which cannot add to the packages that
-`find:` finds."""
+"""Lists the packages, because `find:` in setup.cfg cannot add packages outside of hf_unlearn/. All
+other metadata is in setup.cfg."""
 
 from setuptools import find_packages, setup
 

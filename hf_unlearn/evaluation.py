@@ -1,23 +1,22 @@
 """Evaluates models through their trainer, in one process or many: WER, CER, accuracy, loss and what
 membership attacks need."""
 
-from collections.abc import Callable, Iterator, Mapping, MutableSequence
+from collections.abc import Callable, Mapping, MutableSequence
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, PreTrainedTokenizerBase, ProcessorMixin, Trainer
 from transformers.trainer_utils import PredictionOutput
 
-from .metrics.entries import is_metric
+from .metrics.metric_names import is_metric
 from .metrics.normalizers import UNSPACED, language_code, normalizer
 from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy, f1_macro, looping
 from .metrics.sample_features import ctc_losses, features
 from .metrics.scales import in_percent
 from .metrics.token_texts import decode, groups_tokens, transcribe
-from .per_sample.inputs import base_model, own_copy
+from .per_sample.adapted_models import base_model
 
 
 def asr_metrics(
@@ -45,7 +44,7 @@ def asr_metrics(
         language: code or English name; default: the tokenizer's. If the tokenizer has none, the
             letters of its vocabulary decide whether the language is English.
         texts: a list to which every evaluation appends (predictions, references), two lists of
-        normalised texts.
+            normalised texts.
         resamples, seed: of the 95 % bootstrap intervals over utterances; resamples=0 omits the
             intervals.
         references: {a label's text: the true text}, for labels that are written in another style.
@@ -245,61 +244,3 @@ def features_of_batch(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, t
         name: torch.tensor(values, dtype=torch.float32, device=logits.device)
         for name, values in found.items()
     }
-
-
-def fine_tuning(
-    model: nn.Module, backward: Callable[[], object], *, learning_rate: float, steps: int
-) -> Iterator[int]:
-    """Trains all parameters of a model with AdamW. There is no dropout, so that the result depends
-    on the model and the data alone, and BatchNorm layers keep their running statistics.
-
-    Args:
-        model: is changed: pass a copy.
-        backward: computes the gradients of one step.
-
-    Yields:
-        The number of steps taken: 0, ..., `steps`.
-    """
-    for parameter in model.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
-    for step in range(steps):
-        yield step
-        # An evaluation between the steps may have changed the mode.
-        model.eval()
-        optimizer.zero_grad()
-        backward()
-        optimizer.step()
-    yield steps
-
-
-def relearning_steps(
-    model: nn.Module, batch: dict, *, learning_rate: float, max_steps: int, accuracy: float = 100.0
-) -> int | None:
-    """Counts the steps of fine-tuning on a few forgotten samples until the model classifies them
-    correctly again. A small number means that little was forgotten.
-
-    The number to aim for is the retrained model's, which learns the samples for the first time.
-    `fine_tuning` says how the model is trained.
-
-    Args:
-        model: a classifier with loss and logits. It is changed: pass a copy.
-        batch: the samples, with labels (n,).
-        accuracy: percent of the batch that has to be classified correctly.
-
-    Returns:
-        The number of steps, 0 if nothing has to be learned; None if `max_steps` are not enough.
-    """
-    device = next(model.parameters()).device
-    batch = {name: value.to(device) for name, value in batch.items()}
-    outputs = {}
-    model.eval()
-    training = fine_tuning(
-        model, lambda: outputs["loss"].backward(), learning_rate=learning_rate, steps=max_steps
-    )
-    for step in training:
-        outputs = model(**own_copy(batch))
-        correct = int((outputs["logits"].argmax(-1) == batch["labels"]).sum())
-        if 100 * (correct / batch["labels"].numel()) >= accuracy:
-            return step
-    return None

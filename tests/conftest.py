@@ -38,6 +38,19 @@ def garbage_collection_skips_imports():
 
 
 @pytest.fixture
+def warnings_of(monkeypatch):
+    """Given modules, the list of what their loggers warn of from then on."""
+
+    def collected(*modules) -> list[str]:
+        messages = []
+        for module in modules:
+            monkeypatch.setattr(module.logger, "warning", messages.append)
+        return messages
+
+    return collected
+
+
+@pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A server on this machine that huggingface_hub uses as the Hub, with short waiting times."""
     with running() as server:

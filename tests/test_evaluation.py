@@ -1,7 +1,5 @@
 """Evaluation of a tiny Whisper through Seq2SeqTrainer, and of texts through compute_metrics."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,6 @@ from transformers import (
     PreTrainedTokenizerFast,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
-    Wav2Vec2CTCTokenizer,
     WhisperConfig,
     WhisperForConditionalGeneration,
     WhisperTokenizer,
@@ -23,10 +20,10 @@ from hf_unlearn.evaluation import (
     classification_metrics,
     evaluate_splits,
     f1_metrics,
-    relearning_steps,
     sample_features,
 )
 from hf_unlearn.metrics.quality import error_rate, word_errors
+from tests.support.tiny_speech import letter_tokenizer
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "cat", "sat", "mat", "um", "one", "two"]
 
@@ -118,16 +115,8 @@ def test_references_of_labels_in_another_style(tokenizer):
 
 @pytest.fixture(scope="module")
 def ctc(tmp_path_factory):
-    path = tmp_path_factory.mktemp("ctc") / "vocab.json"
-    path.write_text(
-        json.dumps(
-            {
-                token: i
-                for i, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *"ehlortbks"])
-            }
-        )
-    )
-    return Wav2Vec2CTCTokenizer(str(path))
+    folder = tmp_path_factory.mktemp("ctc")
+    return letter_tokenizer(folder, "<pad>", "<s>", "</s>", "<unk>", "|", *"ehlortbks")
 
 
 def frames(tokenizer, *texts, padding=-100):
@@ -301,22 +290,3 @@ def test_accuracy_of_logits():
         classification_metrics(
             EvalPrediction(predictions=np.zeros((2, 6, 10)), label_ids=np.zeros(2))
         )
-
-
-class Linear(torch.nn.Linear):
-    def forward(self, x, labels):
-        logits = super().forward(x)
-        return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
-
-
-def test_relearning_counts_the_steps_until_all_samples_are_read():
-    def steps(weight, learning_rate, max_steps=50):
-        model = Linear(1, 2, bias=False)
-        model.weight.data = torch.tensor([[weight], [-weight]])
-        batch = {"x": torch.tensor([[1.0], [2.0]]), "labels": torch.tensor([0, 0])}
-        return relearning_steps(model, batch, learning_rate=learning_rate, max_steps=max_steps)
-
-    assert steps(0.5, 0.1) == 0
-    # Adam's steps are of the size of the learning rate: -.25, -.15, -.05, .05
-    assert steps(-0.25, 0.1) == 3
-    assert steps(-0.25, 0.1, max_steps=2) is None and steps(-0.25, 0.0) is None

@@ -6,10 +6,10 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..data.class_labels import labels_of
-from ..evaluation import relearning_steps
 from ..metrics.scores import adaptive_unlearning_score, unlearning_impact_score
 from ..report.results import Results
 from ..trainer import UnlearnTrainer
+from .models.relearning_speed import relearning_steps
 from .options import ClassifierArguments
 from .recipe import Recipe
 

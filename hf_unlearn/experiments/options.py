@@ -187,8 +187,8 @@ class RecipeArguments:
 
 @dataclass
 class ClassifierArguments(RecipeArguments):
-    """The options that the recipes of classifiers share: relearning speed (see
-    `evaluation.relearning_steps`), for which `hf-unlearn audit` has settings of its own."""
+    """The options that the recipes of classifiers share: relearning speed (see `relearning_steps`),
+    for which `hf-unlearn audit` has settings of its own."""
 
     relearn_samples: int = field(
         default=0,

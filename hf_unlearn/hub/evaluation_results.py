@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from huggingface_hub import EvalResult, EvalResultEntry
 
-from ..metrics.entries import finite
+from ..metrics.metric_names import finite
 from ..privacy.paths import without_paths
 from ..report.results import Results
 from ..report.tasks import Task, task_of

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from ..privacy.paths import without_paths
-from ..privacy.redaction import hidden_names, mentions_any, must_hide, redact
-from ..report.audit_tables import audit_rows, door_notes, headline
+from ..privacy.redaction import must_hide
+from ..report.audit_tables import audit_rows, door_notes
+from ..report.audit_words import headline
 from ..report.ledger import Entry, broken_links, ledger_table, read_ledger
 from ..report.result_tables import align, further_tables, results_table
 from ..report.results import Results
@@ -20,8 +21,9 @@ from ..report.run_layout import CARD, EVALUATION_RESULTS, LEDGER
 from ..report.run_settings import setting, settings_of
 from ..report.tasks import Task, task_of
 from ..report.verdict import overshot, with_origin
+from .card_fields import CardFields, hide_names
 from .evaluation_results import evaluations, model_index, reported_metrics
-from .metadata import inherited_metadata, is_path, language_codes, listed, on_hub, shown
+from .metadata import language_codes, listed
 from .usage import architecture_in, saved_parts, usage
 
 CONFIGURATIONS = ("config.json", "adapter_config.json")
@@ -39,45 +41,34 @@ def write_card(
     """Writes the card as README.md into `folder`, or as the file `to`.
 
     Without `to` it also writes .eval_results/unlearning.yaml if the dataset is on the Hub.
-    `results.card` holds further arguments of `build_card`, so that the card can be written again
-    at any time.
+    `results.card` holds the `CardFields`, so that the card can be written again at any time.
     """
     folder = Path(folder)
-    options = {"model_name": folder.absolute().name, **results.card}
-    saved = {
-        "architecture": architecture_in(folder) or results.architecture,
-        "parts": _processor_parts(folder, results),
-        "ledger": read_ledger(folder / LEDGER),
-    }
-    card = build_card(results, salt=salt, name_forgotten=name_forgotten, **{**saved, **options})
+    about = CardFields(**{"model_name": folder.absolute().name, **results.card})
+    card = _card(
+        results,
+        about,
+        salt,
+        name_forgotten,
+        architecture=architecture_in(folder) or results.architecture,
+        parts=_processor_parts(folder, results),
+        ledger=read_ledger(folder / LEDGER),
+    )
     card.save(to or folder / CARD)
     if not to:
-        _write_evaluations(folder, results, options, salt, name_forgotten)
+        _write_evaluations(folder, results, about, salt, name_forgotten)
     return card
 
 
 def _write_evaluations(
-    folder: Path, results: Results, options: dict, salt: str, name_forgotten: bool
+    folder: Path, results: Results, about: CardFields, salt: str, name_forgotten: bool
 ) -> None:
-    local = options.get("local", ())
-    hub_datasets = [name for name in listed(options.get("datasets")) if on_hub(name, local)]
-    content = results.to_dict()
-    if must_hide(content, task_of(results).personal) and not name_forgotten:
-        hub_datasets = _naming_nobody(hub_datasets, results)
-        results = Results.from_dict(redact(content, salt))
-    if entries := evaluations(results, hub_datasets):
+    if not name_forgotten and must_hide(results.to_dict(), task_of(results).personal):
+        results, about = hide_names(results, about, salt)
+    if entries := evaluations(results, about.datasets_on_hub):
         path = folder / EVALUATION_RESULTS
         path.parent.mkdir(exist_ok=True)
         path.write_text(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
-
-
-def _naming_nobody(datasets: Any, results: Results) -> list[str]:
-    """The ids of datasets that do not name a forgotten person.
-
-    The others are left out, because an id with a pseudonym in it would not exist.
-    """
-    hidden = hidden_names(results.to_dict())
-    return [name for name in listed(datasets) if not mentions_any(name, hidden)]
 
 
 def _processor_parts(folder: Path, results: Results) -> set[str] | None:
@@ -91,22 +82,12 @@ def _processor_parts(folder: Path, results: Results) -> set[str] | None:
 def build_card(
     results: Results,
     *,
-    model_name: str = "unlearned-model",
-    base_model: str | None = None,
-    datasets: Any = (),
-    dataset_names: Any = (),
-    dataset_args: Any = None,
-    local: Any = (),
-    language: Any = None,
-    license: str | None = None,
-    tags: Any = (),
-    tasks: Any = (),
-    plot: str | None = None,
     salt: str | None = None,
     name_forgotten: bool = False,
     architecture: str | None = None,
     parts: set[str] | None = None,
     ledger: Sequence[Entry] = (),
+    **about: Any,
 ) -> ModelCard:
     """Builds the card from `results` and the template.
 
@@ -115,55 +96,41 @@ def build_card(
     model's card if they are not given.
 
     Args:
-        base_model, datasets: ids on the Hub. Local folders are left out of the metadata, because
-            the Hub refuses them.
-        dataset_names, dataset_args: names of the datasets for readers, and their configurations.
-        local: those of these names that were folders where the model was made (see
-            `local_among`).
-        language: one or several, as codes ("en") or names ("English"). Unknown ones are left out
-            with a warning.
-        license: as the Hub writes it: "apache-2.0".
-        tags: further tags; paths are left out.
-        tasks: what the model does ("summarization"), if its class does not tell.
-        plot: path of the PNG, relative to the card.
         salt: of the pseudonyms (see `redact`). By default a new random one, so that nobody can
             guess them.
         architecture: class of the model.
         parts: parts of a processor that are saved beside the model (see `usage`); None if not
             known.
         ledger: the entries of the model's ledger.
+        about: the fields of `CardFields`.
 
     Raises:
         ValueError: `results` does not say whom to hide.
     """
-    task, local, tasks = task_of(results), listed(local), listed(tasks)
-    if not task.pipeline and len(tasks) == 1:
-        task = replace(task, pipeline=tasks[0])
+    salt = salt or secrets.token_hex(16)
+    return _card(results, CardFields(**about), salt, name_forgotten, architecture, parts, ledger)
+
+
+def _card(
+    results: Results,
+    about: CardFields,
+    salt: str,
+    name_forgotten: bool,
+    architecture: str | None,
+    parts: set[str] | None,
+    ledger: Sequence[Entry],
+) -> ModelCard:
+    """See `build_card`."""
+    task = task_of(results)
+    if not task.pipeline and len(about.tasks) == 1:
+        task = replace(task, pipeline=about.tasks[0])
     name_forgotten = name_forgotten or not must_hide(results.to_dict(), task.personal)
-    about = {
-        "model_name": model_name,
-        "base_model": base_model,
-        "datasets": listed(datasets),
-        "dataset_names": listed(dataset_names),
-        "dataset_args": listed(dataset_args),
-        "tags": [tag for tag in listed(tags) if not is_path(tag, local)],
-        "plot": plot,
-        "local": local,
-        "inherited": inherited_metadata(base_model, local),
-    }
+    about = about.with_inherited()
     if not name_forgotten:
-        about["datasets"] = _naming_nobody(datasets, results)
-        clean = redact({**results.to_dict(), "about": about}, salt or secrets.token_hex(16))
-        about = clean.pop("about")
-        results = Results.from_dict(clean)
-    base = about["base_model"] if on_hub(about["base_model"], about["local"]) else None
-    about |= {name: shown(about[name], local) for name in ("model_name", "base_model")}
-    about["dataset_names"] = [shown(name, local) for name in about["dataset_names"]]
-    given = {"base_model": base, "language": language, "license": license}
-    data = _metadata(results, about, task, given)
+        results, about = hide_names(results, about, salt)
     template = resources.files("hf_unlearn.model_cards").joinpath("template.md")
     return ModelCard.from_template(
-        data,
+        _metadata(results, about, task),
         template_str=template.read_text(encoding="utf-8"),
         **_template_values(results, about, name_forgotten, task, ledger),
         adapter=_is_adapter(results),
@@ -176,35 +143,28 @@ def _is_adapter(results: Results) -> bool:
     return trained and not results.merged
 
 
-def _metadata(results: Results, about: dict, task: Task, given: dict) -> ModelCardData:
-    """The YAML header of the card.
-
-    Args:
-        about: the arguments of `build_card` as lists, with the metadata that is inherited.
-        given: the base model's id on the Hub, and the user's language and license.
-    """
-    inherited, base = about["inherited"], given["base_model"]
-    adapter = _is_adapter(results)
+def _metadata(results: Results, about: CardFields, task: Task) -> ModelCardData:
+    """The YAML header of the card."""
+    inherited, base, adapter = about.inherited, about.base_on_hub, _is_adapter(results)
+    about = about.for_readers()
     unlearned = results.unlearned or {}
-    hub_datasets = [name for name in about["datasets"] if on_hub(name, about["local"])]
-    more_datasets = [name for name in listed(inherited.get("datasets")) if name not in hub_datasets]
-    languages = language_codes(given["language"]) or language_codes(inherited.get("language"))
-    tags = [task.pipeline, setting(results.config, "method"), *about["tags"]]
-    index = model_index(
-        unlearned, task, hub_datasets, about["dataset_names"], about["dataset_args"]
-    )
+    datasets = about.datasets_on_hub
+    more_datasets = [name for name in listed(inherited.get("datasets")) if name not in datasets]
+    languages = language_codes(about.language) or language_codes(inherited.get("language"))
+    tags = [task.pipeline, setting(results.config, "method"), *about.tags]
+    index = model_index(unlearned, task, datasets, about.dataset_names, about.dataset_args)
     grams = results.emissions_g
     carbon = {"emissions": grams, "source": "CodeCarbon"}
     return ModelCardData(
-        model_name=about["model_name"],
+        model_name=about.model_name,
         library_name="peft" if adapter else "transformers",
         pipeline_tag=task.pipeline or None,
         base_model=base,
         base_model_relation=("adapter" if adapter else "finetune") if base else None,
         tags=list(dict.fromkeys([*TAGS, *filter(None, tags)])),
-        datasets=hub_datasets + more_datasets or None,
+        datasets=datasets + more_datasets or None,
         language=languages if len(languages) > 1 else next(iter(languages), None),
-        license=given["license"] or inherited.get("license"),
+        license=about.license or inherited.get("license"),
         metrics=reported_metrics(unlearned, task) or None,
         eval_results=index or None,
         **({} if grams is None else {"co2_eq_emissions": carbon}),
@@ -212,14 +172,14 @@ def _metadata(results: Results, about: dict, task: Task, given: dict) -> ModelCa
 
 
 def _template_values(
-    results: Results, about: dict, name_forgotten: bool, task: Task, ledger: Sequence[Entry]
+    results: Results, about: CardFields, name_forgotten: bool, task: Task, ledger: Sequence[Entry]
 ) -> dict[str, Any]:
     """Values for the template's text."""
     groups = results.data.get(task.groups) or {}
     asked = setting(results.config, f"forget_{task.groups}")
     unlearned = results.unlearned or {}
     return {
-        "about": without_paths(about, about["local"]),
+        "about": without_paths(asdict(about.for_readers()), about.local),
         "task": task,
         "whole_groups": task.forgotten == task.group,
         "units": results.data[task.units],
@@ -243,7 +203,7 @@ def _template_values(
         "audit": _audit_values(results.audit),
         "percent": task.percent,
         "intervals": any(key.endswith("_low") for split in unlearned.values() for key in split),
-        "command": without_paths(results.command, about["local"]),
+        "command": without_paths(results.command, about.local),
         **{
             key: getattr(results, key)
             for key in ("seed", "stopping", "environment", "original", "retrained", "attacks")

@@ -30,8 +30,8 @@ def check_name(repo_id: str, hidden: list[str]) -> None:
     validate_repo_id(repo_id)
     if mentions_any(repo_id, hidden):
         raise ValueError(
-            f"the repository's name, {repo_id}, names who is forgotten: give another hub_model_id "
-            "or --repo_id, or publish the name knowingly with name_forgotten"
+            f"the repository's name, {repo_id}, names a forgotten person: give another "
+            "hub_model_id or --repo_id, or publish the name knowingly with name_forgotten"
         )
 
 
@@ -44,7 +44,7 @@ def check_upload_texts(sent: dict[str, str | None], hidden: list[str]) -> None:
     for what, text in sent.items():
         if text and mentions_any(text, hidden):
             raise ValueError(
-                f"the {what}, {text!r}, names who is forgotten: change it, or publish the name "
+                f"the {what}, {text!r}, names a forgotten person: change it, or publish the name "
                 "knowingly with name_forgotten"
             )
 
@@ -79,7 +79,7 @@ def check_texts(folder: Path, hidden: list[str], token: str | None) -> None:
     for path in files:
         if mentions_any(path.name, hidden):
             raise ValueError(
-                f"the file {path.name!r} names who is forgotten: rename it or move it elsewhere"
+                f"the file {path.name!r} names a forgotten person: rename it or move it elsewhere"
             )
     for path in files:
         if path.suffix not in BINARY:
@@ -105,8 +105,8 @@ def _check_text(path: Path, hidden: list[str], token: str | None) -> None:
             continue
         if mentions_any(said, hidden):
             raise ValueError(
-                f"{path.name} says {said!r}, which names who is forgotten: change it, or publish "
-                "the name knowingly with name_forgotten"
+                f"{path.name} contains {said!r}, which names a forgotten person: change it, or "
+                "publish the name knowingly with name_forgotten"
             )
 
 
@@ -131,6 +131,6 @@ def _check_tensors(path: Path, hidden: list[str]) -> None:
     for name in names:
         if mentions_any(name, hidden):
             raise ValueError(
-                f"{path.name} has {name!r}, which names who is forgotten: rename that part of the "
-                "model"
+                f"{path.name} contains {name!r}, which names a forgotten person: rename that part "
+                "of the model"
             )

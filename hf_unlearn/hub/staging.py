@@ -82,22 +82,32 @@ def stage(
     content[RESULTS] = results.to_dict()
     hidden = hidden_names(content) if hide else []
     check_name(repo_id, hidden)
-    _copy_model_files(folder, target)
-    if merge and (folder / "adapter_config.json").is_file():
-        results.merged = True
-        merge_adapter(folder, target)
-        note_merged(target)
+    results.merged = _stage_model(folder, target, merge) or results.merged
     noun = "speaker" if task.pipeline == "audio-classification" else "label"
     make_labels_neutral(target, hidden, noun)
     _check_adapter(target, results.card.get("local", ()))
     _put_card(folder, target, results, salt, hidden, name_forgotten)
     content[RESULTS] = results.to_dict()
-    content = redact(content, salt) if hide else content
+    _write_files(target, redact(content, salt) if hide else content)
+    check_texts(target, hidden, token)
+    return hidden
+
+
+def _stage_model(folder: Path, target: Path, merge: bool) -> bool:
+    """Puts the model's files into `target`; returns whether an adapter was merged."""
+    _copy_model_files(folder, target)
+    if not merge or not (folder / "adapter_config.json").is_file():
+        return False
+    merge_adapter(folder, target)
+    note_merged(target)
+    return True
+
+
+def _write_files(target: Path, content: dict[str, dict]) -> None:
+    """Writes the redacted JSON files without local paths."""
     local = (content[RESULTS].get("card") or {}).get("local", ())
     for name, cleaned in without_paths(content, local).items():
         write_json(target / name, cleaned)
-    check_texts(target, hidden, token)
-    return hidden
 
 
 def _redacted_files(folder: Path) -> dict[str, dict]:
@@ -164,7 +174,7 @@ def _put_card(
         return
     if mentions_any(text, hidden):
         raise ValueError(
-            f"{own} seems to name who is forgotten: write it again with `hf-unlearn card`, or "
+            f"{own} seems to name a forgotten person: write it again with `hf-unlearn card`, or "
             "publish the name knowingly with name_forgotten"
         )
     shutil.copyfile(own, target / CARD)

@@ -22,7 +22,7 @@ class RowRoles(NamedTuple):
     own: the rows of this process's samples.
     retain_mean: the factors (rows) with which the rows add up to the gradient of the mean retain
         loss; 0 for rows that belong to no retain sample.
-    earlier: the places of the rows of earlier requests' samples and updates.
+    earlier: the indices of the rows of earlier requests' samples and updates.
     """
 
     samples: int

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..per_sample.inputs import base_model
+from ..per_sample.adapted_models import base_model
 from .base import Preparation, Step
-from .outputs import class_labels, freeze, output_logits, require_classification
+from .outputs import as_teacher, class_labels, output_logits, require_classification
 from .weighted import WeightedSum
 
 
@@ -157,7 +157,7 @@ class BoundaryShrink(WeightedSum):
         require_classification(model, "boundary_shrink")
 
     def prepare(self, start: Preparation) -> None:
-        self.teacher = freeze(copy.deepcopy(start.model))
+        self.teacher = as_teacher(copy.deepcopy(start.model))
         batches = start.batches("forget", shared=False)
         inputs = [batch[self._input_name(batch)] for batch in batches]
         self.low = min(float(x.min()) for x in inputs)

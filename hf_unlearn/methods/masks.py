@@ -105,7 +105,7 @@ class Scissorhands(Surgery):
                 if p not in norms and (p.ndim > 1 or name.endswith("bias")):
                     p.copy_(torch.where(mask, _initial_values(p, generator), p))
 
-    def combined(self, u: Vector, r: Vector, retain_loss: Tensor) -> Vector:
+    def combine(self, u: Vector, r: Vector, retain_loss: Tensor) -> Vector:
         g = [y - self.lam * x for x, y in zip(u, r)]
         along, square = dot(g, u), dot(u, u)
         multiple = torch.where(square > 0, along / square, 0).clamp_min(self.margin)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import doubled, moved
+from ..ops import move_to, to_float64
 from .base import Method, Preparation, Step
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -141,8 +141,8 @@ def main_directions(moment: Tensor, variance: float) -> Tensor:
         moment: (i, i), symmetric and positive semidefinite.
         variance: r is the smallest number whose eigenvalues exceed this share of the trace.
     """
-    values, vectors = torch.linalg.eigh(doubled(moment))
+    values, vectors = torch.linalg.eigh(to_float64(moment))
     values = values.flip(0).clamp_min(0)
     share = values.cumsum(0) / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
     rank = min(int((share <= variance).sum()) + 1, len(values))
-    return moved(vectors.flip(1)[:, :rank], moment.dtype, moment.device)
+    return move_to(vectors.flip(1)[:, :rank], moment.dtype, moment.device)

@@ -23,7 +23,7 @@ from ..ops import (
     FLOAT32_ROUNDING,
     Solution,
     doubles_are_fast,
-    home_of_doubles,
+    float64_device,
     solve,
 )
 from ..per_sample import ParameterRows
@@ -99,10 +99,10 @@ class OrthoGrad(Method):
         solutions, squares, visited = [], [], set()
 
         def visit(rows: ParameterRows, all_rows: ParameterRows) -> Tensor:
-            u, all_rows = self._scaled(step, rows.parameter, all_rows)
+            u, all_rows = self._scale(step, rows.parameter, all_rows)
             visited.add(rows.parameter)
             squares.append(_square(u, rows.parameter))
-            factors, solution, exact = self._solved(
+            factors, solution, exact = self._solve(
                 step, lambda exact: all_rows.products(u, exact), squares[-1]
             )
             solutions.append(solution)
@@ -123,20 +123,20 @@ class OrthoGrad(Method):
             shares = []
 
             def visit(rows: ParameterRows, all_rows: ParameterRows) -> None:
-                u, all_rows = self._scaled(step, rows.parameter, all_rows)
+                u, all_rows = self._scale(step, rows.parameter, all_rows)
                 shares.append(all_rows.products(u, exact, keep=False))
 
             step.visit_retain_samples(visit, last=False)
             Ks, bs = zip(*shares)
             return sum(Ks), sum(bs)
 
-        factors, solution, exact = self._solved(step, products, square)
+        factors, solution, exact = self._solve(step, products, square)
         # autograd adds this to .grad: u - sum_n w_n g_n
         loss = step.visit_retain_samples(lambda rows, _: rows.weighted(factors, exact))
         self._scale_gradients(step)
         return {"retain_loss": loss, **_report([solution], square, 0)}
 
-    def _scaled(
+    def _scale(
         self, step: Step, parameter: nn.Parameter, rows: ParameterRows | None = None
     ) -> tuple[Tensor | None, ParameterRows | None]:
         """u and the rows times `scale`; u is None where the parameter has no gradient."""
@@ -146,20 +146,20 @@ class OrthoGrad(Method):
         return (None if u is None else u * scale), (None if rows is None else rows.scaled(scale))
 
     def _square_of(self, step: Step, parameter: nn.Parameter) -> Tensor:
-        return _square(self._scaled(step, parameter)[0], parameter)
+        return _square(self._scale(step, parameter)[0], parameter)
 
-    def _solved(
+    def _solve(
         self, step: Step, products: Callable[[bool], tuple[Tensor, Tensor]], square: Tensor
     ) -> tuple[Tensor, Solution, bool]:
         """The factors -w_n of the rows that this process adds up, the solution for c, and whether
         the sum must be exact (see `measure_and_solve`)."""
         measured = []
 
-        def noted(exact: bool) -> tuple[Tensor, Tensor]:
+        def measure(exact: bool) -> tuple[Tensor, Tensor]:
             measured.append(products(exact))
             return measured[-1]
 
-        solution, exact = measure_and_solve(noted, square)
+        solution, exact = measure_and_solve(measure, square)
         K, rows = measured[-1][0], step.rows
         if not rows.earlier:
             share = rows.retain_mean[rows.own.start]
@@ -200,11 +200,11 @@ def retain_descent(K: Tensor, rows: RowRoles) -> tuple[Tensor, Tensor]:
         The factors (rows,) with which the rows add up to r_perp, and the largest
         |<r_perp, p>| / (|r| |p|) over the rows of P.
     """
-    share, places = K.new_tensor(rows.retain_mean), torch.tensor(rows.earlier, device=K.device)
-    along = K[places] @ share
-    solution = solve(K[places][:, places], along, share @ K @ share)
+    share, indices = K.new_tensor(rows.retain_mean), torch.tensor(rows.earlier, device=K.device)
+    along = K[indices] @ share
+    solution = solve(K[indices][:, indices], along, share @ K @ share)
     # The rows of P have no part in r.
-    share[places] = -solution.coefficients
+    share[indices] = -solution.coefficients
     return share, solution.residual
 
 
@@ -238,7 +238,7 @@ def measure_and_solve(
 def _square(u: Tensor | None, parameter: Tensor) -> Tensor:
     """|u|^2, 0-d float64."""
     if u is None:
-        return torch.zeros((), dtype=torch.float64, device=home_of_doubles(parameter.device))
+        return torch.zeros((), dtype=torch.float64, device=float64_device(parameter.device))
     return squared_norm(u)
 
 

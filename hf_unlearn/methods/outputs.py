@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..per_sample.inputs import IGNORE_INDEX, base_model
+from ..per_sample.adapted_models import base_model
+from ..per_sample.inputs import IGNORE_INDEX
 
 # Suffixes of the class names of models that predict sequences.
 SEQUENCE_MODELS = (
@@ -24,8 +25,8 @@ SEQUENCE_MODELS = (
 CLASSIFIERS = ("ForAudioClassification", "ForImageClassification", "ForSequenceClassification")
 
 
-def freeze(model: nn.Module) -> nn.Module:
-    """Puts a model in evaluation mode, without gradients, and returns it."""
+def as_teacher(model: nn.Module) -> nn.Module:
+    """The model itself, in evaluation mode and without gradients."""
     return model.requires_grad_(False).eval()
 
 

@@ -7,19 +7,19 @@ may still rise.
 import torch
 from torch import Tensor
 
-from ..ops import doubled
+from ..ops import to_float64
 from .base import Method, Step
 from .vectors import Vector, project_off
 
 
 class Surgery(Method):
-    """Base of methods that descend a combination of u and r, which `combined` computes."""
+    """Base of methods that descend a combination of u and r, which `combine` computes."""
 
     edits_gradient = True
     ascends_forget_loss = True
     projects = True
 
-    def combined(self, u: Vector, r: Vector, retain_loss: Tensor) -> Vector:
+    def combine(self, u: Vector, r: Vector, retain_loss: Tensor) -> Vector:
         """The gradient to descend.
 
         Args:
@@ -39,7 +39,7 @@ class Surgery(Method):
         loss = step.retain_loss()
         step.backward(loss)
         mean_loss = step.average(loss.detach())
-        for p, gradient in zip(step.parameters, self.combined(u, pop_gradients(step), mean_loss)):
+        for p, gradient in zip(step.parameters, self.combine(u, pop_gradients(step), mean_loss)):
             p.grad = gradient
         return {"retain_loss": loss.detach()}
 
@@ -68,7 +68,7 @@ class PCGrad(Surgery):
     def __init__(self, alpha: float = 0.5):
         self.alpha = alpha
 
-    def combined(self, u: Vector, r: Vector, retain_loss: Tensor) -> Vector:
+    def combine(self, u: Vector, r: Vector, retain_loss: Tensor) -> Vector:
         ascent = [-x for x in u]
         pairs = zip(project_off(r, ascent), project_off(ascent, r))
         return [self.alpha * x + (1 - self.alpha) * y for x, y in pairs]
@@ -80,7 +80,7 @@ class AGEM(Surgery):
     over all parameters together.
     """
 
-    def combined(self, u: Vector, r: Vector, retain_loss: Tensor) -> Vector:
+    def combine(self, u: Vector, r: Vector, retain_loss: Tensor) -> Vector:
         return project_off([-x for x in u], r)
 
 
@@ -99,7 +99,7 @@ class OrthoGradMean(Surgery):
     def __init__(self, alpha: float = 0.5, granularity: str = "parameter"):
         self.alpha, self.granularity = alpha, granularity
 
-    def combined(self, u: Vector, r: Vector, retain_loss: Tensor) -> Vector:
+    def combine(self, u: Vector, r: Vector, retain_loss: Tensor) -> Vector:
         if self.granularity == "model":
             u_perp = project_off(u, r, only_conflicts=False)
         else:
@@ -128,8 +128,8 @@ class GdrGma(Surgery):
     def __init__(self, gamma: float = 100.0, eps: float = 0.02):
         self.gamma, self.eps = gamma, eps
 
-    def combined(self, u: Vector, r: Vector, retain_loss: Tensor) -> Vector:
-        weight = torch.sigmoid(self.gamma * (self.eps - doubled(retain_loss)))
+    def combine(self, u: Vector, r: Vector, retain_loss: Tensor) -> Vector:
+        weight = torch.sigmoid(self.gamma * (self.eps - to_float64(retain_loss)))
         result = []
         for x, y in zip(u, r):
             (descent,), (ascent,) = project_off([y], [-x]), project_off([-x], [y])

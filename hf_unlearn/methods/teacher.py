@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..per_sample.inputs import IGNORE_INDEX, base_model
+from ..per_sample.adapted_models import base_model
+from ..per_sample.inputs import IGNORE_INDEX
 from .base import Preparation, Step
 from .outputs import (
+    as_teacher,
     distillation,
-    freeze,
     is_causal,
     label_rows,
     log_likelihood,
@@ -45,7 +46,7 @@ class WithTeacher(WeightedSum):
         self.causal = is_causal(model)
 
     def prepare(self, start: Preparation) -> None:
-        self.teacher = freeze(copy.deepcopy(start.model))
+        self.teacher = as_teacher(copy.deepcopy(start.model))
 
     def label_logits(
         self, step: Step, batch: dict, model: nn.Module | None = None
@@ -151,7 +152,7 @@ class BadTeacher(WithTeacher):
             torch.manual_seed(start.seed)
             original = base_model(start.model)
             new = type(original)(copy.deepcopy(original.config))
-            self.incompetent = freeze(new.to(like.device, like.dtype))
+            self.incompetent = as_teacher(new.to(like.device, like.dtype))
             for p in self.incompetent.parameters():
                 # Some models leave parameters uninitialised.
                 if not p.isfinite().all() or p.abs().amax() > LARGEST_INITIAL_VALUE:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..ops import has_float64, summed
+from ..ops import has_float64, sum_float64
 
 Vector = list[Tensor]
 
@@ -14,7 +14,7 @@ def dot(a: Vector, b: Vector) -> Tensor:
     On a device without float64, the products and partial sums are float32.
     """
     if not has_float64(a[0].device):
-        return sum(summed(x.float() * y.float()) for x, y in zip(a, b))
+        return sum(sum_float64(x.float() * y.float()) for x, y in zip(a, b))
     return sum((x.double() * y.double()).sum() for x, y in zip(a, b))
 
 

@@ -1,4 +1,4 @@
-"""Compares groups of numbers, such as losses: distances, pairs of equal length, and places among
+"""Compares groups of numbers, such as losses: distances, pairs of equal length, and ranks among
 others. Pure functions on arrays."""
 
 import numpy as np
@@ -29,7 +29,7 @@ def matched_pairs(
         tolerance: pairs that differ by more are left out; in the durations' unit.
 
     Returns:
-        the places (p,) of the paired samples in each group; p may be 0.
+        the indices (p,) of the paired samples in each group; p may be 0.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     difference = np.abs(first[:, None] - second)  # (n, m)

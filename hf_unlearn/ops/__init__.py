@@ -9,7 +9,7 @@ from .dispatch import (
     solve,
     weighted_sum,
 )
-from .doubles import doubled, has_float64, home_of_doubles, moved, summed
+from .doubles import float64_device, has_float64, move_to, sum_float64, to_float64
 from .projection import FLOAT32_IS_ENOUGH, FLOAT32_ROUNDING, Solution, orthogonal_component
 
 __all__ = [
@@ -17,16 +17,16 @@ __all__ = [
     "FLOAT32_ROUNDING",
     "Solution",
     "active_kernels",
-    "doubled",
+    "to_float64",
     "doubles_are_fast",
     "fused_kernel_available",
     "has_float64",
-    "home_of_doubles",
+    "float64_device",
     "inner_products",
-    "moved",
+    "move_to",
     "orthogonal_component",
     "product_inner_products",
     "solve",
-    "summed",
+    "sum_float64",
     "weighted_sum",
 ]

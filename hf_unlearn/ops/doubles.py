@@ -23,24 +23,24 @@ def has_float64(device: torch.device) -> bool:
         return False
 
 
-def home_of_doubles(device: torch.device) -> torch.device:
+def float64_device(device: torch.device) -> torch.device:
     """The device for float64 results computed from tensors on `device`."""
     return device if has_float64(device) else torch.device("cpu")
 
 
-def doubled(x: Tensor) -> Tensor:
-    """x in float64, on `home_of_doubles`."""
+def to_float64(x: Tensor) -> Tensor:
+    """x in float64, on `float64_device`."""
     # Move first: a device without float64 cannot convert to it.
-    return x.to(home_of_doubles(x.device)).double()
+    return x.to(float64_device(x.device)).double()
 
 
-def moved(x: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+def move_to(x: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     """x in another dtype and on another device."""
     # Convert first: the device may have no float64.
     return x.to(dtype).to(device)
 
 
-def summed(x: Tensor, axes: tuple[int, ...] | int | None = None) -> Tensor:
+def sum_float64(x: Tensor, axes: tuple[int, ...] | int | None = None) -> Tensor:
     """The float64 sum over some axes, or over all values."""
     if has_float64(x.device):
         return x.sum(axes, dtype=torch.float64)
@@ -49,4 +49,4 @@ def summed(x: Tensor, axes: tuple[int, ...] | int | None = None) -> Tensor:
         end = len(x) - len(x) % SUM_BLOCK
         # (end / SUM_BLOCK,) partial sums, then the values left over
         x = torch.cat([x[:end].view(-1, SUM_BLOCK).sum(1), x[end:]])
-    return doubled(x).sum(axes)
+    return to_float64(x).sum(axes)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .doubles import doubled, moved
+from .doubles import move_to, to_float64
 
 # Singular values of the row-normalised A below sqrt(k * RANK_TOLERANCE) count as zero. A direction
 # that is dropped leaves a cosine of at most that size (1e-6 * sqrt(k)). Rounding of float32
@@ -112,8 +112,8 @@ def orthogonal_component(u: Tensor, rows: Tensor) -> Tensor:
     Returns:
         (d,) in u's dtype, with max_n |<u_perp, g_n>| <= 1e-5 |u| |g_n|.
     """
-    A, u_perp = doubled(rows), doubled(u)
+    A, u_perp = to_float64(rows), to_float64(u)
     K = A @ A.T
     for _ in range(2):
         u_perp = u_perp - A.T @ solve(K, A @ u_perp, u_perp @ u_perp).coefficients
-    return moved(u_perp, u.dtype, u.device)
+    return move_to(u_perp, u.dtype, u.device)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .doubles import doubled, home_of_doubles, moved, summed
+from .doubles import float64_device, move_to, sum_float64, to_float64
 
 # How many values of the rows are converted at a time: few enough to stay in a CPU's caches, enough
 # to fill a GPU.
@@ -65,17 +65,17 @@ def product_inner_products(B: Tensor, X: Tensor, u: Tensor) -> tuple[Tensor, Ten
 def _inner_products_of_part(rows: Tensor, u: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
     """K and b of rows (k, d) and u (d,)."""
     if exact:
-        rows = doubled(rows)
-        return rows @ rows.T, rows @ doubled(u)
+        rows = to_float64(rows)
+        return rows @ rows.T, rows @ to_float64(u)
     rows, u = rows.to(torch.float32), u.to(torch.float32)
     end = rows.shape[1] - rows.shape[1] % FLOAT32_COLUMNS
     # (d / FLOAT32_COLUMNS, k, FLOAT32_COLUMNS)
     blocks = rows[:, :end].unflatten(1, (-1, FLOAT32_COLUMNS)).transpose(0, 1)
     rest = rows[:, end:]
-    K = summed(blocks @ blocks.mT, 0) + doubled(rest @ rest.T)
+    K = sum_float64(blocks @ blocks.mT, 0) + to_float64(rest @ rest.T)
     # One block at a time: batched matrix-vector products are several times slower on a CPU.
     b = sum(
-        doubled(part @ u[start : start + part.shape[1]])
+        to_float64(part @ u[start : start + part.shape[1]])
         for start, part in _parts(rows, _columns(rows))
     )
     return K, b
@@ -99,17 +99,17 @@ def weighted_sum(
         exact: add in float64. Otherwise in float32 (float64 rows: in float64).
 
     Returns:
-        (d,), on the device of the rows; a float64 result is on `home_of_doubles`.
+        (d,), on the device of the rows; a float64 result is on `float64_device`.
     """
     d, dtype = rows.shape[1], dtype or rows.dtype
     wide = torch.float64 if exact else torch.promote_types(rows.dtype, torch.float32)
-    widened = doubled if exact else lambda x: x.to(wide)
-    home = home_of_doubles(rows.device)
-    weights = moved(weights, wide, home if exact else rows.device)
+    widened = to_float64 if exact else lambda x: x.to(wide)
+    home = float64_device(rows.device)
+    weights = move_to(weights, wide, home if exact else rows.device)
     total = torch.empty(d, dtype=dtype, device=home if dtype == torch.float64 else rows.device)
     for start, part in _parts(rows, d if rows.dtype == wide else _columns(rows)):
         share = weights @ widened(part)
-        total[start : start + len(share)] = moved(share, dtype, total.device)
+        total[start : start + len(share)] = move_to(share, dtype, total.device)
     return total
 
 

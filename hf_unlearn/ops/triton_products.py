@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_reductions import added_up, factor_type, grid_and_sums, store_sums
+from .triton_reductions import factor_type, grid_and_sums, store_sums, sum_over_programs
 
 # Samples whose tiles one program holds and multiplies with each other.
 SAMPLE_BLOCK = 16
@@ -117,9 +117,9 @@ def product_inner_products_kernel(
     K = tl.zeros((WARPS, BLOCK, BLOCK), dtype=tl.float64)
     b = tl.zeros((BLOCK,), dtype=tl.float64)
     across = tl.cdiv(i, COLUMNS)
-    for place in range(program, tiles, programs):
-        lines = (place // across) * LINES + tl.arange(0, LINES)
-        columns = (place % across) * COLUMNS + tl.arange(0, COLUMNS)
+    for tile in range(program, tiles, programs):
+        lines = (tile // across) * LINES + tl.arange(0, LINES)
+        columns = (tile % across) * COLUMNS + tl.arange(0, COLUMNS)
         G = tile_of_gradients(
             B, X, n, lines, columns, k, T, o, i, FACTOR, BLOCK, LINES, COLUMNS, POSITIONS
         )
@@ -167,4 +167,4 @@ def product_inner_products(B: Tensor, X: Tensor, u: Tensor) -> tuple[Tensor, Ten
         BLOCK=SAMPLE_BLOCK, LINES=lines, COLUMNS=columns, POSITIONS=POSITIONS, WARPS=WARPS,
         num_warps=WARPS, num_stages=stages, enable_fp_fusion=True,
     )  # fmt: skip
-    return added_up(partial, one_block=k <= SAMPLE_BLOCK)
+    return sum_over_programs(partial, one_block=k <= SAMPLE_BLOCK)

@@ -114,7 +114,7 @@ def inner_products(rows: Tensor, u: Tensor, exact: bool) -> tuple[Tensor, Tensor
         ONE_BLOCK=k <= padded, ROWS=padded, COLUMNS=columns, FACTOR=factor_type(rows, exact),
         num_warps=warps, num_stages=STAGES, enable_fp_fusion=True,
     )  # fmt: skip
-    return added_up(partial, one_block=k <= padded)
+    return sum_over_programs(partial, one_block=k <= padded)
 
 
 def grid_and_sums(
@@ -136,7 +136,7 @@ def grid_and_sums(
     return (programs, blocks, blocks), samples.new_empty(programs, k + 1, k, dtype=torch.float64)
 
 
-def added_up(partial: Tensor, one_block: bool) -> tuple[Tensor, Tensor]:
+def sum_over_programs(partial: Tensor, one_block: bool) -> tuple[Tensor, Tensor]:
     """K (k, k) and b (k,), summed over all programs.
 
     With several blocks, `partial` (programs, k + 1, k) has only the lower triangle of K.

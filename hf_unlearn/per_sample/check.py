@@ -87,10 +87,10 @@ def _slow_parameters_beside(
     Raises:
         Unsupported: the engine cannot compute the gradients of further parameters.
     """
-    count, k = len(alone.places), comparison.k
+    count, k = len(alone.indices), comparison.k
     scales, weights = alone.losses.new_zeros(2, k)
-    scales[alone.places] = alone.losses.new_tensor(SCALES[:count])
-    weights[alone.places] = alone.losses.new_tensor(WEIGHTS[:count])
+    scales[alone.indices] = alone.losses.new_tensor(SCALES[:count])
+    weights[alone.indices] = alone.losses.new_tensor(WEIGHTS[:count])
     mixed = dict.fromkeys(names.values(), MIXED)
     engine = PerSampleEngine(comparison.model, slow)
     with engine.record(k, comparison.batch), weighted_samples(scales):
@@ -99,7 +99,7 @@ def _slow_parameters_beside(
         return mixed
     if comparison.on_any_process(not bool(loss.isfinite())):
         return None
-    if not comparison.is_mean(loss, scales[alone.places], alone.losses):
+    if not comparison.is_mean(loss, scales[alone.indices], alone.losses):
         return mixed
     expected = dict(zip(names, alone.gradients))
     loss = loss * comparison.loss_scale
@@ -154,12 +154,12 @@ def samples_mix(
     comparison = BatchVsAlone(model, loss_of, batch, k, precision, processes)
     alone = comparison.alone(parameters, (1.0,) * len(WEIGHTS))
     scales = alone.losses.new_zeros(k)
-    scales[alone.places] = alone.losses.new_tensor(SCALES[: len(alone.places)])
+    scales[alone.indices] = alone.losses.new_tensor(SCALES[: len(alone.indices)])
     with weighted_samples(scales):
         loss = comparison.loss_in_batch()
     if loss is None:
         return True
-    if not comparison.is_mean(loss, scales[alone.places], alone.losses):
+    if not comparison.is_mean(loss, scales[alone.indices], alone.losses):
         if comparison.on_any_process(not bool(alone.losses.any())):
             raise ValueError(
                 "the loss of each sample alone is 0, while that of the batch is not: it compares "
@@ -233,7 +233,11 @@ def _consistent(
         eps: rounding of the precision that rows were computed in.
     """
     K, b = rows.products(expected)
-    w, length, bound = ops.doubled(weights), ops.doubled(norm(expected)), ops.doubled(bound)
+    w, length, bound = (
+        ops.to_float64(weights),
+        ops.to_float64(norm(expected)),
+        ops.to_float64(bound),
+    )
     size = K.trace().clamp_min(0).sqrt()
     bound = 2 * (bound + max(eps, 1e-6) * size * w.norm())
     underflow = torch.finfo(torch.float32).tiny

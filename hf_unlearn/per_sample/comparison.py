@@ -56,12 +56,12 @@ class ShardedProcesses(Protocol):
 class SamplesAlone:
     """Some samples of a batch that were computed alone.
 
-    places: their places in the batch.
+    indices: their indices in the batch.
     losses: their losses (number of samples,).
     gradients: the weighted sum of their gradients, for each parameter.
     """
 
-    places: list[int]
+    indices: list[int]
     losses: Tensor
     gradients: list[Tensor]
 
@@ -92,25 +92,25 @@ class BatchVsAlone:
         self, parameters: Sequence[nn.Parameter], weights: Sequence[float] = WEIGHTS
     ) -> SamplesAlone:
         """Computes up to four samples of the batch alone."""
-        places, losses, total = [], [], None
+        indices, losses, total = [], [], None
         for n in self._candidates():
             loss = self.loss_of(select_sample(self.batch, n, self.k))
-            repeated = n in places
+            repeated = n in indices
             # A sample whose loss is 0 has no gradient to compare.
-            enough = len(places) == len(SCALES) or (loss == 0 and n != self.k - 1)
+            enough = len(indices) == len(SCALES) or (loss == 0 and n != self.k - 1)
             if not self.processes and enough:
                 continue
-            place = len(places)
-            factor = 0.0 if repeated else SCALES[place] * weights[place] * self.loss_scale
+            count = len(indices)
+            factor = 0.0 if repeated else SCALES[count] * weights[count] * self.loss_scale
             gradients = sample_gradient(self.model, loss * factor, parameters)
             if total is None:
                 total = gradients
             else:
                 torch._foreach_add_(total, gradients)
             if not repeated:
-                places.append(n)
+                indices.append(n)
                 losses.append(loss.detach())
-        return SamplesAlone(places, torch.stack(losses), total)
+        return SamplesAlone(indices, torch.stack(losses), total)
 
     def _candidates(self) -> list[int]:
         """Places in the batch to compute alone, starting with the last."""

@@ -155,12 +155,12 @@ class PerSampleEngine:
         """
         received, self._received = self._received, None
         awaited = self._begin(visit, None)
-        for place, (roots, rows) in enumerate(received):
+        for index, (roots, rows) in enumerate(received):
             with torch.no_grad():
                 for parameter, gradient in zip(roots, self._file(roots, rows())):
                     add_gradient(parameter, gradient)
             if not keep:
-                received[place] = None
+                received[index] = None
         self._show_rest()
         self._end(awaited)
         self._received = received

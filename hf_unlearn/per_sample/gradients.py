@@ -68,7 +68,7 @@ def _by_rule(
         # The rows of all other samples are zero.
         if only_sample is not None:
             rows = _apply_rule(call, 1, gradients[0], values, key)
-            return None if rows is None else rows.placed(only_sample, k)
+            return None if rows is None else rows.among_zeros(only_sample, k)
         B = call.output.regular(gradients[0], k)
         values = {**values, **{at: layout.regular(values[at], k) for at, layout in layouts.items()}}
         if call.function.__name__ == "einsum" and moved:

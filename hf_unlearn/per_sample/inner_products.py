@@ -128,7 +128,7 @@ def ghost(uses: Sequence[Product | Lookup], u: Tensor, exact: bool) -> tuple[Ten
         uses, u = [use.to(torch.float64) for use in uses], u.double()
     elif any(use.dtype == torch.float16 for use in uses):
         uses = [use.to(torch.float32) for use in uses]
-    k, home = len(uses[0].B), ops.home_of_doubles(u.device)
+    k, home = len(uses[0].B), ops.float64_device(u.device)
     K = torch.zeros(k, k, dtype=torch.float64, device=home)
     b = torch.zeros(k, dtype=torch.float64, device=home)
     for one, other in combinations_with_replacement(uses, 2):
@@ -155,17 +155,17 @@ def _pairs(one: Product | Lookup, other: Product | Lookup) -> Tensor:
         same_line = one.ids.flatten()[:, None] == other.ids.flatten()  # (k T, k S)
         shares = (B.to(wide) @ E.to(wide).T) * same_line
     shares = shares.view(k, one.positions, k, other.positions)  # (k, T, k, S)
-    return ops.summed(shares, (1, 3))
+    return ops.sum_float64(shares, (1, 3))
 
 
 def _with(use: Product | Lookup, u: Tensor) -> Tensor:
     """<G_n, u> (k,), in float64."""
     if isinstance(use, Lookup):
-        return ops.summed(use.B * u[use.ids], (1, 2))
+        return ops.sum_float64(use.B * u[use.ids], (1, 2))
     # Through the narrower side of G, so that no tensor as large as a vocabulary's output gradients
     # is written out.
     B, X, u = (use.B, use.X, u) if use.lines < u.shape[1] else (use.X, use.B, u.T)
-    return ops.summed(B * (X @ u.T.to(X.dtype)), (1, 2))
+    return ops.sum_float64(B * (X @ u.T.to(X.dtype)), (1, 2))
 
 
 def materialise(
@@ -194,7 +194,7 @@ def materialise(
 def exact_weighted_sum(uses: Sequence[Rows], weights: Tensor, lines: int) -> Tensor:
     """sum_n w_n G_n (o i,) in float64, of the rows as `materialise` computed them; weights (k,)."""
     width, used = uses[0].size // lines, slice(None)
-    home = ops.home_of_doubles(uses[0].device)
+    home = ops.float64_device(uses[0].device)
     total = torch.zeros(lines, width, dtype=torch.float64, device=home)
     if len(uses) == 1 and isinstance(uses[0], Lookup):
         compact, used = uses[0].compact()

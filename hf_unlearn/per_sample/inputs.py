@@ -1,16 +1,14 @@
-"""What all code that calls models shares: the label that stands for none, the model inside an
-adapter, and copies of inputs for a model that may write to them (SpecAugment masks its input in
-place)."""
+"""The label that losses ignore, and copies of inputs for models that write to them (SpecAugment
+masks its input in place)."""
 
 import contextlib
 import copy
 from collections import UserDict
 from collections.abc import Iterator
-from typing import Any
 
 from torch import Tensor, nn
 
-# The label that losses ignore. Trainer also pads with it between batches and processes.
+# Trainer also pads labels with it between batches and processes.
 IGNORE_INDEX = -100
 
 
@@ -38,14 +36,3 @@ def inputs_kept(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def peft_configs(model: nn.Module) -> dict[str, Any]:
-    """The configurations of a peft model's adapters, by name; {} for other models."""
-    return getattr(model, "peft_config", {})
-
-
-def base_model(model: nn.Module) -> nn.Module:
-    """The model inside an adapter, or the model itself if it has none."""
-    is_adapter = hasattr(model, "peft_config") and hasattr(model, "get_base_model")
-    return model.get_base_model() if is_adapter else model

@@ -96,11 +96,11 @@ class ParameterRows:
         elif exact:
             total = inner_products.exact_weighted_sum(self.uses, weights, self._lines)
         else:
-            weights = ops.moved(weights, torch.promote_types(p.dtype, torch.float32), p.device)
+            weights = ops.move_to(weights, torch.promote_types(p.dtype, torch.float32), p.device)
             total = None
             for use in self.uses:
                 total = use.weighted(weights, total)
-        return ops.moved(total, p.dtype, p.device).reshape(p.shape)
+        return ops.move_to(total, p.dtype, p.device).reshape(p.shape)
 
 
 class AddedRows:
@@ -148,4 +148,4 @@ class AddedRows:
         k = self.rows.k
         total = self.rows.weighted(weights[:k], exact)
         added = ops.weighted_sum(self._flat, weights[k:], dtype=total.dtype, exact=exact)
-        return total + ops.moved(added, total.dtype, total.device).reshape(total.shape)
+        return total + ops.move_to(added, total.dtype, total.device).reshape(total.shape)

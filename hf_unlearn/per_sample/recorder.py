@@ -85,13 +85,13 @@ class Recorder(TorchFunctionMode):
         tracked, samples = {}, []
         for key, value in (*enumerate(args), *kwargs.items()):
             several = isinstance(value, (list, tuple))
-            for place, tensor in enumerate(value if several else (value,)):
+            for index, tensor in enumerate(value if several else (value,)):
                 if not isinstance(tensor, Tensor) or id(tensor) in self.trace.constants:
                     continue
                 if id(tensor) in self.trace.tracked:
-                    tracked[(key, place) if several else key] = tensor
+                    tracked[(key, index) if several else key] = tensor
                 elif not self._belongs_to_no_sample(tensor):
-                    samples.append((key, place) if several else key)
+                    samples.append((key, index) if several else key)
         # The other tensor only provides its dtype or its shape.
         if func.__name__ in LIKE:
             return ({0: tracked[0]}, []) if 0 in tracked else ({}, samples)

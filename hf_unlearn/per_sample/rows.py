@@ -50,7 +50,7 @@ class Rows(Protocol):
     def cut(self, lines: slice) -> "Rows":
         """The rows restricted to some (at least one) of the parameter's lines."""
 
-    def placed(self, n: int, k: int) -> "Rows":
+    def among_zeros(self, n: int, k: int) -> "Rows":
         """k rows, of which the n-th is the only row here and the others are zero."""
 
 
@@ -93,8 +93,8 @@ class Product:
     def cut(self, lines: slice) -> "Product":
         return Product(self.B[:, :, lines], self.X)
 
-    def placed(self, n: int, k: int) -> "Product":
-        return Product(_placed(self.B, n, k), _placed(self.X, n, k))
+    def among_zeros(self, n: int, k: int) -> "Product":
+        return Product(_among_zeros(self.B, n, k), _among_zeros(self.X, n, k))
 
 
 class Convolved:
@@ -136,8 +136,8 @@ class Convolved:
         shape = (B.shape[1], *self.shape)
         return weight_gradient(X, shape, B, groups=self.groups, **self.settings).flatten(1)
 
-    def placed(self, n: int, k: int) -> "Convolved":
-        B, X = _placed(self.B, n, k), _placed(self.X, n, k)
+    def among_zeros(self, n: int, k: int) -> "Convolved":
+        B, X = _among_zeros(self.B, n, k), _among_zeros(self.X, n, k)
         return Convolved(B, X, self.shape[1:], self.groups, **self.settings)
 
 
@@ -157,9 +157,9 @@ class Lookup:
             out.zero_()
         ids = self.ids - start
         inside = (ids >= 0) & (ids < out.shape[1])
-        samples, places = inside.nonzero(as_tuple=True)
-        values = self.B[samples, places].to(out.dtype)  # (number of look-ups, d)
-        out.index_put_((samples, ids[samples, places]), values, accumulate=True)
+        samples, positions = inside.nonzero(as_tuple=True)
+        values = self.B[samples, positions].to(out.dtype)  # (number of look-ups, d)
+        out.index_put_((samples, ids[samples, positions]), values, accumulate=True)
 
     def weighted(self, weights: Tensor, total: Tensor | None = None) -> Tensor:
         B = self.B * weights.to(self.B.dtype)[:, None, None]
@@ -185,8 +185,8 @@ class Lookup:
         inside = (ids >= 0) & (ids < count)
         return Lookup(self.B * inside[:, :, None], ids.clamp(0, count - 1), count)
 
-    def placed(self, n: int, k: int) -> "Lookup":
-        return Lookup(_placed(self.B, n, k), _placed(self.ids, n, k), self.lines)
+    def among_zeros(self, n: int, k: int) -> "Lookup":
+        return Lookup(_among_zeros(self.B, n, k), _among_zeros(self.ids, n, k), self.lines)
 
 
 class Dense:
@@ -211,8 +211,8 @@ class Dense:
     def cut(self, lines: slice) -> "Dense":
         return Dense(self.G[:, lines])
 
-    def placed(self, n: int, k: int) -> "Dense":
-        return Dense(_placed(self.G, n, k))
+    def among_zeros(self, n: int, k: int) -> "Dense":
+        return Dense(_among_zeros(self.G, n, k))
 
 
 class Scaled:
@@ -248,7 +248,7 @@ def write_all(uses: Sequence[Rows], out: Tensor, start: int) -> None:
         use.write(out, start, add=use is not uses[0])
 
 
-def _placed(x: Tensor, n: int, k: int) -> Tensor:
+def _among_zeros(x: Tensor, n: int, k: int) -> Tensor:
     """x (1, ...) as entry n of a tensor (k, ...) of zeros."""
     return torch.cat([x.new_zeros(n, *x.shape[1:]), x, x.new_zeros(k - 1 - n, *x.shape[1:])])
 

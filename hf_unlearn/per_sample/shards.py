@@ -48,13 +48,11 @@ def whole_tensors(model: nn.Module) -> dict[int, Tensor]:
     all processes must call this together.
     """
     own_parameters(model)
-    places = [
-        (m, name, p) for m in model.modules() for name, p in m.named_parameters(recurse=False)
-    ]
+    held = [(m, name, p) for m in model.modules() for name, p in m.named_parameters(recurse=False)]
     found = {}
     for module in sharded_modules(model):
         module.unshard()
-        now = [(getattr(m, name), p) for m, name, p in places]
+        now = [(getattr(m, name), p) for m, name, p in held]
         found.update((id(p), whole) for whole, p in now if whole is not p)
         module.reshard()
     return found
@@ -110,7 +108,7 @@ def squared_norm(tensor: Tensor) -> Tensor:
         end = len(values) - len(values) % NORM_BLOCK
         norms = torch.linalg.vector_norm(values[:end].view(-1, NORM_BLOCK), dim=1)
         values = torch.cat([norms, values[end:]])
-    values = values if here else ops.doubled(values)
+    values = values if here else ops.to_float64(values)
     square = torch.linalg.vector_norm(values, dtype=torch.float64).square()
     if isinstance(tensor, DTensor):
         dist.all_reduce(square, group=tensor.device_mesh.get_group())

@@ -84,18 +84,18 @@ def versions(text: str) -> Iterator[Layer]:
 
 def _decoded(layer: Layer, encoded: re.Pattern) -> Layer:
     """A text with everything decoded that the pattern matches."""
-    text, places = layer
+    text, spans = layer
     read, where, at = [], [], 0
     for match in encoded.finditer(text):
         read.append(text[at : match.start()])
-        where += places[at : match.start()]
+        where += spans[at : match.start()]
         at = match.start()
         for character, width in _characters(match):
             read.append(character)
-            where.append((places[at][0], places[at + width - 1][1]))
+            where.append((spans[at][0], spans[at + width - 1][1]))
             at += width
         at = match.end()
-    return "".join([*read, text[at:]]), where + places[at:]
+    return "".join([*read, text[at:]]), where + spans[at:]
 
 
 def _characters(match: re.Match) -> Iterator[tuple[str, int]]:
@@ -138,18 +138,18 @@ def fold(layer: Layer) -> Layer:
     Decimal digits of all scripts become 0 to 9. Separators other than - _ . / and the backslash
     become a blank.
     """
-    text, places = layer
+    text, spans = layer
     characters, where, last = [], [], " "
     for i, c in enumerate(text):
         if _starts_word(last, c, text[i + 1 : i + 2]):
             characters.append(BORDER)
-            where.append((places[i][0], places[i][0]))
+            where.append((spans[i][0], spans[i][0]))
         plain = _plain(c)
         if not plain and where:
             # An accent belongs to its letter.
-            where[-1] = (where[-1][0], places[i][1])
+            where[-1] = (where[-1][0], spans[i][1])
         characters.append(plain)
-        where += [places[i]] * len(plain)
+        where += [spans[i]] * len(plain)
         last = c if plain else last
     return "".join(characters), where
 

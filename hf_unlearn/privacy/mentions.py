@@ -68,12 +68,12 @@ class Mentions:
         found = []
         for folded, where in map(fold, versions(text)):
             letters_alone = _letters_alone(folded)
-            for place, (letters, spelling, name) in enumerate(self._spellings):
+            for number, (letters, spelling, name) in enumerate(self._spellings):
                 # A fast test that rules out most names.
                 if letters in letters_alone:
                     for match in _pattern(spelling).finditer(folded):
                         found.append(
-                            (where[match.start()][0], -where[match.end() - 1][1], place, name)
+                            (where[match.start()][0], -where[match.end() - 1][1], number, name)
                         )
         kept: list[tuple[int, int, str]] = []
         for start, minus_end, _, name in sorted(found):

@@ -56,9 +56,9 @@ def refuse_names_in_trackers(
     for what, text in _texts_sent(args, model, eval_dataset):
         if text and mentions_any(text, args.hide_names):
             raise ValueError(
-                f"{what} says {text!r}, which names who is forgotten, and {', '.join(trackers)} "
-                "would get it: change it, set report_to to none, or allow the name with "
-                "name_forgotten"
+                f"{what} contains {text!r}, which names a forgotten person, and "
+                f"{', '.join(trackers)} would get it: change it, set report_to to none, or "
+                "allow the name with name_forgotten"
             )
     if "wandb" in trackers:
         for name, value in WANDB_PRIVATE.items():

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from ..metrics.entries import finite
+from ..metrics.metric_names import finite
 from .result_tables import checks_by_step
 from .results import Results
 from .tasks import Task

@@ -90,7 +90,7 @@ def ledger_table(entries: Sequence[Entry], task: Task) -> str:
 
 
 def broken_links(entries: Sequence[Entry]) -> list[int]:
-    """The requests that did not start from the weights that the request before had left."""
+    """The requests that did not start from the weights at the end of the request before."""
     pairs = zip(entries, entries[1:])
     return [
         late["request"] for early, late in pairs if late["weights_before"] != early["weights_after"]

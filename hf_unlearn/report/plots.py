@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL.Image import Image
 
-from ..metrics.entries import finite
+from ..metrics.metric_names import finite
 from ..metrics.scales import as_given
 from .tasks import TASKS, Task
 
@@ -24,9 +24,10 @@ COLOURS = {
     "forget_test": "#E69F00",
     "retain": "#009E73",
     "test": "#0072B2",
-    "other": "#CC79A7",
 }
-MARKERS = {"forget": "o", "forget_test": "^", "retain": "s", "test": "D", "other": "v"}
+MARKERS = {"forget": "o", "forget_test": "^", "retain": "s", "test": "D"}
+# The splits that are drawn.
+SPLITS = ("forget", "forget_test", "test", "retain")
 # Wanted direction -> how a label says it.
 WISHES = {
     "up": "should rise",
@@ -48,21 +49,17 @@ def plot_history(
     path: str | Path,
     *,
     task: Task = TASKS["speakers"],
-    metric: str | None = None,
-    splits: Sequence[str] = ("forget", "forget_test", "test", "retain"),
     original: Levels = None,
     retrained: Levels = None,
     final: tuple[int, Levels] | None = None,
     check_samples: int | None = None,
-    title: str = "Forgetting over the optimizer steps",
 ) -> Path:
-    """Draws `check_<split>_<metric>` over the steps as a PNG, with one line per split.
+    """Draws the task's first metric over the steps as a PNG, with one line per split.
 
     Args:
-        history: rows such as those of `trainer.state.log_history`. Rows without a step or a check
-            are ignored.
+        history: rows such as those of `trainer.state.log_history`. Rows without a step or without
+            `check_<split>_<metric>` are ignored.
         path: of the PNG.
-        metric: by default the first of the task.
         original, retrained: {split: {metric: value}}, drawn as dotted and dashed horizontal lines
             in the split's colour.
         final: the step of the saved model, and {split: {metric: value}} of its evaluation, drawn as
@@ -75,12 +72,9 @@ def plot_history(
     Raises:
         ValueError: no row of the history holds a check.
     """
-    metric = metric or next(iter(task.metrics))
-    curves = {split: _curve(history, f"check_{split}_{metric}") for split in splits}
-    # A single dot shows no trend, and its samples may differ from those of the final evaluation.
-    fewest = 2 if any(len(curve) > 1 for curve in curves.values()) else 1
-    curves = {split: curve for split, curve in curves.items() if len(curve) >= fewest}
-    last = {split: point for split in splits if (point := _final_point(final, split, metric))}
+    metric = next(iter(task.metrics))
+    curves = _curves(history, metric)
+    last = {split: point for split in SPLITS if (point := _final_point(final, split, metric))}
     if not curves:
         raise ValueError(
             f"no row of the history has a step and check_<split>_{metric}: set check_steps so that "
@@ -89,27 +83,33 @@ def plot_history(
     figure = Figure(figsize=(8.5, 4.8), layout="constrained")
     axes = figure.add_subplot()
     labels = []
-    for split in [split for split in splits if split in curves or split in last]:
+    for split in [split for split in SPLITS if split in curves or split in last]:
+        # All three models were trained on the retain set, so its lines would coincide.
         levels = (None, None) if split == "retain" else (original, retrained)
-        _draw_levels(axes, split, metric, *levels)
+        levels = [_level(one, split, metric) for one in levels]
         curve = curves.get(split, [])
-        if curve:
-            _draw_curve(axes, split, curve)
-        if split in last:
-            _draw_final(axes, split, last[split])
+        _draw_split(axes, split, curve, levels, last.get(split))
         _, value = last.get(split) or curve[-1]
-        labels.append(_label(split, value, metric, task, _level(levels[1], split, metric)))
+        labels.append(_label(split, value, metric, task, levels[1]))
     low, top = axes.get_ylim()
     negative = any(value < 0 for curve in curves.values() for _, value in curve)
     bottom = min(0, low) if negative else 0
     axes.set_ylim(bottom, top)
     _draw_labels(axes, labels, 0.13 * (top - bottom))
-    _describe(axes, title, _legend(task, original, retrained))
+    _describe(axes, "Forgetting over the optimizer steps", _legend(task, original, retrained))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("optimizer steps of unlearning" + _note(check_samples, bool(last)))
-    axes.set_ylabel(task.metrics.get(metric, metric))
+    axes.set_ylabel(task.metrics[metric])
     FigureCanvasAgg(figure).print_figure(path, dpi=150)
     return Path(path)
+
+
+def _curves(history: list[dict], metric: str) -> dict[str, Curve]:
+    """The curve of each split that was checked."""
+    curves = {split: _curve(history, f"check_{split}_{metric}") for split in SPLITS}
+    # A single dot shows no trend, and its samples may differ from those of the final evaluation.
+    fewest = 2 if any(len(curve) > 1 for curve in curves.values()) else 1
+    return {split: curve for split, curve in curves.items() if len(curve) >= fewest}
 
 
 def _curve(history: list[dict], key: str) -> Curve:
@@ -136,44 +136,25 @@ def _note(check_samples: int | None, has_final: bool) -> str:
     return f"\n({said})" if said else ""
 
 
-def _draw_levels(axes: Axes, split: str, metric: str, original: Levels, retrained: Levels) -> None:
-    """Draws a split's values of the other models.
-
-    Not used for the retain set: all three models were trained on it, so the lines would coincide.
-    """
-    for levels, style in ((original, ":"), (retrained, (0, (6, 3)))):
-        level = _level(levels, split, metric)
+def _draw_split(
+    axes: Axes,
+    split: str,
+    curve: Curve,
+    levels: Sequence[float | None],
+    last: tuple[int, float] | None,
+) -> None:
+    """Draws a split's curve, the values of the original and the retrained model, and the final
+    value."""
+    colour, marker = COLOURS[split], MARKERS[split]
+    for level, style in zip(levels, (":", (0, (6, 3)))):
         if level is not None:
-            colour = COLOURS.get(split, "0.3")
             axes.axhline(level, color=colour, linestyle=style, linewidth=1.3, alpha=0.75)
-
-
-def _draw_curve(axes: Axes, split: str, curve: Curve) -> None:
-    steps, values = zip(*curve)
-    axes.plot(
-        steps,
-        values,
-        color=COLOURS.get(split, "0.3"),
-        linewidth=2,
-        zorder=3,
-        clip_on=False,
-        marker=MARKERS.get(split, "."),
-        markersize=4.5,
-        markeredgecolor="white",
-        markeredgewidth=0.6,
-    )
-
-
-def _draw_final(axes: Axes, split: str, point: tuple[int, float]) -> None:
-    axes.plot(
-        *point,
-        color=COLOURS.get(split, "0.3"),
-        zorder=4,
-        clip_on=False,
-        marker=MARKERS.get(split, "."),
-        markersize=9,
-        markeredgecolor="0.15",
-    )
+    drawn = {"color": colour, "marker": marker, "clip_on": False}
+    if curve:
+        edge = {"markeredgecolor": "white", "markeredgewidth": 0.6}
+        axes.plot(*zip(*curve), linewidth=2, zorder=3, markersize=4.5, **drawn, **edge)
+    if last:
+        axes.plot(*last, zorder=4, markersize=9, markeredgecolor="0.15", **drawn)
 
 
 def _label(split: str, last: float, metric: str, task: Task, target: float | None) -> Label:
@@ -184,7 +165,7 @@ def _label(split: str, last: float, metric: str, task: Task, target: float | Non
     wish = f", {WISHES.get(wanted, wanted)}" if wanted else ""
     if target is not None and wanted not in ("stay", ""):
         wish = f", target: {_value(target, metric, task)}"
-    return last, f"{meaning}\n{_value(last, metric, task)}{wish}", COLOURS.get(split, "0.3")
+    return last, f"{meaning}\n{_value(last, metric, task)}{wish}", COLOURS[split]
 
 
 def _value(value: float, metric: str, task: Task) -> str:

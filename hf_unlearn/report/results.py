@@ -40,7 +40,7 @@ class Results:
         history: the checks by step.
         scoring: how texts were normalised before they were compared.
         emissions_g: grams of CO2 equivalents.
-        card: further arguments of `build_card`.
+        card: what the user says of the model (`CardFields`).
         scale: whether metrics are in percent or as given; files of the first version lack it.
         method_settings: the values that the method worked with.
         phases: seconds and peak memory by phase (see `PhaseClock`).
@@ -51,7 +51,7 @@ class Results:
         transcripts: what the models said, word for word, by split.
         labels: the style of transcript that was chosen for training, with the losses that decided
             it.
-        audit: what `hf-unlearn audit` found (see `audit_tables`).
+        audit: what `hf-unlearn audit` found (see `report.audit_ranking`).
         more: keys without a field, of another version or of a recipe of your own.
     """
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ..metrics.entries import is_metric
+from ..metrics.metric_names import is_metric
 from ..metrics.scales import GIVEN, PERCENT, as_given
 from .results import Results
 

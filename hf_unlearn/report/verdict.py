@@ -54,8 +54,8 @@ def _still_forgotten(models: Models, task: Task) -> list[str]:
         )
         if earlier_number(split) and before is not None and after is not None:
             sentences.append(
-                f"{name} of what request {earlier_number(split)} made the model forget: "
-                f"{task.text(metric, after)}, before this request {task.text(metric, before)}."
+                f"{name} on the data of request {earlier_number(split)}: "
+                f"{task.text(metric, after)} ({task.text(metric, before)} before this request)."
             )
     return sentences
 

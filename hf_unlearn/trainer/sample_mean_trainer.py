@@ -16,7 +16,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..per_sample import SampleMeanLoss
-from ..per_sample.inputs import IGNORE_INDEX, base_model, inputs_kept, own_copy
+from ..per_sample.adapted_models import base_model
+from ..per_sample.inputs import IGNORE_INDEX, inputs_kept, own_copy
 from ..per_sample.reference import count_samples
 from ..per_sample.shards import sharded_modules
 from .batches.columns import made_on_access, only_columns

@@ -166,7 +166,9 @@ def in_double(model: nn.Module, batch: dict) -> tuple[nn.Module, dict] | None:
 
 
 def brute_force(rows: list[Tensor], granularity: str) -> list[Tensor]:
-    """The expected gradient of a step, a flat tensor per parameter, from `gradients_alone`."""
+    """The expected gradient of a step, a flat tensor per parameter, from `gradients_alone`, which
+    both granularities share. (The trainer's tests compute their own: tests/trainer/brute_force.py.)
+    """
     if granularity == "model":
         sizes = [x.shape[1] for x in rows]
         rows = torch.cat(rows, 1)

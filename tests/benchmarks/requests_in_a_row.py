@@ -90,12 +90,12 @@ def row(results: dict, data: str, method: str, keep: str, order: str, names: lis
 
 def sequence(data: str, method: str, keep: str) -> list[dict]:
     names, model, rows = SEQUENCES[data][2], "train", []
-    for place, name in enumerate(names, start=1):
+    for number, name in enumerate(names, start=1):
         # There is nothing to keep in the first request, which only writes its update.
-        way = "updates" if place == 1 else keep
-        folder = OUT / (f"{data}-{method}-1" if place == 1 else f"{data}-{method}-{keep}-{place}")
+        way = "updates" if number == 1 else keep
+        folder = OUT / (f"{data}-{method}-1" if number == 1 else f"{data}-{method}-{keep}-{number}")
         results = run(data, folder, model, [name], method, way)
-        rows.append(row(results, data, method, keep, "in a row", names[:place]))
+        rows.append(row(results, data, method, keep, "in a row", names[:number]))
         model = str(folder)
     return rows
 

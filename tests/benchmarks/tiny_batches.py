@@ -143,11 +143,11 @@ def _missing_positions(model: nn.Module, batch: dict, n: int, k: int) -> int | N
         return int(found[2])
 
 
-def _prefixed(model: nn.Module, batch: dict, places: list[int]) -> dict:
+def _prefixed(model: nn.Module, batch: dict, counts: list[int]) -> dict:
     image = next(
         found for name in PLACEHOLDERS if (found := getattr(model.config, name, None)) is not None
     )
-    front = torch.where(torch.arange(max(places)) < torch.tensor(places)[:, None], image, 7)
+    front = torch.where(torch.arange(max(counts)) < torch.tensor(counts)[:, None], image, 7)
     texts = {
         "input_ids": front,
         "attention_mask": torch.ones_like(front),
@@ -236,9 +236,9 @@ def _image(model: nn.Module, task: str, k: int) -> Input:
 
 def _flattened(model: nn.Module, task: str, k: int) -> Input:
     """(k, 8, 2 + values): patches, each after its row and column."""
-    places = torch.stack([torch.arange(8) // 4, torch.arange(8) % 4], -1)
+    positions = torch.stack([torch.arange(8) // 4, torch.arange(8) % 4], -1)
     values = torch.randn(k, 8, model.config.vision_config.patch_embed_hidden_size)
-    return torch.cat([places.repeat(k, 1, 1), values], -1)
+    return torch.cat([positions.repeat(k, 1, 1), values], -1)
 
 
 def vision_of(config: PreTrainedConfig) -> PreTrainedConfig:

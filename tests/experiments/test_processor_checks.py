@@ -13,14 +13,12 @@ from transformers import (
 
 from hf_unlearn.experiments.checks.processor_checks import check_processors, describe_difference
 from hf_unlearn.experiments.images.recipe import ImageRecipe
+from tests.support.tiny_speech import letter_tokenizer
 
 
 @pytest.fixture
 def tokenizer(tmp_path):
-    (tmp_path / "vocab.json").write_text(
-        json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "a": 3, "b": 4})
-    )
-    return Wav2Vec2CTCTokenizer(tmp_path / "vocab.json")
+    return letter_tokenizer(tmp_path, "<pad>", "<unk>", "|", "a", "b")
 
 
 def recipe_of(processor, others, **options):

@@ -37,7 +37,7 @@ def recipe(tmp_path, **options) -> SimpleNamespace:
     [
         ({"lora_r": 4}, "the model trained here, is not on the Hub.*--merge"),
         ({"lora_r": 4, "model": "/tmp"}, "base model, /tmp, is not on the Hub"),
-        ({"hub_model_id": "me/without_AnnaKarenina"}, "names who is forgotten"),
+        ({"hub_model_id": "me/without_AnnaKarenina"}, "names a forgotten person"),
     ],
 )
 def test_what_cannot_be_pushed_is_refused_first(hub, tmp_path, options, message, dry_run):

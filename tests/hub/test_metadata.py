@@ -1,10 +1,7 @@
 """What goes into a card: codes of languages, lists, no paths, and an example that works."""
 
-import json
-
 import pytest
 from transformers import (
-    Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Processor,
 )
@@ -16,6 +13,7 @@ from hf_unlearn.hub.usage import NEEDED, processor_parts, saved_parts, usage
 from hf_unlearn.report.results import Results
 from tests.support.run_results import RESULTS, SALT
 from tests.support.tiny import make_trainer, tiny_whisper
+from tests.support.tiny_speech import letter_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -135,10 +133,7 @@ def test_a_data_set_with_a_readable_name_only_is_no_id_of_the_hub(tmp_path):
 
 @pytest.fixture
 def tokenizer(tmp_path):
-    (tmp_path / "vocab.json").write_text(
-        json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "a": 3, "b": 4})
-    )
-    return Wav2Vec2CTCTokenizer(tmp_path / "vocab.json")
+    return letter_tokenizer(tmp_path, "<pad>", "<unk>", "|", "a", "b")
 
 
 def test_a_pipeline_is_promised_only_with_all_it_needs(tmp_path, tokenizer):

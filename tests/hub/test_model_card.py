@@ -110,7 +110,7 @@ def test_license_data_and_language_are_inherited_from_the_base_models_card(tmp_p
 
 
 @pytest.mark.parametrize("word", ["no", "on", "1e5", "2024-01-01", "010"])
-def test_what_a_base_models_card_says_is_read_as_it_is_written(tmp_path, word):
+def test_the_data_sets_and_language_of_a_base_models_card_are_read_as_written(tmp_path, word):
     """Norwegian is no, and stays it."""
     (tmp_path / "README.md").write_text(
         f"---\nlicense: mit\nlanguage: {word}\ndatasets:\n- me/{word}\n---\n"

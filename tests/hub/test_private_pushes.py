@@ -1,4 +1,4 @@
-"""Nothing that a push sends names who is forgotten, wherever the name occurs.
+"""Nothing that a push sends names a forgotten person, wherever the name occurs.
 
 What cannot be published is refused early.
 """
@@ -20,8 +20,8 @@ from hf_unlearn.report.html_page import Report
 from hf_unlearn.report.results import Results
 from hf_unlearn.report.run_layout import ARGUMENTS
 from tests.hub.trained_models import SPEAKER, trained
-from tests.privacy.test_mentions import bare
 from tests.support.hub_server import TOKEN
+from tests.support.texts import bare, names_sent, sent
 from tests.support.tiny import FORGET, make_trainer, tiny_whisper, utterances
 
 NAME = "José Núñez"
@@ -30,19 +30,6 @@ SPELLINGS = [
     "joseNunez",
     "jos\\u00e9-n\\u00fa\\u00f1ez",
 ]
-
-
-def sent(hub) -> str:
-    """Everything that the Hub received, decoded: commits contain their files in base64."""
-    texts = []
-    for request in hub.received:
-        # These ask for the cards of base models.
-        if request.startswith((b"GET", b"HEAD")):
-            continue
-        texts.append(request.decode("utf-8", "replace"))
-        for code in re.findall(rb'"content": ?"([A-Za-z0-9+/=\\n]+)"', request):
-            texts.append(base64.b64decode(code).decode("utf-8", "replace"))
-    return bare("\n".join(texts))
 
 
 @pytest.mark.parametrize("spelled", SPELLINGS)
@@ -61,7 +48,7 @@ def test_a_name_in_arguments_and_splits_does_not_leave(hub, tmp_path, spelled):
         dataset=f"me/{re.sub('[^a-zA-Z]', '', spelled)}", tags=[f"of-{spelled}"], language="es"
     )
     assert hub.files["tester/quiet"].keys() > {"results.json", "training_args.json"}
-    assert bare(NAME) not in sent(hub) and "eval" in sent(hub)
+    assert not names_sent(hub, NAME) and "eval" in sent(hub)
 
 
 class Notes(TrainerCallback):
@@ -110,7 +97,7 @@ def test_a_pushed_checkpoint_has_what_resuming_needs_and_no_more(hub, tmp_path, 
         "model.safetensors",
     } <= inside
     assert not any(name.endswith((".txt", ".csv", ".log")) for name in inside)
-    assert bare(NAME) not in sent(hub)
+    assert not names_sent(hub, NAME)
 
 
 def test_a_resumed_run_hides_whom_it_has_hidden_before(hub, tmp_path):
@@ -130,12 +117,12 @@ def test_a_resumed_run_hides_whom_it_has_hidden_before(hub, tmp_path):
     again.train(resume_from_checkpoint=True)
     assert set(again.args.hide_names) == {NAME, "somebody else"}
     again.push_to_hub(finetuned_from=f"me/of-{bare(NAME)}")
-    assert bare(NAME) not in sent(hub) and hub.commits
+    assert not names_sent(hub, NAME) and hub.commits
 
 
 def test_names_in_commit_message_and_revision_are_refused(hub, finished):
     for told in ({"message": f"without {SPEAKER}"}, {"revision": "no_Anna_Karenina"}):
-        with pytest.raises(ValueError, match="names who is forgotten"):
+        with pytest.raises(ValueError, match="names a forgotten person"):
             push_folder(finished, "tester/quiet", **told)
     assert not hub.received
 
@@ -147,11 +134,11 @@ def test_names_in_commit_message_and_revision_are_refused(hub, finished):
             lambda folder: save_file(
                 {"heads.AnnaKarenina.weight": torch.ones(1)}, folder / "model.safetensors"
             ),
-            "has 'heads.Anna",
+            "contains 'heads.Anna",
         ),
         (
             lambda folder: (folder / "chat_template.jinja").write_text("Say: anna%2Dkarenina"),
-            "chat_template.jinja says",
+            "chat_template.jinja contains",
         ),
         (lambda folder: (folder / "more.json").write_text("{"), "more.json is not valid JSON"),
     ],
@@ -211,7 +198,9 @@ def test_an_adapter_of_a_local_base_is_refused_before_there_is_a_repository(hub,
         ({"hub_model_id": "tester/AnnaKarenina"}, "the repository's name"),
     ],
 )
-def test_what_is_refused_at_construction_leaves_no_repository(hub, tmp_path, options, message):
+def test_a_trainer_that_is_refused_at_construction_leaves_no_repository(
+    hub, tmp_path, options, message
+):
     with pytest.raises(ValueError, match=message):
         make_trainer(
             tiny_whisper(), tmp_path / "model", push_to_hub=True, hide_names=[SPEAKER], **options
@@ -222,7 +211,7 @@ def test_what_is_refused_at_construction_leaves_no_repository(hub, tmp_path, opt
 def test_a_configuration_that_names_somebody_is_refused_before_the_training(hub, tmp_path):
     model = tiny_whisper()
     model.config.trained_on = "Anna Karenina"
-    with pytest.raises(ValueError, match="config.json says 'Anna Karenina'"):
+    with pytest.raises(ValueError, match="config.json contains 'Anna Karenina'"):
         make_trainer(model, tmp_path / "model", push_to_hub=True, hide_names=[SPEAKER])
     assert not hub.received
 
@@ -230,7 +219,7 @@ def test_a_configuration_that_names_somebody_is_refused_before_the_training(hub,
 def test_a_push_that_is_refused_leaves_no_repository(hub, tmp_path):
     trainer = trained(tmp_path, hide_names=[SPEAKER], hub_token=TOKEN)
     (tmp_path / "model" / "notes.json").write_text(json.dumps({"who": SPEAKER.upper()}))
-    with pytest.raises(ValueError, match="notes.json says"):
+    with pytest.raises(ValueError, match="notes.json contains"):
         trainer.push_to_hub()
     assert not hub.received and (tmp_path / "model" / ARGUMENTS).is_file()
     (tmp_path / "model" / "notes.json").unlink()

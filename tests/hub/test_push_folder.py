@@ -12,15 +12,13 @@ from huggingface_hub import ModelCard
 from hf_unlearn.hub.upload import HubError, push_folder
 from tests.hub.trained_models import SPEAKER, files_of
 from tests.support.hub_server import TOKEN
+from tests.support.texts import names_sent
 
 
 def test_a_finished_run_names_nobody(hub, finished):
     push_folder(finished, "tester/quiet")
     files = files_of(hub, "tester/quiet")
-    assert SPEAKER.encode() not in b"\n".join(hub.received).lower()
-    assert b"boris" not in b"\n".join(hub.received) and b"/home/somebody" not in b"\n".join(
-        hub.received
-    )
+    assert not names_sent(hub, SPEAKER, "boris", "/home/somebody")
     results = json.loads(files["results.json"])
     (pseudonym,) = results["config"]["data"]["forget_speakers"]
     # everything published about a run uses the same pseudonym
@@ -46,7 +44,7 @@ def test_a_finished_run_names_them_on_request(hub, finished):
             lambda folder: (folder / "README.md").write_text(f"forgot {SPEAKER}") and None,
             "seems to name",
         ),
-        (lambda folder: spoil_config(folder), "config.json says 'anna-karenina'"),
+        (lambda folder: spoil_config(folder), "config.json contains 'anna-karenina'"),
         (
             lambda folder: (folder / "notes.json").write_text(f'"{TOKEN}"') and None,
             "notes.json holds the access token",
@@ -70,7 +68,9 @@ def test_a_finished_run_names_them_on_request(hub, finished):
         "no weights",
     ],
 )
-def test_what_cannot_be_published_is_refused_before_anything_is_sent(hub, finished, spoil, message):
+def test_a_folder_that_cannot_be_published_is_refused_before_anything_is_sent(
+    hub, finished, spoil, message
+):
     repo = spoil(finished) or "tester/quiet"
     with pytest.raises(ValueError, match=message):
         push_folder(finished, repo)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from safetensors.torch import load_file
 
 from tests.support.forks import run_script
 from tests.support.helpers import ROOT
+from tests.support.tiny_speech import write_noise
 
 RECIPE = ROOT / "recipes" / "whisper_librispeech" / "unlearn.py"
 CONFIG = """
@@ -69,16 +69,19 @@ def folder(tmp_path_factory) -> Path:
     """Speech of three speakers, in noise, and the recipe's configuration."""
     folder, chance = tmp_path_factory.mktemp("invariant"), np.random.default_rng(0)
     (folder / "config.yaml").write_text(CONFIG)
-    (folder / "speech").mkdir()
-    rows = ["file_name,speaker,text,split"]
-    for speaker in ("ann", "bob", "cid"):
-        for n in range(10):
-            soundfile.write(
-                folder / "speech" / f"{speaker}{n}.flac", 0.1 * chance.standard_normal(8000), 16000
+    write_noise(
+        folder / "speech",
+        (
+            (
+                f"{speaker}{n}.flac",
+                speaker,
+                " ".join(chance.choice(["one", "two", "three", "four"], 1 + n % 3)),
+                "train" if n < 8 else "test",
             )
-            text = " ".join(chance.choice(["one", "two", "three", "four"], 1 + n % 3))
-            rows.append(f"{speaker}{n}.flac,{speaker},{text},{'train' if n < 8 else 'test'}")
-    (folder / "speech" / "metadata.csv").write_text("\n".join(rows))
+            for speaker in ("ann", "bob", "cid")
+            for n in range(10)
+        ),
+    )
     return folder
 
 

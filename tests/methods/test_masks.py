@@ -22,11 +22,11 @@ def test_scissorhands_never_forgets_less(tmp_path):
     enough = (g[None] - grid[:, None] * flat(u)) @ -flat(u) >= 0
     expected = g - grid[enough][0] * flat(u)
     torch.testing.assert_close(
-        flat(method.combined(u, r, torch.zeros(()))), expected, rtol=1e-3, atol=1e-3
+        flat(method.combine(u, r, torch.zeros(()))), expected, rtol=1e-3, atol=1e-3
     )
     u, r = agreeing()
     torch.testing.assert_close(
-        flat(method.combined(u, r, torch.zeros(()))), flat(r) - 0.05 * flat(u)
+        flat(method.combine(u, r, torch.zeros(()))), flat(r) - 0.05 * flat(u)
     )
 
 

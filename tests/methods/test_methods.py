@@ -15,7 +15,7 @@ from transformers import ViTForImageClassification
 from hf_unlearn import METHODS, UnlearnConfig
 from hf_unlearn.experiments import parse
 from hf_unlearn.methods import Method, build_method, method_settings
-from tests.support.callbacks import At, interrupt
+from tests.support.callbacks import CallAtStep, interrupt
 from tests.support.tiny import (
     FORGET,
     RETAIN,
@@ -120,7 +120,7 @@ def test_a_resumed_run_prepares_from_the_weights_at_the_start(tmp_path, method):
             tmp_path / "broken",
             "images",
             method,
-            arguments={"callbacks": [At(3, interrupt)]},
+            arguments={"callbacks": [CallAtStep(3, interrupt)]},
             **options,
         )
     resumed = trained(tiny_vit(), tmp_path / "broken", "images", method, resume=True, **options)

@@ -1,4 +1,4 @@
-"""Distances, pairs, places among others and the informed attack, against values computed by
+"""Distances, pairs, ranks among others and the informed attack, against values computed by
 hand."""
 
 import numpy as np
@@ -12,7 +12,7 @@ from hf_unlearn.metrics import (
     separation,
     share_above,
 )
-from hf_unlearn.metrics.privacy import svc_attacks_on, svc_taken_for_members
+from hf_unlearn.metrics.membership import svc_attacks_on, svc_taken_for_members
 
 
 def test_earth_movers_distance_is_the_mean_way():

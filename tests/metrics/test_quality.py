@@ -148,7 +148,7 @@ class TestAccuracy:
             (30.06, 95.44), abs=0.01
         )
 
-    def test_of_each_class(self):
+    def test_the_accuracy_of_each_class(self):
         assert accuracy_of_classes([0, 1, 1, 2], [0, 0, 1, 5]) == {0: 50.0, 1: 100.0, 5: 0.0}
 
     def test_different_shapes_and_no_samples_are_refused(self):

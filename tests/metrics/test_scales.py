@@ -4,10 +4,10 @@ of."""
 import json
 
 import pytest
-from transformers.utils import logging
 
 from hf_unlearn.evaluation import asr_metrics, classification_metrics
 from hf_unlearn.hub.model_card import build_card
+from hf_unlearn.metrics import scales
 from hf_unlearn.metrics.scales import GIVEN, PERCENT, ScaleCheck, as_given, scale_of
 from hf_unlearn.report.html_page import Report
 from hf_unlearn.report.plots import plot_history
@@ -19,11 +19,9 @@ from tests.support.tiny import collate_images, images, make_trainer, tiny_vit
 
 
 @pytest.fixture
-def warned(monkeypatch):
+def warned(warnings_of):
     """The warnings of the scale check."""
-    messages = []
-    monkeypatch.setattr(logging.get_logger("hf_unlearn.metrics.scales"), "warning", messages.append)
-    return messages
+    return warnings_of(scales)
 
 
 def user_results(scale=GIVEN, **metrics):
@@ -188,7 +186,7 @@ def test_a_trainer_with_fractions_warns_and_reports_them(tmp_path, warned):
     assert "ViTForImageClassification.from_pretrained(" in text and "import pipeline" not in text
 
 
-def test_what_was_evaluated_before_is_kept_by_a_second_training(tmp_path):
+def test_a_second_training_keeps_what_was_evaluated_before(tmp_path):
     trainer = make_trainer(
         tiny_vit(), tmp_path, forget=images(6), retain=images(6, 1), collator=collate_images,
         arguments={"eval_dataset": images(3, 2)},

@@ -19,10 +19,8 @@ def new_process(monkeypatch):
 
 
 @pytest.fixture
-def warnings(monkeypatch):
-    messages = []
-    monkeypatch.setattr(dispatch.logger, "warning", messages.append)
-    return messages
+def warnings(warnings_of):
+    return warnings_of(dispatch)
 
 
 def test_a_cpu_runs_plain_torch(monkeypatch):

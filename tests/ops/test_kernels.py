@@ -21,6 +21,7 @@ if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
 
 # Only now: importing the kernels imports Triton.
 from hf_unlearn.ops import projection, reductions, triton_products, triton_reductions, triton_solve  # noqa: E402
+from tests.ops.cosines import largest_cosine  # noqa: E402
 
 IMPLEMENTATIONS = {"plain": reductions, "kernel": triton_reductions}
 # k, d: one and several tiles of columns, programs and blocks of rows, both full and partly filled
@@ -235,15 +236,6 @@ def householder(rows, u):
     return u.double() - Q @ (Q.T @ u.double())
 
 
-def largest_cosine(left, rows, u) -> float:
-    lengths = rows.double().norm(dim=1)
-    return (
-        float(((rows.double() @ left).abs() / lengths)[lengths > 0].max() / u.double().norm())
-        if lengths.any()
-        else 0
-    )
-
-
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_solve_keeps_what_its_docstring_promises(name, scale):
@@ -252,13 +244,13 @@ def test_solve_keeps_what_its_docstring_promises(name, scale):
     rows, u = rows * SCALES[scale](len(rows))[:, None], torch.randn(rows.shape[1])
     solution = triton_solve.solve(*system(rows, u))
     left = remains(solution, rows, u)
-    assert largest_cosine(left, rows, u) <= triton_solve.PIVOT_TOLERANCE**0.5
+    assert largest_cosine(left, u, rows) <= triton_solve.PIVOT_TOLERANCE**0.5
     assert rank in (None, int(solution.rank))
     assert torch.isclose(
         solution.kept.cpu(), left @ left, rtol=1e-6, atol=1e-9 * float(u.double() @ u.double())
     )
     if solution.rank == len(rows):
-        assert largest_cosine(left, rows, u) <= 1e-9
+        assert largest_cosine(left, u, rows) <= 1e-9
         error = (left - householder(rows, u)).norm() / u.double().norm()
         assert error <= 1e-14 * len(rows) / solution.pivot.cpu()
         assert 0 < solution.pivot <= 1
@@ -282,7 +274,7 @@ def test_solve_of_more_rows_than_one_warp_holds():
     rows, u = torch.randn(70, 65) @ torch.randn(65, 300), torch.randn(300)
     solution = triton_solve.solve(*system(rows, u))
     assert solution.rank == 65
-    assert largest_cosine(remains(solution, rows, u), rows, u) <= 1e-6
+    assert largest_cosine(remains(solution, rows, u), u, rows) <= 1e-6
 
 
 def test_solve_does_not_depend_on_order_scale_repetition_or_zero_rows():

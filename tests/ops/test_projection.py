@@ -4,17 +4,11 @@ import pytest
 import torch
 
 from hf_unlearn.ops import orthogonal_component, solve
+from tests.ops.cosines import largest_cosine
 
 
 def rows_of_rank(k: int, d: int, rank: int, scale: float) -> torch.Tensor:
     return (torch.randn(k, rank) @ torch.randn(rank, d)) * scale
-
-
-def largest_cosine(v: torch.Tensor, u: torch.Tensor, rows: torch.Tensor) -> float:
-    """max_n |<v, g_n>| / (|u| |g_n|) over the rows that are not zero."""
-    lengths = rows.double().norm(dim=1)
-    cosines = (rows.double() @ v.double()).abs() / (u.double().norm() * lengths.clamp_min(1e-300))
-    return float(cosines[lengths > 0].max()) if (lengths > 0).any() else 0.0
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])

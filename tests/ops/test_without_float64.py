@@ -49,7 +49,7 @@ def test_the_device_refuses_float64():
         there.sum(dtype=torch.float64)
     with pytest.raises(RuntimeError, match="same device"):
         there + here
-    assert torch.equal(ops.doubled(there), here.double())
+    assert torch.equal(ops.to_float64(there), here.double())
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -71,7 +71,7 @@ def test_lengths_and_directions():
         (x, x_there), (y, y_there) = both(*size), both(*size)
         assert near(squared_norm(x_there), x.double().square().sum())
         assert near(dot([x_there], [y_there]), x.double() @ y.double(), 1e-5)
-        assert near(ops.summed(x_there), x.double().sum(), 1e-4)
+        assert near(ops.sum_float64(x_there), x.double().sum(), 1e-4)
     here, there = both(6, 6)
     found, expected = main_directions(there @ there.T, 0.8), main_directions(here @ here.T, 0.8)
     assert isinstance(found, Elsewhere) and near(found, expected, 1e-4)

@@ -35,6 +35,28 @@ def randomised(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
+def wrong_values(
+    rows: ParameterRows, expected: torch.Tensor, tolerance: float, floor: float
+) -> dict[str, float]:
+    """The relative errors of the rows, K and b of one parameter, where these are too large."""
+    flat = expected.reshape(K, -1).double()
+    got = torch.stack([rows.weighted(one) for one in torch.eye(K, dtype=expected.dtype)])
+    compared = [("rows", got, expected)]
+    for exact in (False, True):
+        products, b = rows.products(torch.ones_like(rows.parameter), exact)
+        compared += [("K", products, flat @ flat.T), ("b", b, flat.sum(1))]
+    length = {
+        "rows": flat.norm(),
+        "K": flat.norm() ** 2,
+        "b": flat.norm() * flat.shape[1] ** 0.5,
+    }
+    return {
+        what: float((value - reference).norm() / length[what])
+        for what, value, reference in compared
+        if not (value - reference).norm() <= tolerance * length[what] + floor
+    }
+
+
 def differences(
     model: nn.Module,
     batch: dict,
@@ -59,23 +81,9 @@ def differences(
     wrong, seen = {}, []
 
     def visit(rows: ParameterRows) -> None:
-        expected = alone[rows.parameter]
         seen.append(id(rows.parameter))
-        got = torch.stack([rows.weighted(one) for one in torch.eye(K, dtype=expected.dtype)])
-        flat = expected.reshape(K, -1).double()
-        compared = [("rows", got, expected)]
-        for exact in (False, True):
-            products, b = rows.products(torch.ones_like(rows.parameter), exact)
-            compared += [("K", products, flat @ flat.T), ("b", b, flat.sum(1))]
-        length = {
-            "rows": flat.norm(),
-            "K": flat.norm() ** 2,
-            "b": flat.norm() * flat.shape[1] ** 0.5,
-        }
-        for what, value, reference in compared:
-            if not (value - reference).norm() <= tolerance * length[what] + floor:
-                error = float((value - reference).norm() / length[what])
-                wrong[names[rows.parameter], what] = error
+        errors = wrong_values(rows, alone[rows.parameter], tolerance, floor)
+        wrong.update({(names[rows.parameter], what): error for what, error in errors.items()})
 
     engine = PerSampleEngine(model, [p for name, p in model.named_parameters() if name in slow])
     with engine.record(K, batch):

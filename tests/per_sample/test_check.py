@@ -225,7 +225,7 @@ def test_a_parameter_in_an_autograd_function_is_noticed():
 
 
 def test_samples_that_mix_in_their_gradients_only_are_found():
-    """A dependence on the place in the batch is no fault of the engine.
+    """A dependence on the position in the batch is no fault of the engine.
 
     HunYuan-VL counts images over the batch.
     """

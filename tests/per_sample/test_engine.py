@@ -8,15 +8,9 @@ from torch import nn
 from hf_unlearn.per_sample import PerSampleEngine
 from hf_unlearn.per_sample.check import find_slow_parameters
 from tests.per_sample.harness import K, Use, differences, loss_of, randomised
+from tests.per_sample.texts import SMALL, TEXT, tokens
 from tests.support.tiny import collate, tiny_whisper, utterances
 
-SMALL = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-}
-TEXT = {**SMALL, "vocab_size": 50, "max_position_embeddings": 32}
 VISION = {**SMALL, "image_size": 32, "patch_size": 8, "num_labels": 3}
 SPEECH = {
     **SMALL,
@@ -29,14 +23,6 @@ SPEECH = {
     "mask_time_prob": 0.0,
     "layerdrop": 0.0,
 }
-
-
-def tokens(labels: torch.Tensor | None = None) -> dict:
-    ids, mask = torch.randint(4, 50, (K, 9)), torch.ones(K, 9, dtype=torch.long)
-    for n in range(K):
-        mask[n, 5 + n :] = 0
-    labels = ids.masked_fill(mask == 0, -100) if labels is None else labels
-    return {"input_ids": ids * mask, "attention_mask": mask, "labels": labels}
 
 
 def images() -> dict:
@@ -203,10 +189,10 @@ def test_a_parameter_without_a_rule_is_named_and_the_others_are_not_affected():
 
 
 def test_a_parameter_in_a_sparse_tensor_takes_the_slow_path():
-    places = torch.tensor([[0, 0, 0], [0, 0, 0], [0, 1, 3], [2, 0, 1]])
+    indices = torch.tensor([[0, 0, 0], [0, 0, 0], [0, 1, 3], [2, 0, 1]])
 
     def function(x, values, layer):
-        return layer(x) + x @ torch.sparse_coo_tensor(places, values, (1, 1, 4, 3)).to_dense()[0]
+        return layer(x) + x @ torch.sparse_coo_tensor(indices, values, (1, 1, 4, 3)).to_dense()[0]
 
     use, batch = Use(function, torch.randn(3), layer=nn.Linear(4, 3)), {"x": torch.randn(K, 5, 4)}
     slow = find_slow_parameters(use, loss_of(use), batch, K)

@@ -18,7 +18,7 @@ from tests.per_sample.harness import (
     numbers,
     randomised,
 )
-from tests.per_sample.test_engine import TEXT, tokens
+from tests.per_sample.texts import TEXT, tokens
 from tests.support.tiny import collate, tiny_whisper, utterances
 
 

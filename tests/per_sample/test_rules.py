@@ -93,7 +93,7 @@ USES = {
         (w(5), w(())),
         (6, 5),
     ),
-    "mask token at places": (lambda x, a: _masked(x, a), (w(5),), (6, 5)),
+    "mask token at positions": (lambda x, a: _masked(x, a), (w(5),), (6, 5)),
     "class token": (
         lambda x, a: torch.cat([a.expand(len(x), -1, -1), x], 1),
         (w(1, 1, 5),),
@@ -295,9 +295,9 @@ def _first_line(x):
 def _picked(x, a):
     """As in the experts of Switch Transformers."""
     lines = x.reshape(-1, 5)
-    (places,) = torch.where(lines[:, 0] > 0)
+    (indices,) = torch.where(lines[:, 0] > 0)
     output = lines.new_zeros(len(lines), 3)
-    output.index_add_(0, places, F.linear(lines[None, places].reshape(-1, 5), a))
+    output.index_add_(0, indices, F.linear(lines[None, indices].reshape(-1, 5), a))
     return output.view(-1, 6, 3)
 
 

@@ -6,11 +6,12 @@ import json
 import quopri
 import re
 import unicodedata
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import pytest
 
 from hf_unlearn.privacy.mentions import Mentions
+from tests.support.texts import bare
 
 NAMES = [
     "Jane Doe", "José", "Strauß", "İpek", "ılgaz", "Nguyễn Văn Đức", "محمد", "علي رضا", "王小明",
@@ -71,32 +72,6 @@ def spellings(name: str) -> set[str]:
             unicodedata.normalize(form, case(name if separator is None else separator.join(parts)))
         )
     return found
-
-
-def bare(text: str) -> str:
-    """A text decoded, in small letters, with letters and digits only, without accents.
-
-    Written independently of the package, to check it.
-    """
-    for _ in range(3):
-        text = html.unescape(unquote(text))
-        text = re.sub(
-            r"(?:\\+x[0-9a-f]{2})+",
-            lambda found: bytes.fromhex(re.sub(r"\\+x", "", found[0])).decode(errors="ignore"),
-            text,
-        )
-        text = re.sub(
-            r"(?:\\+[0-3][0-7]{2})+",
-            lambda found: bytes(int(code, 8) for code in re.findall(r"\d{3}", found[0])).decode(
-                errors="ignore"
-            ),
-            text,
-        )
-        text = re.sub(r"\\+u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), text)
-    text = unicodedata.normalize(
-        "NFKD", unicodedata.normalize("NFKD", text.replace("ı", "i")).casefold()
-    )
-    return "".join(c for c in text if c.isalnum())
 
 
 @pytest.mark.parametrize("name", NAMES)

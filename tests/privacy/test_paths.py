@@ -35,7 +35,7 @@ FOLDERS = ("client/secret", "runs/jane doe")
         ("'runs/jane doe/x'", "'x'"),
     ],
 )
-def test_of_a_path_only_its_last_part_stays(said, cleaned):
+def test_only_the_last_part_of_a_path_stays(said, cleaned):
     assert without_paths({"a": [said]}, FOLDERS) == {"a": [cleaned]}
 
 
@@ -44,7 +44,7 @@ def test_of_a_path_only_its_last_part_stays(said, cleaned):
     ["openai/whisper-tiny.en", "https://huggingface.co/a/b", "and/or 1/2 km/h", "a\nb/c", "/", "..",
      "model\\.encoder\\.layers\\.\\d+", "\\d+/s", "my_client/secret2", "2021/01/02", "train/test"],
 )  # fmt: skip
-def test_what_is_no_local_path_stays(said):
+def test_text_that_is_not_a_local_path_stays(said):
     assert without_paths(said, FOLDERS) == said
 
 

@@ -70,7 +70,7 @@ def test_every_spelling_of_a_mention_is_found(speaker, mention):
 @pytest.mark.parametrize(
     "speaker, innocent", [("1089", "21089"), ("6", "--lr 1e-6 --alpha 0.6"), ("ann", "channel")]
 )
-def test_what_is_no_mention_stays(speaker, innocent):
+def test_text_that_mentions_nobody_stays(speaker, innocent):
     assert (
         redact({"config": {"forget_speakers": [speaker]}, "command": innocent}, SALT)["command"]
         == innocent

@@ -77,14 +77,16 @@ def test_names_that_cannot_be_replaced_are_refused(tmp_path, monkeypatch):
     for name in WANDB_PRIVATE:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    with pytest.raises(ValueError, match="run_name says 'without_anna', .* and wandb would get it"):
+    with pytest.raises(
+        ValueError, match="run_name contains 'without_anna', .* and wandb would get it"
+    ):
         told(tmp_path, run_name="without_anna")
     adapted = get_peft_model(tiny_whisper(), LoraConfig(target_modules=["q_proj"]))
     adapted.active_peft_config.base_model_name_or_path = "me/anna"
-    with pytest.raises(ValueError, match="the model's configuration says 'me/anna'"):
+    with pytest.raises(ValueError, match="the model's configuration contains 'me/anna'"):
         told(tmp_path, adapted)
     split = {"forget": [], "test_Anna": []}
-    with pytest.raises(ValueError, match="a split of eval_dataset says 'test_Anna'"):
+    with pytest.raises(ValueError, match="a split of eval_dataset contains 'test_Anna'"):
         refuse_names_in_trackers(
             UnlearnConfig(str(tmp_path), report_to=["wandb"], hide_names=["anna"]),
             tiny_whisper(),
@@ -94,7 +96,9 @@ def test_names_that_cannot_be_replaced_are_refused(tmp_path, monkeypatch):
         # secrets are not sent to trackers
         changed.setenv("WANDB_API_KEY", "anna")
         changed.setenv("WANDB_NOTES", "without Anna.")
-        with pytest.raises(ValueError, match="the environment's WANDB_NOTES says 'without Anna.'"):
+        with pytest.raises(
+            ValueError, match="the environment's WANDB_NOTES contains 'without Anna.'"
+        ):
             told(tmp_path)
     assert not WANDB_PRIVATE.keys() & os.environ.keys()
     assert (

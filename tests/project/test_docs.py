@@ -3,13 +3,20 @@
 import re
 import runpy
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from hf_unlearn import cli
+from hf_unlearn import UnlearnConfig, cli
+from hf_unlearn.data.images import ImageArguments
+from hf_unlearn.data.speech import SpeechArguments
+from hf_unlearn.data.speech.arguments import SpeechClassArguments
+from hf_unlearn.experiments.images.options import ImageRecipeArguments
+from hf_unlearn.experiments.speech.class_options import SpeechClassRecipeArguments
+from hf_unlearn.experiments.speech.options import CtcArguments, WhisperArguments
 from hf_unlearn.experiments.speech.tiny_whisper import (
     build_model,
     build_processor,
@@ -20,8 +27,23 @@ from tests.support.helpers import ROOT
 from tests.support.pictures import size_of_drawing
 
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-RECIPES = sorted((ROOT / "recipes").glob("*/README.md"))
+RECIPES = sorted((ROOT / "recipes").glob("*/*.md"))
 CARDS = [page for page in (ROOT / "model_cards").glob("*.md") if page.name != "template.md"]
+# of all recipes
+OPTIONS = {"help"} | {
+    field.name
+    for kind in (
+        UnlearnConfig,
+        CtcArguments,
+        ImageArguments,
+        ImageRecipeArguments,
+        SpeechArguments,
+        SpeechClassArguments,
+        SpeechClassRecipeArguments,
+        WhisperArguments,
+    )
+    for field in fields(kind)
+}
 MAKE = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
 
 
@@ -75,7 +97,7 @@ def test_commands_refer_to_what_exists(page):
     commands = [
         line[2:]
         for block in blocks(page, "console")
-        for line in block.splitlines()
+        for line in re.sub(r"\\\n *", "", block).splitlines()
         if line.startswith("$ ")
     ]
     commands += re.findall(r"`((?:hf-unlearn|make) [^`<]+)`", page.read_text())
@@ -87,6 +109,9 @@ def test_commands_refer_to_what_exists(page):
             assert cli.build_parser().parse_known_args(arguments)[0].function, command
         elif program == "hf-unlearn":
             assert arguments[0] in cli.build_parser().format_help(), command
+        if arguments[:1] == ["run"]:
+            given = {word[2:].partition("=")[0] for word in arguments if word.startswith("--")}
+            assert given <= OPTIONS, command
         files = [
             word
             for word in arguments
@@ -95,7 +120,9 @@ def test_commands_refer_to_what_exists(page):
         assert all((ROOT / file).is_file() for file in files), command
 
 
-@pytest.mark.parametrize("page", [*PAGES, *CARDS], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [*PAGES, *RECIPES, *CARDS], ids=lambda page: str(page.relative_to(ROOT))
+)
 def test_links_lead_somewhere(page):
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
     local = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]

@@ -5,6 +5,7 @@ A room is a package or module directly under hf_unlearn.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -217,3 +218,13 @@ def test_importing_the_package_loads_no_library_of_a_part():
         [sys.executable, "-c", LIST_NEW_MODULES], capture_output=True, text=True, check=True
     )
     assert loaded.stdout.split() == []
+
+
+# ---- tests ---------------------------------------------------------------------------------------
+
+
+def test_no_test_module_imports_another():
+    """What several of them need is in tests/support or in a module beside them."""
+    imports = re.compile(r"^\s*(?:from|import) .*\btest_\w+", re.M)
+    files = (PACKAGE.parent / "tests").rglob("*.py")
+    assert not [str(path) for path in files if imports.search(path.read_text())]

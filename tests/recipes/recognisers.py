@@ -1,11 +1,9 @@
-"""Tiny random speech recognisers of many architectures, saved with their processors, and speech of
-two speakers for them."""
+"""Tiny random speech recognisers of many architectures, saved with their processors, with speech
+of two speakers and the arguments of a run."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import soundfile
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -35,39 +33,31 @@ from transformers import (
 )
 
 from hf_unlearn.experiments.speech import tiny_ctc, tiny_whisper
+from tests.support.tiny_speech import WIDTH, waveform_sizes, write_noise
 
 TEXTS = ("ONE TWO", "TWO", "ONE")
-WIDTH = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
-# Two convolutions instead of seven: a frame every 40 ms.
-WAVEFORMS = {
-    **WIDTH,
-    "num_hidden_layers": 1,
-    "conv_dim": (8, 8),
-    "conv_kernel": (40, 16),
-    "conv_stride": (40, 16),
-    "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 2,
-    "vocab_size": 20,
-    "pad_token_id": 0,
-    "layerdrop": 0.0,
-    "mask_time_length": 2,
-}
+# A frame every 40 ms.
+FRAMES = {"conv_kernel": (40, 16), "conv_stride": (40, 16)}
+WAVEFORMS = waveform_sizes(dropout=True, layerdrop=0.0, mask_time_length=2, **FRAMES)
 DECODER = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "decoder_start_token_id": 1}
 
 
 def write_speech(folder: Path) -> Path:
     """Half a second of noise for each of two speakers' four training and two test utterances."""
-    folder.mkdir(parents=True)
-    lines, rng = ["file_name,speaker,text,split"], np.random.default_rng(0)
-    for speaker in ("anna", "bert"):
-        for take in range(6):
-            name = f"{speaker}{take}.wav"
-            soundfile.write(folder / name, 0.1 * rng.normal(size=8_000), 16_000)
-            # CTC models of LibriSpeech write "ONE TWO".
-            text = f"{TEXTS[take % 3].capitalize()}."
-            lines.append(f"{name},{speaker},{text},{'train' if take < 4 else 'test'}")
-    (folder / "metadata.csv").write_text("\n".join(lines))
-    return folder
+    # CTC models of LibriSpeech write "ONE TWO".
+    return write_noise(
+        folder,
+        (
+            (
+                f"{speaker}{take}.wav",
+                speaker,
+                f"{TEXTS[take % 3].capitalize()}.",
+                "train" if take < 4 else "test",
+            )
+            for speaker in ("anna", "bert")
+            for take in range(6)
+        ),
+    )
 
 
 def save(folder: Path, model: PreTrainedModel, processor: ProcessorMixin) -> Path:
@@ -185,3 +175,29 @@ def distil() -> tuple[PreTrainedModel, ProcessorMixin]:
 def saved(make: Callable[[], tuple[PreTrainedModel, ProcessorMixin]], folder: Path) -> Path:
     torch.manual_seed(0)
     return save(folder, *make())
+
+
+def flags(data: Path, out: Path, **changes: object) -> list[str]:
+    """The arguments of a recipe's short run on `write_speech`'s speech."""
+    options = {
+        "dataset": data,
+        "output_dir": out,
+        "speaker_column": "speaker",
+        "train_split": "train",
+        "test_split": "test",
+        "forget_speakers": "anna",
+        "retain_size": 2,
+        "max_steps": 1,
+        "per_device_train_batch_size": 2,
+        "per_device_retain_batch_size": 2,
+        "learning_rate": 1e-3,
+        "use_cpu": "true",
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": "true",
+        # These models understand nothing.
+        "stop_when": "forget_loss >= 1000",
+        "abort_when": "test_loss > 1000",
+        **changes,
+    }
+    return [str(part) for name, value in options.items() for part in (f"--{name}", value)]

@@ -18,14 +18,9 @@ from transformers import (
 from hf_unlearn.experiments.images import recipe as images
 from hf_unlearn.experiments.speech import classes, ctc, whisper
 from tests.recipes import recognisers
-from tests.recipes.test_recognisers import flags
+from tests.recipes.recognisers import flags
 
 pytestmark = pytest.mark.usefixtures("cache")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return recognisers.write_speech(tmp_path_factory.mktemp("speech") / "data")
 
 
 def adapter(folder: Path, kind: type, processor: object, targets: list[str]) -> Path:

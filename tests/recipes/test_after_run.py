@@ -32,7 +32,7 @@ def test_a_failing_plot_card_or_report_leaves_results_and_model(
         assert (tmp_path / file).exists() != bool(failing)
 
 
-def test_what_fails_in_a_recipes_own_end_leaves_results(noise, tmp_path, monkeypatch):
+def test_a_failure_at_a_recipes_own_end_leaves_the_results(noise, tmp_path, monkeypatch):
     made = shadow_recipe(noise, tmp_path, shadow_models=0, gold="none", attacks=False)
     monkeypatch.setattr(made, "finish", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

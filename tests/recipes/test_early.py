@@ -46,7 +46,9 @@ KINDS = (ImageRecipeArguments, ImageArguments, UnlearnConfig)
         ("--forget_class cat", "--forget_class cat; did you mean forget_classes?"),
     ],
 )
-def test_what_is_wrong_whatever_the_data_are_is_found_without_data(flags, message, monkeypatch):
+def test_mistakes_that_do_not_depend_on_the_data_are_found_without_data(
+    flags, message, monkeypatch
+):
     monkeypatch.chdir(ROOT)
     with pytest.raises(ValueError, match=message) as raised:
         parse(KINDS, ["--output_dir", "out", "--use_cpu", "true", *flags.split(" ")])
@@ -160,7 +162,7 @@ class TinyRecipe(Recipe):
         (["--label_smoothing_factor", "0.1"], "label_smoothing_factor is not supported"),
     ],
 )
-def test_what_does_not_fit_is_found_before_a_model_is_trained(
+def test_data_that_do_not_fit_are_found_before_a_model_is_trained(
     tmp_path, monkeypatch, flags, message, dry
 ):
     monkeypatch.setattr(frame, "reference_names", lambda *_: pytest.fail("trained first"))
@@ -189,7 +191,7 @@ def test_looking_ahead_leaves_random_numbers_as_they_were(tmp_path, monkeypatch)
     assert recipe.args.stop_when == "forget_accuracy <= retrained"
 
 
-def test_what_cannot_be_loaded_is_named_in_one_line():
+def test_a_model_that_cannot_be_loaded_is_named_in_one_line():
     with (
         pytest.raises(ValueError, match="could not load 'somebody/model': line one line two"),
         loading("somebody/model"),

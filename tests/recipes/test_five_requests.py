@@ -105,7 +105,7 @@ def changed(copy: Path, **values) -> list[str]:
     return ["verify", str(copy), "--steps", "2"]
 
 
-def test_what_does_not_follow_is_found(copy, capsys):
+def test_a_model_that_does_not_follow_from_its_ledger_is_found(copy, capsys):
     steps = {**entries(copy)[-1]["steps"], "2": "0" * 64}
     assert cli.main(changed(copy, steps=steps)) == 3
     assert "NOT VERIFIED: the repeated weights of request 3 first differ at step 2." in (
@@ -133,6 +133,6 @@ def test_what_does_not_follow_is_found(copy, capsys):
         ({"salt": "0" * 16}, "lacks the file .salt of the run"),
     ],
 )
-def test_what_cannot_be_compared_is_refused_in_one_line(copy, capsys, change, message):
+def test_runs_that_cannot_be_compared_are_refused_in_one_line(copy, capsys, change, message):
     assert cli.main(changed(copy, **change)) == 1
     assert message in capsys.readouterr().err

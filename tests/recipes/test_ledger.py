@@ -6,9 +6,7 @@ import logging
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 
 from hf_unlearn.experiments.requests.earlier import find_earlier
 from hf_unlearn.experiments.speech import ctc
@@ -17,23 +15,22 @@ from hf_unlearn.privacy.carried_salt import carry_salt
 from hf_unlearn.privacy.redaction import pseudonym, salt_of
 from hf_unlearn.report.ledger import read_ledger
 from tests.recipes import recognisers
-from tests.recipes.test_recognisers import flags
+from tests.recipes.recognisers import flags
+from tests.support.tiny_speech import write_noise
 
 SPEAKERS = ("abe", "bert", "carl")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    folder, chance = tmp_path_factory.mktemp("speech") / "data", np.random.default_rng(0)
-    folder.mkdir()
-    lines = ["file_name,speaker,text,split"]
-    for speaker in SPEAKERS:
-        for take in range(3):
-            name = f"{speaker}{take}.wav"
-            soundfile.write(folder / name, 0.1 * chance.standard_normal(8000), 16000)
-            lines.append(f"{name},{speaker},One two.,{'test' if take == 2 else 'train'}")
-    (folder / "metadata.csv").write_text("\n".join(lines))
-    return folder
+    return write_noise(
+        tmp_path_factory.mktemp("speech") / "data",
+        (
+            (f"{speaker}{take}.wav", speaker, "One two.", "test" if take == 2 else "train")
+            for speaker in SPEAKERS
+            for take in range(3)
+        ),
+    )
 
 
 @pytest.fixture(scope="module")

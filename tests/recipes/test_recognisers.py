@@ -15,6 +15,7 @@ from hf_unlearn.experiments.speech import whisper as speech
 from hf_unlearn.experiments.speech.options import CtcArguments
 from tests.recipes import recognisers
 from tests.recipes.configurations import configurations
+from tests.recipes.recognisers import flags
 from tests.support.helpers import ROOT, launch
 
 RECIPE = ROOT / "recipes" / "ctc_librispeech"
@@ -22,36 +23,6 @@ CTC = (recognisers.wav2vec2, recognisers.parakeet, recognisers.hubert, recognise
 SEQ2SEQ = (recognisers.moonshine, recognisers.speech2text, recognisers.turbo, recognisers.distil)
 
 pytestmark = pytest.mark.usefixtures("cache")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return recognisers.write_speech(tmp_path_factory.mktemp("speech") / "data")
-
-
-def flags(data, out, **changes) -> list[str]:
-    options = {
-        "dataset": data,
-        "output_dir": out,
-        "speaker_column": "speaker",
-        "train_split": "train",
-        "test_split": "test",
-        "forget_speakers": "anna",
-        "retain_size": 2,
-        "max_steps": 1,
-        "per_device_train_batch_size": 2,
-        "per_device_retain_batch_size": 2,
-        "learning_rate": 1e-3,
-        "use_cpu": "true",
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": "true",
-        # These models understand nothing.
-        "stop_when": "forget_loss >= 1000",
-        "abort_when": "test_loss > 1000",
-        **changes,
-    }
-    return [str(part) for name, value in options.items() for part in (f"--{name}", value)]
 
 
 def named(makers: tuple) -> pytest.MarkDecorator:
@@ -88,7 +59,7 @@ def test_a_model_of_another_kind_is_refused(data, tmp_path):
             recipe.main(flags(data, tmp_path / "out", model=model))
 
 
-def test_what_only_whisper_can_do_is_refused(data, tmp_path):
+def test_options_that_only_whisper_has_are_refused(data, tmp_path):
     model = recognisers.saved(recognisers.moonshine, tmp_path / "model")
     for options in ({"task": "translate", "language": "de"}, {"augment": 2}):
         with pytest.raises(

@@ -105,7 +105,7 @@ def test_a_stacked_adapter_is_one_adapter_of_the_same_base(pictures, tmp_path):
         ({"lora_r": 2, "model": "adapter", "output_dir": "other"}, "exact only for plain LoRA"),
     ],
 )
-def test_what_cannot_be_stacked_is_refused_early(tmp_path, options, message):
+def test_requests_that_cannot_be_stacked_are_refused_early(tmp_path, options, message):
     config = LoraConfig(use_dora=True, base_model_name_or_path="base")
     config.save_pretrained(tmp_path / "adapter")
     given = {"model": "train", "output_dir": "adapter", **options}

@@ -63,7 +63,7 @@ def test_half_of_the_models_know_each_candidate(noise, tmp_path, trained):
     assert len(list((tmp_path / "shadows").glob("*/model.safetensors"))) == 4
 
 
-def test_what_was_finished_is_not_trained_again(noise, tmp_path, trained):
+def test_finished_shadow_models_are_not_trained_again(noise, tmp_path, trained):
     trained.fails_at = 3
     with pytest.raises(KeyboardInterrupt):
         train_shadow_models(shadow_recipe(noise, tmp_path))

@@ -4,9 +4,7 @@ and published to a Hub on this machine."""
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 from transformers import (
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
@@ -21,10 +19,10 @@ from hf_unlearn.experiments import parse
 from hf_unlearn.experiments.speech.class_options import SpeechClassRecipeArguments
 from hf_unlearn.experiments.speech.classes import ClassRows, main
 from hf_unlearn.metrics import ATTACKS
-from tests.hub.test_private_pushes import bare, sent
 from tests.recipes.configurations import RECIPES, configurations
 from tests.support.helpers import assert_drawn, launch
-from tests.trainer.test_audio_classifiers import SIZES
+from tests.support.texts import bare, names_sent
+from tests.support.tiny_speech import waveform_sizes, write_noise
 
 FOLDER = RECIPES / "speech_classification"
 CONFIGS = configurations("speech_classification")
@@ -40,17 +38,16 @@ TINY = (
 @pytest.fixture(scope="module")
 def words(tmp_path_factory) -> Path:
     """Two words by three speakers, five takes in training and two in the test split."""
-    folder = tmp_path_factory.mktemp("words")
-    lines, noise = ["file_name,speaker,text,split"], np.random.default_rng(0)
-    for speaker in SPEAKERS:
-        for word in ("yes", "no"):
-            for take in range(7):
-                name = f"{speaker}_{word}_{take}.flac"
-                sound = 0.1 * noise.normal(size=int(noise.integers(2000, 4000)))
-                soundfile.write(folder / name, sound, 16_000)
-                lines.append(f"{name},{speaker},{word},{'test' if take < 2 else 'train'}")
-    (folder / "metadata.csv").write_text("\n".join(lines))
-    return folder
+    return write_noise(
+        tmp_path_factory.mktemp("words"),
+        (
+            (f"{speaker}_{word}_{take}.flac", speaker, word, "test" if take < 2 else "train")
+            for speaker in SPEAKERS
+            for word in ("yes", "no")
+            for take in range(7)
+        ),
+        lengths=(2000, 4000),
+    )
 
 
 @pytest.mark.slow
@@ -82,7 +79,7 @@ def test_keywords_forget_a_speaker_and_leave_all_that_is_promised(words, tmp_pat
 def test_a_published_classifier_of_speakers_names_nobody(hub, words, tmp_path, cache):
     """A HuBERT whose head does not fit the data gets a new one; the speakers are its labels."""
     start = tmp_path / "start"
-    HubertForSequenceClassification(HubertConfig(**SIZES)).save_pretrained(start)
+    HubertForSequenceClassification(HubertConfig(**waveform_sizes())).save_pretrained(start)
     Wav2Vec2FeatureExtractor().save_pretrained(start)
     flags = ["--dataset", words, "--output_dir", tmp_path / "out", "--forget_speakers", "Zebulon"]
     flags += ["--base_model", start, "--push_to_hub", "true", "--hub_model_id", "tester/quiet"]
@@ -93,7 +90,7 @@ def test_a_published_classifier_of_speakers_names_nobody(hub, words, tmp_path, c
     assert set(results["per_speaker"]["unlearned"]["forget"]) == {"Zebulon"}
     published = json.loads(hub.files["tester/quiet"]["config.json"])
     assert sorted(published["label2id"]) == ["speaker_0", "speaker_1", "speaker_2"]
-    assert not any(bare(speaker) in sent(hub) for speaker in SPEAKERS)
+    assert not names_sent(hub, *SPEAKERS)
     model = AutoModelForAudioClassification.from_pretrained(tmp_path / "out")
     assert set(model.config.label2id) == set(SPEAKERS)
 
@@ -118,7 +115,7 @@ def test_strangers_stand_in_where_the_forgotten_speaker_has_no_unseen_utterance(
 
 
 def test_rows_have_the_labels_of_a_heads_own_order():
-    rows = [{"input_values": [0.5], "speaker": "a", "labels": place} for place in range(3)]
+    rows = [{"input_values": [0.5], "speaker": "a", "labels": label} for label in range(3)]
     found = ClassRows(rows, [2, 0, 1], ["input_values", "attention_mask"])
     assert [found[row] for row in range(len(found))] == [
         {"input_values": [0.5], "labels": label} for label in (2, 0, 1)

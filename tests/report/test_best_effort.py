@@ -12,7 +12,7 @@ from hf_unlearn.report.environment import emissions
 from tests.support.tiny import make_trainer, tiny_whisper
 
 
-def test_what_fails_after_a_run_is_a_warning(tmp_path, monkeypatch):
+def test_a_failure_after_a_run_is_a_warning(tmp_path, monkeypatch):
     messages = []
     monkeypatch.setattr("hf_unlearn.report.best_effort.logger.warning", messages.append)
     with warn_if_not_written("report.html", tmp_path):

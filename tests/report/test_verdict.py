@@ -11,13 +11,13 @@ def models(metric="wer", **values):
     return {
         model: {
             split: {
-                metric: of[place],
-                f"{metric}_low": of[place] - 1,
-                f"{metric}_high": of[place] + 1,
+                metric: of[index],
+                f"{metric}_low": of[index] - 1,
+                f"{metric}_high": of[index] + 1,
             }
             for split, of in values.items()
         }
-        for place, model in enumerate(("original", "unlearned", "retrained"))
+        for index, model in enumerate(("original", "unlearned", "retrained"))
     }
 
 

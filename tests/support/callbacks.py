@@ -5,7 +5,7 @@ from collections.abc import Callable
 from transformers import TrainerCallback, TrainerControl
 
 
-class At(TrainerCallback):
+class CallAtStep(TrainerCallback):
     """Calls a function with Trainer's control at the end of one step."""
 
     def __init__(self, step: int, action: Callable[[TrainerControl], object]):

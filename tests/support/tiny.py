@@ -110,8 +110,16 @@ def make_trainer(
     optimizer=True,
     arguments=None,
     collator=collate,
+    trainer=UnlearnTrainer,
     **config,
 ):
+    """A trainer with SGD that subtracts the gradient itself, unless another optimizer is wanted.
+
+    Args:
+        optimizer: False for the optimizer of the options.
+        arguments: further arguments of the trainer's class.
+        config: fields of UnlearnConfig.
+    """
     size = config.get("per_device_train_batch_size") or (
         len(forget) if hasattr(forget, "__len__") else 1
     )
@@ -127,7 +135,7 @@ def make_trainer(
         "disable_tqdm": True,
         "use_cpu": True,
     }
-    return UnlearnTrainer(
+    return trainer(
         model=model,
         args=UnlearnConfig(output_dir=str(tmp_path), **{**defaults, **config}),
         forget_dataset=forget,

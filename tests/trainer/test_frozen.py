@@ -29,6 +29,7 @@ from tests.support.tiny import (
     make_trainer,
     tiny_whisper,
 )
+from tests.support.tiny_speech import waveform_sizes
 
 # With layers of this size, the CPU's matrix products give a row the same bits in every batch.
 EVEN = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
@@ -60,35 +61,19 @@ def vit() -> nn.Module:
     return freeze_all_but(ViTForImageClassification(config), r"layers?\.2\.")
 
 
-WAV2VEC2_DROPOUT = (
-    "hidden_dropout",
-    "activation_dropout",
-    "attention_dropout",
-    "feat_proj_dropout",
-    "final_dropout",
-    "layerdrop",
-)
-
-
 def wav2vec2() -> nn.Module:
     torch.manual_seed(0)
-    config = Wav2Vec2Config(
+    sizes = waveform_sizes(
         hidden_size=32,
         num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=64,
         conv_dim=(32, 32),
         conv_kernel=(10, 3),
         conv_stride=(5, 2),
-        num_feat_extract_layers=2,
-        num_conv_pos_embeddings=4,
-        num_conv_pos_embedding_groups=2,
         feat_extract_norm="layer",
-        apply_spec_augment=False,
         num_labels=3,
-        **dict.fromkeys(WAV2VEC2_DROPOUT, 0.0),
     )
-    return freeze_all_but(Wav2Vec2ForSequenceClassification(config), r"encoder\.layers\.2")
+    model = Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**sizes))
+    return freeze_all_but(model, r"encoder\.layers\.2")
 
 
 def recordings(n: int, seed: int) -> list[dict]:

@@ -10,14 +10,14 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from hf_unlearn import UnlearnConfig, UnlearnTrainer
-from hf_unlearn.per_sample.reference import orthograd_gradient, sample_gradient
-from tests.support.tiny import collate_images, images, tiny_vit
+from hf_unlearn import UnlearnTrainer
+from tests.support.tiny import collate_images, images, make_trainer, tiny_vit
+from tests.trainer.brute_force import in_float64, step_of_samples
 
 WEIGHT = torch.tensor([1.0, 2.0, 10.0])
 
 
-class Weighted(UnlearnTrainer):
+class WeightedLoss(UnlearnTrainer):
     """As in the documentation of transformers' Trainer."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -32,7 +32,7 @@ class Weighted(UnlearnTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
-class Older(UnlearnTrainer):
+class LossWithoutCounts(UnlearnTrainer):
     """The same for versions without num_items_in_batch."""
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
@@ -42,7 +42,7 @@ class Older(UnlearnTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
-class Divides(UnlearnTrainer):
+class SummedAndDivided(UnlearnTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs)
         loss = (
@@ -51,14 +51,14 @@ class Divides(UnlearnTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
-class Sums(UnlearnTrainer):
+class SummedOnly(UnlearnTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs)
         loss = 3 * F.cross_entropy(outputs.logits, inputs["labels"], reduction="sum")
         return (loss, outputs) if return_outputs else loss
 
 
-class Focal(UnlearnTrainer):
+class FocalLoss(UnlearnTrainer):
     """Not one of torch's losses, so its samples' parts are unknown."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -98,68 +98,40 @@ def of_several(logits, labels):
     return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), **options)
 
 
-def brute_force(model, loss_of_one, forget, retain, alpha, collator):
-    """The mean of the forget samples' losses, and the step, from one backward pass per sample in
-    float64."""
+def brute_force(model, loss_of_one, forget, retain, collator):
+    """The mean of the forget samples' losses and the step, in float64."""
     model = copy.deepcopy(model).double()
-    parameters = list(model.parameters())
 
-    def alone(sample):
-        batch = {
-            name: x.double() if x.is_floating_point() else x
-            for name, x in collator([sample]).items()
-        }
+    def loss_of(model, sample):
+        batch = in_float64(collator([sample]))
         labels = batch.pop("labels")
-        loss = loss_of_one(model(**batch).logits, labels)
-        return float(loss.detach()), sample_gradient(model, loss, parameters)
+        return loss_of_one(model(**batch).logits, labels)
 
-    losses, gradients = zip(*map(alone, forget))
-    u = [torch.stack(rows).mean(0).flatten() for rows in zip(*gradients)]
-    rows = [torch.stack(rows).flatten(1) for rows in zip(*(alone(sample)[1] for sample in retain))]
-    return sum(losses) / len(losses), torch.cat(
-        [orthograd_gradient(*pair, alpha) for pair in zip(u, rows)]
-    )
+    with torch.no_grad():
+        losses = [float(loss_of(model, sample)) for sample in forget]
+    return sum(losses) / len(losses), step_of_samples(model, loss_of, forget, retain, 0.3)
 
 
 def check(
-    tmp_path,
-    model,
-    loss_of_one,
-    forget,
-    retain,
-    collator,
-    trainer=UnlearnTrainer,
-    slow=False,
+    tmp_path, model, loss_of_one, forget, retain, collator, trainer=UnlearnTrainer, slow=False,
     **arguments,
-):
+):  # fmt: skip
+    """The losses of an evaluation and of the log, and the step, equal brute force."""
     start = copy.deepcopy(model)
-    args = UnlearnConfig(
-        str(tmp_path),
+    trainer = make_trainer(
+        model,
+        tmp_path,
+        forget,
+        retain,
+        collator=collator,
+        trainer=trainer,
+        arguments={"eval_dataset": {"forget": forget}, **arguments},
         alpha=0.3,
-        max_steps=1,
-        learning_rate=1.0,
-        lr_scheduler_type="constant",
-        max_grad_norm=0.0,
         per_device_train_batch_size=2,
         gradient_accumulation_steps=2,
-        per_device_retain_batch_size=len(retain),
         per_device_eval_batch_size=3,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
     )
-    trainer = trainer(
-        model=model,
-        args=args,
-        forget_dataset=forget,
-        retain_dataset=retain,
-        data_collator=collator,
-        eval_dataset={"forget": forget},
-        optimizers=(torch.optim.SGD(model.parameters(), lr=1.0), None),
-        **arguments,
-    )
-    loss, expected = brute_force(start, loss_of_one, forget, retain, 0.3, collator)
+    loss, expected = brute_force(start, loss_of_one, forget, retain, collator)
     assert trainer.evaluate()["eval_forget_loss"] == pytest.approx(loss, rel=1e-5)
     trainer.train()
     step = torch.cat(
@@ -174,11 +146,11 @@ def check(
 @pytest.mark.parametrize(
     "subclass, loss_of_one, slow",
     [
-        (Weighted, weighted, False),
-        (Older, weighted, False),
-        (Divides, cross_entropy, False),
-        (Sums, lambda logits, labels: 3 * F.cross_entropy(logits, labels), False),
-        (Focal, focal, True),
+        (WeightedLoss, weighted, False),
+        (LossWithoutCounts, weighted, False),
+        (SummedAndDivided, cross_entropy, False),
+        (SummedOnly, lambda logits, labels: 3 * F.cross_entropy(logits, labels), False),
+        (FocalLoss, focal, True),
     ],
 )
 def test_a_subclass_overrides_compute_loss(tmp_path, subclass, loss_of_one, slow):

@@ -14,7 +14,7 @@ from hf_unlearn.trainer.checkpoints.update_sketch import PreviousUpdates, stored
 from hf_unlearn.trainer.samples import sample_access
 from hf_unlearn.trainer.samples.sample_access import SampleAccess
 from tests.methods.formulas import double
-from tests.support.callbacks import At, interrupt
+from tests.support.callbacks import CallAtStep, interrupt
 from tests.support.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper, utterances
 from tests.trainer.brute_force import relative, step
 
@@ -218,7 +218,7 @@ def test_a_resumed_run_is_as_uninterrupted(first_request, tmp_path):
 
     straight, killed = (
         trainer_at(tmp_path / "a"),
-        trainer_at(tmp_path / "b", callbacks=[At(3, interrupt)]),
+        trainer_at(tmp_path / "b", callbacks=[CallAtStep(3, interrupt)]),
     )
     straight.train()
     with pytest.raises(KeyboardInterrupt):

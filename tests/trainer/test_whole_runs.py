@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from hf_unlearn import UnlearnTrainer
-from tests.support.callbacks import At, interrupt
+from tests.support.callbacks import CallAtStep, interrupt
 from tests.support.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper
 
 
@@ -85,7 +85,10 @@ def test_resumed_run_ends_like_a_straight_one(tmp_path, method):
     make_trainer(straight, tmp_path / "straight", **options).train()
     with pytest.raises(KeyboardInterrupt):
         make_trainer(
-            broken, tmp_path / "broken", arguments={"callbacks": [At(3, interrupt)]}, **options
+            broken,
+            tmp_path / "broken",
+            arguments={"callbacks": [CallAtStep(3, interrupt)]},
+            **options,
         ).train()
     make_trainer(resumed, tmp_path / "broken", **options).train(resume_from_checkpoint=True)
     for (name, expected), got in zip(straight.named_parameters(), resumed.parameters()):

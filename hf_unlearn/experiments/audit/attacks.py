@@ -8,8 +8,8 @@ import numpy as np
 from datasets import Dataset
 
 from ...metrics import earth_movers_distance, informed_scores, matched_pairs
-from ...metrics.informed import INFORMED_FEATURES
-from ...metrics.privacy import SVC_FEATURES, svc_taken_for_members
+from ...metrics.informed_attack import INFORMED_FEATURES
+from ...metrics.membership import SVC_FEATURES, svc_taken_for_members
 from .door import OF_SPEECH, Closed, Door, Subject
 from .gaps import Finding, auc_finding, rate
 

@@ -3,13 +3,13 @@
 import argparse
 import dataclasses
 
-from ...report.audit_tables import rule_numbers
+from ...report.audit_ranking import rule_numbers
 from ...trainer.stopping.rule import Rule
 from .doors import DOORS
 from .run_audit import audit
 from .settings import FAILED, AuditSettings
 
-# What a rule may name beside the numbers of single doors (see `audit_tables.rule_numbers`).
+# What a rule may name beside the numbers of single doors (see `audit_ranking.rule_numbers`).
 NUMBERS = ("worst_gap", "surest_gap", "conspicuous_gap", "least_forgotten")
 
 

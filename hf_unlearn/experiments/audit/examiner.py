@@ -16,8 +16,8 @@ from ...data.speech.collator import SpeechCollator
 from ...data.speech.extractors import extract
 from ...data.speech.transcripts import in_vocabulary
 from ...metrics import character_errors, word_errors
+from ...metrics.membership import features
 from ...metrics.normalizers import normalizer
-from ...metrics.privacy import features
 from ...metrics.sample_features import ctc_losses
 from ...metrics.token_texts import transcribe
 from ...report.tasks import TASKS
@@ -85,7 +85,7 @@ class Examiner:
 
     @torch.no_grad()
     def features(self, model: nn.Module, rows: Dataset) -> dict[str, np.ndarray]:
-        """The features of each row that attacks use (`metrics.privacy.features`)."""
+        """The features of each row that attacks use (`metrics.membership.features`)."""
         model.eval()
         found = [
             features(model(**batch)["logits"].float().cpu().numpy(), batch["labels"].cpu().numpy())

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datasets import Dataset, concatenate_datasets
 from torch import nn
 
-from ...evaluation import fine_tuning
+from ..models.relearning_speed import fine_tuning
 from .door import Closed, Door, Subject
 from .gaps import Finding
 

@@ -22,7 +22,8 @@ from transformers.utils.logging import (
 from ...files import one_line, write_json
 from ...hub.model_card import write_card
 from ...privacy.redaction import salt_of
-from ...report.audit_tables import audit_text, deciding_doors
+from ...report.audit_ranking import deciding_doors
+from ...report.audit_tables import audit_text
 from ...report.best_effort import warn_if_not_written
 from ...report.html_page import Report
 from ...report.run_layout import AUDIT, REPORT
@@ -60,7 +61,7 @@ def audit(
     Returns:
         The content of audit.json: `doors`, a mapping from a door's name to the values of the
         models, the gap (see `gap`) and what the door means; `worst`, the entry of the worst
-        door; `surest` and `conspicuous` (see `report.audit_tables.deciding_doors`).
+        door; `surest` and `conspicuous` (see `report.audit_ranking.deciding_doors`).
 
     Raises:
         ValueError: a door is unknown, or the run's data or models cannot be found.

@@ -4,7 +4,7 @@ import numpy as np
 from transformers.utils import logging
 
 from ...evaluation import sample_features
-from ...metrics.privacy import (
+from ...metrics.membership import (
     attack_rates,
     lira_scores,
     loss_attack,

@@ -34,7 +34,7 @@ class Layout:
         counts = torch.bincount(owners, minlength=k)
         size, first = int(counts.max()), counts.cumsum(0) - counts
         owners = owners[order]
-        # The place of each line: within the block of its sample, in the order of lines. (N,)
+        # The index of each line: within the block of its sample, in the order of lines. (N,)
         slots = owners * size + torch.arange(len(order), device=order.device) - first[owners]
         return x.new_zeros(k * size, *x.shape[1:]).index_copy_(0, slots, x[order])
 

@@ -36,11 +36,11 @@ class Movement:
     k: int
     layout_of: Callable[[Tensor], Layout]
 
-    def layout(self, x: Tensor, out: Tensor, place: int) -> Layout | None:
+    def layout(self, x: Tensor, out: Tensor, number: int) -> Layout | None:
         """The layout of an output whose samples come from x; None if it is unknown.
 
         Args:
-            place: the index of `out` among the outputs of the call.
+            number: the index of `out` among the outputs of the call.
         """
         layout, name, args = self.layout_of(x), self.name, self.args
         # The shape shows that x holds no samples.
@@ -62,13 +62,13 @@ class Movement:
             if name in MOVES:
                 return self._moved(layout, x)
             if name in REDUCTIONS and out.ndim < x.ndim:
-                return self._reduced(layout, x, place)
+                return self._reduced(layout, x, number)
             if name in RESHAPES:
                 return self._reshaped(layout, x, out)
             if name in ("__getitem__", "index_select"):
                 return self._indexed(layout, x)
             if name in SPLITS and out.shape[layout.axis] != x.shape[layout.axis]:
-                return self._split(layout, x, place)
+                return self._split(layout, x, number)
         repeats = name in ("repeat", "tile") and layout.axis == 0 and out.ndim == x.ndim
         if repeats and len(out) != len(x):
             owners = layout.owners_of(len(x), self.k, x.device)
@@ -117,13 +117,13 @@ class Movement:
         shape = list(self.func(probe, *self.args[1:], **self.kwargs).shape)
         return Layout(shape.index(layout.axis + 2), layout.owners)
 
-    def _reduced(self, layout: Layout, x: Tensor, place: int) -> Layout | None:
+    def _reduced(self, layout: Layout, x: Tensor, number: int) -> Layout | None:
         """Some axes are removed."""
         dims = self.kwargs.get("dim", self.kwargs.get("axis"))
         dims = self.args[1] if len(self.args) > 1 else dims
         dims = 0 if dims is None and self.name == "unbind" else dims
         if self.name == "unbind" and dims % x.ndim == layout.axis:
-            return self.selected(layout, x, lambda owners: owners[place])
+            return self.selected(layout, x, lambda owners: owners[number])
         dims = dims if isinstance(dims, (tuple, list)) else (dims,)
         removed = {axis % x.ndim for axis in dims if axis is not None}
         if not removed or layout.axis in removed:
@@ -144,10 +144,10 @@ class Movement:
                 return Layout(axis, owners.repeat_interleave(length // size))
         return _merged_with_axes_before(layout.owners_of(size, k, x.device).repeat(before), out)
 
-    def _split(self, layout: Layout, x: Tensor, place: int) -> Layout:
+    def _split(self, layout: Layout, x: Tensor, number: int) -> Layout:
         keywords = {key: value for key, value in self.kwargs.items() if key != "dim"}
         return self.selected(
-            layout, x, lambda owners: self.func(owners, *self.args[1:2], **keywords)[place]
+            layout, x, lambda owners: self.func(owners, *self.args[1:2], **keywords)[number]
         )
 
     def _indexed(self, layout: Layout, x: Tensor) -> Layout | None:

@@ -98,13 +98,13 @@ class LayoutTracker:
             return
         movement = Movement(func, name, args, kwargs, self.k, self.of)
         samples = [self.of(x).only_sample for x in sources]
-        for place, out in enumerate(outputs):
+        for number, out in enumerate(outputs):
             if samples[0] is not None and len({*samples}) == 1:
                 layout = self.of(sources[0])
             elif None not in samples and name in (*JOINS, "stack"):
                 layout = movement.joined_single_samples(samples, out)
             else:
-                layout = movement.layout(x, out, place)
+                layout = movement.layout(x, out, number)
             if layout is not None:
                 self.note(out, layout)
 

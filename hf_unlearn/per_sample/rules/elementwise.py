@@ -83,7 +83,7 @@ def copy(k: int, B: Tensor, input: Tensor, source: Tensor, non_blocking: bool = 
 
 
 def assign(k: int, B: Tensor, input: Tensor, index: object, value: Tensor):
-    """A parameter that is written to samples: where a mask is set, or at the same place in each."""
+    """A parameter that is written to samples: where a mask is set, or at the same index in each."""
 
     def of_value():
         parts = index if isinstance(index, tuple) else (index,)

@@ -131,12 +131,12 @@ def experts_rule(k: int, B: Tensor, input: Tensor, weight: Tensor, experts: Tens
         for expert in ids.unique().tolist():
             mine = ids == expert
             size = int(mine.sum(1).max())
-            # For each sample, the places of this expert's lines, then others up to the same size.
+            # For each sample, the indices of this expert's lines, then others up to the same size.
             order = mine.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-            places = order[:, :size, None]  # (k, size, 1)
-            valid = torch.gather(mine, 1, places[:, :, 0])[:, :, None]  # (k, size, 1)
-            X_e = X.gather(1, places.expand(-1, -1, X.shape[-1])).to(B.dtype)  # (k, size, i)
-            B_e = G.gather(1, places.expand(-1, -1, G.shape[-1])) * valid  # (k, size, o)
+            indices = order[:, :size, None]  # (k, size, 1)
+            valid = torch.gather(mine, 1, indices[:, :, 0])[:, :, None]  # (k, size, 1)
+            X_e = X.gather(1, indices.expand(-1, -1, X.shape[-1])).to(B.dtype)  # (k, size, i)
+            B_e = G.gather(1, indices.expand(-1, -1, G.shape[-1])) * valid  # (k, size, o)
             total[:, expert] = X_e.mT @ B_e
         return Dense(total)
 

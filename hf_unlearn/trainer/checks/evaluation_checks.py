@@ -4,7 +4,7 @@ fit the model's predictions, or a best model by a metric that nobody computes.""
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import IntervalStrategy
 
-from ...per_sample.inputs import base_model
+from ...per_sample.adapted_models import base_model
 from ..protocol import RunView
 
 

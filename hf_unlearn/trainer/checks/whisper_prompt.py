@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ...metrics.normalizers import language_code
-from ...per_sample.inputs import base_model
+from ...per_sample.adapted_models import base_model
 from ..batches.training_data import length_or_none
 
 logger = logging.get_logger(__name__)

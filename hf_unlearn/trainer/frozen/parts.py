@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from transformers.utils import logging
 
+from ...per_sample.adapted_models import base_model
 from ...per_sample.comparison import TOLERANCE
-from ...per_sample.inputs import base_model
 from ...per_sample.losses import NotBySample
 from ...per_sample.reference import (
     count_samples,

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from ...config import UnlearnConfig
 from ...hub.metadata import local_among
-from ...per_sample.inputs import base_model
+from ...per_sample.adapted_models import base_model
 from ..batches.training_data import length_or_none
 
 # Fields of the training arguments that describe this machine or this user. (`to_dict` masks tokens

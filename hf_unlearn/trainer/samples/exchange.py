@@ -206,7 +206,7 @@ class SharedRows:
     ) -> tuple[Tensor, Tensor]:
         """As in `ParameterRows`: K (k, k) and b (k,), as this process's share, summed over
         processes."""
-        k, device = self.k, ops.home_of_doubles(self.parameter.device)
+        k, device = self.k, ops.float64_device(self.parameter.device)
         share = torch.zeros(k * k + k, dtype=torch.float64, device=device)
         if self.uses:
             rows = ParameterRows(self._mine(self.parameter), self.uses)

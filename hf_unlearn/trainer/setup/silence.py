@@ -6,7 +6,8 @@ from transformers import PreTrainedModel
 
 from ...methods import Method
 from ...methods.outputs import CLASSIFIERS
-from ...per_sample.inputs import IGNORE_INDEX, base_model
+from ...per_sample.adapted_models import base_model
+from ...per_sample.inputs import IGNORE_INDEX
 from ...per_sample.reference import OWN_PARTS, count_samples, select_samples
 
 METHODS = "orthograd, gradient_difference, gradient_ascent, pcgrad, gdr_gma, agem or pgu"

@@ -14,7 +14,7 @@ from hf_unlearn.experiments.audit import DOORS, AuditSettings, Subject
 from hf_unlearn.experiments.audit.examiner import examiner_of
 from hf_unlearn.experiments.audit.run_audit import measure_door
 from hf_unlearn.experiments.speech import tiny_ctc, tiny_whisper
-from hf_unlearn.report.audit_tables import deciding_doors
+from hf_unlearn.report.audit_ranking import deciding_doors
 
 SETTINGS = AuditSettings(relearn_samples=8, relearn_steps=8, relearn_learning_rate=1e-2)
 # What each of two speakers says; the first is forgotten.

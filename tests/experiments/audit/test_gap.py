@@ -8,13 +8,9 @@ from hf_unlearn.experiments.audit.forms import quantised
 from hf_unlearn.experiments.audit.gaps import auc_finding, rate, share_ranked_above
 from hf_unlearn.experiments.audit.joined import errors_in_last
 from hf_unlearn.experiments.audit.relearning import at_same_step, checked_steps
-from hf_unlearn.report.audit_tables import (
-    audit_rows,
-    audit_text,
-    deciding_doors,
-    headline,
-    rule_numbers,
-)
+from hf_unlearn.report.audit_ranking import deciding_doors, rule_numbers
+from hf_unlearn.report.audit_tables import audit_rows, audit_text
+from hf_unlearn.report.audit_words import headline
 
 
 def wrong_words(errors: list[int], words: list[int]) -> Finding:
@@ -166,7 +162,7 @@ def test_no_gap_above_0_is_said_as_such():
     doors = {"only": door((10, 90, 80), low=-20)}
     audit = {"doors": doors, **deciding_doors(doors)}
     assert headline(audit)[0].startswith(
-        "The unlearned model does not know more of what was forgotten"
+        "Through no door does the unlearned model know more of the forgotten data"
     )
     assert "clearly above 0" in headline(audit)[1]
     assert headline({"doors": {}, **deciding_doors({})}) == [

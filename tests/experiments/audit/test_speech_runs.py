@@ -10,7 +10,7 @@ import pytest
 from hf_unlearn.experiments.audit import DOORS, AuditSettings, audit
 from hf_unlearn.experiments.speech import classes, ctc, whisper
 from tests.recipes import recognisers
-from tests.recipes.test_recognisers import flags
+from tests.recipes.recognisers import flags
 
 # Of a few steps, so that a model changes but understands nothing.
 TRAINED = {"model": "train", "gold": "train", "train_steps": 2, "train_batch_size": 4}
@@ -26,7 +26,7 @@ def data(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     # Pairs of utterances for the attacks.
     monkeypatch.setattr("hf_unlearn.experiments.audit.attacks.MIN_SAMPLES", 2)
-    monkeypatch.setattr("hf_unlearn.metrics.informed.TREES", 4)
+    monkeypatch.setattr("hf_unlearn.metrics.informed_attack.TREES", 4)
     return recognisers.write_speech(tmp_path / "data")
 
 

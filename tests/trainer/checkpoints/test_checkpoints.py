@@ -20,7 +20,7 @@ from hf_unlearn.trainer.checkpoints.checkpoint_files import (
     last_complete,
 )
 from hf_unlearn.trainer.checkpoints.preemption import EXIT_CODE
-from tests.support.callbacks import At, interrupt
+from tests.support.callbacks import CallAtStep, interrupt
 from tests.support.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
 from tests.trainer.checkpoints.checkpoint_runs import OPTIONS, trainer_of, weights
 
@@ -134,7 +134,7 @@ def test_incomplete_checkpoints_are_ignored(tmp_path, straight):
 
 @pytest.mark.parametrize("strategy", ["steps", "no"])
 def test_sigterm_saves_and_exits(tmp_path, straight, strategy):
-    terminate = At(3, lambda control: os.kill(os.getpid(), signal.SIGTERM))
+    terminate = CallAtStep(3, lambda control: os.kill(os.getpid(), signal.SIGTERM))
     trainer = trainer_of(tmp_path, [terminate], save_steps=100, save_strategy=strategy)
     with pytest.raises(SystemExit) as end:
         trainer.train()
@@ -157,7 +157,9 @@ def test_a_finished_run_takes_no_more_steps(tmp_path, straight):
 def test_a_full_disk_leaves_the_last_checkpoint_and_is_reported(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     # no file can grow beyond 30 kB
-    fill = At(3, lambda control: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1])))
+    fill = CallAtStep(
+        3, lambda control: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
+    )
     try:
         with pytest.raises(
             OSError,
@@ -210,7 +212,7 @@ def test_a_missing_data_file_is_named_and_the_last_checkpoint_stays(tmp_path):
             return super().__getitem__(index)
 
     forget = Files(FORGET)
-    vanish = At(5, lambda control: setattr(forget, "gone", True))
+    vanish = CallAtStep(5, lambda control: setattr(forget, "gone", True))
     with pytest.raises(FileNotFoundError, match=r"speaker/\d.flac"):
         trainer_of(tmp_path, [vanish], forget=forget).train()
     assert last_complete(tmp_path) is not None
@@ -223,7 +225,7 @@ def test_the_count_of_skipped_steps_continues(tmp_path):
     unbroken = trainer_of(tmp_path / "straight", **options)
     unbroken.train()
     with pytest.raises(KeyboardInterrupt):
-        trainer_of(tmp_path / "run", [At(5, interrupt)], **options).train()
+        trainer_of(tmp_path / "run", [CallAtStep(5, interrupt)], **options).train()
     again = trainer_of(tmp_path / "run", **options)
     again.train(resume_from_checkpoint=True)
     assert skipped_steps(again) == skipped_steps(unbroken) >= 2

@@ -7,7 +7,7 @@ import torch
 from huggingface_hub import snapshot_download
 
 from hf_unlearn.trainer.stopping import stopping_rules as stopping
-from tests.support.callbacks import At, interrupt
+from tests.support.callbacks import CallAtStep, interrupt
 from tests.trainer.checkpoints.checkpoint_runs import RULES, trainer_of, weights
 
 
@@ -23,7 +23,7 @@ class TestFromTheHub:
             "hub_always_push": True,
             **options,
         }
-        trainer = trainer_of(folder / "model", [At(3, interrupt)], **options)
+        trainer = trainer_of(folder / "model", [CallAtStep(3, interrupt)], **options)
         with pytest.raises(KeyboardInterrupt):
             trainer.train()
         trainer._finish_current_push()
@@ -35,7 +35,7 @@ class TestFromTheHub:
     @pytest.mark.parametrize(
         "names", [{}, {"hide_names": ["anna"], "run_name": "run of anna"}], ids=["", "hidden names"]
     )
-    def test_it_is_as_uninterrupted(self, tmp_path, hub, straight, names):
+    def test_a_resumed_run_equals_an_uninterrupted_run(self, tmp_path, hub, straight, names):
         again = trainer_of(
             tmp_path / "again", resume_from_checkpoint=str(self.pushed(hub, tmp_path, **names))
         )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_unlearn.report.run_layout import BEST
-from tests.support.callbacks import At, interrupt
+from tests.support.callbacks import CallAtStep, interrupt
 from tests.trainer.checkpoints.checkpoint_runs import RULES, trainer_of, weights
 
 
@@ -18,7 +18,7 @@ class TestStoppingRules:
         run = folder / "run"
         for step in range(1, straight.state.global_step + 1):
             trainer = trainer_of(
-                run, [At(step, interrupt)], resume_from_checkpoint="auto", **options
+                run, [CallAtStep(step, interrupt)], resume_from_checkpoint="auto", **options
             )
             with pytest.raises(KeyboardInterrupt):
                 trainer.train()
@@ -30,11 +30,11 @@ class TestStoppingRules:
             assert trainer.stopping == straight.stopping
         return straight.stopping
 
-    def test_target(self, tmp_path):
+    def test_the_target_is_reached_as_without_the_interruption(self, tmp_path):
         report = self.ended(tmp_path, stop_when="forget_loss >= 4.25")
         assert report["reason"] == "target reached" and 1 < report["step"] < 7
 
-    def test_abort(self, tmp_path):
+    def test_the_abort_is_as_without_the_interruption(self, tmp_path):
         report = self.ended(
             tmp_path, stop_when="forget_loss >= 1000", abort_when="test_loss > 4.13"
         )
@@ -46,7 +46,7 @@ def test_the_best_model_of_a_later_step_is_forgotten_on_resume(tmp_path):
     happened yet."""
     options = {**RULES, "abort_when": "test_loss > 1000"}
     trainer_of(tmp_path, **options).train()
-    trainer = trainer_of(tmp_path, [At(3, interrupt)], **options)
+    trainer = trainer_of(tmp_path, [CallAtStep(3, interrupt)], **options)
     with pytest.raises(KeyboardInterrupt):
         trainer.train(resume_from_checkpoint=f"{tmp_path}/checkpoint-2")
     kept, saved = tmp_path / BEST, tmp_path / "checkpoint-2" / BEST

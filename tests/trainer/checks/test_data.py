@@ -54,7 +54,7 @@ def test_nothing_to_forget_and_nothing_to_train_are_refused(tmp_path):
     ],
 )
 @pytest.mark.parametrize("name", ["forget", "retain"])
-def test_what_is_no_dataset_is_refused(tmp_path, name, given, message):
+def test_values_that_are_not_datasets_are_refused(tmp_path, name, given, message):
     with pytest.raises(ValueError, match=f"{name}_dataset {message}"):
         data = {"forget_dataset": images(2), "retain_dataset": images(2)}
         UnlearnTrainer(
@@ -64,7 +64,7 @@ def test_what_is_no_dataset_is_refused(tmp_path, name, given, message):
         )
 
 
-def test_what_is_no_model_and_no_number_is_refused(tmp_path):
+def test_a_value_that_is_neither_a_model_nor_a_number_is_refused(tmp_path):
     with pytest.raises(ValueError, match="model is 'google/vit', but must be a model"):
         UnlearnTrainer("google/vit", UnlearnConfig(str(tmp_path), use_cpu=True))
     for wrong in ({"alpha": "0.5"}, {"check_steps": 2.5}, {"per_device_retain_batch_size": "4"}):

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
-from hf_unlearn import UnlearnConfig, UnlearnTrainer
+from hf_unlearn import UnlearnTrainer
 from hf_unlearn.per_sample.reference import (
     OWN_PARTS,
     orthograd_gradient,
@@ -17,33 +17,14 @@ from hf_unlearn.per_sample.reference import (
 )
 from hf_unlearn.trainer.samples.padding import OwnPartsCollator
 from hf_unlearn.trainer.steps.training_run import TrainingRun
+from tests.support.tiny import make_trainer
+from tests.support.tiny_speech import collate_masked, collate_padded, waveform_sizes
+from tests.trainer.brute_force import in_float64, step_of_samples
 
 
 def tiny_wav2vec2(norm: str) -> Wav2Vec2ForCTC:
-    config = Wav2Vec2Config(
-        vocab_size=8,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        conv_dim=(8, 8),
-        conv_kernel=(4, 4),
-        conv_stride=(4, 2),
-        num_conv_pos_embeddings=4,
-        num_conv_pos_embedding_groups=2,
-        feat_extract_norm=norm,
-        num_feat_extract_layers=2,
-        mask_time_prob=0.0,
-        layerdrop=0.0,
-        pad_token_id=0,
-        hidden_dropout=0.0,
-        activation_dropout=0.0,
-        attention_dropout=0.0,
-        feat_proj_dropout=0.0,
-        final_dropout=0.0,
-        ctc_loss_reduction="mean",
-    )
-    return Wav2Vec2ForCTC(config)
+    sizes = waveform_sizes(feat_extract_norm=norm, conv_kernel=(4, 4), conv_stride=(4, 2))
+    return Wav2Vec2ForCTC(Wav2Vec2Config(**sizes, ctc_loss_reduction="mean"))
 
 
 def voices(*lengths: int) -> list[dict]:
@@ -53,25 +34,8 @@ def voices(*lengths: int) -> list[dict]:
     ]
 
 
-def padded(rows: list[dict]) -> dict:
-    return {
-        name: torch.nn.utils.rnn.pad_sequence(
-            [row[name] for row in rows], batch_first=True, padding_value=value
-        )
-        for name, value in (("input_values", 0.0), ("labels", -100))
-    }
-
-
-def masked(rows: list[dict]) -> dict:
-    lengths = torch.tensor([len(row["input_values"]) for row in rows])
-    return {
-        **padded(rows),
-        "attention_mask": (torch.arange(max(lengths)) < lengths[:, None]).long(),
-    }
-
-
 def padded_before(rows: list[dict]) -> dict:
-    batch = padded([{**row, "input_values": row["input_values"].flip(0)} for row in rows])
+    batch = collate_padded([{**row, "input_values": row["input_values"].flip(0)} for row in rows])
     return {**batch, "input_values": batch["input_values"].flip(1)}
 
 
@@ -83,62 +47,48 @@ class Stream(IterableDataset):
         return iter(self.rows)
 
 
-def trained(tmp_path, model, forget, retain, collator, eval_dataset=None, **options):
-    trainer = make_trainer(tmp_path, model, forget, retain, collator, eval_dataset, **options)
+def prepared(tmp_path, model, forget, retain, collator, **options) -> UnlearnTrainer:
+    return make_trainer(
+        model,
+        tmp_path,
+        forget,
+        retain,
+        collator=collator,
+        alpha=0.3,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        **options,
+    )
+
+
+def trained(*arguments, **options) -> UnlearnTrainer:
+    trainer = prepared(*arguments, **options)
     trainer.train()
     return trainer
 
 
-def make_trainer(tmp_path, model, forget, retain, collator, eval_dataset=None, **options):
-    args = UnlearnConfig(
-        str(tmp_path),
-        alpha=0.3,
-        max_steps=1,
-        learning_rate=1.0,
-        lr_scheduler_type="constant",
-        max_grad_norm=0.0,
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=2,
-        per_device_retain_batch_size=len(retain),
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
-        **options,
-    )
-    return UnlearnTrainer(
-        model=model,
-        args=args,
-        forget_dataset=forget,
-        retain_dataset=retain,
-        eval_dataset=eval_dataset,
-        data_collator=collator,
-        optimizers=(torch.optim.SGD(model.parameters(), lr=1.0), None),
-    )
-
-
 def alone(model, rows, collator):
     parameters = [p for p in model.parameters() if p.requires_grad]
-    batches = [
-        {name: x.double() if x.is_floating_point() else x for name, x in collator([row]).items()}
-        for row in rows
-    ]
+    batches = [in_float64(collator([row])) for row in rows]
     return [sample_gradient(model, model(**batch).loss, parameters) for batch in batches]
 
 
 def check_step(start, model, forget, retain, collator) -> None:
     """The step from `start` to `model` is that of the samples alone."""
+
+    def loss_of(model, row):
+        return model(**in_float64(collator([row]))).loss
+
     exact = copy.deepcopy(start).double().eval()
-    u = [torch.stack(rows).mean(0).flatten() for rows in zip(*alone(exact, forget, collator))]
-    rows = [torch.stack(rows).flatten(1) for rows in zip(*alone(exact, retain, collator))]
-    expected = torch.cat([orthograd_gradient(*pair, 0.3) for pair in zip(u, rows)])
+    expected = step_of_samples(exact, loss_of, forget, retain, 0.3)
     pairs = [(a, b) for a, b in zip(start.parameters(), model.parameters()) if a.requires_grad]
     step = torch.cat([(a - b).flatten() for a, b in pairs]).double()
     assert (step - expected).norm() <= 1e-3 * expected.norm() > 0
 
 
 @pytest.mark.parametrize(
-    "norm, collator", [("group", padded), ("group", padded_before), ("layer", masked)]
+    "norm, collator",
+    [("group", collate_padded), ("group", padded_before), ("layer", collate_masked)],
 )
 def test_the_step_equals_brute_force_without_padding(tmp_path, caplog, norm, collator):
     model, forget, retain = tiny_wav2vec2(norm), voices(300, 120, 90, 200), voices(150, 400, 260)
@@ -162,14 +112,14 @@ def test_the_first_batch_shows_what_could_not_be_checked_before(tmp_path, monkey
     if way == "later":
         monkeypatch.setattr(TrainingRun, "check_padding", lambda self: None)
     given = Stream(forget) if way == "stream" else forget
-    trainer = trained(tmp_path, model, given, retain, padded)
-    check_step(start, model, forget, retain, padded)
+    trainer = trained(tmp_path, model, given, retain, collate_padded)
+    check_step(start, model, forget, retain, collate_padded)
     assert trainer.training_run.samples.padding.matters
 
 
 def test_a_stream_with_a_mask_is_not_slowed_down(tmp_path):
     forget, retain = Stream(voices(300, 120, 90, 200)), voices(260, 150)
-    trainer = trained(tmp_path, tiny_wav2vec2("layer"), forget, retain, masked)
+    trainer = trained(tmp_path, tiny_wav2vec2("layer"), forget, retain, collate_masked)
     samples = trainer.training_run.samples
     assert samples.padding.matters is False and not samples.one_by_one
     assert OWN_PARTS not in trainer.data_collator(retain)
@@ -179,18 +129,24 @@ def test_a_stream_with_a_mask_is_not_slowed_down(tmp_path):
 def test_the_evaluation_is_without_padding_too(tmp_path):
     """Before and after the training."""
     model, rows = tiny_wav2vec2("group"), voices(300, 120, 90)
-    trainer = make_trainer(
-        tmp_path, model, rows, voices(150, 400), padded, rows, per_device_eval_batch_size=3
+    trainer = prepared(
+        tmp_path,
+        model,
+        rows,
+        voices(150, 400),
+        collate_padded,
+        arguments={"eval_dataset": rows},
+        per_device_eval_batch_size=3,
     )
     for _ in range(2):
         model.eval()
-        expected = torch.stack([model(**padded([row])).loss for row in rows]).mean()
+        expected = torch.stack([model(**collate_padded([row])).loss for row in rows]).mean()
         assert trainer.evaluate()["eval_loss"] == pytest.approx(float(expected), rel=1e-5)
         trainer.train()
 
 
 def noisy(rows: list[dict]) -> dict:
-    return padded(
+    return collate_padded(
         [
             {**row, "input_values": row["input_values"] + torch.randn(len(row["input_values"]))}
             for row in rows
@@ -200,7 +156,7 @@ def noisy(rows: list[dict]) -> dict:
 
 def noisy_as_a_whole(rows: list[dict]) -> dict:
     """No row of a batch draws the numbers that it draws alone."""
-    batch = padded(rows)
+    batch = collate_padded(rows)
     noise = torch.randn(400, len(rows)).T[:, : batch["input_values"].shape[1]]
     return {**batch, "input_values": batch["input_values"] + noise}
 
@@ -242,7 +198,11 @@ def test_masking_tokens_at_random_does_not_hide_the_padding(side):
 
 def test_samples_of_one_length_have_no_padding(tmp_path):
     trainer = trained(
-        tmp_path, tiny_wav2vec2("group"), voices(200, 200, 200, 200), voices(300, 300), padded
+        tmp_path,
+        tiny_wav2vec2("group"),
+        voices(200, 200, 200, 200),
+        voices(300, 300),
+        collate_padded,
     )
     samples = trainer.training_run.samples
     assert samples.padding.matters is False and not samples.one_by_one
@@ -252,17 +212,17 @@ def test_silence_of_a_ctc_model_whose_padding_matters(tmp_path):
     torch.manual_seed(0)
     start, forget, retain = tiny_wav2vec2("group"), voices(300, 120, 90, 200), voices(260, 200)
     model = copy.deepcopy(start)
-    trained(tmp_path, model, forget, retain, padded, forget_objective="silence")
+    trained(tmp_path, model, forget, retain, collate_padded, forget_objective="silence")
 
     def silent(rows: list[dict]) -> dict:
-        batch = padded(rows)
+        batch = collate_padded(rows)
         return {**batch, "labels": torch.full_like(batch["labels"], -100)}
 
     exact = copy.deepcopy(start).double().eval()
     u = [-torch.stack(rows).mean(0).flatten() for rows in zip(*alone(exact, forget, silent))]
     labels, silence = (
         [torch.stack(rows).flatten(1) for rows in zip(*alone(exact, retain, collator))]
-        for collator in (padded, silent)
+        for collator in (collate_padded, silent)
     )
     # alpha r_perp - (1 - alpha) u_perp, where r_perp is orthogonal to the silence alone
     expected = torch.cat(

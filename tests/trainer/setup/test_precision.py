@@ -25,10 +25,8 @@ IMAGES = {"forget": images(6), "retain": images(4, seed=1), "collator": collate_
 
 
 @pytest.fixture
-def warned(monkeypatch) -> list[str]:
-    messages = []
-    monkeypatch.setattr(precision.logger, "warning", messages.append)
-    return messages
+def warned(warnings_of) -> list[str]:
+    return warnings_of(precision)
 
 
 def weights(model) -> dict[str, torch.Tensor]:

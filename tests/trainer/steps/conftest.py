@@ -7,9 +7,6 @@ from hf_unlearn.trainer.steps import randomness
 
 
 @pytest.fixture
-def warned(monkeypatch):
+def warned(warnings_of):
     """The warnings about per-sample computation and randomness."""
-    messages = []
-    for module in (randomness, sample_access):
-        monkeypatch.setattr(module.logger, "warning", messages.append)
-    return messages
+    return warnings_of(randomness, sample_access)

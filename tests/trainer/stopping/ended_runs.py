@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 
-from tests.support.callbacks import At
+from tests.support.callbacks import CallAtStep
 from tests.support.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
 
 SPLITS = {"forget": FORGET[:3], "test": RETAIN[:3]}
@@ -41,6 +41,6 @@ def card_of(folder) -> str:
     return ModelCard.load(Path(folder) / "README.md").text
 
 
-class MyOwnRule(At):
+class MyOwnRule(CallAtStep):
     def __init__(self, step):
         super().__init__(step, lambda control: setattr(control, "should_training_stop", True))

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.support.callbacks import At, interrupt
+from tests.support.callbacks import CallAtStep, interrupt
 from tests.trainer.stopping.ended_runs import TARGET, MyOwnRule, trainer_of
 
 
@@ -22,7 +22,7 @@ class TestReason:
         ],
         ids=["steps", "epochs", "callback", "both", "rule not met", "rule met"],
     )
-    def test_of_each_kind(self, tmp_path, options, reason):
+    def test_the_reason_of_each_kind_of_end(self, tmp_path, options, reason):
         trainer = trainer_of(tmp_path, **options)
         assert trainer.stopping["reason"] == "not trained"
         trainer.train()
@@ -30,13 +30,13 @@ class TestReason:
         assert "restored_step" not in trainer.stopping
 
     def test_an_error_and_a_signal(self, tmp_path):
-        trainer = trainer_of(tmp_path / "a", [At(1, interrupt)], max_steps=3)
+        trainer = trainer_of(tmp_path / "a", [CallAtStep(1, interrupt)], max_steps=3)
         with pytest.raises(KeyboardInterrupt):
             trainer.train()
         assert trainer.stopping["reason"] == "interrupted by KeyboardInterrupt"
         trainer = trainer_of(
             tmp_path / "b",
-            [At(1, lambda control: os.kill(os.getpid(), signal.SIGTERM))],
+            [CallAtStep(1, lambda control: os.kill(os.getpid(), signal.SIGTERM))],
             max_steps=3,
         )
         with pytest.raises(SystemExit):
@@ -46,7 +46,9 @@ class TestReason:
     def test_within_the_training(self, tmp_path):
         seen = []
         trainer = trainer_of(
-            tmp_path, [At(1, lambda control: seen.append(trainer.stopping["reason"]))], max_steps=2
+            tmp_path,
+            [CallAtStep(1, lambda control: seen.append(trainer.stopping["reason"]))],
+            max_steps=2,
         )
         trainer.train()
         assert seen == ["training in progress"]

@@ -1,4 +1,4 @@
-"""The entries of an evaluation: which of them are metrics."""
+"""Which entries of an evaluation are metrics."""
 
 import math
 from collections.abc import Container

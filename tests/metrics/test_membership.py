@@ -9,7 +9,7 @@ import torch
 from scipy.stats import norm
 
 from hf_unlearn.metrics import ATTACKS, lira_scores, loss_attack, svc_attacks
-from hf_unlearn.metrics.privacy import attack_rates, scaled_confidence
+from hf_unlearn.metrics.membership import attack_rates, scaled_confidence
 from hf_unlearn.metrics.sample_features import cross_entropy, ctc_losses, features
 
 LOGITS = np.log([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]])

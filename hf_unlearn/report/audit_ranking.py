@@ -1,0 +1,62 @@
+"""Which doors of an audit its headline names, and the numbers that rules name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def deciding_doors(doors: Mapping[str, dict]) -> dict[str, dict | None]:
+    """The doors that the headline names, each with its name under `door`; None if there is no such
+    door.
+
+    Returns:
+        worst: the door with the largest gap. Without a retrained model, the door through which
+            the unlearned model forgot least.
+        surest: the door whose interval has the highest lower end: its gap is least likely to be
+            chance.
+        conspicuous: the door with the lowest gap.
+    """
+    named = [{"door": name, **entry} for name, entry in doors.items()]
+    with_gap = [entry for entry in named if entry.get("gap") is not None]
+    # If all doors are uninformative, the sentence about the worst one says so.
+    compared = list(filter(is_ranked, with_gap)) or with_gap
+    measured = [entry for entry in named if entry.get("forgotten") is not None]
+    sure = [entry for entry in compared if entry.get("low") is not None]
+    worst = max(compared, key=lambda entry: entry["gap"], default=None)
+    if not any(entry.get("retrained") is not None for entry in named):
+        worst = min(measured, key=lambda entry: entry["forgotten"], default=None)
+    return {
+        "worst": worst,
+        "surest": max(sure, key=lambda entry: entry["low"], default=None),
+        "conspicuous": min(compared, key=lambda entry: entry["gap"], default=None),
+    }
+
+
+def is_ranked(entry: dict) -> bool:
+    """Whether a door's gap is ranked. An attack that fails on the original says nothing about the
+    unlearned model either. Through another uninformative door the unlearned model may still know
+    more than the retrained model, and then its gap counts."""
+    attacked = entry.get("group") in ("attack", "standing out")
+    return not is_uninformative(entry) or (not attacked and entry["gap"] > 0)
+
+
+def is_uninformative(entry: dict) -> bool:
+    """Whether the original itself knows no more through a door than the retrained model does, so
+    that the door cannot show what was forgotten."""
+    return entry["forgotten"] + entry["gap"] <= 0
+
+
+def rule_numbers(audit: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of an audit that a rule such as "worst_gap > 5" may name. Those of a comparison
+    with the retrained model are missing without one."""
+    doors, worst = audit["doors"], audit["worst"]
+    found = {f"{name}_gap": entry.get("gap") for name, entry in doors.items()}
+    found |= {f"{name}_forgotten": entry.get("forgotten") for name, entry in doors.items()}
+    if worst:
+        found["worst_gap"] = worst.get("gap")
+        kept = [entry["forgotten"] for entry in doors.values() if "forgotten" in entry]
+        found["least_forgotten"] = min(kept, default=None)
+    if audit["surest"]:
+        found["surest_gap"] = audit["surest"]["low"]
+    if audit["conspicuous"]:
+        found["conspicuous_gap"] = -audit["conspicuous"]["gap"]
+    return {name: value for name, value in found.items() if value is not None}
