@@ -27,7 +27,7 @@ def check_previous(
     """
     given = [name for name, is_given in _given(dataset, updates).items() if is_given]
     if given and not method.keeps_forgotten:
-        able = [name for name, kind in METHODS.items() if getattr(kind, "keeps_forgotten", False)]
+        able = [name for name, make in METHODS.items() if make().keeps_forgotten]
         raise ValueError(
             f"{given[0]} does not work with method={args.method!r}, which has no per-sample "
             f"projection: use {' or '.join(able)}, or leave it out"

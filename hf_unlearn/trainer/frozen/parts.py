@@ -17,7 +17,7 @@ from ...per_sample.reference import (
     sample_gradient,
     select_sample,
     select_samples,
-    without_parts,
+    without_ranges,
 )
 from ...per_sample.shards import sharded_modules
 from ..batches.seeded import random_state, random_state_kept
@@ -77,7 +77,7 @@ class FrozenParts:
         self._looked = True
         if not self._is_possible():
             return
-        whole = without_parts(batch)
+        whole = without_ranges(batch)
         batch = select_samples(whole, slice(LOOKED_AT), k)
         model, device = self._trainer.model, self._trainer.args.device
         modes = [(module, module.training) for module in model.modules()]

@@ -15,7 +15,7 @@ from ..batches.training_data import STREAMS, dataset_of, some_rows, used_splits
 from ..protocol import TrainerView
 from .padding import (
     COMPARED,
-    OwnPartsCollator,
+    UnpaddedRangesCollator,
     padded_samples,
     padding_matters,
     remedy_for,
@@ -70,7 +70,7 @@ class PaddingCheck:
 
     def collator(self, collator: Callable[[list], dict]) -> Callable[[list], dict]:
         """A collator whose batches say what is padding, as long as that is needed or not known."""
-        return collator if self.matters is False else OwnPartsCollator(collator, self._wanted)
+        return collator if self.matters is False else UnpaddedRangesCollator(collator, self._wanted)
 
     def of_rows(
         self,
@@ -112,7 +112,7 @@ class PaddingCheck:
     def _rows_differ(self, rows: list, collator: Callable, loss_of: Loss, tolerance: float) -> bool:
         if len(rows) < 2:
             return False
-        collator = OwnPartsCollator(collator)
+        collator = UnpaddedRangesCollator(collator)
         batch = collator(rows)
         if count_samples(batch) != len(rows):
             self._unknown = self._unchecked = COUNT_DIFFERS

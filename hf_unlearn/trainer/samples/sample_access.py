@@ -15,7 +15,7 @@ from ...per_sample import PerSampleEngine
 from ...per_sample.check import MIXED, TOLERANCE, find_slow_parameters, samples_mix
 from ...per_sample.inputs import own_copy
 from ...per_sample.losses import NotBySample
-from ...per_sample.reference import count_samples, select_sample, without_parts
+from ...per_sample.reference import count_samples, select_sample, without_ranges
 from ...per_sample.shards import own_parameters, sharded_modules, whole_tensors
 from ..batches.seeded import random_state_kept, seeded
 from ..checks.compatibility import DDP
@@ -155,7 +155,7 @@ class SampleAccess:
         self.check_padding(at_retain)
         if self.padding.matters is None:
             self._look_at_padding(self.padding.of_batch, batch)
-        return batch if self.padding.matters else without_parts(batch)
+        return batch if self.padding.matters else without_ranges(batch)
 
     def _look_at_padding(self, look: Callable, *arguments: Any) -> None:
         with self._check():

@@ -4,12 +4,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ...methods import Method
+from ...methods import METHODS, Method
 from ...methods.outputs import CLASSIFIERS
 from ...per_sample.inputs import IGNORE_INDEX, base_model
-from ...per_sample.reference import OWN_PARTS, count_samples, select_samples
-
-METHODS = "orthograd, gradient_difference, gradient_ascent, pcgrad, gdr_gma, agem or pgu"
+from ...per_sample.reference import UNPADDED, count_samples, select_samples
 
 
 class Silence:
@@ -68,6 +66,18 @@ class Silence:
         return shifted.masked_fill(shifted == IGNORE_INDEX, config.pad_token_id)
 
 
+def forget_objective(silence: Silence | None, batch: dict) -> tuple[dict, float]:
+    """What a step raises on forget samples: the batch whose loss stands for it, and its sign.
+
+    Args:
+        silence: None for the objective "loss".
+    """
+    if silence is None:
+        return batch, 1.0
+    # Silence becomes more likely where the loss of its labels falls.
+    return silence.silent(batch), -1.0
+
+
 def end_token(model: nn.Module) -> int | None:
     """The token that ends a text; None if the model names none."""
     for config in (getattr(model, "generation_config", None), getattr(model, "config", None)):
@@ -82,9 +92,10 @@ def check_objective(objective: str, method: Method, model: nn.Module) -> None:
     if objective == "loss":
         return
     if not method.ascends_forget_loss:
+        *most, last = [name for name, make in METHODS.items() if make().ascends_forget_loss]
         raise ValueError(
             f"forget_objective='{objective}' replaces the forget loss, but this method does not "
-            f"ascend one: use {METHODS}"
+            f"ascend one: use {', '.join(most)} or {last}"
         )
     model = base_model(model)
     name = type(model).__name__
@@ -116,8 +127,8 @@ def _joined(batches: list[dict]) -> dict:
     joined = dict(batches[0])
     for name, value in batches[0].items():
         values = [batch[name] for batch in batches]
-        if name == OWN_PARTS:
-            joined[name] = {part: torch.cat([v[part] for v in values]) for part in value}
+        if name == UNPADDED:
+            joined[name] = {key: torch.cat([v[key] for v in values]) for key in value}
         elif isinstance(value, Tensor) and [len(v) for v in values if v.ndim] == counts:
             joined[name] = torch.cat(values)
     return joined

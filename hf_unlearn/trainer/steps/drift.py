@@ -17,6 +17,7 @@ from ...per_sample.shards import local, own_parameters
 from ..checkpoints.checkpoint_files import saved_state
 from ..protocol import TrainerView
 from ..samples.processes import all_processes
+from ..setup.silence import forget_objective
 from .randomness import compares_gradients
 from .step_runner import StepRunner
 
@@ -222,9 +223,8 @@ class DriftControl(TrainerCallback):
 
     def _forget_losses(self, batch: dict) -> Tensor:
         """What a step raises on the forget samples: (k,)."""
-        if self._trainer.silence is None:
-            return self.runner.sample_losses(batch).float()
-        return -self.runner.sample_losses(self._trainer.silence.silent(batch)).float()
+        batch, sign = forget_objective(self._trainer.silence, batch)
+        return sign * self.runner.sample_losses(batch).float()
 
     def _forget_loss(self) -> float:
         """The mean of what a step raises on its forget samples, over all processes."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import set_seed
 
-from ...per_sample.reference import count_samples, sample_gradient, without_parts
+from ...per_sample.reference import count_samples, sample_gradient, without_ranges
 from ...per_sample.shards import all_finite
 from ..batches.seeded import random_state_kept
 from ..batches.training_data import dataset_of
@@ -51,7 +51,7 @@ class TrainerPreparation:
             generator=torch.Generator(),
         )
         for batch in map(trainer._prepare_inputs, loader):
-            yield batch if self._access.padding.matters else without_parts(batch)
+            yield batch if self._access.padding.matters else without_ranges(batch)
 
     def _indices(self, split: str, shared: bool) -> range:
         args, size = self._trainer.args, self.size(split)

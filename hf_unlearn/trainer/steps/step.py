@@ -15,6 +15,7 @@ from ..protocol import TrainerView
 from ..samples.retain_rows import RetainRows, gradient_scale
 from ..samples.sample_access import SampleAccess
 from ..setup import deepspeed
+from ..setup.silence import forget_objective
 
 
 class TrainerStep:
@@ -125,13 +126,11 @@ class TrainerStep:
         return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
 
     def forget_loss(self, batch: dict | None = None) -> Tensor:
-        key, weight = (FORGET, self.place), self.forget_weight
-        if batch is None and self._trainer.silence is not None:
-            batch = self._trainer.silence.silent(self.forget_batch)
-            # Silence becomes more likely where the loss of its labels falls.
-            weight = -weight
-        batch = self.forget_batch if batch is None else batch
-        return self._access.loss(self.model, batch, key) * weight
+        sign = 1.0
+        if batch is None:
+            batch, sign = forget_objective(self._trainer.silence, self.forget_batch)
+        key = FORGET, self.place
+        return self._access.loss(self.model, batch, key) * (sign * self.forget_weight)
 
     def retain_loss(self) -> Tensor:
         return self._rows.mean_loss() * self.retain_weight
