@@ -56,7 +56,7 @@ def earlier_identity(trainer: TrainerView) -> dict[str, int]:
 
 
 def check_updates(trainer: Trainer) -> None:
-    """Checks that sketches of updates can be read and written in this run.
+    """Checks that updates can be stored and read in this run.
 
     Raises:
         ValueError: they cannot.

@@ -126,7 +126,7 @@ def _ranges(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[int, int]] | None:
 
 
 def padded_samples(batch: dict) -> list[int]:
-    """The places of the samples with padding, as far as it is known, in a batch with
+    """The indices of the samples with padding, as far as it is known, in a batch with
     `UNPADDED`."""
     ranges = batch.get(UNPADDED, {}).values()
     padded = [(one[..., 1] != WHOLE[1]).flatten(1).any(1) for one in ranges]
@@ -134,13 +134,13 @@ def padded_samples(batch: dict) -> list[int]:
 
 
 def unknown_samples(batch: dict) -> list[int]:
-    """The places of the samples of which it is unknown what is padding."""
+    """The indices of the samples of which it is unknown what is padding."""
     ranges = list(batch.get(UNPADDED, {}).values())
     return (ranges[0][..., 0] < 0).flatten(1).any(1).nonzero().flatten().tolist() if ranges else []
 
 
 def padding_matters(
-    batch: dict, loss_of: Callable[[dict], Tensor], tolerance: float, places: list[int]
+    batch: dict, loss_of: Callable[[dict], Tensor], tolerance: float, indices: list[int]
 ) -> bool:
     """Whether padding changes the loss of one of some samples.
 
@@ -148,11 +148,11 @@ def padding_matters(
         batch: with `UNPADDED`, on the model's device.
         loss_of: the loss of a batch of one.
         tolerance: the largest relative difference between two equal losses.
-        places: of these samples in the batch.
+        indices: of these samples in the batch.
     """
     k, plain, matters = count_samples(batch), without_ranges(batch), False
     with torch.no_grad():
-        for n in places:
+        for n in indices:
             padded, own = (float(loss_of(select_sample(one, n, k))) for one in (plain, batch))
             matters |= abs(padded - own) > tolerance * max(abs(own), SMALL_LOSS)
     return matters

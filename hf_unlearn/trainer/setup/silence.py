@@ -41,7 +41,7 @@ class Silence:
         """The batch with the decoder's inputs, which the model would make of the labels itself."""
         if self._is_ctc or "decoder_input_ids" in batch:
             return batch
-        make = getattr(self._model, "prepare_decoder_input_ids_from_labels", self._shifted)
+        make = getattr(self._model, "prepare_decoder_input_ids_from_labels", self._shift_right)
         return {**batch, "decoder_input_ids": make(batch["labels"])}
 
     def constrained(self, batch: dict, retained: int) -> dict:
@@ -56,10 +56,10 @@ class Silence:
         silent = self.silent(batch)
         others = select_samples(silent, slice(retained, k), k)
         parts = [own, others, select_samples(silent, slice(0, retained), k)]
-        return _joined(parts if k > retained else [own, parts[2]])
+        return _concatenate(parts if k > retained else [own, parts[2]])
 
-    def _shifted(self, labels: Tensor) -> Tensor:
-        """Labels (k, L) moved right by one place, after the token that starts decoding."""
+    def _shift_right(self, labels: Tensor) -> Tensor:
+        """Labels (k, L) moved right by one position, after the token that starts decoding."""
         config = self._model.config
         start = labels.new_full((len(labels), 1), config.decoder_start_token_id)
         shifted = torch.cat([start, labels[:, :-1]], dim=1)
@@ -121,7 +121,7 @@ def _special_tokens(model: nn.Module, processor: object | None) -> set[int]:
     return known | {token for token in named if isinstance(token, int)}
 
 
-def _joined(batches: list[dict]) -> dict:
+def _concatenate(batches: list[dict]) -> dict:
     """One batch of the samples of several, whose tensors differ in their first axis alone."""
     counts = [count_samples(batch) for batch in batches]
     joined = dict(batches[0])

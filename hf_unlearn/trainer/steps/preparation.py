@@ -86,8 +86,8 @@ class TrainerPreparation:
             loss = self.loss(batch)
             gradient = sample_gradient(self.model, loss, list(self.parameters.values()))
             if not all_finite([loss, *gradient]):
-                places = broken_samples(self.model, self.loss, batch)
-                names = sample_names(split, places, [indices[done + n] for n in places])
+                broken = broken_samples(self.model, self.loss, batch)
+                names = sample_names(split, broken, [indices[done + n] for n in broken])
                 raise ValueError(
                     f"the loss or gradient of {', '.join(names) or f'{split} samples'} is not "
                     "finite: remove what is broken in the data"
@@ -142,5 +142,5 @@ def _check_first_batch(
         other = "forget" if method.uses_forget else "retain"
         split = next(iter(method.prepares or ()), other)
         batch = next(start.batches(split, shared=False))
-        access.frozen.look(batch)
+        access.frozen.find(batch)
         access.check_batch_loss(batch)
