@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from .calls import is_repeatable, keys_of, named_arguments, outputs_asked_for, replacing_forward
-from .store import TensorStore
 from .finding import FrozenPart
+from .store import TensorStore
 
 # The outputs of all blocks, as (structure, leaves): for a tensor its `_Shape`, other values as they
 # are.
