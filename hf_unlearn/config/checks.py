@@ -45,10 +45,15 @@ NUMBERS = {
     "max_drift": Range(
         numbers.Real, lambda x: x > 0, "a number above 0: at 0 no step could be taken"
     ),
+    "max_forget_loss": Range(
+        numbers.Real, lambda x: 0 < x < math.inf, "a number above 0, or None for no limit"
+    ),
     "frozen_cache_gb": Range(
         numbers.Real, lambda x: x >= 0, "a number of gigabytes, or 0 to keep nothing"
     ),
 }
+# None stands for no limit.
+OPTIONAL = ("max_forget_loss",)
 # `granularity` and `inner_products` are checked where they are used.
 CHOICES = ("forget_objective", "step_control")
 
@@ -68,6 +73,8 @@ def _check_numbers(config: Seq2SeqTrainingArguments) -> None:
     """Raises ValueError if a field of `NUMBERS` has a value that it cannot have."""
     for name, (kind, holds, meaning) in NUMBERS.items():
         given = getattr(config, name)
+        if given is None and name in OPTIONAL:
+            continue
         if not isinstance(given, kind) or not holds(given):
             raise ValueError(f"{name} is {given!r}, but must be {meaning}")
 

@@ -68,6 +68,14 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "choices": ["loss", "silence"],
         },
     )
+    max_forget_loss: float | None = field(
+        default=None,
+        metadata={
+            "help": "A forget sample whose loss has reached this value no longer counts in a step. "
+            "Without it, a few samples can take all of the forgetting, because the gradient of a "
+            "sample grows with its loss, while others stay memorised."
+        },
+    )
     granularity: str = field(
         default="parameter",
         metadata={

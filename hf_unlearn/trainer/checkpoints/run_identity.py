@@ -28,6 +28,7 @@ def run_identity(
         "method": str(args.method),
         **method_settings,
         "forget_objective": args.forget_objective,
+        "max_forget_loss": args.max_forget_loss,
         "loss_temperature": args.loss_temperature,
         "learning_rate": args.learning_rate,
         "seed": args.seed,

@@ -19,7 +19,7 @@ from ...methods import Method
 from ..batches.retain_batches import check_retain_size
 from ..batches.training_data import length_or_none
 from ..setup import deepspeed
-from ..setup.silence import check_objective
+from ..setup.silence import check_limit, check_objective
 from ..setup.temperature import check_temperature
 
 DDP = (
@@ -140,6 +140,7 @@ def check_compatible(method: Method, trainer: Trainer) -> None:
     method.check(model)
     check_temperature(model, args.loss_temperature)
     check_objective(args.forget_objective, method, model)
+    check_limit(args.max_forget_loss, args.forget_objective, method)
     _check_shards(method, trainer, refuse)
     if args.step_control == "drift":
         _check_drift(method, trainer, refuse)

@@ -14,7 +14,7 @@ from ...methods.outputs import output_logits
 from ...per_sample import PerSampleEngine
 from ...per_sample.check import MIXED, TOLERANCE, find_slow_parameters, samples_mix
 from ...per_sample.inputs import own_copy
-from ...per_sample.losses import NotBySample
+from ...per_sample.losses import NotBySample, weighted_samples
 from ...per_sample.reference import count_samples, select_sample, without_ranges
 from ...per_sample.shards import own_parameters, sharded_modules, whole_tensors
 from ..batches.seeded import random_state_kept, seeded
@@ -63,13 +63,20 @@ class SampleAccess:
 
     # ---- losses ----------------------------------------------------------------------------------
 
-    def loss(self, model: nn.Module, batch: dict, key: tuple[int, int] | None = None) -> Tensor:
+    def loss(
+        self,
+        model: nn.Module,
+        batch: dict,
+        key: tuple[int, int] | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """The mean of the losses of a batch's samples.
 
         Args:
             model: the trainer's model, or the wrapper that the training calls it by.
             key: (FORGET or RETAIN, index of the first sample among those of the step), if every
                 pass over these samples in this step must draw the same random numbers.
+            weights: what the samples' losses are multiplied with (k,); default: 1.
 
         Raises:
             NotBySample: in a check, or with several processes, the loss of the batch does not
@@ -78,8 +85,12 @@ class SampleAccess:
         self.randomness.clear_caches()
         with self._trainer.compute_loss_context_manager():
             if not self.one_by_one:
+                weighing = (
+                    contextlib.nullcontext() if weights is None else weighted_samples(weights)
+                )
                 try:
-                    return self._loss_of_one_pass(model, batch, key)
+                    with weighing:
+                        return self._loss_of_one_pass(model, batch, key)
                 except NotBySample:
                     # The first batches, which were checked, had losses that did divide.
                     if self._checking or self._trainer.args.world_size > 1:
@@ -90,7 +101,7 @@ class SampleAccess:
                 self._loss_of_one_pass(model, select_sample(batch, n, k), key, n) for n in range(k)
             ]
             self._losses_alone = torch.stack([loss.detach() for loss in losses])
-            return sum(losses) / k
+            return sum(losses if weights is None else map(torch.mul, losses, weights)) / k
 
     @property
     def losses_of_last_pass(self) -> Tensor | None:
