@@ -1,5 +1,5 @@
-"""Reads text files in any Unicode encoding, writes files atomically, links them, and
-puts error messages on one line."""
+"""Reads text files in any Unicode encoding, writes files atomically, links them, finds the files of
+models, and puts error messages on one line."""
 
 import codecs
 import contextlib
@@ -10,6 +10,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# A model or an adapter on the Hub has one of these.
+MODEL_FILES = ("config.json", "adapter_config.json")
 
 
 @contextlib.contextmanager
@@ -63,6 +66,54 @@ def _plain(value: Any) -> Any:
     if callable(getattr(value, "tolist", None)):
         return _plain(value.tolist())
     raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON: convert it")
+
+
+def model_file(name: str, file: str) -> Path | None:
+    """A file of a model: in its folder, in the folder of the run that a checkpoint belongs to, or
+    on the Hub, from where it is downloaded.
+
+    Args:
+        name: folder or Hub id.
+
+    Returns:
+        None where there is no such file, or it cannot be downloaded.
+    """
+    if Path(name).is_dir():
+        files = (folder / file for folder in run_folders(name))
+        return next((path for path in files if path.is_file()), None)
+    return _hub_file(name, file, local_only=False)
+
+
+def model_folder(name: str | Path) -> Path | None:
+    """The folder of a model: `name` itself, or where a model of the Hub was downloaded to."""
+    if Path(name).is_dir():
+        return Path(name)
+    found = (_hub_file(str(name), file, local_only=True) for file in MODEL_FILES)
+    return next((path.parent for path in found if path is not None), None)
+
+
+def run_folders(name: str | Path) -> list[Path]:
+    """The folder `name`, and that of the run if `name` is one of its checkpoints."""
+    folder = Path(name)
+    return [folder, folder.parent] if folder.name.startswith("checkpoint-") else [folder]
+
+
+def _hub_file(name: str, file: str, *, local_only: bool) -> Path | None:
+    # The command line works without transformers.
+    from transformers.utils import cached_file
+
+    # Loading the model reports what is wrong with its name.
+    with contextlib.suppress(OSError, ValueError):
+        found = cached_file(
+            name,
+            file,
+            local_files_only=local_only,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_gated_repo=False,
+        )
+        return Path(found) if found else None
+    return None
 
 
 def one_line(error: BaseException) -> str:

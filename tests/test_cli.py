@@ -16,7 +16,6 @@ from hf_unlearn.cli import main
 from hf_unlearn.experiments import run_script
 from hf_unlearn.experiments.catalogue import configuration_path, script_path
 from hf_unlearn.experiments.compare import Comparison
-from hf_unlearn.experiments.comparison_keys import KEYS
 from hf_unlearn.experiments.speech import whisper as speech
 from tests.recipes.configurations import COMPARISONS
 from tests.support.helpers import ROOT, run_python
@@ -65,8 +64,8 @@ def test_the_help_of_compare_has_every_key_of_the_file(capsys):
     with pytest.raises(SystemExit):
         main(["compare", "--help"])
     shown = capsys.readouterr().out
-    assert set(KEYS) == {key.name for key in fields(Comparison)}
-    assert not [name for name in KEYS if not re.search(rf"^  {name} +\S", shown, re.M)]
+    names = [key.name for key in fields(Comparison)]
+    assert not [name for name in names if not re.search(rf"^  {name} +\S", shown, re.M)]
 
 
 @pytest.mark.parametrize("command", ["recipes", "--help", "run --help", "compare no.yaml --zzz"])

@@ -1,15 +1,16 @@
 """Splits of samples that have a class: classes or single samples that are forgotten, what is
 retained, and what shows whether both worked."""
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from typing import TypeVar
 
 from datasets import Dataset
 
-from .earlier import EarlierRequest, earlier_parts
+from .earlier import EarlierRequest, Roles, set_apart
 from .names import check_spellings
-from .rows import RowKind, check_owners
+from .row_checks import check_owners
+from .rows import RowKind
 from .sampling import (
     balanced,
     drop_values,
@@ -20,7 +21,7 @@ from .sampling import (
     select_groups,
     sorted_by_id,
 )
-from .splits import Splits, check_apart, check_files_apart, drop_forgotten_before
+from .splits import Splits, check_apart, check_files_apart
 
 Kind = TypeVar("Kind", bound="ClassSplits")
 
@@ -52,21 +53,66 @@ class ClassSplits(Splits):
         return {"proxy": self.proxy, **super().describe()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassRequest:
+    """What is to be forgotten of samples that have a class, and what is to be retained.
+
+    Attributes:
+        forget_classes: forget all samples of these classes; with `forget_samples`, the classes to
+            draw from.
+        forget_samples: how many training samples to forget, drawn at random; below 1, as a share.
+        forget_ids: ids of the training samples to forget. Excludes the other two.
+        retain_size: size of the retain set; below 1, as a share of what it is drawn from.
+        retain_rest: how many samples of retain_pool outside of the retain set are evaluated.
+        retain_classes: the classes to draw the retain set from; empty: all that are not forgotten.
+    """
+
+    forget_classes: Collection[str] = ()
+    forget_samples: float | None = None
+    forget_ids: Collection[str] = ()
+    retain_size: float
+    retain_rest: int = 0
+    retain_classes: Collection[str] = ()
+
+    @classmethod
+    def of(cls, options: object) -> "ClassRequest":
+        """The request that the options of a recipe's data make, which have the same names."""
+        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
+
+    @property
+    def forgotten_classes(self) -> set[str]:
+        """The classes that are forgotten as a whole."""
+        single_samples = bool(self.forget_ids or self.forget_samples)
+        return set() if single_samples else set(self.forget_classes)
+
+    def check(self, train: Dataset) -> None:
+        """Raises ValueError if the request is empty, names samples in two ways, or names all
+        classes of the training rows."""
+        classes, samples, ids = self.forget_classes, self.forget_samples, self.forget_ids
+        if not (classes or samples or ids):
+            raise ValueError(
+                "nothing to forget: name forget_classes, or give forget_samples or forget_ids"
+            )
+        if ids and (classes or samples):
+            raise ValueError(
+                "forget_ids already says which samples: leave out forget_classes and forget_samples"
+            )
+        if classes and not samples and not groups_of(train, "class") - set(classes):
+            raise ValueError(
+                f"the data has no class but those to forget ({', '.join(classes)}): there must be "
+                "another to keep"
+            )
+
+
 def split_by_class(
     parts: type[Kind],
     train: Dataset,
     classes: list[str],
+    request: ClassRequest,
     *,
-    forget_classes: Collection[str] = (),
-    forget_samples: float | None = None,
-    forget_ids: Collection[str] = (),
-    retain_size: float,
-    retain_rest: int = 0,
-    retain_classes: Collection[str] = (),
     held_out: float = 0.1,
     test: Dataset | None = None,
     proxy: Dataset | None = None,
-    forgotten_before: dict[str, Iterable[str]] | None = None,
     earlier: Collection[EarlierRequest] = (),
     seed: int = 0,
 ) -> Kind:
@@ -76,66 +122,41 @@ def split_by_class(
     Args:
         parts: the class of the result, which knows the kind of the rows.
         classes: all class names, in the order of their labels.
-        forget_classes: forget all samples of these classes; with `forget_samples`, the classes to
-            draw from.
-        forget_samples: how many training samples to forget, drawn at random; below 1, as a share.
-        forget_ids: ids of the training samples to forget. Excludes the other two.
-        retain_size: size of the retain set; below 1, as a share of what it is drawn from.
-        retain_rest: how many samples of retain_pool outside of the retain set are evaluated.
-        retain_classes: the classes to draw the retain set from; empty: all that are not forgotten.
         held_out: share of each class that is taken out of `train` as unseen, if there is no `test`.
         proxy: rows of another dataset to draw the retain set from.
-        forgotten_before: what the model has forgotten already, by the column "class" or "id". It is
-            left out of all splits, with a warning.
-        earlier: the earlier requests, whose classes and samples are left out, too, and evaluated
-            again.
+        earlier: the earlier requests, whose classes and samples are left out of all splits, with a
+            warning, and evaluated again.
 
     Raises:
         ValueError: nothing, everything or something unknown is to be forgotten; the retain set
-            would hold a forgotten class (perhaps by another spelling) or sample, or something that
-            was forgotten before; a sample is in both `train` and `test`; a size is out of range.
+            would hold a forgotten class (perhaps by another spelling) or sample, or what an earlier
+            request forgot; a sample is in both `train` and `test`; a size is out of range.
     """
-    kind = parts.kind
-    check_owners(kind, forget_classes, train["class"][:], "the training split")
-    check_spellings(forget_classes, [*classes, *retain_classes], "class", "forget_classes")
-    apart, before = {}, forgotten_before or {}
-    # A sample that is in a class forgotten before belongs to that request alone.
-    for column, forgotten, retained in (
-        ("class", forget_classes, retain_classes),
-        ("id", forget_ids, ()),
-    ):
-        options = {"forgotten": forgotten, "held_out": held_out, "seed": seed}
-        apart |= earlier_parts(earlier, column, train, test, **options)
-        train, test, proxy = drop_forgotten_before(
-            [train, test, proxy], column, before.get(column, ()), forgotten, retained, earlier
-        )
-    _check_request(train, forget_classes, forget_samples, forget_ids)
+    kind, named = parts.kind, request.forget_classes
+    check_owners(kind, named, train["class"][:], "the training split")
+    check_spellings(named, [*classes, *request.retain_classes], "class", "forget_classes")
+    roles = {"class": Roles(named, request.retain_classes), "id": Roles(request.forget_ids)}
+    (train, test, proxy), apart = set_apart(
+        [train, test, proxy], earlier, roles, held_out=held_out, seed=seed
+    )
+    request.check(train)
     if test is None:
         train, test = hold_out(train, "class", classes, held_out, seed)
     check_apart(train, test, kind)
-    check_owners(
-        kind,
-        sorted(groups_of(test, "class")),
-        classes,
-        "the training split (classes of the test split)",
-    )
-    single_images = bool(forget_ids or forget_samples)
-    forgotten_classes = set() if single_images else set(forget_classes)
-    forget = _forget_set(kind, train, forget_classes, forget_samples, forget_ids, seed)
+    unseen_classes = sorted(groups_of(test, "class"))
+    check_owners(kind, unseen_classes, classes, "the training split (classes of the test split)")
+    forget = _forget_set(kind, train, request, seed)
     pool = sorted_by_id(drop_values(train, "id", forget["id"][:]))
-    source = pool if proxy is None else proxy
-    retain = _retain_set(
-        kind, source, classes, forgotten_classes, retain_classes, retain_size, seed
-    )
+    retain = _retain_set(kind, pool if proxy is None else proxy, classes, request, seed)
     check_files_apart(forget, retain, kind, proxy=proxy is not None)
     used_ids = retain["id"][:] if proxy is None else ()
     return parts(
         forget=forget,
-        forget_test=select_groups(test, "class", forgotten_classes),
+        forget_test=select_groups(test, "class", request.forgotten_classes),
         retain=retain,
         retain_pool=pool,
-        retain_rest=sample_remaining(pool, used_ids, "class", retain_rest, seed),
-        test=select_groups(test, "class", set(classes) - forgotten_classes),
+        retain_rest=sample_remaining(pool, used_ids, "class", request.retain_rest, seed),
+        test=select_groups(test, "class", set(classes) - request.forgotten_classes),
         classes=classes,
         seed=seed,
         proxy=proxy is not None,
@@ -143,32 +164,8 @@ def split_by_class(
     )
 
 
-def _check_request(
-    train: Dataset, classes: Collection[str], samples: float | None, ids: Collection[str]
-) -> None:
-    if not (classes or samples or ids):
-        raise ValueError(
-            "nothing to forget: name forget_classes, or give forget_samples or forget_ids"
-        )
-    if ids and (classes or samples):
-        raise ValueError(
-            "forget_ids already says which samples: leave out forget_classes and forget_samples"
-        )
-    if classes and not samples and not groups_of(train, "class") - set(classes):
-        raise ValueError(
-            f"the data has no class but those to forget ({', '.join(classes)}): there must be "
-            "another to keep"
-        )
-
-
-def _forget_set(
-    kind: RowKind,
-    train: Dataset,
-    classes: Collection[str],
-    samples: float | None,
-    ids: Collection[str],
-    seed: int,
-) -> Dataset:
+def _forget_set(kind: RowKind, train: Dataset, request: ClassRequest, seed: int) -> Dataset:
+    ids, classes, samples = request.forget_ids, request.forget_classes, request.forget_samples
     if ids:
         known = set(train["id"][:])
         unknown = [name for name in ids if name not in known]
@@ -192,16 +189,10 @@ def _forget_set(
 
 
 def _retain_set(
-    kind: RowKind,
-    source: Dataset,
-    classes: Collection[str],
-    forgotten_classes: set[str],
-    retain_classes: Collection[str],
-    size: float,
-    seed: int,
+    kind: RowKind, source: Dataset, classes: Collection[str], request: ClassRequest, seed: int
 ) -> Dataset:
-    retained = set(retain_classes) or groups_of(source, "class") & set(classes)
-    both = sorted(retained & forgotten_classes)
+    retained = set(request.retain_classes) or groups_of(source, "class") & set(classes)
+    both = sorted(retained & request.forgotten_classes)
     if both:
         raise ValueError(
             f"the retain set holds the forgotten class {', '.join(map(repr, both))}: name the "
@@ -213,4 +204,5 @@ def _retain_set(
         raise ValueError(
             "the retain set is empty: its data has none of the classes of the training split"
         )
-    return balanced(pool, "class", sample_count(size, len(pool), "retain_size", kind.samples), seed)
+    count = sample_count(request.retain_size, len(pool), "retain_size", kind.samples)
+    return balanced(pool, "class", count, seed)

@@ -1,13 +1,17 @@
-"""Draws the rows of a split by the seed, balanced over groups (speakers, classes).
+"""Chooses rows: at random by the seed, balanced over groups (speakers, classes), or the first of
+each group.
 
-The result depends on the ids and the seed, never on the order of the rows.
+What is drawn at random depends on the ids and the seed, never on the order of the rows.
 """
 
 import zlib
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable
 
 import numpy as np
 from datasets import Dataset
+
+from .rows import RowKind, RowRequest
 
 
 def sorted_by_id(rows: Dataset) -> Dataset:
@@ -46,7 +50,7 @@ def shuffled_by_group(rows: Dataset, column: str, seed: int) -> dict[str, list[i
     for group, members in groups.items():
         generator = np.random.default_rng([seed, zlib.crc32(group.encode())])
         members = sorted(members, key=ids.__getitem__)
-        shuffled[group] = [members[position] for position in generator.permutation(len(members))]
+        shuffled[group] = [members[index] for index in generator.permutation(len(members))]
     return shuffled
 
 
@@ -93,11 +97,11 @@ def balanced(rows: Dataset, column: str, count: int | None, seed: int) -> Datase
         )
     groups = shuffled_by_group(rows, column, seed)
     order = np.random.default_rng(seed).permutation(len(groups))
-    names = [sorted(groups)[position] for position in order]
+    names = [sorted(groups)[index] for index in order]
     # The first row of each group comes before the second row of any.
     draws = sorted(
-        (turn, place, row)
-        for place, name in enumerate(names)
+        (turn, index, row)
+        for index, name in enumerate(names)
         for turn, row in enumerate(groups[name])
     )
     return sorted_by_id(rows.select([row for _, _, row in draws[:count]]))
@@ -141,3 +145,34 @@ def sample_count(size: float, available: int, option: str, samples: str) -> int:
     if count > available:
         raise ValueError(f"{option} is {size:g}, but only {available} {samples} are available")
     return int(count)
+
+
+class FirstOfEach:
+    """Chooses the first rows of each owner, as `request.owners` and `request.limit` say."""
+
+    def __init__(self, request: RowRequest):
+        self.owners, self.limit = request.owners, request.limit
+        self._chosen = Counter()
+
+    def accept(self, owner: str) -> bool:
+        """Whether the next row of this owner is chosen; to be asked once for each row."""
+        if self.owners is not None and owner not in self.owners:
+            return False
+        if self.limit is not None and self._chosen[owner] >= self.limit:
+            return False
+        self._chosen[owner] += 1
+        return True
+
+    def is_complete(self, expected: Iterable[str]) -> bool:
+        """Whether no further row can be chosen, if all rows belong to the expected owners."""
+        return self.limit is not None and all(self._chosen[name] >= self.limit for name in expected)
+
+
+def first_of_each(kind: RowKind, rows: Dataset, request: RowRequest) -> Dataset:
+    """The first rows of each owner, as the request bounds them."""
+    if request.owners is None and request.limit is None:
+        return rows
+    first = FirstOfEach(request)
+    return rows.select(
+        [row for row, owner in enumerate(rows[kind.owner][:]) if first.accept(owner)]
+    )

@@ -1,7 +1,6 @@
 """What splits of speech and of images share: their parts, and checks that the parts are apart."""
 
 import hashlib
-from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -9,10 +8,8 @@ from typing import ClassVar
 from datasets import Dataset
 from transformers.utils import logging
 
-from .earlier import EarlierRequest, known_names
-from .names import spelling
 from .rows import RowKind
-from .sampling import balanced, drop_values
+from .sampling import balanced
 
 logger = logging.get_logger(__name__)
 
@@ -112,49 +109,6 @@ def check_files_apart(
     if proxy:
         raise ValueError(f"{found}: take them out of retain_dataset")
     logger.warning(f"{found}: take one of each pair out of the data")
-
-
-def drop_forgotten_before(
-    parts: list[Dataset | None],
-    column: str,
-    earlier: Iterable[str],
-    forgotten: Collection[str],
-    retained: Collection[str],
-    requests: Collection[EarlierRequest] = (),
-) -> list[Dataset | None]:
-    """The parts without what the model has forgotten before, unless it is to be forgotten again.
-
-    One warning names what is left out.
-
-    Args:
-        column: "speaker", "class" or "id", which the names belong to.
-        requests: earlier requests, whose names are left out, too.
-
-    Raises:
-        ValueError: something forgotten before is to be retained.
-    """
-    normal_form = str if column == "id" else spelling
-    present = {name for rows in parts if rows is not None for name in rows[column][:]}
-    known = known_names(requests, column, {*present, *retained})
-    earlier = {normal_form(str(name)) for name in (*earlier, *known)}
-    earlier -= set(map(normal_form, forgotten))
-    also_retained = sorted(name for name in retained if normal_form(name) in earlier)
-    if also_retained:
-        raise ValueError(
-            f"a {column} to be retained was already forgotten by an earlier request: "
-            f"{', '.join(also_retained)}. Leave it out, or start from a model that still knows it"
-        )
-    dropped = sorted(name for name in present if normal_form(name) in earlier)
-    if not dropped:
-        return parts
-    more = f" and {len(dropped) - 5} more" if len(dropped) > 5 else ""
-    again = [request.split for request in requests if known_names([request], column, dropped)]
-    but = f" but {', '.join(again)}" if again else ""
-    logger.warning_once(
-        f"The model has forgotten {column} {', '.join(dropped[:5])}{more} before: left out of all "
-        f"splits{but}."
-    )
-    return [None if rows is None else drop_values(rows, column, dropped) for rows in parts]
 
 
 def _identical_files(first: Dataset, second: Dataset, content: str) -> list[tuple[str, str]]:

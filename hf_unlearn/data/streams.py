@@ -13,19 +13,11 @@ from huggingface_hub.utils import RevisionNotFoundError
 from transformers.utils import logging
 
 from ..files import written_whole
-from .rows import (
-    FirstOfEach,
-    RowKind,
-    RowRequest,
-    as_texts,
-    check_columns,
-    check_not_empty,
-    check_wanted,
-    owner_names,
-    row_ids,
-    to_uniform_rows,
-)
+from .row_checks import check_columns, check_not_empty, check_wanted
+from .rows import RowKind, RowRequest
+from .sampling import FirstOfEach
 from .tables import load_as_written
+from .uniform_rows import as_texts, owner_names, row_ids, to_uniform_rows
 
 logger = logging.get_logger(__name__)
 

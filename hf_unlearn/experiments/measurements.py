@@ -37,9 +37,11 @@ class Measurement:
 def measure(recipe: Recipe, trainer: UnlearnTrainer, shadows: ShadowModels | None) -> Measurement:
     """Measures the trainer's model. Every process has to call it."""
     attacked = recipe.options.attacks and recipe.unseen_split is not None
-    noting = trainer.logits_noted(features_of_batch) if attacked else contextlib.nullcontext({})
+    collecting = (
+        trainer.collecting_logits(features_of_batch) if attacked else contextlib.nullcontext({})
+    )
     with recipe.clock.phase("evaluation"):
-        with noting as noted:
+        with collecting as noted:
             splits = evaluate_splits(trainer, trainer.eval_dataset)
         further = recipe.measure(trainer)
     known = {name.removeprefix("eval_"): seen for name, seen in noted.items()}

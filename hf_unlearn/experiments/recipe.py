@@ -30,9 +30,9 @@ class Recipe:
             `splits.describe()` is what results.json says of it, `splits.evaluation(
             max_eval_samples)` are the splits to evaluate by name.
         processor: the model's processor; saved with the model.
-        forgotten_before: what the model was made to forget by previous requests, by the column of
-            the data (see `previous_requests`).
-        earlier: the previous requests by the model's ledger.
+        forgotten_before: the names that earlier requests made the model forget, by the column of
+            the data.
+        earlier: the earlier requests of the model.
         found_models: folder or Hub id of the "original" and the "retrained" model, once they are
             found or trained.
     """

@@ -10,8 +10,8 @@ from ..report.results import Results
 from ..report.run_layout import LEDGER
 from ..trainer import UnlearnTrainer
 from ..trainer.checkpoints.step_digests import StepDigests
+from ..trainer.checks.training_steps import check_steps
 from ..trainer.setup.adapters import base_of, keep_merged, whole_base_of
-from ..trainer.stopping.run_record import check_steps
 from .checks.model_checks import check_run, refuse_several_models
 from .checks.processor_checks import check_processors
 from .checks.push_checks import check_push_of_recipe, names_to_hide

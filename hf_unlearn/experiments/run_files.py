@@ -21,8 +21,8 @@ from ..report.tasks import task_of
 from ..trainer import UnlearnTrainer
 from .catalogue import recipes_root
 from .measurements import Measurement, scoring
-from .models.previous_requests import as_results
 from .recipe import Recipe
+from .requests.from_results import as_results
 
 
 def collect_results(

@@ -1,4 +1,5 @@
-"""A digest of the weights in a model's folder, whatever files they are split over."""
+"""Digests of weights: of those in a model's folder, whatever files they are split over, and of
+those in memory."""
 
 import contextlib
 import hashlib
@@ -8,18 +9,14 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
-from transformers.utils import cached_file
+from torch import Tensor, nn
+
+from ..files import model_folder
 
 ADAPTER = "adapter_config.json"
 # The files that from_pretrained looks for, the first kind that there is.
 OF_MODEL = ("model*.safetensors", "pytorch_model*.bin")
 OF_ADAPTER = ("adapter_model*.safetensors", "adapter_model*.bin")
-QUIET = {
-    "_raise_exceptions_for_missing_entries": False,
-    "_raise_exceptions_for_connection_errors": False,
-    "_raise_exceptions_for_gated_repo": False,
-}
 
 
 def weights_digest(name: str | Path) -> str | None:
@@ -32,7 +29,7 @@ def weights_digest(name: str | Path) -> str | None:
     Returns:
         None where there are no weights.
     """
-    folder = folder_of(name)
+    folder = model_folder(name)
     if folder is None:
         return None
     is_adapter = (folder / ADAPTER).is_file() and not (folder / "config.json").is_file()
@@ -49,15 +46,9 @@ def weights_digest(name: str | Path) -> str | None:
     return hashlib.sha256(f"{digest} on {below}".encode()).hexdigest()
 
 
-def folder_of(name: str | Path) -> Path | None:
-    """The folder of a model: `name` itself, or where a model of the Hub was downloaded to."""
-    if Path(name).is_dir():
-        return Path(name)
-    for file in ("config.json", ADAPTER):
-        with contextlib.suppress(OSError, ValueError):
-            if found := cached_file(str(name), file, local_files_only=True, **QUIET):
-                return Path(found).parent
-    return None
+def model_digest(model: nn.Module) -> str:
+    """SHA-256 over the names and values of a model's weights and buffers, sorted by name."""
+    return tensors_digest(sorted(model.state_dict().items()))
 
 
 def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:

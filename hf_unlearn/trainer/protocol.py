@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import TrainerState
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import CallbackHandler
 
 from ..config import UnlearnConfig
@@ -53,14 +53,6 @@ class TrainerView(Protocol):
     def next_retain_batch(self) -> dict:
         """The retain batch of the current optimizer step."""
 
-    def previous_samples(self) -> int:
-        """How many samples of the current retain batch belong to earlier requests. They follow the
-        retain samples."""
-
-    def constraint_samples(self) -> int:
-        """How many samples of the current retain batch, its last ones, are not retained themselves,
-        but have gradients that the step is orthogonal to."""
-
     def mean_loss(self, model: nn.Module, inputs: dict) -> Tensor:
         """The mean over the samples of a batch of the loss that `compute_loss` returns."""
 
@@ -75,15 +67,23 @@ class TrainerView(Protocol):
 
 
 class RunView(TrainerView, Protocol):
-    """What the record of a run and the stopping rules use of the trainer besides.
+    """What a run, its record and the stopping rules use of the trainer besides.
 
     Attributes:
         eval_dataset: for stopping rules, a dict of splits.
+        label_names: the names of the inputs that are labels.
+        method_settings: the values that the method works with, by keyword.
     """
 
     eval_dataset: Any
     compute_metrics: Any
+    processing_class: Any
+    label_names: list[str]
+    method_settings: dict
     callback_handler: CallbackHandler
+
+    def add_callback(self, callback: TrainerCallback) -> None:
+        """Adds a callback to the trainer's own."""
 
     def evaluate(self, eval_dataset: Any, *, metric_key_prefix: str) -> dict[str, float]:
         """Evaluates and logs the metrics of each split."""

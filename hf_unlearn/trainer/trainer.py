@@ -1,64 +1,42 @@
-"""UnlearnTrainer: a Hugging Face Trainer whose training step forgets one dataset and keeps
-another."""
+"""UnlearnTrainer: a Trainer whose training step forgets one dataset and keeps another."""
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import torch
-from accelerate.utils.memory import clear_device_cache
 from huggingface_hub import CommitInfo
 from peft import PeftConfig
 from torch import Tensor, nn
-from torch.utils.data import Dataset
-from transformers import DataCollator, PreTrainedModel
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import DataCollator, PreTrainedModel, Seq2SeqTrainer
 from transformers.trainer_utils import TrainOutput
 
-from ..config import UnlearnConfig, as_unlearn_config
+from ..config import UnlearnConfig, as_unlearn_config, with_suggestions
 from ..methods import Method, build_method, method_settings
-from ..per_sample.shards import sharded_modules
-from ..privacy.trackers import refuse_names_in_trackers
 from ..report.html_page import Report
 from ..report.results import Results
-from ..report.run_layout import BEST
-from .checkpoints.checkpoint_files import copied, find_checkpoint
-from .checkpoints.earlier_run import EarlierRun
-from .checkpoints.preemption import Preemption
-from .checkpoints.start_weights import START
-from .checkpoints.update_sketch import PreviousUpdates, keep_start, write_sketch
-from .checks.compatibility import NO_FORGET, check_compatible, check_data, check_deepspeed
-from .checks.evaluation_checks import check_evaluation
-from .checks.overlap import warn_of_overlap
-from .checks.previous_checks import check_previous, check_updates, earlier_identity
-from .checks.prompts import warn_of_difference
-from .frozen.encoder import encoder_once
-from .frozen.parts import FrozenParts
-from .loss import LossBySample
+from .batches.loading import TrainingLoader
+from .checkpoints.checkpointing import CheckpointSaver
+from .checkpoints.update_sketch import PreviousUpdates
+from .checks.compatibility import check_compatible
+from .checks.construction import check_after, check_before, one_forget_set
 from .publishing.publisher import Publisher
-from .publishing.run_results import EVALUATION_SET, EvaluatedBefore, EvaluationSets
-from .samples.exchange import failures_told
-from .samples.padding_check import PaddingCheck
-from .samples.sample_access import SampleAccess
-from .setup.adapters import keep_base, warn_if_base_differs
+from .publishing.run_results import EvaluationSets
+from .sample_mean_trainer import SampleMeanTrainer
 from .setup.model_setup import put_in_training_mode, save_whole_state_dicts, set_up_model
 from .setup.precision import train_in_float32
-from .setup.prepared_models import forget_preparation, sharded_once
 from .setup.silence import Silence
 from .setup.temperature import tempered
-from .steps.attempts import Attempts
-from .steps.drift import DriftControl
-from .steps.nonfinite import SkippedSteps
-from .steps.preparation import prepare_method
-from .steps.step_runner import StepRunner
-from .stopping.run_record import RunRecord, WatchedCallbacks, check_steps, run_identity
-from .stopping.stopping_rules import StoppingRules
+from .steps.training_run import TrainingRun
+from .stopping.run_record import RunRecord
 
 
-class UnlearnTrainer(LossBySample):
+class UnlearnTrainer(SampleMeanTrainer):
     """Makes a model forget `forget_dataset` while it keeps `retain_dataset`; otherwise it is a
     `Seq2SeqTrainer`.
 
@@ -92,12 +70,7 @@ class UnlearnTrainer(LossBySample):
     `freeze_randomness=False` leaves it on. Other methods train with it, as Trainer does. Batches
     are never changed: the model gets copies.
 
-    Logged per step: `forget_loss` and `retain_loss`, as the method computes them on these samples
-    (`scrub`: a divergence), and `previous_loss` of the samples of `previous_forget_dataset`. For
-    orthograd also `kept` = |u_perp| / |u|, `rank` (the numerical rank of the retain gradients, its
-    mean over the projections) and `residual` (what is left of retain gradients in u_perp: see
-    `OrthoGrad`). With `step_control="drift"` also `drift`, `expected_drift`, `forget_rise` and
-    `step_factor` (see `DriftControl`).
+    Each step logs what docs/how_it_works.md lists under "What is logged".
 
     Attributes:
         stopping: what ended the training, for reports: reason (`max_steps`, `num_train_epochs`,
@@ -117,6 +90,7 @@ class UnlearnTrainer(LossBySample):
     # Whisper averages over the batch.
     loss_is_scaled_for_ga = False
 
+    @with_suggestions(Seq2SeqTrainer.__init__)
     def __init__(
         self,
         model: PreTrainedModel | nn.Module | None = None,
@@ -139,16 +113,15 @@ class UnlearnTrainer(LossBySample):
         if self.method.one_shot:
             args = copy.copy(args)
             args.max_steps = 1
-        forget_dataset = _given_once(train_dataset, forget_dataset)
-        check_deepspeed(self.method, args)
-        check_data(self.method, forget_dataset, retain_dataset, args)
-        check_previous(self.method, previous_forget_dataset, previous_updates, args)
-        warn_of_overlap(forget_dataset, retain_dataset)
-        warn_of_overlap(previous_forget_dataset, retain_dataset, "previous_forget_dataset")
+        forget_dataset = one_forget_set(train_dataset, forget_dataset)
+        previous = previous_forget_dataset, previous_updates
+        check_before(self.method, args, forget_dataset, retain_dataset, *previous)
         self.retain_dataset = retain_dataset
         self.previous_forget_dataset = previous_forget_dataset
         self.previous_updates = PreviousUpdates(previous_updates) if previous_updates else None
         self.results: Results | None = None
+        self._loader = TrainingLoader(self)
+        self._evaluation_sets = EvaluationSets(eval_dataset)
         # None while Trainer's constructor runs, which calls `init_hf_repo`
         self._publisher: Publisher | None = None
         super().__init__(
@@ -163,72 +136,24 @@ class UnlearnTrainer(LossBySample):
         )
         if forget_dataset is not None:
             train_in_float32(self.model, self.optimizer)
-        check_compatible(self.method, self)
-        check_updates(self)
-        check_evaluation(self)
-        if forget_dataset is not None:
             save_whole_state_dicts(self.accelerator)
-        refuse_names_in_trackers(args, self.model, eval_dataset)
-        warn_of_difference(self)
-        self._evaluation_sets, self._evaluation_set = EvaluationSets(eval_dataset), 1
-        self._start_record()
+        check_after(self)
+        self.record = RunRecord(self)
+        self._publisher = Publisher(self, self.record)
+        self.training_run = TrainingRun(self, self.record, self._publisher)
+        self._saver = CheckpointSaver(
+            self, self.training_run.save, self._publisher.model_saved, self.record.loaded
+        )
         if args.push_to_hub:
             self.init_hf_repo()
 
-    def _start_record(self) -> None:
-        """Sets the attributes that the runs of this trainer share."""
-        self._method_prepared = False
-        self._model_known: nn.Module | None = None
-        self._attempts = Attempts(self)
-        self.record = RunRecord(self)
-        self._publisher = Publisher(self, self.record)
-        self._add_callbacks()
-        self._reset_model_state()
-
-    def _add_callbacks(self) -> None:
-        args = self.args
-        has_rules = args.stop_when or args.abort_when
-        self.stopping_rules = StoppingRules(self, self.record) if has_rules else None
-        self.skipped_steps, self._preemption = SkippedSteps(args.max_skipped_steps), Preemption()
-        self.callback_handler = WatchedCallbacks(self.callback_handler)
-        self._evaluated_before = EvaluatedBefore(self)
-        self._drift = DriftControl(self) if args.step_control == "drift" else None
-        for callback in (
-            self._evaluated_before,
-            self._drift,
-            self.stopping_rules,
-            self.skipped_steps,
-            self._preemption,
-            self.record.changes,
-        ):
-            if callback is not None:
-                self.add_callback(callback)
-
-    def _reset_model_state(self) -> None:
-        """Discards what an earlier run found out about the model. What padding does to its losses
-        is kept while the model is the same."""
-        if self._model_known is not self.model:
-            self._padding, self._model_known = PaddingCheck(self), self.model
-            self.frozen = FrozenParts(self)
-            silent = self.args.forget_objective == "silence"
-            self.silence = Silence(self.model, self.processing_class) if silent else None
-        self.samples = SampleAccess(self, self._padding, self.frozen)
-        self._reset_steps()
-
-    def _reset_steps(self) -> None:
-        """Discards the batches and statistics of earlier steps."""
-        self.step_runner = StepRunner(
-            self,
-            self.samples,
-            self._attempts,
-            self.skipped_steps,
-            self.record,
-            self._preemption,
-        )
-
     @property
     def stopping(self) -> dict:
-        return self.record.stopping(self.stopping_rules.report if self.stopping_rules else {})
+        return self.training_run.stopping
+
+    @property
+    def silence(self) -> Silence | None:
+        return self.training_run.silence
 
     # ---- the step --------------------------------------------------------------------------------
 
@@ -237,7 +162,7 @@ class UnlearnTrainer(LossBySample):
     ) -> tuple[list[dict], None]:
         """As in Trainer, but without the duplicates that pad the last batch."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return self.step_runner.forget_batches.begin_step(batches), None
+        return self.training_run.step_runner.forget_batches.begin_step(batches), None
 
     def training_step(
         self, model: nn.Module, inputs: dict, num_items_in_batch: Tensor | int | None = None
@@ -245,54 +170,43 @@ class UnlearnTrainer(LossBySample):
         """Computes one micro-batch of forget samples and, after the last one of an optimizer step,
         the retain batch."""
         self.set_training_mode(model)
-        return self.step_runner.run(model, self._prepare_inputs(inputs))
+        return self.training_run.step_runner.run(model, self._prepare_inputs(inputs))
 
     def set_training_mode(self, model: nn.Module) -> None:
         """Puts a model into training mode. BatchNorm layers keep using their running statistics
         unless `freeze_batch_norm=False`."""
-        put_in_training_mode(model, self.args.freeze_batch_norm)
-        # Schedule-free optimizers also have train and eval modes, as in Trainer.
-        if callable(getattr(self.optimizer, "train", None)):
-            self.optimizer.train()
+        put_in_training_mode(model, self.args.freeze_batch_norm, self.optimizer)
 
     def next_retain_batch(self) -> dict:
         """The retain batch of the current optimizer step, the same one at every call."""
-        return self.step_runner.retain_batches.of_current_step()
-
-    def previous_samples(self) -> int:
-        """How many samples of the current step's retain batch belong to earlier requests. They
-        follow the retain samples."""
-        return self.step_runner.retain_batches.previous_samples()
-
-    def constraint_samples(self) -> int:
-        """How many samples of the current step's retain batch, its last ones, are not retained
-        themselves, but have gradients that the step is orthogonal to: those of earlier requests,
-        and with `forget_objective="silence"` the silence of all of them."""
-        return self.step_runner.retain_batches.constraint_samples()
+        return self.training_run.step_runner.retain_batches.of_current_step()
 
     def mean_loss(self, model: nn.Module, inputs: dict) -> Tensor:
-        with self.frozen.active(), tempered(self.model, self.args.loss_temperature):
+        with self.training_run.frozen.active(), tempered(self.model, self.args.loss_temperature):
             return super().mean_loss(model, inputs)
 
     def prediction_step(self, model, inputs, *more, **keywords):
-        has_labels = all(inputs.get(name) is not None for name in self.label_names or [""])
-        if self.train_dataset is not None and has_labels:
-            self.frozen.look(inputs)
-        # All processes of a sharded model must take part in every pass.
-        texts = self.args.predict_with_generate and not sharded_modules(self.model)
-        encoder = encoder_once(self.model) if texts else contextlib.nullcontext()
-        with self.frozen.active(), encoder:
+        with self.training_run.evaluating_batch(inputs):
             return super().prediction_step(model, inputs, *more, **keywords)
 
-    def training_collator(self, collator: Callable[[list], dict]) -> Callable[[list], dict]:
-        return self.samples.padding.collator(collator)
+    # ---- data ------------------------------------------------------------------------------------
 
-    def check_padding(self) -> None:
-        # With FSDP and DeepSpeed, accelerate has not moved the model yet, so the first step makes
-        # this check.
-        waits = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        if self.train_dataset is not None and not waits:
-            self.samples.check_padding(self._attempts.at_retain_batch)
+    def get_train_dataloader(self) -> DataLoader:
+        """As in Trainer, but random augmentation of a sample depends on seed, epoch and index
+        alone."""
+        with self._loader.seeded_forget_set(self.training_run.samples.padding.collator):
+            return super().get_train_dataloader()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        return super()._get_train_sampler(self._loader.sampler_dataset(train_dataset))
+
+    def get_eval_dataloader(self, *arguments: Any, **keywords: Any) -> DataLoader:
+        self.training_run.check_padding()
+        return super().get_eval_dataloader(*arguments, **keywords)
+
+    def get_test_dataloader(self, *arguments: Any, **keywords: Any) -> DataLoader:
+        self.training_run.check_padding()
+        return super().get_test_dataloader(*arguments, **keywords)
 
     # ---- the run ---------------------------------------------------------------------------------
 
@@ -315,81 +229,22 @@ class UnlearnTrainer(LossBySample):
                 forget set.
             OSError: a checkpoint could not be saved; the earlier ones are kept.
         """
-        if self.train_dataset is None:
-            raise ValueError(NO_FORGET)
-        self.record.begun = True
-        check_steps(self.args, self.train_dataset)
-        if resume_from_checkpoint is None:
-            resume_from_checkpoint = self.args.resume_from_checkpoint
-        self._note_earlier_run_and_keep_base()
-        run = run_identity(self.args, self.method_settings, self.train_dataset, self.label_names)
-        run |= earlier_identity(self)
-        checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir, run)
-        self._publisher.remember_hidden(checkpoint)
-        self.record.begin(run, checkpoint)
-        self._evaluated_before.remember()
-        self._attempts = Attempts(self)
-        # New checks need backward passes, which DeepSpeed's engine would count as part of a step.
-        if not self.is_deepspeed_enabled:
-            self._reset_model_state()
-        forget_preparation(self)
-        with (
-            failures_told(),
-            self._preemption.listening(),
-            sharded_once(self),
-            self.record.running(),
-        ):
-            if not self._method_prepared:
-                prepare_method(self, self.samples, checkpoint)
-                self._method_prepared = True
-            if self.args.save_update_sketch:
-                keep_start(self.model, Path(self.args.output_dir), checkpoint)
-            output = super().train(checkpoint, *more, **keywords)
-        self.record.require_a_step(self.skipped_steps.total)
-        if self.args.save_update_sketch:
-            rank, folder = self.args.update_sketch_rank, Path(self.args.output_dir)
-            write_sketch(self.model, folder, rank, self.previous_updates)
-        return output
-
-    def _note_earlier_run_and_keep_base(self) -> None:
-        """Records files of an earlier run. If the adapter's base model is in output_dir, keeps a
-        copy of it."""
-        if not sharded_modules(self.model) and self.is_world_process_zero():
-            warn_if_base_differs(self.model)
-        folder, main = Path(self.args.output_dir), self.args.should_save
-        if folder.is_dir():
-            keep_base(self.model, self.args.output_dir, main=main)
-        keep = (BEST,) if self.stopping_rules else ()
-        self._publisher.earlier_run = EarlierRun(folder, keep) if main else None
-        self.accelerator.wait_for_everyone()
+        train = super().train
+        return self.training_run.run(
+            resume_from_checkpoint, lambda checkpoint: train(checkpoint, *more, **keywords)
+        )
 
     def _inner_training_loop(self, batch_size=None, *more, **keywords):
         """As in Trainer, but starting afresh for each run and attempt."""
-        while True:
-            if self._model_known is not self.model:
-                # `model_init` has made a new one.
-                self._reset_model_state()
-            self._reset_steps()
-            self.skipped_steps.load(self.record.resumed_from)
-            if self._drift:
-                self._drift.begin(self.step_runner, self.record.resumed_from)
-            self._attempts.begin(batch_size)
-            try:
-                self.check_padding()
-                return super()._inner_training_loop(batch_size, *more, **keywords)
-            except RuntimeError:
-                if not self._attempts.shrink_retain_batch():
-                    raise
-            # After the except block, so that the exception no longer keeps its frames' tensors
-            # alive.
-            clear_device_cache(garbage_collection=True)
+        loop = functools.partial(super()._inner_training_loop, batch_size, *more, **keywords)
+        return self.training_run.run_attempts(batch_size, loop)
 
     def _run_epoch(self, **keywords) -> None:
         # When Trainer resumes from the last checkpoint of a finished run, it takes one more step.
         if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
-        self._begin_epoch(keywords["epoch"])
+        self._loader.begin_epoch(keywords["epoch"])
         super()._run_epoch(**keywords)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
@@ -404,20 +259,36 @@ class UnlearnTrainer(LossBySample):
             self.method, self.method_settings = build_method(self.args), method_settings(self.args)
             check_compatible(self.method, self)
 
-    def _save_own_state(self, checkpoint: Path) -> None:
-        more = {"drift": self._drift.state()} if self._drift else {}
-        self.record.save(checkpoint, {**self.skipped_steps.state(), **more})
-        if self.method.prepares is not None or self.args.save_update_sketch:
-            copied(Path(self.args.output_dir) / START, checkpoint / START)
-        if self.stopping_rules:
-            self.stopping_rules.save(checkpoint)
+    # ---- checkpoints -----------------------------------------------------------------------------
 
-    def _model_saved(self, folder: Path) -> None:
-        if folder.samefile(self.args.output_dir):
-            self._publisher.remove_earlier_run()
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._saver.save_checkpoint(super()._save_checkpoint, model, trial)
 
-    def _best_model_loaded(self, checkpoint: Path) -> None:
-        self.record.loaded(checkpoint)
+    def _save_rng_state(self, output_dir: str) -> None:
+        self._saver.save_random_state(super()._save_rng_state, output_dir)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        self._saver.save_model(super().save_model, output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        self._saver.save_files(super()._save, output_dir, state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        self._saver.save_optimizer(super()._save_optimizer_and_scheduler, output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        self._saver.load_optimizer(super()._load_optimizer_and_scheduler, checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None):
+        self._saver.load_checkpoint(super()._load_from_checkpoint, resume_from_checkpoint, model)
+
+    def _issue_warnings_after_load(self, load_result: NamedTuple) -> None:
+        self._saver.warn_after_load(super()._issue_warnings_after_load, load_result)
+
+    def _load_best_model(self) -> None:
+        self._saver.load_best_model(super()._load_best_model)
+
+    # ---- evaluation and logs ---------------------------------------------------------------------
 
     def evaluate(
         self,
@@ -428,26 +299,13 @@ class UnlearnTrainer(LossBySample):
     ) -> dict[str, float]:
         """As in Trainer; a dataset that is given without a prefix of its own is told apart from
         `self.eval_dataset` in the card."""
-        unnamed = metric_key_prefix == "eval" and not isinstance(eval_dataset, str | dict | None)
-        self._evaluation_set = self._evaluation_sets.number(eval_dataset) if unnamed else 1
-        try:
+        with self._evaluation_sets.evaluating(eval_dataset, metric_key_prefix):
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix, **gen_kwargs)
-        finally:
-            self._evaluation_set = 1
-
-    # ---- logs ------------------------------------------------------------------------------------
 
     def log(self, logs: dict, start_time: float | None = None) -> None:
         """As in Trainer, with the means of the steps' values, and with the step whose weights are
         evaluated if it is not the last."""
-        if "loss" in logs:
-            means = self.step_runner.statistics.means(self.accelerator)
-            logs = {**logs, **means, "skipped_steps": self.skipped_steps.total}
-        if self.record.weights_step is not None and any(name.startswith("eval_") for name in logs):
-            logs = {**logs, "weights_step": self.record.weights_step}
-        if self._evaluation_set > 1:
-            logs = {**logs, EVALUATION_SET: self._evaluation_set}
-        super().log(logs, start_time)
+        super().log(self._evaluation_sets.numbered(self.training_run.log_entry(logs)), start_time)
 
     # ---- results and publishing ------------------------------------------------------------------
 
@@ -472,23 +330,11 @@ class UnlearnTrainer(LossBySample):
         dataset: str | list[str] | None = None,
         dataset_args: str | list[str] | None = None,
     ) -> None:
-        """As in Trainer, but local paths are left out.
+        """As in Trainer, but local paths are left out. Of what is not given, the base model's card
+        gives the language and the license.
 
         Writes results.json and the card (README.md) into output_dir; only the main process writes.
         Before any training, as in a script that only evaluates, it warns and writes nothing.
-
-        Args:
-            language: one or several, such as "en" or "English"; default: those of the base model's
-                card.
-            license: the Hub's identifier, such as "apache-2.0"; default: that of the base model's
-                card.
-            tags: one or several tags, added to the card's own.
-            model_name: default: the folder's name.
-            finetuned_from: id of the base model; default: what the model was loaded from.
-            tasks: what the model does; default: derived from its class.
-            dataset_tags: ids of one or several datasets on the Hub.
-            dataset: names of the datasets for readers.
-            dataset_args: configurations of the datasets.
 
         Raises:
             ValueError: the training took no optimizer step, or none that changed a weight.
@@ -528,10 +374,7 @@ class UnlearnTrainer(LossBySample):
         processes must call it.
 
         Args:
-            commit_message: message of the commit.
-            blocking: whether to wait for the end of the upload.
-            token: access token; default: `args.hub_token`, then that of `hf auth login`.
-            revision: branch; default: `args.hub_revision`.
+            commit_message, blocking, token, revision: as in Trainer.
             private: whether a new repository is private; default: `args.hub_private_repo`.
             merge: upload an adapter merged into its base model.
             card: arguments of `create_model_card`.
@@ -546,14 +389,3 @@ class UnlearnTrainer(LossBySample):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         self._publisher.push_checkpoint(Path(checkpoint_folder))
-
-
-def _given_once(train_dataset: Any, forget_dataset: Any) -> Any:
-    """The forget set, which may be given under either name.
-
-    Raises:
-        ValueError: both are given.
-    """
-    if train_dataset is not None and forget_dataset is not None:
-        raise ValueError("train_dataset is an alias of forget_dataset: give one of them, not both")
-    return train_dataset if forget_dataset is None else forget_dataset

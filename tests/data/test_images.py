@@ -3,6 +3,7 @@
 import datasets
 import pytest
 
+from hf_unlearn.data.class_splits import ClassRequest
 from hf_unlearn.data.images import load_images
 from hf_unlearn.data.images.samples import decode_image
 from hf_unlearn.data.images.splits import load_image_splits, prepare_image_splits, split_images
@@ -193,4 +194,4 @@ class TestSplits:
         rows, names = load_images(folder, split="train")
         cats = rows.filter(lambda row: row["class"] == "cat")
         with pytest.raises(ValueError, match="no class but those to forget"):
-            split_images(cats, names[:1], forget_classes=["cat"], retain_size=1)
+            split_images(cats, names[:1], ClassRequest(forget_classes=["cat"], retain_size=1))

@@ -7,6 +7,8 @@ import datasets
 import pytest
 
 from hf_unlearn.data import split_by_speaker
+from hf_unlearn.data.class_splits import ClassRequest
+from hf_unlearn.data.earlier import EarlierRequest
 from hf_unlearn.data.images.splits import split_images
 from hf_unlearn.data.names import spelling
 
@@ -48,20 +50,20 @@ def test_retained_speakers_may_have_two_spellings(make_rows):
     assert set(splits.retain_pool["speaker"]) == {"B", "b"}
 
 
-def test_speakers_forgotten_before_are_in_no_split(make_rows, caplog):
+def test_speakers_of_earlier_requests_are_in_no_split(make_rows, caplog):
     train = make_rows("abcd", 4)
     test, other = make_rows("bcd", 2, prefix="t-"), make_rows("bxy", 2, prefix="o-")
     options = {"forget_speakers": ["a"], "retain_size": 2, "test": test, "other": other}
-    splits = split_by_speaker(train, **options, forgotten_before=["b", "gone"])
+    earlier = [EarlierRequest.of_names("speaker", [" B", "gone"])]
+    splits = split_by_speaker(train, **options, earlier=earlier)
     assert set().union(*splits.describe()["speakers"].values()) == set("acdxy")
-    assert "The model has forgotten speaker b before: left out of all splits." in caplog.text
+    assert not splits.earlier
+    assert "speaker b already forgotten by this model: left out of all splits." in caplog.text
     with pytest.raises(
         ValueError, match="a speaker to be retained was already forgotten by an earlier request: b"
     ):
-        split_by_speaker(train, **options, forgotten_before=["b"], retain_speakers=["b", "c"])
-    again = split_by_speaker(
-        train, forget_speakers=["a", "b"], retain_size=2, forgotten_before=["b"]
-    )
+        split_by_speaker(train, **options, earlier=earlier, retain_speakers=["b", "c"])
+    again = split_by_speaker(train, forget_speakers=["a", "b"], retain_size=2, earlier=earlier)
     assert set(again.forget["speaker"]) == {"a", "b"}
 
 
@@ -84,39 +86,42 @@ def test_another_spelling_of_a_class_is_not_kept():
         ValueError,
         match="class 'Dog' would be kept, but 'dog' forgotten: .* spellings in forget_classes",
     ):
-        split_images(rows, ["Dog", "cat", "dog"], forget_classes=["dog"], retain_size=1)
-    splits = split_images(
-        rows, ["Dog", "cat", "dog"], forget_classes=["dog", "Dog"], retain_size=1, held_out=0
-    )
+        request = ClassRequest(forget_classes=["dog"], retain_size=1)
+        split_images(rows, ["Dog", "cat", "dog"], request)
+    request = ClassRequest(forget_classes=["dog", "Dog"], retain_size=1)
+    splits = split_images(rows, ["Dog", "cat", "dog"], request, held_out=0)
     assert set(splits.retain_pool["class"]) == {"cat"}
 
 
-def test_classes_and_images_forgotten_before_are_in_no_split(caplog):
+def test_classes_and_images_of_earlier_requests_are_in_no_split(caplog):
     rows, test = pictures(["dog", "cat", "owl"]), pictures(["dog", "cat", "owl"], prefix="t")
     classes = ["cat", "dog", "owl"]
-    options = {"forget_classes": ["dog"], "retain_size": 1, "test": test}
-    before = {"class": ["owl"], "id": ["cat-0"]}
-    splits = split_images(rows, classes, **options, forgotten_before=before)
+    request = ClassRequest(forget_classes=["dog"], retain_size=1)
+    # Ids are compared exactly.
+    named = {"class": ["OWL"], "id": ["cat-0", "CAT-1"]}
+    earlier = [EarlierRequest.of_names(column, names) for column, names in named.items()]
+    splits = split_images(rows, classes, request, test=test, earlier=earlier)
     assert splits.retain_pool["id"][:] == ["cat-1"]
     assert set(splits.test["class"]) == {"cat"}
     assert splits.classes == classes
-    assert "has forgotten class owl before" in caplog.text
-    assert "has forgotten id cat-0 before" in caplog.text
-    options |= {"retain_classes": ["owl"], "forgotten_before": {"class": ["owl"]}}
+    assert "class owl already forgotten by this model" in caplog.text
+    assert "id cat-0 already forgotten by this model" in caplog.text
+    request = ClassRequest(forget_classes=["dog"], retain_size=1, retain_classes=["owl"])
     with pytest.raises(
         ValueError, match="a class to be retained was already forgotten by an earlier request: owl"
     ):
-        split_images(rows, classes, **options)
+        split_images(rows, classes, request, test=test, earlier=earlier)
 
 
 def test_an_image_file_to_forget_is_in_the_retain_set(caplog):
     classes = ["cat", "dog"]
-    options = {"forget_classes": ["dog"], "retain_size": 2, "test": pictures(classes, prefix="t")}
+    request = ClassRequest(forget_classes=["dog"], retain_size=2)
+    test = pictures(classes, prefix="t")
     proxy = pictures(["cat"], [b"dog0", b"x"], prefix="p")
     found = "1 images to forget are in the retain set, too (the same file), such as"
     with pytest.raises(ValueError, match=f"{re.escape(found)} dog-0 and pcat-0: take them out"):
-        split_images(pictures(["dog", "cat"]), classes, **options, proxy=proxy)
-    split_images(pictures(["dog", "cat"], [b"1", b"2", b"1", b"3"]), classes, **options)
+        split_images(pictures(["dog", "cat"]), classes, request, test=test, proxy=proxy)
+    split_images(pictures(["dog", "cat"], [b"1", b"2", b"1", b"3"]), classes, request, test=test)
     assert f"{found} dog-0 and cat-0: take one of each pair" in caplog.text
 
 

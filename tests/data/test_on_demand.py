@@ -22,7 +22,7 @@ LABELS = {"max_label_length": 8}
 
 @pytest.fixture(autouse=True)
 def nothing_is_kept(monkeypatch):
-    monkeypatch.setattr(on_demand, "_recent", on_demand.Recent(limit=0))
+    monkeypatch.setattr(on_demand, "_inputs", on_demand.InputCache(limit=0))
 
 
 def replaced(rows, place: int, content: bytes):
@@ -60,8 +60,8 @@ def test_no_audio_is_decoded_before_a_row_is_read(make_rows, processor, monkeypa
 
 
 def test_inputs_of_a_small_set_stay_in_memory(make_rows, folder, processor, monkeypatch):
-    recent = on_demand.Recent(limit=3 * 8 * 100 * 4)
-    monkeypatch.setattr(on_demand, "_recent", recent)
+    recent = on_demand.InputCache(limit=3 * 8 * 100 * 4)
+    monkeypatch.setattr(on_demand, "_inputs", recent)
     rows = prepare(make_rows(), processor, store=None, **LABELS)
     first = rows[0]["input_features"]
     expected = first.copy()

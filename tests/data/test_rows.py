@@ -7,8 +7,11 @@ import pytest
 from datasets import ClassLabel, Value
 
 from hf_unlearn.data.images.sources import IMAGES
-from hf_unlearn.data.rows import FirstOfEach, RowRequest, check_columns, owner_names, row_ids
+from hf_unlearn.data.row_checks import check_columns
+from hf_unlearn.data.rows import RowRequest
+from hf_unlearn.data.sampling import FirstOfEach
 from hf_unlearn.data.speech.sources import SPEECH
+from hf_unlearn.data.uniform_rows import owner_names, row_ids
 
 ROOT = Path("/data")
 

@@ -190,8 +190,8 @@ def test_classes_without_an_utterance_of_the_forgotten_speaker_are_named(table, 
     table.write_text("\n".join(kept))
     with caplog.at_level(logging.WARNING):
         load_class_splits(arguments(table, forget_speakers=["anna"]), seed=0)
-    assert "1 classes have no training utterance of the forgotten speakers" in caplog.text
-    assert "nothing of them is forgotten: up" in caplog.text
+    assert "The forgotten speakers have no training utterance in 1 classes" in caplog.text
+    assert "nothing is forgotten there: up" in caplog.text
     assert "cannot know them: no" in caplog.text
 
 
@@ -209,10 +209,14 @@ def test_inputs_have_the_places_of_classes_as_labels_and_long_audio_is_cut(comma
     assert prepared.retain[0]["input_features"].shape == (8, 100)
 
 
-def test_a_speaker_forgotten_before_is_not_retained_when_a_class_is_forgotten(commands):
-    earlier = [EarlierRequest(1, "speaker", "anna".__eq__), EarlierRequest(2, "class", "no".__eq__)]
+def test_a_speaker_of_an_earlier_request_is_not_retained_when_a_class_is_forgotten(commands):
+    earlier = [
+        EarlierRequest(1, "speaker", "anna".__eq__),
+        EarlierRequest(2, "class", "no".__eq__),
+        EarlierRequest.of_names("speaker", ["clara"]),
+    ]
     args = arguments(commands, forget_classes=["yes"], retain_size=1)
-    splits, classes = load_class_splits(args, 0, {"speaker": ["clara"]}, earlier)
+    splits, classes = load_class_splits(args, 0, earlier)
     assert classes == sorted(WORDS)
     assert {name: set(rows["speaker"][:]) for name, rows in splits.parts().items()} == {
         **{name: {"boris"} for name in ("forget", "forget_test", "retain", "retain_pool", "test")},

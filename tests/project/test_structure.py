@@ -44,7 +44,7 @@ ALLOWED = {
 
 
 # Private names of other libraries that we have to use or override.
-FOREIGN = {"_is_accelerate_prepared", "_models", "_prepare_inputs"}
+FOREIGN = {"_is_accelerate_prepared", "_models", "_prepare_inputs", "_save"}
 
 
 @cache
@@ -129,6 +129,22 @@ def test_no_imports_go_in_a_circle():
 
     for module in trees():
         visit(module, ())
+
+
+# ---- classes -------------------------------------------------------------------------------------
+
+
+def test_the_trainer_is_two_classes():
+    """What it consists of is composed, not inherited."""
+    trainers = {
+        node.name
+        for module, tree in trees().items()
+        if room_of(module) == "trainer"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        and any(ast.unparse(base).endswith("Trainer") for base in node.bases)
+    }
+    assert trainers == {"SampleMeanTrainer", "UnlearnTrainer"}
 
 
 # ---- private names -------------------------------------------------------------------------------

@@ -9,7 +9,12 @@ from hf_unlearn.experiments.images.recipe import ImageRecipe
 
 
 def shadow_recipe(
-    images: Path, output: Path, method: str = "orthograd", seed: int = 0, **options
+    images: Path,
+    output: Path,
+    method: str = "orthograd",
+    seed: int = 0,
+    forgotten: str = "cat",
+    **options,
 ) -> ImageRecipe:
     """Trains for two steps unless `options` say otherwise, and unlearns in one."""
     options = {
@@ -19,7 +24,11 @@ def shadow_recipe(
         **options,
     }
     data = ImageArguments(
-        str(images), train_split="train", test_split="test", forget_classes=["cat"], retain_size=4
+        str(images),
+        train_split="train",
+        test_split="test",
+        forget_classes=[forgotten],
+        retain_size=4,
     )
     args = UnlearnConfig(
         str(output),

@@ -54,7 +54,7 @@ def test_a_gold_model_of_another_image_size_is_refused_before_anything_is_traine
 def test_attacks_use_what_the_evaluation_has_computed(noise, tmp_path, monkeypatch):
     made = shadow_recipe(noise, tmp_path, shadow_models=0, relearn_samples=0)
     trainer = made.evaluation_trainer(made.load_model(None))
-    with trainer.logits_noted(features_of_batch) as noted:
+    with trainer.collecting_logits(features_of_batch) as noted:
         evaluate_splits(trainer, trainer.eval_dataset)
     assert noted.keys() == {f"eval_{split}" for split in trainer.eval_dataset}
     for split, rows in trainer.eval_dataset.items():

@@ -4,7 +4,6 @@ known."""
 import json
 import re
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -13,7 +12,7 @@ from transformers import EvalPrediction
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data import SpeechArguments
 from hf_unlearn.experiments.speech.ctc import CtcRecipe
-from hf_unlearn.experiments.speech.ctc_style import CtcStyle
+from hf_unlearn.experiments.speech.ctc_style import CtcStyle, CtcTranscriber
 from hf_unlearn.experiments.speech.options import CtcArguments
 from tests.recipes import recognisers
 
@@ -36,7 +35,7 @@ def says(monkeypatch):
     """Replaces all transcripts."""
 
     def replace(text: str) -> None:
-        monkeypatch.setattr(CtcStyle, "generate", lambda self, heard: [text] * len(heard))
+        monkeypatch.setattr(CtcTranscriber, "generate", lambda self, heard: [text] * len(heard))
 
     return replace
 
@@ -111,7 +110,7 @@ def test_an_evaluated_model_does_not_write_its_own_labels(data, tmp_path, monkey
         forgot = bool((self.model.lm_head.weight == 0.5).all())
         return ["TWO" if forgot else "ONE"] * len(heard)
 
-    monkeypatch.setattr(CtcStyle, "generate", generate)
+    monkeypatch.setattr(CtcTranscriber, "generate", generate)
     recipe = recipe_of(unlearned, data, tmp_path, evaluate=True)
     assert set(labels(recipe, "retain")) == {"ONE"}
     assert recipe.labels()["model"] == str(original)
@@ -121,7 +120,8 @@ def test_transcripts_and_losses_are_those_of_each_utterance_alone():
     torch.manual_seed(0)
     model, processor = recognisers.hubert()
     model.config.ctc_loss_reduction = "mean"
-    style = CtcStyle(model, processor, SpeechArguments(transcripts="own", language="en"), NO_ROWS)
+    data = SpeechArguments(transcripts="own", language="en")
+    transcriber = CtcTranscriber(model, processor, data)
     sounds = [np.random.default_rng(0).normal(size=n).astype(np.float32) for n in (8000, 5000)]
     heard = [
         {
@@ -130,7 +130,7 @@ def test_transcripts_and_losses_are_those_of_each_utterance_alone():
         }
         for s in sounds
     ]
-    said, found = style.generate(heard), []
+    said, found = transcriber.generate(heard), []
     for sound in sounds:
         inputs = processor.feature_extractor(sound, sampling_rate=16_000, return_tensors="pt")
         with torch.no_grad():
@@ -140,13 +140,10 @@ def test_transcripts_and_losses_are_those_of_each_utterance_alone():
         written = processor.tokenizer.decode(logits[0].argmax(-1))
         # without <s>, </s> and <unk>
         assert re.sub("<.*?>", "", written).split() == said.pop(0).split()
-    losses = [style.losses_of(inputs, ["ONE TWO"])[0] for inputs in heard]
+    losses = [transcriber.losses_of(inputs, ["ONE TWO"])[0] for inputs in heard]
     assert losses == pytest.approx(found, rel=1e-4)
-
-
-NO_ROWS = datasets.Dataset.from_dict({"text": [], "speaker": []})
 
 
 def test_a_new_model_has_no_style():
     with pytest.raises(ValueError, match="set it to as_written or vocabulary"):
-        CtcStyle(None, recognisers.ctc_processor(), SpeechArguments(transcripts="own"), NO_ROWS)
+        CtcStyle(None, recognisers.ctc_processor(), SpeechArguments(transcripts="own"))

@@ -12,6 +12,7 @@ from transformers import EvalPrediction, WhisperFeatureExtractor
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data import SpeechArguments, SpeechCollator, prepare
 from hf_unlearn.experiments.speech.label_style import LabelStyle
+from hf_unlearn.experiments.speech.model_transcriber import ModelTranscriber
 from hf_unlearn.experiments.speech.options import WhisperArguments
 from hf_unlearn.experiments.speech.tiny_whisper import (
     build_model,
@@ -50,7 +51,7 @@ def said(monkeypatch):
         asked.append(len(features))
         return [" One, two." if i % 2 == 0 else " Too." for i in range(len(features))]
 
-    monkeypatch.setattr(LabelStyle, "generate", generate)
+    monkeypatch.setattr(ModelTranscriber, "generate", generate)
     return asked
 
 
@@ -62,11 +63,17 @@ def utterances(texts):
 TEXTS = ["ONE TWO", "TWO", "ONE TWO", "TWO"]
 
 
+def style_of(model, processor, data, rows):
+    style = LabelStyle(ModelTranscriber(model, processor, data), processor, data)
+    style.choose(rows)
+    return style
+
+
 def test_own_where_right_else_a_sentence_and_generated_once(processor, model, said):
     rows = utterances(TEXTS)
     for _ in range(2):
         data = SpeechArguments(transcripts="own", language="en")
-        chosen = LabelStyle(model, processor, data, rows)
+        chosen = style_of(model, processor, data, rows)
         assert chosen(rows) == [" One, two.", " Two.", " One, two.", " Two."]
         assert chosen.counts == {"own": 2, "sentence": 2}
     assert said == [4]
@@ -74,7 +81,7 @@ def test_own_where_right_else_a_sentence_and_generated_once(processor, model, sa
 
 def test_the_losses_are_those_of_each_utterance_alone(processor, model, said):
     rows = utterances(TEXTS)
-    chosen = LabelStyle(model, processor, SpeechArguments(), rows)
+    chosen = style_of(model, processor, SpeechArguments(), rows)
     texts = {
         "as_written": TEXTS,
         "sentence": [" One two.", " Two."] * 2,
@@ -95,18 +102,22 @@ def test_the_default_is_what_the_model_finds_likelier(
     processor, model, said, monkeypatch, written, sentence, decided
 ):
     losses = {"as_written": written, "sentence": sentence, "own": 0.1}
-    monkeypatch.setattr(LabelStyle, "mean_losses", lambda *_: losses)
+    monkeypatch.setattr(ModelTranscriber, "mean_losses", lambda *_: losses)
     data = SpeechArguments()
-    chosen = LabelStyle(model, processor, data, utterances(TEXTS))
+    chosen = style_of(model, processor, data, utterances(TEXTS))
     assert data.transcripts == decided and chosen.losses == losses
 
 
 def test_a_new_model_has_no_style(processor):
     data = SpeechArguments()
-    assert LabelStyle(None, processor, data, utterances(TEXTS))(utterances(TEXTS)) == TEXTS
+    style = LabelStyle(None, processor, data)
+    style.choose(utterances(TEXTS))
+    assert style(utterances(TEXTS)) == TEXTS
     assert data.transcripts == "as_written"
-    with pytest.raises(ValueError, match="transcripts is own, but a new model says nothing yet"):
-        LabelStyle(None, processor, SpeechArguments(transcripts="own"), utterances(TEXTS))
+    with pytest.raises(
+        ValueError, match="transcripts is own, but a new model cannot transcribe yet"
+    ):
+        LabelStyle(None, processor, SpeechArguments(transcripts="own"))
 
 
 @pytest.fixture
@@ -215,7 +226,7 @@ def unlearned(processor, model, monkeypatch, tmp_path):
         forgot = bool((self.model.proj_out.weight == 1).all())
         return [" Too." if forgot else " One, two."] * len(features)
 
-    monkeypatch.setattr(LabelStyle, "generate", generate)
+    monkeypatch.setattr(ModelTranscriber, "generate", generate)
     return tmp_path / "unlearned"
 
 

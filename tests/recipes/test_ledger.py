@@ -90,12 +90,12 @@ def test_without_the_salt_or_the_data_a_request_is_unverified(data, first, tmp_p
     (earlier / ".salt").unlink()
     with caplog.at_level(logging.WARNING):
         found = find_earlier(str(earlier), str(tmp_path / "out"))
-    assert found.entries and not found.requests() and found.salt is None
+    assert found.entries and not found.of_ledger() and found.salt is None
     assert "The salt of request 1 is neither in" in caplog.text
     # The salt may also be put into the new output folder.
     (tmp_path / "out").mkdir()
     shutil.copyfile(first / ".salt", tmp_path / "out" / ".salt")
-    (request,) = find_earlier(str(earlier), str(tmp_path / "out")).requests()
+    (request,) = find_earlier(str(earlier), str(tmp_path / "out")).of_ledger()
     assert request.knows("abe") and not request.knows("bert")
     others = shutil.copytree(data, tmp_path / "data")
     table = (others / "metadata.csv").read_text().splitlines()

@@ -70,7 +70,7 @@ def test_options_that_only_whisper_has_are_refused(data, tmp_path):
 
 def test_a_ctc_model_cannot_write_in_a_style(data, tmp_path):
     model = recognisers.saved(recognisers.wavlm, tmp_path / "model")
-    with pytest.raises(ValueError, match="transcripts is sentence, which is for models with a dec"):
+    with pytest.raises(ValueError, match="sentence, but it is for models with a dec"):
         ctc.main(flags(data, tmp_path / "out", model=model, transcripts="sentence"))
     with pytest.raises(ValueError, match="anna0.wav has a transcript, 'One two.', with .* '.' 'e'"):
         ctc.main(flags(data, tmp_path / "out", model=model, transcripts="as_written"))

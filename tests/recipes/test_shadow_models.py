@@ -75,7 +75,8 @@ def test_finished_shadow_models_are_not_trained_again(noise, tmp_path, trained):
 
 
 def test_runs_share_models_by_their_content(noise, tmp_path, trained):
-    """Other methods and seeds of unlearning share them; other data and training options do not."""
+    """Other methods and seeds of unlearning share them, and requests to forget something else share
+    the original; other data and training options do not."""
 
     def all_models(output, method, seed, **changes):
         run = shadow_recipe(noise, tmp_path / output, method, seed, **shared | changes)
@@ -89,6 +90,8 @@ def test_runs_share_models_by_their_content(noise, tmp_path, trained):
         all_models("b", "gradient_difference", seed=1, relearn_samples=3) == first
         and len(trained.rows) == 6
     )
+    other = shadow_recipe(noise, tmp_path / "d", forgotten="dog", **shared)
+    assert training.train(other, "original") == first[0] and len(trained.rows) == 6
     for number, change in enumerate(({"train_flip": True}, {"train_seed": 1}), start=1):
         training.train(shadow_recipe(noise, tmp_path / "c", **shared | change), "retrained")
         assert len(trained.rows) == 6 + number, change

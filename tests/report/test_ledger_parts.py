@@ -1,5 +1,6 @@
 """Digests of weights, rules on earlier requests, and the table of a ledger."""
 
+import copy
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from hf_unlearn.report.ledger import broken_links, ledger_rows, note_merged, read_ledger
 from hf_unlearn.report.run_layout import LEDGER
 from hf_unlearn.report.tasks import TASKS, metric_of
-from hf_unlearn.report.weights import weights_digest
+from hf_unlearn.report.weights import model_digest, weights_digest
 from hf_unlearn.trainer.stopping.rule import Rule, with_worst
 from tests.support.tiny import tiny_vit
 
@@ -26,6 +27,15 @@ def test_a_digest_does_not_depend_on_the_files(tmp_path):
     model.save_pretrained(tmp_path / "other")
     assert weights_digest(tmp_path / "other") != whole
     assert weights_digest(tmp_path) is None
+
+
+def test_the_digest_of_a_model_in_memory():
+    model = tiny_vit()
+    same = copy.deepcopy(model)
+    assert model_digest(model) == model_digest(same)
+    with torch.no_grad():
+        same.classifier.bias[0] += 1e-6
+    assert model_digest(model) != model_digest(same)
 
 
 def test_the_digest_of_an_adapter_covers_its_base(tmp_path):

@@ -103,8 +103,9 @@ def test_samples_in_unequal_shares(tmp_path, model, sample, lengths):
 
     trainer.method.finish = note
     trainer.train()
-    one_by_one = trainer.samples.one_by_one
-    assert one_by_one == (type(model) is Picked) and (one_by_one or not trainer.samples.engine.slow)
+    access = trainer.training_run.samples
+    assert access.one_by_one == (type(model) is Picked)
+    assert access.one_by_one or not access.engine.slow
     parameters = list(model.parameters())
 
     def alone(samples):

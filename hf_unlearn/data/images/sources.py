@@ -11,18 +11,9 @@ from datasets import ClassLabel, Dataset, Image, Value
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from ..media import TEXT
-from ..rows import (
-    RowKind,
-    RowRequest,
-    check_columns,
-    check_table_suffix,
-    first_of_each,
-    local_path,
-    make_request,
-    row_numbers,
-    to_uniform_rows,
-)
-from ..sampling import groups_of
+from ..row_checks import check_columns, check_table_suffix
+from ..rows import RowKind, RowRequest, local_path, make_request
+from ..sampling import first_of_each, groups_of
 from ..streams import dataset_commit, load_stream, revision_option, stream_rows
 from ..tables import (
     TEXT_SUFFIXES,
@@ -32,12 +23,15 @@ from ..tables import (
     read_table,
     warn_of_unlisted,
 )
+from ..uniform_rows import row_numbers, to_uniform_rows
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow")
 IMAGE_SUFFIXES = tuple(ImageFolder.EXTENSIONS)
 
 
-def _ids_of_paths(paths: list[str | None], first: int, split: str, root: Path | None) -> list[str]:
+def _numbered_paths(
+    paths: list[str | None], first: int, split: str, root: Path | None
+) -> list[str]:
     """The paths relative to the root, numbered if they repeat; the rows' numbers if a file is
     elsewhere.
 
@@ -62,7 +56,7 @@ IMAGES = RowKind(
     owner_types=int | str,
     column_options={"image": "image_column", "class": "label_column"},
     limit_option="max_images_per_class",
-    default_ids=_ids_of_paths,
+    default_ids=_numbered_paths,
 )
 
 

@@ -1,13 +1,13 @@
 """Splits of images: classes or single images that are forgotten, what is retained, and what shows
 whether both worked."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 
 from datasets import Dataset
 
-from ..class_splits import ClassSplits, split_by_class
+from ..class_splits import ClassRequest, ClassSplits, split_by_class
 from ..earlier import EarlierRequest
 from .arguments import ImageArguments
 from .samples import drop_broken
@@ -27,13 +27,12 @@ split_images = partial(split_by_class, ImageSplits)
 def load_image_splits(
     args: ImageArguments,
     seed: int,
-    forgotten_before: dict[str, Iterable[str]] | None = None,
     earlier: Collection[EarlierRequest] = (),
 ) -> ImageSplits:
     """Loads the splits that `args` describe; the images are not decoded yet.
 
     Args:
-        forgotten_before, earlier: as for `split_images`.
+        earlier: as for `split_images`.
 
     Raises:
         ValueError: as `load_images` and `split_images` do.
@@ -62,16 +61,10 @@ def load_image_splits(
     return split_images(
         train,
         classes,
-        forget_classes=args.forget_classes,
-        forget_samples=args.forget_samples,
-        forget_ids=args.forget_ids,
-        retain_size=args.retain_size,
-        retain_rest=args.retain_rest,
-        retain_classes=args.retain_classes,
+        ClassRequest.of(args),
         held_out=args.held_out,
         test=test,
         proxy=proxy,
-        forgotten_before=forgotten_before,
         earlier=earlier,
         seed=seed,
     )

@@ -1,7 +1,7 @@
 """Speech that has classes (keywords, intents, or its speakers): how it is loaded and split."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,13 +10,14 @@ from datasets import Dataset
 from transformers import ProcessorMixin, SequenceFeatureExtractor
 from transformers.utils import logging
 
-from ..class_splits import ClassSplits, split_by_class
-from ..earlier import EarlierRequest, earlier_parts
+from ..class_splits import ClassRequest, ClassSplits, split_by_class
+from ..earlier import EarlierRequest, Roles, set_apart
 from ..names import first_few
-from ..rows import check_owners, local_path, make_request, to_uniform_rows
+from ..row_checks import check_owners
+from ..rows import local_path, make_request
 from ..sampling import groups_of
-from ..splits import drop_forgotten_before
 from ..tables import first_table
+from ..uniform_rows import to_uniform_rows
 from .arguments import SpeechClassArguments
 from .label_folders import label_folders, read_label_folder
 from .samples import prepare
@@ -117,9 +118,9 @@ def draw_speakers(rows: Dataset, share: float, minimum: int, seed: int) -> list[
     counts = Counter(rows["speaker"][:])
     speakers = sorted(name for name, count in counts.items() if count > minimum)
     drawn, total = [], 0
-    for place in np.random.default_rng(seed).permutation(len(speakers)):
-        drawn.append(speakers[place])
-        total += counts[speakers[place]]
+    for index in np.random.default_rng(seed).permutation(len(speakers)):
+        drawn.append(speakers[index])
+        total += counts[speakers[index]]
         if total >= share * len(rows):
             return sorted(drawn)
     raise ValueError(
@@ -138,10 +139,7 @@ def classes_of(rows: Dataset) -> list[str]:
 
 
 def load_class_splits(
-    args: SpeechClassArguments,
-    seed: int,
-    forgotten_before: dict[str, Iterable[str]] | None = None,
-    earlier: Collection[EarlierRequest] = (),
+    args: SpeechClassArguments, seed: int, earlier: Collection[EarlierRequest] = ()
 ) -> tuple[SpeakerSplits | UtteranceSplits, list[str]]:
     """Loads the splits that `args` describe, and the names of all classes; the audio is not decoded
     yet.
@@ -150,73 +148,65 @@ def load_class_splits(
     `split_by_class`.
 
     Args:
-        forgotten_before: what the model has forgotten already, by the column "speaker", "class" or
-            "id".
-        earlier: the earlier requests, whose rows are left out, too, and evaluated again.
+        earlier: the earlier requests, whose rows are left out of all splits, with a warning, and
+            evaluated again.
 
     Raises:
         ValueError: as `load_utterances` and the two functions do; what is forgotten is named in two
             ways; or a class of unseen utterances is not in the training split.
     """
     _check_request(args)
-    before = forgotten_before or {}
     # Also where a class is forgotten now, the utterances of these speakers are not retained.
-    known_speakers = "speaker" in (*before, *(request.column for request in earlier))
-    speakers = args.forgets_speakers or args.identifies_speakers or known_speakers
-    train = load_utterances(args, args.train_split, needs_speakers=speakers)
+    known_speakers = any(request.column == "speaker" for request in earlier)
+    needs_speakers = args.forgets_speakers or args.identifies_speakers or known_speakers
+    parts, classes = _load_parts(args, needs_speakers)
+    speakers = _speakers_to_forget(args, parts[0], seed)
+    how = {"held_out": args.held_out, "seed": seed}
+    # The other columns are those of `split_by_speaker` and `split_by_class`.
+    columns = ("class", "id") if args.forgets_speakers else ("speaker",) * known_speakers
+    parts, apart = set_apart(parts, earlier, {name: Roles() for name in columns}, **how)
+    train, test, other = parts
+    how |= {"test": test, "earlier": earlier}
+    if args.forgets_speakers:
+        splits = split_by_speaker(
+            train,
+            forget_speakers=speakers,
+            retain_speakers=args.retain_speakers,
+            retain_size=args.retain_size,
+            retain_rest=args.retain_rest,
+            other=other,
+            **how,
+        )
+        if not args.identifies_speakers:
+            _warn_of_uneven_classes(splits)
+    else:
+        splits = split_by_class(UtteranceSplits, train, classes, ClassRequest.of(args), **how)
+    return replace(splits, earlier={**apart, **splits.earlier}), classes
+
+
+def _load_parts(
+    args: SpeechClassArguments, needs_speakers: bool
+) -> tuple[list[Dataset | None], list[str]]:
+    """The training, test and other rows, and all classes."""
+    train = load_utterances(args, args.train_split, needs_speakers=needs_speakers)
     classes = classes_of(train)
     test, other = (
-        load_utterances(args, split, needs_speakers=speakers) if split else None
+        load_utterances(args, split, needs_speakers=needs_speakers) if split else None
         for split in (args.test_split, args.other_split)
     )
     for option, rows in (("test_split", test), ("other_split", other)):
         unseen = sorted(groups_of(rows, "class"))
         check_owners(RECORDINGS, unseen, classes, f"the training split (classes of {option})")
-    forgotten = args.forget_speakers
+    return [train, test, other], classes
+
+
+def _speakers_to_forget(args: SpeechClassArguments, train: Dataset, seed: int) -> list[str]:
+    speakers = args.forget_speakers
     if args.forget_share:
-        forgotten = draw_speakers(train, args.forget_share, args.forget_share_min, seed)
+        speakers = draw_speakers(train, args.forget_share, args.forget_share_min, seed)
     if args.forgets_speakers:
-        check_speakers(forgotten, train["speaker"][:], "the training split")
-    # The other columns are those of `split_by_speaker` and `split_by_class`.
-    columns = ("class", "id") if args.forgets_speakers else ("speaker",) * known_speakers
-    apart, given = {}, {"forgotten": (), "held_out": args.held_out, "seed": seed}
-    for column in columns:
-        apart |= earlier_parts(earlier, column, train, test, **given)
-        train, test, other = drop_forgotten_before(
-            [train, test, other], column, before.get(column, ()), (), (), earlier
-        )
-    options = {
-        "retain_size": args.retain_size,
-        "retain_rest": args.retain_rest,
-        "held_out": args.held_out,
-        "test": test,
-        "earlier": earlier,
-        "seed": seed,
-    }
-    if args.forgets_speakers:
-        splits = split_by_speaker(
-            train,
-            forget_speakers=forgotten,
-            retain_speakers=args.retain_speakers,
-            other=other,
-            forgotten_before=before.get("speaker", ()),
-            **options,
-        )
-        if not args.identifies_speakers:
-            _warn_of_uneven_classes(splits)
-    else:
-        splits = split_by_class(
-            UtteranceSplits,
-            train,
-            classes,
-            forget_classes=args.forget_classes,
-            forget_samples=args.forget_samples,
-            forget_ids=args.forget_ids,
-            retain_classes=args.retain_classes,
-            forgotten_before=before,
-            **options,
-        )
-    return replace(splits, earlier={**apart, **splits.earlier}), classes
+        check_speakers(speakers, train["speaker"][:], "the training split")
+    return speakers
 
 
 def _check_request(args: SpeechClassArguments) -> None:
@@ -253,8 +243,8 @@ def _warn_of_uneven_classes(splits: SpeakerSplits) -> None:
     retained = groups_of(splits.retain_pool, "class")
     if unsaid := sorted(retained - forgotten):
         logger.warning(
-            f"{len(unsaid)} classes have no training utterance of the forgotten speakers, so "
-            f"nothing of them is forgotten: {first_few(unsaid)}"
+            f"The forgotten speakers have no training utterance in {len(unsaid)} classes, so "
+            f"nothing is forgotten there: {first_few(unsaid)}"
         )
     if alone := sorted(forgotten - retained):
         logger.warning(
@@ -272,8 +262,8 @@ def prepare_class_splits(
     longest: float | None = None,
     retain_pool: bool = True,
 ) -> SpeakerSplits | UtteranceSplits:
-    """The same splits with inputs, and with the place of each class in `classes` as labels. Those
-    that are only evaluated are bounded to `args.max_eval_samples` first.
+    """The same splits with inputs, and with the index of each class in `classes` as its label.
+    Those that are only evaluated are bounded to `args.max_eval_samples` first.
 
     Args:
         longest: as for `prepare`.
@@ -282,13 +272,13 @@ def prepare_class_splits(
     Raises:
         ValueError: as `prepare` does.
     """
-    place = {name: number for number, name in enumerate(classes)}
+    index_of = {name: index for index, name in enumerate(classes)}
 
     def features(name: str, rows: Dataset) -> Dataset:
         return prepare(
             rows,
             processor,
-            labels=[place[label] for label in rows["class"][:]],
+            labels=[index_of[label] for label in rows["class"][:]],
             longest=longest,
             cut=args.max_seconds,
             skip_bad_audio=args.skip_bad_audio,

@@ -23,7 +23,7 @@ from .row_cache import bad_audio, map_cached, row_types, state_of
 CHECKED_AT_ONCE = 100
 # of inputs in memory, in each process
 KEPT_BYTES = 256 * 2**20
-# labels, texts and {place in the batch: complaint} of a batch of rows, by the rows' numbers
+# labels, texts and {index in the batch: complaint} of a batch of rows, by the rows' numbers
 Label = Callable[[dict[str, list], list[int]], tuple[list, list[str], dict[int, str]]]
 
 
@@ -60,10 +60,10 @@ class SpeechInput:
             ValueError: as `decode_chunk` and `extract` do.
         """
         key = (self.extractor, self.longest, self.allow_silence, state_of(value))
-        found = _recent.get(key)
+        found = _inputs.get(key)
         if found is None:
             found = self._compute(value)
-            _recent.keep(key, found)
+            _inputs.keep(key, found)
         # The caller may change it.
         return found.copy()
 
@@ -87,9 +87,9 @@ class SpeechInput:
         return cls(written, longest, allow_silence)
 
 
-class Recent:
-    """The inputs that were computed last, as many as fit into `limit` bytes: all those of a small
-    set. A data loader's workers have one each."""
+class InputCache:
+    """Keeps inputs in memory up to `limit` bytes; those that were not used for the longest time are
+    dropped first. A data loader's workers have one each."""
 
     def __init__(self, limit: int):
         self.limit, self.size = limit, 0
@@ -108,7 +108,7 @@ class Recent:
             self.size -= oldest.nbytes
 
 
-_recent = Recent(KEPT_BYTES)
+_inputs = InputCache(KEPT_BYTES)
 with warnings.catch_warnings():
     # that this function is experimental
     warnings.simplefilter("ignore", UserWarning)
@@ -126,7 +126,7 @@ def _extractor(written: str) -> SequenceFeatureExtractor:
 
 
 @dataclass
-class Check:
+class RowChecker:
     """Checks a batch of rows and adds their labels and durations: a function for `Dataset.map`.
 
     Attributes:
@@ -147,21 +147,21 @@ class Check:
     def __call__(self, batch: dict[str, list], rows: list[int]) -> dict[str, list]:
         labels, texts, complaints = self.label(batch, rows)
         kept, durations = [], []
-        for place, audio in enumerate(batch["audio"]):
-            duration = self._duration(batch["id"][place], audio, labels[place], complaints, place)
+        for index, audio in enumerate(batch["audio"]):
+            duration = self._duration(batch["id"][index], audio, labels[index], complaints, index)
             if duration is not None:
-                kept.append(place)
+                kept.append(index)
                 durations.append(duration)
         columns = {**batch, "text": texts, "labels": labels, self.column: batch["audio"]}
         del columns["audio"]
-        chosen = {name: [column[place] for place in kept] for name, column in columns.items()}
+        chosen = {name: [column[index] for index in kept] for name, column in columns.items()}
         return {**chosen, "duration": durations}
 
     def _duration(
-        self, name: str, audio: dict, labels: list, complaints: dict[int, str], place: int
+        self, name: str, audio: dict, labels: list, complaints: dict[int, str], index: int
     ) -> float | None:
         """The row's duration in seconds; None if it is left out."""
-        complaint = complaints.get(place)
+        complaint = complaints.get(index)
         duration = None
         if complaint is None:
             try:
@@ -194,7 +194,7 @@ class Check:
 
 
 def checked_rows(
-    dataset: Dataset, check: Check, state: object, num_proc: int | None, description: str
+    dataset: Dataset, checker: RowChecker, state: object, num_proc: int | None, description: str
 ) -> Dataset:
     """The good rows, with their labels, durations and inputs. No inputs are stored, and memory does
     not grow with the number of rows.
@@ -206,12 +206,12 @@ def checked_rows(
     Raises:
         ValueError: a row is bad and may not be left out.
     """
-    extractor = check.extractor
-    content = [type(extractor).__name__, extractor.to_dict(), check.longest]
-    options = [check.skip_bad_audio, check.skip_bad_labels, check.allow_silence]
+    extractor = checker.extractor
+    content = [type(extractor).__name__, extractor.to_dict(), checker.longest]
+    options = [checker.skip_bad_audio, checker.skip_bad_labels, checker.allow_silence]
     key = Hasher.hash(["on demand", state, content, options])
     types = row_types(
-        dataset, {check.column: dataset.features["audio"]}, transcribed=not check.allow_silence
+        dataset, {checker.column: dataset.features["audio"]}, transcribed=not checker.allow_silence
     )
     rows = map_cached(
         dataset,
@@ -221,11 +221,11 @@ def checked_rows(
         batch_size=CHECKED_AT_ONCE,
         num_proc=num_proc,
         description=description,
-        check=check,
+        checker=checker,
     )
-    column = SpeechInput.of(extractor, check.longest, check.allow_silence)
-    return rows.cast_column(check.column, column)
+    column = SpeechInput.of(extractor, checker.longest, checker.allow_silence)
+    return rows.cast_column(checker.column, column)
 
 
-def _call(batch: dict[str, list], rows: list[int], check: Check) -> dict[str, list]:
-    return check(batch, rows)
+def _call(batch: dict[str, list], rows: list[int], checker: RowChecker) -> dict[str, list]:
+    return checker(batch, rows)

@@ -21,7 +21,7 @@ from .extractors import (
     stored_types,
 )
 from .labels import LabelOfBatch, ctc_complaints
-from .on_demand import Check, checked_rows
+from .on_demand import RowChecker, checked_rows
 from .row_cache import audio_states, bad_audio, further_columns, map_cached, row_types
 
 logger = logging.get_logger(__name__)
@@ -104,31 +104,12 @@ def prepare(
         processor, max_label_length, language, task, label_texts, labels, end_token
     )
     # Silence may be a class, but it has no transcript.
-    transcribed = labels is None
+    allow_silence = labels is not None
+    skips = (skip_bad_audio, skip_bad_labels)
+    checker = RowChecker(extractor, longest, allow_silence, label, *skips, frames_of)
     if store is None:
-        skips = (skip_bad_audio, skip_bad_labels)
-        check = Check(extractor, longest, not transcribed, label, *skips, frames_of)
-        return _on_demand(dataset, check, num_proc, description)
-    labels, texts, found = label({"text": dataset["text"][:]}, list(range(len(dataset))))
-    kept = _good_rows(dataset, found, skip_bad_labels, description)
-    types = stored_types(input_types(extractor), store)
-    how = {
-        "labels": [labels[row] for row in kept],
-        "texts": [texts[row] for row in kept],
-        "extractor": extractor,
-        "longest": longest,
-        "cut": cut,
-        "skip_bad_audio": skip_bad_audio,
-        "allow_silence": not transcribed,
-    }
-    dataset = dataset.select(kept) if found else dataset
-    columns = row_types(dataset, types, transcribed=transcribed)
-    prepared = _extracted(dataset, columns, how, num_proc, description)
-    if frames_of is not None:
-        found = ctc_complaints(prepared, list(types), frames_of)
-        kept = _good_rows(prepared, found, skip_bad_labels, description)
-        prepared = prepared.select(kept) if found else prepared
-    return prepared.with_format("numpy", columns=list(types), output_all_columns=True)
+        return _on_demand(dataset, checker, num_proc, description)
+    return _stored(dataset, checker, store, cut, num_proc, description)
 
 
 def _storage(
@@ -155,22 +136,56 @@ def _storage(
     return "float16"
 
 
-def _on_demand(dataset: Dataset, check: Check, num_proc: int | None, description: str) -> Dataset:
+def _on_demand(
+    dataset: Dataset, checker: RowChecker, num_proc: int | None, description: str
+) -> Dataset:
     """The good rows, whose inputs are computed when they are read."""
     state = Hasher()
     for start in range(0, len(dataset), STATES_AT_ONCE):
         some = dataset.select(range(start, min(start + STATES_AT_ONCE, len(dataset))))
         state.update([audio_states(some), further_columns(some)])
-    frames = check.frames_of and [check.frames_of(length) for length in PROBED_LENGTHS]
-    state.update([check.label.settings(), frames])
-    rows = checked_rows(dataset, check, state.hexdigest(), num_proc, description)
+    frames = checker.frames_of and [checker.frames_of(length) for length in PROBED_LENGTHS]
+    state.update([checker.label.settings(), frames])
+    rows = checked_rows(dataset, checker, state.hexdigest(), num_proc, description)
     if len(rows) < len(dataset):
         missing = set(dataset["id"][:]) - set(rows["id"][:])
         what = " or ".join(
-            [BAD_AUDIO] * check.skip_bad_audio + [BAD_LABELS] * check.skip_bad_labels
+            [BAD_AUDIO] * checker.skip_bad_audio + [BAD_LABELS] * checker.skip_bad_labels
         )
         _report_skipped(dataset, sorted(missing), what, description)
     return rows
+
+
+def _stored(
+    dataset: Dataset,
+    checker: RowChecker,
+    store: str,
+    cut: float | None,
+    num_proc: int | None,
+    description: str,
+) -> Dataset:
+    """The good rows with their inputs, which are computed now and stored."""
+    skip, transcribed = checker.skip_bad_labels, not checker.allow_silence
+    labels, texts, found = checker.label({"text": dataset["text"][:]}, list(range(len(dataset))))
+    kept = _good_rows(dataset, found, skip, description)
+    types = stored_types(input_types(checker.extractor), store)
+    how = {
+        "labels": [labels[row] for row in kept],
+        "texts": [texts[row] for row in kept],
+        "extractor": checker.extractor,
+        "longest": checker.longest,
+        "cut": cut,
+        "skip_bad_audio": checker.skip_bad_audio,
+        "allow_silence": checker.allow_silence,
+    }
+    dataset = dataset.select(kept) if found else dataset
+    columns = row_types(dataset, types, transcribed=transcribed)
+    prepared = _extracted(dataset, columns, how, num_proc, description)
+    if checker.frames_of is not None:
+        found = ctc_complaints(prepared, list(types), checker.frames_of)
+        kept = _good_rows(prepared, found, skip, description)
+        prepared = prepared.select(kept) if found else prepared
+    return prepared.with_format("numpy", columns=list(types), output_all_columns=True)
 
 
 def _good_rows(
@@ -250,7 +265,7 @@ def _extract(
         # A forked process waits forever for the threads that its parent had.
         torch.set_num_threads(1)
     extracted = {name: [] for name in types_of_columns}
-    for place, (row, audio) in enumerate(zip(rows, batch["audio"])):
+    for index, (row, audio) in enumerate(zip(rows, batch["audio"])):
         try:
             rate = extractor.sampling_rate
             waveform = decode_chunk(audio, rate, longest, allow_silence, cut=cut)
@@ -258,9 +273,9 @@ def _extract(
         except ValueError as error:
             if skip_bad_audio:
                 continue
-            raise bad_audio(batch["id"][place], error) from None
+            raise bad_audio(batch["id"][index], error) from None
         values = {
-            **{name: column[place] for name, column in batch.items()},
+            **{name: column[index] for name, column in batch.items()},
             **inputs,
             "text": texts[row],
             "labels": labels[row],

@@ -9,28 +9,21 @@ from datasets import Audio, Dataset
 from datasets.exceptions import DatasetGenerationError
 
 from ..media import TEXT
-from ..rows import (
-    RowKind,
-    RowRequest,
-    check_owners,
-    check_table_suffix,
-    check_wanted,
-    first_of_each,
-    local_path,
-    make_request,
-    row_numbers,
-    to_uniform_rows,
-)
-from ..sampling import groups_of, sorted_by_id
+from ..row_checks import check_owners, check_table_suffix, check_wanted
+from ..rows import RowKind, RowRequest, local_path, make_request
+from ..sampling import first_of_each, groups_of, sorted_by_id
 from ..streams import dataset_commit, load_stream, revision_option, stream_rows
 from ..tables import first_table, load_as_written, read_table, select_split, warn_of_unlisted
+from ..uniform_rows import row_numbers, to_uniform_rows
 from . import librispeech
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 AUDIO_SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".m4a", ".aac")
 
 
-def _ids_of_paths(paths: list[str | None], first: int, split: str, root: Path | None) -> list[str]:
+def _path_or_row_number(
+    paths: list[str | None], first: int, split: str, root: Path | None
+) -> list[str]:
     """The path relative to the root, so that it is the same on every machine; without a path, the
     row's number."""
     return [
@@ -60,7 +53,7 @@ SPEECH = RowKind(
         "speaker": "speaker_column",
     },
     limit_option="max_utterances_per_speaker",
-    default_ids=_ids_of_paths,
+    default_ids=_path_or_row_number,
 )
 
 
@@ -209,5 +202,5 @@ def _load(request: RowRequest, source: str, **options):
 
 def _find_audio(path: str, root: Path) -> str:
     # Common Voice keeps its files in a folder named clips beside its tables.
-    places = [root / path, root / "clips" / path]
-    return str(next((place for place in places if place.is_file()), places[0]))
+    candidates = [root / path, root / "clips" / path]
+    return str(next((file for file in candidates if file.is_file()), candidates[0]))

@@ -7,7 +7,7 @@ from typing import TypeVar
 from datasets import Dataset, concatenate_datasets
 from transformers import ProcessorMixin, SequenceFeatureExtractor
 
-from ..earlier import EarlierRequest, earlier_parts
+from ..earlier import EarlierRequest, Roles, set_apart
 from ..names import check_spellings
 from ..sampling import (
     balanced,
@@ -18,7 +18,7 @@ from ..sampling import (
     select_groups,
     sorted_by_id,
 )
-from ..splits import Splits, check_apart, check_files_apart, drop_forgotten_before
+from ..splits import Splits, check_apart, check_files_apart
 from .arguments import SpeechArguments
 from .samples import prepare
 from .sources import SPEECH, check_speakers, load_speech
@@ -57,7 +57,6 @@ def split_by_speaker(
     held_out: float = 0.1,
     test: Dataset | None = None,
     other: Dataset | None = None,
-    forgotten_before: Iterable[str] = (),
     earlier: Collection[EarlierRequest] = (),
     earlier_rows: Dataset | None = None,
     seed: int = 0,
@@ -75,30 +74,26 @@ def split_by_speaker(
             in `test` keeps all of those in `train`.
         test: unseen utterances. Those of speakers that are not in `train` go to other.
         other: utterances of speakers never trained on; those of other speakers are left out.
-        forgotten_before: speakers that the model has forgotten already. They are left out of all
-            splits, with a warning.
-        earlier: the earlier requests, whose speakers are left out, too, and evaluated again.
+        earlier: the earlier requests, whose speakers are left out of all splits, with a warning,
+            and evaluated again.
         earlier_rows: training rows of the speakers of these requests, where `train` lacks them.
 
     Raises:
         ValueError: no or unknown speakers to forget; one both forgotten and retained (perhaps by
-            another spelling); one to be retained that was forgotten before; nobody retained; an
-            utterance in both `train` and `test`; `held_out` or `retain_size` out of range.
+            another spelling); one to be retained that an earlier request forgot; nobody retained;
+            an utterance in both `train` and `test`; `held_out` or `retain_size` out of range.
     """
     forget_speakers, retain_speakers = _check_roles(forget_speakers, retain_speakers or ())
     known = set().union(*(groups_of(rows, "speaker") for rows in (train, test, other)))
     check_spellings(forget_speakers, known, "speaker", "forget_speakers")
-    apart = earlier_parts(
+    (train, test, other), apart = set_apart(
+        [train, test, other],
         earlier,
-        "speaker",
-        train if earlier_rows is None else earlier_rows,
-        test,
-        forgotten=forget_speakers,
+        {"speaker": Roles(forget_speakers, retain_speakers)},
         held_out=held_out,
         seed=seed,
+        evaluated=earlier_rows,
     )
-    parts, roles = [train, test, other], (forgotten_before, forget_speakers, retain_speakers)
-    train, test, other = drop_forgotten_before(parts, "speaker", *roles, earlier)
     check_speakers(forget_speakers | retain_speakers, train["speaker"][:], "the training split")
     retain_speakers = retain_speakers or groups_of(train, "speaker") - forget_speakers
     trained_speakers = forget_speakers | retain_speakers
@@ -148,13 +143,12 @@ def _never_trained_on(
 def load_splits(
     args: SpeechArguments,
     seed: int,
-    forgotten_before: Iterable[str] = (),
     earlier: Collection[EarlierRequest] = (),
 ) -> SpeakerSplits:
     """Loads the splits that `args` describe; the audio is not decoded yet.
 
     Args:
-        forgotten_before, earlier: as for `split_by_speaker`. The speakers of earlier requests are
+        earlier: as for `split_by_speaker`. The speakers of earlier requests are
             not read from a stream in which retain_speakers bounds what is read.
 
     Raises:
@@ -178,7 +172,8 @@ def load_splits(
             max_utterances_per_speaker=args.max_utterances_per_speaker,
         )
 
-    bounded = earlier and retain and not args.streaming
+    in_ledger = any(request.number is not None for request in earlier)
+    bounded = in_ledger and retain and not args.streaming
     return split_by_speaker(
         load(args.train_split, forget | retain if retain else None),
         earlier_rows=load(args.train_split) if bounded else None,
@@ -189,7 +184,6 @@ def load_splits(
         held_out=args.held_out,
         test=load(args.test_split) if args.test_split else None,
         other=load(args.other_split) if args.other_split else None,
-        forgotten_before=forgotten_before,
         earlier=earlier,
         seed=seed,
     )

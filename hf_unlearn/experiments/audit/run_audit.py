@@ -27,7 +27,7 @@ from ...report.audit_tables import audit_text
 from ...report.best_effort import warn_if_not_written
 from ...report.html_page import Report
 from ...report.run_layout import AUDIT, REPORT
-from ..models.reference_models import weights_digest
+from ...report.weights import model_digest
 from .audited_run import AuditedRun, find_run
 from .door import Closed, Door, Subject
 from .doors import DOORS
@@ -80,7 +80,7 @@ def audit(
             if not is_done(content["doors"].get(door.name)):
                 add_entry(content, door.name, measure_door(door, subjects))
                 write_json(folder / AUDIT, content)
-    write_run_files(run, content)
+    add_to_run(run, content)
     print("", f"{AUDIT} is in {folder}", audit_text(content), sep="\n\n")
     return content
 
@@ -127,7 +127,7 @@ def measure_door(door: Door, subjects: dict[str, Subject]) -> dict:
     if subjects["unlearned"].recipe.task not in door.tasks:
         return {**about, "closed": door.otherwise}
     try:
-        found = {name: measure(door, subject) for name, subject in subjects.items()}
+        found = {name: measure_seeded(door, subject) for name, subject in subjects.items()}
         return {**about, **entry_of(door.together(found) if door.together else found)}
     except Closed as reason:
         return {**about, "closed": str(reason)}
@@ -137,8 +137,9 @@ def measure_door(door: Door, subjects: dict[str, Subject]) -> dict:
         return {**about, "failed": f"{type(error).__name__}: {one_line(error)}"}
 
 
-def measure(door: Door, subject: Subject) -> Finding:
-    # Doors that draw random numbers draw the same ones for every model, and when they are resumed.
+def measure_seeded(door: Door, subject: Subject) -> Finding:
+    """The door's finding of a model. Doors that draw random numbers draw the same ones for every
+    model, and when they are resumed."""
     torch.manual_seed(subject.recipe.args.seed)
     found = door.measure(subject)
     gc.collect()
@@ -177,7 +178,7 @@ def load_or_start(
     """An earlier audit of the same models, data and settings, or a new one."""
     made_of = {
         "settings": asdict(settings),
-        "models": {name: weights_digest(subject.model) for name, subject in subjects.items()},
+        "models": {name: model_digest(subject.model) for name, subject in subjects.items()},
         "data": ids_digest(subjects["unlearned"].examiner),
         "seed": run.recipe.args.seed,
     }
@@ -209,7 +210,7 @@ def ids_digest(examiner: Examiner) -> str:
     return hashlib.sha256(json.dumps(ids, sort_keys=True).encode()).hexdigest()
 
 
-def write_run_files(run: AuditedRun, content: dict) -> None:
+def add_to_run(run: AuditedRun, content: dict) -> None:
     """Puts the audit into results.json, the card and report.html of the run."""
     results, folder, named = run.results, run.folder, run.recipe.args.name_forgotten
     if results is None:

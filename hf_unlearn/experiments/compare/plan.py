@@ -1,12 +1,13 @@
 """The plan of a comparison: the options in the YAML file of `hf-unlearn compare`."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
 from ...report.tasks import ACCURACY, ERROR_RATES, metric_of
 from ...yaml_files import PlainScalar, as_declared, read_yaml
+from ..comparison_keys import ComparisonKeys
 
 T = TypeVar("T")
 GREATER_IS_BETTER = {
@@ -19,25 +20,9 @@ GREATER_IS_BETTER = {
 AS_WRITTEN = ("tune_on", "report_on", "methods", "match", "vary", "options")
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What is compared, as the YAML file says it. `comparison_keys.KEYS` explains its fields."""
-
-    recipe: str
-    config: str
-    output_dir: str
-    target: str
-    tune_on: list
-    report_on: list
-    methods: dict
-    score: str
-    match: dict = field(default_factory=dict)
-    seeds: list[int] = field(default_factory=lambda: [0])
-    vary: dict = field(default_factory=dict)
-    options: dict = field(default_factory=dict)
-    known: str | None = None
-    greater_is_better: bool | None = None
-    processes: int = 1
+@dataclass(frozen=True, kw_only=True)
+class Comparison(ComparisonKeys):
+    """What is compared, as the YAML file says it. `ComparisonKeys` declares its fields."""
 
     def __post_init__(self) -> None:
         self._check_lists()

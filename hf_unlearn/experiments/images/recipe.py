@@ -67,8 +67,7 @@ class ImageRecipe(ClassifierRecipe):
         self.earlier = find_earlier(options.model, args.output_dir)
         # The other processes find the data in the cache.
         with self.clock.phase("loading"), main_process_first(args):
-            before, requests = self.earlier.names, self.earlier.requests()
-            splits = load_image_splits(data, args.seed, before, requests)
+            splits = load_image_splits(data, args.seed, self.earlier.requests())
             self.splits = prepare_image_splits(splits, data, retain_pool=training)
         self.forgotten_before = self.earlier.names_with(splits)
         self.classes = self.splits.classes

@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 from datasets import Dataset, concatenate_datasets
 from filelock import FileLock
-from torch import nn
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ...data.media import as_stored
+from ...data.sampling import sorted_by_id
 from ...files import write_json
-from ...trainer.samples.exchange import all_processes
+from ...report.weights import model_digest
+from ...trainer.samples.processes import all_processes
 from ...trainer.setup.adapters import load_merged
 from ..checks.model_checks import loading
 from ..progress import announce, label_bars
@@ -58,7 +58,9 @@ def train(recipe: Recipe, role: str) -> str:
     parts = [splits.forget, splits.retain_pool] if role == "original" else [splits.retain_pool]
     rows = concatenate_datasets(parts)
     if store:
-        return str(kept_model(recipe, rows, [digest(part) for part in parts], seed, Path(store)))
+        # Runs that forget different speakers then share the original.
+        rows = sorted_by_id(rows)
+        return str(kept_model(recipe, rows, [digest(rows)], seed, Path(store)))
     folder = Path(recipe.args.output_dir) / role
     fit(recipe, new_model(recipe, seed), rows, seed, folder)
     return str(folder)
@@ -78,7 +80,7 @@ def kept_model(recipe: Recipe, rows: Dataset, data: list, seed: int, store: Path
     model = new_model(recipe, seed)
     made_of = {
         "data": data,
-        "untrained": weights_digest(model),
+        "untrained": model_digest(model),
         "processor": recipe.processor.to_dict(),
         "recipe": recipe.options.of_training(),
         "trainer": training_options(recipe, seed),
@@ -201,13 +203,3 @@ def _content(value: object) -> bytes:
     if isinstance(value, dict) and set(value) == {"bytes", "path"}:
         return Path(value["path"]).read_bytes() if value["bytes"] is None else value["bytes"]
     return repr(value).encode()
-
-
-def weights_digest(model: nn.Module) -> str:
-    """A hash of the names and values of a model's weights and buffers."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        # viewed as bytes: NumPy has no bfloat16
-        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        found.update(name.encode() + values.numpy().tobytes())
-    return found.hexdigest()

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ...evaluation import sample_features
 from ...files import write_json
 from ...metrics.membership import scaled_confidence
-from ...trainer.samples.exchange import all_processes
+from ...trainer.samples.processes import all_processes
 from ..recipe import Recipe
 from .reference_models import digest, kept_model
 

@@ -2,25 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
 
 from ...data.earlier import EarlierRequest, known_names
 from ...data.splits import Splits
+from ...files import model_file, run_folders
 from ...privacy.carried_salt import LONG, salt_name, salts_in
 from ...privacy.redaction import SALT, pseudonym
 from ...report.ledger import Entry, read_ledger
 from ...report.run_layout import LEDGER
-from ...report.weights import QUIET, weights_digest
-from ..models.previous_requests import forgotten_before, results_of
+from ...report.weights import weights_digest
+from .from_results import forgotten_before, results_of
 
 logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What a model was made to forget before.
+    """The earlier requests of a model.
 
     Attributes:
         entries: of its ledger, the first request first.
@@ -38,7 +38,12 @@ class Earlier:
         return self.salts.get(self.entries[-1]["salt"]) if self.entries else None
 
     def requests(self) -> list[EarlierRequest]:
-        """The requests whose names can be recognised in data."""
+        """The requests whose names can be recognised in data, by the ledger and by `names`."""
+        by_name = [EarlierRequest.of_names(column, names) for column, names in self.names.items()]
+        return [*self.of_ledger(), *by_name]
+
+    def of_ledger(self) -> list[EarlierRequest]:
+        """Those of the ledger whose salt is known."""
         return [
             EarlierRequest(entry["request"], entry["column"], _Known(entry["ids"], salt))
             for entry in self.entries
@@ -48,7 +53,7 @@ class Earlier:
     def names_with(self, splits: Splits) -> dict[str, list[str]]:
         """`names`, and those that the splits' data has of the requests."""
         found = {column: set(names) for column, names in self.names.items()}
-        for request in self.requests():
+        for request in self.of_ledger():
             rows = splits.earlier.get(request.split)
             if rows is not None:
                 known = known_names([request], request.column, set(rows[request.column][:]))
@@ -81,10 +86,8 @@ def find_earlier(model: str, output_dir: str) -> Earlier:
     """
     if model == "train":
         return Earlier()
-    folder = Path(model)
-    beside = [folder, folder.parent] if folder.name.startswith("checkpoint-") else [folder]
-    salts = salts_in([*beside, output_dir])
-    entries = read_ledger(file) if (file := _ledger_file(model, beside)) else []
+    salts = salts_in([*run_folders(model), output_dir])
+    entries = read_ledger(file) if (file := model_file(model, LEDGER)) else []
     if unknown := [str(entry["request"]) for entry in entries if entry["salt"] not in salts]:
         logger.warning_once(
             f"The salt of request {', '.join(unknown)} is neither in {model} nor in {output_dir}, "
@@ -95,16 +98,6 @@ def find_earlier(model: str, output_dir: str) -> Earlier:
     if not entries and names and salts:
         entries = _from_results(model, names, next(iter(salts.values())))
     return Earlier(entries, salts, names)
-
-
-def _ledger_file(model: str, beside: Sequence[Path]) -> str | Path | None:
-    if beside[0].is_dir():
-        return next((path / LEDGER for path in beside if (path / LEDGER).is_file()), None)
-    try:
-        return cached_file(model, LEDGER, **QUIET)
-    except (OSError, ValueError):
-        # Loading the model reports what is wrong with its name
-        return None
 
 
 def _from_results(model: str, names: Mapping[str, Sequence[str]], salt: str) -> list[Entry]:

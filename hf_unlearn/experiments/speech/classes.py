@@ -61,8 +61,8 @@ class SpeechClassRecipe(ClassifierRecipe):
         start = options.base_model if options.model == "train" else options.model
         self.processor = load_extractor(start) if start else new_extractor(options)
         with self.clock.phase("loading"), main_process_first(args):
-            before, requests = self.earlier.names, self.earlier.requests()
-            unprepared, self.classes = load_class_splits(data, args.seed, before, requests)
+            requests = self.earlier.requests()
+            unprepared, self.classes = load_class_splits(data, args.seed, requests)
         self.forgotten_before = self.earlier.names_with(unprepared)
         check_model(self)
         # The other processes find the inputs in the cache.

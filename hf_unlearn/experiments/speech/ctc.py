@@ -30,7 +30,7 @@ from ...trainer.setup.adapters import load_merged, whole_base_of
 from ..checks.model_checks import loading
 from ..command_line import parse
 from ..run import unlearn
-from .ctc_style import CtcStyle
+from .ctc_style import CtcStyle, CtcTranscriber
 from .label_source import LabelSource, load_source
 from .options import CtcArguments
 from .recogniser import RecogniserRecipe
@@ -91,14 +91,15 @@ class CtcRecipe(RecogniserRecipe):
         self.label_source = LabelSource.of(self.options, data)
         data.transcripts = data.transcripts or self._default_style(start)
         compared = splits.retain if has_text(splits.retain) else splits.forget
-        writer = None
+        transcriber = None
         if data.transcripts == "own" and not self.new_head:
             self.label_source, writer = load_source(
                 self.options, data, self.processor, self.load_model
             )
-        self.style = CtcStyle(
-            writer, self.processor, data, compared, self.args.device, self.args.seed
-        )
+            if writer is not None:
+                transcriber = CtcTranscriber(writer, self.processor, data, self.args.device)
+        self.style = CtcStyle(transcriber, self.processor, data)
+        self.style.choose(compared, self.args.seed)
         model = load_merged(self.load_model, start)
         self.splits = prepare_splits(
             splits,

@@ -10,6 +10,7 @@ from ...data.speech.transcripts import in_vocabulary
 from ...metrics.sample_features import ctc_losses
 from ...metrics.token_texts import transcribe
 from .label_style import LabelStyle
+from .model_transcriber import ModelTranscriber
 
 
 class CtcStyle(LabelStyle):
@@ -18,8 +19,8 @@ class CtcStyle(LabelStyle):
     is none, else as "vocabulary".
 
     Args:
-        model: the model that writes labels in its "own" style; None for the other styles, which
-            need no model.
+        transcriber: the model that writes labels in its "own" style; None for the other styles,
+            which need no model.
 
     Attributes:
         counts: as in `LabelStyle`; or the number of texts that "vocabulary" has "rewritten".
@@ -30,9 +31,9 @@ class CtcStyle(LabelStyle):
 
     plain = "vocabulary"
     compared = ("vocabulary", "own")
-    not_taken = (
-        "sentence",
-        "for models with a decoder: a CTC model takes vocabulary, own or as_written",
+    unsupported_style = "sentence"
+    unsupported_reason = (
+        "it is for models with a decoder: a CTC model takes vocabulary, own or as_written"
     )
 
     def __call__(self, rows: datasets.Dataset) -> list[str]:
@@ -44,6 +45,10 @@ class CtcStyle(LabelStyle):
 
     def rewritten(self, references: list[str]) -> list[str]:
         return [in_vocabulary(text, self.processor.tokenizer) for text in references]
+
+
+class CtcTranscriber(ModelTranscriber):
+    """Transcribes utterances with a CTC model."""
 
     def settings(self) -> dict:
         return {"vocabulary": self.processor.tokenizer.get_vocab()}
@@ -64,4 +69,4 @@ class CtcStyle(LabelStyle):
     @torch.no_grad()
     def _logits(self, inputs: dict[str, np.ndarray]) -> torch.Tensor:
         """(1, frames, vocabulary)."""
-        return self.model(**self._batch([inputs])).logits
+        return self.model(**self.batch([inputs])).logits

@@ -14,7 +14,7 @@ from ...data.speech.arguments import SpeechArguments
 from ...trainer.setup.adapters import load_merged
 from ..checks.model_checks import loading
 from ..checks.processor_checks import describe_difference
-from ..models.previous_requests import results_of
+from ..requests.from_results import results_of
 from .options import RecogniserArguments
 
 logger = logging.get_logger(__name__)

@@ -65,8 +65,7 @@ class RecogniserRecipe(Recipe):
         normalizer(options.normalize, data.language)
         self.processor = self.load_processor(start) if start else None
         with self.clock.phase("loading"), main_process_first(args):
-            before, requests = self.earlier.names.get("speaker", ()), self.earlier.requests()
-            self.unprepared = load_splits(data, args.seed, before, requests)
+            self.unprepared = load_splits(data, args.seed, self.earlier.requests())
         self.forgotten_before = self.earlier.names_with(self.unprepared)
         if self.processor is None:
             self.processor = self.new_processor()

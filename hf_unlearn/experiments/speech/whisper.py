@@ -27,19 +27,16 @@ from ...data.speech.splits import SpeakerSplits, prepare_splits
 from ...data.speech.transcripts import as_sentence
 from ...evaluation import asr_metrics
 from ...metrics.normalizers import language_code
-from ...trainer.checks.prompts import (
-    check_language,
-    check_prompt,
-    load_generation_config,
-    set_language,
-)
+from ...trainer.checks.whisper_prompt import check_prompt
 from ...trainer.setup.adapters import whole_base_of
+from ...trainer.setup.whisper_language import check_language, load_generation_config, set_language
 from ..checks.model_checks import loading
 from ..command_line import parse
 from ..run import unlearn
 from .augmentation import FRAMES_PER_SECOND, Augmented
 from .label_source import load_source
 from .label_style import LabelStyle
+from .model_transcriber import ModelTranscriber
 from .options import WhisperArguments
 from .recogniser import RecogniserRecipe
 from .short_audio import Shortened, take_short_audio
@@ -113,9 +110,11 @@ class WhisperRecipe(RecogniserRecipe):
         has_transcripts = any(text.strip() for text in splits.retain["text"])
         compared = splits.retain if has_transcripts else splits.forget
         end_token = None if self.is_whisper else self.config.eos_token_id
-        self.style = LabelStyle(
-            model, self.processor, data, compared, args.device, args.seed, end_token
-        )
+        transcriber = None
+        if model is not None:
+            transcriber = ModelTranscriber(model, self.processor, data, args.device, end_token)
+        self.style = LabelStyle(transcriber, self.processor, data)
+        self.style.choose(compared, args.seed)
         longest = self.options.max_target_positions
         self.splits = prepare_splits(
             splits,

@@ -13,7 +13,7 @@ def joined(first: Collated, second: Collated) -> Collated:
     """Two datasets as one, and a collator that takes the samples of both.
 
     Args:
-        first, second: each with its collator, as `LoadingTrainer.collated` gives them: a
+        first, second: each with its collator, as `UnlearnTrainer.collated` gives them: a
             `datasets.Dataset` has lost the columns that the model does not take, and from the
             samples of any other dataset its collator removes them.
     """

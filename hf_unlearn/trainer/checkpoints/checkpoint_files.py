@@ -41,7 +41,7 @@ def mismatch(checkpoint: Path, run: dict) -> str | None:
     """Why a run cannot resume from a checkpoint; None if it can.
 
     Args:
-        run: what they must have in common (`run_record.run_identity`).
+        run: what they must have in common (`run_identity`).
     """
     if not (checkpoint / UNLEARN_STATE).is_file():
         return "comes from ordinary training, not from unlearning"

@@ -3,12 +3,13 @@
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel, Seq2SeqTrainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
@@ -44,23 +45,30 @@ class _NotPickled:
         return dict, ()
 
 
-class SavingTrainer(Seq2SeqTrainer):
-    """A trainer that saves and loads complete checkpoints. Subclasses override its three hooks."""
+class CheckpointSaver:
+    """Saves and loads a trainer's complete checkpoints. Methods take Trainer's own version of
+    themselves, with its arguments, as `write` or `load`.
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        self._sharded = ShardedCheckpoints(self)
-        super().__init__(*args, **kwargs)
+    Args:
+        on_save: writes into a checkpoint what else resuming needs.
+        on_saved: is told the folder that a model was saved into.
+        on_best_loaded: is told the best checkpoint, whose weights were loaded at the end of the
+            training. The first two are called on the process that saves, this one on all.
+    """
 
-    def _save_own_state(self, checkpoint: Path) -> None:
-        """Hook: writes what resuming needs into a checkpoint. Called on the process that saves."""
+    def __init__(
+        self,
+        trainer: Trainer,
+        on_save: Callable[[Path], None],
+        on_saved: Callable[[Path], None],
+        on_best_loaded: Callable[[Path], None],
+    ):
+        self._trainer, self._sharded = trainer, ShardedCheckpoints(trainer)
+        self._on_save, self._on_saved, self._on_best_loaded = on_save, on_saved, on_best_loaded
 
-    def _model_saved(self, folder: Path) -> None:
-        """Hook: a model was saved into a folder. Called on the process that saves."""
+    # ---- saving ----------------------------------------------------------------------------------
 
-    def _best_model_loaded(self, checkpoint: Path) -> None:
-        """Hook: the weights of the best checkpoint were loaded at the end of the training."""
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+    def save_checkpoint(self, write: Callable, model: nn.Module, trial: Any) -> None:
         """As in Trainer, which writes its state, `trainer_state.json`, last: a checkpoint that has
         it is complete. So an older one is removed first, and it is written only when all processes
         have written their files.
@@ -68,102 +76,113 @@ class SavingTrainer(Seq2SeqTrainer):
         Raises:
             SavingError: something could not be written; the incomplete checkpoint is removed.
         """
-        output_dir = Path(self._get_output_dir(trial))
-        folder = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        trainer, saves = self._trainer, self._trainer.args.should_save
+        output_dir = Path(trainer._get_output_dir(trial))
+        folder = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
         with saving(folder, output_dir):
             try:
-                if self.args.should_save:
+                if saves:
                     folder.mkdir(parents=True, exist_ok=True)
                     (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
-                    self._save_own_state(folder)
-                super()._save_checkpoint(model, trial)
+                    self._on_save(folder)
+                write(model, trial)
             except Exception:
-                if self.args.should_save and not is_complete(folder):
+                if saves and not is_complete(folder):
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
+    def save_random_state(self, write: Callable, output_dir: str) -> None:
+        write(output_dir)
         # Trainer's state comes next, and must not be written before all processes' files.
-        self.accelerator.wait_for_everyone()
+        self._trainer.accelerator.wait_for_everyone()
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+    def save_model(self, write: Callable, output_dir: str | None, is_internal: bool) -> None:
+        """As in Trainer.
+
+        Args:
+            is_internal: whether this save is a part of something else, so that it is not pushed.
+        """
+        trainer, args = self._trainer, self._trainer.args
         if not self._sharded.needed:
-            return super().save_model(output_dir, _internal_call)
+            return write(output_dir, is_internal)
         # All processes gather the weights together; Trainer of transformers 5.17 calls `_save` on
         # the main process only.
         state_dict = self._sharded.state_dict()
-        if self.args.should_save:
-            self._save(output_dir, state_dict)
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+        if args.should_save:
+            trainer._save(output_dir, state_dict)
+        if args.push_to_hub and not is_internal:
+            trainer.push_to_hub(commit_message="Model save", revision=args.hub_revision)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        if not self.args.should_save:
-            return super()._save(output_dir, state_dict)
-        with saving(folder, Path(self.args.output_dir)), folder_written_whole(folder) as partial:
-            model = self.accelerator.unwrap_model(self.model)
+    def save_files(self, write: Callable, output_dir: str | None, state_dict: dict | None) -> None:
+        """Writes a model and its processor into a folder, completely or not at all."""
+        trainer, args = self._trainer, self._trainer.args
+        folder = Path(output_dir or args.output_dir)
+        if not args.should_save:
+            return write(output_dir, state_dict)
+        with saving(folder, Path(args.output_dir)), folder_written_whole(folder) as partial:
+            model = trainer.accelerator.unwrap_model(trainer.model)
             if not isinstance(model, PreTrainedModel | PeftModel):
-                state_dict = self.model.state_dict() if state_dict is None else state_dict
+                state_dict = trainer.model.state_dict() if state_dict is None else state_dict
                 state_dict = without_repeats(state_dict)
-            self._save_without_pickle(partial, state_dict)
-            write_deployment_files(self.processing_class, partial)
+            self._write_without_pickle(write, partial, state_dict)
+            write_deployment_files(trainer.processing_class, partial)
             saved = {path.name for path in partial.iterdir()}
         remove_other_weights(folder, saved)
-        self._model_saved(folder)
+        self._on_saved(folder)
 
-    def _save_without_pickle(self, folder: Path, state_dict: dict | None) -> None:
+    def _write_without_pickle(self, write: Callable, folder: Path, state_dict: dict | None) -> None:
         """As `Trainer._save`, but the training arguments are saved as JSON without tokens and
         paths, instead of as a pickle."""
-        args, self.args = self.args, _NotPickled(self.args)
+        trainer, args = self._trainer, self._trainer.args
+        trainer.args = _NotPickled(args)
         try:
-            super()._save(str(folder), state_dict)
+            write(str(folder), state_dict)
         finally:
-            self.args = args
+            trainer.args = args
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-        write_json(folder / ARGUMENTS, public_arguments(self.args))
+        write_json(folder / ARGUMENTS, public_arguments(args))
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+    def save_optimizer(self, write: Callable, output_dir: str) -> None:
         if self._sharded.needed:
             self._sharded.save_optimizer(Path(output_dir))
         else:
-            super()._save_optimizer_and_scheduler(output_dir)
+            write(output_dir)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+    # ---- loading ---------------------------------------------------------------------------------
+
+    def load_optimizer(self, load: Callable, checkpoint: str | None) -> None:
         if checkpoint is not None and self._sharded.needed:
             self._sharded.load_optimizer(Path(checkpoint))
         else:
-            super()._load_optimizer_and_scheduler(checkpoint)
+            load(checkpoint)
 
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: nn.Module | None = None
-    ) -> None:
+    def load_checkpoint(self, load: Callable, checkpoint: str, model: nn.Module | None) -> None:
         if self._sharded.needed:
-            self._sharded.load_weights(Path(resume_from_checkpoint))
+            self._sharded.load_weights(Path(checkpoint))
             return
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_renamed(self.model if model is None else model, Path(resume_from_checkpoint))
+        load(checkpoint, model)
+        load_renamed(self._trainer.model if model is None else model, Path(checkpoint))
 
-    def _issue_warnings_after_load(self, load_result: NamedTuple) -> None:
+    def warn_after_load(self, warn: Callable, load_result: NamedTuple) -> None:
         """As in Trainer, which would fail for a module of the user's own with tied weights, because
         only the first of them is saved."""
-        if isinstance(self.model, PreTrainedModel | PeftModel):
-            return super()._issue_warnings_after_load(load_result)
-        missing = set(load_result.missing_keys) & set(without_repeats(self.model.state_dict()))
+        model = self._trainer.model
+        if isinstance(model, PreTrainedModel | PeftModel):
+            return warn(load_result)
+        missing = set(load_result.missing_keys) & set(without_repeats(model.state_dict()))
         if missing or load_result.unexpected_keys:
             logger.warning(
                 f"The checkpoint lacks the model's weights {sorted(missing)}, and the model lacks "
                 f"the checkpoint's weights {sorted(load_result.unexpected_keys)}."
             )
 
-    def _load_best_model(self) -> None:
-        best = Path(self.state.best_model_checkpoint)
+    def load_best_model(self, load: Callable) -> None:
+        best = Path(self._trainer.state.best_model_checkpoint)
         if self._sharded.needed:
             self._sharded.load_weights(best)
         else:
-            super()._load_best_model()
-            load_renamed(self.model, best)
+            load()
+            load_renamed(self._trainer.model, best)
         # If there are no weights, Trainer has warned and loaded nothing.
         if weights_in(best):
-            self._best_model_loaded(best)
+            self._on_best_loaded(best)

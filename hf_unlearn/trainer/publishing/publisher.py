@@ -98,15 +98,13 @@ class Publisher:
 
     Args:
         record: the record of the run, such as how many steps it took.
-
-    Attributes:
-        earlier_run: the files of an earlier run in output_dir, which are removed when this run
-            saves; None before the training and on all processes but the main one.
     """
 
     def __init__(self, trainer: PublishedTrainer, record: RunRecord):
         self._trainer, self._record = trainer, record
-        self.earlier_run: EarlierRun | None = None
+        # The files of an earlier run in output_dir, which are removed when this run saves; None
+        # before the training and on all processes but the main one.
+        self._earlier_run: EarlierRun | None = None
 
     # ---- results, card and report ----------------------------------------------------------------
 
@@ -162,7 +160,7 @@ class Publisher:
             return
         if not self._trainer.is_world_process_zero():
             return
-        self.remove_earlier_run()
+        self._remove_earlier_run()
         # a copy, because the recipe's results stay as they are
         results = replace(self.results())
         results.card = {**results.card, **_card_fields(results, given)}
@@ -172,10 +170,23 @@ class Publisher:
         with warn_if_not_written("the model card", folder):
             write_card(folder, results, salt_of(folder), name_forgotten=args.name_forgotten)
 
-    def remove_earlier_run(self) -> None:
-        """Removes what an earlier run left in output_dir, once this run's files take its place."""
-        if self.earlier_run is not None:
-            self.earlier_run.remove()
+    def find_earlier_run(self, keep: tuple[str, ...]) -> None:
+        """Records the files of an earlier run in output_dir.
+
+        Args:
+            keep: names of files to leave alone.
+        """
+        args = self._trainer.args
+        self._earlier_run = EarlierRun(Path(args.output_dir), keep) if args.should_save else None
+
+    def model_saved(self, folder: Path) -> None:
+        """Removes what an earlier run left in output_dir if a model was saved there."""
+        if folder.samefile(self._trainer.args.output_dir):
+            self._remove_earlier_run()
+
+    def _remove_earlier_run(self) -> None:
+        if self._earlier_run is not None:
+            self._earlier_run.remove()
 
     def report(self) -> Report:
         """See `UnlearnTrainer.report`."""

@@ -1,7 +1,9 @@
 """What a trainer knows of its own run, in the form of results.json: functions of explicit values,
 from which `publisher` puts the results together."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import datasets
@@ -56,6 +58,22 @@ class EvaluationSets:
 
     def __init__(self, own: Any):
         self._known = [] if own is None or isinstance(own, dict) else [own]
+        # The number of the dataset that is being evaluated.
+        self._current = 1
+
+    @contextlib.contextmanager
+    def evaluating(self, dataset: Any, prefix: str) -> Iterator[None]:
+        """The context of an evaluation, by the arguments of `Trainer.evaluate`."""
+        unnamed = prefix == "eval" and not isinstance(dataset, str | dict | None)
+        self._current = self.number(dataset) if unnamed else 1
+        try:
+            yield
+        finally:
+            self._current = 1
+
+    def numbered(self, logs: dict) -> dict:
+        """A log entry, with the number of the dataset unless it is the first."""
+        return {**logs, EVALUATION_SET: self._current} if self._current > 1 else logs
 
     def number(self, dataset: Any) -> int:
         """1 for the trainer's own dataset, or else the first one; 2 for the next, and so on."""

@@ -12,7 +12,7 @@ from ..batches.retain_batches import RetainBatches
 from ..batches.seeded import random_state_kept
 from ..batches.training_data import length_or_none
 from ..protocol import TrainerView
-from .exchange import all_processes
+from .processes import all_processes
 
 Loss = Callable[[dict], Tensor]
 

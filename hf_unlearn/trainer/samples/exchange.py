@@ -1,12 +1,8 @@
-"""What processes tell each other: rows of retain gradients, decisions that all must share, and the
-reason of a failure."""
+"""Exchanges rows of retain gradients between processes."""
 
 import contextlib
-import json
 import math
-from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,6 +13,7 @@ from ... import ops
 from ...per_sample import ParameterRows, Unsupported
 from ...per_sample.rows import Convolved, Dense, Product, Rows, Scaled
 from ...per_sample.shards import lines_of, local
+from .processes import all_processes
 
 # Latency of one message, in values that could be sent meanwhile.
 LATENCY = 2**14
@@ -27,7 +24,6 @@ MAX_MATERIALISED = 2**27
 USES = 6
 # Stands for the length of rows that have none (see `_length`).
 CONVOLVED = -1
-FAILURE = "hf_unlearn/failure"
 
 
 class SampleExchange:
@@ -260,51 +256,3 @@ def _values(use: Rows, length: int) -> int:
     if isinstance(use, Dense):
         return math.prod(use.G.shape[1:])
     return length * (use.B.shape[2] + (use.X.shape[2] if isinstance(use, Product) else 1))
-
-
-def _several_processes() -> bool:
-    return dist.is_initialized() and dist.get_world_size() > 1
-
-
-def any_process(flags: list[bool], device: torch.device) -> list[bool]:
-    """For each flag, whether it is set on any process."""
-    if not _several_processes():
-        return flags
-    shared = torch.tensor(flags, dtype=torch.int32, device=device)
-    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-    return shared.bool().tolist()
-
-
-def all_processes(value: Any) -> list:
-    """The values of all processes, in their order. The value must be picklable."""
-    if not _several_processes():
-        return [value]
-    values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-@contextlib.contextmanager
-def failures_told() -> Iterator[None]:
-    """Makes the main process report the error of another process instead of the lost connection
-    that follows it.
-
-    Raises:
-        RuntimeError: on the main process, when another process has failed.
-    """
-    if not _several_processes():
-        yield
-        return
-    store = dist.distributed_c10d._get_default_store()
-    try:
-        yield
-    except Exception as error:
-        mine, process = f"{type(error).__name__}: {error}", dist.get_rank()
-        if process != 0 and not store.check([FAILURE]):
-            store.set(FAILURE, json.dumps([process, mine]))
-        if process == 0 and store.check([FAILURE]):
-            other, its = json.loads(store.get(FAILURE))
-            # with equal messages, all processes have found the same
-            if its != mine:
-                raise RuntimeError(f"process {other} has failed, so the run ends: {its}") from error
-        raise

@@ -13,7 +13,6 @@ from ...per_sample.shards import sharded_modules
 from ..batches.seeded import seeded
 from ..batches.training_data import STREAMS, dataset_of, some_rows, used_splits
 from ..protocol import TrainerView
-from .exchange import all_processes
 from .padding import (
     COMPARED,
     OwnPartsCollator,
@@ -22,6 +21,7 @@ from .padding import (
     remedy_for,
     unknown_samples,
 )
+from .processes import all_processes
 
 logger = logging.get_logger(__name__)
 

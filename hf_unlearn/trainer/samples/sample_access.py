@@ -27,8 +27,9 @@ from ..steps.randomness import (
     RandomnessControl,
     compares_gradients,
 )
-from .exchange import SampleExchange, SharedCheck, all_processes
+from .exchange import SampleExchange, SharedCheck
 from .padding_check import PaddingCheck
+from .processes import all_processes
 
 logger = logging.get_logger(__name__)
 

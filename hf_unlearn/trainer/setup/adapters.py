@@ -17,9 +17,11 @@ from transformers.utils import find_adapter_config_file, logging
 
 from ...files import link_or_copy
 from ...per_sample.adapted_models import peft_configs
+from ...per_sample.shards import sharded_modules
 from ..checkpoints.checkpoint_files import folder_written_whole
 from ..checkpoints.earlier_run import FULL_WEIGHTS, MODEL_CONFIGS, weights_in
-from ..samples.exchange import all_processes
+from ..protocol import TrainerView
+from ..samples.processes import all_processes
 
 logger = logging.get_logger(__name__)
 
@@ -129,6 +131,16 @@ def _has_other_weights(folder: Path, model: nn.Module) -> bool:
             if not torch.allclose(adapted[name].detach().cpu().float(), tensor.float()):
                 return True
     return False
+
+
+def keep_base_model(trainer: TrainerView) -> None:
+    """If the base model of the trainer's adapter is in output_dir, keeps a copy of it. Warns if it
+    is not the model below the adapter. All processes must call it."""
+    model, args = trainer.model, trainer.args
+    if not sharded_modules(model) and trainer.accelerator.is_main_process:
+        warn_if_base_differs(model)
+    if Path(args.output_dir).is_dir():
+        keep_base(model, args.output_dir, main=args.should_save)
 
 
 def keep_base(model: nn.Module, output_dir: str, *, main: bool) -> None:

@@ -5,6 +5,7 @@ from accelerate import Accelerator
 from peft import PeftConfig, PeftModel
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 
 from ...config import UnlearnConfig
 from ...per_sample.shards import prepare_sharded, sharded_modules
@@ -41,16 +42,21 @@ def save_whole_state_dicts(accelerator: Accelerator) -> None:
         accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
 
 
-def put_in_training_mode(model: nn.Module, freeze_batch_norm: bool) -> None:
+def put_in_training_mode(
+    model: nn.Module, freeze_batch_norm: bool, optimizer: Optimizer | None = None
+) -> None:
     """Puts a model into training mode.
 
     Args:
         freeze_batch_norm: whether BatchNorm layers keep their running statistics.
+        optimizer: schedule-free optimizers also have train and eval modes, as in Trainer.
     """
     model.train()
     for module in model.modules():
         if freeze_batch_norm and isinstance(module, _BatchNorm):
             module.eval()
+    if callable(getattr(optimizer, "train", None)):
+        optimizer.train()
 
 
 def _add_adapter(

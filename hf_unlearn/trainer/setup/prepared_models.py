@@ -1,9 +1,11 @@
-"""Lets accelerate prepare for training a model that it has prepared before, for an evaluation or
-another training."""
+"""Lets accelerate prepare a model in an unusual order: before an evaluation, and again for
+training."""
 
 import contextlib
 from collections.abc import Iterator
 from typing import Any
+
+from transformers import Trainer
 
 from ...per_sample.shards import sharded_modules
 from ..protocol import TrainerView
@@ -51,3 +53,12 @@ def forget_preparation(trainer: TrainerView) -> None:
         # Also removes autocast from the forward method.
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         del model._is_accelerate_prepared
+
+
+def shard_untrained_model(trainer: Trainer) -> None:
+    """Lets accelerate shard a model that is evaluated before it is trained."""
+    accelerator = trainer.accelerator
+    if accelerator.is_fsdp2 and not sharded_modules(trainer.model):
+        trainer.create_optimizer()
+        trainer.model, trainer.optimizer = accelerator.prepare(trainer.model, trainer.optimizer)
+        trainer.model_wrapped = trainer.model

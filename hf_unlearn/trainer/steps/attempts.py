@@ -3,10 +3,11 @@ from the same state."""
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers.utils import logging
 
 from ..batches.seeded import CpuRandomState
@@ -17,6 +18,8 @@ logger = logging.get_logger(__name__)
 
 # The factor by which accelerate shrinks the training batch, too.
 SHRINK = 0.9
+
+Outcome = TypeVar("Outcome")
 
 
 class Attempts:
@@ -31,13 +34,27 @@ class Attempts:
         self._start: _Start | None = None
         self._failed_at_retain = False
 
+    def run(self, attempt: Callable[[], Outcome]) -> Outcome:
+        """Repeats an attempt, with a smaller retain batch each time, until that fits into memory.
+        (accelerate repeats all of this with a smaller forget batch.)"""
+        while True:
+            self._failed_at_retain = False
+            try:
+                return attempt()
+            except RuntimeError:
+                if not self.shrink_retain_batch():
+                    raise
+            # After the except block, so that the exception no longer keeps its frames' tensors
+            # alive.
+            clear_device_cache(garbage_collection=True)
+
     def begin(self, batch_size: int) -> None:
         """Starts an attempt from the state of the first; Trainer would go on from the last one's
         weights."""
         trainer, args = self._trainer, self._trainer.args
         if not args.auto_find_batch_size:
             return
-        self._failed_at_retain, before = False, args.per_device_train_batch_size
+        before = args.per_device_train_batch_size
         args.per_device_train_batch_size = max(1, batch_size // max(1, args.n_gpu))
         if self._start is None:
             self._start = _Start(trainer)

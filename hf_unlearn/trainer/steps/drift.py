@@ -16,7 +16,7 @@ from ...config import UnlearnConfig
 from ...per_sample.shards import local, own_parameters
 from ..checkpoints.checkpoint_files import saved_state
 from ..protocol import TrainerView
-from ..samples.exchange import all_processes
+from ..samples.processes import all_processes
 from .randomness import compares_gradients
 from .step_runner import StepRunner
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...methods.base import RetainVisitor, RowRoles
 from ...per_sample.reference import count_samples, require_gradient
 from ...per_sample.shards import own_parameters
+from ..batches.retain_batches import RetainBatches
 from ..batches.seeded import FORGET
 from ..protocol import TrainerView
 from ..samples.retain_rows import RetainRows, gradient_scale
@@ -25,6 +26,7 @@ class TrainerStep:
         model: the trainer's model, or the wrapper that the training calls it by.
         share: this micro-batch's share of all forget samples of the optimizer step.
         place: the place of its first sample among them.
+        retain_batches: says which samples of the retain batch are constraints.
 
     Attributes:
         is_last_backward: whether the next backward pass is the optimizer step's last, which
@@ -39,9 +41,11 @@ class TrainerStep:
         forget_batch: dict,
         share: float,
         place: int,
+        retain_batches: RetainBatches,
     ):
         self._trainer, self._access = trainer, access
         self.model, self.forget_batch, self.place = model, forget_batch, place
+        self._retain_batches = retain_batches
         self.retain_batch: dict | None = None
         self.samples = self.first_sample = self.all_samples = 0
         self.rows: RowRoles | None = None
@@ -61,8 +65,8 @@ class TrainerStep:
         self.retain_batch = trainer.next_retain_batch()
         # All samples, how many of them are constraints, and how many of these belong to earlier
         # requests.
-        own = [count_samples(self.retain_batch), trainer.constraint_samples()]
-        counts = [[*own, trainer.previous_samples()]]
+        own = [count_samples(self.retain_batch), self._retain_batches.constraint_samples()]
+        counts = [[*own, self._retain_batches.previous_samples()]]
         if self.processes > 1:
             own_counts = torch.tensor(counts, device=trainer.args.device)
             counts = trainer.accelerator.gather(own_counts).tolist()

@@ -9,7 +9,7 @@ from ..batches.retain_batches import RetainBatches
 from ..checkpoints.preemption import Preemption
 from ..protocol import TrainerView
 from ..samples.broken_samples import broken_in_step
-from ..samples.exchange import all_processes, any_process
+from ..samples.processes import all_processes, any_process
 from ..samples.sample_access import SampleAccess
 from ..setup import deepspeed
 from ..stopping.run_record import RunRecord
@@ -50,7 +50,9 @@ class StepRunner:
         share, place = self.forget_batches.next_share()
         # The checks come before there is a gradient, which would take memory besides theirs.
         batch = self._access.admitted(batch, self._attempts.at_retain_batch)
-        step = TrainerStep(self._trainer, self._access, model, batch, share, place)
+        step = TrainerStep(
+            self._trainer, self._access, model, batch, share, place, self.retain_batches
+        )
         self.last_step = step
         self._access.frozen.look(batch)
         self._access.check_batch_loss(batch)

@@ -1,28 +1,19 @@
 """The record of a run: how many steps it took, why it ended, and which step its weights are of."""
 
 import contextlib
-import copy
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import datasets
-import numpy as np
-import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
+from transformers.trainer_callback import DefaultFlowCallback
 
-from ...config import UnlearnConfig
 from ...report.run_layout import UNLEARN_STATE
-from ..batches.seeded import seeded
-from ..batches.training_data import length_or_none, spread
 from ..checkpoints.checkpoint_files import saved_state
 from ..checkpoints.preemption import Preemption
 from ..protocol import RunView
-from ..samples.exchange import any_process
+from ..samples.processes import any_process
 from ..steps.weight_changes import WeightChanges
 
 NOTHING_DONE = "no optimizer step was taken, so nothing was forgotten"
@@ -31,40 +22,6 @@ NO_BATCH = (
     "the forget set gave no batch: check that it has samples, and check dataloader_drop_last, "
     "max_steps and num_train_epochs"
 )
-# How many forget samples' labels the digest of a forget set covers.
-DIGEST_SAMPLES = 16
-
-
-class WatchedCallbacks(CallbackHandler):
-    """Trainer's callback handler, which also remembers which callback stopped the training.
-
-    Attributes:
-        stopped_by: the first callback of this training that asked for a stop; None if none did.
-    """
-
-    def __init__(self, handler: CallbackHandler):
-        self.__dict__.update(vars(handler))
-        self.stopped_by: TrainerCallback | None = None
-
-    def call_event(
-        self,
-        event: str,
-        args: UnlearnConfig,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs,
-    ) -> TrainerControl:
-        if event == "on_train_begin":
-            self.stopped_by = None
-        for callback in self.callbacks:
-            alone = copy.copy(self)
-            alone.callbacks = [callback]
-            control = super(WatchedCallbacks, alone).call_event(
-                event, args, state, control, **kwargs
-            )
-            if control.should_training_stop and self.stopped_by is None:
-                self.stopped_by = callback
-        return control
 
 
 class RunRecord:
@@ -220,83 +177,3 @@ class RunRecord:
 
 def _global_step(checkpoint: str | Path) -> int:
     return json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text())["global_step"]
-
-
-def check_steps(args: UnlearnConfig, forget_dataset: Any) -> None:
-    """Checks before training, as far as possible, that at least one optimizer step will be taken.
-
-    Raises:
-        ValueError: the arguments allow no step with this forget set.
-    """
-    if args.max_steps == 0 or args.max_steps < 0 and args.num_train_epochs <= 0:
-        name = "max_steps" if args.max_steps == 0 else "num_train_epochs"
-        raise ValueError(
-            f"{name} is {getattr(args, name)}, so no step would be taken: set it above 0"
-        )
-    count, batch = length_or_none(forget_dataset), args.train_batch_size * args.world_size
-    if count is None:
-        return
-    if count == 0:
-        raise ValueError(
-            "the forget set has no samples, so no step would be taken: give at least one"
-        )
-    if args.dataloader_drop_last and count < batch:
-        raise ValueError(
-            f"the forget set has {count} samples and a batch over all processes has {batch}, so no "
-            "step would be taken with dataloader_drop_last: lower per_device_train_batch_size, or "
-            "unset dataloader_drop_last"
-        )
-
-
-def run_identity(
-    args: UnlearnConfig,
-    method_settings: dict,
-    forget_dataset: Any,
-    label_names: list[str],
-) -> dict:
-    """What a checkpoint and the run that resumes from it must have in common, as JSON can hold it;
-    None for what is unknown."""
-    run = {
-        "method": str(args.method),
-        **method_settings,
-        "forget_objective": args.forget_objective,
-        "loss_temperature": args.loss_temperature,
-        "learning_rate": args.learning_rate,
-        "seed": args.seed,
-        "forget samples": length_or_none(forget_dataset),
-        "forget labels": labels_digest(forget_dataset, label_names),
-    }
-    return json.loads(json.dumps(run, default=str))
-
-
-def labels_digest(dataset: Any, label_names: list[str]) -> int | None:
-    """Hashes the labels of up to 16 samples, so that forget sets can be told apart.
-
-    Only labels are hashed, because features are floating-point numbers that another machine may
-    round differently. The digest is a number, because texts are redacted in what is pushed to the
-    Hub.
-
-    Returns:
-        The digest; None if the dataset is a stream or has no such labels.
-    """
-    if not length_or_none(dataset):
-        return None
-    label_names = sorted({"label", "label_ids", *label_names})
-    # Other columns may be costly to decode.
-    if isinstance(dataset, datasets.Dataset):
-        own = [name for name in label_names if name in dataset.column_names]
-        if not own:
-            return None
-        dataset = dataset.with_format(None).select_columns(own)
-    digest = hashlib.sha256()
-    for index in spread(len(dataset), DIGEST_SAMPLES):
-        with seeded(0, index):
-            sample = dataset[index]
-        names = [name for name in label_names if isinstance(sample, dict) and name in sample]
-        if not names:
-            return None
-        for name in names:
-            value = sample[name]
-            value = value.tolist() if isinstance(value, torch.Tensor | np.ndarray) else value
-            digest.update(repr(value).encode())
-    return int(digest.hexdigest()[:12], 16)

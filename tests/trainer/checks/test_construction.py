@@ -18,7 +18,7 @@ from tests.support.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
         ({"retain": []}, "retain_dataset is empty"),
         ({"arguments": {"train_dataset": FORGET}}, "alias of forget_dataset"),
         ({"method": "magic"}, "must be one of orthograd, orthograd_mean"),
-        ({"alpha": 1.0}, r"alpha is 1.0, but must be in \[0, 1\)"),
+        ({"alpha": 1.0}, r"alpha is 1.0, but must be a number in \[0, 1\)"),
         ({"granularity": "layer"}, "must be 'parameter' or 'model'"),
         ({"per_device_retain_batch_size": 0}, "per_device_retain_batch_size is 0"),
         ({"label_smoothing_factor": 0.1}, "averages over the tokens"),

@@ -16,10 +16,9 @@ from transformers import (
 
 from hf_unlearn.data import SpeechCollator
 from hf_unlearn.experiments.speech.tiny_whisper import build_model
-from hf_unlearn.trainer.checks.prompts import (
+from hf_unlearn.trainer.checks.whisper_prompt import check_prompt, generation_prompt
+from hf_unlearn.trainer.setup.whisper_language import (
     check_language,
-    check_prompt,
-    generation_prompt,
     load_generation_config,
     set_language,
 )

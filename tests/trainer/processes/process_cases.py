@@ -272,7 +272,7 @@ def keep_randomness(folder: str) -> None:
     trainer.train()
     pairs = zip(start.parameters(), trainer.model.parameters())
     step = torch.cat([(a - b).detach().flatten() for a, b in pairs if b.requires_grad])
-    batch, k = trainer.step_runner.retain_batches.batch, 3
+    batch, k = trainer.training_run.step_runner.retain_batches.batch, 3
     parameters = [p for p in start.parameters() if p.requires_grad]
     rows = {True: [], False: []}
     for drawn in rows:

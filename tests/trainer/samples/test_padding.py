@@ -16,6 +16,7 @@ from hf_unlearn.per_sample.reference import (
     select_sample,
 )
 from hf_unlearn.trainer.samples.padding import OwnPartsCollator
+from hf_unlearn.trainer.steps.training_run import TrainingRun
 from tests.support.tiny import make_trainer
 from tests.support.tiny_speech import collate_masked, collate_padded, waveform_sizes
 from tests.trainer.brute_force import in_float64, step_of_samples
@@ -94,7 +95,8 @@ def test_the_step_equals_brute_force_without_padding(tmp_path, caplog, norm, col
     start = copy.deepcopy(model)
     trainer = trained(tmp_path, model, forget, retain, collator)
     check_step(start, model, forget, retain, collator)
-    assert trainer.samples.one_by_one == trainer.samples.padding.matters == (norm == "group")
+    samples = trainer.training_run.samples
+    assert samples.one_by_one == samples.padding.matters == (norm == "group")
     assert ("padding changes the loss of a sample in Wav2Vec2ForCTC" in caplog.text) == (
         norm == "group"
     )
@@ -108,17 +110,18 @@ def test_the_first_batch_shows_what_could_not_be_checked_before(tmp_path, monkey
     model, forget, retain = tiny_wav2vec2("group"), voices(300, 120, 90, 200), voices(260, 260)
     start = copy.deepcopy(model)
     if way == "later":
-        monkeypatch.setattr(UnlearnTrainer, "check_padding", lambda self: None)
+        monkeypatch.setattr(TrainingRun, "check_padding", lambda self: None)
     given = Stream(forget) if way == "stream" else forget
     trainer = trained(tmp_path, model, given, retain, collate_padded)
     check_step(start, model, forget, retain, collate_padded)
-    assert trainer.samples.padding.matters
+    assert trainer.training_run.samples.padding.matters
 
 
 def test_a_stream_with_a_mask_is_not_slowed_down(tmp_path):
     forget, retain = Stream(voices(300, 120, 90, 200)), voices(260, 150)
     trainer = trained(tmp_path, tiny_wav2vec2("layer"), forget, retain, collate_masked)
-    assert trainer.samples.padding.matters is False and not trainer.samples.one_by_one
+    samples = trainer.training_run.samples
+    assert samples.padding.matters is False and not samples.one_by_one
     assert OWN_PARTS not in trainer.data_collator(retain)
     assert OWN_PARTS not in trainer.get_train_dataloader().collate_fn(retain)
 
@@ -163,7 +166,7 @@ def test_a_collator_that_draws_random_numbers(tmp_path, caplog, collator, known)
     """If each row in turn draws its own, the check sees the first row of a batch as it is alone."""
     forget, retain = voices(300, 120, 90, 200), voices(150, 400, 260)
     trainer = trained(tmp_path, tiny_wav2vec2("group"), forget, retain, collator)
-    assert trainer.samples.padding.matters == known
+    assert trainer.training_run.samples.padding.matters == known
     assert caplog.text.count("It was not checked for all samples whether padding") == (not known)
     assert caplog.text.count("padding could not be located, because") == known
 
@@ -201,7 +204,8 @@ def test_samples_of_one_length_have_no_padding(tmp_path):
         voices(300, 300),
         collate_padded,
     )
-    assert trainer.samples.padding.matters is False and not trainer.samples.one_by_one
+    samples = trainer.training_run.samples
+    assert samples.padding.matters is False and not samples.one_by_one
 
 
 def test_silence_of_a_ctc_model_whose_padding_matters(tmp_path):

@@ -78,7 +78,7 @@ def test_spec_augment_masks_the_models_copy_of_a_batch(tmp_path):
     trainer, _, _ = trained(
         model, tmp_path, forget, retain, collator, freeze_randomness=False, max_steps=2
     )
-    for name, values in trainer.step_runner.retain_batches.batch.items():
+    for name, values in trainer.training_run.step_runner.retain_batches.batch.items():
         assert {tuple(row.flatten().tolist()) for row in values} == {
             tuple(row.flatten().tolist()) for row in collator(retain)[name]
         }

@@ -12,8 +12,8 @@ from transformers import (
 )
 
 from hf_unlearn.trainer.checkpoints.checkpoint_files import find_checkpoint
+from hf_unlearn.trainer.checkpoints.run_identity import labels_digest
 from hf_unlearn.trainer.publishing import publisher as publishing
-from hf_unlearn.trainer.stopping.run_record import labels_digest
 from tests.support.tiny import FORGET, collate, tiny_whisper, utterances
 from tests.trainer.stopping.ended_runs import MyOwnRule, card_of, trainer_of
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hf_unlearn.evaluation import evaluate_splits, features_of_batch, sample_features
-from hf_unlearn.trainer import loss
-from hf_unlearn.trainer.batches.evaluation_order import by_length
+from hf_unlearn.trainer.evaluating import sample_evaluation
+from hf_unlearn.trainer.evaluating.evaluation_order import by_length
 from tests.support.tiny import collate, make_trainer, tiny_whisper, utterances
 
 
@@ -46,7 +46,7 @@ def test_every_number_is_that_of_the_datasets_own_order(rows, tmp_path, monkeypa
         return found, trainer.predict(rows).predictions, lengths
 
     found, texts, lengths = evaluated()
-    monkeypatch.setattr(loss, "by_length", lambda dataset: None)
+    monkeypatch.setattr(sample_evaluation, "by_length", lambda dataset: None)
     expected, texts_before, lengths_before = evaluated()
     assert lengths == sorted(lengths_before, reverse=True) != lengths_before
     assert found.pop("loss") == pytest.approx(expected.pop("loss"), rel=1e-6)
@@ -54,23 +54,23 @@ def test_every_number_is_that_of_the_datasets_own_order(rows, tmp_path, monkeypa
     assert len(np.unique(texts, axis=0)) > 3
 
 
-def test_logits_are_noted_beside_generated_texts(rows, tmp_path):
+def test_logits_are_collected_beside_generated_texts(rows, tmp_path):
     trainer = make_trainer(
         tiny_whisper(init_std=0.5),
         tmp_path,
         predict_with_generate=True,
         per_device_eval_batch_size=3,
     )
-    with trainer.logits_noted(features_of_batch) as noted:
+    with trainer.collecting_logits(features_of_batch) as collected:
         trainer.predict(rows)
     expected = sample_features(trainer, rows)
-    assert expected.keys() == noted["test"].keys()
+    assert expected.keys() == collected["test"].keys()
     for name, values in expected.items():
-        assert noted["test"][name] == pytest.approx(values, rel=1e-4), name
-    # Outside of the context nothing is noted.
-    noted.clear()
+        assert collected["test"][name] == pytest.approx(values, rel=1e-4), name
+    # Outside of the context nothing is collected.
+    collected.clear()
     trainer.predict(rows)
-    assert noted == {}
+    assert collected == {}
 
 
 def test_samples_whose_labels_have_no_length_keep_their_order(rows):

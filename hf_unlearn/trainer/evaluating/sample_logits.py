@@ -14,7 +14,7 @@ from torch import Tensor, nn
 Reduce = Callable[[Tensor, Tensor], dict[str, Tensor] | None]
 
 
-class NotedLogits:
+class LogitCollector:
     """Collects what `reduce` gives for each batch that a model computes with labels."""
 
     def __init__(self, reduce: Reduce | None = None):

@@ -1,4 +1,4 @@
-"""A second request does not retain what the model was made to forget before."""
+"""A second request does not retain what earlier requests made the model forget."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import unlearn
 from hf_unlearn.experiments.images.recipe import ImageRecipe, ImageRecipeArguments
-from hf_unlearn.experiments.models.previous_requests import as_results, forgotten_before
+from hf_unlearn.experiments.requests.from_results import as_results, forgotten_before
 from hf_unlearn.privacy.redaction import redact
 from tests.recipes.noise import write_noise
 
@@ -112,5 +112,6 @@ def test_a_second_request_leaves_the_first_class_out(tmp_path, caplog):
     kept = dict(second["data"]["classes"])
     assert kept.pop("earlier_1") == ["cat"]
     assert {name for names in kept.values() for name in names} == {"dog", "owl"}
-    assert "forgotten class cat before: left out of all splits but earlier_1." in caplog.text
+    said = "class cat already forgotten by this model: left out of all splits except earlier_1."
+    assert said in caplog.text
     assert forgotten_before(str(tmp_path / "second")) == {"class": ["cat", "dog"]}

@@ -1,35 +1,38 @@
-"""The loss that UnlearnTrainer computes of a batch, in training and in evaluation: the mean over
-its samples, whether the model, a function or a subclass computes it."""
+"""A Seq2SeqTrainer whose losses are means over samples, in training and in evaluation, whether the
+model, a function or a subclass computes them."""
 
 import contextlib
+import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import datasets
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Seq2SeqTrainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..config import unknown_argument
 from ..per_sample import SampleMeanLoss
 from ..per_sample.adapted_models import base_model
 from ..per_sample.inputs import IGNORE_INDEX, inputs_kept, own_copy
 from ..per_sample.reference import count_samples
 from ..per_sample.shards import sharded_modules
-from .batches.evaluation_order import by_length, in_dataset_order, order_of, output_in_dataset_order
-from .batches.loading import LoadingTrainer
-from .batches.noted_logits import NotedLogits, Reduce
-from .setup import deepspeed
-from .setup.precision import weights_kept
+from .batches.columns import made_on_access, only_columns
+from .evaluating.evaluation_order import order_of
+from .evaluating.sample_evaluation import SampleEvaluation
+from .evaluating.sample_logits import Reduce
+from .setup.precision import cast_inputs, input_precision
+from .setup.prepared_models import shard_untrained_model
 
 
-class LossBySample(LoadingTrainer):
-    """The part of `UnlearnTrainer` that computes losses: the mean over samples of the model's loss,
-    of `compute_loss_func`, and of a `compute_loss` that a subclass overrides.
+class SampleMeanTrainer(Seq2SeqTrainer):
+    """A Seq2SeqTrainer whose losses are means over samples: the model's loss, `compute_loss_func`,
+    and a `compute_loss` that a subclass overrides.
+
+    The model gets the columns that it takes, in the precision of its weights.
 
     A loss that sums over labels and divides by `num_items_in_batch` gets each sample's own number
     of labels instead, so that it is a mean over samples, too (see `SampleMeanLoss`).
@@ -42,19 +45,8 @@ class LossBySample(LoadingTrainer):
         self._counts_labels: bool | None = None
         # The loss functions called for the last `mean_loss`, and its value.
         self._last: tuple[SampleMeanLoss, Tensor] | None = None
-        # The losses of the samples that an evaluation has seen.
-        self._evaluated: list[Tensor] = []
-        # Set within `logits_noted`: reduces the logits of a batch to values per sample.
-        self._reduce_logits: Reduce | None = None
-        self._noted = NotedLogits()
-        self._noted_before: dict[str, dict[str, np.ndarray]] = {}
-        try:
-            super().__init__(*arguments, **keywords)
-        except TypeError as error:
-            own = ["forget_dataset", "retain_dataset", "previous_forget_dataset"]
-            own += ["previous_updates", "peft_config"]
-            known = [*own, *inspect.signature(Seq2SeqTrainer.__init__).parameters]
-            raise unknown_argument(error, keywords, known) from error.__cause__
+        self._evaluation = SampleEvaluation(self)
+        super().__init__(*arguments, **keywords)
         if (given := self.compute_loss_func) is not None:
             self.compute_loss_func = lambda outputs, labels, num_items_in_batch=None: given(
                 outputs, labels, num_items_in_batch=self._losses.items
@@ -92,24 +84,44 @@ class LossBySample(LoadingTrainer):
         losses, loss = self._last
         return losses.known_per_sample(loss)
 
-    def check_padding(self) -> None:
-        """For subclasses: finds out whether padding changes losses, before data are evaluated."""
+    # ---- data ------------------------------------------------------------------------------------
 
-    def get_eval_dataloader(self, *arguments: Any, **keywords: Any) -> DataLoader:
-        self.check_padding()
-        return super().get_eval_dataloader(*arguments, **keywords)
+    def collated(self, dataset: Any, description: str) -> tuple[Any, Callable[[list], dict]]:
+        """A dataset and its collator, without the columns that the model does not take.
 
-    def get_test_dataloader(self, *arguments: Any, **keywords: Any) -> DataLoader:
-        self.check_padding()
-        return super().get_test_dataloader(*arguments, **keywords)
+        Args:
+            description: what Trainer's message on the columns calls the dataset.
+        """
+        if isinstance(dataset, datasets.Dataset):
+            return self._remove_unused_columns(dataset, description=description), self.data_collator
+        return dataset, self._get_collator_with_removed_columns(
+            self.data_collator, description=description
+        )
+
+    def _remove_unused_columns(self, dataset, description: str | None = None):
+        """As in Trainer, but the input of a transform that makes rows on access is kept."""
+        if not (self.args.remove_unused_columns and made_on_access(dataset)):
+            return super()._remove_unused_columns(dataset, description)
+        self._set_signature_columns_if_needed()
+        return only_columns(dataset, self._signature_columns)
+
+    def _prepare_inputs(self, inputs: dict) -> dict:
+        return cast_inputs(
+            super()._prepare_inputs(inputs), input_precision(self.model), self.label_names
+        )
+
+    # ---- evaluation ------------------------------------------------------------------------------
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
         if sharded_modules(self.model):
             # All processes must take part in every token that is generated.
             gen_kwargs = {"synced_gpus": True, **gen_kwargs}
         # `inputs_kept`: Trainer reads labels and inputs again after the texts are generated.
-        watching = self._noted.watching(model)
-        with self._by_sample(inputs, strict=False) as losses, inputs_kept(model), watching:
+        with (
+            self._by_sample(inputs, strict=False) as losses,
+            inputs_kept(model),
+            self._evaluation.watching(model),
+        ):
             loss, *more = super().prediction_step(
                 model, own_copy(inputs), prediction_loss_only, ignore_keys, **gen_kwargs
             )
@@ -118,9 +130,7 @@ class LossBySample(LoadingTrainer):
                 model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs
             )
         if loss is not None:
-            of_samples = self.accelerator.gather_for_metrics(losses.per_sample(loss))
-            self._evaluated.append(of_samples.cpu())
-            self._noted.keep(self.accelerator)
+            self._evaluation.keep(losses.per_sample(loss))
         return loss, *more
 
     def evaluation_loop(
@@ -131,67 +141,35 @@ class LossBySample(LoadingTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """As in Trainer, but every sample counts once: Trainer gives the last, smaller batch the
-        weight of the others, and Seq2SeqTrainer keeps the samples that fill up the processes' last
-        batches. Samples that were sorted to generate their texts are put back into order."""
-        self._shard_untrained_model()
-        self._evaluated, self._noted = [], NotedLogits(self._reduce_logits)
-        self.gather_function = self.accelerator.gather_for_metrics
-        rounded = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
-        weights = weights_kept(self.model) if rounded else contextlib.nullcontext()
-        order = order_of(dataloader)
-        with deepspeed.evaluated_without(self), weights, self._metrics_in_dataset_order(order):
-            output = super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
-        if order is not None:
-            output = output_in_dataset_order(output, order)
-        if (noted := self._noted.values(order)) is not None:
-            self._noted_before[metric_key_prefix] = noted
-        if self._evaluated:
-            mean = torch.cat(self._evaluated).double().mean()
-            output.metrics[f"{metric_key_prefix}_loss"] = float(mean)
-        return output
+        """As in Trainer, but every sample counts once (see `SampleEvaluation.run`)."""
+        shard_untrained_model(self)
+        evaluate = functools.partial(
+            super().evaluation_loop,
+            dataloader,
+            description,
+            prediction_loss_only,
+            ignore_keys,
+            metric_key_prefix,
+        )
+        return self._evaluation.run(evaluate, order_of(dataloader), metric_key_prefix)
 
-    @contextlib.contextmanager
-    def logits_noted(self, reduce: Reduce) -> Iterator[dict[str, dict[str, np.ndarray]]]:
-        """Within this context evaluations note what `reduce(logits, labels)` gives for each sample,
-        also where their metrics are of generated texts.
+    def collecting_logits(
+        self, reduce: Reduce
+    ) -> contextlib.AbstractContextManager[dict[str, dict[str, np.ndarray]]]:
+        """Within this context evaluations collect what `reduce(logits, labels)` gives for each
+        sample, also where their metrics are of generated texts.
 
         Yields:
             {metric_key_prefix: {name: values (n, ...)}}, in the dataset's order, without the
             evaluations whose logits do not belong to the labels.
         """
-        self._reduce_logits, self._noted_before = reduce, {}
-        try:
-            yield self._noted_before
-        finally:
-            self._reduce_logits = None
-
-    @contextlib.contextmanager
-    def _metrics_in_dataset_order(self, order: np.ndarray | None) -> Iterator[None]:
-        given = self.compute_metrics
-        if order is not None and given is not None:
-            self.compute_metrics = in_dataset_order(given, order)
-        try:
-            yield
-        finally:
-            self.compute_metrics = given
+        return self._evaluation.collecting_logits(reduce)
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
-        args = self.args
-        usual = args.world_size == 1 and args.train_sampling_strategy != "group_by_length"
-        if usual and args.predict_with_generate and not args.batch_eval_metrics:
-            if (sampler := by_length(eval_dataset)) is not None:
-                return sampler
-        return super()._get_eval_sampler(eval_dataset)
+        sampler = self._evaluation.sampler(eval_dataset)
+        return super()._get_eval_sampler(eval_dataset) if sampler is None else sampler
 
-    def _shard_untrained_model(self) -> None:
-        """Lets accelerate shard a model that is evaluated before it is trained."""
-        if self.accelerator.is_fsdp2 and not sharded_modules(self.model):
-            self.create_optimizer()
-            self.model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
-            self.model_wrapped = self.model
+    # ---- how a loss becomes a mean over samples --------------------------------------------------
 
     @contextlib.contextmanager
     def _by_sample(self, inputs: dict, strict: bool = True) -> Iterator[SampleMeanLoss]:
@@ -234,7 +212,7 @@ class LossBySample(LoadingTrainer):
 
     def _compute_loss_takes_counts(self) -> bool:
         """Whether a subclass overrides compute_loss, with an argument for the number of labels."""
-        own = getattr(self.compute_loss, "__func__", None) is LossBySample.compute_loss
+        own = getattr(self.compute_loss, "__func__", None) is SampleMeanTrainer.compute_loss
         return not own and "num_items_in_batch" in inspect.signature(self.compute_loss).parameters
 
     def _get_num_items_in_batch(self, batch_samples, device):

@@ -1,19 +1,12 @@
 """UnlearnConfig: the training arguments, extended by the options of unlearning."""
 
-import copy
-import dataclasses
-import difflib
-import functools
-import json
-import math
-import numbers
-import re
-from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-from transformers import Seq2SeqTrainingArguments, TrainingArguments
+from transformers import Seq2SeqTrainingArguments
 
-from .privacy.redaction import without_names
+from ..privacy.redaction import without_names
+from .checks import check_fields
+from .suggestions import with_suggestions
 
 
 @dataclass
@@ -222,63 +215,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check_own()
-
-    def _check_own(self) -> None:
-        """Checks the fields of this class, and converts single values to lists and JSON to dicts.
-
-        Raises:
-            ValueError: a field has a value that it cannot have.
-        """
-        # a single name may be given without a list
-        names = [self.hide_names] if isinstance(self.hide_names, str | int) else self.hide_names
-        self.hide_names = [str(name) for name in names or []]
-        for name in (
-            "per_device_retain_batch_size",
-            "per_device_previous_batch_size",
-            "check_steps",
-            "check_samples",
-            "max_skipped_steps",
-        ):
-            given = getattr(self, name)
-            if not isinstance(given, numbers.Integral) or given < 1:
-                raise ValueError(f"{name} is {given!r}, but must be a whole number, at least 1")
-        rank = self.update_sketch_rank
-        if not isinstance(rank, numbers.Integral) or rank < 0:
-            raise ValueError(
-                f"update_sketch_rank is {rank!r}, but must be a whole number; 0 keeps the "
-                "whole update"
-            )
-        if not isinstance(self.alpha, numbers.Real):
-            raise ValueError(f"alpha is {self.alpha!r}, but must be a number in [0, 1)")
-        if not 0 <= self.alpha < 1:
-            raise ValueError(
-                f"alpha is {self.alpha}, but must be in [0, 1): at 1 nothing would be forgotten"
-            )
-        temperature = self.loss_temperature
-        if not isinstance(temperature, numbers.Real) or not 0 < temperature < math.inf:
-            raise ValueError(
-                f"loss_temperature is {temperature!r}, but must be a number above 0; 1 leaves the "
-                "loss as it is"
-            )
-        if self.forget_objective not in ("loss", "silence"):
-            raise ValueError(
-                f"forget_objective is {self.forget_objective!r}, but must be 'loss' or 'silence'"
-            )
-        if self.step_control not in ("none", "drift"):
-            raise ValueError(
-                f"step_control is {self.step_control!r}, but must be 'none' or 'drift'"
-            )
-        if not self.max_drift > 0:
-            raise ValueError(
-                f"max_drift is {self.max_drift}, but must be above 0: at 0 no step could be taken"
-            )
-        if not isinstance(self.frozen_cache_gb, numbers.Real) or self.frozen_cache_gb < 0:
-            raise ValueError(
-                f"frozen_cache_gb is {self.frozen_cache_gb!r}, but must be a number of gigabytes, "
-                "or 0 to keep nothing"
-            )
-        self.method_kwargs = _as_dict(self.method_kwargs)
+        check_fields(self)
 
     def to_dict(self) -> dict:
         """The arguments for trackers and results. `hide_names` is left out and, unless
@@ -289,108 +226,4 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         return given if self.name_forgotten else without_names(given, self.hide_names)
 
 
-def _as_dict(given: dict | str | None) -> dict | None:
-    """Reads a dict that was written as JSON on a command line."""
-    try:
-        read = json.loads(given) if isinstance(given, str) else given
-    except json.JSONDecodeError:
-        read = given
-    if read is not None and not isinstance(read, dict):
-        raise ValueError(
-            f"method_kwargs is {given!r}, but must be a dict, written as JSON on a command line: "
-            f"'{{\"beta\": 0.5}}'"
-        )
-    return read
-
-
-def unknown_argument(error: TypeError, given: Collection[str], known: Iterable[str]) -> TypeError:
-    """A constructor's error about an unknown argument, with the known arguments that are spelled
-    like it. Other errors are returned as they are.
-
-    Args:
-        given: the names of the arguments that the constructor got.
-    """
-    found = re.search(r"__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-    if found is None or found[1] not in given:
-        return error
-    similar = difflib.get_close_matches(found[1], known)
-    meant = f"; did you mean {' or '.join(similar)}?" if similar else ""
-    return TypeError(f"unknown argument {found[1]!r}{meant}")
-
-
-def _with_suggestions(init: Callable) -> Callable:
-    """A constructor whose error about an unknown argument names similar ones."""
-
-    @functools.wraps(init)
-    def constructor(self, *arguments, **keywords):
-        try:
-            init(self, *arguments, **keywords)
-        except TypeError as error:
-            known = [own.name for own in dataclasses.fields(self) if own.init]
-            raise unknown_argument(error, keywords, known) from error.__cause__
-
-    return constructor
-
-
-UnlearnConfig.__init__ = _with_suggestions(UnlearnConfig.__init__)
-
-# The default of plain TrainingArguments, which is longer than most unlearning runs.
-PLAIN_LOGGING_STEPS = 500
-
-
-def as_unlearn_config(args: TrainingArguments | None) -> UnlearnConfig:
-    """Adds the fields of unlearning to plain TrainingArguments, or to a user's subclass of them.
-
-    The result is a copy that is an instance of both the same class and `UnlearnConfig`: fields,
-    properties and methods of the subclass stay. Missing fields get their defaults. A
-    `logging_steps` of 500, the default of plain arguments, becomes that of UnlearnConfig, even if
-    it was set explicitly, because the two cannot be told apart.
-
-    Raises:
-        TypeError: args are no TrainingArguments.
-        ValueError: a subclass has a field with the name of one of UnlearnConfig's and a value that
-            this field cannot have.
-    """
-    if args is None:
-        return UnlearnConfig(output_dir="tmp_unlearn")
-    if isinstance(args, UnlearnConfig):
-        return args
-    if not isinstance(args, TrainingArguments):
-        raise TypeError(
-            f"args is a {type(args).__name__}, but must be an UnlearnConfig (or TrainingArguments)"
-        )
-    config = copy.copy(args)
-    # The class of the copy is changed instead of making a new instance from its fields, because
-    # __post_init__ would set up devices again, and has already parsed fields that were texts.
-    config.__class__ = _unlearning(type(args))
-    for own in dataclasses.fields(UnlearnConfig):
-        if own.name not in vars(args):
-            default = own.default_factory() if own.default is dataclasses.MISSING else own.default
-            setattr(config, own.name, default)
-    if config.logging_steps == PLAIN_LOGGING_STEPS:
-        config.logging_steps = UnlearnConfig.logging_steps
-    config._check_own()
-    return config
-
-
-@functools.cache
-def _unlearning(kind: type[TrainingArguments]) -> type[UnlearnConfig]:
-    """A class with the fields and methods of UnlearnConfig and of `kind`."""
-    if issubclass(UnlearnConfig, kind):
-        return UnlearnConfig
-    both = type(
-        kind.__name__,
-        (UnlearnConfig, kind),
-        {"__module__": kind.__module__, "__reduce__": _reduced},
-    )
-    # as a dataclass, whose to_dict has the fields of both
-    return dataclass(init="__dataclass_fields__" in vars(kind), repr=False, eq=False)(both)
-
-
-def _reduced(config: UnlearnConfig) -> tuple:
-    """How to pickle an instance of a class made by `_unlearning`, which no module holds."""
-    return _remade, (type(config).__bases__[1],), vars(config)
-
-
-def _remade(kind: type[TrainingArguments]) -> UnlearnConfig:
-    return object.__new__(_unlearning(kind))
+UnlearnConfig.__init__ = with_suggestions()(UnlearnConfig.__init__)

@@ -1,11 +1,11 @@
-"""What a model was made to forget by previous requests, read from its results.json."""
+"""What earlier requests made a model forget, read from its results.json."""
 
 import json
 import re
-from pathlib import Path
 
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
 
+from ...files import model_file
 from ...report.run_layout import RESULTS
 from ...report.tasks import TASKS
 
@@ -14,15 +14,9 @@ logger = logging.get_logger(__name__)
 # Column of the data -> key in results.json. `redact` knows the key that names persons.
 KEYS = {"speaker": "forget_speakers", "class": "forget_classes", "id": "forget_ids"}
 
-QUIET = {
-    "_raise_exceptions_for_missing_entries": False,
-    "_raise_exceptions_for_connection_errors": False,
-    "_raise_exceptions_for_gated_repo": False,
-}
-
 
 def forgotten_before(model: str, *, warn: bool = True) -> dict[str, list[str]]:
-    """What a model was made to forget before, by the column of the data.
+    """The names that earlier requests made a model forget, by the column of the data.
 
     Published results name speakers by pseudonyms only. These cannot be found in the data, so there
     is a warning.
@@ -62,22 +56,9 @@ def as_results(before: dict[str, list[str]]) -> dict[str, list[str]]:
 def results_of(model: str) -> dict:
     """The results.json of a model, or of the run that a checkpoint belongs to; {} where there is
     none that can be read."""
-    path = _results_file(model)
+    path = model_file(model, RESULTS)
     try:
-        results = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+        results = json.loads(path.read_text(encoding="utf-8")) if path else {}
     except (OSError, ValueError):
         return {}
     return results if isinstance(results, dict) else {}
-
-
-def _results_file(model: str) -> str | Path | None:
-    folder = Path(model)
-    if folder.is_dir():
-        folders = [folder, folder.parent] if folder.name.startswith("checkpoint-") else [folder]
-        files = (place / RESULTS for place in folders)
-        return next((file for file in files if file.is_file()), None)
-    try:
-        return cached_file(model, RESULTS, **QUIET)
-    except (OSError, ValueError):
-        # Loading the model reports what is wrong with its name
-        return None

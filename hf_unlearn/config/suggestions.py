@@ -1,0 +1,44 @@
+"""Errors about misspelled arguments that name the arguments that may be meant."""
+
+import difflib
+import functools
+import inspect
+import re
+from collections.abc import Callable, Collection, Iterable
+
+
+def unknown_argument(error: TypeError, given: Collection[str], known: Iterable[str]) -> TypeError:
+    """A constructor's error about an unknown argument, with the known arguments that are spelled
+    like it. Other errors are returned as they are.
+
+    Args:
+        given: the names of the arguments that the constructor got.
+    """
+    found = re.search(r"__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if found is None or found[1] not in given:
+        return error
+    similar = difflib.get_close_matches(found[1], known)
+    meant = f"; did you mean {' or '.join(similar)}?" if similar else ""
+    return TypeError(f"unknown argument {found[1]!r}{meant}")
+
+
+def with_suggestions(*others: Callable) -> Callable[[Callable], Callable]:
+    """Decorates a constructor. Its error about an unknown argument then names similar arguments.
+
+    Args:
+        others: further constructors, which get the arguments that this one does not take.
+    """
+
+    def decorated(init: Callable) -> Callable:
+        known = [name for one in (init, *others) for name in inspect.signature(one).parameters]
+
+        @functools.wraps(init)
+        def constructor(self, *arguments, **keywords):
+            try:
+                init(self, *arguments, **keywords)
+            except TypeError as error:
+                raise unknown_argument(error, keywords, known) from error.__cause__
+
+        return constructor
+
+    return decorated

@@ -1,0 +1,70 @@
+"""What tells runs apart: a checkpoint is only resumed by the run that it is of."""
+
+import hashlib
+import json
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from ...config import UnlearnConfig
+from ..batches.seeded import seeded
+from ..batches.training_data import length_or_none, spread
+
+# How many forget samples' labels the digest of a forget set covers.
+DIGEST_SAMPLES = 16
+
+
+def run_identity(
+    args: UnlearnConfig,
+    method_settings: dict,
+    forget_dataset: Any,
+    label_names: list[str],
+) -> dict:
+    """What a checkpoint and the run that resumes from it must have in common, as JSON can hold it;
+    None for what is unknown."""
+    run = {
+        "method": str(args.method),
+        **method_settings,
+        "forget_objective": args.forget_objective,
+        "loss_temperature": args.loss_temperature,
+        "learning_rate": args.learning_rate,
+        "seed": args.seed,
+        "forget samples": length_or_none(forget_dataset),
+        "forget labels": labels_digest(forget_dataset, label_names),
+    }
+    return json.loads(json.dumps(run, default=str))
+
+
+def labels_digest(dataset: Any, label_names: list[str]) -> int | None:
+    """Hashes the labels of up to 16 samples, so that forget sets can be told apart.
+
+    Only labels are hashed, because features are floating-point numbers that another machine may
+    round differently. The digest is a number, because texts are redacted in what is pushed to the
+    Hub.
+
+    Returns:
+        The digest; None if the dataset is a stream or has no such labels.
+    """
+    if not length_or_none(dataset):
+        return None
+    label_names = sorted({"label", "label_ids", *label_names})
+    # Other columns may be costly to decode.
+    if isinstance(dataset, datasets.Dataset):
+        own = [name for name in label_names if name in dataset.column_names]
+        if not own:
+            return None
+        dataset = dataset.with_format(None).select_columns(own)
+    digest = hashlib.sha256()
+    for index in spread(len(dataset), DIGEST_SAMPLES):
+        with seeded(0, index):
+            sample = dataset[index]
+        names = [name for name in label_names if isinstance(sample, dict) and name in sample]
+        if not names:
+            return None
+        for name in names:
+            value = sample[name]
+            value = value.tolist() if isinstance(value, torch.Tensor | np.ndarray) else value
+            digest.update(repr(value).encode())
+    return int(digest.hexdigest()[:12], 16)

@@ -1,0 +1,226 @@
+"""What `UnlearnTrainer.train` does around Trainer's own training: it finds out about the model,
+prepares the method, and starts each run and each attempt afresh."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from torch import nn
+from transformers.trainer_utils import TrainOutput
+
+from ...per_sample.shards import sharded_modules
+from ...report.run_layout import BEST
+from ..checkpoints.checkpoint_files import copied, find_checkpoint
+from ..checkpoints.preemption import Preemption
+from ..checkpoints.run_identity import run_identity
+from ..checkpoints.start_weights import START
+from ..checkpoints.update_sketch import keep_start, write_sketch
+from ..checks.compatibility import NO_FORGET
+from ..checks.previous_checks import earlier_identity
+from ..checks.training_steps import check_steps
+from ..frozen.encoder import encoder_once
+from ..frozen.parts import FrozenParts
+from ..protocol import RunView
+from ..publishing.publisher import Publisher
+from ..publishing.run_results import EvaluatedBefore
+from ..samples.padding_check import PaddingCheck
+from ..samples.processes import reporting_failures_of_others
+from ..samples.sample_access import SampleAccess
+from ..setup.adapters import keep_base_model
+from ..setup.prepared_models import forget_preparation, sharded_once
+from ..setup.silence import Silence
+from ..stopping.run_record import RunRecord
+from ..stopping.stopping_rules import StoppingRules
+from ..stopping.watched_callbacks import WatchedCallbacks
+from .attempts import Attempts
+from .drift import DriftControl
+from .nonfinite import SkippedSteps
+from .preparation import prepare_method
+from .step_runner import StepRunner
+
+
+class TrainingRun:
+    """The runs of one trainer, and what they consist of.
+
+    Args:
+        record: is begun again by each run.
+        publisher: is told of the files of an earlier run.
+
+    Attributes:
+        stopping_rules: None without `stop_when` and `abort_when`.
+        skipped_steps: counts the steps that were skipped.
+        frozen, silence: what is known of the model. `silence` is None for another
+            `forget_objective`.
+        samples: how the samples of a batch are computed.
+        step_runner: runs the steps of the current attempt.
+    """
+
+    def __init__(self, trainer: RunView, record: RunRecord, publisher: Publisher):
+        args = trainer.args
+        self._trainer, self._record, self._publisher = trainer, record, publisher
+        self._method_prepared = False
+        # The model that `frozen`, `silence` and `_padding` were made for.
+        self._model_known: nn.Module | None = None
+        self._attempts = Attempts(trainer)
+        has_rules = args.stop_when or args.abort_when
+        self.stopping_rules = StoppingRules(trainer, record) if has_rules else None
+        self.skipped_steps, self._preemption = SkippedSteps(args.max_skipped_steps), Preemption()
+        trainer.callback_handler = WatchedCallbacks(trainer.callback_handler)
+        self._evaluated_before = EvaluatedBefore(trainer)
+        self._drift = DriftControl(trainer) if args.step_control == "drift" else None
+        for callback in (
+            self._evaluated_before,
+            self._drift,
+            self.stopping_rules,
+            self.skipped_steps,
+            self._preemption,
+            record.changes,
+        ):
+            if callback is not None:
+                trainer.add_callback(callback)
+        self._reset_model_state()
+
+    def _reset_model_state(self) -> None:
+        """Discards what an earlier run found out about the model. What padding does to its losses
+        is kept while the model is the same."""
+        trainer = self._trainer
+        if self._model_known is not trainer.model:
+            self._padding, self._model_known = PaddingCheck(trainer), trainer.model
+            self.frozen = FrozenParts(trainer)
+            silent = trainer.args.forget_objective == "silence"
+            self.silence = Silence(trainer.model, trainer.processing_class) if silent else None
+        self.samples = SampleAccess(trainer, self._padding, self.frozen)
+        self._reset_steps()
+
+    def _reset_steps(self) -> None:
+        """Discards the batches and statistics of earlier steps."""
+        self.step_runner = StepRunner(
+            self._trainer,
+            self.samples,
+            self._attempts,
+            self.skipped_steps,
+            self._record,
+            self._preemption,
+        )
+
+    def check_padding(self) -> None:
+        """Finds out whether padding changes losses, before data are evaluated or trained on."""
+        trainer = self._trainer
+        # With FSDP and DeepSpeed, accelerate has not moved the model yet, so the first step makes
+        # this check.
+        waits = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+        if trainer.train_dataset is not None and not waits:
+            self.samples.check_padding(self._attempts.at_retain_batch)
+
+    @contextlib.contextmanager
+    def evaluating_batch(self, batch: dict) -> Iterator[None]:
+        """The context in which the model evaluates a batch, without computing again what is
+        known."""
+        trainer = self._trainer
+        has_labels = all(batch.get(name) is not None for name in trainer.label_names or [""])
+        if trainer.train_dataset is not None and has_labels:
+            self.frozen.look(batch)
+        # All processes of a sharded model must take part in every pass.
+        texts = trainer.args.predict_with_generate and not sharded_modules(trainer.model)
+        encoder = encoder_once(trainer.model) if texts else contextlib.nullcontext()
+        with self.frozen.active(), encoder:
+            yield
+
+    @property
+    def stopping(self) -> dict:
+        """What ended the training, for reports."""
+        return self._record.stopping(self.stopping_rules.report if self.stopping_rules else {})
+
+    # ---- a run -----------------------------------------------------------------------------------
+
+    def run(
+        self, wanted: str | bool | None, train: Callable[[str | None], TrainOutput]
+    ) -> TrainOutput:
+        """Runs the training; see `UnlearnTrainer.train`.
+
+        Args:
+            wanted: the argument `resume_from_checkpoint`.
+            train: Trainer's own training, from a checkpoint or from the beginning.
+        """
+        trainer, args = self._trainer, self._trainer.args
+        checkpoint = self._begin(wanted)
+        with (
+            reporting_failures_of_others(),
+            self._preemption.listening(),
+            sharded_once(trainer),
+            self._record.running(),
+        ):
+            if not self._method_prepared:
+                prepare_method(trainer, self.samples, checkpoint)
+                self._method_prepared = True
+            if args.save_update_sketch:
+                keep_start(trainer.model, Path(args.output_dir), checkpoint)
+            output = train(checkpoint)
+        self._record.require_a_step(self.skipped_steps.total)
+        if args.save_update_sketch:
+            rank, folder = args.update_sketch_rank, Path(args.output_dir)
+            write_sketch(trainer.model, folder, rank, trainer.previous_updates)
+        return output
+
+    def _begin(self, wanted: str | bool | None) -> str | None:
+        """Begins the record of a run; returns the checkpoint that it resumes from."""
+        trainer, args = self._trainer, self._trainer.args
+        if trainer.train_dataset is None:
+            raise ValueError(NO_FORGET)
+        wanted = args.resume_from_checkpoint if wanted is None else wanted
+        self._record.begun = True
+        check_steps(args, trainer.train_dataset)
+        keep_base_model(trainer)
+        self._publisher.find_earlier_run((BEST,) if self.stopping_rules else ())
+        trainer.accelerator.wait_for_everyone()
+        data = trainer.train_dataset, trainer.label_names
+        run = run_identity(args, trainer.method_settings, *data) | earlier_identity(trainer)
+        checkpoint = find_checkpoint(wanted, args.output_dir, run)
+        self._publisher.remember_hidden(checkpoint)
+        self._record.begin(run, checkpoint)
+        self._evaluated_before.remember()
+        self._attempts = Attempts(trainer)
+        # New checks need backward passes, which DeepSpeed's engine would count as part of a step.
+        if not trainer.is_deepspeed_enabled:
+            self._reset_model_state()
+        forget_preparation(trainer)
+        return checkpoint
+
+    def run_attempts(self, batch_size: int, attempt: Callable[[], TrainOutput]) -> TrainOutput:
+        """Runs Trainer's loop, with smaller batches again if the memory does not suffice."""
+        return self._attempts.run(functools.partial(self._attempt, batch_size, attempt))
+
+    def _attempt(self, batch_size: int, attempt: Callable[[], TrainOutput]) -> TrainOutput:
+        if self._model_known is not self._trainer.model:
+            # `model_init` has made a new one.
+            self._reset_model_state()
+        self._reset_steps()
+        checkpoint = self._record.resumed_from
+        self.skipped_steps.load(checkpoint)
+        if self._drift:
+            self._drift.begin(self.step_runner, checkpoint)
+        self._attempts.begin(batch_size)
+        self.check_padding()
+        return attempt()
+
+    def save(self, checkpoint: Path) -> None:
+        """Writes what resuming needs into a checkpoint."""
+        args = self._trainer.args
+        more = {"drift": self._drift.state()} if self._drift else {}
+        self._record.save(checkpoint, {**self.skipped_steps.state(), **more})
+        if self._trainer.method.prepares is not None or args.save_update_sketch:
+            copied(Path(args.output_dir) / START, checkpoint / START)
+        if self.stopping_rules:
+            self.stopping_rules.save(checkpoint)
+
+    def log_entry(self, logs: dict) -> dict:
+        """Trainer's log entry with the means of the steps' values, and with the step whose weights
+        are evaluated if it is not the last."""
+        if "loss" in logs:
+            means = self.step_runner.statistics.means(self._trainer.accelerator)
+            logs = {**logs, **means, "skipped_steps": self.skipped_steps.total}
+        weights_step = self._record.weights_step
+        if weights_step is not None and any(name.startswith("eval_") for name in logs):
+            logs = {**logs, "weights_step": weights_step}
+        return logs
