@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from ..catalogue import configuration_path, script_path
 from .plan import Comparison
 
 FAILED = "failed"
+# The area under the curve of a membership attack, from 0 to 1.
+AUC = "loss_auc"
 
 
 @dataclass(frozen=True)
@@ -84,24 +86,38 @@ class Cell:
 
 def _measured(results: Results, comparison: Comparison) -> dict:
     """Why a run ended, the task's first metric and those of the comparison of every split, the
-    score at each level, and the `curve` of its checks."""
+    score at each level, the same values of the original and the retrained model (`references`), and
+    the `curve` of its checks."""
     task, curve = task_of(results), _curve(results, comparison)
     compared = map(metric_of, (comparison.score, comparison.forgotten))
     metrics = dict.fromkeys([next(iter(task.metrics)), *compared])
     row = {"ended": results.stopping["reason"], "step": results.stopping["step"]}
-    row |= {
-        f"{split}_{metric}": values.get(metric)
-        for metric in metrics
-        for split, values in results.unlearned.items()
-    }
+    row |= _values(results, "unlearned", metrics)
     for forgotten, levels in comparison.match.items():
         for level in levels:
             at = _of_retrained(results, forgotten) if level == "retrained" else float(level)
             row[f"{comparison.score} at {level}"] = reached_at(curve, at)
     if not task.percent:
         row["scale"] = GIVEN
+    references = {
+        model: _values(results, model, metrics)
+        for model in ("original", "retrained")
+        if getattr(results, model)
+    }
+    row["references"] = json.dumps(references)
     digits = 3 if task.percent else 6
     return {**row, "curve": [[round(value, digits) for value in check] for check in curve]}
+
+
+def _values(results: Results, model: str, metrics: Iterable[str]) -> dict:
+    """The metrics of a model on every split, and how well an attack on its losses tells members."""
+    values = {
+        f"{split}_{metric}": measured.get(metric)
+        for metric in metrics
+        for split, measured in getattr(results, model).items()
+    }
+    auc = (results.attacks or {}).get(model, {}).get(AUC)
+    return values if auc is None else {**values, AUC: auc}
 
 
 def _curve(results: Results, comparison: Comparison) -> list[tuple[float, float]]:

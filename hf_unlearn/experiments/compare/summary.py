@@ -9,6 +9,7 @@ from ...metrics.scales import GIVEN, as_given
 from ...report.result_tables import align
 from ...report.tasks import metric_of
 from .plan import Comparison
+from .runs import AUC
 from .tuning import means_with_most_scores, present, scored
 
 
@@ -17,14 +18,15 @@ def table_by_method(rows: list[dict], comparison: Comparison) -> str:
 
     The columns "reached" and "best" count, for each level, the runs that reached it and those in
     which the method had the best score. The best mean is in bold; only the methods that reached the
-    level in the most runs compete for it."""
+    level in the most runs compete for it. The last rows are the models that the runs started from
+    and the retrained ones."""
     metric = metric_of(comparison.score)
     columns = [
         name
         for name in rows[0]
-        if "_" in name and metric_of(name) == metric or name in comparison.scores
+        if "_" in name and metric_of(name) == metric or name in (*comparison.scores, AUC)
     ]
-    lines, text = [], _number(rows)
+    lines, texts = [], {name: "{:.2f}".format if name == AUC else _number(rows) for name in columns}
     for varied, methods in grouped(rows, comparison).items():
         known = {name: _scores(methods, name, comparison) for name in comparison.scores}
         for method, group in methods.items():
@@ -32,7 +34,7 @@ def table_by_method(rows: list[dict], comparison: Comparison) -> str:
                 f"{name} {value}" for name, value in json.loads(group[0]["setting"]).items()
             )
             reached = [len(present(known[name][method])) for name in comparison.scores]
-            means = [_mean((row.get(name) for row in group), text) for name in columns]
+            means = [_mean((row.get(name) for row in group), texts[name]) for name in columns]
             for name in comparison.scores:
                 if _is_best(known[name], method, comparison):
                     means[columns.index(name)] = f"**{means[columns.index(name)]}**"
@@ -41,10 +43,19 @@ def table_by_method(rows: list[dict], comparison: Comparison) -> str:
                 ", ".join(f"{count}/{len(group)}" for count in each) for each in (reached, wins)
             ]
             lines.append([*map(str, varied), method, setting, counts[0], *means, counts[1]])
+        for model, values in _references(next(iter(methods.values()))).items():
+            means = [_mean((one.get(name) for one in values), texts[name]) for name in columns]
+            lines.append([*map(str, varied), f"({model})", "", "", *means, ""])
     return align(
         [[*comparison.vary, "method", "setting chosen", "reached", *columns, "best"], *lines],
         markdown=True,
     )
+
+
+def _references(rows: list[dict]) -> dict[str, list[dict]]:
+    """What each run's original and retrained model measured; empty for rows without it."""
+    known = [json.loads(row["references"]) for row in rows if row.get("references")]
+    return {model: [one[model] for one in known] for model in (known[0] if known else ())}
 
 
 def tables_by_target(rows: list[dict], comparison: Comparison) -> str:

@@ -21,7 +21,9 @@ results = {
     "method_kwargs": given.get("--method_kwargs"),
     "stopping": {"reason": "target reached" if reached else "max_steps", "step": 7},
     "unlearned": {"forget": {"wer": 91.0}, "test": {"wer": test}},
+    "original": {"forget": {"wer": 2.0}, "test": {"wer": 4.0}},
     "retrained": {"forget": {"wer": 30.0}},
+    "attacks": {"original": {"loss_auc": 0.9}, "unlearned": {"loss_auc": 0.6}},
     "history": [
         {"step": 0, "check_forget_wer": 10.0, "check_test_wer": 5.0},
         # A check may have a row for each split.
