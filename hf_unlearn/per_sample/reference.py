@@ -18,7 +18,7 @@ PATCHES = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_
 
 # In a batch whose padding may matter: for each input, where each sample's own values start and end
 # on each axis, as integers (k, axes of a sample, 2).
-OWN_PARTS = "_own_parts"
+UNPADDED = "_unpadded"
 # Such a start and end for an axis that is not padded, and for one of which it is not known.
 WHOLE, UNKNOWN = (0, 2**62), (-1, 2**62)
 
@@ -52,26 +52,26 @@ def select_samples(batch: dict, samples: slice, k: int) -> dict:
     for name, owners in patch_owners(batch, k).items():
         wanted = torch.arange(k, device=owners.device)[samples]
         selected[name] = batch[name][torch.isin(owners, wanted)]
-    if OWN_PARTS in batch:
-        selected[OWN_PARTS] = {name: part[samples] for name, part in batch[OWN_PARTS].items()}
-        if all(len(part) == 1 for part in selected[OWN_PARTS].values()):
+    if UNPADDED in batch:
+        selected[UNPADDED] = {name: ranges[samples] for name, ranges in batch[UNPADDED].items()}
+        if all(len(ranges) == 1 for ranges in selected[UNPADDED].values()):
             return _without_padding(selected)
     return selected
 
 
-def without_parts(batch: dict) -> dict:
-    """The batch as the model takes it, without `OWN_PARTS`."""
-    return {name: value for name, value in batch.items() if name != OWN_PARTS}
+def without_ranges(batch: dict) -> dict:
+    """The batch as the model takes it, without `UNPADDED`."""
+    return {name: value for name, value in batch.items() if name != UNPADDED}
 
 
 def _without_padding(sample: dict) -> dict:
-    """A batch of one with `OWN_PARTS`, with its padding cut off.
+    """A batch of one with `UNPADDED`, with its padding cut off.
 
     Labels are left whole if they were replaced and reach into the padding.
     """
-    own = without_parts(sample)
-    for name, (part,) in sample[OWN_PARTS].items():
-        cut = own[name][tuple(slice(max(start, 0), end) for start, end in part.tolist())]
+    own = without_ranges(sample)
+    for name, (ranges,) in sample[UNPADDED].items():
+        cut = own[name][tuple(slice(max(start, 0), end) for start, end in ranges.tolist())]
         if name != "labels" or _count_labels(own[name]) == _count_labels(cut):
             own[name] = cut
     return own

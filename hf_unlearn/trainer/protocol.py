@@ -21,7 +21,7 @@ class TrainerView(Protocol):
     Attributes:
         train_dataset: the forget set.
         previous_forget_dataset: samples of earlier requests, which stay forgotten; None without.
-        previous_updates: sketches of earlier requests' updates, likewise; None without.
+        previous_updates: the stored updates of earlier requests, likewise; None without.
         silence: gives batches the labels of silence; None with another `forget_objective`.
         optimizer, lr_scheduler: None until Trainer has created them.
         last_sample_losses: the losses (k,) of the batch whose `mean_loss` was computed last,

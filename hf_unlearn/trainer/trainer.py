@@ -31,7 +31,7 @@ from .sample_mean_trainer import SampleMeanTrainer
 from .setup.model_setup import put_in_training_mode, save_whole_state_dicts, set_up_model
 from .setup.precision import train_in_float32
 from .setup.silence import Silence
-from .setup.temperature import tempered
+from .setup.temperature import dividing_logits
 from .steps.training_run import TrainingRun
 from .stopping.run_record import RunRecord
 
@@ -182,7 +182,10 @@ class UnlearnTrainer(SampleMeanTrainer):
         return self.training_run.step_runner.retain_batches.of_current_step()
 
     def mean_loss(self, model: nn.Module, inputs: dict) -> Tensor:
-        with self.training_run.frozen.active(), tempered(self.model, self.args.loss_temperature):
+        with (
+            self.training_run.frozen.active(),
+            dividing_logits(self.model, self.args.loss_temperature),
+        ):
             return super().mean_loss(model, inputs)
 
     def prediction_step(self, model, inputs, *more, **keywords):
@@ -305,7 +308,8 @@ class UnlearnTrainer(SampleMeanTrainer):
     def log(self, logs: dict, start_time: float | None = None) -> None:
         """As in Trainer, with the means of the steps' values, and with the step whose weights are
         evaluated if it is not the last."""
-        super().log(self._evaluation_sets.numbered(self.training_run.log_entry(logs)), start_time)
+        logs = self.training_run.log_entry(logs)
+        super().log(self._evaluation_sets.with_number(logs), start_time)
 
     # ---- results and publishing ------------------------------------------------------------------
 

@@ -142,7 +142,10 @@ def test_a_whole_step(granularity, tmp_path):
     for name in ("forget_loss", "retain_loss", "kept", "rank"):
         assert logs[1][name] == pytest.approx(logs[0][name], rel=1e-5)
     assert logs[1]["residual"] < 1e-5
-    assert trainers[1].samples.one_by_one is False and not trainers[1].samples.engine.slow
+    assert (
+        trainers[1].training_run.samples.one_by_one is False
+        and not trainers[1].training_run.samples.engine.slow
+    )
     expected, found = (
         torch.cat([(p.data - q).flatten() for p, q in zip(model.parameters(), start.parameters())])
         for model in models

@@ -200,10 +200,10 @@ def test_a_model_that_cannot_be_loaded_is_named_in_one_line():
 
 
 def test_a_push_or_a_file_that_fails_is_one_line_too(tmp_path, capsys):
-    from hf_unlearn.trainer.checkpoints.checkpoint_files import saving
+    from hf_unlearn.trainer.checkpoints.checkpoint_files import explaining_failures
 
     def main(argv):
-        with saving(tmp_path, tmp_path):
+        with explaining_failures(tmp_path, tmp_path):
             raise PermissionError("no permission")
 
     with pytest.raises(SystemExit, match="error: could not save to .*no permission"):

@@ -270,7 +270,7 @@ def test_a_random_part_is_computed_in_training_and_kept_in_evaluation(tmp_path, 
         models.append(whisper("decoder", dropout=0.1))
         options = {"method": "gradient_difference", "seed": 3, "frozen_cache_gb": limit}
         trainers.append(trained(models[-1], tmp_path, **options)[0])
-    replay = trainers[0].frozen.replay
+    replay = trainers[0].training_run.frozen.replay
     assert replay.random
     used = replay.used
     trainers[0].predict(FORGET)

@@ -9,7 +9,7 @@ from torch.utils.data import ConcatDataset
 Collated = tuple[Any, Callable[[list], dict]]
 
 
-def joined(first: Collated, second: Collated) -> Collated:
+def join(first: Collated, second: Collated) -> Collated:
     """Two datasets as one, and a collator that takes the samples of both.
 
     Args:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Sampler
 from ...config import UnlearnConfig
 from ...per_sample.reference import count_samples
 from ..protocol import TrainerView
-from .joined import joined
+from .joined import join
 from .seeded import RETAIN, SeededDataset
 from .training_data import data_seed
 
@@ -58,10 +58,10 @@ class RetainSampler(Sampler[list[int]]):
 
     def batch(self, step: int) -> list[int]:
         """The indices of this process's samples in a step."""
-        epoch, place = divmod(step, self.size // self.total)
+        epoch, number = divmod(step, self.size // self.total)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(self.size, generator=generator)
-        shared = order[place * self.total : (place + 1) * self.total]
+        shared = order[number * self.total : (number + 1) * self.total]
         return shared.tensor_split(self.processes)[self.process].tolist()
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -159,7 +159,7 @@ class RetainBatches:
         if earlier is not None:
             previous = RetainSampler(len(earlier), args.per_device_previous_batch_size, *shared)
             self.sampler = WithPrevious(self.sampler, previous)
-            dataset, collator = joined(
+            dataset, collator = join(
                 (dataset, collator), trainer.collated(earlier, "previous forget")
             )
         loader = retain_dataloader(dataset, self.sampler, self._wrap_collator(collator), args)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-# The first of a sample's seeds, so that forget and retain samples at the same place draw different
+# The first of a sample's seeds, so that forget and retain samples of the same index draw different
 # random numbers.
 FORGET, RETAIN = range(2)
 
@@ -38,10 +38,10 @@ class SeededDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, place: int | tuple[int, int]) -> Any:
+    def __getitem__(self, key: int | tuple[int, int]) -> Any:
         """A sample, by its index or by (step, index); an index alone stands for the current
         epoch."""
-        time, index = place if isinstance(place, tuple) else (int(self.epoch), place)
+        time, index = key if isinstance(key, tuple) else (int(self.epoch), key)
         with seeded(*self.seed, time, index):
             return self.dataset[index]
 
@@ -81,10 +81,10 @@ def random_state_kept(device: torch.device | None = None) -> Iterator[None]:
 
 def random_state(device: torch.device | None = None) -> tuple:
     """What the generators of torch, NumPy and Python hold now, to be compared with `==`."""
-    own, (_, words, place, *_) = _module_of(device), np.random.get_state()
+    own, (_, words, position, *_) = _module_of(device), np.random.get_state()
     of_device = b"" if own is None else own.get_rng_state(device).cpu().numpy().tobytes()
     of_torch = torch.get_rng_state().numpy().tobytes()
-    return of_torch, of_device, words.tobytes(), place, random.getstate()
+    return of_torch, of_device, words.tobytes(), position, random.getstate()
 
 
 class CpuRandomState:

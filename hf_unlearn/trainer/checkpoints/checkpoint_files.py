@@ -122,7 +122,7 @@ def find_checkpoint(
     return wanted
 
 
-def copied(file: Path, target: Path) -> None:
+def link_into_checkpoint(file: Path, target: Path) -> None:
     """Puts a file that will not change into a checkpoint, as a hard link where the disk allows."""
     with written_whole(target) as partial:
         link_or_copy(file, partial)
@@ -138,10 +138,10 @@ def folder_written_whole(target: Path) -> Iterator[Path]:
     try:
         yield partial
         for path in [path for path in partial.rglob("*") if path.is_file()]:
-            place = target / path.relative_to(partial)
-            place.parent.mkdir(exist_ok=True)
-            if place.name != CARD or not place.exists():
-                os.replace(path, place)
+            final = target / path.relative_to(partial)
+            final.parent.mkdir(exist_ok=True)
+            if final.name != CARD or not final.exists():
+                os.replace(path, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -151,7 +151,7 @@ class SavingError(OSError):
 
 
 @contextlib.contextmanager
-def saving(folder: Path, output_dir: Path) -> Iterator[None]:
+def explaining_failures(folder: Path, output_dir: Path) -> Iterator[None]:
     """Turns the many errors that saving can raise (above all for a full disk) into one clear
     message. Nested contexts give the message once.
 

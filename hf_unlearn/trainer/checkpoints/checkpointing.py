@@ -19,7 +19,7 @@ from ...files import write_json
 from ...report.run_layout import ARGUMENTS
 from ..publishing.deployment_files import write_deployment_files
 from ..publishing.run_results import public_arguments
-from .checkpoint_files import folder_written_whole, is_complete, saving
+from .checkpoint_files import explaining_failures, folder_written_whole, is_complete
 from .earlier_run import remove_other_weights, weights_in
 from .sharded_checkpoints import ShardedCheckpoints
 from .state_dicts import load_renamed, without_repeats
@@ -79,7 +79,7 @@ class CheckpointSaver:
         trainer, saves = self._trainer, self._trainer.args.should_save
         output_dir = Path(trainer._get_output_dir(trial))
         folder = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
-        with saving(folder, output_dir):
+        with explaining_failures(folder, output_dir):
             try:
                 if saves:
                     folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,10 @@ class CheckpointSaver:
         folder = Path(output_dir or args.output_dir)
         if not args.should_save:
             return write(output_dir, state_dict)
-        with saving(folder, Path(args.output_dir)), folder_written_whole(folder) as partial:
+        with (
+            explaining_failures(folder, Path(args.output_dir)),
+            folder_written_whole(folder) as partial,
+        ):
             model = trainer.accelerator.unwrap_model(trainer.model)
             if not isinstance(model, PreTrainedModel | PeftModel):
                 state_dict = trainer.model.state_dict() if state_dict is None else state_dict

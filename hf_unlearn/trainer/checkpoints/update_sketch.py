@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...files import written_whole
 from ...report.run_layout import SKETCH
-from .checkpoint_files import copied
+from .checkpoint_files import link_into_checkpoint
 from .start_weights import START, save_start
 
 # Whole (*shape,), or the two factors (o, r) and (r, i) of a matrix (o, i).
@@ -21,7 +21,7 @@ PARTS = {1: ("",), 2: ("/left", "/right")}
 
 
 def keep_start(model: nn.Module, folder: Path, checkpoint: str | None) -> None:
-    """Keeps the weights from before a run in its output folder, for `write_sketch`.
+    """Keeps the weights from before a run in its output folder, for `write_updates`.
 
     Args:
         checkpoint: what the run resumes from, which has a copy; None for a new run.
@@ -37,10 +37,10 @@ def keep_start(model: nn.Module, folder: Path, checkpoint: str | None) -> None:
             "it are not known: resume without save_update_sketch, or start again"
         )
     else:
-        copied(Path(checkpoint) / START, folder / START)
+        link_into_checkpoint(Path(checkpoint) / START, folder / START)
 
 
-def write_sketch(
+def write_updates(
     model: nn.Module, folder: Path, rank: int, earlier: "PreviousUpdates | None"
 ) -> None:
     """Writes the updates of earlier requests, and after them that of the run which has just ended
@@ -110,7 +110,7 @@ def _adapters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Paramete
             more = module.use_dora.get(adapter) or module.lora_bias.get(adapter)
             if not linear or more or adapter not in module.lora_A:
                 raise ValueError(
-                    f"sketches of updates work with plain LoRA of linear layers, and {name} has "
+                    f"stored updates work with plain LoRA of linear layers, and {name} has "
                     "another adapter: adapt linear layers without DoRA and lora_bias, or train the "
                     "weights themselves"
                 )
@@ -123,7 +123,7 @@ class PreviousUpdates:
     step is orthogonal to. Moving back along an update would undo its forgetting.
 
     Args:
-        given: files that `write_sketch` wrote, or their folders.
+        given: files that `write_updates` wrote, or their folders.
 
     Attributes:
         updates: {name of a weight: what is stored of its update}, one for each request.
@@ -172,18 +172,18 @@ class PreviousUpdates:
             found[id(B)] = partial(self._rows_of_B, weight, A, B, s)
         for name, p in model.named_parameters():
             if p.requires_grad and id(p) not in found:
-                found[id(p)] = partial(self._stacked, plain_name(name), p, p.shape)
+                found[id(p)] = partial(self._stack, plain_name(name), p, p.shape)
         return found
 
     def _rows_of_A(self, name: str, A: nn.Parameter, B: nn.Parameter, scaling: float) -> Tensor:
-        update = self._stacked(name, A, (B.shape[0], A.shape[1]))  # (q, o, i)
+        update = self._stack(name, A, (B.shape[0], A.shape[1]))  # (q, o, i)
         return scaling * (B.detach().T.to(update.dtype) @ update)
 
     def _rows_of_B(self, name: str, A: nn.Parameter, B: nn.Parameter, scaling: float) -> Tensor:
-        update = self._stacked(name, A, (B.shape[0], A.shape[1]))  # (q, o, i)
+        update = self._stack(name, A, (B.shape[0], A.shape[1]))  # (q, o, i)
         return scaling * (update @ A.detach().T.to(update.dtype))
 
-    def _stacked(self, name: str, like: Tensor, shape: Iterable[int]) -> Tensor:
+    def _stack(self, name: str, like: Tensor, shape: Iterable[int]) -> Tensor:
         """The updates (q, *shape) of a weight; zero where a request did not train it."""
         zero = torch.zeros(tuple(shape))
         rows = [_whole(update[name], shape) if name in update else zero for update in self.updates]

@@ -35,7 +35,7 @@ def check_before(
     previous_forget_dataset: Any,
     previous_updates: Sequence[str | Path] | None,
 ) -> None:
-    """The checks before Trainer's constructor, which changes the model and may start processes.
+    """The checks of what a trainer is given, before the model is set up.
 
     Raises:
         ValueError: the arguments cannot work together.
@@ -48,7 +48,7 @@ def check_before(
 
 
 def check_after(trainer: Trainer) -> None:
-    """The checks after Trainer's constructor, which sets up the model and the arguments.
+    """The checks of the model and the arguments that Trainer's constructor has set up.
 
     Raises:
         ValueError: the arguments cannot work together.

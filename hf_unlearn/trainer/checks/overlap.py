@@ -64,34 +64,34 @@ def shared_samples(forget: Any, retain: Any) -> int:
     """
     if forget is None or retain is None:
         return 0
-    (forget, forget_places), (retain, retain_places) = _unwrapped(forget), _unwrapped(retain)
+    (forget, forget_indices), (retain, retain_indices) = _unwrap(forget), _unwrap(retain)
     if forget is None or retain is None:
         raise _NotCompared("one of them is a stream")
     if forget is retain:
-        return len(set(forget_places) & set(retain_places))
+        return len(set(forget_indices) & set(retain_indices))
     if isinstance(forget, datasets.Dataset) and isinstance(retain, datasets.Dataset):
         return _shared_rows(
-            forget.with_format("arrow").select(forget_places),
-            retain.with_format("arrow").select(retain_places),
+            forget.with_format("arrow").select(forget_indices),
+            retain.with_format("arrow").select(retain_indices),
         )
     # Plain lists hold their samples; a subclass may make a new object at each access, whose id
     # another one gets later.
     if type(forget) in (list, tuple) and type(retain) in (list, tuple):
-        known = {id(forget[place]) for place in forget_places}
-        if identical := sum(id(retain[place]) in known for place in retain_places):
+        known = {id(forget[index]) for index in forget_indices}
+        if identical := sum(id(retain[index]) in known for index in retain_indices):
             return identical
-    return _shared_contents(forget, forget_places, retain, retain_places)
+    return _shared_contents(forget, forget_indices, retain, retain_indices)
 
 
-def _unwrapped(dataset: Any) -> tuple[Any, Sequence[int]]:
+def _unwrap(dataset: Any) -> tuple[Any, Sequence[int]]:
     """The dataset below a chain of `Subset`s, and the indices of the chain in it; (None, ()) for a
     stream."""
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         return None, ()
-    places = range(len(dataset))
+    indices = range(len(dataset))
     while isinstance(dataset, Subset):
-        places, dataset = [int(dataset.indices[place]) for place in places], dataset.dataset
-    return dataset, places
+        indices, dataset = [int(dataset.indices[index]) for index in indices], dataset.dataset
+    return dataset, indices
 
 
 # ---- rows of datasets ----------------------------------------------------------------------------
@@ -100,9 +100,9 @@ def _unwrapped(dataset: Any) -> tuple[Any, Sequence[int]]:
 def _shared_rows(forget: datasets.Dataset, retain: datasets.Dataset) -> int:
     """Compares rows in Arrow's format, in which nothing is decoded."""
     if "id" in forget.column_names and "id" in retain.column_names:
-        places = {name: row for row, name in enumerate(_column(forget, "id"))}
+        row_of = {name: row for row, name in enumerate(_column(forget, "id"))}
         pairs = [
-            (places[name], row) for row, name in enumerate(_column(retain, "id")) if name in places
+            (row_of[name], row) for row, name in enumerate(_column(retain, "id")) if name in row_of
         ]
         # Ids may be row numbers, which any data have: the first pairs must be equal as a whole.
         if pairs and all(_row(forget, mine) == _row(retain, other) for mine, other in pairs[:3]):
@@ -126,8 +126,8 @@ def _column(rows: datasets.Dataset, name: str) -> list:
     return rows.select_columns(name)[:][name].to_pylist()
 
 
-def _row(rows: datasets.Dataset, place: int) -> dict:
-    return rows[place : place + 1].to_pylist()[0]
+def _row(rows: datasets.Dataset, index: int) -> dict:
+    return rows[index : index + 1].to_pylist()[0]
 
 
 def _table_bytes(rows: datasets.Dataset) -> float:
@@ -138,36 +138,36 @@ def _table_bytes(rows: datasets.Dataset) -> float:
 def _row_digests(rows: datasets.Dataset, columns: list[str]) -> Iterator[bytes]:
     for start in range(0, len(rows), AT_ONCE):
         for batch in rows[start : start + AT_ONCE].select(columns).combine_chunks().to_batches():
-            for place in range(len(batch)):
-                # A copy of the row alone, whose bytes do not depend on its place.
-                yield hashlib.sha256(batch.take([place]).serialize()).digest()
+            for index in range(len(batch)):
+                # A copy of the row alone, whose bytes do not depend on its index.
+                yield hashlib.sha256(batch.take([index]).serialize()).digest()
 
 
 # ---- any datasets --------------------------------------------------------------------------------
 
 
 def _shared_contents(
-    forget: Any, forget_places: Sequence[int], retain: Any, retain_places: Sequence[int]
+    forget: Any, forget_indices: Sequence[int], retain: Any, retain_indices: Sequence[int]
 ) -> int:
     """Compares samples by content, after reading all of both datasets."""
-    if len(forget_places) + len(retain_places) > MAX_SAMPLES:
+    if len(forget_indices) + len(retain_indices) > MAX_SAMPLES:
         raise _NotCompared(f"together they have more than {MAX_SAMPLES} samples")
     deadline = time.monotonic() + MAX_TIME
-    known = set(_digests(forget, forget_places, deadline))
-    return sum(digest in known for digest in _digests(retain, retain_places, deadline))
+    known = set(_digests(forget, forget_indices, deadline))
+    return sum(digest in known for digest in _digests(retain, retain_indices, deadline))
 
 
-def _digests(dataset: Any, places: Sequence[int], deadline: float) -> Iterator[bytes]:
-    for place in places:
+def _digests(dataset: Any, indices: Sequence[int], deadline: float) -> Iterator[bytes]:
+    for index in indices:
         if time.monotonic() > deadline:
             raise _NotCompared(f"reading their samples takes longer than {MAX_TIME:g} s")
         try:
             # the same random numbers for all, so that random augmentation hides nothing
             with seeded(0):
-                sample = dataset[place]
+                sample = dataset[index]
         except Exception as error:
             # of many types: broken samples are dealt with in training
-            raise _NotCompared(f"sample {place} cannot be read ({error})") from error
+            raise _NotCompared(f"sample {index} cannot be read ({error})") from error
         yield _digest(sample)
 
 

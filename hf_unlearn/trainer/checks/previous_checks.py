@@ -27,7 +27,7 @@ def check_previous(
     """
     given = [name for name, is_given in _given(dataset, updates).items() if is_given]
     if given and not method.keeps_forgotten:
-        able = [name for name, kind in METHODS.items() if getattr(kind, "keeps_forgotten", False)]
+        able = [name for name, make in METHODS.items() if make().keeps_forgotten]
         raise ValueError(
             f"{given[0]} does not work with method={args.method!r}, which has no per-sample "
             f"projection: use {' or '.join(able)}, or leave it out"
@@ -56,7 +56,7 @@ def earlier_identity(trainer: TrainerView) -> dict[str, int]:
 
 
 def check_updates(trainer: Trainer) -> None:
-    """Checks that sketches of updates can be read and written in this run.
+    """Checks that updates can be stored and read in this run.
 
     Raises:
         ValueError: they cannot.

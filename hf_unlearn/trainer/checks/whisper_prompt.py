@@ -45,7 +45,7 @@ def generation_prompt(
     prompt = [config.decoder_start_token_id if start is None else start]
     if language is None and task is None:
         forced = setting("forced_decoder_ids") or getattr(config, "forced_decoder_ids", None) or []
-        prompt += [token for place, token in forced] if forced and forced[0][0] == 1 else []
+        prompt += [token for _, token in forced] if forced and forced[0][0] == 1 else []
     if language is not None or (languages and prompt[1:2] in ([], [None])):
         known = isinstance(language, str)
         prompt[1:2] = [languages[f"<|{language_code(language)}|>"] if known else None]

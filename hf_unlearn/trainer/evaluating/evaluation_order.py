@@ -15,7 +15,7 @@ ROWS_AT_ONCE = 1000
 
 
 class ByLength(Sampler):
-    """The places of a dataset's samples, those with the longest labels first."""
+    """The indices of a dataset's samples, those with the longest labels first."""
 
     def __init__(self, lengths: np.ndarray):
         self.order = np.argsort(-lengths, kind="stable")
@@ -55,7 +55,7 @@ def in_dataset_order(
 
     def computed(given: EvalPrediction) -> dict:
         parts = {
-            name: _taken(getattr(given, name), back)
+            name: _reorder(getattr(given, name), back)
             for name in ("predictions", "label_ids", "inputs", "losses")
         }
         return compute_metrics(EvalPrediction(**parts))
@@ -67,14 +67,14 @@ def output_in_dataset_order(output: EvalLoopOutput, order: np.ndarray) -> EvalLo
     """The output of an evaluation, with its samples in the dataset's order."""
     back = np.argsort(order)
     return output._replace(
-        predictions=_taken(output.predictions, back), label_ids=_taken(output.label_ids, back)
+        predictions=_reorder(output.predictions, back), label_ids=_reorder(output.label_ids, back)
     )
 
 
-def _taken(values: Any, places: Sequence[int]) -> Any:
+def _reorder(values: Any, indices: Sequence[int]) -> Any:
     """Arrays, or tuples, lists and dicts of them, with their rows in another order."""
     if isinstance(values, tuple | list):
-        return type(values)(_taken(value, places) for value in values)
+        return type(values)(_reorder(value, indices) for value in values)
     if isinstance(values, dict):
-        return {name: _taken(value, places) for name, value in values.items()}
-    return values[places] if isinstance(values, np.ndarray) else values
+        return {name: _reorder(value, indices) for name, value in values.items()}
+    return values[indices] if isinstance(values, np.ndarray) else values

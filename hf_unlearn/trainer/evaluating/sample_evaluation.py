@@ -11,7 +11,7 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..setup import deepspeed
-from ..setup.precision import weights_kept
+from ..setup.precision import restoring_weights
 from .evaluation_order import ByLength, by_length, in_dataset_order, output_in_dataset_order
 from .sample_logits import LogitCollector, Reduce
 
@@ -54,8 +54,8 @@ class SampleEvaluation:
         self._losses, self._logits = [], LogitCollector(self._reduce)
         trainer.gather_function = trainer.accelerator.gather_for_metrics
         rounded = (args.bf16_full_eval or args.fp16_full_eval) and not trainer.is_in_train
-        weights = weights_kept(trainer.model) if rounded else contextlib.nullcontext()
-        with deepspeed.evaluated_without(trainer), weights, self._metrics_in_dataset_order(order):
+        weights = restoring_weights(trainer.model) if rounded else contextlib.nullcontext()
+        with deepspeed.evaluating_without(trainer), weights, self._metrics_in_dataset_order(order):
             output = evaluate()
         if order is not None:
             output = output_in_dataset_order(output, order)

@@ -101,7 +101,7 @@ def keys_of(arguments: dict[str, Any], device: torch.device, by_count: bool = Fa
 
 
 @contextlib.contextmanager
-def forward_replaced(module: nn.Module, call: Callable) -> Iterator[None]:
+def replacing_forward(module: nn.Module, call: Callable) -> Iterator[None]:
     """Within this context, calls of a module go to `call(module, forward, args, kwargs)`."""
     own = vars(module).get("forward")
     forward = module.forward

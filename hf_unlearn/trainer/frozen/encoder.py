@@ -8,7 +8,7 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from ...per_sample.adapted_models import base_model
-from .calls import forward_replaced, is_repeatable, keys_of, named_arguments, outputs_asked_for
+from .calls import is_repeatable, keys_of, named_arguments, outputs_asked_for, replacing_forward
 
 
 @contextlib.contextmanager
@@ -33,5 +33,5 @@ def encoder_once(model: nn.Module) -> Iterator[None]:
         # `generate` repeats the samples of the output that it gets, once for each beam.
         return type(found)(**found) if isinstance(found, ModelOutput) else found
 
-    with forward_replaced(encoder, call):
+    with replacing_forward(encoder, call):
         yield

@@ -17,16 +17,16 @@ from ...per_sample.reference import (
     sample_gradient,
     select_sample,
     select_samples,
-    without_parts,
+    without_ranges,
 )
 from ...per_sample.shards import sharded_modules
 from ..batches.seeded import random_state, random_state_kept
 from ..protocol import TrainerView
 from ..setup.model_setup import put_in_training_mode
 from ..steps.randomness import FrozenRandomness
+from .finding import FrozenPart, frozen_parts
 from .replay import Replay
 from .store import TensorStore
-from .trace import FrozenPart, frozen_parts
 
 logger = logging.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class FrozenParts:
 
     def __init__(self, trainer: TrainerView):
         self._trainer = trainer
-        self._looked = self._warned = False
+        self._searched = self._warned = False
         self.replay: Replay | None = None
 
     @contextlib.contextmanager
@@ -67,24 +67,24 @@ class FrozenParts:
             return
         with self.replay.active():
             yield
-        self._react()
+        self._warn_if_unused()
 
-    def look(self, batch: dict) -> None:
+    def find(self, batch: dict) -> None:
         """Finds the frozen part from the first batch that has two samples."""
         k = count_samples(batch)
-        if self._looked or k < LOOKED_AT:
+        if self._searched or k < LOOKED_AT:
             return
-        self._looked = True
+        self._searched = True
         if not self._is_possible():
             return
-        whole = without_parts(batch)
+        whole = without_ranges(batch)
         batch = select_samples(whole, slice(LOOKED_AT), k)
         model, device = self._trainer.model, self._trainer.args.device
         modes = [(module, module.training) for module in model.modules()]
         try:
             with random_state_kept(device), torch.enable_grad():
                 replay = self._found(batch)
-                if replay is not None and self._separates(replay, batch, whole):
+                if replay is not None and self._is_independent_of_batch(replay, batch, whole):
                     self._note_randomness(replay, batch)
                     replay.store = TensorStore(self._trainer.args.frozen_cache_gb * GIGABYTE)
                     self.replay = replay
@@ -142,7 +142,7 @@ class FrozenParts:
         gradients = sample_gradient(model, loss, parameters) if loss.requires_grad else []
         return [x.detach() for x in (loss, *_tensors(outputs), *gradients)]
 
-    def _separates(self, replay: Replay, batch: dict, whole: dict) -> bool:
+    def _is_independent_of_batch(self, replay: Replay, batch: dict, whole: dict) -> bool:
         """Whether the part's output for a sample is the same alone, in a small batch and in the
         whole batch. Records whether it is the same bit for bit."""
         frozen = FrozenRandomness(self._trainer.model)
@@ -203,7 +203,7 @@ class FrozenParts:
 
     # ---- afterwards ------------------------------------------------------------------------------
 
-    def _react(self) -> None:
+    def _warn_if_unused(self) -> None:
         """Warns once if the store is full of samples that never came again, or the part is
         random."""
         replay, store = self.replay, self.replay.store

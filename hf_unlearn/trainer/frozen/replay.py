@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from .calls import forward_replaced, is_repeatable, keys_of, named_arguments, outputs_asked_for
+from .calls import is_repeatable, keys_of, named_arguments, outputs_asked_for, replacing_forward
+from .finding import FrozenPart
 from .store import TensorStore
-from .trace import FrozenPart
 
 # The outputs of all blocks, as (structure, leaves): for a tensor its `_Shape`, other values as they
 # are.
@@ -64,9 +64,9 @@ class Replay:
             return
         blocks = [block for block in self.part.blocks if block is not self.part.entry]
         with contextlib.ExitStack() as stack:
-            stack.enter_context(forward_replaced(self.part.entry, self._enter))
+            stack.enter_context(replacing_forward(self.part.entry, self._enter))
             for block in blocks:
-                stack.enter_context(forward_replaced(block, self._call_block))
+                stack.enter_context(replacing_forward(block, self._call_block))
             self._is_active = True
             try:
                 yield
@@ -128,7 +128,7 @@ class Replay:
         # The first call was compared with the plain model: what it asked for is not used.
         if asked != self._asked or self._is_watched() or not is_repeatable(arguments):
             return False
-        return self._weights_kept()
+        return self._is_still_frozen()
 
     def _is_watched(self) -> bool:
         """Whether somebody wants to see what the modules get. (Hooks of transformers collect the
@@ -140,7 +140,7 @@ class Replay:
         )
         return any(not getattr(h, "__module__", "").startswith("transformers.") for h in hooks)
 
-    def _weights_kept(self) -> bool:
+    def _is_still_frozen(self) -> bool:
         """Whether the part is still frozen. Empties the store if its weights have changed."""
         if any(p.requires_grad for p in self._parameters()):
             return False
@@ -173,11 +173,11 @@ class Replay:
     # ---- the blocks ------------------------------------------------------------------------------
 
     def _compute(
-        self, forward: Callable, args: tuple, kwargs: dict, places: list[int], samples: int
+        self, forward: Callable, args: tuple, kwargs: dict, indices: list[int], samples: int
     ) -> list[Row] | None:
         """Computes the part for some samples of a call of its entry; returns what is kept of them,
         or None if this call leaves out blocks."""
-        args, kwargs = tree_map(lambda x: _selected(x, places, samples), (args, kwargs))
+        args, kwargs = tree_map(lambda x: _select(x, indices, samples), (args, kwargs))
         self._recorded = {}
         try:
             self._through(forward, args, kwargs)
@@ -191,7 +191,7 @@ class Replay:
         values = [x for x in tree_leaves(recorded[self.part.last]) if isinstance(x, Tensor)]
         values = [x.cpu() for x in values]
         # Copies, because a slice would keep the other samples' values alive.
-        return [(shapes, tuple(x[n].clone() for x in values)) for n in range(len(places))]
+        return [(shapes, tuple(x[n].clone() for x in values)) for n in range(len(indices))]
 
     def _call_block(self, block: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
         if self._recorded is not None:
@@ -230,6 +230,6 @@ def _shapes(output: Any) -> tuple[Any, tuple]:
     )
 
 
-def _selected(value: Any, places: list[int], samples: int) -> Any:
+def _select(value: Any, indices: list[int], samples: int) -> Any:
     by_sample = isinstance(value, Tensor) and value.ndim and len(value) == samples
-    return value[places] if by_sample and len(places) < samples else value
+    return value[indices] if by_sample and len(indices) < samples else value

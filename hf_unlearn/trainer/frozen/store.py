@@ -11,7 +11,7 @@ from torch import Tensor
 IN_MEMORY = 10**9
 
 
-class _Place(NamedTuple):
+class _Location(NamedTuple):
     """Where in the file a tensor is."""
 
     offset: int
@@ -42,7 +42,7 @@ class TensorStore:
 
     def clear(self) -> None:
         self.size, self.is_full = 0, False
-        self._entries: dict[bytes, tuple[Any, tuple[Tensor | _Place, ...]]] = {}
+        self._entries: dict[bytes, tuple[Any, tuple[Tensor | _Location, ...]]] = {}
         self._file: Any = None
         self._end = 0
 
@@ -77,23 +77,23 @@ class TensorStore:
         if key not in self._entries:
             return None
         note, held = self._entries[key]
-        return note, tuple(self._read(x) if isinstance(x, _Place) else x for x in held)
+        return note, tuple(self._read(x) if isinstance(x, _Location) else x for x in held)
 
-    def _write(self, tensor: Tensor) -> _Place:
+    def _write(self, tensor: Tensor) -> _Location:
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix="hf_unlearn-")
         content = as_bytes(tensor)
         self._file.seek(self._end)
         self._file.write(content)
         self._file.flush()
-        place = _Place(self._end, len(content), tensor.shape, tensor.dtype)
+        location = _Location(self._end, len(content), tensor.shape, tensor.dtype)
         self._end += len(content)
-        return place
+        return location
 
-    def _read(self, place: _Place) -> Tensor:
-        self._file.seek(place.offset)
-        content = bytearray(self._file.read(place.size))
-        return torch.frombuffer(content, dtype=place.dtype).reshape(place.shape)
+    def _read(self, location: _Location) -> Tensor:
+        self._file.seek(location.offset)
+        content = bytearray(self._file.read(location.size))
+        return torch.frombuffer(content, dtype=location.dtype).reshape(location.shape)
 
 
 def as_bytes(tensor: Tensor) -> memoryview:

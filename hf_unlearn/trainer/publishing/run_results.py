@@ -71,7 +71,7 @@ class EvaluationSets:
         finally:
             self._current = 1
 
-    def numbered(self, logs: dict) -> dict:
+    def with_number(self, logs: dict) -> dict:
         """A log entry, with the number of the dataset unless it is the first."""
         return {**logs, EVALUATION_SET: self._current} if self._current > 1 else logs
 

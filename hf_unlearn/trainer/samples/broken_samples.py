@@ -34,18 +34,17 @@ def broken_in_step(
     names = []
     dataset, collator = trainer.collated(trainer.train_dataset, "training")
     for batch in map(trainer._prepare_inputs, forget_batches):
-        places = _broken_places(trainer, loss_of, batch)
-        indices = [place_in_dataset(dataset, collator, batch, n) for n in places]
-        names += sample_names("forget", places, indices)
+        broken = _broken_indices(trainer, loss_of, batch)
+        indices = [index_in_dataset(dataset, collator, batch, n) for n in broken]
+        names += sample_names("forget", broken, indices)
     if retain_batch is not None:
         indices = retain.indices()
-        broken = _broken_places(trainer, loss_of, retain_batch)
-        # What follows is the silence of the same samples.
-        places = [n for n in broken if n < len(indices)]
+        # What follows in the batch is the silence of the same samples.
+        broken = [n for n in _broken_indices(trainer, loss_of, retain_batch) if n < len(indices)]
         retained = len(indices) - retain.previous_samples()
         kept, previous = (
-            [n for n in places if n < retained],
-            [n for n in places if n >= retained],
+            [n for n in broken if n < retained],
+            [n for n in broken if n >= retained],
         )
         names += sample_names("retain", kept, [indices[n] for n in kept])
         start = len(trainer.retain_dataset)
@@ -53,7 +52,7 @@ def broken_in_step(
     return names
 
 
-def _broken_places(trainer: TrainerView, loss_of: Loss, batch: dict) -> list[int]:
+def _broken_indices(trainer: TrainerView, loss_of: Loss, batch: dict) -> list[int]:
     if not sharded_modules(trainer.model):
         # DeepSpeed would take a gradient that is computed here for the next step's.
         of_gradient = not trainer.is_deepspeed_enabled
@@ -78,8 +77,8 @@ def broken_samples(
     agree: Callable[[bool], bool] = bool,
     of_gradient: bool = True,
 ) -> list[int]:
-    """Places in a batch of the samples that, computed alone, have a loss that is not finite; if
-    there are none, of those whose gradient is not finite.
+    """The indices of the samples in a batch that, computed alone, have a loss that is not finite;
+    if there are none, of those whose gradient is not finite.
 
     The random state is restored, so that the search does not change the run.
 
@@ -96,11 +95,11 @@ def broken_samples(
         return agree(not all_finite(tensors))
 
     with random_state_kept(parameters[0].device):
-        places = [n for n in range(k) if is_broken(n, False)]
-        return places or [n for n in range(k) if of_gradient and is_broken(n, True)]
+        broken = [n for n in range(k) if is_broken(n, False)]
+        return broken or [n for n in range(k) if of_gradient and is_broken(n, True)]
 
 
-def place_in_dataset(
+def index_in_dataset(
     dataset: Any, collator: Callable[[list], dict], batch: dict, n: int
 ) -> int | None:
     """The index in its dataset of sample n of a batch; None if there is no such sample.
@@ -136,11 +135,13 @@ def _equal(padded: Tensor | None, alone: Tensor) -> bool:
     return torch.allclose(padded.double(), alone.double(), rtol=0, atol=0, equal_nan=True)
 
 
-def sample_names(split: str, places: Iterable[int], indices: Iterable[int | None]) -> Iterator[str]:
+def sample_names(
+    split: str, in_batch: Iterable[int], indices: Iterable[int | None]
+) -> Iterator[str]:
     """Names of samples for messages, with their index in the dataset where it is known."""
-    for place, index in zip(places, indices):
+    for n, index in zip(in_batch, indices):
         yield (
             f"{split} sample {index}"
             if index is not None
-            else f"{split} sample at place {place} of its batch"
+            else f"{split} sample at index {n} of its batch"
         )

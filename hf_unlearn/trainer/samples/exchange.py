@@ -53,7 +53,7 @@ class SampleExchange:
         # reductions.
         self.group = dist.new_group()
         self.processes, self.process = dist.get_world_size(), dist.get_rank()
-        self.places = {id(p): place for place, p in enumerate(parameters)}
+        self.indices = {id(p): index for index, p in enumerate(parameters)}
 
     def all_rows(self, rows: ParameterRows, counts: list[int]) -> "ParameterRows | SharedRows":
         """The rows of all processes, in the order of processes.
@@ -67,7 +67,7 @@ class SampleExchange:
         p, (lengths, mixed) = rows.parameter, self._lengths(rows.parameter, rows.uses)
         lines = self._shares(p)[self.process] if p.ndim else slice(0, 1)
         if mixed or self._reshards(rows, lengths, max(counts)):
-            return SharedRows(p, lines, self._resharded(rows, counts, mixed), sum(counts), self)
+            return SharedRows(p, lines, self._reshard(rows, counts, mixed), sum(counts), self)
         uses = [
             use.gathered(partial(self.gather, counts, length))
             for use, length in zip(rows.uses, lengths)
@@ -84,7 +84,7 @@ class SampleExchange:
         ends = [len(p) * (n + 1) // self.processes for n in range(self.processes)]
         return [slice(start, end) for start, end in zip([0, *ends], ends)]
 
-    def _resharded(self, rows: ParameterRows, counts: list[int], mixed: bool) -> list[Rows]:
+    def _reshard(self, rows: ParameterRows, counts: list[int], mixed: bool) -> list[Rows]:
         """The rows of all processes, restricted to the lines of this one.
 
         Args:
@@ -123,7 +123,7 @@ class SampleExchange:
             Unsupported: a process has given the parameter up.
         """
         mine = [_length(use) for use in uses]
-        header = [self.places[id(parameter)], len(mine), *mine[:USES], *[0] * (USES - len(mine))]
+        header = [self.indices[id(parameter)], len(mine), *mine[:USES], *[0] * (USES - len(mine))]
         # (processes, 2 + USES)
         headers = self._all_gather(torch.tensor(header, device=parameter.device)).cpu()
         if (headers[:, 0] == headers[0, 0]).all() and (headers[:, 1] == 0).any():

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ...per_sample.reference import (
-    OWN_PARTS,
     UNKNOWN,
+    UNPADDED,
     WHOLE,
     count_samples,
     select_sample,
-    without_parts,
+    without_ranges,
 )
 from ..batches.seeded import CpuRandomState
 
@@ -43,8 +43,8 @@ def remedy_for(model: nn.Module) -> str:
     )
 
 
-class OwnPartsCollator:
-    """A collator whose batches say, under `OWN_PARTS`, which part of each tensor belongs to a
+class UnpaddedRangesCollator:
+    """A collator whose batches say, under `UNPADDED`, which part of each tensor belongs to a
     sample itself and is not padding.
 
     Args:
@@ -62,21 +62,21 @@ class OwnPartsCollator:
         # draw anyway.
         start = CpuRandomState()
         batch = self.collator([copy.copy(row) for row in rows])
-        end, parts = CpuRandomState(), []
+        end, ranges = CpuRandomState(), []
         if count_samples(batch) != len(rows):
             return batch
         for n, row in enumerate(rows):
             start.restore()
             alone = batch if len(rows) == 1 else self.collator([copy.copy(row)])
-            parts.append(own_parts(select_sample(batch, n, len(rows)), alone))
+            ranges.append(unpadded_ranges(select_sample(batch, n, len(rows)), alone))
         end.restore()
-        batch[OWN_PARTS] = {
-            name: torch.tensor([of_sample[name] for of_sample in parts]) for name in parts[0]
+        batch[UNPADDED] = {
+            name: torch.tensor([of_sample[name] for of_sample in ranges]) for name in ranges[0]
         }
         return batch
 
 
-def own_parts(padded: dict, alone: dict) -> dict[str, list[tuple[int, int]]]:
+def unpadded_ranges(padded: dict, alone: dict) -> dict[str, list[tuple[int, int]]]:
     """Where a sample's own values start and end, on each axis of each tensor of its batch: `WHOLE`
     on axes without padding, `UNKNOWN` everywhere if the values of one tensor do not tell.
 
@@ -84,25 +84,25 @@ def own_parts(padded: dict, alone: dict) -> dict[str, list[tuple[int, int]]]:
     """
     names = [name for name, value in padded.items() if isinstance(value, Tensor) and value.ndim]
     unknown = {name: [UNKNOWN] * padded[name].ndim for name in names}
-    parts, by_size = {}, defaultdict(list)
+    ranges, by_size = {}, defaultdict(list)
     for name in names:
         value, own = padded[name], alone.get(name)
         if not isinstance(own, Tensor) or own.ndim != value.ndim:
             return unknown
         if own.shape == value.shape:
-            parts[name] = [WHOLE] * value.ndim
+            ranges[name] = [WHOLE] * value.ndim
         else:
             by_size[value.shape, own.shape].append(name)
     for same_size in by_size.values():
-        part = _part([(padded[name], alone[name]) for name in same_size])
-        if part is None:
+        found = _ranges([(padded[name], alone[name]) for name in same_size])
+        if found is None:
             return unknown
-        parts.update(dict.fromkeys(same_size, part))
-    return parts
+        ranges.update(dict.fromkeys(same_size, found))
+    return ranges
 
 
-def _part(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[int, int]] | None:
-    """The part of some padded tensors that is the tensors alone; all pairs have the same sizes.
+def _ranges(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[int, int]] | None:
+    """Where some tensors lie within the same tensors with padding; all pairs have the same sizes.
 
     Not all values need to be equal, because some collators mask tokens at random. None if most are
     not.
@@ -114,45 +114,45 @@ def _part(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[int, int]] | None:
     before = [(whole - size, whole) for whole, size in zip(wholes, sizes)]
     equal = [
         [
-            float((padded[tuple(slice(*ends) for ends in part)] == alone).double().mean())
+            float((padded[tuple(slice(*ends) for ends in one)] == alone).double().mean())
             for padded, alone in pairs
         ]
-        for part in (behind, before)
+        for one in (behind, before)
     ]
     if max(map(max, equal)) <= 0.5:
         return None
-    part = behind if sum(equal[0]) >= sum(equal[1]) else before
-    return [WHOLE if ends == (0, whole) else ends for ends, whole in zip(part, wholes)]
+    own = behind if sum(equal[0]) >= sum(equal[1]) else before
+    return [WHOLE if ends == (0, whole) else ends for ends, whole in zip(own, wholes)]
 
 
 def padded_samples(batch: dict) -> list[int]:
-    """The places of the samples with padding, as far as it is known, in a batch with
-    `OWN_PARTS`."""
-    parts = batch.get(OWN_PARTS, {}).values()
-    padded = [(part[..., 1] != WHOLE[1]).flatten(1).any(1) for part in parts]
+    """The indices of the samples with padding, as far as it is known, in a batch with
+    `UNPADDED`."""
+    ranges = batch.get(UNPADDED, {}).values()
+    padded = [(one[..., 1] != WHOLE[1]).flatten(1).any(1) for one in ranges]
     return torch.stack(padded).any(0).nonzero().flatten().tolist() if padded else []
 
 
 def unknown_samples(batch: dict) -> list[int]:
-    """The places of the samples of which it is unknown what is padding."""
-    parts = list(batch.get(OWN_PARTS, {}).values())
-    return (parts[0][..., 0] < 0).flatten(1).any(1).nonzero().flatten().tolist() if parts else []
+    """The indices of the samples of which it is unknown what is padding."""
+    ranges = list(batch.get(UNPADDED, {}).values())
+    return (ranges[0][..., 0] < 0).flatten(1).any(1).nonzero().flatten().tolist() if ranges else []
 
 
 def padding_matters(
-    batch: dict, loss_of: Callable[[dict], Tensor], tolerance: float, places: list[int]
+    batch: dict, loss_of: Callable[[dict], Tensor], tolerance: float, indices: list[int]
 ) -> bool:
     """Whether padding changes the loss of one of some samples.
 
     Args:
-        batch: with `OWN_PARTS`, on the model's device.
+        batch: with `UNPADDED`, on the model's device.
         loss_of: the loss of a batch of one.
         tolerance: the largest relative difference between two equal losses.
-        places: of these samples in the batch.
+        indices: of these samples in the batch.
     """
-    k, plain, matters = count_samples(batch), without_parts(batch), False
+    k, plain, matters = count_samples(batch), without_ranges(batch), False
     with torch.no_grad():
-        for n in places:
+        for n in indices:
             padded, own = (float(loss_of(select_sample(one, n, k))) for one in (plain, batch))
             matters |= abs(padded - own) > tolerance * max(abs(own), SMALL_LOSS)
     return matters

@@ -15,7 +15,7 @@ from ..batches.training_data import STREAMS, dataset_of, some_rows, used_splits
 from ..protocol import TrainerView
 from .padding import (
     COMPARED,
-    OwnPartsCollator,
+    UnpaddedRangesCollator,
     padded_samples,
     padding_matters,
     remedy_for,
@@ -70,7 +70,7 @@ class PaddingCheck:
 
     def collator(self, collator: Callable[[list], dict]) -> Callable[[list], dict]:
         """A collator whose batches say what is padding, as long as that is needed or not known."""
-        return collator if self.matters is False else OwnPartsCollator(collator, self._wanted)
+        return collator if self.matters is False else UnpaddedRangesCollator(collator, self._wanted)
 
     def of_rows(
         self,
@@ -101,18 +101,18 @@ class PaddingCheck:
 
     def of_batch(self, batch: dict, loss_of: Loss, tolerance: float) -> None:
         """Looks at the first batch of a stream."""
-        places = padded_samples(batch)[:COMPARED]
+        indices = padded_samples(batch)[:COMPARED]
         if unknown_samples(batch):
             self._unknown = self._unchecked = VALUES_DIFFER
         if sharded_modules(self._trainer.model):
             # All processes must take part in every pass.
-            places = [*places, *[0] * COMPARED][:COMPARED]
-        self._conclude(padding_matters(batch, loss_of, tolerance, places), last=True)
+            indices = [*indices, *[0] * COMPARED][:COMPARED]
+        self._conclude(padding_matters(batch, loss_of, tolerance, indices), last=True)
 
     def _rows_differ(self, rows: list, collator: Callable, loss_of: Loss, tolerance: float) -> bool:
         if len(rows) < 2:
             return False
-        collator = OwnPartsCollator(collator)
+        collator = UnpaddedRangesCollator(collator)
         batch = collator(rows)
         if count_samples(batch) != len(rows):
             self._unknown = self._unchecked = COUNT_DIFFERS
@@ -128,7 +128,7 @@ class PaddingCheck:
                 batches.append((first, [0]))
         prepare = self._trainer._prepare_inputs
         return any(
-            [padding_matters(prepare(one), loss_of, tolerance, places) for one, places in batches]
+            [padding_matters(prepare(one), loss_of, tolerance, indices) for one, indices in batches]
         )
 
     def _conclude(self, found: bool, last: bool) -> None:

@@ -15,7 +15,7 @@ from ...per_sample import PerSampleEngine
 from ...per_sample.check import MIXED, TOLERANCE, find_slow_parameters, samples_mix
 from ...per_sample.inputs import own_copy
 from ...per_sample.losses import NotBySample
-from ...per_sample.reference import count_samples, select_sample, without_parts
+from ...per_sample.reference import count_samples, select_sample, without_ranges
 from ...per_sample.shards import own_parameters, sharded_modules, whole_tensors
 from ..batches.seeded import random_state_kept, seeded
 from ..checks.compatibility import DDP
@@ -63,12 +63,12 @@ class SampleAccess:
 
     # ---- losses ----------------------------------------------------------------------------------
 
-    def loss(self, model: nn.Module, batch: dict, place: tuple[int, int] | None = None) -> Tensor:
+    def loss(self, model: nn.Module, batch: dict, key: tuple[int, int] | None = None) -> Tensor:
         """The mean of the losses of a batch's samples.
 
         Args:
             model: the trainer's model, or the wrapper that the training calls it by.
-            place: (FORGET or RETAIN, place of the first sample among those of the step), if every
+            key: (FORGET or RETAIN, index of the first sample among those of the step), if every
                 pass over these samples in this step must draw the same random numbers.
 
         Raises:
@@ -79,7 +79,7 @@ class SampleAccess:
         with self._trainer.compute_loss_context_manager():
             if not self.one_by_one:
                 try:
-                    return self._loss_of_one_pass(model, batch, place)
+                    return self._loss_of_one_pass(model, batch, key)
                 except NotBySample:
                     # The first batches, which were checked, had losses that did divide.
                     if self._checking or self._trainer.args.world_size > 1:
@@ -87,8 +87,7 @@ class SampleAccess:
                     self.compute_one_by_one()
             k = count_samples(batch)
             losses = [
-                self._loss_of_one_pass(model, select_sample(batch, n, k), place, n)
-                for n in range(k)
+                self._loss_of_one_pass(model, select_sample(batch, n, k), key, n) for n in range(k)
             ]
             self._losses_alone = torch.stack([loss.detach() for loss in losses])
             return sum(losses) / k
@@ -100,12 +99,12 @@ class SampleAccess:
         return self._losses_alone if self.one_by_one else self._trainer.last_sample_losses
 
     def _loss_of_one_pass(
-        self, model: nn.Module, batch: dict, place: tuple[int, int] | None, n: int = 0
+        self, model: nn.Module, batch: dict, key: tuple[int, int] | None, n: int = 0
     ) -> Tensor:
         trainer, args = self._trainer, self._trainer.args
-        if place is None or not compares_gradients(trainer.method):
+        if key is None or not compares_gradients(trainer.method):
             return trainer.mean_loss(model, batch)
-        split, first = place
+        split, first = key
         with seeded(args.seed, split, trainer.state.global_step, first + n, device=args.device):
             return trainer.mean_loss(model, batch)
 
@@ -141,7 +140,7 @@ class SampleAccess:
 
     def check_padding(self, at_retain: RetainContext = contextlib.nullcontext) -> None:
         """Finds out whether padding changes losses, from some rows of each dataset that the method
-        uses; `admitted` does the rest for a stream.
+        uses; `with_padding_checked` does the rest for a stream.
 
         Args:
             at_retain: the context for computing retain samples.
@@ -149,13 +148,15 @@ class SampleAccess:
         if self.padding.matters is None:
             self._look_at_padding(self.padding.of_rows, at_retain)
 
-    def admitted(self, batch: dict, at_retain: RetainContext = contextlib.nullcontext) -> dict:
+    def with_padding_checked(
+        self, batch: dict, at_retain: RetainContext = contextlib.nullcontext
+    ) -> dict:
         """The batch as the model gets it. For a stream, the padding check is finished with this
         batch first."""
         self.check_padding(at_retain)
         if self.padding.matters is None:
             self._look_at_padding(self.padding.of_batch, batch)
-        return batch if self.padding.matters else without_parts(batch)
+        return batch if self.padding.matters else without_ranges(batch)
 
     def _look_at_padding(self, look: Callable, *arguments: Any) -> None:
         with self._check():

@@ -174,8 +174,8 @@ def _kept_folder(
     folder = None
     if main:
         names = itertools.chain(["base"], (f"base-{n}" for n in itertools.count(2)))
-        places = (Path(output_dir) / name for name in names)
-        folder = next(path for path in places if not path.exists() or same(path))
+        folders = (Path(output_dir) / name for name in names)
+        folder = next(path for path in folders if not path.exists() or same(path))
         if not folder.exists():
             with folder_written_whole(folder) as unfinished:
                 write(unfinished)

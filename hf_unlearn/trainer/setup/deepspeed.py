@@ -61,7 +61,7 @@ def move_to_training_precision(trainer: TrainerView) -> None:
 
 
 @contextlib.contextmanager
-def evaluated_without(trainer: Trainer) -> Iterator[None]:
+def evaluating_without(trainer: Trainer) -> Iterator[None]:
     """Lets Trainer evaluate before training without DeepSpeed, for which it would demand stage 3.
     The model is whole then, as it is at stages 0 to 2."""
     whole = trainer.is_deepspeed_enabled and trainer.deepspeed is None

@@ -85,7 +85,7 @@ def cast_inputs(inputs: dict, dtype: torch.dtype | None, labels: list[str]) -> d
 
 
 @contextlib.contextmanager
-def weights_kept(model: nn.Module) -> Iterator[None]:
+def restoring_weights(model: nn.Module) -> Iterator[None]:
     """Restores the model's exact weights at the end of the context. A cast to half precision and
     back would leave rounded copies."""
     parameters = [(p, p.data) for p in model.parameters()]

@@ -12,7 +12,7 @@ from ..protocol import TrainerView
 
 
 @contextlib.contextmanager
-def sharded_once(trainer: TrainerView) -> Iterator[None]:
+def keeping_shards(trainer: TrainerView) -> Iterator[None]:
     """Within this context accelerate leaves a model alone that it has sharded before; otherwise it
     would fail."""
     accelerator, model = trainer.accelerator, trainer.model
@@ -36,7 +36,7 @@ def sharded_once(trainer: TrainerView) -> Iterator[None]:
         del accelerator.prepare
 
 
-def forget_preparation(trainer: TrainerView) -> None:
+def prepare_again(trainer: TrainerView) -> None:
     """Makes accelerate prepare the model again.
 
     If a model is evaluated before it is trained, Trainer prepares it for evaluation only. Training

@@ -4,13 +4,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ...methods import Method
+from ...methods import METHODS, Method
 from ...methods.outputs import CLASSIFIERS
 from ...per_sample.adapted_models import base_model
 from ...per_sample.inputs import IGNORE_INDEX
-from ...per_sample.reference import OWN_PARTS, count_samples, select_samples
-
-METHODS = "orthograd, gradient_difference, gradient_ascent, pcgrad, gdr_gma, agem or pgu"
+from ...per_sample.reference import UNPADDED, count_samples, select_samples
 
 
 class Silence:
@@ -44,7 +42,7 @@ class Silence:
         """The batch with the decoder's inputs, which the model would make of the labels itself."""
         if self._is_ctc or "decoder_input_ids" in batch:
             return batch
-        make = getattr(self._model, "prepare_decoder_input_ids_from_labels", self._shifted)
+        make = getattr(self._model, "prepare_decoder_input_ids_from_labels", self._shift_right)
         return {**batch, "decoder_input_ids": make(batch["labels"])}
 
     def constrained(self, batch: dict, retained: int) -> dict:
@@ -59,14 +57,26 @@ class Silence:
         silent = self.silent(batch)
         others = select_samples(silent, slice(retained, k), k)
         parts = [own, others, select_samples(silent, slice(0, retained), k)]
-        return _joined(parts if k > retained else [own, parts[2]])
+        return _concatenate(parts if k > retained else [own, parts[2]])
 
-    def _shifted(self, labels: Tensor) -> Tensor:
-        """Labels (k, L) moved right by one place, after the token that starts decoding."""
+    def _shift_right(self, labels: Tensor) -> Tensor:
+        """Labels (k, L) moved right by one position, after the token that starts decoding."""
         config = self._model.config
         start = labels.new_full((len(labels), 1), config.decoder_start_token_id)
         shifted = torch.cat([start, labels[:, :-1]], dim=1)
         return shifted.masked_fill(shifted == IGNORE_INDEX, config.pad_token_id)
+
+
+def forget_objective(silence: Silence | None, batch: dict) -> tuple[dict, float]:
+    """What a step raises on forget samples: the batch whose loss stands for it, and its sign.
+
+    Args:
+        silence: None for the objective "loss".
+    """
+    if silence is None:
+        return batch, 1.0
+    # Silence becomes more likely where the loss of its labels falls.
+    return silence.silent(batch), -1.0
 
 
 def end_token(model: nn.Module) -> int | None:
@@ -83,9 +93,10 @@ def check_objective(objective: str, method: Method, model: nn.Module) -> None:
     if objective == "loss":
         return
     if not method.ascends_forget_loss:
+        *most, last = [name for name, make in METHODS.items() if make().ascends_forget_loss]
         raise ValueError(
             f"forget_objective='{objective}' replaces the forget loss, but this method does not "
-            f"ascend one: use {METHODS}"
+            f"ascend one: use {', '.join(most)} or {last}"
         )
     model = base_model(model)
     name = type(model).__name__
@@ -111,14 +122,14 @@ def _special_tokens(model: nn.Module, processor: object | None) -> set[int]:
     return known | {token for token in named if isinstance(token, int)}
 
 
-def _joined(batches: list[dict]) -> dict:
+def _concatenate(batches: list[dict]) -> dict:
     """One batch of the samples of several, whose tensors differ in their first axis alone."""
     counts = [count_samples(batch) for batch in batches]
     joined = dict(batches[0])
     for name, value in batches[0].items():
         values = [batch[name] for batch in batches]
-        if name == OWN_PARTS:
-            joined[name] = {part: torch.cat([v[part] for v in values]) for part in value}
+        if name == UNPADDED:
+            joined[name] = {key: torch.cat([v[key] for v in values]) for key in value}
         elif isinstance(value, Tensor) and [len(v) for v in values if v.ndim] == counts:
             joined[name] = torch.cat(values)
     return joined

@@ -15,7 +15,7 @@ def output_layer(model: nn.Module) -> nn.Module | None:
 
 
 @contextlib.contextmanager
-def tempered(model: nn.Module, temperature: float) -> Iterator[None]:
+def dividing_logits(model: nn.Module, temperature: float) -> Iterator[None]:
     """Within this context, the model's logits are divided by `temperature` before its loss is
     computed."""
     if temperature == 1:

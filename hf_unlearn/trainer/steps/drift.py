@@ -17,6 +17,7 @@ from ...per_sample.shards import local, own_parameters
 from ..checkpoints.checkpoint_files import saved_state
 from ..protocol import TrainerView
 from ..samples.processes import all_processes
+from ..setup.silence import forget_objective
 from .randomness import compares_gradients
 from .step_runner import StepRunner
 
@@ -102,7 +103,7 @@ class DriftControl(TrainerCallback):
         """Measures the step, and shortens it until the bound holds."""
         if not self._before:
             return
-        if self._moved():
+        if self._weights_changed():
             rise = self._rise()
             if not self._searched:
                 rise = self._search(rise)
@@ -119,7 +120,7 @@ class DriftControl(TrainerCallback):
             if not rise < AIM / 2 * self._bound:
                 break
             growth = min(max(_ratio(self._bound, rise), 1.5), FIRST_GROWTH)
-            self._put_back()
+            self._restore_weights()
             self._optimizer.load_state_dict(copy.deepcopy(self._optimizer_before))
             self.factor *= growth
             self._scale_rates()
@@ -136,9 +137,9 @@ class DriftControl(TrainerCallback):
             if rise <= self._bound:
                 return share, rise
             share *= min(max(_ratio(self._bound, rise), SHORTEST), AIM)
-            self._go(after, share)
+            self._interpolate(after, share)
             rise = self._rise()
-        self._put_back()
+        self._restore_weights()
         return 0.0, 0.0
 
     def _after_step(
@@ -181,19 +182,22 @@ class DriftControl(TrainerCallback):
     def _parameters(self) -> list[Tensor]:
         return [local(p) for p in own_parameters(self._trainer.model) if p.requires_grad]
 
-    def _moved(self) -> bool:
+    def _weights_changed(self) -> bool:
+        """Whether the optimizer's step has changed a trained weight, on any process."""
         pairs = zip(self._parameters(), self._before)
         return any(all_processes(any(not torch.equal(now, then) for now, then in pairs)))
 
-    def _put_back(self) -> None:
+    def _restore_weights(self) -> None:
+        """Gives the trained weights their values from before the step."""
         torch._foreach_copy_(self._parameters(), self._before)
 
-    def _go(self, after: list[Tensor], share: float) -> None:
-        """Puts the weights at a share of the way to those after the step."""
-        self._put_back()
+    def _interpolate(self, after: list[Tensor], share: float) -> None:
+        """Puts the trained weights at a share of the way to `after`, those after the step."""
+        self._restore_weights()
         torch._foreach_lerp_(self._parameters(), after, share)
 
     def _scale_rates(self) -> None:
+        """Multiplies the learning rates of this step by `factor`."""
         for group, rate in zip(self._optimizer.param_groups, self._rates):
             group["lr"] = rate * self.factor
 
@@ -222,9 +226,8 @@ class DriftControl(TrainerCallback):
 
     def _forget_losses(self, batch: dict) -> Tensor:
         """What a step raises on the forget samples: (k,)."""
-        if self._trainer.silence is None:
-            return self.runner.sample_losses(batch).float()
-        return -self.runner.sample_losses(self._trainer.silence.silent(batch)).float()
+        batch, sign = forget_objective(self._trainer.silence, batch)
+        return sign * self.runner.sample_losses(batch).float()
 
     def _forget_loss(self) -> float:
         """The mean of what a step raises on its forget samples, over all processes."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import set_seed
 
-from ...per_sample.reference import count_samples, sample_gradient, without_parts
+from ...per_sample.reference import count_samples, sample_gradient, without_ranges
 from ...per_sample.shards import all_finite
 from ..batches.seeded import random_state_kept
 from ..batches.training_data import dataset_of
@@ -51,7 +51,7 @@ class TrainerPreparation:
             generator=torch.Generator(),
         )
         for batch in map(trainer._prepare_inputs, loader):
-            yield batch if self._access.padding.matters else without_parts(batch)
+            yield batch if self._access.padding.matters else without_ranges(batch)
 
     def _indices(self, split: str, shared: bool) -> range:
         args, size = self._trainer.args, self.size(split)
@@ -86,8 +86,8 @@ class TrainerPreparation:
             loss = self.loss(batch)
             gradient = sample_gradient(self.model, loss, list(self.parameters.values()))
             if not all_finite([loss, *gradient]):
-                places = broken_samples(self.model, self.loss, batch)
-                names = sample_names(split, places, [indices[done + n] for n in places])
+                broken = broken_samples(self.model, self.loss, batch)
+                names = sample_names(split, broken, [indices[done + n] for n in broken])
                 raise ValueError(
                     f"the loss or gradient of {', '.join(names) or f'{split} samples'} is not "
                     "finite: remove what is broken in the data"
@@ -142,5 +142,5 @@ def _check_first_batch(
         other = "forget" if method.uses_forget else "retain"
         split = next(iter(method.prepares or ()), other)
         batch = next(start.batches(split, shared=False))
-        access.frozen.look(batch)
+        access.frozen.find(batch)
         access.check_batch_loss(batch)

@@ -15,6 +15,7 @@ from ..protocol import TrainerView
 from ..samples.retain_rows import RetainRows, gradient_scale
 from ..samples.sample_access import SampleAccess
 from ..setup import deepspeed
+from ..setup.silence import forget_objective
 
 
 class TrainerStep:
@@ -25,7 +26,7 @@ class TrainerStep:
     Args:
         model: the trainer's model, or the wrapper that the training calls it by.
         share: this micro-batch's share of all forget samples of the optimizer step.
-        place: the place of its first sample among them.
+        first_index: the index of its first sample among them.
         retain_batches: says which samples of the retain batch are constraints.
 
     Attributes:
@@ -40,11 +41,11 @@ class TrainerStep:
         model: nn.Module,
         forget_batch: dict,
         share: float,
-        place: int,
+        first_index: int,
         retain_batches: RetainBatches,
     ):
         self._trainer, self._access = trainer, access
-        self.model, self.forget_batch, self.place = model, forget_batch, place
+        self.model, self.forget_batch, self.first_index = model, forget_batch, first_index
         self._retain_batches = retain_batches
         self.retain_batch: dict | None = None
         self.samples = self.first_sample = self.all_samples = 0
@@ -125,19 +126,17 @@ class TrainerStep:
         return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
 
     def forget_loss(self, batch: dict | None = None) -> Tensor:
-        key, weight = (FORGET, self.place), self.forget_weight
-        if batch is None and self._trainer.silence is not None:
-            batch = self._trainer.silence.silent(self.forget_batch)
-            # Silence becomes more likely where the loss of its labels falls.
-            weight = -weight
-        batch = self.forget_batch if batch is None else batch
-        return self._access.loss(self.model, batch, key) * weight
+        sign = 1.0
+        if batch is None:
+            batch, sign = forget_objective(self._trainer.silence, self.forget_batch)
+        key = FORGET, self.first_index
+        return self._access.loss(self.model, batch, key) * (sign * self.forget_weight)
 
     def retain_loss(self) -> Tensor:
         return self._rows.mean_loss() * self.retain_weight
 
     def generator(self, n: int) -> torch.Generator:
-        numbers = (self._trainer.args.seed, self._trainer.state.global_step, self.place + n)
+        numbers = (self._trainer.args.seed, self._trainer.state.global_step, self.first_index + n)
         seed = int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
         return torch.Generator().manual_seed(seed)
 

@@ -47,14 +47,14 @@ class StepRunner:
     def run(self, model: nn.Module, batch: dict) -> Tensor:
         """Runs one micro-batch of forget samples and, after the last one of an optimizer step, the
         retain batch; returns the loss for Trainer's log."""
-        share, place = self.forget_batches.next_share()
+        share, first_index = self.forget_batches.next_share()
         # The checks come before there is a gradient, which would take memory besides theirs.
-        batch = self._access.admitted(batch, self._attempts.at_retain_batch)
+        batch = self._access.with_padding_checked(batch, self._attempts.at_retain_batch)
         step = TrainerStep(
-            self._trainer, self._access, model, batch, share, place, self.retain_batches
+            self._trainer, self._access, model, batch, share, first_index, self.retain_batches
         )
         self.last_step = step
-        self._access.frozen.look(batch)
+        self._access.frozen.find(batch)
         self._access.check_batch_loss(batch)
         self._check_engine(step)
         with self._access.randomness.in_step():
@@ -62,7 +62,7 @@ class StepRunner:
 
     def sample_losses(self, batch: dict) -> Tensor:
         """The losses (k,) of a batch's samples in the network that is evaluated."""
-        return self._access.sample_losses(self._access.admitted(batch))
+        return self._access.sample_losses(self._access.with_padding_checked(batch))
 
     def _check_engine(self, step: TrainerStep) -> None:
         if self._trainer.method.per_sample and self._access.engine is None:

@@ -11,11 +11,11 @@ from transformers.trainer_utils import TrainOutput
 
 from ...per_sample.shards import sharded_modules
 from ...report.run_layout import BEST
-from ..checkpoints.checkpoint_files import copied, find_checkpoint
+from ..checkpoints.checkpoint_files import find_checkpoint, link_into_checkpoint
 from ..checkpoints.preemption import Preemption
 from ..checkpoints.run_identity import run_identity
 from ..checkpoints.start_weights import START
-from ..checkpoints.update_sketch import keep_start, write_sketch
+from ..checkpoints.update_sketch import keep_start, write_updates
 from ..checks.compatibility import NO_FORGET
 from ..checks.previous_checks import earlier_identity
 from ..checks.training_steps import check_steps
@@ -28,7 +28,7 @@ from ..samples.padding_check import PaddingCheck
 from ..samples.processes import reporting_failures_of_others
 from ..samples.sample_access import SampleAccess
 from ..setup.adapters import keep_base_model
-from ..setup.prepared_models import forget_preparation, sharded_once
+from ..setup.prepared_models import keeping_shards, prepare_again
 from ..setup.silence import Silence
 from ..stopping.run_record import RunRecord
 from ..stopping.stopping_rules import StoppingRules
@@ -120,7 +120,7 @@ class TrainingRun:
         trainer = self._trainer
         has_labels = all(batch.get(name) is not None for name in trainer.label_names or [""])
         if trainer.train_dataset is not None and has_labels:
-            self.frozen.look(batch)
+            self.frozen.find(batch)
         # All processes of a sharded model must take part in every pass.
         texts = trainer.args.predict_with_generate and not sharded_modules(trainer.model)
         encoder = encoder_once(trainer.model) if texts else contextlib.nullcontext()
@@ -148,7 +148,7 @@ class TrainingRun:
         with (
             reporting_failures_of_others(),
             self._preemption.listening(),
-            sharded_once(trainer),
+            keeping_shards(trainer),
             self._record.running(),
         ):
             if not self._method_prepared:
@@ -160,7 +160,7 @@ class TrainingRun:
         self._record.require_a_step(self.skipped_steps.total)
         if args.save_update_sketch:
             rank, folder = args.update_sketch_rank, Path(args.output_dir)
-            write_sketch(trainer.model, folder, rank, trainer.previous_updates)
+            write_updates(trainer.model, folder, rank, trainer.previous_updates)
         return output
 
     def _begin(self, wanted: str | bool | None) -> str | None:
@@ -184,7 +184,7 @@ class TrainingRun:
         # New checks need backward passes, which DeepSpeed's engine would count as part of a step.
         if not trainer.is_deepspeed_enabled:
             self._reset_model_state()
-        forget_preparation(trainer)
+        prepare_again(trainer)
         return checkpoint
 
     def run_attempts(self, batch_size: int, attempt: Callable[[], TrainOutput]) -> TrainOutput:
@@ -210,7 +210,7 @@ class TrainingRun:
         more = {"drift": self._drift.state()} if self._drift else {}
         self._record.save(checkpoint, {**self.skipped_steps.state(), **more})
         if self._trainer.method.prepares is not None or args.save_update_sketch:
-            copied(Path(args.output_dir) / START, checkpoint / START)
+            link_into_checkpoint(Path(args.output_dir) / START, checkpoint / START)
         if self.stopping_rules:
             self.stopping_rules.save(checkpoint)
 

@@ -18,35 +18,35 @@ class WeightChanges(TrainerCallback):
     step has changed one.
 
     Attributes:
-        seen: whether a step of the run has changed a weight on this process.
-        looked: whether there was a gradient to look at. Some optimizers use it up at once.
+        changed: whether a step of the run has changed a weight on this process.
+        had_gradient: whether there was a gradient to watch. Some optimizers use it up at once.
     """
 
     def __init__(self):
-        self.begin(seen=False)
+        self.begin(changed=False)
 
-    def begin(self, *, seen: bool) -> None:
-        """Starts a run; `seen` if steps before its checkpoint have changed the weights."""
-        self.seen, self.looked = seen, False
+    def begin(self, *, changed: bool) -> None:
+        """Starts a run; `changed` if steps before its checkpoint have changed the weights."""
+        self.changed, self.had_gradient = changed, False
         self._before: list[tuple[nn.Parameter, Tensor, Tensor]] = []
         self._learning_rate, self._gradient, self._held = 0.0, False, False
 
     def on_pre_optimizer_step(
         self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
     ) -> None:
-        if not self.seen:
+        if not self.changed:
             self._before = list(_watched(kwargs["model"]))
-            self.looked |= bool(self._before)
+            self.had_gradient |= bool(self._before)
 
     def on_optimizer_step(
         self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
     ) -> None:
         groups = kwargs["optimizer"].param_groups if self._before else []
         held = {id(p) for group in groups for p in group["params"]}
-        for p, places, values in self._before:
+        for p, indices, values in self._before:
             gradient = None if p.grad is None else _flat(p.grad)
-            self.seen |= not torch.equal(_flat(p)[places], values)
-            self._gradient |= gradient is not None and bool(gradient[places].any())
+            self.changed |= not torch.equal(_flat(p)[indices], values)
+            self._gradient |= gradient is not None and bool(gradient[indices].any())
             self._held |= id(p) in held
         rates = (abs(float(group["lr"])) for group in groups)
         self._learning_rate = max([self._learning_rate, *rates])
@@ -78,12 +78,12 @@ class WeightChanges(TrainerCallback):
 
 
 def _watched(model: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor, Tensor]]:
-    """(parameter, places, values) of the values with the largest gradient in each tensor."""
+    """(parameter, indices, values) of the values with the largest gradient in each tensor."""
     for p in model.parameters():
         if p.grad is not None and _flat(p.grad).numel():
             gradient = _flat(p.grad).abs()
-            places = gradient.topk(min(WATCHED, len(gradient))).indices
-            yield p, places, _flat(p)[places].clone()
+            indices = gradient.topk(min(WATCHED, len(gradient))).indices
+            yield p, indices, _flat(p)[indices].clone()
 
 
 def _flat(tensor: Tensor) -> Tensor:

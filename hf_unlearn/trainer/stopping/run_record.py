@@ -62,7 +62,7 @@ class RunRecord:
         self.steps = saved.get("steps", earlier)
         # DeepSpeed's engine owns the gradients, and one-shot methods need no optimizer.
         trusted = self.trainer.is_deepspeed_enabled or self.trainer.method.one_shot
-        self.changes.begin(seen=trusted or saved.get("changed", self.steps > 0))
+        self.changes.begin(changed=trusted or saved.get("changed", self.steps > 0))
 
     def step_taken(self) -> None:
         self.steps, self.weights_step = self.steps + 1, None
@@ -75,7 +75,7 @@ class RunRecord:
         """
         own = {
             "steps": self.steps,
-            "changed": self.changes.seen,
+            "changed": self.changes.changed,
             "weights_step": self.weights_step,
             "run": self.run,
         }
@@ -127,7 +127,7 @@ class RunRecord:
         """Says that the model has forgotten nothing, where that is so."""
         if not self.steps:
             return NOTHING_DONE
-        return None if self.changes.seen else UNCHANGED
+        return None if self.changes.changed else UNCHANGED
 
     def stopping(self, by_rules: dict) -> dict:
         """What ended the training, for reports (`UnlearnTrainer.stopping`).
@@ -152,10 +152,10 @@ class RunRecord:
             ValueError: the training took no optimizer step, or no step changed a weight.
         """
         if self.steps:
-            flags = [self.changes.seen, self.changes.looked]
-            seen, looked = any_process(flags, self.trainer.args.device)
-            self.changes.seen = seen or not looked
-            if not self.changes.seen:
+            flags = [self.changes.changed, self.changes.had_gradient]
+            changed, had_gradient = any_process(flags, self.trainer.args.device)
+            self.changes.changed = changed or not had_gradient
+            if not self.changes.changed:
                 raise ValueError(f"{self.nothing_done}: {self.changes.reason}")
             return
         if global_step := self.trainer.state.global_step:

@@ -2,6 +2,7 @@
 that the recipes keep."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ def test_the_files_of_the_recipes_are_understood_and_documented(file):
     comparison = Comparison.read(file)
     assert (ROOT / comparison.recipe).is_file() and (ROOT / comparison.config).is_file()
     assert set(comparison.methods) <= set(METHODS)
-    assert file.name in (file.parent / "README.md").read_text()
+    assert file.name in pages_beside(file)
 
 
 @pytest.mark.parametrize("file", COMPARISONS, ids=lambda file: f"{file.parent.name}/{file.stem}")
@@ -34,7 +35,7 @@ def test_the_committed_rows_give_the_numbers_of_the_readme_without_a_run(
     )
     by_method, *_, in_pairs = compare(replace(comparison, output_dir=str(tmp_path))).split("\n\n")
     heading, _, *lines = by_method.splitlines()
-    readme = (file.parent / "README.md").read_text().replace("*", "").splitlines()
+    readme = pages_beside(file).replace("*", "").splitlines()
     for line in lines:
         row = dict(zip(cells_of(heading), cells_of(line)))
         keys = [row[name] for name in (*comparison.vary, "method")]
@@ -45,6 +46,11 @@ def test_the_committed_rows_give_the_numbers_of_the_readme_without_a_run(
     assert cells_of(in_pairs.splitlines()[0]) not in table or all(
         cells_of(x) in table for x in in_pairs.splitlines()[2:]
     )
+
+
+def pages_beside(file: Path) -> str:
+    """The recipe's page, and those that it links to."""
+    return "\n".join(page.read_text() for page in sorted(file.parent.glob("*.md")))
 
 
 def cells_of(line: str) -> list[str]:

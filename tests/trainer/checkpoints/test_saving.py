@@ -9,7 +9,7 @@ from safetensors.torch import load_model
 from transformers import default_data_collator
 
 from hf_unlearn.hub.upload import HubError, hub_failures
-from hf_unlearn.trainer.checkpoints.checkpoint_files import saving
+from hf_unlearn.trainer.checkpoints.checkpoint_files import explaining_failures
 from tests.support.tiny import make_trainer
 
 
@@ -73,10 +73,13 @@ def test_other_errors_are_not_reported_as_a_full_disk(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="this layer cannot be written") as raised:
         trainer.train()
     assert "Make room" not in str(raised.value) and str(raised.value).count("could not save") == 1
-    with pytest.raises(OSError, match="Permission denied") as raised, saving(tmp_path, tmp_path):
+    with (
+        pytest.raises(OSError, match="Permission denied") as raised,
+        explaining_failures(tmp_path, tmp_path),
+    ):
         raise PermissionError(errno.EACCES, "Permission denied")
     assert "Make room" not in str(raised.value)
-    with pytest.raises(OSError, match="Make room"), saving(tmp_path, tmp_path):
+    with pytest.raises(OSError, match="Make room"), explaining_failures(tmp_path, tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 

@@ -19,6 +19,8 @@ from tests.support.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
         ({"arguments": {"train_dataset": FORGET}}, "alias of forget_dataset"),
         ({"method": "magic"}, "must be one of orthograd, orthograd_mean"),
         ({"alpha": 1.0}, r"alpha is 1.0, but must be a number in \[0, 1\)"),
+        ({"check_steps": 2.5}, "check_steps is 2.5, but must be a whole number, at least 1"),
+        ({"max_drift": "little"}, "max_drift is 'little', but must be a number above 0"),
         ({"granularity": "layer"}, "must be 'parameter' or 'model'"),
         ({"per_device_retain_batch_size": 0}, "per_device_retain_batch_size is 0"),
         ({"label_smoothing_factor": 0.1}, "averages over the tokens"),

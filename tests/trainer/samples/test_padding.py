@@ -10,12 +10,12 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
 from hf_unlearn import UnlearnTrainer
 from hf_unlearn.per_sample.reference import (
-    OWN_PARTS,
+    UNPADDED,
     orthograd_gradient,
     sample_gradient,
     select_sample,
 )
-from hf_unlearn.trainer.samples.padding import OwnPartsCollator
+from hf_unlearn.trainer.samples.padding import UnpaddedRangesCollator
 from hf_unlearn.trainer.steps.training_run import TrainingRun
 from tests.support.tiny import make_trainer
 from tests.support.tiny_speech import collate_masked, collate_padded, waveform_sizes
@@ -122,8 +122,8 @@ def test_a_stream_with_a_mask_is_not_slowed_down(tmp_path):
     trainer = trained(tmp_path, tiny_wav2vec2("layer"), forget, retain, collate_masked)
     samples = trainer.training_run.samples
     assert samples.padding.matters is False and not samples.one_by_one
-    assert OWN_PARTS not in trainer.data_collator(retain)
-    assert OWN_PARTS not in trainer.get_train_dataloader().collate_fn(retain)
+    assert UNPADDED not in trainer.data_collator(retain)
+    assert UNPADDED not in trainer.get_train_dataloader().collate_fn(retain)
 
 
 def test_the_evaluation_is_without_padding_too(tmp_path):
@@ -187,7 +187,7 @@ def test_masking_tokens_at_random_does_not_hide_the_padding(side):
     torch.manual_seed(0)
     plain = collate(rows)
     torch.manual_seed(0)
-    batch = OwnPartsCollator(collate)(rows)
+    batch = UnpaddedRangesCollator(collate)(rows)
     for n, row in enumerate(rows):
         assert all(torch.equal(batch[name], plain[name]) for name in plain)
         sample, size = select_sample(batch, n, 3), len(row)

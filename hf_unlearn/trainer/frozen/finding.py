@@ -41,21 +41,21 @@ def frozen_parts(
         compute: computes the loss of a batch in evaluation mode, with gradients.
         samples: k, the number of samples in that batch.
     """
-    trace = _Trace(model, samples)
+    watch = _ForwardWatch(model, samples)
     try:
-        with trace:
+        with watch:
             compute()
     except _NothingFrozen:
         return
     names = {module: name for name, module in model.named_modules()}
-    for end in range(len(trace.blocks), 0, -1):
-        blocks = tuple(trace.blocks[:end])
-        share = sum(trace.operations[block] for block in blocks) / max(1, trace.total)
+    for end in range(len(watch.blocks), 0, -1):
+        blocks = tuple(watch.blocks[:end])
+        share = sum(watch.operations[block] for block in blocks) / max(1, watch.total)
         if share < LEAST_SHARE:
             return
         name = _common_name([names[block] for block in blocks])
         # A list of layers is never called.
-        while name and trace.calls[model.get_submodule(name)] != 1:
+        while name and watch.calls[model.get_submodule(name)] != 1:
             name = name.rpartition(".")[0]
         yield FrozenPart(model.get_submodule(name), blocks, share)
 
@@ -76,7 +76,7 @@ class _NothingFrozen(Exception):
     """The model begins with a trainable parameter: the rest of the pass is not needed."""
 
 
-class _Trace:
+class _ForwardWatch:
     """Watches a forward pass.
 
     Attributes:
@@ -96,7 +96,7 @@ class _Trace:
         self.operations: dict[nn.Module, int] = {}
         self.total = 0
 
-    def __enter__(self) -> "_Trace":
+    def __enter__(self) -> "_ForwardWatch":
         self._handles = [
             handle
             for module in self._model.modules()
