@@ -6,7 +6,7 @@ from typing import Any
 
 from ..privacy.redaction import hidden_names, mentions_any, redact
 from ..report.results import Results
-from .metadata import inherited_metadata, is_path, listed, on_hub, shown
+from .metadata import inherited_metadata, is_path, listed, name_for_readers, on_hub
 
 # These may name somebody. Language, license and tasks are codes, in which a short name would be
 # found by chance.
@@ -74,9 +74,9 @@ class CardFields:
         """These fields, with paths shortened to their last parts."""
         return replace(
             self,
-            model_name=shown(self.model_name, self.local),
-            base_model=shown(self.base_model, self.local),
-            dataset_names=[shown(name, self.local) for name in self.dataset_names],
+            model_name=name_for_readers(self.model_name, self.local),
+            base_model=name_for_readers(self.base_model, self.local),
+            dataset_names=[name_for_readers(name, self.local) for name in self.dataset_names],
         )
 
 

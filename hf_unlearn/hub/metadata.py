@@ -69,7 +69,7 @@ def is_path(text: str, local: Iterable[str] = ()) -> bool:
     )
 
 
-def shown(text: str | None, local: Iterable[str] = ()) -> str | None:
+def name_for_readers(text: str | None, local: Iterable[str] = ()) -> str | None:
     """A name for readers: the last part of a path, because the rest describes somebody's machine.
 
     Also where a text starts with a path, as in the names that scripts build: "DATA/FSDD - NA".

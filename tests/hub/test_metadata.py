@@ -7,7 +7,7 @@ from transformers import (
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from hf_unlearn.hub.metadata import is_path, language_codes, listed, shown
+from hf_unlearn.hub.metadata import is_path, language_codes, listed, name_for_readers
 from hf_unlearn.hub.model_card import build_card, write_card
 from hf_unlearn.hub.usage import NEEDED, processor_parts, saved_parts, usage
 from hf_unlearn.report.results import Results
@@ -85,11 +85,11 @@ def test_paths_are_known_and_words_are_none(tmp_path, monkeypatch):
     )
     assert is_path("out/x", local=["out/x"])
     assert not is_path("data") and not is_path("user/name") and not is_path("arxiv:2503.02312")
-    assert shown("DATA/FSDD - NA", local=["data/fsdd"]) == "FSDD - NA"
+    assert name_for_readers("DATA/FSDD - NA", local=["data/fsdd"]) == "FSDD - NA"
     assert (
-        shown("/home/me/MODEL - NA") == "MODEL - NA"
-        and shown("user/name") == "user/name"
-        and shown(None) is None
+        name_for_readers("/home/me/MODEL - NA") == "MODEL - NA"
+        and name_for_readers("user/name") == "user/name"
+        and name_for_readers(None) is None
     )
 
 

@@ -77,9 +77,7 @@ def test_names_that_cannot_be_replaced_are_refused(tmp_path, monkeypatch):
     for name in WANDB_PRIVATE:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    with pytest.raises(
-        ValueError, match="run_name contains 'without_anna', .* and wandb would get it"
-    ):
+    with pytest.raises(ValueError, match="run_name contains 'without_anna', .* and wandb would"):
         told(tmp_path, run_name="without_anna")
     adapted = get_peft_model(tiny_whisper(), LoraConfig(target_modules=["q_proj"]))
     adapted.active_peft_config.base_model_name_or_path = "me/anna"
@@ -96,9 +94,7 @@ def test_names_that_cannot_be_replaced_are_refused(tmp_path, monkeypatch):
         # secrets are not sent to trackers
         changed.setenv("WANDB_API_KEY", "anna")
         changed.setenv("WANDB_NOTES", "without Anna.")
-        with pytest.raises(
-            ValueError, match="the environment's WANDB_NOTES contains 'without Anna.'"
-        ):
+        with pytest.raises(ValueError, match="environment's WANDB_NOTES contains 'without Anna.'"):
             told(tmp_path)
     assert not WANDB_PRIVATE.keys() & os.environ.keys()
     assert (

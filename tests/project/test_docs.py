@@ -112,6 +112,10 @@ def test_commands_refer_to_what_exists(page):
         if arguments[:1] == ["run"]:
             given = {word[2:].partition("=")[0] for word in arguments if word.startswith("--")}
             assert given <= OPTIONS, command
+        if arguments[:1] == ["verify"] and "--steps" in arguments:
+            # Runs record no digest of an earlier step.
+            steps = int(arguments[arguments.index("--steps") + 1])
+            assert steps >= WhisperArguments().digest_steps, command
         files = [
             word
             for word in arguments

@@ -1,7 +1,7 @@
 """Cards and reports list the settings that shaped a result."""
 
+from hf_unlearn.report.listed_settings import settings_of
 from hf_unlearn.report.results import Results
-from hf_unlearn.report.run_settings import settings_of
 
 
 def test_settings_are_those_that_shaped_the_result():
