@@ -212,7 +212,7 @@ def test_importing_the_package_loads_no_library_of_a_part():
     assert loaded.stdout.split() == []
 
 
-@pytest.mark.parametrize("stub", PACKAGE.rglob("*.pyi"), ids=lambda stub: stub.parent.name)
+@pytest.mark.parametrize("stub", list(PACKAGE.rglob("*.pyi")), ids=lambda stub: stub.parent.name)
 def test_a_package_has_the_names_of_its_stub(stub):
     package = importlib.import_module(".".join(stub.parent.relative_to(PACKAGE.parent).parts))
     imports = [
