@@ -2,8 +2,8 @@
 
 from .command_line import parse as parse
 from .command_line import run_script as run_script
-from .models.reference_models import train as train
+from .models.training import train as train
 from .options import RecipeArguments as RecipeArguments
-from .options import ReferenceArguments as ReferenceArguments
+from .options import TrainArguments as TrainArguments
 from .recipe import Recipe as Recipe
 from .run import unlearn as unlearn

@@ -210,7 +210,7 @@ class ClassifierArguments(RecipeArguments):
 
 
 @dataclass
-class ReferenceArguments:
+class TrainArguments:
     """What a recipe's `train.py` takes beside its other options."""
 
     without_forget: bool = field(

@@ -18,9 +18,9 @@ from .checks.push_checks import check_push_of_recipe, names_to_hide
 from .checks.retrained_rules import fill_in_retrained
 from .dry_run import dry_run
 from .measurements import Measurement, evaluate, measure
-from .models.reference_models import get_model
 from .models.shadow_models import ShadowModels, train_shadow_models
 from .models.side_by_side import reference_names
+from .models.training import get_model
 from .progress import announce, label_bars
 from .recipe import Recipe, freeze, make_trainer
 from .requests.entry import begin_entry, finish_entry, keep_entries

@@ -12,7 +12,7 @@ from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import unlearn
 from hf_unlearn.experiments.images.recipe import ImageRecipe, ImageRecipeArguments
 from hf_unlearn.experiments.measurements import measure
-from hf_unlearn.experiments.models import reference_models as training
+from hf_unlearn.experiments.models import training
 from hf_unlearn.experiments.requests.stacking import check_stacking
 from hf_unlearn.experiments.requests.verify import verify
 from hf_unlearn.report.ledger import read_ledger

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from hf_unlearn.experiments import threads
 from hf_unlearn.experiments.models import side_by_side
-from hf_unlearn.experiments.models.reference_models import train
+from hf_unlearn.experiments.models.training import train
 from hf_unlearn.experiments.options import RecipeArguments
 from tests.recipes.shadow_recipe import shadow_recipe
 

@@ -73,7 +73,7 @@ def complaints(
 class LabelOfBatch:
     """Labels rows batch by batch, with the arguments of `prepare`.
 
-    Called with a batch and the numbers of its rows, it returns labels, texts, and {place in the
+    Called with a batch and the numbers of its rows, it returns labels, texts, and {index in the
     batch: what is wrong}.
     """
 

@@ -14,7 +14,7 @@ import torch
 from ..progress import stages
 from ..recipe import Recipe
 from ..threads import cores, is_small, number_of_threads
-from .reference_models import new_model, train
+from .training import new_model, train
 
 # Starting a process takes longer than a few steps.
 FEWEST_STEPS = 100

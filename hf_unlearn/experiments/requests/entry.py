@@ -19,7 +19,7 @@ from ...report.tasks import Task, task_of
 from ...report.weights import weights_digest
 from ...trainer import UnlearnTrainer
 from ...trainer.checkpoints.step_digests import step_digests
-from ..models.reference_models import digest
+from ..models.training import digest
 from ..recipe import Recipe
 from .earlier import Earlier
 

@@ -15,7 +15,7 @@ from ...report.run_layout import LEDGER
 from ...report.weights import weights_digest
 from ...trainer.checkpoints.step_digests import step_digests
 from ..measurements import measure
-from ..models.reference_models import get_model
+from ..models.training import get_model
 from ..recipe import Recipe
 from ..run import save_model, train_to_forget, unlearning_trainer
 from .entry import data_digests, versions
