@@ -1,4 +1,5 @@
-"""One run of a recipe: reference models, unlearning, evaluation of all models, and the report."""
+"""One run of a recipe: the original and the retrained model, unlearning, evaluation of all models,
+and the report."""
 
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from .checks.retrained_rules import fill_in_retrained
 from .dry_run import dry_run
 from .measurements import Measurement, evaluate, measure
 from .models.shadow_models import ShadowModels, train_shadow_models
-from .models.side_by_side import reference_names
+from .models.side_by_side import model_names
 from .models.training import get_model
 from .progress import announce, label_bars
 from .recipe import Recipe, freeze, make_trainer
@@ -59,7 +60,7 @@ def unlearn(recipe: Recipe) -> dict:
     check_run(recipe)
 
     with recipe.clock.phase("training"):
-        names = reference_names(recipe)
+        names = model_names(recipe)
         original = get_model(recipe, "original", names["original"])
     if options.shadow_models:
         announce(recipe, "training the shadow models")

@@ -169,8 +169,8 @@ ATTACKS = (
         Door(
             f"svc_{feature}_members",
             "attack",
-            "how many forgotten samples a classifier, which has learned from retained and unseen "
-            f"samples, takes for trained on by the {feature.replace('_', ' ')} of the output",
+            "share of forgotten samples that a classifier (trained on retained and unseen samples) "
+            f"takes for training samples, by the {feature.replace('_', ' ')} of the output",
             partial(svc, feature),
         )
         for feature in SVC_FEATURES

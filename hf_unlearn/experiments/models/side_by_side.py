@@ -20,7 +20,7 @@ from .training import new_model, train
 FEWEST_STEPS = 100
 
 
-def reference_names(recipe: Recipe) -> dict[str, str]:
+def model_names(recipe: Recipe) -> dict[str, str]:
     """The original and the retrained model's names, by role, as `get_model` takes them.
 
     Where both have to be trained and it is faster, both are trained here, and the names are their

@@ -202,7 +202,7 @@ def train_alone(
 ) -> None:
     """Trains the original or the retrained model of a recipe: the `main` of its `train.py`."""
     kinds = (options_kind, SpeechArguments, UnlearnConfig, TrainArguments)
-    options, data, args, reference = parse(kinds, argv)
+    options, data, args, alone = parse(kinds, argv)
     options.model = "train"
     recipe = kind(options, data, args, training=True)
-    train(recipe, "retrained" if reference.without_forget else "original")
+    train(recipe, "retrained" if alone.without_forget else "original")

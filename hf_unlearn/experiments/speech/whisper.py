@@ -232,7 +232,7 @@ def new_processor(
             return build_processor(
                 WhisperTokenizer.from_pretrained(options.tokenizer), options.chunk_length
             )
-    # The forgotten speakers' words are included for the retrained reference too, so that both
+    # The forgotten speakers' words are included for the retrained model too, so that both
     # models have the same tokens.
     texts = [*splits.forget["text"], *splits.retain_pool["text"]]
     texts = map(as_sentence, texts) if transcripts == "sentence" else texts
