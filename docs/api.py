@@ -78,7 +78,13 @@ def page() -> str:
     ]
     parts += ["## Audit\n", "In `hf_unlearn.experiments.audit`.\n", *described(audit.audit)]
     parts += [*described(audit.AuditSettings), fields_table(audit.AuditSettings)]
-    for kind in (audit.gap, audit.forgotten, audit.Finding, audit.Door, audit.Subject):
+    for kind in (
+        audit.gap_to_retrained,
+        audit.points_forgotten,
+        audit.Finding,
+        audit.Door,
+        audit.Subject,
+    ):
         parts += described(kind)
     parts += ["## Publishing\n", *described(hub.push_folder), *described(hub.HubError)]
     parts += ["## Per-sample gradients\n", f"{rendered(per_sample.__doc__)}\n"]

@@ -25,7 +25,7 @@ from pathlib import Path
 from .experiments.audit.settings import add_arguments as add_audit_arguments
 from .experiments.catalogue import configurations, copy_recipe, find_recipe, overview
 from .experiments.comparison_keys import keys_text
-from .report.run_layout import CARD, PLOT
+from .report.file_names import CARD, PLOT
 from .yaml_files import read_yaml
 
 # Commands import what they need themselves: torch and transformers take seconds to load, and

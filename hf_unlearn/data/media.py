@@ -28,7 +28,7 @@ def as_undecoded_files(
     Args:
         column: holds paths, contents, audio or images, or structs that have bytes, a path or both.
         feature: with decode=False.
-        find: gives the place of a file, from a path without bytes.
+        find: gives the full path of a file, from a path without bytes.
         source: for messages.
 
     Raises:

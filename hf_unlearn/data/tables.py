@@ -163,7 +163,7 @@ def _csv_columns(text: str, table: Path) -> dict[str, list[str]]:
                 f"{table}, line {line}: {len(row)} values, but the header names {len(names)} "
                 "columns (a text with a comma needs quotes around it)"
             )
-    return {name: [row[place] for _, row in rows[1:]] for place, name in enumerate(names)}
+    return {name: [row[index] for _, row in rows[1:]] for index, name in enumerate(names)}
 
 
 def _json_columns(text: str, table: Path, file_column: str) -> dict[str, list]:

@@ -11,7 +11,7 @@ from ..files import write_json
 from ..metrics.scales import scale_of
 from ..report.result_tables import further_tables, results_table
 from ..report.results import Results
-from ..report.run_layout import EVALUATION
+from ..report.file_names import EVALUATION
 from ..trainer import UnlearnTrainer
 from .checks.model_checks import loading
 from .models.membership import attack

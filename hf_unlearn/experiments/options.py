@@ -19,7 +19,7 @@ class RecipeArguments:
     gold: str = field(
         default="none",
         metadata={
-            "help": "The retrained reference, trained without the forget set: a folder, a Hub id, "
+            "help": "The retrained model, trained without the forget set: a folder, a Hub id, "
             "'train' to train it into output_dir/retrained, or 'none'."
         },
     )
@@ -39,18 +39,25 @@ class RecipeArguments:
         },
     )
     train_seed: int | None = field(
-        default=None, metadata={"help": "'train': random seed; default: seed."}
+        default=None,
+        metadata={"help": "Training (model or gold is 'train'): random seed; default: seed."},
     )
-    train_steps: int = field(default=1000, metadata={"help": "'train': optimizer steps."})
+    train_steps: int = field(
+        default=1000, metadata={"help": "Training (model or gold is 'train'): optimizer steps."}
+    )
     train_batch_size: int = field(
-        default=16, metadata={"help": "'train': samples per step and process."}
+        default=16,
+        metadata={"help": "Training (model or gold is 'train'): samples per step and process."},
     )
     train_learning_rate: float = field(
-        default=2e-3, metadata={"help": "'train': peak learning rate."}
+        default=2e-3, metadata={"help": "Training (model or gold is 'train'): peak learning rate."}
     )
     train_warmup: float = field(
         default=0.1,
-        metadata={"help": "'train': fraction of the steps in which the learning rate warms up."},
+        metadata={
+            "help": "Training (model or gold is 'train'): fraction of the steps in which the "
+            "learning rate warms up."
+        },
     )
     trainable: str = field(
         default="",
@@ -210,10 +217,10 @@ class ClassifierArguments(RecipeArguments):
 
 
 @dataclass
-class ReferenceArguments:
+class TrainArguments:
     """What a recipe's `train.py` takes beside its other options."""
 
     without_forget: bool = field(
         default=False,
-        metadata={"help": "Train without the forget set: the retrained reference."},
+        metadata={"help": "Train without the forget set: the retrained model (option gold)."},
     )

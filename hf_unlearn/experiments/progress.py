@@ -37,17 +37,17 @@ def _length(max_steps: int, epochs: float) -> str:
 def announce(recipe: Recipe, stage: str) -> None:
     """Prints the number and name of a stage, which may be given by its first words."""
     names = stages(recipe)
-    place = next(place for place, name in enumerate(names) if name.startswith(stage))
+    index = next(index for index, name in enumerate(names) if name.startswith(stage))
     if recipe.args.process_index == 0:
-        print(f"{place + 1}/{len(names)} {names[place]}", flush=True)
+        print(f"{index + 1}/{len(names)} {names[index]}", flush=True)
 
 
 def label_bars(trainer: Trainer, label: str) -> None:
     """Puts a label before the trainer's progress bars, where it shows bars on a console."""
     callbacks = trainer.callback_handler.callbacks
-    for place, callback in enumerate(callbacks):
+    for index, callback in enumerate(callbacks):
         if type(callback) is ProgressCallback:
-            callbacks[place] = _LabelledBars(label)
+            callbacks[index] = _LabelledBars(label)
 
 
 class _LabelledBars(ProgressCallback):

@@ -1,4 +1,5 @@
-"""One run of a recipe: reference models, unlearning, evaluation of all models, and the report."""
+"""One run of a recipe: the original and the retrained model, unlearning, evaluation of all models,
+and the report."""
 
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from transformers import set_seed
 
 from ..report.best_effort import warn_if_not_written
 from ..report.results import Results
-from ..report.run_layout import LEDGER
+from ..report.file_names import LEDGER
 from ..trainer import UnlearnTrainer
 from ..trainer.checkpoints.step_digests import StepDigests
 from ..trainer.checks.training_steps import check_steps
@@ -18,9 +19,9 @@ from .checks.push_checks import check_push_of_recipe, names_to_hide
 from .checks.retrained_rules import fill_in_retrained
 from .dry_run import dry_run
 from .measurements import Measurement, evaluate, measure
-from .models.reference_models import get_model
 from .models.shadow_models import ShadowModels, train_shadow_models
-from .models.side_by_side import reference_names
+from .models.side_by_side import model_names
+from .models.training import get_model
 from .progress import announce, label_bars
 from .recipe import Recipe, freeze, make_trainer
 from .requests.entry import begin_entry, finish_entry, keep_entries
@@ -59,7 +60,7 @@ def unlearn(recipe: Recipe) -> dict:
     check_run(recipe)
 
     with recipe.clock.phase("training"):
-        names = reference_names(recipe)
+        names = model_names(recipe)
         original = get_model(recipe, "original", names["original"])
     if options.shadow_models:
         announce(recipe, "training the shadow models")

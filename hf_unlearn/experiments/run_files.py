@@ -16,7 +16,7 @@ from ..report.phases import phases_line
 from ..report.plots import plot_history
 from ..report.result_tables import further_tables, results_table
 from ..report.results import Results
-from ..report.run_layout import CARD, PLOT, REPORT, RESULTS
+from ..report.file_names import CARD, PLOT, REPORT, RESULTS
 from ..report.tasks import task_of
 from ..trainer import UnlearnTrainer
 from .catalogue import recipes_root

@@ -15,7 +15,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGU
 from transformers.utils import logging
 
 from ..files import one_line, text_of
-from ..report.run_layout import CARD
+from ..report.file_names import CARD
 from ..yaml_files import header_of
 
 logger = logging.get_logger(__name__)

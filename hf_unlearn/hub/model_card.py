@@ -18,7 +18,7 @@ from ..report.ledger import Entry, broken_links, ledger_table, read_ledger
 from ..report.listed_settings import setting, settings_of
 from ..report.result_tables import align, further_tables, results_table
 from ..report.results import Results
-from ..report.run_layout import CARD, EVALUATION_RESULTS, LEDGER
+from ..report.file_names import CARD, EVALUATION_RESULTS, LEDGER
 from ..report.tasks import Task, task_of
 from ..report.verdict import overshot, with_origin
 from .card_fields import CardFields, hide_names

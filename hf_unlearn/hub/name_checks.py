@@ -11,7 +11,7 @@ from safetensors import safe_open
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..privacy.redaction import mentions_any, texts_of
-from ..report.run_layout import ARGUMENTS, CARD, LEDGER, RESULTS, UNLEARN_STATE
+from ..report.file_names import ARGUMENTS, CARD, LEDGER, RESULTS, UNLEARN_STATE
 from .metadata import on_hub
 
 # Files whose content is not text.

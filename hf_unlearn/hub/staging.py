@@ -14,7 +14,7 @@ from ..privacy.paths import without_paths
 from ..privacy.redaction import hidden_names, mentions_any, must_hide, redact
 from ..report.ledger import note_merged
 from ..report.results import Results
-from ..report.run_layout import CARD, EVALUATION, RESULTS
+from ..report.file_names import CARD, EVALUATION, RESULTS
 from ..report.tasks import task_of
 from .labels import make_labels_neutral
 from .metadata import on_hub

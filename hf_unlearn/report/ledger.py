@@ -8,7 +8,7 @@ from typing import Any
 
 from ..files import write_json
 from .result_tables import Table, align
-from .run_layout import LEDGER
+from .file_names import LEDGER
 from .tasks import Task
 from .weights import weights_digest
 

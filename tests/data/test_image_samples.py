@@ -11,7 +11,7 @@ from transformers import ViTImageProcessor
 
 from hf_unlearn.data.class_labels import labels_of
 from hf_unlearn.data.images import load_images
-from hf_unlearn.data.images.samples import ImageRows, Moved, decode_image, drop_broken
+from hf_unlearn.data.images.samples import ImageRows, RandomShift, decode_image, drop_broken
 from hf_unlearn.data.images.splits import load_image_splits, prepare_image_splits
 from tests.data.image_files import arguments, picture, png, write_folder
 
@@ -102,15 +102,17 @@ class TestPixels:
         )
 
     def test_augmentation_is_drawn_anew_and_moves_the_image(self, folder):
-        images, _ = self.rows(folder, augment=Moved(2, flip=False))
+        images, _ = self.rows(folder, augment=RandomShift(2, flip=False))
         drawn = {tuple(images[0]["pixel_values"].flatten().tolist()) for _ in range(40)}
         assert 5 < len(drawn) <= 25
         unmoved, _ = self.rows(folder)
-        assert torch.equal(Moved(0, False)(unmoved[0]["pixel_values"]), unmoved[0]["pixel_values"])
+        assert torch.equal(
+            RandomShift(0, False)(unmoved[0]["pixel_values"]), unmoved[0]["pixel_values"]
+        )
 
     def test_mirrored(self):
         pixels = torch.arange(6.0).view(1, 2, 3)
-        seen = {tuple(Moved(0, True)(pixels).flatten().tolist()) for _ in range(30)}
+        seen = {tuple(RandomShift(0, True)(pixels).flatten().tolist()) for _ in range(30)}
         assert seen == {(0, 1, 2, 3, 4, 5), (2, 1, 0, 5, 4, 3)}
 
 

@@ -14,7 +14,7 @@ from transformers import Wav2Vec2FeatureExtractor
 from hf_unlearn.data import SpeechCollator, load_speech, prepare
 from hf_unlearn.data.speech import on_demand
 from hf_unlearn.data.speech.audio import audio_seconds, decode_audio
-from hf_unlearn.experiments.models.reference_models import digest
+from hf_unlearn.experiments.models.training import digest
 from tests.data.conftest import flac
 
 LABELS = {"max_label_length": 8}

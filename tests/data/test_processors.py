@@ -124,7 +124,7 @@ class TestLabels:
             [row("good", noise(), text="TWO")] + [row("bad", noise(), text="ZWEI ÖRTE")]
         ).cast_column("audio", Audio(decode=False))
         with pytest.raises(
-            ValueError, match="utterance bad .* tokenizer does not know: 'I' 'Z' 'Ö'; its letters"
+            ValueError, match="utterance bad .* unknown to the tokenizer: 'I' 'Z' 'Ö'; its letters"
         ):
             prepare(rows, ctc)
         with caplog.at_level(logging.WARNING):

@@ -10,7 +10,7 @@ import sys, time
 from datetime import timedelta
 from pathlib import Path
 import torch.distributed as dist
-from hf_unlearn.experiments.models.reference_models import one_run_at_a_time
+from hf_unlearn.experiments.models.training import one_run_at_a_time
 from hf_unlearn.experiments.waiting import first_process_first
 
 dist.init_process_group("gloo")
@@ -30,7 +30,7 @@ class Slow:  # as if another run held the lock
     def acquire(self): time.sleep(3)
     def release(self): pass
 
-import hf_unlearn.experiments.models.reference_models as training
+import hf_unlearn.experiments.models.training as training
 training.FileLock = Slow
 with one_run_at_a_time(folder / "model", main=rank == 0) as missing:
     assert missing

@@ -5,12 +5,15 @@ A room is a package or module directly under hf_unlearn.
 """
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
 from collections import Counter
 from functools import cache
 from pathlib import Path
+
+import pytest
 
 PACKAGE = Path(__file__).parents[2] / "hf_unlearn"
 MAX_ROOMS, MAX_IMPORTS_BETWEEN_ROOMS = 18, 45
@@ -51,9 +54,15 @@ FOREIGN = {"_is_accelerate_prepared", "_models", "_prepare_inputs", "_save"}
 def trees() -> dict[str, ast.Module]:
     """The syntax tree of each module, by its dotted name within hf_unlearn."""
     return {
-        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text())
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(source(path))
         for path in sorted(PACKAGE.rglob("*.py"))
     }
+
+
+def source(path: Path) -> str:
+    """The text of a module, with that of its stub, which names what the module loads later."""
+    stub = path.with_suffix(".pyi")
+    return path.read_text() + (stub.read_text() if stub.is_file() else "")
 
 
 def room_of(module: str) -> str:
@@ -218,6 +227,17 @@ def test_importing_the_package_loads_no_library_of_a_part():
         [sys.executable, "-c", LIST_NEW_MODULES], capture_output=True, text=True, check=True
     )
     assert loaded.stdout.split() == []
+
+
+@pytest.mark.parametrize("stub", list(PACKAGE.rglob("*.pyi")), ids=lambda stub: stub.parent.name)
+def test_a_package_has_the_names_of_its_stub(stub):
+    package = importlib.import_module(".".join(stub.parent.relative_to(PACKAGE.parent).parts))
+    imports = [
+        node for node in ast.parse(stub.read_text()).body if isinstance(node, ast.ImportFrom)
+    ]
+    names = [name.asname for node in imports for name in node.names]
+    assert names and sorted(names) == sorted(package.__all__)
+    assert not [name for name in names if not hasattr(package, name)]
 
 
 # ---- tests ---------------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ class TinyRecipe(Recipe):
 def test_data_that_do_not_fit_are_found_before_a_model_is_trained(
     tmp_path, monkeypatch, flags, message, dry
 ):
-    monkeypatch.setattr(frame, "reference_names", lambda *_: pytest.fail("trained first"))
+    monkeypatch.setattr(frame, "model_names", lambda *_: pytest.fail("trained first"))
     with pytest.raises(ValueError, match=message):
         unlearn(TinyRecipe(tmp_path, "--dry_run", str(dry), *flags))
 
@@ -179,7 +179,7 @@ def test_looking_ahead_leaves_random_numbers_as_they_were(tmp_path, monkeypatch)
     def reached(*_):
         raise Reached
 
-    monkeypatch.setattr(frame, "reference_names", reached)
+    monkeypatch.setattr(frame, "model_names", reached)
     recipe = TinyRecipe(
         tmp_path, "--gold", "train", "--lora_r", "2", "--stop_when", "forget_accuracy <= retrained"
     )

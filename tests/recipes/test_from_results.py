@@ -9,7 +9,7 @@ from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import unlearn
 from hf_unlearn.experiments.images.recipe import ImageRecipe, ImageRecipeArguments
-from hf_unlearn.experiments.requests.from_results import as_results, forgotten_before
+from hf_unlearn.experiments.requests.from_results import as_results, forgotten_names
 from hf_unlearn.privacy.redaction import redact
 from tests.recipes.noise import write_noise
 
@@ -51,15 +51,15 @@ def model(tmp_path):
     ],
 )
 def test_results_tell_of_earlier_requests(model, given, found):
-    assert forgotten_before(model(given)) == found
+    assert forgotten_names(model(given)) == found
 
 
 def test_a_checkpoint_and_models_without_results(model, tmp_path):
     model(results())
     (tmp_path / "checkpoint-3").mkdir()
     (tmp_path / "original").mkdir()
-    assert forgotten_before(str(tmp_path / "checkpoint-3")) == {"speaker": ["anna"]}
-    assert forgotten_before(str(tmp_path / "original")) == forgotten_before("train") == {}
+    assert forgotten_names(str(tmp_path / "checkpoint-3")) == {"speaker": ["anna"]}
+    assert forgotten_names(str(tmp_path / "original")) == forgotten_names("train") == {}
 
 
 def test_the_next_request_knows_of_this_one_and_publishes_nobody(model, caplog):
@@ -67,11 +67,8 @@ def test_the_next_request_knows_of_this_one_and_publishes_nobody(model, caplog):
     published = redact(second, "salt")
     assert "carl" not in json.dumps(published) and "anna" not in json.dumps(published)
     with caplog.at_level(logging.WARNING):
-        forgotten_before(model(published))
-    assert (
-        "was made to forget 2 speakers before, whom its results.json names by pseudonyms only"
-        in caplog.text
-    )
+        forgotten_names(model(published))
+    assert "forget 2 speakers, whom its results.json names by pseudonyms only" in caplog.text
 
 
 def test_a_second_request_leaves_the_first_class_out(tmp_path, caplog):
@@ -114,4 +111,4 @@ def test_a_second_request_leaves_the_first_class_out(tmp_path, caplog):
     assert {name for names in kept.values() for name in names} == {"dog", "owl"}
     said = "class cat already forgotten by this model: left out of all splits except earlier_1."
     assert said in caplog.text
-    assert forgotten_before(str(tmp_path / "second")) == {"class": ["cat", "dog"]}
+    assert forgotten_names(str(tmp_path / "second")) == {"class": ["cat", "dog"]}

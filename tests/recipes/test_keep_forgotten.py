@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hf_unlearn.experiments.images import recipe as images
-from hf_unlearn.report.run_layout import SKETCH
+from hf_unlearn.report.file_names import SKETCH
 from hf_unlearn.trainer.checkpoints.update_sketch import PreviousUpdates
 from tests.recipes.noise import write_noise
 

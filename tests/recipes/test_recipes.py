@@ -17,7 +17,7 @@ from transformers.models.whisper.modeling_whisper import shift_tokens_right
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.speech import SpeechArguments
 from hf_unlearn.experiments import parse
-from hf_unlearn.experiments.speech.augmentation import Augmented
+from hf_unlearn.experiments.speech.augmentation import AugmentedSpeech
 from hf_unlearn.experiments.speech.options import WhisperArguments
 from hf_unlearn.metrics import ATTACKS
 from tests.recipes.configurations import configurations
@@ -173,7 +173,7 @@ class TestAugmented:
         config = SimpleNamespace(decoder_start_token_id=1, eos_token_id=2)
         features = np.concatenate([np.ones((2, 30)), np.zeros((2, 70))], axis=1)
         rows = [{"input_features": features, "duration": 0.3, "labels": self.LABELS}]
-        return Augmented(rows, processor, config, **options)[0]
+        return AugmentedSpeech(rows, processor, config, **options)[0]
 
     def test_without_hidden_words_the_decoder_reads_what_the_model_would_give_it(self):
         row = self.row(hidden=0.0, shift=0)

@@ -5,7 +5,7 @@ import pytest
 from datasets import Dataset
 
 from hf_unlearn.experiments import unlearn
-from hf_unlearn.experiments.models import reference_models as training
+from hf_unlearn.experiments.models import training
 from hf_unlearn.experiments.models.shadow_models import halves, train_shadow_models
 from hf_unlearn.metrics import ATTACKS
 from tests.recipes.shadow_recipe import shadow_recipe

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from hf_unlearn.experiments.speech.short_audio import Shortened, take_short_audio
+from hf_unlearn.experiments.speech.short_audio import TruncatedFeatures, take_short_audio
 
 FRAMES = 3000
 
@@ -70,7 +70,7 @@ def test_a_copied_model_takes_short_audio_too():
 
 def test_rows_are_cut():
     rows = [{"input_features": torch.arange(2 * FRAMES).reshape(2, FRAMES), "labels": [1]}]
-    cut = Shortened(rows, 1.5)
+    cut = TruncatedFeatures(rows, 1.5)
     assert len(cut) == 1
     assert cut[0]["labels"] == [1]
     assert cut[0]["input_features"].tolist() == rows[0]["input_features"][:, :150].tolist()

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from hf_unlearn.experiments import threads
 from hf_unlearn.experiments.models import side_by_side
-from hf_unlearn.experiments.models.reference_models import train
+from hf_unlearn.experiments.models.training import train
 from hf_unlearn.experiments.options import RecipeArguments
 from tests.recipes.shadow_recipe import shadow_recipe
 
@@ -25,7 +25,7 @@ def test_both_models_are_those_that_are_trained_alone(noise, tmp_path):
     roles = ("original", "retrained")
     expected = {role: load_file(f"{train(alone, role)}/model.safetensors") for role in roles}
     state = torch.get_rng_state()
-    names = side_by_side.reference_names(shadow_recipe(noise, tmp_path / "both", shadow_models=0))
+    names = side_by_side.model_names(shadow_recipe(noise, tmp_path / "both", shadow_models=0))
     # Unlearning goes on with these random numbers.
     assert torch.equal(torch.get_rng_state(), state)
     for role in roles:
@@ -42,7 +42,7 @@ def test_an_error_in_the_other_process_ends_the_run(noise, tmp_path, monkeypatch
 
     monkeypatch.setattr(side_by_side, "train", fails)
     with pytest.raises(ValueError, match="a bad sample"):
-        side_by_side.reference_names(shadow_recipe(noise, tmp_path, shadow_models=0))
+        side_by_side.model_names(shadow_recipe(noise, tmp_path, shadow_models=0))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_models_that_gain_nothing_are_trained_alone(noise, tmp_path, changes):
     for name, value in changes.items():
         setattr(recipe.options, name, value)
     assert not side_by_side.can_train_side_by_side(recipe)
-    assert side_by_side.reference_names(recipe)["retrained"] == recipe.options.gold
+    assert side_by_side.model_names(recipe)["retrained"] == recipe.options.gold
 
 
 def test_a_small_model_gets_one_thread(noise, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
 from hf_unlearn.per_sample.reference import sample_gradient
-from hf_unlearn.report.run_layout import SKETCH
+from hf_unlearn.report.file_names import SKETCH
 from hf_unlearn.trainer.checkpoints.update_sketch import PreviousUpdates, stored
 from hf_unlearn.trainer.samples import sample_access
 from hf_unlearn.trainer.samples.sample_access import SampleAccess

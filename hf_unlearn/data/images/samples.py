@@ -154,7 +154,7 @@ class ImageRows(Dataset):
 
 
 @dataclass(frozen=True)
-class Moved:
+class RandomShift:
     """Augmentation: shifts an image at random by up to `shift` pixels in each direction, and
     mirrors it half of the time if `flip` is set.
 

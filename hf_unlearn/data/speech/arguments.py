@@ -16,52 +16,53 @@ class UtteranceArguments(DataArguments):
         metadata={
             "help": "Hub id; folder of the official LibriSpeech tree; folder with metadata.csv "
             "(file_name, speaker, text, and split if it holds several); table of audio paths (csv, "
-            "tsv, json, jsonl, parquet)"
+            "tsv, json, jsonl, parquet)."
         },
     )
     dataset_config: str | None = field(
         default=None,
-        metadata={"help": "Configuration on the Hub: clean, other or all for LibriSpeech"},
+        metadata={"help": "Configuration on the Hub: clean, other or all for LibriSpeech."},
     )
     train_split: str = field(
         default="train.100",
         metadata={
             "help": "Split that the model was trained on; train-clean-100 in a local LibriSpeech "
-            "tree"
+            "tree."
         },
     )
     other_split: str | None = field(
-        default=None, metadata={"help": "Split of speakers that the model was never trained on"}
+        default=None, metadata={"help": "Split of speakers that the model was never trained on."}
     )
     audio_column: str = field(
-        default="audio", metadata={"help": "Column of the audio or of its path"}
+        default="audio", metadata={"help": "Column of the audio or of its path."}
     )
     speaker_column: str = field(
-        default="speaker_id", metadata={"help": "Column of the speaker (Common Voice: client_id)"}
+        default="speaker_id", metadata={"help": "Column of the speaker (Common Voice: client_id)."}
     )
     streaming: bool = field(
         default=False,
         metadata={
             "help": "Store only the utterances asked for of a Hub dataset, and stop reading once "
-            "all have arrived (which needs retain_speakers and max_utterances_per_speaker)"
+            "all have arrived (which needs retain_speakers and max_utterances_per_speaker)."
         },
     )
     forget_speakers: list[str] = field(
-        default_factory=list, metadata={"help": "Ids of the speakers to forget"}
+        default_factory=list, metadata={"help": "Ids of the speakers to forget."}
     )
     retain_speakers: list[str] = field(
         default_factory=list,
-        metadata={"help": "Ids of the speakers to retain; all others if none is named"},
+        metadata={"help": "Ids of the speakers to retain; all others if none is named."},
     )
     max_utterances_per_speaker: int | None = field(
-        default=None, metadata={"help": "Use at most this many utterances of each speaker"}
+        default=None,
+        metadata={"help": "Maximum number of utterances of each speaker; default: all."},
     )
     skip_bad_audio: bool = field(
         default=False,
-        metadata={"help": "Leave out broken, empty, silent and too long audio, with one warning"},
+        metadata={"help": "Leave out broken, empty, silent and too long audio, with one warning."},
     )
     num_proc: int | None = field(
-        default=None, metadata={"help": "Number of processes that extract features"}
+        default=None, metadata={"help": "Number of processes that extract features."}
     )
 
 
@@ -70,24 +71,24 @@ class SpeechArguments(UtteranceArguments):
     """The data of a recipe for speech with transcripts."""
 
     text_column: str = field(
-        default="text", metadata={"help": "Column of the transcript (Common Voice: sentence)"}
+        default="text", metadata={"help": "Column of the transcript (Common Voice: sentence)."}
     )
     skip_bad_labels: bool = field(
         default=False,
         metadata={
             "help": "Leave out transcripts that the model cannot learn, with one warning: empty or "
             "too long ones, those with characters that its tokenizer does not have, and CTC "
-            "labels that are longer than the audio"
+            "labels that are longer than the audio."
         },
     )
     language: str | None = field(
-        default=None, metadata={"help": "Language token of a multilingual Whisper, e.g. en"}
+        default=None, metadata={"help": "Language token of a multilingual Whisper, e.g. en."}
     )
     task: str | None = field(
         default=None,
         metadata={
             "help": "Task token of a multilingual Whisper; transcribe if a language is given "
-            "without a task"
+            "without a task."
         },
     )
     transcripts: str | None = field(
@@ -98,7 +99,7 @@ class SpeechArguments(UtteranceArguments):
             "' Like this one.' 'as_written': the references unchanged. 'vocabulary' (CTC): in the "
             "letters of the tokenizer. Default: as_written for a new model and for one that finds "
             "it likelier than sentences, own for others; vocabulary for a CTC model, and own where "
-            "the data have no transcripts at all",
+            "the data have no transcripts at all.",
             "choices": list(STYLES),
         },
     )
@@ -108,7 +109,7 @@ class SpeechArguments(UtteranceArguments):
             "help": "Store the features of all utterances before the first step, in float16 (for "
             "Whisper half a megabyte for each). By default they are computed whenever an utterance "
             "is read, in dataloader_num_workers processes, and those of a small set stay in "
-            "memory: that takes no disk, but more time where many utterances are read repeatedly"
+            "memory: that takes no disk, but more time where many utterances are read repeatedly."
         },
     )
 
@@ -121,25 +122,25 @@ class SpeechClassArguments(ClassArguments, UtteranceArguments):
         default="label",
         metadata={
             "help": "Column of the class, such as a keyword or an intent; the speaker_column for "
-            "speaker identification. Folders of audio with a folder for each label need none"
+            "speaker identification. Folders of audio with a folder for each label need none."
         },
     )
     forget_share: float | None = field(
         default=None,
         metadata={
-            "help": "Draw the speakers to forget at random, until this share of the training "
-            "utterances is theirs, in place of forget_speakers (UnSLU-BENCH: 0.025)"
+            "help": "Share of the training utterances: speakers to forget are drawn at random "
+            "until it is theirs, instead of naming forget_speakers (UnSLU-BENCH: 0.025)."
         },
     )
     forget_share_min: int = field(
         default=100,
-        metadata={"help": "forget_share: draw speakers with more training utterances than this"},
+        metadata={"help": "Number of training utterances: forget_share draws speakers with more."},
     )
     max_seconds: float | None = field(
         default=None,
         metadata={
-            "help": "Cut longer audio to its first seconds; by default audio that is longer than "
-            "the model takes is refused"
+            "help": "Number of seconds to which longer audio is cut; by default audio that is "
+            "longer than the model takes is refused."
         },
     )
 

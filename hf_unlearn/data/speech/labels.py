@@ -58,8 +58,8 @@ def complaints(
             found[row] = f"has an empty transcript, {text!r}: leave it out of the data"
         elif unknown := unknown_parts(text, word, tokenizer):
             found[row] = (
-                f"has a transcript, {text!r}, with what the tokenizer does not know: "
-                f"{' '.join(map(repr, unknown))}; {_known_case(tokenizer)}{REMEDY}"
+                f"has a transcript, {text!r}, with characters or words unknown to the "
+                f"tokenizer: {' '.join(map(repr, unknown))}; {_known_case(tokenizer)}{REMEDY}"
             )
         elif longest is not None and len(ids) > longest:
             found[row] = (
@@ -73,7 +73,7 @@ def complaints(
 class LabelOfBatch:
     """Labels rows batch by batch, with the arguments of `prepare`.
 
-    Called with a batch and the numbers of its rows, it returns labels, texts, and {place in the
+    Called with a batch and the numbers of its rows, it returns labels, texts, and {index in the
     batch: what is wrong}.
     """
 

@@ -74,8 +74,7 @@ def split_by_speaker(
             in `test` keeps all of those in `train`.
         test: unseen utterances. Those of speakers that are not in `train` go to other.
         other: utterances of speakers never trained on; those of other speakers are left out.
-        earlier: the earlier requests, whose speakers are left out of all splits, with a warning,
-            and evaluated again.
+        earlier: earlier requests; their speakers are left out with a warning, and evaluated again.
         earlier_rows: training rows of the speakers of these requests, where `train` lacks them.
 
     Raises:
@@ -84,24 +83,15 @@ def split_by_speaker(
             an utterance in both `train` and `test`; `held_out` or `retain_size` out of range.
     """
     forget_speakers, retain_speakers = _check_roles(forget_speakers, retain_speakers or ())
-    known = set().union(*(groups_of(rows, "speaker") for rows in (train, test, other)))
-    check_spellings(forget_speakers, known, "speaker", "forget_speakers")
-    (train, test, other), apart = set_apart(
-        [train, test, other],
-        earlier,
-        {"speaker": Roles(forget_speakers, retain_speakers)},
-        held_out=held_out,
-        seed=seed,
-        evaluated=earlier_rows,
-    )
+    _check_spellings(forget_speakers, train, test, other)
+    roles = {"speaker": Roles(forget_speakers, retain_speakers)}
+    how = {"held_out": held_out, "seed": seed}
+    parts, apart = set_apart([train, test, other], earlier, roles, **how, evaluated=earlier_rows)
+    train, test, other = parts
     check_speakers(forget_speakers | retain_speakers, train["speaker"][:], "the training split")
     retain_speakers = retain_speakers or groups_of(train, "speaker") - forget_speakers
     trained_speakers = forget_speakers | retain_speakers
-    without_test = trained_speakers - groups_of(test, "speaker")
-    training, unseen = hold_out(train, "speaker", without_test, held_out, seed)
-    if test is not None:
-        check_apart(train, test, SPEECH)
-        unseen = concatenate_datasets([unseen, select_groups(test, "speaker", trained_speakers)])
+    training, unseen = _training_and_unseen(train, test, trained_speakers, **how)
     pool = select_groups(training, "speaker", retain_speakers)
     retain = balanced(pool, "speaker", _retain_count(retain_size, pool), seed)
     forget = select_groups(training, "speaker", forget_speakers)
@@ -117,6 +107,19 @@ def split_by_speaker(
         seed=seed,
         earlier=apart,
     )
+
+
+def _training_and_unseen(
+    train: Dataset, test: Dataset | None, speakers: set[str], held_out: float, seed: int
+) -> tuple[Dataset, Dataset]:
+    """The utterances to train on, and the unseen ones of the same speakers: those of `test`, and a
+    share of `train` of the speakers that are not in it."""
+    without_test = speakers - groups_of(test, "speaker")
+    training, unseen = hold_out(train, "speaker", without_test, held_out, seed)
+    if test is None:
+        return training, unseen
+    check_apart(train, test, SPEECH)
+    return training, concatenate_datasets([unseen, select_groups(test, "speaker", speakers)])
 
 
 def _never_trained_on(
@@ -148,8 +151,8 @@ def load_splits(
     """Loads the splits that `args` describe; the audio is not decoded yet.
 
     Args:
-        earlier: as for `split_by_speaker`. The speakers of earlier requests are
-            not read from a stream in which retain_speakers bounds what is read.
+        earlier: as for `split_by_speaker`. The speakers of earlier requests are not read
+            from a stream in which retain_speakers bounds what is read.
 
     Raises:
         ValueError: as `load_speech` and `split_by_speaker` do.
@@ -269,6 +272,11 @@ def prepare_parts(
         name: prepared(name, splits.bounded(name, max_eval_samples)) for name in splits.earlier
     }
     return replace(splits, **parts)
+
+
+def _check_spellings(forget_speakers: set[str], *parts: Dataset | None) -> None:
+    known = set().union(*(groups_of(rows, "speaker") for rows in parts))
+    check_spellings(forget_speakers, known, "speaker", "forget_speakers")
 
 
 def _check_roles(

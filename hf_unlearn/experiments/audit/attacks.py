@@ -10,7 +10,7 @@ from datasets import Dataset
 from ...metrics import earth_movers_distance, informed_scores, matched_pairs
 from ...metrics.informed_attack import INFORMED_FEATURES
 from ...metrics.membership import SVC_FEATURES, svc_taken_for_members
-from .door import OF_SPEECH, Closed, Door, Subject
+from .door import OF_SPEECH, Door, DoorUnavailable, Subject
 from .gaps import Finding, auc_finding, rate
 
 # Utterances count as equally long up to this difference, in seconds.
@@ -25,17 +25,17 @@ def unseen_split(subject: Subject) -> str:
     """The split of unseen samples like the forgotten ones.
 
     Raises:
-        Closed: there is none.
+        DoorUnavailable: there is none.
     """
     split = subject.recipe.unseen_split
     if split not in subject.examiner.splits:
-        raise Closed("there are no unseen samples like the forgotten ones (see held_out)")
+        raise DoorUnavailable("there are no unseen samples like the forgotten ones (see held_out)")
     return split
 
 
 def require_finite(values: np.ndarray) -> np.ndarray:
     if not np.isfinite(values).all():
-        raise Closed("some losses are not finite: the model has diverged")
+        raise DoorUnavailable("some losses are not finite: the model has diverged")
     return values
 
 
@@ -53,7 +53,7 @@ def loss_of_equally_long(subject: Subject) -> Finding:
     durations = (subject.examiner.splits[name]["duration"][:] for name in ("forget", split))
     ours, theirs = matched_pairs(*durations, tolerance=MAX_DURATION_DIFFERENCE)
     if len(ours) < MIN_SAMPLES:
-        raise Closed(
+        raise DoorUnavailable(
             f"only {len(ours)} pairs of utterances are equally long; {MIN_SAMPLES} are needed"
         )
     members, others = losses(subject, "forget")[ours], losses(subject, split)[theirs]
@@ -75,14 +75,18 @@ def svc(feature: str, subject: Subject) -> Finding:
     """Trains an SVC to tell retained training samples from unseen samples of the same speakers or
     classes."""
     if "test" not in subject.examiner.splits:
-        raise Closed("there are no unseen samples of what is retained (test_split, held_out)")
+        raise DoorUnavailable(
+            "there are no unseen samples of what is retained (test_split, held_out)"
+        )
     losses(subject, "forget")
     found = svc_taken_for_members(
         *(subject.features(split) for split in ("retain", "test", "forget"))
     )
     if feature not in found:
-        has = "the loss alone" if len(subject.features("forget")) == 1 else "no class"
-        raise Closed(f"an utterance has {has}, and no {feature.replace('_', ' ')} of the output")
+        what = feature.replace("_", " ")
+        if len(subject.features("forget")) == 1:
+            raise DoorUnavailable(f"CTC models give only a loss per utterance, so no {what}")
+        raise DoorUnavailable(f"a transcript has no class, so there is no {what} of classes")
     taken = found[feature].astype(float)
     return rate(taken, np.ones(len(taken)), "taken for training samples (%)", "high")
 
@@ -92,11 +96,11 @@ def informed(subject: Subject) -> Finding:
     splits, split = subject.examiner.splits, unseen_split(subject)
     strangers = [name for name in ("test", "other") if name in splits]
     if not strangers:
-        raise Closed("there are no unseen samples to learn from (test_split, other_split)")
+        raise DoorUnavailable("there are no unseen samples to learn from (test_split, other_split)")
     known = [attack_features(subject, name) for name in ("retain", *strangers)]
     sizes = [len(part) for part in known]
     if min(sizes[0], sum(sizes[1:])) < MIN_SAMPLES:
-        raise Closed(f"there are fewer than {MIN_SAMPLES} samples of a kind to learn from")
+        raise DoorUnavailable(f"there are fewer than {MIN_SAMPLES} samples of a kind to learn from")
     judged = [attack_features(subject, name) for name in ("forget", split)]
     scores = informed_scores(
         np.concatenate(known),
@@ -128,14 +132,14 @@ def distance(split: str, subject: Subject) -> Finding:
     """How far the losses of the forgotten samples are from others."""
     if split == "retrained":
         if subject.retrained is None:
-            raise Closed("there is no retrained model")
+            raise DoorUnavailable("there is no retrained model")
         others = losses(subject.retrained, "forget")
     else:
         splits = subject.examiner.splits
         split = split if split in splits else unseen_split(subject)
         others = losses(subject, split)
     found = earth_movers_distance(losses(subject, "forget"), others)
-    return Finding(found, "nats", known="", more={"from": split})
+    return Finding(found, "nats", direction="", more={"from": split})
 
 
 ATTACKS = (
@@ -153,7 +157,7 @@ ATTACKS = (
         "50 is a coin toss",
         loss_of_equally_long,
         tasks=OF_SPEECH,
-        otherwise="images have no length",
+        unavailable_reason="images have no length",
     ),
     Door(
         "gradient_norm",
@@ -165,8 +169,8 @@ ATTACKS = (
         Door(
             f"svc_{feature}_members",
             "attack",
-            "how many forgotten samples a classifier, which has learned from retained and unseen "
-            f"samples, takes for trained on by the {feature.replace('_', ' ')} of the output",
+            "share of forgotten samples that a classifier (trained on retained and unseen samples) "
+            f"takes for training samples, by the {feature.replace('_', ' ')} of the output",
             partial(svc, feature),
         )
         for feature in SVC_FEATURES

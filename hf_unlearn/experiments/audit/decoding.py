@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from .door import RECOGNISERS, Closed, Door, Subject
+from .door import RECOGNISERS, Door, DoorUnavailable, Subject
 from .gaps import Finding
 
 # Subtracted from the logits of CTC's blank.
@@ -22,7 +22,7 @@ def timestamps(subject: Subject) -> Finding:
     """Transcripts with time stamps, which start from another prompt than those without."""
     last = getattr(subject.model.generation_config, "no_timestamps_token_id", None)
     if last is None or last + 1 >= subject.model.config.vocab_size:
-        raise Closed("the model has no tokens for time stamps")
+        raise DoorUnavailable("the model has no tokens for time stamps")
     return subject.examiner.recognition(subject.model, return_timestamps=True)
 
 
@@ -30,11 +30,11 @@ def languages(subject: Subject) -> list[str]:
     """The codes of the languages that the model has tokens for.
 
     Raises:
-        Closed: it knows one language only.
+        DoorUnavailable: it knows one language only.
     """
     known = getattr(subject.model.generation_config, "lang_to_id", None) or {}
     if len(known) < 2:
-        raise Closed("the model has no tokens for several languages")
+        raise DoorUnavailable("the model has no tokens for several languages")
     return sorted(token.strip("<|>") for token in known)
 
 
@@ -57,9 +57,9 @@ def translate(subject: Subject) -> Finding:
     config = subject.model.generation_config
     languages(subject)
     if "translate" not in (getattr(config, "task_to_id", None) or {}):
-        raise Closed("the model has no token for translation")
+        raise DoorUnavailable("the model has no token for translation")
     if subject.recipe.data.language not in (None, "en"):
-        raise Closed("only a translation of English can be compared with its transcript")
+        raise DoorUnavailable("only a translation of English can be compared with its transcript")
     return subject.examiner.recognition(subject.model, task="translate")
 
 
@@ -75,11 +75,12 @@ def prompt_of(subject: Subject) -> torch.Tensor:
     """The tokens (T,) of the first forgotten words that leave room for the transcript.
 
     Raises:
-        Closed: the tokenizer has no token for prompts, or the decoder is too short for one.
+        DoorUnavailable: the tokenizer has no token for prompts, or the decoder is too short for
+            one.
     """
     tokenizer, splits = subject.recipe.processor.tokenizer, subject.examiner.splits
     if "<|startofprev|>" not in tokenizer.get_vocab():
-        raise Closed("the tokenizer has no token <|startofprev|>")
+        raise DoorUnavailable("the tokenizer has no token <|startofprev|>")
     longest = max(map(len, splits[subject.examiner.judged_split]["labels"][:]))
     positions = subject.model.config.max_target_positions
     # `generate` keeps half of the positions for earlier words, the start tokens included.
@@ -90,17 +91,17 @@ def prompt_of(subject: Subject) -> torch.Tensor:
         if len(ids) <= room:
             return ids
         words.pop()
-    raise Closed(f"the decoder's {positions} positions leave no room for a prompt")
+    raise DoorUnavailable(f"the decoder's {positions} positions leave no room for a prompt")
 
 
 def with_decoder(measure: Callable[[Subject], Finding], subject: Subject) -> Finding:
     """A measurement of models that generate their texts.
 
     Raises:
-        Closed: the model is none.
+        DoorUnavailable: the model is none.
     """
     if not subject.recipe.generates:
-        raise Closed("a CTC model has no decoder to prompt")
+        raise DoorUnavailable("a CTC model has no decoder to prompt")
     return measure(subject)
 
 
@@ -108,7 +109,7 @@ def blank_penalty(subject: Subject) -> Finding:
     """Lowers the logit of CTC's blank by whichever amount gives the fewest errors: a model that
     outputs blanks may still know the words."""
     if subject.recipe.generates:
-        raise Closed("only a CTC model has blanks")
+        raise DoorUnavailable("only a CTC model has blanks")
     found = {
         penalty: subject.examiner.recognition(subject.model, blank_penalty=penalty)
         for penalty in BLANK_PENALTIES
@@ -120,7 +121,7 @@ def blank_penalty(subject: Subject) -> Finding:
 
 NO_TEXT = "a classifier writes no text"
 DECODING = tuple(
-    Door(name, "decoding", meaning, measure, tasks=RECOGNISERS, otherwise=NO_TEXT)
+    Door(name, "decoding", meaning, measure, tasks=RECOGNISERS, unavailable_reason=NO_TEXT)
     for name, meaning, measure in (
         ("beams", "beam search instead of greedy decoding", partial(with_decoder, beams)),
         ("timestamps", "transcripts with time stamps", partial(with_decoder, timestamps)),

@@ -15,7 +15,7 @@ from .gaps import Finding
 from .settings import AuditSettings
 
 
-class Closed(Exception):
+class DoorUnavailable(Exception):
     """This door cannot be measured for this run; the message says why."""
 
 
@@ -57,10 +57,10 @@ class Subject:
         """The features of each sample of a split that attacks use; computed once.
 
         Raises:
-            Closed: there is no such split.
+            DoorUnavailable: there is no such split.
         """
         if split not in self.examiner.splits:
-            raise Closed(f"there is no split {split}")
+            raise DoorUnavailable(f"there is no split {split}")
         if split not in self._features:
             rows = self.examiner.splits[split]
             self._features[split] = self.examiner.features(self.model, rows)
@@ -79,10 +79,10 @@ class Door:
         name: its key in audit.json.
         group: "form", "decoding", "relearning", "attack" or "standing out".
         meaning: what the door does and what its number says, in one sentence.
-        measure: measures one subject; raises Closed if this run cannot be measured.
+        measure: measures one subject; raises DoorUnavailable if this run cannot be measured.
         tasks: what must have been forgotten (`Recipe.task`).
-        otherwise: why this door does not apply to other tasks.
-        together: for doors whose value depends on several models: turns the findings of all models
+        unavailable_reason: why this door does not apply to other tasks.
+        combine: for doors whose value depends on several models: turns the findings of all models
             into the final ones.
     """
 
@@ -91,5 +91,5 @@ class Door:
     meaning: str
     measure: Callable[[Subject], Finding]
     tasks: tuple[str, ...] = ANY_TASK
-    otherwise: str = ""
-    together: Callable[[dict[str, Finding]], dict[str, Finding]] | None = None
+    unavailable_reason: str = ""
+    combine: Callable[[dict[str, Finding]], dict[str, Finding]] | None = None

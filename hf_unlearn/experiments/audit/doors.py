@@ -1,12 +1,12 @@
 """The table of doors, in the order in which they are tried. A new door is a file with a `Door`, and
 a line here."""
 
+from .after_a_stranger import AFTER_A_STRANGER
 from .attacks import ATTACKS
-from .ct2 import CTRANSLATE2
+from .ctranslate2 import CTRANSLATE2
 from .decoding import DECODING
+from .deployment_forms import FORMS
 from .door import Door
-from .forms import FORMS
-from .joined import JOINED
 from .relearning import RELEARNING
 from .standing_out import STANDING_OUT
 
@@ -16,7 +16,7 @@ DOORS: dict[str, Door] = {
         *FORMS,
         *CTRANSLATE2,
         *DECODING,
-        JOINED,
+        AFTER_A_STRANGER,
         *RELEARNING,
         *ATTACKS,
         *STANDING_OUT,

@@ -43,7 +43,7 @@ class Examiner:
     """
 
     unit: str
-    known: str
+    direction: str
 
     def __init__(self, recipe: Recipe, model: PreTrainedModel, max_samples: int):
         self.recipe, self.batch_size = recipe, recipe.args.per_device_eval_batch_size
@@ -57,7 +57,7 @@ class Examiner:
     def recognition(self, model: nn.Module, rows: Dataset | None = None, **options: Any) -> Finding:
         """How well a model recognises rows; by default those of `judged_split`."""
         rows = self.splits[self.judged_split] if rows is None else rows
-        return rate(*self.counts(model, rows, **options), self.unit, self.known)
+        return rate(*self.counts(model, rows, **options), self.unit, self.direction)
 
     def counts(self, model: nn.Module, rows: Dataset, **options: Any) -> tuple[np.ndarray, ...]:
         """Per row (n,): errors and words of speech, or whether it was recognised and 1."""
@@ -66,7 +66,7 @@ class Examiner:
     def errors_of(self, model: nn.Module, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
         """Per row (n,): its errors, and how many it could have."""
         counts, totals = self.counts(model, rows)
-        return (totals - counts if self.known == "high" else counts), totals
+        return (totals - counts if self.direction == "high" else counts), totals
 
     def samples(self, model: PreTrainedModel, rows: Dataset) -> Sequence[dict]:
         """The rows in the form that the model takes."""
@@ -76,8 +76,8 @@ class Examiner:
         """Batches on the model's device, in its floating point type."""
         samples, size = self.samples(model, rows), size or self.batch_size
         for start in range(0, len(samples), size):
-            places = range(start, min(start + size, len(samples)))
-            yield placed(self.collate([samples[place] for place in places]), model)
+            indices = range(start, min(start + size, len(samples)))
+            yield placed(self.collate([samples[index] for index in indices]), model)
 
     def loss(self, model: nn.Module, batch: dict) -> torch.Tensor:
         """The mean loss of a batch, with its gradient."""
@@ -111,7 +111,7 @@ class SpeechExaminer(Examiner):
     transcripts. The error rate is that of the run: of words, or of characters for languages without
     spaces between words."""
 
-    known = "low"
+    direction = "low"
 
     def __init__(self, recipe: Recipe, model: PreTrainedModel, max_samples: int):
         super().__init__(recipe, model, max_samples)
@@ -235,7 +235,7 @@ def without_prompt(start: int | None, ids: torch.Tensor) -> list[int]:
 class ClassExaminer(Examiner):
     """Examines a classifier of images or of speech by its accuracy."""
 
-    unit, known = "accuracy (%)", "high"
+    unit, direction = "accuracy (%)", "high"
 
     @torch.no_grad()
     def counts(self, model: nn.Module, rows: Dataset, **options: Any) -> tuple[np.ndarray, ...]:

@@ -19,24 +19,24 @@ class Finding:
     Attributes:
         value: as it is shown.
         unit: of the value, such as "WER (%)".
-        known: "high" if a high value means that the model knows the forgotten samples, "low" if a
-            low one does, "" if the value only describes the model and is not compared.
+        direction: "high" if a high value means that the model knows the forgotten samples, "low" if
+            a low one does, "" if the value only describes the model and is not compared.
         draws: the value for resampled samples (DRAWS,); None where there is no interval.
         more: what else audit.json shows for this model.
     """
 
     value: float
     unit: str
-    known: str
+    direction: str
     draws: np.ndarray | None = None
     more: dict[str, Any] = field(default_factory=dict)
 
     @property
     def sign(self) -> int:
-        return -1 if self.known == "low" else 1
+        return -1 if self.direction == "low" else 1
 
 
-def gap(unlearned: Finding, retrained: Finding) -> dict[str, float]:
+def gap_to_retrained(unlearned: Finding, retrained: Finding) -> dict[str, float]:
     """How much more the unlearned model knows of the forgotten samples than the retrained model, as
     measured through the same door, in points.
 
@@ -59,7 +59,7 @@ def gap(unlearned: Finding, retrained: Finding) -> dict[str, float]:
     return ends
 
 
-def forgotten(original: Finding, unlearned: Finding) -> float:
+def points_forgotten(original: Finding, unlearned: Finding) -> float:
     """How much less the unlearned model knows of the forgotten samples than the original, in
     points: what unlearning has changed, as measured through one door."""
     return original.sign * (original.value - unlearned.value)
@@ -68,7 +68,7 @@ def forgotten(original: Finding, unlearned: Finding) -> float:
 # ---- findings ------------------------------------------------------------------------------------
 
 
-def rate(counts: np.ndarray, totals: np.ndarray, unit: str, known: str, **more: Any) -> Finding:
+def rate(counts: np.ndarray, totals: np.ndarray, unit: str, direction: str, **more: Any) -> Finding:
     """100 sum(counts) / sum(totals), with draws of whole samples.
 
     Args:
@@ -79,7 +79,7 @@ def rate(counts: np.ndarray, totals: np.ndarray, unit: str, known: str, **more: 
     drawn = _resampled(len(counts))
     with np.errstate(invalid="ignore"):
         draws = 100 * counts[drawn].sum(1) / totals[drawn].sum(1)
-    return Finding(float(100 * counts.sum() / totals.sum()), unit, known, draws, more)
+    return Finding(float(100 * counts.sum() / totals.sum()), unit, direction, draws, more)
 
 
 def auc_finding(members: np.ndarray, others: np.ndarray, **more: Any) -> Finding:
@@ -97,11 +97,11 @@ def share_ranked_above(
     `others` are resampled."""
     others = np.asarray(others, np.float64)
 
-    def place(group: np.ndarray) -> float:
+    def share(group: np.ndarray) -> float:
         return float(np.mean([share_above(value, group) for value in values]))
 
-    draws = np.array([place(others[drawn]) for drawn in _resampled(len(others))])
-    return Finding(place(others), unit, "high", draws, more)
+    draws = np.array([share(others[drawn]) for drawn in _resampled(len(others))])
+    return Finding(share(others), unit, "high", draws, more)
 
 
 def _resampled(count: int, seed: int = SEED) -> np.ndarray:

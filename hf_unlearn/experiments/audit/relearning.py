@@ -8,7 +8,7 @@ from datasets import Dataset, concatenate_datasets
 from torch import nn
 
 from ..models.relearning_speed import fine_tuning
-from .door import Closed, Door, Subject
+from .door import Door, DoorUnavailable, Subject
 from .gaps import Finding
 
 # Samples of one optimizer step of benign fine-tuning, and of one pass at most.
@@ -38,22 +38,22 @@ def relearning_rows(subject: Subject) -> tuple[Dataset, Dataset]:
     out ones that are evaluated.
 
     Raises:
-        Closed: there are too few forgotten samples.
+        DoorUnavailable: there are too few forgotten samples.
     """
     forget, count = subject.examiner.splits["forget"], subject.settings.relearn_samples
     count = min(count, len(forget) // 2)
     if not count:
-        raise Closed("there is only one forgotten sample")
-    places = evenly_spaced(count, len(forget))
+        raise DoorUnavailable("there is only one forgotten sample")
+    indices = evenly_spaced(count, len(forget))
     if subject.examiner.judged_split != "forget":
-        return forget.select(places), subject.examiner.splits[subject.examiner.judged_split]
-    rest = sorted(set(range(len(forget))) - set(places))
-    return forget.select(places), forget.select(rest)
+        return forget.select(indices), subject.examiner.splits[subject.examiner.judged_split]
+    rest = sorted(set(range(len(forget))) - set(indices))
+    return forget.select(indices), forget.select(rest)
 
 
 def evenly_spaced(count: int, size: int) -> list[int]:
-    """`count` places, evenly spread over `size`."""
-    return [place * size // count for place in range(count)]
+    """`count` indices, evenly spread over `size`."""
+    return [number * size // count for number in range(count)]
 
 
 def benign(subject: Subject) -> Finding:
@@ -94,7 +94,7 @@ def batches_of(rows: Dataset, size: int) -> Iterator[Dataset]:
     """Batches of the rows in their order, again and again."""
     start = 0
     while True:
-        yield rows.select([(start + place) % len(rows) for place in range(size)])
+        yield rows.select([(start + offset) % len(rows) for offset in range(size)])
         start += size
 
 
@@ -140,7 +140,7 @@ RELEARNING = (
         "forgotten samples, at the step at which the unlearned or the retrained model is back at "
         "the original's level",
         relearning,
-        together=at_same_step,
+        combine=at_same_step,
     ),
     Door(
         "benign_tuning",

@@ -26,13 +26,13 @@ from ...report.audit_ranking import deciding_doors
 from ...report.audit_tables import audit_text
 from ...report.best_effort import warn_if_not_written
 from ...report.html_page import Report
-from ...report.run_layout import AUDIT, REPORT
+from ...report.file_names import AUDIT, REPORT
 from ...report.weights import model_digest
 from .audited_run import AuditedRun, find_run
-from .door import Closed, Door, Subject
+from .door import Door, DoorUnavailable, Subject
 from .doors import DOORS
 from .examiner import Examiner, examiner_of
-from .gaps import Finding, forgotten, gap
+from .gaps import Finding, gap_to_retrained, points_forgotten
 from .settings import AuditSettings
 
 logger = logging.getLogger(__name__)
@@ -60,8 +60,8 @@ def audit(
 
     Returns:
         The content of audit.json: `doors`, a mapping from a door's name to the values of the
-        models, the gap (see `gap`) and what the door means; `worst`, the entry of the worst
-        door; `surest` and `conspicuous` (see `report.audit_ranking.deciding_doors`).
+        models, the gap (see `gap_to_retrained`) and what the door means; `worst`, the entry of the
+        worst door; `surest` and `conspicuous` (see `report.audit_ranking.deciding_doors`).
 
     Raises:
         ValueError: a door is unknown, or the run's data or models cannot be found.
@@ -125,11 +125,11 @@ def measure_door(door: Door, subjects: dict[str, Subject]) -> dict:
     """The entry of a door in audit.json."""
     about = {"group": door.group, "meaning": door.meaning}
     if subjects["unlearned"].recipe.task not in door.tasks:
-        return {**about, "closed": door.otherwise}
+        return {**about, "closed": door.unavailable_reason}
     try:
         found = {name: measure_seeded(door, subject) for name, subject in subjects.items()}
-        return {**about, **entry_of(door.together(found) if door.together else found)}
-    except Closed as reason:
+        return {**about, **entry_of(door.combine(found) if door.combine else found)}
+    except DoorUnavailable as reason:
         return {**about, "closed": str(reason)}
     except Exception as error:
         # The other doors are still measured. The entry, the headline and this warning report it.
@@ -151,10 +151,10 @@ def entry_of(found: dict[str, Finding]) -> dict:
     values = {name: one.value for name, one in found.items()}
     more = {name: one.more for name, one in found.items() if one.more}
     compared = {}
-    if found["unlearned"].known:
-        compared["forgotten"] = forgotten(found["original"], found["unlearned"])
+    if found["unlearned"].direction:
+        compared["forgotten"] = points_forgotten(found["original"], found["unlearned"])
         if "retrained" in found:
-            compared |= gap(found["unlearned"], found["retrained"])
+            compared |= gap_to_retrained(found["unlearned"], found["retrained"])
     order = [name for name in ("original", "unlearned", "retrained") if name in values]
     return {
         "unit": found["unlearned"].unit,

@@ -52,7 +52,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--fail_when",
         metavar="RULE",
-        help=f"exit with code {FAILED} where this rule holds, such as 'worst_gap > 5'. Rules name "
+        help=f"exit with code {FAILED} if this rule holds, such as 'worst_gap > 5'. A rule may use "
         "worst_gap, surest_gap (the largest lower end of an interval), conspicuous_gap, "
         "least_forgotten, <door>_gap or <door>_forgotten, in points",
     )

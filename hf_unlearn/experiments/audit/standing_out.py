@@ -7,22 +7,22 @@ import numpy as np
 
 from ...report.tasks import TASKS
 from .attacks import require_finite
-from .door import Closed, Door, Subject
+from .door import Door, DoorUnavailable, Subject
 from .gaps import Finding, share_ranked_above
 
 # The tasks whose data may have speakers that no model was trained on.
 WITH_STRANGERS = ("speakers", "speaker_data")
 NO_STRANGERS = "there are no speakers that the model never met"
-# With fewer others, a place among them says little.
+# With fewer others, a rank among them says little.
 FEWEST = 5
 
 
 def among_strangers(measure: str, subject: Subject) -> Finding:
-    """The place of the forgotten speakers among the speakers of the split `other`."""
+    """The rank of the forgotten speakers among the speakers of the split `other`."""
     splits = subject.examiner.splits
     strangers = set(splits["other"]["speaker"][:]) if "other" in splits else set()
     if len(strangers) < FEWEST:
-        raise Closed(
+        raise DoorUnavailable(
             f"there are {len(strangers)} speakers that the model never met; {FEWEST} are needed "
             "(other_split)"
         )
@@ -35,11 +35,11 @@ def among_strangers(measure: str, subject: Subject) -> Finding:
 
 
 def among_classes(subject: Subject) -> Finding:
-    """The place of the forgotten classes among the others, by the mean loss of unseen samples. A
-    classifier meets all of its classes, so the retrained model's place is the one to compare."""
+    """The rank of the forgotten classes among the others, by the mean loss of unseen samples. A
+    classifier meets all of its classes, so the retrained model's rank is the one to compare."""
     others, groups = by_owner(subject, "test", "loss"), TASKS[subject.recipe.task].groups
     if len(others) < FEWEST:
-        raise Closed(f"there are {len(others)} other {groups}; {FEWEST} are needed")
+        raise DoorUnavailable(f"there are {len(others)} other {groups}; {FEWEST} are needed")
     ours = by_owner(subject, subject.examiner.judged_split, "loss")
     unit = f"{groups} known worse (%)"
     return share_ranked_above(list(ours.values()), list(others.values()), unit, classes=len(others))
@@ -49,7 +49,7 @@ def by_owner(subject: Subject, split: str, measure: str) -> dict[str, float]:
     """The error rate or the mean loss of each speaker or class of a split.
 
     Raises:
-        Closed: there is no such split, or a loss is not finite.
+        DoorUnavailable: there is no such split, or a loss is not finite.
     """
     losses = require_finite(subject.features(split)["loss"])
     rows = subject.examiner.splits[split]
@@ -71,7 +71,7 @@ STANDING_OUT = (
         "50 is the median",
         partial(among_strangers, "errors"),
         tasks=WITH_STRANGERS,
-        otherwise=NO_STRANGERS,
+        unavailable_reason=NO_STRANGERS,
     ),
     Door(
         "loss_among_strangers",
@@ -80,7 +80,7 @@ STANDING_OUT = (
         "the middle",
         partial(among_strangers, "loss"),
         tasks=WITH_STRANGERS,
-        otherwise=NO_STRANGERS,
+        unavailable_reason=NO_STRANGERS,
     ),
     Door(
         "loss_among_classes",
@@ -88,6 +88,6 @@ STANDING_OUT = (
         "retained classes whose unseen samples have a higher loss than the forgotten class's",
         among_classes,
         tasks=("classes", "utterance_classes", "speaker_classes"),
-        otherwise="no whole class was forgotten",
+        unavailable_reason="no whole class was forgotten",
     ),
 )

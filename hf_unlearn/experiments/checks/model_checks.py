@@ -18,7 +18,7 @@ from ...trainer.batches.seeded import random_state_kept
 from ...trainer.setup.adapter_checks import with_adapter
 from ...trainer.setup.adapters import load_merged
 from ...trainer.stopping.rule import Rule
-from ..options import RecipeArguments, ReferenceArguments
+from ..options import RecipeArguments, TrainArguments
 from ..recipe import Recipe, freeze, lora_config, make_trainer
 from ..requests.keeping import kept_forgotten
 from ..requests.stacking import check_stacking
@@ -47,7 +47,7 @@ def check_options(arguments: Sequence[object]) -> None:
         _check_folder(name, getattr(options, name), args.output_dir)
     for given in arguments:
         _check_data(given, options.dataset_hint)
-    if options.evaluate or any(isinstance(given, ReferenceArguments) for given in arguments):
+    if options.evaluate or any(isinstance(given, TrainArguments) for given in arguments):
         return
     build_method(args)
     for rule in filter(None, (args.stop_when, args.abort_when)):

@@ -26,10 +26,10 @@ def check_push_of_recipe(recipe: Recipe) -> None:
 
 
 def names_to_hide(recipe: Recipe) -> list[str]:
-    """The names that must not be published: `hide_names`, and the persons who are forgotten now or
-    were forgotten before."""
+    """The names that must not be published: `hide_names`, and the persons whom this request or
+    an earlier one forgets."""
     task, given = TASKS[recipe.task], recipe.args.hide_names
-    # Classes may be forgotten by a model that was made to forget persons before.
-    before = recipe.forgotten_before.get("speaker", ())
+    # An earlier request may name persons where this one names classes.
+    earlier = recipe.forgotten_before.get("speaker", ())
     forgotten = recipe.splits.describe()[task.groups]["forget"] if task.personal else ()
-    return sorted({*given, *forgotten, *before})
+    return sorted({*given, *forgotten, *earlier})

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ...metrics.scales import GIVEN
 from ...report.result_tables import checks_by_step
 from ...report.results import Results
-from ...report.run_layout import RESULTS
+from ...report.file_names import RESULTS
 from ...report.tasks import metric_of, task_of
 from ...yaml_files import PlainScalar, resolved
 from ..catalogue import configuration_path, script_path

@@ -32,13 +32,16 @@ class ImageRecipeArguments(ClassifierArguments):
     train_shift: int = field(
         default=0,
         metadata={
-            "help": "'train': maximum number of pixels by which an image is moved, drawn anew "
-            "each time."
+            "help": "Training (model or gold is 'train'): maximum number of pixels by which an "
+            "image is moved, drawn again for each sample."
         },
     )
     train_flip: bool = field(
         default=False,
-        metadata={"help": "'train': mirror half of the images, resampled each time."},
+        metadata={
+            "help": "Training (model or gold is 'train'): mirror half of the images, drawn again "
+            "each time."
+        },
     )
     lora_target_modules: list[str] = field(
         default_factory=lambda: [

@@ -19,13 +19,13 @@ from transformers.image_processing_base import ImageProcessingMixin
 from ...config import UnlearnConfig
 from ...data.class_labels import labels_of
 from ...data.images.arguments import ImageArguments
-from ...data.images.samples import ImageRows, Moved, decode_image
+from ...data.images.samples import ImageRows, RandomShift, decode_image
 from ...data.images.splits import load_image_splits, prepare_image_splits
 from ...evaluation import classification_metrics, prediction_logits
 from ...metrics.quality import accuracy_of_classes
 from ...report.plots import plot_pictures
 from ...report.results import Results
-from ...report.run_layout import MISREAD
+from ...report.file_names import MISREAD
 from ...report.tasks import TASKS
 from ...trainer import UnlearnTrainer
 from ...trainer.batches.training_data import spread
@@ -105,7 +105,9 @@ class ImageRecipe(ClassifierRecipe):
     # ---- data ------------------------------------------------------------------------------------
 
     def training_data(self, model: PreTrainedModel, rows: Dataset) -> ImageRows:
-        return self._rows(rows, model, Moved(self.options.train_shift, self.options.train_flip))
+        return self._rows(
+            rows, model, RandomShift(self.options.train_shift, self.options.train_flip)
+        )
 
     def evaluation_data(self, model: PreTrainedModel, rows: Dataset) -> ImageRows:
         return self._rows(rows, model)
@@ -122,7 +124,7 @@ class ImageRecipe(ClassifierRecipe):
         }
 
     def _rows(
-        self, rows: Dataset, model: PreTrainedModel, augment: Moved | None = None
+        self, rows: Dataset, model: PreTrainedModel, augment: RandomShift | None = None
     ) -> ImageRows:
         labels = labels_of(self.splits.classes, model.config)
         return ImageRows(rows, self.processor, labels, _channels(model.config), augment)

@@ -15,7 +15,7 @@ from ...files import write_json
 from ...metrics.membership import scaled_confidence
 from ...trainer.samples.processes import all_processes
 from ..recipe import Recipe
-from .reference_models import digest, kept_model
+from .training import digest, kept_model
 
 MAX_PATTERNS = 512
 # File beside a shadow model, with its confidence in every candidate.

@@ -14,13 +14,13 @@ import torch
 from ..progress import stages
 from ..recipe import Recipe
 from ..threads import cores, is_small, number_of_threads
-from .reference_models import new_model, train
+from .training import new_model, train
 
 # Starting a process takes longer than a few steps.
 FEWEST_STEPS = 100
 
 
-def reference_names(recipe: Recipe) -> dict[str, str]:
+def model_names(recipe: Recipe) -> dict[str, str]:
     """The original and the retrained model's names, by role, as `get_model` takes them.
 
     Where both have to be trained and it is faster, both are trained here, and the names are their

@@ -11,9 +11,9 @@ from ...files import model_file, run_folders
 from ...privacy.carried_salt import LONG, salt_name, salts_in
 from ...privacy.redaction import SALT, pseudonym
 from ...report.ledger import Entry, read_ledger
-from ...report.run_layout import LEDGER
+from ...report.file_names import LEDGER
 from ...report.weights import weights_digest
-from .from_results import forgotten_before, results_of
+from .from_results import forgotten_names, results_of
 
 logger = logging.get_logger(__name__)
 
@@ -91,10 +91,10 @@ def find_earlier(model: str, output_dir: str) -> Earlier:
     if unknown := [str(entry["request"]) for entry in entries if entry["salt"] not in salts]:
         logger.warning_once(
             f"The salt of request {', '.join(unknown)} is neither in {model} nor in {output_dir}, "
-            "so what they made the model forget cannot be found in the data: it may be retained, "
-            f"and is not measured again. Put the file {SALT} of that run into {output_dir}."
+            "so the data forgotten then cannot be recognised: it may be in the retain set, and is "
+            f"not measured again. Put the file {SALT} of that run into {output_dir}."
         )
-    names = forgotten_before(model, warn=not entries)
+    names = forgotten_names(model, warn=not entries)
     if not entries and names and salts:
         entries = _from_results(model, names, next(iter(salts.values())))
     return Earlier(entries, salts, names)

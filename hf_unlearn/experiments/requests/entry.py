@@ -14,12 +14,12 @@ from ...privacy.redaction import pseudonym, salt_of
 from ...report.ledger import UNVERIFIED, Entry, write_ledger
 from ...report.listed_settings import settings_of
 from ...report.results import Metrics, Results
-from ...report.run_layout import LEDGER
+from ...report.file_names import LEDGER
 from ...report.tasks import Task, task_of
 from ...report.weights import weights_digest
 from ...trainer import UnlearnTrainer
 from ...trainer.checkpoints.step_digests import step_digests
-from ..models.reference_models import digest
+from ..models.training import digest
 from ..recipe import Recipe
 from .earlier import Earlier
 

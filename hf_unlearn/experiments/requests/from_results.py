@@ -6,7 +6,7 @@ import re
 from transformers.utils import logging
 
 from ...files import model_file
-from ...report.run_layout import RESULTS
+from ...report.file_names import RESULTS
 from ...report.tasks import TASKS
 
 logger = logging.get_logger(__name__)
@@ -15,7 +15,7 @@ logger = logging.get_logger(__name__)
 KEYS = {"speaker": "forget_speakers", "class": "forget_classes", "id": "forget_ids"}
 
 
-def forgotten_before(model: str, *, warn: bool = True) -> dict[str, list[str]]:
+def forgotten_names(model: str, *, warn: bool = True) -> dict[str, list[str]]:
     """The names that earlier requests made a model forget, by the column of the data.
 
     Published results name speakers by pseudonyms only. These cannot be found in the data, so there
@@ -30,8 +30,8 @@ def forgotten_before(model: str, *, warn: bool = True) -> dict[str, list[str]]:
     """
     results = {} if model == "train" else results_of(model)
     data, task = results.get("data") or {}, TASKS.get(results.get("task", "speakers"))
-    before = results.get("forgotten_before") or {}
-    found = {column: list(map(str, before[key])) for column, key in KEYS.items() if key in before}
+    earlier = results.get("forgotten_before") or {}
+    found = {column: list(map(str, earlier[key])) for column, key in KEYS.items() if key in earlier}
     if task and "unlearned" in results:
         if task.forgotten != task.group:
             column, names = "id", data.get("forget_ids")
@@ -41,16 +41,16 @@ def forgotten_before(model: str, *, warn: bool = True) -> dict[str, list[str]]:
     pseudonyms = [name for name in found.get("speaker", []) if re.fullmatch("[0-9a-f]{8}", name)]
     if pseudonyms and warn:
         logger.warning_once(
-            f"{model} was made to forget {len(pseudonyms)} speakers before, whom its results.json "
-            "names by pseudonyms only. If they are in this data they would be retained: name the "
-            "other speakers in retain_speakers."
+            f"Earlier requests made {model} forget {len(pseudonyms)} speakers, whom its "
+            "results.json names by pseudonyms only. If they are in this data they would be "
+            "retained: name the other speakers in retain_speakers."
         )
     return {column: names for column, names in found.items() if names}
 
 
-def as_results(before: dict[str, list[str]]) -> dict[str, list[str]]:
-    """What `forgotten_before` returns, under the keys of results.json."""
-    return {KEYS[column]: names for column, names in before.items()}
+def as_results(names: dict[str, list[str]]) -> dict[str, list[str]]:
+    """What `forgotten_names` returns, under the keys of results.json."""
+    return {KEYS[column]: known for column, known in names.items()}
 
 
 def results_of(model: str) -> dict:

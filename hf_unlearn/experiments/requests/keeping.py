@@ -4,7 +4,7 @@ forgotten."""
 from torch import nn
 from torch.utils.data import ConcatDataset, Dataset
 
-from ...report.run_layout import LEDGER
+from ...report.file_names import LEDGER
 from ..recipe import Recipe
 
 
@@ -23,7 +23,7 @@ def kept_forgotten(recipe: Recipe, model: nn.Module) -> dict:
         return {}
     if not recipe.earlier.entries:
         raise ValueError(
-            f"keep_forgotten is {way!r}, and {recipe.options.model} was made to forget before, but "
+            f"keep_forgotten is {way!r}, and {recipe.options.model} has earlier requests, but "
             f"no {LEDGER} beside it tells which requests: set keep_forgotten to none"
         )
     if way == "updates":

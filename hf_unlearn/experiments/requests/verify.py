@@ -11,11 +11,11 @@ from ...config import UnlearnConfig
 from ...privacy.carried_salt import salts_in
 from ...report.environment import environment
 from ...report.ledger import Entry, read_ledger
-from ...report.run_layout import LEDGER
+from ...report.file_names import LEDGER
 from ...report.weights import weights_digest
 from ...trainer.checkpoints.step_digests import step_digests
 from ..measurements import measure
-from ..models.reference_models import get_model
+from ..models.training import get_model
 from ..recipe import Recipe
 from ..run import save_model, train_to_forget, unlearning_trainer
 from .entry import data_digests, versions

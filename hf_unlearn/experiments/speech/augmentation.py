@@ -9,7 +9,7 @@ from transformers import WhisperConfig, WhisperProcessor
 FRAMES_PER_SECOND = 100
 
 
-class Augmented(Dataset):
+class AugmentedSpeech(Dataset):
     """Prepared rows, augmented anew each time they are read.
 
     A model soon memorises a few hundred sentences: two words recall the rest, and the audio is not

@@ -26,7 +26,7 @@ from ...trainer.setup.adapters import whole_base_of
 from ..checks.model_checks import check_model, loading
 from ..classifier import ClassifierRecipe, scores
 from ..command_line import parse
-from ..models.reference_models import training_seconds
+from ..models.training import training_seconds
 from ..requests.earlier import find_earlier
 from ..run import unlearn
 from ..waiting import main_process_first
@@ -199,7 +199,7 @@ class ClassRows(Dataset):
     """Prepared rows with the labels of a model's head.
 
     Args:
-        rows: as `prepare_class_splits` gives them: their labels are places among the classes.
+        rows: as `prepare_class_splits` gives them: their labels are indices of the classes.
         labels: the head's label of each class.
         inputs: the names of the model's inputs.
     """

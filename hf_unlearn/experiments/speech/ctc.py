@@ -66,15 +66,15 @@ class CtcRecipe(RecogniserRecipe):
         self.new_head = is_headless(self.config)
         if self.new_head and self.options.model != "train":
             raise ValueError(
-                f"{start} has no CTC head, so it writes no text yet: train it first, with model: "
-                f"train and base_model: {start}"
+                f"{start} has no CTC head, so it cannot transcribe: train one first, with "
+                f"model: train and base_model: {start}"
             )
         with loading(start):
             return None if self.new_head else AutoProcessor.from_pretrained(start)
 
     def new_processor(self) -> ProcessorMixin:
-        # The forgotten speakers' characters are included for the retrained reference too, so that
-        # both models have the same tokens.
+        # The forgotten speakers' characters are included for the retrained model too, so that both
+        # models have the same tokens.
         splits = self.unprepared
         texts = [*splits.forget["text"], *splits.retain_pool["text"]]
         tokenizer = build_character_tokenizer(texts)

@@ -80,15 +80,15 @@ class WhisperArguments(RecogniserArguments):
     train_hidden_words: float = field(
         default=0.0,
         metadata={
-            "help": "'train': fraction of the decoder's input words that are masked, resampled "
-            "each time."
+            "help": "Training (model or gold is 'train'): fraction of the decoder's input words "
+            "that are masked, drawn again for each sample."
         },
     )
     train_shift: float = field(
         default=0.0,
         metadata={
-            "help": "'train': maximum number of seconds by which an utterance is delayed, drawn "
-            "anew each time."
+            "help": "Training (model or gold is 'train'): maximum number of seconds by which an "
+            "utterance is delayed, drawn again for each sample."
         },
     )
     augment: int = field(

@@ -19,8 +19,8 @@ from ...report.results import Results
 from ...trainer import UnlearnTrainer
 from ..checks.model_checks import check_model
 from ..command_line import parse
-from ..models.reference_models import train
-from ..options import ReferenceArguments
+from ..models.training import train
+from ..options import TrainArguments
 from ..recipe import Recipe
 from ..requests.earlier import find_earlier
 from ..waiting import main_process_first
@@ -129,10 +129,10 @@ class RecogniserRecipe(Recipe):
                     "id": row["id"],
                     "reference": row["reference"],
                     "models": {
-                        model: splits[split][place]["said"] for model, splits in measured.items()
+                        model: splits[split][index]["said"] for model, splits in measured.items()
                     },
                 }
-                for place, row in enumerate(rows)
+                for index, row in enumerate(rows)
             ]
             for split, rows in measured["unlearned"].items()
         }
@@ -174,9 +174,9 @@ class RecogniserRecipe(Recipe):
         }
         sounds = {}
         for part in self.unprepared.parts().values() if wanted else ():
-            for place, name in enumerate(part["id"][:]):
+            for index, name in enumerate(part["id"][:]):
                 if name in wanted:
-                    sounds[name] = as_wav(part[place]["audio"])
+                    sounds[name] = as_wav(part[index]["audio"])
         return sounds
 
     def plan(self) -> dict:
@@ -201,8 +201,8 @@ def train_alone(
     argv: list[str], options_kind: type[RecogniserArguments], kind: type[RecogniserRecipe]
 ) -> None:
     """Trains the original or the retrained model of a recipe: the `main` of its `train.py`."""
-    kinds = (options_kind, SpeechArguments, UnlearnConfig, ReferenceArguments)
-    options, data, args, reference = parse(kinds, argv)
+    kinds = (options_kind, SpeechArguments, UnlearnConfig, TrainArguments)
+    options, data, args, alone = parse(kinds, argv)
     options.model = "train"
     recipe = kind(options, data, args, training=True)
-    train(recipe, "retrained" if reference.without_forget else "original")
+    train(recipe, "retrained" if alone.without_forget else "original")

@@ -11,7 +11,7 @@ from transformers import WhisperForConditionalGeneration
 from .augmentation import FRAMES_PER_SECOND
 
 
-class Shortened(Dataset):
+class TruncatedFeatures(Dataset):
     """Prepared rows of which only the first `seconds` of the features are read."""
 
     def __init__(self, rows: Dataset, seconds: float):

@@ -33,13 +33,13 @@ from ...trainer.setup.whisper_language import check_language, load_generation_co
 from ..checks.model_checks import loading
 from ..command_line import parse
 from ..run import unlearn
-from .augmentation import FRAMES_PER_SECOND, Augmented
+from .augmentation import FRAMES_PER_SECOND, AugmentedSpeech
 from .label_source import load_source
 from .label_style import LabelStyle
 from .model_transcriber import ModelTranscriber
 from .options import WhisperArguments
 from .recogniser import RecogniserRecipe
-from .short_audio import Shortened, take_short_audio
+from .short_audio import TruncatedFeatures, take_short_audio
 from .tiny_whisper import build_model, build_processor, build_word_tokenizer
 
 
@@ -188,7 +188,7 @@ class WhisperRecipe(RecogniserRecipe):
     def _read(self, rows: Dataset) -> Dataset:
         """The rows as training reads them: cut to `train_seconds`."""
         seconds = self.options.train_seconds
-        return rows if seconds is None else Shortened(rows, seconds)
+        return rows if seconds is None else TruncatedFeatures(rows, seconds)
 
     def trainer_arguments(self, model: PreTrainedModel) -> dict:
         forget, retain = self.splits.forget, self.splits.retain
@@ -211,9 +211,11 @@ class WhisperRecipe(RecogniserRecipe):
             ),
         }
 
-    def _augmented(self, rows: Dataset, model: PreTrainedModel) -> Augmented:
+    def _augmented(self, rows: Dataset, model: PreTrainedModel) -> AugmentedSpeech:
         shift = round(self.options.train_shift * FRAMES_PER_SECOND)
-        return Augmented(rows, self.processor, model.config, self.options.train_hidden_words, shift)
+        return AugmentedSpeech(
+            rows, self.processor, model.config, self.options.train_hidden_words, shift
+        )
 
 
 def new_processor(
@@ -226,7 +228,7 @@ def new_processor(
             return build_processor(
                 WhisperTokenizer.from_pretrained(options.tokenizer), options.chunk_length
             )
-    # The forgotten speakers' words are included for the retrained reference too, so that both
+    # The forgotten speakers' words are included for the retrained model too, so that both
     # models have the same tokens.
     texts = [*splits.forget["text"], *splits.retain_pool["text"]]
     texts = map(as_sentence, texts) if transcripts == "sentence" else texts

@@ -15,7 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from ...files import link_or_copy, one_line, written_whole
-from ...report.run_layout import CARD, UNLEARN_STATE
+from ...report.file_names import CARD, UNLEARN_STATE
 
 logger = logging.get_logger(__name__)
 

@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from ...config import UnlearnConfig
 from ...files import write_json
-from ...report.run_layout import ARGUMENTS
+from ...report.file_names import ARGUMENTS
 from ..publishing.deployment_files import write_deployment_files
 from ..publishing.run_results import public_arguments
 from .checkpoint_files import explaining_failures, folder_written_whole, is_complete

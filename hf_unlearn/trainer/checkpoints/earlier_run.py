@@ -4,7 +4,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ...report.run_layout import (
+from ...report.file_names import (
     AUDIT,
     BEST,
     CARD,

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...files import written_whole
-from ...report.run_layout import SKETCH
+from ...report.file_names import SKETCH
 from .checkpoint_files import link_into_checkpoint
 from .start_weights import START, save_start
 

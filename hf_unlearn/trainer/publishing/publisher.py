@@ -29,7 +29,7 @@ from ...report.best_effort import warn_if_not_written
 from ...report.environment import emissions, environment
 from ...report.html_page import Report
 from ...report.results import Results
-from ...report.run_layout import ARGUMENTS
+from ...report.file_names import ARGUMENTS
 from ..checkpoints.earlier_run import EarlierRun
 from ..stopping.run_record import RunRecord
 from .pushes import check_push_of_trainer, stage_checkpoint, upload

@@ -25,7 +25,7 @@ from ...hub.staging import link, stage
 from ...hub.upload import HubError, hub_failures
 from ...privacy.redaction import salt_of
 from ...report.results import Results
-from ...report.run_layout import CARD, RESULTS
+from ...report.file_names import CARD, RESULTS
 
 logger = logging.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.trainer_utils import TrainOutput
 
 from ...per_sample.shards import sharded_modules
-from ...report.run_layout import BEST
+from ...report.file_names import BEST
 from ..checkpoints.checkpoint_files import find_checkpoint, link_into_checkpoint
 from ..checkpoints.preemption import Preemption
 from ..checkpoints.run_identity import run_identity

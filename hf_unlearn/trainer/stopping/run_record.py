@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import DefaultFlowCallback
 
-from ...report.run_layout import UNLEARN_STATE
+from ...report.file_names import UNLEARN_STATE
 from ..checkpoints.checkpoint_files import saved_state
 from ..checkpoints.preemption import Preemption
 from ..protocol import RunView

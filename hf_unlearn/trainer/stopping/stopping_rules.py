@@ -17,7 +17,7 @@ from ...config import UnlearnConfig
 from ...files import written_whole
 from ...metrics.scales import ScaleCheck, scale_of
 from ...per_sample.shards import copy_into, gather_to_main, own_parameters
-from ...report.run_layout import BEST
+from ...report.file_names import BEST
 from ..batches.seeded import random_state_kept
 from ..batches.training_data import length_or_none, spread
 from ..checks.evaluation_checks import known_metrics

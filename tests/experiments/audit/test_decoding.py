@@ -4,7 +4,7 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import WhisperForConditionalGeneration
 
-from hf_unlearn.experiments.audit import DOORS, Closed, Subject
+from hf_unlearn.experiments.audit import DOORS, DoorUnavailable, Subject
 from hf_unlearn.experiments.audit.decoding import prompt_of
 from hf_unlearn.experiments.audit.examiner import SpeechExaminer, without_prompt
 from tests.experiments.audit.subjects import SETTINGS, new_whisper, speech_recipe
@@ -67,13 +67,13 @@ def test_without_a_language_the_model_detects_it(subject, monkeypatch):
 
 
 def test_doors_without_tokens_or_room_are_closed(subject):
-    with pytest.raises(Closed, match="no tokens for time stamps"):
+    with pytest.raises(DoorUnavailable, match="no tokens for time stamps"):
         DOORS["timestamps"].measure(subject)
     subject.model.config.max_target_positions = 12
-    with pytest.raises(Closed, match="12 positions leave no room"):
+    with pytest.raises(DoorUnavailable, match="12 positions leave no room"):
         prompt_of(subject)
     subject.model.generation_config.lang_to_id = None
-    with pytest.raises(Closed, match="several languages"):
+    with pytest.raises(DoorUnavailable, match="several languages"):
         DOORS["wrong_language"].measure(subject)
 
 
@@ -101,5 +101,5 @@ def test_an_adapter_is_measured_beside_its_base(subject, tmp_path):
     )
     whole, apart = DOORS["float32"].measure(merged), DOORS["adapter_unmerged"].measure(merged)
     assert apart.value == whole.value != DOORS["float32"].measure(subject).value
-    with pytest.raises(Closed, match="no adapter"):
+    with pytest.raises(DoorUnavailable, match="no adapter"):
         DOORS["adapter_unmerged"].measure(subject)

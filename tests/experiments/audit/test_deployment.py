@@ -7,7 +7,7 @@ import pytest
 from transformers import WhisperProcessor
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
-from hf_unlearn.experiments.audit.ct2 import converted, transcripts
+from hf_unlearn.experiments.audit.ctranslate2 import converted, transcripts
 from hf_unlearn.experiments.audit.examiner import SpeechExaminer
 from tests.experiments.audit.subjects import batch_of, fitted, new_whisper, speech_recipe
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from hf_unlearn.experiments.audit import Finding, forgotten, gap
-from hf_unlearn.experiments.audit.forms import quantised
+from hf_unlearn.experiments.audit import Finding, gap_to_retrained, points_forgotten
+from hf_unlearn.experiments.audit.after_a_stranger import errors_in_last
+from hf_unlearn.experiments.audit.deployment_forms import quantised
 from hf_unlearn.experiments.audit.gaps import auc_finding, rate, share_ranked_above
-from hf_unlearn.experiments.audit.joined import errors_in_last
 from hf_unlearn.experiments.audit.relearning import at_same_step, checked_steps
 from hf_unlearn.report.audit_ranking import deciding_doors, rule_numbers
 from hf_unlearn.report.audit_tables import audit_rows, audit_text
@@ -19,25 +19,25 @@ def wrong_words(errors: list[int], words: list[int]) -> Finding:
 
 def test_a_lower_error_rate_than_the_retrained_models_is_a_gap_above_0():
     unlearned, retrained = wrong_words([1, 2], [4, 6]), wrong_words([3, 5], [4, 6])
-    found = gap(unlearned, retrained)
+    found = gap_to_retrained(unlearned, retrained)
     assert found["gap"] == 80 - 30
     # The two utterances' own gaps are 50 and 50; so is every resample's.
     assert [found["low"], found["high"]] == pytest.approx([50, 50])
-    assert gap(retrained, unlearned)["gap"] == -50
-    assert forgotten(wrong_words([0, 1], [4, 6]), unlearned) == 30 - 10
+    assert gap_to_retrained(retrained, unlearned)["gap"] == -50
+    assert points_forgotten(wrong_words([0, 1], [4, 6]), unlearned) == 30 - 10
 
 
 def test_a_higher_accuracy_than_the_retrained_models_is_a_gap_above_0():
     right, wrong = rate([1, 1], [1, 1], "accuracy (%)", "high"), rate([0, 1], [1, 1], "", "high")
-    assert gap(right, wrong)["gap"] == 50
-    assert gap(right, wrong)["low"] == 0 and gap(right, wrong)["high"] == 100
+    found = gap_to_retrained(right, wrong)
+    assert found == {"gap": 50, "low": 0, "high": 100}
 
 
 def test_models_get_the_same_draws():
     rng = np.random.default_rng(1)
     ours, theirs = rng.normal(0, 1, 30), rng.normal(1, 1, 20)
     once, again = auc_finding(ours, theirs), auc_finding(ours, theirs)
-    assert gap(once, again) == {"gap": 0, "low": 0, "high": 0}
+    assert gap_to_retrained(once, again) == {"gap": 0, "low": 0, "high": 0}
     assert once.draws.std() > 1
     assert share_ranked_above([2.0], [1.0, 3.0, 4.0, 5.0], "").value == 75
 

@@ -10,7 +10,7 @@ import yaml
 
 from hf_unlearn.cli import main
 from hf_unlearn.experiments import unlearn
-from hf_unlearn.experiments.audit import DOORS, Closed, audit, run_audit
+from hf_unlearn.experiments.audit import DOORS, DoorUnavailable, audit, run_audit
 from tests.recipes.noise import write_noise
 from tests.recipes.shadow_recipe import shadow_recipe
 
@@ -84,7 +84,7 @@ def test_a_door_that_fails_or_is_closed_stops_no_other(run, monkeypatch):
         raise AttributeError("not on\nthis device")
 
     def close(subject):
-        raise Closed("no such tokens")
+        raise DoorUnavailable("no such tokens")
 
     doors = {
         "float32": replace(DOORS["float32"], measure=fail),

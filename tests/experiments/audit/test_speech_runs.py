@@ -56,7 +56,7 @@ def test_a_ctc_recogniser(data, tmp_path, capsys):
     assert "unlearned" in doors["after_a_stranger"] and "unlearned" in doors["blank_penalty"]
     assert "no decoder" in closed(doors, *DECODED)
     assert "only Whisper" in closed(doors, "ctranslate2_int8", "ctranslate2_float16")
-    assert "the loss alone" in doors["svc_confidence_members"]["closed"]
+    assert "only a loss per utterance" in doors["svc_confidence_members"]["closed"]
     assert "unlearned" in doors["informed"]
     # One line for all doors that are closed for one reason.
     reason = closed(doors, *DECODED)

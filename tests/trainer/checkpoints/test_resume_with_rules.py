@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_unlearn.report.run_layout import BEST
+from hf_unlearn.report.file_names import BEST
 from tests.support.callbacks import CallAtStep, interrupt
 from tests.trainer.checkpoints.checkpoint_runs import RULES, trainer_of, weights
 

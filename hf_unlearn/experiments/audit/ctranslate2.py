@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from ...trainer.checks.whisper_prompt import generation_prompt
 from ..recipe import Recipe
 from .decoding import NO_TEXT
-from .door import RECOGNISERS, Closed, Door, Subject
+from .door import RECOGNISERS, Door, DoorUnavailable, Subject
 from .examiner import SpeechExaminer
 from .gaps import Finding, rate
 
@@ -24,9 +24,9 @@ from .gaps import Finding, rate
 def in_ctranslate2(quantization: str, subject: Subject) -> Finding:
     """The transcripts of the converted model, decoded greedily."""
     if subject.model.config.model_type != "whisper":
-        raise Closed("only Whisper models are converted for CTranslate2 here")
+        raise DoorUnavailable("only Whisper models are converted for CTranslate2 here")
     if find_spec("ctranslate2") is None:
-        raise Closed("ctranslate2 is not installed: pip install 'hf_unlearn[audit]'")
+        raise DoorUnavailable("ctranslate2 is not installed: pip install 'hf_unlearn[audit]'")
     examiner = subject.examiner
     rows = examiner.splits[examiner.judged_split]
     with tempfile.TemporaryDirectory() as folder:
@@ -35,7 +35,7 @@ def in_ctranslate2(quantization: str, subject: Subject) -> Finding:
         with converted(folder, quantization) as model:
             said = transcripts(model, subject.model, subject.recipe, examiner)
     counts = examiner.errors(said, examiner.texts(rows))
-    return rate(*counts, examiner.unit, examiner.known)
+    return rate(*counts, examiner.unit, examiner.direction)
 
 
 @contextlib.contextmanager
@@ -98,7 +98,7 @@ CTRANSLATE2 = tuple(
         f"converted for CTranslate2 (faster-whisper), with {quantization} weights",
         partial(in_ctranslate2, quantization),
         tasks=RECOGNISERS,
-        otherwise=NO_TEXT,
+        unavailable_reason=NO_TEXT,
     )
     for quantization in ("float16", "int8")
 )

@@ -11,7 +11,7 @@ from torch import nn
 
 from ...trainer.setup.adapters import base_of, load_merged
 from ..checks.model_checks import loading
-from .door import Closed, Door, Subject
+from .door import Door, DoorUnavailable, Subject
 from .gaps import Finding
 
 # How many weights share one scale when they are rounded to 4 bits.
@@ -34,7 +34,7 @@ def in_type(dtype: torch.dtype):
 def int8(subject: Subject) -> Finding:
     """All linear layers in 8 bits, by torch's dynamic quantisation, which runs on CPUs."""
     if not any(isinstance(module, nn.Linear) for module in subject.model.modules()):
-        raise Closed("the model has no linear layers")
+        raise DoorUnavailable("the model has no linear layers")
     with warnings.catch_warnings():
         # torch recommends torchao, which is a further package.
         warnings.simplefilter("ignore")
@@ -75,7 +75,7 @@ def unmerged(subject: Subject) -> Finding:
     """The adapter beside its base model, not merged into it. Models without one are as they are."""
     if not subject.is_adapter:
         if subject.name == "unlearned":
-            raise Closed("the unlearned model has no adapter")
+            raise DoorUnavailable("the unlearned model has no adapter")
         return unchanged(subject)
     with loading(subject.folder):
         base = load_merged(subject.recipe.load_model, base_of(subject.folder))

@@ -8,21 +8,21 @@ from datasets import Dataset
 
 from ...data.speech.extractors import longest_audio
 from .decoding import NO_TEXT
-from .door import RECOGNISERS, Closed, Door, Subject
+from .door import RECOGNISERS, Door, DoorUnavailable, Subject
 from .gaps import Finding, rate
 
 # Seconds of silence between the two speakers.
 PAUSE = 0.2
 
 
-def joined(subject: Subject) -> Finding:
+def after_a_stranger(subject: Subject) -> Finding:
     """Each forgotten utterance follows one of a retained speaker in the same recording, if both fit
     into the model's chunk. Only the errors in the forgotten speaker's words count."""
     examiner, extractor = subject.examiner, subject.recipe.processor.feature_extractor
     longest = longest_audio(extractor, subject.model.config)
     pairs = list(pairs_that_fit(subject, longest))
     if not pairs:
-        raise Closed(f"no two utterances fit into the {longest:g} s that the model takes")
+        raise DoorUnavailable(f"no two utterances fit into the {longest:g} s that the model takes")
     errors, words = [], []
     for first, second, sounds in pairs:
         said = examiner.transcribe(subject.model, examiner.heard(subject.model, sounds), {})[0]
@@ -30,7 +30,7 @@ def joined(subject: Subject) -> Finding:
         wrong, count = errors_in_last(first, second, said, characters=examiner.rate_name == "cer")
         errors.append(wrong)
         words.append(count)
-    return rate(errors, words, examiner.unit, examiner.known, utterances=len(pairs))
+    return rate(errors, words, examiner.unit, examiner.direction, utterances=len(pairs))
 
 
 def pairs_that_fit(
@@ -47,17 +47,17 @@ def pairs_that_fit(
     sounds = Waveforms(subject.recipe.unprepared, extractor.sampling_rate)
     lengths, texts = strangers["duration"][:], subject.examiner.texts(strangers)
     seconds, own = seconds or float("inf"), subject.examiner.texts(asked)
-    for place in range(len(asked)):
-        row = asked[place]
+    for index in range(len(asked)):
+        row = asked[index]
         # Each time another stranger, so that no single voice decides.
-        order = np.roll(np.arange(len(strangers)), -place).tolist()
+        order = np.roll(np.arange(len(strangers)), -index).tolist()
         room = seconds - PAUSE - row["duration"]
         fitting = next((other for other in order if lengths[other] <= room), None)
         if fitting is not None:
             other = strangers[fitting]
             silence = np.zeros(round(PAUSE * extractor.sampling_rate), np.float32)
             waveform = np.concatenate([sounds[other["id"]], silence, sounds[row["id"]]])
-            yield texts[fitting], own[place], waveform
+            yield texts[fitting], own[index], waveform
 
 
 class Waveforms:
@@ -67,14 +67,14 @@ class Waveforms:
         self.rate, self.rows = sampling_rate, {}
         for part in vars(unprepared).values():
             if isinstance(part, Dataset):
-                self.rows |= {name: (part, place) for place, name in enumerate(part["id"][:])}
+                self.rows |= {name: (part, index) for index, name in enumerate(part["id"][:])}
 
     def __getitem__(self, name: str) -> np.ndarray:
         # librosa takes long to import, and image runs do not need it.
         from ...data.speech.audio import decode_audio
 
-        part, place = self.rows[name]
-        return decode_audio(part[place]["audio"], self.rate)
+        part, index = self.rows[name]
+        return decode_audio(part[index]["audio"], self.rate)
 
 
 def errors_in_last(
@@ -96,11 +96,11 @@ def errors_in_last(
     return errors, total
 
 
-JOINED = Door(
+AFTER_A_STRANGER = Door(
     "after_a_stranger",
     "decoding",
     "the utterance follows a stranger's in one recording; errors in the forgotten words",
-    joined,
+    after_a_stranger,
     tasks=RECOGNISERS,
-    otherwise=NO_TEXT,
+    unavailable_reason=NO_TEXT,
 )
