@@ -9,9 +9,9 @@ from transformers.utils import logging
 from ..evaluation import evaluate_splits, features_of_batch
 from ..files import write_json
 from ..metrics.scales import scale_of
+from ..report.file_names import EVALUATION
 from ..report.result_tables import further_tables, results_table
 from ..report.results import Results
-from ..report.file_names import EVALUATION
 from ..trainer import UnlearnTrainer
 from .checks.model_checks import loading
 from .models.membership import attack

@@ -7,8 +7,8 @@ from torch import nn
 from transformers import set_seed
 
 from ..report.best_effort import warn_if_not_written
-from ..report.results import Results
 from ..report.file_names import LEDGER
+from ..report.results import Results
 from ..trainer import UnlearnTrainer
 from ..trainer.checkpoints.step_digests import StepDigests
 from ..trainer.checks.training_steps import check_steps

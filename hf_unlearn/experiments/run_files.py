@@ -11,12 +11,12 @@ from ..metrics.scales import scale_of
 from ..privacy.redaction import hide_tokens, salt_of
 from ..report.best_effort import warn_if_not_written
 from ..report.environment import emissions, environment
+from ..report.file_names import CARD, PLOT, REPORT, RESULTS
 from ..report.html_page import Report
 from ..report.phases import phases_line
 from ..report.plots import plot_history
 from ..report.result_tables import further_tables, results_table
 from ..report.results import Results
-from ..report.file_names import CARD, PLOT, REPORT, RESULTS
 from ..report.tasks import task_of
 from ..trainer import UnlearnTrainer
 from .catalogue import recipes_root

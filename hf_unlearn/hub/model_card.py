@@ -14,11 +14,11 @@ from ..privacy.paths import without_paths
 from ..privacy.redaction import must_hide
 from ..report.audit_tables import audit_rows, door_notes
 from ..report.audit_words import headline
+from ..report.file_names import CARD, EVALUATION_RESULTS, LEDGER
 from ..report.ledger import Entry, broken_links, ledger_table, read_ledger
 from ..report.listed_settings import setting, settings_of
 from ..report.result_tables import align, further_tables, results_table
 from ..report.results import Results
-from ..report.file_names import CARD, EVALUATION_RESULTS, LEDGER
 from ..report.tasks import Task, task_of
 from ..report.verdict import overshot, with_origin
 from .card_fields import CardFields, hide_names

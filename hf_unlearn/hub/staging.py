@@ -12,9 +12,9 @@ from peft import PeftConfig, PeftModel
 from ..files import link_or_copy, write_json
 from ..privacy.paths import without_paths
 from ..privacy.redaction import hidden_names, mentions_any, must_hide, redact
+from ..report.file_names import CARD, EVALUATION, RESULTS
 from ..report.ledger import note_merged
 from ..report.results import Results
-from ..report.file_names import CARD, EVALUATION, RESULTS
 from ..report.tasks import task_of
 from .labels import make_labels_neutral
 from .metadata import on_hub

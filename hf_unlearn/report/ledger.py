@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_json
-from .result_tables import Table, align
 from .file_names import LEDGER
+from .result_tables import Table, align
 from .tasks import Task
 from .weights import weights_digest
 

@@ -16,9 +16,9 @@ from transformers import TrainerCallback, WhisperForConditionalGeneration
 
 from hf_unlearn.hub.model_card import write_card
 from hf_unlearn.hub.upload import push_folder
+from hf_unlearn.report.file_names import ARGUMENTS
 from hf_unlearn.report.html_page import Report
 from hf_unlearn.report.results import Results
-from hf_unlearn.report.file_names import ARGUMENTS
 from tests.hub.trained_models import SPEAKER, trained
 from tests.support.hub_server import TOKEN
 from tests.support.texts import bare, names_sent, sent

@@ -15,8 +15,8 @@ from hf_unlearn.experiments.measurements import measure
 from hf_unlearn.experiments.models import training
 from hf_unlearn.experiments.requests.stacking import check_stacking
 from hf_unlearn.experiments.requests.verify import verify
-from hf_unlearn.report.ledger import read_ledger
 from hf_unlearn.report.file_names import LEDGER
+from hf_unlearn.report.ledger import read_ledger
 from hf_unlearn.report.weights import weights_digest
 from tests.recipes.noise import write_noise
 

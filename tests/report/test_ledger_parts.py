@@ -7,8 +7,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from hf_unlearn.report.ledger import broken_links, ledger_rows, note_merged, read_ledger
 from hf_unlearn.report.file_names import LEDGER
+from hf_unlearn.report.ledger import broken_links, ledger_rows, note_merged, read_ledger
 from hf_unlearn.report.tasks import TASKS, metric_of
 from hf_unlearn.report.weights import model_digest, weights_digest
 from hf_unlearn.trainer.stopping.rule import Rule, with_worst

@@ -7,8 +7,8 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from ...config import UnlearnConfig
-from ...report.results import Results
 from ...report.file_names import RESULTS
+from ...report.results import Results
 from ...trainer.setup.adapters import load_merged
 from ...yaml_files import as_declared, read_yaml
 from ..checks.model_checks import loading

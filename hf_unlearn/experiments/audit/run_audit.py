@@ -25,8 +25,8 @@ from ...privacy.redaction import salt_of
 from ...report.audit_ranking import deciding_doors
 from ...report.audit_tables import audit_text
 from ...report.best_effort import warn_if_not_written
-from ...report.html_page import Report
 from ...report.file_names import AUDIT, REPORT
+from ...report.html_page import Report
 from ...report.weights import model_digest
 from .audited_run import AuditedRun, find_run
 from .door import Door, DoorUnavailable, Subject

@@ -23,9 +23,9 @@ from ...data.images.samples import ImageRows, RandomShift, decode_image
 from ...data.images.splits import load_image_splits, prepare_image_splits
 from ...evaluation import classification_metrics, prediction_logits
 from ...metrics.quality import accuracy_of_classes
+from ...report.file_names import MISREAD
 from ...report.plots import plot_pictures
 from ...report.results import Results
-from ...report.file_names import MISREAD
 from ...report.tasks import TASKS
 from ...trainer import UnlearnTrainer
 from ...trainer.batches.training_data import spread

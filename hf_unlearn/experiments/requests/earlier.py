@@ -10,8 +10,8 @@ from ...data.splits import Splits
 from ...files import model_file, run_folders
 from ...privacy.carried_salt import LONG, salt_name, salts_in
 from ...privacy.redaction import SALT, pseudonym
-from ...report.ledger import Entry, read_ledger
 from ...report.file_names import LEDGER
+from ...report.ledger import Entry, read_ledger
 from ...report.weights import weights_digest
 from .from_results import forgotten_names, results_of
 

@@ -11,10 +11,10 @@ from transformers.utils import logging
 
 from ...privacy.carried_salt import LONG, carry_salt, salt_name, salted
 from ...privacy.redaction import pseudonym, salt_of
+from ...report.file_names import LEDGER
 from ...report.ledger import UNVERIFIED, Entry, write_ledger
 from ...report.listed_settings import settings_of
 from ...report.results import Metrics, Results
-from ...report.file_names import LEDGER
 from ...report.tasks import Task, task_of
 from ...report.weights import weights_digest
 from ...trainer import UnlearnTrainer

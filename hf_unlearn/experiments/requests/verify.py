@@ -10,8 +10,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from ...config import UnlearnConfig
 from ...privacy.carried_salt import salts_in
 from ...report.environment import environment
-from ...report.ledger import Entry, read_ledger
 from ...report.file_names import LEDGER
+from ...report.ledger import Entry, read_ledger
 from ...report.weights import weights_digest
 from ...trainer.checkpoints.step_digests import step_digests
 from ..measurements import measure

@@ -27,9 +27,9 @@ from ...metrics.scales import scale_of
 from ...privacy.redaction import salt_of
 from ...report.best_effort import warn_if_not_written
 from ...report.environment import emissions, environment
+from ...report.file_names import ARGUMENTS
 from ...report.html_page import Report
 from ...report.results import Results
-from ...report.file_names import ARGUMENTS
 from ..checkpoints.earlier_run import EarlierRun
 from ..stopping.run_record import RunRecord
 from .pushes import check_push_of_trainer, stage_checkpoint, upload

@@ -24,8 +24,8 @@ from ...hub.name_checks import (
 from ...hub.staging import link, stage
 from ...hub.upload import HubError, hub_failures
 from ...privacy.redaction import salt_of
-from ...report.results import Results
 from ...report.file_names import CARD, RESULTS
+from ...report.results import Results
 
 logger = logging.get_logger(__name__)
 
