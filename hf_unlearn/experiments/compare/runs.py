@@ -104,7 +104,7 @@ def _measured(results: Results, comparison: Comparison) -> dict:
         for model in ("original", "retrained")
         if getattr(results, model)
     }
-    row["references"] = json.dumps(references)
+    row["references"] = references
     digits = 3 if task.percent else 6
     return {**row, "curve": [[round(value, digits) for value in check] for check in curve]}
 
@@ -194,7 +194,9 @@ def write_rows(path: Path, rows: list[dict]) -> None:
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            values = row.items()
+            writer.writerow({k: json.dumps(v) if isinstance(v, dict) else v for k, v in values})
 
 
 def _number(text: str) -> float | str | None:

@@ -54,7 +54,7 @@ def table_by_method(rows: list[dict], comparison: Comparison) -> str:
 
 def _references(rows: list[dict]) -> dict[str, list[dict]]:
     """What each run's original and retrained model measured; empty for rows without it."""
-    known = [json.loads(row["references"]) for row in rows if row.get("references")]
+    known = [row["references"] for row in rows if row.get("references")]
     return {model: [one[model] for one in known] for model in (known[0] if known else ())}
 
 
