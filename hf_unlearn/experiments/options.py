@@ -68,6 +68,13 @@ class RecipeArguments:
             "in the decoder)."
         },
     )
+    limit_at_retrained: bool = field(
+        default=False,
+        metadata={
+            "help": "Sets max_forget_loss to the retrained model's loss on the forget set, so that "
+            "every forget sample is forgotten about as far as that model does not know it."
+        },
+    )
     lora_r: int = field(
         default=0,
         metadata={"help": "Rank of the LoRA adapter that unlearning trains; 0: all weights."},
@@ -169,6 +176,7 @@ class RecipeArguments:
     _not_of_training = frozenset(
         {
             *("model", "gold", "models_dir", "train_seed", "trainable"),
+            "limit_at_retrained",
             *("lora_r", "lora_alpha", "lora_target_modules", "attacks", "shadow_models"),
             *("merge_adapter", "digest_steps", "keep_forgotten"),
             *("threads", "dry_run", "evaluate", "dataset_hint", "recipe", "launch"),

@@ -70,6 +70,8 @@ def unlearn(recipe: Recipe) -> dict:
     levels = None if retrained is None else retrained.splits
     args.stop_when = fill_in_retrained(args.stop_when, levels)
     args.abort_when = fill_in_retrained(args.abort_when, levels)
+    if options.limit_at_retrained:
+        args.max_forget_loss = levels["forget"]["loss"]
 
     main = args.process_index == 0
     start_digest = begin_entry(recipe) if main else None

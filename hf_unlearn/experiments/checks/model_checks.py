@@ -22,7 +22,7 @@ from ..options import RecipeArguments, TrainArguments
 from ..recipe import Recipe, freeze, lora_config, make_trainer
 from ..requests.keeping import kept_forgotten
 from ..requests.stacking import check_stacking
-from .retrained_rules import of_retrained
+from .retrained_rules import check_limit_at_retrained, of_retrained
 
 # One of these is in the folder of every model.
 CONFIGURATIONS = ("config.json", "adapter_config.json")
@@ -53,6 +53,7 @@ def check_options(arguments: Sequence[object]) -> None:
     for rule in filter(None, (args.stop_when, args.abort_when)):
         Rule.parse(rule)
         of_retrained(rule, options.gold)
+    check_limit_at_retrained(options, args)
     _check_trainable(options, args)
 
 
@@ -162,6 +163,9 @@ def first_trainer(recipe: Recipe) -> UnlearnTrainer:
     """
     options, args = recipe.options, copy.copy(recipe.args)
     args.push_to_hub, args.report_to = False, []
+    if options.limit_at_retrained:
+        # The retrained model's loss is not known yet.
+        args.max_forget_loss = 1.0
     args.stop_when, args.abort_when = (
         of_retrained(rule, options.gold) for rule in (args.stop_when, args.abort_when)
     )

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ...config import UnlearnConfig
 from ...trainer.stopping.rule import RETRAINED, Rule
+from ..options import RecipeArguments
 
 
 def of_retrained(rule: str | None, gold: str) -> str | None:
@@ -44,6 +46,27 @@ def fill_in_retrained(rule: str | None, retrained: Mapping[str, dict] | None) ->
             f"{', '.join(known)}"
         )
     return str(replace(parsed, value=known[parsed.metric]))
+
+
+def check_limit_at_retrained(options: RecipeArguments, args: UnlearnConfig) -> None:
+    """Raises ValueError where `limit_at_retrained` cannot be used."""
+    if not options.limit_at_retrained:
+        return
+    if options.gold == "none":
+        raise ValueError(
+            "limit_at_retrained needs the retrained model: set gold to 'train', a folder or a Hub "
+            "id, or give max_forget_loss as a number"
+        )
+    if args.max_forget_loss is not None:
+        raise ValueError(
+            f"limit_at_retrained sets max_forget_loss, which is {args.max_forget_loss} already: "
+            "leave one of them out"
+        )
+    if args.loss_temperature != 1:
+        raise ValueError(
+            f"limit_at_retrained is the retrained model's loss, but the losses of steps have "
+            f"loss_temperature {args.loss_temperature}: set it to 1, or give max_forget_loss"
+        )
 
 
 def _no_retrained_model(rule: str) -> ValueError:
