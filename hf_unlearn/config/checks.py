@@ -80,7 +80,7 @@ def _check_numbers(config: Seq2SeqTrainingArguments) -> None:
 
 
 def _check_choices(config: Seq2SeqTrainingArguments) -> None:
-    """Raises ValueError if a field of `CHOICES` is none of its choices."""
+    """Raises ValueError if a field of `CHOICES` has a value that is not among its choices."""
     for field in dataclasses.fields(config):
         given, choices = getattr(config, field.name), field.metadata.get("choices", ())
         if field.name in CHOICES and given not in choices:

@@ -29,7 +29,7 @@ class EarlierRequest:
 
     @classmethod
     def of_names(cls, column: str, names: Iterable[str]) -> "EarlierRequest":
-        """A request that is no entry of a ledger, by the names that it forgot, in any spelling."""
+        """A request without a ledger entry, from the names that it forgot, in any spelling."""
         normal = normal_form(column)
         forgotten = {normal(str(name)) for name in names}
         return cls(None, column, lambda name: normal(name) in forgotten)

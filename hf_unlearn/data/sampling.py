@@ -93,7 +93,8 @@ def balanced(rows: Dataset, column: str, count: int | None, seed: int) -> Datase
         return rows
     if count < 1:
         raise ValueError(
-            f"a split cannot be bounded to {count} samples: give a positive number, or none for all"
+            f"a split cannot be bounded to {count} samples: give max_eval_samples or retain_rest a "
+            "value above 0"
         )
     groups = shuffled_by_group(rows, column, seed)
     order = np.random.default_rng(seed).permutation(len(groups))

@@ -71,8 +71,8 @@ class RecipeArguments:
     limit_at_retrained: bool = field(
         default=False,
         metadata={
-            "help": "Sets max_forget_loss to the retrained model's loss on the forget set, so that "
-            "every forget sample is forgotten about as far as that model does not know it."
+            "help": "Sets max_forget_loss to the retrained model's mean loss on the forget set: "
+            "each forget sample counts only until it has that loss."
         },
     )
     lora_r: int = field(

@@ -59,7 +59,7 @@ def kind_of(folder: Path) -> RecipeKind:
 def with_values(
     kind: type[Options], known: Mapping[str, object], changed: Mapping[str, object]
 ) -> Options:
-    """An instance of a dataclass with the values of a run, of which some are changed. Values of
+    """An instance of an options class with the values of a run, some of them replaced. Values of
     other classes are left out."""
     names, values = {one.name for one in fields(kind) if one.init}, {**known, **changed}
     return kind(**{name: value for name, value in values.items() if name in names})

@@ -40,7 +40,8 @@ def read_ledger(file: str | Path) -> list[Entry]:
         ) from error
     if numbers != list(range(1, len(numbers) + 1)):
         raise ValueError(
-            f"the requests in {path} are numbered {numbers}: something was removed or changed"
+            f"the requests in {path} are numbered {numbers}: something was removed or changed; "
+            "put back the file that the run wrote"
         )
     return entries
 

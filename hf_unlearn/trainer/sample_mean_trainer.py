@@ -156,8 +156,8 @@ class SampleMeanTrainer(Seq2SeqTrainer):
     def collecting_logits(
         self, reduce: Reduce
     ) -> contextlib.AbstractContextManager[dict[str, dict[str, np.ndarray]]]:
-        """Within this context evaluations collect what `reduce(logits, labels)` gives for each
-        sample, also where their metrics are of generated texts.
+        """Within this context, evaluations collect what `reduce(logits, labels)` gives for each
+        sample, even where their metrics are computed from generated texts.
 
         Yields:
             {metric_key_prefix: {name: values (n, ...)}}, in the dataset's order, without the

@@ -300,8 +300,8 @@ class UnlearnTrainer(SampleMeanTrainer):
         metric_key_prefix: str = "eval",
         **gen_kwargs: Any,
     ) -> dict[str, float]:
-        """As in Trainer; a dataset that is given without a prefix of its own is told apart from
-        `self.eval_dataset` in the card."""
+        """As in Trainer. A dataset without a prefix of its own gets a number, so that the card does
+        not confuse it with `self.eval_dataset`."""
         with self._evaluation_sets.evaluating(eval_dataset, metric_key_prefix):
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix, **gen_kwargs)
 

@@ -70,7 +70,7 @@ def extract(extractor: SequenceFeatureExtractor, waveform: np.ndarray) -> dict[s
     found = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="np")
     inputs = {name: found[name][0] for name in extractor.model_input_names if name in found}
     if not np.isfinite(inputs[extractor.model_input_names[0]]).all():
-        # Such as a division by the standard deviation of silence.
+        # Some extractors divide by the standard deviation, which is 0 for silence.
         raise ValueError(f"{type(extractor).__name__} makes NaN or infinite values of the audio")
     return inputs
 

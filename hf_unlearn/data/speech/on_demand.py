@@ -110,7 +110,7 @@ class InputCache:
 
 _inputs = InputCache(KEPT_BYTES)
 with warnings.catch_warnings():
-    # that this function is experimental
+    # `register_feature` warns that it is experimental.
     warnings.simplefilter("ignore", UserWarning)
     register_feature(SpeechInput, "SpeechInput")
 # Feature extractors by their JSON. A process that has not made the rows builds them again.

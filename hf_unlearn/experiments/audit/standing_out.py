@@ -67,7 +67,7 @@ STANDING_OUT = (
     Door(
         "errors_among_strangers",
         "standing out",
-        "share of never-trained-on speakers who are recognised worse than the forgotten speaker; "
+        "share of speakers never trained on who are recognised worse than the forgotten speaker; "
         "50 is the median",
         partial(among_strangers, "errors"),
         tasks=WITH_STRANGERS,
@@ -76,8 +76,8 @@ STANDING_OUT = (
     Door(
         "loss_among_strangers",
         "standing out",
-        "speakers never trained on whose mean loss is higher than the forgotten speaker's; 50 is "
-        "the middle",
+        "share of speakers never trained on whose mean loss is higher than the forgotten "
+        "speaker's; 50 is the median",
         partial(among_strangers, "loss"),
         tasks=WITH_STRANGERS,
         unavailable_reason=NO_STRANGERS,
@@ -85,7 +85,8 @@ STANDING_OUT = (
     Door(
         "loss_among_classes",
         "standing out",
-        "retained classes whose unseen samples have a higher loss than the forgotten class's",
+        "share of retained classes whose unseen samples have a higher loss than the forgotten "
+        "class's",
         among_classes,
         tasks=("classes", "utterance_classes", "speaker_classes"),
         unavailable_reason="no whole class was forgotten",

@@ -29,7 +29,7 @@ def compare(comparison: Comparison) -> str:
     tuning = run_cells(tuning_cells(comparison), comparison, known)
     reported = run_cells(reported_cells(tuning, comparison), comparison, known)
     folder = Path(comparison.output_dir)
-    # Missing where all cells are known.
+    # The folder is missing if every cell was known.
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "runs.csv", tuning + reported)
     tables = (table_by_method, tables_by_target, pairs)

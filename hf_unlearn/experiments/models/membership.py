@@ -33,8 +33,8 @@ def attack(
     result is `lowest_fpr` alone, with a warning, so that the run's other results are kept.
 
     Args:
-        known: the samples' features (see `sample_features`) of the splits of which the evaluation
-            of this model has shown them.
+        known: the samples' features (see `sample_features`) of the splits for which this model's
+            evaluation has already computed them.
     """
     unseen = recipe.unseen_split
     splits = {"forget", unseen, "retain", "test"} & set(trainer.eval_dataset)

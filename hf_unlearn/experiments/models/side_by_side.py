@@ -40,8 +40,8 @@ def model_names(recipe: Recipe) -> dict[str, str]:
     process.start()
     sending.close()
     try:
-        # This process trains the second of both, so that random numbers go on as after training
-        # one model after the other.
+        # This process trains the retrained model, so that its random state ends as it does when
+        # the models are trained in turn.
         retrained = train(recipe, "retrained")
         return {"original": _received(receiving, process), "retrained": retrained}
     except BaseException:

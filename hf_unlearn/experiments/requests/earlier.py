@@ -101,7 +101,7 @@ def find_earlier(model: str, output_dir: str) -> Earlier:
 
 
 def _from_results(model: str, names: Mapping[str, Sequence[str]], salt: str) -> list[Entry]:
-    """Entries for what the results.json of an earlier version tells."""
+    """Entries made from the results.json of an earlier version."""
     results = results_of(model)
     digest = weights_digest(model)
     return [

@@ -77,7 +77,7 @@ def finish_entry(
 
 
 def make_entry(recipe: Recipe, state: TrainerState, results: Results, salt: str) -> Entry:
-    """All that an entry says beside the digests of the weights before and after."""
+    """An entry without the digests of the weights before and after."""
     described, task = recipe.splits.describe(), task_of(results)
     column, names = forgotten_now(described, task)
     environment, stopped = results.environment or {}, results.stopping or {}

@@ -9,7 +9,7 @@ from ..recipe import Recipe
 
 
 def kept_forgotten(recipe: Recipe, model: nn.Module) -> dict:
-    """The arguments of `UnlearnTrainer` that `keep_forgotten` stands for; {} for a first request.
+    """The arguments of `UnlearnTrainer` for the option `keep_forgotten`; {} for a first request.
 
     With "updates" the run also writes its own update, for the requests after it.
 

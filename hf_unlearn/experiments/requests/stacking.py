@@ -59,7 +59,7 @@ def stack(recipe: Recipe) -> None:
     model = PeftModel.from_pretrained(model, earlier, adapter_name=EARLIER)
     model.load_adapter(str(folder), NEW)
     try:
-        # The new one first: its configuration, of plain LoRA, is that of the sum.
+        # The new adapter comes first, because the sum gets the first one's configuration.
         model.add_weighted_adapter([NEW, EARLIER], [1.0, 1.0], BOTH, combination_type="cat")
     except ValueError as error:
         raise ValueError(

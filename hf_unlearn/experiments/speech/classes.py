@@ -131,7 +131,7 @@ class SpeechClassRecipe(ClassifierRecipe):
         """Accuracy of each speaker and, unless the classes are speakers, of each class; the
         seconds of training; and relearning speed."""
         evaluated = self.splits.evaluation(self.data.max_eval_samples)
-        # Names of speakers belong into results that are redacted.
+        # Speakers' names may only be in results that are redacted.
         columns = {
             "speaker_data": ("speaker", "class"),
             "speaker_classes": ("speaker",),

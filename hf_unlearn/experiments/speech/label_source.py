@@ -53,12 +53,12 @@ class LabelSource:
         return cls(name, f"the model that the labels of the run of {options.model} come from")
 
     def note(self, style: str) -> str:
-        """Says in a sentence which labels a loss is of."""
+        """Says in one sentence which labels the losses were computed with."""
         if style != "own":
-            return f"The loss is of labels in the style {style!r}."
+            return f"The loss is computed with labels in the style {style!r}."
         return (
-            f"The loss is of labels that {self.name} wrote ({self.why}): its own transcripts where "
-            "they match the reference."
+            f"The loss is computed with labels by {self.name} ({self.why}): its own transcripts "
+            "where they match the reference."
         )
 
 

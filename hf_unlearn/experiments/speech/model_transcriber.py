@@ -1,4 +1,4 @@
-"""What a model says of utterances, and its losses with given transcripts; both are cached."""
+"""Transcribes utterances with a model, and computes its losses on given texts; both are cached."""
 
 import json
 from collections.abc import Callable

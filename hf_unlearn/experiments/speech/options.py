@@ -31,9 +31,9 @@ class RecogniserArguments(RecipeArguments):
     labels_from: str | None = field(
         default=None,
         metadata={
-            "help": "The model that transcripts 'own' are of: a folder or Hub id. By default the "
-            "model that unlearning starts from; for hf-unlearn evaluate, that of the run that made "
-            "the model, by its results.json."
+            "help": "The model whose own transcripts become the labels: a folder or Hub id. By "
+            "default the model that unlearning starts from; for hf-unlearn evaluate, the one that "
+            "the evaluated run used, by its results.json."
         },
     )
 
@@ -102,9 +102,9 @@ class WhisperArguments(RecogniserArguments):
     train_seconds: float | None = field(
         default=None,
         metadata={
-            "help": "Whisper: training and unlearning read this many seconds of each utterance, in "
-            "place of 30 of which most are silence. Steps cost less in proportion. All evaluation "
-            "reads 30 seconds. Choose it one second longer than the longest utterance"
+            "help": "Whisper: training and unlearning read this many seconds of each utterance, "
+            "not 30, and steps cost less in proportion. Evaluation always reads 30 seconds. Choose "
+            "one second more than the longest utterance has."
         },
     )
 

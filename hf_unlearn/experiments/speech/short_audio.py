@@ -30,9 +30,9 @@ def take_short_audio(model: WhisperForConditionalGeneration) -> None:
     """Lets the encoder take features that are shorter than its 30 seconds: (batch, n_mels, frames)
     with any number of frames.
 
-    The encoder then uses the first of its positions alone. Its cost falls with the length, or
-    faster. The result is not that of the same audio with silence up to 30 seconds, but near it (see
-    the recipe's README). Weights, configuration and saved files stay as they are.
+    The encoder then uses the first of its positions alone. Its cost falls at least in
+    proportion to the length. The result is close, but not equal, to that of the same audio padded
+    with silence to 30 seconds. Weights, configuration and saved files stay as they are.
     """
     encoder = model.model.encoder
     whole = encoder.config

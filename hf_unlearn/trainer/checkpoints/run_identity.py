@@ -1,4 +1,4 @@
-"""What tells runs apart: a checkpoint is only resumed by the run that it is of."""
+"""What identifies a run: a checkpoint is resumed only by the run that it belongs to."""
 
 import hashlib
 import json

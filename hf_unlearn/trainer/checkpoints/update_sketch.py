@@ -141,8 +141,8 @@ class PreviousUpdates:
         return len(self.updates)
 
     def check(self, model: nn.Module) -> None:
-        """Raises ValueError if the updates are of another model, or of weights that this run does
-        not train."""
+        """Raises ValueError if the updates belong to another model, or to weights that this run
+        does not train."""
         shapes = {plain_name(name): p.shape for name, p in model.named_parameters()}
         trained = {plain_name(n) for n, p in model.named_parameters() if p.requires_grad}
         trained |= {name for name, *_ in _adapters(model)}

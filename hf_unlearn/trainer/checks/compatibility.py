@@ -78,8 +78,8 @@ def check_data(
 
 
 def check_kind(name: str, given: Any) -> None:
-    """Refuses a name of data, several splits, or what can be read only once, in place of a
-    dataset."""
+    """Refuses what is not one dataset: a name, a dict of splits, or something that can be read
+    only once."""
     if isinstance(given, str | os.PathLike):
         raise ValueError(
             f"{name} is {str(given)!r}, which is no dataset: load it first, for example with "

@@ -1,5 +1,5 @@
 """Refuses, when the trainer is constructed, evaluations that could not work: metrics that do not
-fit the model's predictions, or a best model by a metric that nobody computes."""
+fit the model's predictions, or a best model chosen by a metric that is not computed."""
 
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import IntervalStrategy

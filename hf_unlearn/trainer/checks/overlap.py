@@ -74,8 +74,8 @@ def shared_samples(forget: Any, retain: Any) -> int:
             forget.with_format("arrow").select(forget_indices),
             retain.with_format("arrow").select(retain_indices),
         )
-    # Plain lists hold their samples; a subclass may make a new object at each access, whose id
-    # another one gets later.
+    # Only plain lists keep their samples alive. Objects that are made at each access may get the
+    # same id one after the other.
     if type(forget) in (list, tuple) and type(retain) in (list, tuple):
         known = {id(forget[index]) for index in forget_indices}
         if identical := sum(id(retain[index]) in known for index in retain_indices):
@@ -104,7 +104,7 @@ def _shared_rows(forget: datasets.Dataset, retain: datasets.Dataset) -> int:
         pairs = [
             (row_of[name], row) for row, name in enumerate(_column(retain, "id")) if name in row_of
         ]
-        # Ids may be row numbers, which any data have: the first pairs must be equal as a whole.
+        # Equal ids may be mere row numbers, so the rows of the first pairs must be equal, too.
         if pairs and all(_row(forget, mine) == _row(retain, other) for mine, other in pairs[:3]):
             return len(pairs)
     columns = sorted({*forget.column_names} & {*retain.column_names} - {"id"})

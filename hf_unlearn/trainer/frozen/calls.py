@@ -57,7 +57,7 @@ def is_repeatable(arguments: dict[str, Any]) -> bool:
     if not is_plain(arguments):
         return False
     tensors = [x for x in tree_leaves(arguments) if isinstance(x, Tensor)]
-    # Otherwise somebody wants the gradient of the inputs.
+    # An input that requires a gradient must go through the module.
     return bool(tensors) and tensors[0].ndim > 0 and not any(x.requires_grad for x in tensors)
 
 

@@ -131,8 +131,8 @@ class Replay:
         return self._is_still_frozen()
 
     def _is_watched(self) -> bool:
-        """Whether somebody wants to see what the modules get. (Hooks of transformers collect the
-        outputs that a call asks for.)"""
+        """Whether a user's hooks watch the modules. (Those of transformers only collect the outputs
+        that a call asks for.)"""
         hooks = (
             hook
             for module in self._inside

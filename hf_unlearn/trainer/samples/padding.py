@@ -23,8 +23,8 @@ from ..batches.seeded import CpuRandomState
 
 # How many padded samples of a batch are computed with and without their padding.
 COMPARED = 4
-# Losses below this are compared as if they were as large: what a model has learned by heart has
-# losses of 1e-4, which differ by rounding alone.
+# Losses below this are compared as if they were this large: memorised samples have losses near
+# 1e-4, which differ by rounding alone.
 SMALL_LOSS = 1e-2
 
 

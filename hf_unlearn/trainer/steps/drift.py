@@ -1,8 +1,8 @@
 """`step_control="drift"`: the length of each optimizer step is set by what the retain batch loses.
 
-Orthogonality is a first-order statement. It says in which direction to go, and nothing about how
-far: the loss of a retained sample rises with the square of the step's length. So the length is not
-taken from `learning_rate` but from a measurement.
+Orthogonality is a first-order statement. It gives a direction, not a length: the loss of a
+retained sample rises with the square of the step's length. So the length is measured, not taken
+from `learning_rate`.
 """
 
 import copy

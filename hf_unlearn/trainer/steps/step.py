@@ -60,7 +60,7 @@ class TrainerStep:
         self.parameters = [p for p in own_parameters(trainer.model) if p.requires_grad]
 
     def draw_retain_batch(self) -> None:
-        """Goes on to the retain batch, after the last micro-batch of forget samples."""
+        """Continues with the retain batch, after the last micro-batch of forget samples."""
         trainer = self._trainer
         self.is_last_backward = True
         self.retain_batch = trainer.next_retain_batch()

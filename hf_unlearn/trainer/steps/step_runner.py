@@ -48,7 +48,7 @@ class StepRunner:
         """Runs one micro-batch of forget samples and, after the last one of an optimizer step, the
         retain batch; returns the loss for Trainer's log."""
         share, first_index = self.forget_batches.next_share()
-        # The checks come before there is a gradient, which would take memory besides theirs.
+        # The checks come first, because a gradient would take memory in addition to theirs.
         batch = self._access.with_padding_checked(batch, self._attempts.at_retain_batch)
         step = TrainerStep(
             self._trainer, self._access, model, batch, share, first_index, self.retain_batches

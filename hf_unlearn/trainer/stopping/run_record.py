@@ -1,4 +1,4 @@
-"""The record of a run: how many steps it took, why it ended, and which step its weights are of."""
+"""The record of a run: how many steps it took, why it ended, and the step of its weights."""
 
 import contextlib
 import json

@@ -127,7 +127,7 @@ class StoppingRules(TrainerCallback):
         """Puts the best model checked so far into output_dir when a training begins."""
         resumed_from = self._record.resumed_from
         if not resumed_from and self.trainer.is_world_process_zero():
-            # a file that is there is of an earlier run
+            # An existing file belongs to an earlier run.
             self._best_file.unlink(missing_ok=True)
         saved = Path(resumed_from or "") / BEST
         if resumed_from and saved.exists():
