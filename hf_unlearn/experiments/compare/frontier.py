@@ -12,11 +12,11 @@ from .runs import FAILED
 from .summary import grouped, in_percent
 
 HEADINGS = {**ERROR_RATES, **ACCURACY_F1}
-# What the splits of all recipes hold.
+# What the splits of every recipe hold.
 SPLITS = {
-    "forget": "forget set",
+    "forget": "forgotten, trained on",
     "forget_test": "forgotten, unseen",
-    "retain": "retain set",
+    "retain": "retained, trained on",
     "test": "retained, unseen",
 }
 

@@ -21,15 +21,15 @@ ROW = {"method": "orthograd", "ended": "max_steps", "curve": [(1.0, 0.2)]}
             "test_loss",
             {"forget_loss": [1]},
             "percent",
-            ("Loss on forget (forget set)", "Loss on test (retained, unseen)"),
+            ("Loss on forget (forgotten, trained on)", "Loss on test (retained, unseen)"),
         ),
         (
             "retain_f1_macro",
             {"earlier_1_accuracy": [5]},
             "as given",
-            ("Accuracy on earlier_1", "Macro F1 on retain (retain set)"),
+            ("Accuracy on earlier_1", "Macro F1 on retain (retained, trained on)"),
         ),
-        ("own_bleu", {}, "percent", ("bleu on forget (forget set)", "bleu on own")),
+        ("own_bleu", {}, "percent", ("bleu on forget (forgotten, trained on)", "bleu on own")),
     ],
 )
 def test_axes_are_labelled_with_metric_unit_and_split(score, match, scale, labels):
