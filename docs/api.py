@@ -42,7 +42,7 @@ def page() -> str:
     parts += ["## Configuration\n", *described(UnlearnConfig), fields_table(UnlearnConfig)]
     parts += [
         "## Methods\n",
-        "By the names that `method=` takes. `method_kwargs` may hold their keywords, except "
+        "By the names that `method=` takes. `method_kwargs` may hold their keywords, except\n"
         "`alpha` and `granularity`, which are fields of `UnlearnConfig`.\n",
     ]
     parts += [text for name, made_by in METHODS.items() for text in described(made_by, title=name)]

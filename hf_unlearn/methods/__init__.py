@@ -61,7 +61,7 @@ FIELDS = ("alpha", "granularity")
 RETRAIN = (
     "method='retrain' does not change this model: it trains a new one on the original training "
     "data without the forget samples. Train it with the plain Trainer, or in a recipe with "
-    "`gold: train` (or with `train.py --without_forget true`). Every table uses it as the reference"
+    "`gold: train` (or with `train.py --without_forget true`). Every table compares with it"
 )
 
 

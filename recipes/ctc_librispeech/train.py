@@ -1,8 +1,8 @@
-"""Trains the original model of an unlearning run, or its retrained reference, with the plain
+"""Trains the original model of an unlearning run, or the retrained model, with the plain
 Seq2SeqTrainer.
 
     python recipes/ctc_librispeech/train.py recipes/ctc_librispeech/fsdd_digits.yaml
-    ... --without_forget true      # the reference, trained without the forgotten speakers
+    ... --without_forget true      # the retrained model, without the forgotten speakers
 
 The models are saved to `original` and `retrained` in `output_dir`, load with plain
 `from_pretrained`, and work in `pipeline("automatic-speech-recognition", ...)`. For `model: train`

@@ -1,6 +1,7 @@
 """Writes docs/architectures.md from the rows of architectures.csv."""
 
 import csv
+import textwrap
 from itertools import groupby
 from pathlib import Path
 
@@ -96,7 +97,17 @@ def _section(task: str, rows: list[dict]) -> str:
         lines.append(
             f"| {row['architecture']} | {row['class']} | {errors[0]} | {errors[1]} | {how} |"
         )
-    left = [f"- {row['class']}: {row['how'][11:-1]}" for row in rows if kind(row) == "not built"]
+    left = [
+        textwrap.fill(
+            f"- {row['class']}: {row['how'][11:-1]}",
+            width=140,
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for row in rows
+        if kind(row) == "not built"
+    ]
     text = f"\n## {task[0].upper() + task[1:]}\n" + "".join(f"{line}\n" for line in lines)
     return text + ("\nNot built:\n\n" + "".join(f"{line}\n" for line in left) if left else "")
 

@@ -48,7 +48,9 @@ MAKE = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.M | re.S)
+    """The fenced blocks of a language; of "", those that name none."""
+    fenced = re.findall(r"^```([^\n]*)\n(.*?)^```$", page.read_text(), re.M | re.S)
+    return [block for name, block in fenced if name == language]
 
 
 def write_what_the_readme_loads(folder: Path) -> dict[str, str]:
@@ -122,6 +124,33 @@ def test_commands_refer_to_what_exists(page):
             if re.fullmatch(r"(?:recipes|docs|tests)/[\w./-]+\.(?:yaml|py)", word)
         ]
         assert all((ROOT / file).is_file() for file in files), command
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, *RECIPES, ROOT / "CHANGELOG.md"], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_lines_are_short_enough_to_read(page):
+    # Rows of tables and words, such as links, cannot be broken.
+    lines = [line for line in page.read_text().splitlines() if not line.startswith("|")]
+    assert not [line for line in lines if len(line) > 140 and " " in line.strip()]
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted({file.parent for file in (ROOT / "recipes").glob("*/*.yaml")}),
+    ids=lambda folder: folder.name,
+)
+def test_pages_of_a_recipe_name_its_configurations(folder):
+    text = "".join(page.read_text() for page in folder.glob("*.md"))
+    named = set(re.findall(r"[\w-]+\.yaml", text))
+    assert not {file.name for file in folder.glob("*.yaml")} - named
+
+
+@pytest.mark.parametrize("page", [*PAGES, *RECIPES], ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_stand_in_console_blocks(page):
+    # Only there are they checked.
+    text = "".join(blocks(page, "") + blocks(page, "bash") + blocks(page, "sh"))
+    assert not re.findall(r"^\s*(?:\$ )?(?:hf-unlearn|python) .*", text, re.M)
 
 
 @pytest.mark.parametrize(

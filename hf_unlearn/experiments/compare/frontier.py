@@ -6,12 +6,27 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ...report.tasks import ACCURACY_F1, ERROR_RATES, metric_of
 from .plan import Comparison
 from .runs import FAILED
-from .summary import grouped
+from .summary import grouped, in_percent
+
+HEADINGS = {**ERROR_RATES, **ACCURACY_F1}
+# What the splits of every recipe hold.
+SPLITS = {
+    "forget": "forgotten, trained on",
+    "forget_test": "forgotten, unseen",
+    "retain": "retained, trained on",
+    "test": "retained, unseen",
+}
 
 
 def plot_frontier(rows: list[dict], comparison: Comparison, path: Path) -> None:
+    """Saves the figure that `draw_frontier` makes."""
+    FigureCanvasAgg(draw_frontier(rows, comparison)).print_figure(path, dpi=130)
+
+
+def draw_frontier(rows: list[dict], comparison: Comparison) -> Figure:
     """Draws each reported run's checks as a line and its end as a point, with one panel for each
     combination of the varied options."""
     forgotten, panels_of = comparison.forgotten, grouped(rows, comparison)
@@ -32,9 +47,18 @@ def plot_frontier(rows: list[dict], comparison: Comparison, path: Path) -> None:
                     axes.plot(row[forgotten], row[comparison.score], "o", color=color, label=label)
                     label = None
         axes.set(
-            xlabel=forgotten,
+            xlabel=axis_label(forgotten, in_percent(rows)),
             title=", ".join(f"{name} {value}" for name, value in zip(comparison.vary, values)),
         )
         axes.legend(fontsize=8, ncols=1 + many // 8)
-    panels[0].set_ylabel(comparison.score)
-    FigureCanvasAgg(figure).print_figure(path, dpi=130)
+    panels[0].set_ylabel(axis_label(comparison.score, in_percent(rows)))
+    return figure
+
+
+def axis_label(name: str, percent: bool) -> str:
+    """A score in words with its unit: test_wer -> "WER (%) on test (retained, unseen)"."""
+    metric = metric_of(name)
+    split = name.removesuffix(f"_{metric}")
+    heading = HEADINGS.get(metric, metric)
+    meaning = f" ({SPLITS[split]})" if split in SPLITS else ""
+    return f"{heading if percent else heading.removesuffix(' (%)')} on {split}{meaning}"
