@@ -23,7 +23,7 @@ MAX_MODULES = 18
 # The other rooms that each room may import.
 ALLOWED = {
     "__init__": {"config", "methods", "trainer"},
-    "cli": {"config", "experiments", "hub", "ops", "privacy", "report", "yaml_files"},
+    "cli": {"experiments", "hub", "ops", "privacy", "report", "yaml_files"},
     "config": {"privacy"},
     "data": {"files"},
     "evaluation": {"metrics", "per_sample"},
