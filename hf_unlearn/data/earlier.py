@@ -36,7 +36,16 @@ class EarlierRequest:
 
     @property
     def split(self) -> str:
-        """The name of its samples among the splits that are evaluated."""
+        """The name of its samples among the splits that are evaluated.
+
+        Raises:
+            ValueError: the request has no number, so that its samples are not evaluated.
+        """
+        if self.number is None:
+            raise ValueError(
+                f"a request that gives only names of the column {self.column} has no split: give "
+                "it a number to evaluate its samples"
+            )
         return f"earlier_{self.number}"
 
 

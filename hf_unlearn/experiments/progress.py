@@ -1,5 +1,6 @@
 """Shows the progress of a run: a line before each stage, and labels for the progress bars."""
 
+from torch.utils.data import DataLoader
 from transformers import (
     ProgressCallback,
     Trainer,
@@ -73,7 +74,7 @@ class _LabelledBars(ProgressCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        eval_dataloader=None,
+        eval_dataloader: DataLoader | None = None,
         **kwargs,
     ) -> None:
         super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)

@@ -3,19 +3,39 @@
 import copy
 import functools
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Protocol
 
 import datasets
 from peft import LoraConfig
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, ProcessorMixin
+from transformers.feature_extraction_utils import FeatureExtractionMixin
+from transformers.image_processing_base import ImageProcessingMixin
 
 from ..config import UnlearnConfig
+from ..data.splits import Splits
 from ..report.phases import PhaseClock
 from ..report.results import Results
 from ..trainer import UnlearnTrainer
 from .options import RecipeArguments
 from .requests.earlier import Earlier
+
+Processor = ProcessorMixin | FeatureExtractionMixin | ImageProcessingMixin
+
+
+class RecipeData(Protocol):
+    """What all recipes use of the data's options.
+
+    Attributes:
+        dataset: Hub id, folder or table.
+        max_eval_samples: bounds each split that is evaluated; None for no bound.
+    """
+
+    dataset: str
+    max_eval_samples: int | None
 
 
 class Recipe:
@@ -25,7 +45,7 @@ class Recipe:
     Attributes:
         task: what is forgotten, a key of `TASKS`.
         options, args: the recipe's options and the trainer's.
-        data: the data's options, a dataclass with the fields `dataset` and `max_eval_samples`.
+        data: the data's options, a dataclass.
         splits: the data, with the parts `forget`, `forget_test`, `retain_pool` and `test`.
             `splits.describe()` is what results.json says of it, `splits.evaluation(
             max_eval_samples)` are the splits to evaluate by name.
@@ -40,12 +60,13 @@ class Recipe:
     task: str
     options: RecipeArguments
     args: UnlearnConfig
-    data: object
-    splits: object
-    processor: object
-    forgotten_before: dict = {}
+    data: RecipeData
+    splits: Splits
+    processor: Processor
+    # All recipes share these defaults, so nobody may write to them.
+    forgotten_before: Mapping[str, list[str]] = MappingProxyType({})
     earlier: Earlier = Earlier()
-    found_models: dict = {}
+    found_models: Mapping[str, str] = MappingProxyType({})
 
     # ---- what a recipe has to define -------------------------------------------------------------
 
@@ -68,7 +89,7 @@ class Recipe:
 
     # ---- what a recipe may define ----------------------------------------------------------------
 
-    def processor_of(self, name: str) -> object:
+    def processor_of(self, name: str) -> Processor:
         """The processor that is saved with model `name` (folder or Hub id)."""
         return type(self.processor).from_pretrained(name)
 

@@ -47,7 +47,7 @@ def collect_results(
             "data": vars(recipe.data),
             "trainer": trainer.args.to_dict(),
             "processes": args.world_size,
-            "models": recipe.found_models,
+            "models": dict(recipe.found_models),
         },
         method_settings=trainer.method_settings,
         data=recipe.splits.describe(),

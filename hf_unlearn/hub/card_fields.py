@@ -10,11 +10,9 @@ from .metadata import inherited_metadata, is_path, listed, name_for_readers, on_
 
 # These may name somebody. Language, license and tasks are codes, in which a short name would be
 # found by chance.
-MAY_NAME = (
-    "model_name", "base_model", "datasets", "dataset_names", "dataset_args", "local", "tags",
-    "plot", "inherited",
-)  # fmt: skip
-LISTS = ("datasets", "dataset_names", "dataset_args", "local", "tags", "tasks")
+NAMED_LISTS = ("datasets", "dataset_names", "dataset_args", "local", "tags")
+MAY_NAME = ("model_name", "base_model", *NAMED_LISTS, "plot", "inherited")
+LISTS = (*NAMED_LISTS, "tasks")
 
 
 @dataclass

@@ -277,11 +277,11 @@ def _kept_by_autograd() -> contextlib.AbstractContextManager:
 def _overwrites(func: Callable) -> bool:
     """Whether a function writes to its first argument."""
     name = func.__name__
-    return (
-        name in ("__setitem__", "__set__")
-        or name.startswith("__i") and name not in ("__index__", "__int__", "__invert__")
-        or (name.endswith("_") and not name.endswith("__"))
-    )  # fmt: skip
+    if name.startswith("__i"):
+        return name not in ("__index__", "__int__", "__invert__")
+    if name.endswith("__"):
+        return name in ("__setitem__", "__set__")
+    return name.endswith("_")
 
 
 def _repeated(index: Tensor) -> bool:

@@ -6,6 +6,7 @@ The recorder writes it in the forward pass, and the engine reads it in the backw
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +157,7 @@ class Tap(torch.autograd.Function):
     """Identity on a call's outputs, whose backward pass gives the engine X and B."""
 
     @staticmethod
-    def forward(ctx, call: Call, outputs: int, saved: int, *tensors: Tensor):
+    def forward(ctx: Any, call: Call, outputs: int, saved: int, *tensors: Tensor):
         """tensors: the outputs, the sample tensors to save, and the parameters behind the call."""
         ctx.call = call
         samples = tensors[outputs : outputs + saved]
@@ -172,7 +173,7 @@ class Tap(torch.autograd.Function):
         return tuple(values) if outputs > 1 else values[0]
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor):
+    def backward(ctx: Any, *gradients: Tensor):
         saved = ctx.saved_tensors
         own = ctx.call.trace.receive(ctx.call, gradients[0], (*saved, *gradients[1:]))
         return (None, None, None, *gradients, *[None] * len(saved), *own)

@@ -1,13 +1,16 @@
 """The part of `UnlearnTrainer` that the classes around it may use."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import CallbackHandler
+from transformers.trainer_utils import EvalLoopOutput
 
 from ..config import UnlearnConfig
 from ..methods import Method
@@ -67,16 +70,21 @@ class TrainerView(Protocol):
 
 
 class RunView(TrainerView, Protocol):
-    """What a run, its record and the stopping rules use of the trainer besides.
+    """What a run, its record, the stopping rules and the checks use of the trainer besides.
 
     Attributes:
+        model_init: makes the model of each run; None if the trainer was given a model.
+        optimizer_cls_and_kwargs: what Trainer makes the optimizer of, as it was given; else None.
         eval_dataset: for stopping rules, a dict of splits.
         label_names: the names of the inputs that are labels.
         method_settings: the values that the method works with, by keyword.
     """
 
     eval_dataset: Any
+    model_init: Callable[..., nn.Module] | None
+    optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None
     compute_metrics: Any
+    preprocess_logits_for_metrics: Callable[..., Any] | None
     processing_class: Any
     label_names: list[str]
     method_settings: dict
@@ -84,6 +92,12 @@ class RunView(TrainerView, Protocol):
 
     def add_callback(self, callback: TrainerCallback) -> None:
         """Adds a callback to the trainer's own."""
+
+    def create_optimizer(self) -> torch.optim.Optimizer:
+        """Makes the optimizer, if the trainer was not given one."""
+
+    def evaluation_loop(self, dataloader: DataLoader, description: str) -> EvalLoopOutput:
+        """Predicts and measures one split."""
 
     def evaluate(self, eval_dataset: Any, *, metric_key_prefix: str) -> dict[str, float]:
         """Evaluates and logs the metrics of each split."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Seq2SeqTrainer
@@ -52,7 +53,13 @@ class SampleMeanTrainer(Seq2SeqTrainer):
                 outputs, labels, num_items_in_batch=self._losses.items
             )
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
         """As in Trainer, but the mean over samples.
 
         `num_items_in_batch` is not handed on: Trainer would scale the loss by the number of
@@ -98,7 +105,9 @@ class SampleMeanTrainer(Seq2SeqTrainer):
             self.data_collator, description=description
         )
 
-    def _remove_unused_columns(self, dataset, description: str | None = None):
+    def _remove_unused_columns(
+        self, dataset: datasets.Dataset, description: str | None = None
+    ) -> datasets.Dataset:
         """As in Trainer, but the input of a transform that makes rows on access is kept."""
         if not (self.args.remove_unused_columns and made_on_access(dataset)):
             return super()._remove_unused_columns(dataset, description)
@@ -112,7 +121,14 @@ class SampleMeanTrainer(Seq2SeqTrainer):
 
     # ---- evaluation ------------------------------------------------------------------------------
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **gen_kwargs: Any,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         if sharded_modules(self.model):
             # All processes must take part in every token that is generated.
             gen_kwargs = {"synced_gpus": True, **gen_kwargs}
@@ -215,5 +231,7 @@ class SampleMeanTrainer(Seq2SeqTrainer):
         own = getattr(self.compute_loss, "__func__", None) is SampleMeanTrainer.compute_loss
         return not own and "num_items_in_batch" in inspect.signature(self.compute_loss).parameters
 
-    def _get_num_items_in_batch(self, batch_samples, device):
+    def _get_num_items_in_batch(
+        self, batch_samples: list, device: torch.device
+    ) -> Tensor | int | None:
         return None if self._losses is None else self._losses.items

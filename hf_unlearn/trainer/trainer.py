@@ -188,7 +188,9 @@ class UnlearnTrainer(SampleMeanTrainer):
         ):
             return super().mean_loss(model, inputs)
 
-    def prediction_step(self, model, inputs, *more, **keywords):
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], *more: Any, **keywords: Any
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         with self.training_run.evaluating_batch(inputs):
             return super().prediction_step(model, inputs, *more, **keywords)
 
@@ -237,12 +239,14 @@ class UnlearnTrainer(SampleMeanTrainer):
             resume_from_checkpoint, lambda checkpoint: train(checkpoint, *more, **keywords)
         )
 
-    def _inner_training_loop(self, batch_size=None, *more, **keywords):
+    def _inner_training_loop(
+        self, batch_size: int | None = None, *more: Any, **keywords: Any
+    ) -> TrainOutput:
         """As in Trainer, but starting afresh for each run and attempt."""
         loop = functools.partial(super()._inner_training_loop, batch_size, *more, **keywords)
         return self.training_run.run_attempts(batch_size, loop)
 
-    def _run_epoch(self, **keywords) -> None:
+    def _run_epoch(self, **keywords: Any) -> None:
         # When Trainer resumes from the last checkpoint of a finished run, it takes one more step.
         if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
@@ -255,7 +259,7 @@ class UnlearnTrainer(SampleMeanTrainer):
         train_in_float32(model)
         return model
 
-    def _hp_search_setup(self, trial) -> None:
+    def _hp_search_setup(self, trial: Any) -> None:
         super()._hp_search_setup(trial)
         if trial is not None and self.hp_search_backend is not None:
             # The trial may have changed alpha, or another argument of the method.

@@ -82,7 +82,7 @@ class TestLoading:
             ({"split": "train", "max_images_per_class": 0}, "max_images_per_class is 0"),
         ],
     )
-    def test_what_is_not_there_is_named(self, folder, options, message):
+    def test_missing_splits_and_columns_are_named(self, folder, options, message):
         with pytest.raises(ValueError, match=message):
             load_images(folder, **options)
 

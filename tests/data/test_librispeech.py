@@ -37,7 +37,7 @@ def hub(monkeypatch, hub_rows):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_hub(hub, streaming):
+def test_rows_of_a_hub_dataset(hub, streaming):
     rows = load_speech(**HUB, streaming=streaming)
     assert rows.column_names == ["id", "speaker", "text", "audio"]
     assert rows["id"] == sorted(hub.rows["id"])
@@ -168,7 +168,7 @@ def test_hub_splits(hub):
     }
 
 
-def test_tree(tree):
+def test_rows_of_a_librispeech_tree(tree):
     assert set(subsets(tree)) == set(subsets(tree.parent)) == {"train-clean-100"}
     rows = load_speech(tree.parent, split="train-clean-100")
     assert list(rows["id"]) == [

@@ -67,6 +67,12 @@ def test_speakers_of_earlier_requests_are_in_no_split(make_rows, caplog):
     assert set(again.forget["speaker"]) == {"a", "b"}
 
 
+def test_a_request_of_names_alone_has_no_split():
+    assert EarlierRequest(2, "speaker", "b".__eq__).split == "earlier_2"
+    with pytest.raises(ValueError, match="gives only names of the column speaker has no split"):
+        _ = EarlierRequest.of_names("speaker", ["b"]).split
+
+
 def pictures(classes, contents=None, prefix=""):
     """Two rows of each class with different contents, which are not decoded here."""
     names = [(name, take) for name in classes for take in range(2)]

@@ -82,7 +82,7 @@ class TestSources:
         rows = load_speech(folder, split="train", max_utterances_per_speaker=1, **FOLDER)
         assert list(rows["id"]) == ["007/1.flac", "008/1.flac"]
 
-    def test_refusals(self, folder, tmp_path):
+    def test_sources_that_cannot_be_loaded_are_refused(self, folder, tmp_path):
         with pytest.raises(ValueError, match="no file or folder path/to/speech in the working dir"):
             load_speech("path/to/speech", split="train")
         with pytest.raises(ValueError, match="no file or folder /no/such"):

@@ -32,7 +32,7 @@ class TestDecode:
         assert waveform.dtype == np.float32 and waveform.shape == (16_000,)
         np.testing.assert_allclose(waveform[200:-200], expected[200:-200], atol=2e-3)
 
-    def test_refusals(self, tmp_path):
+    def test_audio_that_cannot_be_decoded_is_refused(self, tmp_path):
         (tmp_path / "broken.flac").write_bytes(b"no flac at all")
         with pytest.raises(
             ValueError, match="cannot decode the audio of .*broken.flac: Format not recognised"
@@ -53,7 +53,7 @@ class TestDecode:
 
 
 class TestPrepare:
-    def test_rows(self, make_rows, processor):
+    def test_prepared_rows_hold_inputs_and_labels(self, make_rows, processor):
         rows = prepare(make_rows(), processor, max_label_length=8)
         row = rows[5]
         assert sorted(row) == ["duration", "id", "input_features", "labels", "speaker", "text"]
@@ -143,7 +143,7 @@ class TestPrepare:
                 rows.select([1]), processor, skip_bad_audio=True, **options | {"num_proc": None}
             )
 
-    def test_refusals(self, make_rows, processor):
+    def test_rows_that_do_not_fit_the_model_are_refused(self, make_rows, processor):
         with pytest.raises(
             ValueError, match="utterance a-0 has an empty transcript, ' ': leave it out"
         ):

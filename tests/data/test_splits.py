@@ -126,7 +126,7 @@ def test_evaluation_and_description(make_rows):
         splits.evaluation(0)
 
 
-def test_refusals(make_rows):
+def test_speakers_and_sizes_that_do_not_fit_the_data_are_refused(make_rows):
     rows = make_rows("abc", 4)
     with pytest.raises(
         ValueError,

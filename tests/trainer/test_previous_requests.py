@@ -95,15 +95,13 @@ def test_step_is_brute_force_and_orthogonal_to_earlier_samples(
         monkeypatch.setattr(sample_access, "find_slow_parameters", lambda *_: found)
     if path == "one by one":
         monkeypatch.setattr(SampleAccess, "check_batch_loss", lambda self, batch: None)
-        given = SampleAccess._engine_without
+        check_engine = SampleAccess.check_engine
 
-        def engine_without(self, slow):
-            engine = given(self, slow)
-            self.engine = engine
+        def check_and_give_up(self, retain_batch):
+            check_engine(self, retain_batch)
             self.compute_one_by_one()
-            return engine
 
-        monkeypatch.setattr(SampleAccess, "_engine_without", engine_without)
+        monkeypatch.setattr(SampleAccess, "check_engine", check_and_give_up)
     arguments = {"previous_forget_dataset": double(PREVIOUS)}
     options = {"granularity": granularity, "alpha": 0.6, "arguments": arguments, **data()}
     g = step(model, tmp_path, **options)

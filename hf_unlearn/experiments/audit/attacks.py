@@ -87,8 +87,9 @@ def svc(feature: str, subject: Subject) -> Finding:
         if len(subject.features("forget")) == 1:
             raise DoorUnavailable(f"CTC models give only a loss per utterance, so no {what}")
         raise DoorUnavailable(f"a transcript has no class, so there is no {what} of classes")
-    taken = found[feature].astype(float)
-    return rate(taken, np.ones(len(taken)), "taken for training samples (%)", "high")
+    predicted_members = found[feature].astype(float)
+    everyone = np.ones(len(predicted_members))
+    return rate(predicted_members, everyone, "taken for training samples (%)", "high")
 
 
 def informed(subject: Subject) -> Finding:

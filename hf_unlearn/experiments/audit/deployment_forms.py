@@ -4,6 +4,7 @@ adapter may restore what was forgotten."""
 import copy
 import tempfile
 import warnings
+from collections.abc import Callable
 
 import torch
 from peft import PeftModel
@@ -22,7 +23,7 @@ def unchanged(subject: Subject) -> Finding:
     return subject.examiner.recognition(subject.model)
 
 
-def in_type(dtype: torch.dtype):
+def in_type(dtype: torch.dtype) -> Callable[[Subject], Finding]:
     """The measurement of a model whose weights and arithmetic have another floating point type."""
 
     def measure(subject: Subject) -> Finding:

@@ -15,7 +15,7 @@ from ...files import one_line
 from ...methods import build_method
 from ...trainer import UnlearnTrainer
 from ...trainer.batches.seeded import random_state_kept
-from ...trainer.setup.adapter_checks import with_adapter
+from ...trainer.checks.adapters import with_adapter
 from ...trainer.setup.adapters import load_merged
 from ...trainer.stopping.rule import Rule
 from ..options import RecipeArguments, TrainArguments

@@ -1,12 +1,12 @@
 """Trains a recipe's models with the plain Seq2SeqTrainer: the original, the retrained and the
 shadow models."""
 
-import functools
 import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
@@ -27,6 +27,8 @@ from ..threads import threads_for
 from ..waiting import first_process_first
 
 MADE_OF = "made_of.json"
+# The digests of data in use. They do not keep the data in memory.
+_digests: WeakKeyDictionary[Dataset, str] = WeakKeyDictionary()
 
 
 def get_model(recipe: Recipe, role: str, name: str) -> PreTrainedModel:
@@ -184,9 +186,17 @@ def training_options(recipe: Recipe, seed: int) -> dict:
     }
 
 
-@functools.cache
 def digest(rows: Dataset) -> str:
-    """A hash of the rows' contents, including the files that they name."""
+    """A hash of the rows' contents, including the files that they name.
+
+    It is computed once for each object `rows`.
+    """
+    if rows not in _digests:
+        _digests[rows] = _compute_digest(rows)
+    return _digests[rows]
+
+
+def _compute_digest(rows: Dataset) -> str:
     found = hashlib.sha256()
     # Features that are computed on demand are a function of the audio.
     for row in as_stored(rows):

@@ -28,9 +28,9 @@ class Earlier:
         names: names of what was forgotten, by the column of the data, as far as they are known.
     """
 
-    entries: list[Entry] = field(default_factory=list)
-    salts: dict[str, str] = field(default_factory=dict)
-    names: dict[str, list[str]] = field(default_factory=dict)
+    entries: Sequence[Entry] = field(default_factory=list)
+    salts: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, list[str]] = field(default_factory=dict)
 
     @property
     def salt(self) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 
 from transformers.utils import logging
 
@@ -48,7 +49,7 @@ def forgotten_names(model: str, *, warn: bool = True) -> dict[str, list[str]]:
     return {column: names for column, names in found.items() if names}
 
 
-def as_results(names: dict[str, list[str]]) -> dict[str, list[str]]:
+def as_results(names: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """What `forgotten_names` returns, under the keys of results.json."""
     return {KEYS[column]: known for column, known in names.items()}
 

@@ -93,16 +93,16 @@ def _compared_steps(entry: Entry, steps: int | None) -> dict[str, str]:
     recorded = entry["steps"]
     if steps is None:
         return recorded
-    taken = sorted(int(step) for step in recorded if int(step))
-    if not taken:
+    recorded_steps = sorted(int(step) for step in recorded if int(step))
+    if not recorded_steps:
         raise ValueError(
             "the ledger has no digests of steps, as of a run with digest_steps: 0 or under "
             "DeepSpeed: leave --steps out, and only the end is compared"
         )
-    if steps < taken[0]:
+    if steps < recorded_steps[0]:
         raise ValueError(
             f"steps is {steps}, but the ledger has digests only of the steps "
-            f"{', '.join(map(str, taken))}: give one of these, or leave --steps out"
+            f"{', '.join(map(str, recorded_steps))}: give one of these, or leave --steps out"
         )
     return {step: digest for step, digest in recorded.items() if int(step) <= steps}
 

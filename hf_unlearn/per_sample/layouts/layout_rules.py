@@ -14,10 +14,9 @@ RESHAPES = ("view", "reshape", "flatten", "unflatten", "squeeze", "view_as", "re
 SPLITS = ("split", "split_with_sizes", "chunk", "tensor_split")
 JOINS = ("cat", "concat")
 # These remove axes.
-REDUCTIONS = (
-    "sum", "mean", "prod", "amax", "amin", "max", "min", "logsumexp", "var", "std", "any", "all",
-    "select", "unbind",
-)  # fmt: skip
+REDUCTIONS = frozenset(
+    "sum mean prod amax amin max min logsumexp var std any all select unbind".split()
+)
 
 
 @dataclass

@@ -182,9 +182,9 @@ def _patches(
     dims = len(kernel)
     # Treat 1-D convolution as 2-D with height 1.
     if dims == 1:
-        x, kernel, stride, padding, dilation = (
-            x[:, :, None], (1, *kernel), (1, *stride), (0, *padding), (1, *dilation)
-        )  # fmt: skip
+        x = x[:, :, None]
+        kernel, stride = (1, *kernel), (1, *stride)
+        padding, dilation = (0, *padding), (1, *dilation)
     if math.prod(kernel) == 1 and not any(padding):
         return x[(..., *(slice(None, None, s) for s in stride))].flatten(2).mT
     if dims < 3:

@@ -26,6 +26,24 @@ from .state_dicts import load_renamed, without_repeats
 
 logger = logging.get_logger(__name__)
 
+# Trainer's own methods, bound to the trainer.
+# _save_checkpoint
+WriteCheckpoint = Callable[[nn.Module, Any], None]
+# save_model
+WriteModel = Callable[[str | None, bool], None]
+# _save
+WriteFiles = Callable[[str | None, dict | None], None]
+# _save_rng_state, _save_optimizer_and_scheduler
+WriteFolder = Callable[[str], None]
+# _load_optimizer_and_scheduler
+LoadOptimizer = Callable[[str | None], None]
+# _load_from_checkpoint
+LoadWeights = Callable[[str, nn.Module | None], None]
+# _issue_warnings_after_load
+WarnAfterLoad = Callable[[NamedTuple], None]
+# _load_best_model
+LoadBest = Callable[[], None]
+
 
 class _NotPickled:
     """Proxy for the training arguments while Trainer pickles them; the pickle is deleted right
@@ -68,7 +86,7 @@ class CheckpointSaver:
 
     # ---- saving ----------------------------------------------------------------------------------
 
-    def save_checkpoint(self, write: Callable, model: nn.Module, trial: Any) -> None:
+    def save_checkpoint(self, write: WriteCheckpoint, model: nn.Module, trial: Any) -> None:
         """As in Trainer, which writes its state, `trainer_state.json`, last: a checkpoint that has
         it is complete. So an older one is removed first, and it is written only when all processes
         have written their files.
@@ -91,12 +109,12 @@ class CheckpointSaver:
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
 
-    def save_random_state(self, write: Callable, output_dir: str) -> None:
+    def save_random_state(self, write: WriteFolder, output_dir: str) -> None:
         write(output_dir)
         # Trainer's state comes next, and must not be written before all processes' files.
         self._trainer.accelerator.wait_for_everyone()
 
-    def save_model(self, write: Callable, output_dir: str | None, is_internal: bool) -> None:
+    def save_model(self, write: WriteModel, output_dir: str | None, is_internal: bool) -> None:
         """As in Trainer.
 
         Args:
@@ -113,7 +131,9 @@ class CheckpointSaver:
         if args.push_to_hub and not is_internal:
             trainer.push_to_hub(commit_message="Model save", revision=args.hub_revision)
 
-    def save_files(self, write: Callable, output_dir: str | None, state_dict: dict | None) -> None:
+    def save_files(
+        self, write: WriteFiles, output_dir: str | None, state_dict: dict | None
+    ) -> None:
         """Writes a model and its processor into a folder, completely or not at all."""
         trainer, args = self._trainer, self._trainer.args
         folder = Path(output_dir or args.output_dir)
@@ -133,7 +153,9 @@ class CheckpointSaver:
         remove_other_weights(folder, saved)
         self._on_saved(folder)
 
-    def _write_without_pickle(self, write: Callable, folder: Path, state_dict: dict | None) -> None:
+    def _write_without_pickle(
+        self, write: WriteFiles, folder: Path, state_dict: dict | None
+    ) -> None:
         """As `Trainer._save`, but the training arguments are saved as JSON without tokens and
         paths, instead of as a pickle."""
         trainer, args = self._trainer, self._trainer.args
@@ -145,7 +167,7 @@ class CheckpointSaver:
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
         write_json(folder / ARGUMENTS, public_arguments(args))
 
-    def save_optimizer(self, write: Callable, output_dir: str) -> None:
+    def save_optimizer(self, write: WriteFolder, output_dir: str) -> None:
         if self._sharded.needed:
             self._sharded.save_optimizer(Path(output_dir))
         else:
@@ -153,20 +175,20 @@ class CheckpointSaver:
 
     # ---- loading ---------------------------------------------------------------------------------
 
-    def load_optimizer(self, load: Callable, checkpoint: str | None) -> None:
+    def load_optimizer(self, load: LoadOptimizer, checkpoint: str | None) -> None:
         if checkpoint is not None and self._sharded.needed:
             self._sharded.load_optimizer(Path(checkpoint))
         else:
             load(checkpoint)
 
-    def load_checkpoint(self, load: Callable, checkpoint: str, model: nn.Module | None) -> None:
+    def load_checkpoint(self, load: LoadWeights, checkpoint: str, model: nn.Module | None) -> None:
         if self._sharded.needed:
             self._sharded.load_weights(Path(checkpoint))
             return
         load(checkpoint, model)
         load_renamed(self._trainer.model if model is None else model, Path(checkpoint))
 
-    def warn_after_load(self, warn: Callable, load_result: NamedTuple) -> None:
+    def warn_after_load(self, warn: WarnAfterLoad, load_result: NamedTuple) -> None:
         """As in Trainer, which would fail for a module of the user's own with tied weights, because
         only the first of them is saved."""
         model = self._trainer.model
@@ -179,7 +201,7 @@ class CheckpointSaver:
                 f"the checkpoint's weights {sorted(load_result.unexpected_keys)}."
             )
 
-    def load_best_model(self, load: Callable) -> None:
+    def load_best_model(self, load: LoadBest) -> None:
         best = Path(self._trainer.state.best_model_checkpoint)
         if self._sharded.needed:
             self._sharded.load_weights(best)

@@ -18,6 +18,7 @@ from ...config import UnlearnConfig
 from ...methods import Method
 from ..batches.retain_batches import check_retain_size
 from ..batches.training_data import length_or_none
+from ..protocol import RunView
 from ..setup import deepspeed
 from ..setup.silence import check_limit, check_objective
 from ..setup.temperature import check_temperature
@@ -119,7 +120,7 @@ def _check_retain(retain_dataset: Any, args: UnlearnConfig) -> None:
 # ---- the model and the arguments -----------------------------------------------------------------
 
 
-def check_compatible(method: Method, trainer: Trainer) -> None:
+def check_compatible(method: Method, trainer: RunView) -> None:
     """Checks that the method works with the model, the arguments and accelerate's set-up.
 
     Raises:
@@ -156,7 +157,7 @@ def check_compatible(method: Method, trainer: Trainer) -> None:
         _check_per_sample(model, args, refuse)
 
 
-def _check_learning_rate(method: Method, trainer: Trainer) -> None:
+def _check_learning_rate(method: Method, trainer: RunView) -> None:
     """Refuses a learning rate of 0 in all steps, where Trainer itself makes the optimizer."""
     args, own = trainer.args, trainer.optimizer is not None or trainer.optimizer_cls_and_kwargs
     if method.one_shot or own or type(trainer).create_optimizer is not Trainer.create_optimizer:
@@ -197,7 +198,7 @@ def check_deepspeed(
         _refuse(args.method, f"ZeRO stage {plugin.zero_stage}", why, USE_FSDP2)
 
 
-def _check_arguments(trainer: Trainer) -> None:
+def _check_arguments(trainer: RunView) -> None:
     """What no method works with."""
     args, accelerator = trainer.args, trainer.accelerator
     if args.label_smoothing_factor:
@@ -232,7 +233,7 @@ def _check_arguments(trainer: Trainer) -> None:
         )
 
 
-def _check_drift(method: Method, trainer: Trainer, refuse: Refuse) -> None:
+def _check_drift(method: Method, trainer: RunView, refuse: Refuse) -> None:
     """What `step_control="drift"` does not work with."""
     if not (method.uses_forget and method.uses_retain) or method.one_shot:
         refuse(
@@ -280,7 +281,7 @@ def _check_per_sample(model: nn.Module, args: UnlearnConfig, refuse: Refuse) -> 
 # ---- sharded models ------------------------------------------------------------------------------
 
 
-def _check_shards(method: Method, trainer: Trainer, refuse: Refuse) -> None:
+def _check_shards(method: Method, trainer: RunView, refuse: Refuse) -> None:
     """Parameters must be sharded by FSDP2, through accelerate or by hand."""
     args, accelerator, model = trainer.args, trainer.accelerator, trainer.model
     launched = accelerator.distributed_type == DistributedType.FSDP
@@ -312,7 +313,7 @@ def _check_shards(method: Method, trainer: Trainer, refuse: Refuse) -> None:
         _check_sharded_by_hand(trainer, sharded, refuse)
 
 
-def _check_sharded_by_accelerate(trainer: Trainer, refuse: Refuse) -> None:
+def _check_sharded_by_accelerate(trainer: RunView, refuse: Refuse) -> None:
     """What does not work if accelerate shards the model."""
     if trainer.accelerator.mixed_precision == "fp16":
         refuse(
@@ -322,7 +323,7 @@ def _check_sharded_by_accelerate(trainer: Trainer, refuse: Refuse) -> None:
         )
 
 
-def _check_sharded_by_hand(trainer: Trainer, sharded: Iterable[DTensor], refuse: Refuse) -> None:
+def _check_sharded_by_hand(trainer: RunView, sharded: Iterable[DTensor], refuse: Refuse) -> None:
     """The whole model must be sharded along the first axis, over all processes."""
     model, everyone = trainer.model, list(range(trainer.args.world_size))
     if any(p.device_mesh.mesh.tolist() != everyone or p.placements != (Shard(0),) for p in sharded):

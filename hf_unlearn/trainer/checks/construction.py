@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer
-
 from ...config import UnlearnConfig
 from ...methods import Method
 from ...privacy.trackers import refuse_names_in_trackers
+from ..protocol import RunView
 from .compatibility import check_compatible, check_data, check_deepspeed
 from .evaluation_checks import check_evaluation
 from .overlap import warn_of_overlap
@@ -47,7 +46,7 @@ def check_before(
     warn_of_overlap(previous_forget_dataset, retain_dataset, "previous_forget_dataset")
 
 
-def check_after(trainer: Trainer) -> None:
+def check_after(trainer: RunView) -> None:
     """The checks of the model and the arguments that Trainer's constructor has set up.
 
     Raises:

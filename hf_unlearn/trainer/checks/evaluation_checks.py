@@ -1,14 +1,14 @@
 """Refuses, when the trainer is constructed, evaluations that could not work: metrics that do not
 fit the model's predictions, or a best model chosen by a metric that is not computed."""
 
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 from transformers.trainer_utils import IntervalStrategy
 
 from ...per_sample.adapted_models import base_model
 from ..protocol import RunView
 
 
-def check_evaluation(trainer: Trainer) -> None:
+def check_evaluation(trainer: RunView) -> None:
     """Checks that evaluation can compute the metrics that the arguments ask for.
 
     Raises:
@@ -18,7 +18,7 @@ def check_evaluation(trainer: Trainer) -> None:
     _check_best_metric(trainer)
 
 
-def known_metrics(trainer: Trainer | RunView) -> set[str] | None:
+def known_metrics(trainer: RunView) -> set[str] | None:
     """The metrics that evaluation will give for a split; None if that is unknown beforehand."""
     own_loop = type(trainer).evaluation_loop.__module__.split(".")[0] == __package__.split(".")[0]
     if trainer.compute_metrics is None and own_loop:
@@ -27,7 +27,7 @@ def known_metrics(trainer: Trainer | RunView) -> set[str] | None:
     return None if names is None else {"loss", *names}
 
 
-def _check_texts(trainer: Trainer) -> None:
+def _check_texts(trainer: RunView) -> None:
     """Refuses generated texts where there are none, and logits in place of generated texts."""
     args, model = trainer.args, base_model(trainer.model)
     if not isinstance(model, PreTrainedModel):
@@ -46,7 +46,7 @@ def _check_texts(trainer: Trainer) -> None:
         )
 
 
-def _check_best_metric(trainer: Trainer) -> None:
+def _check_best_metric(trainer: RunView) -> None:
     """Trainer looks for `metric_for_best_model` only after the first evaluation."""
     args, splits = trainer.args, trainer.eval_dataset
     wanted = args.metric_for_best_model

@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer
-
 from ...config import UnlearnConfig
 from ...methods import METHODS, Method
 from ...per_sample.shards import sharded_modules
 from ..batches.retain_batches import check_retain_size
 from ..batches.training_data import length_or_none
-from ..protocol import TrainerView
+from ..protocol import RunView, TrainerView
 from .compatibility import check_kind
 
 NAME = "previous_forget_dataset"
@@ -55,7 +53,7 @@ def earlier_identity(trainer: TrainerView) -> dict[str, int]:
     }
 
 
-def check_updates(trainer: Trainer) -> None:
+def check_updates(trainer: RunView) -> None:
     """Checks that updates can be stored and read in this run.
 
     Raises:

@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 
 from ...config import UnlearnConfig
 from ...per_sample.shards import prepare_sharded, sharded_modules
+from ..checks.adapters import check_task_type, with_adapter
 from ..checks.compatibility import checkpoints_activations
-from .adapter_checks import check_task_type, with_adapter
 
 
 def set_up_model(

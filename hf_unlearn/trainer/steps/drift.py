@@ -148,9 +148,9 @@ class DriftControl(TrainerCallback):
         forget_rise = self._forget_loss() - self._forget_before if share else 0.0
         self._log(rise, forget_rise, expected, self.factor * share)
         self._stalled = 0 if forget_rise > 0 else self._stalled + 1
-        taken = self.factor * (share or SHORTEST)
-        self._curvature = rise / taken**2 if share and rise > 0 else None
-        self.factor = taken * (min(_ratio(self._bound, rise), GROWTH) if share else 1.0)
+        length = self.factor * (share or SHORTEST)
+        self._curvature = rise / length**2 if share and rise > 0 else None
+        self.factor = length * (min(_ratio(self._bound, rise), GROWTH) if share else 1.0)
         if self._stalled >= STALLED:
             control.should_training_stop = True
             if self._trainer.args.process_index == 0:

@@ -1,10 +1,11 @@
 """Keeps losses and gradients that are not finite away from the weights."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
 from ..checkpoints.checkpoint_files import saved_state
@@ -75,7 +76,13 @@ class SkippedSteps(TrainerCallback):
             # A scaler skips the step by itself, but it would lower its scale, as after an overflow.
             self._scaler, self._scale = scaler, scaler.get_scale()
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
         if self._scaler is not None:
             self._scaler.update(self._scale)
             self._scaler = self._scale = None

@@ -9,12 +9,12 @@ from transformers import (
 )
 
 from hf_unlearn.trainer.publishing.run_results import EvaluationSets
-from tests.support.tiny import FORGET, RETAIN
+from tests.support.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
 from tests.trainer.stopping.ended_runs import EARLY, card_of, trainer_of
 
 
 class TestNumbersDescribeTheSavedWeights:
-    def test_of_the_best_model_that_is_loaded_at_the_end(self, tmp_path):
+    def test_card_numbers_are_those_of_the_best_model(self, tmp_path):
         trainer = trainer_of(tmp_path, [EarlyStoppingCallback(2)], **EARLY)
         trainer.train()
         rows = {
@@ -39,7 +39,7 @@ class TestNumbersDescribeTheSavedWeights:
         trainer.evaluate()
         assert trainer.own_results().unlearned["test"]["loss"] == pytest.approx(said, rel=1e-6)
 
-    def test_of_the_best_model_that_has_a_checkpoint(self, tmp_path):
+    def test_numbers_are_those_of_the_best_model_with_a_checkpoint(self, tmp_path):
         """The best evaluation may be of a step that was not saved; then an earlier one is
         loaded."""
         trainer = trainer_of(
@@ -99,9 +99,12 @@ class TestNumbersDescribeTheSavedWeights:
 class TestOtherEvaluationSets:
     def test_unnamed_datasets_are_told_apart(self, tmp_path):
         """Scripts evaluate a second dataset with the keys of the first one (MNLI)."""
-        trainer = trainer_of(tmp_path, max_steps=1)
-        trainer.eval_dataset, other = FORGET[:3], RETAIN[:3]
-        trainer._evaluation_sets = EvaluationSets(trainer.eval_dataset)
+        other = RETAIN[:3]
+        trainer = make_trainer(
+            tiny_whisper(encoder_layers=1, decoder_layers=1),
+            tmp_path,
+            arguments={"eval_dataset": FORGET[:3]},
+        )
         for _ in range(2):
             losses = [trainer.evaluate()["eval_loss"], trainer.evaluate(other)["eval_loss"]]
             models = trainer.own_results().models()
