@@ -136,8 +136,10 @@ class UnlearnTrainer(SampleMeanTrainer):
         )
         if forget_dataset is not None:
             train_in_float32(self.model, self.optimizer)
-            save_whole_state_dicts(self.accelerator)
         check_after(self)
+        # After the checks, which refuse what has no such state.
+        if forget_dataset is not None:
+            save_whole_state_dicts(self.accelerator)
         self.record = RunRecord(self)
         self._publisher = Publisher(self, self.record)
         self.training_run = TrainingRun(self, self.record, self._publisher)

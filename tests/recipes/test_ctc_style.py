@@ -72,7 +72,7 @@ def test_own_where_right_or_nothing_is_known_else_the_vocabulary(data, tmp_path,
     found = recipe.labels()
     assert set(found["losses"]) == {"vocabulary", "own"} and found["model"] == str(model)
     assert found["counts"]["no transcript"] == 4 + 2
-    assert f"labels that {model} wrote" in recipe.evaluation_notes()["labels"]["note"]
+    assert f"labels by {model} (" in recipe.evaluation_notes()["labels"]["note"]
     # Predictions are compared with the transcripts, in the letters of the tokenizer.
     rows = recipe.splits.forget
     tokens = [recipe.processor.tokenizer(text).input_ids for text in ("ONE TWO", "ONE")]

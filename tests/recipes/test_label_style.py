@@ -247,7 +247,7 @@ def test_an_evaluated_model_does_not_write_its_own_labels(unlearned, folder, tmp
     recipe = recipe_of(unlearned, folder, tmp_path, {"evaluate": True})
     assert recipe.data.transcripts == "own" and spoken(recipe) == {" One, two."}
     labels = recipe.evaluation_notes()["labels"]
-    assert labels["model"] == original and f"labels that {original} wrote" in labels["note"]
+    assert labels["model"] == original and f"labels by {original} (" in labels["note"]
     # a run that starts from it does follow its style
     assert spoken(recipe_of(unlearned, folder, tmp_path, transcripts="own")) == {" Too."}
 

@@ -80,7 +80,9 @@ def test_a_pretrained_encoder_gets_a_head(data, tmp_path):
     model, processor = recognisers.wavlm()
     model.wavlm.save_pretrained(tmp_path / "encoder")
     processor.feature_extractor.save_pretrained(tmp_path / "encoder")
-    with pytest.raises(ValueError, match="encoder has no CTC head, .*: train it first, with model"):
+    with pytest.raises(
+        ValueError, match="encoder has no CTC head, .*: train one first, with model"
+    ):
         ctc.main(flags(data, tmp_path / "out", model=tmp_path / "encoder"))
     training = {"train_steps": 1, "train_batch_size": 2, "attacks": "false"}
     ctc.main(flags(data, tmp_path / "out", base_model=tmp_path / "encoder", **training))
