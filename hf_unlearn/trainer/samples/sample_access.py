@@ -85,6 +85,7 @@ class SampleAccess:
         self.randomness.clear_caches()
         with self._trainer.compute_loss_context_manager():
             if not self.one_by_one:
+                # Without weights here, those that a check has set still hold.
                 weighing = (
                     contextlib.nullcontext() if weights is None else weighted_samples(weights)
                 )

@@ -2,10 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from ...methods import METHODS, Method
-from ...methods.outputs import CLASSIFIERS
 from ...per_sample.adapted_models import base_model
 from ...per_sample.inputs import IGNORE_INDEX
 from ...per_sample.reference import UNPADDED, count_samples, select_samples
@@ -26,7 +23,7 @@ class Silence:
 
     def __init__(self, model: nn.Module, processor: object | None):
         self._model = base_model(model)
-        self._is_ctc = _is_ctc(self._model)
+        self._is_ctc = is_ctc(self._model)
         self._special = torch.tensor(sorted(_special_tokens(self._model, processor)))
 
     def silent(self, batch: dict) -> dict:
@@ -88,48 +85,8 @@ def end_token(model: nn.Module) -> int | None:
     return None
 
 
-def check_objective(objective: str, method: Method, model: nn.Module) -> None:
-    """Raises ValueError where the forget objective cannot be used."""
-    if objective == "loss":
-        return
-    if not method.ascends_forget_loss:
-        raise ValueError(
-            f"forget_objective='{objective}' replaces the forget loss, but this method does not "
-            f"ascend one: use {_ascending_methods()}"
-        )
-    model = base_model(model)
-    name = type(model).__name__
-    decodes = isinstance(model, PreTrainedModel) and model.config.is_encoder_decoder
-    writes = decodes and not name.endswith(CLASSIFIERS) and end_token(model) is not None
-    if not writes and not _is_ctc(model):
-        raise ValueError(
-            f"forget_objective='{objective}' is for models that write a text from another input "
-            f"(encoder-decoder and CTC models), but the model is a {name}: leave it at 'loss'"
-        )
-
-
-def check_limit(limit: float | None, objective: str, method: Method) -> None:
-    """Raises ValueError where `max_forget_loss` has no meaning."""
-    if limit is None:
-        return
-    if not method.ascends_forget_loss:
-        raise ValueError(
-            f"max_forget_loss is {limit}, but this method does not ascend the forget loss: use "
-            f"{_ascending_methods()}, or leave it out"
-        )
-    if objective != "loss":
-        raise ValueError(
-            f"max_forget_loss is {limit}, but forget_objective='{objective}' raises no loss: leave "
-            "one of them out"
-        )
-
-
-def _ascending_methods() -> str:
-    *most, last = [name for name, make in METHODS.items() if make().ascends_forget_loss]
-    return f"{', '.join(most)} or {last}"
-
-
-def _is_ctc(model: nn.Module) -> bool:
+def is_ctc(model: nn.Module) -> bool:
+    """Whether a model is a CTC recogniser."""
     return type(model).__name__.endswith("ForCTC")
 
 

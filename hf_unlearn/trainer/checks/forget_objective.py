@@ -1,0 +1,50 @@
+"""Refuses what cannot be forgotten in the way that `forget_objective` and `max_forget_loss` say."""
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from ...methods import METHODS, Method
+from ...methods.outputs import CLASSIFIERS
+from ...per_sample.adapted_models import base_model
+from ..setup.silence import end_token, is_ctc
+
+
+def check_objective(objective: str, method: Method, model: nn.Module) -> None:
+    """Raises ValueError where the forget objective cannot be used."""
+    if objective == "loss":
+        return
+    if not method.ascends_forget_loss:
+        raise ValueError(
+            f"forget_objective='{objective}' replaces the forget loss, but this method does not "
+            f"ascend one: use {_ascending_methods()}"
+        )
+    model = base_model(model)
+    name = type(model).__name__
+    decodes = isinstance(model, PreTrainedModel) and model.config.is_encoder_decoder
+    writes = decodes and not name.endswith(CLASSIFIERS) and end_token(model) is not None
+    if not writes and not is_ctc(model):
+        raise ValueError(
+            f"forget_objective='{objective}' is for models that write a text from another input "
+            f"(encoder-decoder and CTC models), but the model is a {name}: leave it at 'loss'"
+        )
+
+
+def check_limit(limit: float | None, objective: str, method: Method) -> None:
+    """Raises ValueError where `max_forget_loss` has no meaning."""
+    if limit is None:
+        return
+    if not method.ascends_forget_loss:
+        raise ValueError(
+            f"max_forget_loss is {limit}, but this method does not ascend the forget loss: use "
+            f"{_ascending_methods()}, or leave it out"
+        )
+    if objective != "loss":
+        raise ValueError(
+            f"max_forget_loss is {limit}, but forget_objective='{objective}' raises no loss: leave "
+            "one of them out"
+        )
+
+
+def _ascending_methods() -> str:
+    *most, last = [name for name, make in METHODS.items() if make().ascends_forget_loss]
+    return f"{', '.join(most)} or {last}"
