@@ -9,7 +9,7 @@ from ...methods import METHODS, Method
 from ...per_sample.shards import sharded_modules
 from ..batches.retain_batches import check_retain_size
 from ..batches.training_data import length_or_none
-from ..protocol import RunView, TrainerView
+from ..protocol import RunView
 from .compatibility import check_kind
 
 NAME = "previous_forget_dataset"
@@ -42,15 +42,6 @@ def check_previous(
 
 def _given(dataset: Any, updates: Sequence[str | Path] | None) -> dict[str, bool]:
     return {NAME: dataset is not None, "previous_updates": bool(updates)}
-
-
-def earlier_identity(trainer: TrainerView) -> dict[str, int]:
-    """What `run_identity` says of earlier requests: a resumed run must have the same ones."""
-    updates = trainer.previous_updates
-    return {
-        "samples of earlier requests": length_or_none(trainer.previous_forget_dataset) or 0,
-        "updates of earlier requests": 0 if updates is None else len(updates),
-    }
 
 
 def check_updates(trainer: RunView) -> None:

@@ -93,7 +93,8 @@ def test_the_engine_is_told_which_pass_is_the_last(tmp_path, method, calls):
         if not with_engine:
             trainer.train()
             return model, None
-        trainer.training_run.samples.one_by_one, trainer.is_deepspeed_enabled = False, True
+        trainer.training_run.checked_model.samples.one_by_one = False
+        trainer.is_deepspeed_enabled = True
         # the real one asks accelerate for DeepSpeed's precision
         trainer._prepare_inputs = dict
         trainer.deepspeed = engine = Engine(trainer.optimizer)

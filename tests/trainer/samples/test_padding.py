@@ -95,7 +95,7 @@ def test_the_step_equals_brute_force_without_padding(tmp_path, caplog, norm, col
     start = copy.deepcopy(model)
     trainer = trained(tmp_path, model, forget, retain, collator)
     check_step(start, model, forget, retain, collator)
-    samples = trainer.training_run.samples
+    samples = trainer.training_run.checked_model.samples
     assert samples.one_by_one == samples.padding.matters == (norm == "group")
     assert ("padding changes the loss of a sample in Wav2Vec2ForCTC" in caplog.text) == (
         norm == "group"
@@ -114,13 +114,13 @@ def test_the_first_batch_shows_what_could_not_be_checked_before(tmp_path, monkey
     given = Stream(forget) if way == "stream" else forget
     trainer = trained(tmp_path, model, given, retain, collate_padded)
     check_step(start, model, forget, retain, collate_padded)
-    assert trainer.training_run.samples.padding.matters
+    assert trainer.training_run.checked_model.samples.padding.matters
 
 
 def test_a_stream_with_a_mask_is_not_slowed_down(tmp_path):
     forget, retain = Stream(voices(300, 120, 90, 200)), voices(260, 150)
     trainer = trained(tmp_path, tiny_wav2vec2("layer"), forget, retain, collate_masked)
-    samples = trainer.training_run.samples
+    samples = trainer.training_run.checked_model.samples
     assert samples.padding.matters is False and not samples.one_by_one
     assert UNPADDED not in trainer.data_collator(retain)
     assert UNPADDED not in trainer.get_train_dataloader().collate_fn(retain)
@@ -166,7 +166,7 @@ def test_a_collator_that_draws_random_numbers(tmp_path, caplog, collator, known)
     """If each row in turn draws its own, the check sees the first row of a batch as it is alone."""
     forget, retain = voices(300, 120, 90, 200), voices(150, 400, 260)
     trainer = trained(tmp_path, tiny_wav2vec2("group"), forget, retain, collator)
-    assert trainer.training_run.samples.padding.matters == known
+    assert trainer.training_run.checked_model.samples.padding.matters == known
     assert caplog.text.count("It was not checked for all samples whether padding") == (not known)
     assert caplog.text.count("padding could not be located, because") == known
 
@@ -204,7 +204,7 @@ def test_samples_of_one_length_have_no_padding(tmp_path):
         voices(300, 300),
         collate_padded,
     )
-    samples = trainer.training_run.samples
+    samples = trainer.training_run.checked_model.samples
     assert samples.padding.matters is False and not samples.one_by_one
 
 
