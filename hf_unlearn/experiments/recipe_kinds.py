@@ -76,7 +76,7 @@ def _architectures(known: Mapping[str, str | tuple[str, ...]]) -> set[str]:
 
 
 def _whisper() -> RecipeKind:
-    from ..data.speech.arguments import SpeechArguments
+    from ..data.speech.speech_arguments import SpeechArguments
     from .speech.options import WhisperArguments
     from .speech.whisper import WhisperRecipe
 
@@ -84,7 +84,7 @@ def _whisper() -> RecipeKind:
 
 
 def _ctc() -> RecipeKind:
-    from ..data.speech.arguments import SpeechArguments
+    from ..data.speech.speech_arguments import SpeechArguments
     from .speech.ctc import CtcRecipe
     from .speech.options import CtcArguments
 
@@ -92,7 +92,7 @@ def _ctc() -> RecipeKind:
 
 
 def _speech_classes() -> RecipeKind:
-    from ..data.speech.arguments import SpeechClassArguments
+    from ..data.speech.speech_arguments import SpeechClassArguments
     from .speech.class_options import SpeechClassRecipeArguments
     from .speech.classes import SpeechClassRecipe
 
@@ -100,7 +100,7 @@ def _speech_classes() -> RecipeKind:
 
 
 def _images() -> RecipeKind:
-    from ..data.images.arguments import ImageArguments
+    from ..data.images.image_arguments import ImageArguments
     from .images.options import ImageRecipeArguments
     from .images.recipe import ImageRecipe
 

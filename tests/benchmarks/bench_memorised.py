@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.speech.arguments import SpeechArguments
+from hf_unlearn.data.speech.speech_arguments import SpeechArguments
 from hf_unlearn.experiments.command_line import parse
 from hf_unlearn.experiments.speech.options import WhisperArguments
 from hf_unlearn.experiments.speech.whisper import WhisperRecipe

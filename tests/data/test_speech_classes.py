@@ -11,13 +11,13 @@ from datasets import ClassLabel, Dataset
 from transformers import WhisperFeatureExtractor
 
 from hf_unlearn.data.earlier import EarlierRequest
-from hf_unlearn.data.speech.arguments import SpeechClassArguments
 from hf_unlearn.data.speech.classes import (
     classes_of,
     load_class_splits,
     load_utterances,
     prepare_class_splits,
 )
+from hf_unlearn.data.speech.speech_arguments import SpeechClassArguments
 
 WORDS, SPEAKERS = ["yes", "no", "up"], ["anna", "boris", "clara"]
 

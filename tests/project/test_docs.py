@@ -13,7 +13,7 @@ import soundfile
 from hf_unlearn import UnlearnConfig, cli
 from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.data.speech import SpeechArguments
-from hf_unlearn.data.speech.arguments import SpeechClassArguments
+from hf_unlearn.data.speech.speech_arguments import SpeechClassArguments
 from hf_unlearn.experiments.images.options import ImageRecipeArguments
 from hf_unlearn.experiments.speech.class_options import SpeechClassRecipeArguments
 from hf_unlearn.experiments.speech.options import CtcArguments, WhisperArguments

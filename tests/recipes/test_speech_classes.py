@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.speech.arguments import SpeechClassArguments
+from hf_unlearn.data.speech.speech_arguments import SpeechClassArguments
 from hf_unlearn.experiments import parse
 from hf_unlearn.experiments.speech.class_options import SpeechClassRecipeArguments
 from hf_unlearn.experiments.speech.classes import ClassRows, main

@@ -18,10 +18,10 @@ from ..rows import local_path, make_request
 from ..sampling import groups_of
 from ..tables import first_table
 from ..uniform_rows import to_uniform_rows
-from .arguments import SpeechClassArguments
 from .label_folders import label_folders, read_label_folder
 from .samples import prepare
 from .sources import AUDIO_SUFFIXES, SPEECH, TABLE_SUFFIXES, check_speakers, load_speech
+from .speech_arguments import SpeechClassArguments
 from .splits import SpeakerSplits, prepare_parts, split_by_speaker
 
 logger = logging.get_logger(__name__)

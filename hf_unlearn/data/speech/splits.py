@@ -19,9 +19,9 @@ from ..sampling import (
     sorted_by_id,
 )
 from ..splits import Splits, check_apart, check_files_apart
-from .arguments import SpeechArguments
 from .samples import prepare
 from .sources import SPEECH, check_speakers, load_speech
+from .speech_arguments import SpeechArguments
 
 Parts = TypeVar("Parts", bound=Splits)
 

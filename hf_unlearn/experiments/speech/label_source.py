@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
-from ...data.speech.arguments import SpeechArguments
+from ...data.speech.speech_arguments import SpeechArguments
 from ...trainer.setup.adapters import load_merged
 from ..checks.model_checks import loading
 from ..checks.processor_checks import describe_difference

@@ -9,7 +9,7 @@ from transformers import ProcessorMixin
 from transformers.utils import logging
 
 from ...data.sampling import balanced
-from ...data.speech.arguments import SpeechArguments
+from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.transcripts import as_sentence, own_or
 from ...metrics.normalizers import UNSPACED, normalizer
 from .model_transcriber import ModelTranscriber

@@ -9,8 +9,8 @@ import soundfile
 from transformers import PreTrainedModel, ProcessorMixin
 
 from ...config import UnlearnConfig
-from ...data.speech.arguments import SpeechArguments
 from ...data.speech.audio import SAMPLING_RATE, decode_audio
+from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import load_splits
 from ...metrics import character_errors, error_rate, word_errors
 from ...metrics.normalizers import language_code, normalizer

@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from ...config import UnlearnConfig
-from ...data.speech.arguments import SpeechArguments
 from ...data.speech.collator import SpeechCollator
 from ...data.speech.extractors import longest_audio, longest_label
+from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import SpeakerSplits, prepare_splits
 from ...data.speech.transcripts import as_sentence
 from ...evaluation import asr_metrics
