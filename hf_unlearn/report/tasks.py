@@ -74,6 +74,13 @@ KEPT_SPLITS = {
     "retain": ("retain set", "stay"),
     "retain_rest": ("retained, outside the retain set", "stay"),
 }
+# What the splits of every recipe hold, for a table or plot of runs of any task.
+SPLITS = {
+    "forget": "forgotten, trained on",
+    "forget_test": "forgotten, unseen",
+    "retain": "retained, trained on",
+    "test": "retained, unseen",
+}
 
 TASKS = {
     "speakers": Task(
@@ -217,6 +224,19 @@ def metric_of(name: str) -> str:
     splits = {split for task in TASKS.values() for split in task.splits}
     fitting = [split for split in splits if name.startswith(f"{split}_")]
     return name.removeprefix(f"{max(fitting, key=len)}_") if fitting else name.rpartition("_")[2]
+
+
+def score_label(name: str, percent: bool) -> str:
+    """A score of any task in words: test_wer -> "WER (%) on test (retained, unseen)".
+
+    Args:
+        percent: whether scores are in percent; if not, they are as the model's metrics give them.
+    """
+    metric = metric_of(name)
+    split = name.removesuffix(f"_{metric}")
+    heading = (ERROR_RATES | ACCURACY_F1).get(metric, metric)
+    meaning = f" ({SPLITS[split]})" if split in SPLITS else ""
+    return f"{heading if percent else heading.removesuffix(' (%)')} on {split}{meaning}"
 
 
 def task_of(results: Results) -> Task:

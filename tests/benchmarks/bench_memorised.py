@@ -68,7 +68,9 @@ def main(original: str, retrained: str, speaker: str, base: str = "openai/whispe
         return trainer.mean_loss(model, trainer._prepare_inputs(collate(rows)))
 
     splits = recipe.splits.evaluation()
-    rows = {name: list(recipe._read(splits[name])) for name in ("forget", "forget_test")}
+    rows = {
+        name: list(recipe.rows_for_training(splits[name])) for name in ("forget", "forget_test")
+    }
     loss_of = {name: lambda some=some: loss(some) for name, some in rows.items()}
     found = contributions(model, end, loss_of)
     for group, parts in sorted(found.items(), key=lambda item: -item[1]["forget"]):
