@@ -22,7 +22,7 @@ from ..report.html_page import Report
 from ..report.results import Results
 from .batches.loading import TrainingLoader
 from .checkpoints.checkpointing import CheckpointSaver
-from .checkpoints.update_sketch import PreviousUpdates
+from .checkpoints.update_sketch import EarlierUpdates
 from .checks.compatibility import check_compatible
 from .checks.construction import check_after, check_before, one_forget_set
 from .publishing.publisher import Publisher
@@ -113,11 +113,11 @@ class UnlearnTrainer(SampleMeanTrainer):
             args = copy.copy(args)
             args.max_steps = 1
         forget_dataset = one_forget_set(train_dataset, forget_dataset)
-        previous = previous_forget_dataset, previous_updates
-        check_before(self.method, args, forget_dataset, retain_dataset, *previous)
+        earlier = previous_forget_dataset, previous_updates
+        check_before(self.method, args, forget_dataset, retain_dataset, *earlier)
         self.retain_dataset = retain_dataset
         self.previous_forget_dataset = previous_forget_dataset
-        self.previous_updates = PreviousUpdates(previous_updates) if previous_updates else None
+        self.previous_updates = EarlierUpdates(previous_updates) if previous_updates else None
         self.results: Results | None = None
         self._loader = TrainingLoader(self)
         self._evaluation_sets = EvaluationSets(eval_dataset)

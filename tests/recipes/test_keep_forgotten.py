@@ -6,7 +6,7 @@ import pytest
 
 from hf_unlearn.experiments.images import recipe as images
 from hf_unlearn.report.file_names import SKETCH
-from hf_unlearn.trainer.checkpoints.update_sketch import PreviousUpdates
+from hf_unlearn.trainer.checkpoints.update_sketch import EarlierUpdates
 from tests.recipes.noise import write_noise
 
 OPTIONS = """
@@ -58,7 +58,7 @@ def test_three_requests_in_a_row(folder, capsys):
     first = str(folder / "updates-1")
     request(folder, "bee", first, "updates-2", "updates")
     request(folder, "cat", str(folder / "updates-2"), "updates-3", "updates")
-    assert [len(PreviousUpdates([folder / f"updates-{n}"])) for n in (1, 2, 3)] == [1, 2, 3]
+    assert [len(EarlierUpdates([folder / f"updates-{n}"])) for n in (1, 2, 3)] == [1, 2, 3]
     capsys.readouterr()
     request(folder, "bee", first, "samples-2", "samples")
     assert "previous_loss" in logged(capsys)

@@ -41,7 +41,7 @@ def keep_start(model: nn.Module, folder: Path, checkpoint: str | None) -> None:
 
 
 def write_updates(
-    model: nn.Module, folder: Path, rank: int, earlier: "PreviousUpdates | None"
+    model: nn.Module, folder: Path, rank: int, earlier: "EarlierUpdates | None"
 ) -> None:
     """Writes the updates of earlier requests, and after them that of the run which has just ended
     in `folder`: its weights minus those that `save_start` has saved there.
@@ -118,7 +118,7 @@ def _adapters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Paramete
             yield f"{plain_name(name)}.weight", A, B, module.scaling[adapter]
 
 
-class PreviousUpdates:
+class EarlierUpdates:
     """The updates of earlier requests, each (weights after minus before), as further rows that a
     step is orthogonal to. Moving back along an update would undo its forgetting.
 

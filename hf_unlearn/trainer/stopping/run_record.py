@@ -58,8 +58,8 @@ class RunRecord:
         self.resumed_from = checkpoint
         # Checkpoints of earlier versions do not store the number of steps: take Trainer's count
         # without the skipped steps.
-        earlier = _global_step(checkpoint) - saved.get("skipped_steps", 0) if checkpoint else 0
-        self.steps = saved.get("steps", earlier)
+        counted = _global_step(checkpoint) - saved.get("skipped_steps", 0) if checkpoint else 0
+        self.steps = saved.get("steps", counted)
         # DeepSpeed's engine owns the gradients, and one-shot methods need no optimizer.
         trusted = self.trainer.is_deepspeed_enabled or self.trainer.method.one_shot
         self.changes.begin(changed=trusted or saved.get("changed", self.steps > 0))

@@ -15,7 +15,7 @@ from .compatibility import check_kind
 NAME = "previous_forget_dataset"
 
 
-def check_previous(
+def check_earlier_requests(
     method: Method, dataset: Any, updates: Sequence[str | Path] | None, args: UnlearnConfig
 ) -> None:
     """Checks what a trainer was given of earlier requests.

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from hf_unlearn.per_sample.reference import sample_gradient
 from hf_unlearn.report.file_names import SKETCH
-from hf_unlearn.trainer.checkpoints.update_sketch import PreviousUpdates, stored
+from hf_unlearn.trainer.checkpoints.update_sketch import EarlierUpdates, stored
 from hf_unlearn.trainer.samples import sample_access
 from hf_unlearn.trainer.samples.sample_access import SampleAccess
 from tests.methods.formulas import double
@@ -182,7 +182,7 @@ def test_the_sketch_is_the_change_of_the_weights_and_carries_the_earlier_ones(
     first_request, tmp_path
 ):
     before, after, folder = first_request
-    (update,) = PreviousUpdates([folder]).updates
+    (update,) = EarlierUpdates([folder]).updates
     before, after = dict(before.named_parameters()), dict(after.named_parameters())
     assert update.keys() == {name for name, p in after.items() if p.requires_grad}
     for name, (change,) in update.items():
@@ -190,7 +190,7 @@ def test_the_sketch_is_the_change_of_the_weights_and_carries_the_earlier_ones(
     second = second_request(first_request, tmp_path, previous_updates=[folder])
     second.args.save_update_sketch = True
     second.train()
-    both = PreviousUpdates([tmp_path / SKETCH]).updates
+    both = EarlierUpdates([tmp_path / SKETCH]).updates
     assert len(both) == 2
     assert all(torch.equal(both[0][name][0], update[name][0]) for name in update)
 
@@ -225,7 +225,7 @@ def test_a_resumed_run_is_as_uninterrupted(first_request, tmp_path):
     resumed.train(resume_from_checkpoint=True)
     for one, other in zip(straight.model.parameters(), resumed.model.parameters()):
         assert torch.equal(one, other)
-    sketches = [PreviousUpdates([tmp_path / name]).updates[-1] for name in "ab"]
+    sketches = [EarlierUpdates([tmp_path / name]).updates[-1] for name in "ab"]
     assert all(torch.equal(kept[0], sketches[1][name][0]) for name, kept in sketches[0].items())
     other = trainer_at(tmp_path / "b", previous_updates=None)
     with pytest.raises(ValueError, match="updates of earlier requests 1, not 0"):
@@ -271,7 +271,7 @@ def test_step_is_brute_force_and_orthogonal_to_updates_and_samples(tmp_path, gra
     arguments = {"previous_forget_dataset": double(PREVIOUS), "previous_updates": [folder]}
     options = {"granularity": granularity, "alpha": 0.6, "arguments": arguments, **data()}
     g = step(model, tmp_path, **options)
-    given = PreviousUpdates([folder]).updates
+    given = EarlierUpdates([folder]).updates
     earlier = []
     for (name, like), rows in zip(update.items(), rows_of_samples(model, PREVIOUS)):
         changes = [torch.zeros_like(like)[None].double()] * 2
@@ -328,7 +328,7 @@ def test_the_sketch_of_an_adapter_is_the_change_of_the_weights_that_it_adapts(tm
         dict(before.named_parameters()),
         dict(model.merge_and_unload().named_parameters()),
     )
-    (update,) = PreviousUpdates([tmp_path]).updates
+    (update,) = EarlierUpdates([tmp_path]).updates
     assert update.keys() == {n for n, p in before.items() if not torch.equal(p, after[n])}
     for name, (change,) in update.items():
         assert torch.allclose(change, after[name] - before[name], rtol=1e-4, atol=1e-5)
