@@ -14,7 +14,7 @@ from ..report.result_tables import further_tables, results_table
 from ..report.results import Results
 from ..trainer import UnlearnTrainer
 from .checks.model_checks import loading
-from .models.membership import attack
+from .models.attack_models import attack
 from .models.shadow_models import ShadowModels, train_shadow_models
 from .recipe import Recipe
 

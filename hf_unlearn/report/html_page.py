@@ -18,7 +18,7 @@ from ..privacy.paths import without_paths
 from ..privacy.redaction import must_hide, redact
 from .audit_tables import audit_rows, door_notes
 from .audit_words import headline
-from .frontier import frontier
+from .frontier_svg import frontier
 from .listed_settings import settings_of
 from .phases import phases_table
 from .result_tables import Table, further_tables_rows, results_table, results_table_rows

@@ -8,7 +8,7 @@ from dataclasses import replace
 import PIL.Image
 import pytest
 
-from hf_unlearn.report.frontier import frontier, ticks
+from hf_unlearn.report.frontier_svg import frontier, ticks
 from hf_unlearn.report.html_page import Report, word_differences
 from hf_unlearn.report.results import Results
 from hf_unlearn.report.tasks import TASKS

@@ -20,7 +20,7 @@ from ...trainer.setup.adapters import load_merged
 from ...trainer.stopping.rule import Rule
 from ..options import RecipeArguments, TrainArguments
 from ..recipe import Recipe, freeze, lora_config, make_trainer
-from ..requests.keeping import kept_forgotten
+from ..requests.keeping import keeping_arguments
 from ..requests.stacking import check_stacking
 from .retrained_rules import check_limit_at_retrained, of_retrained
 
@@ -171,7 +171,7 @@ def first_trainer(recipe: Recipe) -> UnlearnTrainer:
     )
     with random_state_kept(args.device):
         model = first_model(recipe)
-        kept = kept_forgotten(recipe, model)
+        kept = keeping_arguments(recipe, model)
         return make_trainer(recipe, model, args, lora_r=options.lora_r, **kept)
 
 

@@ -19,7 +19,7 @@ logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Earlier:
+class EarlierRequests:
     """The earlier requests of a model.
 
     Attributes:
@@ -45,7 +45,7 @@ class Earlier:
     def of_ledger(self) -> list[EarlierRequest]:
         """Those of the ledger whose salt is known."""
         return [
-            EarlierRequest(entry["request"], entry["column"], _Known(entry["ids"], salt))
+            EarlierRequest(entry["request"], entry["column"], SaltedIds(entry["ids"], salt))
             for entry in self.entries
             if (salt := self.salts.get(entry["salt"])) is not None
         ]
@@ -61,7 +61,7 @@ class Earlier:
         return {column: sorted(names) for column, names in found.items()}
 
 
-class _Known:
+class SaltedIds:
     """Recognises names by their salted ids."""
 
     def __init__(self, ids: Sequence[str], salt: str):
@@ -71,7 +71,7 @@ class _Known:
         return pseudonym(name, self._salt, LONG) in self._ids
 
 
-def find_earlier(model: str, output_dir: str) -> Earlier:
+def find_earlier(model: str, output_dir: str) -> EarlierRequests:
     """The earlier requests of a model.
 
     The salt that recognises their names is taken from the model's folder or from `output_dir`. For
@@ -85,7 +85,7 @@ def find_earlier(model: str, output_dir: str) -> Earlier:
         ValueError: the model's ledger cannot be read.
     """
     if model == "train":
-        return Earlier()
+        return EarlierRequests()
     salts = salts_in([*run_folders(model), output_dir])
     entries = read_ledger(file) if (file := model_file(model, LEDGER)) else []
     if unknown := [str(entry["request"]) for entry in entries if entry["salt"] not in salts]:
@@ -97,7 +97,7 @@ def find_earlier(model: str, output_dir: str) -> Earlier:
     names = forgotten_names(model, warn=not entries)
     if not entries and names and salts:
         entries = _from_results(model, names, next(iter(salts.values())))
-    return Earlier(entries, salts, names)
+    return EarlierRequests(entries, salts, names)
 
 
 def _from_results(model: str, names: Mapping[str, Sequence[str]], salt: str) -> list[Entry]:

@@ -19,9 +19,9 @@ from ...report.tasks import Task, task_of
 from ...report.weights import weights_digest
 from ...trainer import UnlearnTrainer
 from ...trainer.checkpoints.step_digests import step_digests
-from ..models.training import digest
+from ..models.training import rows_digest
 from ..recipe import Recipe
-from .earlier import Earlier
+from .earlier import EarlierRequests
 
 # The splits that the weights depend on in every run.
 COMPARED = ("forget", "retain")
@@ -121,7 +121,7 @@ def data_digests(splits: object, salt: str) -> dict[str, str]:
     parts = {name: getattr(splits, name, None) for name in COMPARED}
     parts |= getattr(splits, "earlier", {})
     return {
-        name: salted(digest(rows), salt)
+        name: salted(rows_digest(rows), salt)
         for name, rows in parts.items()
         if isinstance(rows, Dataset)
     }
@@ -137,7 +137,7 @@ def versions(environment: Mapping) -> dict[str, str]:
 
 
 def checked_again(
-    earlier: Earlier, splits: Any, results: Results, ids: list[str]
+    earlier: EarlierRequests, splits: Any, results: Results, ids: list[str]
 ) -> dict[str, dict | str]:
     """What this run measured of each earlier request, by the request's number: the task's first
     metric before and after, or "unverified" where the data has nothing that the request named."""

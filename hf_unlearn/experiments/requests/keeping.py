@@ -8,7 +8,7 @@ from ...report.file_names import LEDGER
 from ..recipe import Recipe
 
 
-def kept_forgotten(recipe: Recipe, model: nn.Module) -> dict:
+def keeping_arguments(recipe: Recipe, model: nn.Module) -> dict:
     """The arguments of `UnlearnTrainer` for the option `keep_forgotten`; {} for a first request.
 
     With "updates" the run also writes its own update, for the requests after it.

@@ -98,11 +98,11 @@ class EvaluatedBefore(TrainerCallback):
     """
 
     def __init__(self, trainer: Trainer):
-        self.trainer, self.rows = trainer, []
+        self._trainer, self.rows = trainer, []
 
     def remember(self) -> None:
         """Called before each training."""
-        history = self.trainer.state.log_history
+        history = self._trainer.state.log_history
         # in a second training the history holds the rows already
         if not any(row["step"] for row in history):
             self.rows = [row for row in history if any(map(is_evaluation, row))]
