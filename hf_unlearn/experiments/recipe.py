@@ -178,21 +178,21 @@ def adapted(model: nn.Module, targets: list[str], trainable: str) -> list[str]:
     """
     if not trainable:
         return targets
-    found = [
+    layers = [
         name
         for name, module in model.named_modules()
         if any(name == target or name.endswith(f".{target}") for target in targets)
         and any(
-            re.search(trainable, f"{name}.{own}")
-            for own, _ in module.named_parameters(recurse=False)
+            re.search(trainable, f"{name}.{parameter}")
+            for parameter, _ in module.named_parameters(recurse=False)
         )
     ]
-    if not found:
+    if not layers:
         raise ValueError(
             f"trainable is {trainable!r}, which matches no layer of lora_target_modules "
             f"({', '.join(targets)}): name such layers there, or set trainable to ''"
         )
-    return found
+    return layers
 
 
 def freeze(model: nn.Module, trainable: str) -> None:

@@ -29,8 +29,8 @@ def features(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     if logits.ndim == 2:
         return _class_features(logits, labels)
     texts = [
-        _class_features(text[own != PADDING], own[own != PADDING])
-        for text, own in zip(logits, labels)
+        _class_features(text[targets != PADDING], targets[targets != PADDING])
+        for text, targets in zip(logits, labels)
     ]
     return {
         name: np.array([text[name].mean() for text in texts])

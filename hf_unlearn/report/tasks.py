@@ -47,9 +47,9 @@ class Task:
     def in_order(self, splits: Iterable[str]) -> list[str]:
         """Splits in the order of the tables."""
         present = set(splits)
-        known = [split for split in self.splits if split in present]
-        return known + sorted(
-            present - set(known), key=lambda split: (earlier_number(split) or 0, split)
+        task_splits = [split for split in self.splits if split in present]
+        return task_splits + sorted(
+            present - set(task_splits), key=lambda split: (earlier_number(split) or 0, split)
         )
 
     def wanted(self, split: str, metric: str) -> str:
@@ -273,12 +273,12 @@ def _measured(task: Task, results: Results, percent: bool) -> dict[str, str]:
             if is_metric(name, value, values)
         )
     )
-    known = [name for name in task.metrics if name in names and name != "loss"]
-    own = [name for name in names if name not in task.metrics]
+    task_metrics = [name for name in task.metrics if name in names and name != "loss"]
+    others = [name for name in names if name not in task.metrics]
     headings = (
         task.metrics
         if percent
         else {name: text.removesuffix(" (%)") for name, text in task.metrics.items()}
     )
-    shown = [*known, *own, *(["loss"] if "loss" in names else [])] or list(task.metrics)
+    shown = [*task_metrics, *others, *(["loss"] if "loss" in names else [])] or list(task.metrics)
     return {name: headings.get(name, name) for name in shown}

@@ -56,12 +56,14 @@ def in_vocabulary(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     An apostrophe is written as the tokenizer writes it. Other characters stay, so that `prepare`
     can name those that the tokenizer does not have.
     """
-    known = "".join(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))
-    if not set(text) <= set(known):
+    characters = "".join(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))
+    if not set(text) <= set(characters):
         text = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    if known == known.upper() != known.lower():
+    if characters == characters.upper() != characters.lower():
         text = text.upper()
-    elif known == known.lower() != known.upper():
+    elif characters == characters.lower() != characters.upper():
         text = text.lower()
-    letters = (c if c in known or unicodedata.category(c)[0] not in "PS" else " " for c in text)
+    letters = (
+        c if c in characters or unicodedata.category(c)[0] not in "PS" else " " for c in text
+    )
     return " ".join("".join(letters).split())

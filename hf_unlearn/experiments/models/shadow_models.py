@@ -71,8 +71,8 @@ def train_shadow_models(recipe: Recipe) -> ShadowModels | None:
         tqdm(trained, desc="shadow models", unit="model", disable=quiet)
     ):
         seed = recipe.training_seed + 1 + number
-        found = confidences_by(recipe, candidates, np.flatnonzero(chosen), seed, store)
-        confidences.append([found[name] for name in ids])
+        values = confidences_by(recipe, candidates, np.flatnonzero(chosen), seed, store)
+        confidences.append([values[name] for name in ids])
     columns = {name: column for column, name in enumerate(ids)}
     return ShadowModels(columns, np.array(confidences), trained)
 

@@ -130,7 +130,7 @@ def new_model(recipe: Recipe, seed: int) -> PreTrainedModel:
 
 def fit(recipe: Recipe, model: PreTrainedModel, rows: Dataset, seed: int, folder: Path) -> None:
     """Trains the model on the rows, and saves it to `folder`."""
-    given = recipe.trainer_arguments(model)
+    arguments = recipe.trainer_arguments(model)
     args = Seq2SeqTrainingArguments(
         output_dir=str(folder),
         save_strategy="no",
@@ -141,8 +141,8 @@ def fit(recipe: Recipe, model: PreTrainedModel, rows: Dataset, seed: int, folder
         model=model,
         args=args,
         train_dataset=recipe.training_data(model, rows),
-        data_collator=given["data_collator"],
-        processing_class=given["processing_class"],
+        data_collator=arguments["data_collator"],
+        processing_class=arguments["processing_class"],
     )
     label_bars(trainer, "training")
     with threads_for(recipe, model, recipe.options.train_batch_size):
@@ -197,13 +197,13 @@ def rows_digest(rows: Dataset) -> str:
 
 
 def _compute_rows_digest(rows: Dataset) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     # Features that are computed on demand are a function of the audio.
     for row in as_stored(rows):
         for name in sorted(row):
             content = _content(row[name])
-            found.update(f"{name} {len(content)} ".encode() + content)
-    return found.hexdigest()
+            digest.update(f"{name} {len(content)} ".encode() + content)
+    return digest.hexdigest()
 
 
 def _content(value: object) -> bytes:

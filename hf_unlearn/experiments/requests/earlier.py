@@ -52,13 +52,13 @@ class EarlierRequests:
 
     def names_with(self, splits: Splits) -> dict[str, list[str]]:
         """`names`, and those that the splits' data has of the requests."""
-        found = {column: set(names) for column, names in self.names.items()}
+        names_by_column = {column: set(names) for column, names in self.names.items()}
         for request in self.of_ledger():
             rows = splits.earlier.get(request.split)
             if rows is not None:
-                known = known_names([request], request.column, set(rows[request.column][:]))
-                found.setdefault(request.column, set()).update(known)
-        return {column: sorted(names) for column, names in found.items()}
+                data_names = known_names([request], request.column, set(rows[request.column][:]))
+                names_by_column.setdefault(request.column, set()).update(data_names)
+        return {column: sorted(names) for column, names in names_by_column.items()}
 
 
 class SaltedIds:
@@ -109,11 +109,11 @@ def _from_results(model: str, names: Mapping[str, Sequence[str]], salt: str) -> 
             "request": number,
             "date": (results.get("environment") or {}).get("date"),
             "column": column,
-            "ids": sorted(pseudonym(name, salt, LONG) for name in known),
+            "ids": sorted(pseudonym(name, salt, LONG) for name in column_names),
             "salt": salt_name(salt),
             "weights_before": digest,
             "weights_after": digest,
             "note": "made from results.json, since that run wrote no ledger",
         }
-        for number, (column, known) in enumerate(sorted(names.items()), start=1)
+        for number, (column, column_names) in enumerate(sorted(names.items()), start=1)
     ]

@@ -143,19 +143,19 @@ def checked_again(
     metric before and after, or "unverified" where the data has nothing that the request named."""
     metric = next(iter(task_of(results).metrics))
     requests = {request.number: request for request in earlier.of_ledger()}
-    found: dict[str, dict | str] = {}
+    checks: dict[str, dict | str] = {}
     for entry in earlier.entries:
         number, split = entry["request"], f"earlier_{entry['request']}"
         after, before = (
             _value(model, split, metric) for model in (results.unlearned, results.original)
         )
         if set(entry["ids"]) <= set(ids):
-            found[str(number)] = "forgotten again by this request"
+            checks[str(number)] = "forgotten again by this request"
         elif after is None or before is None:
-            found[str(number)] = UNVERIFIED
+            checks[str(number)] = UNVERIFIED
         else:
             names = set(splits.earlier[split][requests[number].column][:])
-            found[str(number)] = {
+            checks[str(number)] = {
                 "metric": metric,
                 "before": before,
                 "after": after,
@@ -163,7 +163,7 @@ def checked_again(
                 "found": len(names),
                 "of": len(entry["ids"]),
             }
-    return found
+    return checks
 
 
 def _value(splits: Metrics | None, split: str, metric: str) -> float | None:

@@ -96,8 +96,8 @@ def load_source(
 
 
 def _check_tokens(name: str, processor: ProcessorMixin) -> None:
-    if found := describe_difference(processor, AutoProcessor.from_pretrained(name)):
+    if difference := describe_difference(processor, AutoProcessor.from_pretrained(name)):
         raise ValueError(
-            f"labels_from: {name} does not go with the run's processor: {found}. Give the model "
-            "that the run started from"
+            f"labels_from: {name} does not go with the run's processor: {difference}. Give the "
+            "model that the run started from"
         )

@@ -74,8 +74,8 @@ class LabelStyle:
                 self.losses = self.transcriber.mean_losses(chosen, styles)
         if self.data.transcripts is None:
             unlikely = self.losses.get("as_written", torch.inf) > self.losses.get("sentence", 0)
-            own = self.transcriber is not None and unlikely
-            self.data.transcripts = "own" if own else "as_written"
+            uses_own = self.transcriber is not None and unlikely
+            self.data.transcripts = "own" if uses_own else "as_written"
 
     def __call__(self, rows: datasets.Dataset) -> list[str]:
         """The texts of the rows' labels."""
@@ -89,8 +89,8 @@ class LabelStyle:
                 )
         texts = self.written(rows, self.data.transcripts)
         said = self.transcriber.transcripts(rows) if self.data.transcripts == "own" else []
-        own = sum(text == other for text, other in zip(texts, said))
-        self.counts.update({"own": own, self.plain: len(texts) - own} if said else {})
+        matches = sum(text == other for text, other in zip(texts, said))
+        self.counts.update({"own": matches, self.plain: len(texts) - matches} if said else {})
         return texts
 
     def written(self, rows: datasets.Dataset, style: str) -> list[str]:

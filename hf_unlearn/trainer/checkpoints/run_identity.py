@@ -51,10 +51,10 @@ def labels_digest(dataset: Any, label_names: list[str]) -> int | None:
     label_names = sorted({"label", "label_ids", *label_names})
     # Other columns may be costly to decode.
     if isinstance(dataset, datasets.Dataset):
-        own = [name for name in label_names if name in dataset.column_names]
-        if not own:
+        columns = [name for name in label_names if name in dataset.column_names]
+        if not columns:
             return None
-        dataset = dataset.with_format(None).select_columns(own)
+        dataset = dataset.with_format(None).select_columns(columns)
     digest = hashlib.sha256()
     for index in spread(len(dataset), DIGEST_SAMPLES):
         with seeded(0, index):

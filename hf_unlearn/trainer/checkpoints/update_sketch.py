@@ -132,8 +132,8 @@ class EarlierUpdates:
         ValueError: there is no such file.
     """
 
-    def __init__(self, given: Iterable[str | Path]):
-        self.updates = [update for path in given for update in _read(Path(path))]
+    def __init__(self, paths: Iterable[str | Path]):
+        self.updates = [update for path in paths for update in _read(Path(path))]
         if not self.updates:
             raise ValueError("previous_updates names no file: leave it out where there is none")
 
@@ -166,14 +166,14 @@ class EarlierUpdates:
         W = W_0 + scaling B A is the weight that it adapts: orthogonal to it, to first order W does
         not move along the update.
         """
-        found = {}
+        row_functions = {}
         for weight, A, B, s in _adapters(model):
-            found[id(A)] = partial(self._rows_of_A, weight, A, B, s)
-            found[id(B)] = partial(self._rows_of_B, weight, A, B, s)
+            row_functions[id(A)] = partial(self._rows_of_A, weight, A, B, s)
+            row_functions[id(B)] = partial(self._rows_of_B, weight, A, B, s)
         for name, p in model.named_parameters():
-            if p.requires_grad and id(p) not in found:
-                found[id(p)] = partial(self._stack, plain_name(name), p, p.shape)
-        return found
+            if p.requires_grad and id(p) not in row_functions:
+                row_functions[id(p)] = partial(self._stack, plain_name(name), p, p.shape)
+        return row_functions
 
     def _rows_of_A(self, name: str, A: nn.Parameter, B: nn.Parameter, scaling: float) -> Tensor:
         update = self._stack(name, A, (B.shape[0], A.shape[1]))  # (q, o, i)

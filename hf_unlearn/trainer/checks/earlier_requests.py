@@ -23,11 +23,11 @@ def check_earlier_requests(
     Raises:
         ValueError: the method cannot keep them forgotten, or the samples are no usable dataset.
     """
-    given = [name for name, is_given in _given(dataset, updates).items() if is_given]
-    if given and not method.keeps_forgotten:
+    arguments = [name for name, is_given in _given(dataset, updates).items() if is_given]
+    if arguments and not method.keeps_forgotten:
         able = [name for name, make in METHODS.items() if make().keeps_forgotten]
         raise ValueError(
-            f"{given[0]} does not work with method={args.method!r}, which has no per-sample "
+            f"{arguments[0]} does not work with method={args.method!r}, which has no per-sample "
             f"projection: use {' or '.join(able)}, or leave it out"
         )
     if dataset is None:

@@ -183,6 +183,6 @@ def row_roles(counts: list[list[int]], process: int, updates: int) -> RowRoles:
         mean += [k / kept] * (k - m) + [0.0] * m
         earlier += range(len(mean) - m, len(mean))
     start = sum(k for k, _ in counts[:process])
-    own = slice(start, start + counts[process][0])
+    own_rows = slice(start, start + counts[process][0])
     earlier += range(samples, samples + updates)
-    return RowRoles(samples, own, mean + [0.0] * updates, earlier)
+    return RowRoles(samples, own_rows, mean + [0.0] * updates, earlier)

@@ -73,13 +73,13 @@ class RunRecord:
         Args:
             further: what else `saved_state` is to return.
         """
-        own = {
+        record = {
             "steps": self.steps,
             "changed": self.changes.changed,
             "weights_step": self.weights_step,
             "run": self.run,
         }
-        (checkpoint / UNLEARN_STATE).write_text(json.dumps({**further, **own}))
+        (checkpoint / UNLEARN_STATE).write_text(json.dumps({**further, **record}))
 
     def loaded(self, checkpoint: str | Path) -> None:
         """Notes that the weights of a checkpoint were loaded after the last step."""

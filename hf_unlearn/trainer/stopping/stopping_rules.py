@@ -91,7 +91,7 @@ class StoppingRules(TrainerCallback):
         checked: dict[int, dict] = {}
         for row in state.log_history:
             checked.setdefault(row["step"], {}).update(_check_metrics_in(row))
-        checked = {step: with_worst(found, self._rules) for step, found in checked.items()}
+        checked = {step: with_worst(logged, self._rules) for step, logged in checked.items()}
         for step, metrics in checked.items():
             self._scales.look(metrics)
             self._note_if_best(metrics, step)
@@ -179,8 +179,8 @@ class StoppingRules(TrainerCallback):
 
     def _check(self) -> dict[str, float]:
         """Evaluates and logs the metrics of a check, by <split>_<metric>."""
-        found = _check_metrics_in(self._trainer.evaluate(self.splits, metric_key_prefix="check"))
-        metrics = with_worst(found, self._rules)
+        measured = _check_metrics_in(self._trainer.evaluate(self.splits, metric_key_prefix="check"))
+        metrics = with_worst(measured, self._rules)
         self._require(metrics)
         self._scales.look(metrics)
         return metrics
@@ -259,17 +259,17 @@ def _check_metrics_in(row: dict) -> dict[str, float]:
     }
 
 
-def _check_metrics(rule: Rule, splits: dict[str, Any], known: set[str] | None) -> None:
+def _check_metrics(rule: Rule, splits: dict[str, Any], metrics: set[str] | None) -> None:
     """Raises ValueError if a rule can never be checked: its metric will not be given, or its split
     is empty."""
     pairs = [(name, split) for name in rule.metrics for split in splits_of(name, list(splits))]
     for name, split in pairs:
-        if known is not None and metric_in(name, split) not in known:
-            given = ", ".join(f"{split}_{metric}" for metric in sorted(known))
+        if metrics is not None and metric_in(name, split) not in metrics:
+            choices = ", ".join(f"{split}_{metric}" for metric in sorted(metrics))
             more = ": pass compute_metrics, such as asr_metrics(processor)"
             raise ValueError(
-                f"the rule {str(rule)!r} names {name!r}, but evaluation will give {given}"
-                f"{more if known == {'loss'} else ''}"
+                f"the rule {str(rule)!r} names {name!r}, but evaluation will give {choices}"
+                f"{more if metrics == {'loss'} else ''}"
             )
         if length_or_none(splits[split]) == 0:
             raise ValueError(
