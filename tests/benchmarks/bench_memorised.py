@@ -69,7 +69,7 @@ def main(original: str, retrained: str, speaker: str, base: str = "openai/whispe
 
     splits = recipe.splits.evaluation()
     rows = {
-        name: list(recipe.rows_for_training(splits[name])) for name in ("forget", "forget_test")
+        name: list(recipe.tuning_data(model, splits[name])) for name in ("forget", "forget_test")
     }
     loss_of = {name: lambda some=some: loss(some) for name, some in rows.items()}
     found = contributions(model, end, loss_of)

@@ -183,9 +183,12 @@ class WhisperRecipe(RecogniserRecipe):
         return model
 
     def training_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
-        return self.rows_for_training(self._augmented(rows, model)) if self.is_whisper else rows
+        return self._read(self._augmented(rows, model)) if self.is_whisper else rows
 
-    def rows_for_training(self, rows: Dataset) -> Dataset:
+    def tuning_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
+        return self._read(rows)
+
+    def _read(self, rows: Dataset) -> Dataset:
         """The rows as training reads them: cut to `train_seconds`."""
         seconds = self.options.train_seconds
         return rows if seconds is None else TruncatedFeatures(rows, seconds)
@@ -196,8 +199,8 @@ class WhisperRecipe(RecogniserRecipe):
             forget, retain = self._augmented(forget, model), self._augmented(retain, model)
             retain = ConcatDataset([retain] * self.options.augment)
         return {
-            "forget_dataset": self.rows_for_training(forget),
-            "retain_dataset": self.rows_for_training(retain),
+            "forget_dataset": self._read(forget),
+            "retain_dataset": self._read(retain),
             "eval_dataset": self.splits.evaluation(self.data.max_eval_samples),
             "processing_class": self.processor,
             "data_collator": SpeechCollator(self.processor, model.config.decoder_start_token_id),
