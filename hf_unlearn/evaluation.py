@@ -239,8 +239,8 @@ def features_of_batch(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, t
     if there is not one row of logits for each label."""
     if logits.shape[:-1] != labels.shape:
         return None
-    found = features(logits.float().cpu().numpy(), labels.cpu().numpy())
+    values_by_name = features(logits.float().cpu().numpy(), labels.cpu().numpy())
     return {
         name: torch.tensor(values, dtype=torch.float32, device=logits.device)
-        for name, values in found.items()
+        for name, values in values_by_name.items()
     }

@@ -46,7 +46,7 @@ def pairs_that_fit(
     strangers = splits.get("other", splits.get("test", splits["retain"]))
     sounds = Waveforms(subject.recipe.unprepared, extractor.sampling_rate)
     lengths, texts = strangers["duration"][:], subject.examiner.texts(strangers)
-    seconds, own = seconds or float("inf"), subject.examiner.texts(asked)
+    seconds, forgotten_texts = seconds or float("inf"), subject.examiner.texts(asked)
     for index in range(len(asked)):
         row = asked[index]
         # Each time another stranger, so that no single voice decides.
@@ -57,7 +57,7 @@ def pairs_that_fit(
             other = strangers[fitting]
             silence = np.zeros(round(PAUSE * extractor.sampling_rate), np.float32)
             waveform = np.concatenate([sounds[other["id"]], silence, sounds[row["id"]]])
-            yield texts[fitting], own[index], waveform
+            yield texts[fitting], forgotten_texts[index], waveform
 
 
 class Waveforms:

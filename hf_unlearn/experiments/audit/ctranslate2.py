@@ -76,8 +76,10 @@ def transcripts(
         features = batch["input_features"].to("cpu", torch.float32).numpy()
         view = ctranslate2.StorageView.from_array(np.ascontiguousarray(features))
         prompts = prompts_of(model, view, prompt, tokenizer.convert_tokens_to_ids)
-        found = model.generate(view, prompts, beam_size=1, max_length=room)
-        said += [tokenizer.decode(one.sequences_ids[0], skip_special_tokens=True) for one in found]
+        generated = model.generate(view, prompts, beam_size=1, max_length=room)
+        said += [
+            tokenizer.decode(one.sequences_ids[0], skip_special_tokens=True) for one in generated
+        ]
     return said
 
 
@@ -88,7 +90,7 @@ def prompts_of(
     if None not in prompt:
         return [prompt] * features.shape[0]
     detected = [token_id(languages[0][0]) for languages in model.detect_language(features)]
-    return [[found if one is None else one for one in prompt] for found in detected]
+    return [[language if one is None else one for one in prompt] for language in detected]
 
 
 CTRANSLATE2 = tuple(

@@ -86,8 +86,8 @@ class WhisperRecipe(RecogniserRecipe):
                 self._set_prompt(start, self.config, generation_config)
                 return self.processor
             processor = AutoProcessor.from_pretrained(start)
-        own = self.options.augment or self.options.train_seconds is not None
-        if self.data.task == "translate" or own:
+        whisper_options = self.options.augment or self.options.train_seconds is not None
+        if self.data.task == "translate" or whisper_options:
             raise ValueError(
                 f"{start} is no Whisper: task: translate, augment and train_seconds are for "
                 "Whisper alone"
