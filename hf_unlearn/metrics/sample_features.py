@@ -82,9 +82,14 @@ def ctc_losses(logits: torch.Tensor, labels: torch.Tensor, blank: int) -> torch.
     n, frames, _ = logits.shape
     lengths = (labels >= 0).sum(1)
     log_probabilities = logits.float().log_softmax(-1).transpose(0, 1)
-    heard = torch.full((n,), frames, device=logits.device)
+    input_lengths = torch.full((n,), frames, device=logits.device)
     losses = F.ctc_loss(
-        log_probabilities, labels[labels >= 0], heard, lengths, blank=blank, reduction="none"
+        log_probabilities,
+        labels[labels >= 0],
+        input_lengths,
+        lengths,
+        blank=blank,
+        reduction="none",
     )
     return losses / lengths
 

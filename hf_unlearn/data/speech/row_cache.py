@@ -36,7 +36,7 @@ def further_columns(dataset: Dataset) -> dict[str, list]:
 def row_types(dataset: Dataset, inputs: Features, *, transcribed: bool) -> Features:
     """The types of prepared rows: those of the dataset without its audio, and of the inputs, labels
     and durations."""
-    columns = {name: held for name, held in dataset.features.items() if name != "audio"}
+    columns = {name: content for name, content in dataset.features.items() if name != "audio"}
     label = Value("int64")
     labels = List(label) if transcribed else label
     return Features({**columns, **inputs, "labels": labels, "duration": Value("float32")})

@@ -34,18 +34,24 @@ def as_sentence(text: str, *, spaced: bool = True, english: bool = False) -> str
     return f" {text}." if text[-1].isalnum() else f" {text}"
 
 
-def own_or(said: str | None, reference: str, plain: str, agree: Callable[[str, str], bool]) -> str:
+def own_or(
+    transcript: str | None, reference: str, plain: str, agree: Callable[[str, str], bool]
+) -> str:
     """The model's own transcript of an utterance if it agrees with the reference, or there is no
     reference; else the reference in a plain style.
 
     Args:
-        said: the model's transcript; None if it gave none.
+        transcript: the model's transcript; None if it gave none.
         reference: the text of the data; perhaps empty.
         plain: the reference, rewritten.
         agree: whether two texts are the same but for their style.
     """
-    if said is not None and said.strip() and (not reference.strip() or agree(said, reference)):
-        return said
+    if (
+        transcript is not None
+        and transcript.strip()
+        and (not reference.strip() or agree(transcript, reference))
+    ):
+        return transcript
     return plain
 
 

@@ -33,8 +33,8 @@ def in_ctranslate2(quantization: str, subject: Subject) -> Finding:
         subject.model.save_pretrained(folder)
         subject.recipe.processor.save_pretrained(folder)
         with converted(folder, quantization) as model:
-            said = transcripts(model, subject.model, subject.recipe, examiner)
-    counts = examiner.errors(said, examiner.texts(rows))
+            outputs = transcripts(model, subject.model, subject.recipe, examiner)
+    counts = examiner.errors(outputs, examiner.texts(rows))
     return rate(*counts, examiner.unit, examiner.direction)
 
 
@@ -71,16 +71,16 @@ def transcripts(
     prompt = generation_prompt(original.config, original.generation_config)
     # CTranslate2 uses at most half of max_length for the transcript.
     room = 2 * (original.config.max_target_positions - len(prompt))
-    said, tokenizer = [], recipe.processor.tokenizer
+    texts, tokenizer = [], recipe.processor.tokenizer
     for batch in examiner.batches(original, examiner.splits[examiner.judged_split]):
         features = batch["input_features"].to("cpu", torch.float32).numpy()
         view = ctranslate2.StorageView.from_array(np.ascontiguousarray(features))
         prompts = prompts_of(model, view, prompt, tokenizer.convert_tokens_to_ids)
         generated = model.generate(view, prompts, beam_size=1, max_length=room)
-        said += [
+        texts += [
             tokenizer.decode(one.sequences_ids[0], skip_special_tokens=True) for one in generated
         ]
-    return said
+    return texts
 
 
 def prompts_of(

@@ -128,11 +128,13 @@ class SpeechExaminer(Examiner):
     def counts(self, model: nn.Module, rows: Dataset, **options: Any) -> tuple[np.ndarray, ...]:
         return self.errors(self.transcripts(model, rows, **options), self.texts(rows))
 
-    def errors(self, said: list[str], texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def errors(self, transcripts: list[str], texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Errors (n,) and words (or characters) (n,) of transcripts, both normalised first."""
-        said, texts = ([self.normalise(text) for text in part] for part in (said, texts))
+        transcripts, texts = (
+            [self.normalise(text) for text in part] for part in (transcripts, texts)
+        )
         count = character_errors if self.rate_name == "cer" else word_errors
-        return count(said, texts, allow_empty=True)
+        return count(transcripts, texts, allow_empty=True)
 
     def transcripts(self, model: nn.Module, rows: Dataset, **options: Any) -> list[str]:
         """What the model says, decoded greedily unless `options` say otherwise.

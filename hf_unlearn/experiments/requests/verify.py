@@ -116,10 +116,10 @@ def _refuse_other_versions(entry: Entry) -> None:
         name: version for name, version in entry["versions"].items() if here.get(name) != version
     }
     if other:
-        told = ", ".join(
+        differences = ", ".join(
             f"{name} {version}, not {here.get(name)}" for name, version in other.items()
         )
-        raise ValueError(f"the run was made with other versions: {told}")
+        raise ValueError(f"the run was made with other versions: {differences}")
 
 
 def _refuse_other_start(entry: Entry, recipe: Recipe) -> None:
