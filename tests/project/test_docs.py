@@ -112,8 +112,8 @@ def test_commands_refer_to_what_exists(page):
         elif program == "hf-unlearn":
             assert arguments[0] in cli.build_parser().format_help(), command
         if arguments[:1] == ["run"]:
-            given = {word[2:].partition("=")[0] for word in arguments if word.startswith("--")}
-            assert given <= OPTIONS, command
+            options = {word[2:].partition("=")[0] for word in arguments if word.startswith("--")}
+            assert options <= OPTIONS, command
         if arguments[:1] == ["verify"] and "--steps" in arguments:
             # Runs record no digest of an earlier step.
             steps = int(arguments[arguments.index("--steps") + 1])

@@ -42,9 +42,9 @@ def folder(tmp_path_factory) -> Path:
 
 def request(folder: Path, name: str, model: str, output: str, keep: str, **more: str) -> None:
     """One request, by the recipe's command line."""
-    given = {"dataset": folder / "pictures", "forget_classes": name, "model": model, **more}
-    given |= {"output_dir": folder / output, "keep_forgotten": keep}
-    words = [str(word) for key, value in given.items() for word in (f"--{key}", value)]
+    options = {"dataset": folder / "pictures", "forget_classes": name, "model": model, **more}
+    options |= {"output_dir": folder / output, "keep_forgotten": keep}
+    words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
     images.main([str(folder / "options.yaml"), *words])
 
 

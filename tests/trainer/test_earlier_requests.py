@@ -30,11 +30,11 @@ def gradients(model, samples) -> list[list[torch.Tensor]]:
     """The gradient of each sample alone, in float64, one tensor per trained parameter."""
     model = copy.deepcopy(model).double().train()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    found = []
+    rows = []
     for sample in samples:
         batch = collate(double([sample]))
-        found.append(sample_gradient(model, model(**batch).loss, parameters))
-    return found
+        rows.append(sample_gradient(model, model(**batch).loss, parameters))
+    return rows
 
 
 def without(vector, rows):
@@ -91,8 +91,8 @@ def test_step_is_brute_force_and_orthogonal_to_earlier_samples(
     model = tiny_whisper(**SMALL).double()
     if path == "slow parameters":
         names = [n for n, p in model.named_parameters() if "fc1" in n or "embed" in n]
-        found = dict.fromkeys(names, "for this test")
-        monkeypatch.setattr(sample_access, "find_slow_parameters", lambda *_: found)
+        slow = dict.fromkeys(names, "for this test")
+        monkeypatch.setattr(sample_access, "find_slow_parameters", lambda *_: slow)
     if path == "one by one":
         monkeypatch.setattr(SampleAccess, "check_batch_loss", lambda self, batch: None)
         check_engine = SampleAccess.check_engine
@@ -142,11 +142,11 @@ def first_request(tmp_path_factory):
     that run."""
     torch.manual_seed(0)
     model, folder = tiny_whisper(**SMALL), tmp_path_factory.mktemp("first")
-    known = collate(FIRST + SECOND + RETAIN)
+    batch = collate(FIRST + SECOND + RETAIN)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(120):
         optimizer.zero_grad()
-        model(**known).loss.backward()
+        model(**batch).loss.backward()
         optimizer.step()
     before = copy.deepcopy(model)
     options = {**STEPS, "save_update_sketch": True}
@@ -271,11 +271,11 @@ def test_step_is_brute_force_and_orthogonal_to_updates_and_samples(tmp_path, gra
     arguments = {"previous_forget_dataset": double(PREVIOUS), "previous_updates": [folder]}
     options = {"granularity": granularity, "alpha": 0.6, "arguments": arguments, **data()}
     g = step(model, tmp_path, **options)
-    given = EarlierUpdates([folder]).updates
+    updates = EarlierUpdates([folder]).updates
     earlier = []
     for (name, like), rows in zip(update.items(), rows_of_samples(model, PREVIOUS)):
         changes = [torch.zeros_like(like)[None].double()] * 2
-        for n, kept in enumerate(one[name] for one in given if name in one):
+        for n, kept in enumerate(one[name] for one in updates if name in one):
             whole = kept[0] @ kept[1] if len(kept) == 2 else kept[0]
             changes[n] = whole.reshape(1, *like.shape).double()
         earlier.append(torch.cat([rows, *changes]))
@@ -307,8 +307,8 @@ def test_with_an_adapter_the_adapted_weights_do_not_move_along_an_update(tmp_pat
     options = {"granularity": "model", "alpha": 0.6, "learning_rate": 1e-4, "optim": "sgd"}
     options |= data()
     moved = {}
-    for name, given in (("with", [folder]), ("without", None)):
-        changed, arguments = copy.deepcopy(model), {"previous_updates": given}
+    for name, folders in (("with", [folder]), ("without", None)):
+        changed, arguments = copy.deepcopy(model), {"previous_updates": folders}
         make_trainer(
             changed, tmp_path / name, optimizer=False, arguments=arguments, **options
         ).train()
@@ -366,5 +366,5 @@ def test_updates_of_another_model_or_of_frozen_weights_are_refused(tmp_path):
     frozen = model.model.encoder.conv1.weight.requires_grad_(False)
     update = {"model.encoder.conv1.weight": torch.ones_like(frozen)}
     with pytest.raises(ValueError, match="weights that this run does not train"):
-        given = {"previous_updates": [written(tmp_path / "frozen", update)]}
-        make_trainer(model, tmp_path, arguments=given)
+        arguments = {"previous_updates": [written(tmp_path / "frozen", update)]}
+        make_trainer(model, tmp_path, arguments=arguments)

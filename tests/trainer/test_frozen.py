@@ -87,7 +87,7 @@ def recordings(n: int, seed: int) -> list[dict]:
 
 def collate_recordings(rows: list[dict]) -> dict:
     values = [row["input_values"] for row in rows]
-    masks = [torch.ones(len(own), dtype=torch.long) for own in values]
+    masks = [torch.ones(len(waveform), dtype=torch.long) for waveform in values]
     padded, mask = (nn.utils.rnn.pad_sequence(x, batch_first=True) for x in (values, masks))
     labels = torch.stack([row["labels"] for row in rows])
     return {"input_values": padded, "attention_mask": mask, "labels": labels}
@@ -157,10 +157,10 @@ def test_each_sample_is_computed_once_and_nothing_stays_in_the_model(tmp_path):
         model, tmp_path, predict_with_generate=True, per_device_retain_batch_size=len(RETAIN)
     )
     replay = trainer.training_run.checked_model.frozen.replay
-    known, used = len(replay.store), replay.used
+    stored, used = len(replay.store), replay.used
     trainer.predict(FORGET)
     # Once for the texts and the loss together.
-    assert (len(replay.store), replay.used) == (known, used + len(FORGET))
+    assert (len(replay.store), replay.used) == (stored, used + len(FORGET))
     assert not any("forward" in vars(module) for module in model.modules())
     assert type(replay.part.entry).__name__ == "WhisperEncoder"
     # A copy of the model computes with its own weights.
@@ -311,8 +311,8 @@ def test_the_store_goes_on_in_a_file_and_ends_at_its_limit(monkeypatch, tmp_path
     assert not kept.keep(b"more", 0, (torch.zeros(10),)) and kept.is_full
     assert kept.get(b"more") is None
     for n, tensor in enumerate(tensors):
-        note, found = kept.get(bytes([n]))
-        assert note == n and torch.equal(found[0], tensor) and torch.equal(found[1], tensor[:1])
+        note, entry = kept.get(bytes([n]))
+        assert note == n and torch.equal(entry[0], tensor) and torch.equal(entry[1], tensor[:1])
     # Nothing is left behind, even by a process that is killed.
     assert list(tmp_path.iterdir()) == []
     kept.clear()
@@ -331,8 +331,8 @@ def test_calls_that_cannot_be_replaced_are_left_alone(tmp_path):
     before, batch = replay.used, torch.stack([row["input_features"] for row in FORGET[:2]])
     expected = model.model.encoder(batch, output_hidden_states=True).hidden_states
     with trainer.training_run.checked_model.frozen.active():
-        found = model.model.encoder(batch, output_hidden_states=True).hidden_states
-        assert all(map(torch.equal, found, expected))
+        states = model.model.encoder(batch, output_hidden_states=True).hidden_states
+        assert all(map(torch.equal, states, expected))
         # For example to find the image that an attack needs.
         wanted = batch.requires_grad_()
         model.model.encoder(wanted).last_hidden_state.sum().backward()

@@ -157,11 +157,11 @@ def test_two_processes_with_deepspeed_take_the_steps_of_one_without(results, nam
 
 
 def test_a_run_with_deepspeed_resumes_bit_for_bit(results):
-    found = torch.load(results / "resumed.pt")
+    saved = torch.load(results / "resumed.pt")
     assert all(
-        torch.equal(found["straight"][name], found["resumed"][name]) for name in found["straight"]
+        torch.equal(saved["straight"][name], saved["resumed"][name]) for name in saved["straight"]
     )
     (before, after), (first, _), (_, resumed) = (
-        found[f"{run} losses"] for run in ("straight", "first", "resumed")
+        saved[f"{run} losses"] for run in ("straight", "first", "resumed")
     )
     assert before == first and after == resumed != before

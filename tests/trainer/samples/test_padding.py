@@ -111,8 +111,8 @@ def test_the_first_batch_shows_what_could_not_be_checked_before(tmp_path, monkey
     start = copy.deepcopy(model)
     if way == "later":
         monkeypatch.setattr(TrainingRun, "check_padding", lambda self: None)
-    given = Stream(forget) if way == "stream" else forget
-    trainer = trained(tmp_path, model, given, retain, collate_padded)
+    dataset = Stream(forget) if way == "stream" else forget
+    trainer = trained(tmp_path, model, dataset, retain, collate_padded)
     check_step(start, model, forget, retain, collate_padded)
     assert trainer.training_run.checked_model.samples.padding.matters
 
@@ -192,8 +192,8 @@ def test_masking_tokens_at_random_does_not_hide_the_padding(side):
         assert all(torch.equal(batch[name], plain[name]) for name in plain)
         sample, size = select_sample(batch, n, 3), len(row)
         for name in plain:
-            own = plain[name][n, -size:] if side == "left" else plain[name][n, :size]
-            assert torch.equal(sample[name], own[None])
+            unpadded = plain[name][n, -size:] if side == "left" else plain[name][n, :size]
+            assert torch.equal(sample[name], unpadded[None])
 
 
 def test_samples_of_one_length_have_no_padding(tmp_path):
@@ -227,9 +227,9 @@ def test_silence_of_a_ctc_model_whose_padding_matters(tmp_path):
     # alpha r_perp - (1 - alpha) u_perp, where r_perp is orthogonal to the silence alone
     expected = torch.cat(
         [
-            0.7 * orthograd_gradient(direction, torch.cat([own, of_silence]), 0.0)
-            - 0.3 * orthograd_gradient(own.mean(0), of_silence, 0.0)
-            for direction, own, of_silence in zip(u, labels, silence)
+            0.7 * orthograd_gradient(direction, torch.cat([of_labels, of_silence]), 0.0)
+            - 0.3 * orthograd_gradient(of_labels.mean(0), of_silence, 0.0)
+            for direction, of_labels, of_silence in zip(u, labels, silence)
         ]
     )
     pairs = [(a, b) for a, b in zip(start.parameters(), model.parameters()) if a.requires_grad]
