@@ -71,7 +71,7 @@ class TrainingRun:
         self.step_runner = self._new_step_runner()
 
     def _new_step_runner(self) -> StepRunner:
-        """Runs the steps from now on, without the batches and statistics of steps before."""
+        """A runner of the coming steps, without the batches and statistics of earlier ones."""
         return StepRunner(
             self._trainer,
             self.checked_model.samples,
