@@ -190,37 +190,37 @@ def _start(arguments: argparse.Namespace, options: list[str]) -> None:
             "recipes/demo/demo.yaml or digits"
         )
     script, config = _script_and_configuration(arguments.config, options)
-    given = read_yaml(config) if config else {}
-    script = arguments.recipe or Path(given.get("recipe") or script)
+    settings = read_yaml(config) if config else {}
+    script = arguments.recipe or Path(settings.get("recipe") or script)
     if not script.is_file():
         raise ValueError(
             f"there is no recipe {script}: name its script with --recipe, or as `recipe:` in "
             f"{config or 'a YAML file'}"
         )
-    flags = shlex.split(given.get("launch") or "")
+    flags = shlex.split(settings.get("launch") or "")
     launcher = ["-m", "accelerate.commands.launch", *flags] if flags else []
     configuration = [str(config)] if config else []
     command = [sys.executable, *launcher, str(script), *configuration, *options]
     os.execv(sys.executable, command)
 
 
-def _script_and_configuration(given: str, options: list[str]) -> tuple[Path, Path | None]:
+def _script_and_configuration(argument: str, options: list[str]) -> tuple[Path, Path | None]:
     """The script and the YAML file for the first argument, which is a YAML file or the name of a
     recipe.
 
     Raises:
         ValueError: it is neither.
     """
-    path = Path(given)
+    path = Path(argument)
     if path.is_file() or path.suffix in (".yaml", ".yml"):
         return path.parent / "unlearn.py", path
     try:
-        return find_recipe(given)
+        return find_recipe(argument)
     except ValueError as error:
         if any(Path(option).suffix in (".yaml", ".yml") for option in options):
             raise ValueError(
                 "the first argument must be the configuration, as in `config.yaml --key value`, "
-                f"but it is {given}"
+                f"but it is {argument}"
             ) from error
         raise
 

@@ -70,8 +70,8 @@ def asr_metrics(
         if isinstance(predictions, tuple):
             predictions = predictions[0]
         truth = [(references or {}).get(text, text) for text in truth]
-        said = transcribe(tokenizer, predictions, ctc=ctc)
-        predictions, truth = ([clean(text) for text in part] for part in (said, truth))
+        transcripts = transcribe(tokenizer, predictions, ctc=ctc)
+        predictions, truth = ([clean(text) for text in part] for part in (transcripts, truth))
         if texts is not None:
             texts.append((predictions, truth))
         options = {"allow_empty": True, "resamples": resamples, "seed": seed}
@@ -79,7 +79,7 @@ def asr_metrics(
             metric.compute(predictions=predictions, references=truth, **options)
             for metric in metrics
         ]
-        loops = float(np.mean([looping(text) for text in said]))
+        loops = float(np.mean([looping(text) for text in transcripts]))
         return rates[0] | rates[1] | {"loops": 100 * loops}
 
     ends = ("", "_low", "_high") if resamples else ("",)
@@ -239,8 +239,8 @@ def features_of_batch(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, t
     if there is not one row of logits for each label."""
     if logits.shape[:-1] != labels.shape:
         return None
-    found = features(logits.float().cpu().numpy(), labels.cpu().numpy())
+    values_by_name = features(logits.float().cpu().numpy(), labels.cpu().numpy())
     return {
         name: torch.tensor(values, dtype=torch.float32, device=logits.device)
-        for name, values in found.items()
+        for name, values in values_by_name.items()
     }

@@ -88,8 +88,8 @@ def model_folder(name: str | Path) -> Path | None:
     """The folder of a model: `name` itself, or where a model of the Hub was downloaded to."""
     if Path(name).is_dir():
         return Path(name)
-    found = (_hub_file(str(name), file, local_only=True) for file in MODEL_FILES)
-    return next((path.parent for path in found if path is not None), None)
+    paths = (_hub_file(str(name), file, local_only=True) for file in MODEL_FILES)
+    return next((path.parent for path in paths if path is not None), None)
 
 
 def run_folders(name: str | Path) -> list[Path]:
@@ -104,7 +104,7 @@ def _hub_file(name: str, file: str, *, local_only: bool) -> Path | None:
 
     # Loading the model reports what is wrong with its name.
     with contextlib.suppress(OSError, ValueError):
-        found = cached_file(
+        path = cached_file(
             name,
             file,
             local_files_only=local_only,
@@ -112,7 +112,7 @@ def _hub_file(name: str, file: str, *, local_only: bool) -> Path | None:
             _raise_exceptions_for_connection_errors=False,
             _raise_exceptions_for_gated_repo=False,
         )
-        return Path(found) if found else None
+        return Path(path) if path else None
     return None
 
 

@@ -71,10 +71,10 @@ def read_yaml(path: str | Path) -> dict:
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no configuration file {path}")
-    given = parse_yaml(text_of(path), str(path))
-    if not isinstance(given, dict):
+    content = parse_yaml(text_of(path), str(path))
+    if not isinstance(content, dict):
         raise ValueError(f"{path} holds no options: write `key: value` on each line")
-    return given
+    return content
 
 
 def parse_yaml(text: str, name: str) -> Any:
@@ -106,8 +106,8 @@ def header_of(card: str) -> dict:
         ValueError: the metadata is not valid YAML, or is too large once its aliases are filled in.
     """
     header = re.match(r"\ufeff?\s*---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", card, re.DOTALL)
-    given = parse_yaml(header[1], "the card's header") if header else None
-    return _as_texts(given, itertools.count()) if isinstance(given, dict) else {}
+    content = parse_yaml(header[1], "the card's header") if header else None
+    return _as_texts(content, itertools.count()) if isinstance(content, dict) else {}
 
 
 def _as_texts(value: Any, visited: Iterator[int]) -> Any:
@@ -147,14 +147,14 @@ def resolved(value: Any) -> Any:
 
 
 def as_declared(
-    given: dict[str, Any], dataclass_types: Sequence[type], path: str | Path
+    values: dict[str, Any], dataclass_types: Sequence[type], path: str | Path
 ) -> dict[str, Any]:
     """The options of a YAML file, converted to the types that the dataclasses declare.
 
     Keys that none of them declares are left out.
 
     Args:
-        given: the result of `read_yaml`.
+        values: the result of `read_yaml`.
         path: of the file, for messages.
 
     Raises:
@@ -166,9 +166,9 @@ def as_declared(
         hints = typing.get_type_hints(dataclass_type)
         for option in dataclasses.fields(dataclass_type):
             name = option.name
-            if name in given:
+            if name in values:
                 try:
-                    declared[name] = _converted(option, given[name], hints[name])
+                    declared[name] = _converted(option, values[name], hints[name])
                 except _Mismatch as error:
                     raise ValueError(f"{path}: {name} {error}") from None
     return declared
@@ -247,10 +247,10 @@ def _is_scalar(kind: Any) -> bool:
 
 
 def _wanted(kinds: Iterable[Any]) -> str:
-    known = [WANTED[kind] for kind in kinds if kind in WANTED]
-    if not known and any(typing.get_origin(kind) is list or kind is list for kind in kinds):
+    words = [WANTED[kind] for kind in kinds if kind in WANTED]
+    if not words and any(typing.get_origin(kind) is list or kind is list for kind in kinds):
         return "a list: [first, second]"
-    return known[0] if known else "a value, or omit the option"
+    return words[0] if words else "a value, or omit the option"
 
 
 def _int(text: str) -> int:

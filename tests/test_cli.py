@@ -229,7 +229,7 @@ def demo(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(RECIPES / "demo")
     voices = importlib.import_module("voices")
     folder = voices.write_voices(tmp_path / "voices", voices=voices.VOICES[:3], train=4, test=2)
-    given = [
+    words = [
         str(RECIPES / "demo" / "demo.yaml"),
         "--dataset",
         str(folder),
@@ -237,7 +237,7 @@ def demo(monkeypatch, tmp_path):
         str(tmp_path / "quiet"),
         *TINY,
     ]
-    return lambda *options: speech.main([*given, *options])
+    return lambda *options: speech.main([*words, *options])
 
 
 def load_as_another_user(hub_url: str, cache: Path, sound: Path) -> None:

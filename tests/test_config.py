@@ -71,13 +71,13 @@ def test_everything_that_plain_arguments_hold_stays(tmp_path, kind):
         for name, value in vars(config).items()
         if name in vars(args) and name != "logging_steps"
     } == {name: value for name, value in vars(args).items() if name != "logging_steps"}
-    own = {f.name: getattr(config, f.name) for f in dataclasses.fields(UnlearnConfig)}
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(UnlearnConfig)}
     assert (
-        own["method"] == "orthograd"
-        and own["check_steps"] == 10
-        and own["predict_with_generate"] is False
+        values["method"] == "orthograd"
+        and values["check_steps"] == 10
+        and values["predict_with_generate"] is False
     )
-    assert own["alpha"] == getattr(args, "alpha", 0.5)
+    assert values["alpha"] == getattr(args, "alpha", 0.5)
 
 
 def test_fields_and_methods_of_a_subclass_stay_when_it_is_copied_replaced_pickled_and_written(
@@ -99,8 +99,8 @@ def test_fields_and_methods_of_a_subclass_stay_when_it_is_copied_replaced_pickle
 @pytest.mark.parametrize("steps", [None, 500, 25])
 def test_plain_arguments_log_each_step_unless_they_say_otherwise(tmp_path, steps):
     """Unlearning runs are shorter than the 500 steps after which plain arguments log first."""
-    given = {} if steps is None else {"logging_steps": steps}
-    assert as_unlearn_config(TrainingArguments(str(tmp_path), **given)).logging_steps == (
+    options = {} if steps is None else {"logging_steps": steps}
+    assert as_unlearn_config(TrainingArguments(str(tmp_path), **options)).logging_steps == (
         25 if steps == 25 else 1
     )
     assert UnlearnConfig(str(tmp_path), logging_steps=500).logging_steps == 500

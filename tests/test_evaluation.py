@@ -224,9 +224,9 @@ def test_splits_have_the_trainers_own_numbers(trainer, tokenizer):
     assert list(results) == ["forget", "test"]
     assert [result["samples"] for result in results.values()] == [3, 2]
     for name, dataset in splits.items():
-        own = trainer.evaluate(dataset)
+        metrics = trainer.evaluate(dataset)
         for key in ("loss", "wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high"):
-            assert results[name][key] == pytest.approx(own[f"eval_{key}"])
+            assert results[name][key] == pytest.approx(metrics[f"eval_{key}"])
     assert set(results["forget"]) == {
         "samples",
         "loss",
@@ -254,7 +254,7 @@ def test_word_error_rate_is_that_of_generate(trainer, tokenizer):
 
 def test_features_of_utterances_are_those_of_each_alone(trainer):
     dataset = utterances("cat sat", "mat one two", "um")
-    found = sample_features(trainer, dataset)
+    features = sample_features(trainer, dataset)
     for number, row in enumerate(dataset):
         with torch.no_grad():
             alone = trainer.model(
@@ -263,8 +263,8 @@ def test_features_of_utterances_are_those_of_each_alone(trainer):
         right = (alone.logits[0].argmax(-1) == torch.tensor(row["labels"]))[
             torch.tensor(row["labels"]) != -100
         ]
-        assert found["loss"][number] == pytest.approx(alone.loss.item(), rel=1e-4)
-        assert found["correctness"][number] == pytest.approx(right.double().mean().item())
+        assert features["loss"][number] == pytest.approx(alone.loss.item(), rel=1e-4)
+        assert features["correctness"][number] == pytest.approx(right.double().mean().item())
     assert trainer.args.predict_with_generate and trainer.compute_metrics is not None
 
 

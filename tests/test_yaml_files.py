@@ -61,8 +61,10 @@ def test_identifiers_are_read_as_they_are_written(word):
     assert declared(f"texts:\n- {word}")["texts"] == [word]
     # alone, these mean that there is no value
     if word not in ("~", "null", "Null"):
-        given = declared(f"texts: {word}\ntext: {word}\ntext_or_none: {word}\nseveral: {word}")
-        assert set(given.values()) == {word} and {type(value) for value in given.values()} == {str}
+        options = declared(f"texts: {word}\ntext: {word}\ntext_or_none: {word}\nseveral: {word}")
+        assert set(options.values()) == {word} and {type(value) for value in options.values()} == {
+            str
+        }
 
 
 @pytest.mark.parametrize("word", [*WORDS, "Jane Doe"])
@@ -162,8 +164,10 @@ def test_options_of_transformers_keep_their_meaning(tmp_path):
 
 
 def test_merged_and_shared_parts_may_be_overridden():
-    given = resolved(parse_yaml("base: &b {k: 1, l: 2}\nmore: {<<: *b, k: 3}\nsame: *b", "c.yaml"))
-    assert given == {"base": {"k": 1, "l": 2}, "more": {"k": 3, "l": 2}, "same": {"k": 1, "l": 2}}
+    content = resolved(
+        parse_yaml("base: &b {k: 1, l: 2}\nmore: {<<: *b, k: 3}\nsame: *b", "c.yaml")
+    )
+    assert content == {"base": {"k": 1, "l": 2}, "more": {"k": 3, "l": 2}, "same": {"k": 1, "l": 2}}
 
 
 def test_quotes_and_tags_are_obeyed():

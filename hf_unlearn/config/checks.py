@@ -72,20 +72,20 @@ def check_fields(config: Seq2SeqTrainingArguments) -> None:
 def _check_numbers(config: Seq2SeqTrainingArguments) -> None:
     """Raises ValueError if a field of `NUMBERS` has a value that it cannot have."""
     for name, (kind, holds, meaning) in NUMBERS.items():
-        given = getattr(config, name)
-        if given is None and name in OPTIONAL:
+        value = getattr(config, name)
+        if value is None and name in OPTIONAL:
             continue
-        if not isinstance(given, kind) or not holds(given):
-            raise ValueError(f"{name} is {given!r}, but must be {meaning}")
+        if not isinstance(value, kind) or not holds(value):
+            raise ValueError(f"{name} is {value!r}, but must be {meaning}")
 
 
 def _check_choices(config: Seq2SeqTrainingArguments) -> None:
     """Raises ValueError if a field of `CHOICES` has a value that is not among its choices."""
     for field in dataclasses.fields(config):
-        given, choices = getattr(config, field.name), field.metadata.get("choices", ())
-        if field.name in CHOICES and given not in choices:
+        value, choices = getattr(config, field.name), field.metadata.get("choices", ())
+        if field.name in CHOICES and value not in choices:
             meant = " or ".join(map(repr, choices))
-            raise ValueError(f"{field.name} is {given!r}, but must be {meant}")
+            raise ValueError(f"{field.name} is {value!r}, but must be {meant}")
 
 
 def _normalise(config: Seq2SeqTrainingArguments) -> None:
@@ -94,21 +94,21 @@ def _normalise(config: Seq2SeqTrainingArguments) -> None:
     Raises:
         ValueError: `method_kwargs` is no dict.
     """
-    given = config.hide_names
-    names = [given] if isinstance(given, str | int) else given
+    hide_names = config.hide_names
+    names = [hide_names] if isinstance(hide_names, str | int) else hide_names
     config.hide_names = [str(name) for name in names or []]
     config.method_kwargs = _as_dict(config.method_kwargs)
 
 
-def _as_dict(given: dict | str | None) -> dict | None:
+def _as_dict(value: dict | str | None) -> dict | None:
     """Reads a dict that was written as JSON on a command line."""
     try:
-        read = json.loads(given) if isinstance(given, str) else given
+        read = json.loads(value) if isinstance(value, str) else value
     except json.JSONDecodeError:
-        read = given
+        read = value
     if read is not None and not isinstance(read, dict):
         raise ValueError(
-            f"method_kwargs is {given!r}, but must be a dict, written as JSON on a command line: "
+            f"method_kwargs is {value!r}, but must be a dict, written as JSON on a command line: "
             f"'{{\"beta\": 0.5}}'"
         )
     return read

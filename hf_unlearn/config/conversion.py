@@ -39,10 +39,12 @@ def as_unlearn_config(args: TrainingArguments | None) -> UnlearnConfig:
     # The class of the copy is changed instead of making a new instance from its fields, because
     # __post_init__ would set up devices again, and has already parsed fields that were texts.
     config.__class__ = _unlearning(type(args))
-    for own in dataclasses.fields(UnlearnConfig):
-        if own.name not in vars(args):
-            default = own.default_factory() if own.default is dataclasses.MISSING else own.default
-            setattr(config, own.name, default)
+    for field in dataclasses.fields(UnlearnConfig):
+        if field.name not in vars(args):
+            default = (
+                field.default_factory() if field.default is dataclasses.MISSING else field.default
+            )
+            setattr(config, field.name, default)
     if config.logging_steps == PLAIN_LOGGING_STEPS:
         config.logging_steps = UnlearnConfig.logging_steps
     check_fields(config)

@@ -7,19 +7,21 @@ import re
 from collections.abc import Callable, Collection, Iterable
 
 
-def unknown_argument(error: TypeError, given: Collection[str], known: Iterable[str]) -> TypeError:
+def unknown_argument(
+    error: TypeError, keywords: Collection[str], names: Iterable[str]
+) -> TypeError:
     """A constructor's error about an unknown argument, with the known arguments that are spelled
     like it. Other errors are returned as they are.
 
     Args:
-        given: the names of the arguments that the constructor got.
+        keywords: the names of the arguments that the constructor got.
     """
-    found = re.search(r"__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-    if found is None or found[1] not in given:
+    match = re.search(r"__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if match is None or match[1] not in keywords:
         return error
-    similar = difflib.get_close_matches(found[1], known)
+    similar = difflib.get_close_matches(match[1], names)
     meant = f"; did you mean {' or '.join(similar)}?" if similar else ""
-    return TypeError(f"unknown argument {found[1]!r}{meant}")
+    return TypeError(f"unknown argument {match[1]!r}{meant}")
 
 
 def with_suggestions(*others: Callable) -> Callable[[Callable], Callable]:
@@ -30,14 +32,14 @@ def with_suggestions(*others: Callable) -> Callable[[Callable], Callable]:
     """
 
     def decorated(init: Callable) -> Callable:
-        known = [name for one in (init, *others) for name in inspect.signature(one).parameters]
+        names = [name for one in (init, *others) for name in inspect.signature(one).parameters]
 
         @functools.wraps(init)
         def constructor(self, *arguments, **keywords):
             try:
                 init(self, *arguments, **keywords)
             except TypeError as error:
-                raise unknown_argument(error, keywords, known) from error.__cause__
+                raise unknown_argument(error, keywords, names) from error.__cause__
 
         return constructor
 

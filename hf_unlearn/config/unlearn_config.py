@@ -229,9 +229,9 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         """The arguments for trackers and results. `hide_names` is left out and, unless
         `name_forgotten` is set, these names are removed from all texts, because trackers upload
         them."""
-        given = {**super().to_dict(), "method": str(self.method)}
-        del given["hide_names"]
-        return given if self.name_forgotten else without_names(given, self.hide_names)
+        arguments = {**super().to_dict(), "method": str(self.method)}
+        del arguments["hide_names"]
+        return arguments if self.name_forgotten else without_names(arguments, self.hide_names)
 
 
 UnlearnConfig.__init__ = with_suggestions()(UnlearnConfig.__init__)

@@ -15,18 +15,19 @@ def labels_of(classes: list[str], config: PretrainedConfig) -> dict[str, int]:
     Raises:
         ValueError: the head has another number of labels, or the same names in another order.
     """
-    known = {str(name): label for name, label in config.label2id.items()}
-    if set(classes) <= set(known):
-        return {name: known[name] for name in classes}
+    labels = {str(name): label for name, label in config.label2id.items()}
+    if set(classes) <= set(labels):
+        return {name: labels[name] for name in classes}
     in_order = {name: label for label, name in enumerate(classes)}
-    contradicted = [name for name in classes if name in known and known[name] != in_order[name]]
+    contradicted = [name for name in classes if name in labels and labels[name] != in_order[name]]
     if config.num_labels != len(classes) or contradicted:
         raise ValueError(
-            f"the model's head has {config.num_labels} labels ({', '.join(list(known)[:3])}, ...), "
-            f"which do not fit the data's {len(classes)} classes ({', '.join(classes[:3])}, ...): "
+            f"the model's head has {config.num_labels} labels "
+            f"({', '.join(list(labels)[:3])}, ...), which do not fit the data's {len(classes)} "
+            f"classes ({', '.join(classes[:3])}, ...): "
             "give a model trained on this data, or train one with model: train and base_model"
         )
-    if set(known) != {f"LABEL_{label}" for label in range(len(classes))}:
+    if set(labels) != {f"LABEL_{label}" for label in range(len(classes))}:
         logger.warning(
             "The model's labels have other names than the data's classes: they are matched in "
             "order."

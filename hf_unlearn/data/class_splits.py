@@ -167,8 +167,8 @@ def split_by_class(
 def _forget_set(kind: RowKind, train: Dataset, request: ClassRequest, seed: int) -> Dataset:
     ids, classes, samples = request.forget_ids, request.forget_classes, request.forget_samples
     if ids:
-        known = set(train["id"][:])
-        unknown = [name for name in ids if name not in known]
+        train_ids = set(train["id"][:])
+        unknown = [name for name in ids if name not in train_ids]
         if unknown:
             raise ValueError(
                 f"{len(unknown)} of forget_ids are no training {kind.samples}, such as "

@@ -90,13 +90,15 @@ def set_apart(
     Raises:
         ValueError: something forgotten by an earlier request is to be retained.
     """
-    found = {}
+    earlier_rows = {}
     for column, role in roles.items():
         train, test = parts[:2]
         rows = train if evaluated is None else evaluated
-        found |= _rows_of_requests(requests, column, rows, test, role.forgotten, held_out, seed)
+        earlier_rows |= _rows_of_requests(
+            requests, column, rows, test, role.forgotten, held_out, seed
+        )
         parts = _without_forgotten(parts, requests, column, role)
-    return list(parts), found
+    return list(parts), earlier_rows
 
 
 def normal_form(column: str) -> Callable[[str], str]:
@@ -108,8 +110,8 @@ def known_names(
     requests: Iterable[EarlierRequest], column: str, names: Collection[str]
 ) -> set[str]:
     """Those of `names` in a column that one of the requests knows."""
-    own = [request for request in requests if request.column == column]
-    return {name for name in names if any(request.knows(name) for request in own)}
+    column_requests = [request for request in requests if request.column == column]
+    return {name for name in names if any(request.knows(name) for request in column_requests)}
 
 
 def _rows_of_requests(
@@ -125,11 +127,11 @@ def _rows_of_requests(
     parts = {}
     names = groups_of(train, column) - set(forgotten)
     for request in requests:
-        known = set() if request.number is None else known_names([request], column, names)
-        if known:
-            rows = select_groups(train, column, known)
+        request_names = set() if request.number is None else known_names([request], column, names)
+        if request_names:
+            rows = select_groups(train, column, request_names)
             if column != "id":
-                without_test = known - groups_of(test, column)
+                without_test = request_names - groups_of(test, column)
                 rows, _ = hold_out(rows, column, without_test, held_out, seed)
             parts[request.split] = rows
     return parts
@@ -144,8 +146,8 @@ def _without_forgotten(
     """The parts without what the requests named in a column, in any spelling."""
     normal = normal_form(column)
     present = {name for rows in parts if rows is not None for name in rows[column][:]}
-    known = known_names(requests, column, {*present, *role.retained})
-    earlier = set(map(normal, known)) - set(map(normal, role.forgotten))
+    forgotten_names = known_names(requests, column, {*present, *role.retained})
+    earlier = set(map(normal, forgotten_names)) - set(map(normal, role.forgotten))
     also_retained = sorted(name for name in role.retained if normal(name) in earlier)
     if also_retained:
         raise ValueError(

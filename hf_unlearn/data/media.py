@@ -34,15 +34,15 @@ def as_undecoded_files(
     Raises:
         ValueError: the column holds something else, or a row has no file.
     """
-    name, held = type(feature).__name__.lower(), rows.features[column]
-    is_media = isinstance(held, type(feature))
-    if not (is_media or held in BINARY or held in TEXT or _is_file_struct(held)):
+    name, content = type(feature).__name__.lower(), rows.features[column]
+    is_media = isinstance(content, type(feature))
+    if not (is_media or content in BINARY or content in TEXT or _is_file_struct(content)):
         raise ValueError(
-            f"{name} column '{column}' of {source} holds {held}, not {name} files or their paths"
+            f"{name} column '{column}' of {source} holds {content}, not {name} files or their paths"
         )
     files = rows.select_columns(column).rename_columns({column: name})
     # The cast leaves data that are on disk there.
-    if is_media or held in (*BINARY, STORED_FILE):
+    if is_media or content in (*BINARY, STORED_FILE):
         files = files.cast_column(name, feature)
     chunks = files.with_format("arrow")[:][name].chunks
     missing = sum(_count_missing(chunk) for chunk in chunks)
@@ -114,7 +114,7 @@ def _part(chunk: pa.Array, part: str) -> pa.Array:
 def as_stored(rows: Dataset) -> Dataset:
     """The rows with the files that are stored, in place of inputs that are computed when they are
     read. Such a column has a type with a method `stored`, as `SpeechInput` has."""
-    for name, held in rows.features.items():
-        if hasattr(held, "stored"):
-            rows = rows.cast_column(name, held.stored())
+    for name, content in rows.features.items():
+        if hasattr(content, "stored"):
+            rows = rows.cast_column(name, content.stored())
     return rows

@@ -16,15 +16,15 @@ def spelling(name: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", folded).split())
 
 
-def other_spellings(names: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Names in `known` that are spelled like one of `names`, but are not among them."""
+def other_spellings(names: Iterable[str], candidates: Iterable[str]) -> list[str]:
+    """Names in `candidates` that are spelled like one of `names`, but are not among them."""
     names = set(names)
     spellings = {spelling(name) for name in names}
-    return sorted(name for name in set(known) - names if spelling(name) in spellings)
+    return sorted(name for name in set(candidates) - names if spelling(name) in spellings)
 
 
 def check_spellings(
-    forgotten: Collection[str], known: Iterable[str], column: str, option: str
+    forgotten: Collection[str], candidates: Iterable[str], column: str, option: str
 ) -> None:
     """Checks that no other spelling of a forgotten name would be kept.
 
@@ -34,7 +34,7 @@ def check_spellings(
     Raises:
         ValueError: the data has another spelling of a forgotten name.
     """
-    if others := other_spellings(forgotten, known):
+    if others := other_spellings(forgotten, candidates):
         raise ValueError(
             f"{column} {', '.join(map(repr, others))} would be kept, but "
             f"{', '.join(map(repr, sorted(forgotten)))} forgotten: if they are the same, name all "
@@ -48,10 +48,10 @@ def first_few(names: Iterable[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
-def as_names(given: str | int | list | tuple | None) -> list[str]:
+def as_names(names: str | int | list | tuple | None) -> list[str]:
     """An option that lists names, as texts. A single name needs no list, and None is no name."""
-    if given is None:
+    if names is None:
         return []
-    if isinstance(given, list | tuple):
-        return [str(name) for name in given]
-    return [str(given)]
+    if isinstance(names, list | tuple):
+        return [str(name) for name in names]
+    return [str(names)]

@@ -54,37 +54,37 @@ def word_of(option: str) -> str:
 
 
 def check_owners(
-    kind: RowKind, wanted: Iterable[str], known: Iterable[str], source: str | Path
+    kind: RowKind, wanted: Iterable[str], owners: Iterable[str], source: str | Path
 ) -> None:
-    """Raises ValueError if one of `wanted` is not among `known`. The message has a name that is
+    """Raises ValueError if one of `wanted` is not among `owners`. The message has a name that is
     spelled like it, else all names where they are few, else the nearest ones."""
-    known = sorted(set(known))
+    owners = sorted(set(owners))
     for name in wanted:
-        if name not in known:
+        if name not in owners:
             raise ValueError(
-                f"unknown {kind.owner} {name!r} in {source}, which has {len(known)} "
-                f"{kind.owners}: {_meant(name, known)}"
+                f"unknown {kind.owner} {name!r} in {source}, which has {len(owners)} "
+                f"{kind.owners}: {_meant(name, owners)}"
             )
 
 
-def _meant(name: str, known: Sequence[str]) -> str:
+def _meant(name: str, owners: Sequence[str]) -> str:
     """What a message suggests in place of an unknown name."""
-    spelled_alike = other_spellings([name], known)
-    if spelled_alike or len(known) > LISTED:
-        nearest = spelled_alike or get_close_matches(name, known, cutoff=0)
+    spelled_alike = other_spellings([name], owners)
+    if spelled_alike or len(owners) > LISTED:
+        nearest = spelled_alike or get_close_matches(name, owners, cutoff=0)
         return f"did you mean {' or '.join(map(repr, nearest))}?"
-    return ", ".join(map(repr, known))
+    return ", ".join(map(repr, owners))
 
 
-def check_wanted(kind: RowKind, request: RowRequest, known: Iterable[str]) -> None:
+def check_wanted(kind: RowKind, request: RowRequest, owners: Iterable[str]) -> None:
     """Checks the owners asked for, and warns if the data has other spellings of them.
 
     Raises:
         ValueError: an owner asked for is unknown.
     """
-    wanted, known = request.owners or [], set(known)
-    check_owners(kind, wanted, known, request.source)
-    if others := other_spellings(wanted, known):
+    wanted, owners = request.owners or [], set(owners)
+    check_owners(kind, wanted, owners, request.source)
+    if others := other_spellings(wanted, owners):
         logger.warning_once(
             f"{request.source} has other spellings of the {kind.owners} asked for, which are left "
             f"out: {first_few(map(repr, others))}"

@@ -27,14 +27,16 @@ def groups_of(rows: Dataset | None, column: str) -> set[str]:
 def select_groups(rows: Dataset, column: str, groups: Collection[str]) -> Dataset:
     """The rows whose value in `column` is one of `groups`, sorted by id."""
     groups = set(groups)
-    chosen = [row for row, group in enumerate(rows[column][:]) if group in groups]
+    chosen = [index for index, group in enumerate(rows[column][:]) if group in groups]
     return sorted_by_id(rows.select(chosen))
 
 
 def drop_values(rows: Dataset, column: str, groups: Collection[str]) -> Dataset:
     """The rows whose value in `column` is none of `groups`, in their order."""
     groups = set(groups)
-    return rows.select([row for row, group in enumerate(rows[column][:]) if group not in groups])
+    return rows.select(
+        [index for index, group in enumerate(rows[column][:]) if group not in groups]
+    )
 
 
 def shuffled_by_group(rows: Dataset, column: str, seed: int) -> dict[str, list[int]]:
@@ -44,13 +46,13 @@ def shuffled_by_group(rows: Dataset, column: str, seed: int) -> dict[str, list[i
     do not change it.
     """
     ids, groups = rows["id"][:], {}
-    for row, group in enumerate(rows[column][:]):
-        groups.setdefault(group, []).append(row)
+    for number, group in enumerate(rows[column][:]):
+        groups.setdefault(group, []).append(number)
     shuffled = {}
     for group, members in groups.items():
         generator = np.random.default_rng([seed, zlib.crc32(group.encode())])
         members = sorted(members, key=ids.__getitem__)
-        shuffled[group] = [members[index] for index in generator.permutation(len(members))]
+        shuffled[group] = [members[position] for position in generator.permutation(len(members))]
     return shuffled
 
 
@@ -175,5 +177,5 @@ def first_of_each(kind: RowKind, rows: Dataset, request: RowRequest) -> Dataset:
         return rows
     first = FirstOfEach(request)
     return rows.select(
-        [row for row, owner in enumerate(rows[kind.owner][:]) if first.accept(owner)]
+        [index for index, owner in enumerate(rows[kind.owner][:]) if first.accept(owner)]
     )

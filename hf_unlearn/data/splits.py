@@ -43,8 +43,8 @@ class Splits:
 
     def parts(self) -> dict[str, Dataset]:
         """All parts by their names."""
-        own = {name: part for name, part in vars(self).items() if isinstance(part, Dataset)}
-        return {**own, **self.earlier}
+        parts = {name: part for name, part in vars(self).items() if isinstance(part, Dataset)}
+        return {**parts, **self.earlier}
 
     def describe(self) -> dict:
         """What results.json keeps: the seed, numbers of samples and speakers or classes of each
@@ -102,13 +102,13 @@ def check_files_apart(
     pairs = _identical_files(forget, retain, kind.content)
     if not pairs:
         return
-    found = (
+    finding = (
         f"{len(pairs)} {kind.samples} to forget are in the retain set, too (the same file), such "
         f"as {' and '.join(pairs[0])}"
     )
     if proxy:
-        raise ValueError(f"{found}: take them out of retain_dataset")
-    logger.warning(f"{found}: take one of each pair out of the data")
+        raise ValueError(f"{finding}: take them out of retain_dataset")
+    logger.warning(f"{finding}: take one of each pair out of the data")
 
 
 def _identical_files(first: Dataset, second: Dataset, content: str) -> list[tuple[str, str]]:
@@ -116,8 +116,8 @@ def _identical_files(first: Dataset, second: Dataset, content: str) -> list[tupl
     `MAX_COMPARED_FILES` rows."""
     if len(first) > MAX_COMPARED_FILES:
         return []
-    known = {_digest(file): name for name, file in zip(second["id"][:], second[content])}
-    pairs = ((name, known.get(_digest(file))) for name, file in zip(first["id"][:], first[content]))
+    names = {_digest(file): name for name, file in zip(second["id"][:], second[content])}
+    pairs = ((name, names.get(_digest(file))) for name, file in zip(first["id"][:], first[content]))
     return [(name, other) for name, other in pairs if other is not None]
 
 

@@ -94,8 +94,8 @@ def stream_rows(kind: RowKind, request: RowRequest) -> Iterator[dict]:
 def _uniform_row(kind: RowKind, row: dict, owner: str, request: RowRequest, number: int) -> dict:
     columns = request.columns
     file = fetch_file(row[columns[kind.content]], request.source, kind.content, kind.files)
-    given = [row.get(columns["id"])]
-    (name,) = row_ids(kind, given, [file["path"]], number, request.split, None)
+    ids = [row.get(columns["id"])]
+    (name,) = row_ids(kind, ids, [file["path"]], number, request.split, None)
     text = {"text": row[columns["text"]]} if kind.has_text else {}
     return {"id": name, kind.owner: owner, **text, kind.content: file}
 
@@ -121,14 +121,14 @@ def dataset_commit(source: str, revision: str | None) -> str | None:
     # Offline, gated, or no such dataset: reading it raises with the reason, unless its rows are
     # stored already.
     except Exception as error:
-        known = last.read_text() if last.is_file() else revision
-        used = f"revision {known} is used"
-        if not known:
+        fallback = last.read_text() if last.is_file() else revision
+        used = f"revision {fallback} is used"
+        if not fallback:
             used = "rows stored without a revision are used, however old they are"
         logger.warning_once(
             f"The Hub does not say what the commit of {source} is ({type(error).__name__}): {used}."
         )
-        return known
+        return fallback
     with written_whole(last) as partial:
         partial.write_text(commit)
     return commit

@@ -68,9 +68,9 @@ def select_split(tables: dict[str, Dataset], split: str, source: str | Path) -> 
     return tables[split]
 
 
-def no_such_split(split: str, source: str | Path, known: Iterable[str]) -> ValueError:
+def no_such_split(split: str, source: str | Path, splits: Iterable[str]) -> ValueError:
     """The error to raise, which lists the splits that there are."""
-    return ValueError(f"no split '{split}' in {source}; it holds {', '.join(map(str, known))}")
+    return ValueError(f"no split '{split}' in {source}; it holds {', '.join(map(str, splits))}")
 
 
 def warn_of_unlisted(
@@ -83,9 +83,11 @@ def warn_of_unlisted(
         suffixes: of the files to look for.
         kind: for the message: what the table would say of a file ("transcript").
     """
-    known = {Path(path) for path in listed}
+    listed_paths = {Path(path) for path in listed}
     files = (path for path in table.parent.rglob("*") if path.suffix.lower() in suffixes)
-    unlisted = [path.relative_to(table.parent).as_posix() for path in files if path not in known]
+    unlisted = [
+        path.relative_to(table.parent).as_posix() for path in files if path not in listed_paths
+    ]
     if unlisted:
         logger.warning_once(
             f"{table} names no {kind} for {len(unlisted)} files beside it, which are left out: "

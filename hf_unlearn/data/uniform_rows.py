@@ -54,7 +54,7 @@ def row_numbers(split: str, first: int, count: int) -> list[str]:
 
 def row_ids(
     kind: RowKind,
-    given: list | None,
+    ids: list | None,
     paths: list[str | None],
     first: int,
     split: str,
@@ -62,9 +62,9 @@ def row_ids(
 ) -> list[str]:
     """The ids that a source gives; the kind's default ids where it gives none."""
     default = kind.default_ids(paths, first, split, root)
-    if given is None:
+    if ids is None:
         return default
-    return [other if name is None else str(name) for name, other in zip(given, default)]
+    return [other if name is None else str(name) for name, other in zip(ids, default)]
 
 
 def to_uniform_rows(
@@ -95,11 +95,11 @@ def to_uniform_rows(
     files = as_undecoded_files(rows, columns[kind.content], kind.feature, find, source)
     # the paths without the bytes
     paths = files.flatten()[f"{kind.content}.path"][:]
-    given = rows[columns["id"]][:] if columns["id"] in rows.column_names else None
+    ids = rows[columns["id"]][:] if columns["id"] in rows.column_names else None
     owner = columns[kind.owner]
     named = replace(kind, owner=word_of(request.options.get(kind.owner, kind.owner)))
     values = {
-        "id": row_ids(kind, given, paths, 0, split, root),
+        "id": row_ids(kind, ids, paths, 0, split, root),
         kind.owner: owner_names(named, rows[owner][:], rows.features[owner], owner, source),
     }
     if kind.has_text:

@@ -58,12 +58,12 @@ def find_recipe(name: str) -> tuple[Path, Path | None]:
             f"there is no file and no recipe {name}: the recipes are {', '.join(folders)} "
             "(`hf-unlearn recipes` lists their configurations)"
         )
-    known = configurations(folders[recipe])
-    if wanted and wanted not in known:
+    files = configurations(folders[recipe])
+    if wanted and wanted not in files:
         raise ValueError(
-            f"the recipe {recipe} has no configuration {wanted}: it has {', '.join(known)}"
+            f"the recipe {recipe} has no configuration {wanted}: it has {', '.join(files)}"
         )
-    return folders[recipe] / SCRIPT, known.get(wanted or recipe)
+    return folders[recipe] / SCRIPT, files.get(wanted or recipe)
 
 
 def copy_recipe(name: str, folder: Path) -> None:
@@ -86,22 +86,22 @@ def copy_recipe(name: str, folder: Path) -> None:
         )
 
 
-def script_path(given: str) -> Path:
+def script_path(name: str) -> Path:
     """A recipe's script, given by its path or by the recipe's name."""
-    path = Path(given)
-    return path if path.suffix == ".py" else find_recipe(given)[0]
+    path = Path(name)
+    return path if path.suffix == ".py" else find_recipe(name)[0]
 
 
-def configuration_path(given: str) -> Path:
+def configuration_path(name: str) -> Path:
     """A configuration, given by its path or by its name ("digits/digits").
 
     Raises:
         ValueError: there is no such recipe or configuration.
     """
-    path = Path(given)
+    path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         return path
-    _, found = find_recipe(given)
-    if found is None:
-        raise ValueError(f"the recipe {given} has several configurations: give one as {given}/NAME")
-    return found
+    _, configuration = find_recipe(name)
+    if configuration is None:
+        raise ValueError(f"the recipe {name} has several configurations: give one as {name}/NAME")
+    return configuration

@@ -66,8 +66,8 @@ class ClassifierRecipe(Recipe):
     def check_gold(self, name: str) -> None:
         start = self.options.base_model if self.options.model == "train" else self.options.model
         try:
-            config, own = (
-                AutoConfig.from_pretrained(given) if given else None for given in (name, start)
+            config, start_config = (
+                AutoConfig.from_pretrained(model) if model else None for model in (name, start)
             )
         except OSError:
             # An adapter has no configuration. Loading the model reports errors.
@@ -75,7 +75,7 @@ class ClassifierRecipe(Recipe):
         # Raises where the number of labels differs.
         labels_of(self.classes, config)
         names = set(map(str, config.label2id))
-        expected = [set(map(str, own.label2id))] if own else []
+        expected = [set(map(str, start_config.label2id))] if start_config else []
         unnamed = {f"LABEL_{label}" for label in range(len(names))}
         if not set(self.classes) <= names and names not in [*expected, unnamed]:
             some, classes = sorted(names)[:3], self.classes[:3]

@@ -14,7 +14,7 @@ from ..report.result_tables import further_tables, results_table
 from ..report.results import Results
 from ..trainer import UnlearnTrainer
 from .checks.model_checks import loading
-from .models.membership import attack
+from .models.attack_models import attack
 from .models.shadow_models import ShadowModels, train_shadow_models
 from .recipe import Recipe
 
@@ -44,7 +44,7 @@ def measure(recipe: Recipe, trainer: UnlearnTrainer, shadows: ShadowModels | Non
         with collecting as noted:
             splits = evaluate_splits(trainer, trainer.eval_dataset)
         further = recipe.measure(trainer)
-    known = {name.removeprefix("eval_"): seen for name, seen in noted.items()}
+    features = {name.removeprefix("eval_"): seen for name, seen in noted.items()}
     if recipe.options.attacks and recipe.unseen_split is None:
         logger.warning(
             "No membership attacks: there are no unseen samples like the forgotten ones "
@@ -52,7 +52,7 @@ def measure(recipe: Recipe, trainer: UnlearnTrainer, shadows: ShadowModels | Non
         )
     elif recipe.options.attacks:
         with recipe.clock.phase("attacks"):
-            further["attacks"] = attack(recipe, trainer, shadows, known)
+            further["attacks"] = attack(recipe, trainer, shadows, features)
     return Measurement(splits, further)
 
 

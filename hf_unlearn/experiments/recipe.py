@@ -21,7 +21,7 @@ from ..report.phases import PhaseClock
 from ..report.results import Results
 from ..trainer import UnlearnTrainer
 from .options import RecipeArguments
-from .requests.earlier import Earlier
+from .requests.earlier import EarlierRequests
 
 Processor = ProcessorMixin | FeatureExtractionMixin | ImageProcessingMixin
 
@@ -65,7 +65,7 @@ class Recipe:
     processor: Processor
     # All recipes share these defaults, so nobody may write to them.
     forgotten_before: Mapping[str, list[str]] = MappingProxyType({})
-    earlier: Earlier = Earlier()
+    earlier: EarlierRequests = EarlierRequests()
     found_models: Mapping[str, str] = MappingProxyType({})
 
     # ---- what a recipe has to define -------------------------------------------------------------
@@ -82,6 +82,10 @@ class Recipe:
     def evaluation_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
         """Rows of the splits in the form that evaluates a model."""
         raise NotImplementedError
+
+    def tuning_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
+        """Rows of the splits in the form that fine-tunes a model without augmentation."""
+        return self.evaluation_data(model, rows)
 
     def trainer_arguments(self, model: PreTrainedModel) -> dict:
         """The arguments of `UnlearnTrainer` beside model, args and peft_config."""
@@ -178,21 +182,21 @@ def adapted(model: nn.Module, targets: list[str], trainable: str) -> list[str]:
     """
     if not trainable:
         return targets
-    found = [
+    layers = [
         name
         for name, module in model.named_modules()
         if any(name == target or name.endswith(f".{target}") for target in targets)
         and any(
-            re.search(trainable, f"{name}.{own}")
-            for own, _ in module.named_parameters(recurse=False)
+            re.search(trainable, f"{name}.{parameter}")
+            for parameter, _ in module.named_parameters(recurse=False)
         )
     ]
-    if not found:
+    if not layers:
         raise ValueError(
             f"trainable is {trainable!r}, which matches no layer of lora_target_modules "
             f"({', '.join(targets)}): name such layers there, or set trainable to ''"
         )
-    return found
+    return layers
 
 
 def freeze(model: nn.Module, trainable: str) -> None:

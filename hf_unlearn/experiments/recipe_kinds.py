@@ -43,8 +43,8 @@ def kind_of(folder: Path) -> RecipeKind:
     with loading(str(whole)):
         config, _ = PreTrainedConfig.get_config_dict(str(whole))
     names = set(config.get("architectures") or ())
-    for known, kind in KINDS:
-        if names & _architectures(known):
+    for architectures, kind in KINDS:
+        if names & _architectures(architectures):
             return kind()
     # timm's models name their architecture in another way.
     if "pretrained_cfg" in config:
@@ -57,18 +57,18 @@ def kind_of(folder: Path) -> RecipeKind:
 
 
 def with_values(
-    kind: type[Options], known: Mapping[str, object], changed: Mapping[str, object]
+    kind: type[Options], run_values: Mapping[str, object], changed: Mapping[str, object]
 ) -> Options:
     """An instance of an options class with the values of a run, some of them replaced. Values of
     other classes are left out."""
-    names, values = {one.name for one in fields(kind) if one.init}, {**known, **changed}
+    names, values = {one.name for one in fields(kind) if one.init}, {**run_values, **changed}
     return kind(**{name: value for name, value in values.items() if name in names})
 
 
-def _architectures(known: Mapping[str, str | tuple[str, ...]]) -> set[str]:
+def _architectures(table: Mapping[str, str | tuple[str, ...]]) -> set[str]:
     """The names in a table of transformers, where some kinds of models have several."""
     return {
-        name for given in known.values() for name in ([given] if isinstance(given, str) else given)
+        name for entry in table.values() for name in ([entry] if isinstance(entry, str) else entry)
     }
 
 
@@ -76,7 +76,7 @@ def _architectures(known: Mapping[str, str | tuple[str, ...]]) -> set[str]:
 
 
 def _whisper() -> RecipeKind:
-    from ..data.speech.arguments import SpeechArguments
+    from ..data.speech.speech_arguments import SpeechArguments
     from .speech.options import WhisperArguments
     from .speech.whisper import WhisperRecipe
 
@@ -84,7 +84,7 @@ def _whisper() -> RecipeKind:
 
 
 def _ctc() -> RecipeKind:
-    from ..data.speech.arguments import SpeechArguments
+    from ..data.speech.speech_arguments import SpeechArguments
     from .speech.ctc import CtcRecipe
     from .speech.options import CtcArguments
 
@@ -92,7 +92,7 @@ def _ctc() -> RecipeKind:
 
 
 def _speech_classes() -> RecipeKind:
-    from ..data.speech.arguments import SpeechClassArguments
+    from ..data.speech.speech_arguments import SpeechClassArguments
     from .speech.class_options import SpeechClassRecipeArguments
     from .speech.classes import SpeechClassRecipe
 
@@ -100,7 +100,7 @@ def _speech_classes() -> RecipeKind:
 
 
 def _images() -> RecipeKind:
-    from ..data.images.arguments import ImageArguments
+    from ..data.images.image_arguments import ImageArguments
     from .images.options import ImageRecipeArguments
     from .images.recipe import ImageRecipe
 

@@ -25,7 +25,7 @@ from .models.training import get_model
 from .progress import announce, label_bars
 from .recipe import Recipe, freeze, make_trainer
 from .requests.entry import begin_entry, finish_entry, keep_entries
-from .requests.keeping import kept_forgotten
+from .requests.keeping import keeping_arguments
 from .requests.stacking import stack
 from .run_files import collect_results, write_run_files
 from .threads import threads_for
@@ -97,7 +97,7 @@ def unlearning_trainer(recipe: Recipe, original: nn.Module) -> UnlearnTrainer:
         keep_merged(original, args.output_dir, main=args.process_index == 0)
     # A new adapter's random weights then depend on the seed alone, and a run can be repeated.
     set_seed(args.seed)
-    kept = kept_forgotten(recipe, original)
+    kept = keeping_arguments(recipe, original)
     trainer = make_trainer(recipe, original, args, lora_r=options.lora_r, **kept)
     if options.digest_steps:
         trainer.add_callback(StepDigests(trainer, options.digest_steps))

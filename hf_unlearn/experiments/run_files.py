@@ -38,7 +38,7 @@ def collect_results(
         base: the model that the original one was fine-tuned from, for the card.
     """
     args = recipe.args
-    splits = {model: found and found.splits for model, found in measured.items()}
+    splits = {model: measurement and measurement.splits for model, measurement in measured.items()}
     return Results(
         task=recipe.task,
         scale=scale_of(trainer.compute_metrics),
@@ -84,16 +84,17 @@ def collect_results(
 def local_paths(words: Iterable[str]) -> list[str]:
     """The relative paths among words of a command line and values of options, which uploads leave
     out. The scripts and configurations of the package's own recipes are not private."""
-    given = dict.fromkeys(word.partition("=")[2] or word for word in words)
+    candidates = dict.fromkeys(word.partition("=")[2] or word for word in words)
     try:
-        own = recipes_root().resolve()
+        recipes_folder = recipes_root().resolve()
     except ModuleNotFoundError:
         # This must not end a finished run.
-        own = None
+        recipes_folder = None
     return [
         path
-        for path in local_among(*given)
-        if "/" in path.strip("/") and not (own and Path(path).resolve().is_relative_to(own))
+        for path in local_among(*candidates)
+        if "/" in path.strip("/")
+        and not (recipes_folder and Path(path).resolve().is_relative_to(recipes_folder))
     ]
 
 
@@ -103,9 +104,10 @@ def _texts(options: dict) -> list[str]:
 
 def _further(measured: dict[str, Measurement | None]) -> dict[str, dict]:
     """What was measured beside the splits: {key: {model: values}}."""
-    known = {model: found.further for model, found in measured.items() if found}
+    further = {model: measurement.further for model, measurement in measured.items() if measurement}
     return {
-        key: {model: values[key] for model, values in known.items()} for key in known["unlearned"]
+        key: {model: values[key] for model, values in further.items()}
+        for key in further["unlearned"]
     }
 
 

@@ -31,9 +31,9 @@ def threads_for(recipe: Recipe, model: nn.Module, samples: int) -> Iterator[None
 
 def number_of_threads(recipe: Recipe, model: nn.Module, samples: int) -> int:
     """The number of threads for a model whose operations process this many samples at once."""
-    given = recipe.options.threads
-    if given != "auto":
-        return int(given)
+    threads = recipe.options.threads
+    if threads != "auto":
+        return int(threads)
     return (
         1
         if is_small(model, samples) and recipe.args.device.type == "cpu"

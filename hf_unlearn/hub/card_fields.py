@@ -84,11 +84,11 @@ def hide_names(results: Results, about: CardFields, salt: str) -> tuple[Results,
     Datasets whose ids name one are left out, because an id with a pseudonym in it would not exist.
     """
     content = results.to_dict()
-    said = {name: getattr(about, name) for name in MAY_NAME}
-    said["datasets"] = _naming_nobody(about.datasets, hidden_names(content))
-    clean = redact({**content, "about": said}, salt)
-    said = clean.pop("about")
-    return Results.from_dict(clean), replace(about, **said)
+    card_texts = {name: getattr(about, name) for name in MAY_NAME}
+    card_texts["datasets"] = _naming_nobody(about.datasets, hidden_names(content))
+    clean = redact({**content, "about": card_texts}, salt)
+    card_texts = clean.pop("about")
+    return Results.from_dict(clean), replace(about, **card_texts)
 
 
 def _naming_nobody(datasets: list[str], hidden: Iterable[str]) -> list[str]:

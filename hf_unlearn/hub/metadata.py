@@ -35,14 +35,14 @@ def listed(value: Any) -> list[str]:
     return [str(value)] if str(value).strip() else []
 
 
-def language_codes(given: Any) -> list[str]:
+def language_codes(languages: Any) -> list[str]:
     """The Hub's codes of one or several languages: "English", "en", "EN", "<|en|>" -> "en".
 
     Anything that is not a language is left out with a warning. False stands for Norwegian, because
     YAML reads an unquoted `no` as False.
     """
     codes = []
-    for name in dict.fromkeys(listed(["no" if given is False else given])):
+    for name in dict.fromkeys(listed(["no" if languages is False else languages])):
         text = "no" if name == "False" else name.strip().strip("<|>").lower().replace("_", "-")
         code = TO_LANGUAGE_CODE.get(text, text)
         if code in ("multilingual", "code") or code in LANGUAGES or CODE.fullmatch(code):

@@ -100,12 +100,12 @@ def _check_text(path: Path, hidden: list[str], token: str | None) -> None:
         )
     if any(path.match(pattern) for pattern in VOCABULARIES) or path.suffix not in TEXTS:
         return
-    for said in _texts_in(path, text):
-        if path.name == LEDGER and DIGEST.fullmatch(said):
+    for passage in _texts_in(path, text):
+        if path.name == LEDGER and DIGEST.fullmatch(passage):
             continue
-        if mentions_any(said, hidden):
+        if mentions_any(passage, hidden):
             raise ValueError(
-                f"{path.name} contains {said!r}, which names a forgotten person: change it, or "
+                f"{path.name} contains {passage!r}, which names a forgotten person: change it, or "
                 "publish the name knowingly with name_forgotten"
             )
 

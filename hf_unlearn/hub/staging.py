@@ -168,13 +168,13 @@ def _put_card(
     """Puts the edited card of `folder` into `target`, or a new one if none was edited."""
     results.card = {"model_name": folder.absolute().name, **results.card}
     written = write_card(target, results, salt, name_forgotten=name_forgotten)
-    own = folder / CARD
-    text = own.read_text(encoding="utf-8") if own.is_file() else str(written)
+    card = folder / CARD
+    text = card.read_text(encoding="utf-8") if card.is_file() else str(written)
     if text == str(written) or results.merged:
         return
     if mentions_any(text, hidden):
         raise ValueError(
-            f"{own} seems to name a forgotten person: write it again with `hf-unlearn card`, or "
+            f"{card} seems to name a forgotten person: write it again with `hf-unlearn card`, or "
             "publish the name knowingly with name_forgotten"
         )
-    shutil.copyfile(own, target / CARD)
+    shutil.copyfile(card, target / CARD)

@@ -72,9 +72,9 @@ def build_method(config: MethodConfig) -> Method:
         ValueError: there is no such method, it has no such keyword, or an instance comes with
             `method_kwargs`.
     """
-    given = dict(config.method_kwargs or {})
+    kwargs = dict(config.method_kwargs or {})
     if isinstance(config.method, Method):
-        if given:
+        if kwargs:
             raise ValueError(
                 "method_kwargs is for a method that is given by name: pass these values to the "
                 "constructor of your instance"
@@ -89,7 +89,7 @@ def build_method(config: MethodConfig) -> Method:
         )
     keywords = inspect.signature(METHODS[config.method]).parameters
     allowed = [name for name in keywords if name not in FIELDS]
-    if unknown := sorted(set(given) - set(allowed)):
+    if unknown := sorted(set(kwargs) - set(allowed)):
         raise ValueError(
             f"method_kwargs has {', '.join(unknown)}, but method={config.method!r} takes "
             f"{', '.join(allowed) or 'none'} ({', '.join(FIELDS)} are fields of their own)"
@@ -111,12 +111,12 @@ def method_settings(config: MethodConfig) -> dict[str, Setting]:
             for name in keywords
             if name in attributes and isinstance(attributes[name], Setting)
         }
-    given = {**{name: getattr(config, name) for name in FIELDS}, **(config.method_kwargs or {})}
+    values = {**{name: getattr(config, name) for name in FIELDS}, **(config.method_kwargs or {})}
     keywords = inspect.signature(METHODS[config.method]).parameters
     return {
-        name: given.get(name, keyword.default)
+        name: values.get(name, keyword.default)
         for name, keyword in keywords.items()
-        if name in given or keyword.default is not inspect.Parameter.empty
+        if name in values or keyword.default is not inspect.Parameter.empty
     }
 
 

@@ -74,8 +74,8 @@ class Duck(WeightedSum):
         embedding = F.normalize(torch.cat(embeddings).float(), dim=1)
         # (k, classes)
         similarity = embedding @ F.normalize(self.centroids.float(), dim=1).T
-        own = F.one_hot(class_labels(step.forget_batch, "duck"), len(self.centroids)).bool()
-        others = similarity.masked_fill(own | (self.centroids == 0).all(1), -torch.inf)
+        own_class = F.one_hot(class_labels(step.forget_batch, "duck"), len(self.centroids)).bool()
+        others = similarity.masked_fill(own_class | (self.centroids == 0).all(1), -torch.inf)
         return (1 - others.amax(1)).mean() * step.forget_weight
 
     def retain_objective(self, step: Step) -> Tensor:

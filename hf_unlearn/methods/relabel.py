@@ -92,8 +92,8 @@ class RandomLabel(WeightedSum):
     def _with_other_transcripts(self, step: Step) -> dict:
         labels = step.forget_batch["labels"]
         others = [
-            self._other_transcript(_without_padding(own), step.generator(n))
-            for n, own in enumerate(labels)
+            self._other_transcript(_without_padding(transcript), step.generator(n))
+            for n, transcript in enumerate(labels)
         ]
         # (k, L), the longest of the new transcripts
         wrong = pad_sequence(others, batch_first=True, padding_value=IGNORE_INDEX).to(labels.device)
@@ -103,10 +103,10 @@ class RandomLabel(WeightedSum):
             batch.pop(name, None)
         return batch
 
-    def _other_transcript(self, own: Tensor, generator: torch.Generator) -> Tensor:
+    def _other_transcript(self, transcript: Tensor, generator: torch.Generator) -> Tensor:
         first = int(torch.randint(len(self.transcripts), (), generator=generator))
         for other in self.transcripts[first:] + self.transcripts[:first]:
-            if not torch.equal(other, own):
+            if not torch.equal(other, transcript):
                 return other
         raise ValueError(
             f"random_label found no other transcript: the first {len(self.transcripts)} retain "

@@ -39,7 +39,7 @@ def informed_scores(
     known, is_member = np.asarray(known), np.asarray(is_member, bool)
     scores = np.zeros(len(questioned))
     for owner in np.unique(questioned_owners):
-        others, own = owners != owner, questioned_owners == owner
+        others, questions = owners != owner, questioned_owners == owner
         if len(np.unique(is_member[others])) < 2:
             raise ValueError(
                 f"without the samples of {owner} there are no known members and no known "
@@ -47,5 +47,5 @@ def informed_scores(
             )
         forest = RandomForestClassifier(TREES, random_state=seed, class_weight="balanced")
         forest.fit(known[others], is_member[others])
-        scores[own] = forest.predict_proba(np.asarray(questioned)[own])[:, 1]
+        scores[questions] = forest.predict_proba(np.asarray(questioned)[questions])[:, 1]
     return scores

@@ -113,8 +113,8 @@ def svc_attacks_on(
     seed: int = 0,
 ) -> dict[str, float]:
     """`svc_attacks` on the `features` of the three groups, for the SVC_FEATURES that they have."""
-    found = svc_taken_for_members(members, unseen, forgotten, seed=seed)
-    return {f"svc_{name}": 100 * float(np.mean(~taken)) for name, taken in found.items()}
+    predictions = svc_taken_for_members(members, unseen, forgotten, seed=seed)
+    return {f"svc_{name}": 100 * float(np.mean(~member)) for name, member in predictions.items()}
 
 
 def svc_taken_for_members(
@@ -129,13 +129,13 @@ def svc_taken_for_members(
     rng = np.random.default_rng(seed)
     drawn = [(group, rng.permutation(len(group["loss"]))[:count]) for group in (members, unseen)]
     is_member = np.repeat([1, 0], count)
-    taken = {}
+    predictions = {}
     for name in SVC_FEATURES:
         if name in forgotten:
-            known = np.concatenate([_as_columns(group[name][rows]) for group, rows in drawn])
-            attack = SVC(C=3, gamma="auto", kernel="rbf").fit(known, is_member)
-            taken[name] = attack.predict(_as_columns(forgotten[name])) == 1
-    return taken
+            examples = np.concatenate([_as_columns(group[name][rows]) for group, rows in drawn])
+            attack = SVC(C=3, gamma="auto", kernel="rbf").fit(examples, is_member)
+            predictions[name] = attack.predict(_as_columns(forgotten[name])) == 1
+    return predictions
 
 
 def _as_columns(values: np.ndarray) -> np.ndarray:

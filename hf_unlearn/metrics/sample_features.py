@@ -29,8 +29,8 @@ def features(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     if logits.ndim == 2:
         return _class_features(logits, labels)
     texts = [
-        _class_features(text[own != PADDING], own[own != PADDING])
-        for text, own in zip(logits, labels)
+        _class_features(text[targets != PADDING], targets[targets != PADDING])
+        for text, targets in zip(logits, labels)
     ]
     return {
         name: np.array([text[name].mean() for text in texts])
@@ -82,9 +82,14 @@ def ctc_losses(logits: torch.Tensor, labels: torch.Tensor, blank: int) -> torch.
     n, frames, _ = logits.shape
     lengths = (labels >= 0).sum(1)
     log_probabilities = logits.float().log_softmax(-1).transpose(0, 1)
-    heard = torch.full((n,), frames, device=logits.device)
+    input_lengths = torch.full((n,), frames, device=logits.device)
     losses = F.ctc_loss(
-        log_probabilities, labels[labels >= 0], heard, lengths, blank=blank, reduction="none"
+        log_probabilities,
+        labels[labels >= 0],
+        input_lengths,
+        lengths,
+        blank=blank,
+        reduction="none",
     )
     return losses / lengths
 

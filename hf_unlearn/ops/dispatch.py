@@ -180,12 +180,12 @@ def check_kernels(device: torch.device) -> None:
         expected = c @ rows.double()
         with torch.cuda.device_of(rows):
             for exact, tolerance in ((False, 1e-5), (True, 1e-13)):
-                found = torch.vstack(kernels.inner_products(rows, u, exact))
-                _compare("inner products", found, torch.vstack((K, b)), tolerance)
-            found = kernels.solve(K, b, square).coefficients @ rows.double()
-            _compare("solution", found, expected, 1e-6)
-            found = kernels.weighted_sum(rows, c, torch.float32)
-            _compare("weighted sum", found, expected, 1e-5)
+                result = torch.vstack(kernels.inner_products(rows, u, exact))
+                _compare("inner products", result, torch.vstack((K, b)), tolerance)
+            result = kernels.solve(K, b, square).coefficients @ rows.double()
+            _compare("solution", result, expected, 1e-6)
+            result = kernels.weighted_sum(rows, c, torch.float32)
+            _compare("weighted sum", result, expected, 1e-5)
 
 
 @functools.cache
@@ -199,12 +199,12 @@ def check_product_kernel(device: torch.device) -> None:
         u = torch.randn(70, 35, generator=generator).to(device)
         expected = reductions.product_inner_products(B.double(), X.double(), u)
         with torch.cuda.device_of(B):
-            found = load_kernels().product_inner_products(B, X, u)
+            result = load_kernels().product_inner_products(B, X, u)
         name = f"inner products of products in {dtype}"
-        _compare(name, torch.vstack(found), torch.vstack(expected), 1e-5)
+        _compare(name, torch.vstack(result), torch.vstack(expected), 1e-5)
 
 
-def _compare(name: str, found: Tensor, expected: Tensor, tolerance: float) -> None:
-    error = float((found - expected).abs().max() / expected.abs().max())
+def _compare(name: str, result: Tensor, expected: Tensor, tolerance: float) -> None:
+    error = float((result - expected).abs().max() / expected.abs().max())
     if not error <= tolerance:
         raise ArithmeticError(f"{name}: a kernel and plain torch differ by {error:.1e}")

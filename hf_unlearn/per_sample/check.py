@@ -67,10 +67,10 @@ def find_slow_parameters(
         try:
             return _slow_parameters_beside(slow, comparison, alone, names)
         except Unsupported as problem:
-            found = {p: str(problem) for p in problem.parameters if p not in slow}
-            if not found:
+            reasons = {p: str(problem) for p in problem.parameters if p not in slow}
+            if not reasons:
                 raise
-            slow.update(found)
+            slow.update(reasons)
         except CheckpointError:
             return dict.fromkeys(names.values(), OTHER_RECOMPUTATION)
 
@@ -193,9 +193,9 @@ def _wrong_parameters(
 
     def compare(rows: ParameterRows) -> None:
         seen.add(rows.parameter)
-        expected, found = alone[rows.parameter], rows.weighted(weights)
-        found = averaged(found, rows.parameter) if processes else found
-        error, bound = norm(found - expected), relative * norm(expected) + floor
+        expected, gradient = alone[rows.parameter], rows.weighted(weights)
+        gradient = averaged(gradient, rows.parameter) if processes else gradient
+        error, bound = norm(gradient - expected), relative * norm(expected) + floor
         all_rows = processes.rows(rows) if processes else rows
         if not error <= bound:
             wrong[rows.parameter] = (

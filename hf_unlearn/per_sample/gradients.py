@@ -31,13 +31,13 @@ def rows_of(
             rows = _by_rule(call, k, gradients, values, key)
             rows = rows or _vectorised(call, k, gradients, values, key)
             if isinstance(tensor, nn.Parameter):
-                found = [(roots[0], rows)]
+                pairs = [(roots[0], rows)]
             else:
-                found = list(_pulled_back(call, tensor, roots, rows, k))
+                pairs = list(_pulled_back(call, tensor, roots, rows, k))
         except Unsupported as problem:
             call.trace.give_up(roots, str(problem))
             continue
-        for parameter, rows in found:
+        for parameter, rows in pairs:
             if id(parameter) not in call.trace.slow:
                 yield parameter, rows
 
@@ -121,10 +121,10 @@ def _vectorised(call: Call, k: int, gradients: tuple[Tensor, ...], values: dict,
     def gradient_of_one(
         gradients_n: tuple[Tensor, ...], samples_n: dict[Key, Tensor], weight_n: Tensor
     ) -> Tensor:
-        given = {at: x.movedim(0, layouts[at].axis) for at, x in samples_n.items()}
+        sample_arguments = {at: x.movedim(0, layouts[at].axis) for at, x in samples_n.items()}
 
         def outputs(weight: Tensor) -> tuple[Tensor, ...]:
-            result = call.run({**values, **given, key: weight})
+            result = call.run({**values, **sample_arguments, key: weight})
             result = result if isinstance(result, (list, tuple)) else (result,)
             floating = [x for x in result if isinstance(x, Tensor) and x.is_floating_point()]
             return (floating[0].movedim(call.output.axis, 0), *floating[1:])

@@ -109,8 +109,8 @@ class SampleMeanLoss(TorchFunctionMode):
 
     def per_sample(self, loss: Tensor) -> Tensor:
         """The losses (k,) of the samples; each sample gets the mean where they are not known."""
-        known = self.known_per_sample(loss)
-        return loss.detach().repeat(self.samples) if known is None else known
+        losses = self.known_per_sample(loss)
+        return loss.detach().repeat(self.samples) if losses is None else losses
 
 
 def _reduction(func: Callable, args: tuple, kwargs: dict) -> str:

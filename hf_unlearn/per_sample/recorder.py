@@ -119,8 +119,8 @@ class Recorder(TorchFunctionMode):
         """
         if func in (torch.Tensor.expand, torch.Tensor.repeat):
             sizes = args[1] if isinstance(args[1], (tuple, list)) else args[1:]
-            own = args[0].shape[0] if args[0].ndim == len(sizes) else 1
-            return len(sizes) > 1 and own == 1 and sizes[0] == self.trace.k
+            rows = args[0].shape[0] if args[0].ndim == len(sizes) else 1
+            return len(sizes) > 1 and rows == 1 and sizes[0] == self.trace.k
         if func in (torch.Tensor.__getitem__, F.embedding):
             index = args[1] if func is torch.Tensor.__getitem__ else args[0]
             per_sample = isinstance(index, Tensor) and index.ndim > 1 and len(index) == self.trace.k
@@ -232,23 +232,23 @@ def fsdp_hidden(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     The recorder would keep the gathered tensors alive. It treats the tensors that FSDP2 passes on
     like those that FSDP2 was given.
     """
-    given, handles = [], []
+    leaves, handles = [], []
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
         recorder.paused = True
-        given.append(tree_leaves((args, kwargs)))
+        leaves.append(tree_leaves((args, kwargs)))
 
     def after(module: nn.Module, args: tuple, kwargs: dict) -> None:
         recorder.paused = False
-        recorder.replaced(given.pop(), tree_leaves((args, kwargs)))
+        recorder.replaced(leaves.pop(), tree_leaves((args, kwargs)))
 
     def before_leaving(module: nn.Module, args: tuple, output: object) -> None:
         recorder.paused = True
-        given.append(tree_leaves(output))
+        leaves.append(tree_leaves(output))
 
     def after_leaving(module: nn.Module, args: tuple, output: object) -> None:
         recorder.paused = False
-        recorder.replaced(given.pop(), tree_leaves(output))
+        recorder.replaced(leaves.pop(), tree_leaves(output))
 
     for module in sharded_modules(model):
         handles += [

@@ -69,12 +69,12 @@ def _without_padding(sample: dict) -> dict:
 
     Labels are left whole if they were replaced and reach into the padding.
     """
-    own = without_ranges(sample)
+    unpadded = without_ranges(sample)
     for name, (ranges,) in sample[UNPADDED].items():
-        cut = own[name][tuple(slice(max(start, 0), end) for start, end in ranges.tolist())]
-        if name != "labels" or _count_labels(own[name]) == _count_labels(cut):
-            own[name] = cut
-    return own
+        cut = unpadded[name][tuple(slice(max(start, 0), end) for start, end in ranges.tolist())]
+        if name != "labels" or _count_labels(unpadded[name]) == _count_labels(cut):
+            unpadded[name] = cut
+    return unpadded
 
 
 def _count_labels(labels: Tensor) -> int:

@@ -49,13 +49,13 @@ def whole_tensors(model: nn.Module) -> dict[int, Tensor]:
     """
     own_parameters(model)
     held = [(m, name, p) for m in model.modules() for name, p in m.named_parameters(recurse=False)]
-    found = {}
+    wholes = {}
     for module in sharded_modules(model):
         module.unshard()
         now = [(getattr(m, name), p) for m, name, p in held]
-        found.update((id(p), whole) for whole, p in now if whole is not p)
+        wholes.update((id(p), whole) for whole, p in now if whole is not p)
         module.reshard()
-    return found
+    return wholes
 
 
 def local(tensor: Tensor) -> Tensor:

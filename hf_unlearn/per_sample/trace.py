@@ -175,8 +175,8 @@ class Tap(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor):
         saved = ctx.saved_tensors
-        own = ctx.call.trace.receive(ctx.call, gradients[0], (*saved, *gradients[1:]))
-        return (None, None, None, *gradients, *[None] * len(saved), *own)
+        root_gradients = ctx.call.trace.receive(ctx.call, gradients[0], (*saved, *gradients[1:]))
+        return (None, None, None, *gradients, *[None] * len(saved), *root_gradients)
 
 
 def at(arguments: dict, key: Key):

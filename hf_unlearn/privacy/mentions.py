@@ -65,18 +65,18 @@ class Mentions:
 
         A mention includes the rest of the path or id that it begins.
         """
-        found = []
+        matches = []
         for folded, where in map(fold, versions(text)):
             letters_alone = _letters_alone(folded)
             for number, (letters, spelling, name) in enumerate(self._spellings):
                 # A fast test that rules out most names.
                 if letters in letters_alone:
                     for match in _pattern(spelling).finditer(folded):
-                        found.append(
+                        matches.append(
                             (where[match.start()][0], -where[match.end() - 1][1], number, name)
                         )
         kept: list[tuple[int, int, str]] = []
-        for start, minus_end, _, name in sorted(found):
+        for start, minus_end, _, name in sorted(matches):
             if kept and start < kept[-1][1]:
                 kept[-1] = (kept[-1][0], max(kept[-1][1], -minus_end), kept[-1][2])
             else:
@@ -100,15 +100,15 @@ def _spellings(name: str) -> list[str]:
     """The name; with umlauts spelled out (Mueller for Müller) or put back, as far as a text without
     accents tells (Muller for Mueller); and with the last of several words first (Doe, Jane)."""
     composed = unicodedata.normalize("NFC", name).lower()
-    found = [name, composed.translate(UMLAUTS)]
+    spellings = [name, composed.translate(UMLAUTS)]
     # The e of a very short name is more likely a letter of its own: Joe.
     if len(shorter := SPELLED_OUT.sub(r"\1", composed)) >= JOINED:
-        found.append(shorter)
+        spellings.append(shorter)
     words = composed.split()
     if len(words) > 1 and not any(map(str.isdigit, composed)):
-        found.append(" ".join([words[-1], *words[:-1]]))
+        spellings.append(" ".join([words[-1], *words[:-1]]))
     unique: dict[str, str] = {}
-    for spelling in found:
+    for spelling in spellings:
         unique.setdefault(fold(as_it_is(spelling))[0], spelling)
     return list(unique.values())
 

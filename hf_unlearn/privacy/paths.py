@@ -24,9 +24,9 @@ def without_paths(value: Any, local: Iterable[str] = ()) -> Any:
     Args:
         local: further paths, relative ones such as out/data. Ids on the Hub look the same.
     """
-    known = {path.rstrip("/\\") for path in local}
-    known = sorted((path for path in known if re.search(SEPARATOR, path)), key=len, reverse=True)
-    pattern = "|".join(map(re.escape, known))
+    paths = {path.rstrip("/\\") for path in local}
+    paths = sorted((path for path in paths if re.search(SEPARATOR, path)), key=len, reverse=True)
+    pattern = "|".join(map(re.escape, paths))
     relative = re.compile(rf"(?<![\w./\\-])(?:{pattern})(?:[/\\]+{PART})*[/\\]*(?![\w-])")
 
     def clean(value: Any) -> Any:
@@ -36,7 +36,7 @@ def without_paths(value: Any, local: Iterable[str] = ()) -> Any:
             return [clean(item) for item in value]
         if not isinstance(value, str) or not re.search(SEPARATOR, value):
             return value
-        value = relative.sub(lambda found: last_part(found[0]), value) if known else value
+        value = relative.sub(lambda match: last_part(match[0]), value) if paths else value
         if whole := WHOLE.fullmatch(value):
             return whole[1] or last_part(value) or value
         return ALONE.sub("", QUOTED.sub("", value))

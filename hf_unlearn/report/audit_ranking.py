@@ -49,14 +49,14 @@ def rule_numbers(audit: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of an audit that a rule such as "worst_gap > 5" may name. Those of a comparison
     with the retrained model are missing without one."""
     doors, worst = audit["doors"], audit["worst"]
-    found = {f"{name}_gap": entry.get("gap") for name, entry in doors.items()}
-    found |= {f"{name}_forgotten": entry.get("forgotten") for name, entry in doors.items()}
+    numbers = {f"{name}_gap": entry.get("gap") for name, entry in doors.items()}
+    numbers |= {f"{name}_forgotten": entry.get("forgotten") for name, entry in doors.items()}
     if worst:
-        found["worst_gap"] = worst.get("gap")
+        numbers["worst_gap"] = worst.get("gap")
         kept = [entry["forgotten"] for entry in doors.values() if "forgotten" in entry]
-        found["least_forgotten"] = min(kept, default=None)
+        numbers["least_forgotten"] = min(kept, default=None)
     if audit["surest"]:
-        found["surest_gap"] = audit["surest"]["low"]
+        numbers["surest_gap"] = audit["surest"]["low"]
     if audit["conspicuous"]:
-        found["conspicuous_gap"] = -audit["conspicuous"]["gap"]
-    return {name: value for name, value in found.items() if value is not None}
+        numbers["conspicuous_gap"] = -audit["conspicuous"]["gap"]
+    return {name: value for name, value in numbers.items() if value is not None}

@@ -99,12 +99,12 @@ def _further_lines(audit: Mapping[str, Any], worst: dict) -> list[str]:
 
 
 def _values(entry: dict) -> str:
-    known = [
+    texts = [
         f"{name} {number_text(entry[name], entry['unit'])}"
         for name in MODELS
         if entry.get(name) is not None
     ]
-    return f"{entry['unit']}: {', '.join(known)}"
+    return f"{entry['unit']}: {', '.join(texts)}"
 
 
 def _interval(entry: dict) -> str:

@@ -18,7 +18,7 @@ from ..privacy.paths import without_paths
 from ..privacy.redaction import must_hide, redact
 from .audit_tables import audit_rows, door_notes
 from .audit_words import headline
-from .frontier import frontier
+from .frontier_svg import frontier
 from .listed_settings import settings_of
 from .phases import phases_table
 from .result_tables import Table, further_tables_rows, results_table, results_table_rows
@@ -126,20 +126,20 @@ def _marked(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "models": models}
 
 
-def word_differences(reference: str, heard: str) -> Iterator[tuple[str, str]]:
+def word_differences(reference: str, transcript: str) -> Iterator[tuple[str, str]]:
     """Cuts a model's transcript into runs of words, compared with the reference.
 
     Yields:
         ("same" | "wrong" | "left out", words)
     """
-    wanted, words = reference.split(), heard.split()
-    matcher = difflib.SequenceMatcher(None, wanted, words, autojunk=False)
+    reference_words, words = reference.split(), transcript.split()
+    matcher = difflib.SequenceMatcher(None, reference_words, words, autojunk=False)
     for kind, start, end, first, last in matcher.get_opcodes():
         if kind == "equal":
             yield "same", " ".join(words[first:last])
             continue
         if start < end:
-            yield "left out", " ".join(wanted[start:end])
+            yield "left out", " ".join(reference_words[start:end])
         if first < last:
             yield "wrong", " ".join(words[first:last])
 

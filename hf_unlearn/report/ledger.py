@@ -121,11 +121,11 @@ def _checked(entries: Sequence[Entry], entry: Entry, task: Task) -> str:
     """What the last run measured of a request: "WER (%) 61.2, before 63.0"."""
     if entry is entries[-1]:
         return "this request"
-    found = (entries[-1].get("earlier") or {}).get(str(entry["request"]), UNVERIFIED)
-    if not isinstance(found, Mapping):
-        return str(found)
-    metric = found["metric"]
+    check = (entries[-1].get("earlier") or {}).get(str(entry["request"]), UNVERIFIED)
+    if not isinstance(check, Mapping):
+        return str(check)
+    metric = check["metric"]
     heading = task.metrics.get(metric, metric)
-    after, before = (task.text(metric, found[model]) for model in ("after", "before"))
-    part = "" if found["found"] == found["of"] else f" ({found['found']} of {found['of']} found)"
+    after, before = (task.text(metric, check[model]) for model in ("after", "before"))
+    part = "" if check["found"] == check["of"] else f" ({check['found']} of {check['of']} found)"
     return f"{heading} {after}, before {before}{part}"

@@ -60,16 +60,16 @@ METHOD_FIELDS = ("alpha", "granularity", "method_kwargs")
 def settings_of(results: Results) -> dict[str, str]:
     """The method and all settings that shaped the result, as text; empty if none is known."""
     config = results.config
-    given = {name: setting(config, name) for name in SETTINGS}
-    if (given["max_steps"] or 0) > 0:
-        del given["num_train_epochs"]
-    given = {name: value for name, value in given.items() if has_effect(name, value)}
-    chosen = {name: value for name, value in given.items() if ONLY_WITH.get(name, name) in given}
+    values = {name: setting(config, name) for name in SETTINGS}
+    if (values["max_steps"] or 0) > 0:
+        del values["num_train_epochs"]
+    values = {name: value for name, value in values.items() if has_effect(name, value)}
+    chosen = {name: value for name, value in values.items() if ONLY_WITH.get(name, name) in values}
     of_method = results.method_settings
     if of_method is None:
         of_method = {name: setting(config, name) for name in METHOD_FIELDS}
     scoring = results.scoring or {}
-    known = {
+    listed = {
         "method": setting(config, "method"),
         **of_method,
         **chosen,
@@ -77,7 +77,7 @@ def settings_of(results: Results) -> dict[str, str]:
     }
     return {
         name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        for name, value in known.items()
+        for name, value in listed.items()
         if value is not None
     }
 

@@ -68,10 +68,10 @@ class PhaseClock:
         """Adds the time since the last change, and the peak memory, to the phase that was open."""
         now, memory = time.perf_counter(), _peak_memory()
         if self._open:
-            found = self.phases[self._open[-1]]
-            found["seconds"] += now - self._since
+            phase = self.phases[self._open[-1]]
+            phase["seconds"] += now - self._since
             for key, value in memory.items():
-                found[key] = max(found.get(key, 0.0), value)
+                phase[key] = max(phase.get(key, 0.0), value)
         self._since = now
 
 
@@ -95,10 +95,10 @@ def phases_line(phases: Mapping[str, Mapping[str, float]]) -> str:
     """The phases in one line, as a run prints them."""
     if not phases:
         return "seconds: not counted"
-    parts = [f"{name.replace('_', ' ')} {found['seconds']:.1f}" for name, found in phases.items()]
-    total = sum(found["seconds"] for found in phases.values())
+    parts = [f"{name.replace('_', ' ')} {phase['seconds']:.1f}" for name, phase in phases.items()]
+    total = sum(phase["seconds"] for phase in phases.values())
     line = f"seconds: {', '.join(parts)}; together {total:.1f}"
-    measured = {n: found["memory_mb"] for n, found in phases.items() if "memory_mb" in found}
+    measured = {n: phase["memory_mb"] for n, phase in phases.items() if "memory_mb" in phase}
     if not measured:
         return line
     largest = max(measured, key=measured.get)
@@ -115,9 +115,9 @@ def phases_table(results: Results) -> list[list[str]]:
         "memory_mb": "Peak memory (MiB)",
         "device_memory_mb": "Peak on the GPU (MiB)",
     }
-    shown = [key for key in columns if any(key in found for found in phases.values())]
+    shown = [key for key in columns if any(key in phase for phase in phases.values())]
     rows = [
-        [name.replace("_", " "), *(f"{found[k]:.1f}" if k in found else "-" for k in shown)]
-        for name, found in phases.items()
+        [name.replace("_", " "), *(f"{phase[k]:.1f}" if k in phase else "-" for k in shown)]
+        for name, phase in phases.items()
     ]
     return [["Phase", *(columns[key] for key in shown)], *rows]

@@ -132,8 +132,8 @@ def _note(check_samples: int | None, has_final: bool) -> str:
     """The note under the x axis on which samples were evaluated."""
     checks = f"checks on at most {check_samples} samples" if check_samples else ""
     final = "large markers: final evaluation" if has_final else ""
-    said = "; ".join(filter(None, [checks, final]))
-    return f"\n({said})" if said else ""
+    notes = "; ".join(filter(None, [checks, final]))
+    return f"\n({notes})" if notes else ""
 
 
 def _draw_split(

@@ -93,16 +93,16 @@ class Results:
     more: dict = field(default_factory=dict)
 
     @classmethod
-    def from_dict(cls, given: Mapping[str, Any]) -> "Results":
+    def from_dict(cls, content: Mapping[str, Any]) -> "Results":
         """Results from the content of a results.json, of whichever version."""
         names = {one.name for one in fields(cls)} - {"more"}
-        known = {key: value for key, value in given.items() if key in names}
+        values = {key: value for key, value in content.items() if key in names}
         # `card` was null before cards had arguments.
         dicts = ("card", "config", "data")
-        known = {key: value for key, value in known.items() if key not in dicts or value}
-        if known.get("task") in OLD_TASKS:
-            known["task"] = OLD_TASKS[known["task"]]
-        return cls(**known, more={key: given[key] for key in given if key not in names})
+        values = {key: value for key, value in values.items() if key not in dicts or value}
+        if values.get("task") in OLD_TASKS:
+            values["task"] = OLD_TASKS[values["task"]]
+        return cls(**values, more={key: content[key] for key in content if key not in names})
 
     @classmethod
     def read(cls, folder: str | Path) -> "Results":
@@ -115,15 +115,15 @@ class Results:
         if not path.is_file():
             raise ValueError(f"there is no {path}: give the output_dir of a finished run")
         try:
-            given = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
-        if not isinstance(given, dict) or "config" not in given or "data" not in given:
+        if not isinstance(content, dict) or "config" not in content or "data" not in content:
             raise ValueError(
                 f"{path} does not belong to a run, because it has no config or data: give the "
                 "output_dir of a finished run"
             )
-        return cls.from_dict(given)
+        return cls.from_dict(content)
 
     def to_dict(self) -> dict[str, Any]:
         """What results.json holds. Values are shared, not copied."""

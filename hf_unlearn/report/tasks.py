@@ -47,9 +47,9 @@ class Task:
     def in_order(self, splits: Iterable[str]) -> list[str]:
         """Splits in the order of the tables."""
         present = set(splits)
-        known = [split for split in self.splits if split in present]
-        return known + sorted(
-            present - set(known), key=lambda split: (earlier_number(split) or 0, split)
+        task_splits = [split for split in self.splits if split in present]
+        return task_splits + sorted(
+            present - set(task_splits), key=lambda split: (earlier_number(split) or 0, split)
         )
 
     def wanted(self, split: str, metric: str) -> str:
@@ -73,6 +73,13 @@ ACCURACY_F1 = {"accuracy": "Accuracy (%)", "f1_macro": "Macro F1 (%)", "loss": "
 KEPT_SPLITS = {
     "retain": ("retain set", "stay"),
     "retain_rest": ("retained, outside the retain set", "stay"),
+}
+# What the splits of every recipe hold, for a table or plot of runs of any task.
+SPLITS = {
+    "forget": "forgotten, trained on",
+    "forget_test": "forgotten, unseen",
+    "retain": "retained, trained on",
+    "test": "retained, unseen",
 }
 
 TASKS = {
@@ -219,6 +226,19 @@ def metric_of(name: str) -> str:
     return name.removeprefix(f"{max(fitting, key=len)}_") if fitting else name.rpartition("_")[2]
 
 
+def score_label(name: str, percent: bool) -> str:
+    """A score of any task in words: test_wer -> "WER (%) on test (retained, unseen)".
+
+    Args:
+        percent: whether scores are in percent; if not, they are as the model's metrics give them.
+    """
+    metric = metric_of(name)
+    split = name.removesuffix(f"_{metric}")
+    heading = (ERROR_RATES | ACCURACY_F1).get(metric, metric)
+    meaning = f" ({SPLITS[split]})" if split in SPLITS else ""
+    return f"{heading if percent else heading.removesuffix(' (%)')} on {split}{meaning}"
+
+
 def task_of(results: Results) -> Task:
     """The task of a run, from its results.
 
@@ -253,12 +273,12 @@ def _measured(task: Task, results: Results, percent: bool) -> dict[str, str]:
             if is_metric(name, value, values)
         )
     )
-    known = [name for name in task.metrics if name in names and name != "loss"]
-    own = [name for name in names if name not in task.metrics]
+    task_metrics = [name for name in task.metrics if name in names and name != "loss"]
+    others = [name for name in names if name not in task.metrics]
     headings = (
         task.metrics
         if percent
         else {name: text.removesuffix(" (%)") for name, text in task.metrics.items()}
     )
-    shown = [*known, *own, *(["loss"] if "loss" in names else [])] or list(task.metrics)
+    shown = [*task_metrics, *others, *(["loss"] if "loss" in names else [])] or list(task.metrics)
     return {name: headings.get(name, name) for name in shown}

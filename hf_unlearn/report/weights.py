@@ -53,12 +53,12 @@ def model_digest(model: nn.Module) -> str:
 
 def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """SHA-256 over the names, types, shapes and values of tensors, in the order given."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, tensor in tensors:
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         # viewed as bytes: NumPy has no bfloat16
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

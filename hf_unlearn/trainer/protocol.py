@@ -14,7 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..config import UnlearnConfig
 from ..methods import Method
-from .checkpoints.update_sketch import PreviousUpdates
+from .checkpoints.update_sketch import EarlierUpdates
 from .setup.silence import Silence
 
 
@@ -40,7 +40,7 @@ class TrainerView(Protocol):
     train_dataset: Any
     retain_dataset: Any
     previous_forget_dataset: Any
-    previous_updates: PreviousUpdates | None
+    previous_updates: EarlierUpdates | None
     silence: Silence | None
     data_collator: Any
     optimizer: torch.optim.Optimizer | None

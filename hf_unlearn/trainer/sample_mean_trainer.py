@@ -48,8 +48,8 @@ class SampleMeanTrainer(Seq2SeqTrainer):
         self._last: tuple[SampleMeanLoss, Tensor] | None = None
         self._evaluation = SampleEvaluation(self)
         super().__init__(*arguments, **keywords)
-        if (given := self.compute_loss_func) is not None:
-            self.compute_loss_func = lambda outputs, labels, num_items_in_batch=None: given(
+        if (loss_func := self.compute_loss_func) is not None:
+            self.compute_loss_func = lambda outputs, labels, num_items_in_batch=None: loss_func(
                 outputs, labels, num_items_in_batch=self._losses.items
             )
 
@@ -77,8 +77,8 @@ class SampleMeanTrainer(Seq2SeqTrainer):
             NotBySample: its values do not divide over the samples.
         """
         with self._by_sample(inputs) as losses:
-            known = {} if losses.items is None else {"num_items_in_batch": losses.items}
-            loss = self.compute_loss(model, own_copy(inputs), **known)
+            counts = {} if losses.items is None else {"num_items_in_batch": losses.items}
+            loss = self.compute_loss(model, own_copy(inputs), **counts)
         if not self._check_label_counts_used(losses):
             return self.mean_loss(model, inputs)
         self._last = losses, loss.detach()
@@ -228,8 +228,10 @@ class SampleMeanTrainer(Seq2SeqTrainer):
 
     def _compute_loss_takes_counts(self) -> bool:
         """Whether a subclass overrides compute_loss, with an argument for the number of labels."""
-        own = getattr(self.compute_loss, "__func__", None) is SampleMeanTrainer.compute_loss
-        return not own and "num_items_in_batch" in inspect.signature(self.compute_loss).parameters
+        overrides = (
+            getattr(self.compute_loss, "__func__", None) is not SampleMeanTrainer.compute_loss
+        )
+        return overrides and "num_items_in_batch" in inspect.signature(self.compute_loss).parameters
 
     def _get_num_items_in_batch(
         self, batch_samples: list, device: torch.device

@@ -17,12 +17,12 @@ from transformers import DataCollator, PreTrainedModel, Seq2SeqTrainer
 from transformers.trainer_utils import TrainOutput
 
 from ..config import UnlearnConfig, as_unlearn_config, with_suggestions
-from ..methods import Method, build_method, method_settings
+from ..methods import build_method, method_settings
 from ..report.html_page import Report
 from ..report.results import Results
 from .batches.loading import TrainingLoader
 from .checkpoints.checkpointing import CheckpointSaver
-from .checkpoints.update_sketch import PreviousUpdates
+from .checkpoints.update_sketch import EarlierUpdates
 from .checks.compatibility import check_compatible
 from .checks.construction import check_after, check_before, one_forget_set
 from .publishing.publisher import Publisher
@@ -108,17 +108,16 @@ class UnlearnTrainer(SampleMeanTrainer):
         **keywords: Any,
     ):
         args = as_unlearn_config(args)
-        self.method: Method = build_method(args)
-        self.method_settings = method_settings(args)
+        self.method, self.method_settings = build_method(args), method_settings(args)
         if self.method.one_shot:
             args = copy.copy(args)
             args.max_steps = 1
         forget_dataset = one_forget_set(train_dataset, forget_dataset)
-        previous = previous_forget_dataset, previous_updates
-        check_before(self.method, args, forget_dataset, retain_dataset, *previous)
+        earlier = previous_forget_dataset, previous_updates
+        check_before(self.method, args, forget_dataset, retain_dataset, *earlier)
         self.retain_dataset = retain_dataset
         self.previous_forget_dataset = previous_forget_dataset
-        self.previous_updates = PreviousUpdates(previous_updates) if previous_updates else None
+        self.previous_updates = EarlierUpdates(previous_updates) if previous_updates else None
         self.results: Results | None = None
         self._loader = TrainingLoader(self)
         self._evaluation_sets = EvaluationSets(eval_dataset)
@@ -155,7 +154,7 @@ class UnlearnTrainer(SampleMeanTrainer):
 
     @property
     def silence(self) -> Silence | None:
-        return self.training_run.silence
+        return self.training_run.checked_model.silence
 
     # ---- the step --------------------------------------------------------------------------------
 
@@ -185,7 +184,7 @@ class UnlearnTrainer(SampleMeanTrainer):
 
     def mean_loss(self, model: nn.Module, inputs: dict) -> Tensor:
         with (
-            self.training_run.frozen.active(),
+            self.training_run.checked_model.frozen.active(),
             dividing_logits(self.model, self.args.loss_temperature),
         ):
             return super().mean_loss(model, inputs)
@@ -193,7 +192,7 @@ class UnlearnTrainer(SampleMeanTrainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], *more: Any, **keywords: Any
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        with self.training_run.evaluating_batch(inputs):
+        with self.training_run.checked_model.evaluating_batch(inputs):
             return super().prediction_step(model, inputs, *more, **keywords)
 
     # ---- data ------------------------------------------------------------------------------------
@@ -201,7 +200,7 @@ class UnlearnTrainer(SampleMeanTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """As in Trainer, but random augmentation of a sample depends on seed, epoch and index
         alone."""
-        with self._loader.seeded_forget_set(self.training_run.samples.padding.collator):
+        with self._loader.seeded_forget_set(self.training_run.checked_model.padding.collator):
             return super().get_train_dataloader()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:

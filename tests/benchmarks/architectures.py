@@ -180,11 +180,11 @@ def errors(
     model: nn.Module, batch: dict, rows: list[Tensor]
 ) -> tuple[dict[str, float], UnlearnTrainer]:
     """The relative error of the step by granularity, and the trainer of the last one."""
-    found = {}
+    error_of = {}
     for granularity in GRANULARITIES:
         step, trainer = trainer_step(model, batch, granularity)
-        found[granularity] = relative(step, brute_force(rows, granularity))
-    return found, trainer
+        error_of[granularity] = relative(step, brute_force(rows, granularity))
+    return error_of, trainer
 
 
 def relative(step: list[Tensor], expected: list[Tensor]) -> float:
@@ -209,27 +209,27 @@ def compared(model: nn.Module, batch: dict) -> dict[str, str]:
         raise NotBuilt("no gradient")
     precision, double = "float32", in_double(model, batch)
     exact = first if double is None else gradients_alone(*double)
-    found, trainer = errors(model, batch, exact)
-    how, wrong = how_computed(trainer), max(found.values()) > NOISE
+    error_of, trainer = errors(model, batch, exact)
+    how, wrong = how_computed(trainer), max(error_of.values()) > NOISE
     if wrong and double:
         # It was rounding if float64 gives the right step in the same way.
         found_double, trainer = errors(*double, exact)
         wrong = how_computed(trainer) != how or max(found_double.values()) > NOISE
-        precision, found = ("float32", found) if wrong else ("float64", found_double)
+        precision, error_of = ("float32", error_of) if wrong else ("float64", found_double)
     if wrong:
         how = f"wrong: {how}"
     return {
         "precision": precision,
-        **{f"error_{name}": f"{error:.1e}" for name, error in found.items()},
+        **{f"error_{name}": f"{error:.1e}" for name, error in error_of.items()},
         "how": how,
     }
 
 
 def how_computed(trainer: UnlearnTrainer) -> str:
     """How the trainer obtained the per-sample gradients."""
-    if trainer.training_run.samples.one_by_one:
+    if trainer.training_run.checked_model.samples.one_by_one:
         return "one by one"
-    slow = trainer.training_run.samples.engine.slow
+    slow = trainer.training_run.checked_model.samples.engine.slow
     if not slow:
         return "exact"
     reasons = collections.Counter(slow.values())

@@ -101,11 +101,11 @@ def main() -> None:
             table = write_table(Path(folder), rows)
             stored = ["float16", "float32"] if rows <= STORED_ROWS else []
             for how in ["on demand", *stored]:
-                found = measure_in_subprocess(table, how)
-                disk = found.pop("disk", None)
-                print(rows, how, found, "disk", disk)
+                measured = measure_in_subprocess(table, how)
+                disk = measured.pop("disk", None)
+                print(rows, how, measured, "disk", disk)
                 if not arguments.dry:
-                    append({**common, "k": rows, "method": how, **found})
+                    append({**common, "k": rows, "method": how, **measured})
                     append({**common, "k": rows, "method": f"{how}: disk", "peak_gb": disk})
 
 

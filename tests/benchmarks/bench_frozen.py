@@ -34,10 +34,10 @@ def main() -> None:
     seconds: dict[str, dict[str, float]] = {}
     for name, limit in KEPT.items():
         options = [*OPTIONS, "--frozen_cache_gb", limit]
-        found = run("whisper", arguments.method, arguments.model, arguments.dry, options)
-        if "failure" in found:
-            raise SystemExit(f"{name}: {found['failure']}")
-        seconds[name] = {phase: each["seconds"] for phase, each in found["phases"].items()}
+        record = run("whisper", arguments.method, arguments.model, arguments.dry, options)
+        if "failure" in record:
+            raise SystemExit(f"{name}: {record['failure']}")
+        seconds[name] = {phase: each["seconds"] for phase, each in record["phases"].items()}
         for phase, taken in seconds[name].items():
             row = {"method": f"{arguments.method}, frozen part {name}: {phase}"}
             row |= {"step_s": f"{taken:.4g}"}

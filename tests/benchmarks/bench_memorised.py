@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.speech.arguments import SpeechArguments
+from hf_unlearn.data.speech.speech_arguments import SpeechArguments
 from hf_unlearn.experiments.command_line import parse
 from hf_unlearn.experiments.speech.options import WhisperArguments
 from hf_unlearn.experiments.speech.whisper import WhisperRecipe
@@ -39,7 +39,7 @@ def contributions(
     """{group: {split: change of the loss}} along the line from `model` to `end`."""
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
     change = {name: p.detach() - start[name] for name, p in end.named_parameters()}
-    found = defaultdict(lambda: defaultdict(float))
+    parts = defaultdict(lambda: defaultdict(float))
     for point in range(POINTS):
         with torch.no_grad():
             for name, p in model.named_parameters():
@@ -50,14 +50,14 @@ def contributions(
             for name, p in model.named_parameters():
                 if p.grad is not None:
                     part = float((p.grad * change[name]).sum()) / POINTS
-                    found[group_of(name)][split] += part
-    return found
+                    parts[group_of(name)][split] += part
+    return parts
 
 
 def main(original: str, retrained: str, speaker: str, base: str = "openai/whisper-tiny.en") -> None:
-    given = {"model": original, "gold": retrained, "forget_speakers": speaker}
-    given |= {"output_dir": "out/memorised", "labels_from": base}
-    options = [word for name, value in given.items() for word in (f"--{name}", value)]
+    settings = {"model": original, "gold": retrained, "forget_speakers": speaker}
+    settings |= {"output_dir": "out/memorised", "labels_from": base}
+    options = [word for name, value in settings.items() for word in (f"--{name}", value)]
     arguments = parse((WhisperArguments, SpeechArguments, UnlearnConfig), [str(RECIPE), *options])
     recipe = WhisperRecipe(*arguments, training=False)
     model, end = recipe.load_model(original).eval(), recipe.load_model(retrained)
@@ -68,13 +68,15 @@ def main(original: str, retrained: str, speaker: str, base: str = "openai/whispe
         return trainer.mean_loss(model, trainer._prepare_inputs(collate(rows)))
 
     splits = recipe.splits.evaluation()
-    rows = {name: list(recipe._read(splits[name])) for name in ("forget", "forget_test")}
+    rows = {
+        name: list(recipe.tuning_data(model, splits[name])) for name in ("forget", "forget_test")
+    }
     loss_of = {name: lambda some=some: loss(some) for name, some in rows.items()}
-    found = contributions(model, end, loss_of)
-    for group, parts in sorted(found.items(), key=lambda item: -item[1]["forget"]):
+    groups = contributions(model, end, loss_of)
+    for group, parts in sorted(groups.items(), key=lambda item: -item[1]["forget"]):
         print(f"{group:24}", *(f"{name} {value:+.4f}" for name, value in parts.items()))
     for name in rows:
-        print(f"{name}: {sum(parts[name] for parts in found.values()):+.4f} together")
+        print(f"{name}: {sum(parts[name] for parts in groups.values()):+.4f} together")
 
 
 if __name__ == "__main__":

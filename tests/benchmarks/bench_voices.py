@@ -106,15 +106,15 @@ def train_part(speakers: np.ndarray) -> np.ndarray:
     """Whether each utterance is a training utterance: 70 % of each speaker's, drawn at random."""
     generator, train = np.random.default_rng(0), np.zeros(len(speakers), bool)
     for speaker in sorted(set(speakers)):
-        own = generator.permutation(np.flatnonzero(speakers == speaker))
-        train[own[: round(0.7 * len(own))]] = True
+        utterances = generator.permutation(np.flatnonzero(speakers == speaker))
+        train[utterances[: round(0.7 * len(utterances))]] = True
     return train
 
 
 def rises(gram: np.ndarray, speakers: np.ndarray, train: np.ndarray) -> list[float]:
     """own_raw, others_raw, own, others and the kept share of the gradient's length: means over the
     speakers."""
-    found = []
+    rows = []
     for speaker in sorted(set(speakers)):
         mine = speakers == speaker
         forget, retain = np.flatnonzero(mine & train), np.flatnonzero(~mine & train)
@@ -130,8 +130,8 @@ def rises(gram: np.ndarray, speakers: np.ndarray, train: np.ndarray) -> list[flo
             rise = gram @ direction / (gram[forget] @ direction).mean()
             row += [rise[mine & ~train].mean(), np.abs(rise[~mine & ~train]).mean()]
         kept = np.sqrt((projected @ gram @ projected) / (raw @ gram @ raw))
-        found.append([*row, kept])
-    return np.mean(found, axis=0).round(3).tolist()
+        rows.append([*row, kept])
+    return np.mean(rows, axis=0).round(3).tolist()
 
 
 def main(name: str, source: str, split: str) -> None:

@@ -65,14 +65,14 @@ def run(data: str, folder: Path, model: str, names: list[str], method: str, keep
 
 def row(results: dict, data: str, method: str, keep: str, order: str, names: list[str]) -> dict:
     """What the table says of one request; `names` as they were forgotten so far."""
-    found, settings = results["unlearned"], (data, method, keep, order)
-    earlier = [split for split in found if split.startswith("earlier_")]
-    first = found["earlier_1"] if earlier else found["forget"]
+    splits, settings = results["unlearned"], (data, method, keep, order)
+    earlier = [split for split in splits if split.startswith("earlier_")]
+    first = splits["earlier_1"] if earlier else splits["forget"]
     accuracy, loss = first["accuracy"], first["loss"]
     if order == "at once":
         column = "per_speaker" if data == "speakers" else "per_class"
         accuracy, loss = results[column]["unlearned"]["forget"][names[0]], None
-    mean = [found[split]["accuracy"] for split in earlier]
+    mean = [splits[split]["accuracy"] for split in earlier]
     return {
         **dict(zip(COLUMNS, settings)),
         "request": len(names),
@@ -80,8 +80,8 @@ def row(results: dict, data: str, method: str, keep: str, order: str, names: lis
         "first_accuracy": round(accuracy, 2),
         "first_loss": None if loss is None else round(loss, 3),
         "mean_earlier_accuracy": round(sum(mean) / len(mean), 2) if mean else None,
-        "forget_accuracy": round(found["forget"]["accuracy"], 2),
-        "test_accuracy": round(found["test"]["accuracy"], 2),
+        "forget_accuracy": round(splits["forget"]["accuracy"], 2),
+        "test_accuracy": round(splits["test"]["accuracy"], 2),
         "steps": results["stopping"]["step"],
         "stopped": results["stopping"]["reason"],
         "date": datetime.date.today().isoformat(),

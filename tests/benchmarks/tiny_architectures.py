@@ -149,7 +149,7 @@ def shrunk(config: PreTrainedConfig, model: str = "") -> PreTrainedConfig:
     Args:
         model: name of the model class, for its entry in CHANGES.
     """
-    given = {}
+    fields = {}
     for field in dataclasses.fields(config):
         try:
             value = getattr(config, field.name, None)
@@ -161,9 +161,9 @@ def shrunk(config: PreTrainedConfig, model: str = "") -> PreTrainedConfig:
             continue
         if field.name in (config.sub_configs or {}):
             if isinstance(value, PreTrainedConfig):
-                given[field.name] = shrunk(value)
+                fields[field.name] = shrunk(value)
         elif field.name in FIXED:
-            given[field.name] = FIXED[field.name]
+            fields[field.name] = FIXED[field.name]
         elif field.default is not None or isinstance(value, (int, str)) and _known(field.name):
             small = _small(field.name, value)
             if (
@@ -171,13 +171,13 @@ def shrunk(config: PreTrainedConfig, model: str = "") -> PreTrainedConfig:
                 or field.default is not dataclasses.MISSING
                 and field.default != value
             ):
-                given[field.name] = small
-    given |= {name: value for name, value in SWITCHED_OFF.items() if hasattr(config, name)}
+                fields[field.name] = small
+    fields |= {name: value for name, value in SWITCHED_OFF.items() if hasattr(config, name)}
     # With low-rank keys and values, each head has keys of its own.
-    if "kv_lora_rank" in given:
-        given["num_key_value_heads"] = 4
-    given |= CHANGES.get(config.model_type, {}) | CHANGES.get(model, {})
-    return type(config)(**given)
+    if "kv_lora_rank" in fields:
+        fields["num_key_value_heads"] = 4
+    fields |= CHANGES.get(config.model_type, {}) | CHANGES.get(model, {})
+    return type(config)(**fields)
 
 
 def _known(name: str) -> bool:

@@ -95,16 +95,16 @@ def takes(model: nn.Module) -> list[str]:
 
     It may hand on labels to the forward pass of its base class.
     """
-    own, inherited = (
+    names, inherited = (
         inspect.signature(of.forward).parameters for of in (model, super(type(model), model))
     )
-    return list(own) + [name for name in ("labels",) if name in inherited and name not in own]
+    return list(names) + [name for name in ("labels",) if name in inherited and name not in names]
 
 
 def batch_for(model: nn.Module, task: str, k: int) -> dict:
     """Random inputs and labels of k samples for a model, as its forward pass takes them."""
-    found = {name: INPUTS[name](model, task, k) for name in takes(model) if name in INPUTS}
-    batch = {name: value for name, value in found.items() if value is not None}
+    inputs = {name: INPUTS[name](model, task, k) for name in takes(model) if name in INPUTS}
+    batch = {name: value for name, value in inputs.items() if value is not None}
     return with_placeholders(model, batch, k)
 
 
@@ -137,15 +137,17 @@ def _missing_positions(model: nn.Module, batch: dict, n: int, k: int) -> int | N
         model(**select_sample(batch, n, k))
         return None
     except ValueError as wanted:
-        found = re.search(r"tokens: (\d+), features:? (\d+)", str(wanted))
-        if found is None:
+        match = re.search(r"tokens: (\d+), features:? (\d+)", str(wanted))
+        if match is None:
             raise
-        return int(found[2])
+        return int(match[2])
 
 
 def _prefixed(model: nn.Module, batch: dict, counts: list[int]) -> dict:
     image = next(
-        found for name in PLACEHOLDERS if (found := getattr(model.config, name, None)) is not None
+        token_id
+        for name in PLACEHOLDERS
+        if (token_id := getattr(model.config, name, None)) is not None
     )
     front = torch.where(torch.arange(max(counts)) < torch.tensor(counts)[:, None], image, 7)
     texts = {

@@ -124,11 +124,11 @@ def test_an_image_file_to_forget_is_in_the_retain_set(caplog):
     request = ClassRequest(forget_classes=["dog"], retain_size=2)
     test = pictures(classes, prefix="t")
     proxy = pictures(["cat"], [b"dog0", b"x"], prefix="p")
-    found = "1 images to forget are in the retain set, too (the same file), such as"
-    with pytest.raises(ValueError, match=f"{re.escape(found)} dog-0 and pcat-0: take them out"):
+    message = "1 images to forget are in the retain set, too (the same file), such as"
+    with pytest.raises(ValueError, match=f"{re.escape(message)} dog-0 and pcat-0: take them out"):
         split_images(pictures(["dog", "cat"]), classes, request, test=test, proxy=proxy)
     split_images(pictures(["dog", "cat"], [b"1", b"2", b"1", b"3"]), classes, request, test=test)
-    assert f"{found} dog-0 and cat-0: take one of each pair" in caplog.text
+    assert f"{message} dog-0 and cat-0: take one of each pair" in caplog.text
 
 
 def test_an_audio_file_to_forget_is_in_the_retain_set(make_rows, caplog):
@@ -136,5 +136,7 @@ def test_an_audio_file_to_forget_is_in_the_retain_set(make_rows, caplog):
     copy = rows.select([0]).map(lambda row: {"id": "b-9", "speaker": "b"}, features=rows.features)
     rows = datasets.concatenate_datasets([rows, copy])
     split_by_speaker(rows, forget_speakers=["a"], retain_size=2, held_out=0)
-    found = "1 utterances to forget are in the retain set, too (the same file), such as a-0 and b-9"
-    assert found in caplog.text
+    message = (
+        "1 utterances to forget are in the retain set, too (the same file), such as a-0 and b-9"
+    )
+    assert message in caplog.text

@@ -14,7 +14,7 @@ from transformers import Wav2Vec2FeatureExtractor
 from hf_unlearn.data import SpeechCollator, load_speech, prepare
 from hf_unlearn.data.speech import on_demand
 from hf_unlearn.data.speech.audio import audio_seconds, decode_audio
-from hf_unlearn.experiments.models.training import digest
+from hf_unlearn.experiments.models.training import rows_digest
 from tests.data.conftest import flac
 
 LABELS = {"max_label_length": 8}
@@ -52,11 +52,11 @@ def test_no_audio_is_decoded_before_a_row_is_read(make_rows, processor, monkeypa
     # selecting, joining and reading other columns, too
     rows = concatenate_datasets([rows.select([3, 1]), rows.select([2])])
     assert rows["id"][:] == ["a-3", "a-1", "a-2"] and rows["duration"][0] == pytest.approx(0.2)
-    named = digest(rows)
+    named = rows_digest(rows)
     monkeypatch.setattr(on_demand, "decode_chunk", decode)
     assert rows[1]["input_features"].shape == (8, 100)
     other = prepare(make_rows("a", prefix="x"), processor, store=None, **LABELS)
-    assert named != digest(other.select([3, 1, 2]))
+    assert named != rows_digest(other.select([3, 1, 2]))
 
 
 def test_inputs_of_a_small_set_stay_in_memory(make_rows, folder, processor, monkeypatch):

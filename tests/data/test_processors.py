@@ -78,8 +78,8 @@ def test_prepared_and_collated_rows_are_the_extractors_own_batch(name):
     assert sorted(batch) == sorted([*inputs, "labels"])
     assert batch["labels"].tolist() == [2, 0, 1]
     for column in inputs:
-        given = batch[column] if column != "attention_mask" else batch[column].to(wanted[column])
-        torch.testing.assert_close(given, wanted[column], atol=1e-4, rtol=1e-4)
+        values = batch[column] if column != "attention_mask" else batch[column].to(wanted[column])
+        torch.testing.assert_close(values, wanted[column], atol=1e-4, rtol=1e-4)
 
 
 def test_without_a_mask_each_waveform_is_normalised_alone():

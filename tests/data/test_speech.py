@@ -34,12 +34,12 @@ class TestSources:
         lines = (folder / "metadata.csv").read_text().splitlines()
         (folder / "metadata.csv").unlink()
         for speaker in ("007", "008"):
-            own = [
+            table = [
                 line.removeprefix(f"{speaker}/")
                 for line in lines
                 if line.startswith(("file_name", speaker))
             ]
-            (folder / speaker / "metadata.csv").write_text("\n".join(own))
+            (folder / speaker / "metadata.csv").write_text("\n".join(table))
         rows = load_speech(folder, split="008", **FOLDER)
         assert list(rows["id"]) == ["0.flac", "1.flac", "2.flac"]
 

@@ -11,13 +11,13 @@ from datasets import ClassLabel, Dataset
 from transformers import WhisperFeatureExtractor
 
 from hf_unlearn.data.earlier import EarlierRequest
-from hf_unlearn.data.speech.arguments import SpeechClassArguments
 from hf_unlearn.data.speech.classes import (
     classes_of,
     load_class_splits,
     load_utterances,
     prepare_class_splits,
 )
+from hf_unlearn.data.speech.speech_arguments import SpeechClassArguments
 
 WORDS, SPEAKERS = ["yes", "no", "up"], ["anna", "boris", "clara"]
 
@@ -60,9 +60,9 @@ def table(commands) -> Path:
 
 def arguments(source: Path, **options) -> SpeechClassArguments:
     columns = {"audio_column": "file", "label_column": "word", "speaker_column": "who"}
-    own = columns if source.is_file() else {}
+    source_columns = columns if source.is_file() else {}
     defaults = {"train_split": "train", "retain_size": 4, "held_out": 0.25}
-    return SpeechClassArguments(**{"dataset": str(source), **own, **defaults, **options})
+    return SpeechClassArguments(**{"dataset": str(source), **source_columns, **defaults, **options})
 
 
 def test_a_folder_for_each_label_is_read_with_its_lists_and_speakers(commands):

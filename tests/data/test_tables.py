@@ -135,10 +135,10 @@ def test_classes_are_what_is_written(pictures, suffix):
     ]
     (pictures / f"metadata{suffix}").write_text(written(suffix, rows))
     for source in (pictures, pictures / f"metadata{suffix}"):
-        found, names = load_images(source, split="train")
-        assert found["class"][:] == names == ["0010", "10", "NA", "True"]
-        assert found["id"][0] == "a.png"
-        assert decode_image(found[3]["image"]).getpixel((0, 0)) == (3, 0, 0)
+        images, names = load_images(source, split="train")
+        assert images["class"][:] == names == ["0010", "10", "NA", "True"]
+        assert images["id"][0] == "a.png"
+        assert decode_image(images[3]["image"]).getpixel((0, 0)) == (3, 0, 0)
 
 
 def test_numbers_as_classes_are_in_their_order(pictures):

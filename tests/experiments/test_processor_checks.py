@@ -22,7 +22,7 @@ def tokenizer(tmp_path):
 
 
 def recipe_of(processor, others, **options):
-    given = {"model": "train", "gold": "none", "base_model": None, "trains": True, **options}
+    values = {"model": "train", "gold": "none", "base_model": None, "trains": True, **options}
 
     def processor_of(name):
         if name not in others:
@@ -31,7 +31,7 @@ def recipe_of(processor, others, **options):
 
     return SimpleNamespace(
         processor=processor,
-        options=SimpleNamespace(**given),
+        options=SimpleNamespace(**values),
         processor_of=processor_of,
         check_gold=lambda name: None,
     )

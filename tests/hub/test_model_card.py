@@ -85,12 +85,12 @@ def test_local_folders_stay_out_of_the_metadata(tmp_path):
 
 
 def test_folders_of_another_machine_are_no_ids_of_the_hub(tmp_path):
-    known = {
+    card_fields = {
         "base_model": "out/original",
         "datasets": ["out/speech"],
         "local": ["out/original", "out/speech"],
     }
-    write_card(tmp_path, Results.from_dict({**RESULTS, "card": known}), SALT)
+    write_card(tmp_path, Results.from_dict({**RESULTS, "card": card_fields}), SALT)
     data = ModelCard.load(tmp_path / "README.md").data
     assert not {"base_model", "base_model_relation", "datasets"} & set(data.to_dict())
     assert not (tmp_path / ".eval_results").exists()
@@ -167,8 +167,8 @@ def test_no_machines_paths():
 
 
 def test_a_card_is_written_with_its_evaluations_and_again_the_same(tmp_path):
-    known = {"datasets": ["openslr/librispeech_asr"], "language": "en"}
-    results = Results.from_dict({**RESULTS, "card": known})
+    card_fields = {"datasets": ["openslr/librispeech_asr"], "language": "en"}
+    results = Results.from_dict({**RESULTS, "card": card_fields})
     first = str(write_card(tmp_path, results, salt_of(tmp_path)))
     assert (
         (tmp_path / "README.md").read_text()

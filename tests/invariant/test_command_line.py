@@ -53,8 +53,8 @@ EQUAL = {
 
 def unlearn(folder: Path, *flags: str | Path, processes: int = 1) -> torch.Tensor:
     """Runs the recipe; returns the weights that it saves to the `--output_dir` in `flags`."""
-    given = (RECIPE, folder / "config.yaml", "--dataset", folder / "speech", *flags)
-    run_script(*given, processes=processes, timeout=500)
+    arguments = (RECIPE, folder / "config.yaml", "--dataset", folder / "speech", *flags)
+    run_script(*arguments, processes=processes, timeout=500)
     return weights_in(Path(flags[list(flags).index("--output_dir") + 1]))
 
 
@@ -95,8 +95,8 @@ def plain(folder) -> torch.Tensor:
 def test_equal_configurations_give_equal_models(folder, plain, name):
     processes, flags = EQUAL[name]
     original = folder / "plain" / "original"
-    given = ("--model", original, "--output_dir", folder / name, *flags.split())
-    got = unlearn(folder, *given, processes=processes)
+    arguments = ("--model", original, "--output_dir", folder / name, *flags.split())
+    got = unlearn(folder, *arguments, processes=processes)
     before = weights_in(original)
     assert (got - plain).norm() <= 1e-4 * (plain - before).norm() > 0
 

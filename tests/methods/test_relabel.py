@@ -38,9 +38,9 @@ def test_random_classes_are_wrong_and_all_of_the_others(tmp_path):
         collator=collate_images,
         method="random_label",
     ).train()
-    given = labels.seen[-2]
+    drawn = labels.seen[-2]
     # All samples are of class 0.
-    assert given.shape == (40,) and set(given.tolist()) == {1, 2, 3}
+    assert drawn.shape == (40,) and set(drawn.tolist()) == {1, 2, 3}
 
 
 def test_random_transcripts_are_those_of_other_retain_samples(tmp_path):
@@ -49,14 +49,17 @@ def test_random_transcripts_are_those_of_other_retain_samples(tmp_path):
     # The last two have the transcript of a forget sample.
     retain = [*RETAIN, *FORGET[:2]]
     make_trainer(model, tmp_path, retain=retain, method="random_label").train()
-    given = [row[row != -100].tolist() for row in labels.seen[-2]]
-    pool, own = [x["labels"].tolist() for x in retain], [x["labels"].tolist() for x in FORGET]
-    assert len(given) == len(FORGET) and all(words in pool for words in given)
-    assert len({tuple(words) for words in given}) > 2
+    drawn = [row[row != -100].tolist() for row in labels.seen[-2]]
+    pool, transcripts = (
+        [x["labels"].tolist() for x in retain],
+        [x["labels"].tolist() for x in FORGET],
+    )
+    assert len(drawn) == len(FORGET) and all(words in pool for words in drawn)
+    assert len({tuple(words) for words in drawn}) > 2
     order = make_trainer(tiny_whisper(), tmp_path, method="finetune").get_train_dataloader()
     (batch,) = order
     true = [row[row != -100].tolist() for row in batch["labels"]]
-    assert sorted(true) == sorted(own) and all(a != b for a, b in zip(given, true))
+    assert sorted(true) == sorted(transcripts) and all(a != b for a, b in zip(drawn, true))
 
 
 def test_random_transcripts_need_another_one(tmp_path):

@@ -43,14 +43,14 @@ def test_separation_is_the_area_under_the_curve():
 
 def test_the_informed_attack_never_learns_from_the_questioned_speaker():
     # Members have low losses, except those of c, whose own samples would teach the opposite.
-    known = np.array([[0.1], [0.2], [0.9], [0.8], [0.9], [0.1]])
+    examples = np.array([[0.1], [0.2], [0.9], [0.8], [0.9], [0.1]])
     is_member = [1, 1, 0, 0, 1, 0]
     owners = ["a", "a", "b", "b", "c", "c"]
-    low, high = informed_scores(known, is_member, owners, [[0.15], [0.85]], ["c", "c"])
+    low, high = informed_scores(examples, is_member, owners, [[0.15], [0.85]], ["c", "c"])
     # Each tree may draw one kind only, but hardly any does.
     assert low > 0.9 and high < 0.1
     with pytest.raises(ValueError, match="without the samples of a"):
-        informed_scores(known[:4], is_member[:4], owners[:4], [[0.5]], ["a"])
+        informed_scores(examples[:4], is_member[:4], owners[:4], [[0.5]], ["a"])
 
 
 def test_shares_of_the_svc_attacks_are_those_of_its_decisions():

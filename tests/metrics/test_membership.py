@@ -59,25 +59,25 @@ def test_missing_and_infinite_losses_are_refused():
 
 
 def test_features_by_hand():
-    found = features(LOGITS, LABELS)
-    assert found["correctness"].ravel().tolist() == [1, 0]
-    assert found["confidence"].ravel() == pytest.approx([0.7, 0.25])
+    computed = features(LOGITS, LABELS)
+    assert computed["correctness"].ravel().tolist() == [1, 0]
+    assert computed["confidence"].ravel() == pytest.approx([0.7, 0.25])
     entropy = [
         -(0.7 * math.log(0.7) + 0.2 * math.log(0.2) + 0.1 * math.log(0.1)),
         1.5 * math.log(2),
     ]
-    assert found["entropy"].ravel() == pytest.approx(entropy)
+    assert computed["entropy"].ravel() == pytest.approx(entropy)
     # Song & Mittal, equation 2
     modified = -0.3 * math.log(0.7) - 0.2 * math.log(0.8) - 0.1 * math.log(0.9)
-    assert found["modified_entropy"][0] == pytest.approx(modified)
-    assert found["probability"] == pytest.approx(np.exp(LOGITS))
+    assert computed["modified_entropy"][0] == pytest.approx(modified)
+    assert computed["probability"] == pytest.approx(np.exp(LOGITS))
 
 
 def test_features_of_a_text_are_the_means_over_its_own_tokens():
     padded = np.stack([LOGITS, LOGITS[::-1]]), np.array([[0, 1], [1, -100]])
-    alone, found = features(LOGITS, LABELS), features(*padded)
-    assert set(alone) - set(found) == {"probability"}
-    for name, values in found.items():
+    alone, together = features(LOGITS, LABELS), features(*padded)
+    assert set(alone) - set(together) == {"probability"}
+    for name, values in together.items():
         assert values == pytest.approx([alone[name].mean(), alone[name][1]]), name
 
 
@@ -148,8 +148,8 @@ def test_ctc_losses_are_those_of_utterances_alone():
         return [token for token, _ in itertools.groupby(path) if token]
 
     wanted = []
-    for own, label in zip(probabilities, ([1, 2], [1])):
+    for frames, label in zip(probabilities, ([1, 2], [1])):
         paths = itertools.product(range(3), repeat=4)
-        total = sum(own[range(4), path].prod() for path in paths if collapsed(path) == label)
+        total = sum(frames[range(4), path].prod() for path in paths if collapsed(path) == label)
         wanted.append(-np.log(total) / len(label))
     np.testing.assert_allclose(ctc_losses(logits, labels, blank=0), wanted, rtol=1e-5)

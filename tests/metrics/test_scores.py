@@ -51,8 +51,8 @@ def gum(f1, attack, seconds, gold=(79.5, 0.493, 30_000.0), original_attack=0.622
 
 def test_gum_by_hand():
     # U = 0.9, E = 1 - 0.5^2 = 0.75, T = 1 - log(10) / log(100) = 0.5
-    found = gum(69.5, 0.5, 9.0, gold=(79.5, 0.4, 99.0), original_attack=0.6)
-    assert found == pytest.approx(3 / (1 / 0.9 + 1 / 0.75 + 2))
+    score = gum(69.5, 0.5, 9.0, gold=(79.5, 0.4, 99.0), original_attack=0.6)
+    assert score == pytest.approx(3 / (1 / 0.9 + 1 / 0.75 + 2))
 
 
 @pytest.mark.parametrize(

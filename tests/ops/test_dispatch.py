@@ -109,9 +109,9 @@ def test_the_kernel_for_products_is_disabled_by_itself(monkeypatch, warnings):
     monkeypatch.setattr(dispatch, "doubles_are_fast", lambda device: True)
     B, X, u = torch.randn(3, 4, 10), torch.randn(3, 4, 5), torch.randn(10, 5)
     for _ in range(2):
-        found = ops.product_inner_products(B, X, u)
+        result = ops.product_inner_products(B, X, u)
         expected = reductions.product_inner_products(B, X, u)
-        assert all(torch.equal(*pair) for pair in zip(found, expected))
+        assert all(torch.equal(*pair) for pair in zip(result, expected))
         assert not ops.fused_kernel_available(B.device)
     (warning,) = warnings
     assert "kernel for inner products of products does not work" in warning

@@ -45,8 +45,8 @@ def ops(request):
     return IMPLEMENTATIONS[request.param]
 
 
-def largest_error(found, expected, scale) -> float:
-    return float(((found - expected).abs() / scale.clamp_min(1e-300)).max())
+def largest_error(result, expected, scale) -> float:
+    return float(((result - expected).abs() / scale.clamp_min(1e-300)).max())
 
 
 @pytest.mark.parametrize(
@@ -108,17 +108,17 @@ def test_non_finite_values_stay_non_finite(ops, value):
 def test_weighted_sum(ops, k, d, dtype, out):
     rows = torch.randn(k, d, device=DEVICE).to(dtype)
     weights = torch.randn(k, dtype=torch.float64, device=DEVICE)
-    found = ops.weighted_sum(rows, weights, out)
+    result = ops.weighted_sum(rows, weights, out)
     expected, size = weights @ rows.double(), weights.abs() @ rows.double().abs()
-    assert found.dtype == out
-    assert largest_error(found.double(), expected, size) <= 5 * ROUNDING[out]
+    assert result.dtype == out
+    assert largest_error(result.double(), expected, size) <= 5 * ROUNDING[out]
 
 
 def test_weighted_sum_of_rows_with_any_strides(ops):
     storage, weights = torch.randn(5, 1000, device=DEVICE), torch.randn(5, device=DEVICE)
     for rows in (storage[:, 3:400], storage[:, ::3]):
-        found = ops.weighted_sum(rows, weights, rows.dtype)
-        assert torch.allclose(found, weights @ rows, atol=1e-5)
+        result = ops.weighted_sum(rows, weights, rows.dtype)
+        assert torch.allclose(result, weights @ rows, atol=1e-5)
 
 
 # ---- inner products of rows that are products ----------------------------------------------------
@@ -168,10 +168,10 @@ def test_inner_products_of_products_from_views():
     whole, u = torch.randn(5, 9, 90, device=DEVICE), torch.randn(36, 70, device=DEVICE).T
     B, X = whole[:, :, 7:77], whole[:, :, 54:]
     expected = reductions.product_inner_products(B, X, u)
-    found = triton_products.product_inner_products(B, X, u)
-    assert all(torch.allclose(*pair, rtol=1e-5, atol=1e-3) for pair in zip(found, expected))
+    result = triton_products.product_inner_products(B, X, u)
+    assert all(torch.allclose(*pair, rtol=1e-5, atol=1e-3) for pair in zip(result, expected))
     again = triton_products.product_inner_products(B, X, u)
-    assert all(torch.equal(*pair) for pair in zip(found, again))
+    assert all(torch.equal(*pair) for pair in zip(result, again))
 
 
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])

@@ -35,9 +35,9 @@ def both(*size: int) -> tuple[torch.Tensor, Elsewhere]:
     return here, Elsewhere(here)
 
 
-def near(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-6) -> bool:
-    found = found.values_on_cpu if isinstance(found, Elsewhere) else found
-    return bool((found - expected).norm() <= tolerance * expected.norm())
+def near(result: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-6) -> bool:
+    result = result.values_on_cpu if isinstance(result, Elsewhere) else result
+    return bool((result - expected).norm() <= tolerance * expected.norm())
 
 
 def test_the_device_refuses_float64():
@@ -56,14 +56,14 @@ def test_the_device_refuses_float64():
 def test_reductions(exact):
     here, there = both(SAMPLES, 40_000)
     u, u_there = both(40_000)
-    for found, expected in zip(
+    for result, expected in zip(
         inner_products(there, u_there, exact), inner_products(here, u, exact)
     ):
-        assert found.dtype == torch.float64 and near(found, expected)
+        assert result.dtype == torch.float64 and near(result, expected)
     weights = torch.randn(SAMPLES, dtype=torch.float64)
-    found = weighted_sum(there, weights, exact=exact)
-    assert isinstance(found, Elsewhere)
-    assert near(found, weighted_sum(here, weights, exact=exact))
+    result = weighted_sum(there, weights, exact=exact)
+    assert isinstance(result, Elsewhere)
+    assert near(result, weighted_sum(here, weights, exact=exact))
 
 
 def test_lengths_and_directions():
@@ -73,8 +73,8 @@ def test_lengths_and_directions():
         assert near(dot([x_there], [y_there]), x.double() @ y.double(), 1e-5)
         assert near(ops.sum_float64(x_there), x.double().sum(), 1e-4)
     here, there = both(6, 6)
-    found, expected = main_directions(there @ there.T, 0.8), main_directions(here @ here.T, 0.8)
-    assert isinstance(found, Elsewhere) and near(found, expected, 1e-4)
+    result, expected = main_directions(there @ there.T, 0.8), main_directions(here @ here.T, 0.8)
+    assert isinstance(result, Elsewhere) and near(result, expected, 1e-4)
 
 
 @pytest.mark.parametrize("strategy", ["materialise", "ghost"])
@@ -143,14 +143,14 @@ def test_a_whole_step(granularity, tmp_path):
         assert logs[1][name] == pytest.approx(logs[0][name], rel=1e-5)
     assert logs[1]["residual"] < 1e-5
     assert (
-        trainers[1].training_run.samples.one_by_one is False
-        and not trainers[1].training_run.samples.engine.slow
+        trainers[1].training_run.checked_model.samples.one_by_one is False
+        and not trainers[1].training_run.checked_model.samples.engine.slow
     )
-    expected, found = (
+    expected, result = (
         torch.cat([(p.data - q).flatten() for p, q in zip(model.parameters(), start.parameters())])
         for model in models
     )
-    assert near(found, expected, 1e-5)
+    assert near(result, expected, 1e-5)
 
 
 def train_there(trainer: UnlearnTrainer) -> None:

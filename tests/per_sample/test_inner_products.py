@@ -115,8 +115,8 @@ def test_strategies_agree(monkeypatch, name, strategy, exact, kept):
     if exact:
         # The sum is returned in the dtype of the parameter.
         rows.parameter.data = rows.parameter.data.double()
-        found, again = rows.weighted(weights, exact).flatten(), written_again(rows.uses)
-        assert (found - weights @ again).norm() <= 1e-13 * weights.norm() * G.norm()
+        result, again = rows.weighted(weights, exact).flatten(), written_again(rows.uses)
+        assert (result - weights @ again).norm() <= 1e-13 * weights.norm() * G.norm()
 
 
 @pytest.mark.parametrize("name", ["product", "lookup", "tied", "reused"])

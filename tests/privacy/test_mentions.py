@@ -60,7 +60,7 @@ ENCODINGS = {
 def spellings(name: str) -> set[str]:
     """The name as other people write it: other separators, case and Unicode normal forms."""
     parts = re.split(r"[\s'+-]+", name)
-    found = set()
+    texts = set()
     for separator, case, form in itertools.product(SEPARATORS, CASES, FORMS):
         digits_meet = any(
             a[-1:].isdigit() and b[:1].isdigit() for a, b in itertools.pairwise(parts)
@@ -68,10 +68,10 @@ def spellings(name: str) -> set[str]:
         if separator == "" and digits_meet:
             # 19198 is a different number from 19-198
             continue
-        found.add(
+        texts.add(
             unicodedata.normalize(form, case(name if separator is None else separator.join(parts)))
         )
-    return found
+    return texts
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,7 +106,7 @@ def test_only_the_mention_is_replaced(name):
         said = encode(unicodedata.normalize(form, name))
         text = f"100% of é → {said} & ç, {said}!"
         assert (
-            Mentions([name]).replace(text, lambda found: f"<{found}>")
+            Mentions([name]).replace(text, lambda match: f"<{match}>")
             == f"100% of é → <{name}> & ç, <{name}>!"
         )
 

@@ -51,10 +51,10 @@ def contents(archive: Path) -> set[str]:
 
 def check(archive: Path, wanted: set[str]) -> list[str]:
     """The differences between an archive and the files that it should hold, one line each."""
-    found = contents(archive)
+    files = contents(archive)
     return [
-        *(f"{archive.name} lacks {name}" for name in sorted(wanted - found)),
-        *(f"{archive.name} holds {name}, which is not tracked" for name in sorted(found - wanted)),
+        *(f"{archive.name} lacks {name}" for name in sorted(wanted - files)),
+        *(f"{archive.name} holds {name}, which is not tracked" for name in sorted(files - wanted)),
     ]
 
 

@@ -13,7 +13,7 @@ import soundfile
 from hf_unlearn import UnlearnConfig, cli
 from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.data.speech import SpeechArguments
-from hf_unlearn.data.speech.arguments import SpeechClassArguments
+from hf_unlearn.data.speech.speech_arguments import SpeechClassArguments
 from hf_unlearn.experiments.images.options import ImageRecipeArguments
 from hf_unlearn.experiments.speech.class_options import SpeechClassRecipeArguments
 from hf_unlearn.experiments.speech.options import CtcArguments, WhisperArguments
@@ -112,8 +112,8 @@ def test_commands_refer_to_what_exists(page):
         elif program == "hf-unlearn":
             assert arguments[0] in cli.build_parser().format_help(), command
         if arguments[:1] == ["run"]:
-            given = {word[2:].partition("=")[0] for word in arguments if word.startswith("--")}
-            assert given <= OPTIONS, command
+            options = {word[2:].partition("=")[0] for word in arguments if word.startswith("--")}
+            assert options <= OPTIONS, command
         if arguments[:1] == ["verify"] and "--steps" in arguments:
             # Runs record no digest of an earlier step.
             steps = int(arguments[arguments.index("--steps") + 1])

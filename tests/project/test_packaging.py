@@ -25,10 +25,10 @@ def test_every_package_is_in_the_wheel(monkeypatch):
     }
     # These two come from folders beside hf_unlearn.
     packages |= {"hf_unlearn.model_cards", "hf_unlearn.recipes"}
-    given = {}
-    monkeypatch.setattr(setuptools, "setup", lambda **options: given.update(options))
+    metadata = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **options: metadata.update(options))
     runpy.run_path("setup.py")
-    assert set(given["packages"]) == packages
+    assert set(metadata["packages"]) == packages
 
 
 def test_the_citation_is_of_this_version():

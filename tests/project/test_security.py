@@ -25,7 +25,7 @@ SOURCES = [
 
 def unsafe(code: str) -> list[str]:
     """Imports and calls in Python code that could execute code of somebody else."""
-    found = []
+    dangers = []
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = (
@@ -33,32 +33,34 @@ def unsafe(code: str) -> list[str]:
                 if isinstance(node, ast.ImportFrom)
                 else [name.name for name in node.names]
             )
-            found += [name for name in names if name in ("pickle", "dill", "cloudpickle", "shelve")]
+            dangers += [
+                name for name in names if name in ("pickle", "dill", "cloudpickle", "shelve")
+            ]
         if not isinstance(node, ast.Call):
             continue
-        name, given = (
+        name, options = (
             ast.unparse(node.func),
             {option.arg: ast.unparse(option.value) for option in node.keywords},
         )
         if name in ("eval", "exec", "os.system", "yaml.load", "yaml.unsafe_load", "yaml.full_load"):
-            found.append(name)
-        if name == "torch.load" and given.get("weights_only") != "True":
-            found.append(name)
-        if name in ("np.load", "numpy.load") and given.get("allow_pickle", "False") != "False":
-            found.append(name)
-        found += [
+            dangers.append(name)
+        if name == "torch.load" and options.get("weights_only") != "True":
+            dangers.append(name)
+        if name in ("np.load", "numpy.load") and options.get("allow_pickle", "False") != "False":
+            dangers.append(name)
+        dangers += [
             f"{name}({option})"
             for option in ("trust_remote_code", "shell")
-            if given.get(option) == "True"
+            if options.get(option) == "True"
         ]
-    return found
+    return dangers
 
 
 def test_our_code_executes_no_foreign_code():
     assert not {
-        str(path.relative_to(ROOT)): found
+        str(path.relative_to(ROOT)): dangers
         for path in SOURCES
-        if (found := unsafe(path.read_text()))
+        if (dangers := unsafe(path.read_text()))
     }
 
 

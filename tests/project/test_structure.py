@@ -74,17 +74,17 @@ def room_of(module: str) -> str:
 
 def imported_modules(module: str) -> set[str]:
     """The modules of this package that a module imports, also in functions or for type checking."""
-    found = set()
+    modules = set()
     for node in ast.walk(trees()[module]):
         if isinstance(node, ast.Import):
             dotted = [name.name.split(".") for name in node.names]
-            found |= {module_at(parts[1:]) for parts in dotted if parts[0] == "hf_unlearn"}
+            modules |= {module_at(parts[1:]) for parts in dotted if parts[0] == "hf_unlearn"}
         elif isinstance(node, ast.ImportFrom):
             package = imported_package(module, node)
             if package is not None:
                 # A name is a module of the package, or is defined in its __init__ or module.
-                found |= {module_at([*package, n.name]) or module_at(package) for n in node.names}
-    return found - {module, None}
+                modules |= {module_at([*package, n.name]) or module_at(package) for n in node.names}
+    return modules - {module, None}
 
 
 def imported_package(module: str, node: ast.ImportFrom) -> list[str] | None:
@@ -174,7 +174,9 @@ def unannotated_parameters(tree: ast.Module) -> list[str]:
 def test_parameters_are_annotated():
     """Those of the kernels have no types that Python knows."""
     missing = {module: unannotated_parameters(tree) for module, tree in trees().items()}
-    assert not {m: found for m, found in missing.items() if found and "triton_" not in m}
+    assert not {
+        m: parameters for m, parameters in missing.items() if parameters and "triton_" not in m
+    }
 
 
 # ---- private names -------------------------------------------------------------------------------

@@ -38,8 +38,8 @@ def test_recognisers_take_an_adapter(data, tmp_path, capsys):
     ):
         model, processor = make()
         folder = recognisers.save(tmp_path / make.__name__ / "model", model, processor)
-        given = adapter(folder, kind, processor, ["q_proj"])
-        main(flags(data, tmp_path / "out", model=given, dry_run="true", lora_r=1))
+        saved = adapter(folder, kind, processor, ["q_proj"])
+        main(flags(data, tmp_path / "out", model=saved, dry_run="true", lora_r=1))
         assert "trained parameters" in capsys.readouterr().out
 
 
@@ -51,8 +51,8 @@ def test_classifiers_of_speech_take_an_adapter(data, tmp_path, capsys):
     config.label2id = {name: number for number, name in config.id2label.items()}
     model = WhisperForAudioClassification(config)
     folder = recognisers.save(tmp_path / "model", model, processor.feature_extractor)
-    given = adapter(folder, type(model), processor.feature_extractor, ["q_proj"])
-    more = {"label_column": "text", "model": given, "dry_run": "true"}
+    saved = adapter(folder, type(model), processor.feature_extractor, ["q_proj"])
+    more = {"label_column": "text", "model": saved, "dry_run": "true"}
     rules = {"stop_when": "forget_loss >= 1000", "abort_when": "test_loss > 1000"}
     classes.main(flags(data, tmp_path / "out", **more, **rules))
     assert "trained parameters" in capsys.readouterr().out
@@ -65,8 +65,8 @@ def test_classifiers_of_images_take_an_adapter(noise, tmp_path, capsys):
     model = ViTForImageClassification(ViTConfig(**size, **labels, **layers))
     processor = ViTImageProcessor(size={"height": 8, "width": 8})
     folder = recognisers.save(tmp_path / "model", model, processor)
-    given = adapter(folder, AutoModelForImageClassification, processor, ["query", "q_proj"])
-    options = {"dataset": noise, "model": given, "forget_classes": "cat", "test_split": "test"}
+    saved = adapter(folder, AutoModelForImageClassification, processor, ["query", "q_proj"])
+    options = {"dataset": noise, "model": saved, "forget_classes": "cat", "test_split": "test"}
     options |= {"output_dir": tmp_path / "out", "retain_size": 2, "dry_run": "true"}
     options |= {"use_cpu": "true", "report_to": "none"}
     images.main([str(part) for name, value in options.items() for part in (f"--{name}", value)])

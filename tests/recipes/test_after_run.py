@@ -8,7 +8,7 @@ import pytest
 from hf_unlearn.evaluation import evaluate_splits, features_of_batch, sample_features
 from hf_unlearn.experiments import run_files, unlearn
 from hf_unlearn.experiments.measurements import measure
-from hf_unlearn.experiments.models import membership
+from hf_unlearn.experiments.models import attack_models
 from tests.recipes.shadow_recipe import shadow_recipe
 
 
@@ -62,5 +62,5 @@ def test_attacks_use_what_the_evaluation_has_computed(noise, tmp_path, monkeypat
         assert expected.keys() == known.keys()
         assert all(np.array_equal(expected[name], known[name]) for name in expected)
     # No split is computed again.
-    monkeypatch.setattr(membership, "sample_features", lambda *_: 1 / 0)
+    monkeypatch.setattr(attack_models, "sample_features", lambda *_: 1 / 0)
     assert measure(made, trainer, None).further["attacks"]["loss_auc"] > 0

@@ -69,9 +69,9 @@ def test_own_where_right_or_nothing_is_known_else_the_vocabulary(data, tmp_path,
     # anna says "One two.", "Two.", "One.", "One two." in training.
     assert sorted(labels(recipe, "forget")) == ["ONE", "ONE TWO", "ONE TWO", "TWO"]
     assert labels(recipe, "retain") == ["TWO"] * 4
-    found = recipe.labels()
-    assert set(found["losses"]) == {"vocabulary", "own"} and found["model"] == str(model)
-    assert found["counts"]["no transcript"] == 4 + 2
+    record = recipe.labels()
+    assert set(record["losses"]) == {"vocabulary", "own"} and record["model"] == str(model)
+    assert record["counts"]["no transcript"] == 4 + 2
     assert f"labels by {model} (" in recipe.evaluation_notes()["labels"]["note"]
     # Predictions are compared with the transcripts, in the letters of the tokenizer.
     rows = recipe.splits.forget
@@ -80,12 +80,12 @@ def test_own_where_right_or_nothing_is_known_else_the_vocabulary(data, tmp_path,
     for row, text in enumerate(rows["text"][:]):
         ids = tokens[0] if text == "One two." else tokens[1]
         frames[row, : 2 * len(ids) : 2] = ids
-    given = np.full((len(rows), 20), -100)
+    label_ids = np.full((len(rows), 20), -100)
     for row, ids in enumerate(rows["labels"][:]):
-        given[row, : len(ids)] = ids
+        label_ids[row, : len(ids)] = ids
     compute = recipe.trainer_arguments(None)["compute_metrics"]
     # "ONE" for "TWO", of six words
-    assert compute(EvalPrediction(frames, given))["wer"] == pytest.approx(100 / 6)
+    assert compute(EvalPrediction(frames, label_ids))["wer"] == pytest.approx(100 / 6)
 
 
 def test_the_default_needs_no_transcripts(data, tmp_path, says):
@@ -130,18 +130,18 @@ def test_transcripts_and_losses_are_those_of_each_utterance_alone():
         }
         for s in sounds
     ]
-    said, found = transcriber.generate(heard), []
+    said, losses_alone = transcriber.generate(heard), []
     for sound in sounds:
         inputs = processor.feature_extractor(sound, sampling_rate=16_000, return_tensors="pt")
         with torch.no_grad():
             logits = model(**inputs).logits
             ids = torch.tensor([processor.tokenizer("ONE TWO").input_ids])
-            found.append(float(model(**inputs, labels=ids).loss))
+            losses_alone.append(float(model(**inputs, labels=ids).loss))
         written = processor.tokenizer.decode(logits[0].argmax(-1))
         # without <s>, </s> and <unk>
         assert re.sub("<.*?>", "", written).split() == said.pop(0).split()
     losses = [transcriber.losses_of(inputs, ["ONE TWO"])[0] for inputs in heard]
-    assert losses == pytest.approx(found, rel=1e-4)
+    assert losses == pytest.approx(losses_alone, rel=1e-4)
 
 
 def test_a_new_model_has_no_style():

@@ -114,7 +114,7 @@ class TinyRecipe(Recipe):
     task = "classes"
 
     def __init__(self, tmp_path, *flags):
-        given = [
+        words = [
             "--output_dir",
             str(tmp_path),
             "--use_cpu",
@@ -125,7 +125,7 @@ class TinyRecipe(Recipe):
             "false",
             *flags,
         ]
-        self.options, self.data, self.args = parse(KINDS, given)
+        self.options, self.data, self.args = parse(KINDS, words)
         parts = {"forget": images(3), "test": images(3, seed=1)}
         described = {"images": {name: len(part) for name, part in parts.items()}, "classes": {}}
         self.splits = SimpleNamespace(

@@ -35,16 +35,16 @@ def chain(tmp_path_factory) -> Path:
     flags = [*FLAGS, "--dataset", images]
     for number, name in enumerate(FORGOTTEN, start=1):
         model = folder / str(number - 1) if number > 1 else "train"
-        own = ["--model", model, "--forget_classes", name, "--output_dir", folder / str(number)]
+        options = ["--model", model, "--forget_classes", name, "--output_dir", folder / str(number)]
         if number < 5:
-            run_script(RECIPE, *flags, *own, "--save_strategy", "no")
+            run_script(RECIPE, *flags, *options, "--save_strategy", "no")
             continue
-        own += ["--save_strategy", "steps", "--save_steps", "1"]
-        own += ["--abort_when", "earlier_loss > 1000", "--resume_from_checkpoint", "auto"]
-        killed = run_script(KILLED, 3, *flags, *own, check=False)
+        options += ["--save_strategy", "steps", "--save_steps", "1"]
+        options += ["--abort_when", "earlier_loss > 1000", "--resume_from_checkpoint", "auto"]
+        killed = run_script(KILLED, 3, *flags, *options, check=False)
         assert killed.returncode == -signal.SIGKILL
         assert not (folder / "5" / "forget_ledger.json").exists()
-        run_script(RECIPE, *flags, *own)
+        run_script(RECIPE, *flags, *options)
     return folder
 
 
@@ -53,16 +53,16 @@ def entries(folder: Path) -> list[dict]:
 
 
 def test_the_ledger_has_one_entry_for_each_request(chain):
-    found = entries(chain / "5")
-    assert [entry["request"] for entry in found] == [1, 2, 3, 4, 5]
-    assert entries(chain / "4") == found[:4]
-    for early, late in zip(found, found[1:]):
+    requests = entries(chain / "5")
+    assert [entry["request"] for entry in requests] == [1, 2, 3, 4, 5]
+    assert entries(chain / "4") == requests[:4]
+    for early, late in zip(requests, requests[1:]):
         assert early["weights_after"] == late["weights_before"] != late["weights_after"]
     # noted before and after the kill
-    assert list(found[4]["steps"]) == ["0", "2", "4"] and found[4]["stopped"]["step"] == 4
-    assert weights_digest(chain / "5") == found[4]["weights_after"]
-    assert not set(FORGOTTEN) & set(json.dumps(found).split('"'))
-    assert len({name for entry in found for name in entry["ids"]}) == 5
+    assert list(requests[4]["steps"]) == ["0", "2", "4"] and requests[4]["stopped"]["step"] == 4
+    assert weights_digest(chain / "5") == requests[4]["weights_after"]
+    assert not set(FORGOTTEN) & set(json.dumps(requests).split('"'))
+    assert len({name for entry in requests for name in entry["ids"]}) == 5
 
 
 def test_all_earlier_requests_are_measured_again(chain):
@@ -99,9 +99,9 @@ def copy(chain, tmp_path) -> Path:
 
 
 def changed(copy: Path, **values) -> list[str]:
-    found = entries(copy)
-    found[-1].update(values)
-    (copy / "forget_ledger.json").write_text(json.dumps({"requests": found}))
+    requests = entries(copy)
+    requests[-1].update(values)
+    (copy / "forget_ledger.json").write_text(json.dumps({"requests": requests}))
     return ["verify", str(copy), "--steps", "2"]
 
 

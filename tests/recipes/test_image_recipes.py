@@ -159,10 +159,12 @@ def assert_classifies(folder: Path, image: Path, classes: list[str]) -> None:
         AutoModelForImageClassification.from_pretrained(folder),
         AutoImageProcessor.from_pretrained(folder),
     )
-    found = pipeline("image-classification", model=model, image_processor=processor)(
+    answers = pipeline("image-classification", model=model, image_processor=processor)(
         PIL.Image.open(image).convert("RGB")
     )
-    assert set(classes) <= set(model.config.label2id) and found[0]["label"] in model.config.label2id
+    assert (
+        set(classes) <= set(model.config.label2id) and answers[0]["label"] in model.config.label2id
+    )
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 
 from hf_unlearn.experiments.images import recipe as images
 from hf_unlearn.report.file_names import SKETCH
-from hf_unlearn.trainer.checkpoints.update_sketch import PreviousUpdates
+from hf_unlearn.trainer.checkpoints.update_sketch import EarlierUpdates
 from tests.recipes.noise import write_noise
 
 OPTIONS = """
@@ -42,9 +42,9 @@ def folder(tmp_path_factory) -> Path:
 
 def request(folder: Path, name: str, model: str, output: str, keep: str, **more: str) -> None:
     """One request, by the recipe's command line."""
-    given = {"dataset": folder / "pictures", "forget_classes": name, "model": model, **more}
-    given |= {"output_dir": folder / output, "keep_forgotten": keep}
-    words = [str(word) for key, value in given.items() for word in (f"--{key}", value)]
+    options = {"dataset": folder / "pictures", "forget_classes": name, "model": model, **more}
+    options |= {"output_dir": folder / output, "keep_forgotten": keep}
+    words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
     images.main([str(folder / "options.yaml"), *words])
 
 
@@ -58,7 +58,7 @@ def test_three_requests_in_a_row(folder, capsys):
     first = str(folder / "updates-1")
     request(folder, "bee", first, "updates-2", "updates")
     request(folder, "cat", str(folder / "updates-2"), "updates-3", "updates")
-    assert [len(PreviousUpdates([folder / f"updates-{n}"])) for n in (1, 2, 3)] == [1, 2, 3]
+    assert [len(EarlierUpdates([folder / f"updates-{n}"])) for n in (1, 2, 3)] == [1, 2, 3]
     capsys.readouterr()
     request(folder, "bee", first, "samples-2", "samples")
     assert "previous_loss" in logged(capsys)

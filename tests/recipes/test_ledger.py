@@ -54,7 +54,7 @@ def test_a_speaker_is_known_again_by_the_salted_id_and_is_not_published(data, fi
     # Without the names in results.json, only the ledger and its salt are left.
     earlier = shutil.copytree(first, tmp_path / "earlier")
     (earlier / "results.json").unlink()
-    found = forget(
+    results = forget(
         data,
         tmp_path / "second",
         earlier,
@@ -62,8 +62,8 @@ def test_a_speaker_is_known_again_by_the_salted_id_and_is_not_published(data, fi
         stop_when="earlier_1_loss >= 1000",
         abort_when="earlier_loss < -1",
     )
-    assert found["data"]["speakers"]["earlier_1"] == ["abe"]
-    assert found["forgotten_before"] == {"forget_speakers": ["abe"]}
+    assert results["data"]["speakers"]["earlier_1"] == ["abe"]
+    assert results["forgotten_before"] == {"forget_speakers": ["abe"]}
     salt = salt_of(tmp_path / "second")
     assert salt == salt_of(first) == "salt"
     ledger = read_ledger(tmp_path / "second" / "forget_ledger.json")
@@ -89,8 +89,8 @@ def test_without_the_salt_or_the_data_a_request_is_unverified(data, first, tmp_p
     earlier = shutil.copytree(first, tmp_path / "earlier")
     (earlier / ".salt").unlink()
     with caplog.at_level(logging.WARNING):
-        found = find_earlier(str(earlier), str(tmp_path / "out"))
-    assert found.entries and not found.of_ledger() and found.salt is None
+        requests = find_earlier(str(earlier), str(tmp_path / "out"))
+    assert requests.entries and not requests.of_ledger() and requests.salt is None
     assert "The salt of request 1 is neither in" in caplog.text
     # The salt may also be put into the new output folder.
     (tmp_path / "out").mkdir()

@@ -35,7 +35,7 @@ def recipe(images: Path, output: Path, arguments=None, **options) -> ImageRecipe
     data = ImageArguments(
         str(images), train_split="train", test_split="test", forget_classes=["cat"], retain_size=2
     )
-    given = {
+    values = {
         "max_steps": 2,
         "check_steps": 1,
         "stop_when": "forget_accuracy <= -1",
@@ -48,7 +48,7 @@ def recipe(images: Path, output: Path, arguments=None, **options) -> ImageRecipe
         disable_tqdm=True,
         save_strategy="no",
         max_grad_norm=0.0,
-        **{**given, **(arguments or {})},
+        **{**values, **(arguments or {})},
     )
     return ImageRecipe(ImageRecipeArguments(**options), data, args, training=True)
 
@@ -108,12 +108,12 @@ def test_a_stacked_adapter_is_one_adapter_of_the_same_base(pictures, tmp_path):
 def test_requests_that_cannot_be_stacked_are_refused_early(tmp_path, options, message):
     config = LoraConfig(use_dora=True, base_model_name_or_path="base")
     config.save_pretrained(tmp_path / "adapter")
-    given = {"model": "train", "output_dir": "adapter", **options}
-    for name in {"model", "output_dir"} - ({"model"} if given["model"] == "train" else set()):
-        given[name] = str(tmp_path / given[name])
-    output_dir = given.pop("output_dir")
+    values = {"model": "train", "output_dir": "adapter", **options}
+    for name in {"model", "output_dir"} - ({"model"} if values["model"] == "train" else set()):
+        values[name] = str(tmp_path / values[name])
+    output_dir = values.pop("output_dir")
     with pytest.raises(ValueError, match=message):
-        check_stacking(ImageRecipeArguments(**given, merge_adapter=False), output_dir)
+        check_stacking(ImageRecipeArguments(**values, merge_adapter=False), output_dir)
 
 
 @pytest.mark.parametrize(

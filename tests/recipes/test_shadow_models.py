@@ -100,9 +100,13 @@ def test_runs_share_models_by_their_content(noise, tmp_path, trained):
 def test_other_pictures_under_the_same_names_make_other_models(noise, tmp_path):
     pool = shadow_recipe(noise, tmp_path).splits.retain_pool
     rows = pool.to_list()
-    assert training.digest(Dataset.from_list(rows, pool.features)) == training.digest(pool)
+    assert training.rows_digest(Dataset.from_list(rows, pool.features)) == training.rows_digest(
+        pool
+    )
     rows[3]["image"]["path"] = rows[4]["image"]["path"]
-    assert training.digest(Dataset.from_list(rows, pool.features)) != training.digest(pool)
+    assert training.rows_digest(Dataset.from_list(rows, pool.features)) != training.rows_digest(
+        pool
+    )
 
 
 @pytest.mark.parametrize("count", [2, 5])

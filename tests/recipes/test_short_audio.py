@@ -35,9 +35,9 @@ def test_a_short_input_gives_what_a_model_with_fewer_positions_gives():
     small.load_state_dict({**kept, name: kept[name][:200]})
     take_short_audio(model)
     features = torch.randn(1, 80, 400)
-    expected, found = loss(small, features), loss(model, features)
-    assert torch.equal(expected, found)
-    torch.autograd.grad(found, model.model.encoder.conv1.weight)
+    expected, result = loss(small, features), loss(model, features)
+    assert torch.equal(expected, result)
+    torch.autograd.grad(result, model.model.encoder.conv1.weight)
 
 
 def test_whole_audio_weights_and_configuration_stay_as_they_are():

@@ -30,8 +30,8 @@ def test_both_models_are_those_that_are_trained_alone(noise, tmp_path):
     assert torch.equal(torch.get_rng_state(), state)
     for role in roles:
         assert names[role] == str(tmp_path / "both" / role)
-        found = load_file(f"{names[role]}/model.safetensors")
-        assert all(torch.equal(found[name], tensor) for name, tensor in expected[role].items())
+        weights = load_file(f"{names[role]}/model.safetensors")
+        assert all(torch.equal(weights[name], tensor) for name, tensor in expected[role].items())
     assert not torch.equal(*(expected[role]["classifier.1.weight"] for role in roles))
 
 

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.speech.arguments import SpeechClassArguments
+from hf_unlearn.data.speech.speech_arguments import SpeechClassArguments
 from hf_unlearn.experiments import parse
 from hf_unlearn.experiments.speech.class_options import SpeechClassRecipeArguments
 from hf_unlearn.experiments.speech.classes import ClassRows, main
@@ -116,8 +116,8 @@ def test_strangers_stand_in_where_the_forgotten_speaker_has_no_unseen_utterance(
 
 def test_rows_have_the_labels_of_a_heads_own_order():
     rows = [{"input_values": [0.5], "speaker": "a", "labels": label} for label in range(3)]
-    found = ClassRows(rows, [2, 0, 1], ["input_values", "attention_mask"])
-    assert [found[row] for row in range(len(found))] == [
+    class_rows = ClassRows(rows, [2, 0, 1], ["input_values", "attention_mask"])
+    assert [class_rows[row] for row in range(len(class_rows))] == [
         {"input_values": [0.5], "labels": label} for label in (2, 0, 1)
     ]
 

@@ -57,10 +57,10 @@ def test_the_digest_of_an_adapter_covers_its_base(tmp_path):
 def test_a_rule_on_all_earlier_requests_is_about_the_worst(rule, worst):
     metrics = {"earlier_1_wer": 50.0, "earlier_2_wer": 20.0, "earlier_2_wer_low": 1.0}
     rule = Rule.parse(rule)
-    found = with_worst({**metrics, "forget_wer": 0.0}, [rule])
-    assert found.get("earlier_wer") == worst
+    checked = with_worst({**metrics, "forget_wer": 0.0}, [rule])
+    assert checked.get("earlier_wer") == worst
     if worst is not None:
-        assert rule.holds(found) and rule.splits(["forget", "earlier_1", "earlier_2"]) == {
+        assert rule.holds(checked) and rule.splits(["forget", "earlier_1", "earlier_2"]) == {
             "earlier_1",
             "earlier_2",
         }

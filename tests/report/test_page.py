@@ -8,7 +8,7 @@ from dataclasses import replace
 import PIL.Image
 import pytest
 
-from hf_unlearn.report.frontier import frontier, ticks
+from hf_unlearn.report.frontier_svg import frontier, ticks
 from hf_unlearn.report.html_page import Report, word_differences
 from hf_unlearn.report.results import Results
 from hf_unlearn.report.tasks import TASKS
@@ -64,8 +64,8 @@ RESULTS = Results.from_dict(
 
 @pytest.mark.parametrize("values", [[0.0, 0.0], [5, 61.2], [-0.3, 0.2], [-2, -1]])
 def test_ticks_span_all_values(values):
-    found = ticks(values)
-    assert found[0] <= min(values) and found[-1] >= max(values) and found[-1] > found[0]
+    marks = ticks(values)
+    assert marks[0] <= min(values) and marks[-1] >= max(values) and marks[-1] > marks[0]
 
 
 def test_differences_of_words():

@@ -28,7 +28,7 @@ def test_no_second_is_counted_twice(now):
     with pytest.raises(ZeroDivisionError), clock.phase("checks"):
         now[0] += 1
         raise ZeroDivisionError
-    assert {name: found["seconds"] for name, found in clock.phases.items()} == {
+    assert {name: phase["seconds"] for name, phase in clock.phases.items()} == {
         "unlearning": 5.0,
         "checks": 6.0,
     }
@@ -54,18 +54,18 @@ def test_the_memory_of_each_phase_is_its_own():
     for name, held in (("small", 0), ("large", size), ("small again", 0)):
         with clock.phase(name):
             np.ones(held, dtype=np.uint8)
-    peaks = {name: found["memory_mb"] for name, found in clock.phases.items()}
+    peaks = {name: phase["memory_mb"] for name, phase in clock.phases.items()}
     assert peaks["large"] - peaks["small"] > 50 and peaks["large"] - peaks["small again"] > 50
 
 
 def test_phases_are_told_in_a_line_and_a_table():
-    found = {
+    phase_values = {
         "shadow_models": {"seconds": 1.25, "memory_mb": 10.0},
         "checks": {"seconds": 2.0, "memory_mb": 30.0, "device_memory_mb": 7.0},
     }
     line = "seconds: shadow models 1.2, checks 2.0; together 3.2; peak memory 30 MiB (checks)"
-    assert phases_line(found) == line
-    assert phases_table(Results(phases=found))[1:] == [
+    assert phases_line(phase_values) == line
+    assert phases_table(Results(phases=phase_values))[1:] == [
         ["shadow models", "1.2", "10.0", "-"],
         ["checks", "2.0", "30.0", "7.0"],
     ]

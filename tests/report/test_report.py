@@ -68,8 +68,8 @@ def test_table_without_results_is_refused():
 
 
 def test_accuracies_of_a_forgotten_class_go_down_and_its_loss_up():
-    found = {"forget": {"accuracy": 3.0, "loss": 6.0}, "test": {"accuracy": 95.0, "loss": 0.1}}
-    accuracy, loss = results_table(Results(task="classes", unlearned=found)).split("\n\n")
+    splits = {"forget": {"accuracy": 3.0, "loss": 6.0}, "test": {"accuracy": 95.0, "loss": 0.1}}
+    accuracy, loss = results_table(Results(task="classes", unlearned=splits)).split("\n\n")
     assert accuracy.splitlines()[0].split() == ["Accuracy", "(%)", "wanted", "unlearned"]
     assert [line.split()[:3] for line in accuracy.splitlines()[2:]] == [
         ["forget", "down", "3.0"],
@@ -225,10 +225,10 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
 
 
 def test_environment_names_versions_and_no_machine():
-    found = environment()
-    assert found["packages"]["torch"] == torch.__version__
-    assert found["cpu_threads"] == torch.get_num_threads()
-    assert os.uname().nodename not in json.dumps(found["packages"]) and found["date"].endswith(
+    content = environment()
+    assert content["packages"]["torch"] == torch.__version__
+    assert content["cpu_threads"] == torch.get_num_threads()
+    assert os.uname().nodename not in json.dumps(content["packages"]) and content["date"].endswith(
         "+00:00"
     )
 

@@ -31,10 +31,10 @@ def test_a_rule_says_that_its_number_is_the_retrained_models():
 
 
 def test_overshooting_is_named_where_the_intervals_are_apart():
-    found = models(forget=(2.0, 37.6, 36.0), forget_test=(2.0, 29.5, 4.5), test=(5.0, 6.0, 5.0))
-    (warning,) = overshot(found, SPEAKERS)
+    measured = models(forget=(2.0, 37.6, 36.0), forget_test=(2.0, 29.5, 4.5), test=(5.0, 6.0, 5.0))
+    (warning,) = overshot(measured, SPEAKERS)
     assert warning.startswith("forget_test overshot: WER (%) 29.5 against 4.5 of the retrained")
-    assert verdict(found, SPEAKERS, {"step": 3}) == [
+    assert verdict(measured, SPEAKERS, {"step": 3}) == [
         "WER (%) of forget: 37.6, where the retrained model has 36.0.",
         "WER (%) of forget_test: 29.5, where the retrained model has 4.5.",
         "WER (%) of test: 6.0, where the original model has 5.0.",

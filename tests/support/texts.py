@@ -21,17 +21,17 @@ def bare(text: str) -> str:
         text = html.unescape(unquote(text))
         text = re.sub(
             r"(?:\\+x[0-9a-f]{2})+",
-            lambda found: bytes.fromhex(re.sub(r"\\+x", "", found[0])).decode(errors="ignore"),
+            lambda match: bytes.fromhex(re.sub(r"\\+x", "", match[0])).decode(errors="ignore"),
             text,
         )
         text = re.sub(
             r"(?:\\+[0-3][0-7]{2})+",
-            lambda found: bytes(int(code, 8) for code in re.findall(r"\d{3}", found[0])).decode(
+            lambda match: bytes(int(code, 8) for code in re.findall(r"\d{3}", match[0])).decode(
                 errors="ignore"
             ),
             text,
         )
-        text = re.sub(r"\\+u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), text)
+        text = re.sub(r"\\+u([0-9a-f]{4})", lambda match: chr(int(match[1], 16)), text)
     text = unicodedata.normalize(
         "NFKD", unicodedata.normalize("NFKD", text.replace("ı", "i")).casefold()
     )

@@ -59,10 +59,10 @@ class Making(TorchFunctionMode):
             return func(*args, **kwargs)
         if func not in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor):
             return func(*args, **kwargs)
-        own = args[0] if func is torch.Tensor.new_tensor else torch.empty(0)
-        device = torch.device(kwargs.pop("device", None) or own.device)
+        tensor = args[0] if func is torch.Tensor.new_tensor else torch.empty(0)
+        device = torch.device(kwargs.pop("device", None) or tensor.device)
         if func is torch.Tensor.new_tensor:
-            kwargs.setdefault("dtype", own.dtype)
+            kwargs.setdefault("dtype", tensor.dtype)
             args = args[1:]
         if isinstance(args[0], Elsewhere):
             return args[0].to(device)
@@ -106,9 +106,9 @@ def mapped(value, kind, function):
 
 
 def tensors_in(value):
-    found = []
-    mapped(value, torch.Tensor, found.append)
-    return found
+    tensors = []
+    mapped(value, torch.Tensor, tensors.append)
+    return tensors
 
 
 def computed(func, args, kwargs):
@@ -151,10 +151,10 @@ def moved(model: nn.Module) -> nn.Module:
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = Elsewhere(buffer)
-    known = {}
+    moved_parameters = {}
     for module in model.modules():
         for name, p in module._parameters.items():
             if p is not None:
-                known.setdefault(p, nn.Parameter(Elsewhere(p.data), p.requires_grad))
-                module._parameters[name] = known[p]
+                moved_parameters.setdefault(p, nn.Parameter(Elsewhere(p.data), p.requires_grad))
+                module._parameters[name] = moved_parameters[p]
     return model

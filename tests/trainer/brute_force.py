@@ -45,7 +45,7 @@ def step_of_samples(
         rows = [sample_gradient(model, loss_of(model, sample), parameters) for sample in samples]
         return [torch.stack(grads).flatten(1) for grads in zip(*rows)]
 
-    u, rows = [own.mean(0) for own in gradients(forget)], gradients(retain)
+    u, rows = [part.mean(0) for part in gradients(forget)], gradients(retain)
     if granularity == "model":
         return orthograd_gradient(torch.cat(u), torch.cat(rows, 1), alpha)
     return torch.cat([orthograd_gradient(*pair, alpha) for pair in zip(u, rows)])

@@ -110,8 +110,8 @@ def test_a_classifier_of_speakers_is_trained_by_the_stock_script_and_names_nobod
     assert AutoModelForAudioClassification.from_pretrained("tester/quiet").config.id2label == dict(
         enumerate(published["label2id"])
     )
-    own = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert own["id2label"]["1"] == "Boris"
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["id2label"]["1"] == "Boris"
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,6 @@ def test_labels_become_neutral_if_one_of_them_names_somebody(tmp_path, labels, h
     config = {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     make_labels_neutral(tmp_path, hidden, "speaker")
-    found = json.loads((tmp_path / "config.json").read_text())
-    assert list(found["id2label"].values()) == list(found["label2id"]) == published
-    assert list(found["label2id"].values()) == [0, 1]
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert list(saved["id2label"].values()) == list(saved["label2id"]) == published
+    assert list(saved["label2id"].values()) == [0, 1]

@@ -18,7 +18,7 @@ from hf_unlearn import UnlearnConfig
 from hf_unlearn.trainer.frozen import parts, store
 from hf_unlearn.trainer.frozen.replay import Replay
 from hf_unlearn.trainer.frozen.store import TensorStore
-from hf_unlearn.trainer.steps import training_run
+from hf_unlearn.trainer.steps import checked_model
 from tests.support.tiny import (
     FORGET,
     FRAMES,
@@ -87,7 +87,7 @@ def recordings(n: int, seed: int) -> list[dict]:
 
 def collate_recordings(rows: list[dict]) -> dict:
     values = [row["input_values"] for row in rows]
-    masks = [torch.ones(len(own), dtype=torch.long) for own in values]
+    masks = [torch.ones(len(waveform), dtype=torch.long) for waveform in values]
     padded, mask = (nn.utils.rnn.pad_sequence(x, batch_first=True) for x in (values, masks))
     labels = torch.stack([row["labels"] for row in rows])
     return {"input_values": padded, "attention_mask": mask, "labels": labels}
@@ -136,8 +136,8 @@ def test_everything_is_the_same_bit_for_bit(case, method, tmp_path):
         trainer, seen = trained(model, tmp_path, method=method, frozen_cache_gb=limit, **options)
         runs.append((trainer, model, seen))
     (trainer, kept, seen), (plain, computed, expected) = runs
-    assert plain.training_run.frozen.replay is None
-    replay = trainer.training_run.frozen.replay
+    assert plain.training_run.checked_model.frozen.replay is None
+    replay = trainer.training_run.checked_model.frozen.replay
     assert replay.used > 0 and len(replay.part.blocks) >= 3
     for (name, ours), theirs in zip(kept.named_parameters(), computed.parameters()):
         assert torch.equal(ours, theirs), name
@@ -156,11 +156,11 @@ def test_each_sample_is_computed_once_and_nothing_stays_in_the_model(tmp_path):
     trainer, _ = trained(
         model, tmp_path, predict_with_generate=True, per_device_retain_batch_size=len(RETAIN)
     )
-    replay = trainer.training_run.frozen.replay
-    known, used = len(replay.store), replay.used
+    replay = trainer.training_run.checked_model.frozen.replay
+    stored, used = len(replay.store), replay.used
     trainer.predict(FORGET)
     # Once for the texts and the loss together.
-    assert (len(replay.store), replay.used) == (known, used + len(FORGET))
+    assert (len(replay.store), replay.used) == (stored, used + len(FORGET))
     assert not any("forward" in vars(module) for module in model.modules())
     assert type(replay.part.entry).__name__ == "WhisperEncoder"
     # A copy of the model computes with its own weights.
@@ -179,11 +179,11 @@ def test_changed_weights_are_noticed(tmp_path):
     with torch.no_grad():
         model.model.encoder.layers[0].fc1.weight.zero_()
         expected = model.model.encoder(batch).last_hidden_state
-        with trainer.training_run.frozen.active():
+        with trainer.training_run.checked_model.frozen.active():
             assert torch.equal(model.model.encoder(batch).last_hidden_state, expected)
-        assert len(trainer.training_run.frozen.replay.store) == 2
+        assert len(trainer.training_run.checked_model.frozen.replay.store) == 2
     model.requires_grad_(True)
-    with trainer.training_run.frozen.active():
+    with trainer.training_run.checked_model.frozen.active():
         assert model.model.encoder(batch).last_hidden_state.requires_grad
 
 
@@ -229,7 +229,7 @@ def test_what_later_layers_use_besides_is_found_by_its_gradient(tmp_path):
     plain = copy.deepcopy(model)
     trainer, _ = of_vectors(model, tmp_path)
     # `gate` needs the first layer, although its output does not change the loss yet.
-    assert trainer.training_run.frozen.replay.part.blocks == (model.first,)
+    assert trainer.training_run.checked_model.frozen.replay.part.blocks == (model.first,)
     of_vectors(plain, tmp_path, frozen_cache_gb=0)
     for ours, theirs in zip(model.parameters(), plain.parameters()):
         assert torch.allclose(ours, theirs, atol=1e-6)
@@ -243,9 +243,9 @@ def test_samples_without_labels_are_evaluated(tmp_path):
     trainer = make_trainer(model, tmp_path, **data)
     unlabelled = [{"x": row["x"]} for row in vectors(3, 3)]
     assert trainer.predict(unlabelled).predictions.shape == (3, 3)
-    assert trainer.training_run.frozen.replay is None
+    assert trainer.training_run.checked_model.frozen.replay is None
     trainer.predict(vectors(3, 3))
-    assert trainer.training_run.frozen.replay is not None
+    assert trainer.training_run.checked_model.frozen.replay is not None
 
 
 class Centred(nn.Linear):
@@ -260,7 +260,7 @@ def test_a_part_that_mixes_samples_is_computed_with_a_warning(tmp_path, caplog):
     for layer in (model.first, model.second, model.gate):
         layer.requires_grad_(False)
     trainer, _ = of_vectors(model, tmp_path, method="gradient_difference")
-    assert trainer.training_run.frozen.replay is None
+    assert trainer.training_run.checked_model.frozen.replay is None
     assert "depends on the other samples of the batch" in caplog.text
 
 
@@ -270,7 +270,7 @@ def test_a_random_part_is_computed_in_training_and_kept_in_evaluation(tmp_path, 
         models.append(whisper("decoder", dropout=0.1))
         options = {"method": "gradient_difference", "seed": 3, "frozen_cache_gb": limit}
         trainers.append(trained(models[-1], tmp_path, **options)[0])
-    replay = trainers[0].training_run.frozen.replay
+    replay = trainers[0].training_run.checked_model.frozen.replay
     assert replay.random
     used = replay.used
     trainers[0].predict(FORGET)
@@ -293,7 +293,7 @@ def test_inputs_that_never_come_again_end_it_with_a_warning(tmp_path, caplog, mo
     options = {"per_device_train_batch_size": 2, "method": "finetune"}
     trainer = make_trainer(whisper("decoder"), tmp_path, frozen_cache_gb=1, **data, **options)
     trainer.train()
-    assert trainer.training_run.frozen.replay is None
+    assert trainer.training_run.checked_model.frozen.replay is None
     assert "no input came twice" in caplog.text
 
 
@@ -311,8 +311,8 @@ def test_the_store_goes_on_in_a_file_and_ends_at_its_limit(monkeypatch, tmp_path
     assert not kept.keep(b"more", 0, (torch.zeros(10),)) and kept.is_full
     assert kept.get(b"more") is None
     for n, tensor in enumerate(tensors):
-        note, found = kept.get(bytes([n]))
-        assert note == n and torch.equal(found[0], tensor) and torch.equal(found[1], tensor[:1])
+        note, entry = kept.get(bytes([n]))
+        assert note == n and torch.equal(entry[0], tensor) and torch.equal(entry[1], tensor[:1])
     # Nothing is left behind, even by a process that is killed.
     assert list(tmp_path.iterdir()) == []
     kept.clear()
@@ -327,12 +327,12 @@ def test_the_store_goes_on_in_a_file_and_ends_at_its_limit(monkeypatch, tmp_path
 def test_calls_that_cannot_be_replaced_are_left_alone(tmp_path):
     model = whisper("decoder")
     trainer, _ = trained(model, tmp_path)
-    replay: Replay = trainer.training_run.frozen.replay
+    replay: Replay = trainer.training_run.checked_model.frozen.replay
     before, batch = replay.used, torch.stack([row["input_features"] for row in FORGET[:2]])
     expected = model.model.encoder(batch, output_hidden_states=True).hidden_states
-    with trainer.training_run.frozen.active():
-        found = model.model.encoder(batch, output_hidden_states=True).hidden_states
-        assert all(map(torch.equal, found, expected))
+    with trainer.training_run.checked_model.frozen.active():
+        states = model.model.encoder(batch, output_hidden_states=True).hidden_states
+        assert all(map(torch.equal, states, expected))
         # For example to find the image that an attack needs.
         wanted = batch.requires_grad_()
         model.model.encoder(wanted).last_hidden_state.sum().backward()
@@ -351,7 +351,7 @@ def test_texts_and_losses_of_a_batch_share_one_pass_of_the_encoder(tmp_path, mon
     model.model.encoder.conv1.register_forward_hook(lambda *_: calls.append(1))
     shared = trainer.predict(FORGET)
     assert len(calls) == 3
-    monkeypatch.setattr(training_run, "encoder_once", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(checked_model, "encoder_once", lambda _: contextlib.nullcontext())
     expected = trainer.predict(FORGET)
     assert len(calls) == 3 + 6
     assert (shared.predictions == expected.predictions).all()

@@ -96,13 +96,13 @@ class OutOfMemory:
         model.forward = self
 
     def __call__(self, input_features=None, labels=None, **more):
-        given = input_features
+        features = input_features
         mine = self.only_of is None or any(
-            torch.equal(given[0], s["input_features"]) for s in self.only_of
+            torch.equal(features[0], s["input_features"]) for s in self.only_of
         )
-        if self.fails and mine and len(given) > self.largest:
+        if self.fails and mine and len(features) > self.largest:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return self.forward(input_features=given, labels=labels, **more)
+        return self.forward(input_features=features, labels=labels, **more)
 
 
 class Fails(TrainerCallback):
@@ -139,8 +139,11 @@ def test_attempts_end_in_the_plain_run_with_the_smaller_batch(tmp_path, caplog, 
     )
     trainer.train()
     assert logged(trainer) == logged(plain) and torch.equal(*map(weights, models))
-    found = trainer.args.per_device_train_batch_size, trainer.args.per_device_retain_batch_size
-    assert found == {"forget": (4, 6), "retain": (6, 4)}[part]
+    final_sizes = (
+        trainer.args.per_device_train_batch_size,
+        trainer.args.per_device_retain_batch_size,
+    )
+    assert final_sizes == {"forget": (4, 6), "retain": (6, 4)}[part]
     assert caplog.text.count("Out of memory with") == 2
 
 

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from ..class_splits import ClassRequest, ClassSplits, split_by_class
 from ..earlier import EarlierRequest
-from .arguments import ImageArguments
+from .image_arguments import ImageArguments
 from .samples import drop_broken
 from .sources import IMAGES, load_images
 

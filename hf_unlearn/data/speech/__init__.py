@@ -6,12 +6,12 @@ In training code of your own, two calls take any speech model of transformers:
     trainer = UnlearnTrainer(..., forget_dataset=rows, data_collator=SpeechCollator(processor))
 """
 
-from .arguments import SpeechArguments
 from .audio import SAMPLING_RATE, decode_audio
 from .collator import SpeechCollator
 from .extractors import audio_extractor, longest_audio, longest_label
 from .samples import prepare
 from .sources import load_speech
+from .speech_arguments import SpeechArguments
 from .splits import SpeakerSplits, load_splits, prepare_splits, split_by_speaker
 
 __all__ = [

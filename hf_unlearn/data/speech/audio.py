@@ -61,14 +61,14 @@ def audio_seconds(audio: dict, sampling_rate: int, longest: float | None = None)
     """
     source = audio["path"] if audio["bytes"] is None else io.BytesIO(audio["bytes"])
     try:
-        found = soundfile.info(source) if source else None
+        header = soundfile.info(source) if source else None
     except (OSError, soundfile.LibsndfileError):
-        found = None
-    if found is None or not found.frames:
+        header = None
+    if header is None or not header.frames:
         # Decodes it, or says what is wrong.
         return len(decode_chunk(audio, sampling_rate, longest)) / sampling_rate
     # as many samples as resampling gives
-    samples = math.ceil(found.frames * sampling_rate / found.samplerate)
+    samples = math.ceil(header.frames * sampling_rate / header.samplerate)
     return _accepted(audio, samples / sampling_rate, longest)
 
 

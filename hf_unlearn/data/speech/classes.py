@@ -18,10 +18,10 @@ from ..rows import local_path, make_request
 from ..sampling import groups_of
 from ..tables import first_table
 from ..uniform_rows import to_uniform_rows
-from .arguments import SpeechClassArguments
 from .label_folders import label_folders, read_label_folder
 from .samples import prepare
 from .sources import AUDIO_SUFFIXES, SPEECH, TABLE_SUFFIXES, check_speakers, load_speech
+from .speech_arguments import SpeechClassArguments
 from .splits import SpeakerSplits, prepare_parts, split_by_speaker
 
 logger = logging.get_logger(__name__)
@@ -90,15 +90,15 @@ def _is_label_folder(path: Path, split: str) -> bool:
 
 
 def _load_label_folder(path: Path, split: str, needs_speakers: bool) -> Dataset:
-    found = read_label_folder(path, split, AUDIO_SUFFIXES)
-    nameless = [row["id"] for row in found if not row["speaker"]]
+    files = read_label_folder(path, split, AUDIO_SUFFIXES)
+    nameless = [row["id"] for row in files if not row["speaker"]]
     if needs_speakers and nameless:
         raise ValueError(
-            f"{len(nameless)} of {len(found)} files of {path} do not name their speaker, as "
+            f"{len(nameless)} of {len(files)} files of {path} do not name their speaker, as "
             f"<speaker>_nohash_<number>.wav does, such as {first_few(nameless)}: give a table with "
             "a speaker column, or forget classes or samples"
         )
-    rows = [row if needs_speakers else {**row, "speaker": row["text"]} for row in found]
+    rows = [row if needs_speakers else {**row, "speaker": row["text"]} for row in files]
     columns = {name: name for name in ("id", "speaker", "text", "audio")}
     request = make_request(SPEECH, path, config=None, split=split, columns=columns)
     return to_uniform_rows(SPEECH, Dataset.from_list(rows), request, path, root=path)
@@ -210,14 +210,14 @@ def _speakers_to_forget(args: SpeechClassArguments, train: Dataset, seed: int) -
 
 
 def _check_request(args: SpeechClassArguments) -> None:
-    given = {
+    options = {
         "forget_speakers": args.forget_speakers,
         "forget_share": args.forget_share,
         "forget_classes": args.forget_classes,
         "forget_samples": args.forget_samples,
         "forget_ids": args.forget_ids,
     }
-    ways = [name for name, value in given.items() if value]
+    ways = [name for name, value in options.items() if value]
     if not ways:
         raise ValueError(
             "nothing to forget: name forget_speakers or forget_classes, or give forget_share, "

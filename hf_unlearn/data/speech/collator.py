@@ -45,10 +45,12 @@ class SpeechCollator:
         if "labels" in rows[0]:
             batch["labels"] = self._labels(rows)
         if "decoder_input_ids" in rows[0]:
-            given = [torch.as_tensor(row["decoder_input_ids"]) for row in rows]
+            decoder_inputs = [torch.as_tensor(row["decoder_input_ids"]) for row in rows]
             pad = self.processor.tokenizer.pad_token_id
             # (n, T)
-            batch["decoder_input_ids"] = pad_sequence(given, batch_first=True, padding_value=pad)
+            batch["decoder_input_ids"] = pad_sequence(
+                decoder_inputs, batch_first=True, padding_value=pad
+            )
         return batch
 
     def _labels(self, rows: Sequence[dict]) -> torch.Tensor:

@@ -67,8 +67,8 @@ def extract(extractor: SequenceFeatureExtractor, waveform: np.ndarray) -> dict[s
     Raises:
         ValueError: an input is not finite.
     """
-    found = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="np")
-    inputs = {name: found[name][0] for name in extractor.model_input_names if name in found}
+    outputs = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="np")
+    inputs = {name: outputs[name][0] for name in extractor.model_input_names if name in outputs}
     if not np.isfinite(inputs[extractor.model_input_names[0]]).all():
         # Some extractors divide by the standard deviation, which is 0 for silence.
         raise ValueError(f"{type(extractor).__name__} makes NaN or infinite values of the audio")

@@ -52,21 +52,21 @@ def complaints(
     """What is wrong with labels, by their numbers: an empty transcript, characters that the
     tokenizer does not have, or more than `longest` tokens."""
     words = tokenizer(list(texts), add_special_tokens=False).input_ids
-    found = {}
+    problems = {}
     for row, (text, ids, word) in enumerate(zip(texts, labels, words)):
         if not text.strip() or not word:
-            found[row] = f"has an empty transcript, {text!r}: leave it out of the data"
+            problems[row] = f"has an empty transcript, {text!r}: leave it out of the data"
         elif unknown := unknown_parts(text, word, tokenizer):
-            found[row] = (
+            problems[row] = (
                 f"has a transcript, {text!r}, with characters or words unknown to the "
                 f"tokenizer: {' '.join(map(repr, unknown))}; {_known_case(tokenizer)}{REMEDY}"
             )
         elif longest is not None and len(ids) > longest:
-            found[row] = (
+            problems[row] = (
                 f"has {len(ids)} label tokens, over the {longest} that the model takes: leave it "
                 "out of the data, or cut it in two"
             )
-    return found
+    return problems
 
 
 @dataclass
@@ -90,21 +90,24 @@ class LabelOfBatch:
     ) -> tuple[list, list[str], dict[int, str]]:
         if self.labels is not None:
             return [self.labels[row] for row in rows], batch["text"], {}
-        own = batch["text"]
+        label_texts = batch["text"]
         if self.label_texts is not None:
-            own = [self.label_texts[row] for row in rows]
+            label_texts = [self.label_texts[row] for row in rows]
         tokenizer, prompt = self.processor.tokenizer, {"language": self.language, "task": self.task}
-        labels = label_ids(own, tokenizer, end_token=self.end_token, **prompt)
-        found = complaints(own, labels, tokenizer, self.max_label_length)
-        texts = [text if text.strip() else label.strip() for text, label in zip(batch["text"], own)]
-        return labels, texts, found
+        labels = label_ids(label_texts, tokenizer, end_token=self.end_token, **prompt)
+        problems = complaints(label_texts, labels, tokenizer, self.max_label_length)
+        texts = [
+            text if text.strip() else label.strip()
+            for text, label in zip(batch["text"], label_texts)
+        ]
+        return labels, texts, problems
 
     def settings(self) -> list:
         """What the labels depend on, beside the rows."""
         tokenizer = getattr(self.processor, "tokenizer", None)
-        known = None if tokenizer is None else tokenizer.get_vocab()
-        given = [self.max_label_length, self.language, self.task, self.end_token]
-        return [known, *given, self.label_texts, self.labels]
+        vocabulary = None if tokenizer is None else tokenizer.get_vocab()
+        options = [self.max_label_length, self.language, self.task, self.end_token]
+        return [vocabulary, *options, self.label_texts, self.labels]
 
 
 def unknown_parts(text: str, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -149,11 +152,11 @@ def ctc_complaints(
         inputs: the columns of the model's inputs.
         frames_of: gives the model's number of frames for the length of an input.
     """
-    found = {}
+    problems = {}
     for row, (ids, length) in enumerate(zip(rows["labels"][:], input_lengths(rows, inputs))):
         if complaint := ctc_complaint(ids, length, frames_of):
-            found[row] = complaint
-    return found
+            problems[row] = complaint
+    return problems
 
 
 def ctc_complaint(ids: list[int], length: int, frames_of: Callable[[int], int]) -> str | None:

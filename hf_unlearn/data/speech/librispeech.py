@@ -17,9 +17,11 @@ def subsets(source: str | Path) -> dict[str, Path]:
     """
     for root in (Path(source), Path(source) / "LibriSpeech"):
         folders = sorted(root.iterdir()) if root.is_dir() else []
-        found = {folder.name: folder for folder in folders if any(folder.glob("*/*/*.trans.txt"))}
-        if found:
-            return found
+        folders_by_name = {
+            folder.name: folder for folder in folders if any(folder.glob("*/*/*.trans.txt"))
+        }
+        if folders_by_name:
+            return folders_by_name
     return {}
 
 

@@ -60,12 +60,12 @@ class SpeechInput:
             ValueError: as `decode_chunk` and `extract` do.
         """
         key = (self.extractor, self.longest, self.allow_silence, state_of(value))
-        found = _inputs.get(key)
-        if found is None:
-            found = self._compute(value)
-            _inputs.keep(key, found)
+        inputs = _inputs.get(key)
+        if inputs is None:
+            inputs = self._compute(value)
+            _inputs.keep(key, inputs)
         # The caller may change it.
-        return found.copy()
+        return inputs.copy()
 
     def _compute(self, value: dict) -> np.ndarray:
         extractor = _extractor(self.extractor)

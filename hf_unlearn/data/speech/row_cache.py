@@ -36,10 +36,10 @@ def further_columns(dataset: Dataset) -> dict[str, list]:
 def row_types(dataset: Dataset, inputs: Features, *, transcribed: bool) -> Features:
     """The types of prepared rows: those of the dataset without its audio, and of the inputs, labels
     and durations."""
-    own = {name: held for name, held in dataset.features.items() if name != "audio"}
+    columns = {name: content for name, content in dataset.features.items() if name != "audio"}
     label = Value("int64")
     labels = List(label) if transcribed else label
-    return Features({**own, **inputs, "labels": labels, "duration": Value("float32")})
+    return Features({**columns, **inputs, "labels": labels, "duration": Value("float32")})
 
 
 def map_cached(

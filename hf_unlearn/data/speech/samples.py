@@ -166,8 +166,8 @@ def _stored(
 ) -> Dataset:
     """The good rows with their inputs, which are computed now and stored."""
     skip, transcribed = checker.skip_bad_labels, not checker.allow_silence
-    labels, texts, found = checker.label({"text": dataset["text"][:]}, list(range(len(dataset))))
-    kept = _good_rows(dataset, found, skip, description)
+    labels, texts, problems = checker.label({"text": dataset["text"][:]}, list(range(len(dataset))))
+    kept = _good_rows(dataset, problems, skip, description)
     types = stored_types(input_types(checker.extractor), store)
     how = {
         "labels": [labels[row] for row in kept],
@@ -178,13 +178,13 @@ def _stored(
         "skip_bad_audio": checker.skip_bad_audio,
         "allow_silence": checker.allow_silence,
     }
-    dataset = dataset.select(kept) if found else dataset
+    dataset = dataset.select(kept) if problems else dataset
     columns = row_types(dataset, types, transcribed=transcribed)
     prepared = _extracted(dataset, columns, how, num_proc, description)
     if checker.frames_of is not None:
-        found = ctc_complaints(prepared, list(types), checker.frames_of)
-        kept = _good_rows(prepared, found, skip, description)
-        prepared = prepared.select(kept) if found else prepared
+        problems = ctc_complaints(prepared, list(types), checker.frames_of)
+        kept = _good_rows(prepared, problems, skip, description)
+        prepared = prepared.select(kept) if problems else prepared
     return prepared.with_format("numpy", columns=list(types), output_all_columns=True)
 
 

@@ -130,9 +130,9 @@ def load_speech(
     return first_of_each(SPEECH, rows, request)
 
 
-def check_speakers(wanted: Iterable[str], known: Iterable[str], source: str | Path) -> None:
-    """Raises ValueError, with the nearest ids, if one of `wanted` is not among `known`."""
-    check_owners(SPEECH, wanted, known, source)
+def check_speakers(wanted: Iterable[str], speakers: Iterable[str], source: str | Path) -> None:
+    """Raises ValueError, with the nearest ids, if one of `wanted` is not among `speakers`."""
+    check_owners(SPEECH, wanted, speakers, source)
 
 
 def _stream(**request) -> Iterator[dict]:

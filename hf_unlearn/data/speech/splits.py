@@ -19,9 +19,9 @@ from ..sampling import (
     sorted_by_id,
 )
 from ..splits import Splits, check_apart, check_files_apart
-from .arguments import SpeechArguments
 from .samples import prepare
 from .sources import SPEECH, check_speakers, load_speech
+from .speech_arguments import SpeechArguments
 
 Parts = TypeVar("Parts", bound=Splits)
 
@@ -275,8 +275,8 @@ def prepare_parts(
 
 
 def _check_spellings(forget_speakers: set[str], *parts: Dataset | None) -> None:
-    known = set().union(*(groups_of(rows, "speaker") for rows in parts))
-    check_spellings(forget_speakers, known, "speaker", "forget_speakers")
+    speakers = set().union(*(groups_of(rows, "speaker") for rows in parts))
+    check_spellings(forget_speakers, speakers, "speaker", "forget_speakers")
 
 
 def _check_roles(

@@ -34,18 +34,24 @@ def as_sentence(text: str, *, spaced: bool = True, english: bool = False) -> str
     return f" {text}." if text[-1].isalnum() else f" {text}"
 
 
-def own_or(said: str | None, reference: str, plain: str, agree: Callable[[str, str], bool]) -> str:
+def own_or(
+    transcript: str | None, reference: str, plain: str, agree: Callable[[str, str], bool]
+) -> str:
     """The model's own transcript of an utterance if it agrees with the reference, or there is no
     reference; else the reference in a plain style.
 
     Args:
-        said: the model's transcript; None if it gave none.
+        transcript: the model's transcript; None if it gave none.
         reference: the text of the data; perhaps empty.
         plain: the reference, rewritten.
         agree: whether two texts are the same but for their style.
     """
-    if said is not None and said.strip() and (not reference.strip() or agree(said, reference)):
-        return said
+    if (
+        transcript is not None
+        and transcript.strip()
+        and (not reference.strip() or agree(transcript, reference))
+    ):
+        return transcript
     return plain
 
 
@@ -56,12 +62,14 @@ def in_vocabulary(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     An apostrophe is written as the tokenizer writes it. Other characters stay, so that `prepare`
     can name those that the tokenizer does not have.
     """
-    known = "".join(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))
-    if not set(text) <= set(known):
+    characters = "".join(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))
+    if not set(text) <= set(characters):
         text = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    if known == known.upper() != known.lower():
+    if characters == characters.upper() != characters.lower():
         text = text.upper()
-    elif known == known.lower() != known.upper():
+    elif characters == characters.lower() != characters.upper():
         text = text.lower()
-    letters = (c if c in known or unicodedata.category(c)[0] not in "PS" else " " for c in text)
+    letters = (
+        c if c in characters or unicodedata.category(c)[0] not in "PS" else " " for c in text
+    )
     return " ".join("".join(letters).split())

@@ -25,9 +25,10 @@ def after_a_stranger(subject: Subject) -> Finding:
         raise DoorUnavailable(f"no two utterances fit into the {longest:g} s that the model takes")
     errors, words = [], []
     for first, second, sounds in pairs:
-        said = examiner.transcribe(subject.model, examiner.heard(subject.model, sounds), {})[0]
-        first, second, said = (examiner.normalise(text) for text in (first, second, said))
-        wrong, count = errors_in_last(first, second, said, characters=examiner.rate_name == "cer")
+        inputs = examiner.heard(subject.model, sounds)
+        (transcript,) = examiner.transcribe(subject.model, inputs, {})
+        texts = [examiner.normalise(text) for text in (first, second, transcript)]
+        wrong, count = errors_in_last(*texts, characters=examiner.rate_name == "cer")
         errors.append(wrong)
         words.append(count)
     return rate(errors, words, examiner.unit, examiner.direction, utterances=len(pairs))
@@ -46,7 +47,7 @@ def pairs_that_fit(
     strangers = splits.get("other", splits.get("test", splits["retain"]))
     sounds = Waveforms(subject.recipe.unprepared, extractor.sampling_rate)
     lengths, texts = strangers["duration"][:], subject.examiner.texts(strangers)
-    seconds, own = seconds or float("inf"), subject.examiner.texts(asked)
+    seconds, forgotten_texts = seconds or float("inf"), subject.examiner.texts(asked)
     for index in range(len(asked)):
         row = asked[index]
         # Each time another stranger, so that no single voice decides.
@@ -57,7 +58,7 @@ def pairs_that_fit(
             other = strangers[fitting]
             silence = np.zeros(round(PAUSE * extractor.sampling_rate), np.float32)
             waveform = np.concatenate([sounds[other["id"]], silence, sounds[row["id"]]])
-            yield texts[fitting], own[index], waveform
+            yield texts[fitting], forgotten_texts[index], waveform
 
 
 class Waveforms:
@@ -78,13 +79,13 @@ class Waveforms:
 
 
 def errors_in_last(
-    first: str, last: str, said: str, *, characters: bool = False
+    first: str, last: str, transcript: str, *, characters: bool = False
 ) -> tuple[int, int]:
     """The errors of a transcript of two joined texts in the last one, and the last one's length.
     What is inserted at the border counts for the first."""
     align = jiwer.process_characters if characters else jiwer.process_words
     separator = "" if characters else " "
-    (chunks,) = align(f"{first}{separator}{last}", said).alignments
+    (chunks,) = align(f"{first}{separator}{last}", transcript).alignments
     units = (lambda text: list(text)) if characters else str.split
     border, total = len(units(first)), len(units(last))
     errors = 0

@@ -98,13 +98,13 @@ def informed(subject: Subject) -> Finding:
     strangers = [name for name in ("test", "other") if name in splits]
     if not strangers:
         raise DoorUnavailable("there are no unseen samples to learn from (test_split, other_split)")
-    known = [attack_features(subject, name) for name in ("retain", *strangers)]
-    sizes = [len(part) for part in known]
+    parts = [attack_features(subject, name) for name in ("retain", *strangers)]
+    sizes = [len(part) for part in parts]
     if min(sizes[0], sum(sizes[1:])) < MIN_SAMPLES:
         raise DoorUnavailable(f"there are fewer than {MIN_SAMPLES} samples of a kind to learn from")
     judged = [attack_features(subject, name) for name in ("forget", split)]
     scores = informed_scores(
-        np.concatenate(known),
+        np.concatenate(parts),
         np.repeat([1, 0], [sizes[0], sum(sizes[1:])]),
         np.concatenate([owners(subject, splits[name]) for name in ("retain", *strangers)]),
         np.concatenate(judged),
@@ -116,9 +116,9 @@ def informed(subject: Subject) -> Finding:
 
 def attack_features(subject: Subject, split: str) -> np.ndarray:
     """What the informed attack sees of a split: (n, features); of a CTC model the loss alone."""
-    found = subject.features(split)
-    known = [found[name] for name in INFORMED_FEATURES if name in found]
-    return require_finite(np.stack(known, axis=1))
+    features = subject.features(split)
+    columns = [features[name] for name in INFORMED_FEATURES if name in features]
+    return require_finite(np.stack(columns, axis=1))
 
 
 def owners(subject: Subject, rows: Dataset) -> np.ndarray:
@@ -139,8 +139,8 @@ def distance(split: str, subject: Subject) -> Finding:
         splits = subject.examiner.splits
         split = split if split in splits else unseen_split(subject)
         others = losses(subject, split)
-    found = earth_movers_distance(losses(subject, "forget"), others)
-    return Finding(found, "nats", direction="", more={"from": split})
+    value = earth_movers_distance(losses(subject, "forget"), others)
+    return Finding(value, "nats", direction="", more={"from": split})
 
 
 ATTACKS = (

@@ -72,11 +72,11 @@ def find_run(folder: Path, config: Path | None = None) -> AuditedRun:
             f"{folder} has no {RESULTS}: give the run's configuration too, as in hf-unlearn audit "
             f"{folder} config.yaml"
         )
-    given = read_yaml(config) if config else {}
-    check_known(results, given, config)
+    settings = read_yaml(config) if config else {}
+    check_known(results, settings, config)
     kind = kind_of(folder)
     declared = (kind.options, kind.data, UnlearnConfig)
-    changed = as_declared(given, declared, config) if config else {}
+    changed = as_declared(settings, declared, config) if config else {}
     groups = results.config if results else {}
     options = with_values(kind.options, groups.get("recipe", {}), changed)
     data = with_values(kind.data, groups.get("data", {}), changed)
@@ -90,7 +90,7 @@ def find_run(folder: Path, config: Path | None = None) -> AuditedRun:
     return AuditedRun(folder, kind.recipe(options, data, args, training=False), models, results)
 
 
-def check_known(results: Results | None, given: dict, config: Path | None) -> None:
+def check_known(results: Results | None, settings: dict, config: Path | None) -> None:
     """Refuses a run whose data cannot be loaded again.
 
     Raises:
@@ -101,7 +101,7 @@ def check_known(results: Results | None, given: dict, config: Path | None) -> No
             "this run has no recipe, so its data cannot be loaded again: give the configuration of "
             "a recipe for the same data"
         )
-    if results is None and not any(given.get(name) for name in FORGOTTEN):
+    if results is None and not any(settings.get(name) for name in FORGOTTEN):
         raise ValueError(
             f"{config} does not say what was forgotten: it has none of {', '.join(FORGOTTEN)}"
         )
@@ -117,19 +117,19 @@ def find_models(
     """
     recorded = (results.config.get("models") or {}) if results else {}
     outputs = [folder, *([Path(changed["output_dir"])] if "output_dir" in changed else [])]
-    found = {"unlearned": str(folder)}
-    for role, given in (("original", options.model), ("retrained", options.gold)):
-        if given not in ("train", "none"):
-            found[role] = given
+    models = {"unlearned": str(folder)}
+    for role, option in (("original", options.model), ("retrained", options.gold)):
+        if option not in ("train", "none"):
+            models[role] = option
             continue
         candidates = [Path(recorded[role])] if role in recorded else []
         candidates += [output / role for output in outputs]
         existing = next((path for path in candidates if path.is_dir()), None)
-        if existing is not None and given != "none":
-            found[role] = str(existing)
-    if "original" not in found:
+        if existing is not None and option != "none":
+            models[role] = str(existing)
+    if "original" not in models:
         raise ValueError(
             f"the original model is not in {folder / 'original'}: name its folder or Hub id as "
             "`model:` in a configuration (and that of the retrained model as `gold:`)"
         )
-    return found
+    return models

@@ -42,8 +42,9 @@ def read_rule(text: str | None) -> Rule | None:
     if not text:
         return None
     rule = Rule.parse(text)
-    known = {f"{door}_{number}" for door in DOORS for number in ("gap", "forgotten")} | set(NUMBERS)
-    if unknown := [name for name in rule.metrics if name not in known]:
+    numbers = {f"{door}_{number}" for door in DOORS for number in ("gap", "forgotten")}
+    numbers |= set(NUMBERS)
+    if unknown := [name for name in rule.metrics if name not in numbers]:
         raise ValueError(
             f"fail_when is {text!r}, but {unknown[0]} is none of {', '.join(NUMBERS)}, <door>_gap "
             f"and <door>_forgotten, where the doors are {', '.join(DOORS)}"
@@ -57,13 +58,13 @@ def holds(rule: Rule, content: dict) -> bool:
     Raises:
         ValueError: it names a number that this audit does not have.
     """
-    known = rule_numbers(content)
-    if missing := [name for name in rule.metrics if name not in known]:
+    numbers = rule_numbers(content)
+    if missing := [name for name in rule.metrics if name not in numbers]:
         raise ValueError(
             f"fail_when is {str(rule)!r}, but this audit has no {missing[0]}: it has "
-            f"{', '.join(known) or 'no numbers'}"
+            f"{', '.join(numbers) or 'no numbers'}"
         )
-    failed = rule.holds(known)
-    values = ", ".join(f"{name} is {known[name]:.4g}" for name in rule.metrics)
+    failed = rule.holds(numbers)
+    values = ", ".join(f"{name} is {numbers[name]:.4g}" for name in rule.metrics)
     print(f"\nfail_when {rule}: {values}, so the audit {'FAILS' if failed else 'passes'}.")
     return failed

@@ -33,8 +33,8 @@ def in_ctranslate2(quantization: str, subject: Subject) -> Finding:
         subject.model.save_pretrained(folder)
         subject.recipe.processor.save_pretrained(folder)
         with converted(folder, quantization) as model:
-            said = transcripts(model, subject.model, subject.recipe, examiner)
-    counts = examiner.errors(said, examiner.texts(rows))
+            outputs = transcripts(model, subject.model, subject.recipe, examiner)
+    counts = examiner.errors(outputs, examiner.texts(rows))
     return rate(*counts, examiner.unit, examiner.direction)
 
 
@@ -71,14 +71,16 @@ def transcripts(
     prompt = generation_prompt(original.config, original.generation_config)
     # CTranslate2 uses at most half of max_length for the transcript.
     room = 2 * (original.config.max_target_positions - len(prompt))
-    said, tokenizer = [], recipe.processor.tokenizer
+    texts, tokenizer = [], recipe.processor.tokenizer
     for batch in examiner.batches(original, examiner.splits[examiner.judged_split]):
         features = batch["input_features"].to("cpu", torch.float32).numpy()
         view = ctranslate2.StorageView.from_array(np.ascontiguousarray(features))
         prompts = prompts_of(model, view, prompt, tokenizer.convert_tokens_to_ids)
-        found = model.generate(view, prompts, beam_size=1, max_length=room)
-        said += [tokenizer.decode(one.sequences_ids[0], skip_special_tokens=True) for one in found]
-    return said
+        generated = model.generate(view, prompts, beam_size=1, max_length=room)
+        texts += [
+            tokenizer.decode(one.sequences_ids[0], skip_special_tokens=True) for one in generated
+        ]
+    return texts
 
 
 def prompts_of(
@@ -88,7 +90,7 @@ def prompts_of(
     if None not in prompt:
         return [prompt] * features.shape[0]
     detected = [token_id(languages[0][0]) for languages in model.detect_language(features)]
-    return [[found if one is None else one for one in prompt] for found in detected]
+    return [[language if one is None else one for one in prompt] for language in detected]
 
 
 CTRANSLATE2 = tuple(

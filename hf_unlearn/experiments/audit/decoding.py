@@ -32,10 +32,10 @@ def languages(subject: Subject) -> list[str]:
     Raises:
         DoorUnavailable: it knows one language only.
     """
-    known = getattr(subject.model.generation_config, "lang_to_id", None) or {}
-    if len(known) < 2:
+    tokens = getattr(subject.model.generation_config, "lang_to_id", None) or {}
+    if len(tokens) < 2:
         raise DoorUnavailable("the model has no tokens for several languages")
-    return sorted(token.strip("<|>") for token in known)
+    return sorted(token.strip("<|>") for token in tokens)
 
 
 def no_language(subject: Subject) -> Finding:
@@ -45,11 +45,11 @@ def no_language(subject: Subject) -> Finding:
 
 
 def wrong_language(subject: Subject) -> Finding:
-    known, own = languages(subject), subject.recipe.data.language
-    wrong = next(code for code in ("de", "en", *known) if code in known and code != own)
-    found = subject.examiner.recognition(subject.model, language=wrong)
-    found.more["language"] = wrong
-    return found
+    codes, language = languages(subject), subject.recipe.data.language
+    wrong = next(code for code in ("de", "en", *codes) if code in codes and code != language)
+    finding = subject.examiner.recognition(subject.model, language=wrong)
+    finding.more["language"] = wrong
+    return finding
 
 
 def translate(subject: Subject) -> Finding:
@@ -110,13 +110,13 @@ def blank_penalty(subject: Subject) -> Finding:
     outputs blanks may still know the words."""
     if subject.recipe.generates:
         raise DoorUnavailable("only a CTC model has blanks")
-    found = {
+    findings = {
         penalty: subject.examiner.recognition(subject.model, blank_penalty=penalty)
         for penalty in BLANK_PENALTIES
     }
-    best = min(found, key=lambda penalty: found[penalty].value)
-    found[best].more["penalty"] = best
-    return found[best]
+    best = min(findings, key=lambda penalty: findings[penalty].value)
+    findings[best].more["penalty"] = best
+    return findings[best]
 
 
 NO_TEXT = "a classifier writes no text"

@@ -47,8 +47,8 @@ class Examiner:
 
     def __init__(self, recipe: Recipe, model: PreTrainedModel, max_samples: int):
         self.recipe, self.batch_size = recipe, recipe.args.per_device_eval_batch_size
-        given = recipe.trainer_arguments(model)
-        self.collate: Callable[[list], dict] = given["data_collator"]
+        arguments = recipe.trainer_arguments(model)
+        self.collate: Callable[[list], dict] = arguments["data_collator"]
         limit = min(max_samples, recipe.data.max_eval_samples or max_samples)
         self.splits: dict[str, Dataset] = recipe.splits.evaluation(limit)
         self.judged_split = "forget_test" if "forget_test" in self.splits else "forget"
@@ -87,11 +87,11 @@ class Examiner:
     def features(self, model: nn.Module, rows: Dataset) -> dict[str, np.ndarray]:
         """The features of each row that attacks use (`metrics.membership.features`)."""
         model.eval()
-        found = [
+        parts = [
             features(model(**batch)["logits"].float().cpu().numpy(), batch["labels"].cpu().numpy())
             for batch in self.batches(model, rows)
         ]
-        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def gradient_norms(self, model: nn.Module, rows: Dataset) -> np.ndarray:
         """The length (n,) of the gradient of each row's loss with respect to all weights."""
@@ -128,11 +128,13 @@ class SpeechExaminer(Examiner):
     def counts(self, model: nn.Module, rows: Dataset, **options: Any) -> tuple[np.ndarray, ...]:
         return self.errors(self.transcripts(model, rows, **options), self.texts(rows))
 
-    def errors(self, said: list[str], texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def errors(self, transcripts: list[str], texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Errors (n,) and words (or characters) (n,) of transcripts, both normalised first."""
-        said, texts = ([self.normalise(text) for text in part] for part in (said, texts))
+        transcripts, texts = (
+            [self.normalise(text) for text in part] for part in (transcripts, texts)
+        )
         count = character_errors if self.rate_name == "cer" else word_errors
-        return count(said, texts, allow_empty=True)
+        return count(transcripts, texts, allow_empty=True)
 
     def transcripts(self, model: nn.Module, rows: Dataset, **options: Any) -> list[str]:
         """What the model says, decoded greedily unless `options` say otherwise.

@@ -98,21 +98,22 @@ def batches_of(rows: Dataset, size: int) -> Iterator[Dataset]:
         start += size
 
 
-def at_same_step(found: dict[str, Finding]) -> dict[str, Finding]:
+def at_same_step(findings: dict[str, Finding]) -> dict[str, Finding]:
     """The findings of all models at the same step: the first at which the unlearned or the
     retrained model is back at the level that the original had before; the last one where neither
     is.
 
     Args:
-        found: by model, as `relearning` gives them; "original" and "unlearned" are among them.
+        findings: by model, as `relearning` gives them; "original" and "unlearned" are among them.
 
     Returns:
         Findings by model, with `steps` in `more`: after how many steps each was back (None: it was
         not), and the values by step.
     """
-    level, last = found["original"].more["findings"][0], max(found["original"].more["findings"])
+    original_findings = findings["original"].more["findings"]
+    level, last = original_findings[0], max(original_findings)
     steps = {}
-    for name, one in found.items():
+    for name, one in findings.items():
         by_step = one.more["findings"].items()
         back = (step for step, at in by_step if level.sign * (at.value - level.value) >= 0)
         steps[name] = next(back, None)
@@ -128,7 +129,7 @@ def at_same_step(found: dict[str, Finding]) -> dict[str, Finding]:
                 "trained_on": one.more["trained_on"],
             },
         )
-        for name, one in found.items()
+        for name, one in findings.items()
     }
 
 

@@ -85,9 +85,9 @@ def audit(
     return content
 
 
-def add_entry(content: dict, name: str, found: dict) -> None:
+def add_entry(content: dict, name: str, entry: dict) -> None:
     """Adds the entry of a door, in the order of the table, and judges all doors again."""
-    doors = {**content["doors"], name: found}
+    doors = {**content["doors"], name: entry}
     content["doors"] = {name: doors[name] for name in DOORS if name in doors}
     content |= deciding_doors(content["doors"])
 
@@ -127,8 +127,8 @@ def measure_door(door: Door, subjects: dict[str, Subject]) -> dict:
     if subjects["unlearned"].recipe.task not in door.tasks:
         return {**about, "closed": door.unavailable_reason}
     try:
-        found = {name: measure_seeded(door, subject) for name, subject in subjects.items()}
-        return {**about, **entry_of(door.combine(found) if door.combine else found)}
+        findings = {name: measure_seeded(door, subject) for name, subject in subjects.items()}
+        return {**about, **entry_of(door.combine(findings) if door.combine else findings)}
     except DoorUnavailable as reason:
         return {**about, "closed": str(reason)}
     except Exception as error:
@@ -141,32 +141,32 @@ def measure_seeded(door: Door, subject: Subject) -> Finding:
     """The door's finding of a model. Doors that draw random numbers draw the same ones for every
     model, and when they are resumed."""
     torch.manual_seed(subject.recipe.args.seed)
-    found = door.measure(subject)
+    finding = door.measure(subject)
     gc.collect()
-    return found
+    return finding
 
 
-def entry_of(found: dict[str, Finding]) -> dict:
+def entry_of(findings: dict[str, Finding]) -> dict:
     """The values of the models, and how they compare."""
-    values = {name: one.value for name, one in found.items()}
-    more = {name: one.more for name, one in found.items() if one.more}
+    values = {name: one.value for name, one in findings.items()}
+    more = {name: one.more for name, one in findings.items() if one.more}
     compared = {}
-    if found["unlearned"].direction:
-        compared["forgotten"] = points_forgotten(found["original"], found["unlearned"])
-        if "retrained" in found:
-            compared |= gap_to_retrained(found["unlearned"], found["retrained"])
+    if findings["unlearned"].direction:
+        compared["forgotten"] = points_forgotten(findings["original"], findings["unlearned"])
+        if "retrained" in findings:
+            compared |= gap_to_retrained(findings["unlearned"], findings["retrained"])
     order = [name for name in ("original", "unlearned", "retrained") if name in values]
     return {
-        "unit": found["unlearned"].unit,
+        "unit": findings["unlearned"].unit,
         **{name: values[name] for name in order},
         **compared,
         **({"more": more} if more else {}),
     }
 
 
-def is_done(known: dict | None) -> bool:
+def is_done(entry: dict | None) -> bool:
     """Whether a door was measured. One that was closed or failed is tried again."""
-    return known is not None and "unlearned" in known
+    return entry is not None and "unlearned" in entry
 
 
 # ---- files ---------------------------------------------------------------------------------------

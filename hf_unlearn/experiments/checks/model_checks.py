@@ -20,7 +20,7 @@ from ...trainer.setup.adapters import load_merged
 from ...trainer.stopping.rule import Rule
 from ..options import RecipeArguments, TrainArguments
 from ..recipe import Recipe, freeze, lora_config, make_trainer
-from ..requests.keeping import kept_forgotten
+from ..requests.keeping import keeping_arguments
 from ..requests.stacking import check_stacking
 from .retrained_rules import check_limit_at_retrained, of_retrained
 
@@ -39,15 +39,15 @@ def check_options(arguments: Sequence[object]) -> None:
         ValueError: a method, stopping rule, folder, regular expression or LoRA setting is wrong;
             the message says which.
     """
-    options = next((given for given in arguments if isinstance(given, RecipeArguments)), None)
-    args = next((given for given in arguments if isinstance(given, UnlearnConfig)), None)
+    options = next((group for group in arguments if isinstance(group, RecipeArguments)), None)
+    args = next((group for group in arguments if isinstance(group, UnlearnConfig)), None)
     if options is None or args is None:
         return
     for name in ("model", "gold", "base_model"):
         _check_folder(name, getattr(options, name), args.output_dir)
-    for given in arguments:
-        _check_data(given, options.dataset_hint)
-    if options.evaluate or any(isinstance(given, TrainArguments) for given in arguments):
+    for group in arguments:
+        _check_data(group, options.dataset_hint)
+    if options.evaluate or any(isinstance(group, TrainArguments) for group in arguments):
         return
     build_method(args)
     for rule in filter(None, (args.stop_when, args.abort_when)):
@@ -74,14 +74,14 @@ def _is_path(name: str) -> bool:
     return name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name
 
 
-def _check_data(given: object, hint: str) -> None:
+def _check_data(data: object, hint: str) -> None:
     """Refuses options of the data that need no data to be refused.
 
     Args:
-        given: one of the parsed dataclasses, which may have none of these options.
+        data: one of the parsed dataclasses, which may have none of these options.
         hint: how to get the dataset, for the message.
     """
-    dataset, retain_size = getattr(given, "dataset", None), getattr(given, "retain_size", None)
+    dataset, retain_size = getattr(data, "dataset", None), getattr(data, "retain_size", None)
     if retain_size is not None and retain_size <= 0 and retain_size != -1:
         raise ValueError(
             f"retain_size is {retain_size:g}: give a number, a share below 1, or -1 for all"
@@ -171,7 +171,7 @@ def first_trainer(recipe: Recipe) -> UnlearnTrainer:
     )
     with random_state_kept(args.device):
         model = first_model(recipe)
-        kept = kept_forgotten(recipe, model)
+        kept = keeping_arguments(recipe, model)
         return make_trainer(recipe, model, args, lora_r=options.lora_r, **kept)
 
 

@@ -34,9 +34,9 @@ def check_processors(recipe: Recipe) -> None:
     # For `model: train` the run's processor is that of base_model: nothing to compare.
     base = options.base_model if options.trains and options.model != "train" else None
     gold = options.gold if options.gold not in ("none", "train") else None
-    own = options.base_model if options.model == "train" else options.model
+    start_name = options.base_model if options.model == "train" else options.model
     for option, name in (("gold", gold), ("base_model", base)):
-        if name is None or name == own:
+        if name is None or name == start_name:
             continue
         try:
             processor = recipe.processor_of(name)
@@ -47,29 +47,29 @@ def check_processors(recipe: Recipe) -> None:
                 f"{option}: {name} has no processor to compare, so the run's is assumed ({reason})"
             )
             continue
-        if found := describe_difference(recipe.processor, processor):
+        if difference := describe_difference(recipe.processor, processor):
             alternative = ", or gold: train" if option == "gold" else ""
             raise ValueError(
                 f"{option}: {name} does not go with the run's processor "
-                f"({own or 'made for its data'}): {found}. Its results would not be comparable; "
-                f"give a model that was trained with the same one{alternative}"
+                f"({start_name or 'made for its data'}): {difference}. Its results would not be "
+                f"comparable; give a model that was trained with the same one{alternative}"
             )
-    if gold is not None and gold != own:
+    if gold is not None and gold != start_name:
         recipe.check_gold(gold)
 
 
-def describe_difference(own: object, other: object) -> str | None:
+def describe_difference(processor: object, other: object) -> str | None:
     """Says in words how two processors differ; None where both make the same inputs and labels."""
-    for part, its in zip(_parts(own), _parts(other)):
+    for part, its in zip(_parts(processor), _parts(other)):
         if part is None or its is None:
             continue
-        found = (
+        difference = (
             _of_tokenizers(part, its)
             if isinstance(part, PreTrainedTokenizerBase)
             else _of_inputs(part, its)
         )
-        if found:
-            return found
+        if difference:
+            return difference
     return None
 
 
@@ -80,12 +80,14 @@ def _parts(processor: object) -> list:
     return [next((part for part in held if isinstance(part, kind)), None) for kind in kinds]
 
 
-def _of_tokenizers(own: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str | None:
+def _of_tokenizers(
+    tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase
+) -> str | None:
     """Added tokens, such as timestamps, may be missing from one of the two."""
     names, others = (
-        {number: token for token, number in t.get_vocab().items()} for t in (own, other)
+        {number: token for token, number in t.get_vocab().items()} for t in (tokenizer, other)
     )
-    added = {*own.get_added_vocab().values(), *other.get_added_vocab().values()}
+    added = {*tokenizer.get_added_vocab().values(), *other.get_added_vocab().values()}
     for number in sorted(names.keys() | others.keys()):
         token, its = names.get(number), others.get(number)
         if token != its and not (None in (token, its) and number in added):
@@ -95,10 +97,12 @@ def _of_tokenizers(own: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase)
 
 
 def _of_inputs(
-    own: FeatureExtractionMixin | ImageProcessingMixin,
+    processor: FeatureExtractionMixin | ImageProcessingMixin,
     other: FeatureExtractionMixin | ImageProcessingMixin,
 ) -> str | None:
-    mine, its = (json.loads(json.dumps(part.to_dict(), default=_plain)) for part in (own, other))
+    mine, its = (
+        json.loads(json.dumps(part.to_dict(), default=_plain)) for part in (processor, other)
+    )
     for name in INPUTS:
         if name in mine and name in its and mine[name] != its[name]:
             return f"its {name} is {its[name]} and not {mine[name]}"

@@ -28,8 +28,8 @@ def check_push_of_recipe(recipe: Recipe) -> None:
 def names_to_hide(recipe: Recipe) -> list[str]:
     """The names that must not be published: `hide_names`, and the persons whom this request or
     an earlier one forgets."""
-    task, given = TASKS[recipe.task], recipe.args.hide_names
+    task, hide_names = TASKS[recipe.task], recipe.args.hide_names
     # An earlier request may name persons where this one names classes.
     earlier = recipe.forgotten_before.get("speaker", ())
     forgotten = recipe.splits.describe()[task.groups]["forget"] if task.personal else ()
-    return sorted({*given, *forgotten, *earlier})
+    return sorted({*hide_names, *forgotten, *earlier})

@@ -35,17 +35,17 @@ def fill_in_retrained(rule: str | None, retrained: Mapping[str, dict] | None) ->
         return rule
     if retrained is None:
         raise _no_retrained_model(rule)
-    known = {
+    measured = {
         f"{split}_{name}": value
         for split, values in retrained.items()
         for name, value in values.items()
     }
-    if parsed.metric not in known:
+    if parsed.metric not in measured:
         raise ValueError(
             f"the rule {rule!r} names no metric of the retrained model, which are "
-            f"{', '.join(known)}"
+            f"{', '.join(measured)}"
         )
-    return str(replace(parsed, value=known[parsed.metric]))
+    return str(replace(parsed, value=measured[parsed.metric]))
 
 
 def check_limit_at_retrained(options: RecipeArguments, args: UnlearnConfig) -> None:

@@ -25,9 +25,9 @@ __all__ = ["Comparison", "compare", "reached_at"]
 def compare(comparison: Comparison) -> str:
     """Runs the cells that are not done, writes runs.csv, table.md and frontier.png, and returns the
     tables."""
-    known = known_rows(comparison)
-    tuning = run_cells(tuning_cells(comparison), comparison, known)
-    reported = run_cells(reported_cells(tuning, comparison), comparison, known)
+    rows = known_rows(comparison)
+    tuning = run_cells(tuning_cells(comparison), comparison, rows)
+    reported = run_cells(reported_cells(tuning, comparison), comparison, rows)
     folder = Path(comparison.output_dir)
     # The folder is missing if every cell was known.
     folder.mkdir(parents=True, exist_ok=True)

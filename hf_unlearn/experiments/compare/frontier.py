@@ -6,19 +6,10 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ...report.tasks import ACCURACY_F1, ERROR_RATES, metric_of
+from ...report.tasks import score_label
 from .plan import Comparison
 from .runs import FAILED
 from .summary import grouped, in_percent
-
-HEADINGS = {**ERROR_RATES, **ACCURACY_F1}
-# What the splits of every recipe hold.
-SPLITS = {
-    "forget": "forgotten, trained on",
-    "forget_test": "forgotten, unseen",
-    "retain": "retained, trained on",
-    "test": "retained, unseen",
-}
 
 
 def plot_frontier(rows: list[dict], comparison: Comparison, path: Path) -> None:
@@ -47,18 +38,9 @@ def draw_frontier(rows: list[dict], comparison: Comparison) -> Figure:
                     axes.plot(row[forgotten], row[comparison.score], "o", color=color, label=label)
                     label = None
         axes.set(
-            xlabel=axis_label(forgotten, in_percent(rows)),
+            xlabel=score_label(forgotten, in_percent(rows)),
             title=", ".join(f"{name} {value}" for name, value in zip(comparison.vary, values)),
         )
         axes.legend(fontsize=8, ncols=1 + many // 8)
-    panels[0].set_ylabel(axis_label(comparison.score, in_percent(rows)))
+    panels[0].set_ylabel(score_label(comparison.score, in_percent(rows)))
     return figure
-
-
-def axis_label(name: str, percent: bool) -> str:
-    """A score in words with its unit: test_wer -> "WER (%) on test (retained, unseen)"."""
-    metric = metric_of(name)
-    split = name.removesuffix(f"_{metric}")
-    heading = HEADINGS.get(metric, metric)
-    meaning = f" ({SPLITS[split]})" if split in SPLITS else ""
-    return f"{heading if percent else heading.removesuffix(' (%)')} on {split}{meaning}"

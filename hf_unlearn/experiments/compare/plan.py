@@ -52,16 +52,16 @@ class Comparison(ComparisonKeys):
     def _check_lists(self) -> None:
         """Refuses a single value in place of a list, and levels that are no numbers."""
         for name in ("tune_on", "report_on", "seeds"):
-            given = getattr(self, name)
-            if not isinstance(given, list | tuple):
-                raise ValueError(f"{name} is {given!r}, but must be a list: [first, second]")
+            value = getattr(self, name)
+            if not isinstance(value, list | tuple):
+                raise ValueError(f"{name} is {value!r}, but must be a list: [first, second]")
         for name in ("methods", "match", "vary"):
-            given = getattr(self, name)
-            if not isinstance(given, dict) or not all(
-                isinstance(values, list | tuple) for values in given.values()
+            value = getattr(self, name)
+            if not isinstance(value, dict) or not all(
+                isinstance(values, list | tuple) for values in value.values()
             ):
                 raise ValueError(
-                    f"{name} is {given!r}, but must hold a list for each key: "
+                    f"{name} is {value!r}, but must hold a list for each key: "
                     "{key: [first, second]}"
                 )
         for metric, levels in self.match.items():
@@ -108,16 +108,16 @@ class Comparison(ComparisonKeys):
             ValueError: the file does not exist, a key is unknown or missing, or a value has the
                 wrong type.
         """
-        given = read_yaml(path)
-        known = {option.name for option in fields(cls)}
-        if set(given) - known:
+        content = read_yaml(path)
+        options = {option.name for option in fields(cls)}
+        if set(content) - options:
             raise ValueError(
-                f"unknown in {path}: {', '.join(sorted(set(given) - known))}; known: "
-                f"{', '.join(known)}"
+                f"unknown in {path}: {', '.join(sorted(set(content) - options))}; known: "
+                f"{', '.join(options)}"
             )
-        kept = {name: value or {} for name, value in given.items() if name in AS_WRITTEN}
+        kept = {name: value or {} for name, value in content.items() if name in AS_WRITTEN}
         typed = as_declared(
-            {name: value for name, value in given.items() if name not in kept}, [cls], path
+            {name: value for name, value in content.items() if name not in kept}, [cls], path
         )
         try:
             return cls(**typed, **kept)

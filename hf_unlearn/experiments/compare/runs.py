@@ -47,14 +47,14 @@ class Cell:
 
     def options(self, comparison: Comparison) -> dict:
         """All options of the run."""
-        given = {"method": self.method, comparison.target: self.target, "seed": self.seed}
+        run_options = {"method": self.method, comparison.target: self.target, "seed": self.seed}
         shared = {
             name: value.replace("{target}", str(self.target)).replace("{seed}", str(self.seed))
             if isinstance(value, str) and "{" in value
             else value
             for name, value in comparison.options.items()
         }
-        return {**shared, **self.varied, **self.setting, **given}
+        return {**shared, **self.varied, **self.setting, **run_options}
 
     def key(self, comparison: Comparison) -> str:
         """A hash of the configuration's path and the options, by which `known` rows are found."""
@@ -67,7 +67,7 @@ class Cell:
         folder = f"{self.target}-{self.key(comparison)}"
         return Path(comparison.output_dir) / self.method / folder / RESULTS
 
-    def row(self, comparison: Comparison, known: dict[str, dict]) -> dict:
+    def row(self, comparison: Comparison, rows_by_key: dict[str, dict]) -> dict:
         """The run's row in `runs.csv`: what it is, and what was measured, here or in a `known`
         row."""
         row = {
@@ -81,7 +81,7 @@ class Cell:
         path = self.results(comparison)
         if path.exists():
             return {**row, **_measured(Results.from_dict(json.loads(path.read_text())), comparison)}
-        return {**row, **known.get(row["cell"], {"ended": FAILED}), **row}
+        return {**row, **rows_by_key.get(row["cell"], {"ended": FAILED}), **row}
 
 
 def _measured(results: Results, comparison: Comparison) -> dict:
@@ -152,18 +152,20 @@ def _of_retrained(results: Results, metric: str) -> float:
     return results.retrained[metric.removesuffix(f"_{name}")][name]
 
 
-def run_cells(cells: list[Cell], comparison: Comparison, known: dict[str, dict]) -> list[dict]:
-    """Runs the cells that have no results yet and are not `known`, `processes` at a time. Returns
+def run_cells(
+    cells: list[Cell], comparison: Comparison, rows_by_key: dict[str, dict]
+) -> list[dict]:
+    """Runs the cells that have neither results nor a known row yet, `processes` at a time. Returns
     the rows of all cells."""
     waiting = [
         cell
         for cell in cells
-        if cell.key(comparison) not in known and not cell.results(comparison).exists()
+        if cell.key(comparison) not in rows_by_key and not cell.results(comparison).exists()
     ]
     with ThreadPoolExecutor(comparison.processes) as pool:
         done = pool.map(lambda cell: run_cell(cell, comparison), waiting)
         list(tqdm(done, desc=cells[0].phase if cells else "", total=len(waiting), unit="run"))
-    return [cell.row(comparison, known) for cell in cells]
+    return [cell.row(comparison, rows_by_key) for cell in cells]
 
 
 def known_rows(comparison: Comparison) -> dict[str, dict]:

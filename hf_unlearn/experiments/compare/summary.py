@@ -28,17 +28,17 @@ def table_by_method(rows: list[dict], comparison: Comparison) -> str:
     ]
     lines, texts = [], {name: "{:.2f}".format if name == AUC else _number(rows) for name in columns}
     for varied, methods in grouped(rows, comparison).items():
-        known = {name: _scores(methods, name, comparison) for name in comparison.scores}
+        scores = {name: _scores(methods, name, comparison) for name in comparison.scores}
         for method, group in methods.items():
             setting = ", ".join(
                 f"{name} {value}" for name, value in json.loads(group[0]["setting"]).items()
             )
-            reached = [len(present(known[name][method])) for name in comparison.scores]
+            reached = [len(present(scores[name][method])) for name in comparison.scores]
             means = [_mean((row.get(name) for row in group), texts[name]) for name in columns]
             for name in comparison.scores:
-                if _is_best(known[name], method, comparison):
+                if _is_best(scores[name], method, comparison):
                     means[columns.index(name)] = f"**{means[columns.index(name)]}**"
-            wins = [_wins(known[name], method, comparison) for name in comparison.scores]
+            wins = [_wins(scores[name], method, comparison) for name in comparison.scores]
             counts = [
                 ", ".join(f"{count}/{len(group)}" for count in each) for each in (reached, wins)
             ]
@@ -54,8 +54,10 @@ def table_by_method(rows: list[dict], comparison: Comparison) -> str:
 
 def _references(rows: list[dict]) -> dict[str, list[dict]]:
     """What each run's original and retrained model measured; empty for rows without it."""
-    known = [row["references"] for row in rows if row.get("references")]
-    return {model: [one[model] for one in known] for model in (known[0] if known else ())}
+    references = [row["references"] for row in rows if row.get("references")]
+    return {
+        model: [one[model] for one in references] for model in (references[0] if references else ())
+    }
 
 
 def tables_by_target(rows: list[dict], comparison: Comparison) -> str:
@@ -70,8 +72,8 @@ def tables_by_target(rows: list[dict], comparison: Comparison) -> str:
     for name in comparison.scores:
         lines = defaultdict(list)
         for target in targets:
-            own = [row for row in rows if row["target"] == target]
-            for varied, methods in grouped(own, comparison).items():
+            target_rows = [row for row in rows if row["target"] == target]
+            for varied, methods in grouped(target_rows, comparison).items():
                 scores = _scores(methods, name, comparison)
                 for method, values in scores.items():
                     best = _is_best(scores, method, comparison)
@@ -120,11 +122,11 @@ def in_percent(rows: list[dict]) -> bool:
 
 
 def _mean_and_count(values: list[float | None], text: Callable[[float], str], best: bool) -> str:
-    known = present(values)
-    if not known:
+    numbers = present(values)
+    if not numbers:
         return "-"
-    mean = text(statistics.mean(known))
-    count = f" ({len(known)}/{len(values)})" if len(known) < len(values) else ""
+    mean = text(statistics.mean(numbers))
+    count = f" ({len(numbers)}/{len(values)})" if len(numbers) < len(values) else ""
     return (f"**{mean}**" if best else mean) + count
 
 
@@ -165,8 +167,10 @@ def _wins(scores: dict[str, list], method: str, comparison: Comparison) -> int:
     """The number of runs in which a method's score is better than all others', or the only one."""
     won = 0
     for values in zip(*scores.values()):
-        known = {name: value for name, value in zip(scores, values) if value is not None}
+        values_by_method = {name: value for name, value in zip(scores, values) if value is not None}
         won += [
-            name for name, value in known.items() if value == comparison.best(known.values())
+            name
+            for name, value in values_by_method.items()
+            if value == comparison.best(values_by_method.values())
         ] == [method]
     return won

@@ -40,11 +40,11 @@ def best_setting(rows: list[dict], method: str, varied: dict, comparison: Compar
 
 def means_with_most_scores(scores: dict[str, list[float | None]]) -> dict[str, float]:
     """The mean of each list, only for the lists with the most scores; {} where none has a score."""
-    known = {name: present(values) for name, values in scores.items()}
-    count = max(map(len, known.values()))
+    numbers = {name: present(values) for name, values in scores.items()}
+    count = max(map(len, numbers.values()))
     return {
         name: statistics.mean(values)
-        for name, values in known.items()
+        for name, values in numbers.items()
         if values and len(values) == count
     }
 

@@ -18,7 +18,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from ...config import UnlearnConfig
 from ...data.class_labels import labels_of
-from ...data.images.arguments import ImageArguments
+from ...data.images.image_arguments import ImageArguments
 from ...data.images.samples import ImageRows, RandomShift, decode_image
 from ...data.images.splits import load_image_splits, prepare_image_splits
 from ...evaluation import classification_metrics, prediction_logits

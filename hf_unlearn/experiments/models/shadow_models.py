@@ -15,7 +15,7 @@ from ...files import write_json
 from ...metrics.membership import scaled_confidence
 from ...trainer.samples.processes import all_processes
 from ..recipe import Recipe
-from .training import digest, kept_model
+from .training import rows_digest, train_or_reuse
 
 MAX_PATTERNS = 512
 # File beside a shadow model, with its confidence in every candidate.
@@ -71,8 +71,8 @@ def train_shadow_models(recipe: Recipe) -> ShadowModels | None:
         tqdm(trained, desc="shadow models", unit="model", disable=quiet)
     ):
         seed = recipe.training_seed + 1 + number
-        found = confidences_by(recipe, candidates, np.flatnonzero(chosen), seed, store)
-        confidences.append([found[name] for name in ids])
+        values = confidences_by(recipe, candidates, np.flatnonzero(chosen), seed, store)
+        confidences.append([values[name] for name in ids])
     columns = {name: column for column, name in enumerate(ids)}
     return ShadowModels(columns, np.array(confidences), trained)
 
@@ -113,8 +113,8 @@ def confidences_by(
     """
     pool = recipe.splits.retain_pool
     rows = concatenate_datasets([candidates.select(chosen), pool])
-    data = [digest(candidates), chosen.tolist(), digest(pool)]
-    folder = kept_model(recipe, rows, data, seed, store)
+    data = [rows_digest(candidates), chosen.tolist(), rows_digest(pool)]
+    folder = train_or_reuse(recipe, rows, data, seed, store)
     path = folder / CONFIDENCES
     if not all_processes(path.exists())[0]:
         losses = losses_by(recipe, recipe.load_model(str(folder)), candidates)

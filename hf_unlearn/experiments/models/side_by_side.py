@@ -91,12 +91,12 @@ def _end_with_parent() -> None:
 
 def _received(receiving: Connection, process: BaseProcess) -> str:
     try:
-        found = receiving.recv()
+        answer = receiving.recv()
     except EOFError:
         process.join()
         raise RuntimeError(
             f"the process that trained the original model ended with code {process.exitcode}"
         ) from None
-    if isinstance(found, Exception):
-        raise found
-    return found
+    if isinstance(answer, Exception):
+        raise answer
+    return answer

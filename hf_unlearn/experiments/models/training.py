@@ -62,13 +62,13 @@ def train(recipe: Recipe, role: str) -> str:
     if store:
         # Runs that forget different speakers then share the original.
         rows = sorted_by_id(rows)
-        return str(kept_model(recipe, rows, [digest(rows)], seed, Path(store)))
+        return str(train_or_reuse(recipe, rows, [rows_digest(rows)], seed, Path(store)))
     folder = Path(recipe.args.output_dir) / role
     fit(recipe, new_model(recipe, seed), rows, seed, folder)
     return str(folder)
 
 
-def kept_model(recipe: Recipe, rows: Dataset, data: list, seed: int, store: Path) -> Path:
+def train_or_reuse(recipe: Recipe, rows: Dataset, data: list, seed: int, store: Path) -> Path:
     """The folder in `store` of the model trained on `rows`. It is trained first if it does not
     exist, by one run at a time.
 
@@ -77,7 +77,7 @@ def kept_model(recipe: Recipe, rows: Dataset, data: list, seed: int, store: Path
     such folder.
 
     Args:
-        data: identifies the rows, as JSON: their `digest`.
+        data: identifies the rows, as JSON: their `rows_digest`.
     """
     model = new_model(recipe, seed)
     made_of = {
@@ -130,7 +130,7 @@ def new_model(recipe: Recipe, seed: int) -> PreTrainedModel:
 
 def fit(recipe: Recipe, model: PreTrainedModel, rows: Dataset, seed: int, folder: Path) -> None:
     """Trains the model on the rows, and saves it to `folder`."""
-    given = recipe.trainer_arguments(model)
+    arguments = recipe.trainer_arguments(model)
     args = Seq2SeqTrainingArguments(
         output_dir=str(folder),
         save_strategy="no",
@@ -141,8 +141,8 @@ def fit(recipe: Recipe, model: PreTrainedModel, rows: Dataset, seed: int, folder
         model=model,
         args=args,
         train_dataset=recipe.training_data(model, rows),
-        data_collator=given["data_collator"],
-        processing_class=given["processing_class"],
+        data_collator=arguments["data_collator"],
+        processing_class=arguments["processing_class"],
     )
     label_bars(trainer, "training")
     with threads_for(recipe, model, recipe.options.train_batch_size):
@@ -186,24 +186,24 @@ def training_options(recipe: Recipe, seed: int) -> dict:
     }
 
 
-def digest(rows: Dataset) -> str:
+def rows_digest(rows: Dataset) -> str:
     """A hash of the rows' contents, including the files that they name.
 
     It is computed once for each object `rows`.
     """
     if rows not in _digests:
-        _digests[rows] = _compute_digest(rows)
+        _digests[rows] = _compute_rows_digest(rows)
     return _digests[rows]
 
 
-def _compute_digest(rows: Dataset) -> str:
-    found = hashlib.sha256()
+def _compute_rows_digest(rows: Dataset) -> str:
+    digest = hashlib.sha256()
     # Features that are computed on demand are a function of the audio.
     for row in as_stored(rows):
         for name in sorted(row):
             content = _content(row[name])
-            found.update(f"{name} {len(content)} ".encode() + content)
-    return found.hexdigest()
+            digest.update(f"{name} {len(content)} ".encode() + content)
+    return digest.hexdigest()
 
 
 def _content(value: object) -> bytes:

@@ -19,7 +19,7 @@ logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Earlier:
+class EarlierRequests:
     """The earlier requests of a model.
 
     Attributes:
@@ -45,23 +45,23 @@ class Earlier:
     def of_ledger(self) -> list[EarlierRequest]:
         """Those of the ledger whose salt is known."""
         return [
-            EarlierRequest(entry["request"], entry["column"], _Known(entry["ids"], salt))
+            EarlierRequest(entry["request"], entry["column"], SaltedIds(entry["ids"], salt))
             for entry in self.entries
             if (salt := self.salts.get(entry["salt"])) is not None
         ]
 
     def names_with(self, splits: Splits) -> dict[str, list[str]]:
         """`names`, and those that the splits' data has of the requests."""
-        found = {column: set(names) for column, names in self.names.items()}
+        names_by_column = {column: set(names) for column, names in self.names.items()}
         for request in self.of_ledger():
             rows = splits.earlier.get(request.split)
             if rows is not None:
-                known = known_names([request], request.column, set(rows[request.column][:]))
-                found.setdefault(request.column, set()).update(known)
-        return {column: sorted(names) for column, names in found.items()}
+                data_names = known_names([request], request.column, set(rows[request.column][:]))
+                names_by_column.setdefault(request.column, set()).update(data_names)
+        return {column: sorted(names) for column, names in names_by_column.items()}
 
 
-class _Known:
+class SaltedIds:
     """Recognises names by their salted ids."""
 
     def __init__(self, ids: Sequence[str], salt: str):
@@ -71,7 +71,7 @@ class _Known:
         return pseudonym(name, self._salt, LONG) in self._ids
 
 
-def find_earlier(model: str, output_dir: str) -> Earlier:
+def find_earlier(model: str, output_dir: str) -> EarlierRequests:
     """The earlier requests of a model.
 
     The salt that recognises their names is taken from the model's folder or from `output_dir`. For
@@ -85,7 +85,7 @@ def find_earlier(model: str, output_dir: str) -> Earlier:
         ValueError: the model's ledger cannot be read.
     """
     if model == "train":
-        return Earlier()
+        return EarlierRequests()
     salts = salts_in([*run_folders(model), output_dir])
     entries = read_ledger(file) if (file := model_file(model, LEDGER)) else []
     if unknown := [str(entry["request"]) for entry in entries if entry["salt"] not in salts]:
@@ -97,7 +97,7 @@ def find_earlier(model: str, output_dir: str) -> Earlier:
     names = forgotten_names(model, warn=not entries)
     if not entries and names and salts:
         entries = _from_results(model, names, next(iter(salts.values())))
-    return Earlier(entries, salts, names)
+    return EarlierRequests(entries, salts, names)
 
 
 def _from_results(model: str, names: Mapping[str, Sequence[str]], salt: str) -> list[Entry]:
@@ -109,11 +109,11 @@ def _from_results(model: str, names: Mapping[str, Sequence[str]], salt: str) -> 
             "request": number,
             "date": (results.get("environment") or {}).get("date"),
             "column": column,
-            "ids": sorted(pseudonym(name, salt, LONG) for name in known),
+            "ids": sorted(pseudonym(name, salt, LONG) for name in column_names),
             "salt": salt_name(salt),
             "weights_before": digest,
             "weights_after": digest,
             "note": "made from results.json, since that run wrote no ledger",
         }
-        for number, (column, known) in enumerate(sorted(names.items()), start=1)
+        for number, (column, column_names) in enumerate(sorted(names.items()), start=1)
     ]

@@ -19,9 +19,9 @@ from ...report.tasks import Task, task_of
 from ...report.weights import weights_digest
 from ...trainer import UnlearnTrainer
 from ...trainer.checkpoints.step_digests import step_digests
-from ..models.training import digest
+from ..models.training import rows_digest
 from ..recipe import Recipe
-from .earlier import Earlier
+from .earlier import EarlierRequests
 
 # The splits that the weights depend on in every run.
 COMPARED = ("forget", "retain")
@@ -121,7 +121,7 @@ def data_digests(splits: object, salt: str) -> dict[str, str]:
     parts = {name: getattr(splits, name, None) for name in COMPARED}
     parts |= getattr(splits, "earlier", {})
     return {
-        name: salted(digest(rows), salt)
+        name: salted(rows_digest(rows), salt)
         for name, rows in parts.items()
         if isinstance(rows, Dataset)
     }
@@ -137,25 +137,25 @@ def versions(environment: Mapping) -> dict[str, str]:
 
 
 def checked_again(
-    earlier: Earlier, splits: Any, results: Results, ids: list[str]
+    earlier: EarlierRequests, splits: Any, results: Results, ids: list[str]
 ) -> dict[str, dict | str]:
     """What this run measured of each earlier request, by the request's number: the task's first
     metric before and after, or "unverified" where the data has nothing that the request named."""
     metric = next(iter(task_of(results).metrics))
     requests = {request.number: request for request in earlier.of_ledger()}
-    found: dict[str, dict | str] = {}
+    checks: dict[str, dict | str] = {}
     for entry in earlier.entries:
         number, split = entry["request"], f"earlier_{entry['request']}"
         after, before = (
             _value(model, split, metric) for model in (results.unlearned, results.original)
         )
         if set(entry["ids"]) <= set(ids):
-            found[str(number)] = "forgotten again by this request"
+            checks[str(number)] = "forgotten again by this request"
         elif after is None or before is None:
-            found[str(number)] = UNVERIFIED
+            checks[str(number)] = UNVERIFIED
         else:
             names = set(splits.earlier[split][requests[number].column][:])
-            found[str(number)] = {
+            checks[str(number)] = {
                 "metric": metric,
                 "before": before,
                 "after": after,
@@ -163,7 +163,7 @@ def checked_again(
                 "found": len(names),
                 "of": len(entry["ids"]),
             }
-    return found
+    return checks
 
 
 def _value(splits: Metrics | None, split: str, metric: str) -> float | None:

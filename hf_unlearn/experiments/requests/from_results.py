@@ -32,26 +32,30 @@ def forgotten_names(model: str, *, warn: bool = True) -> dict[str, list[str]]:
     results = {} if model == "train" else results_of(model)
     data, task = results.get("data") or {}, TASKS.get(results.get("task", "speakers"))
     earlier = results.get("forgotten_before") or {}
-    found = {column: list(map(str, earlier[key])) for column, key in KEYS.items() if key in earlier}
+    names_by_column = {
+        column: list(map(str, earlier[key])) for column, key in KEYS.items() if key in earlier
+    }
     if task and "unlearned" in results:
         if task.forgotten != task.group:
             column, names = "id", data.get("forget_ids")
         else:
             column, names = task.group, (data.get(task.groups) or {}).get("forget")
-        found[column] = sorted({*found.get(column, []), *map(str, names or [])})
-    pseudonyms = [name for name in found.get("speaker", []) if re.fullmatch("[0-9a-f]{8}", name)]
+        names_by_column[column] = sorted({*names_by_column.get(column, []), *map(str, names or [])})
+    pseudonyms = [
+        name for name in names_by_column.get("speaker", []) if re.fullmatch("[0-9a-f]{8}", name)
+    ]
     if pseudonyms and warn:
         logger.warning_once(
             f"Earlier requests made {model} forget {len(pseudonyms)} speakers, whom its "
             "results.json names by pseudonyms only. If they are in this data they would be "
             "retained: name the other speakers in retain_speakers."
         )
-    return {column: names for column, names in found.items() if names}
+    return {column: names for column, names in names_by_column.items() if names}
 
 
 def as_results(names: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """What `forgotten_names` returns, under the keys of results.json."""
-    return {KEYS[column]: known for column, known in names.items()}
+    return {KEYS[column]: column_names for column, column_names in names.items()}
 
 
 def results_of(model: str) -> dict:

@@ -8,7 +8,7 @@ from ...report.file_names import LEDGER
 from ..recipe import Recipe
 
 
-def kept_forgotten(recipe: Recipe, model: nn.Module) -> dict:
+def keeping_arguments(recipe: Recipe, model: nn.Module) -> dict:
     """The arguments of `UnlearnTrainer` for the option `keep_forgotten`; {} for a first request.
 
     With "updates" the run also writes its own update, for the requests after it.
@@ -37,14 +37,14 @@ def earlier_dataset(recipe: Recipe, model: nn.Module) -> Dataset:
     Raises:
         ValueError: the data lack the samples of an earlier request.
     """
-    found = recipe.splits.earlier
+    parts = recipe.splits.earlier
     requests = [entry["request"] for entry in recipe.earlier.entries]
-    lacking = [str(n) for n in requests if not len(found.get(f"earlier_{n}", ()))]
+    lacking = [str(n) for n in requests if not len(parts.get(f"earlier_{n}", ()))]
     if lacking:
         raise ValueError(
             f"keep_forgotten is 'samples', but the data have no sample of request "
             f"{', '.join(lacking)}, or the salt that recognises them is missing: use "
             "keep_forgotten: updates, or give the data and the model's own folder"
         )
-    rows = [recipe.evaluation_data(model, found[f"earlier_{n}"]) for n in requests]
+    rows = [recipe.evaluation_data(model, parts[f"earlier_{n}"]) for n in requests]
     return rows[0] if len(rows) == 1 else ConcatDataset(rows)

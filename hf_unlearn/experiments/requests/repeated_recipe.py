@@ -32,9 +32,9 @@ def repeated_recipe(folder: Path, config: Path | None, output_dir: str) -> Recip
             "yourself, and compare the weights"
         )
     kind = kind_of(folder)
-    given = read_yaml(config) if config else {}
+    settings = read_yaml(config) if config else {}
     declared = (kind.options, kind.data, UnlearnConfig)
-    changed = as_declared(given, declared, config) if config else {}
+    changed = as_declared(settings, declared, config) if config else {}
     options = with_values(kind.options, groups["recipe"], changed)
     data = with_values(kind.data, groups["data"], changed)
     kept = {name: value for name, value in groups["trainer"].items() if name not in PRIVATE}

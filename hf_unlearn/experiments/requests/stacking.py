@@ -26,18 +26,18 @@ def check_stacking(options: RecipeArguments, output_dir: str) -> None:
         ValueError: there is no new adapter, `model` is no LoRA adapter or one of a kind that cannot
             be stacked exactly, or the new adapter would replace it in its folder.
     """
-    said = "merge_adapter is false, which stacks a new adapter on that of `model`"
+    setting = "merge_adapter is false, which stacks a new adapter on that of `model`"
     if not options.lora_r:
-        raise ValueError(f"{said}, but lora_r is 0: set it to the rank of the new adapter")
+        raise ValueError(f"{setting}, but lora_r is 0: set it to the rank of the new adapter")
     if base_of(options.model) is None:
-        raise ValueError(f"{said}, but {options.model!r} is no adapter: leave merge_adapter out")
+        raise ValueError(f"{setting}, but {options.model!r} is no adapter: leave merge_adapter out")
     if Path(options.model).is_dir() and Path(output_dir).resolve() == Path(options.model).resolve():
-        raise ValueError(f"{said}, but output_dir is the same folder: give another output_dir")
+        raise ValueError(f"{setting}, but output_dir is the same folder: give another output_dir")
     config = PeftConfig.from_pretrained(options.model)
     plain = isinstance(config, LoraConfig) and not (config.use_dora or config.modules_to_save)
     if not plain or config.bias != "none":
         raise ValueError(
-            f"{said}, but that is exact only for plain LoRA (no DoRA, no modules_to_save, no "
+            f"{setting}, but that is exact only for plain LoRA (no DoRA, no modules_to_save, no "
             f"bias), which {options.model!r} is not: leave merge_adapter out"
         )
 

@@ -55,9 +55,9 @@ def verify(folder: Path, config: Path | None = None, *, steps: int | None = None
         print(
             f"repeating request {number}{'' if last is None else f' up to step {last}'}", flush=True
         )
-        found = _repeat(recipe, last)
+        digests = _repeat(recipe, last)
     wanted = {**recorded, **({} if steps is not None else {"the end": entry["weights_after"]})}
-    different = [name for name in wanted if found.get(name) != wanted[name]]
+    different = [name for name in wanted if digests.get(name) != wanted[name]]
     print(_verdict(entry, list(wanted), different))
     return not different
 
@@ -112,10 +112,14 @@ def _compared_steps(entry: Entry, steps: int | None) -> dict[str, str]:
 
 def _refuse_other_versions(entry: Entry) -> None:
     here = versions(environment())
-    other = {name: known for name, known in entry["versions"].items() if here.get(name) != known}
+    other = {
+        name: version for name, version in entry["versions"].items() if here.get(name) != version
+    }
     if other:
-        told = ", ".join(f"{name} {known}, not {here.get(name)}" for name, known in other.items())
-        raise ValueError(f"the run was made with other versions: {told}")
+        differences = ", ".join(
+            f"{name} {version}, not {here.get(name)}" for name, version in other.items()
+        )
+        raise ValueError(f"the run was made with other versions: {differences}")
 
 
 def _refuse_other_start(entry: Entry, recipe: Recipe) -> None:
@@ -139,8 +143,8 @@ def _refuse_other_data(entry: Entry, recipe: Recipe, folder: Path) -> None:
             f"{folder} lacks the file .salt of the run, without which the data cannot be compared: "
             "verify the run's own output_dir"
         )
-    found = data_digests(recipe.splits, salt)
-    other = [name for name, digest in entry["data"].items() if found.get(name) != digest]
+    digests = data_digests(recipe.splits, salt)
+    other = [name for name, digest in entry["data"].items() if digests.get(name) != digest]
     if other:
         raise ValueError(
             f"other data than those of request {entry['request']}: {', '.join(other)}: give the "
@@ -174,11 +178,11 @@ def _repeat(recipe: Recipe, last: int | None) -> dict[str, str | None]:
     if last is not None:
         trainer.add_callback(_StopAt(last))
     train_to_forget(recipe, trainer)
-    found: dict[str, str | None] = dict(step_digests(trainer.state))
+    digests: dict[str, str | None] = dict(step_digests(trainer.state))
     if last is None:
         save_model(recipe, trainer)
-        found["the end"] = weights_digest(recipe.args.output_dir)
-    return found
+        digests["the end"] = weights_digest(recipe.args.output_dir)
+    return digests
 
 
 def _verdict(entry: Entry, compared: Sequence[str], different: Sequence[str]) -> str:
@@ -187,10 +191,10 @@ def _verdict(entry: Entry, compared: Sequence[str], different: Sequence[str]) ->
             f"VERIFIED: the weights of request {entry['request']} follow from its data, settings "
             f"and seed (equal at step {', '.join(compared)})."
         )
-    here, known = environment(), entry["machine"]
+    here, machine = environment(), entry["machine"]
     other = [
         f"{name} {value}, not {here.get(name)}"
-        for name, value in known.items()
+        for name, value in machine.items()
         if here.get(name) != value
     ]
     why = (

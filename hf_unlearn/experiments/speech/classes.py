@@ -15,9 +15,9 @@ from transformers import (
 
 from ...config import UnlearnConfig
 from ...data.class_labels import labels_of
-from ...data.speech.arguments import SpeechClassArguments
 from ...data.speech.classes import load_class_splits, prepare_class_splits
 from ...data.speech.collator import SpeechCollator
+from ...data.speech.speech_arguments import SpeechClassArguments
 from ...evaluation import f1_metrics, prediction_logits
 from ...metrics.scores import global_unlearning_metric
 from ...report.results import Results

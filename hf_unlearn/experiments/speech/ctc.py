@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from ...config import UnlearnConfig
-from ...data.speech.arguments import SpeechArguments
 from ...data.speech.collator import SpeechCollator
 from ...data.speech.extractors import longest_audio
+from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import prepare_splits
 from ...data.speech.transcripts import in_vocabulary
 from ...evaluation import asr_metrics, most_likely

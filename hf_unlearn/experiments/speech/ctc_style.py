@@ -40,7 +40,9 @@ class CtcStyle(LabelStyle):
         texts = super().__call__(rows)
         if self.data.transcripts == self.plain:
             written = rows["text"][:]
-            self.counts["rewritten"] += sum(own != text for own, text in zip(texts, written))
+            self.counts["rewritten"] += sum(
+                transcript != text for transcript, text in zip(texts, written)
+            )
         return texts
 
     def rewritten(self, references: list[str]) -> list[str]:

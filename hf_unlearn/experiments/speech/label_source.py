@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
-from ...data.speech.arguments import SpeechArguments
+from ...data.speech.speech_arguments import SpeechArguments
 from ...trainer.setup.adapters import load_merged
 from ..checks.model_checks import loading
 from ..checks.processor_checks import describe_difference
@@ -96,8 +96,8 @@ def load_source(
 
 
 def _check_tokens(name: str, processor: ProcessorMixin) -> None:
-    if found := describe_difference(processor, AutoProcessor.from_pretrained(name)):
+    if difference := describe_difference(processor, AutoProcessor.from_pretrained(name)):
         raise ValueError(
-            f"labels_from: {name} does not go with the run's processor: {found}. Give the model "
-            "that the run started from"
+            f"labels_from: {name} does not go with the run's processor: {difference}. Give the "
+            "model that the run started from"
         )

@@ -9,7 +9,7 @@ from transformers import ProcessorMixin
 from transformers.utils import logging
 
 from ...data.sampling import balanced
-from ...data.speech.arguments import SpeechArguments
+from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.transcripts import as_sentence, own_or
 from ...metrics.normalizers import UNSPACED, normalizer
 from .model_transcriber import ModelTranscriber
@@ -67,15 +67,15 @@ class LabelStyle:
         if the model finds the data's transcripts at least as likely as sentences; else "own".
         """
         if self.transcriber is not None:
-            written = [row for row, text in enumerate(rows["text"][:]) if text.strip()]
+            written = [index for index, text in enumerate(rows["text"][:]) if text.strip()]
             if written:
                 chosen = balanced(rows.select(written), "speaker", SAMPLES, seed)
                 styles = {style: self.written(chosen, style) for style in self.compared}
                 self.losses = self.transcriber.mean_losses(chosen, styles)
         if self.data.transcripts is None:
             unlikely = self.losses.get("as_written", torch.inf) > self.losses.get("sentence", 0)
-            own = self.transcriber is not None and unlikely
-            self.data.transcripts = "own" if own else "as_written"
+            uses_own = self.transcriber is not None and unlikely
+            self.data.transcripts = "own" if uses_own else "as_written"
 
     def __call__(self, rows: datasets.Dataset) -> list[str]:
         """The texts of the rows' labels."""
@@ -88,9 +88,11 @@ class LabelStyle:
                     "transcript becomes their label and their reference."
                 )
         texts = self.written(rows, self.data.transcripts)
-        said = self.transcriber.transcripts(rows) if self.data.transcripts == "own" else []
-        own = sum(text == other for text, other in zip(texts, said))
-        self.counts.update({"own": own, self.plain: len(texts) - own} if said else {})
+        transcripts = self.transcriber.transcripts(rows) if self.data.transcripts == "own" else []
+        matches = sum(text == other for text, other in zip(texts, transcripts))
+        self.counts.update(
+            {"own": matches, self.plain: len(texts) - matches} if transcripts else {}
+        )
         return texts
 
     def written(self, rows: datasets.Dataset, style: str) -> list[str]:
@@ -113,5 +115,5 @@ class LabelStyle:
         if self.transcriber is not None:
             self.transcriber.release()
 
-    def _agree(self, said: str, reference: str) -> bool:
-        return self._clean(said).split() == self._clean(reference).split()
+    def _agree(self, transcript: str, reference: str) -> bool:
+        return self._clean(transcript).split() == self._clean(reference).split()

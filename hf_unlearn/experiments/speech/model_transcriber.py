@@ -11,12 +11,12 @@ from datasets.fingerprint import Hasher
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
-from ...data.speech.arguments import SpeechArguments
 from ...data.speech.audio import decode_chunk
 from ...data.speech.collator import SpeechCollator
 from ...data.speech.extractors import extract, longest_audio
 from ...data.speech.labels import label_ids
 from ...data.speech.row_cache import audio_states
+from ...data.speech.speech_arguments import SpeechArguments
 from ...files import written_whole
 from ...report.weights import model_digest
 

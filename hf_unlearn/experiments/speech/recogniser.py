@@ -9,8 +9,8 @@ import soundfile
 from transformers import PreTrainedModel, ProcessorMixin
 
 from ...config import UnlearnConfig
-from ...data.speech.arguments import SpeechArguments
 from ...data.speech.audio import SAMPLING_RATE, decode_audio
+from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import load_splits
 from ...metrics import character_errors, error_rate, word_errors
 from ...metrics.normalizers import language_code, normalizer
@@ -104,17 +104,20 @@ class RecogniserRecipe(Recipe):
         measured = {"per_speaker": {}, "transcripts": {}}
         leading = trainer.compute_metrics.scoring["leads"]
         count = character_errors if leading == "cer" else word_errors
-        for (split, rows), (said, references) in zip(trainer.eval_dataset.items(), self.texts):
-            errors, words = count(said, references, allow_empty=True)
+        for (split, rows), (transcripts, references) in zip(
+            trainer.eval_dataset.items(), self.texts
+        ):
+            errors, words = count(transcripts, references, allow_empty=True)
             speakers = np.array(rows["speaker"][:])
             measured["per_speaker"][split] = {
                 speaker: error_rate(errors[speakers == speaker], words[speakers == speaker])
                 for speaker in np.unique(speakers).tolist()
                 if words[speakers == speaker].sum()
             }
-            shown = zip(rows["id"][:SHOWN], references, said)
+            shown = zip(rows["id"][:SHOWN], references, transcripts)
             measured["transcripts"][split] = [
-                {"id": name, "reference": text, "said": heard} for name, text, heard in shown
+                {"id": name, "reference": text, "said": transcript}
+                for name, text, transcript in shown
             ]
         return measured
 

@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from ...config import UnlearnConfig
-from ...data.speech.arguments import SpeechArguments
 from ...data.speech.collator import SpeechCollator
 from ...data.speech.extractors import longest_audio, longest_label
+from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import SpeakerSplits, prepare_splits
 from ...data.speech.transcripts import as_sentence
 from ...evaluation import asr_metrics
@@ -86,8 +86,8 @@ class WhisperRecipe(RecogniserRecipe):
                 self._set_prompt(start, self.config, generation_config)
                 return self.processor
             processor = AutoProcessor.from_pretrained(start)
-        own = self.options.augment or self.options.train_seconds is not None
-        if self.data.task == "translate" or own:
+        whisper_options = self.options.augment or self.options.train_seconds is not None
+        if self.data.task == "translate" or whisper_options:
             raise ValueError(
                 f"{start} is no Whisper: task: translate, augment and train_seconds are for "
                 "Whisper alone"
@@ -184,6 +184,9 @@ class WhisperRecipe(RecogniserRecipe):
 
     def training_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
         return self._read(self._augmented(rows, model)) if self.is_whisper else rows
+
+    def tuning_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
+        return self._read(rows)
 
     def _read(self, rows: Dataset) -> Dataset:
         """The rows as training reads them: cut to `train_seconds`."""

@@ -78,11 +78,11 @@ class Movement:
 
     def joined_single_samples(self, samples: list[int], out: Tensor) -> Layout | None:
         """The layout of several tensors of one sample each, concatenated or stacked."""
-        given, dim = self.args[0], self._dim(out)
+        tensors, dim = self.args[0], self._dim(out)
         # A parameter is among the tensors.
-        if len(given) != len(samples):
+        if len(tensors) != len(samples):
             return None
-        sizes = [1 if self.name == "stack" else x.shape[dim] for x in given]
+        sizes = [1 if self.name == "stack" else x.shape[dim] for x in tensors]
         counts = torch.tensor(sizes, device=out.device)
         return Layout(dim, torch.tensor(samples, device=out.device).repeat_interleave(counts))
 
@@ -151,11 +151,11 @@ class Movement:
 
     def _indexed(self, layout: Layout, x: Tensor) -> Layout | None:
         if self.name == "index_select":
-            given = dict(zip(("dim", "index"), self.args[1:])) | self.kwargs
-            if given["dim"] % x.ndim != layout.axis:
+            arguments = dict(zip(("dim", "index"), self.args[1:])) | self.kwargs
+            if arguments["dim"] % x.ndim != layout.axis:
                 return layout
             owners = layout.owners_of(x.shape[layout.axis], self.k, x.device)
-            return Layout(layout.axis, owners[given["index"]])
+            return Layout(layout.axis, owners[arguments["index"]])
         index = self.args[1] if isinstance(self.args[1], tuple) else (self.args[1],)
         first = index[0] if index else None
         if isinstance(first, Tensor) and layout.axis == 0 and first.ndim:

@@ -40,11 +40,11 @@ class LayoutTracker:
 
     def of(self, x: Tensor) -> Layout:
         """The layout of a tensor, `LEADING` if nothing else is known."""
-        known = self._known.get(x)
+        layout = self._known.get(x)
         # Positions are computed from the sizes of an input alone.
-        if known is None and self._shares and x.ndim and not x.requires_grad:
-            known = self._shares.get(len(x))
-        return LEADING if known is None else known
+        if layout is None and self._shares and x.ndim and not x.requires_grad:
+            layout = self._shares.get(len(x))
+        return LEADING if layout is None else layout
 
     def share(self, x: Tensor, owners: Tensor) -> None:
         """Notes the sample of each line of an input in which samples have parts of different sizes.

@@ -61,8 +61,8 @@ def own_values(G: Tensor, k: int, axis: int) -> Dense:
     Such a tensor comes from an expansion that was not recorded.
     """
     owners = torch.arange(G.shape[axis], device=G.device) // (G.shape[axis] // k)
-    own = (owners == torch.arange(k, device=G.device)[:, None]).to(G.dtype)  # (k, G.shape[axis])
-    return Dense(G * own.reshape(k, *[1] * axis, -1, *[1] * (G.ndim - 1 - axis)))
+    mask = (owners == torch.arange(k, device=G.device)[:, None]).to(G.dtype)  # (k, G.shape[axis])
+    return Dense(G * mask.reshape(k, *[1] * axis, -1, *[1] * (G.ndim - 1 - axis)))
 
 
 def by_channel(x: Tensor, k: int) -> Dense:

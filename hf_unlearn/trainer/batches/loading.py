@@ -6,8 +6,8 @@ from typing import Any
 
 import datasets
 from torch import Tensor
-from transformers import Trainer
 
+from ..protocol import TrainerView
 from .seeded import FORGET, SeededDataset
 from .training_data import data_seed, length_or_none
 
@@ -15,7 +15,7 @@ from .training_data import data_seed, length_or_none
 class TrainingLoader:
     """Makes random augmentation of a forget sample depend on seed, epoch and index alone."""
 
-    def __init__(self, trainer: Trainer):
+    def __init__(self, trainer: TrainerView):
         self._trainer = trainer
         # The forget set as it was given.
         self._given: Any = None

@@ -71,18 +71,18 @@ class RetainSampler(Sampler[list[int]]):
             step += 1
 
 
-class WithPrevious(Sampler[list[int]]):
+class WithEarlier(Sampler[list[int]]):
     """Batches of retain samples, followed by samples of earlier requests, whose indices go on after
     those of the retain set."""
 
-    def __init__(self, retain: RetainSampler, previous: RetainSampler):
-        self.retain, self.previous = retain, previous
+    def __init__(self, retain: RetainSampler, earlier: RetainSampler):
+        self.retain, self.earlier = retain, earlier
         self.seed, self.first_step = retain.seed, retain.first_step
 
     def batch(self, step: int) -> list[int]:
         """The indices of this process's samples in a step."""
-        previous = (self.retain.size + index for index in self.previous.batch(step))
-        return [*self.retain.batch(step), *previous]
+        earlier = (self.retain.size + index for index in self.earlier.batch(step))
+        return [*self.retain.batch(step), *earlier]
 
     def __iter__(self) -> Iterator[list[int]]:
         return map(self.batch, itertools.count(self.first_step))
@@ -100,7 +100,7 @@ class RetainBatches:
         sampler: the sampler of the current data loader; None before the first batch.
     """
 
-    sampler: RetainSampler | WithPrevious | None
+    sampler: RetainSampler | WithEarlier | None
 
     def __init__(self, trainer: TrainerView, wrap_collator: Callable[[Callable], Callable]):
         self._trainer, self._wrap_collator = trainer, wrap_collator
@@ -124,7 +124,7 @@ class RetainBatches:
         """The indices in the retain set of the current optimizer step's batch."""
         return self.sampler.batch(self._trainer.state.global_step)
 
-    def previous_samples(self) -> int:
+    def earlier_samples(self) -> int:
         """How many samples of the current optimizer step's batch belong to earlier requests. They
         are its last ones."""
         if self._trainer.previous_forget_dataset is None:
@@ -134,9 +134,8 @@ class RetainBatches:
     def constraint_samples(self) -> int:
         """How many samples of the current optimizer step's batch, its last ones, are not retained
         themselves, but have gradients that the step is orthogonal to."""
-        previous = self.previous_samples()
         if not self._constrains_silence():
-            return previous
+            return self.earlier_samples()
         # The silence of the retain samples joins them.
         return len(self.indices())
 
@@ -147,28 +146,28 @@ class RetainBatches:
     def _with_silence(self, batch: dict) -> dict:
         if not self._constrains_silence():
             return batch
-        retained = count_samples(batch) - self.previous_samples()
+        retained = count_samples(batch) - self.earlier_samples()
         return self._trainer.silence.constrained(batch, retained)
 
     def _start_loader(self, first_step: int) -> None:
         trainer, args = self._trainer, self._trainer.args
         dataset, collator = trainer.collated(trainer.retain_dataset, "retain")
         shared = (data_seed(args), args.process_index, args.world_size, first_step)
-        retained, earlier = len(trainer.retain_dataset), trainer.previous_forget_dataset
-        self.sampler = RetainSampler(retained, args.per_device_retain_batch_size, *shared)
-        if earlier is not None:
-            previous = RetainSampler(len(earlier), args.per_device_previous_batch_size, *shared)
-            self.sampler = WithPrevious(self.sampler, previous)
-            dataset, collator = join(
-                (dataset, collator), trainer.collated(earlier, "previous forget")
-            )
+        size, batch_size = len(trainer.retain_dataset), args.per_device_retain_batch_size
+        self.sampler = RetainSampler(size, batch_size, *shared)
+        if (earlier := trainer.previous_forget_dataset) is not None:
+            batch_size = args.per_device_previous_batch_size
+            sampler = RetainSampler(len(earlier), batch_size, *shared)
+            self.sampler = WithEarlier(self.sampler, sampler)
+            rows = trainer.collated(earlier, "previous forget")
+            dataset, collator = join((dataset, collator), rows)
         loader = retain_dataloader(dataset, self.sampler, self._wrap_collator(collator), args)
         self._loaded = iter(loader)
 
 
 def retain_dataloader(
     dataset: Any,
-    sampler: RetainSampler | WithPrevious,
+    sampler: RetainSampler | WithEarlier,
     collator: Callable[[list], Any],
     args: UnlearnConfig,
 ) -> DataLoader:
@@ -185,6 +184,6 @@ def retain_dataloader(
     )
 
 
-def _with_steps(sampler: RetainSampler | WithPrevious) -> Iterator[list[tuple[int, int]]]:
+def _with_steps(sampler: RetainSampler | WithEarlier) -> Iterator[list[tuple[int, int]]]:
     for step, indices in enumerate(sampler, sampler.first_step):
         yield [(step, index) for index in indices]

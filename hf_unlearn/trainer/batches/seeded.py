@@ -59,30 +59,30 @@ def seeded(*seed: int, device: torch.device | None = None) -> Iterator[None]:
         torch.random.default_generator.manual_seed(number)
         np.random.seed(number)
         random.seed(number)
-        if (own := _module_of(device)) is not None:
+        if (module := _module_of(device)) is not None:
             # MPS is a single device and has no such context.
-            with getattr(own, "device", contextlib.nullcontext)(device):
-                own.manual_seed(number)
+            with getattr(module, "device", contextlib.nullcontext)(device):
+                module.manual_seed(number)
         yield
 
 
 @contextlib.contextmanager
 def random_state_kept(device: torch.device | None = None) -> Iterator[None]:
     """Restores the random state (of torch, NumPy and Python) at the end of the context."""
-    state, own = CpuRandomState(), _module_of(device)
-    of_device = None if own is None else own.get_rng_state(device)
+    state, module = CpuRandomState(), _module_of(device)
+    of_device = None if module is None else module.get_rng_state(device)
     try:
         yield
     finally:
         state.restore()
-        if own is not None:
-            own.set_rng_state(of_device, device)
+        if module is not None:
+            module.set_rng_state(of_device, device)
 
 
 def random_state(device: torch.device | None = None) -> tuple:
     """What the generators of torch, NumPy and Python hold now, to be compared with `==`."""
-    own, (_, words, position, *_) = _module_of(device), np.random.get_state()
-    of_device = b"" if own is None else own.get_rng_state(device).cpu().numpy().tobytes()
+    module, (_, words, position, *_) = _module_of(device), np.random.get_state()
+    of_device = b"" if module is None else module.get_rng_state(device).cpu().numpy().tobytes()
     of_torch = torch.get_rng_state().numpy().tobytes()
     return of_torch, of_device, words.tobytes(), position, random.getstate()
 

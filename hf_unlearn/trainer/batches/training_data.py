@@ -43,7 +43,7 @@ def used_splits(trainer: TrainerView) -> list[str]:
     used = {
         "forget": method.uses_forget or "forget" in prepares,
         "retain": method.uses_retain or "retain" in prepares,
-        "previous": trainer.previous_forget_dataset is not None,
+        "earlier": trainer.previous_forget_dataset is not None,
     }
     return [split for split, is_used in used.items() if is_used]
 

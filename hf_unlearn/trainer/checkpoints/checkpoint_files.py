@@ -102,13 +102,13 @@ def find_checkpoint(
     if wanted is None or wanted is False:
         return None
     if wanted is True or wanted == "auto":
-        found = last_complete(Path(output_dir), run)
-        if found is None and wanted is True:
+        checkpoint = last_complete(Path(output_dir), run)
+        if checkpoint is None and wanted is True:
             raise ValueError(
                 f"there is no complete checkpoint in {output_dir} that this run could resume from: "
                 "start without resuming"
             )
-        return None if found is None else str(found)
+        return None if checkpoint is None else str(checkpoint)
     if not is_complete(Path(wanted)):
         raise ValueError(
             f"{wanted} is no complete checkpoint (no readable {TRAINER_STATE_NAME}): give another "

@@ -8,32 +8,30 @@ import datasets
 import numpy as np
 import torch
 
-from ...config import UnlearnConfig
 from ..batches.seeded import seeded
 from ..batches.training_data import length_or_none, spread
+from ..protocol import RunView
 
 # How many forget samples' labels the digest of a forget set covers.
 DIGEST_SAMPLES = 16
 
 
-def run_identity(
-    args: UnlearnConfig,
-    method_settings: dict,
-    forget_dataset: Any,
-    label_names: list[str],
-) -> dict:
+def run_identity(trainer: RunView) -> dict:
     """What a checkpoint and the run that resumes from it must have in common, as JSON can hold it;
     None for what is unknown."""
+    args, updates = trainer.args, trainer.previous_updates
     run = {
         "method": str(args.method),
-        **method_settings,
+        **trainer.method_settings,
         "forget_objective": args.forget_objective,
         "max_forget_loss": args.max_forget_loss,
         "loss_temperature": args.loss_temperature,
         "learning_rate": args.learning_rate,
         "seed": args.seed,
-        "forget samples": length_or_none(forget_dataset),
-        "forget labels": labels_digest(forget_dataset, label_names),
+        "forget samples": length_or_none(trainer.train_dataset),
+        "forget labels": labels_digest(trainer.train_dataset, trainer.label_names),
+        "samples of earlier requests": length_or_none(trainer.previous_forget_dataset) or 0,
+        "updates of earlier requests": 0 if updates is None else len(updates),
     }
     return json.loads(json.dumps(run, default=str))
 
@@ -53,10 +51,10 @@ def labels_digest(dataset: Any, label_names: list[str]) -> int | None:
     label_names = sorted({"label", "label_ids", *label_names})
     # Other columns may be costly to decode.
     if isinstance(dataset, datasets.Dataset):
-        own = [name for name in label_names if name in dataset.column_names]
-        if not own:
+        columns = [name for name in label_names if name in dataset.column_names]
+        if not columns:
             return None
-        dataset = dataset.with_format(None).select_columns(own)
+        dataset = dataset.with_format(None).select_columns(columns)
     digest = hashlib.sha256()
     for index in spread(len(dataset), DIGEST_SAMPLES):
         with seeded(0, index):

@@ -21,7 +21,7 @@ class StepDigests(TrainerCallback):
     """
 
     def __init__(self, trainer: RunView, every: int):
-        self.trainer, self.every = trainer, every
+        self._trainer, self.every = trainer, every
 
     def on_train_begin(
         self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
@@ -36,15 +36,15 @@ class StepDigests(TrainerCallback):
             self._note(state)
 
     def _note(self, state: TrainerState) -> None:
-        if self.trainer.is_deepspeed_enabled:
+        if self._trainer.is_deepspeed_enabled:
             return
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        model = self._trainer.accelerator.unwrap_model(self._trainer.model)
         own_parameters(model)
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         whole = ((name, gather_to_main(p)) for name, p in sorted(trained, key=lambda one: one[0]))
         # All processes gather together.
         digest = tensors_digest(whole)
-        if self.trainer.is_world_process_zero():
+        if self._trainer.is_world_process_zero():
             state.log_history.append({"step": state.global_step, LOGGED: int(digest, 16)})
 
 

@@ -41,7 +41,7 @@ def keep_start(model: nn.Module, folder: Path, checkpoint: str | None) -> None:
 
 
 def write_updates(
-    model: nn.Module, folder: Path, rank: int, earlier: "PreviousUpdates | None"
+    model: nn.Module, folder: Path, rank: int, earlier: "EarlierUpdates | None"
 ) -> None:
     """Writes the updates of earlier requests, and after them that of the run which has just ended
     in `folder`: its weights minus those that `save_start` has saved there.
@@ -118,7 +118,7 @@ def _adapters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Paramete
             yield f"{plain_name(name)}.weight", A, B, module.scaling[adapter]
 
 
-class PreviousUpdates:
+class EarlierUpdates:
     """The updates of earlier requests, each (weights after minus before), as further rows that a
     step is orthogonal to. Moving back along an update would undo its forgetting.
 
@@ -132,8 +132,8 @@ class PreviousUpdates:
         ValueError: there is no such file.
     """
 
-    def __init__(self, given: Iterable[str | Path]):
-        self.updates = [update for path in given for update in _read(Path(path))]
+    def __init__(self, paths: Iterable[str | Path]):
+        self.updates = [update for path in paths for update in _read(Path(path))]
         if not self.updates:
             raise ValueError("previous_updates names no file: leave it out where there is none")
 
@@ -166,14 +166,14 @@ class PreviousUpdates:
         W = W_0 + scaling B A is the weight that it adapts: orthogonal to it, to first order W does
         not move along the update.
         """
-        found = {}
+        row_functions = {}
         for weight, A, B, s in _adapters(model):
-            found[id(A)] = partial(self._rows_of_A, weight, A, B, s)
-            found[id(B)] = partial(self._rows_of_B, weight, A, B, s)
+            row_functions[id(A)] = partial(self._rows_of_A, weight, A, B, s)
+            row_functions[id(B)] = partial(self._rows_of_B, weight, A, B, s)
         for name, p in model.named_parameters():
-            if p.requires_grad and id(p) not in found:
-                found[id(p)] = partial(self._stack, plain_name(name), p, p.shape)
-        return found
+            if p.requires_grad and id(p) not in row_functions:
+                row_functions[id(p)] = partial(self._stack, plain_name(name), p, p.shape)
+        return row_functions
 
     def _rows_of_A(self, name: str, A: nn.Parameter, B: nn.Parameter, scaling: float) -> Tensor:
         update = self._stack(name, A, (B.shape[0], A.shape[1]))  # (q, o, i)

@@ -69,7 +69,7 @@ def check_task_type(model: nn.Module, config: PeftConfig | None = None) -> None:
 
 def _similar_layers(model: nn.Module, wanted: str | list | None) -> list[str]:
     """Names of layers that can have an adapter: those similar to the wanted ones, else all."""
-    known = {
+    layers = {
         name.rpartition(".")[2]: None
         for name, module in model.named_modules()
         if isinstance(module, ADAPTABLE)
@@ -78,7 +78,7 @@ def _similar_layers(model: nn.Module, wanted: str | list | None) -> list[str]:
     similar = [
         name
         for word in asked
-        for name in difflib.get_close_matches(word.rpartition(".")[2], known, cutoff=0.5)
+        for name in difflib.get_close_matches(word.rpartition(".")[2], layers, cutoff=0.5)
     ]
-    names = list(dict.fromkeys(similar)) or list(known)
+    names = list(dict.fromkeys(similar)) or list(layers)
     return names[:SHOWN] + (["..."] if len(names) > SHOWN else [])

@@ -59,8 +59,8 @@ def check_data(
         ValueError: a dataset is missing, empty, too small, no dataset at all, or a stream that may
             not be one.
     """
-    for name, given in (("forget_dataset", forget_dataset), ("retain_dataset", retain_dataset)):
-        check_kind(name, given)
+    for name, dataset in (("forget_dataset", forget_dataset), ("retain_dataset", retain_dataset)):
+        check_kind(name, dataset)
     if forget_dataset is None:
         if args.do_train:
             raise ValueError(NO_FORGET)
@@ -78,22 +78,22 @@ def check_data(
         _check_retain(retain_dataset, args)
 
 
-def check_kind(name: str, given: Any) -> None:
+def check_kind(name: str, dataset: Any) -> None:
     """Refuses what is not one dataset: a name, a dict of splits, or something that can be read
     only once."""
-    if isinstance(given, str | os.PathLike):
+    if isinstance(dataset, str | os.PathLike):
         raise ValueError(
-            f"{name} is {str(given)!r}, which is no dataset: load it first, for example with "
+            f"{name} is {str(dataset)!r}, which is no dataset: load it first, for example with "
             "datasets.load_dataset"
         )
-    if isinstance(given, Mapping):
+    if isinstance(dataset, Mapping):
         raise ValueError(
-            f"{name} has the keys {', '.join(map(str, given))}, but must be one dataset: give one "
-            "of its splits"
+            f"{name} has the keys {', '.join(map(str, dataset))}, but must be one dataset: give "
+            "one of its splits"
         )
-    if isinstance(given, Iterator):
+    if isinstance(dataset, Iterator):
         raise ValueError(
-            f"{name} is a {type(given).__name__}, which can be read only once: give a list or a "
+            f"{name} is a {type(dataset).__name__}, which can be read only once: give a list or a "
             "dataset"
         )
 
@@ -159,8 +159,9 @@ def check_compatible(method: Method, trainer: RunView) -> None:
 
 def _check_learning_rate(method: Method, trainer: RunView) -> None:
     """Refuses a learning rate of 0 in all steps, where Trainer itself makes the optimizer."""
-    args, own = trainer.args, trainer.optimizer is not None or trainer.optimizer_cls_and_kwargs
-    if method.one_shot or own or type(trainer).create_optimizer is not Trainer.create_optimizer:
+    args, makes_own = trainer.args, type(trainer).create_optimizer is not Trainer.create_optimizer
+    own_optimizer = trainer.optimizer is not None or trainer.optimizer_cls_and_kwargs
+    if method.one_shot or own_optimizer or makes_own:
         return
     if args.learning_rate == 0:
         raise ValueError(

@@ -9,9 +9,9 @@ from ...methods import Method
 from ...privacy.trackers import refuse_names_in_trackers
 from ..protocol import RunView
 from .compatibility import check_compatible, check_data, check_deepspeed
+from .earlier_requests import check_earlier_requests, check_updates
 from .evaluation_checks import check_evaluation
 from .overlap import warn_of_overlap
-from .previous_checks import check_previous, check_updates
 from .whisper_prompt import warn_of_difference
 
 
@@ -41,7 +41,7 @@ def check_before(
     """
     check_deepspeed(method, args)
     check_data(method, forget_dataset, retain_dataset, args)
-    check_previous(method, previous_forget_dataset, previous_updates, args)
+    check_earlier_requests(method, previous_forget_dataset, previous_updates, args)
     warn_of_overlap(forget_dataset, retain_dataset)
     warn_of_overlap(previous_forget_dataset, retain_dataset, "previous_forget_dataset")
 

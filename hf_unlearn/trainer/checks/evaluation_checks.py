@@ -53,14 +53,14 @@ def _check_best_metric(trainer: RunView) -> None:
     if wanted is None or args.eval_strategy == IntervalStrategy.NO or splits is None:
         return
     named = wanted if wanted.startswith("eval_") else f"eval_{wanted}"
-    known = known_metrics(trainer)
+    metrics = known_metrics(trainer)
     prefixes = [f"eval_{split}_" for split in splits] if isinstance(splits, dict) else ["eval_"]
     fitting = [named.removeprefix(prefix) for prefix in prefixes if named.startswith(prefix)]
-    if fitting and (known is None or known & set(fitting)):
+    if fitting and (metrics is None or metrics & set(fitting)):
         return
-    given = [f"{prefix}{name}" for prefix in prefixes for name in sorted(known or {"loss"})]
-    more = ", ..." if known is None else ""
+    names = [f"{prefix}{name}" for prefix in prefixes for name in sorted(metrics or {"loss"})]
+    more = ", ..." if metrics is None else ""
     raise ValueError(
-        f"metric_for_best_model is {wanted!r}, but evaluation will give {', '.join(given)}{more}: "
+        f"metric_for_best_model is {wanted!r}, but evaluation will give {', '.join(names)}{more}: "
         "name one of these (load_best_model_at_end takes 'loss' if none is named)"
     )

@@ -77,8 +77,8 @@ def shared_samples(forget: Any, retain: Any) -> int:
     # Only plain lists keep their samples alive. Objects that are made at each access may get the
     # same id one after the other.
     if type(forget) in (list, tuple) and type(retain) in (list, tuple):
-        known = {id(forget[index]) for index in forget_indices}
-        if identical := sum(id(retain[index]) in known for index in retain_indices):
+        ids = {id(forget[index]) for index in forget_indices}
+        if identical := sum(id(retain[index]) in ids for index in retain_indices):
             return identical
     return _shared_contents(forget, forget_indices, retain, retain_indices)
 
@@ -114,8 +114,8 @@ def _shared_rows(forget: datasets.Dataset, retain: datasets.Dataset) -> int:
     forget, retain = forget.select_columns(columns), retain.select_columns(columns)
     if _table_bytes(forget) + _table_bytes(retain) > MAX_BYTES:
         raise _NotCompared(f"their rows have more than {MAX_BYTES >> 20} MiB")
-    known = set(_row_digests(forget, columns))
-    return sum(digest in known for digest in _row_digests(retain, columns))
+    digests = set(_row_digests(forget, columns))
+    return sum(digest in digests for digest in _row_digests(retain, columns))
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -153,8 +153,8 @@ def _shared_contents(
     if len(forget_indices) + len(retain_indices) > MAX_SAMPLES:
         raise _NotCompared(f"together they have more than {MAX_SAMPLES} samples")
     deadline = time.monotonic() + MAX_TIME
-    known = set(_digests(forget, forget_indices, deadline))
-    return sum(digest in known for digest in _digests(retain, retain_indices, deadline))
+    digests = set(_digests(forget, forget_indices, deadline))
+    return sum(digest in digests for digest in _digests(retain, retain_indices, deadline))
 
 
 def _digests(dataset: Any, indices: Sequence[int], deadline: float) -> Iterator[bytes]:

@@ -47,8 +47,8 @@ def generation_prompt(
         forced = setting("forced_decoder_ids") or getattr(config, "forced_decoder_ids", None) or []
         prompt += [token for _, token in forced] if forced and forced[0][0] == 1 else []
     if language is not None or (languages and prompt[1:2] in ([], [None])):
-        known = isinstance(language, str)
-        prompt[1:2] = [languages[f"<|{language_code(language)}|>"] if known else None]
+        is_set = isinstance(language, str)
+        prompt[1:2] = [languages[f"<|{language_code(language)}|>"] if is_set else None]
     has_task = tasks and set(prompt) & set(tasks.values())
     if task is not None or (language is not None and tasks and not has_task):
         prompt.append(tasks[task or "transcribe"])
@@ -93,11 +93,11 @@ def prompt_difference(
 ) -> str | None:
     """How the beginnings of the labels and of `generate` differ, in words; None if they agree."""
     wanted = label_prompt(labels, config, generation_config, tokenizer)
-    given = generation_prompt(config, generation_config)
-    if wanted == given:
+    generated = generation_prompt(config, generation_config)
+    if wanted == generated:
         return None
     old = getattr(generation_config, "no_timestamps_token_id", None) is None
-    if old and wanted[:-1] == given and _token_text(wanted[-1], tokenizer) == NO_TIMESTAMPS:
+    if old and wanted[:-1] == generated and _token_text(wanted[-1], tokenizer) == NO_TIMESTAMPS:
         # the model generates this token by itself, as it has learned to
         return None
 
@@ -106,7 +106,7 @@ def prompt_difference(
             DETECTED if token is None else _token_text(token, tokenizer) for token in prompt
         )
 
-    return f"the labels begin with {shown(wanted)}, but generate() begins with {shown(given)}"
+    return f"the labels begin with {shown(wanted)}, but generate() begins with {shown(generated)}"
 
 
 def _token_text(token: int, tokenizer: PreTrainedTokenizerBase | None) -> str:
@@ -128,11 +128,11 @@ def check_prompt(
     if labels[0] == config.decoder_start_token_id:
         labels = labels[1:]
     if difference := prompt_difference(labels, config, generation_config, tokenizer):
-        own = {key: getattr(generation_config, key, None) for key in ("language", "task")}
-        known = ", ".join(f"{key}: {value}" for key, value in own.items() if value)
+        settings = {key: getattr(generation_config, key, None) for key in ("language", "task")}
+        text = ", ".join(f"{key}: {value}" for key, value in settings.items() if value)
         raise ValueError(
             f"{difference} for {name}: set language and task to the same for both "
-            f"({known or 'such as language: en, task: transcribe'})"
+            f"({text or 'such as language: en, task: transcribe'})"
         )
 
 

@@ -53,9 +53,9 @@ def in_dataset_order(
     dataset's."""
     back = np.argsort(order)
 
-    def computed(given: EvalPrediction) -> dict:
+    def computed(prediction: EvalPrediction) -> dict:
         parts = {
-            name: _reorder(getattr(given, name), back)
+            name: _reorder(getattr(prediction, name), back)
             for name in ("predictions", "label_ids", "inputs", "losses")
         }
         return compute_metrics(EvalPrediction(**parts))

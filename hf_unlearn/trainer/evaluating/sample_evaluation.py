@@ -67,13 +67,13 @@ class SampleEvaluation:
 
     @contextlib.contextmanager
     def _metrics_in_dataset_order(self, order: np.ndarray | None) -> Iterator[None]:
-        given = self._trainer.compute_metrics
-        if order is not None and given is not None:
-            self._trainer.compute_metrics = in_dataset_order(given, order)
+        compute_metrics = self._trainer.compute_metrics
+        if order is not None and compute_metrics is not None:
+            self._trainer.compute_metrics = in_dataset_order(compute_metrics, order)
         try:
             yield
         finally:
-            self._trainer.compute_metrics = given
+            self._trainer.compute_metrics = compute_metrics
 
     def watching(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
         """The context in which the model computes one batch."""

@@ -73,12 +73,12 @@ def keys_of(arguments: dict[str, Any], device: torch.device, by_count: bool = Fa
     kind = device.type
     autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
     # `generate` names flags that training leaves out.
-    given = {
+    inputs = {
         name: value
         for name, value in arguments.items()
         if value is not None and value is not False and name not in FORM_OF_OUTPUT
     }
-    leaves, structure = tree_flatten(given)
+    leaves, structure = tree_flatten(inputs)
     samples = len(next(x for x in leaves if isinstance(x, Tensor)))
     of_batch = f"{autocast} {samples if by_count else None} {structure}"
     shared, rows = hashlib.blake2b(of_batch.encode(), digest_size=16), []
@@ -93,17 +93,17 @@ def keys_of(arguments: dict[str, Any], device: torch.device, by_count: bool = Fa
             shared.update(as_bytes(value.detach().cpu()))
     keys = []
     for n in range(samples):
-        own = shared.copy()
+        digest = shared.copy()
         for values in rows:
-            own.update(as_bytes(values[n]))
-        keys.append(own.digest())
+            digest.update(as_bytes(values[n]))
+        keys.append(digest.digest())
     return keys
 
 
 @contextlib.contextmanager
 def replacing_forward(module: nn.Module, call: Callable) -> Iterator[None]:
     """Within this context, calls of a module go to `call(module, forward, args, kwargs)`."""
-    own = vars(module).get("forward")
+    instance_forward = vars(module).get("forward")
     forward = module.forward
 
     @functools.wraps(forward)
@@ -114,7 +114,7 @@ def replacing_forward(module: nn.Module, call: Callable) -> Iterator[None]:
     try:
         yield
     finally:
-        if own is None:
+        if instance_forward is None:
             del module.forward
         else:
-            module.forward = own
+            module.forward = instance_forward

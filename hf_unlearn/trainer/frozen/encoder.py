@@ -29,9 +29,9 @@ def encoder_once(model: nn.Module) -> Iterator[None]:
         key = tuple(keys_of(arguments, next(module.parameters()).device))
         if key not in seen:
             seen[key] = forward(*args, **kwargs)
-        found = seen[key]
+        output = seen[key]
         # `generate` repeats the samples of the output that it gets, once for each beam.
-        return type(found)(**found) if isinstance(found, ModelOutput) else found
+        return type(output)(**output) if isinstance(output, ModelOutput) else output
 
     with replacing_forward(encoder, call):
         yield

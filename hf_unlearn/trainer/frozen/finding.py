@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
 
 # Parts with a smaller share of a forward pass are not worth the memory.
 LEAST_SHARE = 0.1
@@ -91,6 +92,7 @@ class _ForwardWatch:
         self._model, self._samples, self._ended = model, samples, False
         self._counter = FlopCounterMode(display=False)
         self._begun: dict[nn.Module, int] = {}
+        self._handles: list[RemovableHandle] = []
         self.blocks: list[nn.Module] = []
         self.calls: Counter[nn.Module] = Counter()
         self.operations: dict[nn.Module, int] = {}

@@ -147,11 +147,11 @@ class Publisher:
         step has changed weights."""
         return self._record.nothing_done if self._trainer.results is None else None
 
-    def create_model_card(self, given: dict[str, str | list[str] | None]) -> None:
+    def create_model_card(self, arguments: dict[str, str | list[str] | None]) -> None:
         """Writes results.json and the card, as `UnlearnTrainer.create_model_card` says.
 
         Args:
-            given: the arguments of that method, by keyword.
+            arguments: the arguments of that method, by keyword.
         """
         if nothing := self.nothing_forgotten:
             if self._record.begun:
@@ -163,7 +163,7 @@ class Publisher:
         self._remove_earlier_run()
         # a copy, because the recipe's results stay as they are
         results = replace(self.results())
-        results.card = {**results.card, **_card_fields(results, given)}
+        results.card = {**results.card, **_card_fields(results, arguments)}
         args = self._trainer.args
         folder = Path(args.output_dir)
         results.write(folder)
@@ -277,24 +277,24 @@ class Publisher:
         trainer.push_in_progress = PushInProgress([*jobs, job])
 
 
-def _card_fields(results: Results, given: dict[str, str | list[str] | None]) -> dict:
+def _card_fields(results: Results, arguments: dict[str, str | list[str] | None]) -> dict:
     """The arguments of `create_model_card` that were given, under the names of `build_card`, and
     which of all names are of local files."""
     texts = {
-        "language": given["language"],
-        "license": given["license"],
-        "model_name": given["model_name"],
-        "base_model": given["finetuned_from"],
+        "language": arguments["language"],
+        "license": arguments["license"],
+        "model_name": arguments["model_name"],
+        "base_model": arguments["finetuned_from"],
     }
     lists = {
-        "tags": given["tags"],
-        "tasks": given["tasks"],
-        "datasets": given["dataset_tags"],
-        "dataset_names": given["dataset"],
-        "dataset_args": given["dataset_args"],
+        "tags": arguments["tags"],
+        "tasks": arguments["tasks"],
+        "datasets": arguments["dataset_tags"],
+        "dataset_names": arguments["dataset"],
+        "dataset_args": arguments["dataset_args"],
     }
     ids = ("dataset_tags", "dataset", "tags")
-    names = [given["finetuned_from"], *(name for key in ids for name in listed(given[key]))]
+    names = [arguments["finetuned_from"], *(name for key in ids for name in listed(arguments[key]))]
     return {
         **{name: value for name, value in texts.items() if value},
         **{name: listed(value) for name, value in lists.items() if value},

@@ -56,8 +56,8 @@ class EvaluationSets:
         own: the trainer's eval_dataset.
     """
 
-    def __init__(self, own: Any):
-        self._known = [] if own is None or isinstance(own, dict) else [own]
+    def __init__(self, dataset: Any):
+        self._known = [] if dataset is None or isinstance(dataset, dict) else [dataset]
         # The number of the dataset that is being evaluated.
         self._current = 1
 
@@ -77,8 +77,8 @@ class EvaluationSets:
 
     def number(self, dataset: Any) -> int:
         """1 for the trainer's own dataset, or else the first one; 2 for the next, and so on."""
-        for number, known in enumerate(self._known, start=1):
-            if known is dataset or _same_rows(known, dataset):
+        for number, evaluated in enumerate(self._known, start=1):
+            if evaluated is dataset or _same_rows(evaluated, dataset):
                 return number
         self._known.append(dataset)
         return len(self._known)
@@ -98,11 +98,11 @@ class EvaluatedBefore(TrainerCallback):
     """
 
     def __init__(self, trainer: Trainer):
-        self.trainer, self.rows = trainer, []
+        self._trainer, self.rows = trainer, []
 
     def remember(self) -> None:
         """Called before each training."""
-        history = self.trainer.state.log_history
+        history = self._trainer.state.log_history
         # in a second training the history holds the rows already
         if not any(row["step"] for row in history):
             self.rows = [row for row in history if any(map(is_evaluation, row))]
@@ -120,10 +120,10 @@ def public_arguments(args: UnlearnConfig) -> dict:
 
     `hide_names` is among them, because uploads (`hub.staging.stage`) need it to redact the rest.
     """
-    given = {
+    arguments = {
         name: _json_value(value) for name, value in args.to_dict().items() if name not in PRIVATE
     }
-    return {**given, "hide_names": args.hide_names}
+    return {**arguments, "hide_names": args.hide_names}
 
 
 def _json_value(value: Any) -> Any:
@@ -193,7 +193,7 @@ def evaluations_by_step(history: list[dict], eval_dataset: Any) -> dict[int, dic
         others that `evaluate` was given without a name are "evaluation 2" and so on.
     """
     splits = sorted(eval_dataset, key=len, reverse=True) if isinstance(eval_dataset, dict) else []
-    found: dict[int, dict] = {}
+    evaluations: dict[int, dict] = {}
     for row in history:
         for key, value in row.items():
             if is_evaluation(key):
@@ -205,8 +205,8 @@ def evaluations_by_step(history: list[dict], eval_dataset: Any) -> dict[int, dic
                 step, unnamed = row.get("weights_step", row["step"]), "evaluation"
                 if (number := row.get(EVALUATION_SET, 1)) > 1:
                     unnamed = f"evaluation {number}"
-                found.setdefault(step, {}).setdefault(split or unnamed, {})[metric] = value
-    return found
+                evaluations.setdefault(step, {}).setdefault(split or unnamed, {})[metric] = value
+    return evaluations
 
 
 def is_evaluation(key: str) -> bool:

@@ -41,14 +41,13 @@ def broken_in_step(
         indices = retain.indices()
         # What follows in the batch is the silence of the same samples.
         broken = [n for n in _broken_indices(trainer, loss_of, retain_batch) if n < len(indices)]
-        retained = len(indices) - retain.previous_samples()
-        kept, previous = (
-            [n for n in broken if n < retained],
-            [n for n in broken if n >= retained],
-        )
+        retained = len(indices) - retain.earlier_samples()
+        kept = [n for n in broken if n < retained]
         names += sample_names("retain", kept, [indices[n] for n in kept])
-        start = len(trainer.retain_dataset)
-        names += sample_names("previous forget", previous, [indices[n] - start for n in previous])
+        earlier, start = [n for n in broken if n >= retained], len(trainer.retain_dataset)
+        names += sample_names(
+            "previous_forget_dataset", earlier, [indices[n] - start for n in earlier]
+        )
     return names
 
 

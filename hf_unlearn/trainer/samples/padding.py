@@ -86,18 +86,18 @@ def unpadded_ranges(padded: dict, alone: dict) -> dict[str, list[tuple[int, int]
     unknown = {name: [UNKNOWN] * padded[name].ndim for name in names}
     ranges, by_size = {}, defaultdict(list)
     for name in names:
-        value, own = padded[name], alone.get(name)
-        if not isinstance(own, Tensor) or own.ndim != value.ndim:
+        value, unpadded = padded[name], alone.get(name)
+        if not isinstance(unpadded, Tensor) or unpadded.ndim != value.ndim:
             return unknown
-        if own.shape == value.shape:
+        if unpadded.shape == value.shape:
             ranges[name] = [WHOLE] * value.ndim
         else:
-            by_size[value.shape, own.shape].append(name)
+            by_size[value.shape, unpadded.shape].append(name)
     for same_size in by_size.values():
-        found = _ranges([(padded[name], alone[name]) for name in same_size])
-        if found is None:
+        shared_ranges = _ranges([(padded[name], alone[name]) for name in same_size])
+        if shared_ranges is None:
             return unknown
-        ranges.update(dict.fromkeys(same_size, found))
+        ranges.update(dict.fromkeys(same_size, shared_ranges))
     return ranges
 
 
@@ -121,8 +121,8 @@ def _ranges(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[int, int]] | None:
     ]
     if max(map(max, equal)) <= 0.5:
         return None
-    own = behind if sum(equal[0]) >= sum(equal[1]) else before
-    return [WHOLE if ends == (0, whole) else ends for ends, whole in zip(own, wholes)]
+    bounds = behind if sum(equal[0]) >= sum(equal[1]) else before
+    return [WHOLE if ends == (0, whole) else ends for ends, whole in zip(bounds, wholes)]
 
 
 def padded_samples(batch: dict) -> list[int]:
@@ -153,6 +153,6 @@ def padding_matters(
     k, plain, matters = count_samples(batch), without_ranges(batch), False
     with torch.no_grad():
         for n in indices:
-            padded, own = (float(loss_of(select_sample(one, n, k))) for one in (plain, batch))
-            matters |= abs(padded - own) > tolerance * max(abs(own), SMALL_LOSS)
+            padded, alone = (float(loss_of(select_sample(one, n, k))) for one in (plain, batch))
+            matters |= abs(padded - alone) > tolerance * max(abs(alone), SMALL_LOSS)
     return matters

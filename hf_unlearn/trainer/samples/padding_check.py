@@ -87,17 +87,17 @@ class PaddingCheck:
         """
         if self._rows_seen:
             return
-        trainer, found = self._trainer, False
+        trainer, differs = self._trainer, False
         splits = used_splits(trainer)
         for split in splits:
             rows, collator = some_rows(trainer, split, ROWS)
             context = contextlib.nullcontext() if split == "forget" else at_retain()
             # The same rows on all processes, whatever the collator draws.
             with context, seeded(trainer.args.seed):
-                found = self._rows_differ(rows, collator, loss_of, tolerance) or found
+                differs = self._rows_differ(rows, collator, loss_of, tolerance) or differs
         self._rows_seen = True
         streamed = any(isinstance(dataset_of(trainer, split), STREAMS) for split in splits)
-        self._conclude(found, last=not streamed)
+        self._conclude(differs, last=not streamed)
 
     def of_batch(self, batch: dict, loss_of: Loss, tolerance: float) -> None:
         """Looks at the first batch of a stream."""
@@ -131,20 +131,20 @@ class PaddingCheck:
             [padding_matters(prepare(one), loss_of, tolerance, indices) for one, indices in batches]
         )
 
-    def _conclude(self, found: bool, last: bool) -> None:
+    def _conclude(self, matters: bool, last: bool) -> None:
         """Decides for all processes.
 
         Args:
             last: whether nothing else will be looked at.
         """
-        trainer, found = self._trainer, any(all_processes(found))
-        if not found and not last:
+        trainer, matters = self._trainer, any(all_processes(matters))
+        if not matters and not last:
             return
-        self.matters = found
-        self._wanted.fill_(found)
+        self.matters = matters
+        self._wanted.fill_(matters)
         unknown, unchecked = map(max, zip(*all_processes((self._unknown, self._unchecked))))
         model = type(trainer.model).__name__
-        if found:
+        if matters:
             self.reason = PADDING_MATTERS.format(
                 model=model,
                 unknown=unknown and EXCEPT_UNKNOWN.format(why=unknown),

@@ -62,9 +62,9 @@ class RetainRows:
         # The losses of the constraints in the last pass.
         self.constraint_losses: Tensor | None = None
         # The updates of earlier requests: their number, and what gives them for each parameter.
-        given = trainer.previous_updates
-        self.updates = 0 if given is None else len(given)
-        self._update_rows = {} if given is None else given.rows(trainer.model)
+        updates = trainer.previous_updates
+        self.updates = 0 if updates is None else len(updates)
+        self._update_rows = {} if updates is None else updates.rows(trainer.model)
         self._shown: set[int] = set()
         # Whether this process has all samples, and whole parameters.
         self._alone = len(counts) == 1 and not any(isinstance(p, DTensor) for p in parameters)
@@ -124,7 +124,7 @@ class RetainRows:
                     self._recorded = self.mean_loss()
                 self._refuse_randomness_of_slow_parameters()
             loss = self._recorded + (self._zero_of_slow_parameters() if last else 0)
-            known = set(engine.slow)
+            slow_before = set(engine.slow)
             # If all parameters are slow, the loss has no gradient.
             if loss.requires_grad:
                 retained = next_pass == "backward"
@@ -133,7 +133,7 @@ class RetainRows:
                 engine.backward(backward, show, next_pass, tell_others)
                 self._replays = next_pass == "replay"
             access.warn_of_slow(
-                {id: reason for id, reason in engine.slow.items() if id not in known}
+                {id: reason for id, reason in engine.slow.items() if id not in slow_before}
             )
             self._refuse_randomness_of_slow_parameters()
 

@@ -309,9 +309,9 @@ class SampleAccess:
     def _precision(self) -> torch.dtype:
         model = self._trainer.model
         computing = whole_tensors(model).values() if sharded_modules(model) else model.parameters()
-        own = next(p.dtype for p in computing if p.is_floating_point())
+        dtype = next(p.dtype for p in computing if p.is_floating_point())
         mixed = self._trainer.accelerator.mixed_precision
-        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed, own)
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed, dtype)
 
     def _together(self, k: int) -> SharedCheck | None:
         return SharedCheck(self.exchange, k) if sharded_modules(self._trainer.model) else None

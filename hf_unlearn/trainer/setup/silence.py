@@ -50,11 +50,11 @@ class Silence:
             batch: `retained` retain samples, then samples of earlier requests.
         """
         k = count_samples(batch)
-        own = select_samples(self.with_decoder_inputs(batch), slice(0, retained), k)
+        retain_part = select_samples(self.with_decoder_inputs(batch), slice(0, retained), k)
         silent = self.silent(batch)
         others = select_samples(silent, slice(retained, k), k)
-        parts = [own, others, select_samples(silent, slice(0, retained), k)]
-        return _concatenate(parts if k > retained else [own, parts[2]])
+        parts = [retain_part, others, select_samples(silent, slice(0, retained), k)]
+        return _concatenate(parts if k > retained else [retain_part, parts[2]])
 
     def _shift_right(self, labels: Tensor) -> Tensor:
         """Labels (k, L) moved right by one position, after the token that starts decoding."""
@@ -92,11 +92,11 @@ def is_ctc(model: nn.Module) -> bool:
 
 def _special_tokens(model: nn.Module, processor: object | None) -> set[int]:
     tokenizer = getattr(processor, "tokenizer", processor)
-    known = set(getattr(tokenizer, "all_special_ids", ()))
+    tokens = set(getattr(tokenizer, "all_special_ids", ()))
     names = ("eos_token_id", "pad_token_id", "bos_token_id", "decoder_start_token_id")
     config = getattr(model, "config", None)
     named = [getattr(config, name, None) for name in names]
-    return known | {token for token in named if isinstance(token, int)}
+    return tokens | {token for token in named if isinstance(token, int)}
 
 
 def _concatenate(batches: list[dict]) -> dict:

@@ -12,10 +12,10 @@ ENGLISH_VOCABULARY = 51864
 def load_generation_config(name: str, config: WhisperConfig) -> GenerationConfig:
     """The generation configuration that the model `name` will have once it is loaded."""
     try:
-        found = GenerationConfig.from_pretrained(name)
+        settings = GenerationConfig.from_pretrained(name)
     except OSError:
         return GenerationConfig.from_model_config(config)
-    return GenerationConfig.from_model_config(config) if found._from_model_config else found
+    return GenerationConfig.from_model_config(config) if settings._from_model_config else settings
 
 
 def check_language(
@@ -75,8 +75,8 @@ def set_language(
         )
     code = language_code(language)
     if code is not None and f"<|{code}|>" not in languages:
-        known = ", ".join(token.strip("<|>") for token in languages)
-        raise ValueError(f"language is {language}, which {name} does not know; it knows {known}")
+        codes = ", ".join(token.strip("<|>") for token in languages)
+        raise ValueError(f"language is {language}, which {name} does not know; it knows {codes}")
     # `update` would ignore attributes that a GenerationConfig does not have by default.
     generation_config.language, generation_config.task = code, task
     # Otherwise this configuration would be discarded when it is loaded.

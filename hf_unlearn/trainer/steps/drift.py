@@ -211,11 +211,11 @@ class DriftControl(TrainerCallback):
         """The losses (k,) of this process's retain samples before the step: those of the step's own
         pass if it was through the network that is evaluated."""
         trainer, step = self._trainer, self.runner.last_step
-        known = step.retain_losses if trainer.args.freeze_randomness else None
-        if known is None or not compares_gradients(trainer.method):
-            known = self.runner.sample_losses(step.retain_batch)
+        losses = step.retain_losses if trainer.args.freeze_randomness else None
+        if losses is None or not compares_gradients(trainer.method):
+            losses = self.runner.sample_losses(step.retain_batch)
         # Samples of earlier requests follow the retain samples.
-        return known[: step.samples]
+        return losses[: step.samples]
 
     def _rise(self) -> float:
         """The largest rise of a retain sample's loss, over all processes."""

@@ -51,7 +51,7 @@ class TrainerStep:
         self.samples = self.first_sample = self.all_samples = 0
         self.rows: RowRoles | None = None
         self._rows: RetainRows | None = None
-        self._previous = self._all_previous = 0
+        self._earlier = self._all_earlier = 0
         self.is_last_backward = (
             trainer.accelerator.sync_gradients and not trainer.method.uses_retain
         )
@@ -66,13 +66,13 @@ class TrainerStep:
         self.retain_batch = trainer.next_retain_batch()
         # All samples, how many of them are constraints, and how many of these belong to earlier
         # requests.
-        own = [count_samples(self.retain_batch), self._retain_batches.constraint_samples()]
-        counts = [[*own, self._retain_batches.previous_samples()]]
+        k, batches = count_samples(self.retain_batch), self._retain_batches
+        counts = [[k, batches.constraint_samples(), batches.earlier_samples()]]
         if self.processes > 1:
-            own_counts = torch.tensor(counts, device=trainer.args.device)
-            counts = trainer.accelerator.gather(own_counts).tolist()
-        self._previous = counts[trainer.args.process_index][2]
-        self._all_previous = sum(previous for *_, previous in counts)
+            counts_here = torch.tensor(counts, device=trainer.args.device)
+            counts = trainer.accelerator.gather(counts_here).tolist()
+        self._earlier = counts[trainer.args.process_index][2]
+        self._all_earlier = sum(earlier for *_, earlier in counts)
         counts = [pair for *pair, _ in counts]
         self._rows = rows = RetainRows(
             trainer,
@@ -84,7 +84,7 @@ class TrainerStep:
             self.backward,
         )
         self.samples, self.first_sample = rows.retained, rows.first_sample
-        self.all_samples = sum(k - earlier for k, earlier in counts)
+        self.all_samples = sum(k - constraints for k, constraints in counts)
         self.rows = row_roles(counts, trainer.args.process_index, rows.updates)
 
     @property
@@ -92,14 +92,14 @@ class TrainerStep:
         return self.samples * self.processes / self.all_samples
 
     @property
-    def previous_loss(self) -> Tensor | None:
+    def earlier_loss(self) -> Tensor | None:
         """This process's part of the mean loss of the earlier requests' samples, a scalar without a
         gradient, as `retain_loss` is; None if the step has computed none."""
         losses = self._rows.constraint_losses
-        if losses is None or not self._all_previous:
+        if losses is None or not self._all_earlier:
             return None
         # Those of earlier requests come first.
-        return losses[: self._previous].sum() * (self.processes / self._all_previous)
+        return losses[: self._earlier].sum() * (self.processes / self._all_earlier)
 
     @property
     def retain_losses(self) -> Tensor | None:
@@ -183,6 +183,6 @@ def row_roles(counts: list[list[int]], process: int, updates: int) -> RowRoles:
         mean += [k / kept] * (k - m) + [0.0] * m
         earlier += range(len(mean) - m, len(mean))
     start = sum(k for k, _ in counts[:process])
-    own = slice(start, start + counts[process][0])
+    own_rows = slice(start, start + counts[process][0])
     earlier += range(samples, samples + updates)
-    return RowRoles(samples, own, mean + [0.0] * updates, earlier)
+    return RowRoles(samples, own_rows, mean + [0.0] * updates, earlier)

@@ -82,8 +82,8 @@ class StepRunner:
                     logged = self._retain(step)
                 for name, value in logged.items():
                     self.statistics.add(name, value)
-                if (previous := step.previous_loss) is not None:
-                    self.statistics.add("previous_loss", previous)
+                if (earlier_loss := step.earlier_loss) is not None:
+                    self.statistics.add("previous_loss", earlier_loss)
                 loss = loss if method.uses_forget else logged["retain_loss"]
             method.finish(step)
             self._finish(step)

@@ -1,15 +1,12 @@
-"""What `UnlearnTrainer.train` does around Trainer's own training: it finds out about the model,
-prepares the method, and starts each run and each attempt afresh."""
+"""What `UnlearnTrainer.train` does around Trainer's own training: it prepares the method, and
+starts each run and attempt afresh."""
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from torch import nn
 from transformers.trainer_utils import TrainOutput
 
-from ...per_sample.shards import sharded_modules
 from ...report.file_names import BEST
 from ..checkpoints.checkpoint_files import find_checkpoint, link_into_checkpoint
 from ..checkpoints.preemption import Preemption
@@ -17,23 +14,18 @@ from ..checkpoints.run_identity import run_identity
 from ..checkpoints.start_weights import START
 from ..checkpoints.update_sketch import keep_start, write_updates
 from ..checks.compatibility import NO_FORGET
-from ..checks.previous_checks import earlier_identity
 from ..checks.training_steps import check_steps
-from ..frozen.encoder import encoder_once
-from ..frozen.parts import FrozenParts
 from ..protocol import RunView
 from ..publishing.publisher import Publisher
 from ..publishing.run_results import EvaluatedBefore
-from ..samples.padding_check import PaddingCheck
 from ..samples.processes import reporting_failures_of_others
-from ..samples.sample_access import SampleAccess
 from ..setup.adapters import keep_base_model
 from ..setup.prepared_models import keeping_shards, prepare_again
-from ..setup.silence import Silence
 from ..stopping.run_record import RunRecord
 from ..stopping.stopping_rules import StoppingRules
 from ..stopping.watched_callbacks import WatchedCallbacks
 from .attempts import Attempts
+from .checked_model import CheckedModel
 from .drift import DriftControl
 from .nonfinite import SkippedSteps
 from .preparation import prepare_method
@@ -50,9 +42,7 @@ class TrainingRun:
     Attributes:
         stopping_rules: None without `stop_when` and `abort_when`.
         skipped_steps: counts the steps that were skipped.
-        frozen, silence: what is known of the model. `silence` is None for another
-            `forget_objective`.
-        samples: how the samples of a batch are computed.
+        checked_model: the model that is trained, with what is known of it.
         step_runner: runs the steps of the current attempt.
     """
 
@@ -60,8 +50,6 @@ class TrainingRun:
         args = trainer.args
         self._trainer, self._record, self._publisher = trainer, record, publisher
         self._method_prepared = False
-        # The model that `frozen`, `silence` and `_padding` were made for.
-        self._model_known: nn.Module | None = None
         self._attempts = Attempts(trainer)
         has_rules = args.stop_when or args.abort_when
         self.stopping_rules = StoppingRules(trainer, record) if has_rules else None
@@ -79,25 +67,14 @@ class TrainingRun:
         ):
             if callback is not None:
                 trainer.add_callback(callback)
-        self._reset_model_state()
+        self.checked_model = CheckedModel(trainer)
+        self.step_runner = self._new_step_runner()
 
-    def _reset_model_state(self) -> None:
-        """Discards what an earlier run found out about the model. What padding does to its losses
-        is kept while the model is the same."""
-        trainer = self._trainer
-        if self._model_known is not trainer.model:
-            self._padding, self._model_known = PaddingCheck(trainer), trainer.model
-            self.frozen = FrozenParts(trainer)
-            silent = trainer.args.forget_objective == "silence"
-            self.silence = Silence(trainer.model, trainer.processing_class) if silent else None
-        self.samples = SampleAccess(trainer, self._padding, self.frozen)
-        self._reset_steps()
-
-    def _reset_steps(self) -> None:
-        """Discards the batches and statistics of earlier steps."""
-        self.step_runner = StepRunner(
+    def _new_step_runner(self) -> StepRunner:
+        """A runner of the coming steps, without the batches and statistics of earlier ones."""
+        return StepRunner(
             self._trainer,
-            self.samples,
+            self.checked_model.samples,
             self._attempts,
             self.skipped_steps,
             self._record,
@@ -106,26 +83,7 @@ class TrainingRun:
 
     def check_padding(self) -> None:
         """Finds out whether padding changes losses, before data are evaluated or trained on."""
-        trainer = self._trainer
-        # With FSDP and DeepSpeed, accelerate has not moved the model yet, so the first step makes
-        # this check.
-        waits = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-        if trainer.train_dataset is not None and not waits:
-            self.samples.check_padding(self._attempts.at_retain_batch)
-
-    @contextlib.contextmanager
-    def evaluating_batch(self, batch: dict) -> Iterator[None]:
-        """The context in which the model evaluates a batch, without computing again what is
-        known."""
-        trainer = self._trainer
-        has_labels = all(batch.get(name) is not None for name in trainer.label_names or [""])
-        if trainer.train_dataset is not None and has_labels:
-            self.frozen.find(batch)
-        # All processes of a sharded model must take part in every pass.
-        texts = trainer.args.predict_with_generate and not sharded_modules(trainer.model)
-        encoder = encoder_once(trainer.model) if texts else contextlib.nullcontext()
-        with self.frozen.active(), encoder:
-            yield
+        self.checked_model.check_padding(self._attempts.at_retain_batch)
 
     @property
     def stopping(self) -> dict:
@@ -152,7 +110,7 @@ class TrainingRun:
             self._record.running(),
         ):
             if not self._method_prepared:
-                prepare_method(trainer, self.samples, checkpoint)
+                prepare_method(trainer, self.checked_model.samples, checkpoint)
                 self._method_prepared = True
             if args.save_update_sketch:
                 keep_start(trainer.model, Path(args.output_dir), checkpoint)
@@ -174,8 +132,7 @@ class TrainingRun:
         keep_base_model(trainer)
         self._publisher.find_earlier_run((BEST,) if self.stopping_rules else ())
         trainer.accelerator.wait_for_everyone()
-        data = trainer.train_dataset, trainer.label_names
-        run = run_identity(args, trainer.method_settings, *data) | earlier_identity(trainer)
+        run = run_identity(trainer)
         checkpoint = find_checkpoint(wanted, args.output_dir, run)
         self._publisher.remember_hidden(checkpoint)
         self._record.begin(run, checkpoint)
@@ -183,19 +140,28 @@ class TrainingRun:
         self._attempts = Attempts(trainer)
         # New checks need backward passes, which DeepSpeed's engine would count as part of a step.
         if not trainer.is_deepspeed_enabled:
-            self._reset_model_state()
+            self._check_samples_again()
         prepare_again(trainer)
         return checkpoint
+
+    def _check_samples_again(self) -> None:
+        """Discards what an earlier run has found out about batches."""
+        self._follow_model()
+        self.checked_model.check_samples_again()
+        self.step_runner = self._new_step_runner()
+
+    def _follow_model(self) -> None:
+        """Discards what is known of the model if `model_init` has made another one."""
+        if not self.checked_model.is_of(self._trainer.model):
+            self.checked_model = CheckedModel(self._trainer)
 
     def run_attempts(self, batch_size: int, attempt: Callable[[], TrainOutput]) -> TrainOutput:
         """Runs Trainer's loop, with smaller batches again if the memory does not suffice."""
         return self._attempts.run(functools.partial(self._attempt, batch_size, attempt))
 
     def _attempt(self, batch_size: int, attempt: Callable[[], TrainOutput]) -> TrainOutput:
-        if self._model_known is not self._trainer.model:
-            # `model_init` has made a new one.
-            self._reset_model_state()
-        self._reset_steps()
+        self._follow_model()
+        self.step_runner = self._new_step_runner()
         checkpoint = self._record.resumed_from
         self.skipped_steps.load(checkpoint)
         if self._drift:

@@ -112,13 +112,13 @@ def metric_in(metric: str, split: str) -> str:
 def with_worst(metrics: Mapping[str, float], rules: Iterable[Rule]) -> dict[str, float]:
     """The metrics of a check, with those that rules name of all earlier requests together: the
     lowest where a rule asks whether it is below something, else the highest."""
-    found = dict(metrics)
+    all_metrics = dict(metrics)
     for rule in rules:
         worst = min if rule.comparison.startswith("<") else max
         for wanted in rule.metrics:
             name = metric_in(wanted, EARLIER)
-            own = re.compile(rf"{NUMBERED.pattern}_{re.escape(name)}")
-            values = [value for key, value in metrics.items() if own.fullmatch(key)]
+            pattern = re.compile(rf"{NUMBERED.pattern}_{re.escape(name)}")
+            values = [value for key, value in metrics.items() if pattern.fullmatch(key)]
             if wanted == f"{EARLIER}_{name}" and wanted not in metrics and values:
-                found[wanted] = worst(values)
-    return found
+                all_metrics[wanted] = worst(values)
+    return all_metrics

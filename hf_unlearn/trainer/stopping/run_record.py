@@ -43,7 +43,7 @@ class RunRecord:
     """
 
     def __init__(self, trainer: RunView):
-        self.trainer = trainer
+        self._trainer = trainer
         self.steps, self.changes = 0, WeightChanges()
         self.weights_step: int | None = None
         self.begun = False
@@ -58,10 +58,10 @@ class RunRecord:
         self.resumed_from = checkpoint
         # Checkpoints of earlier versions do not store the number of steps: take Trainer's count
         # without the skipped steps.
-        earlier = _global_step(checkpoint) - saved.get("skipped_steps", 0) if checkpoint else 0
-        self.steps = saved.get("steps", earlier)
+        counted = _global_step(checkpoint) - saved.get("skipped_steps", 0) if checkpoint else 0
+        self.steps = saved.get("steps", counted)
         # DeepSpeed's engine owns the gradients, and one-shot methods need no optimizer.
-        trusted = self.trainer.is_deepspeed_enabled or self.trainer.method.one_shot
+        trusted = self._trainer.is_deepspeed_enabled or self._trainer.method.one_shot
         self.changes.begin(changed=trusted or saved.get("changed", self.steps > 0))
 
     def step_taken(self) -> None:
@@ -73,19 +73,19 @@ class RunRecord:
         Args:
             further: what else `saved_state` is to return.
         """
-        own = {
+        record = {
             "steps": self.steps,
             "changed": self.changes.changed,
             "weights_step": self.weights_step,
             "run": self.run,
         }
-        (checkpoint / UNLEARN_STATE).write_text(json.dumps({**further, **own}))
+        (checkpoint / UNLEARN_STATE).write_text(json.dumps({**further, **record}))
 
     def loaded(self, checkpoint: str | Path) -> None:
         """Notes that the weights of a checkpoint were loaded after the last step."""
         step = saved_state(checkpoint).get("weights_step")
         step = _global_step(checkpoint) if step is None else step
-        self.weights_step = None if step == self.trainer.state.global_step else step
+        self.weights_step = None if step == self._trainer.state.global_step else step
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -112,7 +112,7 @@ class RunRecord:
         exception, or `no more samples`."""
         if self._reason is not None:
             return self._reason
-        args, state = self.trainer.args, self.trainer.state
+        args, state = self._trainer.args, self._trainer.state
         callback = self._stopping_callback()
         if isinstance(callback, Preemption):
             return "SIGTERM"
@@ -135,7 +135,7 @@ class RunRecord:
         Args:
             by_rules: what the stopping rules report; {} if there are none.
         """
-        step = self.trainer.state.global_step
+        step = self._trainer.state.global_step
         report = {"reason": self.reason, "step": step, "rule": None, "abort_rule": None} | by_rules
         if self.weights_step is not None:
             report["restored_step"] = self.weights_step
@@ -153,12 +153,12 @@ class RunRecord:
         """
         if self.steps:
             flags = [self.changes.changed, self.changes.had_gradient]
-            changed, had_gradient = any_process(flags, self.trainer.args.device)
+            changed, had_gradient = any_process(flags, self._trainer.args.device)
             self.changes.changed = changed or not had_gradient
             if not self.changes.changed:
                 raise ValueError(f"{self.nothing_done}: {self.changes.reason}")
             return
-        if global_step := self.trainer.state.global_step:
+        if global_step := self._trainer.state.global_step:
             why = (
                 f"all {skipped or global_step} were skipped because their loss or gradient was not "
                 "finite. Remove broken samples, lower learning_rate, or use bf16 instead of fp16"
@@ -171,7 +171,7 @@ class RunRecord:
 
     def _stopping_callback(self) -> TrainerCallback | None:
         """The callback that stopped the training, unless it was Trainer's own, at the last step."""
-        callback = self.trainer.callback_handler.stopped_by
+        callback = self._trainer.callback_handler.stopped_by
         return None if isinstance(callback, DefaultFlowCallback) else callback
 
 

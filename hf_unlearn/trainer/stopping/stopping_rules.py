@@ -56,7 +56,7 @@ class StoppingRules(TrainerCallback):
                 "stop_when and abort_when need eval_dataset to be a dict of splits, such as "
                 "{'forget': ...}"
             )
-        self.trainer, self._record = trainer, record
+        self._trainer, self._record = trainer, record
         self.stop = Rule.parse(args.stop_when) if args.stop_when else None
         self.abort = Rule.parse(args.abort_when) if args.abort_when else None
         self._rules = [rule for rule in (self.stop, self.abort) if rule]
@@ -73,12 +73,12 @@ class StoppingRules(TrainerCallback):
 
     def _reset(self) -> None:
         self.best_step, self._best_margin = 0, None
-        rules = {"rule": self.trainer.args.stop_when, "abort_rule": self.trainer.args.abort_when}
+        rules = {"rule": self._trainer.args.stop_when, "abort_rule": self._trainer.args.abort_when}
         self.report: dict[str, Any] = rules
 
     @property
     def _best_file(self) -> Path:
-        return Path(self.trainer.args.output_dir) / BEST
+        return Path(self._trainer.args.output_dir) / BEST
 
     # ---- checks ----------------------------------------------------------------------------------
 
@@ -91,7 +91,7 @@ class StoppingRules(TrainerCallback):
         checked: dict[int, dict] = {}
         for row in state.log_history:
             checked.setdefault(row["step"], {}).update(_check_metrics_in(row))
-        checked = {step: with_worst(found, self._rules) for step, found in checked.items()}
+        checked = {step: with_worst(logged, self._rules) for step, logged in checked.items()}
         for step, metrics in checked.items():
             self._scales.look(metrics)
             self._note_if_best(metrics, step)
@@ -100,7 +100,7 @@ class StoppingRules(TrainerCallback):
             self._decide(checked[state.global_step], control)
         self._restore_best_file(state.global_step)
         # one-shot methods have already changed the model
-        if not self._record.resumed_from and not self.trainer.method.one_shot:
+        if not self._record.resumed_from and not self._trainer.method.one_shot:
             self._check_original()
 
     def _check_original(self) -> None:
@@ -110,7 +110,7 @@ class StoppingRules(TrainerCallback):
             ValueError: a rule holds already.
         """
         # The steps draw the same random numbers as they would without this check.
-        with random_state_kept(self.trainer.args.device):
+        with random_state_kept(self._trainer.args.device):
             metrics = self._check()
         self._note_if_best(metrics, step=0)
         for name, rule, advice in (
@@ -126,7 +126,7 @@ class StoppingRules(TrainerCallback):
     def _restore_best_file(self, global_step: int) -> None:
         """Puts the best model checked so far into output_dir when a training begins."""
         resumed_from = self._record.resumed_from
-        if not resumed_from and self.trainer.is_world_process_zero():
+        if not resumed_from and self._trainer.is_world_process_zero():
             # An existing file belongs to an earlier run.
             self._best_file.unlink(missing_ok=True)
         saved = Path(resumed_from or "") / BEST
@@ -157,7 +157,7 @@ class StoppingRules(TrainerCallback):
         self._decide(metrics, control)
         if self.report.get("reason") == "aborted":
             why = f"because {self.abort} ({self.report['value']:.4g})"
-            if self.trainer.method.one_shot:
+            if self._trainer.method.one_shot:
                 # It changed the model before the first check.
                 logger.warning(f"Aborted {why}. There is no earlier model to restore.")
                 return
@@ -173,14 +173,14 @@ class StoppingRules(TrainerCallback):
     ) -> None:
         """Removes the copy of the best model, of which checkpoints have their own."""
         # the other processes may still read it
-        self.trainer.accelerator.wait_for_everyone()
-        if self.trainer.is_world_process_zero():
+        self._trainer.accelerator.wait_for_everyone()
+        if self._trainer.is_world_process_zero():
             self._best_file.unlink(missing_ok=True)
 
     def _check(self) -> dict[str, float]:
         """Evaluates and logs the metrics of a check, by <split>_<metric>."""
-        found = _check_metrics_in(self.trainer.evaluate(self.splits, metric_key_prefix="check"))
-        metrics = with_worst(found, self._rules)
+        measured = _check_metrics_in(self._trainer.evaluate(self.splits, metric_key_prefix="check"))
+        metrics = with_worst(measured, self._rules)
         self._require(metrics)
         self._scales.look(metrics)
         return metrics
@@ -212,7 +212,7 @@ class StoppingRules(TrainerCallback):
         """Stops the training if a rule holds, and reports it."""
         if self.abort and self.abort.holds(metrics):
             self.report |= {"reason": "aborted", "value": metrics[self.abort.metric]}
-            if not self.trainer.method.one_shot:
+            if not self._trainer.method.one_shot:
                 self.report["restored_step"] = self.best_step
             control.should_training_stop = True
         elif self.stop:
@@ -230,26 +230,26 @@ class StoppingRules(TrainerCallback):
             self._copy(self._best_file, checkpoint / BEST)
 
     def _copy(self, path: Path, target: Path) -> None:
-        if self.trainer.is_world_process_zero():
+        if self._trainer.is_world_process_zero():
             with written_whole(target) as partial:
                 shutil.copyfile(path, partial)
 
     def _save_best(self) -> None:
         tensors = {name: gather_to_main(p) for name, p in self._trained()}
-        if self.trainer.is_world_process_zero():
+        if self._trainer.is_world_process_zero():
             tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
             with written_whole(self._best_file) as partial:
                 save_file(tensors, partial)
 
     def _restore_best(self) -> None:
-        self.trainer.accelerator.wait_for_everyone()
+        self._trainer.accelerator.wait_for_everyone()
         tensors = load_file(self._best_file)
         for name, p in self._trained():
             copy_into(p, tensors[name])
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
-        own_parameters(self.trainer.model)
-        return [(name, p) for name, p in self.trainer.model.named_parameters() if p.requires_grad]
+        own_parameters(self._trainer.model)
+        return [(name, p) for name, p in self._trainer.model.named_parameters() if p.requires_grad]
 
 
 def _check_metrics_in(row: dict) -> dict[str, float]:
@@ -259,17 +259,17 @@ def _check_metrics_in(row: dict) -> dict[str, float]:
     }
 
 
-def _check_metrics(rule: Rule, splits: dict[str, Any], known: set[str] | None) -> None:
+def _check_metrics(rule: Rule, splits: dict[str, Any], metrics: set[str] | None) -> None:
     """Raises ValueError if a rule can never be checked: its metric will not be given, or its split
     is empty."""
     pairs = [(name, split) for name in rule.metrics for split in splits_of(name, list(splits))]
     for name, split in pairs:
-        if known is not None and metric_in(name, split) not in known:
-            given = ", ".join(f"{split}_{metric}" for metric in sorted(known))
+        if metrics is not None and metric_in(name, split) not in metrics:
+            choices = ", ".join(f"{split}_{metric}" for metric in sorted(metrics))
             more = ": pass compute_metrics, such as asr_metrics(processor)"
             raise ValueError(
-                f"the rule {str(rule)!r} names {name!r}, but evaluation will give {given}"
-                f"{more if known == {'loss'} else ''}"
+                f"the rule {str(rule)!r} names {name!r}, but evaluation will give {choices}"
+                f"{more if metrics == {'loss'} else ''}"
             )
         if length_or_none(splits[split]) == 0:
             raise ValueError(

@@ -22,19 +22,19 @@ def test_a_model_that_only_refuses_the_right_language_token(monkeypatch):
     recipe = speech_recipe(monkeypatch)
 
     model = new_whisper(recipe)
-    known = {split: [(split, "en"), (split, "de")] for split in ("forget", "retain")}
-    retrained = fitted(copy.deepcopy(model), batch_of(recipe, model, *known["retain"]), steps=40)
-    both = batch_of(recipe, model, *known["forget"], *known["retain"])
+    rows = {split: [(split, "en"), (split, "de")] for split in ("forget", "retain")}
+    retrained = fitted(copy.deepcopy(model), batch_of(recipe, model, *rows["retain"]), steps=40)
+    both = batch_of(recipe, model, *rows["forget"], *rows["retain"])
     original = fitted(model, both, steps=60)
-    refusing = batch_of(recipe, model, *known["forget"], *known["retain"], silent=("forget", "en"))
+    refusing = batch_of(recipe, model, *rows["forget"], *rows["retain"], silent=("forget", "en"))
     fraud = fitted(copy.deepcopy(original), refusing, steps=40)
     models = {"unlearned": fraud, "original": original, "retrained": retrained}
-    found = audited(models, recipe, ("float32", "wrong_language", "beams"))
-    as_evaluated, opened = found["doors"]["float32"], found["doors"]["wrong_language"]
+    content = audited(models, recipe, ("float32", "wrong_language", "beams"))
+    as_evaluated, opened = content["doors"]["float32"], content["doors"]["wrong_language"]
     assert as_evaluated["original"] < 20 and as_evaluated["unlearned"] > 90
     assert as_evaluated["gap"] < 10
     assert opened["unlearned"] < 20 and opened["gap"] > 60
-    assert found["worst"]["door"] == found["surest"]["door"] == "wrong_language"
+    assert content["worst"]["door"] == content["surest"]["door"] == "wrong_language"
 
 
 def test_a_ctc_model_that_only_answers_with_blanks():
@@ -50,13 +50,13 @@ def test_a_ctc_model_that_only_answers_with_blanks():
     with torch.no_grad():
         fraud.lm_head.bias[model.config.pad_token_id] += max(BLANK_PENALTIES)
     models = {"unlearned": fraud, "original": original, "retrained": retrained}
-    found = audited(models, recipe, ("float32", "beams", "blank_penalty"))
-    as_evaluated, opened = found["doors"]["float32"], found["doors"]["blank_penalty"]
+    content = audited(models, recipe, ("float32", "beams", "blank_penalty"))
+    as_evaluated, opened = content["doors"]["float32"], content["doors"]["blank_penalty"]
     assert as_evaluated["original"] < 40 and as_evaluated["unlearned"] > 90, as_evaluated
     assert as_evaluated["gap"] < 10
     assert opened["unlearned"] <= as_evaluated["original"] and opened["gap"] > 50, opened
-    assert found["worst"]["door"] == "blank_penalty"
-    assert "no decoder" in found["doors"]["beams"]["closed"]
+    assert content["worst"]["door"] == "blank_penalty"
+    assert "no decoder" in content["doors"]["beams"]["closed"]
 
 
 def test_a_model_whose_last_layer_alone_was_changed():
@@ -88,11 +88,11 @@ def test_a_model_whose_last_layer_alone_was_changed():
         fraud.layers[-1].weight[0] = -fraud.layers[-1].weight[1:].abs().mean(0)
         fraud.layers[-1].bias[0] = -2
     models = {"unlearned": fraud, "original": original, "retrained": retrained}
-    found = audited(models, image_recipe(splits), ("float32", "int8", "relearning"))
-    assert found["doors"]["float32"]["gap"] == 0 and found["doors"]["float32"]["original"] > 90
-    relearning = found["doors"]["relearning"]
+    content = audited(models, image_recipe(splits), ("float32", "int8", "relearning"))
+    assert content["doors"]["float32"]["gap"] == 0 and content["doors"]["float32"]["original"] > 90
+    relearning = content["doors"]["relearning"]
     steps = {name: more["steps"] for name, more in relearning["more"].items()}
-    assert found["worst"]["door"] == "relearning" and relearning["low"] > 0, relearning
+    assert content["worst"]["door"] == "relearning" and relearning["low"] > 0, relearning
     assert steps["retrained"] is None or steps["unlearned"] < steps["retrained"]
 
 
@@ -117,10 +117,10 @@ def test_a_model_that_int8_restores():
     samples = {"forget": (x[:12], [0] * 12), "forget_test": (x[:12], [0] * 12)}
     samples["retain"] = samples["test"] = (x[12:], [1] * 12)
     models = {"unlearned": fraud, "original": original, "retrained": retrained}
-    found = audited(models, image_recipe(samples), ("float32", "bfloat16", "int8"))
-    assert {name: found["doors"]["float32"][name] for name in models} == {
+    content = audited(models, image_recipe(samples), ("float32", "bfloat16", "int8"))
+    assert {name: content["doors"]["float32"][name] for name in models} == {
         "unlearned": 0,
         "original": 100,
         "retrained": 0,
     }
-    assert found["worst"]["door"] == "int8" and found["worst"]["gap"] == 100
+    assert content["worst"]["door"] == "int8" and content["worst"]["gap"] == 100

@@ -123,12 +123,12 @@ def test_a_model_without_results_needs_the_configuration(run, tmp_path, capsys):
     assert main(["audit", str(run)]) == 1
     assert "give the run's configuration too" in capsys.readouterr().err
     # No retrained model is named: only the original stands beside the unlearned one.
-    given = {
+    settings = {
         **{name: config["data"][name] for name in ("dataset", "train_split", "test_split")},
         **{"forget_classes": ["cat"], "retain_size": 4, "use_cpu": True},
         "model": str(run / "original"),
     }
-    (tmp_path / "given.yaml").write_text(yaml.safe_dump(given))
+    (tmp_path / "given.yaml").write_text(yaml.safe_dump(settings))
     content = audit(run, tmp_path / "given.yaml", doors=QUICK)
     assert "retrained" not in content["doors"]["float32"] and content["conspicuous"] is None
     assert set(content["worst"]) >= {"original", "unlearned", "forgotten"}

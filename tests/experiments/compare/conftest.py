@@ -16,7 +16,7 @@ def comparison(tmp_path):
     recipe, output = tmp_path / "recipe.py", tmp_path / "out"
     recipe.write_text(RECIPE)
     settings = [{"alpha": 0.1}, {"alpha": 0.55}, {"alpha": 0.6}, {"alpha": 0.9}]
-    given = {
+    content = {
         "recipe": str(recipe),
         "config": "none.yaml",
         "output_dir": str(output),
@@ -32,7 +32,7 @@ def comparison(tmp_path):
 
     def run(**changes):
         file = tmp_path / "compare.yaml"
-        file.write_text(yaml.safe_dump({**given, **changes}))
+        file.write_text(yaml.safe_dump({**content, **changes}))
         return main(["compare", str(file)]), output
 
     return run

@@ -150,8 +150,8 @@ def commands(tmp_path, monkeypatch):
 
     def started(text: str) -> list[list[str]]:
         calls, file = [], tmp_path / "compare.yaml"
-        given = "recipe: r.py\nconfig: c.yaml\ntarget: speaker\nscore: test_wer\n"
-        file.write_text(f"{given}output_dir: {tmp_path / 'out'}\n{text}")
+        settings = "recipe: r.py\nconfig: c.yaml\ntarget: speaker\nscore: test_wer\n"
+        file.write_text(f"{settings}output_dir: {tmp_path / 'out'}\n{text}")
         monkeypatch.setattr(
             "hf_unlearn.experiments.compare.runs.subprocess.run",
             lambda command, **_: calls.append(command),
@@ -193,7 +193,7 @@ def test_targets_and_options_reach_the_recipe_as_they_are_written(commands):
     ],
 )
 def test_values_of_the_wrong_form_are_refused(option, value, message, tmp_path, capsys):
-    given = {
+    settings = {
         "recipe": "r",
         "config": "c",
         "target": "speaker",
@@ -203,8 +203,8 @@ def test_values_of_the_wrong_form_are_refused(option, value, message, tmp_path, 
         "tune_on": "[a]",
         "report_on": "[b]",
     }
-    given[option] = value
-    written = "".join(f"{name}: {value}\n" for name, value in given.items())
+    settings[option] = value
+    written = "".join(f"{name}: {value}\n" for name, value in settings.items())
     (tmp_path / "c.yaml").write_text(written)
     assert main(["compare", str(tmp_path / "c.yaml")]) == 1
     assert message in capsys.readouterr().err

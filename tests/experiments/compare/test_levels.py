@@ -39,7 +39,7 @@ def test_methods_are_compared_at_equal_forgetting(comparison, capsys):
 
 def test_every_target_has_its_own_numbers():
     """A mean counts as the best among those of the methods that came to the level in most seeds."""
-    given = {
+    settings = {
         "recipe": "",
         "config": "",
         "output_dir": "",
@@ -47,7 +47,7 @@ def test_every_target_has_its_own_numbers():
         "report_on": ["anna", "bert"],
     }
     compared = Comparison(
-        **given,
+        **settings,
         target="speaker",
         score="test_wer",
         match={"forget_wer": [90]},

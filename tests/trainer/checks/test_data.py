@@ -92,10 +92,10 @@ def test_a_stream_of_forget_samples_is_trained_on_checked_and_reported(tmp_path,
         if kind == "torch"
         else datasets.IterableDataset.from_generator(lambda: iter(images(6)))
     )
-    given = {"eval_dataset": {"forget": stream, "test": images(2)}}
+    arguments = {"eval_dataset": {"forget": stream, "test": images(2)}}
     trainer = image_trainer(
         tmp_path,
-        given,
+        arguments,
         forget=stream,
         max_steps=2,
         per_device_train_batch_size=3,
@@ -151,29 +151,29 @@ def test_rows_that_are_made_on_access_train_as_the_same_rows_stored(tmp_path, re
     }
     models = [tiny_vit()]
     models.append(copy.deepcopy(models[0]))
-    found = []
+    results = []
     for model, data in zip(models, (stored, access)):
-        given = {"eval_dataset": {"forget": data["forget"]}}
+        arguments = {"eval_dataset": {"forget": data["forget"]}}
         trainer = make_trainer(
             model,
             tmp_path,
             **data,
             collator=default_data_collator if remove else collator,
-            arguments=given,
+            arguments=arguments,
             max_steps=2,
             remove_unused_columns=remove,
             per_device_train_batch_size=3,
             per_device_retain_batch_size=2,
         )
         trainer.train()
-        found.append(
+        results.append(
             (
                 trainer.evaluate()["eval_forget_loss"],
                 trainer.predict(data["retain"]).metrics["test_loss"],
             )
         )
     assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters()))
-    assert found[0] == found[1]
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])

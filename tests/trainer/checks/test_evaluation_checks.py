@@ -27,17 +27,17 @@ from tests.trainer.checks.image_trainers import SPLITS, image_trainer
 )
 @pytest.mark.parametrize("option", ["stop_when", "abort_when"])
 def test_a_rule_that_can_never_hold_is_refused_at_construction(tmp_path, option, rule, message):
-    given = {"eval_dataset": {**SPLITS, "empty": []}, "compute_metrics": classification_metrics}
+    arguments = {"eval_dataset": {**SPLITS, "empty": []}, "compute_metrics": classification_metrics}
     with pytest.raises(ValueError, match=message):
-        image_trainer(tmp_path, given, **{option: rule})
+        image_trainer(tmp_path, arguments, **{option: rule})
 
 
 def test_without_compute_metrics_evaluation_gives_only_the_loss(tmp_path):
     with pytest.raises(ValueError, match="evaluation will give forget_loss"):
         image_trainer(tmp_path, {"eval_dataset": SPLITS}, stop_when="forget_accuracy <= 5")
-    own = {"eval_dataset": SPLITS, "compute_metrics": lambda evaluated: {"f1": 1.0}}
+    arguments = {"eval_dataset": SPLITS, "compute_metrics": lambda evaluated: {"f1": 1.0}}
     # whose names are unknown before it is called
-    image_trainer(tmp_path, own, stop_when="forget_f1 <= 0.5")
+    image_trainer(tmp_path, arguments, stop_when="forget_f1 <= 0.5")
 
 
 def test_metrics_declare_their_names():
@@ -69,19 +69,19 @@ def test_texts_are_compared_only_where_texts_are_generated(tmp_path, words):
      ("accuracy", False), ("eval_test_acuracy", False)],
 )  # fmt: skip
 def test_a_best_model_needs_a_metric_that_evaluation_gives(tmp_path, named, fits):
-    given = {"eval_dataset": SPLITS, "compute_metrics": classification_metrics}
+    arguments = {"eval_dataset": SPLITS, "compute_metrics": classification_metrics}
     best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
     options = {**best, "eval_steps": 1, "save_steps": 1, "metric_for_best_model": named}
     if fits:
-        image_trainer(tmp_path, given, **options)
+        image_trainer(tmp_path, arguments, **options)
         return
     with pytest.raises(ValueError, match="evaluation will give eval_forget_accuracy, .*eval_test_"):
-        image_trainer(tmp_path, given, **options)
+        image_trainer(tmp_path, arguments, **options)
     if named:
         # a single eval set, or metrics whose names are unknown
-        single = {**given, "eval_dataset": images(2)}
+        single = {**arguments, "eval_dataset": images(2)}
         if named in ("loss", "accuracy"):
             image_trainer(tmp_path, single, **options)
-        own = {"eval_dataset": SPLITS, "compute_metrics": lambda evaluated: {}}
+        without_metrics = {"eval_dataset": SPLITS, "compute_metrics": lambda evaluated: {}}
         if named == "eval_test_acuracy":
-            image_trainer(tmp_path, own, **options)
+            image_trainer(tmp_path, without_metrics, **options)

@@ -59,7 +59,7 @@ def read_first(model, **options) -> list[int]:
     """What the decoder reads first when `generate` is called, after it has detected a language."""
     read = []
     hook = model.get_decoder().register_forward_pre_hook(
-        lambda module, args, given: read.append(given["input_ids"][0].tolist()), with_kwargs=True
+        lambda module, args, inputs: read.append(inputs["input_ids"][0].tolist()), with_kwargs=True
     )
     model.generate(torch.zeros(1, 8, 100), **options)
     hook.remove()
@@ -94,9 +94,12 @@ def test_the_prompt_is_the_one_that_generate_uses(build, settings):
     expected = generation_prompt(model.config, model.generation_config)
     read = read_first(model)
     assert [
-        None if token is None else given for token, given in zip(expected, read, strict=True)
+        None if token is None else token_read
+        for token, token_read in zip(expected, read, strict=True)
     ] == expected
-    assert all(given in (EN, ZH, DE) for token, given in zip(expected, read) if token is None)
+    assert all(
+        token_read in (EN, ZH, DE) for token, token_read in zip(expected, read) if token is None
+    )
 
 
 def test_language_and_task_reach_generate_also_after_saving(build, processor, tmp_path):
@@ -121,7 +124,7 @@ def test_language_and_task_reach_generate_also_after_saving(build, processor, tm
     assert read_first(loaded) == wanted
     read = []
     loaded.get_decoder().register_forward_pre_hook(
-        lambda module, args, given: read.append(given["input_ids"][0].tolist()), with_kwargs=True
+        lambda module, args, inputs: read.append(inputs["input_ids"][0].tolist()), with_kwargs=True
     )
     recogniser = pipeline(
         "automatic-speech-recognition",
@@ -136,7 +139,7 @@ def test_language_and_task_reach_generate_also_after_saving(build, processor, tm
 def test_a_language_that_a_model_cannot_take_is_refused_with_the_remedy(build, processor):
     english, old, model = build(language=None, task=None), build(), build()
     del old.generation_config.lang_to_id
-    for given, message in [
+    for recogniser, message in [
         (
             english,
             "language is en and task is transcribe, but X takes neither: .* Leave both out "
@@ -145,7 +148,7 @@ def test_a_language_that_a_model_cannot_take_is_refused_with_the_remedy(build, p
         (old, "old form without lang_to_id .*take a newer one: GenerationConfig.from_pretrained"),
     ]:
         with pytest.raises(ValueError, match=message):
-            set_language(given.config, given.generation_config, "X", "en", "transcribe")
+            set_language(recogniser.config, recogniser.generation_config, "X", "en", "transcribe")
     with pytest.raises(
         ValueError, match="language is fr, which X does not know; it knows en, zh, de"
     ):
@@ -201,9 +204,9 @@ def test_a_configuration_derived_from_the_model_is_derived_again_on_loading(buil
     path = tmp_path / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "_from_model_config": True}))
     loaded = WhisperForConditionalGeneration.from_pretrained(tmp_path)
-    found = load_generation_config(tmp_path, model.config)
-    assert not hasattr(found, "language")
-    assert generation_prompt(model.config, found) == generation_prompt(
+    derived = load_generation_config(tmp_path, model.config)
+    assert not hasattr(derived, "language")
+    assert generation_prompt(model.config, derived) == generation_prompt(
         loaded.config, loaded.generation_config
     )
 

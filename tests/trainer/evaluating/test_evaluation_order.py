@@ -21,9 +21,12 @@ def rows() -> datasets.Dataset:
 def test_every_number_is_that_of_the_datasets_own_order(rows, tmp_path, monkeypatch):
     """The place of a sample counts in this metric, as it does in a bootstrap."""
 
-    def metrics(given):
-        weights = np.arange(1, len(given.label_ids) + 1)
-        tokens, labels = (part.clip(0).sum(1) for part in (given.predictions, given.label_ids))
+    def metrics(evaluated_samples):
+        weights = np.arange(1, len(evaluated_samples.label_ids) + 1)
+        tokens, labels = (
+            part.clip(0).sum(1)
+            for part in (evaluated_samples.predictions, evaluated_samples.label_ids)
+        )
         return {"said": float(weights @ tokens), "labels": float(weights @ labels)}
 
     model = tiny_whisper(init_std=0.5)
@@ -40,17 +43,17 @@ def test_every_number_is_that_of_the_datasets_own_order(rows, tmp_path, monkeypa
             arguments={"eval_dataset": {"test": rows}, "compute_metrics": metrics},
         )
         read.clear()
-        found = evaluate_splits(trainer, trainer.eval_dataset)["test"]
+        results = evaluate_splits(trainer, trainer.eval_dataset)["test"]
         # Samples are also read before, to see whether padding matters.
         lengths = read[-len(rows) :]
-        return found, trainer.predict(rows).predictions, lengths
+        return results, trainer.predict(rows).predictions, lengths
 
-    found, texts, lengths = evaluated()
+    results, texts, lengths = evaluated()
     monkeypatch.setattr(sample_evaluation, "by_length", lambda dataset: None)
     expected, texts_before, lengths_before = evaluated()
     assert lengths == sorted(lengths_before, reverse=True) != lengths_before
-    assert found.pop("loss") == pytest.approx(expected.pop("loss"), rel=1e-6)
-    assert found == expected and np.array_equal(texts, texts_before)
+    assert results.pop("loss") == pytest.approx(expected.pop("loss"), rel=1e-6)
+    assert results == expected and np.array_equal(texts, texts_before)
     assert len(np.unique(texts, axis=0)) > 3
 
 

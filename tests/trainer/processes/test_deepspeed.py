@@ -93,7 +93,8 @@ def test_the_engine_is_told_which_pass_is_the_last(tmp_path, method, calls):
         if not with_engine:
             trainer.train()
             return model, None
-        trainer.training_run.samples.one_by_one, trainer.is_deepspeed_enabled = False, True
+        trainer.training_run.checked_model.samples.one_by_one = False
+        trainer.is_deepspeed_enabled = True
         # the real one asks accelerate for DeepSpeed's precision
         trainer._prepare_inputs = dict
         trainer.deepspeed = engine = Engine(trainer.optimizer)
@@ -156,11 +157,11 @@ def test_two_processes_with_deepspeed_take_the_steps_of_one_without(results, nam
 
 
 def test_a_run_with_deepspeed_resumes_bit_for_bit(results):
-    found = torch.load(results / "resumed.pt")
+    saved = torch.load(results / "resumed.pt")
     assert all(
-        torch.equal(found["straight"][name], found["resumed"][name]) for name in found["straight"]
+        torch.equal(saved["straight"][name], saved["resumed"][name]) for name in saved["straight"]
     )
     (before, after), (first, _), (_, resumed) = (
-        found[f"{run} losses"] for run in ("straight", "first", "resumed")
+        saved[f"{run} losses"] for run in ("straight", "first", "resumed")
     )
     assert before == first and after == resumed != before

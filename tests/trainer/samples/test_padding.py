@@ -95,7 +95,7 @@ def test_the_step_equals_brute_force_without_padding(tmp_path, caplog, norm, col
     start = copy.deepcopy(model)
     trainer = trained(tmp_path, model, forget, retain, collator)
     check_step(start, model, forget, retain, collator)
-    samples = trainer.training_run.samples
+    samples = trainer.training_run.checked_model.samples
     assert samples.one_by_one == samples.padding.matters == (norm == "group")
     assert ("padding changes the loss of a sample in Wav2Vec2ForCTC" in caplog.text) == (
         norm == "group"
@@ -111,16 +111,16 @@ def test_the_first_batch_shows_what_could_not_be_checked_before(tmp_path, monkey
     start = copy.deepcopy(model)
     if way == "later":
         monkeypatch.setattr(TrainingRun, "check_padding", lambda self: None)
-    given = Stream(forget) if way == "stream" else forget
-    trainer = trained(tmp_path, model, given, retain, collate_padded)
+    dataset = Stream(forget) if way == "stream" else forget
+    trainer = trained(tmp_path, model, dataset, retain, collate_padded)
     check_step(start, model, forget, retain, collate_padded)
-    assert trainer.training_run.samples.padding.matters
+    assert trainer.training_run.checked_model.samples.padding.matters
 
 
 def test_a_stream_with_a_mask_is_not_slowed_down(tmp_path):
     forget, retain = Stream(voices(300, 120, 90, 200)), voices(260, 150)
     trainer = trained(tmp_path, tiny_wav2vec2("layer"), forget, retain, collate_masked)
-    samples = trainer.training_run.samples
+    samples = trainer.training_run.checked_model.samples
     assert samples.padding.matters is False and not samples.one_by_one
     assert UNPADDED not in trainer.data_collator(retain)
     assert UNPADDED not in trainer.get_train_dataloader().collate_fn(retain)
@@ -166,7 +166,7 @@ def test_a_collator_that_draws_random_numbers(tmp_path, caplog, collator, known)
     """If each row in turn draws its own, the check sees the first row of a batch as it is alone."""
     forget, retain = voices(300, 120, 90, 200), voices(150, 400, 260)
     trainer = trained(tmp_path, tiny_wav2vec2("group"), forget, retain, collator)
-    assert trainer.training_run.samples.padding.matters == known
+    assert trainer.training_run.checked_model.samples.padding.matters == known
     assert caplog.text.count("It was not checked for all samples whether padding") == (not known)
     assert caplog.text.count("padding could not be located, because") == known
 
@@ -192,8 +192,8 @@ def test_masking_tokens_at_random_does_not_hide_the_padding(side):
         assert all(torch.equal(batch[name], plain[name]) for name in plain)
         sample, size = select_sample(batch, n, 3), len(row)
         for name in plain:
-            own = plain[name][n, -size:] if side == "left" else plain[name][n, :size]
-            assert torch.equal(sample[name], own[None])
+            unpadded = plain[name][n, -size:] if side == "left" else plain[name][n, :size]
+            assert torch.equal(sample[name], unpadded[None])
 
 
 def test_samples_of_one_length_have_no_padding(tmp_path):
@@ -204,7 +204,7 @@ def test_samples_of_one_length_have_no_padding(tmp_path):
         voices(300, 300),
         collate_padded,
     )
-    samples = trainer.training_run.samples
+    samples = trainer.training_run.checked_model.samples
     assert samples.padding.matters is False and not samples.one_by_one
 
 
@@ -227,9 +227,9 @@ def test_silence_of_a_ctc_model_whose_padding_matters(tmp_path):
     # alpha r_perp - (1 - alpha) u_perp, where r_perp is orthogonal to the silence alone
     expected = torch.cat(
         [
-            0.7 * orthograd_gradient(direction, torch.cat([own, of_silence]), 0.0)
-            - 0.3 * orthograd_gradient(own.mean(0), of_silence, 0.0)
-            for direction, own, of_silence in zip(u, labels, silence)
+            0.7 * orthograd_gradient(direction, torch.cat([of_labels, of_silence]), 0.0)
+            - 0.3 * orthograd_gradient(of_labels.mean(0), of_silence, 0.0)
+            for direction, of_labels, of_silence in zip(u, labels, silence)
         ]
     )
     pairs = [(a, b) for a, b in zip(start.parameters(), model.parameters()) if a.requires_grad]

@@ -182,12 +182,12 @@ def test_trainable_says_which_layers_get_an_adapter(start):
     assert adapted(model, targets, "") == targets
     # a regular expression
     assert any(".encoder_attn." in name for name in adapted(model, targets, "encoder"))
-    found = adapted(model, targets, r"model\.encoder\.")
-    assert found and all(
-        ".encoder." in name and name.endswith(("q_proj", "v_proj")) for name in found
+    layers = adapted(model, targets, r"model\.encoder\.")
+    assert layers and all(
+        ".encoder." in name and name.endswith(("q_proj", "v_proj")) for name in layers
     )
     wrapped = make_trainer(
-        model, "unused", arguments={"peft_config": LoraConfig(r=2, target_modules=found)}
+        model, "unused", arguments={"peft_config": LoraConfig(r=2, target_modules=layers)}
     ).model
     trained = [name for name, p in wrapped.named_parameters() if p.requires_grad]
     assert trained and not [name for name in trained if "decoder" in name]

@@ -65,7 +65,7 @@ def whisper():
 @pytest.mark.parametrize("granularity", ["parameter", "model"])
 def test_orthograd_raises_silence_orthogonally_to_that_of_retain_samples(granularity, tmp_path):
     model = whisper()
-    found = step(model, tmp_path, forget_objective="silence", alpha=0.0, granularity=granularity)
+    gradient = step(model, tmp_path, forget_objective="silence", alpha=0.0, granularity=granularity)
     u = [matrix.mean(0) for matrix in columns(silence_gradients(model, FORGET))]
     labels = columns(label_gradients(model, RETAIN))
     rows = [torch.cat(pair) for pair in zip(labels, columns(silence_gradients(model, RETAIN)))]
@@ -73,26 +73,26 @@ def test_orthograd_raises_silence_orthogonally_to_that_of_retain_samples(granula
         expected = orthograd_gradient(torch.cat(u), torch.cat(rows, 1), 0.0)
     else:
         expected = torch.cat([orthograd_gradient(*pair, 0.0) for pair in zip(u, rows)])
-    assert relative(found, expected) < 1e-3
+    assert relative(gradient, expected) < 1e-3
 
 
 def test_retain_part_is_orthogonal_to_silence_too(tmp_path):
     model = whisper()
-    found = step(model, tmp_path, forget_objective="silence", alpha=0.9, granularity="model")
+    gradient = step(model, tmp_path, forget_objective="silence", alpha=0.9, granularity="model")
     silence = torch.cat(columns(silence_gradients(model, RETAIN)), 1)
-    along = (silence @ found).abs() / (silence.norm(dim=1) * found.norm())
+    along = (silence @ gradient).abs() / (silence.norm(dim=1) * gradient.norm())
     assert float(along.max()) < 1e-4
     # The losses of the labels fall.
-    assert float(torch.cat(columns(label_gradients(model, RETAIN)), 1).mean(0) @ found) > 0
+    assert float(torch.cat(columns(label_gradients(model, RETAIN)), 1).mean(0) @ gradient) > 0
 
 
 def test_gradient_difference_raises_silence(tmp_path):
     model = whisper()
     options = {"method": "gradient_difference", "alpha": 0.3, "forget_objective": "silence"}
-    found = step(model, tmp_path, **options)
+    gradient = step(model, tmp_path, **options)
     u = torch.cat(columns(silence_gradients(model, FORGET)), 1).mean(0)
     r = torch.cat(columns(label_gradients(model, RETAIN)), 1).mean(0)
-    assert relative(found, 0.3 * r - 0.7 * u) < 1e-4
+    assert relative(gradient, 0.3 * r - 0.7 * u) < 1e-4
 
 
 def test_a_run_makes_the_model_write_nothing(tmp_path):

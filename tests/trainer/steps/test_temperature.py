@@ -29,18 +29,18 @@ def test_step_is_that_of_divided_logits(granularity, tmp_path):
     torch.manual_seed(0)
     model = tiny_whisper()
     options = {"alpha": 0.3, "granularity": granularity}
-    found = step(model, tmp_path, loss_temperature=3.0, **options)
+    gradient = step(model, tmp_path, loss_temperature=3.0, **options)
     expected = brute_force(divided_by(model, 3.0), **options)
-    assert relative(found, expected) < 1e-4
-    assert relative(found, brute_force(model, **options)) > 0.1
+    assert relative(gradient, expected) < 1e-4
+    assert relative(gradient, brute_force(model, **options)) > 0.1
 
 
 def test_drift_is_that_of_the_same_loss(tmp_path):
     torch.manual_seed(0)
     model = tiny_whisper()
     options = {"step_control": "drift", "max_drift": 0.01, "learning_rate": 0.1}
-    found = step(model, tmp_path, loss_temperature=3.0, **options)
-    assert relative(found, step(divided_by(model, 3.0), tmp_path, **options)) < 1e-5
+    gradient = step(model, tmp_path, loss_temperature=3.0, **options)
+    assert relative(gradient, step(divided_by(model, 3.0), tmp_path, **options)) < 1e-5
 
 
 def test_evaluation_keeps_the_loss(tmp_path):

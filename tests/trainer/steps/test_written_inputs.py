@@ -38,11 +38,11 @@ def test_inputs_are_not_written_into(tmp_path, method):
         for i in range(4)
     ]
     kept = copy.deepcopy(samples)
-    weights, found = Writer(False).state_dict(), []
+    weights, outcomes = Writer(False).state_dict(), []
 
     # Returns the tensors of the samples themselves.
-    def collator(given):
-        return {**given[0], "more": {"shift": [given[0]["x"]]}}
+    def collator(rows):
+        return {**rows[0], "more": {"shift": [rows[0]["x"]]}}
 
     for writes in (True, False):
         model = Writer(writes)
@@ -64,10 +64,10 @@ def test_inputs_are_not_written_into(tmp_path, method):
             learning_rate=0.1,
         )
         output = trainer.predict(samples)
-        found.append((step, torch.tensor(output.label_ids), torch.tensor(output.predictions)))
+        outcomes.append((step, torch.tensor(output.label_ids), torch.tensor(output.predictions)))
         assert all(torch.equal(a[name], b[name]) for a, b in zip(samples, kept) for name in a)
-    assert found[0][0].norm() > 0
-    for writing, plain in zip(*found):
+    assert outcomes[0][0].norm() > 0
+    for writing, plain in zip(*outcomes):
         assert torch.equal(writing, plain)
 
 

@@ -144,11 +144,11 @@ class TestNoStep:
 def test_a_forget_set_is_identified_by_its_labels_alone():
     columns = {"labels": [[1, 2], [3]], "audio": ["a", "b"]}
     rows = datasets.Dataset.from_dict(columns).with_transform(lambda batch: pytest.fail("read"))
-    known = labels_digest(rows, ["labels"])
-    assert known == labels_digest(
+    digest = labels_digest(rows, ["labels"])
+    assert digest == labels_digest(
         [{"labels": torch.tensor([1, 2])}, {"labels": torch.tensor([3])}], ["labels"]
     )
-    assert known != labels_digest(rows.select([1, 0]), ["labels"])
+    assert digest != labels_digest(rows.select([1, 0]), ["labels"])
     assert labels_digest(rows.remove_columns("labels"), ["labels"]) is None
 
 

@@ -108,8 +108,8 @@ class TestOtherEvaluationSets:
         for _ in range(2):
             losses = [trainer.evaluate()["eval_loss"], trainer.evaluate(other)["eval_loss"]]
             models = trainer.own_results().models()
-            found = models["unlearned" if trainer.state.global_step else "original"]
-            assert [found[name]["loss"] for name in ("evaluation", "evaluation 2")] == losses
+            splits = models["unlearned" if trainer.state.global_step else "original"]
+            assert [splits[name]["loss"] for name in ("evaluation", "evaluation 2")] == losses
             if not trainer.state.global_step:
                 trainer.train()
         trainer.create_model_card()

@@ -23,7 +23,7 @@ def attack(
     recipe: Recipe,
     trainer: UnlearnTrainer,
     shadows: ShadowModels | None,
-    known: dict[str, dict[str, np.ndarray]],
+    features: dict[str, dict[str, np.ndarray]],
 ) -> dict[str, float | None]:
     """Attacks the trainer's model: the entries of ATTACKS that the run's data and models allow.
     Every process has to call it.
@@ -33,13 +33,15 @@ def attack(
     result is `lowest_fpr` alone, with a warning, so that the run's other results are kept.
 
     Args:
-        known: the samples' features (see `sample_features`) of the splits for which this model's
+        features: the samples' features (see `sample_features`) of the splits for which this model's
             evaluation has already computed them.
     """
     unseen = recipe.unseen_split
     splits = {"forget", unseen, "retain", "test"} & set(trainer.eval_dataset)
     seen = {
-        name: known[name] if name in known else sample_features(trainer, trainer.eval_dataset[name])
+        name: features[name]
+        if name in features
+        else sample_features(trainer, trainer.eval_dataset[name])
         for name in sorted(splits)
     }
     rates = {"lowest_fpr": lowest_fpr(len(seen[unseen]["loss"]))}

@@ -9,13 +9,13 @@ from ...methods import METHODS, Method
 from ...per_sample.shards import sharded_modules
 from ..batches.retain_batches import check_retain_size
 from ..batches.training_data import length_or_none
-from ..protocol import RunView, TrainerView
+from ..protocol import RunView
 from .compatibility import check_kind
 
 NAME = "previous_forget_dataset"
 
 
-def check_previous(
+def check_earlier_requests(
     method: Method, dataset: Any, updates: Sequence[str | Path] | None, args: UnlearnConfig
 ) -> None:
     """Checks what a trainer was given of earlier requests.
@@ -23,11 +23,11 @@ def check_previous(
     Raises:
         ValueError: the method cannot keep them forgotten, or the samples are no usable dataset.
     """
-    given = [name for name, is_given in _given(dataset, updates).items() if is_given]
-    if given and not method.keeps_forgotten:
+    arguments = [name for name, is_given in _given(dataset, updates).items() if is_given]
+    if arguments and not method.keeps_forgotten:
         able = [name for name, make in METHODS.items() if make().keeps_forgotten]
         raise ValueError(
-            f"{given[0]} does not work with method={args.method!r}, which has no per-sample "
+            f"{arguments[0]} does not work with method={args.method!r}, which has no per-sample "
             f"projection: use {' or '.join(able)}, or leave it out"
         )
     if dataset is None:
@@ -42,15 +42,6 @@ def check_previous(
 
 def _given(dataset: Any, updates: Sequence[str | Path] | None) -> dict[str, bool]:
     return {NAME: dataset is not None, "previous_updates": bool(updates)}
-
-
-def earlier_identity(trainer: TrainerView) -> dict[str, int]:
-    """What `run_identity` says of earlier requests: a resumed run must have the same ones."""
-    updates = trainer.previous_updates
-    return {
-        "samples of earlier requests": length_or_none(trainer.previous_forget_dataset) or 0,
-        "updates of earlier requests": 0 if updates is None else len(updates),
-    }
 
 
 def check_updates(trainer: RunView) -> None:

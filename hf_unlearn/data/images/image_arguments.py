@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ..arguments import ClassArguments, DataArguments
+from ..data_arguments import ClassArguments, DataArguments
 
 
 @dataclass

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from hf_unlearn.per_sample.reference import sample_gradient
 from hf_unlearn.report.file_names import SKETCH
-from hf_unlearn.trainer.checkpoints.update_sketch import PreviousUpdates, stored
+from hf_unlearn.trainer.checkpoints.update_sketch import EarlierUpdates, stored
 from hf_unlearn.trainer.samples import sample_access
 from hf_unlearn.trainer.samples.sample_access import SampleAccess
 from tests.methods.formulas import double
@@ -30,11 +30,11 @@ def gradients(model, samples) -> list[list[torch.Tensor]]:
     """The gradient of each sample alone, in float64, one tensor per trained parameter."""
     model = copy.deepcopy(model).double().train()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    found = []
+    rows = []
     for sample in samples:
         batch = collate(double([sample]))
-        found.append(sample_gradient(model, model(**batch).loss, parameters))
-    return found
+        rows.append(sample_gradient(model, model(**batch).loss, parameters))
+    return rows
 
 
 def without(vector, rows):
@@ -91,8 +91,8 @@ def test_step_is_brute_force_and_orthogonal_to_earlier_samples(
     model = tiny_whisper(**SMALL).double()
     if path == "slow parameters":
         names = [n for n, p in model.named_parameters() if "fc1" in n or "embed" in n]
-        found = dict.fromkeys(names, "for this test")
-        monkeypatch.setattr(sample_access, "find_slow_parameters", lambda *_: found)
+        slow = dict.fromkeys(names, "for this test")
+        monkeypatch.setattr(sample_access, "find_slow_parameters", lambda *_: slow)
     if path == "one by one":
         monkeypatch.setattr(SampleAccess, "check_batch_loss", lambda self, batch: None)
         check_engine = SampleAccess.check_engine
@@ -142,11 +142,11 @@ def first_request(tmp_path_factory):
     that run."""
     torch.manual_seed(0)
     model, folder = tiny_whisper(**SMALL), tmp_path_factory.mktemp("first")
-    known = collate(FIRST + SECOND + RETAIN)
+    batch = collate(FIRST + SECOND + RETAIN)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(120):
         optimizer.zero_grad()
-        model(**known).loss.backward()
+        model(**batch).loss.backward()
         optimizer.step()
     before = copy.deepcopy(model)
     options = {**STEPS, "save_update_sketch": True}
@@ -182,7 +182,7 @@ def test_the_sketch_is_the_change_of_the_weights_and_carries_the_earlier_ones(
     first_request, tmp_path
 ):
     before, after, folder = first_request
-    (update,) = PreviousUpdates([folder]).updates
+    (update,) = EarlierUpdates([folder]).updates
     before, after = dict(before.named_parameters()), dict(after.named_parameters())
     assert update.keys() == {name for name, p in after.items() if p.requires_grad}
     for name, (change,) in update.items():
@@ -190,7 +190,7 @@ def test_the_sketch_is_the_change_of_the_weights_and_carries_the_earlier_ones(
     second = second_request(first_request, tmp_path, previous_updates=[folder])
     second.args.save_update_sketch = True
     second.train()
-    both = PreviousUpdates([tmp_path / SKETCH]).updates
+    both = EarlierUpdates([tmp_path / SKETCH]).updates
     assert len(both) == 2
     assert all(torch.equal(both[0][name][0], update[name][0]) for name in update)
 
@@ -225,7 +225,7 @@ def test_a_resumed_run_is_as_uninterrupted(first_request, tmp_path):
     resumed.train(resume_from_checkpoint=True)
     for one, other in zip(straight.model.parameters(), resumed.model.parameters()):
         assert torch.equal(one, other)
-    sketches = [PreviousUpdates([tmp_path / name]).updates[-1] for name in "ab"]
+    sketches = [EarlierUpdates([tmp_path / name]).updates[-1] for name in "ab"]
     assert all(torch.equal(kept[0], sketches[1][name][0]) for name, kept in sketches[0].items())
     other = trainer_at(tmp_path / "b", previous_updates=None)
     with pytest.raises(ValueError, match="updates of earlier requests 1, not 0"):
@@ -271,11 +271,11 @@ def test_step_is_brute_force_and_orthogonal_to_updates_and_samples(tmp_path, gra
     arguments = {"previous_forget_dataset": double(PREVIOUS), "previous_updates": [folder]}
     options = {"granularity": granularity, "alpha": 0.6, "arguments": arguments, **data()}
     g = step(model, tmp_path, **options)
-    given = PreviousUpdates([folder]).updates
+    updates = EarlierUpdates([folder]).updates
     earlier = []
     for (name, like), rows in zip(update.items(), rows_of_samples(model, PREVIOUS)):
         changes = [torch.zeros_like(like)[None].double()] * 2
-        for n, kept in enumerate(one[name] for one in given if name in one):
+        for n, kept in enumerate(one[name] for one in updates if name in one):
             whole = kept[0] @ kept[1] if len(kept) == 2 else kept[0]
             changes[n] = whole.reshape(1, *like.shape).double()
         earlier.append(torch.cat([rows, *changes]))
@@ -307,8 +307,8 @@ def test_with_an_adapter_the_adapted_weights_do_not_move_along_an_update(tmp_pat
     options = {"granularity": "model", "alpha": 0.6, "learning_rate": 1e-4, "optim": "sgd"}
     options |= data()
     moved = {}
-    for name, given in (("with", [folder]), ("without", None)):
-        changed, arguments = copy.deepcopy(model), {"previous_updates": given}
+    for name, folders in (("with", [folder]), ("without", None)):
+        changed, arguments = copy.deepcopy(model), {"previous_updates": folders}
         make_trainer(
             changed, tmp_path / name, optimizer=False, arguments=arguments, **options
         ).train()
@@ -328,7 +328,7 @@ def test_the_sketch_of_an_adapter_is_the_change_of_the_weights_that_it_adapts(tm
         dict(before.named_parameters()),
         dict(model.merge_and_unload().named_parameters()),
     )
-    (update,) = PreviousUpdates([tmp_path]).updates
+    (update,) = EarlierUpdates([tmp_path]).updates
     assert update.keys() == {n for n, p in before.items() if not torch.equal(p, after[n])}
     for name, (change,) in update.items():
         assert torch.allclose(change, after[name] - before[name], rtol=1e-4, atol=1e-5)
@@ -366,5 +366,5 @@ def test_updates_of_another_model_or_of_frozen_weights_are_refused(tmp_path):
     frozen = model.model.encoder.conv1.weight.requires_grad_(False)
     update = {"model.encoder.conv1.weight": torch.ones_like(frozen)}
     with pytest.raises(ValueError, match="weights that this run does not train"):
-        given = {"previous_updates": [written(tmp_path / "frozen", update)]}
-        make_trainer(model, tmp_path, arguments=given)
+        arguments = {"previous_updates": [written(tmp_path / "frozen", update)]}
+        make_trainer(model, tmp_path, arguments=arguments)

@@ -60,12 +60,12 @@ def _path(results: Results, metric: str) -> list[tuple[float, float, int]]:
 
 def _models(results: Results, metric: str) -> dict[str, tuple[float, float]]:
     """{model: (forget, test)} of the models that have both."""
-    found = {}
+    points = {}
     for name, splits in results.models().items():
         values = [splits.get(split, {}).get(metric) for split in ("forget", "test")]
         if all(map(finite, values)):
-            found[name] = tuple(values)
-    return found
+            points[name] = tuple(values)
+    return points
 
 
 def _axis_label(split: str, metric: str, task: Task) -> str:

@@ -1,0 +1,70 @@
+"""The model that a trainer trains, with what checks have found out about it."""
+
+import contextlib
+from collections.abc import Iterator
+
+from torch import nn
+
+from ...per_sample.shards import sharded_modules
+from ..frozen.encoder import encoder_once
+from ..frozen.parts import FrozenParts
+from ..protocol import RunView
+from ..samples.padding_check import PaddingCheck
+from ..samples.sample_access import RetainContext, SampleAccess
+from ..setup.silence import Silence
+
+
+class CheckedModel:
+    """What is known of the model that a trainer has at the moment, and how its samples' losses are
+    therefore computed. Another model needs another object.
+
+    Attributes:
+        padding: whether padding changes the losses.
+        frozen: keeps the outputs of the model's frozen first part.
+        silence: gives batches the labels of silence; None for another `forget_objective`.
+        samples: how the samples of a batch are computed.
+    """
+
+    def __init__(self, trainer: RunView):
+        self._trainer, self._model = trainer, trainer.model
+        self.padding = PaddingCheck(trainer)
+        self.frozen = FrozenParts(trainer)
+        silent = trainer.args.forget_objective == "silence"
+        self.silence = Silence(trainer.model, trainer.processing_class) if silent else None
+        self.samples = SampleAccess(trainer, self.padding, self.frozen)
+
+    def is_of(self, model: nn.Module) -> bool:
+        """Whether this is known of a model, and not of one that `model_init` has made before."""
+        return self._model is model
+
+    def check_samples_again(self) -> None:
+        """Discards what the checks of batches have found. What padding does to losses, and the
+        frozen part, hold as long as the model is the same."""
+        self.samples = SampleAccess(self._trainer, self.padding, self.frozen)
+
+    def check_padding(self, at_retain: RetainContext) -> None:
+        """Finds out whether padding changes losses, before data are evaluated or trained on.
+
+        Args:
+            at_retain: the context for computing retain samples.
+        """
+        trainer = self._trainer
+        # With FSDP and DeepSpeed, accelerate has not moved the model yet, so the first step makes
+        # this check.
+        waits = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+        if trainer.train_dataset is not None and not waits:
+            self.samples.check_padding(at_retain)
+
+    @contextlib.contextmanager
+    def evaluating_batch(self, batch: dict) -> Iterator[None]:
+        """The context in which the model evaluates a batch, without computing again what is
+        known."""
+        trainer = self._trainer
+        has_labels = all(batch.get(name) is not None for name in trainer.label_names or [""])
+        if trainer.train_dataset is not None and has_labels:
+            self.frozen.find(batch)
+        # All processes of a sharded model must take part in every pass.
+        texts = trainer.args.predict_with_generate and not sharded_modules(trainer.model)
+        encoder = encoder_once(trainer.model) if texts else contextlib.nullcontext()
+        with self.frozen.active(), encoder:
+            yield
