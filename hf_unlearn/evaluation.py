@@ -199,14 +199,11 @@ def sample_features(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]
             for labels (n,), or (n, T, vocabulary) for labels (n, T).
     """
 
-    model = base_model(trainer.model)
-    is_ctc = type(model).__name__.endswith("ForCTC")
+    is_ctc, reduce = _is_ctc(trainer), features_reducer(trainer, one_by_one=True)
 
     def reduced(logits: torch.Tensor | tuple, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         logits = logits[0] if isinstance(logits, tuple) else logits
-        if is_ctc:
-            return {"loss": ctc_losses(logits, labels, model.config.pad_token_id)}
-        if (found := features_of_batch(logits, labels)) is None:
+        if (found := reduce(logits, labels)) is None:
             raise ValueError(
                 f"logits of shape {tuple(logits.shape)} do not match labels of shape "
                 f"{tuple(labels.shape)} one to one"
@@ -232,6 +229,29 @@ def sample_features(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]
             trainer.compute_metrics,
             trainer.preprocess_logits_for_metrics,
         ) = before
+
+
+def features_reducer(trainer: Trainer, *, one_by_one: bool | None = None) -> Callable:
+    """The function that computes the features of each sample of a batch from (logits, labels), for
+    `collecting_logits`. It gives None where the logits do not show them.
+
+    Args:
+        one_by_one: whether the batches have one sample each; default: as the trainer evaluates.
+            Only then do the logits of a CTC model show its losses.
+    """
+    if not _is_ctc(trainer):
+        return features_of_batch
+    one_by_one = trainer.args.eval_batch_size == 1 if one_by_one is None else one_by_one
+    blank = base_model(trainer.model).config.pad_token_id
+
+    def reduce(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor] | None:
+        return {"loss": ctc_losses(logits, labels, blank)} if one_by_one else None
+
+    return reduce
+
+
+def _is_ctc(trainer: Trainer) -> bool:
+    return type(base_model(trainer.model)).__name__.endswith("ForCTC")
 
 
 def features_of_batch(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor] | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ..evaluation import evaluate_splits, features_of_batch
+from ..evaluation import evaluate_splits, features_reducer
 from ..files import write_json
 from ..metrics.scales import scale_of
 from ..report.file_names import EVALUATION
@@ -38,7 +38,9 @@ def measure(recipe: Recipe, trainer: UnlearnTrainer, shadows: ShadowModels | Non
     """Measures the trainer's model. Every process has to call it."""
     attacked = recipe.options.attacks and recipe.unseen_split is not None
     collecting = (
-        trainer.collecting_logits(features_of_batch) if attacked else contextlib.nullcontext({})
+        trainer.collecting_logits(features_reducer(trainer))
+        if attacked
+        else contextlib.nullcontext({})
     )
     with recipe.clock.phase("evaluation"):
         with collecting as noted:

@@ -34,8 +34,9 @@ class RecipeArguments:
         default=None,
         metadata={
             "help": "Folder in which models trained here are kept for other runs, under a hash of "
-            "their data, options and seed. By default they go to output_dir, and 'train' always "
-            "trains again."
+            "their data, options and seed, and what was measured of the original and the retrained "
+            "model, under a hash of all that it depends on. By default models go to output_dir, "
+            "'train' always trains again, and every run measures both models."
         },
     )
     train_seed: int | None = field(

@@ -112,6 +112,11 @@ class Recipe:
         """What to measure beside the metrics of the splits, by the keys of results.json."""
         return {}
 
+    def measured_with(self) -> dict:
+        """What measurements depend on beside the model, the evaluated rows and the options, in the
+        types of JSON."""
+        return {}
+
     def evaluation_notes(self) -> dict[str, dict]:
         """What evaluation.json says beside the numbers, by its keys. The text at "note" in each is
         printed."""

@@ -32,12 +32,14 @@ class NotBySample(ValueError):
     """The values of a loss do not divide evenly over the samples of the batch."""
 
 
-_WEIGHTS: ContextVar[Tensor | None] = ContextVar("weights of the samples' losses", default=None)
+# Weights (k,), or what gives them from the samples' losses (k,).
+Weights = Tensor | Callable[[Tensor], Tensor]
+_WEIGHTS: ContextVar[Weights | None] = ContextVar("weights of the samples' losses", default=None)
 
 
 @contextlib.contextmanager
-def weighted_samples(weights: Tensor) -> Iterator[None]:
-    """Makes `SampleMeanLoss` return mean_n(w_n L_n) within this context; weights (k,)."""
+def weighted_samples(weights: Weights) -> Iterator[None]:
+    """Makes `SampleMeanLoss` return mean_n(w_n L_n) within this context."""
     token = _WEIGHTS.set(weights)
     try:
         yield
@@ -69,7 +71,8 @@ class SampleMeanLoss(TorchFunctionMode):
         self.samples, self.strict = samples, strict
         self.labels = None if labels is None else labels.clamp_min(1)
         self.items = None if labels is None else self.labels.sum()
-        self.seen: list[Tensor] = []
+        # The samples' losses (k,) of each loss function called, without and with their weights.
+        self._seen: list[tuple[Tensor, Tensor]] = []
         self._summed = self._divided = False
 
     @property
@@ -95,15 +98,17 @@ class SampleMeanLoss(TorchFunctionMode):
         if self.labels is not None and _reduction(func, args, kwargs) == "sum":
             # The caller will divide by `items`.
             self._summed, losses, factor = True, losses / self.labels, self.items
-        self.seen.append(losses.detach())
-        return (losses if weights is None else losses * weights.to(losses.dtype)).mean() * factor
+        weights = weights(losses.detach()) if callable(weights) else weights
+        counted = losses if weights is None else losses * weights.to(losses.dtype)
+        self._seen.append((losses.detach(), counted.detach()))
+        return counted.mean() * factor
 
     def known_per_sample(self, loss: Tensor) -> Tensor | None:
-        """The losses (k,) of the samples, whose mean is the model's loss; None if the model's loss
-        combines several losses."""
-        if len(self.seen) == 1:
-            (losses,) = self.seen
-            if torch.isclose(losses.mean(), loss.to(losses.dtype), rtol=1e-4):
+        """The losses (k,) of the samples, without weights, whose (weighted) mean is the model's
+        loss; None if the model's loss combines several losses."""
+        if len(self._seen) == 1:
+            ((losses, counted),) = self._seen
+            if torch.isclose(counted.mean(), loss.to(losses.dtype), rtol=1e-4):
                 return losses
         return None
 

@@ -61,6 +61,14 @@ def test_attacks_use_what_the_evaluation_has_computed(noise, tmp_path, monkeypat
         expected, known = sample_features(trainer, rows), noted[f"eval_{split}"]
         assert expected.keys() == known.keys()
         assert all(np.array_equal(expected[name], known[name]) for name in expected)
+    output = trainer.predict(trainer.eval_dataset["test"])
+    right = output.predictions.argmax(1) == output.label_ids
     # No split is computed again.
     monkeypatch.setattr(attack_models, "sample_features", lambda *_: 1 / 0)
-    assert measure(made, trainer, None).further["attacks"]["loss_auc"] > 0
+    monkeypatch.setattr(trainer, "predict", lambda *_: 1 / 0)
+    measured = measure(made, trainer, None).further
+    assert measured["attacks"]["loss_auc"] > 0
+    names = trainer.model.config.id2label
+    assert measured["per_class"]["test"] == {
+        names[label]: 100 * right[output.label_ids == label].mean() for label in names
+    }

@@ -79,6 +79,31 @@ def test_own_where_right_else_a_sentence_and_generated_once(processor, model, sa
     assert said == [4]
 
 
+def test_only_new_utterances_are_transcribed_and_measured(processor, model, said, monkeypatch):
+    """Runs that forget other speakers share what is known of an utterance."""
+    rows, measured, losses_of = utterances(TEXTS), [], ModelTranscriber.losses_of
+
+    def counted(self, inputs, texts):
+        measured.append(texts)
+        return losses_of(self, inputs, texts)
+
+    monkeypatch.setattr(ModelTranscriber, "losses_of", counted)
+    data, style = SpeechArguments(), {"sentence": [" Two."] * 4}
+    first = ModelTranscriber(model, processor, data)
+    assert first.transcripts(rows.select([1, 0])) == [" One, two.", " Too."]
+    some = first.mean_losses(rows.select([1]), {"sentence": [" Two."]})
+    later = ModelTranscriber(model, processor, data)
+    assert later.transcripts(rows) == [" Too.", " One, two.", " One, two.", " Too."]
+    assert said == [2, 2]
+    assert later.mean_losses(rows, style)["sentence"] != some["sentence"] and len(measured) == 4
+    # Another text of an utterance has another loss, and another model says something else.
+    later.mean_losses(rows, {"sentence": [" One two.", *style["sentence"][1:]]})
+    assert len(measured) == 5
+    model.proj_out.weight.data.fill_(1.0)
+    ModelTranscriber(model, processor, data).transcripts(rows)
+    assert said == [2, 2, 4]
+
+
 def test_the_losses_are_those_of_each_utterance_alone(processor, model, said):
     rows = utterances(TEXTS)
     chosen = style_of(model, processor, SpeechArguments(), rows)

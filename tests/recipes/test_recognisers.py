@@ -3,12 +3,15 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import soundfile
+import torch
 from transformers import AutoModelForCTC, AutoProcessor, pipeline
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.speech import SpeechArguments
+from hf_unlearn.evaluation import evaluate_splits, features_reducer, sample_features
 from hf_unlearn.experiments import parse
 from hf_unlearn.experiments.speech import ctc
 from hf_unlearn.experiments.speech import whisper as speech
@@ -38,6 +41,22 @@ def test_a_model_takes_a_step_and_is_measured(make, data, tmp_path):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {"wer", "cer", "loops", "loss"} <= set(results["unlearned"]["forget_test"])
     assert "loss_auc" in results["attacks"]["unlearned"]
+
+
+def test_attacks_on_ctc_models_use_what_an_evaluation_one_by_one_has_computed(data, tmp_path):
+    model = recognisers.saved(recognisers.wav2vec2, tmp_path / "model")
+    given = flags(data, tmp_path / "out", model=model, per_device_eval_batch_size=1)
+    kinds = (CtcArguments, SpeechArguments, UnlearnConfig)
+    recipe = ctc.CtcRecipe(*parse(kinds, given), training=False)
+    trainer = recipe.evaluation_trainer(recipe.load_model(str(model)))
+    with trainer.collecting_logits(features_reducer(trainer)) as noted:
+        evaluate_splits(trainer, trainer.eval_dataset)
+    for split, rows in trainer.eval_dataset.items():
+        expected, found = sample_features(trainer, rows), noted[f"eval_{split}"]
+        assert np.array_equal(expected["loss"], found["loss"]) and found.keys() == {"loss"}
+    # In a larger batch a frame may be padding.
+    trainer.args.per_device_eval_batch_size = 2
+    assert features_reducer(trainer)(torch.zeros(2, 3, 4), torch.zeros(2, 1)) is None
 
 
 @named((*CTC[2:], *SEQ2SEQ[2:]))

@@ -6,8 +6,9 @@ reported.
 A cell is one run of the recipe, in its own process and folder. A cell whose folder has a
 `results.json` is done, so an interrupted comparison continues where it stopped. On another machine
 it continues from the rows of an earlier `runs.csv` (`known`). Models that the recipe trains
-(original, retrained, shadow models) are kept in `output_dir/models`, unless `options` set another
-`models_dir`, and all cells share them.
+(original, retrained, shadow models), and what was measured of the original and the retrained model,
+are kept in `output_dir/models`, unless `options` set another `models_dir`, and all cells share
+them.
 """
 
 import itertools

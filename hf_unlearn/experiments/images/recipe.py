@@ -21,7 +21,7 @@ from ...data.class_labels import labels_of
 from ...data.images.image_arguments import ImageArguments
 from ...data.images.samples import ImageRows, RandomShift, decode_image
 from ...data.images.splits import load_image_splits, prepare_image_splits
-from ...evaluation import classification_metrics, prediction_logits
+from ...evaluation import classification_metrics
 from ...metrics.quality import accuracy_of_classes
 from ...report.file_names import MISREAD
 from ...report.plots import plot_pictures
@@ -120,7 +120,7 @@ class ImageRecipe(ClassifierRecipe):
             "eval_dataset": {name: self._rows(rows, model) for name, rows in evaluation.items()},
             "processing_class": self.processor,
             "data_collator": default_data_collator,
-            "compute_metrics": classification_metrics,
+            "compute_metrics": self.keeping(classification_metrics),
         }
 
     def _rows(
@@ -132,12 +132,9 @@ class ImageRecipe(ClassifierRecipe):
     # ---- evaluation ------------------------------------------------------------------------------
 
     def measure(self, trainer: UnlearnTrainer) -> dict[str, dict]:
-        """Accuracy of each class, and relearning speed."""
-        outputs = {name: trainer.predict(rows) for name, rows in trainer.eval_dataset.items()}
+        """Accuracy of each class in the last evaluation, and relearning speed."""
         # Kept from the model that is measured last, the unlearned one.
-        self.outputs = {
-            name: (prediction_logits(output), output.label_ids) for name, output in outputs.items()
-        }
+        self.outputs = dict(zip(trainer.eval_dataset, self.evaluated))
         names = trainer.accelerator.unwrap_model(trainer.model).config.id2label
         measured = {
             "per_class": {

@@ -18,7 +18,7 @@ from ...data.class_labels import labels_of
 from ...data.speech.classes import load_class_splits, prepare_class_splits
 from ...data.speech.collator import SpeechCollator
 from ...data.speech.speech_arguments import SpeechClassArguments
-from ...evaluation import f1_metrics, prediction_logits
+from ...evaluation import f1_metrics
 from ...metrics.scores import global_unlearning_metric
 from ...report.results import Results
 from ...trainer import UnlearnTrainer
@@ -107,7 +107,7 @@ class SpeechClassRecipe(ClassifierRecipe):
             "eval_dataset": {name: self._rows(rows, model) for name, rows in evaluation.items()},
             "processing_class": self.processor,
             "data_collator": SpeechCollator(self.processor),
-            "compute_metrics": f1_metrics,
+            "compute_metrics": self.keeping(f1_metrics),
         }
 
     def _rows(self, rows: datasets.Dataset, model: PreTrainedModel) -> "ClassRows":
@@ -128,8 +128,8 @@ class SpeechClassRecipe(ClassifierRecipe):
         return next((split for split in wanted if split in present), None)
 
     def measure(self, trainer: UnlearnTrainer) -> dict[str, dict]:
-        """Accuracy of each speaker and, unless the classes are speakers, of each class; the
-        seconds of training; and relearning speed."""
+        """Accuracy of each speaker and, unless the classes are speakers, of each class, in the last
+        evaluation; the seconds of training; and relearning speed."""
         evaluated = self.splits.evaluation(self.data.max_eval_samples)
         # Speakers' names may only be in results that are redacted.
         columns = {
@@ -137,9 +137,8 @@ class SpeechClassRecipe(ClassifierRecipe):
             "speaker_classes": ("speaker",),
         }.get(self.task, ("class",))
         measured = {f"per_{column}": {} for column in columns}
-        for split, rows in evaluated.items():
-            output = trainer.predict(trainer.eval_dataset[split])
-            correct = prediction_logits(output).argmax(1) == output.label_ids
+        for (split, rows), (logits, labels) in zip(evaluated.items(), self.evaluated):
+            correct = logits.argmax(1) == labels
             for column in columns:
                 measured[f"per_{column}"][split] = _rates(correct, rows[column][:])
         model = trainer.accelerator.unwrap_model(trainer.model)

@@ -1,8 +1,7 @@
-"""Transcribes utterances with a model, and computes its losses on given texts; both are cached."""
+"""Transcribes utterances with a model, and computes its losses on given texts; both are cached by
+utterance."""
 
-import json
-from collections.abc import Callable
-from pathlib import Path
+import functools
 
 import datasets
 import numpy as np
@@ -17,8 +16,8 @@ from ...data.speech.extractors import extract, longest_audio
 from ...data.speech.labels import label_ids
 from ...data.speech.row_cache import audio_states
 from ...data.speech.speech_arguments import SpeechArguments
-from ...files import written_whole
 from ...report.weights import model_digest
+from .utterance_cache import by_utterance
 
 TRANSCRIBED_AT_ONCE = 16
 
@@ -42,15 +41,12 @@ class ModelTranscriber:
     ):
         self.model, self.digest = model.eval().to(device), model_digest(model)
         self.processor, self.data, self.end_token = processor, data, end_token
-        # The model's transcripts, by the state of an utterance's audio.
-        self._transcripts: dict[str, str | None] = {}
 
     def transcripts(self, rows: datasets.Dataset) -> list[str | None]:
         """The model's transcripts, decoded greedily; None where bad audio may be skipped."""
-        settings = {**self.settings(), "skip": self.data.skip_bad_audio}
-        made_of = ["own", self.digest, settings, self.processor.feature_extractor.to_dict()]
         states = [Hasher.hash(state) for state in audio_states(rows)]
-        return _cached(Hasher.hash([*made_of, states]), lambda: self._transcribe(rows, states))
+        key = Hasher.hash(["transcripts", self._basis])
+        return by_utterance(key, states, lambda new: self._transcribe(rows.select(new)))
 
     def mean_losses(self, rows: datasets.Dataset, styles: dict[str, list[str]]) -> dict[str, float]:
         """The mean of the utterances' losses with each style of their transcripts.
@@ -58,9 +54,17 @@ class ModelTranscriber:
         Args:
             styles: {style: the texts of the rows}.
         """
-        made_of = ["losses", self.digest, audio_states(rows), styles]
-        made_of += [self.data.language, self.data.task]
-        return _cached(Hasher.hash(made_of), lambda: self._mean_losses(rows, styles))
+        texts = list(zip(*styles.values()))
+        states = [Hasher.hash(state) for state in zip(audio_states(rows), texts)]
+        prompt = self.data.language, self.data.task, self.end_token
+        key = Hasher.hash(["losses", self._basis, prompt])
+        losses = by_utterance(
+            key, states, lambda new: self._losses(rows.select(new), [texts[row] for row in new])
+        )
+        # None stands for bad audio.
+        found = [each for each in losses if each is not None]
+        means = [sum(each) / len(each) for each in zip(*found)]
+        return dict(zip(styles, means))
 
     def release(self) -> None:
         """Drops the model, to free its memory."""
@@ -70,7 +74,8 @@ class ModelTranscriber:
 
     def settings(self) -> dict:
         """What the model's transcripts depend on, beside its weights and the audio."""
-        return self.model.generation_config.to_dict()
+        vocabulary = self.processor.tokenizer.get_vocab()
+        return {"generation": self.model.generation_config.to_dict(), "vocabulary": vocabulary}
 
     @torch.no_grad()
     def generate(self, heard: list[dict[str, np.ndarray]]) -> list[str]:
@@ -102,20 +107,36 @@ class ModelTranscriber:
             batch[name] = values.to(self.model.device, dtype)
         return batch
 
-    def _transcribe(self, rows: datasets.Dataset, states: list[str]) -> list[str | None]:
-        new = [row for row, state in enumerate(states) if state not in self._transcripts]
+    @functools.cached_property
+    def _basis(self) -> str:
+        """A hash of what transcripts and losses depend on beside the utterance."""
+        extractor = self.processor.feature_extractor.to_dict()
+        return Hasher.hash([self.digest, self.settings(), extractor, self.data.skip_bad_audio])
+
+    def _transcribe(self, rows: datasets.Dataset) -> list[str | None]:
+        transcripts = []
         for start in tqdm(
-            range(0, len(new), TRANSCRIBED_AT_ONCE),
+            range(0, len(rows), TRANSCRIBED_AT_ONCE),
             desc="model's transcripts",
             unit="batch",
         ):
-            chosen = new[start : start + TRANSCRIBED_AT_ONCE]
+            chosen = range(start, min(start + TRANSCRIBED_AT_ONCE, len(rows)))
             heard = [self._inputs(row) for row in rows.select(chosen)]
             good = [inputs for inputs in heard if inputs is not None]
             said = iter(self.generate(good) if good else ())
-            for row, inputs in zip(chosen, heard):
-                self._transcripts[states[row]] = None if inputs is None else next(said)
-        return [self._transcripts[state] for state in states]
+            transcripts += [None if inputs is None else next(said) for inputs in heard]
+        return transcripts
+
+    def _losses(
+        self, rows: datasets.Dataset, texts: list[tuple[str, ...]]
+    ) -> list[list[float] | None]:
+        """The losses of each utterance with each of its texts; None where bad audio may be
+        skipped."""
+        heard = map(self._inputs, rows)
+        return [
+            None if inputs is None else self.losses_of(inputs, list(own))
+            for inputs, own in zip(heard, texts)
+        ]
 
     def _inputs(self, row: dict) -> dict[str, np.ndarray] | None:
         """The model's inputs for an utterance; None where bad audio may be skipped."""
@@ -132,26 +153,3 @@ class ModelTranscriber:
             raise ValueError(
                 f"utterance {row['id']}: {error}; remove it, or pass skip_bad_audio to leave it out"
             ) from None
-
-    def _mean_losses(
-        self, rows: datasets.Dataset, styles: dict[str, list[str]]
-    ) -> dict[str, float]:
-        losses = {style: [] for style in styles}
-        for number, row in enumerate(rows):
-            inputs = self._inputs(row)
-            if inputs is None:
-                continue
-            found = self.losses_of(inputs, [texts[number] for texts in styles.values()])
-            for style, loss in zip(styles, found):
-                losses[style].append(loss)
-        return {style: sum(each) / len(each) for style, each in losses.items() if each}
-
-
-def _cached(key: str, make: Callable[[], list | dict]) -> list | dict:
-    """Returns `make()`, as JSON from the cache of `datasets` where it was computed before."""
-    path = Path(datasets.config.HF_DATASETS_CACHE) / "hf_unlearn" / f"{key}.json"
-    if not path.exists():
-        made = make()
-        with written_whole(path) as partial:
-            partial.write_text(json.dumps(made))
-    return json.loads(path.read_text())

@@ -14,7 +14,7 @@ from ...methods.outputs import output_logits
 from ...per_sample import PerSampleEngine
 from ...per_sample.check import MIXED, TOLERANCE, find_slow_parameters, samples_mix
 from ...per_sample.inputs import own_copy
-from ...per_sample.losses import NotBySample, weighted_samples
+from ...per_sample.losses import NotBySample, Weights, weighted_samples
 from ...per_sample.reference import count_samples, select_sample, without_ranges
 from ...per_sample.shards import own_parameters, sharded_modules, whole_tensors
 from ..batches.seeded import random_state_kept, seeded
@@ -60,6 +60,9 @@ class SampleAccess:
         self._exchange: SampleExchange | None = None
         # The losses of the samples of the batch that was computed one by one last.
         self._losses_alone: Tensor | None = None
+        # Whether the model's loss is a single loss, which shows the samples' losses; None until
+        # `loss_below` has seen it.
+        self._shows_losses: bool | None = None
 
     # ---- losses ----------------------------------------------------------------------------------
 
@@ -68,7 +71,7 @@ class SampleAccess:
         model: nn.Module,
         batch: dict,
         key: tuple[int, int] | None = None,
-        weights: Tensor | None = None,
+        weights: Weights | None = None,
     ) -> Tensor:
         """The mean of the losses of a batch's samples.
 
@@ -76,7 +79,8 @@ class SampleAccess:
             model: the trainer's model, or the wrapper that the training calls it by.
             key: (FORGET or RETAIN, index of the first sample among those of the step), if every
                 pass over these samples in this step must draw the same random numbers.
-            weights: what the samples' losses are multiplied with (k,); default: 1.
+            weights: what the samples' losses are multiplied with (k,), or a function that gives it
+                from these losses (k,); default: 1.
 
         Raises:
             NotBySample: in a check, or with several processes, the loss of the batch does not
@@ -102,7 +106,39 @@ class SampleAccess:
                 self._loss_of_one_pass(model, select_sample(batch, n, k), key, n) for n in range(k)
             ]
             self._losses_alone = torch.stack([loss.detach() for loss in losses])
+            weights = weights(self._losses_alone) if callable(weights) else weights
             return sum(losses if weights is None else map(torch.mul, losses, weights)) / k
+
+    def loss_below(
+        self, model: nn.Module, batch: dict, key: tuple[int, int], limit: float
+    ) -> Tensor:
+        """As `loss`, but samples whose loss in the network that is evaluated has reached the limit
+        have no gradient.
+
+        The pass itself shows these losses, unless there are several processes, or the model draws
+        random numbers in training or combines several losses. Then they take a pass of their own.
+        """
+
+        def below(losses: Tensor) -> Tensor:
+            return (losses < limit).to(losses.dtype)
+
+        losses = None
+        # Processes would have to agree on how many passes they make.
+        alone = self._trainer.args.world_size == 1
+        if alone and self.randomness.is_off and self._shows_losses is not False:
+            loss = self.loss(model, batch, key, below)
+            losses = self.losses_of_last_pass
+            if losses is None:
+                self._shows_losses = False
+            elif below(losses).any():
+                self._shows_losses = True
+            elif not self._shows_losses:
+                # All weights are 0, so the model's loss shows nothing.
+                losses = None
+        if losses is None:
+            losses = self.sample_losses(batch)
+            loss = self.loss(model, batch, key, below(losses))
+        return loss + (losses * (1 - below(losses))).mean()
 
     @property
     def losses_of_last_pass(self) -> Tensor | None:

@@ -48,6 +48,11 @@ class RandomnessControl:
         self._frozen: FrozenRandomness | None = None
         self._warned = False
 
+    @property
+    def is_off(self) -> bool:
+        """Whether the model computes what it computes when it is evaluated."""
+        return self._frozen is not None and not self._frozen.batch_norm
+
     @contextlib.contextmanager
     def off(self, batch_norm: bool = False) -> Iterator[None]:
         """Within this context nothing in the model is random.

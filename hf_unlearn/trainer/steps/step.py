@@ -127,19 +127,13 @@ class TrainerStep:
 
     def forget_loss(self, batch: dict | None = None) -> Tensor:
         key, sign = (FORGET, self.first_index), 1.0
-        if batch is None and self._trainer.args.max_forget_loss is not None:
-            return self._limited_forget_loss(key) * self.forget_weight
+        limit = self._trainer.args.max_forget_loss
+        if batch is None and limit is not None:
+            loss = self._access.loss_below(self.model, self.forget_batch, key, limit)
+            return loss * self.forget_weight
         if batch is None:
             batch, sign = forget_objective(self._trainer.silence, self.forget_batch)
         return self._access.loss(self.model, batch, key) * (sign * self.forget_weight)
-
-    def _limited_forget_loss(self, key: tuple[int, int]) -> Tensor:
-        """The mean loss of the forget samples, of which those that have reached `max_forget_loss`
-        have no gradient."""
-        losses = self._access.sample_losses(self.forget_batch)
-        counted = (losses < self._trainer.args.max_forget_loss).to(losses.dtype)
-        loss = self._access.loss(self.model, self.forget_batch, key, counted)
-        return loss + (losses * (1 - counted)).mean()
 
     def retain_loss(self) -> Tensor:
         return self._rows.mean_loss() * self.retain_weight

@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from hf_unlearn.per_sample.reference import orthograd_gradient, sample_gradient
+from hf_unlearn.trainer.samples.sample_access import SampleAccess
 from tests.support.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper
 from tests.trainer.brute_force import relative, step
 
@@ -29,19 +31,60 @@ def whisper() -> nn.Module:
     return tiny_whisper()
 
 
-@pytest.mark.parametrize("one_by_one", [False, True])
-def test_only_samples_below_the_limit_are_forgotten(one_by_one, tmp_path, monkeypatch):
-    model = whisper()
-    losses, rows = losses_and_gradients(model, FORGET)
+@pytest.fixture
+def passes(monkeypatch) -> list:
+    """The batches that take a pass of their own to show their losses."""
+    batches, sample_losses = [], SampleAccess.sample_losses
+
+    def counted(self, batch):
+        batches.append(batch)
+        return sample_losses(self, batch)
+
+    monkeypatch.setattr(SampleAccess, "sample_losses", counted)
+    return batches
+
+
+def limited_step(
+    tmp_path, losses: list[float], rows: torch.Tensor, retain: torch.Tensor, scale: float, **options
+) -> float:
+    """How far a step is from that of the samples below a limit, of which there are some.
+
+    Args:
+        losses, rows: of the forget samples; the trainer's are `scale` times as large.
+    """
     limit = sorted(losses)[1] + 1e-3
     below = torch.tensor(losses) < limit
     assert 0 < int(below.sum()) < len(FORGET)
+    limited = {"max_forget_loss": scale * limit, "alpha": 0.0, "granularity": "model"}
+    found = step(whisper(), tmp_path, **limited, **options)
+    u = scale * (rows * below[:, None]).sum(0) / len(FORGET)
+    return relative(found, orthograd_gradient(u, retain, 0.0))
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_only_samples_below_the_limit_are_forgotten(one_by_one, tmp_path, monkeypatch, passes):
+    """The step's own pass shows which ones they are."""
+    forget, (_, retain) = (losses_and_gradients(whisper(), rows) for rows in (FORGET, RETAIN))
     if one_by_one:
         monkeypatch.setattr("hf_unlearn.trainer.samples.sample_access.samples_mix", lambda *_: True)
-    found = step(model, tmp_path, max_forget_loss=limit, alpha=0.0, granularity="model")
-    u = (rows * below[:, None]).sum(0) / len(FORGET)
-    expected = orthograd_gradient(u, losses_and_gradients(model, RETAIN)[1], 0.0)
-    assert relative(found, expected) < 1e-3
+    assert limited_step(tmp_path, *forget, retain, scale=1.0) < 1e-3 and not passes
+
+
+@pytest.mark.parametrize("method", ["orthograd", "gradient_ascent"])
+def test_where_the_pass_does_not_show_the_losses_they_are_computed(method, tmp_path, passes):
+    """The model returns twice its loss; or it trains with dropout, and is judged without."""
+    (losses, rows), (_, retain) = (losses_and_gradients(whisper(), r) for r in (FORGET, RETAIN))
+    if method == "orthograd":
+
+        def doubled(outputs, labels, num_items_in_batch=None):
+            return 2 * F.cross_entropy(outputs["logits"].flatten(0, 1), labels.flatten())
+
+        arguments = {"compute_loss_func": doubled}
+        assert limited_step(tmp_path, losses, rows, retain, 2.0, arguments=arguments) < 1e-3
+    else:
+        options = {"max_forget_loss": sorted(losses)[1] + 1e-3, "method": method}
+        step(whisper(), tmp_path, **options)
+    assert len(passes) == 1
 
 
 def test_the_logged_loss_is_that_of_all_samples_and_nothing_is_left_to_forget(tmp_path):

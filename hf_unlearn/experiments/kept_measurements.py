@@ -1,0 +1,215 @@
+"""Measures the original and the retrained model once for all runs that share a `models_dir`.
+
+The runs of a comparison evaluate the same two models on the same rows. The first run keeps what it
+has measured in `models_dir`, and the others read it.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from operator import methodcaller
+from pathlib import Path
+
+from torch import nn
+from transformers.utils import logging
+
+from ..files import one_line, written_whole
+from ..report.environment import environment
+from ..report.weights import model_digest
+from ..trainer import UnlearnTrainer
+from ..trainer.batches.seeded import random_state_kept
+from ..trainer.samples.processes import all_processes
+from .measurements import Measurement, measure
+from .models.shadow_models import ShadowModels
+from .models.training import digest, training_seconds
+from .recipe import Recipe
+
+logger = logging.get_logger(__name__)
+
+# The folder in `models_dir` that holds the measurements.
+FOLDER = "measurements"
+PACKAGE = Path(__file__).parents[1]
+
+# What measurements do not depend on. All other options count, also those that are added later.
+# Options of the recipe: which model is measured (its weights count), how it is unlearned, and what
+# else the run does.
+NOT_OF_RECIPE = frozenset(
+    {
+        *("model", "gold", "models_dir", "labels_from", "report_audio"),
+        *("trainable", "limit_at_retrained", "augment", "merge_adapter", "keep_forgotten"),
+        *("lora_r", "lora_alpha", "lora_target_modules", "digest_steps"),
+        *("threads", "dry_run", "evaluate", "dataset_hint", "recipe", "launch"),
+    }
+)
+# Options of the trainer: how a model is unlearned and saved.
+NOT_OF_TRAINER = frozenset(
+    {
+        *("method", "alpha", "method_kwargs", "granularity", "inner_products"),
+        *("loss_temperature", "forget_objective", "max_forget_loss", "step_control", "max_drift"),
+        *("stop_when", "abort_when", "check_steps", "check_samples", "max_skipped_steps"),
+        *("per_device_retain_batch_size", "per_device_previous_batch_size"),
+        *("freeze_randomness", "frozen_cache_gb", "save_update_sketch", "update_sketch_rank"),
+        *("hide_names", "name_forgotten", "output_dir", "resume_from_checkpoint", "run_name"),
+        *("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm"),
+        *("max_steps", "num_train_epochs", "learning_rate", "optim", "optim_args"),
+        *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay"),
+        *("adam_beta1", "adam_beta2", "adam_epsilon"),
+        *("logging_steps", "save_strategy", "save_steps", "report_to", "disable_tqdm"),
+    }
+)
+# Packages (package: module) that measure, beside those that `environment` names.
+FURTHER = {"tokenizers": "tokenizers", "soundfile": "soundfile", "pillow": "PIL"}
+
+
+def measure_reference(
+    recipe: Recipe, trainer: UnlearnTrainer, role: str, shadows: ShadowModels | None
+) -> Measurement:
+    """Measures the original or the retrained model, or reads what another run with the same
+    `models_dir` has measured. Every process has to call it.
+
+    Only the owner can read the files, because they hold transcripts of forgotten speakers.
+
+    Args:
+        role: "original" or "retrained".
+    """
+    store = recipe.options.models_dir
+    # The steps draw the same random numbers whether the original is measured or read.
+    with random_state_kept(recipe.args.device):
+        if store is None or not _can_be_kept(recipe, trainer):
+            return measure(recipe, trainer, shadows)
+        main = recipe.args.process_index == 0
+        with recipe.clock.phase("evaluation"):
+            parts = depends_on(recipe, trainer, shadows) if main else {}
+            path = Path(store) / FOLDER / f"{_hash(parts)[:20]}.json"
+            known = all_processes(_read(path) if main else None)[0]
+        if known is None:
+            measured = measure(recipe, trainer, shadows)
+            if main:
+                _write(path, parts, measured)
+            return measured
+    if main:
+        print(f"the {role} model is not measured again: its results are in {path}", flush=True)
+    if role == "original":
+        _log(trainer, known.splits)
+    return known
+
+
+def _can_be_kept(recipe: Recipe, trainer: UnlearnTrainer) -> bool:
+    """Whether it is known what a measurement depends on: the code is this package's, and each
+    process has the whole model."""
+    own = type(recipe).__module__.split(".")[0] == __name__.split(".")[0]
+    return own and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+
+
+def depends_on(
+    recipe: Recipe, trainer: UnlearnTrainer, shadows: ShadowModels | None
+) -> dict[str, str]:
+    """Hashes of all that a measurement depends on, by what they are of."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    rows = recipe.splits.evaluation(recipe.data.max_eval_samples)
+    parts = {
+        "weights": model_digest(model),
+        "model": _described(model),
+        "processor": _processor_digest(recipe),
+        "rows": {split: digest(part) for split, part in rows.items()},
+        "recipe": [type(recipe).__qualname__, recipe.task, _without(recipe.options, NOT_OF_RECIPE)],
+        "data": vars(recipe.data),
+        "trainer": {k: v for k, v in recipe.args.to_dict().items() if k not in NOT_OF_TRAINER},
+        "processes": recipe.args.world_size,
+        "further": recipe.measured_with(),
+        "shadow models": shadows and _shadows_digest(shadows),
+        "code": _code_digest(),
+        "environment": _environment(),
+    }
+    return {name: _hash(part) for name, part in parts.items()}
+
+
+def _described(model: nn.Module) -> dict:
+    """What a model is, beside its weights."""
+    config, generation = model.config, getattr(model, "generation_config", None)
+    adapters = getattr(model, "peft_config", {})
+    return {
+        "config": {k: v for k, v in config.to_dict().items() if k != "_name_or_path"},
+        "attention": getattr(config, "_attn_implementation", None),
+        "generation": generation and generation.to_dict(),
+        "adapters": {name: adapter.to_dict() for name, adapter in adapters.items()},
+        # Classifiers report it with their scores.
+        "training_seconds": training_seconds(model.name_or_path),
+    }
+
+
+def _without(options: object, names: frozenset[str]) -> dict:
+    return {name: value for name, value in vars(options).items() if name not in names}
+
+
+def _processor_digest(recipe: Recipe) -> dict[str, str]:
+    """Hashes of the files that the processor is saved in, which also hold its tokenizer."""
+    with tempfile.TemporaryDirectory() as folder:
+        recipe.processor.save_pretrained(folder)
+        return _file_hashes(Path(folder).rglob("*"), Path(folder))
+
+
+def _shadows_digest(shadows: ShadowModels) -> list:
+    return [shadows.columns, shadows.confidences.tolist(), shadows.trained.tolist()]
+
+
+@cache
+def _code_digest() -> str:
+    """A hash of this package's code and tables: another version may measure something else."""
+    files = [path for kind in ("*.py", "*.json") for path in PACKAGE.rglob(kind)]
+    return _hash(_file_hashes(files, PACKAGE))
+
+
+def _environment() -> dict:
+    found = environment()
+    further = {name: version(name) for name, module in FURTHER.items() if find_spec(module)}
+    return {k: v for k, v in found.items() if k not in ("date", "commit")} | {"further": further}
+
+
+def _file_hashes(paths: Iterable[Path], folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths
+        if path.is_file()
+    }
+
+
+def _hash(value: object) -> str:
+    def as_text(part: object) -> str | list[str]:
+        # The order of a set changes from process to process.
+        return sorted(map(str, part)) if isinstance(part, set) else str(part)
+
+    written = json.dumps(value, sort_keys=True, default=as_text)
+    return hashlib.sha256(written.encode()).hexdigest()
+
+
+def _read(path: Path) -> Measurement | None:
+    """What was measured; None where nothing was, or where the file cannot be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Measurement(found["splits"], found["further"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _write(path: Path, parts: dict[str, str], measured: Measurement) -> None:
+    content = {"depends_on": parts, "splits": measured.splits, "further": measured.further}
+    try:
+        with written_whole(path) as partial:
+            partial.touch(mode=0o600)
+            # Python's JSON keeps all digits of a number, and NaN.
+            text = json.dumps(content, default=methodcaller("tolist"))
+            partial.write_text(text, encoding="utf-8")
+    except OSError as error:
+        logger.warning(f"Other runs have to measure again, because: {one_line(error)}")
+
+
+def _log(trainer: UnlearnTrainer, splits: dict[str, dict[str, float]]) -> None:
+    """Logs the original model's metrics for trackers, as its evaluation would have."""
+    for split, metrics in splits.items():
+        values = {name: value for name, value in metrics.items() if name != "samples"}
+        trainer.log({f"eval_{split}_{name}": value for name, value in values.items()})

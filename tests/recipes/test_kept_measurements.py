@@ -1,0 +1,113 @@
+"""What was measured of the original and the retrained model is kept in `models_dir`."""
+
+import dataclasses
+import json
+import shutil
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hf_unlearn import UnlearnConfig
+from hf_unlearn.experiments import measurements
+from hf_unlearn.experiments.images.options import ImageRecipeArguments
+from hf_unlearn.experiments.kept_measurements import NOT_OF_RECIPE, NOT_OF_TRAINER, depends_on
+from hf_unlearn.experiments.models.shadow_models import ShadowModels
+from hf_unlearn.experiments.progress import TIMES
+from hf_unlearn.experiments.speech import ctc
+from hf_unlearn.experiments.speech.options import CtcArguments, WhisperArguments
+from tests.recipes import recognisers
+from tests.recipes.noise import write_noise
+from tests.recipes.shadow_recipe import shadow_recipe
+
+MEASURED = (
+    *("original", "retrained", "unlearned", "gap", "history"),
+    *("attacks", "per_speaker", "transcripts"),
+)
+
+
+@pytest.fixture
+def evaluated(monkeypatch) -> list:
+    """The models whose splits are evaluated, in their order."""
+    models, evaluate = [], measurements.evaluate_splits
+
+    def counted(trainer, splits):
+        models.append(trainer.model)
+        return evaluate(trainer, splits)
+
+    monkeypatch.setattr(measurements, "evaluate_splits", counted)
+    return models
+
+
+def kept(folder: Path) -> list[Path]:
+    return sorted((folder / "models" / "measurements").iterdir())
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_second_run_reads_what_the_first_has_measured(data, tmp_path, evaluated, capsys):
+    """Its results are the same to the digit, those of steps that draw random numbers included:
+    this model has dropout."""
+    models = {
+        "model": recognisers.saved(recognisers.wav2vec2, tmp_path / "model"),
+        "gold": recognisers.save(tmp_path / "gold", *recognisers.wav2vec2()),
+        "models_dir": tmp_path / "models",
+    }
+
+    def run(out: str, **changes) -> tuple[dict, str]:
+        options = {**models, "method": "gradient_difference", **changes}
+        ctc.main(recognisers.flags(data, tmp_path / out, **options))
+        results = json.loads((tmp_path / out / "results.json").read_text())
+        results["history"] = [
+            {name: value for name, value in row.items() if not name.endswith(TIMES)}
+            for row in results["history"]
+        ]
+        return {name: results[name] for name in MEASURED}, capsys.readouterr().out
+
+    first, said = run("first")
+    assert len(evaluated) == 3 and len(kept(tmp_path)) == 2 and "not measured again" not in said
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in kept(tmp_path))
+    again, said = run("again")
+    assert again == first and len(evaluated) == 4
+    for role in ("original", "retrained"):
+        assert said.count(f"the {role} model is not measured again: its results are in") == 1
+    # A file that cannot be read is written again. Another setting of the method changes nothing.
+    kept(tmp_path)[0].write_text("{")
+    other, _ = run("other", alpha=0.9, learning_rate=1e-2)
+    assert len(evaluated) == 6 and len(kept(tmp_path)) == 2
+    assert all(
+        other["attacks"][role] == first["attacks"][role] for role in ("original", "retrained")
+    )
+
+
+def test_what_measurements_depend_on(tmp_path):
+    noise = write_noise(tmp_path / "noise", 4)
+
+    def parts(weights: int = 0, images: Path = noise, shadows=None, **options) -> dict[str, str]:
+        recipe = shadow_recipe(images, tmp_path / "out", **options)
+        torch.manual_seed(weights)
+        trainer = recipe.evaluation_trainer(recipe.load_model(None))
+        return depends_on(recipe, trainer, shadows)
+
+    def changed(**changes) -> list[str]:
+        return [name for name, part in parts(**changes).items() if part != first[name]]
+
+    first = parts()
+    assert changed() == changed(method="gradient_difference", trainable="head", lora_r=2) == []
+    assert changed(weights=1) == ["weights"]
+    assert changed(relearn_samples=3) == ["recipe"]
+    assert changed(seed=1) == ["trainer"]
+    shadows = ShadowModels({"a": 0}, np.zeros((4, 1)), np.ones((4, 1)))
+    assert changed(shadows=shadows) == ["shadow models"]
+    other = write_noise(tmp_path / "other" / "noise", 4)
+    shutil.copyfile(other / "test" / "dog" / "1.png", other / "test" / "dog" / "0.png")
+    assert changed(images=other) == ["rows", "data"]
+
+
+def test_what_is_left_out_are_options():
+    def names(*kinds: type) -> set[str]:
+        return {field.name for kind in kinds for field in dataclasses.fields(kind)}
+
+    assert names(UnlearnConfig) > NOT_OF_TRAINER
+    assert names(ImageRecipeArguments, CtcArguments, WhisperArguments) > NOT_OF_RECIPE
