@@ -25,7 +25,7 @@ from ..trainer.batches.seeded import random_state_kept
 from ..trainer.samples.processes import all_processes
 from .measurements import Measurement, measure
 from .models.shadow_models import ShadowModels
-from .models.training import digest, training_seconds
+from .models.training import rows_digest, training_seconds
 from .recipe import Recipe
 
 logger = logging.get_logger(__name__)
@@ -115,7 +115,7 @@ def depends_on(
         "weights": model_digest(model),
         "model": _described(model),
         "processor": _processor_digest(recipe),
-        "rows": {split: digest(part) for split, part in rows.items()},
+        "rows": {split: rows_digest(part) for split, part in rows.items()},
         "recipe": [type(recipe).__qualname__, recipe.task, _without(recipe.options, NOT_OF_RECIPE)],
         "data": vars(recipe.data),
         "trainer": {k: v for k, v in recipe.args.to_dict().items() if k not in NOT_OF_TRAINER},
