@@ -1,4 +1,5 @@
-"""Refuses what cannot be forgotten in the way that `forget_objective` and `max_forget_loss` say."""
+"""Refuses what cannot be forgotten in the way that `forget_objective`, `max_forget_loss` and
+`loss_temperature` say."""
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -7,6 +8,7 @@ from ...methods import METHODS, Method
 from ...methods.outputs import CLASSIFIERS
 from ...per_sample.adapted_models import base_model
 from ..setup.silence import end_token, is_ctc
+from ..setup.temperature import output_layer
 
 
 def check_objective(objective: str, method: Method, model: nn.Module) -> None:
@@ -45,6 +47,16 @@ def check_limit(limit: float | None, objective: str, method: Method) -> None:
         )
 
 
+def check_temperature(model: nn.Module, temperature: float) -> None:
+    """Raises ValueError where the temperature cannot be used with this model."""
+    if temperature != 1 and output_layer(model) is None:
+        raise ValueError(
+            f"loss_temperature is {temperature}, but {type(base_model(model)).__name__} has no "
+            "output embeddings (get_output_embeddings() is None), whose logits could be divided by "
+            "it: leave it at 1"
+        )
+
+
 def _ascending_methods() -> str:
-    *most, last = [name for name, make in METHODS.items() if make().ascends_forget_loss]
-    return f"{', '.join(most)} or {last}"
+    *others, last = [name for name, make in METHODS.items() if make().ascends_forget_loss]
+    return f"{', '.join(others)} or {last}"

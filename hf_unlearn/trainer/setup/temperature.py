@@ -28,13 +28,3 @@ def dividing_logits(model: nn.Module, temperature: float) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def check_temperature(model: nn.Module, temperature: float) -> None:
-    """Raises ValueError where the temperature cannot be used with this model."""
-    if temperature != 1 and output_layer(model) is None:
-        raise ValueError(
-            f"loss_temperature is {temperature}, but {type(base_model(model)).__name__} has no "
-            "output embeddings (get_output_embeddings() is None), whose logits could be divided by "
-            "it: leave it at 1"
-        )
