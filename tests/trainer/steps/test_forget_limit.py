@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from hf_unlearn import UnlearnTrainer
 from hf_unlearn.per_sample.reference import orthograd_gradient, sample_gradient
 from hf_unlearn.trainer.samples.sample_access import SampleAccess
 from tests.support.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper
@@ -70,17 +70,19 @@ def test_only_samples_below_the_limit_are_forgotten(one_by_one, tmp_path, monkey
     assert limited_step(tmp_path, *forget, retain, scale=1.0) < 1e-3 and not passes
 
 
+class Doubled(UnlearnTrainer):
+    """A trainer whose loss is twice the model's."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, **more):
+        return 2 * super().compute_loss(model, inputs, return_outputs, **more)
+
+
 @pytest.mark.parametrize("method", ["orthograd", "gradient_ascent"])
 def test_where_the_pass_does_not_show_the_losses_they_are_computed(method, tmp_path, passes):
-    """The model returns twice its loss; or it trains with dropout, and is judged without."""
+    """The trainer doubles the model's loss; or the method trains with the model's dropout."""
     (losses, rows), (_, retain) = (losses_and_gradients(whisper(), r) for r in (FORGET, RETAIN))
     if method == "orthograd":
-
-        def doubled(outputs, labels, num_items_in_batch=None):
-            return 2 * F.cross_entropy(outputs["logits"].flatten(0, 1), labels.flatten())
-
-        arguments = {"compute_loss_func": doubled}
-        assert limited_step(tmp_path, losses, rows, retain, 2.0, arguments=arguments) < 1e-3
+        assert limited_step(tmp_path, losses, rows, retain, 2.0, trainer=Doubled) < 1e-3
     else:
         options = {"max_forget_loss": sorted(losses)[1] + 1e-3, "method": method}
         step(whisper(), tmp_path, **options)
