@@ -31,7 +31,7 @@ SEQUENCES = {
         "forget_speakers",
         ["theo", "lucas", "jackson", "george", "nicolas"],
     ),
-    "words": ("fsdd_keywords.yaml", "forget_classes", ["3", "7", "1", "8", "5"]),
+    "words": ("fsdd_keywords.yaml", "forget_classes", ["three", "seven", "one", "eight", "five"]),
 }
 # (method, keep_forgotten)
 WAYS = [
