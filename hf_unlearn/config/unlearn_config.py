@@ -62,7 +62,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         default="loss",
         metadata={
             "help": "What a step raises on the forget samples. 'loss': the loss of their labels, "
-            "as published. 'silence': the log-probability that the text ends here, at every "
+            "as in the paper. 'silence': the log-probability that the text ends here, at every "
             "position of the labels, so that the model writes nothing for such audio. Steps of "
             "orthograd are then also orthogonal to the gradient of each retain sample's silence.",
             "choices": ["loss", "silence"],
@@ -72,8 +72,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         default=None,
         metadata={
             "help": "A forget sample whose loss has reached this value no longer counts in a step. "
-            "Without it, a few samples can take all of the forgetting, because the gradient of a "
-            "sample grows with its loss, while others stay memorised."
+            "Without it, a few samples can take all of the forgetting while others stay memorised, "
+            "because the gradient of a sample grows with its loss."
         },
     )
     granularity: str = field(
@@ -99,8 +99,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         default=False,
         metadata={
             "help": "Write _forget_update.safetensors at the end of training: by how much the run "
-            "has changed each trained weight. Later requests can keep what is forgotten here "
-            "forgotten with it, without the samples (previous_updates)."
+            "has changed each trained weight. With this file, later requests can keep "
+            "these samples forgotten without having them (previous_updates)."
         },
     )
     update_sketch_rank: int = field(
@@ -125,8 +125,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         default=True,
         metadata={
             "help": "Batch normalisation uses its running statistics, so that samples do not "
-            "interact. With False it works as in ordinary training, as in published methods; this "
-            "excludes methods that need per-sample gradients."
+            "interact. With False it works as in ordinary training, which most published methods "
+            "use; methods that need per-sample gradients refuse it."
         },
     )
     freeze_randomness: bool = field(

@@ -181,8 +181,8 @@ def _forget_set(kind: RowKind, train: Dataset, request: ClassRequest, seed: int)
     count = sample_count(samples, len(candidates), "forget_samples", kind.samples)
     if count == len(train):
         raise ValueError(
-            f"forget_samples is {samples:g}: all {count} training {kind.samples}, so that "
-            "nothing is retained"
+            f"forget_samples is {samples:g}, which is all {count} training {kind.samples}, so "
+            "nothing would be retained: forget fewer"
         )
     # Drawn at random, not balanced over classes.
     return sorted_by_id(candidates.shuffle(seed=seed).select(range(count)))

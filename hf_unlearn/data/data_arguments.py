@@ -70,8 +70,8 @@ class DataArguments:
 
 @dataclass
 class ClassArguments:
-    """What a recipe of classified samples may forget beside whole speakers: classes, or single
-    samples."""
+    """What a recipe of classified samples may forget besides whole speakers: classes, or
+    single samples."""
 
     label_column: str = field(default="label", metadata={"help": "Column of the class."})
     forget_classes: list[str] = field(

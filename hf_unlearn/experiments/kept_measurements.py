@@ -34,9 +34,9 @@ logger = logging.get_logger(__name__)
 FOLDER = "measurements"
 PACKAGE = Path(__file__).parents[1]
 
-# What measurements do not depend on. All other options count, also those that are added later.
-# Options of the recipe: which model is measured (its weights count), how it is unlearned, and what
-# else the run does.
+# Options that no measurement depends on. All others count, including future ones.
+# Of the recipe: which model is measured (its weights are hashed instead), how it is unlearned, and
+# what else the run does.
 NOT_OF_RECIPE = frozenset(
     {
         *("model", "gold", "models_dir", "labels_from", "report_audio"),
@@ -45,7 +45,7 @@ NOT_OF_RECIPE = frozenset(
         *("threads", "dry_run", "evaluate", "dataset_hint", "recipe", "launch"),
     }
 )
-# Options of the trainer: how a model is unlearned and saved.
+# Of the trainer: how a model is unlearned and saved.
 NOT_OF_TRAINER = frozenset(
     {
         *("method", "alpha", "method_kwargs", "granularity", "inner_products"),
@@ -61,7 +61,7 @@ NOT_OF_TRAINER = frozenset(
         *("logging_steps", "save_strategy", "save_steps", "report_to", "disable_tqdm"),
     }
 )
-# Packages (package: module) that measure, beside those that `environment` names.
+# Packages (package: module) that measurements use besides those that `environment` names.
 FURTHER = {"tokenizers": "tokenizers", "soundfile": "soundfile", "pillow": "PIL"}
 
 
@@ -108,7 +108,7 @@ def _can_be_kept(recipe: Recipe, trainer: UnlearnTrainer) -> bool:
 def depends_on(
     recipe: Recipe, trainer: UnlearnTrainer, shadows: ShadowModels | None
 ) -> dict[str, str]:
-    """Hashes of all that a measurement depends on, by what they are of."""
+    """A hash of each thing that a measurement depends on, by its name."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     rows = recipe.splits.evaluation(recipe.data.max_eval_samples)
     parts = {
@@ -129,7 +129,7 @@ def depends_on(
 
 
 def _described(model: nn.Module) -> dict:
-    """What a model is, beside its weights."""
+    """What defines a model besides its weights."""
     config, generation = model.config, getattr(model, "generation_config", None)
     adapters = getattr(model, "peft_config", {})
     return {
@@ -205,7 +205,7 @@ def _write(path: Path, parts: dict[str, str], measured: Measurement) -> None:
             text = json.dumps(content, default=methodcaller("tolist"))
             partial.write_text(text, encoding="utf-8")
     except OSError as error:
-        logger.warning(f"Other runs have to measure again, because: {one_line(error)}")
+        logger.warning(f"Could not keep the measurements for other runs: {one_line(error)}")
 
 
 def _log(trainer: UnlearnTrainer, splits: dict[str, dict[str, float]]) -> None:

@@ -33,9 +33,9 @@ class RecipeArguments:
     models_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Folder in which models trained here are kept for other runs, under a hash of "
-            "their data, options and seed, and what was measured of the original and the retrained "
-            "model, under a hash of all that it depends on. By default models go to output_dir, "
+            "help": "Folder in which runs share the models that they train (found by a hash of "
+            "data, options and seed) and the measurements of the original and the retrained model "
+            "(found by a hash of all that they depend on). By default models go to output_dir, "
             "'train' always trains again, and every run measures both models."
         },
     )
@@ -127,9 +127,9 @@ class RecipeArguments:
     threads: str = field(
         default="auto",
         metadata={
-            "help": "Threads of torch on a CPU while models are trained: a number, or auto: one "
-            "for a model with fewer than 2 million parameters and at most 64 samples at once, "
-            "else torch's own number."
+            "help": "How many threads torch uses on a CPU while models are trained: a number, or "
+            "auto (one for a model with fewer than 2 million parameters and at most 64 samples at "
+            "once, else torch's default)."
         },
     )
     dry_run: bool = field(
@@ -227,7 +227,7 @@ class ClassifierArguments(RecipeArguments):
 
 @dataclass
 class TrainArguments:
-    """What a recipe's `train.py` takes beside its other options."""
+    """What a recipe's `train.py` takes besides its other options."""
 
     without_forget: bool = field(
         default=False,

@@ -88,7 +88,7 @@ class Recipe:
         return self.evaluation_data(model, rows)
 
     def trainer_arguments(self, model: PreTrainedModel) -> dict:
-        """The arguments of `UnlearnTrainer` beside model, args and peft_config."""
+        """The arguments of `UnlearnTrainer` besides model, args and peft_config."""
         raise NotImplementedError
 
     # ---- what a recipe may define ----------------------------------------------------------------
@@ -109,16 +109,16 @@ class Recipe:
         return {}
 
     def measure(self, trainer: UnlearnTrainer) -> dict[str, dict]:
-        """What to measure beside the metrics of the splits, by the keys of results.json."""
+        """What to measure besides the metrics of the splits, by the keys of results.json."""
         return {}
 
     def measured_with(self) -> dict:
-        """What measurements depend on beside the model, the evaluated rows and the options, in the
-        types of JSON."""
+        """What measurements depend on besides the model, the evaluated rows and the options, in
+        the types of JSON."""
         return {}
 
     def evaluation_notes(self) -> dict[str, dict]:
-        """What evaluation.json says beside the numbers, by its keys. The text at "note" in each is
+        """What evaluation.json says besides the numbers, by its keys. The text at "note" in each is
         printed."""
         return {}
 
@@ -214,5 +214,5 @@ def freeze(model: nn.Module, trainable: str) -> None:
         parameter.requires_grad_(parameter.requires_grad and re.search(trainable, name) is not None)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
-            f"trainable is {trainable!r}, which matches no parameter, such as {name!r}"
+            f"trainable is {trainable!r}, which matches no parameter: one is named {name!r}"
         )

@@ -1,4 +1,4 @@
-"""What a run leaves in its output folder beside the model: results.json, plot, card, report."""
+"""What a run leaves in its output folder besides the model: results.json, plot, card, report."""
 
 import shlex
 import sys
@@ -103,7 +103,7 @@ def _texts(options: dict) -> list[str]:
 
 
 def _further(measured: dict[str, Measurement | None]) -> dict[str, dict]:
-    """What was measured beside the splits: {key: {model: values}}."""
+    """What was measured besides the splits: {key: {model: values}}."""
     further = {model: measurement.further for model, measurement in measured.items() if measurement}
     return {
         key: {model: values[key] for model, values in further.items()}

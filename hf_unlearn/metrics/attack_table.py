@@ -23,7 +23,7 @@ class Attack:
 
 
 def _score_entries(attack: str, auc_meaning: str, attacker: str) -> dict[str, Attack]:
-    """The entries of ATTACKS for what `privacy.attack_rates` returns."""
+    """The entries of ATTACKS for what `membership.attack_rates` returns."""
     return {
         f"{attack}_auc": Attack(auc_meaning, "0.5", 0.5),
         f"{attack}_tpr_at_1_fpr": Attack(

@@ -103,7 +103,7 @@ class LabelOfBatch:
         return labels, texts, problems
 
     def settings(self) -> list:
-        """What the labels depend on, beside the rows."""
+        """What the labels depend on, besides the rows."""
         tokenizer = getattr(self.processor, "tokenizer", None)
         vocabulary = None if tokenizer is None else tokenizer.get_vocab()
         options = [self.max_label_length, self.language, self.task, self.end_token]

@@ -128,13 +128,13 @@ class SpeechClassArguments(ClassArguments, UtteranceArguments):
     forget_share: float | None = field(
         default=None,
         metadata={
-            "help": "Share of the training utterances: speakers to forget are drawn at random "
-            "until it is theirs, instead of naming forget_speakers (UnSLU-BENCH: 0.025)."
+            "help": "Instead of forget_speakers: draws speakers at random until this share of the "
+            "training utterances is theirs (UnSLU-BENCH: 0.025)."
         },
     )
     forget_share_min: int = field(
         default=100,
-        metadata={"help": "Number of training utterances: forget_share draws speakers with more."},
+        metadata={"help": "forget_share draws only speakers with more training utterances."},
     )
     max_seconds: float | None = field(
         default=None,

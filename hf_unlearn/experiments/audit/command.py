@@ -9,7 +9,7 @@ from .doors import DOORS
 from .run_audit import audit
 from .settings import FAILED, AuditSettings
 
-# What a rule may name beside the numbers of single doors (see `audit_ranking.rule_numbers`).
+# What a rule may name besides the numbers of single doors (see `audit_ranking.rule_numbers`).
 NUMBERS = ("worst_gap", "surest_gap", "conspicuous_gap", "least_forgotten")
 
 

@@ -85,7 +85,7 @@ class Examiner:
 
     @torch.no_grad()
     def features(self, model: nn.Module, rows: Dataset) -> dict[str, np.ndarray]:
-        """The features of each row that attacks use (`metrics.membership.features`)."""
+        """The features of each row that attacks use (`metrics.sample_features.features`)."""
         model.eval()
         parts = [
             features(model(**batch)["logits"].float().cpu().numpy(), batch["labels"].cpu().numpy())
@@ -140,7 +140,7 @@ class SpeechExaminer(Examiner):
         """What the model says, decoded greedily unless `options` say otherwise.
 
         Args:
-            options: as for `said`.
+            options: as for `transcribe`.
         """
         batches = self.batches(model, rows)
         return [text for batch in batches for text in self.transcribe(model, batch, options)]

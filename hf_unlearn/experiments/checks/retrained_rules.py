@@ -64,7 +64,7 @@ def check_limit_at_retrained(options: RecipeArguments, args: UnlearnConfig) -> N
         )
     if args.loss_temperature != 1:
         raise ValueError(
-            f"limit_at_retrained is the retrained model's loss, but the losses of steps have "
+            f"limit_at_retrained is the retrained model's plain loss, but the losses of steps have "
             f"loss_temperature {args.loss_temperature}: set it to 1, or give max_forget_loss"
         )
 

@@ -1,1 +1,1 @@
-"""The models that a recipe trains beside the unlearned one, and attacks on them."""
+"""The models that a recipe trains besides the unlearned one, and attacks on them."""

@@ -108,7 +108,7 @@ def confidences_by(
     """The scaled confidence in every candidate, by its id, of one shadow model.
 
     Args:
-        chosen: the rows of the candidates that the model is trained on, beside the retained data.
+        chosen: the rows of the candidates that the model is trained on, besides the retained data.
         store: the folder of the shadow models.
     """
     pool = recipe.splits.retain_pool

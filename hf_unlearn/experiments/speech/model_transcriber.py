@@ -73,7 +73,7 @@ class ModelTranscriber:
     # ---- what differs between kinds of models ----------------------------------------------------
 
     def settings(self) -> dict:
-        """What the model's transcripts depend on, beside its weights and the audio."""
+        """What the model's transcripts depend on, besides its weights and the audio."""
         vocabulary = self.processor.tokenizer.get_vocab()
         return {"generation": self.model.generation_config.to_dict(), "vocabulary": vocabulary}
 
@@ -109,7 +109,7 @@ class ModelTranscriber:
 
     @functools.cached_property
     def _basis(self) -> str:
-        """A hash of what transcripts and losses depend on beside the utterance."""
+        """A hash of what transcripts and losses depend on besides the utterance."""
         extractor = self.processor.feature_extractor.to_dict()
         return Hasher.hash([self.digest, self.settings(), extractor, self.data.skip_bad_audio])
 

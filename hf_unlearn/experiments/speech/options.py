@@ -94,9 +94,9 @@ class WhisperArguments(RecogniserArguments):
     augment: int = field(
         default=0,
         metadata={
-            "help": "Augments the samples of unlearning, too, with train_hidden_words and "
-            "train_shift, and repeats each retain sample this many times, each time augmented "
-            "anew; 0: no augmentation."
+            "help": "Unlearning augments its samples, too, with train_hidden_words and "
+            "train_shift. Each retain sample is repeated this many times, augmented anew each "
+            "time. 0: no augmentation."
         },
     )
     train_seconds: float | None = field(

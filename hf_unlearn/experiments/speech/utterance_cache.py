@@ -1,4 +1,4 @@
-"""Keeps what a model gives for each utterance in the cache of `datasets`."""
+"""Caches a model's transcripts and losses by utterance, in the cache folder of `datasets`."""
 
 import json
 from collections.abc import Callable

@@ -90,7 +90,7 @@ class WhisperRecipe(RecogniserRecipe):
         if self.data.task == "translate" or whisper_options:
             raise ValueError(
                 f"{start} is no Whisper: task: translate, augment and train_seconds are for "
-                "Whisper alone"
+                "Whisper alone: leave them out"
             )
         return processor
 
@@ -177,7 +177,7 @@ class WhisperRecipe(RecogniserRecipe):
         return self._shortened(model)
 
     def _shortened(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model, which takes audio of `train_seconds`, too."""
+        """The model, made to accept audio of `train_seconds`, too."""
         if self.options.train_seconds is not None and self.is_whisper:
             take_short_audio(model)
         return model

@@ -1,5 +1,5 @@
-"""Refuses what cannot be forgotten in the way that `forget_objective`, `max_forget_loss` and
-`loss_temperature` say."""
+"""Refuses `forget_objective`, `max_forget_loss` and `loss_temperature` where they do not fit the
+method or the model."""
 
 from torch import nn
 from transformers import PreTrainedModel

@@ -15,8 +15,8 @@ from ..setup.silence import Silence
 
 
 class CheckedModel:
-    """What is known of the model that a trainer has at the moment, and how its samples' losses are
-    therefore computed. Another model needs another object.
+    """What is known about the trainer's current model, and how the losses of its samples are
+    therefore computed. Each model needs its own object.
 
     Attributes:
         padding: whether padding changes the losses.
@@ -34,12 +34,12 @@ class CheckedModel:
         self.samples = SampleAccess(trainer, self.padding, self.frozen)
 
     def is_of(self, model: nn.Module) -> bool:
-        """Whether this is known of a model, and not of one that `model_init` has made before."""
+        """Whether this is about `model`, and not about one that `model_init` made before."""
         return self._model is model
 
     def check_samples_again(self) -> None:
-        """Discards what the checks of batches have found. What padding does to losses, and the
-        frozen part, hold as long as the model is the same."""
+        """Discards what the checks of batches have found. What is known about padding and the
+        frozen part stays, because it depends on the model alone."""
         self.samples = SampleAccess(self._trainer, self.padding, self.frozen)
 
     def check_padding(self, at_retain: RetainContext) -> None:
