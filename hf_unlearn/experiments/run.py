@@ -15,7 +15,7 @@ from ..trainer.checks.training_steps import check_steps
 from ..trainer.setup.adapters import base_of, keep_merged, whole_base_of
 from .checks.model_checks import check_run, refuse_several_models
 from .checks.processor_checks import check_processors
-from .checks.push_checks import check_push_of_recipe, names_to_hide
+from .checks.push_checks import check_push_of_recipe
 from .checks.retrained_rules import fill_in_retrained
 from .dry_run import dry_run
 from .kept_measurements import measure_reference
@@ -26,6 +26,7 @@ from .models.training import get_model
 from .progress import announce, label_bars
 from .recipe import Recipe, freeze, make_trainer
 from .requests.entry import begin_entry, finish_entry, keep_entries
+from .requests.hidden_names import names_to_hide
 from .requests.keeping import keeping_arguments
 from .requests.stacking import stack
 from .run_files import collect_results, write_run_files

@@ -140,6 +140,17 @@ def test_no_imports_go_in_a_circle():
         visit(module, ())
 
 
+def test_no_two_folders_of_a_room_import_each_other():
+    """Each folder stands above or below its neighbours."""
+    pairs = set()
+    for module in trees():
+        for other in imported_modules(module):
+            parts, others = module.split(".")[:-1], other.split(".")[:-1]
+            if room_of(module) == room_of(other) and len(parts) == len(others) == 2:
+                pairs.add((".".join(parts), ".".join(others)))
+    assert not {(a, b) for a, b in pairs if a < b and (b, a) in pairs}
+
+
 # ---- classes -------------------------------------------------------------------------------------
 
 

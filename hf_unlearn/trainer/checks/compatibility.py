@@ -367,9 +367,3 @@ def _checkpoints_without_end(model: nn.Module, args: UnlearnConfig) -> bool:
         if getattr(module, "gradient_checkpointing", False)
     ]
     return any((of_one or {}).get("use_reentrant") for of_one in options)
-
-
-def checkpoints_activations(model: nn.Module) -> bool:
-    """Whether a model uses gradient checkpointing. (Only transformers' modules have the
-    attribute.)"""
-    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
