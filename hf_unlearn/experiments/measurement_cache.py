@@ -1,7 +1,8 @@
-"""Measures the original and the retrained model once for all runs that share a `models_dir`.
+"""Caches what is measured of the original and the retrained model, for all runs that share a
+`models_dir`.
 
-The runs of a comparison evaluate the same two models on the same rows. The first run keeps what it
-has measured in `models_dir`, and the others read it.
+The runs of a comparison evaluate the same two models on the same rows. The first run writes
+what it has measured to `models_dir`, and the others read it.
 """
 
 import hashlib
@@ -65,7 +66,7 @@ NOT_OF_TRAINER = frozenset(
 FURTHER = {"tokenizers": "tokenizers", "soundfile": "soundfile", "pillow": "PIL"}
 
 
-def measure_reference(
+def measured_or_cached(
     recipe: Recipe, trainer: UnlearnTrainer, role: str, shadows: ShadowModels | None
 ) -> Measurement:
     """Measures the original or the retrained model, or reads what another run with the same
@@ -79,7 +80,7 @@ def measure_reference(
     store = recipe.options.models_dir
     # The steps draw the same random numbers whether the original is measured or read.
     with random_state_kept(recipe.args.device):
-        if store is None or not _can_be_kept(recipe, trainer):
+        if store is None or not _is_cacheable(recipe, trainer):
             return measure(recipe, trainer, shadows)
         main = recipe.args.process_index == 0
         with recipe.clock.phase("evaluation"):
@@ -98,7 +99,7 @@ def measure_reference(
     return known
 
 
-def _can_be_kept(recipe: Recipe, trainer: UnlearnTrainer) -> bool:
+def _is_cacheable(recipe: Recipe, trainer: UnlearnTrainer) -> bool:
     """Whether it is known what a measurement depends on: the code is this package's, and each
     process has the whole model."""
     own = type(recipe).__module__.split(".")[0] == __name__.split(".")[0]
@@ -205,7 +206,7 @@ def _write(path: Path, parts: dict[str, str], measured: Measurement) -> None:
             text = json.dumps(content, default=methodcaller("tolist"))
             partial.write_text(text, encoding="utf-8")
     except OSError as error:
-        logger.warning(f"Could not keep the measurements for other runs: {one_line(error)}")
+        logger.warning(f"Could not cache the measurements for other runs: {one_line(error)}")
 
 
 def _log(trainer: UnlearnTrainer, splits: dict[str, dict[str, float]]) -> None:
