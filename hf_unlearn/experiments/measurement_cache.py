@@ -86,8 +86,8 @@ def measured_or_cached(
         with recipe.clock.phase("evaluation"):
             parts = depends_on(recipe, trainer, shadows) if main else {}
             path = Path(store) / FOLDER / f"{_hash(parts)[:20]}.json"
-            known = all_processes(_read(path) if main else None)[0]
-        if known is None:
+            cached = all_processes(_read(path) if main else None)[0]
+        if cached is None:
             measured = measure(recipe, trainer, shadows)
             if main:
                 _write(path, parts, measured)
@@ -95,15 +95,15 @@ def measured_or_cached(
     if main:
         print(f"the {role} model is not measured again: its results are in {path}", flush=True)
     if role == "original":
-        _log(trainer, known.splits)
-    return known
+        _log(trainer, cached.splits)
+    return cached
 
 
 def _is_cacheable(recipe: Recipe, trainer: UnlearnTrainer) -> bool:
     """Whether it is known what a measurement depends on: the code is this package's, and each
     process has the whole model."""
-    own = type(recipe).__module__.split(".")[0] == __name__.split(".")[0]
-    return own and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+    is_ours = type(recipe).__module__.split(".")[0] == __name__.split(".")[0]
+    return is_ours and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
 
 
 def depends_on(
@@ -166,9 +166,9 @@ def _code_digest() -> str:
 
 
 def _environment() -> dict:
-    found = environment()
+    packages = environment()
     further = {name: version(name) for name, module in FURTHER.items() if find_spec(module)}
-    return {k: v for k, v in found.items() if k not in ("date", "commit")} | {"further": further}
+    return {k: v for k, v in packages.items() if k not in ("date", "commit")} | {"further": further}
 
 
 def _file_hashes(paths: Iterable[Path], folder: Path) -> dict[str, str]:
@@ -191,8 +191,8 @@ def _hash(value: object) -> str:
 def _read(path: Path) -> Measurement | None:
     """What was measured; None where nothing was, or where the file cannot be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Measurement(found["splits"], found["further"])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Measurement(content["splits"], content["further"])
     except (OSError, ValueError, KeyError):
         return None
 

@@ -34,7 +34,7 @@ def weights_digest(name: str | Path) -> str | None:
         return None
     is_adapter = (folder / ADAPTER).is_file() and not (folder / "config.json").is_file()
     patterns = OF_ADAPTER if is_adapter else OF_MODEL
-    files = next((found for kind in patterns if (found := sorted(folder.glob(kind)))), [])
+    files = next((paths for kind in patterns if (paths := sorted(folder.glob(kind)))), [])
     if not files:
         return None
     with _opened(files) as tensors:
@@ -71,6 +71,6 @@ def _opened(files: list[Path]) -> Iterator[Iterator[tuple[str, Tensor]]]:
                 opened = stack.enter_context(safe_open(file, framework="pt"))
                 readers |= {name: opened.get_tensor for name in opened.keys()}
             else:
-                held = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-                readers |= {name: held.__getitem__ for name in held}
+                tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+                readers |= {name: tensors.__getitem__ for name in tensors}
         yield ((name, readers[name](name)) for name in sorted(readers))

@@ -190,6 +190,27 @@ def test_parameters_are_annotated():
     }
 
 
+# ---- names of variables --------------------------------------------------------------------------
+
+# Participles that do not say what a variable holds (see CONTRIBUTING.md).
+VAGUE = {"found", "known", "given", "own", "heard", "said", "held"}
+# An argument of a public function.
+PUBLIC_ARGUMENTS = {("metrics.informed_attack", "known")}
+
+
+def local_names(tree: ast.Module) -> set[str]:
+    """The arguments and variables of all functions."""
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    nodes = [node for function in functions for node in ast.walk(function)]
+    variables = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return variables | {node.arg for node in nodes if isinstance(node, ast.arg)}
+
+
+def test_variables_say_what_they_hold():
+    names = {(module, name) for module, tree in trees().items() for name in local_names(tree)}
+    assert {pair for pair in names if pair[1] in VAGUE} == PUBLIC_ARGUMENTS
+
+
 # ---- private names -------------------------------------------------------------------------------
 
 

@@ -66,9 +66,11 @@ def translate(subject: Subject) -> Finding:
 def own_words(subject: Subject) -> Finding:
     """The decoder first reads what the forgotten speakers said in other, trained utterances."""
     prompt = prompt_of(subject)
-    found = subject.examiner.recognition(subject.model, prompt_ids=prompt.to(subject.model.device))
-    found.more["prompt_tokens"] = len(prompt)
-    return found
+    finding = subject.examiner.recognition(
+        subject.model, prompt_ids=prompt.to(subject.model.device)
+    )
+    finding.more["prompt_tokens"] = len(prompt)
+    return finding
 
 
 def prompt_of(subject: Subject) -> torch.Tensor:

@@ -161,7 +161,7 @@ class SpeechExaminer(Examiner):
             tokenizer.decode(without_prompt(start, row), skip_special_tokens=True) for row in ids
         ]
 
-    def heard(self, model: nn.Module, waveform: np.ndarray) -> dict[str, torch.Tensor]:
+    def inputs_of(self, model: nn.Module, waveform: np.ndarray) -> dict[str, torch.Tensor]:
         """The model's inputs for one waveform (samples,), as a batch."""
         processor = self.recipe.processor
         inputs = extract(processor.feature_extractor, waveform)

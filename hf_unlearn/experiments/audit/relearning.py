@@ -69,11 +69,11 @@ def tune_and_evaluate(
     subject: Subject, batches: Iterator[Dataset], held_out: Dataset, steps: list[int]
 ) -> dict[int, Finding]:
     """Fine-tunes a copy of the model, and evaluates it on held-out rows after each of `steps`."""
-    model, given = subject.copy(), subject.settings.relearn_learning_rate
+    model, learning_rate = subject.copy(), subject.settings.relearn_learning_rate
     training = fine_tuning(
         model,
         lambda: backward(subject, model, next(batches)),
-        learning_rate=given or subject.recipe.args.learning_rate / 10,
+        learning_rate=learning_rate or subject.recipe.args.learning_rate / 10,
         steps=max(steps),
     )
     return {

@@ -20,18 +20,18 @@ def by_utterance(key: str, states: list[str], make: Callable[[list[int]], list])
             them.
     """
     path = Path(datasets.config.HF_DATASETS_CACHE) / "hf_unlearn" / f"{key}.json"
-    known = _read(path)
+    cached = _read(path)
     # An utterance may occur twice.
-    new = {state: index for index, state in enumerate(states) if state not in known}
+    new = {state: index for index, state in enumerate(states) if state not in cached}
     if new:
         made = dict(zip(new, make(list(new.values()))))
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             # Another run may have added other utterances by now.
-            known = {**_read(path), **made}
+            cached = {**_read(path), **made}
             with written_whole(path) as partial:
-                partial.write_text(json.dumps(known))
-    return [known[state] for state in states]
+                partial.write_text(json.dumps(cached))
+    return [cached[state] for state in states]
 
 
 def _read(path: Path) -> dict:
