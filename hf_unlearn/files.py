@@ -136,7 +136,7 @@ ENCODING_OF_MARK = {
 }
 
 
-def text_of(path: str | Path) -> str:
+def read_text_file(path: str | Path) -> str:
     """The text of a file with "\\n" as the line ending.
 
     A byte order mark determines the encoding; without one the file is read as UTF-8.

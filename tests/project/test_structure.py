@@ -6,6 +6,7 @@ A room is a package or module directly under hf_unlearn.
 
 import ast
 import importlib
+import pydoc
 import re
 import subprocess
 import sys
@@ -209,6 +210,21 @@ def local_names(tree: ast.Module) -> set[str]:
 def test_variables_say_what_they_hold():
     names = {(module, name) for module, tree in trees().items() for name in local_names(tree)}
     assert {pair for pair in names if pair[1] in VAGUE} == PUBLIC_ARGUMENTS
+
+
+# ---- references in texts -------------------------------------------------------------------------
+
+# Rooms that are more often the name of a variable (`trainer.evaluate`).
+VARIABLES = {"data", "trainer"}
+
+
+def test_dotted_names_in_texts_exist():
+    """Those that begin with a room, such as `metrics.quality.looping`."""
+    rooms = "|".join(sorted(ALLOWED.keys() - VARIABLES))
+    dotted = re.compile(rf"`((?:{rooms})(?:\.\w+)+)[`(]")
+    names = {name for path in PACKAGE.rglob("*.py") for name in dotted.findall(path.read_text())}
+    assert len(names) > 10
+    assert not {name for name in names if pydoc.locate(f"hf_unlearn.{name}") is None}
 
 
 # ---- private names -------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def tune_and_evaluate(
     model, learning_rate = subject.copy(), subject.settings.relearn_learning_rate
     training = fine_tuning(
         model,
-        lambda: backward(subject, model, next(batches)),
+        lambda: add_gradient_of_rows(subject, model, next(batches)),
         learning_rate=learning_rate or subject.recipe.args.learning_rate / 10,
         steps=max(steps),
     )
@@ -81,7 +81,7 @@ def tune_and_evaluate(
     }
 
 
-def backward(subject: Subject, model: nn.Module, rows: Dataset) -> None:
+def add_gradient_of_rows(subject: Subject, model: nn.Module, rows: Dataset) -> None:
     """Adds the gradient of the rows' mean loss."""
     # In batches as the run evaluates them: one by one where padding changes what a model hears.
     size = min(BATCH, subject.examiner.batch_size)

@@ -20,7 +20,7 @@ from ..batches.retain_batches import check_retain_size
 from ..batches.training_data import length_or_none
 from ..protocol import RunView
 from ..setup import deepspeed
-from .forget_objective import check_limit, check_objective, check_temperature
+from .forget_options import check_limit, check_objective, check_temperature
 
 DDP = (
     "Use DDP (recipes/accelerate/ddp.yaml), with LoRA (peft_config) or gradient checkpointing if "
