@@ -200,8 +200,7 @@ def _read(path: Path) -> Measurement | None:
 def _write(path: Path, parts: dict[str, str], measured: Measurement) -> None:
     content = {"depends_on": parts, "splits": measured.splits, "further": measured.further}
     try:
-        with written_whole(path) as partial:
-            partial.touch(mode=0o600)
+        with written_whole(path, private=True) as partial:
             # Python's JSON keeps all digits of a number, and NaN.
             text = json.dumps(content, default=methodcaller("tolist"))
             partial.write_text(text, encoding="utf-8")
