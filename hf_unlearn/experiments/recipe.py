@@ -83,6 +83,10 @@ class Recipe:
         """Rows of the splits in the form that evaluates a model."""
         raise NotImplementedError
 
+    def tuning_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
+        """Rows of the splits in the form that fine-tunes a model without augmentation."""
+        return self.evaluation_data(model, rows)
+
     def trainer_arguments(self, model: PreTrainedModel) -> dict:
         """The arguments of `UnlearnTrainer` beside model, args and peft_config."""
         raise NotImplementedError

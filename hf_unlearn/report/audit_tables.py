@@ -34,9 +34,13 @@ def _gap_cell(entry: dict, compared: bool) -> str:
     if value is None:
         return "not compared"
     low, high = entry.get("low"), entry.get("high")
-    ends = f" [{low:+.1f}, {high:+.1f}]" if compared and low is not None else ""
+    ends = f" [{_signed(low)}, {_signed(high)}]" if compared and low is not None else ""
+    return f"{_signed(value)}{ends}{' *' if compared and is_uninformative(entry) else ''}"
+
+
+def _signed(value: float) -> str:
     # Adding 0 turns -0.0 into 0.0.
-    return f"{round(value, 1) + 0:+.1f}{ends}{' *' if compared and is_uninformative(entry) else ''}"
+    return f"{round(value, 1) + 0:+.1f}"
 
 
 def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -45,7 +49,10 @@ def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
     same reason share an entry."""
     doors = audit["doors"]
     measured = {name: entry for name, entry in doors.items() if "unlearned" in entry}
-    meanings = [(name, entry["meaning"] + _steps(entry)) for name, entry in measured.items()]
+    meanings = [
+        (name, entry["meaning"] + _steps(entry) + _losses(entry))
+        for name, entry in measured.items()
+    ]
     failed = [
         (name, f"FAILED: {entry['failed']}") for name, entry in doors.items() if "failed" in entry
     ]
@@ -74,6 +81,14 @@ def _steps(entry: dict) -> str:
         f"{name} {'never' if count is None else count}" for name, count in steps.items()
     )
     return f" (steps until back: {told})" if steps else ""
+
+
+def _losses(entry: dict) -> str:
+    """The mean loss of the same samples, for the doors that record it; else ""."""
+    more = entry.get("more") or {}
+    losses = {name: more[name]["loss"] for name in MODELS if "loss" in more.get(name, {})}
+    told = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+    return f" (loss: {told})" if losses else ""
 
 
 def audit_text(audit: Mapping[str, Any]) -> str:

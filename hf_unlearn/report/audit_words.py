@@ -44,7 +44,11 @@ def _samples_line(audit: Mapping[str, Any]) -> list[str]:
         return []
     meaning, _ = TASKS[audit["task"]].splits[judged["split"]]
     rate = rates[0][0].upper() + rates[0][1:]
-    return [f"{rate} is measured on {judged['samples']} samples of {judged['split']} ({meaning})."]
+    because = f", because {judged['why']}" if "why" in judged else ""
+    return [
+        f"{rate} is measured on {judged['samples']} samples of {judged['split']} ({meaning})"
+        f"{because}."
+    ]
 
 
 def _worst_line(worst: dict, with_retrained: bool) -> str:
@@ -110,7 +114,9 @@ def _values(entry: dict) -> str:
 def _interval(entry: dict) -> str:
     if entry.get("low") is None:
         return ""
-    return f" (95 % interval {entry['low']:.1f} to {entry['high']:.1f})"
+    # Adding 0 turns -0.0 into 0.0.
+    low, high = (round(entry[end], 1) + 0 for end in ("low", "high"))
+    return f" (95 % interval {low:.1f} to {high:.1f})"
 
 
 def _count_line(doors: Mapping[str, dict]) -> str:

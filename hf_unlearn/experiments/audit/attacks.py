@@ -89,7 +89,7 @@ def svc(feature: str, subject: Subject) -> Finding:
         raise DoorUnavailable(f"a transcript has no class, so there is no {what} of classes")
     predicted_members = found[feature].astype(float)
     everyone = np.ones(len(predicted_members))
-    return rate(predicted_members, everyone, "taken for training samples (%)", "high")
+    return rate(predicted_members, everyone, "classified as training samples (%)", "high")
 
 
 def informed(subject: Subject) -> Finding:
@@ -171,7 +171,7 @@ ATTACKS = (
             f"svc_{feature}_members",
             "attack",
             "share of forgotten samples that a classifier (trained on retained and unseen samples) "
-            f"takes for training samples, by the {feature.replace('_', ' ')} of the output",
+            f"classifies as training samples, by the {feature.replace('_', ' ')} of the output",
             partial(svc, feature),
         )
         for feature in SVC_FEATURES

@@ -19,15 +19,25 @@ from .gaps import Finding
 GROUP = 64
 
 
+def recognised(subject: Subject, model: nn.Module) -> Finding:
+    """How well a form of the model recognises the forgotten samples, with their mean loss in
+    `more`: it shows changes that are too small to change a word."""
+    examiner = subject.examiner
+    found = examiner.recognition(model)
+    rows = examiner.splits[examiner.judged_split]
+    found.more["loss"] = float(examiner.features(model, rows)["loss"].mean())
+    return found
+
+
 def unchanged(subject: Subject) -> Finding:
-    return subject.examiner.recognition(subject.model)
+    return recognised(subject, subject.model)
 
 
 def in_type(dtype: torch.dtype) -> Callable[[Subject], Finding]:
     """The measurement of a model whose weights and arithmetic have another floating point type."""
 
     def measure(subject: Subject) -> Finding:
-        return subject.examiner.recognition(subject.copy().to(dtype))
+        return recognised(subject, subject.copy().to(dtype))
 
     return measure
 
@@ -42,7 +52,7 @@ def int8(subject: Subject) -> Finding:
         model = torch.ao.quantization.quantize_dynamic(
             subject.copy().cpu(), {nn.Linear}, dtype=torch.qint8
         )
-    return subject.examiner.recognition(model)
+    return recognised(subject, model)
 
 
 def int4(subject: Subject) -> Finding:
@@ -51,7 +61,7 @@ def int4(subject: Subject) -> Finding:
     for module in model.modules():
         if isinstance(module, nn.Linear):
             module.weight = nn.Parameter(quantised(module.weight.detach(), bits=4))
-    return subject.examiner.recognition(model)
+    return recognised(subject, model)
 
 
 def quantised(weight: torch.Tensor, *, bits: int, group: int = GROUP) -> torch.Tensor:
@@ -69,7 +79,7 @@ def saved_and_loaded(subject: Subject) -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         subject.model.save_pretrained(folder)
         model = subject.recipe.load_model(folder)
-    return subject.examiner.recognition(model.to(subject.model.device))
+    return recognised(subject, model.to(subject.model.device))
 
 
 def unmerged(subject: Subject) -> Finding:
@@ -82,7 +92,7 @@ def unmerged(subject: Subject) -> Finding:
         base = load_merged(subject.recipe.load_model, base_of(subject.folder))
         model = PeftModel.from_pretrained(copy.deepcopy(base).float(), subject.folder)
     # Generation is configured in the model below the adapter.
-    return subject.examiner.recognition(model.base_model.model.to(subject.model.device))
+    return recognised(subject, model.base_model.model.to(subject.model.device))
 
 
 FORMS = (

@@ -69,11 +69,11 @@ def tune_and_evaluate(
     subject: Subject, batches: Iterator[Dataset], held_out: Dataset, steps: list[int]
 ) -> dict[int, Finding]:
     """Fine-tunes a copy of the model, and evaluates it on held-out rows after each of `steps`."""
-    model, given = subject.copy(), subject.settings.relearn_learning_rate
+    model = subject.copy()
     training = fine_tuning(
         model,
         lambda: backward(subject, model, next(batches)),
-        learning_rate=given or subject.recipe.args.learning_rate / 10,
+        learning_rate=subject.settings.relearn_learning_rate,
         steps=max(steps),
     )
     return {
@@ -85,7 +85,8 @@ def backward(subject: Subject, model: nn.Module, rows: Dataset) -> None:
     """Adds the gradient of the rows' mean loss."""
     # In batches as the run evaluates them: one by one where padding changes what a model hears.
     size = min(BATCH, subject.examiner.batch_size)
-    for batch in subject.examiner.batches(model.eval(), rows, size=size):
+    samples = subject.recipe.tuning_data(model, rows)
+    for batch in subject.examiner.batches_of(samples, model.eval(), size=size):
         share = len(batch["labels"]) / len(rows)
         (share * subject.examiner.loss(model, batch)).backward()
 

@@ -185,6 +185,9 @@ class WhisperRecipe(RecogniserRecipe):
     def training_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
         return self._read(self._augmented(rows, model)) if self.is_whisper else rows
 
+    def tuning_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
+        return self._read(rows)
+
     def _read(self, rows: Dataset) -> Dataset:
         """The rows as training reads them: cut to `train_seconds`."""
         seconds = self.options.train_seconds

@@ -149,6 +149,9 @@ def test_a_reader_learns_what_was_measured_on_and_what_is_as_bad():
     line = headline({"doors": as_much, **deciding_doors(as_much)})[0]
     assert "unlearned 50.0, retrained 50.0: it knows as much. 1 other" in line
     assert lines[-2] == "WER is measured on 55 samples of forget_test (forgotten class, unseen)."
+    judged = {"split": "forget", "samples": 7, "why": "it is known"}
+    lines = headline({"task": "classes", "judged": judged, "doors": doors, **deciding_doors(doors)})
+    assert lines[-2].endswith("7 samples of forget (forgotten class), because it is known.")
 
 
 def test_relearning_tells_after_how_many_steps():
@@ -156,6 +159,13 @@ def test_relearning_tells_after_how_many_steps():
     doors = {"relearning": door((10, 20, 70), more=more)}
     text = audit_text({"doors": doors, **deciding_doors(doors)})
     assert "relearning: some door (steps until back: unlearned 2, retrained never)" in text
+
+
+def test_a_form_tells_the_losses():
+    more = {"original": {"loss": 0.03}, "unlearned": {"loss": 0.28}}
+    doors = {"int8": door((10, 20), more=more)}
+    text = audit_text({"doors": doors, **deciding_doors(doors)})
+    assert "int8: some door (loss: original 0.030, unlearned 0.280)" in text
 
 
 def test_no_gap_above_0_is_said_as_such():
