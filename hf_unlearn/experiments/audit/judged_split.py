@@ -49,9 +49,11 @@ def _more_learned(subjects: dict[str, Subject]) -> tuple[str, str]:
     trained = _learned(subjects, "forget")
     if trained["gap"] <= unseen["gap"]:
         return "forget_test", ""
+    # Adding 0 turns -0.0 into 0.0.
+    of_forget, of_unseen = (round(one["gap"], 1) + 0 for one in (trained, unseen))
     why = (
-        f"the original knows {trained['gap']:.1f} points more of forget than the retrained model, "
-        f"but {unseen['gap']:.1f} of forget_test"
+        f"the original knows {of_forget:.1f} points more of forget than the retrained model, but "
+        f"{of_unseen:.1f} of forget_test"
     )
     return "forget", why
 
