@@ -60,6 +60,14 @@ class Examiner:
         rows = self.splits[self.judged_split] if rows is None else rows
         return rate(*self.counts(model, rows, **options), self.unit, self.direction)
 
+    def recognition_and_loss(self, model: nn.Module, rows: Dataset | None = None) -> Finding:
+        """`recognition` with the mean loss of the rows in `more`: it shows changes that are too
+        small to change a word."""
+        rows = self.splits[self.judged_split] if rows is None else rows
+        found = self.recognition(model, rows)
+        found.more["loss"] = float(self.features(model, rows)["loss"].mean())
+        return found
+
     def counts(self, model: nn.Module, rows: Dataset, **options: Any) -> tuple[np.ndarray, ...]:
         """Per row (n,): errors and words of speech, or whether it was recognised and 1."""
         raise NotImplementedError

@@ -62,7 +62,9 @@ def benign(subject: Subject) -> Finding:
     rows = splits["retain"]
     batches = batches_of(rows, min(BATCH, len(rows)))
     by_step = tune_and_evaluate(subject, batches, splits[subject.examiner.judged_split], [0, last])
-    return replace(by_step[last], more={"before": by_step[0].value, "steps": last})
+    before, after = by_step[0], by_step[last]
+    losses = {"loss_before": before.more["loss"], "loss": after.more["loss"]}
+    return replace(after, more={"before": before.value, "steps": last, **losses})
 
 
 def tune_and_evaluate(
@@ -77,7 +79,9 @@ def tune_and_evaluate(
         steps=max(steps),
     )
     return {
-        step: subject.examiner.recognition(model, held_out) for step in training if step in steps
+        step: subject.examiner.recognition_and_loss(model, held_out)
+        for step in training
+        if step in steps
     }
 
 
@@ -126,6 +130,10 @@ def at_same_step(found: dict[str, Finding]) -> dict[str, Finding]:
                 "steps": steps[name],
                 "at_step": step,
                 "by_step": {at: each.value for at, each in one.more["findings"].items()},
+                "loss": one.more["findings"][step].more["loss"],
+                "loss_by_step": {
+                    at: each.more["loss"] for at, each in one.more["findings"].items()
+                },
                 "trained_on": one.more["trained_on"],
             },
         )

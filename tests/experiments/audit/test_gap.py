@@ -44,7 +44,10 @@ def test_models_get_the_same_draws():
 
 def test_relearning_compares_all_models_at_one_step():
     def at_steps(*values: float) -> Finding:
-        steps = {step: Finding(value, "WER (%)", "low") for step, value in enumerate(values)}
+        steps = {
+            step: Finding(value, "WER (%)", "low", more={"loss": value / 10})
+            for step, value in enumerate(values)
+        }
         return Finding(values[-1], "WER (%)", "low", more={"findings": steps, "trained_on": 4})
 
     found = at_same_step(
@@ -64,6 +67,8 @@ def test_relearning_compares_all_models_at_one_step():
         "unlearned": 2,
         "retrained": 3,
     }
+    assert found["retrained"].more["loss"] == 7
+    assert found["retrained"].more["loss_by_step"] == {0: 9, 1: 8, 2: 7, 3: 0.9}
     never = {"original": at_steps(10, 9), "unlearned": at_steps(90, 80)}
     assert at_same_step(never)["unlearned"].value == 80
     assert checked_steps(20) == [0, 1, 2, 4, 8, 16, 20] and checked_steps(1) == [0, 1]
