@@ -18,19 +18,31 @@ def wrong_words(errors: list[int], words: list[int]) -> Finding:
 
 
 def test_a_lower_error_rate_than_the_retrained_models_is_a_gap_above_0():
-    unlearned, retrained = wrong_words([1, 2], [4, 6]), wrong_words([3, 5], [4, 6])
+    words = [4, 6] * 3
+    unlearned, retrained = wrong_words([1, 2] * 3, words), wrong_words([3, 5] * 3, words)
     found = gap_to_retrained(unlearned, retrained)
     assert found["gap"] == 80 - 30
-    # The two utterances' own gaps are 50 and 50; so is every resample's.
+    # All utterances' own gaps are 50; so is every resample's.
     assert [found["low"], found["high"]] == pytest.approx([50, 50])
     assert gap_to_retrained(retrained, unlearned)["gap"] == -50
-    assert points_forgotten(wrong_words([0, 1], [4, 6]), unlearned) == 30 - 10
+    assert points_forgotten(wrong_words([0, 1] * 3, words), unlearned) == 30 - 10
 
 
 def test_a_higher_accuracy_than_the_retrained_models_is_a_gap_above_0():
     right, wrong = rate([1, 1], [1, 1], "accuracy (%)", "high"), rate([0, 1], [1, 1], "", "high")
     found = gap_to_retrained(right, wrong)
     assert found == {"gap": 50, "low": 0, "high": 100}
+
+
+def test_a_few_samples_are_no_proof():
+    """Five of seven samples may all differ in one direction by chance."""
+    none = rate([0] * 7, [1] * 7, "accuracy (%)", "high")
+    five, six = (rate([1] * n + [0] * (7 - n), [1] * 7, "", "high") for n in (5, 6))
+    assert gap_to_retrained(six, none)["low"] > 50
+    assert gap_to_retrained(five, none)["low"] == 0 == gap_to_retrained(none, five)["high"]
+    known, unknown = (auc_finding(np.arange(7) + 10 * n, np.arange(2)) for n in (1, 0))
+    found = gap_to_retrained(known, unknown)
+    assert found["low"] == 0 < found["gap"]
 
 
 def test_models_get_the_same_draws():

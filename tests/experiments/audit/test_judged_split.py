@@ -33,19 +33,19 @@ def subjects(examiner: Counted, asked: str | None = None, **models: list[int]) -
 @pytest.mark.parametrize(
     ("original", "retrained", "split"),
     [
-        # the original knows more of the unseen utterances (the last four)
-        ([0, 0, 0, 0, 1, 1, 1, 1], [9, 9, 9, 9, 8, 7, 8, 7], "forget_test"),
+        # the original knows more of the unseen utterances (the last six)
+        ([0] * 6 + [1] * 6, [9] * 6 + [8, 7] * 3, "forget_test"),
         # it knows the recordings alone
-        ([0, 0, 0, 0, 3, 3, 3, 3], [3, 2, 4, 5, 3, 3, 3, 3], "forget"),
+        ([0] * 6 + [3] * 6, [3, 4] * 3 + [3] * 6, "forget"),
         # one unseen utterance proves nothing, but there is nothing else either
-        ([0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 5], "forget_test"),
-        ([3, 3, 3, 3, 3, 3, 3, 3], [3, 3, 3, 3, 3, 3, 3, 3], "forget_test"),
+        ([0] * 12, [0] * 11 + [5], "forget_test"),
+        ([3] * 12, [3] * 12, "forget_test"),
     ],
 )
 def test_samples_are_those_of_which_the_original_knows_more(original, retrained, split):
-    examiner = Counted(forget_test=[4, 5, 6, 7], forget=[0, 1, 2, 3])
+    examiner = Counted(forget_test=list(range(6, 12)), forget=list(range(6)))
     judged = choose_judged_split(subjects(examiner, original=original, retrained=retrained))
-    assert judged["split"] == examiner.judged_split == split and judged["samples"] == 4
+    assert judged["split"] == examiner.judged_split == split and judged["samples"] == 6
     if split == "forget":
         assert judged["why"] == (
             "the original knows 35.0 points more of forget than the retrained model, but 0.0 of "
