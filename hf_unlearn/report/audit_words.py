@@ -108,7 +108,8 @@ def _values(entry: dict) -> str:
         for name in MODELS
         if entry.get(name) is not None
     ]
-    return f"{entry['unit']}: {', '.join(known)}"
+    unit = entry["unit"][0].upper() + entry["unit"][1:]
+    return f"{unit}: {', '.join(known)}"
 
 
 def _interval(entry: dict) -> str:

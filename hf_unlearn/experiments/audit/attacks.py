@@ -54,7 +54,7 @@ def loss_of_equally_long(subject: Subject) -> Finding:
     ours, theirs = matched_pairs(*durations, tolerance=MAX_DURATION_DIFFERENCE)
     if len(ours) < MIN_SAMPLES:
         raise DoorUnavailable(
-            f"only {len(ours)} pairs of utterances are equally long; {MIN_SAMPLES} are needed"
+            f"pairs of utterances that are equally long: {len(ours)}; {MIN_SAMPLES} are needed"
         )
     members, others = losses(subject, "forget")[ours], losses(subject, split)[theirs]
     return auc_finding(-members, -others, pairs=len(ours))

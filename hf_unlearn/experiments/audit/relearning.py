@@ -25,7 +25,8 @@ def relearning(subject: Subject) -> Finding:
     trained = concatenate_datasets([chosen, retain.select(evenly_spaced(count, len(retain)))])
     steps = checked_steps(subject.settings.relearn_steps)
     by_step = tune_and_evaluate(subject, batches_of(trained, len(trained)), held_out, steps)
-    return replace(by_step[max(steps)], more={"findings": by_step, "trained_on": len(chosen)})
+    counts = {"trained_on": len(chosen), "measured_on": len(held_out)}
+    return replace(by_step[max(steps)], more={"findings": by_step, **counts})
 
 
 def checked_steps(last: int) -> list[int]:
@@ -134,7 +135,7 @@ def at_same_step(found: dict[str, Finding]) -> dict[str, Finding]:
                 "loss_by_step": {
                     at: each.more["loss"] for at, each in one.more["findings"].items()
                 },
-                "trained_on": one.more["trained_on"],
+                **{name: count for name, count in one.more.items() if name != "findings"},
             },
         )
         for name, one in found.items()

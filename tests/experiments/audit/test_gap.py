@@ -179,10 +179,10 @@ def test_relearning_tells_after_how_many_steps():
 
 
 def test_a_form_tells_the_losses():
-    more = {"original": {"loss": 0.03}, "unlearned": {"loss": 0.28}}
+    more = {"original": {"loss": 0.03}, "unlearned": {"loss": 0.28, "measured_on": 4}}
     doors = {"int8": door((10, 20), more=more)}
     text = audit_text({"doors": doors, **deciding_doors(doors)})
-    assert "int8: some door (loss: original 0.030, unlearned 0.280)" in text
+    assert "int8: some door (on 4 samples; loss: original 0.030, unlearned 0.280)" in text
 
 
 def test_no_gap_above_0_is_said_as_such():
