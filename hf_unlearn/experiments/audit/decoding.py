@@ -69,7 +69,7 @@ def own_words(subject: Subject) -> Finding:
     said, asked = others_and_asked(subject)
     prompt = prompt_of(subject, said, asked).to(subject.model.device)
     found = subject.examiner.recognition(subject.model, asked, prompt_ids=prompt)
-    found.more |= {"prompt_tokens": len(prompt), "measured_on": len(asked)}
+    found.more.update(prompt_tokens=len(prompt), measured_on=len(asked))
     return found
 
 
