@@ -25,8 +25,8 @@ class AuditSettings:
         default=None,
         metadata={
             "help": "forget_test or forget: the samples by which doors judge. Default: forget_test "
-            "if the original clearly knows more of it than the retrained model, else the split of "
-            "which it knows the more."
+            "if the original clearly knows more of it than the retrained model, else the one on "
+            "which the two differ more."
         },
     )
     num_beams: int = field(default=5, metadata={"help": "Beams of the door `beams`."})
