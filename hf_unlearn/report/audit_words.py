@@ -97,7 +97,8 @@ def _further_lines(audit: Mapping[str, Any], worst: dict) -> list[str]:
         lines.append(
             f"Most conspicuous door: {conspicuous['door']} ({conspicuous['meaning']}). "
             f"{_values(conspicuous)}: it knows {-conspicuous['gap']:.1f} points less than the "
-            f"retrained model{_interval(conspicuous)}. This also reveals what was forgotten."
+            f"retrained model{_interval(conspicuous)}. This also reveals what was forgotten"
+            f"{', but may be chance' if (conspicuous.get('high') or 0) >= 0 else ''}."
         )
     return lines
 

@@ -137,6 +137,7 @@ def test_the_worst_door_is_the_headline():
     assert "original 10.0, unlearned 50.0, retrained 80.0" in first
     assert "knows 30.0 points more than the retrained model (95 % interval -5.0 to 99.0)" in first
     assert "narrow" in rest[0] and "over" in rest[1] and "15.0 points less" in rest[1]
+    assert rest[1].endswith("This also reveals what was forgotten, but may be chance.")
     assert rest[-1].startswith("Doors measured: 4; not available") and "FAILED: 1" in rest[-1]
     assert [row[0] for row in audit_rows(audit)] == ["Door", "wide", "narrow", "over", "described"]
     text = audit_text(audit)
