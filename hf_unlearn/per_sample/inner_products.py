@@ -63,10 +63,9 @@ CPU = Costs(50, 8, math.inf, 1)
 CUDA = {2: Costs(500, 250, 8, 15), 4: Costs(80, 40, 1.5, 1)}
 # SAMPLE_BLOCK of ops.triton_products, which cannot be imported without Triton.
 FUSED_BLOCK = 16
-# A parameter's rows are kept if G or one of its rows has at most this many values; above, memory
-# matters more. (What a model keeps for its backward pass grows with k, too.)
-KEPT_VALUES = {"cpu": 2**24, "cuda": 2**27}
-KEPT_ROW_VALUES = {"cpu": 5 * 2**19, "cuda": 0}
+# A parameter's rows are kept if G has at most this many values; above, memory matters more. On a
+# CPU that includes 8 rows of the largest layers of ViT-B and ResNet-50.
+KEPT_VALUES = {"cpu": 5 * 2**22, "cuda": 2**27}
 # How many values of G are written out at a time where they are not kept. They are reduced at once,
 # so that on a GPU they never leave its L2 cache.
 BLOCK_VALUES = {"cpu": 2**21, "cuda": 2**23}
@@ -251,7 +250,7 @@ def line_blocks(uses: Sequence[Rows], lines: int, width: int) -> Iterator[tuple[
 
 def are_kept(k: int, size: int, device: torch.device) -> bool:
     """Whether k rows of this size may be kept in memory."""
-    return k * size <= limit(KEPT_VALUES, device) or size <= limit(KEPT_ROW_VALUES, device)
+    return k * size <= limit(KEPT_VALUES, device)
 
 
 def limit(values: dict[str, int], device: torch.device) -> int:

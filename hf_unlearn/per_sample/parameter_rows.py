@@ -64,7 +64,7 @@ class ParameterRows:
     ) -> tuple[Tensor, Tensor]:
         """K = A A^T (k, k) and b = A u (k,) in float64.
 
-        Memory does not grow with the parameter beyond `inner_products.are_kept`.
+        Memory does not grow with the parameter beyond `inner_products.KEPT_VALUES`.
 
         Args:
             u: in the parameter's shape; None: zero.

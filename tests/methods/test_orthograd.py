@@ -16,7 +16,6 @@ def test_rows_that_are_not_kept_are_summed_as_they_were_measured(monkeypatch, ke
     The rows of a product are computed twice, a few lines at a time.
     """
     monkeypatch.setattr(inner_products, "KEPT_VALUES", {"cpu": 2**20 if kept else 0})
-    monkeypatch.setattr(inner_products, "KEPT_ROW_VALUES", {"cpu": 0})
     monkeypatch.setattr(inner_products, "BLOCK_VALUES", {"cpu": 4000})
     B, X = torch.randn(8, 6, 40), torch.randn(8, 6, 50)
     B[4:], X[4:] = B[:4] + 1e-4 * torch.randn(4, 6, 40), X[:4] + 1e-4 * torch.randn(4, 6, 50)

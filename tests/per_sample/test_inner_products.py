@@ -100,7 +100,6 @@ def test_strategies_agree(monkeypatch, name, strategy, exact, kept):
     monkeypatch.setattr(ip, "BLOCK_VALUES", {"cpu": 200})
     monkeypatch.setattr(reductions, "FLOAT32_COLUMNS", 100)
     monkeypatch.setattr(ip, "KEPT_VALUES", {"cpu": 2**20 if kept else 0})
-    monkeypatch.setattr(ip, "KEPT_ROW_VALUES", {"cpu": 0})
     uses, u = USES[name](), torch.randn(LINES, WIDTH)
     G = sum(written_out(use, LINES, WIDTH) for use in uses).flatten(1)
     rows = ParameterRows(nn.Parameter(torch.zeros(LINES, WIDTH)), uses, strategy)
