@@ -135,6 +135,17 @@ def _add_folder_commands(commands: argparse._SubParsersAction) -> None:
         help="repeat only the steps up to this one, at least the run's digest_steps (20 unless "
         "set); default: the whole run",
     )
+    command.add_argument(
+        "--weights_only",
+        action="store_true",
+        help="repeat nothing and need no data: only compare the weights with the ledger, as "
+        "anyone can who has downloaded a pushed model",
+    )
+    command.add_argument(
+        "--original",
+        help="with --weights_only: folder or Hub id of the model that the first request started "
+        "from; says which weights differ from it",
+    )
     command = _add(commands, "card", card, "write a run's model card again")
     command.add_argument("folder", type=Path, help="output_dir of a run, with results.json")
     command.add_argument(
@@ -266,10 +277,24 @@ def audit(arguments: argparse.Namespace, _: list[str]) -> int:
 def verify(arguments: argparse.Namespace, _: list[str]) -> int:
     """Checks a model against its ledger: repeats the last request from the same
     model, data, settings and seed, and compares digests of the weights step by step. Refuses where
-    data or versions differ. docs/requests.md explains the ledger."""
+    data or versions differ. With --weights_only it needs nothing but a pushed folder, and says
+    less. docs/requests.md explains the ledger."""
+    from .experiments.requests.published import check_published
     from .experiments.requests.verify import DIFFERENT, verify
 
-    return 0 if verify(arguments.folder, arguments.config, steps=arguments.steps) else DIFFERENT
+    folder = arguments.folder
+    if arguments.weights_only and (arguments.config or arguments.steps is not None):
+        raise ValueError("--weights_only repeats nothing: leave out the configuration and --steps")
+    if arguments.original and not arguments.weights_only:
+        raise ValueError(
+            "--original goes with --weights_only; a repetition is told `model:` (YAML)"
+        )
+    agrees = (
+        check_published(folder, arguments.original)
+        if arguments.weights_only
+        else verify(folder, arguments.config, steps=arguments.steps)
+    )
+    return 0 if agrees else DIFFERENT
 
 
 def card(arguments: argparse.Namespace, _: list[str]) -> None:

@@ -103,7 +103,10 @@ class OrthoGrad(Method):
             visited.add(rows.parameter)
             squares.append(_square(u, rows.parameter))
             factors, solution, exact = self._solve(
-                step, lambda exact: all_rows.products(u, exact), squares[-1]
+                step,
+                lambda exact: all_rows.products(u, exact),
+                squares[-1],
+                dependent=all_rows.k > rows.parameter.numel(),
             )
             solutions.append(solution)
             # autograd adds this to .grad: u - sum_n w_n g_n
@@ -149,7 +152,11 @@ class OrthoGrad(Method):
         return _square(self._scale(step, parameter)[0], parameter)
 
     def _solve(
-        self, step: Step, products: Callable[[bool], tuple[Tensor, Tensor]], square: Tensor
+        self,
+        step: Step,
+        products: Callable[[bool], tuple[Tensor, Tensor]],
+        square: Tensor,
+        dependent: bool = False,
     ) -> tuple[Tensor, Solution, bool]:
         """The factors -w_n of the rows that this process adds up, the solution for c, and whether
         the sum must be exact (see `measure_and_solve`)."""
@@ -159,7 +166,7 @@ class OrthoGrad(Method):
             measured.append(products(exact))
             return measured[-1]
 
-        solution, exact = measure_and_solve(measure, square)
+        solution, exact = measure_and_solve(measure, square, dependent)
         K, rows = measured[-1][0], step.rows
         if not rows.earlier:
             share = rows.retain_mean[rows.own.start]
@@ -209,7 +216,7 @@ def retain_descent(K: Tensor, rows: RowRoles) -> tuple[Tensor, Tensor]:
 
 
 def measure_and_solve(
-    products: Callable[[bool], tuple[Tensor, Tensor]], square: Tensor
+    products: Callable[[bool], tuple[Tensor, Tensor]], square: Tensor, dependent: bool = False
 ) -> tuple[Solution, bool]:
     """Computes K and b and solves for c, in float32 first where that is faster.
 
@@ -218,6 +225,8 @@ def measure_and_solve(
     Args:
         products: gives K and b, exact or not (`ParameterRows.products`).
         square: |u|^2, 0-d float64.
+        dependent: the rows are known to be dependent (there are more of them than values in one),
+            so float32 is not tried.
 
     Returns:
         The solution, and whether the weighted sum of the rows must be exact, too. Where float64 is
@@ -226,8 +235,8 @@ def measure_and_solve(
     """
     if doubles_are_fast(square.device):
         return solve(*products(True), square), False
-    solution = solve(*products(False), square)
-    if solution.pivot < FLOAT32_IS_ENOUGH:
+    solution = None if dependent else solve(*products(False), square)
+    if solution is None or solution.pivot < FLOAT32_IS_ENOUGH:
         solution = solve(*products(True), square, rounding=0.0)
         # Only the sum itself is rounded, once.
         rounded = torch.where(square > 0, FLOAT32_ROUNDING, 0)

@@ -19,6 +19,10 @@ from .doubles import move_to, to_float64
 # that is dropped leaves a cosine of at most that size (1e-6 * sqrt(k)). Rounding of float32
 # gradients is smaller (1e-7).
 RANK_TOLERANCE = 1e-12
+# A squared pivot that counts as zero: what is left out is smaller than what the rank ignores.
+NO_PIVOT = 0.1 * RANK_TOLERANCE
+# From this number of rows on, an eigendecomposition costs more than finding that the rank is small.
+MANY_ROWS = 64
 # Above this squared pivot, the Cholesky factor of the normalised K is accurate enough.
 WELL_CONDITIONED = 1e-6
 # Above this squared pivot, inner products with float32 rounding (1e-7 |g_n| |g_m|) are accurate
@@ -94,10 +98,38 @@ def _solve_normalised(cosines: Tensor, rhs: Tensor) -> tuple[Tensor, Tensor, Ten
     if pivot > WELL_CONDITIONED:
         y = torch.cholesky_solve(rhs[:, None], factor)[:, 0]
         return y, torch.full_like(pivot, len(rhs)), pivot
-    values, vectors = torch.linalg.eigh(cosines)
+    values, vectors = _spectrum(cosines)
     keep = values > RANK_TOLERANCE * len(rhs)
     y = vectors @ torch.where(keep, (vectors.T @ rhs) / values, 0)
     return y, keep.sum().to(rhs.dtype), pivot
+
+
+def _spectrum(cosines: Tensor) -> tuple[Tensor, Tensor]:
+    """The eigenvalues (r,) and eigenvectors (k, r) of a positive semi-definite matrix with unit
+    diagonal; if its rank is small, of the eigenvalues that are not zero.
+
+    Many rows often have a small rank: there are no more independent ones than values in a bias.
+    """
+    L = _low_rank_factor(cosines, len(cosines) // 4) if len(cosines) >= MANY_ROWS else None
+    if L is None:
+        return torch.linalg.eigh(cosines)
+    Q, R = torch.linalg.qr(L)
+    values, vectors = torch.linalg.eigh(R @ R.T)
+    return values, Q @ vectors
+
+
+def _low_rank_factor(cosines: Tensor, largest: int) -> Tensor | None:
+    """L (k, r) with cosines = L L^T, by Cholesky factorisation with pivoting; None if r would
+    exceed `largest`."""
+    L, left = cosines.new_zeros(len(cosines), largest), cosines.diagonal().clone()
+    for r in range(largest):
+        pivot, at = left.max(0)
+        if pivot <= NO_PIVOT:
+            return L[:, :r]
+        L[:, r] = (cosines[:, at] - L[:, :r] @ L[at, :r]) / pivot.sqrt()
+        left -= L[:, r].square()
+        left[at] = 0
+    return None
 
 
 def orthogonal_component(u: Tensor, rows: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ The CPU runs these, a GPU without working kernels falls back to them, and the ke
 against them.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -17,6 +18,8 @@ CONVERTED_VALUES = {"cpu": 2**18, "cuda": 2**26}
 # Columns of one float32 product. The product is rounded to float32; the products are summed in
 # float64.
 FLOAT32_COLUMNS = 2**14
+# From this number of rows on, K is computed on and above its diagonal only.
+MANY_ROWS = 128
 
 
 def inner_products(rows: Tensor, u: Tensor, exact: bool = False) -> tuple[Tensor, Tensor]:
@@ -66,19 +69,33 @@ def _inner_products_of_part(rows: Tensor, u: Tensor, exact: bool) -> tuple[Tenso
     """K and b of rows (k, d) and u (d,)."""
     if exact:
         rows = to_float64(rows)
-        return rows @ rows.T, rows @ to_float64(u)
+        return _with_each_other(rows), rows @ to_float64(u)
     rows, u = rows.to(torch.float32), u.to(torch.float32)
     end = rows.shape[1] - rows.shape[1] % FLOAT32_COLUMNS
     # (d / FLOAT32_COLUMNS, k, FLOAT32_COLUMNS)
     blocks = rows[:, :end].unflatten(1, (-1, FLOAT32_COLUMNS)).transpose(0, 1)
     rest = rows[:, end:]
-    K = sum_float64(blocks @ blocks.mT, 0) + to_float64(rest @ rest.T)
+    K = sum_float64(_with_each_other(blocks), 0) + to_float64(_with_each_other(rest))
     # One block at a time: batched matrix-vector products are several times slower on a CPU.
     b = sum(
         to_float64(part @ u[start : start + part.shape[1]])
         for start, part in _parts(rows, _columns(rows))
     )
     return K, b
+
+
+def _with_each_other(rows: Tensor) -> Tensor:
+    """The inner products (..., k, k) of rows (..., k, d)."""
+    k = rows.shape[-2]
+    if k < MANY_ROWS:
+        return rows @ rows.mT
+    # A little more than half of the products: those of a few rows with themselves and all that
+    # follow.
+    few, upper = math.ceil(k / 8), rows.new_zeros(*rows.shape[:-1], k)
+    for start in range(0, k, few):
+        some = rows[..., start : start + few, :]
+        upper[..., start : start + few, start:] = some @ rows[..., start:, :].mT
+    return upper.triu() + upper.triu(1).mT
 
 
 def _parts(rows: Tensor, columns: int) -> Iterator[tuple[int, Tensor]]:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from .gradients import rows_of
+from .inner_products import Buffer
 from .parameter_rows import ParameterRows
 from .recorder import Recorder, fsdp_hidden
 from .reference import patch_owners
@@ -81,6 +82,7 @@ class PerSampleEngine:
         self._visit: RowsVisitor | None = None
         self._received: list[tuple[tuple[nn.Parameter, ...], Callable[[], list]]] | None = None
         self._on_given_up: Callable[[nn.Parameter], None] | None = None
+        self._buffer: Buffer | None = None
 
     @contextlib.contextmanager
     def record(self, k: int, batch: dict | None = None) -> Iterator[None]:
@@ -172,11 +174,11 @@ class PerSampleEngine:
     ) -> Counter[int]:
         """Prepares for showing rows; returns the counts of uses, which another pass needs again."""
         self._visit, self._on_given_up, self._given_up = visit, on_given_up, set()
-        self._trace.in_backward = True
+        self._trace.in_backward, self._buffer = True, Buffer()
         return self._trace.awaited.copy()
 
     def _end(self, awaited: Counter[int]) -> None:
-        self._uses, self._visited, self._visit = {}, set(), None
+        self._uses, self._visited, self._visit, self._buffer = {}, set(), None, None
         self._trace.awaited, self._trace.in_backward = awaited, False
 
     def _show_rest(self) -> None:
@@ -247,10 +249,14 @@ class PerSampleEngine:
     def _show(self, parameter: nn.Parameter) -> Tensor | None:
         self._visited.add(id(parameter))
         if id(parameter) in self._uses:
+            uses = self._uses.pop(id(parameter))
+            rows = ParameterRows(*uses, self.strategy, self._buffer)
             try:
-                return self._visit(ParameterRows(*self._uses.pop(id(parameter)), self.strategy))
+                return self._visit(rows)
             except Unsupported as problem:
                 self.give_up((parameter,), str(problem))
+            finally:
+                rows.drop_kept()
         else:
             self._on_given_up(parameter)
         # DistributedDataParallel waits for a gradient of every parameter.

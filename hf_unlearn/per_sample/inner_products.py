@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from .rows import Dense, Lookup, Product, Rows, value_type, write_all, written_out
+from .rows import Dense, Lookup, Product, Rows, value_type, write_all
 
 STRATEGIES = ("materialise", "ghost", "fused")
 
@@ -63,17 +63,19 @@ CPU = Costs(50, 8, math.inf, 1)
 CUDA = {2: Costs(500, 250, 8, 15), 4: Costs(80, 40, 1.5, 1)}
 # SAMPLE_BLOCK of ops.triton_products, which cannot be imported without Triton.
 FUSED_BLOCK = 16
-# A parameter's rows are kept if G has at most this many values; above, memory matters more.
-KEPT_VALUES = {"cpu": 2**24, "cuda": 2**27}
+# A parameter's rows are kept if G has at most this many values; above, memory matters more. On a
+# CPU that includes 8 rows of the largest layers of ViT-B and ResNet-50.
+KEPT_VALUES = {"cpu": 5 * 2**22, "cuda": 2**27}
 # How many values of G are written out at a time where they are not kept. They are reduced at once,
 # so that on a GPU they never leave its L2 cache.
 BLOCK_VALUES = {"cpu": 2**21, "cuda": 2**23}
 
 
-def choose(uses: Sequence[Rows], u: Tensor, strategy: str | None = None) -> str:
+def choose(uses: Sequence[Rows], u: Tensor, strategy: str | None = None, keep: bool = True) -> str:
     """The strategy for the inner products of some rows with each other and with u (o, i).
 
     Args:
+        keep: the rows may be kept for the weighted sum.
         strategy: one of `STRATEGIES`; falls back to "materialise" where it is unavailable. None:
             the cheapest.
 
@@ -88,13 +90,13 @@ def choose(uses: Sequence[Rows], u: Tensor, strategy: str | None = None) -> str:
     if strategy == "materialise" or not all(isinstance(use, (Product, Lookup)) for use in uses):
         return "materialise"
     single = len(uses) == 1 and isinstance(uses[0], Product) and uses[0].dtype != torch.float64
-    for candidate in (strategy,) if strategy else _cheapest_first(uses, u):
+    for candidate in (strategy,) if strategy else _cheapest_first(uses, u, keep):
         if candidate != "fused" or single and ops.fused_kernel_available(u.device):
             return candidate
     return "materialise"
 
 
-def _cheapest_first(uses: Sequence[Product | Lookup], u: Tensor) -> list[str]:
+def _cheapest_first(uses: Sequence[Product | Lookup], u: Tensor, keep: bool) -> list[str]:
     """The strategies, sorted by their costs (see the module's docstring); u (o, i)."""
     k, width = uses[0].k, u.shape[1]
     T = sum(use.positions for use in uses)
@@ -106,7 +108,7 @@ def _cheapest_first(uses: Sequence[Product | Lookup], u: Tensor) -> list[str]:
     cost = CUDA[min(4, value_type(uses).itemsize)] if u.is_cuda else CPU
     blocks = math.ceil(k / FUSED_BLOCK)
     double = cost.double if ops.doubles_are_fast(u.device) else 1
-    kept = values <= limit(KEPT_VALUES, u.device)
+    kept = keep and are_kept(k, lines * width, u.device)
     costs = {
         "materialise": products + values * cost.measure + (values * cost.sum if kept else products),
         # For a product with a look-up (tied weights) and for two look-ups, only X X^T is a matrix
@@ -168,20 +170,45 @@ def _with(use: Product | Lookup, u: Tensor) -> Tensor:
     return ops.sum_float64(B * (X @ u.T.to(X.dtype)), (1, 2))
 
 
+class Buffer:
+    """Memory for the kept rows of one parameter after the other: on a CPU, fresh memory costs page
+    faults, which can take longer than computing the rows."""
+
+    def __init__(self):
+        self._memory: Tensor | None = None
+
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A tensor of any values. On a CPU it overwrites the one before."""
+        if device.type != "cpu":
+            return torch.empty(shape, dtype=dtype, device=device)
+        size, memory = math.prod(shape), self._memory
+        if memory is None or memory.dtype != dtype or len(memory) < size:
+            # Free the old memory first.
+            self._memory = memory = None
+            self._memory = memory = torch.empty(size, dtype=dtype)
+        return memory[:size].view(shape)
+
+
 def materialise(
-    uses: Sequence[Rows], u: Tensor, exact: bool, keep: bool
+    uses: Sequence[Rows], u: Tensor, exact: bool, keep: Buffer | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """K (k, k) and b (k,) in float64, and with `keep` the rows (k, o i); u (o, i).
+    """K (k, k) and b (k,) in float64; u (o, i).
 
     Args:
         exact: multiply and add in float64 (`ops.inner_products`).
+        keep: memory for the rows; None: they are not kept.
+
+    Returns:
+        K, b and the rows (k, o i); None in their place if they are not kept.
     """
     if len(uses) == 1 and isinstance(uses[0], Dense):
         rows = uses[0].G.reshape(uses[0].k, -1)  # (k, o i)
         return *ops.inner_products(rows, u.flatten(), exact), rows
     lines, width = u.shape
-    if keep:
-        rows = written_out(uses, lines, width).flatten(1)  # (k, o i)
+    if keep is not None:
+        rows = keep.take((uses[0].k, lines, width), value_type(uses), uses[0].device)
+        write_all(uses, rows, 0)
+        rows = rows.flatten(1)  # (k, o i)
         return *ops.inner_products(rows, u.flatten(), exact), rows
     shares = [
         ops.inner_products(rows, u[start : start + rows.shape[1] // width].flatten(), exact)
@@ -219,6 +246,11 @@ def line_blocks(uses: Sequence[Rows], lines: int, width: int) -> Iterator[tuple[
         rows = buffer[:, : lines - start]
         write_all(uses, rows, start)
         yield start, rows.flatten(1)
+
+
+def are_kept(k: int, size: int, device: torch.device) -> bool:
+    """Whether k rows of this size may be kept in memory."""
+    return k * size <= limit(KEPT_VALUES, device)
 
 
 def limit(values: dict[str, int], device: torch.device) -> int:

@@ -5,11 +5,11 @@ from torch import Tensor, nn
 
 from .. import ops
 from . import inner_products
-from .rows import Convolved, Dense, Lookup, Product, Rows, Scaled, written_out
+from .rows import Convolved, Dense, Lookup, Patches, Product, Rows, Scaled, written_out
 
 # A look-up adds to existing values in place. So it comes after the uses that compute new values,
 # and before those whose values must not be overwritten.
-ORDER = (Product, Convolved, Lookup, Dense, Scaled)
+ORDER = (Product, Patches, Convolved, Lookup, Dense, Scaled)
 
 
 class ParameterRows:
@@ -21,10 +21,19 @@ class ParameterRows:
         uses: the rows of each use.
         strategy: how inner products are computed, one of `inner_products.STRATEGIES`; None: the
             cheapest.
+        buffer: memory for rows that are kept. Several parameters can share it if `drop_kept` is
+            called before the next one needs it.
     """
 
-    def __init__(self, parameter: nn.Parameter, uses: list[Rows], strategy: str | None = None):
+    def __init__(
+        self,
+        parameter: nn.Parameter,
+        uses: list[Rows],
+        strategy: str | None = None,
+        buffer: inner_products.Buffer | None = None,
+    ):
         self.parameter, self.strategy = parameter, strategy
+        self._buffer = inner_products.Buffer() if buffer is None else buffer
         self.uses = sorted(uses, key=lambda use: ORDER.index(type(use)))
         self._kept: Tensor | None = None
 
@@ -69,19 +78,23 @@ class ParameterRows:
         u = u.reshape(self._lines, -1)  # (lines, values of a line)
         if self._kept is not None:
             return ops.inner_products(self._kept, u.flatten(), exact)
-        strategy = inner_products.choose(uses, u, self.strategy)
+        strategy = inner_products.choose(uses, u, self.strategy, keep)
         if strategy == "fused":
             return ops.product_inner_products(uses[0].B, uses[0].X, u)
         if strategy == "ghost" and (not exact or ops.doubles_are_fast(p.device)):
             return inner_products.ghost(uses, u, exact)
-        limit = inner_products.limit(inner_products.KEPT_VALUES, p.device)
-        keep = keep and self.k * p.numel() <= limit
+        keep = keep and inner_products.are_kept(self.k, p.numel(), p.device)
         # Most lines of an embedding are looked up by no sample.
         if len(uses) == 1 and isinstance(uses[0], Lookup):
             compact, used = uses[0].compact()
             uses, u, keep = [compact], u[used], False
-        K, b, self._kept = inner_products.materialise(uses, u, exact, keep)
+        buffer = self._buffer if keep else None
+        K, b, self._kept = inner_products.materialise(uses, u, exact, buffer)
         return K, b
+
+    def drop_kept(self) -> None:
+        """Frees the memory of rows that `products` has kept; they are computed again if needed."""
+        self._kept = None
 
     def weighted(self, weights: Tensor, exact: bool = False) -> Tensor:
         """sum_n w_n G_n in the parameter's shape and dtype; weights (k,).

@@ -141,6 +141,37 @@ class Convolved:
         return Convolved(B, X, self.shape[1:], self.groups, **self.settings)
 
 
+class Patches(Product):
+    """The rows of a convolution as products of output gradients and of the patches that the kernel
+    sees. They are written out when they are first needed, and the weighted sum needs none.
+
+    B (k, T, o), X (k, T, i * kernel), G_n (o, i, *kernel), with T places in all images of a sample.
+
+    Args:
+        convolution: the same rows.
+        patches: gives X.
+    """
+
+    def __init__(self, convolution: Convolved, patches: Callable[[], Tensor]):
+        self.convolution, self._patches = convolution, patches
+        self.B = convolution.B.flatten(3).mT.flatten(1, 2)
+        self.dtype, self.device, (self.k, self.positions, self.lines) = (
+            convolution.dtype,
+            convolution.device,
+            self.B.shape,
+        )
+        self.size = convolution.size
+        self.stored = self.B.numel() + self.k * self.positions * (self.size // self.lines)
+
+    @functools.cached_property
+    def X(self) -> Tensor:
+        return self._patches().to(self.dtype)
+
+    def weighted(self, weights: Tensor, total: Tensor | None = None) -> Tensor:
+        # The call that gradient descent makes, too.
+        return self.convolution.weighted(weights, total)
+
+
 class Lookup:
     """G_n = sum_t B_nt in line ids_nt, the weight gradient of an embedding.
 

@@ -12,7 +12,7 @@ def deciding_doors(doors: Mapping[str, dict]) -> dict[str, dict | None]:
         worst: the door with the largest gap. Without a retrained model, the door through which
             the unlearned model forgot least.
         surest: the door whose interval has the highest lower end: its gap is least likely to be
-            chance.
+            chance. Of several such doors, the one with the largest gap.
         conspicuous: the door with the lowest gap.
     """
     named = [{"door": name, **entry} for name, entry in doors.items()]
@@ -26,7 +26,7 @@ def deciding_doors(doors: Mapping[str, dict]) -> dict[str, dict | None]:
         worst = min(measured, key=lambda entry: entry["forgotten"], default=None)
     return {
         "worst": worst,
-        "surest": max(sure, key=lambda entry: entry["low"], default=None),
+        "surest": max(sure, key=lambda entry: (entry["low"], entry["gap"]), default=None),
         "conspicuous": min(compared, key=lambda entry: entry["gap"], default=None),
     }
 

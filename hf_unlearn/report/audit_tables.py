@@ -34,9 +34,13 @@ def _gap_cell(entry: dict, compared: bool) -> str:
     if value is None:
         return "not compared"
     low, high = entry.get("low"), entry.get("high")
-    ends = f" [{low:+.1f}, {high:+.1f}]" if compared and low is not None else ""
+    ends = f" [{_signed(low)}, {_signed(high)}]" if compared and low is not None else ""
+    return f"{_signed(value)}{ends}{' *' if compared and is_uninformative(entry) else ''}"
+
+
+def _signed(value: float) -> str:
     # Adding 0 turns -0.0 into 0.0.
-    return f"{round(value, 1) + 0:+.1f}{ends}{' *' if compared and is_uninformative(entry) else ''}"
+    return f"{round(value, 1) + 0:+.1f}"
 
 
 def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -45,7 +49,7 @@ def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
     same reason share an entry."""
     doors = audit["doors"]
     measured = {name: entry for name, entry in doors.items() if "unlearned" in entry}
-    meanings = [(name, entry["meaning"] + _steps(entry)) for name, entry in measured.items()]
+    meanings = [(name, entry["meaning"] + _details(entry)) for name, entry in measured.items()]
     failed = [
         (name, f"FAILED: {entry['failed']}") for name, entry in doors.items() if "failed" in entry
     ]
@@ -66,14 +70,21 @@ def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*mark, *meanings, *failed, *closed]
 
 
-def _steps(entry: dict) -> str:
-    """After how many steps each model was back, for relearning; else ""."""
+def _details(entry: dict) -> str:
+    """What a reader needs beside the values, in parentheses; "" where there is nothing."""
     more = entry.get("more") or {}
-    steps = {name: more[name]["steps"] for name in MODELS if "by_step" in more.get(name, {})}
-    told = ", ".join(
-        f"{name} {'never' if count is None else count}" for name, count in steps.items()
-    )
-    return f" (steps until back: {told})" if steps else ""
+    counts = {more[name].get("measured_on") for name in MODELS if name in more} - {None}
+    steps = {
+        name: "never" if more[name]["steps"] is None else str(more[name]["steps"])
+        for name in MODELS
+        if "by_step" in more.get(name, {})
+    }
+    losses = {name: f"{more[name]['loss']:.3f}" for name in MODELS if "loss" in more.get(name, {})}
+    parts = [f"on {count} samples" for count in counts]
+    for what, values in (("steps until back", steps), ("loss", losses)):
+        if values:
+            parts.append(f"{what}: {', '.join(map(' '.join, values.items()))}")
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def audit_text(audit: Mapping[str, Any]) -> str:

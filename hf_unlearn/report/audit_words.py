@@ -44,7 +44,11 @@ def _samples_line(audit: Mapping[str, Any]) -> list[str]:
         return []
     meaning, _ = TASKS[audit["task"]].splits[judged["split"]]
     rate = rates[0][0].upper() + rates[0][1:]
-    return [f"{rate} is measured on {judged['samples']} samples of {judged['split']} ({meaning})."]
+    because = f", because {judged['why']}" if "why" in judged else ""
+    return [
+        f"{rate} is measured on {judged['samples']} samples of {judged['split']} ({meaning})"
+        f"{because}."
+    ]
 
 
 def _worst_line(worst: dict, with_retrained: bool) -> str:
@@ -93,7 +97,8 @@ def _further_lines(audit: Mapping[str, Any], worst: dict) -> list[str]:
         lines.append(
             f"Most conspicuous door: {conspicuous['door']} ({conspicuous['meaning']}). "
             f"{_values(conspicuous)}: it knows {-conspicuous['gap']:.1f} points less than the "
-            f"retrained model{_interval(conspicuous)}. This also reveals what was forgotten."
+            f"retrained model{_interval(conspicuous)}. This also reveals what was forgotten"
+            f"{', but may be chance' if (conspicuous.get('high') or 0) >= 0 else ''}."
         )
     return lines
 
@@ -104,13 +109,16 @@ def _values(entry: dict) -> str:
         for name in MODELS
         if entry.get(name) is not None
     ]
-    return f"{entry['unit']}: {', '.join(texts)}"
+    unit = entry["unit"][0].upper() + entry["unit"][1:]
+    return f"{unit}: {', '.join(texts)}"
 
 
 def _interval(entry: dict) -> str:
     if entry.get("low") is None:
         return ""
-    return f" (95 % interval {entry['low']:.1f} to {entry['high']:.1f})"
+    # Adding 0 turns -0.0 into 0.0.
+    low, high = (round(entry[end], 1) + 0 for end in ("low", "high"))
+    return f" (95 % interval {low:.1f} to {high:.1f})"
 
 
 def _count_line(doors: Mapping[str, dict]) -> str:

@@ -32,18 +32,52 @@ def weights_digest(name: str | Path) -> str | None:
     folder = model_folder(name)
     if folder is None:
         return None
-    is_adapter = (folder / ADAPTER).is_file() and not (folder / "config.json").is_file()
-    patterns = OF_ADAPTER if is_adapter else OF_MODEL
-    files = next((paths for kind in patterns if (paths := sorted(folder.glob(kind)))), [])
+    files = _weight_files(folder)
     if not files:
         return None
     with _opened(files) as tensors:
         digest = tensors_digest(tensors)
-    if not is_adapter:
+    if not is_adapter(folder):
         return digest
     base = json.loads((folder / ADAPTER).read_text()).get("base_model_name_or_path")
     below = weights_digest(base) if base else None
     return hashlib.sha256(f"{digest} on {below}".encode()).hexdigest()
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder has an adapter alone, and not its base model."""
+    return (folder / ADAPTER).is_file() and not (folder / "config.json").is_file()
+
+
+def changed_weights(before: Path, after: Path) -> tuple[dict[str, float], int]:
+    """Which saved tensors differ between two folders.
+
+    Returns:
+        {name: length of the change divided by the length before}, infinite where only one folder
+        has the tensor or the shapes differ; and the number of tensors.
+    """
+    with _opened(_weight_files(before)) as old, _opened(_weight_files(after)) as new:
+        unmatched, changed = dict(old), {}
+        names = set(unmatched)
+        for name, tensor in new:
+            names.add(name)
+            share = _change(unmatched.pop(name, None), tensor)
+            changed |= {name: share} if share else {}
+    return changed | dict.fromkeys(unmatched, float("inf")), len(names)
+
+
+def _change(before: Tensor | None, after: Tensor) -> float:
+    if before is None or before.shape != after.shape:
+        return float("inf")
+    if torch.equal(before, after):
+        return 0.0
+    difference, length = (after.double() - before.double()).norm(), before.double().norm()
+    return float(difference / length) if length else float("inf")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    patterns = OF_ADAPTER if is_adapter(folder) else OF_MODEL
+    return next((paths for kind in patterns if (paths := sorted(folder.glob(kind)))), [])
 
 
 def model_digest(model: nn.Module) -> str:

@@ -39,6 +39,7 @@ OURS = (BASELINE, "orthograd parameter", "orthograd model")
 WITH_REFERENCE = (*OURS, "published reference")
 WITH_GHOST = (*OURS, "opacus ghost (norms)")
 TINY = {"model": "whisper-tiny", "seconds": 10}
+DEMO = {"model": "whisper-demo", "seconds": 2}
 SMALL = {"model": "whisper-small", "precision": "bf16"}
 LARGE = {"model": "whisper-large-v3", "k": 16, "precision": "bf16"}
 # The settings of each suite, and the methods that are compared in each.
@@ -53,6 +54,9 @@ SUITES = {
         ({**TINY, "k": 64}, OURS),
         ({**TINY, "k": 16}, WITH_REFERENCE),
         ({"model": "vit-b", "k": 8}, WITH_GHOST),
+        ({**DEMO, "k": 64}, OURS),
+        ({**DEMO, "k": 256}, OURS),
+        ({**DEMO, "k": 1024}, OURS),
     ],
     "cuda": [
         ({**SMALL, "k": 16}, (*OURS, *PEERS)),

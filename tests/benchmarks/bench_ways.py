@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from records import KERNEL, append, run_columns, synchronize
 
 from hf_unlearn import ops
 from hf_unlearn.per_sample import ParameterRows, inner_products
-from hf_unlearn.per_sample.rows import Product
+from hf_unlearn.per_sample.rows import Patches, Product, Rows
+from hf_unlearn.per_sample.rules import RULES
 
 # (T, o, i)
 WEIGHTS = [
@@ -28,6 +30,12 @@ WEIGHTS = [
     (40, 384, 384), (40, 1536, 384), (40, 3072, 768), (40, 51865, 384),
     # The blocks and the head of a ViT.
     (197, 768, 768), (1, 1000, 768), (1, 10000, 768),
+]  # fmt: skip
+# (o, i, kernel, stride, places along each side of the input), of ResNet-50.
+CONVOLUTIONS = [
+    (256, 64, 1, 1, 56), (512, 128, 1, 1, 28), (1024, 256, 1, 1, 14), (2048, 512, 1, 1, 7),
+    (64, 64, 3, 1, 56), (128, 128, 3, 1, 28), (256, 256, 3, 1, 14), (512, 512, 3, 1, 7),
+    (512, 512, 3, 2, 14), (1024, 512, 1, 2, 28),
 ]  # fmt: skip
 # k
 SAMPLES = (4, 8, 32)
@@ -78,10 +86,51 @@ def main() -> None:
             append({**common, **row, "method": method, "step_s": f"{value:.4g}"})
         mark = "<-- wrong" if times[choice] > TOLERANCE * best else ""
         print(f"{precision} T={T} {o} x {i} k={k}: {times}, choice {choice}", mark, flush=True)
+    for shape in CONVOLUTIONS:
+        measure_convolution(common, device, *shape)
+
+
+def measure_convolution(
+    common: dict[str, str],
+    device: torch.device,
+    o: int,
+    i: int,
+    kernel: int,
+    stride: int,
+    places: int,
+) -> None:
+    """The same for the weight of a convolution, with one more way, `library`: one call of the
+    convolution library for each sample, instead of products of patches."""
+    k, padding = 8, kernel // 2
+    x = torch.randn(k, i, places, places, device=device)
+    parameter = torch.nn.Parameter(torch.zeros(o, i, kernel, kernel, device=device))
+    B = torch.randn_like(F.conv2d(x, parameter, None, stride, padding))
+    u, weights = torch.randn_like(parameter), torch.randn(k, device=device)
+
+    def rows() -> Rows:
+        return RULES["conv2d"](k, B, x, parameter, None, stride, padding)["weight"]()
+
+    def step(way: str) -> None:
+        use = rows()
+        if way == "library":
+            use, way = use.convolution, "materialise"
+        orthograd_step(parameter, use, u, weights, way)
+
+    patches = isinstance(rows(), Patches)
+    ways = ("materialise", "ghost", "library") if patches else ("materialise",)
+    times = {way: seconds(functools.partial(step, way)) for way in ways}
+    best, choice = min(times.values()), inner_products.choose([rows()], u.flatten(1))
+    times["plain sum"] = seconds(lambda: rows().weighted(weights))
+    name = f"convolution {o} x {i} x {kernel} x {kernel} / {stride}, {places} x {places}"
+    for method, value in times.items():
+        row = {"model": name, "precision": "fp32", "k": k, "method": method}
+        append({**common, **row, "step_s": f"{value:.4g}"})
+    mark = "<-- wrong" if times[choice] > TOLERANCE * best else ""
+    print(f"{name} k={k}: {times}, choice {choice}", mark, flush=True)
 
 
 def orthograd_step(
-    parameter: torch.nn.Parameter, use: Product, u: torch.Tensor, weights: torch.Tensor, way: str
+    parameter: torch.nn.Parameter, use: Rows, u: torch.Tensor, weights: torch.Tensor, way: str
 ) -> None:
     """All that orthograd computes with a parameter: inner products, and a weighted sum.
 

@@ -18,14 +18,21 @@ from transformers import (
 LABELS = 40
 
 
-def whisper(seconds: int, **shape: int) -> tuple[PreTrainedModel, Callable[[], dict]]:
-    """A Whisper for audio of this length, and a function that makes a sample."""
+def whisper(
+    seconds: int, labels: int = LABELS, special: int = 2000, **shape: int
+) -> tuple[PreTrainedModel, Callable[[], dict]]:
+    """A Whisper for audio of this length, and a function that makes a sample.
+
+    Args:
+        labels: number of tokens in a transcript.
+        special: transcripts do not contain this many tokens, the last of the vocabulary.
+    """
     config = WhisperConfig(max_source_positions=50 * seconds, **shape)
 
     def sample() -> dict[str, torch.Tensor]:
         return {
             "input_features": torch.randn(config.num_mel_bins, 100 * seconds),
-            "labels": torch.randint(config.vocab_size - 2000, (LABELS,)),
+            "labels": torch.randint(config.vocab_size - special, (labels,)),
         }
 
     return WhisperForConditionalGeneration(config), sample
@@ -51,8 +58,15 @@ def _encoder_decoder(d_model: int, layers: int, heads: int) -> dict:
             "encoder_ffn_dim": 4 * d_model, "decoder_ffn_dim": 4 * d_model}  # fmt: skip
 
 
+# The vocabulary of the demo's Whisper.
+_LETTERS = {"vocab_size": 40, "pad_token_id": 39, "bos_token_id": 38, "eos_token_id": 38,
+            "decoder_start_token_id": 38}  # fmt: skip
 # Name -> function of the length of the audio in seconds, which images ignore.
 SHAPES = {
+    # The model of recipes/demo.
+    "whisper-demo": lambda seconds: whisper(
+        seconds, labels=12, special=2, **_encoder_decoder(96, 2, 4), **_LETTERS
+    ),
     "whisper-tiny": lambda seconds: whisper(seconds, **_encoder_decoder(384, 4, 6)),
     "whisper-small": lambda seconds: whisper(seconds, **_encoder_decoder(768, 12, 12)),
     "whisper-large-v3": lambda seconds: whisper(

@@ -13,7 +13,17 @@ def rows_of_rank(k: int, d: int, rank: int, scale: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
 @pytest.mark.parametrize(
-    "k, d, rank", [(1, 50, 1), (4, 200, 4), (8, 200, 3), (16, 10, 10), (30, 500, 29), (64, 64, 64)]
+    "k, d, rank",
+    [
+        (1, 50, 1),
+        (4, 200, 4),
+        (8, 200, 3),
+        (16, 10, 10),
+        (30, 500, 29),
+        (64, 64, 64),
+        (200, 30, 30),
+        (100, 500, 20),
+    ],
 )
 def test_is_orthogonal_idempotent_and_a_projection(k, d, rank, scale):
     rows, u = rows_of_rank(k, d, rank, scale), torch.randn(d)

@@ -49,7 +49,7 @@ def written_again(uses):
     """The rows with the rounding that `products` uses; it depends on how many lines are computed at
     a time."""
     lookup = len(uses) == 1 and isinstance(uses[0], Lookup)
-    if lookup or uses[0].k * LINES * WIDTH <= ip.KEPT_VALUES["cpu"]:
+    if lookup or ip.are_kept(uses[0].k, LINES * WIDTH, torch.device("cpu")):
         return rows_written_out(uses, LINES, WIDTH).flatten(1).double()
     return torch.cat([rows.double() for _, rows in ip.line_blocks(uses, LINES, WIDTH)], 1)
 
@@ -117,6 +117,32 @@ def test_strategies_agree(monkeypatch, name, strategy, exact, kept):
         rows.parameter.data = rows.parameter.data.double()
         result, again = rows.weighted(weights, exact).flatten(), written_again(rows.uses)
         assert (result - weights @ again).norm() <= 1e-13 * weights.norm() * G.norm()
+
+
+def test_rows_that_share_memory_can_be_used_again_later():
+    """A visitor may come back to a parameter whose kept rows have been overwritten."""
+    buffer, u, weights = ip.Buffer(), torch.randn(LINES, WIDTH), torch.randn(5)
+    first, second = (
+        ParameterRows(torch.zeros_like(u), [product(5, 4, LINES, WIDTH)], "materialise", buffer)
+        for _ in range(2)
+    )
+    (K, b), expected = first.products(u), first.weighted(weights)
+    first.drop_kept()
+    second.products(u)
+    again, b_again = first.products(u)
+    assert torch.equal(again, K) and torch.equal(b_again, b)
+    first.drop_kept()
+    second.products(u)
+    assert torch.allclose(first.weighted(weights), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("exact, tolerance", [(False, 1e-5), (True, 1e-12)])
+def test_inner_products_of_many_rows(monkeypatch, exact, tolerance):
+    monkeypatch.setattr(reductions, "FLOAT32_COLUMNS", 100)
+    rows, u = torch.randn(reductions.MANY_ROWS + 3, 250), torch.randn(250)
+    K, b = reductions.inner_products(rows, u, exact)
+    assert torch.allclose(K, rows.double() @ rows.double().T, atol=250 * tolerance)
+    assert torch.allclose(b, rows.double() @ u.double(), atol=250 * tolerance)
 
 
 @pytest.mark.parametrize("name", ["product", "lookup", "tied", "reused"])

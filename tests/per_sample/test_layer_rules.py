@@ -1,5 +1,7 @@
 """The rules on torch's layers, against one backward pass per sample in float64."""
 
+import math
+
 import pytest
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -7,6 +9,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.pytorch_utils import Conv1D
 
+from hf_unlearn.per_sample.rules import layers
 from tests.per_sample.harness import assert_same_rows, layer, numbers
 
 LAYERS = {
@@ -76,6 +79,14 @@ LAYERS = {
         (6, 4),
     ),
 }
+
+
+@pytest.mark.parametrize("name", ["BatchNorm2d", "GroupNorm", "InstanceNorm2d"])
+def test_normalised_in_parts(monkeypatch, name):
+    """As large activations on a CPU."""
+    module, shape = LAYERS[name]
+    monkeypatch.setattr(layers, "CACHED_VALUES", 3 * math.prod(shape))
+    assert_same_rows(layer(module), numbers(*shape))
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -31,7 +31,7 @@ def after_a_stranger(subject: Subject) -> Finding:
         wrong, count = errors_in_last(*texts, characters=examiner.rate_name == "cer")
         errors.append(wrong)
         words.append(count)
-    return rate(errors, words, examiner.unit, examiner.direction, utterances=len(pairs))
+    return rate(errors, words, examiner.unit, examiner.direction, measured_on=len(pairs))
 
 
 def pairs_that_fit(

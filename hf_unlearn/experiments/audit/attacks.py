@@ -54,7 +54,7 @@ def loss_of_equally_long(subject: Subject) -> Finding:
     ours, theirs = matched_pairs(*durations, tolerance=MAX_DURATION_DIFFERENCE)
     if len(ours) < MIN_SAMPLES:
         raise DoorUnavailable(
-            f"only {len(ours)} pairs of utterances are equally long; {MIN_SAMPLES} are needed"
+            f"pairs of utterances that are equally long: {len(ours)}; {MIN_SAMPLES} are needed"
         )
     members, others = losses(subject, "forget")[ours], losses(subject, split)[theirs]
     return auc_finding(-members, -others, pairs=len(ours))
@@ -89,7 +89,7 @@ def svc(feature: str, subject: Subject) -> Finding:
         raise DoorUnavailable(f"a transcript has no class, so there is no {what} of classes")
     predicted_members = taken_for_members[feature].astype(float)
     everyone = np.ones(len(predicted_members))
-    return rate(predicted_members, everyone, "taken for training samples (%)", "high")
+    return rate(predicted_members, everyone, "classified as training samples (%)", "high")
 
 
 def informed(subject: Subject) -> Finding:
@@ -171,7 +171,7 @@ ATTACKS = (
             f"svc_{feature}_members",
             "attack",
             "share of forgotten samples that a classifier (trained on retained and unseen samples) "
-            f"takes for training samples, by the {feature.replace('_', ' ')} of the output",
+            f"classifies as training samples, by the {feature.replace('_', ' ')} of the output",
             partial(svc, feature),
         )
         for feature in SVC_FEATURES

@@ -20,6 +20,7 @@ TRAINER_SETTINGS = (
     "seed",
     "use_cpu",
     "learning_rate",
+    "optim",
     "per_device_eval_batch_size",
     "dataloader_num_workers",
     "disable_tqdm",
@@ -44,6 +45,19 @@ class AuditedRun:
     recipe: Recipe
     models: dict[str, str]
     results: Results | None
+
+    @property
+    def tuning_rate(self) -> float:
+        """The learning rate at which an audit fine-tunes with AdamW, if it is not told another.
+
+        That of a run with another optimizer, such as SGD, says nothing of it. Then it is the one
+        that has trained the original, by which a released model was fine-tuned; a tenth of it for a
+        model that was trained from the start.
+        """
+        options, args = self.recipe.options, self.recipe.args
+        if "adam" in str(args.optim).lower():
+            return args.learning_rate / 10
+        return options.train_learning_rate / (1 if options.base_model else 10)
 
     def load(self, name: str) -> PreTrainedModel:
         """One of the models, in float32, with an adapter merged."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from datasets import Dataset
 
 from .door import RECOGNISERS, Door, DoorUnavailable, Subject
 from .gaps import Finding
@@ -64,30 +65,46 @@ def translate(subject: Subject) -> Finding:
 
 
 def own_words(subject: Subject) -> Finding:
-    """The decoder first reads what the forgotten speakers said in other, trained utterances."""
-    prompt = prompt_of(subject)
-    finding = subject.examiner.recognition(
-        subject.model, prompt_ids=prompt.to(subject.model.device)
-    )
-    finding.more["prompt_tokens"] = len(prompt)
+    """The decoder first reads what the forgotten speakers said in other utterances."""
+    others, asked = others_and_asked(subject)
+    prompt = prompt_of(subject, others, asked).to(subject.model.device)
+    finding = subject.examiner.recognition(subject.model, asked, prompt_ids=prompt)
+    finding.more.update(prompt_tokens=len(prompt), measured_on=len(asked))
     return finding
 
 
-def prompt_of(subject: Subject) -> torch.Tensor:
-    """The tokens (T,) of the first forgotten words that leave room for the transcript.
+def others_and_asked(subject: Subject) -> tuple[Dataset, Dataset]:
+    """The forgotten speakers' utterances whose words become the prompt, and those that are asked
+    for, none of which is in the prompt: `forget` and `forget_test`, or two halves of `forget`.
+
+    Raises:
+        DoorUnavailable: there is only one forgotten utterance.
+    """
+    splits, judged = subject.examiner.splits, subject.examiner.judged_split
+    other = "forget" if judged == "forget_test" else "forget_test"
+    if other in splits:
+        return splits[other], splits[judged]
+    rows = splits[judged]
+    if len(rows) < 2:
+        raise DoorUnavailable("there is only one forgotten sample")
+    return rows.select(range(0, len(rows), 2)), rows.select(range(1, len(rows), 2))
+
+
+def prompt_of(subject: Subject, others: Dataset, asked: Dataset) -> torch.Tensor:
+    """The tokens (T,) of the first words of `others` that leave room for the transcripts of `asked`.
 
     Raises:
         DoorUnavailable: the tokenizer has no token for prompts, or the decoder is too short for
             one.
     """
-    tokenizer, splits = subject.recipe.processor.tokenizer, subject.examiner.splits
+    tokenizer = subject.recipe.processor.tokenizer
     if "<|startofprev|>" not in tokenizer.get_vocab():
         raise DoorUnavailable("the tokenizer has no token <|startofprev|>")
-    longest = max(map(len, splits[subject.examiner.judged_split]["labels"][:]))
+    longest = max(map(len, asked["labels"][:]))
     positions = subject.model.config.max_target_positions
     # `generate` keeps half of the positions for earlier words, the start tokens included.
     room = min(positions // 2 - 5, positions - longest - 1)
-    words = " ".join(splits["forget"]["text"][:]).split()[: max(room, 0)]
+    words = " ".join(others["text"][:]).split()[: max(room, 0)]
     while words:
         ids = tokenizer.get_prompt_ids(" ".join(words), return_tensors="pt")
         if len(ids) <= room:

@@ -39,7 +39,8 @@ class Examiner:
     Attributes:
         splits: the evaluated splits by name.
         judged_split: the split by which forgetting is judged: `forget_test`, which has unseen
-            samples like the forgotten ones; `forget` where there is none.
+            samples like the forgotten ones; `forget` where there is none, or where
+            `choose_judged_split` finds more to forget there.
     """
 
     unit: str
@@ -59,6 +60,14 @@ class Examiner:
         rows = self.splits[self.judged_split] if rows is None else rows
         return rate(*self.counts(model, rows, **options), self.unit, self.direction)
 
+    def recognition_and_loss(self, model: nn.Module, rows: Dataset | None = None) -> Finding:
+        """`recognition` with the mean loss of the rows in `more`: it shows changes that are too
+        small to change a word."""
+        rows = self.splits[self.judged_split] if rows is None else rows
+        finding = self.recognition(model, rows)
+        finding.more["loss"] = float(self.features(model, rows)["loss"].mean())
+        return finding
+
     def counts(self, model: nn.Module, rows: Dataset, **options: Any) -> tuple[np.ndarray, ...]:
         """Per row (n,): errors and words of speech, or whether it was recognised and 1."""
         raise NotImplementedError
@@ -74,7 +83,13 @@ class Examiner:
 
     def batches(self, model: nn.Module, rows: Dataset, size: int | None = None) -> Iterator[dict]:
         """Batches on the model's device, in its floating point type."""
-        samples, size = self.samples(model, rows), size or self.batch_size
+        yield from self.batches_of(self.samples(model, rows), model, size)
+
+    def batches_of(
+        self, samples: Sequence[dict], model: nn.Module, size: int | None = None
+    ) -> Iterator[dict]:
+        """Batches of samples that are in the model's form already."""
+        size = size or self.batch_size
         for start in range(0, len(samples), size):
             indices = range(start, min(start + size, len(samples)))
             yield placed(self.collate([samples[index] for index in indices]), model)

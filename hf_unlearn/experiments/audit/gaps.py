@@ -10,6 +10,9 @@ from ...metrics import separation, share_above
 
 # Bootstrap intervals: every model gets the same draws of the same samples.
 DRAWS, LEVEL, SEED = 1000, 0.95, 0
+# Fewer samples may all differ in one direction by chance: five do with a probability of 2/2^5 > 5 %
+# (sign test). Resampling alone would call this certain.
+FEWEST = 6
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,9 @@ class Finding:
             a low one does, "" if the value only describes the model and is not compared.
         draws: the value for resampled samples (DRAWS,); None where there is no interval.
         more: what else audit.json shows for this model.
+        by_sample: what was counted of each sample (n,), to tell on how many two models differ; None
+            if samples are not counted one by one.
+        samples: how many samples the smallest resampled group has; None if unknown.
     """
 
     value: float
@@ -30,6 +36,8 @@ class Finding:
     direction: str
     draws: np.ndarray | None = None
     more: dict[str, Any] = field(default_factory=dict)
+    by_sample: np.ndarray | None = field(default=None, repr=False)
+    samples: int | None = None
 
     @property
     def sign(self) -> int:
@@ -48,15 +56,25 @@ def gap_to_retrained(unlearned: Finding, retrained: Finding) -> dict[str, float]
 
     Returns:
         gap; and low and high, the ends of its 95 % bootstrap interval, in which both models get the
-        same samples, where both have draws of the same number.
+        same samples, where both have draws of the same number. If fewer than `FEWEST` samples
+        decide, the interval reaches to 0.
     """
     sign = unlearned.sign
     ends = {"gap": sign * (unlearned.value - retrained.value)}
     if unlearned.draws is not None and retrained.draws is not None:
         difference = sign * (unlearned.draws - retrained.draws)
         low, high = np.nanquantile(difference, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        if _deciding_samples(unlearned, retrained) < FEWEST:
+            low, high = min(low, 0.0), max(high, 0.0)
         ends |= {"low": float(low), "high": float(high)}
     return ends
+
+
+def _deciding_samples(one: Finding, other: Finding) -> float:
+    """On how many samples two models differ; of attacks, the size of the smaller group."""
+    if one.by_sample is not None and other.by_sample is not None:
+        return np.count_nonzero(one.by_sample != other.by_sample)
+    return float("inf") if one.samples is None else one.samples
 
 
 def points_forgotten(original: Finding, unlearned: Finding) -> float:
@@ -79,7 +97,8 @@ def rate(counts: np.ndarray, totals: np.ndarray, unit: str, direction: str, **mo
     drawn = _resampled(len(counts))
     with np.errstate(invalid="ignore"):
         draws = 100 * counts[drawn].sum(1) / totals[drawn].sum(1)
-    return Finding(float(100 * counts.sum() / totals.sum()), unit, direction, draws, more)
+    value = float(100 * counts.sum() / totals.sum())
+    return Finding(value, unit, direction, draws, more, by_sample=counts)
 
 
 def auc_finding(members: np.ndarray, others: np.ndarray, **more: Any) -> Finding:
@@ -87,7 +106,8 @@ def auc_finding(members: np.ndarray, others: np.ndarray, **more: Any) -> Finding
     members, others = np.asarray(members, np.float64), np.asarray(others, np.float64)
     pairs = zip(_resampled(len(members)), _resampled(len(others), SEED + 1))
     draws = np.array([separation(members[ours], others[theirs]) for ours, theirs in pairs])
-    return Finding(separation(members, others), "AUC (%)", "high", draws, more)
+    fewest = min(len(members), len(others))
+    return Finding(separation(members, others), "AUC (%)", "high", draws, more, samples=fewest)
 
 
 def share_ranked_above(
@@ -101,7 +121,7 @@ def share_ranked_above(
         return float(np.mean([share_above(value, group) for value in values]))
 
     draws = np.array([share(others[drawn]) for drawn in _resampled(len(others))])
-    return Finding(share(others), unit, "high", draws, more)
+    return Finding(share(others), unit, "high", draws, more, samples=len(others))
 
 
 def _resampled(count: int, seed: int = SEED) -> np.ndarray:

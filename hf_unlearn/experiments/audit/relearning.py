@@ -25,7 +25,8 @@ def relearning(subject: Subject) -> Finding:
     trained = concatenate_datasets([chosen, retain.select(evenly_spaced(count, len(retain)))])
     steps = checked_steps(subject.settings.relearn_steps)
     by_step = tune_and_evaluate(subject, batches_of(trained, len(trained)), held_out, steps)
-    return replace(by_step[max(steps)], more={"findings": by_step, "trained_on": len(chosen)})
+    counts = {"trained_on": len(chosen), "measured_on": len(held_out)}
+    return replace(by_step[max(steps)], more={"findings": by_step, **counts})
 
 
 def checked_steps(last: int) -> list[int]:
@@ -62,22 +63,26 @@ def benign(subject: Subject) -> Finding:
     rows = splits["retain"]
     batches = batches_of(rows, min(BATCH, len(rows)))
     by_step = tune_and_evaluate(subject, batches, splits[subject.examiner.judged_split], [0, last])
-    return replace(by_step[last], more={"before": by_step[0].value, "steps": last})
+    before, after = by_step[0], by_step[last]
+    losses = {"loss_before": before.more["loss"], "loss": after.more["loss"]}
+    return replace(after, more={"before": before.value, "steps": last, **losses})
 
 
 def tune_and_evaluate(
     subject: Subject, batches: Iterator[Dataset], held_out: Dataset, steps: list[int]
 ) -> dict[int, Finding]:
     """Fine-tunes a copy of the model, and evaluates it on held-out rows after each of `steps`."""
-    model, learning_rate = subject.copy(), subject.settings.relearn_learning_rate
+    model = subject.copy()
     training = fine_tuning(
         model,
         lambda: add_gradient_of_rows(subject, model, next(batches)),
-        learning_rate=learning_rate or subject.recipe.args.learning_rate / 10,
+        learning_rate=subject.settings.relearn_learning_rate,
         steps=max(steps),
     )
     return {
-        step: subject.examiner.recognition(model, held_out) for step in training if step in steps
+        step: subject.examiner.recognition_and_loss(model, held_out)
+        for step in training
+        if step in steps
     }
 
 
@@ -85,7 +90,8 @@ def add_gradient_of_rows(subject: Subject, model: nn.Module, rows: Dataset) -> N
     """Adds the gradient of the rows' mean loss."""
     # In batches as the run evaluates them: one by one where padding changes what a model hears.
     size = min(BATCH, subject.examiner.batch_size)
-    for batch in subject.examiner.batches(model.eval(), rows, size=size):
+    samples = subject.recipe.tuning_data(model, rows)
+    for batch in subject.examiner.batches_of(samples, model.eval(), size=size):
         share = len(batch["labels"]) / len(rows)
         (share * subject.examiner.loss(model, batch)).backward()
 
@@ -126,7 +132,11 @@ def at_same_step(findings: dict[str, Finding]) -> dict[str, Finding]:
                 "steps": steps[name],
                 "at_step": step,
                 "by_step": {at: each.value for at, each in one.more["findings"].items()},
-                "trained_on": one.more["trained_on"],
+                "loss": one.more["findings"][step].more["loss"],
+                "loss_by_step": {
+                    at: each.more["loss"] for at, each in one.more["findings"].items()
+                },
+                **{name: count for name, count in one.more.items() if name != "findings"},
             },
         )
         for name, one in findings.items()

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -33,6 +33,7 @@ from .door import Door, DoorUnavailable, Subject
 from .doors import DOORS
 from .examiner import Examiner, examiner_of
 from .gaps import Finding, gap_to_retrained, points_forgotten
+from .judged_split import choose_judged_split
 from .settings import AuditSettings
 
 logger = logging.getLogger(__name__)
@@ -64,12 +65,15 @@ def audit(
         worst door; `surest` and `conspicuous` (see `report.audit_ranking.deciding_doors`).
 
     Raises:
-        ValueError: a door is unknown, or the run's data or models cannot be found.
+        ValueError: a door or the judged split is unknown, or the run's data or models cannot be
+            found.
     """
     settings, folder = settings or AuditSettings(), Path(folder)
     if unknown := sorted(set(doors) - set(DOORS)):
         raise ValueError(f"there is no door {', '.join(unknown)}: there are {', '.join(DOORS)}")
     run = find_run(folder, None if config is None else Path(config))
+    if settings.relearn_learning_rate is None:
+        settings = replace(settings, relearn_learning_rate=run.tuning_rate)
     subjects = load_subjects(run, settings)
     content = load_or_start(folder / AUDIT, run, subjects, settings)
     wanted = [door for door in DOORS.values() if not doors or door.name in doors]
@@ -187,18 +191,15 @@ def load_or_start(
         if earlier.get("made_of") == made_of:
             done = sum(map(is_done, earlier["doors"].values()))
             logger.warning(f"{path} holds {done} doors of this audit: continuing after them.")
+            subjects["unlearned"].examiner.judged_split = earlier["judged"]["split"]
             return earlier
         logger.warning(f"{path} is an audit of other models, data or settings: starting a new one.")
     today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
-    examiner = subjects["unlearned"].examiner
     content = {
         "task": run.recipe.task,
         "date": today,
         "made_of": made_of,
-        "judged": {
-            "split": examiner.judged_split,
-            "samples": len(examiner.splits[examiner.judged_split]),
-        },
+        "judged": choose_judged_split(subjects),
         "doors": {},
     }
     return {**content, **deciding_doors({})}

@@ -21,6 +21,14 @@ class AuditSettings:
         default=128,
         metadata={"help": "At most this many samples of a split, balanced over speakers."},
     )
+    judged_split: str | None = field(
+        default=None,
+        metadata={
+            "help": "forget_test or forget: the samples by which doors judge. Default: forget_test "
+            "if the original clearly knows more of it than the retrained model, else the one on "
+            "which the two differ more."
+        },
+    )
     num_beams: int = field(default=5, metadata={"help": "Beams of the door `beams`."})
     relearn_samples: int = field(
         default=16, metadata={"help": "Relearning: number of forgotten samples to train on."}
@@ -31,8 +39,8 @@ class AuditSettings:
     relearn_learning_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Relearning and benign fine-tuning: learning rate of AdamW; default: a "
-            "tenth of the run's own."
+            "help": "Relearning and benign fine-tuning: learning rate of AdamW; default: see "
+            "docs/audit.md."
         },
     )
 
@@ -57,7 +65,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "least_forgotten, <door>_gap or <door>_forgotten, in points",
     )
     for option in dataclasses.fields(AuditSettings):
-        kind = float if "float" in str(option.type) else int
+        kind = next((kind for kind in (float, str) if kind.__name__ in str(option.type)), int)
         text = option.metadata["help"]
         if option.default is not None:
             text = f"{text} Default: {option.default}."

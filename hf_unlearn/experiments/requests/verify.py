@@ -47,10 +47,12 @@ def verify(folder: Path, config: Path | None = None, *, steps: int | None = None
         return False
     recorded = _compared_steps(entry, steps)
     _refuse_other_versions(entry)
+    # Before the data are read, which takes long.
+    salt = _salt_of(entry, folder)
     with tempfile.TemporaryDirectory() as output:
         recipe = repeated_recipe(folder, config, output)
         _refuse_other_start(entry, recipe)
-        _refuse_other_data(entry, recipe, folder)
+        _refuse_other_data(entry, recipe, salt)
         last = max(map(int, recorded)) if steps is not None else None
         print(
             f"repeating request {number}{'' if last is None else f' up to step {last}'}", flush=True
@@ -136,13 +138,17 @@ def _refuse_other_start(entry: Entry, recipe: Recipe) -> None:
         )
 
 
-def _refuse_other_data(entry: Entry, recipe: Recipe, folder: Path) -> None:
+def _salt_of(entry: Entry, folder: Path) -> str:
     salt = salts_in([folder]).get(entry["salt"])
     if salt is None:
         raise ValueError(
             f"{folder} lacks the file .salt of the run, without which the data cannot be compared: "
-            "verify the run's own output_dir"
+            "verify the run's own output_dir, or use --weights_only"
         )
+    return salt
+
+
+def _refuse_other_data(entry: Entry, recipe: Recipe, salt: str) -> None:
     digests = data_digests(recipe.splits, salt)
     other = [name for name, digest in entry["data"].items() if digests.get(name) != digest]
     if other:

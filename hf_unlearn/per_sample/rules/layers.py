@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..rows import Convolved, Dense, Lookup, Product, Rows, written_out
+from ..rows import Convolved, Dense, Lookup, Patches, Rows, written_out
 from .common import Unsupported, by_channel, by_sample, positions, sum_to
 
 
@@ -92,8 +92,8 @@ def batch_norm(
     if training:
         raise Unsupported("batch statistics mix the samples")
     return {
-        "weight": lambda: by_channel(
-            B * F.batch_norm(input.to(B.dtype), running_mean, running_var, eps=eps), k
+        "weight": lambda: _scale(
+            k, B, input, lambda x: F.batch_norm(x, running_mean, running_var, eps=eps)
         ),
         "bias": lambda: by_channel(B, k),
     }
@@ -109,7 +109,7 @@ def group_norm(
     eps: float = 1e-5,
 ):
     return {
-        "weight": lambda: by_channel(B * F.group_norm(input.to(B.dtype), num_groups, eps=eps), k),
+        "weight": lambda: _scale(k, B, input, lambda x: F.group_norm(x, num_groups, eps=eps)),
         "bias": lambda: by_channel(B, k),
     }
 
@@ -126,12 +126,38 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ):
-    def normalised():
-        return F.instance_norm(
-            input.to(B.dtype), running_mean, running_var, None, None, use_input_stats, 0.0, eps
-        )
+    def normalised(x: Tensor) -> Tensor:
+        return F.instance_norm(x, running_mean, running_var, None, None, use_input_stats, 0.0, eps)
 
-    return {"weight": lambda: by_channel(B * normalised(), k), "bias": lambda: by_channel(B, k)}
+    return {
+        "weight": lambda: _scale(k, B, input, normalised),
+        "bias": lambda: by_channel(B, k),
+    }
+
+
+# How many values of a CPU's activations are normalised at a time: few enough to stay in its caches.
+CACHED_VALUES = 2**20
+
+
+def _scale(k: int, B: Tensor, x: Tensor, normalised: Callable[[Tensor], Tensor]) -> Dense:
+    """Rows (k, c) of a normalisation's scale: B times the normalised x, summed over places.
+
+    Args:
+        B, x: (k * s, c, ...).
+        normalised: normalises some samples.
+    """
+    few = max(1, CACHED_VALUES * k // max(1, B.numel())) if B.device.type == "cpu" else k
+    parts = zip(by_sample(B, k).split(few), by_sample(x, k).split(few))
+    return Dense(
+        torch.cat(
+            [
+                by_channel(
+                    B_n.flatten(0, 1) * normalised(x_n.flatten(0, 1).to(B.dtype)), len(B_n)
+                ).G
+                for B_n, x_n in parts
+            ]
+        )
+    )
 
 
 # Places per sample above which overlapping patches are not written out. By times on one core at
@@ -162,13 +188,14 @@ def _convolved(
         sides = [(t // 2, t - t // 2) for t in total]
         x, padding = F.pad(x, [p for side in reversed(sides) for p in side]), 0
     padding = _each(padding, dims)
-    if groups == 1 and (B[0, 0].numel() <= PLACES or math.prod(kernel) <= 2 * math.prod(stride)):
-        X = _patches(x.to(B.dtype), kernel, stride, padding, dilation)  # (k s, T, i * kernel)
-        B = B.flatten(2).mT  # (k s, T, o)
-        return Product(positions(B, k), positions(X, k))
     settings = {"stride": stride, "padding": padding, "dilation": dilation}
     rows = Convolved(by_sample(B, k), by_sample(x, k), kernel, groups, **settings)
-    return rows if groups == 1 else Dense(written_out([rows], rows.lines, rows.size // rows.lines))
+    if groups > 1:
+        return Dense(written_out([rows], rows.lines, rows.size // rows.lines))
+    if B[0, 0].numel() <= PLACES or math.prod(kernel) <= 2 * math.prod(stride):
+        # (k s, T, i * kernel)
+        return Patches(rows, lambda: positions(_patches(x, kernel, **settings), k))
+    return rows
 
 
 def _patches(

@@ -41,6 +41,7 @@ def recipe_of(task: str, splits: dict[str, Dataset], **more) -> SimpleNamespace:
         args=SimpleNamespace(per_device_eval_batch_size=8, seed=0, learning_rate=1e-3),
         splits=SimpleNamespace(evaluation=lambda limit: splits),
         evaluation_data=lambda model, rows: rows,
+        tuning_data=lambda model, rows: rows,
         unseen_split="forget_test",
         **more,
     )

@@ -5,7 +5,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import WhisperForConditionalGeneration
 
 from hf_unlearn.experiments.audit import DOORS, DoorUnavailable, Subject
-from hf_unlearn.experiments.audit.decoding import prompt_of
+from hf_unlearn.experiments.audit.decoding import others_and_asked, prompt_of
 from hf_unlearn.experiments.audit.examiner import SpeechExaminer, without_prompt
 from tests.experiments.audit.subjects import SETTINGS, new_whisper, speech_recipe
 
@@ -71,10 +71,24 @@ def test_doors_without_tokens_or_room_are_closed(subject):
         DOORS["timestamps"].measure(subject)
     subject.model.config.max_target_positions = 12
     with pytest.raises(DoorUnavailable, match="12 positions leave no room"):
-        prompt_of(subject)
+        prompt_of(subject, *others_and_asked(subject))
     subject.model.generation_config.lang_to_id = None
     with pytest.raises(DoorUnavailable, match="several languages"):
         DOORS["wrong_language"].measure(subject)
+
+
+def test_a_prompt_never_holds_the_words_that_are_asked_for(subject):
+    splits = subject.examiner.splits
+    assert others_and_asked(subject) == (splits["forget"], splits["forget_test"])
+    subject.examiner.judged_split = "forget"
+    assert others_and_asked(subject) == (splits["forget_test"], splits["forget"])
+    del splits["forget_test"]
+    said, asked = others_and_asked(subject)
+    assert said["id"][:] == ["forget-0", "forget-2"]
+    assert asked["id"][:] == ["forget-1", "forget-3"]
+    splits["forget"] = asked.select([0])
+    with pytest.raises(DoorUnavailable, match="only one forgotten sample"):
+        others_and_asked(subject)
 
 
 def test_only_what_follows_the_prompt_is_transcribed():

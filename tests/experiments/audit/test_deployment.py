@@ -1,15 +1,24 @@
 """The output folder deploys: the files that other runtimes read, and CTranslate2's transcripts."""
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import WhisperProcessor
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 from hf_unlearn.experiments.audit.ctranslate2 import converted, transcripts
+from hf_unlearn.experiments.audit.deployment_forms import rounded
 from hf_unlearn.experiments.audit.examiner import SpeechExaminer
-from tests.experiments.audit.subjects import batch_of, fitted, new_whisper, speech_recipe
+from tests.experiments.audit.subjects import (
+    Classifier,
+    batch_of,
+    fitted,
+    new_whisper,
+    speech_recipe,
+)
 
 
 @pytest.fixture
@@ -45,6 +54,18 @@ def test_the_folder_has_the_files_that_other_runtimes_read(saved):
     loaded = WhisperProcessor.from_pretrained(folder)
     assert loaded.feature_extractor.to_dict() == extractor.to_dict()
     assert loaded.tokenizer("red green").input_ids == tokenizer("red green").input_ids
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_rounded_model_computes_about_as_one_in_another_type(dtype):
+    torch.manual_seed(0)
+    model = Classifier(20, 64, 64, 5)
+    batch = {"x": torch.randn(40, 20).to(dtype).float(), "labels": torch.zeros(40).long()}
+    exact = model(**batch)["logits"]
+    other = copy.deepcopy(model).to(dtype)(batch["x"].to(dtype), batch["labels"])["logits"].float()
+    found = rounded(model, dtype)(**batch)["logits"]
+    assert torch.equal(found, found.to(dtype).float()) and found.dtype == torch.float32
+    assert (found - other).abs().mean() < 0.1 * (other - exact).abs().mean()
 
 
 def test_the_public_converter_of_ctranslate2_gives_the_same_transcripts(saved):

@@ -18,19 +18,31 @@ def wrong_words(errors: list[int], words: list[int]) -> Finding:
 
 
 def test_a_lower_error_rate_than_the_retrained_models_is_a_gap_above_0():
-    unlearned, retrained = wrong_words([1, 2], [4, 6]), wrong_words([3, 5], [4, 6])
+    words = [4, 6] * 3
+    unlearned, retrained = wrong_words([1, 2] * 3, words), wrong_words([3, 5] * 3, words)
     found = gap_to_retrained(unlearned, retrained)
     assert found["gap"] == 80 - 30
-    # The two utterances' own gaps are 50 and 50; so is every resample's.
+    # All utterances' own gaps are 50; so is every resample's.
     assert [found["low"], found["high"]] == pytest.approx([50, 50])
     assert gap_to_retrained(retrained, unlearned)["gap"] == -50
-    assert points_forgotten(wrong_words([0, 1], [4, 6]), unlearned) == 30 - 10
+    assert points_forgotten(wrong_words([0, 1] * 3, words), unlearned) == 30 - 10
 
 
 def test_a_higher_accuracy_than_the_retrained_models_is_a_gap_above_0():
     right, wrong = rate([1, 1], [1, 1], "accuracy (%)", "high"), rate([0, 1], [1, 1], "", "high")
     found = gap_to_retrained(right, wrong)
     assert found == {"gap": 50, "low": 0, "high": 100}
+
+
+def test_a_few_samples_are_no_proof():
+    """Five of seven samples may all differ in one direction by chance."""
+    none = rate([0] * 7, [1] * 7, "accuracy (%)", "high")
+    five, six = (rate([1] * n + [0] * (7 - n), [1] * 7, "", "high") for n in (5, 6))
+    assert gap_to_retrained(six, none)["low"] > 50
+    assert gap_to_retrained(five, none)["low"] == 0 == gap_to_retrained(none, five)["high"]
+    known, unknown = (auc_finding(np.arange(7) + 10 * n, np.arange(2)) for n in (1, 0))
+    found = gap_to_retrained(known, unknown)
+    assert found["low"] == 0 < found["gap"]
 
 
 def test_models_get_the_same_draws():
@@ -44,7 +56,10 @@ def test_models_get_the_same_draws():
 
 def test_relearning_compares_all_models_at_one_step():
     def at_steps(*values: float) -> Finding:
-        steps = {step: Finding(value, "WER (%)", "low") for step, value in enumerate(values)}
+        steps = {
+            step: Finding(value, "WER (%)", "low", more={"loss": value / 10})
+            for step, value in enumerate(values)
+        }
         return Finding(values[-1], "WER (%)", "low", more={"findings": steps, "trained_on": 4})
 
     found = at_same_step(
@@ -64,6 +79,8 @@ def test_relearning_compares_all_models_at_one_step():
         "unlearned": 2,
         "retrained": 3,
     }
+    assert found["retrained"].more["loss"] == 7
+    assert found["retrained"].more["loss_by_step"] == {0: 9, 1: 8, 2: 7, 3: 0.9}
     never = {"original": at_steps(10, 9), "unlearned": at_steps(90, 80)}
     assert at_same_step(never)["unlearned"].value == 80
     assert checked_steps(20) == [0, 1, 2, 4, 8, 16, 20] and checked_steps(1) == [0, 1]
@@ -120,6 +137,7 @@ def test_the_worst_door_is_the_headline():
     assert "original 10.0, unlearned 50.0, retrained 80.0" in first
     assert "knows 30.0 points more than the retrained model (95 % interval -5.0 to 99.0)" in first
     assert "narrow" in rest[0] and "over" in rest[1] and "15.0 points less" in rest[1]
+    assert rest[1].endswith("This also reveals what was forgotten, but may be chance.")
     assert rest[-1].startswith("Doors measured: 4; not available") and "FAILED: 1" in rest[-1]
     assert [row[0] for row in audit_rows(audit)] == ["Door", "wide", "narrow", "over", "described"]
     text = audit_text(audit)
@@ -149,6 +167,9 @@ def test_a_reader_learns_what_was_measured_on_and_what_is_as_bad():
     line = headline({"doors": as_much, **deciding_doors(as_much)})[0]
     assert "unlearned 50.0, retrained 50.0: it knows as much. 1 other" in line
     assert lines[-2] == "WER is measured on 55 samples of forget_test (forgotten class, unseen)."
+    judged = {"split": "forget", "samples": 7, "why": "it is known"}
+    lines = headline({"task": "classes", "judged": judged, "doors": doors, **deciding_doors(doors)})
+    assert lines[-2].endswith("7 samples of forget (forgotten class), because it is known.")
 
 
 def test_relearning_tells_after_how_many_steps():
@@ -156,6 +177,13 @@ def test_relearning_tells_after_how_many_steps():
     doors = {"relearning": door((10, 20, 70), more=more)}
     text = audit_text({"doors": doors, **deciding_doors(doors)})
     assert "relearning: some door (steps until back: unlearned 2, retrained never)" in text
+
+
+def test_a_form_tells_the_losses():
+    more = {"original": {"loss": 0.03}, "unlearned": {"loss": 0.28, "measured_on": 4}}
+    doors = {"int8": door((10, 20), more=more)}
+    text = audit_text({"doors": doors, **deciding_doors(doors)})
+    assert "int8: some door (on 4 samples; loss: original 0.030, unlearned 0.280)" in text
 
 
 def test_no_gap_above_0_is_said_as_such():
