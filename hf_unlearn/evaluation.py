@@ -203,12 +203,12 @@ def sample_features(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]
 
     def reduced(logits: torch.Tensor | tuple, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         logits = logits[0] if isinstance(logits, tuple) else logits
-        if (found := reduce(logits, labels)) is None:
+        if (features := reduce(logits, labels)) is None:
             raise ValueError(
                 f"logits of shape {tuple(logits.shape)} do not match labels of shape "
                 f"{tuple(labels.shape)} one to one"
             )
-        return found
+        return features
 
     before = (
         trainer.args.per_device_eval_batch_size,

@@ -16,15 +16,21 @@ MODEL_FILES = ("config.json", "adapter_config.json")
 
 
 @contextlib.contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
+def written_whole(target: Path, *, private: bool = False) -> Iterator[Path]:
     """Yields the path of a temporary file, which replaces `target` when the block succeeds.
 
     After an error, `target` is as it was before. The folder is created if necessary.
+
+    Args:
+        private: whether only the owner may read the file, also before it is complete. The block
+            must then write to the file that is there, and not replace it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     # Two processes may write the same file.
     partial = target.with_name(f".partial-{os.getpid()}-{target.name}")
     try:
+        if private:
+            partial.touch(mode=0o600)
         yield partial
         os.replace(partial, target)
     finally:
@@ -136,7 +142,7 @@ ENCODING_OF_MARK = {
 }
 
 
-def text_of(path: str | Path) -> str:
+def read_text_file(path: str | Path) -> str:
     """The text of a file with "\\n" as the line ending.
 
     A byte order mark determines the encoding; without one the file is read as UTF-8.

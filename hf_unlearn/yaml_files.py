@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from .files import one_line, text_of
+from .files import one_line, read_text_file
 
 NULL = ("", "~", "null", "Null", "NULL")
 TRUE, FALSE = ("true", "yes", "on", "y", "t", "1"), ("false", "no", "off", "n", "f", "0")
@@ -71,7 +71,7 @@ def read_yaml(path: str | Path) -> dict:
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no configuration file {path}")
-    content = parse_yaml(text_of(path), str(path))
+    content = parse_yaml(read_text_file(path), str(path))
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no options: write `key: value` on each line")
     return content

@@ -1,8 +1,11 @@
-"""The files of models: in a folder, beside a checkpoint, and in the cache of the Hub."""
+"""The files of models: in a folder, beside a checkpoint, and in the cache of the Hub; and the files
+that only their owner can read."""
+
+import stat
 
 import pytest
 
-from hf_unlearn.files import model_file, model_folder
+from hf_unlearn.files import model_file, model_folder, written_whole
 
 COMMIT = "0" * 40
 
@@ -55,3 +58,12 @@ def test_the_file_and_the_folder_of_a_model(models, kind):
     expected = None if with_results is None else with_results / "results.json"
     assert model_file(name, "results.json") == expected
     assert model_folder(name) == folder
+
+
+def test_a_private_file_is_never_open_to_others(tmp_path):
+    target = tmp_path / "transcripts.json"
+    target.write_text("older, and open to others")
+    with written_whole(target, private=True) as partial:
+        assert stat.S_IMODE(partial.stat().st_mode) == 0o600
+        partial.write_text("{}")
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600 and target.read_text() == "{}"

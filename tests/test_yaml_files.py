@@ -10,7 +10,7 @@ from hf_unlearn import UnlearnConfig
 from hf_unlearn.data import SpeechArguments
 from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import RecipeArguments, parse
-from hf_unlearn.files import text_of
+from hf_unlearn.files import read_text_file
 from hf_unlearn.yaml_files import (
     PlainScalar,
     as_declared,
@@ -195,7 +195,7 @@ def test_the_language_of_a_card_is_a_text(word, language):
 def test_a_byte_order_mark_says_the_encoding(tmp_path, encoding):
     file = tmp_path / "c.yaml"
     file.write_bytes("text: Zoë\r\nwhole: 3\r\n".encode(encoding))
-    assert text_of(file) == "text: Zoë\nwhole: 3\n" and read_yaml(file) == {
+    assert read_text_file(file) == "text: Zoë\nwhole: 3\n" and read_yaml(file) == {
         "text": "Zoë",
         "whole": "3",
     }

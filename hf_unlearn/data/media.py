@@ -69,7 +69,7 @@ def _is_file_struct(feature: object) -> bool:
         return False
     parts = {part: feature[part] for part in types if part in feature}
     return bool(parts) and all(
-        held in (*types[part], Value("null")) for part, held in parts.items()
+        kind in (*types[part], Value("null")) for part, kind in parts.items()
     )
 
 

@@ -12,7 +12,7 @@ import datasets
 from datasets import Dataset, Features, Value
 from transformers.utils import logging
 
-from ..files import text_of
+from ..files import read_text_file
 from .names import first_few
 
 logger = logging.get_logger(__name__)
@@ -136,7 +136,7 @@ def _warn_of_guessed_type(rows: Dataset, role: str, column: str, source: str) ->
 
 
 def _read_texts(table: Path, file_column: str) -> Dataset:
-    text = text_of(table)
+    text = read_text_file(table)
     is_json = table.suffix in (".json", ".jsonl")
     columns = _json_columns(text, table, file_column) if is_json else _csv_columns(text, table)
     if any(isinstance(value, dict) for values in columns.values() for value in values):

@@ -101,9 +101,9 @@ class ClassifierRecipe(Recipe):
         """The metrics' function, which adds what it gets to `evaluated`."""
 
         @functools.wraps(compute_metrics)
-        def computed(given: EvalPrediction) -> dict:
-            self.evaluated.append((prediction_logits(given), given.label_ids))
-            return compute_metrics(given)
+        def computed(prediction: EvalPrediction) -> dict:
+            self.evaluated.append((prediction_logits(prediction), prediction.label_ids))
+            return compute_metrics(prediction)
 
         return computed
 

@@ -92,8 +92,8 @@ def evaluate(recipe: Recipe) -> dict:
         write_json(folder / EVALUATION, results)
         shown = Results.from_dict(results)
         tables = filter(None, [results_table(shown), further_tables(shown)])
-        said = [note["note"] for note in notes.values()]
-        print("", *tables, *said, f"{EVALUATION} is in {folder}", sep="\n\n")
+        sentences = [note["note"] for note in notes.values()]
+        print("", *tables, *sentences, f"{EVALUATION} is in {folder}", sep="\n\n")
     return results
 
 

@@ -15,10 +15,10 @@ from ..trainer.checks.training_steps import check_steps
 from ..trainer.setup.adapters import base_of, keep_merged, whole_base_of
 from .checks.model_checks import check_run, refuse_several_models
 from .checks.processor_checks import check_processors
-from .checks.push_checks import check_push_of_recipe, names_to_hide
+from .checks.push_checks import check_push_of_recipe
 from .checks.retrained_rules import fill_in_retrained
 from .dry_run import dry_run
-from .kept_measurements import measure_reference
+from .measurement_cache import measured_or_cached
 from .measurements import Measurement, evaluate, measure
 from .models.shadow_models import ShadowModels, train_shadow_models
 from .models.side_by_side import model_names
@@ -26,6 +26,7 @@ from .models.training import get_model
 from .progress import announce, label_bars
 from .recipe import Recipe, freeze, make_trainer
 from .requests.entry import begin_entry, finish_entry, keep_entries
+from .requests.hidden_names import names_to_hide
 from .requests.keeping import keeping_arguments
 from .requests.stacking import stack
 from .run_files import collect_results, write_run_files
@@ -77,7 +78,7 @@ def unlearn(recipe: Recipe) -> dict:
     main = args.process_index == 0
     start_digest = begin_entry(recipe) if main else None
     trainer = unlearning_trainer(recipe, original)
-    before = measure_reference(recipe, trainer, "original", shadows)
+    before = measured_or_cached(recipe, trainer, "original", shadows)
     announce(recipe, "unlearning")
     label_bars(trainer, "unlearning")
     train_to_forget(recipe, trainer)
@@ -133,7 +134,7 @@ def _measure_retrained(
         return None
     with recipe.clock.phase("training"):
         model = get_model(recipe, "retrained", name)
-    return measure_reference(recipe, recipe.evaluation_trainer(model), "retrained", shadows)
+    return measured_or_cached(recipe, recipe.evaluation_trainer(model), "retrained", shadows)
 
 
 def _finish(

@@ -14,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 from transformers.utils import logging
 
-from ..files import one_line, text_of
+from ..files import one_line, read_text_file
 from ..report.file_names import CARD
 from ..yaml_files import header_of
 
@@ -114,7 +114,7 @@ def inherited_metadata(base_model: str | None, known_local: Iterable[str]) -> di
     if not on_hub(base_model, known_local):
         return {}
     try:
-        return header_of(text_of(hf_hub_download(base_model, CARD)))
+        return header_of(read_text_file(hf_hub_download(base_model, CARD)))
     except Exception:
         # Offline, private, no card, and so on: none of it may cost users their own card.
         return {}
@@ -122,7 +122,7 @@ def inherited_metadata(base_model: str | None, known_local: Iterable[str]) -> di
 
 def _metadata_in(card: Path) -> dict:
     try:
-        return header_of(text_of(card)) if card.exists() else {}
+        return header_of(read_text_file(card)) if card.exists() else {}
     except Exception as error:
         # Of YAML, or of the file's encoding.
         reason = one_line(error)

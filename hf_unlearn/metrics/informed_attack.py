@@ -36,7 +36,7 @@ def informed_scores(
         ValueError: without a questioned speaker, there are no members or nothing but members.
     """
     owners, questioned_owners = np.asarray(owners), np.asarray(questioned_owners)
-    known, is_member = np.asarray(known), np.asarray(is_member, bool)
+    features, is_member = np.asarray(known), np.asarray(is_member, bool)
     scores = np.zeros(len(questioned))
     for owner in np.unique(questioned_owners):
         others, questions = owners != owner, questioned_owners == owner
@@ -46,6 +46,6 @@ def informed_scores(
                 "non-members to learn from"
             )
         forest = RandomForestClassifier(TREES, random_state=seed, class_weight="balanced")
-        forest.fit(known[others], is_member[others])
+        forest.fit(features[others], is_member[others])
         scores[questions] = forest.predict_proba(np.asarray(questioned)[questions])[:, 1]
     return scores

@@ -48,11 +48,13 @@ def whole_tensors(model: nn.Module) -> dict[int, Tensor]:
     all processes must call this together.
     """
     own_parameters(model)
-    held = [(m, name, p) for m in model.modules() for name, p in m.named_parameters(recurse=False)]
+    placed = [
+        (m, name, p) for m in model.modules() for name, p in m.named_parameters(recurse=False)
+    ]
     wholes = {}
     for module in sharded_modules(model):
         module.unshard()
-        now = [(getattr(m, name), p) for m, name, p in held]
+        now = [(getattr(m, name), p) for m, name, p in placed]
         wholes.update((id(p), whole) for whole, p in now if whole is not p)
         module.reshard()
     return wholes

@@ -57,13 +57,13 @@ def changed_weights(before: Path, after: Path) -> tuple[dict[str, float], int]:
         has the tensor or the shapes differ; and the number of tensors.
     """
     with _opened(_weight_files(before)) as old, _opened(_weight_files(after)) as new:
-        known, changed = dict(old), {}
-        names = set(known)
+        unmatched, changed = dict(old), {}
+        names = set(unmatched)
         for name, tensor in new:
             names.add(name)
-            share = _change(known.pop(name, None), tensor)
+            share = _change(unmatched.pop(name, None), tensor)
             changed |= {name: share} if share else {}
-    return changed | dict.fromkeys(known, float("inf")), len(names)
+    return changed | dict.fromkeys(unmatched, float("inf")), len(names)
 
 
 def _change(before: Tensor | None, after: Tensor) -> float:
@@ -77,7 +77,7 @@ def _change(before: Tensor | None, after: Tensor) -> float:
 
 def _weight_files(folder: Path) -> list[Path]:
     patterns = OF_ADAPTER if is_adapter(folder) else OF_MODEL
-    return next((found for kind in patterns if (found := sorted(folder.glob(kind)))), [])
+    return next((paths for kind in patterns if (paths := sorted(folder.glob(kind)))), [])
 
 
 def model_digest(model: nn.Module) -> str:
@@ -105,6 +105,6 @@ def _opened(files: list[Path]) -> Iterator[Iterator[tuple[str, Tensor]]]:
                 opened = stack.enter_context(safe_open(file, framework="pt"))
                 readers |= {name: opened.get_tensor for name in opened.keys()}
             else:
-                held = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-                readers |= {name: held.__getitem__ for name in held}
+                tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+                readers |= {name: tensors.__getitem__ for name in tensors}
         yield ((name, readers[name](name)) for name in sorted(readers))

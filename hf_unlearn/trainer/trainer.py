@@ -114,7 +114,9 @@ class UnlearnTrainer(SampleMeanTrainer):
             args.max_steps = 1
         forget_dataset = one_forget_set(train_dataset, forget_dataset)
         earlier = previous_forget_dataset, previous_updates
-        check_before(self.method, args, forget_dataset, retain_dataset, *earlier)
+        check_before(
+            self.method, args, model, peft_config, forget_dataset, retain_dataset, *earlier
+        )
         self.retain_dataset = retain_dataset
         self.previous_forget_dataset = previous_forget_dataset
         self.previous_updates = EarlierUpdates(previous_updates) if previous_updates else None

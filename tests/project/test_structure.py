@@ -6,6 +6,7 @@ A room is a package or module directly under hf_unlearn.
 
 import ast
 import importlib
+import pydoc
 import re
 import subprocess
 import sys
@@ -140,6 +141,17 @@ def test_no_imports_go_in_a_circle():
         visit(module, ())
 
 
+def test_no_two_folders_of_a_room_import_each_other():
+    """Each folder stands above or below its neighbours."""
+    pairs = set()
+    for module in trees():
+        for other in imported_modules(module):
+            parts, others = module.split(".")[:-1], other.split(".")[:-1]
+            if room_of(module) == room_of(other) and len(parts) == len(others) == 2:
+                pairs.add((".".join(parts), ".".join(others)))
+    assert not {(a, b) for a, b in pairs if a < b and (b, a) in pairs}
+
+
 # ---- classes -------------------------------------------------------------------------------------
 
 
@@ -177,6 +189,42 @@ def test_parameters_are_annotated():
     assert not {
         m: parameters for m, parameters in missing.items() if parameters and "triton_" not in m
     }
+
+
+# ---- names of variables --------------------------------------------------------------------------
+
+# Participles that do not say what a variable holds (see CONTRIBUTING.md).
+VAGUE = {"found", "known", "given", "own", "heard", "said", "held"}
+# An argument of a public function.
+PUBLIC_ARGUMENTS = {("metrics.informed_attack", "known")}
+
+
+def local_names(tree: ast.Module) -> set[str]:
+    """The arguments and variables of all functions."""
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    nodes = [node for function in functions for node in ast.walk(function)]
+    variables = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return variables | {node.arg for node in nodes if isinstance(node, ast.arg)}
+
+
+def test_variables_say_what_they_hold():
+    names = {(module, name) for module, tree in trees().items() for name in local_names(tree)}
+    assert {pair for pair in names if pair[1] in VAGUE} == PUBLIC_ARGUMENTS
+
+
+# ---- references in texts -------------------------------------------------------------------------
+
+# Rooms that are more often the name of a variable (`trainer.evaluate`).
+VARIABLES = {"data", "trainer"}
+
+
+def test_dotted_names_in_texts_exist():
+    """Those that begin with a room, such as `metrics.quality.looping`."""
+    rooms = "|".join(sorted(ALLOWED.keys() - VARIABLES))
+    dotted = re.compile(rf"`((?:{rooms})(?:\.\w+)+)[`(]")
+    names = {name for path in PACKAGE.rglob("*.py") for name in dotted.findall(path.read_text())}
+    assert len(names) > 10
+    assert not {name for name in names if pydoc.locate(f"hf_unlearn.{name}") is None}
 
 
 # ---- private names -------------------------------------------------------------------------------

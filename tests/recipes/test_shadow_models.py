@@ -6,7 +6,7 @@ from datasets import Dataset
 
 from hf_unlearn.experiments import unlearn
 from hf_unlearn.experiments.models import training
-from hf_unlearn.experiments.models.shadow_models import halves, train_shadow_models
+from hf_unlearn.experiments.models.shadow_models import split_in_halves, train_shadow_models
 from hf_unlearn.metrics import ATTACKS
 from tests.recipes.shadow_recipe import shadow_recipe
 
@@ -46,7 +46,7 @@ def test_lira_tells_members_where_the_loss_cannot(noise, tmp_path):
 
 @pytest.mark.parametrize("sizes, models", [((10, 10), 4), ((105, 11), 8), ((30, 40), 64)])
 def test_the_models_that_know_a_sample_are_dealt_out_evenly(sizes, models):
-    trained = halves(sizes, models, seed=0)
+    trained = split_in_halves(sizes, models, seed=0)
     assert trained.shape == (models, sum(sizes)) and (trained.sum(0) == models // 2).all()
     for group in np.split(trained, [sizes[0]], axis=1):
         assert (abs(group.sum(1) - group.shape[1] / 2) <= 1).all()

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ...files import text_of
+from ...files import read_text_file
 
 # Speech Commands: <speaker>_nohash_<number>.wav
 SPEAKER_END = "_nohash_"
@@ -62,7 +62,7 @@ def _lists(root: Path) -> dict[str, set[str]]:
     """The paths, relative to the root, that belong to a split of their own."""
     files = {split: root / name for split, name in LISTS.items()}
     return {
-        split: {line.strip() for line in text_of(file).splitlines() if line.strip()}
+        split: {line.strip() for line in read_text_file(file).splitlines() if line.strip()}
         for split, file in files.items()
         if file.is_file()
     }

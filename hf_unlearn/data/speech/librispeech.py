@@ -4,7 +4,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ...files import text_of
+from ...files import read_text_file
 from ..names import first_few
 
 logger = logging.get_logger(__name__)
@@ -52,7 +52,7 @@ def read_subset(source: str | Path, subset: str) -> list[dict]:
 def _read_chapter(transcript: Path) -> list[dict]:
     speaker = transcript.parents[1].name
     rows = []
-    for line in text_of(transcript).split("\n"):
+    for line in read_text_file(transcript).split("\n"):
         if line.strip():
             utterance, _, text = line.strip().partition(" ")
             audio = str(transcript.with_name(f"{utterance}.flac"))

@@ -25,7 +25,7 @@ def after_a_stranger(subject: Subject) -> Finding:
         raise DoorUnavailable(f"no two utterances fit into the {longest:g} s that the model takes")
     errors, words = [], []
     for first, second, sounds in pairs:
-        inputs = examiner.heard(subject.model, sounds)
+        inputs = examiner.inputs_of(subject.model, sounds)
         (transcript,) = examiner.transcribe(subject.model, inputs, {})
         texts = [examiner.normalise(text) for text in (first, second, transcript)]
         wrong, count = errors_in_last(*texts, characters=examiner.rate_name == "cer")

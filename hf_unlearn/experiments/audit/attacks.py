@@ -79,15 +79,15 @@ def svc(feature: str, subject: Subject) -> Finding:
             "there are no unseen samples of what is retained (test_split, held_out)"
         )
     losses(subject, "forget")
-    found = svc_taken_for_members(
+    taken_for_members = svc_taken_for_members(
         *(subject.features(split) for split in ("retain", "test", "forget"))
     )
-    if feature not in found:
+    if feature not in taken_for_members:
         what = feature.replace("_", " ")
         if len(subject.features("forget")) == 1:
             raise DoorUnavailable(f"CTC models give only a loss per utterance, so no {what}")
         raise DoorUnavailable(f"a transcript has no class, so there is no {what} of classes")
-    predicted_members = found[feature].astype(float)
+    predicted_members = taken_for_members[feature].astype(float)
     everyone = np.ones(len(predicted_members))
     return rate(predicted_members, everyone, "classified as training samples (%)", "high")
 

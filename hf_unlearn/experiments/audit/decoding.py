@@ -66,11 +66,11 @@ def translate(subject: Subject) -> Finding:
 
 def own_words(subject: Subject) -> Finding:
     """The decoder first reads what the forgotten speakers said in other utterances."""
-    said, asked = others_and_asked(subject)
-    prompt = prompt_of(subject, said, asked).to(subject.model.device)
-    found = subject.examiner.recognition(subject.model, asked, prompt_ids=prompt)
-    found.more.update(prompt_tokens=len(prompt), measured_on=len(asked))
-    return found
+    others, asked = others_and_asked(subject)
+    prompt = prompt_of(subject, others, asked).to(subject.model.device)
+    finding = subject.examiner.recognition(subject.model, asked, prompt_ids=prompt)
+    finding.more.update(prompt_tokens=len(prompt), measured_on=len(asked))
+    return finding
 
 
 def others_and_asked(subject: Subject) -> tuple[Dataset, Dataset]:
@@ -90,8 +90,8 @@ def others_and_asked(subject: Subject) -> tuple[Dataset, Dataset]:
     return rows.select(range(0, len(rows), 2)), rows.select(range(1, len(rows), 2))
 
 
-def prompt_of(subject: Subject, said: Dataset, asked: Dataset) -> torch.Tensor:
-    """The tokens (T,) of the first words of `said` that leave room for the transcripts of `asked`.
+def prompt_of(subject: Subject, others: Dataset, asked: Dataset) -> torch.Tensor:
+    """The tokens (T,) of the first words of `others` that leave room for the transcripts of `asked`.
 
     Raises:
         DoorUnavailable: the tokenizer has no token for prompts, or the decoder is too short for
@@ -104,7 +104,7 @@ def prompt_of(subject: Subject, said: Dataset, asked: Dataset) -> torch.Tensor:
     positions = subject.model.config.max_target_positions
     # `generate` keeps half of the positions for earlier words, the start tokens included.
     room = min(positions // 2 - 5, positions - longest - 1)
-    words = " ".join(said["text"][:]).split()[: max(room, 0)]
+    words = " ".join(others["text"][:]).split()[: max(room, 0)]
     while words:
         ids = tokenizer.get_prompt_ids(" ".join(words), return_tensors="pt")
         if len(ids) <= room:

@@ -64,9 +64,9 @@ class Examiner:
         """`recognition` with the mean loss of the rows in `more`: it shows changes that are too
         small to change a word."""
         rows = self.splits[self.judged_split] if rows is None else rows
-        found = self.recognition(model, rows)
-        found.more["loss"] = float(self.features(model, rows)["loss"].mean())
-        return found
+        finding = self.recognition(model, rows)
+        finding.more["loss"] = float(self.features(model, rows)["loss"].mean())
+        return finding
 
     def counts(self, model: nn.Module, rows: Dataset, **options: Any) -> tuple[np.ndarray, ...]:
         """Per row (n,): errors and words of speech, or whether it was recognised and 1."""
@@ -176,7 +176,7 @@ class SpeechExaminer(Examiner):
             tokenizer.decode(without_prompt(start, row), skip_special_tokens=True) for row in ids
         ]
 
-    def heard(self, model: nn.Module, waveform: np.ndarray) -> dict[str, torch.Tensor]:
+    def inputs_of(self, model: nn.Module, waveform: np.ndarray) -> dict[str, torch.Tensor]:
         """The model's inputs for one waveform (samples,), as a batch."""
         processor = self.recipe.processor
         inputs = extract(processor.feature_extractor, waveform)

@@ -75,7 +75,7 @@ def tune_and_evaluate(
     model = subject.copy()
     training = fine_tuning(
         model,
-        lambda: backward(subject, model, next(batches)),
+        lambda: add_gradient_of_rows(subject, model, next(batches)),
         learning_rate=subject.settings.relearn_learning_rate,
         steps=max(steps),
     )
@@ -86,7 +86,7 @@ def tune_and_evaluate(
     }
 
 
-def backward(subject: Subject, model: nn.Module, rows: Dataset) -> None:
+def add_gradient_of_rows(subject: Subject, model: nn.Module, rows: Dataset) -> None:
     """Adds the gradient of the rows' mean loss."""
     # In batches as the run evaluates them: one by one where padding changes what a model hears.
     size = min(BATCH, subject.examiner.batch_size)

@@ -187,12 +187,12 @@ def load_or_start(
         "seed": run.recipe.args.seed,
     }
     if path.is_file():
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if known.get("made_of") == made_of:
-            done = sum(map(is_done, known["doors"].values()))
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        if earlier.get("made_of") == made_of:
+            done = sum(map(is_done, earlier["doors"].values()))
             logger.warning(f"{path} holds {done} doors of this audit: continuing after them.")
-            subjects["unlearned"].examiner.judged_split = known["judged"]["split"]
-            return known
+            subjects["unlearned"].examiner.judged_split = earlier["judged"]["split"]
+            return earlier
         logger.warning(f"{path} is an audit of other models, data or settings: starting a new one.")
     today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
     content = {

@@ -15,8 +15,8 @@ from ...files import one_line
 from ...methods import build_method
 from ...trainer import UnlearnTrainer
 from ...trainer.batches.seeded import random_state_kept
-from ...trainer.checks.adapters import with_adapter
 from ...trainer.setup.adapters import load_merged
+from ...trainer.setup.model_setup import with_adapter
 from ...trainer.stopping.rule import Rule
 from ..options import RecipeArguments, TrainArguments
 from ..recipe import Recipe, freeze, lora_config, make_trainer

@@ -75,9 +75,9 @@ def describe_difference(processor: object, other: object) -> str | None:
 
 def _parts(processor: object) -> list:
     """Tokenizer, feature extractor and image processor; None for a missing one."""
-    held = vars(processor).values() if isinstance(processor, ProcessorMixin) else [processor]
+    members = vars(processor).values() if isinstance(processor, ProcessorMixin) else [processor]
     kinds = PreTrainedTokenizerBase, FeatureExtractionMixin, ImageProcessingMixin
-    return [next((part for part in held if isinstance(part, kind)), None) for kind in kinds]
+    return [next((part for part in members if isinstance(part, kind)), None) for kind in kinds]
 
 
 def _of_tokenizers(

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ...hub.name_checks import check_name, require_base_on_hub
 from ...hub.upload import check_login
-from ...report.tasks import TASKS
 from ..recipe import Recipe
+from ..requests.hidden_names import names_to_hide
 
 
 def check_push_of_recipe(recipe: Recipe) -> None:
@@ -23,13 +23,3 @@ def check_push_of_recipe(recipe: Recipe) -> None:
         require_base_on_hub("the model trained here" if options.model == "train" else options.model)
     if not options.dry_run and args.process_index == 0:
         check_login(repo_id, args.output_dir, args.hub_token)
-
-
-def names_to_hide(recipe: Recipe) -> list[str]:
-    """The names that must not be published: `hide_names`, and the persons whom this request or
-    an earlier one forgets."""
-    task, hide_names = TASKS[recipe.task], recipe.args.hide_names
-    # An earlier request may name persons where this one names classes.
-    earlier = recipe.forgotten_before.get("speaker", ())
-    forgotten = recipe.splits.describe()[task.groups]["forget"] if task.personal else ()
-    return sorted({*hide_names, *forgotten, *earlier})

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from ...report.tasks import score_label
 from .plan import Comparison
 from .runs import FAILED
-from .summary import grouped, in_percent
+from .summary import are_in_percent, grouped
 
 
 def plot_frontier(rows: list[dict], comparison: Comparison, path: Path) -> None:
@@ -38,9 +38,9 @@ def draw_frontier(rows: list[dict], comparison: Comparison) -> Figure:
                     axes.plot(row[forgotten], row[comparison.score], "o", color=color, label=label)
                     label = None
         axes.set(
-            xlabel=score_label(forgotten, in_percent(rows)),
+            xlabel=score_label(forgotten, are_in_percent(rows)),
             title=", ".join(f"{name} {value}" for name, value in zip(comparison.vary, values)),
         )
         axes.legend(fontsize=8, ncols=1 + many // 8)
-    panels[0].set_ylabel(score_label(comparison.score, in_percent(rows)))
+    panels[0].set_ylabel(score_label(comparison.score, are_in_percent(rows)))
     return figure

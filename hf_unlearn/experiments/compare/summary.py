@@ -113,10 +113,10 @@ def pairs(rows: list[dict], comparison: Comparison) -> str:
 
 def _number(rows: list[dict]) -> Callable[[float], str]:
     """Formats the rows' numbers: percent, or the scale of a recipe's own metrics."""
-    return "{:.1f}".format if in_percent(rows) else as_given
+    return "{:.1f}".format if are_in_percent(rows) else as_given
 
 
-def in_percent(rows: list[dict]) -> bool:
+def are_in_percent(rows: list[dict]) -> bool:
     """Whether the rows' rates are in percent, not on the scale of a recipe's own metrics."""
     return all(row.get("scale") != GIVEN for row in rows)
 

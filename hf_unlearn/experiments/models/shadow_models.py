@@ -63,7 +63,7 @@ def train_shadow_models(recipe: Recipe) -> ShadowModels | None:
     groups = [recipe.splits.forget, getattr(recipe.splits, recipe.unseen_split)]
     candidates = concatenate_datasets(groups)
     ids = candidates["id"][:]
-    trained = halves([len(group) for group in groups], count, recipe.training_seed)
+    trained = split_in_halves([len(group) for group in groups], count, recipe.training_seed)
     store = Path(options.models_dir or Path(recipe.args.output_dir) / "shadows")
     quiet = recipe.args.disable_tqdm or recipe.args.process_index > 0
     confidences = []
@@ -77,7 +77,7 @@ def train_shadow_models(recipe: Recipe) -> ShadowModels | None:
     return ShadowModels(columns, np.array(confidences), trained)
 
 
-def halves(sizes: Sequence[int], models: int, seed: int) -> np.ndarray:
+def split_in_halves(sizes: Sequence[int], models: int, seed: int) -> np.ndarray:
     """Draws which models are trained on which samples.
 
     The set of models that are trained on a sample is the sample's pattern. Patterns are dealt out

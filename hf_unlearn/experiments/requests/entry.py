@@ -95,7 +95,7 @@ def make_entry(recipe: Recipe, state: TrainerState, results: Results, salt: str)
         "seed": results.seed,
         "stopped": {name: stopped[name] for name in kept if name in stopped},
         "processes": recipe.args.world_size,
-        "versions": versions(environment),
+        "versions": package_versions(environment),
         "machine": {
             name: environment.get(name) for name in ("device", "platform", "cpu_threads", "commit")
         },
@@ -127,7 +127,7 @@ def data_digests(splits: object, salt: str) -> dict[str, str]:
     }
 
 
-def versions(environment: Mapping) -> dict[str, str]:
+def package_versions(environment: Mapping) -> dict[str, str]:
     """The versions that a run depends on."""
     return {
         "hf_unlearn": sys.modules[__package__.partition(".")[0]].__version__,

@@ -57,10 +57,10 @@ def _broken(entries: list[Entry]) -> list[str]:
 
 
 def _wrong_start(original: str, entries: list[Entry]) -> list[str]:
-    found = weights_digest(original)
-    if found is None:
+    digest = weights_digest(original)
+    if digest is None:
         raise ValueError(f"{original} has no weights here: give a folder, or download the model")
-    if found == entries[0]["weights_before"]:
+    if digest == entries[0]["weights_before"]:
         return []
     return [f"Request 1 did not start from the weights of {original}."]
 

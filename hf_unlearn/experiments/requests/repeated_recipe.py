@@ -6,9 +6,9 @@ from ...config import UnlearnConfig
 from ...report.results import Results
 from ...trainer.publishing.run_results import PRIVATE
 from ...yaml_files import as_declared, read_yaml
-from ..checks.push_checks import names_to_hide
 from ..recipe import Recipe
 from ..recipe_kinds import kind_of, with_values
+from .hidden_names import names_to_hide
 
 # What a repetition does not do.
 NOT_REPEATED = {"push_to_hub": False, "report_to": "none"}

@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from ...files import one_line
 from ...report.weights import OF_ADAPTER
-from ...trainer.checkpoints.earlier_run import ADAPTER_CONFIG
+from ...trainer.checkpoints.weight_files import ADAPTER_CONFIG
 from ...trainer.setup.adapters import base_of, load_merged
 from ..options import RecipeArguments
 from ..recipe import Recipe

@@ -18,7 +18,7 @@ from ..measurements import measure
 from ..models.training import get_model
 from ..recipe import Recipe
 from ..run import save_model, train_to_forget, unlearning_trainer
-from .entry import data_digests, versions
+from .entry import data_digests, package_versions
 from .repeated_recipe import repeated_recipe
 
 # The exit code where the weights do not follow.
@@ -113,7 +113,7 @@ def _compared_steps(entry: Entry, steps: int | None) -> dict[str, str]:
 
 
 def _refuse_other_versions(entry: Entry) -> None:
-    here = versions(environment())
+    here = package_versions(environment())
     other = {
         name: version for name, version in entry["versions"].items() if here.get(name) != version
     }

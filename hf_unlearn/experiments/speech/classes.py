@@ -148,11 +148,11 @@ class SpeechClassRecipe(ClassifierRecipe):
     def finish(self, results: Results, trainer: UnlearnTrainer) -> None:
         unseen = next(split for split in ("test", "other") if split in results.unlearned)
         whole_class = self.task in ("speaker_classes", "utterance_classes")
-        found = scores(results, whole_class=whole_class, test=unseen)
+        by_model = scores(results, whole_class=whole_class, test=unseen)
         results.training["unlearned"] = {"seconds": _unlearning_seconds(trainer)}
         if results.retrained and results.attacks:
-            found["unlearned"]["gum"] = _gum(results, unseen)
-        results.scores = found
+            by_model["unlearned"]["gum"] = _gum(results, unseen)
+        results.scores = by_model
 
 
 def _task(data: SpeechClassArguments) -> str:

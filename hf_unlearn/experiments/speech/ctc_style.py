@@ -55,9 +55,9 @@ class CtcTranscriber(ModelTranscriber):
     def settings(self) -> dict:
         return {"vocabulary": self.processor.tokenizer.get_vocab()}
 
-    def generate(self, heard: list[dict[str, np.ndarray]]) -> list[str]:
+    def generate(self, inputs_of_each: list[dict[str, np.ndarray]]) -> list[str]:
         # One by one: a CTC model may say something in padded frames.
-        ids = [self._logits(inputs).argmax(-1).cpu().numpy() for inputs in heard]
+        ids = [self._logits(inputs).argmax(-1).cpu().numpy() for inputs in inputs_of_each]
         return [transcribe(self.processor.tokenizer, one, ctc=True)[0] for one in ids]
 
     def losses_of(self, inputs: dict[str, np.ndarray], texts: list[str]) -> list[float]:

@@ -62,8 +62,8 @@ class ModelTranscriber:
             key, states, lambda new: self._losses(rows.select(new), [texts[row] for row in new])
         )
         # None stands for bad audio.
-        found = [each for each in losses if each is not None]
-        means = [sum(each) / len(each) for each in zip(*found)]
+        losses_of_utterances = [each for each in losses if each is not None]
+        means = [sum(each) / len(each) for each in zip(*losses_of_utterances)]
         return dict(zip(styles, means))
 
     def release(self) -> None:
@@ -78,30 +78,30 @@ class ModelTranscriber:
         return {"generation": self.model.generation_config.to_dict(), "vocabulary": vocabulary}
 
     @torch.no_grad()
-    def generate(self, heard: list[dict[str, np.ndarray]]) -> list[str]:
+    def generate(self, inputs_of_each: list[dict[str, np.ndarray]]) -> list[str]:
         """The model's transcripts of the inputs of some utterances."""
-        ids = self.model.generate(**self.batch(heard), num_beams=1, do_sample=False)
+        ids = self.model.generate(**self.batch(inputs_of_each), num_beams=1, do_sample=False)
         return self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     @torch.no_grad()
     def losses_of(self, inputs: dict[str, np.ndarray], texts: list[str]) -> list[float]:
         """The losses of an utterance with each of some texts as its label."""
-        heard, start = self.batch([inputs]), self.model.config.decoder_start_token_id
-        given = {"encoder_outputs": self.model.get_encoder()(**heard)}
-        if "attention_mask" in heard:
-            given["attention_mask"] = heard["attention_mask"]
+        audio, start = self.batch([inputs]), self.model.config.decoder_start_token_id
+        encoded = {"encoder_outputs": self.model.get_encoder()(**audio)}
+        if "attention_mask" in audio:
+            encoded["attention_mask"] = audio["attention_mask"]
         losses = []
         for ids in label_ids(texts, self.processor.tokenizer, end_token=self.end_token):
             batch = SpeechCollator(self.processor, start)([{**inputs, "labels": ids}])
             labels = batch["labels"].to(self.model.device)
-            losses.append(self.model(**given, labels=labels).loss.item())
+            losses.append(self.model(**encoded, labels=labels).loss.item())
         return losses
 
     # ---- what all have ---------------------------------------------------------------------------
 
-    def batch(self, heard: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
+    def batch(self, inputs_of_each: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
         """Inputs as the model takes them, on its device."""
-        batch = SpeechCollator(self.processor)(heard)
+        batch = SpeechCollator(self.processor)(inputs_of_each)
         for name, values in batch.items():
             dtype = self.model.dtype if values.is_floating_point() else values.dtype
             batch[name] = values.to(self.model.device, dtype)
@@ -121,10 +121,10 @@ class ModelTranscriber:
             unit="batch",
         ):
             chosen = range(start, min(start + TRANSCRIBED_AT_ONCE, len(rows)))
-            heard = [self._inputs(row) for row in rows.select(chosen)]
-            good = [inputs for inputs in heard if inputs is not None]
-            said = iter(self.generate(good) if good else ())
-            transcripts += [None if inputs is None else next(said) for inputs in heard]
+            inputs_of_each = [self._inputs(row) for row in rows.select(chosen)]
+            good = [inputs for inputs in inputs_of_each if inputs is not None]
+            texts = iter(self.generate(good) if good else ())
+            transcripts += [None if inputs is None else next(texts) for inputs in inputs_of_each]
         return transcripts
 
     def _losses(
@@ -132,10 +132,10 @@ class ModelTranscriber:
     ) -> list[list[float] | None]:
         """The losses of each utterance with each of its texts; None where bad audio may be
         skipped."""
-        heard = map(self._inputs, rows)
+        inputs_of_each = map(self._inputs, rows)
         return [
-            None if inputs is None else self.losses_of(inputs, list(own))
-            for inputs, own in zip(heard, texts)
+            None if inputs is None else self.losses_of(inputs, list(its_texts))
+            for inputs, its_texts in zip(inputs_of_each, texts)
         ]
 
     def _inputs(self, row: dict) -> dict[str, np.ndarray] | None:

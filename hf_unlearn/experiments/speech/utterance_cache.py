@@ -6,12 +6,17 @@ from pathlib import Path
 
 import datasets
 from filelock import FileLock
+from transformers.utils import logging
 
-from ...files import written_whole
+from ...files import one_line, written_whole
+
+logger = logging.get_logger(__name__)
 
 
 def by_utterance(key: str, states: list[str], make: Callable[[list[int]], list]) -> list:
     """Returns a value for each utterance. Only the values of new utterances are computed.
+
+    Only the owner can read the files, because they hold transcripts of forgotten speakers.
 
     Args:
         key: hash of what all values depend on, such as the model.
@@ -20,19 +25,32 @@ def by_utterance(key: str, states: list[str], make: Callable[[list[int]], list])
             them.
     """
     path = Path(datasets.config.HF_DATASETS_CACHE) / "hf_unlearn" / f"{key}.json"
-    known = _read(path)
+    cached = _read(path)
     # An utterance may occur twice.
-    new = {state: index for index, state in enumerate(states) if state not in known}
+    new = {state: index for index, state in enumerate(states) if state not in cached}
     if new:
         made = dict(zip(new, make(list(new.values()))))
+        _add(path, made)
+        cached |= made
+    return [cached[state] for state in states]
+
+
+def _add(path: Path, values: dict) -> None:
+    """Adds values to a file. Where that fails, later runs compute them again."""
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             # Another run may have added other utterances by now.
-            known = {**_read(path), **made}
-            with written_whole(path) as partial:
-                partial.write_text(json.dumps(known))
-    return [known[state] for state in states]
+            content = json.dumps({**_read(path), **values})
+            with written_whole(path, private=True) as partial:
+                partial.write_text(content, encoding="utf-8")
+    except OSError as error:
+        logger.warning(f"Could not cache transcripts or losses in {path}: {one_line(error)}")
 
 
 def _read(path: Path) -> dict:
-    return json.loads(path.read_text()) if path.exists() else {}
+    """The values in a file; {} where there is none, or where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

@@ -20,9 +20,9 @@ from ...report.file_names import ARGUMENTS
 from ..publishing.deployment_files import write_deployment_files
 from ..publishing.run_results import public_arguments
 from .checkpoint_files import explaining_failures, folder_written_whole, is_complete
-from .earlier_run import remove_other_weights, weights_in
 from .sharded_checkpoints import ShardedCheckpoints
 from .state_dicts import load_renamed, without_repeats
+from .weight_files import remove_other_weights, weights_in
 
 logger = logging.get_logger(__name__)
 

@@ -20,7 +20,7 @@ from ..batches.retain_batches import check_retain_size
 from ..batches.training_data import length_or_none
 from ..protocol import RunView
 from ..setup import deepspeed
-from .forget_objective import check_limit, check_objective, check_temperature
+from .forget_options import check_limit, check_objective, check_temperature
 
 DDP = (
     "Use DDP (recipes/accelerate/ddp.yaml), with LoRA (peft_config) or gradient checkpointing if "
@@ -367,9 +367,3 @@ def _checkpoints_without_end(model: nn.Module, args: UnlearnConfig) -> bool:
         if getattr(module, "gradient_checkpointing", False)
     ]
     return any((of_one or {}).get("use_reentrant") for of_one in options)
-
-
-def checkpoints_activations(model: nn.Module) -> bool:
-    """Whether a model uses gradient checkpointing. (Only transformers' modules have the
-    attribute.)"""
-    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())

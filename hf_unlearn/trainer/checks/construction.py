@@ -4,10 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from peft import PeftConfig
+from torch import nn
+
 from ...config import UnlearnConfig
 from ...methods import Method
 from ...privacy.trackers import refuse_names_in_trackers
 from ..protocol import RunView
+from .adapters import check_task_type
 from .compatibility import check_compatible, check_data, check_deepspeed
 from .earlier_requests import check_earlier_requests, check_updates
 from .evaluation_checks import check_evaluation
@@ -29,6 +33,8 @@ def one_forget_set(train_dataset: Any, forget_dataset: Any) -> Any:
 def check_before(
     method: Method,
     args: UnlearnConfig,
+    model: nn.Module | None,
+    peft_config: PeftConfig | None,
     forget_dataset: Any,
     retain_dataset: Any,
     previous_forget_dataset: Any,
@@ -41,6 +47,7 @@ def check_before(
     """
     check_deepspeed(method, args)
     check_data(method, forget_dataset, retain_dataset, args)
+    check_task_type(model, peft_config)
     check_earlier_requests(method, previous_forget_dataset, previous_updates, args)
     warn_of_overlap(forget_dataset, retain_dataset)
     warn_of_overlap(previous_forget_dataset, retain_dataset, "previous_forget_dataset")

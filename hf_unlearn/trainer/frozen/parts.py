@@ -22,8 +22,8 @@ from ...per_sample.reference import (
 from ...per_sample.shards import sharded_modules
 from ..batches.seeded import random_state, random_state_kept
 from ..protocol import TrainerView
+from ..randomness import FrozenRandomness
 from ..setup.model_setup import put_in_training_mode
-from ..steps.randomness import FrozenRandomness
 from .finding import FrozenPart, frozen_parts
 from .replay import Replay
 from .store import TensorStore

@@ -60,15 +60,15 @@ class TensorStore:
         if self.size + size > self.limit:
             self.is_full = True
             return False
-        held = tensors
+        entry = tensors
         if self.size + size > self._in_memory:
             try:
-                held = tuple(map(self._write, tensors))
+                entry = tuple(map(self._write, tensors))
             except OSError:
                 # The disk is full.
                 self.limit, self.is_full = self.size, True
                 return False
-        self._entries[key] = note, held
+        self._entries[key] = note, entry
         self.size += size
         return True
 
@@ -76,8 +76,8 @@ class TensorStore:
         """The note and the tensors that were kept under a key; None if there are none."""
         if key not in self._entries:
             return None
-        note, held = self._entries[key]
-        return note, tuple(self._read(x) if isinstance(x, _Location) else x for x in held)
+        note, entry = self._entries[key]
+        return note, tuple(self._read(x) if isinstance(x, _Location) else x for x in entry)
 
     def _write(self, tensor: Tensor) -> _Location:
         if self._file is None:

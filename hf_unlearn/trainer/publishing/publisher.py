@@ -30,8 +30,8 @@ from ...report.environment import emissions, environment
 from ...report.file_names import ARGUMENTS
 from ...report.html_page import Report
 from ...report.results import Results
-from ..checkpoints.earlier_run import EarlierRun
 from ..stopping.run_record import RunRecord
+from .earlier_run import EarlierRun
 from .pushes import check_push_of_trainer, stage_checkpoint, upload
 from .run_results import (
     adapter_settings,

@@ -53,7 +53,7 @@ class EvaluationSets:
     of one for those of another.
 
     Args:
-        own: the trainer's eval_dataset.
+        dataset: the trainer's eval_dataset.
     """
 
     def __init__(self, dataset: Any):

@@ -17,9 +17,9 @@ from ...per_sample.reference import sample_gradient, select_sample
 from ...per_sample.rows import Dense
 from ...per_sample.shards import add_gradient
 from ..batches.seeded import RETAIN
-from ..checks.compatibility import DDP, checkpoints_activations
+from ..checks.compatibility import DDP
 from ..protocol import TrainerView
-from ..steps.randomness import DRAWS_DIFFER_ALONE
+from ..randomness import DRAWS_DIFFER_ALONE, checkpoints_activations
 from .sample_access import SampleAccess
 
 # Gets the rows of this process, and returns what to add to the gradient.

@@ -21,7 +21,7 @@ from ..batches.seeded import random_state_kept, seeded
 from ..checks.compatibility import DDP
 from ..frozen.parts import FrozenParts
 from ..protocol import TrainerView
-from ..steps.randomness import (
+from ..randomness import (
     ALWAYS_RANDOM,
     DRAWS_DIFFER_ALONE,
     RandomnessControl,

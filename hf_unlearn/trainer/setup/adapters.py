@@ -19,7 +19,7 @@ from ...files import link_or_copy
 from ...per_sample.adapted_models import peft_configs
 from ...per_sample.shards import sharded_modules
 from ..checkpoints.checkpoint_files import folder_written_whole
-from ..checkpoints.earlier_run import FULL_WEIGHTS, MODEL_CONFIGS, weights_in
+from ..checkpoints.weight_files import FULL_WEIGHTS, MODEL_CONFIGS, weights_in
 from ..protocol import TrainerView
 from ..samples.processes import all_processes
 

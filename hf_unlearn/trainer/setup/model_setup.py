@@ -1,16 +1,23 @@
 """Sets up the model that a trainer is given: the adapter of `peft_config`, sharded parameters, and
 the mode that it trains in."""
 
+import difflib
+
 from accelerate import Accelerator
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
+from transformers.pytorch_utils import Conv1D
 
 from ...config import UnlearnConfig
+from ...files import one_line
 from ...per_sample.shards import prepare_sharded, sharded_modules
-from ..checks.adapters import check_task_type, with_adapter
-from ..checks.compatibility import checkpoints_activations
+from ..randomness import checkpoints_activations
+
+ADAPTABLE = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd, Conv1D)
+# How many layer names a message lists at most.
+SHOWN = 12
 
 
 def set_up_model(
@@ -29,7 +36,6 @@ def set_up_model(
         )
     if peft_config is not None:
         model = _add_adapter(model, args, peft_config)
-    check_task_type(model)
     if model is not None and sharded_modules(model):
         prepare_sharded(model)
     return model
@@ -59,6 +65,27 @@ def put_in_training_mode(
         optimizer.train()
 
 
+def with_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
+    """Adds a new adapter to a model and freezes everything else.
+
+    Raises:
+        ValueError: the adapter does not fit the model.
+    """
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        reason = one_line(error)
+        if "target" not in reason.lower():
+            raise ValueError(f"peft refuses the adapter: {reason}") from error
+        # not all kinds of adapters have target modules
+        wanted = getattr(config, "target_modules", None)
+        wanted = sorted(wanted) if isinstance(wanted, set | list) else wanted
+        raise ValueError(
+            f"target_modules is {wanted!r}, which names no layer that can have an adapter: "
+            f"{type(model).__name__} has {', '.join(_similar_layers(model, wanted))}"
+        ) from error
+
+
 def _add_adapter(
     model: nn.Module | None, args: UnlearnConfig, peft_config: PeftConfig
 ) -> PeftModel:
@@ -84,3 +111,20 @@ def _add_adapter(
             # What Trainer chooses for models without an adapter.
             args.ddp_find_unused_parameters = False
     return with_adapter(model, peft_config)
+
+
+def _similar_layers(model: nn.Module, wanted: str | list | None) -> list[str]:
+    """Names of layers that can have an adapter: those similar to the wanted ones, else all."""
+    layers = {
+        name.rpartition(".")[2]: None
+        for name, module in model.named_modules()
+        if isinstance(module, ADAPTABLE)
+    }
+    asked = [wanted] if isinstance(wanted, str) else wanted or []
+    similar = [
+        name
+        for word in asked
+        for name in difflib.get_close_matches(word.rpartition(".")[2], layers, cutoff=0.5)
+    ]
+    names = list(dict.fromkeys(similar)) or list(layers)
+    return names[:SHOWN] + (["..."] if len(names) > SHOWN else [])

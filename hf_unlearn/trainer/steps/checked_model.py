@@ -33,11 +33,11 @@ class CheckedModel:
         self.silence = Silence(trainer.model, trainer.processing_class) if silent else None
         self.samples = SampleAccess(trainer, self.padding, self.frozen)
 
-    def is_of(self, model: nn.Module) -> bool:
+    def is_for(self, model: nn.Module) -> bool:
         """Whether this is about `model`, and not about one that `model_init` made before."""
         return self._model is model
 
-    def check_samples_again(self) -> None:
+    def discard_checks(self) -> None:
         """Discards what the checks of batches have found. What is known about padding and the
         frozen part stays, because it depends on the model alone."""
         self.samples = SampleAccess(self._trainer, self.padding, self.frozen)

@@ -16,9 +16,9 @@ from ...config import UnlearnConfig
 from ...per_sample.shards import local, own_parameters
 from ..checkpoints.checkpoint_files import saved_state
 from ..protocol import TrainerView
+from ..randomness import compares_gradients
 from ..samples.processes import all_processes
 from ..setup.silence import forget_objective
-from .randomness import compares_gradients
 from .step_runner import StepRunner
 
 logger = logging.get_logger(__name__)

@@ -140,19 +140,19 @@ class TrainingRun:
         self._attempts = Attempts(trainer)
         # New checks need backward passes, which DeepSpeed's engine would count as part of a step.
         if not trainer.is_deepspeed_enabled:
-            self._check_samples_again()
+            self._discard_checks()
         prepare_again(trainer)
         return checkpoint
 
-    def _check_samples_again(self) -> None:
+    def _discard_checks(self) -> None:
         """Discards what an earlier run has found out about batches."""
         self._follow_model()
-        self.checked_model.check_samples_again()
+        self.checked_model.discard_checks()
         self.step_runner = self._new_step_runner()
 
     def _follow_model(self) -> None:
         """Discards what is known of the model if `model_init` has made another one."""
-        if not self.checked_model.is_of(self._trainer.model):
+        if not self.checked_model.is_for(self._trainer.model):
             self.checked_model = CheckedModel(self._trainer)
 
     def run_attempts(self, batch_size: int, attempt: Callable[[], TrainOutput]) -> TrainOutput:

@@ -14,7 +14,7 @@ from ..checkpoints.checkpoint_files import saved_state
 from ..checkpoints.preemption import Preemption
 from ..protocol import RunView
 from ..samples.processes import any_process
-from ..steps.weight_changes import WeightChanges
+from .weight_changes import WeightChanges
 
 NOTHING_DONE = "no optimizer step was taken, so nothing was forgotten"
 UNCHANGED = "no optimizer step changed the weights, so nothing was forgotten"

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel
 from transformers import WhisperForConditionalGeneration
 
 from hf_unlearn.experiments.recipe import adapted
-from hf_unlearn.trainer.checkpoints.earlier_run import remove_other_weights
+from hf_unlearn.trainer.checkpoints.weight_files import remove_other_weights
 from hf_unlearn.trainer.setup import adapters
 from hf_unlearn.trainer.setup.adapters import base_of, keep_merged, load_merged, whole_base_of
 from tests.support.tiny import RETAIN, collate, make_trainer, tiny_whisper

@@ -2,8 +2,8 @@
 
 import pytest
 
+from hf_unlearn.trainer import randomness
 from hf_unlearn.trainer.samples import sample_access
-from hf_unlearn.trainer.steps import randomness
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
-from hf_unlearn.trainer.steps.randomness import FrozenRandomness
+from hf_unlearn.trainer.randomness import FrozenRandomness
 from tests.support.tiny import checkpointing
 from tests.trainer.steps.random_models import (
     MODEL,

@@ -9,9 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
-from ...methods import Method
-from ..checks.compatibility import checkpoints_activations
-from ..protocol import TrainerView
+from ..methods import Method
+from .protocol import TrainerView
 
 logger = logging.get_logger(__name__)
 
@@ -37,6 +36,12 @@ TRAINING_MODE_ONLY = ("reformer", "rwkv")
 def compares_gradients(method: Method) -> bool:
     """Whether a method compares gradients with each other, so that all must be of one network."""
     return method.projects or method.per_sample
+
+
+def checkpoints_activations(model: nn.Module) -> bool:
+    """Whether a model uses gradient checkpointing. (Only transformers' modules have the
+    attribute.)"""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 class RandomnessControl:

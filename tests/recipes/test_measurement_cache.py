@@ -1,4 +1,4 @@
-"""What was measured of the original and the retrained model is kept in `models_dir`."""
+"""What was measured of the original and the retrained model is cached in `models_dir`."""
 
 import dataclasses
 import json
@@ -13,11 +13,11 @@ import torch
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.experiments import measurements
 from hf_unlearn.experiments.images.options import ImageRecipeArguments
-from hf_unlearn.experiments.kept_measurements import (
+from hf_unlearn.experiments.measurement_cache import (
     NOT_OF_RECIPE,
     NOT_OF_TRAINER,
     depends_on,
-    measure_reference,
+    measured_or_cached,
 )
 from hf_unlearn.experiments.models.shadow_models import ShadowModels
 from hf_unlearn.experiments.progress import TIMES
@@ -46,7 +46,7 @@ def evaluated(monkeypatch) -> list:
     return models
 
 
-def kept(folder: Path) -> list[Path]:
+def cached(folder: Path) -> list[Path]:
     return sorted((folder / "models" / "measurements").iterdir())
 
 
@@ -71,8 +71,8 @@ def test_a_second_run_reads_what_the_first_has_measured(data, tmp_path, evaluate
         return {name: results[name] for name in MEASURED}, capsys.readouterr().out
 
     first, said = run("first")
-    assert len(evaluated) == 3 and len(kept(tmp_path)) == 2 and "not measured again" not in said
-    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in kept(tmp_path))
+    assert len(evaluated) == 3 and len(cached(tmp_path)) == 2 and "not measured again" not in said
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in cached(tmp_path))
     again, said = run("again")
     assert again == first and len(evaluated) == 4
     for role in ("original", "retrained"):
@@ -86,11 +86,11 @@ def test_a_file_that_cannot_be_read_is_written_again(tmp_path, evaluated):
     def found():
         torch.manual_seed(0)
         trainer = recipe.evaluation_trainer(recipe.load_model(None))
-        return measure_reference(recipe, trainer, "retrained", None)
+        return measured_or_cached(recipe, trainer, "retrained", None)
 
     first = found()
     assert found() == first and len(evaluated) == 1
-    (file,) = kept(tmp_path)
+    (file,) = cached(tmp_path)
     written = file.read_text()
     file.write_text("{")
     assert found() == first and len(evaluated) == 2

@@ -42,12 +42,12 @@ class WeightChanges(TrainerCallback):
         self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
     ) -> None:
         groups = kwargs["optimizer"].param_groups if self._before else []
-        held = {id(p) for group in groups for p in group["params"]}
+        in_optimizer = {id(p) for group in groups for p in group["params"]}
         for p, indices, values in self._before:
             gradient = None if p.grad is None else _flat(p.grad)
             self.changed |= not torch.equal(_flat(p)[indices], values)
             self._gradient |= gradient is not None and bool(gradient[indices].any())
-            self._held |= id(p) in held
+            self._held |= id(p) in in_optimizer
         rates = (abs(float(group["lr"])) for group in groups)
         self._learning_rate = max([self._learning_rate, *rates])
         self._before = []

@@ -1,7 +1,8 @@
-"""Measures the original and the retrained model once for all runs that share a `models_dir`.
+"""Caches what is measured of the original and the retrained model, for all runs that share a
+`models_dir`.
 
-The runs of a comparison evaluate the same two models on the same rows. The first run keeps what it
-has measured in `models_dir`, and the others read it.
+The runs of a comparison evaluate the same two models on the same rows. The first run writes
+what it has measured to `models_dir`, and the others read it.
 """
 
 import hashlib
@@ -65,7 +66,7 @@ NOT_OF_TRAINER = frozenset(
 FURTHER = {"tokenizers": "tokenizers", "soundfile": "soundfile", "pillow": "PIL"}
 
 
-def measure_reference(
+def measured_or_cached(
     recipe: Recipe, trainer: UnlearnTrainer, role: str, shadows: ShadowModels | None
 ) -> Measurement:
     """Measures the original or the retrained model, or reads what another run with the same
@@ -79,14 +80,14 @@ def measure_reference(
     store = recipe.options.models_dir
     # The steps draw the same random numbers whether the original is measured or read.
     with random_state_kept(recipe.args.device):
-        if store is None or not _can_be_kept(recipe, trainer):
+        if store is None or not _is_cacheable(recipe, trainer):
             return measure(recipe, trainer, shadows)
         main = recipe.args.process_index == 0
         with recipe.clock.phase("evaluation"):
             parts = depends_on(recipe, trainer, shadows) if main else {}
             path = Path(store) / FOLDER / f"{_hash(parts)[:20]}.json"
-            known = all_processes(_read(path) if main else None)[0]
-        if known is None:
+            cached = all_processes(_read(path) if main else None)[0]
+        if cached is None:
             measured = measure(recipe, trainer, shadows)
             if main:
                 _write(path, parts, measured)
@@ -94,15 +95,15 @@ def measure_reference(
     if main:
         print(f"the {role} model is not measured again: its results are in {path}", flush=True)
     if role == "original":
-        _log(trainer, known.splits)
-    return known
+        _log(trainer, cached.splits)
+    return cached
 
 
-def _can_be_kept(recipe: Recipe, trainer: UnlearnTrainer) -> bool:
+def _is_cacheable(recipe: Recipe, trainer: UnlearnTrainer) -> bool:
     """Whether it is known what a measurement depends on: the code is this package's, and each
     process has the whole model."""
-    own = type(recipe).__module__.split(".")[0] == __name__.split(".")[0]
-    return own and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+    is_ours = type(recipe).__module__.split(".")[0] == __name__.split(".")[0]
+    return is_ours and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
 
 
 def depends_on(
@@ -165,9 +166,9 @@ def _code_digest() -> str:
 
 
 def _environment() -> dict:
-    found = environment()
+    packages = environment()
     further = {name: version(name) for name, module in FURTHER.items() if find_spec(module)}
-    return {k: v for k, v in found.items() if k not in ("date", "commit")} | {"further": further}
+    return {k: v for k, v in packages.items() if k not in ("date", "commit")} | {"further": further}
 
 
 def _file_hashes(paths: Iterable[Path], folder: Path) -> dict[str, str]:
@@ -190,8 +191,8 @@ def _hash(value: object) -> str:
 def _read(path: Path) -> Measurement | None:
     """What was measured; None where nothing was, or where the file cannot be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Measurement(found["splits"], found["further"])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Measurement(content["splits"], content["further"])
     except (OSError, ValueError, KeyError):
         return None
 
@@ -199,13 +200,12 @@ def _read(path: Path) -> Measurement | None:
 def _write(path: Path, parts: dict[str, str], measured: Measurement) -> None:
     content = {"depends_on": parts, "splits": measured.splits, "further": measured.further}
     try:
-        with written_whole(path) as partial:
-            partial.touch(mode=0o600)
+        with written_whole(path, private=True) as partial:
             # Python's JSON keeps all digits of a number, and NaN.
             text = json.dumps(content, default=methodcaller("tolist"))
             partial.write_text(text, encoding="utf-8")
     except OSError as error:
-        logger.warning(f"Could not keep the measurements for other runs: {one_line(error)}")
+        logger.warning(f"Could not cache the measurements for other runs: {one_line(error)}")
 
 
 def _log(trainer: UnlearnTrainer, splits: dict[str, dict[str, float]]) -> None:
