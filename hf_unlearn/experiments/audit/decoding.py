@@ -91,7 +91,7 @@ def others_and_asked(subject: Subject) -> tuple[Dataset, Dataset]:
 
 
 def prompt_of(subject: Subject, others: Dataset, asked: Dataset) -> torch.Tensor:
-    """The tokens (T,) of the first words of `others` that leave room for the transcripts of `asked`.
+    """The tokens (T,) of the first words of `others` that leave room for the texts of `asked`.
 
     Raises:
         DoorUnavailable: the tokenizer has no token for prompts, or the decoder is too short for
