@@ -63,6 +63,7 @@ def collect_results(
         emissions_g=emissions(args),
         card={
             "base_model": base,
+            "fine_tuned": base is not None and recipe.options.model == "train",
             "datasets": [recipe.data.dataset],
             "local": [
                 *local_among(base, recipe.data.dataset),

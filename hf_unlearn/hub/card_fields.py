@@ -26,6 +26,7 @@ class CardFields:
         model_name: the card's title.
         base_model, datasets: ids on the Hub. Local folders are left out of the metadata, because
             the Hub refuses them.
+        fine_tuned: whether the base model was fine-tuned on the forgotten data first.
         dataset_names, dataset_args: names of the datasets for readers, and their configurations.
         local: those of these names that were folders where the model was made (see `local_among`).
         language: one or several, as codes ("en") or names ("English"). Unknown ones are left out
@@ -39,6 +40,7 @@ class CardFields:
 
     model_name: str = "unlearned-model"
     base_model: str | None = None
+    fine_tuned: bool = False
     datasets: Any = ()
     dataset_names: Any = ()
     dataset_args: Any = ()

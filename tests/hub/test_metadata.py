@@ -109,6 +109,8 @@ def test_arguments_of_the_card_mean_what_trainers_mean(tmp_path):
     write_card(tmp_path / "out", results, SALT)
     text = (tmp_path / "out" / "README.md").read_text()
     assert str(tmp_path) not in text and "`voices` made to forget" in text
+    fine_tuned = build_card(results, salt=SALT, **results.card | {"fine_tuned": True})
+    assert "`voices`, fine-tuned and then made to forget" in str(fine_tuned)
     data = build_card(results, salt=SALT, **results.card).data
     assert (
         data.datasets == ["me/speech"]
