@@ -3,6 +3,7 @@ models, and puts error messages on one line."""
 
 import codecs
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -54,6 +55,25 @@ def write_json(path: str | Path, content: dict) -> None:
     text = json.dumps(_plain(content), indent=2, allow_nan=False, ensure_ascii=False)
     with written_whole(Path(path)) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file; None where there is none, or where it cannot be read."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def json_digest(value: object) -> str:
+    """SHA-256 of a value as JSON with sorted keys. What JSON cannot hold counts as its text."""
+
+    def as_text(part: object) -> str | list[str]:
+        # The order of a set changes from process to process.
+        return sorted(map(str, part)) if isinstance(part, set) else str(part)
+
+    written = json.dumps(value, sort_keys=True, default=as_text)
+    return hashlib.sha256(written.encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

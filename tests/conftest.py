@@ -1,5 +1,5 @@
-"""Settings and fixtures for all tests: one thread, a fixed seed, less garbage collection, and a
-local Hub."""
+"""Settings and fixtures for all tests: one thread, no network, a fixed seed, less garbage
+collection, and a local Hub."""
 
 import gc
 import os
@@ -9,6 +9,8 @@ import time
 # other. Libraries read these variables when they are imported, and child processes inherit them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Otherwise tests that look for a model's card would wait for a Hub that cannot be reached.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import huggingface_hub  # noqa: E402
 import pytest  # noqa: E402

@@ -18,7 +18,7 @@ from pathlib import Path
 from torch import nn
 from transformers.utils import logging
 
-from ..files import one_line, written_whole
+from ..files import json_digest, one_line, read_json, written_whole
 from ..report.environment import environment
 from ..report.weights import model_digest
 from ..trainer import UnlearnTrainer
@@ -85,7 +85,7 @@ def measured_or_cached(
         main = recipe.args.process_index == 0
         with recipe.clock.phase("evaluation"):
             parts = depends_on(recipe, trainer, shadows) if main else {}
-            path = Path(store) / FOLDER / f"{_hash(parts)[:20]}.json"
+            path = Path(store) / FOLDER / f"{json_digest(parts)[:20]}.json"
             cached = all_processes(_read(path) if main else None)[0]
         if cached is None:
             measured = measure(recipe, trainer, shadows)
@@ -126,7 +126,7 @@ def depends_on(
         "code": _code_digest(),
         "environment": _environment(),
     }
-    return {name: _hash(part) for name, part in parts.items()}
+    return {name: json_digest(part) for name, part in parts.items()}
 
 
 def _described(model: nn.Module) -> dict:
@@ -162,7 +162,7 @@ def _shadows_digest(shadows: ShadowModels) -> list:
 def _code_digest() -> str:
     """A hash of this package's code and tables: another version may measure something else."""
     files = [path for kind in ("*.py", "*.json") for path in PACKAGE.rglob(kind)]
-    return _hash(_file_hashes(files, PACKAGE))
+    return json_digest(_file_hashes(files, PACKAGE))
 
 
 def _environment() -> dict:
@@ -179,22 +179,12 @@ def _file_hashes(paths: Iterable[Path], folder: Path) -> dict[str, str]:
     }
 
 
-def _hash(value: object) -> str:
-    def as_text(part: object) -> str | list[str]:
-        # The order of a set changes from process to process.
-        return sorted(map(str, part)) if isinstance(part, set) else str(part)
-
-    written = json.dumps(value, sort_keys=True, default=as_text)
-    return hashlib.sha256(written.encode()).hexdigest()
-
-
 def _read(path: Path) -> Measurement | None:
     """What was measured; None where nothing was, or where the file cannot be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path) or {}
+    if {"splits", "further"} <= content.keys():
         return Measurement(content["splits"], content["further"])
-    except (OSError, ValueError, KeyError):
-        return None
+    return None
 
 
 def _write(path: Path, parts: dict[str, str], measured: Measurement) -> None:

@@ -4,7 +4,6 @@ stopped."""
 import contextlib
 import datetime
 import gc
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from transformers.utils.logging import (
     is_progress_bar_enabled,
 )
 
-from ...files import one_line, write_json
+from ...files import json_digest, one_line, write_json
 from ...hub.model_card import write_card
 from ...privacy.redaction import salt_of
 from ...report.audit_ranking import deciding_doors
@@ -208,7 +207,7 @@ def load_or_start(
 def ids_digest(examiner: Examiner) -> str:
     """A hash of the samples that are evaluated. It names nobody."""
     ids = {name: rows["id"][:] for name, rows in examiner.splits.items()}
-    return hashlib.sha256(json.dumps(ids, sort_keys=True).encode()).hexdigest()
+    return json_digest(ids)
 
 
 def add_to_run(run: AuditedRun, content: dict) -> None:

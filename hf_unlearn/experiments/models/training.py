@@ -16,7 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ...data.media import as_stored
 from ...data.sampling import sorted_by_id
-from ...files import write_json
+from ...files import json_digest, write_json
 from ...report.weights import model_digest
 from ...trainer.samples.processes import all_processes
 from ...trainer.setup.adapters import load_merged
@@ -88,8 +88,7 @@ def train_or_reuse(recipe: Recipe, rows: Dataset, data: list, seed: int, store: 
         "trainer": training_options(recipe, seed),
         "processes": recipe.args.world_size,
     }
-    written = json.dumps(made_of, sort_keys=True, default=str)
-    name = hashlib.sha256(written.encode()).hexdigest()[:20]
+    name = json_digest(made_of)[:20]
     folder, partial = store / name, store / f".{name}.partial"
     with one_run_at_a_time(folder, main=recipe.args.process_index == 0) as missing:
         if missing:

@@ -1,12 +1,11 @@
 """What earlier requests made a model forget, read from its results.json."""
 
-import json
 import re
 from collections.abc import Mapping
 
 from transformers.utils import logging
 
-from ...files import model_file
+from ...files import model_file, read_json
 from ...report.file_names import RESULTS
 from ...report.tasks import TASKS
 
@@ -62,8 +61,5 @@ def results_of(model: str) -> dict:
     """The results.json of a model, or of the run that a checkpoint belongs to; {} where there is
     none that can be read."""
     path = model_file(model, RESULTS)
-    try:
-        results = json.loads(path.read_text(encoding="utf-8")) if path else {}
-    except (OSError, ValueError):
-        return {}
+    results = read_json(path) if path else {}
     return results if isinstance(results, dict) else {}

@@ -8,7 +8,7 @@ import datasets
 from filelock import FileLock
 from transformers.utils import logging
 
-from ...files import one_line, written_whole
+from ...files import one_line, read_json, written_whole
 
 logger = logging.get_logger(__name__)
 
@@ -25,7 +25,7 @@ def by_utterance(key: str, states: list[str], make: Callable[[list[int]], list])
             them.
     """
     path = Path(datasets.config.HF_DATASETS_CACHE) / "hf_unlearn" / f"{key}.json"
-    cached = _read(path)
+    cached = read_json(path) or {}
     # An utterance may occur twice.
     new = {state: index for index, state in enumerate(states) if state not in cached}
     if new:
@@ -41,16 +41,8 @@ def _add(path: Path, values: dict) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             # Another run may have added other utterances by now.
-            content = json.dumps({**_read(path), **values})
+            content = json.dumps({**(read_json(path) or {}), **values})
             with written_whole(path, private=True) as partial:
                 partial.write_text(content, encoding="utf-8")
     except OSError as error:
         logger.warning(f"Could not cache transcripts or losses in {path}: {one_line(error)}")
-
-
-def _read(path: Path) -> dict:
-    """The values in a file; {} where there is none, or where it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}

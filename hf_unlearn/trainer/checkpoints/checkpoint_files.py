@@ -4,7 +4,6 @@ it saves and loads."""
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from ...files import link_or_copy, one_line, written_whole
+from ...files import link_or_copy, one_line, read_json, written_whole
 from ...report.file_names import CARD, UNLEARN_STATE
 
 logger = logging.get_logger(__name__)
@@ -23,18 +22,12 @@ logger = logging.get_logger(__name__)
 def is_complete(checkpoint: Path) -> bool:
     """Whether a checkpoint was written to its end. The trainer's state is written last
     (`checkpointing`), and truncated JSON cannot be parsed."""
-    try:
-        return isinstance(json.loads((checkpoint / TRAINER_STATE_NAME).read_text()), dict)
-    except (OSError, ValueError):
-        return False
+    return isinstance(read_json(checkpoint / TRAINER_STATE_NAME), dict)
 
 
 def saved_state(checkpoint: str | Path) -> dict:
     """What a checkpoint stores beyond Trainer's state; {} for one of ordinary training."""
-    try:
-        return json.loads((Path(checkpoint) / UNLEARN_STATE).read_text())
-    except (OSError, ValueError):
-        return {}
+    return read_json(Path(checkpoint) / UNLEARN_STATE) or {}
 
 
 def mismatch(checkpoint: Path, run: dict) -> str | None:
