@@ -143,8 +143,8 @@ def test_a_whole_step(granularity, tmp_path):
         assert logs[1][name] == pytest.approx(logs[0][name], rel=1e-5)
     assert logs[1]["residual"] < 1e-5
     assert (
-        trainers[1].training_run.checked_model.samples.one_by_one is False
-        and not trainers[1].training_run.checked_model.samples.engine.slow
+        trainers[1].training_run.checked_model.samples.engine_choice.one_by_one is False
+        and not trainers[1].training_run.checked_model.samples.engine_choice.engine.slow
     )
     expected, result = (
         torch.cat([(p.data - q).flatten() for p, q in zip(model.parameters(), start.parameters())])
