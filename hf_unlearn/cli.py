@@ -15,18 +15,16 @@ hf-unlearn env
 import argparse
 import inspect
 import json
-import os
-import shlex
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from .experiments.audit.settings import add_arguments as add_audit_arguments
-from .experiments.catalogue import configurations, copy_recipe, find_recipe, overview
+from .experiments.catalogue import configurations, copy_recipe, overview
 from .experiments.comparison_keys import keys_text
+from .experiments.starting import start_recipe
 from .report.file_names import CARD, PLOT
-from .yaml_files import read_yaml
 
 # Commands import what they need themselves: torch and transformers take seconds to load, and
 # `run` replaces the process, which would load them twice.
@@ -191,49 +189,10 @@ def evaluate(arguments: argparse.Namespace, options: list[str]) -> None:
 
 
 def _start(arguments: argparse.Namespace, options: list[str]) -> None:
-    """Replaces this process by the recipe's, so that signals and exit code are the recipe's."""
     if arguments.config is None and {"-h", "--help"} & set(options):
         print(arguments.help_text())
         return
-    if arguments.config is None:
-        raise ValueError(
-            "the configuration is missing: give a YAML file or a recipe's name first, such as "
-            "recipes/demo/demo.yaml or digits"
-        )
-    script, config = _script_and_configuration(arguments.config, options)
-    settings = read_yaml(config) if config else {}
-    script = arguments.recipe or Path(settings.get("recipe") or script)
-    if not script.is_file():
-        raise ValueError(
-            f"there is no recipe {script}: name its script with --recipe, or as `recipe:` in "
-            f"{config or 'a YAML file'}"
-        )
-    flags = shlex.split(settings.get("launch") or "")
-    launcher = ["-m", "accelerate.commands.launch", *flags] if flags else []
-    configuration = [str(config)] if config else []
-    command = [sys.executable, *launcher, str(script), *configuration, *options]
-    os.execv(sys.executable, command)
-
-
-def _script_and_configuration(argument: str, options: list[str]) -> tuple[Path, Path | None]:
-    """The script and the YAML file for the first argument, which is a YAML file or the name of a
-    recipe.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    path = Path(argument)
-    if path.is_file() or path.suffix in (".yaml", ".yml"):
-        return path.parent / "unlearn.py", path
-    try:
-        return find_recipe(argument)
-    except ValueError as error:
-        if any(Path(option).suffix in (".yaml", ".yml") for option in options):
-            raise ValueError(
-                "the first argument must be the configuration, as in `config.yaml --key value`, "
-                f"but it is {argument}"
-            ) from error
-        raise
+    start_recipe(arguments.config, arguments.recipe, options)
 
 
 def recipes(arguments: argparse.Namespace, _: list[str]) -> None:

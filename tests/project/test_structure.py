@@ -24,7 +24,7 @@ MAX_MODULES = 18
 # The other rooms that each room may import.
 ALLOWED = {
     "__init__": {"config", "methods", "trainer"},
-    "cli": {"experiments", "hub", "ops", "privacy", "report", "yaml_files"},
+    "cli": {"experiments", "hub", "ops", "privacy", "report"},
     "config": {"privacy"},
     "data": {"files"},
     "evaluation": {"metrics", "per_sample"},
