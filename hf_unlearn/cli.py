@@ -1,10 +1,11 @@
 """Makes models forget chosen training data, and evaluates, compares, audits and uploads them.
 
 hf-unlearn recipes                                the recipes that come with the package
+hf-unlearn recipes copy digits mine               a copy of a recipe's files, to change them
 hf-unlearn run digits --alpha 0.8                 a recipe by its name,
-hf-unlearn run recipes/demo/demo.yaml             or by the YAML file of its configuration
+hf-unlearn run mine/digits.yaml                   or by the YAML file of its configuration
 hf-unlearn evaluate digits --model out/digits
-hf-unlearn compare recipes/demo/compare.yaml
+hf-unlearn compare mine/compare.yaml
 hf-unlearn audit out/demo --fail_when "worst_gap > 5"
 hf-unlearn verify out/demo --steps 20
 hf-unlearn card out/demo
@@ -107,7 +108,7 @@ def _add_recipe_commands(commands: argparse._SubParsersAction) -> None:
         description=f"{inspect.getdoc(compare_methods)}\n\nKeys of the YAML file:\n{keys_text()}",
     )
     command.add_argument(
-        "file", type=Path, help="YAML file that says what to compare, as recipes/demo/compare.yaml"
+        "file", type=Path, help="YAML file that says what to compare, with the keys above"
     )
     command = _add(commands, "recipes", recipes, "list the recipes, or copy one to change it")
     copying = "copy: copy a recipe to a folder; default: list the recipes"
@@ -227,17 +228,17 @@ def audit(arguments: argparse.Namespace, _: list[str]) -> int:
     """Measures what the original, the unlearned and the retrained model of a run know of the
     forgotten samples, through every door: forms of deployment, ways of decoding, fine-tuning and
     attacks. The door with the largest gap is the headline. Writes audit.json, and continues
-    where an earlier call stopped. docs/audit.md explains every door."""
+    where an earlier call stopped."""
     from .experiments.audit import command
 
     return command.run(arguments)
 
 
 def verify(arguments: argparse.Namespace, _: list[str]) -> int:
-    """Checks a model against its ledger: repeats the last request from the same
-    model, data, settings and seed, and compares digests of the weights step by step. Refuses where
-    data or versions differ. With --weights_only it needs nothing but a pushed folder, and says
-    less. docs/requests.md explains the ledger."""
+    """Checks a model against its ledger (forget_ledger.json, in which a run records what was
+    forgotten and how): repeats the last request from the same model, data, settings and seed, and
+    compares digests of the weights step by step. Refuses where data or versions differ. With
+    --weights_only it needs nothing but a pushed folder, and says less."""
     from .experiments.requests.published import check_published
     from .experiments.requests.verify import DIFFERENT, verify
 

@@ -33,8 +33,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         default="orthograd",
         metadata={
             "help": "The unlearning method, by its name in hf_unlearn.METHODS, such as orthograd, "
-            "gradient_difference or scrub; docs/methods.md lists them all. In Python, a Method "
-            "instance works too."
+            "gradient_difference or scrub; print(list(hf_unlearn.METHODS)) lists them all. In "
+            "Python, a Method instance works too."
         },
     )
     alpha: float = field(

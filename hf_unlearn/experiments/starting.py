@@ -24,7 +24,7 @@ def start_recipe(configuration: str | None, recipe: Path | None, options: list[s
     if configuration is None:
         raise ValueError(
             "the configuration is missing: give a YAML file or a recipe's name first, such as "
-            "recipes/demo/demo.yaml or digits"
+            "digits (hf-unlearn recipes lists all)"
         )
     script, config = _script_and_configuration(configuration, options)
     settings = read_yaml(config) if config else {}

@@ -4,12 +4,12 @@ instead."""
 from collections.abc import Callable
 
 DDP = (
-    "Use DDP (recipes/accelerate/ddp.yaml), with LoRA (peft_config) or gradient checkpointing if "
+    "Use DDP (accelerate launch --multi_gpu), with LoRA (peft_config) or gradient checkpointing if "
     "memory is short."
 )
 USE_FSDP2 = (
-    "Use FSDP2 (recipes/accelerate/fsdp2.yaml) for a model too large for one GPU, else DDP "
-    "(recipes/accelerate/ddp.yaml)."
+    "Use FSDP2 (fsdp_version: 2 in the configuration of accelerate) for a model too large for one "
+    "GPU, else DDP (accelerate launch --multi_gpu)."
 )
 
 # Called with what is refused, why, and what to do instead. Raises ValueError.

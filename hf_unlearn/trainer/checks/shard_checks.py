@@ -21,8 +21,7 @@ def check_shards(method: Method, trainer: RunView, refuse: Refuse) -> None:
         refuse(
             "FSDP1",
             "it flattens the parameters of a layer into one",
-            "Use FSDP2 (fsdp_version: 2 in the configuration of accelerate, as in "
-            "recipes/accelerate/fsdp2.yaml).",
+            "Use FSDP2 (fsdp_version: 2 in the configuration of accelerate).",
         )
     by_accelerate = bool(args.fsdp) or launched
     sharded = [p for p in model.parameters() if isinstance(p, DTensor)]
