@@ -20,6 +20,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .experiments.audit.settings import add_arguments as add_audit_arguments
 from .experiments.catalogue import configurations, copy_recipe, overview
@@ -73,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add(
-    commands: argparse._SubParsersAction, name: str, function: Command, text: str, **options
+    commands: argparse._SubParsersAction, name: str, function: Command, text: str, **options: Any
 ) -> argparse.ArgumentParser:
     """Adds a command, described by its function's docstring."""
     options = {"description": inspect.getdoc(function), **options}

@@ -221,7 +221,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         },
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_fields(self)
 

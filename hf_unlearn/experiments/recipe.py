@@ -5,7 +5,7 @@ import functools
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import datasets
 from peft import LoraConfig
@@ -158,7 +158,7 @@ class Recipe:
 
 
 def make_trainer(
-    recipe: Recipe, model: nn.Module, args: UnlearnConfig, lora_r: int, **changed
+    recipe: Recipe, model: nn.Module, args: UnlearnConfig, lora_r: int, **changed: Any
 ) -> UnlearnTrainer:
     """The recipe's trainer for a model, with an adapter of rank `lora_r` (0: none).
 

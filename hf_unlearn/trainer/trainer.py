@@ -292,7 +292,9 @@ class UnlearnTrainer(SampleMeanTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         self._saver.load_optimizer(super()._load_optimizer_and_scheduler, checkpoint)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None):
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
         self._saver.load_checkpoint(super()._load_from_checkpoint, resume_from_checkpoint, model)
 
     def _issue_warnings_after_load(self, load_result: NamedTuple) -> None:

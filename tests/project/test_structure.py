@@ -168,29 +168,6 @@ def test_the_trainer_is_two_classes():
     assert trainers == {"SampleMeanTrainer", "UnlearnTrainer"}
 
 
-# ---- annotations ---------------------------------------------------------------------------------
-
-
-def unannotated_parameters(tree: ast.Module) -> list[str]:
-    """Those of functions, except self, cls, *args and **kwargs."""
-    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-    return [
-        f"{function.name}({parameter.arg}), line {parameter.lineno}"
-        for function in functions
-        for kind in (function.args.posonlyargs, function.args.args, function.args.kwonlyargs)
-        for parameter in kind
-        if parameter.annotation is None and parameter.arg not in ("self", "cls")
-    ]
-
-
-def test_parameters_are_annotated():
-    """Those of the kernels have no types that Python knows."""
-    missing = {module: unannotated_parameters(tree) for module, tree in trees().items()}
-    assert not {
-        m: parameters for m, parameters in missing.items() if parameters and "triton_" not in m
-    }
-
-
 # ---- names of variables --------------------------------------------------------------------------
 
 # Participles that do not say what a variable holds (see CONTRIBUTING.md).

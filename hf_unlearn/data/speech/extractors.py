@@ -17,7 +17,9 @@ FRAMES_PER_SECOND = 100
 PROBES = (0.5, 1.0)
 
 
-def audio_extractor(processor: ProcessorMixin | SequenceFeatureExtractor):
+def audio_extractor(
+    processor: ProcessorMixin | SequenceFeatureExtractor,
+) -> SequenceFeatureExtractor:
     """The feature extractor for audio of a processor, which may be one itself.
 
     Raises:

@@ -4,6 +4,7 @@ with the digests that the run has recorded."""
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
@@ -168,7 +169,7 @@ class _StopAt(TrainerCallback):
         self.step = step
 
     def on_step_end(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
+        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step >= self.step:
             control.should_training_stop = True

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..rows import Convolved, Dense, Patches, Rows, written_out
-from .common import Unsupported, by_channel, by_sample, positions
+from .common import RowsByArgument, Unsupported, by_channel, by_sample, positions
 
 # Places per sample above which overlapping patches are not written out. By times on one core at
 # k = 8 with 3 x 3 kernels, writing out patches takes two to four times as long at 28 x 28 places
@@ -90,7 +90,7 @@ def convolution(dims: int) -> Callable:
         padding: int | str | Sequence[int] = 0,
         dilation: int | Sequence[int] = 1,
         groups: int = 1,
-    ):
+    ) -> RowsByArgument:
         if input.ndim != dims + 2:
             raise Unsupported("a convolution without a sample axis")
         kernel = weight.shape[2:]
@@ -116,7 +116,7 @@ def conv_transpose(dims: int) -> Callable:
         output_padding: int | Sequence[int] = 0,
         groups: int = 1,
         dilation: int | Sequence[int] = 1,
-    ):
+    ) -> RowsByArgument:
         if input.ndim != dims + 2:
             raise Unsupported("a convolution without a sample axis")
         kernel = weight.shape[2:]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..rows import Dense, Lookup
-from .common import Unsupported, by_channel, by_sample, sum_to
+from .common import RowsByArgument, Unsupported, by_channel, by_sample, sum_to
 
 
 def embedding(
@@ -20,7 +20,7 @@ def embedding(
     norm_type: float = 2.0,
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
-):
+) -> RowsByArgument:
     if max_norm is not None or scale_grad_by_freq or sparse:
         raise Unsupported("an embedding with max_norm, scale_grad_by_freq or sparse gradients")
     ids = by_sample(input, k).reshape(k, -1)  # (k, T)
@@ -32,7 +32,7 @@ def embedding(
     return {"weight": lambda: Lookup(B, ids, len(weight))}
 
 
-def getitem(k: int, B: Tensor, input: Tensor, index: object):
+def getitem(k: int, B: Tensor, input: Tensor, index: object) -> RowsByArgument:
     if (
         not isinstance(index, Tensor)
         or index.is_floating_point()
@@ -52,7 +52,7 @@ def layer_norm(
     weight: Tensor = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
-):
+) -> RowsByArgument:
     return {
         "weight": lambda: sum_to(
             B * F.layer_norm(input.to(B.dtype), normalized_shape, eps=eps), weight.shape, k
@@ -68,7 +68,7 @@ def rms_norm(
     normalized_shape: Sequence[int],
     weight: Tensor = None,
     eps: float | None = None,
-):
+) -> RowsByArgument:
     return {
         "weight": lambda: sum_to(
             B * F.rms_norm(input.to(B.dtype), normalized_shape, eps=eps), weight.shape, k
@@ -87,7 +87,7 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-):
+) -> RowsByArgument:
     if training:
         raise Unsupported("batch statistics mix the samples")
     return {
@@ -106,7 +106,7 @@ def group_norm(
     weight: Tensor = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
-):
+) -> RowsByArgument:
     return {
         "weight": lambda: _scale(k, B, input, lambda x: F.group_norm(x, num_groups, eps=eps)),
         "bias": lambda: by_channel(B, k),
@@ -124,7 +124,7 @@ def instance_norm(
     use_input_stats: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
-):
+) -> RowsByArgument:
     def normalised(x: Tensor) -> Tensor:
         return F.instance_norm(x, running_mean, running_var, None, None, use_input_stats, 0.0, eps)
 
@@ -170,13 +170,13 @@ def attention(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
-):
+) -> RowsByArgument:
     """Scaled dot-product attention with an additive bias, as for relative positions.
 
     out = P V with P = softmax(scale Q K^T + bias).
     """
 
-    def of_bias():
+    def of_bias() -> Dense:
         if dropout_p:
             raise Unsupported("attention with dropout")
         Q, K, V = (x.to(B.dtype) for x in (query, key, value))
