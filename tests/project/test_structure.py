@@ -28,10 +28,9 @@ ALLOWED = {
     "config": {"privacy"},
     "data": {"files"},
     "evaluation": {"metrics", "per_sample"},
-    "experiments": {
-        "config", "data", "evaluation", "files", "hub", "methods", "metrics", "privacy", "report",
-        "trainer", "yaml_files",
-    },
+    "experiments": set(
+        "config data evaluation files hub methods metrics privacy report trainer yaml_files".split()
+    ),
     "files": set(),
     "hub": {"files", "metrics", "privacy", "report", "yaml_files"},
     "methods": {"ops", "per_sample"},
@@ -40,11 +39,9 @@ ALLOWED = {
     "per_sample": {"ops"},
     "privacy": set(),
     "report": {"files", "metrics", "privacy"},
-    "trainer": {
-        "config", "files", "hub", "methods", "metrics", "ops", "per_sample", "privacy", "report",
-    },
+    "trainer": set("config files hub methods metrics ops per_sample privacy report".split()),
     "yaml_files": {"files"},
-}  # fmt: skip
+}
 
 
 # Private names of other libraries that we have to use or override.
@@ -286,6 +283,21 @@ def test_a_package_has_the_names_of_its_stub(stub):
     names = [name.asname for node in imports for name in node.names]
     assert names and sorted(names) == sorted(package.__all__)
     assert not [name for name in names if not hasattr(package, name)]
+
+
+# ---- the formatter -------------------------------------------------------------------------------
+
+
+def test_only_the_calls_of_kernels_are_kept_from_the_formatter():
+    """Their arguments stand in the order and the groups of the kernel's own."""
+    skipped = re.compile(r"# fmt: (?:skip|off)")
+    files = [
+        path
+        for folder in ("hf_unlearn", "recipes", "tests", "docs")
+        for path in (PACKAGE.parent / folder).rglob("*.py")
+        if skipped.search(path.read_text())
+    ]
+    assert files and all(path.name.startswith("triton_") for path in files)
 
 
 # ---- tests ---------------------------------------------------------------------------------------

@@ -113,9 +113,16 @@ def brute_force(model, loss_of_one, forget, retain, collator):
 
 
 def check(
-    tmp_path, model, loss_of_one, forget, retain, collator, trainer=UnlearnTrainer, slow=False,
+    tmp_path,
+    model,
+    loss_of_one,
+    forget,
+    retain,
+    collator,
+    trainer=UnlearnTrainer,
+    slow=False,
     **arguments,
-):  # fmt: skip
+):
     """The losses of an evaluation and of the log, and the step, equal brute force."""
     start = copy.deepcopy(model)
     trainer = make_trainer(
