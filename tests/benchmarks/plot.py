@@ -68,9 +68,9 @@ def print_table(settings: dict[Setting, dict[str, Row]]) -> None:
         "k",
         "method",
         "step (s)",
-        "beside gradient difference",
+        "relative to gradient difference",
         "peak memory (GB)",
-        "beside gradient difference",
+        "relative to gradient difference",
     )
     print(f"| {' | '.join(columns)} |")
     print("|---" * len(columns) + "|")

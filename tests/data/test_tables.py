@@ -95,7 +95,7 @@ def test_audio_beside_a_table_that_does_not_name_it(sounds, caplog):
 
 
 def test_structs_of_audio_may_lack_a_part(sounds, long_flac):
-    """Bytes alone, a path alone (relative to the table), both, and other fields beside them."""
+    """Bytes alone, a path alone (relative to the table), both, and other fields besides them."""
     names = {"speaker": ["x", "y"], "text": ["one", "two"]}
     structs = [
         [{"bytes": long_flac}, {"bytes": long_flac}],

@@ -74,7 +74,7 @@ def test_samples_that_are_gone_are_not_passed_over(folder):
         request(folder, "ant", "train", "updates-1", "updates")
     (folder / "fewer").mkdir()
     write_noise(folder / "fewer" / "pictures", 3, ("bee", "cat", "dog"))
-    with pytest.raises(ValueError, match="have no sample of request 1"):
+    with pytest.raises(ValueError, match="has no sample of request 1"):
         request(
             folder,
             "bee",

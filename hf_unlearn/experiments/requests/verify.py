@@ -48,7 +48,7 @@ def verify(folder: Path, config: Path | None = None, *, steps: int | None = None
         return False
     recorded = _compared_steps(entry, steps)
     _refuse_other_versions(entry)
-    # Before the data are read, which takes long.
+    # Before the data is read, which takes long.
     salt = _salt_of(entry, folder)
     with tempfile.TemporaryDirectory() as output:
         recipe = repeated_recipe(folder, config, output)

@@ -74,7 +74,7 @@ def _check_sharded_by_hand(trainer: RunView, sharded: Iterable[DTensor], refuse:
     precision = trainer.accelerator.mixed_precision
     if precision != "no":
         refuse(
-            f"{precision} beside fully_shard",
+            f"{precision} together with fully_shard",
             "FSDP2 itself casts the parameters",
             "Leave bf16 and fp16 off and call fully_shard(..., "
             "mp_policy=MixedPrecisionPolicy(torch.bfloat16)).",

@@ -82,7 +82,7 @@ class TrainingRun:
         )
 
     def check_padding(self) -> None:
-        """Finds out whether padding changes losses, before data are evaluated or trained on."""
+        """Finds out whether padding changes losses, before data is evaluated or trained on."""
         self.checked_model.check_padding(self._attempts.at_retain_batch)
 
     @property
