@@ -241,7 +241,7 @@ def verify(arguments: argparse.Namespace, _: list[str]) -> int:
     compares digests of the weights step by step. Refuses where data or versions differ. With
     --weights_only it needs nothing but a pushed folder, and says less."""
     from .experiments.requests.published import check_published
-    from .experiments.requests.verify import DIFFERENT, verify
+    from .experiments.requests.verify import DIFFERENT, verify_by_repetition
 
     folder = arguments.folder
     if arguments.weights_only and (arguments.config or arguments.steps is not None):
@@ -253,7 +253,7 @@ def verify(arguments: argparse.Namespace, _: list[str]) -> int:
     agrees = (
         check_published(folder, arguments.original)
         if arguments.weights_only
-        else verify(folder, arguments.config, steps=arguments.steps)
+        else verify_by_repetition(folder, arguments.config, steps=arguments.steps)
     )
     return 0 if agrees else DIFFERENT
 

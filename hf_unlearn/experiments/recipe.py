@@ -21,7 +21,7 @@ from ..report.phases import PhaseClock
 from ..report.results import Results
 from ..trainer import UnlearnTrainer
 from .options import RecipeArguments
-from .requests.earlier import EarlierRequests
+from .requests.earlier import RequestHistory
 
 Processor = ProcessorMixin | FeatureExtractionMixin | ImageProcessingMixin
 
@@ -65,7 +65,7 @@ class Recipe:
     processor: Processor
     # All recipes share these defaults, so nobody may write to them.
     forgotten_before: Mapping[str, list[str]] = MappingProxyType({})
-    earlier: EarlierRequests = EarlierRequests()
+    earlier: RequestHistory = RequestHistory()
     found_models: Mapping[str, str] = MappingProxyType({})
 
     # ---- what a recipe has to define -------------------------------------------------------------

@@ -26,7 +26,9 @@ from .repeated_recipe import repeated_recipe
 DIFFERENT = 3
 
 
-def verify(folder: Path, config: Path | None = None, *, steps: int | None = None) -> bool:
+def verify_by_repetition(
+    folder: Path, config: Path | None = None, *, steps: int | None = None
+) -> bool:
     """Repeats the last request of a model, prints what was found, and returns whether the published
     weights follow from its ledger.
 
