@@ -1,10 +1,11 @@
 """Makes models forget chosen training data, and evaluates, compares, audits and uploads them.
 
 hf-unlearn recipes                                the recipes that come with the package
+hf-unlearn recipes copy digits mine               a copy of a recipe's files, to change them
 hf-unlearn run digits --alpha 0.8                 a recipe by its name,
-hf-unlearn run recipes/demo/demo.yaml             or by the YAML file of its configuration
+hf-unlearn run mine/digits.yaml                   or by the YAML file of its configuration
 hf-unlearn evaluate digits --model out/digits
-hf-unlearn compare recipes/demo/compare.yaml
+hf-unlearn compare mine/compare.yaml
 hf-unlearn audit out/demo --fail_when "worst_gap > 5"
 hf-unlearn verify out/demo --steps 20
 hf-unlearn card out/demo
@@ -15,18 +16,17 @@ hf-unlearn env
 import argparse
 import inspect
 import json
-import os
-import shlex
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .experiments.audit.settings import add_arguments as add_audit_arguments
-from .experiments.catalogue import configurations, copy_recipe, find_recipe, overview
+from .experiments.catalogue import configurations, copy_recipe, overview
 from .experiments.comparison_keys import keys_text
+from .experiments.starting import start_recipe
 from .report.file_names import CARD, PLOT
-from .yaml_files import read_yaml
 
 # Commands import what they need themselves: torch and transformers take seconds to load, and
 # `run` replaces the process, which would load them twice.
@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add(
-    commands: argparse._SubParsersAction, name: str, function: Command, text: str, **options
+    commands: argparse._SubParsersAction, name: str, function: Command, text: str, **options: Any
 ) -> argparse.ArgumentParser:
     """Adds a command, described by its function's docstring."""
     options = {"description": inspect.getdoc(function), **options}
@@ -109,7 +109,7 @@ def _add_recipe_commands(commands: argparse._SubParsersAction) -> None:
         description=f"{inspect.getdoc(compare_methods)}\n\nKeys of the YAML file:\n{keys_text()}",
     )
     command.add_argument(
-        "file", type=Path, help="YAML file that says what to compare, as recipes/demo/compare.yaml"
+        "file", type=Path, help="YAML file that says what to compare, with the keys above"
     )
     command = _add(commands, "recipes", recipes, "list the recipes, or copy one to change it")
     copying = "copy: copy a recipe to a folder; default: list the recipes"
@@ -191,49 +191,10 @@ def evaluate(arguments: argparse.Namespace, options: list[str]) -> None:
 
 
 def _start(arguments: argparse.Namespace, options: list[str]) -> None:
-    """Replaces this process by the recipe's, so that signals and exit code are the recipe's."""
     if arguments.config is None and {"-h", "--help"} & set(options):
         print(arguments.help_text())
         return
-    if arguments.config is None:
-        raise ValueError(
-            "the configuration is missing: give a YAML file or a recipe's name first, such as "
-            "recipes/demo/demo.yaml or digits"
-        )
-    script, config = _script_and_configuration(arguments.config, options)
-    settings = read_yaml(config) if config else {}
-    script = arguments.recipe or Path(settings.get("recipe") or script)
-    if not script.is_file():
-        raise ValueError(
-            f"there is no recipe {script}: name its script with --recipe, or as `recipe:` in "
-            f"{config or 'a YAML file'}"
-        )
-    flags = shlex.split(settings.get("launch") or "")
-    launcher = ["-m", "accelerate.commands.launch", *flags] if flags else []
-    configuration = [str(config)] if config else []
-    command = [sys.executable, *launcher, str(script), *configuration, *options]
-    os.execv(sys.executable, command)
-
-
-def _script_and_configuration(argument: str, options: list[str]) -> tuple[Path, Path | None]:
-    """The script and the YAML file for the first argument, which is a YAML file or the name of a
-    recipe.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    path = Path(argument)
-    if path.is_file() or path.suffix in (".yaml", ".yml"):
-        return path.parent / "unlearn.py", path
-    try:
-        return find_recipe(argument)
-    except ValueError as error:
-        if any(Path(option).suffix in (".yaml", ".yml") for option in options):
-            raise ValueError(
-                "the first argument must be the configuration, as in `config.yaml --key value`, "
-                f"but it is {argument}"
-            ) from error
-        raise
+    start_recipe(arguments.config, arguments.recipe, options)
 
 
 def recipes(arguments: argparse.Namespace, _: list[str]) -> None:
@@ -268,19 +229,19 @@ def audit(arguments: argparse.Namespace, _: list[str]) -> int:
     """Measures what the original, the unlearned and the retrained model of a run know of the
     forgotten samples, through every door: forms of deployment, ways of decoding, fine-tuning and
     attacks. The door with the largest gap is the headline. Writes audit.json, and continues
-    where an earlier call stopped. docs/audit.md explains every door."""
+    where an earlier call stopped."""
     from .experiments.audit import command
 
     return command.run(arguments)
 
 
 def verify(arguments: argparse.Namespace, _: list[str]) -> int:
-    """Checks a model against its ledger: repeats the last request from the same
-    model, data, settings and seed, and compares digests of the weights step by step. Refuses where
-    data or versions differ. With --weights_only it needs nothing but a pushed folder, and says
-    less. docs/requests.md explains the ledger."""
+    """Checks a model against its ledger (forget_ledger.json, in which a run records what was
+    forgotten and how): repeats the last request from the same model, data, settings and seed, and
+    compares digests of the weights step by step. Refuses where data or versions differ. With
+    --weights_only it needs nothing but a pushed folder, and says less."""
     from .experiments.requests.published import check_published
-    from .experiments.requests.verify import DIFFERENT, verify
+    from .experiments.requests.verify import DIFFERENT, verify_by_repetition
 
     folder = arguments.folder
     if arguments.weights_only and (arguments.config or arguments.steps is not None):
@@ -292,7 +253,7 @@ def verify(arguments: argparse.Namespace, _: list[str]) -> int:
     agrees = (
         check_published(folder, arguments.original)
         if arguments.weights_only
-        else verify(folder, arguments.config, steps=arguments.steps)
+        else verify_by_repetition(folder, arguments.config, steps=arguments.steps)
     )
     return 0 if agrees else DIFFERENT
 

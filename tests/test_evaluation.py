@@ -48,7 +48,7 @@ def ids(*texts, start=(1,), padding=-100, length=6):
     return np.array([row + [padding] * (length - len(row)) for row in rows])
 
 
-def test_rates_of_padded_ids(tokenizer):
+def test_error_rates_are_computed_from_padded_ids(tokenizer):
     evaluated = EvalPrediction(
         predictions=ids("cat sat mat", "one one"), label_ids=ids("cat sat", "one two", start=())
     )
@@ -166,7 +166,7 @@ def test_looping_output_is_counted(tokenizer):
     assert asr_metrics(tokenizer, normalize="none")(evaluated)["loops"] == 50.0
 
 
-def test_scores_are_refused(tokenizer):
+def test_error_rates_of_scores_are_refused(tokenizer):
     evaluated = EvalPrediction(predictions=np.zeros((2, 6, 10)), label_ids=ids("cat", "sat"))
     with pytest.raises(ValueError, match="predict_with_generate=True"):
         asr_metrics(tokenizer)(evaluated)
@@ -273,7 +273,7 @@ def test_an_empty_split_is_refused(trainer):
         evaluate_splits(trainer, {"other": []})
 
 
-def test_accuracy_of_logits():
+def test_accuracy_is_computed_from_logits():
     logits = np.array([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0]])
     for predictions in (logits, (logits, np.zeros(1))):
         rates = classification_metrics(

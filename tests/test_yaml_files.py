@@ -23,10 +23,9 @@ from hf_unlearn.yaml_files import (
 # What YAML 1.1 would read as something else: numbers of four kinds, truth values, dates, times,
 # nulls.
 WORDS = [
-    "0010", "0x1F", "0b11", "0o17", "1e5", "1_000", "1.10", "+7", ".5", "no", "NO", "off", "on",
-    "yes", "y", "true",
-    "2024-01-01", "12:30", "190:20:30", "~", "null", "Null", ".inf", ".nan", "=", "1089",
-]  # fmt: skip
+    *"0010 0x1F 0b11 0o17 1e5 1_000 1.10 +7 .5 no NO off on yes y true".split(),
+    *"2024-01-01 12:30 190:20:30 ~ null Null .inf .nan = 1089".split(),
+]
 
 
 @dataclass
@@ -86,21 +85,43 @@ def test_speakers_classes_names_and_languages_of_a_configuration(word, tmp_path)
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("whole: 12", 12), ("whole: 010", 10), ("whole: 1e3", 1000), ("whole: 0x1F", 31),
-        ("whole: '5'", 5), ("whole: 1_000", 1000), ("whole: -1", -1),
-        ("whole_or_none:", None), ("whole_or_none: null", None),
-        ("number: 1e-4", 1e-4), ("number: 1.0e-5", 1e-5), ("number: '1e5'", 1e5),
-        ("number: 3", 3.0), ("number: .inf", float("inf")),
-        ("flag: yes", True), ("flag: off", False), ("flag: 'true'", True), ("flag: 0", False),
+        ("whole: 12", 12),
+        ("whole: 010", 10),
+        ("whole: 1e3", 1000),
+        ("whole: 0x1F", 31),
+        ("whole: '5'", 5),
+        ("whole: 1_000", 1000),
+        ("whole: -1", -1),
+        ("whole_or_none:", None),
+        ("whole_or_none: null", None),
+        ("number: 1e-4", 1e-4),
+        ("number: 1.0e-5", 1e-5),
+        ("number: '1e5'", 1e5),
+        ("number: 3", 3.0),
+        ("number: .inf", float("inf")),
+        ("flag: yes", True),
+        ("flag: off", False),
+        ("flag: 'true'", True),
+        ("flag: 0", False),
         ("flag_or_none: ~", None),
-        ("text_or_none:", None), ("text: ''", ""), ("texts:", None), ("several:", None),
-        ("either: no", False), ("either: all", "all"), ("mode: b", "b"), ("chosen: y", "y"),
-        ("keys: {a: 1e-4, b: no, c: 2024-01-01, d: 010}",
-         {"a": 1e-4, "b": False, "c": "2024-01-01", "d": 10}),
-        ("keys: '{\"a\": 1}'", '{"a": 1}'), ("typed_keys: {1: x}", {"1": "x"}),
-        ("numbers: 3", [3]), ("numbers: [1, 010]", [1, 10]),
+        ("text_or_none:", None),
+        ("text: ''", ""),
+        ("texts:", None),
+        ("several:", None),
+        ("either: no", False),
+        ("either: all", "all"),
+        ("mode: b", "b"),
+        ("chosen: y", "y"),
+        (
+            "keys: {a: 1e-4, b: no, c: 2024-01-01, d: 010}",
+            {"a": 1e-4, "b": False, "c": "2024-01-01", "d": 10},
+        ),
+        ("keys: '{\"a\": 1}'", '{"a": 1}'),
+        ("typed_keys: {1: x}", {"1": "x"}),
+        ("numbers: 3", [3]),
+        ("numbers: [1, 010]", [1, 10]),
     ],
-)  # fmt: skip
+)
 def test_other_options_have_their_declared_type(text, expected):
     (value,) = declared(text).values()
     assert value == expected and type(value) is type(expected)

@@ -5,6 +5,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 
 def unknown_argument(
@@ -35,7 +36,7 @@ def with_suggestions(*others: Callable) -> Callable[[Callable], Callable]:
         names = [name for one in (init, *others) for name in inspect.signature(one).parameters]
 
         @functools.wraps(init)
-        def constructor(self, *arguments, **keywords):
+        def constructor(self: object, *arguments: Any, **keywords: Any) -> None:
             try:
                 init(self, *arguments, **keywords)
             except TypeError as error:

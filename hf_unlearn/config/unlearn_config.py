@@ -33,8 +33,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         default="orthograd",
         metadata={
             "help": "The unlearning method, by its name in hf_unlearn.METHODS, such as orthograd, "
-            "gradient_difference or scrub; docs/methods.md lists them all. In Python, a Method "
-            "instance works too."
+            "gradient_difference or scrub; print(list(hf_unlearn.METHODS)) lists them all. In "
+            "Python, a Method instance works too."
         },
     )
     alpha: float = field(
@@ -221,7 +221,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         },
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_fields(self)
 

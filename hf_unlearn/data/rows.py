@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
+from typing import Any
 
 from datasets import Audio, Features, Image, Value
 
@@ -89,7 +90,7 @@ def local_path(source: str) -> Path | None:
     return None
 
 
-def make_request(kind: RowKind, source: str | Path, **fields) -> RowRequest:
+def make_request(kind: RowKind, source: str | Path, **fields: Any) -> RowRequest:
     """A request with a checked limit, whose source has its "~" expanded.
 
     Args:

@@ -7,15 +7,26 @@ import json
 from collections.abc import Collection, Iterable
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import datasets
-from datasets import Dataset, Features, Value
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    IterableDataset,
+    IterableDatasetDict,
+    Value,
+)
 from transformers.utils import logging
 
 from ..files import read_text_file
 from .names import first_few
 
 logger = logging.get_logger(__name__)
+
+# What `datasets.load_dataset` returns.
+Loaded = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
 # suffix: builder of `datasets`
@@ -95,7 +106,9 @@ def warn_of_unlisted(
         )
 
 
-def load_as_written(source: str, config: str | None, columns: dict[str, str], **options):
+def load_as_written(
+    source: str, config: str | None, columns: dict[str, str], **options: Any
+) -> Loaded:
     """Like `datasets.load_dataset`, but csv files keep the texts of the named columns.
 
     One warning if a column of speakers, classes or ids was read as another type already.
@@ -195,14 +208,14 @@ def _json_rows(text: str, table: Path) -> list[dict]:
     return rows
 
 
-def _parse_line(line: str, number: int, table: Path):
+def _parse_line(line: str, number: int, table: Path) -> Any:
     try:
         return _parse(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{table}, line {number}: no JSON ({error.msg})") from None
 
 
-def _parse(text: str):
+def _parse(text: str) -> Any:
     """JSON whose numbers stay texts."""
     return json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
 

@@ -163,7 +163,7 @@ class RecipeArguments:
         },
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.threads != "auto" and not (self.threads.isdigit() and int(self.threads)):
             raise ValueError(f"threads is {self.threads!r}, but must be auto or a number from 1")
         if self.keep_forgotten not in ("samples", "updates", "none"):

@@ -1,5 +1,7 @@
 """Shows the progress of a run: a line before each stage, and labels for the progress bars."""
 
+from typing import Any
+
 from torch.utils.data import DataLoader
 from transformers import (
     ProgressCallback,
@@ -63,7 +65,7 @@ class _LabelledBars(ProgressCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().on_train_begin(args, state, control, **kwargs)
         if self.training_bar is not None:
@@ -75,7 +77,7 @@ class _LabelledBars(ProgressCallback):
         state: TrainerState,
         control: TrainerControl,
         eval_dataloader: DataLoader | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)
         if self.prediction_bar is not None:
@@ -87,7 +89,7 @@ class _LabelledBars(ProgressCallback):
         state: TrainerState,
         control: TrainerControl,
         logs: dict | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         shown = {name: value for name, value in logs.items() if not name.endswith(TIMES)}
         super().on_log(args, state, control, shown, **kwargs)

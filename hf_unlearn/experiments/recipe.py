@@ -5,7 +5,7 @@ import functools
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import datasets
 from peft import LoraConfig
@@ -21,7 +21,7 @@ from ..report.phases import PhaseClock
 from ..report.results import Results
 from ..trainer import UnlearnTrainer
 from .options import RecipeArguments
-from .requests.earlier import EarlierRequests
+from .requests.earlier import RequestHistory
 
 Processor = ProcessorMixin | FeatureExtractionMixin | ImageProcessingMixin
 
@@ -65,7 +65,7 @@ class Recipe:
     processor: Processor
     # All recipes share these defaults, so nobody may write to them.
     forgotten_before: Mapping[str, list[str]] = MappingProxyType({})
-    earlier: EarlierRequests = EarlierRequests()
+    earlier: RequestHistory = RequestHistory()
     found_models: Mapping[str, str] = MappingProxyType({})
 
     # ---- what a recipe has to define -------------------------------------------------------------
@@ -158,7 +158,7 @@ class Recipe:
 
 
 def make_trainer(
-    recipe: Recipe, model: nn.Module, args: UnlearnConfig, lora_r: int, **changed
+    recipe: Recipe, model: nn.Module, args: UnlearnConfig, lora_r: int, **changed: Any
 ) -> UnlearnTrainer:
     """The recipe's trainer for a model, with an adapter of rank `lora_r` (0: none).
 

@@ -36,7 +36,7 @@ def check_name(repo_id: str, hidden: list[str]) -> None:
 
 
 def check_upload_texts(sent: dict[str, str | None], hidden: list[str]) -> None:
-    """Raises ValueError if a text that is sent beside the files mentions one of `hidden`.
+    """Raises ValueError if a text that is sent with the files mentions one of `hidden`.
 
     Args:
         sent: what the text is ("commit message") -> the text.

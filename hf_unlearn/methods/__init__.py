@@ -1,6 +1,6 @@
 """The unlearning methods, by the names that `UnlearnConfig.method` takes.
 
-A new method is one file, one line in `METHODS`, and a row in docs/methods.md.
+A new method is one file and one line in `METHODS`.
 """
 
 import inspect

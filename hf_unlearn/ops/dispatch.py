@@ -16,6 +16,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,7 +95,7 @@ def fused_kernel_available(device: torch.device) -> bool:
     return _kernel_ok(check_kernels, device) and _kernel_ok(check_product_kernel, device)
 
 
-def _dispatch(check: Callable, name: str, plain: Callable, first: Tensor, *arguments):
+def _dispatch(check: Callable, name: str, plain: Callable, first: Tensor, *arguments: Any) -> Any:
     """Calls the kernel `name` if it is wanted and works on the device of `first`, else `plain`.
 
     Args:

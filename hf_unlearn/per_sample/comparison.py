@@ -1,4 +1,5 @@
-"""A batch beside some of its samples computed alone: losses and gradients, without the engine."""
+"""Compares the losses and gradients of a batch with those of some of its samples computed alone,
+without the engine."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -174,7 +174,7 @@ class Buffer:
     """Memory for the kept rows of one parameter after the other: on a CPU, fresh memory costs page
     faults, which can take longer than computing the rows."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._memory: Tensor | None = None
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

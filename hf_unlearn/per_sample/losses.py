@@ -21,6 +21,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +82,7 @@ class SampleMeanLoss(TorchFunctionMode):
 
     def __torch_function__(
         self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
-    ):
+    ) -> Any:
         kwargs = kwargs or {}
         arguments = (*args, *kwargs.values())
         if self.items is not None and any(value is self.items for value in arguments):
@@ -153,7 +154,7 @@ def _cross_entropy(
     reduce: bool | None = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-):
+) -> Tensor:
     losses = F.cross_entropy(
         input,
         target,
@@ -179,7 +180,7 @@ def _nll_loss(
     ignore_index: int = -100,
     reduce: bool | None = None,
     reduction: str = "mean",
-):
+) -> Tensor:
     losses = F.nll_loss(input, target, weight, ignore_index=ignore_index, reduction="none")
     if reduction == "sum":
         return _by_sample(losses, k).sum(1)
@@ -195,7 +196,7 @@ def _ctc_loss(
     blank: int = 0,
     reduction: str = "mean",
     zero_infinity: bool = False,
-):
+) -> Tensor:
     losses = F.ctc_loss(
         log_probs, targets, input_lengths, target_lengths, blank, "none", zero_infinity
     )  # (k,)
@@ -211,12 +212,12 @@ def _elementwise(function: Callable) -> Callable:
         k: int,
         input: Tensor,
         target: Tensor,
-        *args,
+        *args: Any,
         reduction: str = "mean",
         size_average: bool | None = None,
         reduce: bool | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> Tensor:
         losses = function(input, target, *args, reduction="none", **kwargs)
         rows = _by_sample(losses, k)
         return rows.sum(1) if reduction == "sum" else rows.mean(1)
@@ -232,7 +233,7 @@ def _kl_div(
     reduce: bool | None = None,
     reduction: str = "mean",
     log_target: bool = False,
-):
+) -> Tensor:
     rows = _by_sample(F.kl_div(input, target, reduction="none", log_target=log_target), k)
     # Torch divides by the length of the leading axis. A sample may have several lines there.
     if reduction == "batchmean":

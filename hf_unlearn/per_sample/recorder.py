@@ -6,6 +6,7 @@ It puts a tap on the output of each such call.
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(
         self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
-    ):
+    ) -> Any:
         kwargs = kwargs or {}
         # Keep recording inside: checkpointed parts run their forward pass again there.
         if func in BACKWARD_FUNCTIONS:
@@ -164,7 +165,7 @@ class Recorder(TorchFunctionMode):
         kwargs: dict,
         tracked: dict[Key, Tensor],
         samples: list[Key],
-    ):
+    ) -> object:
         """Runs a call that combines parameters with samples, and puts a tap on its output."""
         roots, changed = self._roots(tracked), None
         values = {key: tensor.detach() for key, tensor in tracked.items()}

@@ -221,7 +221,7 @@ class Lookup:
 
 
 class Dense:
-    """Rows in memory: G (k, ...), for parameters that are small beside the activations."""
+    """Rows in memory: G (k, ...), for parameters that are small compared with the activations."""
 
     def __init__(self, G: Tensor):
         self.G, self.dtype, self.device, self.k = G, G.dtype, G.device, len(G)

@@ -127,12 +127,12 @@ class Call:
         positional = [value for key, value in arguments.items() if isinstance(key, int)]
         return positional, {key: value for key, value in arguments.items() if isinstance(key, str)}
 
-    def run(self, values: dict[Key, Tensor]):
+    def run(self, values: dict[Key, Tensor]) -> Any:
         """The output of the call, with some arguments replaced by key."""
         positional, keywords = self.filled(values)
         return self.function(*positional, **keywords)
 
-    def value(self, key: Key):
+    def value(self, key: Key) -> Any:
         return at(self.arguments, key)
 
     def emptied(self) -> "Call":
@@ -157,7 +157,9 @@ class Tap(torch.autograd.Function):
     """Identity on a call's outputs, whose backward pass gives the engine X and B."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, outputs: int, saved: int, *tensors: Tensor):
+    def forward(
+        ctx: Any, call: Call, outputs: int, saved: int, *tensors: Tensor
+    ) -> Tensor | tuple[Tensor, ...]:
         """tensors: the outputs, the sample tensors to save, and the parameters behind the call."""
         ctx.call = call
         samples = tensors[outputs : outputs + saved]
@@ -173,13 +175,13 @@ class Tap(torch.autograd.Function):
         return tuple(values) if outputs > 1 else values[0]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor):
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         root_gradients = ctx.call.trace.receive(ctx.call, gradients[0], (*saved, *gradients[1:]))
         return (None, None, None, *gradients, *[None] * len(saved), *root_gradients)
 
 
-def at(arguments: dict, key: Key):
+def at(arguments: dict, key: Key) -> Any:
     """The argument with a key."""
     return arguments[key[0]][key[1]] if isinstance(key, tuple) else arguments[key]
 

@@ -71,7 +71,7 @@ def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _details(entry: dict) -> str:
-    """What a reader needs beside the values, in parentheses; "" where there is nothing."""
+    """What a reader needs besides the values, in parentheses; "" where there is nothing."""
     more = entry.get("more") or {}
     counts = {more[name].get("measured_on") for name in MODELS if name in more} - {None}
     steps = {

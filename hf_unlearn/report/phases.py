@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,7 +33,7 @@ class PhaseClock:
             which the phases began.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.phases: dict[str, dict[str, float]] = {}
         self._open: list[str] = []
         self._since = time.perf_counter()
@@ -54,7 +55,7 @@ class PhaseClock:
         """Counts the calls of an object's method within the block as the phase `name`."""
         whole = getattr(owner, method)
 
-        def counted(*arguments, **keywords):
+        def counted(*arguments: Any, **keywords: Any) -> Any:
             with self.phase(name):
                 return whole(*arguments, **keywords)
 

@@ -70,7 +70,10 @@ class UnlearnTrainer(SampleMeanTrainer):
     `freeze_randomness=False` leaves it on. Other methods train with it, as Trainer does. Batches
     are never changed: the model gets copies.
 
-    Each step logs what docs/how_it_works.md lists under "What is logged".
+    Each step logs `forget_loss` and `retain_loss`, the means over its samples. Methods that project
+    also log `kept` (|u_perp| / |u|; near 0, little is left to forget with), `rank` (how many of the
+    retain gradients are linearly independent) and `residual` (the largest
+    |<u_perp, g_n>| / (|u| |g_n|) that is left).
 
     Attributes:
         stopping: what ended the training, for reports: reason (`max_steps`, `num_train_epochs`,
@@ -289,7 +292,9 @@ class UnlearnTrainer(SampleMeanTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         self._saver.load_optimizer(super()._load_optimizer_and_scheduler, checkpoint)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None):
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
         self._saver.load_checkpoint(super()._load_from_checkpoint, resume_from_checkpoint, model)
 
     def _issue_warnings_after_load(self, load_result: NamedTuple) -> None:

@@ -66,7 +66,7 @@ class Synthesizer:
     """Turns text into audio samples. The library's state is global: make only one at a time in a
     process."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.library = ctypes.CDLL(espeakng_loader.get_library_path())
         data = espeakng_loader.get_data_path()
         self.rate = self.library.espeak_Initialize(SYNCHRONOUS, 0, data.encode(), DONT_EXIT)

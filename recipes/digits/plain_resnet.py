@@ -13,6 +13,7 @@ import argparse
 import copy
 import functools
 import tempfile
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,7 +103,7 @@ class AccuracyCallback(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         model: ResNet,
-        **_,
+        **_: Any,
     ) -> None:
         row = {name: accuracy(model, *part) for name, part in self.parts.items()}
         self.rows.append({"step": state.global_step, **row})
@@ -125,7 +126,7 @@ def pretrained(seed: int) -> tuple[ResNet, list[torch.Tensor]]:
     return pretrain(ResNet(), halves[0], halves[2]), halves
 
 
-def forget_class(number: int, seed: int, retain_size: int, **config) -> list[dict]:
+def forget_class(number: int, seed: int, retain_size: int, **config: Any) -> list[dict]:
     """Unlearns a class; returns the accuracies before the first and after each step."""
     model, (train, test, train_labels, test_labels) = copy.deepcopy(pretrained(seed))
     forgotten, unseen = train_labels == number, test_labels == number

@@ -227,9 +227,9 @@ def compared(model: nn.Module, batch: dict) -> dict[str, str]:
 
 def how_computed(trainer: UnlearnTrainer) -> str:
     """How the trainer obtained the per-sample gradients."""
-    if trainer.training_run.checked_model.samples.one_by_one:
+    if trainer.training_run.checked_model.samples.engine_choice.one_by_one:
         return "one by one"
-    slow = trainer.training_run.checked_model.samples.engine.slow
+    slow = trainer.training_run.checked_model.samples.engine_choice.engine.slow
     if not slow:
         return "exact"
     reasons = collections.Counter(slow.values())

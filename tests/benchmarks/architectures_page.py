@@ -16,7 +16,7 @@ KINDS = {
     "not built": "not built",
 }
 TEXT = """# Architectures
-One step of `UnlearnTrainer` beside brute force, for tiny random models of transformers {versions}.
+One step of `UnlearnTrainer` against brute force, for tiny random models of transformers {versions}.
 {compared} classes of {types} model types were compared, and the largest relative error is {worst}.
 Some were compared in several variants, such as implementations of their experts: {rows} rows.
 Written by
@@ -28,7 +28,7 @@ missing there.
 
 Two samples are forgotten and four retained, with texts, sounds or images of different lengths where
 the model accepts them. **parameter** and **model** are the relative errors of the step at these two
-granularities, in float32 beside brute force in float64. An error in *italics* was computed in
+granularities, in float32 against brute force in float64. An error in *italics* was computed in
 float64, because rounding in float32 gave more than 1e-4. **How** is "exact" if the engine computed
 all per-sample gradients in one pass. If some parameters or all samples took the slow path, the step
 is as exact, but slower. "refused" means that the trainer does not accept the model, and gives its

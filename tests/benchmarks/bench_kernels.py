@@ -1,4 +1,4 @@
-"""Measures the kernels of the projection on a GPU beside its copy bandwidth, plain torch and
+"""Measures the kernels of the projection on a GPU against its copy bandwidth, plain torch and
 torch.linalg.qr.
 
     .venv/bin/python tests/benchmarks/bench_kernels.py           # appends rows to results.csv
@@ -9,7 +9,7 @@ Without a GPU everything is tiny and no rows are written: this only shows that t
 A copy of a matrix moves as many bytes as two reads of it, and a projection has to read its rows
 twice. So the share of the copy bandwidth that a projection reaches is the time of the copy divided
 by the time of the projection; for a single pass it is half of that. `step_s` is the time of one
-call: the median of five means over consecutive calls. `peak_gb` is the memory of a call beside its
+call: the median of five means over consecutive calls. `peak_gb` is the memory of a call besides its
 input.
 """
 
@@ -88,7 +88,7 @@ class Bench:
             append({**self.common, **row, **values})
 
     def time(self, call: Callable[[], object]) -> tuple[float, float]:
-        """The time of one call (s), and its peak memory beside what was in use before (GB)."""
+        """The time of one call (s), and its peak memory besides what was in use before (GB)."""
         # Compiles the kernels.
         call()
         before = self._memory()

@@ -1,4 +1,4 @@
-"""Measures whole runs of recipes, from the command to the report: orthograd beside gradient
+"""Measures whole runs of recipes, from the command to the report: orthograd and gradient
 difference.
 
     .venv/bin/python tests/benchmarks/bench_runs.py --recipes demo

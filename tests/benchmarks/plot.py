@@ -63,9 +63,15 @@ def ratio(row: Row, base: Row, measure: str) -> float | None:
 
 def print_table(settings: dict[Setting, dict[str, Row]]) -> None:
     columns = (
-        "machine", "model", "k", "method", "step (s)", "beside gradient difference",
-        "peak memory (GB)", "beside gradient difference",
-    )  # fmt: skip
+        "machine",
+        "model",
+        "k",
+        "method",
+        "step (s)",
+        "relative to gradient difference",
+        "peak memory (GB)",
+        "relative to gradient difference",
+    )
     print(f"| {' | '.join(columns)} |")
     print("|---" * len(columns) + "|")
     for setting, methods in settings.items():

@@ -11,10 +11,10 @@ import transformers
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results.csv"
-COLUMNS = (
-    "run", "date", "commit", "machine", "torch", "transformers", "model", "tuning", "precision",
-    "checkpointing", "seconds", "k", "method", "step_s", "peak_gb", "failure",
-)  # fmt: skip
+COLUMNS = tuple(
+    "run date commit machine torch transformers model tuning precision checkpointing seconds k "
+    "method step_s peak_gb failure".split()
+)
 # The method that all others are compared with.
 BASELINE = "gradient_difference"
 # The value of "tuning" in rows that measure single operations instead of training steps.

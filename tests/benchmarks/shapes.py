@@ -53,14 +53,25 @@ def image_classifier(
 
 
 def _encoder_decoder(d_model: int, layers: int, heads: int) -> dict:
-    return {"d_model": d_model, "encoder_layers": layers, "decoder_layers": layers,
-            "encoder_attention_heads": heads, "decoder_attention_heads": heads,
-            "encoder_ffn_dim": 4 * d_model, "decoder_ffn_dim": 4 * d_model}  # fmt: skip
+    return {
+        "d_model": d_model,
+        "encoder_layers": layers,
+        "decoder_layers": layers,
+        "encoder_attention_heads": heads,
+        "decoder_attention_heads": heads,
+        "encoder_ffn_dim": 4 * d_model,
+        "decoder_ffn_dim": 4 * d_model,
+    }
 
 
 # The vocabulary of the demo's Whisper.
-_LETTERS = {"vocab_size": 40, "pad_token_id": 39, "bos_token_id": 38, "eos_token_id": 38,
-            "decoder_start_token_id": 38}  # fmt: skip
+_LETTERS = {
+    "vocab_size": 40,
+    "pad_token_id": 39,
+    "bos_token_id": 38,
+    "eos_token_id": 38,
+    "decoder_start_token_id": 38,
+}
 # Name -> function of the length of the audio in seconds, which images ignore.
 SHAPES = {
     # The model of recipes/demo.

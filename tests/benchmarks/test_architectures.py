@@ -1,5 +1,5 @@
-"""Steps beside brute force, for some of the architectures in docs/architectures.md: those that need
-special code in the engine."""
+"""Steps against brute force, for some of the architectures in docs/architectures.md: those for
+which the engine has special code."""
 
 import pytest
 

@@ -16,7 +16,7 @@ FOLDER = {"speaker_column": "speaker"}
 
 
 class TestCollator:
-    def test_pads_and_strips(self, processor):
+    def test_labels_are_padded_and_lose_the_start_token(self, processor):
         features = np.arange(8, dtype="float32").reshape(2, 4)
         rows = [
             {"input_features": features, "labels": labels, "id": "a"}
@@ -49,7 +49,9 @@ class TestCollator:
         ]
 
     @pytest.mark.parametrize("remove_unused_columns", [True, False])
-    def test_under_trainer(self, make_rows, processor, tmp_path, remove_unused_columns):
+    def test_trainer_trains_and_evaluates_with_the_collator(
+        self, make_rows, processor, tmp_path, remove_unused_columns
+    ):
         sizes = dict.fromkeys(["encoder_layers", "decoder_layers", "encoder_attention_heads"], 1)
         sizes |= {"decoder_attention_heads": 1}
         sizes |= dict.fromkeys(["d_model", "encoder_ffn_dim", "decoder_ffn_dim"], 8)

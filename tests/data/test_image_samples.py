@@ -40,7 +40,7 @@ class TestDecoding:
         assert decode_image({"bytes": file.getvalue(), "path": None}).size == (4, 8)
 
     @pytest.mark.parametrize("cut", [0, 3, 60])
-    def test_broken_files(self, cut):
+    def test_a_file_that_is_no_image_is_refused(self, cut):
         with pytest.raises(ValueError, match="cannot be read as an image"):
             decode_image({"bytes": png(picture())["bytes"][:cut], "path": None})
         with pytest.raises(ValueError, match="cannot be read as an image"):
@@ -76,7 +76,7 @@ class TestPixels:
         return ImageRows(rows, processor, {"cat": 5, "dog": 1, "owl": 2}, channels, **options), rows
 
     @pytest.mark.parametrize("channels", [1, 3])
-    def test_values_and_labels(self, folder, channels):
+    def test_samples_have_normalised_pixels_and_the_models_labels(self, folder, channels):
         images, rows = self.rows(folder, channels)
         assert images[0]["pixel_values"].shape == (channels, 16, 16) and len(images) == 18
         assert [images[row]["labels"] for row in range(18)] == [
@@ -90,7 +90,7 @@ class TestPixels:
         )
         torch.testing.assert_close(images[3]["pixel_values"], wanted.float(), atol=1e-5, rtol=0)
 
-    def test_torchvision_gives_the_same(self, folder):
+    def test_pixels_are_the_same_with_and_without_torchvision(self, folder):
         pytest.importorskip("torchvision")
         from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
@@ -110,7 +110,7 @@ class TestPixels:
             RandomShift(0, False)(unmoved[0]["pixel_values"]), unmoved[0]["pixel_values"]
         )
 
-    def test_mirrored(self):
+    def test_images_are_mirrored_at_random(self):
         pixels = torch.arange(6.0).view(1, 2, 3)
         seen = {tuple(RandomShift(0, True)(pixels).flatten().tolist()) for _ in range(30)}
         assert seen == {(0, 1, 2, 3, 4, 5), (2, 1, 0, 5, 4, 3)}
@@ -122,7 +122,7 @@ class TestLabels:
             num_labels=len(names), label2id={name: label for label, name in enumerate(names)}
         )
 
-    def test_by_name(self):
+    def test_labels_follow_the_names_of_the_models_classes(self):
         assert labels_of(["dog", "cat"], self.head("cat", "cow", "dog")) == {"dog": 2, "cat": 0}
 
     def test_in_order_where_the_head_has_no_names(self):

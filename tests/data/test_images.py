@@ -16,7 +16,7 @@ def folder(tmp_path):
 
 
 class TestLoading:
-    def test_folder(self, folder):
+    def test_a_folder_gives_its_classes_and_images(self, folder):
         rows, names = load_images(folder, split="train")
         assert names == CLASSES and len(rows) == 18
         assert set(rows["class"][:]) == set(CLASSES) and "train/dog/0.png" in ids(rows)
@@ -109,7 +109,7 @@ class TestLoading:
 
 
 class TestSplits:
-    def test_a_class(self, folder):
+    def test_a_class_is_forgotten(self, folder):
         splits = load_image_splits(arguments(folder), seed=0)
         assert set(splits.forget["class"]) == set(splits.forget_test["class"]) == {"dog"}
         sizes = {"forget": 6, "forget_test": 3, "retain": 6, "retain_pool": 12, "test": 6}
@@ -143,7 +143,7 @@ class TestSplits:
         assert splits.forget["class"][:] == ["dog", "dog"]
         assert "dog" in splits.retain_pool["class"][:]
 
-    def test_given_images(self, folder):
+    def test_images_are_forgotten_by_their_ids(self, folder):
         chosen = ["train/cat/1.png", "train/owl/2.png"]
         splits = load_image_splits(arguments(folder, forget_classes=[], forget_ids=chosen), seed=0)
         assert splits.forget["id"][:] == chosen
@@ -190,7 +190,7 @@ class TestSplits:
         with pytest.raises(ValueError, match=message):
             load_image_splits(arguments(folder, **options), seed=0)
 
-    def test_data_of_one_class(self, folder):
+    def test_data_with_no_class_to_retain_is_refused(self, folder):
         rows, names = load_images(folder, split="train")
         cats = rows.filter(lambda row: row["class"] == "cat")
         with pytest.raises(ValueError, match="no class but those to forget"):

@@ -47,7 +47,7 @@ def test_rows_of_a_hub_dataset(hub, streaming):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_hub_speakers_and_bound(hub, streaming):
+def test_a_hub_dataset_gives_the_first_utterances_of_each_speaker(hub, streaming):
     rows = load_speech(
         **HUB, streaming=streaming, speakers=[374, "2007"], max_utterances_per_speaker=2
     )
@@ -55,7 +55,7 @@ def test_hub_speakers_and_bound(hub, streaming):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_hub_refusals(hub, streaming):
+def test_unknown_and_missing_speakers_of_a_hub_dataset_are_refused(hub, streaming):
     with pytest.raises(
         ValueError, match="unknown speaker '37' in openslr.*, which has 3 speakers: .*'374'"
     ):
@@ -149,7 +149,7 @@ def test_a_dataset_that_is_not_streamed_has_a_revision_too(hub):
     assert hub.revisions == ["v1", None]
 
 
-def test_hub_splits(hub):
+def test_a_streamed_hub_dataset_is_split_by_speaker(hub):
     args = SpeechArguments(
         dataset_config="clean",
         forget_speakers=[374],
@@ -179,7 +179,7 @@ def test_rows_of_a_librispeech_tree(tree):
     assert set(load_speech(tree, split="train-clean-100", speakers=[367])["speaker"]) == {"367"}
 
 
-def test_tree_refusals(tree):
+def test_unknown_subsets_and_speakers_of_a_tree_are_refused(tree):
     with pytest.raises(
         ValueError,
         match="no subset 'train.100' in the LibriSpeech tree .* it holds train-clean-100",
@@ -218,7 +218,7 @@ def test_audio_without_a_line_and_lines_without_audio_are_named(tree, caplog):
     assert "1 lines of *.trans.txt have no audio file beside them: 14-9-0001" in caplog.text
 
 
-def test_real_tree(shared):
+def test_the_official_folders_are_read(shared):
     rows = load_speech(shared("LibriSpeech"), split="test-other", max_utterances_per_speaker=2)
     assert len(rows) == 20 and len(set(rows["speaker"])) == 10
     assert rows[0]["text"].isupper()

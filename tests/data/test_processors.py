@@ -108,7 +108,7 @@ def test_further_columns_are_kept():
 
 
 class TestLabels:
-    def test_ctc(self, ctc):
+    def test_labels_of_a_ctc_model_are_prepared_and_padded(self, ctc):
         prepared = prepare(utterances([0.3, 0.4]), ctc)
         wanted = ctc.tokenizer("TWO THREE").input_ids
         assert prepared["labels"][:] == [wanted, wanted] and 4 in wanted
@@ -170,7 +170,7 @@ class TestBadAudio:
         with pytest.raises(ValueError, match="Speech2TextFeatureExtractor makes NaN"):
             prepare(silent, EXTRACTORS["speech2text"], labels=[1])
 
-    def test_longest_audio(self):
+    def test_audio_longer_than_the_model_takes_is_refused(self):
         assert longest_audio(EXTRACTORS["whisper"]) == 1
         assert longest_audio(EXTRACTORS["ast"]) == 1
         assert longest_audio(EXTRACTORS["speech2text"]) is None
@@ -181,7 +181,7 @@ class TestBadAudio:
         with pytest.raises(ValueError, match="is 0.6 s long, over the 0.5 s"):
             prepare(utterances(), EXTRACTORS["speecht5"], labels=[0] * 3, longest=0.5)
 
-    def test_longest_label(self):
+    def test_the_longest_label_is_read_from_the_configuration(self):
         assert longest_label(Speech2TextConfig(max_target_positions=20)) == 20
         assert longest_label(MoonshineConfig(max_position_embeddings=30)) == 30
         assert longest_label(Wav2Vec2Config()) is None

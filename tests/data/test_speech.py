@@ -21,7 +21,7 @@ def decoded(path=None, content=None):
 
 
 class TestSources:
-    def test_folder_with_split_column(self, folder):
+    def test_a_folder_is_split_by_a_column_of_its_table(self, folder):
         train = load_speech(folder, split="train", **FOLDER)
         test = load_speech(str(folder), split="test", **FOLDER)
         assert list(train["id"]) == ["007/1.flac", "007/2.flac", "008/1.flac", "008/2.flac"]
@@ -44,7 +44,7 @@ class TestSources:
         assert list(rows["id"]) == ["0.flac", "1.flac", "2.flac"]
 
     @pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
-    def test_table_of_paths(self, folder, suffix):
+    def test_a_table_of_paths_is_read(self, folder, suffix):
         table = datasets.Dataset.from_list(
             [{"audio": f"{name}/0.flac", "text": "one", "who": name} for name in ("007", "008")]
         )
@@ -56,7 +56,7 @@ class TestSources:
         assert list(rows["speaker"]) == ["008"]
         assert decode_audio(rows[0]["audio"]).shape == (3200,)
 
-    def test_common_voice(self, tmp_path, make_rows):
+    def test_a_folder_of_common_voice_is_read(self, tmp_path, make_rows):
         (tmp_path / "clips").mkdir()
         waveform = np.full(24_000, 0.1, "float32")
         soundfile.write(tmp_path / "clips" / "cv_1.mp3", waveform, 48_000, format="MP3")
@@ -67,7 +67,7 @@ class TestSources:
         assert row == {"id": "clips/cv_1.mp3", "speaker": "abc", "text": 'Say "one.'}
         assert decode_audio(rows[0]["audio"]).shape == (8000,)
 
-    def test_parquet_with_embedded_audio(self, tmp_path, make_rows):
+    def test_parquet_with_embedded_audio_is_read(self, tmp_path, make_rows):
         rows = (
             make_rows()
             .cast_column("audio", Audio(sampling_rate=16_000))
@@ -121,7 +121,7 @@ class TestSources:
         ):
             load_speech(folder, split="train", id_column="split", **FOLDER)
 
-    def test_rows_without_audio(self, tmp_path):
+    def test_rows_without_audio_are_counted_and_refused(self, tmp_path):
         lines = [
             {"audio": "a.flac", "text": "one", "speaker": "a"},
             {"audio": None, "text": "two", "speaker": "b"},
@@ -132,14 +132,14 @@ class TestSources:
         ):
             load_speech(tmp_path / "rows.jsonl", split="train", **FOLDER)
 
-    def test_folder_of_sound_only(self, folder):
+    def test_a_folder_of_sound_alone_needs_torchcodec_or_a_table(self, folder):
         (folder / "metadata.csv").unlink()
         with pytest.raises(
             ValueError, match="without torchcodec: install it, .* or write a metadata.csv"
         ):
             load_speech(folder, split="train", **FOLDER)
 
-    def test_real_folder(self, shared):
+    def test_recorded_digits_are_read(self, shared):
         options = {"speaker_column": "speaker", "speakers": ["theo"]}
         train = load_speech(shared("fsdd"), split="train", **options)
         test = load_speech(shared("fsdd"), split="test", **options)
@@ -151,7 +151,7 @@ class TestSources:
 
 
 class TestArguments:
-    def test_command_line_and_yaml(self, tmp_path):
+    def test_options_are_the_same_on_a_command_line_and_in_a_file(self, tmp_path):
         parser = HfArgumentParser(SpeechArguments)
         line = "--forget_speakers 374 1034 --retain_size 0.5 --num_proc 2 --skip_bad_audio true"
         (args,) = parser.parse_args_into_dataclasses(line.split())

@@ -21,7 +21,7 @@ def decoded(path=None, content=None):
 
 
 class TestDecode:
-    def test_mixes_and_resamples(self, tmp_path):
+    def test_channels_are_mixed_and_resampled(self, tmp_path):
         time = np.arange(8000) / 8000
         tone = np.sin(2 * np.pi * 440 * time).astype("float32")
         soundfile.write(
@@ -71,7 +71,9 @@ class TestPrepare:
         ).input_features[0]
         np.testing.assert_array_equal(row["input_features"], expected)
 
-    def test_is_cached(self, make_rows, processor, monkeypatch):
+    def test_features_are_cached_and_made_again_for_other_texts(
+        self, make_rows, processor, monkeypatch
+    ):
         first = prepare(make_rows(), processor, max_label_length=8)
         processor = pickle.loads(pickle.dumps(processor))
         # The second call would fail if it decoded anything.
@@ -90,7 +92,7 @@ class TestPrepare:
         (folder / "007" / "0.flac").write_bytes((folder / "007" / "2.flac").read_bytes())
         assert not np.array_equal(features(), first)
 
-    def test_processes_agree(self, make_rows, processor):
+    def test_several_processes_prepare_the_same_samples(self, make_rows, processor):
         rows = prepare(make_rows(), processor, max_label_length=8, num_proc=2, skip_bad_audio=True)
         expected = prepare(make_rows(), processor, max_label_length=8)
         assert list(rows["id"]) == list(expected["id"])
@@ -115,7 +117,9 @@ class TestPrepare:
         ],
     )
     @pytest.mark.parametrize("num_proc", [None, 2])
-    def test_bad_audio(self, make_rows, processor, caplog, bad, complaint, num_proc, long_flac):
+    def test_audio_that_cannot_be_used_is_named_or_skipped(
+        self, make_rows, processor, caplog, bad, complaint, num_proc, long_flac
+    ):
         rows = make_rows()
         audio = list(rows["audio"])
         audio[1] = {"bytes": long_flac if bad == "long" else bad, "path": "a-1.flac"}
@@ -170,7 +174,7 @@ class TestPrepare:
         ):
             prepare(make_rows(), processor, max_label_length=8)
 
-    def test_real_tokenizer(self, make_rows, shared):
+    def test_labels_of_whispers_own_tokenizer(self, make_rows, shared):
         whisper = WhisperProcessor.from_pretrained(shared("whisper-tiny-no-weights"))
         rows = make_rows("a", 1)
         assert prepare(rows, whisper, max_label_length=448)[0]["labels"][:2] == [50258, 50363]

@@ -25,7 +25,7 @@ def parts(splits):
     }
 
 
-def test_held_out_from_train(make_rows):
+def test_unseen_utterances_are_held_out_from_training(make_rows):
     splits = split(make_rows("abc", 10), held_out=0.2)
     sizes = {name: len(part) for name, part in parts(splits).items()}
     assert sizes == {"forget": 8, "forget_test": 2, "retain": 4, "retain_pool": 16, "test": 4}
@@ -75,7 +75,7 @@ def test_what_is_retained_outside_of_the_retain_set(make_rows, processor):
         assert "labels" in prepared.retain_rest[0]
 
 
-def test_several_forgotten(make_rows):
+def test_several_speakers_are_forgotten(make_rows):
     splits = split(make_rows("abc", 4), ["a", "c"], retain_size=2)
     assert set(splits.forget["speaker"]) == {"a", "c"}
     assert set(splits.retain_pool["speaker"]) == {"b"}
@@ -87,7 +87,7 @@ def test_single_utterance_is_not_held_out(make_rows):
     assert list(splits.evaluation()) == ["forget", "retain"]
 
 
-def test_test_split(make_rows):
+def test_a_test_split_gives_the_unseen_utterances(make_rows):
     splits = split(make_rows("abc", 4), test=make_rows("abz", 2, prefix="t-"), held_out=0.25)
     assert ids(splits.forget_test) == ["t-a-0", "t-a-1"] and len(splits.forget) == 4
     # c has no utterances in test, so one is held out.
@@ -95,7 +95,7 @@ def test_test_split(make_rows):
     assert ids(splits.other) == ["t-z-0", "t-z-1"]
 
 
-def test_other_split(make_rows):
+def test_another_split_gives_speakers_that_were_never_trained_on(make_rows):
     splits = split(
         make_rows("abc", 4),
         retain_size=2,
@@ -109,7 +109,7 @@ def test_other_split(make_rows):
         split(make_rows("abc", 4), other=make_rows("abc", 2, prefix="o-"))
 
 
-def test_evaluation_and_description(make_rows):
+def test_evaluated_samples_are_bounded_and_described(make_rows):
     splits = split(make_rows("abcd", 10), other=make_rows("z", 9), held_out=0.3)
     bounded = splits.evaluation(4)
     assert list(bounded) == ["forget", "forget_test", "retain", "test", "other"]
@@ -172,7 +172,7 @@ def args(folder):
     )
 
 
-def test_load_and_prepare(args, processor):
+def test_splits_are_loaded_and_prepared(args, processor):
     splits = load_splits(args, seed=0)
     prepared = prepare_splits(splits, processor, args, max_label_length=8)
     assert parts(prepared) == parts(splits)
@@ -211,7 +211,7 @@ def test_refusals_before_anything_is_loaded(args):
         load_splits(replace(args, forget_speakers=["009"]), seed=0)
 
 
-def test_real_speakers(shared):
+def test_real_speakers_are_split_and_balanced(shared):
     args = SpeechArguments(
         dataset=str(shared("LibriSpeech")),
         train_split="test-other",

@@ -13,10 +13,7 @@ from hf_unlearn.data.images.samples import decode_image
 from hf_unlearn.data.streams import fetch_file
 from hf_unlearn.data.tables import read_table
 
-WORDS = [
-    "0010", "10", "1.0", "NA", "null", "None", "nan", "True", "2024-01-01", "1e5", "no", "12:30",
-    "", "Zoë",
-]  # fmt: skip
+WORDS = [*"0010 10 1.0 NA null None nan True 2024-01-01 1e5 no 12:30 Zoë".split(), ""]
 SPEECH = {"split": "train", "speaker_column": "speaker"}
 HEADER = b"file_name,speaker,text\n"
 
@@ -79,7 +76,7 @@ def test_numbers_of_json_keep_their_digits(tmp_path):
         ("t.jsonl", b'{"audio": "a.flac"}\n{"audio": \n', "t.jsonl, line 2: no JSON"),
         ("t.json", b"[1, 2]", "t.json holds no rows: write one object"),
     ],
-)  # fmt: skip
+)
 def test_a_table_that_cannot_be_read_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message) as refused:
@@ -98,15 +95,16 @@ def test_audio_beside_a_table_that_does_not_name_it(sounds, caplog):
 
 
 def test_structs_of_audio_may_lack_a_part(sounds, long_flac):
-    """Bytes alone, a path alone (relative to the table), both, and other fields beside them."""
+    """Bytes alone, a path alone (relative to the table), both, and other fields besides them."""
     names = {"speaker": ["x", "y"], "text": ["one", "two"]}
-    for number, audio in enumerate((
+    structs = [
         [{"bytes": long_flac}, {"bytes": long_flac}],
         [{"path": "a.flac"}, {"path": "b.flac"}],
         [{"bytes": long_flac, "path": "elsewhere.flac"}, {"bytes": None, "path": "b.flac"}],
         [{"path": "a.flac", "sampling_rate": 16_000}, {"path": "b.flac", "sampling_rate": 16_000}],
         [long_flac, long_flac],
-    )):  # fmt: skip
+    ]
+    for number, audio in enumerate(structs):
         Dataset.from_dict({"audio": audio, **names}).to_parquet(sounds / f"{number}.parquet")
         rows = load_speech(sounds / f"{number}.parquet", **SPEECH)
         assert rows.features["audio"] == datasets.Audio(decode=False)

@@ -24,7 +24,7 @@ def test_a_sentence_as_whisper_writes_it(text, sentence):
     assert as_sentence(text) == sentence
 
 
-def test_the_english_i():
+def test_i_is_a_capital_in_english_alone():
     assert as_sentence("SAID I I'M IN", english=True) == " Said I I'm in."
     assert as_sentence("SONO I MIEI") == " Sono i miei."
 
@@ -66,7 +66,7 @@ def test_a_row_without_text_gets_the_text_of_its_label(make_rows, processor):
     assert set(rows["text"]) == {"one"}
 
 
-def test_a_source_without_transcripts(folder):
+def test_a_source_needs_transcripts_unless_they_are_optional(folder):
     path = folder / "metadata.csv"
     path.write_text(
         "\n".join(

@@ -82,10 +82,16 @@ def test_images_of_another_size_or_normalisation_are_refused():
 
 @pytest.mark.parametrize(
     "labels, fits",
-    [(["cat", "dog"], True), (["dog", "cat"], True), (["LABEL_0", "LABEL_1"], True),
-     (["n01", "n02"], True),
-     (["red", "blue"], False), (["cat", "dog", "cow"], True), (["red", "blue", "green"], False)],
-)  # fmt: skip
+    [
+        (["cat", "dog"], True),
+        (["dog", "cat"], True),
+        (["LABEL_0", "LABEL_1"], True),
+        (["n01", "n02"], True),
+        (["red", "blue"], False),
+        (["cat", "dog", "cow"], True),
+        (["red", "blue", "green"], False),
+    ],
+)
 def test_a_gold_model_of_other_classes_is_refused(tmp_path, labels, fits):
     for name, names in (("gold", labels), ("own", ["n01", "n02"])):
         ViTConfig(

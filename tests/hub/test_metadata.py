@@ -19,13 +19,21 @@ from tests.support.tiny_speech import letter_tokenizer
 @pytest.mark.parametrize(
     "given, codes",
     [
-        ("English", ["en"]), ("en", ["en"]), ("EN", ["en"]), ("<|de|>", ["de"]),
+        ("English", ["en"]),
+        ("en", ["en"]),
+        ("EN", ["en"]),
+        ("<|de|>", ["de"]),
         (["german", "pt_BR"], ["de", "pt-br"]),
-        ("Castilian", ["es"]), ("jw", ["jv"]), (False, ["no"]), ([False, "en"], ["no", "en"]),
-        (None, []), ("", []),
-        ("Klingonish", []), ("multilingual", ["multilingual"]),
+        ("Castilian", ["es"]),
+        ("jw", ["jv"]),
+        (False, ["no"]),
+        ([False, "en"], ["no", "en"]),
+        (None, []),
+        ("", []),
+        ("Klingonish", []),
+        ("multilingual", ["multilingual"]),
     ],
-)  # fmt: skip
+)
 def test_languages_are_codes(given, codes):
     assert language_codes(given) == codes
 
@@ -99,11 +107,15 @@ def test_arguments_of_the_card_mean_what_trainers_mean(tmp_path):
     local = tmp_path / "voices"
     local.mkdir()
     trainer.create_model_card(
-        dataset_tags="me/speech", dataset="My Speech de", dataset_args="de",
-        finetuned_from=str(local), language="German",
-        tags=["automatic-speech-recognition", str(local)], model_name=str(local),
+        dataset_tags="me/speech",
+        dataset="My Speech de",
+        dataset_args="de",
+        finetuned_from=str(local),
+        language="German",
+        tags=["automatic-speech-recognition", str(local)],
+        model_name=str(local),
         tasks="automatic-speech-recognition",
-    )  # fmt: skip
+    )
     results = Results.read(tmp_path / "out")
     results.unlearned = {"test": {"wer": 0.5}}
     write_card(tmp_path / "out", results, SALT)
@@ -174,9 +186,11 @@ def test_a_pipeline_is_promised_only_with_all_it_needs(tmp_path, tokenizer):
 def test_each_task_has_its_part(task, part):
     assert usage(task, "BertModel", {part})["pipeline"] == task
     assert usage(task, "BertModel", set()) == {
-        "pipeline": None, "loads": "BertModel", "missing": [part.replace("_", " ")],
+        "pipeline": None,
+        "loads": "BertModel",
+        "missing": [part.replace("_", " ")],
         "foreign": None,
-    }  # fmt: skip
+    }
 
 
 def test_no_pipeline_is_promised_that_transformers_does_not_have():

@@ -25,8 +25,10 @@ def card(results=RESULTS, **options):
 def test_metadata_that_the_hub_reads():
     data = card(language="en", license="apache-2.0", model_name="small").data
     assert (data.library_name, data.base_model, data.base_model_relation) == (
-        "transformers", "openai/whisper-tiny", "finetune",
-    )  # fmt: skip
+        "transformers",
+        "openai/whisper-tiny",
+        "finetune",
+    )
     assert {"unlearning", "machine-unlearning", "orthograd", "automatic-speech-recognition"} <= set(
         data.tags
     )
@@ -48,12 +50,22 @@ def test_metadata_that_the_hub_reads():
 def test_text_says_what_users_need():
     text = card(plot="history.png").text
     for said in (
-        "2 training utterances", "48 utterances", "2 other speakers", "`alpha=0.9`", "step 40",
+        "2 training utterances",
+        "48 utterances",
+        "2 other speakers",
+        "`alpha=0.9`",
+        "step 40",
         "forget_wer >= 90",
-        "Seed 3", "torch 2.10890", "no certificate", "2503.02312", "2501.04697", "95.0 [94.0, "
-                                                                                 "97.0]",
-        "60.0 [59.0, 62.0]", "](history.png)", "--learning_rate 1e-4",
-    ):  # fmt: skip
+        "Seed 3",
+        "torch 2.10890",
+        "no certificate",
+        "2503.02312",
+        "2501.04697",
+        "95.0 [94.0, 97.0]",
+        "60.0 [59.0, 62.0]",
+        "](history.png)",
+        "--learning_rate 1e-4",
+    ):
         assert said in text, said
 
 
@@ -153,7 +165,7 @@ def test_emissions_are_told_where_they_were_measured(tmp_path):
     assert card({**RESULTS, "emissions_g": 12.5}).data.co2_eq_emissions["emissions"] == 12.5
 
 
-def test_no_machines_paths():
+def test_a_card_has_no_path_of_the_machine():
     text = str(
         card(
             {

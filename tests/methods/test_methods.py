@@ -284,7 +284,7 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize("method", ["scrub", "salun", "pgu", "duck", "boundary_shrink"])
-def test_plain_modules_work_too(tmp_path, method):
+def test_methods_change_the_weights_of_plain_modules(tmp_path, method):
     model = Net()
     trainer = trained(model, tmp_path, "images", method)
     assert (weights(trainer.model) - weights(model)).norm() > 0

@@ -58,7 +58,7 @@ def test_missing_and_infinite_losses_are_refused():
         loss_attack([math.nan], [1.0])
 
 
-def test_features_by_hand():
+def test_features_equal_values_computed_by_hand():
     computed = features(LOGITS, LABELS)
     assert computed["correctness"].ravel().tolist() == [1, 0]
     assert computed["confidence"].ravel() == pytest.approx([0.7, 0.25])
@@ -108,13 +108,13 @@ def test_svc_attacks_classify_forgotten_samples_by_their_logits():
         assert rates[name] <= 5 and others[name] >= 95, name
 
 
-def test_svc_on_correctness():
+def test_an_attack_on_correctness_separates_right_from_wrong():
     wrong = group(8.0)[0], (group(8.0)[1] + 1) % 3
     assert svc_attacks(group(8.0), wrong, wrong)["svc_correctness"] == 100
     assert svc_attacks(group(8.0), wrong, group(8.0))["svc_correctness"] == 0
 
 
-def test_lira_by_hand():
+def test_lira_equals_values_computed_by_hand():
     shadows = np.array([[2.0, 5.0], [4.0, 3.0], [0.0, 1.0], [0.0, -1.0]])
     trained = np.array([[1, 1], [1, 1], [0, 0], [0, 0]], dtype=bool)
     # Models without the samples: means 0 and 0, deviations 0, 0, 1 and -1.

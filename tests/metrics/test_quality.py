@@ -139,7 +139,7 @@ def test_two_metrics_at_once_do_not_share_their_inputs():
 
 
 class TestAccuracy:
-    def test_rate_and_wilson_interval(self):
+    def test_accuracy_has_wilsons_interval(self):
         rates = accuracy([1, 2, 3, 0], [1, 2, 3, 3])
         assert rates["accuracy"] == 75.0
         # Wilson's interval with z = 1.95996, n = 4 and p = 0.75:

@@ -94,7 +94,7 @@ def test_own_metrics_are_percent_and_results_of_older_versions_are():
         (5e-5, "5.00e-05"),
     ],
 )
-def test_numbers_of_unknown_scale(value, text):
+def test_numbers_of_unknown_scale_keep_three_digits(value, text):
     assert as_given(value) == text
 
 
@@ -124,19 +124,31 @@ def test_a_plot_has_the_users_scale(tmp_path, monkeypatch):
         ("forget_wer >= 0.9", [{"forget_wer": 1.4}], None),  # a fraction can be that large
         # a fraction that large says nothing yet
         ("forget_wer >= 90", [{"forget_wer": 2.7}, {"forget_wer": 0.9}], "forget_wer >= 0.9"),
-        ("forget_wer >= 90", [{"forget_wer": 2.7}, {"forget_wer": 80.0}, {"forget_wer": 0.9}],
-         None),
+        (
+            "forget_wer >= 90",
+            [{"forget_wer": 2.7}, {"forget_wer": 80.0}, {"forget_wer": 0.9}],
+            None,
+        ),
         ("forget_loss >= 6", [{"forget_loss": 0.4}], None),
         ("forget_score >= 6", [{"forget_score": 0.4}], None),
-        ("forget_f1_macro <= 5", [{"forget_f1_macro": 0.0, "test_f1_macro": 0.8}],
-         "forget_f1_macro <= 0.05"),
+        (
+            "forget_f1_macro <= 5",
+            [{"forget_f1_macro": 0.0, "test_f1_macro": 0.8}],
+            "forget_f1_macro <= 0.05",
+        ),
         ("forget_f1_macro <= 5", [{"forget_f1_macro": 0.0, "test_hits_macro": 80.0}], None),
-        ("forget_top-5 accuracy <= 5", [{"forget_top-5 accuracy": 0.9}],
-         "forget_top-5 accuracy <= 0.05"),
-        ("forget_accuracy <= "
-         "test_accuracy", [{"forget_accuracy": 0.9, "test_accuracy": 0.9}], None),
+        (
+            "forget_top-5 accuracy <= 5",
+            [{"forget_top-5 accuracy": 0.9}],
+            "forget_top-5 accuracy <= 0.05",
+        ),
+        (
+            "forget_accuracy <= test_accuracy",
+            [{"forget_accuracy": 0.9, "test_accuracy": 0.9}],
+            None,
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_rule_on_another_scale_is_warned_of_once(rule, checks, instead, warned):
     check = ScaleCheck([Rule.parse(rule)], GIVEN)
     for metrics in [*checks, *checks]:
@@ -164,12 +176,19 @@ def test_a_trainer_with_fractions_warns_and_reports_them(tmp_path, warned):
         return {"accuracy": float((evaluated.predictions.argmax(-1) == evaluated.label_ids).mean())}
 
     trainer = make_trainer(
-        tiny_vit(), tmp_path, forget=images(6), retain=images(6, 1), collator=collate_images,
+        tiny_vit(),
+        tmp_path,
+        forget=images(6),
+        retain=images(6, 1),
+        collator=collate_images,
         stop_when="forget_accuracy >= 90",
-        arguments={"compute_metrics": compute_metrics,
-                   "eval_dataset": {"forget": [{**images(1)[0]}] * 3}},
-        check_steps=1, learning_rate=0.0,
-    )  # fmt: skip
+        arguments={
+            "compute_metrics": compute_metrics,
+            "eval_dataset": {"forget": [{**images(1)[0]}] * 3},
+        },
+        check_steps=1,
+        learning_rate=0.0,
+    )
     trainer.model.classifier.bias.data[0] += 9.0  # it knows the class
     before = trainer.evaluate()
     assert before["eval_forget_accuracy"] == 1.0
@@ -188,9 +207,13 @@ def test_a_trainer_with_fractions_warns_and_reports_them(tmp_path, warned):
 
 def test_a_second_training_keeps_what_was_evaluated_before(tmp_path):
     trainer = make_trainer(
-        tiny_vit(), tmp_path, forget=images(6), retain=images(6, 1), collator=collate_images,
+        tiny_vit(),
+        tmp_path,
+        forget=images(6),
+        retain=images(6, 1),
+        collator=collate_images,
         arguments={"eval_dataset": images(3, 2)},
-    )  # fmt: skip
+    )
     loss = trainer.evaluate()["eval_loss"]
     for _ in range(2):
         trainer.train()

@@ -15,7 +15,7 @@ from hf_unlearn.metrics import (
     ("whole_class", "uis"),
     [(True, (0.1 + 16 / 80) / 2), (False, (0.1 + 64 / 80) / 2)],  # |80 - 72| / 80 = 0.1
 )
-def test_uis(whole_class, uis):
+def test_uis_equals_values_computed_by_hand(whole_class, uis):
     score = unlearning_impact_score(
         original_test=80.0, test=72.0, forget=16.0, whole_class=whole_class
     )
@@ -30,7 +30,7 @@ def test_perfect_unlearning_has_uis_0():
 
 
 @pytest.mark.parametrize(("whole_class", "aus"), [(True, 0.92 / 1.16), (False, 0.92 / 1.56)])
-def test_aus(whole_class, aus):
+def test_aus_equals_values_computed_by_hand(whole_class, aus):
     score = adaptive_unlearning_score(
         original_test=80.0, test=72.0, forget=16.0, whole_class=whole_class
     )
@@ -49,7 +49,7 @@ def gum(f1, attack, seconds, gold=(79.5, 0.493, 30_000.0), original_attack=0.622
     )
 
 
-def test_gum_by_hand():
+def test_gum_equals_values_computed_by_hand():
     # U = 0.9, E = 1 - 0.5^2 = 0.75, T = 1 - log(10) / log(100) = 0.5
     score = gum(69.5, 0.5, 9.0, gold=(79.5, 0.4, 99.0), original_attack=0.6)
     assert score == pytest.approx(3 / (1 / 0.9 + 1 / 0.75 + 2))
@@ -86,6 +86,6 @@ def test_gum_gives_the_published_values(f1, attack, speedup, published):
         ({"gold": (79.5, 0.493, 0.0)}, "retraining that took no time"),
     ],
 )
-def test_gum_is_0(changed, why):
+def test_gum_is_0_where_nothing_was_gained(changed, why):
     assert gum(**{"f1": 79.5, "attack": 0.493, "seconds": 60.0, **changed}) == 0, why
     assert 0 < gum(79.5, 0.493, 60.0) < 1 and math.isfinite(gum(0.1, 0.6, 1e4))

@@ -54,7 +54,7 @@ def largest_error(result, expected, scale) -> float:
     [(dtype, False) for dtype in ROUNDING] + [(torch.float32, True), (torch.bfloat16, True)],
 )
 @pytest.mark.parametrize("k, d", SHAPES)
-def test_inner_products(ops, k, d, dtype, exact):
+def test_inner_products_equal_float64(ops, k, d, dtype, exact):
     rows = (torch.randn(k, d, device=DEVICE) * torch.logspace(-2, 2, k, device=DEVICE)[:, None]).to(
         dtype
     )
@@ -105,7 +105,7 @@ def test_non_finite_values_stay_non_finite(ops, value):
 @pytest.mark.parametrize("out", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("k, d", SHAPES)
-def test_weighted_sum(ops, k, d, dtype, out):
+def test_weighted_sums_equal_float64(ops, k, d, dtype, out):
     rows = torch.randn(k, d, device=DEVICE).to(dtype)
     weights = torch.randn(k, dtype=torch.float64, device=DEVICE)
     result = ops.weighted_sum(rows, weights, out)
@@ -138,7 +138,7 @@ PRODUCT_SHAPES = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("k, T, o, i", PRODUCT_SHAPES)
 @pytest.mark.parametrize("name", PRODUCTS)
-def test_inner_products_of_products(name, k, T, o, i, dtype):
+def test_inner_products_of_matrix_products_equal_float64(name, k, T, o, i, dtype):
     B, X = (torch.randn(k, T, size, device=DEVICE).to(dtype) for size in (o, i))
     B = (B * torch.logspace(-2, 2, k, device=DEVICE)[:, None, None]).to(dtype)
     u = torch.randn(o, i, device=DEVICE)
@@ -201,22 +201,27 @@ SYSTEMS = {
     "one row": (lambda: torch.randn(1, 30), 1),
     "one row, zero": (lambda: torch.zeros(1, 30), 0),
     "as many as columns": (
-        lambda: torch.linalg.qr(torch.randn(20, 20))[0] + 0.1 * torch.randn(20, 20), 20
+        lambda: torch.linalg.qr(torch.randn(20, 20))[0] + 0.1 * torch.randn(20, 20),
+        20,
     ),
     "more than columns": (lambda: torch.randn(20, 8), 8),
     "10 of 18": (lambda: torch.randn(18, 10) @ torch.randn(10, 400), 10),
     "repeated": (lambda: torch.randn(7, 90)[torch.tensor([0, 1, 2, 1, 0, 3, 4, 5, 6, 6])], 7),
     "opposite": (
-        lambda: torch.randn(3, 90)[[0, 1, 2, 0]] * torch.tensor([[1.0], [1], [1], [-5]]), 3
+        lambda: torch.randn(3, 90)[[0, 1, 2, 0]] * torch.tensor([[1.0], [1], [1], [-5]]),
+        3,
     ),
     "with zeros": (
-        lambda: torch.cat([torch.zeros(2, 90), torch.randn(5, 90), torch.zeros(1, 90)]), 5
+        lambda: torch.cat([torch.zeros(2, 90), torch.randn(5, 90), torch.zeros(1, 90)]),
+        5,
     ),
     "all zero": (lambda: torch.zeros(4, 30), 0),
-    **{f"at distance {x}": (lambda x=x: nearly_repeated(8, x), 8 if x >= 1e-4 else None)
-       for x in (1e-2, 1e-3, 1e-4, 1e-5, 3e-6, 1e-6)},
+    **{
+        f"at distance {x}": (lambda x=x: nearly_repeated(8, x), 8 if x >= 1e-4 else None)
+        for x in (1e-2, 1e-3, 1e-4, 1e-5, 3e-6, 1e-6)
+    },
     "at distance 1e-8": (lambda: nearly_repeated(8, 1e-8), 4),
-}  # fmt: skip
+}
 SCALES = {"1": lambda k: torch.ones(k), "1e-8 to 1e8": lambda k: torch.logspace(-8, 8, k)}
 
 
@@ -335,7 +340,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_there():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
-def test_offsets_beyond_32_bits():
+def test_rows_of_more_than_32_bit_offsets_are_read_to_the_end():
     rows = torch.ones(2, 2**31 + 5, dtype=torch.bfloat16, device=DEVICE)
     rows[1, -1] = 3
     u = torch.zeros(rows.shape[1], dtype=rows.dtype, device=DEVICE)

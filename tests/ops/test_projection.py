@@ -49,7 +49,7 @@ def test_does_not_depend_on_order_scale_repetition_or_zero_rows():
 
 
 @pytest.mark.parametrize("distance", [1e-2, 1e-3, 1e-4, 1e-5, 1e-7])
-def test_nearly_repeated_rows(distance):
+def test_the_projection_is_orthogonal_to_nearly_repeated_rows(distance):
     rows, u = torch.randn(6, 1000), torch.randn(1000)
     rows[3:] = rows[:3] + distance * torch.randn(3, 1000)
     assert largest_cosine(orthogonal_component(u, rows), u, rows) <= 1e-5

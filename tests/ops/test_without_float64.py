@@ -53,7 +53,7 @@ def test_the_device_refuses_float64():
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_reductions(exact):
+def test_reductions_equal_those_with_float64(exact):
     here, there = both(SAMPLES, 40_000)
     u, u_there = both(40_000)
     for result, expected in zip(
@@ -66,7 +66,7 @@ def test_reductions(exact):
     assert near(result, weighted_sum(here, weights, exact=exact))
 
 
-def test_lengths_and_directions():
+def test_lengths_and_directions_equal_those_with_float64():
     for size in ((5,), (3000,)):
         (x, x_there), (y, y_there) = both(*size), both(*size)
         assert near(squared_norm(x_there), x.double().square().sum())
@@ -108,7 +108,7 @@ def test_the_projection_of_a_parameter(strategy, dependent):
     assert left.max() < 1e-5
 
 
-def test_rows_that_exist():
+def test_products_of_rows_equal_those_with_float64():
     G, u = torch.randn(SAMPLES, LINES, WIDTH), torch.randn(LINES, WIDTH)
     rows = ParameterRows(
         torch.nn.Parameter(Elsewhere(torch.zeros(LINES, WIDTH))), [Dense(Elsewhere(G))]
@@ -119,7 +119,7 @@ def test_rows_that_exist():
 
 
 @pytest.mark.parametrize("granularity", ["parameter", "model"])
-def test_a_whole_step(granularity, tmp_path):
+def test_a_step_equals_that_with_float64(granularity, tmp_path):
     """The same step as on a device with float64, up to rounding to float32, also by the fast
     path."""
     start = tiny_vit()
@@ -143,8 +143,8 @@ def test_a_whole_step(granularity, tmp_path):
         assert logs[1][name] == pytest.approx(logs[0][name], rel=1e-5)
     assert logs[1]["residual"] < 1e-5
     assert (
-        trainers[1].training_run.checked_model.samples.one_by_one is False
-        and not trainers[1].training_run.checked_model.samples.engine.slow
+        trainers[1].training_run.checked_model.samples.engine_choice.one_by_one is False
+        and not trainers[1].training_run.checked_model.samples.engine_choice.engine.slow
     )
     expected, result = (
         torch.cat([(p.data - q).flatten() for p, q in zip(model.parameters(), start.parameters())])

@@ -96,7 +96,7 @@ def interpreted(monkeypatch):
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("strategy", ["materialise", "ghost", None])
 @pytest.mark.parametrize("name", USES)
-def test_strategies_agree(monkeypatch, name, strategy, exact, kept):
+def test_all_strategies_equal_rows_written_out(monkeypatch, name, strategy, exact, kept):
     monkeypatch.setattr(ip, "BLOCK_VALUES", {"cpu": 200})
     monkeypatch.setattr(reductions, "FLOAT32_COLUMNS", 100)
     monkeypatch.setattr(ip, "KEPT_VALUES", {"cpu": 2**20 if kept else 0})
@@ -146,7 +146,7 @@ def test_inner_products_of_many_rows(monkeypatch, exact, tolerance):
 
 
 @pytest.mark.parametrize("name", ["product", "lookup", "tied", "reused"])
-def test_ghost_in_float64(name):
+def test_ghost_equals_rows_written_out_in_float64(name):
     """As on GPUs with fast float64."""
     uses, u = USES[name](), torch.randn(LINES, WIDTH)
     G = sum(written_out(use, LINES, WIDTH) for use in uses).flatten(1)
@@ -225,13 +225,13 @@ def test_float64_products_are_not_fused(interpreted):
         (32, 40, 51865, 384, "materialise"),
     ],
 )
-def test_choice(k, T, o, i, strategy):
+def test_the_strategy_depends_on_the_shape(k, T, o, i, strategy):
     use = Product(torch.zeros(k, T, 1).expand(k, T, o), torch.zeros(k, T, i))
     assert ip.choose([use], torch.zeros(1, 1).expand(o, i)) == strategy
 
 
 @pytest.mark.parametrize("k, strategy", [(4, "ghost"), (8, "ghost"), (32, "materialise")])
-def test_choice_for_tied_weights(k, strategy):
+def test_the_strategy_for_tied_weights_depends_on_the_number_of_samples(k, strategy):
     """Whisper's: the output gradients of two look-ups need no product as wide as the vocabulary."""
     T, lines, width = 40, 51865, 384
     B, X, ids = (
@@ -267,6 +267,6 @@ def test_choice_on_a_card_with_fast_float64(monkeypatch, size, k, T, o, i, strat
     assert ip.choose([use], torch.zeros(1, 1).expand(o, i)) == strategy
 
 
-def test_unknown_strategy():
+def test_an_unknown_strategy_is_refused():
     with pytest.raises(ValueError, match="'ghosts', but must be one of materialise, ghost, fused"):
         ip.choose([product(2, 2, LINES, WIDTH)], torch.zeros(LINES, WIDTH), "ghosts")

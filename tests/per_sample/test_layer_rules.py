@@ -82,7 +82,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", ["BatchNorm2d", "GroupNorm", "InstanceNorm2d"])
-def test_normalised_in_parts(monkeypatch, name):
+def test_normalising_in_parts_gives_the_same_rows(monkeypatch, name):
     """As large activations on a CPU."""
     module, shape = LAYERS[name]
     monkeypatch.setattr(layers, "CACHED_VALUES", 3 * math.prod(shape))
@@ -90,6 +90,6 @@ def test_normalised_in_parts(monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_layers(name):
+def test_rows_of_a_layer_equal_brute_force(name):
     module, shape = LAYERS[name]
     assert_same_rows(layer(module), numbers(*shape))

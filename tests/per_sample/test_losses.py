@@ -70,7 +70,7 @@ def test_a_sample_without_labels_has_loss_zero():
 @pytest.mark.parametrize(
     "loss", [F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.binary_cross_entropy_with_logits]
 )
-def test_elementwise_losses(loss, reduction):
+def test_an_elementwise_loss_is_the_mean_over_samples_alone(loss, reduction):
     x, y = torch.randn(K, T), torch.rand(K, T)
     alone = [loss(x[n], y[n], reduction=reduction) for n in range(K)]
     with SampleMeanLoss(K):
@@ -79,7 +79,7 @@ def test_elementwise_losses(loss, reduction):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_ctc(reduction):
+def test_a_ctc_loss_is_the_mean_over_samples_alone(reduction):
     log_probs, targets = torch.randn(20, K, V).log_softmax(-1), torch.randint(1, V, (K, 4))
     lengths, target_lengths = torch.tensor([20, 18, 15]), torch.tensor([4, 2, 3])
     alone = []

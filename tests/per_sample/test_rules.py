@@ -309,7 +309,7 @@ def _gathered(x, a):
 
 
 @pytest.mark.parametrize("name", USES)
-def test_uses(name):
+def test_rows_of_a_use_equal_brute_force(name):
     function, parameters, shape = USES[name]
     assert_same_rows(Use(function, *parameters), numbers(*shape))
 
@@ -331,7 +331,7 @@ def test_positions_that_were_computed_in_an_earlier_pass():
 
 
 @pytest.mark.parametrize("padding_idx", [None, 0, -1])
-def test_embedding(padding_idx):
+def test_rows_of_an_embedding_equal_brute_force(padding_idx):
     assert_same_rows(layer(nn.Embedding(7, 5, padding_idx)), token_ids(6))
 
 
@@ -343,7 +343,7 @@ def test_look_ups_without_a_rule(module):
 
 
 @pytest.mark.parametrize("mask", [False, True])
-def test_grouped_products(mask):
+def test_rows_of_grouped_products_equal_brute_force(mask):
     """The fused product of a mixture of experts.
 
     One expert has no lines, and some samples have no line for an expert.

@@ -14,23 +14,61 @@ from hf_unlearn.privacy.mentions import Mentions
 from tests.support.texts import bare
 
 NAMES = [
-    "Jane Doe", "José", "Strauß", "İpek", "ılgaz", "Nguyễn Văn Đức", "محمد", "علي رضا", "王小明",
-    "王 小明", "さくら", "김철수",
-    "Σίσυφος", "Анна Каренина", "प्रिया शर्मा", "สมชาย", "שרה כהן", "O'Brien", "Jean-Luc",
-    "Björk Guðmundsdóttir", "Łukasz Żak",
-    "Bo Li", "Æther", "Ann", "anna-karenina", "JaneDoe", "McDonald", "1089", "0010", "42",
-    "spk-0012", "p225", "en-us+f3",
+    "Jane Doe",
+    "José",
+    "Strauß",
+    "İpek",
+    "ılgaz",
+    "Nguyễn Văn Đức",
+    "محمد",
+    "علي رضا",
+    "王小明",
+    "王 小明",
+    "さくら",
+    "김철수",
+    "Σίσυφος",
+    "Анна Каренина",
+    "प्रिया शर्मा",
+    "สมชาย",
+    "שרה כהן",
+    "O'Brien",
+    "Jean-Luc",
+    "Björk Guðmundsdóttir",
+    "Łukasz Żak",
+    "Bo Li",
+    "Æther",
+    "Ann",
+    "anna-karenina",
+    "JaneDoe",
+    "McDonald",
+    "1089",
+    "0010",
+    "42",
+    "spk-0012",
+    "p225",
+    "en-us+f3",
     "19-198",
-]  # fmt: skip
+]
 FORMS = ["NFC", "NFD", "NFKC", "NFKD"]
 CASES = [str, str.lower, str.upper, str.casefold, str.title, str.swapcase]
 # None keeps the separators of the name.
 SEPARATORS = [None, "", " ", "_", "-", ".", "/", "\u00a0", " - "]
 PLACES = [
-    "{}", "speaker {} said", "out/run_{}/model", "https://hub.co/a/{}?x=1", "{}_0001.wav",
-    "--forget_speakers={}", "({})",
-    "'{}'", "of {}.", "x: {}, y", "line\\n{}\\tend", "{}'s voice", "a\u200b{}", "\u2066{}\u2069",
-]  # fmt: skip
+    "{}",
+    "speaker {} said",
+    "out/run_{}/model",
+    "https://hub.co/a/{}?x=1",
+    "{}_0001.wav",
+    "--forget_speakers={}",
+    "({})",
+    "'{}'",
+    "of {}.",
+    "x: {}, y",
+    "line\\n{}\\tend",
+    "{}'s voice",
+    "a\u200b{}",
+    "\u2066{}\u2069",
+]
 ENCODINGS = {
     "plain": str,
     "percent": lambda text: quote(text, safe="/:=?"),

@@ -41,9 +41,20 @@ def test_only_the_last_part_of_a_path_stays(said, cleaned):
 
 @pytest.mark.parametrize(
     "said",
-    ["openai/whisper-tiny.en", "https://huggingface.co/a/b", "and/or 1/2 km/h", "a\nb/c", "/", "..",
-     "model\\.encoder\\.layers\\.\\d+", "\\d+/s", "my_client/secret2", "2021/01/02", "train/test"],
-)  # fmt: skip
+    [
+        "openai/whisper-tiny.en",
+        "https://huggingface.co/a/b",
+        "and/or 1/2 km/h",
+        "a\nb/c",
+        "/",
+        "..",
+        "model\\.encoder\\.layers\\.\\d+",
+        "\\d+/s",
+        "my_client/secret2",
+        "2021/01/02",
+        "train/test",
+    ],
+)
 def test_text_that_is_not_a_local_path_stays(said):
     assert without_paths(said, FOLDERS) == said
 

@@ -1,9 +1,11 @@
 """The packages, requirements, versions and configurations of accelerate agree with the tree and
 with each other."""
 
+import ast
 import configparser
 import re
 import runpy
+from pathlib import Path
 
 import pytest
 import setuptools
@@ -29,6 +31,30 @@ def test_every_package_is_in_the_wheel(monkeypatch):
     monkeypatch.setattr(setuptools, "setup", lambda **options: metadata.update(options))
     runpy.run_path("setup.py")
     assert set(metadata["packages"]) == packages
+
+
+# Files of the repository, in its folders or at its top, except README.md, which every run writes.
+OF_REPOSITORY = re.compile(
+    r"(?<![\w/])(?:(?:docs|tests|recipes|model_cards)/\w[\w./-]*"
+    r"|CHANGELOG\.md|CONTRIBUTING\.md|Makefile|pyproject\.toml|setup\.cfg)"
+)
+
+
+def texts_of(path: Path) -> list[str]:
+    """What users may see of a module: its docstrings, messages and help texts."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+
+
+def test_texts_name_no_file_that_an_installation_lacks():
+    """Users of the wheel have no docs/, and its recipes are in another folder."""
+    assert OF_REPOSITORY.findall("see docs/methods.md, recipes/demo/demo.yaml and CHANGELOG.md.")
+    named = {
+        (str(path.relative_to(ROOT)), name)
+        for path in (ROOT / "hf_unlearn").rglob("*.py")
+        for name in OF_REPOSITORY.findall("\n".join(texts_of(path)))
+    }
+    assert not named
 
 
 def test_the_citation_is_of_this_version():

@@ -24,14 +24,13 @@ MAX_MODULES = 18
 # The other rooms that each room may import.
 ALLOWED = {
     "__init__": {"config", "methods", "trainer"},
-    "cli": {"experiments", "hub", "ops", "privacy", "report", "yaml_files"},
+    "cli": {"experiments", "hub", "ops", "privacy", "report"},
     "config": {"privacy"},
     "data": {"files"},
     "evaluation": {"metrics", "per_sample"},
-    "experiments": {
-        "config", "data", "evaluation", "files", "hub", "methods", "metrics", "privacy", "report",
-        "trainer", "yaml_files",
-    },
+    "experiments": set(
+        "config data evaluation files hub methods metrics privacy report trainer yaml_files".split()
+    ),
     "files": set(),
     "hub": {"files", "metrics", "privacy", "report", "yaml_files"},
     "methods": {"ops", "per_sample"},
@@ -40,11 +39,9 @@ ALLOWED = {
     "per_sample": {"ops"},
     "privacy": set(),
     "report": {"files", "metrics", "privacy"},
-    "trainer": {
-        "config", "files", "hub", "methods", "metrics", "ops", "per_sample", "privacy", "report",
-    },
+    "trainer": set("config files hub methods metrics ops per_sample privacy report".split()),
     "yaml_files": {"files"},
-}  # fmt: skip
+}
 
 
 # Private names of other libraries that we have to use or override.
@@ -168,29 +165,6 @@ def test_the_trainer_is_two_classes():
     assert trainers == {"SampleMeanTrainer", "UnlearnTrainer"}
 
 
-# ---- annotations ---------------------------------------------------------------------------------
-
-
-def unannotated_parameters(tree: ast.Module) -> list[str]:
-    """Those of functions, except self, cls, *args and **kwargs."""
-    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-    return [
-        f"{function.name}({parameter.arg}), line {parameter.lineno}"
-        for function in functions
-        for kind in (function.args.posonlyargs, function.args.args, function.args.kwonlyargs)
-        for parameter in kind
-        if parameter.annotation is None and parameter.arg not in ("self", "cls")
-    ]
-
-
-def test_parameters_are_annotated():
-    """Those of the kernels have no types that Python knows."""
-    missing = {module: unannotated_parameters(tree) for module, tree in trees().items()}
-    assert not {
-        m: parameters for m, parameters in missing.items() if parameters and "triton_" not in m
-    }
-
-
 # ---- names of variables --------------------------------------------------------------------------
 
 # Participles that do not say what a variable holds (see CONTRIBUTING.md).
@@ -309,6 +283,21 @@ def test_a_package_has_the_names_of_its_stub(stub):
     names = [name.asname for node in imports for name in node.names]
     assert names and sorted(names) == sorted(package.__all__)
     assert not [name for name in names if not hasattr(package, name)]
+
+
+# ---- the formatter -------------------------------------------------------------------------------
+
+
+def test_only_the_calls_of_kernels_are_kept_from_the_formatter():
+    """Their arguments stand in the order and the groups of the kernel's own."""
+    skipped = re.compile(r"# fmt: (?:skip|off)")
+    files = [
+        path
+        for folder in ("hf_unlearn", "recipes", "tests", "docs")
+        for path in (PACKAGE.parent / folder).rglob("*.py")
+        if skipped.search(path.read_text())
+    ]
+    assert files and all(path.name.startswith("triton_") for path in files)
 
 
 # ---- tests ---------------------------------------------------------------------------------------

@@ -74,14 +74,18 @@ def test_samples_that_are_gone_are_not_passed_over(folder):
         request(folder, "ant", "train", "updates-1", "updates")
     (folder / "fewer").mkdir()
     write_noise(folder / "fewer" / "pictures", 3, ("bee", "cat", "dog"))
-    with pytest.raises(ValueError, match="have no sample of request 1"):
+    with pytest.raises(ValueError, match="has no sample of request 1"):
         request(
-            folder, "bee", str(folder / "updates-1"), "out", "samples",
+            folder,
+            "bee",
+            str(folder / "updates-1"),
+            "out",
+            "samples",
             dataset=str(folder / "fewer" / "pictures"),
-        )  # fmt: skip
+        )
 
 
-def test_another_word_is_refused(folder, capsys):
+def test_an_unknown_value_of_keep_forgotten_is_refused(folder, capsys):
     with pytest.raises(SystemExit):
         request(folder, "ant", "train", "out", "sample")
     assert "invalid choice: 'sample'" in capsys.readouterr().err

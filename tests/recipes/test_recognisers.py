@@ -60,7 +60,7 @@ def test_attacks_on_ctc_models_use_what_an_evaluation_one_by_one_has_computed(da
 
 
 @named((*CTC[2:], *SEQ2SEQ[2:]))
-def test_a_run_is_planned(make, data, tmp_path, capsys):
+def test_a_dry_run_says_how_transcripts_are_written(make, data, tmp_path, capsys):
     model = recognisers.saved(make, tmp_path / "model")
     recipe = ctc if make in CTC else speech
     recipe.main(flags(data, tmp_path / "out", model=model, dry_run="true"))
@@ -111,7 +111,7 @@ def test_a_pretrained_encoder_gets_a_head(data, tmp_path):
     assert AutoProcessor.from_pretrained(tmp_path / "out").tokenizer.get_vocab()["w"]
 
 
-def test_a_new_ctc_model(data, tmp_path):
+def test_a_ctc_model_trained_from_the_start_is_unlearned_and_loads(data, tmp_path):
     size = {"d_model": 16, "layers": 1, "heads": 2, "train_steps": 2, "train_batch_size": 2}
     ctc.main(flags(data, tmp_path, gold="train", **size))
     results = json.loads((tmp_path / "results.json").read_text())
@@ -128,7 +128,7 @@ def test_a_new_ctc_model(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_line(data, tmp_path):
+def test_the_command_line_unlearns_retrains_and_reports(data, tmp_path):
     size = {"d_model": 16, "layers": 1, "heads": 2, "train_steps": 2, "max_eval_samples": 2}
     options = flags(data, tmp_path, **size, per_device_eval_batch_size=2)
     shown = launch(RECIPE / "unlearn.py", RECIPE / "fsdd_digits.yaml", *options).stdout

@@ -14,7 +14,7 @@ from hf_unlearn.experiments.images.recipe import ImageRecipe, ImageRecipeArgumen
 from hf_unlearn.experiments.measurements import measure
 from hf_unlearn.experiments.models import training
 from hf_unlearn.experiments.requests.stacking import check_stacking
-from hf_unlearn.experiments.requests.verify import verify
+from hf_unlearn.experiments.requests.verify import verify_by_repetition
 from hf_unlearn.report.file_names import LEDGER
 from hf_unlearn.report.ledger import read_ledger
 from hf_unlearn.report.weights import weights_digest
@@ -93,7 +93,7 @@ def test_a_stacked_adapter_is_one_adapter_of_the_same_base(pictures, tmp_path):
     # The merged model that it was trained on is not left behind.
     assert not (second / "base").exists()
     assert weights_digest(second) == read_ledger(second / LEDGER)[1]["weights_after"]
-    assert verify(second)
+    assert verify_by_repetition(second)
 
 
 @pytest.mark.parametrize(

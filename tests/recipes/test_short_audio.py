@@ -18,9 +18,14 @@ def tiny_whisper(positions: int = 1500) -> WhisperForConditionalGeneration:
     sizes |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 16)
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     config = WhisperConfig(
-        d_model=8, vocab_size=20, max_source_positions=positions, max_target_positions=12,
-        decoder_start_token_id=1, **special, **sizes,
-    )  # fmt: skip
+        d_model=8,
+        vocab_size=20,
+        max_source_positions=positions,
+        max_target_positions=12,
+        decoder_start_token_id=1,
+        **special,
+        **sizes,
+    )
     return WhisperForConditionalGeneration(config).eval()
 
 
@@ -68,7 +73,7 @@ def test_a_copied_model_takes_short_audio_too():
     assert torch.equal(loss(model, features), loss(copy.deepcopy(model), features))
 
 
-def test_rows_are_cut():
+def test_features_are_cut_to_the_length():
     rows = [{"input_features": torch.arange(2 * FRAMES).reshape(2, FRAMES), "labels": [1]}]
     cut = TruncatedFeatures(rows, 1.5)
     assert len(cut) == 1

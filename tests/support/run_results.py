@@ -32,18 +32,25 @@ RESULTS = {
     },
     "seed": 3,
     "environment": {
-        "python": "3.11", "packages": {"torch": "2.10890"}, "device": "CPU", "cpu_threads": 2,
+        "python": "3.11",
+        "packages": {"torch": "2.10890"},
+        "device": "CPU",
+        "cpu_threads": 2,
         "platform": "Linux",
-        "date": "2026-01-01", "commit": "a1089b",
+        "date": "2026-01-01",
+        "commit": "a1089b",
     },
     "original": {"forget": metrics(1.0), "test": metrics(10.0)},
     "unlearned": {"forget": metrics(95.0), "test": metrics(12.345)},
     "retrained": {"forget": metrics(60.0), "test": metrics(9.0)},
     "stopping": {
-        "reason": "target reached", "step": 40, "rule": "forget_wer >= "
-                                                        "90", "abort_rule": None, "value": 95.0,
+        "reason": "target reached",
+        "step": 40,
+        "rule": "forget_wer >= 90",
+        "abort_rule": None,
+        "value": 95.0,
     },
     "history": [{"step": 10, "check_forget_wer": 50.0}],
     "command": "unlearn.py x.yaml --forget_speakers 1089 --dataset /data/1089/134686 "
-               "--learning_rate 1e-4",
-}  # fmt: skip
+    "--learning_rate 1e-4",
+}

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from hf_unlearn.per_sample.reference import sample_gradient
 from hf_unlearn.report.file_names import SKETCH
 from hf_unlearn.trainer.checkpoints.update_sketch import EarlierUpdates, stored
-from hf_unlearn.trainer.samples import sample_access
-from hf_unlearn.trainer.samples.sample_access import SampleAccess
+from hf_unlearn.trainer.samples import engine_choice
+from hf_unlearn.trainer.samples.engine_choice import EngineChoice
 from tests.methods.formulas import double
 from tests.support.callbacks import CallAtStep, interrupt
 from tests.support.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper, utterances
@@ -92,16 +92,16 @@ def test_step_is_brute_force_and_orthogonal_to_earlier_samples(
     if path == "slow parameters":
         names = [n for n, p in model.named_parameters() if "fc1" in n or "embed" in n]
         slow = dict.fromkeys(names, "for this test")
-        monkeypatch.setattr(sample_access, "find_slow_parameters", lambda *_: slow)
+        monkeypatch.setattr(engine_choice, "find_slow_parameters", lambda *_: slow)
     if path == "one by one":
-        monkeypatch.setattr(SampleAccess, "check_batch_loss", lambda self, batch: None)
-        check_engine = SampleAccess.check_engine
+        monkeypatch.setattr(EngineChoice, "check_batch_loss", lambda self, batch, loss_of: None)
+        check_engine = EngineChoice.check_engine
 
-        def check_and_give_up(self, retain_batch):
-            check_engine(self, retain_batch)
+        def check_and_give_up(self, retain_batch, loss_of):
+            check_engine(self, retain_batch, loss_of)
             self.compute_one_by_one()
 
-        monkeypatch.setattr(SampleAccess, "check_engine", check_and_give_up)
+        monkeypatch.setattr(EngineChoice, "check_engine", check_and_give_up)
     arguments = {"previous_forget_dataset": double(PREVIOUS)}
     options = {"granularity": granularity, "alpha": 0.6, "arguments": arguments, **data()}
     g = step(model, tmp_path, **options)

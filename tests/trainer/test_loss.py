@@ -113,9 +113,16 @@ def brute_force(model, loss_of_one, forget, retain, collator):
 
 
 def check(
-    tmp_path, model, loss_of_one, forget, retain, collator, trainer=UnlearnTrainer, slow=False,
+    tmp_path,
+    model,
+    loss_of_one,
+    forget,
+    retain,
+    collator,
+    trainer=UnlearnTrainer,
+    slow=False,
     **arguments,
-):  # fmt: skip
+):
     """The losses of an evaluation and of the log, and the step, equal brute force."""
     start = copy.deepcopy(model)
     trainer = make_trainer(
@@ -140,7 +147,7 @@ def check(
     assert (step - expected).norm() <= 1e-4 * expected.norm() > 0
     logged = next(row for row in trainer.state.log_history if "forget_loss" in row)
     assert logged["forget_loss"] == pytest.approx(loss, rel=1e-5)
-    assert trainer.training_run.checked_model.samples.one_by_one == slow
+    assert trainer.training_run.checked_model.samples.engine_choice.one_by_one == slow
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,8 @@ def test_samples_in_unequal_shares(tmp_path, model, sample, lengths):
     trainer.method.finish = note
     trainer.train()
     access = trainer.training_run.checked_model.samples
-    assert access.one_by_one == (type(model) is Picked)
-    assert access.one_by_one or not access.engine.slow
+    assert access.engine_choice.one_by_one == (type(model) is Picked)
+    assert access.engine_choice.one_by_one or not access.engine_choice.engine.slow
     parameters = list(model.parameters())
 
     def alone(samples):

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 from datasets import ClassLabel, Dataset, Image, Value
@@ -146,7 +147,7 @@ def _load_stream(request: RowRequest) -> tuple[Dataset, list[str]]:
     return rows, sorted(groups_of(rows, "class"))
 
 
-def _stream(**request) -> Iterator[dict]:
+def _stream(**request: Any) -> Iterator[dict]:
     return stream_rows(IMAGES, RowRequest(**request))
 
 

@@ -38,7 +38,7 @@ class UtteranceSplits(ClassSplits):
 
     kind = RECORDINGS
 
-    # Utterances that belong to no class of the training data have no part here.
+    # Utterances that belong to no class of the training data take no part here.
     other: None = None
 
 

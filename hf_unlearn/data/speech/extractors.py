@@ -17,7 +17,9 @@ FRAMES_PER_SECOND = 100
 PROBES = (0.5, 1.0)
 
 
-def audio_extractor(processor: ProcessorMixin | SequenceFeatureExtractor):
+def audio_extractor(
+    processor: ProcessorMixin | SequenceFeatureExtractor,
+) -> SequenceFeatureExtractor:
     """The feature extractor for audio of a processor, which may be one itself.
 
     Raises:
@@ -90,7 +92,7 @@ def input_types(extractor: SequenceFeatureExtractor) -> Features:
 
 
 def single_input(extractor: SequenceFeatureExtractor) -> bool:
-    """Whether an utterance has one input, beside which a batch needs no other: at most a mask over
+    """Whether an utterance has one input, besides which a batch needs no other: at most a mask over
     a whole waveform, which `pad` of the extractor makes itself."""
     types, name = input_types(extractor), extractor.model_input_names[0]
     if len(types) == 1:

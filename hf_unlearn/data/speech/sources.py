@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from datasets import Audio, Dataset
 from datasets.exceptions import DatasetGenerationError
@@ -13,7 +14,14 @@ from ..row_checks import check_owners, check_table_suffix, check_wanted
 from ..rows import RowKind, RowRequest, local_path, make_request
 from ..sampling import first_of_each, groups_of, sorted_by_id
 from ..streams import dataset_commit, load_stream, revision_option, stream_rows
-from ..tables import first_table, load_as_written, read_table, select_split, warn_of_unlisted
+from ..tables import (
+    Loaded,
+    first_table,
+    load_as_written,
+    read_table,
+    select_split,
+    warn_of_unlisted,
+)
 from ..uniform_rows import row_numbers, to_uniform_rows
 from . import librispeech
 
@@ -135,7 +143,7 @@ def check_speakers(wanted: Iterable[str], speakers: Iterable[str], source: str |
     check_owners(SPEECH, wanted, speakers, source)
 
 
-def _stream(**request) -> Iterator[dict]:
+def _stream(**request: Any) -> Iterator[dict]:
     return stream_rows(SPEECH, RowRequest(**request))
 
 
@@ -182,7 +190,7 @@ def _with_text(rows: Dataset, request: RowRequest, text_optional: bool) -> Datas
     return rows.add_column(column, [""] * len(rows))
 
 
-def _load(request: RowRequest, source: str, **options):
+def _load(request: RowRequest, source: str, **options: Any) -> Loaded:
     """What `datasets` finds at a source.
 
     Raises:

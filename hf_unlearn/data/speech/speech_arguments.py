@@ -99,7 +99,7 @@ class SpeechArguments(UtteranceArguments):
             "' Like this one.' 'as_written': the references unchanged. 'vocabulary' (CTC): in the "
             "letters of the tokenizer. Default: as_written for a new model and for one that finds "
             "it likelier than sentences, own for others; vocabulary for a CTC model, and own where "
-            "the data have no transcripts at all.",
+            "the data has no transcripts at all.",
             "choices": list(STYLES),
         },
     )

@@ -39,8 +39,9 @@ class AuditSettings:
     relearn_learning_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Relearning and benign fine-tuning: learning rate of AdamW; default: see "
-            "docs/audit.md."
+            "help": "Relearning and benign fine-tuning: learning rate of AdamW. Default: a "
+            "tenth of the run's own if it used an Adam; otherwise the one at which the original "
+            "was fine-tuned, or a tenth of it if the original was trained from the start."
         },
     )
 

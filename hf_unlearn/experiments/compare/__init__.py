@@ -1,7 +1,7 @@
 """Compares methods through a recipe: all are tuned with the same effort, on targets that are not
 reported.
 
-    hf-unlearn compare recipes/demo/compare.yaml
+    hf-unlearn compare FILE.yaml
 
 A cell is one run of the recipe, in its own process and folder. A cell whose folder has a
 `results.json` is done, so an interrupted comparison continues where it stopped. On another machine

@@ -19,8 +19,8 @@ logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class EarlierRequests:
-    """The earlier requests of a model.
+class RequestHistory:
+    """All earlier requests of a model.
 
     Attributes:
         entries: of its ledger, the first request first.
@@ -71,7 +71,7 @@ class SaltedIds:
         return pseudonym(name, self._salt, LONG) in self._ids
 
 
-def find_earlier(model: str, output_dir: str) -> EarlierRequests:
+def find_earlier(model: str, output_dir: str) -> RequestHistory:
     """The earlier requests of a model.
 
     The salt that recognises their names is taken from the model's folder or from `output_dir`. For
@@ -85,7 +85,7 @@ def find_earlier(model: str, output_dir: str) -> EarlierRequests:
         ValueError: the model's ledger cannot be read.
     """
     if model == "train":
-        return EarlierRequests()
+        return RequestHistory()
     salts = salts_in([*run_folders(model), output_dir])
     entries = read_ledger(file) if (file := model_file(model, LEDGER)) else []
     if unknown := [str(entry["request"]) for entry in entries if entry["salt"] not in salts]:
@@ -97,7 +97,7 @@ def find_earlier(model: str, output_dir: str) -> EarlierRequests:
     names = forgotten_names(model, warn=not entries)
     if not entries and names and salts:
         entries = _from_results(model, names, next(iter(salts.values())))
-    return EarlierRequests(entries, salts, names)
+    return RequestHistory(entries, salts, names)
 
 
 def _from_results(model: str, names: Mapping[str, Sequence[str]], salt: str) -> list[Entry]:

@@ -21,7 +21,7 @@ from ...trainer import UnlearnTrainer
 from ...trainer.checkpoints.step_digests import step_digests
 from ..models.training import rows_digest
 from ..recipe import Recipe
-from .earlier import EarlierRequests
+from .earlier import RequestHistory
 
 # The splits that the weights depend on in every run.
 COMPARED = ("forget", "retain")
@@ -137,7 +137,7 @@ def package_versions(environment: Mapping) -> dict[str, str]:
 
 
 def checked_again(
-    earlier: EarlierRequests, splits: Any, results: Results, ids: list[str]
+    earlier: RequestHistory, splits: Any, results: Results, ids: list[str]
 ) -> dict[str, dict | str]:
     """What this run measured of each earlier request, by the request's number: the task's first
     metric before and after, or "unverified" where the data has nothing that the request named."""

@@ -14,7 +14,7 @@ def keeping_arguments(recipe: Recipe, model: nn.Module) -> dict:
     With "updates" the run also writes its own update, for the requests after it.
 
     Raises:
-        ValueError: the earlier requests are not known, or the data lack the samples of one.
+        ValueError: the earlier requests are not known, or the data lacks the samples of one.
     """
     way, args = recipe.options.keep_forgotten, recipe.args
     if way == "updates":
@@ -35,14 +35,14 @@ def earlier_dataset(recipe: Recipe, model: nn.Module) -> Dataset:
     """The samples of all earlier requests, in the form that the trainer gets retained ones.
 
     Raises:
-        ValueError: the data lack the samples of an earlier request.
+        ValueError: the data lacks the samples of an earlier request.
     """
     parts = recipe.splits.earlier
     requests = [entry["request"] for entry in recipe.earlier.entries]
     lacking = [str(n) for n in requests if not len(parts.get(f"earlier_{n}", ()))]
     if lacking:
         raise ValueError(
-            f"keep_forgotten is 'samples', but the data have no sample of request "
+            f"keep_forgotten is 'samples', but the data has no sample of request "
             f"{', '.join(lacking)}, or the salt that recognises them is missing: use "
             "keep_forgotten: updates, or give the data and the model's own folder"
         )

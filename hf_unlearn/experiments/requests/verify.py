@@ -4,6 +4,7 @@ with the digests that the run has recorded."""
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
@@ -25,7 +26,9 @@ from .repeated_recipe import repeated_recipe
 DIFFERENT = 3
 
 
-def verify(folder: Path, config: Path | None = None, *, steps: int | None = None) -> bool:
+def verify_by_repetition(
+    folder: Path, config: Path | None = None, *, steps: int | None = None
+) -> bool:
     """Repeats the last request of a model, prints what was found, and returns whether the published
     weights follow from its ledger.
 
@@ -47,7 +50,7 @@ def verify(folder: Path, config: Path | None = None, *, steps: int | None = None
         return False
     recorded = _compared_steps(entry, steps)
     _refuse_other_versions(entry)
-    # Before the data are read, which takes long.
+    # Before the data is read, which takes long.
     salt = _salt_of(entry, folder)
     with tempfile.TemporaryDirectory() as output:
         recipe = repeated_recipe(folder, config, output)
@@ -168,7 +171,7 @@ class _StopAt(TrainerCallback):
         self.step = step
 
     def on_step_end(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
+        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step >= self.step:
             control.should_training_stop = True

@@ -114,7 +114,7 @@ class CtcRecipe(RecogniserRecipe):
         self.style.release()
 
     def _default_style(self, start: str | None) -> str:
-        """Pretrained models get labels in their letters, or their own where the data have none."""
+        """Pretrained models get labels in their letters, or their own where the data has none."""
         if start is None or self.new_head:
             return "as_written"
         splits = self.unprepared

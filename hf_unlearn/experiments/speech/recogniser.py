@@ -61,7 +61,7 @@ class RecogniserRecipe(Recipe):
         self.earlier = find_earlier(options.model, args.output_dir)
         start = options.base_model if options.model == "train" else options.model
         data.language = language_code(data.language or None)
-        # An unknown normaliser is refused before the data are read.
+        # An unknown normaliser is refused before the data is read.
         normalizer(options.normalize, data.language)
         self.processor = self.load_processor(start) if start else None
         with self.clock.phase("loading"), main_process_first(args):
@@ -87,7 +87,7 @@ class RecogniserRecipe(Recipe):
         raise NotImplementedError
 
     def new_processor(self) -> ProcessorMixin:
-        """A processor for a model that has none. The data are known by now (`unprepared`)."""
+        """A processor for a model that has none. The data is known by now (`unprepared`)."""
         raise NotImplementedError
 
     def prepare(self, start: str | None, training: bool) -> None:

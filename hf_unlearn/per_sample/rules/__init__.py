@@ -15,7 +15,7 @@ from functools import cache
 
 import torch
 
-from . import elementwise, layers, products
+from . import convolutions, elementwise, layers, products
 from .common import Unsupported, by_sample, own_values, positions
 from .elementwise import (
     add,
@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 # By name, because `torch.add`, `Tensor.add` and `x + y` are three functions with one meaning.
-RULES: dict[str, Callable] = products.RULES | layers.RULES | elementwise.RULES
+RULES: dict[str, Callable] = products.RULES | layers.RULES | convolutions.RULES | elementwise.RULES
 # Functions whose rules hold whatever the axis of the samples was.
 ANY_AXIS = ("linear", "matmul", "__matmul__", "einsum", "embedding", "layer_norm", "rms_norm")
 ELEMENTWISE = (add, sub, rsub, mul, div)

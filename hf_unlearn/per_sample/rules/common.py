@@ -1,9 +1,15 @@
 """What the rules share: splitting the sample axis, and undoing broadcasting for each sample."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from ..rows import Dense
+from ..rows import Dense, Rows
+
+# What a rule returns: for each argument that may be a weight, a function that makes the rows of its
+# gradients. An argument that is a member of a list has an index.
+RowsByArgument = dict[str | tuple[str, int], Callable[[], Rows]]
 
 
 class Unsupported(Exception):

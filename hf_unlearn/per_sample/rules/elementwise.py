@@ -5,28 +5,35 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .common import Unsupported, by_channel, sum_to
+from ..rows import Dense
+from .common import RowsByArgument, Unsupported, by_channel, sum_to
 
 
-def add(k: int, B: Tensor, input: Tensor, other: Tensor | float, *, alpha: float = 1):
+def add(
+    k: int, B: Tensor, input: Tensor, other: Tensor | float, *, alpha: float = 1
+) -> RowsByArgument:
     return {
         "input": lambda: sum_to(B, input.shape, k),
         "other": lambda: sum_to(alpha * B, other.shape, k),
     }
 
 
-def sub(k: int, B: Tensor, input: Tensor, other: Tensor | float, *, alpha: float = 1):
+def sub(
+    k: int, B: Tensor, input: Tensor, other: Tensor | float, *, alpha: float = 1
+) -> RowsByArgument:
     return {
         "input": lambda: sum_to(B, input.shape, k),
         "other": lambda: sum_to(-alpha * B, other.shape, k),
     }
 
 
-def rsub(k: int, B: Tensor, input: Tensor, other: Tensor | float, *, alpha: float = 1):
+def rsub(
+    k: int, B: Tensor, input: Tensor, other: Tensor | float, *, alpha: float = 1
+) -> RowsByArgument:
     return sub(k, -B, input, other, alpha=alpha)
 
 
-def mul(k: int, B: Tensor, input: Tensor, other: Tensor | float):
+def mul(k: int, B: Tensor, input: Tensor, other: Tensor | float) -> RowsByArgument:
     return {
         "input": lambda: sum_to(B * other, input.shape, k),
         "other": lambda: sum_to(B * input, other.shape, k),
@@ -35,7 +42,7 @@ def mul(k: int, B: Tensor, input: Tensor, other: Tensor | float):
 
 def div(
     k: int, B: Tensor, input: Tensor, other: Tensor | float, *, rounding_mode: str | None = None
-):
+) -> RowsByArgument:
     if rounding_mode is not None:
         raise Unsupported("a division that rounds")
     return {
@@ -44,14 +51,16 @@ def div(
     }
 
 
-def prelu(k: int, B: Tensor, input: Tensor, weight: Tensor):
+def prelu(k: int, B: Tensor, input: Tensor, weight: Tensor) -> RowsByArgument:
     G = B * input.clamp_max(0)
     return {
         "weight": lambda: by_channel(G, k) if weight.numel() > 1 else sum_to(G, weight.shape, k)
     }
 
 
-def where(k: int, B: Tensor, condition: Tensor, input: Tensor, other: Tensor | float):
+def where(
+    k: int, B: Tensor, condition: Tensor, input: Tensor, other: Tensor | float
+) -> RowsByArgument:
     zero = B.new_zeros(())
     return {
         "input": lambda: sum_to(torch.where(condition, B, zero), input.shape, k),
@@ -59,7 +68,9 @@ def where(k: int, B: Tensor, condition: Tensor, input: Tensor, other: Tensor | f
     }
 
 
-def masked_fill(k: int, B: Tensor, input: Tensor, mask: Tensor, value: Tensor | float):
+def masked_fill(
+    k: int, B: Tensor, input: Tensor, mask: Tensor, value: Tensor | float
+) -> RowsByArgument:
     return {
         "input": where(k, B, mask, value, input)["other"],
         "value": where(k, B, mask, value, input)["input"],
@@ -78,14 +89,16 @@ def copied(input: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     return source.expand_as(input).to(input.dtype)
 
 
-def copy(k: int, B: Tensor, input: Tensor, source: Tensor, non_blocking: bool = False):
+def copy(
+    k: int, B: Tensor, input: Tensor, source: Tensor, non_blocking: bool = False
+) -> RowsByArgument:
     return {"source": lambda: sum_to(B, source.shape, k)}
 
 
-def assign(k: int, B: Tensor, input: Tensor, index: object, value: Tensor):
+def assign(k: int, B: Tensor, input: Tensor, index: object, value: Tensor) -> RowsByArgument:
     """A parameter that is written to samples: where a mask is set, or at the same index in each."""
 
-    def of_value():
+    def of_value() -> Dense:
         parts = index if isinstance(index, tuple) else (index,)
         tensors = [p for p in parts if isinstance(p, Tensor)]
         all_samples = isinstance(parts[0], slice) and parts[0] == slice(None)
@@ -100,19 +113,19 @@ def assign(k: int, B: Tensor, input: Tensor, index: object, value: Tensor):
     return {"value": of_value}
 
 
-def expand(k: int, B: Tensor, input: Tensor, *sizes: int):
+def expand(k: int, B: Tensor, input: Tensor, *sizes: int) -> RowsByArgument:
     """A parameter that is repeated for each sample (cls_token): G_n is the n-th slice of B."""
     return {"input": lambda: sum_to(B, input.shape, k)}
 
 
-def repeat(k: int, B: Tensor, input: Tensor, *sizes: int):
+def repeat(k: int, B: Tensor, input: Tensor, *sizes: int) -> RowsByArgument:
     sizes = sizes[0] if isinstance(sizes[0], (tuple, list)) else sizes
     if any(size != 1 for size in sizes[1:]):
         raise Unsupported("a repetition along more axes than the samples")
     return expand(k, B, input)
 
 
-def cat(k: int, B: Tensor, tensors: Sequence[Tensor], dim: int = 0):
+def cat(k: int, B: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> RowsByArgument:
     dim = dim % B.ndim
     if dim == 0:
         raise Unsupported("concatenating a parameter to the batch axis")
@@ -123,7 +136,7 @@ def cat(k: int, B: Tensor, tensors: Sequence[Tensor], dim: int = 0):
     }
 
 
-def stack(k: int, B: Tensor, tensors: Sequence[Tensor], dim: int = 0):
+def stack(k: int, B: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> RowsByArgument:
     dim = dim % B.ndim
     if dim == 0:
         raise Unsupported("concatenating a parameter to the batch axis")

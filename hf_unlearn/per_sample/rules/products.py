@@ -6,17 +6,19 @@ import torch
 from torch import Tensor
 
 from ..rows import Dense, Product
-from .common import Unsupported, by_sample, own_values, positions, sum_to
+from .common import RowsByArgument, Unsupported, by_sample, own_values, positions, sum_to
 
 
-def linear(k: int, B: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None):
+def linear(
+    k: int, B: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> RowsByArgument:
     return {
         "weight": lambda: Product(positions(B, k), positions(input, k)),
         "bias": lambda: Dense(positions(B, k).sum(1)),
     }
 
 
-def matmul(k: int, B: Tensor, input: Tensor, other: Tensor):
+def matmul(k: int, B: Tensor, input: Tensor, other: Tensor) -> RowsByArgument:
     if other.ndim != 2 or input.ndim < 2:
         raise Unsupported("a batch of weight matrices")
     # out = X W: G_n = X_n^T B_n
@@ -32,14 +34,14 @@ def addmm(
     *,
     beta: float = 1,
     alpha: float = 1,
-):
+) -> RowsByArgument:
     return {
         "input": lambda: sum_to(beta * B, input.shape, k),
         "mat2": lambda: Product(positions(mat1, k), positions(alpha * B, k)),
     }
 
 
-def einsum(k: int, B: Tensor, equation: str, *operands: Tensor):
+def einsum(k: int, B: Tensor, equation: str, *operands: Tensor) -> RowsByArgument:
     """G_n for each of two operands, of which the other holds samples along its first letter."""
     operands = operands[0] if isinstance(operands[0], (list, tuple)) else operands
     inputs, output = spelled_out(equation, operands)
@@ -121,7 +123,9 @@ def experts_mm(input: Tensor, weight: Tensor, experts: Tensor) -> Tensor:
     return torch.bmm(input[:, None], weight[experts])[:, 0]
 
 
-def experts_rule(k: int, B: Tensor, input: Tensor, weight: Tensor, experts: Tensor):
+def experts_rule(
+    k: int, B: Tensor, input: Tensor, weight: Tensor, experts: Tensor
+) -> RowsByArgument:
     """G_n[e] = X^T B over the lines of sample n that expert e computes."""
 
     def rows() -> Dense:

@@ -90,7 +90,7 @@ def random_state(device: torch.device | None = None) -> tuple:
 class CpuRandomState:
     """The state that the generators of torch (on the CPU), NumPy and Python have now."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._torch, self._numpy = torch.get_rng_state(), np.random.get_state()
         self._python = random.getstate()
 

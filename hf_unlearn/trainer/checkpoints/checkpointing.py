@@ -59,7 +59,7 @@ class _NotPickled:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._args, name)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type, tuple]:
         return dict, ()
 
 

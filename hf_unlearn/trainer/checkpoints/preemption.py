@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.utils import logging
@@ -25,7 +26,7 @@ class Preemption(TrainerCallback):
         stop_agreed: whether any process did; set by the trainer.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.received = self.stop_agreed = False
 
     @contextlib.contextmanager
@@ -53,7 +54,7 @@ class Preemption(TrainerCallback):
         self.received = True
 
     def on_step_end(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
+        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.stop_agreed:
             logger.warning(

@@ -1,6 +1,8 @@
 """Records digests of the trained weights while a model unlearns, so that the run can be repeated
 and compared step by step."""
 
+from typing import Any
+
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ...config import UnlearnConfig
@@ -24,13 +26,13 @@ class StepDigests(TrainerCallback):
         self._trainer, self.every = trainer, every
 
     def on_train_begin(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
+        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step == 0:
             self._note(state)
 
     def on_step_end(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
+        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             self._note(state)

@@ -11,8 +11,9 @@ from ...config import UnlearnConfig
 from ...methods import Method
 from ...privacy.trackers import refuse_names_in_trackers
 from ..protocol import RunView
-from .adapters import check_task_type
-from .compatibility import check_compatible, check_data, check_deepspeed
+from .adapter_checks import check_task_type
+from .compatibility import check_compatible, check_deepspeed
+from .data_checks import check_data
 from .earlier_requests import check_earlier_requests, check_updates
 from .evaluation_checks import check_evaluation
 from .overlap import warn_of_overlap

@@ -10,7 +10,7 @@ from ...per_sample.shards import sharded_modules
 from ..batches.retain_batches import check_retain_size
 from ..batches.training_data import length_or_none
 from ..protocol import RunView
-from .compatibility import check_kind
+from .data_checks import check_kind
 
 NAME = "previous_forget_dataset"
 

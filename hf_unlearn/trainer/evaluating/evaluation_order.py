@@ -1,7 +1,7 @@
 """Evaluates samples in the order of their labels' lengths: texts of about the same length are
 generated together, so that no batch waits for a single long text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import datasets
@@ -20,7 +20,7 @@ class ByLength(Sampler):
     def __init__(self, lengths: np.ndarray):
         self.order = np.argsort(-lengths, kind="stable")
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         return iter(self.order.tolist())
 
     def __len__(self) -> int:

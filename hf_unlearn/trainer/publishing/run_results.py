@@ -108,7 +108,7 @@ class EvaluatedBefore(TrainerCallback):
             self.rows = [row for row in history if any(map(is_evaluation, row))]
 
     def on_train_begin(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
+        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         at_start = (row for row in state.log_history if row["step"] == 0)
         if not any(any(map(is_evaluation, row)) for row in at_start):

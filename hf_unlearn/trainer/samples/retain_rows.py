@@ -17,7 +17,7 @@ from ...per_sample.reference import sample_gradient, select_sample
 from ...per_sample.rows import Dense
 from ...per_sample.shards import add_gradient
 from ..batches.seeded import RETAIN
-from ..checks.compatibility import DDP
+from ..checks.refusals import DDP
 from ..protocol import TrainerView
 from ..randomness import DRAWS_DIFFER_ALONE, checkpoints_activations
 from .sample_access import SampleAccess
@@ -54,6 +54,7 @@ class RetainRows:
         backward: Callable[..., None],
     ):
         self._trainer, self._access, self._model = trainer, access, model
+        self._choice = access.engine_choice
         self._batch, self._parameters, self._backward = batch, parameters, backward
         process, self.counts = trainer.args.process_index, [k for k, _ in counts]
         self.k, self.first_sample = self.counts[process], sum(self.counts[:process])
@@ -96,7 +97,7 @@ class RetainRows:
     def visit(self, visit: RetainVisitor, last: bool) -> Tensor:
         """As `methods.base.Step.visit_retain_samples`; returns the mean loss of this process's
         retain samples, without a gradient."""
-        engine, show = self._access.engine, self._with_all_rows(visit)
+        engine, show = self._choice.engine, self._with_all_rows(visit)
         self._shown = set()
         next_pass = None if last else self._next_pass_mode()
         if self._replays:
@@ -116,7 +117,7 @@ class RetainRows:
     def _forward_backward(self, show: OwnRowsVisitor, last: bool, next_pass: str | None) -> None:
         """One backward pass over the retain batch, after a forward pass if there is none to go back
         through."""
-        engine, access = self._access.engine, self._access
+        engine = self._choice.engine
         no_sync = self._trainer.accelerator.no_sync
         with contextlib.nullcontext() if last else no_sync(self._model):
             if self._recorded is None:
@@ -129,10 +130,10 @@ class RetainRows:
             if loss.requires_grad:
                 retained = next_pass == "backward"
                 backward = functools.partial(self._backward, loss, retain_graph=retained)
-                tell_others = None if self._alone else access.exchange.announce_given_up
+                tell_others = None if self._alone else self._choice.exchange.announce_given_up
                 engine.backward(backward, show, next_pass, tell_others)
                 self._replays = next_pass == "replay"
-            access.warn_of_slow(
+            self._choice.warn_of_slow(
                 {id: reason for id, reason in engine.slow.items() if id not in slow_before}
             )
             self._refuse_randomness_of_slow_parameters()
@@ -154,7 +155,7 @@ class RetainRows:
         all processes and of earlier requests' updates."""
         if self._alone:
             return lambda rows: visit(*[self._with_updates(rows)] * 2)
-        exchange = self._access.exchange
+        exchange = self._choice.exchange
         return lambda rows: visit(rows, exchange.all_rows(rows, self.counts))
 
     def _with_updates(self, rows: ParameterRows) -> ParameterRows | AddedRows:
@@ -174,16 +175,16 @@ class RetainRows:
     # ---- parameters that the engine leaves out ---------------------------------------------------
 
     def _slow_parameters(self) -> list[nn.Parameter]:
-        return [p for p in self._parameters if id(p) in self._access.engine.slow]
+        return [p for p in self._parameters if id(p) in self._choice.engine.slow]
 
     def _refuse_randomness_of_slow_parameters(self) -> None:
         """Raises ValueError if parameters turn out to need samples computed alone after random
         numbers were drawn for the batch: a sample alone cannot draw the same."""
-        access, slow = self._access, self._access.engine.slow
-        if slow and not access.one_by_one and not self._trainer.args.freeze_randomness:
+        slow = self._choice.engine.slow
+        if slow and not self._choice.one_by_one and not self._trainer.args.freeze_randomness:
             raise ValueError(
                 f"freeze_randomness=False does not work here: {DRAWS_DIFFER_ALONE}: "
-                f"{access.named_reasons(slow)}. Set it to True."
+                f"{self._choice.named_reasons(slow)}. Set it to True."
             )
 
     def _zero_of_slow_parameters(self) -> Tensor | float:
@@ -201,13 +202,13 @@ class RetainRows:
     def _visit_slow(self, show: OwnRowsVisitor) -> None:
         """Shows the rows of the parameters that the engine leaves out, with one pass for each
         sample."""
-        trainer, access, slow = self._trainer, self._access, self._slow_parameters()
+        trainer, slow = self._trainer, self._slow_parameters()
         if not slow:
             return
         if any(isinstance(p, DTensor) for p in slow):
             raise ValueError(
                 "FSDP does not work with parameters whose gradients must be computed one sample at "
-                f"a time: {access.named_reasons(access.engine.slow)}. {DDP}"
+                f"a time: {self._choice.named_reasons(self._choice.engine.slow)}. {DDP}"
             )
         for parameter, rows in zip(slow, zip(*self._sample_gradients(slow))):
             gradient = show(ParameterRows(parameter, [Dense(torch.stack(rows))]))

@@ -43,7 +43,7 @@ class CheckedModel:
         self.samples = SampleAccess(self._trainer, self.padding, self.frozen)
 
     def check_padding(self, at_retain: RetainContext) -> None:
-        """Finds out whether padding changes losses, before data are evaluated or trained on.
+        """Finds out whether padding changes losses, before data is evaluated or trained on.
 
         Args:
             at_retain: the context for computing retain samples.

@@ -6,6 +6,7 @@ from `learning_rate`.
 """
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,7 +84,7 @@ class DriftControl(TrainerCallback):
     # ---- around the optimizer's step -------------------------------------------------------------
 
     def on_pre_optimizer_step(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
+        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Notes weights and losses, and makes the optimizer's step as long as expected."""
         self._before = []
@@ -98,7 +99,7 @@ class DriftControl(TrainerCallback):
         self._scale_rates()
 
     def on_optimizer_step(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
+        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measures the step, and shortens it until the bound holds."""
         if not self._before:

@@ -143,4 +143,4 @@ def _check_first_batch(
         split = next(iter(method.prepares or ()), other)
         batch = next(start.batches(split, shared=False))
         access.frozen.find(batch)
-        access.check_batch_loss(batch)
+        access.engine_choice.check_batch_loss(batch, access.model_loss)

@@ -55,7 +55,7 @@ class StepRunner:
         )
         self.last_step = step
         self._access.frozen.find(batch)
-        self._access.check_batch_loss(batch)
+        self._access.engine_choice.check_batch_loss(batch, self._access.model_loss)
         self._check_engine(step)
         with self._access.randomness.in_step():
             return self._losses(step)
@@ -65,10 +65,10 @@ class StepRunner:
         return self._access.sample_losses(self._access.with_padding_checked(batch))
 
     def _check_engine(self, step: TrainerStep) -> None:
-        if self._trainer.method.per_sample and self._access.engine is None:
+        if self._trainer.method.per_sample and self._access.engine_choice.engine is None:
             with self._attempts.at_retain_batch():
                 step.draw_retain_batch()
-                self._access.check_engine(step.retain_batch)
+                self._access.engine_choice.check_engine(step.retain_batch, self._access.model_loss)
 
     def _losses(self, step: TrainerStep) -> Tensor:
         method = self._trainer.method
@@ -91,7 +91,7 @@ class StepRunner:
 
     def _retain(self, step: TrainerStep) -> dict[str, Tensor]:
         step.draw_retain_batch()
-        if self._trainer.method.per_sample and self._access.engine is None:
+        if self._trainer.method.per_sample and self._access.engine_choice.engine is None:
             # The engine could not be checked: this step is skipped, and the next one tries again.
             return {"retain_loss": torch.tensor(torch.nan, device=self._trainer.args.device)}
         return self._trainer.method.retain(step)

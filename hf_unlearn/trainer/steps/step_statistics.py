@@ -13,7 +13,7 @@ class StepStatistics:
     """Collects values, as scalars without a gradient, in the course of an optimizer step; only
     steps that are taken count."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._of_step: dict[str, list[Tensor]] = defaultdict(list)
         self._since_log: dict[str, list[Tensor]] = defaultdict(list)
         self._steps = 0

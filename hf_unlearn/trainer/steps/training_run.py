@@ -13,7 +13,7 @@ from ..checkpoints.preemption import Preemption
 from ..checkpoints.run_identity import run_identity
 from ..checkpoints.start_weights import START
 from ..checkpoints.update_sketch import keep_start, write_updates
-from ..checks.compatibility import NO_FORGET
+from ..checks.data_checks import NO_FORGET
 from ..checks.training_steps import check_steps
 from ..protocol import RunView
 from ..publishing.publisher import Publisher
@@ -82,7 +82,7 @@ class TrainingRun:
         )
 
     def check_padding(self) -> None:
-        """Finds out whether padding changes losses, before data are evaluated or trained on."""
+        """Finds out whether padding changes losses, before data is evaluated or trained on."""
         self.checked_model.check_padding(self._attempts.at_retain_batch)
 
     @property

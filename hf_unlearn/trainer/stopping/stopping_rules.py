@@ -83,7 +83,7 @@ class StoppingRules(TrainerCallback):
     # ---- checks ----------------------------------------------------------------------------------
 
     def on_train_begin(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
+        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Restores the state at the checkpoint that is resumed from, from the logged checks and the
         checkpoint's copy of the best model."""
@@ -144,7 +144,7 @@ class StoppingRules(TrainerCallback):
             self._save_best()
 
     def on_step_end(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
+        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step % args.check_steps and state.global_step != state.max_steps:
             return
@@ -169,7 +169,7 @@ class StoppingRules(TrainerCallback):
             )
 
     def on_train_end(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
+        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Removes the copy of the best model, of which checkpoints have their own."""
         # the other processes may still read it

@@ -1,6 +1,7 @@
 """Finds out which callback stopped the training."""
 
 import copy
+from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import CallbackHandler
@@ -25,7 +26,7 @@ class WatchedCallbacks(CallbackHandler):
         args: UnlearnConfig,
         state: TrainerState,
         control: TrainerControl,
-        **kwargs,
+        **kwargs: Any,
     ) -> TrainerControl:
         if event == "on_train_begin":
             self.stopped_by = None

@@ -1,6 +1,7 @@
 """Notes whether the optimizer's steps change the weights at all."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class WeightChanges(TrainerCallback):
         had_gradient: whether there was a gradient to watch. Some optimizers use it up at once.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.begin(changed=False)
 
     def begin(self, *, changed: bool) -> None:
@@ -32,14 +33,14 @@ class WeightChanges(TrainerCallback):
         self._learning_rate, self._gradient, self._held = 0.0, False, False
 
     def on_pre_optimizer_step(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
+        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if not self.changed:
             self._before = list(_watched(kwargs["model"]))
             self.had_gradient |= bool(self._before)
 
     def on_optimizer_step(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs
+        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         groups = kwargs["optimizer"].param_groups if self._before else []
         in_optimizer = {id(p) for group in groups for p in group["params"]}

@@ -47,7 +47,7 @@ def closed(doors: dict, *names: str) -> str:
     return reason
 
 
-def test_a_ctc_recogniser(data, tmp_path, capsys):
+def test_an_audit_of_a_ctc_recogniser(data, tmp_path, capsys):
     out = tmp_path / "out"
     ctc.main(flags(data, out, **TRAINED, **SIZE))
     doors = audited(out)
@@ -67,7 +67,7 @@ def test_a_ctc_recogniser(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     "label", [pytest.param("text", marks=pytest.mark.slow), "speaker"], ids=["data", "classes"]
 )
-def test_a_classifier_of_speech(data, tmp_path, label):
+def test_an_audit_of_a_classifier_of_speech(data, tmp_path, label):
     out = tmp_path / "out"
     rules = {"stop_when": "forget_loss >= 1000", "abort_when": "test_loss > 1000"}
     classes.main(flags(data, out, **{**CLASSES, "label_column": label, **rules}))

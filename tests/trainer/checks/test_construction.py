@@ -7,7 +7,7 @@ import torch
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 from hf_unlearn.methods import build_method
-from hf_unlearn.trainer.checks.compatibility import check_data
+from hf_unlearn.trainer.checks.data_checks import check_data
 from tests.support.tiny import FORGET, RETAIN, make_trainer, tiny_whisper
 
 

@@ -65,9 +65,15 @@ def test_texts_are_compared_only_where_texts_are_generated(tmp_path, words):
 
 @pytest.mark.parametrize(
     "named, fits",
-    [("test_accuracy", True), ("eval_forget_loss", True), ("loss", False), (None, False),
-     ("accuracy", False), ("eval_test_acuracy", False)],
-)  # fmt: skip
+    [
+        ("test_accuracy", True),
+        ("eval_forget_loss", True),
+        ("loss", False),
+        (None, False),
+        ("accuracy", False),
+        ("eval_test_acuracy", False),
+    ],
+)
 def test_a_best_model_needs_a_metric_that_evaluation_gives(tmp_path, named, fits):
     arguments = {"eval_dataset": SPLITS, "compute_metrics": classification_metrics}
     best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}

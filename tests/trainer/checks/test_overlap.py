@@ -73,8 +73,11 @@ class Broken(MapStyle):
         (ConcatDataset([TENSORS, Subset(TENSORS, [1])]), Subset(TENSORS, [1, 4]), 2),
         (SAME, MapStyle(samples(5, 2)), 1),
         (MapStyle(SAME), MapStyle(samples(3, 4)), 0),
-        (MapStyle([{"noise": None, **row} for row in SAME], noisy=True),
-         MapStyle([{"noise": None, **row} for row in samples(1)], noisy=True), 1),
+        (
+            MapStyle([{"noise": None, **row} for row in SAME], noisy=True),
+            MapStyle([{"noise": None, **row} for row in samples(1)], noisy=True),
+            1,
+        ),
         # rows without ids, with further columns of one side, or with labels alone in common
         (rows(1, 2, who=lambda n: ["a", "b"]), rows(2, 3), 1),
         (rows(1, 2, label=lambda n: [7, 7]).remove_columns("x"), rows(2, label=lambda n: [7]), 0),
@@ -82,12 +85,12 @@ class Broken(MapStyle):
         (rows(1, 2, id=lambda n: [0, 1]), rows(2, 4, id=lambda n: [0, 1]), 1),
         (None, SAME, 0),
     ],
-)  # fmt: skip
+)
 def test_shared_samples_are_counted(forget, retain, shared):
     assert shared_samples(forget, retain) == shared
 
 
-def test_the_trainer_says_so(tmp_path, caplog):
+def test_the_trainer_warns_of_shared_samples(tmp_path, caplog):
     forget = utterances(3)
     with caplog.at_level(logging.WARNING):
         make_trainer(

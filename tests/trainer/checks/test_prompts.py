@@ -221,9 +221,15 @@ class TestTrainer:
         collator = SpeechCollator(processor, -1 if start else SOT)
         arguments = {"processing_class": processor, "eval_dataset": {"test": rows}}
         make_trainer(
-            model, tmp_path, forget=rows, retain=retain, collator=collator, arguments=arguments,
-            method="gradient_difference", **{"predict_with_generate": True, **config},
-        )  # fmt: skip
+            model,
+            tmp_path,
+            forget=rows,
+            retain=retain,
+            collator=collator,
+            arguments=arguments,
+            method="gradient_difference",
+            **{"predict_with_generate": True, **config},
+        )
         return [record.message for record in caplog.records if "generate()" in record.message]
 
     @pytest.mark.parametrize("language", ["de", None])

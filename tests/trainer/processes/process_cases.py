@@ -16,7 +16,7 @@ from transformers import set_seed
 import hf_unlearn.trainer.samples.exchange
 from hf_unlearn.per_sample import SampleMeanLoss
 from hf_unlearn.per_sample.losses import weighted_samples
-from hf_unlearn.per_sample.rules import layers
+from hf_unlearn.per_sample.rules import convolutions
 from hf_unlearn.trainer.batches.seeded import RETAIN, seeded
 from tests.support.tiny import checkpointing, make_trainer, tiny_whisper, utterances
 from tests.trainer.processes.process_checkpoints import (
@@ -61,7 +61,7 @@ METRIC = {
 
 # For each process: the number of places above which the input of a convolution is not written out
 # as patches.
-USUAL, ALL, SOME = (layers.PLACES,) * 2, (0, 0), (0, 1000)
+USUAL, ALL, SOME = (convolutions.PLACES,) * 2, (0, 0), (0, 1000)
 
 
 CASES = {
@@ -167,7 +167,7 @@ def train(folder: str, name: str) -> None:
     set_seed(0)
     keys = ("forget", "retain", "previous", "model", "lora", "reshard", "places", "data", "batch")
     forget, retain, previous, model, lora, reshard, places, data, batch = map(case.pop, keys)
-    layers.PLACES = places[PROCESS]
+    convolutions.PLACES = places[PROCESS]
     hf_unlearn.trainer.samples.exchange.LATENCY = -(10**12) if reshard else 2**14
     network = model()
     adapter = LORA if lora else None

@@ -93,7 +93,7 @@ def test_the_engine_is_told_which_pass_is_the_last(tmp_path, method, calls):
         if not with_engine:
             trainer.train()
             return model, None
-        trainer.training_run.checked_model.samples.one_by_one = False
+        trainer.training_run.checked_model.samples.engine_choice.one_by_one = False
         trainer.is_deepspeed_enabled = True
         # the real one asks accelerate for DeepSpeed's precision
         trainer._prepare_inputs = dict

@@ -44,7 +44,7 @@ class NotForShards(Method):
         (
             True,
             {"bf16": True},
-            "bf16 beside fully_shard does not work .* call fully_shard.*mp_policy",
+            "bf16 together with fully_shard does not work .* call fully_shard.*mp_policy",
         ),
         (True, {"torch_compile": True}, "torch_compile"),
         (

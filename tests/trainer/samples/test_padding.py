@@ -96,7 +96,7 @@ def test_the_step_equals_brute_force_without_padding(tmp_path, caplog, norm, col
     trainer = trained(tmp_path, model, forget, retain, collator)
     check_step(start, model, forget, retain, collator)
     samples = trainer.training_run.checked_model.samples
-    assert samples.one_by_one == samples.padding.matters == (norm == "group")
+    assert samples.engine_choice.one_by_one == samples.padding.matters == (norm == "group")
     assert ("padding changes the loss of a sample in Wav2Vec2ForCTC" in caplog.text) == (
         norm == "group"
     )
@@ -121,7 +121,7 @@ def test_a_stream_with_a_mask_is_not_slowed_down(tmp_path):
     forget, retain = Stream(voices(300, 120, 90, 200)), voices(260, 150)
     trainer = trained(tmp_path, tiny_wav2vec2("layer"), forget, retain, collate_masked)
     samples = trainer.training_run.checked_model.samples
-    assert samples.padding.matters is False and not samples.one_by_one
+    assert samples.padding.matters is False and not samples.engine_choice.one_by_one
     assert UNPADDED not in trainer.data_collator(retain)
     assert UNPADDED not in trainer.get_train_dataloader().collate_fn(retain)
 
@@ -205,7 +205,7 @@ def test_samples_of_one_length_have_no_padding(tmp_path):
         collate_padded,
     )
     samples = trainer.training_run.checked_model.samples
-    assert samples.padding.matters is False and not samples.one_by_one
+    assert samples.padding.matters is False and not samples.engine_choice.one_by_one
 
 
 def test_silence_of_a_ctc_model_whose_padding_matters(tmp_path):

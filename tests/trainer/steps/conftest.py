@@ -3,10 +3,10 @@
 import pytest
 
 from hf_unlearn.trainer import randomness
-from hf_unlearn.trainer.samples import sample_access
+from hf_unlearn.trainer.samples import engine_choice
 
 
 @pytest.fixture
 def warned(warnings_of):
     """The warnings about per-sample computation and randomness."""
-    return warnings_of(randomness, sample_access)
+    return warnings_of(randomness, engine_choice)

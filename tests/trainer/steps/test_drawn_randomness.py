@@ -44,7 +44,7 @@ def test_with_randomness_every_pass_draws_the_same_numbers(tmp_path, warned, way
         drawn = in_batch(before.train(), batch, K)
     assert cosine(step, drawn) < 1e-5
     assert cosine(step, in_batch(before.eval(), batch, K)) > 1e-3
-    assert not trainer.training_run.checked_model.samples.one_by_one
+    assert not trainer.training_run.checked_model.samples.engine_choice.one_by_one
     (message,) = warned
     assert "`residual` refers only to the network drawn for the retain batch" in message
 
@@ -85,7 +85,7 @@ def test_a_sample_alone_draws_the_same_numbers_in_each_pass(tmp_path, warned, sl
     model = Noisy(slow, dropout, noise)
     options = {"freeze_randomness": not dropout, **MODEL, "learning_rate": 10.0}
     trainer, before, step = trained(model, tmp_path, samples[:N], samples[N:], stacked, **options)
-    assert trainer.training_run.checked_model.samples.one_by_one
+    assert trainer.training_run.checked_model.samples.engine_choice.one_by_one
     assert any("random numbers in evaluation mode, too" in one for one in warned) == bool(noise)
     rows, batch = [], trainer.training_run.step_runner.retain_batches.batch
     for n in range(K):

@@ -48,7 +48,7 @@ def model():
 
 
 def controlled(model, tmp_path, **options):
-    """A trained trainer, and what was measured beside it."""
+    """A trained trainer, and what was measured of its steps."""
     watch = Watch()
     options = {"step_control": "drift", "max_drift": BOUND, "alpha": 0.0, **options}
     trainer = make_trainer(

@@ -66,7 +66,7 @@ def test_only_samples_below_the_limit_are_forgotten(one_by_one, tmp_path, monkey
     """The step's own pass shows which ones they are."""
     forget, (_, retain) = (losses_and_gradients(whisper(), rows) for rows in (FORGET, RETAIN))
     if one_by_one:
-        monkeypatch.setattr("hf_unlearn.trainer.samples.sample_access.samples_mix", lambda *_: True)
+        monkeypatch.setattr("hf_unlearn.trainer.samples.engine_choice.samples_mix", lambda *_: True)
     assert limited_step(tmp_path, *forget, retain, scale=1.0) < 1e-3 and not passes
 
 

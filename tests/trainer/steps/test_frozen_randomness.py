@@ -61,7 +61,7 @@ def test_the_step_is_orthogonal_in_the_network_that_is_evaluated(tmp_path, warne
         retain = retain[:1]
     trainer, before, step = trained(model, tmp_path, forget, retain, collator, **way)
     assert cosine(step, alone(evaluated(before), [collator([sample]) for sample in retain])) < 1e-5
-    assert not trainer.training_run.checked_model.samples.one_by_one
+    assert not trainer.training_run.checked_model.samples.engine_choice.one_by_one
     assert not warned
 
 

@@ -183,7 +183,7 @@ def test_steps_with_a_scaler_equal_plain_steps(tmp_path):
         ([-3e38, 1.0, -3e38], True),
     ],
 )
-def test_all_finite(values, expected):
+def test_values_that_are_not_finite_are_found_whatever_their_sum(values, expected):
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         assert all_finite([None, torch.ones(3), torch.tensor(values, dtype=dtype)]) == expected
     assert all_finite([torch.tensor([6e4, 6e4], dtype=torch.float16)])

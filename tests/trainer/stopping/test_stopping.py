@@ -43,9 +43,18 @@ def test_splits_and_metrics_may_have_any_name(metric, split):
 
 
 @pytest.mark.parametrize(
-    "text", ["forget_wer >= 90%", "forget_wer => 90", "forget_wer == 90", "forget_wer >=",
-             ">= 90", "forget_wer >= high", "forget_wer >= 90 <= 3", "forget_wer >= nan"]
-)  # fmt: skip
+    "text",
+    [
+        "forget_wer >= 90%",
+        "forget_wer => 90",
+        "forget_wer == 90",
+        "forget_wer >=",
+        ">= 90",
+        "forget_wer >= high",
+        "forget_wer >= 90 <= 3",
+        "forget_wer >= nan",
+    ],
+)
 def test_a_text_that_is_not_a_rule_is_refused(text):
     with pytest.raises(ValueError, match="cannot read the rule"):
         Rule.parse(text)

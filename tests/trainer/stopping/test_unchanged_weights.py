@@ -43,7 +43,7 @@ class TestUnchangedWeights:
             p.data += 0.1
         self.refused(trainer, "too small")
 
-    def test_gradients_that_are_0(self, tmp_path):
+    def test_a_run_whose_gradients_are_0_is_refused(self, tmp_path):
         trainer = trainer_of(tmp_path, **self.OPTIONS)
         trainer.add_callback(ZeroGradients())
         self.refused(trainer, "all gradients were 0")

@@ -68,7 +68,7 @@ def test_ticks_span_all_values(values):
     assert marks[0] <= min(values) and marks[-1] >= max(values) and marks[-1] > marks[0]
 
 
-def test_differences_of_words():
+def test_wrong_and_missing_words_are_marked():
     assert list(word_differences("open the window now", "open a garden now please")) == [
         ("same", "open"),
         ("left out", "the window"),

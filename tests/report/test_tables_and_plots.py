@@ -56,7 +56,7 @@ def test_table_is_aligned_and_fits_100_columns():
     assert len({len(line) for line in lines}) == 1 and len(lines[0]) < 100
 
 
-def test_markdown_table():
+def test_a_markdown_table_has_equal_columns():
     lines = results_table(Results.from_dict(RESULTS), metrics=["wer"], markdown=True).splitlines()
     assert {line.count("|") for line in lines} == {5}
     assert set(lines[1]) <= set("|-: ")
@@ -118,7 +118,7 @@ def drawn(monkeypatch):
     return figures
 
 
-def test_plot_is_a_png(tmp_path):
+def test_the_plot_is_a_png_of_its_size(tmp_path):
     path = plot_history(HISTORY, tmp_path / "history.png", original=RESULTS["original"])
     assert size_of_drawing(path) == (1275, 720)
 

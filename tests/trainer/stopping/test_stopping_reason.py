@@ -43,7 +43,7 @@ class TestReason:
             trainer.train()
         assert trainer.stopping["reason"] == "SIGTERM"
 
-    def test_reason_during_training(self, tmp_path):
+    def test_during_training_the_reason_is_that_it_is_in_progress(self, tmp_path):
         seen = []
         trainer = trainer_of(
             tmp_path,

@@ -80,7 +80,7 @@ def test_wrong_inner_products_are_found(monkeypatch, products=ParameterRows.prod
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 9])
-def test_any_number_of_samples(monkeypatch, k):
+def test_right_and_wrong_rules_are_told_apart_at_any_number_of_samples(monkeypatch, k):
     model, x = small(), torch.randn(1, 4).expand(k, 4)
     assert not find_slow_parameters(model, loss_of(model), {"x": x}, k)
     if k > 1:

@@ -61,7 +61,7 @@ def adapted(config):
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_adapters(name):
+def test_rows_equal_brute_force_with_adapters(name):
     assert not differences(adapted(ADAPTERS[name]), tokens())
 
 
@@ -108,13 +108,13 @@ def test_frozen_parts_are_not_recorded():
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_attention(attention):
+def test_rows_equal_brute_force_with_each_attention(attention):
     assert not differences(randomised(llama(attn_implementation=attention)), tokens())
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("adapter", [None, "LoRA"])
-def test_checkpointing(reentrant, adapter):
+def test_rows_equal_brute_force_with_checkpointing(reentrant, adapter):
     model = randomised(tiny_whisper(use_cache=False))
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     if adapter:
@@ -156,7 +156,7 @@ def test_a_parameter_that_checkpointed_layers_share_is_given_up():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast(dtype):
+def test_rows_equal_brute_force_with_autocast(dtype):
     """Rows differ from samples alone by rounding only, and no parameter takes the slow path."""
     model, batch = randomised(tiny_whisper()), collate(utterances(K))
     assert not find_slow_parameters(model, loss_of(model, dtype), batch, K, dtype)
@@ -165,6 +165,6 @@ def test_autocast(dtype):
     )
 
 
-def test_half_precision_weights():
+def test_no_parameter_is_slow_in_half_precision():
     model = randomised(llama()).to(torch.bfloat16)
     assert not find_slow_parameters(model, loss_of(model), tokens(), K, torch.bfloat16)
