@@ -14,7 +14,7 @@ import pytest
 
 from hf_unlearn.cli import main
 from hf_unlearn.experiments import run_script
-from hf_unlearn.experiments.catalogue import configuration_path, script_path
+from hf_unlearn.experiments.catalogue import configuration_path, configurations, script_path
 from hf_unlearn.experiments.compare import Comparison
 from hf_unlearn.experiments.speech import whisper as speech
 from tests.recipes.configurations import COMPARISONS
@@ -147,6 +147,12 @@ def test_recipes_are_listed_with_their_configurations(capsys):
     )
     purposes = dict(line.split(": ", 1) for line in lines if not line.startswith(" "))
     assert set(purposes) == {name.split("/")[0] for name in named} and all(purposes.values())
+
+
+def test_a_comparison_is_known_by_its_methods_not_by_its_name(tmp_path):
+    (tmp_path / "fair.yaml").write_text("recipe: digits\nmethods: {scrub: [{}]}\n")
+    (tmp_path / "comparable.yaml").write_text("recipe: mine.py\nmethod: scrub\n")
+    assert list(configurations(tmp_path)) == ["comparable"]
 
 
 def test_a_copied_recipe_is_complete_and_runs_in_its_own_folder(tmp_path, capsys, started):

@@ -5,6 +5,8 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
+from ..yaml_files import read_yaml
+
 SCRIPT = "unlearn.py"
 
 
@@ -24,9 +26,13 @@ def recipe_folders() -> dict[str, Path]:
 
 def configurations(folder: Path) -> dict[str, Path]:
     """The YAML files that `hf-unlearn run` takes, by their names; not those of `hf-unlearn
-    compare`."""
+    compare`, which alone have the key `methods`.
+
+    Raises:
+        ValueError: a file does not hold keys and values in YAML.
+    """
     files = sorted(folder.glob("*.yaml"))
-    return {path.stem: path for path in files if "compare" not in path.stem}
+    return {path.stem: path for path in files if "methods" not in read_yaml(path)}
 
 
 def overview() -> str:

@@ -35,32 +35,22 @@ logger = logging.get_logger(__name__)
 FOLDER = "measurements"
 PACKAGE = Path(__file__).parents[1]
 
-# Options that no measurement depends on. All others count, including future ones.
-# Of the recipe: which model is measured (its weights are hashed instead), how it is unlearned, and
-# what else the run does.
-NOT_OF_RECIPE = frozenset(
-    {
-        *("model", "gold", "models_dir", "labels_from", "report_audio"),
-        *("trainable", "limit_at_retrained", "augment", "merge_adapter", "keep_forgotten"),
-        *("lora_r", "lora_alpha", "lora_target_modules", "digest_steps"),
-        *("threads", "dry_run", "evaluate", "dataset_hint", "recipe", "launch"),
-    }
-)
-# Of the trainer: how a model is unlearned and saved.
+# The trainer's options that no measurement depends on: how a model is unlearned and saved. All
+# others count, including future ones. (The recipe's options say so themselves: see `Affects`.)
 NOT_OF_TRAINER = frozenset(
-    {
-        *("method", "alpha", "method_kwargs", "granularity", "inner_products"),
-        *("loss_temperature", "forget_objective", "max_forget_loss", "step_control", "max_drift"),
-        *("stop_when", "abort_when", "check_steps", "check_samples", "max_skipped_steps"),
-        *("per_device_retain_batch_size", "per_device_previous_batch_size"),
-        *("freeze_randomness", "frozen_cache_gb", "save_update_sketch", "update_sketch_rank"),
-        *("hide_names", "name_forgotten", "output_dir", "resume_from_checkpoint", "run_name"),
-        *("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm"),
-        *("max_steps", "num_train_epochs", "learning_rate", "optim", "optim_args"),
-        *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay"),
-        *("adam_beta1", "adam_beta2", "adam_epsilon"),
-        *("logging_steps", "save_strategy", "save_steps", "report_to", "disable_tqdm"),
-    }
+    """
+    method alpha method_kwargs granularity inner_products
+    loss_temperature forget_objective max_forget_loss step_control max_drift
+    stop_when abort_when check_steps check_samples max_skipped_steps
+    per_device_retain_batch_size per_device_previous_batch_size
+    freeze_randomness frozen_cache_gb save_update_sketch update_sketch_rank
+    hide_names name_forgotten output_dir resume_from_checkpoint run_name
+    per_device_train_batch_size gradient_accumulation_steps max_grad_norm
+    max_steps num_train_epochs learning_rate optim optim_args
+    lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay
+    adam_beta1 adam_beta2 adam_epsilon
+    logging_steps save_strategy save_steps report_to disable_tqdm
+    """.split()
 )
 # Packages (package: module) that measurements use besides those that `environment` names.
 FURTHER = {"tokenizers": "tokenizers", "soundfile": "soundfile", "pillow": "PIL"}
@@ -117,7 +107,7 @@ def depends_on(
         "model": _described(model),
         "processor": _processor_digest(recipe),
         "rows": {split: rows_digest(part) for split, part in rows.items()},
-        "recipe": [type(recipe).__qualname__, recipe.task, _without(recipe.options, NOT_OF_RECIPE)],
+        "recipe": [type(recipe).__qualname__, recipe.task, recipe.options.of_measurement()],
         "data": vars(recipe.data),
         "trainer": {k: v for k, v in recipe.args.to_dict().items() if k not in NOT_OF_TRAINER},
         "processes": recipe.args.world_size,
@@ -141,10 +131,6 @@ def _described(model: nn.Module) -> dict:
         # Classifiers report it with their scores.
         "training_seconds": training_seconds(model.name_or_path),
     }
-
-
-def _without(options: object, names: frozenset[str]) -> dict:
-    return {name: value for name, value in vars(options).items() if name not in names}
 
 
 def _processor_digest(recipe: Recipe) -> dict[str, str]:

@@ -1,22 +1,29 @@
 """The options that all recipes share."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from .option_effects import Affects, options_affecting
 
 
 @dataclass
 class RecipeArguments:
-    """Which models a run uses, how they are trained, and which parameters unlearning may change."""
+    """Which models a run uses, how they are trained, and which parameters unlearning may change.
+
+    A new option counts in the names of shared models and of cached measurements, unless its type
+    says that it need not (see `Affects`).
+    """
 
     _argument_group_name = "models and evaluation (the recipe)"
 
-    model: str = field(
+    model: Annotated[str, Affects.NEITHER] = field(
         default="train",
         metadata={
             "help": "The model to unlearn: a folder, a Hub id, or 'train' to train one first, "
             "into output_dir/original."
         },
     )
-    gold: str = field(
+    gold: Annotated[str, Affects.NEITHER] = field(
         default="none",
         metadata={
             "help": "The retrained model, trained without the forget set: a folder, a Hub id, "
@@ -30,7 +37,7 @@ class RecipeArguments:
             "starts from a small, randomly initialised model."
         },
     )
-    models_dir: str | None = field(
+    models_dir: Annotated[str | None, Affects.NEITHER] = field(
         default=None,
         metadata={
             "help": "Folder in which runs share the models that they train (found by a hash of "
@@ -39,7 +46,7 @@ class RecipeArguments:
             "'train' always trains again, and every run measures both models."
         },
     )
-    train_seed: int | None = field(
+    train_seed: Annotated[int | None, Affects.MEASUREMENTS] = field(
         default=None,
         metadata={"help": "Training (model or gold is 'train'): random seed; default: seed."},
     )
@@ -60,7 +67,7 @@ class RecipeArguments:
             "learning rate warms up."
         },
     )
-    trainable: str = field(
+    trainable: Annotated[str, Affects.NEITHER] = field(
         default="",
         metadata={
             "help": "Regular expression: unlearning changes only the parameters whose names it "
@@ -69,24 +76,24 @@ class RecipeArguments:
             "in the decoder)."
         },
     )
-    limit_at_retrained: bool = field(
+    limit_at_retrained: Annotated[bool, Affects.NEITHER] = field(
         default=False,
         metadata={
             "help": "Sets max_forget_loss to the retrained model's mean loss on the forget set: "
             "each forget sample counts only until it has that loss."
         },
     )
-    lora_r: int = field(
+    lora_r: Annotated[int, Affects.NEITHER] = field(
         default=0,
         metadata={"help": "Rank of the LoRA adapter that unlearning trains; 0: all weights."},
     )
-    lora_alpha: int = field(
+    lora_alpha: Annotated[int, Affects.NEITHER] = field(
         default=64, metadata={"help": "LoRA: the adapter is scaled by lora_alpha / lora_r."}
     )
-    lora_target_modules: list[str] = field(
+    lora_target_modules: Annotated[list[str], Affects.NEITHER] = field(
         default_factory=list, metadata={"help": "LoRA: names of the layers that get an adapter."}
     )
-    merge_adapter: bool = field(
+    merge_adapter: Annotated[bool, Affects.NEITHER] = field(
         default=True,
         metadata={
             "help": "Where `model` is a LoRA adapter: merge it into its base model (as peft's "
@@ -95,7 +102,7 @@ class RecipeArguments:
             "'cat'), whose rank is the sum of both."
         },
     )
-    keep_forgotten: str = field(
+    keep_forgotten: Annotated[str, Affects.NEITHER] = field(
         default="none",
         metadata={
             "help": "How unlearning keeps earlier requests forgotten. "
@@ -106,7 +113,7 @@ class RecipeArguments:
             "choices": ["samples", "updates", "none"],
         },
     )
-    digest_steps: int = field(
+    digest_steps: Annotated[int, Affects.NEITHER] = field(
         default=20,
         metadata={
             "help": "Number of optimizer steps between two digests of the trained weights in "
@@ -114,17 +121,17 @@ class RecipeArguments:
             "two per GB."
         },
     )
-    attacks: bool = field(
+    attacks: Annotated[bool, Affects.MEASUREMENTS] = field(
         default=True, metadata={"help": "Run membership inference attacks on all models."}
     )
-    shadow_models: int = field(
+    shadow_models: Annotated[int, Affects.MEASUREMENTS] = field(
         default=0,
         metadata={
             "help": "LiRA: number of shadow models (even; 8 is few). Each is trained like the "
             "original, on half of the forget samples and of similar unseen samples; 0: no LiRA."
         },
     )
-    threads: str = field(
+    threads: Annotated[str, Affects.NEITHER] = field(
         default="auto",
         metadata={
             "help": "How many threads torch uses on a CPU while models are trained: a number, or "
@@ -132,30 +139,30 @@ class RecipeArguments:
             "once, else torch's default)."
         },
     )
-    dry_run: bool = field(
+    dry_run: Annotated[bool, Affects.NEITHER] = field(
         default=False,
         metadata={
             "help": "Only print the plan: splits, trained parameters, memory, number of steps."
         },
     )
-    evaluate: bool = field(
+    evaluate: Annotated[bool, Affects.NEITHER] = field(
         default=False,
         metadata={
             "help": "Only evaluate `model` on the splits, into evaluation.json (hf-unlearn "
             "evaluate)."
         },
     )
-    dataset_hint: str = field(
+    dataset_hint: Annotated[str, Affects.NEITHER] = field(
         default="",
         metadata={"help": "How to make `dataset`, for the message where it is missing."},
     )
-    recipe: str | None = field(
+    recipe: Annotated[str | None, Affects.NEITHER] = field(
         default=None,
         metadata={
             "help": "hf-unlearn run: the recipe's script; default: unlearn.py beside the YAML."
         },
     )
-    launch: str = field(
+    launch: Annotated[str, Affects.NEITHER] = field(
         default="",
         metadata={
             "help": "hf-unlearn run: flags for accelerate launch, such as '--num_processes 2'; "
@@ -173,17 +180,6 @@ class RecipeArguments:
         if self.digest_steps < 0:
             raise ValueError(f"digest_steps is {self.digest_steps}, but must be 0 or more")
 
-    # Options that the weights of a model trained by the recipe do not depend on.
-    _not_of_training = frozenset(
-        {
-            *("model", "gold", "models_dir", "train_seed", "trainable"),
-            "limit_at_retrained",
-            *("lora_r", "lora_alpha", "lora_target_modules", "attacks", "shadow_models"),
-            *("merge_adapter", "digest_steps", "keep_forgotten"),
-            *("threads", "dry_run", "evaluate", "dataset_hint", "recipe", "launch"),
-        }
-    )
-
     @property
     def trains(self) -> bool:
         """Whether the run trains models, which takes all training data."""
@@ -196,9 +192,11 @@ class RecipeArguments:
 
     def of_training(self) -> dict:
         """The options that the weights of a trained model may depend on."""
-        return {
-            name: value for name, value in vars(self).items() if name not in self._not_of_training
-        }
+        return options_affecting(Affects.TRAINED_MODELS, self)
+
+    def of_measurement(self) -> dict:
+        """The options that the measurements of a model may depend on, besides its weights."""
+        return options_affecting(Affects.MEASUREMENTS, self)
 
 
 @dataclass
@@ -206,23 +204,19 @@ class ClassifierArguments(RecipeArguments):
     """The options that the recipes of classifiers share: relearning speed (see `relearning_steps`),
     for which `hf-unlearn audit` has settings of its own."""
 
-    relearn_samples: int = field(
+    relearn_samples: Annotated[int, Affects.MEASUREMENTS] = field(
         default=0,
         metadata={
             "help": "Relearning speed: fine-tune a copy of each model on this many forget samples; "
             "0: do not measure it."
         },
     )
-    relearn_steps: int = field(
+    relearn_steps: Annotated[int, Affects.MEASUREMENTS] = field(
         default=50, metadata={"help": "Relearning speed: maximum number of steps."}
     )
-    relearn_learning_rate: float = field(
+    relearn_learning_rate: Annotated[float, Affects.MEASUREMENTS] = field(
         default=1e-4, metadata={"help": "Relearning speed: learning rate of AdamW."}
     )
-
-    _not_of_training = RecipeArguments._not_of_training | {
-        *("relearn_samples", "relearn_steps", "relearn_learning_rate"),
-    }
 
 
 @dataclass

@@ -2,9 +2,10 @@
 and the report."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import nn
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from ..report.best_effort import warn_if_not_written
 from ..report.file_names import LEDGER
@@ -16,7 +17,7 @@ from ..trainer.setup.adapters import base_of, keep_merged, whole_base_of
 from .checks.model_checks import check_run, refuse_several_models
 from .checks.processor_checks import check_processors
 from .checks.push_checks import check_push_of_recipe
-from .checks.retrained_rules import fill_in_retrained
+from .checks.retrained_rules import check_limit_at_retrained, with_retrained_values
 from .dry_run import dry_run
 from .measurement_cache import measured_or_cached
 from .measurements import Measurement, evaluate, measure
@@ -26,8 +27,8 @@ from .models.training import get_model
 from .progress import announce, label_bars
 from .recipe import Recipe, freeze, make_trainer
 from .requests.entry import begin_entry, finish_entry, keep_entries
-from .requests.hidden_names import names_to_hide
 from .requests.keeping import keeping_arguments
+from .requests.run_arguments import completed_arguments
 from .requests.stacking import stack
 from .run_files import collect_results, write_run_files
 from .threads import threads_for
@@ -54,36 +55,22 @@ def unlearn(recipe: Recipe) -> dict:
         return dry_run(recipe)
     if options.evaluate:
         return evaluate(recipe)
-    check_steps(args, recipe.splits.forget)
-    args.hide_names = names_to_hide(recipe)
-    refuse_several_models(recipe)
+    recipe.args = completed_arguments(recipe)
     base = options.base_model if options.model == "train" else whole_base_of(options.model)
-    check_processors(recipe)
-    check_run(recipe)
+    _check(recipe)
+    models = _models(recipe)
+    retrained = _measure_retrained(recipe, models)
+    values = None if retrained is None else retrained.splits
+    recipe.args = with_retrained_values(recipe.args, options, values)
 
-    with recipe.clock.phase("training"):
-        names = model_names(recipe)
-        original = get_model(recipe, "original", names["original"])
-    if options.shadow_models:
-        announce(recipe, "training the shadow models")
-    with recipe.clock.phase("shadow_models"):
-        shadows = train_shadow_models(recipe)
-    retrained = _measure_retrained(recipe, names["retrained"], shadows)
-    levels = None if retrained is None else retrained.splits
-    args.stop_when = fill_in_retrained(args.stop_when, levels)
-    args.abort_when = fill_in_retrained(args.abort_when, levels)
-    if options.limit_at_retrained:
-        args.max_forget_loss = levels["forget"]["loss"]
-
-    main = args.process_index == 0
-    start_digest = begin_entry(recipe) if main else None
-    trainer = unlearning_trainer(recipe, original)
-    before = measured_or_cached(recipe, trainer, "original", shadows)
+    start_digest = begin_entry(recipe) if args.process_index == 0 else None
+    trainer = unlearning_trainer(recipe, models.original)
+    before = measured_or_cached(recipe, trainer, "original", models.shadows)
     announce(recipe, "unlearning")
     label_bars(trainer, "unlearning")
     train_to_forget(recipe, trainer)
     announce(recipe, "measuring")
-    after = measure(recipe, trainer, shadows)
+    after = measure(recipe, trainer, models.shadows)
     save_model(recipe, trainer)
     measured = {"original": before, "unlearned": after, "retrained": retrained}
     results = collect_results(recipe, trainer, measured, base)
@@ -126,15 +113,50 @@ def train_to_forget(recipe: Recipe, trainer: UnlearnTrainer) -> None:
             trainer.train()
 
 
-def _measure_retrained(
-    recipe: Recipe, name: str, shadows: ShadowModels | None
-) -> Measurement | None:
+def _check(recipe: Recipe) -> None:
+    """Refuses what cannot work, before a model is trained."""
+    check_steps(recipe.args, recipe.splits.forget)
+    check_limit_at_retrained(recipe.options, recipe.args)
+    refuse_several_models(recipe)
+    check_processors(recipe)
+    check_run(recipe)
+
+
+class _Models(NamedTuple):
+    """What a run has before it unlearns.
+
+    Attributes:
+        original: the model that is to forget.
+        retrained: the retrained model's folder or Hub id; "train" if it has yet to be trained, and
+            "none" without such a model.
+        shadows: the shadow models of LiRA; None without.
+    """
+
+    original: PreTrainedModel
+    retrained: str
+    shadows: ShadowModels | None
+
+
+def _models(recipe: Recipe) -> _Models:
+    """Loads or trains the models that unlearning and its measurements start from."""
+    with recipe.clock.phase("training"):
+        names = model_names(recipe)
+        original = get_model(recipe, "original", names["original"])
+    if recipe.options.shadow_models:
+        announce(recipe, "training the shadow models")
+    with recipe.clock.phase("shadow_models"):
+        shadows = train_shadow_models(recipe)
+    return _Models(original, names["retrained"], shadows)
+
+
+def _measure_retrained(recipe: Recipe, models: _Models) -> Measurement | None:
     """The retrained model's numbers; None without such a model (`gold: none`)."""
-    if name == "none":
+    if models.retrained == "none":
         return None
     with recipe.clock.phase("training"):
-        model = get_model(recipe, "retrained", name)
-    return measured_or_cached(recipe, recipe.evaluation_trainer(model), "retrained", shadows)
+        model = get_model(recipe, "retrained", models.retrained)
+    trainer = recipe.evaluation_trainer(model)
+    return measured_or_cached(recipe, trainer, "retrained", models.shadows)
 
 
 def _finish(

@@ -165,6 +165,26 @@ def test_the_trainer_is_two_classes():
     assert trainers == {"SampleMeanTrainer", "UnlearnTrainer"}
 
 
+def attributes_set(function: ast.FunctionDef) -> set[str]:
+    """The attributes of self that a method sets."""
+    stored = (n for n in ast.walk(function) if isinstance(n, ast.Attribute))
+    return {n.attr for n in stored if isinstance(n.ctx, ast.Store) and is_own_object(n.value)}
+
+
+def test_experiments_set_their_attributes_in_constructors():
+    """A reader of a constructor sees all that a recipe consists of."""
+    late = []
+    for module, tree in trees().items():
+        classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        for kind in classes if room_of(module) == "experiments" else ():
+            methods = {
+                f.name: attributes_set(f) for f in kind.body if isinstance(f, ast.FunctionDef)
+            }
+            first = methods.pop("__init__", set())
+            late += [(module, kind.name, sorted(names - first)) for names in methods.values()]
+    assert not [each for each in late if each[2]]
+
+
 # ---- names of variables --------------------------------------------------------------------------
 
 # Participles that do not say what a variable holds (see CONTRIBUTING.md).

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-COMPARISONS = sorted(RECIPES.glob("*/*compare*.yaml"))
+COMPARISONS = sorted(
+    path for path in RECIPES.glob("*/*.yaml") if "\nmethods:" in path.read_text(encoding="utf-8")
+)
 
 
 def configurations(*recipes: str) -> list[Path]:

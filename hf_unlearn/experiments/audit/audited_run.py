@@ -15,7 +15,7 @@ from ..checks.model_checks import loading
 from ..recipe import Recipe
 from ..recipe_kinds import kind_of, with_values
 
-# The trainer's settings that measurements depend on.
+# The trainer's settings that an audit takes from the run.
 TRAINER_SETTINGS = (
     "seed",
     "use_cpu",

@@ -1,7 +1,6 @@
 """Refuses options that cannot work: first without data, then before a model is trained."""
 
 import contextlib
-import copy
 import gc
 import re
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from ..options import RecipeArguments, TrainArguments
 from ..recipe import Recipe, freeze, lora_config, make_trainer
 from ..requests.keeping import keeping_arguments
 from ..requests.stacking import check_stacking
-from .retrained_rules import check_limit_at_retrained, of_retrained
+from .retrained_rules import check_limit_at_retrained, of_retrained, with_assumed_values
 
 # One of these is in the folder of every model.
 CONFIGURATIONS = ("config.json", "adapter_config.json")
@@ -161,14 +160,8 @@ def first_trainer(recipe: Recipe) -> UnlearnTrainer:
     Raises:
         ValueError: as `UnlearnTrainer`; or a stopping rule, `trainable` or an adapter does not fit.
     """
-    options, args = recipe.options, copy.copy(recipe.args)
+    options, args = recipe.options, with_assumed_values(recipe.args, recipe.options)
     args.push_to_hub, args.report_to = False, []
-    if options.limit_at_retrained:
-        # The retrained model's loss is not known yet.
-        args.max_forget_loss = 1.0
-    args.stop_when, args.abort_when = (
-        of_retrained(rule, options.gold) for rule in (args.stop_when, args.abort_when)
-    )
     with random_state_kept(args.device):
         model = first_model(recipe)
         kept = keeping_arguments(recipe, model)

@@ -1,11 +1,49 @@
-"""Stopping rules that compare with the retrained model: "forget_wer >= retrained"."""
+"""Arguments that depend on the retrained model's values: stopping rules such as
+"forget_wer >= retrained", and max_forget_loss by `limit_at_retrained`."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 
 from ...config import UnlearnConfig
 from ...trainer.stopping.rule import RETRAINED, Rule
 from ..options import RecipeArguments
+
+
+def with_retrained_values(
+    args: UnlearnConfig, options: RecipeArguments, retrained: Mapping[str, dict] | None
+) -> UnlearnConfig:
+    """A copy of the arguments with the retrained model's values in both stopping rules and, with
+    `limit_at_retrained`, in max_forget_loss.
+
+    Args:
+        retrained: the retrained model's metrics by split; None without such a model, which
+            `check_limit_at_retrained` refuses where it is needed.
+
+    Raises:
+        ValueError: as `fill_in_retrained`.
+    """
+    args = copy.copy(args)
+    args.stop_when = fill_in_retrained(args.stop_when, retrained)
+    args.abort_when = fill_in_retrained(args.abort_when, retrained)
+    if options.limit_at_retrained:
+        args.max_forget_loss = retrained["forget"]["loss"]
+    return args
+
+
+def with_assumed_values(args: UnlearnConfig, options: RecipeArguments) -> UnlearnConfig:
+    """As `with_retrained_values`, with numbers in place of values that are not known yet, so that
+    the arguments can be checked.
+
+    Raises:
+        ValueError: as `of_retrained`.
+    """
+    args = copy.copy(args)
+    args.stop_when = of_retrained(args.stop_when, options.gold)
+    args.abort_when = of_retrained(args.abort_when, options.gold)
+    if options.limit_at_retrained:
+        args.max_forget_loss = 1.0
+    return args
 
 
 def of_retrained(rule: str | None, gold: str) -> str | None:

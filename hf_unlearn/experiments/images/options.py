@@ -1,7 +1,9 @@
 """The options of the image recipe."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from ..option_effects import Affects
 from ..options import ClassifierArguments
 
 
@@ -43,7 +45,7 @@ class ImageRecipeArguments(ClassifierArguments):
             "each time."
         },
     )
-    lora_target_modules: list[str] = field(
+    lora_target_modules: Annotated[list[str], Affects.NEITHER] = field(
         default_factory=lambda: [
             *("q_proj", "k_proj", "v_proj", "o_proj"),
             *("query", "key", "value", "dense"),

@@ -11,14 +11,10 @@ from ..recipe import Recipe
 def keeping_arguments(recipe: Recipe, model: nn.Module) -> dict:
     """The arguments of `UnlearnTrainer` for the option `keep_forgotten`; {} for a first request.
 
-    With "updates" the run also writes its own update, for the requests after it.
-
     Raises:
         ValueError: the earlier requests are not known, or the data lacks the samples of one.
     """
-    way, args = recipe.options.keep_forgotten, recipe.args
-    if way == "updates":
-        args.save_update_sketch = True
+    way = recipe.options.keep_forgotten
     if way == "none" or not (recipe.earlier.entries or recipe.forgotten_before):
         return {}
     if not recipe.earlier.entries:

@@ -8,7 +8,7 @@ from ...trainer.publishing.run_results import PRIVATE
 from ...yaml_files import as_declared, read_yaml
 from ..recipe import Recipe
 from ..recipe_kinds import kind_of, with_values
-from .hidden_names import names_to_hide
+from .run_arguments import completed_arguments
 
 # What a repetition does not do.
 NOT_REPEATED = {"push_to_hub": False, "report_to": "none"}
@@ -46,5 +46,5 @@ def repeated_recipe(folder: Path, config: Path | None, output_dir: str) -> Recip
         options.model = (groups.get("models") or {}).get("original", options.model)
     options.gold, options.shadow_models, options.evaluate = "none", 0, False
     recipe = kind.recipe(options, data, args, training=False)
-    args.hide_names = names_to_hide(recipe)
+    recipe.args = completed_arguments(recipe)
     return recipe

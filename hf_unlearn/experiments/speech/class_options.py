@@ -1,7 +1,9 @@
 """The options of the recipe for classifiers of speech."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from ..option_effects import Affects
 from ..options import ClassifierArguments
 
 
@@ -25,7 +27,7 @@ class SpeechClassRecipeArguments(ClassifierArguments):
     init_std: float = field(
         default=0.06, metadata={"help": "New model: standard deviation of the initial weights."}
     )
-    lora_target_modules: list[str] = field(
+    lora_target_modules: Annotated[list[str], Affects.NEITHER] = field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "out_proj", "query", "key", "value"],
         metadata={"help": "LoRA: names of the layers that get an adapter."},
     )

@@ -26,14 +26,14 @@ from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import prepare_splits
 from ...data.speech.transcripts import in_vocabulary
 from ...evaluation import asr_metrics, most_likely
-from ...trainer.setup.adapters import load_merged, whole_base_of
+from ...trainer.setup.adapters import load_merged
 from ..checks.model_checks import loading
 from ..command_line import parse
 from ..run import unlearn
 from .ctc_style import CtcStyle, CtcTranscriber
 from .label_source import LabelSource, load_source
 from .options import CtcArguments
-from .recogniser import RecogniserRecipe
+from .recogniser import Prepared, RecogniserRecipe
 from .tiny_ctc import build_character_tokenizer, build_model, build_processor
 
 # Methods of transformers' models that give the number of frames for the length of an input.
@@ -50,20 +50,19 @@ class CtcRecipe(RecogniserRecipe):
     """
 
     generates = False
-    # None for a new model
-    config: PreTrainedConfig | None = None
-    # whether training gives the starting model a head, whose tokens are the data's characters
-    new_head = False
+
+    @property
+    def new_head(self) -> bool:
+        """Whether training gives the starting model a head, whose tokens are the data's
+        characters."""
+        return self.config is not None and is_headless(self.config)
 
     def load_processor(self, start: str) -> ProcessorMixin | None:
-        with loading(start):
-            self.config = AutoConfig.from_pretrained(whole_base_of(start))
         if type(self.config) not in MODEL_FOR_CTC_MAPPING:
             raise ValueError(
                 f"{start} is a {self.config.model_type} model, which has no CTC head: the recipe "
                 "whisper_librispeech is for models with a decoder"
             )
-        self.new_head = is_headless(self.config)
         if self.new_head and self.options.model != "train":
             raise ValueError(
                 f"{start} has no CTC head, so it cannot transcribe: train one first, with "
@@ -85,33 +84,32 @@ class CtcRecipe(RecogniserRecipe):
         bert = isinstance(extractor, SeamlessM4TFeatureExtractor)
         return (Wav2Vec2BertProcessor if bert else Wav2Vec2Processor)(extractor, tokenizer)
 
-    def prepare(self, start: str | None, training: bool) -> None:
+    def prepare(self, start: str | None, training: bool) -> Prepared:
         data, splits = self.data, self.unprepared
         # An evaluation takes the style of the run that made the model.
-        self.label_source = LabelSource.of(self.options, data)
+        source = LabelSource.of(self.options, data)
         data.transcripts = data.transcripts or self._default_style(start)
         compared = splits.retain if has_text(splits.retain) else splits.forget
         transcriber = None
         if data.transcripts == "own" and not self.new_head:
-            self.label_source, writer = load_source(
-                self.options, data, self.processor, self.load_model
-            )
+            source, writer = load_source(self.options, data, self.processor, self.load_model)
             if writer is not None:
                 transcriber = CtcTranscriber(writer, self.processor, data, self.args.device)
-        self.style = CtcStyle(transcriber, self.processor, data)
-        self.style.choose(compared, self.args.seed)
+        style = CtcStyle(transcriber, self.processor, data)
+        style.choose(compared, self.args.seed)
         model = load_merged(self.load_model, start)
-        self.splits = prepare_splits(
+        prepared = prepare_splits(
             splits,
             self.processor,
             data,
             retain_pool=training,
-            label_texts=self.style,
+            label_texts=style,
             longest=longest_audio(self.processor.feature_extractor, self.config),
             frames_of=frame_counter(model),
             prompted=False,
         )
-        self.style.release()
+        style.release()
+        return Prepared(source, style, prepared)
 
     def _default_style(self, start: str | None) -> str:
         """Pretrained models get labels in their letters, or their own where the data has none."""

@@ -1,7 +1,9 @@
 """The options of the recipes of speech recognition."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from ..option_effects import Affects
 from ..options import RecipeArguments
 
 
@@ -9,7 +11,7 @@ from ..options import RecipeArguments
 class RecogniserArguments(RecipeArguments):
     """How texts are compared, which model's style labels have, and which layers get an adapter."""
 
-    normalize: str = field(
+    normalize: Annotated[str, Affects.MEASUREMENTS] = field(
         default="true",
         metadata={
             "help": "How texts are normalised before WER and CER: 'english' (Whisper's; it joins "
@@ -17,18 +19,18 @@ class RecogniserArguments(RecipeArguments):
             "languages, 'none'; true: chosen by the language; false: none."
         },
     )
-    report_audio: int = field(
+    report_audio: Annotated[int, Affects.NEITHER] = field(
         default=0,
         metadata={
             "help": "Number of utterances of each split that report.html plays. Check that the "
             "data's license and the speakers allow it."
         },
     )
-    lora_target_modules: list[str] = field(
+    lora_target_modules: Annotated[list[str], Affects.NEITHER] = field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
         metadata={"help": "LoRA: names of the layers that get an adapter."},
     )
-    labels_from: str | None = field(
+    labels_from: Annotated[str | None, Affects.NEITHER] = field(
         default=None,
         metadata={
             "help": "The model whose own transcripts become the labels: a folder or Hub id. By "
@@ -36,10 +38,6 @@ class RecogniserArguments(RecipeArguments):
             "the evaluated run used, by its results.json."
         },
     )
-
-    _not_of_training = RecipeArguments._not_of_training | {
-        *("normalize", "report_audio", "labels_from"),
-    }
 
 
 @dataclass
@@ -91,7 +89,7 @@ class WhisperArguments(RecogniserArguments):
             "utterance is delayed, drawn again for each sample."
         },
     )
-    augment: int = field(
+    augment: Annotated[int, Affects.NEITHER] = field(
         default=0,
         metadata={
             "help": "Unlearning augments its samples, too, with train_hidden_words and "
@@ -107,8 +105,6 @@ class WhisperArguments(RecogniserArguments):
             "one second more than the longest utterance has."
         },
     )
-
-    _not_of_training = RecogniserArguments._not_of_training | {"augment"}
 
 
 @dataclass

@@ -2,22 +2,24 @@
 
 import io
 from collections import deque
+from typing import NamedTuple
 
 import datasets
 import numpy as np
 import soundfile
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from ...config import UnlearnConfig
 from ...data.speech.audio import SAMPLING_RATE, decode_audio
 from ...data.speech.speech_arguments import SpeechArguments
-from ...data.speech.splits import load_splits
+from ...data.speech.splits import SpeakerSplits, load_splits
 from ...metrics import character_errors, error_rate, word_errors
 from ...metrics.normalizers import language_code, normalizer
 from ...metrics.token_texts import text_of
 from ...report.results import Results
 from ...trainer import UnlearnTrainer
-from ..checks.model_checks import check_model
+from ...trainer.setup.adapters import whole_base_of
+from ..checks.model_checks import check_model, loading
 from ..command_line import parse
 from ..models.training import train
 from ..options import TrainArguments
@@ -32,6 +34,20 @@ from .options import RecogniserArguments
 SHOWN = 8
 
 
+class Prepared(NamedTuple):
+    """The data of a run, ready for its models.
+
+    Attributes:
+        label_source: the model whose style the labels are written in.
+        style: wrote the labels.
+        splits: with inputs and labels.
+    """
+
+    label_source: LabelSource
+    style: LabelStyle
+    splits: SpeakerSplits
+
+
 class RecogniserRecipe(Recipe):
     """A speech recogniser forgets speakers. What differs between kinds of recognisers is in its
     subclasses.
@@ -39,14 +55,17 @@ class RecogniserRecipe(Recipe):
     Args:
         training: whether the run trains a model, which needs the features of all training
             utterances.
+
+    Attributes:
+        config: of the model that the run starts from; None for a new model.
+        unprepared: the splits as they were loaded.
+        label_source, style: see `Prepared`.
+        texts: (predictions, references) of each split in the last evaluation.
     """
 
     task = "speakers"
     # whether the texts of an evaluation come from `generate`
     generates: bool
-    style: LabelStyle
-    # whose style the labels are written in
-    label_source: LabelSource
 
     def __init__(
         self,
@@ -63,23 +82,24 @@ class RecogniserRecipe(Recipe):
         data.language = language_code(data.language or None)
         # An unknown normaliser is refused before the data is read.
         normalizer(options.normalize, data.language)
-        self.processor = self.load_processor(start) if start else None
+        self.config = load_config(start) if start else None
+        processor = self.load_processor(start) if start else None
         with self.clock.phase("loading"), main_process_first(args):
             self.unprepared = load_splits(data, args.seed, self.earlier.requests())
         self.forgotten_before = self.earlier.names_with(self.unprepared)
-        if self.processor is None:
-            self.processor = self.new_processor()
+        self.processor = self.new_processor() if processor is None else processor
         check_model(self)
         # The other processes find the features in the cache.
         with self.clock.phase("features"), main_process_first(args):
-            self.prepare(start, training)
-        # (predictions, references) of each split in the last evaluation
+            prepared = self.prepare(start, training)
+        self.label_source, self.style, self.splits = prepared
         self.texts = deque(maxlen=len(self.splits.evaluation()))
 
     # ---- what a subclass has to define -----------------------------------------------------------
 
     def load_processor(self, start: str) -> ProcessorMixin | None:
-        """The processor of the model that the run starts from; None if it has yet to be made.
+        """The processor of the model that the run starts from, whose `config` is known by now;
+        None if it has yet to be made.
 
         Raises:
             ValueError: it cannot be loaded, or belongs to another kind of model.
@@ -90,8 +110,12 @@ class RecogniserRecipe(Recipe):
         """A processor for a model that has none. The data is known by now (`unprepared`)."""
         raise NotImplementedError
 
-    def prepare(self, start: str | None, training: bool) -> None:
-        """Sets `style`, and `splits` with inputs and labels."""
+    def prepare(self, start: str | None, training: bool) -> Prepared:
+        """Gives the splits inputs and labels.
+
+        Args:
+            start: the model that the run starts from; None for a new one.
+        """
         raise NotImplementedError
 
     # ---- what all have ---------------------------------------------------------------------------
@@ -195,6 +219,17 @@ class RecogniserRecipe(Recipe):
 
     def card_arguments(self) -> dict:
         return {"language": self.data.language}
+
+
+def load_config(start: str) -> PreTrainedConfig:
+    """The configuration of a model or, for an adapter, of its base model.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    with loading(start):
+        # An adapter has no configuration: from_pretrained would give that of the largest Whisper.
+        return AutoConfig.from_pretrained(whole_base_of(start))
 
 
 def as_wav(audio: dict) -> bytes:

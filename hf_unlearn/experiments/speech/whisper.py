@@ -6,11 +6,9 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset
 from transformers import (
     MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
-    AutoConfig,
     AutoModelForSpeechSeq2Seq,
     AutoProcessor,
     GenerationConfig,
-    PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
     WhisperConfig,
@@ -38,7 +36,7 @@ from .label_source import load_source
 from .label_style import LabelStyle
 from .model_transcriber import ModelTranscriber
 from .options import WhisperArguments
-from .recogniser import RecogniserRecipe
+from .recogniser import Prepared, RecogniserRecipe
 from .short_audio import TruncatedFeatures, take_short_audio
 from .tiny_whisper import build_model, build_processor, build_word_tokenizer
 
@@ -53,8 +51,6 @@ class WhisperRecipe(RecogniserRecipe):
     """
 
     generates = True
-    # None for a new model, which is a Whisper
-    config: PreTrainedConfig | None = None
 
     def __init__(
         self,
@@ -70,10 +66,6 @@ class WhisperRecipe(RecogniserRecipe):
         super().__init__(options, data, args, training=training)
 
     def load_processor(self, start: str) -> ProcessorMixin:
-        # An adapter has no configuration: from_pretrained would give that of the largest Whisper.
-        whole = whole_base_of(start)
-        with loading(start):
-            self.config = AutoConfig.from_pretrained(whole)
         if type(self.config) not in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING:
             raise ValueError(
                 f"{start} is a {self.config.model_type} model, which does not write text with a "
@@ -81,10 +73,10 @@ class WhisperRecipe(RecogniserRecipe):
             )
         with loading(start):
             if isinstance(self.config, WhisperConfig):
-                self.processor = WhisperProcessor.from_pretrained(start)
-                generation_config = load_generation_config(whole, self.config)
-                self._set_prompt(start, self.config, generation_config)
-                return self.processor
+                processor = WhisperProcessor.from_pretrained(start)
+                generation_config = load_generation_config(whole_base_of(start), self.config)
+                self._set_prompt(start, processor.tokenizer, self.config, generation_config)
+                return processor
             processor = AutoProcessor.from_pretrained(start)
         whisper_options = self.options.augment or self.options.train_seconds is not None
         if self.data.task == "translate" or whisper_options:
@@ -102,32 +94,34 @@ class WhisperRecipe(RecogniserRecipe):
 
     @property
     def is_whisper(self) -> bool:
+        """Whether the model is a Whisper, as every new one is."""
         return self.config is None or isinstance(self.config, WhisperConfig)
 
-    def prepare(self, start: str | None, training: bool) -> None:
+    def prepare(self, start: str | None, training: bool) -> Prepared:
         splits, options, data, args = self.unprepared, self.options, self.data, self.args
-        self.label_source, model = load_source(options, data, self.processor, self.load_model)
+        source, model = load_source(options, data, self.processor, self.load_model)
         has_transcripts = any(text.strip() for text in splits.retain["text"])
         compared = splits.retain if has_transcripts else splits.forget
         end_token = None if self.is_whisper else self.config.eos_token_id
         transcriber = None
         if model is not None:
             transcriber = ModelTranscriber(model, self.processor, data, args.device, end_token)
-        self.style = LabelStyle(transcriber, self.processor, data)
-        self.style.choose(compared, args.seed)
+        style = LabelStyle(transcriber, self.processor, data)
+        style.choose(compared, args.seed)
         longest = self.options.max_target_positions
-        self.splits = prepare_splits(
+        prepared = prepare_splits(
             splits,
             self.processor,
             data,
             max_label_length=longest if self.config is None else longest_label(self.config),
             retain_pool=training,
-            label_texts=self.style,
+            label_texts=style,
             end_token=end_token,
             longest=self._longest_audio(),
             prompted=self.is_whisper,
         )
-        self.style.release()
+        style.release()
+        return Prepared(source, style, prepared)
 
     def _longest_audio(self) -> float | None:
         """The longest audio in seconds; None if there is no limit."""
@@ -138,14 +132,18 @@ class WhisperRecipe(RecogniserRecipe):
         return longest if read is None else read
 
     def _set_prompt(
-        self, name: str, config: WhisperConfig, generation_config: GenerationConfig
+        self,
+        name: str,
+        tokenizer: WhisperTokenizer,
+        config: WhisperConfig,
+        generation_config: GenerationConfig,
     ) -> None:
         """Sets the language and task of labels and of `generate`.
 
         Raises:
             ValueError: their prompts would differ.
         """
-        tokenizer, data = self.processor.tokenizer, self.data
+        data = self.data
         set_language(config, generation_config, name, data.language, data.task)
         if data.language or data.task:
             check_language(tokenizer, data.language, data.task)
@@ -155,7 +153,7 @@ class WhisperRecipe(RecogniserRecipe):
     def load_model(self, name: str | None) -> PreTrainedModel:
         """Loads or builds a model; a Whisper whose `generate` prompts with the data's language and
         task."""
-        options, data = self.options, self.data
+        options, data, tokenizer = self.options, self.data, self.processor.tokenizer
         if name is None:
             model = build_model(
                 self.processor,
@@ -167,13 +165,13 @@ class WhisperRecipe(RecogniserRecipe):
                 language=data.language,
                 task=data.task,
             )
-            self._set_prompt("a new model", model.config, model.generation_config)
+            self._set_prompt("a new model", tokenizer, model.config, model.generation_config)
             return self._shortened(model)
         # in float32, whatever the stored type
         kind = WhisperForConditionalGeneration if self.is_whisper else AutoModelForSpeechSeq2Seq
         model = kind.from_pretrained(name, dtype=torch.float32)
         if self.is_whisper:
-            self._set_prompt(name, model.config, model.generation_config)
+            self._set_prompt(name, tokenizer, model.config, model.generation_config)
         return self._shortened(model)
 
     def _shortened(self, model: PreTrainedModel) -> PreTrainedModel:

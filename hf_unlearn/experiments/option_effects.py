@@ -1,0 +1,43 @@
+"""Says at each option of a recipe what its value affects, and so which runs may share the models
+and the measurements in `models_dir`."""
+
+import enum
+import typing
+
+
+class Affects(enum.Flag):
+    """What the value of an option affects.
+
+    The type of an option says so: `attacks: Annotated[bool, Affects.MEASUREMENTS]`. An option
+    whose type does not say so affects both. Where somebody forgets to mark a new option, a run
+    does some work again; no run gets what was made with another value.
+    """
+
+    # which model is used, how it unlearns, and what else the run does
+    NEITHER = 0
+    # the weights of the models that the recipe trains
+    TRAINED_MODELS = enum.auto()
+    # what is measured of a model with the same weights
+    MEASUREMENTS = enum.auto()
+
+
+def options_affecting(what: Affects, options: object) -> dict[str, typing.Any]:
+    """{name: value} of the options that affect `what`.
+
+    Args:
+        what: TRAINED_MODELS or MEASUREMENTS.
+        options: an instance of a dataclass.
+    """
+    # HfArgumentParser passes a field's metadata on to argparse, which refuses further keys. It
+    # ignores what `Annotated` adds to a type.
+    types = typing.get_type_hints(type(options), include_extras=True)
+    return {
+        name: value for name, value in vars(options).items() if what in _effects(types.get(name))
+    }
+
+
+def _effects(kind: object) -> Affects:
+    """What a type says of its option; both, where it says nothing."""
+    notes = getattr(kind, "__metadata__", ())
+    both = Affects.TRAINED_MODELS | Affects.MEASUREMENTS
+    return next((note for note in notes if isinstance(note, Affects)), both)
