@@ -208,7 +208,7 @@ class SampleAccess:
 
     def _look_at_padding(self, look: Callable, *arguments: Any) -> None:
         with self._check():
-            look(*arguments, self.model_loss, TOLERANCE[self._precision()][2])
+            look(*arguments, self.model_loss, self._precision())
         # A forward pass of FSDP2 leaves whole tensors behind, which the optimizer must not take.
         own_parameters(self._trainer.model)
         if self.padding.matters:
