@@ -110,9 +110,7 @@ def _decode_with_torchcodec(audio: dict, refusal: str) -> tuple[np.ndarray, int]
     # bad files.
     except Exception as error:
         reason = first_line(error)
-        raise ValueError(
-            f"{problem} (soundfile); {reason} (torchcodec, which needs FFmpeg)"
-        ) from None
+        raise ValueError(f"{problem}; {reason} (torchcodec, which needs FFmpeg)") from None
     return decoded.data.numpy().T, decoded.sample_rate
 
 

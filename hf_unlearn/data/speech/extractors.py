@@ -56,7 +56,8 @@ def longest_label(config: PreTrainedConfig) -> int | None:
     if not config.is_encoder_decoder:
         return None
     names = ("max_target_positions", "max_text_positions", "max_position_embeddings")
-    limits = config.to_dict()
+    # The decoder may have a configuration of its own.
+    limits = config.get_text_config(decoder=True).to_dict()
     return next((limits[name] for name in names if name in limits), None)
 
 

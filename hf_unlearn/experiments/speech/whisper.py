@@ -79,6 +79,13 @@ class WhisperRecipe(RecogniserRecipe):
                 f"{start} is a {self.config.model_type} model, which does not write text with a "
                 "decoder: the recipe ctc_librispeech is for CTC models"
             )
+        if not self.config.is_encoder_decoder:
+            raise ValueError(
+                f"{start} is a {self.config.model_type} model, a language model that gets the "
+                "audio within its prompt, while this recipe is for models with an encoder and a "
+                "decoder (Whisper, Moonshine, Speech2Text): use UnlearnTrainer with a data "
+                "collator of your own, which writes the prompt"
+            )
         with loading(start):
             if isinstance(self.config, WhisperConfig):
                 self.processor = WhisperProcessor.from_pretrained(start)
@@ -109,7 +116,9 @@ class WhisperRecipe(RecogniserRecipe):
         self.label_source, model = load_source(options, data, self.processor, self.load_model)
         has_transcripts = any(text.strip() for text in splits.retain["text"])
         compared = splits.retain if has_transcripts else splits.forget
-        end_token = None if self.is_whisper else self.config.eos_token_id
+        end_token = None
+        if not self.is_whisper:
+            end_token = self.config.get_text_config(decoder=True).eos_token_id
         transcriber = None
         if model is not None:
             transcriber = ModelTranscriber(model, self.processor, data, args.device, end_token)
