@@ -33,6 +33,9 @@ def decode_audio(audio: dict, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
             if audio["bytes"] is None
             else io.BytesIO(audio["bytes"]) as file
         ):
+            if not file.seek(0, io.SEEK_END):
+                raise ValueError(f"the audio of {name} is empty")
+            file.seek(0)
             # (samples, channels)
             samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
     except OSError as error:

@@ -13,6 +13,8 @@ from transformers import (
 
 # of filterbanks: one frame every 10 ms
 FRAMES_PER_SECOND = 100
+# Kernel and stride of each convolution of Moonshine, which its configuration does not have.
+MOONSHINE_LAYERS = ((127, 64), (7, 3), (3, 2))
 # Waveforms of these lengths show which of an extractor's outputs grow with the audio.
 PROBES = (0.5, 1.0)
 
@@ -49,6 +51,22 @@ def longest_audio(
     if config is not None and config.model_type == "speech_to_text":
         return config.max_source_positions / FRAMES_PER_SECOND
     return None
+
+
+def shortest_audio(extractor: SequenceFeatureExtractor, config: PreTrainedConfig) -> float | None:
+    """The shortest audio, in seconds, of which the convolutions of a model of waveforms make a
+    frame; None for models of filterbanks."""
+    if extractor.model_input_names[0] != "input_values":
+        return None
+    encoder = getattr(config, "encoder", config)
+    # SEW averages over frames.
+    samples = getattr(encoder, "squeeze_factor", 1)
+    layers = zip(getattr(encoder, "conv_kernel", ()), getattr(encoder, "conv_stride", ()))
+    if config.model_type == "moonshine":
+        layers = MOONSHINE_LAYERS
+    for kernel, stride in reversed(list(layers)):
+        samples = (samples - 1) * stride + kernel
+    return samples / extractor.sampling_rate
 
 
 def longest_label(config: PreTrainedConfig) -> int | None:

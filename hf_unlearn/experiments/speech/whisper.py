@@ -21,7 +21,7 @@ from transformers import (
 
 from ...config import UnlearnConfig
 from ...data.speech.collator import SpeechCollator
-from ...data.speech.extractors import longest_audio, longest_label
+from ...data.speech.extractors import longest_audio, longest_label, shortest_audio
 from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import SpeakerSplits, prepare_splits
 from ...data.speech.transcripts import as_sentence
@@ -134,6 +134,7 @@ class WhisperRecipe(RecogniserRecipe):
             label_texts=self.style,
             end_token=end_token,
             longest=self._longest_audio(),
+            shortest=self.config and shortest_audio(self.processor.feature_extractor, self.config),
             prompted=self.is_whisper,
         )
         self.style.release()
