@@ -208,6 +208,8 @@ class TestBadAudio:
             kept = prepare(rows, ctc, labels=[0, 1, 2], **how)
             assert kept["labels"][:] == [0, 2] and kept[1]["input_values"].shape == (400,)
         assert caplog.text.count("skipped 1 of 3 utterances with broken, empty, silent") == 2
+        with pytest.raises(ValueError, match="u0: Speech2TextFeatureExtractor cannot take 80 "):
+            prepare(utterances([0.005]), EXTRACTORS["speech2text"], labels=[0])
 
     def test_longest_label(self):
         assert longest_label(Speech2TextConfig(max_target_positions=20)) == 20

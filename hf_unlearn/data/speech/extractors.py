@@ -84,9 +84,15 @@ def extract(extractor: SequenceFeatureExtractor, waveform: np.ndarray) -> dict[s
     or input_values, and attention_mask if the extractor gives one.
 
     Raises:
-        ValueError: an input is not finite.
+        ValueError: an input is not finite, or the extractor cannot take the waveform.
     """
-    outputs = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="np")
+    try:
+        outputs = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="np")
+    except ValueError as error:
+        # Filterbanks need a window of 25 ms.
+        raise ValueError(
+            f"{type(extractor).__name__} cannot take {len(waveform)} samples ({error})"
+        ) from None
     inputs = {name: outputs[name][0] for name in extractor.model_input_names if name in outputs}
     if not np.isfinite(inputs[extractor.model_input_names[0]]).all():
         # Some extractors divide by the standard deviation, which is 0 for silence.
