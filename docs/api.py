@@ -56,6 +56,7 @@ def page() -> str:
         data.prepare,
         data.SpeechCollator,
         data.longest_audio,
+        data.shortest_audio,
         data.longest_label,
         data.audio_extractor,
         data.decode_audio,

@@ -11,7 +11,7 @@ from transformers import EvalPrediction, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.trainer_utils import PredictionOutput
 
 from .metrics.metric_names import is_metric
-from .metrics.normalizers import UNSPACED, language_code, normalizer
+from .metrics.normalizers import is_unspaced, normalizer
 from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy, f1_macro, looping
 from .metrics.sample_features import ctc_losses, features
 from .metrics.scales import in_percent
@@ -42,7 +42,8 @@ def asr_metrics(
             normaliser writes numbers in digits and joins spoken digits ("one two three" becomes the
             single word "123"), so connected digits need False.
         language: code or English name; default: the tokenizer's. If the tokenizer has none, the
-            letters of its vocabulary decide whether the language is English.
+            letters of its vocabulary decide whether the language is English, and whether it is
+            written without spaces.
         texts: a list to which every evaluation appends (predictions, references), two lists of
             normalised texts.
         resamples, seed: of the 95 % bootstrap intervals over utterances; resamples=0 omits the
@@ -88,8 +89,8 @@ def asr_metrics(
     compute_metrics.metric_names = [*rates, "loops"]
     # Otherwise a trainer would find only at its first evaluation that it got no texts.
     compute_metrics.needs_texts = not ctc
-    spoken = language_code(language or getattr(tokenizer, "language", None))
-    compute_metrics.scoring = {"normalizer": name, "leads": "cer" if spoken in UNSPACED else "wer"}
+    unspaced = is_unspaced(language or getattr(tokenizer, "language", None), tokenizer)
+    compute_metrics.scoring = {"normalizer": name, "leads": "cer" if unspaced else "wer"}
     return in_percent(compute_metrics)
 
 

@@ -12,4 +12,5 @@ from .speech import longest_audio as longest_audio
 from .speech import longest_label as longest_label
 from .speech import prepare as prepare
 from .speech import prepare_splits as prepare_splits
+from .speech import shortest_audio as shortest_audio
 from .speech import split_by_speaker as split_by_speaker

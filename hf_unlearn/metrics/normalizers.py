@@ -16,6 +16,8 @@ NORMALIZERS = ("english", "basic", "none")
 # Languages that are written without spaces between words. Their word error rate would count whole
 # sentences.
 UNSPACED = frozenset({"zh", "yue", "cmn", "ja", "th", "lo", "my", "km", "bo"})
+# How Unicode names begin that letters of these languages have.
+UNSPACED_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "MYANMAR", "KHMER", "TIBETAN")
 # The number of the end token in Whisper's English vocabulary.
 ENGLISH_END_TOKEN = 50256
 
@@ -60,7 +62,7 @@ def normalizer(
         )
     functions = {
         "english": english,
-        "basic": unspaced if language in UNSPACED else basic,
+        "basic": unspaced if is_unspaced(language, tokenizer) else basic,
         "none": str.strip,
     }
     return name, functions[name]
@@ -74,6 +76,23 @@ def by_language(language: str | None, tokenizer: PreTrainedTokenizerBase | None 
     if language is not None:
         return "english" if language == "en" else "basic"
     return "english" if tokenizer is None or writes_english_only(tokenizer) else "basic"
+
+
+def is_unspaced(language: str | None, tokenizer: PreTrainedTokenizerBase | None = None) -> bool:
+    """Whether a language is written without spaces between words.
+
+    If the language is unknown, it is if most of the tokenizer's tokens with letters are in scripts
+    that have none.
+
+    Args:
+        language: code or English name.
+    """
+    if language is not None or tokenizer is None:
+        return language_code(language) in UNSPACED
+    tokens = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
+    letters = [next(filter(str.isalpha, token), None) for token in tokens]
+    names = [unicodedata.name(letter, "") for letter in letters if letter is not None]
+    return 2 * sum(name.startswith(UNSPACED_SCRIPTS) for name in names) > len(names)
 
 
 def writes_english_only(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -41,8 +41,10 @@ class TestDecode:
         with pytest.raises(ValueError, match="cannot open the audio of .*gone.flac: No such file"):
             decoded(tmp_path / "gone.flac")
         soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
-        with pytest.raises(ValueError, match="the audio of .*empty.wav is empty"):
-            decoded(tmp_path / "empty.wav")
+        (tmp_path / "nothing.flac").touch()
+        for empty in ("empty.wav", "nothing.flac"):
+            with pytest.raises(ValueError, match=f"the audio of .*{empty} is empty"):
+                decoded(tmp_path / empty)
         soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.nan]), 16_000, subtype="FLOAT")
         with pytest.raises(ValueError, match="the audio of .*nan.wav has samples that are NaN"):
             decoded(tmp_path / "nan.wav")
@@ -141,7 +143,7 @@ class TestPrepare:
             assert len(kept) == 11 and kept[1]["id"] == "a-2"
         with pytest.raises(
             ValueError,
-            match="features of test: all 1 utterances have broken, empty, silent or too long",
+            match="features of test: all 1 utterances have broken, empty, silent, too short or",
         ):
             prepare(
                 rows.select([1]), processor, skip_bad_audio=True, **options | {"num_proc": None}

@@ -5,7 +5,8 @@ import pytest
 from transformers import WhisperTokenizer
 
 from hf_unlearn.metrics import character_errors, error_rate, word_errors
-from hf_unlearn.metrics.normalizers import language_code, normalizer
+from hf_unlearn.metrics.normalizers import is_unspaced, language_code, normalizer
+from tests.support.tiny_speech import letter_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -102,3 +103,19 @@ def test_the_vocabulary_decides_if_the_language_is_unknown():
     tokenizer.language = "german"
     assert normalizer(True, None, tokenizer)[0] == "basic"
     assert normalizer(True, "en", tokenizer)[0] == "english"
+
+
+def test_the_script_of_the_vocabulary_tells_whether_words_have_spaces(tmp_path):
+    """As that of a Chinese CTC model, whose tokenizer has no language."""
+    for letters, unspaced in (
+        ("今天好abc", False),
+        ("今天天气很好ab", True),
+        ("สวัดีค", True),
+        ("ひるa", True),
+    ):
+        tokenizer = letter_tokenizer(tmp_path, "<pad>", "<unk>", "|", *letters)
+        assert is_unspaced(None, tokenizer) is unspaced
+        # A language that is known decides.
+        assert is_unspaced("ja", tokenizer) and not is_unspaced("ko", tokenizer)
+    assert normalizer(True, None, tokenizer)[1]("ひ る") == "ひる"
+    assert not is_unspaced(None, whisper(["ä½", "å¤©"]))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from transformers import AutoModelForCTC, AutoProcessor, pipeline
+from transformers import AutoModelForCTC, AutoProcessor, Qwen3ASRConfig, pipeline
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.speech import SpeechArguments
@@ -76,6 +76,13 @@ def test_a_model_of_another_kind_is_refused(data, tmp_path):
         model = recognisers.saved(make, tmp_path / make.__name__)
         with pytest.raises(ValueError, match=f"{make.__name__} model, which .* recipe {other}"):
             recipe.main(flags(data, tmp_path / "out", model=model))
+
+
+def test_a_language_model_that_hears_is_refused(data, tmp_path):
+    """Its labels would need a prompt, which holds the audio."""
+    Qwen3ASRConfig().save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="qwen3_asr model, a language model .* its prompt"):
+        speech.main(flags(data, tmp_path / "out", model=tmp_path / "model"))
 
 
 def test_options_that_only_whisper_has_are_refused(data, tmp_path):

@@ -8,7 +8,7 @@ In training code of your own, two calls take any speech model of transformers:
 
 from .audio import SAMPLING_RATE, decode_audio
 from .collator import SpeechCollator
-from .extractors import audio_extractor, longest_audio, longest_label
+from .extractors import audio_extractor, longest_audio, longest_label, shortest_audio
 from .samples import prepare
 from .sources import load_speech
 from .speech_arguments import SpeechArguments
@@ -27,5 +27,6 @@ __all__ = [
     "longest_label",
     "prepare",
     "prepare_splits",
+    "shortest_audio",
     "split_by_speaker",
 ]

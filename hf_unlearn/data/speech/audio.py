@@ -33,6 +33,9 @@ def decode_audio(audio: dict, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
             if audio["bytes"] is None
             else io.BytesIO(audio["bytes"]) as file
         ):
+            if not file.seek(0, io.SEEK_END):
+                raise ValueError(f"the audio of {name} is empty")
+            file.seek(0)
             # (samples, channels)
             samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
     except OSError as error:
@@ -110,9 +113,7 @@ def _decode_with_torchcodec(audio: dict, refusal: str) -> tuple[np.ndarray, int]
     # bad files.
     except Exception as error:
         reason = first_line(error)
-        raise ValueError(
-            f"{problem} (soundfile); {reason} (torchcodec, which needs FFmpeg)"
-        ) from None
+        raise ValueError(f"{problem}; {reason} (torchcodec, which needs FFmpeg)") from None
     return decoded.data.numpy().T, decoded.sample_rate
 
 

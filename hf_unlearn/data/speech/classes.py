@@ -243,13 +243,13 @@ def _warn_of_uneven_classes(splits: SpeakerSplits) -> None:
     retained = groups_of(splits.retain_pool, "class")
     if unsaid := sorted(retained - forgotten):
         logger.warning(
-            f"The forgotten speakers have no training utterance in {len(unsaid)} classes, so "
-            f"nothing is forgotten there: {first_few(unsaid)}"
+            "The forgotten speakers have no training utterance in some classes "
+            f"({len(unsaid)}), so nothing is forgotten there: {first_few(unsaid)}"
         )
     if alone := sorted(forgotten - retained):
         logger.warning(
-            f"{len(alone)} classes have training utterances of the forgotten speakers alone, so a "
-            f"model without them cannot know them: {first_few(alone)}"
+            f"Some classes ({len(alone)}) have training utterances of the forgotten speakers "
+            f"alone, so a model without them cannot know them: {first_few(alone)}"
         )
 
 
@@ -260,13 +260,14 @@ def prepare_class_splits(
     classes: list[str],
     *,
     longest: float | None = None,
+    shortest: float | None = None,
     retain_pool: bool = True,
 ) -> SpeakerSplits | UtteranceSplits:
     """The same splits with inputs, and with the index of each class in `classes` as its label.
     Those that are only evaluated are bounded to `args.max_eval_samples` first.
 
     Args:
-        longest: as for `prepare`.
+        longest, shortest: as for `prepare`.
         retain_pool: False leaves retain_pool as it is, which only training needs.
 
     Raises:
@@ -280,6 +281,7 @@ def prepare_class_splits(
             processor,
             labels=[index_of[label] for label in rows["class"][:]],
             longest=longest,
+            shortest=shortest,
             cut=args.max_seconds,
             skip_bad_audio=args.skip_bad_audio,
             num_proc=args.num_proc,

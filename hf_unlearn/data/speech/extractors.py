@@ -13,6 +13,8 @@ from transformers import (
 
 # of filterbanks: one frame every 10 ms
 FRAMES_PER_SECOND = 100
+# Kernel and stride of each convolution of Moonshine, which its configuration does not have.
+MOONSHINE_LAYERS = ((127, 64), (7, 3), (3, 2))
 # Waveforms of these lengths show which of an extractor's outputs grow with the audio.
 PROBES = (0.5, 1.0)
 
@@ -53,12 +55,29 @@ def longest_audio(
     return None
 
 
+def shortest_audio(extractor: SequenceFeatureExtractor, config: PreTrainedConfig) -> float | None:
+    """The shortest audio, in seconds, of which the convolutions of a model of waveforms make a
+    frame; None for models of filterbanks."""
+    if extractor.model_input_names[0] != "input_values":
+        return None
+    encoder = getattr(config, "encoder", config)
+    # SEW averages over frames.
+    samples = getattr(encoder, "squeeze_factor", 1)
+    layers = zip(getattr(encoder, "conv_kernel", ()), getattr(encoder, "conv_stride", ()))
+    if config.model_type == "moonshine":
+        layers = MOONSHINE_LAYERS
+    for kernel, stride in reversed(list(layers)):
+        samples = (samples - 1) * stride + kernel
+    return samples / extractor.sampling_rate
+
+
 def longest_label(config: PreTrainedConfig) -> int | None:
     """The most label tokens that a model's decoder takes; None if there is no limit, as for CTC."""
     if not config.is_encoder_decoder:
         return None
     names = ("max_target_positions", "max_text_positions", "max_position_embeddings")
-    limits = config.to_dict()
+    # The decoder may have a configuration of its own.
+    limits = config.get_text_config(decoder=True).to_dict()
     return next((limits[name] for name in names if name in limits), None)
 
 
@@ -67,9 +86,15 @@ def extract(extractor: SequenceFeatureExtractor, waveform: np.ndarray) -> dict[s
     or input_values, and attention_mask if the extractor gives one.
 
     Raises:
-        ValueError: an input is not finite.
+        ValueError: an input is not finite, or the extractor cannot take the waveform.
     """
-    outputs = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="np")
+    try:
+        outputs = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="np")
+    except ValueError as error:
+        # Filterbanks need a window of 25 ms.
+        raise ValueError(
+            f"{type(extractor).__name__} cannot take {len(waveform)} samples ({error})"
+        ) from None
     inputs = {name: outputs[name][0] for name in extractor.model_input_names if name in outputs}
     if not np.isfinite(inputs[extractor.model_input_names[0]]).all():
         # Some extractors divide by the standard deviation, which is 0 for silence.

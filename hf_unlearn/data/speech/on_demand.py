@@ -18,7 +18,7 @@ from transformers import SequenceFeatureExtractor
 from .audio import audio_seconds, decode_chunk
 from .extractors import extract
 from .labels import ctc_complaint
-from .row_cache import bad_audio, map_cached, row_types, state_of
+from .row_cache import REMEDY, bad_audio, map_cached, row_types, state_of
 
 CHECKED_AT_ONCE = 100
 # of inputs in memory, in each process
@@ -57,12 +57,15 @@ class SpeechInput:
         """The input of one utterance, as `extract` makes it.
 
         Raises:
-            ValueError: as `decode_chunk` and `extract` do.
+            ValueError: as `decode_chunk` and `extract` do, with what to do about it.
         """
         key = (self.extractor, self.longest, self.allow_silence, state_of(value))
         inputs = _inputs.get(key)
         if inputs is None:
-            inputs = self._compute(value)
+            try:
+                inputs = self._compute(value)
+            except ValueError as error:
+                raise ValueError(f"{error}; {REMEDY}") from None
             _inputs.keep(key, inputs)
         # The caller may change it.
         return inputs.copy()

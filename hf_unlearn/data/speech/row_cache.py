@@ -8,6 +8,9 @@ from collections.abc import Callable
 import datasets
 from datasets import Dataset, Features, List, Value
 
+# What to do about an utterance whose audio cannot be used.
+REMEDY = "remove it, or pass skip_bad_audio to leave it out"
+
 
 def state_of(audio: dict) -> tuple | str | bytes | None:
     """A value that changes if the audio does: a hash of embedded bytes, or the path, size and
@@ -86,6 +89,4 @@ def map_cached(
 
 def bad_audio(name: str, error: ValueError) -> ValueError:
     """The error for an utterance whose audio cannot be used."""
-    return ValueError(
-        f"utterance {name}: {error}; remove it, or pass skip_bad_audio to leave it out"
-    )
+    return ValueError(f"utterance {name}: {error}; {REMEDY}")

@@ -9,7 +9,6 @@ from datasets.fingerprint import Hasher
 from transformers import ProcessorMixin, SequenceFeatureExtractor
 from transformers.utils import logging
 
-from ..names import first_few
 from .audio import decode_chunk
 from .extractors import (
     as_types,
@@ -23,6 +22,7 @@ from .extractors import (
 from .labels import LabelOfBatch, ctc_complaints
 from .on_demand import RowChecker, checked_rows
 from .row_cache import audio_states, bad_audio, further_columns, map_cached, row_types
+from .skipped import BAD_AUDIO, BAD_LABELS, good_rows, long_enough, report_skipped
 
 logger = logging.get_logger(__name__)
 
@@ -32,8 +32,6 @@ EXTRACTION_BATCH = 16
 PROBED_LENGTHS = range(0, 500_000, 777)
 # rows whose audio's states are held at once
 STATES_AT_ONCE = 1000
-BAD_AUDIO = "broken, empty, silent or too long audio"
-BAD_LABELS = "transcripts that the model cannot learn"
 
 
 def prepare(
@@ -51,6 +49,7 @@ def prepare(
     labels: Sequence[int] | None = None,
     end_token: int | None = None,
     longest: float | None = None,
+    shortest: float | None = None,
     cut: float | None = None,
     frames_of: Callable[[int], int] | None = None,
     store: str | None = "float32",
@@ -68,8 +67,8 @@ def prepare(
             if given, set the prefix tokens of a Whisper tokenizer.
         max_label_length: the most tokens of a transcript, special ones included, such as
             `longest_label(model.config)`; None for no limit.
-        skip_bad_audio: leave out broken, empty, silent and too long audio, with one warning,
-            instead of raising.
+        skip_bad_audio: leave out broken, empty, silent, too short and too long audio, with one
+            warning, instead of raising.
         skip_bad_labels: the same for transcripts that the model cannot learn: empty or too long
             ones, those with characters that the tokenizer does not have, and CTC labels that are
             longer than the audio.
@@ -80,6 +79,8 @@ def prepare(
         end_token: closes the labels of a tokenizer that does not do so itself.
         longest: the longest audio accepted, in seconds. By default what the feature extractor takes
             without cutting it (see `longest_audio`).
+        shortest: the shortest audio accepted, in seconds, such as `shortest_audio(extractor,
+            model.config)`; None for no limit.
         cut: cut longer audio to this many seconds from its start, instead of refusing it.
         frames_of: for CTC, gives the model's number of frames for the length of an input.
         store: the type in which inputs are stored, "float32" or "float16"; None to compute them
@@ -108,8 +109,10 @@ def prepare(
     skips = (skip_bad_audio, skip_bad_labels)
     checker = RowChecker(extractor, longest, allow_silence, label, *skips, frames_of)
     if store is None:
-        return _on_demand(dataset, checker, num_proc, description)
-    return _stored(dataset, checker, store, cut, num_proc, description)
+        rows = _on_demand(dataset, checker, num_proc, description)
+    else:
+        rows = _stored(dataset, checker, store, cut, num_proc, description)
+    return rows if shortest is None else long_enough(rows, shortest, skip_bad_audio, description)
 
 
 def _storage(
@@ -152,7 +155,7 @@ def _on_demand(
         what = " or ".join(
             [BAD_AUDIO] * checker.skip_bad_audio + [BAD_LABELS] * checker.skip_bad_labels
         )
-        _report_skipped(dataset, sorted(missing), what, description)
+        report_skipped(dataset, sorted(missing), what, description)
     return rows
 
 
@@ -167,7 +170,7 @@ def _stored(
     """The good rows with their inputs, which are computed now and stored."""
     skip, transcribed = checker.skip_bad_labels, not checker.allow_silence
     labels, texts, problems = checker.label({"text": dataset["text"][:]}, list(range(len(dataset))))
-    kept = _good_rows(dataset, problems, skip, description)
+    kept = good_rows(dataset, problems, skip, description)
     types = stored_types(input_types(checker.extractor), store)
     how = {
         "labels": [labels[row] for row in kept],
@@ -183,46 +186,9 @@ def _stored(
     prepared = _extracted(dataset, columns, how, num_proc, description)
     if checker.frames_of is not None:
         problems = ctc_complaints(prepared, list(types), checker.frames_of)
-        kept = _good_rows(prepared, problems, skip, description)
+        kept = good_rows(prepared, problems, skip, description)
         prepared = prepared.select(kept) if problems else prepared
     return prepared.with_format("numpy", columns=list(types), output_all_columns=True)
-
-
-def _good_rows(
-    dataset: Dataset, complaints: dict[int, str], skip: bool, description: str
-) -> list[int]:
-    """The numbers of the rows whose labels are good. The others are skipped with one warning.
-
-    Raises:
-        ValueError: a row may not be skipped, or none is left.
-    """
-    names = dataset["id"][:]
-    if complaints and not skip:
-        row, complaint = next(iter(complaints.items()))
-        others = f" ({len(complaints)} utterances are like this)" if len(complaints) > 1 else ""
-        raise ValueError(f"utterance {names[row]} {complaint}{others}")
-    _report_skipped(dataset, [names[row] for row in complaints], BAD_LABELS, description)
-    return [row for row in range(len(names)) if row not in complaints]
-
-
-def _report_skipped(dataset: Dataset, skipped: list[str], what: str, description: str) -> None:
-    """Warns of rows that are left out.
-
-    Raises:
-        ValueError: no row is left.
-    """
-    if not skipped:
-        return
-    if len(skipped) == len(dataset):
-        raise ValueError(f"{description}: all {len(dataset)} utterances have {what}")
-    logger.warning(
-        "%s: skipped %d of %d utterances with %s: %s",
-        description,
-        len(skipped),
-        len(dataset),
-        what,
-        first_few(skipped),
-    )
 
 
 def _extracted(
@@ -243,7 +209,7 @@ def _extracted(
         **how,
     )
     missing = set(dataset["id"][:]) - set(prepared["id"][:])
-    _report_skipped(dataset, sorted(missing), BAD_AUDIO, description)
+    report_skipped(dataset, sorted(missing), BAD_AUDIO, description)
     return prepared
 
 

@@ -59,7 +59,10 @@ class UtteranceArguments(DataArguments):
     )
     skip_bad_audio: bool = field(
         default=False,
-        metadata={"help": "Leave out broken, empty, silent and too long audio, with one warning."},
+        metadata={
+            "help": "Leave out broken, empty, silent, too short and too long audio, with one "
+            "warning."
+        },
     )
     num_proc: int | None = field(
         default=None, metadata={"help": "Number of processes that extract features."}

@@ -202,6 +202,7 @@ def prepare_splits(
     label_texts: Callable[[Dataset], list[str]] | None = None,
     end_token: int | None = None,
     longest: float | None = None,
+    shortest: float | None = None,
     frames_of: Callable[[int], int] | None = None,
     prompted: bool = True,
 ) -> SpeakerSplits:
@@ -211,7 +212,7 @@ def prepare_splits(
     Args:
         retain_pool: False leaves retain_pool as it is. Unlearning needs only retain.
         label_texts: gives the texts of the labels for some rows, if they differ from the rows' own.
-        max_label_length, end_token, longest, frames_of: as for `prepare`.
+        max_label_length, end_token, longest, shortest, frames_of: as for `prepare`.
         prompted: whether the labels begin with the tokens of `args.language` and `args.task`, which
             only Whisper has.
 
@@ -233,6 +234,7 @@ def prepare_splits(
             label_texts=label_texts and label_texts(rows),
             end_token=end_token,
             longest=longest,
+            shortest=shortest,
             frames_of=frames_of,
             store="float16" if args.store_features else None,
         )

@@ -5,6 +5,7 @@ import datasets
 import numpy as np
 from torch.utils.data import Dataset
 from transformers import (
+    AutoConfig,
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
     PreTrainedModel,
@@ -17,6 +18,7 @@ from ...config import UnlearnConfig
 from ...data.class_labels import labels_of
 from ...data.speech.classes import load_class_splits, prepare_class_splits
 from ...data.speech.collator import SpeechCollator
+from ...data.speech.extractors import shortest_audio
 from ...data.speech.speech_arguments import SpeechClassArguments
 from ...evaluation import f1_metrics
 from ...metrics.scores import global_unlearning_metric
@@ -68,7 +70,12 @@ class SpeechClassRecipe(ClassifierRecipe):
         # The other processes find the inputs in the cache.
         with self.clock.phase("features"), main_process_first(args):
             self.splits = prepare_class_splits(
-                unprepared, self.processor, data, self.classes, retain_pool=training
+                unprepared,
+                self.processor,
+                data,
+                self.classes,
+                shortest=start and _shortest_audio(start, self.processor),
+                retain_pool=training,
             )
 
     # ---- models ----------------------------------------------------------------------------------
@@ -223,6 +230,12 @@ def load_extractor(name: str) -> SequenceFeatureExtractor:
     """
     with loading(name):
         return AutoFeatureExtractor.from_pretrained(whole_base_of(name))
+
+
+def _shortest_audio(name: str, extractor: SequenceFeatureExtractor) -> float | None:
+    """The shortest audio in seconds that model `name` takes."""
+    with loading(name):
+        return shortest_audio(extractor, AutoConfig.from_pretrained(whole_base_of(name)))
 
 
 def new_extractor(options: SpeechClassRecipeArguments) -> WhisperFeatureExtractor:

@@ -21,7 +21,7 @@ from transformers import (
 
 from ...config import UnlearnConfig
 from ...data.speech.collator import SpeechCollator
-from ...data.speech.extractors import longest_audio
+from ...data.speech.extractors import longest_audio, shortest_audio
 from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import prepare_splits
 from ...data.speech.transcripts import in_vocabulary
@@ -105,6 +105,7 @@ class CtcRecipe(RecogniserRecipe):
             retain_pool=training,
             label_texts=style,
             longest=longest_audio(self.processor.feature_extractor, self.config),
+            shortest=shortest_audio(self.processor.feature_extractor, model.config),
             frames_of=frame_counter(model),
             prompted=False,
         )

@@ -11,7 +11,7 @@ from transformers.utils import logging
 from ...data.sampling import balanced
 from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.transcripts import as_sentence, own_or
-from ...metrics.normalizers import UNSPACED, normalizer
+from ...metrics.normalizers import is_unspaced, normalizer
 from .model_transcriber import ModelTranscriber
 
 logger = logging.get_logger(__name__)
@@ -59,7 +59,8 @@ class LabelStyle:
                 f"or {self.plain}"
             )
         name, self._clean = normalizer(True, data.language, processor.tokenizer)
-        self._language = {"spaced": data.language not in UNSPACED, "english": name == "english"}
+        unspaced = is_unspaced(data.language, processor.tokenizer)
+        self._language = {"spaced": not unspaced, "english": name == "english"}
 
     def choose(self, rows: datasets.Dataset, seed: int = 0) -> None:
         """Compares the model's losses with the styles on at most `SAMPLES` of some rows with

@@ -14,7 +14,7 @@ from ...data.speech.audio import decode_chunk
 from ...data.speech.collator import SpeechCollator
 from ...data.speech.extractors import extract, longest_audio
 from ...data.speech.labels import label_ids
-from ...data.speech.row_cache import audio_states
+from ...data.speech.row_cache import audio_states, bad_audio
 from ...data.speech.speech_arguments import SpeechArguments
 from ...report.weights import model_digest
 from .utterance_cache import by_utterance
@@ -150,6 +150,4 @@ class ModelTranscriber:
         except ValueError as error:
             if self.data.skip_bad_audio:
                 return None
-            raise ValueError(
-                f"utterance {row['id']}: {error}; remove it, or pass skip_bad_audio to leave it out"
-            ) from None
+            raise bad_audio(row["id"], error) from None

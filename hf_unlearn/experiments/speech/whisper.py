@@ -19,7 +19,7 @@ from transformers import (
 
 from ...config import UnlearnConfig
 from ...data.speech.collator import SpeechCollator
-from ...data.speech.extractors import longest_audio, longest_label
+from ...data.speech.extractors import longest_audio, longest_label, shortest_audio
 from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import SpeakerSplits, prepare_splits
 from ...data.speech.transcripts import as_sentence
@@ -71,6 +71,13 @@ class WhisperRecipe(RecogniserRecipe):
                 f"{start} is a {self.config.model_type} model, which does not write text with a "
                 "decoder: the recipe ctc_librispeech is for CTC models"
             )
+        if not self.config.is_encoder_decoder:
+            raise ValueError(
+                f"{start} is a {self.config.model_type} model, a language model that gets the "
+                "audio within its prompt, while this recipe is for models with an encoder and a "
+                "decoder (Whisper, Moonshine, Speech2Text): use UnlearnTrainer with a data "
+                "collator of your own, which writes the prompt"
+            )
         with loading(start):
             if isinstance(self.config, WhisperConfig):
                 processor = WhisperProcessor.from_pretrained(start)
@@ -102,7 +109,9 @@ class WhisperRecipe(RecogniserRecipe):
         source, model = load_source(options, data, self.processor, self.load_model)
         has_transcripts = any(text.strip() for text in splits.retain["text"])
         compared = splits.retain if has_transcripts else splits.forget
-        end_token = None if self.is_whisper else self.config.eos_token_id
+        end_token = None
+        if not self.is_whisper:
+            end_token = self.config.get_text_config(decoder=True).eos_token_id
         transcriber = None
         if model is not None:
             transcriber = ModelTranscriber(model, self.processor, data, args.device, end_token)
@@ -118,6 +127,7 @@ class WhisperRecipe(RecogniserRecipe):
             label_texts=style,
             end_token=end_token,
             longest=self._longest_audio(),
+            shortest=self.config and shortest_audio(self.processor.feature_extractor, self.config),
             prompted=self.is_whisper,
         )
         style.release()

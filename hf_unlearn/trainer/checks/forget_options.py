@@ -18,7 +18,7 @@ def check_objective(objective: str, method: Method, model: nn.Module) -> None:
     if not method.ascends_forget_loss:
         raise ValueError(
             f"forget_objective='{objective}' replaces the forget loss, but this method does not "
-            f"ascend one: use {_ascending_methods()}"
+            f"ascend one: use {_ascending_methods()}, or forget_objective='loss'"
         )
     model = base_model(model)
     name = type(model).__name__

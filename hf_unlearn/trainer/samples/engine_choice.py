@@ -60,7 +60,7 @@ class EngineChoice:
         k = count_samples(batch)
         with self.checking():
             mix = samples_mix(
-                self._trainer.model, loss_of, batch, k, self._precision(), self._together(k)
+                self._trainer.model, loss_of, batch, k, self.precision(), self._together(k)
             )
         self.one_by_one = any(all_processes(mix))
         if self.one_by_one:
@@ -73,7 +73,7 @@ class EngineChoice:
             for seed in range(2):
                 with seeded(seed, device=self._trainer.args.device):
                     losses.append(float(loss_of(one)))
-        return abs(losses[0] - losses[1]) > self.loss_tolerance() * abs(losses[0])
+        return abs(losses[0] - losses[1]) > TOLERANCE[self.precision()][2] * abs(losses[0])
 
     def check_engine(self, retain_batch: dict, loss_of: LossOf) -> None:
         """Creates the engine and finds the parameters whose per-sample gradients it cannot give.
@@ -84,7 +84,7 @@ class EngineChoice:
         trainer, k = self._trainer, count_samples(retain_batch)
         with self.checking():
             slow_here = find_slow_parameters(
-                trainer.model, loss_of, retain_batch, k, self._precision(), self._together(k)
+                trainer.model, loss_of, retain_batch, k, self.precision(), self._together(k)
             )
         slow_anywhere = all_processes(slow_here)
         if None in slow_anywhere:
@@ -114,11 +114,8 @@ class EngineChoice:
         if trainer.accelerator.is_fsdp2:
             model.set_requires_gradient_sync(trainer.accelerator.sync_gradients)
 
-    def loss_tolerance(self) -> float:
-        """The relative difference that rounding may make between two losses of a sample."""
-        return TOLERANCE[self._precision()][2]
-
-    def _precision(self) -> torch.dtype:
+    def precision(self) -> torch.dtype:
+        """The dtype of the forward pass."""
         model = self._trainer.model
         computing = whole_tensors(model).values() if sharded_modules(model) else model.parameters()
         dtype = next(p.dtype for p in computing if p.is_floating_point())

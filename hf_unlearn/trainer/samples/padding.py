@@ -11,14 +11,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ...per_sample.comparison import TOLERANCE, norm
 from ...per_sample.reference import (
     UNKNOWN,
     UNPADDED,
     WHOLE,
     count_samples,
+    sample_gradient,
     select_sample,
     without_ranges,
 )
+from ...per_sample.shards import own_parameters
 from ..batches.seeded import CpuRandomState
 
 # How many padded samples of a batch are computed with and without their padding.
@@ -28,8 +31,13 @@ COMPARED = 4
 SMALL_LOSS = 1e-2
 
 
-def remedy_for(model: nn.Module) -> str:
-    """What makes the model's loss independent of padding, as an instruction to the user."""
+def remedy_for(model: nn.Module, has_mask: bool) -> str:
+    """What makes the model's loss independent of padding, as an instruction to the user; empty if
+    only samples of the same length do.
+
+    Args:
+        has_mask: whether its batches have an attention mask.
+    """
     config = getattr(model, "config", None)
     if getattr(config, "feat_extract_norm", None) == "group":
         return (
@@ -37,6 +45,8 @@ def remedy_for(model: nn.Module) -> str:
             "return_attention_mask=True (group norm takes its statistics over the padding, "
             "whatever the mask says)"
         )
+    if has_mask:
+        return ""
     return (
         "let the processor return an attention_mask (return_attention_mask=True) and give it to "
         "the model"
@@ -140,19 +150,60 @@ def unknown_samples(batch: dict) -> list[int]:
 
 
 def padding_matters(
-    batch: dict, loss_of: Callable[[dict], Tensor], tolerance: float, indices: list[int]
+    batch: dict,
+    model: nn.Module,
+    loss_of: Callable[[dict], Tensor],
+    precision: torch.dtype,
+    indices: list[int],
+    *,
+    with_gradients: bool = True,
 ) -> bool:
-    """Whether padding changes the loss of one of some samples.
+    """Whether padding changes the loss of one of some samples, or its gradient.
+
+    A loss can hardly depend on padding while its gradient does. So the gradients are compared, too:
+    those of the sample whose loss differs most.
 
     Args:
         batch: with `UNPADDED`, on the model's device.
+        model: the model whose trained parameters the gradients are of.
         loss_of: the loss of a batch of one.
-        tolerance: the largest relative difference between two equal losses.
+        precision: dtype of the forward pass.
         indices: of these samples in the batch.
+        with_gradients: False compares the losses alone.
     """
-    k, plain, matters = count_samples(batch), without_ranges(batch), False
+    if not indices:
+        return False
+    k, plain = count_samples(batch), without_ranges(batch)
+    differences = []
     with torch.no_grad():
         for n in indices:
             padded, alone = (float(loss_of(select_sample(one, n, k))) for one in (plain, batch))
-            matters |= abs(padded - alone) > tolerance * max(abs(alone), SMALL_LOSS)
-    return matters
+            differences.append(abs(padded - alone) / max(abs(alone), SMALL_LOSS))
+    largest = max(differences)
+    # Processes that share a sharded model all have to compute the gradients.
+    gradients_differ = with_gradients and _gradients_differ(
+        model,
+        loss_of,
+        [select_sample(one, indices[differences.index(largest)], k) for one in (plain, batch)],
+        precision,
+    )
+    return largest > TOLERANCE[precision][2] or gradients_differ
+
+
+def _gradients_differ(
+    model: nn.Module, loss_of: Callable[[dict], Tensor], samples: list[dict], precision: torch.dtype
+) -> bool:
+    """Whether the gradient of a parameter differs between a padded sample and the same alone."""
+    parameters = [p for p in own_parameters(model) if p.requires_grad]
+    if not parameters:
+        return False
+    # Small gradients would vanish in float16.
+    scale = 256.0 if precision == torch.float16 else 1.0
+    with torch.enable_grad():
+        padded, alone = (
+            sample_gradient(model, loss_of(sample) * scale, parameters) for sample in samples
+        )
+    relative, absolute, _ = TOLERANCE[precision]
+    lengths = torch.stack([norm(gradient) for gradient in alone])
+    errors = torch.stack([norm(a - b) for a, b in zip(padded, alone)])
+    return bool((errors > relative * lengths + absolute * lengths.norm()).any())

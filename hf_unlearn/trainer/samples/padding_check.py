@@ -1,5 +1,5 @@
 """Finds out, before the first step or from its batch, whether padding changes the losses of a
-trainer's model."""
+trainer's model or their gradients."""
 
 import contextlib
 from collections.abc import Callable
@@ -25,15 +25,18 @@ from .processes import all_processes
 
 logger = logging.get_logger(__name__)
 
+# The key of an attention mask in a batch.
+MASK = "attention_mask"
 # How many rows of each data set, spread evenly over it, are looked at.
 ROWS = 8
 PADDING_MATTERS = (
-    "padding changes the loss of a sample in {model}, so that the loss depends on the other "
-    "samples of its batch. Each sample is computed without its padding{unknown}. To avoid this "
-    "slow path, {remedy}, or put samples of the same length into one batch (a batch without "
+    "padding changes the loss of a sample in {model}, or its gradient, so that it depends on the "
+    "other samples of its batch{mask}. Each sample is computed without its padding{unknown}. To "
+    "avoid this slow path, {remedy}put samples of the same length into one batch (a batch without "
     "padding is exact, too). The evaluation takes one sample at a time, too "
     "(per_device_eval_batch_size=1)"
 )
+IN_SPITE_OF_MASK = ", although it gets an attention_mask"
 EXCEPT_UNKNOWN = ", except for samples whose padding could not be located, because {why}"
 NOT_CHECKED = (
     "It was not checked for all samples whether padding changes their loss in {model}, because "
@@ -50,10 +53,10 @@ Loss = Callable[[dict], Tensor]
 
 
 class PaddingCheck:
-    """Compares losses of samples with and without their padding.
+    """Compares losses and gradients of samples with and without their padding.
 
     Attributes:
-        matters: whether padding changes losses; None until it is known.
+        matters: whether padding changes them; None until it is known.
         reason: the warning, if padding matters.
     """
 
@@ -63,7 +66,7 @@ class PaddingCheck:
         self.reason = ""
         # Read by data loaders' worker processes.
         self._wanted = torch.ones((), dtype=torch.bool).share_memory_()
-        self._rows_seen = False
+        self._rows_seen = self._has_mask = False
         # On this process: why the padding of some samples is unknown, and why it is also unknown
         # where the check looked for it.
         self._unknown = self._unchecked = ""
@@ -76,14 +79,14 @@ class PaddingCheck:
         self,
         at_retain: Callable[[], contextlib.AbstractContextManager],
         loss_of: Loss,
-        tolerance: float,
+        precision: torch.dtype,
     ) -> None:
         """Looks at some rows of each data set that the method uses, except for streams, of which
         `of_batch` sees the first batch.
 
         Args:
             at_retain: the context for computing retain samples.
-            loss_of, tolerance: as in `padding_matters`.
+            loss_of, precision: as in `padding_matters`.
         """
         if self._rows_seen:
             return
@@ -94,22 +97,35 @@ class PaddingCheck:
             context = contextlib.nullcontext() if split == "forget" else at_retain()
             # The same rows on all processes, whatever the collator draws.
             with context, seeded(trainer.args.seed):
-                differs = self._rows_differ(rows, collator, loss_of, tolerance) or differs
+                differs = self._rows_differ(rows, collator, loss_of, precision) or differs
         self._rows_seen = True
         streamed = any(isinstance(dataset_of(trainer, split), STREAMS) for split in splits)
         self._conclude(differs, last=not streamed)
 
-    def of_batch(self, batch: dict, loss_of: Loss, tolerance: float) -> None:
+    def of_batch(self, batch: dict, loss_of: Loss, precision: torch.dtype) -> None:
         """Looks at the first batch of a stream."""
+        self._has_mask |= MASK in batch
         indices = padded_samples(batch)[:COMPARED]
         if unknown_samples(batch):
             self._unknown = self._unchecked = VALUES_DIFFER
         if sharded_modules(self._trainer.model):
             # All processes must take part in every pass.
             indices = [*indices, *[0] * COMPARED][:COMPARED]
-        self._conclude(padding_matters(batch, loss_of, tolerance, indices), last=True)
+        self._conclude(self._matters(batch, loss_of, precision, indices), last=True)
 
-    def _rows_differ(self, rows: list, collator: Callable, loss_of: Loss, tolerance: float) -> bool:
+    def _matters(
+        self, batch: dict, loss_of: Loss, precision: torch.dtype, indices: list[int]
+    ) -> bool:
+        trainer = self._trainer
+        # DeepSpeed's engine computes gradients in its own way.
+        with_gradients = trainer.deepspeed is None
+        return padding_matters(
+            batch, trainer.model, loss_of, precision, indices, with_gradients=with_gradients
+        )
+
+    def _rows_differ(
+        self, rows: list, collator: Callable, loss_of: Loss, precision: torch.dtype
+    ) -> bool:
         if len(rows) < 2:
             return False
         collator = UnpaddedRangesCollator(collator)
@@ -117,6 +133,7 @@ class PaddingCheck:
         if count_samples(batch) != len(rows):
             self._unknown = self._unchecked = COUNT_DIFFERS
             return False
+        self._has_mask |= MASK in batch
         batches = [(batch, padded_samples(batch)[:COMPARED])]
         for n in unknown_samples(batch)[:COMPARED]:
             self._unknown = VALUES_DIFFER
@@ -128,7 +145,7 @@ class PaddingCheck:
                 batches.append((first, [0]))
         prepare = self._trainer._prepare_inputs
         return any(
-            [padding_matters(prepare(one), loss_of, tolerance, indices) for one, indices in batches]
+            [self._matters(prepare(one), loss_of, precision, indices) for one, indices in batches]
         )
 
     def _conclude(self, matters: bool, last: bool) -> None:
@@ -145,10 +162,12 @@ class PaddingCheck:
         unknown, unchecked = map(max, zip(*all_processes((self._unknown, self._unchecked))))
         model = type(trainer.model).__name__
         if matters:
+            remedy = remedy_for(trainer.model, self._has_mask)
             self.reason = PADDING_MATTERS.format(
                 model=model,
+                mask=IN_SPITE_OF_MASK if self._has_mask else "",
                 unknown=unknown and EXCEPT_UNKNOWN.format(why=unknown),
-                remedy=remedy_for(trainer.model),
+                remedy=remedy and f"{remedy}, or ",
             )
             trainer.args.per_device_eval_batch_size = 1
         elif unchecked:

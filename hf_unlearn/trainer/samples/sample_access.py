@@ -193,7 +193,7 @@ class SampleAccess:
 
     def _look_at_padding(self, look: Callable, *arguments: Any) -> None:
         with self.engine_choice.checking():
-            look(*arguments, self.model_loss, self.engine_choice.loss_tolerance())
+            look(*arguments, self.model_loss, self.engine_choice.precision())
         # A forward pass of FSDP2 leaves whole tensors behind, which the optimizer must not take.
         own_parameters(self._trainer.model)
         if self.padding.matters:

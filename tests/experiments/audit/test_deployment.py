@@ -3,14 +3,16 @@
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import WhisperProcessor
+from transformers import WavLMConfig, WavLMForCTC, WhisperProcessor
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 from hf_unlearn.experiments.audit.ctranslate2 import converted, transcripts
-from hf_unlearn.experiments.audit.deployment_forms import rounded
+from hf_unlearn.experiments.audit.deployment_forms import int8, rounded
+from hf_unlearn.experiments.audit.door import DoorUnavailable
 from hf_unlearn.experiments.audit.examiner import SpeechExaminer
 from tests.experiments.audit.subjects import (
     Classifier,
@@ -19,6 +21,7 @@ from tests.experiments.audit.subjects import (
     new_whisper,
     speech_recipe,
 )
+from tests.support.tiny_speech import waveform_sizes
 
 
 @pytest.fixture
@@ -54,6 +57,16 @@ def test_the_folder_has_the_files_that_other_runtimes_read(saved):
     loaded = WhisperProcessor.from_pretrained(folder)
     assert loaded.feature_extractor.to_dict() == extractor.to_dict()
     assert loaded.tokenizer("red green").input_ids == tokenizer("red green").input_ids
+
+
+def test_a_model_that_reads_the_weights_of_its_layers_cannot_be_in_8_bits():
+    """WavLM's attention joins the biases of three layers."""
+    sizes = waveform_sizes(vocab_size=5, num_buckets=8)
+    model, sound = WavLMForCTC(WavLMConfig(**sizes)).eval(), torch.randn(1, 800)
+    examiner = SimpleNamespace(recognition_and_loss=lambda model: model(sound))
+    subject = SimpleNamespace(model=model, copy=lambda: copy.deepcopy(model), examiner=examiner)
+    with pytest.raises(DoorUnavailable, match="reads the weights of its linear layers itself"):
+        int8(subject)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -1,0 +1,69 @@
+"""Leaves out utterances that a model cannot take, with a warning, or refuses them by name."""
+
+from datasets import Dataset
+from transformers.utils import logging
+
+from ..names import first_few
+from .row_cache import REMEDY
+
+logger = logging.get_logger(__name__)
+
+BAD_AUDIO = "broken, empty, silent, too short or too long audio"
+BAD_LABELS = "transcripts that the model cannot learn"
+
+
+def long_enough(rows: Dataset, shortest: float, skip: bool, description: str) -> Dataset:
+    """The rows whose audio is long enough for the model.
+
+    Raises:
+        ValueError: a row is not, and may not be skipped; or no row is left.
+    """
+    names, durations = rows["id"][:], rows["duration"][:]
+    # Durations are rounded to float32.
+    short = [row for row, duration in enumerate(durations) if duration < shortest * (1 - 1e-6)]
+    if short and not skip:
+        raise ValueError(
+            f"utterance {names[short[0]]} is {durations[short[0]]:.4f} s long, under the "
+            f"{shortest:.4f} s of which the model makes its first frame ({len(short)} in all are "
+            f"as short); {REMEDY}"
+        )
+    report_skipped(rows, [names[row] for row in short], BAD_AUDIO, description)
+    kept = set(range(len(names))) - set(short)
+    return rows.select(sorted(kept)) if short else rows
+
+
+def good_rows(
+    dataset: Dataset, complaints: dict[int, str], skip: bool, description: str
+) -> list[int]:
+    """The numbers of the rows whose labels are good. The others are skipped with one warning.
+
+    Raises:
+        ValueError: a row may not be skipped, or none is left.
+    """
+    names = dataset["id"][:]
+    if complaints and not skip:
+        row, complaint = next(iter(complaints.items()))
+        others = f" ({len(complaints)} utterances are like this)" if len(complaints) > 1 else ""
+        raise ValueError(f"utterance {names[row]} {complaint}{others}")
+    report_skipped(dataset, [names[row] for row in complaints], BAD_LABELS, description)
+    return [row for row in range(len(names)) if row not in complaints]
+
+
+def report_skipped(dataset: Dataset, skipped: list[str], what: str, description: str) -> None:
+    """Warns of rows that are left out.
+
+    Raises:
+        ValueError: no row is left.
+    """
+    if not skipped:
+        return
+    if len(skipped) == len(dataset):
+        raise ValueError(f"{description}: all {len(dataset)} utterances have {what}")
+    logger.warning(
+        "%s: skipped %d of %d utterances with %s: %s",
+        description,
+        len(skipped),
+        len(dataset),
+        what,
+        first_few(skipped),
+    )
