@@ -114,7 +114,7 @@ def depends_on(
     rows = recipe.splits.evaluation(recipe.data.max_eval_samples)
     parts = {
         "weights": model_digest(model),
-        "model": _described(model),
+        "model": described(model),
         "processor": _processor_digest(recipe),
         "rows": {split: rows_digest(part) for split, part in rows.items()},
         "recipe": [type(recipe).__qualname__, recipe.task, _without(recipe.options, NOT_OF_RECIPE)],
@@ -129,7 +129,7 @@ def depends_on(
     return {name: json_digest(part) for name, part in parts.items()}
 
 
-def _described(model: nn.Module) -> dict:
+def described(model: nn.Module) -> dict:
     """What defines a model besides its weights."""
     config, generation = model.config, getattr(model, "generation_config", None)
     adapters = getattr(model, "peft_config", {})

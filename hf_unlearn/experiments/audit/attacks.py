@@ -150,6 +150,7 @@ ATTACKS = (
         "how often a forgotten sample has a lower loss than an unseen one like it; 50 is a coin "
         "toss",
         loss,
+        settings=(),
     ),
     Door(
         "loss_of_equally_long",
@@ -159,12 +160,14 @@ ATTACKS = (
         loss_of_equally_long,
         tasks=OF_SPEECH,
         unavailable_reason="images have no length",
+        settings=(),
     ),
     Door(
         "gradient_norm",
         "attack",
         "how often a forgotten sample has a shorter gradient than an unseen one; 50 is a coin toss",
         gradient_norm,
+        settings=(),
     ),
     *(
         Door(
@@ -173,6 +176,7 @@ ATTACKS = (
             "share of forgotten samples that a classifier (trained on retained and unseen samples) "
             f"classifies as training samples, by the {feature.replace('_', ' ')} of the output",
             partial(svc, feature),
+            settings=(),
         )
         for feature in SVC_FEATURES
     ),
@@ -182,12 +186,14 @@ ATTACKS = (
         "how often a random forest that learned from others is surer of a forgotten sample than of "
         "an unseen one; 50 is a coin toss",
         informed,
+        settings=(),
     ),
     Door(
         "distance_to_retrained",
         "attack",
         "distance (earth mover's) from the forgotten samples' losses to the retrained model's",
         partial(distance, "retrained"),
+        settings=(),
     ),
     Door(
         "distance_to_unseen",
@@ -195,11 +201,13 @@ ATTACKS = (
         "distance (earth mover's) from the forgotten samples' losses to those of speakers never "
         "trained on (or of unseen samples)",
         partial(distance, "other"),
+        settings=(),
     ),
     Door(
         "distance_to_retain",
         "attack",
         "distance (earth mover's) from the forgotten samples' losses to those of the retain set",
         partial(distance, "retain"),
+        settings=(),
     ),
 )

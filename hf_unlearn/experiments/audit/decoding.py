@@ -140,7 +140,15 @@ def blank_penalty(subject: Subject) -> Finding:
 
 NO_TEXT = "a classifier writes no text"
 DECODING = tuple(
-    Door(name, "decoding", meaning, measure, tasks=RECOGNISERS, unavailable_reason=NO_TEXT)
+    Door(
+        name,
+        "decoding",
+        meaning,
+        measure,
+        tasks=RECOGNISERS,
+        unavailable_reason=NO_TEXT,
+        settings=("judged_split", *(("num_beams",) if name == "beams" else ())),
+    )
     for name, meaning, measure in (
         ("beams", "beam search instead of greedy decoding", partial(with_decoder, beams)),
         ("timestamps", "transcripts with time stamps", partial(with_decoder, timestamps)),

@@ -109,18 +109,20 @@ def unmerged(subject: Subject) -> Finding:
     return subject.examiner.recognition_and_loss(model.base_model.model.to(subject.model.device))
 
 
-FORMS = (
-    Door(
-        "float32",
-        "form",
-        "the model as the run evaluated it: weights in float32, an adapter merged if there is one, "
-        "texts decoded greedily",
-        unchanged,
-    ),
-    Door("bfloat16", "form", "weights and arithmetic in bfloat16", in_type(torch.bfloat16)),
-    Door("float16", "form", "weights and arithmetic in float16", in_type(torch.float16)),
-    Door("int8", "form", "linear layers in 8 bits (torch's dynamic quantisation)", int8),
-    Door("int4", "form", f"linear weights rounded to 4 bits in groups of {GROUP}", int4),
-    Door("saved_and_loaded", "form", "saved, and loaded again", saved_and_loaded),
-    Door("adapter_unmerged", "form", "the adapter beside its base model, not merged", unmerged),
+FORMS = tuple(
+    Door(name, "form", meaning, measure, settings=("judged_split",))
+    for name, meaning, measure in (
+        (
+            "float32",
+            "the model as the run evaluated it: weights in float32, an adapter merged if there is "
+            "one, texts decoded greedily",
+            unchanged,
+        ),
+        ("bfloat16", "weights and arithmetic in bfloat16", in_type(torch.bfloat16)),
+        ("float16", "weights and arithmetic in float16", in_type(torch.float16)),
+        ("int8", "linear layers in 8 bits (torch's dynamic quantisation)", int8),
+        ("int4", f"linear weights rounded to 4 bits in groups of {GROUP}", int4),
+        ("saved_and_loaded", "saved, and loaded again", saved_and_loaded),
+        ("adapter_unmerged", "the adapter beside its base model, not merged", unmerged),
+    )
 )

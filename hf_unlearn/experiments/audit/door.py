@@ -82,6 +82,8 @@ class Door:
         measure: measures one subject; raises DoorUnavailable if this run cannot be measured.
         tasks: what must have been forgotten (`Recipe.task`).
         unavailable_reason: why this door does not apply to other tasks.
+        settings: the names in AuditSettings that its values depend on, besides max_samples: it is
+            measured again only if one of these has changed. None: all of them.
         combine: for doors whose value depends on several models: turns the findings of all models
             into the final ones.
     """
@@ -92,4 +94,5 @@ class Door:
     measure: Callable[[Subject], Finding]
     tasks: tuple[str, ...] = ANY_TASK
     unavailable_reason: str = ""
+    settings: tuple[str, ...] | None = None
     combine: Callable[[dict[str, Finding]], dict[str, Finding]] | None = None

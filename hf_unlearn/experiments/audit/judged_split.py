@@ -18,7 +18,8 @@ def choose_judged_split(subjects: dict[str, Subject]) -> dict[str, str | int]:
     more.
 
     Returns:
-        split; samples: how many it has; and why it is not `forget_test`, for readers.
+        split; samples: how many it has; why it is not `forget_test`, for readers; and `asked`, the
+        split that the settings name, if they do.
 
     Raises:
         ValueError: the split that the settings name does not exist.
@@ -38,6 +39,7 @@ def choose_judged_split(subjects: dict[str, Subject]) -> dict[str, str | int]:
         "split": chosen,
         "samples": len(examiner.splits[chosen]),
         **({"why": why} if why else {}),
+        **({"asked": asked} if asked else {}),
     }
 
 

@@ -1,10 +1,14 @@
 """The doors for speech on a tiny multilingual Whisper: each asks `generate` for what it says."""
 
+import contextlib
+import dataclasses
+from types import SimpleNamespace
+
 import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import WhisperForConditionalGeneration
 
-from hf_unlearn.experiments.audit import DOORS, DoorUnavailable, Subject
+from hf_unlearn.experiments.audit import DOORS, AuditSettings, DoorUnavailable, Subject
 from hf_unlearn.experiments.audit.decoding import others_and_asked, prompt_of
 from hf_unlearn.experiments.audit.examiner import SpeechExaminer, without_prompt
 from tests.experiments.audit.subjects import SETTINGS, new_whisper, speech_recipe
@@ -117,3 +121,28 @@ def test_an_adapter_is_measured_beside_its_base(subject, tmp_path):
     assert apart.value == whole.value != DOORS["float32"].measure(subject).value
     with pytest.raises(DoorUnavailable, match="no adapter"):
         DOORS["adapter_unmerged"].measure(subject)
+
+
+def test_doors_name_all_settings_that_they_depend_on(subject, monkeypatch):
+    """Others are not measured again where such a setting has changed."""
+    subject.recipe.load_model = WhisperForConditionalGeneration.from_pretrained
+    subject.recipe.unprepared = SimpleNamespace()
+    read = set()
+    fields = {field.name for field in dataclasses.fields(AuditSettings)}
+
+    def setting(settings, name):
+        read.update({name} & fields)
+        return object.__getattribute__(settings, name)
+
+    chosen = property(lambda _: read.add("judged_split") or "forget_test")
+    monkeypatch.delattr(subject.examiner, "judged_split")
+    monkeypatch.setattr(type(subject.examiner), "judged_split", chosen, raising=False)
+    monkeypatch.setattr(AuditSettings, "__getattribute__", setting)
+    not_named = {}
+    for door in DOORS.values():
+        read.clear()
+        with contextlib.suppress(DoorUnavailable):
+            door.measure(subject)
+        not_named[door.name] = read - set(door.settings)
+    assert not any(not_named.values()), not_named
+    assert "num_beams" in DOORS["beams"].settings and not DOORS["loss"].settings
