@@ -123,7 +123,7 @@ def depends_on(
         "processes": recipe.args.world_size,
         "further": recipe.measured_with(),
         "shadow models": shadows and _shadows_digest(shadows),
-        "code": _code_digest(),
+        "code": code_digest(),
         "environment": _environment(),
     }
     return {name: json_digest(part) for name, part in parts.items()}
@@ -159,7 +159,7 @@ def _shadows_digest(shadows: ShadowModels) -> list:
 
 
 @cache
-def _code_digest() -> str:
+def code_digest() -> str:
     """A hash of this package's code and tables: another version may measure something else."""
     files = [path for kind in ("*.py", "*.json") for path in PACKAGE.rglob(kind)]
     return json_digest(_file_hashes(files, PACKAGE))

@@ -10,7 +10,7 @@ from ...privacy.carried_salt import salted
 from ...privacy.redaction import salt_of
 from ...report.audit_ranking import deciding_doors
 from ...report.weights import model_digest
-from ..measurement_cache import NOT_OF_RECIPE, described
+from ..measurement_cache import NOT_OF_RECIPE, code_digest, described
 from ..models.training import rows_digest
 from .audited_run import AuditedRun
 from .door import Door, Subject
@@ -34,7 +34,10 @@ def load_or_start(path: Path, run: AuditedRun, subjects: dict[str, Subject]) -> 
         doors = kept_doors(path, earlier["doors"], subjects["unlearned"])
     else:
         if path.is_file():
-            logger.warning(f"{path} is an audit of other models or data: starting a new one.")
+            logger.warning(
+                f"{path} is an audit of other models or data, or of another version of the doors: "
+                "starting a new one."
+            )
         content["judged"], doors = choose_judged_split(subjects), {}
     return {**content, "doors": doors, **deciding_doors(doors)}
 
@@ -88,5 +91,6 @@ def made_of(run: AuditedRun, subjects: dict[str, Subject]) -> dict[str, Any]:
             for name, subject in subjects.items()
         },
         "data": salted(json_digest({n: rows_digest(part) for n, part in rows.items()}), salt),
+        "code": code_digest(),
         "configuration": salted(json_digest([recipe.task, options, data, trainer]), salt),
     }

@@ -15,6 +15,7 @@ from ..checks.model_checks import loading
 from .door import Door, DoorUnavailable, Subject
 from .examiner import device_and_dtype
 from .gaps import Finding
+from .settings import JUDGED
 
 # How many weights share one scale when they are rounded to 4 bits.
 GROUP = 64
@@ -22,6 +23,18 @@ GROUP = 64
 
 def unchanged(subject: Subject) -> Finding:
     return subject.examiner.recognition_and_loss(subject.model)
+
+
+def on_other_samples(subject: Subject) -> Finding:
+    """The forgotten samples by which the other doors do not judge. They may be known still, or
+    conspicuously unknown."""
+    examiner = subject.examiner
+    split = next(name for name in JUDGED if name != examiner.judged_split)
+    if split not in examiner.splits:
+        raise DoorUnavailable(f"there is no split {split} besides {examiner.judged_split}")
+    finding = examiner.recognition_and_loss(subject.model, examiner.splits[split])
+    finding.more.update(split=split, measured_on=len(examiner.splits[split]))
+    return finding
 
 
 def in_type(dtype: torch.dtype) -> Callable[[Subject], Finding]:
@@ -117,6 +130,12 @@ FORMS = tuple(
             "the model as the run evaluated it: weights in float32, an adapter merged if there is "
             "one, texts decoded greedily",
             unchanged,
+        ),
+        (
+            "other_samples",
+            "as float32, on the forgotten samples by which the other doors do not judge: forget or "
+            "forget_test",
+            on_other_samples,
         ),
         ("bfloat16", "weights and arithmetic in bfloat16", in_type(torch.bfloat16)),
         ("float16", "weights and arithmetic in float16", in_type(torch.float16)),

@@ -3,9 +3,7 @@ the retrained model does."""
 
 from .door import Subject
 from .gaps import gap_to_retrained
-
-# `forget_test` has samples like the forgotten ones that no model has seen.
-JUDGED = ("forget_test", "forget")
+from .settings import JUDGED
 
 
 def choose_judged_split(subjects: dict[str, Subject]) -> dict[str, str | int]:

@@ -4,6 +4,7 @@ stopped."""
 import contextlib
 import gc
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -149,8 +150,14 @@ def measure_seeded(door: Door, subject: Subject) -> Finding:
 
 
 def entry_of(findings: dict[str, Finding]) -> dict:
-    """The values of the models, and how they compare."""
+    """The values of the models, and how they compare.
+
+    Raises:
+        DoorUnavailable: a value is no number.
+    """
     values = {name: one.value for name, one in findings.items()}
+    if broken := [name for name, value in values.items() if not math.isfinite(value)]:
+        raise DoorUnavailable(f"its value is no number for the {' and the '.join(broken)} model")
     more = {name: one.more for name, one in findings.items() if one.more}
     compared = {}
     if findings["unlearned"].direction:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from hf_unlearn.cli import main
 from hf_unlearn.experiments import unlearn
@@ -149,7 +150,7 @@ def test_an_audit_of_something_else_starts_again(run, finished, tmp_path, caplog
     assert not kept() and "is an audit of other models or data" in caplog.text
 
 
-def test_a_door_that_fails_or_is_closed_stops_no_other(run, monkeypatch):
+def test_a_door_that_fails_or_is_closed_stops_no_other(run, monkeypatch, capsys):
     def fail(subject):
         raise AttributeError("not on\nthis device")
 
@@ -166,6 +167,12 @@ def test_a_door_that_fails_or_is_closed_stops_no_other(run, monkeypatch):
     assert content["doors"]["float32"]["failed"] == "AttributeError: not on this device"
     assert content["doors"]["int4"]["closed"] == "no such tokens"
     assert content["worst"]["door"] == "loss"
+    # A release must not pass because a door could not be tried.
+    gate = ["audit", str(run), "--fail_when"]
+    assert main([*gate, "worst_gap > 1000"]) == 1
+    assert "cannot pass, because doors FAILED: float32." in capsys.readouterr().err
+    assert main([*gate, "worst_gap > -1000"]) == 3
+    assert main([*gate, "worst_gap > 1000", "--doors", "int4", "loss"]) == 0
     # Both may be open now.
     monkeypatch.setattr(run_audit, "DOORS", DOORS)
     assert "unlearned" in audit(run, doors=QUICK)["doors"]["float32"]
@@ -185,6 +192,23 @@ def test_a_rule_decides_the_exit_code(run, rule, code, said, capsys):
     assert main(arguments) == code
     shown = capsys.readouterr()
     assert said in (shown.err if code == 1 else shown.out)
+
+
+def test_a_model_that_has_diverged_is_said_to_have(run, capsys):
+    weights = load_file(run / "model.safetensors")
+    weights["classifier.1.weight"][:] = float("nan")
+    save_file(weights, run / "model.safetensors", {"format": "pt"})
+    doors = ["float32", "loss", "distance_to_retain"]
+    audit(run, doors=doors)
+    entries = json.loads((run / "audit.json").read_text())["doors"]
+    assert "the model has diverged" in entries["loss"]["closed"]
+    # The highest of several logits that are no numbers is not the first class, which was forgotten.
+    assert entries["float32"]["unlearned"] == 0
+    assert entries["float32"]["more"]["unlearned"]["loss"] is None
+    # Read again, and shown in the card.
+    audit(run, doors=doors)
+    for text in (capsys.readouterr().out, (run / "README.md").read_text()):
+        assert "unlearned no number" in text
 
 
 def test_a_model_without_results_needs_the_configuration(run, tmp_path, capsys):
@@ -223,6 +247,9 @@ def test_other_models_are_refused(tmp_path, capsys):
 def test_mistakes_are_one_line(run, capsys):
     assert main(["audit", str(run), "--doors", "backdoor"]) == 1
     assert "there is no door backdoor" in capsys.readouterr().err
+    for option, value in (("relearn_steps", "0"), ("max_samples", "-1"), ("judged_split", "test")):
+        assert main(["audit", str(run), f"--{option}", value]) == 1
+        assert f"{option} is {value}, but must be" in capsys.readouterr().err.replace("'", "")
     results = json.loads((run / "results.json").read_text())
     results["config"]["models"] = {"original": "moved/away"}
     (run / "results.json").write_text(json.dumps(results))
