@@ -36,8 +36,8 @@ class Subject:
         recipe: of the run, with its data and processor.
         settings: of the audit.
         folder: where the model is saved, or its Hub id.
-        retrained: the losses of the retrained model (see `features`), for distances to it; None
-            without one.
+        retrained: the retrained model, for distances to it; None without one.
+        original: the original model, for its generation settings; None in tests.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Subject:
     settings: AuditSettings
     folder: str | None = None
     retrained: "Subject | None" = None
+    original: "Subject | None" = None
     _features: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
 
     def copy(self) -> PreTrainedModel:

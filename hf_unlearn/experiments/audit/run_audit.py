@@ -116,7 +116,7 @@ def load_subjects(run: AuditedRun, settings: AuditSettings) -> dict[str, Subject
         for name, model in models.items()
     }
     for subject in subjects.values():
-        subject.retrained = subjects.get("retrained")
+        subject.retrained, subject.original = subjects.get("retrained"), subjects["original"]
     return subjects
 
 

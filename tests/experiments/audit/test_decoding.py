@@ -20,7 +20,9 @@ from tests.experiments.audit.subjects import SETTINGS, new_whisper, speech_recip
 def subject(monkeypatch) -> Subject:
     recipe = speech_recipe(monkeypatch)
     model = new_whisper(recipe).eval()
-    return Subject("unlearned", model, SpeechExaminer(recipe, model, 100), recipe, SETTINGS)
+    subject = Subject("unlearned", model, SpeechExaminer(recipe, model, 100), recipe, SETTINGS)
+    subject.original = subject
+    return subject
 
 
 @pytest.fixture
