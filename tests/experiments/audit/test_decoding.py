@@ -4,13 +4,11 @@ import contextlib
 import dataclasses
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import WhisperForConditionalGeneration
 
-from hf_unlearn.experiments.audit import DOORS, AuditSettings, DoorUnavailable, Subject, attacks
+from hf_unlearn.experiments.audit import DOORS, AuditSettings, DoorUnavailable, Subject
 from hf_unlearn.experiments.audit.decoding import others_and_asked, prompt_of
 from hf_unlearn.experiments.audit.examiner import SpeechExaminer, without_prompt
 from tests.experiments.audit.subjects import SETTINGS, new_whisper, speech_recipe
@@ -116,23 +114,6 @@ def test_the_other_samples_are_those_by_which_no_other_door_judges(subject):
     del examiner.splits["forget_test"]
     with pytest.raises(DoorUnavailable, match="no split forget_test besides forget"):
         door.measure(subject)
-
-
-def test_distances_compare_utterances_that_are_equally_long(subject, monkeypatch):
-    """Those of `other` are longer by 1 s, but for two, of which each has a partner."""
-    lengths = {"forget": [1.0, 2.0, 3.0, 4.0], "other": [2.1, 2.95, 9.0, 10.0, 11.0]}
-    for name, durations in lengths.items():
-        subject.examiner.splits[name] = Dataset.from_dict({"duration": durations})
-    subject._features["forget"] = {"loss": np.array([9.0, 1.0, 2.0, 9.0])}
-    subject._features["other"] = {"loss": np.array([4.0, 6.0, 0.0, 0.0, 0.0])}
-    monkeypatch.setattr(attacks, "MIN_SAMPLES", 2)
-    found = DOORS["distance_to_unseen"].measure(subject)
-    # from {1, 2} to {4, 6}
-    assert found.value == pytest.approx(3.5) and found.more == {"from": "other", "pairs": 2}
-    # Too few pairs: all samples. From {1, 2, 9, 9} to {0, 0, 0, 4, 6}, by hand: 21/4 - 10/5.
-    monkeypatch.setattr(attacks, "MIN_SAMPLES", 3)
-    found = DOORS["distance_to_unseen"].measure(subject)
-    assert found.value == pytest.approx(21 / 4 - 10 / 5) and found.more == {"from": "other"}
 
 
 def test_an_adapter_is_measured_beside_its_base(subject, tmp_path):

@@ -251,6 +251,12 @@ def test_mistakes_are_one_line(run, capsys):
         assert main(["audit", str(run), f"--{option}", value]) == 1
         assert f"{option} is {value}, but must be" in capsys.readouterr().err.replace("'", "")
     results = json.loads((run / "results.json").read_text())
+    before = results["config"]["recipe"]["model"]
+    results["config"]["recipe"]["model"] = str(run)
+    (run / "results.json").write_text(json.dumps(results))
+    assert main(["audit", str(run)]) == 1
+    assert "where the unlearned one has replaced it" in capsys.readouterr().err
+    results["config"]["recipe"]["model"] = before
     results["config"]["models"] = {"original": "moved/away"}
     (run / "results.json").write_text(json.dumps(results))
     shutil.rmtree(run / "original")
