@@ -37,7 +37,7 @@ class Subject:
         settings: of the audit.
         folder: where the model is saved, or its Hub id.
         retrained: the retrained model, for distances to it; None without one.
-        original: the original model, for its generation settings; None in tests.
+        original: the original model, for its generation settings.
     """
 
     name: str

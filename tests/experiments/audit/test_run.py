@@ -173,6 +173,8 @@ def test_a_door_that_fails_or_is_closed_stops_no_other(run, monkeypatch, capsys)
     assert "cannot pass, because doors FAILED: float32." in capsys.readouterr().err
     assert main([*gate, "worst_gap > -1000"]) == 3
     assert main([*gate, "worst_gap > 1000", "--doors", "int4", "loss"]) == 0
+    # What was not asked for is still told.
+    assert list(json.loads((run / "audit.json").read_text())["doors"]) == list(doors)
     # Both may be open now.
     monkeypatch.setattr(run_audit, "DOORS", DOORS)
     assert "unlearned" in audit(run, doors=QUICK)["doors"]["float32"]
