@@ -88,7 +88,7 @@ def test_samples_that_are_gone_are_not_passed_over(folder):
 
 
 def test_earlier_samples_have_the_form_of_retained_ones(tmp_path, capsys):
-    """One batch has both. The speech is cut, and its augmentation brings inputs of the decoder."""
+    """One batch has both. Augmented speech brings its own inputs of the decoder."""
     data = write_speech(
         tmp_path / "data",
         (
@@ -102,7 +102,7 @@ def test_earlier_samples_have_the_form_of_retained_ones(tmp_path, capsys):
     known = {"request": 1, "column": "speaker", "ids": [pseudonym("abe", "salt", LONG)]}
     write_ledger(model, [{**known, "salt": salt_name("salt"), "weights_after": None}])
     options = {"model": model, "forget_speakers": "bert", "keep_forgotten": "samples"}
-    options |= {"augment": 2, "train_hidden_words": 0.3, "train_seconds": 0.6, "attacks": "false"}
+    options |= {"augment": 2, "train_hidden_words": 0.3, "attacks": "false"}
     whisper.main(recognisers.flags(data, tmp_path / "out", **options))
     assert "previous_loss" in logged(capsys)
 
