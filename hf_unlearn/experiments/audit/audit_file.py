@@ -55,13 +55,13 @@ def judged_before(subjects: dict[str, Subject], judged: dict[str, Any]) -> dict[
 def kept_doors(path: Path, doors: dict[str, dict], subject: Subject) -> dict[str, dict]:
     """The doors of an earlier audit whose settings are as they were, and those that could not be
     measured."""
-    known = {name: entry for name, entry in doors.items() if name in DOORS}
+    entries = {name: entry for name, entry in doors.items() if name in DOORS}
     changed = [
         name
-        for name, entry in known.items()
+        for name, entry in entries.items()
         if is_done(entry) and entry["settings"] != settings_of_door(DOORS[name], subject)
     ]
-    kept = {name: entry for name, entry in known.items() if name not in changed}
+    kept = {name: entry for name, entry in entries.items() if name not in changed}
     done = sum(map(is_done, kept.values()))
     logger.warning(f"{path} holds {done} doors of this audit: continuing after them.")
     if changed:
