@@ -36,7 +36,7 @@ def test_a_gradient_is_as_long_as_by_hand():
     assert examiner.gradient_norms(model, examiner.splits["forget"]) == pytest.approx(lengths[:3])
     found = DOORS["gradient_norm"].measure(Subject("unlearned", model, examiner, recipe, SETTINGS))
     shorter = [ours < theirs for ours in lengths[:3] for theirs in lengths[3:]]
-    assert 0 < found.value == pytest.approx(100 * np.mean(shorter)) < 100
+    assert found.value == pytest.approx(100 * np.mean(shorter))
     assert all(p.grad is None for p in model.parameters())
 
 
