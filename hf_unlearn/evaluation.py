@@ -13,7 +13,7 @@ from transformers.trainer_utils import PredictionOutput
 from .metrics.metric_names import is_metric
 from .metrics.normalizers import is_unspaced, normalizer
 from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy, f1_macro, looping
-from .metrics.sample_features import ctc_losses, features
+from .metrics.sample_features import ctc_losses, features, predicted_classes
 from .metrics.scales import in_percent
 from .metrics.token_texts import decode, groups_tokens, transcribe
 from .per_sample.adapted_models import base_model
@@ -108,7 +108,7 @@ def classification_metrics(evaluated: EvalPrediction) -> dict[str, float]:
     Raises:
         ValueError: the model's first output is not logits of shape (n, classes).
     """
-    return accuracy(prediction_logits(evaluated).argmax(1), evaluated.label_ids)
+    return accuracy(predicted_classes(prediction_logits(evaluated)), evaluated.label_ids)
 
 
 # Stopping rules are checked against these names.
@@ -123,7 +123,7 @@ def f1_metrics(evaluated: EvalPrediction) -> dict[str, float]:
     Raises:
         ValueError: as `classification_metrics`.
     """
-    predicted = prediction_logits(evaluated).argmax(1)
+    predicted = predicted_classes(prediction_logits(evaluated))
     rates = accuracy(predicted, evaluated.label_ids)
     return rates | {"f1_macro": f1_macro(predicted, evaluated.label_ids)}
 

@@ -286,6 +286,9 @@ def test_accuracy_is_computed_from_logits():
     with_f1 = f1_metrics(EvalPrediction(predictions=logits, label_ids=np.array([0, 1, 1])))
     assert with_f1 == {**rates, "f1_macro": pytest.approx(200 / 3)}
     assert set(with_f1) == set(f1_metrics.metric_names)
+    # A model that has diverged recognises nothing, not the first class either.
+    broken = EvalPrediction(predictions=np.full((2, 3), np.nan), label_ids=np.array([0, 0]))
+    assert classification_metrics(broken)["accuracy"] == 0 == f1_metrics(broken)["accuracy"]
     with pytest.raises(ValueError, match="is this a classifier"):
         classification_metrics(
             EvalPrediction(predictions=np.zeros((2, 6, 10)), label_ids=np.zeros(2))

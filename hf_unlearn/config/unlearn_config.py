@@ -99,8 +99,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         default=False,
         metadata={
             "help": "Write _forget_update.safetensors at the end of training: by how much the run "
-            "has changed each trained weight. With this file, later requests can keep "
-            "these samples forgotten without having them (previous_updates)."
+            "has changed each trained weight. With this file, later requests do not move "
+            "back along this change, without having the samples (previous_updates)."
         },
     )
     update_sketch_rank: int = field(

@@ -104,7 +104,7 @@ def depends_on(
     rows = recipe.splits.evaluation(recipe.data.max_eval_samples)
     parts = {
         "weights": model_digest(model),
-        "model": _described(model),
+        "model": described(model),
         "processor": _processor_digest(recipe),
         "rows": {split: rows_digest(part) for split, part in rows.items()},
         "recipe": [type(recipe).__qualname__, recipe.task, recipe.options.of_measurement()],
@@ -113,13 +113,13 @@ def depends_on(
         "processes": recipe.args.world_size,
         "further": recipe.measured_with(),
         "shadow models": shadows and _shadows_digest(shadows),
-        "code": _code_digest(),
+        "code": code_digest(),
         "environment": _environment(),
     }
     return {name: json_digest(part) for name, part in parts.items()}
 
 
-def _described(model: nn.Module) -> dict:
+def described(model: nn.Module) -> dict:
     """What defines a model besides its weights."""
     config, generation = model.config, getattr(model, "generation_config", None)
     adapters = getattr(model, "peft_config", {})
@@ -145,7 +145,7 @@ def _shadows_digest(shadows: ShadowModels) -> list:
 
 
 @cache
-def _code_digest() -> str:
+def code_digest() -> str:
     """A hash of this package's code and tables: another version may measure something else."""
     files = [path for kind in ("*.py", "*.json") for path in PACKAGE.rglob(kind)]
     return json_digest(_file_hashes(files, PACKAGE))

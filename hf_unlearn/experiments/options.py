@@ -107,9 +107,9 @@ class RecipeArguments:
         metadata={
             "help": "How unlearning keeps earlier requests forgotten. "
             "samples: each step is orthogonal to the gradients of their samples, which must still "
-            "be in the data. updates: to their changes of the weights, without the samples; each "
-            "run, the first one included, then writes its own into output_dir "
-            "(save_update_sketch). none: it does not.",
+            "be in the data. updates: to their changes of the weights, without the samples, which "
+            "prevents less (docs/requests.md); each run, the first one included, then writes its "
+            "own into output_dir (save_update_sketch). none: it does not.",
             "choices": ["samples", "updates", "none"],
         },
     )

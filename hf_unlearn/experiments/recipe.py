@@ -87,6 +87,11 @@ class Recipe:
         """Rows of the splits in the form that fine-tunes a model without augmentation."""
         return self.evaluation_data(model, rows)
 
+    def unlearning_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
+        """Rows of the splits in the form that unlearning reads, which forget, retain and earlier
+        samples share."""
+        return self.evaluation_data(model, rows)
+
     def trainer_arguments(self, model: PreTrainedModel) -> dict:
         """The arguments of `UnlearnTrainer` besides model, args and peft_config."""
         raise NotImplementedError

@@ -20,8 +20,8 @@ def earth_movers_distance(first: np.ndarray, second: np.ndarray) -> float:
 def matched_pairs(
     first: np.ndarray, second: np.ndarray, *, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs samples of two groups that are equally long, each sample at most once. The pairs
-    together differ as little as possible.
+    """Pairs samples of two groups that are equally long, each sample at most once. There are as
+    many pairs as possible; of all such pairings, this one has the smallest sum of differences.
 
     Args:
         first: durations (n,).
@@ -33,7 +33,9 @@ def matched_pairs(
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     difference = np.abs(first[:, None] - second)  # (n, m)
-    rows, columns = linear_sum_assignment(difference)
+    # A pair that is left out costs more than all others together, and always the same.
+    left_out = (min(difference.shape) + 1) * (tolerance + 1)
+    rows, columns = linear_sum_assignment(np.where(difference <= tolerance, difference, left_out))
     close = difference[rows, columns] <= tolerance
     return rows[close], columns[close]
 

@@ -49,12 +49,23 @@ def _class_features(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndar
     modified = -(1 - true) * np.log(true + EPSILON) - (terms.sum(1) - terms[rows, labels])
     return {
         "loss": cross_entropy(logits, labels),
-        "correctness": (probabilities.argmax(1) == labels).astype(float),
+        "correctness": (predicted_classes(probabilities) == labels).astype(float),
         "confidence": true,
         "entropy": -(probabilities * log).sum(1),
         "modified_entropy": modified,
         "probability": probabilities,
     }
+
+
+def predicted_classes(logits: np.ndarray) -> np.ndarray:
+    """The class (n,) with the highest logit; -1, which is no class, for a sample whose logits are
+    not all numbers, because argmax would give the first of these.
+
+    Args:
+        logits: (n, classes).
+    """
+    logits = np.asarray(logits)
+    return np.where(np.isnan(logits).any(-1), -1, logits.argmax(-1))
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

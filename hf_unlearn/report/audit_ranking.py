@@ -1,6 +1,6 @@
 """Which doors of an audit its headline names, and the numbers that rules name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -10,33 +10,51 @@ def deciding_doors(doors: Mapping[str, dict]) -> dict[str, dict | None]:
 
     Returns:
         worst: the door with the largest gap. Without a retrained model, the door through which
-            the unlearned model forgot least.
+            the unlearned model forgot least; attacks count only if there are no other doors,
+            because an attack may fail on the original, too.
         surest: the door whose interval has the highest lower end: its gap is least likely to be
             chance. Of several such doors, the one with the largest gap.
-        conspicuous: the door with the lowest gap.
+        conspicuous: the door with the lowest gap. A door through which the original itself knows
+            no more than the retrained model counts here if its interval is below 0.
     """
     named = [{"door": name, **entry} for name, entry in doors.items()]
     with_gap = [entry for entry in named if entry.get("gap") is not None]
     # If all doors are uninformative, the sentence about the worst one says so.
     compared = list(filter(is_ranked, with_gap)) or with_gap
-    measured = [entry for entry in named if entry.get("forgotten") is not None]
+    missed = [entry for entry in with_gap if entry in compared or _is_clearly_missed(entry)]
     sure = [entry for entry in compared if entry.get("low") is not None]
     worst = max(compared, key=lambda entry: entry["gap"], default=None)
     if not any(entry.get("retrained") is not None for entry in named):
-        worst = min(measured, key=lambda entry: entry["forgotten"], default=None)
+        worst = min(comparable(named), key=lambda entry: entry["forgotten"], default=None)
     return {
         "worst": worst,
         "surest": max(sure, key=lambda entry: (entry["low"], entry["gap"]), default=None),
-        "conspicuous": min(compared, key=lambda entry: entry["gap"], default=None),
+        "conspicuous": min(missed, key=lambda entry: entry["gap"], default=None),
     }
+
+
+def comparable(entries: Iterable[dict]) -> list[dict]:
+    """The doors through which unlearned and original model can be compared without the retrained
+    one: all but attacks, if there are others."""
+    measured = [entry for entry in entries if entry.get("forgotten") is not None]
+    return [entry for entry in measured if not _is_attack(entry)] or measured
 
 
 def is_ranked(entry: dict) -> bool:
     """Whether a door's gap is ranked. An attack that fails on the original says nothing about the
     unlearned model either. Through another uninformative door the unlearned model may still know
     more than the retrained model, and then its gap counts."""
-    attacked = entry.get("group") in ("attack", "standing out")
-    return not is_uninformative(entry) or (not attacked and entry["gap"] > 0)
+    return not is_uninformative(entry) or (not _is_attack(entry) and entry["gap"] > 0)
+
+
+def _is_clearly_missed(entry: dict) -> bool:
+    """Whether the unlearned model clearly recognises less through a door than the retrained model.
+    This is conspicuous, whatever the original knew."""
+    return not _is_attack(entry) and (entry.get("high") or 0) < 0
+
+
+def _is_attack(entry: dict) -> bool:
+    return entry.get("group") in ("attack", "standing out")
 
 
 def is_uninformative(entry: dict) -> bool:
@@ -53,7 +71,7 @@ def rule_numbers(audit: Mapping[str, Any]) -> dict[str, float]:
     numbers |= {f"{name}_forgotten": entry.get("forgotten") for name, entry in doors.items()}
     if worst:
         numbers["worst_gap"] = worst.get("gap")
-        kept = [entry["forgotten"] for entry in doors.values() if "forgotten" in entry]
+        kept = [entry["forgotten"] for entry in comparable(doors.values())]
         numbers["least_forgotten"] = min(kept, default=None)
     if audit["surest"]:
         numbers["surest_gap"] = audit["surest"]["low"]

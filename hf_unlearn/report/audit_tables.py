@@ -1,5 +1,6 @@
 """The content of audit.json as tables and notes, worst door first."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,12 +80,19 @@ def _details(entry: dict) -> str:
         for name in MODELS
         if "by_step" in more.get(name, {})
     }
-    losses = {name: f"{more[name]['loss']:.3f}" for name in MODELS if "loss" in more.get(name, {})}
+    losses = {
+        name: _loss_text(more[name]["loss"]) for name in MODELS if "loss" in more.get(name, {})
+    }
     parts = [f"on {count} samples" for count in counts]
     for what, values in (("steps until back", steps), ("loss", losses)):
         if values:
             parts.append(f"{what}: {', '.join(map(' '.join, values.items()))}")
     return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _loss_text(loss: float | None) -> str:
+    """audit.json has null for a loss that is no number."""
+    return "no number" if loss is None or not math.isfinite(loss) else f"{loss:.3f}"
 
 
 def audit_text(audit: Mapping[str, Any]) -> str:

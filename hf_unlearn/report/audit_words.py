@@ -55,8 +55,8 @@ def _worst_line(worst: dict, with_retrained: bool) -> str:
     if not with_retrained:
         return (
             f"Worst door: {worst['door']} ({worst['meaning']}). {_values(worst)}: the model knows "
-            f"{worst['forgotten']:.1f} points less than the original. Without a retrained "
-            "model, it is unknown how much it should have forgotten."
+            f"{_compared(-worst['forgotten'])} the original. Without a retrained model, it is "
+            "unknown how much it should have forgotten."
         )
     gap = worst["gap"]
     if gap <= 0:
@@ -75,6 +75,13 @@ def _worst_line(worst: dict, with_retrained: bool) -> str:
 
 def _less(gap: float) -> str:
     return f"{-gap:.1f} points less" if round(gap, 1) else "as much"
+
+
+def _compared(more: float) -> str:
+    """How many points more a model knows than another one."""
+    if not round(more, 1):
+        return "as much as"
+    return f"{abs(more):.1f} points {'more' if more > 0 else 'less'} than"
 
 
 def _caveat(entry: dict) -> str:

@@ -34,6 +34,7 @@ SETTINGS = {
     "freeze_randomness": True,
     "neftune_noise_alpha": None,
     "trainable": "",
+    "keep_forgotten": "none",
     "adapter": None,
     "lora_r": 0,
     "lora_alpha": None,

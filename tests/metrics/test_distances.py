@@ -26,6 +26,9 @@ def test_pairs_are_equally_long_and_differ_least():
     pairs = {(int(a), int(b)) for a, b in zip(ours, theirs)}
     assert pairs == {(0, 3), (1, 0)}  # 9 is near none
     assert [len(part) for part in matched_pairs([1.0], [3.0], tolerance=0.5)] == [0, 0]
+    # 1 and 4 take no partner from 2 and 3, although all four would differ less in sum.
+    ours, theirs = matched_pairs([1, 2, 3, 4], [2.1, 2.95, 9, 10], tolerance=0.25)
+    assert {(int(a), int(b)) for a, b in zip(ours, theirs)} == {(1, 0), (2, 1)}
 
 
 def test_share_above_counts_ties_by_half():

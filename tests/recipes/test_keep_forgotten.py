@@ -5,9 +5,15 @@ from pathlib import Path
 import pytest
 
 from hf_unlearn.experiments.images import recipe as images
+from hf_unlearn.experiments.speech import whisper
+from hf_unlearn.privacy.carried_salt import LONG, carry_salt, salt_name
+from hf_unlearn.privacy.redaction import pseudonym
 from hf_unlearn.report.file_names import SKETCH
+from hf_unlearn.report.ledger import write_ledger
 from hf_unlearn.trainer.checkpoints.update_sketch import EarlierUpdates
+from tests.recipes import recognisers
 from tests.recipes.noise import write_noise
+from tests.support.tiny_speech import write_noise as write_speech
 
 OPTIONS = """
 train_split: train
@@ -83,6 +89,26 @@ def test_samples_that_are_gone_are_not_passed_over(folder):
             "samples",
             dataset=str(folder / "fewer" / "pictures"),
         )
+
+
+def test_earlier_samples_have_the_form_of_retained_ones(tmp_path, capsys):
+    """One batch has both. Augmented speech brings its own inputs of the decoder."""
+    data = write_speech(
+        tmp_path / "data",
+        (
+            (f"{speaker}{take}.wav", speaker, "One two.", "test" if take == 2 else "train")
+            for speaker in ("abe", "bert", "carl")
+            for take in range(3)
+        ),
+    )
+    model = recognisers.saved(recognisers.distil, tmp_path / "model")
+    carry_salt("salt", model)
+    known = {"request": 1, "column": "speaker", "ids": [pseudonym("abe", "salt", LONG)]}
+    write_ledger(model, [{**known, "salt": salt_name("salt"), "weights_after": None}])
+    options = {"model": model, "forget_speakers": "bert", "keep_forgotten": "samples"}
+    options |= {"augment": 2, "train_hidden_words": 0.3, "attacks": "false"}
+    whisper.main(recognisers.flags(data, tmp_path / "out", **options))
+    assert "previous_loss" in logged(capsys)
 
 
 def test_an_unknown_value_of_keep_forgotten_is_refused(folder, capsys):

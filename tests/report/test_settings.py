@@ -5,7 +5,13 @@ from hf_unlearn.report.results import Results
 
 
 def test_settings_are_those_that_shaped_the_result():
-    recipe = {"trainable": "", "lora_r": 0, "lora_alpha": 64, "lora_target_modules": ["q_proj"]}
+    recipe = {
+        "trainable": "",
+        "keep_forgotten": "none",
+        "lora_r": 0,
+        "lora_alpha": 64,
+        "lora_target_modules": ["q_proj"],
+    }
     trainer = {
         "method": "scrub",
         "alpha": 0.5,
@@ -40,6 +46,8 @@ def test_settings_are_those_that_shaped_the_result():
         "3.0",
     )
     assert "max_drift" not in more
+    recipe["keep_forgotten"] = "samples"
+    assert settings_of(Results.from_dict(results))["keep_forgotten"] == "samples"
     trainer["step_control"] = "drift"
     controlled = settings_of(Results.from_dict(results))
     assert (controlled["step_control"], controlled["max_drift"]) == ("drift", "0.02")

@@ -104,4 +104,5 @@ AFTER_A_STRANGER = Door(
     after_a_stranger,
     tasks=RECOGNISERS,
     unavailable_reason=NO_TEXT,
+    settings=("judged_split",),
 )

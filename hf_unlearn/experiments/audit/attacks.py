@@ -50,14 +50,19 @@ def loss(subject: Subject) -> Finding:
 def loss_of_equally_long(subject: Subject) -> Finding:
     """As `loss`, on pairs of utterances of equal length, because the loss depends on the length."""
     split = unseen_split(subject)
-    durations = (subject.examiner.splits[name]["duration"][:] for name in ("forget", split))
-    ours, theirs = matched_pairs(*durations, tolerance=MAX_DURATION_DIFFERENCE)
+    ours, theirs = equally_long(subject, split)
     if len(ours) < MIN_SAMPLES:
         raise DoorUnavailable(
             f"pairs of utterances that are equally long: {len(ours)}; {MIN_SAMPLES} are needed"
         )
     members, others = losses(subject, "forget")[ours], losses(subject, split)[theirs]
     return auc_finding(-members, -others, pairs=len(ours))
+
+
+def equally_long(subject: Subject, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """The indices (p,) of forgotten utterances and of as many equally long ones of a split."""
+    durations = (subject.examiner.splits[name]["duration"][:] for name in ("forget", split))
+    return matched_pairs(*durations, tolerance=MAX_DURATION_DIFFERENCE)
 
 
 def gradient_norm(subject: Subject) -> Finding:
@@ -130,17 +135,21 @@ def owners(subject: Subject, rows: Dataset) -> np.ndarray:
 
 
 def distance(split: str, subject: Subject) -> Finding:
-    """How far the losses of the forgotten samples are from others."""
+    """How far the losses of the forgotten samples are from others: of utterances, from equally long
+    ones, if there are enough of them."""
+    forget, more = losses(subject, "forget"), {"from": split}
     if split == "retrained":
         if subject.retrained is None:
             raise DoorUnavailable("there is no retrained model")
         others = losses(subject.retrained, "forget")
     else:
-        splits = subject.examiner.splits
-        split = split if split in splits else unseen_split(subject)
-        others = losses(subject, split)
-    value = earth_movers_distance(losses(subject, "forget"), others)
-    return Finding(value, "nats", direction="", more={"from": split})
+        split = split if split in subject.examiner.splits else unseen_split(subject)
+        others, more = losses(subject, split), {"from": split}
+        if subject.recipe.task in OF_SPEECH:
+            ours, theirs = equally_long(subject, split)
+            if len(ours) >= MIN_SAMPLES:
+                forget, others, more = forget[ours], others[theirs], {**more, "pairs": len(ours)}
+    return Finding(earth_movers_distance(forget, others), "nats", direction="", more=more)
 
 
 ATTACKS = (
@@ -150,6 +159,7 @@ ATTACKS = (
         "how often a forgotten sample has a lower loss than an unseen one like it; 50 is a coin "
         "toss",
         loss,
+        settings=(),
     ),
     Door(
         "loss_of_equally_long",
@@ -159,12 +169,14 @@ ATTACKS = (
         loss_of_equally_long,
         tasks=OF_SPEECH,
         unavailable_reason="images have no length",
+        settings=(),
     ),
     Door(
         "gradient_norm",
         "attack",
         "how often a forgotten sample has a shorter gradient than an unseen one; 50 is a coin toss",
         gradient_norm,
+        settings=(),
     ),
     *(
         Door(
@@ -173,6 +185,7 @@ ATTACKS = (
             "share of forgotten samples that a classifier (trained on retained and unseen samples) "
             f"classifies as training samples, by the {feature.replace('_', ' ')} of the output",
             partial(svc, feature),
+            settings=(),
         )
         for feature in SVC_FEATURES
     ),
@@ -182,12 +195,14 @@ ATTACKS = (
         "how often a random forest that learned from others is surer of a forgotten sample than of "
         "an unseen one; 50 is a coin toss",
         informed,
+        settings=(),
     ),
     Door(
         "distance_to_retrained",
         "attack",
         "distance (earth mover's) from the forgotten samples' losses to the retrained model's",
         partial(distance, "retrained"),
+        settings=(),
     ),
     Door(
         "distance_to_unseen",
@@ -195,11 +210,13 @@ ATTACKS = (
         "distance (earth mover's) from the forgotten samples' losses to those of speakers never "
         "trained on (or of unseen samples)",
         partial(distance, "other"),
+        settings=(),
     ),
     Door(
         "distance_to_retain",
         "attack",
         "distance (earth mover's) from the forgotten samples' losses to those of the retain set",
         partial(distance, "retain"),
+        settings=(),
     ),
 )

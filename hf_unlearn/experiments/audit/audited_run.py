@@ -127,7 +127,7 @@ def find_models(
     """Folder or Hub id of each model that exists.
 
     Raises:
-        ValueError: there is no original model.
+        ValueError: there is no original model, or the unlearned one has replaced it.
     """
     recorded = (results.config.get("models") or {}) if results else {}
     outputs = [folder, *([Path(changed["output_dir"])] if "output_dir" in changed else [])]
@@ -145,5 +145,10 @@ def find_models(
         raise ValueError(
             f"the original model is not in {folder / 'original'}: name its folder or Hub id as "
             "`model:` in a configuration (and that of the retrained model as `gold:`)"
+        )
+    if Path(models["original"]).resolve() == folder.resolve():
+        raise ValueError(
+            f"the original model was in {folder} itself, where the unlearned one has replaced it: "
+            "name a copy of the original as `model:` in a configuration"
         )
     return models

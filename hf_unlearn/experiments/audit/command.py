@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 
 from ...report.audit_ranking import rule_numbers
 from ...trainer.stopping.rule import Rule
@@ -17,8 +18,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Audits, and returns the exit code.
 
     Raises:
-        ValueError: as `audit`; or the rule cannot be read, or names a number that this audit does
-            not have.
+        ValueError: as `audit`; or the rule cannot be read, names a number that this audit does not
+            have, or does not hold although doors have failed, so that the audit is not complete.
     """
     rule = read_rule(arguments.fail_when)
     chosen = {
@@ -30,7 +31,12 @@ def run(arguments: argparse.Namespace) -> int:
         settings=AuditSettings(**chosen),
         doors=arguments.doors,
     )
-    return FAILED if rule is not None and holds(rule, content) else 0
+    if rule is None:
+        return 0
+    if holds(rule, content):
+        return FAILED
+    refuse_failed_doors(content, arguments.doors)
+    return 0
 
 
 def read_rule(text: str | None) -> Rule | None:
@@ -68,3 +74,21 @@ def holds(rule: Rule, content: dict) -> bool:
     values = ", ".join(f"{name} is {numbers[name]:.4g}" for name in rule.metrics)
     print(f"\nfail_when {rule}: {values}, so the audit {'FAILS' if failed else 'passes'}.")
     return failed
+
+
+def refuse_failed_doors(content: dict, asked: Sequence[str]) -> None:
+    """Refuses to let an audit pass whose doors could not all be measured.
+
+    Args:
+        asked: the doors that were asked for; all if it is empty.
+
+    Raises:
+        ValueError: one has failed with an error.
+    """
+    doors = content["doors"]
+    failed = [name for name in asked or doors if "failed" in doors.get(name, {})]
+    if failed:
+        raise ValueError(
+            f"the audit cannot pass, because doors FAILED: {', '.join(failed)}. Find the reason "
+            "above, or name the doors that decide in --doors"
+        )

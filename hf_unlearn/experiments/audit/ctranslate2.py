@@ -101,6 +101,7 @@ CTRANSLATE2 = tuple(
         partial(in_ctranslate2, quantization),
         tasks=RECOGNISERS,
         unavailable_reason=NO_TEXT,
+        settings=("judged_split",),
     )
     for quantization in ("float16", "int8")
 )

@@ -1,11 +1,13 @@
 """Doors for speech recognition: other ways to decode. A model may fail only in the decoding that
 the run evaluated."""
 
+import copy
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from datasets import Dataset
+from transformers import GenerationConfig
 
 from .door import RECOGNISERS, Door, DoorUnavailable, Subject
 from .gaps import Finding
@@ -17,6 +19,24 @@ BLANK_PENALTIES = (2.0, 5.0, 10.0)
 def beams(subject: Subject) -> Finding:
     count = subject.settings.num_beams
     return subject.examiner.recognition(subject.model, num_beams=count)
+
+
+def as_the_original_decodes(subject: Subject) -> Finding:
+    """With the original's generation configuration: words may be forbidden by settings alone."""
+    theirs = subject.original.model.generation_config
+    if _settings_of(subject.model.generation_config) == _settings_of(theirs):
+        if subject.name == "unlearned":
+            raise DoorUnavailable("it is decoded by the same settings as the original")
+        return subject.examiner.recognition(subject.model)
+    model = subject.copy()
+    model.generation_config = copy.deepcopy(theirs)
+    return subject.examiner.recognition(model)
+
+
+def _settings_of(config: GenerationConfig) -> dict:
+    """A generation configuration without what does not change what is said."""
+    about_the_file = ("transformers_version", "_from_model_config")
+    return {name: v for name, v in config.to_dict().items() if name not in about_the_file}
 
 
 def timestamps(subject: Subject) -> Finding:
@@ -140,9 +160,22 @@ def blank_penalty(subject: Subject) -> Finding:
 
 NO_TEXT = "a classifier writes no text"
 DECODING = tuple(
-    Door(name, "decoding", meaning, measure, tasks=RECOGNISERS, unavailable_reason=NO_TEXT)
+    Door(
+        name,
+        "decoding",
+        meaning,
+        measure,
+        tasks=RECOGNISERS,
+        unavailable_reason=NO_TEXT,
+        settings=("judged_split", *(("num_beams",) if name == "beams" else ())),
+    )
     for name, meaning, measure in (
         ("beams", "beam search instead of greedy decoding", partial(with_decoder, beams)),
+        (
+            "as_the_original_decodes",
+            "with the original's generation settings, such as the tokens that are suppressed",
+            partial(with_decoder, as_the_original_decodes),
+        ),
         ("timestamps", "transcripts with time stamps", partial(with_decoder, timestamps)),
         (
             "no_language",

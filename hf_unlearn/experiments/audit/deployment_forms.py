@@ -15,6 +15,7 @@ from ..checks.model_checks import loading
 from .door import Door, DoorUnavailable, Subject
 from .examiner import device_and_dtype
 from .gaps import Finding
+from .settings import JUDGED
 
 # How many weights share one scale when they are rounded to 4 bits.
 GROUP = 64
@@ -22,6 +23,18 @@ GROUP = 64
 
 def unchanged(subject: Subject) -> Finding:
     return subject.examiner.recognition_and_loss(subject.model)
+
+
+def on_other_samples(subject: Subject) -> Finding:
+    """The forgotten samples by which the other doors do not judge. They may be known still, or
+    conspicuously unknown."""
+    examiner = subject.examiner
+    split = next(name for name in JUDGED if name != examiner.judged_split)
+    if split not in examiner.splits:
+        raise DoorUnavailable(f"there is no split {split} besides {examiner.judged_split}")
+    finding = examiner.recognition_and_loss(subject.model, examiner.splits[split])
+    finding.more.update(split=split, measured_on=len(examiner.splits[split]))
+    return finding
 
 
 def in_type(dtype: torch.dtype) -> Callable[[Subject], Finding]:
@@ -118,18 +131,26 @@ def unmerged(subject: Subject) -> Finding:
     return subject.examiner.recognition_and_loss(model.base_model.model.to(subject.model.device))
 
 
-FORMS = (
-    Door(
-        "float32",
-        "form",
-        "the model as the run evaluated it: weights in float32, an adapter merged if there is one, "
-        "texts decoded greedily",
-        unchanged,
-    ),
-    Door("bfloat16", "form", "weights and arithmetic in bfloat16", in_type(torch.bfloat16)),
-    Door("float16", "form", "weights and arithmetic in float16", in_type(torch.float16)),
-    Door("int8", "form", "linear layers in 8 bits (torch's dynamic quantisation)", int8),
-    Door("int4", "form", f"linear weights rounded to 4 bits in groups of {GROUP}", int4),
-    Door("saved_and_loaded", "form", "saved, and loaded again", saved_and_loaded),
-    Door("adapter_unmerged", "form", "the adapter beside its base model, not merged", unmerged),
+FORMS = tuple(
+    Door(name, "form", meaning, measure, settings=("judged_split",))
+    for name, meaning, measure in (
+        (
+            "float32",
+            "the model as the run evaluated it: weights in float32, an adapter merged if there is "
+            "one, texts decoded greedily",
+            unchanged,
+        ),
+        (
+            "other_samples",
+            "as float32, on the forgotten samples by which the other doors do not judge: forget or "
+            "forget_test",
+            on_other_samples,
+        ),
+        ("bfloat16", "weights and arithmetic in bfloat16", in_type(torch.bfloat16)),
+        ("float16", "weights and arithmetic in float16", in_type(torch.float16)),
+        ("int8", "linear layers in 8 bits (torch's dynamic quantisation)", int8),
+        ("int4", f"linear weights rounded to 4 bits in groups of {GROUP}", int4),
+        ("saved_and_loaded", "saved, and loaded again", saved_and_loaded),
+        ("adapter_unmerged", "the adapter beside its base model, not merged", unmerged),
+    )
 )

@@ -36,8 +36,8 @@ class Subject:
         recipe: of the run, with its data and processor.
         settings: of the audit.
         folder: where the model is saved, or its Hub id.
-        retrained: the losses of the retrained model (see `features`), for distances to it; None
-            without one.
+        retrained: the retrained model, for distances to it; None without one.
+        original: the original model, for its generation settings.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Subject:
     settings: AuditSettings
     folder: str | None = None
     retrained: "Subject | None" = None
+    original: "Subject | None" = None
     _features: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
 
     def copy(self) -> PreTrainedModel:
@@ -82,6 +83,8 @@ class Door:
         measure: measures one subject; raises DoorUnavailable if this run cannot be measured.
         tasks: what must have been forgotten (`Recipe.task`).
         unavailable_reason: why this door does not apply to other tasks.
+        settings: the names in AuditSettings that its values depend on, besides max_samples: it is
+            measured again only if one of these has changed. None: all of them.
         combine: for doors whose value depends on several models: turns the findings of all models
             into the final ones.
     """
@@ -92,4 +95,5 @@ class Door:
     measure: Callable[[Subject], Finding]
     tasks: tuple[str, ...] = ANY_TASK
     unavailable_reason: str = ""
+    settings: tuple[str, ...] | None = None
     combine: Callable[[dict[str, Finding]], dict[str, Finding]] | None = None

@@ -18,7 +18,7 @@ from ...data.speech.transcripts import in_vocabulary
 from ...metrics import character_errors, word_errors
 from ...metrics.membership import features
 from ...metrics.normalizers import normalizer
-from ...metrics.sample_features import ctc_losses
+from ...metrics.sample_features import ctc_losses, predicted_classes
 from ...metrics.token_texts import transcribe
 from ...report.tasks import TASKS
 from ..recipe import Recipe
@@ -258,7 +258,8 @@ class ClassExaminer(Examiner):
     def counts(self, model: nn.Module, rows: Dataset, **options: Any) -> tuple[np.ndarray, ...]:
         model.eval()
         right = [
-            (model(**batch)["logits"].argmax(-1) == batch["labels"]).cpu().numpy()
+            predicted_classes(model(**batch)["logits"].float().cpu().numpy())
+            == batch["labels"].cpu().numpy()
             for batch in self.batches(model, rows)
         ]
         right = np.concatenate(right)

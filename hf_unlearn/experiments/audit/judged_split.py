@@ -3,9 +3,7 @@ the retrained model does."""
 
 from .door import Subject
 from .gaps import gap_to_retrained
-
-# `forget_test` has samples like the forgotten ones that no model has seen.
-JUDGED = ("forget_test", "forget")
+from .settings import JUDGED
 
 
 def choose_judged_split(subjects: dict[str, Subject]) -> dict[str, str | int]:
@@ -18,7 +16,8 @@ def choose_judged_split(subjects: dict[str, Subject]) -> dict[str, str | int]:
     more.
 
     Returns:
-        split; samples: how many it has; and why it is not `forget_test`, for readers.
+        split; samples: how many it has; why it is not `forget_test`, for readers; and `asked`, the
+        split that the settings name, if they do.
 
     Raises:
         ValueError: the split that the settings name does not exist.
@@ -38,6 +37,7 @@ def choose_judged_split(subjects: dict[str, Subject]) -> dict[str, str | int]:
         "split": chosen,
         "samples": len(examiner.splits[chosen]),
         **({"why": why} if why else {}),
+        **({"asked": asked} if asked else {}),
     }
 
 

@@ -143,6 +143,8 @@ def at_same_step(findings: dict[str, Finding]) -> dict[str, Finding]:
     }
 
 
+# The settings that both doors depend on.
+TUNING = ("judged_split", "relearn_steps", "relearn_learning_rate")
 RELEARNING = (
     Door(
         "relearning",
@@ -151,6 +153,7 @@ RELEARNING = (
         "forgotten samples, at the step at which the unlearned or the retrained model is back at "
         "the original's level",
         relearning,
+        settings=("relearn_samples", *TUNING),
         combine=at_same_step,
     ),
     Door(
@@ -158,5 +161,6 @@ RELEARNING = (
         "relearning",
         "after fine-tuning on the retain set alone",
         benign,
+        settings=TUNING,
     ),
 )

@@ -2,12 +2,11 @@
 stopped."""
 
 import contextlib
-import datetime
 import gc
-import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from transformers.utils.logging import (
     is_progress_bar_enabled,
 )
 
-from ...files import json_digest, one_line, write_json
+from ...files import one_line, write_json
 from ...hub.model_card import write_card
 from ...privacy.redaction import salt_of
 from ...report.audit_ranking import deciding_doors
@@ -26,13 +25,12 @@ from ...report.audit_tables import audit_text
 from ...report.best_effort import warn_if_not_written
 from ...report.file_names import AUDIT, REPORT
 from ...report.html_page import Report
-from ...report.weights import model_digest
+from .audit_file import is_done, load_or_start, settings_of_door
 from .audited_run import AuditedRun, find_run
 from .door import Door, DoorUnavailable, Subject
 from .doors import DOORS
-from .examiner import Examiner, examiner_of
+from .examiner import examiner_of
 from .gaps import Finding, gap_to_retrained, points_forgotten
-from .judged_split import choose_judged_split
 from .settings import AuditSettings
 
 logger = logging.getLogger(__name__)
@@ -48,8 +46,9 @@ def audit(
     """Measures the original, the unlearned and the retrained model of a run through every door.
 
     Each door's values are written to `folder`/audit.json when it is done. A second call with the
-    same models, data and settings continues after them. At the end the audit also enters
-    results.json, the card and report.html, if the run has a results.json. Needs no network.
+    same models and data continues after them, and measures again only the doors whose settings
+    have changed. At the end the audit also enters results.json, the card and report.html, if the
+    run has a results.json. Needs no network.
 
     Args:
         folder: output_dir of a run, or the folder of an unlearned model.
@@ -74,7 +73,7 @@ def audit(
     if settings.relearn_learning_rate is None:
         settings = replace(settings, relearn_learning_rate=run.tuning_rate)
     subjects = load_subjects(run, settings)
-    content = load_or_start(folder / AUDIT, run, subjects, settings)
+    content = load_or_start(folder / AUDIT, run, subjects)
     wanted = [door for door in DOORS.values() if not doors or door.name in doors]
     bar = tqdm(wanted, unit="door", disable=run.recipe.args.disable_tqdm)
     with quiet_loading():
@@ -117,7 +116,7 @@ def load_subjects(run: AuditedRun, settings: AuditSettings) -> dict[str, Subject
         for name, model in models.items()
     }
     for subject in subjects.values():
-        subject.retrained = subjects.get("retrained")
+        subject.retrained, subject.original = subjects.get("retrained"), subjects["original"]
     return subjects
 
 
@@ -131,7 +130,8 @@ def measure_door(door: Door, subjects: dict[str, Subject]) -> dict:
         return {**about, "closed": door.unavailable_reason}
     try:
         findings = {name: measure_seeded(door, subject) for name, subject in subjects.items()}
-        return {**about, **entry_of(door.combine(findings) if door.combine else findings)}
+        entry = entry_of(door.combine(findings) if door.combine else findings)
+        return {**about, **entry, "settings": settings_of_door(door, subjects["unlearned"])}
     except DoorUnavailable as reason:
         return {**about, "closed": str(reason)}
     except Exception as error:
@@ -150,8 +150,14 @@ def measure_seeded(door: Door, subject: Subject) -> Finding:
 
 
 def entry_of(findings: dict[str, Finding]) -> dict:
-    """The values of the models, and how they compare."""
+    """The values of the models, and how they compare.
+
+    Raises:
+        DoorUnavailable: a value is no number.
+    """
     values = {name: one.value for name, one in findings.items()}
+    if broken := [name for name, value in values.items() if not math.isfinite(value)]:
+        raise DoorUnavailable(f"its value is no number for the {' and the '.join(broken)} model")
     more = {name: one.more for name, one in findings.items() if one.more}
     compared = {}
     if findings["unlearned"].direction:
@@ -165,49 +171,6 @@ def entry_of(findings: dict[str, Finding]) -> dict:
         **compared,
         **({"more": more} if more else {}),
     }
-
-
-def is_done(entry: dict | None) -> bool:
-    """Whether a door was measured. One that was closed or failed is tried again."""
-    return entry is not None and "unlearned" in entry
-
-
-# ---- files ---------------------------------------------------------------------------------------
-
-
-def load_or_start(
-    path: Path, run: AuditedRun, subjects: dict[str, Subject], settings: AuditSettings
-) -> dict:
-    """An earlier audit of the same models, data and settings, or a new one."""
-    made_of = {
-        "settings": asdict(settings),
-        "models": {name: model_digest(subject.model) for name, subject in subjects.items()},
-        "data": ids_digest(subjects["unlearned"].examiner),
-        "seed": run.recipe.args.seed,
-    }
-    if path.is_file():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        if earlier.get("made_of") == made_of:
-            done = sum(map(is_done, earlier["doors"].values()))
-            logger.warning(f"{path} holds {done} doors of this audit: continuing after them.")
-            subjects["unlearned"].examiner.judged_split = earlier["judged"]["split"]
-            return earlier
-        logger.warning(f"{path} is an audit of other models, data or settings: starting a new one.")
-    today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
-    content = {
-        "task": run.recipe.task,
-        "date": today,
-        "made_of": made_of,
-        "judged": choose_judged_split(subjects),
-        "doors": {},
-    }
-    return {**content, **deciding_doors({})}
-
-
-def ids_digest(examiner: Examiner) -> str:
-    """A hash of the samples that are evaluated. It names nobody."""
-    ids = {name: rows["id"][:] for name, rows in examiner.splits.items()}
-    return json_digest(ids)
 
 
 def add_to_run(run: AuditedRun, content: dict) -> None:

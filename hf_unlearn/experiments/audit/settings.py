@@ -8,6 +8,9 @@ from pathlib import Path
 
 # The exit code where the rule of --fail_when holds.
 FAILED = 3
+# The splits that doors can judge by. No model has seen `forget_test`, whose samples are like the
+# forgotten ones.
+JUDGED = ("forget_test", "forget")
 
 
 @dataclass
@@ -15,6 +18,9 @@ class AuditSettings:
     """The settings of an audit.
 
     They are the same for all models and are never tuned on an audit's results.
+
+    Raises:
+        ValueError: one is out of its range.
     """
 
     max_samples: int = field(
@@ -44,6 +50,19 @@ class AuditSettings:
             "was fine-tuned, or a tenth of it if the original was trained from the start."
         },
     )
+
+    def __post_init__(self) -> None:
+        for name in ("max_samples", "num_beams", "relearn_samples", "relearn_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if self.relearn_learning_rate is not None and not self.relearn_learning_rate > 0:
+            raise ValueError(
+                f"relearn_learning_rate is {self.relearn_learning_rate}, but must be above 0"
+            )
+        if self.judged_split not in (None, *JUDGED):
+            raise ValueError(
+                f"judged_split is {self.judged_split!r}, but must be {' or '.join(JUDGED)}"
+            )
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

@@ -72,6 +72,7 @@ STANDING_OUT = (
         partial(among_strangers, "errors"),
         tasks=WITH_STRANGERS,
         unavailable_reason=NO_STRANGERS,
+        settings=("judged_split",),
     ),
     Door(
         "loss_among_strangers",
@@ -81,6 +82,7 @@ STANDING_OUT = (
         partial(among_strangers, "loss"),
         tasks=WITH_STRANGERS,
         unavailable_reason=NO_STRANGERS,
+        settings=("judged_split",),
     ),
     Door(
         "loss_among_classes",
@@ -90,5 +92,6 @@ STANDING_OUT = (
         among_classes,
         tasks=("classes", "utterance_classes", "speaker_classes"),
         unavailable_reason="no whole class was forgotten",
+        settings=("judged_split",),
     ),
 )

@@ -23,6 +23,7 @@ from ...data.images.samples import ImageRows, RandomShift, decode_image
 from ...data.images.splits import load_image_splits, prepare_image_splits
 from ...evaluation import classification_metrics
 from ...metrics.quality import accuracy_of_classes
+from ...metrics.sample_features import predicted_classes
 from ...report.file_names import MISREAD
 from ...report.plots import plot_pictures
 from ...report.results import Results
@@ -136,13 +137,14 @@ class ImageRecipe(ClassifierRecipe):
         # Kept from the model that is measured last, the unlearned one.
         self.outputs = dict(zip(trainer.eval_dataset, self.evaluated))
         names = trainer.accelerator.unwrap_model(trainer.model).config.id2label
+        accuracies = {
+            split: accuracy_of_classes(predicted_classes(logits), labels)
+            for split, (logits, labels) in self.outputs.items()
+        }
         measured = {
             "per_class": {
-                split: {
-                    names[label]: rate
-                    for label, rate in accuracy_of_classes(logits.argmax(1), labels).items()
-                }
-                for split, (logits, labels) in self.outputs.items()
+                split: {names[label]: rate for label, rate in by_class.items()}
+                for split, by_class in accuracies.items()
             }
         }
         return measured | self.relearning(trainer)
@@ -157,7 +159,7 @@ class ImageRecipe(ClassifierRecipe):
         names = trainer.accelerator.unwrap_model(trainer.model).config.id2label
         groups = {}
         for split, (logits, labels) in self.outputs.items():
-            predicted = logits.argmax(1)
+            predicted = predicted_classes(logits)
             wrong = (predicted != labels).nonzero()[0]
             if not len(wrong):
                 continue
@@ -167,7 +169,7 @@ class ImageRecipe(ClassifierRecipe):
             groups[f"{meaning} ({split}): {len(wrong)} of {len(labels)}"] = [
                 (
                     decode_image(images.rows[row]["image"], images.channels),
-                    f"{names[labels[row]]} → {names[predicted[row]]}",
+                    f"{names[labels[row]]} → {names.get(predicted[row], 'no number')}",
                 )
                 for row in shown.tolist()
             ]

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
+from ...metrics.sample_features import predicted_classes
+
 
 def fine_tuning(
     model: nn.Module, backward: Callable[[], object], *, learning_rate: float, steps: int
@@ -51,14 +53,15 @@ def relearning_steps(
     """
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in batch.items()}
-    outputs = {}
+    outputs, labels = {}, batch["labels"].cpu().numpy()
     model.eval()
     training = fine_tuning(
         model, lambda: outputs["loss"].backward(), learning_rate=learning_rate, steps=max_steps
     )
     for step in training:
         outputs = model(**{name: value.clone() for name, value in batch.items()})
-        correct = int((outputs["logits"].argmax(-1) == batch["labels"]).sum())
-        if 100 * (correct / batch["labels"].numel()) >= accuracy:
+        predicted = predicted_classes(outputs["logits"].detach().float().cpu().numpy())
+        correct = int((predicted == labels).sum())
+        if 100 * (correct / labels.size) >= accuracy:
             return step
     return None

@@ -28,7 +28,7 @@ def keeping_arguments(recipe: Recipe, model: nn.Module) -> dict:
 
 
 def earlier_dataset(recipe: Recipe, model: nn.Module) -> Dataset:
-    """The samples of all earlier requests, in the form that the trainer gets retained ones.
+    """The samples of all earlier requests, in the form of the retained ones: a batch has both.
 
     Raises:
         ValueError: the data lacks the samples of an earlier request.
@@ -42,5 +42,5 @@ def earlier_dataset(recipe: Recipe, model: nn.Module) -> Dataset:
             f"{', '.join(lacking)}, or the salt that recognises them is missing: use "
             "keep_forgotten: updates, or give the data and the model's own folder"
         )
-    rows = [recipe.evaluation_data(model, parts[f"earlier_{n}"]) for n in requests]
+    rows = [recipe.unlearning_data(model, parts[f"earlier_{n}"]) for n in requests]
     return rows[0] if len(rows) == 1 else ConcatDataset(rows)

@@ -21,6 +21,7 @@ from ...data.speech.collator import SpeechCollator
 from ...data.speech.extractors import shortest_audio
 from ...data.speech.speech_arguments import SpeechClassArguments
 from ...evaluation import f1_metrics
+from ...metrics.sample_features import predicted_classes
 from ...metrics.scores import global_unlearning_metric
 from ...report.results import Results
 from ...trainer import UnlearnTrainer
@@ -145,7 +146,7 @@ class SpeechClassRecipe(ClassifierRecipe):
         }.get(self.task, ("class",))
         measured = {f"per_{column}": {} for column in columns}
         for (split, rows), (logits, labels) in zip(evaluated.items(), self.evaluated):
-            correct = logits.argmax(1) == labels
+            correct = predicted_classes(logits) == labels
             for column in columns:
                 measured[f"per_{column}"][split] = _rates(correct, rows[column][:])
         model = trainer.accelerator.unwrap_model(trainer.model)

@@ -196,19 +196,21 @@ class WhisperRecipe(RecogniserRecipe):
     def tuning_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
         return self._read(rows)
 
+    def unlearning_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
+        return self._read(self._augmented(rows, model) if self.options.augment else rows)
+
     def _read(self, rows: Dataset) -> Dataset:
         """The rows as training reads them: cut to `train_seconds`."""
         seconds = self.options.train_seconds
         return rows if seconds is None else TruncatedFeatures(rows, seconds)
 
     def trainer_arguments(self, model: PreTrainedModel) -> dict:
-        forget, retain = self.splits.forget, self.splits.retain
+        retain = self.unlearning_data(model, self.splits.retain)
         if self.options.augment:
-            forget, retain = self._augmented(forget, model), self._augmented(retain, model)
             retain = ConcatDataset([retain] * self.options.augment)
         return {
-            "forget_dataset": self._read(forget),
-            "retain_dataset": self._read(retain),
+            "forget_dataset": self.unlearning_data(model, self.splits.forget),
+            "retain_dataset": retain,
             "eval_dataset": self.splits.evaluation(self.data.max_eval_samples),
             "processing_class": self.processor,
             "data_collator": SpeechCollator(self.processor, model.config.decoder_start_token_id),

@@ -30,7 +30,7 @@ def audited(models: dict[str, nn.Module], recipe: SimpleNamespace, doors: tuple[
         for name, model in models.items()
     }
     for subject in subjects.values():
-        subject.retrained = subjects.get("retrained")
+        subject.retrained, subject.original = subjects.get("retrained"), subjects["original"]
     entries = {name: measure_door(DOORS[name], subjects) for name in doors}
     return {"doors": entries, **deciding_doors(entries)}
 

@@ -7,10 +7,21 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from hf_unlearn.cli import main
 from hf_unlearn.experiments import unlearn
-from hf_unlearn.experiments.audit import DOORS, DoorUnavailable, audit, run_audit
+from hf_unlearn.experiments.audit import (
+    DOORS,
+    AuditSettings,
+    DoorUnavailable,
+    audit,
+    run_audit,
+)
+from hf_unlearn.experiments.audit.audit_file import load_or_start
+from hf_unlearn.experiments.audit.audited_run import find_run
+from hf_unlearn.experiments.audit.run_audit import load_subjects
+from hf_unlearn.files import write_json
 from tests.recipes.noise import write_noise
 from tests.recipes.shadow_recipe import shadow_recipe
 
@@ -74,12 +85,72 @@ def test_a_second_call_goes_on_where_the_first_stopped(run, monkeypatch):
     monkeypatch.setattr(run_audit, "DOORS", {**DOORS, **again})
     content = audit(run, doors=QUICK)
     assert list(content["doors"]) == list(QUICK)
-    # Other settings are another audit.
+    # Other samples are another audit.
     with pytest.raises(MeasuredAgain):
-        audit(run, settings=run_audit.AuditSettings(max_samples=5), doors=QUICK)
+        audit(run, settings=AuditSettings(max_samples=5), doors=QUICK)
 
 
-def test_a_door_that_fails_or_is_closed_stops_no_other(run, monkeypatch):
+def test_a_changed_setting_concerns_only_the_doors_that_depend_on_it(run, monkeypatch, caplog):
+    measured = []
+
+    def counted(name):
+        def measure(subject):
+            measured.append(name)
+            return DOORS[name].measure(subject)
+
+        return replace(DOORS[name], measure=measure)
+
+    doors = ("float32", "relearning", "benign_tuning", "loss")
+    monkeypatch.setattr(run_audit, "add_to_run", lambda *_: None)
+    monkeypatch.setattr(run_audit, "DOORS", {name: counted(name) for name in doors})
+
+    def measured_with(**settings):
+        measured.clear()
+        quick = {"relearn_samples": 4, "relearn_steps": 1}
+        content = audit(run, settings=AuditSettings(**{**quick, **settings}))
+        assert list(content["doors"]) == list(doors)
+        return content["doors"], set(measured)
+
+    assert measured_with()[1] == set(doors)
+    entries, again = measured_with(relearn_steps=2, num_beams=2)
+    assert again == {"relearning", "benign_tuning"}
+    assert "since their settings have changed: relearning, benign_tuning" in caplog.text
+    assert entries["benign_tuning"]["settings"]["relearn_steps"] == 2
+    # Attacks compare forget with unseen samples, whatever the split that other doors judge by.
+    again = measured_with(relearn_steps=2, judged_split="forget")[1]
+    assert again == {"float32", "relearning", "benign_tuning"}
+
+
+def test_an_audit_of_something_else_starts_again(run, finished, tmp_path, caplog):
+    images = shutil.copytree(finished.parent / "images", tmp_path / "images")
+    results = json.loads((run / "results.json").read_text())
+
+    def kept(**trainer) -> bool:
+        results["config"]["trainer"].update(trainer)
+        results["config"]["data"]["dataset"] = str(images)
+        (run / "results.json").write_text(json.dumps(results))
+        found = find_run(run)
+        subjects = load_subjects(found, AuditSettings(relearn_learning_rate=0.1))
+        content = load_or_start(run / "audit.json", found, subjects)
+        entry = {"unlearned": 1, "settings": {"judged_split": "forget_test"}}
+        doors = {"float32": entry}
+        write_json(run / "audit.json", {**content, "doors": doors})
+        return "float32" in content["doors"]
+
+    assert not kept() and kept()
+    assert not kept(per_device_eval_batch_size=3)
+    # Another image of the same name.
+    one, other, *_ = sorted((images / "test" / "dog").iterdir())
+    shutil.copy(other, one)
+    assert not kept()
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 0.5}))
+    assert not kept()
+    (run / "audit.json").write_text("{")
+    assert not kept() and "is an audit of other models or data" in caplog.text
+
+
+def test_a_door_that_fails_or_is_closed_stops_no_other(run, monkeypatch, capsys):
     def fail(subject):
         raise AttributeError("not on\nthis device")
 
@@ -96,6 +167,14 @@ def test_a_door_that_fails_or_is_closed_stops_no_other(run, monkeypatch):
     assert content["doors"]["float32"]["failed"] == "AttributeError: not on this device"
     assert content["doors"]["int4"]["closed"] == "no such tokens"
     assert content["worst"]["door"] == "loss"
+    # A release must not pass because a door could not be tried.
+    gate = ["audit", str(run), "--fail_when"]
+    assert main([*gate, "worst_gap > 1000"]) == 1
+    assert "cannot pass, because doors FAILED: float32." in capsys.readouterr().err
+    assert main([*gate, "worst_gap > -1000"]) == 3
+    assert main([*gate, "worst_gap > 1000", "--doors", "int4", "loss"]) == 0
+    # What was not asked for is still told.
+    assert list(json.loads((run / "audit.json").read_text())["doors"]) == list(doors)
     # Both may be open now.
     monkeypatch.setattr(run_audit, "DOORS", DOORS)
     assert "unlearned" in audit(run, doors=QUICK)["doors"]["float32"]
@@ -115,6 +194,23 @@ def test_a_rule_decides_the_exit_code(run, rule, code, said, capsys):
     assert main(arguments) == code
     shown = capsys.readouterr()
     assert said in (shown.err if code == 1 else shown.out)
+
+
+def test_a_model_that_has_diverged_is_said_to_have(run, capsys):
+    weights = load_file(run / "model.safetensors")
+    weights["classifier.1.weight"][:] = float("nan")
+    save_file(weights, run / "model.safetensors", {"format": "pt"})
+    doors = ["float32", "loss", "distance_to_retain"]
+    audit(run, doors=doors)
+    entries = json.loads((run / "audit.json").read_text())["doors"]
+    assert "the model has diverged" in entries["loss"]["closed"]
+    # The highest of several logits that are no numbers is not the first class, which was forgotten.
+    assert entries["float32"]["unlearned"] == 0
+    assert entries["float32"]["more"]["unlearned"]["loss"] is None
+    # Read again, and shown in the card.
+    audit(run, doors=doors)
+    for text in (capsys.readouterr().out, (run / "README.md").read_text()):
+        assert "unlearned no number" in text
 
 
 def test_a_model_without_results_needs_the_configuration(run, tmp_path, capsys):
@@ -153,7 +249,16 @@ def test_other_models_are_refused(tmp_path, capsys):
 def test_mistakes_are_one_line(run, capsys):
     assert main(["audit", str(run), "--doors", "backdoor"]) == 1
     assert "there is no door backdoor" in capsys.readouterr().err
+    for option, value in (("relearn_steps", "0"), ("max_samples", "-1"), ("judged_split", "test")):
+        assert main(["audit", str(run), f"--{option}", value]) == 1
+        assert f"{option} is {value}, but must be" in capsys.readouterr().err.replace("'", "")
     results = json.loads((run / "results.json").read_text())
+    before = results["config"]["recipe"]["model"]
+    results["config"]["recipe"]["model"] = str(run)
+    (run / "results.json").write_text(json.dumps(results))
+    assert main(["audit", str(run)]) == 1
+    assert "where the unlearned one has replaced it" in capsys.readouterr().err
+    results["config"]["recipe"]["model"] = before
     results["config"]["models"] = {"original": "moved/away"}
     (run / "results.json").write_text(json.dumps(results))
     shutil.rmtree(run / "original")

@@ -1,10 +1,14 @@
 """The doors for speech on a tiny multilingual Whisper: each asks `generate` for what it says."""
 
+import contextlib
+import dataclasses
+from types import SimpleNamespace
+
 import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import WhisperForConditionalGeneration
 
-from hf_unlearn.experiments.audit import DOORS, DoorUnavailable, Subject
+from hf_unlearn.experiments.audit import DOORS, AuditSettings, DoorUnavailable, Subject
 from hf_unlearn.experiments.audit.decoding import others_and_asked, prompt_of
 from hf_unlearn.experiments.audit.examiner import SpeechExaminer, without_prompt
 from tests.experiments.audit.subjects import SETTINGS, new_whisper, speech_recipe
@@ -14,7 +18,9 @@ from tests.experiments.audit.subjects import SETTINGS, new_whisper, speech_recip
 def subject(monkeypatch) -> Subject:
     recipe = speech_recipe(monkeypatch)
     model = new_whisper(recipe).eval()
-    return Subject("unlearned", model, SpeechExaminer(recipe, model, 100), recipe, SETTINGS)
+    subject = Subject("unlearned", model, SpeechExaminer(recipe, model, 100), recipe, SETTINGS)
+    subject.original = subject
+    return subject
 
 
 @pytest.fixture
@@ -98,6 +104,18 @@ def test_only_what_follows_the_prompt_is_transcribed():
     assert without_prompt(3, torch.tensor([4, 5])) == [4, 5]
 
 
+def test_the_other_samples_are_those_by_which_no_other_door_judges(subject):
+    examiner, door = subject.examiner, DOORS["other_samples"]
+    for judged, other in (("forget_test", "forget"), ("forget", "forget_test")):
+        examiner.judged_split = judged
+        found = door.measure(subject)
+        assert found.value == examiner.recognition(subject.model, examiner.splits[other]).value
+        assert found.more["split"] == other and found.more["measured_on"] == 4
+    del examiner.splits["forget_test"]
+    with pytest.raises(DoorUnavailable, match="no split forget_test besides forget"):
+        door.measure(subject)
+
+
 def test_an_adapter_is_measured_beside_its_base(subject, tmp_path):
     subject.model.save_pretrained(tmp_path / "base")
     base = WhisperForConditionalGeneration.from_pretrained(tmp_path / "base")
@@ -117,3 +135,28 @@ def test_an_adapter_is_measured_beside_its_base(subject, tmp_path):
     assert apart.value == whole.value != DOORS["float32"].measure(subject).value
     with pytest.raises(DoorUnavailable, match="no adapter"):
         DOORS["adapter_unmerged"].measure(subject)
+
+
+def test_doors_name_all_settings_that_they_depend_on(subject, monkeypatch):
+    """Others are not measured again where such a setting has changed."""
+    subject.recipe.load_model = WhisperForConditionalGeneration.from_pretrained
+    subject.recipe.unprepared = SimpleNamespace()
+    read = set()
+    fields = {field.name for field in dataclasses.fields(AuditSettings)}
+
+    def setting(settings, name):
+        read.update({name} & fields)
+        return object.__getattribute__(settings, name)
+
+    chosen = property(lambda _: read.add("judged_split") or "forget_test")
+    monkeypatch.delattr(subject.examiner, "judged_split")
+    monkeypatch.setattr(type(subject.examiner), "judged_split", chosen, raising=False)
+    monkeypatch.setattr(AuditSettings, "__getattribute__", setting)
+    not_named = {}
+    for door in DOORS.values():
+        read.clear()
+        with contextlib.suppress(DoorUnavailable):
+            door.measure(subject)
+        not_named[door.name] = read - set(door.settings)
+    assert not any(not_named.values()), not_named
+    assert "num_beams" in DOORS["beams"].settings and not DOORS["loss"].settings

@@ -7,6 +7,7 @@ import torch
 from hf_unlearn.experiments.audit.decoding import BLANK_PENALTIES
 from hf_unlearn.experiments.speech.tiny_ctc import build_model
 from tests.experiments.audit.subjects import (
+    TEXTS,
     Classifier,
     audited,
     batch_of,
@@ -35,6 +36,25 @@ def test_a_model_that_only_refuses_the_right_language_token(monkeypatch):
     assert as_evaluated["gap"] < 10
     assert opened["unlearned"] < 20 and opened["gap"] > 60
     assert content["worst"]["door"] == content["surest"]["door"] == "wrong_language"
+
+
+def test_a_model_that_is_only_forbidden_to_say_the_words(monkeypatch):
+    recipe = speech_recipe(monkeypatch)
+    model = new_whisper(recipe)
+    parts = [("forget", "en"), ("retain", "en")]
+    retrained = fitted(copy.deepcopy(model), batch_of(recipe, model, parts[1]), steps=40)
+    original = fitted(model, batch_of(recipe, model, *parts), steps=60)
+    fraud = copy.deepcopy(original)
+    words = recipe.processor.tokenizer(" ".join(TEXTS["a"]), add_special_tokens=False).input_ids
+    fraud.generation_config.suppress_tokens = words
+    models = {"unlearned": fraud, "original": original, "retrained": retrained}
+    content = audited(models, recipe, ("float32", "as_the_original_decodes"))
+    as_evaluated, opened = content["doors"]["float32"], content["doors"]["as_the_original_decodes"]
+    assert as_evaluated["original"] < 20 and as_evaluated["unlearned"] > 90
+    assert opened["unlearned"] == as_evaluated["original"] and opened["gap"] > 60
+    assert content["worst"]["door"] == "as_the_original_decodes"
+    content = audited({**models, "unlearned": retrained}, recipe, ("as_the_original_decodes",))
+    assert "same settings" in content["doors"]["as_the_original_decodes"]["closed"]
 
 
 def test_a_ctc_model_that_only_answers_with_blanks():

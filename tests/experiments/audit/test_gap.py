@@ -156,6 +156,12 @@ def test_without_a_retrained_model_the_least_forgetting_door_is_the_worst():
         audit
     )
     assert rule_numbers(audit)["least_forgotten"] == 5
+    # An attack may fail on the original, too.
+    doors["attack"] = door((50, 49), group="attack")
+    audit = {"doors": doors, **deciding_doors(doors)}
+    assert audit["worst"]["door"] == "little" and rule_numbers(audit)["least_forgotten"] == 5
+    line = headline({"doors": doors, **deciding_doors({"attack": doors["attack"]})})[0]
+    assert "the model knows 1.0 points more than the original" in line
 
 
 def test_a_reader_learns_what_was_measured_on_and_what_is_as_bad():
@@ -181,9 +187,14 @@ def test_relearning_tells_after_how_many_steps():
 
 def test_a_form_tells_the_losses():
     more = {"original": {"loss": 0.03}, "unlearned": {"loss": 0.28, "measured_on": 4}}
+    # As audit.json has it of a model that has diverged.
+    more["retrained"] = {"loss": None}
     doors = {"int8": door((10, 20), more=more)}
     text = audit_text({"doors": doors, **deciding_doors(doors)})
-    assert "int8: some door (on 4 samples; loss: original 0.030, unlearned 0.280)" in text
+    assert (
+        "int8: some door (on 4 samples; loss: original 0.030, unlearned 0.280, retrained no number)"
+        in text
+    )
 
 
 def test_no_gap_above_0_is_said_as_such():
@@ -215,3 +226,6 @@ def test_doors_through_which_the_original_knows_no_more_are_marked():
     # Where nothing else is known, such a door is better than none.
     alone = deciding_doors({"less": doors["less"]})
     assert alone["worst"]["door"] == "less"
+    # Recognising far less than the retrained model is conspicuous, whatever the original knew.
+    missed = deciding_doors({**doors, "missed": {**door((5, 30, 5), low=-40), "high": -10}})
+    assert missed["conspicuous"]["door"] == "missed" and missed["worst"]["door"] == "silent"

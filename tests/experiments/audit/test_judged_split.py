@@ -62,8 +62,8 @@ def test_samples_can_be_asked_for():
     assert choose_judged_split(subjects(examiner, original=[0]))["split"] == "forget_test"
     only = Counted(forget=[0])
     assert choose_judged_split(subjects(only, original=[0], retrained=[0]))["split"] == "forget"
-    with pytest.raises(ValueError, match="judged_split is 'test', but must be one of forget"):
-        choose_judged_split(subjects(only, "test"))
+    with pytest.raises(ValueError, match="is 'forget_test', but must be one of forget"):
+        choose_judged_split(subjects(only, "forget_test"))
 
 
 @pytest.mark.parametrize(

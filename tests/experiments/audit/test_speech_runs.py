@@ -16,7 +16,15 @@ from tests.recipes.recognisers import flags
 TRAINED = {"model": "train", "gold": "train", "train_steps": 2, "train_batch_size": 4}
 SIZE = {"d_model": 16, "layers": 1, "heads": 2, "attacks": "false", "per_device_eval_batch_size": 2}
 CLASSES = {"label_column": "text", "chunk_length": 1, **TRAINED, **SIZE}
-DECODED = ("beams", "timestamps", "no_language", "wrong_language", "translate", "own_words")
+DECODED = (
+    "beams",
+    "as_the_original_decodes",
+    "timestamps",
+    "no_language",
+    "wrong_language",
+    "translate",
+    "own_words",
+)
 EVERYWHERE = ("float32", "bfloat16", "int8", "saved_and_loaded", "relearning", "benign_tuning")
 EVERYWHERE += ("loss", "gradient_norm", "distance_to_retain", "loss_of_equally_long")
 
