@@ -15,7 +15,7 @@ KINDS = (CtcArguments, ImageRecipeArguments, SpeechClassRecipeArguments, Whisper
 # What each option affects, once more: a new option needs its place here, too.
 NEITHER = set(
     """
-    model gold models_dir labels_from trainable limit_at_retrained augment
+    model gold models_dir labels_from trainable limit_at_retrained augment forget_windows
     lora_r lora_alpha lora_target_modules merge_adapter keep_forgotten digest_steps
     threads dry_run evaluate dataset_hint recipe launch report_audio
     """.split()

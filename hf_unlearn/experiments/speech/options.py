@@ -97,6 +97,15 @@ class WhisperArguments(RecogniserArguments):
             "time. 0: no augmentation."
         },
     )
+    forget_windows: Annotated[int, Affects.NEITHER] = field(
+        default=0,
+        metadata={
+            "help": "Whisper with forget_objective 'silence': each epoch of unlearning hears every "
+            "forget utterance as this many random windows of its audio, half of them with the text "
+            "of another forget utterance. So the model learns the voice rather than the "
+            "recordings. 0: whole utterances."
+        },
+    )
     train_seconds: float | None = field(
         default=None,
         metadata={

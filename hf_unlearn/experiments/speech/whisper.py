@@ -39,6 +39,7 @@ from .options import WhisperArguments
 from .recogniser import Prepared, RecogniserRecipe
 from .short_audio import TruncatedFeatures, take_short_audio
 from .tiny_whisper import build_model, build_processor, build_word_tokenizer
+from .voice_windows import VoiceWindows
 
 
 class WhisperRecipe(RecogniserRecipe):
@@ -60,6 +61,7 @@ class WhisperRecipe(RecogniserRecipe):
         *,
         training: bool,
     ):
+        _check_windows(options.forget_windows, args.forget_objective)
         data.language = language_code(data.language or None)
         # Transcribing is the default of `generate`.
         data.task = data.task or (data.language and "transcribe")
@@ -85,11 +87,13 @@ class WhisperRecipe(RecogniserRecipe):
                 self._set_prompt(start, processor.tokenizer, self.config, generation_config)
                 return processor
             processor = AutoProcessor.from_pretrained(start)
-        whisper_options = self.options.augment or self.options.train_seconds is not None
+        options = self.options
+        whisper_options = options.augment or options.forget_windows
+        whisper_options = whisper_options or options.train_seconds is not None
         if self.data.task == "translate" or whisper_options:
             raise ValueError(
-                f"{start} is no Whisper: task: translate, augment and train_seconds are for "
-                "Whisper alone: leave them out"
+                f"{start} is no Whisper: task: translate, augment, forget_windows and "
+                "train_seconds are for Whisper alone: leave them out"
             )
         return processor
 
@@ -199,6 +203,12 @@ class WhisperRecipe(RecogniserRecipe):
     def unlearning_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
         return self._read(self._augmented(rows, model) if self.options.augment else rows)
 
+    def _forget_data(self, model: PreTrainedModel) -> Dataset:
+        copies = self.options.forget_windows
+        if copies:
+            return VoiceWindows(self._read(self.splits.forget), copies)
+        return self.unlearning_data(model, self.splits.forget)
+
     def _read(self, rows: Dataset) -> Dataset:
         """The rows as training reads them: cut to `train_seconds`."""
         seconds = self.options.train_seconds
@@ -209,7 +219,7 @@ class WhisperRecipe(RecogniserRecipe):
         if self.options.augment:
             retain = ConcatDataset([retain] * self.options.augment)
         return {
-            "forget_dataset": self.unlearning_data(model, self.splits.forget),
+            "forget_dataset": self._forget_data(model),
             "retain_dataset": retain,
             "eval_dataset": self.splits.evaluation(self.data.max_eval_samples),
             "processing_class": self.processor,
@@ -246,6 +256,18 @@ def new_processor(
     texts = [*splits.forget["text"], *splits.retain_pool["text"]]
     texts = map(as_sentence, texts) if transcripts == "sentence" else texts
     return build_processor(build_word_tokenizer(texts), options.chunk_length)
+
+
+def _check_windows(copies: int, objective: str) -> None:
+    """Raises ValueError where `forget_windows` cannot be used."""
+    if copies < 0:
+        raise ValueError(f"forget_windows is {copies}, but must be 0 or more")
+    if copies and objective != "silence":
+        raise ValueError(
+            f"forget_windows is {copies}, but forget_objective='{objective}' raises the loss of "
+            "texts, which windows of the audio do not have: set forget_objective to 'silence', or "
+            "forget_windows to 0"
+        )
 
 
 def main(argv: list[str]) -> None:
