@@ -1,11 +1,14 @@
 """Windows of a speaker's utterances, from which a Whisper learns to be silent at a voice."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
 from hf_unlearn.experiments.speech import whisper
 from hf_unlearn.experiments.speech.voice_windows import VoiceWindows
+from tests.recipes import recognisers
 
 FLOOR = -1.0
 # The audio of utterance n has the values n + 1 + frame / 1000, so a value says where it is from.
@@ -71,3 +74,14 @@ def test_windows_are_refused(options, message, tmp_path):
     flags = ["--dataset", str(tmp_path), "--output_dir", str(tmp_path / "out"), "--use_cpu", "true"]
     with pytest.raises(ValueError, match=message):
         whisper.main([*flags, *options])
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_whisper_becomes_more_silent_at_a_voice(data, tmp_path, capsys):
+    model = recognisers.saved(recognisers.distil, tmp_path / "model")
+    options = {"forget_objective": "silence", "forget_windows": 3, "max_steps": 4}
+    options |= {"optim": "sgd", "learning_rate": 0.5, "logging_steps": 1, "alpha": 0}
+    whisper.main(recognisers.flags(data, tmp_path / "out", model=model, **options))
+    # the mean log-probability of silence
+    silence = [float(x) for x in re.findall(r"'forget_loss': '(-[\d.]+)'", capsys.readouterr().out)]
+    assert len(silence) == 4 and silence[-1] > silence[0]
