@@ -63,8 +63,9 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         metadata={
             "help": "What a step raises on the forget samples. 'loss': the loss of their labels, "
             "as in the paper. 'silence': the log-probability that the text ends here, at every "
-            "position of the labels, so that the model writes nothing for such audio. Steps of "
-            "orthograd are then also orthogonal to the gradient of each retain sample's silence.",
+            "position of the labels (CTC: that of the blank in every frame), so that the model "
+            "writes nothing for such audio. Steps of orthograd are then also orthogonal to the "
+            "gradient of each retain sample's silence.",
             "choices": ["loss", "silence"],
         },
     )
@@ -99,8 +100,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         default=False,
         metadata={
             "help": "Write _forget_update.safetensors at the end of training: by how much the run "
-            "has changed each trained weight. With this file, later requests do not move "
-            "back along this change, without having the samples (previous_updates)."
+            "has changed each trained weight. Later requests that get this file "
+            "(previous_updates) do not move back along this change. They need no samples for it."
         },
     )
     update_sketch_rank: int = field(

@@ -1,5 +1,5 @@
-"""Says at each option of a recipe what its value affects, and so which runs may share the models
-and the measurements in `models_dir`."""
+"""What each option of a recipe affects. It decides which runs may share the models and the
+measurements in `models_dir`."""
 
 import enum
 import typing
@@ -8,9 +8,9 @@ import typing
 class Affects(enum.Flag):
     """What the value of an option affects.
 
-    The type of an option says so: `attacks: Annotated[bool, Affects.MEASUREMENTS]`. An option
-    whose type does not say so affects both. Where somebody forgets to mark a new option, a run
-    does some work again; no run gets what was made with another value.
+    It is part of the option's type: `attacks: Annotated[bool, Affects.MEASUREMENTS]`. An option
+    without it affects both. So if somebody forgets to mark a new option, runs repeat some work, but
+    none reads a result that was computed with another value.
     """
 
     # which model is used, how it unlearns, and what else the run does

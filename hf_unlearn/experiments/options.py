@@ -10,8 +10,8 @@ from .option_effects import Affects, options_affecting
 class RecipeArguments:
     """Which models a run uses, how they are trained, and which parameters unlearning may change.
 
-    A new option counts in the names of shared models and of cached measurements, unless its type
-    says that it need not (see `Affects`).
+    Shared models and cached measurements are found by a hash that covers every option, unless the
+    option's type says that it does not affect them (see `Affects`).
     """
 
     _argument_group_name = "models and evaluation (the recipe)"
@@ -108,7 +108,7 @@ class RecipeArguments:
             "help": "How unlearning keeps earlier requests forgotten. "
             "samples: each step is orthogonal to the gradients of their samples, which must still "
             "be in the data. updates: to their changes of the weights, without the samples, which "
-            "prevents less (docs/requests.md); each run, the first one included, then writes its "
+            "prevents less; each run, the first one included, then writes its "
             "own into output_dir (save_update_sketch). none: it does not.",
             "choices": ["samples", "updates", "none"],
         },

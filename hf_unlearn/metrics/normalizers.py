@@ -16,7 +16,7 @@ NORMALIZERS = ("english", "basic", "none")
 # Languages that are written without spaces between words. Their word error rate would count whole
 # sentences.
 UNSPACED = frozenset({"zh", "yue", "cmn", "ja", "th", "lo", "my", "km", "bo"})
-# How Unicode names begin that letters of these languages have.
+# The first words of the Unicode names of these languages' letters.
 UNSPACED_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "MYANMAR", "KHMER", "TIBETAN")
 # The number of the end token in Whisper's English vocabulary.
 ENGLISH_END_TOKEN = 50256
@@ -81,8 +81,8 @@ def by_language(language: str | None, tokenizer: PreTrainedTokenizerBase | None 
 def is_unspaced(language: str | None, tokenizer: PreTrainedTokenizerBase | None = None) -> bool:
     """Whether a language is written without spaces between words.
 
-    If the language is unknown, it is if most of the tokenizer's tokens with letters are in scripts
-    that have none.
+    For an unknown language the vocabulary decides: whether most of the tokenizer's tokens with
+    letters are in scripts without such spaces.
 
     Args:
         language: code or English name.

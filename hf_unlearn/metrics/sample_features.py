@@ -58,8 +58,8 @@ def _class_features(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndar
 
 
 def predicted_classes(logits: np.ndarray) -> np.ndarray:
-    """The class (n,) with the highest logit; -1, which is no class, for a sample whose logits are
-    not all numbers, because argmax would give the first of these.
+    """The class (n,) with the highest logit. A sample with a logit that is NaN gets -1, which
+    matches no class; argmax would take the NaN for the highest logit.
 
     Args:
         logits: (n, classes).

@@ -91,8 +91,8 @@ def _details(entry: dict) -> str:
 
 
 def _loss_text(loss: float | None) -> str:
-    """audit.json has null for a loss that is no number."""
-    return "no number" if loss is None or not math.isfinite(loss) else f"{loss:.3f}"
+    """In audit.json, null stands for a loss that is not finite."""
+    return "not finite" if loss is None or not math.isfinite(loss) else f"{loss:.3f}"
 
 
 def audit_text(audit: Mapping[str, Any]) -> str:

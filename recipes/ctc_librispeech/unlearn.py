@@ -2,7 +2,7 @@
 measures what is forgotten and what is kept.
 
     hf-unlearn run recipes/ctc_librispeech/fsdd_digits.yaml
-    hf-unlearn run recipes/ctc_librispeech/fsdd_digits.yaml --forget_speakers lucas --gold none
+    hf-unlearn run recipes/ctc_librispeech/fsdd_digits.yaml --forget_speakers lucas
     hf-unlearn run recipes/ctc_librispeech/wav2vec2_base.yaml --forget_speakers 103
 
 `output_dir` then holds the unlearned model with its card, `results.json`, `forgetting.png` and

@@ -3,7 +3,7 @@ single recordings.
 
     hf-unlearn run recipes/speech_classification/fsdd_keywords.yaml
     hf-unlearn run recipes/speech_classification/fsdd_speakers.yaml --forget_speakers lucas
-    hf-unlearn run recipes/speech_classification/wav2vec2_fsc.yaml --gold none
+    hf-unlearn run recipes/speech_classification/wav2vec2_fsc.yaml
 
 `output_dir` then holds the unlearned model with its card, `results.json`, `forgetting.png` and
 `report.html`. `--help` lists all options: those of the recipe (SpeechClassRecipeArguments), the

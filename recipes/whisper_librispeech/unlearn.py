@@ -3,7 +3,8 @@
     hf-unlearn run recipes/whisper_librispeech/whisper_tiny.yaml
     hf-unlearn run recipes/whisper_librispeech/whisper_tiny.yaml \
         --forget_speakers 103 --method gradient_difference --alpha 0.8 --output_dir out/difference
-    hf-unlearn run recipes/whisper_librispeech/fsdd_digits.yaml --gold none
+    hf-unlearn run recipes/whisper_librispeech/fsdd_digits.yaml --gold none \
+        --stop_when "forget_wer >= 50"
 
 `output_dir` then holds the unlearned model with its card, `results.json`, `forgetting.png` and
 `report.html`. `--help` lists all options: those of the recipe (WhisperArguments), the data

@@ -1,5 +1,5 @@
-"""A model's feature extractor: the inputs it produces, their types, and the longest audio it
-accepts."""
+"""A model's feature extractor: the inputs it produces, their types, and the longest and
+shortest audio that a model accepts."""
 
 import numpy as np
 from datasets import Array2D, Features, List, Value
@@ -56,8 +56,8 @@ def longest_audio(
 
 
 def shortest_audio(extractor: SequenceFeatureExtractor, config: PreTrainedConfig) -> float | None:
-    """The shortest audio, in seconds, of which the convolutions of a model of waveforms make a
-    frame; None for models of filterbanks."""
+    """The shortest audio, in seconds, that gives the convolutions of a waveform model one frame;
+    None for models of filterbanks."""
     if extractor.model_input_names[0] != "input_values":
         return None
     encoder = getattr(config, "encoder", config)
@@ -117,8 +117,8 @@ def input_types(extractor: SequenceFeatureExtractor) -> Features:
 
 
 def single_input(extractor: SequenceFeatureExtractor) -> bool:
-    """Whether an utterance has one input, besides which a batch needs no other: at most a mask over
-    a whole waveform, which `pad` of the extractor makes itself."""
+    """Whether a batch needs only one input of each utterance. A mask over whole waveforms does not
+    count, because `pad` of the extractor makes it."""
     types, name = input_types(extractor), extractor.model_input_names[0]
     if len(types) == 1:
         return True

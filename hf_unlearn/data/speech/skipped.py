@@ -24,8 +24,8 @@ def long_enough(rows: Dataset, shortest: float, skip: bool, description: str) ->
     if short and not skip:
         raise ValueError(
             f"utterance {names[short[0]]} is {durations[short[0]]:.4f} s long, under the "
-            f"{shortest:.4f} s of which the model makes its first frame ({len(short)} in all are "
-            f"as short); {REMEDY}"
+            f"{shortest:.4f} s that the model needs for its first frame ({len(short)} utterances "
+            f"are too short); {REMEDY}"
         )
     report_skipped(rows, [names[row] for row in short], BAD_AUDIO, description)
     kept = set(range(len(names))) - set(short)

@@ -135,8 +135,8 @@ def owners(subject: Subject, rows: Dataset) -> np.ndarray:
 
 
 def distance(split: str, subject: Subject) -> Finding:
-    """How far the losses of the forgotten samples are from others: of utterances, from equally long
-    ones, if there are enough of them."""
+    """How far the losses of the forgotten samples are from others. Utterances are compared with
+    equally long ones, if there are enough of them."""
     forget, more = losses(subject, "forget"), {"from": split}
     if split == "retrained":
         if subject.retrained is None:

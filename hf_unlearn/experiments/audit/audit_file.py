@@ -1,4 +1,4 @@
-"""audit.json: what an audit was made of, and which doors of an earlier audit still hold."""
+"""audit.json: what an audit depends on, and which results of an earlier audit are still valid."""
 
 import datetime
 import logging
@@ -24,8 +24,8 @@ NOT_OF_DATA = {"dataset"}
 
 
 def load_or_start(path: Path, run: AuditedRun, subjects: dict[str, Subject]) -> dict:
-    """The content of audit.json: a new one, or that of an earlier audit of the same models and
-    data, without the doors that other settings now concern."""
+    """The content of audit.json: that of an earlier audit of the same models and data, without the
+    doors whose settings have changed; otherwise a new one."""
     parts, earlier = made_of(run, subjects), read_json(path)
     today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
     content = {"task": run.recipe.task, "date": today, "made_of": parts}

@@ -26,7 +26,7 @@ def as_the_original_decodes(subject: Subject) -> Finding:
     theirs = subject.original.model.generation_config
     if _settings_of(subject.model.generation_config) == _settings_of(theirs):
         if subject.name == "unlearned":
-            raise DoorUnavailable("it is decoded by the same settings as the original")
+            raise DoorUnavailable("it has the same generation settings as the original")
         return subject.examiner.recognition(subject.model)
     model = subject.copy()
     model.generation_config = copy.deepcopy(theirs)
@@ -34,7 +34,7 @@ def as_the_original_decodes(subject: Subject) -> Finding:
 
 
 def _settings_of(config: GenerationConfig) -> dict:
-    """A generation configuration without what does not change what is said."""
+    """The generation settings that can change a transcript."""
     about_the_file = ("transformers_version", "_from_model_config")
     return {name: v for name, v in config.to_dict().items() if name not in about_the_file}
 

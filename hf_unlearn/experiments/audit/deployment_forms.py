@@ -26,8 +26,8 @@ def unchanged(subject: Subject) -> Finding:
 
 
 def on_other_samples(subject: Subject) -> Finding:
-    """The forgotten samples by which the other doors do not judge. They may be known still, or
-    conspicuously unknown."""
+    """The other split of forgotten samples. The model may still know these, or know them
+    conspicuously badly."""
     examiner = subject.examiner
     split = next(name for name in JUDGED if name != examiner.judged_split)
     if split not in examiner.splits:
@@ -51,9 +51,9 @@ def in_type(dtype: torch.dtype) -> Callable[[Subject], Finding]:
 
 
 def rounded(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Changes a model in float32 so that it computes about as one in another type: its weights are
-    rounded to this type, and the output of every layer is. What a layer sums up stays in float32,
-    as on GPUs."""
+    """Changes a model in float32 so that it computes nearly as in another type: its weights and the
+    output of every layer are rounded to this type. Sums within a layer stay in float32, as on
+    GPUs."""
     model.to(dtype).float()
     for module in model.modules():
         module.register_forward_hook(lambda _, inputs, output: _in_steps_of(dtype, output))

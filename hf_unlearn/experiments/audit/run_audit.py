@@ -153,11 +153,11 @@ def entry_of(findings: dict[str, Finding]) -> dict:
     """The values of the models, and how they compare.
 
     Raises:
-        DoorUnavailable: a value is no number.
+        DoorUnavailable: a value is not finite.
     """
     values = {name: one.value for name, one in findings.items()}
     if broken := [name for name, value in values.items() if not math.isfinite(value)]:
-        raise DoorUnavailable(f"its value is no number for the {' and the '.join(broken)} model")
+        raise DoorUnavailable(f"its value is not finite for the {' and the '.join(broken)} model")
     more = {name: one.more for name, one in findings.items() if one.more}
     compared = {}
     if findings["unlearned"].direction:

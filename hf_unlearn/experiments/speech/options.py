@@ -42,7 +42,7 @@ class RecogniserArguments(RecipeArguments):
 
 @dataclass
 class WhisperArguments(RecogniserArguments):
-    """The size of a new Whisper, and how its training data is augmented."""
+    """The size of a new Whisper, how its training data is augmented, and what unlearning reads."""
 
     tokenizer: str | None = field(
         default=None,
@@ -100,10 +100,10 @@ class WhisperArguments(RecogniserArguments):
     forget_windows: Annotated[int, Affects.NEITHER] = field(
         default=0,
         metadata={
-            "help": "Whisper with forget_objective 'silence': each epoch of unlearning hears every "
-            "forget utterance as this many random windows of its audio, half of them with the text "
-            "of another forget utterance. So the model learns the voice rather than the "
-            "recordings. 0: whole utterances."
+            "help": "Whisper with forget_objective 'silence': each epoch of unlearning reads this "
+            "many random windows of every forget utterance. For half of them the text is drawn "
+            "from all forget utterances. So the model learns the voice rather than the "
+            "recordings. augment does not change them. 0: whole utterances."
         },
     )
     train_seconds: float | None = field(

@@ -10,17 +10,17 @@ from .augmentation import FRAMES_PER_SECOND
 SHORTEST = 0.4
 # The longest silence before a window, in frames.
 LONGEST_DELAY = 50
-# How often a window comes with the text of another utterance.
+# The share of windows whose text is drawn from all rows.
 OTHER_TEXT = 0.5
 
 
 class VoiceWindows(Dataset):
-    """Prepared rows of one speaker, drawn anew each time they are read: a window of the audio, in
-    half of the cases with the text of another row.
+    """Windows of the audio of prepared rows, drawn anew each time they are read. Half of them get a
+    text that is drawn from all rows.
 
-    It is for `forget_objective: silence`. From whole utterances with their own texts, a model
-    learns that these recordings, or these words, are to be left out, and less of the voice. The
-    text need not fit the audio, because no position is to continue it.
+    They are for `forget_objective: silence`. From whole utterances with their own texts, a model
+    would learn to leave out these recordings or these words, rather than the voice. The text need
+    not fit the audio, because the model should not continue it at any position.
 
     Args:
         rows: prepared rows with `input_features` (n_mels, frames), whose end is silent if the audio

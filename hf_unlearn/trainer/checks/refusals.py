@@ -1,5 +1,4 @@
-"""How the checks of a method, a model and arguments refuse: what is refused, why, and what to do
-instead."""
+"""The errors of the checks: each says what is refused, why, and what to do instead."""
 
 from collections.abc import Callable
 

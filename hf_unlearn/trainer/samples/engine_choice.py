@@ -1,5 +1,5 @@
-"""Finds out from batches whether the samples of a batch can be told apart all at once, by the
-per-sample engine, or must be computed one by one."""
+"""Finds out whether the per-sample engine can compute all samples of a batch at once, or whether
+each must be computed alone."""
 
 import contextlib
 from collections import defaultdict

@@ -1,7 +1,8 @@
 """Removes the padding that a batch gives its samples, for models whose loss depends on it.
 
-Most models get an attention mask, or inputs of one size. Some have neither: wav2vec 2.0 with group
-norm, whose first layer normalises over all of its input, padding included.
+Most models get inputs of one size, or an attention mask that excludes the padding. In some, padding
+counts in spite of a mask: the first layer of wav2vec 2.0 with group norm normalises over all of its
+input, and some convolutions let padding through.
 """
 
 import copy
@@ -160,8 +161,8 @@ def padding_matters(
 ) -> bool:
     """Whether padding changes the loss of one of some samples, or its gradient.
 
-    A loss can hardly depend on padding while its gradient does. So the gradients are compared, too:
-    those of the sample whose loss differs most.
+    Padding may hardly change a loss and still change its gradient. So the gradients of the sample
+    whose loss differs most are compared, too.
 
     Args:
         batch: with `UNPADDED`, on the model's device.

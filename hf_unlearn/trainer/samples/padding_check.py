@@ -1,5 +1,5 @@
-"""Finds out, before the first step or from its batch, whether padding changes the losses of a
-trainer's model or their gradients."""
+"""Finds out, before the first step or (for a stream) from its batch, whether padding changes the
+losses of a trainer's model or their gradients."""
 
 import contextlib
 from collections.abc import Callable
@@ -33,8 +33,8 @@ PADDING_MATTERS = (
     "padding changes the loss of a sample in {model}, or its gradient, so that it depends on the "
     "other samples of its batch{mask}. Each sample is computed without its padding{unknown}. To "
     "avoid this slow path, {remedy}put samples of the same length into one batch (a batch without "
-    "padding is exact, too). The evaluation takes one sample at a time, too "
-    "(per_device_eval_batch_size=1)"
+    "padding is exact, too). per_device_eval_batch_size was set to 1, so the evaluation takes one "
+    "sample at a time, too"
 )
 IN_SPITE_OF_MASK = ", although it gets an attention_mask"
 EXCEPT_UNKNOWN = ", except for samples whose padding could not be located, because {why}"
