@@ -37,7 +37,7 @@ PACKAGE = Path(__file__).parents[1]
 
 # The trainer's options that no measurement depends on: how a model is unlearned and saved. All
 # others count, including future ones. (The recipe's options say so themselves: see `Affects`.)
-NOT_OF_TRAINER = frozenset(
+OPTIONS_OF_UNLEARNING = frozenset(
     """
     method alpha method_kwargs granularity inner_products
     loss_temperature forget_objective max_forget_loss step_control max_drift
@@ -102,6 +102,7 @@ def depends_on(
     """A hash of each thing that a measurement depends on, by its name."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     rows = recipe.splits.evaluation(recipe.data.max_eval_samples)
+    arguments = recipe.args.to_dict()
     parts = {
         "weights": model_digest(model),
         "model": described(model),
@@ -109,7 +110,7 @@ def depends_on(
         "rows": {split: rows_digest(part) for split, part in rows.items()},
         "recipe": [type(recipe).__qualname__, recipe.task, recipe.options.of_measurement()],
         "data": vars(recipe.data),
-        "trainer": {k: v for k, v in recipe.args.to_dict().items() if k not in NOT_OF_TRAINER},
+        "trainer": {k: arguments[k] for k in arguments.keys() - OPTIONS_OF_UNLEARNING},
         "processes": recipe.args.world_size,
         "further": recipe.measured_with(),
         "shadow models": shadows and _shadows_digest(shadows),

@@ -1,5 +1,5 @@
-"""Runs share a model or a measurement only where no option that affects it differs. Cards list every
-option that shapes the unlearned model."""
+"""Runs share a model or a measurement only where no option that affects it differs.
+Cards list every option that shapes the unlearned model."""
 
 from dataclasses import dataclass, field, fields
 
@@ -7,7 +7,7 @@ import pytest
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.experiments.images.options import ImageRecipeArguments
-from hf_unlearn.experiments.measurement_cache import NOT_OF_TRAINER
+from hf_unlearn.experiments.measurement_cache import OPTIONS_OF_UNLEARNING
 from hf_unlearn.experiments.options import RecipeArguments
 from hf_unlearn.experiments.speech.class_options import SpeechClassRecipeArguments
 from hf_unlearn.experiments.speech.options import CtcArguments, WhisperArguments
@@ -68,10 +68,10 @@ def test_an_option_that_does_not_say_what_it_affects_affects_both():
 
 
 def test_measurements_depend_on_one_option_of_unlearning():
-    """A new option of UnlearnConfig has to be named in NOT_OF_TRAINER or here."""
-    assert names(UnlearnConfig) > NOT_OF_TRAINER
+    """A new option of UnlearnConfig has to be named in OPTIONS_OF_UNLEARNING or here."""
+    assert names(UnlearnConfig) > OPTIONS_OF_UNLEARNING
     added = names(UnlearnConfig) & set(UnlearnConfig.__annotations__)
-    assert added - NOT_OF_TRAINER == {"freeze_batch_norm"}
+    assert added - OPTIONS_OF_UNLEARNING == {"freeze_batch_norm"}
 
 
 # Why cards, reports and the ledger do not list a setting that the unlearned model may depend on.

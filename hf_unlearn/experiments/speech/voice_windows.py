@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .augmentation import FRAMES_PER_SECOND
+from ...data.speech.extractors import FRAMES_PER_SECOND
 
 # The shortest window, as a fraction of its utterance.
 SHORTEST = 0.4

@@ -19,7 +19,12 @@ from transformers import (
 
 from ...config import UnlearnConfig
 from ...data.speech.collator import SpeechCollator
-from ...data.speech.extractors import longest_audio, longest_label, shortest_audio
+from ...data.speech.extractors import (
+    FRAMES_PER_SECOND,
+    longest_audio,
+    longest_label,
+    shortest_audio,
+)
 from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import SpeakerSplits, prepare_splits
 from ...data.speech.transcripts import as_sentence
@@ -31,7 +36,7 @@ from ...trainer.setup.whisper_language import check_language, load_generation_co
 from ..checks.model_checks import loading
 from ..command_line import parse
 from ..run import unlearn
-from .augmentation import FRAMES_PER_SECOND, AugmentedSpeech
+from .augmentation import AugmentedSpeech
 from .label_source import load_source
 from .label_style import LabelStyle
 from .model_transcriber import ModelTranscriber

@@ -227,5 +227,5 @@ def test_doors_through_which_the_original_knows_no_more_are_marked():
     alone = deciding_doors({"less": doors["less"]})
     assert alone["worst"]["door"] == "less"
     # Recognising far less than the retrained model is conspicuous, whatever the original knew.
-    missed = deciding_doors({**doors, "missed": {**door((5, 30, 5), low=-40), "high": -10}})
-    assert missed["conspicuous"]["door"] == "missed" and missed["worst"]["door"] == "silent"
+    found = deciding_doors({**doors, "worse": {**door((5, 30, 5), low=-40), "high": -10}})
+    assert found["conspicuous"]["door"] == "worse" and found["worst"]["door"] == "silent"
