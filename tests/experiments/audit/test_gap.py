@@ -192,7 +192,7 @@ def test_a_form_tells_the_losses():
     doors = {"int8": door((10, 20), more=more)}
     text = audit_text({"doors": doors, **deciding_doors(doors)})
     assert (
-        "int8: some door (on 4 samples; loss: original 0.030, unlearned 0.280, retrained no number)"
+        "int8: some door (on 4 samples; loss: original 0.030, unlearned 0.280, retrained not finite)"
         in text
     )
 
