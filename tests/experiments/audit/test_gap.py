@@ -191,10 +191,8 @@ def test_a_form_tells_the_losses():
     more["retrained"] = {"loss": None}
     doors = {"int8": door((10, 20), more=more)}
     text = audit_text({"doors": doors, **deciding_doors(doors)})
-    assert (
-        "int8: some door (on 4 samples; loss: original 0.030, unlearned 0.280, retrained not finite)"
-        in text
-    )
+    losses = "loss: original 0.030, unlearned 0.280, retrained not finite"
+    assert f"int8: some door (on 4 samples; {losses})" in text
 
 
 def test_no_gap_above_0_is_said_as_such():
