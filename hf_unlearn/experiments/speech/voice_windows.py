@@ -26,7 +26,12 @@ class VoiceWindows(Dataset):
         rows: prepared rows with `input_features` (n_mels, frames), whose end is silent if the audio
             is shorter, `duration` in seconds, and `labels`.
         copies: the number of windows of each row.
+
+    Attributes:
+        changes_each_time: the trainer need not keep what a frozen part makes of a window.
     """
+
+    changes_each_time = True
 
     def __init__(self, rows: Dataset, copies: int):
         self.rows, self.copies = rows, copies
