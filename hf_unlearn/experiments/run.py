@@ -29,7 +29,7 @@ from .recipe import Recipe, freeze, make_trainer
 from .requests.entry import begin_entry, finish_entry, keep_entries
 from .requests.keeping import keeping_arguments
 from .requests.run_arguments import completed_arguments
-from .requests.stacking import stack
+from .requests.stacking import stack_adapters
 from .run_files import collect_results, write_run_files
 from .threads import threads_for
 
@@ -101,7 +101,7 @@ def save_model(recipe: Recipe, trainer: UnlearnTrainer) -> None:
     # `_internal_call` keeps `save_model` from pushing: the push comes once the card is written.
     trainer.save_model(_internal_call=True)
     if main and not recipe.options.merge_adapter:
-        stack(recipe)
+        stack_adapters(recipe)
 
 
 def train_to_forget(recipe: Recipe, trainer: UnlearnTrainer) -> None:

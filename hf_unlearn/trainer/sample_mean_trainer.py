@@ -27,6 +27,7 @@ from .evaluating.sample_evaluation import SampleEvaluation
 from .evaluating.sample_logits import Reduce
 from .setup.precision import cast_inputs, input_precision
 from .setup.prepared_models import shard_untrained_model
+from .time_masks import time_masks_that_fit
 
 
 class SampleMeanTrainer(Seq2SeqTrainer):
@@ -192,7 +193,10 @@ class SampleMeanTrainer(Seq2SeqTrainer):
         """Within this context losses of these inputs are means over their samples."""
         before = self._losses
         counts = self._label_counts(inputs)
-        with SampleMeanLoss(count_samples(inputs), strict, counts) as self._losses:
+        with (
+            time_masks_that_fit(self.model),
+            SampleMeanLoss(count_samples(inputs), strict, counts) as self._losses,
+        ):
             try:
                 yield self._losses
             finally:

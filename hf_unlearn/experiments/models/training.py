@@ -20,6 +20,7 @@ from ...files import json_digest, write_json
 from ...report.weights import model_digest
 from ...trainer.samples.processes import all_processes
 from ...trainer.setup.adapters import load_merged
+from ...trainer.time_masks import time_masks_that_fit
 from ..checks.model_checks import loading
 from ..progress import announce, label_bars
 from ..recipe import Recipe
@@ -144,7 +145,8 @@ def fit(recipe: Recipe, model: PreTrainedModel, rows: Dataset, seed: int, folder
         processing_class=arguments["processing_class"],
     )
     label_bars(trainer, "training")
-    with threads_for(recipe, model, recipe.options.train_batch_size):
+    # The last batch of an epoch may have one short sample alone.
+    with threads_for(recipe, model, recipe.options.train_batch_size), time_masks_that_fit(model):
         trainer.train()
     trainer.save_model()
     # trainer_state.json, with the time that the training took

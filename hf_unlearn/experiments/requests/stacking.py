@@ -42,7 +42,7 @@ def check_stacking(options: RecipeArguments, output_dir: str) -> None:
         )
 
 
-def stack(recipe: Recipe) -> None:
+def stack_adapters(recipe: Recipe) -> None:
     """Replaces the adapter in output_dir, which belongs to the merged model, by one that belongs to
     the base of the earlier adapter and does the work of both. It loads with plain peft.
 

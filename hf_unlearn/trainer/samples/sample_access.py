@@ -17,6 +17,7 @@ from ..batches.seeded import seeded
 from ..frozen.parts import FrozenParts
 from ..protocol import TrainerView
 from ..randomness import RandomnessControl, compares_gradients
+from ..time_masks import time_masks_that_fit
 from .engine_choice import EngineChoice
 from .padding_check import PaddingCheck
 
@@ -161,7 +162,11 @@ class SampleAccess:
 
     def logits(self, model: nn.Module, batch: dict) -> Tensor:
         """The logits of the model that is trained, (k, classes) or (k, T, vocabulary)."""
-        with self._trainer.compute_loss_context_manager(), self.frozen.active():
+        with (
+            self._trainer.compute_loss_context_manager(),
+            self.frozen.active(),
+            time_masks_that_fit(model),
+        ):
             return _logits(model, batch, self.engine_choice.one_by_one)
 
     def logits_of_other_model(self, model: nn.Module, batch: dict) -> Tensor:

@@ -3,14 +3,12 @@
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
 from hf_unlearn.cli import main
-from hf_unlearn.experiments import unlearn
 from hf_unlearn.experiments.audit import (
     DOORS,
     AuditSettings,
@@ -22,8 +20,6 @@ from hf_unlearn.experiments.audit.audit_file import load_or_start
 from hf_unlearn.experiments.audit.audited_run import find_run
 from hf_unlearn.experiments.audit.run_audit import load_subjects
 from hf_unlearn.files import write_json
-from tests.recipes.noise import write_noise
-from tests.recipes.shadow_recipe import shadow_recipe
 
 MODELS = ("original", "unlearned", "retrained")
 QUICK = ("float32", "int4", "loss")
@@ -33,21 +29,7 @@ class MeasuredAgain(BaseException):
     """Like KeyboardInterrupt, it ends an audit, which any other error of a door does not."""
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("finished")
-    images = write_noise(folder / "images", 10)
-    unlearn(shadow_recipe(images, folder / "out", shadow_models=0, attacks=False))
-    return folder / "out"
-
-
-@pytest.fixture
-def run(finished, tmp_path) -> Path:
-    shutil.copytree(finished, tmp_path / "out")
-    return tmp_path / "out"
-
-
-def test_every_door_is_measured_or_says_why_not(run, capsys):
+def test_every_door_is_measured_or_says_why_not(run, no_network, capsys):
     content = audit(run)
     assert list(json.loads((run / "audit.json").read_text())["doors"]) == list(DOORS)
     assert not [entry["failed"] for entry in content["doors"].values() if "failed" in entry]

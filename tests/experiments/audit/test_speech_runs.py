@@ -55,7 +55,7 @@ def closed(doors: dict, *names: str) -> str:
     return reason
 
 
-def test_an_audit_of_a_ctc_recogniser(data, tmp_path, capsys):
+def test_an_audit_of_a_ctc_recogniser(data, no_network, tmp_path, capsys):
     out = tmp_path / "out"
     ctc.main(flags(data, out, **TRAINED, **SIZE))
     doors = audited(out)
@@ -97,7 +97,7 @@ def test_an_audit_of_a_classifier_of_speech(data, tmp_path, label):
 
 
 @pytest.mark.slow
-def test_another_recogniser_with_a_decoder(data, tmp_path):
+def test_another_recogniser_with_a_decoder(data, no_network, tmp_path):
     model, out = recognisers.saved(recognisers.moonshine, tmp_path / "model"), tmp_path / "out"
     whisper.main(flags(data, out, model=model, attacks="false", language="en"))
     doors = audited(out)
