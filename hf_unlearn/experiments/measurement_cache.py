@@ -18,6 +18,7 @@ from pathlib import Path
 from torch import nn
 from transformers.utils import logging
 
+from ..config.option_effects import Affects, options_affecting
 from ..files import json_digest, one_line, read_json, written_whole
 from ..report.environment import environment
 from ..report.weights import model_digest
@@ -35,21 +36,17 @@ logger = logging.get_logger(__name__)
 FOLDER = "measurements"
 PACKAGE = Path(__file__).parents[1]
 
-# The trainer's options that no measurement depends on: how a model is unlearned and saved. All
-# others count, including future ones. (The recipe's options say so themselves: see `Affects`.)
-NOT_OF_TRAINER = frozenset(
+# The options of transformers' trainer that no measurement depends on: how a model is unlearned and
+# saved. All others count, including future ones. (This project's options say so themselves: see
+# `Affects`.)
+OPTIONS_OF_UNLEARNING = frozenset(
     """
-    method alpha method_kwargs granularity inner_products
-    loss_temperature forget_objective max_forget_loss step_control max_drift
-    stop_when abort_when check_steps check_samples max_skipped_steps
-    per_device_retain_batch_size per_device_previous_batch_size
-    freeze_randomness frozen_cache_gb save_update_sketch update_sketch_rank
-    hide_names name_forgotten output_dir resume_from_checkpoint run_name
+    output_dir resume_from_checkpoint run_name
     per_device_train_batch_size gradient_accumulation_steps max_grad_norm
     max_steps num_train_epochs learning_rate optim optim_args
     lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay
     adam_beta1 adam_beta2 adam_epsilon
-    logging_steps save_strategy save_steps report_to disable_tqdm
+    save_strategy save_steps report_to disable_tqdm
     """.split()
 )
 # Packages (package: module) that measurements use besides those that `environment` names.
@@ -102,6 +99,8 @@ def depends_on(
     """A hash of each thing that a measurement depends on, by its name."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     rows = recipe.splits.evaluation(recipe.data.max_eval_samples)
+    arguments = recipe.args.to_dict()
+    named = arguments.keys() & options_affecting(Affects.MEASUREMENTS, recipe.args).keys()
     parts = {
         "weights": model_digest(model),
         "model": described(model),
@@ -109,7 +108,7 @@ def depends_on(
         "rows": {split: rows_digest(part) for split, part in rows.items()},
         "recipe": [type(recipe).__qualname__, recipe.task, recipe.options.of_measurement()],
         "data": vars(recipe.data),
-        "trainer": {k: v for k, v in recipe.args.to_dict().items() if k not in NOT_OF_TRAINER},
+        "trainer": {k: arguments[k] for k in named - OPTIONS_OF_UNLEARNING},
         "processes": recipe.args.world_size,
         "further": recipe.measured_with(),
         "shadow models": shadows and _shadows_digest(shadows),

@@ -58,7 +58,7 @@ def unlearn(recipe: Recipe) -> dict:
     recipe.args = completed_arguments(recipe)
     base = options.base_model if options.model == "train" else whole_base_of(options.model)
     _check(recipe)
-    models = _models(recipe)
+    models = load_or_train(recipe)
     retrained = _measure_retrained(recipe, models)
     values = None if retrained is None else retrained.splits
     recipe.args = with_retrained_values(recipe.args, options, values)
@@ -122,7 +122,7 @@ def _check(recipe: Recipe) -> None:
     check_run(recipe)
 
 
-class _Models(NamedTuple):
+class StartingModels(NamedTuple):
     """What a run has before it unlearns.
 
     Attributes:
@@ -137,7 +137,7 @@ class _Models(NamedTuple):
     shadows: ShadowModels | None
 
 
-def _models(recipe: Recipe) -> _Models:
+def load_or_train(recipe: Recipe) -> StartingModels:
     """Loads or trains the models that unlearning and its measurements start from."""
     with recipe.clock.phase("training"):
         names = model_names(recipe)
@@ -146,10 +146,10 @@ def _models(recipe: Recipe) -> _Models:
         announce(recipe, "training the shadow models")
     with recipe.clock.phase("shadow_models"):
         shadows = train_shadow_models(recipe)
-    return _Models(original, names["retrained"], shadows)
+    return StartingModels(original, names["retrained"], shadows)
 
 
-def _measure_retrained(recipe: Recipe, models: _Models) -> Measurement | None:
+def _measure_retrained(recipe: Recipe, models: StartingModels) -> Measurement | None:
     """The retrained model's numbers; None without such a model (`gold: none`)."""
     if models.retrained == "none":
         return None

@@ -40,8 +40,7 @@ def salt_of(folder: str | Path) -> str:
 
 def write_salt(salt: str, folder: str | Path) -> None:
     """Makes a salt that of a run's output folder. Only the owner can read the file."""
-    # `files.written_whole` would do the same, but nobody else may read this file, not even before
-    # it is complete. This room also imports no other.
+    # `files.written_whole` does the same, but this room imports no other.
     path = Path(folder) / SALT
     partial = path.with_name(f"{SALT}.{os.getpid()}")
     partial.touch(mode=0o600)

@@ -21,7 +21,7 @@ def deciding_doors(doors: Mapping[str, dict]) -> dict[str, dict | None]:
     with_gap = [entry for entry in named if entry.get("gap") is not None]
     # If all doors are uninformative, the sentence about the worst one says so.
     compared = list(filter(is_ranked, with_gap)) or with_gap
-    missed = [entry for entry in with_gap if entry in compared or _is_clearly_missed(entry)]
+    candidates = [entry for entry in with_gap if entry in compared or _is_clearly_worse(entry)]
     sure = [entry for entry in compared if entry.get("low") is not None]
     worst = max(compared, key=lambda entry: entry["gap"], default=None)
     if not any(entry.get("retrained") is not None for entry in named):
@@ -29,7 +29,7 @@ def deciding_doors(doors: Mapping[str, dict]) -> dict[str, dict | None]:
     return {
         "worst": worst,
         "surest": max(sure, key=lambda entry: (entry["low"], entry["gap"]), default=None),
-        "conspicuous": min(missed, key=lambda entry: entry["gap"], default=None),
+        "conspicuous": min(candidates, key=lambda entry: entry["gap"], default=None),
     }
 
 
@@ -47,7 +47,7 @@ def is_ranked(entry: dict) -> bool:
     return not is_uninformative(entry) or (not _is_attack(entry) and entry["gap"] > 0)
 
 
-def _is_clearly_missed(entry: dict) -> bool:
+def _is_clearly_worse(entry: dict) -> bool:
     """Whether the unlearned model clearly recognises less through a door than the retrained model.
     This is conspicuous, whatever the original knew."""
     return not _is_attack(entry) and (entry.get("high") or 0) < 0

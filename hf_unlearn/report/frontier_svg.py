@@ -21,7 +21,7 @@ def frontier(results: Results, task: Task) -> dict[str, Any] | None:
         both metrics.
     """
     metric = next(iter(task.metrics))
-    path, models = _path(results, metric), _models(results, metric)
+    path, models = _path(results, metric), _model_points(results, metric)
     if not path or not models:
         return None
     points = [*(point[:2] for point in path), *models.values()]
@@ -58,7 +58,7 @@ def _path(results: Results, metric: str) -> list[tuple[float, float, int]]:
     ]
 
 
-def _models(results: Results, metric: str) -> dict[str, tuple[float, float]]:
+def _model_points(results: Results, metric: str) -> dict[str, tuple[float, float]]:
     """{model: (forget, test)} of the models that have both."""
     points = {}
     for name, splits in results.models().items():

@@ -9,6 +9,7 @@ SETTINGS = {
     "per_device_train_batch_size": None,
     "gradient_accumulation_steps": 1,
     "per_device_retain_batch_size": None,
+    "per_device_previous_batch_size": None,
     "processes": 1,
     "learning_rate": None,
     "lr_scheduler_type": "constant",
@@ -42,12 +43,15 @@ SETTINGS = {
     "augment": 0,
     "train_hidden_words": 0,
     "train_shift": 0,
+    "forget_windows": 0,
+    "train_seconds": None,
     "language": None,
     "task": None,
     "transcripts": None,
 }
 # Setting -> the one without which it has no effect.
 ONLY_WITH = {
+    "per_device_previous_batch_size": "keep_forgotten",
     "lora_alpha": "lora_r",
     "lora_target_modules": "lora_r",
     "max_drift": "step_control",

@@ -53,7 +53,11 @@ def recipe_of(model, data, tmp_path, *, evaluate: bool = False, **arguments) -> 
         **arguments,
     )
     args = UnlearnConfig(str(tmp_path / "out"), use_cpu=True, report_to="none")
-    return CtcRecipe(options, data, args, training=False)
+    given = repr((data, args))
+    recipe = CtcRecipe(options, data, args, training=False)
+    # What a run decides is in its own copies.
+    assert repr((data, args)) == given
+    return recipe
 
 
 def labels(recipe, split: str) -> list[str]:

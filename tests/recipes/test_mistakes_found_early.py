@@ -1,5 +1,6 @@
 """What a recipe finds before there is data, and what before a model is trained."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -215,7 +216,7 @@ def test_evaluate_takes_the_model_in_both_spellings(tmp_path, monkeypatch, flags
     (tmp_path / "own.yaml").write_text("seed: 1\n")
     (tmp_path / "unlearn.py").write_text("")
     started = []
-    monkeypatch.setattr(cli.os, "execv", lambda program, command: started.append(command))
+    monkeypatch.setattr(os, "execv", lambda program, command: started.append(command))
     assert cli.main(["evaluate", str(tmp_path / "own.yaml"), *flags]) == 0
     assert started[0][-len(flags) :] == flags
 

@@ -280,14 +280,17 @@ def test_a_random_part_is_computed_in_training_and_kept_in_evaluation(tmp_path, 
     assert caplog.text.count("is random in training mode") == 1
 
 
+class Noisy(list):
+    """Samples with other noise each time they are read."""
+
+    def __getitem__(self, index):
+        row = super().__getitem__(index)
+        noise = torch.randn(row["input_features"].shape)
+        return {**row, "input_features": row["input_features"] + noise}
+
+
 def test_inputs_that_never_come_again_end_it_with_a_warning(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(parts, "GIGABYTE", 3 * MELS * FRAMES * 4)
-
-    class Noisy(list):
-        def __getitem__(self, index):
-            row = super().__getitem__(index)
-            noise = torch.randn(row["input_features"].shape)
-            return {**row, "input_features": row["input_features"] + noise}
 
     data = {"forget": Noisy(FORGET), "retain": Noisy(RETAIN)}
     options = {"per_device_train_batch_size": 2, "method": "finetune"}
@@ -295,6 +298,22 @@ def test_inputs_that_never_come_again_end_it_with_a_warning(tmp_path, caplog, mo
     trainer.train()
     assert trainer.training_run.checked_model.frozen.replay is None
     assert "no input came twice" in caplog.text
+
+
+def test_nothing_is_kept_of_forget_samples_that_change_each_time(tmp_path):
+    runs = []
+    for changes, limit in ((False, 1.0), (True, 1.0), (True, 0)):
+        forget = Noisy(FORGET)
+        forget.changes_each_time = changes
+        options = {"forget": forget, "max_steps": 3, "frozen_cache_gb": limit}
+        trainer = make_trainer(whisper("decoder"), tmp_path, learning_rate=1e-2, **options)
+        trainer.train()
+        runs.append(trainer)
+    stores = [trainer.training_run.checked_model.frozen.replay.store for trainer in runs[:2]]
+    # the checks before the first of three steps see its batch
+    assert len(stores[0]) - len(stores[1]) == 2 * len(FORGET)
+    for weights in zip(*(trainer.model.parameters() for trainer in runs)):
+        assert all(torch.equal(weights[0], other) for other in weights)
 
 
 def test_the_store_goes_on_in_a_file_and_ends_at_its_limit(monkeypatch, tmp_path):

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, ProcessorMixin, WhisperTokenizer
 
 # What to do about a transcript that the model cannot learn.
-REMEDY = "correct it, or pass skip_bad_labels to leave it out"
+LABEL_REMEDY = "correct it, or pass skip_bad_labels to leave it out"
 
 
 def label_ids(
@@ -59,7 +59,7 @@ def complaints(
         elif unknown := unknown_parts(text, word, tokenizer):
             problems[row] = (
                 f"has a transcript, {text!r}, with characters or words unknown to the "
-                f"tokenizer: {' '.join(map(repr, unknown))}; {_known_case(tokenizer)}{REMEDY}"
+                f"tokenizer: {' '.join(map(repr, unknown))}; {_known_case(tokenizer)}{LABEL_REMEDY}"
             )
         elif longest is not None and len(ids) > longest:
             problems[row] = (
@@ -165,7 +165,10 @@ def ctc_complaint(ids: list[int], length: int, frames_of: Callable[[int], int]) 
     frames = max(0, frames_of(length))
     if needed <= frames:
         return None
-    return f"has labels that need {needed} frames, but its audio gives the model {frames}: {REMEDY}"
+    return (
+        f"has labels that need {needed} frames, but its audio gives the model {frames}: "
+        f"{LABEL_REMEDY}"
+    )
 
 
 def input_lengths(rows: Dataset, inputs: Sequence[str]) -> list[int]:

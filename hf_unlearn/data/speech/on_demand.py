@@ -18,7 +18,7 @@ from transformers import SequenceFeatureExtractor
 from .audio import audio_seconds, decode_chunk
 from .extractors import extract
 from .labels import ctc_complaint
-from .row_cache import REMEDY, bad_audio, map_cached, row_types, state_of
+from .row_cache import AUDIO_REMEDY, bad_audio, map_cached, row_types, state_of
 
 CHECKED_AT_ONCE = 100
 # of inputs in memory, in each process
@@ -65,7 +65,7 @@ class SpeechInput:
             try:
                 inputs = self._compute(value)
             except ValueError as error:
-                raise ValueError(f"{error}; {REMEDY}") from None
+                raise ValueError(f"{error}; {AUDIO_REMEDY}") from None
             _inputs.keep(key, inputs)
         # The caller may change it.
         return inputs.copy()

@@ -9,7 +9,7 @@ import datasets
 from datasets import Dataset, Features, List, Value
 
 # What to do about an utterance whose audio cannot be used.
-REMEDY = "remove it, or pass skip_bad_audio to leave it out"
+AUDIO_REMEDY = "remove it, or pass skip_bad_audio to leave it out"
 
 
 def state_of(audio: dict) -> tuple | str | bytes | None:
@@ -89,4 +89,4 @@ def map_cached(
 
 def bad_audio(name: str, error: ValueError) -> ValueError:
     """The error for an utterance whose audio cannot be used."""
-    return ValueError(f"utterance {name}: {error}; {REMEDY}")
+    return ValueError(f"utterance {name}: {error}; {AUDIO_REMEDY}")

@@ -4,7 +4,7 @@ from datasets import Dataset
 from transformers.utils import logging
 
 from ..names import first_few
-from .row_cache import REMEDY
+from .row_cache import AUDIO_REMEDY
 
 logger = logging.get_logger(__name__)
 
@@ -25,7 +25,7 @@ def long_enough(rows: Dataset, shortest: float, skip: bool, description: str) ->
         raise ValueError(
             f"utterance {names[short[0]]} is {durations[short[0]]:.4f} s long, under the "
             f"{shortest:.4f} s that the model needs for its first frame ({len(short)} utterances "
-            f"are too short); {REMEDY}"
+            f"are too short); {AUDIO_REMEDY}"
         )
     report_skipped(rows, [names[row] for row in short], BAD_AUDIO, description)
     kept = set(range(len(names))) - set(short)

@@ -20,18 +20,18 @@ from .judged_split import choose_judged_split
 logger = logging.getLogger(__name__)
 
 # The data's options that no door depends on: the rows are hashed instead.
-NOT_OF_DATA = {"dataset"}
+IGNORED_DATA_OPTIONS = {"dataset"}
 
 
 def load_or_start(path: Path, run: AuditedRun, subjects: dict[str, Subject]) -> dict:
     """The content of audit.json: that of an earlier audit of the same models and data, without the
     doors whose settings have changed; otherwise a new one."""
-    parts, earlier = made_of(run, subjects), read_json(path)
+    parts, earlier = dependencies(run, subjects), read_json(path)
     today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
     content = {"task": run.recipe.task, "date": today, "made_of": parts}
     if isinstance(earlier, dict) and earlier.get("made_of") == parts:
-        content["judged"] = judged_before(subjects, earlier["judged"])
-        doors = kept_doors(path, earlier["doors"], subjects["unlearned"])
+        content["judged"] = earlier_split(subjects, earlier["judged"])
+        doors = valid_doors(path, earlier["doors"], subjects["unlearned"])
     else:
         if path.is_file():
             logger.warning(
@@ -42,7 +42,7 @@ def load_or_start(path: Path, run: AuditedRun, subjects: dict[str, Subject]) -> 
     return {**content, "doors": doors, **deciding_doors(doors)}
 
 
-def judged_before(subjects: dict[str, Subject], judged: dict[str, Any]) -> dict[str, Any]:
+def earlier_split(subjects: dict[str, Subject], judged: dict[str, Any]) -> dict[str, Any]:
     """The split that an earlier audit of the same models has chosen, unless another is asked
     for."""
     subject = subjects["unlearned"]
@@ -52,7 +52,7 @@ def judged_before(subjects: dict[str, Subject], judged: dict[str, Any]) -> dict[
     return judged
 
 
-def kept_doors(path: Path, doors: dict[str, dict], subject: Subject) -> dict[str, dict]:
+def valid_doors(path: Path, doors: dict[str, dict], subject: Subject) -> dict[str, dict]:
     """The doors of an earlier audit whose settings are as they were, and those that could not be
     measured."""
     entries = {name: entry for name, entry in doors.items() if name in DOORS}
@@ -80,12 +80,12 @@ def is_done(entry: dict | None) -> bool:
     return entry is not None and "unlearned" in entry
 
 
-def made_of(run: AuditedRun, subjects: dict[str, Subject]) -> dict[str, Any]:
+def dependencies(run: AuditedRun, subjects: dict[str, Subject]) -> dict[str, Any]:
     """A hash of each thing that all doors depend on, by its name. Those of the data are salted, so
     that nobody can test whose data was forgotten."""
     recipe, rows = run.recipe, subjects["unlearned"].examiner.splits
     options = recipe.options.of_measurement()
-    data = {k: v for k, v in vars(recipe.data).items() if k not in NOT_OF_DATA}
+    data = {k: v for k, v in vars(recipe.data).items() if k not in IGNORED_DATA_OPTIONS}
     trainer = {"seed": recipe.args.seed, "batch": recipe.args.per_device_eval_batch_size}
     salt = salt_of(run.folder)
     return {

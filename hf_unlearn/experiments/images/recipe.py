@@ -1,5 +1,6 @@
 """The image recipe: a classifier forgets classes or single images."""
 
+import copy
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -59,8 +60,8 @@ class ImageRecipe(ClassifierRecipe):
         *,
         training: bool,
     ):
-        self.options, self.data, self.args = options, data, args
-        args.label_names = ["labels"]
+        self.options, self.data, self.args = options, data, copy.copy(args)
+        self.args.label_names = ["labels"]
         single = bool(data.forget_samples or data.forget_ids)
         self.task = "samples" if single else "classes"
         # {split: (logits, labels)} of the model that was measured last

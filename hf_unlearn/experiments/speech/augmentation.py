@@ -5,8 +5,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import WhisperConfig, WhisperProcessor
 
-# The frames of Whisper's mel spectrogram.
-FRAMES_PER_SECOND = 100
+from ...data.speech.extractors import FRAMES_PER_SECOND
 
 
 class AugmentedSpeech(Dataset):

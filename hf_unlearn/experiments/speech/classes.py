@@ -1,6 +1,8 @@
 """The recipe for classifiers of speech: keywords or intents forget a speaker's data, speaker
 identification forgets a speaker, and either forgets a class or single utterances."""
 
+import copy
+
 import datasets
 import numpy as np
 from torch.utils.data import Dataset
@@ -57,8 +59,8 @@ class SpeechClassRecipe(ClassifierRecipe):
         *,
         training: bool,
     ):
-        self.options, self.data, self.args = options, data, args
-        args.label_names = ["labels"]
+        self.options, self.data, self.args = options, data, copy.copy(args)
+        self.args.label_names = ["labels"]
         self.task = _task(data)
         self.earlier = find_earlier(options.model, args.output_dir)
         start = options.base_model if options.model == "train" else options.model

@@ -1,5 +1,6 @@
 """The CTC recipe: a wav2vec 2.0, HuBERT, WavLM, Parakeet or other CTC model forgets speakers."""
 
+import dataclasses
 from collections.abc import Callable
 
 import datasets
@@ -85,14 +86,14 @@ class CtcRecipe(RecogniserRecipe):
         return (Wav2Vec2BertProcessor if bert else Wav2Vec2Processor)(extractor, tokenizer)
 
     def prepare(self, start: str | None, training: bool) -> Prepared:
-        data, splits = self.data, self.unprepared
-        # An evaluation takes the style of the run that made the model.
-        source = LabelSource.of(self.options, data)
-        data.transcripts = data.transcripts or self._default_style(start)
+        splits = self.unprepared
+        transcripts = self.data.transcripts or self._default_style(start)
+        data = dataclasses.replace(self.data, transcripts=transcripts)
+        source = LabelSource.of(self.options)
         compared = splits.retain if has_text(splits.retain) else splits.forget
         transcriber = None
-        if data.transcripts == "own" and not self.new_head:
-            source, writer = load_source(self.options, data, self.processor, self.load_model)
+        if transcripts == "own" and not self.new_head:
+            source, writer = load_source(self.options, self.processor, self.load_model)
             if writer is not None:
                 transcriber = CtcTranscriber(writer, self.processor, data, self.args.device)
         style = CtcStyle(transcriber, self.processor, data)

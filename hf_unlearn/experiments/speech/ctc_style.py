@@ -38,7 +38,7 @@ class CtcStyle(LabelStyle):
 
     def __call__(self, rows: datasets.Dataset) -> list[str]:
         texts = super().__call__(rows)
-        if self.data.transcripts == self.plain:
+        if self.name == self.plain:
             written = rows["text"][:]
             self.counts["rewritten"] += sum(
                 transcript != text for transcript, text in zip(texts, written)

@@ -6,11 +6,11 @@ An unlearned model that transcribed the utterances itself would set its own targ
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
-from ...data.speech.speech_arguments import SpeechArguments
 from ...trainer.setup.adapters import load_merged
 from ..checks.model_checks import loading
 from ..checks.processor_checks import describe_difference
@@ -33,15 +33,12 @@ class LabelSource:
     why: str
 
     @classmethod
-    def of(cls, options: RecogniserArguments, data: SpeechArguments) -> "LabelSource":
+    def of(cls, options: RecogniserArguments) -> "LabelSource":
         """The model that `labels_from` names; else the one that the run starts from. An evaluation
-        takes the start and the style of the run that made the evaluated model, from its
-        results.json, and stores the style in `data.transcripts`.
+        takes the start of the run that made the evaluated model, from its results.json.
         """
         start = options.base_model if options.model == "train" else options.model
-        config = (results_of(options.model).get("config") or {}) if options.evaluate else {}
-        recipe, style = config.get("recipe") or {}, (config.get("data") or {}).get("transcripts")
-        data.transcripts = data.transcripts or style
+        recipe = options_of_evaluated_run(options, "recipe")
         if options.labels_from:
             return cls(options.labels_from, "labels_from")
         if not options.evaluate:
@@ -62,9 +59,19 @@ class LabelSource:
         )
 
 
+def options_of_evaluated_run(options: RecogniserArguments, group: str) -> dict[str, Any]:
+    """The options of the run that made the model that is to be evaluated; {} where its results.json
+    has none, and for a run that does more than evaluate.
+
+    Args:
+        group: "recipe" or "data".
+    """
+    config = (results_of(options.model).get("config") or {}) if options.evaluate else {}
+    return config.get(group) or {}
+
+
 def load_source(
     options: RecogniserArguments,
-    data: SpeechArguments,
     processor: ProcessorMixin,
     load: Callable[[str], PreTrainedModel],
 ) -> tuple[LabelSource, PreTrainedModel | None]:
@@ -74,7 +81,7 @@ def load_source(
     Raises:
         ValueError: the model of `labels_from` writes in other tokens than the run's processor.
     """
-    source = LabelSource.of(options, data)
+    source = LabelSource.of(options)
     if source.name is None:
         return source, None
     start = options.base_model if options.model == "train" else options.model

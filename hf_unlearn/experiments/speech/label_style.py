@@ -22,12 +22,13 @@ SAMPLES = 10
 
 class LabelStyle:
     """Writes the labels of a model with a decoder in the style `data.transcripts`: "as_written",
-    "sentence" or "own".
+    "sentence" or "own". Where that is None, `choose` chooses the style.
 
     Args:
         transcriber: the model that is to forget; None for a new model, which has no style yet.
 
     Attributes:
+        name: of the style; None until `choose` has chosen it.
         losses: {style: the model's mean loss}, once `choose` has compared the styles.
         counts: the numbers of labels that are the model's "own" or a "sentence", and of utterances
             with "no transcript".
@@ -49,23 +50,23 @@ class LabelStyle:
         processor: ProcessorMixin,
         data: SpeechArguments,
     ):
-        self.transcriber, self.processor, self.data = transcriber, processor, data
-        self.losses, self.counts = {}, Counter()
-        if data.transcripts == self.unsupported_style:
-            raise ValueError(f"transcripts is {data.transcripts}, but {self.unsupported_reason}")
-        if data.transcripts == "own" and transcriber is None:
+        self.transcriber, self.processor = transcriber, processor
+        self.name, self.losses, self.counts = data.transcripts, {}, Counter()
+        if self.name == self.unsupported_style:
+            raise ValueError(f"transcripts is {self.name}, but {self.unsupported_reason}")
+        if self.name == "own" and transcriber is None:
             raise ValueError(
                 "transcripts is own, but a new model cannot transcribe yet: set it to as_written "
                 f"or {self.plain}"
             )
-        name, self._clean = normalizer(True, data.language, processor.tokenizer)
+        kind, self._clean = normalizer(True, data.language, processor.tokenizer)
         unspaced = is_unspaced(data.language, processor.tokenizer)
-        self._language = {"spaced": not unspaced, "english": name == "english"}
+        self._language = {"spaced": not unspaced, "english": kind == "english"}
 
     def choose(self, rows: datasets.Dataset, seed: int = 0) -> None:
         """Compares the model's losses with the styles on at most `SAMPLES` of some rows with
-        transcripts. Where `data.transcripts` is None, it becomes "as_written" for a new model, or
-        if the model finds the data's transcripts at least as likely as sentences; else "own".
+        transcripts. A style that is not given is "as_written" for a new model, or if the model
+        finds the data's transcripts at least as likely as sentences; else "own".
         """
         if self.transcriber is not None:
             written = [index for index, text in enumerate(rows["text"][:]) if text.strip()]
@@ -73,14 +74,14 @@ class LabelStyle:
                 chosen = balanced(rows.select(written), "speaker", SAMPLES, seed)
                 styles = {style: self.written(chosen, style) for style in self.compared}
                 self.losses = self.transcriber.mean_losses(chosen, styles)
-        if self.data.transcripts is None:
+        if self.name is None:
             unlikely = self.losses.get("as_written", torch.inf) > self.losses.get("sentence", 0)
             uses_own = self.transcriber is not None and unlikely
-            self.data.transcripts = "own" if uses_own else "as_written"
+            self.name = "own" if uses_own else "as_written"
 
     def __call__(self, rows: datasets.Dataset) -> list[str]:
         """The texts of the rows' labels."""
-        if self.data.transcripts == "own":
+        if self.name == "own":
             missing = sum(not text.strip() for text in rows["text"][:])
             if missing:
                 self.counts["no transcript"] += missing
@@ -88,8 +89,8 @@ class LabelStyle:
                     f"{missing} of {len(rows)} utterances have no transcript: the model's own "
                     "transcript becomes their label and their reference."
                 )
-        texts = self.written(rows, self.data.transcripts)
-        transcripts = self.transcriber.transcripts(rows) if self.data.transcripts == "own" else []
+        texts = self.written(rows, self.name)
+        transcripts = self.transcriber.transcripts(rows) if self.name == "own" else []
         matches = sum(text == other for text, other in zip(texts, transcripts))
         self.counts.update(
             {"own": matches, self.plain: len(texts) - matches} if transcripts else {}

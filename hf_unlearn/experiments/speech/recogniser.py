@@ -1,5 +1,7 @@
 """What the recipes of speech recognition share: data, splits, measurements and transcripts."""
 
+import copy
+import dataclasses
 import io
 from collections import deque
 from typing import NamedTuple
@@ -26,7 +28,7 @@ from ..options import TrainArguments
 from ..recipe import Recipe
 from ..requests.earlier import find_earlier
 from ..waiting import main_process_first
-from .label_source import LabelSource
+from .label_source import LabelSource, options_of_evaluated_run
 from .label_style import LabelStyle
 from .options import RecogniserArguments
 
@@ -75,11 +77,14 @@ class RecogniserRecipe(Recipe):
         *,
         training: bool,
     ):
-        self.options, self.data, self.args = options, data, args
-        args.predict_with_generate, args.label_names = self.generates, ["labels"]
+        self.options, self.args = options, copy.copy(args)
+        self.args.predict_with_generate, self.args.label_names = self.generates, ["labels"]
+        language = language_code(data.language or None)
+        # An evaluation takes the style of the run that made the model.
+        style = data.transcripts or options_of_evaluated_run(options, "data").get("transcripts")
+        self.data = data = dataclasses.replace(data, language=language, transcripts=style)
         self.earlier = find_earlier(options.model, args.output_dir)
         start = options.base_model if options.model == "train" else options.model
-        data.language = language_code(data.language or None)
         # An unknown normaliser is refused before the data is read.
         normalizer(options.normalize, data.language)
         self.config = load_config(start) if start else None
@@ -93,6 +98,7 @@ class RecogniserRecipe(Recipe):
         with self.clock.phase("features"), main_process_first(args):
             prepared = self.prepare(start, training)
         self.label_source, self.style, self.splits = prepared
+        self.data = dataclasses.replace(data, transcripts=self.style.name)
         self.texts = deque(maxlen=len(self.splits.evaluation()))
 
     # ---- what a subclass has to define -----------------------------------------------------------

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import WhisperForConditionalGeneration
 
-from .augmentation import FRAMES_PER_SECOND
+from ...data.speech.extractors import FRAMES_PER_SECOND
 
 
 class TruncatedFeatures(Dataset):

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .augmentation import FRAMES_PER_SECOND
+from ...data.speech.extractors import FRAMES_PER_SECOND
 
 # The shortest window, as a fraction of its utterance.
 SHORTEST = 0.4
@@ -26,7 +26,12 @@ class VoiceWindows(Dataset):
         rows: prepared rows with `input_features` (n_mels, frames), whose end is silent if the audio
             is shorter, `duration` in seconds, and `labels`.
         copies: the number of windows of each row.
+
+    Attributes:
+        changes_each_time: the trainer need not keep what a frozen part makes of a window.
     """
+
+    changes_each_time = True
 
     def __init__(self, rows: Dataset, copies: int):
         self.rows, self.copies = rows, copies

@@ -1,6 +1,8 @@
 """The speech recipe: a Whisper model, or another one that writes text with a decoder, forgets
 speakers."""
 
+import dataclasses
+
 import datasets
 import torch
 from torch.utils.data import ConcatDataset, Dataset
@@ -19,7 +21,12 @@ from transformers import (
 
 from ...config import UnlearnConfig
 from ...data.speech.collator import SpeechCollator
-from ...data.speech.extractors import longest_audio, longest_label, shortest_audio
+from ...data.speech.extractors import (
+    FRAMES_PER_SECOND,
+    longest_audio,
+    longest_label,
+    shortest_audio,
+)
 from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import SpeakerSplits, prepare_splits
 from ...data.speech.transcripts import as_sentence
@@ -31,7 +38,7 @@ from ...trainer.setup.whisper_language import check_language, load_generation_co
 from ..checks.model_checks import loading
 from ..command_line import parse
 from ..run import unlearn
-from .augmentation import FRAMES_PER_SECOND, AugmentedSpeech
+from .augmentation import AugmentedSpeech
 from .label_source import load_source
 from .label_style import LabelStyle
 from .model_transcriber import ModelTranscriber
@@ -62,10 +69,9 @@ class WhisperRecipe(RecogniserRecipe):
         training: bool,
     ):
         _check_windows(options.forget_windows, args.forget_objective)
-        data.language = language_code(data.language or None)
         # Transcribing is the default of `generate`.
-        data.task = data.task or (data.language and "transcribe")
-        super().__init__(options, data, args, training=training)
+        task = data.task or (language_code(data.language or None) and "transcribe")
+        super().__init__(options, dataclasses.replace(data, task=task), args, training=training)
 
     def load_processor(self, start: str) -> ProcessorMixin:
         if type(self.config) not in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING:
@@ -110,7 +116,7 @@ class WhisperRecipe(RecogniserRecipe):
 
     def prepare(self, start: str | None, training: bool) -> Prepared:
         splits, options, data, args = self.unprepared, self.options, self.data, self.args
-        source, model = load_source(options, data, self.processor, self.load_model)
+        source, model = load_source(options, self.processor, self.load_model)
         has_transcripts = any(text.strip() for text in splits.retain["text"])
         compared = splits.retain if has_transcripts else splits.forget
         end_token = None

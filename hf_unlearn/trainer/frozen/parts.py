@@ -3,6 +3,7 @@ it computes."""
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,18 +57,29 @@ class FrozenParts:
 
     def __init__(self, trainer: TrainerView):
         self._trainer = trainer
-        self._searched = self._warned = False
+        self._searched = self._warned = self._is_off = False
         self.replay: Replay | None = None
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """The context in which the model computes with what is kept."""
-        if self.replay is None:
+        if self.replay is None or self._is_off:
             yield
             return
         with self.replay.active():
             yield
         self._warn_if_unused()
+
+    @contextlib.contextmanager
+    def off_for(self, dataset: Any) -> Iterator[None]:
+        """The context of passes over samples of a dataset. If the dataset says that its inputs
+        never come again (`changes_each_time = True`), the model computes them as usual, and nothing
+        of them is kept."""
+        self._is_off = getattr(dataset, "changes_each_time", False)
+        try:
+            yield
+        finally:
+            self._is_off = False
 
     def find(self, batch: dict) -> None:
         """Finds the frozen part from the first batch that has two samples."""

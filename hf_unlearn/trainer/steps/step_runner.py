@@ -74,7 +74,8 @@ class StepRunner:
         method = self._trainer.method
         loss = torch.zeros((), device=self._trainer.args.device)
         if method.uses_forget:
-            loss = method.forget(step)
+            with self._access.frozen.off_for(self._trainer.train_dataset):
+                loss = method.forget(step)
             self.statistics.add("forget_loss", loss)
         if self._trainer.accelerator.sync_gradients:
             if method.uses_retain and self._everywhere_finite(step):

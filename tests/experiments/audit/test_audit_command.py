@@ -192,7 +192,7 @@ def test_a_model_that_has_diverged_is_said_to_have(run, capsys):
     # Read again, and shown in the card.
     audit(run, doors=doors)
     for text in (capsys.readouterr().out, (run / "README.md").read_text()):
-        assert "unlearned no number" in text
+        assert "unlearned not finite" in text
 
 
 def test_a_model_without_results_needs_the_configuration(run, tmp_path, capsys):

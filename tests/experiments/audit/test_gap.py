@@ -191,10 +191,8 @@ def test_a_form_tells_the_losses():
     more["retrained"] = {"loss": None}
     doors = {"int8": door((10, 20), more=more)}
     text = audit_text({"doors": doors, **deciding_doors(doors)})
-    assert (
-        "int8: some door (on 4 samples; loss: original 0.030, unlearned 0.280, retrained no number)"
-        in text
-    )
+    losses = "loss: original 0.030, unlearned 0.280, retrained not finite"
+    assert f"int8: some door (on 4 samples; {losses})" in text
 
 
 def test_no_gap_above_0_is_said_as_such():
@@ -227,5 +225,5 @@ def test_doors_through_which_the_original_knows_no_more_are_marked():
     alone = deciding_doors({"less": doors["less"]})
     assert alone["worst"]["door"] == "less"
     # Recognising far less than the retrained model is conspicuous, whatever the original knew.
-    missed = deciding_doors({**doors, "missed": {**door((5, 30, 5), low=-40), "high": -10}})
-    assert missed["conspicuous"]["door"] == "missed" and missed["worst"]["door"] == "silent"
+    found = deciding_doors({**doors, "worse": {**door((5, 30, 5), low=-40), "high": -10}})
+    assert found["conspicuous"]["door"] == "worse" and found["worst"]["door"] == "silent"

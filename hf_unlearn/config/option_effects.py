@@ -1,5 +1,5 @@
-"""What each option of a recipe affects. It decides which runs may share the models and the
-measurements in `models_dir`."""
+"""What each option of a recipe or of UnlearnConfig affects. It decides which runs may share the
+models and the measurements in `models_dir`."""
 
 import enum
 import typing
