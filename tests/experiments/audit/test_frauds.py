@@ -54,7 +54,7 @@ def test_a_model_that_is_only_forbidden_to_say_the_words(monkeypatch):
     assert opened["unlearned"] == as_evaluated["original"] and opened["gap"] > 60
     assert content["worst"]["door"] == "as_the_original_decodes"
     content = audited({**models, "unlearned": retrained}, recipe, ("as_the_original_decodes",))
-    assert "same settings" in content["doors"]["as_the_original_decodes"]["closed"]
+    assert "same generation settings" in content["doors"]["as_the_original_decodes"]["closed"]
 
 
 def test_a_ctc_model_that_only_answers_with_blanks():
