@@ -60,12 +60,9 @@ def normalizer(
             f"normalize is {choice!r}, but must be one of {', '.join(NORMALIZERS)}, true, false or "
             "a function"
         )
-    functions = {
-        "english": english,
-        "basic": unspaced if is_unspaced(language, tokenizer) else basic,
-        "none": str.strip,
-    }
-    return name, functions[name]
+    if name == "basic" and is_unspaced(language, tokenizer):
+        return name, unspaced
+    return name, {"english": english, "basic": basic, "none": str.strip}[name]
 
 
 def by_language(language: str | None, tokenizer: PreTrainedTokenizerBase | None = None) -> str:

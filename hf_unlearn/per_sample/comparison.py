@@ -86,8 +86,7 @@ class BatchVsAlone:
 
     @property
     def loss_scale(self) -> float:
-        """Factor on losses whose gradients would vanish in float16, like a gradient scaler's."""
-        return 256.0 if self.precision == torch.float16 else 1.0
+        return loss_scale(self.precision)
 
     def alone(
         self, parameters: Sequence[nn.Parameter], weights: Sequence[float] = WEIGHTS
@@ -147,6 +146,11 @@ class BatchVsAlone:
         length = torch.stack([norm(grad) for grad in alone]).norm()
         error = torch.stack([norm(a - b) for a, b in zip(in_batch, alone)]).norm()
         return bool(error > TOLERANCE[self.precision][0] * length)
+
+
+def loss_scale(precision: torch.dtype) -> float:
+    """Factor on losses whose gradients would vanish in float16, like a gradient scaler's."""
+    return 256.0 if precision == torch.float16 else 1.0
 
 
 def norm(gradient: Tensor) -> Tensor:

@@ -44,8 +44,8 @@ class AugmentedSpeech(Dataset):
     def _delayed(self, row: dict) -> np.ndarray:
         """The features (n_mels, frames), delayed within the silence at their end."""
         features = np.asarray(row["input_features"])
-        silent = features.shape[1] - int(np.ceil(row["duration"] * FRAMES_PER_SECOND))
-        shift = int(torch.randint(min(self.shift, max(silent, 0)) + 1, ()))
+        silent = features.shape[1] - audio_frames(row)
+        shift = int(torch.randint(min(self.shift, silent) + 1, ()))
         return np.roll(features, shift, axis=1)
 
     def _partly_hidden(self, labels: list[int]) -> torch.Tensor:
@@ -55,3 +55,9 @@ class AugmentedSpeech(Dataset):
         words = ~torch.isin(inputs, self.special)
         hidden = words & (torch.rand(inputs.shape) < self.hidden)
         return inputs.masked_fill(hidden, self.model_config.eos_token_id)
+
+
+def audio_frames(row: dict) -> int:
+    """How many frames of a prepared row's features (n_mels, frames) its audio fills."""
+    frames = np.asarray(row["input_features"]).shape[1]
+    return min(frames, int(np.ceil(row["duration"] * FRAMES_PER_SECOND)))

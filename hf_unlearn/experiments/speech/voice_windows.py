@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ...data.speech.extractors import FRAMES_PER_SECOND
+from .augmentation import audio_frames
 
 # The shortest window, as a fraction of its utterance.
 SHORTEST = 0.4
@@ -50,7 +50,7 @@ class VoiceWindows(Dataset):
 def _window(row: dict) -> np.ndarray:
     """The features (n_mels, frames) of a part of the audio, with silence around it."""
     features = np.asarray(row["input_features"])
-    frames = min(features.shape[1], int(np.ceil(row["duration"] * FRAMES_PER_SECOND)))
+    frames = audio_frames(row)
     length = max(1, int(frames * float(torch.empty(()).uniform_(SHORTEST, 1))))
     start = int(torch.randint(frames - length + 1, ()))
     delay = int(torch.randint(min(LONGEST_DELAY, features.shape[1] - length) + 1, ()))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ...per_sample.comparison import TOLERANCE, norm
+from ...per_sample.comparison import TOLERANCE, loss_scale, norm
 from ...per_sample.reference import (
     UNKNOWN,
     UNPADDED,
@@ -198,8 +198,7 @@ def _gradients_differ(
     parameters = [p for p in own_parameters(model) if p.requires_grad]
     if not parameters:
         return False
-    # Small gradients would vanish in float16.
-    scale = 256.0 if precision == torch.float16 else 1.0
+    scale = loss_scale(precision)
     with torch.enable_grad():
         padded, alone = (
             sample_gradient(model, loss_of(sample) * scale, parameters) for sample in samples
