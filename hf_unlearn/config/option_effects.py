@@ -1,5 +1,5 @@
-"""What each option of a recipe or of UnlearnConfig affects. It decides which runs may share the
-models and the measurements in `models_dir`."""
+"""What each option of a recipe or of UnlearnConfig affects. Runs share models and measurements in
+`models_dir` only if all options that affect these are equal."""
 
 import enum
 import typing
@@ -13,7 +13,7 @@ class Affects(enum.Flag):
     none reads a result that was computed with another value.
     """
 
-    # which model is used, how it unlearns, and what else the run does
+    # only which model is used, how it unlearns, or what else the run does
     NEITHER = 0
     # the weights of the models that the recipe trains
     TRAINED_MODELS = enum.auto()
@@ -37,7 +37,7 @@ def options_affecting(what: Affects, options: object) -> dict[str, typing.Any]:
 
 
 def _effects(kind: object) -> Affects:
-    """What a type says of its option; both, where it says nothing."""
+    """What an option of this type affects; both, if the type does not say."""
     notes = getattr(kind, "__metadata__", ())
     both = Affects.TRAINED_MODELS | Affects.MEASUREMENTS
     return next((note for note in notes if isinstance(note, Affects)), both)

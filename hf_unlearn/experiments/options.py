@@ -108,8 +108,8 @@ class RecipeArguments:
             "help": "How unlearning keeps earlier requests forgotten. "
             "samples: each step is orthogonal to the gradients of their samples, which must still "
             "be in the data. updates: to their changes of the weights, without the samples, which "
-            "prevents less; each run, the first one included, then writes its "
-            "own into output_dir (save_update_sketch). none: it does not.",
+            "protects less; each run, the first one included, then writes its "
+            "own into output_dir (save_update_sketch). none: nothing is done.",
             "choices": ["samples", "updates", "none"],
         },
     )

@@ -45,8 +45,8 @@ def unlearn(recipe: Recipe) -> dict:
         The content of results.json (the plan for `dry_run`, evaluation.json for `evaluate`).
 
     Raises:
-        ValueError: the options do not fit each other, the data or the model. Whatever can be
-            checked before a model is trained is checked by then.
+        ValueError: the options do not fit each other, the data or the model. All that
+            needs no trained model is checked before one is trained.
     """
     options, args = recipe.options, recipe.args
     if args.push_to_hub and not options.evaluate:

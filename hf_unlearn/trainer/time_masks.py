@@ -20,8 +20,8 @@ def time_masks_that_fit(model: nn.Module) -> Iterator[None]:
 
     Such a sample gets no mask in a padded batch, either, if the batch has an attention mask.
     """
-    # The classes, since a method of the model itself would use the model's own weights in its
-    # copies, too, such as those that DataParallel makes for other devices.
+    # The classes are changed and not the model: a method bound to the model would use the model's
+    # own weights in copies of it, too, such as those of DataParallel.
     classes = {type(module) for module in model.modules()}
     before = {kind: getattr(kind, MASKING) for kind in classes if hasattr(kind, MASKING)}
     for kind, mask in before.items():

@@ -72,8 +72,8 @@ class UnlearnTrainer(SampleMeanTrainer):
 
     Each step logs `forget_loss` and `retain_loss`, the means over its samples. Methods that project
     also log `kept` (|u_perp| / |u|; near 0, little is left to forget with), `rank` (how many of the
-    retain gradients are linearly independent) and `residual` (the largest
-    |<u_perp, g_n>| / (|u| |g_n|) that is left).
+    retain gradients are linearly independent; with granularity "parameter" the mean over tensors)
+    and `residual` (the largest |<u_perp, g_n>| / (|u| |g_n|) that is left).
 
     Attributes:
         stopping: what ended the training, for reports: reason (`max_steps`, `num_train_epochs`,

@@ -76,7 +76,7 @@ def settings_of_door(door: Door, subject: Subject) -> dict[str, Any]:
 
 
 def is_done(entry: dict | None) -> bool:
-    """Whether a door was measured. One that was closed or failed is tried again."""
+    """Whether a door was measured. One that was unavailable or failed is tried again."""
     return entry is not None and "unlearned" in entry
 
 

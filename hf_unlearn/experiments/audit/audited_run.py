@@ -48,11 +48,11 @@ class AuditedRun:
 
     @property
     def tuning_rate(self) -> float:
-        """The learning rate at which an audit fine-tunes with AdamW, if it is not told another.
+        """The learning rate at which an audit fine-tunes with AdamW, unless its settings give one.
 
-        That of a run with another optimizer, such as SGD, says nothing of it. Then it is the one
-        that has trained the original, by which a released model was fine-tuned; a tenth of it for a
-        model that was trained from the start.
+        It is a tenth of the run's own, if the run used an optimizer of the Adam family. The rates
+        of others, such as SGD, cannot be compared. Then it is the rate at which the original was
+        fine-tuned, or a tenth of that if the original was trained from the start.
         """
         options, args = self.recipe.options, self.recipe.args
         if "adam" in str(args.optim).lower():

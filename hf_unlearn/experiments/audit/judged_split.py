@@ -11,9 +11,9 @@ def choose_judged_split(subjects: dict[str, Subject]) -> dict[str, str | int]:
     alone.
 
     It is `forget_test`, if the original clearly knows more of it than the retrained model: the
-    lower end of the interval is above 0. Otherwise there is little in it to forget: a fine-tuning
-    may have learned recordings, and no voice. Then it is the split on which the two models differ
-    more.
+    lower end of the interval is above 0. Otherwise there is little in it to forget:
+    fine-tuning may have learned the recordings and not the voice. Then it is the split on which the
+    two models differ more.
 
     Returns:
         split; samples: how many it has; why it is not `forget_test`, for readers; and `asked`, the

@@ -15,8 +15,8 @@ from .model_transcriber import ModelTranscriber
 
 class CtcStyle(LabelStyle):
     """Writes labels in the style `data.transcripts`: "as_written"; "vocabulary", in the letters of
-    the tokenizer; or "own", what the model says, as long as it agrees with the transcript or there
-    is none, else as "vocabulary".
+    the tokenizer; or "own", what the model says, if it agrees with the transcript or there is no
+    transcript, otherwise as "vocabulary".
 
     Args:
         transcriber: the model that writes labels in its "own" style; None for the other styles,

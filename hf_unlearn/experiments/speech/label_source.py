@@ -34,8 +34,8 @@ class LabelSource:
 
     @classmethod
     def of(cls, options: RecogniserArguments) -> "LabelSource":
-        """The model that `labels_from` names; else the one that the run starts from. An evaluation
-        takes the start of the run that made the evaluated model, from its results.json.
+        """The model that `labels_from` names; otherwise the one that the run starts from. For an
+        evaluation this is the start of the run that made the evaluated model (results.json).
         """
         start = options.base_model if options.model == "train" else options.model
         recipe = options_of_evaluated_run(options, "recipe")
@@ -60,8 +60,8 @@ class LabelSource:
 
 
 def options_of_evaluated_run(options: RecogniserArguments, group: str) -> dict[str, Any]:
-    """The options of the run that made the model that is to be evaluated; {} where its results.json
-    has none, and for a run that does more than evaluate.
+    """The options of the run that made the evaluated model; {} if its results.json has none, or if
+    this run does more than evaluate.
 
     Args:
         group: "recipe" or "data".
@@ -94,9 +94,9 @@ def load_source(
         if source.name in (start, options.labels_from):
             raise
         logger.warning(
-            f"The labels should be those of {source.name} ({source.why}), but: {error}. So they "
-            f"are those of {start} itself. If it has unlearned something, its loss would be "
-            "measured against its own new transcripts: give the original as labels_from."
+            f"{source.name} ({source.why}) should write the labels, but {error}. So {start} itself "
+            "writes them. If it has unlearned something, its loss is measured against its own new "
+            "transcripts: give the original as labels_from."
         )
         source = LabelSource(start, "the evaluated model itself")
         return source, load_merged(load, start)

@@ -64,9 +64,9 @@ class LabelStyle:
         self._language = {"spaced": not unspaced, "english": kind == "english"}
 
     def choose(self, rows: datasets.Dataset, seed: int = 0) -> None:
-        """Compares the model's losses with the styles on at most `SAMPLES` of some rows with
-        transcripts. A style that is not given is "as_written" for a new model, or if the model
-        finds the data's transcripts at least as likely as sentences; else "own".
+        """Computes the model's mean loss with each style, on at most `SAMPLES` rows that have
+        transcripts. If no style is given, it becomes "as_written" for a new model, or if the
+        model finds the data's transcripts at least as likely as sentences; otherwise "own".
         """
         if self.transcriber is not None:
             written = [index for index, text in enumerate(rows["text"][:]) if text.strip()]

@@ -9,7 +9,7 @@ from ..options import RecipeArguments
 
 @dataclass
 class RecogniserArguments(RecipeArguments):
-    """How texts are compared, which model's style labels have, and which layers get an adapter."""
+    """How texts are compared, which model writes the labels, and which layers get an adapter."""
 
     normalize: Annotated[str, Affects.MEASUREMENTS] = field(
         default="true",
@@ -111,7 +111,7 @@ class WhisperArguments(RecogniserArguments):
         metadata={
             "help": "Whisper: training and unlearning read this many seconds of each utterance, "
             "not 30, and steps cost less in proportion. Evaluation always reads 30 seconds. Choose "
-            "one second more than the longest utterance has."
+            "one second more than the longest utterance."
         },
     )
 

@@ -41,7 +41,7 @@ class Prepared(NamedTuple):
 
     Attributes:
         label_source: the model whose style the labels are written in.
-        style: wrote the labels.
+        style: what wrote the labels.
         splits: with inputs and labels.
     """
 

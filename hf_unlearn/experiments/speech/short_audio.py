@@ -1,5 +1,5 @@
-"""Trains Whisper on less than 30 seconds of audio, most of which would be silence for short
-utterances."""
+"""Trains Whisper on less than its 30 seconds of audio, because short utterances would be
+padded with silence for most of it."""
 
 import copy
 

@@ -28,7 +28,7 @@ class VoiceWindows(Dataset):
         copies: the number of windows of each row.
 
     Attributes:
-        changes_each_time: the trainer need not keep what a frozen part makes of a window.
+        changes_each_time: no window comes twice, so the trainer keeps none of its frozen outputs.
     """
 
     changes_each_time = True

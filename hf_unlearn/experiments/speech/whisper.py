@@ -50,8 +50,8 @@ from .voice_windows import VoiceWindows
 
 
 class WhisperRecipe(RecogniserRecipe):
-    """A Whisper model forgets speakers. Any other speech model with a decoder (Moonshine,
-    Speech2Text, SpeechT5) does as well, but a new model is always a Whisper.
+    """A Whisper model, or another speech model with a decoder (Moonshine, Speech2Text, SpeechT5),
+    forgets speakers. A new model is always a Whisper.
 
     Args:
         training: whether the run trains a model, which needs the features of all training

@@ -1,4 +1,4 @@
-"""Runs an optimizer step: the method on its batches, and whether the optimizer may take it."""
+"""Runs the method on the batches of an optimizer step, and decides whether the step is taken."""
 
 import torch
 from torch import Tensor, nn
