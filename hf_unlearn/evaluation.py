@@ -11,7 +11,7 @@ from transformers import EvalPrediction, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.trainer_utils import PredictionOutput
 
 from .metrics.metric_names import is_metric
-from .metrics.normalizers import is_unspaced, normalizer
+from .metrics.normalizers import normalizer
 from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy, f1_macro, looping
 from .metrics.sample_features import ctc_losses, features, predicted_classes
 from .metrics.scales import in_percent
@@ -62,7 +62,7 @@ def asr_metrics(
         logits that are not a CTC model's, and where no reference has a word.
     """
     tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
-    name, clean = normalizer(normalize, language, tokenizer)
+    name, clean, unspaced = normalizer(normalize, language, tokenizer)
     metrics = [WordErrorRate(), CharacterErrorRate()]
     ctc = groups_tokens(tokenizer) if ctc is None else ctc
 
@@ -89,7 +89,6 @@ def asr_metrics(
     compute_metrics.metric_names = [*rates, "loops"]
     # Otherwise a trainer would find only at its first evaluation that it got no texts.
     compute_metrics.needs_texts = not ctc
-    unspaced = is_unspaced(language or getattr(tokenizer, "language", None), tokenizer)
     compute_metrics.scoring = {"normalizer": name, "leads": "cer" if unspaced else "wer"}
     return in_percent(compute_metrics)
 
