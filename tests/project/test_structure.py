@@ -37,7 +37,7 @@ ALLOWED = {
     "metrics": set(),
     "ops": set(),
     "per_sample": {"ops"},
-    "privacy": set(),
+    "privacy": {"files"},
     "report": {"files", "metrics", "privacy"},
     "trainer": set("config files hub methods metrics ops per_sample privacy report".split()),
     "yaml_files": {"files"},
