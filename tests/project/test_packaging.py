@@ -89,10 +89,8 @@ def versions(lines: list[str], operator: str) -> dict[str, Version]:
 def test_the_lowest_versions_are_those_of_setup():
     """Apart from torch, whose lowest version was not tested."""
     extras = SETUP["options.extras_require"]
-    required = SETUP["options"]["install_requires"] + "".join(
-        map(extras.get, ("audit", "demo", "test"))
-    )
-    lowest = versions(required.splitlines(), ">=")
+    parts = [SETUP["options"]["install_requires"], *map(extras.get, ("audit", "demo", "test"))]
+    lowest = versions("".join(parts).splitlines(), ">=")
     tested = versions((ROOT / "requirements-lowest.txt").read_text().splitlines(), "==")
     assert lowest.pop("torch") < tested.pop("torch")
     assert lowest == tested
