@@ -98,8 +98,12 @@ class LossView(ModelView, Protocol):
         """Moves a batch to the model's device and casts it to the model's precision."""
 
 
-class TrainerView(LossView, DataView, Protocol):
-    """What the optimizer step, and the preparation and the checks of its samples use.
+class SampleView(LossView, DataView, Protocol):
+    """What the losses of the method's samples depend on."""
+
+
+class TrainerView(SampleView, Protocol):
+    """What the optimizer steps use.
 
     Attributes:
         previous_updates: the stored updates of earlier requests; None without.
