@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import (
-    BaseImageProcessor,
     EvalPrediction,
-    FeatureExtractionMixin,
     PreTrainedTokenizerBase,
     ProcessorMixin,
     TrainerCallback,
     TrainerState,
 )
+from transformers.feature_extraction_utils import FeatureExtractionMixin
+from transformers.image_processing_base import ImageProcessingMixin
 from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Samples: TypeAlias = torch.utils.data.Dataset | datasets.Dataset | datasets.IterableDataset
 Collator: TypeAlias = Callable[[list], dict]
 Processor: TypeAlias = (
-    PreTrainedTokenizerBase | FeatureExtractionMixin | BaseImageProcessor | ProcessorMixin
+    PreTrainedTokenizerBase | FeatureExtractionMixin | ImageProcessingMixin | ProcessorMixin
 )
 
 
