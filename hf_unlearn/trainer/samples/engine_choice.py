@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers.utils import logging
 
 from ...per_sample import PerSampleEngine
-from ...per_sample.check import MIXED, TOLERANCE, find_slow_parameters, samples_mix
+from ...per_sample.check import MIXED, find_slow_parameters, samples_mix
+from ...per_sample.comparison import TOLERANCE
 from ...per_sample.reference import count_samples, select_sample
 from ...per_sample.shards import own_parameters, sharded_modules, whole_tensors
 from ..batches.seeded import random_state_kept, seeded
