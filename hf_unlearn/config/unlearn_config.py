@@ -6,7 +6,7 @@ from typing import Annotated
 from transformers import Seq2SeqTrainingArguments
 
 from ..privacy.redaction import without_names
-from .checks import check_fields
+from .field_checks import check_fields
 from .option_effects import Affects
 from .suggestions import with_suggestions
 
