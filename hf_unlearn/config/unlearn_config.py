@@ -155,8 +155,9 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         default=None,
         metadata={
             "help": "Abort when this rule holds at a check, e.g. 'test_wer > 30', and restore the "
-            "best checked model. In recipes, 'earlier_wer < 30' is about the worst of the earlier "
-            "requests, and 'earlier_1_wer < 30' about the first."
+            "best checked model. 'test_wer > original + 2' compares with the value before the "
+            "first step; stop_when can, too. In recipes, 'earlier_wer < 30' is about the worst of "
+            "the earlier requests, and 'earlier_1_wer < 30' about the first."
         },
     )
     check_steps: Annotated[int, Affects.NEITHER] = field(
