@@ -181,6 +181,12 @@ class RecipeArguments:
             raise ValueError(f"digest_steps is {self.digest_steps}, but must be 0 or more")
 
     @property
+    def start(self) -> str | None:
+        """The model that the run starts from, before any training: a folder or Hub id; None for a
+        new model."""
+        return self.base_model if self.model == "train" else self.model
+
+    @property
     def trains(self) -> bool:
         """Whether the run trains models, which takes all training data."""
         return "train" in (self.model, self.gold) or self.shadow_models > 0

@@ -13,6 +13,7 @@ from transformers import (
 
 from hf_unlearn.experiments.checks.processor_checks import check_processors, describe_difference
 from hf_unlearn.experiments.images.recipe import ImageRecipe
+from hf_unlearn.experiments.options import RecipeArguments
 from tests.support.tiny_speech import letter_tokenizer
 
 
@@ -22,8 +23,6 @@ def tokenizer(tmp_path):
 
 
 def recipe_of(processor, others, **options):
-    values = {"model": "train", "gold": "none", "base_model": None, "trains": True, **options}
-
     def processor_of(name):
         if name not in others:
             raise OSError(f"no processor in {name}")
@@ -31,7 +30,7 @@ def recipe_of(processor, others, **options):
 
     return SimpleNamespace(
         processor=processor,
-        options=SimpleNamespace(**values),
+        options=RecipeArguments(**options),
         processor_of=processor_of,
         check_gold=lambda name: None,
     )
@@ -98,7 +97,7 @@ def test_a_gold_model_of_other_classes_is_refused(tmp_path, labels, fits):
             id2label=dict(enumerate(names)), label2id={label: n for n, label in enumerate(names)}
         ).save_pretrained(tmp_path / name)
     recipe = SimpleNamespace(
-        options=SimpleNamespace(model=str(tmp_path / "own"), base_model=None),
+        options=RecipeArguments(model=str(tmp_path / "own")),
         classes=["cat", "dog"],
     )
     with nullcontext() if fits else pytest.raises(ValueError, match="labels"):

@@ -272,6 +272,25 @@ def test_no_module_uses_the_private_names_of_another():
     assert not uses
 
 
+# ---- repetitions ---------------------------------------------------------------------------------
+
+# Longer conditions that stand in several places deserve a name.
+MAX_CHARACTERS, MAX_PLACES = 30, 3
+
+
+def conditions(tree: ast.Module) -> list[str]:
+    """The conditions and conditional expressions of a module. They do not say whose options they
+    read: `self.options.model` is `options.model`."""
+    nodes = [n for n in ast.walk(tree) if isinstance(n, ast.IfExp | ast.BoolOp | ast.Compare)]
+    return [re.sub(r"\b(?:\w+\.)+(?=(?:options|args)\.)", "", ast.unparse(node)) for node in nodes]
+
+
+def test_no_long_condition_stands_in_many_places():
+    counts = Counter(text for tree in trees().values() for text in conditions(tree))
+    repeated = {text for text, places in counts.items() if places > MAX_PLACES}
+    assert not {text for text in repeated if len(text) > MAX_CHARACTERS}
+
+
 # ---- what an import loads ------------------------------------------------------------------------
 
 # Loaded only by what needs them.

@@ -73,7 +73,7 @@ class ImageRecipe(ClassifierRecipe):
             self.splits = prepare_image_splits(splits, data, retain_pool=training)
         self.forgotten_before = self.earlier.names_with(splits)
         self.classes = self.splits.classes
-        start = options.base_model if options.model == "train" else options.model
+        start = options.start
         self.processor = new_processor(options) if start is None else load_processor(start)
 
     # ---- models ----------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class SpeechClassRecipe(ClassifierRecipe):
         self.args.label_names = ["labels"]
         self.task = _task(data)
         self.earlier = find_earlier(options.model, args.output_dir)
-        start = options.base_model if options.model == "train" else options.model
+        start = options.start
         self.processor = load_extractor(start) if start else new_extractor(options)
         with self.clock.phase("loading"), main_process_first(args):
             requests = self.earlier.requests()
