@@ -54,7 +54,7 @@ def test_a_model_that_is_only_forbidden_to_say_the_words(monkeypatch):
     assert opened["unlearned"] == as_evaluated["original"] and opened["gap"] > 60
     assert content["worst"]["door"] == "as_the_original_decodes"
     content = audited({**models, "unlearned": retrained}, recipe, ("as_the_original_decodes",))
-    assert "same generation settings" in content["doors"]["as_the_original_decodes"]["closed"]
+    assert "same generation settings" in content["doors"]["as_the_original_decodes"]["unavailable"]
 
 
 def test_a_ctc_model_that_only_answers_with_blanks():
@@ -76,7 +76,7 @@ def test_a_ctc_model_that_only_answers_with_blanks():
     assert as_evaluated["gap"] < 10
     assert opened["unlearned"] <= as_evaluated["original"] and opened["gap"] > 50, opened
     assert content["worst"]["door"] == "blank_penalty"
-    assert "no decoder" in content["doors"]["beams"]["closed"]
+    assert "no decoder" in content["doors"]["beams"]["unavailable"]
 
 
 def test_a_model_whose_last_layer_alone_was_changed():
