@@ -1,6 +1,7 @@
 """The image recipe: a classifier forgets classes or single images."""
 
 import copy
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from datasets import Dataset
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
+    EvalPrediction,
     PreTrainedConfig,
     PreTrainedModel,
     ResNetConfig,
@@ -114,16 +116,11 @@ class ImageRecipe(ClassifierRecipe):
     def evaluation_data(self, model: PreTrainedModel, rows: Dataset) -> ImageRows:
         return self._rows(rows, model)
 
-    def trainer_arguments(self, model: PreTrainedModel) -> dict:
-        evaluation = self.splits.evaluation(self.data.max_eval_samples)
-        return {
-            "forget_dataset": self._rows(self.splits.forget, model),
-            "retain_dataset": self._rows(self.splits.retain, model),
-            "eval_dataset": {name: self._rows(rows, model) for name, rows in evaluation.items()},
-            "processing_class": self.processor,
-            "data_collator": default_data_collator,
-            "compute_metrics": self.keeping(classification_metrics),
-        }
+    def collator(self, model: PreTrainedModel) -> Callable[[list], dict]:
+        return default_data_collator
+
+    def metrics(self) -> Callable[[EvalPrediction], dict]:
+        return self.keeping(classification_metrics)
 
     def _rows(
         self, rows: Dataset, model: PreTrainedModel, augment: RandomShift | None = None

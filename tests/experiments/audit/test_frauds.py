@@ -60,7 +60,7 @@ def test_a_model_that_is_only_forbidden_to_say_the_words(monkeypatch):
 def test_a_ctc_model_that_only_answers_with_blanks():
     recipe = ctc_recipe()
     splits = recipe.splits.evaluation(None)
-    collate = recipe.trainer_arguments(None)["data_collator"]
+    collate = recipe.collator(None)
     retained = list(splits["retain"])
     torch.manual_seed(0)
     model = build_model(recipe.processor, d_model=32, layers=1, heads=2, dropout=0.0)
