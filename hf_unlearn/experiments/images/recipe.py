@@ -38,7 +38,7 @@ from ..classifier import ClassifierRecipe, scores
 from ..command_line import parse
 from ..requests.earlier import find_earlier
 from ..run import unlearn
-from ..waiting import main_process_first
+from ..waiting import main_process_first, write_if_missing
 from .options import ImageRecipeArguments
 
 # The most images of each split in misread.png.
@@ -209,7 +209,14 @@ def _channels(config: PreTrainedConfig) -> int:
     return config.to_dict().get("num_channels", 3)
 
 
-def main(argv: list[str]) -> None:
-    """Runs the image recipe: the `main` of its `unlearn.py`."""
+def main(argv: list[str], write_data: Callable[[str], object] | None = None) -> None:
+    """Runs the image recipe: the `main` of its `unlearn.py`.
+
+    Args:
+        write_data: writes the dataset to a folder; called if `dataset` does not exist yet. None:
+            the dataset has to be there.
+    """
     options, data, args = parse((ImageRecipeArguments, ImageArguments, UnlearnConfig), argv)
+    if write_data is not None:
+        write_if_missing(data.dataset, write_data, args)
     unlearn(ImageRecipe(options, data, args, training=options.needs_training_data))

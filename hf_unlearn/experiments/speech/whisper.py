@@ -40,6 +40,7 @@ from ...trainer.setup.whisper_language import check_language, load_generation_co
 from ..checks.model_checks import loading
 from ..command_line import parse
 from ..run import unlearn
+from ..waiting import write_if_missing
 from .augmentation import AugmentedSpeech
 from .label_source import load_source
 from .label_style import LabelStyle
@@ -275,7 +276,14 @@ def _check_windows(copies: int, objective: str) -> None:
         )
 
 
-def main(argv: list[str]) -> None:
-    """Runs the speech recipe: the `main` of its `unlearn.py`."""
+def main(argv: list[str], write_data: Callable[[str], object] | None = None) -> None:
+    """Runs the speech recipe: the `main` of its `unlearn.py`.
+
+    Args:
+        write_data: writes the dataset to a folder; called if `dataset` does not exist yet. None:
+            the dataset has to be there.
+    """
     options, data, args = parse((WhisperArguments, SpeechArguments, UnlearnConfig), argv)
+    if write_data is not None:
+        write_if_missing(data.dataset, write_data, args)
     unlearn(WhisperRecipe(options, data, args, training=options.needs_training_data))
