@@ -72,19 +72,12 @@ def test_a_second_call_goes_on_where_the_first_stopped(run, monkeypatch):
         audit(run, settings=AuditSettings(max_samples=5), doors=QUICK)
 
 
-def test_a_changed_setting_concerns_only_the_doors_that_depend_on_it(run, monkeypatch, caplog):
-    measured = []
-
-    def counted(name):
-        def measure(subject):
-            measured.append(name)
-            return DOORS[name].measure(subject)
-
-        return replace(DOORS[name], measure=measure)
-
+def test_a_changed_setting_concerns_only_the_doors_that_depend_on_it(
+    run, measured_doors, monkeypatch, caplog
+):
     doors = ("float32", "relearning", "benign_tuning", "loss")
     monkeypatch.setattr(run_audit, "add_to_run", lambda *_: None)
-    monkeypatch.setattr(run_audit, "DOORS", {name: counted(name) for name in doors})
+    measured = measured_doors(*doors)
 
     def measured_with(**settings):
         measured.clear()
