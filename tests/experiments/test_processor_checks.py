@@ -49,12 +49,14 @@ def test_a_gold_model_with_other_tokens_is_refused(tmp_path, tokenizer):
         check_processors(
             recipe_of(tokenizer, {"b": other}, model="m", gold="train", base_model="b")
         )
-    check_processors(recipe_of(tokenizer, {"b": other}, base_model="b"))  # the run's own
+    # the run's own
+    check_processors(recipe_of(tokenizer, {"b": other}, base_model="b"))
     # with a warning: nothing to compare
     check_processors(recipe_of(tokenizer, {}, gold="weights-only"))
     timed = Wav2Vec2CTCTokenizer(tmp_path / "vocab.json")
     timed.add_tokens(["<|0.00|>"])
-    assert describe_difference(tokenizer, timed) is None  # added tokens may be missing
+    # added tokens may be missing
+    assert describe_difference(tokenizer, timed) is None
 
 
 def test_models_that_take_other_inputs_are_refused():

@@ -91,7 +91,8 @@ def test_inner_products_are_the_same_bits_each_time(ops):
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # from the interpreter's numpy
+# from the interpreter's numpy
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_non_finite_values_stay_non_finite(ops, value):
     rows = torch.randn(3, 300, device=DEVICE)
     rows[1, 290] = value
@@ -176,7 +177,8 @@ def test_inner_products_of_products_from_views():
 
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
 @pytest.mark.parametrize("name", PRODUCTS)
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # from the interpreter's numpy
+# from the interpreter's numpy
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_a_non_finite_sample_does_not_affect_the_others(name, value):
     B, X = torch.randn(18, 3, 20, device=DEVICE), torch.randn(18, 3, 10, device=DEVICE)
     B[1, 2, 19] = value
@@ -300,7 +302,8 @@ def test_solve_does_not_depend_on_order_scale_repetition_or_zero_rows():
         )
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # from the interpreter's numpy
+# from the interpreter's numpy
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_solve_takes_many_systems_and_a_non_finite_one_does_not_affect_the_others():
     rows, u = torch.randn(4, 6, 50), torch.randn(4, 50)
     systems = [torch.stack(parts) for parts in zip(*map(system, rows, u))]

@@ -64,7 +64,8 @@ def pictures(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def digit_images(tmp_path) -> Path:
-    return tmp_path / "digits"  # the recipe writes them
+    # the recipe writes them
+    return tmp_path / "digits"
 
 
 @pytest.fixture(scope="session")

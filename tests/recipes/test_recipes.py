@@ -152,7 +152,8 @@ def test_a_mistake_is_answered_in_one_line(voices, flags, message, tmp_path):
 
 
 class TestAugmented:
-    LABELS = [1, 4, 5, 6, 2]  # 1 starts the decoder, 2 ends the text
+    # 1 starts the decoder, 2 ends the text
+    LABELS = [1, 4, 5, 6, 2]
 
     def row(self, **options) -> dict:
         processor = SimpleNamespace(tokenizer=SimpleNamespace(all_special_ids=[0, 1, 2]))

@@ -81,7 +81,8 @@ def test_a_ctc_model_that_only_answers_with_blanks():
 
 def test_a_model_whose_last_layer_alone_was_changed():
     torch.manual_seed(0)
-    prototypes = torch.randn(3, 12, 20)  # twelve kinds of each class, so that no direction tells it
+    # twelve kinds of each class, so that no direction tells it
+    prototypes = torch.randn(3, 12, 20)
 
     def drawn(classes: tuple[int, ...], each: int) -> tuple[torch.Tensor, list[int]]:
         kinds = torch.arange(each) % 12

@@ -81,7 +81,8 @@ def test_rows_of_another_machine_are_not_run_again(comparison, tmp_path):
     assert {path.parent.name for path in (tmp_path / "here").rglob("log.txt")} == {
         f"anna-{row['cell']}"
         for row in rows
-        if row["ended"] == "failed"  # a failed run may succeed on another machine
+        # a failed run may succeed on another machine
+        if row["ended"] == "failed"
     }
     assert (tmp_path / "here" / "frontier.png").read_bytes() == (
         there / "frontier.png"
