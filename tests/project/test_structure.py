@@ -10,6 +10,7 @@ import pydoc
 import re
 import subprocess
 import sys
+import tokenize
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -324,18 +325,39 @@ def test_a_package_has_the_names_of_its_stub(stub):
     assert not [name for name in names if not hasattr(package, name)]
 
 
-# ---- the formatter -------------------------------------------------------------------------------
+# ---- the formatter and comments ------------------------------------------------------------------
+
+# What may follow code on its line: a shape, or a mark for a tool.
+SHAPE_OR_MARK = re.compile(r"# (?:\(|fmt:|noqa:)")
+
+
+def files_with(pattern: str) -> list[Path]:
+    """The Python files that a regular expression matches."""
+    return [
+        path
+        for folder in ("hf_unlearn", "recipes", "tests", "docs")
+        for path in (PACKAGE.parent / folder).rglob("*.py")
+        if re.search(pattern, path.read_text())
+    ]
+
+
+def test_comments_stand_on_lines_of_their_own():
+    late = []
+    for path in files_with(r"\S  # "):
+        with path.open("rb") as file:
+            late += [
+                f"{path.name}: {token.line.strip()}"
+                for token in tokenize.tokenize(file.readline)
+                if token.type == tokenize.COMMENT
+                and token.line[: token.start[1]].strip()
+                and not SHAPE_OR_MARK.match(token.string)
+            ]
+    assert not late
 
 
 def test_only_the_calls_of_kernels_are_kept_from_the_formatter():
     """Their arguments stand in the order and the groups of the kernel's own."""
-    skipped = re.compile(r"# fmt: (?:skip|off)")
-    files = [
-        path
-        for folder in ("hf_unlearn", "recipes", "tests", "docs")
-        for path in (PACKAGE.parent / folder).rglob("*.py")
-        if skipped.search(path.read_text())
-    ]
+    files = files_with(r"# fmt: (?:skip|off)")
     assert files and all(path.name.startswith("triton_") for path in files)
 
 
