@@ -55,7 +55,8 @@ def test_error_rates_are_computed_from_padded_ids(tokenizer):
     rates = asr_metrics(tokenizer, normalize=False)(evaluated)
     assert set(rates) == {"wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high", "loops"}
     assert rates["wer"] == pytest.approx(50.0)
-    assert rates["cer"] == pytest.approx(100 * (4 + 3) / 14)  # " mat" inserted; two -> one
+    # " mat" inserted; two -> one
+    assert rates["cer"] == pytest.approx(100 * (4 + 3) / 14)
     assert rates["wer_low"] <= rates["wer"] <= rates["wer_high"]
 
 
@@ -132,7 +133,8 @@ def test_ctc_repeats_are_merged_in_what_was_heard_only(ctc, scores):
     if scores:
         padding = heard == -100
         heard = np.eye(len(ctc))[np.where(padding, 0, heard)]
-        heard[padding] = -100  # as Trainer fills up batches
+        # as Trainer fills up batches
+        heard[padding] = -100
     texts = []
     rates = asr_metrics(ctc, normalize=False, texts=texts, resamples=0)(
         EvalPrediction(heard, labels)

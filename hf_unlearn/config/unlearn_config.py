@@ -1,13 +1,11 @@
 """UnlearnConfig: the training arguments, extended by the options of unlearning."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
 
 from transformers import Seq2SeqTrainingArguments
 
 from ..privacy.redaction import without_names
 from .field_checks import check_fields
-from .option_effects import Affects
 from .suggestions import with_suggestions
 
 
@@ -31,7 +29,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         "unlearning and training (those of transformers' Seq2SeqTrainingArguments first)"
     )
 
-    method: Annotated[str, Affects.NEITHER] = field(
+    method: str = field(
         default="orthograd",
         metadata={
             "help": "The unlearning method, by its name in hf_unlearn.METHODS, such as orthograd, "
@@ -39,20 +37,20 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "Python, a Method instance works too."
         },
     )
-    alpha: Annotated[float, Affects.NEITHER] = field(
+    alpha: float = field(
         default=0.5,
         metadata={
             "help": "Weight of the retain gradient relative to the forget gradient, in [0, 1)."
         },
     )
-    method_kwargs: Annotated[dict | str | None, Affects.NEITHER] = field(
+    method_kwargs: dict | str | None = field(
         default=None,
         metadata={
             "help": "Values that replace further defaults of the method, such as "
             "{'temperature': 2} for scrub. Written as JSON on a command line."
         },
     )
-    loss_temperature: Annotated[float, Affects.NEITHER] = field(
+    loss_temperature: float = field(
         default=1.0,
         metadata={
             "help": "Divides the logits by this number in the losses of a step, forget and retain. "
@@ -60,7 +58,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "with 3, all tokens have one. Evaluation is not changed."
         },
     )
-    forget_objective: Annotated[str, Affects.NEITHER] = field(
+    forget_objective: str = field(
         default="loss",
         metadata={
             "help": "What a step raises on the forget samples. 'loss': the loss of their labels, "
@@ -71,7 +69,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "choices": ["loss", "silence"],
         },
     )
-    max_forget_loss: Annotated[float | None, Affects.NEITHER] = field(
+    max_forget_loss: float | None = field(
         default=None,
         metadata={
             "help": "A forget sample whose loss has reached this value no longer counts in a step. "
@@ -79,7 +77,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "because the gradient of a sample grows with its loss."
         },
     )
-    granularity: Annotated[str, Affects.NEITHER] = field(
+    granularity: str = field(
         default="parameter",
         metadata={
             "help": "Whether orthograd projects the gradient of each 'parameter' tensor by itself, "
@@ -87,18 +85,18 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "choices": ["parameter", "model"],
         },
     )
-    per_device_retain_batch_size: Annotated[int, Affects.NEITHER] = field(
+    per_device_retain_batch_size: int = field(
         default=16,
         metadata={"help": "Number of retain samples k per optimizer step in each process."},
     )
-    per_device_previous_batch_size: Annotated[int, Affects.NEITHER] = field(
+    per_device_previous_batch_size: int = field(
         default=16,
         metadata={
             "help": "Number of samples of previous_forget_dataset per optimizer step in each "
             "process."
         },
     )
-    save_update_sketch: Annotated[bool, Affects.NEITHER] = field(
+    save_update_sketch: bool = field(
         default=False,
         metadata={
             "help": "Write _forget_update.safetensors at the end of training: by how much the run "
@@ -106,14 +104,14 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "(previous_updates) do not move back along this change. They need no samples for it."
         },
     )
-    update_sketch_rank: Annotated[int, Affects.NEITHER] = field(
+    update_sketch_rank: int = field(
         default=0,
         metadata={
             "help": "save_update_sketch: keep only this many singular directions of each weight "
             "matrix's update; 0: all of it."
         },
     )
-    inner_products: Annotated[str | None, Affects.NEITHER] = field(
+    inner_products: str | None = field(
         default=None,
         metadata={
             "help": "How orthograd computes the inner products of per-sample gradients: "
@@ -132,7 +130,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "use; methods that need per-sample gradients refuse it."
         },
     )
-    freeze_randomness: Annotated[bool, Affects.NEITHER] = field(
+    freeze_randomness: bool = field(
         default=True,
         metadata={
             "help": "Methods that project gradients (orthograd, pcgrad, pgu, ...) compute them "
@@ -142,7 +140,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "numbers. Methods without a projection train with randomness, as Trainer does."
         },
     )
-    stop_when: Annotated[str | None, Affects.NEITHER] = field(
+    stop_when: str | None = field(
         default=None,
         metadata={
             "help": "Stop when this rule holds at a check, e.g. 'forget_wer >= 25': "
@@ -151,7 +149,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "step is an error."
         },
     )
-    abort_when: Annotated[str | None, Affects.NEITHER] = field(
+    abort_when: str | None = field(
         default=None,
         metadata={
             "help": "Abort when this rule holds at a check, e.g. 'test_wer > 30', and restore the "
@@ -160,15 +158,15 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "the earlier requests, and 'earlier_1_wer < 30' about the first."
         },
     )
-    check_steps: Annotated[int, Affects.NEITHER] = field(
+    check_steps: int = field(
         default=10,
         metadata={"help": "Number of optimizer steps between two checks of the stopping rules."},
     )
-    check_samples: Annotated[int, Affects.NEITHER] = field(
+    check_samples: int = field(
         default=64,
         metadata={"help": "Maximum number of samples of each split that a check evaluates."},
     )
-    step_control: Annotated[str, Affects.NEITHER] = field(
+    step_control: str = field(
         default="none",
         metadata={
             "help": "'drift' chooses the length of every step: the longest one along the "
@@ -178,14 +176,14 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "choices": ["none", "drift"],
         },
     )
-    max_drift: Annotated[float, Affects.NEITHER] = field(
+    max_drift: float = field(
         default=0.02,
         metadata={
             "help": "step_control='drift': by how much a step may raise the loss of any sample of "
             "the retain batch."
         },
     )
-    frozen_cache_gb: Annotated[float, Affects.NEITHER] = field(
+    frozen_cache_gb: float = field(
         default=4.0,
         metadata={
             "help": "Where the first part of the model is frozen (a decoder-only run, frozen first "
@@ -195,14 +193,14 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "every pass."
         },
     )
-    max_skipped_steps: Annotated[int, Affects.NEITHER] = field(
+    max_skipped_steps: int = field(
         default=3,
         metadata={
             "help": "End the training after this many skipped optimizer steps in a row. A step is "
             "skipped if its loss or gradient is not finite."
         },
     )
-    hide_names: Annotated[list[str], Affects.NEITHER] = field(
+    hide_names: list[str] = field(
         default_factory=list,
         metadata={
             "help": "Names and ids of forgotten persons. Salted hashes replace them in everything "
@@ -210,14 +208,14 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "in themselves."
         },
     )
-    name_forgotten: Annotated[bool, Affects.NEITHER] = field(
+    name_forgotten: bool = field(
         default=False,
         metadata={
             "help": "Name the forgotten persons in the card, in everything that is pushed to the "
             "Hub, and to trackers."
         },
     )
-    logging_steps: Annotated[float, Affects.NEITHER] = field(
+    logging_steps: float = field(
         default=1,
         metadata={
             "help": "Number of optimizer steps between two log entries. The default is 1 because "

@@ -69,7 +69,7 @@ class ClassifierRecipe(Recipe):
         return True
 
     def check_gold(self, name: str) -> None:
-        start = self.options.base_model if self.options.model == "train" else self.options.model
+        start = self.options.start
         try:
             config, start_config = (
                 AutoConfig.from_pretrained(model) if model else None for model in (name, start)

@@ -18,7 +18,7 @@ from pathlib import Path
 from torch import nn
 from transformers.utils import logging
 
-from ..config.option_effects import Affects, options_affecting
+from ..config import UnlearnConfig
 from ..files import json_digest, one_line, read_json, written_whole
 from ..report.environment import environment
 from ..report.weights import model_digest
@@ -36,10 +36,10 @@ logger = logging.get_logger(__name__)
 FOLDER = "measurements"
 PACKAGE = Path(__file__).parents[1]
 
-# The options of transformers' trainer that no measurement depends on: how a model is unlearned and
-# saved. All others count, including future ones. (This project's options say so themselves: see
-# `Affects`.)
-OPTIONS_OF_UNLEARNING = frozenset(
+# The trainer's options that no measurement depends on: how a model is unlearned and saved. They are
+# what UnlearnConfig adds, except freeze_batch_norm, and some of transformers' options. All others
+# of transformers count, future ones included. (For the options of recipes, see `Affects`.)
+OPTIONS_OF_UNLEARNING = frozenset(UnlearnConfig.__annotations__) - {"freeze_batch_norm"} | set(
     """
     output_dir resume_from_checkpoint run_name
     per_device_train_batch_size gradient_accumulation_steps max_grad_norm
@@ -99,8 +99,7 @@ def depends_on(
     """A hash of each thing that a measurement depends on, by its name."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     rows = recipe.splits.evaluation(recipe.data.max_eval_samples)
-    arguments = recipe.args.to_dict()
-    named = arguments.keys() & options_affecting(Affects.MEASUREMENTS, recipe.args).keys()
+    trainer_options = recipe.args.to_dict()
     parts = {
         "weights": model_digest(model),
         "model": described(model),
@@ -108,7 +107,7 @@ def depends_on(
         "rows": {split: rows_digest(part) for split, part in rows.items()},
         "recipe": [type(recipe).__qualname__, recipe.task, recipe.options.of_measurement()],
         "data": vars(recipe.data),
-        "trainer": {k: arguments[k] for k in named - OPTIONS_OF_UNLEARNING},
+        "trainer": {k: v for k, v in trainer_options.items() if k not in OPTIONS_OF_UNLEARNING},
         "processes": recipe.args.world_size,
         "further": recipe.measured_with(),
         "shadow models": shadows and _shadows_digest(shadows),

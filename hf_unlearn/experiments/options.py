@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from ..config.option_effects import Affects, options_affecting
+from .option_effects import Affects, options_affecting
 
 
 @dataclass
@@ -179,6 +179,12 @@ class RecipeArguments:
             )
         if self.digest_steps < 0:
             raise ValueError(f"digest_steps is {self.digest_steps}, but must be 0 or more")
+
+    @property
+    def start(self) -> str | None:
+        """The model that the run starts from, before any training: a folder or Hub id; None for a
+        new model."""
+        return self.base_model if self.model == "train" else self.model
 
     @property
     def trains(self) -> bool:

@@ -3,7 +3,7 @@
 import copy
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import datasets
 from peft import LoraConfig
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import EvalPrediction, PreTrainedModel, ProcessorMixin
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.image_processing_base import ImageProcessingMixin
 
@@ -80,6 +80,16 @@ class Recipe:
         """Rows of the splits in the form that evaluates a model."""
         raise NotImplementedError
 
+    def collator(self, model: PreTrainedModel) -> Callable[[list], dict]:
+        """Makes a batch of samples in any of these forms."""
+        raise NotImplementedError
+
+    def metrics(self) -> Callable[[EvalPrediction], dict]:
+        """The `compute_metrics` of evaluations."""
+        raise NotImplementedError
+
+    # ---- what a recipe may define ----------------------------------------------------------------
+
     def tuning_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
         """Rows of the splits in the form that fine-tunes a model without augmentation."""
         return self.evaluation_data(model, rows)
@@ -89,11 +99,27 @@ class Recipe:
         samples share."""
         return self.evaluation_data(model, rows)
 
+    def forget_data(self, model: PreTrainedModel) -> Dataset:
+        """The forget set as unlearning reads it."""
+        return self.unlearning_data(model, self.splits.forget)
+
+    def retain_data(self, model: PreTrainedModel) -> Dataset:
+        """The retain set as unlearning reads it."""
+        return self.unlearning_data(model, self.splits.retain)
+
     def trainer_arguments(self, model: PreTrainedModel) -> dict:
         """The arguments of `UnlearnTrainer` besides model, args and peft_config."""
-        raise NotImplementedError
-
-    # ---- what a recipe may define ----------------------------------------------------------------
+        evaluation = self.splits.evaluation(self.data.max_eval_samples)
+        return {
+            "forget_dataset": self.forget_data(model),
+            "retain_dataset": self.retain_data(model),
+            "eval_dataset": {
+                name: self.evaluation_data(model, rows) for name, rows in evaluation.items()
+            },
+            "processing_class": self.processor,
+            "data_collator": self.collator(model),
+            "compute_metrics": self.metrics(),
+        }
 
     def processor_of(self, name: str) -> Processor:
         """The processor that is saved with model `name` (folder or Hub id)."""

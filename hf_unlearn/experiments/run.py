@@ -56,7 +56,7 @@ def unlearn(recipe: Recipe) -> dict:
     if options.evaluate:
         return evaluate(recipe)
     recipe = recipe.with_args(completed_arguments(recipe))
-    base = options.base_model if options.model == "train" else whole_base_of(options.model)
+    base = whole_base_of(options.start)
     _check(recipe)
     models = load_or_train(recipe)
     names, retrained = _measure_retrained(recipe, models)

@@ -6,6 +6,7 @@ import itertools
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch.distributed as dist
 from transformers import TrainingArguments
@@ -48,6 +49,14 @@ def main_process_first(args: TrainingArguments) -> contextlib.AbstractContextMan
     if args.world_size == 1:
         return contextlib.nullcontext()
     return first_process_first(args.local_process_index == 0)
+
+
+def write_if_missing(folder: str, write: Callable[[str], object], args: TrainingArguments) -> None:
+    """Writes data to a folder that does not exist yet. Where a run has several processes on a
+    machine, one writes, and the others wait."""
+    with main_process_first(args):
+        if not Path(folder).exists():
+            write(folder)
 
 
 def _wait(until: Callable[[], bool]) -> None:

@@ -45,21 +45,20 @@ def _signed(value: float) -> str:
 
 
 def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(door, what it does) of the measured doors, then (door, why there is no number) of the
-    others. The first entry explains the mark beside some gaps. Doors that have no number for the
-    same reason share an entry."""
+    """(door, what it does) of the measured doors, then (door, why there is no number) of those that
+    failed or are unavailable. The first entry explains the mark beside some gaps. Doors that are
+    unavailable for the same reason share an entry."""
     doors = audit["doors"]
     measured = {name: entry for name, entry in doors.items() if "unlearned" in entry}
     meanings = [(name, entry["meaning"] + _details(entry)) for name, entry in measured.items()]
     failed = [
         (name, f"FAILED: {entry['failed']}") for name, entry in doors.items() if "failed" in entry
     ]
-    # Doors that are closed for the same reason share a line.
     reasons: dict[str, list[str]] = {}
     for name, entry in doors.items():
-        if "closed" in entry:
-            reasons.setdefault(entry["closed"], []).append(name)
-    closed = [(", ".join(names), f"not measured: {why}") for why, names in reasons.items()]
+        if "unavailable" in entry:
+            reasons.setdefault(entry["unavailable"], []).append(name)
+    unavailable = [(", ".join(names), f"unavailable: {why}") for why, names in reasons.items()]
     any_uninformative = any(
         e.get("gap") is not None and is_uninformative(e) for e in doors.values()
     )
@@ -68,7 +67,7 @@ def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
         "show forgetting"
     )
     mark = [("*", meaning)] * any_uninformative
-    return [*mark, *meanings, *failed, *closed]
+    return [*mark, *meanings, *failed, *unavailable]
 
 
 def _details(entry: dict) -> str:

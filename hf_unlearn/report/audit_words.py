@@ -131,8 +131,8 @@ def _interval(entry: dict) -> str:
 def _count_line(doors: Mapping[str, dict]) -> str:
     measured = sum("unlearned" in entry for entry in doors.values())
     failed = sum("failed" in entry for entry in doors.values())
-    closed = sum("closed" in entry for entry in doors.values())
-    line = f"Doors measured: {measured}; not available for this run: {closed}"
+    unavailable = sum("unavailable" in entry for entry in doors.values())
+    line = f"Doors measured: {measured}; unavailable for this run: {unavailable}"
     return f"{line}; FAILED: {failed}." if failed else f"{line}."
 
 

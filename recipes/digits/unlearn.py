@@ -7,25 +7,15 @@ Offline, on a CPU.
 Everything but the data is the recipe vit_cifar10, with all its options.
 """
 
-from pathlib import Path
-
 from digits import write_digits
 
-from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.images import ImageArguments
-from hf_unlearn.experiments import parse, run_script
-from hf_unlearn.experiments.images.options import ImageRecipeArguments
+from hf_unlearn.experiments import run_script
 from hf_unlearn.experiments.images.recipe import main as unlearn
-from hf_unlearn.experiments.waiting import main_process_first
 
 
 def main(argv: list[str]) -> None:
-    _, data, args = parse((ImageRecipeArguments, ImageArguments, UnlearnConfig), argv)
-    with main_process_first(args):
-        # The images are always the same, so those of an earlier run are used.
-        if not Path(data.dataset).exists():
-            write_digits(data.dataset)
-    unlearn(argv)
+    # The images are always the same, so those of an earlier run are used.
+    unlearn(argv, write_digits)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def main(original: str, retrained: str, speaker: str, base: str = "openai/whispe
     recipe = WhisperRecipe(*arguments, training=False)
     model, end = recipe.load_model(original).eval(), recipe.load_model(retrained)
     trainer = recipe.evaluation_trainer(model)
-    collate = recipe.trainer_arguments(model)["data_collator"]
+    collate = recipe.collator(model)
 
     def loss(rows: list[dict]) -> Tensor:
         return trainer.mean_loss(model, trainer._prepare_inputs(collate(rows)))

@@ -34,7 +34,8 @@ class TestLoading:
                 }
             )
             table.to_parquet(tmp_path / "table.parquet")
-        else:  # paths, relative to the table
+        else:
+            # paths, relative to the table
             paths = ["images/" + name for name in sorted(ids(rows))[:4]]
             datasets.Dataset.from_dict({"img": paths, "kind": list("abab")}).to_json(
                 tmp_path / "table.json"

@@ -13,6 +13,7 @@ from transformers import (
 
 from hf_unlearn.experiments.checks.processor_checks import check_processors, describe_difference
 from hf_unlearn.experiments.images.recipe import ImageRecipe
+from hf_unlearn.experiments.options import RecipeArguments
 from tests.support.tiny_speech import letter_tokenizer
 
 
@@ -22,8 +23,6 @@ def tokenizer(tmp_path):
 
 
 def recipe_of(processor, others, **options):
-    values = {"model": "train", "gold": "none", "base_model": None, "trains": True, **options}
-
     def processor_of(name):
         if name not in others:
             raise OSError(f"no processor in {name}")
@@ -31,7 +30,7 @@ def recipe_of(processor, others, **options):
 
     return SimpleNamespace(
         processor=processor,
-        options=SimpleNamespace(**values),
+        options=RecipeArguments(**options),
         processor_of=processor_of,
         check_gold=lambda name: None,
     )
@@ -50,12 +49,14 @@ def test_a_gold_model_with_other_tokens_is_refused(tmp_path, tokenizer):
         check_processors(
             recipe_of(tokenizer, {"b": other}, model="m", gold="train", base_model="b")
         )
-    check_processors(recipe_of(tokenizer, {"b": other}, base_model="b"))  # the run's own
+    # the run's own
+    check_processors(recipe_of(tokenizer, {"b": other}, base_model="b"))
     # with a warning: nothing to compare
     check_processors(recipe_of(tokenizer, {}, gold="weights-only"))
     timed = Wav2Vec2CTCTokenizer(tmp_path / "vocab.json")
     timed.add_tokens(["<|0.00|>"])
-    assert describe_difference(tokenizer, timed) is None  # added tokens may be missing
+    # added tokens may be missing
+    assert describe_difference(tokenizer, timed) is None
 
 
 def test_models_that_take_other_inputs_are_refused():
@@ -98,7 +99,7 @@ def test_a_gold_model_of_other_classes_is_refused(tmp_path, labels, fits):
             id2label=dict(enumerate(names)), label2id={label: n for n, label in enumerate(names)}
         ).save_pretrained(tmp_path / name)
     recipe = SimpleNamespace(
-        options=SimpleNamespace(model=str(tmp_path / "own"), base_model=None),
+        options=RecipeArguments(model=str(tmp_path / "own")),
         classes=["cat", "dog"],
     )
     with nullcontext() if fits else pytest.raises(ValueError, match="labels"):

@@ -49,5 +49,6 @@ def test_what_cannot_be_pushed_is_refused_first(hub, tmp_path, options, message,
 def test_a_token_that_the_hub_does_not_know_is_refused_first(hub, tmp_path):
     with pytest.raises(HubError, match="hf auth login"):
         unlearn(recipe(tmp_path, hub_token="hf_notTheOneThatIsKnown"))
-    check_push_of_recipe(recipe(tmp_path))  # with a good one, all is well
+    # with a good one, all is well
+    check_push_of_recipe(recipe(tmp_path))
     assert not hub.commits and not hub.files

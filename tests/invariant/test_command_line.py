@@ -106,7 +106,8 @@ def test_a_resumed_run_is_straight_bit_for_bit(folder, plain):
     resumed = folder / "resumed"
     shutil.copytree(folder / "plain" / "checkpoint-1", resumed / "checkpoint-1")
     shutil.copytree(folder / "plain" / "checkpoint-2", resumed / "checkpoint-2")
-    (resumed / "checkpoint-2" / "trainer_state.json").write_text("{")  # killed while it was written
+    # killed while it was written
+    (resumed / "checkpoint-2" / "trainer_state.json").write_text("{")
     flags = [
         "--model",
         folder / "plain" / "original",

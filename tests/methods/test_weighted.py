@@ -34,7 +34,8 @@ def test_l1_sparse_adds_a_penalty_that_fades(tmp_path):
         steps.append((start, Remember.weights, copy.deepcopy(model.state_dict())))
     plain, sparse = steps
     for name in plain[0]:
-        clear = plain[0][name].abs() > 1e-3  # the sign of others changes under way
+        # the sign of others changes under way
+        clear = plain[0][name].abs() > 1e-3
         sign = torch.sign(plain[0][name])[clear]
         first, second = ((sparse[n][name] - plain[n][name])[clear] for n in (1, 2))
         torch.testing.assert_close(first, -1e-3 * 0.02 * sign, rtol=1e-2, atol=1e-7)

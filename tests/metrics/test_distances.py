@@ -16,15 +16,18 @@ from hf_unlearn.metrics.membership import svc_attacks_on, svc_taken_for_members
 
 
 def test_earth_movers_distance_is_the_mean_way():
-    assert earth_movers_distance([0, 1], [3, 2]) == 2  # 0 -> 2 and 1 -> 3
+    # 0 -> 2 and 1 -> 3
+    assert earth_movers_distance([0, 1], [3, 2]) == 2
     assert earth_movers_distance([1, 1, 1], [1]) == 0
-    assert earth_movers_distance([0], [0, 4]) == 2  # half of the mass moves by 4
+    # half of the mass moves by 4
+    assert earth_movers_distance([0], [0, 4]) == 2
 
 
 def test_pairs_are_equally_long_and_differ_least():
     ours, theirs = matched_pairs([1.0, 2.0, 9.0], [2.1, 1.1, 5.0, 1.05], tolerance=0.5)
     pairs = {(int(a), int(b)) for a, b in zip(ours, theirs)}
-    assert pairs == {(0, 3), (1, 0)}  # 9 is near none
+    # 9 is near none
+    assert pairs == {(0, 3), (1, 0)}
     assert [len(part) for part in matched_pairs([1.0], [3.0], tolerance=0.5)] == [0, 0]
     # 1 and 4 take no partner from 2 and 3, although all four would differ less in sum.
     ours, theirs = matched_pairs([1, 2, 3, 4], [2.1, 2.95, 9, 10], tolerance=0.25)

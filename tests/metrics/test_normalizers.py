@@ -12,9 +12,11 @@ from tests.support.tiny_speech import letter_tokenizer
 @pytest.mark.parametrize(
     ("language", "said", "reference"),
     [
-        ("hi", "कल आना", "कुल आना"),  # differs in a vowel sign, which is a mark
+        # differs in a vowel sign, which is a mark
+        ("hi", "कल आना", "कुल आना"),
         ("de", "schon um acht", "schön um acht"),
-        ("de", "er kommt acht", "er kommt um acht"),  # "um" is a filler in English only
+        # "um" is a filler in English only
+        ("de", "er kommt acht", "er kommt um acht"),
         ("ar", "كتب الولد", "كتاب الولد"),
         ("th", "ขาว", "ข่าว"),
         ("fr", "la peche", "la pêche"),
@@ -29,7 +31,8 @@ def test_errors_in_other_languages_still_count(language, said, reference):
     ("language", "said", "reference"),
     [
         ("de", " Guten Tag, Herr Müller!", "guten tag herr müller"),
-        ("fr", "C\u0327a va ?", "ça va"),  # the same letter in two encodings
+        # the same letter in two encodings
+        ("fr", "C\u0327a va ?", "ça va"),
         ("hi", "नमस्ते।", "नमस्ते"),
         ("zh", "你好，世界。", "你好世界"),
         ("tr", "İstanbul", "istanbul"),

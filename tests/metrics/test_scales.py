@@ -123,7 +123,8 @@ def test_a_plot_has_the_users_scale(tmp_path, monkeypatch):
         ("forget_accuracy <= 0.05", [{"forget_accuracy": 97.0}], "forget_accuracy <= 5"),
         ("forget_accuracy <= 5", [{"forget_accuracy": 97.0}, {"forget_accuracy": 0.5}], None),
         ("forget_accuracy <= 0.05", [{"forget_accuracy": 0.97}], None),
-        ("forget_wer >= 0.9", [{"forget_wer": 1.4}], None),  # a fraction can be that large
+        # a fraction can be that large
+        ("forget_wer >= 0.9", [{"forget_wer": 1.4}], None),
         # a fraction that large says nothing yet
         ("forget_wer >= 90", [{"forget_wer": 2.7}, {"forget_wer": 0.9}], "forget_wer >= 0.9"),
         (
@@ -191,7 +192,8 @@ def test_a_trainer_with_fractions_warns_and_reports_them(tmp_path, warned):
         check_steps=1,
         learning_rate=0.0,
     )
-    trainer.model.classifier.bias.data[0] += 9.0  # it knows the class
+    # it knows the class
+    trainer.model.classifier.bias.data[0] += 9.0
     before = trainer.evaluate()
     assert before["eval_forget_accuracy"] == 1.0
     trainer.train()

@@ -13,7 +13,8 @@ from hf_unlearn.metrics import (
 
 @pytest.mark.parametrize(
     ("whole_class", "uis"),
-    [(True, (0.1 + 16 / 80) / 2), (False, (0.1 + 64 / 80) / 2)],  # |80 - 72| / 80 = 0.1
+    # |80 - 72| / 80 = 0.1
+    [(True, (0.1 + 16 / 80) / 2), (False, (0.1 + 64 / 80) / 2)],
 )
 def test_uis_equals_values_computed_by_hand(whole_class, uis):
     score = unlearning_impact_score(

@@ -219,9 +219,12 @@ def test_float64_products_are_not_fused(interpreted):
 @pytest.mark.parametrize(
     "k, T, o, i, strategy",
     [
-        (8, 1, 1000, 768, "ghost"),  # a head on pooled features
-        (4, 40, 51865, 384, "ghost"),  # an output layer over a vocabulary
-        (8, 500, 384, 384, "materialise"),  # an encoder's attention
+        # a head on pooled features
+        (8, 1, 1000, 768, "ghost"),
+        # an output layer over a vocabulary
+        (4, 40, 51865, 384, "ghost"),
+        # an encoder's attention
+        (8, 500, 384, 384, "materialise"),
         (32, 40, 51865, 384, "materialise"),
     ],
 )
@@ -248,8 +251,10 @@ def test_the_strategy_for_tied_weights_depends_on_the_number_of_samples(k, strat
 @pytest.mark.parametrize(
     "size, k, T, o, i, strategy",
     [
-        (2, 16, 1500, 768, 768, "materialise"),  # an encoder's attention
-        (2, 16, 40, 768, 768, "fused"),  # a decoder's
+        # an encoder's attention
+        (2, 16, 1500, 768, 768, "materialise"),
+        # a decoder's
+        (2, 16, 40, 768, 768, "fused"),
         (2, 64, 40, 768, 768, "materialise"),
         (2, 16, 1, 1000, 768, "ghost"),
         (4, 16, 500, 768, 768, "materialise"),

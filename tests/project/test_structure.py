@@ -10,6 +10,7 @@ import pydoc
 import re
 import subprocess
 import sys
+import tokenize
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -337,6 +338,25 @@ def test_no_module_uses_the_private_names_of_another():
     assert not uses
 
 
+# ---- repetitions ---------------------------------------------------------------------------------
+
+# Longer conditions that stand in several places deserve a name.
+MAX_CHARACTERS, MAX_PLACES = 30, 3
+
+
+def conditions(tree: ast.Module) -> list[str]:
+    """The conditions and conditional expressions of a module. They do not say whose options they
+    read: `self.options.model` is `options.model`."""
+    nodes = [n for n in ast.walk(tree) if isinstance(n, ast.IfExp | ast.BoolOp | ast.Compare)]
+    return [re.sub(r"\b(?:\w+\.)+(?=(?:options|args)\.)", "", ast.unparse(node)) for node in nodes]
+
+
+def test_no_long_condition_stands_in_many_places():
+    counts = Counter(text for tree in trees().values() for text in conditions(tree))
+    repeated = {text for text, places in counts.items() if places > MAX_PLACES}
+    assert not {text for text in repeated if len(text) > MAX_CHARACTERS}
+
+
 # ---- what an import loads ------------------------------------------------------------------------
 
 # Loaded only by what needs them.
@@ -370,18 +390,39 @@ def test_a_package_has_the_names_of_its_stub(stub):
     assert not [name for name in names if not hasattr(package, name)]
 
 
-# ---- the formatter -------------------------------------------------------------------------------
+# ---- the formatter and comments ------------------------------------------------------------------
+
+# What may follow code on its line: a shape, or a mark for a tool.
+SHAPE_OR_MARK = re.compile(r"# (?:\(|fmt:|noqa:)")
+
+
+def files_with(pattern: str) -> list[Path]:
+    """The Python files that a regular expression matches."""
+    return [
+        path
+        for folder in ("hf_unlearn", "recipes", "tests", "docs")
+        for path in (PACKAGE.parent / folder).rglob("*.py")
+        if re.search(pattern, path.read_text())
+    ]
+
+
+def test_comments_stand_on_lines_of_their_own():
+    late = []
+    for path in files_with(r"\S  # "):
+        with path.open("rb") as file:
+            late += [
+                f"{path.name}: {token.line.strip()}"
+                for token in tokenize.tokenize(file.readline)
+                if token.type == tokenize.COMMENT
+                and token.line[: token.start[1]].strip()
+                and not SHAPE_OR_MARK.match(token.string)
+            ]
+    assert not late
 
 
 def test_only_the_calls_of_kernels_are_kept_from_the_formatter():
     """Their arguments stand in the order and the groups of the kernel's own."""
-    skipped = re.compile(r"# fmt: (?:skip|off)")
-    files = [
-        path
-        for folder in ("hf_unlearn", "recipes", "tests", "docs")
-        for path in (PACKAGE.parent / folder).rglob("*.py")
-        if skipped.search(path.read_text())
-    ]
+    files = files_with(r"# fmt: (?:skip|off)")
     assert files and all(path.name.startswith("triton_") for path in files)
 
 

@@ -87,7 +87,7 @@ def test_own_where_right_or_nothing_is_known_else_the_vocabulary(data, tmp_path,
     label_ids = np.full((len(rows), 20), -100)
     for row, ids in enumerate(rows["labels"][:]):
         label_ids[row, : len(ids)] = ids
-    compute = recipe.trainer_arguments(None)["compute_metrics"]
+    compute = recipe.metrics()
     # "ONE" for "TWO", of six words
     assert compute(EvalPrediction(frames, label_ids))["wer"] == pytest.approx(100 / 6)
 

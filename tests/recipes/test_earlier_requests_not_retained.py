@@ -45,7 +45,8 @@ def model(tmp_path):
             results("classes", forgotten_before={"forget_ids": ["7"]}),
             {"class": ["dog"], "id": ["7"]},
         ),
-        ({"accuracy": 0.5}, {}),  # somebody else's file of this name
+        # somebody else's file of this name
+        ({"accuracy": 0.5}, {}),
         ([], {}),
         ("{", {}),
     ],

@@ -14,13 +14,8 @@ import torch
 from transformers import WhisperForConditionalGeneration, WhisperProcessor, pipeline
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
-from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.speech import SpeechArguments
-from hf_unlearn.experiments import parse
 from hf_unlearn.experiments.speech.augmentation import AugmentedSpeech
-from hf_unlearn.experiments.speech.options import WhisperArguments
 from hf_unlearn.metrics import ATTACKS
-from tests.recipes.configurations import configurations
 from tests.support.forks import run_script
 from tests.support.helpers import ROOT, assert_drawn, launch
 
@@ -156,17 +151,9 @@ def test_a_mistake_is_answered_in_one_line(voices, flags, message, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("config", configurations(RECIPE.name), ids=lambda path: path.stem)
-def test_a_configuration_is_understood_and_documented(config):
-    kinds = (WhisperArguments, SpeechArguments, UnlearnConfig)
-    flags = ["--use_cpu", "true", "--alpha", "0.25", "--dataset_hint", ""]
-    _, data, args = parse(kinds, [str(config), *flags])
-    assert data.forget_speakers and args.alpha == 0.25  # the command line wins
-    assert config.name in (RECIPE / "README.md").read_text()
-
-
 class TestAugmented:
-    LABELS = [1, 4, 5, 6, 2]  # 1 starts the decoder, 2 ends the text
+    # 1 starts the decoder, 2 ends the text
+    LABELS = [1, 4, 5, 6, 2]
 
     def row(self, **options) -> dict:
         processor = SimpleNamespace(tokenizer=SimpleNamespace(all_special_ids=[0, 1, 2]))

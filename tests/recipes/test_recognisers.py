@@ -17,7 +17,6 @@ from hf_unlearn.experiments.speech import ctc
 from hf_unlearn.experiments.speech import whisper as speech
 from hf_unlearn.experiments.speech.options import CtcArguments
 from tests.recipes import recognisers
-from tests.recipes.configurations import configurations
 from tests.recipes.recognisers import flags
 from tests.support.helpers import ROOT, launch
 
@@ -142,11 +141,3 @@ def test_the_command_line_unlearns_retrains_and_reports(data, tmp_path):
     assert "loss_auc" in shown and shown.count("WER (%)") == 1
     assert (tmp_path / "retrained").is_dir() and (tmp_path / "report.html").is_file()
     assert "automatic-speech-recognition" in (tmp_path / "README.md").read_text()
-
-
-@pytest.mark.parametrize("config", configurations(RECIPE.name), ids=lambda path: path.stem)
-def test_a_configuration_is_understood_and_documented(config):
-    kinds = (CtcArguments, SpeechArguments, UnlearnConfig)
-    _, data, args = parse(kinds, [str(config), "--use_cpu", "true", "--alpha", "0.25"])
-    assert data.forget_speakers and args.alpha == 0.25
-    assert config.name in (RECIPE / "README.md").read_text()

@@ -56,7 +56,8 @@ def test_the_models_that_know_a_sample_are_dealt_out_evenly(sizes, models):
 
 def test_half_of_the_models_know_each_candidate(noise, tmp_path, trained):
     shadows = train_shadow_models(shadow_recipe(noise, tmp_path))
-    assert trained.rows == [10 + 10] * 4  # ten retained images, and half of the twenty candidates
+    # ten retained images, and half of the twenty candidates
+    assert trained.rows == [10 + 10] * 4
     assert (
         shadows.trained.sum(0) == 2
     ).all() and shadows.trained.shape == shadows.confidences.shape == (4, 20)

@@ -13,19 +13,14 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
-from hf_unlearn import UnlearnConfig
-from hf_unlearn.data.speech.speech_arguments import SpeechClassArguments
-from hf_unlearn.experiments import parse
-from hf_unlearn.experiments.speech.class_options import SpeechClassRecipeArguments
 from hf_unlearn.experiments.speech.classes import ClassRows, main
 from hf_unlearn.metrics import ATTACKS
-from tests.recipes.configurations import RECIPES, configurations
+from tests.recipes.configurations import RECIPES
 from tests.support.helpers import assert_drawn, launch
 from tests.support.texts import bare, names_sent
 from tests.support.tiny_speech import waveform_sizes, write_noise
 
 FOLDER = RECIPES / "speech_classification"
-CONFIGS = configurations("speech_classification")
 SPEAKERS = ["Zebulon", "Quixote", "Yolanda"]
 TINY = (
     "--train_steps 2 --train_batch_size 4 --max_steps 1 --retain_size 4 --disable_tqdm true "
@@ -120,12 +115,3 @@ def test_rows_have_the_labels_of_a_heads_own_order():
     assert [class_rows[row] for row in range(len(class_rows))] == [
         {"input_values": [0.5], "labels": label} for label in (2, 0, 1)
     ]
-
-
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_a_configuration_is_understood_and_documented(config):
-    kinds = (SpeechClassRecipeArguments, SpeechClassArguments, UnlearnConfig)
-    _, data, args = parse(kinds, [str(config), "--use_cpu", "true", "--alpha", "0.25"])
-    assert data.forgets_speakers or data.forget_classes
-    assert args.alpha == 0.25  # the command line wins
-    assert config.name in (config.parent / "README.md").read_text()

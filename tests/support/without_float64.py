@@ -78,7 +78,8 @@ def without_float64():
         for name in ("autocast", "get_autocast_dtype", "is_autocast_enabled")
     }
 
-    def as_cpu(function):  # "meta" has no autocast
+    def as_cpu(function):
+        # "meta" has no autocast
         return lambda device=None, *more, **keywords: function("cpu", *more, **keywords)
 
     with contextlib.ExitStack() as stack:

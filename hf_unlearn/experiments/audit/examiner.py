@@ -3,7 +3,7 @@ Works with any form of a model, also quantised ones."""
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,7 @@ class Examiner:
 
     def __init__(self, recipe: Recipe, model: PreTrainedModel, max_samples: int):
         self.recipe, self.batch_size = recipe, recipe.args.per_device_eval_batch_size
-        arguments = recipe.trainer_arguments(model)
-        self.collate: Callable[[list], dict] = arguments["data_collator"]
+        self.collate = recipe.collator(model)
         limit = min(max_samples, recipe.data.max_eval_samples or max_samples)
         self.splits: dict[str, Dataset] = recipe.splits.evaluation(limit)
         self.judged_split = "forget_test" if "forget_test" in self.splits else "forget"
@@ -138,8 +137,7 @@ class SpeechExaminer(Examiner):
         super().__init__(recipe, model, max_samples)
         options, tokenizer = recipe.options, recipe.processor.tokenizer
         self.normalise = normalizer(options.normalize, recipe.data.language, tokenizer).clean
-        metrics = recipe.trainer_arguments(model)["compute_metrics"]
-        self.rate_name = metrics.scoring["leads"]
+        self.rate_name = recipe.metrics().scoring["leads"]
         self.unit = f"{self.rate_name.upper()} (%)"
 
     def texts(self, rows: Dataset) -> list[str]:

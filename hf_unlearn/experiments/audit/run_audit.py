@@ -135,14 +135,14 @@ def measure_door(door: Door, subjects: dict[str, Subject]) -> dict:
     """The entry of a door in audit.json."""
     about, unlearned = {"group": door.group, "meaning": door.meaning}, subjects["unlearned"]
     if unlearned.recipe.task not in door.tasks:
-        return {**about, "closed": door.unavailable_reason}
+        return {**about, "unavailable": door.unavailable_reason}
     try:
         findings = {name: measure_seeded(door, subject) for name, subject in subjects.items()}
         entry = entry_of(door.combine(findings) if door.combine else findings)
         used = settings_of_door(door, unlearned.settings, unlearned.examiner.judged_split)
         return {**about, **entry, "settings": used}
     except DoorUnavailable as reason:
-        return {**about, "closed": str(reason)}
+        return {**about, "unavailable": str(reason)}
     except Exception as error:
         # The other doors are still measured. The entry, the headline and this warning report it.
         logger.warning(f"The door {door.name} failed.", exc_info=True)

@@ -146,9 +146,8 @@ def check_model(recipe: Recipe) -> None:
 def first_model(recipe: Recipe) -> nn.Module:
     """The model that the run starts from; for `model: train`, the untrained one."""
     options = recipe.options
-    name = options.base_model if options.model == "train" else options.model
-    with loading(name):
-        model = load_merged(recipe.load_model, name)
+    with loading(options.start):
+        model = load_merged(recipe.load_model, options.start)
     freeze(model, options.trainable)
     return model
 

@@ -34,9 +34,8 @@ def check_processors(recipe: Recipe) -> None:
     # For `model: train` the run's processor is that of base_model: nothing to compare.
     base = options.base_model if options.trains and options.model != "train" else None
     gold = options.gold if options.gold not in ("none", "train") else None
-    start_name = options.base_model if options.model == "train" else options.model
     for option, name in (("gold", gold), ("base_model", base)):
-        if name is None or name == start_name:
+        if name is None or name == options.start:
             continue
         try:
             processor = recipe.processor_of(name)
@@ -51,10 +50,10 @@ def check_processors(recipe: Recipe) -> None:
             alternative = ", or gold: train" if option == "gold" else ""
             raise ValueError(
                 f"{option}: {name} does not go with the run's processor "
-                f"({start_name or 'made for its data'}): {difference}. Its results would not be "
+                f"({options.start or 'made for its data'}): {difference}. Its results would not be "
                 f"comparable; give a model that was trained with the same one{alternative}"
             )
-    if gold is not None and gold != start_name:
+    if gold is not None and gold != options.start:
         recipe.check_gold(gold)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from ...config.option_effects import Affects
+from ..option_effects import Affects
 from ..options import ClassifierArguments
 
 

@@ -1,6 +1,7 @@
 """The image recipe: a classifier forgets classes or single images."""
 
 import copy
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from datasets import Dataset
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
+    EvalPrediction,
     PreTrainedConfig,
     PreTrainedModel,
     ResNetConfig,
@@ -36,7 +38,7 @@ from ..classifier import ClassifierRecipe, scores
 from ..command_line import parse
 from ..requests.earlier import find_earlier
 from ..run import unlearn
-from ..waiting import main_process_first
+from ..waiting import main_process_first, write_if_missing
 from .options import ImageRecipeArguments
 
 # The most images of each split in misread.png.
@@ -73,7 +75,7 @@ class ImageRecipe(ClassifierRecipe):
             self.splits = prepare_image_splits(splits, data, retain_pool=training)
         self.forgotten_before = self.earlier.names_with(splits)
         self.classes = self.splits.classes
-        start = options.base_model if options.model == "train" else options.model
+        start = options.start
         self.processor = new_processor(options) if start is None else load_processor(start)
 
     # ---- models ----------------------------------------------------------------------------------
@@ -114,16 +116,11 @@ class ImageRecipe(ClassifierRecipe):
     def evaluation_data(self, model: PreTrainedModel, rows: Dataset) -> ImageRows:
         return self._rows(rows, model)
 
-    def trainer_arguments(self, model: PreTrainedModel) -> dict:
-        evaluation = self.splits.evaluation(self.data.max_eval_samples)
-        return {
-            "forget_dataset": self._rows(self.splits.forget, model),
-            "retain_dataset": self._rows(self.splits.retain, model),
-            "eval_dataset": {name: self._rows(rows, model) for name, rows in evaluation.items()},
-            "processing_class": self.processor,
-            "data_collator": default_data_collator,
-            "compute_metrics": self.keeping(classification_metrics),
-        }
+    def collator(self, model: PreTrainedModel) -> Callable[[list], dict]:
+        return default_data_collator
+
+    def metrics(self) -> Callable[[EvalPrediction], dict]:
+        return self.keeping(classification_metrics)
 
     def _rows(
         self, rows: Dataset, model: PreTrainedModel, augment: RandomShift | None = None
@@ -212,7 +209,14 @@ def _channels(config: PreTrainedConfig) -> int:
     return config.to_dict().get("num_channels", 3)
 
 
-def main(argv: list[str]) -> None:
-    """Runs the image recipe: the `main` of its `unlearn.py`."""
+def main(argv: list[str], write_data: Callable[[str], object] | None = None) -> None:
+    """Runs the image recipe: the `main` of its `unlearn.py`.
+
+    Args:
+        write_data: writes the dataset to a folder; called if `dataset` does not exist yet. None:
+            the dataset has to be there.
+    """
     options, data, args = parse((ImageRecipeArguments, ImageArguments, UnlearnConfig), argv)
+    if write_data is not None:
+        write_if_missing(data.dataset, write_data, args)
     unlearn(ImageRecipe(options, data, args, training=options.needs_training_data))

@@ -132,7 +132,6 @@ def new_model(recipe: Recipe, seed: int) -> PreTrainedModel:
 
 def fit(recipe: Recipe, model: PreTrainedModel, rows: Dataset, seed: int, folder: Path) -> None:
     """Trains the model on the rows, and saves it to `folder`."""
-    arguments = recipe.trainer_arguments(model)
     args = Seq2SeqTrainingArguments(
         output_dir=str(folder),
         save_strategy="no",
@@ -143,8 +142,8 @@ def fit(recipe: Recipe, model: PreTrainedModel, rows: Dataset, seed: int, folder
         model=model,
         args=args,
         train_dataset=recipe.training_data(model, rows),
-        data_collator=arguments["data_collator"],
-        processing_class=arguments["processing_class"],
+        data_collator=recipe.collator(model),
+        processing_class=recipe.processor,
     )
     label_bars(trainer, "training")
     # The last batch of an epoch may have one short sample alone.

@@ -2,6 +2,7 @@
 identification forgets a speaker, and either forgets a class or single utterances."""
 
 import copy
+from collections.abc import Callable
 
 import datasets
 import numpy as np
@@ -10,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
+    EvalPrediction,
     PreTrainedModel,
     SequenceFeatureExtractor,
     WhisperConfig,
@@ -63,7 +65,7 @@ class SpeechClassRecipe(ClassifierRecipe):
         self.args.label_names = ["labels"]
         self.task = _task(data)
         self.earlier = find_earlier(options.model, args.output_dir)
-        start = options.base_model if options.model == "train" else options.model
+        start = options.start
         self.processor = load_extractor(start) if start else new_extractor(options)
         with self.clock.phase("loading"), main_process_first(args):
             requests = self.earlier.requests()
@@ -109,16 +111,11 @@ class SpeechClassRecipe(ClassifierRecipe):
     def evaluation_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
         return self._rows(rows, model)
 
-    def trainer_arguments(self, model: PreTrainedModel) -> dict:
-        evaluation = self.splits.evaluation(self.data.max_eval_samples)
-        return {
-            "forget_dataset": self._rows(self.splits.forget, model),
-            "retain_dataset": self._rows(self.splits.retain, model),
-            "eval_dataset": {name: self._rows(rows, model) for name, rows in evaluation.items()},
-            "processing_class": self.processor,
-            "data_collator": SpeechCollator(self.processor),
-            "compute_metrics": self.keeping(f1_metrics),
-        }
+    def collator(self, model: PreTrainedModel) -> SpeechCollator:
+        return SpeechCollator(self.processor)
+
+    def metrics(self) -> Callable[[EvalPrediction], dict]:
+        return self.keeping(f1_metrics)
 
     def _rows(self, rows: datasets.Dataset, model: PreTrainedModel) -> "ClassRows":
         labels = labels_of(self.classes, model.config)

@@ -12,6 +12,7 @@ from transformers import (
     AutoFeatureExtractor,
     AutoModelForCTC,
     AutoProcessor,
+    EvalPrediction,
     PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
@@ -141,23 +142,24 @@ class CtcRecipe(RecogniserRecipe):
     def training_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
         return rows
 
+    def collator(self, model: PreTrainedModel) -> SpeechCollator:
+        return SpeechCollator(self.processor)
+
+    def metrics(self) -> Callable[[EvalPrediction], dict]:
+        return asr_metrics(
+            self.processor,
+            normalize=self.options.normalize,
+            language=self.data.language,
+            seed=self.args.seed,
+            texts=self.texts,
+            references=self.references() if self.data.transcripts == "own" else None,
+            ctc=True,
+        )
+
     def trainer_arguments(self, model: PreTrainedModel) -> dict:
         return {
-            "forget_dataset": self.splits.forget,
-            "retain_dataset": self.splits.retain,
-            "eval_dataset": self.splits.evaluation(self.data.max_eval_samples),
-            "processing_class": self.processor,
-            "data_collator": SpeechCollator(self.processor),
+            **super().trainer_arguments(model),
             "preprocess_logits_for_metrics": most_likely,
-            "compute_metrics": asr_metrics(
-                self.processor,
-                normalize=self.options.normalize,
-                language=self.data.language,
-                seed=self.args.seed,
-                texts=self.texts,
-                references=self.references() if self.data.transcripts == "own" else None,
-                ctc=True,
-            ),
         }
 
     def truth(self, text: str) -> str:

@@ -37,8 +37,7 @@ class LabelSource:
         """The model that `labels_from` names; otherwise the one that the run starts from. For an
         evaluation this is the start of the run that made the evaluated model (results.json).
         """
-        start = options.base_model if options.model == "train" else options.model
-        recipe = options_of_evaluated_run(options, "recipe")
+        start, recipe = options.start, options_of_evaluated_run(options, "recipe")
         if options.labels_from:
             return cls(options.labels_from, "labels_from")
         if not options.evaluate:
@@ -84,7 +83,7 @@ def load_source(
     source = LabelSource.of(options)
     if source.name is None:
         return source, None
-    start = options.base_model if options.model == "train" else options.model
+    start = options.start
     try:
         with loading(source.name):
             if source.name != start:

@@ -84,7 +84,7 @@ class RecogniserRecipe(Recipe):
         style = data.transcripts or options_of_evaluated_run(options, "data").get("transcripts")
         self.data = data = dataclasses.replace(data, language=language, transcripts=style)
         self.earlier = find_earlier(options.model, args.output_dir)
-        start = options.base_model if options.model == "train" else options.model
+        start = options.start
         # An unknown normaliser is refused before the data is read.
         normalizer(options.normalize, data.language)
         self.config = load_config(start) if start else None

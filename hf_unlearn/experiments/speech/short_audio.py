@@ -7,6 +7,7 @@ import numpy as np
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import WhisperForConditionalGeneration
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from ...data.speech.extractors import FRAMES_PER_SECOND
 
@@ -35,23 +36,38 @@ def take_short_audio(model: WhisperForConditionalGeneration) -> None:
     with silence to 30 seconds. Weights, configuration and saved files stay as they are.
     """
     encoder = model.model.encoder
-    whole = encoder.config
-    strides = encoder.conv1.stride[0] * encoder.conv2.stride[0]
-    used = whole.max_source_positions
+    length = EncoderLength(encoder)
+    encoder.register_forward_pre_hook(length.shorten, with_kwargs=True)
+    encoder.register_forward_hook(length.restore, always_call=True)
+    encoder.embed_positions.register_forward_pre_hook(length.first_positions)
 
-    def expect_length(encoder: nn.Module, arguments: tuple, keywords: dict) -> None:
-        nonlocal used
+
+class EncoderLength:
+    """The hooks of `take_short_audio`. A deep copy of the model gets a copy of them, with state of
+    its own.
+
+    Args:
+        encoder: of the model.
+    """
+
+    def __init__(self, encoder: WhisperEncoder):
+        self._config = encoder.config
+        self._strides = encoder.conv1.stride[0] * encoder.conv2.stride[0]
+        # the positions that the current pass uses
+        self._used = encoder.config.max_source_positions
+
+    def shorten(self, encoder: WhisperEncoder, arguments: tuple, keywords: dict) -> None:
+        """Before a pass: the encoder compares the length of its input with its configuration."""
         features = arguments[0] if arguments else keywords["input_features"]
-        used = min(features.shape[-1] // strides, whole.max_source_positions)
-        # The encoder compares the length of its input with its configuration.
-        encoder.config = copy.copy(whole)
-        encoder.config.max_source_positions = used
+        positions = features.shape[-1] // self._strides
+        self._used = min(positions, self._config.max_source_positions)
+        encoder.config = copy.copy(self._config)
+        encoder.config.max_source_positions = self._used
 
-    def expect_whole(encoder: nn.Module, arguments: tuple, output: object) -> None:
-        encoder.config = whole
+    def restore(self, encoder: WhisperEncoder, arguments: tuple, output: object) -> None:
+        """After a pass."""
+        encoder.config = self._config
 
-    encoder.register_forward_pre_hook(expect_length, with_kwargs=True)
-    encoder.register_forward_hook(expect_whole, always_call=True)
-    encoder.embed_positions.register_forward_pre_hook(
-        lambda _, arguments: (arguments[0][:used], *arguments[1:])
-    )
+    def first_positions(self, embedding: nn.Embedding, arguments: tuple) -> tuple:
+        """The arguments of the embedding of positions: those that the pass uses."""
+        return (arguments[0][: self._used], *arguments[1:])

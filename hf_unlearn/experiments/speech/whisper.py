@@ -2,6 +2,7 @@
 speakers."""
 
 import dataclasses
+from collections.abc import Callable
 
 import datasets
 import torch
@@ -10,6 +11,7 @@ from transformers import (
     MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
     AutoModelForSpeechSeq2Seq,
     AutoProcessor,
+    EvalPrediction,
     GenerationConfig,
     PreTrainedModel,
     ProcessorMixin,
@@ -38,6 +40,7 @@ from ...trainer.setup.whisper_language import check_language, load_generation_co
 from ..checks.model_checks import loading
 from ..command_line import parse
 from ..run import unlearn
+from ..waiting import write_if_missing
 from .augmentation import AugmentedSpeech
 from .label_source import load_source
 from .label_style import LabelStyle
@@ -209,36 +212,33 @@ class WhisperRecipe(RecogniserRecipe):
     def unlearning_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
         return self._read(self._augmented(rows, model) if self.options.augment else rows)
 
-    def _forget_data(self, model: PreTrainedModel) -> Dataset:
+    def forget_data(self, model: PreTrainedModel) -> Dataset:
         copies = self.options.forget_windows
         if copies:
             return VoiceWindows(self._read(self.splits.forget), copies)
-        return self.unlearning_data(model, self.splits.forget)
+        return super().forget_data(model)
+
+    def retain_data(self, model: PreTrainedModel) -> Dataset:
+        retain, copies = super().retain_data(model), self.options.augment
+        return ConcatDataset([retain] * copies) if copies else retain
 
     def _read(self, rows: Dataset) -> Dataset:
         """The rows as training reads them: cut to `train_seconds`."""
         seconds = self.options.train_seconds
         return rows if seconds is None else TruncatedFeatures(rows, seconds)
 
-    def trainer_arguments(self, model: PreTrainedModel) -> dict:
-        retain = self.unlearning_data(model, self.splits.retain)
-        if self.options.augment:
-            retain = ConcatDataset([retain] * self.options.augment)
-        return {
-            "forget_dataset": self._forget_data(model),
-            "retain_dataset": retain,
-            "eval_dataset": self.splits.evaluation(self.data.max_eval_samples),
-            "processing_class": self.processor,
-            "data_collator": SpeechCollator(self.processor, model.config.decoder_start_token_id),
-            "compute_metrics": asr_metrics(
-                self.processor,
-                normalize=self.options.normalize,
-                language=self.data.language,
-                seed=self.args.seed,
-                texts=self.texts,
-                references=None if self.data.transcripts == "as_written" else self.references(),
-            ),
-        }
+    def collator(self, model: PreTrainedModel) -> SpeechCollator:
+        return SpeechCollator(self.processor, model.config.decoder_start_token_id)
+
+    def metrics(self) -> Callable[[EvalPrediction], dict]:
+        return asr_metrics(
+            self.processor,
+            normalize=self.options.normalize,
+            language=self.data.language,
+            seed=self.args.seed,
+            texts=self.texts,
+            references=None if self.data.transcripts == "as_written" else self.references(),
+        )
 
     def _augmented(self, rows: Dataset, model: PreTrainedModel) -> AugmentedSpeech:
         shift = round(self.options.train_shift * FRAMES_PER_SECOND)
@@ -276,7 +276,14 @@ def _check_windows(copies: int, objective: str) -> None:
         )
 
 
-def main(argv: list[str]) -> None:
-    """Runs the speech recipe: the `main` of its `unlearn.py`."""
+def main(argv: list[str], write_data: Callable[[str], object] | None = None) -> None:
+    """Runs the speech recipe: the `main` of its `unlearn.py`.
+
+    Args:
+        write_data: writes the dataset to a folder; called if `dataset` does not exist yet. None:
+            the dataset has to be there.
+    """
     options, data, args = parse((WhisperArguments, SpeechArguments, UnlearnConfig), argv)
+    if write_data is not None:
+        write_if_missing(data.dataset, write_data, args)
     unlearn(WhisperRecipe(options, data, args, training=options.needs_training_data))

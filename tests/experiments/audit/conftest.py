@@ -2,7 +2,8 @@
 
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -10,6 +11,7 @@ import huggingface_hub
 import pytest
 
 from hf_unlearn.experiments import unlearn
+from hf_unlearn.experiments.audit import DOORS, Door, Finding, Subject, run_audit
 from tests.recipes.noise import write_noise
 from tests.recipes.shadow_recipe import shadow_recipe
 
@@ -26,6 +28,27 @@ def finished(tmp_path_factory) -> Path:
 def run(finished, tmp_path) -> Path:
     shutil.copytree(finished, tmp_path / "out")
     return tmp_path / "out"
+
+
+@pytest.fixture
+def measured_doors(monkeypatch) -> Callable[..., list[str]]:
+    """Leaves some doors to the audits of a test. Returns a list, to which each of them adds its
+    name whenever it measures a model."""
+
+    def leave(*names: str) -> list[str]:
+        measured = []
+
+        def counted(name: str) -> Door:
+            def measure(subject: Subject) -> Finding:
+                measured.append(name)
+                return DOORS[name].measure(subject)
+
+            return replace(DOORS[name], measure=measure)
+
+        monkeypatch.setattr(run_audit, "DOORS", {name: counted(name) for name in names})
+        return measured
+
+    return leave
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def image_recipe(splits: dict[str, tuple[torch.Tensor, list[int]]]) -> SimpleNam
         "classes",
         rows,
         data=SimpleNamespace(max_eval_samples=None),
-        trainer_arguments=lambda model: {"data_collator": collate},
+        collator=lambda model: collate,
     )
 
 
@@ -110,11 +110,8 @@ def speech_recipe(monkeypatch) -> SimpleNamespace:
     processor = tiny_whisper.build_processor(tokenizer, chunk_length=1)
     splits = utterances(tokenizer, (80, 100))
 
-    def arguments(model: nn.Module) -> dict:
-        return {
-            "data_collator": SpeechCollator(processor, model.config.decoder_start_token_id),
-            "compute_metrics": asr_metrics(processor, language="en"),
-        }
+    def collator(model: nn.Module) -> SpeechCollator:
+        return SpeechCollator(processor, model.config.decoder_start_token_id)
 
     return recipe_of(
         "speakers",
@@ -123,7 +120,8 @@ def speech_recipe(monkeypatch) -> SimpleNamespace:
         options=SimpleNamespace(normalize="true"),
         data=SimpleNamespace(language="en", max_eval_samples=None),
         processor=processor,
-        trainer_arguments=arguments,
+        collator=collator,
+        metrics=lambda: asr_metrics(processor, language="en"),
     )
 
 
@@ -163,10 +161,6 @@ def ctc_recipe() -> SimpleNamespace:
         name: rows.add_column("attention_mask", [[1] * 30] * 4)
         for name, rows in utterances(processor.tokenizer, (30, 160)).items()
     }
-    arguments = {
-        "data_collator": SpeechCollator(processor),
-        "compute_metrics": asr_metrics(processor, normalize="none", ctc=True),
-    }
     return recipe_of(
         "speakers",
         splits,
@@ -174,7 +168,8 @@ def ctc_recipe() -> SimpleNamespace:
         options=SimpleNamespace(normalize="none"),
         data=SimpleNamespace(language=None, max_eval_samples=None, transcripts="as_written"),
         processor=processor,
-        trainer_arguments=lambda model: arguments,
+        collator=lambda model: SpeechCollator(processor),
+        metrics=lambda: asr_metrics(processor, normalize="none", ctc=True),
     )
 
 
@@ -199,7 +194,7 @@ def batch_of(
     silent: tuple[str, str] | None = None,
 ) -> dict:
     """A batch of (split, language of the prompt); the part `silent` has no words."""
-    collate = recipe.trainer_arguments(model)["data_collator"]
+    collate = recipe.collator(model)
     ids, rows = recipe.processor.tokenizer.convert_tokens_to_ids, []
     for part in parts:
         split, language = part

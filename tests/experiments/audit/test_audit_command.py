@@ -43,7 +43,7 @@ def test_every_door_is_measured_or_says_why_not(run, no_network, capsys):
         "loss",
     ):
         assert set(MODELS) < content["doors"][name].keys(), name
-    assert "no adapter" in content["doors"]["adapter_unmerged"]["closed"]
+    assert "no adapter" in content["doors"]["adapter_unmerged"]["unavailable"]
     # As the run itself measured them.
     results = json.loads((run / "results.json").read_text())
     for model in MODELS:
@@ -72,19 +72,12 @@ def test_a_second_call_goes_on_where_the_first_stopped(run, monkeypatch):
         audit(run, settings=AuditSettings(max_samples=5), doors=QUICK)
 
 
-def test_a_changed_setting_concerns_only_the_doors_that_depend_on_it(run, monkeypatch, caplog):
-    measured = []
-
-    def counted(name):
-        def measure(subject):
-            measured.append(name)
-            return DOORS[name].measure(subject)
-
-        return replace(DOORS[name], measure=measure)
-
+def test_a_changed_setting_concerns_only_the_doors_that_depend_on_it(
+    run, measured_doors, monkeypatch, caplog
+):
     doors = ("float32", "relearning", "benign_tuning", "loss")
     monkeypatch.setattr(run_audit, "add_to_run", lambda *_: None)
-    monkeypatch.setattr(run_audit, "DOORS", {name: counted(name) for name in doors})
+    measured = measured_doors(*doors)
 
     def measured_with(**settings):
         measured.clear()
@@ -132,7 +125,7 @@ def test_an_audit_of_something_else_starts_again(run, finished, tmp_path, caplog
     assert not kept() and "is an audit of other models or data" in caplog.text
 
 
-def test_a_door_that_fails_or_is_closed_stops_no_other(run, monkeypatch, capsys):
+def test_a_door_that_fails_or_is_unavailable_stops_no_other(run, monkeypatch, capsys):
     def fail(subject):
         raise AttributeError("not on\nthis device")
 
@@ -147,7 +140,7 @@ def test_a_door_that_fails_or_is_closed_stops_no_other(run, monkeypatch, capsys)
     monkeypatch.setattr(run_audit, "DOORS", doors)
     content = audit(run)
     assert content["doors"]["float32"]["failed"] == "AttributeError: not on this device"
-    assert content["doors"]["int4"]["closed"] == "no such tokens"
+    assert content["doors"]["int4"]["unavailable"] == "no such tokens"
     assert content["worst"]["door"] == "loss"
     # A release must not pass because a door could not be tried.
     gate = ["audit", str(run), "--fail_when"]
@@ -186,7 +179,7 @@ def test_a_model_that_has_diverged_is_said_to_have(run, capsys):
     doors = ["float32", "loss", "distance_to_retain"]
     audit(run, doors=doors)
     entries = json.loads((run / "audit.json").read_text())["doors"]
-    assert "the model has diverged" in entries["loss"]["closed"]
+    assert "the model has diverged" in entries["loss"]["unavailable"]
     # The highest of several logits that are no numbers is not the first class, which was forgotten.
     assert entries["float32"]["unlearned"] == 0
     assert entries["float32"]["more"]["unlearned"]["loss"] is None

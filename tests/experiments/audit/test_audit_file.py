@@ -5,12 +5,11 @@ import json
 import os
 import signal
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import tqdm
 
-from hf_unlearn.experiments.audit import DOORS, AuditSettings, audit, run_audit
+from hf_unlearn.experiments.audit import AuditSettings, audit
 from hf_unlearn.experiments.audit.audited_run import find_run
 from hf_unlearn.experiments.audit.run_audit import load_subjects
 from hf_unlearn.experiments.models.training import rows_digest
@@ -44,19 +43,10 @@ def killed_while_it_writes(run: Path, doors: int) -> None:
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
 
 
-def test_a_killed_audit_continues_after_the_doors_that_it_has_written(run, monkeypatch):
+def test_a_killed_audit_continues_after_the_doors_that_it_has_written(run, measured_doors):
     killed_while_it_writes(run, doors=2)
     assert list(json.loads((run / AUDIT).read_text())["doors"]) == ["float32"]
-    measured = []
-
-    def counted(name: str):
-        def measure(subject):
-            measured.append(name)
-            return DOORS[name].measure(subject)
-
-        return replace(DOORS[name], measure=measure)
-
-    monkeypatch.setattr(run_audit, "DOORS", {name: counted(name) for name in QUICK})
+    measured = measured_doors(*QUICK)
     resumed = audit(run)
     assert set(measured) == {"bfloat16", "loss"}
     # As if it had not been killed.

@@ -72,7 +72,7 @@ def test_without_a_language_the_model_detects_it(subject, monkeypatch):
     assert subject.model.generation_config.language == "en"
 
 
-def test_doors_without_tokens_or_room_are_closed(subject):
+def test_doors_without_tokens_or_room_are_unavailable(subject):
     with pytest.raises(DoorUnavailable, match="no tokens for time stamps"):
         DOORS["timestamps"].measure(subject)
     subject.model.config.max_target_positions = 12

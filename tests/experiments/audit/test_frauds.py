@@ -54,13 +54,13 @@ def test_a_model_that_is_only_forbidden_to_say_the_words(monkeypatch):
     assert opened["unlearned"] == as_evaluated["original"] and opened["gap"] > 60
     assert content["worst"]["door"] == "as_the_original_decodes"
     content = audited({**models, "unlearned": retrained}, recipe, ("as_the_original_decodes",))
-    assert "same generation settings" in content["doors"]["as_the_original_decodes"]["closed"]
+    assert "same generation settings" in content["doors"]["as_the_original_decodes"]["unavailable"]
 
 
 def test_a_ctc_model_that_only_answers_with_blanks():
     recipe = ctc_recipe()
     splits = recipe.splits.evaluation(None)
-    collate = recipe.trainer_arguments(None)["data_collator"]
+    collate = recipe.collator(None)
     retained = list(splits["retain"])
     torch.manual_seed(0)
     model = build_model(recipe.processor, d_model=32, layers=1, heads=2, dropout=0.0)
@@ -76,12 +76,13 @@ def test_a_ctc_model_that_only_answers_with_blanks():
     assert as_evaluated["gap"] < 10
     assert opened["unlearned"] <= as_evaluated["original"] and opened["gap"] > 50, opened
     assert content["worst"]["door"] == "blank_penalty"
-    assert "no decoder" in content["doors"]["beams"]["closed"]
+    assert "no decoder" in content["doors"]["beams"]["unavailable"]
 
 
 def test_a_model_whose_last_layer_alone_was_changed():
     torch.manual_seed(0)
-    prototypes = torch.randn(3, 12, 20)  # twelve kinds of each class, so that no direction tells it
+    # twelve kinds of each class, so that no direction tells it
+    prototypes = torch.randn(3, 12, 20)
 
     def drawn(classes: tuple[int, ...], each: int) -> tuple[torch.Tensor, list[int]]:
         kinds = torch.arange(each) % 12

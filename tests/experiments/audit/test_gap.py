@@ -120,7 +120,7 @@ DOORS = {
     "wide": door((10, 50, 80), low=-5),
     "over": door((10, 95, 80), low=-30),
     "described": {"meaning": "a distance", "unit": "nats", "original": 2, "unlearned": 1},
-    "shut": {"meaning": "some door", "closed": "no such tokens"},
+    "shut": {"meaning": "some door", "unavailable": "no such tokens"},
     "broken": {"meaning": "some door", "failed": "RuntimeError: no"},
 }
 
@@ -138,10 +138,10 @@ def test_the_worst_door_is_the_headline():
     assert "knows 30.0 points more than the retrained model (95 % interval -5.0 to 99.0)" in first
     assert "narrow" in rest[0] and "over" in rest[1] and "15.0 points less" in rest[1]
     assert rest[1].endswith("This also reveals what was forgotten, but may be chance.")
-    assert rest[-1].startswith("Doors measured: 4; not available") and "FAILED: 1" in rest[-1]
+    assert rest[-1].startswith("Doors measured: 4; unavailable") and "FAILED: 1" in rest[-1]
     assert [row[0] for row in audit_rows(audit)] == ["Door", "wide", "narrow", "over", "described"]
     text = audit_text(audit)
-    assert "not measured: no such tokens" in text and "FAILED: RuntimeError: no" in text
+    assert "unavailable: no such tokens" in text and "FAILED: RuntimeError: no" in text
     numbers = rule_numbers(audit)
     assert numbers["worst_gap"] == 30 and numbers["surest_gap"] == 4
     assert numbers["conspicuous_gap"] == 15 and numbers["least_forgotten"] == 40

@@ -49,9 +49,9 @@ def audited(out: Path) -> dict:
     return doors
 
 
-def closed(doors: dict, *names: str) -> str:
-    """The one reason why some doors are closed."""
-    (reason,) = {doors[name]["closed"] for name in names}
+def reason_of(doors: dict, *names: str) -> str:
+    """The one reason why some doors are unavailable."""
+    (reason,) = {doors[name]["unavailable"] for name in names}
     return reason
 
 
@@ -63,13 +63,13 @@ def test_an_audit_of_a_ctc_recogniser(data, no_network, tmp_path, capsys):
     for model in ("original", "unlearned", "retrained"):
         assert doors["float32"][model] == pytest.approx(results[model]["forget_test"]["wer"])
     assert "unlearned" in doors["after_a_stranger"] and "unlearned" in doors["blank_penalty"]
-    assert "no decoder" in closed(doors, *DECODED)
-    assert "only Whisper" in closed(doors, "ctranslate2_int8", "ctranslate2_float16")
-    assert "only a loss per utterance" in doors["svc_confidence_members"]["closed"]
+    assert "no decoder" in reason_of(doors, *DECODED)
+    assert "only Whisper" in reason_of(doors, "ctranslate2_int8", "ctranslate2_float16")
+    assert "only a loss per utterance" in doors["svc_confidence_members"]["unavailable"]
     assert "unlearned" in doors["informed"]
-    # One line for all doors that are closed for one reason.
-    reason = closed(doors, *DECODED)
-    assert f"{', '.join(DECODED)}: not measured: {reason}" in capsys.readouterr().out
+    # One line for all doors that are unavailable for one reason.
+    reason = reason_of(doors, *DECODED)
+    assert f"{', '.join(DECODED)}: unavailable: {reason}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -85,10 +85,10 @@ def test_an_audit_of_a_classifier_of_speech(data, tmp_path, label):
         accuracy = results[model]["forget_test"]["accuracy"]
         assert doors["float32"][model] == pytest.approx(accuracy)
     assert "unlearned" in doors["svc_probability_members"]
-    writes_nothing = closed(doors, *DECODED, "blank_penalty", "after_a_stranger")
-    assert writes_nothing == closed(doors, "ctranslate2_int8") == "a classifier writes no text"
+    writes_nothing = reason_of(doors, *DECODED, "blank_penalty", "after_a_stranger")
+    assert writes_nothing == reason_of(doors, "ctranslate2_int8") == "a classifier writes no text"
     no_class, no_strangers = (
-        doors[name]["closed"] for name in ("loss_among_classes", "errors_among_strangers")
+        doors[name]["unavailable"] for name in ("loss_among_classes", "errors_among_strangers")
     )
     if label == "text":
         assert no_class == "no whole class was forgotten" and "0 speakers" in no_strangers
@@ -102,6 +102,6 @@ def test_another_recogniser_with_a_decoder(data, no_network, tmp_path):
     whisper.main(flags(data, out, model=model, attacks="false", language="en"))
     doors = audited(out)
     assert "unlearned" in doors["beams"] and "unlearned" in doors["after_a_stranger"]
-    assert "only a CTC model" in doors["blank_penalty"]["closed"]
-    assert "only Whisper" in doors["ctranslate2_int8"]["closed"]
-    assert "several languages" in closed(doors, "no_language", "wrong_language", "translate")
+    assert "only a CTC model" in doors["blank_penalty"]["unavailable"]
+    assert "only Whisper" in doors["ctranslate2_int8"]["unavailable"]
+    assert "several languages" in reason_of(doors, "no_language", "wrong_language", "translate")

@@ -42,10 +42,11 @@ def test_the_committed_rows_give_the_numbers_of_the_readme_without_a_run(
         wanted = [*row["reached"].split(", "), *(row[name] for name in comparison.scores)]
         same = [cells for cells in map(cells_of, readme) if cells[: len(keys)] == keys]
         assert any(set(wanted) <= set(cells) for cells in same), (wanted, same)
-    table = list(map(cells_of, readme))
-    assert cells_of(in_pairs.splitlines()[0]) not in table or all(
-        cells_of(x) in table for x in in_pairs.splitlines()[2:]
-    )
+    # The other recipes' pages do not show the pairs.
+    if file.parent.name == "whisper_librispeech":
+        heading, _, *lines = map(cells_of, in_pairs.splitlines())
+        table = list(map(cells_of, readme))
+        assert lines and not [cells for cells in [heading, *lines] if cells not in table]
 
 
 def pages_beside(file: Path) -> str:
@@ -80,7 +81,8 @@ def test_rows_of_another_machine_are_not_run_again(comparison, tmp_path):
     assert {path.parent.name for path in (tmp_path / "here").rglob("log.txt")} == {
         f"anna-{row['cell']}"
         for row in rows
-        if row["ended"] == "failed"  # a failed run may succeed on another machine
+        # a failed run may succeed on another machine
+        if row["ended"] == "failed"
     }
     assert (tmp_path / "here" / "frontier.png").read_bytes() == (
         there / "frontier.png"

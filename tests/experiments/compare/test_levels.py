@@ -105,8 +105,10 @@ def test_a_level_that_no_setting_comes_to_is_left_open(comparison, capsys):
 @pytest.mark.parametrize(
     "curve, level, expected",
     [
-        ([(0, 5), (50, 20), (40, 30), (60, 50)], 45, 18.5),  # the first time counts
-        ([(98, 99), (60, 95), (8, 91)], 10, 95 - 4 * 50 / 52),  # an accuracy falls
+        # the first time counts
+        ([(0, 5), (50, 20), (40, 30), (60, 50)], 45, 18.5),
+        # an accuracy falls
+        ([(98, 99), (60, 95), (8, 91)], 10, 95 - 4 * 50 / 52),
         ([(0, 5), (80, 20)], 90, None),
         ([(0, 5), (0, 7), (90, 9)], 90, 9),
         ([], 90, None),

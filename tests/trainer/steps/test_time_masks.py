@@ -95,7 +95,8 @@ def test_a_recipe_trains_its_models_on_short_samples(tmp_path):
     recipe = SimpleNamespace(
         args=SimpleNamespace(**flags, dataloader_num_workers=0),
         options=SimpleNamespace(**numbers, train_warmup=0, threads=1),
-        trainer_arguments=lambda _: {"data_collator": collate_padded, "processing_class": None},
+        collator=lambda _: collate_padded,
+        processor=None,
         training_data=lambda _, rows: rows,
     )
     fit(recipe, model, voices(*SHORT), seed=0, folder=tmp_path)

@@ -1,4 +1,4 @@
-"""What each option of a recipe or of UnlearnConfig affects. Runs share models and measurements in
+"""What each option of a recipe affects. Runs share models and measurements in
 `models_dir` only if all options that affect these are equal."""
 
 import enum
