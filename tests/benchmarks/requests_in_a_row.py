@@ -15,6 +15,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ TABLE = HERE / "requests_in_a_row.csv"
 
 
 @dataclass(frozen=True)
-class Sequence:
+class RequestSequence:
     """Requests to one model.
 
     Attributes:
@@ -46,17 +47,17 @@ class Sequence:
 
 
 SEQUENCES = {
-    "speakers": Sequence(
+    "speakers": RequestSequence(
         RECIPES / "speech_classification" / "fsdd_speakers.yaml",
         "forget_speakers",
         ("theo", "lucas", "jackson", "george", "nicolas"),
     ),
-    "words": Sequence(
+    "words": RequestSequence(
         RECIPES / "speech_classification" / "fsdd_keywords.yaml",
         "forget_classes",
         ("three", "seven", "one", "eight", "five"),
     ),
-    "voices": Sequence(
+    "voices": RequestSequence(
         RECIPES / "demo" / "demo.yaml",
         "forget_speakers",
         ("anna", "bruno", "clara", "david", "elena"),
@@ -134,12 +135,18 @@ def circumstances(environment: dict) -> dict[str, str]:
     }
 
 
-def in_a_row(data: str, method: str, keep: str) -> list[dict]:
+def folder_of(data: str, method: str, keep: str, number: int) -> Path:
+    """The folder of a request's model. All ways of a method have the first request in common."""
+    return OUT / (f"{data}-{method}-1" if number == 1 else f"{data}-{method}-{keep}-{number}")
+
+
+def in_a_row(data: str, method: str, keep: str, requests: int | None = None) -> list[dict]:
+    """The rows of the first `requests` requests, or of all."""
     names, model, rows = SEQUENCES[data].forgotten, "train", []
-    for number, name in enumerate(names, start=1):
+    for number, name in enumerate(names[:requests], start=1):
         # There is nothing to keep in the first request, which only writes its update.
         way = "updates" if number == 1 else keep
-        folder = OUT / (f"{data}-{method}-1" if number == 1 else f"{data}-{method}-{keep}-{number}")
+        folder = folder_of(data, method, keep, number)
         results = run(data, folder, model, [name], method, way)
         rows.append(row(results, data, method, keep, "in a row", list(names[:number])))
         model = str(folder)
@@ -158,12 +165,12 @@ def measure(data: str) -> list[dict]:
     return rows
 
 
-def write(rows: list[dict]) -> None:
+def write(rows: list[dict], table: Path = TABLE, columns: Sequence[str] = COLUMNS) -> None:
     """Replaces the table's rows of the same data."""
-    old = list(csv.DictReader(TABLE.open())) if TABLE.is_file() else []
+    old = list(csv.DictReader(table.open())) if table.is_file() else []
     kept = [one for one in old if one["data"] != rows[0]["data"]]
-    with TABLE.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows([*kept, *rows])
 
