@@ -30,12 +30,13 @@ def full_length(subject: Subject) -> Finding:
 
 
 class LongEnough(LogitsProcessor):
-    """Forbids the end of the text, and all other tokens that write no word, until a transcript has
-    as many tokens with letters or digits as its reference.
+    """Forbids the end of the text, and other tokens that write nothing, until a transcript has as
+    many tokens that write as its reference (as `min_new_tokens` of `generate` does, for each sample
+    of a batch by itself).
 
     Args:
         labels: (k, L) of the references; -100 is padding.
-        writes: (vocabulary,) whether a token writes letters or digits.
+        writes: (vocabulary,) whether a token writes anything.
     """
 
     def __init__(self, labels: Tensor, writes: Tensor):
@@ -61,14 +62,11 @@ def _of_decoder(subject: Subject) -> Iterator[str]:
 
 
 def tokens_that_write(tokenizer: PreTrainedTokenizerBase, size: int) -> Tensor:
-    """(size,): whether a token has letters or digits. Tokens with a part of a character may have
-    some, so they count."""
+    """(size,): whether a token writes more than spaces, as special tokens do not."""
     known = range(min(size, len(tokenizer)))
     texts = tokenizer.batch_decode([[token] for token in known], skip_special_tokens=True)
     writes = torch.zeros(size, dtype=torch.bool)
-    writes[: len(texts)] = torch.tensor(
-        [any(one.isalnum() or one == "\N{REPLACEMENT CHARACTER}" for one in text) for text in texts]
-    )
+    writes[: len(texts)] = torch.tensor([bool(text.strip()) for text in texts])
     return writes
 
 

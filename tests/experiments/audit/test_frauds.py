@@ -64,9 +64,10 @@ def test_a_model_that_only_falls_silent(monkeypatch):
     retrained = fitted(copy.deepcopy(model), batch_of(recipe, model, parts[1]), steps=40)
     original = fitted(model, batch_of(recipe, model, *parts), steps=60)
     fraud = copy.deepcopy(original)
-    # It says nothing anymore, and ranks the words as before.
-    silent = batch_of(recipe, model, *parts, silent=parts[0])
-    fraud = fitted(fraud, silent, steps=12)
+    # The end of the text becomes far more likely, and the words stay in their order.
+    bias = torch.zeros(fraud.config.vocab_size)
+    bias[fraud.generation_config.eos_token_id] = 20
+    fraud.proj_out.bias = torch.nn.Parameter(bias)
     models = {"unlearned": fraud, "original": original, "retrained": retrained}
     content = audited(models, recipe, ("float32", "beams", "full_length"))
     as_evaluated, opened = content["doors"]["float32"], content["doors"]["full_length"]
