@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_unlearn.experiments.audit import audit
 from hf_unlearn.experiments.speech import whisper
 from hf_unlearn.experiments.speech.voice_windows import VoiceWindows
 from tests.recipes import recognisers
@@ -85,3 +86,6 @@ def test_a_whisper_becomes_more_silent_at_a_voice(data, tmp_path, capsys):
     # the mean log-probability of silence
     silence = [float(x) for x in re.findall(r"'forget_loss': '(-[\d.]+)'", capsys.readouterr().out)]
     assert len(silence) == 4 and silence[-1] > silence[0]
+    # The audit takes the objective from the run, without which windows would be refused.
+    doors = audit(tmp_path / "out", doors=["full_length"])["doors"]
+    assert doors["full_length"]["unlearned"] >= 0

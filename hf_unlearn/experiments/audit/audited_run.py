@@ -25,6 +25,8 @@ TRAINER_SETTINGS = (
     "dataloader_num_workers",
     "disable_tqdm",
     "name_forgotten",
+    # The recipe checks its options against it.
+    "forget_objective",
 )
 # The options that say what is forgotten, of which a configuration has one.
 FORGOTTEN = ("forget_speakers", "forget_share", "forget_classes", "forget_samples", "forget_ids")

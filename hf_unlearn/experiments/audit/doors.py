@@ -7,6 +7,7 @@ from .ctranslate2 import CTRANSLATE2
 from .decoding import DECODING
 from .deployment_forms import FORMS
 from .door import Door
+from .full_length import FULL_LENGTH
 from .relearning import RELEARNING
 from .standing_out import STANDING_OUT
 
@@ -16,6 +17,7 @@ DOORS: dict[str, Door] = {
         *FORMS,
         *CTRANSLATE2,
         *DECODING,
+        FULL_LENGTH,
         AFTER_A_STRANGER,
         *RELEARNING,
         *ATTACKS,

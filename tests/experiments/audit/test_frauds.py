@@ -57,6 +57,25 @@ def test_a_model_that_is_only_forbidden_to_say_the_words(monkeypatch):
     assert "same generation settings" in content["doors"]["as_the_original_decodes"]["unavailable"]
 
 
+def test_a_model_that_only_falls_silent(monkeypatch):
+    recipe = speech_recipe(monkeypatch)
+    model = new_whisper(recipe)
+    parts = [("forget", "en"), ("retain", "en")]
+    retrained = fitted(copy.deepcopy(model), batch_of(recipe, model, parts[1]), steps=40)
+    original = fitted(model, batch_of(recipe, model, *parts), steps=60)
+    fraud = copy.deepcopy(original)
+    # The end of the text becomes far more likely, and the words stay in their order.
+    bias = torch.zeros(fraud.config.vocab_size)
+    bias[fraud.generation_config.eos_token_id] = 20
+    fraud.proj_out.bias = torch.nn.Parameter(bias)
+    models = {"unlearned": fraud, "original": original, "retrained": retrained}
+    content = audited(models, recipe, ("float32", "beams", "full_length"))
+    as_evaluated, opened = content["doors"]["float32"], content["doors"]["full_length"]
+    assert as_evaluated["original"] < 20 and as_evaluated["unlearned"] > 90
+    assert opened["unlearned"] <= 20 and opened["gap"] > 50
+    assert content["worst"]["door"] == "full_length"
+
+
 def test_a_ctc_model_that_only_answers_with_blanks():
     recipe = ctc_recipe()
     splits = recipe.splits.evaluation(None)
@@ -70,13 +89,20 @@ def test_a_ctc_model_that_only_answers_with_blanks():
     with torch.no_grad():
         fraud.lm_head.bias[model.config.pad_token_id] += max(BLANK_PENALTIES)
     models = {"unlearned": fraud, "original": original, "retrained": retrained}
-    content = audited(models, recipe, ("float32", "beams", "blank_penalty"))
-    as_evaluated, opened = content["doors"]["float32"], content["doors"]["blank_penalty"]
+    content = audited(models, recipe, ("float32", "beams", "blank_penalty", "full_length"))
+    as_evaluated = content["doors"]["float32"]
     assert as_evaluated["original"] < 40 and as_evaluated["unlearned"] > 90, as_evaluated
     assert as_evaluated["gap"] < 10
-    assert opened["unlearned"] <= as_evaluated["original"] and opened["gap"] > 50, opened
-    assert content["worst"]["door"] == "blank_penalty"
+    for door in ("blank_penalty", "full_length"):
+        opened = content["doors"][door]
+        assert opened["unlearned"] <= as_evaluated["original"] and opened["gap"] > 50, opened
+    assert content["worst"]["door"] in ("blank_penalty", "full_length")
     assert "no decoder" in content["doors"]["beams"]["unavailable"]
+    with torch.no_grad():
+        fraud.lm_head.bias[model.config.pad_token_id] += 2 * max(BLANK_PENALTIES)
+    content = audited(models, recipe, ("blank_penalty", "full_length"))
+    assert content["doors"]["blank_penalty"]["unlearned"] > 90
+    assert content["worst"]["door"] == "full_length" and content["worst"]["gap"] > 50
 
 
 def test_a_model_whose_last_layer_alone_was_changed():
