@@ -223,8 +223,9 @@ def measured_setting(
 ) -> list[dict]:
     """The columns of one row for each method, which take turns."""
     run = {**setting, "k": min(setting["k"], 4)} if arguments.dry else setting
+    measure_one = measure_here if arguments.dry else measure_in_subprocess
     measured = [
-        {method: measure_in_subprocess(method, run, arguments) for method in methods}
+        {method: measure_one(method, run, arguments.steps) for method in methods}
         for _ in range(arguments.rounds)
     ]
     return [
@@ -242,12 +243,19 @@ def summary(rounds: list[dict]) -> dict[str, str]:
     return {"step_s": f"{statistics.median(times):.4g}", "peak_gb": f"{peak:.4g}"}
 
 
-def measure_in_subprocess(method: str, setting: dict, arguments: argparse.Namespace) -> dict:
+def measure_here(method: str, setting: dict, steps: int) -> dict:
+    """What `measure` returns for a tiny model, or the last line of its error as "failure"."""
+    try:
+        return measure(argparse.Namespace(one=method, steps=steps, dry=True, **setting))
+    except Exception as error:
+        return {"failure": str(error).strip().splitlines()[-1][:200]}
+
+
+def measure_in_subprocess(method: str, setting: dict, steps: int) -> dict:
     """What `measure` returns in a new process, or the last line of its error as "failure"."""
     options = [f"--{name}={value}" for name, value in setting.items() if name != "checkpointing"]
-    options += ["--checkpointing"] * setting["checkpointing"] + ["--dry"] * arguments.dry
-    command = [sys.executable, __file__, "--one", method, *options]
-    command += ["--steps", str(1 if arguments.dry else arguments.steps)]
+    options += ["--checkpointing"] * setting["checkpointing"]
+    command = [sys.executable, __file__, "--one", method, "--steps", str(steps), *options]
     finished = subprocess.run(command, capture_output=True, text=True)
     output, error = (text.strip().splitlines() for text in (finished.stdout, finished.stderr))
     if finished.returncode == 0 and output:
@@ -295,7 +303,11 @@ def parsed_arguments() -> argparse.Namespace:
         metavar="SECONDS",
         help="begin no setting after this time",
     )
-    add("--dry", action="store_true", help="tiny models, one step, at most 4 samples; no rows")
+    add(
+        "--dry",
+        action="store_true",
+        help="tiny models and at most 4 samples, in this process; no rows",
+    )
     return parser.parse_args()
 
 

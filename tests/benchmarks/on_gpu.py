@@ -30,7 +30,7 @@ PARTS = {
 }
 DRY = {
     "tests of the kernels": "-m pytest -q --collect-only tests/ops",
-    "training steps": f"{BENCHMARKS}/bench.py --suite cuda --rounds 1 --dry",
+    "training steps": f"{BENCHMARKS}/bench.py --suite cuda --rounds 1 --steps 1 --dry",
     "kernels": f"{BENCHMARKS}/bench_kernels.py",
     "ways to inner products": f"{BENCHMARKS}/bench_ways.py --dry",
     "all tests": "-m pytest -q --collect-only tests",
