@@ -4,6 +4,7 @@ compute OrthoGrad's step.
     make bench    # all benchmarks of this machine, then the plot
     .venv/bin/python tests/benchmarks/bench.py --suite cpu --only model=resnet-50
     .venv/bin/python tests/benchmarks/bench.py --one "orthograd parameter" --k 8
+    .venv/bin/python tests/benchmarks/bench.py --suite cuda --dry    # tries all settings, tiny
 
 Every configuration runs in a process of its own, so that peaks do not add up. The methods of a
 setting take turns, round by round, because the speed of a machine drifts. Rows go to `results.csv`.
@@ -29,7 +30,7 @@ import torch
 from peers import PEERS
 from peft import LoraConfig, get_peft_model
 from records import BASELINE, append, run_columns, synchronize
-from shapes import SHAPES
+from shapes import SHAPES, dry_shape
 from transformers import PreTrainedModel, TrainerCallback
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
@@ -84,7 +85,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, list[float] | float]:
     gc.collect()
     before = 0 if cuda else _resident_gb()
     torch.manual_seed(0)
-    model, sample = SHAPES[arguments.model](arguments.seconds)
+    # A large model's random weights take long to draw on the CPU.
+    with torch.device("cuda" if cuda else "cpu"):
+        if arguments.dry:
+            model, sample = dry_shape(arguments.model, arguments.seconds)
+        else:
+            model, sample = SHAPES[arguments.model](arguments.seconds)
     if arguments.tuning == "lora":
         model = get_peft_model(
             model, LoraConfig(r=16, target_modules=["q_proj", "k_proj", "v_proj", "out_proj"])
@@ -192,32 +198,40 @@ def _peak_resident_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def run_suite(
-    name: str, steps: int, rounds: int, only: dict[str, str], selected: list[str]
-) -> None:
-    """Measures a suite and appends its rows to `results.csv`.
-
-    Args:
-        steps: number of steps to measure in each round.
-        only: measure only the settings that have these values.
-        selected: measure only these methods; empty for all.
-    """
-    common = run_columns()
-    for values, methods in SUITES[name]:
+def run_suite(arguments: argparse.Namespace) -> None:
+    """Measures the settings of a suite that were asked for, and appends their rows to
+    `results.csv`."""
+    common, start = run_columns(), time.monotonic()
+    only = dict(pair.split("=", 1) for pair in arguments.only)
+    for values, methods in SUITES[arguments.suite]:
         setting = {**DEFAULTS, **values}
         if any(str(setting[key]) != value for key, value in only.items()):
             continue
-        methods = [method for method in methods if not selected or method in selected]
-        measured = [
-            {method: measure_in_subprocess(method, setting, steps) for method in methods}
-            for _ in range(rounds)
-        ]
-        for method in methods:
-            result = summary([of_round[method] for of_round in measured])
-            row = {**common, **setting, "method": method, **result}
+        if time.monotonic() - start > arguments.limit:
+            print(f"not measured for lack of time: {setting}")
+            continue
+        selected = [m for m in methods if not arguments.methods or m in arguments.methods]
+        for row in measured_setting(setting, selected, arguments):
             shown = ("model", "tuning", "k", "method", "step_s", "peak_gb", "failure")
-            print({column: row.get(column) for column in shown})
-            append(row)
+            print({column: row.get(column) for column in shown}, flush=True)
+            if not arguments.dry:
+                append({**common, **row})
+
+
+def measured_setting(
+    setting: dict, methods: list[str], arguments: argparse.Namespace
+) -> list[dict]:
+    """The columns of one row for each method, which take turns."""
+    run = {**setting, "k": min(setting["k"], 4)} if arguments.dry else setting
+    measure_one = measure_here if arguments.dry else measure_in_subprocess
+    measured = [
+        {method: measure_one(method, run, arguments.steps) for method in methods}
+        for _ in range(arguments.rounds)
+    ]
+    return [
+        {**run, "method": method, **summary([of_round[method] for of_round in measured])}
+        for method in methods
+    ]
 
 
 def summary(rounds: list[dict]) -> dict[str, str]:
@@ -227,6 +241,14 @@ def summary(rounds: list[dict]) -> dict[str, str]:
     times = [time for measured in rounds for time in measured["steps_s"]]
     peak = max(measured["peak_gb"] for measured in rounds)
     return {"step_s": f"{statistics.median(times):.4g}", "peak_gb": f"{peak:.4g}"}
+
+
+def measure_here(method: str, setting: dict, steps: int) -> dict:
+    """What `measure` returns for a tiny model, or the last line of its error as "failure"."""
+    try:
+        return measure(argparse.Namespace(one=method, steps=steps, dry=True, **setting))
+    except Exception as error:
+        return {"failure": str(error).strip().splitlines()[-1][:200]}
 
 
 def measure_in_subprocess(method: str, setting: dict, steps: int) -> dict:
@@ -274,6 +296,18 @@ def parsed_arguments() -> argparse.Namespace:
     )
     add("--steps", type=int, default=3, help="number of steps to measure in each round")
     add("--rounds", type=int, default=2, help="number of rounds")
+    add(
+        "--limit",
+        type=float,
+        default=float("inf"),
+        metavar="SECONDS",
+        help="begin no setting after this time",
+    )
+    add(
+        "--dry",
+        action="store_true",
+        help="tiny models and at most 4 samples, in this process; no rows",
+    )
     return parser.parse_args()
 
 
@@ -282,8 +316,7 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(measure(arguments)))
     else:
-        only = dict(pair.split("=", 1) for pair in arguments.only)
-        run_suite(arguments.suite, arguments.steps, arguments.rounds, only, arguments.methods)
+        run_suite(arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Compares the engine's choice among the ways to compute inner products with their measured times.
 
     .venv/bin/python tests/benchmarks/bench_ways.py
+    .venv/bin/python tests/benchmarks/bench_ways.py --dry    # tries all weights, tiny; no rows
 
 For each weight (o, i) that k samples use at T positions, it measures all that orthograd does with
 the weight (inner products and weighted sum) by each way, and the plain sum over samples that
@@ -8,10 +9,12 @@ gradient descent needs. Rows go to results.csv. The printed lines mark a choice 
 times as long as the best way.
 """
 
+import argparse
 import functools
 import itertools
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -74,73 +77,98 @@ def seconds(call: Callable[[], object], repeats: int = 5, enough: float = 2) -> 
     return min(times[1:])
 
 
-def main() -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    common = {**run_columns(), "tuning": KERNEL}
-    ways = [
-        way
-        for way in inner_products.STRATEGIES
-        if way != "fused" or ops.fused_kernel_available(device)
-    ]
-    precisions = {"fp32": torch.float32}
-    if device.type == "cuda":
-        precisions["bf16"] = torch.bfloat16
-    for precision, (T, o, i), k in itertools.product(precisions, WEIGHTS, SAMPLES):
-        dtype = precisions[precision]
+@dataclass
+class Bench:
+    """Measures weights on a device.
+
+    Attributes:
+        common: the columns of all rows.
+        dry: append no rows.
+    """
+
+    common: dict[str, str]
+    device: torch.device
+    dry: bool
+
+    def weight(self, T: int, o: int, i: int, k: int, dtype: torch.dtype) -> None:
+        ways = [
+            way
+            for way in inner_products.STRATEGIES
+            if way != "fused" or ops.fused_kernel_available(self.device)
+        ]
         # (k, T, o), (k, T, i)
-        use = Product(*(torch.randn(k, T, size, device=device, dtype=dtype) for size in (o, i)))
-        parameter = torch.nn.Parameter(torch.zeros(o, i, device=device))
-        u, weights = torch.randn(o, i, device=device), torch.randn(k, device=device)
+        use = Product(*(self.random(k, T, size, dtype=dtype) for size in (o, i)))
+        parameter = torch.nn.Parameter(torch.zeros(o, i, device=self.device))
+        u, weights = self.random(o, i), self.random(k)
         step = functools.partial(orthograd_step, parameter, use, u, weights)
         times = {way: seconds(functools.partial(step, way)) for way in ways}
-        best, choice = min(times.values()), inner_products.choose([use], u)
-        times["plain sum"] = seconds(functools.partial(use.weighted, weights))
-        row = {"model": f"weight {o} x {i}, T={T}", "precision": precision, "k": k}
+        plain = seconds(functools.partial(use.weighted, weights))
+        precision = "bf16" if dtype == torch.bfloat16 else "fp32"
+        choice = inner_products.choose([use], u)
+        self.record(f"weight {o} x {i}, T={T}", precision, k, times, plain, choice)
+
+    def convolution(self, o: int, i: int, kernel: int, stride: int, places: int) -> None:
+        """Has one more way, `library`: one call of the convolution library for each sample,
+        instead of products of patches."""
+        k, padding = 8, kernel // 2
+        x = self.random(k, i, places, places)
+        parameter = torch.nn.Parameter(torch.zeros(o, i, kernel, kernel, device=self.device))
+        B = torch.randn_like(F.conv2d(x, parameter, None, stride, padding))
+        u, weights = torch.randn_like(parameter), self.random(k)
+
+        def rows() -> Rows:
+            return RULES["conv2d"](k, B, x, parameter, None, stride, padding)["weight"]()
+
+        def step(way: str) -> None:
+            use = rows()
+            if way == "library":
+                use, way = use.convolution, "materialise"
+            orthograd_step(parameter, use, u, weights, way)
+
+        patches = isinstance(rows(), Patches)
+        ways = ("materialise", "ghost", "library") if patches else ("materialise",)
+        times = {way: seconds(functools.partial(step, way)) for way in ways}
+        plain = seconds(lambda: rows().weighted(weights))
+        name = f"convolution {o} x {i} x {kernel} x {kernel} / {stride}, {places} x {places}"
+        choice = inner_products.choose([rows()], u.flatten(1))
+        self.record(name, "fp32", k, times, plain, choice)
+
+    def record(
+        self, model: str, precision: str, k: int, times: dict[str, float], plain: float, choice: str
+    ) -> None:
+        """Prints and appends the times of a weight.
+
+        Args:
+            times: of each way, in seconds.
+            plain: the time of the plain sum.
+            choice: the way that the engine chooses.
+        """
+        mark = "<-- wrong" if times[choice] > TOLERANCE * min(times.values()) else ""
+        times = {**times, "plain sum": plain}
+        print(f"{model} {precision} k={k}: {times}, choice {choice}", mark, flush=True)
+        row = {**self.common, "model": model, "precision": precision, "k": k}
         for method, value in times.items():
-            append({**common, **row, "method": method, "step_s": f"{value:.4g}"})
-        mark = "<-- wrong" if times[choice] > TOLERANCE * best else ""
-        print(f"{precision} T={T} {o} x {i} k={k}: {times}, choice {choice}", mark, flush=True)
-    for shape in CONVOLUTIONS:
-        measure_convolution(common, device, *shape)
+            if not self.dry:
+                append({**row, "method": method, "step_s": f"{value:.4g}"})
+
+    def random(self, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.randn(*shape, device=self.device, dtype=dtype)
 
 
-def measure_convolution(
-    common: dict[str, str],
-    device: torch.device,
-    o: int,
-    i: int,
-    kernel: int,
-    stride: int,
-    places: int,
-) -> None:
-    """The same for the weight of a convolution, with one more way, `library`: one call of the
-    convolution library for each sample, instead of products of patches."""
-    k, padding = 8, kernel // 2
-    x = torch.randn(k, i, places, places, device=device)
-    parameter = torch.nn.Parameter(torch.zeros(o, i, kernel, kernel, device=device))
-    B = torch.randn_like(F.conv2d(x, parameter, None, stride, padding))
-    u, weights = torch.randn_like(parameter), torch.randn(k, device=device)
-
-    def rows() -> Rows:
-        return RULES["conv2d"](k, B, x, parameter, None, stride, padding)["weight"]()
-
-    def step(way: str) -> None:
-        use = rows()
-        if way == "library":
-            use, way = use.convolution, "materialise"
-        orthograd_step(parameter, use, u, weights, way)
-
-    patches = isinstance(rows(), Patches)
-    ways = ("materialise", "ghost", "library") if patches else ("materialise",)
-    times = {way: seconds(functools.partial(step, way)) for way in ways}
-    best, choice = min(times.values()), inner_products.choose([rows()], u.flatten(1))
-    times["plain sum"] = seconds(lambda: rows().weighted(weights))
-    name = f"convolution {o} x {i} x {kernel} x {kernel} / {stride}, {places} x {places}"
-    for method, value in times.items():
-        row = {"model": name, "precision": "fp32", "k": k, "method": method}
-        append({**common, **row, "step_s": f"{value:.4g}"})
-    mark = "<-- wrong" if times[choice] > TOLERANCE * best else ""
-    print(f"{name} k={k}: {times}, choice {choice}", mark, flush=True)
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dry", action="store_true", help="tiny weights; append no rows")
+    dry = parser.parse_args().dry
+    shrink = 16 if dry else 1
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bench = Bench({**run_columns(), "tuning": KERNEL}, device, dry)
+    dtypes = [torch.float32] + [torch.bfloat16] * (device.type == "cuda")
+    for dtype, weight, k in itertools.product(dtypes, WEIGHTS, SAMPLES):
+        bench.weight(*(max(1, size // shrink) for size in weight), k, dtype)
+    for o, i, kernel, stride, places in CONVOLUTIONS:
+        bench.convolution(o // shrink, i // shrink, kernel, stride, places)
 
 
 def orthograd_step(

@@ -90,3 +90,16 @@ SHAPES = {
         ResNetForImageClassification, ResNetConfig(num_labels=1000)
     ),
 }
+
+
+def dry_shape(name: str, seconds: int) -> tuple[PreTrainedModel, Callable[[], dict]]:
+    """A tiny model of the same architecture as one of `SHAPES`, to try a benchmark."""
+    if name == "vit-b":
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        return image_classifier(
+            ViTForImageClassification, ViTConfig(num_labels=10, intermediate_size=32, **sizes)
+        )
+    if name == "resnet-50":
+        sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+        return image_classifier(ResNetForImageClassification, ResNetConfig(num_labels=10, **sizes))
+    return whisper(min(seconds, 2), **_encoder_decoder(16, 1, 2))

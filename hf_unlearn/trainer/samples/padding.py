@@ -25,8 +25,6 @@ from ...per_sample.reference import (
 from ...per_sample.shards import own_parameters
 from ..batches.seeded import CpuRandomState
 
-# How many padded samples of a batch are computed with and without their padding.
-COMPARED = 4
 # Losses below this are compared as if they were this large: memorised samples have losses near
 # 1e-4, which differ by rounding alone.
 SMALL_LOSS = 1e-2
@@ -150,59 +148,48 @@ def unknown_samples(batch: dict) -> list[int]:
     return (ranges[0][..., 0] < 0).flatten(1).any(1).nonzero().flatten().tolist() if ranges else []
 
 
-def padding_matters(
+def loss_difference(batch: dict, loss_of: Callable[[dict], Tensor], n: int) -> float:
+    """How much padding changes the loss of sample n of a batch with `UNPADDED`, divided by the loss
+    without padding.
+
+    Args:
+        loss_of: the loss of a batch of one.
+    """
+    with torch.no_grad():
+        padded, alone = (float(loss_of(sample)) for sample in _padded_and_alone(batch, n))
+    return abs(padded - alone) / max(abs(alone), SMALL_LOSS)
+
+
+def gradients_differ(
     batch: dict,
     model: nn.Module,
     loss_of: Callable[[dict], Tensor],
     precision: torch.dtype,
-    indices: list[int],
-    *,
-    with_gradients: bool = True,
+    n: int,
 ) -> bool:
-    """Whether padding changes the loss of one of some samples, or its gradient.
+    """Whether padding changes the gradient of a parameter for sample n of a batch with `UNPADDED`.
 
-    Padding may hardly change a loss and still change its gradient. So the gradients of the sample
-    whose loss differs most are compared, too.
+    Padding may hardly change a loss and still change its gradient.
 
     Args:
-        batch: with `UNPADDED`, on the model's device.
         model: the model whose trained parameters the gradients are of.
         loss_of: the loss of a batch of one.
         precision: dtype of the forward pass.
-        indices: of these samples in the batch.
-        with_gradients: False compares the losses alone.
     """
-    if not indices:
-        return False
-    k, plain = count_samples(batch), without_ranges(batch)
-    differences = []
-    with torch.no_grad():
-        for n in indices:
-            padded, alone = (float(loss_of(select_sample(one, n, k))) for one in (plain, batch))
-            differences.append(abs(padded - alone) / max(abs(alone), SMALL_LOSS))
-    largest = max(differences)
-    # Processes that share a sharded model all have to compute the gradients.
-    gradients_differ = with_gradients and _gradients_differ(
-        model,
-        loss_of,
-        [select_sample(one, indices[differences.index(largest)], k) for one in (plain, batch)],
-        precision,
-    )
-    return largest > TOLERANCE[precision][2] or gradients_differ
-
-
-def _gradients_differ(
-    model: nn.Module, loss_of: Callable[[dict], Tensor], samples: list[dict], precision: torch.dtype
-) -> bool:
-    """Whether the gradient of a parameter differs between a padded sample and the same alone."""
     parameters = [p for p in own_parameters(model) if p.requires_grad]
     if not parameters:
         return False
     scale = loss_scale(precision)
     with torch.enable_grad():
         padded, alone = (
-            sample_gradient(model, loss_of(sample) * scale, parameters) for sample in samples
+            sample_gradient(model, loss_of(sample) * scale, parameters)
+            for sample in _padded_and_alone(batch, n)
         )
     lengths = torch.stack([norm(gradient) for gradient in alone])
     errors = torch.stack([norm(a - b) for a, b in zip(padded, alone)])
     return bool((errors > allowed_errors(lengths, precision)).any())
+
+
+def _padded_and_alone(batch: dict, n: int) -> list[dict]:
+    k = count_samples(batch)
+    return [select_sample(one, n, k) for one in (without_ranges(batch), batch)]

@@ -2,22 +2,25 @@
 losses of a trainer's model or their gradients."""
 
 import contextlib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers.utils import logging
 
+from ...per_sample.comparison import TOLERANCE
 from ...per_sample.reference import count_samples
 from ...per_sample.shards import sharded_modules
 from ..batches.seeded import seeded
 from ..batches.training_data import STREAMS, dataset_of, some_rows, used_splits
 from ..protocol import TrainerView
 from .padding import (
-    COMPARED,
     UnpaddedRangesCollator,
+    gradients_differ,
+    loss_difference,
     padded_samples,
-    padding_matters,
     remedy_for,
     unknown_samples,
 )
@@ -29,6 +32,8 @@ logger = logging.get_logger(__name__)
 MASK = "attention_mask"
 # How many rows of each data set, spread evenly over it, are looked at.
 ROWS = 8
+# How many samples of all data sets together are computed with and without their padding.
+COMPARED = 4
 PADDING_MATTERS = (
     "padding changes the loss of a sample in {model}, or its gradient, so that it depends on the "
     "other samples of its batch{mask}. Each sample is computed without its padding{unknown}. To "
@@ -50,6 +55,16 @@ VALUES_DIFFER = (
 COUNT_DIFFERS = "the collator returns another number of samples than it gets"
 
 Loss = Callable[[dict], Tensor]
+Context = Callable[[], contextlib.AbstractContextManager]
+
+
+@dataclass(frozen=True)
+class PaddedSample:
+    """A sample with padding: its index in a batch, and the context to compute it in."""
+
+    batch: dict
+    index: int
+    context: Context = contextlib.nullcontext
 
 
 class PaddingCheck:
@@ -75,32 +90,31 @@ class PaddingCheck:
         """A collator whose batches say what is padding, as long as that is needed or not known."""
         return collator if self.matters is False else UnpaddedRangesCollator(collator, self._wanted)
 
-    def of_rows(
-        self,
-        at_retain: Callable[[], contextlib.AbstractContextManager],
-        loss_of: Loss,
-        precision: torch.dtype,
-    ) -> None:
+    def of_rows(self, at_retain: Context, loss_of: Loss, precision: torch.dtype) -> None:
         """Looks at some rows of each data set that the method uses, except for streams, of which
         `of_batch` sees the first batch.
 
         Args:
             at_retain: the context for computing retain samples.
-            loss_of, precision: as in `padding_matters`.
+            loss_of: the loss of a batch of one.
+            precision: dtype of the forward pass.
         """
         if self._rows_seen:
             return
-        trainer, differs = self._trainer, False
+        trainer, of_splits = self._trainer, []
         splits = used_splits(trainer)
         for split in splits:
             rows, collator = some_rows(trainer, split, ROWS)
-            context = contextlib.nullcontext() if split == "forget" else at_retain()
+            context = contextlib.nullcontext if split == "forget" else at_retain
             # The same rows on all processes, whatever the collator draws.
-            with context, seeded(trainer.args.seed):
-                differs = self._rows_differ(rows, collator, loss_of, precision) or differs
+            with context(), seeded(trainer.args.seed):
+                of_splits.append(list(self._padded_samples(rows, collator, context)))
         self._rows_seen = True
         streamed = any(isinstance(dataset_of(trainer, split), STREAMS) for split in splits)
-        self._conclude(differs, last=not streamed)
+        # In turns, so that each data set has its share.
+        turns = itertools.chain.from_iterable(itertools.zip_longest(*of_splits))
+        samples = [sample for sample in turns if sample is not None][:COMPARED]
+        self._conclude(self._padding_matters(samples, loss_of, precision), last=not streamed)
 
     def of_batch(self, batch: dict, loss_of: Loss, precision: torch.dtype) -> None:
         """Looks at the first batch of a stream."""
@@ -111,30 +125,46 @@ class PaddingCheck:
         if sharded_modules(self._trainer.model):
             # All processes must take part in every pass.
             indices = [*indices, *[0] * COMPARED][:COMPARED]
-        self._conclude(self._matters(batch, loss_of, precision, indices), last=True)
+        samples = [PaddedSample(batch, index) for index in indices]
+        self._conclude(self._padding_matters(samples, loss_of, precision), last=True)
 
-    def _matters(
-        self, batch: dict, loss_of: Loss, precision: torch.dtype, indices: list[int]
+    def _padding_matters(
+        self, samples: list[PaddedSample], loss_of: Loss, precision: torch.dtype
     ) -> bool:
-        trainer = self._trainer
-        # DeepSpeed's engine computes gradients in its own way.
-        with_gradients = trainer.deepspeed is None
-        return padding_matters(
-            batch, trainer.model, loss_of, precision, indices, with_gradients=with_gradients
-        )
-
-    def _rows_differ(
-        self, rows: list, collator: Callable, loss_of: Loss, precision: torch.dtype
-    ) -> bool:
-        if len(rows) < 2:
+        """Whether padding changes the loss of one of the samples, or the gradient of the one whose
+        loss differs most."""
+        if not samples:
             return False
-        collator = UnpaddedRangesCollator(collator)
+        trainer, differences = self._trainer, []
+        for sample in samples:
+            with sample.context(), seeded(trainer.args.seed):
+                differences.append(loss_difference(sample.batch, loss_of, sample.index))
+        largest = max(differences)
+        losses_differ = largest > TOLERANCE[precision][2]
+        # DeepSpeed's engine computes gradients in its own way.
+        if trainer.deepspeed is not None:
+            return losses_differ
+        sample = samples[differences.index(largest)]
+        # Processes that share a sharded model all have to compute the gradients.
+        with sample.context(), seeded(trainer.args.seed):
+            differ = gradients_differ(sample.batch, trainer.model, loss_of, precision, sample.index)
+        return losses_differ or differ
+
+    def _padded_samples(
+        self, rows: list, collator: Callable, context: Context
+    ) -> Iterator[PaddedSample]:
+        """The samples among some rows that get padding, as far as it is known."""
+        if len(rows) < 2:
+            return
+        collator, prepare = UnpaddedRangesCollator(collator), self._trainer._prepare_inputs
         batch = collator(rows)
         if count_samples(batch) != len(rows):
             self._unknown = self._unchecked = COUNT_DIFFERS
-            return False
+            return
         self._has_mask |= MASK in batch
-        batches = [(batch, padded_samples(batch)[:COMPARED])]
+        if padded := padded_samples(batch):
+            prepared = prepare(batch)
+            yield from (PaddedSample(prepared, index, context) for index in padded)
         for n in unknown_samples(batch)[:COMPARED]:
             self._unknown = VALUES_DIFFER
             # The first row of a batch may draw the random numbers that it draws alone.
@@ -142,11 +172,7 @@ class PaddingCheck:
             if 0 in unknown_samples(first):
                 self._unchecked = VALUES_DIFFER
             elif 0 in padded_samples(first):
-                batches.append((first, [0]))
-        prepare = self._trainer._prepare_inputs
-        return any(
-            [self._matters(prepare(one), loss_of, precision, indices) for one, indices in batches]
-        )
+                yield PaddedSample(prepare(first), 0, context)
 
     def _conclude(self, matters: bool, last: bool) -> None:
         """Decides for all processes.

@@ -22,6 +22,7 @@ from hf_unlearn.per_sample.reference import (
     sample_gradient,
     select_sample,
 )
+from hf_unlearn.trainer.samples import padding_check
 from hf_unlearn.trainer.samples.padding import UnpaddedRangesCollator
 from hf_unlearn.trainer.steps.training_run import TrainingRun
 from tests.support.tiny import make_trainer
@@ -240,6 +241,29 @@ def test_samples_of_one_length_have_no_padding(tmp_path):
     )
     samples = trainer.training_run.checked_model.samples
     assert samples.padding.matters is False and not samples.engine_choice.one_by_one
+
+
+@pytest.mark.parametrize(
+    "forget, expected", [((90, 200, 100, 120), 2), ((200, 200), 1), ((200,), 0)]
+)
+def test_each_data_set_has_its_share_of_four_compared_samples(
+    tmp_path, monkeypatch, forget, expected
+):
+    """The check computes few samples, so that it takes less time than a step."""
+    compared = []
+    difference = padding_check.loss_difference
+    monkeypatch.setattr(
+        padding_check,
+        "loss_difference",
+        lambda batch, loss_of, n: (
+            compared.append(len(batch["labels"])) or difference(batch, loss_of, n)
+        ),
+    )
+    retain = voices(150, 400, 260, 300, 350)
+    trainer = prepared(tmp_path, tiny_wav2vec2("group"), voices(*forget), retain, collate_padded)
+    trainer.training_run.check_padding()
+    assert trainer.training_run.checked_model.samples.padding.matters
+    assert compared.count(len(forget)) == expected and len(compared) == 4
 
 
 def test_silence_of_a_ctc_model_whose_padding_matters(tmp_path):

@@ -1,0 +1,18 @@
+"""The script for a GPU: its parts exist, fit into ten minutes, and are ended in time."""
+
+from tests.benchmarks import on_gpu
+from tests.support.helpers import ROOT
+
+
+def test_all_parts_exist_and_fit_into_ten_minutes():
+    assert sum(seconds for _, seconds in on_gpu.PARTS.values()) <= 600
+    commands = [command for command, _ in on_gpu.PARTS.values()] + list(on_gpu.DRY.values())
+    assert set(on_gpu.DRY) == set(on_gpu.PARTS)
+    for command in commands:
+        first, *_, last = command.split()
+        assert (ROOT / (last if first == "-m" else first)).exists(), command
+
+
+def test_a_part_that_takes_too_long_is_ended():
+    assert on_gpu.run("-c while(True):pass", 0.5) is None
+    assert on_gpu.run("-c raise(SystemExit(3))", 60) == 3
