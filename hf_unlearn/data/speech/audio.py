@@ -106,8 +106,10 @@ def _decode_with_torchcodec(audio: dict, refusal: str) -> tuple[np.ndarray, int]
         from torchcodec.decoders import AudioDecoder
     # ImportError, OSError or RuntimeError, by the version of torchcodec and what is missing.
     except Exception as error:
+        # Without FFmpeg, a list of causes follows in other lines.
+        reason = first_line(error).removesuffix("Likely causes:").rstrip(". ")
         raise ValueError(
-            f"{problem}, and torchcodec does not load: {first_line(error)}. To load it, "
+            f"{problem}, and torchcodec does not load: {reason}. To load it, "
             f"{_how_to_install_torchcodec()}"
         ) from None
     try:
