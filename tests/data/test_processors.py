@@ -227,6 +227,14 @@ class TestBadAudio:
         with pytest.raises(ValueError, match="cannot decode the audio of a.m4a: .*pip install"):
             decode_audio({"bytes": mp4, "path": "a.m4a"})
 
+    def test_a_torchcodec_that_does_not_load_says_how_to_install_it(self, monkeypatch):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+        monkeypatch.setattr("torch.version.cuda", None)
+        # A module that is None cannot be imported.
+        monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+        with pytest.raises(ValueError, match="torchcodec does not load: .*whl/cpu"):
+            decode_audio({"bytes": b"an m4a file", "path": None})
+
     def test_torchcodec_decodes_what_soundfile_cannot(self, monkeypatch):
         class AudioDecoder:
             def __init__(self, source: bytes):
@@ -243,5 +251,21 @@ class TestBadAudio:
         monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
         waveform = decode_audio({"bytes": b"an m4a file", "path": None})
         np.testing.assert_array_equal(waveform, np.full(800, 0.25, np.float32))
-        with pytest.raises(ValueError, match=r"[^)] \(soundfile\); Could not open \(torchcodec, "):
+        with pytest.raises(ValueError, match=r"[^)] \(soundfile\); Could not open \(torchcodec\)"):
             decode_audio({"bytes": b"no audio", "path": None})
+
+    @pytest.mark.parametrize(("name", "rate"), [("a.m4a", 22_050), ("a.webm", 48_000)])
+    def test_files_that_torchcodec_itself_has_written(self, tmp_path, name, rate):
+        """A tone of 440 Hz on one of two channels, with any torchcodec that loads here."""
+        try:
+            from torchcodec.encoders import AudioEncoder
+        except Exception as error:
+            pytest.skip(f"no torchcodec: {error}")
+        tone = torch.sin(2 * torch.pi * 440 * torch.arange(rate) / rate)
+        AudioEncoder(torch.stack([tone, 0 * tone]), sample_rate=rate).to_file(tmp_path / name)
+        for content in (None, (tmp_path / name).read_bytes()):
+            waveform = decode_audio({"bytes": content, "path": str(tmp_path / name)})
+            assert abs(len(waveform) - 16_000) < 1_600
+            spectrum = np.abs(np.fft.rfft(waveform[:16_000], 16_000))
+            assert abs(int(spectrum.argmax()) - 440) <= 1
+            assert np.abs(waveform[4_000:12_000]).max() == pytest.approx(0.5, abs=0.05)

@@ -7,6 +7,7 @@ import math
 import librosa
 import numpy as np
 import soundfile
+import torch
 
 from ...files import first_line
 
@@ -100,21 +101,32 @@ def _decode_with_torchcodec(audio: dict, refusal: str) -> tuple[np.ndarray, int]
     """
     problem = f"cannot decode the audio of {_name(audio)}: {refusal.rstrip('.')} (soundfile)"
     if importlib.util.find_spec("torchcodec") is None:
-        raise ValueError(
-            f"{problem}. For m4a, mp4 and webm install FFmpeg and torchcodec (pip install "
-            "torchcodec)"
-        )
+        raise ValueError(f"{problem}. For m4a, mp4 and webm {_how_to_install_torchcodec()}")
     try:
         from torchcodec.decoders import AudioDecoder
-
+    # ImportError, OSError or RuntimeError, by the version of torchcodec and what is missing.
+    except Exception as error:
+        # Without FFmpeg, a list of causes follows in other lines.
+        reason = first_line(error).removesuffix("Likely causes:").rstrip(". ")
+        raise ValueError(
+            f"{problem}, and torchcodec does not load: {reason}. To load it, "
+            f"{_how_to_install_torchcodec()}"
+        ) from None
+    try:
         source = audio["path"] if audio["bytes"] is None else audio["bytes"]
         decoded = AudioDecoder(source).get_all_samples()
-    # ImportError, OSError or RuntimeError where FFmpeg is missing, ValueError and RuntimeError for
-    # bad files.
+    # ValueError or RuntimeError
     except Exception as error:
-        reason = first_line(error)
-        raise ValueError(f"{problem}; {reason} (torchcodec, which needs FFmpeg)") from None
+        raise ValueError(f"{problem}; {first_line(error)} (torchcodec)") from None
     return decoded.data.numpy().T, decoded.sample_rate
+
+
+def _how_to_install_torchcodec() -> str:
+    # The builds for Linux on PyPI load only beside a torch with CUDA.
+    index = "" if torch.version.cuda else " --index-url https://download.pytorch.org/whl/cpu"
+    return (
+        f"install FFmpeg with its shared libraries, and torchcodec (pip install torchcodec{index})"
+    )
 
 
 def decode_chunk(
