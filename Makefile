@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 # One process; accelerate would warn of every value that is not given.
 LAUNCH := $(BIN)/accelerate launch --num_cpu_threads_per_process 2 --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: install demo demo-digits cards docs test lint format vulnerabilities dist bench clean
+.PHONY: install demo demo-digits cards docs test test-lowest lint format vulnerabilities dist bench clean
 
 install: $(INSTALLED)
 
@@ -34,6 +34,15 @@ docs: install
 
 test: install
 	$(BIN)/pytest -q -n auto --dist loadfile tests
+
+# Tests the lowest versions that setup.cfg allows, in an environment of its own (about 2 GB).
+LOWEST := .venv-lowest/bin
+LOWEST_TESTS ?= tests/ops tests/trainer tests/recipes/test_image_recipes.py
+test-lowest:
+	test -x $(LOWEST)/python || $(PYTHON) -m venv .venv-lowest
+	$(LOWEST)/python -m pip install --quiet --constraint requirements-lowest.txt torch
+	$(LOWEST)/python -m pip install --quiet --constraint requirements-lowest.txt --editable ".[audit,demo,test]"
+	$(LOWEST)/pytest -q -n auto --dist loadfile $(LOWEST_TESTS)
 
 lint: install
 	$(BIN)/ruff check .

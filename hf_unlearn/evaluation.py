@@ -11,7 +11,7 @@ from transformers import EvalPrediction, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.trainer_utils import PredictionOutput
 
 from .metrics.metric_names import is_metric
-from .metrics.normalizers import is_unspaced, normalizer
+from .metrics.normalizers import Normalizer, normalizer
 from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy, f1_macro, looping
 from .metrics.sample_features import ctc_losses, features, predicted_classes
 from .metrics.scales import in_percent
@@ -62,36 +62,66 @@ def asr_metrics(
         logits that are not a CTC model's, and where no reference has a word.
     """
     tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
-    name, clean = normalizer(normalize, language, tokenizer)
-    metrics = [WordErrorRate(), CharacterErrorRate()]
     ctc = groups_tokens(tokenizer) if ctc is None else ctc
+    return in_percent(
+        _TextMetrics(
+            tokenizer,
+            normalizer(normalize, language, tokenizer),
+            ctc,
+            {"resamples": resamples, "seed": seed},
+            texts,
+            references or {},
+        )
+    )
 
-    def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
-        predictions, truth = evaluated.predictions, decode(tokenizer, evaluated.label_ids)
+
+class _TextMetrics:
+    """What `asr_metrics` returns.
+
+    Args:
+        options: of the bootstrap intervals.
+
+    Attributes:
+        metric_names: stopping rules are checked against these.
+        needs_texts: whether it compares generated texts. Without it, a trainer would find only at
+            its first evaluation that it got none.
+        scoring: see `asr_metrics`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        normalizer: Normalizer,
+        ctc: bool,
+        options: dict[str, int],
+        texts: MutableSequence | None,
+        references: Mapping[str, str],
+    ):
+        self._tokenizer, self._clean, self._ctc = tokenizer, normalizer.clean, ctc
+        self._options, self._texts, self._references = options, texts, references
+        self._metrics = WordErrorRate(), CharacterErrorRate()
+        ends = ("", "_low", "_high") if options["resamples"] else ("",)
+        self.metric_names = [name + end for name in ("wer", "cer") for end in ends] + ["loops"]
+        self.needs_texts = not ctc
+        leads = "cer" if normalizer.unspaced else "wer"
+        self.scoring = {"normalizer": normalizer.name, "leads": leads}
+
+    def __call__(self, evaluated: EvalPrediction) -> dict[str, float]:
+        predictions = evaluated.predictions
         if isinstance(predictions, tuple):
             predictions = predictions[0]
-        truth = [(references or {}).get(text, text) for text in truth]
-        transcripts = transcribe(tokenizer, predictions, ctc=ctc)
-        predictions, truth = ([clean(text) for text in part] for part in (transcripts, truth))
-        if texts is not None:
-            texts.append((predictions, truth))
-        options = {"allow_empty": True, "resamples": resamples, "seed": seed}
-        rates = [
-            metric.compute(predictions=predictions, references=truth, **options)
-            for metric in metrics
-        ]
+        labels = decode(self._tokenizer, evaluated.label_ids)
+        transcripts = transcribe(self._tokenizer, predictions, ctc=self._ctc)
+        references = [self._clean(self._references.get(text, text)) for text in labels]
+        predictions = [self._clean(text) for text in transcripts]
+        if self._texts is not None:
+            self._texts.append((predictions, references))
+        texts = {"predictions": predictions, "references": references}
+        words, characters = (
+            metric.compute(**texts, allow_empty=True, **self._options) for metric in self._metrics
+        )
         loops = float(np.mean([looping(text) for text in transcripts]))
-        return rates[0] | rates[1] | {"loops": 100 * loops}
-
-    ends = ("", "_low", "_high") if resamples else ("",)
-    # Stopping rules are checked against these names.
-    rates = [name + end for name in ("wer", "cer") for end in ends]
-    compute_metrics.metric_names = [*rates, "loops"]
-    # Otherwise a trainer would find only at its first evaluation that it got no texts.
-    compute_metrics.needs_texts = not ctc
-    unspaced = is_unspaced(language or getattr(tokenizer, "language", None), tokenizer)
-    compute_metrics.scoring = {"normalizer": name, "leads": "cer" if unspaced else "wer"}
-    return in_percent(compute_metrics)
+        return words | characters | {"loops": 100 * loops}
 
 
 def most_likely(logits: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from transformers import TrainingArguments
 
-from .checks import check_fields
+from .field_checks import check_fields
 from .unlearn_config import UnlearnConfig
 
 # The default of plain TrainingArguments, which is longer than most unlearning runs.

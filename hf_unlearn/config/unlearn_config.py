@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from transformers import Seq2SeqTrainingArguments
 
 from ..privacy.redaction import without_names
-from .checks import check_fields
+from .field_checks import check_fields
 from .suggestions import with_suggestions
 
 
@@ -153,8 +153,9 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         default=None,
         metadata={
             "help": "Abort when this rule holds at a check, e.g. 'test_wer > 30', and restore the "
-            "best checked model. In recipes, 'earlier_wer < 30' is about the worst of the earlier "
-            "requests, and 'earlier_1_wer < 30' about the first."
+            "best checked model. 'test_wer > original + 2' compares with the value before the "
+            "first step; stop_when can, too. In recipes, 'earlier_wer < 30' is about the worst of "
+            "the earlier requests, and 'earlier_1_wer < 30' about the first."
         },
     )
     check_steps: int = field(

@@ -53,8 +53,6 @@ class Recipe:
         forgotten_before: the names that earlier requests made the model forget, by the column of
             the data.
         earlier: the earlier requests of the model.
-        found_models: folder or Hub id of the "original" and the "retrained" model, once they are
-            found or trained.
     """
 
     task: str
@@ -66,7 +64,6 @@ class Recipe:
     # All recipes share these defaults, so nobody may write to them.
     forgotten_before: Mapping[str, list[str]] = MappingProxyType({})
     earlier: RequestHistory = RequestHistory()
-    found_models: Mapping[str, str] = MappingProxyType({})
 
     # ---- what a recipe has to define -------------------------------------------------------------
 
@@ -167,6 +164,12 @@ class Recipe:
     def clock(self) -> PhaseClock:
         """Where the time and memory of the run go."""
         return PhaseClock()
+
+    def with_args(self, args: UnlearnConfig) -> "Recipe":
+        """The recipe with other arguments of the trainer. All else is shared, also the clock."""
+        other = copy.copy(self)
+        vars(other).update(args=args, clock=self.clock)
+        return other
 
     @property
     def training_seed(self) -> int:

@@ -55,15 +55,15 @@ def unlearn(recipe: Recipe) -> dict:
         return dry_run(recipe)
     if options.evaluate:
         return evaluate(recipe)
-    recipe.args = completed_arguments(recipe)
+    recipe = recipe.with_args(completed_arguments(recipe))
     base = whole_base_of(options.start)
     _check(recipe)
     models = load_or_train(recipe)
-    retrained = _measure_retrained(recipe, models)
+    names, retrained = _measure_retrained(recipe, models)
     values = None if retrained is None else retrained.splits
-    recipe.args = with_retrained_values(recipe.args, options, values)
+    recipe = recipe.with_args(with_retrained_values(recipe.args, options, values))
 
-    start_digest = begin_entry(recipe) if args.process_index == 0 else None
+    start_digest = begin_entry(recipe, names["original"]) if args.process_index == 0 else None
     trainer = unlearning_trainer(recipe, models.original)
     before = measured_or_cached(recipe, trainer, "original", models.shadows)
     announce(recipe, "unlearning")
@@ -73,7 +73,7 @@ def unlearn(recipe: Recipe) -> dict:
     after = measure(recipe, trainer, models.shadows)
     save_model(recipe, trainer)
     measured = {"original": before, "unlearned": after, "retrained": retrained}
-    results = collect_results(recipe, trainer, measured, base)
+    results = collect_results(recipe, trainer, measured, names, base)
     _finish(recipe, trainer, results, start_digest)
     return results.to_dict()
 
@@ -127,13 +127,13 @@ class StartingModels(NamedTuple):
 
     Attributes:
         original: the model that is to forget.
-        retrained: the retrained model's folder or Hub id; "train" if it has yet to be trained, and
-            "none" without such a model.
+        names: folder or Hub id of the "original" and the "retrained" model; of the latter "train"
+            if it has yet to be trained, and "none" without such a model.
         shadows: the shadow models of LiRA; None without.
     """
 
     original: PreTrainedModel
-    retrained: str
+    names: dict[str, str]
     shadows: ShadowModels | None
 
 
@@ -141,22 +141,26 @@ def load_or_train(recipe: Recipe) -> StartingModels:
     """Loads or trains the models that unlearning and its measurements start from."""
     with recipe.clock.phase("training"):
         names = model_names(recipe)
-        original = get_model(recipe, "original", names["original"])
+        names["original"], original = get_model(recipe, "original", names["original"])
     if recipe.options.shadow_models:
         announce(recipe, "training the shadow models")
     with recipe.clock.phase("shadow_models"):
         shadows = train_shadow_models(recipe)
-    return StartingModels(original, names["retrained"], shadows)
+    return StartingModels(original, names, shadows)
 
 
-def _measure_retrained(recipe: Recipe, models: StartingModels) -> Measurement | None:
-    """The retrained model's numbers; None without such a model (`gold: none`)."""
-    if models.retrained == "none":
-        return None
+def _measure_retrained(
+    recipe: Recipe, models: StartingModels
+) -> tuple[dict[str, str], Measurement | None]:
+    """The folders or Hub ids of both models, now that the retrained one is trained, and its
+    numbers; without such a model (`gold: none`), the original's alone and None."""
+    names = {"original": models.names["original"]}
+    if models.names["retrained"] == "none":
+        return names, None
     with recipe.clock.phase("training"):
-        model = get_model(recipe, "retrained", models.retrained)
+        names["retrained"], model = get_model(recipe, "retrained", models.names["retrained"])
     trainer = recipe.evaluation_trainer(model)
-    return measured_or_cached(recipe, trainer, "retrained", models.shadows)
+    return names, measured_or_cached(recipe, trainer, "retrained", models.shadows)
 
 
 def _finish(

@@ -29,12 +29,14 @@ def collect_results(
     recipe: Recipe,
     trainer: UnlearnTrainer,
     measured: dict[str, Measurement | None],
+    names: dict[str, str],
     base: str | None,
 ) -> Results:
     """The content of results.json.
 
     Args:
         measured: the numbers of "original", "unlearned" and "retrained"; None for a missing model.
+        names: folder or Hub id of the "original" and the "retrained" model.
         base: the model that the original one was fine-tuned from, for the card.
     """
     args = recipe.args
@@ -47,7 +49,7 @@ def collect_results(
             "data": vars(recipe.data),
             "trainer": trainer.args.to_dict(),
             "processes": args.world_size,
-            "models": dict(recipe.found_models),
+            "models": names,
         },
         method_settings=trainer.method_settings,
         data=recipe.splits.describe(),

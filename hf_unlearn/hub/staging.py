@@ -16,10 +16,10 @@ from ..report.file_names import CARD, EVALUATION, RESULTS
 from ..report.ledger import note_merged
 from ..report.results import Results
 from ..report.tasks import task_of
-from .labels import make_labels_neutral
 from .metadata import on_hub
 from .model_card import write_card
 from .name_checks import REDACTED, check_name, check_texts, require_base_on_hub
+from .neutral_labels import make_labels_neutral
 
 WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
 # Configurations, tokenizers and processors are uploaded unchanged. Pickles, audio, reports and logs

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from importlib import resources
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
@@ -31,12 +32,26 @@ def language_code(language: str | None) -> str | None:
     return TO_LANGUAGE_CODE.get(name, re.split("[-_]", name)[0])
 
 
+class Normalizer(NamedTuple):
+    """How texts are compared.
+
+    Attributes:
+        name: one of `NORMALIZERS`, or a function's.
+        clean: normalises a text.
+        unspaced: whether the language is written without spaces between words.
+    """
+
+    name: str
+    clean: Callable[[str], str]
+    unspaced: bool
+
+
 def normalizer(
     choice: bool | str | Callable[[str], str],
     language: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
-) -> tuple[str, Callable[[str], str]]:
-    """The name of a normaliser, and the function that normalises a text.
+) -> Normalizer:
+    """A normaliser by its name or by the language.
 
     Args:
         choice: one of `NORMALIZERS`, or a function of a text. True selects by language, False is
@@ -47,12 +62,16 @@ def normalizer(
     Raises:
         ValueError: an unknown name.
     """
-    if callable(choice):
-        return getattr(choice, "__name__", type(choice).__name__), choice
     language = language_code(language or getattr(tokenizer, "language", None))
+    if callable(choice):
+        name = getattr(choice, "__name__", type(choice).__name__)
+        return Normalizer(name, choice, is_unspaced(language, tokenizer))
     name = str(choice).strip().lower()
     if name == "true":
         name = by_language(language, tokenizer)
+        if name == "english":
+            # Known without searching the vocabulary again.
+            return Normalizer(name, english, unspaced=False)
     elif name == "false":
         name = "none"
     if name not in NORMALIZERS:
@@ -60,9 +79,11 @@ def normalizer(
             f"normalize is {choice!r}, but must be one of {', '.join(NORMALIZERS)}, true, false or "
             "a function"
         )
-    if name == "basic" and is_unspaced(language, tokenizer):
-        return name, unspaced
-    return name, {"english": english, "basic": basic, "none": str.strip}[name]
+    no_spaces = is_unspaced(language, tokenizer)
+    if name == "basic" and no_spaces:
+        return Normalizer(name, unspaced, no_spaces)
+    clean = {"english": english, "basic": basic, "none": str.strip}[name]
+    return Normalizer(name, clean, no_spaces)
 
 
 def by_language(language: str | None, tokenizer: PreTrainedTokenizerBase | None = None) -> str:

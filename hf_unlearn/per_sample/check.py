@@ -12,11 +12,11 @@ from torch.utils.checkpoint import CheckpointError
 from .. import ops
 from .comparison import (
     SCALES,
-    TOLERANCE,
     WEIGHTS,
     BatchVsAlone,
     SamplesAlone,
     ShardedProcesses,
+    allowed_errors,
     norm,
 )
 from .engine import PerSampleEngine
@@ -186,8 +186,8 @@ def _wrong_parameters(
         alone: the weighted sum of the gradients of samples alone.
     """
     precision, processes = comparison.precision, comparison.processes
-    relative, absolute, _ = TOLERANCE[precision]
-    floor = absolute * torch.stack([norm(grad) for grad in alone.values()]).norm()
+    lengths = torch.stack([norm(grad) for grad in alone.values()])
+    bounds = dict(zip(alone, allowed_errors(lengths, precision)))
     wrong, seen = {}, set()
     all_weights = processes.weights(weights) if processes else weights
 
@@ -195,7 +195,7 @@ def _wrong_parameters(
         seen.add(rows.parameter)
         expected, gradient = alone[rows.parameter], rows.weighted(weights)
         gradient = averaged(gradient, rows.parameter) if processes else gradient
-        error, bound = norm(gradient - expected), relative * norm(expected) + floor
+        error, bound = norm(gradient - expected), bounds[rows.parameter]
         all_rows = processes.rows(rows) if processes else rows
         if not error <= bound:
             wrong[rows.parameter] = (
@@ -217,7 +217,7 @@ def _wrong_parameters(
             p.grad = grad
     for parameter, expected in alone.items():
         unseen = parameter not in seen and id(parameter) not in engine.slow
-        if unseen and norm(expected) > floor:
+        if unseen and norm(expected) > bounds[parameter]:
             wrong[parameter] = "its use in the model was not seen"
     return wrong
 

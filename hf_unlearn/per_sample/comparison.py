@@ -148,6 +148,17 @@ class BatchVsAlone:
         return bool(error > TOLERANCE[self.precision][0] * length)
 
 
+def allowed_errors(lengths: Tensor, precision: torch.dtype) -> Tensor:
+    """How much each parameter's gradient (parameters,) may differ from that of samples alone.
+
+    Args:
+        lengths: |gradient| of each parameter, of samples alone.
+        precision: dtype of the forward pass.
+    """
+    relative, absolute, _ = TOLERANCE[precision]
+    return relative * lengths + absolute * lengths.norm()
+
+
 def loss_scale(precision: torch.dtype) -> float:
     """Factor on losses whose gradients would vanish in float16, like a gradient scaler's."""
     return 256.0 if precision == torch.float16 else 1.0

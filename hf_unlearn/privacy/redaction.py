@@ -1,7 +1,6 @@
 """Redaction: keeps the names of forgotten persons, and access tokens, out of what is published."""
 
 import hashlib
-import os
 import re
 import secrets
 import unicodedata
@@ -9,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files import written_whole
 from .mentions import Mentions, mentions_of
 
 # Keys whose values are ids. Users of the plain trainer give `hide_names`
@@ -40,12 +40,8 @@ def salt_of(folder: str | Path) -> str:
 
 def write_salt(salt: str, folder: str | Path) -> None:
     """Makes a salt that of a run's output folder. Only the owner can read the file."""
-    # `files.written_whole` does the same, but this room imports no other.
-    path = Path(folder) / SALT
-    partial = path.with_name(f"{SALT}.{os.getpid()}")
-    partial.touch(mode=0o600)
-    partial.write_text(salt)
-    os.replace(partial, path)
+    with written_whole(Path(folder) / SALT, private=True) as partial:
+        partial.write_text(salt)
 
 
 def hide_tokens(text: str) -> str:

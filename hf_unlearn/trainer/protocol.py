@@ -1,14 +1,25 @@
-"""The part of `UnlearnTrainer` that the classes around it may use."""
+"""The parts of `UnlearnTrainer` that the classes around it may use: each takes the narrowest view
+that has what it needs."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+import datasets
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainerState
+from transformers import (
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    TrainerCallback,
+    TrainerState,
+)
+from transformers.feature_extraction_utils import FeatureExtractionMixin
+from transformers.image_processing_base import ImageProcessingMixin
 from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -17,44 +28,62 @@ from ..methods import Method
 from .checkpoints.update_sketch import EarlierUpdates
 from .setup.silence import Silence
 
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
 
-class TrainerView(Protocol):
-    """What the optimizer step, the preparation and the checks of the samples use of the trainer.
+# Samples: with a length and indices, or a stream.
+Samples: TypeAlias = torch.utils.data.Dataset | datasets.Dataset | datasets.IterableDataset
+Collator: TypeAlias = Callable[[list], dict]
+Processor: TypeAlias = (
+    PreTrainedTokenizerBase | FeatureExtractionMixin | ImageProcessingMixin | ProcessorMixin
+)
 
-    Attributes:
-        train_dataset: the forget set.
-        previous_forget_dataset: samples of earlier requests, which stay forgotten; None without.
-        previous_updates: the stored updates of earlier requests, likewise; None without.
-        silence: gives batches the labels of silence; None with another `forget_objective`.
-        optimizer, lr_scheduler: None until Trainer has created them.
-        last_sample_losses: the losses (k,) of the batch whose `mean_loss` was computed last,
-            without a gradient; None if the model combines several losses, which do not show them.
-        deepspeed: DeepSpeed's engine; None without DeepSpeed and before the training.
-    """
+
+class ModelView(Protocol):
+    """The model that is trained, and how its method runs on which processes."""
 
     args: UnlearnConfig
     method: Method
     model: nn.Module
     accelerator: Accelerator
-    state: TrainerState
-    train_dataset: Any
-    retain_dataset: Any
-    previous_forget_dataset: Any
-    previous_updates: EarlierUpdates | None
-    silence: Silence | None
-    data_collator: Any
-    optimizer: torch.optim.Optimizer | None
-    lr_scheduler: Any
-    last_sample_losses: Tensor | None
-    deepspeed: Any
     is_deepspeed_enabled: bool
     is_fsdp_enabled: bool
 
-    def collated(self, dataset: Any, description: str) -> tuple[Any, Any]:
+    def is_world_process_zero(self) -> bool:
+        """Whether this is the main process of all machines."""
+
+
+class DataView(Protocol):
+    """The samples that a method uses.
+
+    Attributes:
+        train_dataset: the forget set; None if the trainer only evaluates.
+        retain_dataset: the samples to keep; None for methods that need none.
+        previous_forget_dataset: samples of earlier requests, which stay forgotten; None without.
+    """
+
+    args: UnlearnConfig
+    method: Method
+    train_dataset: Samples | None
+    retain_dataset: Samples | None
+    previous_forget_dataset: Samples | None
+    data_collator: Collator
+
+    def collated(self, dataset: Samples, description: str) -> tuple[Samples, Collator]:
         """A dataset and its collator, without the columns that the model does not take."""
 
-    def next_retain_batch(self) -> dict:
-        """The retain batch of the current optimizer step."""
+
+class LossView(ModelView, Protocol):
+    """How the model's losses are computed.
+
+    Attributes:
+        state: its `global_step` is the optimizer step that is running.
+        last_sample_losses: the losses (k,) of the batch whose `mean_loss` was computed last,
+            without a gradient; None if the model combines several losses, which do not show them.
+    """
+
+    state: TrainerState
+    last_sample_losses: Tensor | None
 
     def mean_loss(self, model: nn.Module, inputs: dict) -> Tensor:
         """The mean over the samples of a batch of the loss that `compute_loss` returns."""
@@ -69,25 +98,63 @@ class TrainerView(Protocol):
         """Moves a batch to the model's device and casts it to the model's precision."""
 
 
-class RunView(TrainerView, Protocol):
-    """What a run, its record, the stopping rules and the checks use of the trainer besides.
+class SampleView(LossView, DataView, Protocol):
+    """What the losses of the method's samples depend on."""
+
+
+class TrainerView(SampleView, Protocol):
+    """What the optimizer steps use.
+
+    Attributes:
+        previous_updates: the stored updates of earlier requests; None without.
+        silence: gives batches the labels of silence; None with another `forget_objective`.
+        optimizer, lr_scheduler: None until Trainer has created them.
+        deepspeed: None without DeepSpeed and before the training.
+    """
+
+    previous_updates: EarlierUpdates | None
+    silence: Silence | None
+    optimizer: torch.optim.Optimizer | None
+    lr_scheduler: LRScheduler | None
+    deepspeed: "DeepSpeedEngine | None"
+
+    def next_retain_batch(self) -> dict:
+        """The retain batch of the current optimizer step."""
+
+
+class EvaluationView(ModelView, Protocol):
+    """What is evaluated, and by which metrics.
+
+    Attributes:
+        eval_dataset: for stopping rules, a dict of splits.
+    """
+
+    eval_dataset: Samples | dict[str, Samples] | None
+    compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None
+    preprocess_logits_for_metrics: Callable[..., Any] | None
+    processing_class: Processor | None
+
+    def collated(self, dataset: Samples, description: str) -> tuple[Samples, Collator]:
+        """A dataset and its collator, without the columns that the model does not take."""
+
+    def evaluation_loop(self, dataloader: DataLoader, description: str) -> EvalLoopOutput:
+        """Predicts and measures one split."""
+
+
+class RunView(TrainerView, EvaluationView, Protocol):
+    """What a run, its record, the stopping rules and the checks of all arguments use.
 
     Attributes:
         model_init: makes the model of each run; None if the trainer was given a model.
         optimizer_cls_and_kwargs: what Trainer makes the optimizer of, as it was given; else None.
-        eval_dataset: for stopping rules, a dict of splits.
         label_names: the names of the inputs that are labels.
         method_settings: the values that the method works with, by keyword.
     """
 
-    eval_dataset: Any
     model_init: Callable[..., nn.Module] | None
     optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None
-    compute_metrics: Any
-    preprocess_logits_for_metrics: Callable[..., Any] | None
-    processing_class: Any
     label_names: list[str]
-    method_settings: dict
+    method_settings: dict[str, Any]
     callback_handler: CallbackHandler
 
     def add_callback(self, callback: TrainerCallback) -> None:
@@ -96,11 +163,7 @@ class RunView(TrainerView, Protocol):
     def create_optimizer(self) -> torch.optim.Optimizer:
         """Makes the optimizer, if the trainer was not given one."""
 
-    def evaluation_loop(self, dataloader: DataLoader, description: str) -> EvalLoopOutput:
-        """Predicts and measures one split."""
-
-    def evaluate(self, eval_dataset: Any, *, metric_key_prefix: str) -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Samples | dict[str, Samples], *, metric_key_prefix: str
+    ) -> dict[str, float]:
         """Evaluates and logs the metrics of each split."""
-
-    def is_world_process_zero(self) -> bool:
-        """Whether this is the main process of all machines."""

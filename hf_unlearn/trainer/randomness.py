@@ -10,7 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from ..methods import Method
-from .protocol import TrainerView
+from .protocol import LossView
 
 logger = logging.get_logger(__name__)
 
@@ -47,7 +47,7 @@ def checkpoints_activations(model: nn.Module) -> bool:
 class RandomnessControl:
     """Decides when the randomness of a trainer's model is off."""
 
-    def __init__(self, trainer: TrainerView):
+    def __init__(self, trainer: LossView):
         self._trainer = trainer
         # The innermost of the contexts that are open; None outside all of them.
         self._frozen: FrozenRandomness | None = None

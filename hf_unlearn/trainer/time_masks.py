@@ -4,6 +4,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 # The method of transformers' models of waveforms (wav2vec 2.0, HuBERT, WavLM, ...) that masks
 # frames (k, T, features).
 MASKING = "_mask_hidden_states"
+# The classes of each model's modules that have this method. They do not keep the model in memory.
+_masking_classes: WeakKeyDictionary[nn.Module, list[type]] = WeakKeyDictionary()
 
 
 @contextlib.contextmanager
@@ -22,8 +25,10 @@ def time_masks_that_fit(model: nn.Module) -> Iterator[None]:
     """
     # The classes are changed and not the model: a method bound to the model would use the model's
     # own weights in copies of it, too, such as those of DataParallel.
-    classes = {type(module) for module in model.modules()}
-    before = {kind: getattr(kind, MASKING) for kind in classes if hasattr(kind, MASKING)}
+    if model not in _masking_classes:
+        classes = {type(module) for module in model.modules()}
+        _masking_classes[model] = [kind for kind in classes if hasattr(kind, MASKING)]
+    before = {kind: getattr(kind, MASKING) for kind in _masking_classes[model]}
     for kind, mask in before.items():
         setattr(kind, MASKING, _where_it_fits(mask))
     try:

@@ -86,6 +86,20 @@ def test_stopping_rules_check_the_changed_model(tmp_path):
     assert trainer.stopping["reason"] == "target reached" and trainer.stopping["step"] == 1
 
 
+def test_a_stopping_rule_cannot_compare_with_a_model_that_is_not_checked(tmp_path):
+    with pytest.raises(ValueError, match="method='influence' changes the model before the first"):
+        make_trainer(
+            Linear(),
+            tmp_path,
+            collator=collate,
+            method="influence",
+            forget=samples(4),
+            retain=samples(4),
+            stop_when="forget_loss >= original + 1",
+            arguments={"eval_dataset": {"forget": samples(4)}},
+        )
+
+
 def test_influence_warns_where_it_has_not_converged(tmp_path, caplog):
     change(tmp_path, METHODS["influence"](iterations=1, tolerance=1e-10), samples(4), samples(7))
     assert "after 1 iterations the Newton step has a relative residual of" in caplog.text

@@ -23,7 +23,7 @@ from tests.support.tiny_speech import letter_tokenizer
     ],
 )
 def test_errors_in_other_languages_still_count(language, said, reference):
-    name, clean = normalizer(True, language)
+    name, clean, _ = normalizer(True, language)
     assert name == "basic" and clean(said) != clean(reference)
 
 
@@ -56,7 +56,7 @@ def test_a_normaliser_is_chosen_by_name_or_is_a_function():
     assert normalizer("english")[1]("Twenty five colours") == "25 colors"
     for choice in ("none", False):
         assert normalizer(choice, "en")[1](" As it IS. ") == "As it IS."
-    assert normalizer(str.upper) == ("upper", str.upper)
+    assert normalizer(str.upper) == ("upper", str.upper, False)
     assert [normalizer(choice)[0] for choice in (True, "true", "False", "BASIC")] == [
         "english",
         "english",

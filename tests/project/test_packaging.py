@@ -11,6 +11,8 @@ import pytest
 import setuptools
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import hf_unlearn
 from tests.support.helpers import ROOT
@@ -71,6 +73,27 @@ def test_every_requirement_has_a_tested_version():
         for line in (ROOT / "constraints.txt").read_text().splitlines()
     }
     assert names <= pinned, f"constraints.txt lacks {names - pinned}"
+
+
+def versions(lines: list[str], operator: str) -> dict[str, Version]:
+    """{package: the version that a requirement names with an operator}"""
+    requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {
+        one.name: Version(bound.version)
+        for one in requirements
+        for bound in one.specifier
+        if bound.operator == operator
+    }
+
+
+def test_the_lowest_versions_are_those_of_setup():
+    """Apart from torch, of which a newer version is installed."""
+    extras = SETUP["options.extras_require"]
+    parts = [SETUP["options"]["install_requires"], *map(extras.get, ("audit", "demo", "test"))]
+    lowest = versions("".join(parts).splitlines(), ">=")
+    tested = versions((ROOT / "requirements-lowest.txt").read_text().splitlines(), "==")
+    assert lowest.pop("torch") < tested.pop("torch")
+    assert lowest == tested
 
 
 @pytest.mark.parametrize(

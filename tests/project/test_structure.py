@@ -38,7 +38,7 @@ ALLOWED = {
     "metrics": set(),
     "ops": set(),
     "per_sample": {"ops"},
-    "privacy": set(),
+    "privacy": {"files"},
     "report": {"files", "metrics", "privacy"},
     "trainer": set("config files hub methods metrics ops per_sample privacy report".split()),
     "yaml_files": {"files"},
@@ -46,7 +46,7 @@ ALLOWED = {
 
 
 # Private names of other libraries that we have to use or override.
-FOREIGN = {"_is_accelerate_prepared", "_models", "_prepare_inputs", "_save"}
+FOREIGN = {"_is_accelerate_prepared", "_prepare_inputs", "_save"}
 
 
 @cache
@@ -166,6 +166,57 @@ def test_the_trainer_is_two_classes():
     assert trainers == {"SampleMeanTrainer", "UnlearnTrainer"}
 
 
+# How a part of the trainer names the trainer that it was given.
+TRAINER = {"trainer", "self._trainer", "type(trainer)"}
+
+
+@cache
+def views() -> dict[str, set[str]]:
+    """The members of each protocol of a trainer, with those of its bases."""
+    classes = {
+        node.name: node
+        for module, tree in trees().items()
+        if room_of(module) == "trainer"
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and "Protocol" in map(ast.unparse, node.bases)
+    }
+
+    def members(kind: ast.ClassDef) -> set[str]:
+        names = {n.target.id for n in kind.body if isinstance(n, ast.AnnAssign)}
+        names |= {n.name for n in kind.body if isinstance(n, ast.FunctionDef)}
+        bases = [classes[base] for base in map(ast.unparse, kind.bases) if base in classes]
+        return names.union(*map(members, bases))
+
+    return {name: members(kind) for name, kind in classes.items()}
+
+
+def trainer_members(part: ast.AST) -> set[str]:
+    """What a class or function reads of the trainer that it was given."""
+    nodes = [node for node in ast.walk(part) if isinstance(node, ast.Attribute)]
+    return {node.attr for node in nodes if ast.unparse(node.value) in TRAINER}
+
+
+def view_of(part: ast.AST) -> str | None:
+    """The view that a class or function takes as `trainer`."""
+    arguments = [node for node in ast.walk(part) if isinstance(node, ast.arg)]
+    kinds = {ast.unparse(a.annotation) for a in arguments if a.arg == "trainer" and a.annotation}
+    return next(iter(kinds & views().keys()), None)
+
+
+def test_parts_of_the_trainer_read_only_their_views():
+    """And no member of a view is left that none of them reads."""
+    parts = [
+        part for module in trees() if room_of(module) == "trainer" for part in trees()[module].body
+    ]
+    more, read = [], {name: set() for name in views()}
+    for part in parts:
+        if isinstance(part, ast.ClassDef | ast.FunctionDef) and (view := view_of(part)):
+            more += [(part.name, name) for name in trainer_members(part) - views()[view]]
+            read[view] |= trainer_members(part)
+    assert len(read) > 4 and not more
+    assert set().union(*views().values()) == set().union(*read.values())
+
+
 def attributes_set(function: ast.FunctionDef) -> set[str]:
     """The attributes of self that a method sets."""
     stored = (n for n in ast.walk(function) if isinstance(n, ast.Attribute))
@@ -184,6 +235,20 @@ def test_experiments_set_their_attributes_in_constructors():
             first = methods.pop("__init__", set())
             late += [(module, kind.name, sorted(names - first)) for names in methods.values()]
     assert not [each for each in late if each[2]]
+
+
+def test_experiments_set_no_attributes_of_what_they_are_given():
+    """A recipe, an examiner and a subject stay as they were made; who needs other values copies."""
+    late = [
+        f"{module}:{node.lineno} sets {ast.unparse(node)}"
+        for module, tree in trees().items()
+        if room_of(module) == "experiments"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and ast.unparse(node.value).split(".")[0] in ("recipe", "examiner", "subject")
+    ]
+    assert not late
 
 
 # ---- names of variables --------------------------------------------------------------------------

@@ -101,6 +101,7 @@ def test_the_retrained_models_value_of_any_metric_is_filled_in(split, metric):
     rule = f"{split}_{metric} >= retrained"
     assert of_retrained(rule, "train") == f"{split}_{metric} >= 0"
     assert fill_in_retrained(rule, measured) == f"{split}_{metric} >= 0.00061812"
+    assert fill_in_retrained(f"{rule} + 1", measured) == f"{split}_{metric} >= 1.000618"
     for other in (None, "", f"{split}_{metric} >= 3", f"forget_loss > {split}_retrained"):
         assert fill_in_retrained(other, measured) == other
     with pytest.raises(ValueError, match="names no metric of the retrained model, which are"):

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
-from hf_unlearn.hub.labels import make_labels_neutral
+from hf_unlearn.hub.neutral_labels import make_labels_neutral
 from tests.support.texts import names_sent
 from tests.support.tiny_speech import waveform_sizes
 

@@ -18,24 +18,29 @@ def long_enough(rows: Dataset, shortest: float, skip: bool, description: str) ->
     Raises:
         ValueError: a row is not, and may not be skipped; or no row is left.
     """
-    names, durations = rows["id"][:], rows["duration"][:]
-    # Durations are rounded to float32.
-    short = [row for row, duration in enumerate(durations) if duration < shortest * (1 - 1e-6)]
-    if short and not skip:
-        raise ValueError(
-            f"utterance {names[short[0]]} is {durations[short[0]]:.4f} s long, under the "
-            f"{shortest:.4f} s that the model needs for its first frame ({len(short)} utterances "
-            f"are too short); {AUDIO_REMEDY}"
-        )
-    report_skipped(rows, [names[row] for row in short], BAD_AUDIO, description)
-    kept = set(range(len(names))) - set(short)
-    return rows.select(sorted(kept)) if short else rows
+    complaints = {
+        row: f"is {duration:.4f} s long, under the {shortest:.4f} s that the model needs for its "
+        f"first frame; {AUDIO_REMEDY}"
+        for row, duration in enumerate(rows["duration"][:])
+        # Durations are rounded to float32.
+        if duration < shortest * (1 - 1e-6)
+    }
+    kept = good_rows(rows, complaints, skip, description, BAD_AUDIO)
+    return rows.select(kept) if complaints else rows
 
 
 def good_rows(
-    dataset: Dataset, complaints: dict[int, str], skip: bool, description: str
+    dataset: Dataset,
+    complaints: dict[int, str],
+    skip: bool,
+    description: str,
+    what: str = BAD_LABELS,
 ) -> list[int]:
-    """The numbers of the rows whose labels are good. The others are skipped with one warning.
+    """The numbers of the rows without a complaint. The others are skipped with one warning.
+
+    Args:
+        complaints: by the rows' numbers.
+        what: what such rows have.
 
     Raises:
         ValueError: a row may not be skipped, or none is left.
@@ -45,7 +50,7 @@ def good_rows(
         row, complaint = next(iter(complaints.items()))
         others = f" ({len(complaints)} utterances are like this)" if len(complaints) > 1 else ""
         raise ValueError(f"utterance {names[row]} {complaint}{others}")
-    report_skipped(dataset, [names[row] for row in complaints], BAD_LABELS, description)
+    report_skipped(dataset, [names[row] for row in complaints], what, description)
     return [row for row in range(len(names)) if row not in complaints]
 
 

@@ -124,18 +124,21 @@ def load_speech(
         limit=max_utterances_per_speaker,
         options=options or {},
     )
-    path = local_path(request.source)
-    if path is not None:
-        rows = _load_local(path, request, text_optional)
-    elif streaming:
-        pinned = replace(request, revision=dataset_commit(request.source, revision))
-        rows = load_stream(SPEECH, pinned, _stream)
-    else:
-        loaded = _load(request, request.source, split=split, **revision_option(revision))
-        rows = to_uniform_rows(SPEECH, loaded, request, request.source)
-    rows = sorted_by_id(rows)
+    rows = sorted_by_id(_rows_of(request, streaming, text_optional))
     check_wanted(SPEECH, request, groups_of(rows, "speaker"))
     return first_of_each(SPEECH, rows, request)
+
+
+def _rows_of(request: RowRequest, streaming: bool, text_optional: bool) -> Dataset:
+    """The rows of a folder, a table or a dataset on the Hub, whichever the source is."""
+    path, revision = local_path(request.source), request.revision
+    if path is not None:
+        return _load_local(path, request, text_optional)
+    if streaming:
+        pinned = replace(request, revision=dataset_commit(request.source, revision))
+        return load_stream(SPEECH, pinned, _stream)
+    loaded = _load(request, request.source, split=request.split, **revision_option(revision))
+    return to_uniform_rows(SPEECH, loaded, request, request.source)
 
 
 def check_speakers(wanted: Iterable[str], speakers: Iterable[str], source: str | Path) -> None:

@@ -16,6 +16,7 @@ from .audited_run import AuditedRun
 from .door import Door, Subject
 from .doors import DOORS
 from .judged_split import choose_judged_split
+from .settings import AuditSettings
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +31,9 @@ def load_or_start(path: Path, run: AuditedRun, subjects: dict[str, Subject]) -> 
     today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
     content = {"task": run.recipe.task, "date": today, "made_of": parts}
     if isinstance(earlier, dict) and earlier.get("made_of") == parts:
-        content["judged"] = earlier_split(subjects, earlier["judged"])
-        doors = valid_doors(path, earlier["doors"], subjects["unlearned"])
+        content["judged"] = judged = earlier_split(subjects, earlier["judged"])
+        settings = subjects["unlearned"].settings
+        doors = valid_doors(path, earlier["doors"], settings, judged["split"])
     else:
         if path.is_file():
             logger.warning(
@@ -45,21 +47,21 @@ def load_or_start(path: Path, run: AuditedRun, subjects: dict[str, Subject]) -> 
 def earlier_split(subjects: dict[str, Subject], judged: dict[str, Any]) -> dict[str, Any]:
     """The split that an earlier audit of the same models has chosen, unless another is asked
     for."""
-    subject = subjects["unlearned"]
-    if judged.get("asked") != subject.settings.judged_split:
-        return choose_judged_split(subjects)
-    subject.examiner.judged_split = judged["split"]
-    return judged
+    same = judged.get("asked") == subjects["unlearned"].settings.judged_split
+    return judged if same else choose_judged_split(subjects)
 
 
-def valid_doors(path: Path, doors: dict[str, dict], subject: Subject) -> dict[str, dict]:
+def valid_doors(
+    path: Path, doors: dict[str, dict], settings: AuditSettings, judged_split: str
+) -> dict[str, dict]:
     """The doors of an earlier audit whose settings are as they were, and those that could not be
     measured."""
     entries = {name: entry for name, entry in doors.items() if name in DOORS}
     changed = [
         name
         for name, entry in entries.items()
-        if is_done(entry) and entry["settings"] != settings_of_door(DOORS[name], subject)
+        if is_done(entry)
+        and entry["settings"] != settings_of_door(DOORS[name], settings, judged_split)
     ]
     kept = {name: entry for name, entry in entries.items() if name not in changed}
     done = sum(map(is_done, kept.values()))
@@ -69,9 +71,9 @@ def valid_doors(path: Path, doors: dict[str, dict], subject: Subject) -> dict[st
     return kept
 
 
-def settings_of_door(door: Door, subject: Subject) -> dict[str, Any]:
+def settings_of_door(door: Door, settings: AuditSettings, judged_split: str) -> dict[str, Any]:
     """The settings that a door depends on, with the judged split that was chosen."""
-    values = {**vars(subject.settings), "judged_split": subject.examiner.judged_split}
+    values = {**vars(settings), "judged_split": judged_split}
     return values if door.settings is None else {name: values[name] for name in door.settings}
 
 

@@ -50,7 +50,8 @@ def read_rule(text: str | None) -> Rule | None:
     rule = Rule.parse(text)
     numbers = {f"{door}_{number}" for door in DOORS for number in ("gap", "forgotten")}
     numbers |= set(NUMBERS)
-    if unknown := [name for name in rule.metrics if name not in numbers]:
+    named = [rule.metric, *([rule.value] if isinstance(rule.value, str) else [])]
+    if unknown := [name for name in named if name not in numbers]:
         raise ValueError(
             f"fail_when is {text!r}, but {unknown[0]} is none of {', '.join(NUMBERS)}, <door>_gap "
             f"and <door>_forgotten, where the doors are {', '.join(DOORS)}"

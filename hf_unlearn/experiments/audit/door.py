@@ -1,7 +1,7 @@
 """`Door`: one way to probe what a model still knows. `Subject`: a model to probe."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,8 +36,7 @@ class Subject:
         recipe: of the run, with its data and processor.
         settings: of the audit.
         folder: where the model is saved, or its Hub id.
-        retrained: the retrained model, for distances to it; None without one.
-        original: the original model, for its generation settings.
+        subjects: all models of the run, by name.
     """
 
     name: str
@@ -46,9 +45,18 @@ class Subject:
     recipe: Recipe
     settings: AuditSettings
     folder: str | None = None
-    retrained: "Subject | None" = None
-    original: "Subject | None" = None
+    subjects: Mapping[str, "Subject"] = field(default_factory=dict, repr=False)
     _features: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
+
+    @property
+    def original(self) -> "Subject":
+        """The original model, for its generation settings."""
+        return self.subjects["original"]
+
+    @property
+    def retrained(self) -> "Subject | None":
+        """The retrained model, for distances to it; None without one."""
+        return self.subjects.get("retrained")
 
     def copy(self) -> PreTrainedModel:
         """A copy of the model, in evaluation mode, which a door may change."""

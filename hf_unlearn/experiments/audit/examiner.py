@@ -54,6 +54,12 @@ class Examiner:
         self.judged_split = "forget_test" if "forget_test" in self.splits else "forget"
         self.group = TASKS[recipe.task].group
 
+    def judging_by(self, split: str) -> "Examiner":
+        """This examiner with another `judged_split`."""
+        other = copy.copy(self)
+        other.judged_split = split
+        return other
+
     def recognition(self, model: nn.Module, rows: Dataset | None = None, **options: Any) -> Finding:
         """How well a model recognises rows; by default those of `judged_split`."""
         rows = self.splits[self.judged_split] if rows is None else rows
@@ -130,7 +136,7 @@ class SpeechExaminer(Examiner):
     def __init__(self, recipe: Recipe, model: PreTrainedModel, max_samples: int):
         super().__init__(recipe, model, max_samples)
         options, tokenizer = recipe.options, recipe.processor.tokenizer
-        _, self.normalise = normalizer(options.normalize, recipe.data.language, tokenizer)
+        self.normalise = normalizer(options.normalize, recipe.data.language, tokenizer).clean
         self.rate_name = recipe.metrics().scoring["leads"]
         self.unit = f"{self.rate_name.upper()} (%)"
 

@@ -7,8 +7,7 @@ from .settings import JUDGED
 
 
 def choose_judged_split(subjects: dict[str, Subject]) -> dict[str, str | int]:
-    """Sets `judged_split` of the examiner, by the values of the original and the retrained model
-    alone.
+    """By which split an audit judges, by the values of the original and the retrained model alone.
 
     It is `forget_test`, if the original clearly knows more of it than the retrained model: the
     lower end of the interval is above 0. Otherwise there is little in it to forget:
@@ -32,7 +31,6 @@ def choose_judged_split(subjects: dict[str, Subject]) -> dict[str, str | int]:
         chosen = asked or present[0]
     else:
         chosen, why = _more_learned(subjects)
-    examiner.judged_split = chosen
     return {
         "split": chosen,
         "samples": len(examiner.splits[chosen]),

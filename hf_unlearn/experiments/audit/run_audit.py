@@ -74,6 +74,7 @@ def audit(
         settings = replace(settings, relearn_learning_rate=run.tuning_rate)
     subjects = load_subjects(run, settings)
     content = load_or_start(folder / AUDIT, run, subjects)
+    subjects = judged_by(subjects, content["judged"]["split"])
     wanted = [door for door in DOORS.values() if not doors or door.name in doors]
     bar = tqdm(wanted, unit="door", disable=run.recipe.args.disable_tqdm)
     with quiet_loading():
@@ -111,13 +112,20 @@ def load_subjects(run: AuditedRun, settings: AuditSettings) -> dict[str, Subject
     all."""
     models = {name: run.load(name) for name in run.models}
     examiner = examiner_of(run.recipe, models["unlearned"], settings.max_samples)
-    subjects = {
-        name: Subject(name, model, examiner, run.recipe, settings, run.models[name])
-        for name, model in models.items()
-    }
-    for subject in subjects.values():
-        subject.retrained, subject.original = subjects.get("retrained"), subjects["original"]
+    subjects: dict[str, Subject] = {}
+    for name, model in models.items():
+        folder = run.models[name]
+        subjects[name] = Subject(name, model, examiner, run.recipe, settings, folder, subjects)
     return subjects
+
+
+def judged_by(subjects: dict[str, Subject], split: str) -> dict[str, Subject]:
+    """The models with an examiner that judges by a split."""
+    examiner = subjects["unlearned"].examiner.judging_by(split)
+    judged: dict[str, Subject] = {}
+    for name, subject in subjects.items():
+        judged[name] = replace(subject, examiner=examiner, subjects=judged)
+    return judged
 
 
 # ---- doors ---------------------------------------------------------------------------------------
@@ -125,13 +133,14 @@ def load_subjects(run: AuditedRun, settings: AuditSettings) -> dict[str, Subject
 
 def measure_door(door: Door, subjects: dict[str, Subject]) -> dict:
     """The entry of a door in audit.json."""
-    about = {"group": door.group, "meaning": door.meaning}
-    if subjects["unlearned"].recipe.task not in door.tasks:
+    about, unlearned = {"group": door.group, "meaning": door.meaning}, subjects["unlearned"]
+    if unlearned.recipe.task not in door.tasks:
         return {**about, "unavailable": door.unavailable_reason}
     try:
         findings = {name: measure_seeded(door, subject) for name, subject in subjects.items()}
         entry = entry_of(door.combine(findings) if door.combine else findings)
-        return {**about, **entry, "settings": settings_of_door(door, subjects["unlearned"])}
+        used = settings_of_door(door, unlearned.settings, unlearned.examiner.judged_split)
+        return {**about, **entry, "settings": used}
     except DoorUnavailable as reason:
         return {**about, "unavailable": str(reason)}
     except Exception as error:

@@ -3,7 +3,6 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ...config import UnlearnConfig
 from ...trainer.stopping.rule import RETRAINED, Rule
@@ -56,11 +55,12 @@ def of_retrained(rule: str | None, gold: str) -> str | None:
         return rule
     if gold == "none":
         raise _no_retrained_model(rule)
-    return str(replace(Rule.parse(rule), value=0.0))
+    return str(Rule.parse(rule).with_value(0.0))
 
 
 def fill_in_retrained(rule: str | None, retrained: Mapping[str, dict] | None) -> str | None:
-    """A rule with the retrained model's value: "forget_wer >= retrained" -> "forget_wer >= 61.8".
+    """A rule with the retrained model's value: "forget_wer >= retrained" -> "forget_wer >= 61.8",
+    "forget_wer >= retrained - 1" -> "forget_wer >= 60.8".
 
     Args:
         retrained: the retrained model's metrics by split; None without such a model.
@@ -83,7 +83,7 @@ def fill_in_retrained(rule: str | None, retrained: Mapping[str, dict] | None) ->
             f"the rule {rule!r} names no metric of the retrained model, which are "
             f"{', '.join(measured)}"
         )
-    return str(replace(parsed, value=measured[parsed.metric]))
+    return str(parsed.with_value(measured[parsed.metric]))
 
 
 def check_limit_at_retrained(options: RecipeArguments, args: UnlearnConfig) -> None:

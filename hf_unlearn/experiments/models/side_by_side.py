@@ -2,6 +2,7 @@
 has a core for each."""
 
 import contextlib
+import copy
 import multiprocessing
 import os
 import sys
@@ -21,7 +22,7 @@ FEWEST_STEPS = 100
 
 
 def model_names(recipe: Recipe) -> dict[str, str]:
-    """The original and the retrained model's names, by role, as `get_model` takes them.
+    """The original and the retrained model's names, by role: "train" if one has yet to be trained.
 
     Where both have to be trained and it is faster, both are trained here, and the names are their
     folders. Each model gets the same weights as if it was trained alone with one thread.
@@ -76,10 +77,11 @@ def _train_original(recipe: Recipe, sending: Connection) -> None:
     # Ends with the first process, even if that is killed.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Two progress bars would overwrite each other.
-    recipe.args.disable_tqdm = True
+    args = copy.copy(recipe.args)
+    args.disable_tqdm = True
     try:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            sending.send(train(recipe, "original"))
+            sending.send(train(recipe.with_args(args), "original"))
     except Exception as error:
         sending.send(error)
 

@@ -32,20 +32,22 @@ MADE_OF = "made_of.json"
 _digests: WeakKeyDictionary[Dataset, str] = WeakKeyDictionary()
 
 
-def get_model(recipe: Recipe, role: str, name: str) -> PreTrainedModel:
+def get_model(recipe: Recipe, role: str, name: str) -> tuple[str, PreTrainedModel]:
     """Loads the original or the retrained model, after training it where `name` is "train".
 
     Args:
         role: "original" or "retrained".
         name: folder, Hub id or "train".
+
+    Returns:
+        The folder or Hub id that it was loaded from, and the model.
     """
     if name == "train":
         announce(recipe, f"training the {role} model")
         # Loaded from its folder, so that an adapter names the folder as its base model.
         name = train(recipe, role)
-    recipe.found_models = {**recipe.found_models, role: name}
     with loading(name):
-        return load_merged(recipe.load_model, name)
+        return name, load_merged(recipe.load_model, name)
 
 
 def train(recipe: Recipe, role: str) -> str:

@@ -29,9 +29,12 @@ COMPARED = ("forget", "retain")
 logger = logging.get_logger(__name__)
 
 
-def begin_entry(recipe: Recipe) -> str | None:
+def begin_entry(recipe: Recipe, original: str) -> str | None:
     """Called before unlearning, on the main process: carries the salt along, and compares the
     weights with the end of the model's ledger. One warning says so where they differ.
+
+    Args:
+        original: folder or Hub id of the model that the run starts from.
 
     Returns:
         The digest of the weights that the run starts from.
@@ -39,7 +42,7 @@ def begin_entry(recipe: Recipe) -> str | None:
     earlier, folder = recipe.earlier, recipe.args.output_dir
     if earlier.salt is not None:
         carry_salt(earlier.salt, folder)
-    before = weights_digest(recipe.found_models["original"])
+    before = weights_digest(original)
     if earlier.entries and earlier.entries[-1]["weights_after"] != before:
         logger.warning(
             f"The weights in {recipe.options.model} are not those that its {LEDGER} ends with "

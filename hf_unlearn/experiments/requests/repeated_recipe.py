@@ -46,5 +46,4 @@ def repeated_recipe(folder: Path, config: Path | None, output_dir: str) -> Recip
         options.model = (groups.get("models") or {}).get("original", options.model)
     options.gold, options.shadow_models, options.evaluate = "none", 0, False
     recipe = kind.recipe(options, data, args, training=False)
-    recipe.args = completed_arguments(recipe)
-    return recipe
+    return recipe.with_args(completed_arguments(recipe))

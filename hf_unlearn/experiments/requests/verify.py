@@ -180,7 +180,7 @@ class _StopAt(TrainerCallback):
 def _repeat(recipe: Recipe, last: int | None) -> dict[str, str | None]:
     """{step: digest} of a repetition up to step `last`; without it, of the whole run and of "the
     end"."""
-    original = get_model(recipe, "original", recipe.options.model)
+    _, original = get_model(recipe, "original", recipe.options.model)
     trainer = unlearning_trainer(recipe, original)
     # The run did so before its first step, and data loaders draw random numbers.
     measure(recipe, trainer, None)

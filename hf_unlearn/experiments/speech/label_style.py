@@ -11,7 +11,7 @@ from transformers.utils import logging
 from ...data.sampling import balanced
 from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.transcripts import as_sentence, own_or
-from ...metrics.normalizers import is_unspaced, normalizer
+from ...metrics.normalizers import normalizer
 from .model_transcriber import ModelTranscriber
 
 logger = logging.get_logger(__name__)
@@ -59,8 +59,7 @@ class LabelStyle:
                 "transcripts is own, but a new model cannot transcribe yet: set it to as_written "
                 f"or {self.plain}"
             )
-        kind, self._clean = normalizer(True, data.language, processor.tokenizer)
-        unspaced = is_unspaced(data.language, processor.tokenizer)
+        kind, self._clean, unspaced = normalizer(True, data.language, processor.tokenizer)
         self._language = {"spaced": not unspaced, "english": kind == "english"}
 
     def choose(self, rows: datasets.Dataset, seed: int = 0) -> None:

@@ -3,7 +3,7 @@
 import torch
 
 from ...per_sample.reference import count_samples, select_samples
-from ..protocol import TrainerView
+from ..protocol import ModelView
 
 
 class ForgetBatches:
@@ -13,7 +13,7 @@ class ForgetBatches:
         batches: this process's micro-batches.
     """
 
-    def __init__(self, trainer: TrainerView):
+    def __init__(self, trainer: ModelView):
         self._trainer = trainer
         self.batches: list[dict] = []
         self._shares: list[tuple[float, int]] = []

@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 from torch import Tensor
 
-from ..protocol import TrainerView
+from ..protocol import DataView
 from .seeded import FORGET, SeededDataset
 from .training_data import data_seed, length_or_none
 
@@ -15,7 +15,7 @@ from .training_data import data_seed, length_or_none
 class TrainingLoader:
     """Makes random augmentation of a forget sample depend on seed, epoch and index alone."""
 
-    def __init__(self, trainer: TrainerView):
+    def __init__(self, trainer: DataView):
         self._trainer = trainer
         # The forget set as it was given.
         self._given: Any = None

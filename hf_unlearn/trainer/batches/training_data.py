@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ...config import UnlearnConfig
-from ..protocol import TrainerView
+from ..protocol import DataView
 from .seeded import FORGET, RETAIN, SeededDataset
 
 STREAMS = (torch.utils.data.IterableDataset, datasets.IterableDataset)
@@ -31,12 +31,12 @@ def data_seed(args: UnlearnConfig) -> int:
     return args.data_seed if args.data_seed is not None else args.seed
 
 
-def dataset_of(trainer: TrainerView, split: str) -> Any:
+def dataset_of(trainer: DataView, split: str) -> Any:
     of_split = {"forget": trainer.train_dataset, "retain": trainer.retain_dataset}
     return of_split.get(split, trainer.previous_forget_dataset)
 
 
-def used_splits(trainer: TrainerView) -> list[str]:
+def used_splits(trainer: DataView) -> list[str]:
     """The splits that a trainer's method looks at, before or in its steps."""
     method = trainer.method
     prepares = method.prepares or ()
@@ -48,7 +48,7 @@ def used_splits(trainer: TrainerView) -> list[str]:
     return [split for split, is_used in used.items() if is_used]
 
 
-def some_rows(trainer: TrainerView, split: str, limit: int) -> tuple[list, Callable]:
+def some_rows(trainer: DataView, split: str, limit: int) -> tuple[list, Callable]:
     """At most `limit` samples, spread evenly over a split, and its collator; no samples of a
     stream."""
     dataset = dataset_of(trainer, split)

@@ -8,7 +8,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from ...config import UnlearnConfig
 from ...per_sample.shards import gather_to_main, own_parameters
 from ...report.weights import tensors_digest
-from ..protocol import RunView
+from ..protocol import ModelView
 
 # In the trainer's log, which checkpoints keep. There it is a number: texts are redacted when a
 # checkpoint is pushed.
@@ -22,7 +22,7 @@ class StepDigests(TrainerCallback):
     Under DeepSpeed, whose engine owns the weights, it notes nothing.
     """
 
-    def __init__(self, trainer: RunView, every: int):
+    def __init__(self, trainer: ModelView, every: int):
         self._trainer, self.every = trainer, every
 
     def on_train_begin(

@@ -12,7 +12,7 @@ from transformers import Trainer
 from ...config import UnlearnConfig
 from ...methods import Method
 from ..batches.training_data import length_or_none
-from ..protocol import RunView
+from ..protocol import ModelView, RunView
 from ..setup import deepspeed
 from .forget_options import check_limit, check_objective, check_temperature
 from .refusals import USE_FSDP2, Refuse, refuse_always, refuse_with_method
@@ -133,7 +133,7 @@ def _check_arguments(trainer: RunView) -> None:
         )
 
 
-def _check_drift(method: Method, trainer: RunView, refuse: Refuse) -> None:
+def _check_drift(method: Method, trainer: ModelView, refuse: Refuse) -> None:
     """What `step_control="drift"` does not work with."""
     if not (method.uses_forget and method.uses_retain) or method.one_shot:
         refuse(

@@ -5,10 +5,10 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import IntervalStrategy
 
 from ...per_sample.adapted_models import base_model
-from ..protocol import RunView
+from ..protocol import EvaluationView
 
 
-def check_evaluation(trainer: RunView) -> None:
+def check_evaluation(trainer: EvaluationView) -> None:
     """Checks that evaluation can compute the metrics that the arguments ask for.
 
     Raises:
@@ -18,7 +18,7 @@ def check_evaluation(trainer: RunView) -> None:
     _check_best_metric(trainer)
 
 
-def known_metrics(trainer: RunView) -> set[str] | None:
+def known_metrics(trainer: EvaluationView) -> set[str] | None:
     """The metrics that evaluation will give for a split; None if that is unknown beforehand."""
     own_loop = type(trainer).evaluation_loop.__module__.split(".")[0] == __package__.split(".")[0]
     if trainer.compute_metrics is None and own_loop:
@@ -27,7 +27,7 @@ def known_metrics(trainer: RunView) -> set[str] | None:
     return None if names is None else {"loss", *names}
 
 
-def _check_texts(trainer: RunView) -> None:
+def _check_texts(trainer: EvaluationView) -> None:
     """Refuses generated texts where there are none, and logits in place of generated texts."""
     args, model = trainer.args, base_model(trainer.model)
     if not isinstance(model, PreTrainedModel):
@@ -46,7 +46,7 @@ def _check_texts(trainer: RunView) -> None:
         )
 
 
-def _check_best_metric(trainer: RunView) -> None:
+def _check_best_metric(trainer: EvaluationView) -> None:
     """Trainer looks for `metric_for_best_model` only after the first evaluation."""
     args, splits = trainer.args, trainer.eval_dataset
     wanted = args.metric_for_best_model

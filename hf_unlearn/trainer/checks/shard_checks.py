@@ -8,11 +8,11 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, Shard
 
 from ...methods import Method
-from ..protocol import RunView
+from ..protocol import ModelView
 from .refusals import DDP, Refuse
 
 
-def check_shards(method: Method, trainer: RunView, refuse: Refuse) -> None:
+def check_shards(method: Method, trainer: ModelView, refuse: Refuse) -> None:
     """Parameters must be sharded by FSDP2, through accelerate or by hand."""
     args, accelerator, model = trainer.args, trainer.accelerator, trainer.model
     launched = accelerator.distributed_type == DistributedType.FSDP
@@ -43,7 +43,7 @@ def check_shards(method: Method, trainer: RunView, refuse: Refuse) -> None:
         _check_sharded_by_hand(trainer, sharded, refuse)
 
 
-def _check_sharded_by_accelerate(trainer: RunView, refuse: Refuse) -> None:
+def _check_sharded_by_accelerate(trainer: ModelView, refuse: Refuse) -> None:
     """What does not work if accelerate shards the model."""
     if trainer.accelerator.mixed_precision == "fp16":
         refuse(
@@ -53,7 +53,7 @@ def _check_sharded_by_accelerate(trainer: RunView, refuse: Refuse) -> None:
         )
 
 
-def _check_sharded_by_hand(trainer: RunView, sharded: Iterable[DTensor], refuse: Refuse) -> None:
+def _check_sharded_by_hand(trainer: ModelView, sharded: Iterable[DTensor], refuse: Refuse) -> None:
     """The whole model must be sharded along the first axis, over all processes."""
     model, everyone = trainer.model, list(range(trainer.args.world_size))
     if any(p.device_mesh.mesh.tolist() != everyone or p.placements != (Shard(0),) for p in sharded):

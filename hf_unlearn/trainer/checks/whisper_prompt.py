@@ -5,16 +5,14 @@ Otherwise evaluation measures another model than the one trained, for example if
 """
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 from transformers import (
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Seq2SeqTrainingArguments,
     WhisperConfig,
 )
 from transformers.utils import logging
@@ -22,6 +20,7 @@ from transformers.utils import logging
 from ...metrics.normalizers import language_code
 from ...per_sample.adapted_models import base_model
 from ..batches.training_data import length_or_none
+from ..protocol import EvaluationView, Samples
 
 logger = logging.get_logger(__name__)
 
@@ -136,20 +135,7 @@ def check_prompt(
         )
 
 
-class EvaluatingTrainer(Protocol):
-    """What `warn_of_difference` needs of a trainer."""
-
-    accelerator: Accelerator
-    model: torch.nn.Module
-    args: Seq2SeqTrainingArguments
-    eval_dataset: Any
-    processing_class: Any
-
-    def collated(self, dataset: Any, description: str) -> tuple[Any, Callable[[list], dict]]:
-        """A dataset and its collator, without the columns that the model does not take."""
-
-
-def warn_of_difference(trainer: EvaluatingTrainer) -> None:
+def warn_of_difference(trainer: EvaluationView) -> None:
     """Warns if a Whisper model is evaluated by `generate` on labels that begin in another way."""
     model, data = trainer.accelerator.unwrap_model(trainer.model), trainer.eval_dataset
     model = base_model(model)
@@ -176,5 +162,5 @@ def warn_of_difference(trainer: EvaluatingTrainer) -> None:
         )
 
 
-def _has_rows(data: Any) -> bool:
+def _has_rows(data: Samples | None) -> bool:
     return bool(length_or_none(data))

@@ -22,7 +22,7 @@ from ...per_sample.reference import (
 )
 from ...per_sample.shards import sharded_modules
 from ..batches.seeded import random_state, random_state_kept
-from ..protocol import TrainerView
+from ..protocol import LossView
 from ..randomness import FrozenRandomness
 from ..setup.model_setup import put_in_training_mode
 from .finding import FrozenPart, frozen_parts
@@ -55,7 +55,7 @@ class FrozenParts:
     the same.
     """
 
-    def __init__(self, trainer: TrainerView):
+    def __init__(self, trainer: LossView):
         self._trainer = trainer
         self._searched = self._warned = self._is_off = False
         self.replay: Replay | None = None

@@ -10,15 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from accelerate import Accelerator
 from huggingface_hub import CommitInfo, HfApi
-from torch import nn
 from transformers import TrainerControl, TrainerState
 from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
-from ...config import UnlearnConfig
 from ...hub.metadata import listed, local_among
 from ...hub.model_card import write_card
 from ...hub.upload import hub_failures, push_folder
@@ -30,6 +27,7 @@ from ...report.environment import emissions, environment
 from ...report.file_names import ARGUMENTS
 from ...report.html_page import Report
 from ...report.results import Results
+from ..protocol import EvaluationView, Samples
 from ..stopping.run_record import RunRecord
 from .earlier_run import EarlierRun
 from .pushes import check_push_of_trainer, stage_checkpoint, upload
@@ -44,11 +42,10 @@ from .run_results import (
 logger = logging.get_logger(__name__)
 
 
-class PublishedTrainer(Protocol):
+class PublishedTrainer(EvaluationView, Protocol):
     """What a `Publisher` uses of the trainer.
 
     Attributes:
-        args: the arguments, with the fields of unlearning.
         train_dataset: the forget set.
         retain_dataset: the samples to keep; None for methods that need none.
         method_settings: the values that the method works with, by keyword.
@@ -59,25 +56,16 @@ class PublishedTrainer(Protocol):
         push_in_progress: the pushes under way; None before the first one.
     """
 
-    args: UnlearnConfig
-    model: nn.Module
-    processing_class: Any
-    compute_metrics: Any
-    accelerator: Accelerator
     state: TrainerState
     control: TrainerControl
     callback_handler: CallbackHandler
-    train_dataset: Any
-    retain_dataset: Any
-    eval_dataset: Any
-    method_settings: dict
+    train_dataset: Samples | None
+    retain_dataset: Samples | None
+    method_settings: dict[str, Any]
     stopping: dict
     results: Results | None
     hub_model_id: str | None
     push_in_progress: PushInProgress | None
-
-    def is_world_process_zero(self) -> bool:
-        """Whether this is the main process."""
 
     def own_results(self) -> Results:
         """What the trainer knows of its run."""

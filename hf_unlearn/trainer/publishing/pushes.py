@@ -13,7 +13,6 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from ...config import UnlearnConfig
-from ...hub.labels import make_labels_neutral
 from ...hub.name_checks import (
     REDACTED,
     check_name,
@@ -21,6 +20,7 @@ from ...hub.name_checks import (
     check_upload_texts,
     require_base_on_hub,
 )
+from ...hub.neutral_labels import make_labels_neutral
 from ...hub.staging import link, stage
 from ...hub.upload import HubError, hub_failures
 from ...privacy.redaction import salt_of

@@ -11,14 +11,14 @@ from ...per_sample.shards import all_finite, own_parameters, sharded_modules
 from ..batches.retain_batches import RetainBatches
 from ..batches.seeded import random_state_kept
 from ..batches.training_data import length_or_none
-from ..protocol import TrainerView
+from ..protocol import SampleView
 from .processes import all_processes
 
 Loss = Callable[[dict], Tensor]
 
 
 def broken_in_step(
-    trainer: TrainerView,
+    trainer: SampleView,
     loss_of: Loss,
     forget_batches: list[dict],
     retain_batch: dict | None,
@@ -51,7 +51,7 @@ def broken_in_step(
     return names
 
 
-def _broken_indices(trainer: TrainerView, loss_of: Loss, batch: dict) -> list[int]:
+def _broken_indices(trainer: SampleView, loss_of: Loss, batch: dict) -> list[int]:
     if not sharded_modules(trainer.model):
         # DeepSpeed would take a gradient that is computed here for the next step's.
         of_gradient = not trainer.is_deepspeed_enabled

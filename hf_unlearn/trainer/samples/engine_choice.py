@@ -10,12 +10,13 @@ from torch import Tensor
 from transformers.utils import logging
 
 from ...per_sample import PerSampleEngine
-from ...per_sample.check import MIXED, TOLERANCE, find_slow_parameters, samples_mix
+from ...per_sample.check import MIXED, find_slow_parameters, samples_mix
+from ...per_sample.comparison import TOLERANCE
 from ...per_sample.reference import count_samples, select_sample
 from ...per_sample.shards import own_parameters, sharded_modules, whole_tensors
 from ..batches.seeded import random_state_kept, seeded
 from ..checks.refusals import DDP
-from ..protocol import TrainerView
+from ..protocol import ModelView
 from ..randomness import ALWAYS_RANDOM, DRAWS_DIFFER_ALONE, RandomnessControl
 from .exchange import SampleExchange, SharedCheck
 from .processes import all_processes
@@ -42,9 +43,7 @@ class EngineChoice:
             itself.
     """
 
-    def __init__(
-        self, trainer: TrainerView, randomness: RandomnessControl, one_by_one: bool | None
-    ):
+    def __init__(self, trainer: ModelView, randomness: RandomnessControl, one_by_one: bool | None):
         self._trainer, self._randomness, self.one_by_one = trainer, randomness, one_by_one
         self.engine: PerSampleEngine | None = None
         self.is_checking = False

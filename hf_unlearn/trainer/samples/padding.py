@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ...per_sample.comparison import TOLERANCE, loss_scale, norm
+from ...per_sample.comparison import TOLERANCE, allowed_errors, loss_scale, norm
 from ...per_sample.reference import (
     UNKNOWN,
     UNPADDED,
@@ -203,7 +203,6 @@ def _gradients_differ(
         padded, alone = (
             sample_gradient(model, loss_of(sample) * scale, parameters) for sample in samples
         )
-    relative, absolute, _ = TOLERANCE[precision]
     lengths = torch.stack([norm(gradient) for gradient in alone])
     errors = torch.stack([norm(a - b) for a, b in zip(padded, alone)])
-    return bool((errors > relative * lengths + absolute * lengths.norm()).any())
+    return bool((errors > allowed_errors(lengths, precision)).any())

@@ -15,7 +15,7 @@ from ...per_sample.reference import count_samples, select_sample, without_ranges
 from ...per_sample.shards import own_parameters
 from ..batches.seeded import seeded
 from ..frozen.parts import FrozenParts
-from ..protocol import TrainerView
+from ..protocol import LossView
 from ..randomness import RandomnessControl, compares_gradients
 from ..time_masks import time_masks_that_fit
 from .engine_choice import EngineChoice
@@ -35,7 +35,7 @@ class SampleAccess:
         frozen: keeps the outputs of the model's frozen first part.
     """
 
-    def __init__(self, trainer: TrainerView, padding: PaddingCheck, frozen: FrozenParts):
+    def __init__(self, trainer: LossView, padding: PaddingCheck, frozen: FrozenParts):
         self._trainer, self.padding, self.frozen = trainer, padding, frozen
         self.randomness = RandomnessControl(trainer)
         one_by_one = True if padding.matters else None

@@ -20,7 +20,7 @@ from ...per_sample.adapted_models import peft_configs
 from ...per_sample.shards import sharded_modules
 from ..checkpoints.checkpoint_files import folder_written_whole
 from ..checkpoints.weight_files import FULL_WEIGHTS, MODEL_CONFIGS, weights_in
-from ..protocol import TrainerView
+from ..protocol import ModelView
 from ..samples.processes import all_processes
 
 logger = logging.get_logger(__name__)
@@ -133,7 +133,7 @@ def _has_other_weights(folder: Path, model: nn.Module) -> bool:
     return False
 
 
-def keep_base_model(trainer: TrainerView) -> None:
+def keep_base_model(trainer: ModelView) -> None:
     """If the base model of the trainer's adapter is in output_dir, keeps a copy of it. Warns if it
     is not the model below the adapter. All processes must call it."""
     model, args = trainer.model, trainer.args

@@ -7,21 +7,23 @@ backward pass is the last one. Before it, the engine only accumulates; after it,
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from transformers import Trainer
 
-from ..protocol import TrainerView
+from ..protocol import ModelView
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
 
 MAX_STAGE = 2
 
 
-def backward(engine: Any, loss: Tensor, last: bool) -> None:
+def backward(engine: "DeepSpeedEngine", loss: Tensor, last: bool) -> None:
     """Adds the gradient of a loss to what the engine holds.
 
     Args:
-        engine: DeepSpeed's engine.
         loss: already weighted by its share in the step.
         last: whether this is the last backward pass of the optimizer step, after which the engine
             averages over processes.
@@ -30,7 +32,7 @@ def backward(engine: Any, loss: Tensor, last: bool) -> None:
     engine.backward(loss, scale_wrt_gas=False)
 
 
-def take_step(engine: Any, parameters: Iterable[nn.Parameter], finite: bool) -> bool:
+def take_step(engine: "DeepSpeedEngine", parameters: Iterable[nn.Parameter], finite: bool) -> bool:
     """Lets the engine clip the gradient and take the optimizer step.
 
     Args:
@@ -53,7 +55,7 @@ def take_step(engine: Any, parameters: Iterable[nn.Parameter], finite: bool) -> 
     return not getattr(optimizer, "overflow", False)
 
 
-def move_to_training_precision(trainer: TrainerView) -> None:
+def move_to_training_precision(trainer: ModelView) -> None:
     """Moves a model that DeepSpeed has not prepared yet to the device and precision in which it
     will run."""
     dtype = trainer.accelerator.state.deepspeed_plugin.hf_ds_config.dtype()

@@ -8,11 +8,11 @@ from typing import Any
 from transformers import Trainer
 
 from ...per_sample.shards import sharded_modules
-from ..protocol import TrainerView
+from ..protocol import ModelView
 
 
 @contextlib.contextmanager
-def keeping_shards(trainer: TrainerView) -> Iterator[None]:
+def keeping_shards(trainer: ModelView) -> Iterator[None]:
     """Within this context accelerate leaves a model alone that it has sharded before; otherwise it
     would fail."""
     accelerator, model = trainer.accelerator, trainer.model
@@ -36,7 +36,7 @@ def keeping_shards(trainer: TrainerView) -> Iterator[None]:
         del accelerator.prepare
 
 
-def prepare_again(trainer: TrainerView) -> None:
+def prepare_again(trainer: ModelView) -> None:
     """Makes accelerate prepare the model again.
 
     If a model is evaluated before it is trained, Trainer prepares it for evaluation only. Training

@@ -14,7 +14,7 @@ from ...per_sample.shards import all_finite
 from ..batches.seeded import random_state_kept
 from ..batches.training_data import dataset_of
 from ..checkpoints.start_weights import START, load_start, save_start
-from ..protocol import TrainerView
+from ..protocol import SampleView
 from ..samples.broken_samples import broken_samples, sample_names
 from ..samples.sample_access import SampleAccess
 from ..setup import deepspeed
@@ -23,7 +23,7 @@ from ..setup import deepspeed
 class TrainerPreparation:
     """`methods.base.Preparation`, for an `UnlearnTrainer`."""
 
-    def __init__(self, trainer: TrainerView, access: SampleAccess):
+    def __init__(self, trainer: SampleView, access: SampleAccess):
         self._trainer, self._access = trainer, access
         self.model, self.seed = trainer.model, trainer.args.seed
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -99,7 +99,7 @@ class TrainerPreparation:
         return self._trainer.accelerator.reduce(tensor, "sum")
 
 
-def prepare_method(trainer: TrainerView, access: SampleAccess, checkpoint: str | None) -> None:
+def prepare_method(trainer: SampleView, access: SampleAccess, checkpoint: str | None) -> None:
     """Lets the method look at the model as it is before unlearning, or, in a resumed run, as it was
     then.
 
@@ -124,7 +124,7 @@ def prepare_method(trainer: TrainerView, access: SampleAccess, checkpoint: str |
         method.prepare(start)
 
 
-def _load_and_save_start(trainer: TrainerView, checkpoint: str | None) -> None:
+def _load_and_save_start(trainer: SampleView, checkpoint: str | None) -> None:
     """Gives the model its weights from before unlearning, and keeps a copy for resuming."""
     if checkpoint:
         load_start(trainer.model, Path(checkpoint) / START)
@@ -133,7 +133,7 @@ def _load_and_save_start(trainer: TrainerView, checkpoint: str | None) -> None:
 
 
 def _check_first_batch(
-    trainer: TrainerView, access: SampleAccess, start: TrainerPreparation
+    trainer: SampleView, access: SampleAccess, start: TrainerPreparation
 ) -> None:
     """Makes the checks of padding and of the loss on the first batch that the method will see."""
     method = trainer.method

@@ -6,52 +6,67 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
-# In place of a number: the retrained model's value, which recipes fill in.
-RETRAINED = "retrained"
+# In place of a number: the retrained model's value, which recipes fill in, and the metric's value
+# before the first step, which the check of the original model fills in.
+RETRAINED, ORIGINAL = "retrained", "original"
 # Splits and metrics may have any name: test-clean_wer, forget_f1 (macro), forget_rouge/1.
 RULE = re.compile(r"\s*([^<>=]+?)\s*(>=|<=|>|<)\s*([^<>=]+?)\s*")
 # Splits of earlier requests. A rule that names none by its number is about the worst of them.
 EARLIER, NUMBERED = "earlier", re.compile(r"earlier_\d+")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+# "original + 2": a name, and what is added to its value. Spaces tell it from a name like top-5.
+SUM = re.compile(r"(.+?)\s+([-+])\s+(\d\S*|\.\d\S*)")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition on one metric of one split, such as `forget_wer >= 25` or
-    `forget_accuracy <= test_accuracy`.
+    """A condition on one metric of one split, such as `forget_wer >= 25`,
+    `forget_accuracy <= test_accuracy` or `test_wer > original + 2`.
 
     Attributes:
         metric: <split>_<metric>.
         comparison: one of >=, <=, > and <.
-        value: a number, or the name of another metric.
+        value: a number, the name of another metric, or RETRAINED or ORIGINAL, which `with_value`
+            replaces.
+        offset: what is added to the value of a name.
     """
 
     metric: str
     comparison: str
     value: float | str
+    offset: float = 0.0
 
     @classmethod
     def parse(cls, text: str) -> "Rule":
         """Reads a rule. Raises ValueError if it is not of the form above."""
         match = RULE.fullmatch(text)
-        number = match and NUMBER.fullmatch(match[3])
-        # A metric has a split before it, or it is the word that recipes replace by a number.
-        if not match or not (number or "_" in match[3] or match[3] == RETRAINED):
+        if match and NUMBER.fullmatch(match[3]):
+            return cls(match[1], match[2], float(match[3]))
+        name, offset = _split_sum(match[3]) if match else ("", 0.0)
+        # A metric has a split before it, or it is a word that is replaced by a number.
+        if not ("_" in name or name in (RETRAINED, ORIGINAL)):
             raise ValueError(
                 f"cannot read the rule {text!r}: write <split>_<metric> >= <number>, as in "
-                "'forget_wer >= 25', or another <split>_<metric> in place of the number"
+                "'forget_wer >= 25'. In place of the number may stand another <split>_<metric>, or "
+                "'original', the value before the first step; '+ <number>' may follow, as in "
+                "'test_wer > original + 2'"
             )
-        return cls(match[1], match[2], float(match[3]) if number else match[3])
+        return cls(match[1], match[2], name, offset)
 
     @property
     def metrics(self) -> list[str]:
         """The metrics that the rule needs, one or two."""
-        return [self.metric, self.value] if isinstance(self.value, str) else [self.metric]
+        named = isinstance(self.value, str) and self.value != ORIGINAL
+        return [self.metric, self.value] if named else [self.metric]
 
     def margin(self, metrics: Mapping[str, float]) -> float:
         """The metric minus the value that it is compared with."""
         value = metrics[self.value] if isinstance(self.value, str) else self.value
-        return metrics[self.metric] - value
+        return metrics[self.metric] - value - self.offset
+
+    def with_value(self, value: float) -> "Rule":
+        """The rule with a number in place of RETRAINED or ORIGINAL."""
+        return Rule(self.metric, self.comparison, value + self.offset)
 
     def holds(self, metrics: Mapping[str, float]) -> bool:
         return OPERATORS[self.comparison](self.margin(metrics), 0)
@@ -79,7 +94,17 @@ class Rule:
 
     def __str__(self) -> str:
         value = self.value if isinstance(self.value, str) else f"{self.value:.7g}"
-        return f"{self.metric} {self.comparison} {value}"
+        sign = "-" if self.offset < 0 else "+"
+        offset = f" {sign} {abs(self.offset):.7g}" if self.offset else ""
+        return f"{self.metric} {self.comparison} {value}{offset}"
+
+
+def _split_sum(text: str) -> tuple[str, float]:
+    """ "original + 2" -> ("original", 2.0); any other text, and 0."""
+    added = SUM.fullmatch(text)
+    if not added or not NUMBER.fullmatch(added[3]):
+        return text, 0.0
+    return added[1], float(added[2] + added[3])
 
 
 def splits_of(metric: str, names: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 
 import itertools
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..batches.seeded import random_state_kept
 from ..batches.training_data import length_or_none, spread
 from ..checks.evaluation_checks import known_metrics
 from ..protocol import RunView
-from .rule import Rule, metric_in, splits_of, with_worst
+from .rule import ORIGINAL, Rule, metric_in, splits_of, with_worst
 from .run_record import RunRecord
 
 logger = logging.get_logger(__name__)
@@ -40,7 +41,8 @@ class StoppingRules(TrainerCallback):
     original model if no check was better. Checks are logged as `check_<split>_<metric>`.
 
     Attributes:
-        stop, abort: the rules.
+        stop, abort: the rules. In those that compare with the original model, its value stands
+            once it has been checked.
         splits: the samples that a check evaluates, by split.
         best_step: the step of the best model checked, 0 for the original model.
         report: the rules and, at the end, the reason, the value that decided and the restored step.
@@ -57,9 +59,14 @@ class StoppingRules(TrainerCallback):
                 "{'forget': ...}"
             )
         self._trainer, self._record = trainer, record
-        self.stop = Rule.parse(args.stop_when) if args.stop_when else None
-        self.abort = Rule.parse(args.abort_when) if args.abort_when else None
-        self._rules = [rule for rule in (self.stop, self.abort) if rule]
+        self._read_rules()
+        for rule in self._rules:
+            if rule.value == ORIGINAL and trainer.method.one_shot:
+                raise ValueError(
+                    f"the rule {str(rule)!r} needs a check of the original model, but "
+                    f"method={args.method!r} changes the model before the first check: write a "
+                    "number in place of 'original'"
+                )
         named = {name for rule in self._rules for name in rule.splits(splits)}
         for rule in self._rules:
             _check_metrics(rule, splits, known_metrics(trainer))
@@ -71,10 +78,29 @@ class StoppingRules(TrainerCallback):
         self._scales = ScaleCheck(self._rules, scale_of(trainer.compute_metrics))
         self._reset()
 
+    def _read_rules(self) -> None:
+        args = self._trainer.args
+        self.stop = Rule.parse(args.stop_when) if args.stop_when else None
+        self.abort = Rule.parse(args.abort_when) if args.abort_when else None
+        self.report: dict[str, Any] = {"rule": args.stop_when, "abort_rule": args.abort_when}
+
+    @property
+    def _rules(self) -> list[Rule]:
+        return [rule for rule in (self.stop, self.abort) if rule]
+
     def _reset(self) -> None:
         self.best_step, self._best_margin = 0, None
-        rules = {"rule": self._trainer.args.stop_when, "abort_rule": self._trainer.args.abort_when}
-        self.report: dict[str, Any] = rules
+        self._read_rules()
+
+    def _fill_in_original(self, metrics: Mapping[str, float]) -> None:
+        """Puts the values of the check before the first step into the rules that compare with the
+        original model."""
+        for name, key in (("stop", "rule"), ("abort", "abort_rule")):
+            rule = getattr(self, name)
+            if rule and rule.value == ORIGINAL:
+                filled = rule.with_value(metrics[rule.metric])
+                setattr(self, name, filled)
+                self.report[key] = f"{rule} ({filled.value:.4g})"
 
     @property
     def _best_file(self) -> Path:
@@ -92,6 +118,8 @@ class StoppingRules(TrainerCallback):
         for row in state.log_history:
             checked.setdefault(row["step"], {}).update(_check_metrics_in(row))
         checked = {step: with_worst(logged, self._rules) for step, logged in checked.items()}
+        if 0 in checked:
+            self._fill_in_original(checked[0])
         for step, metrics in checked.items():
             self._scales.look(metrics)
             self._note_if_best(metrics, step)
@@ -112,6 +140,7 @@ class StoppingRules(TrainerCallback):
         # The steps draw the same random numbers as they would without this check.
         with random_state_kept(self._trainer.args.device):
             metrics = self._check()
+        self._fill_in_original(metrics)
         self._note_if_best(metrics, step=0)
         for name, rule, advice in (
             ("abort_when", self.abort, "set another bound, or train the model first"),

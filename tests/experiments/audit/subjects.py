@@ -25,12 +25,9 @@ LANGUAGES = ("<|en|>", "<|de|>", "<|transcribe|>", "<|translate|>")
 def audited(models: dict[str, nn.Module], recipe: SimpleNamespace, doors: tuple[str, ...]) -> dict:
     """The entries of some doors, and the doors that decide."""
     examiner = examiner_of(recipe, models["unlearned"], 100)
-    subjects = {
-        name: Subject(name, model.eval(), examiner, recipe, SETTINGS)
-        for name, model in models.items()
-    }
-    for subject in subjects.values():
-        subject.retrained, subject.original = subjects.get("retrained"), subjects["original"]
+    subjects = {}
+    for name, model in models.items():
+        subjects[name] = Subject(name, model.eval(), examiner, recipe, SETTINGS, subjects=subjects)
     entries = {name: measure_door(DOORS[name], subjects) for name in doors}
     return {"doors": entries, **deciding_doors(entries)}
 

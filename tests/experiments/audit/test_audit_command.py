@@ -162,6 +162,7 @@ def test_a_door_that_fails_or_is_unavailable_stops_no_other(run, monkeypatch, ca
         ("worst_gap > -1000", 3, "the audit FAILS"),
         ("int8_gap > 1", 1, "this audit has no int8_gap: it has float32_gap"),
         ("best_gap > 1", 1, "best_gap is none of worst_gap"),
+        ("worst_gap > original + 1", 1, "original is none of worst_gap"),
     ],
 )
 def test_a_rule_decides_the_exit_code(run, rule, code, said, capsys):

@@ -19,7 +19,7 @@ def subject(monkeypatch) -> Subject:
     recipe = speech_recipe(monkeypatch)
     model = new_whisper(recipe).eval()
     subject = Subject("unlearned", model, SpeechExaminer(recipe, model, 100), recipe, SETTINGS)
-    subject.original = subject
+    subject.subjects = {"original": subject}
     return subject
 
 

@@ -34,9 +34,10 @@ class TestStoppingRules:
         report = self.ended(tmp_path, stop_when="forget_loss >= 4.25")
         assert report["reason"] == "target reached" and 1 < report["step"] < 7
 
-    def test_the_abort_is_as_without_the_interruption(self, tmp_path):
+    @pytest.mark.parametrize("bound", ["4.13", "original + 0.02"])
+    def test_the_abort_is_as_without_the_interruption(self, bound, tmp_path):
         report = self.ended(
-            tmp_path, stop_when="forget_loss >= 1000", abort_when="test_loss > 4.13"
+            tmp_path, stop_when="forget_loss >= 1000", abort_when=f"test_loss > {bound}"
         )
         assert report["reason"] == "aborted" and 1 < report["restored_step"] < report["step"] < 7
 

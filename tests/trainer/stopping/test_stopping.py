@@ -30,6 +30,23 @@ def test_a_rule_may_compare_with_another_metric():
 
 
 @pytest.mark.parametrize(
+    "text, value, offset",
+    [
+        ("original", "original", 0),
+        ("original + 2", "original", 2),
+        ("retrained  -  .5", "retrained", -0.5),
+        ("other_top-5 + 1e1", "other_top-5", 10),
+    ],
+)
+def test_a_number_may_be_added_to_a_value_with_a_name(text, value, offset):
+    rule = Rule.parse(f"test_wer > {text}")
+    assert rule == Rule("test_wer", ">", value, offset) == Rule.parse(str(rule))
+    assert rule.with_value(10.0) == Rule("test_wer", ">", 10.0 + offset)
+    assert not rule.holds({"test_wer": 10.0 + offset, value: 10.0})
+    assert rule.holds({"test_wer": 10.1 + offset, value: 10.0})
+
+
+@pytest.mark.parametrize(
     "metric",
     ["f1_macro", "f1-macro", "rouge1", "top5 accuracy", "wer/en", "5shot", "f1@k", "naïve"],
 )
@@ -53,6 +70,8 @@ def test_splits_and_metrics_may_have_any_name(metric, split):
         "forget_wer >= high",
         "forget_wer >= 90 <= 3",
         "forget_wer >= nan",
+        "forget_wer >= 20 + 3",
+        "forget_wer >= original +",
     ],
 )
 def test_a_text_that_is_not_a_rule_is_refused(text):
@@ -124,6 +143,26 @@ def test_abort_restores_the_best_model_checked(tmp_path):
     checked = {"forget": Subset(FORGET, [0, 4, 7])}
     again = trainer.evaluate(checked, metric_key_prefix="again")
     assert again["again_forget_loss"] == pytest.approx(good[report["restored_step"]], rel=1e-6)
+
+
+def test_a_rule_may_compare_with_the_original_model(tmp_path):
+    torch.manual_seed(0)
+    relative, _ = run(
+        tmp_path / "relative",
+        stop_when="forget_loss >= 1000",
+        abort_when="test_loss > original + 0.2",
+    )
+    start = checks(relative, "check_test_loss")[0]
+    torch.manual_seed(0)
+    number, _ = run(
+        tmp_path / "number",
+        stop_when="forget_loss >= 1000",
+        abort_when=f"test_loss > {start + 0.2!r}",
+    )
+    report = dict(relative.stopping)
+    assert report["reason"] == "aborted" and report["restored_step"] > 0
+    assert report.pop("abort_rule") == f"test_loss > original + 0.2 ({start + 0.2:.4g})"
+    assert report == {key: number.stopping[key] for key in report}
 
 
 @pytest.mark.parametrize(
