@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ...per_sample.comparison import TOLERANCE, allowed_errors, loss_scale, norm
+from ...per_sample.comparison import allowed_errors, loss_scale, norm
 from ...per_sample.reference import (
     UNKNOWN,
     UNPADDED,
