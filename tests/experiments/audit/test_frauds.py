@@ -93,16 +93,18 @@ def test_a_ctc_model_that_only_answers_with_blanks():
     as_evaluated = content["doors"]["float32"]
     assert as_evaluated["original"] < 40 and as_evaluated["unlearned"] > 90, as_evaluated
     assert as_evaluated["gap"] < 10
-    for door in ("blank_penalty", "full_length"):
-        opened = content["doors"][door]
-        assert opened["unlearned"] <= as_evaluated["original"] and opened["gap"] > 50, opened
+    opened = content["doors"]["blank_penalty"]
+    assert opened["unlearned"] <= as_evaluated["original"] and opened["gap"] > 50, opened
+    # The order of the letters is the original's.
+    opened = content["doors"]["full_length"]
+    assert opened["unlearned"] == opened["original"] and opened["gap"] > 30, opened
     assert content["worst"]["door"] in ("blank_penalty", "full_length")
     assert "no decoder" in content["doors"]["beams"]["unavailable"]
     with torch.no_grad():
         fraud.lm_head.bias[model.config.pad_token_id] += 2 * max(BLANK_PENALTIES)
     content = audited(models, recipe, ("blank_penalty", "full_length"))
     assert content["doors"]["blank_penalty"]["unlearned"] > 90
-    assert content["worst"]["door"] == "full_length" and content["worst"]["gap"] > 50
+    assert content["worst"]["door"] == "full_length" and content["worst"]["gap"] > 30
 
 
 def test_a_model_whose_last_layer_alone_was_changed():
