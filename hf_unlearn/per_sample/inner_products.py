@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from .rows import Dense, Lookup, Product, Rows, value_type, write_all
+from .rows import Convolved, Dense, Lookup, Product, Rows, Scaled, value_type, write_all
 
 STRATEGIES = ("materialise", "ghost", "fused")
 
@@ -240,12 +240,20 @@ def line_blocks(uses: Sequence[Rows], lines: int, width: int) -> Iterator[tuple[
     Each block overwrites the one before, because fresh memory costs page faults.
     """
     k, device = uses[0].k, uses[0].device
-    step = max(1, min(lines, limit(BLOCK_VALUES, device) // (k * width)))
+    # A convolution is one call for each sample and block, so it gets few blocks.
+    most = KEPT_VALUES if any(map(_has_convolution, uses)) else BLOCK_VALUES
+    step = max(1, min(lines, limit(most, device) // (k * width)))
     buffer = torch.empty(k, step, width, dtype=value_type(uses), device=device)
     for start in range(0, lines, step):
         rows = buffer[:, : lines - start]
         write_all(uses, rows, start)
         yield start, rows.flatten(1)
+
+
+def _has_convolution(use: Rows) -> bool:
+    return isinstance(use, Convolved) or (
+        isinstance(use, Scaled) and any(map(_has_convolution, use.uses))
+    )
 
 
 def are_kept(k: int, size: int, device: torch.device) -> bool:

@@ -119,6 +119,19 @@ def test_all_strategies_equal_rows_written_out(monkeypatch, name, strategy, exac
         assert (result - weights @ again).norm() <= 1e-13 * weights.norm() * G.norm()
 
 
+@pytest.mark.parametrize(
+    "name, blocks", [("convolution", 2), ("shared kernels", 2), ("product", 37)]
+)
+def test_a_convolution_is_written_in_few_blocks(monkeypatch, name, blocks):
+    """Each block takes a call for each sample, however few lines it has."""
+    uses = USES[name]()
+    monkeypatch.setattr(ip, "BLOCK_VALUES", {"cpu": 5 * WIDTH})
+    monkeypatch.setattr(ip, "KEPT_VALUES", {"cpu": 5 * WIDTH * 20})
+    parts = list(ip.line_blocks(uses, LINES, WIDTH))
+    assert [start for start, _ in parts] == list(range(0, LINES, 20 if blocks == 2 else 1))
+    assert len(parts) == blocks
+
+
 def test_rows_that_share_memory_can_be_used_again_later():
     """A visitor may come back to a parameter whose kept rows have been overwritten."""
     buffer, u, weights = ip.Buffer(), torch.randn(LINES, WIDTH), torch.randn(5)

@@ -43,7 +43,9 @@ def freeze_all_but(model: nn.Module, trainable: str) -> nn.Module:
 
 def whisper(trainable: str, **changes) -> nn.Module:
     torch.manual_seed(0)
-    return freeze_all_but(tiny_whisper(init_std=0.3, **EVEN, **changes), trainable)
+    return freeze_all_but(
+        tiny_whisper(init_std=0.3, encoder_layers=2, **EVEN, **changes), trainable
+    )
 
 
 def vit() -> nn.Module:

@@ -110,7 +110,12 @@ RANDOM = {
         pictures,
     ),
     "SpecAugment": (lambda: whisper(apply_spec_augment=True), utterances),
-    "LayerDrop": (lambda: whisper(encoder_layerdrop=0.5, decoder_layerdrop=0.5), utterances),
+    "LayerDrop": (
+        lambda: whisper(
+            encoder_layers=2, decoder_layers=2, encoder_layerdrop=0.5, decoder_layerdrop=0.5
+        ),
+        utterances,
+    ),
     **{
         kind: (lambda kind=kind: speech(kind), sounds)
         for kind in ("Wav2Vec2", "Hubert", "WavLM", "Data2VecAudio")
