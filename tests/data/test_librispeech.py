@@ -168,44 +168,6 @@ def test_a_streamed_hub_dataset_is_split_by_speaker(hub):
     }
 
 
-def test_splits_of_an_endless_stream_depend_on_the_revision_and_the_seed(
-    hub, monkeypatch, tmp_path
-):
-    """As those of a set that is larger than the disk: what is read and stored is bounded."""
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda *names, **how: hub.load_dataset(*names, **how).repeat(None)
-    )
-    args = SpeechArguments(
-        dataset_config="clean",
-        dataset_revision="v1",
-        forget_speakers=[374],
-        retain_speakers=[1034],
-        max_utterances_per_speaker=4,
-        retain_size=2,
-        held_out=0.25,
-        streaming=True,
-    )
-
-    def ids(seed: int, cache: str) -> dict[str, list[str]]:
-        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / cache)
-        splits = load_splits(args, seed=seed)
-        parts = {
-            name: getattr(splits, name) for name in ("forget", "forget_test", "retain", "test")
-        }
-        return {name: rows["id"][:] for name, rows in parts.items()}
-
-    first = ids(0, "cache")
-    assert {name: len(rows) for name, rows in first.items()} == {
-        "forget": 3,
-        "forget_test": 1,
-        "retain": 2,
-        "test": 1,
-    }
-    assert ids(0, "another cache") == first
-    assert any(ids(seed, "cache") != first for seed in range(1, 4))
-    assert len(hub.revisions) == 2 and len(set(hub.revisions)) == 1
-
-
 def test_rows_of_a_librispeech_tree(tree):
     assert set(subsets(tree)) == set(subsets(tree.parent)) == {"train-clean-100"}
     rows = load_speech(tree.parent, split="train-clean-100")
