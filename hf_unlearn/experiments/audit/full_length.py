@@ -41,8 +41,8 @@ class LongEnough(LogitsProcessor):
 
     def __init__(self, labels: Tensor, writes: Tensor):
         self.writes = writes
-        known = labels != PADDING
-        self.wanted = (writes[labels.masked_fill(~known, 0)] & known).sum(1)
+        padding = labels == PADDING
+        self.wanted = (writes[labels.masked_fill(padding, 0)] & ~padding).sum(1)
         self.prompt: int | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -63,8 +63,8 @@ def _of_decoder(subject: Subject) -> Iterator[str]:
 
 def tokens_that_write(tokenizer: PreTrainedTokenizerBase, size: int) -> Tensor:
     """(size,): whether a token writes more than spaces, as special tokens do not."""
-    known = range(min(size, len(tokenizer)))
-    texts = tokenizer.batch_decode([[token] for token in known], skip_special_tokens=True)
+    tokens = range(min(size, len(tokenizer)))
+    texts = tokenizer.batch_decode([[token] for token in tokens], skip_special_tokens=True)
     writes = torch.zeros(size, dtype=torch.bool)
     writes[: len(texts)] = torch.tensor([bool(text.strip()) for text in texts])
     return writes
