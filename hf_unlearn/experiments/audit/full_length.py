@@ -41,8 +41,8 @@ class LongEnough(LogitsProcessor):
 
     def __init__(self, labels: Tensor, writes: Tensor):
         self.writes = writes
-        is_label = labels != PADDING
-        self.wanted = (writes[labels.masked_fill(~is_label, 0)] & is_label).sum(1)
+        padding = labels == PADDING
+        self.wanted = (writes[labels.masked_fill(padding, 0)] & ~padding).sum(1)
         self.prompt: int | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
