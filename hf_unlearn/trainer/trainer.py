@@ -138,6 +138,9 @@ class UnlearnTrainer(SampleMeanTrainer):
             *more,
             **keywords,
         )
+        # The step itself divides by the number of micro-batches. Older versions of transformers let
+        # accelerate divide once more.
+        self.accelerator.gradient_accumulation_steps = 1
         if forget_dataset is not None:
             train_in_float32(self.model, self.optimizer)
         check_after(self)

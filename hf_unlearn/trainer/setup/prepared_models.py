@@ -52,7 +52,8 @@ def prepare_again(trainer: ModelView) -> None:
         prepared[:] = [other for other in prepared if other is not model]
         # Also removes autocast from the forward method.
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        del model._is_accelerate_prepared
+        # Only newer versions of accelerate set this mark.
+        vars(model).pop("_is_accelerate_prepared", None)
 
 
 def shard_untrained_model(trainer: Trainer) -> None:
