@@ -100,7 +100,7 @@ class Rule:
 
 
 def _split_sum(text: str) -> tuple[str, float]:
-    """ "original + 2" -> ("original", 2.0); any other text, and 0."""
+    """The name and the number in a text such as "original + 2"; any other text, and 0."""
     added = SUM.fullmatch(text)
     if not added or not NUMBER.fullmatch(added[3]):
         return text, 0.0

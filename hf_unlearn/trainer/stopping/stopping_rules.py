@@ -59,7 +59,7 @@ class StoppingRules(TrainerCallback):
                 "{'forget': ...}"
             )
         self._trainer, self._record = trainer, record
-        self._read_rules()
+        self._reset()
         for rule in self._rules:
             if rule.value == ORIGINAL and trainer.method.one_shot:
                 raise ValueError(
@@ -76,10 +76,11 @@ class StoppingRules(TrainerCallback):
             if name in named
         }
         self._scales = ScaleCheck(self._rules, scale_of(trainer.compute_metrics))
-        self._reset()
 
-    def _read_rules(self) -> None:
+    def _reset(self) -> None:
+        """The state before a training."""
         args = self._trainer.args
+        self.best_step, self._best_margin = 0, None
         self.stop = Rule.parse(args.stop_when) if args.stop_when else None
         self.abort = Rule.parse(args.abort_when) if args.abort_when else None
         self.report: dict[str, Any] = {"rule": args.stop_when, "abort_rule": args.abort_when}
@@ -87,10 +88,6 @@ class StoppingRules(TrainerCallback):
     @property
     def _rules(self) -> list[Rule]:
         return [rule for rule in (self.stop, self.abort) if rule]
-
-    def _reset(self) -> None:
-        self.best_step, self._best_margin = 0, None
-        self._read_rules()
 
     def _fill_in_original(self, metrics: Mapping[str, float]) -> None:
         """Puts the values of the check before the first step into the rules that compare with the

@@ -38,12 +38,17 @@ def test_a_model_that_only_refuses_the_right_language_token(monkeypatch):
     assert content["worst"]["door"] == content["surest"]["door"] == "wrong_language"
 
 
-def test_a_model_that_is_only_forbidden_to_say_the_words(monkeypatch):
-    recipe = speech_recipe(monkeypatch)
+def trained_whispers(recipe):
+    """An original model, and one that was retrained without the forgotten samples."""
     model = new_whisper(recipe)
     parts = [("forget", "en"), ("retain", "en")]
     retrained = fitted(copy.deepcopy(model), batch_of(recipe, model, parts[1]), steps=40)
-    original = fitted(model, batch_of(recipe, model, *parts), steps=60)
+    return fitted(model, batch_of(recipe, model, *parts), steps=60), retrained
+
+
+def test_a_model_that_is_only_forbidden_to_say_the_words(monkeypatch):
+    recipe = speech_recipe(monkeypatch)
+    original, retrained = trained_whispers(recipe)
     fraud = copy.deepcopy(original)
     words = recipe.processor.tokenizer(" ".join(TEXTS["a"]), add_special_tokens=False).input_ids
     fraud.generation_config.suppress_tokens = words
@@ -59,10 +64,7 @@ def test_a_model_that_is_only_forbidden_to_say_the_words(monkeypatch):
 
 def test_a_model_that_only_falls_silent(monkeypatch):
     recipe = speech_recipe(monkeypatch)
-    model = new_whisper(recipe)
-    parts = [("forget", "en"), ("retain", "en")]
-    retrained = fitted(copy.deepcopy(model), batch_of(recipe, model, parts[1]), steps=40)
-    original = fitted(model, batch_of(recipe, model, *parts), steps=60)
+    original, retrained = trained_whispers(recipe)
     fraud = copy.deepcopy(original)
     # The end of the text becomes far more likely, and the words stay in their order.
     bias = torch.zeros(fraud.config.vocab_size)
