@@ -12,7 +12,6 @@ from transformers import (
     AutoFeatureExtractor,
     AutoModelForCTC,
     AutoProcessor,
-    EvalPrediction,
     PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
@@ -27,7 +26,7 @@ from ...data.speech.extractors import longest_audio, shortest_audio
 from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import prepare_splits
 from ...data.speech.transcripts import in_vocabulary
-from ...evaluation import asr_metrics, most_likely
+from ...evaluation import most_likely
 from ...trainer.setup.adapters import load_merged
 from ..checks.model_checks import loading
 from ..command_line import parse
@@ -52,6 +51,10 @@ class CtcRecipe(RecogniserRecipe):
     """
 
     generates = False
+
+    @property
+    def restyled(self) -> bool:
+        return self.data.transcripts == "own"
 
     @property
     def new_head(self) -> bool:
@@ -144,17 +147,6 @@ class CtcRecipe(RecogniserRecipe):
 
     def collator(self, model: PreTrainedModel) -> SpeechCollator:
         return SpeechCollator(self.processor)
-
-    def metrics(self) -> Callable[[EvalPrediction], dict]:
-        return asr_metrics(
-            self.processor,
-            normalize=self.options.normalize,
-            language=self.data.language,
-            seed=self.args.seed,
-            texts=self.texts,
-            references=self.references() if self.data.transcripts == "own" else None,
-            ctc=True,
-        )
 
     def trainer_arguments(self, model: PreTrainedModel) -> dict:
         return {

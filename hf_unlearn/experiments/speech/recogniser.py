@@ -4,17 +4,25 @@ import copy
 import dataclasses
 import io
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 import datasets
 import numpy as np
 import soundfile
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AutoConfig,
+    EvalPrediction,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 
 from ...config import UnlearnConfig
 from ...data.speech.audio import SAMPLING_RATE, decode_audio
 from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import SpeakerSplits, load_splits
+from ...evaluation import asr_metrics
 from ...metrics import character_errors, error_rate, word_errors
 from ...metrics.normalizers import language_code, normalizer
 from ...metrics.token_texts import text_of
@@ -68,6 +76,11 @@ class RecogniserRecipe(Recipe):
     task = "speakers"
     # whether the texts of an evaluation come from `generate`
     generates: bool
+
+    @property
+    def restyled(self) -> bool:
+        """Whether labels differ from the transcripts that predictions are compared with."""
+        raise NotImplementedError
 
     def __init__(
         self,
@@ -186,6 +199,17 @@ class RecogniserRecipe(Recipe):
     def evaluation_notes(self) -> dict:
         labels = self.labels()
         return {"labels": {**labels, "note": self.label_source.note(labels["transcripts"])}}
+
+    def metrics(self) -> Callable[[EvalPrediction], dict]:
+        return asr_metrics(
+            self.processor,
+            normalize=self.options.normalize,
+            language=self.data.language,
+            seed=self.args.seed,
+            texts=self.texts,
+            references=self.references() if self.restyled else None,
+            ctc=not self.generates,
+        )
 
     def references(self) -> dict[str, str]:
         """{label's text: the transcript that predictions are compared with}."""

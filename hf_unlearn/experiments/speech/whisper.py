@@ -11,7 +11,6 @@ from transformers import (
     MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
     AutoModelForSpeechSeq2Seq,
     AutoProcessor,
-    EvalPrediction,
     GenerationConfig,
     PreTrainedModel,
     ProcessorMixin,
@@ -32,7 +31,6 @@ from ...data.speech.extractors import (
 from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import SpeakerSplits, prepare_splits
 from ...data.speech.transcripts import as_sentence
-from ...evaluation import asr_metrics
 from ...metrics.normalizers import language_code
 from ...trainer.checks.whisper_prompt import check_prompt
 from ...trainer.setup.adapters import whole_base_of
@@ -230,15 +228,9 @@ class WhisperRecipe(RecogniserRecipe):
     def collator(self, model: PreTrainedModel) -> SpeechCollator:
         return SpeechCollator(self.processor, model.config.decoder_start_token_id)
 
-    def metrics(self) -> Callable[[EvalPrediction], dict]:
-        return asr_metrics(
-            self.processor,
-            normalize=self.options.normalize,
-            language=self.data.language,
-            seed=self.args.seed,
-            texts=self.texts,
-            references=None if self.data.transcripts == "as_written" else self.references(),
-        )
+    @property
+    def restyled(self) -> bool:
+        return self.data.transcripts != "as_written"
 
     def _augmented(self, rows: Dataset, model: PreTrainedModel) -> AugmentedSpeech:
         shift = round(self.options.train_shift * FRAMES_PER_SECOND)
