@@ -6,7 +6,7 @@
 - `prepare`: the rows name 100 generated files of ten seconds again and again, so a set of 100,000
   rows takes hardly any disk itself. Measured: the time until the first batch of 16 is there.
 - `epoch`: one pass of training over files that differ, with two workers, by transformers' own
-  trainer: 96 files for a small model, 16 for one of whisper-tiny's shape. The features are computed
+  trainer: 48 files for a small model, 16 for one of whisper-tiny's shape. The features are computed
   on demand, or were stored before in float16. The CPU's time, of the workers too, is a row of its
   own: other programs on the machine hardly change it.
 - `stream`: a set of 1,000 to 100,000 rows, for which files on this disk stand instead of the Hub's,
@@ -51,7 +51,7 @@ ROWS = (1000, 2000, 10_000, 100_000)
 # Storing features takes minutes and gigabytes, so this is done for one set only.
 STORED_ROWS = 2000
 # model: rows of an epoch
-EPOCHS = {"whisper-demo": 96, "whisper-tiny": 16}
+EPOCHS = {"whisper-demo": 48, "whisper-tiny": 16}
 EPOCH_BATCH, WORKERS = 8, 2
 # rows of a streamed file, and of each speaker that are kept
 SHARD, KEPT = 1000, 20
