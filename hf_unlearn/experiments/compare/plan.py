@@ -33,6 +33,11 @@ class Comparison(ComparisonKeys):
                 "a fair comparison tries the same number of settings for every method, and at "
                 f"least one, but got {tried}"
             )
+        if not self.tune_on and max(tried.values()) > 1:
+            raise ValueError(
+                "tune_on is empty, but the methods have several settings: name a target on which "
+                "to choose one, or give each method one setting"
+            )
         if both := set(self.tune_on) & set(self.report_on):
             raise ValueError(
                 f"{', '.join(map(str, both))} in tune_on and report_on: report targets that no "
@@ -115,7 +120,11 @@ class Comparison(ComparisonKeys):
                 f"unknown in {path}: {', '.join(sorted(set(content) - options))}; known: "
                 f"{', '.join(options)}"
             )
-        kept = {name: value or {} for name, value in content.items() if name in AS_WRITTEN}
+        kept = {
+            name: {} if value is None else value
+            for name, value in content.items()
+            if name in AS_WRITTEN
+        }
         typed = as_declared(
             {name: value for name, value in content.items() if name not in kept}, [cls], path
         )
