@@ -24,7 +24,7 @@ from ..report.environment import environment
 from ..report.weights import model_digest
 from ..trainer import UnlearnTrainer
 from ..trainer.batches.seeded import random_state_kept
-from ..trainer.samples.processes import all_processes
+from ..trainer.processes import all_processes
 from .measurements import Measurement, measure
 from .models.shadow_models import ShadowModels
 from .models.training import rows_digest, training_seconds

@@ -25,8 +25,8 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..config import UnlearnConfig
 from ..methods import Method
-from .checkpoints.update_sketch import EarlierUpdates
-from .setup.silence import Silence
+from .losses.silence import Silence
+from .update_sketch import EarlierUpdates
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine

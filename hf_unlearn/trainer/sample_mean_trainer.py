@@ -25,9 +25,9 @@ from .batches.columns import made_on_access, only_columns
 from .evaluating.evaluation_order import order_of
 from .evaluating.sample_evaluation import SampleEvaluation
 from .evaluating.sample_logits import Reduce
+from .losses.time_masks import time_masks_that_fit
 from .setup.precision import cast_inputs, input_precision
 from .setup.prepared_models import shard_untrained_model
-from .time_masks import time_masks_that_fit
 
 
 class SampleMeanTrainer(Seq2SeqTrainer):

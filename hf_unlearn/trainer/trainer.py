@@ -22,18 +22,18 @@ from ..report.html_page import Report
 from ..report.results import Results
 from .batches.loading import TrainingLoader
 from .checkpoints.checkpointing import CheckpointSaver
-from .checkpoints.update_sketch import EarlierUpdates
 from .checks.compatibility import check_compatible
 from .checks.construction import check_after, check_before, one_forget_set
+from .losses.silence import Silence
+from .losses.temperature import dividing_logits
 from .publishing.publisher import Publisher
 from .publishing.run_results import EvaluationSets
 from .sample_mean_trainer import SampleMeanTrainer
 from .setup.model_setup import put_in_training_mode, save_whole_state_dicts, set_up_model
 from .setup.precision import train_in_float32
-from .setup.silence import Silence
-from .setup.temperature import dividing_logits
 from .steps.training_run import TrainingRun
 from .stopping.run_record import RunRecord
+from .update_sketch import EarlierUpdates
 
 
 class UnlearnTrainer(SampleMeanTrainer):

@@ -10,7 +10,7 @@ from hf_unlearn.privacy.carried_salt import LONG, carry_salt, salt_name
 from hf_unlearn.privacy.redaction import pseudonym
 from hf_unlearn.report.file_names import SKETCH
 from hf_unlearn.report.ledger import write_ledger
-from hf_unlearn.trainer.checkpoints.update_sketch import EarlierUpdates
+from hf_unlearn.trainer.update_sketch import EarlierUpdates
 from tests.recipes import recognisers
 from tests.recipes.noise import write_noise
 from tests.support.tiny_speech import write_noise as write_speech

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from hf_unlearn.per_sample.reference import sample_gradient
 from hf_unlearn.report.file_names import SKETCH
-from hf_unlearn.trainer.checkpoints.update_sketch import EarlierUpdates, stored
 from hf_unlearn.trainer.samples import engine_choice
 from hf_unlearn.trainer.samples.engine_choice import EngineChoice
+from hf_unlearn.trainer.update_sketch import EarlierUpdates, stored
 from tests.methods.formulas import double
 from tests.support.callbacks import CallAtStep, interrupt
 from tests.support.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper, utterances

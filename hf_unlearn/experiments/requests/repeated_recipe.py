@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ...config import UnlearnConfig
+from ...config.public_arguments import PRIVATE
 from ...report.results import Results
-from ...trainer.publishing.run_results import PRIVATE
 from ...yaml_files import as_declared, read_yaml
 from ..recipe import Recipe
 from ..recipe_kinds import kind_of, with_values

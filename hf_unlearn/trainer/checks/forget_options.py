@@ -7,8 +7,8 @@ from transformers import PreTrainedModel
 from ...methods import METHODS, Method
 from ...methods.outputs import CLASSIFIERS
 from ...per_sample.adapted_models import base_model
-from ..setup.silence import end_token, is_ctc
-from ..setup.temperature import output_layer
+from ..losses.silence import end_token, is_ctc
+from ..losses.temperature import output_layer
 
 
 def check_objective(objective: str, method: Method, model: nn.Module) -> None:

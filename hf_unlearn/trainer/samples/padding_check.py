@@ -15,6 +15,7 @@ from ...per_sample.reference import count_samples
 from ...per_sample.shards import sharded_modules
 from ..batches.seeded import seeded
 from ..batches.training_data import STREAMS, dataset_of, some_rows, used_splits
+from ..processes import all_processes
 from ..protocol import TrainerView
 from .padding import (
     UnpaddedRangesCollator,
@@ -24,7 +25,6 @@ from .padding import (
     remedy_for,
     unknown_samples,
 )
-from .processes import all_processes
 
 logger = logging.get_logger(__name__)
 

@@ -20,8 +20,8 @@ from ...per_sample.adapted_models import peft_configs
 from ...per_sample.shards import sharded_modules
 from ..checkpoints.checkpoint_files import folder_written_whole
 from ..checkpoints.weight_files import FULL_WEIGHTS, MODEL_CONFIGS, weights_in
+from ..processes import all_processes
 from ..protocol import ModelView
-from ..samples.processes import all_processes
 
 logger = logging.get_logger(__name__)
 

@@ -8,10 +8,10 @@ from torch import nn
 from ...per_sample.shards import sharded_modules
 from ..frozen.encoder import encoder_once
 from ..frozen.parts import FrozenParts
+from ..losses.silence import Silence
 from ..protocol import RunView
 from ..samples.padding_check import PaddingCheck
 from ..samples.sample_access import RetainContext, SampleAccess
-from ..setup.silence import Silence
 
 
 class CheckedModel:

@@ -16,10 +16,10 @@ from transformers.utils import logging
 from ...config import UnlearnConfig
 from ...per_sample.shards import local, own_parameters
 from ..checkpoints.checkpoint_files import saved_state
+from ..losses.silence import forget_objective
+from ..processes import all_processes
 from ..protocol import TrainerView
 from ..randomness import compares_gradients
-from ..samples.processes import all_processes
-from ..setup.silence import forget_objective
 from .step_runner import StepRunner
 
 logger = logging.get_logger(__name__)

@@ -11,11 +11,11 @@ from ...per_sample.reference import count_samples, require_gradient
 from ...per_sample.shards import own_parameters
 from ..batches.retain_batches import RetainBatches
 from ..batches.seeded import FORGET
+from ..losses.silence import forget_objective
 from ..protocol import TrainerView
 from ..samples.retain_rows import RetainRows, gradient_scale
 from ..samples.sample_access import SampleAccess
 from ..setup import deepspeed
-from ..setup.silence import forget_objective
 
 
 class TrainerStep:

@@ -7,9 +7,9 @@ from ...per_sample.shards import all_finite
 from ..batches.forget_batches import ForgetBatches
 from ..batches.retain_batches import RetainBatches
 from ..checkpoints.preemption import Preemption
+from ..processes import all_processes, any_process
 from ..protocol import TrainerView
 from ..samples.broken_samples import broken_in_step
-from ..samples.processes import all_processes, any_process
 from ..samples.sample_access import SampleAccess
 from ..setup import deepspeed
 from ..stopping.run_record import RunRecord

@@ -11,19 +11,19 @@ from ...report.file_names import BEST
 from ..checkpoints.checkpoint_files import find_checkpoint, link_into_checkpoint
 from ..checkpoints.preemption import Preemption
 from ..checkpoints.run_identity import run_identity
-from ..checkpoints.start_weights import START
-from ..checkpoints.update_sketch import keep_start, write_updates
+from ..checkpoints.start_weights import START, keep_start
 from ..checks.data_checks import NO_FORGET
 from ..checks.training_steps import check_steps
+from ..processes import reporting_failures_of_others
 from ..protocol import RunView
 from ..publishing.publisher import Publisher
 from ..publishing.run_results import EvaluatedBefore
-from ..samples.processes import reporting_failures_of_others
 from ..setup.adapters import keep_base_model
 from ..setup.prepared_models import keeping_shards, prepare_again
 from ..stopping.run_record import RunRecord
 from ..stopping.stopping_rules import StoppingRules
 from ..stopping.watched_callbacks import WatchedCallbacks
+from ..update_sketch import write_updates
 from .attempts import Attempts
 from .checked_model import CheckedModel
 from .drift import DriftControl
@@ -118,7 +118,7 @@ class TrainingRun:
         self._record.require_a_step(self.skipped_steps.total)
         if args.save_update_sketch:
             rank, folder = args.update_sketch_rank, Path(args.output_dir)
-            write_updates(trainer.model, folder, rank, trainer.previous_updates)
+            write_updates(trainer.model, folder / START, folder, rank, trainer.previous_updates)
         return output
 
     def _begin(self, wanted: str | bool | None) -> str | None:

@@ -12,8 +12,8 @@ from transformers.trainer_callback import DefaultFlowCallback
 from ...report.file_names import UNLEARN_STATE
 from ..checkpoints.checkpoint_files import saved_state
 from ..checkpoints.preemption import Preemption
+from ..processes import any_process
 from ..protocol import RunView
-from ..samples.processes import any_process
 from .weight_changes import WeightChanges
 
 NOTHING_DONE = "no optimizer step was taken, so nothing was forgotten"
