@@ -240,8 +240,8 @@ def verify(arguments: argparse.Namespace, _: list[str]) -> int:
     forgotten and how): repeats the last request from the same model, data, settings and seed, and
     compares digests of the weights step by step. Refuses where data or versions differ. With
     --weights_only it needs nothing but a pushed folder, and says less."""
-    from .experiments.requests.published import check_published
-    from .experiments.requests.verify import DIFFERENT, verify_by_repetition
+    from .experiments.verification.published import check_published
+    from .experiments.verification.verify import DIFFERENT, verify_by_repetition
 
     folder = arguments.folder
     if arguments.weights_only and (arguments.config or arguments.steps is not None):

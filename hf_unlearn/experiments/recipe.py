@@ -20,8 +20,8 @@ from ..data.splits import Splits
 from ..report.phases import PhaseClock
 from ..report.results import Results
 from ..trainer import UnlearnTrainer
+from .history.earlier import RequestHistory
 from .options import RecipeArguments
-from .requests.earlier import RequestHistory
 
 Processor = ProcessorMixin | FeatureExtractionMixin | ImageProcessingMixin
 

@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from ..trainer.setup.adapters import whole_base_of
-from .checks.model_checks import loading
+from .loading import loading
 from .options import RecipeArguments
 from .recipe import Recipe
 

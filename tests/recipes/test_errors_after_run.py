@@ -11,9 +11,10 @@ from hf_unlearn.evaluation import (
     prediction_logits,
     sample_features,
 )
-from hf_unlearn.experiments import run_files, unlearn
-from hf_unlearn.experiments.measurements import measure
+from hf_unlearn.experiments import unlearn
 from hf_unlearn.experiments.models import attack_models
+from hf_unlearn.experiments.running import run_files
+from hf_unlearn.experiments.running.measurements import measure
 from tests.recipes.shadow_recipe import shadow_recipe
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_unlearn.experiments.requests.earlier import find_earlier
+from hf_unlearn.experiments.history.earlier import find_earlier
 from hf_unlearn.experiments.speech import ctc
 from hf_unlearn.hub.staging import stage
 from hf_unlearn.privacy.carried_salt import carry_salt

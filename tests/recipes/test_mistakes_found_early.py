@@ -10,11 +10,11 @@ from hf_unlearn import UnlearnConfig, cli
 from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.evaluation import classification_metrics
 from hf_unlearn.experiments import Recipe, parse, unlearn
-from hf_unlearn.experiments import run as frame
-from hf_unlearn.experiments.checks.model_checks import loading
 from hf_unlearn.experiments.checks.retrained_rules import fill_in_retrained, of_retrained
 from hf_unlearn.experiments.command_line import run_script as run
 from hf_unlearn.experiments.images.recipe import ImageRecipeArguments
+from hf_unlearn.experiments.loading import loading
+from hf_unlearn.experiments.running import run as frame
 from tests.support.helpers import ROOT
 from tests.support.tiny import collate_images, images, tiny_vit
 

@@ -11,10 +11,10 @@ from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import unlearn
 from hf_unlearn.experiments.images.recipe import ImageRecipe, ImageRecipeArguments
-from hf_unlearn.experiments.measurements import measure
 from hf_unlearn.experiments.models import training
 from hf_unlearn.experiments.requests.stacking import check_stacking
-from hf_unlearn.experiments.requests.verify import verify_by_repetition
+from hf_unlearn.experiments.running.measurements import measure
+from hf_unlearn.experiments.verification.verify import verify_by_repetition
 from hf_unlearn.report.file_names import LEDGER
 from hf_unlearn.report.ledger import read_ledger
 from hf_unlearn.report.weights import weights_digest

@@ -11,7 +11,7 @@ from ...report.file_names import RESULTS
 from ...report.results import Results
 from ...trainer.setup.adapters import load_merged
 from ...yaml_files import as_declared, read_yaml
-from ..checks.model_checks import loading
+from ..loading import loading
 from ..recipe import Recipe
 from ..recipe_kinds import kind_of, with_values
 

@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import nn
 
 from ...trainer.setup.adapters import base_of, load_merged
-from ..checks.model_checks import loading
+from ..loading import loading
 from .door import Door, DoorUnavailable, Subject
 from .examiner import device_and_dtype
 from .gaps import Finding

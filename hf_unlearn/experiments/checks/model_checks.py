@@ -1,22 +1,20 @@
 """Refuses options that cannot work: first without data, then before a model is trained."""
 
-import contextlib
 import gc
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub.errors import HFValidationError
 from torch import nn
 
 from ...config import UnlearnConfig
-from ...files import one_line
 from ...methods import build_method
 from ...trainer import UnlearnTrainer
 from ...trainer.batches.seeded import random_state_kept
 from ...trainer.setup.adapters import load_merged
 from ...trainer.setup.model_setup import with_adapter
 from ...trainer.stopping.rule import Rule
+from ..loading import loading
 from ..options import RecipeArguments, TrainArguments
 from ..recipe import Recipe, freeze, lora_config, make_trainer
 from ..requests.keeping import keeping_arguments
@@ -105,19 +103,6 @@ def _check_trainable(options: RecipeArguments, args: UnlearnConfig) -> None:
             "lora_target_modules is empty: name the layers that get an adapter, such as q_proj "
             "v_proj"
         )
-
-
-@contextlib.contextmanager
-def loading(name: str | None) -> Iterator[None]:
-    """Turns errors of loading a model or its processor into one line.
-
-    Raises:
-        ValueError: in place of an OSError or HFValidationError; the message names the model.
-    """
-    try:
-        yield
-    except (OSError, HFValidationError) as error:
-        raise ValueError(f"could not load {name!r}: {one_line(error)}") from error
 
 
 def refuse_several_models(recipe: Recipe) -> None:

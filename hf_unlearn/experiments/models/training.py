@@ -21,7 +21,7 @@ from ...report.weights import model_digest
 from ...trainer.losses.time_masks import time_masks_that_fit
 from ...trainer.processes import all_processes
 from ...trainer.setup.adapters import load_merged
-from ..checks.model_checks import loading
+from ..loading import loading
 from ..progress import announce, label_bars
 from ..recipe import Recipe
 from ..threads import threads_for

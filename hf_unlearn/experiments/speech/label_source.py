@@ -12,9 +12,9 @@ from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
 from ...trainer.setup.adapters import load_merged
-from ..checks.model_checks import loading
 from ..checks.processor_checks import describe_difference
-from ..requests.from_results import results_of
+from ..history.from_results import results_of
+from ..loading import loading
 from .options import RecogniserArguments
 
 logger = logging.get_logger(__name__)

@@ -15,11 +15,11 @@ from ...report.file_names import LEDGER
 from ...report.ledger import Entry, read_ledger
 from ...report.weights import weights_digest
 from ...trainer.checkpoints.step_digests import step_digests
-from ..measurements import measure
 from ..models.training import get_model
 from ..recipe import Recipe
-from ..run import save_model, train_to_forget, unlearning_trainer
-from .entry import data_digests, package_versions
+from ..requests.entry import data_digests, package_versions
+from ..running.measurements import measure
+from ..running.run import save_model, train_to_forget, unlearning_trainer
 from .repeated_recipe import repeated_recipe
 
 # The exit code where the weights do not follow.
