@@ -24,7 +24,6 @@ from .batches.loading import TrainingLoader
 from .checkpoints.checkpointing import CheckpointSaver
 from .checks.compatibility import check_compatible
 from .checks.construction import check_after, check_before, one_forget_set
-from .losses.silence import Silence
 from .losses.temperature import dividing_logits
 from .publishing.publisher import Publisher
 from .publishing.run_results import EvaluationSets
@@ -33,6 +32,7 @@ from .setup.model_setup import put_in_training_mode, save_whole_state_dicts, set
 from .setup.precision import train_in_float32
 from .steps.training_run import TrainingRun
 from .stopping.run_record import RunRecord
+from .stopping.watched_callbacks import WatchedCallbacks
 from .update_sketch import EarlierUpdates
 
 
@@ -147,7 +147,8 @@ class UnlearnTrainer(SampleMeanTrainer):
         # After the checks, which refuse what has no such state.
         if forget_dataset is not None:
             save_whole_state_dicts(self.accelerator)
-        self.record = RunRecord(self)
+        self.callback_handler = callbacks = WatchedCallbacks(self.callback_handler)
+        self.record = RunRecord(self, callbacks)
         self._publisher = Publisher(self, self.record)
         self.training_run = TrainingRun(self, self.record, self._publisher)
         self._saver = CheckpointSaver(
@@ -159,10 +160,6 @@ class UnlearnTrainer(SampleMeanTrainer):
     @property
     def stopping(self) -> dict:
         return self.training_run.stopping
-
-    @property
-    def silence(self) -> Silence | None:
-        return self.training_run.checked_model.silence
 
     # ---- the step --------------------------------------------------------------------------------
 
@@ -185,10 +182,6 @@ class UnlearnTrainer(SampleMeanTrainer):
         """Puts a model into training mode. BatchNorm layers keep using their running statistics
         unless `freeze_batch_norm=False`."""
         put_in_training_mode(model, self.args.freeze_batch_norm, self.optimizer)
-
-    def next_retain_batch(self) -> dict:
-        """The retain batch of the current optimizer step, the same one at every call."""
-        return self.training_run.step_runner.retain_batches.of_current_step()
 
     def mean_loss(self, model: nn.Module, inputs: dict) -> Tensor:
         with (

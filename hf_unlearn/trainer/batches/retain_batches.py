@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from ...config import UnlearnConfig
 from ...per_sample.reference import count_samples
+from ..losses.silence import Silence
 from ..protocol import TrainerView
 from .joined import join
 from .seeded import RETAIN, SeededDataset
@@ -94,6 +95,7 @@ class RetainBatches:
 
     Args:
         wrap_collator: applied to the trainer's collator.
+        silence: gives batches the labels of silence; None with another `forget_objective`.
 
     Attributes:
         batch: the batch drawn last; None before the first.
@@ -102,8 +104,13 @@ class RetainBatches:
 
     sampler: RetainSampler | WithEarlier | None
 
-    def __init__(self, trainer: TrainerView, wrap_collator: Callable[[Callable], Callable]):
-        self._trainer, self._wrap_collator = trainer, wrap_collator
+    def __init__(
+        self,
+        trainer: TrainerView,
+        wrap_collator: Callable[[Callable], Callable],
+        silence: Silence | None,
+    ):
+        self._trainer, self._wrap_collator, self._silence = trainer, wrap_collator, silence
         self.batch: dict | None = None
         self.sampler = None
         self._loaded: Iterator[dict] = iter(())
@@ -140,14 +147,13 @@ class RetainBatches:
         return len(self.indices())
 
     def _constrains_silence(self) -> bool:
-        trainer = self._trainer
-        return trainer.silence is not None and trainer.method.keeps_forgotten
+        return self._silence is not None and self._trainer.method.keeps_forgotten
 
     def _with_silence(self, batch: dict) -> dict:
         if not self._constrains_silence():
             return batch
         retained = count_samples(batch) - self.earlier_samples()
-        return self._trainer.silence.constrained(batch, retained)
+        return self._silence.constrained(batch, retained)
 
     def _start_loader(self, first_step: int) -> None:
         trainer, args = self._trainer, self._trainer.args

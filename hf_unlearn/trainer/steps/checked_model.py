@@ -21,7 +21,7 @@ class CheckedModel:
     Attributes:
         padding: whether padding changes the losses.
         frozen: keeps the outputs of the model's frozen first part.
-        silence: gives batches the labels of silence; None for another `forget_objective`.
+        silence: gives batches the labels of silence; None with another `forget_objective`.
         samples: how the samples of a batch are computed.
     """
 

@@ -22,7 +22,6 @@ from ..setup.adapters import keep_base_model
 from ..setup.prepared_models import keeping_shards, prepare_again
 from ..stopping.run_record import RunRecord
 from ..stopping.stopping_rules import StoppingRules
-from ..stopping.watched_callbacks import WatchedCallbacks
 from ..update_sketch import write_updates
 from .attempts import Attempts
 from .checked_model import CheckedModel
@@ -54,7 +53,6 @@ class TrainingRun:
         has_rules = args.stop_when or args.abort_when
         self.stopping_rules = StoppingRules(trainer, record) if has_rules else None
         self.skipped_steps, self._preemption = SkippedSteps(args.max_skipped_steps), Preemption()
-        trainer.callback_handler = WatchedCallbacks(trainer.callback_handler)
         self._evaluated_before = EvaluatedBefore(trainer)
         self._drift = DriftControl(trainer) if args.step_control == "drift" else None
         for callback in (
@@ -75,6 +73,7 @@ class TrainingRun:
         return StepRunner(
             self._trainer,
             self.checked_model.samples,
+            self.checked_model.silence,
             self._attempts,
             self.skipped_steps,
             self._record,
