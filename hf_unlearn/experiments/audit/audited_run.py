@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from ...config import UnlearnConfig
 from ...report.file_names import RESULTS
 from ...report.results import Results
-from ...trainer.setup.adapters import load_merged
+from ...trainer import load_merged
 from ...yaml_files import as_declared, read_yaml
 from ..loading import loading
 from ..recipe import Recipe

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ...trainer.checks.whisper_prompt import generation_prompt
+from ...trainer import generation_prompt
 from ..recipe import Recipe
 from .decoding import NO_TEXT
 from .door import RECOGNISERS, Door, DoorUnavailable, Subject

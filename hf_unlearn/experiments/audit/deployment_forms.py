@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from ...trainer.setup.adapters import base_of, load_merged
+from ...trainer import base_of, load_merged
 from ..loading import loading
 from .door import Door, DoorUnavailable, Subject
 from .examiner import device_and_dtype

@@ -9,11 +9,7 @@ from torch import nn
 
 from ...config import UnlearnConfig
 from ...methods import build_method
-from ...trainer import UnlearnTrainer
-from ...trainer.batches.seeded import random_state_kept
-from ...trainer.setup.adapters import load_merged
-from ...trainer.setup.model_setup import with_adapter
-from ...trainer.stopping.rule import Rule
+from ...trainer import Rule, UnlearnTrainer, load_merged, random_state_kept, with_adapter
 from ..loading import loading
 from ..options import RecipeArguments, TrainArguments
 from ..recipe import Recipe, freeze, lora_config, make_trainer

@@ -31,8 +31,7 @@ from ...report.file_names import MISREAD
 from ...report.plots import plot_pictures
 from ...report.results import Results
 from ...report.tasks import TASKS
-from ...trainer import UnlearnTrainer
-from ...trainer.batches.training_data import spread
+from ...trainer import UnlearnTrainer, spread
 from ..classifier import ClassifierRecipe, scores
 from ..command_line import parse
 from ..history.earlier import find_earlier

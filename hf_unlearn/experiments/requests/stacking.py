@@ -5,12 +5,11 @@ import tempfile
 from pathlib import Path
 
 from peft import LoraConfig, PeftConfig, PeftModel
-from transformers.utils import logging
+from transformers.utils import ADAPTER_CONFIG_NAME, logging
 
 from ...files import one_line
 from ...report.weights import OF_ADAPTER
-from ...trainer.checkpoints.weight_files import ADAPTER_CONFIG
-from ...trainer.setup.adapters import base_of, load_merged
+from ...trainer import base_of, load_merged
 from ..options import RecipeArguments
 from ..recipe import Recipe
 
@@ -69,7 +68,7 @@ def stack_adapters(recipe: Recipe) -> None:
     model.peft_config[BOTH].base_model_name_or_path = name
     with tempfile.TemporaryDirectory(dir=folder) as partial:
         model.save_pretrained(partial, selected_adapters=[BOTH])
-        for file in [Path(partial) / ADAPTER_CONFIG, *_weights(Path(partial))]:
+        for file in [Path(partial) / ADAPTER_CONFIG_NAME, *_weights(Path(partial))]:
             shutil.move(file, folder / file.name)
     if trained_on.parent == folder and not any(folder.glob("checkpoint-*")):
         shutil.rmtree(trained_on, ignore_errors=True)

@@ -3,7 +3,7 @@
 from torch import nn
 
 from ...report.tasks import TASKS, Task
-from ...trainer.checks.training_steps import check_steps
+from ...trainer import check_steps
 from ..checks.model_checks import first_trainer
 from ..checks.processor_checks import check_processors
 from ..recipe import Recipe

@@ -22,9 +22,7 @@ from ...config import UnlearnConfig
 from ...files import json_digest, one_line, read_json, written_whole
 from ...report.environment import environment
 from ...report.weights import model_digest
-from ...trainer import UnlearnTrainer
-from ...trainer.batches.seeded import random_state_kept
-from ...trainer.processes import all_processes
+from ...trainer import UnlearnTrainer, all_processes, random_state_kept
 from ..models.shadow_models import ShadowModels
 from ..models.training import rows_digest, training_seconds
 from ..recipe import Recipe

@@ -10,10 +10,7 @@ from transformers import PreTrainedModel, set_seed
 from ...report.best_effort import warn_if_not_written
 from ...report.file_names import LEDGER
 from ...report.results import Results
-from ...trainer import UnlearnTrainer
-from ...trainer.checkpoints.step_digests import StepDigests
-from ...trainer.checks.training_steps import check_steps
-from ...trainer.setup.adapters import base_of, keep_merged, whole_base_of
+from ...trainer import StepDigests, UnlearnTrainer, base_of, check_steps, keep_merged, whole_base_of
 from ..checks.model_checks import check_run, refuse_several_models
 from ..checks.processor_checks import check_processors
 from ..checks.push_checks import check_push_of_recipe

@@ -28,8 +28,7 @@ from ...evaluation import f1_metrics
 from ...metrics.sample_features import predicted_classes
 from ...metrics.scores import global_unlearning_metric
 from ...report.results import Results
-from ...trainer import UnlearnTrainer
-from ...trainer.setup.adapters import whole_base_of
+from ...trainer import UnlearnTrainer, whole_base_of
 from ..checks.model_checks import check_model
 from ..classifier import ClassifierRecipe, scores
 from ..command_line import parse

@@ -27,7 +27,7 @@ from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import prepare_splits
 from ...data.speech.transcripts import in_vocabulary
 from ...evaluation import most_likely
-from ...trainer.setup.adapters import load_merged
+from ...trainer import load_merged
 from ..command_line import parse
 from ..loading import loading
 from ..running.run import unlearn

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
-from ...trainer.setup.adapters import load_merged
+from ...trainer import load_merged
 from ..checks.processor_checks import describe_difference
 from ..history.from_results import results_of
 from ..loading import loading

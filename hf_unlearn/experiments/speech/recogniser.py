@@ -27,8 +27,7 @@ from ...metrics import character_errors, error_rate, word_errors
 from ...metrics.normalizers import language_code, normalizer
 from ...metrics.token_texts import text_of
 from ...report.results import Results
-from ...trainer import UnlearnTrainer
-from ...trainer.setup.adapters import whole_base_of
+from ...trainer import UnlearnTrainer, whole_base_of
 from ..checks.model_checks import check_model
 from ..command_line import parse
 from ..history.earlier import find_earlier

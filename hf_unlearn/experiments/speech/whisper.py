@@ -32,8 +32,7 @@ from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import SpeakerSplits, prepare_splits
 from ...data.speech.transcripts import as_sentence
 from ...metrics.normalizers import language_code
-from ...trainer.checks.whisper_prompt import check_prompt
-from ...trainer.setup.adapters import whole_base_of
+from ...trainer import check_prompt, whole_base_of
 from ..command_line import parse
 from ..loading import loading
 from ..running.run import unlearn

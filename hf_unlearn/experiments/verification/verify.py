@@ -14,7 +14,7 @@ from ...report.environment import environment
 from ...report.file_names import LEDGER
 from ...report.ledger import Entry, read_ledger
 from ...report.weights import weights_digest
-from ...trainer.checkpoints.step_digests import step_digests
+from ...trainer import step_digests
 from ..models.training import get_model
 from ..recipe import Recipe
 from ..requests.entry import data_digests, package_versions
