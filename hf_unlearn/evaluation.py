@@ -16,7 +16,7 @@ from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy, f1_mac
 from .metrics.sample_features import ctc_losses, features, predicted_classes
 from .metrics.scales import in_percent
 from .metrics.token_texts import decode, groups_tokens, transcribe
-from .per_sample.adapted_models import base_model
+from .models import base_model
 
 
 def asr_metrics(

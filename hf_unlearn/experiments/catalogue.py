@@ -5,7 +5,7 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
-from ..yaml_files import read_yaml
+from ..files.yaml_files import read_yaml
 
 SCRIPT = "unlearn.py"
 

@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from ..yaml_files import read_yaml
+from ..files.yaml_files import read_yaml
 from .catalogue import find_recipe
 
 

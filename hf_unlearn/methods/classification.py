@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..per_sample.adapted_models import base_model
+from ..models import base_model
 from .base import Preparation, Step
 from .outputs import as_teacher, class_labels, output_logits, require_classification
 from .weighted import WeightedSum

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..per_sample.adapted_models import base_model
-from ..per_sample.inputs import IGNORE_INDEX
+from ..models import IGNORE_INDEX, base_model
 
 # Suffixes of the class names of models that predict sequences.
 SEQUENCE_MODELS = (

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..per_sample.inputs import IGNORE_INDEX
+from ..models import IGNORE_INDEX
 from .base import Preparation, Step
 from .outputs import class_labels, is_causal
 from .weighted import WeightedSum

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..per_sample.adapted_models import base_model
-from ..per_sample.inputs import IGNORE_INDEX
+from ..models import IGNORE_INDEX, base_model
 from .base import Preparation, Step
 from .outputs import (
     as_teacher,

@@ -16,9 +16,9 @@ from transformers import Seq2SeqTrainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_utils import EvalLoopOutput
 
+from ..models import IGNORE_INDEX, base_model
 from ..per_sample import SampleMeanLoss
-from ..per_sample.adapted_models import base_model
-from ..per_sample.inputs import IGNORE_INDEX, inputs_kept, own_copy
+from ..per_sample.inputs import inputs_kept, own_copy
 from ..per_sample.reference import count_samples
 from ..per_sample.shards import sharded_modules
 from .batches.columns import made_on_access, only_columns

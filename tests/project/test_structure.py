@@ -28,20 +28,20 @@ ALLOWED = {
     "cli": {"experiments", "hub", "ops", "privacy", "report"},
     "config": {"privacy"},
     "data": {"files"},
-    "evaluation": {"metrics", "per_sample"},
+    "evaluation": {"metrics", "models"},
     "experiments": set(
-        "config data evaluation files hub methods metrics privacy report trainer yaml_files".split()
+        "config data evaluation files hub methods metrics privacy report trainer".split()
     ),
     "files": set(),
-    "hub": {"files", "metrics", "privacy", "report", "yaml_files"},
-    "methods": {"ops", "per_sample"},
+    "hub": {"files", "metrics", "privacy", "report"},
+    "methods": {"models", "ops", "per_sample"},
     "metrics": set(),
+    "models": set(),
     "ops": set(),
-    "per_sample": {"ops"},
+    "per_sample": {"models", "ops"},
     "privacy": {"files"},
     "report": {"files", "metrics", "privacy"},
-    "trainer": set("config files hub methods metrics ops per_sample privacy report".split()),
-    "yaml_files": {"files"},
+    "trainer": set("config files hub methods metrics models ops per_sample privacy report".split()),
 }
 
 

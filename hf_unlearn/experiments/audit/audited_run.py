@@ -7,10 +7,10 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from ...config import UnlearnConfig
+from ...files.yaml_files import as_declared, read_yaml
 from ...report.file_names import RESULTS
 from ...report.results import Results
 from ...trainer import load_merged
-from ...yaml_files import as_declared, read_yaml
 from ..loading import loading
 from ..recipe import Recipe
 from ..recipe_kinds import kind_of, with_values

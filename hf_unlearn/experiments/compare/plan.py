@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
+from ...files.yaml_files import PlainScalar, as_declared, read_yaml
 from ...report.tasks import ACCURACY, ERROR_RATES, metric_of
-from ...yaml_files import PlainScalar, as_declared, read_yaml
 from ..comparison_keys import ComparisonKeys
 
 T = TypeVar("T")

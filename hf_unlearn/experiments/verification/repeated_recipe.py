@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ...config import UnlearnConfig
 from ...config.public_arguments import PRIVATE
+from ...files.yaml_files import as_declared, read_yaml
 from ...report.results import Results
-from ...yaml_files import as_declared, read_yaml
 from ..recipe import Recipe
 from ..recipe_kinds import kind_of, with_values
 from ..requests.run_arguments import completed_arguments

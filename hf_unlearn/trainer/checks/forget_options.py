@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from ...methods import METHODS, Method
 from ...methods.outputs import CLASSIFIERS
-from ...per_sample.adapted_models import base_model
+from ...models import base_model
 from ..losses.silence import end_token, is_ctc
 from ..losses.temperature import output_layer
 

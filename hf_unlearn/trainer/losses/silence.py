@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ...per_sample.adapted_models import base_model
-from ...per_sample.inputs import IGNORE_INDEX
+from ...models import IGNORE_INDEX, base_model
 from ...per_sample.reference import UNPADDED, count_samples, select_samples
 
 

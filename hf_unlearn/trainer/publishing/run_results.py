@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from ...config import UnlearnConfig
 from ...hub.metadata import local_among
-from ...per_sample.adapted_models import base_model
+from ...models import base_model
 from ..batches.training_data import length_or_none
 
 TASK_OF_HEAD = {

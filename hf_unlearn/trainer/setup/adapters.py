@@ -16,7 +16,7 @@ from torch import nn
 from transformers.utils import find_adapter_config_file, logging
 
 from ...files import link_or_copy
-from ...per_sample.adapted_models import peft_configs
+from ...models import peft_configs
 from ...per_sample.shards import sharded_modules
 from ..checkpoints.checkpoint_files import folder_written_whole
 from ..checkpoints.weight_files import FULL_WEIGHTS, MODEL_CONFIGS, weights_in

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from .files import one_line, read_text_file
+from . import one_line, read_text_file
 
 NULL = ("", "~", "null", "Null", "NULL")
 TRUE, FALSE = ("true", "yes", "on", "y", "t", "1"), ("false", "no", "off", "n", "f", "0")
