@@ -24,7 +24,7 @@ from typing import Any
 
 from .experiments.audit.settings import add_arguments as add_audit_arguments
 from .experiments.catalogue import configurations, copy_recipe, overview
-from .experiments.comparison_keys import keys_text
+from .experiments.compare.keys import keys_text
 from .experiments.starting import start_recipe
 from .report.file_names import CARD, PLOT
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from ...files.yaml_files import PlainScalar, as_declared, read_yaml
 from ...report.tasks import ACCURACY, ERROR_RATES, metric_of
-from ..comparison_keys import ComparisonKeys
+from .keys import ComparisonKeys
 
 T = TypeVar("T")
 GREATER_IS_BETTER = {
