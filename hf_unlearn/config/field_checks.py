@@ -55,7 +55,7 @@ NUMBERS = {
 # None stands for no limit.
 OPTIONAL = ("max_forget_loss",)
 # `granularity` and `inner_products` are checked where they are used.
-CHOICES = ("forget_objective", "step_control")
+CHOICES = ("forget_objective", "silence_texts", "step_control")
 
 
 def check_fields(config: Seq2SeqTrainingArguments) -> None:

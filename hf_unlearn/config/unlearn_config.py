@@ -69,6 +69,17 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "choices": ["loss", "silence"],
         },
     )
+    silence_texts: str = field(
+        default="mixed",
+        metadata={
+            "help": "The text up to each position, with forget_objective 'silence' and a model "
+            "with a decoder. 'mixed': each step gives about half of the forget samples texts of "
+            "retain samples, and exchanges the texts in the silence of the retain samples "
+            "likewise. Then only the audio, and not the text, tells the model when to be silent. "
+            "'own': the sample's own text.",
+            "choices": ["own", "mixed"],
+        },
+    )
     max_forget_loss: float | None = field(
         default=None,
         metadata={

@@ -98,7 +98,7 @@ class RetainBatches:
         silence: gives batches the labels of silence; None with another `forget_objective`.
 
     Attributes:
-        batch: the batch drawn last; None before the first.
+        batch: the batch drawn last, without the silence of its samples; None before the first.
         sampler: the sampler of the current data loader; None before the first batch.
     """
 
@@ -117,14 +117,29 @@ class RetainBatches:
         # The step of the batch drawn last.
         self._step: int | None = None
 
-    def of_current_step(self) -> dict:
-        """The batch of the current optimizer step, the same one at every call."""
+    def of_current_step(self, forget_batch: dict, generator: torch.Generator) -> dict:
+        """The batch of the current optimizer step. With the objective "silence", that of its
+        samples follows, for methods that constrain it.
+
+        Args:
+            forget_batch: its texts are mixed with those of the retain samples.
+            generator: decides which of them are exchanged.
+        """
+        batch = self.loaded()
+        if not self._constrains_silence():
+            return batch
+        retained = count_samples(batch) - self.earlier_samples()
+        silenced = self._silence.with_texts_of(batch, forget_batch, generator)
+        return self._silence.constrained(batch, silenced, retained)
+
+    def loaded(self) -> dict:
+        """The batch of the current optimizer step as it was loaded, the same one at every call."""
         step = self._trainer.state.global_step
         if self._step != step:
             if self._step is None or self._step + 1 != step:
                 self._start_loader(step)
             self._step = step
-            self.batch = self._with_silence(self._trainer._prepare_inputs(next(self._loaded)))
+            self.batch = self._trainer._prepare_inputs(next(self._loaded))
         return self.batch
 
     def indices(self) -> list[int]:
@@ -148,12 +163,6 @@ class RetainBatches:
 
     def _constrains_silence(self) -> bool:
         return self._silence is not None and self._trainer.method.keeps_forgotten
-
-    def _with_silence(self, batch: dict) -> dict:
-        if not self._constrains_silence():
-            return batch
-        retained = count_samples(batch) - self.earlier_samples()
-        return self._silence.constrained(batch, retained)
 
     def _start_loader(self, first_step: int) -> None:
         trainer, args = self._trainer, self._trainer.args

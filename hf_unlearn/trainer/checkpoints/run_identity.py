@@ -24,6 +24,7 @@ def run_identity(trainer: RunView) -> dict:
         "method": str(args.method),
         **trainer.method_settings,
         "forget_objective": args.forget_objective,
+        "silence_texts": args.silence_texts if args.forget_objective == "silence" else None,
         "max_forget_loss": args.max_forget_loss,
         "loss_temperature": args.loss_temperature,
         "learning_rate": args.learning_rate,

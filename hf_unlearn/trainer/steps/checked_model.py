@@ -29,8 +29,11 @@ class CheckedModel:
         self._trainer, self._model = trainer, trainer.model
         self.padding = PaddingCheck(trainer)
         self.frozen = FrozenParts(trainer)
-        silent = trainer.args.forget_objective == "silence"
-        self.silence = Silence(trainer.model, trainer.processing_class) if silent else None
+        self.silence = None
+        if trainer.args.forget_objective == "silence":
+            # Without retain samples there are no other texts.
+            mixed = trainer.args.silence_texts == "mixed" and trainer.method.uses_retain
+            self.silence = Silence(trainer.model, trainer.processing_class, mixed)
         self.samples = SampleAccess(trainer, self.padding, self.frozen)
 
     def is_for(self, model: nn.Module) -> bool:

@@ -49,6 +49,9 @@ class TrainerStep:
         self._trainer, self._access = trainer, access
         self.model, self.forget_batch, self.first_index = model, forget_batch, first_index
         self._retain_batches, self._silence = retain_batches, silence
+        if silence is not None and silence.mixes_texts:
+            texts, generator = retain_batches.loaded(), self.generator(0)
+            self.forget_batch = silence.with_texts_of(forget_batch, texts, generator)
         self.retain_batch: dict | None = None
         self.samples = self.first_sample = self.all_samples = 0
         self.rows: RowRoles | None = None
@@ -65,7 +68,9 @@ class TrainerStep:
         """Continues with the retain batch, after the last micro-batch of forget samples."""
         trainer = self._trainer
         self.is_last_backward = True
-        self.retain_batch = self._retain_batches.of_current_step()
+        self.retain_batch = self._retain_batches.of_current_step(
+            self.forget_batch, self.generator(1)
+        )
         # All samples, how many of them are constraints, and how many of these belong to earlier
         # requests.
         k, batches = count_samples(self.retain_batch), self._retain_batches
