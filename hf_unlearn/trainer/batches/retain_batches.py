@@ -130,6 +130,9 @@ class RetainBatches:
             return batch
         retained = count_samples(batch) - self.earlier_samples()
         silenced = self._silence.with_texts_of(batch, forget_batch, generator)
+        # Forget samples that are cut, for example, say how to cut retain samples likewise.
+        if windows_of := getattr(self._trainer.train_dataset, "windows_of", None):
+            silenced = windows_of(silenced, generator)
         return self._silence.constrained(batch, silenced, retained)
 
     def loaded(self) -> dict:
