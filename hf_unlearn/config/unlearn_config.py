@@ -46,7 +46,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
     method_kwargs: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Values that replace further defaults of the method, such as "
+            "help": "Further arguments of the method, in place of their defaults, such as "
             "{'temperature': 2} for scrub. Written as JSON on a command line."
         },
     )

@@ -171,7 +171,7 @@ def _forget_set(kind: RowKind, train: Dataset, request: ClassRequest, seed: int)
         unknown = [name for name in ids if name not in train_ids]
         if unknown:
             raise ValueError(
-                f"{len(unknown)} of forget_ids are no training {kind.samples}, such as "
+                f"{len(unknown)} of forget_ids are not training {kind.samples}, such as "
                 f"'{unknown[0]}'"
             )
         return select_groups(train, "id", ids)

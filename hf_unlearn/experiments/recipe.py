@@ -248,5 +248,5 @@ def freeze(model: nn.Module, trainable: str) -> None:
         parameter.requires_grad_(parameter.requires_grad and re.search(trainable, name) is not None)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
-            f"trainable is {trainable!r}, which matches no parameter: one is named {name!r}"
+            f"trainable is {trainable!r}, which matches no parameter: names look like {name!r}"
         )

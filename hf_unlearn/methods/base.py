@@ -22,7 +22,7 @@ class RowRoles(NamedTuple):
     own: the rows of this process's samples.
     retain_mean: the factors (rows) with which the rows add up to the gradient of the mean retain
         loss; 0 for rows that belong to no retain sample.
-    earlier: the indices of the rows of earlier requests' samples and updates.
+    earlier: the indices of the constraint rows: those of earlier requests, and of silence.
     """
 
     samples: int
@@ -109,7 +109,7 @@ class Step(Protocol):
                 process and the rows of all processes. In the last pass it returns what this
                 process adds to `.grad`, in the parameter's shape, before `.grad` is averaged over
                 processes. In earlier passes it returns None. `rows` says whether there are further
-                rows, of what earlier requests forgot; only methods that keep it forgotten get them.
+                rows, the constraints; only methods with `keeps_forgotten` get them.
             last: whether this is the last pass of the step.
 
         Returns:

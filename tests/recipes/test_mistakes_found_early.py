@@ -33,7 +33,7 @@ KINDS = (ImageRecipeArguments, ImageArguments, UnlearnConfig)
         ("--stop_when forget_accuracy=5", "cannot read the rule 'forget_accuracy=5'"),
         ("--abort_when test_accuracy", "cannot read the rule 'test_accuracy'"),
         ("--stop_when forget_accuracy<=retrained", "needs the retrained model: set gold"),
-        ("--trainable (head", "trainable is '\\(head', which is no regular expression"),
+        ("--trainable (head", "trainable is '\\(head', which is not a regular expression"),
         ("--model /missing/path", "model is '/missing/path', but there is no such folder"),
         ("--gold out/of/place", "gold is 'out/of/place', but there is no such folder"),
         ("--base_model ../nowhere", "base_model is '../nowhere', but there is no such folder"),

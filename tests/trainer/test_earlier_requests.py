@@ -342,7 +342,7 @@ def test_the_sketch_of_an_adapter_is_the_change_of_the_weights_that_it_adapts(tm
     [
         ({"method": "scrub"}, "previous_forget_dataset does not work with method='scrub'.*ortho"),
         ({"previous_forget_dataset": []}, "previous_forget_dataset is empty"),
-        ({"previous_forget_dataset": "speech"}, "is 'speech', which is no dataset"),
+        ({"previous_forget_dataset": "speech"}, "is 'speech', which is not a dataset"),
         ({"previous_forget_dataset": iter(PREVIOUS)}, "can be read only once"),
         ({"previous_forget_dataset": RETAIN}, "samples of retain_dataset are in previous_forget"),
         ({"previous_updates": ["nowhere"]}, "there is no nowhere"),

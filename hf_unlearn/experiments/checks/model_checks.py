@@ -94,7 +94,7 @@ def _check_trainable(options: RecipeArguments, args: UnlearnConfig) -> None:
         re.compile(options.trainable)
     except re.error as error:
         raise ValueError(
-            f"trainable is {options.trainable!r}, which is no regular expression: {error}"
+            f"trainable is {options.trainable!r}, which is not a regular expression: {error}"
         ) from error
     if options.lora_r < 0:
         raise ValueError(f"lora_r is {options.lora_r}, but must be a rank, or 0 for no adapter")

@@ -49,7 +49,7 @@ def check_processors(recipe: Recipe) -> None:
         if difference := describe_difference(recipe.processor, processor):
             alternative = ", or gold: train" if option == "gold" else ""
             raise ValueError(
-                f"{option}: {name} does not go with the run's processor "
+                f"{option}: the processor of {name} differs from the run's "
                 f"({options.start or 'made for its data'}): {difference}. Its results would not be "
                 f"comparable; give a model that was trained with the same one{alternative}"
             )

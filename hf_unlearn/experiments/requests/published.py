@@ -14,7 +14,7 @@ LISTED = 5
 
 
 def check_published(folder: Path, original: str | None = None) -> bool:
-    """Prints what a ledger and the weights beside it say of each other, and returns whether they
+    """Compares a ledger with the weights beside it, prints the result, and returns whether they
     agree. It repeats nothing.
 
     Args:

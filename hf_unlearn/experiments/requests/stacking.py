@@ -30,7 +30,7 @@ def check_stacking(options: RecipeArguments, output_dir: str) -> None:
     if not options.lora_r:
         raise ValueError(f"{setting}, but lora_r is 0: set it to the rank of the new adapter")
     if base_of(options.model) is None:
-        raise ValueError(f"{setting}, but {options.model!r} is no adapter: leave merge_adapter out")
+        raise ValueError(f"{setting}, but {options.model!r} has none: leave merge_adapter out")
     if Path(options.model).is_dir() and Path(output_dir).resolve() == Path(options.model).resolve():
         raise ValueError(f"{setting}, but output_dir is the same folder: give another output_dir")
     config = PeftConfig.from_pretrained(options.model)

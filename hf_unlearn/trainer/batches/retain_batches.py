@@ -16,7 +16,7 @@ from .training_data import data_seed
 
 
 def check_retain_size(size: int, processes: int, name: str = "retain_dataset") -> None:
-    """Raises ValueError if there are more processes than samples that each needs one of.
+    """Raises ValueError if there are fewer samples than processes, each of which needs one.
 
     Args:
         name: what the message calls the dataset.

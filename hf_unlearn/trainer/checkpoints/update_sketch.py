@@ -123,7 +123,7 @@ class EarlierUpdates:
     step is orthogonal to. Moving back along an update would undo its forgetting.
 
     Args:
-        given: files that `write_updates` wrote, or their folders.
+        paths: files that `write_updates` wrote, or the folders that hold them.
 
     Attributes:
         updates: {name of a weight: what is stored of its update}, one for each request.

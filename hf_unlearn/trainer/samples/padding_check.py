@@ -83,7 +83,7 @@ class PaddingCheck:
         self._wanted = torch.ones((), dtype=torch.bool).share_memory_()
         self._rows_seen = self._has_mask = False
         # On this process: why the padding of some samples is unknown, and why it is also unknown
-        # where the check looked for it.
+        # for the samples that the check compares.
         self._unknown = self._unchecked = ""
 
     def collator(self, collator: Callable[[list], dict]) -> Callable[[list], dict]:

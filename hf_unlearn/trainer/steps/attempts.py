@@ -87,7 +87,7 @@ class Attempts:
         k = min(args.per_device_retain_batch_size, len(self._trainer.retain_dataset))
         if k == 1:
             raise MemoryError(
-                "the memory does not suffice for a single retain sample: set "
+                "there is not enough memory for a single retain sample: set "
                 "gradient_checkpointing=True, train an adapter (peft_config), or shorten the "
                 "samples"
             )

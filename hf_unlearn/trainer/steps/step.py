@@ -166,8 +166,8 @@ def row_roles(counts: list[list[int]], process: int, updates: int) -> RowRoles:
     """What the rows of a step are.
 
     Args:
-        counts: for each process the number of its samples, and how many of them, the last ones,
-            belong to earlier requests.
+        counts: for each process the number of its samples, and how many of them, the last ones, are
+            constraints: samples of earlier requests, or the silence of retain samples.
         updates: the number of earlier requests' updates.
     """
     samples, earlier = sum(k for k, _ in counts), []

@@ -41,8 +41,8 @@ class StoppingRules(TrainerCallback):
     original model if no check was better. Checks are logged as `check_<split>_<metric>`.
 
     Attributes:
-        stop, abort: the rules. In those that compare with the original model, its value stands
-            once it has been checked.
+        stop, abort: the rules. The word `original` is replaced by a number once the original model
+            has been checked.
         splits: the samples that a check evaluates, by split.
         best_step: the step of the best model checked, 0 for the original model.
         report: the rules and, at the end, the reason, the value that decided and the restored step.
