@@ -26,7 +26,8 @@ class Attempts:
     """The attempts at one training; without `auto_find_batch_size` there is a single one.
 
     Trainer knows one batch size. Here the forget batch and the retain batch each have their own,
-    and only the one that did not fit is made smaller. Afterwards `args` holds the sizes that fit.
+    and only the one that did not fit is made smaller. Afterwards the trainer's copy of the
+    arguments holds the sizes that fit.
     """
 
     def __init__(self, trainer: TrainerView):
