@@ -125,7 +125,7 @@ class Recipe:
         """The processor that is saved with model `name` (folder or Hub id)."""
         return type(self.processor).from_pretrained(name)
 
-    def check_gold(self, name: str) -> None:
+    def check_retrained(self, name: str) -> None:
         """Raises ValueError where the labels of the retrained model do not match the run's."""
 
     def card_arguments(self) -> dict:

@@ -32,7 +32,7 @@ def recipe_of(processor, others, **options):
         processor=processor,
         options=RecipeArguments(**options),
         processor_of=processor_of,
-        check_gold=lambda name: None,
+        check_retrained=lambda name: None,
     )
 
 
@@ -107,4 +107,4 @@ def test_a_gold_model_of_other_classes_is_refused(tmp_path, labels, fits):
         classes=["cat", "dog"],
     )
     with nullcontext() if fits else pytest.raises(ValueError, match="labels"):
-        ImageRecipe.check_gold(recipe, str(tmp_path / "gold"))
+        ImageRecipe.check_retrained(recipe, str(tmp_path / "gold"))
