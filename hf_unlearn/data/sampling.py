@@ -146,7 +146,9 @@ def sample_count(size: float, available: int, option: str, samples: str) -> int:
             "for all"
         )
     if count > available:
-        raise ValueError(f"{option} is {size:g}, but only {available} {samples} are available")
+        raise ValueError(
+            f"{option} is {size:g}, but only {available} {samples} are available: lower it"
+        )
     return int(count)
 
 

@@ -70,7 +70,8 @@ class PGU(Method):
         if not moments:
             raise ValueError(
                 "pgu projects the weights of linear and convolution layers, but no trainable "
-                "weight belongs to such layers alone"
+                "weight belongs to such layers alone: train such weights, or use 'agem', which "
+                "projects in all weights"
             )
         self.directions = {
             p: main_directions(start.total(moment), self.variance) for p, moment in moments.items()

@@ -29,7 +29,7 @@ def unlearning_impact_score(
     if original_test <= 0:
         raise ValueError(
             f"the original test accuracy is {original_test}, but must be positive, because UIS is "
-            "relative to it"
+            "relative to it: test on samples that the original model knows"
         )
     lost = abs(original_test - test)
     remaining = forget if whole_class else abs(original_test - forget)

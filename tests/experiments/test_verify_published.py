@@ -74,4 +74,4 @@ def test_mistakes_are_one_line(pushed, capsys):
     assert "--original needs --weights_only" in capsys.readouterr().err
     (folder / "pushed" / LEDGER).unlink()
     assert verify(folder) == 1
-    assert "nothing to compare with" in capsys.readouterr().err
+    assert "to compare with: give a folder that has one" in capsys.readouterr().err

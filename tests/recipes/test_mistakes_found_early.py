@@ -39,7 +39,10 @@ KINDS = (ImageRecipeArguments, ImageArguments, UnlearnConfig)
         ("--base_model ../nowhere", "base_model is '../nowhere', but there is no such folder"),
         ("--lora_r -1", "lora_r is -1"),
         ("--output_dir out/a --model out/b --stop_when x_y<=retrained", "model is 'out/b', but"),
-        ("--model tests/recipes", "'tests/recipes', which holds no model: config.json is missing"),
+        (
+            "--model tests/recipes",
+            "'tests/recipes', which has no config.json: give a folder with a model",
+        ),
         ("--retain_size 0", "retain_size is 0: give a number, a share below 1, or -1"),
         ("--dataset no/such/data --dataset_hint make_it", "no dataset no/such/data yet: make_it"),
         ("--retainsize 5", "--retainsize 5; did you mean retain_size?"),

@@ -63,9 +63,13 @@ def _check_folder(option: str, name: str | None, output_dir: str) -> None:
         return
     beside = "/" in name and Path(name).parent == Path(output_dir).parent
     if (_is_path(name) or beside) and not Path(name).is_dir():
-        raise ValueError(f"{option} is {name!r}, but there is no such folder")
+        raise ValueError(
+            f"{option} is {name!r}, but there is no such folder: give one with a model, or a Hub id"
+        )
     if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in CONFIGURATIONS):
-        raise ValueError(f"{option} is {name!r}, which holds no model: config.json is missing")
+        raise ValueError(
+            f"{option} is {name!r}, which has no config.json: give a folder with a model"
+        )
 
 
 def _is_path(name: str) -> bool:

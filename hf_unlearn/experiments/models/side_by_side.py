@@ -97,7 +97,9 @@ def _received(receiving: Connection, process: BaseProcess) -> str:
     except EOFError:
         process.join()
         raise RuntimeError(
-            f"the process that trained the original model ended with code {process.exitcode}"
+            f"the process that trained the original model ended with code {process.exitcode}. If "
+            "its output names no reason, the memory may have run out: set threads to 2, so "
+            "that one model is trained after the other"
         ) from None
     if isinstance(answer, Exception):
         raise answer

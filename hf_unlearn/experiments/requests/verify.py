@@ -83,8 +83,8 @@ def _last_entry(folder: Path) -> Entry:
         )
     if "data" not in entry:
         raise ValueError(
-            f"request {entry['request']} was made by a version without a ledger, so nothing can be "
-            "compared"
+            f"request {entry['request']} was made by a version without a ledger, so it cannot "
+            "be compared: repeat the request with this version, and verify that run"
         )
     return entry
 

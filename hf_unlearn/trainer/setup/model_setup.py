@@ -76,7 +76,9 @@ def with_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
     except ValueError as error:
         reason = one_line(error)
         if "target" not in reason.lower():
-            raise ValueError(f"peft refuses the adapter: {reason}") from error
+            raise ValueError(
+                f"peft refuses the adapter, so change peft_config: {reason}"
+            ) from error
         # not all kinds of adapters have target modules
         wanted = getattr(config, "target_modules", None)
         wanted = sorted(wanted) if isinstance(wanted, set | list) else wanted

@@ -215,8 +215,8 @@ class StoppingRules(TrainerCallback):
         for rule in self._rules:
             if not set(rule.metrics) <= set(metrics):
                 raise ValueError(
-                    f"the rule {str(rule)!r} names a metric that evaluation does not give: "
-                    f"{', '.join(metrics)}"
+                    f"the rule {str(rule)!r} names a metric that evaluation does not give: name "
+                    f"one of {', '.join(metrics)}"
                 )
 
     def _note_if_best(self, metrics: dict[str, float], step: int) -> bool:
@@ -299,7 +299,8 @@ def _check_metrics(rule: Rule, splits: dict[str, Any], metrics: set[str] | None)
             )
         if length_or_none(splits[split]) == 0:
             raise ValueError(
-                f"the rule {str(rule)!r} is on the split {split!r} of eval_dataset, which is empty"
+                f"the rule {str(rule)!r} is on the split {split!r} of eval_dataset, which is "
+                "empty: give it samples, or name another split"
             )
 
 
