@@ -24,7 +24,7 @@ def as_unlearn_config(args: TrainingArguments | None) -> UnlearnConfig:
     explicitly, because the two cannot be told apart.
 
     Raises:
-        TypeError: args are no TrainingArguments.
+        TypeError: args are not TrainingArguments.
         ValueError: a subclass has a field with the name of one of UnlearnConfig's and a value that
             this field cannot have.
     """

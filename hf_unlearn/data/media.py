@@ -23,7 +23,7 @@ def as_undecoded_files(
     find: Callable[[str], str],
     source: str | Path,
 ) -> Dataset:
-    """A dataset of this column alone, named audio or image, as the feature stores it.
+    """A dataset with only this column, named audio or image, as the feature stores it.
 
     Args:
         column: holds paths, contents, audio or images, or structs that have bytes, a path or both.
@@ -42,7 +42,7 @@ def as_undecoded_files(
             "paths: name another column"
         )
     files = rows.select_columns(column).rename_columns({column: name})
-    # The cast leaves data that are on disk there.
+    # The cast leaves data on disk where it is.
     if is_media or content in (*BINARY, STORED_FILE):
         files = files.cast_column(name, feature)
     chunks = files.with_format("arrow")[:][name].chunks

@@ -146,7 +146,7 @@ def fetch_file(file: dict | None, source: str, column: str, expected: str) -> di
         column, expected: for messages: what the file's column is called, and what it should hold.
 
     Raises:
-        ValueError: the value is no file, or the file cannot be opened.
+        ValueError: the value is not a file, or the file cannot be opened.
     """
     if not isinstance(file, dict):
         raise ValueError(

@@ -151,7 +151,7 @@ def bootstrap_interval(
         # (resamples in this block, n)
         drawn = rng.integers(n, size=(min(resamples - start, block), n))
         drawn_errors, drawn_words = errors[drawn].sum(1), words[drawn].sum(1)
-        # A resample can consist of empty references alone.
+        # A resample can consist only of empty references.
         valid = drawn_words > 0
         rates.append(100 * drawn_errors[valid] / drawn_words[valid])
     low, high = np.quantile(np.concatenate(rates), [(1 - level) / 2, (1 + level) / 2])

@@ -118,7 +118,7 @@ class Results:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(
-                f"{path} is not valid JSON ({error}): give another folder, or run again"
+                f"{path} cannot be read ({error}): give another folder, or run again"
             ) from error
         if not isinstance(content, dict) or "config" not in content or "data" not in content:
             raise ValueError(

@@ -205,8 +205,8 @@ class UnlearnTrainer(SampleMeanTrainer):
     # ---- data ------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        """As in Trainer, but random augmentation of a sample depends on seed, epoch and index
-        alone."""
+        """As in Trainer, but random augmentation of a sample depends only on seed, epoch and
+        index."""
         with self._loader.seeded_forget_set(self.training_run.checked_model.padding.collator):
             return super().get_train_dataloader()
 

@@ -120,7 +120,7 @@ def informed(subject: Subject) -> Finding:
 
 
 def attack_features(subject: Subject, split: str) -> np.ndarray:
-    """What the informed attack sees of a split: (n, features); of a CTC model the loss alone."""
+    """What the informed attack sees of a split: (n, features); of a CTC model only the loss."""
     features = subject.features(split)
     columns = [features[name] for name in INFORMED_FEATURES if name in features]
     return require_finite(np.stack(columns, axis=1))

@@ -23,7 +23,7 @@ def check_stacking(options: RecipeArguments, output_dir: str) -> None:
     """Refuses `merge_adapter: false` where nothing can be stacked.
 
     Raises:
-        ValueError: there is no new adapter, `model` is no LoRA adapter or one of a kind that cannot
+        ValueError: there is no new adapter, `model` is not a LoRA adapter, or one that cannot
             be stacked exactly, or the new adapter would replace it in its folder.
     """
     setting = "merge_adapter is false, which stacks a new adapter on that of `model`"

@@ -172,7 +172,7 @@ def retain_dataloader(
     args: UnlearnConfig,
 ) -> DataLoader:
     """Loads the sampler's batches ahead of their use, with the workers that the arguments ask for.
-    Random augmentation of a sample depends on seed, step and index alone."""
+    Random augmentation of a sample depends only on seed, step and index."""
     return DataLoader(
         SeededDataset(dataset, sampler.seed, RETAIN),
         batch_sampler=_with_steps(sampler),

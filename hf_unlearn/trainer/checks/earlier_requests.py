@@ -21,7 +21,7 @@ def check_earlier_requests(
     """Checks what a trainer was given of earlier requests.
 
     Raises:
-        ValueError: the method cannot keep them forgotten, or the samples are no usable dataset.
+        ValueError: the method cannot keep them forgotten, or the samples are not a usable dataset.
     """
     arguments = [name for name, is_given in _given(dataset, updates).items() if is_given]
     if arguments and not method.keeps_forgotten:

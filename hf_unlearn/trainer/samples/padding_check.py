@@ -1,5 +1,5 @@
-"""Finds out, before the first step or (for a stream) from its batch, whether padding changes the
-losses of a trainer's model or their gradients."""
+"""Finds out, before the first step or (for a stream) from its first batch, whether padding changes
+the losses of a trainer's model or their gradients."""
 
 import contextlib
 import itertools

@@ -11,7 +11,7 @@ OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operat
 RETRAINED, ORIGINAL = "retrained", "original"
 # Splits and metrics may have any name: test-clean_wer, forget_f1 (macro), forget_rouge/1.
 RULE = re.compile(r"\s*([^<>=]+?)\s*(>=|<=|>|<)\s*([^<>=]+?)\s*")
-# Splits of earlier requests. A rule that names none by its number is about the worst of them.
+# Splits of earlier requests. A rule that names none by its number applies to the worst.
 EARLIER, NUMBERED = "earlier", re.compile(r"earlier_\d+")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 # "original + 2": a name, and what is added to its value. Spaces tell it from a name like top-5.
