@@ -248,7 +248,7 @@ def verify(arguments: argparse.Namespace, _: list[str]) -> int:
         raise ValueError("--weights_only repeats nothing: leave out the configuration and --steps")
     if arguments.original and not arguments.weights_only:
         raise ValueError(
-            "--original goes with --weights_only; a repetition is told `model:` (YAML)"
+            "--original needs --weights_only; without it, name the model as `model:` in a YAML"
         )
     agrees = (
         check_published(folder, arguments.original)

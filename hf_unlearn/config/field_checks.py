@@ -92,7 +92,7 @@ def _normalise(config: Seq2SeqTrainingArguments) -> None:
     """Converts a single name to a list, and JSON to a dict.
 
     Raises:
-        ValueError: `method_kwargs` is no dict.
+        ValueError: `method_kwargs` is not a dict.
     """
     hide_names = config.hide_names
     names = [hide_names] if isinstance(hide_names, str | int) else hide_names

@@ -18,8 +18,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
     `resume_from_checkpoint` is what `UnlearnTrainer.train` resumes from: a folder, "true" for the
     last complete checkpoint of `output_dir`, or "auto" for the same if there is one.
     `auto_find_batch_size` shrinks the forget batch or the retain batch, whichever does not fit into
-    memory, logs it, and starts again from the initial weights; afterwards the fields hold the sizes
-    that fit. It works in a single process only.
+    memory, logs it, and starts again from the initial weights; afterwards `trainer.args` holds
+    the sizes that fit. It works in a single process only.
 
     Raises:
         ValueError: a field has a value that it cannot have.
@@ -46,7 +46,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
     method_kwargs: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Values that replace further defaults of the method, such as "
+            "help": "Further arguments of the method, in place of their defaults, such as "
             "{'temperature': 2} for scrub. Written as JSON on a command line."
         },
     )
@@ -165,8 +165,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         metadata={
             "help": "Abort when this rule holds at a check, e.g. 'test_wer > 30', and restore the "
             "best checked model. 'test_wer > original + 2' compares with the value before the "
-            "first step; stop_when can, too. In recipes, 'earlier_wer < 30' is about the worst of "
-            "the earlier requests, and 'earlier_1_wer < 30' about the first."
+            "first step; stop_when can, too. In recipes, 'earlier_wer < 30' applies to the worst "
+            "of the earlier requests, and 'earlier_1_wer < 30' to the first."
         },
     )
     check_steps: int = field(

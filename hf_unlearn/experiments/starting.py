@@ -1,4 +1,4 @@
-"""Starts a recipe in place of the process of the command line."""
+"""Starts a recipe's script, which replaces the process of the command line."""
 
 import os
 import shlex

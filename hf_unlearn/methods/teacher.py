@@ -141,7 +141,8 @@ class BadTeacher(WithTeacher):
         if not hasattr(base_model(model), "config"):
             raise ValueError(
                 "method='bad_teacher' needs a second model with random weights, which only a model "
-                f"of transformers can be made from; this model is a {type(model).__name__}"
+                f"of transformers can be made from; this model is a {type(model).__name__}: use "
+                "'scrub' or 'npo', which copy the model"
             )
 
     def prepare(self, start: Preparation) -> None:

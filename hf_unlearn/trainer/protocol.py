@@ -1,4 +1,4 @@
-"""The parts of `UnlearnTrainer` that the classes around it may use: each takes the narrowest view
+"""The parts of `UnlearnTrainer` that the classes around it may use. Each takes the narrowest view
 that has what it needs."""
 
 from collections.abc import Callable

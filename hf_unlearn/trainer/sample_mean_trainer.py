@@ -43,7 +43,7 @@ class SampleMeanTrainer(Seq2SeqTrainer):
     def __init__(self, *arguments: Any, **keywords: Any):
         # Collects per-sample losses during compute_loss; None outside.
         self._losses: SampleMeanLoss | None = None
-        # Whether the loss divides by the number of labels; None until it is asked.
+        # Whether the loss divides by the number of labels; None until the first loss.
         self._counts_labels: bool | None = None
         # The loss functions called for the last `mean_loss`, and its value.
         self._last: tuple[SampleMeanLoss, Tensor] | None = None

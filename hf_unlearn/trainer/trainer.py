@@ -1,6 +1,5 @@
 """UnlearnTrainer: a Trainer whose training step forgets one dataset and keeps another."""
 
-import copy
 import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -55,7 +54,8 @@ class UnlearnTrainer(SampleMeanTrainer):
         eval_dataset: preferably a dict of splits, `{"forget": ..., "retain": ..., "test": ...}`.
         peft_config: a `peft` configuration; the model is wrapped, and only the adapter is trained.
         args, model, processing_class, data_collator, compute_metrics, callbacks, ...: as in
-            `Seq2SeqTrainer`.
+            `Seq2SeqTrainer`. `trainer.args` is a copy that holds what the trainer changes, such as
+            the batch sizes that `auto_find_batch_size` finds.
 
     The loss of a batch is the mean over its samples of what the model returns for each sample
     alone, in training and in evaluation. So neither padding nor the composition of batches matters.
@@ -113,7 +113,6 @@ class UnlearnTrainer(SampleMeanTrainer):
         args = as_unlearn_config(args)
         self.method, self.method_settings = build_method(args), method_settings(args)
         if self.method.one_shot:
-            args = copy.copy(args)
             args.max_steps = 1
         forget_dataset = one_forget_set(train_dataset, forget_dataset)
         earlier = previous_forget_dataset, previous_updates
@@ -199,8 +198,8 @@ class UnlearnTrainer(SampleMeanTrainer):
     # ---- data ------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        """As in Trainer, but random augmentation of a sample depends on seed, epoch and index
-        alone."""
+        """As in Trainer, but random augmentation of a sample depends only on seed, epoch and
+        index."""
         with self._loader.seeded_forget_set(self.training_run.checked_model.padding.collator):
             return super().get_train_dataloader()
 

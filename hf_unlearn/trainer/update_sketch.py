@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..files import written_whole
-from ..report.file_names import SKETCH
+from ..report.file_names import UPDATES
 
 # Whole (*shape,), or the two factors (o, r) and (r, i) of a matrix (o, i).
 Stored = tuple[Tensor, ...]
@@ -37,7 +37,7 @@ def write_updates(
         for name, kept in one.items()
         for part, tensor in zip(PARTS[len(kept)], kept)
     }
-    with written_whole(folder / SKETCH) as partial:
+    with written_whole(folder / UPDATES) as partial:
         save_file(tensors, partial)
 
 
@@ -100,7 +100,7 @@ class EarlierUpdates:
     step is orthogonal to. Moving back along an update would undo its forgetting.
 
     Args:
-        given: files that `write_updates` wrote, or their folders.
+        paths: files that `write_updates` wrote, or the folders that hold them.
 
     Attributes:
         updates: {name of a weight: what is stored of its update}, one for each request.
@@ -169,7 +169,7 @@ class EarlierUpdates:
 
 def _read(path: Path) -> list[dict[str, Stored]]:
     """The updates of each request in a file, the first one first."""
-    path = path / SKETCH if path.is_dir() else path
+    path = path / UPDATES if path.is_dir() else path
     if not path.is_file():
         raise ValueError(
             f"there is no {path}, which a run writes with save_update_sketch=True: name the "

@@ -51,7 +51,7 @@ def test_a_gold_model_of_another_image_size_is_refused_before_anything_is_traine
     other = shadow_recipe(noise, tmp_path, shadow_models=0, image_size=12)
     other.processor.save_pretrained(tmp_path / "gold")
     with pytest.raises(
-        ValueError, match="gold: .*gold does not go with the run's processor .* its size is .*12"
+        ValueError, match="gold: the processor of .*gold differs from the run's .* its size is .*12"
     ):
         unlearn(made)
     assert not (tmp_path / "original").exists()

@@ -100,7 +100,7 @@ def test_a_stacked_adapter_is_one_adapter_of_the_same_base(pictures, tmp_path):
     ("options", "message"),
     [
         ({"lora_r": 0}, "but lora_r is 0: set it"),
-        ({"lora_r": 2}, "'train' is no adapter"),
+        ({"lora_r": 2}, "'train' has none"),
         ({"lora_r": 2, "model": "adapter"}, "output_dir is the same folder"),
         ({"lora_r": 2, "model": "adapter", "output_dir": "other"}, "exact only for plain LoRA"),
     ],

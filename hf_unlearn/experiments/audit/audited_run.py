@@ -119,7 +119,8 @@ def check_known(results: Results | None, settings: dict, config: Path | None) ->
         )
     if results is None and not any(settings.get(name) for name in FORGOTTEN):
         raise ValueError(
-            f"{config} does not say what was forgotten: it has none of {', '.join(FORGOTTEN)}"
+            f"{config} does not say what was forgotten: add the run's own value of one of "
+            f"{', '.join(FORGOTTEN)}"
         )
 
 

@@ -142,7 +142,7 @@ FORMS = tuple(
         ),
         (
             "other_samples",
-            "as float32, on the forgotten samples by which the other doors do not judge: forget or "
+            "as float32, on the forgotten samples that the other doors do not use: forget or "
             "forget_test",
             on_other_samples,
         ),

@@ -57,9 +57,13 @@ def _check_folder(option: str, name: str | None, output_dir: str) -> None:
         return
     beside = "/" in name and Path(name).parent == Path(output_dir).parent
     if (_is_path(name) or beside) and not Path(name).is_dir():
-        raise ValueError(f"{option} is {name!r}, but there is no such folder")
+        raise ValueError(
+            f"{option} is {name!r}, but there is no such folder: give one with a model, or a Hub id"
+        )
     if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in CONFIGURATIONS):
-        raise ValueError(f"{option} is {name!r}, which holds no model: config.json is missing")
+        raise ValueError(
+            f"{option} is {name!r}, which has no config.json: give a folder with a model"
+        )
 
 
 def _is_path(name: str) -> bool:
@@ -88,7 +92,7 @@ def _check_trainable(options: RecipeArguments, args: UnlearnConfig) -> None:
         re.compile(options.trainable)
     except re.error as error:
         raise ValueError(
-            f"trainable is {options.trainable!r}, which is no regular expression: {error}"
+            f"trainable is {options.trainable!r}, which is not a regular expression: {error}"
         ) from error
     if options.lora_r < 0:
         raise ValueError(f"lora_r is {options.lora_r}, but must be a rank, or 0 for no adapter")

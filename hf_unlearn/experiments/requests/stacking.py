@@ -22,14 +22,14 @@ def check_stacking(options: RecipeArguments, output_dir: str) -> None:
     """Refuses `merge_adapter: false` where nothing can be stacked.
 
     Raises:
-        ValueError: there is no new adapter, `model` is no LoRA adapter or one of a kind that cannot
+        ValueError: there is no new adapter, `model` is not a LoRA adapter, or one that cannot
             be stacked exactly, or the new adapter would replace it in its folder.
     """
     setting = "merge_adapter is false, which stacks a new adapter on that of `model`"
     if not options.lora_r:
         raise ValueError(f"{setting}, but lora_r is 0: set it to the rank of the new adapter")
     if base_of(options.model) is None:
-        raise ValueError(f"{setting}, but {options.model!r} is no adapter: leave merge_adapter out")
+        raise ValueError(f"{setting}, but {options.model!r} has none: leave merge_adapter out")
     if Path(options.model).is_dir() and Path(output_dir).resolve() == Path(options.model).resolve():
         raise ValueError(f"{setting}, but output_dir is the same folder: give another output_dir")
     config = PeftConfig.from_pretrained(options.model)

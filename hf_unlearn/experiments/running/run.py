@@ -81,7 +81,7 @@ def unlearning_trainer(recipe: Recipe, original: nn.Module) -> UnlearnTrainer:
     freeze(original, options.trainable)
     if options.lora_r and base_of(options.model) is not None:
         keep_merged(original, args.output_dir, main=args.process_index == 0)
-    # A new adapter's random weights then depend on the seed alone, and a run can be repeated.
+    # A new adapter's random weights then depend only on the seed, and a run can be repeated.
     set_seed(args.seed)
     kept = keeping_arguments(recipe, original)
     trainer = make_trainer(recipe, original, args, lora_r=options.lora_r, **kept)

@@ -104,6 +104,6 @@ def load_source(
 def _check_tokens(name: str, processor: ProcessorMixin) -> None:
     if difference := describe_difference(processor, AutoProcessor.from_pretrained(name)):
         raise ValueError(
-            f"labels_from: {name} does not go with the run's processor: {difference}. Give the "
+            f"labels_from: the processor of {name} differs from the run's: {difference}. Give the "
             "model that the run started from"
         )

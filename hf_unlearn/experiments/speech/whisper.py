@@ -98,8 +98,8 @@ class WhisperRecipe(RecogniserRecipe):
         whisper_options = whisper_options or options.train_seconds is not None
         if self.data.task == "translate" or whisper_options:
             raise ValueError(
-                f"{start} is no Whisper: task: translate, augment, forget_windows and "
-                "train_seconds are for Whisper alone: leave them out"
+                f"{start} is not a Whisper: task: translate, augment, forget_windows and "
+                "train_seconds work with Whisper only: leave them out"
             )
         return processor
 

@@ -17,7 +17,7 @@ from .training_data import data_seed
 
 
 def check_retain_size(size: int, processes: int, name: str = "retain_dataset") -> None:
-    """Raises ValueError if there are more processes than samples that each needs one of.
+    """Raises ValueError if there are fewer samples than processes, each of which needs one.
 
     Args:
         name: what the message calls the dataset.
@@ -190,7 +190,7 @@ def retain_dataloader(
     args: UnlearnConfig,
 ) -> DataLoader:
     """Loads the sampler's batches ahead of their use, with the workers that the arguments ask for.
-    Random augmentation of a sample depends on seed, step and index alone."""
+    Random augmentation of a sample depends only on seed, step and index."""
     return DataLoader(
         SeededDataset(dataset, sampler.seed, RETAIN),
         batch_sampler=_with_steps(sampler),

@@ -17,7 +17,7 @@ DIGEST_SAMPLES = 16
 
 
 def run_identity(trainer: RunView) -> dict:
-    """What a checkpoint and the run that resumes from it must have in common, as JSON can hold it;
+    """What a checkpoint and the run that resumes from it must have in common, in types of JSON;
     None for what is unknown."""
     args, updates = trainer.args, trainer.previous_updates
     run = {

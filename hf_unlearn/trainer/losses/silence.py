@@ -74,8 +74,8 @@ class Silence:
         return {**batch, "decoder_input_ids": make(batch["labels"])}
 
     def constrained(self, batch: dict, silenced: dict, retained: int) -> dict:
-        """The retain samples, followed by the silence of the others and of themselves. A step that
-        is orthogonal to the latter makes none of them more silent, to first order.
+        """The retain samples, then the silence of the others, then their own silence. A step that
+        is orthogonal to their silence makes none of them more silent, to first order.
 
         Args:
             batch: `retained` retain samples, then samples of earlier requests.

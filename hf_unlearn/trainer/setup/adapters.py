@@ -29,7 +29,7 @@ ORIGIN = "merged_from.json"
 
 
 def base_of(name: str | None) -> str | None:
-    """The model that an adapter (folder or Hub id) was trained on; None if it is no adapter."""
+    """The model that an adapter (folder or Hub id) was trained on; None if it is not an adapter."""
     if name is None or find_adapter_config_file(name) is None:
         return None
     if (Path(name) / "config.json").is_file():

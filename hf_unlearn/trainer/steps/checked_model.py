@@ -42,7 +42,7 @@ class CheckedModel:
 
     def discard_checks(self) -> None:
         """Discards what the checks of batches have found. What is known about padding and the
-        frozen part stays, because it depends on the model alone."""
+        frozen part stays, because it depends only on the model."""
         self.samples = SampleAccess(self._trainer, self.padding, self.frozen)
 
     def check_padding(self, at_retain: RetainContext) -> None:

@@ -1,4 +1,4 @@
-"""`step_control="drift"`: the length of each optimizer step is set by what the retain batch loses.
+"""`step_control="drift"`: the rise of the retain losses decides how long each optimizer step is.
 
 Orthogonality is a first-order statement. It gives a direction, not a length: the loss of a
 retained sample rises with the square of the step's length. So the length is measured, not taken

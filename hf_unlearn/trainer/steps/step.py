@@ -173,17 +173,17 @@ def row_roles(counts: list[list[int]], process: int, updates: int) -> RowRoles:
     """What the rows of a step are.
 
     Args:
-        counts: for each process the number of its samples, and how many of them, the last ones,
-            belong to earlier requests.
+        counts: for each process the number of its samples, and how many of them, the last ones, are
+            constraints: samples of earlier requests, or the silence of retain samples.
         updates: the number of earlier requests' updates.
     """
-    samples, earlier = sum(k for k, _ in counts), []
-    kept, mean = samples - sum(m for _, m in counts), []
+    samples, constraints = sum(k for k, _ in counts), []
+    retained, mean = samples - sum(m for _, m in counts), []
     for k, m in counts:
         # The rows of a process are the gradients of L_n / k.
-        mean += [k / kept] * (k - m) + [0.0] * m
-        earlier += range(len(mean) - m, len(mean))
+        mean += [k / retained] * (k - m) + [0.0] * m
+        constraints += range(len(mean) - m, len(mean))
     start = sum(k for k, _ in counts[:process])
     own_rows = slice(start, start + counts[process][0])
-    earlier += range(samples, samples + updates)
-    return RowRoles(samples, own_rows, mean + [0.0] * updates, earlier)
+    constraints += range(samples, samples + updates)
+    return RowRoles(samples, own_rows, mean + [0.0] * updates, constraints)

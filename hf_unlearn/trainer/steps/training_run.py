@@ -155,7 +155,7 @@ class TrainingRun:
             self.checked_model = CheckedModel(self._trainer)
 
     def run_attempts(self, batch_size: int, attempt: Callable[[], TrainOutput]) -> TrainOutput:
-        """Runs Trainer's loop, with smaller batches again if the memory does not suffice."""
+        """Runs Trainer's loop, and again with smaller batches if it runs out of memory."""
         return self._attempts.run(functools.partial(self._attempt, batch_size, attempt))
 
     def _attempt(self, batch_size: int, attempt: Callable[[], TrainOutput]) -> TrainOutput:
