@@ -113,7 +113,9 @@ class StoppingRules(TrainerCallback):
         self._reset()
         checked: dict[int, dict] = {}
         for row in state.log_history:
-            checked.setdefault(row["step"], {}).update(_check_metrics_in(row))
+            # Other callbacks log rows, too, such as the digests of the weights.
+            if metrics := _check_metrics_in(row):
+                checked.setdefault(row["step"], {}).update(metrics)
         checked = {step: with_worst(logged, self._rules) for step, logged in checked.items()}
         if 0 in checked:
             self._fill_in_original(checked[0])
@@ -121,7 +123,7 @@ class StoppingRules(TrainerCallback):
             self._scales.look(metrics)
             self._note_if_best(metrics, step)
         # the run may have ended at this step
-        if checked.get(state.global_step):
+        if state.global_step in checked:
             self._decide(checked[state.global_step], control)
         self._restore_best_file(state.global_step)
         # one-shot methods have already changed the model
