@@ -180,6 +180,9 @@ def test_rows_that_are_made_on_access_train_as_the_same_rows_stored(tmp_path, re
 def test_the_length_column_decides_the_batches(tmp_path, strategy):
     """It is removed from the rows before Trainer looks for it, and images have no length of their
     own."""
+    field = UnlearnConfig.__dataclass_fields__["train_sampling_strategy"]
+    if strategy not in field.metadata["choices"]:
+        pytest.skip("this version of transformers lacks the strategy")
     trainer = make_trainer(
         tiny_vit(),
         tmp_path,
