@@ -120,7 +120,7 @@ def load_speech(
             "audio": audio_column,
         },
         revision=revision,
-        owners=None if speakers is None else sorted({str(speaker) for speaker in speakers}),
+        owners=None if speakers is None else tuple(sorted({str(name) for name in speakers})),
         limit=max_utterances_per_speaker,
         options=options or {},
     )
