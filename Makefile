@@ -35,7 +35,7 @@ docs: install
 test: install
 	$(BIN)/pytest -q -n auto --dist loadfile tests
 
-# Tests the lowest versions that setup.cfg allows, in an environment of its own (about 2 GB).
+# Tests the lowest versions that setup.cfg allows, in an environment of its own (with torch for CUDA about 8 GB).
 LOWEST := .venv-lowest/bin
 LOWEST_TESTS ?= tests/ops tests/trainer tests/recipes/test_image_recipes.py
 test-lowest:

@@ -197,7 +197,7 @@ def _load(request: RowRequest, source: str, **options: Any) -> Loaded:
     """What `datasets` finds at a source.
 
     Raises:
-        ValueError: there are audio files alone, which `datasets` cannot list without torchcodec.
+        ValueError: there are only audio files, which `datasets` cannot list without torchcodec.
     """
     try:
         return load_as_written(source, request.config, request.columns, **options)

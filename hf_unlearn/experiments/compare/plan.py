@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
+from ...files.yaml_files import PlainScalar, as_declared, read_yaml
 from ...report.tasks import ACCURACY, ERROR_RATES, metric_of
-from ...yaml_files import PlainScalar, as_declared, read_yaml
-from ..comparison_keys import ComparisonKeys
+from .keys import ComparisonKeys
 
 T = TypeVar("T")
 GREATER_IS_BETTER = {
@@ -33,6 +33,11 @@ class Comparison(ComparisonKeys):
                 "a fair comparison tries the same number of settings for every method, and at "
                 f"least one, but got {tried}"
             )
+        if not self.tune_on and max(tried.values()) > 1:
+            raise ValueError(
+                "tune_on is empty, but the methods have several settings: name a target on which "
+                "to choose one, or give each method one setting"
+            )
         if both := set(self.tune_on) & set(self.report_on):
             raise ValueError(
                 f"{', '.join(map(str, both))} in tune_on and report_on: report targets that no "
@@ -50,7 +55,7 @@ class Comparison(ComparisonKeys):
             )
 
     def _check_lists(self) -> None:
-        """Refuses a single value in place of a list, and levels that are no numbers."""
+        """Refuses a single value in place of a list, and levels that are not numbers."""
         for name in ("tune_on", "report_on", "seeds"):
             value = getattr(self, name)
             if not isinstance(value, list | tuple):
@@ -68,7 +73,7 @@ class Comparison(ComparisonKeys):
             for level in levels:
                 if level != "retrained" and not _is_number(level):
                     raise ValueError(
-                        f"match: {level!r} is no level of {metric}: give a number, or 'retrained'"
+                        f"match: {level!r} is not a level of {metric}: give a number or 'retrained'"
                     )
 
     def _check_options(self) -> None:
@@ -115,7 +120,11 @@ class Comparison(ComparisonKeys):
                 f"unknown in {path}: {', '.join(sorted(set(content) - options))}; known: "
                 f"{', '.join(options)}"
             )
-        kept = {name: value or {} for name, value in content.items() if name in AS_WRITTEN}
+        kept = {
+            name: {} if value is None else value
+            for name, value in content.items()
+            if name in AS_WRITTEN
+        }
         typed = as_declared(
             {name: value for name, value in content.items() if name not in kept}, [cls], path
         )

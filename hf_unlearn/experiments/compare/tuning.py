@@ -13,7 +13,8 @@ REACHED = "target reached"
 
 def best_setting(rows: list[dict], method: str, varied: dict, comparison: Comparison) -> dict:
     """The setting with the best mean score at the first level, among those that reached it on the
-    most targets. Where none reached it, the one that forgot the most.
+    most targets. Where none reached it, the one that forgot the most. Without
+    `tune_on`, a method's only setting.
 
     Args:
         varied: the values of the varied options for which to choose.
@@ -21,6 +22,9 @@ def best_setting(rows: list[dict], method: str, varied: dict, comparison: Compar
     Raises:
         ValueError: all runs failed.
     """
+    if not comparison.tune_on:
+        # Then each method has one setting.
+        return comparison.methods[method][0]
     scores, forgetting = defaultdict(list), defaultdict(float)
     for row in rows:
         if row["method"] == method and all(row[name] == value for name, value in varied.items()):

@@ -47,6 +47,13 @@ def test_settings_are_chosen_where_nothing_is_reported(comparison, capsys):
     assert_drawn(output / "frontier.png")
 
 
+def test_one_setting_each_needs_no_target_to_choose_it_on(comparison):
+    settings = {"orthograd": [{"alpha": 0.6}], "finetune": [{"alpha": 0.9}]}
+    code, output = comparison(methods=settings, tune_on=[], vary={"size": [48]}, seeds=[1])
+    assert code == 0
+    assert {row["phase"] for row in rows_of(output)} == {"report"}
+
+
 def test_a_method_that_reaches_nothing_is_reported_with_its_furthest_setting(comparison, capsys):
     settings = {
         "orthograd": [{"alpha": 0.6}, {"alpha": 0.9}],
@@ -186,7 +193,7 @@ def test_targets_and_options_reach_the_recipe_as_they_are_written(commands):
         ("tune_on", "anna", "tune_on is 'anna', but must be a list"),
         ("vary", "{size: 48}", "must hold a list for each key"),
         ("match", "{forget_wer: 50}", "must hold a list for each key"),
-        ("match", "{forget_wer: [most]}", "'most' is no level of forget_wer"),
+        ("match", "{forget_wer: [most]}", "'most' is not a level of forget_wer"),
         ("options", "{gold: }", "gold is empty"),
         ("processes", "two", "processes is 'two'"),
         ("seeds", "[a]", "seeds is 'a', which is not a whole number"),
@@ -214,6 +221,10 @@ def test_values_of_the_wrong_form_are_refused(option, value, message, tmp_path, 
     "changes, message",
     [
         ({"report_on": ["anna", "bert"]}, "anna in tune_on and report_on"),
+        (
+            {"tune_on": [], "methods": {"finetune": [{"alpha": 0}, {"alpha": 1}]}},
+            "tune_on is empty, but the methods have several settings",
+        ),
         (
             {"methods": {"orthograd": [{"alpha": 0.5}], "finetune": []}},
             "the same number of settings for every method",

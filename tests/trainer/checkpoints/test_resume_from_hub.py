@@ -8,7 +8,7 @@ from huggingface_hub import snapshot_download
 
 from hf_unlearn.trainer.stopping import stopping_rules as stopping
 from tests.support.callbacks import CallAtStep, interrupt
-from tests.trainer.checkpoints.checkpoint_runs import RULES, trainer_of, weights
+from tests.trainer.checkpoints.checkpoint_runs import RULES, late_bound, trainer_of, weights
 
 
 class TestFromTheHub:
@@ -58,7 +58,7 @@ class TestFromTheHub:
         options = {
             **RULES,
             "stop_when": "forget_loss <= 0",
-            "abort_when": "test_loss > 4.13",
+            "abort_when": f"test_loss > {late_bound(tmp_path / 'losses')}",
         }
         unbroken = trainer_of(tmp_path / "unbroken", **options)
         unbroken.train()

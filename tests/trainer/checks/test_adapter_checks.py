@@ -16,7 +16,8 @@ def test_an_adapter_that_fits_no_layer_is_answered_with_the_layers_there_are(tmp
         with pytest.raises(
             ValueError, match="target_modules is .*names no layer.*q_proj"
         ) as raised:
-            image_trainer(tmp_path, {"peft_config": LoraConfig(target_modules=wanted)})
+            config = LoraConfig(target_modules=wanted)
+            make_trainer(tiny_whisper(), tmp_path, arguments={"peft_config": config})
         assert "\n" not in str(raised.value)
 
 

@@ -48,7 +48,7 @@ def test_nothing_to_forget_and_nothing_to_train_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "given, message",
     [
-        ("data.csv", "is 'data.csv', which is no dataset"),
+        ("data.csv", "is 'data.csv', which is not a dataset"),
         ({"train": images(2)}, "has the keys train, but must be one dataset"),
         (iter(images(2)), "is a list_iterator, which can be read only once"),
     ],
@@ -180,6 +180,9 @@ def test_rows_that_are_made_on_access_train_as_the_same_rows_stored(tmp_path, re
 def test_the_length_column_decides_the_batches(tmp_path, strategy):
     """It is removed from the rows before Trainer looks for it, and images have no length of their
     own."""
+    field = UnlearnConfig.__dataclass_fields__["train_sampling_strategy"]
+    if strategy not in field.metadata["choices"]:
+        pytest.skip("this version of transformers lacks the strategy")
     trainer = make_trainer(
         tiny_vit(),
         tmp_path,

@@ -22,7 +22,9 @@ class ComparisonKeys:
     config: str = _key("the configuration that all runs share: a path, or a name (digits/digits)")
     output_dir: str = _key("where the runs, runs.csv, table.md and frontier.png go")
     target: str = _key("the option that says what is forgotten, such as forget_speakers")
-    tune_on: list = _key("values of the target on which each method's setting is chosen")
+    tune_on: list = _key(
+        "values of the target on which each method's setting is chosen; [] where each has only one"
+    )
     report_on: list = _key("values of the target to report; none may also be in tune_on")
     methods: dict = _key(
         "method: the settings to try, each a set of options; as many for every method"
