@@ -3,6 +3,6 @@
 from .config import UnlearnConfig as UnlearnConfig
 from .methods import METHODS as METHODS
 from .methods import Method as Method
-from .trainer.trainer import UnlearnTrainer as UnlearnTrainer
+from .trainer import UnlearnTrainer as UnlearnTrainer
 
 __version__: str

@@ -24,7 +24,7 @@ from typing import Any
 
 from .experiments.audit.settings import add_arguments as add_audit_arguments
 from .experiments.catalogue import configurations, copy_recipe, overview
-from .experiments.comparison_keys import keys_text
+from .experiments.compare.keys import keys_text
 from .experiments.starting import start_recipe
 from .report.file_names import CARD, PLOT
 
@@ -240,15 +240,15 @@ def verify(arguments: argparse.Namespace, _: list[str]) -> int:
     forgotten and how): repeats the last request from the same model, data, settings and seed, and
     compares digests of the weights step by step. Refuses where data or versions differ. With
     --weights_only it needs nothing but a pushed folder, and says less."""
-    from .experiments.requests.published import check_published
-    from .experiments.requests.verify import DIFFERENT, verify_by_repetition
+    from .experiments.verification.published import check_published
+    from .experiments.verification.verify import DIFFERENT, verify_by_repetition
 
     folder = arguments.folder
     if arguments.weights_only and (arguments.config or arguments.steps is not None):
         raise ValueError("--weights_only repeats nothing: leave out the configuration and --steps")
     if arguments.original and not arguments.weights_only:
         raise ValueError(
-            "--original goes with --weights_only; a repetition is told `model:` (YAML)"
+            "--original needs --weights_only; without it, name the model as `model:` in a YAML"
         )
     agrees = (
         check_published(folder, arguments.original)

@@ -16,7 +16,7 @@ from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy, f1_mac
 from .metrics.sample_features import ctc_losses, features, predicted_classes
 from .metrics.scales import in_percent
 from .metrics.token_texts import decode, groups_tokens, transcribe
-from .per_sample.adapted_models import base_model
+from .models import base_model
 
 
 def asr_metrics(
@@ -171,8 +171,8 @@ def prediction_logits(evaluated: EvalPrediction | PredictionOutput) -> np.ndarra
     logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
     if logits.ndim != 2:
         raise ValueError(
-            f"logits of shape (samples, classes) are needed, got {logits.shape}: is this a "
-            "classifier?"
+            f"logits have the shape {logits.shape}, but must have (samples, classes): give a model "
+            "for classification"
         )
     return logits
 
@@ -237,7 +237,8 @@ def sample_features(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]
         if (features := reduce(logits, labels)) is None:
             raise ValueError(
                 f"logits of shape {tuple(logits.shape)} do not match labels of shape "
-                f"{tuple(labels.shape)} one to one"
+                f"{tuple(labels.shape)} one to one: use a model with one row of logits for each "
+                "label"
             )
         return features
 

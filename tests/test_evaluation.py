@@ -291,7 +291,7 @@ def test_accuracy_is_computed_from_logits():
     # A model that has diverged recognises nothing, not the first class either.
     broken = EvalPrediction(predictions=np.full((2, 3), np.nan), label_ids=np.array([0, 0]))
     assert classification_metrics(broken)["accuracy"] == 0 == f1_metrics(broken)["accuracy"]
-    with pytest.raises(ValueError, match="is this a classifier"):
+    with pytest.raises(ValueError, match="give a model for classification"):
         classification_metrics(
             EvalPrediction(predictions=np.zeros((2, 6, 10)), label_ids=np.zeros(2))
         )

@@ -17,20 +17,21 @@ PLAIN_LOGGING_STEPS = 500
 def as_unlearn_config(args: TrainingArguments | None) -> UnlearnConfig:
     """Adds the fields of unlearning to plain TrainingArguments, or to a user's subclass of them.
 
-    The result is a copy that is an instance of both the same class and `UnlearnConfig`: fields,
-    properties and methods of the subclass stay. Missing fields get their defaults. A
-    `logging_steps` of 500, the default of plain arguments, becomes that of UnlearnConfig, even if
-    it was set explicitly, because the two cannot be told apart.
+    The result is a copy, because a trainer changes some of its arguments, and the caller may use
+    them again. It is an instance of both the same class and `UnlearnConfig`: fields, properties
+    and methods of the subclass stay. Missing fields get their defaults. In plain arguments, a
+    `logging_steps` of 500, their default, becomes that of UnlearnConfig, even if it was set
+    explicitly, because the two cannot be told apart.
 
     Raises:
-        TypeError: args are no TrainingArguments.
+        TypeError: args are not TrainingArguments.
         ValueError: a subclass has a field with the name of one of UnlearnConfig's and a value that
             this field cannot have.
     """
     if args is None:
         return UnlearnConfig(output_dir="tmp_unlearn")
     if isinstance(args, UnlearnConfig):
-        return args
+        return copy.copy(args)
     if not isinstance(args, TrainingArguments):
         raise TypeError(
             f"args is a {type(args).__name__}, but must be an UnlearnConfig (or TrainingArguments)"

@@ -55,7 +55,7 @@ NUMBERS = {
 # None stands for no limit.
 OPTIONAL = ("max_forget_loss",)
 # `granularity` and `inner_products` are checked where they are used.
-CHOICES = ("forget_objective", "step_control")
+CHOICES = ("forget_objective", "silence_texts", "step_control")
 
 
 def check_fields(config: Seq2SeqTrainingArguments) -> None:
@@ -92,7 +92,7 @@ def _normalise(config: Seq2SeqTrainingArguments) -> None:
     """Converts a single name to a list, and JSON to a dict.
 
     Raises:
-        ValueError: `method_kwargs` is no dict.
+        ValueError: `method_kwargs` is not a dict.
     """
     hide_names = config.hide_names
     names = [hide_names] if isinstance(hide_names, str | int) else hide_names

@@ -18,8 +18,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
     `resume_from_checkpoint` is what `UnlearnTrainer.train` resumes from: a folder, "true" for the
     last complete checkpoint of `output_dir`, or "auto" for the same if there is one.
     `auto_find_batch_size` shrinks the forget batch or the retain batch, whichever does not fit into
-    memory, logs it, and starts again from the initial weights; afterwards the fields hold the sizes
-    that fit. It works in a single process only.
+    memory, logs it, and starts again from the initial weights; afterwards `trainer.args` holds
+    the sizes that fit. It works in a single process only.
 
     Raises:
         ValueError: a field has a value that it cannot have.
@@ -46,7 +46,7 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
     method_kwargs: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Values that replace further defaults of the method, such as "
+            "help": "Further arguments of the method, in place of their defaults, such as "
             "{'temperature': 2} for scrub. Written as JSON on a command line."
         },
     )
@@ -67,6 +67,17 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "writes nothing for such audio. Steps of orthograd are then also orthogonal to the "
             "gradient of each retain sample's silence.",
             "choices": ["loss", "silence"],
+        },
+    )
+    silence_texts: str = field(
+        default="mixed",
+        metadata={
+            "help": "The text up to each position, with forget_objective 'silence' and a model "
+            "with a decoder. 'mixed': each step gives about half of the forget samples texts of "
+            "retain samples, and exchanges the texts in the silence of the retain samples "
+            "likewise. Then only the audio, and not the text, tells the model when to be silent. "
+            "'own': the sample's own text.",
+            "choices": ["own", "mixed"],
         },
     )
     max_forget_loss: float | None = field(
@@ -154,8 +165,8 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
         metadata={
             "help": "Abort when this rule holds at a check, e.g. 'test_wer > 30', and restore the "
             "best checked model. 'test_wer > original + 2' compares with the value before the "
-            "first step; stop_when can, too. In recipes, 'earlier_wer < 30' is about the worst of "
-            "the earlier requests, and 'earlier_1_wer < 30' about the first."
+            "first step; stop_when can, too. In recipes, 'earlier_wer < 30' applies to the worst "
+            "of the earlier requests, and 'earlier_1_wer < 30' to the first."
         },
     )
     check_steps: int = field(

@@ -171,8 +171,8 @@ def _forget_set(kind: RowKind, train: Dataset, request: ClassRequest, seed: int)
         unknown = [name for name in ids if name not in train_ids]
         if unknown:
             raise ValueError(
-                f"{len(unknown)} of forget_ids are no training {kind.samples}, such as "
-                f"'{unknown[0]}'"
+                f"{len(unknown)} of forget_ids are not training {kind.samples}, such as "
+                f"'{unknown[0]}': give values of id_column in the training split"
             )
         return select_groups(train, "id", ids)
     candidates = select_groups(train, "class", classes) if classes else sorted_by_id(train)
@@ -202,7 +202,8 @@ def _retain_set(
     pool = select_groups(source, "class", retained)
     if not len(pool):
         raise ValueError(
-            "the retain set is empty: its data has none of the classes of the training split"
+            "the retain set is empty: its data has none of the classes of the training split. Give "
+            "data that has them, or name its classes in retain_classes"
         )
     count = sample_count(request.retain_size, len(pool), "retain_size", kind.samples)
     return balanced(pool, "class", count, seed)

@@ -23,7 +23,7 @@ def as_undecoded_files(
     find: Callable[[str], str],
     source: str | Path,
 ) -> Dataset:
-    """A dataset of this column alone, named audio or image, as the feature stores it.
+    """A dataset with only this column, named audio or image, as the feature stores it.
 
     Args:
         column: holds paths, contents, audio or images, or structs that have bytes, a path or both.
@@ -38,17 +38,19 @@ def as_undecoded_files(
     is_media = isinstance(content, type(feature))
     if not (is_media or content in BINARY or content in TEXT or _is_file_struct(content)):
         raise ValueError(
-            f"{name} column '{column}' of {source} holds {content}, not {name} files or their paths"
+            f"{name} column '{column}' of {source} holds {content}, not {name} files or their "
+            "paths: name another column"
         )
     files = rows.select_columns(column).rename_columns({column: name})
-    # The cast leaves data that are on disk there.
+    # The cast leaves data on disk where it is.
     if is_media or content in (*BINARY, STORED_FILE):
         files = files.cast_column(name, feature)
     chunks = files.with_format("arrow")[:][name].chunks
     missing = sum(_count_missing(chunk) for chunk in chunks)
     if missing:
         raise ValueError(
-            f"{missing} of {len(rows)} rows of {source} have no {name} in column '{column}'"
+            f"{missing} of {len(rows)} rows of {source} have no {name} in column '{column}': "
+            "remove these rows, or name another column"
         )
     if files.features[name] == feature and all(_has_final_paths(chunk, find) for chunk in chunks):
         return files

@@ -49,7 +49,7 @@ def first_few(names: Iterable[str]) -> str:
 
 
 def as_names(names: str | int | list | tuple | None) -> list[str]:
-    """An option that lists names, as texts. A single name needs no list, and None is no name."""
+    """An option that lists names, as texts. A single name needs no list, and None is not a name."""
     if names is None:
         return []
     if isinstance(names, list | tuple):

@@ -93,7 +93,7 @@ def check_wanted(kind: RowKind, request: RowRequest, owners: Iterable[str]) -> N
 
 def check_not_empty(kind: RowKind, count: int, split: str, source: str | Path) -> None:
     if not count:
-        raise ValueError(f"split '{split}' of {source} holds no {kind.samples}")
+        raise ValueError(f"split '{split}' of {source} holds no {kind.samples}: name another split")
 
 
 def check_unique(kind: RowKind, ids: list[str], source: str | Path) -> None:

@@ -61,7 +61,8 @@ class RowRequest:
     Args:
         source: a Hub id, or an expanded path.
         columns: the source's own column for each role.
-        owners: those to keep, sorted; None keeps all.
+        owners: those to keep, sorted; None keeps all. No list: `Dataset.from_generator` calls its
+            function once for each item of a list, so a stream would be read as often.
         limit: keep at most this many rows of each owner; None keeps all.
         options: names of options that differ from those of the kind, by role, for messages.
     """
@@ -71,7 +72,7 @@ class RowRequest:
     split: str
     columns: dict[str, str]
     revision: str | None = None
-    owners: list[str] | None = None
+    owners: tuple[str, ...] | None = None
     limit: int | None = None
     options: dict[str, str] = field(default_factory=dict)
 

@@ -42,7 +42,7 @@ def drop_values(rows: Dataset, column: str, groups: Collection[str]) -> Dataset:
 def shuffled_by_group(rows: Dataset, column: str, seed: int) -> dict[str, list[int]]:
     """The row numbers of each group, shuffled.
 
-    The order within a group depends on the seed, the group's name and its ids alone: other groups
+    The order within a group depends only on the seed, the group's name and its ids: other groups
     do not change it.
     """
     ids, groups = rows["id"][:], {}
@@ -135,7 +135,7 @@ def sample_count(size: float, available: int, option: str, samples: str) -> int:
             ("utterances").
 
     Raises:
-        ValueError: the size is no whole number, below one sample, or above what is available.
+        ValueError: the size is not a whole number, below one sample, or above what is available.
     """
     if size == -1:
         return available
@@ -146,7 +146,9 @@ def sample_count(size: float, available: int, option: str, samples: str) -> int:
             "for all"
         )
     if count > available:
-        raise ValueError(f"{option} is {size:g}, but only {available} {samples} are available")
+        raise ValueError(
+            f"{option} is {size:g}, but only {available} {samples} are available: lower it"
+        )
     return int(count)
 
 

@@ -146,10 +146,12 @@ def fetch_file(file: dict | None, source: str, column: str, expected: str) -> di
         column, expected: for messages: what the file's column is called, and what it should hold.
 
     Raises:
-        ValueError: the value is no file, or the file cannot be opened.
+        ValueError: the value is not a file, or the file cannot be opened.
     """
     if not isinstance(file, dict):
-        raise ValueError(f"the {column} column of {source} holds {file!r}, not {expected}")
+        raise ValueError(
+            f"the {column} column of {source} holds {file!r}, not {expected}: name another column"
+        )
     content, path = file.get("bytes"), file.get("path")
     if content is None and path:
         try:
@@ -157,6 +159,7 @@ def fetch_file(file: dict | None, source: str, column: str, expected: str) -> di
                 content = opened.read()
         except OSError as error:
             raise ValueError(
-                f"the {column} column of {source} names {path}, which cannot be opened: {error}"
+                f"the {column} column of {source} names {path}, which cannot be opened ({error}): "
+                "put the file there, or remove its row"
             ) from None
     return {"bytes": content, "path": path}

@@ -68,7 +68,7 @@ def select_split(tables: dict[str, Dataset], split: str, source: str | Path) -> 
     rows = next(iter(tables.values()))
     if len(tables) == 1 and "split" in rows.column_names:
         if not len(rows):
-            raise ValueError(f"{source} has a header, but no rows")
+            raise ValueError(f"{source} has a header, but no rows: add them, or give another table")
         names = rows["split"][:]
         positions = [position for position, name in enumerate(names) if name == split]
         if positions:
@@ -166,7 +166,7 @@ def _csv_columns(text: str, table: Path) -> dict[str, list[str]]:
     try:
         rows = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
-        raise ValueError(f"{table}, line {reader.line_num}: {error}") from None
+        raise ValueError(f"{table}, line {reader.line_num}: {error}. Fix this line") from None
     if not rows:
         raise ValueError(f"{table} is empty: its first line must name the columns")
     names = rows[0][1]
@@ -204,7 +204,7 @@ def _json_rows(text: str, table: Path) -> list[dict]:
             f'{table} holds no rows: write one object, {{"column": "value"}}, in each line'
         )
     if not rows:
-        raise ValueError(f"{table} holds no rows")
+        raise ValueError(f"{table} holds no rows: add them, or give another table")
     return rows
 
 
@@ -212,7 +212,7 @@ def _parse_line(line: str, number: int, table: Path) -> Any:
     try:
         return _parse(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{table}, line {number}: no JSON ({error.msg})") from None
+        raise ValueError(f"{table}, line {number}: not valid JSON ({error.msg}); fix it") from None
 
 
 def _parse(text: str) -> Any:

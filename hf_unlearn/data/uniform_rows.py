@@ -28,7 +28,7 @@ def owner_names(
     if missing:
         raise ValueError(
             f"{missing} of {len(values)} rows read from {source} have no {kind.owner} in column "
-            f"'{column}'"
+            f"'{column}': fill it in, or remove these rows"
         )
     if is_label:
         return feature.int2str(values)

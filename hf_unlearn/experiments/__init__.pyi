@@ -6,4 +6,4 @@ from .models.training import train as train
 from .options import RecipeArguments as RecipeArguments
 from .options import TrainArguments as TrainArguments
 from .recipe import Recipe as Recipe
-from .run import unlearn as unlearn
+from .running.run import unlearn as unlearn

@@ -5,7 +5,7 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
-from ..yaml_files import read_yaml
+from ..files.yaml_files import read_yaml
 
 SCRIPT = "unlearn.py"
 
@@ -26,7 +26,7 @@ def recipe_folders() -> dict[str, Path]:
 
 def configurations(folder: Path) -> dict[str, Path]:
     """The YAML files that `hf-unlearn run` takes, by their names; not those of `hf-unlearn
-    compare`, which alone have the key `methods`.
+    compare`, the only ones with the key `methods`.
 
     Raises:
         ValueError: a file does not hold keys and values in YAML.

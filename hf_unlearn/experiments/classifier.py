@@ -68,7 +68,7 @@ class ClassifierRecipe(Recipe):
             return False
         return True
 
-    def check_gold(self, name: str) -> None:
+    def check_retrained(self, name: str) -> None:
         start = self.options.start
         try:
             config, start_config = (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from ..yaml_files import as_declared, read_yaml
+from ..files.yaml_files import as_declared, read_yaml
 from .checks.model_checks import check_options
 
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -107,7 +107,7 @@ class RecipeArguments:
         metadata={
             "help": "How unlearning keeps earlier requests forgotten. "
             "samples: each step is orthogonal to the gradients of their samples, which must still "
-            "be in the data. updates: to their changes of the weights, without the samples, which "
+            "be in the data. updates: to their weight changes; this needs no samples, but "
             "protects less; each run, the first one included, then writes its "
             "own into output_dir (save_update_sketch). none: nothing is done.",
             "choices": ["samples", "updates", "none"],
@@ -154,7 +154,7 @@ class RecipeArguments:
     )
     dataset_hint: Annotated[str, Affects.NEITHER] = field(
         default="",
-        metadata={"help": "How to make `dataset`, for the message where it is missing."},
+        metadata={"help": "How to make `dataset`; shown in the error message if it is missing."},
     )
     recipe: Annotated[str | None, Affects.NEITHER] = field(
         default=None,

@@ -20,8 +20,8 @@ from ..data.splits import Splits
 from ..report.phases import PhaseClock
 from ..report.results import Results
 from ..trainer import UnlearnTrainer
+from .history.earlier import RequestHistory
 from .options import RecipeArguments
-from .requests.earlier import RequestHistory
 
 Processor = ProcessorMixin | FeatureExtractionMixin | ImageProcessingMixin
 
@@ -125,7 +125,7 @@ class Recipe:
         """The processor that is saved with model `name` (folder or Hub id)."""
         return type(self.processor).from_pretrained(name)
 
-    def check_gold(self, name: str) -> None:
+    def check_retrained(self, name: str) -> None:
         """Raises ValueError where the labels of the retrained model do not match the run's."""
 
     def card_arguments(self) -> dict:
@@ -248,5 +248,5 @@ def freeze(model: nn.Module, trainable: str) -> None:
         parameter.requires_grad_(parameter.requires_grad and re.search(trainable, name) is not None)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
-            f"trainable is {trainable!r}, which matches no parameter: one is named {name!r}"
+            f"trainable is {trainable!r}, which matches no parameter: names look like {name!r}"
         )

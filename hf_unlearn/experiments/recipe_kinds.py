@@ -14,8 +14,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
 )
 
-from ..trainer.setup.adapters import whole_base_of
-from .checks.model_checks import loading
+from ..trainer import whole_base_of
+from .loading import loading
 from .options import RecipeArguments
 from .recipe import Recipe
 

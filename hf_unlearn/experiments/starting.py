@@ -1,11 +1,11 @@
-"""Starts a recipe in place of the process of the command line."""
+"""Starts a recipe's script, which replaces the process of the command line."""
 
 import os
 import shlex
 import sys
 from pathlib import Path
 
-from ..yaml_files import read_yaml
+from ..files.yaml_files import read_yaml
 from .catalogue import find_recipe
 
 

@@ -15,8 +15,8 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGU
 from transformers.utils import logging
 
 from ..files import one_line, read_text_file
+from ..files.yaml_files import header_of
 from ..report.file_names import CARD
-from ..yaml_files import header_of
 
 logger = logging.get_logger(__name__)
 

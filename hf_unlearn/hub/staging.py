@@ -1,4 +1,4 @@
-"""Collects what is uploaded of an output folder, redacted, in a folder of its own."""
+"""Copies what is uploaded from an output folder, redacted, into a folder of its own."""
 
 import json
 import shutil
@@ -144,7 +144,7 @@ def merge_adapter(folder: Path, target: Path) -> None:
     base = PeftConfig.from_pretrained(folder).base_model_name_or_path
     if not base or not on_hub(base) and not Path(base).is_dir():
         raise ValueError(
-            f"the adapter's base model, {base!r}, is not here, so nothing can be merged: put it "
+            f"the adapter's base model, {base!r}, does not exist, so it cannot be merged: put it "
             "there, or write its folder as base_model_name_or_path into "
             f"{folder / 'adapter_config.json'}"
         )

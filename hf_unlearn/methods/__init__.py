@@ -65,12 +65,21 @@ RETRAIN = (
 )
 
 
+def names_with(attribute: str) -> list[str]:
+    """The names of the methods for which a boolean attribute of `Method` is true.
+
+    It is read from the class, or from an attribute of the function that makes the method: to make
+    one may need arguments that have no default.
+    """
+    return [name for name, make in METHODS.items() if getattr(make, attribute, False)]
+
+
 def build_method(config: MethodConfig) -> Method:
     """Makes the method that an `UnlearnConfig` asks for, by name or as an instance.
 
     Raises:
-        ValueError: there is no such method, it has no such keyword, or an instance comes with
-            `method_kwargs`.
+        ValueError: there is no such method, it has no such keyword, a keyword without a default is
+            missing, or an instance comes with `method_kwargs`.
     """
     kwargs = dict(config.method_kwargs or {})
     if isinstance(config.method, Method):
@@ -94,7 +103,19 @@ def build_method(config: MethodConfig) -> Method:
             f"method_kwargs has {', '.join(unknown)}, but method={config.method!r} takes "
             f"{', '.join(allowed) or 'none'} ({', '.join(FIELDS)} are fields of their own)"
         )
-    return METHODS[config.method](**method_settings(config))
+    settings = method_settings(config)
+    missing = [name for name in allowed if _is_required(keywords[name]) and name not in settings]
+    if missing:
+        raise ValueError(
+            f"method={config.method!r} has no default for {', '.join(missing)}: give a value in "
+            "method_kwargs"
+        )
+    return METHODS[config.method](**settings)
+
+
+def _is_required(keyword: inspect.Parameter) -> bool:
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return keyword.default is inspect.Parameter.empty and keyword.kind not in several
 
 
 def method_settings(config: MethodConfig) -> dict[str, Setting]:
@@ -129,4 +150,5 @@ __all__ = [
     "WeightedSum",
     "build_method",
     "method_settings",
+    "names_with",
 ]

@@ -16,19 +16,21 @@ Split = Literal["forget", "retain"]
 
 class RowRoles(NamedTuple):
     """What the rows are that `Step.visit_retain_samples` shows. First come, process by process, the
-    rows of retain samples and of earlier requests' samples, then the updates of earlier requests.
+    rows of retain samples, then of earlier requests' samples, then of silence
+    (`forget_objective="silence"`); in the end the updates of earlier requests.
 
     samples: how many rows belong to samples.
     own: the rows of this process's samples.
     retain_mean: the factors (rows) with which the rows add up to the gradient of the mean retain
         loss; 0 for rows that belong to no retain sample.
-    earlier: the indices of the rows of earlier requests' samples and updates.
+    constraints: the indices of the rows of constraints: samples and updates of earlier requests,
+        and the silence of samples.
     """
 
     samples: int
     own: slice
     retain_mean: list[float]
-    earlier: list[int]
+    constraints: list[int]
 
 
 class Step(Protocol):
@@ -109,7 +111,7 @@ class Step(Protocol):
                 process and the rows of all processes. In the last pass it returns what this
                 process adds to `.grad`, in the parameter's shape, before `.grad` is averaged over
                 processes. In earlier passes it returns None. `rows` says whether there are further
-                rows, of what earlier requests forgot; only methods that keep it forgotten get them.
+                rows, the constraints; only methods with `keeps_forgotten` get them.
             last: whether this is the last pass of the step.
 
         Returns:
@@ -184,8 +186,9 @@ class Method:
             from these weights, the data and the seed.
         one_shot: whether `prepare` already changes the weights. The run then has one step, which
             only logs the losses.
-        keeps_forgotten: whether the method leaves the losses of earlier requests' samples as they
-            are, to first order: whether it uses all rows that `Step.rows` describes.
+        keeps_forgotten: whether the method leaves the losses of constraints (earlier requests'
+            samples, and the silence of retain samples) as they are, to first order. It then uses
+            all rows that `Step.rows` describes.
         ascends_forget_loss: whether a step ascends `Step.forget_loss` of the forget batch, so that
             `forget_objective` can replace this loss.
         shards: whether the method works on FSDP2 shards, where parameters and `.grad` are DTensors.

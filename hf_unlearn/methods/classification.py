@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..per_sample.adapted_models import base_model
+from ..models import base_model
 from .base import Preparation, Step
 from .outputs import as_teacher, class_labels, output_logits, require_classification
 from .weighted import WeightedSum
@@ -64,7 +64,7 @@ class Duck(WeightedSum):
         if (counts > 0).sum() < 2:
             raise ValueError(
                 "duck needs retain samples of at least two classes, because it moves embeddings to "
-                "another class"
+                "another class: add some of another class to retain_dataset"
             )
         self.centroids = sums / counts.clamp_min(1)[:, None]
 
@@ -109,7 +109,7 @@ def find_head(model: nn.Module, compute_logits: Callable[[], Tensor]) -> nn.Modu
             return layer
     raise ValueError(
         "duck uses the input of the linear layer that gives the logits as the embedding, but this "
-        "model has no such layer"
+        "model has no such layer: use another method, such as 'gradient_difference'"
     )
 
 
@@ -189,6 +189,6 @@ class BoundaryShrink(WeightedSum):
         if name not in batch or not batch[name].is_floating_point():
             raise ValueError(
                 "boundary_shrink changes the inputs along their gradient, so these must be images "
-                "or sounds, not tokens"
+                "or sounds, not tokens: use another method, such as 'gradient_difference'"
             )
         return name

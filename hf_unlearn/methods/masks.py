@@ -62,7 +62,7 @@ class SalUn(RandomLabel):
 
 
 class Scissorhands(Surgery):
-    """Scissorhands (Wu & Harandi, arXiv 2401.06187). First it initialises the weights anew that
+    """Scissorhands (Wu & Harandi, arXiv 2401.06187). First it re-initialises the weights that
     matter most to the forget samples, those with the largest |gradient of the forget loss * weight|
     (SNIP). Then it descends g = r - lam u, with u and r the forget and the retain gradient. If
     <g, -u> < 0, which would undo forgetting, it descends

@@ -33,7 +33,7 @@ class PGU(Method):
 
     Raises:
         ValueError: variance is outside of (0, 1); when training begins, if no trained weight
-            belongs to linear and convolution layers alone.
+            belongs only to linear and convolution layers.
     """
 
     uses_retain = False
@@ -70,7 +70,8 @@ class PGU(Method):
         if not moments:
             raise ValueError(
                 "pgu projects the weights of linear and convolution layers, but no trainable "
-                "weight belongs to such layers alone"
+                "weight belongs only to such layers: train such weights, or use 'agem', which "
+                "projects in all weights"
             )
         self.directions = {
             p: main_directions(start.total(moment), self.variance) for p, moment in moments.items()
@@ -92,7 +93,7 @@ class PGU(Method):
 
 
 def _projected_layers(model: nn.Module, trained: set[nn.Parameter]) -> list[nn.Module]:
-    """The linear and convolution layers whose weight is trained and used by such layers alone."""
+    """The linear and convolution layers whose weight is trained and used only by such layers."""
     uses = defaultdict(list)
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False):

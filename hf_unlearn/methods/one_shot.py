@@ -91,7 +91,7 @@ class Influence(OneShot):
 
     Args:
         scale: alpha of the published code.
-        iterations: maximum number of iterations. A warning is logged if they do not suffice.
+        iterations: maximum number of iterations. A warning is logged if they are not enough.
         tolerance: of the residual of the linear system, relative to its right-hand side.
     """
 

@@ -45,17 +45,18 @@ class OrthoGrad(Method):
     describes the network that is evaluated, without dropout and other randomness. With
     `freeze_randomness=False` it describes the network that was drawn for the retain batch.
 
-    What earlier requests forgot gives further rows P (m, d): gradients of their samples, or their
-    updates. The whole step is orthogonal to these, also the part that descends the retain loss,
-    which would otherwise bring back what the samples have in common with retained ones:
+    Constraints give further rows P (m, d): the gradients of earlier requests' samples, their
+    updates and, with `forget_objective="silence"`, the gradients of how silent the model is at each
+    retain sample. The whole step is orthogonal to these, also the part that descends the retain
+    loss, which would otherwise bring back what earlier samples have in common with retained ones:
 
         g = alpha r_perp - (1 - alpha) u_perp,   r = mean_n(g_n),   r_perp = r - P^T (P P^T)^+ P r
 
-    and u_perp is orthogonal to the rows of A and of P. So to first order the losses of the earlier
-    samples with gradients in P neither fall nor rise. Only a fall would be harmful, so this
-    condition is stricter than necessary. An update in P says less: the weights do not move along
-    it, in either direction, but the losses that it raised may fall along others. Both hold for the
-    gradient g: an optimizer that rescales single weights (Adam) bends the step.
+    and u_perp is orthogonal to the rows of A and of P. So to first order the losses with gradients
+    in P neither fall nor rise. Only one of both would be harmful, so this condition is stricter
+    than necessary. An update in P says less: the weights do not move along it, in either direction,
+    but the losses that it raised may fall along others. Both hold for the gradient g: an optimizer
+    that rescales single weights (Adam) bends the step.
 
     Args:
         alpha: weight of the mean retain gradient, in [0, 1). 0 ascends along u_perp alone.
@@ -169,7 +170,7 @@ class OrthoGrad(Method):
 
         solution, exact = measure_and_solve(measure, square, dependent)
         K, rows = measured[-1][0], step.rows
-        if not rows.earlier:
+        if not rows.constraints:
             share = rows.retain_mean[rows.own.start]
             return self._factors(step, solution.coefficients, share), solution, exact
         share, left = retain_descent(K, rows)
@@ -185,7 +186,7 @@ class OrthoGrad(Method):
 
         Args:
             c: (rows,).
-            share: the coefficients (rows,) of r_perp (of r, if there are no earlier requests) in
+            share: the coefficients (rows,) of r_perp (of r, if there are no constraints) in
                 the rows; a single number if they are all equal.
         """
         w = c + self.alpha / (1 - self.alpha) * share
@@ -199,7 +200,7 @@ class OrthoGrad(Method):
 
 def retain_descent(K: Tensor, rows: RowRoles) -> tuple[Tensor, Tensor]:
     """r_perp = r - P^T (P P^T)^+ P r from the inner products of the rows, where r is the gradient
-    of the mean retain loss and P the rows of what earlier requests forgot.
+    of the mean retain loss and P the rows of the constraints.
 
     Args:
         K: (rows, rows), float64.
@@ -208,7 +209,7 @@ def retain_descent(K: Tensor, rows: RowRoles) -> tuple[Tensor, Tensor]:
         The factors (rows,) with which the rows add up to r_perp, and the largest
         |<r_perp, p>| / (|r| |p|) over the rows of P.
     """
-    share, indices = K.new_tensor(rows.retain_mean), torch.tensor(rows.earlier, device=K.device)
+    share, indices = K.new_tensor(rows.retain_mean), torch.tensor(rows.constraints, device=K.device)
     along = K[indices] @ share
     solution = solve(K[indices][:, indices], along, share @ K @ share)
     # The rows of P have no part in r.

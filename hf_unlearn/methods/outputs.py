@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..per_sample.adapted_models import base_model
-from ..per_sample.inputs import IGNORE_INDEX
+from ..models import IGNORE_INDEX, base_model
 
 # Suffixes of the class names of models that predict sequences.
 SEQUENCE_MODELS = (
@@ -23,6 +22,7 @@ SEQUENCE_MODELS = (
 # Suffixes of classifiers' names. Some are configured as encoder-decoder models, such as
 # WhisperForAudioClassification.
 CLASSIFIERS = ("ForAudioClassification", "ForImageClassification", "ForSequenceClassification")
+RETURN_LOGITS = "let its forward return them under the name `logits`"
 
 
 def as_teacher(model: nn.Module) -> nn.Module:
@@ -60,7 +60,7 @@ def require_classification(model: nn.Module, method: str) -> None:
     if name.endswith(SEQUENCE_MODELS) or decodes:
         raise ValueError(
             f"{method} is for classification, with one class per sample, but {name} predicts "
-            "sequences"
+            "sequences: use another method, such as 'gradient_difference'"
         )
 
 
@@ -75,7 +75,7 @@ def class_labels(batch: dict, method: str) -> Tensor:
         shape = tuple(labels.shape) if isinstance(labels, Tensor) else None
         raise ValueError(
             f"{method} is for classification: `labels` must be integers of shape (samples,), but "
-            f"their shape is {shape}"
+            f"their shape is {shape}: give one class number per sample, or use another method"
         )
     return labels
 
@@ -103,7 +103,8 @@ def label_rows(logits: Tensor, labels: Tensor, causal: bool) -> tuple[Tensor, Te
     if labels.is_floating_point() or logits.ndim != 3 or logits.shape[:2] != labels.shape:
         raise ValueError(
             f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} do not match: this "
-            "method needs the logits of one class for each label"
+            "method needs one row of logits for each label; use another, such as "
+            "'gradient_difference'"
         )
     return logits, labels
 
@@ -150,8 +151,10 @@ def output_logits(outputs: Any) -> Tensor:
         return outputs[1]
     if isinstance(outputs, dict):
         raise ValueError(
-            f"this method needs the model's logits, but its outputs are {', '.join(outputs)}"
+            f"this method needs the model's logits, but its outputs are {', '.join(outputs)}: "
+            f"{RETURN_LOGITS}"
         )
     raise ValueError(
-        f"this method needs the model's logits, but it returns a {type(outputs).__name__}"
+        f"this method needs the model's logits, but it returns a {type(outputs).__name__}: "
+        f"{RETURN_LOGITS}"
     )

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..per_sample.inputs import IGNORE_INDEX
+from ..models import IGNORE_INDEX
 from .base import Preparation, Step
 from .outputs import class_labels, is_causal
 from .weighted import WeightedSum
@@ -56,7 +56,7 @@ class RandomLabel(WeightedSum):
         elif batch["labels"].is_floating_point() or batch["labels"].ndim != 2:
             raise ValueError(
                 "random_label takes classes or transcripts as labels, not labels of shape "
-                f"{tuple(batch['labels'].shape)}"
+                f"{tuple(batch['labels'].shape)}: use another method, such as 'gradient_difference'"
             )
         else:
             self._prepare_transcripts(start)
@@ -66,7 +66,10 @@ class RandomLabel(WeightedSum):
         with torch.no_grad():
             self.classes = start.logits(batch).shape[-1]
         if self.classes < 2:
-            raise ValueError("random_label needs at least two classes, but the model has one")
+            raise ValueError(
+                "random_label needs at least two classes, but the model has one: use another "
+                "method, such as 'gradient_difference'"
+            )
 
     def _prepare_transcripts(self, start: Preparation) -> None:
         self.transcripts.clear()

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..per_sample.adapted_models import base_model
-from ..per_sample.inputs import IGNORE_INDEX
+from ..models import IGNORE_INDEX, base_model
 from .base import Preparation, Step
 from .outputs import (
     as_teacher,
@@ -142,7 +141,8 @@ class BadTeacher(WithTeacher):
         if not hasattr(base_model(model), "config"):
             raise ValueError(
                 "method='bad_teacher' needs a second model with random weights, which only a model "
-                f"of transformers can be made from; this model is a {type(model).__name__}"
+                f"of transformers can be made from; this model is a {type(model).__name__}: use "
+                "'scrub' or 'npo', which copy the model"
             )
 
     def prepare(self, start: Preparation) -> None:

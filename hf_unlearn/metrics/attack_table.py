@@ -37,7 +37,7 @@ def _score_entries(attack: str, auc_meaning: str, attacker: str) -> dict[str, At
 
 
 def _svc_entry(feature: str) -> Attack:
-    meaning = f"forgotten samples (%) that an SVC takes for unseen by {feature}"
+    meaning = f"forgotten samples (%) that an SVC classifies as unseen, by {feature}"
     return Attack(meaning, wanted="up", target=None)
 
 

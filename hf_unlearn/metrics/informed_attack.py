@@ -43,7 +43,7 @@ def informed_scores(
         if len(np.unique(is_member[others])) < 2:
             raise ValueError(
                 f"without the samples of {owner} there are no known members and no known "
-                "non-members to learn from"
+                "non-members to learn from: give samples of at least one more"
             )
         forest = RandomForestClassifier(TREES, random_state=seed, class_weight="balanced")
         forest.fit(features[others], is_member[others])

@@ -204,10 +204,12 @@ def _checked(values: np.ndarray, group: str) -> np.ndarray:
     values = np.asarray(values, np.float64)
     if not len(values):
         raise ValueError(
-            f"there are no {group} samples, but a membership attack compares them with others"
+            f"there are no {group} samples, but a membership attack compares them with others: "
+            "give at least one"
         )
     if not np.isfinite(values).all():
         raise ValueError(
-            f"the values of {group} samples are not all finite: the model may have diverged"
+            f"the values of {group} samples are not all finite: leave these samples out, or use an "
+            "earlier checkpoint if the model has diverged"
         )
     return values

@@ -56,14 +56,14 @@ def _errors(
     if len(predictions) != len(references):
         raise ValueError(
             f"{len(predictions)} predictions for {len(references)} references: give one prediction "
-            "for each reference."
+            "for each reference"
         )
     empty = [i for i, text in enumerate(references) if not text.strip()]
     if empty and not allow_empty:
         raise ValueError(
-            f"Reference {empty[0]} is empty ({len(empty)} of {len(references)} are): an error rate "
+            f"reference {empty[0]} is empty ({len(empty)} of {len(references)} are): an error rate "
             "counts errors per word of the reference. Remove such utterances, or pass "
-            "allow_empty=True to count the words predicted for them as insertions."
+            "allow_empty=True to count the words predicted for them as insertions"
         )
     if not references:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -106,8 +106,8 @@ def error_rate(errors: np.ndarray, words: np.ndarray) -> float:
     total = np.sum(words)
     if total == 0:
         raise ValueError(
-            f"The {len(words)} references contain no words, so the error rate is undefined. Check "
-            "the texts."
+            f"the {len(words)} references contain no words, so the error rate is undefined: give "
+            "at least one that is not empty"
         )
     return float(100 * np.sum(errors) / total)
 
@@ -140,7 +140,7 @@ def bootstrap_interval(
     """
     if not 0 < level < 1:
         raise ValueError(
-            f"level={level} is not a coverage: give a number between 0 and 1, for example 0.95."
+            f"level={level} is not a coverage: give a number between 0 and 1, for example 0.95"
         )
     # Raises if the references contain no words.
     error_rate(errors, words)
@@ -151,7 +151,7 @@ def bootstrap_interval(
         # (resamples in this block, n)
         drawn = rng.integers(n, size=(min(resamples - start, block), n))
         drawn_errors, drawn_words = errors[drawn].sum(1), words[drawn].sum(1)
-        # A resample can consist of empty references alone.
+        # A resample can consist only of empty references.
         valid = drawn_words > 0
         rates.append(100 * drawn_errors[valid] / drawn_words[valid])
     low, high = np.quantile(np.concatenate(rates), [(1 - level) / 2, (1 + level) / 2])

@@ -29,7 +29,7 @@ def unlearning_impact_score(
     if original_test <= 0:
         raise ValueError(
             f"the original test accuracy is {original_test}, but must be positive, because UIS is "
-            "relative to it"
+            "relative to it: test on samples that the original model knows"
         )
     lost = abs(original_test - test)
     remaining = forget if whole_class else abs(original_test - forget)
@@ -76,13 +76,13 @@ def global_unlearning_metric(
 
     Each is cut to [0, 1], and the GUM is 0 where one of them is 0: so it is for the original model
     (E = 0), for the retrained one (T = 0), and for a model that the attack finds easier than the
-    original. T depends on the seconds themselves, so only times on the same machine compare.
+    original. T depends on the seconds themselves, so times can be compared only on one machine.
 
     These are the formulas of the authors' code (`GUM` in result_analysis.ipynb of
     github.com/koudounasalkis/UnSLU-BENCH, with alfa = beta = 1), and they give the published values
     of SLURP* and SpeechMASSIVE. One case differs: where the attack succeeds less often on the
     original model than on the retrained one, their E is 0. Here E then measures the distance to the
-    retrained model in the same way, as their later variant CGUM does, whose U and E are others.
+    retrained model in the same way, as their later variant CGUM does, whose U and E differ.
 
     Args:
         f1, gold_f1: macro F1 (%) on test data, of the unlearned and of the retrained model.

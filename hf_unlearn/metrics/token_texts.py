@@ -47,8 +47,8 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> list[str]:
     ids = np.asarray(ids)
     if ids.ndim != 2:
         raise ValueError(
-            f"token ids of shape (utterances, tokens) are needed, got {ids.shape}: scores instead "
-            "of generated ids? Set predict_with_generate=True"
+            f"token ids of shape (utterances, tokens) are needed, but these have {ids.shape}: "
+            "scores instead of generated ids? Set predict_with_generate=True"
         )
     return [text_of(tokenizer, row) for row in ids.tolist()]
 

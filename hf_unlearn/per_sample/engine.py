@@ -11,7 +11,7 @@ sum. So the gradient reaches `.grad` in the way that autograd, DistributedDataPa
 checkpointing expect.
 
 Because the engine works on function calls rather than on modules, tied, reused and bare parameters
-are no special cases, and no use of a parameter is missed. A call without a rule raises
+need no special treatment, and no use of a parameter is missed. A call without a rule raises
 `Unsupported`, and its parameters take the slow, exact path (`reference.py`).
 """
 

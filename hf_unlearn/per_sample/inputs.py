@@ -1,5 +1,4 @@
-"""The label that losses ignore, and copies of inputs for models that write to them (SpecAugment
-masks its input in place)."""
+"""Copies of inputs for models that write to them (SpecAugment masks its input in place)."""
 
 import contextlib
 import copy
@@ -7,9 +6,6 @@ from collections import UserDict
 from collections.abc import Iterator
 
 from torch import Tensor, nn
-
-# Trainer also pads labels with it between batches and processes.
-IGNORE_INDEX = -100
 
 
 def own_copy(value: object) -> object:

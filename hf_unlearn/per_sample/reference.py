@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 
-from .inputs import IGNORE_INDEX
+from ..models import IGNORE_INDEX
 from .shards import own_parameters
 
 # Inputs of transformers models that hold the patches of all images one after the other, and the

@@ -53,7 +53,7 @@ ENCODINGS = (
 ENCODED = re.compile("|".join(ENCODINGS), re.ASCII)
 # Decoded separately, because "\nancy" can be a line break before "ancy" or the folder "nancy".
 CONTROL = re.compile(r"(?P<control>\\+[abfnrtv])|" + ENCODED.pattern, re.ASCII)
-# The bytes of e-mails, also decoded separately: the =AD in "name=ADAM" is none.
+# The bytes of e-mails, also decoded separately: the =AD in "name=ADAM" is not one.
 MAIL = re.compile(r"(?P<mail>(?:=[0-9A-F]{2})+)|" + CONTROL.pattern, re.ASCII)
 # How often a text is decoded at most: %2520 is a space that was encoded twice.
 ROUNDS = 3

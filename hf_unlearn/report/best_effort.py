@@ -23,7 +23,7 @@ def warn_if_not_written(what: str, folder: str | Path) -> Iterator[None]:
     except Exception as error:
         reason = one_line(error) or "no message"
         logger.warning(
-            f"{what} could not be written to {folder} ({type(error).__name__}: {reason}). If one "
-            "is there, it is from an earlier run. The model and results.json are "
+            f"{what} could not be written to {folder} ({type(error).__name__}: {reason}). If it "
+            "exists, it is from an earlier run. The model and results.json are "
             "complete; `hf-unlearn card` writes the card from them."
         )

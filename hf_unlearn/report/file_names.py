@@ -17,6 +17,6 @@ BEST = "best_checked.safetensors"
 # By how much the run has changed each weight. This must stay private: the published weights minus
 # the update still know what was forgotten. Neither Trainer nor this project uploads files with this
 # prefix.
-SKETCH = "_forget_update.safetensors"
+UPDATES = "_forget_update.safetensors"
 # What a checkpoint stores beyond Trainer's state.
 UNLEARN_STATE = "unlearn_state.json"

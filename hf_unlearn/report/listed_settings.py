@@ -23,6 +23,7 @@ SETTINGS = {
     "weight_decay": 0,
     "max_grad_norm": 0,
     "forget_objective": "loss",
+    "silence_texts": "mixed",
     "max_forget_loss": None,
     "loss_temperature": 1,
     "step_control": "none",

@@ -117,7 +117,9 @@ class Results:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
+            raise ValueError(
+                f"{path} cannot be read ({error}): give another folder, or run again"
+            ) from error
         if not isinstance(content, dict) or "config" not in content or "data" not in content:
             raise ValueError(
                 f"{path} does not belong to a run, because it has no config or data: give the "

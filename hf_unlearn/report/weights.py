@@ -45,7 +45,7 @@ def weights_digest(name: str | Path) -> str | None:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder has an adapter alone, and not its base model."""
+    """Whether a folder has only an adapter, and not its base model."""
     return (folder / ADAPTER).is_file() and not (folder / "config.json").is_file()
 
 

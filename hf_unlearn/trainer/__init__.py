@@ -1,5 +1,7 @@
 """UnlearnTrainer: its steps, the checks before them, its checkpoints and pushes."""
 
-from .trainer import UnlearnTrainer
+import lazy_loader
 
-__all__ = ["UnlearnTrainer"]
+# Loaded when they are first asked for. The stub beside this file lists them, for this call and for
+# type checkers: what other rooms use of the trainer.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""The parts of `UnlearnTrainer` that the classes around it may use: each takes the narrowest view
+"""The parts of `UnlearnTrainer` that the classes around it may use. Each takes the narrowest view
 that has what it needs."""
 
 from collections.abc import Callable
@@ -20,13 +20,11 @@ from transformers import (
 )
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.image_processing_base import ImageProcessingMixin
-from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..config import UnlearnConfig
 from ..methods import Method
-from .checkpoints.update_sketch import EarlierUpdates
-from .setup.silence import Silence
+from .update_sketch import EarlierUpdates
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -107,19 +105,14 @@ class TrainerView(SampleView, Protocol):
 
     Attributes:
         previous_updates: the stored updates of earlier requests; None without.
-        silence: gives batches the labels of silence; None with another `forget_objective`.
         optimizer, lr_scheduler: None until Trainer has created them.
         deepspeed: None without DeepSpeed and before the training.
     """
 
     previous_updates: EarlierUpdates | None
-    silence: Silence | None
     optimizer: torch.optim.Optimizer | None
     lr_scheduler: LRScheduler | None
     deepspeed: "DeepSpeedEngine | None"
-
-    def next_retain_batch(self) -> dict:
-        """The retain batch of the current optimizer step."""
 
 
 class EvaluationView(ModelView, Protocol):
@@ -155,7 +148,6 @@ class RunView(TrainerView, EvaluationView, Protocol):
     optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None
     label_names: list[str]
     method_settings: dict[str, Any]
-    callback_handler: CallbackHandler
 
     def add_callback(self, callback: TrainerCallback) -> None:
         """Adds a callback to the trainer's own."""

@@ -25,8 +25,8 @@ DRAWS_DIFFER_ALONE = (
     "draw the random numbers that it draws within a batch"
 )
 ALWAYS_RANDOM = (
-    "the model draws random numbers in evaluation mode, too, and others for a sample alone than in "
-    "a batch. The step and `residual` are about the numbers that each step draws"
+    "the model draws random numbers even in evaluation mode, and a sample alone gets other numbers "
+    "than in a batch. The step and `residual` refer to the numbers that each step draws"
 )
 # Model types without a backward pass in evaluation mode: Reformer's reversible layers lack one,
 # and RWKV divides its weights in place there.

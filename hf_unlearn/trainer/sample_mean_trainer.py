@@ -16,18 +16,18 @@ from transformers import Seq2SeqTrainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_utils import EvalLoopOutput
 
+from ..models import IGNORE_INDEX, base_model
 from ..per_sample import SampleMeanLoss
-from ..per_sample.adapted_models import base_model
-from ..per_sample.inputs import IGNORE_INDEX, inputs_kept, own_copy
+from ..per_sample.inputs import inputs_kept, own_copy
 from ..per_sample.reference import count_samples
 from ..per_sample.shards import sharded_modules
 from .batches.columns import made_on_access, only_columns
 from .evaluating.evaluation_order import order_of
 from .evaluating.sample_evaluation import SampleEvaluation
 from .evaluating.sample_logits import Reduce
+from .losses.time_masks import time_masks_that_fit
 from .setup.precision import cast_inputs, input_precision
 from .setup.prepared_models import shard_untrained_model
-from .time_masks import time_masks_that_fit
 
 
 class SampleMeanTrainer(Seq2SeqTrainer):
@@ -43,7 +43,7 @@ class SampleMeanTrainer(Seq2SeqTrainer):
     def __init__(self, *arguments: Any, **keywords: Any):
         # Collects per-sample losses during compute_loss; None outside.
         self._losses: SampleMeanLoss | None = None
-        # Whether the loss divides by the number of labels; None until it is asked.
+        # Whether the loss divides by the number of labels; None until the first loss.
         self._counts_labels: bool | None = None
         # The loss functions called for the last `mean_loss`, and its value.
         self._last: tuple[SampleMeanLoss, Tensor] | None = None

@@ -1,6 +1,5 @@
 """UnlearnTrainer: a Trainer whose training step forgets one dataset and keeps another."""
 
-import copy
 import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -22,18 +21,18 @@ from ..report.html_page import Report
 from ..report.results import Results
 from .batches.loading import TrainingLoader
 from .checkpoints.checkpointing import CheckpointSaver
-from .checkpoints.update_sketch import EarlierUpdates
 from .checks.compatibility import check_compatible
 from .checks.construction import check_after, check_before, one_forget_set
+from .losses.temperature import dividing_logits
 from .publishing.publisher import Publisher
 from .publishing.run_results import EvaluationSets
 from .sample_mean_trainer import SampleMeanTrainer
 from .setup.model_setup import put_in_training_mode, save_whole_state_dicts, set_up_model
 from .setup.precision import train_in_float32
-from .setup.silence import Silence
-from .setup.temperature import dividing_logits
 from .steps.training_run import TrainingRun
 from .stopping.run_record import RunRecord
+from .stopping.watched_callbacks import WatchedCallbacks
+from .update_sketch import EarlierUpdates
 
 
 class UnlearnTrainer(SampleMeanTrainer):
@@ -55,7 +54,8 @@ class UnlearnTrainer(SampleMeanTrainer):
         eval_dataset: preferably a dict of splits, `{"forget": ..., "retain": ..., "test": ...}`.
         peft_config: a `peft` configuration; the model is wrapped, and only the adapter is trained.
         args, model, processing_class, data_collator, compute_metrics, callbacks, ...: as in
-            `Seq2SeqTrainer`.
+            `Seq2SeqTrainer`. `trainer.args` is a copy that holds what the trainer changes, such as
+            the batch sizes that `auto_find_batch_size` finds.
 
     The loss of a batch is the mean over its samples of what the model returns for each sample
     alone, in training and in evaluation. So neither padding nor the composition of batches matters.
@@ -113,7 +113,6 @@ class UnlearnTrainer(SampleMeanTrainer):
         args = as_unlearn_config(args)
         self.method, self.method_settings = build_method(args), method_settings(args)
         if self.method.one_shot:
-            args = copy.copy(args)
             args.max_steps = 1
         forget_dataset = one_forget_set(train_dataset, forget_dataset)
         earlier = previous_forget_dataset, previous_updates
@@ -147,7 +146,8 @@ class UnlearnTrainer(SampleMeanTrainer):
         # After the checks, which refuse what has no such state.
         if forget_dataset is not None:
             save_whole_state_dicts(self.accelerator)
-        self.record = RunRecord(self)
+        self.callback_handler = callbacks = WatchedCallbacks(self.callback_handler)
+        self.record = RunRecord(self, callbacks)
         self._publisher = Publisher(self, self.record)
         self.training_run = TrainingRun(self, self.record, self._publisher)
         self._saver = CheckpointSaver(
@@ -159,10 +159,6 @@ class UnlearnTrainer(SampleMeanTrainer):
     @property
     def stopping(self) -> dict:
         return self.training_run.stopping
-
-    @property
-    def silence(self) -> Silence | None:
-        return self.training_run.checked_model.silence
 
     # ---- the step --------------------------------------------------------------------------------
 
@@ -186,10 +182,6 @@ class UnlearnTrainer(SampleMeanTrainer):
         unless `freeze_batch_norm=False`."""
         put_in_training_mode(model, self.args.freeze_batch_norm, self.optimizer)
 
-    def next_retain_batch(self) -> dict:
-        """The retain batch of the current optimizer step, the same one at every call."""
-        return self.training_run.step_runner.retain_batches.of_current_step()
-
     def mean_loss(self, model: nn.Module, inputs: dict) -> Tensor:
         with (
             self.training_run.checked_model.frozen.active(),
@@ -206,8 +198,8 @@ class UnlearnTrainer(SampleMeanTrainer):
     # ---- data ------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        """As in Trainer, but random augmentation of a sample depends on seed, epoch and index
-        alone."""
+        """As in Trainer, but random augmentation of a sample depends only on seed, epoch and
+        index."""
         with self._loader.seeded_forget_set(self.training_run.checked_model.padding.collator):
             return super().get_train_dataloader()
 

@@ -25,7 +25,7 @@ from requests_in_a_row import folder_of, in_a_row, write
 from torch import Tensor
 
 from hf_unlearn.experiments.audit.audited_run import find_run
-from hf_unlearn.trainer.checkpoints.update_sketch import EarlierUpdates
+from hf_unlearn.trainer.update_sketch import EarlierUpdates
 
 TABLE = Path(__file__).parent / "revival_parts.csv"
 METHOD, WAYS = "orthograd", ("none", "samples", "updates")

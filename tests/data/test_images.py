@@ -183,7 +183,7 @@ class TestSplits:
             ({"retain_size": 99}, "retain_size is 99, but only 12 images are available"),
             ({"forget_classes": [], "forget_samples": 18}, "all 18 training images"),
             ({"forget_ids": ["x"]}, "leave out forget_classes"),
-            ({"forget_classes": [], "forget_ids": ["x"]}, "no training images, such as 'x'"),
+            ({"forget_classes": [], "forget_ids": ["x"]}, "not training images, such as 'x'"),
             ({"test_split": "train"}, "18 ids of images are in both"),
         ],
     )

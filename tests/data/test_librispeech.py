@@ -99,7 +99,8 @@ def test_class_labels_go_by_their_names(hub, streaming):
     assert set(load_speech(**HUB, streaming=streaming)["speaker"]) == {"ann", "bob", "cy"}
 
 
-def test_a_bounded_stream_is_read_no_further_than_needed(hub, monkeypatch):
+@pytest.mark.parametrize("speakers, needed", [(["374"], 2), (["374", "1034", "2007"], 10)])
+def test_a_bounded_stream_is_read_no_further_than_needed(hub, monkeypatch, speakers, needed):
     monkeypatch.setattr("hf_unlearn.data.streams.STREAM_BATCH", 2)
     read = []
 
@@ -114,9 +115,9 @@ def test_a_bounded_stream_is_read_no_further_than_needed(hub, monkeypatch):
         return stream.map(watched, batched=True, batch_size=2, features=stream.features)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    load_speech(**HUB, streaming=True, speakers=["374"], max_utterances_per_speaker=2)
+    load_speech(**HUB, streaming=True, speakers=speakers, max_utterances_per_speaker=2)
     # of 12 rows; `datasets` reads one batch ahead
-    assert sum(read) <= 4
+    assert sum(read) <= needed + 2
 
 
 def test_a_stream_is_read_once(hub):
@@ -166,6 +167,42 @@ def test_a_streamed_hub_dataset_is_split_by_speaker(hub):
         "retain_pool": 3,
         "test": 1,
     }
+
+
+def test_splits_of_an_endless_stream_depend_on_the_revision_and_the_seed(
+    hub, monkeypatch, tmp_path
+):
+    """As those of a set that is larger than the disk: what is read and stored is bounded."""
+    load_dataset = hub.load_dataset
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *names, **how: load_dataset(*names, **how).repeat(None)
+    )
+    args = SpeechArguments(
+        dataset_config="clean",
+        dataset_revision="v1",
+        forget_speakers=[374],
+        retain_speakers=[1034, 2007],
+        max_utterances_per_speaker=4,
+        retain_size=2,
+        held_out=0.25,
+        streaming=True,
+    )
+
+    def ids(seed: int, cache: str) -> dict[str, list[str]]:
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / cache)
+        splits = load_splits(args, seed=seed)
+        return {
+            name: getattr(splits, name)["id"][:]
+            for name in ("forget", "forget_test", "retain", "test")
+        }
+
+    first = ids(0, "cache")
+    sizes = {"forget": 3, "forget_test": 1, "retain": 2, "test": 2}
+    assert {name: len(names) for name, names in first.items()} == sizes
+    assert ids(0, "another cache") == first
+    assert any(ids(seed, "cache") != first for seed in range(1, 4))
+    # once for each cache, whatever the number of speakers
+    assert hub.revisions == ["first", "first"]
 
 
 def test_rows_of_a_librispeech_tree(tree):

@@ -57,7 +57,7 @@ def test_files_of_a_single_folder_have_no_owner():
 
 
 def test_first_rows_of_each_owner():
-    request = RowRequest("x", None, "train", {}, owners=["a", "b"], limit=2)
+    request = RowRequest("x", None, "train", {}, owners=("a", "b"), limit=2)
     first = FirstOfEach(request)
     assert [first.accept(owner) for owner in "aacba"] == [True, True, False, True, False]
     assert not first.is_complete("ab")

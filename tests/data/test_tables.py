@@ -73,7 +73,7 @@ def test_numbers_of_json_keep_their_digits(tmp_path):
         ("t.csv", HEADER + b"a.flac,Zo\xeb,x\n", r"t.csv is not valid UTF-8 \(byte 32\)"),
         ("t.csv", HEADER + b'a.flac,x,"one\n', "t.csv, line 2: unexpected end of data"),
         ("t.jsonl", b"", "t.jsonl holds no rows"),
-        ("t.jsonl", b'{"audio": "a.flac"}\n{"audio": \n', "t.jsonl, line 2: no JSON"),
+        ("t.jsonl", b'{"audio": "a.flac"}\n{"audio": \n', "t.jsonl, line 2: not valid JSON"),
         ("t.json", b"[1, 2]", "t.json holds no rows: write one object"),
     ],
 )

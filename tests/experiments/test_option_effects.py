@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, fields
 import pytest
 
 from hf_unlearn import UnlearnConfig
-from hf_unlearn.experiments.measurement_cache import OPTIONS_OF_UNLEARNING
 from hf_unlearn.experiments.options import RecipeArguments
+from hf_unlearn.experiments.running.measurement_cache import OPTIONS_OF_UNLEARNING
 from hf_unlearn.experiments.speech.options import WhisperArguments
 
 

@@ -32,7 +32,7 @@ def recipe_of(processor, others, **options):
         processor=processor,
         options=RecipeArguments(**options),
         processor_of=processor_of,
-        check_gold=lambda name: None,
+        check_retrained=lambda name: None,
     )
 
 
@@ -43,9 +43,13 @@ def test_a_gold_model_with_other_tokens_is_refused(tmp_path, tokenizer):
     other = Wav2Vec2CTCTokenizer(tmp_path / "other.json")
     fine = recipe_of(tokenizer, {"gold": tokenizer}, gold="gold")
     check_processors(fine)
-    with pytest.raises(ValueError, match="gold: g does not go with .*token 3 is 'b' and not 'a'"):
+    with pytest.raises(
+        ValueError, match="gold: the processor of g differs .*token 3 is 'b' and not 'a'"
+    ):
         check_processors(recipe_of(tokenizer, {"g": other}, gold="g"))
-    with pytest.raises(ValueError, match="base_model: b does not go with the run's processor .m."):
+    with pytest.raises(
+        ValueError, match="base_model: the processor of b differs from the run's .m."
+    ):
         check_processors(
             recipe_of(tokenizer, {"b": other}, model="m", gold="train", base_model="b")
         )
@@ -103,4 +107,4 @@ def test_a_gold_model_of_other_classes_is_refused(tmp_path, labels, fits):
         classes=["cat", "dog"],
     )
     with nullcontext() if fits else pytest.raises(ValueError, match="labels"):
-        ImageRecipe.check_gold(recipe, str(tmp_path / "gold"))
+        ImageRecipe.check_retrained(recipe, str(tmp_path / "gold"))

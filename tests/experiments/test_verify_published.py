@@ -71,7 +71,7 @@ def test_mistakes_are_one_line(pushed, capsys):
     assert verify(folder, "--steps", "2") == 1
     assert "--weights_only repeats nothing" in capsys.readouterr().err
     assert main(["verify", str(folder / "pushed"), "--original", "some/model"]) == 1
-    assert "--original goes with --weights_only" in capsys.readouterr().err
+    assert "--original needs --weights_only" in capsys.readouterr().err
     (folder / "pushed" / LEDGER).unlink()
     assert verify(folder) == 1
-    assert "nothing to compare with" in capsys.readouterr().err
+    assert "to compare with: give a folder that has one" in capsys.readouterr().err

@@ -60,7 +60,7 @@ def test_empty_prediction_is_all_wrong():
 
 @pytest.mark.parametrize("count", [word_errors, character_errors])
 def test_empty_reference_is_refused_with_its_index(count):
-    with pytest.raises(ValueError, match=r"Reference 1 is empty \(1 of 2 are\)"):
+    with pytest.raises(ValueError, match=r"reference 1 is empty \(1 of 2 are\)"):
         count(["a", "b"], ["a", "  "])
 
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from hf_unlearn.experiments.run_files import local_paths
+from hf_unlearn.experiments.running.run_files import local_paths
 from hf_unlearn.hub.model_card import build_card
 from hf_unlearn.hub.staging import stage
 from hf_unlearn.privacy.paths import without_paths

@@ -8,8 +8,8 @@ import pytest
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import unlearn
+from hf_unlearn.experiments.history.from_results import as_results, forgotten_names
 from hf_unlearn.experiments.images.recipe import ImageRecipe, ImageRecipeArguments
-from hf_unlearn.experiments.requests.from_results import as_results, forgotten_names
 from hf_unlearn.privacy.redaction import redact
 from tests.recipes.noise import write_noise
 

@@ -11,9 +11,10 @@ from hf_unlearn.evaluation import (
     prediction_logits,
     sample_features,
 )
-from hf_unlearn.experiments import run_files, unlearn
-from hf_unlearn.experiments.measurements import measure
+from hf_unlearn.experiments import unlearn
 from hf_unlearn.experiments.models import attack_models
+from hf_unlearn.experiments.running import run_files
+from hf_unlearn.experiments.running.measurements import measure
 from tests.recipes.shadow_recipe import shadow_recipe
 
 
@@ -50,7 +51,7 @@ def test_a_gold_model_of_another_image_size_is_refused_before_anything_is_traine
     other = shadow_recipe(noise, tmp_path, shadow_models=0, image_size=12)
     other.processor.save_pretrained(tmp_path / "gold")
     with pytest.raises(
-        ValueError, match="gold: .*gold does not go with the run's processor .* its size is .*12"
+        ValueError, match="gold: the processor of .*gold differs from the run's .* its size is .*12"
     ):
         unlearn(made)
     assert not (tmp_path / "original").exists()

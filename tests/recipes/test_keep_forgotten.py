@@ -8,9 +8,9 @@ from hf_unlearn.experiments.images import recipe as images
 from hf_unlearn.experiments.speech import whisper
 from hf_unlearn.privacy.carried_salt import LONG, carry_salt, salt_name
 from hf_unlearn.privacy.redaction import pseudonym
-from hf_unlearn.report.file_names import SKETCH
+from hf_unlearn.report.file_names import UPDATES
 from hf_unlearn.report.ledger import write_ledger
-from hf_unlearn.trainer.checkpoints.update_sketch import EarlierUpdates
+from hf_unlearn.trainer.update_sketch import EarlierUpdates
 from tests.recipes import recognisers
 from tests.recipes.noise import write_noise
 from tests.support.tiny_speech import write_noise as write_speech
@@ -68,7 +68,7 @@ def test_three_requests_in_a_row(folder, capsys):
     capsys.readouterr()
     request(folder, "bee", first, "samples-2", "samples")
     assert "previous_loss" in logged(capsys)
-    assert not (folder / "samples-2" / SKETCH).exists()
+    assert not (folder / "samples-2" / UPDATES).exists()
     with pytest.raises(ValueError, match="there is no .*samples-2.*save_update_sketch"):
         request(folder, "cat", str(folder / "samples-2"), "updates-3", "updates")
     with pytest.raises(ValueError, match="does not work with method='scrub'"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_unlearn.experiments.requests.earlier import find_earlier
+from hf_unlearn.experiments.history.earlier import find_earlier
 from hf_unlearn.experiments.speech import ctc
 from hf_unlearn.hub.staging import stage
 from hf_unlearn.privacy.carried_salt import carry_salt
@@ -114,7 +114,7 @@ def test_an_earlier_speaker_is_not_retained_but_measured(data, first, tmp_path, 
     options = {"model": first, "forget_speakers": "bert", "retain_speakers": "carl"}
     ctc.main(flags(data, tmp_path / "out", **options, dry_run="true"))
     assert "'earlier_1': 2" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="this data has nothing that an earlier request named"):
+    with pytest.raises(ValueError, match="this data has no samples of earlier requests"):
         forget(data, tmp_path / "out", first, "abe", abort_when="earlier_wer < 30")
 
 

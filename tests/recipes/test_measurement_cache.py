@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from hf_unlearn.experiments import measurements
-from hf_unlearn.experiments.measurement_cache import depends_on, measured_or_cached
 from hf_unlearn.experiments.models.shadow_models import ShadowModels
 from hf_unlearn.experiments.progress import TIMES
+from hf_unlearn.experiments.running import measurements
+from hf_unlearn.experiments.running.measurement_cache import depends_on, measured_or_cached
 from hf_unlearn.experiments.speech import ctc
 from tests.recipes import recognisers
 from tests.recipes.noise import write_noise

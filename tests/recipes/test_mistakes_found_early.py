@@ -10,11 +10,11 @@ from hf_unlearn import UnlearnConfig, cli
 from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.evaluation import classification_metrics
 from hf_unlearn.experiments import Recipe, parse, unlearn
-from hf_unlearn.experiments import run as frame
-from hf_unlearn.experiments.checks.model_checks import loading
 from hf_unlearn.experiments.checks.retrained_rules import fill_in_retrained, of_retrained
 from hf_unlearn.experiments.command_line import run_script as run
 from hf_unlearn.experiments.images.recipe import ImageRecipeArguments
+from hf_unlearn.experiments.loading import loading
+from hf_unlearn.experiments.running import run as frame
 from tests.support.helpers import ROOT
 from tests.support.tiny import collate_images, images, tiny_vit
 
@@ -33,13 +33,16 @@ KINDS = (ImageRecipeArguments, ImageArguments, UnlearnConfig)
         ("--stop_when forget_accuracy=5", "cannot read the rule 'forget_accuracy=5'"),
         ("--abort_when test_accuracy", "cannot read the rule 'test_accuracy'"),
         ("--stop_when forget_accuracy<=retrained", "needs the retrained model: set gold"),
-        ("--trainable (head", "trainable is '\\(head', which is no regular expression"),
+        ("--trainable (head", "trainable is '\\(head', which is not a regular expression"),
         ("--model /missing/path", "model is '/missing/path', but there is no such folder"),
         ("--gold out/of/place", "gold is 'out/of/place', but there is no such folder"),
         ("--base_model ../nowhere", "base_model is '../nowhere', but there is no such folder"),
         ("--lora_r -1", "lora_r is -1"),
         ("--output_dir out/a --model out/b --stop_when x_y<=retrained", "model is 'out/b', but"),
-        ("--model tests/recipes", "'tests/recipes', which holds no model: config.json is missing"),
+        (
+            "--model tests/recipes",
+            "'tests/recipes', which has no config.json: give a folder with a model",
+        ),
         ("--retain_size 0", "retain_size is 0: give a number, a share below 1, or -1"),
         ("--dataset no/such/data --dataset_hint make_it", "no dataset no/such/data yet: make_it"),
         ("--retainsize 5", "--retainsize 5; did you mean retain_size?"),

@@ -88,7 +88,7 @@ def test_options_that_only_whisper_has_are_refused(data, tmp_path):
     model = recognisers.saved(recognisers.moonshine, tmp_path / "model")
     for options in ({"task": "translate", "language": "de"}, {"augment": 2}):
         with pytest.raises(
-            ValueError, match="model is no Whisper: task: translate, augment, forget_windows and"
+            ValueError, match="model is not a Whisper: task: translate, augment, forget_windows and"
         ):
             speech.main(flags(data, tmp_path / "out", model=model, **options))
 

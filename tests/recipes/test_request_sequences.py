@@ -11,10 +11,10 @@ from hf_unlearn import UnlearnConfig
 from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import unlearn
 from hf_unlearn.experiments.images.recipe import ImageRecipe, ImageRecipeArguments
-from hf_unlearn.experiments.measurements import measure
 from hf_unlearn.experiments.models import training
 from hf_unlearn.experiments.requests.stacking import check_stacking
-from hf_unlearn.experiments.requests.verify import verify_by_repetition
+from hf_unlearn.experiments.running.measurements import measure
+from hf_unlearn.experiments.verification.verify import verify_by_repetition
 from hf_unlearn.report.file_names import LEDGER
 from hf_unlearn.report.ledger import read_ledger
 from hf_unlearn.report.weights import weights_digest
@@ -100,7 +100,7 @@ def test_a_stacked_adapter_is_one_adapter_of_the_same_base(pictures, tmp_path):
     ("options", "message"),
     [
         ({"lora_r": 0}, "but lora_r is 0: set it"),
-        ({"lora_r": 2}, "'train' is no adapter"),
+        ({"lora_r": 2}, "'train' has none"),
         ({"lora_r": 2, "model": "adapter"}, "output_dir is the same folder"),
         ({"lora_r": 2, "model": "adapter", "output_dir": "other"}, "exact only for plain LoRA"),
     ],

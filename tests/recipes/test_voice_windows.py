@@ -59,6 +59,21 @@ def test_each_epoch_has_as_many_windows_of_each_utterance():
     assert sorted(rows[n]["id"] for n in range(len(rows))) == sorted("012" * 4)
 
 
+def test_retain_samples_are_cut_likewise_into_few_windows():
+    rows = VoiceWindows(ROWS, 1)
+    features = torch.tensor(np.stack([row["input_features"] for row in ROWS]))
+    batch, generator = {"input_features": features, "labels": [1]}, torch.Generator().manual_seed(0)
+    seen = [set() for _ in ROWS]
+    for _ in range(40):
+        cut = rows.windows_of(batch, generator)
+        assert cut["labels"] == [1] and cut["input_features"].shape == features.shape
+        for n, window in enumerate(cut["input_features"]):
+            heard = window[0][window[0] != FLOOR]
+            assert len(heard) <= 60 and set(heard.tolist()) <= set(features[n, 0].tolist())
+            seen[n].add(window.numpy().tobytes())
+    assert [len(windows) for windows in seen] == [3, 3, 3]
+
+
 def test_audio_that_fills_the_features():
     full = {**ROWS[0], "input_features": np.ones((2, 50)), "duration": 0.6}
     assert VoiceWindows([full], 1)[0]["input_features"].shape == (2, 50)

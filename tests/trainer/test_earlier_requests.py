@@ -9,10 +9,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
 from hf_unlearn.per_sample.reference import sample_gradient
-from hf_unlearn.report.file_names import SKETCH
-from hf_unlearn.trainer.checkpoints.update_sketch import EarlierUpdates, stored
+from hf_unlearn.report.file_names import UPDATES
 from hf_unlearn.trainer.samples import engine_choice
 from hf_unlearn.trainer.samples.engine_choice import EngineChoice
+from hf_unlearn.trainer.update_sketch import EarlierUpdates, stored
 from tests.methods.formulas import double
 from tests.support.callbacks import CallAtStep, interrupt
 from tests.support.tiny import FORGET, RETAIN, collate, make_trainer, tiny_whisper, utterances
@@ -190,13 +190,13 @@ def test_the_sketch_is_the_change_of_the_weights_and_carries_the_earlier_ones(
     second = second_request(first_request, tmp_path, previous_updates=[folder])
     second.args.save_update_sketch = True
     second.train()
-    both = EarlierUpdates([tmp_path / SKETCH]).updates
+    both = EarlierUpdates([tmp_path / UPDATES]).updates
     assert len(both) == 2
     assert all(torch.equal(both[0][name][0], update[name][0]) for name in update)
 
 
 def test_a_resumed_run_is_as_uninterrupted(first_request, tmp_path):
-    """The order of earlier samples, the sketch it reads and the one it writes."""
+    """The order of earlier samples, the updates it reads and those it writes."""
 
     def trainer_at(folder, **options):
         return make_trainer(
@@ -225,8 +225,8 @@ def test_a_resumed_run_is_as_uninterrupted(first_request, tmp_path):
     resumed.train(resume_from_checkpoint=True)
     for one, other in zip(straight.model.parameters(), resumed.model.parameters()):
         assert torch.equal(one, other)
-    sketches = [EarlierUpdates([tmp_path / name]).updates[-1] for name in "ab"]
-    assert all(torch.equal(kept[0], sketches[1][name][0]) for name, kept in sketches[0].items())
+    updates = [EarlierUpdates([tmp_path / name]).updates[-1] for name in "ab"]
+    assert all(torch.equal(kept[0], updates[1][name][0]) for name, kept in updates[0].items())
     other = trainer_at(tmp_path / "b", previous_updates=None)
     with pytest.raises(ValueError, match="updates of earlier requests 1, not 0"):
         other.train(resume_from_checkpoint=f"{tmp_path}/b/checkpoint-2")
@@ -236,7 +236,7 @@ def test_a_resumed_run_is_as_uninterrupted(first_request, tmp_path):
 
 
 def written(folder, *updates, rank=0):
-    """The folder of a run whose sketch holds these updates by name."""
+    """The folder of a run whose file holds these updates by name."""
     tensors = {}
     for request, update in enumerate(updates):
         for name, change in update.items():
@@ -245,7 +245,7 @@ def written(folder, *updates, rank=0):
             kept = zip(ends, parts)
             tensors |= {f"{request}:{name}{end}": part.contiguous() for end, part in kept}
     folder.mkdir()
-    save_file(tensors, folder / SKETCH)
+    save_file(tensors, folder / UPDATES)
     return folder
 
 
@@ -342,7 +342,7 @@ def test_the_sketch_of_an_adapter_is_the_change_of_the_weights_that_it_adapts(tm
     [
         ({"method": "scrub"}, "previous_forget_dataset does not work with method='scrub'.*ortho"),
         ({"previous_forget_dataset": []}, "previous_forget_dataset is empty"),
-        ({"previous_forget_dataset": "speech"}, "is 'speech', which is no dataset"),
+        ({"previous_forget_dataset": "speech"}, "is 'speech', which is not a dataset"),
         ({"previous_forget_dataset": iter(PREVIOUS)}, "can be read only once"),
         ({"previous_forget_dataset": RETAIN}, "samples of retain_dataset are in previous_forget"),
         ({"previous_updates": ["nowhere"]}, "there is no nowhere"),

@@ -150,7 +150,7 @@ def test_attempts_end_in_the_plain_run_with_the_smaller_batch(tmp_path, caplog, 
 def test_a_single_sample_that_does_not_fit_is_an_error(tmp_path):
     model = tiny_whisper()
     callbacks = {"callbacks": [Fails(OutOfMemory(model, largest=0, only_of=RETAIN))]}
-    with pytest.raises(MemoryError, match="does not suffice for a single retain sample"):
+    with pytest.raises(MemoryError, match="not enough memory for a single retain sample"):
         make_trainer(
             model,
             tmp_path,
@@ -165,7 +165,7 @@ def test_a_retain_sample_that_does_not_fit_before_the_first_step_is_an_error(tmp
     """The check of padding computes it."""
     model = tiny_whisper()
     OutOfMemory(model, largest=0, only_of=RETAIN).fails = True
-    with pytest.raises(MemoryError, match="does not suffice for a single retain sample"):
+    with pytest.raises(MemoryError, match="not enough memory for a single retain sample"):
         make_trainer(
             model, tmp_path, auto_find_batch_size=True, per_device_retain_batch_size=2
         ).train()

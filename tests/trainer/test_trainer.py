@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hf_unlearn.per_sample.reference import orthograd_gradient, sample_gradient
+from hf_unlearn.trainer.batches.retain_batches import RetainBatches
 from tests.support.tiny import FORGET, RETAIN, checkpointing, collate, make_trainer, tiny_whisper
 from tests.trainer.brute_force import brute_force, relative, step
 
@@ -77,7 +78,7 @@ def stacked(samples: list[dict]) -> dict:
 
 @pytest.mark.parametrize("lengths", [(3, 2, 4), (4, 4, 4)], ids=["from the first", "late"])
 @pytest.mark.parametrize("model, sample", [(Picked, picked), (Patched, image_of)])
-def test_samples_in_unequal_shares(tmp_path, model, sample, lengths):
+def test_samples_in_unequal_shares(tmp_path, monkeypatch, model, sample, lengths):
     """Samples that a mask picks unequally are computed one by one, even if the first batches had
     equal shares. Patches are not: image_grid_thw tells whose they are."""
     model, batches = model(), [[sample(n) for n in lengths], [sample(n) for n in (2, 5, 4, 3)]]
@@ -94,7 +95,9 @@ def test_samples_in_unequal_shares(tmp_path, model, sample, lengths):
         optimizer=False,
         optim="sgd",
     )
-    trainer.next_retain_batch = lambda: stacked(batches[trainer.state.global_step])
+    monkeypatch.setattr(
+        RetainBatches, "of_current_step", lambda _: stacked(batches[trainer.state.global_step])
+    )
     gradients, finish = [], trainer.method.finish
 
     def note(step):

@@ -87,7 +87,8 @@ def drop_broken(
         )
     if len(broken) == len(rows):
         raise ValueError(
-            f"none of the {len(rows)} images of {description} can be read, such as {ids[first]}"
+            f"none of the {len(rows)} images of {description} can be read, such as {ids[first]}, "
+            f"which {errors[first]}: give images that Pillow can open"
         )
     logger.warning(
         "%s: skipped %d of %d images that cannot be read: %s",

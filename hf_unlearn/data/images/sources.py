@@ -160,7 +160,9 @@ def _load_local(path: Path, request: RowRequest) -> tuple[Dataset, Path]:
     try:
         tables = load_as_written(str(path), request.config, request.columns)
     except FileNotFoundError as error:
-        raise ValueError(f"{path} holds no images or tables of them: {error}") from None
+        raise ValueError(
+            f"{path} holds no images or tables of them, so give another: {error}"
+        ) from None
     if request.split not in tables:
         raise no_such_split(request.split, path, tables)
     return tables[request.split], path

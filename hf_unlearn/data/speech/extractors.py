@@ -154,6 +154,6 @@ def _type(name: str, short: np.ndarray, long: np.ndarray) -> List | Array2D:
         grows = len(short) != len(long)
         return Array2D((None if grows else len(short), short.shape[1]), dtype)
     raise ValueError(
-        f"{name} of shape {short.shape} cannot be stored: only (T,), (T, features) and inputs of a "
-        "fixed size can"
+        f"{name} of shape {short.shape} cannot be used: only (T,), (T, features) and inputs of a "
+        "fixed size can. Give the feature extractor of another model"
     )

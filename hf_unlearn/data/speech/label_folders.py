@@ -31,7 +31,7 @@ def read_label_folder(source: str | Path, split: str, suffixes: Iterable[str]) -
     """Rows {"id", "speaker", "text": label, "audio": path} of one split, by id.
 
     The speaker is what stands before "_nohash_" in the file's name; "" if that is missing. Folders
-    that begin with "_" or "." are no labels: Speech Commands keeps noise there.
+    that begin with "_" or "." do not count as labels: Speech Commands keeps noise there.
 
     Raises:
         ValueError: there is no such split.

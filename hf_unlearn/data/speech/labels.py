@@ -131,7 +131,7 @@ def unknown_parts(text: str, ids: list[int], tokenizer: PreTrainedTokenizerBase)
 
 
 def _known_case(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hint where the tokenizer has letters of one case alone."""
+    """A hint where the tokenizer has letters of one case only."""
     special = set(tokenizer.all_special_tokens)
     letters = "".join(token for token in tokenizer.get_vocab() if token not in special)
     for case, folded in (("upper", letters.upper()), ("lower", letters.lower())):

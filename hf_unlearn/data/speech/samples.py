@@ -97,7 +97,7 @@ def prepare(
         ValueError: bad audio or a bad transcript (named), or no rows left.
     """
     if not len(dataset):
-        raise ValueError(f"{description}: there are no utterances")
+        raise ValueError(f"{description}: there are no utterances: give at least one")
     extractor = audio_extractor(processor)
     store = _storage(extractor, store, cut)
     longest = longest_audio(extractor) if longest is None else longest

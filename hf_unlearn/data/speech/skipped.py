@@ -63,7 +63,10 @@ def report_skipped(dataset: Dataset, skipped: list[str], what: str, description:
     if not skipped:
         return
     if len(skipped) == len(dataset):
-        raise ValueError(f"{description}: all {len(dataset)} utterances have {what}")
+        raise ValueError(
+            f"{description}: all {len(dataset)} utterances have {what}, so none is left: give "
+            "others"
+        )
     logger.warning(
         "%s: skipped %d of %d utterances with %s: %s",
         description,

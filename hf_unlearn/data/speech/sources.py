@@ -120,7 +120,7 @@ def load_speech(
             "audio": audio_column,
         },
         revision=revision,
-        owners=None if speakers is None else sorted({str(speaker) for speaker in speakers}),
+        owners=None if speakers is None else tuple(sorted({str(name) for name in speakers})),
         limit=max_utterances_per_speaker,
         options=options or {},
     )
@@ -197,7 +197,7 @@ def _load(request: RowRequest, source: str, **options: Any) -> Loaded:
     """What `datasets` finds at a source.
 
     Raises:
-        ValueError: there are audio files alone, which `datasets` cannot list without torchcodec.
+        ValueError: there are only audio files, which `datasets` cannot list without torchcodec.
     """
     try:
         return load_as_written(source, request.config, request.columns, **options)

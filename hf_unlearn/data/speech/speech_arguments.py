@@ -43,7 +43,8 @@ class UtteranceArguments(DataArguments):
         default=False,
         metadata={
             "help": "Store only the utterances asked for of a Hub dataset, and stop reading once "
-            "all have arrived (which needs retain_speakers and max_utterances_per_speaker)."
+            "all have arrived (which needs retain_speakers and max_utterances_per_speaker). "
+            "test_split and other_split are read to their end."
         },
     )
     forget_speakers: list[str] = field(

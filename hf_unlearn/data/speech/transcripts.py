@@ -15,7 +15,7 @@ STYLES = ("own", "sentence", "as_written", "vocabulary")
 def as_sentence(text: str, *, spaced: bool = True, english: bool = False) -> str:
     """The text as a pretrained Whisper writes it: " Mixed case, with punctuation."
 
-    A text in upper or lower case alone becomes lower case with a capital at its beginning; proper
+    A text all in upper or lower case becomes lower case with a capital at its beginning; proper
     names are not recognised. A text in mixed case keeps its case. A full stop is added if there is
     no punctuation at the end. Whisper's tokens include the space before a word, so the text begins
     with one.
@@ -57,7 +57,7 @@ def own_or(
 
 def in_vocabulary(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """The text as a CTC tokenizer with characters as tokens can write it: in the case of its
-    letters if it has one case alone, and without the punctuation that it does not have.
+    letters if it has only one case, and without the punctuation that it does not have.
 
     An apostrophe is written as the tokenizer writes it. Other characters stay, so that `prepare`
     can name those that the tokenizer does not have.

@@ -22,7 +22,9 @@ def after_a_stranger(subject: Subject) -> Finding:
     longest = longest_audio(extractor, subject.model.config)
     pairs = list(pairs_that_fit(subject, longest))
     if not pairs:
-        raise DoorUnavailable(f"no two utterances fit into the {longest:g} s that the model takes")
+        raise DoorUnavailable(
+            f"no two utterances together fit into the {longest:g} s that the model takes"
+        )
     errors, words = [], []
     for first, second, sounds in pairs:
         inputs = examiner.inputs_of(subject.model, sounds)

@@ -53,7 +53,7 @@ def loss_of_equally_long(subject: Subject) -> Finding:
     ours, theirs = equally_long(subject, split)
     if len(ours) < MIN_SAMPLES:
         raise DoorUnavailable(
-            f"pairs of utterances that are equally long: {len(ours)}; {MIN_SAMPLES} are needed"
+            f"there are {len(ours)} pairs of equally long utterances; {MIN_SAMPLES} are needed"
         )
     members, others = losses(subject, "forget")[ours], losses(subject, split)[theirs]
     return auc_finding(-members, -others, pairs=len(ours))
@@ -81,7 +81,7 @@ def svc(feature: str, subject: Subject) -> Finding:
     classes."""
     if "test" not in subject.examiner.splits:
         raise DoorUnavailable(
-            "there are no unseen samples of what is retained (test_split, held_out)"
+            "there are no unseen samples of what is retained (see test_split and held_out)"
         )
     losses(subject, "forget")
     taken_for_members = svc_taken_for_members(
@@ -120,7 +120,7 @@ def informed(subject: Subject) -> Finding:
 
 
 def attack_features(subject: Subject, split: str) -> np.ndarray:
-    """What the informed attack sees of a split: (n, features); of a CTC model the loss alone."""
+    """What the informed attack sees of a split: (n, features); of a CTC model only the loss."""
     features = subject.features(split)
     columns = [features[name] for name in INFORMED_FEATURES if name in features]
     return require_finite(np.stack(columns, axis=1))
@@ -192,7 +192,7 @@ ATTACKS = (
     Door(
         "informed",
         "attack",
-        "how often a random forest that learned from others is surer of a forgotten sample than of "
+        "how often a random forest trained on others gives a forgotten sample a higher score than "
         "an unseen one; 50 is a coin toss",
         informed,
         settings=(),

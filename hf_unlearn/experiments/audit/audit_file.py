@@ -10,8 +10,8 @@ from ...privacy.carried_salt import salted
 from ...privacy.redaction import salt_of
 from ...report.audit_ranking import deciding_doors
 from ...report.weights import model_digest
-from ..measurement_cache import code_digest, described
 from ..models.training import rows_digest
+from ..running.measurement_cache import code_digest, described
 from .audited_run import AuditedRun
 from .door import Door, Subject
 from .doors import DOORS

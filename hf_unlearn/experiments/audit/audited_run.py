@@ -7,11 +7,11 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from ...config import UnlearnConfig
+from ...files.yaml_files import as_declared, read_yaml
 from ...report.file_names import RESULTS
 from ...report.results import Results
-from ...trainer.setup.adapters import load_merged
-from ...yaml_files import as_declared, read_yaml
-from ..checks.model_checks import loading
+from ...trainer import load_merged
+from ..loading import loading
 from ..recipe import Recipe
 from ..recipe_kinds import kind_of, with_values
 
@@ -119,7 +119,8 @@ def check_known(results: Results | None, settings: dict, config: Path | None) ->
         )
     if results is None and not any(settings.get(name) for name in FORGOTTEN):
         raise ValueError(
-            f"{config} does not say what was forgotten: it has none of {', '.join(FORGOTTEN)}"
+            f"{config} does not say what was forgotten: add the run's own value of one of "
+            f"{', '.join(FORGOTTEN)}"
         )
 
 

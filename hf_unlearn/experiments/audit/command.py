@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from ...report.audit_ranking import rule_numbers
-from ...trainer.stopping.rule import Rule
+from ...trainer import Rule
 from .doors import DOORS
 from .run_audit import audit
 from .settings import FAILED, AuditSettings

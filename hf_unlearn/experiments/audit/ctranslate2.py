@@ -1,5 +1,5 @@
 """Doors: CTranslate2, the runtime of faster-whisper, with the weights in another type. For Whisper
-only; needs the package ctranslate2 (pip install 'hf_unlearn[audit]')."""
+only; needs the package ctranslate2 (the extra `audit`)."""
 
 import contextlib
 import tempfile
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ...trainer.checks.whisper_prompt import generation_prompt
+from ...trainer import generation_prompt
 from ..recipe import Recipe
 from .decoding import NO_TEXT
 from .door import RECOGNISERS, Door, DoorUnavailable, Subject
@@ -26,7 +26,7 @@ def in_ctranslate2(quantization: str, subject: Subject) -> Finding:
     if subject.model.config.model_type != "whisper":
         raise DoorUnavailable("only Whisper models are converted for CTranslate2 here")
     if find_spec("ctranslate2") is None:
-        raise DoorUnavailable("ctranslate2 is not installed: pip install 'hf_unlearn[audit]'")
+        raise DoorUnavailable("ctranslate2 is not installed: pip install ctranslate2")
     examiner = subject.examiner
     rows = examiner.splits[examiner.judged_split]
     with tempfile.TemporaryDirectory() as folder:

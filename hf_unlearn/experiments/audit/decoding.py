@@ -137,7 +137,7 @@ def with_decoder(measure: Callable[[Subject], Finding], subject: Subject) -> Fin
     """A measurement of models that generate their texts.
 
     Raises:
-        DoorUnavailable: the model is none.
+        DoorUnavailable: the model does not generate.
     """
     if not subject.recipe.generates:
         raise DoorUnavailable("a CTC model has no decoder to prompt")

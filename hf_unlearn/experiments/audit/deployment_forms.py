@@ -10,8 +10,8 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from ...trainer.setup.adapters import base_of, load_merged
-from ..checks.model_checks import loading
+from ...trainer import base_of, load_merged
+from ..loading import loading
 from .door import Door, DoorUnavailable, Subject
 from .examiner import device_and_dtype
 from .gaps import Finding
@@ -142,7 +142,7 @@ FORMS = tuple(
         ),
         (
             "other_samples",
-            "as float32, on the forgotten samples by which the other doors do not judge: forget or "
+            "as float32, on the forgotten samples that the other doors do not use: forget or "
             "forget_test",
             on_other_samples,
         ),

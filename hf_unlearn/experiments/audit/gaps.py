@@ -57,7 +57,7 @@ def gap_to_retrained(unlearned: Finding, retrained: Finding) -> dict[str, float]
     Returns:
         gap; and low and high, the ends of its 95 % bootstrap interval, in which both models get the
         same samples, where both have draws of the same number. If fewer than `FEWEST` samples
-        decide, the interval reaches to 0.
+        decide, the interval is extended to 0.
     """
     sign = unlearned.sign
     ends = {"gap": sign * (unlearned.value - retrained.value)}

@@ -51,7 +51,7 @@ def _more_learned(subjects: dict[str, Subject]) -> tuple[str, str]:
     of_forget, of_unseen = (round(one["gap"], 1) + 0 for one in (trained, unseen))
     why = (
         f"the original knows {of_forget:.1f} points more of forget than the retrained model, but "
-        f"{of_unseen:.1f} of forget_test"
+        f"only {of_unseen:.1f} points more of forget_test"
     )
     return "forget", why
 

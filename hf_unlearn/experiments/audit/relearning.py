@@ -58,7 +58,7 @@ def evenly_spaced(count: int, size: int) -> list[int]:
 
 
 def benign(subject: Subject) -> Finding:
-    """Fine-tuning on the retain set alone, as a user would on their own data."""
+    """Fine-tuning on the retain set only, as a user would on their own data."""
     splits, last = subject.examiner.splits, subject.settings.relearn_steps
     rows = splits["retain"]
     batches = batches_of(rows, min(BATCH, len(rows)))

@@ -46,7 +46,7 @@ class AuditSettings:
         default=None,
         metadata={
             "help": "Relearning and benign fine-tuning: learning rate of AdamW. Default: a "
-            "tenth of the run's own if it used an Adam; otherwise the one at which the original "
+            "tenth of the run's own if it used Adam(W); otherwise the one at which the original "
             "was fine-tuned, or a tenth of it if the original was trained from the start."
         },
     )

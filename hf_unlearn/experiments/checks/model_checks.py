@@ -1,22 +1,16 @@
 """Refuses options that cannot work: first without data, then before a model is trained."""
 
-import contextlib
 import gc
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub.errors import HFValidationError
 from torch import nn
 
 from ...config import UnlearnConfig
-from ...files import one_line
 from ...methods import build_method
-from ...trainer import UnlearnTrainer
-from ...trainer.batches.seeded import random_state_kept
-from ...trainer.setup.adapters import load_merged
-from ...trainer.setup.model_setup import with_adapter
-from ...trainer.stopping.rule import Rule
+from ...trainer import Rule, UnlearnTrainer, load_merged, random_state_kept, with_adapter
+from ..loading import loading
 from ..options import RecipeArguments, TrainArguments
 from ..recipe import Recipe, freeze, lora_config, make_trainer
 from ..requests.keeping import keeping_arguments
@@ -63,9 +57,13 @@ def _check_folder(option: str, name: str | None, output_dir: str) -> None:
         return
     beside = "/" in name and Path(name).parent == Path(output_dir).parent
     if (_is_path(name) or beside) and not Path(name).is_dir():
-        raise ValueError(f"{option} is {name!r}, but there is no such folder")
+        raise ValueError(
+            f"{option} is {name!r}, but there is no such folder: give one with a model, or a Hub id"
+        )
     if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in CONFIGURATIONS):
-        raise ValueError(f"{option} is {name!r}, which holds no model: config.json is missing")
+        raise ValueError(
+            f"{option} is {name!r}, which has no config.json: give a folder with a model"
+        )
 
 
 def _is_path(name: str) -> bool:
@@ -94,7 +92,7 @@ def _check_trainable(options: RecipeArguments, args: UnlearnConfig) -> None:
         re.compile(options.trainable)
     except re.error as error:
         raise ValueError(
-            f"trainable is {options.trainable!r}, which is no regular expression: {error}"
+            f"trainable is {options.trainable!r}, which is not a regular expression: {error}"
         ) from error
     if options.lora_r < 0:
         raise ValueError(f"lora_r is {options.lora_r}, but must be a rank, or 0 for no adapter")
@@ -105,19 +103,6 @@ def _check_trainable(options: RecipeArguments, args: UnlearnConfig) -> None:
             "lora_target_modules is empty: name the layers that get an adapter, such as q_proj "
             "v_proj"
         )
-
-
-@contextlib.contextmanager
-def loading(name: str | None) -> Iterator[None]:
-    """Turns errors of loading a model or its processor into one line.
-
-    Raises:
-        ValueError: in place of an OSError or HFValidationError; the message names the model.
-    """
-    try:
-        yield
-    except (OSError, HFValidationError) as error:
-        raise ValueError(f"could not load {name!r}: {one_line(error)}") from error
 
 
 def refuse_several_models(recipe: Recipe) -> None:

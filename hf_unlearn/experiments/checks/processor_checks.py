@@ -33,8 +33,8 @@ def check_processors(recipe: Recipe) -> None:
     options = recipe.options
     # For `model: train` the run's processor is that of base_model: nothing to compare.
     base = options.base_model if options.trains and options.model != "train" else None
-    gold = options.gold if options.gold not in ("none", "train") else None
-    for option, name in (("gold", gold), ("base_model", base)):
+    retrained = options.gold if options.gold not in ("none", "train") else None
+    for option, name in (("gold", retrained), ("base_model", base)):
         if name is None or name == options.start:
             continue
         try:
@@ -49,12 +49,12 @@ def check_processors(recipe: Recipe) -> None:
         if difference := describe_difference(recipe.processor, processor):
             alternative = ", or gold: train" if option == "gold" else ""
             raise ValueError(
-                f"{option}: {name} does not go with the run's processor "
+                f"{option}: the processor of {name} differs from the run's "
                 f"({options.start or 'made for its data'}): {difference}. Its results would not be "
                 f"comparable; give a model that was trained with the same one{alternative}"
             )
-    if gold is not None and gold != options.start:
-        recipe.check_gold(gold)
+    if retrained is not None and retrained != options.start:
+        recipe.check_retrained(retrained)
 
 
 def describe_difference(processor: object, other: object) -> str | None:

@@ -5,7 +5,7 @@ import copy
 from collections.abc import Mapping
 
 from ...config import UnlearnConfig
-from ...trainer.stopping.rule import RETRAINED, Rule
+from ...trainer import RETRAINED, Rule
 from ..options import RecipeArguments
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
+from ...files.yaml_files import PlainScalar, as_declared, read_yaml
 from ...report.tasks import ACCURACY, ERROR_RATES, metric_of
-from ...yaml_files import PlainScalar, as_declared, read_yaml
-from ..comparison_keys import ComparisonKeys
+from .keys import ComparisonKeys
 
 T = TypeVar("T")
 GREATER_IS_BETTER = {
@@ -55,7 +55,7 @@ class Comparison(ComparisonKeys):
             )
 
     def _check_lists(self) -> None:
-        """Refuses a single value in place of a list, and levels that are no numbers."""
+        """Refuses a single value in place of a list, and levels that are not numbers."""
         for name in ("tune_on", "report_on", "seeds"):
             value = getattr(self, name)
             if not isinstance(value, list | tuple):
@@ -73,7 +73,7 @@ class Comparison(ComparisonKeys):
             for level in levels:
                 if level != "retrained" and not _is_number(level):
                     raise ValueError(
-                        f"match: {level!r} is no level of {metric}: give a number, or 'retrained'"
+                        f"match: {level!r} is not a level of {metric}: give a number or 'retrained'"
                     )
 
     def _check_options(self) -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ...files.yaml_files import PlainScalar, resolved
 from ...metrics.scales import GIVEN
 from ...report.file_names import RESULTS
 from ...report.result_tables import checks_by_step
 from ...report.results import Results
 from ...report.tasks import metric_of, task_of
-from ...yaml_files import PlainScalar, resolved
 from ..catalogue import configuration_path, script_path
 from .plan import Comparison
 

@@ -105,7 +105,7 @@ def pairs(rows: list[dict], comparison: Comparison) -> str:
                 lines.append([*map(str, varied), name, first, other, counts, mean, spread])
     if not lines:
         return ""
-    heading = [*comparison.vary, "score", "method", "beside", "ahead", "difference", "range"]
+    heading = [*comparison.vary, "score", "method", "compared with", "ahead", "difference", "range"]
     return "In the runs where both methods reached the level:\n\n" + align(
         [heading, *lines], markdown=True
     )

@@ -31,13 +31,12 @@ from ...report.file_names import MISREAD
 from ...report.plots import plot_pictures
 from ...report.results import Results
 from ...report.tasks import TASKS
-from ...trainer import UnlearnTrainer
-from ...trainer.batches.training_data import spread
-from ..checks.model_checks import loading
+from ...trainer import UnlearnTrainer, spread
 from ..classifier import ClassifierRecipe, scores
 from ..command_line import parse
-from ..requests.earlier import find_earlier
-from ..run import unlearn
+from ..history.earlier import find_earlier
+from ..loading import loading
+from ..running.run import unlearn
 from ..waiting import main_process_first, write_if_missing
 from .options import ImageRecipeArguments
 

@@ -12,7 +12,7 @@ def fine_tuning(
     model: nn.Module, backward: Callable[[], object], *, learning_rate: float, steps: int
 ) -> Iterator[int]:
     """Trains all parameters of a model with AdamW. There is no dropout, so that the result depends
-    on the model and the data alone, and BatchNorm layers keep their running statistics.
+    only on the model and the data, and BatchNorm layers keep their running statistics.
 
     Args:
         model: is changed: pass a copy.

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ...evaluation import sample_features
 from ...files import write_json
 from ...metrics.membership import scaled_confidence
-from ...trainer.samples.processes import all_processes
+from ...trainer import all_processes
 from ..recipe import Recipe
 from .training import rows_digest, train_or_reuse
 

@@ -22,7 +22,7 @@ FEWEST_STEPS = 100
 
 
 def model_names(recipe: Recipe) -> dict[str, str]:
-    """The original and the retrained model's names, by role: "train" if one has yet to be trained.
+    """The names of the original and the retrained model, by role: "train" if yet to be trained.
 
     Where both have to be trained and it is faster, both are trained here, and the names are their
     folders. Each model gets the same weights as if it was trained alone with one thread.
@@ -97,7 +97,9 @@ def _received(receiving: Connection, process: BaseProcess) -> str:
     except EOFError:
         process.join()
         raise RuntimeError(
-            f"the process that trained the original model ended with code {process.exitcode}"
+            f"the process that trained the original model ended with code {process.exitcode}. If "
+            "its output names no reason, the memory may have run out: set threads to 2, so "
+            "that one model is trained after the other"
         ) from None
     if isinstance(answer, Exception):
         raise answer

@@ -18,10 +18,8 @@ from ...data.media import as_stored
 from ...data.sampling import sorted_by_id
 from ...files import json_digest, write_json
 from ...report.weights import model_digest
-from ...trainer.samples.processes import all_processes
-from ...trainer.setup.adapters import load_merged
-from ...trainer.time_masks import time_masks_that_fit
-from ..checks.model_checks import loading
+from ...trainer import all_processes, load_merged, time_masks_that_fit
+from ..loading import loading
 from ..progress import announce, label_bars
 from ..recipe import Recipe
 from ..threads import threads_for

@@ -1,1 +1,1 @@
-"""Requests one after another: the ledger, earlier requests, stacked adapters, and `verify`."""
+"""What a request adds to a run: the ledger, stacked adapters, and what stays forgotten."""

@@ -17,11 +17,10 @@ from ...report.listed_settings import settings_of
 from ...report.results import Metrics, Results
 from ...report.tasks import Task, task_of
 from ...report.weights import weights_digest
-from ...trainer import UnlearnTrainer
-from ...trainer.checkpoints.step_digests import step_digests
+from ...trainer import UnlearnTrainer, step_digests
+from ..history.earlier import RequestHistory
 from ..models.training import rows_digest
 from ..recipe import Recipe
-from .earlier import RequestHistory
 
 # The splits that the weights depend on in every run.
 COMPARED = ("forget", "retain")

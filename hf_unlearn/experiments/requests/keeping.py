@@ -20,7 +20,7 @@ def keeping_arguments(recipe: Recipe, model: nn.Module) -> dict:
     if not recipe.earlier.entries:
         raise ValueError(
             f"keep_forgotten is {way!r}, and {recipe.options.model} has earlier requests, but "
-            f"no {LEDGER} beside it tells which requests: set keep_forgotten to none"
+            f"there is no {LEDGER} beside it that lists them: set keep_forgotten to none"
         )
     if way == "updates":
         return {"previous_updates": [recipe.options.model]}

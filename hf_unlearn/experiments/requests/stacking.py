@@ -5,12 +5,11 @@ import tempfile
 from pathlib import Path
 
 from peft import LoraConfig, PeftConfig, PeftModel
-from transformers.utils import logging
+from transformers.utils import ADAPTER_CONFIG_NAME, logging
 
 from ...files import one_line
 from ...report.weights import OF_ADAPTER
-from ...trainer.checkpoints.weight_files import ADAPTER_CONFIG
-from ...trainer.setup.adapters import base_of, load_merged
+from ...trainer import base_of, load_merged
 from ..options import RecipeArguments
 from ..recipe import Recipe
 
@@ -23,14 +22,14 @@ def check_stacking(options: RecipeArguments, output_dir: str) -> None:
     """Refuses `merge_adapter: false` where nothing can be stacked.
 
     Raises:
-        ValueError: there is no new adapter, `model` is no LoRA adapter or one of a kind that cannot
+        ValueError: there is no new adapter, `model` is not a LoRA adapter, or one that cannot
             be stacked exactly, or the new adapter would replace it in its folder.
     """
     setting = "merge_adapter is false, which stacks a new adapter on that of `model`"
     if not options.lora_r:
         raise ValueError(f"{setting}, but lora_r is 0: set it to the rank of the new adapter")
     if base_of(options.model) is None:
-        raise ValueError(f"{setting}, but {options.model!r} is no adapter: leave merge_adapter out")
+        raise ValueError(f"{setting}, but {options.model!r} has none: leave merge_adapter out")
     if Path(options.model).is_dir() and Path(output_dir).resolve() == Path(options.model).resolve():
         raise ValueError(f"{setting}, but output_dir is the same folder: give another output_dir")
     config = PeftConfig.from_pretrained(options.model)
@@ -69,7 +68,7 @@ def stack_adapters(recipe: Recipe) -> None:
     model.peft_config[BOTH].base_model_name_or_path = name
     with tempfile.TemporaryDirectory(dir=folder) as partial:
         model.save_pretrained(partial, selected_adapters=[BOTH])
-        for file in [Path(partial) / ADAPTER_CONFIG, *_weights(Path(partial))]:
+        for file in [Path(partial) / ADAPTER_CONFIG_NAME, *_weights(Path(partial))]:
             shutil.move(file, folder / file.name)
     if trained_on.parent == folder and not any(folder.glob("checkpoint-*")):
         shutil.rmtree(trained_on, ignore_errors=True)

@@ -28,14 +28,14 @@ from ...evaluation import f1_metrics
 from ...metrics.sample_features import predicted_classes
 from ...metrics.scores import global_unlearning_metric
 from ...report.results import Results
-from ...trainer import UnlearnTrainer
-from ...trainer.setup.adapters import whole_base_of
-from ..checks.model_checks import check_model, loading
+from ...trainer import UnlearnTrainer, whole_base_of
+from ..checks.model_checks import check_model
 from ..classifier import ClassifierRecipe, scores
 from ..command_line import parse
+from ..history.earlier import find_earlier
+from ..loading import loading
 from ..models.training import training_seconds
-from ..requests.earlier import find_earlier
-from ..run import unlearn
+from ..running.run import unlearn
 from ..waiting import main_process_first
 from .class_options import SpeechClassRecipeArguments
 from .tiny_whisper import POSITIONS_PER_SECOND

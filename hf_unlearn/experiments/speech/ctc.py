@@ -27,10 +27,10 @@ from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import prepare_splits
 from ...data.speech.transcripts import in_vocabulary
 from ...evaluation import most_likely
-from ...trainer.setup.adapters import load_merged
-from ..checks.model_checks import loading
+from ...trainer import load_merged
 from ..command_line import parse
-from ..run import unlearn
+from ..loading import loading
+from ..running.run import unlearn
 from .ctc_style import CtcStyle, CtcTranscriber
 from .label_source import LabelSource, load_source
 from .options import CtcArguments

@@ -11,10 +11,10 @@ from typing import Any
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
-from ...trainer.setup.adapters import load_merged
-from ..checks.model_checks import loading
+from ...trainer import load_merged
 from ..checks.processor_checks import describe_difference
-from ..requests.from_results import results_of
+from ..history.from_results import results_of
+from ..loading import loading
 from .options import RecogniserArguments
 
 logger = logging.get_logger(__name__)
@@ -104,6 +104,6 @@ def load_source(
 def _check_tokens(name: str, processor: ProcessorMixin) -> None:
     if difference := describe_difference(processor, AutoProcessor.from_pretrained(name)):
         raise ValueError(
-            f"labels_from: {name} does not go with the run's processor: {difference}. Give the "
+            f"labels_from: the processor of {name} differs from the run's: {difference}. Give the "
             "model that the run started from"
         )

@@ -103,7 +103,7 @@ class WhisperArguments(RecogniserArguments):
             "help": "Whisper with forget_objective 'silence': each epoch of unlearning reads this "
             "many random windows of every forget utterance. For half of them the text is drawn "
             "from all forget utterances. So the model learns the voice rather than the "
-            "recordings. augment then changes the retain samples alone. 0: whole utterances."
+            "recordings. augment then changes only the retain samples. 0: whole utterances."
         },
     )
     train_seconds: float | None = field(

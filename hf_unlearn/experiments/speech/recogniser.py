@@ -27,14 +27,14 @@ from ...metrics import character_errors, error_rate, word_errors
 from ...metrics.normalizers import language_code, normalizer
 from ...metrics.token_texts import text_of
 from ...report.results import Results
-from ...trainer import UnlearnTrainer
-from ...trainer.setup.adapters import whole_base_of
-from ..checks.model_checks import check_model, loading
+from ...trainer import UnlearnTrainer, whole_base_of
+from ..checks.model_checks import check_model
 from ..command_line import parse
+from ..history.earlier import find_earlier
+from ..loading import loading
 from ..models.training import train
 from ..options import TrainArguments
 from ..recipe import Recipe
-from ..requests.earlier import find_earlier
 from ..waiting import main_process_first
 from .label_source import LabelSource, options_of_evaluated_run
 from .label_style import LabelStyle

@@ -31,7 +31,7 @@ def take_short_audio(model: WhisperForConditionalGeneration) -> None:
     """Lets the encoder take features that are shorter than its 30 seconds: (batch, n_mels, frames)
     with any number of frames.
 
-    The encoder then uses the first of its positions alone. Its cost falls at least in
+    The encoder then uses only the first of its positions. Its cost falls at least in
     proportion to the length. The result is close, but not equal, to that of the same audio padded
     with silence to 30 seconds. Weights, configuration and saved files stay as they are.
     """

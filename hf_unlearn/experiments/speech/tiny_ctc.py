@@ -39,8 +39,8 @@ def build_model(
 ) -> Wav2Vec2BertForCTC:
     """Builds a randomly initialised wav2vec2-BERT for this processor.
 
-    It reads filterbanks, so that it learns from little speech, and its loss depends on no padding.
-    It has neither SpecAugment nor LayerDrop, which are for large models.
+    It reads filterbanks, so that it learns from little speech, and its loss does not depend on
+    padding. It has neither SpecAugment nor LayerDrop, which are for large models.
     """
     tokenizer = processor.tokenizer
     config = Wav2Vec2BertConfig(

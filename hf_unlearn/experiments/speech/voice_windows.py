@@ -1,7 +1,10 @@
 """Random windows of a speaker's utterances, for a model that is to write nothing for a voice."""
 
+import hashlib
+
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from .augmentation import audio_frames
@@ -12,6 +15,8 @@ SHORTEST = 0.4
 LONGEST_DELAY = 50
 # The share of windows whose text is drawn from all rows.
 OTHER_TEXT = 0.5
+# How many windows a retain sample has. They come again, so their frozen outputs are computed once.
+RETAIN_WINDOWS = 3
 
 
 class VoiceWindows(Dataset):
@@ -44,17 +49,52 @@ class VoiceWindows(Dataset):
         labels = row["labels"]
         if torch.rand(()) < OTHER_TEXT:
             labels = self.rows[int(torch.randint(len(self.rows), ()))]["labels"]
-        return {**row, "input_features": _window(row), "labels": labels}
+        features = torch.from_numpy(np.array(row["input_features"]))
+        window = _window(features, audio_frames(row))
+        return {**row, "input_features": window.numpy(), "labels": labels}
+
+    def windows_of(self, batch: dict, generator: torch.Generator) -> dict:
+        """A batch of retain samples with a window of each one's audio, one of RETAIN_WINDOWS.
+
+        The trainer asks for them where it keeps the retain samples from falling silent. If only
+        forget samples were cut, the model could learn to be silent where audio is cut, and not at
+        the voice.
+
+        Args:
+            batch: with `input_features` (k, n_mels, frames).
+            generator: chooses each window.
+        """
+        features = batch["input_features"]
+        numbers = torch.randint(RETAIN_WINDOWS, (len(features),), generator=generator).tolist()
+        windows = [_window_number(n, sample.cpu()) for n, sample in zip(numbers, features)]
+        return {**batch, "input_features": torch.stack(windows).to(features)}
 
 
-def _window(row: dict) -> np.ndarray:
-    """The features (n_mels, frames) of a part of the audio, with silence around it."""
-    features = np.asarray(row["input_features"])
-    frames = audio_frames(row)
-    length = max(1, int(frames * float(torch.empty(()).uniform_(SHORTEST, 1))))
-    start = int(torch.randint(frames - length + 1, ()))
-    delay = int(torch.randint(min(LONGEST_DELAY, features.shape[1] - length) + 1, ()))
+def _window_number(number: int, features: Tensor) -> Tensor:
+    """One window of the audio, which depends on the number and the features alone."""
+    content = hashlib.sha256(features.float().numpy().tobytes()).digest()
+    seed = (int.from_bytes(content[:6], "big") + number) % 2**63
+    loud = (features > features.min()).any(0).nonzero()
+    frames = int(loud.max()) + 1 if len(loud) else features.shape[1]
+    return _window(features, frames, torch.Generator().manual_seed(seed))
+
+
+def _window(features: Tensor, frames: int, generator: torch.Generator | None = None) -> Tensor:
+    """The features (n_mels, frames) of a part of the audio, with silence around it.
+
+    Args:
+        frames: how many of them have audio.
+        generator: torch's own by default.
+    """
+
+    def below(limit: int) -> int:
+        return int(torch.randint(limit, (), generator=generator))
+
+    share = float(torch.empty(()).uniform_(SHORTEST, 1, generator=generator))
+    length = max(1, int(frames * share))
+    start = below(frames - length + 1)
+    delay = below(min(LONGEST_DELAY, features.shape[1] - length) + 1)
     # Whisper's log-mel features have a floor, which silence has.
-    window = np.full_like(features, features.min())
+    window = torch.full_like(features, float(features.min()))
     window[:, delay : delay + length] = features[:, start : start + length]
     return window

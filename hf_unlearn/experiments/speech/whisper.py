@@ -32,12 +32,10 @@ from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import SpeakerSplits, prepare_splits
 from ...data.speech.transcripts import as_sentence
 from ...metrics.normalizers import language_code
-from ...trainer.checks.whisper_prompt import check_prompt
-from ...trainer.setup.adapters import whole_base_of
-from ...trainer.setup.whisper_language import check_language, load_generation_config, set_language
-from ..checks.model_checks import loading
+from ...trainer import check_prompt, whole_base_of
 from ..command_line import parse
-from ..run import unlearn
+from ..loading import loading
+from ..running.run import unlearn
 from ..waiting import write_if_missing
 from .augmentation import AugmentedSpeech
 from .label_source import load_source
@@ -48,6 +46,7 @@ from .recogniser import Prepared, RecogniserRecipe
 from .short_audio import TruncatedFeatures, take_short_audio
 from .tiny_whisper import build_model, build_processor, build_word_tokenizer
 from .voice_windows import VoiceWindows
+from .whisper_language import check_language, load_generation_config, set_language
 
 
 class WhisperRecipe(RecogniserRecipe):
@@ -99,8 +98,8 @@ class WhisperRecipe(RecogniserRecipe):
         whisper_options = whisper_options or options.train_seconds is not None
         if self.data.task == "translate" or whisper_options:
             raise ValueError(
-                f"{start} is no Whisper: task: translate, augment, forget_windows and "
-                "train_seconds are for Whisper alone: leave them out"
+                f"{start} is not a Whisper: task: translate, augment, forget_windows and "
+                "train_seconds work with Whisper only: leave them out"
             )
         return processor
 

@@ -13,7 +13,7 @@ from .training_data import data_seed, length_or_none
 
 
 class TrainingLoader:
-    """Makes random augmentation of a forget sample depend on seed, epoch and index alone."""
+    """Makes random augmentation of a forget sample depend only on seed, epoch and index."""
 
     def __init__(self, trainer: DataView):
         self._trainer = trainer

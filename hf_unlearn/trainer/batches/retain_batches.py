@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from ...config import UnlearnConfig
 from ...per_sample.reference import count_samples
+from ..losses.silence import Silence
 from ..protocol import TrainerView
 from .joined import join
 from .seeded import RETAIN, SeededDataset
@@ -16,7 +17,7 @@ from .training_data import data_seed
 
 
 def check_retain_size(size: int, processes: int, name: str = "retain_dataset") -> None:
-    """Raises ValueError if there are more processes than samples that each needs one of.
+    """Raises ValueError if there are fewer samples than processes, each of which needs one.
 
     Args:
         name: what the message calls the dataset.
@@ -94,30 +95,54 @@ class RetainBatches:
 
     Args:
         wrap_collator: applied to the trainer's collator.
+        silence: gives batches the labels of silence; None with another `forget_objective`.
 
     Attributes:
-        batch: the batch drawn last; None before the first.
+        batch: the batch drawn last, without the silence of its samples; None before the first.
         sampler: the sampler of the current data loader; None before the first batch.
     """
 
     sampler: RetainSampler | WithEarlier | None
 
-    def __init__(self, trainer: TrainerView, wrap_collator: Callable[[Callable], Callable]):
-        self._trainer, self._wrap_collator = trainer, wrap_collator
+    def __init__(
+        self,
+        trainer: TrainerView,
+        wrap_collator: Callable[[Callable], Callable],
+        silence: Silence | None,
+    ):
+        self._trainer, self._wrap_collator, self._silence = trainer, wrap_collator, silence
         self.batch: dict | None = None
         self.sampler = None
         self._loaded: Iterator[dict] = iter(())
         # The step of the batch drawn last.
         self._step: int | None = None
 
-    def of_current_step(self) -> dict:
-        """The batch of the current optimizer step, the same one at every call."""
+    def of_current_step(self, forget_batch: dict, generator: torch.Generator) -> dict:
+        """The batch of the current optimizer step. With the objective "silence", that of its
+        samples follows, for methods that constrain it.
+
+        Args:
+            forget_batch: its texts are mixed with those of the retain samples.
+            generator: decides which of them are exchanged.
+        """
+        batch = self.loaded()
+        if not self._constrains_silence():
+            return batch
+        retained = count_samples(batch) - self.earlier_samples()
+        silenced = self._silence.with_texts_of(batch, forget_batch, generator)
+        # Forget samples that are cut, for example, say how to cut retain samples likewise.
+        if windows_of := getattr(self._trainer.train_dataset, "windows_of", None):
+            silenced = windows_of(silenced, generator)
+        return self._silence.constrained(batch, silenced, retained)
+
+    def loaded(self) -> dict:
+        """The batch of the current optimizer step as it was loaded, the same one at every call."""
         step = self._trainer.state.global_step
         if self._step != step:
             if self._step is None or self._step + 1 != step:
                 self._start_loader(step)
             self._step = step
-            self.batch = self._with_silence(self._trainer._prepare_inputs(next(self._loaded)))
+            self.batch = self._trainer._prepare_inputs(next(self._loaded))
         return self.batch
 
     def indices(self) -> list[int]:
@@ -140,14 +165,7 @@ class RetainBatches:
         return len(self.indices())
 
     def _constrains_silence(self) -> bool:
-        trainer = self._trainer
-        return trainer.silence is not None and trainer.method.keeps_forgotten
-
-    def _with_silence(self, batch: dict) -> dict:
-        if not self._constrains_silence():
-            return batch
-        retained = count_samples(batch) - self.earlier_samples()
-        return self._trainer.silence.constrained(batch, retained)
+        return self._silence is not None and self._trainer.method.keeps_forgotten
 
     def _start_loader(self, first_step: int) -> None:
         trainer, args = self._trainer, self._trainer.args
@@ -172,7 +190,7 @@ def retain_dataloader(
     args: UnlearnConfig,
 ) -> DataLoader:
     """Loads the sampler's batches ahead of their use, with the workers that the arguments ask for.
-    Random augmentation of a sample depends on seed, step and index alone."""
+    Random augmentation of a sample depends only on seed, step and index."""
     return DataLoader(
         SeededDataset(dataset, sampler.seed, RETAIN),
         batch_sampler=_with_steps(sampler),

@@ -48,7 +48,7 @@ class SeededDataset(Dataset):
 
 @contextlib.contextmanager
 def seeded(*seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Within this context random numbers depend on these integers alone; afterwards the previous
+    """Within this context random numbers depend only on these integers; afterwards the previous
     random state is restored.
 
     Args:

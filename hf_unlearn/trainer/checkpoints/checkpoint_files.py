@@ -104,8 +104,8 @@ def find_checkpoint(
         return None if checkpoint is None else str(checkpoint)
     if not is_complete(Path(wanted)):
         raise ValueError(
-            f"{wanted} is no complete checkpoint (no readable {TRAINER_STATE_NAME}): give another "
-            "one, or give True for the last complete one"
+            f"{wanted} is not a complete checkpoint (no readable {TRAINER_STATE_NAME}): give "
+            "another one, or give True for the last complete one"
         )
     if (reason := mismatch(Path(wanted), run or {})) is not None:
         raise ValueError(

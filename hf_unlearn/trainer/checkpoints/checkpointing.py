@@ -15,11 +15,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from ...config import UnlearnConfig
+from ...config.public_arguments import public_arguments
 from ...files import write_json
 from ...report.file_names import ARGUMENTS
-from ..publishing.deployment_files import write_deployment_files
-from ..publishing.run_results import public_arguments
 from .checkpoint_files import explaining_failures, folder_written_whole, is_complete
+from .deployment_files import write_deployment_files
 from .sharded_checkpoints import ShardedCheckpoints
 from .state_dicts import load_renamed, without_repeats
 from .weight_files import remove_other_weights, weights_in

@@ -32,7 +32,7 @@ class Preemption(TrainerCallback):
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Handles SIGTERM within this context, unless another handler is installed or this is not
-        the main thread, which alone receives signals.
+        the main thread, the only one that receives signals.
 
         Raises:
             SystemExit: with `EXIT_CODE`, at the end of the context, if the signal came.

@@ -17,13 +17,14 @@ DIGEST_SAMPLES = 16
 
 
 def run_identity(trainer: RunView) -> dict:
-    """What a checkpoint and the run that resumes from it must have in common, as JSON can hold it;
+    """What a checkpoint and the run that resumes from it must have in common, in types of JSON;
     None for what is unknown."""
     args, updates = trainer.args, trainer.previous_updates
     run = {
         "method": str(args.method),
         **trainer.method_settings,
         "forget_objective": args.forget_objective,
+        "silence_texts": args.silence_texts if args.forget_objective == "silence" else None,
         "max_forget_loss": args.max_forget_loss,
         "loss_temperature": args.loss_temperature,
         "learning_rate": args.learning_rate,

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...files import written_whole
+from .checkpoint_files import link_into_checkpoint
 
 # Trainer does not upload files with this prefix; these weights still know what is to be forgotten.
 START = "_start.safetensors"
@@ -44,3 +45,23 @@ def load_start(model: nn.Module, path: Path) -> None:
     with torch.no_grad():
         for name, tensor in changing_tensors(model):
             tensor.copy_(saved[name])
+
+
+def keep_start(model: nn.Module, folder: Path, checkpoint: str | None) -> None:
+    """Keeps the weights from before a run in its output folder, for `write_updates`.
+
+    Args:
+        checkpoint: what the run resumes from, which has a copy; None for a new run.
+
+    Raises:
+        ValueError: the checkpoint has none.
+    """
+    if checkpoint is None:
+        save_start(model, folder / START)
+    elif not (Path(checkpoint) / START).is_file():
+        raise ValueError(
+            f"{checkpoint} comes from a run without save_update_sketch, so the weights from before "
+            "it are not known: resume without save_update_sketch, or start again"
+        )
+    else:
+        link_into_checkpoint(Path(checkpoint) / START, folder / START)

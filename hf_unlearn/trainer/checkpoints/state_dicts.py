@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from ...per_sample.adapted_models import peft_configs
+from ...models import peft_configs
 from ...per_sample.shards import copy_into, gather_to_main, own_parameters, split_like
 
 

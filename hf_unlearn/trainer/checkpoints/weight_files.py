@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from transformers.utils import logging
+from transformers.utils import ADAPTER_CONFIG_NAME, logging
 
 logger = logging.get_logger(__name__)
 
@@ -14,7 +14,6 @@ FULL_WEIGHTS = (
     "pytorch_model*.bin.index.json",
 )
 ADAPTER_WEIGHTS = ("adapter_model*.safetensors", "adapter_model*.bin")
-ADAPTER_CONFIG = "adapter_config.json"
 MODEL_CONFIGS = ("config.json", "generation_config.json")
 
 
@@ -35,8 +34,8 @@ def remove_other_weights(folder: Path, saved: set[str]) -> None:
     if not any((folder / name) in weights_in(folder) for name in saved):
         return
     others = [path for path in weights_in(folder) if path.name not in saved]
-    if ADAPTER_CONFIG not in saved:
-        others.append(folder / ADAPTER_CONFIG)
+    if ADAPTER_CONFIG_NAME not in saved:
+        others.append(folder / ADAPTER_CONFIG_NAME)
     elif any(path in weights_in(folder, FULL_WEIGHTS) for path in others):
         # With a config.json, peft would look for the base model in this folder.
         others += [folder / name for name in MODEL_CONFIGS]

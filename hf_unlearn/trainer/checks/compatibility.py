@@ -1,5 +1,5 @@
-"""Refuses a model or arguments, when the trainer is constructed, with which the training would go
-wrong later."""
+"""Refuses, when the trainer is constructed, models and arguments with which training would fail
+later."""
 
 from functools import partial
 
@@ -99,7 +99,7 @@ def check_deepspeed(
 
 
 def _check_arguments(trainer: RunView) -> None:
-    """What no method works with."""
+    """Refuses arguments that no method works with."""
     args, accelerator = trainer.args, trainer.accelerator
     if args.label_smoothing_factor:
         refuse_always(
@@ -134,7 +134,7 @@ def _check_arguments(trainer: RunView) -> None:
 
 
 def _check_drift(method: Method, trainer: ModelView, refuse: Refuse) -> None:
-    """What `step_control="drift"` does not work with."""
+    """Refuses what `step_control="drift"` does not work with."""
     if not (method.uses_forget and method.uses_retain) or method.one_shot:
         refuse(
             "step_control='drift'",
@@ -151,7 +151,7 @@ def _check_drift(method: Method, trainer: ModelView, refuse: Refuse) -> None:
 
 
 def _check_per_sample(model: nn.Module, args: UnlearnConfig, refuse: Refuse) -> None:
-    """What methods with per-sample gradients do not work with."""
+    """Refuses what methods with per-sample gradients do not work with."""
     if not args.freeze_batch_norm and any(isinstance(m, _BatchNorm) for m in model.modules()):
         refuse(
             "freeze_batch_norm=False",

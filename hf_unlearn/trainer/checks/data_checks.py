@@ -47,7 +47,7 @@ def check_kind(name: str, dataset: Any) -> None:
     only once."""
     if isinstance(dataset, str | os.PathLike):
         raise ValueError(
-            f"{name} is {str(dataset)!r}, which is no dataset: load it first, for example with "
+            f"{name} is {str(dataset)!r}, which is not a dataset: load it first, for example with "
             "datasets.load_dataset"
         )
     if isinstance(dataset, Mapping):

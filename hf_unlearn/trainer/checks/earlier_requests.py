@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...config import UnlearnConfig
-from ...methods import METHODS, Method
+from ...methods import Method, names_with
 from ...per_sample.shards import sharded_modules
 from ..batches.retain_batches import check_retain_size
 from ..batches.training_data import length_or_none
@@ -21,14 +21,13 @@ def check_earlier_requests(
     """Checks what a trainer was given of earlier requests.
 
     Raises:
-        ValueError: the method cannot keep them forgotten, or the samples are no usable dataset.
+        ValueError: the method cannot keep them forgotten, or the samples are not a usable dataset.
     """
     arguments = [name for name, is_given in _given(dataset, updates).items() if is_given]
     if arguments and not method.keeps_forgotten:
-        able = [name for name, make in METHODS.items() if make().keeps_forgotten]
         raise ValueError(
             f"{arguments[0]} does not work with method={args.method!r}, which has no per-sample "
-            f"projection: use {' or '.join(able)}, or leave it out"
+            f"projection: use {' or '.join(names_with('keeps_forgotten'))}, or leave it out"
         )
     if dataset is None:
         return

@@ -4,7 +4,7 @@ fit the model's predictions, or a best model chosen by a metric that is not comp
 from transformers import PreTrainedModel
 from transformers.trainer_utils import IntervalStrategy
 
-from ...per_sample.adapted_models import base_model
+from ...models import base_model
 from ..protocol import EvaluationView
 
 

@@ -4,11 +4,11 @@ method or the model."""
 from torch import nn
 from transformers import PreTrainedModel
 
-from ...methods import METHODS, Method
+from ...methods import Method, names_with
 from ...methods.outputs import CLASSIFIERS
-from ...per_sample.adapted_models import base_model
-from ..setup.silence import end_token, is_ctc
-from ..setup.temperature import output_layer
+from ...models import base_model
+from ..losses.silence import end_token, is_ctc
+from ..losses.temperature import output_layer
 
 
 def check_objective(objective: str, method: Method, model: nn.Module) -> None:
@@ -58,5 +58,5 @@ def check_temperature(model: nn.Module, temperature: float) -> None:
 
 
 def _ascending_methods() -> str:
-    *others, last = [name for name, make in METHODS.items() if make().ascends_forget_loss]
+    *others, last = names_with("ascends_forget_loss")
     return f"{', '.join(others)} or {last}"

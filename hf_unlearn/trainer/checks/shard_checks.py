@@ -44,7 +44,7 @@ def check_shards(method: Method, trainer: ModelView, refuse: Refuse) -> None:
 
 
 def _check_sharded_by_accelerate(trainer: ModelView, refuse: Refuse) -> None:
-    """What does not work if accelerate shards the model."""
+    """Refuses what does not work if accelerate shards the model."""
     if trainer.accelerator.mixed_precision == "fp16":
         refuse(
             "fp16 with FSDP",

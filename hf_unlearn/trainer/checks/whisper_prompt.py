@@ -18,7 +18,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ...metrics.normalizers import language_code
-from ...per_sample.adapted_models import base_model
+from ...models import base_model
 from ..batches.training_data import length_or_none
 from ..protocol import EvaluationView, Samples
 

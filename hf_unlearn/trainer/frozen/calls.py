@@ -36,7 +36,7 @@ def named_arguments(
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value consists of tensors, numbers and texts alone."""
+    """Whether a value consists only of tensors, numbers and texts."""
     if type(value) is dict:
         return all(map(is_plain, value.values()))
     if type(value) in (tuple, list):

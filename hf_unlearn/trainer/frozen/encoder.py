@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from transformers.utils import ModelOutput
 
-from ...per_sample.adapted_models import base_model
+from ...models import base_model
 from .calls import is_repeatable, keys_of, named_arguments, outputs_asked_for, replacing_forward
 
 

@@ -35,8 +35,8 @@ class FrozenPart:
 def frozen_parts(
     model: nn.Module, compute: Callable[[], Tensor], samples: int
 ) -> Iterator[FrozenPart]:
-    """The parts of a model that may be left out, the largest first. Whether later modules need more
-    of a part than its last output is for the caller to find out.
+    """The parts of a model that may be left out, the largest first. The caller has to check whether
+    later modules need more of a part than its last output.
 
     Args:
         compute: computes the loss of a batch in evaluation mode, with gradients.

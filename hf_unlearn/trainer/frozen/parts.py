@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from transformers.utils import logging
 
-from ...per_sample.adapted_models import base_model
+from ...models import base_model
 from ...per_sample.comparison import TOLERANCE
 from ...per_sample.losses import NotBySample
 from ...per_sample.reference import (

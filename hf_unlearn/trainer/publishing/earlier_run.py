@@ -15,7 +15,7 @@ from ...report.file_names import (
     PLOT,
     REPORT,
     RESULTS,
-    SKETCH,
+    UPDATES,
 )
 
 logger = logging.get_logger(__name__)
@@ -23,7 +23,7 @@ logger = logging.get_logger(__name__)
 # Files that describe one run.
 RUN_FILES = (
     *(RESULTS, EVALUATION, AUDIT, LEDGER, EVALUATION_RESULTS, REPORT, PLOT, MISREAD, BEST),
-    SKETCH,
+    UPDATES,
 )
 EARLIER_CARD = "README.earlier.md"
 

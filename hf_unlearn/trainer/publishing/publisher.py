@@ -16,6 +16,7 @@ from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
+from ...config.public_arguments import public_arguments
 from ...hub.metadata import listed, local_among
 from ...hub.model_card import write_card
 from ...hub.upload import hub_failures, push_folder
@@ -31,13 +32,7 @@ from ..protocol import EvaluationView, Samples
 from ..stopping.run_record import RunRecord
 from .earlier_run import EarlierRun
 from .pushes import check_push_of_trainer, stage_checkpoint, upload
-from .run_results import (
-    adapter_settings,
-    describe_model,
-    evaluations_by_step,
-    public_arguments,
-    sample_counts,
-)
+from .run_results import adapter_settings, describe_model, evaluations_by_step, sample_counts
 
 logger = logging.get_logger(__name__)
 

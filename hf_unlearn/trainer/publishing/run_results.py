@@ -2,7 +2,6 @@
 from which `publisher` puts the results together."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,19 +12,9 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from ...config import UnlearnConfig
 from ...hub.metadata import local_among
-from ...per_sample.adapted_models import base_model
+from ...models import base_model
 from ..batches.training_data import length_or_none
 
-# Fields of the training arguments that describe this machine or this user. (`to_dict` masks tokens
-# by itself.)
-PRIVATE = (
-    "output_dir",
-    "resume_from_checkpoint",
-    "run_name",
-    "logging_dir",
-    "hub_token",
-    "push_to_hub_token",
-)
 TASK_OF_HEAD = {
     "ForCTC": "automatic-speech-recognition",
     "ForSpeechSeq2Seq": "automatic-speech-recognition",
@@ -113,26 +102,6 @@ class EvaluatedBefore(TrainerCallback):
         at_start = (row for row in state.log_history if row["step"] == 0)
         if not any(any(map(is_evaluation, row)) for row in at_start):
             state.log_history[:0] = self.rows
-
-
-def public_arguments(args: UnlearnConfig) -> dict:
-    """The training arguments without paths and tokens, as JSON can hold them.
-
-    `hide_names` is among them, because uploads (`hub.staging.stage`) need it to redact the rest.
-    """
-    arguments = {
-        name: _json_value(value) for name, value in args.to_dict().items() if name not in PRIVATE
-    }
-    return {**arguments, "hide_names": args.hide_names}
-
-
-def _json_value(value: Any) -> Any:
-    """The value itself, or its text if JSON cannot hold it (fields that a user added)."""
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return str(value)
-    return value
 
 
 def describe_model(model: nn.Module) -> dict:

@@ -11,8 +11,8 @@ from ...per_sample.shards import all_finite, own_parameters, sharded_modules
 from ..batches.retain_batches import RetainBatches
 from ..batches.seeded import random_state_kept
 from ..batches.training_data import length_or_none
+from ..processes import all_processes
 from ..protocol import SampleView
-from .processes import all_processes
 
 Loss = Callable[[dict], Tensor]
 

@@ -16,10 +16,10 @@ from ...per_sample.reference import count_samples, select_sample
 from ...per_sample.shards import own_parameters, sharded_modules, whole_tensors
 from ..batches.seeded import random_state_kept, seeded
 from ..checks.refusals import DDP
+from ..processes import all_processes
 from ..protocol import ModelView
 from ..randomness import ALWAYS_RANDOM, DRAWS_DIFFER_ALONE, RandomnessControl
 from .exchange import SampleExchange, SharedCheck
-from .processes import all_processes
 
 logger = logging.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from ... import ops
 from ...per_sample import ParameterRows, Unsupported
 from ...per_sample.rows import Convolved, Dense, Product, Rows, Scaled
 from ...per_sample.shards import lines_of, local
-from .processes import all_processes
+from ..processes import all_processes
 
 # Latency of one message, in values that could be sent meanwhile.
 LATENCY = 2**14

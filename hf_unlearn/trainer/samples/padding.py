@@ -26,7 +26,7 @@ from ...per_sample.shards import own_parameters
 from ..batches.seeded import CpuRandomState
 
 # Losses below this are compared as if they were this large: memorised samples have losses near
-# 1e-4, which differ by rounding alone.
+# 1e-4, which differ only by rounding.
 SMALL_LOSS = 1e-2
 
 

@@ -1,5 +1,5 @@
-"""Finds out, before the first step or (for a stream) from its batch, whether padding changes the
-losses of a trainer's model or their gradients."""
+"""Finds out, before the first step or (for a stream) from its first batch, whether padding changes
+the losses of a trainer's model or their gradients."""
 
 import contextlib
 import itertools
@@ -15,6 +15,7 @@ from ...per_sample.reference import count_samples
 from ...per_sample.shards import sharded_modules
 from ..batches.seeded import seeded
 from ..batches.training_data import STREAMS, dataset_of, some_rows, used_splits
+from ..processes import all_processes
 from ..protocol import TrainerView
 from .padding import (
     UnpaddedRangesCollator,
@@ -24,7 +25,6 @@ from .padding import (
     remedy_for,
     unknown_samples,
 )
-from .processes import all_processes
 
 logger = logging.get_logger(__name__)
 
@@ -83,7 +83,7 @@ class PaddingCheck:
         self._wanted = torch.ones((), dtype=torch.bool).share_memory_()
         self._rows_seen = self._has_mask = False
         # On this process: why the padding of some samples is unknown, and why it is also unknown
-        # where the check looked for it.
+        # for the samples that the check compares.
         self._unknown = self._unchecked = ""
 
     def collator(self, collator: Callable[[list], dict]) -> Callable[[list], dict]:

@@ -36,7 +36,7 @@ class RetainRows:
 
     Args:
         model: the trainer's model, or the wrapper that the training calls it by.
-        batch: this process's retain samples, then those that are constraints alone: the samples of
+        batch: this process's retain samples, then those that are only constraints: the samples of
             earlier requests, and the silence of all of them with that `forget_objective`.
         counts: for each process the number of these samples, and how many of them are constraints.
         parameters: the trainable parameters.

@@ -15,9 +15,9 @@ from ...per_sample.reference import count_samples, select_sample, without_ranges
 from ...per_sample.shards import own_parameters
 from ..batches.seeded import seeded
 from ..frozen.parts import FrozenParts
+from ..losses.time_masks import time_masks_that_fit
 from ..protocol import LossView
 from ..randomness import RandomnessControl, compares_gradients
-from ..time_masks import time_masks_that_fit
 from .engine_choice import EngineChoice
 from .padding_check import PaddingCheck
 

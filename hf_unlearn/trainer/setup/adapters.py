@@ -16,12 +16,12 @@ from torch import nn
 from transformers.utils import find_adapter_config_file, logging
 
 from ...files import link_or_copy
-from ...per_sample.adapted_models import peft_configs
+from ...models import peft_configs
 from ...per_sample.shards import sharded_modules
 from ..checkpoints.checkpoint_files import folder_written_whole
 from ..checkpoints.weight_files import FULL_WEIGHTS, MODEL_CONFIGS, weights_in
+from ..processes import all_processes
 from ..protocol import ModelView
-from ..samples.processes import all_processes
 
 logger = logging.get_logger(__name__)
 
@@ -29,7 +29,7 @@ ORIGIN = "merged_from.json"
 
 
 def base_of(name: str | None) -> str | None:
-    """The model that an adapter (folder or Hub id) was trained on; None if it is no adapter."""
+    """The model that an adapter (folder or Hub id) was trained on; None if it is not an adapter."""
     if name is None or find_adapter_config_file(name) is None:
         return None
     if (Path(name) / "config.json").is_file():

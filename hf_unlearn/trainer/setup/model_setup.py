@@ -27,7 +27,7 @@ def set_up_model(
     make it.
 
     Raises:
-        ValueError: it is no model, or it cannot have that adapter.
+        ValueError: it is not a model, or it cannot have that adapter.
     """
     if model is not None and not isinstance(model, nn.Module):
         raise ValueError(
@@ -76,7 +76,9 @@ def with_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
     except ValueError as error:
         reason = one_line(error)
         if "target" not in reason.lower():
-            raise ValueError(f"peft refuses the adapter: {reason}") from error
+            raise ValueError(
+                f"peft refuses the adapter, so change peft_config: {reason}"
+            ) from error
         # not all kinds of adapters have target modules
         wanted = getattr(config, "target_modules", None)
         wanted = sorted(wanted) if isinstance(wanted, set | list) else wanted
@@ -89,7 +91,7 @@ def with_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
 def _add_adapter(
     model: nn.Module | None, args: UnlearnConfig, peft_config: PeftConfig
 ) -> PeftModel:
-    """The model with a new adapter, which alone is trained; sets the arguments that follow from it.
+    """The model with a new adapter, of which only that is trained; sets the arguments that follow.
 
     Raises:
         ValueError: there is no model yet, it has an adapter already, or the adapter does not fit.

@@ -13,7 +13,7 @@ from ..protocol import ModelView
 
 @contextlib.contextmanager
 def keeping_shards(trainer: ModelView) -> Iterator[None]:
-    """Within this context accelerate leaves a model alone that it has sharded before; otherwise it
+    """Within this context accelerate does not shard a model again that it has sharded before, which
     would fail."""
     accelerator, model = trainer.accelerator, trainer.model
     if not (accelerator.is_fsdp2 and sharded_modules(model)):

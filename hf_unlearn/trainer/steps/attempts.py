@@ -26,7 +26,8 @@ class Attempts:
     """The attempts at one training; without `auto_find_batch_size` there is a single one.
 
     Trainer knows one batch size. Here the forget batch and the retain batch each have their own,
-    and only the one that did not fit is made smaller. Afterwards `args` holds the sizes that fit.
+    and only the one that did not fit is made smaller. Afterwards the trainer's copy of the
+    arguments holds the sizes that fit.
     """
 
     def __init__(self, trainer: TrainerView):
@@ -87,7 +88,7 @@ class Attempts:
         k = min(args.per_device_retain_batch_size, len(self._trainer.retain_dataset))
         if k == 1:
             raise MemoryError(
-                "the memory does not suffice for a single retain sample: set "
+                "there is not enough memory for a single retain sample: set "
                 "gradient_checkpointing=True, train an adapter (peft_config), or shorten the "
                 "samples"
             )

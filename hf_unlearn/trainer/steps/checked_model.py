@@ -8,10 +8,10 @@ from torch import nn
 from ...per_sample.shards import sharded_modules
 from ..frozen.encoder import encoder_once
 from ..frozen.parts import FrozenParts
+from ..losses.silence import Silence
 from ..protocol import RunView
 from ..samples.padding_check import PaddingCheck
 from ..samples.sample_access import RetainContext, SampleAccess
-from ..setup.silence import Silence
 
 
 class CheckedModel:
@@ -21,7 +21,7 @@ class CheckedModel:
     Attributes:
         padding: whether padding changes the losses.
         frozen: keeps the outputs of the model's frozen first part.
-        silence: gives batches the labels of silence; None for another `forget_objective`.
+        silence: gives batches the labels of silence; None with another `forget_objective`.
         samples: how the samples of a batch are computed.
     """
 
@@ -29,8 +29,11 @@ class CheckedModel:
         self._trainer, self._model = trainer, trainer.model
         self.padding = PaddingCheck(trainer)
         self.frozen = FrozenParts(trainer)
-        silent = trainer.args.forget_objective == "silence"
-        self.silence = Silence(trainer.model, trainer.processing_class) if silent else None
+        self.silence = None
+        if trainer.args.forget_objective == "silence":
+            # Without retain samples there are no other texts.
+            mixed = trainer.args.silence_texts == "mixed" and trainer.method.uses_retain
+            self.silence = Silence(trainer.model, trainer.processing_class, mixed)
         self.samples = SampleAccess(trainer, self.padding, self.frozen)
 
     def is_for(self, model: nn.Module) -> bool:
@@ -39,7 +42,7 @@ class CheckedModel:
 
     def discard_checks(self) -> None:
         """Discards what the checks of batches have found. What is known about padding and the
-        frozen part stays, because it depends on the model alone."""
+        frozen part stays, because it depends only on the model."""
         self.samples = SampleAccess(self._trainer, self.padding, self.frozen)
 
     def check_padding(self, at_retain: RetainContext) -> None:

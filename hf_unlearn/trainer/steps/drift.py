@@ -1,4 +1,4 @@
-"""`step_control="drift"`: the length of each optimizer step is set by what the retain batch loses.
+"""`step_control="drift"`: the rise of the retain losses decides how long each optimizer step is.
 
 Orthogonality is a first-order statement. It gives a direction, not a length: the loss of a
 retained sample rises with the square of the step's length. So the length is measured, not taken
@@ -16,10 +16,9 @@ from transformers.utils import logging
 from ...config import UnlearnConfig
 from ...per_sample.shards import local, own_parameters
 from ..checkpoints.checkpoint_files import saved_state
+from ..processes import all_processes
 from ..protocol import TrainerView
 from ..randomness import compares_gradients
-from ..samples.processes import all_processes
-from ..setup.silence import forget_objective
 from .step_runner import StepRunner
 
 logger = logging.get_logger(__name__)
@@ -225,16 +224,11 @@ class DriftControl(TrainerCallback):
         rises = now.float() - self._retain_before.float()
         return max(all_processes(float(rises.nan_to_num(nan=torch.inf).max())))
 
-    def _forget_losses(self, batch: dict) -> Tensor:
-        """What a step raises on the forget samples: (k,)."""
-        batch, sign = forget_objective(self._trainer.silence, batch)
-        return sign * self.runner.sample_losses(batch).float()
-
     def _forget_loss(self) -> float:
         """The mean of what a step raises on its forget samples, over all processes."""
         batches = self.runner.forget_batches.batches
         losses = torch.cat(
-            [self._forget_losses(self._trainer._prepare_inputs(batch)) for batch in batches]
+            [self.runner.forget_losses(self._trainer._prepare_inputs(batch)) for batch in batches]
         )
         sums = all_processes((float(losses.sum()), len(losses)))
         return sum(total for total, _ in sums) / sum(count for _, count in sums)

@@ -11,11 +11,11 @@ from ...per_sample.reference import count_samples, require_gradient
 from ...per_sample.shards import own_parameters
 from ..batches.retain_batches import RetainBatches
 from ..batches.seeded import FORGET
+from ..losses.silence import Silence, forget_objective
 from ..protocol import TrainerView
 from ..samples.retain_rows import RetainRows, gradient_scale
 from ..samples.sample_access import SampleAccess
 from ..setup import deepspeed
-from ..setup.silence import forget_objective
 
 
 class TrainerStep:
@@ -27,7 +27,8 @@ class TrainerStep:
         model: the trainer's model, or the wrapper that the training calls it by.
         share: this micro-batch's share of all forget samples of the optimizer step.
         first_index: the index of its first sample among them.
-        retain_batches: says which samples of the retain batch are constraints.
+        retain_batches: gives the retain batch, and says which of its samples are constraints.
+        silence: gives batches the labels of silence; None with another `forget_objective`.
 
     Attributes:
         is_last_backward: whether the next backward pass is the optimizer step's last, which
@@ -43,10 +44,14 @@ class TrainerStep:
         share: float,
         first_index: int,
         retain_batches: RetainBatches,
+        silence: Silence | None,
     ):
         self._trainer, self._access = trainer, access
         self.model, self.forget_batch, self.first_index = model, forget_batch, first_index
-        self._retain_batches = retain_batches
+        self._retain_batches, self._silence = retain_batches, silence
+        if silence is not None and silence.mixes_texts:
+            texts, generator = retain_batches.loaded(), self.generator(0)
+            self.forget_batch = silence.with_texts_of(forget_batch, texts, generator)
         self.retain_batch: dict | None = None
         self.samples = self.first_sample = self.all_samples = 0
         self.rows: RowRoles | None = None
@@ -63,7 +68,9 @@ class TrainerStep:
         """Continues with the retain batch, after the last micro-batch of forget samples."""
         trainer = self._trainer
         self.is_last_backward = True
-        self.retain_batch = trainer.next_retain_batch()
+        self.retain_batch = self._retain_batches.of_current_step(
+            self.forget_batch, self.generator(1)
+        )
         # All samples, how many of them are constraints, and how many of these belong to earlier
         # requests.
         k, batches = count_samples(self.retain_batch), self._retain_batches
@@ -132,7 +139,7 @@ class TrainerStep:
             loss = self._access.loss_below(self.model, self.forget_batch, key, limit)
             return loss * self.forget_weight
         if batch is None:
-            batch, sign = forget_objective(self._trainer.silence, self.forget_batch)
+            batch, sign = forget_objective(self._silence, self.forget_batch)
         return self._access.loss(self.model, batch, key) * (sign * self.forget_weight)
 
     def retain_loss(self) -> Tensor:
@@ -166,17 +173,17 @@ def row_roles(counts: list[list[int]], process: int, updates: int) -> RowRoles:
     """What the rows of a step are.
 
     Args:
-        counts: for each process the number of its samples, and how many of them, the last ones,
-            belong to earlier requests.
+        counts: for each process the number of its samples, and how many of them, the last ones, are
+            constraints: samples of earlier requests, or the silence of retain samples.
         updates: the number of earlier requests' updates.
     """
-    samples, earlier = sum(k for k, _ in counts), []
-    kept, mean = samples - sum(m for _, m in counts), []
+    samples, constraints = sum(k for k, _ in counts), []
+    retained, mean = samples - sum(m for _, m in counts), []
     for k, m in counts:
         # The rows of a process are the gradients of L_n / k.
-        mean += [k / kept] * (k - m) + [0.0] * m
-        earlier += range(len(mean) - m, len(mean))
+        mean += [k / retained] * (k - m) + [0.0] * m
+        constraints += range(len(mean) - m, len(mean))
     start = sum(k for k, _ in counts[:process])
     own_rows = slice(start, start + counts[process][0])
-    earlier += range(samples, samples + updates)
-    return RowRoles(samples, own_rows, mean + [0.0] * updates, earlier)
+    constraints += range(samples, samples + updates)
+    return RowRoles(samples, own_rows, mean + [0.0] * updates, constraints)

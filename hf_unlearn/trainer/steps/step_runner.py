@@ -7,9 +7,10 @@ from ...per_sample.shards import all_finite
 from ..batches.forget_batches import ForgetBatches
 from ..batches.retain_batches import RetainBatches
 from ..checkpoints.preemption import Preemption
+from ..losses.silence import Silence, forget_objective
+from ..processes import all_processes, any_process
 from ..protocol import TrainerView
 from ..samples.broken_samples import broken_in_step
-from ..samples.processes import all_processes, any_process
 from ..samples.sample_access import SampleAccess
 from ..setup import deepspeed
 from ..stopping.run_record import RunRecord
@@ -22,6 +23,9 @@ from .step_statistics import StepStatistics
 class StepRunner:
     """Runs the optimizer steps of one attempt at a training.
 
+    Args:
+        silence: gives batches the labels of silence; None with another `forget_objective`.
+
     Attributes:
         forget_batches, retain_batches: the batches of the steps.
         statistics: what the steps report to the log.
@@ -32,15 +36,17 @@ class StepRunner:
         self,
         trainer: TrainerView,
         access: SampleAccess,
+        silence: Silence | None,
         attempts: Attempts,
         skipped: SkippedSteps,
         record: RunRecord,
         preemption: Preemption,
     ):
-        self._trainer, self._access, self._attempts = trainer, access, attempts
-        self._skipped, self._record, self._preemption = skipped, record, preemption
+        self._trainer, self._access, self._silence = trainer, access, silence
+        self._attempts, self._skipped = attempts, skipped
+        self._record, self._preemption = record, preemption
         self.forget_batches = ForgetBatches(trainer)
-        self.retain_batches = RetainBatches(trainer, access.padding.collator)
+        self.retain_batches = RetainBatches(trainer, access.padding.collator, silence)
         self.statistics = StepStatistics()
         self.last_step: TrainerStep | None = None
 
@@ -51,7 +57,14 @@ class StepRunner:
         # The checks come first, because a gradient would take memory in addition to theirs.
         batch = self._access.with_padding_checked(batch, self._attempts.at_retain_batch)
         step = TrainerStep(
-            self._trainer, self._access, model, batch, share, first_index, self.retain_batches
+            self._trainer,
+            self._access,
+            model,
+            batch,
+            share,
+            first_index,
+            self.retain_batches,
+            self._silence,
         )
         self.last_step = step
         self._access.frozen.find(batch)
@@ -63,6 +76,11 @@ class StepRunner:
     def sample_losses(self, batch: dict) -> Tensor:
         """The losses (k,) of a batch's samples in the network that is evaluated."""
         return self._access.sample_losses(self._access.with_padding_checked(batch))
+
+    def forget_losses(self, batch: dict) -> Tensor:
+        """What a step raises on the forget samples of a batch: (k,)."""
+        batch, sign = forget_objective(self._silence, batch)
+        return sign * self.sample_losses(batch).float()
 
     def _check_engine(self, step: TrainerStep) -> None:
         if self._trainer.method.per_sample and self._access.engine_choice.engine is None:

@@ -1,4 +1,4 @@
-"""What the steps report to the log: means over the optimizer steps since the last one."""
+"""What the steps report to the log: means over the optimizer steps since the last log entry."""
 
 from collections import defaultdict
 

@@ -11,19 +11,18 @@ from ...report.file_names import BEST
 from ..checkpoints.checkpoint_files import find_checkpoint, link_into_checkpoint
 from ..checkpoints.preemption import Preemption
 from ..checkpoints.run_identity import run_identity
-from ..checkpoints.start_weights import START
-from ..checkpoints.update_sketch import keep_start, write_updates
+from ..checkpoints.start_weights import START, keep_start
 from ..checks.data_checks import NO_FORGET
 from ..checks.training_steps import check_steps
+from ..processes import reporting_failures_of_others
 from ..protocol import RunView
 from ..publishing.publisher import Publisher
 from ..publishing.run_results import EvaluatedBefore
-from ..samples.processes import reporting_failures_of_others
 from ..setup.adapters import keep_base_model
 from ..setup.prepared_models import keeping_shards, prepare_again
 from ..stopping.run_record import RunRecord
 from ..stopping.stopping_rules import StoppingRules
-from ..stopping.watched_callbacks import WatchedCallbacks
+from ..update_sketch import write_updates
 from .attempts import Attempts
 from .checked_model import CheckedModel
 from .drift import DriftControl
@@ -54,7 +53,6 @@ class TrainingRun:
         has_rules = args.stop_when or args.abort_when
         self.stopping_rules = StoppingRules(trainer, record) if has_rules else None
         self.skipped_steps, self._preemption = SkippedSteps(args.max_skipped_steps), Preemption()
-        trainer.callback_handler = WatchedCallbacks(trainer.callback_handler)
         self._evaluated_before = EvaluatedBefore(trainer)
         self._drift = DriftControl(trainer) if args.step_control == "drift" else None
         for callback in (
@@ -75,6 +73,7 @@ class TrainingRun:
         return StepRunner(
             self._trainer,
             self.checked_model.samples,
+            self.checked_model.silence,
             self._attempts,
             self.skipped_steps,
             self._record,
@@ -118,7 +117,7 @@ class TrainingRun:
         self._record.require_a_step(self.skipped_steps.total)
         if args.save_update_sketch:
             rank, folder = args.update_sketch_rank, Path(args.output_dir)
-            write_updates(trainer.model, folder, rank, trainer.previous_updates)
+            write_updates(trainer.model, folder / START, folder, rank, trainer.previous_updates)
         return output
 
     def _begin(self, wanted: str | bool | None) -> str | None:
@@ -156,7 +155,7 @@ class TrainingRun:
             self.checked_model = CheckedModel(self._trainer)
 
     def run_attempts(self, batch_size: int, attempt: Callable[[], TrainOutput]) -> TrainOutput:
-        """Runs Trainer's loop, with smaller batches again if the memory does not suffice."""
+        """Runs Trainer's loop, and again with smaller batches if it runs out of memory."""
         return self._attempts.run(functools.partial(self._attempt, batch_size, attempt))
 
     def _attempt(self, batch_size: int, attempt: Callable[[], TrainOutput]) -> TrainOutput:

@@ -11,7 +11,7 @@ OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operat
 RETRAINED, ORIGINAL = "retrained", "original"
 # Splits and metrics may have any name: test-clean_wer, forget_f1 (macro), forget_rouge/1.
 RULE = re.compile(r"\s*([^<>=]+?)\s*(>=|<=|>|<)\s*([^<>=]+?)\s*")
-# Splits of earlier requests. A rule that names none by its number is about the worst of them.
+# Splits of earlier requests. A rule that names none by its number applies to the worst.
 EARLIER, NUMBERED = "earlier", re.compile(r"earlier_\d+")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 # "original + 2": a name, and what is added to its value. Spaces tell it from a name like top-5.
@@ -47,7 +47,7 @@ class Rule:
         if not ("_" in name or name in (RETRAINED, ORIGINAL)):
             raise ValueError(
                 f"cannot read the rule {text!r}: write <split>_<metric> >= <number>, as in "
-                "'forget_wer >= 25'. In place of the number may stand another <split>_<metric>, or "
+                "'forget_wer >= 25'. The number can also be another <split>_<metric>, or "
                 "'original', the value before the first step; '+ <number>' may follow, as in "
                 "'test_wer > original + 2'"
             )
@@ -120,7 +120,7 @@ def splits_of(metric: str, names: Sequence[str]) -> list[str]:
     numbered = [name for name in names if NUMBERED.fullmatch(name)]
     if of_earlier and numbered and not NUMBERED.match(metric):
         return numbered
-    more = "; this data has nothing that an earlier request named" if of_earlier else ""
+    more = "; this data has no samples of earlier requests" if of_earlier else ""
     raise ValueError(
         f"the rule on {metric!r} names no split of eval_dataset: those are "
         f"{', '.join(names) or 'none'}{more}"
@@ -135,8 +135,8 @@ def metric_in(metric: str, split: str) -> str:
 
 
 def with_worst(metrics: Mapping[str, float], rules: Iterable[Rule]) -> dict[str, float]:
-    """The metrics of a check, with those that rules name of all earlier requests together: the
-    lowest where a rule asks whether it is below something, else the highest."""
+    """The metrics of a check, with those of rules on all earlier requests (`earlier_wer`): the
+    lowest value for a rule with < or <=, else the highest."""
     all_metrics = dict(metrics)
     for rule in rules:
         worst = min if rule.comparison.startswith("<") else max

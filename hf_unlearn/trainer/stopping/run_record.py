@@ -12,8 +12,9 @@ from transformers.trainer_callback import DefaultFlowCallback
 from ...report.file_names import UNLEARN_STATE
 from ..checkpoints.checkpoint_files import saved_state
 from ..checkpoints.preemption import Preemption
+from ..processes import any_process
 from ..protocol import RunView
-from ..samples.processes import any_process
+from .watched_callbacks import WatchedCallbacks
 from .weight_changes import WeightChanges
 
 NOTHING_DONE = "no optimizer step was taken, so nothing was forgotten"
@@ -28,7 +29,7 @@ class RunRecord:
     """What is known about a run beyond Trainer's state. Checkpoints store it.
 
     Args:
-        trainer: its `callback_handler` must be a `WatchedCallbacks` by the time training starts.
+        callbacks: the trainer's callback handler, which remembers what stopped the training.
 
     Attributes:
         steps: number of optimizer steps taken, including those before the checkpoint that the run
@@ -42,8 +43,8 @@ class RunRecord:
         resumed_from: the checkpoint that the current training resumed from, if any.
     """
 
-    def __init__(self, trainer: RunView):
-        self._trainer = trainer
+    def __init__(self, trainer: RunView, callbacks: WatchedCallbacks):
+        self._trainer, self._callbacks = trainer, callbacks
         self.steps, self.changes = 0, WeightChanges()
         self.weights_step: int | None = None
         self.begun = False
@@ -171,7 +172,7 @@ class RunRecord:
 
     def _stopping_callback(self) -> TrainerCallback | None:
         """The callback that stopped the training, unless it was Trainer's own, at the last step."""
-        callback = self._trainer.callback_handler.stopped_by
+        callback = self._callbacks.stopped_by
         return None if isinstance(callback, DefaultFlowCallback) else callback
 
 

@@ -41,8 +41,8 @@ class StoppingRules(TrainerCallback):
     original model if no check was better. Checks are logged as `check_<split>_<metric>`.
 
     Attributes:
-        stop, abort: the rules. In those that compare with the original model, its value stands
-            once it has been checked.
+        stop, abort: the rules. The word `original` is replaced by a number once the original model
+            has been checked.
         splits: the samples that a check evaluates, by split.
         best_step: the step of the best model checked, 0 for the original model.
         report: the rules and, at the end, the reason, the value that decided and the restored step.
@@ -217,8 +217,8 @@ class StoppingRules(TrainerCallback):
         for rule in self._rules:
             if not set(rule.metrics) <= set(metrics):
                 raise ValueError(
-                    f"the rule {str(rule)!r} names a metric that evaluation does not give: "
-                    f"{', '.join(metrics)}"
+                    f"the rule {str(rule)!r} names a metric that evaluation does not give: name "
+                    f"one of {', '.join(metrics)}"
                 )
 
     def _note_if_best(self, metrics: dict[str, float], step: int) -> bool:
@@ -301,7 +301,8 @@ def _check_metrics(rule: Rule, splits: dict[str, Any], metrics: set[str] | None)
             )
         if length_or_none(splits[split]) == 0:
             raise ValueError(
-                f"the rule {str(rule)!r} is on the split {split!r} of eval_dataset, which is empty"
+                f"the rule {str(rule)!r} is on the split {split!r} of eval_dataset, which is "
+                "empty: give it samples, or name another split"
             )
 
 

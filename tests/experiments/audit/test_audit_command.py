@@ -217,7 +217,7 @@ def test_other_models_are_refused(tmp_path, capsys):
     assert "no recipe is for GPT2LMHeadModel" in said and "they are for speech recognisers" in said
     (tmp_path / "given.yaml").write_text("model: some/model\n")
     assert main(["audit", str(tmp_path), str(tmp_path / "given.yaml")]) == 1
-    assert "does not say what was forgotten: it has none of forget_speakers" in (
+    assert "does not say what was forgotten: add the run's own value of one of forget_speakers" in (
         capsys.readouterr().err
     )
 

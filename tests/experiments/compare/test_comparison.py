@@ -193,7 +193,7 @@ def test_targets_and_options_reach_the_recipe_as_they_are_written(commands):
         ("tune_on", "anna", "tune_on is 'anna', but must be a list"),
         ("vary", "{size: 48}", "must hold a list for each key"),
         ("match", "{forget_wer: 50}", "must hold a list for each key"),
-        ("match", "{forget_wer: [most]}", "'most' is no level of forget_wer"),
+        ("match", "{forget_wer: [most]}", "'most' is not a level of forget_wer"),
         ("options", "{gold: }", "gold is empty"),
         ("processes", "two", "processes is 'two'"),
         ("seeds", "[a]", "seeds is 'a', which is not a whole number"),

@@ -68,9 +68,9 @@ def test_every_target_has_its_own_numbers():
     assert pairs(rows, compared).splitlines() == [
         "In the runs where both methods reached the level:",
         "",
-        "| size | score          |    method |   beside | ahead | difference |       range |",
-        "| ---- | -------------- | --------: | -------: | ----: | ---------: | ----------: |",
-        "| 48   | test_wer at 90 | orthograd | finetune |   1/2 | -1.5 ± 6.4 | -6.0 to 3.0 |",
+        "| size | score          |    method | compared with | ahead | difference |       range |",
+        "| ---- | -------------- | --------: | ------------: | ----: | ---------: | ----------: |",
+        "| 48   | test_wer at 90 | orthograd |      finetune |   1/2 | -1.5 ± 6.4 | -6.0 to 3.0 |",
     ]
     assert pairs(rows, replace(compared, methods={"orthograd": [{}]})) == ""
     assert tables_by_target(rows, compared).splitlines() == [

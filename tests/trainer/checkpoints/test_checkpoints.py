@@ -125,7 +125,7 @@ def test_incomplete_checkpoints_are_ignored(tmp_path, straight):
         == find_checkpoint("auto", str(run))
         == str(run / "checkpoint-6")
     )
-    with pytest.raises(ValueError, match="checkpoint-20 is no complete checkpoint"):
+    with pytest.raises(ValueError, match="checkpoint-20 is not a complete checkpoint"):
         find_checkpoint(str(run / "checkpoint-20"), str(run))
     assert find_checkpoint("auto", str(tmp_path / "none")) is None
     with pytest.raises(ValueError, match="no complete checkpoint in .*none"):

@@ -48,7 +48,7 @@ def test_nothing_to_forget_and_nothing_to_train_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "given, message",
     [
-        ("data.csv", "is 'data.csv', which is no dataset"),
+        ("data.csv", "is 'data.csv', which is not a dataset"),
         ({"train": images(2)}, "has the keys train, but must be one dataset"),
         (iter(images(2)), "is a list_iterator, which can be read only once"),
     ],

@@ -16,12 +16,12 @@ from transformers import (
 
 from hf_unlearn.data import SpeechCollator
 from hf_unlearn.experiments.speech.tiny_whisper import build_model
-from hf_unlearn.trainer.checks.whisper_prompt import check_prompt, generation_prompt
-from hf_unlearn.trainer.setup.whisper_language import (
+from hf_unlearn.experiments.speech.whisper_language import (
     check_language,
     load_generation_config,
     set_language,
 )
+from hf_unlearn.trainer.checks.whisper_prompt import check_prompt, generation_prompt
 from tests.support.tiny import make_trainer
 
 # The languages are in Whisper's order.

@@ -7,6 +7,7 @@ import torch
 
 from hf_unlearn import UnlearnConfig
 from hf_unlearn.per_sample.reference import orthograd_gradient, sample_gradient
+from hf_unlearn.trainer.losses.silence import Silence
 from tests.support.tiny import (
     FORGET,
     RETAIN,
@@ -18,6 +19,9 @@ from tests.support.tiny import (
     tiny_whisper,
 )
 from tests.trainer.brute_force import relative, step
+
+# Silence after the sample's own text.
+OWN = {"forget_objective": "silence", "silence_texts": "own"}
 
 
 def silence_gradients(model, samples) -> list[list[torch.Tensor]]:
@@ -65,7 +69,7 @@ def whisper():
 @pytest.mark.parametrize("granularity", ["parameter", "model"])
 def test_orthograd_raises_silence_orthogonally_to_that_of_retain_samples(granularity, tmp_path):
     model = whisper()
-    gradient = step(model, tmp_path, forget_objective="silence", alpha=0.0, granularity=granularity)
+    gradient = step(model, tmp_path, **OWN, alpha=0.0, granularity=granularity)
     u = [matrix.mean(0) for matrix in columns(silence_gradients(model, FORGET))]
     labels = columns(label_gradients(model, RETAIN))
     rows = [torch.cat(pair) for pair in zip(labels, columns(silence_gradients(model, RETAIN)))]
@@ -78,7 +82,7 @@ def test_orthograd_raises_silence_orthogonally_to_that_of_retain_samples(granula
 
 def test_retain_part_is_orthogonal_to_silence_too(tmp_path):
     model = whisper()
-    gradient = step(model, tmp_path, forget_objective="silence", alpha=0.9, granularity="model")
+    gradient = step(model, tmp_path, **OWN, alpha=0.9, granularity="model")
     silence = torch.cat(columns(silence_gradients(model, RETAIN)), 1)
     along = (silence @ gradient).abs() / (silence.norm(dim=1) * gradient.norm())
     assert float(along.max()) < 1e-4
@@ -88,11 +92,54 @@ def test_retain_part_is_orthogonal_to_silence_too(tmp_path):
 
 def test_gradient_difference_raises_silence(tmp_path):
     model = whisper()
-    options = {"method": "gradient_difference", "alpha": 0.3, "forget_objective": "silence"}
-    gradient = step(model, tmp_path, **options)
+    gradient = step(model, tmp_path, **OWN, method="gradient_difference", alpha=0.3)
     u = torch.cat(columns(silence_gradients(model, FORGET)), 1).mean(0)
     r = torch.cat(columns(label_gradients(model, RETAIN)), 1).mean(0)
     assert relative(gradient, 0.3 * r - 0.7 * u) < 1e-4
+
+
+def test_texts_are_mixed_between_forget_and_retain_samples(tmp_path, monkeypatch):
+    """The step is that of the samples with other texts, and their audio stays."""
+    seen, exchange = [], Silence.with_texts_of
+
+    def recorded(self, batch, other, generator):
+        mixed = exchange(self, batch, other, generator)
+        seen.append((batch, other, mixed))
+        return mixed
+
+    monkeypatch.setattr(Silence, "with_texts_of", recorded)
+    model = whisper()
+    gradient = step(model, tmp_path, forget_objective="silence", alpha=0.0, granularity="model")
+    forget, retain = seen[0][2], seen[-1][2]
+    samples = {"forget": unbatched(forget), "retain": unbatched(retain)}
+    u = torch.cat(columns(silence_gradients(model, samples["forget"])), 1).mean(0)
+    own = torch.cat(columns(label_gradients(model, RETAIN)), 1)
+    rows = torch.cat([own, torch.cat(columns(silence_gradients(model, samples["retain"])), 1)])
+    assert relative(gradient, orthograd_gradient(u, rows, 0.0)) < 1e-3
+    for batch, other, mixed in seen:
+        texts = {name: texts_of(each) for name, each in zip("bom", (batch, other, mixed))}
+        changed = [a != b for a, b in zip(texts["b"], texts["m"])]
+        assert any(changed) and not all(changed)
+        assert all(m in (b, *texts["o"]) for b, m in zip(texts["b"], texts["m"]))
+        assert torch.equal(batch["input_features"], mixed["input_features"])
+
+
+def texts_of(batch) -> list[tuple]:
+    return [tuple(row[row != -100].tolist()) for row in batch["labels"]]
+
+
+def unbatched(batch) -> list[dict]:
+    return [
+        {"input_features": features, "labels": torch.tensor(text)}
+        for features, text in zip(batch["input_features"], texts_of(batch))
+    ]
+
+
+def test_mixed_texts_need_labels_that_the_model_makes_its_inputs_of():
+    silence = Silence(whisper(), None, mixes_texts=True)
+    batch = {"labels": torch.ones(2, 3, dtype=torch.long), "decoder_input_ids": torch.ones(2, 3)}
+    with pytest.raises(ValueError, match="the collator also gives decoder_input_ids"):
+        silence.with_texts_of(batch, batch, torch.Generator())
 
 
 def test_a_run_makes_the_model_write_nothing(tmp_path):
@@ -123,5 +170,7 @@ def test_classifiers_and_methods_with_an_objective_of_their_own_are_refused(tmp_
             ValueError, match="not ascend one: use orthograd, .*scissorhands.* or pgu"
         ):
             make_trainer(whisper(), tmp_path, method=method, forget_objective="silence")
+    with pytest.raises(ValueError, match="must be 'own' or 'mixed'"):
+        UnlearnConfig(output_dir="out", silence_texts="none")
     with pytest.raises(ValueError, match="must be 'loss' or 'silence'"):
         UnlearnConfig(output_dir="out", forget_objective="hush")

@@ -10,7 +10,7 @@ import transformers as T
 from torch.nn.utils.rnn import pad_sequence
 
 from hf_unlearn.experiments.models.training import fit
-from hf_unlearn.trainer.time_masks import time_masks_that_fit
+from hf_unlearn.trainer.losses.time_masks import time_masks_that_fit
 from tests.support.tiny import make_trainer
 from tests.support.tiny_speech import collate_masked, collate_padded, waveform_sizes
 

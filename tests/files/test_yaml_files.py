@@ -11,7 +11,7 @@ from hf_unlearn.data import SpeechArguments
 from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.experiments import RecipeArguments, parse
 from hf_unlearn.files import read_text_file
-from hf_unlearn.yaml_files import (
+from hf_unlearn.files.yaml_files import (
     PlainScalar,
     as_declared,
     header_of,

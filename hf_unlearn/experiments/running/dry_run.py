@@ -2,11 +2,11 @@
 
 from torch import nn
 
-from ..report.tasks import TASKS, Task
-from ..trainer.checks.training_steps import check_steps
-from .checks.model_checks import first_trainer
-from .checks.processor_checks import check_processors
-from .recipe import Recipe
+from ...report.tasks import TASKS, Task
+from ...trainer import check_steps
+from ..checks.model_checks import first_trainer
+from ..checks.processor_checks import check_processors
+from ..recipe import Recipe
 
 
 def dry_run(recipe: Recipe) -> dict:

@@ -1,8 +1,12 @@
-"""The model inside an adapter, and the configurations of adapters."""
+"""What all models of transformers and peft have in common: the label that losses ignore, and the
+model inside an adapter."""
 
 from typing import Any
 
 from torch import nn
+
+# Trainer also pads labels with it between batches and processes.
+IGNORE_INDEX = -100
 
 
 def peft_configs(model: nn.Module) -> dict[str, Any]:

@@ -6,17 +6,17 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ..evaluation import evaluate_splits, features_reducer
-from ..files import write_json
-from ..metrics.scales import scale_of
-from ..report.file_names import EVALUATION
-from ..report.result_tables import further_tables, results_table
-from ..report.results import Results
-from ..trainer import UnlearnTrainer
-from .checks.model_checks import loading
-from .models.attack_models import attack
-from .models.shadow_models import ShadowModels, train_shadow_models
-from .recipe import Recipe
+from ...evaluation import evaluate_splits, features_reducer
+from ...files import write_json
+from ...metrics.scales import scale_of
+from ...report.file_names import EVALUATION
+from ...report.result_tables import further_tables, results_table
+from ...report.results import Results
+from ...trainer import UnlearnTrainer
+from ..loading import loading
+from ..models.attack_models import attack
+from ..models.shadow_models import ShadowModels, train_shadow_models
+from ..recipe import Recipe
 
 logger = logging.get_logger(__name__)
 

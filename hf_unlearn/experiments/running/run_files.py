@@ -5,24 +5,24 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..hub.metadata import local_among
-from ..hub.model_card import write_card
-from ..metrics.scales import scale_of
-from ..privacy.redaction import hide_tokens, salt_of
-from ..report.best_effort import warn_if_not_written
-from ..report.environment import emissions, environment
-from ..report.file_names import CARD, PLOT, REPORT, RESULTS
-from ..report.html_page import Report
-from ..report.phases import phases_line
-from ..report.plots import plot_history
-from ..report.result_tables import further_tables, results_table
-from ..report.results import Results
-from ..report.tasks import task_of
-from ..trainer import UnlearnTrainer
-from .catalogue import recipes_root
+from ...hub.metadata import local_among
+from ...hub.model_card import write_card
+from ...metrics.scales import scale_of
+from ...privacy.redaction import hide_tokens, salt_of
+from ...report.best_effort import warn_if_not_written
+from ...report.environment import emissions, environment
+from ...report.file_names import CARD, PLOT, REPORT, RESULTS
+from ...report.html_page import Report
+from ...report.phases import phases_line
+from ...report.plots import plot_history
+from ...report.result_tables import further_tables, results_table
+from ...report.results import Results
+from ...report.tasks import task_of
+from ...trainer import UnlearnTrainer
+from ..catalogue import recipes_root
+from ..history.from_results import as_results
+from ..recipe import Recipe
 from .measurements import Measurement, scoring
-from .recipe import Recipe
-from .requests.from_results import as_results
 
 
 def collect_results(

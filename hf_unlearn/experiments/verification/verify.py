@@ -14,12 +14,12 @@ from ...report.environment import environment
 from ...report.file_names import LEDGER
 from ...report.ledger import Entry, read_ledger
 from ...report.weights import weights_digest
-from ...trainer.checkpoints.step_digests import step_digests
-from ..measurements import measure
+from ...trainer import step_digests
 from ..models.training import get_model
 from ..recipe import Recipe
-from ..run import save_model, train_to_forget, unlearning_trainer
-from .entry import data_digests, package_versions
+from ..requests.entry import data_digests, package_versions
+from ..running.measurements import measure
+from ..running.run import save_model, train_to_forget, unlearning_trainer
 from .repeated_recipe import repeated_recipe
 
 # The exit code where the weights do not follow.
@@ -83,8 +83,8 @@ def _last_entry(folder: Path) -> Entry:
         )
     if "data" not in entry:
         raise ValueError(
-            f"request {entry['request']} was made by a version without a ledger, so nothing can be "
-            "compared"
+            f"request {entry['request']} was made by a version without a ledger, so it cannot "
+            "be compared: repeat the request with this version, and verify that run"
         )
     return entry
 
@@ -101,8 +101,8 @@ def _compared_steps(entry: Entry, steps: int | None) -> dict[str, str]:
     recorded_steps = sorted(int(step) for step in recorded if int(step))
     if not recorded_steps:
         raise ValueError(
-            "the ledger has no digests of steps, as of a run with digest_steps: 0 or under "
-            "DeepSpeed: leave --steps out, and only the end is compared"
+            "the ledger has no digests of steps (the run had digest_steps: 0, or used "
+            "DeepSpeed): leave --steps out to compare only the final weights"
         )
     if steps < recorded_steps[0]:
         raise ValueError(
@@ -124,7 +124,7 @@ def _refuse_other_versions(entry: Entry) -> None:
         differences = ", ".join(
             f"{name} {version}, not {here.get(name)}" for name, version in other.items()
         )
-        raise ValueError(f"the run was made with other versions: {differences}")
+        raise ValueError(f"the run had other versions; install them to repeat it: {differences}")
 
 
 def _refuse_other_start(entry: Entry, recipe: Recipe) -> None:
@@ -156,7 +156,7 @@ def _refuse_other_data(entry: Entry, recipe: Recipe, salt: str) -> None:
     other = [name for name, digest in entry["data"].items() if digests.get(name) != digest]
     if other:
         raise ValueError(
-            f"other data than those of request {entry['request']}: {', '.join(other)}: give the "
+            f"the data is not that of request {entry['request']} ({', '.join(other)}): give the "
             "run's own data"
         )
 

@@ -18,23 +18,21 @@ from pathlib import Path
 from torch import nn
 from transformers.utils import logging
 
-from ..config import UnlearnConfig
-from ..files import json_digest, one_line, read_json, written_whole
-from ..report.environment import environment
-from ..report.weights import model_digest
-from ..trainer import UnlearnTrainer
-from ..trainer.batches.seeded import random_state_kept
-from ..trainer.samples.processes import all_processes
+from ...config import UnlearnConfig
+from ...files import json_digest, one_line, read_json, written_whole
+from ...report.environment import environment
+from ...report.weights import model_digest
+from ...trainer import UnlearnTrainer, all_processes, random_state_kept
+from ..models.shadow_models import ShadowModels
+from ..models.training import rows_digest, training_seconds
+from ..recipe import Recipe
 from .measurements import Measurement, measure
-from .models.shadow_models import ShadowModels
-from .models.training import rows_digest, training_seconds
-from .recipe import Recipe
 
 logger = logging.get_logger(__name__)
 
 # The folder in `models_dir` that holds the measurements.
 FOLDER = "measurements"
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parents[2]
 
 # The trainer's options that no measurement depends on: how a model is unlearned and saved. They are
 # what UnlearnConfig adds, except freeze_batch_norm, and some of transformers' options. All others

@@ -68,7 +68,7 @@ def set_language(
     if not languages or not getattr(generation_config, "task_to_id", None):
         raise ValueError(
             f"language is {language}, but the generation_config.json of {name} has an old form "
-            "without lang_to_id and task_to_id, so generate() cannot be told. Leave language and "
+            "without lang_to_id and task_to_id, so generate() knows none. Leave language and "
             'task out (on a command line, --language "" --task ""), or take a newer one: '
             "GenerationConfig.from_pretrained('openai/whisper-tiny').save_pretrained(<folder of "
             "the model>)"

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from ...config import UnlearnConfig
+from ...config.public_arguments import PRIVATE
+from ...files.yaml_files import as_declared, read_yaml
 from ...report.results import Results
-from ...trainer.publishing.run_results import PRIVATE
-from ...yaml_files import as_declared, read_yaml
 from ..recipe import Recipe
 from ..recipe_kinds import kind_of, with_values
-from .run_arguments import completed_arguments
+from ..requests.run_arguments import completed_arguments
 
 # What a repetition does not do.
 NOT_REPEATED = {"push_to_hub": False, "report_to": "none"}

@@ -10,41 +10,19 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ...files import written_whole
-from ...report.file_names import SKETCH
-from .checkpoint_files import link_into_checkpoint
-from .start_weights import START, save_start
+from ..files import written_whole
+from ..report.file_names import UPDATES
 
 # Whole (*shape,), or the two factors (o, r) and (r, i) of a matrix (o, i).
 Stored = tuple[Tensor, ...]
 PARTS = {1: ("",), 2: ("/left", "/right")}
 
 
-def keep_start(model: nn.Module, folder: Path, checkpoint: str | None) -> None:
-    """Keeps the weights from before a run in its output folder, for `write_updates`.
-
-    Args:
-        checkpoint: what the run resumes from, which has a copy; None for a new run.
-
-    Raises:
-        ValueError: the checkpoint has none.
-    """
-    if checkpoint is None:
-        save_start(model, folder / START)
-    elif not (Path(checkpoint) / START).is_file():
-        raise ValueError(
-            f"{checkpoint} comes from a run without save_update_sketch, so the weights from before "
-            "it are not known: resume without save_update_sketch, or start again"
-        )
-    else:
-        link_into_checkpoint(Path(checkpoint) / START, folder / START)
-
-
 def write_updates(
-    model: nn.Module, folder: Path, rank: int, earlier: "EarlierUpdates | None"
+    model: nn.Module, start: Path, folder: Path, rank: int, earlier: "EarlierUpdates | None"
 ) -> None:
     """Writes the updates of earlier requests, and after them that of the run which has just ended
-    in `folder`: its weights minus those that `save_start` has saved there.
+    in `folder`: its weights minus those in the file `start`, which `save_start` has saved.
 
     The file holds 4 bytes for each trained weight and request. With a rank r, a matrix (o, i) takes
     4 r (o + i) bytes instead, if that is less.
@@ -52,15 +30,14 @@ def write_updates(
     Args:
         rank: keep this many singular directions of each matrix's update; 0: all of it.
     """
-    start = load_file(folder / START)
-    update = {name: stored(after, rank) for name, after in _updates(model, start)}
+    update = {name: stored(after, rank) for name, after in _updates(model, load_file(start))}
     tensors = {
         f"{request}:{name}{part}": tensor.contiguous()
         for request, one in enumerate([*(earlier.updates if earlier else ()), update])
         for name, kept in one.items()
         for part, tensor in zip(PARTS[len(kept)], kept)
     }
-    with written_whole(folder / SKETCH) as partial:
+    with written_whole(folder / UPDATES) as partial:
         save_file(tensors, partial)
 
 
@@ -123,7 +100,7 @@ class EarlierUpdates:
     step is orthogonal to. Moving back along an update would undo its forgetting.
 
     Args:
-        given: files that `write_updates` wrote, or their folders.
+        paths: files that `write_updates` wrote, or the folders that hold them.
 
     Attributes:
         updates: {name of a weight: what is stored of its update}, one for each request.
@@ -192,7 +169,7 @@ class EarlierUpdates:
 
 def _read(path: Path) -> list[dict[str, Stored]]:
     """The updates of each request in a file, the first one first."""
-    path = path / SKETCH if path.is_dir() else path
+    path = path / UPDATES if path.is_dir() else path
     if not path.is_file():
         raise ValueError(
             f"there is no {path}, which a run writes with save_update_sketch=True: name the "

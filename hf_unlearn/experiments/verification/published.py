@@ -14,7 +14,7 @@ LISTED = 5
 
 
 def check_published(folder: Path, original: str | None = None) -> bool:
-    """Prints what a ledger and the weights beside it say of each other, and returns whether they
+    """Compares a ledger with the weights beside it, prints the result, and returns whether they
     agree. It repeats nothing.
 
     Args:
@@ -27,7 +27,9 @@ def check_published(folder: Path, original: str | None = None) -> bool:
     """
     entries = read_ledger(folder / LEDGER)
     if not entries:
-        raise ValueError(f"there is no {folder / LEDGER}, so there is nothing to compare with")
+        raise ValueError(
+            f"there is no {folder / LEDGER} to compare with: give a folder that has one"
+        )
     wrong = [*_wrong_end(folder, entries), *_broken(entries)]
     if original is not None:
         wrong += _wrong_start(original, entries) or _untrained_changes(folder, original, entries)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from ...per_sample.adapted_models import base_model
+from ...models import base_model
 
 
 def output_layer(model: nn.Module) -> nn.Module | None:

@@ -7,31 +7,28 @@ from typing import NamedTuple
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 
-from ..report.best_effort import warn_if_not_written
-from ..report.file_names import LEDGER
-from ..report.results import Results
-from ..trainer import UnlearnTrainer
-from ..trainer.checkpoints.step_digests import StepDigests
-from ..trainer.checks.training_steps import check_steps
-from ..trainer.setup.adapters import base_of, keep_merged, whole_base_of
-from .checks.model_checks import check_run, refuse_several_models
-from .checks.processor_checks import check_processors
-from .checks.push_checks import check_push_of_recipe
-from .checks.retrained_rules import check_limit_at_retrained, with_retrained_values
+from ...report.best_effort import warn_if_not_written
+from ...report.file_names import LEDGER
+from ...report.results import Results
+from ...trainer import StepDigests, UnlearnTrainer, base_of, check_steps, keep_merged, whole_base_of
+from ..checks.model_checks import check_run, refuse_several_models
+from ..checks.processor_checks import check_processors
+from ..checks.push_checks import check_push_of_recipe
+from ..checks.retrained_rules import check_limit_at_retrained, with_retrained_values
+from ..models.shadow_models import ShadowModels, train_shadow_models
+from ..models.side_by_side import model_names
+from ..models.training import get_model
+from ..progress import announce, label_bars
+from ..recipe import Recipe, freeze, make_trainer
+from ..requests.entry import begin_entry, finish_entry, keep_entries
+from ..requests.keeping import keeping_arguments
+from ..requests.run_arguments import completed_arguments
+from ..requests.stacking import stack_adapters
+from ..threads import threads_for
 from .dry_run import dry_run
 from .measurement_cache import measured_or_cached
 from .measurements import Measurement, evaluate, measure
-from .models.shadow_models import ShadowModels, train_shadow_models
-from .models.side_by_side import model_names
-from .models.training import get_model
-from .progress import announce, label_bars
-from .recipe import Recipe, freeze, make_trainer
-from .requests.entry import begin_entry, finish_entry, keep_entries
-from .requests.keeping import keeping_arguments
-from .requests.run_arguments import completed_arguments
-from .requests.stacking import stack_adapters
 from .run_files import collect_results, write_run_files
-from .threads import threads_for
 
 
 def unlearn(recipe: Recipe) -> dict:
@@ -84,7 +81,7 @@ def unlearning_trainer(recipe: Recipe, original: nn.Module) -> UnlearnTrainer:
     freeze(original, options.trainable)
     if options.lora_r and base_of(options.model) is not None:
         keep_merged(original, args.output_dir, main=args.process_index == 0)
-    # A new adapter's random weights then depend on the seed alone, and a run can be repeated.
+    # A new adapter's random weights then depend only on the seed, and a run can be repeated.
     set_seed(args.seed)
     kept = keeping_arguments(recipe, original)
     trainer = make_trainer(recipe, original, args, lora_r=options.lora_r, **kept)

@@ -1,11 +1,14 @@
 """The forget objective "silence": the model should write nothing for the forget samples."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...per_sample.adapted_models import base_model
-from ...per_sample.inputs import IGNORE_INDEX
+from ...models import IGNORE_INDEX, base_model
 from ...per_sample.reference import UNPADDED, count_samples, select_samples
+
+# The share of samples that get another text with `silence_texts: mixed`.
+EXCHANGED = 0.5
 
 
 class Silence:
@@ -19,11 +22,14 @@ class Silence:
         model: the model that is trained.
         processor: its processor or tokenizer, which knows the special tokens; None: only those that
             the model's configuration names.
+        mixes_texts: whether `with_texts_of` exchanges texts.
     """
 
-    def __init__(self, model: nn.Module, processor: object | None):
+    def __init__(self, model: nn.Module, processor: object | None, mixes_texts: bool = False):
         self._model = base_model(model)
         self._is_ctc = is_ctc(self._model)
+        # An empty transcript in every frame has no text before it.
+        self.mixes_texts = mixes_texts and not self._is_ctc
         self._special = torch.tensor(sorted(_special_tokens(self._model, processor)))
 
     def silent(self, batch: dict) -> dict:
@@ -35,6 +41,31 @@ class Silence:
         silent = torch.where(stays, labels, end_token(self._model))
         return {**self.with_decoder_inputs(batch), "labels": silent}
 
+    def with_texts_of(self, batch: dict, other: dict, generator: torch.Generator) -> dict:
+        """The batch in which about half of the samples have the text of a sample of `other`, drawn
+        at random, in place of their own; the batch itself if texts are not mixed.
+
+        Forget samples get texts of retain samples, and the other way round. Otherwise the model
+        could tell from the text up to a position, and not from the voice, when to be silent.
+
+        Raises:
+            ValueError: the batch holds decoder inputs, which belong to its own texts.
+        """
+        if not self.mixes_texts:
+            return batch
+        if made := {"decoder_input_ids", "decoder_attention_mask"} & set(batch):
+            raise ValueError(
+                "silence_texts='mixed' exchanges labels, but the collator also gives "
+                f"{' and '.join(sorted(made))}, which belong to the old ones: leave them to the "
+                "model, or set silence_texts to 'own'"
+            )
+        own, others = batch["labels"], other["labels"]
+        length = max(own.shape[1], others.shape[1])
+        own, others = (_lengthened(labels, length) for labels in (own, others))
+        drawn = torch.randint(len(others), (len(own),), generator=generator).to(own.device)
+        exchanged = torch.rand(len(own), generator=generator).to(own.device) < EXCHANGED
+        return {**batch, "labels": torch.where(exchanged[:, None], others[drawn], own)}
+
     def with_decoder_inputs(self, batch: dict) -> dict:
         """The batch with the decoder's inputs, which the model would make of the labels itself."""
         if self._is_ctc or "decoder_input_ids" in batch:
@@ -42,16 +73,21 @@ class Silence:
         make = getattr(self._model, "prepare_decoder_input_ids_from_labels", self._shift_right)
         return {**batch, "decoder_input_ids": make(batch["labels"])}
 
-    def constrained(self, batch: dict, retained: int) -> dict:
-        """The retain samples, followed by the silence of the others and of themselves. A step that
-        is orthogonal to the latter makes none of them more silent, to first order.
+    def constrained(self, batch: dict, silenced: dict, retained: int) -> dict:
+        """The retain samples, then the silence of the others, then their own silence. A step that
+        is orthogonal to their silence makes none of them more silent, to first order.
 
         Args:
             batch: `retained` retain samples, then samples of earlier requests.
+            silenced: the same samples with the texts that their silence is of.
         """
         k = count_samples(batch)
+        length = max(each["labels"].shape[-1] for each in (batch, silenced))
+        batch, silenced = (
+            {**each, "labels": _lengthened(each["labels"], length)} for each in (batch, silenced)
+        )
         retain_part = select_samples(self.with_decoder_inputs(batch), slice(0, retained), k)
-        silent = self.silent(batch)
+        silent = self.silent(silenced)
         others = select_samples(silent, slice(retained, k), k)
         parts = [retain_part, others, select_samples(silent, slice(0, retained), k)]
         return _concatenate(parts if k > retained else [retain_part, parts[2]])
@@ -97,6 +133,11 @@ def _special_tokens(model: nn.Module, processor: object | None) -> set[int]:
     config = getattr(model, "config", None)
     named = [getattr(config, name, None) for name in names]
     return tokens | {token for token in named if isinstance(token, int)}
+
+
+def _lengthened(labels: Tensor, length: int) -> Tensor:
+    """Labels (k, L) with padding up to `length`."""
+    return F.pad(labels, (0, length - labels.shape[1]), value=IGNORE_INDEX)
 
 
 def _concatenate(batches: list[dict]) -> dict:

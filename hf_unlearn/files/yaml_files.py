@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from .files import one_line, read_text_file
+from . import one_line, read_text_file
 
 NULL = ("", "~", "null", "Null", "NULL")
 TRUE, FALSE = ("true", "yes", "on", "y", "t", "1"), ("false", "no", "off", "n", "f", "0")
@@ -70,7 +70,7 @@ def read_yaml(path: str | Path) -> dict:
         ValueError: there is no such file, or it does not hold keys and values in YAML.
     """
     if not Path(path).is_file():
-        raise ValueError(f"there is no configuration file {path}")
+        raise ValueError(f"there is no configuration file {path}: give the path of a YAML file")
     content = parse_yaml(read_text_file(path), str(path))
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no options: write `key: value` on each line")
@@ -113,7 +113,7 @@ def header_of(card: str) -> dict:
 def _as_texts(value: Any, visited: Iterator[int]) -> Any:
     # A few aliases of aliases can stand for millions of values.
     if next(visited) > MAX_VALUES:
-        raise ValueError(f"the card's header has more than {MAX_VALUES} values")
+        raise ValueError(f"the card's header has more than {MAX_VALUES} values: shorten it")
     if isinstance(value, dict):
         return {key: _as_texts(item, visited) for key, item in value.items()}
     if isinstance(value, list):

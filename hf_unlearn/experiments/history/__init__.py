@@ -1,0 +1,1 @@
+"""What earlier requests made the model forget that a run starts from."""

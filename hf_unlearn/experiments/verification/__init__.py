@@ -1,0 +1,1 @@
+"""`hf-unlearn verify`: compares a ledger with a repeated run, or with published weights."""

@@ -1,0 +1,1 @@
+"""What changes the losses of a step: the labels of silence, the temperature, SpecAugment."""
