@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import Wav2Vec2CTCTokenizer
+from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2ForCTC
 
 WIDTH = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 # Two convolutions instead of seven.
@@ -84,3 +84,15 @@ def collate_masked(rows: list[dict]) -> dict[str, torch.Tensor]:
     lengths = torch.tensor([len(row["input_values"]) for row in rows])
     mask = (torch.arange(max(lengths)) < lengths[:, None]).long()
     return {**collate_padded(rows), "attention_mask": mask}
+
+
+def tiny_wav2vec2(norm: str) -> Wav2Vec2ForCTC:
+    sizes = waveform_sizes(feat_extract_norm=norm, conv_kernel=(4, 4), conv_stride=(4, 2))
+    return Wav2Vec2ForCTC(Wav2Vec2Config(**sizes, ctc_loss_reduction="mean"))
+
+
+def voices(*lengths: int) -> list[dict]:
+    return [
+        {"input_values": torch.randn(n), "labels": torch.randint(1, 8, (2 + i % 2,))}
+        for i, n in enumerate(lengths)
+    ]

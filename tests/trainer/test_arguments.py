@@ -7,10 +7,17 @@ import pytest
 from peft import LoraConfig
 
 from hf_unlearn import UnlearnTrainer
-from tests.support.tiny import collate, collate_images, images, make_trainer, tiny_vit, tiny_whisper
-from tests.support.tiny_speech import collate_padded
-from tests.trainer.samples.test_padding import tiny_wav2vec2, voices
-from tests.trainer.test_second_run import Fails, OutOfMemory, utterances
+from tests.support.memory import Fails, OutOfMemory
+from tests.support.tiny import (
+    collate,
+    collate_images,
+    images,
+    make_trainer,
+    tiny_vit,
+    tiny_whisper,
+    utterances,
+)
+from tests.support.tiny_speech import collate_padded, tiny_wav2vec2, voices
 
 
 def fields_of(args) -> dict:

@@ -59,12 +59,12 @@ class Silence:
                 f"{' and '.join(sorted(made))}, which belong to the old ones: leave them to the "
                 "model, or set silence_texts to 'own'"
             )
-        own, others = batch["labels"], other["labels"]
-        length = max(own.shape[1], others.shape[1])
-        own, others = (_lengthened(labels, length) for labels in (own, others))
-        drawn = torch.randint(len(others), (len(own),), generator=generator).to(own.device)
-        exchanged = torch.rand(len(own), generator=generator).to(own.device) < EXCHANGED
-        return {**batch, "labels": torch.where(exchanged[:, None], others[drawn], own)}
+        labels, others = batch["labels"], other["labels"]
+        length = max(labels.shape[1], others.shape[1])
+        labels, others = (_lengthened(each, length) for each in (labels, others))
+        drawn = torch.randint(len(others), (len(labels),), generator=generator).to(labels.device)
+        exchanged = torch.rand(len(labels), generator=generator).to(labels.device) < EXCHANGED
+        return {**batch, "labels": torch.where(exchanged[:, None], others[drawn], labels)}
 
     def with_decoder_inputs(self, batch: dict) -> dict:
         """The batch with the decoder's inputs, which the model would make of the labels itself."""

@@ -11,8 +11,6 @@ from transformers import (
     Data2VecAudioForCTC,
     SEWConfig,
     SEWForCTC,
-    Wav2Vec2Config,
-    Wav2Vec2ForCTC,
 )
 
 from hf_unlearn import UnlearnTrainer
@@ -26,20 +24,14 @@ from hf_unlearn.trainer.samples import padding_check
 from hf_unlearn.trainer.samples.padding import UnpaddedRangesCollator
 from hf_unlearn.trainer.steps.training_run import TrainingRun
 from tests.support.tiny import make_trainer
-from tests.support.tiny_speech import collate_masked, collate_padded, waveform_sizes
+from tests.support.tiny_speech import (
+    collate_masked,
+    collate_padded,
+    tiny_wav2vec2,
+    voices,
+    waveform_sizes,
+)
 from tests.trainer.brute_force import in_float64, step_of_samples
-
-
-def tiny_wav2vec2(norm: str) -> Wav2Vec2ForCTC:
-    sizes = waveform_sizes(feat_extract_norm=norm, conv_kernel=(4, 4), conv_stride=(4, 2))
-    return Wav2Vec2ForCTC(Wav2Vec2Config(**sizes, ctc_loss_reduction="mean"))
-
-
-def voices(*lengths: int) -> list[dict]:
-    return [
-        {"input_values": torch.randn(n), "labels": torch.randint(1, 8, (2 + i % 2,))}
-        for i, n in enumerate(lengths)
-    ]
 
 
 def padded_before(rows: list[dict]) -> dict:
