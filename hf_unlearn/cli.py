@@ -89,7 +89,7 @@ def _add_recipe_commands(commands: argparse._SubParsersAction) -> None:
         ("run", run, "unlearn with a recipe's configuration"),
         ("evaluate", evaluate, "evaluate a saved model on the splits of a configuration"),
     ):
-        # `--help` after a configuration is the recipe's.
+        # `--help` after a configuration is passed on to the recipe.
         command = _add(commands, name, function, text, add_help=False, allow_abbrev=False)
         command.add_argument(
             "config",
@@ -119,7 +119,7 @@ def _add_recipe_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_folder_commands(commands: argparse._SubParsersAction) -> None:
-    command = _add(commands, "audit", audit, "try every door to what a model has forgotten")
+    command = _add(commands, "audit", audit, "check whether forgotten data can still be reached")
     add_audit_arguments(command)
     command = _add(commands, "verify", verify, "repeat a run and compare the weights")
     command.add_argument("folder", type=Path, help="output_dir of a run, with forget_ledger.json")
@@ -139,7 +139,7 @@ def _add_folder_commands(commands: argparse._SubParsersAction) -> None:
         "--weights_only",
         action="store_true",
         help="repeat nothing and need no data: only compare the weights with the ledger, as "
-        "anyone can who has downloaded a pushed model",
+        "anyone can do with a pushed model",
     )
     command.add_argument(
         "--original",

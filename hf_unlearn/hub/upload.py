@@ -111,7 +111,7 @@ def _advice(error: Exception) -> str:
         error, FileNotFoundError | PermissionError | HFValidationError
     ):
         return "This is not the Hub's fault: fix what the message says, then push again."
-    failed = "The Hub failed repeatedly: push again later."
+    failed = "If the reason given is no fault of your files, push again later."
     return ADVICE.get(status, failed)
 
 

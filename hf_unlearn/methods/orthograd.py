@@ -53,10 +53,10 @@ class OrthoGrad(Method):
         g = alpha r_perp - (1 - alpha) u_perp,   r = mean_n(g_n),   r_perp = r - P^T (P P^T)^+ P r
 
     and u_perp is orthogonal to the rows of A and of P. So to first order the losses with gradients
-    in P neither fall nor rise. Only one of both would be harmful, so this condition is stricter
+    in P neither fall nor rise. Only one of the two would be harmful, so this condition is stricter
     than necessary. An update in P says less: the weights do not move along it, in either direction,
     but the losses that it raised may fall along others. Both hold for the gradient g: an optimizer
-    that rescales single weights (Adam) bends the step.
+    that rescales individual weights (Adam) changes the direction of the step.
 
     Args:
         alpha: weight of the mean retain gradient, in [0, 1). 0 ascends along u_perp alone.
@@ -64,7 +64,7 @@ class OrthoGrad(Method):
             does), "model" in the space of all trainable parameters together (the paper's equation).
 
     Raises:
-        ValueError: alpha or granularity has another value.
+        ValueError: alpha is not in [0, 1), or granularity is neither of the two.
     """
 
     edits_gradient = True

@@ -199,7 +199,7 @@ def _wrong_parameters(
         all_rows = processes.rows(rows) if processes else rows
         if not error <= bound:
             wrong[rows.parameter] = (
-                f"its gradient of samples alone differs by {float(error / norm(expected)):.1e}"
+                f"it differs by {float(error / norm(expected)):.1e} from one sample at a time"
             )
         elif not _consistent(all_rows, expected, all_weights, bound, torch.finfo(precision).eps):
             wrong[rows.parameter] = "the inner products of its gradients do not match them"

@@ -68,7 +68,7 @@ class PerSampleEngine:
         self, model: nn.Module, slow: Iterable[nn.Parameter] = (), strategy: str | None = None
     ):
         self.model, self.strategy, self._whole = model, strategy, whole_tensors(model)
-        # With the reason, for parameters that were given up during a pass.
+        # id -> why it was given up during a pass; "" for those named in the constructor.
         self.slow = dict.fromkeys(map(id, slow), "")
         self._parameters: list[nn.Parameter] = []
         self._reset(0)
@@ -77,7 +77,7 @@ class PerSampleEngine:
         self._trace = Trace(k, self._whole, self.slow, self._receive, self.give_up)
         self._uses: dict[int, tuple[nn.Parameter, list[Rows]]] = {}
         self._visited: set[int] = set()
-        # In this pass.
+        # The parameters given up in the current pass.
         self._given_up: set[int] = set()
         self._visit: RowsVisitor | None = None
         self._received: list[tuple[tuple[nn.Parameter, ...], Callable[[], list]]] | None = None

@@ -46,7 +46,7 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         tracked, samples = self._sort(func, args, kwargs)
         if tracked and (samples or self._copies_per_sample(func, args)):
-            # There are rules for its parts.
+            # No rule covers this function, but rules cover the functions that it calls.
             if func is F.multi_head_attention_forward:
                 with self:
                     return open_attention(*args, **kwargs)
@@ -209,7 +209,7 @@ class Recorder(TorchFunctionMode):
             self.trace.give_up(call.roots, f"{call.function.__name__} makes a sparse tensor")
             return output
         self.trace.count(call.roots)
-        # The first pass of a re-entrant checkpoint.
+        # The first pass of a re-entrant checkpoint has no graph to tap.
         if not torch.is_grad_enabled():
             return output
         call = replace(call, output=self.layouts.of(floating[0]))

@@ -12,7 +12,7 @@ from .file_names import RESULTS
 # The models that can have metrics; `hf-unlearn evaluate` reports "evaluated" alone.
 MODELS = ("original", "unlearned", "retrained", "evaluated")
 
-# What tasks were called in files of the first version.
+# Earlier names of tasks, which files written before the renaming still have.
 OLD_TASKS = {"clip_classes": "utterance_classes", "clip_samples": "utterance_samples"}
 
 # {split: {metric: value}}

@@ -139,7 +139,7 @@ class RunView(TrainerView, EvaluationView, Protocol):
 
     Attributes:
         model_init: makes the model of each run; None if the trainer was given a model.
-        optimizer_cls_and_kwargs: what Trainer makes the optimizer of, as it was given; else None.
+        optimizer_cls_and_kwargs: the argument that Trainer makes the optimizer from; else None.
         label_names: the names of the inputs that are labels.
         method_settings: the values that the method works with, by keyword.
     """

@@ -28,7 +28,7 @@ logger = logging.get_logger(__name__)
 
 # utterances that are extracted and written at once
 EXTRACTION_BATCH = 16
-# Their numbers of frames tell models apart.
+# Models are told apart by how many frames they make of these lengths.
 PROBED_LENGTHS = range(0, 500_000, 777)
 # rows whose audio's states are held at once
 STATES_AT_ONCE = 1000

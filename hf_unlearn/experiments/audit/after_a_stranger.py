@@ -52,7 +52,7 @@ def pairs_that_fit(
     seconds, forgotten_texts = seconds or float("inf"), subject.examiner.texts(asked)
     for index in range(len(asked)):
         row = asked[index]
-        # Each time another stranger, so that no single voice decides.
+        # A different stranger each time, so that no single voice decides.
         order = np.roll(np.arange(len(strangers)), -index).tolist()
         room = seconds - PAUSE - row["duration"]
         fitting = next((other for other in order if lengths[other] <= room), None)

@@ -132,7 +132,7 @@ class ImageRecipe(ClassifierRecipe):
     def measure(self, trainer: UnlearnTrainer) -> dict[str, dict]:
         """Accuracy of each class in the last evaluation, and relearning speed."""
         # Kept from the model that is measured last, the unlearned one.
-        self.outputs = dict(zip(trainer.eval_dataset, self.evaluated))
+        self.outputs = dict(zip(trainer.eval_dataset, self.evaluated, strict=True))
         names = trainer.accelerator.unwrap_model(trainer.model).config.id2label
         accuracies = {
             split: accuracy_of_classes(predicted_classes(logits), labels)

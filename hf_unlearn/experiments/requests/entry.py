@@ -119,7 +119,7 @@ def forgotten_now(described: Mapping, task: Task) -> tuple[str, list[str]]:
 
 def data_digests(splits: object, salt: str) -> dict[str, str]:
     """Salted digests of the forget set, the retain set and the sets of earlier requests; not of
-    those that a recipe of your own has in another form than rows of `datasets`."""
+    parts that are no `datasets.Dataset`, as a recipe of your own may have."""
     parts = {name: getattr(splits, name, None) for name in COMPARED}
     parts |= getattr(splits, "earlier", {})
     return {

@@ -144,7 +144,7 @@ class SpeechClassRecipe(ClassifierRecipe):
             "speaker_classes": ("speaker",),
         }.get(self.task, ("class",))
         measured = {f"per_{column}": {} for column in columns}
-        for (split, rows), (logits, labels) in zip(evaluated.items(), self.evaluated):
+        for (split, rows), (logits, labels) in zip(evaluated.items(), self.evaluated, strict=True):
             correct = predicted_classes(logits) == labels
             for column in columns:
                 measured[f"per_{column}"][split] = _rates(correct, rows[column][:])

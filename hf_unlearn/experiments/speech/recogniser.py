@@ -148,7 +148,7 @@ class RecogniserRecipe(Recipe):
         leading = trainer.compute_metrics.scoring["leads"]
         count = character_errors if leading == "cer" else word_errors
         for (split, rows), (transcripts, references) in zip(
-            trainer.eval_dataset.items(), self.texts
+            trainer.eval_dataset.items(), self.texts, strict=True
         ):
             errors, words = count(transcripts, references, allow_empty=True)
             speakers = np.array(rows["speaker"][:])
@@ -165,7 +165,7 @@ class RecogniserRecipe(Recipe):
         return measured
 
     def measured_with(self) -> dict:
-        # Rows that are not evaluated are among them, too.
+        # The references also include rows that are not evaluated.
         return {"references": self.references()}
 
     def finish(self, results: Results, trainer: UnlearnTrainer) -> None:

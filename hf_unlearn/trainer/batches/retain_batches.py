@@ -130,7 +130,7 @@ class RetainBatches:
             return batch
         retained = count_samples(batch) - self.earlier_samples()
         silenced = self._silence.with_texts_of(batch, forget_batch, generator)
-        # Forget samples that are cut, for example, say how to cut retain samples likewise.
+        # A forget set that cuts its samples (`forget_windows`) also cuts the retain samples.
         if windows_of := getattr(self._trainer.train_dataset, "windows_of", None):
             silenced = windows_of(silenced, generator)
         return self._silence.constrained(batch, silenced, retained)

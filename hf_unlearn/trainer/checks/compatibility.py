@@ -47,7 +47,7 @@ def check_compatible(method: Method, trainer: RunView) -> None:
     if method.prepares is not None and trainer.model_init is not None:
         refuse(
             "model_init",
-            "the method looks at the model before training starts, and then a new one is made",
+            "the method prepares on one model, and model_init then makes another to be trained",
             "Give model.",
         )
     if method.one_shot and args.fp16:

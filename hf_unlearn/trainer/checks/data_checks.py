@@ -20,8 +20,8 @@ def check_data(
     """Checks that the datasets fit the method. A trainer without a forget set only evaluates.
 
     Raises:
-        ValueError: a dataset is missing, empty, too small, no dataset at all, or a stream that may
-            not be one.
+        ValueError: a dataset is missing, empty, too small, not a dataset, or a stream where none
+            is allowed.
     """
     for name, dataset in (("forget_dataset", forget_dataset), ("retain_dataset", retain_dataset)):
         check_kind(name, dataset)

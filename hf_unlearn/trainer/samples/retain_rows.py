@@ -67,7 +67,7 @@ class RetainRows:
         self.updates = 0 if updates is None else len(updates)
         self._update_rows = {} if updates is None else updates.rows(trainer.model)
         self._shown: set[int] = set()
-        # Whether this process has all samples, and whole parameters.
+        # Whether no rows have to be exchanged: one process, and no parameter in shards.
         self._alone = len(counts) == 1 and not any(isinstance(p, DTensor) for p in parameters)
         # The samples' losses (k,) in the last pass over the batch; None if it did not show them.
         self.sample_losses: Tensor | None = None

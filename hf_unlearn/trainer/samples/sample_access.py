@@ -71,7 +71,7 @@ class SampleAccess:
         self.randomness.clear_caches()
         with self._trainer.compute_loss_context_manager():
             if not self.engine_choice.one_by_one:
-                # Without weights here, those that a check has set still hold.
+                # With weights=None, the weights that an enclosing check has set still apply.
                 weighing = (
                     contextlib.nullcontext() if weights is None else weighted_samples(weights)
                 )
@@ -205,7 +205,7 @@ class SampleAccess:
             self.engine_choice.compute_one_by_one(self.padding.reason)
 
     def model_loss(self, batch: dict) -> Tensor:
-        """The loss of a batch by the model itself, not by a wrapper as DistributedDataParallel."""
+        """The loss of a batch by the model itself, not by a wrapper such as DDP."""
         return self.loss(self._trainer.model, batch)
 
 

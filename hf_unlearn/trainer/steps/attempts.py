@@ -69,7 +69,7 @@ class Attempts:
 
     @contextlib.contextmanager
     def at_retain_batch(self) -> Iterator[None]:
-        """Within this context a lack of memory is due to the retain batch."""
+        """Within this context, running out of memory is blamed on the retain batch."""
         try:
             yield
         except Exception as error:

@@ -118,7 +118,7 @@ def prepare_method(trainer: SampleView, access: SampleAccess, checkpoint: str | 
         _load_and_save_start(trainer, checkpoint)
     start = TrainerPreparation(trainer, access)
     with access.randomness.off(), random_state_kept(trainer.args.device):
-        # Data with random augmentation differ at each access.
+        # Randomly augmented samples differ at each access.
         set_seed(trainer.args.seed)
         _check_first_batch(trainer, access, start)
         method.prepare(start)

@@ -111,7 +111,7 @@ class TrainerStep:
     @property
     def retain_losses(self) -> Tensor | None:
         """The losses (k,) of this process's retain samples, as the step's own pass has shown them;
-        None where it has not."""
+        None if that pass does not give them."""
         return self._rows.sample_losses
 
     @property

@@ -35,8 +35,8 @@ class TrainingRun:
     """The runs of one trainer, and what they consist of.
 
     Args:
-        record: is begun again by each run.
-        publisher: is told of the files of an earlier run.
+        record: is started afresh by each run.
+        publisher: looks for the files of an earlier run when a run begins.
 
     Attributes:
         stopping_rules: None without `stop_when` and `abort_when`.
