@@ -121,8 +121,11 @@ def test_a_model_that_does_not_follow_from_its_ledger_is_found(copy, capsys):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"versions": {"torch": "1.0"}}, "the run had other versions; install .*: torch 1.0, not"),
-        ({"data": {"forget": "0" * 64}}, "the data is not that of request 3 .forget"),
+        (
+            {"versions": {"torch": "1.0"}},
+            "the run had other versions; install them to repeat it: torch 1.0, not",
+        ),
+        ({"data": {"forget": "0" * 64}}, "the data is not that of request 3 (forget)"),
         ({"weights_before": "0" * 64}, "has other weights than those that request 3 started from"),
         ({"processes": 2}, "the run had 2 processes, and this has 1"),
         (

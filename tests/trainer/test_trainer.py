@@ -96,7 +96,7 @@ def test_samples_in_unequal_shares(tmp_path, monkeypatch, model, sample, lengths
         optim="sgd",
     )
     monkeypatch.setattr(
-        RetainBatches, "of_current_step", lambda _: stacked(batches[trainer.state.global_step])
+        RetainBatches, "of_current_step", lambda *_: stacked(batches[trainer.state.global_step])
     )
     gradients, finish = [], trainer.method.finish
 

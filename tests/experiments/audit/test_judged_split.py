@@ -47,8 +47,8 @@ def test_samples_are_those_of_which_the_original_knows_more(original, retrained,
     assert judged["split"] == split and judged["samples"] == 6
     if split == "forget":
         assert judged["why"] == (
-            "the original knows 35.0 points more of forget than the retrained model, but 0.0 of "
-            "forget_test"
+            "the original knows 35.0 points more of forget than the retrained model, but only 0.0 "
+            "points more of forget_test"
         )
     else:
         assert "why" not in judged

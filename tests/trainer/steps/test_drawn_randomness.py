@@ -86,7 +86,7 @@ def test_a_sample_alone_draws_the_same_numbers_in_each_pass(tmp_path, warned, sl
     options = {"freeze_randomness": not dropout, **MODEL, "learning_rate": 10.0}
     trainer, before, step = trained(model, tmp_path, samples[:N], samples[N:], stacked, **options)
     assert trainer.training_run.checked_model.samples.engine_choice.one_by_one
-    assert any("random numbers in evaluation mode, too" in one for one in warned) == bool(noise)
+    assert any("random numbers even in evaluation mode" in one for one in warned) == bool(noise)
     rows, batch = [], trainer.training_run.step_runner.retain_batches.batch
     for n in range(K):
         with seeded(trainer.args.seed, RETAIN, 0, n):
