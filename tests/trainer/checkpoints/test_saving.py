@@ -89,5 +89,5 @@ def test_an_unreadable_file_is_not_reported_as_an_error_of_the_hub(tmp_path):
         hub_failures("me/model", tmp_path),
     ):
         raise PermissionError(errno.EACCES, "Permission denied", "model.safetensors")
-    with pytest.raises(HubError, match="failed repeatedly"), hub_failures("me/model", tmp_path):
+    with pytest.raises(HubError, match="push again later"), hub_failures("me/model", tmp_path):
         raise ConnectionError("reset by peer")
