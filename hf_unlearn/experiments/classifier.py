@@ -1,16 +1,11 @@
 """What the recipes of classifiers share, whether they see images or hear speech."""
 
 import copy
-import functools
-from collections import deque
-from collections.abc import Callable
 
-import numpy as np
 import torch
-from transformers import AutoConfig, EvalPrediction, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..data.class_labels import labels_of
-from ..evaluation import prediction_logits
 from ..metrics.scores import adaptive_unlearning_score, unlearning_impact_score
 from ..report.results import Results
 from ..trainer import UnlearnTrainer
@@ -91,21 +86,6 @@ class ClassifierRecipe(Recipe):
             )
 
     # ---- evaluation ------------------------------------------------------------------------------
-
-    @functools.cached_property
-    def evaluated(self) -> deque[tuple[np.ndarray, np.ndarray]]:
-        """(logits, labels) of each split in the last evaluation."""
-        return deque(maxlen=len(self.splits.evaluation()))
-
-    def keeping(self, compute_metrics: Callable[[EvalPrediction], dict]) -> Callable:
-        """The metrics' function, which adds what it gets to `evaluated`."""
-
-        @functools.wraps(compute_metrics)
-        def computed(prediction: EvalPrediction) -> dict:
-            self.evaluated.append((prediction_logits(prediction), prediction.label_ids))
-            return compute_metrics(prediction)
-
-        return computed
 
     def relearning(self, trainer: UnlearnTrainer) -> dict[str, dict]:
         """Relearning speed, for `measure`; {} if the options do not ask for it."""

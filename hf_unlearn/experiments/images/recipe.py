@@ -1,10 +1,11 @@
 """The image recipe: a classifier forgets classes or single images."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset
 from transformers import (
     AutoImageProcessor,
@@ -24,7 +25,7 @@ from ...data.class_labels import labels_of
 from ...data.images.image_arguments import ImageArguments
 from ...data.images.samples import ImageRows, RandomShift, decode_image
 from ...data.images.splits import load_image_splits, prepare_image_splits
-from ...evaluation import classification_metrics
+from ...evaluation import classification_metrics, prediction_logits
 from ...metrics.quality import accuracy_of_classes
 from ...metrics.sample_features import predicted_classes
 from ...report.file_names import MISREAD
@@ -66,7 +67,7 @@ class ImageRecipe(ClassifierRecipe):
         single = bool(data.forget_samples or data.forget_ids)
         self.task = "samples" if single else "classes"
         # {split: (logits, labels)} of the model that was measured last
-        self.outputs: dict[str, tuple] = {}
+        self.outputs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.earlier = find_earlier(options.model, args.output_dir)
         # The other processes find the data in the cache.
         with self.clock.phase("loading"), main_process_first(args):
@@ -119,7 +120,7 @@ class ImageRecipe(ClassifierRecipe):
         return default_data_collator
 
     def metrics(self) -> Callable[[EvalPrediction], dict]:
-        return self.keeping(classification_metrics)
+        return classification_metrics
 
     def _rows(
         self, rows: Dataset, model: PreTrainedModel, augment: RandomShift | None = None
@@ -129,10 +130,15 @@ class ImageRecipe(ClassifierRecipe):
 
     # ---- evaluation ------------------------------------------------------------------------------
 
-    def measure(self, trainer: UnlearnTrainer) -> dict[str, dict]:
-        """Accuracy of each class in the last evaluation, and relearning speed."""
+    def measure(
+        self, trainer: UnlearnTrainer, predictions: Mapping[str, EvalPrediction]
+    ) -> dict[str, dict]:
+        """Accuracy of each class, and relearning speed."""
         # Kept from the model that is measured last, the unlearned one.
-        self.outputs = dict(zip(trainer.eval_dataset, self.evaluated, strict=True))
+        self.outputs = {
+            split: (prediction_logits(prediction), prediction.label_ids)
+            for split, prediction in predictions.items()
+        }
         names = trainer.accelerator.unwrap_model(trainer.model).config.id2label
         accuracies = {
             split: accuracy_of_classes(predicted_classes(logits), labels)

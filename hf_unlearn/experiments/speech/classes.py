@@ -2,7 +2,7 @@
 identification forgets a speaker, and either forgets a class or single utterances."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import datasets
 import numpy as np
@@ -24,7 +24,7 @@ from ...data.speech.classes import load_class_splits, prepare_class_splits
 from ...data.speech.collator import SpeechCollator
 from ...data.speech.extractors import shortest_audio
 from ...data.speech.speech_arguments import SpeechClassArguments
-from ...evaluation import f1_metrics
+from ...evaluation import f1_metrics, prediction_logits
 from ...metrics.sample_features import predicted_classes
 from ...metrics.scores import global_unlearning_metric
 from ...report.results import Results
@@ -115,7 +115,7 @@ class SpeechClassRecipe(ClassifierRecipe):
         return SpeechCollator(self.processor)
 
     def metrics(self) -> Callable[[EvalPrediction], dict]:
-        return self.keeping(f1_metrics)
+        return f1_metrics
 
     def _rows(self, rows: datasets.Dataset, model: PreTrainedModel) -> "ClassRows":
         labels = labels_of(self.classes, model.config)
@@ -134,9 +134,11 @@ class SpeechClassRecipe(ClassifierRecipe):
         present = self.splits.evaluation()
         return next((split for split in wanted if split in present), None)
 
-    def measure(self, trainer: UnlearnTrainer) -> dict[str, dict]:
-        """Accuracy of each speaker and, unless the classes are speakers, of each class, in the last
-        evaluation; the seconds of training; and relearning speed."""
+    def measure(
+        self, trainer: UnlearnTrainer, predictions: Mapping[str, EvalPrediction]
+    ) -> dict[str, dict]:
+        """Accuracy of each speaker and, unless the classes are speakers, of each class; the seconds
+        of training; and relearning speed."""
         evaluated = self.splits.evaluation(self.data.max_eval_samples)
         # Speakers' names may only be in results that are redacted.
         columns = {
@@ -144,10 +146,10 @@ class SpeechClassRecipe(ClassifierRecipe):
             "speaker_classes": ("speaker",),
         }.get(self.task, ("class",))
         measured = {f"per_{column}": {} for column in columns}
-        for (split, rows), (logits, labels) in zip(evaluated.items(), self.evaluated, strict=True):
-            correct = predicted_classes(logits) == labels
+        for split, prediction in predictions.items():
+            correct = predicted_classes(prediction_logits(prediction)) == prediction.label_ids
             for column in columns:
-                measured[f"per_{column}"][split] = _rates(correct, rows[column][:])
+                measured[f"per_{column}"][split] = _rates(correct, evaluated[split][column][:])
         model = trainer.accelerator.unwrap_model(trainer.model)
         seconds = training_seconds(model.name_or_path)
         return {**measured, "training": {"seconds": seconds}, **self.relearning(trainer)}

@@ -3,8 +3,7 @@
 import copy
 import dataclasses
 import io
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import datasets
@@ -22,7 +21,7 @@ from ...config import UnlearnConfig
 from ...data.speech.audio import SAMPLING_RATE, decode_audio
 from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import SpeakerSplits, load_splits
-from ...evaluation import asr_metrics
+from ...evaluation import TextMetrics, asr_metrics
 from ...metrics import character_errors, error_rate, word_errors
 from ...metrics.normalizers import language_code, normalizer
 from ...metrics.token_texts import text_of
@@ -70,7 +69,6 @@ class RecogniserRecipe(Recipe):
         config: of the model that the run starts from; None for a new model.
         unprepared: the splits as they were loaded.
         label_source, style: see `Prepared`.
-        texts: (predictions, references) of each split in the last evaluation.
     """
 
     task = "speakers"
@@ -112,7 +110,6 @@ class RecogniserRecipe(Recipe):
             prepared = self.prepare(start, training)
         self.label_source, self.style, self.splits = prepared
         self.data = dataclasses.replace(data, transcripts=self.style.name)
-        self.texts = deque(maxlen=len(self.splits.evaluation()))
 
     # ---- what a subclass has to define -----------------------------------------------------------
 
@@ -142,14 +139,15 @@ class RecogniserRecipe(Recipe):
     def evaluation_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> datasets.Dataset:
         return rows
 
-    def measure(self, trainer: UnlearnTrainer) -> dict:
-        """Each speaker's error rate and a few transcripts, from the model's last evaluation."""
-        measured = {"per_speaker": {}, "transcripts": {}}
-        leading = trainer.compute_metrics.scoring["leads"]
-        count = character_errors if leading == "cer" else word_errors
-        for (split, rows), (transcripts, references) in zip(
-            trainer.eval_dataset.items(), self.texts, strict=True
-        ):
+    def measure(
+        self, trainer: UnlearnTrainer, predictions: Mapping[str, EvalPrediction]
+    ) -> dict[str, dict]:
+        """Each speaker's error rate and a few transcripts."""
+        measured, metrics = {"per_speaker": {}, "transcripts": {}}, self.metrics()
+        count = character_errors if metrics.scoring["leads"] == "cer" else word_errors
+        for split, prediction in predictions.items():
+            rows = trainer.eval_dataset[split]
+            transcripts, references = metrics.texts(prediction)
             errors, words = count(transcripts, references, allow_empty=True)
             speakers = np.array(rows["speaker"][:])
             measured["per_speaker"][split] = {
@@ -200,13 +198,12 @@ class RecogniserRecipe(Recipe):
         labels = self.labels()
         return {"labels": {**labels, "note": self.label_source.note(labels["transcripts"])}}
 
-    def metrics(self) -> Callable[[EvalPrediction], dict]:
+    def metrics(self) -> TextMetrics:
         return asr_metrics(
             self.processor,
             normalize=self.options.normalize,
             language=self.data.language,
             seed=self.args.seed,
-            texts=self.texts,
             references=self.references() if self.restyled else None,
             ctc=not self.generates,
         )
