@@ -15,7 +15,7 @@ from ..options import RecipeArguments, TrainArguments
 from ..recipe import Recipe, freeze, lora_config, make_trainer
 from ..requests.keeping import keeping_arguments
 from ..requests.stacking import check_stacking
-from .retrained_rules import check_limit_at_retrained, of_retrained, with_assumed_values
+from .retrained_rules import assume_retrained_value, check_limit_at_retrained, with_assumed_values
 
 # One of these is in the folder of every model.
 CONFIGURATIONS = ("config.json", "adapter_config.json")
@@ -45,7 +45,7 @@ def check_options(arguments: Sequence[object]) -> None:
     build_method(args)
     for rule in filter(None, (args.stop_when, args.abort_when)):
         Rule.parse(rule)
-        of_retrained(rule, options.gold)
+        assume_retrained_value(rule, options.gold)
     check_limit_at_retrained(options, args)
     _check_trainable(options, args)
 

@@ -128,11 +128,11 @@ class SpeechClassRecipe(ClassifierRecipe):
     def unseen_split(self) -> str | None:
         """Unseen utterances like the forgotten ones; where a forgotten speaker has none, those of
         other speakers, as in UnSLU-BENCH."""
-        wanted = ("test", "other")
+        candidates = ("test", "other")
         if self.task != "utterance_samples":
-            wanted = ("forget_test", *(wanted if self.task == "speaker_data" else ()))
+            candidates = ("forget_test", *(candidates if self.task == "speaker_data" else ()))
         present = self.splits.evaluation()
-        return next((split for split in wanted if split in present), None)
+        return next((split for split in candidates if split in present), None)
 
     def measure(
         self, trainer: UnlearnTrainer, predictions: Mapping[str, EvalPrediction]

@@ -225,15 +225,15 @@ class RecogniserRecipe(Recipe):
         return text
 
     def audio(self, results: Results) -> dict[str, bytes]:
-        wanted = {
+        ids = {
             row["id"]
             for rows in results.transcripts.values()
             for row in rows[: self.options.report_audio]
         }
         sounds = {}
-        for part in self.unprepared.parts().values() if wanted else ():
+        for part in self.unprepared.parts().values() if ids else ():
             for index, name in enumerate(part["id"][:]):
-                if name in wanted:
+                if name in ids:
                     sounds[name] = as_wav(part[index]["audio"])
         return sounds
 

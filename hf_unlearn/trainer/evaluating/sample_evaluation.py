@@ -29,8 +29,8 @@ class SampleEvaluation:
         # Set within `collecting_logits`: reduces the logits of a batch to values per sample.
         self._reduce: Reduce | None = None
         self._collected: dict[str, dict[str, np.ndarray]] = {}
-        # Set within `collecting_predictions`.
-        self._predictions: dict[str, EvalPrediction] | None = None
+        # One dict for each `collecting_predictions` that is open.
+        self._predictions: list[dict[str, EvalPrediction]] = []
 
     def sampler(self, dataset: Any) -> ByLength | None:
         """The sampler that puts texts of about the same length into one batch; None where Trainer's
@@ -62,8 +62,8 @@ class SampleEvaluation:
             output = evaluate()
         if order is not None:
             output = output_in_dataset_order(output, order)
-        if self._predictions is not None:
-            self._predictions[prefix] = EvalPrediction(output.predictions, output.label_ids)
+        for predictions in self._predictions:
+            predictions[prefix] = EvalPrediction(output.predictions, output.label_ids)
         if (values := self._logits.values(order)) is not None:
             self._collected[prefix] = values
         if self._losses:
@@ -103,8 +103,9 @@ class SampleEvaluation:
     @contextlib.contextmanager
     def collecting_predictions(self) -> Iterator[dict[str, EvalPrediction]]:
         """See `SampleMeanTrainer.collecting_predictions`."""
-        self._predictions = predictions = {}
+        predictions: dict[str, EvalPrediction] = {}
+        self._predictions.append(predictions)
         try:
             yield predictions
         finally:
-            self._predictions = None
+            self._predictions.pop()
