@@ -27,7 +27,7 @@ def speech_recipe(data, cache, tmp_path) -> Recipe:
     torch.manual_seed(0)
     model = recognisers.saved(recognisers.wav2vec2, tmp_path / "model")
     arguments = flags(data, tmp_path / "out", model=model, attacks="false")
-    return CtcRecipe(
+    return CtcRecipe.load(
         *parse((CtcArguments, SpeechArguments, UnlearnConfig), arguments), training=False
     )
 
