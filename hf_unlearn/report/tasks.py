@@ -93,7 +93,7 @@ TASKS = {
         metrics=ERROR_RATES,
         splits={
             "forget": ("forgotten speaker", "up"),
-            "forget_test": ("forgotten speaker, held out", "up"),
+            "forget_test": ("forgotten speaker, unseen", "up"),
             **KEPT_SPLITS,
             "test": ("retained speakers, unseen", "stay"),
             "other": ("other speakers", "stay"),
