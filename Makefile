@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 # One process; accelerate would warn of every value that is not given.
 LAUNCH := $(BIN)/accelerate launch --num_cpu_threads_per_process 2 --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: install demo demo-digits cards docs test test-lowest lint format vulnerabilities dist bench clean
+.PHONY: install demo demo-digits cards docs test test-fast test-lowest lint format vulnerabilities dist bench clean
 
 install: $(INSTALLED)
 
@@ -35,6 +35,10 @@ docs: install
 test: install
 	$(BIN)/pytest -q -n auto --dist loadfile tests
 
+# Leaves out tests that take long: those that run whole recipes, start processes or install packages.
+test-fast: install
+	$(BIN)/pytest -q -n auto --dist loadfile -m "not slow" tests
+
 # Tests the lowest versions that setup.cfg allows, in an environment of its own (with torch for CUDA about 8 GB).
 LOWEST := .venv-lowest/bin
 LOWEST_TESTS ?= tests/ops tests/trainer tests/recipes/test_image_recipes.py
@@ -47,6 +51,7 @@ test-lowest:
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pytest -q tests/project/test_structure.py
 
 format: install
 	$(BIN)/ruff check --fix .

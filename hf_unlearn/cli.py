@@ -117,10 +117,10 @@ def _add_recipe_commands(commands: argparse._SubParsersAction) -> None:
         "file", type=Path, help="YAML file that says what to compare, with the keys above"
     )
     command = _add(commands, "recipes", recipes, "list the recipes, or copy one to change it")
-    copying = "copy: copy a recipe to a folder; default: list the recipes"
-    command.add_argument("action", nargs="?", choices=["copy"], help=copying)
-    command.add_argument("name", nargs="?", help="name of the recipe, such as digits")
-    command.add_argument("folder", nargs="?", type=Path, help="where the copy goes")
+    actions = command.add_subparsers(dest="action", metavar="copy")
+    copying = _add(actions, "copy", copy, "copy a recipe to a folder")
+    copying.add_argument("name", help="name of the recipe, such as digits")
+    copying.add_argument("folder", type=Path, help="where the copy goes")
 
 
 def _add_folder_commands(commands: argparse._SubParsersAction) -> None:
@@ -203,14 +203,14 @@ def _start(arguments: argparse.Namespace, options: list[str]) -> None:
     start_recipe(arguments.config, arguments.recipe, [*options, *passed_on])
 
 
-def recipes(arguments: argparse.Namespace, _: list[str]) -> None:
+def recipes(_: argparse.Namespace, __: list[str]) -> None:
     """Lists the recipes and their configurations, for `hf-unlearn run NAME/CONFIGURATION`.
     `hf-unlearn recipes copy NAME FOLDER` copies a recipe, to change it."""
-    if arguments.action is None:
-        print(overview())
-        return
-    if arguments.folder is None:
-        raise ValueError("the recipe or the folder is missing: hf-unlearn recipes copy NAME FOLDER")
+    print(overview())
+
+
+def copy(arguments: argparse.Namespace, _: list[str]) -> None:
+    """Copies a recipe to a folder, where its files can be changed and run."""
     copy_recipe(arguments.name, arguments.folder)
     print(f"{arguments.name} is in {arguments.folder}:")
     for file in configurations(arguments.folder).values():

@@ -198,7 +198,9 @@ def test_mistakes_with_recipes_are_one_line(capsys, tmp_path):
     assert "no recipe digts: the recipes are ctc_librispeech, demo, digits" in shown
     shown = fails(capsys, "run", "vit_cifar10/clas")
     assert "the recipe vit_cifar10 has no configuration clas: it has cifar100_class" in shown
-    assert "the recipe or the folder is missing" in fails(capsys, "recipes", "copy", "digits")
+    with pytest.raises(SystemExit, match="2"):
+        main(["recipes", "copy", "digits"])
+    assert "the following arguments are required: folder" in capsys.readouterr().err
     assert "no recipe digts" in fails(capsys, "recipes", "copy", "digts", tmp_path / "new")
     (tmp_path / "kept.txt").touch()
     shown = fails(capsys, "recipes", "copy", "digits", tmp_path)

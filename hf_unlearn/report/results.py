@@ -12,9 +12,6 @@ from .file_names import RESULTS
 # The models that can have metrics; `hf-unlearn evaluate` reports "evaluated" alone.
 MODELS = ("original", "unlearned", "retrained", "evaluated")
 
-# Earlier names of tasks, which files written before the renaming still have.
-OLD_TASKS = {"clip_classes": "utterance_classes", "clip_samples": "utterance_samples"}
-
 # {split: {metric: value}}
 Metrics = dict[str, dict[str, Any]]
 
@@ -41,7 +38,7 @@ class Results:
         scoring: how texts were normalised before they were compared.
         emissions_g: grams of CO2 equivalents.
         card: what the user says of the model (`CardFields`).
-        scale: whether metrics are in percent or as given; files of the first version lack it.
+        scale: whether metrics are in percent or as given.
         method_settings: the values that the method worked with.
         phases: seconds and peak memory by phase (see `PhaseClock`).
         forgotten_before: whom earlier requests made the model forget.
@@ -94,14 +91,9 @@ class Results:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Results":
-        """Results from the content of a results.json, of whichever version."""
+        """Results from the content of a results.json."""
         names = {one.name for one in fields(cls)} - {"more"}
         values = {key: value for key, value in content.items() if key in names}
-        # `card` was null before cards had arguments.
-        dicts = ("card", "config", "data")
-        values = {key: value for key, value in values.items() if key not in dicts or value}
-        if values.get("task") in OLD_TASKS:
-            values["task"] = OLD_TASKS[values["task"]]
         return cls(**values, more={key: content[key] for key in content if key not in names})
 
     @classmethod

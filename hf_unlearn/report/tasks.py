@@ -93,7 +93,7 @@ TASKS = {
         metrics=ERROR_RATES,
         splits={
             "forget": ("forgotten speaker", "up"),
-            "forget_test": ("forgotten speaker, held out", "up"),
+            "forget_test": ("forgotten speaker, unseen", "up"),
             **KEPT_SPLITS,
             "test": ("retained speakers, unseen", "stay"),
             "other": ("other speakers", "stay"),
@@ -242,9 +242,8 @@ def score_label(name: str, percent: bool) -> str:
 def task_of(results: Results) -> Task:
     """The task of a run, from its results.
 
-    Results of the first version do not say what it was: speakers, with metrics in percent. A metric
-    that `results.scoring` names comes first, such as the CER of a language that is written
-    without spaces.
+    Without `results.scale`, the metrics of a recipe are in percent. A metric that `results.scoring`
+    names comes first, such as the CER of a language that is written without spaces.
     """
     task = TASKS[results.task]
     leading = (results.scoring or {}).get("leads")

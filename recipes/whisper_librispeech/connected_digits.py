@@ -1,13 +1,12 @@
 """Joins single spoken digits into utterances of several digits, and writes them as an audiofolder.
 
-    python recipes/whisper_librispeech/connected_digits.py ../shared/data/fsdd digits
+    python recipes/whisper_librispeech/connected_digits.py data/fsdd digits
 
-reads a clone of the Free Spoken Digit Dataset (Jackson et al.,
-https://github.com/Jakobovski/free-spoken-digit-dataset), or a folder with one spoken digit per file
-and `metadata.csv` with the columns file_name, speaker, text and split. It writes
-`digits/metadata.csv`, with the same columns, and the audio beside it. Each utterance joins 3 to 5
-recordings of one speaker with short pauses; training and test utterances are joined from
-recordings of their own split. The same seed gives the same audio.
+reads the folder that fsdd.py writes, or another one with a spoken digit per file and `metadata.csv`
+with the columns file_name, speaker, text and split. It writes `digits/metadata.csv`, with the same
+columns, and the audio beside it. Each utterance joins 3 to 5 recordings of one speaker with short
+pauses; training and test utterances are joined from recordings of their own split. The same seed
+gives the same audio.
 """
 
 import argparse
@@ -24,55 +23,32 @@ from hf_unlearn.experiments import run_script
 
 # seconds between two recordings
 PAUSE = (0.05, 0.15)
-WORDS = "zero one two three four five six seven eight nine".split()
 
 
 def read_takes(folder: Path) -> dict[tuple[str, str], list[tuple[str, np.ndarray]]]:
     """Reads (text, samples) of every recording, by (split, speaker).
 
     Raises:
-        ValueError: there is neither a clone's folder `recordings` nor a whole metadata.csv.
+        ValueError: there is no metadata.csv, or it lacks a column.
     """
-    table = folder / "metadata.csv"
-    if (folder / "recordings").is_dir() and not table.is_file():
-        rows = rows_of_clone(folder)
-    elif table.is_file():
-        rows = rows_of_table(table)
-    else:
-        raise ValueError(
-            f"{folder} has neither metadata.csv nor recordings: give a clone of the Free Spoken "
-            "Digit Dataset"
-        )
     takes = defaultdict(list)
-    for row in tqdm(rows, desc="takes", unit="file"):
+    for row in tqdm(rows_of_table(folder / "metadata.csv"), desc="takes", unit="file"):
         samples = decode_audio({"path": str(folder / row["file_name"]), "bytes": None})
         takes[row["split"], row["speaker"]].append((row["text"], samples))
     return takes
 
 
 def rows_of_table(table: Path) -> list[dict]:
+    if not table.is_file():
+        raise ValueError(
+            f"there is no {table}: write it with fsdd.py, from a clone of the Free Spoken Digit "
+            "Dataset"
+        )
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))
     missing = {"file_name", "speaker", "text", "split"} - set(rows[0] if rows else ())
     if missing:
         raise ValueError(f"{table} has no column {', '.join(sorted(missing))}")
-    return rows
-
-
-def rows_of_clone(folder: Path) -> list[dict]:
-    """The rows of a clone, whose files are named <digit>_<speaker>_<take>.wav. Takes 0 to 4 are its
-    test split."""
-    rows = []
-    for path in sorted((folder / "recordings").glob("*.wav")):
-        digit, speaker, take = path.stem.split("_")
-        rows.append(
-            {
-                "file_name": f"recordings/{path.name}",
-                "speaker": speaker,
-                "text": WORDS[int(digit)],
-                "split": "test" if int(take) < 5 else "train",
-            }
-        )
     return rows
 
 
@@ -132,8 +108,8 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "source",
-        help="a clone of the Free Spoken Digit Dataset, or a folder of single digits with "
-        "metadata.csv (file_name, speaker, text, split)",
+        help="a folder of single digits with metadata.csv (file_name, speaker, text, split), such "
+        "as data/fsdd",
     )
     parser.add_argument("folder", help="where to write the audiofolder")
     parser.add_argument(

@@ -1,6 +1,6 @@
 """Which parameters and which loss of a pretrained Whisper know a voice?
 
-    python tests/benchmarks/bench_voices.py MODEL ../shared/data/LibriSpeech test-other
+    python tests/benchmarks/bench_voices.py MODEL data/LibriSpeech test-other
 
 For each speaker in turn, the forgetting gradient (the mean over the training utterances, 70 %) is
 projected orthogonally to the gradients of all training utterances of the others. Along this

@@ -1,7 +1,6 @@
 """Fixtures: tiny generated speech, a tiny Whisper processor, a `datasets` cache for each test."""
 
 import io
-from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -12,7 +11,8 @@ from datasets import Audio, Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+from tests.support.helpers import real_data
+
 WORDS = ["<pad>", "<start>", "<end>", "<unk>", "one", "two", "three", "four"]
 
 
@@ -145,9 +145,4 @@ def long_flac():
 
 @pytest.fixture
 def shared():
-    def find(name: str) -> Path:
-        if not (SHARED / name).is_dir():
-            pytest.skip(f"no real data: ../shared/data/{name} is not there")
-        return SHARED / name
-
-    return find
+    return real_data

@@ -12,6 +12,8 @@ from tests.support.forks import run_script
 from tests.support.helpers import ROOT
 from tests.support.tiny_speech import write_noise
 
+pytestmark = pytest.mark.slow
+
 RECIPE = ROOT / "recipes" / "whisper_librispeech" / "unlearn.py"
 CONFIG = """
 speaker_column: speaker
@@ -90,7 +92,6 @@ def plain(folder) -> torch.Tensor:
     return unlearn(folder, "--output_dir", folder / "plain")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", EQUAL)
 def test_equal_configurations_give_equal_models(folder, plain, name):
     processes, flags = EQUAL[name]
@@ -101,7 +102,6 @@ def test_equal_configurations_give_equal_models(folder, plain, name):
     assert (got - plain).norm() <= 1e-4 * (plain - before).norm() > 0
 
 
-@pytest.mark.slow
 def test_a_resumed_run_is_straight_bit_for_bit(folder, plain):
     resumed = folder / "resumed"
     shutil.copytree(folder / "plain" / "checkpoint-1", resumed / "checkpoint-1")

@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.helpers import ROOT
 
+pytestmark = pytest.mark.slow
+
 SHIPPED = (
     "hf_unlearn",
     "model_cards",

@@ -20,7 +20,7 @@ from hf_unlearn.experiments.speech import classes, ctc, whisper
 from tests.recipes import recognisers
 from tests.recipes.recognisers import flags
 
-pytestmark = pytest.mark.usefixtures("cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cache")]
 
 
 def adapter(folder: Path, kind: type, processor: object, targets: list[str]) -> Path:

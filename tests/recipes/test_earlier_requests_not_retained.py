@@ -13,6 +13,8 @@ from hf_unlearn.experiments.images.recipe import ImageRecipe, ImageRecipeArgumen
 from hf_unlearn.privacy.redaction import redact
 from tests.recipes.noise import write_noise
 
+pytestmark = pytest.mark.slow
+
 
 def results(task="speakers", **changes) -> dict:
     data = {

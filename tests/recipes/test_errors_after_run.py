@@ -17,6 +17,8 @@ from hf_unlearn.experiments.running import run_files
 from hf_unlearn.experiments.running.measurements import measure
 from tests.recipes.shadow_recipe import shadow_recipe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("failing", [("plot_history", "write_card", "Report"), ()])
 def test_a_failing_plot_card_or_report_leaves_results_and_model(

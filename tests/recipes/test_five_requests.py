@@ -15,6 +15,8 @@ from tests.recipes.noise import write_noise
 from tests.support.forks import run_script
 from tests.support.helpers import ROOT
 
+pytestmark = pytest.mark.slow
+
 RECIPE = ROOT / "recipes" / "vit_cifar10" / "unlearn.py"
 KILLED = Path(__file__).with_name("killed_recipe.py")
 FORGOTTEN = ("ant", "bee", "cow", "dog", "eel")

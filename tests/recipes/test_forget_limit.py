@@ -8,6 +8,8 @@ from hf_unlearn.experiments.checks.model_checks import check_options
 from hf_unlearn.experiments.images.options import ImageRecipeArguments
 from tests.recipes.shadow_recipe import shadow_recipe
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_limit_is_the_retrained_models_loss(noise, tmp_path):
     recipe = shadow_recipe(noise, tmp_path, shadow_models=0, limit_at_retrained=True)

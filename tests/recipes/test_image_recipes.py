@@ -30,6 +30,8 @@ from hf_unlearn.metrics import ATTACKS
 from tests.support.forks import run_script
 from tests.support.helpers import ROOT, assert_drawn
 
+pytestmark = pytest.mark.slow
+
 ROWS = [
     row
     for row in csv.DictReader((Path(__file__).parent / "recipes.csv").open())
@@ -113,7 +115,6 @@ def tiny_timm(tiny_models) -> None:
     TimmWrapperForImageClassification(config).save_pretrained(tiny_models["TINY_TIMM"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=[row["name"] for row in ROWS])
 def test_a_recipe_runs_and_leaves_all_it_promises(row, request, tiny_models, tmp_path):
     data, out = request.getfixturevalue(row["data"]), tmp_path / "out"
@@ -164,7 +165,6 @@ def assert_classifies(folder: Path, image: Path, classes: list[str]) -> None:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

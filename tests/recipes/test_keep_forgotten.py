@@ -15,6 +15,8 @@ from tests.recipes import recognisers
 from tests.recipes.noise import write_noise
 from tests.support.tiny_speech import write_noise as write_speech
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = """
 train_split: train
 test_split: test

@@ -18,6 +18,8 @@ from tests.recipes import recognisers
 from tests.recipes.recognisers import flags
 from tests.support.tiny_speech import write_noise
 
+pytestmark = pytest.mark.slow
+
 SPEAKERS = ("abe", "bert", "carl")
 
 

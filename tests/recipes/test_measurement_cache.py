@@ -18,6 +18,8 @@ from tests.recipes import recognisers
 from tests.recipes.noise import write_noise
 from tests.recipes.shadow_recipe import shadow_recipe
 
+pytestmark = pytest.mark.slow
+
 MEASURED = (
     *("original", "retrained", "unlearned", "gap", "history"),
     *("attacks", "per_speaker", "transcripts"),

@@ -24,7 +24,7 @@ RECIPE = ROOT / "recipes" / "ctc_librispeech"
 CTC = (recognisers.wav2vec2, recognisers.parakeet, recognisers.hubert, recognisers.wavlm)
 SEQ2SEQ = (recognisers.moonshine, recognisers.speech2text, recognisers.turbo, recognisers.distil)
 
-pytestmark = pytest.mark.usefixtures("cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cache")]
 
 
 def named(makers: tuple) -> pytest.MarkDecorator:
@@ -133,7 +133,6 @@ def test_a_ctc_model_trained_from_the_start_is_unlearned_and_loads(data, tmp_pat
     assert isinstance(recogniser({"raw": samples, "sampling_rate": rate})["text"], str)
 
 
-@pytest.mark.slow
 def test_the_command_line_unlearns_retrains_and_reports(data, tmp_path):
     size = {"d_model": 16, "layers": 1, "heads": 2, "train_steps": 2, "max_eval_samples": 2}
     options = flags(data, tmp_path, **size, per_device_eval_batch_size=2)

@@ -20,6 +20,8 @@ from hf_unlearn.report.ledger import read_ledger
 from hf_unlearn.report.weights import weights_digest
 from tests.recipes.noise import write_noise
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:

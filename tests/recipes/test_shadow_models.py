@@ -10,6 +10,8 @@ from hf_unlearn.experiments.models.shadow_models import split_in_halves, train_s
 from hf_unlearn.metrics import ATTACKS
 from tests.recipes.shadow_recipe import shadow_recipe
 
+pytestmark = pytest.mark.slow
+
 
 class Trained:
     """Replaces `fit`: records the number of rows of each training, and fails at training number

@@ -20,6 +20,8 @@ from tests.support.helpers import assert_drawn, launch
 from tests.support.texts import bare, names_sent
 from tests.support.tiny_speech import waveform_sizes, write_noise
 
+pytestmark = pytest.mark.slow
+
 FOLDER = RECIPES / "speech_classification"
 SPEAKERS = ["Zebulon", "Quixote", "Yolanda"]
 TINY = (
@@ -45,7 +47,6 @@ def words(tmp_path_factory) -> Path:
     )
 
 
-@pytest.mark.slow
 def test_keywords_forget_a_speaker_and_leave_all_that_is_promised(words, tmp_path):
     out = tmp_path / "out"
     flags = [*TINY, "--dataset", words, "--output_dir", out, "--forget_speakers", "Zebulon"]

@@ -11,6 +11,8 @@ from hf_unlearn.experiments.models.training import train
 from hf_unlearn.experiments.options import RecipeArguments
 from tests.recipes.shadow_recipe import shadow_recipe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch):

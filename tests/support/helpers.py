@@ -6,9 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import pytest
 
 ROOT = Path(__file__).parents[2]
+# Where the data lies that recipes read: in the project's folder, or beside the project.
+REAL_DATA = (ROOT / "data", ROOT.parent / "shared" / "data")
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+def real_data(name: str) -> Path:
+    """The folder of real data with this name. Without it, the test is skipped."""
+    folders = [folder / name for folder in REAL_DATA if (folder / name).is_dir()]
+    if not folders:
+        pytest.skip(f"no real data: there is no data/{name}")
+    return folders[0]
 
 
 def run_python(

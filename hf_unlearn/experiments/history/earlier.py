@@ -75,8 +75,7 @@ def find_earlier(model: str, output_dir: str) -> RequestHistory:
     """The earlier requests of a model.
 
     The salt that recognises their names is taken from the model's folder or from `output_dir`. For
-    a model without a ledger, which an earlier version has made, the names in its results.json stand
-    for one request.
+    a model whose ledger is missing, the names in its results.json stand for one request.
 
     Args:
         model: folder, Hub id, or "train" for a model that is yet to be trained.
@@ -101,7 +100,7 @@ def find_earlier(model: str, output_dir: str) -> RequestHistory:
 
 
 def _from_results(model: str, names: Mapping[str, Sequence[str]], salt: str) -> list[Entry]:
-    """Entries made from the results.json of an earlier version."""
+    """Entries made from a results.json, where the ledger is missing."""
     results = results_of(model)
     digest = weights_digest(model)
     return [

@@ -83,8 +83,8 @@ def _last_entry(folder: Path) -> Entry:
         )
     if "data" not in entry:
         raise ValueError(
-            f"request {entry['request']} was made by a version without a ledger, so it cannot "
-            "be compared: repeat the request with this version, and verify that run"
+            f"request {entry['request']} was recorded from results.json, because its run left no "
+            "ledger, so it cannot be compared: repeat the request, and verify that run"
         )
     return entry
 

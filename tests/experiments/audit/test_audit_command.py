@@ -21,6 +21,8 @@ from hf_unlearn.experiments.audit.audited_run import find_run
 from hf_unlearn.experiments.audit.run_audit import load_subjects
 from hf_unlearn.files import write_json
 
+pytestmark = pytest.mark.slow
+
 MODELS = ("original", "unlearned", "retrained")
 QUICK = ("float32", "int4", "loss")
 

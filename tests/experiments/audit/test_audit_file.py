@@ -7,6 +7,7 @@ import signal
 import threading
 from pathlib import Path
 
+import pytest
 import tqdm
 
 from hf_unlearn.experiments.audit import AuditSettings, audit
@@ -16,6 +17,8 @@ from hf_unlearn.experiments.models.training import rows_digest
 from hf_unlearn.files import json_digest
 from hf_unlearn.privacy.redaction import salt_of, write_salt
 from hf_unlearn.report.file_names import AUDIT
+
+pytestmark = pytest.mark.slow
 
 QUICK = ("float32", "bfloat16", "loss")
 

@@ -23,6 +23,8 @@ from tests.experiments.audit.subjects import (
 )
 from tests.support.tiny_speech import waveform_sizes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def saved(monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 
 from hf_unlearn.experiments.audit.decoding import BLANK_PENALTIES
@@ -17,6 +18,8 @@ from tests.experiments.audit.subjects import (
     new_whisper,
     speech_recipe,
 )
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_model_that_only_refuses_the_right_language_token(monkeypatch):

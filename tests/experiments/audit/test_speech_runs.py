@@ -12,6 +12,8 @@ from hf_unlearn.experiments.speech import classes, ctc, whisper
 from tests.recipes import recognisers
 from tests.recipes.recognisers import flags
 
+pytestmark = pytest.mark.slow
+
 # Of a few steps, so that a model changes but understands nothing.
 TRAINED = {"model": "train", "gold": "train", "train_steps": 2, "train_batch_size": 4}
 SIZE = {"d_model": 16, "layers": 1, "heads": 2, "attacks": "false", "per_device_eval_batch_size": 2}
@@ -96,7 +98,6 @@ def test_an_audit_of_a_classifier_of_speech(data, tmp_path, label):
         assert no_class.startswith("there are 1 other speakers") and "never met" in no_strangers
 
 
-@pytest.mark.slow
 def test_another_recogniser_with_a_decoder(data, no_network, tmp_path):
     model, out = recognisers.saved(recognisers.moonshine, tmp_path / "model"), tmp_path / "out"
     whisper.main(flags(data, out, model=model, attacks="false", language="en"))

@@ -9,6 +9,8 @@ from hf_unlearn.experiments.compare import Comparison, compare
 from tests.experiments.compare.conftest import RECIPE, rows_of
 from tests.support.helpers import assert_drawn
 
+pytestmark = pytest.mark.slow
+
 
 def test_settings_are_chosen_where_nothing_is_reported(comparison, capsys):
     code, output = comparison()

@@ -18,6 +18,8 @@ from tests.support.helpers import ROOT
 from tests.support.tiny import make_trainer, tiny_whisper
 from tests.trainer.processes.deepspeed_cases import CASES
 
+pytestmark = pytest.mark.slow
+
 EDITING = [
     name
     for name in METHODS

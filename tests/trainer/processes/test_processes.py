@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 from tests.support.forks import NEXT_PROCESS, run_script
 from tests.trainer.processes.process_cases import CASES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):

@@ -14,6 +14,8 @@ from hf_unlearn.methods import Method
 from hf_unlearn.per_sample.shards import gather_to_main, own_parameters
 from tests.support.tiny import make_trainer, tiny_whisper
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True, scope="module")
 def group_of_one():
