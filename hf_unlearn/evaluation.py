@@ -23,60 +23,6 @@ from .models import base_model
 CLASSIFICATION = ("accuracy", "accuracy_low", "accuracy_high")
 
 
-def asr_metrics(
-    processor: ProcessorMixin | PreTrainedTokenizerBase,
-    *,
-    normalize: bool | str | Callable[[str], str] = True,
-    language: str | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
-    texts: MutableSequence | None = None,
-    references: Mapping[str, str] | None = None,
-    ctc: bool | None = None,
-) -> "TextMetrics":
-    """A `compute_metrics` for speech recognition, with `generate` (predict_with_generate=True) or
-    with CTC models.
-
-    Args:
-        processor: a processor or its tokenizer. It decodes generated ids and labels, without
-            special tokens.
-        normalize: "english" for Whisper's English normaliser; "basic" for lower case without
-            punctuation, for other languages; "none" for unchanged texts; or a function of a text.
-            True chooses "english" or "basic" by the language, False is "none". The English
-            normaliser writes numbers in digits and joins spoken digits ("one two three" becomes the
-            single word "123"), so connected digits need False.
-        language: code or English name; default: the tokenizer's. If the tokenizer has none, the
-            letters of its vocabulary decide whether the language is English, and whether it is
-            written without spaces.
-        texts: a list to which every evaluation appends (predictions, references), two lists of
-            normalised texts.
-        resamples, seed: of the 95 % bootstrap intervals over utterances; resamples=0 omits the
-            intervals.
-        references: {a label's text: the true text}, for labels that are written in another style.
-        ctc: whether the predictions are a CTC model's, in which repeats are merged before special
-            tokens are dropped. Default: True if the tokenizer can merge repeats itself.
-
-    Returns:
-        Function of an EvalPrediction -> {"wer", "wer_low", "wer_high", "cer", "cer_low",
-        "cer_high", "loops"}, in percent. "loops" is the share of predictions that repeat
-        themselves (see `metrics.quality.looping`). Where normalisation empties a reference ("um"),
-        it adds no words, and the words predicted for it count as insertions. The function's
-        attribute `scoring` is {"normalizer": name, "leads": the error rate to judge by}: "cer" for
-        languages without spaces between words, else "wer". The function raises ValueError for
-        logits that are not a CTC model's, and where no reference has a word.
-    """
-    tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
-    ctc = groups_tokens(tokenizer) if ctc is None else ctc
-    return TextMetrics(
-        tokenizer,
-        normalizer(normalize, language, tokenizer),
-        ctc,
-        {"resamples": resamples, "seed": seed},
-        texts,
-        references or {},
-    )
-
-
 class TextMetrics(DescribedMetrics):
     """What `asr_metrics` returns.
 
@@ -133,6 +79,60 @@ class TextMetrics(DescribedMetrics):
         labels = decode(self._tokenizer, evaluated.label_ids)
         references = [self._clean(self._references.get(text, text)) for text in labels]
         return [self._clean(text) for text in transcripts], references
+
+
+def asr_metrics(
+    processor: ProcessorMixin | PreTrainedTokenizerBase,
+    *,
+    normalize: bool | str | Callable[[str], str] = True,
+    language: str | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    texts: MutableSequence | None = None,
+    references: Mapping[str, str] | None = None,
+    ctc: bool | None = None,
+) -> TextMetrics:
+    """A `compute_metrics` for speech recognition, with `generate` (predict_with_generate=True) or
+    with CTC models.
+
+    Args:
+        processor: a processor or its tokenizer. It decodes generated ids and labels, without
+            special tokens.
+        normalize: "english" for Whisper's English normaliser; "basic" for lower case without
+            punctuation, for other languages; "none" for unchanged texts; or a function of a text.
+            True chooses "english" or "basic" by the language, False is "none". The English
+            normaliser writes numbers in digits and joins spoken digits ("one two three" becomes the
+            single word "123"), so connected digits need False.
+        language: code or English name; default: the tokenizer's. If the tokenizer has none, the
+            letters of its vocabulary decide whether the language is English, and whether it is
+            written without spaces.
+        texts: a list to which every evaluation appends (predictions, references), two lists of
+            normalised texts.
+        resamples, seed: of the 95 % bootstrap intervals over utterances; resamples=0 omits the
+            intervals.
+        references: {a label's text: the true text}, for labels that are written in another style.
+        ctc: whether the predictions are a CTC model's, in which repeats are merged before special
+            tokens are dropped. Default: True if the tokenizer can merge repeats itself.
+
+    Returns:
+        Function of an EvalPrediction -> {"wer", "wer_low", "wer_high", "cer", "cer_low",
+        "cer_high", "loops"}, in percent. "loops" is the share of predictions that repeat
+        themselves (see `metrics.quality.looping`). Where normalisation empties a reference ("um"),
+        it adds no words, and the words predicted for it count as insertions. The function's
+        attribute `scoring` is {"normalizer": name, "leads": the error rate to judge by}: "cer" for
+        languages without spaces between words, else "wer". The function raises ValueError for
+        logits that are not a CTC model's, and where no reference has a word.
+    """
+    tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
+    ctc = groups_tokens(tokenizer) if ctc is None else ctc
+    return TextMetrics(
+        tokenizer,
+        normalizer(normalize, language, tokenizer),
+        ctc,
+        {"resamples": resamples, "seed": seed},
+        texts,
+        references or {},
+    )
 
 
 def most_likely(logits: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Tensor:

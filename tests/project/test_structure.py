@@ -233,6 +233,8 @@ def views() -> dict[str, set[str]]:
         if room_of(module) == "trainer"
         for node in tree.body
         if isinstance(node, ast.ClassDef) and "Protocol" in map(ast.unparse, node.bases)
+        # Protocols of forget sets are looked for at runtime.
+        if "runtime_checkable" not in map(ast.unparse, node.decorator_list)
     }
 
     def members(kind: ast.ClassDef) -> set[str]:
