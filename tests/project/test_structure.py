@@ -271,6 +271,18 @@ def test_parts_of_the_trainer_read_only_their_views():
     assert set().union(*views().values()) == set().union(*read.values())
 
 
+def test_every_part_of_the_trainer_takes_a_view():
+    """None takes a whole Trainer, whose members the test above does not check."""
+    annotations = [
+        (module, ast.unparse(node.annotation))
+        for module, tree in trees().items()
+        if room_of(module) == "trainer"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.arg) and node.arg == "trainer"
+    ]
+    assert not [pair for pair in annotations if pair[1] not in views()]
+
+
 def attributes_set(function: ast.FunctionDef) -> set[str]:
     """The attributes of self that a method sets."""
     stored = (n for n in ast.walk(function) if isinstance(n, ast.Attribute))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
@@ -17,7 +17,9 @@ from transformers.utils import logging
 from ...config import UnlearnConfig
 from ...config.public_arguments import public_arguments
 from ...files import write_json
+from ...models import replaced
 from ...report.file_names import ARGUMENTS
+from ..protocol import CheckpointView
 from .checkpoint_files import explaining_failures, folder_written_whole, is_complete
 from .deployment_files import write_deployment_files
 from .sharded_checkpoints import ShardedCheckpoints
@@ -76,7 +78,7 @@ class CheckpointSaver:
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: CheckpointView,
         on_save: Callable[[Path], None],
         on_saved: Callable[[Path], None],
         on_best_loaded: Callable[[Path], None],
@@ -158,12 +160,9 @@ class CheckpointSaver:
     ) -> None:
         """As `Trainer._save`, but the training arguments are saved as JSON without tokens and
         paths, instead of as a pickle."""
-        trainer, args = self._trainer, self._trainer.args
-        trainer.args = _NotPickled(args)
-        try:
+        args = self._trainer.args
+        with replaced(self._trainer, args=_NotPickled(args)):
             write(str(folder), state_dict)
-        finally:
-            trainer.args = args
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
         write_json(folder / ARGUMENTS, public_arguments(args))
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from ...models import replaced
+from ..protocol import MeasuringView
 from ..setup import deepspeed
 from ..setup.precision import restoring_weights
 from .evaluation_order import ByLength, by_length, in_dataset_order, output_in_dataset_order
@@ -20,7 +21,7 @@ class SampleEvaluation:
     """Runs a trainer's evaluations and keeps the losses of their samples and, within
     `collecting_logits`, values of their logits."""
 
-    def __init__(self, trainer: Trainer):
+    def __init__(self, trainer: MeasuringView):
         self._trainer = trainer
         # The losses of the samples that this evaluation has seen.
         self._losses: list[Tensor] = []
@@ -65,15 +66,14 @@ class SampleEvaluation:
             output.metrics[f"{prefix}_loss"] = float(torch.cat(self._losses).double().mean())
         return output
 
-    @contextlib.contextmanager
-    def _metrics_in_dataset_order(self, order: np.ndarray | None) -> Iterator[None]:
+    def _metrics_in_dataset_order(
+        self, order: np.ndarray | None
+    ) -> contextlib.AbstractContextManager[None]:
         compute_metrics = self._trainer.compute_metrics
-        if order is not None and compute_metrics is not None:
-            self._trainer.compute_metrics = in_dataset_order(compute_metrics, order)
-        try:
-            yield
-        finally:
-            self._trainer.compute_metrics = compute_metrics
+        if order is None or compute_metrics is None:
+            return contextlib.nullcontext()
+        ordered = in_dataset_order(compute_metrics, order)
+        return replaced(self._trainer, compute_metrics=ordered)
 
     def watching(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
         """The context in which the model computes one batch."""

@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 from peft import LoraConfig, PeftModel
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ...config import UnlearnConfig
 from ...hub.metadata import local_among
@@ -86,12 +86,11 @@ class EvaluatedBefore(TrainerCallback):
     training.
     """
 
-    def __init__(self, trainer: Trainer):
-        self._trainer, self.rows = trainer, []
+    def __init__(self) -> None:
+        self.rows: list[dict] = []
 
-    def remember(self) -> None:
-        """Called before each training."""
-        history = self._trainer.state.log_history
+    def remember(self, history: list[dict]) -> None:
+        """Called before each training, with `TrainerState.log_history`."""
         # in a second training the history holds the rows already
         if not any(row["step"] for row in history):
             self.rows = [row for row in history if any(map(is_evaluation, row))]

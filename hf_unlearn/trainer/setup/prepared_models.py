@@ -5,10 +5,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from transformers import Trainer
-
 from ...per_sample.shards import sharded_modules
-from ..protocol import ModelView
+from ..protocol import ModelView, PreparedView
 
 
 @contextlib.contextmanager
@@ -56,7 +54,7 @@ def prepare_again(trainer: ModelView) -> None:
         vars(model).pop("_is_accelerate_prepared", None)
 
 
-def shard_untrained_model(trainer: Trainer) -> None:
+def shard_untrained_model(trainer: PreparedView) -> None:
     """Lets accelerate shard a model that is evaluated before it is trained."""
     accelerator = trainer.accelerator
     if accelerator.is_fsdp2 and not sharded_modules(trainer.model):

@@ -53,7 +53,7 @@ class TrainingRun:
         has_rules = args.stop_when or args.abort_when
         self.stopping_rules = StoppingRules(trainer, record) if has_rules else None
         self.skipped_steps, self._preemption = SkippedSteps(args.max_skipped_steps), Preemption()
-        self._evaluated_before = EvaluatedBefore(trainer)
+        self._evaluated_before = EvaluatedBefore()
         self._drift = DriftControl(trainer) if args.step_control == "drift" else None
         for callback in (
             self._evaluated_before,
@@ -135,7 +135,7 @@ class TrainingRun:
         checkpoint = find_checkpoint(wanted, args.output_dir, run)
         self._publisher.remember_hidden(checkpoint)
         self._record.begin(run, checkpoint)
-        self._evaluated_before.remember()
+        self._evaluated_before.remember(trainer.state.log_history)
         self._attempts = Attempts(trainer)
         # New checks need backward passes, which DeepSpeed's engine would count as part of a step.
         if not trainer.is_deepspeed_enabled:
