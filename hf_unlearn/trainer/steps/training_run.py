@@ -54,7 +54,8 @@ class TrainingRun:
         self.stopping_rules = StoppingRules(trainer, record) if has_rules else None
         self.skipped_steps, self._preemption = SkippedSteps(args.max_skipped_steps), Preemption()
         self._evaluated_before = EvaluatedBefore()
-        self._drift = DriftControl(trainer) if args.step_control == "drift" else None
+        has_drift = args.step_control == "drift"
+        self._drift = DriftControl(trainer, lambda: self.step_runner) if has_drift else None
         for callback in (
             self._evaluated_before,
             self._drift,
@@ -164,7 +165,7 @@ class TrainingRun:
         checkpoint = self._record.resumed_from
         self.skipped_steps.load(checkpoint)
         if self._drift:
-            self._drift.begin(self.step_runner, checkpoint)
+            self._drift.begin(checkpoint)
         self._attempts.begin(batch_size)
         self.check_padding()
         return attempt()
