@@ -25,6 +25,7 @@ from typing import Any
 from .experiments.audit.settings import add_arguments as add_audit_arguments
 from .experiments.catalogue import configurations, copy_recipe, overview
 from .experiments.compare.keys import keys_text
+from .experiments.mistakes import TRACEBACK, TRACEBACK_HELP, is_mistake
 from .experiments.starting import start_recipe
 from .report.file_names import CARD, PLOT
 
@@ -33,7 +34,7 @@ from .report.file_names import CARD, PLOT
 
 # A command may return an exit code.
 Command = Callable[[argparse.Namespace, list[str]], int | None]
-EXIT_CODES = "exit codes: 0 done, 1 an error that one line explains, 2 wrong usage"
+EXIT_CODES = "exit codes: 0 done, 1 an error, 2 wrong usage"
 # Those that only one command has.
 MORE_EXIT_CODES = {
     "run": "143 stopped by SIGTERM after saving a checkpoint",
@@ -43,7 +44,8 @@ MORE_EXIT_CODES = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command and returns its exit code. A user's mistake is one line on stderr."""
+    """Runs a command and returns its exit code. A user's mistake is one line on stderr, unless
+    `--traceback` asks for more; any other error is raised."""
     arguments, options = build_parser().parse_known_args(argv)
     if options and arguments.function not in (run, evaluate):
         print(
@@ -54,7 +56,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         return arguments.function(arguments, options) or 0
-    except (ValueError, OSError) as error:
+    except Exception as error:
+        if arguments.traceback or not is_mistake(error):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -80,6 +84,7 @@ def _add(
     options = {"description": inspect.getdoc(function), **options}
     codes = [EXIT_CODES, *([MORE_EXIT_CODES[name]] if name in MORE_EXIT_CODES else [])]
     command = commands.add_parser(name, help=text, epilog=", ".join(codes), **options)
+    command.add_argument(TRACEBACK, action="store_true", help=TRACEBACK_HELP)
     command.set_defaults(function=function, help_text=command.format_help)
     return command
 
@@ -194,7 +199,8 @@ def _start(arguments: argparse.Namespace, options: list[str]) -> None:
     if arguments.config is None and {"-h", "--help"} & set(options):
         print(arguments.help_text())
         return
-    start_recipe(arguments.config, arguments.recipe, options)
+    passed_on = [TRACEBACK] if arguments.traceback else []
+    start_recipe(arguments.config, arguments.recipe, [*options, *passed_on])
 
 
 def recipes(arguments: argparse.Namespace, _: list[str]) -> None:

@@ -10,13 +10,17 @@ from tqdm.auto import tqdm
 from transformers import EvalPrediction, PreTrainedTokenizerBase, ProcessorMixin, Trainer
 from transformers.trainer_utils import PredictionOutput
 
+from .metrics.described_metrics import DescribedMetrics, in_percent
 from .metrics.metric_names import is_metric
 from .metrics.normalizers import Normalizer, normalizer
 from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy, f1_macro, looping
 from .metrics.sample_features import ctc_losses, features, predicted_classes
-from .metrics.scales import in_percent
+from .metrics.scales import PERCENT
 from .metrics.token_texts import decode, groups_tokens, transcribe
 from .models import base_model
+
+# The keys of `classification_metrics`.
+CLASSIFICATION = ("accuracy", "accuracy_low", "accuracy_high")
 
 
 def asr_metrics(
@@ -29,7 +33,7 @@ def asr_metrics(
     texts: MutableSequence | None = None,
     references: Mapping[str, str] | None = None,
     ctc: bool | None = None,
-) -> Callable[[object], dict[str, float]]:
+) -> "TextMetrics":
     """A `compute_metrics` for speech recognition, with `generate` (predict_with_generate=True) or
     with CTC models.
 
@@ -63,30 +67,25 @@ def asr_metrics(
     """
     tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
     ctc = groups_tokens(tokenizer) if ctc is None else ctc
-    return in_percent(
-        _TextMetrics(
-            tokenizer,
-            normalizer(normalize, language, tokenizer),
-            ctc,
-            {"resamples": resamples, "seed": seed},
-            texts,
-            references or {},
-        )
+    return TextMetrics(
+        tokenizer,
+        normalizer(normalize, language, tokenizer),
+        ctc,
+        {"resamples": resamples, "seed": seed},
+        texts,
+        references or {},
     )
 
 
-class _TextMetrics:
+class TextMetrics(DescribedMetrics):
     """What `asr_metrics` returns.
 
     Args:
         options: of the bootstrap intervals.
-
-    Attributes:
-        metric_names: stopping rules are checked against these.
-        needs_texts: whether it compares generated texts. Without it, a trainer would find only at
-            its first evaluation that it got none.
-        scoring: see `asr_metrics`.
     """
+
+    scale = PERCENT
+    scoring: dict[str, str]
 
     def __init__(
         self,
@@ -107,13 +106,8 @@ class _TextMetrics:
         self.scoring = {"normalizer": normalizer.name, "leads": leads}
 
     def __call__(self, evaluated: EvalPrediction) -> dict[str, float]:
-        predictions = evaluated.predictions
-        if isinstance(predictions, tuple):
-            predictions = predictions[0]
-        labels = decode(self._tokenizer, evaluated.label_ids)
-        transcripts = transcribe(self._tokenizer, predictions, ctc=self._ctc)
-        references = [self._clean(self._references.get(text, text)) for text in labels]
-        predictions = [self._clean(text) for text in transcripts]
+        transcripts = self._transcripts(evaluated)
+        predictions, references = self._normalised(transcripts, evaluated)
         if self._texts is not None:
             self._texts.append((predictions, references))
         texts = {"predictions": predictions, "references": references}
@@ -123,6 +117,23 @@ class _TextMetrics:
         loops = float(np.mean([looping(text) for text in transcripts]))
         return words | characters | {"loops": 100 * loops}
 
+    def texts(self, evaluated: EvalPrediction) -> tuple[list[str], list[str]]:
+        """The predictions and references that are compared: normalised texts."""
+        return self._normalised(self._transcripts(evaluated), evaluated)
+
+    def _transcripts(self, evaluated: EvalPrediction) -> list[str]:
+        predictions = evaluated.predictions
+        if isinstance(predictions, tuple):
+            predictions = predictions[0]
+        return transcribe(self._tokenizer, predictions, ctc=self._ctc)
+
+    def _normalised(
+        self, transcripts: list[str], evaluated: EvalPrediction
+    ) -> tuple[list[str], list[str]]:
+        labels = decode(self._tokenizer, evaluated.label_ids)
+        references = [self._clean(self._references.get(text, text)) for text in labels]
+        return [self._clean(text) for text in transcripts], references
+
 
 def most_likely(logits: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Tensor:
     """A `preprocess_logits_for_metrics` for CTC models: the most likely token of each frame (n,
@@ -130,7 +141,7 @@ def most_likely(logits: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Ten
     return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
 
 
-@in_percent
+@in_percent(*CLASSIFICATION)
 def classification_metrics(evaluated: EvalPrediction) -> dict[str, float]:
     """A `compute_metrics` for classification: {"accuracy", "accuracy_low", "accuracy_high"}, in
     percent.
@@ -141,11 +152,7 @@ def classification_metrics(evaluated: EvalPrediction) -> dict[str, float]:
     return accuracy(predicted_classes(prediction_logits(evaluated)), evaluated.label_ids)
 
 
-# Stopping rules are checked against these names.
-classification_metrics.metric_names = ["accuracy", "accuracy_low", "accuracy_high"]
-
-
-@in_percent
+@in_percent(*CLASSIFICATION, "f1_macro")
 def f1_metrics(evaluated: EvalPrediction) -> dict[str, float]:
     """A `compute_metrics` for classes of unequal size, such as keywords and intents: the entries of
     `classification_metrics`, and "f1_macro", in percent.
@@ -156,9 +163,6 @@ def f1_metrics(evaluated: EvalPrediction) -> dict[str, float]:
     predicted = predicted_classes(prediction_logits(evaluated))
     rates = accuracy(predicted, evaluated.label_ids)
     return rates | {"f1_macro": f1_macro(predicted, evaluated.label_ids)}
-
-
-f1_metrics.metric_names = [*classification_metrics.metric_names, "f1_macro"]
 
 
 def prediction_logits(evaluated: EvalPrediction | PredictionOutput) -> np.ndarray:

@@ -17,6 +17,7 @@ from hf_unlearn.experiments import run_script
 from hf_unlearn.experiments.catalogue import configuration_path, configurations, script_path
 from hf_unlearn.experiments.compare import Comparison
 from hf_unlearn.experiments.speech import whisper as speech
+from hf_unlearn.report.results import Results
 from tests.recipes.configurations import COMPARISONS
 from tests.support.helpers import ROOT, run_python
 from tests.support.hub_server import TOKEN
@@ -52,6 +53,27 @@ def test_mistakes_are_one_line(capsys, tmp_path):
     (tmp_path / "results.json").write_text("{")
     assert "cannot be read" in fails(capsys, "card", tmp_path)
     assert "--nmae_forgotten" in fails(capsys, "card", tmp_path, "--nmae_forgotten", code=2)
+
+
+def test_a_traceback_is_shown_where_it_is_asked_for(capsys, tmp_path, started):
+    with pytest.raises(ValueError, match="give the output_dir"):
+        main(["card", str(tmp_path), "--traceback"])
+    with pytest.raises(ValueError, match="no configuration file"):
+        main(["run", str(tmp_path / "no.yaml"), "--traceback"])
+    main(["run", "digits", "--traceback", "--alpha", "0.8"])
+    assert started[3:] == ["--alpha", "0.8", "--traceback"]
+    assert not capsys.readouterr().err
+
+
+def test_an_error_of_a_library_is_no_mistake_of_the_user(tmp_path, monkeypatch):
+    """The same rule as in the recipes' scripts."""
+
+    def read(folder):
+        raise ValueError("cannot reshape array")
+
+    monkeypatch.setattr(Results, "read", read)
+    with pytest.raises(ValueError, match="cannot reshape array"):
+        main(["card", str(tmp_path)])
 
 
 @pytest.mark.parametrize("command", ["run", "evaluate"])
@@ -207,8 +229,29 @@ def test_only_errors_of_the_recipe_and_the_package_are_one_line(file, ours, tmp_
     code = compile("def main(argv): raise ValueError('a mistake')", str(tmp_path / file), "exec")
     names = {}
     exec(code, names)
+    script = str(tmp_path / "mine" / "unlearn.py")
     with pytest.raises(SystemExit if ours else ValueError, match="a mistake"):
-        run_script(names["main"], str(tmp_path / "mine" / "unlearn.py"))
+        run_script(names["main"], script)
+    monkeypatch.setattr(sys, "argv", ["unlearn.py", "--traceback"])
+    with pytest.raises(ValueError, match="a mistake"):
+        run_script(names["main"], script)
+
+
+def test_what_the_standard_library_raises_is_a_mistake_of_its_caller(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["unlearn.py", "a.txt", "--traceback"])
+
+    def main(argv):
+        assert argv == ["a.txt"]
+        (tmp_path / argv[0]).read_text()
+
+    script = Path(__file__).parent / "unlearn.py"
+    with pytest.raises(FileNotFoundError):
+        run_script(main, str(script))
+    sys.argv.remove("--traceback")
+    with pytest.raises(SystemExit, match="error: .*No such file or directory: .*a.txt"):
+        run_script(main, str(script))
+    with pytest.raises(FileNotFoundError):
+        run_script(main, str(tmp_path / "unlearn.py"))
 
 
 TINY = (

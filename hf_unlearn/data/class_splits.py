@@ -136,7 +136,7 @@ def split_by_class(
     check_owners(kind, named, train["class"][:], "the training split")
     check_spellings(named, [*classes, *request.retain_classes], "class", "forget_classes")
     roles = {"class": Roles(named, request.retain_classes), "id": Roles(request.forget_ids)}
-    (train, test, proxy), apart = set_apart(
+    (train, test, proxy), evaluated_again = set_apart(
         [train, test, proxy], earlier, roles, held_out=held_out, seed=seed
     )
     request.check(train)
@@ -160,7 +160,7 @@ def split_by_class(
         classes=classes,
         seed=seed,
         proxy=proxy is not None,
-        earlier=apart,
+        earlier=evaluated_again,
     )
 
 

@@ -39,11 +39,11 @@ def check_columns(
     names = list(names)
     for role, option in {**kind.column_options, **(options or {})}.items():
         if columns[role] not in names:
-            wanted = role if option == kind.column_options[role] else word_of(option)
+            word = role if option == kind.column_options[role] else word_of(option)
             alone = names == [kind.content]
             hint = f": {kind.files} of a single folder have no {kind.owner}" if alone else ""
             raise ValueError(
-                f"no {wanted} column '{columns[role]}' ({option}) in {source}; its columns are "
+                f"no {word} column '{columns[role]}' ({option}) in {source}; its columns are "
                 f"{', '.join(names)}{hint}"
             )
 
@@ -82,9 +82,9 @@ def check_wanted(kind: RowKind, request: RowRequest, owners: Iterable[str]) -> N
     Raises:
         ValueError: an owner asked for is unknown.
     """
-    wanted, owners = request.owners or [], set(owners)
-    check_owners(kind, wanted, owners, request.source)
-    if others := other_spellings(wanted, owners):
+    requested, owners = request.owners or [], set(owners)
+    check_owners(kind, requested, owners, request.source)
+    if others := other_spellings(requested, owners):
         logger.warning_once(
             f"{request.source} has other spellings of the {kind.owners} asked for, which are left "
             f"out: {first_few(map(repr, others))}"

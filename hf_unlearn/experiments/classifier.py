@@ -1,16 +1,13 @@
 """What the recipes of classifiers share, whether they see images or hear speech."""
 
 import copy
-import functools
-from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from transformers import AutoConfig, EvalPrediction, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..data.class_labels import labels_of
-from ..evaluation import prediction_logits
 from ..metrics.scores import adaptive_unlearning_score, unlearning_impact_score
 from ..report.results import Results
 from ..trainer import UnlearnTrainer
@@ -19,36 +16,28 @@ from .options import ClassifierArguments
 from .recipe import Recipe
 
 
-class ClassifierRecipe(Recipe):
-    """A classifier forgets classes, single samples, or what it learned from a speaker.
+@dataclass(frozen=True)
+class ClassifierModels:
+    """Loads the models of a run.
 
     Attributes:
-        auto_class: the Auto class of transformers that loads the model.
+        auto_class: the Auto class of transformers that loads a model.
+        base_model: one that may get a new head.
+        new_config: gives the configuration of a new model from id2label and label2id.
         classes: the names of the data's classes, in the order of a new model's labels.
     """
 
     auto_class: type
-    options: ClassifierArguments
+    base_model: str | None
+    new_config: Callable[[dict], PreTrainedConfig]
     classes: list[str]
 
-    # ---- what a recipe has to define -------------------------------------------------------------
-
-    def new_config(self, labels: dict) -> PreTrainedConfig:
-        """The configuration of a new model.
-
-        Args:
-            labels: id2label and label2id.
-        """
-        raise NotImplementedError
-
-    # ---- models ----------------------------------------------------------------------------------
-
-    def load_model(self, name: str | None) -> PreTrainedModel:
+    def load(self, name: str | None) -> PreTrainedModel:
         """Loads or builds a classifier. A base model whose head does not fit the data's classes
         gets a new one."""
         if name is None:
             return self.auto_class.from_config(self.new_config(self._labels()))
-        if name == self.options.base_model and not self._fits(name):
+        if name == self.base_model and not self._fits(name):
             return self.auto_class.from_pretrained(
                 name, dtype=torch.float32, ignore_mismatched_sizes=True, **self._labels()
             )
@@ -67,6 +56,27 @@ class ClassifierRecipe(Recipe):
         except ValueError:
             return False
         return True
+
+
+class ClassifierRecipe(Recipe):
+    """A classifier forgets classes, single samples, or what it learned from a speaker.
+
+    Attributes:
+        models: loads the models of the run.
+    """
+
+    options: ClassifierArguments
+    models: ClassifierModels
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the data's classes, in the order of a new model's labels."""
+        return self.models.classes
+
+    # ---- models ----------------------------------------------------------------------------------
+
+    def load_model(self, name: str | None) -> PreTrainedModel:
+        return self.models.load(name)
 
     def check_retrained(self, name: str) -> None:
         start = self.options.start
@@ -91,21 +101,6 @@ class ClassifierRecipe(Recipe):
             )
 
     # ---- evaluation ------------------------------------------------------------------------------
-
-    @functools.cached_property
-    def evaluated(self) -> deque[tuple[np.ndarray, np.ndarray]]:
-        """(logits, labels) of each split in the last evaluation."""
-        return deque(maxlen=len(self.splits.evaluation()))
-
-    def keeping(self, compute_metrics: Callable[[EvalPrediction], dict]) -> Callable:
-        """The metrics' function, which adds what it gets to `evaluated`."""
-
-        @functools.wraps(compute_metrics)
-        def computed(prediction: EvalPrediction) -> dict:
-            self.evaluated.append((prediction_logits(prediction), prediction.label_ids))
-            return compute_metrics(prediction)
-
-        return computed
 
     def relearning(self, trainer: UnlearnTrainer) -> dict[str, dict]:
         """Relearning speed, for `measure`; {} if the options do not ask for it."""

@@ -2,7 +2,6 @@
 
 import difflib
 import sys
-import traceback
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -12,10 +11,10 @@ from transformers import HfArgumentParser
 
 from ..files.yaml_files import as_declared, read_yaml
 from .checks.model_checks import check_options
+from .mistakes import TRACEBACK, is_mistake
 
-PACKAGE = Path(__file__).resolve().parents[1]
 USAGE = (
-    "%(prog)s [config.yaml] [--key value ...]    "
+    f"%(prog)s [config.yaml] [--key value ...] [{TRACEBACK}]    "
     '(the YAML holds the same keys; the command line wins: --key "" unsets an option)'
 )
 
@@ -87,24 +86,16 @@ def _unknown(where: str, words: Sequence[str], types: Sequence[type], separator:
 
 def run_script(main: Callable[[Sequence[str]], object], script: str) -> None:
     """Calls `main` with the command line. A user's mistake ends the program with one line, any
-    other error with a traceback.
+    other error with a traceback (see `mistakes.is_mistake`). With `--traceback`, which `main` does
+    not get, every error does.
 
     Args:
-        script: the recipe's script. A ValueError or OSError counts as a user's mistake where it was
-            raised by this package or by a file in the script's folder.
+        script: the recipe's script. The files in its folder are the recipe's.
     """
+    argv = [word for word in sys.argv[1:] if word != TRACEBACK]
     try:
-        main(sys.argv[1:])
-    except (ValueError, OSError) as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
-        if not _is_ours(raised_in, Path(script).resolve().parent):
+        main(argv)
+    except Exception as error:
+        if TRACEBACK in sys.argv or not is_mistake(error, Path(script).resolve().parent):
             raise
         sys.exit(f"error: {error}")
-
-
-def _is_ours(file: Path, recipe: Path) -> bool:
-    """Whether a file belongs to this package or to the recipe. A virtual environment in the
-    recipe's folder does not belong to the recipe."""
-    if file.is_relative_to(PACKAGE):
-        return True
-    return file.is_relative_to(recipe) and "site-packages" not in file.relative_to(recipe).parts

@@ -136,8 +136,14 @@ class Recipe:
         """Sound files for the players in report.html, by the ids in `results.transcripts`."""
         return {}
 
-    def measure(self, trainer: UnlearnTrainer) -> dict[str, dict]:
-        """What to measure besides the metrics of the splits, by the keys of results.json."""
+    def measure(
+        self, trainer: UnlearnTrainer, predictions: Mapping[str, EvalPrediction]
+    ) -> dict[str, dict]:
+        """What to measure besides the metrics of the splits, by the keys of results.json.
+
+        Args:
+            predictions: of each split of the trainer's `eval_dataset`, in the order of its rows.
+        """
         return {}
 
     def measured_with(self) -> dict:

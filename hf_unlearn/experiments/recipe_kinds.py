@@ -1,7 +1,7 @@
 """Knows which recipe a finished run belongs to, and makes the recipe's options again from those in
 results.json."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -23,9 +23,9 @@ Options = TypeVar("Options")
 
 
 class RecipeKind(NamedTuple):
-    """The classes of a recipe, of its options and of its data."""
+    """What loads a recipe, and the classes of its options and its data."""
 
-    recipe: type[Recipe]
+    load: Callable[..., Recipe]
     options: type[RecipeArguments]
     data: type
 
@@ -80,7 +80,7 @@ def _whisper() -> RecipeKind:
     from .speech.options import WhisperArguments
     from .speech.whisper import WhisperRecipe
 
-    return RecipeKind(WhisperRecipe, WhisperArguments, SpeechArguments)
+    return RecipeKind(WhisperRecipe.load, WhisperArguments, SpeechArguments)
 
 
 def _ctc() -> RecipeKind:
@@ -88,7 +88,7 @@ def _ctc() -> RecipeKind:
     from .speech.ctc import CtcRecipe
     from .speech.options import CtcArguments
 
-    return RecipeKind(CtcRecipe, CtcArguments, SpeechArguments)
+    return RecipeKind(CtcRecipe.load, CtcArguments, SpeechArguments)
 
 
 def _speech_classes() -> RecipeKind:
@@ -96,7 +96,7 @@ def _speech_classes() -> RecipeKind:
     from .speech.class_options import SpeechClassRecipeArguments
     from .speech.classes import SpeechClassRecipe
 
-    return RecipeKind(SpeechClassRecipe, SpeechClassRecipeArguments, SpeechClassArguments)
+    return RecipeKind(SpeechClassRecipe.load, SpeechClassRecipeArguments, SpeechClassArguments)
 
 
 def _images() -> RecipeKind:
@@ -104,7 +104,7 @@ def _images() -> RecipeKind:
     from .images.options import ImageRecipeArguments
     from .images.recipe import ImageRecipe
 
-    return RecipeKind(ImageRecipe, ImageRecipeArguments, ImageArguments)
+    return RecipeKind(ImageRecipe.load, ImageRecipeArguments, ImageArguments)
 
 
 # transformers' tables of architectures, and the recipe for them.

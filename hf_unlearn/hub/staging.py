@@ -9,7 +9,7 @@ import torch
 import transformers
 from peft import PeftConfig, PeftModel
 
-from ..files import link_or_copy, write_json
+from ..files import link_or_copy, one_line, write_json
 from ..privacy.paths import without_paths
 from ..privacy.redaction import hidden_names, mentions_any, must_hide, redact
 from ..report.file_names import CARD, EVALUATION, RESULTS
@@ -139,7 +139,7 @@ def merge_adapter(folder: Path, target: Path) -> None:
     would lose most of a small adapter.
 
     Raises:
-        ValueError: the base model is neither a folder nor an id on the Hub.
+        ValueError: the base model is neither a folder nor an id on the Hub, or cannot be loaded.
     """
     base = PeftConfig.from_pretrained(folder).base_model_name_or_path
     if not base or not on_hub(base) and not Path(base).is_dir():
@@ -148,9 +148,14 @@ def merge_adapter(folder: Path, target: Path) -> None:
             "there, or write its folder as base_model_name_or_path into "
             f"{folder / 'adapter_config.json'}"
         )
-    architecture = transformers.AutoConfig.from_pretrained(base).architectures[0]
-    base = getattr(transformers, architecture).from_pretrained(base, dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, folder)
+    try:
+        architecture = transformers.AutoConfig.from_pretrained(base).architectures[0]
+        whole = getattr(transformers, architecture).from_pretrained(base, dtype=torch.float32)
+    except OSError as error:
+        raise ValueError(
+            f"the adapter's base model, {base!r}, could not be loaded: {one_line(error)}"
+        ) from error
+    model = PeftModel.from_pretrained(whole, folder)
     for path in target.glob("adapter_*"):
         path.unlink()
     model.merge_and_unload().save_pretrained(target)

@@ -2,11 +2,13 @@
 
 import contextlib
 import tempfile
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 from huggingface_hub import CommitInfo, HfApi
-from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
 
 from ..files import first_line
 from ..privacy.redaction import hide_tokens, salt_of
@@ -22,6 +24,13 @@ ADVICE = {
     413: "A file is too large for the Hub: save the model in smaller shards.",
     429: "Too many requests: wait a few minutes, then push again.",
 }
+FAILED = "The Hub failed repeatedly: push again later."
+REFUSED = "The Hub refused this request: fix what the message says, then push again."
+NOT_SENT = "This is not the Hub's fault: fix what the message says, then push again."
+UNKNOWN = "If the reason given is no fault of your files, push again later."
+
+# Libraries that raise errors of kinds of their own, or from their own code.
+HUB_LIBRARIES = ("huggingface_hub", "hf_xet")
 
 
 class HubError(OSError):
@@ -88,14 +97,13 @@ def check_login(repo_id: str, folder: str | Path, token: str | None) -> None:
 
 @contextlib.contextmanager
 def hub_failures(repo_id: str, folder: str | Path) -> Iterator[None]:
-    """Turns whatever error a push raises into one HubError that says what to do.
-
-    The errors come from huggingface_hub, from its HTTP library (which differs between versions),
-    and from the threads that upload.
-    """
+    """Turns an error of the Hub, of the connection or of a file into one HubError that says what to
+    do. An error of another kind, such as a TypeError, is nobody's fault but ours, and stays."""
     try:
         yield
     except Exception as error:
+        if not _is_expected(error):
+            raise
         reason = first_line(error).rstrip(".")
         raise HubError(
             f"could not push to {repo_id}: {hide_tokens(reason)}. {_advice(error)} There is no new "
@@ -103,16 +111,26 @@ def hub_failures(repo_id: str, folder: str | Path) -> Iterator[None]:
         ) from error
 
 
+def _is_expected(error: Exception) -> bool:
+    """Whether an error is one of files, of the connection, or of the Hub's libraries."""
+    if isinstance(error, OSError | HTTPError):
+        return True
+    if type(error).__module__.partition(".")[0] in HUB_LIBRARIES:
+        return True
+    # The threads that upload raise RuntimeError, the answers of the Hub ValueError.
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    library = Path(huggingface_hub.__file__).parent
+    return isinstance(error, RuntimeError | ValueError) and raised_in.is_relative_to(library)
+
+
 def _advice(error: Exception) -> str:
-    status = _status(error)
     if isinstance(error, OfflineModeIsEnabled):
         return "Unset HF_HUB_OFFLINE."
-    if status is None and isinstance(
-        error, FileNotFoundError | PermissionError | HFValidationError
-    ):
-        return "This is not the Hub's fault: fix what the message says, then push again."
-    failed = "If the reason given is no fault of your files, push again later."
-    return ADVICE.get(status, failed)
+    status = _status(error)
+    if status is None:
+        local = isinstance(error, FileNotFoundError | PermissionError | HFValidationError)
+        return NOT_SENT if local else UNKNOWN
+    return ADVICE.get(status, FAILED if status >= 500 else REFUSED)
 
 
 def _status(error: BaseException | None) -> int | None:

@@ -4,6 +4,7 @@ A new method is one file and one line in `METHODS`.
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from .base import Method, Preparation, Step
@@ -68,10 +69,18 @@ RETRAIN = (
 def names_with(attribute: str) -> list[str]:
     """The names of the methods for which a boolean attribute of `Method` is true.
 
-    It is read from the class, or from an attribute of the function that makes the method: to make
-    one may need arguments that have no default.
+    It is read from the class, because making a method may need arguments that have no default. A
+    function has to make its method with its defaults; without defaults its name is left out.
     """
-    return [name for name, make in METHODS.items() if getattr(make, attribute, False)]
+    return [name for name, make in METHODS.items() if getattr(_example(make), attribute, False)]
+
+
+def _example(make: Callable[..., Method]) -> type[Method] | Method | None:
+    """A class of methods itself, or what a function makes; None if it needs arguments."""
+    if isinstance(make, type):
+        return make
+    needs_arguments = any(map(_is_required, inspect.signature(make).parameters.values()))
+    return None if needs_arguments else make()
 
 
 def build_method(config: MethodConfig) -> Method:

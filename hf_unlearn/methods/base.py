@@ -20,7 +20,7 @@ class RowRoles(NamedTuple):
     (`forget_objective="silence"`); in the end the updates of earlier requests.
 
     samples: how many rows belong to samples.
-    own: the rows of this process's samples.
+    this_process: the rows of this process's samples.
     retain_mean: the factors (rows) with which the rows add up to the gradient of the mean retain
         loss; 0 for rows that belong to no retain sample.
     constraints: the indices of the rows of constraints: samples and updates of earlier requests,
@@ -28,7 +28,7 @@ class RowRoles(NamedTuple):
     """
 
     samples: int
-    own: slice
+    this_process: slice
     retain_mean: list[float]
     constraints: list[int]
 

@@ -171,7 +171,7 @@ class OrthoGrad(Method):
         solution, exact = measure_and_solve(measure, square, dependent)
         K, rows = measured[-1][0], step.rows
         if not rows.constraints:
-            share = rows.retain_mean[rows.own.start]
+            share = rows.retain_mean[rows.this_process.start]
             return self._factors(step, solution.coefficients, share), solution, exact
         share, left = retain_descent(K, rows)
         solution = solution._replace(residual=torch.maximum(solution.residual, left))
@@ -190,7 +190,7 @@ class OrthoGrad(Method):
                 the rows; a single number if they are all equal.
         """
         w = c + self.alpha / (1 - self.alpha) * share
-        return -torch.cat([step.processes * w[step.rows.own], w[step.rows.samples :]])
+        return -torch.cat([step.processes * w[step.rows.this_process], w[step.rows.samples :]])
 
     def _scale_gradients(self, step: Step) -> None:
         """g = -(1 - alpha) (u - sum_n w_n g_n), in place in `.grad`."""

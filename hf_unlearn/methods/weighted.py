@@ -60,10 +60,6 @@ def gradient_difference(alpha: float = 0.5) -> WeightedSum:
     return WeightedSum(forget_weight=alpha - 1, retain_weight=alpha)
 
 
-# Messages list the methods that ascend without making one (`methods.names_with`).
-gradient_ascent.ascends_forget_loss = gradient_difference.ascends_forget_loss = True
-
-
 def finetune() -> WeightedSum:
     """Fine-tuning on the retain set alone (the baseline of Golatkar et al., arXiv 1911.04933):
     descends L_r."""

@@ -1,7 +1,7 @@
 """The scale of metrics: the project's own are in percent, a user's are shown as they are given."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 from transformers.utils import logging
@@ -46,17 +46,6 @@ class HasThreshold(Protocol):
     value: float | str
 
 
-def in_percent(compute_metrics: Callable) -> Callable:
-    """Marks a `compute_metrics` whose rates are all in percent, and returns it."""
-    compute_metrics.scale = PERCENT
-    return compute_metrics
-
-
-def scale_of(compute_metrics: Callable | None) -> str:
-    """PERCENT for a `compute_metrics` marked by `in_percent`, GIVEN for any other."""
-    return getattr(compute_metrics, "scale", GIVEN)
-
-
 def as_given(value: float) -> str:
     """Formats a number of unknown scale with three significant digits, and an integer as it is:
     0.612, 61.2, 1534."""
@@ -73,7 +62,7 @@ class ScaleCheck:
     Args:
         rules: rules to check. Rules that compare two metrics are left out, because they have no
             number.
-        scale: scale of the metrics, PERCENT or GIVEN, by `scale_of`.
+        scale: scale of the metrics, PERCENT or GIVEN.
     """
 
     def __init__(self, rules: Iterable[HasThreshold], scale: str):

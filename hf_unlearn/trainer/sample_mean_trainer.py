@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Seq2SeqTrainer
+from transformers import EvalPrediction, Seq2SeqTrainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -181,6 +181,17 @@ class SampleMeanTrainer(Seq2SeqTrainer):
             evaluations whose logits do not belong to the labels.
         """
         return self._evaluation.collecting_logits(reduce)
+
+    def collecting_predictions(
+        self,
+    ) -> contextlib.AbstractContextManager[dict[str, EvalPrediction]]:
+        """Within this context, evaluations keep their predictions and labels.
+
+        Yields:
+            {metric_key_prefix: predictions and labels}, in the dataset's order; of a prefix that
+            comes twice, those of its last evaluation.
+        """
+        return self._evaluation.collecting_predictions()
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
         sampler = self._evaluation.sampler(eval_dataset)

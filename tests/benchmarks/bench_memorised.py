@@ -59,7 +59,7 @@ def main(original: str, retrained: str, speaker: str, base: str = "openai/whispe
     settings |= {"output_dir": "out/memorised", "labels_from": base}
     options = [word for name, value in settings.items() for word in (f"--{name}", value)]
     arguments = parse((WhisperArguments, SpeechArguments, UnlearnConfig), [str(RECIPE), *options])
-    recipe = WhisperRecipe(*arguments, training=False)
+    recipe = WhisperRecipe.load(*arguments, training=False)
     model, end = recipe.load_model(original).eval(), recipe.load_model(retrained)
     trainer = recipe.evaluation_trainer(model)
     collate = recipe.collator(model)

@@ -130,11 +130,12 @@ def test_temporary_failures_are_retried(hub, finished, part, statuses):
         ("/", itertools.repeat(401), "hf auth login"),
         ("commit", [403], "may not write"),
         ("preupload", itertools.repeat(429), "wait a few minutes"),
-        ("preupload", itertools.repeat(503), "push again later"),
-        ("PUT /lfs/", itertools.repeat(0), "model.safetensors"),
-        ("PUT /lfs/", itertools.repeat(400), "model.safetensors"),
+        ("preupload", itertools.repeat(503), "failed repeatedly: push again later"),
+        ("preupload", itertools.repeat(422), "refused this request: fix"),
+        ("PUT /lfs/", itertools.repeat(0), "model.safetensors' to the Hub. If the reason"),
+        ("PUT /lfs/", itertools.repeat(400), "model.safetensors' to the Hub. The Hub refused"),
     ],
-    ids=["401", "403", "429", "503", "broken upload", "refused upload"],
+    ids=["401", "403", "429", "503", "422", "broken upload", "refused upload"],
 )
 def test_lasting_failures_give_one_clear_message(hub, finished, part, statuses, message):
     hub.failures[part] = statuses

@@ -55,3 +55,16 @@ def test_a_function_may_take_any_keywords(monkeypatch, tmp_path):
     monkeypatch.setitem(METHODS, "weighted", make)
     args = UnlearnConfig(output_dir=str(tmp_path), method="weighted", use_cpu=True)
     assert build_method(args).forget_weight == -1.0
+
+
+def test_a_function_names_what_its_method_does_unless_it_needs_arguments(monkeypatch):
+    def ascend(weight: float = 1.0) -> Method:
+        return WeightedSum(forget_weight=-weight, retain_weight=0.0)
+
+    def ascend_by(weight: float) -> Method:
+        return ascend(weight)
+
+    monkeypatch.setitem(METHODS, "ascend", ascend)
+    monkeypatch.setitem(METHODS, "ascend_by", ascend_by)
+    names = names_with("ascends_forget_loss")
+    assert "ascend" in names and "ascend_by" not in names

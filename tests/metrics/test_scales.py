@@ -1,15 +1,18 @@
 """Metrics are shown on the scale that they are given on, and a rule on another scale is warned
 of."""
 
+import functools
 import json
+import pickle
 from types import SimpleNamespace
 
 import pytest
 
-from hf_unlearn.evaluation import asr_metrics, classification_metrics
+from hf_unlearn.evaluation import asr_metrics, classification_metrics, f1_metrics
 from hf_unlearn.hub.model_card import build_card
 from hf_unlearn.metrics import scales
-from hf_unlearn.metrics.scales import GIVEN, PERCENT, ScaleCheck, as_given, scale_of
+from hf_unlearn.metrics.described_metrics import description_of
+from hf_unlearn.metrics.scales import GIVEN, PERCENT, ScaleCheck, as_given
 from hf_unlearn.report.html_page import Report
 from hf_unlearn.report.plots import plot_history
 from hf_unlearn.report.result_tables import results_table
@@ -68,12 +71,12 @@ def test_fractions_are_shown_as_they_are_and_every_metric_is_shown():
 
 def test_own_metrics_are_percent_and_results_of_older_versions_are():
     tokenizer = SimpleNamespace(get_vocab=dict, all_special_tokens=[])
-    assert (
-        scale_of(classification_metrics)
-        == scale_of(asr_metrics(tokenizer, normalize=False))
-        == PERCENT
-    )
-    assert scale_of(lambda _: {}) == scale_of(None) == GIVEN
+    metrics = (classification_metrics, f1_metrics, asr_metrics(tokenizer, normalize=False))
+    assert {description_of(function).scale for function in metrics} == {PERCENT}
+    assert {description_of(function).scale for function in (lambda _: {}, None)} == {GIVEN}
+    wrapped = functools.wraps(f1_metrics)(lambda evaluated: f1_metrics(evaluated))
+    assert description_of(wrapped) is f1_metrics is pickle.loads(pickle.dumps(f1_metrics))
+    assert f1_metrics.__name__ == "f1_metrics" and "in percent" in f1_metrics.__doc__
     assert (
         results_table(user_results(PERCENT, accuracy=61.23))
         .splitlines()[0]

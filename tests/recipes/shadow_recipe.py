@@ -42,4 +42,4 @@ def shadow_recipe(
         stop_when="forget_accuracy <= -1",
         save_strategy="no",
     )
-    return ImageRecipe(ImageRecipeArguments(**options), data, args, training=True)
+    return ImageRecipe.load(ImageRecipeArguments(**options), data, args, training=True)

@@ -54,7 +54,7 @@ def recipe_of(model, data, tmp_path, *, evaluate: bool = False, **arguments) -> 
     )
     args = UnlearnConfig(str(tmp_path / "out"), use_cpu=True, report_to="none")
     given = repr((data, args))
-    recipe = CtcRecipe(options, data, args, training=False)
+    recipe = CtcRecipe.load(options, data, args, training=False)
     # What a run decides is in its own copies.
     assert repr((data, args)) == given
     return recipe

@@ -100,7 +100,7 @@ def test_a_second_request_leaves_the_first_class_out(tmp_path, caplog):
             check_steps=1,
             stop_when="forget_accuracy <= -1",
         )
-        return unlearn(ImageRecipe(options, data, args, training=options.trains))
+        return unlearn(ImageRecipe.load(options, data, args, training=options.trains))
 
     first = request("train", "cat", "first")
     second = request(str(tmp_path / "first"), "dog", "second")

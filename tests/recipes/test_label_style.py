@@ -177,7 +177,7 @@ def recipe_of(model: Path, folder: Path, tmp_path, options=None, **data):
     )
     options = WhisperArguments(model=str(model), normalize="none", **(options or {}))
     given = repr((data, args))
-    recipe = WhisperRecipe(options, data, args, training=False)
+    recipe = WhisperRecipe.load(options, data, args, training=False)
     # What a run decides is in its own copies.
     assert repr((data, args)) == given
     return recipe

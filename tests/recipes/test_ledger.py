@@ -90,12 +90,12 @@ def test_without_the_salt_or_the_data_a_request_is_unverified(data, first, tmp_p
     (earlier / ".salt").unlink()
     with caplog.at_level(logging.WARNING):
         requests = find_earlier(str(earlier), str(tmp_path / "out"))
-    assert requests.entries and not requests.of_ledger() and requests.salt is None
+    assert requests.entries and not requests.requests_of_ledger() and requests.salt is None
     assert "The salt of request 1 is neither in" in caplog.text
     # The salt may also be put into the new output folder.
     (tmp_path / "out").mkdir()
     shutil.copyfile(first / ".salt", tmp_path / "out" / ".salt")
-    (request,) = find_earlier(str(earlier), str(tmp_path / "out")).of_ledger()
+    (request,) = find_earlier(str(earlier), str(tmp_path / "out")).requests_of_ledger()
     assert request.knows("abe") and not request.knows("bert")
     others = shutil.copytree(data, tmp_path / "data")
     table = (others / "metadata.csv").read_text().splitlines()

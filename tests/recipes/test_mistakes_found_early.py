@@ -10,7 +10,7 @@ from hf_unlearn import UnlearnConfig, cli
 from hf_unlearn.data.images import ImageArguments
 from hf_unlearn.evaluation import classification_metrics
 from hf_unlearn.experiments import Recipe, parse, unlearn
-from hf_unlearn.experiments.checks.retrained_rules import fill_in_retrained, of_retrained
+from hf_unlearn.experiments.checks.retrained_rules import assume_retrained_value, fill_in_retrained
 from hf_unlearn.experiments.command_line import run_script as run
 from hf_unlearn.experiments.images.recipe import ImageRecipeArguments
 from hf_unlearn.experiments.loading import loading
@@ -94,7 +94,7 @@ def test_an_evaluation_does_not_ask_for_the_retrained_model():
         "forget_accuracy<=retrained",
     ]
     parse(KINDS, [*flags, "--evaluate", "true", "--gold", "none"])
-    assert of_retrained("forget_accuracy <= retrained", "train") == "forget_accuracy <= 0"
+    assert assume_retrained_value("forget_accuracy <= retrained", "train") == "forget_accuracy <= 0"
 
 
 @pytest.mark.parametrize("metric", ["wer", "f1_macro", "rouge-1", "top5_accuracy", "loss"])
@@ -102,7 +102,7 @@ def test_an_evaluation_does_not_ask_for_the_retrained_model():
 def test_the_retrained_models_value_of_any_metric_is_filled_in(split, metric):
     measured = {"forget": {metric: 1.0}, split: {metric: 0.00061812, "samples": 3}}
     rule = f"{split}_{metric} >= retrained"
-    assert of_retrained(rule, "train") == f"{split}_{metric} >= 0"
+    assert assume_retrained_value(rule, "train") == f"{split}_{metric} >= 0"
     assert fill_in_retrained(rule, measured) == f"{split}_{metric} >= 0.00061812"
     assert fill_in_retrained(f"{rule} + 1", measured) == f"{split}_{metric} >= 1.000618"
     for other in (None, "", f"{split}_{metric} >= 3", f"forget_loss > {split}_retrained"):

@@ -46,7 +46,7 @@ def test_attacks_on_ctc_models_use_what_an_evaluation_one_by_one_has_computed(da
     model = recognisers.saved(recognisers.wav2vec2, tmp_path / "model")
     given = flags(data, tmp_path / "out", model=model, per_device_eval_batch_size=1)
     kinds = (CtcArguments, SpeechArguments, UnlearnConfig)
-    recipe = ctc.CtcRecipe(*parse(kinds, given), training=False)
+    recipe = ctc.CtcRecipe.load(*parse(kinds, given), training=False)
     trainer = recipe.evaluation_trainer(recipe.load_model(str(model)))
     with trainer.collecting_logits(features_reducer(trainer)) as noted:
         evaluate_splits(trainer, trainer.eval_dataset)

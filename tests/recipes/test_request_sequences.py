@@ -50,7 +50,7 @@ def recipe(images: Path, output: Path, arguments=None, **options) -> ImageRecipe
         max_grad_norm=0.0,
         **{**values, **(arguments or {})},
     )
-    return ImageRecipe(ImageRecipeArguments(**options), data, args, training=True)
+    return ImageRecipe.load(ImageRecipeArguments(**options), data, args, training=True)
 
 
 def loss_of(folder: Path, images: Path) -> dict:

@@ -161,12 +161,11 @@ def load_class_splits(
     needs_speakers = args.forgets_speakers or args.identifies_speakers or known_speakers
     parts, classes = _load_parts(args, needs_speakers)
     speakers = _speakers_to_forget(args, parts[0], seed)
-    how = {"held_out": args.held_out, "seed": seed}
     # The other columns are those of `split_by_speaker` and `split_by_class`.
     columns = ("class", "id") if args.forgets_speakers else ("speaker",) * known_speakers
-    parts, apart = set_apart(parts, earlier, {name: Roles() for name in columns}, **how)
+    roles, held_out = {name: Roles() for name in columns}, args.held_out
+    parts, evaluated_again = set_apart(parts, earlier, roles, held_out=held_out, seed=seed)
     train, test, other = parts
-    how |= {"test": test, "earlier": earlier}
     if args.forgets_speakers:
         splits = split_by_speaker(
             train,
@@ -174,14 +173,26 @@ def load_class_splits(
             retain_speakers=args.retain_speakers,
             retain_size=args.retain_size,
             retain_rest=args.retain_rest,
+            held_out=held_out,
+            test=test,
             other=other,
-            **how,
+            earlier=earlier,
+            seed=seed,
         )
         if not args.identifies_speakers:
             _warn_of_uneven_classes(splits)
     else:
-        splits = split_by_class(UtteranceSplits, train, classes, ClassRequest.of(args), **how)
-    return replace(splits, earlier={**apart, **splits.earlier}), classes
+        splits = split_by_class(
+            UtteranceSplits,
+            train,
+            classes,
+            ClassRequest.of(args),
+            held_out=held_out,
+            test=test,
+            earlier=earlier,
+            seed=seed,
+        )
+    return replace(splits, earlier={**evaluated_again, **splits.earlier}), classes
 
 
 def _load_parts(

@@ -70,7 +70,7 @@ def complaints(
 
 
 @dataclass
-class LabelOfBatch:
+class BatchLabeller:
     """Labels rows batch by batch, with the arguments of `prepare`.
 
     Called with a batch and the numbers of its rows, it returns labels, texts, and {index in the

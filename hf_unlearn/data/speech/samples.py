@@ -19,7 +19,7 @@ from .extractors import (
     single_input,
     stored_types,
 )
-from .labels import LabelOfBatch, ctc_complaints
+from .labels import BatchLabeller, ctc_complaints
 from .on_demand import RowChecker, checked_rows
 from .row_cache import audio_states, bad_audio, further_columns, map_cached, row_types
 from .skipped import BAD_AUDIO, BAD_LABELS, good_rows, long_enough, report_skipped
@@ -101,7 +101,7 @@ def prepare(
     extractor = audio_extractor(processor)
     store = _storage(extractor, store, cut)
     longest = longest_audio(extractor) if longest is None else longest
-    label = LabelOfBatch(
+    label = BatchLabeller(
         processor, max_label_length, language, task, label_texts, labels, end_token
     )
     # Silence may be a class, but it has no transcript.
@@ -172,7 +172,7 @@ def _stored(
     labels, texts, problems = checker.label({"text": dataset["text"][:]}, list(range(len(dataset))))
     kept = good_rows(dataset, problems, skip, description)
     types = stored_types(input_types(checker.extractor), store)
-    how = {
+    options = {
         "labels": [labels[row] for row in kept],
         "texts": [texts[row] for row in kept],
         "extractor": checker.extractor,
@@ -183,7 +183,7 @@ def _stored(
     }
     dataset = dataset.select(kept) if problems else dataset
     columns = row_types(dataset, types, transcribed=transcribed)
-    prepared = _extracted(dataset, columns, how, num_proc, description)
+    prepared = _extracted(dataset, columns, options, num_proc, description)
     if checker.frames_of is not None:
         problems = ctc_complaints(prepared, list(types), checker.frames_of)
         kept = good_rows(prepared, problems, skip, description)
@@ -192,10 +192,11 @@ def _stored(
 
 
 def _extracted(
-    dataset: Dataset, types: Features, how: dict, num_proc: int | None, description: str
+    dataset: Dataset, types: Features, options: dict, num_proc: int | None, description: str
 ) -> Dataset:
     """The rows with their inputs, from the cache if they were extracted before."""
-    content = {**how, "extractor": [type(how["extractor"]).__name__, how["extractor"].to_dict()]}
+    extractor = options["extractor"]
+    content = {**options, "extractor": [type(extractor).__name__, extractor.to_dict()]}
     prepared = map_cached(
         dataset,
         _extract,
@@ -206,7 +207,7 @@ def _extracted(
         description=description,
         types_of_columns=types,
         main_process=os.getpid(),
-        **how,
+        **options,
     )
     missing = set(dataset["id"][:]) - set(prepared["id"][:])
     report_skipped(dataset, sorted(missing), BAD_AUDIO, description)

@@ -85,13 +85,19 @@ def split_by_speaker(
     forget_speakers, retain_speakers = _check_roles(forget_speakers, retain_speakers or ())
     _check_spellings(forget_speakers, train, test, other)
     roles = {"speaker": Roles(forget_speakers, retain_speakers)}
-    how = {"held_out": held_out, "seed": seed}
-    parts, apart = set_apart([train, test, other], earlier, roles, **how, evaluated=earlier_rows)
+    parts, evaluated_again = set_apart(
+        [train, test, other],
+        earlier,
+        roles,
+        held_out=held_out,
+        seed=seed,
+        evaluated=earlier_rows,
+    )
     train, test, other = parts
     check_speakers(forget_speakers | retain_speakers, train["speaker"][:], "the training split")
     retain_speakers = retain_speakers or groups_of(train, "speaker") - forget_speakers
     trained_speakers = forget_speakers | retain_speakers
-    training, unseen = _training_and_unseen(train, test, trained_speakers, **how)
+    training, unseen = _training_and_unseen(train, test, trained_speakers, held_out, seed)
     pool = select_groups(training, "speaker", retain_speakers)
     retain = balanced(pool, "speaker", _retain_count(retain_size, pool), seed)
     forget = select_groups(training, "speaker", forget_speakers)
@@ -105,7 +111,7 @@ def split_by_speaker(
         test=select_groups(unseen, "speaker", retain_speakers),
         other=_never_trained_on(trained_speakers, test, other),
         seed=seed,
-        earlier=apart,
+        earlier=evaluated_again,
     )
 
 

@@ -43,14 +43,15 @@ def losses(subject: Subject, split: str) -> np.ndarray:
     return require_finite(subject.features(split)["loss"])
 
 
-def loss(subject: Subject) -> Finding:
+def rank_losses(subject: Subject) -> Finding:
     return auc_finding(-losses(subject, "forget"), -losses(subject, unseen_split(subject)))
 
 
-def loss_of_equally_long(subject: Subject) -> Finding:
-    """As `loss`, on pairs of utterances of equal length, because the loss depends on the length."""
+def rank_losses_of_equally_long(subject: Subject) -> Finding:
+    """As `rank_losses`, on pairs of equally long utterances, because the loss depends on the
+    length."""
     split = unseen_split(subject)
-    ours, theirs = equally_long(subject, split)
+    ours, theirs = pair_equally_long(subject, split)
     if len(ours) < MIN_SAMPLES:
         raise DoorUnavailable(
             f"there are {len(ours)} pairs of equally long utterances; {MIN_SAMPLES} are needed"
@@ -59,13 +60,13 @@ def loss_of_equally_long(subject: Subject) -> Finding:
     return auc_finding(-members, -others, pairs=len(ours))
 
 
-def equally_long(subject: Subject, split: str) -> tuple[np.ndarray, np.ndarray]:
+def pair_equally_long(subject: Subject, split: str) -> tuple[np.ndarray, np.ndarray]:
     """The indices (p,) of forgotten utterances and of as many equally long ones of a split."""
     durations = (subject.examiner.splits[name]["duration"][:] for name in ("forget", split))
     return matched_pairs(*durations, tolerance=MAX_DURATION_DIFFERENCE)
 
 
-def gradient_norm(subject: Subject) -> Finding:
+def rank_gradient_norms(subject: Subject) -> Finding:
     """A model's gradient is small for samples that it was trained on."""
     splits, model = subject.examiner.splits, subject.copy()
     norms = (
@@ -76,7 +77,7 @@ def gradient_norm(subject: Subject) -> Finding:
     return auc_finding(-forget, -others)
 
 
-def svc(feature: str, subject: Subject) -> Finding:
+def classify_by_svc(feature: str, subject: Subject) -> Finding:
     """Trains an SVC to tell retained training samples from unseen samples of the same speakers or
     classes."""
     if "test" not in subject.examiner.splits:
@@ -97,7 +98,7 @@ def svc(feature: str, subject: Subject) -> Finding:
     return rate(predicted_members, everyone, "classified as training samples (%)", "high")
 
 
-def informed(subject: Subject) -> Finding:
+def rank_by_forest(subject: Subject) -> Finding:
     """Trains a random forest on the other speakers or classes."""
     splits, split = subject.examiner.splits, unseen_split(subject)
     strangers = [name for name in ("test", "other") if name in splits]
@@ -134,7 +135,7 @@ def owners(subject: Subject, rows: Dataset) -> np.ndarray:
     return np.array(rows[subject.examiner.group][:])
 
 
-def distance(split: str, subject: Subject) -> Finding:
+def measure_distance(split: str, subject: Subject) -> Finding:
     """How far the losses of the forgotten samples are from others. Utterances are compared with
     equally long ones, if there are enough of them."""
     forget, more = losses(subject, "forget"), {"from": split}
@@ -146,7 +147,7 @@ def distance(split: str, subject: Subject) -> Finding:
         split = split if split in subject.examiner.splits else unseen_split(subject)
         others, more = losses(subject, split), {"from": split}
         if subject.recipe.task in OF_SPEECH:
-            ours, theirs = equally_long(subject, split)
+            ours, theirs = pair_equally_long(subject, split)
             if len(ours) >= MIN_SAMPLES:
                 forget, others, more = forget[ours], others[theirs], {**more, "pairs": len(ours)}
     return Finding(earth_movers_distance(forget, others), "nats", direction="", more=more)
@@ -158,7 +159,7 @@ ATTACKS = (
         "attack",
         "how often a forgotten sample has a lower loss than an unseen one like it; 50 is a coin "
         "toss",
-        loss,
+        rank_losses,
         settings=(),
     ),
     Door(
@@ -166,7 +167,7 @@ ATTACKS = (
         "attack",
         "how often a forgotten utterance has a lower loss than an unseen one that is equally long; "
         "50 is a coin toss",
-        loss_of_equally_long,
+        rank_losses_of_equally_long,
         tasks=OF_SPEECH,
         unavailable_reason="images have no length",
         settings=(),
@@ -175,7 +176,7 @@ ATTACKS = (
         "gradient_norm",
         "attack",
         "how often a forgotten sample has a shorter gradient than an unseen one; 50 is a coin toss",
-        gradient_norm,
+        rank_gradient_norms,
         settings=(),
     ),
     *(
@@ -184,7 +185,7 @@ ATTACKS = (
             "attack",
             "share of forgotten samples that a classifier (trained on retained and unseen samples) "
             f"classifies as training samples, by the {feature.replace('_', ' ')} of the output",
-            partial(svc, feature),
+            partial(classify_by_svc, feature),
             settings=(),
         )
         for feature in SVC_FEATURES
@@ -194,14 +195,14 @@ ATTACKS = (
         "attack",
         "how often a random forest trained on others gives a forgotten sample a higher score than "
         "an unseen one; 50 is a coin toss",
-        informed,
+        rank_by_forest,
         settings=(),
     ),
     Door(
         "distance_to_retrained",
         "attack",
         "distance (earth mover's) from the forgotten samples' losses to the retrained model's",
-        partial(distance, "retrained"),
+        partial(measure_distance, "retrained"),
         settings=(),
     ),
     Door(
@@ -209,14 +210,14 @@ ATTACKS = (
         "attack",
         "distance (earth mover's) from the forgotten samples' losses to those of speakers never "
         "trained on (or of unseen samples)",
-        partial(distance, "other"),
+        partial(measure_distance, "other"),
         settings=(),
     ),
     Door(
         "distance_to_retain",
         "attack",
         "distance (earth mover's) from the forgotten samples' losses to those of the retain set",
-        partial(distance, "retain"),
+        partial(measure_distance, "retain"),
         settings=(),
     ),
 )

@@ -103,7 +103,7 @@ def find_run(folder: Path, config: Path | None = None) -> AuditedRun:
     }
     kept |= {name: value for name, value in changed.items() if name in TRAINER_SETTINGS}
     args = UnlearnConfig(str(folder), report_to="none", **kept)
-    return AuditedRun(folder, kind.recipe(options, data, args, training=False), models, results)
+    return AuditedRun(folder, kind.load(options, data, args, training=False), models, results)
 
 
 def check_known(results: Results | None, settings: dict, config: Path | None) -> None:

@@ -21,11 +21,11 @@ from .settings import JUDGED
 GROUP = 64
 
 
-def unchanged(subject: Subject) -> Finding:
+def measure_unchanged(subject: Subject) -> Finding:
     return subject.examiner.recognition_and_loss(subject.model)
 
 
-def on_other_samples(subject: Subject) -> Finding:
+def measure_other_samples(subject: Subject) -> Finding:
     """The other split of forgotten samples. The model may still know these, or know them
     conspicuously badly."""
     examiner = subject.examiner
@@ -37,39 +37,39 @@ def on_other_samples(subject: Subject) -> Finding:
     return finding
 
 
-def in_type(dtype: torch.dtype) -> Callable[[Subject], Finding]:
+def measurement_in_type(dtype: torch.dtype) -> Callable[[Subject], Finding]:
     """The measurement of a model whose weights and arithmetic have another floating point type."""
 
     def measure(subject: Subject) -> Finding:
         model = subject.copy()
         # Without instructions for it, a CPU computes in 16 bits seven times as slowly as in 32.
         on_cpu = device_and_dtype(model)[0].type == "cpu"
-        model = rounded(model, dtype) if on_cpu else model.to(dtype)
+        model = round_model(model, dtype) if on_cpu else model.to(dtype)
         return subject.examiner.recognition_and_loss(model)
 
     return measure
 
 
-def rounded(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+def round_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Changes a model in float32 so that it computes nearly as in another type: its weights and the
     output of every layer are rounded to this type. Sums within a layer stay in float32, as on
     GPUs."""
     model.to(dtype).float()
     for module in model.modules():
-        module.register_forward_hook(lambda _, inputs, output: _in_steps_of(dtype, output))
+        module.register_forward_hook(lambda _, inputs, output: _round_output(dtype, output))
     return model
 
 
-def _in_steps_of(dtype: torch.dtype, output: object) -> object:
+def _round_output(dtype: torch.dtype, output: object) -> object:
     """A layer's output, rounded to a type. What holds no tensors, such as a cache, stays."""
     if isinstance(output, torch.Tensor) and output.is_floating_point():
         return output.to(dtype).to(output.dtype)
     if type(output) is tuple:
-        return tuple(_in_steps_of(dtype, part) for part in output)
+        return tuple(_round_output(dtype, part) for part in output)
     return output
 
 
-def int8(subject: Subject) -> Finding:
+def measure_int8(subject: Subject) -> Finding:
     """All linear layers in 8 bits, by torch's dynamic quantisation, which runs on CPUs."""
     if not any(isinstance(module, nn.Linear) for module in subject.model.modules()):
         raise DoorUnavailable("the model has no linear layers")
@@ -91,16 +91,16 @@ def int8(subject: Subject) -> Finding:
         ) from None
 
 
-def int4(subject: Subject) -> Finding:
+def measure_int4(subject: Subject) -> Finding:
     """All weights of linear layers rounded to 4 bits; the arithmetic stays in float32."""
     model = subject.copy()
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            module.weight = nn.Parameter(quantised(module.weight.detach(), bits=4))
+            module.weight = nn.Parameter(quantise(module.weight.detach(), bits=4))
     return subject.examiner.recognition_and_loss(model)
 
 
-def quantised(weight: torch.Tensor, *, bits: int, group: int = GROUP) -> torch.Tensor:
+def quantise(weight: torch.Tensor, *, bits: int, group: int = GROUP) -> torch.Tensor:
     """A matrix rounded to the nearest of 2^bits - 1 evenly spaced values, with a scale for each
     `group` of neighbouring weights of a row."""
     rows, columns = weight.shape
@@ -110,7 +110,7 @@ def quantised(weight: torch.Tensor, *, bits: int, group: int = GROUP) -> torch.T
     return ((padded / scale).round() * scale).reshape(rows, -1)[:, :columns].contiguous()
 
 
-def saved_and_loaded(subject: Subject) -> Finding:
+def measure_saved_and_loaded(subject: Subject) -> Finding:
     """Saved with save_pretrained, and loaded with from_pretrained."""
     with tempfile.TemporaryDirectory() as folder:
         subject.model.save_pretrained(folder)
@@ -118,12 +118,12 @@ def saved_and_loaded(subject: Subject) -> Finding:
     return subject.examiner.recognition_and_loss(model.to(subject.model.device))
 
 
-def unmerged(subject: Subject) -> Finding:
+def measure_unmerged(subject: Subject) -> Finding:
     """The adapter beside its base model, not merged into it. Models without one are as they are."""
     if not subject.is_adapter:
         if subject.name == "unlearned":
             raise DoorUnavailable("the unlearned model has no adapter")
-        return unchanged(subject)
+        return measure_unchanged(subject)
     with loading(subject.folder):
         base = load_merged(subject.recipe.load_model, base_of(subject.folder))
         model = PeftModel.from_pretrained(copy.deepcopy(base).float(), subject.folder)
@@ -138,19 +138,19 @@ FORMS = tuple(
             "float32",
             "the model as the run evaluated it: weights in float32, an adapter merged if there is "
             "one, texts decoded greedily",
-            unchanged,
+            measure_unchanged,
         ),
         (
             "other_samples",
             "as float32, on the forgotten samples that the other doors do not use: forget or "
             "forget_test",
-            on_other_samples,
+            measure_other_samples,
         ),
-        ("bfloat16", "weights and arithmetic in bfloat16", in_type(torch.bfloat16)),
-        ("float16", "weights and arithmetic in float16", in_type(torch.float16)),
-        ("int8", "linear layers in 8 bits (torch's dynamic quantisation)", int8),
-        ("int4", f"linear weights rounded to 4 bits in groups of {GROUP}", int4),
-        ("saved_and_loaded", "saved, and loaded again", saved_and_loaded),
-        ("adapter_unmerged", "the adapter beside its base model, not merged", unmerged),
+        ("bfloat16", "weights and arithmetic in bfloat16", measurement_in_type(torch.bfloat16)),
+        ("float16", "weights and arithmetic in float16", measurement_in_type(torch.float16)),
+        ("int8", "linear layers in 8 bits (torch's dynamic quantisation)", measure_int8),
+        ("int4", f"linear weights rounded to 4 bits in groups of {GROUP}", measure_int4),
+        ("saved_and_loaded", "saved, and loaded again", measure_saved_and_loaded),
+        ("adapter_unmerged", "the adapter beside its base model, not merged", measure_unmerged),
     )
 )

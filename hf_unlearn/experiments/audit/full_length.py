@@ -21,7 +21,7 @@ def full_length(subject: Subject) -> Finding:
     learned to be silent may still know every word."""
     examiner = subject.examiner
     rows = examiner.splits[examiner.judged_split]
-    transcripts = _of_decoder if subject.recipe.generates else _of_ctc
+    transcripts = _transcripts_of_decoder if subject.recipe.generates else _transcripts_of_ctc
     errors = examiner.errors(list(transcripts(subject)), examiner.texts(rows))
     return rate(*errors, examiner.unit, examiner.direction)
 
@@ -29,7 +29,7 @@ def full_length(subject: Subject) -> Finding:
 # ---- models with a decoder -----------------------------------------------------------------------
 
 
-class LongEnough(LogitsProcessor):
+class MinimumLengths(LogitsProcessor):
     """Forbids the end of the text, and other tokens that write nothing, until a transcript has as
     many tokens that write as its reference (as `min_new_tokens` of `generate` does, for each sample
     of a batch by itself).
@@ -42,22 +42,22 @@ class LongEnough(LogitsProcessor):
     def __init__(self, labels: Tensor, writes: Tensor):
         self.writes = writes
         padding = labels == PADDING
-        self.wanted = (writes[labels.masked_fill(padding, 0)] & ~padding).sum(1)
+        self.lengths = (writes[labels.masked_fill(padding, 0)] & ~padding).sum(1)
         self.prompt: int | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self.prompt is None:
             self.prompt = input_ids.shape[1]
         written = self.writes[input_ids[:, self.prompt :]].sum(1)
-        too_short = written < self.wanted
+        too_short = written < self.lengths
         return scores.masked_fill(too_short[:, None] & ~self.writes, -float("inf"))
 
 
-def _of_decoder(subject: Subject) -> Iterator[str]:
+def _transcripts_of_decoder(subject: Subject) -> Iterator[str]:
     examiner, model = subject.examiner, subject.model
     writes = tokens_that_write(subject.recipe.processor.tokenizer, model.config.vocab_size)
     for batch in examiner.batches(model, examiner.splits[examiner.judged_split]):
-        processor = LongEnough(batch["labels"], writes.to(model.device))
+        processor = MinimumLengths(batch["labels"], writes.to(model.device))
         yield from examiner.transcribe(model, batch, {"logits_processor": [processor]})
 
 
@@ -74,13 +74,13 @@ def tokens_that_write(tokenizer: PreTrainedTokenizerBase, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def _of_ctc(subject: Subject) -> Iterator[str]:
+def _transcripts_of_ctc(subject: Subject) -> Iterator[str]:
     examiner, model = subject.examiner, subject.model.eval()
     tokenizer, blank = subject.recipe.processor.tokenizer, model.config.pad_token_id
     for batch in examiner.batches(model, examiner.splits[examiner.judged_split]):
         logits = model(**without_labels(batch))["logits"].float().cpu().numpy()
-        wanted = (batch["labels"] != PADDING).sum(1).tolist()
-        ids = [tokens_of_length(row, length, blank) for row, length in zip(logits, wanted)]
+        lengths = (batch["labels"] != PADDING).sum(1).tolist()
+        ids = [tokens_of_length(row, length, blank) for row, length in zip(logits, lengths)]
         yield from transcribe(tokenizer, np.stack(ids), ctc=True)
 
 

@@ -48,7 +48,7 @@ def _more_learned(subjects: dict[str, Subject]) -> tuple[str, str]:
     if trained["gap"] <= unseen["gap"]:
         return "forget_test", ""
     # Adding 0 turns -0.0 into 0.0.
-    of_forget, of_unseen = (round(one["gap"], 1) + 0 for one in (trained, unseen))
+    of_forget, of_unseen = (round(split["gap"], 1) + 0 for split in (trained, unseen))
     why = (
         f"the original knows {of_forget:.1f} points more of forget than the retrained model, but "
         f"only {of_unseen:.1f} points more of forget_test"

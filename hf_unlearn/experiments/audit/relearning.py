@@ -15,10 +15,10 @@ from .gaps import Finding
 BATCH = 16
 
 
-def relearning(subject: Subject) -> Finding:
+def relearn(subject: Subject) -> Finding:
     """Trains a copy of the model on forgotten samples and as many retained ones, without which a
     classifier would learn to answer everything with the forgotten class. `more` holds the findings
-    on held-out forgotten samples by step; `at_same_step` picks one step for all models."""
+    on held-out forgotten samples by step; `align_steps` picks one step for all models."""
     chosen, held_out = relearning_rows(subject)
     retain = subject.examiner.splits["retain"]
     count = min(len(chosen), len(retain))
@@ -57,7 +57,7 @@ def evenly_spaced(count: int, size: int) -> list[int]:
     return [number * size // count for number in range(count)]
 
 
-def benign(subject: Subject) -> Finding:
+def tune_on_retain_set(subject: Subject) -> Finding:
     """Fine-tuning on the retain set only, as a user would on their own data."""
     splits, last = subject.examiner.splits, subject.settings.relearn_steps
     rows = splits["retain"]
@@ -104,13 +104,13 @@ def batches_of(rows: Dataset, size: int) -> Iterator[Dataset]:
         start += size
 
 
-def at_same_step(findings: dict[str, Finding]) -> dict[str, Finding]:
+def align_steps(findings: dict[str, Finding]) -> dict[str, Finding]:
     """The findings of all models at the same step: the first at which the unlearned or the
     retrained model is back at the level that the original had before; the last one where neither
     is.
 
     Args:
-        findings: by model, as `relearning` gives them; "original" and "unlearned" are among them.
+        findings: by model, as `relearn` gives them; "original" and "unlearned" are among them.
 
     Returns:
         Findings by model, with `steps` in `more`: after how many steps each was back (None: it was
@@ -119,27 +119,27 @@ def at_same_step(findings: dict[str, Finding]) -> dict[str, Finding]:
     original_findings = findings["original"].more["findings"]
     level, last = original_findings[0], max(original_findings)
     steps = {}
-    for name, one in findings.items():
-        by_step = one.more["findings"].items()
+    for name, finding in findings.items():
+        by_step = finding.more["findings"].items()
         back = (step for step, at in by_step if level.sign * (at.value - level.value) >= 0)
         steps[name] = next(back, None)
     reached = [steps[name] for name in ("unlearned", "retrained") if steps.get(name) is not None]
     step = min(reached, default=last)
     return {
         name: replace(
-            one.more["findings"][step],
+            finding.more["findings"][step],
             more={
                 "steps": steps[name],
                 "at_step": step,
-                "by_step": {at: each.value for at, each in one.more["findings"].items()},
-                "loss": one.more["findings"][step].more["loss"],
+                "by_step": {at: later.value for at, later in finding.more["findings"].items()},
+                "loss": finding.more["findings"][step].more["loss"],
                 "loss_by_step": {
-                    at: each.more["loss"] for at, each in one.more["findings"].items()
+                    at: later.more["loss"] for at, later in finding.more["findings"].items()
                 },
-                **{name: count for name, count in one.more.items() if name != "findings"},
+                **{key: count for key, count in finding.more.items() if key != "findings"},
             },
         )
-        for name, one in findings.items()
+        for name, finding in findings.items()
     }
 
 
@@ -152,15 +152,15 @@ RELEARNING = (
         "fine-tuning on a few forgotten samples and as many retained ones; measured on other "
         "forgotten samples, at the step at which the unlearned or the retrained model is back at "
         "the original's level",
-        relearning,
+        relearn,
         settings=("relearn_samples", *TUNING),
-        combine=at_same_step,
+        combine=align_steps,
     ),
     Door(
         "benign_tuning",
         "relearning",
         "after fine-tuning on the retain set alone",
-        benign,
+        tune_on_retain_set,
         settings=TUNING,
     ),
 )

@@ -17,7 +17,7 @@ NO_STRANGERS = "there are no speakers that the model never met"
 FEWEST = 5
 
 
-def among_strangers(measure: str, subject: Subject) -> Finding:
+def rank_among_strangers(measure: str, subject: Subject) -> Finding:
     """The rank of the forgotten speakers among the speakers of the split `other`."""
     splits = subject.examiner.splits
     strangers = set(splits["other"]["speaker"][:]) if "other" in splits else set()
@@ -26,26 +26,26 @@ def among_strangers(measure: str, subject: Subject) -> Finding:
             f"there are {len(strangers)} speakers that the model never met; {FEWEST} are needed "
             "(other_split)"
         )
-    ours = by_owner(subject, subject.examiner.judged_split, measure)
-    theirs = by_owner(subject, "other", measure)
+    ours = rates_by_owner(subject, subject.examiner.judged_split, measure)
+    theirs = rates_by_owner(subject, "other", measure)
     unit = "strangers known worse (%)"
     return share_ranked_above(
         list(ours.values()), list(theirs.values()), unit, strangers=len(theirs)
     )
 
 
-def among_classes(subject: Subject) -> Finding:
+def rank_among_classes(subject: Subject) -> Finding:
     """The rank of the forgotten classes among the others, by the mean loss of unseen samples. A
     classifier meets all of its classes, so the retrained model's rank is the one to compare."""
-    others, groups = by_owner(subject, "test", "loss"), TASKS[subject.recipe.task].groups
+    others, groups = rates_by_owner(subject, "test", "loss"), TASKS[subject.recipe.task].groups
     if len(others) < FEWEST:
         raise DoorUnavailable(f"there are {len(others)} other {groups}; {FEWEST} are needed")
-    ours = by_owner(subject, subject.examiner.judged_split, "loss")
+    ours = rates_by_owner(subject, subject.examiner.judged_split, "loss")
     unit = f"{groups} known worse (%)"
     return share_ranked_above(list(ours.values()), list(others.values()), unit, classes=len(others))
 
 
-def by_owner(subject: Subject, split: str, measure: str) -> dict[str, float]:
+def rates_by_owner(subject: Subject, split: str, measure: str) -> dict[str, float]:
     """The error rate or the mean loss of each speaker or class of a split.
 
     Raises:
@@ -69,7 +69,7 @@ STANDING_OUT = (
         "standing out",
         "share of speakers never trained on who are recognised worse than the forgotten speaker; "
         "50 is the median",
-        partial(among_strangers, "errors"),
+        partial(rank_among_strangers, "errors"),
         tasks=WITH_STRANGERS,
         unavailable_reason=NO_STRANGERS,
         settings=("judged_split",),
@@ -79,7 +79,7 @@ STANDING_OUT = (
         "standing out",
         "share of speakers never trained on whose mean loss is higher than the forgotten "
         "speaker's; 50 is the median",
-        partial(among_strangers, "loss"),
+        partial(rank_among_strangers, "loss"),
         tasks=WITH_STRANGERS,
         unavailable_reason=NO_STRANGERS,
         settings=("judged_split",),
@@ -89,7 +89,7 @@ STANDING_OUT = (
         "standing out",
         "share of retained classes whose unseen samples have a higher loss than the forgotten "
         "class's",
-        among_classes,
+        rank_among_classes,
         tasks=("classes", "utterance_classes", "speaker_classes"),
         unavailable_reason="no whole class was forgotten",
         settings=("judged_split",),

@@ -2,10 +2,11 @@
 
 import gc
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from ...config import UnlearnConfig
 from ...methods import build_method
@@ -15,8 +16,10 @@ from ..options import RecipeArguments, TrainArguments
 from ..recipe import Recipe, freeze, lora_config, make_trainer
 from ..requests.keeping import keeping_arguments
 from ..requests.stacking import check_stacking
-from .retrained_rules import check_limit_at_retrained, of_retrained, with_assumed_values
+from .retrained_rules import assume_retrained_value, check_limit_at_retrained, with_assumed_values
 
+# Loads a model by its folder or Hub id; None builds a new one (`Recipe.load_model`).
+Load = Callable[[str | None], PreTrainedModel]
 # One of these is in the folder of every model.
 CONFIGURATIONS = ("config.json", "adapter_config.json")
 
@@ -45,7 +48,7 @@ def check_options(arguments: Sequence[object]) -> None:
     build_method(args)
     for rule in filter(None, (args.stop_when, args.abort_when)):
         Rule.parse(rule)
-        of_retrained(rule, options.gold)
+        assume_retrained_value(rule, options.gold)
     check_limit_at_retrained(options, args)
     _check_trainable(options, args)
 
@@ -117,22 +120,21 @@ def refuse_several_models(recipe: Recipe) -> None:
     )
 
 
-def check_model(recipe: Recipe) -> None:
+def check_model(options: RecipeArguments, args: UnlearnConfig, load: Load) -> None:
     """Refuses `trainable`, adapters and methods that do not fit the model. It needs no data, so it
     runs before features are computed."""
-    if recipe.options.evaluate:
+    if options.evaluate:
         return
-    with random_state_kept(recipe.args.device):
-        model = first_model(recipe)
-        config = lora_config(recipe.options, model, recipe.options.lora_r)
-        build_method(recipe.args).check(model if config is None else with_adapter(model, config))
+    with random_state_kept(args.device):
+        model = first_model(options, load)
+        config = lora_config(options, model, options.lora_r)
+        build_method(args).check(model if config is None else with_adapter(model, config))
 
 
-def first_model(recipe: Recipe) -> nn.Module:
+def first_model(options: RecipeArguments, load: Load) -> nn.Module:
     """The model that the run starts from; for `model: train`, the untrained one."""
-    options = recipe.options
     with loading(options.start):
-        model = load_merged(recipe.load_model, options.start)
+        model = load_merged(load, options.start)
     freeze(model, options.trainable)
     return model
 
@@ -147,7 +149,7 @@ def first_trainer(recipe: Recipe) -> UnlearnTrainer:
     options, args = recipe.options, with_assumed_values(recipe.args, recipe.options)
     args.push_to_hub, args.report_to = False, []
     with random_state_kept(args.device):
-        model = first_model(recipe)
+        model = first_model(options, recipe.load_model)
         kept = keeping_arguments(recipe, model)
         return make_trainer(recipe, model, args, lora_r=options.lora_r, **kept)
 

@@ -35,17 +35,17 @@ def with_assumed_values(args: UnlearnConfig, options: RecipeArguments) -> Unlear
     the arguments can be checked.
 
     Raises:
-        ValueError: as `of_retrained`.
+        ValueError: as `assume_retrained_value`.
     """
     args = copy.copy(args)
-    args.stop_when = of_retrained(args.stop_when, options.gold)
-    args.abort_when = of_retrained(args.abort_when, options.gold)
+    args.stop_when = assume_retrained_value(args.stop_when, options.gold)
+    args.abort_when = assume_retrained_value(args.abort_when, options.gold)
     if options.limit_at_retrained:
         args.max_forget_loss = 1.0
     return args
 
 
-def of_retrained(rule: str | None, gold: str) -> str | None:
+def assume_retrained_value(rule: str | None, gold: str) -> str | None:
     """A rule with 0 in place of `retrained`, to check the rule before that model's value is known.
 
     Raises:

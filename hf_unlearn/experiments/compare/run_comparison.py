@@ -59,5 +59,5 @@ def reported_cells(tuning: list[dict], comparison: Comparison) -> list[Cell]:
 
 def _combinations(comparison: Comparison) -> list[dict]:
     """The combinations of the varied options' values."""
-    values = itertools.product(*comparison.vary.values())
-    return [dict(zip(comparison.vary, each)) for each in values]
+    combinations = itertools.product(*comparison.vary.values())
+    return [dict(zip(comparison.vary, values)) for values in combinations]

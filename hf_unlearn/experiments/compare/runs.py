@@ -95,7 +95,7 @@ def _measured(results: Results, comparison: Comparison) -> dict:
     row |= _values(results, "unlearned", metrics)
     for forgotten, levels in comparison.match.items():
         for level in levels:
-            at = _of_retrained(results, forgotten) if level == "retrained" else float(level)
+            at = _value_of_retrained(results, forgotten) if level == "retrained" else float(level)
             row[f"{comparison.score} at {level}"] = reached_at(curve, at)
     if not task.percent:
         row["scale"] = GIVEN
@@ -143,7 +143,7 @@ def reached_at(curve: Sequence[tuple[float, float]], level: float) -> float | No
     return None
 
 
-def _of_retrained(results: Results, metric: str) -> float:
+def _value_of_retrained(results: Results, metric: str) -> float:
     if not results.retrained:
         raise ValueError(
             f"match asks for the retrained model's {metric}, but there is none: set gold in options"

@@ -40,9 +40,9 @@ class RequestHistory:
     def requests(self) -> list[EarlierRequest]:
         """The requests whose names can be recognised in data, by the ledger and by `names`."""
         by_name = [EarlierRequest.of_names(column, names) for column, names in self.names.items()]
-        return [*self.of_ledger(), *by_name]
+        return [*self.requests_of_ledger(), *by_name]
 
-    def of_ledger(self) -> list[EarlierRequest]:
+    def requests_of_ledger(self) -> list[EarlierRequest]:
         """Those of the ledger whose salt is known."""
         return [
             EarlierRequest(entry["request"], entry["column"], SaltedIds(entry["ids"], salt))
@@ -53,7 +53,7 @@ class RequestHistory:
     def names_with(self, splits: Splits) -> dict[str, list[str]]:
         """`names`, and those that the splits' data has of the requests."""
         names_by_column = {column: set(names) for column, names in self.names.items()}
-        for request in self.of_ledger():
+        for request in self.requests_of_ledger():
             rows = splits.earlier.get(request.split)
             if rows is not None:
                 data_names = known_names([request], request.column, set(rows[request.column][:]))

@@ -1,10 +1,12 @@
 """The image recipe: a classifier forgets classes or single images."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset
 from transformers import (
     AutoImageProcessor,
@@ -23,18 +25,19 @@ from ...config import UnlearnConfig
 from ...data.class_labels import labels_of
 from ...data.images.image_arguments import ImageArguments
 from ...data.images.samples import ImageRows, RandomShift, decode_image
-from ...data.images.splits import load_image_splits, prepare_image_splits
-from ...evaluation import classification_metrics
+from ...data.images.splits import ImageSplits, load_image_splits, prepare_image_splits
+from ...evaluation import classification_metrics, prediction_logits
 from ...metrics.quality import accuracy_of_classes
 from ...metrics.sample_features import predicted_classes
 from ...report.file_names import MISREAD
+from ...report.phases import PhaseClock
 from ...report.plots import plot_pictures
 from ...report.results import Results
 from ...report.tasks import TASKS
 from ...trainer import UnlearnTrainer, spread
-from ..classifier import ClassifierRecipe, scores
+from ..classifier import ClassifierModels, ClassifierRecipe, scores
 from ..command_line import parse
-from ..history.earlier import find_earlier
+from ..history.earlier import RequestHistory, find_earlier
 from ..loading import loading
 from ..running.run import unlearn
 from ..waiting import main_process_first, write_if_missing
@@ -48,10 +51,10 @@ class ImageRecipe(ClassifierRecipe):
     """An image classifier forgets classes or single images.
 
     Args:
-        training: whether the run trains a model, which needs all training images.
+        processor: the models' image processor.
+        forgotten_before, earlier: see `Recipe`.
+        clock: has measured the time of loading.
     """
-
-    auto_class = AutoModelForImageClassification
 
     def __init__(
         self,
@@ -59,48 +62,57 @@ class ImageRecipe(ClassifierRecipe):
         data: ImageArguments,
         args: UnlearnConfig,
         *,
-        training: bool,
+        processor: ImageProcessingMixin,
+        splits: ImageSplits,
+        forgotten_before: Mapping[str, list[str]],
+        earlier: RequestHistory,
+        clock: PhaseClock,
     ):
         self.options, self.data, self.args = options, data, copy.copy(args)
         self.args.label_names = ["labels"]
         single = bool(data.forget_samples or data.forget_ids)
         self.task = "samples" if single else "classes"
         # {split: (logits, labels)} of the model that was measured last
-        self.outputs: dict[str, tuple] = {}
-        self.earlier = find_earlier(options.model, args.output_dir)
+        self.outputs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        new_config = partial(_new_config, options)
+        self.models = ClassifierModels(
+            AutoModelForImageClassification, options.base_model, new_config, splits.classes
+        )
+        self.processor, self.splits = processor, splits
+        self.forgotten_before, self.earlier, self.clock = forgotten_before, earlier, clock
+
+    @classmethod
+    def load(
+        cls,
+        options: ImageRecipeArguments,
+        data: ImageArguments,
+        args: UnlearnConfig,
+        *,
+        training: bool,
+    ) -> "ImageRecipe":
+        """Loads the data and the processor.
+
+        Args:
+            training: whether the run trains a model, which needs all training images.
+        """
+        clock, start = PhaseClock(), options.start
+        earlier = find_earlier(options.model, args.output_dir)
         # The other processes find the data in the cache.
-        with self.clock.phase("loading"), main_process_first(args):
-            splits = load_image_splits(data, args.seed, self.earlier.requests())
-            self.splits = prepare_image_splits(splits, data, retain_pool=training)
-        self.forgotten_before = self.earlier.names_with(splits)
-        self.classes = self.splits.classes
-        start = options.start
-        self.processor = new_processor(options) if start is None else load_processor(start)
+        with clock.phase("loading"), main_process_first(args):
+            unprepared = load_image_splits(data, args.seed, earlier.requests())
+            splits = prepare_image_splits(unprepared, data, retain_pool=training)
+        return cls(
+            options,
+            data,
+            args,
+            processor=new_processor(options) if start is None else load_processor(start),
+            splits=splits,
+            forgotten_before=earlier.names_with(unprepared),
+            earlier=earlier,
+            clock=clock,
+        )
 
     # ---- models ----------------------------------------------------------------------------------
-
-    def new_config(self, labels: dict) -> PreTrainedConfig:
-        options = self.options
-        if options.architecture == "resnet":
-            return ResNetConfig(
-                num_channels=options.channels,
-                embedding_size=options.d_model,
-                hidden_sizes=[options.d_model * 2**stage for stage in range(3)],
-                depths=[options.layers] * 3,
-                layer_type="basic",
-                **labels,
-            )
-        return ViTConfig(
-            image_size=options.image_size,
-            patch_size=options.patch_size,
-            num_channels=options.channels,
-            hidden_size=options.d_model,
-            num_hidden_layers=options.layers,
-            num_attention_heads=options.heads,
-            intermediate_size=4 * options.d_model,
-            initializer_range=options.init_std,
-            **labels,
-        )
 
     def processor_of(self, name: str) -> ImageProcessingMixin:
         return AutoImageProcessor.from_pretrained(name)
@@ -119,7 +131,7 @@ class ImageRecipe(ClassifierRecipe):
         return default_data_collator
 
     def metrics(self) -> Callable[[EvalPrediction], dict]:
-        return self.keeping(classification_metrics)
+        return classification_metrics
 
     def _rows(
         self, rows: Dataset, model: PreTrainedModel, augment: RandomShift | None = None
@@ -129,10 +141,15 @@ class ImageRecipe(ClassifierRecipe):
 
     # ---- evaluation ------------------------------------------------------------------------------
 
-    def measure(self, trainer: UnlearnTrainer) -> dict[str, dict]:
-        """Accuracy of each class in the last evaluation, and relearning speed."""
+    def measure(
+        self, trainer: UnlearnTrainer, predictions: Mapping[str, EvalPrediction]
+    ) -> dict[str, dict]:
+        """Accuracy of each class, and relearning speed."""
         # Kept from the model that is measured last, the unlearned one.
-        self.outputs = dict(zip(trainer.eval_dataset, self.evaluated, strict=True))
+        self.outputs = {
+            split: (prediction_logits(prediction), prediction.label_ids)
+            for split, prediction in predictions.items()
+        }
         names = trainer.accelerator.unwrap_model(trainer.model).config.id2label
         accuracies = {
             split: accuracy_of_classes(predicted_classes(logits), labels)
@@ -173,6 +190,30 @@ class ImageRecipe(ClassifierRecipe):
         if groups:
             title = "Misclassified after unlearning: true class → prediction"
             plot_pictures(groups, Path(self.args.output_dir) / MISREAD, title)
+
+
+def _new_config(options: ImageRecipeArguments, labels: dict) -> PreTrainedConfig:
+    """The configuration of a new model."""
+    if options.architecture == "resnet":
+        return ResNetConfig(
+            num_channels=options.channels,
+            embedding_size=options.d_model,
+            hidden_sizes=[options.d_model * 2**stage for stage in range(3)],
+            depths=[options.layers] * 3,
+            layer_type="basic",
+            **labels,
+        )
+    return ViTConfig(
+        image_size=options.image_size,
+        patch_size=options.patch_size,
+        num_channels=options.channels,
+        hidden_size=options.d_model,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.heads,
+        intermediate_size=4 * options.d_model,
+        initializer_range=options.init_std,
+        **labels,
+    )
 
 
 def load_processor(name: str) -> ImageProcessingMixin:
@@ -218,4 +259,4 @@ def main(argv: list[str], write_data: Callable[[str], object] | None = None) -> 
     options, data, args = parse((ImageRecipeArguments, ImageArguments, UnlearnConfig), argv)
     if write_data is not None:
         write_if_missing(data.dataset, write_data, args)
-    unlearn(ImageRecipe(options, data, args, training=options.needs_training_data))
+    unlearn(ImageRecipe.load(options, data, args, training=options.needs_training_data))

@@ -144,7 +144,7 @@ def checked_again(
     """What this run measured of each earlier request, by the request's number: the task's first
     metric before and after, or "unverified" where the data has nothing that the request named."""
     metric = next(iter(task_of(results).metrics))
-    requests = {request.number: request for request in earlier.of_ledger()}
+    requests = {request.number: request for request in earlier.requests_of_ledger()}
     checks: dict[str, dict | str] = {}
     for entry in earlier.entries:
         number, split = entry["request"], f"earlier_{entry['request']}"

@@ -1,14 +1,16 @@
 """Measures a model: metrics of every split, membership attacks, and what the recipe adds."""
 
 import contextlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from transformers.utils import logging
 
 from ...evaluation import evaluate_splits, features_reducer
 from ...files import write_json
-from ...metrics.scales import scale_of
+from ...metrics.described_metrics import description_of
 from ...report.file_names import EVALUATION
 from ...report.result_tables import further_tables, results_table
 from ...report.results import Results
@@ -19,6 +21,8 @@ from ..models.shadow_models import ShadowModels, train_shadow_models
 from ..recipe import Recipe
 
 logger = logging.get_logger(__name__)
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,10 @@ def measure(recipe: Recipe, trainer: UnlearnTrainer, shadows: ShadowModels | Non
         else contextlib.nullcontext({})
     )
     with recipe.clock.phase("evaluation"):
-        with collecting as noted:
+        with collecting as logit_features, trainer.collecting_predictions() as predictions:
             splits = evaluate_splits(trainer, trainer.eval_dataset)
-        further = recipe.measure(trainer)
-    features = {name.removeprefix("eval_"): seen for name, seen in noted.items()}
+        further = recipe.measure(trainer, by_split(predictions, trainer.eval_dataset))
+    features = by_split(logit_features, trainer.eval_dataset)
     if recipe.options.attacks and recipe.unseen_split is None:
         logger.warning(
             "No membership attacks: there are no unseen samples like the forgotten ones "
@@ -56,6 +60,11 @@ def measure(recipe: Recipe, trainer: UnlearnTrainer, shadows: ShadowModels | Non
         with recipe.clock.phase("attacks"):
             further["attacks"] = attack(recipe, trainer, shadows, features)
     return Measurement(splits, further)
+
+
+def by_split(collected: Mapping[str, Value], splits: Iterable[str]) -> dict[str, Value]:
+    """What a trainer has collected during `evaluate_splits`, by the names of the splits."""
+    return {split: collected[f"eval_{split}"] for split in splits if f"eval_{split}" in collected}
 
 
 def evaluate(recipe: Recipe) -> dict:
@@ -77,11 +86,12 @@ def evaluate(recipe: Recipe) -> dict:
         trainer = recipe.evaluation_trainer(recipe.load_model(options.model))
     measured = measure(recipe, trainer, shadows)
     notes = recipe.evaluation_notes()
+    metrics = description_of(trainer.compute_metrics)
     results = {
         "task": recipe.task,
-        "scale": scale_of(trainer.compute_metrics),
+        "scale": metrics.scale,
         "model": options.model,
-        "scoring": scoring(trainer),
+        "scoring": metrics.scoring,
         "phases": recipe.clock.phases,
         **notes,
         "evaluated": measured.splits,
@@ -95,8 +105,3 @@ def evaluate(recipe: Recipe) -> dict:
         sentences = [note["note"] for note in notes.values()]
         print("", *tables, *sentences, f"{EVALUATION} is in {folder}", sep="\n\n")
     return results
-
-
-def scoring(trainer: UnlearnTrainer) -> dict | None:
-    """How speech recognition's texts are compared (see `asr_metrics`); None for other tasks."""
-    return getattr(trainer.compute_metrics, "scoring", None)

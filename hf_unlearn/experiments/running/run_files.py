@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...hub.metadata import local_among
 from ...hub.model_card import write_card
-from ...metrics.scales import scale_of
+from ...metrics.described_metrics import description_of
 from ...privacy.redaction import hide_tokens, salt_of
 from ...report.best_effort import warn_if_not_written
 from ...report.environment import emissions, environment
@@ -22,7 +22,7 @@ from ...trainer import UnlearnTrainer
 from ..catalogue import recipes_root
 from ..history.from_results import as_results
 from ..recipe import Recipe
-from .measurements import Measurement, scoring
+from .measurements import Measurement
 
 
 def collect_results(
@@ -41,9 +41,10 @@ def collect_results(
     """
     args = recipe.args
     splits = {model: measurement and measurement.splits for model, measurement in measured.items()}
+    metrics = description_of(trainer.compute_metrics)
     return Results(
         task=recipe.task,
-        scale=scale_of(trainer.compute_metrics),
+        scale=metrics.scale,
         config={
             "recipe": vars(recipe.options),
             "data": vars(recipe.data),
@@ -59,7 +60,7 @@ def collect_results(
         **splits,
         gap=difference(splits["unlearned"], splits["retrained"]),
         stopping=trainer.stopping,
-        scoring=scoring(trainer),
+        scoring=metrics.scoring,
         history=history(trainer, splits["original"]),
         command=hide_tokens(shlex.join(["python", *sys.argv])),
         emissions_g=emissions(args),

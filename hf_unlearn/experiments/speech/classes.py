@@ -2,7 +2,8 @@
 identification forgets a speaker, and either forgets a class or single utterances."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import datasets
 import numpy as np
@@ -20,19 +21,21 @@ from transformers import (
 
 from ...config import UnlearnConfig
 from ...data.class_labels import labels_of
-from ...data.speech.classes import load_class_splits, prepare_class_splits
+from ...data.speech.classes import UtteranceSplits, load_class_splits, prepare_class_splits
 from ...data.speech.collator import SpeechCollator
 from ...data.speech.extractors import shortest_audio
 from ...data.speech.speech_arguments import SpeechClassArguments
-from ...evaluation import f1_metrics
+from ...data.speech.splits import SpeakerSplits
+from ...evaluation import f1_metrics, prediction_logits
 from ...metrics.sample_features import predicted_classes
 from ...metrics.scores import global_unlearning_metric
+from ...report.phases import PhaseClock
 from ...report.results import Results
 from ...trainer import UnlearnTrainer, whole_base_of
 from ..checks.model_checks import check_model
-from ..classifier import ClassifierRecipe, scores
+from ..classifier import ClassifierModels, ClassifierRecipe, scores
 from ..command_line import parse
-from ..history.earlier import find_earlier
+from ..history.earlier import RequestHistory, find_earlier
 from ..loading import loading
 from ..models.training import training_seconds
 from ..running.run import unlearn
@@ -48,10 +51,12 @@ class SpeechClassRecipe(ClassifierRecipe):
     """A classifier of speech forgets a speaker's data, a class, or single utterances.
 
     Args:
-        training: whether the run trains a model, which needs the inputs of all training utterances.
+        models: loads the models of the run.
+        processor: the models' feature extractor.
+        splits: the data, with inputs.
+        forgotten_before, earlier: see `Recipe`.
+        clock: has measured the time of loading.
     """
-
-    auto_class = AutoModelForAudioClassification
 
     def __init__(
         self,
@@ -59,46 +64,66 @@ class SpeechClassRecipe(ClassifierRecipe):
         data: SpeechClassArguments,
         args: UnlearnConfig,
         *,
-        training: bool,
+        models: ClassifierModels,
+        processor: SequenceFeatureExtractor,
+        splits: SpeakerSplits | UtteranceSplits,
+        forgotten_before: Mapping[str, list[str]],
+        earlier: RequestHistory,
+        clock: PhaseClock,
     ):
         self.options, self.data, self.args = options, data, copy.copy(args)
         self.args.label_names = ["labels"]
-        self.task = _task(data)
-        self.earlier = find_earlier(options.model, args.output_dir)
-        start = options.start
-        self.processor = load_extractor(start) if start else new_extractor(options)
-        with self.clock.phase("loading"), main_process_first(args):
-            requests = self.earlier.requests()
-            unprepared, self.classes = load_class_splits(data, args.seed, requests)
-        self.forgotten_before = self.earlier.names_with(unprepared)
-        check_model(self)
+        self.task, self.models, self.processor, self.splits = _task(data), models, processor, splits
+        self.forgotten_before, self.earlier, self.clock = forgotten_before, earlier, clock
+
+    @classmethod
+    def load(
+        cls,
+        options: SpeechClassRecipeArguments,
+        data: SpeechClassArguments,
+        args: UnlearnConfig,
+        *,
+        training: bool,
+    ) -> "SpeechClassRecipe":
+        """Loads the data and the feature extractor, and prepares the data for the models.
+
+        Args:
+            training: whether the run trains a model, which needs the inputs of all training
+                utterances.
+        """
+        clock, start = PhaseClock(), options.start
+        earlier = find_earlier(options.model, args.output_dir)
+        processor = load_extractor(start) if start else new_extractor(options)
+        with clock.phase("loading"), main_process_first(args):
+            unprepared, classes = load_class_splits(data, args.seed, earlier.requests())
+        new_config = partial(_new_config, options, processor)
+        models = ClassifierModels(
+            AutoModelForAudioClassification, options.base_model, new_config, classes
+        )
+        check_model(options, args, models.load)
         # The other processes find the inputs in the cache.
-        with self.clock.phase("features"), main_process_first(args):
-            self.splits = prepare_class_splits(
+        with clock.phase("features"), main_process_first(args):
+            splits = prepare_class_splits(
                 unprepared,
-                self.processor,
+                processor,
                 data,
-                self.classes,
-                shortest=start and _shortest_audio(start, self.processor),
+                classes,
+                shortest=start and _shortest_audio(start, processor),
                 retain_pool=training,
             )
+        return cls(
+            options,
+            data,
+            args,
+            models=models,
+            processor=processor,
+            splits=splits,
+            forgotten_before=earlier.names_with(unprepared),
+            earlier=earlier,
+            clock=clock,
+        )
 
     # ---- models ----------------------------------------------------------------------------------
-
-    def new_config(self, labels: dict) -> WhisperConfig:
-        """A Whisper encoder with a head for classes."""
-        options = self.options
-        return WhisperConfig(
-            num_mel_bins=self.processor.feature_size,
-            d_model=options.d_model,
-            encoder_layers=options.layers,
-            encoder_attention_heads=options.heads,
-            encoder_ffn_dim=4 * options.d_model,
-            max_source_positions=POSITIONS_PER_SECOND * options.chunk_length,
-            classifier_proj_size=options.d_model,
-            init_std=options.init_std,
-            **labels,
-        )
 
     def processor_of(self, name: str) -> SequenceFeatureExtractor:
         return AutoFeatureExtractor.from_pretrained(name)
@@ -115,7 +140,7 @@ class SpeechClassRecipe(ClassifierRecipe):
         return SpeechCollator(self.processor)
 
     def metrics(self) -> Callable[[EvalPrediction], dict]:
-        return self.keeping(f1_metrics)
+        return f1_metrics
 
     def _rows(self, rows: datasets.Dataset, model: PreTrainedModel) -> "ClassRows":
         labels = labels_of(self.classes, model.config)
@@ -128,15 +153,17 @@ class SpeechClassRecipe(ClassifierRecipe):
     def unseen_split(self) -> str | None:
         """Unseen utterances like the forgotten ones; where a forgotten speaker has none, those of
         other speakers, as in UnSLU-BENCH."""
-        wanted = ("test", "other")
+        candidates = ("test", "other")
         if self.task != "utterance_samples":
-            wanted = ("forget_test", *(wanted if self.task == "speaker_data" else ()))
+            candidates = ("forget_test", *(candidates if self.task == "speaker_data" else ()))
         present = self.splits.evaluation()
-        return next((split for split in wanted if split in present), None)
+        return next((split for split in candidates if split in present), None)
 
-    def measure(self, trainer: UnlearnTrainer) -> dict[str, dict]:
-        """Accuracy of each speaker and, unless the classes are speakers, of each class, in the last
-        evaluation; the seconds of training; and relearning speed."""
+    def measure(
+        self, trainer: UnlearnTrainer, predictions: Mapping[str, EvalPrediction]
+    ) -> dict[str, dict]:
+        """Accuracy of each speaker and, unless the classes are speakers, of each class; the seconds
+        of training; and relearning speed."""
         evaluated = self.splits.evaluation(self.data.max_eval_samples)
         # Speakers' names may only be in results that are redacted.
         columns = {
@@ -144,10 +171,10 @@ class SpeechClassRecipe(ClassifierRecipe):
             "speaker_classes": ("speaker",),
         }.get(self.task, ("class",))
         measured = {f"per_{column}": {} for column in columns}
-        for (split, rows), (logits, labels) in zip(evaluated.items(), self.evaluated, strict=True):
-            correct = predicted_classes(logits) == labels
+        for split, prediction in predictions.items():
+            correct = predicted_classes(prediction_logits(prediction)) == prediction.label_ids
             for column in columns:
-                measured[f"per_{column}"][split] = _rates(correct, rows[column][:])
+                measured[f"per_{column}"][split] = _rates(correct, evaluated[split][column][:])
         model = trainer.accelerator.unwrap_model(trainer.model)
         seconds = training_seconds(model.name_or_path)
         return {**measured, "training": {"seconds": seconds}, **self.relearning(trainer)}
@@ -160,6 +187,23 @@ class SpeechClassRecipe(ClassifierRecipe):
         if results.retrained and results.attacks:
             by_model["unlearned"]["gum"] = _gum(results, unseen)
         results.scores = by_model
+
+
+def _new_config(
+    options: SpeechClassRecipeArguments, processor: SequenceFeatureExtractor, labels: dict
+) -> WhisperConfig:
+    """The configuration of a new model: a Whisper encoder with a head for classes."""
+    return WhisperConfig(
+        num_mel_bins=processor.feature_size,
+        d_model=options.d_model,
+        encoder_layers=options.layers,
+        encoder_attention_heads=options.heads,
+        encoder_ffn_dim=4 * options.d_model,
+        max_source_positions=POSITIONS_PER_SECOND * options.chunk_length,
+        classifier_proj_size=options.d_model,
+        init_std=options.init_std,
+        **labels,
+    )
 
 
 def _task(data: SpeechClassArguments) -> str:
@@ -248,4 +292,4 @@ def main(argv: list[str]) -> None:
     options, data, args = parse(
         (SpeechClassRecipeArguments, SpeechClassArguments, UnlearnConfig), argv
     )
-    unlearn(SpeechClassRecipe(options, data, args, training=options.needs_training_data))
+    unlearn(SpeechClassRecipe.load(options, data, args, training=options.needs_training_data))

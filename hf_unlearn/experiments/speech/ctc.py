@@ -24,7 +24,7 @@ from ...config import UnlearnConfig
 from ...data.speech.collator import SpeechCollator
 from ...data.speech.extractors import longest_audio, shortest_audio
 from ...data.speech.speech_arguments import SpeechArguments
-from ...data.speech.splits import prepare_splits
+from ...data.speech.splits import SpeakerSplits, prepare_splits
 from ...data.speech.transcripts import in_vocabulary
 from ...evaluation import most_likely
 from ...trainer import load_merged
@@ -34,27 +34,54 @@ from ..running.run import unlearn
 from .ctc_style import CtcStyle, CtcTranscriber
 from .label_source import LabelSource, load_source
 from .options import CtcArguments
-from .recogniser import Prepared, RecogniserRecipe
+from .recogniser import RecogniserRecipe
+from .speech_models import Prepared, SpeechModels
 from .tiny_ctc import build_character_tokenizer, build_model, build_processor
 
 # Methods of transformers' models that give the number of frames for the length of an input.
 FRAME_COUNTERS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
 
 
-class CtcRecipe(RecogniserRecipe):
-    """A CTC recogniser forgets speakers. All of its parameters are trained unless `trainable` says
-    otherwise: the convolutions before the encoder, too.
+class CtcModels(SpeechModels):
+    """CTC models. One that was saved without a head gets a new one."""
 
-    Args:
-        training: whether the run trains a model, which needs the features of all training
-            utterances.
-    """
+    options: CtcArguments
 
-    generates = False
+    @staticmethod
+    def load_processor(
+        options: CtcArguments, data: SpeechArguments, config: PreTrainedConfig
+    ) -> ProcessorMixin | None:
+        start, new_head = options.start, is_headless(config)
+        if type(config) not in MODEL_FOR_CTC_MAPPING:
+            raise ValueError(
+                f"{start} is a {config.model_type} model, which has no CTC head: the recipe "
+                "whisper_librispeech is for models with a decoder"
+            )
+        if new_head and options.model != "train":
+            raise ValueError(
+                f"{start} has no CTC head, so it cannot transcribe: train one first, with "
+                f"model: train and base_model: {start}"
+            )
+        with loading(start):
+            return None if new_head else AutoProcessor.from_pretrained(start)
 
-    @property
-    def restyled(self) -> bool:
-        return self.data.transcripts == "own"
+    @staticmethod
+    def new_processor(
+        options: CtcArguments,
+        data: SpeechArguments,
+        config: PreTrainedConfig | None,
+        splits: SpeakerSplits,
+    ) -> ProcessorMixin:
+        # The forgotten speakers' characters are included for the retrained model too, so that both
+        # models have the same tokens.
+        texts = [*splits.forget["text"], *splits.retain_pool["text"]]
+        tokenizer = build_character_tokenizer(texts)
+        if config is None or not is_headless(config):
+            return build_processor(tokenizer)
+        with loading(options.base_model):
+            extractor = AutoFeatureExtractor.from_pretrained(options.base_model)
+        bert = isinstance(extractor, SeamlessM4TFeatureExtractor)
+        return (Wav2Vec2BertProcessor if bert else Wav2Vec2Processor)(extractor, tokenizer)
 
     @property
     def new_head(self) -> bool:
@@ -62,47 +89,19 @@ class CtcRecipe(RecogniserRecipe):
         characters."""
         return self.config is not None and is_headless(self.config)
 
-    def load_processor(self, start: str) -> ProcessorMixin | None:
-        if type(self.config) not in MODEL_FOR_CTC_MAPPING:
-            raise ValueError(
-                f"{start} is a {self.config.model_type} model, which has no CTC head: the recipe "
-                "whisper_librispeech is for models with a decoder"
-            )
-        if self.new_head and self.options.model != "train":
-            raise ValueError(
-                f"{start} has no CTC head, so it cannot transcribe: train one first, with "
-                f"model: train and base_model: {start}"
-            )
-        with loading(start):
-            return None if self.new_head else AutoProcessor.from_pretrained(start)
-
-    def new_processor(self) -> ProcessorMixin:
-        # The forgotten speakers' characters are included for the retrained model too, so that both
-        # models have the same tokens.
-        splits = self.unprepared
-        texts = [*splits.forget["text"], *splits.retain_pool["text"]]
-        tokenizer = build_character_tokenizer(texts)
-        if not self.new_head:
-            return build_processor(tokenizer)
-        with loading(self.options.base_model):
-            extractor = AutoFeatureExtractor.from_pretrained(self.options.base_model)
-        bert = isinstance(extractor, SeamlessM4TFeatureExtractor)
-        return (Wav2Vec2BertProcessor if bert else Wav2Vec2Processor)(extractor, tokenizer)
-
-    def prepare(self, start: str | None, training: bool) -> Prepared:
-        splits = self.unprepared
-        transcripts = self.data.transcripts or self._default_style(start)
+    def prepare(self, splits: SpeakerSplits, args: UnlearnConfig, training: bool) -> Prepared:
+        transcripts = self.data.transcripts or self._default_style(splits)
         data = dataclasses.replace(self.data, transcripts=transcripts)
         source = LabelSource.of(self.options)
         compared = splits.retain if has_text(splits.retain) else splits.forget
         transcriber = None
         if transcripts == "own" and not self.new_head:
-            source, writer = load_source(self.options, self.processor, self.load_model)
+            source, writer = load_source(self.options, self.processor, self.load)
             if writer is not None:
-                transcriber = CtcTranscriber(writer, self.processor, data, self.args.device)
+                transcriber = CtcTranscriber(writer, self.processor, data, args.device)
         style = CtcStyle(transcriber, self.processor, data)
-        style.choose(compared, self.args.seed)
-        model = load_merged(self.load_model, start)
+        style.choose(compared, args.seed)
+        model = load_merged(self.load, self.options.start)
         prepared = prepare_splits(
             splits,
             self.processor,
@@ -117,14 +116,13 @@ class CtcRecipe(RecogniserRecipe):
         style.release()
         return Prepared(source, style, prepared)
 
-    def _default_style(self, start: str | None) -> str:
+    def _default_style(self, splits: SpeakerSplits) -> str:
         """Pretrained models get labels in their letters, or their own where the data has none."""
-        if start is None or self.new_head:
+        if self.config is None or self.new_head:
             return "as_written"
-        splits = self.unprepared
         return "vocabulary" if has_text(splits.forget) or has_text(splits.retain) else "own"
 
-    def load_model(self, name: str | None) -> PreTrainedModel:
+    def load(self, name: str | None) -> PreTrainedModel:
         options = self.options
         if name is None:
             return build_model(
@@ -141,6 +139,19 @@ class CtcRecipe(RecogniserRecipe):
             head["ctc_loss_reduction"] = "mean"
         # in float32, whatever the stored type
         return AutoModelForCTC.from_pretrained(name, dtype=torch.float32, **head)
+
+
+class CtcRecipe(RecogniserRecipe):
+    """A CTC recogniser forgets speakers. All of its parameters are trained unless `trainable` says
+    otherwise: the convolutions before the encoder, too."""
+
+    generates = False
+    kind_of_models = CtcModels
+    options: CtcArguments
+
+    @property
+    def restyled(self) -> bool:
+        return self.data.transcripts == "own"
 
     def training_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
         return rows
@@ -181,4 +192,4 @@ def frame_counter(model: PreTrainedModel) -> Callable[[int], int] | None:
 def main(argv: list[str]) -> None:
     """Runs the CTC recipe: the `main` of its `unlearn.py`."""
     options, data, args = parse((CtcArguments, SpeechArguments, UnlearnConfig), argv)
-    unlearn(CtcRecipe(options, data, args, training=options.needs_training_data))
+    unlearn(CtcRecipe.load(options, data, args, training=options.needs_training_data))

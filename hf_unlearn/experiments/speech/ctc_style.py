@@ -57,8 +57,8 @@ class CtcTranscriber(ModelTranscriber):
 
     def generate(self, inputs_of_each: list[dict[str, np.ndarray]]) -> list[str]:
         # One by one: a CTC model may say something in padded frames.
-        ids = [self._logits(inputs).argmax(-1).cpu().numpy() for inputs in inputs_of_each]
-        return [transcribe(self.processor.tokenizer, one, ctc=True)[0] for one in ids]
+        frames = [self._logits(inputs).argmax(-1).cpu().numpy() for inputs in inputs_of_each]
+        return [transcribe(self.processor.tokenizer, ids, ctc=True)[0] for ids in frames]
 
     def losses_of(self, inputs: dict[str, np.ndarray], texts: list[str]) -> list[float]:
         logits, blank = self._logits(inputs), self.model.config.pad_token_id

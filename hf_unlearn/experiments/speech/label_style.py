@@ -104,8 +104,8 @@ class LabelStyle:
         plain = self.rewritten(references)
         if style == self.plain:
             return plain
-        texts = zip(self.transcriber.transcripts(rows), references, plain)
-        return [own_or(*each, self._agree) for each in texts]
+        candidates = zip(self.transcriber.transcripts(rows), references, plain)
+        return [own_or(*texts, self._agree) for texts in candidates]
 
     def rewritten(self, references: list[str]) -> list[str]:
         """The references in the style `plain`."""

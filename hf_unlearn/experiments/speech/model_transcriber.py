@@ -62,8 +62,8 @@ class ModelTranscriber:
             key, states, lambda new: self._losses(rows.select(new), [texts[row] for row in new])
         )
         # None stands for bad audio.
-        losses_of_utterances = [each for each in losses if each is not None]
-        means = [sum(each) / len(each) for each in zip(*losses_of_utterances)]
+        losses_of_utterances = [by_style for by_style in losses if by_style is not None]
+        means = [sum(of_style) / len(of_style) for of_style in zip(*losses_of_utterances)]
         return dict(zip(styles, means))
 
     def release(self) -> None:

@@ -3,84 +3,57 @@
 import copy
 import dataclasses
 import io
-from collections import deque
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import datasets
 import numpy as np
 import soundfile
-from transformers import (
-    AutoConfig,
-    EvalPrediction,
-    PreTrainedConfig,
-    PreTrainedModel,
-    ProcessorMixin,
-)
+from transformers import EvalPrediction, PreTrainedModel
 
 from ...config import UnlearnConfig
 from ...data.speech.audio import SAMPLING_RATE, decode_audio
 from ...data.speech.speech_arguments import SpeechArguments
 from ...data.speech.splits import SpeakerSplits, load_splits
-from ...evaluation import asr_metrics
+from ...evaluation import TextMetrics, asr_metrics
 from ...metrics import character_errors, error_rate, word_errors
 from ...metrics.normalizers import language_code, normalizer
 from ...metrics.token_texts import text_of
+from ...report.phases import PhaseClock
 from ...report.results import Results
-from ...trainer import UnlearnTrainer, whole_base_of
+from ...trainer import UnlearnTrainer
 from ..checks.model_checks import check_model
 from ..command_line import parse
-from ..history.earlier import find_earlier
-from ..loading import loading
+from ..history.earlier import RequestHistory, find_earlier
 from ..models.training import train
 from ..options import TrainArguments
 from ..recipe import Recipe
 from ..waiting import main_process_first
-from .label_source import LabelSource, options_of_evaluated_run
-from .label_style import LabelStyle
+from .label_source import options_of_evaluated_run
 from .options import RecogniserArguments
+from .speech_models import Prepared, SpeechModels, load_config
 
 # The transcripts of each split in results.json and report.html.
 SHOWN = 8
 
 
-class Prepared(NamedTuple):
-    """The data of a run, ready for its models.
-
-    Attributes:
-        label_source: the model whose style the labels are written in.
-        style: what wrote the labels.
-        splits: with inputs and labels.
-    """
-
-    label_source: LabelSource
-    style: LabelStyle
-    splits: SpeakerSplits
-
-
 class RecogniserRecipe(Recipe):
     """A speech recogniser forgets speakers. What differs between kinds of recognisers is in its
-    subclasses.
+    subclasses and in their models.
 
     Args:
-        training: whether the run trains a model, which needs the features of all training
-            utterances.
+        models: loads the models of the run.
+        unprepared: the splits as they were loaded.
+        prepared: the same splits with inputs and labels, and what wrote the labels.
+        clock: has measured the time of loading.
 
     Attributes:
-        config: of the model that the run starts from; None for a new model.
-        unprepared: the splits as they were loaded.
         label_source, style: see `Prepared`.
-        texts: (predictions, references) of each split in the last evaluation.
     """
 
     task = "speakers"
     # whether the texts of an evaluation come from `generate`
     generates: bool
-
-    @property
-    def restyled(self) -> bool:
-        """Whether labels differ from the transcripts that predictions are compared with."""
-        raise NotImplementedError
+    kind_of_models: type[SpeechModels]
 
     def __init__(
         self,
@@ -88,68 +61,86 @@ class RecogniserRecipe(Recipe):
         data: SpeechArguments,
         args: UnlearnConfig,
         *,
-        training: bool,
+        models: SpeechModels,
+        unprepared: SpeakerSplits,
+        prepared: Prepared,
+        earlier: RequestHistory,
+        clock: PhaseClock,
     ):
         self.options, self.args = options, copy.copy(args)
         self.args.predict_with_generate, self.args.label_names = self.generates, ["labels"]
+        self.models, self.processor = models, models.processor
+        self.unprepared = unprepared
+        self.label_source, self.style, self.splits = prepared
+        self.data = dataclasses.replace(data, transcripts=self.style.name)
+        self.earlier, self.clock = earlier, clock
+        self.forgotten_before = earlier.names_with(unprepared)
+
+    @classmethod
+    def load(
+        cls,
+        options: RecogniserArguments,
+        data: SpeechArguments,
+        args: UnlearnConfig,
+        *,
+        training: bool,
+    ) -> "RecogniserRecipe":
+        """Loads the data and the processor, and prepares the data for the models.
+
+        Args:
+            training: whether the run trains a model, which needs the features of all training
+                utterances.
+        """
+        clock, kind, start = PhaseClock(), cls.kind_of_models, options.start
         language = language_code(data.language or None)
         # An evaluation takes the style of the run that made the model.
         style = data.transcripts or options_of_evaluated_run(options, "data").get("transcripts")
-        self.data = data = dataclasses.replace(data, language=language, transcripts=style)
-        self.earlier = find_earlier(options.model, args.output_dir)
-        start = options.start
+        data = dataclasses.replace(data, language=language, transcripts=style)
+        earlier = find_earlier(options.model, args.output_dir)
         # An unknown normaliser is refused before the data is read.
         normalizer(options.normalize, data.language)
-        self.config = load_config(start) if start else None
-        processor = self.load_processor(start) if start else None
-        with self.clock.phase("loading"), main_process_first(args):
-            self.unprepared = load_splits(data, args.seed, self.earlier.requests())
-        self.forgotten_before = self.earlier.names_with(self.unprepared)
-        self.processor = self.new_processor() if processor is None else processor
-        check_model(self)
+        config = load_config(start) if start else None
+        processor = kind.load_processor(options, data, config) if start else None
+        with clock.phase("loading"), main_process_first(args):
+            unprepared = load_splits(data, args.seed, earlier.requests())
+        if processor is None:
+            processor = kind.new_processor(options, data, config, unprepared)
+        models = kind(options, data, config, processor)
+        check_model(options, args, models.load)
         # The other processes find the features in the cache.
-        with self.clock.phase("features"), main_process_first(args):
-            prepared = self.prepare(start, training)
-        self.label_source, self.style, self.splits = prepared
-        self.data = dataclasses.replace(data, transcripts=self.style.name)
-        self.texts = deque(maxlen=len(self.splits.evaluation()))
+        with clock.phase("features"), main_process_first(args):
+            prepared = models.prepare(unprepared, args, training)
+        return cls(
+            options,
+            data,
+            args,
+            models=models,
+            unprepared=unprepared,
+            prepared=prepared,
+            earlier=earlier,
+            clock=clock,
+        )
 
-    # ---- what a subclass has to define -----------------------------------------------------------
+    def load_model(self, name: str | None) -> PreTrainedModel:
+        return self.models.load(name)
 
-    def load_processor(self, start: str) -> ProcessorMixin | None:
-        """The processor of the model that the run starts from, whose `config` is known by now;
-        None if it has yet to be made.
-
-        Raises:
-            ValueError: it cannot be loaded, or belongs to another kind of model.
-        """
+    @property
+    def restyled(self) -> bool:
+        """Whether labels differ from the transcripts that predictions are compared with."""
         raise NotImplementedError
-
-    def new_processor(self) -> ProcessorMixin:
-        """A processor for a model that has none. The data is known by now (`unprepared`)."""
-        raise NotImplementedError
-
-    def prepare(self, start: str | None, training: bool) -> Prepared:
-        """Gives the splits inputs and labels.
-
-        Args:
-            start: the model that the run starts from; None for a new one.
-        """
-        raise NotImplementedError
-
-    # ---- what all have ---------------------------------------------------------------------------
 
     def evaluation_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> datasets.Dataset:
         return rows
 
-    def measure(self, trainer: UnlearnTrainer) -> dict:
-        """Each speaker's error rate and a few transcripts, from the model's last evaluation."""
-        measured = {"per_speaker": {}, "transcripts": {}}
-        leading = trainer.compute_metrics.scoring["leads"]
-        count = character_errors if leading == "cer" else word_errors
-        for (split, rows), (transcripts, references) in zip(
-            trainer.eval_dataset.items(), self.texts, strict=True
-        ):
+    def measure(
+        self, trainer: UnlearnTrainer, predictions: Mapping[str, EvalPrediction]
+    ) -> dict[str, dict]:
+        """Each speaker's error rate and a few transcripts."""
+        measured, metrics = {"per_speaker": {}, "transcripts": {}}, self.metrics()
+        count = character_errors if metrics.scoring["leads"] == "cer" else word_errors
+        for split, prediction in predictions.items():
+            rows = trainer.eval_dataset[split]
+            transcripts, references = metrics.texts(prediction)
             errors, words = count(transcripts, references, allow_empty=True)
             speakers = np.array(rows["speaker"][:])
             measured["per_speaker"][split] = {
@@ -200,13 +191,12 @@ class RecogniserRecipe(Recipe):
         labels = self.labels()
         return {"labels": {**labels, "note": self.label_source.note(labels["transcripts"])}}
 
-    def metrics(self) -> Callable[[EvalPrediction], dict]:
+    def metrics(self) -> TextMetrics:
         return asr_metrics(
             self.processor,
             normalize=self.options.normalize,
             language=self.data.language,
             seed=self.args.seed,
-            texts=self.texts,
             references=self.references() if self.restyled else None,
             ctc=not self.generates,
         )
@@ -228,15 +218,15 @@ class RecogniserRecipe(Recipe):
         return text
 
     def audio(self, results: Results) -> dict[str, bytes]:
-        wanted = {
+        ids = {
             row["id"]
             for rows in results.transcripts.values()
             for row in rows[: self.options.report_audio]
         }
         sounds = {}
-        for part in self.unprepared.parts().values() if wanted else ():
+        for part in self.unprepared.parts().values() if ids else ():
             for index, name in enumerate(part["id"][:]):
-                if name in wanted:
+                if name in ids:
                     sounds[name] = as_wav(part[index]["audio"])
         return sounds
 
@@ -249,17 +239,6 @@ class RecogniserRecipe(Recipe):
 
     def card_arguments(self) -> dict:
         return {"language": self.data.language}
-
-
-def load_config(start: str) -> PreTrainedConfig:
-    """The configuration of a model or, for an adapter, of its base model.
-
-    Raises:
-        ValueError: it cannot be loaded.
-    """
-    with loading(start):
-        # An adapter has no configuration: from_pretrained would give that of the largest Whisper.
-        return AutoConfig.from_pretrained(whole_base_of(start))
 
 
 def as_wav(audio: dict) -> bytes:
@@ -276,5 +255,5 @@ def train_alone(
     kinds = (options_kind, SpeechArguments, UnlearnConfig, TrainArguments)
     options, data, args, alone = parse(kinds, argv)
     options.model = "train"
-    recipe = kind(options, data, args, training=True)
+    recipe = kind.load(options, data, args, training=True)
     train(recipe, "retrained" if alone.without_forget else "original")

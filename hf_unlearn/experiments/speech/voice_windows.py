@@ -54,11 +54,8 @@ class VoiceWindows(Dataset):
         return {**row, "input_features": window.numpy(), "labels": labels}
 
     def windows_of(self, batch: dict, generator: torch.Generator) -> dict:
-        """A batch of retain samples with a window of each one's audio, one of RETAIN_WINDOWS.
-
-        The trainer asks for them where it keeps the retain samples from falling silent. If only
-        forget samples were cut, the model could learn to be silent where audio is cut, and not at
-        the voice.
+        """A batch of retain samples with a window of each one's audio, one of RETAIN_WINDOWS. The
+        trainer keeps the model from falling silent on them (`trainer.batches.forget_data`).
 
         Args:
             batch: with `input_features` (k, n_mels, frames).

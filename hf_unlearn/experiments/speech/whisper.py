@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForSpeechSeq2Seq,
     AutoProcessor,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
     WhisperConfig,
@@ -42,70 +43,60 @@ from .label_source import load_source
 from .label_style import LabelStyle
 from .model_transcriber import ModelTranscriber
 from .options import WhisperArguments
-from .recogniser import Prepared, RecogniserRecipe
+from .recogniser import RecogniserRecipe
 from .short_audio import TruncatedFeatures, take_short_audio
+from .speech_models import Prepared, SpeechModels
 from .tiny_whisper import build_model, build_processor, build_word_tokenizer
 from .voice_windows import VoiceWindows
 from .whisper_language import check_language, load_generation_config, set_language
 
 
-class WhisperRecipe(RecogniserRecipe):
-    """A Whisper model, or another speech model with a decoder (Moonshine, Speech2Text, SpeechT5),
-    forgets speakers. A new model is always a Whisper.
+class WhisperModels(SpeechModels):
+    """Whisper models, or other models with a decoder. A new model is always a Whisper."""
 
-    Args:
-        training: whether the run trains a model, which needs the features of all training
-            utterances.
-    """
+    options: WhisperArguments
 
-    generates = True
-
-    def __init__(
-        self,
-        options: WhisperArguments,
-        data: SpeechArguments,
-        args: UnlearnConfig,
-        *,
-        training: bool,
-    ):
-        _check_windows(options.forget_windows, args.forget_objective)
-        # Transcribing is the default of `generate`.
-        task = data.task or (language_code(data.language or None) and "transcribe")
-        super().__init__(options, dataclasses.replace(data, task=task), args, training=training)
-
-    def load_processor(self, start: str) -> ProcessorMixin:
-        if type(self.config) not in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING:
+    @staticmethod
+    def load_processor(
+        options: WhisperArguments, data: SpeechArguments, config: PreTrainedConfig
+    ) -> ProcessorMixin:
+        start = options.start
+        if type(config) not in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING:
             raise ValueError(
-                f"{start} is a {self.config.model_type} model, which does not write text with a "
+                f"{start} is a {config.model_type} model, which does not write text with a "
                 "decoder: the recipe ctc_librispeech is for CTC models"
             )
-        if not self.config.is_encoder_decoder:
+        if not config.is_encoder_decoder:
             raise ValueError(
-                f"{start} is a {self.config.model_type} model, a language model that gets the "
+                f"{start} is a {config.model_type} model, a language model that gets the "
                 "audio within its prompt, while this recipe is for models with an encoder and a "
                 "decoder (Whisper, Moonshine, Speech2Text): use UnlearnTrainer with a data "
                 "collator of your own, which writes the prompt"
             )
         with loading(start):
-            if isinstance(self.config, WhisperConfig):
+            if isinstance(config, WhisperConfig):
                 processor = WhisperProcessor.from_pretrained(start)
-                generation_config = load_generation_config(whole_base_of(start), self.config)
-                self._set_prompt(start, processor.tokenizer, self.config, generation_config)
+                generation_config = load_generation_config(whole_base_of(start), config)
+                set_prompt(data, start, processor.tokenizer, config, generation_config)
                 return processor
             processor = AutoProcessor.from_pretrained(start)
-        options = self.options
         whisper_options = options.augment or options.forget_windows
         whisper_options = whisper_options or options.train_seconds is not None
-        if self.data.task == "translate" or whisper_options:
+        if data.task == "translate" or whisper_options:
             raise ValueError(
                 f"{start} is not a Whisper: task: translate, augment, forget_windows and "
                 "train_seconds work with Whisper only: leave them out"
             )
         return processor
 
-    def new_processor(self) -> WhisperProcessor:
-        data = self.data
-        processor = new_processor(self.options, self.unprepared, data.transcripts)
+    @staticmethod
+    def new_processor(
+        options: WhisperArguments,
+        data: SpeechArguments,
+        config: PreTrainedConfig | None,
+        splits: SpeakerSplits,
+    ) -> WhisperProcessor:
+        processor = new_processor(options, splits, data.transcripts)
         check_language(processor.tokenizer, data.language, data.task)
         return processor
 
@@ -114,9 +105,9 @@ class WhisperRecipe(RecogniserRecipe):
         """Whether the model is a Whisper, as every new one is."""
         return self.config is None or isinstance(self.config, WhisperConfig)
 
-    def prepare(self, start: str | None, training: bool) -> Prepared:
-        splits, options, data, args = self.unprepared, self.options, self.data, self.args
-        source, model = load_source(options, self.processor, self.load_model)
+    def prepare(self, splits: SpeakerSplits, args: UnlearnConfig, training: bool) -> Prepared:
+        data = self.data
+        source, model = load_source(self.options, self.processor, self.load)
         has_transcripts = any(text.strip() for text in splits.retain["text"])
         compared = splits.retain if has_transcripts else splits.forget
         end_token = None
@@ -151,26 +142,7 @@ class WhisperRecipe(RecogniserRecipe):
             raise ValueError(f"train_seconds is {read}, but must be from 1 to {longest}")
         return longest if read is None else read
 
-    def _set_prompt(
-        self,
-        name: str,
-        tokenizer: WhisperTokenizer,
-        config: WhisperConfig,
-        generation_config: GenerationConfig,
-    ) -> None:
-        """Sets the language and task of labels and of `generate`.
-
-        Raises:
-            ValueError: their prompts would differ.
-        """
-        data = self.data
-        set_language(config, generation_config, name, data.language, data.task)
-        if data.language or data.task:
-            check_language(tokenizer, data.language, data.task)
-            tokenizer.set_prefix_tokens(language=data.language, task=data.task)
-        check_prompt(tokenizer, config, generation_config, name)
-
-    def load_model(self, name: str | None) -> PreTrainedModel:
+    def load(self, name: str | None) -> PreTrainedModel:
         """Loads or builds a model; a Whisper whose `generate` prompts with the data's language and
         task."""
         options, data, tokenizer = self.options, self.data, self.processor.tokenizer
@@ -185,13 +157,13 @@ class WhisperRecipe(RecogniserRecipe):
                 language=data.language,
                 task=data.task,
             )
-            self._set_prompt("a new model", tokenizer, model.config, model.generation_config)
+            set_prompt(data, "a new model", tokenizer, model.config, model.generation_config)
             return self._shortened(model)
         # in float32, whatever the stored type
         kind = WhisperForConditionalGeneration if self.is_whisper else AutoModelForSpeechSeq2Seq
         model = kind.from_pretrained(name, dtype=torch.float32)
         if self.is_whisper:
-            self._set_prompt(name, tokenizer, model.config, model.generation_config)
+            set_prompt(data, name, tokenizer, model.config, model.generation_config)
         return self._shortened(model)
 
     def _shortened(self, model: PreTrainedModel) -> PreTrainedModel:
@@ -200,8 +172,52 @@ class WhisperRecipe(RecogniserRecipe):
             take_short_audio(model)
         return model
 
+
+def set_prompt(
+    data: SpeechArguments,
+    name: str,
+    tokenizer: WhisperTokenizer,
+    config: WhisperConfig,
+    generation_config: GenerationConfig,
+) -> None:
+    """Sets the language and task of labels and of `generate`.
+
+    Raises:
+        ValueError: their prompts would differ.
+    """
+    set_language(config, generation_config, name, data.language, data.task)
+    if data.language or data.task:
+        check_language(tokenizer, data.language, data.task)
+        tokenizer.set_prefix_tokens(language=data.language, task=data.task)
+    check_prompt(tokenizer, config, generation_config, name)
+
+
+class WhisperRecipe(RecogniserRecipe):
+    """A Whisper model, or another speech model with a decoder (Moonshine, Speech2Text, SpeechT5),
+    forgets speakers."""
+
+    generates = True
+    kind_of_models = WhisperModels
+    options: WhisperArguments
+    models: WhisperModels
+
+    @classmethod
+    def load(
+        cls,
+        options: WhisperArguments,
+        data: SpeechArguments,
+        args: UnlearnConfig,
+        *,
+        training: bool,
+    ) -> "WhisperRecipe":
+        _check_windows(options.forget_windows, args.forget_objective)
+        # Transcribing is the default of `generate`.
+        task = data.task or (language_code(data.language or None) and "transcribe")
+        data = dataclasses.replace(data, task=task)
+        return super().load(options, data, args, training=training)
+
     def training_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
-        return self._read(self._augmented(rows, model)) if self.is_whisper else rows
+        return self._read(self._augmented(rows, model)) if self.models.is_whisper else rows
 
     def tuning_data(self, model: PreTrainedModel, rows: datasets.Dataset) -> Dataset:
         return self._read(rows)
@@ -277,4 +293,4 @@ def main(argv: list[str], write_data: Callable[[str], object] | None = None) -> 
     options, data, args = parse((WhisperArguments, SpeechArguments, UnlearnConfig), argv)
     if write_data is not None:
         write_if_missing(data.dataset, write_data, args)
-    unlearn(WhisperRecipe(options, data, args, training=options.needs_training_data))
+    unlearn(WhisperRecipe.load(options, data, args, training=options.needs_training_data))

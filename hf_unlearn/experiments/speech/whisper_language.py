@@ -29,8 +29,8 @@ def check_language(
         )
     if task is not None and task not in TASK_IDS:
         raise ValueError(f"task is {task!r}, but must be one of {', '.join(TASK_IDS)}")
-    wanted = [f"<|{name}|>" for name in (language_code(language), task) if name is not None]
-    missing = [token for token in wanted if token not in tokenizer.get_vocab()]
+    tokens = [f"<|{name}|>" for name in (language_code(language), task) if name is not None]
+    missing = [token for token in tokens if token not in tokenizer.get_vocab()]
     if missing:
         raise ValueError(
             f"the tokenizer has no token {', '.join(missing)}: leave language and task out (on a "

@@ -78,11 +78,11 @@ def _untrained_changes(folder: Path, original: str, entries: list[Entry]) -> lis
     print(f"{len(changed)} of {total} tensors differ from the original's. Those that differ most:")
     for name in sorted(changed, key=lambda name: -changed[name])[:LISTED]:
         print(f"  {name}: by {100 * changed[name]:.2g} % of its length")
-    trained = [(entry.get("settings") or {}).get("trainable") for entry in entries]
-    other = [name for name in changed if not any(re.search(one or "", name) for one in trained)]
+    patterns = [(entry.get("settings") or {}).get("trainable") or "" for entry in entries]
+    other = [name for name in changed if not any(re.search(p, name) for p in patterns)]
     if not other:
         return []
     return [
-        f"Weights have changed that no request has trained (trainable is {' or '.join(trained)}): "
+        f"Weights have changed that no request has trained (trainable is {' or '.join(patterns)}): "
         f"{', '.join(other[:LISTED])}{f' and {len(other) - LISTED} more' * (len(other) > LISTED)}."
     ]

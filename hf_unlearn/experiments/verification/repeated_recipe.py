@@ -45,5 +45,5 @@ def repeated_recipe(folder: Path, config: Path | None, output_dir: str) -> Recip
     if options.model == "train" or "model" not in changed:
         options.model = (groups.get("models") or {}).get("original", options.model)
     options.gold, options.shadow_models, options.evaluate = "none", 0, False
-    recipe = kind.recipe(options, data, args, training=False)
+    recipe = kind.load(options, data, args, training=False)
     return recipe.with_args(completed_arguments(recipe))

@@ -11,6 +11,7 @@ from ...config import UnlearnConfig
 from ...per_sample.reference import count_samples
 from ..losses.silence import Silence
 from ..protocol import TrainerView
+from .forget_data import CutsWindows
 from .joined import join
 from .seeded import RETAIN, SeededDataset
 from .training_data import data_seed
@@ -131,8 +132,9 @@ class RetainBatches:
         retained = count_samples(batch) - self.earlier_samples()
         silenced = self._silence.with_texts_of(batch, forget_batch, generator)
         # A forget set that cuts its samples (`forget_windows`) also cuts the retain samples.
-        if windows_of := getattr(self._trainer.train_dataset, "windows_of", None):
-            silenced = windows_of(silenced, generator)
+        forget_set = self._trainer.train_dataset
+        if isinstance(forget_set, CutsWindows):
+            silenced = forget_set.windows_of(silenced, generator)
         return self._silence.constrained(batch, silenced, retained)
 
     def loaded(self) -> dict:

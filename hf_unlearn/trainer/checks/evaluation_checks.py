@@ -4,6 +4,7 @@ fit the model's predictions, or a best model chosen by a metric that is not comp
 from transformers import PreTrainedModel
 from transformers.trainer_utils import IntervalStrategy
 
+from ...metrics.described_metrics import description_of
 from ...models import base_model
 from ..protocol import EvaluationView
 
@@ -23,7 +24,7 @@ def known_metrics(trainer: EvaluationView) -> set[str] | None:
     own_loop = type(trainer).evaluation_loop.__module__.split(".")[0] == __package__.split(".")[0]
     if trainer.compute_metrics is None and own_loop:
         return {"loss"}
-    names = getattr(trainer.compute_metrics, "metric_names", None)
+    names = description_of(trainer.compute_metrics).metric_names
     return None if names is None else {"loss", *names}
 
 
@@ -37,7 +38,7 @@ def _check_texts(trainer: EvaluationView) -> None:
         raise ValueError(
             f"predict_with_generate is True, but {name} cannot generate: set it to False"
         )
-    needs_texts = getattr(trainer.compute_metrics, "needs_texts", False)
+    needs_texts = description_of(trainer.compute_metrics).needs_texts
     reduced = trainer.preprocess_logits_for_metrics is not None or args.prediction_loss_only
     if needs_texts and model.can_generate() and not args.predict_with_generate and not reduced:
         raise ValueError(

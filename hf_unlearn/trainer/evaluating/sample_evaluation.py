@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import EvalPrediction
 from transformers.trainer_utils import EvalLoopOutput
 
 from ...models import replaced
@@ -19,7 +20,8 @@ from .sample_logits import LogitCollector, Reduce
 
 class SampleEvaluation:
     """Runs a trainer's evaluations and keeps the losses of their samples and, within
-    `collecting_logits`, values of their logits."""
+    `collecting_logits` and `collecting_predictions`, values of their logits and their
+    predictions."""
 
     def __init__(self, trainer: MeasuringView):
         self._trainer = trainer
@@ -29,6 +31,8 @@ class SampleEvaluation:
         # Set within `collecting_logits`: reduces the logits of a batch to values per sample.
         self._reduce: Reduce | None = None
         self._collected: dict[str, dict[str, np.ndarray]] = {}
+        # One dict for each `collecting_predictions` that is open.
+        self._predictions: list[dict[str, EvalPrediction]] = []
 
     def sampler(self, dataset: Any) -> ByLength | None:
         """The sampler that puts texts of about the same length into one batch; None where Trainer's
@@ -60,6 +64,8 @@ class SampleEvaluation:
             output = evaluate()
         if order is not None:
             output = output_in_dataset_order(output, order)
+        for predictions in self._predictions:
+            predictions[prefix] = EvalPrediction(output.predictions, output.label_ids)
         if (values := self._logits.values(order)) is not None:
             self._collected[prefix] = values
         if self._losses:
@@ -94,3 +100,13 @@ class SampleEvaluation:
             yield self._collected
         finally:
             self._reduce = None
+
+    @contextlib.contextmanager
+    def collecting_predictions(self) -> Iterator[dict[str, EvalPrediction]]:
+        """See `SampleMeanTrainer.collecting_predictions`."""
+        predictions: dict[str, EvalPrediction] = {}
+        self._predictions.append(predictions)
+        try:
+            yield predictions
+        finally:
+            self._predictions.pop()

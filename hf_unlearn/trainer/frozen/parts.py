@@ -21,6 +21,7 @@ from ...per_sample.reference import (
     without_ranges,
 )
 from ...per_sample.shards import sharded_modules
+from ..batches.forget_data import changes_each_time
 from ..batches.seeded import random_state, random_state_kept
 from ..protocol import LossView
 from ..randomness import FrozenRandomness
@@ -75,7 +76,7 @@ class FrozenParts:
         """The context of passes over samples of a dataset. If the dataset says that its inputs
         never come again (`changes_each_time = True`), the model computes them as usual, and nothing
         of them is kept."""
-        self._is_off = getattr(dataset, "changes_each_time", False)
+        self._is_off = changes_each_time(dataset)
         try:
             yield
         finally:

@@ -21,7 +21,7 @@ from ...hub.metadata import listed, local_among
 from ...hub.model_card import write_card
 from ...hub.upload import hub_failures, push_folder
 from ...hub.usage import processor_parts
-from ...metrics.scales import scale_of
+from ...metrics.described_metrics import description_of
 from ...privacy.redaction import salt_of
 from ...report.best_effort import warn_if_not_written
 from ...report.environment import emissions, environment
@@ -98,9 +98,10 @@ class Publisher:
         measured = evaluations_by_step(trainer.state.log_history, trainer.eval_dataset)
         stopping, last_step = trainer.stopping, trainer.state.global_step
         weights_step = stopping.get("restored_step", last_step)
+        metrics = description_of(trainer.compute_metrics)
         return Results(
             task="data",
-            scale=scale_of(trainer.compute_metrics),
+            scale=metrics.scale,
             processor=processor_parts(trainer.processing_class),
             **describe_model(model),
             config={
@@ -116,7 +117,7 @@ class Publisher:
             unlearned=measured.get(weights_step) if last_step else None,
             retrained=None,
             stopping=stopping,
-            scoring=getattr(trainer.compute_metrics, "scoring", None),
+            scoring=metrics.scoring,
             emissions_g=emissions(args),
         )
 

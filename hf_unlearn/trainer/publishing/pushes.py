@@ -121,8 +121,10 @@ def upload(staged: Path, message: str, repo_id: str, args: UnlearnConfig) -> Com
                 commit_message=message,
                 revision=args.hub_revision,
             )
-    except HubError as error:
-        logger.warning(f"{message}: {error}")
+    except Exception as error:
+        # Nobody else sees an error of the background.
+        reason = error if isinstance(error, HubError) else repr(error)
+        logger.warning(f"{message}: {reason}")
         raise
     finally:
         shutil.rmtree(staged, ignore_errors=True)

@@ -16,7 +16,8 @@ from transformers.utils import logging
 
 from ...config import UnlearnConfig
 from ...files import written_whole
-from ...metrics.scales import ScaleCheck, scale_of
+from ...metrics.described_metrics import description_of
+from ...metrics.scales import ScaleCheck
 from ...per_sample.shards import copy_into, gather_to_main, own_parameters
 from ...report.file_names import BEST
 from ..batches.seeded import random_state_kept
@@ -75,7 +76,7 @@ class StoppingRules(TrainerCallback):
             for name, data in splits.items()
             if name in named
         }
-        self._scales = ScaleCheck(self._rules, scale_of(trainer.compute_metrics))
+        self._scales = ScaleCheck(self._rules, description_of(trainer.compute_metrics).scale)
 
     def _reset(self) -> None:
         """The state before a training."""

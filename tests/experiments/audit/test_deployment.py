@@ -11,7 +11,7 @@ from transformers import WavLMConfig, WavLMForCTC, WhisperProcessor
 
 from hf_unlearn import UnlearnConfig, UnlearnTrainer
 from hf_unlearn.experiments.audit.ctranslate2 import converted, transcripts
-from hf_unlearn.experiments.audit.deployment_forms import int8, rounded
+from hf_unlearn.experiments.audit.deployment_forms import measure_int8, round_model
 from hf_unlearn.experiments.audit.door import DoorUnavailable
 from hf_unlearn.experiments.audit.examiner import SpeechExaminer
 from tests.experiments.audit.subjects import (
@@ -66,7 +66,7 @@ def test_a_model_that_reads_the_weights_of_its_layers_cannot_be_in_8_bits():
     examiner = SimpleNamespace(recognition_and_loss=lambda model: model(sound))
     subject = SimpleNamespace(model=model, copy=lambda: copy.deepcopy(model), examiner=examiner)
     with pytest.raises(DoorUnavailable, match="reads the weights of its linear layers itself"):
-        int8(subject)
+        measure_int8(subject)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -76,7 +76,7 @@ def test_a_rounded_model_computes_about_as_one_in_another_type(dtype):
     batch = {"x": torch.randn(40, 20).to(dtype).float(), "labels": torch.zeros(40).long()}
     exact = model(**batch)["logits"]
     other = copy.deepcopy(model).to(dtype)(batch["x"].to(dtype), batch["labels"])["logits"].float()
-    found = rounded(model, dtype)(**batch)["logits"]
+    found = round_model(model, dtype)(**batch)["logits"]
     assert torch.equal(found, found.to(dtype).float()) and found.dtype == torch.float32
     assert (found - other).abs().mean() < 0.1 * (other - exact).abs().mean()
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_unlearn.experiments.audit.full_length import (
-    LongEnough,
+    MinimumLengths,
     tokens_of_length,
     tokens_that_write,
 )
@@ -48,7 +48,7 @@ def test_the_text_cannot_end_before_it_is_long_enough():
     # 0: end, 1: a time stamp, 2 and 3: words
     writes = torch.tensor([False, False, True, True])
     labels = torch.tensor([[2, 1, 3, 0], [3, 0, -100, -100]])
-    processor = LongEnough(labels, writes)
+    processor = MinimumLengths(labels, writes)
     scores = torch.zeros(2, 4)
     prompt = torch.tensor([[3, 3], [3, 3]])
     free = torch.zeros(4)

@@ -5,9 +5,9 @@ import pytest
 
 from hf_unlearn.experiments.audit import Finding, gap_to_retrained, points_forgotten
 from hf_unlearn.experiments.audit.after_a_stranger import errors_in_last
-from hf_unlearn.experiments.audit.deployment_forms import quantised
+from hf_unlearn.experiments.audit.deployment_forms import quantise
 from hf_unlearn.experiments.audit.gaps import auc_finding, rate, share_ranked_above
-from hf_unlearn.experiments.audit.relearning import at_same_step, checked_steps
+from hf_unlearn.experiments.audit.relearning import align_steps, checked_steps
 from hf_unlearn.report.audit_ranking import deciding_doors, rule_numbers
 from hf_unlearn.report.audit_tables import audit_rows, audit_text
 from hf_unlearn.report.audit_words import headline
@@ -62,7 +62,7 @@ def test_relearning_compares_all_models_at_one_step():
         }
         return Finding(values[-1], "WER (%)", "low", more={"findings": steps, "trained_on": 4})
 
-    found = at_same_step(
+    found = align_steps(
         {
             "original": at_steps(10, 5, 0, 0),
             "unlearned": at_steps(90, 60, 10, 5),
@@ -82,7 +82,7 @@ def test_relearning_compares_all_models_at_one_step():
     assert found["retrained"].more["loss"] == 7
     assert found["retrained"].more["loss_by_step"] == {0: 9, 1: 8, 2: 7, 3: 0.9}
     never = {"original": at_steps(10, 9), "unlearned": at_steps(90, 80)}
-    assert at_same_step(never)["unlearned"].value == 80
+    assert align_steps(never)["unlearned"].value == 80
     assert checked_steps(20) == [0, 1, 2, 4, 8, 16, 20] and checked_steps(1) == [0, 1]
 
 
@@ -99,7 +99,7 @@ def test_rounding_keeps_the_largest_weight_of_a_group():
 
     weight = torch.tensor([[0.7, 0.06, -0.31, 0.0, 7.0, 0.4]])
     assert torch.allclose(
-        quantised(weight, bits=4, group=4), torch.tensor([[0.7, 0.1, -0.3, 0.0, 7.0, 0.0]])
+        quantise(weight, bits=4, group=4), torch.tensor([[0.7, 0.1, -0.3, 0.0, 7.0, 0.0]])
     )
 
 

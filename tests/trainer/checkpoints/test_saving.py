@@ -5,6 +5,7 @@ import errno
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from safetensors.torch import load_model
 from transformers import default_data_collator
 
@@ -91,3 +92,12 @@ def test_an_unreadable_file_is_not_reported_as_an_error_of_the_hub(tmp_path):
         raise PermissionError(errno.EACCES, "Permission denied", "model.safetensors")
     with pytest.raises(HubError, match="push again later"), hub_failures("me/model", tmp_path):
         raise ConnectionError("reset by peer")
+
+
+def test_an_error_of_ours_is_not_reported_as_an_error_of_the_hub(tmp_path):
+    for error in (TypeError("an argument too many"), ValueError("a bug"), KeyError("model")):
+        with pytest.raises(type(error)) as raised, hub_failures("me/model", tmp_path):
+            raise error
+        assert raised.value is error
+    with pytest.raises(TypeError, match="folder"), hub_failures("me/model", tmp_path):
+        HfApi().upload_folder(folder="out", repo_id="me/model")

@@ -64,8 +64,13 @@ def test_logits_are_collected_beside_generated_texts(rows, tmp_path):
         predict_with_generate=True,
         per_device_eval_batch_size=3,
     )
-    with trainer.collecting_logits(features_of_batch) as collected:
-        trainer.predict(rows)
+    with (
+        trainer.collecting_logits(features_of_batch) as collected,
+        trainer.collecting_predictions() as predictions,
+    ):
+        output = trainer.predict(rows)
+    assert np.array_equal(predictions["test"].predictions, output.predictions)
+    assert np.array_equal(predictions["test"].label_ids, output.label_ids)
     expected = sample_features(trainer, rows)
     assert expected.keys() == collected["test"].keys()
     for name, values in expected.items():
