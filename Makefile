@@ -47,6 +47,7 @@ test-lowest:
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: install
 	$(BIN)/ruff check --fix .
@@ -74,5 +75,5 @@ bench: install
 	$(BIN)/python tests/benchmarks/plot.py
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache out
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

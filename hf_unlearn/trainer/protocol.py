@@ -165,7 +165,7 @@ class CheckpointView(ModelView, Protocol):
         """Saves the model and uploads it."""
 
 
-class EvaluationView(ModelView, MeasuringView, Protocol):
+class EvaluationView(ModelView, Protocol):
     """What is evaluated, and by which metrics.
 
     Attributes:
@@ -173,6 +173,7 @@ class EvaluationView(ModelView, MeasuringView, Protocol):
     """
 
     eval_dataset: Samples | dict[str, Samples] | None
+    compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None
     preprocess_logits_for_metrics: Callable[..., Any] | None
     processing_class: Processor | None
 

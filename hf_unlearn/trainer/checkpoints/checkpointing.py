@@ -28,6 +28,14 @@ from .weight_files import remove_other_weights, weights_in
 
 logger = logging.get_logger(__name__)
 
+
+class LoadResult(NamedTuple):
+    """What `load_state_dict` returns: the names of weights that only one of both sides has."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
 # Trainer's own methods, bound to the trainer.
 # _save_checkpoint
 WriteCheckpoint = Callable[[nn.Module, Any], None]
@@ -42,7 +50,7 @@ LoadOptimizer = Callable[[str | None], None]
 # _load_from_checkpoint
 LoadWeights = Callable[[str, nn.Module | None], None]
 # _issue_warnings_after_load
-WarnAfterLoad = Callable[[NamedTuple], None]
+WarnAfterLoad = Callable[[LoadResult], None]
 # _load_best_model
 LoadBest = Callable[[], None]
 
@@ -187,7 +195,7 @@ class CheckpointSaver:
         load(checkpoint, model)
         load_renamed(self._trainer.model if model is None else model, Path(checkpoint))
 
-    def warn_after_load(self, warn: WarnAfterLoad, load_result: NamedTuple) -> None:
+    def warn_after_load(self, warn: WarnAfterLoad, load_result: LoadResult) -> None:
         """As in Trainer, which would fail for a module of the user's own with tied weights, because
         only the first of them is saved."""
         model = self._trainer.model

@@ -69,7 +69,8 @@ class SampleEvaluation:
         if (values := self._logits.values(order)) is not None:
             self._collected[prefix] = values
         if self._losses:
-            output.metrics[f"{prefix}_loss"] = float(torch.cat(self._losses).double().mean())
+            loss = float(torch.cat(self._losses).double().mean())
+            output = output._replace(metrics={**(output.metrics or {}), f"{prefix}_loss": loss})
         return output
 
     def _metrics_in_dataset_order(

@@ -8,9 +8,8 @@ from typing import Any
 import datasets
 from peft import LoraConfig, PeftModel
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ...config import UnlearnConfig
 from ...hub.metadata import local_among
 from ...models import base_model
 from ..batches.training_data import length_or_none
@@ -96,7 +95,7 @@ class EvaluatedBefore(TrainerCallback):
             self.rows = [row for row in history if any(map(is_evaluation, row))]
 
     def on_train_begin(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         at_start = (row for row in state.log_history if row["step"] == 0)
         if not any(any(map(is_evaluation, row)) for row in at_start):

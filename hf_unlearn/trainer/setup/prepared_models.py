@@ -5,6 +5,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+
 from ...per_sample.shards import sharded_modules
 from ..protocol import ModelView, PreparedView
 
@@ -52,6 +55,18 @@ def prepare_again(trainer: ModelView) -> None:
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         # Only newer versions of accelerate set this mark.
         vars(model).pop("_is_accelerate_prepared", None)
+
+
+def own_optimizer(trainer: PreparedView) -> torch.optim.Optimizer:
+    """The trainer's optimizer without accelerate's wrapper.
+
+    Raises:
+        RuntimeError: Trainer has not created it yet.
+    """
+    optimizer = trainer.optimizer
+    if optimizer is None:
+        raise RuntimeError("the optimizer is made when the training begins: ask for it in a step")
+    return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
 
 
 def shard_untrained_model(trainer: PreparedView) -> None:

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
-from ...config import UnlearnConfig
 from ...per_sample.shards import local, own_parameters
 from ..checkpoints.checkpoint_files import saved_state
 from ..processes import all_processes
 from ..protocol import TrainerView
 from ..randomness import compares_gradients
+from ..setup.prepared_models import own_optimizer
 from .step_runner import StepRunner
 
 logger = logging.get_logger(__name__)
@@ -85,7 +85,7 @@ class DriftControl(TrainerCallback):
     # ---- around the optimizer's step -------------------------------------------------------------
 
     def on_pre_optimizer_step(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Notes weights and losses, and makes the optimizer's step as long as expected."""
         self._before = []
@@ -100,7 +100,7 @@ class DriftControl(TrainerCallback):
         self._scale_rates()
 
     def on_optimizer_step(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measures the step, and shortens it until the bound holds."""
         if not self._before:
@@ -179,7 +179,7 @@ class DriftControl(TrainerCallback):
 
     @property
     def _optimizer(self) -> torch.optim.Optimizer:
-        return getattr(self._trainer.optimizer, "optimizer", self._trainer.optimizer)
+        return own_optimizer(self._trainer)
 
     @property
     def _bound(self) -> float:

@@ -3,7 +3,6 @@
 import hashlib
 
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 from ...methods.base import RetainVisitor, RowRoles
@@ -16,6 +15,7 @@ from ..protocol import TrainerView
 from ..samples.retain_rows import RetainRows, gradient_scale
 from ..samples.sample_access import SampleAccess
 from ..setup import deepspeed
+from ..setup.prepared_models import own_optimizer
 from .retain_step import RetainStep
 
 
@@ -146,8 +146,7 @@ class TrainerStep:
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        optimizer = self._trainer.optimizer
-        return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+        return own_optimizer(self._trainer)
 
     def forget_loss(self, batch: dict | None = None) -> Tensor:
         key, sign = (FORGET, self.first_index), 1.0
