@@ -460,7 +460,7 @@ def test_a_package_has_the_names_of_its_stub(stub):
 # ---- the formatter and comments ------------------------------------------------------------------
 
 # What may follow code on its line: a shape, or a mark for a tool.
-SHAPE_OR_MARK = re.compile(r"# (?:\(|fmt:|noqa:)")
+SHAPE_OR_MARK = re.compile(r"# (?:\(|fmt:|noqa:|type: ignore)")
 
 
 def files_with(pattern: str) -> list[Path]:
