@@ -51,6 +51,7 @@ test-lowest:
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/pytest -q tests/project/test_structure.py
 
 format: install
@@ -79,5 +80,5 @@ bench: install
 	$(BIN)/python tests/benchmarks/plot.py
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache out
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

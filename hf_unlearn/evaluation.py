@@ -2,6 +2,7 @@
 membership attacks need."""
 
 from collections.abc import Callable, Mapping, MutableSequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from .metrics.quality import CharacterErrorRate, WordErrorRate, accuracy, f1_mac
 from .metrics.sample_features import ctc_losses, features, predicted_classes
 from .metrics.scales import PERCENT
 from .metrics.token_texts import decode, groups_tokens, transcribe
-from .models import base_model
+from .models import base_model, replaced
 
 # The keys of `classification_metrics`.
 CLASSIFICATION = ("accuracy", "accuracy_low", "accuracy_high")
@@ -233,7 +234,6 @@ def sample_features(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]
         ValueError: the model's first output is not one row of logits for each label: (n, classes)
             for labels (n,), or (n, T, vocabulary) for labels (n, T).
     """
-
     is_ctc, reduce = _is_ctc(trainer), features_reducer(trainer, one_by_one=True)
 
     def reduced(logits: torch.Tensor | tuple, labels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -246,25 +246,13 @@ def sample_features(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]
             )
         return features
 
-    before = (
-        trainer.args.per_device_eval_batch_size,
-        trainer.args.predict_with_generate,
-        trainer.compute_metrics,
-        trainer.preprocess_logits_for_metrics,
-    )
-    trainer.args.predict_with_generate, trainer.compute_metrics = False, None
-    trainer.preprocess_logits_for_metrics = reduced
-    if is_ctc:
-        trainer.args.per_device_eval_batch_size = 1
-    try:
-        return trainer.predict(dataset).predictions
-    finally:
-        (
-            trainer.args.per_device_eval_batch_size,
-            trainer.args.predict_with_generate,
-            trainer.compute_metrics,
-            trainer.preprocess_logits_for_metrics,
-        ) = before
+    size = {"per_device_eval_batch_size": 1} if is_ctc else {}
+    with (
+        replaced(trainer.args, predict_with_generate=False, **size),
+        replaced(trainer, compute_metrics=None, preprocess_logits_for_metrics=reduced),
+    ):
+        # The dict that `reduced` makes of each batch.
+        return cast("dict[str, np.ndarray]", trainer.predict(dataset).predictions)
 
 
 def features_reducer(trainer: Trainer, *, one_by_one: bool | None = None) -> Callable:

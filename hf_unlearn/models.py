@@ -1,12 +1,27 @@
-"""What all models of transformers and peft have in common: the label that losses ignore, and the
-model inside an adapter."""
+"""What all models and trainers of transformers and peft have in common: the label that losses
+ignore, the model inside an adapter, and attributes with other values for a while."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
 # Trainer also pads labels with it between batches and processes.
 IGNORE_INDEX = -100
+
+
+@contextlib.contextmanager
+def replaced(owner: object, **values: Any) -> Iterator[None]:
+    """Within this context, attributes of an object have other values."""
+    before = {name: getattr(owner, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(owner, name, value)
 
 
 def peft_configs(model: nn.Module) -> dict[str, Any]:

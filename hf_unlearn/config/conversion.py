@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 from dataclasses import dataclass
+from typing import cast
 
 from transformers import TrainingArguments
 
@@ -49,7 +50,7 @@ def as_unlearn_config(args: TrainingArguments | None) -> UnlearnConfig:
     if config.logging_steps == PLAIN_LOGGING_STEPS:
         config.logging_steps = UnlearnConfig.logging_steps
     check_fields(config)
-    return config
+    return cast(UnlearnConfig, config)
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import json
 import math
 import numbers
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from transformers import Seq2SeqTrainingArguments
 
@@ -88,7 +88,14 @@ def _check_choices(config: Seq2SeqTrainingArguments) -> None:
             raise ValueError(f"{field.name} is {value!r}, but must be {meant}")
 
 
-def _normalise(config: Seq2SeqTrainingArguments) -> None:
+class Normalised(Protocol):
+    """The fields of `UnlearnConfig` that may be given in several forms."""
+
+    hide_names: Any
+    method_kwargs: Any
+
+
+def _normalise(config: Normalised) -> None:
     """Converts a single name to a list, and JSON to a dict.
 
     Raises:

@@ -15,7 +15,7 @@ def labels_of(classes: list[str], config: PretrainedConfig) -> dict[str, int]:
     Raises:
         ValueError: the head has another number of labels, or the same names in another order.
     """
-    labels = {str(name): label for name, label in config.label2id.items()}
+    labels = {str(name): int(label) for name, label in config.label2id.items()}
     if set(classes) <= set(labels):
         return {name: labels[name] for name in classes}
     in_order = {name: label for label, name in enumerate(classes)}

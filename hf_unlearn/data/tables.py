@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection, Iterable
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 from datasets import (
@@ -26,7 +26,7 @@ from .names import first_few
 logger = logging.get_logger(__name__)
 
 # What `datasets.load_dataset` returns.
-Loaded = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
+Loaded: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
 # suffix: builder of `datasets`

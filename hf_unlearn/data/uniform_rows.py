@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from datasets import ClassLabel, Dataset
 
@@ -12,7 +13,7 @@ from .rows import RowKind, RowRequest
 
 
 def owner_names(
-    kind: RowKind, values: list, feature: object, column: str, source: str | Path
+    kind: RowKind, values: list, feature: Any, column: str, source: str | Path
 ) -> list[str]:
     """The owner of each row as text.
 

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
@@ -27,7 +28,7 @@ class ClassifierModels:
         classes: the names of the data's classes, in the order of a new model's labels.
     """
 
-    auto_class: type
+    auto_class: Any
     base_model: str | None
     new_config: Callable[[dict], PreTrainedConfig]
     classes: list[str]
@@ -127,7 +128,7 @@ def scores(
     Args:
         test: the split of unseen samples that are kept.
     """
-    original_test = results.original[test]["accuracy"]
+    original_test = results.models()["original"][test]["accuracy"]
 
     def of(model: dict) -> dict[str, float | None]:
         accuracies = {

@@ -46,8 +46,8 @@ class Recipe:
         task: what is forgotten, a key of `TASKS`.
         options, args: the recipe's options and the trainer's.
         data: the data's options, a dataclass.
-        splits: the data, with the parts `forget`, `forget_test`, `retain_pool` and `test`.
-            `splits.describe()` is what results.json says of it, `splits.evaluation(
+        splits: the data, with the parts `forget`, `forget_test`, `retain`, `retain_pool` and
+            `test`. `splits.describe()` is what results.json says of it, `splits.evaluation(
             max_eval_samples)` are the splits to evaluate by name.
         processor: the model's processor; saved with the model.
         forgotten_before: the names that earlier requests made the model forget, by the column of

@@ -34,7 +34,8 @@ class RowRoles(NamedTuple):
 
 
 class Step(Protocol):
-    """What the trainer offers a method during one optimizer step.
+    """What the trainer offers a method during one optimizer step. The retain batch and its numbers
+    are there in `Method.retain` only.
 
     Attributes:
         samples: number of retain samples on this process, k.

@@ -49,7 +49,7 @@ class Duck(WeightedSum):
         require_classification(model, "duck")
 
     def prepare(self, start: Preparation) -> None:
-        sums = counts = 0
+        sums = counts = torch.zeros(())
         with torch.no_grad():
             for batch in start.batches("retain"):
                 labels = class_labels(batch, "duck")
@@ -150,7 +150,6 @@ class BoundaryShrink(WeightedSum):
     def __init__(self, bound: float = 0.1):
         super().__init__(forget_weight=1.0, retain_weight=0.0)
         self.bound = bound
-        self.teacher: nn.Module | None = None
         self.low = self.high = 0.0
 
     def check(self, model: nn.Module) -> None:
@@ -181,7 +180,7 @@ class BoundaryShrink(WeightedSum):
 
     def _input_name(self, batch: dict) -> str:
         """The name of the images or sounds in a batch."""
-        name = getattr(base_model(self.teacher), "main_input_name", None)
+        name = getattr(base_model(self.teacher), "main_input_name", "")
         if name not in batch:
             # A model that is not of transformers: take the first floating point input.
             tensors = {key: x for key, x in batch.items() if isinstance(x, Tensor)}

@@ -1,6 +1,7 @@
 """PGU: forgetting in directions that the layer inputs of the retain samples do not use."""
 
 from collections import defaultdict
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from ..ops import move_to, to_float64
 from .base import Method, Preparation, Step
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+Layer: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d
 
 
 class PGU(Method):
@@ -47,15 +49,16 @@ class PGU(Method):
             raise ValueError(f"variance is {variance}, but must be in (0, 1)")
         self.variance = variance
         # M (i, r) of each weight
-        self.directions: dict[nn.Parameter, Tensor] = {}
+        self.directions: dict[Tensor, Tensor] = {}
 
     def prepare(self, start: Preparation) -> None:
-        moments: dict[nn.Parameter, Tensor] = {}
+        moments: dict[Tensor, Tensor] = {}
 
-        def add_moment(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def add_moment(layer: Layer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             # (positions, i)
             rows = layer_inputs(layer, inputs[0].detach())
-            moments[layer.weight] = moments.get(layer.weight, 0) + rows.T @ rows
+            earlier = moments.get(layer.weight)
+            moments[layer.weight] = rows.T @ rows if earlier is None else earlier + rows.T @ rows
 
         layers = _projected_layers(start.model, set(start.parameters.values()))
         handles = [layer.register_forward_hook(add_moment) for layer in layers]
@@ -109,7 +112,7 @@ def _is_layer_weight(module: nn.Module, name: str) -> bool:
     return isinstance(module, nn.Linear) or not isinstance(module.padding, str)
 
 
-def layer_inputs(layer: nn.Module, x: Tensor) -> Tensor:
+def layer_inputs(layer: Layer, x: Tensor) -> Tensor:
     """The vectors that a layer multiplies with its flattened weight (o, i).
 
     Args:

@@ -134,7 +134,8 @@ class BadTeacher(WithTeacher):
 
     def __init__(self, alpha: float = 0.5, temperature: float = 1.0):
         super().__init__(forget_weight=1 - alpha, retain_weight=alpha)
-        self.temperature, self.incompetent = temperature, None
+        self.temperature = temperature
+        self.incompetent: nn.Module | None = None
 
     def check(self, model: nn.Module) -> None:
         super().check(model)
@@ -152,8 +153,8 @@ class BadTeacher(WithTeacher):
             torch.manual_seed(start.seed)
             original = base_model(start.model)
             new = type(original)(copy.deepcopy(original.config))
-            self.incompetent = as_teacher(new.to(like.device, like.dtype))
-            for p in self.incompetent.parameters():
+            self.incompetent = incompetent = as_teacher(new.to(like.device, like.dtype))
+            for p in incompetent.parameters():
                 # Some models leave parameters uninitialised.
                 if not p.isfinite().all() or p.abs().amax() > LARGEST_INITIAL_VALUE:
                     p.normal_(std=0.02)

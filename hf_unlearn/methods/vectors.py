@@ -1,5 +1,7 @@
 """Arithmetic on vectors of the parameter space, stored as one tensor per parameter."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -14,8 +16,10 @@ def dot(a: Vector, b: Vector) -> Tensor:
     On a device without float64, the products and partial sums are float32.
     """
     if not has_float64(a[0].device):
-        return sum(sum_float64(x.float() * y.float()) for x, y in zip(a, b))
-    return sum((x.double() * y.double()).sum() for x, y in zip(a, b))
+        products = (sum_float64(x.float() * y.float()) for x, y in zip(a, b))
+    else:
+        products = ((x.double() * y.double()).sum() for x, y in zip(a, b))
+    return functools.reduce(torch.add, products)
 
 
 def add_scaled(a: Vector, b: Vector, factor: Tensor) -> Vector:

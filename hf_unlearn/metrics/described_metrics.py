@@ -53,7 +53,7 @@ class PercentMetrics(DescribedMetrics):
 
     def __reduce__(self) -> str:
         # Pickled by its name, as the function would be.
-        return self.__qualname__
+        return self._function.__qualname__
 
 
 def in_percent(*metric_names: str) -> Callable[[Callable], PercentMetrics]:

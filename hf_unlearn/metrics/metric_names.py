@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Container
-from typing import Any
+from typing import Any, TypeGuard
 
 # Entries of an evaluation that are not metrics.
 NO_METRICS = {
@@ -25,6 +25,6 @@ def is_metric(name: str, value: Any, among: Container[str]) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def finite(value: float | None) -> bool:
+def finite(value: float | None) -> TypeGuard[float]:
     """Whether there is a value and it is finite."""
     return value is not None and math.isfinite(value)

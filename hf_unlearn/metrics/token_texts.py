@@ -57,4 +57,5 @@ def text_of(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> str:
     """The text of the token ids of a label; -100 is padding, and repeats are not merged."""
     options = {"group_tokens": False} if groups_tokens(tokenizer) else {}
     tokens = [token for token in ids if token != PADDING]
-    return tokenizer.decode(tokens, skip_special_tokens=True, **options)
+    # It gives a list for several texts only.
+    return tokenizer.decode(tokens, skip_special_tokens=True, **options)  # type: ignore[return-value]

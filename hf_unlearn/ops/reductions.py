@@ -4,6 +4,7 @@ The CPU runs these, a GPU without working kernels falls back to them, and the ke
 against them.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -77,11 +78,11 @@ def _inner_products_of_part(rows: Tensor, u: Tensor, exact: bool) -> tuple[Tenso
     rest = rows[:, end:]
     K = sum_float64(_with_each_other(blocks), 0) + to_float64(_with_each_other(rest))
     # One block at a time: batched matrix-vector products are several times slower on a CPU.
-    b = sum(
+    products = (
         to_float64(part @ u[start : start + part.shape[1]])
         for start, part in _parts(rows, _columns(rows))
     )
-    return K, b
+    return K, functools.reduce(torch.add, products)
 
 
 def _with_each_other(rows: Tensor) -> Tensor:

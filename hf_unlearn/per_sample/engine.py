@@ -37,6 +37,10 @@ from .trace import Call, Trace
 RowsVisitor = Callable[[ParameterRows], Tensor | None]
 
 
+def _outside_of_passes(rows: ParameterRows) -> None:
+    raise RuntimeError("the rows are shown within `backward` and `replay` only")
+
+
 class PerSampleEngine:
     """Shows a visitor the per-sample gradients of every trainable parameter in one backward pass.
 
@@ -79,7 +83,7 @@ class PerSampleEngine:
         self._visited: set[int] = set()
         # The parameters given up in the current pass.
         self._given_up: set[int] = set()
-        self._visit: RowsVisitor | None = None
+        self._visit: RowsVisitor = _outside_of_passes
         self._received: list[tuple[tuple[nn.Parameter, ...], Callable[[], list]]] | None = None
         self._on_given_up: Callable[[nn.Parameter], None] | None = None
         self._buffer: Buffer | None = None
@@ -96,7 +100,8 @@ class PerSampleEngine:
         self._parameters = own_parameters(self.model)
         self._trace.start(self._parameters, self.model.buffers())
         with self._recording() as recorder:
-            for name, owners in patch_owners(batch or {}, k).items():
+            batch = batch or {}
+            for name, owners in patch_owners(batch, k).items():
                 recorder.layouts.share(batch[name], owners)
             yield
 
@@ -156,13 +161,16 @@ class PerSampleEngine:
             keep: this method will be called again.
         """
         received, self._received = self._received, None
+        if received is None:
+            raise RuntimeError("no backward pass has kept its rows for `replay`")
         awaited = self._begin(visit, None)
         for index, (roots, rows) in enumerate(received):
             with torch.no_grad():
                 for parameter, gradient in zip(roots, self._file(roots, rows())):
                     add_gradient(parameter, gradient)
             if not keep:
-                received[index] = None
+                # Frees what the rows are computed from.
+                received[index] = (), list
         self._show_rest()
         self._end(awaited)
         self._received = received
@@ -178,7 +186,8 @@ class PerSampleEngine:
         return self._trace.awaited.copy()
 
     def _end(self, awaited: Counter[int]) -> None:
-        self._uses, self._visited, self._visit, self._buffer = {}, set(), None, None
+        self._uses, self._visited, self._buffer = {}, set(), None
+        self._visit = _outside_of_passes
         self._trace.awaited, self._trace.in_backward = awaited, False
 
     def _show_rest(self) -> None:
@@ -257,7 +266,7 @@ class PerSampleEngine:
                 self.give_up((parameter,), str(problem))
             finally:
                 rows.drop_kept()
-        else:
+        elif self._on_given_up is not None:
             self._on_given_up(parameter)
         # DistributedDataParallel waits for a gradient of every parameter.
         return torch.zeros_like(self._trace.leaf(parameter))

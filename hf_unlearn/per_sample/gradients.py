@@ -80,7 +80,9 @@ def _by_rule(
             at: _axis_first(x, ndim, axis) if at in call.tracked else x for at, x in values.items()
         }
         rows = _apply_rule(call, k, B, values, key)
-        return None if rows is None else Dense(rows.G.movedim(1, 1 + axis).reshape(k, *shape))
+        if not isinstance(rows, Dense):
+            return None
+        return Dense(rows.G.movedim(1, 1 + axis).reshape(k, *shape))
     except torch.OutOfMemoryError:
         raise
     # The rule does not expect these shapes.
@@ -93,8 +95,10 @@ def _apply_rule(call: Call, k: int, B: Tensor, values: dict, key: Key) -> Rows |
 
     A different size means the samples are not where the rule assumes.
     """
+    if (rule := call.rule) is None:
+        return None
     positional, keywords = call.filled(values)
-    makers, name = call.rule(k, B, *positional, **keywords), argument_name(call.rule, key)
+    makers, name = rule(k, B, *positional, **keywords), argument_name(rule, key)
     rows = makers[name]() if name in makers else None
     return rows if rows is not None and rows.size == values[key].numel() else None
 
@@ -129,7 +133,8 @@ def _vectorised(call: Call, k: int, gradients: tuple[Tensor, ...], values: dict,
             floating = [x for x in result if isinstance(x, Tensor) and x.is_floating_point()]
             return (floating[0].movedim(call.output.axis, 0), *floating[1:])
 
-        _, pull_back = torch.func.vjp(outputs, weight_n)
+        # It gives three values with `has_aux` only.
+        _, pull_back = torch.func.vjp(outputs, weight_n)  # type: ignore[misc]
         return pull_back(gradients_n)[0]
 
     device, dtype, enabled = call.autocast

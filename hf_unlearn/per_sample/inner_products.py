@@ -220,12 +220,12 @@ def materialise(
 
 def exact_weighted_sum(uses: Sequence[Rows], weights: Tensor, lines: int) -> Tensor:
     """sum_n w_n G_n (o i,) in float64, of the rows as `materialise` computed them; weights (k,)."""
-    width, used = uses[0].size // lines, slice(None)
-    home = ops.float64_device(uses[0].device)
+    width, home = uses[0].size // lines, ops.float64_device(uses[0].device)
+    used: slice | Tensor = slice(None)
     total = torch.zeros(lines, width, dtype=torch.float64, device=home)
     if len(uses) == 1 and isinstance(uses[0], Lookup):
-        compact, used = uses[0].compact()
-        uses, lines, used = [compact], compact.lines, used.to(total.device)
+        compact, lines_used = uses[0].compact()
+        uses, lines, used = [compact], compact.lines, lines_used.to(total.device)
     parts = [
         ops.weighted_sum(rows, weights, exact=True, dtype=torch.float64)
         for _, rows in line_blocks(uses, lines, width)

@@ -4,11 +4,12 @@ import contextlib
 import copy
 from collections import UserDict
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
 
-def own_copy(value: object) -> object:
+def own_copy(value: Any) -> Any:
     """The value with copies of all tensors in it, in dicts, lists and tuples, too."""
     if isinstance(value, Tensor):
         return value.clone()

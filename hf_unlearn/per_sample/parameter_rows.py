@@ -51,7 +51,7 @@ class ParameterRows:
         return written_out(self.uses, self._lines, self.parameter.numel() // self._lines)
 
     def scaled(self, scale: Tensor) -> "ParameterRows":
-        """The rows G_n * scale, of which only `products` can be computed.
+        """The rows G_n * scale.
 
         Args:
             scale: a factor for each value, in the parameter's shape.
@@ -79,7 +79,7 @@ class ParameterRows:
         if self._kept is not None:
             return ops.inner_products(self._kept, u.flatten(), exact)
         strategy = inner_products.choose(uses, u, self.strategy, keep)
-        if strategy == "fused":
+        if strategy == "fused" and isinstance(uses[0], Product):
             return ops.product_inner_products(uses[0].B, uses[0].X, u)
         if strategy == "ghost" and (not exact or ops.doubles_are_fast(p.device)):
             return inner_products.ghost(uses, u, exact)

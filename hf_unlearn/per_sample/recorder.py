@@ -6,7 +6,7 @@ It puts a tap on the output of each such call.
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -251,7 +251,8 @@ def fsdp_hidden(model: nn.Module, recorder: Recorder) -> Iterator[None]:
         recorder.paused = False
         recorder.replaced(leaves.pop(), tree_leaves(output))
 
-    for module in sharded_modules(model):
+    # FSDPModule is a base of modules that are nn.Modules, too.
+    for module in cast("list[nn.Module]", sharded_modules(model)):
         handles += [
             module.register_forward_pre_hook(before, prepend=True, with_kwargs=True),
             module.register_forward_pre_hook(after, with_kwargs=True),

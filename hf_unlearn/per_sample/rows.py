@@ -40,18 +40,22 @@ class Rows(Protocol):
     def weighted(self, weights: Tensor, total: Tensor | None = None) -> Tensor:
         """sum_n w_n G_n, flat, added to `total` (which is overwritten) if given; weights (k,)."""
 
-    def gathered(self, gather: Callable[[Tensor], Tensor]) -> "Rows":
-        """The rows of all processes. `Convolved` and `Scaled` do not have this method, nor `cut`.
+    def among_zeros(self, n: int, k: int) -> "Rows":
+        """k rows, of which the n-th is the only row here and the others are zero."""
+
+
+class GatherableRows(Rows, Protocol):
+    """Rows that processes can send to each other in the form in which their use left them."""
+
+    def gathered(self, gather: Callable[[Tensor], Tensor]) -> "GatherableRows":
+        """The rows of all processes.
 
         Args:
             gather: concatenates tensors (k, T, ...) or (k, ...) along the samples.
         """
 
-    def cut(self, lines: slice) -> "Rows":
+    def cut(self, lines: slice) -> "GatherableRows":
         """The rows restricted to some (at least one) of the parameter's lines."""
-
-    def among_zeros(self, n: int, k: int) -> "Rows":
-        """k rows, of which the n-th is the only row here and the others are zero."""
 
 
 class Product:
@@ -163,8 +167,9 @@ class Patches(Product):
         self.size = convolution.size
         self.stored = self.B.numel() + self.k * self.positions * (self.size // self.lines)
 
+    # An attribute of Product; mypy takes a cached property for one that cannot be written to.
     @functools.cached_property
-    def X(self) -> Tensor:
+    def X(self) -> Tensor:  # type: ignore[override]
         return self._patches().to(self.dtype)
 
     def weighted(self, weights: Tensor, total: Tensor | None = None) -> Tensor:
@@ -247,7 +252,7 @@ class Dense:
 
 
 class Scaled:
-    """G_n times a factor for each value, for inner products only. scale (o, i)."""
+    """G_n times a factor for each value. scale (o, i)."""
 
     def __init__(self, uses: Sequence[Rows], scale: Tensor):
         self.uses, self.scale, self.k, self.device = uses, scale, uses[0].k, uses[0].device
@@ -259,6 +264,12 @@ class Scaled:
         values = torch.empty_like(out)
         write_all(self.uses, values, start)
         _put(out, values.mul_(self.scale[start : start + out.shape[1]]), add)
+
+    def weighted(self, weights: Tensor, total: Tensor | None = None) -> Tensor:
+        return Dense(written_out([self], *self.scale.shape)).weighted(weights, total)
+
+    def among_zeros(self, n: int, k: int) -> "Scaled":
+        return Scaled([use.among_zeros(n, k) for use in self.uses], self.scale)
 
 
 def written_out(uses: Sequence[Rows], lines: int, width: int) -> Tensor:

@@ -62,7 +62,8 @@ def whole_tensors(model: nn.Module) -> dict[int, Tensor]:
 
 def local(tensor: Tensor) -> Tensor:
     """The part of a tensor on this process: all of it unless it is sharded."""
-    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
+    whole = tensor.detach()
+    return whole.to_local() if isinstance(whole, DTensor) else whole
 
 
 def lines_of(parameter: DTensor) -> list[slice]:
@@ -85,9 +86,10 @@ def gather_to_main(tensor: Tensor) -> Tensor:
 
     All processes must call this together.
     """
-    if not isinstance(tensor, DTensor):
-        return tensor.detach()
-    whole = tensor.detach().full_tensor()
+    detached = tensor.detach()
+    if not isinstance(detached, DTensor):
+        return detached
+    whole = detached.full_tensor()
     return whole.cpu() if dist.get_rank() == 0 else whole.new_empty(0, device="cpu")
 
 
@@ -117,7 +119,7 @@ def squared_norm(tensor: Tensor) -> Tensor:
     return square
 
 
-def averaged(gradient: Tensor, parameter: nn.Parameter) -> Tensor:
+def averaged(gradient: Tensor, parameter: DTensor) -> Tensor:
     """The sharded mean over processes of whole gradients of a sharded parameter, as in FSDP2."""
     mesh = parameter.device_mesh
     total = gradient.to(parameter.dtype, memory_format=torch.contiguous_format, copy=True)

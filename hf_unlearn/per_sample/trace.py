@@ -4,7 +4,7 @@ The recorder writes it in the forward pass, and the engine reads it in the backw
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,7 +97,7 @@ class Call:
 
     trace: Trace
     function: Callable
-    arguments: dict[int | str, object]
+    arguments: dict[int | str, Any]
     tracked: dict[Key, Tensor]
     samples: dict[Key, Layout]
     output: Layout
@@ -114,7 +114,7 @@ class Call:
         """The rule for per-sample gradients of this function, if there is one."""
         return RULES.get(self.function.__name__)
 
-    def filled(self, values: dict[Key, object]) -> tuple[list, dict[str, object]]:
+    def filled(self, values: Mapping[Any, Any]) -> tuple[list, dict[str, Any]]:
         """Positional and keyword arguments, some of them replaced by key."""
         arguments = dict(self.arguments)
         for key, value in values.items():

@@ -2,10 +2,9 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
-from transformers import TrainingArguments
 
 from .redaction import mentions_any, texts_of
 
@@ -35,15 +34,24 @@ VARIABLES = (
 SECRETS = ("KEY", "TOKEN", "PASSWORD", "SECRET")
 
 
+class TrackedArguments(Protocol):
+    """What trackers get of an `UnlearnConfig`, and the names that they must not get."""
+
+    report_to: Any
+    run_name: str | None
+    project: str
+    hide_names: list[str] | None
+    name_forgotten: bool
+
+
 def refuse_names_in_trackers(
-    args: TrainingArguments, model: nn.Module, eval_dataset: Any = None
+    args: TrackedArguments, model: nn.Module, eval_dataset: Any = None
 ) -> None:
     """Refuses a run that would tell a tracker a name in `args.hide_names`.
 
     The arguments themselves are not checked, because their `to_dict` redacts them.
 
     Args:
-        args: an `UnlearnConfig`.
         eval_dataset: if it is a dict, metrics are named after its keys.
 
     Raises:
@@ -66,7 +74,7 @@ def refuse_names_in_trackers(
 
 
 def _texts_sent(
-    args: TrainingArguments, model: nn.Module, eval_dataset: Any
+    args: TrackedArguments, model: nn.Module, eval_dataset: Any
 ) -> Iterator[tuple[str, str | None]]:
     """(what it is, text) of everything that trackers get besides the arguments and the metrics."""
     yield "run_name", args.run_name

@@ -62,9 +62,9 @@ def _model_points(results: Results, metric: str) -> dict[str, tuple[float, float
     """{model: (forget, test)} of the models that have both."""
     points = {}
     for name, splits in results.models().items():
-        values = [splits.get(split, {}).get(metric) for split in ("forget", "test")]
-        if all(map(finite, values)):
-            points[name] = tuple(values)
+        forget, test = (splits.get(split, {}).get(metric) for split in ("forget", "test"))
+        if finite(forget) and finite(test):
+            points[name] = forget, test
     return points
 
 

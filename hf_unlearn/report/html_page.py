@@ -56,8 +56,9 @@ class Report:
         self.transcripts = content.pop("transcripts")
         self.results = Results.from_dict(content)
         # Audio is added after the redaction, which would search it for names.
+        audio = audio or {}
         for row, cleaned in zip(transcripts, self.transcripts):
-            cleaned["sound"] = _data_url(audio[row["id"]]) if row["id"] in (audio or {}) else None
+            cleaned["sound"] = _data_url(audio[row["id"]]) if row["id"] in audio else None
 
     def __str__(self) -> str:
         return results_table(self.results) if self._tables() else "not evaluated"

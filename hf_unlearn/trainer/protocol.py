@@ -15,6 +15,7 @@ from transformers import (
     EvalPrediction,
     PreTrainedTokenizerBase,
     ProcessorMixin,
+    Seq2SeqTrainingArguments,
     TrainerCallback,
     TrainerState,
 )
@@ -37,14 +38,45 @@ Processor: TypeAlias = (
 )
 
 
-class ModelView(Protocol):
+class PreparedView(Protocol):
+    """The model, and what accelerate and DeepSpeed make of it and of its optimizer.
+
+    Attributes:
+        model_wrapped: the wrapper that the training calls the model by.
+        optimizer: None until Trainer has created it.
+        deepspeed: None without DeepSpeed and before the training.
+    """
+
+    model: nn.Module
+    model_wrapped: nn.Module
+    optimizer: torch.optim.Optimizer | None
+    accelerator: Accelerator
+    deepspeed: "DeepSpeedEngine | None"
+    is_deepspeed_enabled: bool
+
+    def create_optimizer(self) -> torch.optim.Optimizer:
+        """Makes the optimizer, if the trainer was not given one."""
+
+
+class MeasuringView(PreparedView, Protocol):
+    """What an evaluation uses in which every sample counts once.
+
+    Attributes:
+        gather_function: how Trainer collects values from all processes.
+        is_in_train: whether the evaluation belongs to a training.
+    """
+
+    args: Seq2SeqTrainingArguments
+    compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None
+    gather_function: Callable[[Any], Any]
+    is_in_train: bool
+
+
+class ModelView(PreparedView, Protocol):
     """The model that is trained, and how its method runs on which processes."""
 
     args: UnlearnConfig
     method: Method
-    model: nn.Module
-    accelerator: Accelerator
-    is_deepspeed_enabled: bool
     is_fsdp_enabled: bool
 
     def is_world_process_zero(self) -> bool:
@@ -105,14 +137,32 @@ class TrainerView(SampleView, Protocol):
 
     Attributes:
         previous_updates: the stored updates of earlier requests; None without.
-        optimizer, lr_scheduler: None until Trainer has created them.
-        deepspeed: None without DeepSpeed and before the training.
+        lr_scheduler: None until Trainer has created it.
     """
 
     previous_updates: EarlierUpdates | None
-    optimizer: torch.optim.Optimizer | None
     lr_scheduler: LRScheduler | None
-    deepspeed: "DeepSpeedEngine | None"
+
+
+class CheckpointView(ModelView, Protocol):
+    """What is saved, and Trainer's own ways of saving it.
+
+    Attributes:
+        lr_scheduler: None until Trainer has created it.
+    """
+
+    state: TrainerState
+    lr_scheduler: LRScheduler | None
+    processing_class: Processor | None
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """The folder of checkpoints: of the run, or of one trial of a search."""
+
+    def _save(self, output_dir: str | None, state_dict: dict | None) -> None:
+        """Saves the model and its processor."""
+
+    def push_to_hub(self, commit_message: str, *, revision: str | None) -> Any:
+        """Saves the model and uploads it."""
 
 
 class EvaluationView(ModelView, Protocol):
@@ -151,9 +201,6 @@ class RunView(TrainerView, EvaluationView, Protocol):
 
     def add_callback(self, callback: TrainerCallback) -> None:
         """Adds a callback to the trainer's own."""
-
-    def create_optimizer(self) -> torch.optim.Optimizer:
-        """Makes the optimizer, if the trainer was not given one."""
 
     def evaluate(
         self, eval_dataset: Samples | dict[str, Samples], *, metric_key_prefix: str

@@ -5,14 +5,14 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import EvalPrediction, Seq2SeqTrainer
+from transformers import EvalPrediction, Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -39,6 +39,8 @@ class SampleMeanTrainer(Seq2SeqTrainer):
     A loss that sums over labels and divides by `num_items_in_batch` gets each sample's own number
     of labels instead, so that it is a mean over samples, too (see `SampleMeanLoss`).
     """
+
+    args: Seq2SeqTrainingArguments
 
     def __init__(self, *arguments: Any, **keywords: Any):
         # Collects per-sample losses during compute_loss; None outside.
@@ -79,7 +81,8 @@ class SampleMeanTrainer(Seq2SeqTrainer):
         """
         with self._by_sample(inputs) as losses:
             counts = {} if losses.items is None else {"num_items_in_batch": losses.items}
-            loss = self.compute_loss(model, own_copy(inputs), **counts)
+            # Without `return_outputs` it returns the loss alone.
+            loss = cast(Tensor, self.compute_loss(model, own_copy(inputs), **counts))
         if not self._check_label_counts_used(losses):
             return self.mean_loss(model, inputs)
         self._last = losses, loss.detach()
@@ -88,7 +91,10 @@ class SampleMeanTrainer(Seq2SeqTrainer):
     @property
     def last_sample_losses(self) -> Tensor | None:
         """The losses (k,) of the samples of the batch whose `mean_loss` was computed last, without
-        a gradient; None if the model combines several losses, which do not show them."""
+        a gradient; None if the model combines several losses, which do not show them, and before
+        the first batch."""
+        if self._last is None:
+            return None
         losses, loss = self._last
         return losses.known_per_sample(loss)
 
@@ -122,7 +128,8 @@ class SampleMeanTrainer(Seq2SeqTrainer):
 
     # ---- evaluation ------------------------------------------------------------------------------
 
-    def prediction_step(
+    # The loss is a tensor, not a float as Seq2SeqTrainer says.
+    def prediction_step(  # type: ignore[override]
         self,
         model: nn.Module,
         inputs: dict[str, Any],
@@ -139,16 +146,16 @@ class SampleMeanTrainer(Seq2SeqTrainer):
             inputs_kept(model),
             self._evaluation.watching(model),
         ):
-            loss, *more = super().prediction_step(
+            outputs: tuple[Tensor | None, Tensor | None, Tensor | None] = super().prediction_step(
                 model, own_copy(inputs), prediction_loss_only, ignore_keys, **gen_kwargs
             )
         if not self._check_label_counts_used(losses):
             return self.prediction_step(
                 model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs
             )
-        if loss is not None:
+        if (loss := outputs[0]) is not None:
             self._evaluation.keep(losses.per_sample(loss))
-        return loss, *more
+        return outputs
 
     def evaluation_loop(
         self,

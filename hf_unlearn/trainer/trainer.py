@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import torch
@@ -20,7 +20,7 @@ from ..methods import build_method, method_settings
 from ..report.html_page import Report
 from ..report.results import Results
 from .batches.loading import TrainingLoader
-from .checkpoints.checkpointing import CheckpointSaver
+from .checkpoints.checkpointing import CheckpointSaver, LoadResult
 from .checks.compatibility import check_compatible
 from .checks.construction import check_after, check_before, one_forget_set
 from .losses.temperature import dividing_logits
@@ -92,6 +92,9 @@ class UnlearnTrainer(SampleMeanTrainer):
     # Trainer infers from Whisper's **kwargs that the loss is already scaled, which is wrong:
     # Whisper averages over the batch.
     loss_is_scaled_for_ga = False
+
+    args: UnlearnConfig
+    eval_dataset: Any
 
     @with_suggestions(Seq2SeqTrainer.__init__)
     def __init__(
@@ -189,7 +192,8 @@ class UnlearnTrainer(SampleMeanTrainer):
         ):
             return super().mean_loss(model, inputs)
 
-    def prediction_step(
+    # As in SampleMeanTrainer: the loss is a tensor.
+    def prediction_step(  # type: ignore[override]
         self, model: nn.Module, inputs: dict[str, Any], *more: Any, **keywords: Any
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         with self.training_run.checked_model.evaluating_batch(inputs):
@@ -247,7 +251,8 @@ class UnlearnTrainer(SampleMeanTrainer):
         loop = functools.partial(super()._inner_training_loop, batch_size, *more, **keywords)
         return self.training_run.run_attempts(batch_size, loop)
 
-    def _run_epoch(self, **keywords: Any) -> None:
+    # Trainer calls it with keywords only.
+    def _run_epoch(self, **keywords: Any) -> None:  # type: ignore[override]
         # When Trainer resumes from the last checkpoint of a finished run, it takes one more step.
         if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
@@ -292,7 +297,7 @@ class UnlearnTrainer(SampleMeanTrainer):
     ) -> None:
         self._saver.load_checkpoint(super()._load_from_checkpoint, resume_from_checkpoint, model)
 
-    def _issue_warnings_after_load(self, load_result: NamedTuple) -> None:
+    def _issue_warnings_after_load(self, load_result: LoadResult) -> None:
         self._saver.warn_after_load(super()._issue_warnings_after_load, load_result)
 
     def _load_best_model(self) -> None:
@@ -370,7 +375,8 @@ class UnlearnTrainer(SampleMeanTrainer):
         if self._publisher is not None:
             self._publisher.create_repository(token, private)
 
-    def push_to_hub(
+    # It may also return a Future or None, as Trainer's does.
+    def push_to_hub(  # type: ignore[override]
         self,
         commit_message: str | None = "End of training",
         blocking: bool = True,

@@ -4,6 +4,7 @@ it."""
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -72,7 +73,7 @@ def plain_name(name: str) -> str:
     return name.replace(".modules_to_save.default.", ".")
 
 
-def _adapters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Parameter, float]]:
+def _adapters(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor, float]]:
     """(name of the weight, A (r, i), B (o, r), scaling) of each trained LoRA adapter: the weight is
     W + scaling B A.
 
@@ -91,8 +92,9 @@ def _adapters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Paramete
                     "another adapter: adapt linear layers without DoRA and lora_bias, or train the "
                     "weights themselves"
                 )
-            A, B = module.lora_A[adapter].weight, module.lora_B[adapter].weight
-            yield f"{plain_name(name)}.weight", A, B, module.scaling[adapter]
+            # They are linear layers, because the one that they adapt is.
+            A, B = (cast(nn.Linear, part[adapter]) for part in (module.lora_A, module.lora_B))
+            yield f"{plain_name(name)}.weight", A.weight, B.weight, module.scaling[adapter]
 
 
 class EarlierUpdates:
@@ -143,7 +145,7 @@ class EarlierUpdates:
         W = W_0 + scaling B A is the weight that it adapts: orthogonal to it, to first order W does
         not move along the update.
         """
-        row_functions = {}
+        row_functions: dict[int, Callable[[], Tensor]] = {}
         for weight, A, B, s in _adapters(model):
             row_functions[id(A)] = partial(self._rows_of_A, weight, A, B, s)
             row_functions[id(B)] = partial(self._rows_of_B, weight, A, B, s)
@@ -152,11 +154,11 @@ class EarlierUpdates:
                 row_functions[id(p)] = partial(self._stack, plain_name(name), p, p.shape)
         return row_functions
 
-    def _rows_of_A(self, name: str, A: nn.Parameter, B: nn.Parameter, scaling: float) -> Tensor:
+    def _rows_of_A(self, name: str, A: Tensor, B: Tensor, scaling: float) -> Tensor:
         update = self._stack(name, A, (B.shape[0], A.shape[1]))  # (q, o, i)
         return scaling * (B.detach().T.to(update.dtype) @ update)
 
-    def _rows_of_B(self, name: str, A: nn.Parameter, B: nn.Parameter, scaling: float) -> Tensor:
+    def _rows_of_B(self, name: str, A: Tensor, B: Tensor, scaling: float) -> Tensor:
         update = self._stack(name, A, (B.shape[0], A.shape[1]))  # (q, o, i)
         return scaling * (update @ A.detach().T.to(update.dtype))
 

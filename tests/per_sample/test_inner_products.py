@@ -8,7 +8,7 @@ from hf_unlearn import ops
 from hf_unlearn.ops import dispatch, reductions
 from hf_unlearn.per_sample import ParameterRows
 from hf_unlearn.per_sample import inner_products as ip
-from hf_unlearn.per_sample.rows import Convolved, Dense, Lookup, Product
+from hf_unlearn.per_sample.rows import Convolved, Dense, Lookup, Product, Scaled
 from hf_unlearn.per_sample.rows import written_out as rows_written_out
 
 
@@ -288,3 +288,15 @@ def test_choice_on_a_card_with_fast_float64(monkeypatch, size, k, T, o, i, strat
 def test_an_unknown_strategy_is_refused():
     with pytest.raises(ValueError, match="'ghosts', but must be one of materialise, ghost, fused"):
         ip.choose([product(2, 2, LINES, WIDTH)], torch.zeros(LINES, WIDTH), "ghosts")
+
+
+def test_scaled_rows_give_weighted_sums_and_places_among_zeros():
+    uses = [product(1, 4, LINES, WIDTH), Dense(torch.randn(1, LINES, WIDTH))]
+    scale = torch.rand(LINES, WIDTH)
+    rows, expected = Scaled(uses, scale), rows_written_out(uses, LINES, WIDTH) * scale
+    weighted = rows.weighted(torch.tensor([2.0]))
+    torch.testing.assert_close(weighted, 2 * expected[0].flatten())
+    torch.testing.assert_close(rows.weighted(torch.ones(1), weighted), 3 * expected[0].flatten())
+    among = rows_written_out([rows.among_zeros(1, 3)], LINES, WIDTH)
+    torch.testing.assert_close(among[1], expected[0])
+    assert not among[0].any() and not among[2].any()

@@ -8,7 +8,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import ProcessorMixin, SequenceFeatureExtractor
 
-from .extractors import audio_extractor
+from .extractors import audio_extractor, input_names
 
 
 @dataclass
@@ -39,7 +39,7 @@ class SpeechCollator:
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         extractor = audio_extractor(self.processor)
-        names = [name for name in extractor.model_input_names if name in rows[0]]
+        names = [name for name in input_names(extractor) if name in rows[0]]
         inputs = {name: [_as_array(row[name]) for row in rows] for name in names}
         batch = dict(extractor.pad(inputs, padding=True, return_tensors="pt"))
         if "labels" in rows[0]:

@@ -38,6 +38,12 @@ def audio_extractor(
     return extractor
 
 
+def input_names(extractor: SequenceFeatureExtractor) -> list[str]:
+    """The names of the model's inputs that an extractor makes; the first is that of the audio."""
+    # Only its subclasses have them.
+    return extractor.model_input_names  # type: ignore[attr-defined]
+
+
 def longest_audio(
     extractor: SequenceFeatureExtractor, config: PreTrainedConfig | None = None
 ) -> float | None:
@@ -58,7 +64,7 @@ def longest_audio(
 def shortest_audio(extractor: SequenceFeatureExtractor, config: PreTrainedConfig) -> float | None:
     """The shortest audio, in seconds, that gives the convolutions of a waveform model one frame;
     None for models of filterbanks."""
-    if extractor.model_input_names[0] != "input_values":
+    if input_names(extractor)[0] != "input_values":
         return None
     encoder = getattr(config, "encoder", config)
     # SEW averages over frames.
@@ -95,8 +101,8 @@ def extract(extractor: SequenceFeatureExtractor, waveform: np.ndarray) -> dict[s
         raise ValueError(
             f"{type(extractor).__name__} cannot take {len(waveform)} samples ({error})"
         ) from None
-    inputs = {name: outputs[name][0] for name in extractor.model_input_names if name in outputs}
-    if not np.isfinite(inputs[extractor.model_input_names[0]]).all():
+    inputs = {name: outputs[name][0] for name in input_names(extractor) if name in outputs}
+    if not np.isfinite(inputs[input_names(extractor)[0]]).all():
         # Some extractors divide by the standard deviation, which is 0 for silence.
         raise ValueError(f"{type(extractor).__name__} makes NaN or infinite values of the audio")
     return inputs
@@ -119,7 +125,7 @@ def input_types(extractor: SequenceFeatureExtractor) -> Features:
 def single_input(extractor: SequenceFeatureExtractor) -> bool:
     """Whether a batch needs only one input of each utterance. A mask over whole waveforms does not
     count, because `pad` of the extractor makes it."""
-    types, name = input_types(extractor), extractor.model_input_names[0]
+    types, name = input_types(extractor), input_names(extractor)[0]
     if len(types) == 1:
         return True
     return isinstance(types[name], List) and set(types) == {name, "attention_mask"}

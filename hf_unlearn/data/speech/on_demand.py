@@ -5,7 +5,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -16,15 +16,29 @@ from datasets.fingerprint import Hasher
 from transformers import SequenceFeatureExtractor
 
 from .audio import audio_seconds, decode_chunk
-from .extractors import extract
+from .extractors import extract, input_names
 from .labels import ctc_complaint
 from .row_cache import AUDIO_REMEDY, bad_audio, map_cached, row_types, state_of
 
 CHECKED_AT_ONCE = 100
 # of inputs in memory, in each process
 KEPT_BYTES = 256 * 2**20
-# labels, texts and {index in the batch: complaint} of a batch of rows, by the rows' numbers
-Label = Callable[[dict[str, list], list[int]], tuple[list, list[str], dict[int, str]]]
+
+
+class Label(Protocol):
+    """Labels rows."""
+
+    def __call__(
+        self, batch: dict[str, list], rows: list[int]
+    ) -> tuple[list, list[str], dict[int, str]]:
+        """Labels, texts and {index in the batch: complaint} of a batch of rows.
+
+        Args:
+            rows: their numbers.
+        """
+
+    def settings(self) -> Any:
+        """What the labels depend on besides the rows."""
 
 
 @dataclass
@@ -75,7 +89,7 @@ class SpeechInput:
         waveform = decode_chunk(
             value, extractor.sampling_rate, self.longest, allow_silence=self.allow_silence
         )
-        return extract(extractor, waveform)[extractor.model_input_names[0]]
+        return extract(extractor, waveform)[input_names(extractor)[0]]
 
     def stored(self) -> Audio:
         """The type of the audio that the column stores (see `media.as_stored`)."""
@@ -193,7 +207,7 @@ class RowChecker:
     @property
     def column(self) -> str:
         """The model's input."""
-        return self.extractor.model_input_names[0]
+        return input_names(self.extractor)[0]
 
 
 def checked_rows(

@@ -14,6 +14,7 @@ from .extractors import (
     as_types,
     audio_extractor,
     extract,
+    input_names,
     input_types,
     longest_audio,
     single_input,
@@ -133,7 +134,7 @@ def _storage(
         return None
     logger.warning_once(
         f"{type(extractor).__name__} gives more inputs than one "
-        f"({', '.join(extractor.model_input_names)}), which are not computed on demand: they are "
+        f"({', '.join(input_names(extractor))}), which are not computed on demand: they are "
         "stored in float16."
     )
     return "float16"

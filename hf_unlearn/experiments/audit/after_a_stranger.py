@@ -4,18 +4,18 @@ from collections.abc import Iterator
 
 import jiwer
 import numpy as np
-from datasets import Dataset
 
 from ...data.speech.extractors import longest_audio
+from ...data.splits import Splits
 from .decoding import NO_TEXT
-from .door import RECOGNISERS, Door, DoorUnavailable, Subject
+from .door import RECOGNISERS, Door, DoorUnavailable, SpeechSubject
 from .gaps import Finding, rate
 
 # Seconds of silence between the two speakers.
 PAUSE = 0.2
 
 
-def after_a_stranger(subject: Subject) -> Finding:
+def after_a_stranger(subject: SpeechSubject) -> Finding:
     """Each forgotten utterance follows one of a retained speaker in the same recording, if both fit
     into the model's chunk. Only the errors in the forgotten speaker's words count."""
     examiner, extractor = subject.examiner, subject.recipe.processor.feature_extractor
@@ -37,7 +37,7 @@ def after_a_stranger(subject: Subject) -> Finding:
 
 
 def pairs_that_fit(
-    subject: Subject, seconds: float | None
+    subject: SpeechSubject, seconds: float | None
 ) -> Iterator[tuple[str, str, np.ndarray]]:
     """(text of the stranger, text of the forgotten speaker, both sounds joined).
 
@@ -66,11 +66,10 @@ def pairs_that_fit(
 class Waveforms:
     """The waveforms of utterances by id, from the splits before features were computed."""
 
-    def __init__(self, unprepared: object, sampling_rate: int):
+    def __init__(self, unprepared: Splits, sampling_rate: int):
         self.rate, self.rows = sampling_rate, {}
-        for part in vars(unprepared).values():
-            if isinstance(part, Dataset):
-                self.rows |= {name: (part, index) for index, name in enumerate(part["id"][:])}
+        for part in unprepared.parts().values():
+            self.rows |= {name: (part, index) for index, name in enumerate(part["id"][:])}
 
     def __getitem__(self, name: str) -> np.ndarray:
         # librosa takes long to import, and image runs do not need it.

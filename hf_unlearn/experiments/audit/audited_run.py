@@ -12,6 +12,7 @@ from ...report.file_names import RESULTS
 from ...report.results import Results
 from ...trainer import load_merged
 from ..loading import loading
+from ..options import RecipeArguments
 from ..recipe import Recipe
 from ..recipe_kinds import kind_of, with_values
 
@@ -125,7 +126,7 @@ def check_known(results: Results | None, settings: dict, config: Path | None) ->
 
 
 def find_models(
-    folder: Path, results: Results | None, options: object, changed: dict
+    folder: Path, results: Results | None, options: RecipeArguments, changed: dict
 ) -> dict[str, str]:
     """Folder or Hub id of each model that exists.
 

@@ -16,12 +16,12 @@ from transformers import PreTrainedModel
 from ...trainer import generation_prompt
 from ..recipe import Recipe
 from .decoding import NO_TEXT
-from .door import RECOGNISERS, Door, DoorUnavailable, Subject
+from .door import RECOGNISERS, Door, DoorUnavailable, SpeechSubject
 from .examiner import SpeechExaminer
 from .gaps import Finding, rate
 
 
-def in_ctranslate2(quantization: str, subject: Subject) -> Finding:
+def in_ctranslate2(quantization: str, subject: SpeechSubject) -> Finding:
     """The transcripts of the converted model, decoded greedily."""
     if subject.model.config.model_type != "whisper":
         raise DoorUnavailable("only Whisper models are converted for CTranslate2 here")

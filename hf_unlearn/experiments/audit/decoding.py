@@ -9,19 +9,19 @@ import torch
 from datasets import Dataset
 from transformers import GenerationConfig
 
-from .door import RECOGNISERS, Door, DoorUnavailable, Subject
+from .door import RECOGNISERS, Door, DoorUnavailable, SpeechSubject
 from .gaps import Finding
 
 # Subtracted from the logits of CTC's blank.
 BLANK_PENALTIES = (2.0, 5.0, 10.0)
 
 
-def beams(subject: Subject) -> Finding:
+def beams(subject: SpeechSubject) -> Finding:
     count = subject.settings.num_beams
     return subject.examiner.recognition(subject.model, num_beams=count)
 
 
-def as_the_original_decodes(subject: Subject) -> Finding:
+def as_the_original_decodes(subject: SpeechSubject) -> Finding:
     """With the original's generation configuration: words may be forbidden by settings alone."""
     theirs = subject.original.model.generation_config
     if _settings_of(subject.model.generation_config) == _settings_of(theirs):
@@ -39,7 +39,7 @@ def _settings_of(config: GenerationConfig) -> dict:
     return {name: v for name, v in config.to_dict().items() if name not in about_the_file}
 
 
-def timestamps(subject: Subject) -> Finding:
+def timestamps(subject: SpeechSubject) -> Finding:
     """Transcripts with time stamps, which start from another prompt than those without."""
     last = getattr(subject.model.generation_config, "no_timestamps_token_id", None)
     if last is None or last + 1 >= subject.model.config.vocab_size:
@@ -47,7 +47,7 @@ def timestamps(subject: Subject) -> Finding:
     return subject.examiner.recognition(subject.model, return_timestamps=True)
 
 
-def languages(subject: Subject) -> list[str]:
+def languages(subject: SpeechSubject) -> list[str]:
     """The codes of the languages that the model has tokens for.
 
     Raises:
@@ -59,13 +59,13 @@ def languages(subject: Subject) -> list[str]:
     return sorted(token.strip("<|>") for token in tokens)
 
 
-def no_language(subject: Subject) -> Finding:
+def no_language(subject: SpeechSubject) -> Finding:
     """The model detects the language by itself."""
     languages(subject)
     return subject.examiner.recognition(subject.model, language=None)
 
 
-def wrong_language(subject: Subject) -> Finding:
+def wrong_language(subject: SpeechSubject) -> Finding:
     codes, language = languages(subject), subject.recipe.data.language
     wrong = next(code for code in ("de", "en", *codes) if code in codes and code != language)
     finding = subject.examiner.recognition(subject.model, language=wrong)
@@ -73,7 +73,7 @@ def wrong_language(subject: Subject) -> Finding:
     return finding
 
 
-def translate(subject: Subject) -> Finding:
+def translate(subject: SpeechSubject) -> Finding:
     """Translation to English: of English speech this is another way to transcribe it."""
     config = subject.model.generation_config
     languages(subject)
@@ -84,7 +84,7 @@ def translate(subject: Subject) -> Finding:
     return subject.examiner.recognition(subject.model, task="translate")
 
 
-def own_words(subject: Subject) -> Finding:
+def own_words(subject: SpeechSubject) -> Finding:
     """The decoder first reads what the forgotten speakers said in other utterances."""
     others, asked = others_and_asked(subject)
     prompt = prompt_of(subject, others, asked).to(subject.model.device)
@@ -93,7 +93,7 @@ def own_words(subject: Subject) -> Finding:
     return finding
 
 
-def others_and_asked(subject: Subject) -> tuple[Dataset, Dataset]:
+def others_and_asked(subject: SpeechSubject) -> tuple[Dataset, Dataset]:
     """The forgotten speakers' utterances whose words become the prompt, and those that are asked
     for, none of which is in the prompt: `forget` and `forget_test`, or two halves of `forget`.
 
@@ -110,7 +110,7 @@ def others_and_asked(subject: Subject) -> tuple[Dataset, Dataset]:
     return rows.select(range(0, len(rows), 2)), rows.select(range(1, len(rows), 2))
 
 
-def prompt_of(subject: Subject, others: Dataset, asked: Dataset) -> torch.Tensor:
+def prompt_of(subject: SpeechSubject, others: Dataset, asked: Dataset) -> torch.Tensor:
     """The tokens (T,) of the first words of `others` that leave room for the texts of `asked`.
 
     Raises:
@@ -133,7 +133,7 @@ def prompt_of(subject: Subject, others: Dataset, asked: Dataset) -> torch.Tensor
     raise DoorUnavailable(f"the decoder's {positions} positions leave no room for a prompt")
 
 
-def with_decoder(measure: Callable[[Subject], Finding], subject: Subject) -> Finding:
+def with_decoder(measure: Callable[[SpeechSubject], Finding], subject: SpeechSubject) -> Finding:
     """A measurement of models that generate their texts.
 
     Raises:
@@ -144,7 +144,7 @@ def with_decoder(measure: Callable[[Subject], Finding], subject: Subject) -> Fin
     return measure(subject)
 
 
-def blank_penalty(subject: Subject) -> Finding:
+def blank_penalty(subject: SpeechSubject) -> Finding:
     """Lowers the logit of CTC's blank by whichever amount gives the fewest errors: a model that
     outputs blanks may still know the words."""
     if subject.recipe.generates:

@@ -4,15 +4,19 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers import PreTrainedModel
 
 from ...report.tasks import TASKS
 from ..recipe import Recipe
-from .examiner import Examiner
+from .examiner import Examiner, SpeechExaminer
 from .gaps import Finding
 from .settings import AuditSettings
+
+if TYPE_CHECKING:
+    from ..speech.recogniser import RecogniserRecipe
 
 
 class DoorUnavailable(Exception):
@@ -80,6 +84,18 @@ class Subject:
         return bool(self.folder) and (Path(self.folder) / "adapter_config.json").is_file()
 
 
+class SpeechSubject(Subject):
+    """One model of a run that forgets speakers: what doors for `RECOGNISERS` measure."""
+
+    examiner: SpeechExaminer
+    recipe: "RecogniserRecipe"
+
+
+def subject_of(recipe: Recipe) -> type[Subject]:
+    """The class of the subjects of a run."""
+    return SpeechSubject if recipe.task in RECOGNISERS else Subject
+
+
 @dataclass(frozen=True)
 class Door:
     """One way to reach what a model may still know of the forgotten samples.
@@ -88,7 +104,8 @@ class Door:
         name: its key in audit.json.
         group: "form", "decoding", "relearning", "attack" or "standing out".
         meaning: what the door does and what its number says, in one sentence.
-        measure: measures one subject; raises DoorUnavailable if this run cannot be measured.
+        measure: measures one subject, a `SpeechSubject` if `tasks` are `RECOGNISERS`; raises
+            DoorUnavailable if this run cannot be measured.
         tasks: what must have been forgotten (`Recipe.task`).
         unavailable_reason: why this door does not apply to other tasks.
         settings: the names in AuditSettings that its values depend on, besides max_samples: it is
@@ -100,7 +117,7 @@ class Door:
     name: str
     group: str
     meaning: str
-    measure: Callable[[Subject], Finding]
+    measure: Callable[[Any], Finding]
     tasks: tuple[str, ...] = ANY_TASK
     unavailable_reason: str = ""
     settings: tuple[str, ...] | None = None

@@ -4,7 +4,7 @@ Works with any form of a model, also quantised ones."""
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from ...metrics.token_texts import transcribe
 from ...report.tasks import TASKS
 from ..recipe import Recipe
 from .gaps import Finding, rate
+
+if TYPE_CHECKING:
+    from ..speech.recogniser import RecogniserRecipe
 
 # The options of decoding that belong to the generation configuration.
 GENERATION_SETTINGS = {"num_beams", "language", "task"}
@@ -73,7 +76,9 @@ class Examiner:
         finding.more["loss"] = float(self.features(model, rows)["loss"].mean())
         return finding
 
-    def counts(self, model: nn.Module, rows: Dataset, **options: Any) -> tuple[np.ndarray, ...]:
+    def counts(
+        self, model: nn.Module, rows: Dataset, **options: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Per row (n,): errors and words of speech, or whether it was recognised and 1."""
         raise NotImplementedError
 
@@ -84,7 +89,8 @@ class Examiner:
 
     def samples(self, model: PreTrainedModel, rows: Dataset) -> Sequence[dict]:
         """The rows in the form that the model takes."""
-        return self.recipe.evaluation_data(model, rows)
+        # Evaluation data has a length and indices, as evaluation needs.
+        return cast("Sequence[dict]", self.recipe.evaluation_data(model, rows))
 
     def batches(self, model: nn.Module, rows: Dataset, size: int | None = None) -> Iterator[dict]:
         """Batches on the model's device, in its floating point type."""
@@ -132,8 +138,9 @@ class SpeechExaminer(Examiner):
     spaces between words."""
 
     direction = "low"
+    recipe: "RecogniserRecipe"
 
-    def __init__(self, recipe: Recipe, model: PreTrainedModel, max_samples: int):
+    def __init__(self, recipe: "RecogniserRecipe", model: PreTrainedModel, max_samples: int):
         super().__init__(recipe, model, max_samples)
         options, tokenizer = recipe.options, recipe.processor.tokenizer
         self.normalise = normalizer(options.normalize, recipe.data.language, tokenizer).clean
@@ -144,7 +151,9 @@ class SpeechExaminer(Examiner):
         """The texts that transcripts of the rows are compared with."""
         return rows["text"][:]
 
-    def counts(self, model: nn.Module, rows: Dataset, **options: Any) -> tuple[np.ndarray, ...]:
+    def counts(
+        self, model: nn.Module, rows: Dataset, **options: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
         return self.errors(self.transcripts(model, rows, **options), self.texts(rows))
 
     def errors(self, transcripts: list[str], texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -249,8 +258,8 @@ def generation_options(model: PreTrainedModel, options: dict[str, Any]) -> Itera
 
 def without_prompt(start: int | None, ids: torch.Tensor) -> list[int]:
     """Token ids after the last start token: without a prompt of earlier words."""
-    ids = ids.tolist()
-    return ids[len(ids) - ids[::-1].index(start) :] if start in ids else ids
+    tokens: list[int] = ids.tolist()
+    return tokens[len(tokens) - tokens[::-1].index(start) :] if start in tokens else tokens
 
 
 class ClassExaminer(Examiner):
@@ -259,15 +268,17 @@ class ClassExaminer(Examiner):
     unit, direction = "accuracy (%)", "high"
 
     @torch.no_grad()
-    def counts(self, model: nn.Module, rows: Dataset, **options: Any) -> tuple[np.ndarray, ...]:
+    def counts(
+        self, model: nn.Module, rows: Dataset, **options: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
         model.eval()
         right = [
             predicted_classes(model(**batch)["logits"].float().cpu().numpy())
             == batch["labels"].cpu().numpy()
             for batch in self.batches(model, rows)
         ]
-        right = np.concatenate(right)
-        return right.astype(float), np.ones(len(right))
+        recognised = np.concatenate(right).astype(float)
+        return recognised, np.ones(len(recognised))
 
 
 def placed(batch: dict, model: nn.Module) -> dict[str, torch.Tensor]:
@@ -283,8 +294,9 @@ def examiner_of(recipe: Recipe, model: PreTrainedModel, max_samples: int) -> Exa
     """The examiner of a recipe's models."""
     if recipe.task != "speakers":
         return ClassExaminer(recipe, model, max_samples)
-    kind = SpeechExaminer if recipe.generates else CtcExaminer
-    return kind(recipe, model, max_samples)
+    recogniser = cast("RecogniserRecipe", recipe)
+    kind = SpeechExaminer if recogniser.generates else CtcExaminer
+    return kind(recogniser, model, max_samples)
 
 
 def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:

@@ -11,12 +11,12 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 from ...metrics.sample_features import PADDING
 from ...metrics.token_texts import transcribe
 from .decoding import NO_TEXT
-from .door import RECOGNISERS, Door, Subject
+from .door import RECOGNISERS, Door, SpeechSubject
 from .examiner import without_labels
 from .gaps import Finding, rate
 
 
-def full_length(subject: Subject) -> Finding:
+def full_length(subject: SpeechSubject) -> Finding:
     """The transcripts cannot end before they are as long as the references. A model that has
     learned to be silent may still know every word."""
     examiner = subject.examiner
@@ -53,7 +53,7 @@ class MinimumLengths(LogitsProcessor):
         return scores.masked_fill(too_short[:, None] & ~self.writes, -float("inf"))
 
 
-def _transcripts_of_decoder(subject: Subject) -> Iterator[str]:
+def _transcripts_of_decoder(subject: SpeechSubject) -> Iterator[str]:
     examiner, model = subject.examiner, subject.model
     writes = tokens_that_write(subject.recipe.processor.tokenizer, model.config.vocab_size)
     for batch in examiner.batches(model, examiner.splits[examiner.judged_split]):
@@ -74,7 +74,7 @@ def tokens_that_write(tokenizer: PreTrainedTokenizerBase, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def _transcripts_of_ctc(subject: Subject) -> Iterator[str]:
+def _transcripts_of_ctc(subject: SpeechSubject) -> Iterator[str]:
     examiner, model = subject.examiner, subject.model.eval()
     tokenizer, blank = subject.recipe.processor.tokenizer, model.config.pad_token_id
     for batch in examiner.batches(model, examiner.splits[examiner.judged_split]):
@@ -95,7 +95,7 @@ def tokens_of_length(logits: np.ndarray, length: int, blank: int) -> np.ndarray:
     others = logits.copy()
     others[:, blank] = -np.inf
     tokens, ahead = others.argmax(-1), logits[:, blank] - others.max(-1)
-    best, longest = None, -1
+    best, longest = tokens, -1
     for penalty in [0.0, *np.unique(ahead[ahead > 0])]:
         ids = np.where(ahead > penalty, blank, tokens)
         written = count_tokens(ids, blank)

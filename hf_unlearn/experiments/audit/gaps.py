@@ -73,7 +73,7 @@ def gap_to_retrained(unlearned: Finding, retrained: Finding) -> dict[str, float]
 def _deciding_samples(one: Finding, other: Finding) -> float:
     """On how many samples two models differ; of attacks, the size of the smaller group."""
     if one.by_sample is not None and other.by_sample is not None:
-        return np.count_nonzero(one.by_sample != other.by_sample)
+        return float(np.count_nonzero(one.by_sample != other.by_sample))
     return float("inf") if one.samples is None else one.samples
 
 

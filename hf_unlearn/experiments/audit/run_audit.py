@@ -27,7 +27,7 @@ from ...report.file_names import AUDIT, REPORT
 from ...report.html_page import Report
 from .audit_file import is_done, load_or_start, settings_of_door
 from .audited_run import AuditedRun, find_run
-from .door import Door, DoorUnavailable, Subject
+from .door import Door, DoorUnavailable, Subject, subject_of
 from .doors import DOORS
 from .examiner import examiner_of
 from .gaps import Finding, gap_to_retrained, points_forgotten
@@ -112,10 +112,10 @@ def load_subjects(run: AuditedRun, settings: AuditSettings) -> dict[str, Subject
     all."""
     models = {name: run.load(name) for name in run.models}
     examiner = examiner_of(run.recipe, models["unlearned"], settings.max_samples)
-    subjects: dict[str, Subject] = {}
+    kind, subjects = subject_of(run.recipe), dict[str, Subject]()
     for name, model in models.items():
         folder = run.models[name]
-        subjects[name] = Subject(name, model, examiner, run.recipe, settings, folder, subjects)
+        subjects[name] = kind(name, model, examiner, run.recipe, settings, folder, subjects)
     return subjects
 
 

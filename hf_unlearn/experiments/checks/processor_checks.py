@@ -2,6 +2,7 @@
 labels."""
 
 import json
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from transformers.feature_extraction_utils import FeatureExtractionMixin
@@ -108,7 +109,7 @@ def _of_inputs(
     return None
 
 
-def _plain(value: object) -> dict | str:
+def _plain(value: Any) -> dict | str:
     try:
         return dict(value)
     except (TypeError, ValueError):

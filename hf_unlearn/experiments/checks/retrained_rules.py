@@ -26,7 +26,7 @@ def with_retrained_values(
     args.stop_when = fill_in_retrained(args.stop_when, retrained)
     args.abort_when = fill_in_retrained(args.abort_when, retrained)
     if options.limit_at_retrained:
-        args.max_forget_loss = retrained["forget"]["loss"]
+        args.max_forget_loss = (retrained or {})["forget"]["loss"]
     return args
 
 

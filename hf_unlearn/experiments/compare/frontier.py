@@ -24,9 +24,11 @@ def draw_frontier(rows: list[dict], comparison: Comparison) -> Figure:
     figure = Figure(figsize=(6.4 * len(panels_of), 4.4), layout="constrained")
     panels = figure.subplots(1, len(panels_of), sharey=True, squeeze=False)[0]
     many = len(comparison.methods)
-    colors = (
-        colormaps["tab10"].colors if many <= 10 else colormaps["turbo"].resampled(many)(range(many))
-    )
+    if many <= 10:
+        # The stubs do not say that this map is a list of colors.
+        colors = colormaps["tab10"].colors  # type: ignore[attr-defined]
+    else:
+        colors = colormaps["turbo"].resampled(many)(range(many))
     for axes, (values, methods) in zip(panels, panels_of.items()):
         for method, color in zip(comparison.methods, colors):
             label = method

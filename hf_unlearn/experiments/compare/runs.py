@@ -91,7 +91,8 @@ def _measured(results: Results, comparison: Comparison) -> dict:
     task, curve = task_of(results), _curve(results, comparison)
     compared = map(metric_of, (comparison.score, comparison.forgotten))
     metrics = dict.fromkeys([next(iter(task.metrics)), *compared])
-    row = {"ended": results.stopping["reason"], "step": results.stopping["step"]}
+    stopping = results.stopping or {}
+    row = {"ended": stopping["reason"], "step": stopping["step"]}
     row |= _values(results, "unlearned", metrics)
     for forgotten, levels in comparison.match.items():
         for level in levels:
@@ -123,8 +124,8 @@ def _values(results: Results, model: str, metrics: Iterable[str]) -> dict:
 def _curve(results: Results, comparison: Comparison) -> list[tuple[float, float]]:
     """(forgotten, score) in each check of a run, starting with the original model."""
     names = f"check_{comparison.forgotten}", f"check_{comparison.score}"
-    checks = [tuple(map(check.get, names)) for check in checks_by_step(results.history).values()]
-    return [check for check in checks if None not in check]
+    checks = [map(check.get, names) for check in checks_by_step(results.history).values()]
+    return [(f, s) for f, s in checks if f is not None and s is not None]
 
 
 def reached_at(curve: Sequence[tuple[float, float]], level: float) -> float | None:

@@ -132,7 +132,7 @@ def _mean_and_count(values: list[float | None], text: Callable[[float], str], be
 
 def grouped(rows: list[dict], comparison: Comparison) -> dict[tuple, dict[str, list[dict]]]:
     """The rows by the values of the varied options, then by method."""
-    groups = defaultdict(lambda: defaultdict(list))
+    groups: defaultdict[tuple, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         groups[tuple(row[name] for name in comparison.vary)][row["method"]].append(row)
     return groups

@@ -56,6 +56,10 @@ class ImageRecipe(ClassifierRecipe):
         clock: has measured the time of loading.
     """
 
+    options: ImageRecipeArguments
+    data: ImageArguments
+    splits: ImageSplits
+
     def __init__(
         self,
         options: ImageRecipeArguments,
@@ -147,7 +151,7 @@ class ImageRecipe(ClassifierRecipe):
         """Accuracy of each class, and relearning speed."""
         # Kept from the model that is measured last, the unlearned one.
         self.outputs = {
-            split: (prediction_logits(prediction), prediction.label_ids)
+            split: (prediction_logits(prediction), np.asarray(prediction.label_ids))
             for split, prediction in predictions.items()
         }
         names = trainer.accelerator.unwrap_model(trainer.model).config.id2label

@@ -44,7 +44,7 @@ def attack(
         else sample_features(trainer, trainer.eval_dataset[name])
         for name in sorted(splits)
     }
-    rates = {"lowest_fpr": lowest_fpr(len(seen[unseen]["loss"]))}
+    rates: dict[str, float | None] = {"lowest_fpr": lowest_fpr(len(seen[unseen]["loss"]))}
     if not all(np.isfinite(split["loss"]).all() for split in seen.values()):
         logger.warning("No membership attacks: the model's outputs are not all finite.")
         return rates

@@ -3,12 +3,11 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from datasets import Dataset
 from transformers import TrainerState
 from transformers.utils import logging
 
+from ...data.splits import Splits
 from ...privacy.carried_salt import LONG, carry_salt, salt_name, salted
 from ...privacy.redaction import pseudonym, salt_of
 from ...report.file_names import LEDGER
@@ -117,16 +116,11 @@ def forgotten_now(described: Mapping, task: Task) -> tuple[str, list[str]]:
     return task.group, (described.get(task.groups) or {}).get("forget", [])
 
 
-def data_digests(splits: object, salt: str) -> dict[str, str]:
-    """Salted digests of the forget set, the retain set and the sets of earlier requests; not of
-    parts that are no `datasets.Dataset`, as a recipe of your own may have."""
-    parts = {name: getattr(splits, name, None) for name in COMPARED}
-    parts |= getattr(splits, "earlier", {})
-    return {
-        name: salted(rows_digest(rows), salt)
-        for name, rows in parts.items()
-        if isinstance(rows, Dataset)
-    }
+def data_digests(splits: Splits, salt: str) -> dict[str, str]:
+    """Salted digests of the forget set, the retain set and the sets of earlier requests."""
+    parts = splits.parts()
+    compared = [*(name for name in COMPARED if name in parts), *splits.earlier]
+    return {name: salted(rows_digest(parts[name]), salt) for name in compared}
 
 
 def package_versions(environment: Mapping) -> dict[str, str]:
@@ -139,7 +133,7 @@ def package_versions(environment: Mapping) -> dict[str, str]:
 
 
 def checked_again(
-    earlier: RequestHistory, splits: Any, results: Results, ids: list[str]
+    earlier: RequestHistory, splits: Splits, results: Results, ids: list[str]
 ) -> dict[str, dict | str]:
     """What this run measured of each earlier request, by the request's number: the task's first
     metric before and after, or "unverified" where the data has nothing that the request named."""
@@ -161,7 +155,7 @@ def checked_again(
                 "metric": metric,
                 "before": before,
                 "after": after,
-                "samples": results.unlearned[split].get("samples"),
+                "samples": results.models()["unlearned"][split].get("samples"),
                 "found": len(names),
                 "of": len(entry["ids"]),
             }

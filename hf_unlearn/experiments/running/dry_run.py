@@ -1,6 +1,8 @@
 """What `--dry_run` prints: the plan of a run, without training anything."""
 
 from torch import nn
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
 
 from ...report.tasks import TASKS, Task
 from ...trainer import check_steps
@@ -21,6 +23,7 @@ def dry_run(recipe: Recipe) -> dict:
     trainer = first_trainer(recipe)
     settings = [f"{name} {value}" for name, value in trainer.method_settings.items()]
     described = recipe.splits.describe()
+    optimizer = OptimizerNames(args.optim).value
     plan = {
         "dataset": recipe.data.dataset,
         "forgotten": _forgotten(described, task),
@@ -29,14 +32,14 @@ def dry_run(recipe: Recipe) -> dict:
         "retrained model": options.gold,
         "shadow models": options.shadow_models,
         "method": ", ".join([str(args.method), *settings]),
-        "learning rate": f"{args.learning_rate:g} ({args.lr_scheduler_type.value})",
-        "optimizer": args.optim.value,
+        "learning rate": f"{args.learning_rate:g} ({SchedulerType(args.lr_scheduler_type).value})",
+        "optimizer": optimizer,
         "trainable": options.trainable or "all parameters",
         "stop when": args.stop_when or "never, before the last step",
         "abort when": args.abort_when or "never",
         "steps": args.max_steps if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs",
         **recipe.plan(),
-        **training_memory(trainer.model, args.optim.value),
+        **training_memory(trainer.model, optimizer),
         "not counted": "activations, per-sample gradients of one layer",
         "output": args.output_dir,
     }

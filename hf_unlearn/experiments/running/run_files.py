@@ -151,7 +151,8 @@ def write_run_files(recipe: Recipe, results: Results) -> None:
     folder, named = Path(recipe.args.output_dir), recipe.args.name_forgotten
     results.write(folder)
     with warn_if_not_written(PLOT, folder):
-        step = results.stopping.get("restored_step", results.stopping["step"])
+        stopping = results.stopping or {}
+        step = stopping.get("restored_step", stopping["step"])
         levels = {"original": results.original, "retrained": results.retrained}
         levels["final"] = (step, results.unlearned)
         levels["check_samples"] = recipe.args.check_samples

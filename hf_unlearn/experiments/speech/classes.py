@@ -58,6 +58,9 @@ class SpeechClassRecipe(ClassifierRecipe):
         clock: has measured the time of loading.
     """
 
+    options: SpeechClassRecipeArguments
+    data: SpeechClassArguments
+
     def __init__(
         self,
         options: SpeechClassRecipeArguments,
@@ -183,7 +186,8 @@ class SpeechClassRecipe(ClassifierRecipe):
         unseen = next(split for split in ("test", "other") if split in results.unlearned)
         whole_class = self.task in ("speaker_classes", "utterance_classes")
         by_model = scores(results, whole_class=whole_class, test=unseen)
-        results.training["unlearned"] = {"seconds": _unlearning_seconds(trainer)}
+        seconds = {"unlearned": {"seconds": _unlearning_seconds(trainer)}}
+        results.training = {**(results.training or {}), **seconds}
         if results.retrained and results.attacks:
             by_model["unlearned"]["gum"] = _gum(results, unseen)
         results.scores = by_model
@@ -230,13 +234,14 @@ def _unlearning_seconds(trainer: UnlearnTrainer) -> float | None:
 def _gum(results: Results, test: str) -> float | None:
     """The GUM of the unlearned model; None where a time or the attack is not known."""
     models = ("unlearned", "original", "retrained")
-    attacks = [results.attacks[model].get(GUM_ATTACK) for model in models]
-    seconds = [results.training[model]["seconds"] for model in ("unlearned", "retrained")]
+    measured, times = results.attacks or {}, results.training or {}
+    attacks = [measured[model].get(GUM_ATTACK) for model in models]
+    seconds = [times[model]["seconds"] for model in ("unlearned", "retrained")]
     if None in attacks or None in seconds:
         return None
     return global_unlearning_metric(
-        f1=results.unlearned[test]["f1_macro"],
-        gold_f1=results.retrained[test]["f1_macro"],
+        f1=results.models()["unlearned"][test]["f1_macro"],
+        gold_f1=results.models()["retrained"][test]["f1_macro"],
         attack=attacks[0],
         original_attack=attacks[1],
         gold_attack=attacks[2],

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import io
 from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
@@ -36,6 +37,9 @@ from .speech_models import Prepared, SpeechModels, load_config
 SHOWN = 8
 
 
+Recogniser = TypeVar("Recogniser", bound="RecogniserRecipe")
+
+
 class RecogniserRecipe(Recipe):
     """A speech recogniser forgets speakers. What differs between kinds of recognisers is in its
     subclasses and in their models.
@@ -51,6 +55,9 @@ class RecogniserRecipe(Recipe):
     """
 
     task = "speakers"
+    options: RecogniserArguments
+    data: SpeechArguments
+    splits: SpeakerSplits
     # whether the texts of an evaluation come from `generate`
     generates: bool
     kind_of_models: type[SpeechModels]
@@ -78,16 +85,17 @@ class RecogniserRecipe(Recipe):
 
     @classmethod
     def load(
-        cls,
-        options: RecogniserArguments,
+        cls: type[Recogniser],
+        options: Any,
         data: SpeechArguments,
         args: UnlearnConfig,
         *,
         training: bool,
-    ) -> "RecogniserRecipe":
+    ) -> Recogniser:
         """Loads the data and the processor, and prepares the data for the models.
 
         Args:
+            options: of the subclass's own class.
             training: whether the run trains a model, which needs the features of all training
                 utterances.
         """
@@ -163,7 +171,7 @@ class RecogniserRecipe(Recipe):
         """Puts all models' transcripts of an utterance side by side, and adds how the labels were
         written."""
         results.labels = self.labels()
-        measured = results.transcripts
+        measured = results.transcripts or {}
         results.transcripts = {
             split: [
                 {

@@ -1,7 +1,7 @@
 """What the models of a speech run have in common: a configuration, a processor, and the style that
 labels are written in."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
@@ -50,9 +50,12 @@ class SpeechModels:
 
     @staticmethod
     def load_processor(
-        options: RecogniserArguments, data: SpeechArguments, config: PreTrainedConfig
+        options: Any, data: SpeechArguments, config: PreTrainedConfig
     ) -> ProcessorMixin | None:
         """The processor of the model that the run starts from; None if it has yet to be made.
+
+        Args:
+            options: of the subclass's own class.
 
         Raises:
             ValueError: it cannot be loaded, or belongs to another kind of model.
@@ -61,12 +64,16 @@ class SpeechModels:
 
     @staticmethod
     def new_processor(
-        options: RecogniserArguments,
+        options: Any,
         data: SpeechArguments,
         config: PreTrainedConfig | None,
         splits: SpeakerSplits,
     ) -> ProcessorMixin:
-        """A processor for a model that has none."""
+        """A processor for a model that has none.
+
+        Args:
+            options: as for `load_processor`.
+        """
         raise NotImplementedError
 
     def load(self, name: str | None) -> PreTrainedModel:

@@ -78,6 +78,6 @@ def set_language(
         codes = ", ".join(token.strip("<|>") for token in languages)
         raise ValueError(f"language is {language}, which {name} does not know; it knows {codes}")
     # `update` would ignore attributes that a GenerationConfig does not have by default.
-    generation_config.language, generation_config.task = code, task
+    generation_config.language, generation_config.task = code, task  # type: ignore[attr-defined]
     # Otherwise this configuration would be discarded when it is loaded.
     generation_config._from_model_config = False

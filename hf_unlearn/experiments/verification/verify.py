@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ...config import UnlearnConfig
 from ...privacy.carried_salt import salts_in
 from ...report.environment import environment
 from ...report.file_names import LEDGER
@@ -171,7 +170,7 @@ class _StopAt(TrainerCallback):
         self.step = step
 
     def on_step_end(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step >= self.step:
             control.should_training_stop = True

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,8 @@ class Movement:
         # A position table is repeated for each sample.
         if name == "expand" and layout.axis == 1 and len(x) == 1 and len(out) == self.k:
             return LEADING
-        if self.func == torch.Tensor.T.__get__:
+        # The stubs know the values of `T` and not the descriptor.
+        if self.func == torch.Tensor.T.__get__:  # type: ignore[attr-defined]
             return Layout(x.ndim - 1 - layout.axis, layout.owners)
         if name == "einsum":
             return _einsum_layout(args, x, layout)
@@ -180,7 +182,7 @@ class Movement:
                 left, axis = left - 1, axis - isinstance(item, int)
         return Layout(axis, layout.owners)
 
-    def _indexed_along_samples(self, layout: Layout, x: Tensor, item: object, axis: int) -> Layout:
+    def _indexed_along_samples(self, layout: Layout, x: Tensor, item: Any, axis: int) -> Layout:
         """item: the index along the sample axis, which is `axis` in the output."""
         size = x.shape[layout.axis]
         divides = layout.owners is not None or size % self.k == 0

@@ -70,7 +70,7 @@ def _arguments(rule: Callable) -> list[inspect.Parameter]:
     return list(inspect.signature(rule).parameters.values())[2:]
 
 
-def argument_name(rule: Callable, key: int | str | tuple[int | str, int]) -> str | tuple[str, int]:
+def argument_name(rule: Callable, key: int | str | tuple[int | str, int]) -> str | tuple:
     """A rule's name for the argument with a key: a position, a name, or either with an index.
 
     The index selects a member of a list.

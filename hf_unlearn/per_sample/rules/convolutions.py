@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -62,7 +63,8 @@ def _patches(
         kernel, stride = (1, *kernel), (1, *stride)
         padding, dilation = (0, *padding), (1, *dilation)
     if math.prod(kernel) == 1 and not any(padding):
-        return x[(..., *(slice(None, None, s) for s in stride))].flatten(2).mT
+        places: tuple[Any, ...] = (..., *(slice(None, None, s) for s in stride))
+        return x[places].flatten(2).mT
     if dims < 3:
         return F.unfold(x, kernel, dilation, padding, stride).mT
     x = F.pad(x, [p for p in reversed(padding) for _ in range(2)])
@@ -73,8 +75,8 @@ def _patches(
 
 def _each(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
     """A setting for each axis, from one for all of them or from one for each."""
-    value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    return value * dims if len(value) == 1 else value
+    values = tuple(value) if isinstance(value, Sequence) else (value,)
+    return values * dims if len(values) == 1 else values
 
 
 def convolution(dims: int) -> Callable:

@@ -1,6 +1,8 @@
 """Rules for elementwise functions, and for those that copy, select or join values."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,7 +79,7 @@ def masked_fill(
     }
 
 
-def assigned(input: Tensor, index: object, value: Tensor | float) -> Tensor:
+def assigned(input: Tensor, index: Any, value: Tensor | float) -> Tensor:
     """A copy of `input` after `input[index] = value`."""
     output = input.clone()
     output[index] = value
@@ -95,7 +97,7 @@ def copy(
     return {"source": lambda: sum_to(B, source.shape, k)}
 
 
-def assign(k: int, B: Tensor, input: Tensor, index: object, value: Tensor) -> RowsByArgument:
+def assign(k: int, B: Tensor, input: Tensor, index: Any, value: Tensor) -> RowsByArgument:
     """A parameter that is written to samples: where a mask is set, or at the same index in each."""
 
     def of_value() -> Dense:
@@ -131,7 +133,7 @@ def cat(k: int, B: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> RowsByArg
         raise Unsupported("concatenating a parameter to the batch axis")
     parts = B.split([x.shape[dim] if x.ndim > 1 else 0 for x in tensors], dim)
     return {
-        ("tensors", at): (lambda at=at: sum_to(parts[at], tensors[at].shape, k))
+        ("tensors", at): partial(sum_to, parts[at], tensors[at].shape, k)
         for at in range(len(tensors))
     }
 
@@ -141,7 +143,7 @@ def stack(k: int, B: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> RowsByA
     if dim == 0:
         raise Unsupported("concatenating a parameter to the batch axis")
     return {
-        ("tensors", at): (lambda at=at: sum_to(B.select(dim, at), tensors[at].shape, k))
+        ("tensors", at): partial(sum_to, B.select(dim, at), tensors[at].shape, k)
         for at in range(len(tensors))
     }
 

@@ -1,6 +1,7 @@
 """Rules for matrix products: linear layers, einsum, and the experts of mixtures."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -68,7 +69,7 @@ def einsum(k: int, B: Tensor, equation: str, *operands: Tensor) -> RowsByArgumen
         G = by_sample(G, k).sum(1).reshape(k, *sizes)  # (k, *sizes)
         return Dense(G.expand(k, *shape))
 
-    return {("operands", at): (lambda at=at: rows(at)) for at in range(2)}
+    return {("operands", at): partial(rows, at) for at in range(2)}
 
 
 def _einsum_as_product(
@@ -98,8 +99,8 @@ def spelled_out(equation: str, operands: Sequence[Tensor]) -> tuple[list[str], s
     """The letters of each operand and of the output, with letters in place of an ellipsis."""
     if not isinstance(equation, str):
         raise Unsupported("an einsum with sublists")
-    inputs, arrow, output = equation.replace(" ", "").partition("->")
-    inputs = inputs.split(",")
+    terms, arrow, output = equation.replace(" ", "").partition("->")
+    inputs = terms.split(",")
     if not arrow:
         letters = "".join(inputs)
         output = "".join(sorted(c for c in set(letters) - {"."} if letters.count(c) == 1))

@@ -24,7 +24,7 @@ class ForgetBatches:
         trainer, args = self._trainer, self._trainer.args
         counts = [count_samples(batch) for batch in batches]
         if batches and args.world_size > 1:
-            counts[-1] = min(counts[-1], self._new_samples(counts[-1]))
+            counts[-1] = self._new_samples(counts[-1])
             # Keeps one sample of a batch that only repeats; its weight is zero.
             kept = slice(max(counts[-1], 1))
             batches[-1] = select_samples(batches[-1], kept, count_samples(batches[-1]))
@@ -42,12 +42,11 @@ class ForgetBatches:
         sample."""
         return self._shares.pop(0)
 
-    def _new_samples(self, size: int) -> float:
-        """How many of the `size` samples of this process's last batch of an epoch are not
-        repetitions; infinite for any other batch. (The last batch has the same size on all
-        processes.)"""
+    def _new_samples(self, size: int) -> int:
+        """How many of the `size` samples of this process's batch are not repetitions, which only
+        the last batch of an epoch has. (It has the same size on all processes.)"""
         trainer = self._trainer
         state = trainer.accelerator.gradient_state
         if not state.end_of_dataloader or state.remainder <= 0:
-            return float("inf")
-        return max(0, state.remainder - trainer.args.process_index * size)
+            return size
+        return min(size, max(0, state.remainder - trainer.args.process_index * size))

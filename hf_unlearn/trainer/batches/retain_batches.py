@@ -140,7 +140,7 @@ class RetainBatches:
     def loaded(self) -> dict:
         """The batch of the current optimizer step as it was loaded, the same one at every call."""
         step = self._trainer.state.global_step
-        if self._step != step:
+        if self.batch is None or self._step != step:
             if self._step is None or self._step + 1 != step:
                 self._start_loader(step)
             self._step = step

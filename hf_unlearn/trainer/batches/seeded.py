@@ -81,10 +81,11 @@ def random_state_kept(device: torch.device | None = None) -> Iterator[None]:
 
 def random_state(device: torch.device | None = None) -> tuple:
     """What the generators of torch, NumPy and Python hold now, to be compared with `==`."""
-    module, (_, words, position, *_) = _module_of(device), np.random.get_state()
+    module, of_numpy = _module_of(device), np.random.get_state(legacy=False)["state"]
     of_device = b"" if module is None else module.get_rng_state(device).cpu().numpy().tobytes()
     of_torch = torch.get_rng_state().numpy().tobytes()
-    return of_torch, of_device, words.tobytes(), position, random.getstate()
+    of_numpy = of_numpy["key"].tobytes(), of_numpy["pos"]
+    return of_torch, of_device, of_numpy, random.getstate()
 
 
 class CpuRandomState:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
@@ -17,7 +17,9 @@ from transformers.utils import logging
 from ...config import UnlearnConfig
 from ...config.public_arguments import public_arguments
 from ...files import write_json
+from ...models import replaced
 from ...report.file_names import ARGUMENTS
+from ..protocol import CheckpointView
 from .checkpoint_files import explaining_failures, folder_written_whole, is_complete
 from .deployment_files import write_deployment_files
 from .sharded_checkpoints import ShardedCheckpoints
@@ -25,6 +27,14 @@ from .state_dicts import load_renamed, without_repeats
 from .weight_files import remove_other_weights, weights_in
 
 logger = logging.get_logger(__name__)
+
+
+class LoadResult(NamedTuple):
+    """What `load_state_dict` returns: the names of weights that only one of both sides has."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
 
 # Trainer's own methods, bound to the trainer.
 # _save_checkpoint
@@ -40,7 +50,7 @@ LoadOptimizer = Callable[[str | None], None]
 # _load_from_checkpoint
 LoadWeights = Callable[[str, nn.Module | None], None]
 # _issue_warnings_after_load
-WarnAfterLoad = Callable[[NamedTuple], None]
+WarnAfterLoad = Callable[[LoadResult], None]
 # _load_best_model
 LoadBest = Callable[[], None]
 
@@ -76,7 +86,7 @@ class CheckpointSaver:
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: CheckpointView,
         on_save: Callable[[Path], None],
         on_saved: Callable[[Path], None],
         on_best_loaded: Callable[[Path], None],
@@ -158,12 +168,9 @@ class CheckpointSaver:
     ) -> None:
         """As `Trainer._save`, but the training arguments are saved as JSON without tokens and
         paths, instead of as a pickle."""
-        trainer, args = self._trainer, self._trainer.args
-        trainer.args = _NotPickled(args)
-        try:
+        args = self._trainer.args
+        with replaced(self._trainer, args=_NotPickled(args)):
             write(str(folder), state_dict)
-        finally:
-            trainer.args = args
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
         write_json(folder / ARGUMENTS, public_arguments(args))
 
@@ -188,7 +195,7 @@ class CheckpointSaver:
         load(checkpoint, model)
         load_renamed(self._trainer.model if model is None else model, Path(checkpoint))
 
-    def warn_after_load(self, warn: WarnAfterLoad, load_result: NamedTuple) -> None:
+    def warn_after_load(self, warn: WarnAfterLoad, load_result: LoadResult) -> None:
         """As in Trainer, which would fail for a module of the user's own with tied weights, because
         only the first of them is saved."""
         model = self._trainer.model

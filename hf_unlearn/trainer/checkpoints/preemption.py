@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
-
-from ...config import UnlearnConfig
 
 logger = logging.get_logger(__name__)
 
@@ -54,7 +52,7 @@ class Preemption(TrainerCallback):
         self.received = True
 
     def on_step_end(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.stop_agreed:
             logger.warning(

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from ...per_sample.shards import sharded_modules
+from ..protocol import CheckpointView
 from .state_dicts import (
     load_whole_optimizer_state,
     load_whole_weights,
@@ -24,7 +24,7 @@ class ShardedCheckpoints:
     A checkpoint does not depend on the number of processes, and from_pretrained loads it.
     """
 
-    def __init__(self, trainer: Trainer):
+    def __init__(self, trainer: CheckpointView):
         self._trainer = trainer
 
     @property

@@ -3,9 +3,8 @@ and compared step by step."""
 
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ...config import UnlearnConfig
 from ...per_sample.shards import gather_to_main, own_parameters
 from ...report.weights import tensors_digest
 from ..protocol import ModelView
@@ -26,13 +25,13 @@ class StepDigests(TrainerCallback):
         self._trainer, self.every = trainer, every
 
     def on_train_begin(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step == 0:
             self._note(state)
 
     def on_step_end(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             self._note(state)

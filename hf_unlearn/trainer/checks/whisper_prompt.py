@@ -111,7 +111,7 @@ def prompt_difference(
 def _token_text(token: int, tokenizer: PreTrainedTokenizerBase | None) -> str:
     # users may give a feature extractor as processing_class, or nothing
     if hasattr(tokenizer, "convert_ids_to_tokens"):
-        return tokenizer.convert_ids_to_tokens(token)
+        return str(tokenizer.convert_ids_to_tokens(token))
     return f"[{token}]"
 
 

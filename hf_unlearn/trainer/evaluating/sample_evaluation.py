@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction
 from transformers.trainer_utils import EvalLoopOutput
 
+from ...models import replaced
+from ..protocol import MeasuringView
 from ..setup import deepspeed
 from ..setup.precision import restoring_weights
 from .evaluation_order import ByLength, by_length, in_dataset_order, output_in_dataset_order
@@ -21,7 +23,7 @@ class SampleEvaluation:
     `collecting_logits` and `collecting_predictions`, values of their logits and their
     predictions."""
 
-    def __init__(self, trainer: Trainer):
+    def __init__(self, trainer: MeasuringView):
         self._trainer = trainer
         # The losses of the samples that this evaluation has seen.
         self._losses: list[Tensor] = []
@@ -67,18 +69,18 @@ class SampleEvaluation:
         if (values := self._logits.values(order)) is not None:
             self._collected[prefix] = values
         if self._losses:
-            output.metrics[f"{prefix}_loss"] = float(torch.cat(self._losses).double().mean())
+            loss = float(torch.cat(self._losses).double().mean())
+            output = output._replace(metrics={**(output.metrics or {}), f"{prefix}_loss": loss})
         return output
 
-    @contextlib.contextmanager
-    def _metrics_in_dataset_order(self, order: np.ndarray | None) -> Iterator[None]:
+    def _metrics_in_dataset_order(
+        self, order: np.ndarray | None
+    ) -> contextlib.AbstractContextManager[None]:
         compute_metrics = self._trainer.compute_metrics
-        if order is not None and compute_metrics is not None:
-            self._trainer.compute_metrics = in_dataset_order(compute_metrics, order)
-        try:
-            yield
-        finally:
-            self._trainer.compute_metrics = compute_metrics
+        if order is None or compute_metrics is None:
+            return contextlib.nullcontext()
+        ordered = in_dataset_order(compute_metrics, order)
+        return replaced(self._trainer, compute_metrics=ordered)
 
     def watching(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
         """The context in which the model computes one batch."""

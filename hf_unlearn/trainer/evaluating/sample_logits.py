@@ -26,7 +26,7 @@ class LogitCollector:
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Within this context the model computes one batch."""
         self._seen = []
-        if self._reduce is None:
+        if (reduce := self._reduce) is None:
             yield
             return
 
@@ -35,7 +35,7 @@ class LogitCollector:
             labels = inputs.get("labels")
             logits = outputs.get("logits") if isinstance(outputs, dict) else None
             if isinstance(labels, Tensor) and isinstance(logits, Tensor):
-                self._seen.append(self._reduce(logits, labels))
+                self._seen.append(reduce(logits, labels))
 
         handle = model.register_forward_hook(note, with_kwargs=True)
         try:

@@ -237,7 +237,8 @@ class FrozenParts:
 
 def _rows(store: TensorStore) -> Iterator[tuple[bytes, tuple[Tensor, ...]]]:
     for key in store:
-        yield key, store.get(key)[1]
+        if (row := store.get(key)) is not None:
+            yield key, row[1]
 
 
 def _tensors(value: object) -> list[Tensor]:

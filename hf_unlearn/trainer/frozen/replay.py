@@ -114,8 +114,9 @@ class Replay:
                 for n, row in zip(missing, computed):
                     rows[n] = row
                     self.store.keep(keys[n], *row)
-        same = all(shapes == rows[0][0] for shapes, _ in rows)
-        return rows if same else None
+        complete = [row for row in rows if row is not None]
+        same = all(shapes == complete[0][0] for shapes, _ in complete)
+        return complete if same else None
 
     def _is_replaceable(self, arguments: dict) -> bool:
         entry = self.part.entry

@@ -258,7 +258,8 @@ class Publisher:
         message = f"Training in progress, step {trainer.state.global_step}"
         job = HfApi().run_as_future(upload, staged, message, trainer.hub_model_id, args)
         jobs = trainer.push_in_progress.jobs if busy else []
-        trainer.push_in_progress = PushInProgress([*jobs, job])
+        # transformers takes the list of jobs for one job.
+        trainer.push_in_progress = PushInProgress([*jobs, job])  # type: ignore[misc]
 
 
 def _card_fields(results: Results, arguments: dict[str, str | list[str] | None]) -> dict:

@@ -80,7 +80,7 @@ def stage_checkpoint(
             token=args.hub_token,
             name_forgotten=args.name_forgotten,
         )
-        folder_of = {
+        folder_of: dict[str, str] = {
             HubStrategy.CHECKPOINT: "last-checkpoint",
             HubStrategy.ALL_CHECKPOINTS: checkpoint.name,
         }

@@ -8,9 +8,8 @@ from typing import Any
 import datasets
 from peft import LoraConfig, PeftModel
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ...config import UnlearnConfig
 from ...hub.metadata import local_among
 from ...models import base_model
 from ..batches.training_data import length_or_none
@@ -86,18 +85,17 @@ class EvaluatedBefore(TrainerCallback):
     training.
     """
 
-    def __init__(self, trainer: Trainer):
-        self._trainer, self.rows = trainer, []
+    def __init__(self) -> None:
+        self.rows: list[dict] = []
 
-    def remember(self) -> None:
-        """Called before each training."""
-        history = self._trainer.state.log_history
+    def remember(self, history: list[dict]) -> None:
+        """Called before each training, with `TrainerState.log_history`."""
         # in a second training the history holds the rows already
         if not any(row["step"] for row in history):
             self.rows = [row for row in history if any(map(is_evaluation, row))]
 
     def on_train_begin(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         at_start = (row for row in state.log_history if row["step"] == 0)
         if not any(any(map(is_evaluation, row)) for row in at_start):

@@ -1,8 +1,8 @@
 """Exchanges rows of retain gradients between processes."""
 
 import contextlib
-import math
 from functools import partial
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from ... import ops
 from ...per_sample import ParameterRows, Unsupported
-from ...per_sample.rows import Convolved, Dense, Product, Rows, Scaled
+from ...per_sample.rows import Dense, GatherableRows, Lookup, Product, Rows, Scaled
 from ...per_sample.shards import lines_of, local
 from ..processes import all_processes
 
@@ -68,9 +68,11 @@ class SampleExchange:
         lines = self._shares(p)[self.process] if p.ndim else slice(0, 1)
         if mixed or self._reshards(rows, lengths, max(counts)):
             return SharedRows(p, lines, self._reshard(rows, counts, mixed), sum(counts), self)
+        # `_reshards` has kept all others out.
+        gatherable = cast("list[GatherableRows]", rows.uses)
         uses = [
             use.gathered(partial(self.gather, counts, length))
-            for use, length in zip(rows.uses, lengths)
+            for use, length in zip(gatherable, lengths)
         ]
         if isinstance(p, DTensor):
             uses = [use.cut(lines) for use in uses] if lines.start < lines.stop else []
@@ -248,11 +250,11 @@ def _length(use: Rows) -> int:
     are never gathered."""
     if isinstance(use, Dense):
         return 0
-    return CONVOLVED if isinstance(use, Convolved) else use.B.shape[1]
+    return use.B.shape[1] if isinstance(use, Product | Lookup) else CONVOLVED
 
 
 def _values(use: Rows, length: int) -> int:
     """How many values gathering sends for one sample."""
-    if isinstance(use, Dense):
-        return math.prod(use.G.shape[1:])
-    return length * (use.B.shape[2] + (use.X.shape[2] if isinstance(use, Product) else 1))
+    if isinstance(use, Product):
+        return length * (use.B.shape[2] + use.X.shape[2])
+    return length * (use.B.shape[2] + 1) if isinstance(use, Lookup) else use.size

@@ -2,6 +2,7 @@
 one."""
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -89,7 +90,8 @@ class SampleAccess:
             ]
             self._losses_alone = torch.stack([loss.detach() for loss in losses])
             weights = weights(self._losses_alone) if callable(weights) else weights
-            return sum(losses if weights is None else map(torch.mul, losses, weights)) / k
+            parts = losses if weights is None else map(torch.mul, losses, weights)
+            return functools.reduce(torch.add, parts) / k
 
     def loss_below(
         self, model: nn.Module, batch: dict, key: tuple[int, int], limit: float

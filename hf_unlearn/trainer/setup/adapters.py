@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from peft import PeftConfig, PeftModel
@@ -24,6 +25,8 @@ from ..processes import all_processes
 from ..protocol import ModelView
 
 logger = logging.get_logger(__name__)
+
+Model = TypeVar("Model", bound=nn.Module)
 
 ORIGIN = "merged_from.json"
 
@@ -50,7 +53,7 @@ def _merged_from(name: str | None) -> str | None:
     return json.loads(note.read_text())["base_model"] if name and note.is_file() else None
 
 
-def load_merged(load: Callable[[str], nn.Module], name: str | None) -> nn.Module:
+def load_merged(load: Callable[[str | None], Model], name: str | None) -> Model:
     """Loads a model. An adapter is merged into its base in float32, so that all weights can be
     trained.
 

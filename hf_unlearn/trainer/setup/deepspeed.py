@@ -6,13 +6,13 @@ backward pass is the last one. Before it, the engine only accumulates; after it,
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
-from transformers import Trainer
 
-from ..protocol import ModelView
+from ...models import replaced
+from ..protocol import ModelView, PreparedView
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -62,13 +62,8 @@ def move_to_training_precision(trainer: ModelView) -> None:
     trainer.model.to(trainer.args.device, dtype)
 
 
-@contextlib.contextmanager
-def evaluating_without(trainer: Trainer) -> Iterator[None]:
+def evaluating_without(trainer: PreparedView) -> contextlib.AbstractContextManager[None]:
     """Lets Trainer evaluate before training without DeepSpeed, for which it would demand stage 3.
     The model is whole then, as it is at stages 0 to 2."""
-    whole = trainer.is_deepspeed_enabled and trainer.deepspeed is None
-    trainer.is_deepspeed_enabled = trainer.is_deepspeed_enabled and not whole
-    try:
-        yield
-    finally:
-        trainer.is_deepspeed_enabled = trainer.is_deepspeed_enabled or whole
+    has_engine = trainer.deepspeed is not None
+    return replaced(trainer, is_deepspeed_enabled=trainer.is_deepspeed_enabled and has_engine)

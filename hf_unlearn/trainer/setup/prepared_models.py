@@ -5,10 +5,11 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from transformers import Trainer
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
 
 from ...per_sample.shards import sharded_modules
-from ..protocol import ModelView
+from ..protocol import ModelView, PreparedView
 
 
 @contextlib.contextmanager
@@ -56,7 +57,19 @@ def prepare_again(trainer: ModelView) -> None:
         vars(model).pop("_is_accelerate_prepared", None)
 
 
-def shard_untrained_model(trainer: Trainer) -> None:
+def own_optimizer(trainer: PreparedView) -> torch.optim.Optimizer:
+    """The trainer's optimizer without accelerate's wrapper.
+
+    Raises:
+        RuntimeError: Trainer has not created it yet.
+    """
+    optimizer = trainer.optimizer
+    if optimizer is None:
+        raise RuntimeError("the optimizer is made when the training begins: ask for it in a step")
+    return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+
+
+def shard_untrained_model(trainer: PreparedView) -> None:
     """Lets accelerate shard a model that is evaluated before it is trained."""
     accelerator = trainer.accelerator
     if accelerator.is_fsdp2 and not sharded_modules(trainer.model):

@@ -6,19 +6,20 @@ from `learning_rate`.
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
-from ...config import UnlearnConfig
 from ...per_sample.shards import local, own_parameters
 from ..checkpoints.checkpoint_files import saved_state
 from ..processes import all_processes
 from ..protocol import TrainerView
 from ..randomness import compares_gradients
+from ..setup.prepared_models import own_optimizer
 from .step_runner import StepRunner
 
 logger = logging.get_logger(__name__)
@@ -50,6 +51,9 @@ class DriftControl(TrainerCallback):
 
     The training ends when three steps in a row do not raise the forget loss.
 
+    Args:
+        runner_of_attempt: gives the runner of the steps of the current attempt.
+
     Attributes:
         factor: what multiplies the learning rate in the next step.
         stopping_reason: what reports say of a training that this callback ended.
@@ -57,9 +61,8 @@ class DriftControl(TrainerCallback):
 
     stopping_reason = "no step forgets within max_drift"
 
-    def __init__(self, trainer: TrainerView):
-        self._trainer = trainer
-        self.runner: StepRunner | None = None
+    def __init__(self, trainer: TrainerView, runner_of_attempt: Callable[[], StepRunner]):
+        self._trainer, self._runner_of_attempt = trainer, runner_of_attempt
         self.factor, self._searched, self._stalled = 1.0, False, 0
         # The curvature c of r = c s^2, as the last step has shown it.
         self._curvature: float | None = None
@@ -69,9 +72,8 @@ class DriftControl(TrainerCallback):
         self._rates: list[float] = []
         self._optimizer_before: dict | None = None
 
-    def begin(self, runner: StepRunner, checkpoint: str | None) -> None:
+    def begin(self, checkpoint: str | None) -> None:
         """Starts an attempt at a training, or continues that of a checkpoint."""
-        self.runner = runner
         saved = saved_state(checkpoint).get("drift") if checkpoint else None
         self.factor, self._curvature, self._stalled = saved or (1.0, None, 0)
         self._searched = saved is not None
@@ -83,11 +85,11 @@ class DriftControl(TrainerCallback):
     # ---- around the optimizer's step -------------------------------------------------------------
 
     def on_pre_optimizer_step(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Notes weights and losses, and makes the optimizer's step as long as expected."""
         self._before = []
-        if self.runner.last_step.retain_batch is None:
+        if self._runner.last_step.retain is None:
             # The forget gradient was not finite, so the step is skipped.
             return
         self._before = [p.clone() for p in self._parameters()]
@@ -98,7 +100,7 @@ class DriftControl(TrainerCallback):
         self._scale_rates()
 
     def on_optimizer_step(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measures the step, and shortens it until the bound holds."""
         if not self._before:
@@ -167,13 +169,17 @@ class DriftControl(TrainerCallback):
             ("forget_rise", forget_rise),
             ("step_factor", factor),
         ):
-            self.runner.statistics.add_to_last_step(name, torch.tensor(value))
+            self._runner.statistics.add_to_last_step(name, torch.tensor(value))
 
     # ---- weights ---------------------------------------------------------------------------------
 
     @property
+    def _runner(self) -> StepRunner:
+        return self._runner_of_attempt()
+
+    @property
     def _optimizer(self) -> torch.optim.Optimizer:
-        return getattr(self._trainer.optimizer, "optimizer", self._trainer.optimizer)
+        return own_optimizer(self._trainer)
 
     @property
     def _bound(self) -> float:
@@ -210,26 +216,25 @@ class DriftControl(TrainerCallback):
     def _retain_losses_before(self) -> Tensor:
         """The losses (k,) of this process's retain samples before the step: those of the step's own
         pass if it was through the network that is evaluated."""
-        trainer, step = self._trainer, self.runner.last_step
-        losses = step.retain_losses if trainer.args.freeze_randomness else None
+        trainer, retain = self._trainer, self._runner.last_step.retain
+        losses = retain.losses if trainer.args.freeze_randomness else None
         if losses is None or not compares_gradients(trainer.method):
-            losses = self.runner.sample_losses(step.retain_batch)
+            losses = self._runner.sample_losses(retain.batch)
         # Samples of earlier requests follow the retain samples.
-        return losses[: step.samples]
+        return losses[: retain.samples]
 
     def _rise(self) -> float:
         """The largest rise of a retain sample's loss, over all processes."""
-        step = self.runner.last_step
-        now = self.runner.sample_losses(step.retain_batch)[: step.samples]
+        retain = self._runner.last_step.retain
+        now = self._runner.sample_losses(retain.batch)[: retain.samples]
         rises = now.float() - self._retain_before.float()
         return max(all_processes(float(rises.nan_to_num(nan=torch.inf).max())))
 
     def _forget_loss(self) -> float:
         """The mean of what a step raises on its forget samples, over all processes."""
-        batches = self.runner.forget_batches.batches
-        losses = torch.cat(
-            [self.runner.forget_losses(self._trainer._prepare_inputs(batch)) for batch in batches]
-        )
+        runner = self._runner
+        batches = map(self._trainer._prepare_inputs, runner.forget_batches.batches)
+        losses = torch.cat([runner.forget_losses(batch) for batch in batches])
         sums = all_processes((float(losses.sum()), len(losses)))
         return sum(total for total, _ in sums) / sum(count for _, count in sums)
 

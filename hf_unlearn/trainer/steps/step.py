@@ -3,7 +3,6 @@
 import hashlib
 
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 from ...methods.base import RetainVisitor, RowRoles
@@ -16,12 +15,12 @@ from ..protocol import TrainerView
 from ..samples.retain_rows import RetainRows, gradient_scale
 from ..samples.sample_access import SampleAccess
 from ..setup import deepspeed
+from ..setup.prepared_models import own_optimizer
+from .retain_step import RetainStep
 
 
 class TrainerStep:
     """`methods.base.Step`, for one call of `UnlearnTrainer.training_step`.
-
-    `draw_retain_batch` sets the attributes of the retain batch.
 
     Args:
         model: the trainer's model, or the wrapper that the training calls it by.
@@ -31,6 +30,7 @@ class TrainerStep:
         silence: gives batches the labels of silence; None with another `forget_objective`.
 
     Attributes:
+        retain: the retain batch; None until it is drawn.
         is_last_backward: whether the next backward pass is the optimizer step's last, which
             DeepSpeed must be told.
     """
@@ -52,11 +52,7 @@ class TrainerStep:
         if silence is not None and silence.mixes_texts:
             texts, generator = retain_batches.loaded(), self.generator(0)
             self.forget_batch = silence.with_texts_of(forget_batch, texts, generator)
-        self.retain_batch: dict | None = None
-        self.samples = self.first_sample = self.all_samples = 0
-        self.rows: RowRoles | None = None
-        self._rows: RetainRows | None = None
-        self._earlier = self._all_earlier = 0
+        self.retain: RetainStep | None = None
         self.is_last_backward = (
             trainer.accelerator.sync_gradients and not trainer.method.uses_retain
         )
@@ -64,55 +60,76 @@ class TrainerStep:
         self.forget_weight = share * self.processes
         self.parameters = [p for p in own_parameters(trainer.model) if p.requires_grad]
 
-    def draw_retain_batch(self) -> None:
+    def draw_retain_batch(self) -> RetainStep:
         """Continues with the retain batch, after the last micro-batch of forget samples."""
-        trainer = self._trainer
+        trainer, batches = self._trainer, self._retain_batches
+        process = trainer.args.process_index
         self.is_last_backward = True
-        self.retain_batch = self._retain_batches.of_current_step(
-            self.forget_batch, self.generator(1)
-        )
+        batch = batches.of_current_step(self.forget_batch, self.generator(1))
         # All samples, how many of them are constraints, and how many of these belong to earlier
         # requests.
-        k, batches = count_samples(self.retain_batch), self._retain_batches
-        counts = [[k, batches.constraint_samples(), batches.earlier_samples()]]
+        counts = [[count_samples(batch), batches.constraint_samples(), batches.earlier_samples()]]
         if self.processes > 1:
             counts_here = torch.tensor(counts, device=trainer.args.device)
             counts = trainer.accelerator.gather(counts_here).tolist()
-        self._earlier = counts[trainer.args.process_index][2]
-        self._all_earlier = sum(earlier for *_, earlier in counts)
+        earlier = [earlier for *_, earlier in counts]
         counts = [pair for *pair, _ in counts]
-        self._rows = rows = RetainRows(
-            trainer,
-            self._access,
-            self.model,
-            self.retain_batch,
-            counts,
-            self.parameters,
-            self.backward,
+        gradients = RetainRows(
+            trainer, self._access, self.model, batch, counts, self.parameters, self.backward
         )
-        self.samples, self.first_sample = rows.retained, rows.first_sample
-        self.all_samples = sum(k - constraints for k, constraints in counts)
-        self.rows = row_roles(counts, trainer.args.process_index, rows.updates)
+        self.retain = RetainStep(
+            batch,
+            gradients,
+            row_roles(counts, process, gradients.updates),
+            all_samples=sum(k - constraints for k, constraints in counts),
+            earlier=earlier[process],
+            all_earlier=sum(earlier),
+            processes=self.processes,
+        )
+        return self.retain
+
+    # ---- the retain batch ------------------------------------------------------------------------
+
+    @property
+    def _drawn(self) -> RetainStep:
+        if self.retain is None:
+            raise RuntimeError(
+                "this step has no retain batch yet: it is drawn after the last micro-batch of "
+                "forget samples, so use it in `Method.retain` only"
+            )
+        return self.retain
+
+    @property
+    def retain_batch(self) -> dict:
+        return self._drawn.batch
+
+    @property
+    def samples(self) -> int:
+        return self._drawn.samples
+
+    @property
+    def first_sample(self) -> int:
+        return self._drawn.gradients.first_sample
+
+    @property
+    def all_samples(self) -> int:
+        return self._drawn.all_samples
+
+    @property
+    def rows(self) -> RowRoles:
+        return self._drawn.rows
 
     @property
     def retain_weight(self) -> float:
-        return self.samples * self.processes / self.all_samples
+        return self._drawn.weight
 
-    @property
-    def earlier_loss(self) -> Tensor | None:
-        """This process's part of the mean loss of the earlier requests' samples, a scalar without a
-        gradient, as `retain_loss` is; None if the step has computed none."""
-        losses = self._rows.constraint_losses
-        if losses is None or not self._all_earlier:
-            return None
-        # Those of earlier requests come first.
-        return losses[: self._earlier].sum() * (self.processes / self._all_earlier)
+    def retain_loss(self) -> Tensor:
+        return self._drawn.gradients.mean_loss() * self.retain_weight
 
-    @property
-    def retain_losses(self) -> Tensor | None:
-        """The losses (k,) of this process's retain samples, as the step's own pass has shown them;
-        None if that pass does not give them."""
-        return self._rows.sample_losses
+    def visit_retain_samples(self, visit: RetainVisitor, last: bool = True) -> Tensor:
+        return self._drawn.gradients.visit(visit, last) * self.retain_weight
+
+    # ---- the step --------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int:
@@ -129,8 +146,7 @@ class TrainerStep:
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        optimizer = self._trainer.optimizer
-        return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+        return own_optimizer(self._trainer)
 
     def forget_loss(self, batch: dict | None = None) -> Tensor:
         key, sign = (FORGET, self.first_index), 1.0
@@ -141,9 +157,6 @@ class TrainerStep:
         if batch is None:
             batch, sign = forget_objective(self._silence, self.forget_batch)
         return self._access.loss(self.model, batch, key) * (sign * self.forget_weight)
-
-    def retain_loss(self) -> Tensor:
-        return self._rows.mean_loss() * self.retain_weight
 
     def generator(self, n: int) -> torch.Generator:
         numbers = (self._trainer.args.seed, self._trainer.state.global_step, self.first_index + n)
@@ -164,9 +177,6 @@ class TrainerStep:
             deepspeed.backward(self._trainer.deepspeed, loss, self.is_last_backward)
         else:
             self._trainer.accelerator.backward(loss, retain_graph=retain_graph)
-
-    def visit_retain_samples(self, visit: RetainVisitor, last: bool = True) -> Tensor:
-        return self._rows.visit(visit, last) * self.retain_weight
 
 
 def row_roles(counts: list[list[int]], process: int, updates: int) -> RowRoles:

@@ -85,8 +85,8 @@ class StepRunner:
     def _check_engine(self, step: TrainerStep) -> None:
         if self._trainer.method.per_sample and self._access.engine_choice.engine is None:
             with self._attempts.at_retain_batch():
-                step.draw_retain_batch()
-                self._access.engine_choice.check_engine(step.retain_batch, self._access.model_loss)
+                batch = step.draw_retain_batch().batch
+                self._access.engine_choice.check_engine(batch, self._access.model_loss)
 
     def _losses(self, step: TrainerStep) -> Tensor:
         method = self._trainer.method
@@ -98,10 +98,11 @@ class StepRunner:
         if self._trainer.accelerator.sync_gradients:
             if method.uses_retain and self._everywhere_finite(step):
                 with self._attempts.at_retain_batch():
+                    retain = step.draw_retain_batch()
                     logged = self._retain(step)
                 for name, value in logged.items():
                     self.statistics.add(name, value)
-                if (earlier_loss := step.earlier_loss) is not None:
+                if (earlier_loss := retain.earlier_loss) is not None:
                     self.statistics.add("previous_loss", earlier_loss)
                 loss = loss if method.uses_forget else logged["retain_loss"]
             method.finish(step)
@@ -109,7 +110,6 @@ class StepRunner:
         return loss
 
     def _retain(self, step: TrainerStep) -> dict[str, Tensor]:
-        step.draw_retain_batch()
         if self._trainer.method.per_sample and self._access.engine_choice.engine is None:
             # The engine could not be checked: this step is skipped, and the next one tries again.
             return {"retain_loss": torch.tensor(torch.nan, device=self._trainer.args.device)}
@@ -154,8 +154,9 @@ class StepRunner:
     def _skip(self, step: TrainerStep) -> None:
         trainer = self._trainer
         forget = self.forget_batches.batches if trainer.method.uses_forget else []
+        retain_batch = None if step.retain is None else step.retain.batch
         broken_here = broken_in_step(
-            trainer, self._access.model_loss, forget, step.retain_batch, self.retain_batches
+            trainer, self._access.model_loss, forget, retain_batch, self.retain_batches
         )
         broken = [name for names in all_processes(broken_here) for name in names]
         self._skipped.skip(trainer.state, broken, step.parameters, trainer.accelerator.scaler)

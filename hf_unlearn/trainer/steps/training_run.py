@@ -53,8 +53,9 @@ class TrainingRun:
         has_rules = args.stop_when or args.abort_when
         self.stopping_rules = StoppingRules(trainer, record) if has_rules else None
         self.skipped_steps, self._preemption = SkippedSteps(args.max_skipped_steps), Preemption()
-        self._evaluated_before = EvaluatedBefore(trainer)
-        self._drift = DriftControl(trainer) if args.step_control == "drift" else None
+        self._evaluated_before = EvaluatedBefore()
+        has_drift = args.step_control == "drift"
+        self._drift = DriftControl(trainer, lambda: self.step_runner) if has_drift else None
         for callback in (
             self._evaluated_before,
             self._drift,
@@ -135,7 +136,7 @@ class TrainingRun:
         checkpoint = find_checkpoint(wanted, args.output_dir, run)
         self._publisher.remember_hidden(checkpoint)
         self._record.begin(run, checkpoint)
-        self._evaluated_before.remember()
+        self._evaluated_before.remember(trainer.state.log_history)
         self._attempts = Attempts(trainer)
         # New checks need backward passes, which DeepSpeed's engine would count as part of a step.
         if not trainer.is_deepspeed_enabled:
@@ -164,7 +165,7 @@ class TrainingRun:
         checkpoint = self._record.resumed_from
         self.skipped_steps.load(checkpoint)
         if self._drift:
-            self._drift.begin(self.step_runner, checkpoint)
+            self._drift.begin(checkpoint)
         self._attempts.begin(batch_size)
         self.check_padding()
         return attempt()

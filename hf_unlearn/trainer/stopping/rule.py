@@ -44,14 +44,14 @@ class Rule:
             return cls(match[1], match[2], float(match[3]))
         name, offset = _split_sum(match[3]) if match else ("", 0.0)
         # A metric has a split before it, or it is a word that is replaced by a number.
-        if not ("_" in name or name in (RETRAINED, ORIGINAL)):
-            raise ValueError(
-                f"cannot read the rule {text!r}: write <split>_<metric> >= <number>, as in "
-                "'forget_wer >= 25'. The number can also be another <split>_<metric>, or "
-                "'original', the value before the first step; '+ <number>' may follow, as in "
-                "'test_wer > original + 2'"
-            )
-        return cls(match[1], match[2], name, offset)
+        if match and ("_" in name or name in (RETRAINED, ORIGINAL)):
+            return cls(match[1], match[2], name, offset)
+        raise ValueError(
+            f"cannot read the rule {text!r}: write <split>_<metric> >= <number>, as in "
+            "'forget_wer >= 25'. The number can also be another <split>_<metric>, or "
+            "'original', the value before the first step; '+ <number>' may follow, as in "
+            "'test_wer > original + 2'"
+        )
 
     @property
     def metrics(self) -> list[str]:

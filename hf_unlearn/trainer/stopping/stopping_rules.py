@@ -11,10 +11,9 @@ import datasets
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Subset
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
-from ...config import UnlearnConfig
 from ...files import written_whole
 from ...metrics.described_metrics import description_of
 from ...metrics.scales import ScaleCheck
@@ -107,7 +106,7 @@ class StoppingRules(TrainerCallback):
     # ---- checks ----------------------------------------------------------------------------------
 
     def on_train_begin(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Restores the state at the checkpoint that is resumed from, from the logged checks and the
         checkpoint's copy of the best model."""
@@ -173,9 +172,10 @@ class StoppingRules(TrainerCallback):
             self._save_best()
 
     def on_step_end(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if state.global_step % args.check_steps and state.global_step != state.max_steps:
+        steps = self._trainer.args.check_steps
+        if state.global_step % steps and state.global_step != state.max_steps:
             return
         # logging the check resets both requests of this step
         requested = control.should_log, control.should_evaluate
@@ -198,7 +198,7 @@ class StoppingRules(TrainerCallback):
             )
 
     def on_train_end(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Removes the copy of the best model, of which checkpoints have their own."""
         # the other processes may still read it

@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ...config import UnlearnConfig
 from ...per_sample.shards import local
 
 # How many values of each tensor are watched: those with the largest gradient.
@@ -33,14 +32,14 @@ class WeightChanges(TrainerCallback):
         self._learning_rate, self._gradient, self._held = 0.0, False, False
 
     def on_pre_optimizer_step(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if not self.changed:
             self._before = list(_watched(kwargs["model"]))
             self.had_gradient |= bool(self._before)
 
     def on_optimizer_step(
-        self, args: UnlearnConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         groups = kwargs["optimizer"].param_groups if self._before else []
         in_optimizer = {id(p) for group in groups for p in group["params"]}

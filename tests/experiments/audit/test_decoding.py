@@ -140,7 +140,7 @@ def test_an_adapter_is_measured_beside_its_base(subject, tmp_path):
 def test_doors_name_all_settings_that_they_depend_on(subject, monkeypatch):
     """Others are not measured again where such a setting has changed."""
     subject.recipe.load_model = WhisperForConditionalGeneration.from_pretrained
-    subject.recipe.unprepared = SimpleNamespace()
+    subject.recipe.unprepared = SimpleNamespace(parts=dict)
     read = set()
     fields = {field.name for field in dataclasses.fields(AuditSettings)}
 
