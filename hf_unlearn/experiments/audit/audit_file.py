@@ -33,6 +33,7 @@ def load_or_start(path: Path, run: AuditedRun, subjects: dict[str, Subject]) -> 
         "task": run.recipe.task,
         "date": today,
         "made_of": parts,
+        "max_samples": subjects["unlearned"].settings.max_samples,
         "samples": count_samples(run, subjects),
     }
     if isinstance(earlier, dict) and earlier.get("made_of") == parts:
