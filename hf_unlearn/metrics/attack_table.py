@@ -36,8 +36,19 @@ def _score_entries(attack: str, auc_meaning: str, attacker: str) -> dict[str, At
     }
 
 
+# What the SVC attacks see of a sample. A token is predicted from the true ones before it.
+SVC_FEATURE_MEANINGS = {
+    "correctness": "whether the prediction is right (utterances: the share of right tokens)",
+    "confidence": "the probability of the true class (utterances: mean over tokens)",
+    "entropy": "the entropy of the prediction (utterances: mean over tokens)",
+    "modified_entropy": "the modified entropy (utterances: mean over tokens)",
+    "probability": "all class probabilities (not for utterances)",
+}
+
+
 def _svc_entry(feature: str) -> Attack:
-    meaning = f"forgotten samples (%) that an SVC classifies as unseen, by {feature}"
+    seen = SVC_FEATURE_MEANINGS[feature]
+    meaning = f"forgotten samples (%) that an SVC classifies as unseen, by {seen}"
     return Attack(meaning, wanted="up", target=None)
 
 
@@ -50,15 +61,7 @@ ATTACKS = {
     **_score_entries(
         "loss", "AUC of telling forgotten from unseen samples by their lower loss", "the loss"
     ),
-    "svc_correctness": _svc_entry(
-        "whether the prediction is right (utterances: the share of right tokens)"
-    ),
-    "svc_confidence": _svc_entry(
-        "the probability of the true class (utterances: mean over tokens)"
-    ),
-    "svc_entropy": _svc_entry("the entropy of the prediction (utterances: mean over tokens)"),
-    "svc_modified_entropy": _svc_entry("the modified entropy (utterances: mean over tokens)"),
-    "svc_probability": _svc_entry("all class probabilities (not for utterances)"),
+    **{f"svc_{feature}": _svc_entry(feature) for feature in SVC_FEATURE_MEANINGS},
     **_score_entries(
         "lira",
         "AUC of telling forgotten from unseen samples by LiRA (online, with the run's shadow "

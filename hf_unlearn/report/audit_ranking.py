@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+# Gaps are equal if they agree to so many decimals: the rest is rounding in floating point.
+DECIMALS = 6
+
 
 def deciding_doors(doors: Mapping[str, dict]) -> dict[str, dict | None]:
     """The doors that the headline names, each with its name under `door`; None if there is no such
@@ -11,11 +14,13 @@ def deciding_doors(doors: Mapping[str, dict]) -> dict[str, dict | None]:
     Returns:
         worst: the door with the largest gap. Without a retrained model, the door through which
             the unlearned model forgot least; attacks count only if there are no other doors,
-            because an attack may fail on the original, too.
+            because an attack may fail on the original, too. Of doors with the same gap, the one
+            with the highest lower end of its interval.
         surest: the door whose interval has the highest lower end: its gap is least likely to be
             chance. Of several such doors, the one with the largest gap.
         conspicuous: the door with the lowest gap. A door through which the original itself knows
-            no more than the retrained model counts here if its interval is below 0.
+            no more than the retrained model counts here if its interval is below 0. Of doors with
+            the same gap, the one with the lowest upper end of its interval.
     """
     named = [{"door": name, **entry} for name, entry in doors.items()]
     with_gap = [entry for entry in named if entry.get("gap") is not None]
@@ -23,14 +28,38 @@ def deciding_doors(doors: Mapping[str, dict]) -> dict[str, dict | None]:
     compared = list(filter(is_ranked, with_gap)) or with_gap
     candidates = [entry for entry in with_gap if entry in compared or _is_clearly_worse(entry)]
     sure = [entry for entry in compared if entry.get("low") is not None]
-    worst = max(compared, key=lambda entry: entry["gap"], default=None)
+    worst = max(compared, key=lambda entry: _ends(entry, "low", float("-inf")), default=None)
     if not any(entry.get("retrained") is not None for entry in named):
-        worst = min(comparable(named), key=lambda entry: entry["forgotten"], default=None)
+        worst = min(comparable(named), key=lambda entry: rounded(entry["forgotten"]), default=None)
     return {
         "worst": worst,
-        "surest": max(sure, key=lambda entry: (entry["low"], entry["gap"]), default=None),
-        "conspicuous": min(candidates, key=lambda entry: entry["gap"], default=None),
+        "surest": max(sure, key=lambda entry: _ends(entry, "low", 0.0)[::-1], default=None),
+        "conspicuous": min(
+            candidates, key=lambda entry: _ends(entry, "high", float("inf")), default=None
+        ),
     }
+
+
+def rounded(value: float) -> float:
+    """A value without the noise of its last digits. Adding 0 turns -0.0 into 0.0."""
+    return round(value, DECIMALS) + 0
+
+
+def _ends(entry: dict, end: str, missing: float) -> tuple[float, float]:
+    """(gap, end of its interval), to order doors by."""
+    value = entry.get(end)
+    return rounded(entry["gap"]), missing if value is None else rounded(value)
+
+
+def clearly_below_0(doors: Mapping[str, dict]) -> list[dict]:
+    """The doors whose whole interval is below 0, each with its name under `door`; the clearest
+    first, which is the one with the lowest upper end."""
+    below = [
+        {"door": name, **entry}
+        for name, entry in doors.items()
+        if entry.get("high") is not None and rounded(entry["high"]) < 0
+    ]
+    return sorted(below, key=lambda entry: rounded(entry["high"]))
 
 
 def comparable(entries: Iterable[dict]) -> list[dict]:

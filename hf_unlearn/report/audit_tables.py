@@ -4,9 +4,22 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .audit_ranking import is_uninformative
+from .audit_ranking import is_uninformative, rounded
 from .audit_words import MODELS, headline, number_text
 from .result_tables import Table, align
+
+# What the last column of the table says, in a terminal.
+GAP = (
+    "Gap: how much more the unlearned model knows of the forgotten data than the retrained model "
+    "does through the same door, in points, from unrounded values. In brackets: its 95 % interval. "
+    "Below 0: the unlearned model is conspicuously worse on the forgotten data. docs/audit.md "
+    "explains the doors."
+)
+FORGOTTEN = (
+    "Forgotten: how much less the unlearned model knows of the forgotten data than the original "
+    "does through the same door, in points, from unrounded values. docs/audit.md explains the "
+    "doors."
+)
 
 
 def audit_rows(audit: Mapping[str, Any]) -> Table:
@@ -27,7 +40,7 @@ def audit_rows(audit: Mapping[str, Any]) -> Table:
 
 def _rank(entry: dict, compared: bool) -> float:
     value = entry.get("gap" if compared else "forgotten")
-    return float("inf") if value is None else -value if compared else value
+    return float("inf") if value is None else rounded(-value if compared else value)
 
 
 def _gap_cell(entry: dict, compared: bool) -> str:
@@ -46,8 +59,9 @@ def _signed(value: float) -> str:
 
 def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(door, what it does) of the measured doors, then (door, why there is no number) of those that
-    failed or are unavailable. The first entry explains the mark beside some gaps. Doors that are
-    unavailable for the same reason share an entry."""
+    failed or are unavailable. The first entry explains the mark beside some gaps; splits of which
+    the audit took a part come next. Doors that are unavailable for the same reason share an
+    entry."""
     doors = audit["doors"]
     measured = {name: entry for name, entry in doors.items() if "unlearned" in entry}
     meanings = [(name, entry["meaning"] + _details(entry)) for name, entry in measured.items()]
@@ -67,13 +81,21 @@ def door_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
         "show forgetting"
     )
     mark = [("*", meaning)] * any_uninformative
-    return [*mark, *meanings, *failed, *unavailable]
+    return [*mark, *_part_notes(audit), *meanings, *failed, *unavailable]
+
+
+def _part_notes(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(split, how many of the run's samples the audit took) where it is not all of them."""
+    return [
+        (split, f"{count['used']} of the run's {count['of']} samples (--max_samples)")
+        for split, count in audit.get("samples", {}).items()
+        if count["used"] < count["of"]
+    ]
 
 
 def _details(entry: dict) -> str:
     """What a reader needs besides the values, in parentheses; "" where there is nothing."""
     more = entry.get("more") or {}
-    counts = {more[name].get("measured_on") for name in MODELS if name in more} - {None}
     steps = {
         name: "never" if more[name]["steps"] is None else str(more[name]["steps"])
         for name in MODELS
@@ -82,11 +104,42 @@ def _details(entry: dict) -> str:
     losses = {
         name: _loss_text(more[name]["loss"]) for name in MODELS if "loss" in more.get(name, {})
     }
-    parts = [f"on {count} samples" for count in counts]
-    for what, values in (("steps until back", steps), ("loss", losses)):
+    penalties = {
+        name: f"{more[name]['penalty']:g}" for name in MODELS if "penalty" in more.get(name, {})
+    }
+    parts = _common_details(entry)
+    for what, values in (("steps until back", steps), ("penalty", penalties), ("loss", losses)):
         if values:
             parts.append(f"{what}: {', '.join(map(' '.join, values.items()))}")
     return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _common_details(entry: dict) -> list[str]:
+    """What `more` says of all models alike, such as on how many samples they were measured."""
+    more = next(iter((entry.get("more") or {}).values()), {})
+    # Every model has the same samples; of the other numbers, `more` has one for each model.
+    counts = {part.get("measured_on") for part in (entry.get("more") or {}).values()} - {None}
+    split = more.get("split") or entry.get("settings", {}).get("judged_split")
+    of_split = f" of {split}" if split else ""
+    parts = [f"on {count} samples{of_split}" for count in counts]
+    if "pairs" in more:
+        parts.append(f"{more['pairs']} pairs")
+    elif "forgotten" in more:
+        parts.append(f"{more['forgotten']} forgotten, {more['unseen']} unseen samples")
+    if more.get("from", "retrained") != "retrained":
+        parts.append(f"compared with {more['from']}")
+    texts = {
+        "prompt_tokens": "{} prompt tokens",
+        "language": "language: {}",
+        "strangers": "{} strangers",
+        "classes": "{} other classes",
+        "trained_on": "trained on {} forgotten samples",
+        "at_step": "measured at step {}",
+    }
+    parts += [text.format(more[name]) for name, text in texts.items() if name in more]
+    if "steps" in more and "by_step" not in more:
+        parts.append(f"after {more['steps']} steps")
+    return parts
 
 
 def _loss_text(loss: float | None) -> str:
@@ -97,4 +150,6 @@ def _loss_text(loss: float | None) -> str:
 def audit_text(audit: Mapping[str, Any]) -> str:
     """The audit for a terminal: what each door is, the table, and at the end the headline."""
     notes = "\n".join(f"{name}: {text}" for name, text in door_notes(audit))
-    return "\n\n".join([notes, align(audit_rows(audit), markdown=False), *headline(audit)])
+    rows = audit_rows(audit)
+    legend = GAP if rows[0][-1].startswith("gap") else FORGOTTEN
+    return "\n\n".join([notes, legend, align(rows, markdown=False), *headline(audit)])

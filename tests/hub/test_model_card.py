@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from hf_unlearn.hub.model_card import build_card, write_card
 from hf_unlearn.privacy.redaction import pseudonym, salt_of
+from hf_unlearn.report.audit_ranking import deciding_doors
 from hf_unlearn.report.environment import emissions
 from hf_unlearn.report.results import Results
 from tests.support.run_results import RESULTS, SALT
@@ -88,6 +89,14 @@ def test_an_aborted_run_says_which_model_this_is():
 def test_without_a_retrained_model_the_card_says_so():
     text = card({**RESULTS, "retrained": None}).text
     assert "not measured here" in text and "60.0" not in text
+
+
+def test_overshooting_is_said_beside_what_an_audit_says():
+    doors = {"loss": {"meaning": "", "unit": "AUC (%)", "unlearned": 55, "original": 90}}
+    doors["loss"] |= {"retrained": 50, "forgotten": 35, "gap": 5, "low": -9, "high": 17}
+    text = card({**RESULTS, "audit": {"doors": doors, **deciding_doors(doors)}}).text
+    first = text.split("## Results")[1].strip().split("\n")[0]
+    assert first.startswith("**Worst door: loss") and "**forget overshot: WER (%) 95.0" in first
 
 
 def test_local_folders_stay_out_of_the_metadata(tmp_path):

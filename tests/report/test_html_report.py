@@ -95,6 +95,7 @@ def test_page_has_everything_and_no_name():
         "<code>retain</code>: retain set, 3 utterances",
         "<code>loss_auc</code>: AUC of telling",
         "<code>python unlearn.py demo.yaml</code>",
+        "words of the forgotten speakers: do not pass this page on",
     ):
         assert said in page, said
     # texts of the data are never markup

@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset
 
 from ...metrics import earth_movers_distance, informed_scores, matched_pairs
+from ...metrics.attack_table import SVC_FEATURE_MEANINGS
 from ...metrics.informed_attack import INFORMED_FEATURES
 from ...metrics.membership import SVC_FEATURES, svc_taken_for_members
 from .door import OF_SPEECH, Door, DoorUnavailable, Subject
@@ -44,7 +45,8 @@ def losses(subject: Subject, split: str) -> np.ndarray:
 
 
 def rank_losses(subject: Subject) -> Finding:
-    return auc_finding(-losses(subject, "forget"), -losses(subject, unseen_split(subject)))
+    split = unseen_split(subject)
+    return auc_finding(-losses(subject, "forget"), -losses(subject, split), **{"from": split})
 
 
 def rank_losses_of_equally_long(subject: Subject) -> Finding:
@@ -57,7 +59,7 @@ def rank_losses_of_equally_long(subject: Subject) -> Finding:
             f"there are {len(ours)} pairs of equally long utterances; {MIN_SAMPLES} are needed"
         )
     members, others = losses(subject, "forget")[ours], losses(subject, split)[theirs]
-    return auc_finding(-members, -others, pairs=len(ours))
+    return auc_finding(-members, -others, pairs=len(ours), **{"from": split})
 
 
 def pair_equally_long(subject: Subject, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -68,13 +70,13 @@ def pair_equally_long(subject: Subject, split: str) -> tuple[np.ndarray, np.ndar
 
 def rank_gradient_norms(subject: Subject) -> Finding:
     """A model's gradient is small for samples that it was trained on."""
-    splits, model = subject.examiner.splits, subject.copy()
+    splits, model, split = subject.examiner.splits, subject.copy(), unseen_split(subject)
     norms = (
         require_finite(subject.examiner.gradient_norms(model, splits[name]))
-        for name in ("forget", unseen_split(subject))
+        for name in ("forget", split)
     )
     forget, others = norms
-    return auc_finding(-forget, -others)
+    return auc_finding(-forget, -others, **{"from": split})
 
 
 def classify_by_svc(feature: str, subject: Subject) -> Finding:
@@ -117,7 +119,8 @@ def rank_by_forest(subject: Subject) -> Finding:
         np.concatenate([owners(subject, splits[name]) for name in ("forget", split)]),
         seed=subject.recipe.args.seed,
     )
-    return auc_finding(scores[: len(judged[0])], scores[len(judged[0]) :])
+    forgotten = len(judged[0])
+    return auc_finding(scores[:forgotten], scores[forgotten:], **{"from": split})
 
 
 def attack_features(subject: Subject, split: str) -> np.ndarray:
@@ -157,8 +160,8 @@ ATTACKS = (
     Door(
         "loss",
         "attack",
-        "how often a forgotten sample has a lower loss than an unseen one like it; 50 is a coin "
-        "toss",
+        "how often a forgotten sample has a lower loss than an unseen one (both losses may be "
+        "high); 50 is a coin toss",
         rank_losses,
         settings=(),
     ),
@@ -184,7 +187,7 @@ ATTACKS = (
             f"svc_{feature}_members",
             "attack",
             "share of forgotten samples that a classifier (trained on retained and unseen samples) "
-            f"classifies as training samples, by the {feature.replace('_', ' ')} of the output",
+            f"classifies as training samples, by {SVC_FEATURE_MEANINGS[feature]}",
             partial(classify_by_svc, feature),
             settings=(),
         )
@@ -193,8 +196,8 @@ ATTACKS = (
     Door(
         "informed",
         "attack",
-        "how often a random forest trained on others gives a forgotten sample a higher score than "
-        "an unseen one; 50 is a coin toss",
+        "how often a random forest, trained on other speakers or classes, takes a forgotten sample "
+        "rather than an unseen one for training data; 50 is a coin toss",
         rank_by_forest,
         settings=(),
     ),

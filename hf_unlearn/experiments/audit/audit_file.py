@@ -29,7 +29,13 @@ def load_or_start(path: Path, run: AuditedRun, subjects: dict[str, Subject]) -> 
     doors whose settings have changed; otherwise a new one."""
     parts, earlier = dependencies(run, subjects), read_json(path)
     today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
-    content = {"task": run.recipe.task, "date": today, "made_of": parts}
+    content = {
+        "task": run.recipe.task,
+        "date": today,
+        "made_of": parts,
+        "max_samples": subjects["unlearned"].settings.max_samples,
+        "samples": count_samples(run, subjects),
+    }
     if isinstance(earlier, dict) and earlier.get("made_of") == parts:
         content["judged"] = judged = earlier_split(subjects, earlier["judged"])
         settings = subjects["unlearned"].settings
@@ -42,6 +48,13 @@ def load_or_start(path: Path, run: AuditedRun, subjects: dict[str, Subject]) -> 
             )
         content["judged"], doors = choose_judged_split(subjects), {}
     return {**content, "doors": doors, **deciding_doors(doors)}
+
+
+def count_samples(run: AuditedRun, subjects: dict[str, Subject]) -> dict[str, dict[str, int]]:
+    """By split: how many samples the audit uses, and of how many that the run evaluated."""
+    evaluated = run.recipe.splits.evaluation(run.recipe.data.max_eval_samples)
+    used = subjects["unlearned"].examiner.splits
+    return {name: {"used": len(part), "of": len(evaluated[name])} for name, part in used.items()}
 
 
 def earlier_split(subjects: dict[str, Subject], judged: dict[str, Any]) -> dict[str, Any]:

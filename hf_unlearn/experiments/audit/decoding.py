@@ -34,9 +34,16 @@ def as_the_original_decodes(subject: SpeechSubject) -> Finding:
 
 
 def _settings_of(config: GenerationConfig) -> dict:
-    """The generation settings that can change a transcript."""
+    """The generation settings that can change a transcript. A file may name a default or leave it
+    out: both mean the same, so defaults are left out here."""
     about_the_file = ("transformers_version", "_from_model_config")
-    return {name: v for name, v in config.to_dict().items() if name not in about_the_file}
+    # What `generate` takes for a setting that is None. transformers has no public name for it.
+    defaults = GenerationConfig._get_default_generation_params()
+    return {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in about_the_file and value is not None and value != defaults.get(name)
+    }
 
 
 def timestamps(subject: SpeechSubject) -> Finding:
@@ -190,7 +197,8 @@ DECODING = tuple(
         ("translate", "the token for translation to English", partial(with_decoder, translate)),
         (
             "own_words",
-            "other utterances of the forgotten speakers as the prompt",
+            "other utterances of the forgotten speakers as the prompt (if the original makes more "
+            "errors, too, the prompt itself disturbs)",
             partial(with_decoder, own_words),
         ),
         (

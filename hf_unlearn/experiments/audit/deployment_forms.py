@@ -142,8 +142,7 @@ FORMS = tuple(
         ),
         (
             "other_samples",
-            "as float32, on the forgotten samples that the other doors do not use: forget or "
-            "forget_test",
+            "as float32, on the split of forgotten samples by which the other doors do not judge",
             measure_other_samples,
         ),
         ("bfloat16", "weights and arithmetic in bfloat16", measurement_in_type(torch.bfloat16)),

@@ -102,11 +102,13 @@ def rate(counts: np.ndarray, totals: np.ndarray, unit: str, direction: str, **mo
 
 
 def auc_finding(members: np.ndarray, others: np.ndarray, **more: Any) -> Finding:
-    """How well a score tells members from others: 100 AUC, with draws of both groups."""
+    """How well a score tells members from others: 100 AUC, with draws of both groups. `more` has
+    the sizes of both: `forgotten` and `unseen`."""
     members, others = np.asarray(members, np.float64), np.asarray(others, np.float64)
     pairs = zip(_resampled(len(members)), _resampled(len(others), SEED + 1))
     draws = np.array([separation(members[ours], others[theirs]) for ours, theirs in pairs])
     fewest = min(len(members), len(others))
+    more = {"forgotten": len(members), "unseen": len(others), **more}
     return Finding(separation(members, others), "AUC (%)", "high", draws, more, samples=fewest)
 
 

@@ -150,8 +150,8 @@ RELEARNING = (
         "relearning",
         "relearning",
         "fine-tuning on a few forgotten samples and as many retained ones; measured on other "
-        "forgotten samples, at the step at which the unlearned or the retrained model is back at "
-        "the original's level",
+        "forgotten samples, at the first step at which the unlearned or the retrained model is as "
+        "good as the original was before, else at the last step",
         relearn,
         settings=("relearn_samples", *TUNING),
         combine=align_steps,

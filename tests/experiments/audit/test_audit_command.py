@@ -53,6 +53,8 @@ def test_every_door_is_measured_or_says_why_not(run, no_network, capsys):
         assert content["doors"]["float32"][model] == pytest.approx(measured)
     assert results["audit"]["worst"] == content["worst"]
     assert content["judged"] == {"split": "forget_test", "samples": 10}
+    assert content["samples"]["forget_test"] == {"used": 10, "of": 10}
+    assert content["max_samples"] == AuditSettings.max_samples
     shown, worst = capsys.readouterr().out, content["worst"]["door"]
     for text in (shown, (run / "report.html").read_text(), (run / "README.md").read_text()):
         assert f"Worst door: {worst}" in text and "saved_and_loaded" in text

@@ -1,6 +1,7 @@
 """The doors for speech on a tiny multilingual Whisper: each asks `generate` for what it says."""
 
 import contextlib
+import copy
 import dataclasses
 from types import SimpleNamespace
 
@@ -70,6 +71,18 @@ def test_without_a_language_the_model_detects_it(subject, monkeypatch):
     assert detected
     # The door has left the model as it was.
     assert subject.model.generation_config.language == "en"
+
+
+def test_settings_at_their_defaults_do_not_change_what_is_decoded(subject):
+    """Saved by another version of transformers, a file may name all defaults."""
+    theirs = copy.deepcopy(subject)
+    subject.subjects = {"original": theirs}
+    settings = theirs.model.generation_config
+    settings.update(num_beams=1, temperature=1.0, length_penalty=1.0, suppress_tokens=None)
+    with pytest.raises(DoorUnavailable, match="same generation settings"):
+        DOORS["as_the_original_decodes"].measure(subject)
+    settings.suppress_tokens = [1]
+    assert DOORS["as_the_original_decodes"].measure(subject).unit == "WER (%)"
 
 
 def test_doors_without_tokens_or_room_are_unavailable(subject):
