@@ -12,12 +12,12 @@ from .result_tables import Table, align
 GAP = (
     "Gap: how much more the unlearned model knows of the forgotten data than the retrained model "
     "does through the same door, in points, from unrounded values. In brackets: its 95 % interval. "
-    "Below 0: the unlearned model is conspicuously worse on the forgotten data. docs/audit.md "
-    "explains the doors."
+    "Below 0: the unlearned model is conspicuously worse on the forgotten data. The lines above "
+    "explain the doors."
 )
 FORGOTTEN = (
     "Forgotten: how much less the unlearned model knows of the forgotten data than the original "
-    "does through the same door, in points, from unrounded values. docs/audit.md explains the "
+    "does through the same door, in points, from unrounded values. The lines above explain the "
     "doors."
 )
 
