@@ -27,7 +27,7 @@ from shapes import SHAPES
 
 from hf_unlearn import ops
 from hf_unlearn.ops import projection, reductions
-from hf_unlearn.per_sample.inner_products import ghost, materialise
+from hf_unlearn.per_sample.inner_products import Buffer, ghost, materialise
 from hf_unlearn.per_sample.rows import Product
 
 Tensor = torch.Tensor
@@ -193,8 +193,8 @@ def measure_layers(bench: Bench, shrink: int) -> None:
         u, uses = bench.random(o, i), [Product(B, X)]
         calls = {
             "product alone": functools.partial(torch.bmm, B.mT, X),
-            "kept": functools.partial(materialise, uses, u, exact=True, keep=True),
-            "materialise": functools.partial(materialise, uses, u, exact=True, keep=False),
+            "kept": functools.partial(materialise, uses, u, exact=True, keep=Buffer()),
+            "materialise": functools.partial(materialise, uses, u, exact=True, keep=None),
             "ghost": functools.partial(ghost, uses, u, exact=True),
         }
         if ops.fused_kernel_available(u.device):

@@ -1,5 +1,11 @@
 """The script for a GPU: its parts exist, fit into ten minutes, and are ended in time."""
 
+import os
+import subprocess
+import sys
+
+import pytest
+
 from tests.benchmarks import on_gpu
 from tests.support.helpers import ROOT
 
@@ -16,3 +22,10 @@ def test_all_parts_exist_and_fit_into_ten_minutes():
 def test_a_part_that_takes_too_long_is_ended():
     assert on_gpu.run("-c while(True):pass", 0.5) is None
     assert on_gpu.run("-c raise(SystemExit(3))", 60) == 3
+
+
+@pytest.mark.slow
+def test_the_kernels_are_measured_to_the_end():
+    """Elsewhere than on a GPU the script is tiny and appends no rows."""
+    command = [sys.executable, *on_gpu.DRY["kernels"].split()]
+    subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
