@@ -42,6 +42,9 @@ NUMBERS = {
     "loss_temperature": Range(
         numbers.Real, lambda x: 0 < x < math.inf, "a number above 0; 1 leaves the loss as it is"
     ),
+    "unheard_words": Range(
+        numbers.Real, lambda x: 0 <= x <= 1, "a share of positions, from 0 to 1"
+    ),
     "max_drift": Range(
         numbers.Real, lambda x: x > 0, "a number above 0: at 0 no step could be taken"
     ),

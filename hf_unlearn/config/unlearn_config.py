@@ -80,6 +80,16 @@ class UnlearnConfig(Seq2SeqTrainingArguments):
             "choices": ["own", "mixed"],
         },
     )
+    unheard_words: float = field(
+        default=0.0,
+        metadata={
+            "help": "With forget_objective 'silence' and a Whisper: the share of positions, drawn "
+            "anew in each step, whose target is not the end of the text, but the word that the "
+            "model before unlearning expects there without hearing anything. Without them, the "
+            "model still knows the words, and writes them if it may not end. Takes the memory of "
+            "a second model."
+        },
+    )
     max_forget_loss: float | None = field(
         default=None,
         metadata={

@@ -24,6 +24,7 @@ SETTINGS = {
     "max_grad_norm": 0,
     "forget_objective": "loss",
     "silence_texts": "mixed",
+    "unheard_words": 0,
     "max_forget_loss": None,
     "loss_temperature": 1,
     "step_control": "none",

@@ -135,6 +135,7 @@ class RetainBatches:
         forget_set = self._trainer.train_dataset
         if isinstance(forget_set, CutsWindows):
             silenced = forget_set.windows_of(silenced, generator)
+        silenced = self._silence.with_targets_drawn(silenced, generator)
         return self._silence.constrained(batch, silenced, retained)
 
     def loaded(self) -> dict:

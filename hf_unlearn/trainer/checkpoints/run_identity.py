@@ -25,6 +25,7 @@ def run_identity(trainer: RunView) -> dict:
         **trainer.method_settings,
         "forget_objective": args.forget_objective,
         "silence_texts": args.silence_texts if args.forget_objective == "silence" else None,
+        "unheard_words": args.unheard_words,
         "max_forget_loss": args.max_forget_loss,
         "loss_temperature": args.loss_temperature,
         "learning_rate": args.learning_rate,

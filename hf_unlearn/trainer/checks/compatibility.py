@@ -14,7 +14,7 @@ from ...methods import Method
 from ..batches.training_data import length_or_none
 from ..protocol import ModelView, RunView
 from ..setup import deepspeed
-from .forget_options import check_limit, check_objective, check_temperature
+from .forget_options import check_limit, check_objective, check_temperature, check_unheard_words
 from .refusals import USE_FSDP2, Refuse, refuse_always, refuse_with_method
 from .shard_checks import check_shards
 
@@ -40,6 +40,7 @@ def check_compatible(method: Method, trainer: RunView) -> None:
     method.check(model)
     check_temperature(model, args.loss_temperature)
     check_objective(args.forget_objective, method, model)
+    check_unheard_words(args.unheard_words, args.forget_objective, args.step_control, model)
     check_limit(args.max_forget_loss, args.forget_objective, method)
     check_shards(method, trainer, refuse)
     if args.step_control == "drift":

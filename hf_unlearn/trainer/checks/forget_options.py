@@ -1,8 +1,8 @@
-"""Refuses `forget_objective`, `max_forget_loss` and `loss_temperature` where they do not fit the
-method or the model."""
+"""Refuses `forget_objective`, `unheard_words`, `max_forget_loss` and `loss_temperature` where they
+do not fit the method or the model."""
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, WhisperForConditionalGeneration
 
 from ...methods import Method, names_with
 from ...methods.outputs import CLASSIFIERS
@@ -28,6 +28,24 @@ def check_objective(objective: str, method: Method, model: nn.Module) -> None:
         raise ValueError(
             f"forget_objective='{objective}' is for models that write a text from another input "
             f"(encoder-decoder and CTC models), but the model is a {name}: leave it at 'loss'"
+        )
+
+
+def check_unheard_words(share: float, objective: str, step_control: str, model: nn.Module) -> None:
+    """Raises ValueError where `unheard_words` cannot be used."""
+    if not share:
+        return
+    name = type(base_model(model)).__name__
+    if name != WhisperForConditionalGeneration.__name__:
+        raise ValueError(
+            f"unheard_words is {share}, but the model is a {name}: only for a Whisper it is known "
+            "what silent audio is; leave it at 0"
+        )
+    if objective != "silence" or step_control == "drift":
+        raise ValueError(
+            f"unheard_words is {share}, with forget_objective='{objective}' and "
+            f"step_control='{step_control}': it needs 'silence', and steps that are not measured "
+            "by the probability of the end alone ('none')"
         )
 
 

@@ -6,7 +6,10 @@ from torch import Tensor, nn
 
 from ...models import IGNORE_INDEX, base_model
 from ...per_sample.reference import UNPADDED, count_samples, select_samples
+from .unheard_words import UnheardWords
 
+# Where a batch holds which positions get an unheard word as their target.
+UNHEARD = "unheard_words"
 # The share of samples that get another text with `silence_texts: mixed`.
 EXCHANGED = 0.5
 
@@ -15,7 +18,8 @@ class Silence:
     """Gives batches the labels of silence.
 
     For a model with a decoder, the target at every position is the end of the text, given the true
-    text up to there. Special tokens, which open and close the labels, stay as they are. For a CTC
+    text up to there, or, at a share of the positions, a word that nothing was heard of
+    (`UnheardWords`). Special tokens, which open and close the labels, stay as they are. For a CTC
     model it is the blank in every frame, that is, an empty transcript.
 
     Args:
@@ -23,14 +27,23 @@ class Silence:
         processor: its processor or tokenizer, which knows the special tokens; None: only those that
             the model's configuration names.
         mixes_texts: whether `with_texts_of` exchanges texts.
+        unheard_words: the share of positions whose target is what the model, as it is now, would
+            write there without hearing anything.
     """
 
-    def __init__(self, model: nn.Module, processor: object | None, mixes_texts: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: object | None,
+        mixes_texts: bool = False,
+        unheard_words: float = 0,
+    ):
         self._model = base_model(model)
         self._is_ctc = is_ctc(self._model)
         # An empty transcript in every frame has no text before it.
         self.mixes_texts = mixes_texts and not self._is_ctc
         self._special = torch.tensor(sorted(_special_tokens(self._model, processor)))
+        self._unheard = UnheardWords(self._model, unheard_words) if unheard_words else None
 
     def silent(self, batch: dict) -> dict:
         """The same samples with the labels of silence."""
@@ -38,8 +51,21 @@ class Silence:
         if self._is_ctc:
             return {**batch, "labels": torch.full_like(labels, IGNORE_INDEX)}
         stays = torch.isin(labels, self._special.to(labels.device)) | (labels == IGNORE_INDEX)
-        silent = torch.where(stays, labels, end_token(self._model))
-        return {**self.with_decoder_inputs(batch), "labels": silent}
+        batch = dict(self.with_decoder_inputs(batch))
+        targets = torch.full_like(labels, end_token(self._model))
+        drawn = batch.pop(UNHEARD, None)
+        if self._unheard is not None and drawn is not None:
+            drawn = F.pad(drawn, (0, labels.shape[1] - drawn.shape[1]))
+            words = self._unheard.targets(labels, batch["decoder_input_ids"], self._special)
+            targets = torch.where(drawn, words, targets)
+        return {**batch, "labels": torch.where(stays, labels, targets)}
+
+    def with_targets_drawn(self, batch: dict, generator: torch.Generator) -> dict:
+        """The batch with a draw of the positions at which `silent` gives it unheard words; the
+        batch itself if there are none."""
+        if self._unheard is None:
+            return batch
+        return {**batch, UNHEARD: self._unheard.draw(batch["labels"], generator)}
 
     def with_texts_of(self, batch: dict, other: dict, generator: torch.Generator) -> dict:
         """The batch in which about half of the samples have the text of a sample of `other`, drawn

@@ -33,7 +33,9 @@ class CheckedModel:
         if trainer.args.forget_objective == "silence":
             # Without retain samples there are no other texts.
             mixed = trainer.args.silence_texts == "mixed" and trainer.method.uses_retain
-            self.silence = Silence(trainer.model, trainer.processing_class, mixed)
+            self.silence = Silence(
+                trainer.model, trainer.processing_class, mixed, trainer.args.unheard_words
+            )
         self.samples = SampleAccess(trainer, self.padding, self.frozen)
 
     def is_for(self, model: nn.Module) -> bool:

@@ -49,9 +49,12 @@ class TrainerStep:
         self._trainer, self._access = trainer, access
         self.model, self.forget_batch, self.first_index = model, forget_batch, first_index
         self._retain_batches, self._silence = retain_batches, silence
-        if silence is not None and silence.mixes_texts:
-            texts, generator = retain_batches.loaded(), self.generator(0)
-            self.forget_batch = silence.with_texts_of(forget_batch, texts, generator)
+        if silence is not None:
+            generator = self.generator(0)
+            if silence.mixes_texts:
+                texts = retain_batches.loaded()
+                self.forget_batch = silence.with_texts_of(forget_batch, texts, generator)
+            self.forget_batch = silence.with_targets_drawn(self.forget_batch, generator)
         self.retain: RetainStep | None = None
         self.is_last_backward = (
             trainer.accelerator.sync_gradients and not trainer.method.uses_retain
